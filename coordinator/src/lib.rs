@@ -1,0 +1,1 @@
+//! gRPC in, decisions, gRPC out

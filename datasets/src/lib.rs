@@ -1,0 +1,1 @@
+//! Fetch and preprocess: sources, tables, splits, shards; the binary marquee-prep

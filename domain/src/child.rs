@@ -1,0 +1,121 @@
+//! The child contract: what a worker gives to a child process, and what the child says back.
+//!
+//! A worker starts `marquee-prep run SPEC` (fetch, preprocess) or `marquee-trainer run SPEC`
+//! (train, eval), one process a rank, in a process group of its own, with the path of a
+//! [`ChildSpec`] as JSON. The child writes one [`ChildEvent`] a line to stdout and free text for
+//! people to stderr, puts its results into `output`, and leaves with an [`ExitCode`]. On SIGTERM
+//! it writes a checkpoint if it can and leaves with [`ExitCode::STOPPED`].
+//!
+//! A command job's program gets no spec: it has the environment alone, and all it prints is log.
+//! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` mean what torchrun means by
+//! them, for every kind of job.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::FailureClass;
+use crate::ids::{AttemptNumber, JobId, JobName};
+use crate::resources::Device;
+use crate::spec::Work;
+
+/// Environment variables that a worker sets for every child.
+pub mod env {
+    pub const RANK: &str = "RANK";
+    pub const WORLD_SIZE: &str = "WORLD_SIZE";
+    /// Index of the rank among those of its attempt on the same host.
+    pub const LOCAL_RANK: &str = "LOCAL_RANK";
+    pub const MASTER_ADDR: &str = "MASTER_ADDR";
+    pub const MASTER_PORT: &str = "MASTER_PORT";
+    pub const JOB: &str = "MARQUEE_JOB";
+    pub const ATTEMPT: &str = "MARQUEE_ATTEMPT";
+    /// Folder whose files become the job's artifact; rank 0's alone is kept.
+    pub const OUTPUT: &str = "MARQUEE_OUTPUT";
+    /// Prefix of one variable for each input, `MARQUEE_INPUT_<NAME>`: the artifact's folder.
+    pub const INPUT_PREFIX: &str = "MARQUEE_INPUT_";
+    pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+    pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+}
+
+/// What a child is to do. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChildSpec {
+    pub job: JobId,
+    pub job_name: JobName,
+    pub attempt: AttemptNumber,
+    pub work: Work,
+    /// Folder of each input artifact, by input name. Read-only.
+    pub inputs: BTreeMap<String, PathBuf>,
+    /// Empty folder for results.
+    pub output: PathBuf,
+    /// Folder for checkpoints; each is a folder of its own in it.
+    pub checkpoints: PathBuf,
+    /// Folder of the checkpoint to go on from.
+    pub resume: Option<PathBuf>,
+    pub devices: Vec<Device>,
+    /// Threads this rank may keep busy.
+    pub threads: u32,
+}
+
+/// One line of a child's stdout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum ChildEvent {
+    /// How far the work is. `done` may stand still, never goes back within one `phase`.
+    Progress {
+        /// What is being done, such as "posters" or "epoch 2/6".
+        phase: String,
+        done: u64,
+        /// None while unknown.
+        total: Option<u64>,
+        /// What is counted, plural: "films", "images", "steps".
+        unit: String,
+    },
+    /// Values measured at a step.
+    Metrics {
+        step: u64,
+        /// Finite values by name, such as "train/loss", "validation/f1_micro", "phase/forward_s".
+        values: BTreeMap<String, f64>,
+    },
+    /// A complete checkpoint lies in the folder `path`, a direct child of the spec's
+    /// `checkpoints`. The child never touches it again.
+    Checkpoint { step: u64, path: PathBuf },
+    /// The child's last word when all went well. `summary` is one of [`crate::report`]'s types.
+    Finished { summary: serde_json::Value },
+    /// The child's last word when it failed and knows why.
+    Failed { class: FailureClass, message: String },
+}
+
+/// A child's exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitCode(pub i32);
+
+impl ExitCode {
+    /// All done; a `Finished` line was written.
+    pub const OK: Self = Self(0);
+    /// Failed; a `Failed` line says why.
+    pub const FAILED: Self = Self(1);
+    /// The command line was wrong.
+    pub const USAGE: Self = Self(2);
+    /// Told to stop by SIGTERM, and left in order.
+    pub const STOPPED: Self = Self(75);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_flat_json_lines() {
+        let event = ChildEvent::Progress {
+            phase: "posters".into(),
+            done: 3,
+            total: Some(10),
+            unit: "images".into(),
+        };
+        let line = serde_json::to_string(&event).unwrap();
+        assert_eq!(line, r#"{"event":"progress","phase":"posters","done":3,"total":10,"unit":"images"}"#);
+        assert_eq!(serde_json::from_str::<ChildEvent>(&line).unwrap(), event);
+    }
+}

@@ -1,0 +1,20 @@
+//! The language of Marquee: what a job, an attempt, a worker and an artifact are, and what may
+//! happen to them.
+//!
+//! Invariant: no I/O, no clock, no randomness, no async. Everything here is a value or a pure
+//! function, so that the coordinator, the workers, the children and the CLI agree on meaning by
+//! construction.
+
+pub mod artifact;
+pub mod child;
+pub mod failure;
+pub mod ids;
+pub mod job;
+pub mod limits;
+pub mod pipeline;
+pub mod report;
+pub mod resources;
+pub mod spec;
+
+pub use failure::FailureClass;
+pub use ids::{AttemptNumber, BootId, JobId, JobName, PipelineId, Rank, WorkerId};

@@ -1,0 +1,41 @@
+//! Every limit that more than one part has to agree on, with its unit and its reason. Limits of
+//! one part alone stand beside the code they bound. `docs/limits.md` lists them for users.
+
+use std::time::Duration;
+
+/// Bytes of a name of a job or pipeline: it becomes a file name and a column in every table.
+pub const NAME_MAX_BYTES: usize = 63;
+/// Bytes of a pipeline document. A pipeline is a page of text; more is a mistake.
+pub const DOCUMENT_MAX_BYTES: usize = 1024 * 1024;
+/// Jobs of one pipeline. Larger submissions are job arrays.
+pub const PIPELINE_MAX_JOBS: usize = 1_000;
+/// Bytes of a `request_id`: room for a UUID with a prefix.
+pub const REQUEST_ID_MAX_BYTES: usize = 128;
+/// Ranks of one job: 100 hosts of 16 GPUs with room to spare.
+pub const RANKS_MAX: u32 = 4_096;
+/// Attempts of one job, the first included.
+pub const ATTEMPTS_MAX: u32 = 100;
+
+/// A worker is lost when nothing was heard from it for this long. Architecture promise 6 asks for
+/// a new placement within 15 s of a host's loss, so the lease may take 10 of them.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// A worker's heartbeat: five may be lost before the lease ends.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(2);
+/// Bytes of one gRPC message. Artifacts travel in chunks far below it; only listings come near.
+pub const MESSAGE_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of one chunk of an artifact's file: large enough that a message's cost vanishes, small
+/// enough that a stream keeps little in memory.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// How long a stopped child may take to write a checkpoint and leave before it is killed.
+pub const STOP_GRACE: Duration = Duration::from_secs(15);
+/// Bytes of one line that a child writes to stdout. A longer one is a fault of the child.
+pub const CHILD_LINE_MAX_BYTES: usize = 1024 * 1024;
+/// Bytes of one stored log line; the rest of a longer line is cut and marked.
+pub const LOG_LINE_MAX_BYTES: usize = 16 * 1024;
+/// Bytes of log (stdout or stderr) stored of one rank; what follows is dropped, and a line says so.
+pub const LOG_RANK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Reports in flight between a worker and the coordinator: above it the worker waits for
+/// acknowledgements, and its spool on disk holds the rest.
+pub const REPORTS_IN_FLIGHT_MAX: usize = 1_024;
+/// Files of one artifact.
+pub const ARTIFACT_MAX_FILES: usize = 100_000;

@@ -1,0 +1,154 @@
+//! Summaries that children hand back with their last word, and the evaluation report. Shared by
+//! those who write them and the CLI that shows them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What a fetch job did. `fetched + gone + rejected + failed` is `asked`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FetchSummary {
+    /// Ids (or rows) the source listed.
+    pub asked: u64,
+    pub fetched: u64,
+    /// Listed, but no longer there.
+    pub gone: u64,
+    /// There, but not usable, by class ("no_poster", "no_labels", "adult", ...).
+    pub rejected: BTreeMap<String, u64>,
+    /// Not had in spite of retries, by class ("http_500", "timeout", ...).
+    pub failed: BTreeMap<String, u64>,
+    pub bytes: u64,
+    pub seconds: f64,
+    /// What the source says about itself, such as that its pictures are synthetic.
+    pub source: SourceNote,
+}
+
+/// What travels with a dataset from its source into every report.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct SourceNote {
+    /// Generated pictures: figures on them are never set beside figures on real ones.
+    pub synthetic: bool,
+    /// Text that reports must show.
+    pub attribution: Option<String>,
+    /// The best micro F1 that any classifier can expect on the source, where it is known.
+    pub f1_micro_ceiling: Option<f64>,
+}
+
+/// What a preprocess job did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PreprocessSummary {
+    pub pictures: u64,
+    /// Pictures skipped, by class ("undecodable", "truncated", "too_large", ...).
+    pub skipped: BTreeMap<String, u64>,
+    /// Rows in each split.
+    pub splits: BTreeMap<String, u64>,
+    pub classes: Vec<String>,
+    pub bytes: u64,
+    pub seconds: f64,
+    pub source: SourceNote,
+}
+
+/// Where the time of one rank's steps went, in seconds over the whole run. The phases add up to
+/// `step_s` but for the loop's own cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct PhaseTimes {
+    /// Wall time of all steps.
+    pub step_s: f64,
+    /// Waiting for the next batch.
+    pub input_s: f64,
+    pub forward_s: f64,
+    pub backward_s: f64,
+    /// All-reduce that backward did not hide.
+    pub all_reduce_s: f64,
+    pub optimizer_s: f64,
+    pub checkpoint_s: f64,
+    /// Validation at the ends of epochs; not part of `step_s`.
+    pub validation_s: f64,
+}
+
+/// What one rank of a train job did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct TrainSummary {
+    pub model: String,
+    pub parameters: u64,
+    pub world_size: u32,
+    pub rank: u32,
+    /// "gloo", "nccl", or "none" for one rank.
+    pub backend: String,
+    pub epochs: u32,
+    pub steps: u64,
+    /// Step from which this attempt went on, 0 if it started anew.
+    pub resumed_from_step: u64,
+    /// Training pictures of all ranks per second of this attempt's steps.
+    pub images_per_second: f64,
+    pub final_loss: f64,
+    pub seconds: f64,
+    pub phases: PhaseTimes,
+}
+
+/// F1 of one threshold rule on the test split.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct RuleScores {
+    /// "0.5", "0.25", "per_class" or "fixed".
+    pub rule: String,
+    pub f1_micro: f64,
+    pub f1_macro: f64,
+    pub f1_weighted: f64,
+    pub f1_samples: f64,
+    pub precision_micro: f64,
+    pub recall_micro: f64,
+    pub subset_accuracy: f64,
+    pub hamming_loss: f64,
+    /// 95 % bootstrap interval, where it was asked for.
+    pub f1_micro_interval: Option<(f64, f64)>,
+    pub f1_weighted_interval: Option<(f64, f64)>,
+}
+
+/// A classifier that looks at no picture.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Baseline {
+    /// "all", "none", "coin" or "prevalence".
+    pub name: String,
+    pub f1_micro: f64,
+    pub f1_weighted: f64,
+}
+
+/// Figures of one class on the test split. None where the definition has no value.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ClassScores {
+    pub class: String,
+    pub support: u64,
+    pub prevalence: f64,
+    pub roc_auc: Option<f64>,
+    pub average_precision: Option<f64>,
+    /// Tuned on validation.
+    pub threshold: f64,
+    pub precision: f64,
+    pub recall: f64,
+    pub f1: f64,
+    /// F1 at 0.5, for comparison.
+    pub f1_at_half: f64,
+}
+
+/// `report.json` of an eval job.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct EvalReport {
+    /// Version of this layout.
+    pub format: u32,
+    pub model: String,
+    pub classes: Vec<String>,
+    pub source: SourceNote,
+    /// Pictures scored in each split.
+    pub pictures: BTreeMap<String, u64>,
+    /// Digest of the validation rows on which thresholds were tuned.
+    pub thresholds_from: String,
+    pub rules: Vec<RuleScores>,
+    pub baselines: Vec<Baseline>,
+    /// Mean over classes that have a value, and how many those are.
+    pub map: Option<f64>,
+    pub map_classes: u32,
+    pub roc_auc_macro: Option<f64>,
+    pub per_class: Vec<ClassScores>,
+    pub images_per_second: f64,
+    pub seconds: f64,
+}

@@ -1,0 +1,139 @@
+//! Job specs: what a user asks for, after validation. A value of these types is complete and
+//! consistent; [`crate::pipeline`] is the only door from text to them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::Digest;
+use crate::ids::JobName;
+use crate::resources::Resources;
+
+mod settings;
+pub use settings::{
+    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
+    PreprocessSettings, Rights, Source, Splits, TrainSettings, MODELS,
+};
+
+/// What a job does, without its settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    Fetch,
+    Preprocess,
+    Train,
+    Eval,
+    Command,
+}
+
+impl JobKind {
+    /// Every kind, in the order of a pipeline.
+    pub const ALL: [Self; 5] = [Self::Fetch, Self::Preprocess, Self::Train, Self::Eval, Self::Command];
+
+    /// The word used in files, SQL and on screen.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Preprocess => "preprocess",
+            Self::Train => "train",
+            Self::Eval => "eval",
+            Self::Command => "command",
+        }
+    }
+
+    /// The kind that a word names.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
+    /// The name of the one artifact that a job of this kind commits.
+    #[must_use]
+    pub fn output(self) -> &'static str {
+        match self {
+            Self::Fetch => "dataset",
+            Self::Preprocess => "shards",
+            Self::Train => "model",
+            Self::Eval => "report",
+            Self::Command => "output",
+        }
+    }
+
+    /// The inputs that a job of this kind must have: each is named after the output it takes.
+    #[must_use]
+    pub fn required_inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::Fetch | Self::Command => &[],
+            Self::Preprocess => &["dataset"],
+            Self::Train => &["shards"],
+            Self::Eval => &["shards", "model"],
+        }
+    }
+}
+
+impl fmt::Display for JobKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where an input comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputRef {
+    /// The artifact `output` of a job of the same pipeline, written `job.output`.
+    Job { job: JobName, output: String },
+    /// An artifact that is already there, written `artifact:<digest>`.
+    Artifact(Digest),
+}
+
+/// A job's settings, by kind.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "settings", rename_all = "lowercase")]
+pub enum Work {
+    Fetch(FetchSettings),
+    Preprocess(PreprocessSettings),
+    Train(TrainSettings),
+    Eval(EvalSettings),
+    Command(CommandSettings),
+}
+
+impl Work {
+    /// The kind of this work.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Fetch(_) => JobKind::Fetch,
+            Self::Preprocess(_) => JobKind::Preprocess,
+            Self::Train(_) => JobKind::Train,
+            Self::Eval(_) => JobKind::Eval,
+            Self::Command(_) => JobKind::Command,
+        }
+    }
+}
+
+/// One job as submitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    pub name: JobName,
+    pub work: Work,
+    /// Jobs of the same pipeline that must succeed first; those that `inputs` name are included.
+    pub needs: Vec<JobName>,
+    pub inputs: BTreeMap<String, InputRef>,
+    pub resources: Resources,
+    /// Higher runs first. Default 0.
+    pub priority: i32,
+    /// How often the job may be tried, the first attempt included. Default 3.
+    pub max_attempts: u32,
+    /// Seconds an attempt may run. None: no limit.
+    pub timeout_s: Option<u32>,
+}
+
+/// A validated pipeline: its jobs in an order in which each comes after what it needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PipelineSpec {
+    pub name: JobName,
+    pub jobs: Vec<JobSpec>,
+}

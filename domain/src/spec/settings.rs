@@ -1,0 +1,174 @@
+//! The settings of each kind of job. `docs/pipeline.md` describes every field for users.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Settings of a fetch job: bring films and posters, or a user's own pictures, into a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FetchSettings {
+    pub source: Source,
+}
+
+/// Where a fetch job takes its pictures from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Source {
+    /// A TMDb-compatible API.
+    Tmdb {
+        /// Base of the API, such as `http://127.0.0.1:8080/3`.
+        api_url: String,
+        /// Base of the daily export files. None: `<origin of api_url>/p/exports`.
+        export_url: Option<String>,
+        /// Base of the images. None: what `<api_url>/configuration` says.
+        image_url: Option<String>,
+        /// Poster size as the API names it, such as `w500`.
+        poster_size: String,
+        /// Environment variable of the worker that holds the API key or bearer token. The value
+        /// itself never enters a spec.
+        credential_env: Option<String>,
+        /// File on the worker that holds the API key or bearer token.
+        credential_file: Option<String>,
+        /// At most this many films, in the order of the export. None: all.
+        limit: Option<u64>,
+        /// Requests a second, at most.
+        requests_per_second: u32,
+        /// Requests in flight, at most.
+        concurrency: u32,
+        /// Seconds for one request, connect to last byte.
+        request_timeout_s: u32,
+        /// Tries for one request when its failure may pass, the first included.
+        request_attempts: u32,
+        /// Who granted the use of the data; TMDb's own hosts are refused without it.
+        rights: Option<Rights>,
+    },
+    /// A folder, or a `.zip` archive of one, with `labels.csv` (header `path,labels`, optional
+    /// column `group`) and the pictures that it names.
+    Folder {
+        /// Path on the worker that runs the job.
+        path: String,
+    },
+}
+
+/// A user's statement that they hold the rights to use a source for training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rights {
+    pub holder: String,
+    /// ISO date of the agreement.
+    pub date: String,
+    pub note: String,
+}
+
+/// Shares of the data in each split; they add up to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Splits {
+    pub train: f64,
+    pub validation: f64,
+    pub test: f64,
+}
+
+/// How a shard holds its pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageEncoding {
+    /// uint8, height x width x 3, RGB.
+    Raw,
+    /// JPEG of the resized picture, quality 90.
+    Jpeg,
+}
+
+/// Settings of a preprocess job: filter, encode labels, split, resize and pack.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreprocessSettings {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    pub encoding: ImageEncoding,
+    pub splits: Splits,
+    pub seed: u64,
+    /// The classes, in order. None: every label of the dataset, in the source's own order.
+    pub labels: Option<Vec<String>>,
+    /// Classes with fewer pictures than this are dropped, and reported.
+    pub min_label_count: u32,
+    /// Bytes of one shard, about.
+    pub shard_bytes: u64,
+}
+
+/// Number format of a training run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    Fp32,
+    /// For tests of exactness.
+    Fp64,
+}
+
+/// An optimizer with its hyper-parameters, as PyTorch defines them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "lowercase")]
+pub enum Optimizer {
+    Sgd { lr: f64, momentum: f64, nesterov: bool, weight_decay: f64 },
+    AdamW { lr: f64, beta1: f64, beta2: f64, eps: f64, weight_decay: f64 },
+}
+
+/// How the learning rate moves over the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    Constant,
+    /// From the optimizer's rate to 0 along half a cosine over all steps.
+    Cosine,
+}
+
+/// The models of the zoo, by the names that a train job's `model` may have. The trainer's registry
+/// has one entry for each, and a test of its own that says so.
+pub const MODELS: &[&str] = &["simple-cnn"];
+
+/// Settings of a train job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// A model of the zoo, such as `simple-cnn`.
+    pub model: String,
+    pub epochs: u32,
+    /// Pictures in one step over all ranks together (the global batch).
+    pub batch_size: u32,
+    pub optimizer: Optimizer,
+    pub lr_schedule: LrSchedule,
+    pub precision: Precision,
+    /// Seed of weights, data order and augmentation.
+    pub seed: u64,
+    /// Whether training pictures are mirrored at random.
+    pub flip: bool,
+    /// Steps between checkpoints. 0: at the end of each epoch only.
+    pub checkpoint_every_steps: u32,
+    /// Stop after this many steps. None: all epochs.
+    pub max_steps: Option<u64>,
+    /// Whether TensorBoard event files are written into the model's folder.
+    pub tensorboard: bool,
+    /// Seconds after which a collective that waits for a peer fails.
+    pub collective_timeout_s: u32,
+}
+
+/// Settings of an eval job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalSettings {
+    /// Pictures scored at once.
+    pub batch_size: u32,
+    /// Extra fixed thresholds by label. Labels not named keep their tuned threshold.
+    pub thresholds: BTreeMap<String, f64>,
+    /// Resamples of the bootstrap intervals. 0: none.
+    pub bootstrap_resamples: u32,
+    /// Pictures of each kind in the report's gallery.
+    pub gallery: u32,
+    pub seed: u64,
+}
+
+/// Settings of a command job: any program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandSettings {
+    /// The program and its arguments; no shell is involved.
+    pub argv: Vec<String>,
+    /// Variables added to the environment.
+    pub env: BTreeMap<String, String>,
+}

@@ -1,0 +1,1 @@
+//! Real Postgres, coordinator, workers and children, tried from the outside

@@ -1,0 +1,29 @@
+//! Compiles `marquee/v1/*.proto` without an installed protoc.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use prost::Message as _;
+
+const FILES: [&str; 4] = [
+    "marquee/v1/common.proto",
+    "marquee/v1/jobs.proto",
+    "marquee/v1/artifacts.proto",
+    "marquee/v1/workers.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=marquee");
+    let descriptors = protox::compile(FILES, ["."])?;
+
+    // Reflection serves the same descriptors that the code was made from.
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("marquee.v1.bin"), descriptors.encode_to_vec())?;
+
+    tonic_prost_build::configure()
+        .bytes(".marquee.v1.UploadBlobRequest.chunk")
+        .bytes(".marquee.v1.DownloadBlobResponse.chunk")
+        .btree_map(".marquee.v1")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The daemon on a host: session, inventory, supervisor, artifact cache
