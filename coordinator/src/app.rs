@@ -1,0 +1,71 @@
+//! What every part of the coordinator shares: handles, not state. What is true lives in Postgres
+//! and in the blob folder; what is lost with this process is only how quickly somebody notices.
+//!
+//! Invariant: every field is a cheap handle, so `App` is cloned freely and never borrowed across
+//! tasks. Not here: decisions (`scheduler`), SQL (`marquee-store`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use marquee_domain::JobId;
+use marquee_domain::limits;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::BlobStore;
+use crate::clock::Clock;
+use crate::session::Sessions;
+
+/// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
+/// pipeline's placement with room to spare, at 8 bytes each.
+pub const CHANGES_MAX: usize = 4_096;
+
+/// The coordinator's shared handles.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub db: sqlx::PgPool,
+    pub blobs: BlobStore,
+    pub clock: Arc<dyn Clock>,
+    /// Wakes the scheduling loop early; its own slow poll is the truth.
+    pub wake: Arc<Notify>,
+    /// Jobs that changed. A hint for watchers: what changed is read from Postgres.
+    pub changes: broadcast::Sender<JobId>,
+    /// The workers that are connected to this process.
+    pub sessions: Sessions,
+    pub settings: Settings,
+    /// Cancelled when the coordinator is asked to stop: streams end, loops leave.
+    pub shutdown: CancellationToken,
+}
+
+/// Times that tests shorten; everywhere else they are the limits of `marquee_domain::limits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// A worker is lost when nothing was heard from it for this long.
+    pub lease: Duration,
+    /// How often a worker is told to say that it lives.
+    pub heartbeat_every: Duration,
+    /// Slowest round of the scheduling and reconciling loops, when nothing wakes them earlier.
+    pub poll_every: Duration,
+    /// How long a stopped child may take to leave by itself.
+    pub stop_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lease: limits::LEASE,
+            heartbeat_every: limits::HEARTBEAT_EVERY,
+            poll_every: Duration::from_secs(1),
+            stop_grace: limits::STOP_GRACE,
+        }
+    }
+}
+
+impl App {
+    /// Tells watchers that a job changed, and the scheduling loop to look.
+    pub fn job_changed(&self, job: JobId) {
+        // Nobody watching is no error.
+        let _ = self.changes.send(job);
+        self.wake.notify_one();
+    }
+}
