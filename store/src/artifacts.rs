@@ -1,0 +1,182 @@
+//! Artifacts: what jobs committed. A row is written once, under the fence, and never changed.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::ids::{AttemptNumber, JobId, JobName, PipelineId};
+use sqlx::PgConnection;
+
+use crate::{Result, convert};
+
+/// An artifact to commit.
+#[derive(Debug, Clone)]
+pub struct NewArtifact<'a> {
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    /// What it is: the job kind's output.
+    pub name: &'a str,
+    pub manifest: &'a Manifest,
+    pub committed_at: DateTime<Utc>,
+}
+
+/// A committed artifact without its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    pub job: JobId,
+    pub job_name: JobName,
+    pub pipeline: PipelineId,
+    pub attempt: AttemptNumber,
+    pub name: String,
+    pub digest: Digest,
+    pub size_bytes: u64,
+    pub file_count: u32,
+    pub committed_at: DateTime<Utc>,
+}
+
+/// Place in the listing, newest first: what comes after this row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct After {
+    pub committed_at: DateTime<Utc>,
+    pub job: JobId,
+}
+
+/// The columns of [`Artifact`] as they come out.
+struct Row {
+    job_id: i64,
+    job_name: String,
+    pipeline_id: i64,
+    attempt: i32,
+    name: String,
+    digest: String,
+    size_bytes: i64,
+    file_count: i32,
+    committed_at: DateTime<Utc>,
+}
+
+impl TryFrom<Row> for Artifact {
+    type Error = crate::StoreError;
+
+    fn try_from(row: Row) -> Result<Self> {
+        Ok(Self {
+            job: JobId(row.job_id),
+            job_name: convert::job_name(row.job_name)?,
+            pipeline: PipelineId(row.pipeline_id),
+            attempt: AttemptNumber(convert::u32_of("artifacts.attempt", row.attempt)?),
+            name: row.name,
+            digest: convert::digest(row.digest)?,
+            size_bytes: convert::u64_of("artifacts.size_bytes", row.size_bytes)?,
+            file_count: convert::u32_of("artifacts.file_count", row.file_count)?,
+            committed_at: row.committed_at,
+        })
+    }
+}
+
+/// Commits an artifact. The caller's transaction holds the job's lock and has checked the fence; a
+/// second artifact of one job is refused by the primary key.
+pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> Result<()> {
+    let file_count = u32::try_from(new.manifest.files.len()).unwrap_or(u32::MAX);
+    sqlx::query!(
+        "INSERT INTO artifacts
+             (job_id, attempt, name, digest, size_bytes, file_count, manifest, committed_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        new.job.0,
+        convert::int("attempt", new.attempt.0)?,
+        new.name,
+        new.manifest.digest().as_str(),
+        convert::bigint("size of the artifact", new.manifest.size_bytes())?,
+        convert::int("file count", file_count)?,
+        convert::to_json("manifest", new.manifest)?,
+        new.committed_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The artifact that a job committed.
+pub async fn find_artifact_of_job(conn: &mut PgConnection, job: JobId) -> Result<Option<Artifact>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+                a.size_bytes, a.file_count, a.committed_at
+         FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE a.job_id = $1",
+        job.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Artifact::try_from).transpose()
+}
+
+/// The newest artifact of each digest that starts with `prefix` (lowercase hexadecimal), at most
+/// two: more than one means that the prefix is not unique.
+pub async fn list_artifacts_by_digest(
+    conn: &mut PgConnection,
+    prefix: &str,
+) -> Result<Vec<Artifact>> {
+    // "g" follows every hexadecimal digit, so the index serves the range under any collation.
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT DISTINCT ON (a.digest)
+                a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+                a.size_bytes, a.file_count, a.committed_at
+         FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE a.digest >= $1 AND a.digest < $1 || 'g'
+         ORDER BY a.digest, a.committed_at DESC, a.job_id DESC
+         LIMIT 2",
+        prefix,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Artifact::try_from).collect()
+}
+
+/// The files of the artifact that a job committed.
+pub async fn find_manifest_of_job(conn: &mut PgConnection, job: JobId) -> Result<Option<Manifest>> {
+    let manifest = sqlx::query_scalar!("SELECT manifest FROM artifacts WHERE job_id = $1", job.0)
+        .fetch_optional(conn)
+        .await?;
+    manifest.map(convert::manifest).transpose()
+}
+
+/// The files of the artifact with this digest.
+pub async fn find_manifest_by_digest(
+    conn: &mut PgConnection,
+    digest: &Digest,
+) -> Result<Option<Manifest>> {
+    let manifest = sqlx::query_scalar!(
+        "SELECT manifest FROM artifacts WHERE digest = $1 LIMIT 1",
+        digest.as_str(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    manifest.map(convert::manifest).transpose()
+}
+
+/// Committed artifacts, newest first, at most `limit`.
+pub async fn list_artifacts(
+    conn: &mut PgConnection,
+    pipeline: Option<PipelineId>,
+    job: Option<JobId>,
+    after: Option<After>,
+    limit: u32,
+) -> Result<Vec<Artifact>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+                a.size_bytes, a.file_count, a.committed_at
+         FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
+           AND ($2::bigint IS NULL OR a.job_id = $2)
+           AND ($3::timestamptz IS NULL OR (a.committed_at, a.job_id) < ($3, $4::bigint))
+         ORDER BY a.committed_at DESC, a.job_id DESC
+         LIMIT $5",
+        pipeline.map(|id| id.0),
+        job.map(|id| id.0),
+        after.map(|after| after.committed_at),
+        after.map(|after| after.job.0),
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Artifact::try_from).collect()
+}
