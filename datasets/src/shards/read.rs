@@ -1,0 +1,390 @@
+//! Reading shards: mapped, checked once, then zero-copy.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray, BinaryArray, FixedSizeBinaryArray, RecordBatch, StringArray};
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Schema};
+use arrow::ipc::convert::try_fb_to_schema;
+use arrow::ipc::reader::{FileDecoder, read_footer_length};
+use arrow::ipc::{Block, root_as_footer};
+use marquee_domain::artifact::Digest;
+use marquee_domain::spec::ImageEncoding;
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+
+use super::mapping;
+use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, encoding_word, key};
+
+/// Bytes at the end of an Arrow IPC file: the footer's length and the magic word.
+const TRAILER_BYTES: usize = 10;
+
+/// How far a set is checked when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Every byte against the digests of the index.
+    Digests,
+    /// The layout alone. For large sets whose bytes were just verified by the artifact cache.
+    Layout,
+}
+
+/// A shards folder, open for reading.
+#[derive(Debug)]
+pub struct ShardSet {
+    index: ShardIndex,
+    splits: BTreeMap<String, Split>,
+}
+
+impl ShardSet {
+    /// Opens the shards in `dir` and checks every byte.
+    pub fn open(dir: &Path) -> Result<Self, ShardError> {
+        Self::open_with(dir, Check::Digests)
+    }
+
+    /// Opens the shards in `dir`, checked as far as `check` says.
+    pub fn open_with(dir: &Path, check: Check) -> Result<Self, ShardError> {
+        let index = read_index(&dir.join(INDEX_FILE))?;
+        let mut splits = BTreeMap::new();
+        for (name, files) in &index.splits {
+            let mut split = Split::empty(name, &index);
+            for file in files {
+                split.add_file(dir, file, &index, check)?;
+            }
+            splits.insert(name.clone(), split);
+        }
+        Ok(Self { index, splits })
+    }
+
+    /// What the folder holds.
+    #[must_use]
+    pub fn index(&self) -> &ShardIndex {
+        &self.index
+    }
+
+    /// The split `name`, if the folder has it.
+    #[must_use]
+    pub fn split(&self, name: &str) -> Option<&Split> {
+        self.splits.get(name)
+    }
+}
+
+fn read_index(file: &Path) -> Result<ShardIndex, ShardError> {
+    let text = fs::read(file).map_err(|source| ShardError::Io {
+        file: file.to_owned(),
+        source,
+    })?;
+    let damaged = |problem: String| ShardError::Index {
+        file: file.to_owned(),
+        problem,
+    };
+    let index: ShardIndex =
+        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if index.format != FORMAT {
+        return Err(damaged(format!(
+            "it has format {}, this program reads {FORMAT}",
+            index.format
+        )));
+    }
+    for shard in index.splits.values().flatten() {
+        if shard.file.is_empty() || shard.file.contains(['/', '\\']) || shard.file == ".." {
+            return Err(damaged(format!("{:?} is no plain file name", shard.file)));
+        }
+    }
+    Ok(index)
+}
+
+/// One row; it borrows from the mapped file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    pub id: &'a str,
+    /// One byte a class, 0 or 1.
+    pub labels: &'a [u8],
+    /// Raw pixels (height x width x 3, RGB) or a JPEG, as the index says.
+    pub image: &'a [u8],
+}
+
+/// The rows of one split, over all its files.
+#[derive(Debug)]
+pub struct Split {
+    name: String,
+    width: u32,
+    height: u32,
+    encoding: ImageEncoding,
+    batches: Vec<Batch>,
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct Batch {
+    /// Rows of the split before this batch.
+    first_row: usize,
+    ids: StringArray,
+    labels: FixedSizeBinaryArray,
+    images: Images,
+    file: PathBuf,
+}
+
+#[derive(Debug)]
+enum Images {
+    Raw(FixedSizeBinaryArray),
+    Jpeg(BinaryArray),
+}
+
+impl Split {
+    fn empty(name: &str, index: &ShardIndex) -> Self {
+        Self {
+            name: name.to_owned(),
+            width: index.width,
+            height: index.height,
+            encoding: index.encoding,
+            batches: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Row `i`, counted over all files of the split.
+    pub fn row(&self, i: usize) -> Result<Row<'_>, ShardError> {
+        let (batch, at) = self.locate(i)?;
+        let image = match &batch.images {
+            Images::Raw(images) => images.value(at),
+            Images::Jpeg(images) => images.value(at),
+        };
+        Ok(Row {
+            id: batch.ids.value(at),
+            labels: batch.labels.value(at),
+            image,
+        })
+    }
+
+    /// Writes the pixels of row `i` to `out`: height x width x 3 bytes, RGB, decoded if need be.
+    pub fn pixels_into(&self, i: usize, out: &mut [u8]) -> Result<(), ShardError> {
+        let needed = self.width as usize * self.height as usize * 3;
+        if out.len() != needed {
+            return Err(ShardError::WrongBuffer {
+                needed,
+                given: out.len(),
+            });
+        }
+        let row = self.row(i)?;
+        match self.encoding {
+            ImageEncoding::Raw => {
+                out.copy_from_slice(row.image);
+                Ok(())
+            }
+            ImageEncoding::Jpeg => self.decode_into(row.image, out).map_err(|problem| {
+                let file = self
+                    .locate(i)
+                    .map(|(batch, _)| batch.file.clone())
+                    .unwrap_or_default();
+                ShardError::Damaged {
+                    file,
+                    problem: format!("row {:?}: {problem}", row.id),
+                }
+            }),
+        }
+    }
+
+    fn decode_into(&self, jpeg: &[u8], out: &mut [u8]) -> Result<(), String> {
+        let options = DecoderOptions::default()
+            .set_strict_mode(true)
+            .set_max_width(self.width as usize)
+            .set_max_height(self.height as usize)
+            .jpeg_set_out_colorspace(ColorSpace::RGB);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(jpeg), options);
+        decoder
+            .decode_headers()
+            .map_err(|error| format!("{error:?}"))?;
+        if decoder.output_buffer_size() != Some(out.len()) {
+            return Err(format!(
+                "the picture is not {}x{} RGB",
+                self.width, self.height
+            ));
+        }
+        decoder
+            .decode_into(out)
+            .map_err(|error| format!("{error:?}"))
+    }
+
+    fn locate(&self, i: usize) -> Result<(&Batch, usize), ShardError> {
+        if i >= self.rows {
+            return Err(ShardError::NoSuchRow {
+                split: self.name.clone(),
+                row: i,
+                rows: self.rows,
+            });
+        }
+        // The first batch starts at row 0, so at least one batch starts at or before `i`.
+        let at = self.batches.partition_point(|batch| batch.first_row <= i) - 1;
+        let batch = &self.batches[at];
+        Ok((batch, i - batch.first_row))
+    }
+
+    fn add_file(
+        &mut self,
+        dir: &Path,
+        shard: &ShardFile,
+        index: &ShardIndex,
+        check: Check,
+    ) -> Result<(), ShardError> {
+        let path = dir.join(&shard.file);
+        let bytes = mapping::map(&path).map_err(|source| ShardError::Io {
+            file: path.clone(),
+            source,
+        })?;
+        let damaged = |problem: String| ShardError::Damaged {
+            file: path.clone(),
+            problem,
+        };
+        if check == Check::Digests && Digest::of(&bytes) != shard.digest {
+            return Err(damaged(
+                "its digest is not the one in shards.json".to_owned(),
+            ));
+        }
+        let batches = decode_file(&bytes, |schema| check_schema(schema, index, &self.name))
+            .map_err(damaged)?;
+        let rows_before = self.rows;
+        for batch in batches {
+            let rows = batch.num_rows();
+            self.batches
+                .push(self.check_batch(batch, &path).map_err(damaged)?);
+            self.rows += rows;
+        }
+        let rows = self.rows - rows_before;
+        if rows as u64 != shard.rows {
+            return Err(damaged(format!(
+                "it has {rows} rows, shards.json says {}",
+                shard.rows
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_batch(&self, batch: RecordBatch, file: &Path) -> Result<Batch, String> {
+        // `check_schema` has seen the types; a null is the one thing a schema cannot rule out.
+        if batch.columns().iter().any(|column| column.null_count() > 0) {
+            return Err("a column holds nulls".to_owned());
+        }
+        let labels = batch.column(1).as_fixed_size_binary().clone();
+        if labels.value_data().iter().any(|byte| *byte > 1) {
+            return Err("a label is neither 0 nor 1".to_owned());
+        }
+        let images = match self.encoding {
+            ImageEncoding::Raw => Images::Raw(batch.column(2).as_fixed_size_binary().clone()),
+            ImageEncoding::Jpeg => Images::Jpeg(batch.column(2).as_binary().clone()),
+        };
+        Ok(Batch {
+            first_row: self.rows,
+            ids: batch.column(0).as_string().clone(),
+            labels,
+            images,
+            file: file.to_owned(),
+        })
+    }
+}
+
+/// The record batches of an Arrow IPC file in memory, without copying: an array that is not
+/// aligned is an error instead of a silent copy.
+fn decode_file(
+    bytes: &Buffer,
+    check_schema: impl FnOnce(&Schema) -> Result<(), String>,
+) -> Result<Vec<RecordBatch>, String> {
+    let trailer_start = bytes
+        .len()
+        .checked_sub(TRAILER_BYTES)
+        .ok_or("it is too short")?;
+    let trailer = bytes[trailer_start..]
+        .try_into()
+        .map_err(|_| "it is too short")?;
+    let footer_bytes = read_footer_length(trailer).map_err(|error| error.to_string())?;
+    let footer_start = trailer_start
+        .checked_sub(footer_bytes)
+        .ok_or("its footer is cut off")?;
+    let footer = root_as_footer(&bytes[footer_start..trailer_start])
+        .map_err(|error| format!("its footer cannot be read: {error}"))?;
+    let schema = footer.schema().ok_or("its footer has no schema")?;
+    let schema = try_fb_to_schema(schema).map_err(|error| error.to_string())?;
+    check_schema(&schema)?;
+
+    let decoder = FileDecoder::new(schema.into(), footer.version()).with_require_alignment(true);
+    let mut batches = Vec::new();
+    for block in footer.recordBatches().iter().flatten() {
+        let data = block_bytes(bytes, block, footer_start).ok_or("a block lies outside of it")?;
+        let batch = decoder
+            .read_record_batch(block, &data)
+            .map_err(|error| error.to_string())?;
+        batches.extend(batch);
+    }
+    Ok(batches)
+}
+
+/// The bytes of a block, if all of it lies before the footer.
+fn block_bytes(bytes: &Buffer, block: &Block, footer_start: usize) -> Option<Buffer> {
+    let start = usize::try_from(block.offset()).ok()?;
+    let metadata = usize::try_from(block.metaDataLength()).ok()?;
+    let body = usize::try_from(block.bodyLength()).ok()?;
+    let length = metadata.checked_add(body)?;
+    let end = start.checked_add(length)?;
+    (end <= footer_start).then(|| bytes.slice_with_length(start, length))
+}
+
+fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), String> {
+    let classes = i32::try_from(index.classes.len()).map_err(|_| "too many classes")?;
+    let picture = i32::try_from(index.picture_bytes()).map_err(|_| "pictures are too large")?;
+    let image = match index.encoding {
+        ImageEncoding::Raw => DataType::FixedSizeBinary(picture),
+        ImageEncoding::Jpeg => DataType::Binary,
+    };
+    let wanted = [
+        ("id", DataType::Utf8),
+        ("labels", DataType::FixedSizeBinary(classes)),
+        ("image", image),
+    ];
+    let found: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| (field.name().as_str(), field.data_type()))
+        .collect();
+    if !wanted
+        .iter()
+        .map(|(name, kind)| (*name, kind))
+        .eq(found.iter().copied())
+    {
+        return Err(format!(
+            "its columns are {found:?}, shards.json asks for {wanted:?}"
+        ));
+    }
+    let classes = serde_json::to_string(&index.classes).map_err(|error| error.to_string())?;
+    let wanted = [
+        (key::FORMAT, FORMAT.to_string()),
+        (key::WIDTH, index.width.to_string()),
+        (key::HEIGHT, index.height.to_string()),
+        (key::ENCODING, encoding_word(index.encoding).to_owned()),
+        (key::CLASSES, classes),
+        (key::SPLIT, split.to_owned()),
+    ];
+    for (name, value) in wanted {
+        if schema.metadata.get(name) != Some(&value) {
+            let found = schema.metadata.get(name);
+            return Err(format!(
+                "its {name} is {found:?}, shards.json asks for {value:?}"
+            ));
+        }
+    }
+    Ok(())
+}
