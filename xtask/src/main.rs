@@ -1,2 +1,52 @@
-//! stub
-fn main() {}
+//! Development tasks, run as `cargo xtask <task>`; `cargo xtask help` lists them.
+//!
+//! A task prints what it does to stderr and leaves stdout to data, so that the last line of
+//! `cargo xtask demo --json` is the JSON object and nothing else.
+//!
+//! Architecture Invariant: xtask knows the other crates only as packages to build and binaries to
+//! run; it depends on none of them, so that it compiles in seconds. What a demo does is in the CLI
+//! (`marquee demo`); what a daemon does with Postgres is in the coordinator.
+
+mod args;
+mod check;
+mod demo;
+mod pg;
+mod process;
+mod report;
+mod setup;
+mod sqlx;
+mod test;
+mod workspace;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::Task;
+use workspace::Workspace;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args().skip(1)).and_then(run) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    if let Task::Help(text) = task {
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let workspace = Workspace::load()?;
+    match task {
+        Task::Help(_) => Ok(ExitCode::SUCCESS),
+        Task::Setup => setup::print_environment(),
+        Task::Demo(options) => demo::run(&workspace, &options),
+        Task::Test { filter } => test::run(&workspace, &filter),
+        Task::Check => check::run(&workspace),
+        Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
+        Task::SqlxPrepare { check: true } => sqlx::check(&workspace),
+    }
+}

@@ -1,0 +1,238 @@
+//! The command line, read by hand: five tasks with a handful of options do not pay for a parser
+//! crate that every new user would have to compile first.
+//!
+//! Invariant: a word that is not understood is an error that names it; nothing is ignored.
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+Development tasks of Marquee
+
+Usage: cargo xtask <task> [options]
+
+Tasks:
+  demo          build everything and train a model on generated posters, on this machine
+  test          build everything and run all tests of the workspace
+  check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
+  setup         only fetch what the other tasks need; prints the variables a shell can use
+  sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
+  help          this text; \"cargo xtask <task> --help\" says more about one task
+
+libtorch 2.11.0 goes to the user's cache folder, once for all checkouts.
+";
+
+const DEMO_HELP: &str = "\
+Build Marquee and run its demo: films and posters from a local API, prepared, a network trained
+by two ranks on two workers, evaluated
+
+Usage: cargo xtask demo [options]
+
+Options:
+  --keep          leave everything running at the end and say how to look around and stop it
+  --json          print the summary as one JSON object on the last line of stdout
+  --films N       how many films to generate
+  --data-dir DIR  where the demo keeps its data
+";
+
+const TEST_HELP: &str = "\
+Build the workspace's binaries and run all its tests, with cargo-nextest where it is installed
+
+Usage: cargo xtask test [-- <arguments for the test runner>]
+
+Example: cargo xtask test -- lost_worker
+";
+
+const CHECK_HELP: &str = "\
+Run every static check: fmt, clippy, doc, architecture rules, .sqlx, linkage, systemd units
+
+Usage: cargo xtask check
+
+A check whose tool is not installed is listed as skipped, by name.
+";
+
+const SETUP_HELP: &str = "\
+Fetch libtorch and find Postgres, as demo and test do, and print the variables they use
+
+Usage: cargo xtask setup
+
+Example: eval \"$(cargo xtask setup)\" && cargo build --workspace
+
+Variables that override it:
+  LIBTORCH              a libtorch 2.11 of your own: a folder with include/ and lib/
+  MARQUEE_POSTGRES_BIN  the folder with Postgres' initdb and postgres, version 14 or newer
+  XDG_CACHE_HOME        where to keep marquee/libtorch-2.11.0 instead of ~/.cache
+";
+
+const SQLX_PREPARE_HELP: &str = "\
+Start a private Postgres, apply migrations/ and compute .sqlx again for the store's queries
+
+Usage: cargo xtask sqlx-prepare [--check]
+
+Options:
+  --check  change nothing; fail if .sqlx is not what the migrations and queries give
+";
+
+/// What the user asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Help(&'static str),
+    Setup,
+    Demo(DemoOptions),
+    Test { filter: Vec<String> },
+    Check,
+    SqlxPrepare { check: bool },
+}
+
+/// The options of `demo`, handed on to `marquee demo`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct DemoOptions {
+    pub keep: bool,
+    pub json: bool,
+    pub films: Option<u32>,
+    pub data_dir: Option<String>,
+}
+
+/// Reads the words after `cargo xtask`.
+pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
+    let mut words = words.into_iter();
+    let Some(task) = words.next() else {
+        return Ok(Task::Help(HELP));
+    };
+    let rest: Vec<String> = words.collect();
+    let wants_help = rest
+        .iter()
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--help" || word == "-h");
+    match task.as_str() {
+        "help" | "--help" | "-h" => Ok(Task::Help(HELP)),
+        "demo" if wants_help => Ok(Task::Help(DEMO_HELP)),
+        "demo" => Ok(Task::Demo(parse_demo(rest)?)),
+        "test" if wants_help => Ok(Task::Help(TEST_HELP)),
+        "test" => parse_test(rest),
+        "check" if wants_help => Ok(Task::Help(CHECK_HELP)),
+        "check" => no_more("check", &rest, Task::Check),
+        "setup" if wants_help => Ok(Task::Help(SETUP_HELP)),
+        "setup" => no_more("setup", &rest, Task::Setup),
+        "sqlx-prepare" if wants_help => Ok(Task::Help(SQLX_PREPARE_HELP)),
+        "sqlx-prepare" => match rest.as_slice() {
+            [] => Ok(Task::SqlxPrepare { check: false }),
+            [flag] if flag == "--check" => Ok(Task::SqlxPrepare { check: true }),
+            [other, ..] => Err(unknown("sqlx-prepare", other)),
+        },
+        other => bail!(r#"there is no task "{other}"; "cargo xtask help" lists the tasks"#),
+    }
+}
+
+fn parse_demo(words: Vec<String>) -> Result<DemoOptions> {
+    let mut options = DemoOptions::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let (name, inline) = match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (word.clone(), None),
+        };
+        let mut value = |what: &str| {
+            inline
+                .clone()
+                .or_else(|| words.next())
+                .ok_or_else(|| anyhow::anyhow!(r#""{name}" needs {what}, as in "{name} {what}""#))
+        };
+        match name.as_str() {
+            "--keep" if inline.is_none() => options.keep = true,
+            "--json" if inline.is_none() => options.json = true,
+            "--films" => options.films = Some(parse_films(&value("N")?)?),
+            "--data-dir" => options.data_dir = Some(value("DIR")?),
+            _ => return Err(unknown("demo", &word)),
+        }
+    }
+    Ok(options)
+}
+
+fn parse_films(text: &str) -> Result<u32> {
+    match text.parse() {
+        Ok(films) if films > 0 => Ok(films),
+        _ => bail!(r#""--films {text}": give a whole number of films, 1 or more"#),
+    }
+}
+
+fn parse_test(words: Vec<String>) -> Result<Task> {
+    let mut words = words.into_iter();
+    match words.next() {
+        None => Ok(Task::Test { filter: Vec::new() }),
+        Some(dashes) if dashes == "--" => Ok(Task::Test {
+            filter: words.collect(),
+        }),
+        Some(other) => bail!(
+            r#""cargo xtask test" does not know "{other}"; arguments for the test runner go after --: cargo xtask test -- {other}"#
+        ),
+    }
+}
+
+fn no_more(task: &str, rest: &[String], parsed: Task) -> Result<Task> {
+    match rest.first() {
+        None => Ok(parsed),
+        Some(word) => Err(unknown(task, word)),
+    }
+}
+
+fn unknown(task: &str, word: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        r#""cargo xtask {task}" does not know "{word}"; see "cargo xtask {task} --help""#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Task> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn demo_takes_its_options_in_both_spellings() {
+        let expected = Task::Demo(DemoOptions {
+            keep: true,
+            json: true,
+            films: Some(300),
+            data_dir: Some("/tmp/d".into()),
+        });
+        assert_eq!(
+            words("demo --keep --json --films 300 --data-dir=/tmp/d").unwrap(),
+            expected
+        );
+        assert_eq!(
+            words("demo --films=300 --json --data-dir /tmp/d --keep").unwrap(),
+            expected
+        );
+    }
+
+    #[test]
+    fn a_word_that_is_not_understood_is_named() {
+        for (line, named) in [
+            ("dmeo", r#""dmeo""#),
+            ("demo --flims 3", r#""--flims""#),
+            ("demo --keep=yes", r#""--keep=yes""#),
+            ("demo --films", r#""--films" needs N"#),
+            ("demo --films none", r#""--films none""#),
+            ("demo --films 0", r#""--films 0""#),
+            ("test store", "cargo xtask test -- store"),
+            ("check fast", r#""fast""#),
+            ("sqlx-prepare --chekc", r#""--chekc""#),
+        ] {
+            let message = words(line).unwrap_err().to_string();
+            assert!(message.contains(named), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_dashes_belongs_to_the_test_runner() {
+        assert_eq!(
+            words("test -- --help lost").unwrap(),
+            Task::Test {
+                filter: vec!["--help".into(), "lost".into()]
+            }
+        );
+        assert_eq!(words("test --help").unwrap(), Task::Help(TEST_HELP));
+    }
+}

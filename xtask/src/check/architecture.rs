@@ -1,0 +1,154 @@
+//! Who may depend on whom, read from `cargo metadata`.
+//!
+//! The tables are the architecture's; a package that is not in them fails the check, so that a new
+//! crate gets its place on purpose. Dependencies of every kind count, those for tests too.
+
+use anyhow::{Result, bail};
+
+use super::Outcome;
+use crate::workspace::{Package, Workspace};
+
+/// Each package of the workspace and those of ours it may depend on.
+const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
+    ("marquee-domain", &[]),
+    ("marquee-proto", &["marquee-domain"]),
+    ("marquee-store", &["marquee-domain"]),
+    ("marquee-datasets", &["marquee-domain"]),
+    ("marquee-evaluation", &["marquee-domain"]),
+    (
+        "marquee-coordinator",
+        &["marquee-domain", "marquee-proto", "marquee-store"],
+    ),
+    ("marquee-worker", &["marquee-domain", "marquee-proto"]),
+    ("marquee-cli", &["marquee-domain", "marquee-proto"]),
+    (
+        "marquee-trainer",
+        &["marquee-domain", "marquee-datasets", "marquee-evaluation"],
+    ),
+    // End-to-end tests may take any part, but start the trainer as a program: with it as a
+    // dependency the default members would need libtorch.
+    (
+        "marquee-e2e",
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-store",
+            "marquee-coordinator",
+            "marquee-worker",
+            "marquee-datasets",
+            "marquee-evaluation",
+        ],
+    ),
+    ("marquee-xtask", &[]),
+];
+
+/// Foreign crates that only the packages named may depend on.
+const ONLY_IN: &[(&str, &[&str])] = &[
+    ("tch", &["marquee-trainer"]),
+    ("torch-sys", &["marquee-trainer"]),
+    ("sqlx", &["marquee-store", "marquee-coordinator"]),
+];
+
+/// Foreign crates that a package must do without: the language has no IO and no async, the core
+/// of a training run no network, the scheduler's crate no user code.
+const NEVER_IN: &[(&str, &[&str])] = &[
+    (
+        "marquee-domain",
+        &["tokio", "tonic", "reqwest", "futures", "rand"],
+    ),
+    ("marquee-evaluation", &["tokio", "tonic", "reqwest"]),
+    ("marquee-trainer", &["tonic", "tonic-prost", "reqwest"]),
+    ("marquee-xtask", &["tokio", "clap", "reqwest"]),
+];
+
+pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
+    let broken = violations(&workspace.packages);
+    if !broken.is_empty() {
+        bail!("{}", broken.join("\n"));
+    }
+    Ok(Outcome::Passed)
+}
+
+fn violations(packages: &[Package]) -> Vec<String> {
+    packages.iter().flat_map(violations_of).collect()
+}
+
+fn violations_of(package: &Package) -> Vec<String> {
+    let name = package.name.as_str();
+    let Some((_, allowed)) = MAY_DEPEND_ON.iter().find(|(known, _)| *known == name) else {
+        return vec![format!(
+            "{name} is new: say in {} what it may depend on",
+            file!()
+        )];
+    };
+    let never = NEVER_IN
+        .iter()
+        .filter(|(who, _)| *who == name)
+        .flat_map(|(_, crates)| *crates);
+    let never: Vec<&&str> = never.collect();
+    let mut broken = Vec::new();
+    for dependency in package.dependencies.iter().map(String::as_str) {
+        let is_ours = dependency.starts_with("marquee-");
+        if is_ours && dependency != name && !allowed.contains(&dependency) {
+            broken.push(format!("{name} depends on {dependency}, which it may not"));
+        }
+        let reserved = ONLY_IN.iter().find(|(what, _)| *what == dependency);
+        if let Some((_, owners)) = reserved.filter(|(_, owners)| !owners.contains(&name)) {
+            broken.push(format!(
+                "{name} depends on {dependency}, which belongs to {} alone",
+                owners.join(" and ")
+            ));
+        }
+        if never.iter().any(|what| **what == dependency) {
+            broken.push(format!("{name} must do without {dependency}"));
+        }
+    }
+    broken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(name: &str, dependencies: &[&str]) -> Vec<String> {
+        violations(&[Package {
+            name: name.to_owned(),
+            dependencies: dependencies.iter().map(|d| (*d).to_owned()).collect(),
+            bins: Vec::new(),
+        }])
+    }
+
+    #[test]
+    fn what_the_architecture_allows_passes() {
+        assert!(broken("marquee-coordinator", &["marquee-store", "sqlx", "tokio"]).is_empty());
+        assert!(broken("marquee-trainer", &["marquee-datasets", "tch", "torch-sys"]).is_empty());
+    }
+
+    #[test]
+    fn each_rule_is_broken_by_name() {
+        for (package, dependency, says) in [
+            (
+                "marquee-worker",
+                "marquee-store",
+                "depends on marquee-store",
+            ),
+            (
+                "marquee-e2e",
+                "marquee-trainer",
+                "depends on marquee-trainer",
+            ),
+            ("marquee-worker", "tch", "belongs to marquee-trainer alone"),
+            (
+                "marquee-cli",
+                "sqlx",
+                "belongs to marquee-store and marquee-coordinator",
+            ),
+            ("marquee-domain", "tokio", "must do without tokio"),
+            ("marquee-novelty", "anyhow", "is new"),
+        ] {
+            let found = broken(package, &[dependency]);
+            assert_eq!(found.len(), 1, "{package} -> {dependency}: {found:?}");
+            assert!(found[0].contains(says), "{found:?}");
+        }
+    }
+}

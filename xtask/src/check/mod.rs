@@ -1,0 +1,114 @@
+//! `cargo xtask check`: everything that can be said about the code without running it.
+//!
+//! Invariant: every check runs even if an earlier one fails; the list at the end names each as
+//! passed, failed or skipped. A check is skipped only for want of its tool, and says which.
+
+mod architecture;
+mod linkage;
+mod sources;
+mod units;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::setup::Setup;
+use crate::workspace::Workspace;
+use crate::{process, report, sqlx, test};
+
+/// What became of a check that did not fail.
+#[derive(Debug)]
+enum Outcome {
+    Passed,
+    /// Names the tool that is missing and what installs it.
+    Skipped(String),
+}
+
+/// A check: its name in the list and what it does.
+type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
+
+pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
+    let setup = Setup::ensure()?;
+    // The quick ones first: who breaks a rule should not wait for a build to hear of it.
+    let checks: [Check<'_>; 8] = [
+        ("fmt", &|| fmt(workspace)),
+        ("architecture", &|| architecture::check(workspace)),
+        ("sources", &|| sources::check(workspace)),
+        ("clippy", &|| clippy(workspace, &setup)),
+        ("doc", &|| doc(workspace, &setup)),
+        ("sqlx", &|| {
+            sqlx::verify(workspace, &setup)?;
+            Ok(Outcome::Passed)
+        }),
+        ("linkage", &|| {
+            test::build(workspace, &setup)?;
+            linkage::check(workspace)
+        }),
+        ("units", &|| units::check(workspace)),
+    ];
+    let start = Instant::now();
+    let lines: Vec<_> = checks.map(|check| run_one(&check)).into();
+    let failed = lines
+        .iter()
+        .filter(|line| line.starts_with("FAILED"))
+        .count();
+    eprintln!(
+        "\ncheck: {} in {}",
+        verdict(failed),
+        report::duration(start.elapsed())
+    );
+    for line in lines {
+        eprintln!("  {line}");
+    }
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a check, prints why it failed, and returns its line for the list.
+fn run_one((name, check): &Check<'_>) -> String {
+    eprintln!("==> check: {name}");
+    let start = Instant::now();
+    let outcome = check();
+    let took = report::duration(start.elapsed());
+    match outcome {
+        Ok(Outcome::Passed) => format!("passed   {name} ({took})"),
+        Ok(Outcome::Skipped(why)) => format!("SKIPPED  {name}: {why}"),
+        Err(error) => {
+            eprintln!("error: {name}: {error:#}");
+            format!("FAILED   {name} ({took})")
+        }
+    }
+}
+
+fn verdict(failed: usize) -> String {
+    match failed {
+        0 => "nothing failed".to_owned(),
+        1 => "1 check failed".to_owned(),
+        _ => format!("{failed} checks failed"),
+    }
+}
+
+fn fmt(workspace: &Workspace) -> Result<Outcome> {
+    process::run(workspace.cargo("fmt").args(["--all", "--check"]))?;
+    Ok(Outcome::Passed)
+}
+
+fn clippy(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
+    let mut command = workspace.cargo("clippy");
+    command.args(["--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    process::run(setup.apply(&mut command))?;
+    Ok(Outcome::Passed)
+}
+
+fn doc(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
+    let mut command = workspace.cargo("doc");
+    command
+        .args(["--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "--deny warnings");
+    process::run(setup.apply(&mut command))?;
+    Ok(Outcome::Passed)
+}

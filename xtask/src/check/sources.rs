@@ -1,0 +1,180 @@
+//! Rules that are cheap to read off the sources: the scheduler is pure, SQL is in the store, every
+//! public error code has its page.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::Outcome;
+use crate::workspace::Workspace;
+
+/// Names that bring IO, a clock or chance into a function. `chrono`'s types are data and allowed.
+const IMPURE: [&str; 10] = [
+    "sqlx",
+    "tokio",
+    "tonic",
+    "rand",
+    "Instant",
+    "SystemTime",
+    "now",
+    "fs",
+    "net",
+    "spawn",
+];
+
+pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
+    let root = &workspace.root;
+    let mut broken = impure_scheduler(&root.join("coordinator/src/scheduler"))?;
+    broken.extend(sql_outside_the_store(root)?);
+    broken.extend(error_pages(
+        &fs::read_to_string(root.join("proto/src/error.rs"))?,
+        &file_stems(&root.join("docs/errors"))?,
+    ));
+    if !broken.is_empty() {
+        bail!("{}", broken.join("\n"));
+    }
+    Ok(Outcome::Passed)
+}
+
+fn impure_scheduler(folder: &Path) -> Result<Vec<String>> {
+    let files = rust_files(folder)?;
+    if files.is_empty() {
+        bail!(
+            "{} holds no Rust file; has the scheduler moved?",
+            folder.display()
+        );
+    }
+    let mut broken = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file)?;
+        for (number, word) in words_of_code(&text).filter(|(_, word)| IMPURE.contains(word)) {
+            broken.push(format!(
+                "{}:{number}: the scheduler is a pure function and does without \"{word}\"",
+                file.display()
+            ));
+        }
+    }
+    Ok(broken)
+}
+
+/// `sqlx::query` in the sources of any other crate.
+fn sql_outside_the_store(root: &Path) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let folder = entry?.path();
+        let is_exempt = folder.ends_with("store") || folder.ends_with("xtask");
+        let src = folder.join("src");
+        if is_exempt || !src.is_dir() {
+            continue;
+        }
+        for file in rust_files(&src)? {
+            let text = fs::read_to_string(&file)?;
+            for (number, _) in code_lines(&text).filter(|(_, line)| line.contains("sqlx::query")) {
+                broken.push(format!(
+                    "{}:{number}: SQL belongs in the store",
+                    file.display()
+                ));
+            }
+        }
+    }
+    Ok(broken)
+}
+
+/// Codes are string literals like "MQ0101" in the one enum that defines them.
+fn error_pages(enum_source: &str, pages: &BTreeSet<String>) -> Vec<String> {
+    let is_code = |text: &&str| {
+        let digits = text.strip_prefix("MQ").unwrap_or_default();
+        digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let codes: BTreeSet<&str> = enum_source.split('"').filter(is_code).collect();
+    if codes.is_empty() {
+        return vec![
+            "proto/src/error.rs holds no error code like \"MQ0101\"; have they moved?".to_owned(),
+        ];
+    }
+    let missing = codes.iter().filter(|code| !pages.contains(**code));
+    let missing = missing.map(|code| format!("error {code} has no page docs/errors/{code}.md"));
+    let orphaned = pages
+        .iter()
+        .filter(|page| page.starts_with("MQ") && !codes.contains(page.as_str()))
+        .map(|page| format!("docs/errors/{page}.md describes an error that does not exist"));
+    missing.chain(orphaned).collect()
+}
+
+fn file_stems(folder: &Path) -> Result<BTreeSet<String>> {
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut stems = BTreeSet::new();
+    for entry in entries {
+        let path = entry?.path();
+        stems.extend(
+            path.file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned()),
+        );
+    }
+    Ok(stems)
+}
+
+fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Numbered lines without what follows `//`.
+fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let code = |line: &'_ str| line.find("//").unwrap_or(line.len());
+    (1..)
+        .zip(text.lines())
+        .map(move |(number, line)| (number, &line[..code(line)]))
+}
+
+/// The identifiers of code, with string literals left out.
+fn words_of_code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    code_lines(text).flat_map(|(number, line)| {
+        let outside_strings = line.split('"').step_by(2);
+        let words =
+            outside_strings.flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'));
+        words.map(move |word| (number, word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_in_comments_and_strings_are_not_code() {
+        let text = "use chrono::Utc; // never Utc::now\nlet s = \"tokio now\"; sqlx::x();\n";
+        let words: Vec<_> = words_of_code(text)
+            .filter(|(_, word)| IMPURE.contains(word))
+            .collect();
+        assert_eq!(words, [(2, "sqlx")]);
+    }
+
+    #[test]
+    fn a_code_without_a_page_and_a_page_without_a_code_are_both_named() {
+        let pages = BTreeSet::from([
+            "MQ0102".to_owned(),
+            "MQ0999".to_owned(),
+            "README".to_owned(),
+        ]);
+        let source = r#"Self::A => "MQ0101", Self::B => "MQ0102", "MQ01" "MQabcd""#;
+        let broken = error_pages(source, &pages);
+        assert_eq!(broken.len(), 2, "{broken:?}");
+        assert!(broken[0].contains("MQ0101") && broken[1].contains("MQ0999"));
+        assert_eq!(error_pages("no codes", &pages).len(), 1);
+    }
+}

