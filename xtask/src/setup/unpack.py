@@ -1,6 +1,6 @@
 """Copy the wanted members of a wheel into a folder.
 
-usage: unpack.py WHEEL FOLDER STRIP PATTERN...
+usage: unpack.py WHEEL FOLDER PATTERN...
 
 Prints `file <bytes> <path>` for each shared library; a pattern that matches nothing is an error.
 """
@@ -10,7 +10,7 @@ import shutil
 import sys
 import zipfile
 
-wheel, folder, strip, *patterns = sys.argv[1:]
+wheel, folder, *patterns = sys.argv[1:]
 unmatched = set(patterns)
 with zipfile.ZipFile(wheel) as archive:
     for member in archive.infolist():
@@ -18,9 +18,9 @@ with zipfile.ZipFile(wheel) as archive:
         if not matched or member.is_dir():
             continue
         unmatched.difference_update(matched)
-        path = member.filename[len(strip):]
+        path = member.filename
         if os.path.isabs(path) or ".." in path.split("/"):
-            sys.exit("%s: refusing to unpack %r" % (wheel, member.filename))
+            sys.exit("%s: refusing to unpack %r" % (wheel, path))
         target = os.path.join(folder, path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with archive.open(member) as source, open(target, "wb") as copy:
