@@ -1,13 +1,26 @@
-//! Which pending jobs run where: a pure function. See README.md beside this file.
+//! Which pending jobs run where: a pure function. README.md beside this file states the rules.
 //!
 //! Invariant: no database, channel, clock or randomness; the same input in any order gives the
 //! same plan. Not here: reading the world and writing the plan down (`background`).
 
+mod cluster;
+mod reason;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{JobId, JobName, Rank, WorkerId};
-use marquee_domain::resources::{Device, Resources};
+use marquee_domain::resources::{Device, DeviceKind, Resources};
+
+use cluster::{Cluster, Kind};
+
+/// A job that has been queued for this long without fitting has devices held back for it. Most
+/// small jobs end in less; a person who watches a gang wait sees it move within a minute.
+pub const RESERVE_AFTER: Duration = Duration::from_secs(30);
 
 /// A job that may run: all it needs has succeeded, and no cancel was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,4 +87,75 @@ pub struct Waiting {
     pub job: JobId,
     /// For users; names what is missing and what it waits for.
     pub reason: String,
+}
+
+/// Decides which of `pending` start now, and where.
+#[must_use]
+pub fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Plan {
+    let mut order: Vec<&Pending> = pending.iter().collect();
+    order.sort_by_key(|job| (Reverse(job.priority), job.job));
+
+    let mut cluster = Cluster::new(hosts);
+    let mut plan = Plan::default();
+    for job in order {
+        if let Some(until) = job.not_before.filter(|until| *until > now) {
+            plan.waiting.push(Waiting { job: job.job, reason: reason::back_off(until) });
+            continue;
+        }
+        if let Some(ranks) = start(&mut cluster, job) {
+            plan.placements.push(Placement { job: job.job, ranks });
+            continue;
+        }
+        plan.waiting.push(Waiting { job: job.job, reason: reason::explain(&cluster, job) });
+        if has_waited_long(job, now) {
+            reserve(&mut cluster, job);
+        }
+    }
+    plan
+}
+
+/// The kinds that a job may have, the better first.
+fn kinds(wanted: DeviceKind) -> &'static [Kind] {
+    match wanted {
+        DeviceKind::Cpu => &[Kind::Cpu],
+        DeviceKind::Gpu => &[Kind::Gpu],
+        DeviceKind::Any => &[Kind::Gpu, Kind::Cpu],
+    }
+}
+
+/// Takes devices for every rank of `job`, or none at all.
+fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
+    let Resources { ranks, devices_per_rank, device } = job.resources;
+    let (kind, shares) = kinds(device).iter().find_map(|kind| {
+        let shares = cluster.fit_now(*kind, ranks, devices_per_rank)?;
+        Some((*kind, shares))
+    })?;
+
+    let mut placed = Vec::new();
+    let mut next_rank = 0..ranks;
+    for share in shares {
+        for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
+            let devices = cluster.take(share.host, kind, devices_per_rank, job.job);
+            let worker = cluster.host(share.host).worker;
+            placed.push(PlacedRank { rank: Rank(rank), worker, local_rank, devices });
+        }
+    }
+    Some(placed)
+}
+
+fn has_waited_long(job: &Pending, now: DateTime<Utc>) -> bool {
+    (now - job.queued_at).to_std().is_ok_and(|waited| waited >= RESERVE_AFTER)
+}
+
+/// Holds devices back for `job` on the hosts that it would take in an empty cluster, unless
+/// another job already has a reservation for that kind, or no empty cluster would do.
+fn reserve(cluster: &mut Cluster<'_>, job: &Pending) {
+    let Resources { ranks, devices_per_rank, device } = job.resources;
+    let found = kinds(device).iter().find_map(|kind| {
+        let shares = cluster.fit_if_empty(*kind, ranks, devices_per_rank)?;
+        Some((*kind, shares))
+    });
+    if let Some((kind, shares)) = found {
+        cluster.hold_back(kind, job.job, &shares, devices_per_rank);
+    }
 }
