@@ -50,8 +50,14 @@ impl Digest {
 impl TryFrom<String> for Digest {
     type Error = InvalidDigest;
     fn try_from(text: String) -> Result<Self, InvalidDigest> {
-        let is_hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if text.len() == 64 && is_hex { Ok(Self(text)) } else { Err(InvalidDigest) }
+        let is_hex = text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if text.len() == 64 && is_hex {
+            Ok(Self(text))
+        } else {
+            Err(InvalidDigest)
+        }
     }
 }
 
@@ -92,7 +98,9 @@ pub struct Manifest {
 /// Why a manifest is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidManifest {
-    #[error("file path {0:?} is not a plain relative path; use names joined by \"/\" without \".\" or \"..\"")]
+    #[error(
+        "file path {0:?} is not a plain relative path; use names joined by \"/\" without \".\" or \"..\""
+    )]
     Path(String),
     #[error("file path {0:?} stands in the manifest twice")]
     Duplicate(String),
@@ -142,7 +150,9 @@ impl Manifest {
 fn is_plain_relative_path(path: &str) -> bool {
     !path.is_empty()
         && !path.contains(['\0', '\\'])
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+        && path
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -150,7 +160,11 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> FileEntry {
-        FileEntry { path: path.into(), size_bytes: 3, digest: Digest::of(b"abc") }
+        FileEntry {
+            path: path.into(),
+            size_bytes: 3,
+            digest: Digest::of(b"abc"),
+        }
     }
 
     #[test]
@@ -167,7 +181,10 @@ mod tests {
     #[test]
     fn a_path_that_could_leave_the_folder_is_refused() {
         for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a\\b"] {
-            assert_eq!(Manifest::new(vec![file(bad)]), Err(InvalidManifest::Path(bad.into())));
+            assert_eq!(
+                Manifest::new(vec![file(bad)]),
+                Err(InvalidManifest::Path(bad.into()))
+            );
         }
         assert!(Manifest::new(vec![file("tensorboard/events")]).is_ok());
     }

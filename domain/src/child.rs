@@ -84,7 +84,10 @@ pub enum ChildEvent {
     /// The child's last word when all went well. `summary` is one of [`crate::report`]'s types.
     Finished { summary: serde_json::Value },
     /// The child's last word when it failed and knows why.
-    Failed { class: FailureClass, message: String },
+    Failed {
+        class: FailureClass,
+        message: String,
+    },
 }
 
 /// A child's exit status.
@@ -115,7 +118,10 @@ mod tests {
             unit: "images".into(),
         };
         let line = serde_json::to_string(&event).unwrap();
-        assert_eq!(line, r#"{"event":"progress","phase":"posters","done":3,"total":10,"unit":"images"}"#);
+        assert_eq!(
+            line,
+            r#"{"event":"progress","phase":"posters","done":3,"total":10,"unit":"images"}"#
+        );
         assert_eq!(serde_json::from_str::<ChildEvent>(&line).unwrap(), event);
     }
 }

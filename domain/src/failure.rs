@@ -65,9 +65,11 @@ impl FailureClass {
     pub fn is_worth_a_retry(self) -> bool {
         match self {
             Self::UserError | Self::BadInput | Self::Timeout => false,
-            Self::OutOfMemory | Self::DeviceFault | Self::LostWorker | Self::Network | Self::Crash => {
-                true
-            }
+            Self::OutOfMemory
+            | Self::DeviceFault
+            | Self::LostWorker
+            | Self::Network
+            | Self::Crash => true,
         }
     }
 
@@ -113,13 +115,22 @@ pub enum AfterFailure {
 /// Decides what follows failed attempt number `attempt` of at most `max_attempts`. `jitter` in
 /// [0, 1) spreads retries of jobs that failed together over half of the back-off.
 #[must_use]
-pub fn after_failure(class: FailureClass, attempt: u32, max_attempts: u32, jitter: f64) -> AfterFailure {
+pub fn after_failure(
+    class: FailureClass,
+    attempt: u32,
+    max_attempts: u32,
+    jitter: f64,
+) -> AfterFailure {
     if !class.is_worth_a_retry() || attempt >= max_attempts {
         return AfterFailure::GiveUp;
     }
     let doublings = attempt.saturating_sub(1).min(10);
-    let full = BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX);
-    AfterFailure::Retry { after: full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)) }
+    let full = BACKOFF_FIRST
+        .saturating_mul(1 << doublings)
+        .min(BACKOFF_MAX);
+    AfterFailure::Retry {
+        after: full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)),
+    }
 }
 
 #[cfg(test)]
@@ -136,8 +147,14 @@ mod tests {
 
     #[test]
     fn what_the_user_got_wrong_is_not_retried() {
-        assert_eq!(after_failure(FailureClass::UserError, 1, 3, 0.5), AfterFailure::GiveUp);
-        assert_eq!(after_failure(FailureClass::BadInput, 1, 3, 0.5), AfterFailure::GiveUp);
+        assert_eq!(
+            after_failure(FailureClass::UserError, 1, 3, 0.5),
+            AfterFailure::GiveUp
+        );
+        assert_eq!(
+            after_failure(FailureClass::BadInput, 1, 3, 0.5),
+            AfterFailure::GiveUp
+        );
     }
 
     #[test]
@@ -146,7 +163,13 @@ mod tests {
             AfterFailure::Retry { after } => after.as_secs(),
             AfterFailure::GiveUp => panic!("gave up at attempt {attempt}"),
         };
-        assert_eq!((1..=8).map(wait).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(after_failure(FailureClass::LostWorker, 50, 50, 1.0), AfterFailure::GiveUp);
+        assert_eq!(
+            (1..=8).map(wait).collect::<Vec<_>>(),
+            [1, 2, 4, 8, 16, 32, 60, 60]
+        );
+        assert_eq!(
+            after_failure(FailureClass::LostWorker, 50, 50, 1.0),
+            AfterFailure::GiveUp
+        );
     }
 }

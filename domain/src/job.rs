@@ -65,13 +65,30 @@ pub enum JobState {
     /// Some job it needs has not succeeded yet; `reason` names them.
     Waiting { reason: String },
     /// Could run; `reason` says why it does not yet. Not placed before `not_before` (back-off).
-    Queued { reason: String, not_before: Option<DateTime<Utc>> },
+    Queued {
+        reason: String,
+        not_before: Option<DateTime<Utc>>,
+    },
     /// `attempt` holds devices. A cancel that was asked for is on its way to the ranks.
-    Running { attempt: AttemptNumber, started_at: DateTime<Utc>, cancel_requested: bool },
+    Running {
+        attempt: AttemptNumber,
+        started_at: DateTime<Utc>,
+        cancel_requested: bool,
+    },
     /// `attempt` committed its artifact.
-    Succeeded { attempt: AttemptNumber, finished_at: DateTime<Utc> },
-    Failed { failure: Failure, finished_at: DateTime<Utc> },
-    Cancelled { finished_at: DateTime<Utc> },
+    Succeeded {
+        attempt: AttemptNumber,
+        finished_at: DateTime<Utc>,
+    },
+    Failed {
+        failure: Failure,
+        finished_at: DateTime<Utc>,
+    },
+    /// By a user, or for the sake of a job that it needs: `reason` says which.
+    Cancelled {
+        reason: String,
+        finished_at: DateTime<Utc>,
+    },
 }
 
 impl JobState {
@@ -104,8 +121,13 @@ pub enum AttemptStateName {
 
 impl AttemptStateName {
     /// Every state, in the order of an attempt's life.
-    pub const ALL: [Self; 5] =
-        [Self::Assigned, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Assigned,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The word used in SQL, JSON and on screen.
     #[must_use]

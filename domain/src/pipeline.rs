@@ -1,4 +1,26 @@
 //! From a document to a [`PipelineSpec`], or to every error in it at once.
+//!
+//! This is the only door: the file format, the gRPC document and a test's literal all pass here,
+//! so that a spec that exists is a spec that is right. `docs/pipeline.md` describes the format.
+//!
+//! Not here: whether an artifact named by digest exists. Only the store knows.
+
+use serde_json::{Map, Value};
+
+use crate::ids::JobName;
+use crate::limits;
+use crate::spec::PipelineSpec;
+
+mod graph;
+mod job;
+mod labels;
+pub use labels::TMDB_GENRES;
+mod overrides;
+mod settings;
+mod table;
+
+use job::Draft;
+use table::{Errors, Table};
 
 /// One wrong field of a document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -9,3 +31,160 @@ pub struct FieldError {
     /// The value, what is wrong with it, and the way out.
     pub message: String,
 }
+
+/// A document as it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DocumentText<'a> {
+    Toml(&'a str),
+    Json(&'a str),
+}
+
+/// A value put into a document before it is read: keys joined by dots, and a TOML value (text
+/// that is none is taken as a string).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Override {
+    pub path: String,
+    pub value: String,
+}
+
+/// What the cluster has in all, free or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    pub cpu_slots: u32,
+    pub gpus: u32,
+}
+
+/// Reads a pipeline. `cluster` is None while no worker is known: then any number of ranks may wait
+/// for workers to come.
+pub fn parse_pipeline(
+    document: DocumentText<'_>,
+    overrides: &[Override],
+    cluster: Option<Capacity>,
+) -> Result<PipelineSpec, Vec<FieldError>> {
+    let errors = Errors::default();
+    let root = read(document, &errors);
+    let spec = root.and_then(|mut root| {
+        overrides::apply(&mut root, "", overrides, &errors);
+        pipeline(&root, cluster, &errors)
+    });
+    errors.into_result(spec)
+}
+
+/// Reads one job, as it would stand under `[jobs.<name>]`, as a pipeline of its own name.
+pub fn parse_job(
+    name: &str,
+    document: DocumentText<'_>,
+    overrides: &[Override],
+    cluster: Option<Capacity>,
+) -> Result<PipelineSpec, Vec<FieldError>> {
+    let errors = Errors::default();
+    let job = read(document, &errors);
+    let spec = job.and_then(|mut job| {
+        overrides::apply(&mut job, "", overrides, &errors);
+        let jobs = Map::from_iter([(name.to_owned(), Value::Object(job))]);
+        let root = Map::from_iter([
+            ("name".to_owned(), Value::String(name.to_owned())),
+            ("jobs".to_owned(), Value::Object(jobs)),
+        ]);
+        pipeline(&root, cluster, &errors)
+    });
+    errors.into_result(spec)
+}
+
+fn read(document: DocumentText<'_>, errors: &Errors) -> Option<Map<String, Value>> {
+    let (text, parsed) = match document {
+        DocumentText::Toml(text) => (
+            text,
+            toml::from_str::<Value>(text).map_err(|e| toml_message(text, &e)),
+        ),
+        DocumentText::Json(text) => (text, serde_json::from_str(text).map_err(|e| e.to_string())),
+    };
+    if text.len() > limits::DOCUMENT_MAX_BYTES {
+        let size = text.len();
+        errors.add(
+            "document",
+            format!(
+                "{size} bytes are too many; at most {} fit",
+                limits::DOCUMENT_MAX_BYTES
+            ),
+        );
+        return None;
+    }
+    match parsed {
+        Ok(Value::Object(root)) => Some(root),
+        Ok(other) => {
+            errors.add(
+                "document",
+                format!("must be a table of keys, not {}", table::kind_of(&other)),
+            );
+            None
+        }
+        Err(message) => {
+            errors.add("document", message);
+            None
+        }
+    }
+}
+
+fn toml_message(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().trim().replace('\n', "; ");
+    match error.span() {
+        Some(span) => {
+            let before = &text[..span.start.min(text.len())];
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            format!("line {line}, column {column}: {what}")
+        }
+        None => what,
+    }
+}
+
+fn pipeline(
+    root: &Map<String, Value>,
+    cluster: Option<Capacity>,
+    errors: &Errors,
+) -> Option<PipelineSpec> {
+    let mut table = Table::new(String::new(), root, errors);
+    let name = table.parsed::<JobName>("name", "text such as \"posters\"");
+    let jobs = table.table("jobs");
+    table.finish();
+
+    let Some(jobs) = jobs else {
+        errors.add(
+            "jobs",
+            "is missing; write one table [jobs.<name>] for each job",
+        );
+        return None;
+    };
+    let jobs: Vec<Draft> = jobs
+        .tables()
+        .filter_map(|(key, table)| job::job(&key, table, cluster))
+        .collect();
+    if root
+        .get("jobs")
+        .and_then(Value::as_object)
+        .is_some_and(Map::is_empty)
+    {
+        errors.add(
+            "jobs",
+            "is empty; write one table [jobs.<name>] for each job",
+        );
+    }
+    if jobs.len() > limits::PIPELINE_MAX_JOBS {
+        errors.add(
+            "jobs",
+            format!(
+                "{} jobs are too many; at most {} fit",
+                jobs.len(),
+                limits::PIPELINE_MAX_JOBS
+            ),
+        );
+        return None;
+    }
+    let jobs = graph::check_and_sort(jobs, errors);
+    labels::check(&jobs, errors);
+    name.map(|name| PipelineSpec { name, jobs })
+}
+
+#[cfg(test)]
+mod tests;

@@ -147,8 +147,14 @@ pub struct EvalReport {
     /// Mean over classes that have a value, and how many those are.
     pub map: Option<f64>,
     pub map_classes: u32,
+    /// Mean over classes that have a value, and how many those are.
     pub roc_auc_macro: Option<f64>,
+    #[serde(default)]
+    pub roc_auc_classes: u32,
     pub per_class: Vec<ClassScores>,
     pub images_per_second: f64,
     pub seconds: f64,
+    /// Reasons to doubt these figures (a leak, a class that was never tested), the gravest first.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }

@@ -12,8 +12,8 @@ use crate::resources::Resources;
 
 mod settings;
 pub use settings::{
-    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
-    PreprocessSettings, Rights, Source, Splits, TrainSettings, MODELS,
+    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, MODELS, Optimizer,
+    Precision, PreprocessSettings, Rights, Source, Splits, TrainSettings,
 };
 
 /// What a job does, without its settings.
@@ -29,7 +29,13 @@ pub enum JobKind {
 
 impl JobKind {
     /// Every kind, in the order of a pipeline.
-    pub const ALL: [Self; 5] = [Self::Fetch, Self::Preprocess, Self::Train, Self::Eval, Self::Command];
+    pub const ALL: [Self; 5] = [
+        Self::Fetch,
+        Self::Preprocess,
+        Self::Train,
+        Self::Eval,
+        Self::Command,
+    ];
 
     /// The word used in files, SQL and on screen.
     #[must_use]

@@ -22,13 +22,19 @@ impl BadField {
     /// A field that must be set and is not.
     #[must_use]
     pub fn missing(field: &'static str) -> Self {
-        Self { field, problem: "is missing".into() }
+        Self {
+            field,
+            problem: "is missing".into(),
+        }
     }
 
     /// A field whose value cannot be read, with the reason.
     #[must_use]
     pub fn invalid(field: &'static str, why: impl std::fmt::Display) -> Self {
-        Self { field, problem: format!("is invalid: {why}") }
+        Self {
+            field,
+            problem: format!("is invalid: {why}"),
+        }
     }
 }
 
@@ -82,14 +88,20 @@ enum_pair!(FailureClass, v1::FailureClass, "class", {
 
 impl From<Failure> for v1::Failure {
     fn from(failure: Failure) -> Self {
-        Self { class: v1::FailureClass::from(failure.class).into(), message: failure.message }
+        Self {
+            class: v1::FailureClass::from(failure.class).into(),
+            message: failure.message,
+        }
     }
 }
 
 impl TryFrom<v1::Failure> for Failure {
     type Error = BadField;
     fn try_from(failure: v1::Failure) -> Result<Self, BadField> {
-        Ok(Self { class: failure.class().try_into()?, message: failure.message })
+        Ok(Self {
+            class: failure.class().try_into()?,
+            message: failure.message,
+        })
     }
 }
 
@@ -100,7 +112,9 @@ impl From<&Manifest> for v1::Manifest {
             size_bytes: file.size_bytes,
             digest: file.digest.to_string(),
         });
-        Self { files: files.collect() }
+        Self {
+            files: files.collect(),
+        }
     }
 }
 
@@ -111,9 +125,15 @@ impl TryFrom<v1::Manifest> for Manifest {
             .files
             .into_iter()
             .map(|file| {
-                let digest =
-                    file.digest.parse().map_err(|e| BadField::invalid("files.digest", e))?;
-                Ok(FileEntry { path: file.path, size_bytes: file.size_bytes, digest })
+                let digest = file
+                    .digest
+                    .parse()
+                    .map_err(|e| BadField::invalid("files.digest", e))?;
+                Ok(FileEntry {
+                    path: file.path,
+                    size_bytes: file.size_bytes,
+                    digest,
+                })
             })
             .collect();
         Self::new(files?).map_err(|e| BadField::invalid("files", e))
@@ -190,7 +210,10 @@ impl From<v1::Inventory> for Inventory {
 #[must_use]
 pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     let nanos = i32::try_from(at.timestamp_subsec_nanos()).unwrap_or(999_999_999);
-    prost_types::Timestamp { seconds: at.timestamp(), nanos }
+    prost_types::Timestamp {
+        seconds: at.timestamp(),
+        nanos,
+    }
 }
 
 /// A time from the wire.
@@ -218,7 +241,11 @@ mod tests {
     #[test]
     fn a_manifest_that_leaves_its_folder_is_refused() {
         let digest = marquee_domain::artifact::Digest::of(b"").to_string();
-        let file = v1::FileEntry { path: "../../etc/passwd".into(), size_bytes: 0, digest };
+        let file = v1::FileEntry {
+            path: "../../etc/passwd".into(),
+            size_bytes: 0,
+            digest,
+        };
         let error = Manifest::try_from(v1::Manifest { files: vec![file] }).unwrap_err();
         assert_eq!(error.field, "files");
     }

@@ -118,7 +118,10 @@ pub fn invalid_document(errors: &[FieldError]) -> Status {
     let noun = if errors.len() == 1 { "error" } else { "errors" };
     Status::with_error_details(
         code.grpc(),
-        format!("the document has {} {noun}; nothing was stored", errors.len()),
+        format!(
+            "the document has {} {noun}; nothing was stored",
+            errors.len()
+        ),
         details,
     )
 }
@@ -144,11 +147,18 @@ impl From<&Status> for PublicError {
             .map(|bad| {
                 let violations = bad.field_violations.iter();
                 violations
-                    .map(|v| FieldError { field: v.field.clone(), message: v.description.clone() })
+                    .map(|v| FieldError {
+                        field: v.field.clone(),
+                        message: v.description.clone(),
+                    })
                     .collect()
             })
             .unwrap_or_default();
-        Self { code, message: status.message().to_owned(), fields }
+        Self {
+            code,
+            message: status.message().to_owned(),
+            fields,
+        }
     }
 }
 
@@ -167,8 +177,14 @@ mod tests {
     #[test]
     fn a_refused_document_names_each_field_over_the_wire() {
         let errors = [
-            FieldError { field: "jobs.train.epochs".into(), message: "must be 1 or more".into() },
-            FieldError { field: "jobs.eval.kidn".into(), message: "unknown key".into() },
+            FieldError {
+                field: "jobs.train.epochs".into(),
+                message: "must be 1 or more".into(),
+            },
+            FieldError {
+                field: "jobs.eval.kidn".into(),
+                message: "unknown key".into(),
+            },
         ];
         let status = invalid_document(&errors);
         assert_eq!(status.code(), Code::InvalidArgument);

@@ -1,0 +1,245 @@
+//! What all kinds of jobs have in common.
+
+use std::collections::BTreeMap;
+
+use super::Capacity;
+use super::settings;
+use super::table::Table;
+use crate::ids::JobName;
+use crate::limits;
+use crate::resources::{DeviceKind, Resources};
+use crate::spec::{InputRef, JobKind, JobSpec, Work};
+
+/// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
+const MAX_ATTEMPTS: u32 = 3;
+/// Longest `timeout`: a year, beyond which a typing error is likelier than a wish.
+const TIMEOUT_MAX_S: u64 = 365 * 24 * 3600;
+/// Devices of one rank.
+const DEVICES_PER_RANK_MAX: u32 = 64;
+
+/// A job as far as it could be read: enough to check it against the others even where some of its
+/// own keys are wrong, so that one error does not hide or invent another.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: JobName,
+    pub(super) kind: Option<JobKind>,
+    pub(super) needs: Vec<JobName>,
+    pub(super) inputs: BTreeMap<String, InputRef>,
+    rest: Option<Rest>,
+}
+
+/// What no other job has to know of.
+#[derive(Debug)]
+struct Rest {
+    work: Work,
+    resources: Resources,
+    priority: i32,
+    max_attempts: u32,
+    timeout_s: Option<u32>,
+}
+
+impl Draft {
+    /// The finished spec, where all of the job could be read.
+    pub(super) fn into_spec(self) -> Option<JobSpec> {
+        let Rest {
+            work,
+            resources,
+            priority,
+            max_attempts,
+            timeout_s,
+        } = self.rest?;
+        let Self {
+            name,
+            needs,
+            inputs,
+            ..
+        } = self;
+        Some(JobSpec {
+            name,
+            work,
+            needs,
+            inputs,
+            resources,
+            priority,
+            max_attempts,
+            timeout_s,
+        })
+    }
+}
+
+/// Reads `[jobs.<key>]`.
+pub(super) fn job(key: &str, mut table: Table<'_>, cluster: Option<Capacity>) -> Option<Draft> {
+    let name = match key.parse::<JobName>() {
+        Ok(name) => Some(name),
+        Err(why) => {
+            table.errors().add(
+                format!("jobs.{key}"),
+                format!("{key:?} is no name of a job: it {why}"),
+            );
+            None
+        }
+    };
+    let kinds = JobKind::ALL.map(|kind| (kind.as_str(), kind));
+    let kind = table.choice("kind", &kinds, None);
+    let needs = needs(&mut table);
+    let inputs = inputs(&mut table);
+    // Without a kind nothing can be said of the other keys, so they are left alone.
+    let rest = kind.and_then(|kind| rest(kind, table, cluster));
+    Some(Draft {
+        name: name?,
+        kind,
+        needs,
+        inputs,
+        rest,
+    })
+}
+
+fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Option<Rest> {
+    let resources = resources(&mut table, kind, cluster);
+    let priority = table.int("priority", -1_000..=1_000, Some(0));
+    let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
+    let timeout_s = timeout(&mut table);
+    let work = match kind {
+        JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
+        JobKind::Preprocess => Some(Work::Preprocess(settings::preprocess(&mut table))),
+        JobKind::Train => settings::train(&mut table).map(Work::Train),
+        JobKind::Eval => Some(Work::Eval(settings::eval(&mut table))),
+        JobKind::Command => Some(Work::Command(settings::command(&mut table))),
+    };
+    if let Some(Work::Train(train)) = &work
+        && train.batch_size < resources.ranks
+    {
+        let (batch, ranks) = (train.batch_size, resources.ranks);
+        table.add_error(
+            "batch_size",
+            format!("{batch} pictures cannot be spread over {ranks} ranks; give {ranks} or more"),
+        );
+    }
+    table.finish();
+    Some(Rest {
+        work: work?,
+        resources,
+        priority,
+        max_attempts,
+        timeout_s,
+    })
+}
+
+fn needs(table: &mut Table<'_>) -> Vec<JobName> {
+    let mut needs = Vec::new();
+    for (index, text) in table
+        .texts("needs")
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
+        match text.parse() {
+            Ok(name) if !needs.contains(&name) => needs.push(name),
+            Ok(_) => {}
+            Err(why) => table.add_error(&format!("needs[{index}]"), format!("{text:?} {why}")),
+        }
+    }
+    needs
+}
+
+fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {
+    let mut inputs = BTreeMap::new();
+    for (name, text) in table.text_map("inputs") {
+        let field = format!("inputs.{name}");
+        if name.parse::<JobName>().is_err() {
+            table.add_error(
+                &field,
+                format!("{name:?} is no name of an input: use a-z, 0-9, \"-\" and \"_\""),
+            );
+            continue;
+        }
+        match input_ref(&text) {
+            Some(input) => drop(inputs.insert(name, input)),
+            None => table.add_error(
+                &field,
+                format!(
+                    "{text:?} names no artifact; write \"<job>.<output>\" or \"artifact:<digest>\""
+                ),
+            ),
+        }
+    }
+    inputs
+}
+
+fn input_ref(text: &str) -> Option<InputRef> {
+    if let Some(digest) = text.strip_prefix("artifact:") {
+        return digest.parse().ok().map(InputRef::Artifact);
+    }
+    let (job, output) = text.split_once('.')?;
+    Some(InputRef::Job {
+        job: job.parse().ok()?,
+        output: output.to_owned(),
+    })
+}
+
+fn resources(table: &mut Table<'_>, kind: JobKind, cluster: Option<Capacity>) -> Resources {
+    let ranks = table.int("ranks", 1..=limits::RANKS_MAX, Some(1));
+    let devices_per_rank = table.int("devices_per_rank", 1..=DEVICES_PER_RANK_MAX, Some(1));
+    let kinds = DeviceKind::ALL.map(|kind| (kind.as_str(), kind));
+    let default = match kind {
+        JobKind::Train | JobKind::Eval => DeviceKind::Any,
+        JobKind::Fetch | JobKind::Preprocess | JobKind::Command => DeviceKind::Cpu,
+    };
+    let device = table
+        .choice("device", &kinds, Some(default))
+        .unwrap_or(default);
+    if ranks > 1 && !matches!(kind, JobKind::Train | JobKind::Command) {
+        table.add_error(
+            "ranks",
+            format!("{ranks} ranks do not help a {kind} job, which is one process; leave it out"),
+        );
+    }
+    if let Some(cluster) = cluster {
+        let wanted = ranks.saturating_mul(devices_per_rank);
+        let (has, what) = match device {
+            DeviceKind::Cpu => (cluster.cpu_slots, "CPU devices"),
+            DeviceKind::Gpu => (cluster.gpus, "GPUs"),
+            DeviceKind::Any => (cluster.cpu_slots.max(cluster.gpus), "devices of one kind"),
+        };
+        if wanted > has {
+            let message = format!(
+                "{ranks} ranks need {wanted} {what}, but all workers together have {has}; \
+                 ask for fewer ranks, or start more workers first"
+            );
+            table.add_error("ranks", message);
+        }
+    }
+    Resources {
+        ranks,
+        device,
+        devices_per_rank,
+    }
+}
+
+/// `"2h"`, `"30m"`, `"90s"`, or nothing.
+fn timeout(table: &mut Table<'_>) -> Option<u32> {
+    let text = table.text("timeout")?;
+    let seconds = duration_s(&text).filter(|s| (1..=TIMEOUT_MAX_S).contains(s));
+    let seconds = seconds.and_then(|s| u32::try_from(s).ok());
+    if seconds.is_none() {
+        table.add_error(
+            "timeout",
+            format!("{text:?} is no duration up to a year; write \"90s\", \"30m\" or \"2h\""),
+        );
+    }
+    seconds
+}
+
+fn duration_s(text: &str) -> Option<u64> {
+    let unit_s = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return None,
+    };
+    text[..text.len() - 1]
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit_s)
+}

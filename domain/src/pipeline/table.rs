@@ -1,0 +1,406 @@
+//! Reads keys of a table one by one, and notes every error instead of stopping at the first.
+//!
+//! A getter that meets an error notes it and returns a stand-in; nothing built from stand-ins
+//! leaves the module, because [`Errors::into_result`] yields a value only when no error was noted.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use serde_json::{Map, Value};
+
+use super::FieldError;
+
+/// How many errors are told at once: enough for a page, few enough for a message.
+const ERRORS_MAX: usize = 100;
+/// Bytes of a value that an error repeats.
+const QUOTED_MAX_BYTES: usize = 80;
+
+/// The errors met so far.
+#[derive(Debug, Default)]
+pub(super) struct Errors(RefCell<Vec<FieldError>>);
+
+impl Errors {
+    pub(super) fn add(&self, field: impl Into<String>, message: impl Into<String>) {
+        let mut errors = self.0.borrow_mut();
+        if errors.len() < ERRORS_MAX {
+            errors.push(FieldError {
+                field: field.into(),
+                message: message.into(),
+            });
+        }
+    }
+
+    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Vec<FieldError>> {
+        let mut errors = self.0.into_inner();
+        match value {
+            Some(value) if errors.is_empty() => Ok(value),
+            _ => {
+                errors.dedup();
+                Err(errors)
+            }
+        }
+    }
+}
+
+/// A table under `path`, with the keys that were asked for.
+#[derive(Debug)]
+pub(super) struct Table<'a> {
+    path: String,
+    map: &'a Map<String, Value>,
+    known: Vec<&'static str>,
+    errors: &'a Errors,
+}
+
+impl<'a> Table<'a> {
+    pub(super) fn new(path: String, map: &'a Map<String, Value>, errors: &'a Errors) -> Self {
+        Self {
+            path,
+            map,
+            known: Vec::new(),
+            errors,
+        }
+    }
+
+    /// The full name of `key` in error messages.
+    pub(super) fn field(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    pub(super) fn add_error(&self, key: &str, message: impl Into<String>) {
+        self.errors.add(self.field(key), message);
+    }
+
+    pub(super) fn errors(&self) -> &'a Errors {
+        self.errors
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    fn get(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.map.get(key)
+    }
+
+    fn wrong_type(&self, key: &str, expected: &str, value: &Value) {
+        self.add_error(
+            key,
+            format!(
+                "must be {expected}, not {} {}",
+                kind_of(value),
+                quoted(value)
+            ),
+        );
+    }
+
+    fn missing(&self, key: &str, expected: &str) {
+        self.add_error(key, format!("is missing; give {expected}"));
+    }
+
+    /// Text, or None where the key is absent or wrong.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        match self.get(key)? {
+            Value::String(text) => Some(text.clone()),
+            other => {
+                self.wrong_type(key, "text", other);
+                None
+            }
+        }
+    }
+
+    /// Text that must be there; `example` shows what.
+    pub(super) fn required_text(&mut self, key: &'static str, example: &str) -> String {
+        if !self.has(key) {
+            self.missing(key, example);
+        }
+        let text = self.text(key).unwrap_or_default();
+        if self.map.get(key).is_some_and(|v| v.as_str() == Some("")) {
+            self.add_error(key, format!("is empty; give {example}"));
+        }
+        text
+    }
+
+    /// Text that must be there and parse.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(
+        &mut self,
+        key: &'static str,
+        example: &str,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.known.push(key);
+            self.missing(key, example);
+            return None;
+        }
+        let text = self.text(key)?;
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.add_error(key, format!("{text:?} {why}"));
+                None
+            }
+        }
+    }
+
+    /// A whole number in `range`, or `default` where the key is absent. None: it must be there.
+    pub(super) fn int<T>(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<T>,
+        default: Option<T>,
+    ) -> T
+    where
+        T: TryFrom<i128> + Into<i128> + Copy + Display,
+    {
+        let low = *range.start();
+        let Some(value) = self.get(key) else {
+            if default.is_none() {
+                self.missing(
+                    key,
+                    &format!("a whole number from {low} to {}", range.end()),
+                );
+            }
+            return default.unwrap_or(low);
+        };
+        let Value::Number(number) = value else {
+            self.wrong_type(key, "a whole number", value);
+            return low;
+        };
+        let whole = number
+            .as_i64()
+            .map(i128::from)
+            .or(number.as_u64().map(i128::from));
+        let fits = whole.filter(|n| (low.into()..=(*range.end()).into()).contains(n));
+        fits.and_then(|n| T::try_from(n).ok()).unwrap_or_else(|| {
+            let problem = if whole.is_some() {
+                "is out of range"
+            } else {
+                "is not a whole number"
+            };
+            self.add_error(
+                key,
+                format!("{number} {problem}; give {low} to {}", range.end()),
+            );
+            low
+        })
+    }
+
+    /// A number in `range`, or `default` where the key is absent. None: it must be there.
+    pub(super) fn float(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+        default: Option<f64>,
+    ) -> f64 {
+        let (low, high) = (*range.start(), *range.end());
+        match self.get(key) {
+            None => {
+                if default.is_none() {
+                    self.missing(key, &format!("a number from {low} to {high}"));
+                }
+                default.unwrap_or(low)
+            }
+            Some(value) => self.float_value(key, value, range),
+        }
+    }
+
+    fn float_value(&self, key: &str, value: &Value, range: RangeInclusive<f64>) -> f64 {
+        let (low, high) = (*range.start(), *range.end());
+        let Some(number) = value.as_f64() else {
+            self.wrong_type(key, "a number", value);
+            return low;
+        };
+        if !range.contains(&number) {
+            self.add_error(
+                key,
+                format!("{number} is out of range; give {low} to {high}"),
+            );
+        }
+        number
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        match self.get(key) {
+            None => default,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => {
+                self.wrong_type(key, "true or false", other);
+                default
+            }
+        }
+    }
+
+    /// One of `choices`, or `default` where the key is absent. None: it must be there.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+        default: Option<T>,
+    ) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        if !self.has(key) {
+            self.known.push(key);
+            if default.is_none() {
+                self.missing(key, &one_of(&names));
+            }
+            return default;
+        }
+        let text = self.text(key)?;
+        let found = choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, value)| *value);
+        if found.is_none() {
+            self.add_error(key, unknown(&text, &names));
+        }
+        found
+    }
+
+    /// A list of texts, or None where the key is absent.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.get(key)?;
+        let Value::Array(items) = value else {
+            self.wrong_type(key, "a list of texts", value);
+            return None;
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match item {
+                Value::String(text) => texts.push(text.clone()),
+                other => self.wrong_type(&format!("{key}[{index}]"), "text", other),
+            }
+        }
+        Some(texts)
+    }
+
+    /// A table, or None where the key is absent or no table.
+    pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'a>> {
+        match self.get(key)? {
+            Value::Object(map) => Some(Table::new(self.field(key), map, self.errors)),
+            other => {
+                self.wrong_type(key, "a table", other);
+                None
+            }
+        }
+    }
+
+    /// Each key of a table whose keys the user chooses, with the table under it.
+    pub(super) fn tables(self) -> impl Iterator<Item = (String, Table<'a>)> {
+        self.map.iter().filter_map(move |(key, value)| match value {
+            Value::Object(map) => {
+                Some((key.clone(), Table::new(self.field(key), map, self.errors)))
+            }
+            other => {
+                self.wrong_type(key, "a table", other);
+                None
+            }
+        })
+    }
+
+    /// A table from names that the user chooses to texts.
+    pub(super) fn text_map(&mut self, key: &'static str) -> BTreeMap<String, String> {
+        let Some(table) = self.table(key) else {
+            return BTreeMap::new();
+        };
+        let entries = table.map.iter().filter_map(|(name, value)| match value {
+            Value::String(text) => Some((name.clone(), text.clone())),
+            other => {
+                table.wrong_type(name, "text", other);
+                None
+            }
+        });
+        entries.collect()
+    }
+
+    /// A table from names that the user chooses to numbers in `range`.
+    pub(super) fn float_map(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+    ) -> BTreeMap<String, f64> {
+        let Some(table) = self.table(key) else {
+            return BTreeMap::new();
+        };
+        let entry = |(name, value): (&String, &Value)| {
+            (name.clone(), table.float_value(name, value, range.clone()))
+        };
+        table.map.iter().map(entry).collect()
+    }
+
+    /// Notes every key that nobody asked for. The last call on each table.
+    pub(super) fn finish(self) {
+        for key in self.map.keys() {
+            if !self.known.contains(&key.as_str()) {
+                self.add_error(
+                    key,
+                    format!("unknown key; {}", suggestion(key, &self.known)),
+                );
+            }
+        }
+    }
+}
+
+/// What a value is, for messages.
+pub(super) fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "the flag",
+        Value::Number(_) => "the number",
+        Value::String(_) => "the text",
+        Value::Array(_) => "the list",
+        Value::Object(_) => "the table",
+    }
+}
+
+fn quoted(value: &Value) -> String {
+    let mut text = value.to_string();
+    if text.len() > QUOTED_MAX_BYTES {
+        let end = (0..=QUOTED_MAX_BYTES)
+            .rev()
+            .find(|i| text.is_char_boundary(*i))
+            .unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// The message for a word that is none of `known`.
+pub(super) fn unknown(word: &str, known: &[&str]) -> String {
+    format!("{word:?} is unknown; {}", suggestion(word, known))
+}
+
+fn suggestion(word: &str, known: &[&str]) -> String {
+    let lower = word.to_lowercase();
+    let closest = known
+        .iter()
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
+                *name,
+            )
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4);
+    match closest {
+        Some((_, name)) => format!("did you mean {name:?}?"),
+        None => format!("use {}", one_of(known)),
+    }
+}
+
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    match quoted.as_slice() {
+        [] => "nothing here".into(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}

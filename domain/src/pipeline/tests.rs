@@ -1,0 +1,245 @@
+//! The door, tried with good and bad documents. Messages are pinned: they are the product.
+
+use super::*;
+use crate::spec::{InputRef, Optimizer, Work};
+
+const POSTERS: &str = r#"
+name = "posters"
+
+[jobs.fetch]
+kind = "fetch"
+source = { type = "tmdb", api_url = "http://127.0.0.1:8080/3", limit = 3000 }
+
+[jobs.preprocess]
+kind = "preprocess"
+inputs = { dataset = "fetch.dataset" }
+width = 48
+height = 72
+
+[jobs.train]
+kind = "train"
+inputs = { shards = "preprocess.shards" }
+ranks = 2
+model = "simple-cnn"
+epochs = 6
+batch_size = 64
+optimizer = { name = "adamw", lr = 1e-3 }
+
+[jobs.eval]
+kind = "eval"
+inputs = { shards = "preprocess.shards", model = "train.model" }
+"#;
+
+fn parse(text: &str) -> Result<PipelineSpec, Vec<FieldError>> {
+    parse_pipeline(DocumentText::Toml(text), &[], None)
+}
+
+fn refused(text: &str) -> String {
+    lines(&parse(text).expect_err("the document is wrong"))
+}
+
+fn lines(errors: &[FieldError]) -> String {
+    errors.iter().map(|e| format!("{e}\n")).collect()
+}
+
+fn set(path: &str, value: &str) -> Override {
+    Override {
+        path: path.into(),
+        value: value.into(),
+    }
+}
+
+#[test]
+fn a_good_pipeline_is_read_with_its_defaults() {
+    let spec = parse(POSTERS).unwrap();
+    let names: Vec<&str> = spec.jobs.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, ["fetch", "preprocess", "train", "eval"]);
+    let train = &spec.jobs[2];
+    assert_eq!(train.needs, ["preprocess".parse().unwrap()]);
+    assert_eq!(train.max_attempts, 3);
+    let Work::Train(settings) = &train.work else {
+        panic!("train is a train job")
+    };
+    assert_eq!(
+        settings.optimizer,
+        Optimizer::AdamW {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01
+        },
+    );
+}
+
+#[test]
+fn a_spec_survives_the_store() {
+    let spec = parse(POSTERS).unwrap();
+    let json = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<PipelineSpec>(&json).unwrap(), spec);
+}
+
+#[test]
+fn json_is_read_like_toml() {
+    let value: Value = toml::from_str(POSTERS).unwrap();
+    let json = value.to_string();
+    assert_eq!(
+        parse_pipeline(DocumentText::Json(&json), &[], None),
+        parse(POSTERS)
+    );
+}
+
+#[test]
+fn overrides_take_toml_values_and_plain_text() {
+    let overrides = [
+        set("jobs.train.epochs", "3"),
+        set("jobs.fetch.source.api_url", "http://localhost:1/3"),
+        set("jobs.train.optimizer.lr", "0.5"),
+    ];
+    let spec = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap();
+    let Work::Train(train) = &spec.jobs[2].work else {
+        panic!("train is a train job")
+    };
+    assert_eq!(train.epochs, 3);
+    let wrong = [
+        set("name.x", "1"),
+        set("jobs..x", "1"),
+        set("jobs.train.epochz", "1"),
+    ];
+    let errors = parse_pipeline(DocumentText::Toml(POSTERS), &wrong, None).unwrap_err();
+    insta::assert_snapshot!(lines(&errors), @r#"
+    name: is no table, so "name.x" cannot be set in it
+    jobs..x: is no path; write keys joined by dots, such as jobs.train.epochs=3
+    jobs.train.epochz: unknown key; did you mean "epochs"?
+    "#);
+}
+
+#[test]
+fn every_error_is_told_at_once_with_value_and_way_out() {
+    let text = r#"
+name = "Posters"
+colour = "red"
+
+[jobs.fetch]
+kind = "fetch"
+source = { type = "ftp", path = "/x" }
+
+[jobs.preprocess]
+kind = "preproces"
+
+[jobs.train]
+kind = "train"
+inputs = { shards = "fetch.shards" }
+needs = ["fetsch", "train"]
+ranks = 0
+model = "simple-cn"
+epochs = "six"
+batch_size = 2.5
+optimizer = { name = "adam", lr = 1e-3 }
+
+[jobs.eval]
+kind = "eval"
+timeout = "soon"
+inputs = { shards = "preprocess.shards" }
+thresholds = { Horror = 1.5 }
+
+[jobs.Run]
+kind = "command"
+argv = []
+"#;
+    insta::assert_snapshot!(refused(text));
+}
+
+#[test]
+fn more_ranks_than_the_cluster_has_are_refused_beside_the_other_errors() {
+    let cluster = Some(Capacity {
+        cpu_slots: 2,
+        gpus: 0,
+    });
+    let overrides = [set("jobs.train.ranks", "3"), set("jobs.train.epochs", "0")];
+    let errors = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, cluster).unwrap_err();
+    insta::assert_snapshot!(lines(&errors), @"
+    jobs.train.ranks: 3 ranks need 3 devices of one kind, but all workers together have 2; ask for fewer ranks, or start more workers first
+    jobs.train.epochs: 0 is out of range; give 1 to 100000
+    ");
+    assert!(parse_pipeline(DocumentText::Toml(POSTERS), &[], cluster).is_ok());
+}
+
+#[test]
+fn a_cycle_is_shown() {
+    let job = |name: &str, need: &str| {
+        format!("[jobs.{name}]\nkind = \"command\"\nargv = [\"true\"]\nneeds = [\"{need}\"]\n")
+    };
+    let text = format!(
+        "name = \"p\"\n{}{}{}{}",
+        job("a", "b"),
+        job("b", "c"),
+        job("c", "a"),
+        job("d", "a")
+    );
+    insta::assert_snapshot!(refused(&text), @"jobs.a.needs: forms a cycle: a needs b needs c needs a");
+}
+
+#[test]
+fn unknown_labels_are_refused_where_the_source_is_known() {
+    let overrides = [
+        set("jobs.preprocess.labels", "[\"Horror\", \"Commedy\"]"),
+        set("jobs.eval.thresholds", "{ Western = 0.3 }"),
+    ];
+    let errors = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap_err();
+    insta::assert_snapshot!(lines(&errors), @r#"
+    jobs.preprocess.labels[1]: no such label: "Commedy" is unknown; did you mean "Comedy"?
+    jobs.eval.thresholds.Western: no such label: "Western" is unknown; use "Horror" or "Commedy"
+    "#);
+}
+
+#[test]
+fn credentials_never_enter_a_spec_and_tmdb_itself_needs_rights() {
+    let with_key = [set(
+        "jobs.fetch.source.api_url",
+        "https://me:secret@example.org/3",
+    )];
+    let errors = parse_pipeline(DocumentText::Toml(POSTERS), &with_key, None).unwrap_err();
+    assert!(!lines(&errors).contains("secret"), "{}", lines(&errors));
+    let tmdb = [set(
+        "jobs.fetch.source.api_url",
+        "https://api.themoviedb.org/3",
+    )];
+    let errors = parse_pipeline(DocumentText::Toml(POSTERS), &tmdb, None).unwrap_err();
+    assert_eq!(errors[0].field, "jobs.fetch.source.rights");
+}
+
+#[test]
+fn one_job_is_a_pipeline_of_its_own() {
+    let document = DocumentText::Toml("kind = \"command\"\nargv = [\"true\"]\n");
+    let spec = parse_job("hello", document, &[], None).unwrap();
+    assert_eq!((spec.name.as_str(), spec.jobs.len()), ("hello", 1));
+}
+
+#[test]
+fn an_artifact_can_be_named_by_digest() {
+    let digest = "0".repeat(64);
+    let overrides = [set(
+        "jobs.train.inputs.shards",
+        &format!("artifact:{digest}"),
+    )];
+    let spec = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap();
+    let train = spec
+        .jobs
+        .iter()
+        .find(|job| job.name.as_str() == "train")
+        .unwrap();
+    assert_eq!(
+        train.inputs["shards"],
+        InputRef::Artifact(digest.parse().unwrap())
+    );
+    assert!(train.needs.is_empty());
+}
+
+#[test]
+fn broken_toml_says_where() {
+    insta::assert_snapshot!(
+        refused("name = \"p\"\n[jobs.a\n"),
+        @"document: line 2, column 8: unclosed table, expected `]`"
+    );
+}
