@@ -11,6 +11,10 @@ pub struct FetchSettings {
 }
 
 /// Where a fetch job takes its pictures from.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a job has one source: a box would save nothing"
+)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Source {
