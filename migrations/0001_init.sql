@@ -2,7 +2,7 @@
 
 CREATE TABLE workers (
     id               uuid PRIMARY KEY,
-    name             text NOT NULL UNIQUE,
+    name             text NOT NULL,
     boot_id          uuid NOT NULL,
     instance_id      uuid NOT NULL,
     -- online | lost | left
@@ -11,6 +11,8 @@ CREATE TABLE workers (
     inventory        jsonb NOT NULL,
     last_seen_at     timestamptz NOT NULL
 );
+-- A name belongs to one worker at a time; a host that was set up anew may take it over.
+CREATE UNIQUE INDEX workers_name_online ON workers (name) WHERE state = 'online';
 
 CREATE TABLE pipelines (
     id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -33,7 +35,7 @@ CREATE TABLE jobs (
     ranks            int NOT NULL CHECK (ranks > 0),
     state            text NOT NULL
         CHECK (state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')),
-    -- Why it waits; empty in every other state.
+    -- Why it waits, or why it was cancelled; empty in every other state.
     reason           text NOT NULL DEFAULT '',
     -- The fence: number of the newest attempt, 0 before the first. It only grows.
     attempt          int NOT NULL DEFAULT 0 CHECK (attempt >= 0),
@@ -41,9 +43,13 @@ CREATE TABLE jobs (
     last_attempt     int NOT NULL CHECK (last_attempt >= 1),
     not_before       timestamptz,
     cancel_requested boolean NOT NULL DEFAULT false,
+    -- The job whose end without success cancelled this one: a retry of that one revives this one.
+    cancelled_for    bigint REFERENCES jobs (id),
     failure_class    text,
     failure_message  text,
     created_at       timestamptz NOT NULL,
+    -- Since when it could run, kept over its attempts: long waits gain it devices held back.
+    queued_at        timestamptz,
     started_at       timestamptz,
     finished_at      timestamptz,
     UNIQUE (pipeline_id, name)
@@ -65,6 +71,8 @@ CREATE TABLE attempts (
         CHECK (state IN ('assigned', 'running', 'succeeded', 'failed', 'cancelled')),
     rendezvous_host  text,
     rendezvous_port  int,
+    -- The checkpoint it goes on from.
+    resumed_from_attempt int,
     resumed_from_step bigint,
     failure_class    text,
     failure_message  text,
@@ -94,6 +102,8 @@ CREATE TABLE attempt_ranks (
     failure_class    text,
     failure_message  text,
     pid              bigint,
+    -- When the coordinator learnt that nothing of the rank is left.
+    ended_at         timestamptz,
     PRIMARY KEY (job_id, attempt, rank),
     FOREIGN KEY (job_id, attempt) REFERENCES attempts (job_id, number)
 );

@@ -74,6 +74,7 @@ impl TryFrom<Row> for Artifact {
 /// second artifact of one job is refused by the primary key.
 pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> Result<()> {
     let file_count = u32::try_from(new.manifest.files.len()).unwrap_or(u32::MAX);
+    let digest = new.manifest.digest();
     sqlx::query!(
         "INSERT INTO artifacts
              (job_id, attempt, name, digest, size_bytes, file_count, manifest, committed_at)
@@ -81,7 +82,7 @@ pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> 
         new.job.0,
         convert::int("attempt", new.attempt.0)?,
         new.name,
-        new.manifest.digest().as_str(),
+        digest.as_str(),
         convert::bigint("size of the artifact", new.manifest.size_bytes())?,
         convert::int("file count", file_count)?,
         convert::to_json("manifest", new.manifest)?,
@@ -135,6 +136,23 @@ pub async fn find_manifest_of_job(conn: &mut PgConnection, job: JobId) -> Result
     let manifest = sqlx::query_scalar!("SELECT manifest FROM artifacts WHERE job_id = $1", job.0)
         .fetch_optional(conn)
         .await?;
+    manifest.map(convert::manifest).transpose()
+}
+
+/// The files of the artifact that the job named `name` of a pipeline committed.
+pub async fn find_manifest_by_name(
+    conn: &mut PgConnection,
+    pipeline: PipelineId,
+    name: &JobName,
+) -> Result<Option<Manifest>> {
+    let manifest = sqlx::query_scalar!(
+        "SELECT a.manifest FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE j.pipeline_id = $1 AND j.name = $2",
+        pipeline.0,
+        name.as_str(),
+    )
+    .fetch_optional(conn)
+    .await?;
     manifest.map(convert::manifest).transpose()
 }
 

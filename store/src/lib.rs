@@ -1,1 +1,28 @@
-//! All the SQL: one file per table family, checked macros
+//! All the SQL: one file per table family, one function per statement, checked against the schema
+//! when it is compiled (`.sqlx` holds what an offline build checks against).
+//!
+//! Invariant: the connection is the first argument, so that the caller owns the transaction; each
+//! transition is one guarded UPDATE that names the state and the attempt it expects, and an UPDATE
+//! that finds no such row is an error, never ignored. Verbs: `insert_`, `get_` (must be there),
+//! `find_` (may not be), `list_`, `lock_`, `mark_`.
+//! Not here: decisions (`coordinator`), the clock (times are arguments), retries.
+
+pub mod artifacts;
+pub mod attempts;
+pub mod checkpoints;
+mod convert;
+mod error;
+pub mod events;
+pub mod jobs;
+pub mod pipelines;
+mod pool;
+pub mod ranks;
+pub mod reports;
+pub mod transitions;
+pub mod workers;
+
+pub use error::StoreError;
+pub use pool::{connect, migrate};
+
+/// What every function of this crate returns.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;

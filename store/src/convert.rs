@@ -1,0 +1,100 @@
+//! Between columns and domain values. Postgres has no unsigned integers and no enums of ours: what
+//! comes out is checked, and a value that cannot be read names its column.
+
+use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::ids::JobName;
+use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::spec::JobKind;
+
+use crate::{Result, StoreError};
+
+/// An unsigned number for an `int` column.
+pub(crate) fn int(what: &'static str, value: u32) -> Result<i32> {
+    i32::try_from(value).map_err(|_| StoreError::OutOfRange {
+        what,
+        value: value.to_string(),
+    })
+}
+
+/// An unsigned number for a `bigint` column.
+pub(crate) fn bigint(what: &'static str, value: u64) -> Result<i64> {
+    i64::try_from(value).map_err(|_| StoreError::OutOfRange {
+        what,
+        value: value.to_string(),
+    })
+}
+
+/// An `int` column that is never negative.
+pub(crate) fn u32_of(column: &'static str, value: i32) -> Result<u32> {
+    u32::try_from(value).map_err(|_| unreadable(column, value))
+}
+
+/// A `bigint` column that is never negative.
+pub(crate) fn u64_of(column: &'static str, value: i64) -> Result<u64> {
+    u64::try_from(value).map_err(|_| unreadable(column, value))
+}
+
+pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreError {
+    StoreError::Unreadable {
+        column,
+        value: value.to_string(),
+    }
+}
+
+/// A `jsonb` column holding a value of ours.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    column: &'static str,
+    value: serde_json::Value,
+) -> Result<T> {
+    T::deserialize(&value).map_err(|error| unreadable(column, format!("{value} ({error})")))
+}
+
+/// A value of ours for a `jsonb` column.
+pub(crate) fn to_json<T: serde::Serialize>(
+    what: &'static str,
+    value: &T,
+) -> Result<serde_json::Value> {
+    serde_json::to_value(value).map_err(|error| StoreError::OutOfRange {
+        what,
+        value: error.to_string(),
+    })
+}
+
+pub(crate) fn job_state(word: &str) -> Result<JobStateName> {
+    JobStateName::from_word(word).ok_or_else(|| unreadable("jobs.state", word))
+}
+
+pub(crate) fn attempt_state(word: &str) -> Result<AttemptStateName> {
+    AttemptStateName::from_word(word).ok_or_else(|| unreadable("attempts.state", word))
+}
+
+pub(crate) fn rank_state(word: &str) -> Result<RankState> {
+    RankState::from_word(word).ok_or_else(|| unreadable("attempt_ranks.state", word))
+}
+
+pub(crate) fn kind(word: &str) -> Result<JobKind> {
+    JobKind::from_word(word).ok_or_else(|| unreadable("jobs.kind", word))
+}
+
+pub(crate) fn job_name(text: String) -> Result<JobName> {
+    text.parse().map_err(|_| unreadable("jobs.name", text))
+}
+
+pub(crate) fn digest(text: String) -> Result<Digest> {
+    text.parse().map_err(|_| unreadable("digest", text))
+}
+
+pub(crate) fn manifest(value: serde_json::Value) -> Result<Manifest> {
+    json("manifest", value)
+}
+
+/// The two columns of a failure; both are null where there is none.
+pub(crate) fn failure(class: Option<String>, message: Option<String>) -> Result<Option<Failure>> {
+    let (Some(class), Some(message)) = (class, message) else {
+        return Ok(None);
+    };
+    let class =
+        FailureClass::from_word(&class).ok_or_else(|| unreadable("failure_class", class))?;
+    Ok(Some(Failure { class, message }))
+}

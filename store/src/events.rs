@@ -1,0 +1,56 @@
+//! What happened to a job, in words, for people.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobId;
+use sqlx::PgConnection;
+
+use crate::{Result, convert};
+
+/// One line of a job's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobEvent {
+    pub at: DateTime<Utc>,
+    /// Newest attempt at that time, 0 before the first.
+    pub attempt: u32,
+    pub text: String,
+}
+
+/// Adds a line to a job's history.
+pub async fn insert_event(
+    conn: &mut PgConnection,
+    job: JobId,
+    attempt: u32,
+    text: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    sqlx::query!(
+        "INSERT INTO job_events (job_id, attempt, text, at) VALUES ($1, $2, $3, $4)",
+        job.0,
+        convert::int("attempt", attempt)?,
+        text,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The newest `limit` lines of a job's history, oldest first.
+pub async fn list_events(conn: &mut PgConnection, job: JobId, limit: u32) -> Result<Vec<JobEvent>> {
+    let rows = sqlx::query!(
+        "SELECT attempt, text, at FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT $2",
+        job.0,
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    let events = rows.into_iter().rev().map(|row| {
+        let attempt = convert::u32_of("job_events.attempt", row.attempt)?;
+        Ok(JobEvent {
+            at: row.at,
+            attempt,
+            text: row.text,
+        })
+    });
+    events.collect()
+}

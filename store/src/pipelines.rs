@@ -1,0 +1,103 @@
+//! Pipelines: what was submitted together, under one `request_id`.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::artifact::Digest;
+use marquee_domain::ids::{JobName, PipelineId};
+use sqlx::PgConnection;
+
+use crate::{Result, StoreError, convert};
+
+/// A pipeline to store.
+#[derive(Debug, Clone)]
+pub struct NewPipeline<'a> {
+    pub name: &'a JobName,
+    pub request_id: &'a str,
+    /// Digest of the document and its overrides.
+    pub document_digest: &'a Digest,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A stored pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pipeline {
+    pub id: PipelineId,
+    pub name: JobName,
+    pub document_digest: Digest,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Stores a pipeline. None when its `request_id` is taken; where a transaction that is still open
+/// has it, this waits for that one's end.
+pub async fn insert_pipeline(
+    conn: &mut PgConnection,
+    new: &NewPipeline<'_>,
+) -> Result<Option<PipelineId>> {
+    let id = sqlx::query_scalar!(
+        "INSERT INTO pipelines (name, request_id, document_digest, created_at)
+         VALUES ($1, $2, $3, $4)
+         ON CONFLICT (request_id) DO NOTHING
+         RETURNING id",
+        new.name.as_str(),
+        new.request_id,
+        new.document_digest.as_str(),
+        new.created_at,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(id.map(PipelineId))
+}
+
+/// The pipeline submitted under `request_id`.
+pub async fn find_pipeline_by_request_id(
+    conn: &mut PgConnection,
+    request_id: &str,
+) -> Result<Option<Pipeline>> {
+    let row = sqlx::query!(
+        "SELECT id, name, document_digest, created_at FROM pipelines WHERE request_id = $1",
+        request_id,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| pipeline(row.id, row.name, row.document_digest, row.created_at))
+        .transpose()
+}
+
+/// One pipeline.
+pub async fn get_pipeline(conn: &mut PgConnection, id: PipelineId) -> Result<Pipeline> {
+    let row = sqlx::query!(
+        "SELECT id, name, document_digest, created_at FROM pipelines WHERE id = $1",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or(StoreError::PipelineNotFound(id))?;
+    pipeline(row.id, row.name, row.document_digest, row.created_at)
+}
+
+/// Locks a pipeline until the end of the transaction. Whoever changes states of its jobs holds
+/// this lock: jobs of one pipeline change each other's states, and one lock at the top cannot
+/// deadlock.
+pub async fn lock_pipeline(conn: &mut PgConnection, id: PipelineId) -> Result<()> {
+    sqlx::query_scalar!(
+        "SELECT id FROM pipelines WHERE id = $1 FOR NO KEY UPDATE",
+        id.0
+    )
+    .fetch_optional(conn)
+    .await?
+    .map(|_| ())
+    .ok_or(StoreError::PipelineNotFound(id))
+}
+
+fn pipeline(
+    id: i64,
+    name: String,
+    document_digest: String,
+    created_at: DateTime<Utc>,
+) -> Result<Pipeline> {
+    Ok(Pipeline {
+        id: PipelineId(id),
+        name: convert::job_name(name)?,
+        document_digest: convert::digest(document_digest)?,
+        created_at,
+    })
+}

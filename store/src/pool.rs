@@ -1,0 +1,45 @@
+//! Connections, their limits, and the migrations.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+use crate::Result;
+
+/// Connections of one coordinator: a stock Postgres allows 100, and the sessions of 100 workers
+/// share these a few milliseconds at a time.
+const CONNECTIONS_MAX: u32 = 20;
+/// How long a caller waits for a connection before it hears that Postgres is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Milliseconds that one statement may take: ours take a few, and a hung one must not hold a lock.
+const STATEMENT_TIMEOUT_MS: &str = "30000";
+/// Milliseconds that a transaction may lie idle before Postgres rolls it back: what a killed or
+/// hung coordinator had locked is free again after this long.
+const IDLE_TRANSACTION_TIMEOUT_MS: &str = "10000";
+
+/// Opens a pool on `url` (`postgres://...`) and makes sure that one connection works.
+pub async fn connect(url: &str) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url)?
+        .application_name("marquee")
+        .options([
+            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            (
+                "idle_in_transaction_session_timeout",
+                IDLE_TRANSACTION_TIMEOUT_MS,
+            ),
+        ]);
+    let pool = PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await?;
+    Ok(pool)
+}
+
+/// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
+pub async fn migrate(pool: &PgPool) -> Result<()> {
+    sqlx::migrate!("../migrations").run(pool).await?;
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! Log lines and metric values, stored under (attempt, rank, sequence): the primary keys make a
+//! second storing of the same report an error instead of a doubled line.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::{AttemptNumber, JobId, Rank};
+use sqlx::PgConnection;
+
+use crate::ranks::RankKey;
+use crate::{Result, convert};
+
+/// Which of a child's outputs a line is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStream {
+    Stdout,
+    Stderr,
+}
+
+impl LogStream {
+    /// The word used in SQL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// A log line to store, or one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    pub sequence: u64,
+    /// Place of the line within its report.
+    pub line: u32,
+    pub stream: LogStream,
+    pub text: String,
+    pub at: DateTime<Utc>,
+}
+
+/// A metric value to store, or one that is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    pub sequence: u64,
+    pub name: String,
+    pub step: u64,
+    pub value: f64,
+    pub at: DateTime<Utc>,
+}
+
+/// How far a reader is in the rows of one rank: it has read up to this row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor<L> {
+    pub rank: Rank,
+    pub sequence: u64,
+    /// Place within the report.
+    pub last: L,
+}
+
+/// Stores log lines of one rank.
+pub async fn insert_log_lines(
+    conn: &mut PgConnection,
+    key: RankKey,
+    lines: &[LogLine],
+) -> Result<()> {
+    let sequences = lines
+        .iter()
+        .map(|l| convert::bigint("sequence", l.sequence));
+    let numbers = lines.iter().map(|l| convert::int("line", l.line));
+    let streams: Vec<String> = lines.iter().map(|l| l.stream.as_str().to_owned()).collect();
+    let texts: Vec<String> = lines.iter().map(|l| l.text.clone()).collect();
+    let ats: Vec<DateTime<Utc>> = lines.iter().map(|l| l.at).collect();
+    sqlx::query!(
+        "INSERT INTO log_lines (job_id, attempt, rank, sequence, line, stream, text, at)
+         SELECT $1, $2, $3, l.sequence, l.line, l.stream, l.text, l.at
+         FROM unnest($4::bigint[], $5::int[], $6::text[], $7::text[], $8::timestamptz[])
+              AS l (sequence, line, stream, text, at)",
+        key.job.0,
+        convert::int("attempt", key.attempt.0)?,
+        convert::int("rank", key.rank.0)?,
+        &sequences.collect::<Result<Vec<_>>>()?,
+        &numbers.collect::<Result<Vec<_>>>()?,
+        &streams,
+        &texts,
+        &ats,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Stores metric values of one rank.
+pub async fn insert_metrics(
+    conn: &mut PgConnection,
+    key: RankKey,
+    metrics: &[Metric],
+) -> Result<()> {
+    let sequences = metrics
+        .iter()
+        .map(|m| convert::bigint("sequence", m.sequence));
+    let names: Vec<String> = metrics.iter().map(|m| m.name.clone()).collect();
+    let steps = metrics.iter().map(|m| convert::bigint("step", m.step));
+    let values: Vec<f64> = metrics.iter().map(|m| m.value).collect();
+    let ats: Vec<DateTime<Utc>> = metrics.iter().map(|m| m.at).collect();
+    sqlx::query!(
+        "INSERT INTO metrics (job_id, attempt, rank, sequence, name, step, value, at)
+         SELECT $1, $2, $3, m.sequence, m.name, m.step, m.value, m.at
+         FROM unnest($4::bigint[], $5::text[], $6::bigint[], $7::float8[], $8::timestamptz[])
+              AS m (sequence, name, step, value, at)",
+        key.job.0,
+        convert::int("attempt", key.attempt.0)?,
+        convert::int("rank", key.rank.0)?,
+        &sequences.collect::<Result<Vec<_>>>()?,
+        &names,
+        &steps.collect::<Result<Vec<_>>>()?,
+        &values,
+        &ats,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The next log lines of each rank after its cursor, at most `limit` a rank; by rank, in order.
+pub async fn list_log_lines(
+    conn: &mut PgConnection,
+    job: JobId,
+    attempt: AttemptNumber,
+    after: &[Cursor<u32>],
+    limit: u32,
+) -> Result<Vec<(Rank, LogLine)>> {
+    let (ranks, sequences) = cursor_columns(after)?;
+    let lines = after
+        .iter()
+        .map(|c| convert::int("line", c.last))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = sqlx::query_as!(
+        RawLogLine,
+        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at
+           FROM unnest($3::int[], $4::bigint[], $5::int[]) AS c (rank, sequence, line)
+           CROSS JOIN LATERAL (
+               SELECT sequence, line, stream, text, at FROM log_lines
+               WHERE job_id = $1 AND attempt = $2 AND rank = c.rank
+                 AND (sequence, line) > (c.sequence, c.line)
+               ORDER BY sequence, line LIMIT $6) l
+           ORDER BY c.rank, l.sequence, l.line"#,
+        job.0,
+        convert::int("attempt", attempt.0)?,
+        &ranks,
+        &sequences,
+        &lines,
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(RawLogLine::read).collect()
+}
+
+/// The last `limit` log lines of each rank; by rank, in order.
+pub async fn list_last_log_lines(
+    conn: &mut PgConnection,
+    job: JobId,
+    attempt: AttemptNumber,
+    ranks: &[Rank],
+    limit: u32,
+) -> Result<Vec<(Rank, LogLine)>> {
+    let ranks = ranks
+        .iter()
+        .map(|r| convert::int("rank", r.0))
+        .collect::<Result<Vec<_>>>()?;
+    let rows = sqlx::query_as!(
+        RawLogLine,
+        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at
+           FROM unnest($3::int[]) AS c (rank)
+           CROSS JOIN LATERAL (
+               SELECT sequence, line, stream, text, at FROM log_lines
+               WHERE job_id = $1 AND attempt = $2 AND rank = c.rank
+               ORDER BY sequence DESC, line DESC LIMIT $4) l
+           ORDER BY c.rank, l.sequence, l.line"#,
+        job.0,
+        convert::int("attempt", attempt.0)?,
+        &ranks,
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(RawLogLine::read).collect()
+}
+
+/// The next metric values of each rank after its cursor, at most `limit` a rank; by rank, in
+/// order. `names` narrows them to these names; None: all.
+pub async fn list_metrics(
+    conn: &mut PgConnection,
+    job: JobId,
+    attempt: AttemptNumber,
+    after: &[Cursor<String>],
+    names: Option<&[String]>,
+    limit: u32,
+) -> Result<Vec<(Rank, Metric)>> {
+    let (ranks, sequences) = cursor_columns(after)?;
+    let lasts: Vec<String> = after.iter().map(|c| c.last.clone()).collect();
+    let rows = sqlx::query!(
+        r#"SELECT c.rank AS "rank!", m.sequence, m.name, m.step, m.value, m.at
+           FROM unnest($3::int[], $4::bigint[], $5::text[]) AS c (rank, sequence, name)
+           CROSS JOIN LATERAL (
+               SELECT sequence, name, step, value, at FROM metrics
+               WHERE job_id = $1 AND attempt = $2 AND rank = c.rank
+                 AND (sequence, name) > (c.sequence, c.name)
+                 AND ($6::text[] IS NULL OR name = ANY ($6))
+               ORDER BY sequence, name LIMIT $7) m
+           ORDER BY c.rank, m.sequence, m.name"#,
+        job.0,
+        convert::int("attempt", attempt.0)?,
+        &ranks,
+        &sequences,
+        &lasts,
+        names,
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    let metrics = rows.into_iter().map(|row| {
+        let metric = Metric {
+            sequence: convert::u64_of("metrics.sequence", row.sequence)?,
+            name: row.name,
+            step: convert::u64_of("metrics.step", row.step)?,
+            value: row.value,
+            at: row.at,
+        };
+        Ok((Rank(convert::u32_of("metrics.rank", row.rank)?), metric))
+    });
+    metrics.collect()
+}
+
+fn cursor_columns<L>(after: &[Cursor<L>]) -> Result<(Vec<i32>, Vec<i64>)> {
+    let ranks = after.iter().map(|c| convert::int("rank", c.rank.0));
+    let sequences = after
+        .iter()
+        .map(|c| convert::bigint("sequence", c.sequence));
+    Ok((
+        ranks.collect::<Result<_>>()?,
+        sequences.collect::<Result<_>>()?,
+    ))
+}
+
+struct RawLogLine {
+    rank: i32,
+    sequence: i64,
+    line: i32,
+    stream: String,
+    text: String,
+    at: DateTime<Utc>,
+}
+
+impl RawLogLine {
+    fn read(self) -> Result<(Rank, LogLine)> {
+        let stream = [LogStream::Stdout, LogStream::Stderr]
+            .into_iter()
+            .find(|stream| stream.as_str() == self.stream)
+            .ok_or_else(|| convert::unreadable("log_lines.stream", &self.stream))?;
+        let line = LogLine {
+            sequence: convert::u64_of("log_lines.sequence", self.sequence)?,
+            line: convert::u32_of("log_lines.line", self.line)?,
+            stream,
+            text: self.text,
+            at: self.at,
+        };
+        Ok((Rank(convert::u32_of("log_lines.rank", self.rank)?), line))
+    }
+}
