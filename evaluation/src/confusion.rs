@@ -17,13 +17,6 @@ pub struct Confusion {
 }
 
 impl Confusion {
-    /// Count one decision.
-    pub fn record(&mut self, is_true: bool, is_predicted: bool) {
-        self.true_positive += u64::from(is_true && is_predicted);
-        self.false_positive += u64::from(!is_true && is_predicted);
-        self.false_negative += u64::from(is_true && !is_predicted);
-    }
-
     /// How often the label is true.
     #[must_use]
     pub fn support(&self) -> u64 {
@@ -106,7 +99,11 @@ pub fn counts(truth: &[u8], scores: &[f32], threshold: f64) -> Confusion {
     assert_eq!(truth.len(), scores.len(), "one truth for each score");
     let mut sum = Confusion::default();
     for (&is_true, &score) in truth.iter().zip(scores) {
-        sum.record(is_true != 0, is_predicted(score, threshold));
+        let is_true = is_true != 0;
+        let is_predicted = is_predicted(score, threshold);
+        sum.true_positive += u64::from(is_true && is_predicted);
+        sum.false_positive += u64::from(!is_true && is_predicted);
+        sum.false_negative += u64::from(is_true && !is_predicted);
     }
     sum
 }

@@ -12,10 +12,23 @@
 //! [`write_report`] is the whole of it for an eval job; [`counts`] and [`f1_micro`] are what a
 //! training loop needs at the end of an epoch.
 
+mod baselines;
+mod bootstrap;
 mod confusion;
+mod decisions;
 mod error;
+mod files;
+mod gallery;
 mod history;
 mod input;
+mod page;
+mod predictions;
+mod ranking;
+mod report;
+mod rules;
+#[cfg(test)]
+mod sklearn_parity;
+mod warnings;
 
 use std::path::Path;
 
@@ -35,6 +48,27 @@ use marquee_domain::report::EvalReport;
 /// names an unknown label, the test split is empty, or a file cannot be written.
 pub fn write_report(dir: &Path, input: &EvalInput<'_>) -> Result<EvalReport, EvalError> {
     input.check()?;
-    let _ = dir;
-    Ok(EvalReport::default())
+    let evaluation = report::evaluate(input);
+    files::write(dir, "predictions.parquet", &predictions::encode(input)?)?;
+    files::write(dir, "classes.json", &json("classes.json", &input.classes)?)?;
+    files::write(
+        dir,
+        "report.json",
+        &json("report.json", &evaluation.report)?,
+    )?;
+    files::write(
+        dir,
+        "report.html",
+        page::render(input, &evaluation).as_bytes(),
+    )?;
+    Ok(evaluation.report)
+}
+
+fn json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, EvalError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|source| EvalError::Encode {
+        what,
+        source: source.into(),
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }

@@ -1,0 +1,100 @@
+//! `report.html`: one self-contained page.
+//!
+//! Invariants: no script, no font, picture or style from elsewhere (a content security policy in
+//! the page forbids it); every text is escaped by the template macro; colour never carries meaning
+//! alone. One module a section.
+
+mod classes;
+mod curves;
+mod definitions;
+mod format;
+mod gallery;
+mod plot;
+mod roc;
+mod standing;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use crate::input::EvalInput;
+use crate::report::Evaluation;
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// Nothing from the network, no script; styles of this page and pictures inside it alone.
+const SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; \
+                               base-uri 'none'; form-action 'none'";
+
+/// The whole page.
+pub(crate) fn render(input: &EvalInput<'_>, evaluation: &Evaluation) -> String {
+    let report = &evaluation.report;
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(SECURITY_POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (report.model) " · Marquee evaluation" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                a.skip href="#main" { "Skip to the figures" }
+                (header(input, evaluation))
+                main #main {
+                    (warnings(&report.warnings))
+                    (standing::section(input, report))
+                    (classes::section(report))
+                    (curves::section(&input.history))
+                    (roc::section(report, &evaluation.rankings))
+                    (gallery::section(input, &evaluation.decisions))
+                    (definitions::section(input, report))
+                }
+                footer { p { "Written by Marquee. Every score is in predictions.parquet, every figure in report.json." } }
+            }
+        }
+    }
+    .into_string()
+}
+
+fn header(input: &EvalInput<'_>, evaluation: &Evaluation) -> Markup {
+    let report = &evaluation.report;
+    let pictures = |split: &str| report.pictures.get(split).copied().unwrap_or(0);
+    html! {
+        header.sign {
+            div.sign-board {
+                p.eyebrow { "Marquee evaluation" }
+                h1 { (report.model) }
+                p.billing {
+                    span { b { (format::count(pictures("test"))) } " test pictures" }
+                    span { b { (format::count(pictures("validation"))) } " for thresholds" }
+                    span { b { (report.classes.len()) } " classes" }
+                    @if input.timing.images_per_second > 0.0 {
+                        span { b { (format::rate(input.timing.images_per_second)) } " pictures/s" }
+                    }
+                }
+                @if report.source.synthetic {
+                    p.synthetic {
+                        strong { "Synthetic pictures." }
+                        " They were generated, so these figures tell how well the machinery works; \
+                         never set them beside figures on real pictures."
+                    }
+                }
+                @if let Some(attribution) = &report.source.attribution {
+                    p.attribution { (attribution) }
+                }
+            }
+        }
+    }
+}
+
+fn warnings(warnings: &[String]) -> Markup {
+    html! {
+        @if !warnings.is_empty() {
+            section.warnings aria-labelledby="warnings" {
+                h2 #warnings { span aria-hidden="true" { "⚠ " } "Before you trust these figures" }
+                ul { @for warning in warnings { li { (warning) } } }
+            }
+        }
+    }
+}

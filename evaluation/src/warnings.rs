@@ -1,0 +1,158 @@
+//! Reasons to doubt a report's own figures. Shown on the page, in `report.json`, and by the CLI.
+
+use std::collections::HashSet;
+
+use marquee_domain::report::EvalReport;
+
+use crate::input::EvalInput;
+use crate::ranking::DEFAULT_THRESHOLD;
+
+/// Ids or labels named in a warning.
+const NAMED_AT_MOST: usize = 5;
+
+/// Every warning, the gravest first.
+pub(crate) fn find(input: &EvalInput<'_>, report: &EvalReport) -> Vec<String> {
+    let mut warnings = Vec::new();
+    warnings.extend(shared_pictures(input));
+    warnings.extend(above_ceiling(report));
+    warnings.extend(repeated_pictures("validation", &input.validation.ids));
+    warnings.extend(repeated_pictures("test", &input.test.ids));
+    warnings.extend(no_better_than_all(report));
+    warnings.extend(untuned_classes(input));
+    warnings.extend(untested_classes(report));
+    warnings
+}
+
+/// A picture in both splits is a leak: its threshold was tuned on it.
+fn shared_pictures(input: &EvalInput<'_>) -> Option<String> {
+    let validation: HashSet<&String> = input.validation.ids.iter().collect();
+    let shared: Vec<&str> = input
+        .test
+        .ids
+        .iter()
+        .filter(|id| validation.contains(id))
+        .map(String::as_str)
+        .collect();
+    (!shared.is_empty()).then(|| {
+        format!(
+            "leak: {} of the test split are also in validation ({}); preprocess the dataset again",
+            count(shared.len(), "picture", "pictures"),
+            some_of(&shared)
+        )
+    })
+}
+
+/// No classifier can beat the source's ceiling for long: either luck, or the test split leaked.
+fn above_ceiling(report: &EvalReport) -> Option<String> {
+    let ceiling = report.source.f1_micro_ceiling?;
+    let best = report
+        .rules
+        .iter()
+        .max_by(|a, b| a.f1_micro.total_cmp(&b.f1_micro))?;
+    if best.f1_micro <= ceiling {
+        return None;
+    }
+    let verdict = match best.f1_micro_interval {
+        Some((low, _)) if low > ceiling => "its whole interval lies above: look for a leak",
+        Some(_) => {
+            "its interval reaches below, so this may be chance; if it stays, look for a leak"
+        }
+        None => "this is chance or a leak; ask for bootstrap intervals to tell which",
+    };
+    Some(format!(
+        "micro F1 {:.3} of rule {:?} is above {ceiling:.3}, the best that any classifier can expect \
+         on this source; {verdict}",
+        best.f1_micro, best.rule
+    ))
+}
+
+fn repeated_pictures(split: &str, ids: &[String]) -> Option<String> {
+    let mut seen = HashSet::new();
+    let repeated: Vec<&str> = ids
+        .iter()
+        .filter(|id| !seen.insert(*id))
+        .map(String::as_str)
+        .collect();
+    (!repeated.is_empty()).then(|| {
+        format!(
+            "{} of split {split:?} are scored more than once ({}), which counts them double",
+            count(repeated.len(), "picture", "pictures"),
+            some_of(&repeated)
+        )
+    })
+}
+
+fn no_better_than_all(report: &EvalReport) -> Option<String> {
+    let all = report
+        .baselines
+        .iter()
+        .find(|baseline| baseline.name == "all")?;
+    let best = report
+        .rules
+        .iter()
+        .max_by(|a, b| a.f1_micro.total_cmp(&b.f1_micro))?;
+    (best.f1_micro <= all.f1_micro).then(|| {
+        format!(
+            "the model has learned nothing useful yet: its best micro F1 {:.3} is no better than \
+             {:.3} for predicting every label for every picture; train longer",
+            best.f1_micro, all.f1_micro
+        )
+    })
+}
+
+fn untuned_classes(input: &EvalInput<'_>) -> Option<String> {
+    let classes = input.classes.len();
+    let mut has_positive = vec![false; classes];
+    for row in input.validation.truth.chunks_exact(classes) {
+        for (seen, &is_true) in has_positive.iter_mut().zip(row) {
+            *seen |= is_true != 0;
+        }
+    }
+    let untuned: Vec<&str> = input
+        .classes
+        .iter()
+        .zip(has_positive)
+        .filter(|(_, seen)| !seen)
+        .map(|(class, _)| class.as_str())
+        .collect();
+    (!untuned.is_empty()).then(|| {
+        format!(
+            "{} without a positive in validation ({}): the threshold stays {DEFAULT_THRESHOLD}",
+            count(untuned.len(), "class", "classes"),
+            some_of(&untuned)
+        )
+    })
+}
+
+fn untested_classes(report: &EvalReport) -> Option<String> {
+    let untested: Vec<&str> = report
+        .per_class
+        .iter()
+        .filter(|class| class.support == 0)
+        .map(|class| class.class.as_str())
+        .collect();
+    (!untested.is_empty()).then(|| {
+        format!(
+            "{} without a positive in the test split ({}): no AUC and no average precision; macro F1 \
+             counts F1 0 for it",
+            count(untested.len(), "class", "classes"),
+            some_of(&untested)
+        )
+    })
+}
+
+fn count(number: usize, one: &str, many: &str) -> String {
+    if number == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{number} {many}")
+    }
+}
+
+fn some_of(names: &[&str]) -> String {
+    let shown = names[..names.len().min(NAMED_AT_MOST)].join(", ");
+    match names.len().saturating_sub(NAMED_AT_MOST) {
+        0 => shown,
+        left => format!("{shown} and {left} more"),
+    }
+}
