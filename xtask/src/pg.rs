@@ -88,6 +88,11 @@ impl PrivatePostgres {
         )
     }
 
+    /// Removed with everything in it when the server ends.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Runs a file of SQL in one transaction.
     pub(crate) fn apply(&self, file: &Path) -> Result<()> {
         process::read(

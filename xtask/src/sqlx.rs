@@ -75,12 +75,11 @@ fn compute(workspace: &Workspace, setup: &Setup) -> Result<Queries> {
         Ok(server)
     })?;
     report::step(&format!("checking the queries of {PACKAGE}"), || {
-        let folder = std::env::temp_dir().join(format!("marquee-sqlx-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        let queries =
-            compile_against(workspace, &server, &folder).and_then(|()| read_queries(&folder));
-        fs::remove_dir_all(&folder)?;
-        queries
+        // In the server's folder, which goes with the server.
+        let folder = server.folder().join("queries");
+        fs::create_dir(&folder)?;
+        compile_against(workspace, &server, &folder)?;
+        read_queries(&folder)
     })
 }
 
