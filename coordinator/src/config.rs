@@ -1,0 +1,341 @@
+//! Settings: defaults, then a TOML file, then the environment, then flags; the later wins.
+//!
+//! Invariant: a [`Config`] can be run: every key is known, every value makes sense, and what is
+//! dangerous is refused here, with the key's name and the way out. `deploy/coordinator.toml`
+//! describes the keys for users.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat, Value, ValueKind};
+use serde::Deserialize;
+
+use crate::app::Settings;
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/marquee/coordinator.toml";
+/// Variables `MARQUEE_COORDINATOR__LISTEN`, `MARQUEE_COORDINATOR__TLS__CERT` and so on.
+const ENV_PREFIX: &str = "MARQUEE_COORDINATOR";
+const ENV_SEPARATOR: &str = "__";
+/// Where workers and users connect when nothing else is said.
+const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
+/// Edits that make an unknown key still look like a known one.
+const TYPO_MAX_EDITS: usize = 3;
+
+/// Every key that a file or the environment may hold.
+const KEYS: [&str; 11] = [
+    "listen",
+    "data_dir",
+    "database_url",
+    "postgres_bin",
+    "tls.cert",
+    "tls.key",
+    "tls.client_ca",
+    "timing.lease_ms",
+    "timing.heartbeat_every_ms",
+    "timing.poll_every_ms",
+    "timing.stop_grace_ms",
+];
+
+/// A coordinator's settings, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// Absolute.
+    pub data_dir: PathBuf,
+    /// None: a private Postgres in `data_dir`.
+    pub database_url: Option<DatabaseUrl>,
+    /// The folder of the server's programs, for a private Postgres.
+    pub postgres_bin: Option<PathBuf>,
+    pub tls: Option<TlsFiles>,
+    pub settings: Settings,
+}
+
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Clients must show a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// A URL that may hold a password: never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(pub String);
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+/// What was said on the command line. None: not said.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub listen: Option<String>,
+    pub data_dir: Option<PathBuf>,
+    pub database_url: Option<String>,
+}
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{source_name}: unknown key {key:?}; {hint}")]
+    UnknownKey { key: String, source_name: String, hint: String },
+    #[error("{0}")]
+    Unreadable(#[from] config::ConfigError),
+    #[error("key {key:?} is {value:?}: {problem}")]
+    Value { key: &'static str, value: String, problem: String },
+    #[error(
+        "key \"listen\" is \"{listen}\", which other hosts can reach, and there is no [tls]: anybody there could run programs on your workers; set tls.cert and tls.key, or listen on 127.0.0.1"
+    )]
+    OpenWithoutTls { listen: SocketAddr },
+    #[error("there is no folder for data_dir: set it, or HOME")]
+    NoDataDir,
+}
+
+/// The settings as they are written.
+#[derive(Debug, Deserialize)]
+struct Written {
+    listen: String,
+    data_dir: Option<PathBuf>,
+    database_url: Option<DatabaseUrl>,
+    postgres_bin: Option<PathBuf>,
+    tls: Option<TlsFiles>,
+    #[serde(default)]
+    timing: Timing,
+}
+
+/// Times that tests shorten. Users leave them alone: the defaults are what the documentation and
+/// the promises state.
+#[derive(Debug, Default, Deserialize)]
+struct Timing {
+    lease_ms: Option<u64>,
+    heartbeat_every_ms: Option<u64>,
+    poll_every_ms: Option<u64>,
+    stop_grace_ms: Option<u64>,
+}
+
+impl Config {
+    /// Reads the settings. `environment` is this process's.
+    pub fn load(
+        flags: &Flags,
+        environment: HashMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            Some(path) => File::from(path.as_path()).format(FileFormat::Toml).required(true),
+            None => File::new(DEFAULT_FILE, FileFormat::Toml).required(false),
+        };
+        let data_dir = default_data_dir(&environment);
+        let postgres_bin = environment.get("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
+        let from_environment = Environment::with_prefix(ENV_PREFIX)
+            .prefix_separator(ENV_SEPARATOR)
+            .separator(ENV_SEPARATOR)
+            .source(Some(environment.into_iter().collect()));
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let merged = config::Config::builder()
+            .set_default("listen", DEFAULT_LISTEN)?
+            .add_source(file)
+            .add_source(from_environment)
+            .set_override_option("listen", flags.listen.clone())?
+            .set_override_option("data_dir", flags.data_dir.as_ref().map(text))?
+            .set_override_option("database_url", flags.database_url.clone())?
+            .build()?;
+        refuse_unknown_keys("", &merged.cache)?;
+
+        let written: Written = merged.try_deserialize()?;
+        let listen = parse_listen(&written.listen)?;
+        if !listen.ip().is_loopback() && written.tls.is_none() {
+            return Err(ConfigError::OpenWithoutTls { listen });
+        }
+        let data_dir = written.data_dir.or(data_dir).ok_or(ConfigError::NoDataDir)?;
+        Ok(Self {
+            listen,
+            data_dir: std::path::absolute(&data_dir).map_err(|error| ConfigError::Value {
+                key: "data_dir",
+                value: data_dir.display().to_string(),
+                problem: error.to_string(),
+            })?,
+            database_url: written.database_url,
+            postgres_bin: written.postgres_bin.or(postgres_bin),
+            tls: written.tls,
+            settings: settings(&written.timing)?,
+        })
+    }
+}
+
+/// The service manager's state folder, else the usual place of the user.
+fn default_data_dir(environment: &HashMap<String, String>) -> Option<PathBuf> {
+    if let Some(folder) = environment.get("STATE_DIRECTORY") {
+        return Some(PathBuf::from(folder));
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/marquee/coordinator"));
+    }
+    let data_home = environment.get("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
+        environment.get("HOME").map(|home| Path::new(home).join(".local/share"))
+    });
+    data_home.map(|folder| folder.join("marquee/coordinator"))
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
+    text.parse().map_err(|_| ConfigError::Value {
+        key: "listen",
+        value: text.into(),
+        problem: "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\"".into(),
+    })
+}
+
+fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
+    let or = |ms: Option<u64>, default| ms.map_or(default, Duration::from_millis);
+    let default = Settings::default();
+    let settings = Settings {
+        lease: or(timing.lease_ms, default.lease),
+        heartbeat_every: or(timing.heartbeat_every_ms, default.heartbeat_every),
+        poll_every: or(timing.poll_every_ms, default.poll_every),
+        stop_grace: or(timing.stop_grace_ms, default.stop_grace),
+    };
+    let bad = |key, value: Duration, problem: &str| {
+        Err(ConfigError::Value { key, value: value.as_millis().to_string(), problem: problem.into() })
+    };
+    if settings.heartbeat_every.is_zero() {
+        return bad("timing.heartbeat_every_ms", settings.heartbeat_every, "it must be 1 or more");
+    }
+    if settings.poll_every.is_zero() {
+        return bad("timing.poll_every_ms", settings.poll_every, "it must be 1 or more");
+    }
+    if settings.lease < settings.heartbeat_every * 2 {
+        let problem = "it must be at least twice timing.heartbeat_every_ms, or one late heartbeat loses a worker";
+        return bad("timing.lease_ms", settings.lease, problem);
+    }
+    Ok(settings)
+}
+
+fn refuse_unknown_keys(path: &str, value: &Value) -> Result<(), ConfigError> {
+    let ValueKind::Table(table) = &value.kind else {
+        return if KEYS.contains(&path) { Ok(()) } else { Err(unknown_key(path, value)) };
+    };
+    if KEYS.contains(&path) {
+        // A table where a value should be: what reads it says so.
+        return Ok(());
+    }
+    let mut names: Vec<&String> = table.keys().collect();
+    names.sort();
+    for name in names {
+        let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        refuse_unknown_keys(&key, &table[name])?;
+    }
+    Ok(())
+}
+
+fn unknown_key(key: &str, value: &Value) -> ConfigError {
+    let nearest = KEYS
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(key, known), known))
+        .min()
+        .filter(|(edits, _)| *edits <= TYPO_MAX_EDITS);
+    let hint = match nearest {
+        Some((_, known)) => format!("did you mean {known:?}?"),
+        None => format!("the keys are {}", KEYS.join(", ")),
+    };
+    let source_name = value.origin().unwrap_or("the command line").to_owned();
+    ConfigError::UnknownKey { key: key.into(), source_name, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("coordinator.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut environment: HashMap<String, String> =
+            environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        environment.entry("STATE_DIRECTORY".into()).or_insert("/state".into());
+        Config::load(&Flags { config: Some(path), ..Flags::default() }, environment)
+    }
+
+    #[track_caller]
+    fn error_of(file: &str, environment: &[(&str, &str)]) -> String {
+        load(file, environment).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = load("", &[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7700");
+        assert_eq!(config.data_dir, Path::new("/state"));
+        assert_eq!(config.settings, Settings::default());
+        assert!(config.database_url.is_none() && config.tls.is_none());
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file_and_flags_before_both() {
+        let environment = [
+            ("MARQUEE_COORDINATOR__LISTEN", "127.0.0.1:2"),
+            ("MARQUEE_COORDINATOR__TIMING__LEASE_MS", "5000"),
+            ("MARQUEE_POSTGRES_BIN", "/pg/bin"),
+        ];
+        let config = load("listen = \"127.0.0.1:1\"", &environment).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.settings.lease, Duration::from_secs(5));
+        assert_eq!(config.postgres_bin.as_deref(), Some(Path::new("/pg/bin")));
+
+        let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
+        let environment = environment.map(|(k, v)| (k.into(), v.into())).into();
+        let config = Config::load(&flags, environment).unwrap();
+        assert_eq!(config.listen.port(), 3);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_what_was_meant() {
+        let text = error_of("listne = \"127.0.0.1:1\"", &[]);
+        assert!(text.contains("unknown key \"listne\"; did you mean \"listen\"?"), "{text}");
+        assert!(text.contains("coordinator.toml"), "{text}");
+        let text = error_of("[tls]\ncert = \"a\"\nkey = \"b\"\nclient-ca = \"c\"", &[]);
+        assert!(text.contains("\"tls.client-ca\"; did you mean \"tls.client_ca\"?"), "{text}");
+        let text = error_of("", &[("MARQUEE_COORDINATOR__QUANTUM_FLUX", "1")]);
+        assert!(text.contains("the environment: unknown key \"quantum_flux\"; the keys are"), "{text}");
+    }
+
+    #[test]
+    fn beyond_loopback_it_wants_tls() {
+        let text = error_of("listen = \"0.0.0.0:7700\"", &[]);
+        assert!(text.contains("key \"listen\"") && text.contains("set tls.cert"), "{text}");
+        assert!(load("listen = \"[::1]:7700\"", &[]).is_ok());
+        let with_tls = "listen = \"0.0.0.0:7700\"\n[tls]\ncert = \"/c\"\nkey = \"/k\"";
+        assert!(load(with_tls, &[]).is_ok());
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key() {
+        let text = error_of("listen = \"localhost\"", &[]);
+        assert!(text.contains("key \"listen\" is \"localhost\""), "{text}");
+        let text = error_of("[timing]\nlease_ms = \"soon\"", &[]);
+        assert!(text.contains("timing.lease_ms"), "{text}");
+        let text = error_of("[timing]\nlease_ms = 100\nheartbeat_every_ms = 80", &[]);
+        assert!(text.contains("key \"timing.lease_ms\" is \"100\""), "{text}");
+        let text = error_of("[tls]\ncert = \"/c\"", &[]);
+        assert!(text.contains("key"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let flags = Flags { config: Some("/nowhere/c.toml".into()), ..Flags::default() };
+        let text = Config::load(&flags, HashMap::new()).unwrap_err().to_string();
+        assert!(text.contains("/nowhere/c.toml"), "{text}");
+    }
+
+    #[test]
+    fn the_database_url_is_never_shown() {
+        let config = load("database_url = \"postgres://u:secret@h/d\"", &[]).unwrap();
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,118 @@
+//! What a coordinator that was killed may have left: a server that is still on its way out, and
+//! files that name a process which is no more.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{PostgresError, io_error};
+
+/// How long a server may take for a fast shutdown: it ends its transactions and writes a
+/// checkpoint, a fraction of a second for ours, more on a busy disk.
+const FAST: Duration = Duration::from_secs(10);
+/// How long it may take to quit without a checkpoint.
+const QUIT: Duration = Duration::from_secs(5);
+const POLL_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until no process of an earlier server works in `data`, after telling it to stop. The
+/// caller holds the data folder's lock, so such a server serves nobody any more.
+pub(super) fn clear(data: &Path, socket_folder: &Path) -> Result<(), PostgresError> {
+    let pid_file = data.join("postmaster.pid");
+    let Some(postmaster) = postmaster_pid(&pid_file) else { return Ok(()) };
+    for (signal, limit) in [(Signal::SIGINT, FAST), (Signal::SIGQUIT, QUIT)] {
+        let deadline = Instant::now() + limit;
+        let mut told = false;
+        loop {
+            let working = processes_in(data, postmaster);
+            if working.is_empty() {
+                return forget(&pid_file, socket_folder);
+            }
+            if !told {
+                tracing::info!(?working, %signal, "stopping the postgres of an earlier coordinator");
+                // Only the postmaster: it tells its children. They leave by themselves without it.
+                let _ = kill(postmaster, signal);
+                told = true;
+            }
+            if Instant::now() > deadline {
+                break;
+            }
+            sleep(POLL_EVERY);
+        }
+    }
+    let pids = processes_in(data, postmaster).iter().map(|pid| pid.as_raw()).collect();
+    Err(PostgresError::StillRunning { pids, data: data.to_owned() })
+}
+
+fn postmaster_pid(pid_file: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(pid_file).ok()?;
+    text.lines().next()?.trim().parse().ok().filter(|pid| *pid > 1).map(Pid::from_raw)
+}
+
+/// Processes that work in `data`: a server and its children have it as their current folder.
+#[cfg(target_os = "linux")]
+fn processes_in(data: &Path, _postmaster: Pid) -> Vec<Pid> {
+    let Ok(data) = data.canonicalize() else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+        if fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+/// Without /proc only the postmaster itself can be asked for.
+#[cfg(not(target_os = "linux"))]
+fn processes_in(_data: &Path, postmaster: Pid) -> Vec<Pid> {
+    if kill(postmaster, None).is_ok() { vec![postmaster] } else { Vec::new() }
+}
+
+/// Removes the files that name a process. PostgreSQL would refuse to start where another process
+/// has that number by now, as happens after a reboot.
+fn forget(pid_file: &Path, socket_folder: &Path) -> Result<(), PostgresError> {
+    let lock: PathBuf = socket_folder.join(".s.PGSQL.5432.lock");
+    for file in [pid_file, &lock] {
+        match fs::remove_file(file) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("remove", file)(error)),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_name_another_process_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        // This very process lives, but does not work in the folder.
+        let pid_file = folder.path().join("postmaster.pid");
+        fs::write(&pid_file, format!("{}\n/data\n", std::process::id())).unwrap();
+        clear(folder.path(), folder.path()).unwrap();
+        assert!(!pid_file.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_works_in_the_folder_is_told_to_stop_and_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").current_dir(folder.path()).spawn().unwrap();
+        let pid_file = folder.path().join("postmaster.pid");
+        fs::write(&pid_file, format!("{}\n", child.id())).unwrap();
+        // Somebody must collect the child, or it stays as a zombie (which has no folder any more).
+        let waiter = std::thread::spawn(move || child.wait().unwrap());
+        let started = Instant::now();
+        clear(folder.path(), folder.path()).unwrap();
+        assert!(started.elapsed() < FAST);
+        assert!(!waiter.join().unwrap().success());
+    }
+}
