@@ -105,8 +105,10 @@ fn progress_line(what: &str, bytes: u64, total_bytes: u64, elapsed: Duration) ->
     )]
     let rate = (bytes as f64 / seconds) as u64;
     let left = match (total_bytes - bytes).checked_div(rate) {
+        _ if bytes < MEGABYTE => "starting".to_owned(),
+        Some(0) if bytes == total_bytes => "checking its hash".to_owned(),
         Some(left_seconds) => format!("{} left", duration(Duration::from_secs(left_seconds))),
-        None => "waiting for the first byte".to_owned(),
+        None => "waiting".to_owned(),
     };
     format!(
         "{what}: {percent:>3} %, {} of {}, {}/s, {left}",
@@ -130,7 +132,9 @@ mod tests {
         );
         assert_eq!(line, "torch:  25 %, 100 MB of 400 MB, 25 MB/s, 12 s left");
         let nothing_yet = progress_line("torch", 0, 400 * MEGABYTE, Duration::from_secs(4));
-        assert!(nothing_yet.ends_with("waiting for the first byte"));
+        assert!(nothing_yet.ends_with("starting"), "{nothing_yet}");
+        let all = progress_line("torch", 9 * MEGABYTE, 9 * MEGABYTE, Duration::from_secs(3));
+        assert!(all.ends_with("checking its hash"), "{all}");
     }
 
     #[test]

@@ -53,7 +53,9 @@ pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<Path
         .stdout(log.try_clone()?)
         .stderr(log);
     let child = command.spawn().context("cannot start python3 -m pip")?;
-    let status = watch(child, wheel, folder)?;
+    let status = watch(child, wheel, || {
+        cache::bytes_below(&scratch) + cache::bytes_below(&arrived)
+    })?;
     if !status.success() {
         bail!(
             "pip could not fetch {} {} ({status}); it says:\n{}",
@@ -66,14 +68,14 @@ pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<Path
 }
 
 /// Shows progress until pip ends.
-fn watch(mut child: Child, wheel: &Wheel, folder: &Path) -> Result<ExitStatus> {
+fn watch(mut child: Child, wheel: &Wheel, bytes: impl Fn() -> u64) -> Result<ExitStatus> {
     let mut progress = Progress::new(wheel.package, wheel.bytes);
     loop {
         if let Some(status) = child.try_wait()? {
             progress.finish();
             return Ok(status);
         }
-        progress.show(cache::bytes_below(folder));
+        progress.show(bytes());
         std::thread::sleep(POLL);
     }
 }
