@@ -1,0 +1,320 @@
+//! The connection to the coordinator: TLS, keepalive, deadlines, and which failures are tried
+//! again.
+//!
+//! Invariant: a request that may change something is repeated only when it cannot have been
+//! carried out, or when it carries a `request_id` that makes the repetition the same request.
+
+use std::error::Error as _;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use marquee_domain::limits;
+use marquee_proto::error::PublicError;
+use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::workers_client::WorkersClient;
+use tokio::time::{Instant, sleep};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Response, Status};
+
+use crate::context::{Place, Tls};
+use crate::error::{CliError, Result};
+
+/// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
+const RETRY_FOR: Duration = Duration::from_secs(5);
+/// First pause between two tries; doubled by each further one up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// After this long without an answer the user is told what we wait for.
+const SAY_WAITING_AFTER: Duration = Duration::from_secs(1);
+/// One TCP and TLS handshake; across the world it takes less than one second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// One request with one answer. A pipeline of 1,000 jobs is stored in far less.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A silent connection is asked for a sign of life this often ...
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// ... and given up when none comes for this long.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a request may do to the coordinator when it is sent twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Reading, or carrying a `request_id`: the same as once.
+    Safe,
+    /// Not the same: sent again only when it cannot have arrived.
+    Unsafe,
+}
+
+/// The coordinator, wherever it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Remote {
+    place: Place,
+    channel: Channel,
+    /// [`RETRY_FOR`], less in tests.
+    retry_for: Duration,
+}
+
+impl Remote {
+    /// A handle; the first request connects.
+    pub(crate) fn new(place: Place) -> Result<Self> {
+        let channel = endpoint(&place)?.connect_lazy();
+        Ok(Self {
+            place,
+            channel,
+            retry_for: RETRY_FOR,
+        })
+    }
+
+    /// The address as shown to people.
+    pub(crate) fn addr(&self) -> &str {
+        &self.place.addr
+    }
+
+    pub(crate) fn jobs(&self) -> JobsClient<Channel> {
+        JobsClient::new(self.channel.clone()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn artifacts(&self) -> ArtifactsClient<Channel> {
+        ArtifactsClient::new(self.channel.clone())
+            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn workers(&self) -> WorkersClient<Channel> {
+        WorkersClient::new(self.channel.clone())
+            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    /// Sends a request until it is answered or [`RETRY_FOR`] is over. `send` builds the request
+    /// anew for each try.
+    pub(crate) async fn call<T>(
+        &self,
+        repeat: Repeat,
+        mut send: impl AsyncFnMut() -> Result<Response<T>, Status>,
+    ) -> Result<T> {
+        let started = Instant::now();
+        let mut pause = PAUSE_FIRST;
+        let mut tries = 1;
+        let mut said = false;
+        loop {
+            let status = match send().await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => status,
+            };
+            if !may_repeat(&status, repeat) || started.elapsed() + pause > self.retry_for {
+                return Err(self.error(&status, tries, started.elapsed()));
+            }
+            if !said && started.elapsed() > SAY_WAITING_AFTER {
+                eprintln!(
+                    "no answer from {} yet ({}); trying on",
+                    self.addr(),
+                    cause(&status)
+                );
+                said = true;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            tries += 1;
+        }
+    }
+
+    /// The error that a status means to the user after so many tries.
+    pub(crate) fn error(&self, status: &Status, tries: u32, waited: Duration) -> CliError {
+        if !is_transport(status) {
+            return CliError::Refused(PublicError::from(status));
+        }
+        let times = if tries == 1 {
+            "once".to_owned()
+        } else {
+            format!("{tries} times")
+        };
+        CliError::Unreachable {
+            addr: self.place.addr.clone(),
+            origin: self.place.origin.clone(),
+            tried: format!(
+                "tried {times} in {:.1} s: {}",
+                waited.as_secs_f64(),
+                cause(status)
+            ),
+            hints: hints(&self.place, status),
+        }
+    }
+}
+
+/// A request with the deadline of everything that is answered at once.
+pub(crate) fn quick<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+/// Whether a status tells of the connection rather than of the request: made on our side, or the
+/// coordinator's own "not now" without one of Marquee's codes.
+pub(crate) fn is_transport(status: &Status) -> bool {
+    let is_ours = PublicError::from(status).code.is_some();
+    !is_ours && (status.source().is_some() || status.code() == Code::Unavailable)
+}
+
+/// Whether what was interrupted by this status may go on by asking again.
+pub(crate) fn is_passing(status: &Status) -> bool {
+    status.code() == Code::Unavailable || is_transport(status)
+}
+
+fn may_repeat(status: &Status, repeat: Repeat) -> bool {
+    match repeat {
+        Repeat::Safe => is_passing(status),
+        Repeat::Unsafe => status.code() == Code::Unavailable,
+    }
+}
+
+/// The innermost cause: "Connection refused", rather than the layers that pass it on.
+pub(crate) fn cause(status: &Status) -> String {
+    let mut source = status.source();
+    let mut text = status.message().to_owned();
+    while let Some(error) = source {
+        let inner = error.to_string();
+        if !inner.is_empty() {
+            text = inner;
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn hints(place: &Place, status: &Status) -> Vec<String> {
+    let mut hints = Vec::new();
+    if place.stale {
+        hints.push(
+            "the \"marquee up\" that wrote this context does not run any more; start it again"
+                .to_owned(),
+        );
+    }
+    if place.addr.starts_with("http://") && status.code() != Code::Unavailable {
+        hints.push("does it expect TLS? then write https:// and give [tls] in the context".into());
+    }
+    hints.push(
+        "start everything on this machine with \"marquee up\", or say where the coordinator is: \
+         --addr, MARQUEE_ADDR or the context file"
+            .to_owned(),
+    );
+    hints
+}
+
+fn endpoint(place: &Place) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(place.addr.clone()).map_err(|error| {
+        CliError::Usage(format!(
+            "\"{}\" ({}) is no address: {error}; write host:port, as in 127.0.0.1:7700",
+            place.addr, place.origin
+        ))
+    })?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    if !place.addr.starts_with("https://") {
+        return Ok(endpoint);
+    }
+    let Some(tls) = &place.tls else {
+        return Err(CliError::Usage(format!(
+            "{} needs a table [tls] with `ca` in the context file: without it nothing says whom \
+             to trust",
+            place.addr
+        )));
+    };
+    Ok(endpoint
+        .tls_config(tls_config(tls)?)
+        .context("the certificates in [tls] do not work")?)
+}
+
+fn tls_config(tls: &Tls) -> Result<ClientTlsConfig> {
+    let read = |path: &std::path::Path| {
+        fs::read(path).with_context(|| format!("cannot read {} of [tls]", path.display()))
+    };
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            config = config.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        (None, None) => {}
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(CliError::Usage(
+                "[tls] has `cert` or `key` alone; give both".into(),
+            ));
+        }
+    }
+    if let Some(domain) = &tls.domain {
+        config = config.domain_name(domain);
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_proto::error::ErrorCode;
+    use marquee_proto::v1::ListWorkersRequest;
+
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_unreachable_coordinator_is_tried_for_a_while_and_then_named_with_the_way_out() {
+        // Bound and dropped: nobody listens there now.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let place = Place {
+            addr: format!("http://127.0.0.1:{port}"),
+            origin: "from MARQUEE_ADDR".into(),
+            tls: None,
+            stale: false,
+        };
+        let retry_for = Duration::from_millis(400);
+        let remote = Remote {
+            retry_for,
+            ..Remote::new(place).unwrap()
+        };
+        let error = remote
+            .call(Repeat::Safe, async || {
+                remote
+                    .workers()
+                    .list_workers(quick(ListWorkersRequest {}))
+                    .await
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        let text = error.render(false);
+        assert!(text.contains("from MARQUEE_ADDR"), "{text}");
+        assert!(text.contains("Connection refused"), "{text}");
+        assert!(text.contains("marquee up"), "{text}");
+        assert!(!text.contains("tried once"), "{text}");
+    }
+
+    #[test]
+    fn a_request_that_may_have_arrived_is_repeated_only_where_that_is_safe() {
+        let lost = Status::from_error(Box::new(std::io::Error::other("connection reset")));
+        assert!(may_repeat(&lost, Repeat::Safe));
+        assert!(!may_repeat(&lost, Repeat::Unsafe));
+        let refused = ErrorCode::JobNotFound.status("there is no job 7");
+        assert!(!may_repeat(&refused, Repeat::Safe));
+        let down = ErrorCode::StorageUnavailable.status("postgres is away");
+        assert!(may_repeat(&down, Repeat::Unsafe));
+        assert!(!is_transport(&down));
+    }
+
+    #[test]
+    fn https_without_certificates_is_refused_with_the_way_out() {
+        let place = Place {
+            addr: "https://head:1".into(),
+            origin: "x".into(),
+            tls: None,
+            stale: false,
+        };
+        let error = Remote::new(place).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("[tls]"));
+    }
+}

@@ -1,0 +1,190 @@
+//! All of Marquee on one machine: a coordinator and workers as child processes of this one.
+//!
+//! Invariant: whatever ends this process, nothing of it stays. In order: workers get TERM (and stop
+//! what they run), then the coordinator (and its Postgres), each KILL after a written limit. Killed
+//! itself, it leaves TERM to the kernel (`launch`). What a child that died badly left behind comes
+//! to us as the subreaper, and ends with us too (`orphans`).
+
+pub(crate) mod launch;
+mod layout;
+mod orphans;
+mod program;
+mod ready;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use marquee_domain::limits;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::context::Place;
+use crate::error::Result;
+use crate::signals::Signals;
+
+pub(crate) use layout::{Layout, free_port};
+pub(crate) use program::{Program, beside_us};
+
+/// A worker first stops its children, who may write a checkpoint; then it says goodbye.
+const WORKER_STOP: Duration = limits::STOP_GRACE.saturating_add(Duration::from_secs(10));
+/// The coordinator ends its streams and then its Postgres (a shutdown checkpoint on a slow disk).
+const COORDINATOR_STOP: Duration = Duration::from_secs(30);
+/// A daemon that ends by itself is started again, but not more often than this ...
+const RESTARTS_MAX: usize = 5;
+/// ... within this time: then something is wrong that starting again does not mend.
+const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
+/// Before each new start.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub listen: SocketAddr,
+    pub workers: u32,
+    pub slots_per_worker: u32,
+    pub threads_per_slot: u32,
+}
+
+/// The processes.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    layout: Layout,
+    options: Options,
+    coordinator: Program,
+    workers: Vec<Program>,
+    /// Other programs that stop with the cluster, before the coordinator.
+    helpers: Vec<Program>,
+}
+
+impl Cluster {
+    /// Prepares folders and command lines; starts nothing.
+    pub(crate) fn new(layout: Layout, options: Options) -> Result<Self> {
+        orphans::adopt()?;
+        let coordinator = layout.coordinator(&options)?;
+        let workers = (1..=options.workers).map(|number| layout.worker(&options, number));
+        let workers = workers.collect::<Result<_>>()?;
+        Ok(Self {
+            layout,
+            options,
+            coordinator,
+            workers,
+            helpers: Vec::new(),
+        })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Where clients on this machine find the coordinator.
+    pub(crate) fn addr(&self) -> String {
+        let mut addr = self.options.listen;
+        if addr.ip().is_unspecified() {
+            addr.set_ip(if addr.is_ipv4() {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        addr.to_string()
+    }
+
+    /// The same for [`crate::client::Remote`].
+    pub(crate) fn place(&self) -> Place {
+        Place::local(&self.addr())
+    }
+
+    /// Starts the coordinator, waits until it answers, starts the workers, waits until they are
+    /// online. Call [`Cluster::stop`] whatever becomes of it.
+    pub(crate) async fn start(&mut self) -> Result<()> {
+        let place = self.place();
+        self.coordinator.start()?;
+        ready::coordinator(&mut self.coordinator, &place).await?;
+        for worker in &mut self.workers {
+            worker.start()?;
+        }
+        ready::workers(&mut self.workers, &place).await
+    }
+
+    /// Has a running program stopped with the rest.
+    pub(crate) fn keep(&mut self, helper: Program) {
+        self.helpers.push(helper);
+    }
+
+    /// Starts again what ends by itself, until that happens too often; that is the error. Safe to
+    /// drop and call again.
+    pub(crate) async fn supervise(&mut self) -> Result<std::convert::Infallible> {
+        let mut child_ended = signal(SignalKind::child())?;
+        loop {
+            for program in std::iter::once(&mut self.coordinator).chain(&mut self.workers) {
+                let Some(status) = program.ended()? else {
+                    continue;
+                };
+                if !program.may_restart(RESTARTS_MAX, RESTARTS_WITHIN) {
+                    return Err(anyhow!(
+                        "{} ended {RESTARTS_MAX} times within {} s, last with {status}\n{}",
+                        program.name(),
+                        RESTARTS_WITHIN.as_secs(),
+                        program.last_words()
+                    )
+                    .into());
+                }
+                eprintln!("{} ended with {status}; starting it again", program.name());
+                tokio::time::sleep(RESTART_PAUSE).await;
+                program.start()?;
+            }
+            orphans::reap(&self.pids());
+            child_ended.recv().await;
+        }
+    }
+
+    /// Stops everything in order; a second signal kills what is left at once.
+    pub(crate) async fn stop(&mut self, signals: &mut Signals) {
+        let hurried = tokio::select! {
+            () = self.stop_in_order() => false,
+            () = signals.next() => true,
+        };
+        if hurried {
+            eprintln!("killing what is left");
+            for program in self.all() {
+                program.kill().await;
+            }
+        }
+        let pids = self.pids();
+        orphans::end(&pids).await;
+        self.layout.unlock();
+    }
+
+    async fn stop_in_order(&mut self) {
+        // TERM to all first, so that they stop side by side.
+        for program in self.workers.iter_mut().chain(&mut self.helpers) {
+            program.terminate();
+        }
+        for program in self.workers.iter_mut().chain(&mut self.helpers) {
+            program.wait_or_kill(WORKER_STOP).await;
+        }
+        self.coordinator.terminate();
+        self.coordinator.wait_or_kill(COORDINATOR_STOP).await;
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Program> {
+        self.workers
+            .iter_mut()
+            .chain(&mut self.helpers)
+            .chain(std::iter::once(&mut self.coordinator))
+    }
+
+    /// Processes that are ours to wait for, each by its own [`Program`].
+    fn pids(&self) -> Vec<u32> {
+        let all = self
+            .workers
+            .iter()
+            .chain(&self.helpers)
+            .chain(std::iter::once(&self.coordinator));
+        all.filter_map(Program::pid).collect()
+    }
+}

@@ -1,0 +1,167 @@
+//! Where a cluster on one machine keeps its things, and the command lines of its daemons.
+//!
+//! `coordinator/` and `workers/<name>/` belong to the daemons, `log/<name>.log` holds what they
+//! print, and `up.lock` keeps a second `marquee up` out.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+
+use super::{Options, Program, beside_us};
+use crate::error::Result;
+
+/// The folder of a cluster, locked for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    folder: PathBuf,
+    /// None once it was given back.
+    lock: Option<File>,
+}
+
+impl Layout {
+    /// Makes the folder if needed and locks it.
+    pub(crate) fn lock(folder: &Path) -> Result<Self> {
+        let folder = std::path::absolute(folder).context("cannot tell the data folder's path")?;
+        let cannot = || {
+            let folder = folder.display();
+            format!("the data folder {folder} cannot be used; choose another with --data-dir")
+        };
+        fs::create_dir_all(folder.join("log")).with_context(cannot)?;
+        let path = folder.join("up.lock");
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(cannot)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(&folder, &mut lock)),
+            Err(TryLockError::Error(error)) => {
+                return Err(anyhow::Error::new(error).context(cannot()).into());
+            }
+        }
+        lock.set_len(0).with_context(cannot)?;
+        write!(lock, "{}", std::process::id()).with_context(cannot)?;
+        Ok(Self {
+            folder,
+            lock: Some(lock),
+        })
+    }
+
+    /// Gives the folder back.
+    pub(crate) fn unlock(&mut self) {
+        if self.lock.take().is_some() {
+            let _ = fs::remove_file(self.folder.join("up.lock"));
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file that a program's output goes to.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.folder.join("log").join(format!("{name}.log"))
+    }
+
+    pub(super) fn coordinator(&self, options: &Options) -> Result<Program> {
+        let args = vec![
+            "--listen".into(),
+            options.listen.to_string().into(),
+            "--data-dir".into(),
+            self.folder.join("coordinator").into(),
+        ];
+        self.program("coordinator", "marquee-coordinator", args)
+    }
+
+    pub(super) fn worker(&self, options: &Options, number: u32) -> Result<Program> {
+        let name = format!("worker-{number}");
+        let port = options.listen.port();
+        let host = match options.listen.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
+            IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let args = vec![
+            "--coordinator".into(),
+            format!("http://{host}:{port}").into(),
+            "--name".into(),
+            name.as_str().into(),
+            "--data-dir".into(),
+            self.folder.join("workers").join(&name).into(),
+            "--cpu-slots".into(),
+            options.slots_per_worker.to_string().into(),
+            "--threads-per-slot".into(),
+            options.threads_per_slot.to_string().into(),
+        ];
+        self.program(&name, "marquee-worker", args)
+    }
+
+    fn program(&self, name: &str, binary: &str, mut args: Vec<OsString>) -> Result<Program> {
+        // The host's own /etc/marquee is for the daemons that systemd starts.
+        args.extend(["--config".into(), "/dev/null".into()]);
+        Ok(Program::new(name, beside_us(binary)?, args, self.log(name)))
+    }
+}
+
+impl Drop for Layout {
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
+fn in_use(folder: &Path, lock: &mut File) -> crate::error::CliError {
+    let mut pid = String::new();
+    let _ = lock.read_to_string(&mut pid);
+    anyhow!(
+        "another marquee (pid {}) runs in {}; use that one, stop it, or choose another folder with \
+         --data-dir",
+        if pid.is_empty() { "unknown" } else { &pid },
+        folder.display()
+    )
+    .into()
+}
+
+/// A port of the address that nobody listens on just now, where the address leaves it open. The
+/// coordinator must keep it over a restart, so it is chosen here and not by the kernel.
+pub(crate) fn free_port(mut addr: SocketAddr) -> Result<SocketAddr> {
+    if addr.port() == 0 {
+        let probe = TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
+        addr.set_port(probe.local_addr()?.port());
+    }
+    Ok(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_up_and_the_second_is_told_which() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Layout::lock(folder.path()).unwrap();
+        let error = Layout::lock(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
+        first.unlock();
+        assert!(!folder.path().join("up.lock").exists());
+        Layout::lock(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn an_open_port_is_chosen_and_a_given_one_kept() {
+        let chosen = free_port("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert_ne!(chosen.port(), 0);
+        let given = "127.0.0.1:7".parse().unwrap();
+        assert_eq!(free_port(given).unwrap(), given);
+    }
+}

@@ -1,0 +1,97 @@
+//! Waiting until started daemons do their work, or seeing them fail to.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use marquee_proto::v1::{ListWorkersRequest, Worker, WorkerState};
+use tokio::time::{Instant, sleep};
+use tonic::{Request, Status};
+
+use super::Program;
+use crate::client::Remote;
+use crate::context::Place;
+use crate::error::Result;
+
+/// The first start makes a Postgres cluster and its tables: two seconds, more on a busy disk.
+const COORDINATOR_START: Duration = Duration::from_secs(90);
+/// A worker asks the trainer what it links, which loads libtorch from disk.
+const WORKERS_START: Duration = Duration::from_secs(90);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// One look.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+
+/// Returns when the coordinator answers.
+pub(super) async fn coordinator(program: &mut Program, place: &Place) -> Result<()> {
+    let remote = Remote::new(place.clone())?;
+    let started = Instant::now();
+    loop {
+        let programs = std::slice::from_mut(program);
+        if list(&remote).await.is_ok() {
+            // Somebody else's coordinator on this port would have answered too.
+            return still_running(programs);
+        }
+        check(programs, started, COORDINATOR_START, "does not answer")?;
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Returns when every worker is online.
+pub(super) async fn workers(programs: &mut [Program], place: &Place) -> Result<()> {
+    let remote = Remote::new(place.clone())?;
+    let started = Instant::now();
+    loop {
+        let online = list(&remote).await.unwrap_or_default();
+        let is_online = |program: &Program| {
+            let ours = |worker: &&Worker| worker.name == program.name();
+            online
+                .iter()
+                .find(ours)
+                .is_some_and(|found| found.state() == WorkerState::Online)
+        };
+        if programs.iter().all(is_online) {
+            return Ok(());
+        }
+        check(programs, started, WORKERS_START, "is not online")?;
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn list(remote: &Remote) -> Result<Vec<Worker>, Status> {
+    let mut request = Request::new(ListWorkersRequest {});
+    request.set_timeout(LOOK_MAX);
+    Ok(remote
+        .workers()
+        .list_workers(request)
+        .await?
+        .into_inner()
+        .workers)
+}
+
+fn still_running(programs: &mut [Program]) -> Result<()> {
+    for program in programs {
+        if let Some(status) = program.ended()? {
+            let name = program.name();
+            return Err(anyhow!(
+                "{name} ended at its start, with {status}\n{}",
+                program.last_words()
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+fn check(programs: &mut [Program], since: Instant, limit: Duration, lacks: &str) -> Result<()> {
+    still_running(programs)?;
+    match programs.first() {
+        Some(program) if since.elapsed() > limit => Err(anyhow!(
+            "{} {lacks} after {} s\n{}",
+            program.name(),
+            limit.as_secs(),
+            program.last_words()
+        )
+        .into()),
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,334 @@
+//! `marquee artifacts ls|get`.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::Subcommand;
+use marquee_domain::PipelineId;
+use marquee_proto::v1::{self, Artifact, get_artifact_request::Which};
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::client::{Remote, Repeat, quick};
+use crate::clock;
+use crate::error::{CliError, Result};
+use crate::output::table::{left, right, toned};
+use crate::output::{Page, Show, Tone, json, words};
+use crate::target::{Target, parse_pipeline};
+
+pub(crate) mod download;
+
+/// Digits of a digest that are enough where they are unique.
+const DIGEST_PREFIX_MIN: usize = 12;
+/// Artifacts of one request; a longer listing takes several.
+const PAGE_SIZE: usize = 1_000;
+
+/// List and fetch what jobs made: datasets, shards, models, reports
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee artifacts ls --pipeline p3
+  marquee artifacts get train --to model/
+  marquee artifacts get 5a3cf0918d22 report.html --to .")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Ls(LsArgs),
+    Get(GetArgs),
+}
+
+/// List artifacts, newest first
+#[derive(Debug, clap::Args)]
+struct LsArgs {
+    /// Only those of this pipeline
+    #[arg(long, short, value_name = "PIPELINE", value_parser = parse_pipeline)]
+    pipeline: Option<PipelineId>,
+    /// Only that of this job
+    #[arg(long, short)]
+    job: Option<Target>,
+    /// At most this many
+    #[arg(long, short = 'n', default_value_t = 50)]
+    limit: usize,
+}
+
+/// Fetch an artifact's files; each is checked against its digest
+#[derive(Debug, clap::Args)]
+struct GetArgs {
+    /// A digest (its first 12 digits or more), or the job that made it
+    #[arg(value_name = "DIGEST|JOB")]
+    artifact: String,
+    /// Only these files of it
+    #[arg(value_name = "PATH")]
+    paths: Vec<String>,
+    /// The folder to put them in [default: NAME-DIGEST, such as model-5a3cf0918d22]
+    #[arg(long, short, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    match args.action {
+        Action::Ls(args) => ls(args, &remote, session).await,
+        Action::Get(args) => get(args, &remote, session).await,
+    }
+}
+
+async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
+    let job_id = match &args.job {
+        Some(job) => job.resolve_job(remote).await?,
+        None => 0,
+    };
+    let mut request = v1::ListArtifactsRequest {
+        pipeline_id: args.pipeline.map_or(0, |id| id.0),
+        job_id,
+        ..v1::ListArtifactsRequest::default()
+    };
+    let mut artifacts = Vec::new();
+    let more = loop {
+        let wanted = (args.limit - artifacts.len()).clamp(1, PAGE_SIZE);
+        request.page_size = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let page = remote
+            .call(Repeat::Safe, async || {
+                remote
+                    .artifacts()
+                    .list_artifacts(quick(request.clone()))
+                    .await
+            })
+            .await?;
+        artifacts.extend(page.artifacts);
+        let is_last = page.next_page_token.is_empty();
+        if is_last || artifacts.len() >= args.limit {
+            break !is_last || artifacts.len() > args.limit;
+        }
+        request.page_token = page.next_page_token;
+    };
+    artifacts.truncate(args.limit);
+    session.output.show(&Artifacts(&artifacts), clock::now())?;
+    if session.output.is_for_people() && more {
+        eprintln!("there are more; --limit shows them");
+    }
+    if session.output.is_for_people() && artifacts.is_empty() {
+        eprintln!("no artifacts; each job that succeeds makes one");
+    }
+    Ok(())
+}
+
+async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
+    let which = which(&args.artifact, remote).await?;
+    let artifact = find(remote, which).await?;
+    let folder = args.to.unwrap_or_else(|| {
+        PathBuf::from(format!(
+            "{}-{}",
+            artifact.name,
+            words::short_digest(&artifact.digest)
+        ))
+    });
+    let files = chosen(&artifact, &args.paths)?;
+    let written = download::files(remote, &files, &folder).await?;
+    session.output.show(
+        &Fetched {
+            artifact: &artifact,
+            folder,
+            written,
+        },
+        clock::now(),
+    )?;
+    Ok(())
+}
+
+/// Reads a digest or a job.
+async fn which(text: &str, remote: &Remote) -> Result<Which> {
+    let is_hex = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    // A job has no number of twelve digits in a lifetime of jobs.
+    if is_hex && text.len() >= DIGEST_PREFIX_MIN {
+        return Ok(Which::Digest(text.to_owned()));
+    }
+    let target: Target = text.parse().map_err(|_| {
+        CliError::Usage(format!(
+            "\"{text}\" is neither a digest (its first {DIGEST_PREFIX_MIN} digits or more) nor a job"
+        ))
+    })?;
+    target.resolve_job(remote).await.map(Which::JobId)
+}
+
+/// One artifact with its files.
+pub(crate) async fn find(remote: &Remote, which: Which) -> Result<Artifact> {
+    let request = v1::GetArtifactRequest { which: Some(which) };
+    remote
+        .call(Repeat::Safe, async || {
+            remote
+                .artifacts()
+                .get_artifact(quick(request.clone()))
+                .await
+        })
+        .await
+}
+
+/// The files of an artifact that were asked for: all of them, or those named.
+fn chosen(artifact: &Artifact, paths: &[String]) -> Result<Vec<v1::FileEntry>> {
+    let files = artifact
+        .manifest
+        .as_ref()
+        .map_or(&[][..], |manifest| &manifest.files);
+    if paths.is_empty() {
+        return Ok(files.to_vec());
+    }
+    let find = |path: &String| {
+        files
+            .iter()
+            .find(|file| &file.path == path)
+            .cloned()
+            .ok_or_else(|| {
+                let has: Vec<&str> = files
+                    .iter()
+                    .map(|file| file.path.as_str())
+                    .take(20)
+                    .collect();
+                CliError::Usage(format!(
+                    "{} {} has no file \"{path}\"; it has {}",
+                    artifact.name,
+                    words::short_digest(&artifact.digest),
+                    has.join(", ")
+                ))
+            })
+    };
+    paths.iter().map(find).collect()
+}
+
+struct Artifacts<'a>(&'a [Artifact]);
+
+impl Show for Artifacts<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let heads = [
+            left("DIGEST"),
+            left("NAME"),
+            right("SIZE"),
+            right("FILES"),
+            left("JOB"),
+            left("PIPELINE"),
+            right("AGE"),
+        ];
+        let rows = self.0.iter().map(|artifact| {
+            let age = words::time(artifact.committed_at.as_ref())
+                .map(|at| words::about(words::between(at, now)))
+                .unwrap_or_default();
+            vec![
+                toned(words::short_digest(&artifact.digest), Tone::Strong),
+                artifact.name.as_str().into(),
+                words::bytes(artifact.size_bytes).into(),
+                words::count(u64::from(artifact.file_count)).into(),
+                format!("{} {}", artifact.job_id, artifact.job_name).into(),
+                format!("p{}", artifact.pipeline_id).into(),
+                age.into(),
+            ]
+        });
+        page.table(&heads, rows.collect());
+    }
+
+    fn json(&self) -> Value {
+        self.0.iter().map(json::artifact).collect()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .map(|artifact| artifact.digest.clone())
+            .collect()
+    }
+}
+
+/// What a download left on this machine.
+struct Fetched<'a> {
+    artifact: &'a Artifact,
+    folder: PathBuf,
+    written: Vec<PathBuf>,
+}
+
+impl Show for Fetched<'_> {
+    fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
+        page.line(format!(
+            "{} {} of job {} {}: {} in {}",
+            self.artifact.name,
+            words::short_digest(&self.artifact.digest),
+            self.artifact.job_id,
+            self.artifact.job_name,
+            words::plural(self.written.len(), "file"),
+            self.folder.display()
+        ));
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "artifact": json::artifact(self.artifact),
+            "folder": self.folder,
+            "files": self.written,
+        })
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.written
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_proto::convert::timestamp;
+    use marquee_proto::v1::{FileEntry, Manifest};
+
+    use super::super::samples;
+    use super::*;
+
+    fn report() -> Artifact {
+        let file = |path: &str| FileEntry {
+            path: path.into(),
+            ..FileEntry::default()
+        };
+        Artifact {
+            digest: "5a3cf0918d22".repeat(6)[..64].into(),
+            name: "report".into(),
+            job_id: 18,
+            job_name: "eval".into(),
+            pipeline_id: 3,
+            attempt: 1,
+            size_bytes: 1_300_000,
+            committed_at: Some(timestamp(samples::now() - chrono::TimeDelta::minutes(4))),
+            file_count: 2,
+            manifest: Some(Manifest {
+                files: vec![file("report.html"), file("report.json")],
+            }),
+        }
+    }
+
+    #[test]
+    fn artifacts_are_listed_by_digest() {
+        let mut page = Page::new(false, None);
+        Artifacts(&[report()]).page(&mut page, samples::now());
+        insta::assert_snapshot!(page.finish(), @"");
+    }
+
+    #[test]
+    fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
+        let artifact = report();
+        assert_eq!(chosen(&artifact, &["report.json".into()]).unwrap().len(), 1);
+        assert_eq!(chosen(&artifact, &[]).unwrap().len(), 2);
+        let error = chosen(&artifact, &["report.htm".into()])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("it has report.html, report.json"),
+            "{error}"
+        );
+    }
+}

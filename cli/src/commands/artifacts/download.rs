@@ -1,0 +1,146 @@
+//! Files of an artifact, from the coordinator to a folder.
+//!
+//! Invariant: a file under its own name is complete and has its digest; what is on the way has
+//! another name. A broken connection goes on where it broke.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use marquee_domain::artifact::{Digest, Manifest};
+use marquee_proto::v1;
+use sha2::{Digest as _, Sha256};
+use tokio::time::sleep;
+use tonic::Status;
+
+use crate::client::{Remote, is_passing};
+use crate::error::Result;
+
+/// Tries for one file without a single new byte.
+const TRIES_MAX: u32 = 10;
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Writes the files under `folder` and returns their paths, in the same order.
+pub(crate) async fn files(
+    remote: &Remote,
+    files: &[v1::FileEntry],
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    // The conversion refuses paths that leave the folder, whoever sent them.
+    let wire = v1::Manifest {
+        files: files.to_vec(),
+    };
+    let manifest = Manifest::try_from(wire).context("the coordinator sent a wrong manifest")?;
+    let mut written = Vec::with_capacity(manifest.files.len());
+    for file in &manifest.files {
+        let path = folder.join(&file.path);
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the folder {}", parent.display()))?;
+        one(remote, &file.digest, file.size_bytes, &path).await?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+/// One file's contents, in memory: for the small ones that the CLI reads itself.
+pub(crate) async fn contents(remote: &Remote, digest: &Digest) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    receive(remote, digest, &mut |chunk| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    })
+    .await?;
+    Ok(bytes)
+}
+
+async fn one(remote: &Remote, digest: &Digest, size: u64, path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || format!("cannot write {}", path.display());
+    let mut aside = tempfile::Builder::new()
+        .prefix(".marquee-")
+        .suffix(".part")
+        .tempfile_in(folder)
+        .with_context(write)?;
+    let mut hash = Sha256::new();
+    let mut length = 0;
+    receive(remote, digest, &mut |chunk| {
+        hash.update(chunk);
+        length += chunk.len() as u64;
+        aside.write_all(chunk)
+    })
+    .await?;
+    if length != size || Digest::from_hash(&hash.finalize()) != *digest {
+        return Err(anyhow!(
+            "{} arrived damaged: {length} of {size} bytes, and not with digest {digest}; fetch it \
+             again, and look at the coordinator's disk if this stays",
+            path.display()
+        )
+        .into());
+    }
+    let file: File = aside
+        .persist(path)
+        .map_err(|error| error.error)
+        .with_context(write)?;
+    make_readable(&file).with_context(write)?;
+    Ok(())
+}
+
+/// A temporary file is for its owner alone; a fetched one is as any other file of the user.
+fn make_readable(file: &File) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    nix::sys::stat::umask(mask);
+    file.set_permissions(fs::Permissions::from_mode(0o666 & !mask.bits()))
+}
+
+/// Hands a blob on chunk by chunk; after a broken connection it goes on at the same byte.
+async fn receive(
+    remote: &Remote,
+    digest: &Digest,
+    take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut offset = 0;
+    let mut tries = 0;
+    loop {
+        let before = offset;
+        let status = match stream(remote, digest, &mut offset, take).await? {
+            Ok(()) => return Ok(()),
+            Err(status) => status,
+        };
+        tries = if offset > before { 0 } else { tries + 1 };
+        if !is_passing(&status) || tries >= TRIES_MAX {
+            return Err(remote.error(&status, tries.max(1), PAUSE * tries));
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn stream(
+    remote: &Remote,
+    digest: &Digest,
+    offset: &mut u64,
+    take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<Result<(), Status>> {
+    let request = v1::DownloadBlobRequest {
+        digest: digest.to_string(),
+        offset: *offset,
+    };
+    let mut chunks = match remote.artifacts().download_blob(request).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return Ok(Err(status)),
+    };
+    loop {
+        match chunks.message().await {
+            Ok(Some(part)) => {
+                take(&part.chunk).context("cannot write what arrived")?;
+                *offset += part.chunk.len() as u64;
+            }
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `marquee show`.
+
+use chrono::{DateTime, Utc};
+use marquee_proto::v1::{self, Attempt, JobDetail, Pipeline};
+use serde_json::Value;
+
+use super::{Session, jobs};
+use crate::client::{Remote, Repeat, quick};
+use crate::clock;
+use crate::error::Result;
+use crate::output::table::{Entry, left, right, toned};
+use crate::output::{Page, Show, Tone, json, words};
+use crate::target::{Resolved, Target};
+
+/// Events shown of a job; --output json has all that are kept.
+const EVENTS_SHOWN: usize = 20;
+
+/// Show a job with its attempts and history, or a pipeline with its jobs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee show train
+  marquee show p3
+  marquee show 17 --output json | jq .spec")]
+pub(super) struct Args {
+    /// A job or a pipeline
+    #[arg(value_name = "JOB|PIPELINE")]
+    target: Target,
+}
+
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    match args.target.resolve(&remote).await? {
+        Resolved::Job(id) => {
+            session
+                .output
+                .show(&ShowJob(&job(&remote, id).await?), clock::now())?;
+        }
+        Resolved::Pipeline(id) => {
+            session
+                .output
+                .show(&ShowPipeline(&pipeline(&remote, id).await?), clock::now())?;
+        }
+    }
+    Ok(())
+}
+
+/// One job with its history.
+pub(crate) async fn job(remote: &Remote, id: i64) -> Result<JobDetail> {
+    remote
+        .call(Repeat::Safe, async || {
+            remote.jobs().get_job(quick(v1::GetJobRequest { id })).await
+        })
+        .await
+}
+
+/// One pipeline with its jobs.
+pub(crate) async fn pipeline(remote: &Remote, id: i64) -> Result<Pipeline> {
+    remote
+        .call(Repeat::Safe, async || {
+            remote
+                .jobs()
+                .get_pipeline(quick(v1::GetPipelineRequest { id }))
+                .await
+        })
+        .await
+}
+
+struct ShowPipeline<'a>(&'a Pipeline);
+
+impl Show for ShowPipeline<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        let created = words::time(self.0.created_at.as_ref());
+        page.fields(vec![
+            ("pipeline", format!("p{} {}", self.0.id, self.0.name).into()),
+            (
+                "created",
+                created.map(words::rfc3339).unwrap_or_default().into(),
+            ),
+        ]);
+        page.gap();
+        jobs::table(page, &self.0.jobs, now);
+    }
+
+    fn json(&self) -> Value {
+        json::pipeline(self.0)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0.jobs.iter().map(|job| job.id.to_string()).collect()
+    }
+}
+
+pub(super) struct ShowJob<'a>(pub(super) &'a JobDetail);
+
+impl Show for ShowJob<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        if let Some(job) = &self.0.job {
+            page.fields(facts(job, now));
+        }
+        if !self.0.attempts.is_empty() {
+            page.heading("Attempts");
+            attempts(page, &self.0.attempts, now);
+        }
+        if !self.0.events.is_empty() {
+            page.heading("Events (UTC)");
+            events(page, &self.0.events);
+        }
+    }
+
+    fn json(&self) -> Value {
+        json::job_detail(self.0)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0.job.iter().map(|job| job.id.to_string()).collect()
+    }
+}
+
+fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Entry)> {
+    let at = |time: &Option<_>| {
+        words::time(time.as_ref())
+            .map(words::rfc3339)
+            .unwrap_or_default()
+    };
+    let artifact = if job.artifact_digest.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "{} (marquee artifacts get {})",
+            words::short_digest(&job.artifact_digest),
+            job.id
+        )
+    };
+    vec![
+        (
+            "job",
+            toned(format!("{} {}", job.id, job.name), Tone::Strong),
+        ),
+        ("kind", words::job_kind(job).into()),
+        (
+            "pipeline",
+            format!("p{} {}", job.pipeline_id, job.pipeline_name).into(),
+        ),
+        ("state", jobs::state(job)),
+        ("detail", crate::progress::detail(job, now).into()),
+        ("needs", job.needs.join(", ").into()),
+        (
+            "attempts",
+            format!("{} of at most {}", job.attempt, job.max_attempts).into(),
+        ),
+        ("ranks", job.ranks.to_string().into()),
+        ("priority", job.priority.to_string().into()),
+        ("created", at(&job.created_at).into()),
+        ("started", at(&job.started_at).into()),
+        ("finished", at(&job.finished_at).into()),
+        ("artifact", artifact.into()),
+    ]
+}
+
+/// One row a rank, newest attempt last.
+pub(super) fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
+    let heads = [
+        right("ATTEMPT"),
+        left("STATE"),
+        right("RAN"),
+        right("RANK"),
+        left("WORKER"),
+        left("DEVICES"),
+        left("RANK STATE"),
+        left("FAILURE"),
+    ];
+    let mut rows = Vec::new();
+    for attempt in attempts {
+        let mut own = own_columns(attempt, now);
+        if attempt.ranks.is_empty() {
+            own.extend(std::iter::repeat_n(Entry::from(""), 4));
+            own.push(failure(attempt.failure.as_ref()));
+            rows.push(own);
+            continue;
+        }
+        for (place, rank) in attempt.ranks.iter().enumerate() {
+            let mut row = if place == 0 {
+                std::mem::take(&mut own)
+            } else {
+                vec!["".into(); 3]
+            };
+            let cause = rank
+                .failure
+                .as_ref()
+                .or(attempt.failure.as_ref().filter(|_| place == 0));
+            row.extend([
+                rank.rank.to_string().into(),
+                rank.worker_name.as_str().into(),
+                words::devices(&rank.devices).into(),
+                words::rank_state(rank).into(),
+                failure(cause),
+            ]);
+            rows.push(row);
+        }
+    }
+    page.table(&heads, rows);
+}
+
+fn own_columns(attempt: &Attempt, now: DateTime<Utc>) -> Vec<Entry> {
+    let started = words::time(attempt.started_at.as_ref());
+    let ended = words::time(attempt.finished_at.as_ref()).unwrap_or(now);
+    let ran = started.map(|started| words::duration(words::between(started, ended)));
+    let state = match attempt.resumed_from_step {
+        Some(step) => {
+            format!(
+                "{} (from step {})",
+                words::attempt_state(attempt),
+                words::count(step)
+            )
+        }
+        None => words::attempt_state(attempt).to_owned(),
+    };
+    vec![
+        attempt.number.to_string().into(),
+        state.into(),
+        ran.unwrap_or_default().into(),
+    ]
+}
+
+fn failure(failure: Option<&v1::Failure>) -> Entry {
+    match failure {
+        Some(failure) => toned(
+            format!("{}: {}", words::failure_word(failure), failure.message),
+            Tone::Bad,
+        ),
+        None => "".into(),
+    }
+}
+
+/// The newest events, in order.
+pub(super) fn events(page: &mut Page, events: &[v1::JobEvent]) {
+    let left_out = events.len().saturating_sub(EVENTS_SHOWN);
+    if left_out > 0 {
+        page.line(format!(
+            "({} before these)",
+            words::plural(left_out, "event")
+        ));
+    }
+    for event in &events[left_out..] {
+        let at = words::time(event.at.as_ref())
+            .map(words::clock_time)
+            .unwrap_or_default();
+        let attempt = if event.attempt > 0 {
+            format!("attempt {}: ", event.attempt)
+        } else {
+            String::new()
+        };
+        page.line(format!("{at}  {attempt}{}", event.text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn a_job_shows_its_facts_attempts_and_events() {
+        let mut page = Page::new(false, None);
+        ShowJob(&samples::failed_train()).page(&mut page, samples::now());
+        insta::assert_snapshot!(page.finish(), @"");
+    }
+
+    #[test]
+    fn a_pipeline_shows_its_jobs_in_order() {
+        let mut page = Page::new(false, None);
+        ShowPipeline(&samples::pipeline()).page(&mut page, samples::now());
+        insta::assert_snapshot!(page.finish(), @"");
+    }
+
+    #[test]
+    fn json_is_complete() {
+        insta::assert_snapshot!(format!("{:#}", ShowJob(&samples::failed_train()).json()), @"");
+    }
+}

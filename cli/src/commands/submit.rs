@@ -1,0 +1,212 @@
+//! `marquee submit`.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use chrono::{DateTime, Utc};
+use marquee_domain::limits;
+use marquee_proto::v1::{self, document};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Session;
+use super::wait::follow;
+use crate::client::{Remote, Repeat, quick};
+use crate::error::{CliError, Result};
+use crate::output::{Output, Page, Show, json, words};
+use crate::target::Resolved;
+
+/// Submit a pipeline: a file of jobs
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee submit examples/posters.toml --wait
+  marquee submit pipeline.toml --set jobs.train.epochs=3 --set jobs.train.ranks=4
+  id=$(marquee submit pipeline.toml --output quiet | head -1)
+
+The file is checked as a whole: either every job is stored, or none is and every wrong field is
+named. docs/pipeline.md describes the fields.")]
+pub(super) struct Args {
+    /// A TOML file, or JSON if it ends in .json; \"-\" reads TOML from stdin
+    file: PathBuf,
+    /// Follow the jobs until they have ended; exit 1 unless all succeed
+    #[arg(long, short)]
+    wait: bool,
+    /// Put a value into the file before it is read, such as jobs.train.epochs=3
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_override)]
+    set: Vec<v1::Override>,
+    /// Name this submission: sent again with the same id and file, it is the same jobs
+    #[arg(long, value_name = "ID", value_parser = parse_request_id)]
+    request_id: Option<String>,
+}
+
+pub(super) fn parse_override(text: &str) -> Result<v1::Override, String> {
+    let parts = text
+        .split_once('=')
+        .filter(|(path, _)| !path.trim().is_empty());
+    let (path, value) = parts.ok_or("write KEY=VALUE, as in jobs.train.epochs=3")?;
+    Ok(v1::Override {
+        path: path.trim().to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+fn parse_request_id(text: &str) -> Result<String, String> {
+    let max = limits::REQUEST_ID_MAX_BYTES;
+    if text.is_empty() || text.len() > max {
+        return Err(format!("must be 1 to {max} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    let document = read_document(&args.file)?;
+    let remote = session.remote()?;
+    let request_id = args
+        .request_id
+        .unwrap_or_else(|| Uuid::new_v4().to_string());
+    let submitted = Submitted(submit(&remote, document, args.set, request_id).await?);
+    if !args.wait {
+        return submitted.show(session.output);
+    }
+    if session.output.is_for_people() {
+        eprintln!("{}", submitted.headline());
+    }
+    follow(
+        &remote,
+        &[Resolved::Pipeline(submitted.0.pipeline_id)],
+        session,
+    )
+    .await
+}
+
+/// Sends a pipeline; the same `request_id` however often it is tried.
+pub(crate) async fn submit(
+    remote: &Remote,
+    document: v1::Document,
+    overrides: Vec<v1::Override>,
+    request_id: String,
+) -> Result<v1::SubmitResponse> {
+    let request = v1::SubmitPipelineRequest {
+        request_id,
+        document: Some(document),
+        overrides,
+    };
+    remote
+        .call(Repeat::Safe, async || {
+            remote.jobs().submit_pipeline(quick(request.clone())).await
+        })
+        .await
+}
+
+fn read_document(path: &Path) -> Result<v1::Document> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read stdin")?;
+        text
+    } else {
+        std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the pipeline {}", path.display()))?
+    };
+    if text.len() > limits::DOCUMENT_MAX_BYTES {
+        return Err(CliError::Usage(format!(
+            "{} has {}; a pipeline may have {}",
+            path.display(),
+            words::bytes(text.len() as u64),
+            words::bytes(limits::DOCUMENT_MAX_BYTES as u64)
+        )));
+    }
+    let is_json = path
+        .extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let format = if is_json {
+        document::Format::Json(text)
+    } else {
+        document::Format::Toml(text)
+    };
+    Ok(v1::Document {
+        format: Some(format),
+    })
+}
+
+/// What was stored.
+struct Submitted(v1::SubmitResponse);
+
+impl Submitted {
+    fn headline(&self) -> String {
+        let name = self
+            .0
+            .jobs
+            .first()
+            .map_or("", |job| job.pipeline_name.as_str());
+        let jobs = words::plural(self.0.jobs.len(), "job");
+        let again = if self.0.repeated_request {
+            " (submitted before: the same jobs)"
+        } else {
+            ""
+        };
+        format!("pipeline p{} {name}: {jobs}{again}", self.0.pipeline_id)
+    }
+
+    fn show(&self, output: Output) -> Result<()> {
+        output.show(self, crate::clock::now())?;
+        if output.is_for_people() {
+            let id = self.0.pipeline_id;
+            eprintln!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");
+        }
+        Ok(())
+    }
+}
+
+impl Show for Submitted {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        page.line(self.headline());
+        super::jobs::table(page, &self.0.jobs, now);
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "pipeline_id": self.0.pipeline_id,
+            "repeated_request": self.0.repeated_request,
+            "jobs": self.0.jobs.iter().map(json::job).collect::<Vec<_>>(),
+        })
+    }
+
+    fn ids(&self) -> Vec<String> {
+        vec![format!("p{}", self.0.pipeline_id)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_override_is_split_at_its_first_equals_sign() {
+        let set = parse_override("jobs.run.env.FLAGS=--a=b").unwrap();
+        assert_eq!(
+            (set.path.as_str(), set.value.as_str()),
+            ("jobs.run.env.FLAGS", "--a=b")
+        );
+        assert!(
+            parse_override("jobs.train.epochs")
+                .unwrap_err()
+                .contains("KEY=VALUE")
+        );
+        assert!(parse_override("=3").is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = read_document(Path::new("/nowhere/p.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/nowhere/p.toml") && error.contains("No such file"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,327 @@
+//! Where the coordinator is: `--addr`, else `MARQUEE_ADDR`, else the context file, else the
+//! default port of this machine.
+//!
+//! The context file (`~/.config/marquee/context.toml`, or what `MARQUEE_CONTEXT` names) is either
+//! the user's own or was written by a running `marquee up`; the latter never touches the former.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{CliError, Result};
+
+/// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
+pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";
+
+/// The context file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ContextFile {
+    /// Such as `127.0.0.1:7700` or `https://gpu-head.lab:7700`.
+    pub addr: String,
+    /// Process id of the `marquee up` that wrote the file; absent in a file of the user's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Certificates for a coordinator behind TLS. Paths, relative to the context file's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Tls {
+    /// The certificates that sign the coordinator's.
+    pub ca: PathBuf,
+    /// This user's certificate, where the coordinator asks for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The name in the coordinator's certificate, where it is not the one in `addr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+}
+
+/// A coordinator to speak with, and who said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// With a scheme, `http://` or `https://`.
+    pub addr: String,
+    /// In words, for errors.
+    pub origin: String,
+    pub tls: Option<Tls>,
+    /// The context file was written by a `marquee up` that is gone.
+    pub stale: bool,
+}
+
+impl Place {
+    /// A place that the program itself chose.
+    pub(crate) fn local(addr: &str) -> Self {
+        Self {
+            addr: with_scheme(addr, false),
+            origin: "just started".into(),
+            tls: None,
+            stale: false,
+        }
+    }
+}
+
+/// Finds the coordinator's address. `flag` is `--addr`, `env` is `MARQUEE_ADDR`.
+pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -> Result<Place> {
+    let file = path.map(load).transpose()?.flatten();
+    let tls = file.as_ref().and_then(|file| file.tls.clone());
+    let stated = match (flag, env.filter(|addr| !addr.is_empty())) {
+        (Some(addr), _) => Some((addr, "from --addr".to_owned())),
+        (None, Some(addr)) => Some((addr, "from MARQUEE_ADDR".to_owned())),
+        (None, None) => None,
+    };
+    if let Some((addr, origin)) = stated {
+        let addr = with_scheme(addr, false);
+        let tls = tls.filter(|_| addr.starts_with("https://"));
+        return Ok(Place {
+            addr,
+            origin,
+            tls,
+            stale: false,
+        });
+    }
+    let Some((file, path)) = file.zip(path) else {
+        let addr = with_scheme(DEFAULT_ADDR, false);
+        return Ok(Place {
+            addr,
+            origin: "the default".into(),
+            tls: None,
+            stale: false,
+        });
+    };
+    Ok(Place {
+        addr: with_scheme(&file.addr, file.tls.is_some()),
+        origin: format!("from {}", path.display()),
+        tls: file.tls,
+        stale: file.up_pid.is_some_and(|pid| !is_alive(pid)),
+    })
+}
+
+fn with_scheme(addr: &str, tls: bool) -> String {
+    if addr.contains("://") {
+        addr.to_owned()
+    } else if tls {
+        format!("https://{addr}")
+    } else {
+        format!("http://{addr}")
+    }
+}
+
+/// The context file's path, where the environment allows one.
+pub(crate) fn default_path() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(path) = set("MARQUEE_CONTEXT") {
+        return Some(path.into());
+    }
+    let config = set("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".config")))?;
+    Some(config.join("marquee/context.toml"))
+}
+
+/// Reads a context file; None where there is none.
+fn load(path: &Path) -> Result<Option<ContextFile>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            return Err(error
+                .context(format!("cannot read {}", path.display()))
+                .into());
+        }
+    };
+    let mut file: ContextFile = toml::from_str(&text).map_err(|error| {
+        let at = path.display();
+        CliError::Usage(format!(
+            "{at} is no context file: {error}  it holds `addr = \"host:port\"` and, for TLS, a \
+             table `[tls]` with `ca`, `cert` and `key`"
+        ))
+    })?;
+    if let Some(tls) = &mut file.tls {
+        resolve_paths(tls, path.parent().unwrap_or(Path::new(".")));
+        warn_of_open_key(tls);
+    }
+    Ok(Some(file))
+}
+
+fn resolve_paths(tls: &mut Tls, folder: &Path) {
+    for path in [Some(&mut tls.ca), tls.cert.as_mut(), tls.key.as_mut()]
+        .into_iter()
+        .flatten()
+    {
+        *path = folder.join(&*path);
+    }
+}
+
+fn warn_of_open_key(tls: &Tls) {
+    let Some(key) = &tls.key else { return };
+    let mode = fs::metadata(key).map(|meta| meta.permissions().mode() & 0o077);
+    if mode.is_ok_and(|open_to_others| open_to_others != 0) {
+        let key = key.display();
+        eprintln!("warning: the key {key} can be read by others; run \"chmod 600 {key}\"");
+    }
+}
+
+/// Whether a process lives. A pid that was given to another program counts as alive: the worst
+/// that follows is a hint less in an error.
+fn is_alive(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// The context that a running `marquee up` left for other terminals; removed when dropped.
+#[derive(Debug)]
+pub(crate) struct UpContext {
+    path: PathBuf,
+    text: String,
+}
+
+/// What became of the wish to leave a context.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Yes(#[allow(dead_code, reason = "held for what its drop does")] UpContext),
+    /// The file there is not ours to replace.
+    KeptOther {
+        path: PathBuf,
+        addr: String,
+    },
+}
+
+impl UpContext {
+    /// Writes the context of this process, unless a user's own file, or that of another running
+    /// `up`, is there.
+    pub(crate) fn write(path: &Path, addr: &str, pid: u32) -> Result<Written> {
+        if let Some(other) = load(path)? {
+            let is_ours_to_replace = other.up_pid.is_some_and(|pid| !is_alive(pid));
+            if !is_ours_to_replace {
+                return Ok(Written::KeptOther {
+                    path: path.to_owned(),
+                    addr: other.addr,
+                });
+            }
+        }
+        let file = ContextFile {
+            addr: addr.to_owned(),
+            up_pid: Some(pid),
+            tls: None,
+        };
+        let text = toml::to_string(&file).context("cannot write a context as TOML")?;
+        write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Written::Yes(Self {
+            path: path.to_owned(),
+            text,
+        }))
+    }
+}
+
+/// Writes a file whole and for this user alone.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let aside = path.with_extension("toml.part");
+    // A left-over of a run that was killed may have another mode.
+    let _ = fs::remove_file(&aside);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&aside)?;
+    file.write_all(text.as_bytes())?;
+    fs::rename(&aside, path)
+}
+
+impl Drop for UpContext {
+    fn drop(&mut self) {
+        // Somebody may have written their own file meanwhile: that one stays.
+        if fs::read_to_string(&self.path).is_ok_and(|text| text == self.text) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("context.toml");
+        fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_variable_over_the_file_over_the_default() {
+        let (_folder, path) = file("addr = \"10.0.0.1:1\"\n");
+        let addr = |flag, env, path| find(flag, env, path).unwrap().addr;
+        assert_eq!(
+            addr(Some("a:1"), Some("b:2"), Some(path.as_path())),
+            "http://a:1"
+        );
+        assert_eq!(addr(None, Some("b:2"), Some(path.as_path())), "http://b:2");
+        assert_eq!(
+            addr(None, Some(""), Some(path.as_path())),
+            "http://10.0.0.1:1"
+        );
+        assert_eq!(
+            addr(None, None, Some(Path::new("/nowhere/c.toml"))),
+            "http://127.0.0.1:7700"
+        );
+    }
+
+    #[test]
+    fn a_context_with_tls_means_https_and_paths_beside_it() {
+        let (folder, path) = file("addr = \"head:7700\"\n[tls]\nca = \"ca.pem\"\n");
+        let place = find(None, None, Some(&path)).unwrap();
+        assert_eq!(place.addr, "https://head:7700");
+        assert_eq!(place.tls.unwrap().ca, folder.path().join("ca.pem"));
+    }
+
+    #[test]
+    fn a_wrong_context_file_is_named_with_the_way_out() {
+        let (_folder, path) = file("adr = \"x\"\n");
+        let error = find(None, None, Some(&path)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(
+            text.contains("context.toml") && text.contains("`addr ="),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn up_leaves_the_users_own_context_alone() {
+        let (_folder, path) = file("addr = \"head:7700\"\n");
+        let written = UpContext::write(&path, "127.0.0.1:1", 1).unwrap();
+        assert!(matches!(written, Written::KeptOther { ref addr, .. } if addr == "head:7700"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "addr = \"head:7700\"\n");
+    }
+
+    #[test]
+    fn up_replaces_what_a_dead_up_left_and_takes_its_own_away() {
+        // No process has the highest possible pid plus one.
+        let (_folder, path) = file("addr = \"127.0.0.1:9\"\nup_pid = 4194305\n");
+        assert!(find(None, None, Some(&path)).unwrap().stale);
+        let written = UpContext::write(&path, "127.0.0.1:1", std::process::id()).unwrap();
+        let place = find(None, None, Some(&path)).unwrap();
+        assert_eq!(
+            (place.addr.as_str(), place.stale),
+            ("http://127.0.0.1:1", false)
+        );
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        drop(written);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,86 @@
+//! The film catalogue: `marquee-prep serve-catalogue`, a TMDb-compatible server of generated films.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::ChildStdout;
+use tokio::time::timeout;
+
+use crate::cluster::{Layout, Program, beside_us};
+use crate::error::Result;
+
+/// It may draw all posters before it listens.
+const START: Duration = Duration::from_secs(180);
+/// The same films in every demo.
+const SEED: &str = "1";
+
+/// The line with which it says that it is ready.
+#[derive(Debug, Deserialize)]
+struct Listening {
+    event: String,
+    api_url: String,
+}
+
+/// Starts it and returns it with the address of its API.
+pub(super) async fn start(layout: &Layout, films: u32) -> Result<(Program, String)> {
+    let args = [
+        "serve-catalogue",
+        "--films",
+        &films.to_string(),
+        "--seed",
+        SEED,
+        "--port",
+        "0",
+    ];
+    let args = args.into_iter().map(Into::into).collect();
+    let log = layout.log("catalogue");
+    let mut program = Program::new("the film catalogue", beside_us("marquee-prep")?, args, log);
+    let mut stdout = BufReader::new(program.start_and_listen()?);
+    let api_url = match timeout(START, address(&mut stdout)).await {
+        Ok(Ok(Some(api_url))) => api_url,
+        Ok(Ok(None)) => {
+            return Err(anyhow!(
+                "the film catalogue ended at its start\n{}",
+                program.last_words()
+            )
+            .into());
+        }
+        Ok(Err(error)) => return Err(error),
+        Err(_) => {
+            let limit = START.as_secs();
+            return Err(anyhow!(
+                "the film catalogue does not listen after {limit} s\n{}",
+                program.last_words()
+            )
+            .into());
+        }
+    };
+    // Read on, so that it never waits for us to.
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
+    });
+    Ok((program, api_url))
+}
+
+/// The address that it says it listens on; None at the end of its output.
+async fn address(stdout: &mut BufReader<ChildStdout>) -> Result<Option<String>> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stdout
+            .read_line(&mut line)
+            .await
+            .context("cannot read from the film catalogue")?
+            == 0
+        {
+            return Ok(None);
+        }
+        match serde_json::from_str::<Listening>(&line) {
+            Ok(listening) if listening.event == "listening" => return Ok(Some(listening.api_url)),
+            // Other lines are for other readers.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}

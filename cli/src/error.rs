@@ -1,0 +1,190 @@
+//! What ends a command early, as a person reads it and as an exit code.
+//!
+//! Invariant: every error goes to stderr once, here, and names the way out.
+
+use std::fmt::Write as _;
+use std::io::{ErrorKind, IsTerminal as _};
+use std::process::ExitCode;
+
+use marquee_proto::error::PublicError;
+
+/// Exit codes; `marquee --help` and docs/cli.md list them.
+pub(crate) mod exit {
+    /// A job failed, or the request did.
+    pub(crate) const FAILED: u8 = 1;
+    /// The command line was wrong (clap uses the same).
+    pub(crate) const USAGE: u8 = 2;
+    /// No coordinator answered.
+    pub(crate) const UNREACHABLE: u8 = 3;
+    /// Ctrl-C, as shells report it.
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// Why a command ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The arguments do not fit together, in a way that clap cannot see.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answered at the coordinator's address.
+    #[error("cannot reach the coordinator at {addr} ({origin})")]
+    Unreachable {
+        addr: String,
+        origin: String,
+        tried: String,
+        hints: Vec<String>,
+    },
+    /// The coordinator said no.
+    #[error("{}", .0.message)]
+    Refused(PublicError),
+    /// Jobs ended otherwise than well; each was named already.
+    #[error("{0}")]
+    JobsFailed(String),
+    /// Ctrl-C or SIGTERM, with what goes on without us.
+    #[error("interrupted")]
+    Interrupted { hint: Option<String> },
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Result of everything that may end a command.
+pub(crate) type Result<T, E = CliError> = std::result::Result<T, E>;
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+impl CliError {
+    /// The exit code that scripts see.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(_) | Self::JobsFailed(_) | Self::Other(_) => exit::FAILED,
+            Self::Usage(_) => exit::USAGE,
+            Self::Unreachable { .. } => exit::UNREACHABLE,
+            Self::Interrupted { .. } => exit::INTERRUPTED,
+        }
+    }
+
+    /// Whether the reader of our stdout left (`marquee jobs | head`): no error of anybody's.
+    fn is_closed_pipe(&self) -> bool {
+        match self {
+            Self::Other(error) => error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe),
+            Self::Usage(_)
+            | Self::Unreachable { .. }
+            | Self::Refused(_)
+            | Self::JobsFailed(_)
+            | Self::Interrupted { .. } => false,
+        }
+    }
+
+    /// The text for stderr.
+    pub(crate) fn render(&self, colour: bool) -> String {
+        let mut text = String::new();
+        match self {
+            Self::Interrupted { hint } => {
+                text.push_str("interrupted");
+                if let Some(hint) = hint {
+                    // Writing to a String cannot fail, here and below.
+                    let _ = write!(text, "; {hint}");
+                }
+            }
+            Self::Refused(refused) => render_refused(&mut text, refused, colour),
+            Self::Unreachable { tried, hints, .. } => {
+                let _ = write!(text, "{} {self}\n  {tried}", label("error:", colour));
+                for hint in hints {
+                    let _ = write!(text, "\n  {hint}");
+                }
+            }
+            Self::Usage(_) | Self::JobsFailed(_) | Self::Other(_) => {
+                let _ = write!(text, "{} {self}", label("error:", colour));
+            }
+        }
+        text
+    }
+}
+
+fn render_refused(text: &mut String, refused: &PublicError, colour: bool) {
+    let title = match &refused.code {
+        Some(code) => format!("error[{code}]:"),
+        None => "error:".to_owned(),
+    };
+    let _ = write!(text, "{} {}", label(&title, colour), refused.message);
+    for error in &refused.fields {
+        let _ = write!(text, "\n  {}: {}", error.field, error.message);
+    }
+    if let Some(code) = &refused.code {
+        let _ = write!(text, "\n  docs/errors/{code}.md says more");
+    }
+}
+
+fn label(word: &str, colour: bool) -> String {
+    if colour {
+        format!("\x1b[1;31m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    }
+}
+
+/// Tells the user, and returns the exit code.
+pub(crate) fn report(error: &CliError) -> ExitCode {
+    if error.is_closed_pipe() {
+        return ExitCode::SUCCESS;
+    }
+    let colour = crate::output::colour_wanted(std::io::stderr().is_terminal());
+    eprintln!("{}", error.render(colour));
+    ExitCode::from(error.exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::pipeline::FieldError;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_document_shows_its_code_each_field_and_the_page() {
+        let error = CliError::Refused(PublicError {
+            code: Some("MQ0101".into()),
+            message: "the document has 2 errors; nothing was stored".into(),
+            fields: vec![
+                FieldError {
+                    field: "jobs.train.epochs".into(),
+                    message: "is 0; must be 1 or more".into(),
+                },
+                FieldError {
+                    field: "jobs.eval.kidn".into(),
+                    message: r#"unknown key; did you mean "kind"?"#.into(),
+                },
+            ],
+        });
+        insta::assert_snapshot!(error.render(false), @r#"
+        error[MQ0101]: the document has 2 errors; nothing was stored
+          jobs.train.epochs: is 0; must be 1 or more
+          jobs.eval.kidn: unknown key; did you mean "kind"?
+          docs/errors/MQ0101.md says more
+        "#);
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_nobodys_error() {
+        let closed = CliError::from(std::io::Error::from(ErrorKind::BrokenPipe));
+        assert!(closed.is_closed_pipe());
+        let other = CliError::from(std::io::Error::from(ErrorKind::PermissionDenied));
+        assert!(!other.is_closed_pipe());
+    }
+
+    #[test]
+    fn colour_adds_nothing_but_colour() {
+        let error = CliError::Usage("say which job".into());
+        let coloured = error
+            .render(true)
+            .replace("\x1b[1;31m", "")
+            .replace("\x1b[0m", "");
+        assert_eq!(coloured, error.render(false));
+    }
+}

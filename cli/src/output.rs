@@ -1,0 +1,98 @@
+//! The three faces of every answer: a table for people, JSON for programs, ids for pipes.
+//!
+//! Invariant: stdout carries data only. A listing implements [`Show`] once and has all three.
+
+pub(crate) mod json;
+pub(crate) mod table;
+pub(crate) mod words;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use chrono::{DateTime, Utc};
+use clap::ValueEnum;
+use serde_json::Value;
+
+pub(crate) use table::{Page, Tone};
+
+/// What `--output` chooses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one JSON document; one a line where the answer is a stream
+    Json,
+    /// Ids alone, one a line
+    Quiet,
+}
+
+/// Something that can be shown in every format.
+pub(crate) trait Show {
+    /// For people. `now` is for ages.
+    fn page(&self, page: &mut Page, now: DateTime<Utc>);
+    /// For programs: complete, in stable snake_case names.
+    fn json(&self) -> Value;
+    /// What identifies each thing shown.
+    fn ids(&self) -> Vec<String>;
+}
+
+/// Where answers go, and in which format.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub format: Format,
+    colour: bool,
+    /// Columns of the terminal; None: not one, nothing is wrapped.
+    width: Option<u16>,
+}
+
+impl Output {
+    /// Output to this process's stdout.
+    pub(crate) fn stdout(format: Format) -> Self {
+        let terminal = std::io::stdout().is_terminal();
+        let width = terminal.then(|| console::Term::stdout().size().1);
+        Self {
+            format,
+            colour: colour_wanted(terminal),
+            width,
+        }
+    }
+
+    /// Shows one answer.
+    pub(crate) fn show(&self, what: &impl Show, now: DateTime<Utc>) -> std::io::Result<()> {
+        match self.format {
+            Format::Table => self.text(&self.page(what, now)),
+            Format::Json => self.text(&format!("{:#}\n", what.json())),
+            Format::Quiet => what
+                .ids()
+                .iter()
+                .try_for_each(|id| self.text(&format!("{id}\n"))),
+        }
+    }
+
+    /// The page for people, whatever the format.
+    pub(crate) fn page(&self, what: &impl Show, now: DateTime<Utc>) -> String {
+        let mut page = Page::new(self.colour, self.width);
+        what.page(&mut page, now);
+        page.finish()
+    }
+
+    /// Writes text as it is.
+    pub(crate) fn text(&self, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()
+    }
+
+    /// Whether a person reads.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table
+    }
+}
+
+/// Whether to write colour to a stream: it is a terminal that can, and the user did not say no
+/// (<https://no-color.org>).
+pub(crate) fn colour_wanted(is_terminal: bool) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    is_terminal && !no_color && !dumb
+}

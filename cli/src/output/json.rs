@@ -1,0 +1,204 @@
+//! Messages as JSON: snake_case names, words for enums, RFC 3339 times, null for what is not set.
+//! Scripts depend on these names; docs/cli.md lists them.
+
+use chrono::{DateTime, Utc};
+use marquee_proto::v1;
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+
+use super::words;
+
+fn time(at: Option<&Timestamp>) -> Value {
+    words::time(at).map_or(Value::Null, |at: DateTime<Utc>| words::rfc3339(at).into())
+}
+
+/// Text that stands for nothing when empty.
+fn text(value: &str) -> Value {
+    if value.is_empty() {
+        Value::Null
+    } else {
+        value.into()
+    }
+}
+
+/// JSON that travels inside a message; null where there is none.
+fn embedded(value: &str) -> Value {
+    serde_json::from_str(value).unwrap_or_else(|_| text(value))
+}
+
+fn failure(failure: Option<&v1::Failure>) -> Value {
+    failure.map_or(
+        Value::Null,
+        |failure| json!({ "class": words::failure_word(failure), "message": failure.message }),
+    )
+}
+
+fn progress(progress: Option<&v1::Progress>) -> Value {
+    progress.map_or(Value::Null, |progress| {
+        json!({
+            "phase": progress.phase,
+            "done": progress.done,
+            "total": progress.total,
+            "unit": progress.unit,
+            "at": time(progress.at.as_ref()),
+            "phase_started_at": time(progress.phase_started_at.as_ref()),
+        })
+    })
+}
+
+pub(crate) fn job(job: &v1::Job) -> Value {
+    json!({
+        "id": job.id,
+        "pipeline_id": job.pipeline_id,
+        "pipeline_name": job.pipeline_name,
+        "name": job.name,
+        "kind": words::job_kind(job),
+        "state": words::job_state(job),
+        "reason": text(&job.reason),
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "ranks": job.ranks,
+        "priority": job.priority,
+        "created_at": time(job.created_at.as_ref()),
+        "started_at": time(job.started_at.as_ref()),
+        "finished_at": time(job.finished_at.as_ref()),
+        "failure": failure(job.failure.as_ref()),
+        "progress": progress(job.progress.as_ref()),
+        "artifact_digest": text(&job.artifact_digest),
+        "needs": job.needs,
+        "cancel_requested": job.cancel_requested,
+    })
+}
+
+pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
+    json!({
+        "id": pipeline.id,
+        "name": pipeline.name,
+        "created_at": time(pipeline.created_at.as_ref()),
+        "jobs": pipeline.jobs.iter().map(job).collect::<Vec<_>>(),
+    })
+}
+
+fn rank(rank: &v1::AttemptRank) -> Value {
+    json!({
+        "rank": rank.rank,
+        "worker_name": rank.worker_name,
+        "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
+        "state": words::rank_state(rank),
+        "progress": progress(rank.progress.as_ref()),
+        "summary": embedded(&rank.summary_json),
+        "failure": failure(rank.failure.as_ref()),
+    })
+}
+
+fn attempt(attempt: &v1::Attempt) -> Value {
+    json!({
+        "number": attempt.number,
+        "state": words::attempt_state(attempt),
+        "created_at": time(attempt.created_at.as_ref()),
+        "started_at": time(attempt.started_at.as_ref()),
+        "finished_at": time(attempt.finished_at.as_ref()),
+        "failure": failure(attempt.failure.as_ref()),
+        "ranks": attempt.ranks.iter().map(rank).collect::<Vec<_>>(),
+        "resumed_from_step": attempt.resumed_from_step,
+    })
+}
+
+/// A job with its history: the job's own fields, and beside them the rest.
+pub(crate) fn job_detail(detail: &v1::JobDetail) -> Value {
+    let mut value = detail.job.as_ref().map_or_else(|| json!({}), job);
+    value["spec"] = embedded(&detail.spec_json);
+    value["attempts"] = detail.attempts.iter().map(attempt).collect();
+    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text });
+    value["events"] = detail.events.iter().map(event).collect();
+    value
+}
+
+pub(crate) fn worker(worker: &v1::Worker) -> Value {
+    let inventory = worker.inventory.as_ref().map_or(Value::Null, |host| {
+        let gpu = |gpu: &v1::Gpu| {
+            json!({
+                "index": gpu.index,
+                "uuid": gpu.uuid,
+                "name": gpu.name,
+                "memory_bytes": gpu.memory_bytes,
+                "compute_capability": format!("{}.{}", gpu.compute_major, gpu.compute_minor),
+            })
+        };
+        json!({
+            "hostname": host.hostname,
+            "cpu_threads": host.cpu_threads,
+            "memory_bytes": host.memory_bytes,
+            "cpu_slots": host.cpu_slots,
+            "threads_per_slot": host.threads_per_slot,
+            "gpus": host.gpus.iter().map(gpu).collect::<Vec<_>>(),
+            "address": host.address,
+            "flavour": text(&host.flavour),
+        })
+    });
+    let rank = |rank: &v1::RunningRank| {
+        json!({
+            "job_id": rank.job_id,
+            "job_name": rank.job_name,
+            "attempt": rank.attempt,
+            "rank": rank.rank,
+            "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "id": worker.id,
+        "name": worker.name,
+        "state": words::worker_state(worker),
+        "version": worker.version,
+        "last_seen_at": time(worker.last_seen_at.as_ref()),
+        "inventory": inventory,
+        "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) fn artifact(artifact: &v1::Artifact) -> Value {
+    let files = artifact.manifest.as_ref().map(|manifest| {
+        let file = |file: &v1::FileEntry| {
+            json!({ "path": file.path, "size_bytes": file.size_bytes, "digest": file.digest })
+        };
+        manifest.files.iter().map(file).collect::<Vec<_>>()
+    });
+    json!({
+        "digest": artifact.digest,
+        "name": artifact.name,
+        "job_id": artifact.job_id,
+        "job_name": artifact.job_name,
+        "pipeline_id": artifact.pipeline_id,
+        "attempt": artifact.attempt,
+        "size_bytes": artifact.size_bytes,
+        "file_count": artifact.file_count,
+        "committed_at": time(artifact.committed_at.as_ref()),
+        "files": files,
+    })
+}
+
+pub(crate) fn log_line(line: &v1::LogLine) -> Value {
+    let stream = match line.stream() {
+        v1::log_line::Stream::Stdout => "stdout",
+        v1::log_line::Stream::Stderr => "stderr",
+        v1::log_line::Stream::Unspecified => "unknown",
+    };
+    json!({
+        "attempt": line.attempt,
+        "rank": line.rank,
+        "stream": stream,
+        "at": time(line.at.as_ref()),
+        "text": line.text,
+    })
+}
+
+pub(crate) fn metric(point: &v1::MetricPoint) -> Value {
+    json!({
+        "attempt": point.attempt,
+        "rank": point.rank,
+        "name": point.name,
+        "step": point.step,
+        "value": point.value,
+        "at": time(point.at.as_ref()),
+    })
+}

@@ -1,0 +1,110 @@
+//! One line a job on a terminal, drawn anew as things change.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use marquee_domain::job::JobStateName;
+use marquee_proto::v1::Job;
+
+use super::{Reporter, status};
+use crate::output::words;
+
+/// Redraws a second, at most.
+const HERTZ: u8 = 10;
+/// Columns of a job's name, unless a name is longer.
+const NAME_COLUMNS: usize = 12;
+/// Columns of the longest state.
+const STATE_COLUMNS: usize = 9;
+
+/// Bars on stderr.
+#[derive(Debug)]
+pub(crate) struct Bars {
+    all: MultiProgress,
+    jobs: BTreeMap<i64, (ProgressBar, Job)>,
+}
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        Self::on(ProgressDrawTarget::stderr_with_hz(HERTZ))
+    }
+
+    fn on(target: ProgressDrawTarget) -> Self {
+        Self {
+            all: MultiProgress::with_draw_target(target),
+            jobs: BTreeMap::new(),
+        }
+    }
+
+    fn draw(bar: &ProgressBar, job: &Job, now: DateTime<Utc>) {
+        let progress = job.progress.as_ref().filter(|_| is_running(job));
+        let percent = progress.and_then(status::percent);
+        bar.set_style(style(job, percent.is_some()));
+        bar.set_prefix(format!("{:NAME_COLUMNS$}", job.name));
+        bar.set_position(percent.unwrap_or_default());
+        bar.set_message(status::detail(job, now));
+        if words::has_ended(job) {
+            bar.abandon();
+        } else {
+            // A retried job goes on in its old line.
+            bar.reset_elapsed();
+            bar.tick();
+        }
+    }
+}
+
+fn is_running(job: &Job) -> bool {
+    words::state_name(job) == Some(JobStateName::Running)
+}
+
+fn style(job: &Job, with_bar: bool) -> ProgressStyle {
+    let state = words::job_state(job);
+    let colour = match words::state_name(job) {
+        Some(JobStateName::Running) => "cyan",
+        Some(JobStateName::Succeeded) => "green",
+        Some(JobStateName::Failed) => "red",
+        Some(JobStateName::Cancelled) => "yellow",
+        Some(JobStateName::Waiting | JobStateName::Queued) | None => "dim",
+    };
+    let bar = if with_bar { "{bar:24.cyan/dim} " } else { "" };
+    // The state is a word of ours and the columns are constants: nothing can break the template.
+    let template = format!("{{prefix}} {{state:{STATE_COLUMNS}.{colour}}} {bar}{{wide_msg}}");
+    ProgressStyle::with_template(&template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key(
+            "state",
+            move |_: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = out.write_str(state);
+            },
+        )
+        .progress_chars("━╸─")
+}
+
+impl Reporter for Bars {
+    fn job(&mut self, job: &Job, now: DateTime<Utc>) {
+        let (bar, seen) = self
+            .jobs
+            .entry(job.id)
+            .or_insert_with(|| (self.all.add(ProgressBar::new(100)), job.clone()));
+        *seen = job.clone();
+        Self::draw(bar, seen, now);
+    }
+
+    fn tick(&mut self, now: DateTime<Utc>) {
+        for (bar, job) in self.jobs.values().filter(|(_, job)| is_running(job)) {
+            Self::draw(bar, job, now);
+        }
+    }
+
+    fn note(&mut self, text: &str) {
+        // Above the bars; where there is no terminal any more nobody misses it.
+        let _ = self.all.println(text);
+    }
+
+    fn finish(&mut self, now: DateTime<Utc>) {
+        for (bar, job) in self.jobs.values() {
+            Self::draw(bar, job, now);
+            bar.abandon();
+        }
+    }
+}

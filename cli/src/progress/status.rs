@@ -1,0 +1,159 @@
+//! What can be said about one job in one line.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use marquee_domain::job::JobStateName;
+use marquee_proto::v1::{Job, Progress};
+
+use crate::output::words;
+
+/// A rate over less than this is noise.
+const RATE_AFTER: Duration = Duration::from_secs(1);
+/// A time left beyond this says nothing but that it is long.
+const LEFT_MAX: Duration = Duration::from_secs(99 * 24 * 3_600);
+
+/// The share done, in whole percent.
+pub(super) fn percent(progress: &Progress) -> Option<u64> {
+    let total = progress.total.filter(|total| *total > 0)?;
+    let done = u128::from(progress.done.min(total));
+    u64::try_from(done * 100 / u128::from(total)).ok()
+}
+
+/// Units a second since the phase began.
+pub(super) fn rate(progress: &Progress) -> Option<f64> {
+    let started = words::time(progress.phase_started_at.as_ref())?;
+    let measured = words::between(started, words::time(progress.at.as_ref())?);
+    (measured >= RATE_AFTER && progress.done > 0)
+        .then(|| progress.done as f64 / measured.as_secs_f64())
+}
+
+/// How long this phase will go on at its rate, seen from `now`.
+pub(super) fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
+    let rate = rate(progress)?;
+    let left = progress.total?.checked_sub(progress.done)? as f64 / rate;
+    let since = words::between(words::time(progress.at.as_ref())?, now).as_secs_f64();
+    let left = Duration::try_from_secs_f64((left - since).max(0.0)).ok()?;
+    (left < LEFT_MAX).then_some(left)
+}
+
+/// `posters 1,200/3,000 images (40 %), 312 images/s, 6 s left`.
+pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
+    let done = words::count(progress.done);
+    let mut text = match progress.total {
+        Some(total) => {
+            format!(
+                "{} {done}/{} {}",
+                progress.phase,
+                words::count(total),
+                progress.unit
+            )
+        }
+        None => format!("{} {done} {}", progress.phase, progress.unit),
+    };
+    if let Some(percent) = percent(progress) {
+        text.push_str(&format!(" ({percent} %)"));
+    }
+    if let Some(rate) = rate(progress) {
+        text.push_str(&format!(", {} {}/s", words::rate(rate), progress.unit));
+    }
+    if let Some(left) = time_left(progress, now) {
+        text.push_str(&format!(", {} left", words::about(left)));
+    }
+    text.trim_start().to_owned()
+}
+
+/// What follows the state: the reason, the progress, the time taken or the failure.
+pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
+    let attempt = if job.attempt > 1 {
+        format!("attempt {}/{}", job.attempt, job.max_attempts)
+    } else {
+        String::new()
+    };
+    let text = match words::state_name(job) {
+        Some(JobStateName::Waiting | JobStateName::Queued) => match &job.failure {
+            Some(failure) => format!(
+                "{} (the last attempt failed, {}: {})",
+                job.reason,
+                words::failure_word(failure),
+                first_line(&failure.message)
+            ),
+            None => job.reason.clone(),
+        },
+        Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
+        Some(JobStateName::Running) => match &job.progress {
+            Some(progress) => progress_text(progress, now),
+            None => "starting".to_owned(),
+        },
+        Some(JobStateName::Succeeded) => match words::ran_for(job, now) {
+            Some(length) => format!("in {}", words::duration(length)),
+            None => String::new(),
+        },
+        Some(JobStateName::Failed) => job.failure.as_ref().map_or_else(String::new, |failure| {
+            format!(
+                "{}: {}",
+                words::failure_word(failure),
+                first_line(&failure.message)
+            )
+        }),
+        Some(JobStateName::Cancelled) => job.reason.clone(),
+        None => String::new(),
+    };
+    [attempt, text]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_proto::convert::timestamp;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn posters(done: u64, total: Option<u64>, measured_at: i64) -> Progress {
+        Progress {
+            phase: "posters".into(),
+            done,
+            total,
+            unit: "images".into(),
+            at: Some(timestamp(at(measured_at))),
+            phase_started_at: Some(timestamp(at(0))),
+        }
+    }
+
+    #[test]
+    fn rate_and_time_left_follow_from_the_phase() {
+        let text = progress_text(&posters(1_200, Some(3_000), 4), at(4));
+        assert_eq!(
+            text,
+            "posters 1,200/3,000 images (40 %), 300 images/s, 6 s left"
+        );
+        // Two seconds later, without news, two seconds less are left.
+        let later = progress_text(&posters(1_200, Some(3_000), 4), at(6));
+        assert!(later.ends_with("4 s left"), "{later}");
+    }
+
+    #[test]
+    fn nothing_is_claimed_that_is_not_known() {
+        assert_eq!(
+            progress_text(&posters(7, None, 0), at(0)),
+            "posters 7 images"
+        );
+        assert_eq!(
+            progress_text(&posters(0, Some(0), 9), at(9)),
+            "posters 0/0 images"
+        );
+        assert_eq!(percent(&posters(5, Some(4), 1)), Some(100));
+        assert_eq!(time_left(&posters(5, Some(4), 1), at(1)), None);
+    }
+}

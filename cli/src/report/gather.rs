@@ -1,0 +1,81 @@
+//! Bringing the parts of a summary together over gRPC.
+
+use anyhow::Context as _;
+use marquee_domain::artifact::Digest;
+use marquee_domain::report::{EvalReport, TrainSummary};
+use marquee_proto::v1::{AttemptState, Job, JobKind, JobState, get_artifact_request::Which};
+
+use super::Summary;
+use crate::client::Remote;
+use crate::commands::artifacts::{self, download};
+use crate::commands::show;
+use crate::error::Result;
+
+/// The file of a report artifact that holds its figures.
+const REPORT_FILE: &str = "report.json";
+
+/// Reads what a pipeline's jobs left behind.
+pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
+    let pipeline = show::pipeline(remote, pipeline_id).await?;
+    let last_succeeded = |kind: JobKind| {
+        let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
+        pipeline.jobs.iter().rfind(done).map(|job| job.id)
+    };
+    let eval_job = last_succeeded(JobKind::Eval);
+    let eval = match eval_job {
+        Some(id) => Some(eval_report(remote, id).await?),
+        None => None,
+    };
+    let ranks = match last_succeeded(JobKind::Train) {
+        Some(id) => train_summaries(remote, id).await?,
+        None => Vec::new(),
+    };
+    Ok(Summary {
+        pipeline_id,
+        pipeline_name: pipeline.name,
+        jobs: pipeline.jobs,
+        eval,
+        ranks,
+        eval_job,
+    })
+}
+
+async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
+    let artifact = artifacts::find(remote, Which::JobId(job_id)).await?;
+    let files = artifact.manifest.unwrap_or_default().files;
+    let file = files
+        .iter()
+        .find(|file| file.path == REPORT_FILE)
+        .with_context(|| format!("the artifact of job {job_id} has no {REPORT_FILE}"))?;
+    let digest: Digest = file
+        .digest
+        .parse()
+        .context("the manifest has a wrong digest")?;
+    let bytes = download::contents(remote, &digest).await?;
+    let report = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{REPORT_FILE} of job {job_id} is not a report this CLI knows"))?;
+    Ok(report)
+}
+
+/// The ranks' own words, from the attempt that was committed.
+async fn train_summaries(remote: &Remote, job_id: i64) -> Result<Vec<TrainSummary>> {
+    let detail = show::job(remote, job_id).await?;
+    let committed = detail
+        .attempts
+        .into_iter()
+        .rfind(|attempt| attempt.state() == AttemptState::Succeeded)
+        .with_context(|| format!("job {job_id} succeeded without an attempt that did"))?;
+    let mut ranks = Vec::with_capacity(committed.ranks.len());
+    for rank in &committed.ranks {
+        let summary: TrainSummary =
+            serde_json::from_str(&rank.summary_json).with_context(|| {
+                format!(
+                    "rank {} of job {job_id} left no summary this CLI knows",
+                    rank.rank
+                )
+            })?;
+        ranks.push(summary);
+    }
+    ranks.sort_by_key(|summary| summary.rank);
+    Ok(ranks)
+}

@@ -1,0 +1,312 @@
+//! The summary as a person reads it: one table of quality, one of time.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::report::{EvalReport, PhaseTimes, TrainSummary};
+use serde_json::Value;
+
+use super::{HEADLINE_RULE, Summary};
+use crate::output::table::{Entry, left, right, toned};
+use crate::output::{Page, Show, Tone, words};
+
+impl Show for Summary {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        page.heading(&format!(
+            "Pipeline p{} {}",
+            self.pipeline_id, self.pipeline_name
+        ));
+        crate::commands::jobs_table(page, &self.jobs, now);
+        if let Some(eval) = &self.eval {
+            page.heading(&quality_title(eval));
+            quality(page, eval);
+        }
+        if !self.ranks.is_empty() {
+            page.heading(&speed_title(&self.ranks));
+            time(page, &self.ranks);
+        }
+        if self.eval.is_none() {
+            page.gap();
+            page.line("no eval job has succeeded yet: there are no scores");
+        }
+        if let Some(attribution) = self
+            .eval
+            .as_ref()
+            .and_then(|eval| eval.source.attribution.as_ref())
+        {
+            page.gap();
+            page.line(attribution);
+        }
+    }
+
+    fn json(&self) -> Value {
+        Summary::json(self)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.eval_job.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn quality_title(eval: &EvalReport) -> String {
+    let pictures = words::count(eval.pictures.get("test").copied().unwrap_or_default());
+    let pictures = if eval.source.synthetic {
+        format!("{pictures} synthetic test pictures (generated, never to be set beside real ones)")
+    } else {
+        format!("{pictures} test pictures")
+    };
+    format!(
+        "Quality of {} on {pictures}, {} classes",
+        eval.model,
+        eval.classes.len()
+    )
+}
+
+fn quality(page: &mut Page, eval: &EvalReport) {
+    let f1 = |value: f64| Entry::from(format!("{value:.3}"));
+    let mut rows = Vec::new();
+    for rule in &eval.rules {
+        let tone = if rule.rule == HEADLINE_RULE {
+            Tone::Strong
+        } else {
+            Tone::Plain
+        };
+        let interval = rule
+            .f1_micro_interval
+            .map(|(low, high)| format!("{low:.3} to {high:.3}"))
+            .unwrap_or_default();
+        rows.push(vec![
+            toned(rule_words(&rule.rule), tone),
+            toned(format!("{:.3}", rule.f1_micro), tone),
+            interval.into(),
+            f1(rule.f1_weighted),
+            f1(rule.f1_macro),
+            f1(rule.precision_micro),
+            f1(rule.recall_micro),
+        ]);
+    }
+    if let Some(ceiling) = eval.source.f1_micro_ceiling {
+        rows.push(vec![
+            "ceiling: the best anybody can expect".into(),
+            f1(ceiling),
+        ]);
+    }
+    for baseline in &eval.baselines {
+        rows.push(vec![
+            baseline_words(&baseline.name).into(),
+            f1(baseline.f1_micro),
+            "".into(),
+            f1(baseline.f1_weighted),
+        ]);
+    }
+    let heads = [
+        left("RULE"),
+        right("MICRO F1"),
+        right("95 % INTERVAL"),
+        right("WEIGHTED F1"),
+        right("MACRO F1"),
+        right("PRECISION"),
+        right("RECALL"),
+    ];
+    page.table(&heads, rows);
+}
+
+fn rule_words(rule: &str) -> String {
+    match rule {
+        "per_class" => "threshold per class, tuned on validation".to_owned(),
+        "fixed" => "thresholds given in the job".to_owned(),
+        number => format!("threshold {number}"),
+    }
+}
+
+fn baseline_words(name: &str) -> String {
+    match name {
+        "all" => "baseline: every class, always".to_owned(),
+        "none" => "baseline: no class, ever".to_owned(),
+        "coin" => "baseline: a coin for each class".to_owned(),
+        "prevalence" => "baseline: at random, as often as it occurs".to_owned(),
+        other => format!("baseline: {other}"),
+    }
+}
+
+fn speed_title(ranks: &[TrainSummary]) -> String {
+    let first = &ranks[0];
+    let backend = if first.backend == "none" {
+        String::new()
+    } else {
+        format!(" ({})", first.backend)
+    };
+    let resumed = if first.resumed_from_step > 0 {
+        format!(
+            ", resumed from step {}",
+            words::count(first.resumed_from_step)
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "Training: {} images/s on {}{backend}, {} steps, {} parameters{resumed}",
+        words::rate(first.images_per_second),
+        words::plural(first.world_size as usize, "rank"),
+        words::count(first.steps),
+        words::count(first.parameters)
+    )
+}
+
+/// A phase's name and how to read it out of the times.
+type Phase = (&'static str, fn(&PhaseTimes) -> f64);
+
+/// The parts of a step, in the order in which they happen.
+const PHASES: [Phase; 6] = [
+    ("input", |times| times.input_s),
+    ("forward", |times| times.forward_s),
+    ("backward", |times| times.backward_s),
+    ("all-reduce", |times| times.all_reduce_s),
+    ("optimizer", |times| times.optimizer_s),
+    ("checkpoint", |times| times.checkpoint_s),
+];
+
+fn time(page: &mut Page, ranks: &[TrainSummary]) {
+    let heads = [
+        right("RANK"),
+        right("STEPS"),
+        right("INPUT"),
+        right("FORWARD"),
+        right("BACKWARD"),
+        right("ALL-REDUCE"),
+        right("OPTIMIZER"),
+        right("CHECKPOINT"),
+        right("OTHER"),
+        right("VALIDATION"),
+    ];
+    debug_assert_eq!(heads.len(), PHASES.len() + 4, "a column for each phase");
+    let rows = ranks.iter().map(|rank| {
+        let times = &rank.phases;
+        let known: f64 = PHASES.iter().map(|(_, read)| read(times)).sum();
+        let mut row: Vec<Entry> = vec![
+            rank.rank.to_string().into(),
+            format!("{:.1} s", times.step_s).into(),
+        ];
+        row.extend(
+            PHASES
+                .iter()
+                .map(|(_, read)| share(read(times), times.step_s).into()),
+        );
+        row.push(share((times.step_s - known).max(0.0), times.step_s).into());
+        row.push(format!("{:.1} s", times.validation_s).into());
+        row
+    });
+    page.table(&heads, rows.collect());
+}
+
+/// `12.3 s 45 %`.
+fn share(seconds: f64, of: f64) -> String {
+    if of > 0.0 {
+        format!("{seconds:.1} s {:>2.0} %", 100.0 * seconds / of)
+    } else {
+        format!("{seconds:.1} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::report::{Baseline, RuleScores, SourceNote};
+
+    use super::*;
+
+    fn rank(rank: u32) -> TrainSummary {
+        TrainSummary {
+            model: "simple-cnn".into(),
+            parameters: 83_456,
+            world_size: 2,
+            rank,
+            backend: "gloo".into(),
+            epochs: 10,
+            steps: 340,
+            images_per_second: 512.3,
+            phases: PhaseTimes {
+                step_s: 42.0,
+                input_s: 1.2,
+                forward_s: 14.0,
+                backward_s: 22.5,
+                all_reduce_s: 3.0,
+                optimizer_s: 0.8,
+                checkpoint_s: 0.2,
+                validation_s: 4.4,
+            },
+            ..TrainSummary::default()
+        }
+    }
+
+    fn summary() -> Summary {
+        let rule = |rule: &str, f1_micro, interval| RuleScores {
+            rule: rule.into(),
+            f1_micro,
+            f1_weighted: f1_micro - 0.02,
+            f1_macro: f1_micro - 0.03,
+            precision_micro: 0.8,
+            recall_micro: 0.7,
+            f1_micro_interval: interval,
+            ..RuleScores::default()
+        };
+        let baseline = |name: &str, f1_micro| Baseline {
+            name: name.into(),
+            f1_micro,
+            f1_weighted: f1_micro,
+        };
+        Summary {
+            pipeline_id: 3,
+            pipeline_name: "posters".into(),
+            jobs: Vec::new(),
+            eval: Some(EvalReport {
+                model: "simple-cnn".into(),
+                classes: vec!["Horror".into(), "Western".into()],
+                source: SourceNote {
+                    synthetic: true,
+                    attribution: None,
+                    f1_micro_ceiling: Some(0.831),
+                },
+                pictures: [("test".to_owned(), 450)].into(),
+                rules: vec![
+                    rule("0.5", 0.68, None),
+                    rule("0.25", 0.71, None),
+                    rule("per_class", 0.74, Some((0.71, 0.77))),
+                ],
+                baselines: vec![baseline("all", 0.37), baseline("prevalence", 0.245)],
+                ..EvalReport::default()
+            }),
+            ranks: vec![rank(0), rank(1)],
+            eval_job: Some(18),
+        }
+    }
+
+    #[test]
+    fn the_summary_sets_scores_beside_ceiling_and_baselines_and_shows_where_time_went() {
+        let mut page = Page::new(false, None);
+        summary().page(&mut page, DateTime::UNIX_EPOCH);
+        insta::assert_snapshot!(page.finish(), @"");
+    }
+
+    #[test]
+    fn the_json_has_the_names_that_scripts_use() {
+        let json = summary().json();
+        assert_eq!(json["f1_micro"], 0.74);
+        assert_eq!(json["f1_micro_ceiling"], 0.831);
+        assert_eq!(json["baselines"]["all"]["f1_micro"], 0.37);
+        assert_eq!(json["rules"][0]["rule"], "0.5");
+        assert_eq!(json["world_size"], 2);
+        assert_eq!(json["phases"][1]["rank"], 1);
+        assert_eq!(json["phases"][1]["backward_s"], 22.5);
+    }
+
+    #[test]
+    fn without_scores_none_are_invented() {
+        let empty = Summary {
+            eval: None,
+            ranks: Vec::new(),
+            ..summary()
+        };
+        let mut page = Page::new(false, None);
+        empty.page(&mut page, DateTime::UNIX_EPOCH);
+        assert!(page.finish().contains("no eval job has succeeded yet"));
+        assert!(empty.json()["f1_micro"].is_null());
+    }
+}
