@@ -25,7 +25,7 @@ const DEMO_HELP: &str = "\
 Build Marquee and run its demo: films and posters from a local API, prepared, a network trained
 by two ranks on two workers, evaluated
 
-Usage: cargo xtask demo [options]
+Usage: cargo xtask demo [options] [-- <more options of \"marquee demo\">]
 
 Options:
   --keep          leave everything running at the end and say how to look around and stop it
@@ -90,6 +90,8 @@ pub(crate) struct DemoOptions {
     pub json: bool,
     pub films: Option<u32>,
     pub data_dir: Option<String>,
+    /// Words for the CLI that mean nothing to this crate.
+    pub more: Vec<String>,
 }
 
 /// Reads the words after `cargo xtask`.
@@ -127,6 +129,10 @@ fn parse_demo(words: Vec<String>) -> Result<DemoOptions> {
     let mut options = DemoOptions::default();
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
+        if word == "--" {
+            options.more = words.collect();
+            break;
+        }
         let (name, inline) = match word.split_once('=') {
             Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
             None => (word.clone(), None),
@@ -196,13 +202,14 @@ mod tests {
             json: true,
             films: Some(300),
             data_dir: Some("/tmp/d".into()),
+            more: vec!["--set".into(), "a=1".into()],
         });
         assert_eq!(
-            words("demo --keep --json --films 300 --data-dir=/tmp/d").unwrap(),
+            words("demo --keep --json --films 300 --data-dir=/tmp/d -- --set a=1").unwrap(),
             expected
         );
         assert_eq!(
-            words("demo --films=300 --json --data-dir /tmp/d --keep").unwrap(),
+            words("demo --films=300 --json --data-dir /tmp/d --keep -- --set a=1").unwrap(),
             expected
         );
     }

@@ -92,6 +92,7 @@ fn demo_command(workspace: &Workspace, setup: &Setup, options: &DemoOptions) -> 
     if let Some(folder) = &options.data_dir {
         command.arg("--data-dir").arg(folder);
     }
+    command.args(&options.more);
     setup.apply(&mut command);
     command
 }
