@@ -4,6 +4,14 @@
 //! Invariant: nothing partial is ever visible under its own name, and every id and every picture
 //! that came in is accounted for exactly once on the way out.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "pixels and colours are cut to size on purpose; counts and ids are converted checked"
+)]
+
+pub mod catalogue;
+pub mod clock;
+mod dice;
 mod durable;
 pub mod shards;
 pub mod thumbnail;

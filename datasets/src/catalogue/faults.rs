@@ -1,0 +1,218 @@
+//! Faults on request: rules that make the local server behave as public services sometimes do.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+/// Where a fault happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Route {
+    Configuration,
+    Genres,
+    Movie,
+    Export,
+    Image,
+}
+
+impl Route {
+    const ALL: [(&'static str, Self); 5] = [
+        ("configuration", Self::Configuration),
+        ("genres", Self::Genres),
+        ("movie", Self::Movie),
+        ("export", Self::Export),
+        ("image", Self::Image),
+    ];
+}
+
+/// What happens instead of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FaultKind {
+    /// 401 with code 7.
+    Unauthorized,
+    /// 429; with Retry-After if the rule has `retry_after`.
+    RateLimited,
+    /// This 5xx.
+    Server(u16),
+    /// A page for people, with 200.
+    Html,
+    /// 200 with nothing.
+    Empty,
+    /// The connection ends in the middle of the body.
+    Truncated,
+    /// Code 44 with 200.
+    InvalidId,
+    /// The answer comes this many seconds late.
+    Slow(u64),
+}
+
+/// How the wait of a 429 is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RetryAfter {
+    None,
+    Seconds(u64),
+    /// As an HTTP date, this many seconds after the answer's own.
+    Date(u64),
+}
+
+/// One rule: `ROUTE=KIND[,every=N][,times=T][,retry_after=S|date:S]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FaultRule {
+    pub(crate) route: Route,
+    pub(crate) kind: FaultKind,
+    /// Hits the films at positions 0, N, 2N, ...
+    every: usize,
+    /// Hits each film this often, then never again. None: always.
+    times: Option<u32>,
+    pub(crate) retry_after: RetryAfter,
+}
+
+/// Why a text is no rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "fault {rule:?}: {problem}; write ROUTE=KIND[,every=N][,times=T][,retry_after=S or date:S], with ROUTE one of \
+     configuration, genres, movie, export, image and KIND one of 401, 429, 500 to 599, html, empty, truncated, \
+     invalid-id, slow:SECONDS"
+)]
+pub struct InvalidFault {
+    rule: String,
+    problem: String,
+}
+
+impl FromStr for FaultRule {
+    type Err = InvalidFault;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFault> {
+        let invalid = |problem: &str| InvalidFault {
+            rule: text.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let mut parts = text.split(',');
+        let (route, kind) = parts
+            .next()
+            .and_then(|head| head.split_once('='))
+            .ok_or(invalid("there is no ="))?;
+        let route = Route::ALL
+            .into_iter()
+            .find_map(|(word, known)| (word == route).then_some(known))
+            .ok_or(invalid("its route is unknown"))?;
+        let kind = kind_of(kind).ok_or(invalid("its kind is unknown"))?;
+        let mut rule = Self {
+            route,
+            kind,
+            every: 1,
+            times: None,
+            retry_after: RetryAfter::None,
+        };
+        for part in parts {
+            let (name, value) = part.split_once('=').ok_or(invalid("an option has no ="))?;
+            match name {
+                "every" => {
+                    let every = value.parse().ok().filter(|every| *every > 0);
+                    rule.every = every.ok_or(invalid("every is not a number above 0"))?;
+                }
+                "times" => {
+                    rule.times = Some(value.parse().map_err(|_| invalid("times is no number"))?);
+                }
+                "retry_after" => {
+                    rule.retry_after =
+                        wait_of(value).ok_or(invalid("retry_after is neither S nor date:S"))?;
+                }
+                _ => return Err(invalid("it has an unknown option")),
+            }
+        }
+        Ok(rule)
+    }
+}
+
+fn kind_of(word: &str) -> Option<FaultKind> {
+    match word {
+        "401" => Some(FaultKind::Unauthorized),
+        "429" => Some(FaultKind::RateLimited),
+        "html" => Some(FaultKind::Html),
+        "empty" => Some(FaultKind::Empty),
+        "truncated" => Some(FaultKind::Truncated),
+        "invalid-id" => Some(FaultKind::InvalidId),
+        _ => match word.strip_prefix("slow:") {
+            Some(seconds) => seconds.parse().ok().map(FaultKind::Slow),
+            None => {
+                let status = word
+                    .parse()
+                    .ok()
+                    .filter(|status| (500..600).contains(status));
+                status.map(FaultKind::Server)
+            }
+        },
+    }
+}
+
+fn wait_of(value: &str) -> Option<RetryAfter> {
+    match value.strip_prefix("date:") {
+        Some(seconds) => seconds.parse().ok().map(RetryAfter::Date),
+        None => value.parse().ok().map(RetryAfter::Seconds),
+    }
+}
+
+/// The rules of a server, and how often each has hit each film.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    rules: Vec<FaultRule>,
+    hits: Mutex<HashMap<(usize, usize), u32>>,
+}
+
+impl Faults {
+    pub(crate) fn new(rules: Vec<FaultRule>) -> Self {
+        Self {
+            rules,
+            hits: Mutex::default(),
+        }
+    }
+
+    /// The fault that meets this request, if any: the first rule that applies. Requests for no
+    /// film have position 0.
+    pub(crate) fn meet(&self, route: Route, position: usize) -> Option<FaultRule> {
+        let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rules.iter().enumerate().find_map(|(at, rule)| {
+            if rule.route != route || !position.is_multiple_of(rule.every) {
+                return None;
+            }
+            let so_far = hits.entry((at, position)).or_default();
+            if rule.times.is_some_and(|times| *so_far >= times) {
+                return None;
+            }
+            *so_far += 1;
+            Some(rule.clone())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_hits_every_nth_film_as_often_as_it_says() {
+        let faults = Faults::new(vec!["movie=503,every=3,times=2".parse().unwrap()]);
+        let met = |position| faults.meet(Route::Movie, position).is_some();
+        assert_eq!([met(0), met(0), met(0)], [true, true, false]);
+        assert_eq!(
+            [met(1), met(2), met(3), met(4)],
+            [false, false, true, false]
+        );
+        assert!(faults.meet(Route::Image, 6).is_none());
+    }
+
+    #[test]
+    fn a_wrong_rule_is_refused_with_the_right_form() {
+        for wrong in [
+            "",
+            "movie",
+            "film=401",
+            "movie=404",
+            "movie=429,every=0",
+            "movie=429,soon=1",
+        ] {
+            assert!(wrong.parse::<FaultRule>().is_err(), "{wrong}");
+        }
+        insta::assert_snapshot!("movie=404".parse::<FaultRule>().unwrap_err(), @"");
+    }
+}

@@ -1,0 +1,137 @@
+//! The bytes of a poster's file, as its server gives them: mostly JPEG, now and then something
+//! else behind the same name, and some that are damaged.
+
+use std::io::Cursor;
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::{ColorType as PngColour, ImageEncoder, codecs::png::PngEncoder};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+
+use super::film::{Fate, Films};
+use super::poster::{self, Poster};
+use crate::dice::Dice;
+
+/// JPEG quality of a poster.
+const QUALITY: u8 = 85;
+/// Share of the JPEGs whose colours are stored at full size (4:4:4).
+const SHARE_FULL_COLOUR: f64 = 0.1;
+/// Share of the files that are PNGs behind a name that ends in `.jpg`.
+const SHARE_PNG: f64 = 0.005;
+/// Share of the grey posters that are stored as greyscale JPEGs.
+const SHARE_ONE_CHANNEL: f64 = 0.5;
+
+/// A file as it is served.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) content_type: &'static str,
+}
+
+/// The file of the poster at `position`, `width` pixels wide.
+pub(crate) fn make(films: &Films, position: usize, width: u32) -> ImageFile {
+    let film = films.film_at(position);
+    let mut dice = films.poster_dice(position);
+    let poster = poster::paint(&film, &mut dice);
+    let (poster, width, height) = shrink(poster, width);
+    let mut file = encode(&poster, width, height, &mut dice);
+    if film.fate == Fate::BrokenPoster {
+        damage(&mut file.bytes, &mut dice);
+    }
+    file
+}
+
+fn shrink(poster: Poster, width: u32) -> (Poster, u32, u32) {
+    if width >= poster::WIDTH {
+        return (poster, poster::WIDTH, poster::HEIGHT);
+    }
+    let height = width * poster::HEIGHT / poster::WIDTH;
+    let source = Image::from_vec_u8(poster::WIDTH, poster::HEIGHT, poster.rgb, PixelType::U8x3)
+        .expect("a poster has three bytes for each of its pixels");
+    let mut target = Image::new(width, height, PixelType::U8x3);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    Resizer::new()
+        .resize(&source, &mut target, Some(&options))
+        .expect("both pictures have the same kind of pixels");
+    (
+        Poster {
+            rgb: target.into_vec(),
+            is_grey: poster.is_grey,
+        },
+        width,
+        height,
+    )
+}
+
+fn encode(poster: &Poster, width: u32, height: u32, dice: &mut Dice) -> ImageFile {
+    let mut bytes = Vec::new();
+    if dice.chance(SHARE_PNG) {
+        PngEncoder::new(Cursor::new(&mut bytes))
+            .write_image(&poster.rgb, width, height, PngColour::Rgb8.into())
+            .expect("the size is right and a Vec takes every write");
+        // The server trusts the name, as servers do.
+        return ImageFile {
+            bytes,
+            content_type: "image/jpeg",
+        };
+    }
+    let mut encoder = Encoder::new(&mut bytes, QUALITY);
+    let is_full = dice.chance(SHARE_FULL_COLOUR);
+    encoder.set_sampling_factor(if is_full {
+        SamplingFactor::F_1_1
+    } else {
+        SamplingFactor::F_2_2
+    });
+    let side = |pixels: u32| u16::try_from(pixels).expect("a poster is at most 750 pixels high");
+    let (width, height) = (side(width), side(height));
+    let encoded = if poster.is_grey && dice.chance(SHARE_ONE_CHANNEL) {
+        let grey: Vec<u8> = poster.rgb.iter().copied().step_by(3).collect();
+        encoder.encode(&grey, width, height, ColorType::Luma)
+    } else {
+        encoder.encode(&poster.rgb, width, height, ColorType::Rgb)
+    };
+    encoded.expect("the size is right and a Vec takes every write");
+    ImageFile {
+        bytes,
+        content_type: "image/jpeg",
+    }
+}
+
+/// Cuts the file short, or replaces it by what is no picture at all.
+fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
+    match dice.below(3) {
+        0 => bytes.truncate(bytes.len() * 3 / 5),
+        1 => bytes.truncate(200),
+        _ => {
+            for byte in bytes.iter_mut().skip(2) {
+                *byte = (dice.bits() & 0xff) as u8;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poster_is_the_same_whenever_it_is_made_and_another_for_another_seed() {
+        let (films, others) = (Films::new(1, 100), Films::new(2, 100));
+        assert_eq!(make(&films, 17, 500).bytes, make(&films, 17, 500).bytes);
+        assert_ne!(make(&films, 17, 500).bytes, make(&others, 17, 500).bytes);
+    }
+
+    #[test]
+    fn smaller_sizes_keep_the_proportions() {
+        let films = Films::new(1, 100);
+        let position = (0..100)
+            .find(|at| films.fate_at(*at) == Fate::Plain)
+            .unwrap();
+        let file = make(&films, position, 92);
+        let mut decoder =
+            zune_jpeg::JpegDecoder::new(zune_core::bytestream::ZCursor::new(&file.bytes));
+        decoder.decode_headers().unwrap();
+        let info = decoder.info().unwrap();
+        assert_eq!((info.width, info.height), (92, 138));
+    }
+}
