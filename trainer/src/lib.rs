@@ -1,1 +1,52 @@
-//! Train, eval and predict with libtorch, one process per rank; the binary marquee-trainer
+//! Train and eval with libtorch, one process a rank: the library behind `marquee-trainer`, and the
+//! only crate that links libtorch.
+//!
+//! Invariants:
+//! - It speaks the child contract ([`marquee_domain::child`]) and nothing else: no gRPC, no SQL.
+//! - On CPUs in fp32 a run that was interrupted and resumed on as many ranks ends with the same
+//!   weights, bit for bit, as one that was not.
+//! - `unsafe` is in one module, `ffi`, the border with libtorch's C++.
+//!
+//! Not here yet: NCCL, mixed precision, regrouping after a lost rank.
+
+// What a tensor holds is counted in i64 by libtorch, in usize by Rust and averaged in f64; all
+// counts here are far below 2^53.
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "counts of pictures and steps are far below 2^53"
+)]
+
+mod checkpoint;
+mod data;
+mod device;
+mod error;
+mod eval;
+mod events;
+mod ffi;
+mod files;
+mod launch;
+mod model_folder;
+mod models;
+mod optimizer;
+mod parameters;
+mod rendezvous;
+mod run;
+mod stop;
+mod store;
+mod tensorboard;
+mod tensors;
+mod train;
+
+pub use error::RunError;
+pub use events::Events;
+pub use launch::run_ranks;
+pub use rendezvous::{Place, StoreServer};
+pub use run::{Outcome, conclude, read_spec, run};
+pub use stop::{Stop, when_stdin_ends};
+pub use store::serve;
+
+/// Ends the process without destructors: after a failure, threads may hang in an exchange with a
+/// peer that is gone. The caller has flushed what it wrote.
+pub fn leave(code: marquee_domain::child::ExitCode) -> ! {
+    ffi::exit_now(code.0)
+}

@@ -1,2 +1,142 @@
-//! stub
-fn main() {}
+//! The binary `marquee-trainer`: a job's work as a child process, one a rank.
+//!
+//! Events go to stdout as JSON lines, words for people to stderr. Exit codes are those of
+//! [`marquee_domain::child::ExitCode`].
+
+use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use marquee_domain::FailureClass;
+use marquee_domain::child::ExitCode;
+use marquee_domain::spec::MODELS;
+use marquee_trainer::{
+    Events, Outcome, Place, RunError, Stop, conclude, leave, read_spec, run, run_ranks, serve,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Train and evaluate with libtorch: one process a rank
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Do the work of a spec file; the rank is taken from RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT
+    Run {
+        /// The spec, as a worker writes it
+        spec: PathBuf,
+        /// Without RANK: start this many ranks on this machine, and a store for them to meet at
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+        ranks: u32,
+        /// Stop, as on SIGTERM, when stdin ends
+        #[arg(long)]
+        until_eof: bool,
+    },
+    /// Serve a store at which ranks meet, until SIGTERM; prints one JSON line with its address
+    Store {
+        /// The address to listen on, and on no other
+        #[arg(long)]
+        host: String,
+        /// 0: any free one
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Stop when stdin ends
+        #[arg(long)]
+        until_eof: bool,
+    },
+    /// List the models of the zoo
+    Models,
+}
+
+fn main() {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .init();
+    let code = match cli.command {
+        Command::Run {
+            spec,
+            ranks,
+            until_eof,
+        } => run_command(&spec, ranks, until_eof),
+        Command::Store {
+            host,
+            port,
+            until_eof,
+        } => store_command(&host, port, until_eof),
+        Command::Models => {
+            MODELS.iter().for_each(|name| say(name));
+            ExitCode::OK
+        }
+    };
+    leave(code)
+}
+
+fn run_command(spec: &Path, ranks: u32, until_eof: bool) -> ExitCode {
+    let events = Arc::new(Events::to_stdout());
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        run_or_launch(spec, ranks, until_eof, &events)
+    }));
+    conclude(result.unwrap_or_else(|panic| Err(crash(&*panic))), &events)
+}
+
+fn run_or_launch(
+    spec: &Path,
+    ranks: u32,
+    until_eof: bool,
+    events: &Arc<Events>,
+) -> Result<Outcome, RunError> {
+    let stop = Stop::on_signals()?;
+    if until_eof {
+        marquee_trainer::when_stdin_ends()?;
+    }
+    let place = Place::from_env(|name| std::env::var(name).ok())?;
+    if place.is_none() && ranks > 1 {
+        return run_ranks(spec, ranks, events, &stop);
+    }
+    run(
+        &read_spec(spec)?,
+        &place.unwrap_or_else(Place::alone),
+        events,
+        &stop,
+    )
+}
+
+fn store_command(host: &str, port: u16, until_eof: bool) -> ExitCode {
+    match serve(host, port, until_eof, say) {
+        Ok(()) => ExitCode::OK,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILED
+        }
+    }
+}
+
+/// A line for whoever reads our stdout. If nobody does, there is nobody to tell.
+fn say(line: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// The last word of a rank that panicked: tch's plain calls do so on errors of libtorch.
+fn crash(panic: &(dyn std::any::Any + Send)) -> RunError {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without words");
+    RunError {
+        class: FailureClass::Crash,
+        message: format!("the trainer panicked: {text}"),
+    }
+}

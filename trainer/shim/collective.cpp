@@ -1,0 +1,208 @@
+// libtorch's c10d behind a C interface: the rendezvous store, a Gloo process group on an explicit
+// address, and the Reducer, which all-reduces gradients in buckets while backward still runs.
+//
+// Handles are plain pointers that the caller frees once. Collectives block until they are done,
+// fail, or the group's time-out has passed.
+
+#include "guard.hpp"
+
+#include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <torch/csrc/distributed/c10d/comm.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include <chrono>
+#include <memory>
+
+using marquee::guarded;
+using marquee::TensorPtr;
+using std::chrono::milliseconds;
+
+namespace {
+
+struct Store {
+  c10::intrusive_ptr<c10d::Store> inner;
+};
+
+struct Group {
+  c10::intrusive_ptr<c10d::ProcessGroup> inner;
+};
+
+struct Reducer {
+  std::shared_ptr<c10d::Reducer> inner;
+};
+
+// Bytes of a bucket, as DistributedDataParallel chooses them: a small first one, so that the
+// exchange starts early, then large ones.
+const std::vector<size_t> kBucketBytes = {c10d::kDefaultFirstBucketBytes, c10d::kDefaultBucketBytesCap};
+
+// Bytes sent at once when weights are copied from rank 0.
+constexpr size_t kBroadcastBytes = 250 * 1024 * 1024;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+} // namespace
+
+extern "C" {
+
+// Serves a store on a socket that is bound already; takes the socket over.
+int marquee_store_serve(int listen_fd, const char* host, uint16_t port, int64_t timeout_ms, void** out) {
+  return guarded([&] {
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = true;
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout_ms);
+    options.masterListenFd = listen_fd;
+    *out = new Store{c10::make_intrusive<c10d::TCPStore>(host, options)};
+  });
+}
+
+int marquee_store_connect(const char* host, uint16_t port, int64_t timeout_ms, void** out) {
+  return guarded([&] {
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout_ms);
+    *out = new Store{c10::make_intrusive<c10d::TCPStore>(host, options)};
+  });
+}
+
+int marquee_store_prefixed(void* store, const char* prefix, void** out) {
+  return guarded([&] {
+    *out = new Store{c10::make_intrusive<c10d::PrefixStore>(prefix, static_cast<Store*>(store)->inner)};
+  });
+}
+
+int marquee_store_set(void* store, const char* key, const uint8_t* value, size_t length) {
+  return guarded([&] {
+    static_cast<Store*>(store)->inner->set(key, std::vector<uint8_t>(value, value + length));
+  });
+}
+
+// Writes 1 to `present` if the key is there, else 0. Does not wait.
+int marquee_store_check(void* store, const char* key, int* present) {
+  return guarded([&] { *present = static_cast<Store*>(store)->inner->check({key}) ? 1 : 0; });
+}
+
+void marquee_store_free(void* store) {
+  guarded([&] { delete static_cast<Store*>(store); });
+}
+
+// Joins a Gloo group. `address` is this rank's own: without it Gloo guesses from the host's name,
+// and peers are told to meet us at whatever that resolves to.
+int marquee_group_gloo(
+    void* store,
+    int rank,
+    int size,
+    const char* address,
+    int64_t timeout_ms,
+    void** out) {
+  return guarded([&] {
+    auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(timeout_ms));
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    auto rendezvous = static_cast<Store*>(store)->inner;
+    auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank, size, options);
+    auto group = c10::make_intrusive<c10d::ProcessGroup>(rendezvous, rank, size);
+    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
+    group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
+    *out = new Group{std::move(group)};
+  });
+}
+
+// Waits for operations in flight, so it must not be called after one timed out.
+void marquee_group_free(void* group) {
+  guarded([&] { delete static_cast<Group*>(group); });
+}
+
+int marquee_group_allreduce_sum(void* group, TensorPtr tensor) {
+  return guarded([&] {
+    std::vector<at::Tensor> list = {marquee::tensor(tensor)};
+    static_cast<Group*>(group)->inner->allreduce(list)->wait();
+  });
+}
+
+int marquee_group_broadcast(void* group, const TensorPtr* tensors, size_t count, int root) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto list = marquee::tensors(tensors, count);
+    c10d::broadcast_coalesced(static_cast<Group*>(group)->inner, list, kBroadcastBytes, root);
+  });
+}
+
+int marquee_group_barrier(void* group) {
+  return guarded([&] { static_cast<Group*>(group)->inner->barrier()->wait(); });
+}
+
+// Hooks the gradients of `parameters`: from now on each backward pass averages them over the group.
+int marquee_reducer_new(void* group, const TensorPtr* parameters, size_t count, void** out) {
+  return guarded([&] {
+    auto process_group = static_cast<Group*>(group)->inner;
+    auto list = marquee::tensors(parameters, count);
+    // A peer with another model is found here, by name and shape, not as a hang later.
+    c10d::verify_params_across_processes(process_group, list, {});
+    auto [buckets, limits] = c10d::compute_bucket_assignment_by_size(list, kBucketBytes);
+    // Gradients become ready from the last layer to the first.
+    std::reverse(buckets.begin(), buckets.end());
+    std::reverse(limits.begin(), limits.end());
+    *out = new Reducer{std::make_shared<c10d::Reducer>(
+        std::move(list),
+        std::move(buckets),
+        process_group,
+        std::vector<bool>(count, false),
+        c10d::kDefaultBucketBytesCap,
+        /*find_unused_parameters=*/false,
+        /*gradient_as_bucket_view=*/true,
+        std::unordered_map<size_t, std::string>(),
+        c10d::kDefaultFirstBucketBytes,
+        /*skip_all_reduce_unused_params=*/false,
+        /*use_python_reducer=*/false,
+        std::vector<int64_t>())};
+  });
+}
+
+void marquee_reducer_free(void* reducer) {
+  guarded([&] { delete static_cast<Reducer*>(reducer); });
+}
+
+// Once, after the first backward pass: orders the buckets as gradients became ready in it.
+int marquee_reducer_rebuild(void* reducer) {
+  return guarded([&] { static_cast<Reducer*>(reducer)->inner->rebuild_buckets(); });
+}
+
+// Before each forward pass whose backward pass is to be reduced.
+int marquee_reducer_prepare(void* reducer) {
+  return guarded([&] {
+    auto& inner = static_cast<Reducer*>(reducer)->inner;
+    inner->prepare_for_forward();
+    inner->prepare_for_backward({});
+  });
+}
+
+// Runs the backward pass and tells how long its own computation took, and how long it then still
+// waited for the all-reduce.
+//
+// The Reducer waits for its buckets in a callback that the autograd engine runs once every node of
+// the graph is done. Callbacks run in the order in which they were queued, so one that is queued by
+// a hook on the loss itself, the very first thing backward does, runs just before that wait.
+int marquee_backward(TensorPtr loss, double* compute_s, double* waiting_s) {
+  return guarded([&] {
+    auto start = std::chrono::steady_clock::now();
+    auto computed = std::make_shared<double>(0.0);
+    auto& root = marquee::tensor(loss);
+    root.register_hook([computed, start](const at::Tensor&) {
+      torch::autograd::Engine::get_default_engine().queue_callback(
+          [computed, start] { *computed = seconds_since(start); });
+    });
+    root.backward();
+    *compute_s = *computed;
+    *waiting_s = seconds_since(start) - *computed;
+  });
+}
+
+} // extern "C"

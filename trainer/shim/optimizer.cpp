@@ -1,0 +1,83 @@
+// libtorch's fused optimizer steps. Their state is the caller's: plain tensors that it saves and
+// restores, which torch::optim's own classes do not allow from outside C++.
+
+#include "guard.hpp"
+
+#include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/_fused_sgd.h>
+
+using marquee::guarded;
+using marquee::TensorPtr;
+
+namespace {
+
+std::vector<at::Tensor> gradients(const std::vector<at::Tensor>& parameters) {
+  std::vector<at::Tensor> list;
+  list.reserve(parameters.size());
+  for (const auto& parameter : parameters) {
+    TORCH_CHECK(parameter.grad().defined(), "a parameter of shape ", parameter.sizes(), " got no gradient");
+    list.push_back(parameter.grad());
+  }
+  return list;
+}
+
+} // namespace
+
+extern "C" {
+
+// `momenta` may be null when `momentum` is 0. On the first step they are overwritten, as PyTorch
+// starts them with the first gradient itself.
+int marquee_sgd_step(
+    const TensorPtr* parameters,
+    const TensorPtr* momenta,
+    size_t count,
+    double lr,
+    double momentum,
+    double weight_decay,
+    int nesterov,
+    int first_step) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto list = marquee::tensors(parameters, count);
+    auto grads = gradients(list);
+    auto buffers = momenta == nullptr ? std::vector<at::Tensor>() : marquee::tensors(momenta, count);
+    at::_fused_sgd_(
+        list, grads, buffers, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0,
+        /*maximize=*/false, first_step != 0);
+  });
+}
+
+// `steps` holds the number of this step, counted from 1, for each parameter.
+int marquee_adamw_step(
+    const TensorPtr* parameters,
+    const TensorPtr* averages,
+    const TensorPtr* squares,
+    const TensorPtr* steps,
+    size_t count,
+    double lr,
+    double beta1,
+    double beta2,
+    double weight_decay,
+    double eps) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto list = marquee::tensors(parameters, count);
+    auto grads = gradients(list);
+    at::_fused_adamw_(
+        list, grads, marquee::tensors(averages, count), marquee::tensors(squares, count),
+        /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), marquee::tensors(steps, count), lr, beta1, beta2,
+        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// Forgets all gradients. tch's own zero_grad detaches them in place, which gradients that are views
+// into the Reducer's buckets refuse.
+int marquee_forget_gradients(const TensorPtr* parameters, size_t count) {
+  return guarded([&] {
+    for (size_t i = 0; i < count; ++i) {
+      marquee::tensor(parameters[i]).mutable_grad().reset();
+    }
+  });
+}
+
+} // extern "C"

@@ -1,0 +1,223 @@
+//! Pictures and labels on their way from shards to tensors.
+//!
+//! Invariant: which pictures a step sees, and how, follows from [`Plan`] alone, a pure function of
+//! the settings, the step and the rank. Reading runs ahead in a thread of its own, so that training
+//! does not wait for it.
+
+use std::sync::Arc;
+
+use marquee_datasets::shards::{Check, ShardIndex, ShardSet, Split};
+use marquee_domain::child::ChildSpec;
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::error::RunError;
+
+mod order;
+mod plan;
+mod prefetch;
+
+pub(crate) use plan::{Plan, Request, scoring_requests};
+pub(crate) use prefetch::Prefetch;
+
+/// Names of the splits, as the preprocess job writes them.
+pub(crate) const TRAIN: &str = "train";
+pub(crate) const VALIDATION: &str = "validation";
+pub(crate) const TEST: &str = "test";
+
+/// Mean and spread of each colour channel over ImageNet, for pixels from 0 to 1. All models take
+/// pictures normalised with these, so that published weights fit.
+pub(crate) const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+pub(crate) const STD: [f64; 3] = [0.229, 0.224, 0.225];
+
+/// Opens the shards that a job was given.
+pub(crate) fn open(spec: &ChildSpec) -> Result<Arc<ShardSet>, RunError> {
+    let dir = spec.inputs.get("shards").ok_or_else(|| {
+        RunError::user("the job has no input \"shards\"; name a preprocess job's output")
+    })?;
+    // The artifact cache has just compared every byte with its digest; a run by hand has not, but a
+    // torn file does not open.
+    Ok(Arc::new(ShardSet::open_with(dir, Check::Layout)?))
+}
+
+/// One split of the shards, with at least one row.
+#[derive(Debug, Clone)]
+pub(crate) struct SplitReader {
+    set: Arc<ShardSet>,
+    name: &'static str,
+    rows: u64,
+}
+
+/// Pictures of one step on one rank.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// uint8 `[N, height, width, 3]`, RGB.
+    pub(crate) pixels: Tensor,
+    /// uint8 `[N, classes]`, 0 or 1.
+    pub(crate) labels: Tensor,
+    /// Pictures that count: N, or 0 where the batch is a stand-in.
+    pub(crate) counted: u64,
+    /// Pictures that count in this step over all ranks.
+    pub(crate) global: u64,
+}
+
+impl SplitReader {
+    /// The split `name` of `set`; None if there is none, or if it has no rows.
+    pub(crate) fn of(set: &Arc<ShardSet>, name: &'static str) -> Option<Self> {
+        let rows = set.split(name)?.len() as u64;
+        (rows > 0).then(|| Self {
+            set: set.clone(),
+            name,
+            rows,
+        })
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub(crate) fn index(&self) -> &ShardIndex {
+        self.set.index()
+    }
+
+    pub(crate) fn split(&self) -> &Split {
+        self.set
+            .split(self.name)
+            .expect("it was there when the reader was made")
+    }
+
+    /// Reads the pictures that `request` names.
+    pub(crate) fn read(&self, request: &Request) -> Result<Batch, RunError> {
+        let index = self.index();
+        let (width, picture_bytes) = (index.width as usize, index.picture_bytes());
+        let count = request.pictures.len();
+        let mut pixels = vec![0; count * picture_bytes];
+        let mut labels = Vec::with_capacity(count * index.classes.len());
+        for (picture, out) in request
+            .pictures
+            .iter()
+            .zip(pixels.chunks_exact_mut(picture_bytes))
+        {
+            let row = usize::try_from(picture.row).map_err(|_| {
+                RunError::input(format!(
+                    "row {} is beyond what this host can count",
+                    picture.row
+                ))
+            })?;
+            self.split().pixels_into(row, out)?;
+            if picture.is_flipped {
+                mirror(out, width);
+            }
+            labels.extend_from_slice(self.split().row(row)?.labels);
+        }
+        let sides = [count, index.height as usize, width, 3].map(side);
+        Ok(Batch {
+            pixels: Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?,
+            labels: Tensor::f_from_data_size(
+                &labels,
+                &[count, index.classes.len()].map(side),
+                Kind::Uint8,
+            )?,
+            counted: if request.is_stand_in { 0 } else { count as u64 },
+            global: request.global,
+        })
+    }
+}
+
+fn side(count: usize) -> i64 {
+    i64::try_from(count).expect("what fits into memory fits into an i64")
+}
+
+/// Mirrors an RGB picture left to right, in place.
+fn mirror(pixels: &mut [u8], width: usize) {
+    for line in pixels.chunks_exact_mut(width * 3) {
+        let (mut left, mut right) = (0, (width - 1) * 3);
+        while left < right {
+            for channel in 0..3 {
+                line.swap(left + channel, right + channel);
+            }
+            left += 3;
+            right -= 3;
+        }
+    }
+}
+
+/// Turns uint8 pixels into what models take, on the device and in the kind of the run.
+#[derive(Debug)]
+pub(crate) struct Normaliser {
+    /// `[3, 1, 1]` each: pixel * scale + offset.
+    scale: Tensor,
+    offset: Tensor,
+    kind: Kind,
+    device: Device,
+}
+
+impl Normaliser {
+    pub(crate) fn new(
+        mean: [f64; 3],
+        std: [f64; 3],
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self, RunError> {
+        let per_channel = |values: [f64; 3]| -> Result<Tensor, TchError> {
+            Tensor::f_from_slice(&values)?
+                .f_to_kind(kind)?
+                .f_to_device(device)?
+                .f_view([3, 1, 1])
+        };
+        let scale: [f64; 3] = std::array::from_fn(|channel| 1.0 / (255.0 * std[channel]));
+        let offset: [f64; 3] = std::array::from_fn(|channel| -mean[channel] / std[channel]);
+        Ok(Self {
+            scale: per_channel(scale)?,
+            offset: per_channel(offset)?,
+            kind,
+            device,
+        })
+    }
+
+    /// `[N, 3, height, width]` of `[N, height, width, 3]`. The pixels stay where they are: seen as
+    /// N x C x H x W they lie in the channels-last layout, which convolutions like best.
+    pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        let pixels = pixels
+            .f_to_device(self.device)?
+            .f_permute([0, 3, 1, 2])?
+            .f_to_kind(self.kind)?;
+        pixels.f_mul(&self.scale)?.f_add(&self.offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirroring_turns_lines_but_not_colours() {
+        let mut pixels = [
+            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
+        ];
+        mirror(&mut pixels, 3);
+        assert_eq!(
+            pixels,
+            [
+                7, 8, 9, 4, 5, 6, 1, 2, 3, 16, 17, 18, 13, 14, 15, 10, 11, 12
+            ]
+        );
+        mirror(&mut pixels[..6], 2);
+        assert_eq!(pixels[..6], [4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn normalised_pixels_have_the_mean_taken_off_and_the_spread_divided_out() {
+        let normaliser = Normaliser::new(MEAN, STD, Kind::Double, Device::Cpu).unwrap();
+        let pixels = Tensor::from_slice(&[255_u8, 0, 51, 0, 0, 0]).view([1, 1, 2, 3]);
+        let out = normaliser.apply(&pixels).unwrap();
+        assert_eq!(out.size(), [1, 3, 1, 2]);
+        let expected = [(1.0 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225];
+        for (channel, expected) in expected.into_iter().enumerate() {
+            let found = out.double_value(&[0, channel as i64, 0, 0]);
+            assert!(
+                (found - expected).abs() < 1e-12,
+                "channel {channel}: {found} instead of {expected}"
+            );
+        }
+    }
+}

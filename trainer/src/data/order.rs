@@ -1,0 +1,173 @@
+//! The order in which an epoch visits its pictures, and what chance does to each.
+//!
+//! Invariant: everything here is a function of (seed, epoch, position) alone. How many ranks there
+//! are, and where a run was interrupted, changes nothing; no state has to be saved, and finding a
+//! position takes no walk through those before it.
+
+/// Rounds of the Feistel network. Four make a good shuffle of large sets; small ones, whose halves
+/// have only a few bits, need more.
+const ROUNDS: usize = 8;
+
+/// Keeps the streams of chance apart that come from one seed.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Order = 1,
+    Flip = 2,
+}
+
+/// Mixes all bits of a number into all bits of the result (the finaliser of splitmix64).
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn chance(seed: u64, epoch: u32, purpose: Purpose, index: u64) -> u64 {
+    mix(mix(mix(seed) ^ (u64::from(epoch) << 8 | purpose as u64)) ^ index)
+}
+
+/// A permutation of `0..rows`, made anew for each epoch.
+///
+/// A Feistel network permutes the numbers below the next power of four; what falls outside `0..rows`
+/// is put through it again until it falls inside, which keeps it a permutation.
+#[derive(Debug, Clone)]
+pub(crate) struct EpochOrder {
+    rows: u64,
+    half_bits: u32,
+    keys: [u64; ROUNDS],
+}
+
+impl EpochOrder {
+    pub(crate) fn new(seed: u64, epoch: u32, rows: u64) -> Self {
+        let bits = u64::BITS - rows.saturating_sub(1).leading_zeros();
+        let keys = std::array::from_fn(|round| chance(seed, epoch, Purpose::Order, round as u64));
+        Self {
+            rows,
+            half_bits: bits.div_ceil(2).max(1),
+            keys,
+        }
+    }
+
+    /// The row at `position`, both below the number of rows.
+    pub(crate) fn row(&self, position: u64) -> u64 {
+        assert!(
+            position < self.rows,
+            "position {position} of {} rows",
+            self.rows
+        );
+        let mut x = self.permute(position);
+        while x >= self.rows {
+            x = self.permute(x);
+        }
+        x
+    }
+
+    fn permute(&self, x: u64) -> u64 {
+        let mask = (1 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for key in self.keys {
+            (left, right) = (right, left ^ (mix(right ^ key) & mask));
+        }
+        left << self.half_bits | right
+    }
+}
+
+/// Whether the picture `row` is mirrored in this epoch.
+pub(crate) fn is_flipped(seed: u64, epoch: u32, row: u64) -> bool {
+    chance(seed, epoch, Purpose::Flip, row) & 1 == 1
+}
+
+/// The part of `0..rows` that belongs to `rank`: parts are in order and differ by one at most.
+pub(crate) fn share(rows: u64, rank: u32, world_size: u32) -> std::ops::Range<u64> {
+    let bound = |rank: u32| {
+        let product = u128::from(rows) * u128::from(rank) / u128::from(world_size);
+        u64::try_from(product).expect("a share is no larger than the whole")
+    };
+    bound(rank)..bound(rank + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn epoch_of(seed: u64, epoch: u32, rows: u64) -> Vec<u64> {
+        let order = EpochOrder::new(seed, epoch, rows);
+        (0..rows).map(|position| order.row(position)).collect()
+    }
+
+    #[test]
+    fn every_row_comes_once_in_an_epoch() {
+        for rows in [1, 2, 3, 4, 5, 16, 17, 100, 2_400, 4_097] {
+            for epoch in 0..3 {
+                let seen: BTreeSet<u64> = epoch_of(9, epoch, rows).into_iter().collect();
+                assert_eq!(seen, (0..rows).collect(), "{rows} rows, epoch {epoch}");
+            }
+        }
+    }
+
+    #[test]
+    fn seeds_and_epochs_give_other_orders_and_the_same_ones_the_same() {
+        assert_eq!(epoch_of(1, 0, 500), epoch_of(1, 0, 500));
+        assert_ne!(epoch_of(1, 0, 500), epoch_of(1, 1, 500));
+        assert_ne!(epoch_of(1, 0, 500), epoch_of(2, 0, 500));
+    }
+
+    #[test]
+    fn an_order_is_well_mixed() {
+        // Each row's position averages to the middle over many epochs, and neighbours part.
+        let (rows, epochs) = (60_u64, 400_u32);
+        let mut sums = vec![0_u64; 60];
+        let mut neighbours = 0_u32;
+        for epoch in 0..epochs {
+            let order = epoch_of(5, epoch, rows);
+            for (position, &row) in order.iter().enumerate() {
+                sums[usize::try_from(row).unwrap()] += position as u64;
+            }
+            neighbours += order
+                .windows(2)
+                .map(|pair| u32::from(pair[0] + 1 == pair[1]))
+                .sum::<u32>();
+        }
+        // The mean of 400 draws from 0..60 has a standard deviation of 0.87.
+        for (row, sum) in sums.into_iter().enumerate() {
+            let mean = sum as f64 / f64::from(epochs);
+            assert!(
+                (mean - 29.5).abs() < 4.5,
+                "row {row} stands at {mean} on average"
+            );
+        }
+        // A fair shuffle keeps (rows - 1) / rows such pairs an epoch, that is one.
+        let pairs = f64::from(neighbours) / f64::from(epochs);
+        assert!((0.7..1.4).contains(&pairs), "{pairs} pairs an epoch");
+    }
+
+    #[test]
+    fn about_half_of_the_pictures_are_mirrored() {
+        let count = (0..10_000).filter(|&row| is_flipped(3, 1, row)).count();
+        assert!((4_700..5_300).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn shares_cover_all_rows_in_order_and_are_even() {
+        for rows in [0, 1, 3, 7, 64, 65] {
+            for world_size in [1, 2, 3, 4, 7] {
+                let shares: Vec<_> = (0..world_size)
+                    .map(|rank| share(rows, rank, world_size))
+                    .collect();
+                assert_eq!(
+                    shares.iter().cloned().flatten().collect::<Vec<_>>(),
+                    (0..rows).collect::<Vec<_>>()
+                );
+                let lengths: Vec<u64> =
+                    shares.iter().map(|share| share.end - share.start).collect();
+                assert!(
+                    lengths.iter().max().unwrap() - lengths.iter().min().unwrap() <= 1,
+                    "{lengths:?}"
+                );
+            }
+        }
+    }
+}

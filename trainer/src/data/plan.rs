@@ -1,0 +1,271 @@
+//! Which pictures belong to which step and rank.
+
+use marquee_domain::spec::TrainSettings;
+
+use super::order::{EpochOrder, is_flipped, share};
+
+/// One picture of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Picture {
+    pub(crate) row: u64,
+    pub(crate) is_flipped: bool,
+}
+
+/// The pictures of one batch of one rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// At least one.
+    pub(crate) pictures: Vec<Picture>,
+    /// The rank has no picture in this step: the one above is there only so that it can take part
+    /// in the exchange of gradients, and counts nothing.
+    pub(crate) is_stand_in: bool,
+    /// Pictures of the step over all ranks.
+    pub(crate) global: u64,
+}
+
+/// The plan of a training run, for one rank.
+///
+/// Step s of an epoch takes the positions `s * batch_size ..` of the epoch's order; the last step
+/// takes what is left. Ranks share each step's positions evenly, so that the same pictures make up a
+/// step however many ranks there are.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) rows: u64,
+    batch_size: u64,
+    epochs: u32,
+    max_steps: Option<u64>,
+    seed: u64,
+    flip: bool,
+    rank: u32,
+    world_size: u32,
+}
+
+impl Plan {
+    pub(crate) fn new(settings: &TrainSettings, rows: u64, rank: u32, world_size: u32) -> Self {
+        Self {
+            rows,
+            batch_size: u64::from(settings.batch_size.max(1)),
+            epochs: settings.epochs,
+            max_steps: settings.max_steps,
+            seed: settings.seed,
+            flip: settings.flip,
+            rank,
+            world_size,
+        }
+    }
+
+    pub(crate) fn steps_per_epoch(&self) -> u64 {
+        self.rows.div_ceil(self.batch_size)
+    }
+
+    /// Steps of the whole run.
+    pub(crate) fn total_steps(&self) -> u64 {
+        let all = self.steps_per_epoch() * u64::from(self.epochs);
+        self.max_steps.map_or(all, |most| most.min(all))
+    }
+
+    /// The epoch of `step`, from 0.
+    pub(crate) fn epoch_of(&self, step: u64) -> u32 {
+        u32::try_from(step / self.steps_per_epoch())
+            .expect("epochs are u32, and so is the epoch of a step")
+    }
+
+    /// Whether an epoch, or the whole run, is over once `steps` steps are done.
+    pub(crate) fn ends_epoch(&self, steps: u64) -> bool {
+        steps.is_multiple_of(self.steps_per_epoch()) || steps == self.total_steps()
+    }
+
+    /// Pictures over all ranks that the current epoch has had once `steps` steps are done.
+    pub(crate) fn pictures_in_epoch(&self, steps: u64) -> u64 {
+        match steps % self.steps_per_epoch() {
+            0 if steps > 0 => self.rows,
+            within => within * self.batch_size,
+        }
+    }
+
+    /// What this rank sees in `step`, counted from 0 over the whole run.
+    pub(crate) fn request(&self, step: u64) -> Request {
+        let epoch = self.epoch_of(step);
+        let order = EpochOrder::new(self.seed, epoch, self.rows);
+        let first = step % self.steps_per_epoch() * self.batch_size;
+        let global = self.batch_size.min(self.rows - first);
+        let mine = share(global, self.rank, self.world_size);
+        let is_stand_in = mine.is_empty();
+        let positions = if is_stand_in { 0..1 } else { mine };
+        let picture = |position| {
+            let row = order.row(first + position);
+            Picture {
+                row,
+                is_flipped: self.flip && is_flipped(self.seed, epoch, row),
+            }
+        };
+        Request {
+            pictures: positions.map(picture).collect(),
+            is_stand_in,
+            global,
+        }
+    }
+
+    /// All that this rank sees from `step` on.
+    pub(crate) fn requests_from(&self, step: u64) -> impl Iterator<Item = Request> + use<> {
+        let plan = self.clone();
+        (step..plan.total_steps()).map(move |step| plan.request(step))
+    }
+}
+
+/// Batches in which one rank scores its share of a split's rows, in order and unmirrored.
+pub(crate) fn scoring_requests(
+    rows: u64,
+    batch_size: u32,
+    rank: u32,
+    world_size: u32,
+) -> impl Iterator<Item = Request> + use<> {
+    let mine = share(rows, rank, world_size);
+    let batch_size = u64::from(batch_size.max(1));
+    (0..(mine.end - mine.start).div_ceil(batch_size)).map(move |batch| {
+        let first = mine.start + batch * batch_size;
+        let rows = first..(first + batch_size).min(mine.end);
+        let global = rows.end - rows.start;
+        let pictures = rows
+            .map(|row| Picture {
+                row,
+                is_flipped: false,
+            })
+            .collect();
+        Request {
+            pictures,
+            is_stand_in: false,
+            global,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use marquee_domain::spec::{LrSchedule, Optimizer, Precision};
+
+    use super::*;
+
+    fn settings() -> TrainSettings {
+        TrainSettings {
+            model: "simple-cnn".into(),
+            epochs: 3,
+            batch_size: 8,
+            optimizer: Optimizer::Sgd {
+                lr: 0.1,
+                momentum: 0.0,
+                nesterov: false,
+                weight_decay: 0.0,
+            },
+            lr_schedule: LrSchedule::Constant,
+            precision: Precision::Fp32,
+            seed: 5,
+            flip: true,
+            checkpoint_every_steps: 0,
+            max_steps: None,
+            tensorboard: false,
+            collective_timeout_s: 10,
+        }
+    }
+
+    fn step_of(rows: u64, world_size: u32, step: u64) -> Vec<Picture> {
+        (0..world_size)
+            .map(|rank| Plan::new(&settings(), rows, rank, world_size).request(step))
+            .filter(|request| !request.is_stand_in)
+            .flat_map(|request| request.pictures)
+            .collect()
+    }
+
+    #[test]
+    fn a_step_holds_the_same_pictures_however_many_ranks_there_are() {
+        for step in 0..9 {
+            let alone = step_of(19, 1, step);
+            for world_size in 2..=5 {
+                assert_eq!(
+                    step_of(19, world_size, step),
+                    alone,
+                    "step {step}, {world_size} ranks"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_epoch_sees_every_row_once_in_an_order_of_its_own() {
+        let epoch = |epoch: u64| -> Vec<u64> {
+            (0..3)
+                .flat_map(|step| step_of(19, 2, epoch * 3 + step))
+                .map(|picture| picture.row)
+                .collect()
+        };
+        assert_eq!(
+            epoch(0).into_iter().collect::<BTreeSet<_>>(),
+            (0..19).collect()
+        );
+        assert_ne!(epoch(0), epoch(1));
+    }
+
+    #[test]
+    fn a_run_that_goes_on_sees_what_an_undisturbed_one_would_have() {
+        let plan = Plan::new(&settings(), 19, 0, 2);
+        let all: Vec<Request> = plan.requests_from(0).collect();
+        assert_eq!(all.len(), 9);
+        assert_eq!(plan.requests_from(4).collect::<Vec<_>>(), all[4..]);
+    }
+
+    #[test]
+    fn a_rank_without_pictures_stands_in_and_counts_nothing() {
+        // 19 rows in steps of 8: the third step has 3 for 5 ranks.
+        let requests: Vec<Request> = (0..5)
+            .map(|rank| Plan::new(&settings(), 19, rank, 5).request(2))
+            .collect();
+        assert!(
+            requests
+                .iter()
+                .all(|request| request.global == 3 && request.pictures.len() == 1)
+        );
+        assert_eq!(
+            requests
+                .iter()
+                .filter(|request| !request.is_stand_in)
+                .count(),
+            3
+        );
+    }
+
+    #[test]
+    fn steps_are_counted_with_the_short_one_and_stop_at_the_limit() {
+        let plan = Plan::new(&settings(), 19, 0, 1);
+        assert_eq!((plan.steps_per_epoch(), plan.total_steps()), (3, 9));
+        assert_eq!(
+            (1..=3)
+                .map(|steps| plan.pictures_in_epoch(steps))
+                .collect::<Vec<_>>(),
+            [8, 16, 19]
+        );
+        let short = Plan::new(
+            &TrainSettings {
+                max_steps: Some(4),
+                ..settings()
+            },
+            19,
+            0,
+            1,
+        );
+        assert_eq!(short.total_steps(), 4);
+        assert!(short.ends_epoch(3) && short.ends_epoch(4) && !short.ends_epoch(2));
+    }
+
+    #[test]
+    fn ranks_score_every_row_once() {
+        let rows: Vec<u64> = (0..3)
+            .flat_map(|rank| scoring_requests(10, 2, rank, 3))
+            .flat_map(|request| request.pictures)
+            .map(|picture| picture.row)
+            .collect();
+        assert_eq!(rows, (0..10).collect::<Vec<_>>());
+        assert_eq!(scoring_requests(1, 2, 0, 2).count(), 0);
+    }
+}

@@ -1,0 +1,179 @@
+//! Eval jobs: scores a model on the validation and test splits, and hands the scores to the report.
+//!
+//! Not here: thresholds, figures, files; they are [`marquee_evaluation`]'s.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use marquee_datasets::shards::ShardSet;
+use marquee_datasets::thumbnail::jpeg_of;
+use marquee_domain::child::ChildSpec;
+use marquee_domain::spec::EvalSettings;
+use marquee_evaluation::{EvalInput, SplitScores, Timing, write_report};
+use tch::Device;
+
+use crate::data::{self, Normaliser, Prefetch, SplitReader, scoring_requests};
+use crate::device;
+use crate::error::RunError;
+use crate::events::Events;
+use crate::model_folder::{self, Trained};
+use crate::rendezvous::Place;
+use crate::run::Outcome;
+use crate::stop::Stop;
+use crate::train::flat;
+
+/// JPEG quality of the gallery's pictures: small, and good enough to recognise.
+const THUMBNAIL_QUALITY: u8 = 80;
+
+/// Does an eval job's work. It has one rank.
+pub(crate) fn run(
+    spec: &ChildSpec,
+    settings: &EvalSettings,
+    place: &Place,
+    events: &Events,
+    stop: &Stop,
+) -> Result<Outcome, RunError> {
+    if place.world_size > 1 {
+        return Err(RunError::user(format!(
+            "an eval job has one rank, not {}; set ranks = 1",
+            place.world_size
+        )));
+    }
+    let device = device::choose(spec, 1)?;
+    let shards = data::open(spec)?;
+    let trained = model_folder::read(model_dir(spec)?, device)?;
+    check_classes(&trained, &shards)?;
+
+    let started = Instant::now();
+    let mut scored = Vec::new();
+    for name in [data::VALIDATION, data::TEST] {
+        let split = SplitReader::of(&shards, name);
+        match score(
+            split.as_ref(),
+            &trained,
+            name,
+            settings.batch_size,
+            device,
+            events,
+            stop,
+        )? {
+            Some(scores) => scored.push(scores),
+            None => return Ok(Outcome::Stopped),
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let [validation, test] = <[SplitScores; 2]>::try_from(scored)
+        .map_err(|_| RunError::host("two splits were scored"))?;
+    let pictures = (validation.ids.len() + test.ids.len()) as f64;
+    let timing = Timing {
+        images_per_second: pictures / seconds.max(f64::MIN_POSITIVE),
+        seconds,
+    };
+    let report = write_report(
+        &spec.output,
+        &EvalInput {
+            model: trained.card.model,
+            classes: trained.card.classes,
+            validation,
+            test,
+            thresholds: settings.thresholds.clone(),
+            bootstrap_resamples: settings.bootstrap_resamples,
+            gallery: settings.gallery,
+            seed: settings.seed,
+            source: shards.index().source.clone(),
+            history: trained.history,
+            timing,
+            thumbnail: &|split, row| thumbnail(&shards, split, row),
+        },
+    )?;
+    Ok(Outcome::finished(&report))
+}
+
+fn model_dir(spec: &ChildSpec) -> Result<&PathBuf, RunError> {
+    spec.inputs
+        .get("model")
+        .ok_or_else(|| RunError::user("the job has no input \"model\"; name a train job's output"))
+}
+
+/// Scores of another class order would look like scores.
+fn check_classes(trained: &Trained, shards: &ShardSet) -> Result<(), RunError> {
+    let (model, shards) = (&trained.card.classes, &shards.index().classes);
+    if model == shards {
+        return Ok(());
+    }
+    Err(RunError::input(format!(
+        "the model knows the classes {}, but the shards have {}; evaluate on shards of the same preprocess job",
+        model.join(", "),
+        shards.join(", ")
+    )))
+}
+
+/// Probabilities for all rows of a split, in order; None if asked to stop.
+fn score(
+    split: Option<&SplitReader>,
+    trained: &Trained,
+    name: &str,
+    batch_size: u32,
+    device: Device,
+    events: &Events,
+    stop: &Stop,
+) -> Result<Option<SplitScores>, RunError> {
+    let mut scores = SplitScores::default();
+    let Some(split) = split else {
+        return Ok(Some(scores));
+    };
+    let normaliser = Normaliser::new(
+        trained.card.mean,
+        trained.card.std,
+        tch::Kind::Float,
+        device,
+    )?;
+    let batches = Prefetch::start(
+        split.clone(),
+        scoring_requests(split.rows(), batch_size, 0, 1),
+    )?;
+    let phase = format!("scoring {name}");
+    let mut done = 0;
+    events.progress(&phase, done, split.rows(), "images");
+    while let Some(batch) = batches.next() {
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        let batch = batch?;
+        let probabilities = tch::no_grad(|| {
+            trained
+                .network
+                .forward(&normaliser.apply(&batch.pixels)?)?
+                .f_sigmoid()?
+                .f_to_device(Device::Cpu)
+        })?;
+        scores.scores.extend(flat::<f32>(&probabilities)?);
+        scores.truth.extend(flat::<u8>(&batch.labels)?);
+        done += batch.counted;
+        events.progress(&phase, done, split.rows(), "images");
+    }
+    let rows = split.split();
+    for row in 0..rows.len() {
+        scores.ids.push(rows.row(row)?.id.to_owned());
+    }
+    Ok(Some(scores))
+}
+
+/// The picture of a row as a JPEG; None, with a word in the log, if it cannot be read.
+fn thumbnail(shards: &Arc<ShardSet>, split: &str, row: usize) -> Option<Vec<u8>> {
+    let index = shards.index();
+    let mut pixels = vec![0; index.picture_bytes()];
+    match shards.split(split)?.pixels_into(row, &mut pixels) {
+        Ok(()) => Some(jpeg_of(
+            &pixels,
+            index.width,
+            index.height,
+            THUMBNAIL_QUALITY,
+        )),
+        Err(error) => {
+            tracing::warn!(split, row, %error, "no thumbnail");
+            None
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! How the ranks of an attempt find each other, and the group that they form.
+//!
+//! Invariant: ranks meet under a prefix of their own attempt, so that an old attempt's rank never
+//! meets a new one's. Every wait has an end, and asks in between whether to stop. The store itself
+//! lives outside the ranks, for a rank may die.
+
+use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marquee_domain::FailureClass;
+use marquee_domain::child::{ChildSpec, env};
+use tch::Tensor;
+
+use crate::error::{RunError, TorchError};
+use crate::ffi::{Group, Store};
+use crate::stop::Stop;
+
+/// How long a rank waits for the store and for all its peers. Hosts fetch inputs before they start
+/// their ranks, and one may have to fetch what the other has in its cache.
+const RENDEZVOUS_TIMEOUT: Duration = Duration::from_secs(300);
+/// One try to reach the store; between tries we look whether to stop.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two looks at who has arrived.
+const ARRIVAL_POLL: Duration = Duration::from_millis(20);
+/// A request to the store's own client; the server waits for nobody.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which process of an attempt this is. The variables are those of torchrun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub rank: u32,
+    pub world_size: u32,
+    /// Host and port of the store. None for one rank.
+    pub store: Option<(String, u16)>,
+}
+
+impl Place {
+    /// One rank, alone.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self {
+            rank: 0,
+            world_size: 1,
+            store: None,
+        }
+    }
+
+    /// The place that environment variables name; None if `RANK` is not set.
+    ///
+    /// # Errors
+    /// [`RunError`] that names the variable that is missing or wrong.
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RunError> {
+        let Some(rank) = get(env::RANK) else {
+            return Ok(None);
+        };
+        let number = |name: &str, text: String| -> Result<u32, RunError> {
+            text.parse().map_err(|_| {
+                RunError::user(format!("{name} is {text:?}, but must be a whole number"))
+            })
+        };
+        let needed = |name: &str| {
+            get(name).ok_or_else(|| {
+                RunError::user(format!("{} is set, but {name} is not; set both", env::RANK))
+            })
+        };
+        let rank = number(env::RANK, rank)?;
+        let world_size = number(env::WORLD_SIZE, needed(env::WORLD_SIZE)?)?;
+        if rank >= world_size {
+            return Err(RunError::user(format!(
+                "{} is {rank}, but must be below {} ({world_size})",
+                env::RANK,
+                env::WORLD_SIZE
+            )));
+        }
+        if world_size == 1 {
+            return Ok(Some(Self::alone()));
+        }
+        let port = needed(env::MASTER_PORT)?;
+        let port = port.parse().map_err(|_| {
+            RunError::user(format!(
+                "{} is {port:?}, but must be a port",
+                env::MASTER_PORT
+            ))
+        })?;
+        Ok(Some(Self {
+            rank,
+            world_size,
+            store: Some((needed(env::MASTER_ADDR)?, port)),
+        }))
+    }
+}
+
+/// A rank among its peers. With one rank every operation does nothing.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    pub(crate) rank: u32,
+    pub(crate) world_size: u32,
+    group: Option<Group>,
+}
+
+impl Peers {
+    /// Joins the peers of `spec`'s attempt; None if asked to stop before all were there.
+    pub(crate) fn join(
+        spec: &ChildSpec,
+        place: &Place,
+        collective_timeout: Duration,
+        stop: &Stop,
+    ) -> Result<Option<Self>, RunError> {
+        let Place {
+            rank,
+            world_size,
+            ref store,
+        } = *place;
+        let Some((host, port)) = store else {
+            return Ok(Some(Self {
+                rank,
+                world_size,
+                group: None,
+            }));
+        };
+        let deadline = Instant::now() + RENDEZVOUS_TIMEOUT;
+        let Some(store) = connect(host, *port, deadline, stop)? else {
+            return Ok(None);
+        };
+        let store = store.prefixed(&format!("job/{}/attempt/{}", spec.job, spec.attempt))?;
+        if !wait_for_all(&store, rank, world_size, deadline, stop)? {
+            return Ok(None);
+        }
+        let address = own_address(host, *port)?;
+        let group = Group::gloo(&store, rank, world_size, &address, collective_timeout)
+            .map_err(|error| RunError::from(error).during("joining the other ranks"))?;
+        tracing::info!(rank, world_size, %address, "joined the other ranks");
+        Ok(Some(Self {
+            rank,
+            world_size,
+            group: Some(group),
+        }))
+    }
+
+    /// Whether this is the rank that writes what all have in common.
+    pub(crate) fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Name of what carries the all-reduce.
+    pub(crate) fn backend(&self) -> &'static str {
+        if self.group.is_some() { "gloo" } else { "none" }
+    }
+
+    /// The group; None for one rank.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.group.as_ref()
+    }
+
+    /// Sums numbers over all ranks, in f64.
+    pub(crate) fn sum<const N: usize>(&self, values: [f64; N]) -> Result<[f64; N], RunError> {
+        let Some(group) = &self.group else {
+            return Ok(values);
+        };
+        let tensor = Tensor::f_from_slice(&values)?;
+        group.all_reduce_sum(&tensor)?;
+        let mut summed = [0.0; N];
+        tensor.f_copy_data(&mut summed, N)?;
+        Ok(summed)
+    }
+
+    /// Overwrites `tensors` with those of rank 0.
+    pub(crate) fn copy_from_first(&self, tensors: &[Tensor]) -> Result<(), RunError> {
+        match &self.group {
+            Some(group) => Ok(group.broadcast(tensors, 0)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves in order: when every rank has come here, nobody needs anybody any more.
+    pub(crate) fn leave(self) -> Result<(), RunError> {
+        if let Some(group) = self.group {
+            group.barrier()?;
+            group.close();
+        }
+        Ok(())
+    }
+}
+
+fn connect(
+    host: &str,
+    port: u16,
+    deadline: Instant,
+    stop: &Stop,
+) -> Result<Option<Store>, RunError> {
+    loop {
+        let error = match Store::connect(host, port, CONNECT_TIMEOUT) {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) => error,
+        };
+        if stop.is_requested() {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Err(RunError::new(
+                FailureClass::Network,
+                format!("the rendezvous store at {host}:{port} cannot be reached: {error}"),
+            ));
+        }
+        tracing::warn!(host, port, %error, "the rendezvous store does not answer yet");
+    }
+}
+
+/// Waits until every rank is there; false if asked to stop before.
+fn wait_for_all(
+    store: &Store,
+    rank: u32,
+    world_size: u32,
+    deadline: Instant,
+    stop: &Stop,
+) -> Result<bool, TorchError> {
+    let key = |rank: u32| format!("arrived/{rank}");
+    store.set(&key(rank), b"1")?;
+    let mut missing: Vec<u32> = (0..world_size).filter(|peer| *peer != rank).collect();
+    loop {
+        let mut still_missing = Vec::new();
+        for peer in missing {
+            if !store.has(&key(peer))? {
+                still_missing.push(peer);
+            }
+        }
+        missing = still_missing;
+        if missing.is_empty() {
+            return Ok(true);
+        }
+        if stop.is_requested() {
+            return Ok(false);
+        }
+        if Instant::now() > deadline {
+            let seconds = RENDEZVOUS_TIMEOUT.as_secs();
+            return Err(TorchError::Network(format!(
+                "ranks {missing:?} did not arrive within {seconds} s"
+            )));
+        }
+        thread::sleep(ARRIVAL_POLL);
+    }
+}
+
+/// The address under which this host is reached from where the store is: that of the interface
+/// through which we reach the store. No packet is sent.
+fn own_address(host: &str, port: u16) -> Result<String, RunError> {
+    let find = || -> std::io::Result<String> {
+        let peer = (host, port)
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| std::io::Error::other("no address"))?;
+        let socket = UdpSocket::bind(if peer.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        })?;
+        socket.connect(peer)?;
+        Ok(socket.local_addr()?.ip().to_string())
+    };
+    find().map_err(|error| {
+        RunError::new(
+            FailureClass::Network,
+            format!("no way from this host to {host}:{port}: {error}"),
+        )
+    })
+}
+
+/// A store for ranks to meet at, served from a thread until dropped.
+#[derive(Debug)]
+pub struct StoreServer {
+    pub host: String,
+    pub port: u16,
+    _store: Store,
+}
+
+impl StoreServer {
+    /// Serves on `host`, and on no other address: the store knows no passwords. Port 0 takes any.
+    ///
+    /// # Errors
+    /// [`RunError`] when the address is not of this host, or the port is taken.
+    pub fn start(host: &str, port: u16) -> Result<Self, RunError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            RunError::new(
+                FailureClass::Network,
+                format!("cannot serve a rendezvous store at {host}:{port}: {error}"),
+            )
+        };
+        let listener = TcpListener::bind((host, port)).map_err(|error| failed(&error))?;
+        let port = listener
+            .local_addr()
+            .map_err(|error| failed(&error))?
+            .port();
+        let store = Store::serve(listener, SERVER_TIMEOUT).map_err(|error| failed(&error))?;
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            _store: store,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(variables: &[(&str, &str)]) -> Result<Option<Place>, RunError> {
+        Place::from_env(|name| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn a_place_is_read_as_torchrun_sets_it() {
+        assert_eq!(place(&[]).unwrap(), None);
+        assert_eq!(
+            place(&[("RANK", "0"), ("WORLD_SIZE", "1")]).unwrap(),
+            Some(Place::alone())
+        );
+        let two = [
+            ("RANK", "1"),
+            ("WORLD_SIZE", "2"),
+            ("MASTER_ADDR", "h"),
+            ("MASTER_PORT", "29500"),
+        ];
+        let expected = Place {
+            rank: 1,
+            world_size: 2,
+            store: Some(("h".into(), 29_500)),
+        };
+        assert_eq!(place(&two).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn a_wrong_place_is_refused_by_name() {
+        let message = |variables: &[(&str, &str)]| place(variables).unwrap_err().message;
+        assert!(message(&[("RANK", "0")]).contains("WORLD_SIZE is not"));
+        assert!(message(&[("RANK", "x"), ("WORLD_SIZE", "2")]).contains("RANK is \"x\""));
+        assert!(message(&[("RANK", "2"), ("WORLD_SIZE", "2")]).contains("must be below"));
+        assert!(
+            message(&[("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "1")])
+                .contains("MASTER_ADDR")
+        );
+    }
+
+    #[test]
+    fn a_store_serves_those_who_connect_and_keeps_prefixes_apart() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let connect = || Store::connect(&server.host, server.port, Duration::from_secs(5)).unwrap();
+        let (old, new) = (
+            connect().prefixed("job/1/attempt/1").unwrap(),
+            connect().prefixed("job/1/attempt/2").unwrap(),
+        );
+        old.set("arrived/0", b"1").unwrap();
+        assert!(old.has("arrived/0").unwrap());
+        assert!(!new.has("arrived/0").unwrap());
+    }
+
+    #[test]
+    fn a_rank_that_waits_for_peers_can_be_stopped_and_names_them_when_time_is_up() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let store = Store::connect(&server.host, server.port, Duration::from_secs(5)).unwrap();
+        let soon = Instant::now() + Duration::from_millis(50);
+        let error = wait_for_all(&store, 1, 4, soon, &Stop::default()).unwrap_err();
+        assert!(error.to_string().contains("[0, 2, 3]"), "{error}");
+        let stop = Stop::default();
+        stop.request();
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(!wait_for_all(&store, 1, 4, later, &stop).unwrap());
+    }
+}

@@ -1,0 +1,465 @@
+//! Train jobs: the loop over steps and epochs, and what happens between them.
+//!
+//! Invariants: N ranks compute what one rank would at the same global batch; what is reported as
+//! loss or F1 is over all ranks; rank 0 alone writes files. All ranks take every decision that
+//! involves an exchange (to report, to stop, to validate) at the same step, because each follows
+//! from the step number or from a value that all of them received.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use marquee_datasets::shards::ShardSet;
+use marquee_domain::child::{ChildEvent, ChildSpec};
+use marquee_domain::report::{PhaseTimes, TrainSummary};
+use marquee_domain::spec::{Precision, TrainSettings};
+use marquee_evaluation::EpochRow;
+use tch::{Device, Kind};
+
+use crate::checkpoint::{self, Position, RunIdentity};
+use crate::data::{self, Normaliser, Plan, Prefetch, SplitReader};
+use crate::device;
+use crate::error::RunError;
+use crate::events::Events;
+use crate::ffi;
+use crate::model_folder::{self, ModelCard};
+use crate::models::Network;
+use crate::optimizer::{Optimizer, learning_rate};
+use crate::rendezvous::{Peers, Place};
+use crate::run::Outcome;
+use crate::stop::Stop;
+use crate::tensorboard::EventFile;
+
+mod step;
+mod validate;
+
+use step::Stepper;
+pub(crate) use validate::flat;
+
+/// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
+const REPORT_EVERY_STEPS: u64 = 10;
+
+/// Does a train job's work on one rank.
+pub(crate) fn run(
+    spec: &ChildSpec,
+    settings: &TrainSettings,
+    place: &Place,
+    events: &Events,
+    stop: &Stop,
+) -> Result<Outcome, RunError> {
+    let started = Instant::now();
+    let device = device::choose(spec, place.world_size)?;
+    let shards = data::open(spec)?;
+    let train = SplitReader::of(&shards, data::TRAIN).ok_or_else(|| {
+        RunError::input(
+            "the shards hold no pictures to train on; give the train split a larger share",
+        )
+    })?;
+    let timeout = Duration::from_secs(u64::from(settings.collective_timeout_s));
+    let Some(peers) = Peers::join(spec, place, timeout, stop)? else {
+        return Ok(Outcome::Stopped);
+    };
+    let mut session =
+        Session::prepare(spec, settings, peers, &shards, train, device, events, stop)?;
+    let step = session.position.step;
+    match session.train()? {
+        Ending::Stopped => {
+            tracing::info!(
+                step = session.position.step,
+                "stopped as asked, with a checkpoint"
+            );
+            session.leave()?;
+            Ok(Outcome::Stopped)
+        }
+        Ending::Done => {
+            session.write_model()?;
+            let summary = session.summary(step, started);
+            session.leave()?;
+            Ok(Outcome::finished(&summary))
+        }
+    }
+}
+
+/// How the loop ended.
+enum Ending {
+    Done,
+    Stopped,
+}
+
+/// What steps have added up since the last report, on this rank.
+#[derive(Debug, Default)]
+struct Window {
+    loss: f64,
+    pictures: u64,
+    seconds: f64,
+}
+
+struct Session<'a> {
+    spec: &'a ChildSpec,
+    settings: &'a TrainSettings,
+    events: &'a Events,
+    stop: &'a Stop,
+    peers: Peers,
+    train: SplitReader,
+    validation: Option<SplitReader>,
+    plan: Plan,
+    stepper: Stepper,
+    board: Option<EventFile>,
+    position: Position,
+    window: Window,
+    phases: PhaseTimes,
+    /// `phases` at the start of the current epoch.
+    phases_before: PhaseTimes,
+    /// Pictures of all ranks in this attempt.
+    pictures: u64,
+}
+
+impl<'a> Session<'a> {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is a different thing that the run is given"
+    )]
+    fn prepare(
+        spec: &'a ChildSpec,
+        settings: &'a TrainSettings,
+        peers: Peers,
+        shards: &Arc<ShardSet>,
+        train: SplitReader,
+        device: Device,
+        events: &'a Events,
+        stop: &'a Stop,
+    ) -> Result<Self, RunError> {
+        let kind = match settings.precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Fp64 => Kind::Double,
+        };
+        ffi::be_deterministic()?;
+        let classes = &train.index().classes;
+        let network = Network::build(&settings.model, classes.len(), settings.seed, kind, device)?;
+        let mut optimizer = Optimizer::new(settings.optimizer, &network.parameters)?;
+        let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size);
+        let identity = RunIdentity::new(settings, classes, train.rows());
+        let position = match &spec.resume {
+            Some(dir) => resume(dir, &identity, &network, &mut optimizer, &peers)?,
+            None => Position::start(identity, peers.world_size),
+        };
+        peers.copy_from_first(&network.parameters.tensors())?;
+        let mut board = None;
+        if peers.is_first() && settings.tensorboard {
+            let mut file = EventFile::create(&spec.output.join(model_folder::TENSORBOARD))?;
+            for row in &position.history {
+                file.scalars(row.step, &epoch_values(row))?;
+            }
+            board = Some(file);
+        }
+        let normaliser = Normaliser::new(data::MEAN, data::STD, kind, device)?;
+        let index = train.index();
+        let stepper = Stepper::new(
+            network,
+            optimizer,
+            normaliser,
+            &peers,
+            (index.width, index.height),
+        )?;
+        Ok(Self {
+            spec,
+            settings,
+            events,
+            stop,
+            peers,
+            validation: SplitReader::of(shards, data::VALIDATION),
+            train,
+            plan,
+            stepper,
+            board,
+            position,
+            window: Window::default(),
+            phases: PhaseTimes::default(),
+            phases_before: PhaseTimes::default(),
+            pictures: 0,
+        })
+    }
+
+    fn train(&mut self) -> Result<Ending, RunError> {
+        let total = self.plan.total_steps();
+        let batches = Prefetch::start(
+            self.train.clone(),
+            self.plan.requests_from(self.position.step),
+        )?;
+        while self.position.step < total {
+            let stop_agreed = self.step(&batches, total).map_err(|error| {
+                error.during(&format!("training step {}", self.position.step + 1))
+            })?;
+            let done = self.position.step;
+            let ends_epoch = self.plan.ends_epoch(done);
+            let every = u64::from(self.settings.checkpoint_every_steps);
+            let stops = stop_agreed && done < total;
+            let writes_checkpoint =
+                ends_epoch || stops || (every > 0 && done.is_multiple_of(every));
+            if writes_checkpoint || done.is_multiple_of(REPORT_EVERY_STEPS) {
+                self.report()?;
+            }
+            if ends_epoch {
+                self.end_epoch()
+                    .map_err(|error| error.during(&format!("validation after step {done}")))?;
+            }
+            if writes_checkpoint {
+                self.write_checkpoint()?;
+            }
+            if stops {
+                return Ok(Ending::Stopped);
+            }
+        }
+        Ok(Ending::Done)
+    }
+
+    /// One step; true if any rank was asked to stop.
+    fn step(&mut self, batches: &Prefetch, total: u64) -> Result<bool, RunError> {
+        let started = Instant::now();
+        let batch = batches
+            .next()
+            .ok_or_else(|| RunError::host("the input thread ended too early"))??;
+        self.phases.input_s += started.elapsed().as_secs_f64();
+
+        let step = self.position.step;
+        let lr = learning_rate(
+            self.settings.optimizer,
+            self.settings.lr_schedule,
+            step,
+            total,
+        );
+        let global = batch.global;
+        let wants_stop = self.stop.is_requested();
+        let result = self
+            .stepper
+            .step(&batch, lr, wants_stop, &mut self.phases)?;
+
+        let seconds = started.elapsed().as_secs_f64();
+        self.phases.step_s += seconds;
+        self.pictures += global;
+        self.window.loss += result.loss_sum;
+        self.window.pictures += global;
+        self.window.seconds += seconds;
+        self.position.step += 1;
+        let epoch = self.plan.epoch_of(step) + 1;
+        let phase = format!("epoch {epoch}/{}", self.settings.epochs);
+        let done = self.plan.pictures_in_epoch(step + 1);
+        self.events
+            .progress(&phase, done.min(self.plan.rows), self.plan.rows, "images");
+        Ok(result.stop_agreed)
+    }
+
+    /// Adds the window's sums up over all ranks, reports them, and starts a new window.
+    fn report(&mut self) -> Result<(), RunError> {
+        if self.window.pictures == 0 {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let window = std::mem::take(&mut self.window);
+        let [loss] = self.peers.sum([window.loss])?;
+        let seconds = started.elapsed().as_secs_f64();
+        // It is an exchange that nothing hides.
+        self.phases.all_reduce_s += seconds;
+        self.phases.step_s += seconds;
+        self.position.epoch.loss += loss;
+        self.position.epoch.pictures += window.pictures;
+        self.position.epoch.seconds += window.seconds + seconds;
+
+        let step = self.position.step;
+        let mean_loss = loss / window.pictures as f64;
+        if !mean_loss.is_finite() {
+            return Err(RunError::user(format!(
+                "the loss is no longer a number by step {step}; lower optimizer.lr"
+            )));
+        }
+        if self.peers.is_first() {
+            let last = step.saturating_sub(1);
+            let lr = learning_rate(
+                self.settings.optimizer,
+                self.settings.lr_schedule,
+                last,
+                self.plan.total_steps(),
+            );
+            let rate = window.pictures as f64 / (window.seconds + seconds);
+            let values = [
+                ("train/loss", mean_loss),
+                ("train/lr", lr),
+                ("train/images_per_second", rate),
+            ];
+            self.events.step_metrics(step, &values);
+            if let Some(board) = &mut self.board {
+                board.scalars(step, &values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Validates, and closes the epoch's row of the history.
+    fn end_epoch(&mut self) -> Result<(), RunError> {
+        let started = Instant::now();
+        let scores = match &self.validation {
+            Some(split) => Some(validate::score(
+                &self.stepper,
+                split,
+                self.settings.batch_size,
+                &self.peers,
+            )?),
+            None => None,
+        };
+        self.phases.validation_s += started.elapsed().as_secs_f64();
+
+        let step = self.position.step;
+        let sums = std::mem::take(&mut self.position.epoch);
+        let row = EpochRow {
+            epoch: self.plan.epoch_of(step - 1) + 1,
+            step,
+            train_loss: sums.loss / sums.pictures.max(1) as f64,
+            validation_loss: scores.map(|scores| scores.loss),
+            validation_f1_micro: scores.map(|scores| scores.f1_micro),
+            seconds: sums.seconds,
+            images_per_second: sums.pictures as f64 / sums.seconds.max(f64::MIN_POSITIVE),
+        };
+        if self.peers.is_first() {
+            let values = epoch_values(&row);
+            self.events.metrics(step, &values);
+            if let Some(board) = &mut self.board {
+                board.scalars(step, &values)?;
+            }
+            tracing::info!(
+                epoch = row.epoch,
+                step,
+                train_loss = row.train_loss,
+                validation_loss = row.validation_loss,
+                validation_f1_micro = row.validation_f1_micro,
+                "epoch done"
+            );
+        }
+        self.position
+            .history
+            .retain(|earlier| earlier.epoch != row.epoch);
+        self.position.history.push(row);
+        self.events
+            .metrics(step, &phase_values(&self.phases, &self.phases_before));
+        self.phases_before = self.phases;
+        // A run that is stopped by max_steps in mid-epoch and later goes on counts the epoch on.
+        if !step.is_multiple_of(self.plan.steps_per_epoch()) {
+            self.position.epoch = sums;
+        }
+        Ok(())
+    }
+
+    fn write_checkpoint(&mut self) -> Result<(), RunError> {
+        if !self.peers.is_first() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let (network, optimizer) = (self.stepper.network(), self.stepper.optimizer());
+        let path = checkpoint::write(
+            &self.spec.checkpoints,
+            &self.position,
+            &network.parameters,
+            optimizer,
+        )?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.phases.checkpoint_s += seconds;
+        self.phases.step_s += seconds;
+        self.events.emit(&ChildEvent::Checkpoint {
+            step: self.position.step,
+            path,
+        });
+        Ok(())
+    }
+
+    fn write_model(&self) -> Result<(), RunError> {
+        if !self.peers.is_first() {
+            return Ok(());
+        }
+        let index = self.train.index();
+        let network = self.stepper.network();
+        let card = ModelCard::new(network, &index.classes, index.width, index.height);
+        model_folder::write(&self.spec.output, network, &card, &self.position.history)
+    }
+
+    fn summary(&self, resumed_from_step: u64, started: Instant) -> TrainSummary {
+        let network = self.stepper.network();
+        TrainSummary {
+            model: network.name.clone(),
+            parameters: network.parameters.count(),
+            world_size: self.peers.world_size,
+            rank: self.peers.rank,
+            backend: self.peers.backend().to_owned(),
+            epochs: self.position.history.last().map_or(0, |row| row.epoch),
+            steps: self.position.step,
+            resumed_from_step,
+            images_per_second: self.pictures as f64 / self.phases.step_s.max(f64::MIN_POSITIVE),
+            final_loss: self
+                .position
+                .history
+                .last()
+                .map_or(0.0, |row| row.train_loss),
+            seconds: started.elapsed().as_secs_f64(),
+            phases: self.phases,
+        }
+    }
+
+    fn leave(self) -> Result<(), RunError> {
+        self.stepper.close();
+        self.peers.leave()
+    }
+}
+
+/// Goes on from the checkpoint in `dir`. All ranks must have been given the same one.
+fn resume(
+    dir: &Path,
+    identity: &RunIdentity,
+    network: &Network,
+    optimizer: &mut Optimizer,
+    peers: &Peers,
+) -> Result<Position, RunError> {
+    let position = checkpoint::restore(dir, identity, &network.parameters, optimizer)?;
+    let mine = position.step as f64;
+    let [sum] = peers.sum([mine])?;
+    if sum.to_bits() != (mine * f64::from(peers.world_size)).to_bits() {
+        return Err(RunError::host(format!(
+            "ranks were given different checkpoints: this one's is of step {}",
+            position.step
+        )));
+    }
+    if position.world_size != peers.world_size {
+        tracing::warn!(
+            written_by = position.world_size,
+            now = peers.world_size,
+            "the number of ranks has changed: the run goes on, but sums in another order"
+        );
+    }
+    tracing::info!(step = position.step, "going on from a checkpoint");
+    Ok(position)
+}
+
+fn epoch_values(row: &EpochRow) -> Vec<(&'static str, f64)> {
+    let mut values = vec![
+        ("epoch/train_loss", row.train_loss),
+        ("epoch/seconds", row.seconds),
+        ("epoch/images_per_second", row.images_per_second),
+    ];
+    values.extend(row.validation_loss.map(|loss| ("validation/loss", loss)));
+    values.extend(
+        row.validation_f1_micro
+            .map(|f1| ("validation/f1_micro", f1)),
+    );
+    values
+}
+
+/// Where the time went between two moments.
+fn phase_values(now: &PhaseTimes, before: &PhaseTimes) -> [(&'static str, f64); 8] {
+    [
+        ("phase/step_s", now.step_s - before.step_s),
+        ("phase/input_s", now.input_s - before.input_s),
+        ("phase/forward_s", now.forward_s - before.forward_s),
+        ("phase/backward_s", now.backward_s - before.backward_s),
+        ("phase/all_reduce_s", now.all_reduce_s - before.all_reduce_s),
+        ("phase/optimizer_s", now.optimizer_s - before.optimizer_s),
+        ("phase/checkpoint_s", now.checkpoint_s - before.checkpoint_s),
+        ("phase/validation_s", now.validation_s - before.validation_s),
+    ]
+}
