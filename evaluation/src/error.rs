@@ -25,12 +25,14 @@ pub enum EvalError {
     )]
     EmptyTest,
     #[error(
-        "split {split:?}: {pictures} pictures have scores that are no probabilities (0 to 1), such \
-         as {examples}; train again with a lower learning rate, or apply the sigmoid to the outputs"
+        "split {split:?}: scores that are no probabilities (0 to 1) in {pictures} of {of} pictures, \
+         such as {examples}; train again with a lower learning rate, or apply the sigmoid to the \
+         outputs"
     )]
     NotAProbability {
         split: &'static str,
         pictures: usize,
+        of: usize,
         /// The first few: id, class and value.
         examples: String,
     },

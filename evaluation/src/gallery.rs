@@ -35,7 +35,7 @@ pub(crate) fn choose(
         .map(|row| Picture::new(test, decisions, row))
         .collect();
     let mut best_first: Vec<usize> = (0..pictures.len()).collect();
-    best_first.sort_by(|&a, &b| pictures[a].worse_than(&pictures[b]));
+    best_first.sort_by(|&a, &b| pictures[a].best_first(&pictures[b]));
     let best: Vec<usize> = best_first.iter().copied().take(each).collect();
     let worst: Vec<usize> = best_first
         .iter()
@@ -67,6 +67,8 @@ pub(crate) fn choose(
 
 struct Picture {
     f1: f64,
+    /// No true label and none predicted: right, but there is nothing to see.
+    is_empty: bool,
     log_loss: f64,
     /// The highest score of a label that was predicted but is not true.
     surest_mistake: Option<f32>,
@@ -92,24 +94,25 @@ impl Picture {
             .filter(|decision| decision.outcome == Outcome::Wrong)
             .map(|decision| scores[decision.class])
             .max_by(f32::total_cmp);
-        // No true label and none predicted is right, whatever F1 says about nothing.
-        let f1 = if decided.is_empty() {
+        let is_empty = decided.is_empty();
+        // F1 calls nothing a 0; here it is right.
+        let f1 = if is_empty {
             1.0
         } else {
             decisions.counts_of_picture(row).f1()
         };
         Self {
             f1,
+            is_empty,
             log_loss,
             surest_mistake,
         }
     }
 
     /// By F1; among equals by how sure the model was of the right answer.
-    fn worse_than(&self, other: &Self) -> std::cmp::Ordering {
-        other
-            .f1
-            .total_cmp(&self.f1)
+    fn best_first(&self, other: &Self) -> std::cmp::Ordering {
+        (other.f1.total_cmp(&self.f1))
+            .then(self.is_empty.cmp(&other.is_empty))
             .then(self.log_loss.total_cmp(&other.log_loss))
     }
 }

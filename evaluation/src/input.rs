@@ -139,6 +139,7 @@ impl SplitScores {
         Err(EvalError::NotAProbability {
             split,
             pictures,
+            of: self.ids.len(),
             examples: examples.join(", "),
         })
     }

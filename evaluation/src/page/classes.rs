@@ -60,7 +60,7 @@ fn row(class: &ClassScores) -> Markup {
             td { (figure(class.threshold)) }
             td { (maybe_figure(class.roc_auc)) }
             td { (maybe_figure(class.average_precision)) }
-            td { (count(class.support)) " " span.bounds { (percent(class.prevalence)) } }
+            td { (count(class.support)) " " span.bounds.beside { (percent(class.prevalence)) } }
         }
     }
 }

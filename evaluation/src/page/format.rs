@@ -1,5 +1,8 @@
 //! Numbers as people read them.
 
+/// Keeps a number and its unit on one line.
+const NO_BREAK: char = '\u{a0}';
+
 /// A figure between 0 and 1.
 pub(super) fn figure(value: f64) -> String {
     format!("{value:.3}")
@@ -16,7 +19,7 @@ pub(super) fn interval((low, high): (f64, f64)) -> String {
 
 /// A share of 1 as a whole percentage.
 pub(super) fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
+    format!("{:.0}{NO_BREAK}%", share * 100.0)
 }
 
 /// A share of 1 as a CSS length.
@@ -64,9 +67,9 @@ pub(super) fn duration(seconds: f64) -> String {
 /// A threshold rule in words.
 pub(super) fn rule(name: &str) -> String {
     match name {
-        "per_class" => "per class, tuned".to_owned(),
-        "fixed" => "fixed by the job".to_owned(),
-        value => format!("{value} for all"),
+        "per_class" => "Tuned per class".to_owned(),
+        "fixed" => "Fixed by the job".to_owned(),
+        value => format!("Threshold {value}"),
     }
 }
 

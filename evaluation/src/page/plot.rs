@@ -133,11 +133,16 @@ fn is_whole_within(tick: f64, (low, high): (f64, f64)) -> bool {
     tick.fract() == 0.0 && (low..=high).contains(&tick)
 }
 
-/// Enough decimals to tell ticks apart that are `step` apart.
+/// Enough decimals to write a round `step`, up to six.
 fn decimals_of(step: f64) -> usize {
-    (0..6)
-        .find(|&d| (step * 10_f64.powi(d)).round() >= 1.0)
-        .map_or(6, |d| usize::try_from(d).unwrap_or(6))
+    const NEARLY_ONE: f64 = 0.999;
+    let mut decimals = 0;
+    let mut scaled = step;
+    while scaled < NEARLY_ONE && decimals < 6 {
+        scaled *= 10.0;
+        decimals += 1;
+    }
+    decimals
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use marquee_domain::report::{EvalReport, RuleScores};
 use maud::{Markup, html};
 
-use super::format::{css_percent, figure, interval, maybe_figure, percent, rule};
+use super::format::{count, css_percent, figure, interval, maybe_figure, percent, rule};
 use crate::input::EvalInput;
 
 /// The rule of the headline: tuned without a look at the test split.
@@ -13,6 +13,7 @@ pub(super) fn section(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
     html! {
         section aria-labelledby="standing" {
             h2 #standing { "Where it stands" }
+            p.lede { "On the test split, with a threshold for each class that was tuned on validation." }
             @if let Some(headline) = report.rules.iter().find(|rule| rule.rule == HEADLINE_RULE) {
                 (cards(report, headline))
             }
@@ -53,7 +54,7 @@ fn cards(report: &EvalReport, headline: &RuleScores) -> Markup {
 
 fn interval_line(bounds: Option<(f64, f64)>) -> Markup {
     html! {
-        @if let Some(bounds) = bounds { p.card-interval { (interval(bounds)) " (95 %)" } }
+        @if let Some(bounds) = bounds { p.card-interval { (interval(bounds)) " (95\u{a0}%)" } }
     }
 }
 
@@ -90,7 +91,7 @@ fn marks(report: &EvalReport) -> Vec<Mark> {
         bounds: None,
     });
     let rules = report.rules.iter().map(|scores| Mark {
-        name: format!("Model, {}", rule(&scores.rule)),
+        name: rule(&scores.rule),
         kind: "model",
         value: scores.f1_micro,
         bounds: scores.f1_micro_interval,
@@ -123,7 +124,7 @@ fn ruler(report: &EvalReport) -> Markup {
     html! {
         div.panel {
             table.ruler style=[ceiling_css] data-ceiling[ceiling.is_some()] {
-                caption { "Micro F1 on the test split, from 0 to 1" }
+                caption { "Micro F1 on the test split" }
                 thead.visually-hidden { tr {
                     th scope="col" { "Classifier" }
                     td aria-hidden="true" {}
@@ -141,6 +142,13 @@ fn ruler(report: &EvalReport) -> Markup {
                         }
                     }
                 }
+                tfoot aria-hidden="true" { tr {
+                    td {}
+                    td.track { div { @for tenth in (0..=10).step_by(2) {
+                        i.scale style={ "left:" (tenth * 10) "%" } { (f64::from(tenth) / 10.0) }
+                    } } }
+                    td {}
+                } }
             }
             @if ceiling.is_some() {
                 p.note { "The dashed line is the ceiling: the best that any classifier can expect on this source." }
@@ -165,7 +173,7 @@ fn rules_table(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
         div.scroll tabindex="0" role="region" aria-labelledby="rules" {
             table.figures {
                 thead { tr {
-                    th scope="col" { "Thresholds" }
+                    th scope="col" { "Rule" }
                     th scope="col" { "F1 micro" }
                     th scope="col" { "F1 weighted" }
                     th scope="col" { "F1 macro" }
@@ -189,7 +197,7 @@ fn rules_table(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
             }
         }
         @if input.bootstrap_resamples > 0 {
-            p.note { "Small figures: 95 % interval over " (input.bootstrap_resamples) " bootstrap resamples of the test pictures. Where two intervals overlap widely, the difference may be chance." }
+            p.note { "Small figures: 95 % interval over " (count(input.bootstrap_resamples.into())) " bootstrap resamples of the test pictures. Where two intervals overlap widely, the difference may be chance." }
         }
     }
 }
