@@ -1,1 +1,25 @@
-//! The daemon on a host: session, inventory, supervisor, artifact cache
+//! The daemon on a host: session, inventory, supervisor, artifact cache.
+//!
+//! It holds ranks for the coordinator. Each rank is a child process behind a keeper
+//! ([`process::keeper`]) that outlives the daemon; all the daemon knows of it is in files, so that
+//! it can be killed at any instant and go on where it was.
+//!
+//! Not here: libtorch, SQL, and any decision about what runs where.
+
+pub mod backoff;
+pub mod cache;
+pub mod clock;
+pub mod config;
+mod connect;
+mod daemon;
+mod durable;
+pub mod identity;
+pub mod inventory;
+pub mod notify;
+pub mod process;
+pub mod rank;
+pub mod session;
+pub mod supervisor;
+pub mod transfer;
+
+pub use daemon::run;

@@ -1,2 +1,121 @@
-//! stub
-fn main() {}
+//! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
+
+use std::ffi::OsString;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
+use marquee_worker::process::keeper;
+use tracing_subscriber::EnvFilter;
+
+/// Offers this host's devices to a Marquee coordinator.
+///
+/// Settings come from /etc/marquee/worker.toml (or --config), from MARQUEE_WORKER__<KEY> variables,
+/// and from these flags, the last ones winning.
+#[derive(Debug, Parser)]
+#[command(name = "marquee-worker", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Settings file; must exist when named [default: /etc/marquee/worker.toml if it exists]
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// URL of the coordinator [default: http://127.0.0.1:7700]
+    #[arg(long)]
+    coordinator: Option<String>,
+    /// Name of this worker, unique in the cluster [default: the host's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Folder for the worker's id, held ranks and the artifact cache
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Folder of marquee-prep and marquee-trainer [default: that of marquee-worker]
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// CPU devices to offer [default: 1]
+    #[arg(long)]
+    cpu_slots: Option<u32>,
+    /// Threads of each CPU device [default: the host's, divided by the slots]
+    #[arg(long)]
+    threads_per_slot: Option<u32>,
+    /// Bytes that the artifact cache may hold [default: 64 GiB]
+    #[arg(long)]
+    cache_max_bytes: Option<u64>,
+    /// Address at which ranks on other hosts reach this one [default: that towards the coordinator]
+    #[arg(long)]
+    address: Option<String>,
+    /// When stopped, leave children running for the next daemon (same as on_stop = "keep")
+    #[arg(long)]
+    keep_children: bool,
+    /// How log lines on stderr look; MARQUEE_LOG filters them, such as "debug" [default: text]
+    #[arg(long)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watches over one child; started by the daemon itself.
+    #[command(hide = true)]
+    Keep {
+        dir: PathBuf,
+        launch: u32,
+        #[arg(last = true, required = true)]
+        argv: Vec<OsString>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        // Single-threaded, as blocking its signals demands.
+        Some(Command::Keep { dir, launch, argv }) => keeper::keep(&dir, launch, &argv),
+        None => serve(arguments),
+    }
+}
+
+fn serve(arguments: Arguments) -> anyhow::Result<()> {
+    let file = arguments.config.clone();
+    let sources = Sources {
+        file: file.as_deref(),
+        env: None,
+    };
+    let config = Config::load(sources, arguments.into_settings())?;
+    start_log(config.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(marquee_worker::run(config));
+    // Whatever a rank's task is waiting for, nothing may keep the daemon.
+    runtime.shutdown_background();
+    result
+}
+
+impl Arguments {
+    fn into_settings(self) -> Settings {
+        Settings {
+            coordinator: self.coordinator,
+            name: self.name,
+            data_dir: self.data_dir,
+            bin_dir: self.bin_dir,
+            cpu_slots: self.cpu_slots,
+            threads_per_slot: self.threads_per_slot,
+            cache_max_bytes: self.cache_max_bytes,
+            address: self.address,
+            on_stop: self.keep_children.then_some(OnStop::Keep),
+            log_format: self.log_format,
+            ..Settings::default()
+        }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("MARQUEE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

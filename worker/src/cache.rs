@@ -1,0 +1,336 @@
+//! Artifacts on this host, by digest: one folder each, verified when it came, read-only, shared by
+//! all ranks that need it.
+//!
+//! Invariants: a folder in `artifacts/` is complete; what a held rank pins is never evicted; one
+//! download serves all who wait for the same artifact, and an interrupted one goes on later.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use marquee_domain::artifact::{Digest, Manifest};
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::durable;
+use crate::transfer::{TransferError, Transfers, parts_folder, remove_tree};
+
+/// The artifacts of this host.
+#[derive(Debug)]
+pub struct Cache {
+    root: PathBuf,
+    max_bytes: u64,
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    present: HashMap<Digest, Present>,
+    /// How many ranks need an artifact, whether it is here or still to come.
+    pins: HashMap<Digest, u32>,
+    /// Bytes promised to downloads that are under way.
+    reserved: HashMap<Digest, u64>,
+    /// One download at a time for each artifact.
+    gates: HashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Present {
+    bytes: u64,
+    used: SystemTime,
+}
+
+/// What stands beside each artifact: its files as they were when they were verified.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    manifest: Manifest,
+    /// Modification time of each file, nanoseconds since 1970, in the manifest's order.
+    modified_ns: Vec<u128>,
+}
+
+/// Keeps an artifact from eviction for as long as it lives.
+#[derive(Debug)]
+pub struct Pin {
+    cache: Arc<Cache>,
+    digest: Digest,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut index = self.cache.index();
+        if let Some(count) = index.pins.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                index.pins.remove(&self.digest);
+            }
+        }
+    }
+}
+
+/// Why an artifact is not in the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    #[error(
+        "an input of {needed} bytes does not fit: the cache may hold {max} bytes, and {pinned} of them are in use by ranks on this host; raise cache_max_bytes in the worker's settings"
+    )]
+    NoRoom { needed: u64, max: u64, pinned: u64 },
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    #[error("the artifact cache at {path:?}: {source}")]
+    Disk { path: PathBuf, source: io::Error },
+}
+
+impl Cache {
+    /// Opens the cache under `root`.
+    pub fn open(root: &Path, max_bytes: u64) -> io::Result<Arc<Self>> {
+        let cache = Self {
+            root: root.to_owned(),
+            max_bytes,
+            index: Mutex::default(),
+        };
+        for folder in ["artifacts", "incoming"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        let mut present = HashMap::new();
+        for entry in fs::read_dir(root.join("artifacts"))? {
+            let entry = entry?;
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(durable::DOOMED_PREFIX)
+            {
+                fs::remove_dir_all(entry.path())?;
+                continue;
+            }
+            let Some(digest) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<Digest>().ok())
+            else {
+                continue;
+            };
+            match cache.note(&digest) {
+                Ok(note) => {
+                    let used = fs::metadata(cache.note_path(&digest))?.modified()?;
+                    present.insert(
+                        digest,
+                        Present {
+                            bytes: note.manifest.size_bytes(),
+                            used,
+                        },
+                    );
+                }
+                Err(error) => {
+                    warn!(%digest, %error, "an artifact without its note leaves the cache");
+                    remove_tree(&entry.path())?;
+                }
+            }
+        }
+        cache.index().present = present;
+        Ok(Arc::new(cache))
+    }
+
+    /// Keeps the artifact of `digest` from eviction, whether it is here yet or not.
+    #[must_use]
+    pub fn pin(self: &Arc<Self>, digest: Digest) -> Pin {
+        *self.index().pins.entry(digest.clone()).or_default() += 1;
+        Pin {
+            cache: Arc::clone(self),
+            digest,
+        }
+    }
+
+    /// Removes begun downloads that no held rank waits for. To be called when all are pinned.
+    pub fn sweep(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("incoming"))? {
+            let entry = entry?;
+            let wanted = entry
+                .path()
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<Digest>().ok());
+            if !wanted.is_some_and(|digest| self.index().pins.contains_key(&digest)) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder of an artifact, brought here if it is not. `now` orders evictions.
+    pub async fn ensure(
+        &self,
+        manifest: &Manifest,
+        transfers: &Transfers,
+        now: SystemTime,
+    ) -> Result<PathBuf, CacheError> {
+        let digest = manifest.digest();
+        let gate = Arc::clone(self.index().gates.entry(digest.clone()).or_default());
+        let _alone = gate.lock().await;
+        if self.use_present(&digest, now)? {
+            return Ok(self.artifact_path(&digest));
+        }
+        let _reservation = self.reserve(&digest, manifest.size_bytes())?;
+        info!(%digest, bytes = manifest.size_bytes(), files = manifest.files.len(), "fetching an artifact");
+        let incoming = self.root.join("incoming").join(digest.as_str());
+        transfers.download(manifest, &incoming).await?;
+        self.take_in(&digest, manifest, &incoming, now)
+            .map_err(|source| CacheError::Disk {
+                path: incoming,
+                source,
+            })?;
+        Ok(self.artifact_path(&digest))
+    }
+
+    /// Whether the artifact is here and as it was. One that someone changed is thrown away.
+    fn use_present(&self, digest: &Digest, now: SystemTime) -> Result<bool, CacheError> {
+        let disk = |source| CacheError::Disk {
+            path: self.artifact_path(digest),
+            source,
+        };
+        if !self.index().present.contains_key(digest) {
+            return Ok(false);
+        }
+        if !self.is_unchanged(digest) {
+            warn!(%digest, "an artifact in the cache was changed by someone; it is fetched again");
+            self.evict(digest).map_err(disk)?;
+            return Ok(false);
+        }
+        fs::File::open(self.note_path(digest))
+            .and_then(|file| file.set_modified(now))
+            .map_err(disk)?;
+        if let Some(present) = self.index().present.get_mut(digest) {
+            present.used = now;
+        }
+        Ok(true)
+    }
+
+    fn is_unchanged(&self, digest: &Digest) -> bool {
+        let Ok(note) = self.note(digest) else {
+            return false;
+        };
+        let folder = self.artifact_path(digest);
+        note.manifest
+            .files
+            .iter()
+            .zip(&note.modified_ns)
+            .all(|(file, modified)| {
+                fs::metadata(folder.join(&file.path)).is_ok_and(|found| {
+                    found.len() == file.size_bytes && modified_ns(&found) == *modified
+                })
+            })
+    }
+
+    /// Moves a complete download to its place.
+    fn take_in(
+        &self,
+        digest: &Digest,
+        manifest: &Manifest,
+        incoming: &Path,
+        now: SystemTime,
+    ) -> io::Result<()> {
+        let modified = manifest
+            .files
+            .iter()
+            .map(|file| fs::metadata(incoming.join(&file.path)).map(|found| modified_ns(&found)));
+        let modified_ns = modified.collect::<io::Result<_>>()?;
+        durable::write_json(
+            &self.note_path(digest),
+            &Note {
+                manifest: manifest.clone(),
+                modified_ns,
+            },
+        )?;
+        fs::File::open(self.note_path(digest))?.set_modified(now)?;
+        let target = self.artifact_path(digest);
+        fs::rename(incoming, &target)?;
+        durable::sync_parent(&target)?;
+        remove_tree(&parts_folder(incoming))?;
+        let present = Present {
+            bytes: manifest.size_bytes(),
+            used: now,
+        };
+        self.index().present.insert(digest.clone(), present);
+        Ok(())
+    }
+
+    /// Makes room, oldest use first, and keeps it for the download of `digest`.
+    fn reserve(&self, digest: &Digest, needed: u64) -> Result<Reservation<'_>, CacheError> {
+        loop {
+            let victim = {
+                let mut index = self.index();
+                let held: u64 = index.present.values().map(|p| p.bytes).sum();
+                let promised: u64 = index.reserved.values().sum();
+                if held + promised + needed <= self.max_bytes {
+                    index.reserved.insert(digest.clone(), needed);
+                    return Ok(Reservation {
+                        cache: self,
+                        digest: digest.clone(),
+                    });
+                }
+                let unpinned = index
+                    .present
+                    .iter()
+                    .filter(|(d, _)| !index.pins.contains_key(*d));
+                match unpinned.min_by_key(|(_, present)| present.used) {
+                    Some((victim, _)) => victim.clone(),
+                    None => {
+                        let (max, pinned) = (self.max_bytes, held + promised);
+                        return Err(CacheError::NoRoom {
+                            needed,
+                            max,
+                            pinned,
+                        });
+                    }
+                }
+            };
+            info!(digest = %victim, "evicting the artifact that was not used for longest");
+            let path = self.artifact_path(&victim);
+            self.evict(&victim)
+                .map_err(|source| CacheError::Disk { path, source })?;
+        }
+    }
+
+    fn evict(&self, digest: &Digest) -> io::Result<()> {
+        self.index().present.remove(digest);
+        remove_tree(&self.artifact_path(digest))?;
+        fs::remove_file(self.note_path(digest))
+    }
+
+    fn note(&self, digest: &Digest) -> io::Result<Note> {
+        Ok(serde_json::from_slice(&fs::read(self.note_path(digest))?)?)
+    }
+
+    fn artifact_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("artifacts").join(digest.as_str())
+    }
+
+    fn note_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("artifacts").join(format!("{digest}.json"))
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room that a download may use.
+struct Reservation<'a> {
+    cache: &'a Cache,
+    digest: Digest,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.cache.index().reserved.remove(&self.digest);
+    }
+}
+
+fn modified_ns(metadata: &fs::Metadata) -> u128 {
+    let since = metadata
+        .modified()
+        .ok()
+        .and_then(|t| t.duration_since(SystemTime::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_nanos())
+}

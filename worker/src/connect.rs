@@ -1,0 +1,51 @@
+//! How this worker dials the coordinator.
+
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::config::Config;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A ping after this long without a sign of life, and how long its answer may take: together below
+/// the lease, so that a connection broken in silence is replaced before the worker counts as lost.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the coordinator is and how to speak to it.
+pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(config.coordinator.clone())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_EVERY)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let Some(tls) = &config.tls else {
+        return Ok(endpoint);
+    };
+    let mut client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+    if let Some((certificate, key)) = &tls.identity {
+        client = client.identity(Identity::from_pem(certificate, key));
+    }
+    endpoint.tls_config(client)
+}
+
+/// A connection for files, apart from the session's, so that no heartbeat queues behind them.
+pub(crate) fn lazy(config: &Config) -> Result<Channel, tonic::transport::Error> {
+    Ok(endpoint(config)?.connect_lazy())
+}
+
+/// An error with its causes: what tonic says itself is often only "transport error".
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

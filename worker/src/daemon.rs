@@ -1,0 +1,145 @@
+//! The daemon's life: from its settings to its last word.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use marquee_domain::limits::STOP_GRACE;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::cache::Cache;
+use crate::clock::SystemClock;
+use crate::config::{Config, OnStop};
+use crate::identity::Identity;
+use crate::notify::Notifier;
+use crate::rank::held::Host;
+use crate::session::{Session, Until};
+use crate::supervisor::Supervisor;
+use crate::transfer::Transfers;
+use crate::{connect, inventory};
+
+/// After the grace: time for last checkpoints and for what does not want to die.
+const STOP_MAX: Duration = Duration::from_secs(15);
+/// How long last reports may wait for their acknowledgement; the spool keeps them.
+const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether the last acknowledgement came.
+const LAST_ACKS_POLL: Duration = Duration::from_millis(20);
+/// How long the session may take to say goodbye.
+const SESSION_END_MAX: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let identity = Identity::claim(&config.data_dir)?;
+    let host = Arc::new(host(config, &identity).await?);
+    let supervisor = Supervisor::recover(Arc::clone(&host))
+        .context("ranks of an earlier daemon cannot be taken over")?;
+
+    let (until, until_seen) = watch::channel(Until::Ever);
+    let notifier = Notifier::new();
+    let session = Session {
+        host: Arc::clone(&host),
+        supervisor: Arc::clone(&supervisor),
+        worker_id: identity.worker.to_string(),
+        instance: identity.instance,
+        notifier,
+        until: until_seen,
+    };
+    let session = tokio::spawn(session.run());
+    notifier.ready();
+    info!(name = %host.config.name, worker = %identity.worker, coordinator = %host.config.coordinator,
+        cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
+        flavour = %host.inventory.flavour, address = %host.inventory.address, "worker is up");
+
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    notifier.stopping();
+    match host.config.on_stop {
+        OnStop::Keep => {
+            info!(
+                ranks = supervisor.ranks().len(),
+                "stopping; children go on without the daemon"
+            );
+            end(session, &until, Until::Silence).await;
+        }
+        OnStop::Stop => {
+            tokio::select! {
+                () = stop_ranks(&host, &supervisor) => {}
+                _ = interrupt.recv() => hurry(&supervisor).await,
+                _ = terminate.recv() => hurry(&supervisor).await,
+            }
+            end(session, &until, Until::Goodbye).await;
+        }
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn host(config: Config, identity: &Identity) -> anyhow::Result<Host> {
+    let channel = connect::lazy(&config).map_err(|e| {
+        anyhow::anyhow!(
+            "coordinator {:?} cannot be dialled: {}",
+            config.coordinator,
+            connect::with_causes(&e)
+        )
+    })?;
+    let cache_dir = config.data_dir.join("cache");
+    let cache = Cache::open(&cache_dir, config.cache_max_bytes)
+        .with_context(|| format!("the artifact cache {cache_dir:?} cannot be used"))?;
+    Ok(Host {
+        boot: identity.boot,
+        inventory: inventory::take(&config).await,
+        cache,
+        transfers: Transfers::new(channel),
+        clock: SystemClock,
+        news: Notify::new(),
+        config,
+    })
+}
+
+/// Stops all children in order, and waits until the coordinator knows.
+async fn stop_ranks(host: &Host, supervisor: &Supervisor) {
+    info!(
+        ranks = supervisor.ranks().len(),
+        "stopping; children are told to leave"
+    );
+    supervisor.stop_all(
+        STOP_GRACE,
+        &format!("worker {:?} is being stopped", host.config.name),
+    );
+    if timeout(STOP_GRACE + STOP_MAX, supervisor.all_closed())
+        .await
+        .is_err()
+    {
+        warn!("some ranks have not ended; the next daemon will see to them");
+    }
+    let acknowledged = async {
+        while !supervisor.is_empty() {
+            sleep(LAST_ACKS_POLL).await;
+        }
+    };
+    if timeout(LAST_ACKS_MAX, acknowledged).await.is_err() {
+        warn!(
+            "the coordinator has not acknowledged the last reports; the next daemon sends them again"
+        );
+    }
+}
+
+/// Told twice: no grace any more.
+async fn hurry(supervisor: &Supervisor) {
+    warn!("told to stop again: killing what is left");
+    supervisor.stop_all(Duration::ZERO, "the worker was told twice to stop");
+    let _in_time = timeout(STOP_MAX, supervisor.all_closed()).await;
+}
+
+async fn end(session: JoinHandle<()>, until: &watch::Sender<Until>, how: Until) {
+    until.send_replace(how);
+    let _in_time = timeout(SESSION_END_MAX, session).await;
+}

@@ -1,0 +1,132 @@
+//! Who this worker is: an id that stays with the data directory, the kernel's boot id, and an id
+//! of this start of the daemon. Holds the lock that keeps a second daemon out of the directory.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use marquee_domain::{BootId, WorkerId};
+use uuid::Uuid;
+
+use crate::durable;
+
+/// Where the kernel tells its boot id.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Who this worker is.
+#[derive(Debug)]
+pub struct Identity {
+    pub worker: WorkerId,
+    pub boot: BootId,
+    pub instance: Uuid,
+    /// Held for as long as the daemon lives; the kernel lets go of it even after kill -9.
+    _lock: File,
+}
+
+/// Why a worker cannot say who it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("data folder {path:?} cannot be used: {source}; choose another with --data-dir")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(
+        "another marquee-worker uses the data folder {path:?}; stop it, or give this one its own --data-dir"
+    )]
+    InUse { path: PathBuf },
+    #[error(
+        "{path:?} holds no UUID; it names this worker for ever: restore it, or delete it to join as a new worker"
+    )]
+    WorkerId { path: PathBuf },
+    #[error("the boot id in {BOOT_ID_FILE} cannot be read: {source}")]
+    BootId { source: io::Error },
+}
+
+impl Identity {
+    /// Locks `data_dir`, making it if needed, and reads who this worker is.
+    pub fn claim(data_dir: &Path) -> Result<Self, IdentityError> {
+        let folder_error = |source| IdentityError::Folder {
+            path: data_dir.to_owned(),
+            source,
+        };
+        fs::create_dir_all(data_dir).map_err(folder_error)?;
+        let lock = File::create(data_dir.join("lock")).map_err(folder_error)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(IdentityError::InUse {
+                    path: data_dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(folder_error(source)),
+        }
+        Ok(Self {
+            worker: worker_id(data_dir)?,
+            boot: boot_id()?,
+            instance: Uuid::new_v4(),
+            _lock: lock,
+        })
+    }
+}
+
+fn worker_id(data_dir: &Path) -> Result<WorkerId, IdentityError> {
+    let path = data_dir.join("worker-id");
+    match fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| IdentityError::WorkerId { path }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let id = WorkerId(Uuid::new_v4());
+            durable::write(&path, format!("{id}\n").as_bytes()).map_err(|source| {
+                IdentityError::Folder {
+                    path: data_dir.to_owned(),
+                    source,
+                }
+            })?;
+            Ok(id)
+        }
+        Err(source) => Err(IdentityError::Folder {
+            path: data_dir.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn boot_id() -> Result<BootId, IdentityError> {
+    let text =
+        fs::read_to_string(BOOT_ID_FILE).map_err(|source| IdentityError::BootId { source })?;
+    text.trim().parse().map_err(|e| IdentityError::BootId {
+        source: io::Error::new(io::ErrorKind::InvalidData, e),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_id_stays_and_the_instance_id_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::claim(dir.path()).unwrap();
+        let (worker, instance) = (first.worker, first.instance);
+        drop(first);
+        let second = Identity::claim(dir.path()).unwrap();
+        assert_eq!(second.worker, worker);
+        assert_ne!(second.instance, instance);
+    }
+
+    #[test]
+    fn a_second_daemon_is_kept_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Identity::claim(dir.path()).unwrap();
+        let error = Identity::claim(dir.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_worker_id_is_not_silently_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("worker-id"), "gpu-03").unwrap();
+        let error = Identity::claim(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("worker-id"), "{error}");
+    }
+}

@@ -1,0 +1,219 @@
+//! What this host has: threads, memory, GPUs, a trainer. Looked up once, at the daemon's start.
+//!
+//! Not here: judgement. What the host lacks is reported as absent, and the scheduler decides.
+
+use std::fs;
+use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use marquee_domain::resources::{GpuInfo, Inventory};
+use nvml_wrapper::Nvml;
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+
+/// How long `marquee-trainer --version` may take: it loads libtorch, from a cold disk if need be.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How the trainer names what it links.
+const FLAVOUR_PREFIX: &str = "libtorch-";
+
+/// Looks at the host.
+pub async fn take(config: &Config) -> Inventory {
+    let cpu_threads = std::thread::available_parallelism().map_or(1, |n| clamp_u32(n.get()));
+    let shared = cpu_threads / config.cpu_slots.max(1);
+    Inventory {
+        hostname: hostname::get().map_or_else(
+            |_| config.name.clone(),
+            |n| n.to_string_lossy().into_owned(),
+        ),
+        cpu_threads,
+        memory_bytes: memory_bytes(),
+        cpu_slots: config.cpu_slots,
+        threads_per_slot: config.threads_per_slot.unwrap_or(shared.max(1)),
+        gpus: gpus(),
+        address: address(config),
+        flavour: flavour(&config.bin_dir.join("marquee-trainer")).await,
+    }
+}
+
+fn clamp_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The host's memory, or less where a cgroup allows less.
+fn memory_bytes() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let host = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
+        .map_or(0, |kib| kib * 1024);
+    let own_group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    cgroup_limits(&own_group).into_iter().fold(host, u64::min)
+}
+
+/// Memory limits of the process's own cgroup and of those above it, of either cgroup version.
+fn cgroup_limits(own_group: &str) -> Vec<u64> {
+    let mut limits = Vec::new();
+    for line in own_group.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, file) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|c| c == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let own = Path::new(root).join(group.trim_start_matches('/'));
+        for folder in own
+            .ancestors()
+            .take_while(|folder| folder.starts_with(root))
+        {
+            let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+            limits.extend(text.trim().parse::<u64>().ok());
+        }
+    }
+    limits
+}
+
+fn gpus() -> Vec<GpuInfo> {
+    let nvml = match Nvml::init() {
+        Ok(nvml) => nvml,
+        Err(error) => {
+            debug!(%error, "no NVML on this host: no GPUs are offered");
+            return Vec::new();
+        }
+    };
+    let count = nvml.device_count().unwrap_or(0);
+    let gpus = (0..count).filter_map(|index| match gpu(&nvml, index) {
+        Ok(gpu) => Some(gpu),
+        Err(error) => {
+            warn!(index, %error, "GPU left out: it does not answer NVML; see nvidia-smi");
+            None
+        }
+    });
+    gpus.collect()
+}
+
+fn gpu(nvml: &Nvml, index: u32) -> Result<GpuInfo, nvml_wrapper::error::NvmlError> {
+    let device = nvml.device_by_index(index)?;
+    let capability = device.cuda_compute_capability()?;
+    let part = |n: i32| u32::try_from(n).unwrap_or(0);
+    Ok(GpuInfo {
+        index,
+        uuid: device.uuid()?,
+        name: device.name()?,
+        memory_bytes: device.memory_info()?.total,
+        compute_capability: (part(capability.major), part(capability.minor)),
+    })
+}
+
+/// Where ranks on other hosts reach this one: as configured, else the address from which this host
+/// would speak to the coordinator (loopback where the coordinator is on the same host), else the
+/// host's name.
+fn address(config: &Config) -> String {
+    if let Some(address) = &config.address {
+        return address.clone();
+    }
+    match address_towards(&config.coordinator) {
+        Some(address) => address.to_string(),
+        None => {
+            info!("the way to the coordinator is unknown; the host's name serves as address");
+            config.name.clone()
+        }
+    }
+}
+
+/// The kernel's choice of a source address. Connecting a UDP socket sends nothing.
+fn address_towards(url: &str) -> Option<IpAddr> {
+    let authority = url.split_once("://")?.1.split('/').next()?;
+    let targets: Vec<_> = authority.to_socket_addrs().ok()?.collect();
+    let target = targets.iter().find(|t| t.is_ipv4()).or(targets.first())?;
+    let any = if target.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(target).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+/// What the trainer says it links; empty where there is no trainer that starts.
+async fn flavour(trainer: &Path) -> String {
+    if !trainer.exists() {
+        info!(path = %trainer.display(), "no trainer on this host: it takes no train and eval jobs");
+        return String::new();
+    }
+    let asked = tokio::process::Command::new(trainer)
+        .arg("--version")
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(VERSION_TIMEOUT, asked).await {
+        Ok(Ok(output)) => {
+            let text = String::from_utf8_lossy(&output.stdout);
+            let flavour = flavour_in(&text);
+            if flavour.is_empty() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                warn!(status = %output.status, stdout = %text, stderr = %said,
+                    "marquee-trainer --version names no libtorch: no train and eval jobs here");
+            }
+            flavour
+        }
+        Ok(Err(error)) => {
+            warn!(%error, path = %trainer.display(), "marquee-trainer does not start");
+            String::new()
+        }
+        Err(_) => {
+            warn!(path = %trainer.display(), "marquee-trainer --version did not end in time");
+            String::new()
+        }
+    }
+}
+
+fn flavour_in(version: &str) -> String {
+    let is_end = |c: char| c.is_whitespace() || c == ')' || c == ',';
+    version
+        .split(|c: char| is_end(c) || c == '(')
+        .find(|w| w.starts_with(FLAVOUR_PREFIX))
+        .unwrap_or("")
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_on_loopback_is_reached_from_loopback() {
+        assert_eq!(
+            address_towards("http://127.0.0.1:7700")
+                .unwrap()
+                .to_string(),
+            "127.0.0.1"
+        );
+        assert_eq!(address_towards("no url"), None);
+    }
+
+    #[test]
+    fn the_host_has_memory() {
+        assert!(memory_bytes() > 64 * 1024 * 1024);
+    }
+
+    #[test]
+    fn a_flavour_is_found_in_any_version_line() {
+        assert_eq!(
+            flavour_in("marquee-trainer 0.1.0 (libtorch-2.11.0)\n"),
+            "libtorch-2.11.0"
+        );
+        assert_eq!(
+            flavour_in("marquee-trainer 0.1.0 libtorch-2.0.1"),
+            "libtorch-2.0.1"
+        );
+        assert_eq!(flavour_in("marquee-trainer 0.1.0"), "");
+    }
+}

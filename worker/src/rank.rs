@@ -1,0 +1,312 @@
+//! One rank that this worker holds: from its assignment until its last report is acknowledged.
+//!
+//! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
+//! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
+//! child's output was read), `stdout` and `stderr` (the child writes them itself), `work/`,
+//! `output/`, `checkpoints/`, and `store/` (the rendezvous store's own files, where it hosts one).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use marquee_domain::artifact::Manifest;
+use marquee_domain::resources::Device;
+use marquee_domain::{AttemptNumber, BootId, JobId, Rank};
+use marquee_proto::convert::BadField;
+use marquee_proto::v1;
+use serde::{Deserialize, Serialize};
+
+pub mod environment;
+mod follow;
+pub mod held;
+pub mod lines;
+mod prepare;
+pub mod pump;
+pub mod spool;
+pub mod task;
+pub mod verdict;
+
+/// Which rank of which attempt at which job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RankKey {
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub rank: Rank,
+}
+
+impl RankKey {
+    /// The key from the numbers of a message.
+    #[must_use]
+    pub fn new(job: i64, attempt: u32, rank: u32) -> Self {
+        Self {
+            job: JobId(job),
+            attempt: AttemptNumber(attempt),
+            rank: Rank(rank),
+        }
+    }
+}
+
+impl fmt::Display for RankKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.job, self.attempt, self.rank)
+    }
+}
+
+impl FromStr for RankKey {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.splitn(3, '-');
+        let mut part = || parts.next().unwrap_or("");
+        let (job, attempt, rank) = (part().parse()?, part().parse()?, part().parse()?);
+        Ok(Self::new(job, attempt, rank))
+    }
+}
+
+/// Where the ranks of an attempt find each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rendezvous {
+    pub host: String,
+    pub port: u16,
+}
+
+impl TryFrom<v1::Rendezvous> for Rendezvous {
+    type Error = BadField;
+    fn try_from(wire: v1::Rendezvous) -> Result<Self, BadField> {
+        let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
+        Ok(Self {
+            host: wire.host,
+            port,
+        })
+    }
+}
+
+impl From<Rendezvous> for v1::Rendezvous {
+    fn from(ours: Rendezvous) -> Self {
+        Self {
+            host: ours.host,
+            port: u32::from(ours.port),
+        }
+    }
+}
+
+/// A checkpoint to go on from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resume {
+    pub step: u64,
+    pub manifest: Manifest,
+}
+
+/// What the coordinator gave this worker to hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub key: RankKey,
+    pub world_size: u32,
+    pub local_rank: u32,
+    /// A `JobSpec` as JSON, read when it is needed: one that this worker's version cannot read
+    /// fails the rank with a report, like any other fault.
+    pub spec_json: String,
+    pub inputs: BTreeMap<String, Manifest>,
+    pub devices: Vec<Device>,
+    pub hosts_rendezvous: bool,
+    pub resume: Option<Resume>,
+    /// Why the message cannot be followed, where it cannot.
+    pub problem: Option<String>,
+}
+
+impl Assignment {
+    /// The assignment of a message. One that makes no sense is held too, with its `problem`, so
+    /// that the coordinator gets a failure to act on instead of silence.
+    #[must_use]
+    pub fn from_wire(wire: v1::Assign) -> Self {
+        let key = RankKey::new(wire.job_id, wire.attempt, wire.rank);
+        let mut assignment = Self {
+            key,
+            world_size: wire.world_size.max(1),
+            local_rank: wire.local_rank,
+            spec_json: wire.spec_json,
+            inputs: BTreeMap::new(),
+            devices: Vec::new(),
+            hosts_rendezvous: wire.hosts_rendezvous && wire.world_size > 1,
+            resume: None,
+            problem: None,
+        };
+        if let Err(bad) = assignment.fill(wire.inputs, wire.devices, wire.resume) {
+            assignment.problem = Some(bad.to_string());
+        }
+        assignment
+    }
+
+    fn fill(
+        &mut self,
+        inputs: Vec<v1::AssignedInput>,
+        devices: Vec<v1::Device>,
+        resume: Option<v1::AssignedCheckpoint>,
+    ) -> Result<(), BadField> {
+        for input in inputs {
+            let manifest = input
+                .manifest
+                .ok_or_else(|| BadField::missing("inputs.manifest"))?;
+            self.inputs.insert(input.name, manifest.try_into()?);
+        }
+        self.devices = devices
+            .into_iter()
+            .map(Device::try_from)
+            .collect::<Result<_, _>>()?;
+        if let Some(resume) = resume {
+            let manifest = resume
+                .manifest
+                .ok_or_else(|| BadField::missing("resume.manifest"))?;
+            self.resume = Some(Resume {
+                step: resume.step,
+                manifest: manifest.try_into()?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Every artifact that must be in the cache.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Manifest> {
+        self.inputs
+            .values()
+            .chain(self.resume.as_ref().map(|resume| &resume.manifest))
+    }
+}
+
+/// What a rank was told since its assignment. Orders are never taken back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Orders {
+    pub start: Option<StartOrder>,
+    pub stop: Option<StopOrder>,
+}
+
+/// Start the child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOrder {
+    /// Set where the attempt has several ranks.
+    pub rendezvous: Option<Rendezvous>,
+}
+
+/// Stop the child, or do not start it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopOrder {
+    pub grace_ms: u32,
+    pub reason: String,
+    pub cause: StopCause,
+}
+
+/// Who wants a rank to stop, which decides its last word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// The coordinator, which waits for `RankStopped`.
+    Coordinator,
+    /// The coordinator, which wants to hear no more of it.
+    Forget,
+    /// The daemon is being stopped: the attempt lost its worker.
+    Shutdown,
+}
+
+impl StopCause {
+    /// Of two reasons to stop, the one that decides: what the coordinator wants goes before what
+    /// this host wants.
+    #[must_use]
+    pub fn stricter(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Forget, _) | (_, Self::Forget) => Self::Forget,
+            (Self::Coordinator, _) | (_, Self::Coordinator) => Self::Coordinator,
+            (Self::Shutdown, Self::Shutdown) => Self::Shutdown,
+        }
+    }
+}
+
+/// What `rank.json` holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankFile {
+    /// The boot in which the rank was assigned: after another one no child of it lives.
+    pub boot: BootId,
+    pub assignment: Assignment,
+    pub orders: Orders,
+}
+
+/// Paths within a rank's folder.
+#[derive(Debug, Clone)]
+pub struct RankDir(PathBuf);
+
+impl RankDir {
+    /// The folder of `key` under the worker's data directory.
+    #[must_use]
+    pub fn new(attempts: &Path, key: RankKey) -> Self {
+        Self(attempts.join(key.to_string()))
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    #[must_use]
+    pub fn rank_file(&self) -> PathBuf {
+        self.0.join("rank.json")
+    }
+
+    #[must_use]
+    pub fn spool(&self) -> PathBuf {
+        self.0.join("spool")
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> PathBuf {
+        self.0.join("spec.json")
+    }
+
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.0.join("work")
+    }
+
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        self.0.join("output")
+    }
+
+    #[must_use]
+    pub fn checkpoints(&self) -> PathBuf {
+        self.0.join("checkpoints")
+    }
+
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_name_names_its_rank() {
+        let key = RankKey::new(17, 2, 1);
+        assert_eq!(key.to_string(), "17-2-1");
+        assert_eq!("17-2-1".parse(), Ok(key));
+        assert!(".gone-17-2-1".parse::<RankKey>().is_err());
+        assert!("17-2".parse::<RankKey>().is_err());
+    }
+
+    #[test]
+    fn an_assignment_that_makes_no_sense_is_held_with_its_problem() {
+        let wire = v1::Assign {
+            job_id: 3,
+            attempt: 1,
+            inputs: vec![v1::AssignedInput {
+                name: "shards".into(),
+                manifest: None,
+            }],
+            ..v1::Assign::default()
+        };
+        let assignment = Assignment::from_wire(wire);
+        assert_eq!(assignment.key, RankKey::new(3, 1, 0));
+        assert!(assignment.problem.unwrap().contains("inputs.manifest"));
+    }
+}

@@ -1,0 +1,189 @@
+//! A rank in the daemon's memory: its folder, its spool, its orders. What others may touch of it;
+//! the work itself is in [`super::task`].
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use marquee_domain::BootId;
+use marquee_domain::job::RankState;
+use marquee_proto::v1;
+use marquee_proto::v1::report::Body;
+use tokio::sync::{Notify, watch};
+
+use super::pump::Cursor;
+use super::spool::Spool;
+use super::{Assignment, Orders, RankDir, RankFile, RankKey, StartOrder, StopOrder};
+use crate::cache::{Cache, Pin};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::durable;
+use crate::transfer::Transfers;
+use marquee_domain::resources::Inventory;
+use std::sync::Arc;
+
+/// What all ranks of a worker share.
+#[derive(Debug)]
+pub struct Host {
+    pub config: Config,
+    pub boot: BootId,
+    pub inventory: Inventory,
+    pub cache: Arc<Cache>,
+    pub transfers: Transfers,
+    pub clock: SystemClock,
+    /// Rung when there are reports to send or ranks have come or gone.
+    pub news: Notify,
+}
+
+impl Host {
+    /// Folder of the folders of all held ranks.
+    #[must_use]
+    pub fn attempts(&self) -> PathBuf {
+        self.config.data_dir.join("attempts")
+    }
+}
+
+/// One held rank.
+#[derive(Debug)]
+pub struct HeldRank {
+    pub key: RankKey,
+    pub dir: RankDir,
+    pub assignment: Assignment,
+    /// The boot in which it was assigned.
+    pub boot: BootId,
+    spool: Mutex<Spool>,
+    orders: watch::Sender<Orders>,
+    _pins: Vec<Pin>,
+}
+
+impl HeldRank {
+    /// Accepts an assignment: from here on the rank is held, whatever is killed.
+    pub fn accept(host: &Host, assignment: Assignment) -> io::Result<Self> {
+        let dir = RankDir::new(&host.attempts(), assignment.key);
+        fs::create_dir_all(dir.path())?;
+        let file = RankFile {
+            boot: host.boot,
+            assignment,
+            orders: Orders::default(),
+        };
+        durable::write_json(&dir.rank_file(), &file)?;
+        durable::sync_parent(dir.path())?;
+        Self::open(host, dir, file)
+    }
+
+    /// A rank that an earlier daemon accepted; None where it had not got so far.
+    pub fn recover(host: &Host, key: RankKey) -> io::Result<Option<Self>> {
+        let dir = RankDir::new(&host.attempts(), key);
+        match fs::read(dir.rank_file()) {
+            Ok(bytes) => Self::open(host, dir, serde_json::from_slice(&bytes)?).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn open(host: &Host, dir: RankDir, file: RankFile) -> io::Result<Self> {
+        let key = file.assignment.key;
+        let pins = file
+            .assignment
+            .artifacts()
+            .map(|manifest| host.cache.pin(manifest.digest()));
+        Ok(Self {
+            key,
+            spool: Mutex::new(Spool::open(&dir.spool(), key)?),
+            orders: watch::Sender::new(file.orders),
+            _pins: pins.collect(),
+            assignment: file.assignment,
+            boot: file.boot,
+            dir,
+        })
+    }
+
+    /// The rank's spool. It is locked during writes to the disk: not to be held over an await.
+    pub fn spool(&self) -> MutexGuard<'_, Spool> {
+        self.spool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the rank was told so far, and what it will be.
+    #[must_use]
+    pub fn orders(&self) -> watch::Receiver<Orders> {
+        self.orders.subscribe()
+    }
+
+    /// Tells the rank to start its child. The first time counts.
+    pub fn order_start(&self, start: StartOrder) -> io::Result<()> {
+        self.order(|orders| {
+            let is_new = orders.start.is_none();
+            orders.start.get_or_insert(start);
+            is_new
+        })
+    }
+
+    /// Tells the rank to stop. A later order can only be stricter.
+    pub fn order_stop(&self, stop: StopOrder) -> io::Result<()> {
+        self.order(|orders| match &mut orders.stop {
+            None => {
+                orders.stop = Some(stop);
+                true
+            }
+            Some(before) => {
+                let grace_ms = before.grace_ms.min(stop.grace_ms);
+                let cause = before.cause.stricter(stop.cause);
+                let is_new = (grace_ms, cause) != (before.grace_ms, before.cause);
+                (before.grace_ms, before.cause) = (grace_ms, cause);
+                is_new
+            }
+        })
+    }
+
+    /// Writes orders down before anyone follows them.
+    fn order(&self, change: impl FnOnce(&mut Orders) -> bool) -> io::Result<()> {
+        let mut orders = self.orders.borrow().clone();
+        if !change(&mut orders) {
+            return Ok(());
+        }
+        let file = RankFile {
+            boot: self.boot,
+            assignment: self.assignment.clone(),
+            orders,
+        };
+        durable::write_json(&self.dir.rank_file(), &file)?;
+        self.orders.send_replace(file.orders);
+        Ok(())
+    }
+
+    /// Adds reports, and changes the cursor in the same write.
+    pub fn report(
+        &self,
+        host: &Host,
+        bodies: Vec<Body>,
+        change: impl FnOnce(&mut Cursor),
+    ) -> io::Result<()> {
+        let mut spool = self.spool();
+        let mut cursor = spool.cursor().clone();
+        change(&mut cursor);
+        spool.append(host.clock.now(), bodies, cursor)?;
+        drop(spool);
+        host.news.notify_one();
+        Ok(())
+    }
+
+    /// The rank's state.
+    #[must_use]
+    pub fn state(&self) -> RankState {
+        self.spool().state()
+    }
+
+    /// The rank as heartbeats list it.
+    #[must_use]
+    pub fn to_wire(&self) -> v1::HeldRank {
+        let spool = self.spool();
+        v1::HeldRank {
+            job_id: self.key.job.0,
+            attempt: self.key.attempt.0,
+            rank: self.key.rank.0,
+            state: v1::RankState::from(spool.state()).into(),
+            last_sequence: spool.last_sequence(),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Before a rank's child can start: inputs in the cache, folders, and a place to meet.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use marquee_domain::FailureClass;
+use marquee_domain::failure::Failure;
+use marquee_domain::spec::JobKind;
+use serde::Deserialize;
+use tracing::warn;
+
+use super::Rendezvous;
+use super::task::{Interrupt, RankTask, local_fault};
+use crate::cache::CacheError;
+use crate::process::kept::{Kept, Launch, Status, stderr_path, stdout_path};
+use crate::transfer::{TransferError, is_disk_full};
+
+/// How long the rendezvous store may take to listen: it loads libtorch, from a cold disk if need be.
+const STORE_START_MAX: Duration = Duration::from_secs(60);
+/// How often the store's output is looked at while it starts.
+const STORE_POLL: Duration = Duration::from_millis(20);
+/// How long a keeper may take to end what it keeps before its session is killed around it.
+pub(super) const KEEPER_KILL_MAX: Duration = Duration::from_secs(3);
+
+/// Inputs and checkpoint as folders.
+#[derive(Debug, Default)]
+pub(super) struct Inputs {
+    pub(super) folders: BTreeMap<String, PathBuf>,
+    pub(super) resume: Option<PathBuf>,
+}
+
+/// What `marquee-trainer store` says when it listens.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum StoreEvent {
+    Listening { host: String, port: u16 },
+}
+
+impl RankTask {
+    /// Brings all inputs into the cache.
+    pub(super) async fn fetch_inputs(&self) -> Result<Inputs, Interrupt> {
+        let mut inputs = Inputs::default();
+        let now = || SystemTime::from(self.host.clock.now());
+        for (name, manifest) in &self.rank.assignment.inputs {
+            let folder = self
+                .host
+                .cache
+                .ensure(manifest, &self.host.transfers, now())
+                .await;
+            inputs
+                .folders
+                .insert(name.clone(), folder.map_err(|e| input_failure(name, &e))?);
+        }
+        if let Some(resume) = &self.rank.assignment.resume {
+            let folder = self
+                .host
+                .cache
+                .ensure(&resume.manifest, &self.host.transfers, now())
+                .await;
+            let name = format!("checkpoint of step {}", resume.step);
+            inputs.resume = Some(folder.map_err(|e| input_failure(&name, &e))?);
+        }
+        Ok(inputs)
+    }
+
+    /// Makes the rank's folders, empty.
+    pub(super) fn make_folders(&self) -> Result<(), Interrupt> {
+        for folder in [
+            self.rank.dir.work(),
+            self.rank.dir.output(),
+            self.rank.dir.checkpoints(),
+        ] {
+            let fresh = match fs::remove_dir_all(&folder) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                Ok(()) | Err(_) => fs::create_dir_all(&folder),
+            };
+            fresh.map_err(|e| local_fault(&format!("folder {folder:?} cannot be made: {e}")))?;
+        }
+        Ok(())
+    }
+
+    /// A place for the attempt's ranks to meet, where this worker hosts it.
+    pub(super) async fn host_rendezvous(
+        &self,
+        kind: JobKind,
+    ) -> Result<Option<Rendezvous>, Interrupt> {
+        if !self.rank.assignment.hosts_rendezvous {
+            return Ok(None);
+        }
+        match kind {
+            JobKind::Train | JobKind::Eval => self.start_store().await.map(Some),
+            // Rank 0's own program will listen, as under torchrun.
+            JobKind::Command | JobKind::Fetch | JobKind::Preprocess => {
+                let host = self.host.inventory.address.clone();
+                let port = free_port(&host).map_err(|e| {
+                    local_fault(&format!("no port for the rendezvous at {host}: {e}; check the worker's \"address\" setting"))
+                })?;
+                Ok(Some(Rendezvous { host, port }))
+            }
+        }
+    }
+
+    /// Starts the store in a process of its own: it outlives every rank, and the daemon.
+    async fn start_store(&self) -> Result<Rendezvous, Interrupt> {
+        let dir = self.rank.dir.store();
+        let fault =
+            |e: io::Error| local_fault(&format!("the rendezvous store cannot be started: {e}"));
+        fs::create_dir_all(&dir).map_err(fault)?;
+        let mut store = match Kept::find(&dir).map_err(fault)? {
+            Some(store) => store,
+            None => Kept::start(&Launch {
+                dir: &dir,
+                work_dir: &dir,
+                argv: vec![
+                    self.host.config.bin_dir.join("marquee-trainer").into(),
+                    "store".into(),
+                    "--host".into(),
+                    self.host.inventory.address.clone().into(),
+                    "--port".into(),
+                    "0".into(),
+                ],
+                env: BTreeMap::new(),
+            })
+            .map_err(fault)?,
+        };
+        let listening = async {
+            loop {
+                if let Some(rendezvous) =
+                    listening(&fs::read(stdout_path(&dir)).unwrap_or_default())
+                {
+                    return Ok(rendezvous);
+                }
+                if let Status::Gone(exit) = store.status().map_err(fault)? {
+                    let said = fs::read_to_string(stderr_path(&dir)).unwrap_or_default();
+                    return Err(local_fault(&format!(
+                        "the rendezvous store ended before it listened ({exit:?}): {}",
+                        said.trim()
+                    )));
+                }
+                tokio::time::sleep(STORE_POLL).await;
+            }
+        };
+        let too_long = |_| Err(local_fault("the rendezvous store did not listen in time"));
+        tokio::time::timeout(STORE_START_MAX, listening)
+            .await
+            .unwrap_or_else(too_long)
+    }
+
+    /// Ends the store, where there is one.
+    pub async fn stop_store(&self) {
+        let dir = self.rank.dir.store();
+        if !dir.exists() || self.rank.boot != self.host.boot {
+            return;
+        }
+        match Kept::find(&dir) {
+            Ok(Some(store)) => end(store).await,
+            Ok(None) => {}
+            Err(error) => {
+                warn!(rank = %self.rank.key, %error, "the rendezvous store cannot be found")
+            }
+        }
+    }
+}
+
+/// Kills what is kept until nothing of it is left.
+pub(super) async fn end(mut kept: Kept) {
+    let since = tokio::time::Instant::now();
+    kept.kill();
+    while matches!(kept.status(), Ok(Status::Starting | Status::Running)) {
+        if since.elapsed() >= KEEPER_KILL_MAX {
+            kept.kill_session();
+        }
+        tokio::time::sleep(STORE_POLL).await;
+    }
+}
+
+fn listening(stdout: &[u8]) -> Option<Rendezvous> {
+    let whole_lines = stdout
+        .split_inclusive(|b| *b == b'\n')
+        .filter(|line| line.ends_with(b"\n"));
+    whole_lines.into_iter().find_map(|line| {
+        let StoreEvent::Listening { host, port } = serde_json::from_slice(line).ok()?;
+        Some(Rendezvous { host, port })
+    })
+}
+
+/// A port that nobody listens at just now, below the ephemeral range's reach for a moment at least.
+pub(super) fn free_port(host: &str) -> io::Result<u16> {
+    let address = (host, 0)
+        .to_socket_addrs()?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
+    Ok(TcpListener::bind(address)?.local_addr()?.port())
+}
+
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "tonic's codes: the two that name damage are singled out"
+)]
+fn input_failure(name: &str, error: &CacheError) -> Interrupt {
+    let class = match error {
+        CacheError::NoRoom { .. } => FailureClass::OutOfMemory,
+        CacheError::Disk { .. } => FailureClass::Crash,
+        CacheError::Transfer(transfer) if is_disk_full(transfer) => FailureClass::OutOfMemory,
+        CacheError::Transfer(TransferError::Damaged { .. }) => FailureClass::BadInput,
+        CacheError::Transfer(TransferError::Refused { status, .. }) => match status.code() {
+            tonic::Code::NotFound | tonic::Code::DataLoss => FailureClass::BadInput,
+            _ => FailureClass::Network,
+        },
+        CacheError::Transfer(
+            TransferError::Disk { .. }
+            | TransferError::NotAFile { .. }
+            | TransferError::Name { .. }
+            | TransferError::Manifest(_)
+            | TransferError::TooLong { .. },
+        ) => FailureClass::Crash,
+    };
+    Interrupt::Failed(Failure {
+        class,
+        message: format!("input {name:?} cannot be had: {error}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_listens_when_its_line_is_whole() {
+        assert_eq!(
+            listening(br#"{"event":"listening","host":"h","port":4"#),
+            None
+        );
+        let found =
+            listening(b"noise\n{\"event\":\"listening\",\"host\":\"h\",\"port\":41}\n").unwrap();
+        assert_eq!(
+            found,
+            Rendezvous {
+                host: "h".into(),
+                port: 41
+            }
+        );
+    }
+
+    #[test]
+    fn a_free_port_can_be_bound() {
+        let port = free_port("127.0.0.1").unwrap();
+        TcpListener::bind(("127.0.0.1", port)).unwrap();
+    }
+}

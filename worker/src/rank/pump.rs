@@ -1,0 +1,341 @@
+//! From what a child wrote to the reports that say so.
+//!
+//! Invariant: a pure function of the files and a [`Cursor`]; the cursor is stored in the same
+//! write as the reports, so that each line is reported exactly once whatever is killed.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use marquee_domain::child::ChildEvent;
+use marquee_domain::failure::Failure;
+use marquee_domain::limits::{CHILD_LINE_MAX_BYTES, LOG_LINE_MAX_BYTES, LOG_RANK_MAX_BYTES};
+use marquee_proto::v1::log_line::Stream;
+use marquee_proto::v1::report::Body;
+use marquee_proto::v1::{RankLog, RankMetrics, RankProgress};
+use serde::{Deserialize, Serialize};
+
+use super::lines::{self, Line, Position};
+
+/// Bytes of log lines in one report, about: many lines travel together, and none waits.
+const LOG_REPORT_BYTES: usize = 64 * 1024;
+/// First word of lines that the worker itself puts into a rank's log.
+pub const OWN_LINE: &str = "[marquee]";
+
+/// How far a child's output was read and what it said so far.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cursor {
+    pub stdout: Position,
+    pub stderr: Position,
+    /// Bytes of log reported, of both streams.
+    pub log_bytes: u64,
+    /// Bytes of log dropped because of the limit.
+    pub dropped_bytes: u64,
+    /// What it said last about how all went.
+    pub word: Option<LastWord>,
+    /// Checkpoints that are complete on disk and not stored yet, oldest first.
+    pub checkpoints: Vec<LocalCheckpoint>,
+}
+
+/// A child's last word.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastWord {
+    Finished { summary: serde_json::Value },
+    Failed(Failure),
+}
+
+/// A checkpoint in the rank's own folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCheckpoint {
+    pub step: u64,
+    pub path: PathBuf,
+}
+
+/// How stdout is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdout {
+    /// [`ChildEvent`]s, one a line.
+    Events,
+    /// Log, like stderr.
+    Log,
+}
+
+/// What one step gave.
+#[derive(Debug, Default)]
+pub struct Pumped {
+    pub bodies: Vec<Body>,
+    /// Nothing more to read until the child writes more.
+    pub at_end: bool,
+}
+
+/// Reads on from `cursor`, and moves it.
+pub fn step(
+    (stdout, stderr): (&File, &File),
+    cursor: &mut Cursor,
+    kind: Stdout,
+    child_is_gone: bool,
+) -> io::Result<Pumped> {
+    let stdout_line_max = match kind {
+        Stdout::Events => CHILD_LINE_MAX_BYTES,
+        Stdout::Log => LOG_LINE_MAX_BYTES,
+    };
+    let out = lines::read(stdout, &mut cursor.stdout, stdout_line_max, child_is_gone)?;
+    let err = lines::read(
+        stderr,
+        &mut cursor.stderr,
+        LOG_LINE_MAX_BYTES,
+        child_is_gone,
+    )?;
+    let mut sink = Sink {
+        cursor,
+        bodies: Vec::new(),
+    };
+    for line in out.lines {
+        match (kind, event(&line)) {
+            (Stdout::Events, Some(event)) => sink.event(event),
+            (Stdout::Events, None) | (Stdout::Log, _) => sink.log(Stream::Stdout, line),
+        }
+    }
+    for line in err.lines {
+        sink.log(Stream::Stderr, line);
+    }
+    Ok(Pumped {
+        bodies: sink.bodies,
+        at_end: out.at_end && err.at_end,
+    })
+}
+
+/// A line of the worker's own for a rank's log.
+#[must_use]
+pub fn own_line(text: &str) -> Body {
+    Body::Log(RankLog {
+        stream: Stream::Stderr.into(),
+        lines: vec![format!("{OWN_LINE} {text}")],
+    })
+}
+
+fn event(line: &Line) -> Option<ChildEvent> {
+    if line.cut {
+        None
+    } else {
+        serde_json::from_slice(&line.bytes).ok()
+    }
+}
+
+struct Sink<'a> {
+    cursor: &'a mut Cursor,
+    bodies: Vec<Body>,
+}
+
+impl Sink<'_> {
+    fn event(&mut self, event: ChildEvent) {
+        match event {
+            ChildEvent::Progress {
+                phase,
+                done,
+                total,
+                unit,
+            } => {
+                // Of several in one step only the newest of a phase is of interest.
+                if let Some(Body::Progress(last)) = self.bodies.last()
+                    && last.phase == phase
+                {
+                    self.bodies.pop();
+                }
+                self.bodies.push(Body::Progress(RankProgress {
+                    phase,
+                    done,
+                    total,
+                    unit,
+                }));
+            }
+            ChildEvent::Metrics { step, values } => {
+                self.bodies
+                    .push(Body::Metrics(RankMetrics { step, values }));
+            }
+            ChildEvent::Checkpoint { step, path } => {
+                self.cursor.checkpoints.push(LocalCheckpoint { step, path });
+            }
+            ChildEvent::Finished { summary } => {
+                self.cursor.word = Some(LastWord::Finished { summary })
+            }
+            ChildEvent::Failed { class, message } => {
+                self.cursor.word = Some(LastWord::Failed(Failure { class, message }));
+            }
+        }
+    }
+
+    fn log(&mut self, stream: Stream, line: Line) {
+        let text = log_text(line);
+        let bytes = text.len() as u64;
+        if self.cursor.log_bytes + bytes > LOG_RANK_MAX_BYTES {
+            if self.cursor.dropped_bytes == 0 {
+                let limit = LOG_RANK_MAX_BYTES / (1024 * 1024);
+                self.bodies.push(own_line(&format!(
+                    "this rank's log has reached {limit} MiB; what follows is dropped"
+                )));
+            }
+            self.cursor.dropped_bytes += bytes;
+            return;
+        }
+        self.cursor.log_bytes += bytes;
+        match self.bodies.last_mut() {
+            Some(Body::Log(last)) if last.stream() == stream && has_room(last, text.len()) => {
+                last.lines.push(text);
+            }
+            Some(_) | None => {
+                self.bodies.push(Body::Log(RankLog {
+                    stream: stream.into(),
+                    lines: vec![text],
+                }));
+            }
+        }
+    }
+}
+
+fn has_room(log: &RankLog, more: usize) -> bool {
+    log.lines.iter().map(String::len).sum::<usize>() + more <= LOG_REPORT_BYTES
+}
+
+/// The text of a log line as a terminal would have shown it: valid UTF-8, and after the last
+/// carriage return, with which progress bars write over themselves.
+fn log_text(line: Line) -> String {
+    let mut text = String::from_utf8_lossy(&line.bytes).into_owned();
+    if let Some(at) = text.rfind('\r') {
+        text.drain(..=at);
+    }
+    // Postgres stores no NUL in text.
+    if text.contains('\0') {
+        text = text.replace('\0', "\u{fffd}");
+    }
+    if !line.cut && text.len() <= LOG_LINE_MAX_BYTES {
+        return text;
+    }
+    let mark = format!(" {OWN_LINE} line cut, it was too long");
+    text.truncate(text.floor_char_boundary(LOG_LINE_MAX_BYTES - mark.len()));
+    text + &mark
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marquee_domain::FailureClass;
+    use std::io::Write as _;
+
+    fn files(stdout: &[u8], stderr: &[u8]) -> (File, File) {
+        let make = |bytes: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            file
+        };
+        (make(stdout), make(stderr))
+    }
+
+    fn pump(stdout: &[u8], stderr: &[u8], kind: Stdout) -> (Vec<Body>, Cursor) {
+        let (out, err) = files(stdout, stderr);
+        let (mut cursor, mut bodies) = (Cursor::default(), Vec::new());
+        loop {
+            let pumped = step((&out, &err), &mut cursor, kind, true).unwrap();
+            bodies.extend(pumped.bodies);
+            if pumped.at_end {
+                return (bodies, cursor);
+            }
+        }
+    }
+
+    fn log_lines(bodies: &[Body]) -> Vec<String> {
+        let lines = bodies.iter().filter_map(|body| match body {
+            Body::Log(log) => Some(log.lines.clone()),
+            _ => None,
+        });
+        lines.flatten().collect()
+    }
+
+    #[test]
+    fn events_become_reports_and_other_lines_log() {
+        let stdout = concat!(
+            r#"{"event":"progress","phase":"posters","done":1,"total":9,"unit":"images"}"#,
+            "\n",
+            r#"{"event":"progress","phase":"posters","done":2,"total":9,"unit":"images"}"#,
+            "\n",
+            r#"{"event":"metrics","step":5,"values":{"train/loss":0.5}}"#,
+            "\n",
+            "a stray print\n",
+            r#"{"event":"invented later"}"#,
+            "\n",
+            r#"{"event":"checkpoint","step":5,"path":"/c/5"}"#,
+            "\n",
+            r#"{"event":"failed","class":"bad_input","message":"no labels"}"#,
+            "\n",
+        );
+        let (bodies, cursor) = pump(stdout.as_bytes(), b"", Stdout::Events);
+        assert_eq!(bodies.len(), 3, "{bodies:?}");
+        assert!(matches!(&bodies[0], Body::Progress(p) if p.done == 2));
+        assert!(matches!(&bodies[1], Body::Metrics(m) if m.values["train/loss"] == 0.5));
+        assert_eq!(
+            log_lines(&bodies),
+            ["a stray print", r#"{"event":"invented later"}"#]
+        );
+        assert_eq!(
+            cursor.checkpoints,
+            [LocalCheckpoint {
+                step: 5,
+                path: "/c/5".into()
+            }]
+        );
+        let failure = Failure {
+            class: FailureClass::BadInput,
+            message: "no labels".into(),
+        };
+        assert_eq!(cursor.word, Some(LastWord::Failed(failure)));
+    }
+
+    #[test]
+    fn a_command_may_print_what_it_likes() {
+        let (bodies, cursor) = pump(
+            b"{\"event\":\"finished\",\"summary\":1}\n\xff\0\n",
+            b"10%\r20%\n",
+            Stdout::Log,
+        );
+        let expected = [
+            "{\"event\":\"finished\",\"summary\":1}",
+            "\u{fffd}\u{fffd}",
+            "20%",
+        ];
+        assert_eq!(log_lines(&bodies), expected);
+        assert_eq!(cursor.word, None);
+    }
+
+    #[test]
+    fn a_log_line_that_is_too_long_is_cut_and_says_so() {
+        let long = vec![b'x'; 3 * LOG_LINE_MAX_BYTES];
+        let (bodies, _) = pump(&[&long, &b"\nnext\n"[..]].concat(), &long, Stdout::Log);
+        let lines = log_lines(&bodies);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].ends_with("line cut, it was too long"));
+        assert!(lines.iter().all(|line| line.len() <= LOG_LINE_MAX_BYTES));
+        assert_eq!(lines[1], "next");
+    }
+
+    #[test]
+    fn a_log_beyond_its_limit_is_dropped_and_a_line_says_so_once() {
+        let line = [vec![b'y'; 16_000], vec![b'\n']].concat();
+        let (out, err) = files(&line.repeat(20), b"");
+        let mut cursor = Cursor {
+            log_bytes: LOG_RANK_MAX_BYTES - 40_000,
+            ..Cursor::default()
+        };
+        let mut lines = Vec::new();
+        loop {
+            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true).unwrap();
+            lines.extend(log_lines(&pumped.bodies));
+            if pumped.at_end {
+                break;
+            }
+        }
+        assert_eq!(lines.len(), 3, "two lines fit");
+        assert!(lines[2].contains("64 MiB"), "{}", lines[2]);
+        assert_eq!(cursor.dropped_bytes, 18 * 16_000);
+    }
+}

@@ -1,0 +1,224 @@
+//! How a child's end is judged, from its exit status and its last word.
+
+use marquee_domain::FailureClass;
+use marquee_domain::child::ExitCode;
+use marquee_domain::failure::Failure;
+use marquee_domain::spec::JobKind;
+use serde_json::Value;
+
+use super::pump::LastWord;
+use crate::process::keeper::Exit;
+
+/// Bytes of stderr shown in a failure's message: the last lines, where the cause mostly is.
+pub const STDERR_TAIL_BYTES: usize = 2_000;
+
+/// What a worker saw of a child's end.
+#[derive(Debug, Clone)]
+pub struct Ending<'a> {
+    pub kind: JobKind,
+    /// Name of the program, for messages.
+    pub program: &'a str,
+    /// None: its keeper was killed before it could say.
+    pub exit: Option<Exit>,
+    pub word: Option<LastWord>,
+    /// The end of its stderr.
+    pub stderr_tail: &'a str,
+}
+
+/// The summary of a child that did its work, or why it did not.
+pub fn judge(ending: &Ending<'_>) -> Result<Value, Failure> {
+    match ending.kind {
+        JobKind::Command => judge_command(ending),
+        JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => judge_own(ending),
+    }
+}
+
+/// Any program: its status is all that counts.
+fn judge_command(ending: &Ending<'_>) -> Result<Value, Failure> {
+    match &ending.exit {
+        Some(Exit::Code(0)) => Ok(Value::Object(serde_json::Map::new())),
+        Some(Exit::Code(code)) => {
+            let message = format!("{} exited with status {code}", ending.program);
+            Err(fail(FailureClass::UserError, with_tail(message, ending)))
+        }
+        Some(Exit::NotStarted { error }) => {
+            let message = format!(
+                "{} could not be started: {error}; argv names a program on the worker's PATH, or an absolute path",
+                ending.program
+            );
+            Err(fail(FailureClass::UserError, message))
+        }
+        Some(Exit::Signal { .. }) | None => Err(killed(ending)),
+    }
+}
+
+/// A child of ours: its status and its last word must agree.
+fn judge_own(ending: &Ending<'_>) -> Result<Value, Failure> {
+    let code = match &ending.exit {
+        Some(Exit::Code(code)) => ExitCode(*code),
+        Some(Exit::NotStarted { error }) => {
+            let message = format!("{} could not be started: {error}", ending.program);
+            return Err(fail(FailureClass::Crash, message));
+        }
+        Some(Exit::Signal { .. }) | None => {
+            // A child that said why it failed and then died on its way out did say why.
+            return match &ending.word {
+                Some(LastWord::Failed(failure)) => Err(failure.clone()),
+                Some(LastWord::Finished { .. }) | None => Err(killed(ending)),
+            };
+        }
+    };
+    match &ending.word {
+        Some(LastWord::Finished { summary }) if code == ExitCode::OK => Ok(summary.clone()),
+        Some(LastWord::Failed(failure)) => Err(failure.clone()),
+        Some(LastWord::Finished { .. }) => {
+            let message = format!(
+                "{} said it had finished, but exited with status {}",
+                ending.program, code.0
+            );
+            Err(fail(FailureClass::Crash, with_tail(message, ending)))
+        }
+        None if code == ExitCode::STOPPED => {
+            let message = format!(
+                "{} was told to stop by someone other than its worker",
+                ending.program
+            );
+            Err(fail(FailureClass::Crash, message))
+        }
+        None => {
+            let message = format!(
+                "{} exited with status {} without a last word",
+                ending.program, code.0
+            );
+            Err(fail(FailureClass::Crash, with_tail(message, ending)))
+        }
+    }
+}
+
+fn killed(ending: &Ending<'_>) -> Failure {
+    let program = ending.program;
+    match &ending.exit {
+        Some(Exit::Signal { number, oom: true }) => fail(
+            FailureClass::OutOfMemory,
+            format!(
+                "{program} was killed by signal {number} while the kernel's out-of-memory killer was at work on this host"
+            ),
+        ),
+        Some(Exit::Signal { number, oom: false }) => {
+            let name =
+                nix::sys::signal::Signal::try_from(*number).map_or("unknown", |s| s.as_str());
+            let message = format!("{program} was killed by signal {number} ({name})");
+            fail(FailureClass::Crash, with_tail(message, ending))
+        }
+        Some(Exit::Code(_) | Exit::NotStarted { .. }) | None => fail(
+            FailureClass::Crash,
+            format!("{program} and the process that watched it were killed together"),
+        ),
+    }
+}
+
+fn fail(class: FailureClass, message: String) -> Failure {
+    Failure { class, message }
+}
+
+fn with_tail(message: String, ending: &Ending<'_>) -> String {
+    match ending.stderr_tail.trim() {
+        "" => message,
+        tail => format!("{message}; stderr ends with: {tail}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(kind: JobKind, exit: Exit, word: Option<LastWord>) -> Ending<'static> {
+        Ending {
+            kind,
+            program: "prog",
+            exit: Some(exit),
+            word,
+            stderr_tail: "it broke\n",
+        }
+    }
+
+    fn class(kind: JobKind, exit: Exit, word: Option<LastWord>) -> Option<FailureClass> {
+        judge(&ending(kind, exit, word))
+            .err()
+            .map(|failure| failure.class)
+    }
+
+    #[test]
+    fn a_command_is_judged_by_its_status_alone() {
+        let word = Some(LastWord::Finished {
+            summary: Value::Null,
+        });
+        assert_eq!(class(JobKind::Command, Exit::Code(0), None), None);
+        assert_eq!(
+            class(JobKind::Command, Exit::Code(3), word),
+            Some(FailureClass::UserError)
+        );
+        let failure = judge(&ending(JobKind::Command, Exit::Code(3), None)).unwrap_err();
+        assert_eq!(
+            failure.message,
+            "prog exited with status 3; stderr ends with: it broke"
+        );
+    }
+
+    #[test]
+    fn our_children_must_keep_their_word() {
+        let finished = || {
+            Some(LastWord::Finished {
+                summary: Value::from(1),
+            })
+        };
+        let failed = Failure {
+            class: FailureClass::BadInput,
+            message: "m".into(),
+        };
+        assert_eq!(
+            judge(&ending(JobKind::Train, Exit::Code(0), finished())),
+            Ok(Value::from(1))
+        );
+        assert_eq!(
+            class(JobKind::Train, Exit::Code(0), None),
+            Some(FailureClass::Crash)
+        );
+        assert_eq!(
+            class(JobKind::Train, Exit::Code(1), finished()),
+            Some(FailureClass::Crash)
+        );
+        let word = Some(LastWord::Failed(failed.clone()));
+        assert_eq!(
+            judge(&ending(JobKind::Fetch, Exit::Code(1), word)),
+            Err(failed)
+        );
+    }
+
+    #[test]
+    fn a_kill_by_the_kernel_is_told_from_a_crash() {
+        let oom = Exit::Signal {
+            number: 9,
+            oom: true,
+        };
+        assert_eq!(
+            class(JobKind::Train, oom, None),
+            Some(FailureClass::OutOfMemory)
+        );
+        let killed = judge(&ending(
+            JobKind::Train,
+            Exit::Signal {
+                number: 9,
+                oom: false,
+            },
+            None,
+        ))
+        .unwrap_err();
+        assert_eq!(killed.class, FailureClass::Crash);
+        assert!(
+            killed.message.contains("killed by signal 9 (SIGKILL)"),
+            "{}",
+            killed.message
+        );
+    }
+}

@@ -1,0 +1,323 @@
+//! The session with the coordinator: one stream, made anew whenever it breaks.
+//!
+//! Invariant: nothing a rank does depends on it. A coordinator that is away only makes spools
+//! grow.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marquee_domain::limits::{HEARTBEAT_EVERY, MESSAGE_MAX_BYTES};
+use marquee_proto::v1;
+use marquee_proto::v1::coordinator_message::Body as FromCoordinator;
+use marquee_proto::v1::worker_message::Body as ToCoordinator;
+use marquee_proto::v1::worker_session_client::WorkerSessionClient;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use self::outbox::Outbox;
+use crate::backoff::{Backoff, jitter};
+use crate::connect;
+use crate::notify::Notifier;
+use crate::rank::RankKey;
+use crate::rank::held::Host;
+use crate::supervisor::Supervisor;
+
+mod outbox;
+
+/// How long the coordinator may take to answer Hello.
+const WELCOME_MAX: Duration = Duration::from_secs(10);
+/// Messages that wait for the stream to take them.
+const MESSAGES_AHEAD: usize = 16;
+/// How often the loop wakes without a cause: for resends, and as a sign of life to systemd.
+const PULSE: Duration = Duration::from_millis(500);
+/// How long a goodbye may take to be sent.
+const GOODBYE_MAX: Duration = Duration::from_millis(500);
+
+/// How long the session shall go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// For as long as the daemon lives.
+    Ever,
+    /// End it, and say that nothing is held any more.
+    Goodbye,
+    /// End it without a word: the ranks go on, and so will the next daemon.
+    Silence,
+}
+
+/// What a session needs to know of its worker.
+#[derive(Debug)]
+pub struct Session {
+    pub host: Arc<Host>,
+    pub supervisor: Arc<Supervisor>,
+    pub worker_id: String,
+    pub instance: Uuid,
+    pub notifier: Notifier,
+    pub until: watch::Receiver<Until>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0}")]
+    Connection(String),
+    #[error("the coordinator refused: {}", .0.message())]
+    Refused(Status),
+    #[error("the coordinator closed the session")]
+    Closed,
+    #[error("the coordinator did not answer in time")]
+    Silent,
+    #[error("{0}")]
+    Local(#[from] io::Error),
+}
+
+impl From<Status> for Broken {
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "every other code is a refusal, also those to come"
+    )]
+    fn from(status: Status) -> Self {
+        match status.code() {
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
+                Self::Connection(connect::with_causes(&status))
+            }
+            _ => Self::Refused(status),
+        }
+    }
+}
+
+impl Session {
+    /// Keeps a session with the coordinator until it is told to end.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        while self.goes_on() {
+            let connected = tokio::select! {
+                connected = self.connect() => connected,
+                () = self.pulse_for_ever() => return,
+                () = ended(self.until.clone()) => return,
+            };
+            let broken = match connected {
+                Ok((stream, sender, welcome)) => {
+                    backoff.reset();
+                    info!(coordinator = %self.host.config.coordinator, version = %welcome.version, "connected");
+                    match self.converse(stream, &sender, &welcome).await {
+                        Ok(()) => return,
+                        Err(broken) => broken,
+                    }
+                }
+                Err(broken) => broken,
+            };
+            let wait = backoff.next(jitter());
+            warn!(coordinator = %self.host.config.coordinator, cause = %broken, ?wait,
+                "not connected; ranks go on, and so do the tries");
+            self.notifier.status(&format!("not connected: {broken}"));
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.pulse_for_ever() => return,
+                () = ended(self.until.clone()) => {}
+            }
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        *self.until.borrow() == Until::Ever
+    }
+
+    /// Never ends; keeps systemd's watchdog quiet meanwhile.
+    async fn pulse_for_ever(&self) {
+        loop {
+            self.notifier.alive();
+            sleep(PULSE).await;
+        }
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<
+        (
+            Streaming<v1::CoordinatorMessage>,
+            mpsc::Sender<v1::WorkerMessage>,
+            v1::Welcome,
+        ),
+        Broken,
+    > {
+        let endpoint = connect::endpoint(&self.host.config);
+        let endpoint = endpoint.map_err(|e| Broken::Connection(connect::with_causes(&e)))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|e| Broken::Connection(connect::with_causes(&e)))?;
+        let mut client = WorkerSessionClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+            .max_encoding_message_size(MESSAGE_MAX_BYTES);
+        let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
+        // There is room: the channel is new.
+        let _sent = sender.try_send(message(ToCoordinator::Hello(self.hello())));
+        let greeting = async {
+            let mut stream = client
+                .connect(ReceiverStream::new(messages))
+                .await?
+                .into_inner();
+            match stream.message().await?.ok_or(Broken::Closed)?.body {
+                Some(FromCoordinator::Welcome(welcome)) => Ok((stream, welcome)),
+                Some(
+                    FromCoordinator::Assign(_)
+                    | FromCoordinator::Start(_)
+                    | FromCoordinator::Stop(_)
+                    | FromCoordinator::Ack(_),
+                )
+                | None => Err(Broken::Connection(
+                    "the coordinator did not begin with Welcome".into(),
+                )),
+            }
+        };
+        let (stream, welcome) = timeout(WELCOME_MAX, greeting)
+            .await
+            .map_err(|_| Broken::Silent)??;
+        Ok((stream, sender, welcome))
+    }
+
+    fn hello(&self) -> v1::Hello {
+        v1::Hello {
+            worker_id: self.worker_id.clone(),
+            name: self.host.config.name.clone(),
+            boot_id: self.host.boot.to_string(),
+            instance_id: self.instance.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            inventory: Some(v1::Inventory::from(&self.host.inventory)),
+            held: self.held(),
+        }
+    }
+
+    fn held(&self) -> Vec<v1::HeldRank> {
+        self.supervisor
+            .ranks()
+            .iter()
+            .map(|rank| rank.to_wire())
+            .collect()
+    }
+
+    /// Speaks and listens until the stream breaks (an error) or the session shall end.
+    async fn converse(
+        &mut self,
+        mut stream: Streaming<v1::CoordinatorMessage>,
+        sender: &mpsc::Sender<v1::WorkerMessage>,
+        welcome: &v1::Welcome,
+    ) -> Result<(), Broken> {
+        let mut outbox = Outbox::new(&self.supervisor.ranks(), Instant::now());
+        let every = match welcome.heartbeat_every_ms {
+            0 => HEARTBEAT_EVERY,
+            ms => Duration::from_millis(u64::from(ms)),
+        };
+        let mut heartbeat = interval(every);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sequence = 0;
+        loop {
+            tokio::select! {
+                _ = heartbeat.tick() => {
+                    sequence += 1;
+                    let held = self.held();
+                    self.notifier.status(&format!("connected; {} ranks held", held.len()));
+                    let beat = v1::Heartbeat { sequence, held };
+                    send(sender, ToCoordinator::Heartbeat(beat)).await?;
+                }
+                _ = pulse.tick() => {
+                    self.notifier.alive();
+                    outbox = self.send_reports(outbox, sender).await?;
+                }
+                () = self.host.news.notified() => outbox = self.send_reports(outbox, sender).await?,
+                incoming = stream.message() => match incoming? {
+                    Some(v1::CoordinatorMessage { body: Some(body) }) => {
+                        if let FromCoordinator::Ack(ack) = &body {
+                            let key = RankKey::new(ack.job_id, ack.attempt, ack.rank);
+                            outbox.acked(key, ack.sequence, Instant::now());
+                            self.host.news.notify_one();
+                        }
+                        self.follow(body).await?;
+                    }
+                    Some(v1::CoordinatorMessage { body: None }) => {
+                        warn!("a message of a kind that this version does not know was ignored");
+                    }
+                    None => return Err(Broken::Closed),
+                },
+                _ = self.until.changed() => {
+                    if *self.until.borrow() == Until::Goodbye {
+                        let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye {}));
+                        let _in_time = timeout(GOODBYE_MAX, sender.send(goodbye)).await;
+                        // The stream closes behind it; give the connection a moment to carry it.
+                        let _closed = timeout(GOODBYE_MAX, stream.message()).await;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends what there is to send and room for. Spools are on disk, so this may block.
+    async fn send_reports(
+        &self,
+        outbox: Outbox,
+        sender: &mpsc::Sender<v1::WorkerMessage>,
+    ) -> Result<Outbox, Broken> {
+        let mut outbox = outbox;
+        loop {
+            let supervisor = Arc::clone(&self.supervisor);
+            let read = tokio::task::spawn_blocking(move || {
+                let next = outbox.next(&supervisor.ranks(), Instant::now());
+                (outbox, next)
+            });
+            let next;
+            (outbox, next) = read.await.map_err(io::Error::other)?;
+            match next? {
+                Some(reports) => send(sender, ToCoordinator::Reports(reports)).await?,
+                None => return Ok(outbox),
+            }
+        }
+    }
+
+    /// Does what the coordinator says. Orders are written to disk, so this may block.
+    async fn follow(&self, body: FromCoordinator) -> Result<(), Broken> {
+        let supervisor = Arc::clone(&self.supervisor);
+        let work = move || match body {
+            FromCoordinator::Assign(assign) => supervisor.assign(assign),
+            FromCoordinator::Start(start) => supervisor.start(start),
+            FromCoordinator::Stop(stop) => supervisor.stop(stop),
+            FromCoordinator::Ack(ack) => supervisor.ack(
+                RankKey::new(ack.job_id, ack.attempt, ack.rank),
+                ack.sequence,
+            ),
+            FromCoordinator::Welcome(_) => {
+                warn!("a second Welcome was ignored");
+                Ok(())
+            }
+        };
+        // The order is repeated with the next heartbeat; one bad message must not end the session.
+        if let Err(fault) = tokio::task::spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)?
+        {
+            error!(%fault, "an order of the coordinator cannot be followed");
+        }
+        Ok(())
+    }
+}
+
+async fn ended(mut until: watch::Receiver<Until>) {
+    if until.wait_for(|until| *until != Until::Ever).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn message(body: ToCoordinator) -> v1::WorkerMessage {
+    v1::WorkerMessage { body: Some(body) }
+}
+
+async fn send(sender: &mpsc::Sender<v1::WorkerMessage>, body: ToCoordinator) -> Result<(), Broken> {
+    sender.send(message(body)).await.map_err(|_| Broken::Closed)
+}

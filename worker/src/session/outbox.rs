@@ -1,0 +1,146 @@
+//! Which reports go out next, in one session with the coordinator.
+//!
+//! Invariants: at most [`REPORTS_IN_FLIGHT_MAX`] reports are sent and not acknowledged; a rank's
+//! reports go out in order. Nothing here outlives the session: the next one begins with what the
+//! coordinator says it has.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marquee_domain::limits::REPORTS_IN_FLIGHT_MAX;
+use marquee_proto::v1;
+use tokio::time::Instant;
+
+use crate::rank::RankKey;
+use crate::rank::held::HeldRank;
+
+/// Reports and bytes of one message, about: far below the message limit, far above its cost.
+const MESSAGE_REPORTS: usize = 256;
+const MESSAGE_BYTES: usize = 1024 * 1024;
+/// How long a new session waits to hear what the coordinator has of a rank from earlier ones.
+const FIRST_ACK_MAX: Duration = Duration::from_secs(1);
+/// Reports that are not acknowledged for this long are sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+
+/// What was sent of one rank in this session.
+#[derive(Debug)]
+struct Sent {
+    up_to: u64,
+    acked: u64,
+    /// Nothing goes out before.
+    not_before: Option<Instant>,
+    /// When something was last sent first, or acknowledged.
+    progress: Instant,
+}
+
+/// The reports of a session.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    sent: BTreeMap<RankKey, Sent>,
+    /// Whose turn it was: ranks take turns, so that a chatty one silences no other.
+    served: Option<RankKey>,
+}
+
+impl Outbox {
+    /// An outbox for a session whose Hello lists `held`.
+    pub(super) fn new(held: &[Arc<HeldRank>], now: Instant) -> Self {
+        let sent = held.iter().map(|rank| {
+            let acked = rank.spool().acked();
+            (
+                rank.key,
+                Sent {
+                    up_to: acked,
+                    acked,
+                    not_before: Some(now + FIRST_ACK_MAX),
+                    progress: now,
+                },
+            )
+        });
+        Self {
+            sent: sent.collect(),
+            served: None,
+        }
+    }
+
+    /// Notes an acknowledgement: a number below what it was asks to go on from there.
+    pub(super) fn acked(&mut self, key: RankKey, sequence: u64, now: Instant) {
+        let Some(sent) = self.sent.get_mut(&key) else {
+            return;
+        };
+        let is_first = sent.not_before.take().is_some();
+        if is_first || sequence < sent.acked {
+            sent.up_to = sequence;
+        }
+        if is_first || sequence != sent.acked {
+            sent.progress = now;
+        }
+        sent.acked = sequence;
+        sent.up_to = sent.up_to.max(sequence);
+    }
+
+    /// The next message, if there is anything to send: reports of one rank.
+    pub(super) fn next(
+        &mut self,
+        held: &[Arc<HeldRank>],
+        now: Instant,
+    ) -> io::Result<Option<v1::Reports>> {
+        self.sent
+            .retain(|key, _| held.iter().any(|rank| rank.key == *key));
+        for rank in held {
+            let acked = rank.spool().acked();
+            let new = Sent {
+                up_to: acked,
+                acked,
+                not_before: None,
+                progress: now,
+            };
+            self.sent.entry(rank.key).or_insert(new).wake(now);
+        }
+        let in_flight: u64 = self.sent.values().map(|sent| sent.up_to - sent.acked).sum();
+        let in_flight = usize::try_from(in_flight).unwrap_or(usize::MAX);
+        let room = REPORTS_IN_FLIGHT_MAX
+            .saturating_sub(in_flight)
+            .min(MESSAGE_REPORTS);
+        if room == 0 {
+            return Ok(None);
+        }
+        let turn =
+            held.partition_point(|rank| self.served.is_some_and(|served| rank.key <= served));
+        for rank in held[turn..].iter().chain(&held[..turn]) {
+            let Some(sent) = self
+                .sent
+                .get_mut(&rank.key)
+                .filter(|sent| sent.not_before.is_none())
+            else {
+                continue;
+            };
+            let spool = rank.spool();
+            if sent.up_to >= spool.last_sequence() {
+                continue;
+            }
+            let reports = spool.read(sent.up_to + 1, room, MESSAGE_BYTES)?;
+            let Some(last) = reports.last() else { continue };
+            if sent.up_to == sent.acked {
+                sent.progress = now;
+            }
+            sent.up_to = last.sequence;
+            self.served = Some(rank.key);
+            return Ok(Some(v1::Reports { reports }));
+        }
+        Ok(None)
+    }
+}
+
+impl Sent {
+    /// Ends a wait that is over, and goes back to what was never acknowledged.
+    fn wake(&mut self, now: Instant) {
+        if self.not_before.is_some_and(|time| now >= time) {
+            self.not_before = None;
+        }
+        if self.up_to > self.acked && now.duration_since(self.progress) >= RESEND_AFTER {
+            (self.up_to, self.progress) = (self.acked, now);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! All ranks this worker holds, and what the coordinator says about them.
+//!
+//! Invariant: every order is idempotent and on disk before it is followed. Not here: the
+//! connection ([`crate::session`]) and a rank's own life ([`crate::rank::task`]).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use marquee_proto::v1;
+use tokio::sync::Notify;
+use tracing::{error, info, warn};
+
+use crate::durable;
+use crate::rank::held::{HeldRank, Host};
+use crate::rank::task::{Closed, RankTask};
+use crate::rank::{Assignment, RankKey, StartOrder, StopCause, StopOrder};
+
+/// How long a rendezvous store outlives its rank, so that slower ranks can say goodbye to it.
+const STORE_LINGER: Duration = Duration::from_secs(5);
+
+/// Every rank that this worker holds.
+#[derive(Debug)]
+pub struct Supervisor {
+    host: Arc<Host>,
+    state: Mutex<State>,
+    /// Rung when a rank's task has ended.
+    closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ranks: BTreeMap<RankKey, Entry>,
+    /// No new ranks: the daemon is being stopped.
+    closing: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    rank: Arc<HeldRank>,
+    /// Its task has ended; only acknowledgements are missing.
+    is_closed: bool,
+}
+
+impl Supervisor {
+    /// Takes over what an earlier daemon held.
+    pub fn recover(host: Arc<Host>) -> io::Result<Arc<Self>> {
+        let attempts = host.attempts();
+        fs::create_dir_all(&attempts)?;
+        let supervisor = Arc::new(Self {
+            host,
+            state: Mutex::default(),
+            closed: Notify::new(),
+        });
+        for entry in fs::read_dir(&attempts)? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let Ok(key) = name.parse::<RankKey>() else {
+                if name.starts_with(durable::DOOMED_PREFIX) {
+                    fs::remove_dir_all(&path)?;
+                }
+                continue;
+            };
+            match HeldRank::recover(&supervisor.host, key) {
+                Ok(Some(rank)) => {
+                    info!(rank = %key, state = rank.state().as_str(), "taking over a rank");
+                    supervisor.hold(rank);
+                }
+                // Never accepted: nothing was started.
+                Ok(None) => durable::remove_folder(&path)?,
+                Err(fault) => {
+                    error!(rank = %key, %fault, ?path, "the rank's folder cannot be read; it stays as it is, look into it and remove it");
+                }
+            }
+        }
+        supervisor.host.cache.sweep()?;
+        Ok(supervisor)
+    }
+
+    /// Holds a rank and sets its task to work. The caller runs inside the runtime.
+    fn hold(self: &Arc<Self>, rank: HeldRank) {
+        let rank = Arc::new(rank);
+        let key = rank.key;
+        let entry = Entry {
+            rank: Arc::clone(&rank),
+            is_closed: false,
+        };
+        self.state().ranks.insert(key, entry);
+        let supervisor = Arc::clone(self);
+        let task = RankTask {
+            host: Arc::clone(&self.host),
+            rank,
+        };
+        tokio::spawn(async move {
+            match task.run().await {
+                Closed::Forget => supervisor.retire(key),
+                Closed::Reported => {
+                    if let Some(entry) = supervisor.state().ranks.get_mut(&key) {
+                        entry.is_closed = true;
+                    }
+                }
+            }
+            supervisor.closed.notify_waiters();
+            supervisor.host.news.notify_one();
+        });
+    }
+
+    /// Accepts an assignment. One that is held already is left as it is.
+    pub fn assign(self: &Arc<Self>, message: v1::Assign) -> io::Result<()> {
+        let assignment = Assignment::from_wire(message);
+        let key = assignment.key;
+        {
+            let state = self.state();
+            if state.ranks.contains_key(&key) {
+                return Ok(());
+            }
+            if state.closing {
+                info!(rank = %key, "not accepted: this worker is being stopped");
+                return Ok(());
+            }
+        }
+        info!(rank = %key, world_size = assignment.world_size, "assigned");
+        self.hold(HeldRank::accept(&self.host, assignment)?);
+        self.host.news.notify_one();
+        Ok(())
+    }
+
+    /// Lets a prepared rank start its child.
+    pub fn start(&self, message: v1::Start) -> io::Result<()> {
+        let key = RankKey::new(message.job_id, message.attempt, message.rank);
+        let Some(rank) = self.find(key) else {
+            warn!(rank = %key, "told to start a rank that is not held");
+            return Ok(());
+        };
+        let rendezvous = message.rendezvous.map(TryInto::try_into).transpose();
+        rank.order_start(StartOrder {
+            rendezvous: rendezvous.map_err(io::Error::other)?,
+        })
+    }
+
+    /// Stops a rank, or forgets it. One that is not held is no concern.
+    pub fn stop(self: &Arc<Self>, message: v1::Stop) -> io::Result<()> {
+        let key = RankKey::new(message.job_id, message.attempt, message.rank);
+        let (rank, is_closed) = match self.state().ranks.get(&key) {
+            Some(entry) => (Arc::clone(&entry.rank), entry.is_closed),
+            None => return Ok(()),
+        };
+        if is_closed {
+            if message.forget {
+                self.retire(key);
+            }
+            return Ok(());
+        }
+        let cause = if message.forget {
+            StopCause::Forget
+        } else {
+            StopCause::Coordinator
+        };
+        rank.order_stop(StopOrder {
+            grace_ms: message.grace_ms,
+            reason: message.reason,
+            cause,
+        })
+    }
+
+    /// Notes what the coordinator has stored. A rank whose last report it has is held no longer.
+    pub fn ack(self: &Arc<Self>, key: RankKey, sequence: u64) -> io::Result<()> {
+        let Some(rank) = self.find(key) else {
+            return Ok(());
+        };
+        let is_done = {
+            let mut spool = rank.spool();
+            spool.ack(sequence)?;
+            spool.state().has_ended() && spool.acked() == spool.last_sequence()
+        };
+        if is_done {
+            self.retire(key);
+        }
+        Ok(())
+    }
+
+    /// Stops all ranks for the daemon's own end, and takes no more.
+    pub fn stop_all(&self, grace: Duration, reason: &str) {
+        self.state().closing = true;
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        for rank in self.ranks() {
+            let stop = StopOrder {
+                grace_ms,
+                reason: reason.to_owned(),
+                cause: StopCause::Shutdown,
+            };
+            if let Err(fault) = rank.order_stop(stop) {
+                error!(rank = %rank.key, %fault, "the rank cannot be stopped");
+            }
+        }
+    }
+
+    /// Waits until every rank's work has ended.
+    pub async fn all_closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.state().ranks.values().all(|entry| entry.is_closed) {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// Whether nothing is held any more.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state().ranks.is_empty()
+    }
+
+    /// Every held rank.
+    #[must_use]
+    pub fn ranks(&self) -> Vec<Arc<HeldRank>> {
+        self.state()
+            .ranks
+            .values()
+            .map(|entry| Arc::clone(&entry.rank))
+            .collect()
+    }
+
+    fn find(&self, key: RankKey) -> Option<Arc<HeldRank>> {
+        self.state()
+            .ranks
+            .get(&key)
+            .map(|entry| Arc::clone(&entry.rank))
+    }
+
+    /// Holds a rank no longer: its folder goes, and with it the store that its peers may still use
+    /// for a moment.
+    fn retire(self: &Arc<Self>, key: RankKey) {
+        let Some(entry) = self.state().ranks.remove(&key) else {
+            return;
+        };
+        let task = RankTask {
+            host: Arc::clone(&self.host),
+            rank: entry.rank,
+        };
+        let linger = if task.rank.dir.store().exists() {
+            STORE_LINGER
+        } else {
+            Duration::ZERO
+        };
+        self.host.news.notify_one();
+        tokio::spawn(async move {
+            tokio::time::sleep(linger).await;
+            task.stop_store().await;
+            let folder = task.rank.dir.path().to_owned();
+            let removed =
+                tokio::task::spawn_blocking(move || durable::remove_folder(&folder)).await;
+            match removed {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => warn!(rank = %key, %error, "the rank's folder cannot be removed"),
+                Err(error) => warn!(rank = %key, %error, "removing the rank's folder failed"),
+            }
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,503 @@
+//! Files to and from the coordinator, by digest.
+//!
+//! While the coordinator is away a transfer waits and goes on where it was; everything else ends
+//! it. What arrives is verified before anyone sees it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use marquee_domain::artifact::{Digest, FileEntry, InvalidManifest, Manifest};
+use marquee_domain::limits::{CHUNK_BYTES, MESSAGE_MAX_BYTES};
+use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::upload_blob_request::Part;
+use marquee_proto::v1::{
+    self, DownloadBlobRequest, FindMissingBlobsRequest, UploadBlobHeader, UploadBlobRequest,
+};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tracing::{debug, warn};
+
+use crate::backoff::{Backoff, jitter};
+use crate::durable;
+
+/// Files in flight at once: enough to hide a round trip, few enough not to thrash a disk.
+const CONCURRENT_FILES: usize = 4;
+/// A stream that moves nothing for this long is broken, whatever the connection says.
+const STALL: Duration = Duration::from_secs(30);
+/// Times a file may arrive damaged before it counts as damaged at its source.
+const DAMAGED_MAX: u32 = 3;
+/// Digests in one question of what the coordinator lacks.
+const DIGESTS_PER_QUESTION: usize = 10_000;
+/// Chunks of an upload that wait to be sent.
+const CHUNKS_AHEAD: usize = 4;
+
+/// The coordinator's files.
+#[derive(Debug, Clone)]
+pub struct Transfers {
+    client: ArtifactsClient<Channel>,
+}
+
+/// Why files did not get through.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error(
+        "file {path:?} (blob {digest}) arrived damaged {DAMAGED_MAX} times; the coordinator's copy is broken, run the job that made it again"
+    )]
+    Damaged { path: String, digest: Digest },
+    #[error("the coordinator refused {what}: {message}", message = .status.message())]
+    Refused { what: String, status: Status },
+    #[error("{path:?}: {source}")]
+    Disk { path: PathBuf, source: io::Error },
+    #[error("{path:?} is {kind}; an artifact holds plain files only, put a copy of the file there")]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{path:?} has a name that is no UTF-8; rename it")]
+    Name { path: PathBuf },
+    #[error(transparent)]
+    Manifest(#[from] InvalidManifest),
+    #[error("the list of the artifact's {count} files takes {bytes} bytes, and {max} is the limit; pack them into shards", max = MANIFEST_MAX_BYTES)]
+    TooLong { count: usize, bytes: usize },
+}
+
+/// A manifest travels in one message, with room for what stands around it.
+const MANIFEST_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 64 * 1024;
+
+/// One try that did not succeed.
+enum Failed {
+    /// Worth another try when the coordinator is back.
+    Away(Status),
+    Damaged,
+    For(TransferError),
+}
+
+impl Transfers {
+    /// Transfers over `channel`, which may connect when it is first used.
+    #[must_use]
+    pub fn new(channel: Channel) -> Self {
+        let client = ArtifactsClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+            .max_encoding_message_size(MESSAGE_MAX_BYTES);
+        Self { client }
+    }
+
+    /// Brings the files of `manifest` into `folder`, going on with what is there already.
+    pub async fn download(&self, manifest: &Manifest, folder: &Path) -> Result<(), TransferError> {
+        let mut by_digest: BTreeMap<&Digest, Vec<FileEntry>> = BTreeMap::new();
+        for file in &manifest.files {
+            by_digest
+                .entry(&file.digest)
+                .or_default()
+                .push(file.clone());
+        }
+        futures::stream::iter(
+            by_digest
+                .into_values()
+                .map(|files| self.download_files(files, folder)),
+        )
+        .buffer_unordered(CONCURRENT_FILES)
+        .try_collect::<Vec<()>>()
+        .await?;
+        let folder = folder.to_owned();
+        blocking(move || sync_tree(&folder)).await
+    }
+
+    /// Brings one blob to all the paths that hold it. A path exists only when it is verified.
+    async fn download_files(
+        &self,
+        files: Vec<FileEntry>,
+        folder: &Path,
+    ) -> Result<(), TransferError> {
+        let Some((first, others)) = files.split_first() else {
+            return Ok(());
+        };
+        let target = folder.join(&first.path);
+        if !target.exists() {
+            make_parent(&target)?;
+            let part = part_path(folder, &first.digest);
+            make_parent(&part)?;
+            self.download_blob(first, &part).await?;
+            let read_only = fs::metadata(&part).map(|metadata| {
+                let mut permissions = metadata.permissions();
+                permissions.set_readonly(true);
+                permissions
+            });
+            read_only
+                .and_then(|p| fs::set_permissions(&part, p))
+                .map_err(disk(&part))?;
+            fs::rename(&part, &target).map_err(disk(&target))?;
+        }
+        for other in others {
+            let path = folder.join(&other.path);
+            if !path.exists() {
+                make_parent(&path)?;
+                fs::hard_link(&target, &path).map_err(disk(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn download_blob(&self, file: &FileEntry, part: &Path) -> Result<(), TransferError> {
+        let (mut backoff, mut damaged) = (Backoff::default(), 0);
+        loop {
+            match self.try_download(file, part).await {
+                Ok(()) => return Ok(()),
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::Damaged) => {
+                    damaged += 1;
+                    warn!(blob = %file.digest, damaged, "a blob arrived damaged");
+                    fs::remove_file(part).map_err(disk(part))?;
+                    if damaged == DAMAGED_MAX {
+                        return Err(TransferError::Damaged {
+                            path: file.path.clone(),
+                            digest: file.digest.clone(),
+                        });
+                    }
+                }
+                Err(Failed::Away(status)) => wait_out(&mut backoff, &status).await,
+            }
+        }
+    }
+
+    /// One try: goes on behind what `part` holds, and verifies the whole.
+    async fn try_download(&self, file: &FileEntry, part: &Path) -> Result<(), Failed> {
+        let io = |e| Failed::For(disk(part)(e));
+        let mut options = tokio::fs::OpenOptions::new();
+        let mut out = options
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(part)
+            .await
+            .map_err(io)?;
+        let (mut hash, mut offset) = (Sha256::new(), 0);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let n = out.read(&mut buffer).await.map_err(io)?;
+            if n == 0 {
+                break;
+            }
+            hash.update(&buffer[..n]);
+            offset += n as u64;
+        }
+        if offset < file.size_bytes {
+            let request = DownloadBlobRequest {
+                digest: file.digest.to_string(),
+                offset,
+            };
+            let call = self.client.clone();
+            let mut chunks = in_time(async move { call.clone().download_blob(request).await })
+                .await
+                .map_err(|status| failed(&format!("to send blob {}", file.digest), status))?
+                .into_inner();
+            while let Some(message) = in_time(chunks.message())
+                .await
+                .map_err(|status| failed(&format!("to send blob {}", file.digest), status))?
+            {
+                offset += message.chunk.len() as u64;
+                if offset > file.size_bytes {
+                    return Err(Failed::Damaged);
+                }
+                hash.update(&message.chunk);
+                out.write_all(&message.chunk).await.map_err(io)?;
+            }
+        }
+        out.flush().await.map_err(io)?;
+        out.sync_all().await.map_err(io)?;
+        if offset < file.size_bytes {
+            return Err(Failed::Away(Status::unavailable("the stream ended early")));
+        }
+        if offset == file.size_bytes && Digest::from_hash(&hash.finalize()) == file.digest {
+            Ok(())
+        } else {
+            Err(Failed::Damaged)
+        }
+    }
+
+    /// Stores all files of `folder` at the coordinator, and says what they are.
+    pub async fn upload(&self, folder: &Path) -> Result<Manifest, TransferError> {
+        let root = folder.to_owned();
+        let manifest = blocking(move || digest_tree(&root)).await?;
+        let bytes = v1::Manifest::from(&manifest).encoded_len();
+        if bytes > MANIFEST_MAX_BYTES {
+            return Err(TransferError::TooLong {
+                count: manifest.files.len(),
+                bytes,
+            });
+        }
+        let mut by_digest: BTreeMap<&Digest, &FileEntry> = BTreeMap::new();
+        for file in &manifest.files {
+            by_digest.insert(&file.digest, file);
+        }
+        let missing = self.missing(by_digest.keys().copied()).await?;
+        let files: Vec<FileEntry> = missing
+            .iter()
+            .filter_map(|digest| by_digest.get(digest).copied().cloned())
+            .collect();
+        debug!(
+            files = manifest.files.len(),
+            missing = files.len(),
+            ?folder,
+            "uploading"
+        );
+        futures::stream::iter(files.into_iter().map(|file| self.upload_blob(file, folder)))
+            .buffer_unordered(CONCURRENT_FILES)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(manifest)
+    }
+
+    async fn missing(
+        &self,
+        digests: impl Iterator<Item = &Digest>,
+    ) -> Result<Vec<Digest>, TransferError> {
+        let all: Vec<String> = digests.map(Digest::to_string).collect();
+        let mut missing = Vec::new();
+        for some in all.chunks(DIGESTS_PER_QUESTION) {
+            let mut backoff = Backoff::default();
+            let answer = loop {
+                let request = FindMissingBlobsRequest {
+                    digests: some.to_vec(),
+                };
+                let call = self.client.clone();
+                match in_time(async move { call.clone().find_missing_blobs(request).await }).await {
+                    Ok(answer) => break answer.into_inner(),
+                    Err(status) => match failed("to say which blobs it lacks", status) {
+                        Failed::Away(status) => wait_out(&mut backoff, &status).await,
+                        Failed::For(error) => return Err(error),
+                        Failed::Damaged => {}
+                    },
+                }
+            };
+            missing.extend(
+                answer
+                    .digests
+                    .into_iter()
+                    .filter_map(|digest| digest.parse().ok()),
+            );
+        }
+        Ok(missing)
+    }
+
+    async fn upload_blob(&self, file: FileEntry, folder: &Path) -> Result<(), TransferError> {
+        let mut backoff = Backoff::default();
+        let path = folder.join(&file.path);
+        loop {
+            match self.try_upload(&file, &path).await {
+                Ok(()) => return Ok(()),
+                Err(Failed::Away(status)) => wait_out(&mut backoff, &status).await,
+                Err(Failed::For(error)) => return Err(error),
+                Err(Failed::Damaged) => {}
+            }
+        }
+    }
+
+    async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
+        let mut source = tokio::fs::File::open(path)
+            .await
+            .map_err(|e| Failed::For(disk(path)(e)))?;
+        let header = UploadBlobHeader {
+            digest: file.digest.to_string(),
+            size_bytes: file.size_bytes,
+        };
+        let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let reader = async move {
+            let mut part = Part::Header(header);
+            // A receiver that left has an answer to give; that one counts.
+            while sender
+                .send(UploadBlobRequest { part: Some(part) })
+                .await
+                .is_ok()
+            {
+                let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+                let mut some = (&mut source).take(CHUNK_BYTES as u64);
+                if some.read_to_end(&mut chunk).await? == 0 {
+                    break;
+                }
+                part = Part::Chunk(Bytes::from(chunk));
+            }
+            io::Result::Ok(())
+        };
+        let mut client = self.client.clone();
+        let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
+        let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
+        read.map_err(|e| Failed::For(disk(path)(e)))?;
+        answer.map_err(|status| failed(&format!("to store {path:?}"), status))?;
+        Ok(())
+    }
+}
+
+/// Sorts a refusal from a coordinator that is away.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other code is a refusal, also those to come"
+)]
+fn failed(what: &str, status: Status) -> Failed {
+    match status.code() {
+        // What tonic says of a connection that broke, beside UNAVAILABLE.
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
+            Failed::Away(status)
+        }
+        _ => Failed::For(TransferError::Refused {
+            what: what.to_owned(),
+            status,
+        }),
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let stalled = |_| Err(Status::unavailable(format!("nothing came for {STALL:?}")));
+    tokio::time::timeout(STALL, call)
+        .await
+        .unwrap_or_else(stalled)
+}
+
+async fn wait_out(backoff: &mut Backoff, status: &Status) {
+    let wait = backoff.next(jitter());
+    debug!(%status, ?wait, "the coordinator is away; the transfer waits");
+    tokio::time::sleep(wait).await;
+}
+
+fn disk(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
+    let path = path.to_owned();
+    move |source| TransferError::Disk { path, source }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
+) -> Result<T, TransferError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(join) => Err(TransferError::Disk {
+            path: PathBuf::new(),
+            source: io::Error::other(join),
+        }),
+    }
+}
+
+/// Where a blob grows until it is whole, beside the folder it will be in.
+fn part_path(folder: &Path, digest: &Digest) -> PathBuf {
+    folder.with_extension("parts").join(digest.as_str())
+}
+
+/// The folder of the parts of [`Transfers::download`] into `folder`.
+#[must_use]
+pub fn parts_folder(folder: &Path) -> PathBuf {
+    folder.with_extension("parts")
+}
+
+fn make_parent(path: &Path) -> Result<(), TransferError> {
+    let parent = path.parent().unwrap_or(path);
+    fs::create_dir_all(parent).map_err(disk(parent))
+}
+
+/// Makes every entry of a tree durable; the files' contents are so already.
+fn sync_tree(folder: &Path) -> Result<(), TransferError> {
+    fs::create_dir_all(folder).map_err(disk(folder))?;
+    for entry in fs::read_dir(folder).map_err(disk(folder))? {
+        let entry = entry.map_err(disk(folder))?;
+        if entry.file_type().map_err(disk(&entry.path()))?.is_dir() {
+            sync_tree(&entry.path())?;
+        }
+    }
+    fs::File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(disk(folder))
+}
+
+/// What a folder holds.
+pub fn digest_tree(folder: &Path) -> Result<Manifest, TransferError> {
+    let mut files = Vec::new();
+    let mut folders = vec![(folder.to_owned(), String::new())];
+    while let Some((folder, prefix)) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(disk(&folder))? {
+            let entry = entry.map_err(disk(&folder))?;
+            let path = entry.path();
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|_| TransferError::Name { path: path.clone() })?;
+            let kind = entry.file_type().map_err(disk(&path))?;
+            let relative = format!("{prefix}{name}");
+            if kind.is_dir() {
+                folders.push((path, format!("{relative}/")));
+            } else if kind.is_file() {
+                let (size_bytes, digest) = digest_file(&path).map_err(disk(&path))?;
+                files.push(FileEntry {
+                    path: relative,
+                    size_bytes,
+                    digest,
+                });
+            } else {
+                let kind = if kind.is_symlink() {
+                    "a symbolic link"
+                } else {
+                    "a device, pipe or socket"
+                };
+                return Err(TransferError::NotAFile { path, kind });
+            }
+        }
+    }
+    Ok(Manifest::new(files)?)
+}
+
+fn digest_file(path: &Path) -> io::Result<(u64, Digest)> {
+    let mut file = fs::File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut size = 0;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let n = io::Read::read(&mut file, &mut buffer)?;
+        if n == 0 {
+            return Ok((size, Digest::from_hash(&hash.finalize())));
+        }
+        hash.update(&buffer[..n]);
+        size += n as u64;
+    }
+}
+
+/// Whether a folder cannot take what a transfer brings, because the disk is full.
+#[must_use]
+pub fn is_disk_full(error: &TransferError) -> bool {
+    matches!(error, TransferError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+}
+
+/// Removes a tree of read-only files.
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
+    durable::remove_folder(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_digested_with_its_subfolders() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("b")).unwrap();
+        fs::write(dir.path().join("b/c"), "abc").unwrap();
+        fs::write(dir.path().join("a"), "").unwrap();
+        let manifest = digest_tree(dir.path()).unwrap();
+        let paths: Vec<_> = manifest
+            .files
+            .iter()
+            .map(|f| (f.path.as_str(), f.size_bytes))
+            .collect();
+        assert_eq!(paths, [("a", 0), ("b/c", 3)]);
+        assert_eq!(manifest.files[1].digest, Digest::of(b"abc"));
+    }
+
+    #[test]
+    fn a_link_in_an_output_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        let error = digest_tree(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("link\" is a symbolic link"), "{error}");
+    }
+}
