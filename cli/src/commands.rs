@@ -11,7 +11,7 @@ mod metrics;
 mod report;
 mod retry;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 pub(crate) mod show;
 pub(crate) mod submit;
 mod up;

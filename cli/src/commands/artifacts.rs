@@ -315,7 +315,10 @@ mod tests {
     fn artifacts_are_listed_by_digest() {
         let mut page = Page::new(false, None);
         Artifacts(&[report()]).page(&mut page, samples::now());
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        DIGEST        NAME       SIZE  FILES  JOB      PIPELINE  AGE
+        5a3cf0918d22  report  1.2 MiB      2  18 eval  p3        4 m
+        "#);
     }
 
     #[test]

@@ -62,10 +62,8 @@ impl Explanation<'_> {
         let detail = crate::progress::detail(job, now);
         match words::state_name(job) {
             Some(JobStateName::Waiting) => {
-                let mut why = vec![format!(
-                    "It waits: {}.",
-                    or(&job.reason, "no reason is stored yet")
-                )];
+                let reason = or(&job.reason, "waits for the jobs it needs");
+                let mut why = vec![format!("It {reason}.")];
                 why.extend(
                     self.needs
                         .iter()
@@ -90,11 +88,13 @@ impl Explanation<'_> {
             Some(JobStateName::Succeeded) => vec![format!("It succeeded {detail}.")],
             Some(JobStateName::Failed) => self.why_failed(job),
             Some(JobStateName::Cancelled) => {
-                let last = self.detail.events.last().map(|event| event.text.as_str());
-                vec![format!(
-                    "It was cancelled: {}.",
-                    last.unwrap_or("by a user")
-                )]
+                let last = self
+                    .detail
+                    .events
+                    .last()
+                    .map_or("", |event| event.text.as_str());
+                let cause = or(&job.reason, or(last, "by a user"));
+                vec![format!("It was cancelled: {cause}.")]
             }
             None => {
                 vec!["Its state is one that only a newer marquee knows; update this one.".into()]
@@ -122,10 +122,10 @@ impl Explanation<'_> {
                 rank.rank, rank.worker_name
             ));
         }
-        let attempts = words::plural(job.attempt as usize, "attempt");
         let retryable = words::failure_class(failure).is_some_and(FailureClass::is_worth_a_retry);
         why.push(if retryable {
-            format!("All {attempts} of at most {} were used.", job.max_attempts)
+            let times = words::plural(job.attempt as usize, "time");
+            format!("It was tried {times}, as often as it may be.")
         } else {
             "Another attempt would end the same way, so none was made.".to_owned()
         });
@@ -287,7 +287,26 @@ mod tests {
 
     #[test]
     fn a_failed_job_says_why_and_what_to_do() {
-        insta::assert_snapshot!(explain(&samples::failed_train(), &[]), @"");
+        insta::assert_snapshot!(explain(&samples::failed_train(), &[]), @r#"
+        job    17 train of p3 posters
+        state  failed
+
+        Why
+        It failed (out_of_memory): rank 1 was killed: the host's memory ran out; lower batch_size
+        It was rank 1 on worker-2.
+        It was tried 2 times, as often as it may be.
+
+        ATTEMPT  STATE                          RAN  RANK  WORKER    DEVICES  RANK STATE  FAILURE
+              1  failed                        50 s     0  worker-1  cpu 0    stopped     lost_worker: worker "worker-2" was not heard from for 10 s
+                                                        1  worker-2  cpu 0    running
+              2  failed (from step 1,200)  1 m 05 s     0  worker-1  cpu 0    stopped
+                                                        1  worker-2  cpu 0    failed      out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size
+
+        What to do
+        Lower batch_size, or ask for more ranks: each rank holds its share of the batch.
+        marquee logs 17 --tail 50   shows its last words
+        marquee retry 17   tries again, with the jobs that waited for it
+        "#);
     }
 
     #[test]
@@ -297,7 +316,17 @@ mod tests {
             job: Some(jobs[2].clone()),
             ..JobDetail::default()
         };
-        insta::assert_snapshot!(explain(&detail, &jobs[1..2]), @"");
+        insta::assert_snapshot!(explain(&detail, &jobs[1..2]), @r#"
+        job    17 train of p3 posters
+        state  waiting
+
+        Why
+        It waits for "preprocess" to succeed.
+        It needs preprocess (job 16), which is running.
+
+        What to do
+        marquee explain 16   says more about preprocess
+        "#);
     }
 
     #[test]
@@ -310,6 +339,15 @@ mod tests {
             job: Some(job),
             ..JobDetail::default()
         };
-        insta::assert_snapshot!(explain(&detail, &[]), @"");
+        insta::assert_snapshot!(explain(&detail, &[]), @r#"
+        job    18 train of p3 posters
+        state  queued
+
+        Why
+        It could run and does not yet: needs 4 GPUs at once; 2 of worker gpu-03's are free in about 3 m.
+
+        What to do
+        marquee workers   shows what each host has and does
+        "#);
     }
 }

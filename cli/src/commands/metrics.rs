@@ -249,6 +249,11 @@ mod tests {
         ];
         let mut page = Page::new(false, None);
         Metrics(&points).page(&mut page, DateTime::UNIX_EPOCH);
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        METRIC               RANK  POINTS  STEP  LAST   MIN   MAX  NEWEST, OLDEST FIRST
+        train/loss              0       2    20  0.51  0.51   0.7  0.7 0.51
+        train/loss              1       1    10  0.72  0.72  0.72  0.72
+        validation/f1_micro     0       1    20   0.4   0.4   0.4  0.4
+        "#);
     }
 }

@@ -9,7 +9,7 @@ use marquee_proto::v1::{
 use prost_types::Timestamp;
 
 /// The time of every sample.
-pub(super) fn now() -> DateTime<Utc> {
+pub(crate) fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).unwrap()
 }
 
@@ -17,7 +17,7 @@ fn ago(seconds: i64) -> Option<Timestamp> {
     Some(timestamp(now() - TimeDelta::seconds(seconds)))
 }
 
-pub(super) fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
+pub(crate) fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
     Job {
         id,
         pipeline_id: 3,
@@ -32,7 +32,7 @@ pub(super) fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
     }
 }
 
-pub(super) fn pipeline() -> Pipeline {
+pub(crate) fn pipeline() -> Pipeline {
     let fetch = Job {
         attempt: 1,
         started_at: ago(290),
@@ -57,7 +57,7 @@ pub(super) fn pipeline() -> Pipeline {
     let train = Job {
         needs: vec!["preprocess".into()],
         ranks: 2,
-        reason: "waits for preprocess".into(),
+        reason: "waits for \"preprocess\" to succeed".into(),
         ..job(17, "train", JobKind::Train, JobState::Waiting)
     };
     Pipeline {
@@ -68,7 +68,7 @@ pub(super) fn pipeline() -> Pipeline {
     }
 }
 
-pub(super) fn failure() -> Failure {
+pub(crate) fn failure() -> Failure {
     Failure {
         class: FailureClass::OutOfMemory.into(),
         message: "rank 1 was killed: the host's memory ran out; lower batch_size".into(),
@@ -76,7 +76,7 @@ pub(super) fn failure() -> Failure {
 }
 
 /// A train job that lost a worker first and its memory then.
-pub(super) fn failed_train() -> JobDetail {
+pub(crate) fn failed_train() -> JobDetail {
     let rank = |rank, worker: &str, state: RankState| AttemptRank {
         rank,
         worker_name: worker.into(),

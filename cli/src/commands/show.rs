@@ -179,16 +179,16 @@ pub(super) fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>
             rows.push(own);
             continue;
         }
+        let blamed = attempt.ranks.iter().any(|rank| rank.failure.is_some());
         for (place, rank) in attempt.ranks.iter().enumerate() {
             let mut row = if place == 0 {
                 std::mem::take(&mut own)
             } else {
                 vec!["".into(); 3]
             };
-            let cause = rank
-                .failure
-                .as_ref()
-                .or(attempt.failure.as_ref().filter(|_| place == 0));
+            // The attempt's failure is that of one of its ranks, unless none has one.
+            let of_attempt = attempt.failure.as_ref().filter(|_| place == 0 && !blamed);
+            let cause = rank.failure.as_ref().or(of_attempt);
             row.extend([
                 rank.rank.to_string().into(),
                 rank.worker_name.as_str().into(),
@@ -264,18 +264,187 @@ mod tests {
     fn a_job_shows_its_facts_attempts_and_events() {
         let mut page = Page::new(false, None);
         ShowJob(&samples::failed_train()).page(&mut page, samples::now());
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        job       17 train
+        kind      train
+        pipeline  p3 posters
+        state     failed
+        detail    attempt 2/2, out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size
+        needs     preprocess
+        attempts  2 of at most 2
+        ranks     2
+        priority  0
+        created   2027-01-15T07:55:00.000Z
+        started   2027-01-15T07:57:40.000Z
+        finished  2027-01-15T07:58:45.000Z
+
+        Attempts
+        ATTEMPT  STATE                          RAN  RANK  WORKER    DEVICES  RANK STATE  FAILURE
+              1  failed                        50 s     0  worker-1  cpu 0    stopped     lost_worker: worker "worker-2" was not heard from for 10 s
+                                                        1  worker-2  cpu 0    running
+              2  failed (from step 1,200)  1 m 05 s     0  worker-1  cpu 0    stopped
+                                                        1  worker-2  cpu 0    failed      out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size
+
+        Events (UTC)
+        07:55:00  submitted
+        07:56:39  attempt 1: placed on worker-1 and worker-2
+        07:57:30  attempt 1: failed (lost_worker): worker "worker-2" was not heard from for 10 s
+        07:57:39  attempt 2: placed on worker-1 and worker-2
+        07:58:45  attempt 2: failed (out_of_memory): rank 1 was killed
+        "#);
     }
 
     #[test]
     fn a_pipeline_shows_its_jobs_in_order() {
         let mut page = Page::new(false, None);
         ShowPipeline(&samples::pipeline()).page(&mut page, samples::now());
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        pipeline  p3 posters
+        created   2027-01-15T07:55:00.000Z
+
+        ID  PIPELINE    NAME        KIND        STATE      ATTEMPT    RAN  AGE  DETAIL
+        15  p3 posters  fetch       fetch       succeeded      1/3   50 s  5 m  in 50 s
+        16  p3 posters  preprocess  preprocess  running        1/3  4.0 s  5 m  resize 1,200/3,000 images (40 %), 300 images/s, 6 s left
+        17  p3 posters  train       train       waiting        0/3         5 m  waits for "preprocess" to succeed
+        "#);
     }
 
     #[test]
     fn json_is_complete() {
-        insta::assert_snapshot!(format!("{:#}", ShowJob(&samples::failed_train()).json()), @"");
+        insta::assert_snapshot!(format!("{:#}", ShowJob(&samples::failed_train()).json()), @r#"
+        {
+          "artifact_digest": null,
+          "attempt": 2,
+          "attempts": [
+            {
+              "created_at": null,
+              "failure": {
+                "class": "lost_worker",
+                "message": "worker \"worker-2\" was not heard from for 10 s"
+              },
+              "finished_at": "2027-01-15T07:57:30.000Z",
+              "number": 1,
+              "ranks": [
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "progress": null,
+                  "rank": 0,
+                  "state": "stopped",
+                  "summary": null,
+                  "worker_name": "worker-1"
+                },
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "progress": null,
+                  "rank": 1,
+                  "state": "running",
+                  "summary": null,
+                  "worker_name": "worker-2"
+                }
+              ],
+              "resumed_from_step": null,
+              "started_at": "2027-01-15T07:56:40.000Z",
+              "state": "failed"
+            },
+            {
+              "created_at": null,
+              "failure": {
+                "class": "out_of_memory",
+                "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+              },
+              "finished_at": "2027-01-15T07:58:45.000Z",
+              "number": 2,
+              "ranks": [
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "progress": null,
+                  "rank": 0,
+                  "state": "stopped",
+                  "summary": null,
+                  "worker_name": "worker-1"
+                },
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": {
+                    "class": "out_of_memory",
+                    "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+                  },
+                  "progress": null,
+                  "rank": 1,
+                  "state": "failed",
+                  "summary": null,
+                  "worker_name": "worker-2"
+                }
+              ],
+              "resumed_from_step": 1200,
+              "started_at": "2027-01-15T07:57:40.000Z",
+              "state": "failed"
+            }
+          ],
+          "cancel_requested": false,
+          "created_at": "2027-01-15T07:55:00.000Z",
+          "events": [
+            {
+              "at": "2027-01-15T07:55:00.000Z",
+              "attempt": 0,
+              "text": "submitted"
+            },
+            {
+              "at": "2027-01-15T07:56:39.000Z",
+              "attempt": 1,
+              "text": "placed on worker-1 and worker-2"
+            },
+            {
+              "at": "2027-01-15T07:57:30.000Z",
+              "attempt": 1,
+              "text": "failed (lost_worker): worker \"worker-2\" was not heard from for 10 s"
+            },
+            {
+              "at": "2027-01-15T07:57:39.000Z",
+              "attempt": 2,
+              "text": "placed on worker-1 and worker-2"
+            },
+            {
+              "at": "2027-01-15T07:58:45.000Z",
+              "attempt": 2,
+              "text": "failed (out_of_memory): rank 1 was killed"
+            }
+          ],
+          "failure": {
+            "class": "out_of_memory",
+            "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+          },
+          "finished_at": "2027-01-15T07:58:45.000Z",
+          "id": 17,
+          "kind": "train",
+          "max_attempts": 2,
+          "name": "train",
+          "needs": [
+            "preprocess"
+          ],
+          "pipeline_id": 3,
+          "pipeline_name": "posters",
+          "priority": 0,
+          "progress": null,
+          "ranks": 2,
+          "reason": null,
+          "spec": {
+            "name": "train"
+          },
+          "started_at": "2027-01-15T07:57:40.000Z",
+          "state": "failed"
+        }
+        "#);
     }
 }

@@ -172,6 +172,10 @@ mod tests {
         };
         let mut page = Page::new(false, None);
         Workers(&[busy, lost]).page(&mut page, now);
-        insta::assert_snapshot!(page.finish(), @"");
+        insta::assert_snapshot!(page.finish(), @r#"
+        NAME    STATE      SEEN  DEVICES                                           BUSY    MEMORY  FLAVOUR          RUNS
+        gpu-03  online  2 s ago  1 cpu (8 threads each), 2 x Tesla K80 (12.0 GiB)   1/3  64.0 GiB  libtorch-2.11.0  17 train rank 1 on gpu 1
+        gpu-04  lost                                                                0/0       0 B
+        "#);
     }
 }

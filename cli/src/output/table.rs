@@ -3,6 +3,8 @@
 //!
 //! Invariant: a tone only repeats what the words say; without colour nothing is lost.
 
+use std::borrow::Cow;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table};
 
@@ -41,24 +43,24 @@ impl<T: Into<String>> From<T> for Entry {
 }
 
 /// The head of a column.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Head {
-    name: &'static str,
+    name: Cow<'static, str>,
     alignment: CellAlignment,
 }
 
 /// A column of words.
-pub(crate) const fn left(name: &'static str) -> Head {
+pub(crate) fn left(name: impl Into<Cow<'static, str>>) -> Head {
     Head {
-        name,
+        name: name.into(),
         alignment: CellAlignment::Left,
     }
 }
 
 /// A column of numbers.
-pub(crate) const fn right(name: &'static str) -> Head {
+pub(crate) fn right(name: impl Into<Cow<'static, str>>) -> Head {
     Head {
-        name,
+        name: name.into(),
         alignment: CellAlignment::Right,
     }
 }
@@ -114,7 +116,7 @@ impl Page {
     pub(crate) fn table(&mut self, heads: &[Head], rows: Vec<Vec<Entry>>) {
         let mut table = self.blank_table();
         table.set_header(heads.iter().map(|head| {
-            let cell = Cell::new(head.name).set_alignment(head.alignment);
+            let cell = Cell::new(&head.name).set_alignment(head.alignment);
             self.tone(cell, Tone::Faint)
         }));
         for row in rows {
@@ -205,7 +207,12 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_wraps_within_the_column() {
-        insta::assert_snapshot!(page(false, Some(32)), @"");
+        insta::assert_snapshot!(page(false, Some(32)), @r#"
+        ID  STATE      REASON
+         9  failed     the worker went
+                       away for good
+        10  succeeded
+        "#);
     }
 
     #[test]

@@ -175,6 +175,15 @@ mod tests {
             };
             all.extend(said.into_iter().map(|line| format!("{second:>2} {line}")));
         }
-        insta::assert_snapshot!(all.join("\n"), @"");
+        insta::assert_snapshot!(all.join("\n"), @r#"
+         0 fetch: running, starting
+         0 train: waiting, waits for fetch
+         9 fetch: succeeded, in 8.0 s
+        10 train: running, starting
+        15 train: running, epoch 1/2 30/100 steps (30 %), 10 steps/s, 5 s left
+        17 train: queued, tries again in 1 s (the last attempt failed, lost_worker: worker "gpu-03" was not heard from for 10 s)
+        18 train: running, attempt 2/3, epoch 1/2 60/100 steps (60 %), 7.5 steps/s, 5 s left
+        19 train: failed, attempt 3/3, lost_worker: worker "gpu-03" was not heard from for 10 s
+        "#);
     }
 }
