@@ -1,4 +1,5 @@
 //! The four files of a report, written and read back.
+#![allow(clippy::unwrap_used, reason = "helpers of tests, too")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -415,7 +416,7 @@ fn page_shows_pictures_with_marks_that_need_no_colour() {
     let mut input = input(40);
     let jpeg = |split: &str, row: usize| {
         assert_eq!(split, "test");
-        (row % 2 == 0).then(|| vec![0xFF, 0xD8, 0xFF, 0xE0])
+        row.is_multiple_of(2).then(|| vec![0xFF, 0xD8, 0xFF, 0xE0])
     };
     input.thumbnail = &jpeg;
     input.gallery = 40;
