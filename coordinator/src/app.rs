@@ -48,6 +48,9 @@ pub struct Settings {
     pub poll_every: Duration,
     /// How long a stopped child may take to leave by itself.
     pub stop_grace: Duration,
+    /// How long after a rank's failure its peers may still name a better cause: a lost connection
+    /// is often reported sooner than the crash behind it.
+    pub settle: Duration,
 }
 
 impl Default for Settings {
@@ -57,6 +60,7 @@ impl Default for Settings {
             heartbeat_every: limits::HEARTBEAT_EVERY,
             poll_every: Duration::from_secs(1),
             stop_grace: limits::STOP_GRACE,
+            settle: Duration::from_secs(1),
         }
     }
 }

@@ -1,5 +1,17 @@
 //! Worker sessions: one bidirectional stream for each connected worker.
+//!
+//! Invariant: what a session does follows from the stored rows and the worker's list of held
+//! ranks (`reconcile`), never from what it remembers having sent; a message that is lost is made
+//! again at the next heartbeat. At most one session of a worker is at work at a time.
+//! Not here: verdicts on attempts (`lifecycle`) and on silent workers (`background::leases`).
 
-/// The workers that are connected to this process.
-#[derive(Debug, Clone, Default)]
-pub struct Sessions {}
+mod assign;
+mod hello;
+mod reconcile;
+mod registry;
+mod reports;
+mod run;
+mod service;
+
+pub use registry::Sessions;
+pub use service::SessionService;

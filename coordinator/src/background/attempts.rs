@@ -1,0 +1,40 @@
+//! Advances attempts whose ranks, workers or time say so. The sessions do it too, right after a
+//! report; this loop is for what has no report: a time-out, a settled failure, a killed process.
+
+use std::time::Duration;
+
+use marquee_store::attempts::list_jobs_to_advance;
+
+use super::Pace;
+use crate::app::App;
+use crate::lifecycle::{self, Result};
+
+pub(super) async fn run(app: App) {
+    // Often enough that a failure is settled soon after its time.
+    let every = app.settings.poll_every.min(app.settings.settle);
+    let mut pace = Pace::new("attempts", every);
+    loop {
+        let pause = pace.after(&round(&app).await);
+        tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn round(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    let prepare_max: Duration = lifecycle::PREPARE_MAX;
+    let mut conn = app.db.acquire().await?;
+    let jobs = list_jobs_to_advance(&mut conn, now, now - prepare_max).await?;
+    drop(conn);
+    for job in jobs {
+        match lifecycle::advance(app, job).await {
+            Ok(()) => {}
+            Err(error) if error.may_pass() => return Err(error),
+            // One job that cannot be advanced must not hold up the others.
+            Err(error) => tracing::error!(%job, %error, "could not advance the attempt"),
+        }
+    }
+    Ok(())
+}

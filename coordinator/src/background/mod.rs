@@ -1,0 +1,71 @@
+//! Loops that look at the world and put it right.
+//!
+//! Invariant: a round takes no input and may be run twice; a notification only starts it earlier.
+//! A round that fails is logged once and tried again with back-off: Postgres may be away for as
+//! long as it likes. Not here: the decisions (`scheduler`, `lifecycle`).
+
+mod attempts;
+mod leases;
+mod schedule;
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::app::App;
+use crate::lifecycle;
+
+/// Longest pause between rounds that fail: Postgres was away, and should not be met by silence
+/// when it is back.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Starts every loop. They end when `app.shutdown` is cancelled.
+#[must_use = "dropping the set ends the loops"]
+pub fn start(app: &App) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(schedule::run(app.clone()));
+    tasks.spawn(attempts::run(app.clone()));
+    tasks.spawn(leases::run(app.clone()));
+    tasks
+}
+
+/// How long to wait after a round: `every` when it went well, more and more when it did not. Logs
+/// when rounds begin to fail and when they work again.
+#[derive(Debug)]
+struct Pace {
+    name: &'static str,
+    every: Duration,
+    failures: u32,
+}
+
+impl Pace {
+    fn new(name: &'static str, every: Duration) -> Self {
+        Self {
+            name,
+            every,
+            failures: 0,
+        }
+    }
+
+    fn after<T>(&mut self, round: &lifecycle::Result<T>) -> Duration {
+        match round {
+            Ok(_) => {
+                if self.failures > 0 {
+                    tracing::info!(task = self.name, failures = self.failures, "works again");
+                    self.failures = 0;
+                }
+                self.every
+            }
+            Err(error) => {
+                if self.failures == 0 {
+                    tracing::warn!(task = self.name, %error, "a round failed; trying again");
+                }
+                self.failures += 1;
+                let doublings = self.failures.min(10);
+                self.every
+                    .saturating_mul(1 << doublings)
+                    .min(BACKOFF_MAX.max(self.every))
+            }
+        }
+    }
+}

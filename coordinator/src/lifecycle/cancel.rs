@@ -1,0 +1,106 @@
+//! Cancelling: at once while a job waits, by way of its ranks while it runs.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
+use marquee_domain::job::JobStateName;
+use marquee_store::transitions::{self, JobHead};
+use marquee_store::{events, jobs, pipelines, ranks};
+use sqlx::PgConnection;
+
+use super::{LifecycleError, Result, dependents};
+use crate::app::App;
+
+/// What a job says that a user cancelled.
+pub(super) const BY_USER: &str = "cancelled by a user";
+
+/// Cancels one job, and with it the jobs that cannot run without it.
+pub async fn cancel_job(app: &App, job: JobId) -> Result<()> {
+    let mut tx = app.db.begin().await?;
+    let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
+    pipelines::lock_pipeline(&mut tx, pipeline).await?;
+    let head = transitions::get_job_head(&mut tx, job).await?;
+    if head.state.is_final() {
+        return Err(LifecycleError::JobHasEnded {
+            job,
+            state: head.state,
+        });
+    }
+    let done = cancel(&mut tx, &head, app.clock.now()).await?;
+    tx.commit().await?;
+    done.tell(app);
+    Ok(())
+}
+
+/// Cancels every job of a pipeline that has not ended.
+pub async fn cancel_pipeline(app: &App, pipeline: PipelineId) -> Result<()> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin().await?;
+    pipelines::lock_pipeline(&mut tx, pipeline).await?;
+    let mut all = Cancelled::default();
+    for job in jobs::list_pipeline_jobs(&mut tx, pipeline).await? {
+        // Looked at again each time: an earlier job's end may have cancelled this one.
+        let head = transitions::get_job_head(&mut tx, job.id).await?;
+        if !head.state.is_final() {
+            let done = cancel(&mut tx, &head, now).await?;
+            all.jobs.extend(done.jobs);
+            all.workers.extend(done.workers);
+        }
+    }
+    tx.commit().await?;
+    all.tell(app);
+    Ok(())
+}
+
+/// What was changed, and the workers that have something to stop.
+#[derive(Debug, Default)]
+struct Cancelled {
+    jobs: Vec<JobId>,
+    workers: Vec<WorkerId>,
+}
+
+impl Cancelled {
+    fn tell(&self, app: &App) {
+        for job in &self.jobs {
+            app.job_changed(*job);
+        }
+        app.sessions.nudge(&self.workers);
+    }
+}
+
+/// Cancels a job that has not ended, under the pipeline's lock.
+async fn cancel(conn: &mut PgConnection, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
+    let JobHead { id, attempt, .. } = *head;
+    match head.state {
+        JobStateName::Waiting | JobStateName::Queued => {
+            transitions::mark_job_cancelled(conn, id, attempt, BY_USER, None, now).await?;
+            events::insert_event(conn, id, attempt, BY_USER, now).await?;
+            tracing::info!(job = %id, "job cancelled before it ran");
+            let mut jobs = dependents::cancel(conn, id, "was cancelled", now).await?;
+            jobs.push(id);
+            Ok(Cancelled {
+                jobs,
+                workers: vec![],
+            })
+        }
+        JobStateName::Running => {
+            if !head.cancel_requested {
+                transitions::mark_cancel_requested(conn, id, attempt).await?;
+                let text = "a user asked for its cancel; stopping its ranks";
+                events::insert_event(conn, id, attempt, text, now).await?;
+                tracing::info!(job = %id, attempt, "cancel requested");
+            }
+            let ranks = ranks::list_ranks(conn, id, Some(AttemptNumber(attempt))).await?;
+            let workers = ranks.iter().map(|rank| rank.worker).collect();
+            Ok(Cancelled {
+                jobs: vec![id],
+                workers,
+            })
+        }
+        JobStateName::Succeeded | JobStateName::Failed | JobStateName::Cancelled => {
+            Err(LifecycleError::JobHasEnded {
+                job: id,
+                state: head.state,
+            })
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a job's end means for the jobs that need it.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobId;
+use marquee_domain::job::JobStateName;
+use marquee_store::jobs::{self, Neighbour};
+use marquee_store::{StoreError, events, transitions};
+use sqlx::PgConnection;
+
+/// What a waiting job says: the needs that have not succeeded yet.
+pub(super) fn waits_for<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
+    match names.split_last() {
+        Some((last, [])) => format!("waits for {last} to succeed"),
+        Some((last, others)) => format!("waits for {} and {last} to succeed", others.join(", ")),
+        None => "waits for its needs".into(),
+    }
+}
+
+/// `waits_for` over needs as they are; None when all have succeeded.
+pub(super) fn waits_for_needs(needs: &[Neighbour]) -> Option<String> {
+    let open: Vec<&str> = needs
+        .iter()
+        .filter(|need| need.state != JobStateName::Succeeded)
+        .map(|need| need.name.as_str())
+        .collect();
+    (!open.is_empty()).then(|| waits_for(open.into_iter()))
+}
+
+/// Queues the jobs for which `job`, which has just succeeded, was the last need. Returns all that
+/// changed.
+pub(super) async fn release(
+    conn: &mut PgConnection,
+    job: JobId,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>, StoreError> {
+    let mut changed = Vec::new();
+    for dependent in jobs::list_dependents(conn, job).await? {
+        if dependent.state != JobStateName::Waiting {
+            continue;
+        }
+        let needs = jobs::list_needs(conn, dependent.id).await?;
+        let id = dependent.id;
+        match waits_for_needs(&needs) {
+            None => {
+                transitions::mark_job_queued(conn, id, now).await?;
+                events::insert_event(conn, id, dependent.attempt, "queued", now).await?;
+                changed.push(id);
+            }
+            Some(reason) => {
+                if transitions::mark_reason(conn, id, JobStateName::Waiting, &reason).await? {
+                    changed.push(id);
+                }
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// Cancels the jobs that cannot run without `job`, which has `ended` without success ("failed" or
+/// "was cancelled"). Returns those that changed.
+pub(super) async fn cancel(
+    conn: &mut PgConnection,
+    job: JobId,
+    ended: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>, StoreError> {
+    let dependents = jobs::list_dependents(conn, job).await?;
+    let waiting = dependents
+        .into_iter()
+        .filter(|d| d.state == JobStateName::Waiting);
+    let mut changed = Vec::new();
+    let mut reason = None;
+    for dependent in waiting {
+        let reason = match &reason {
+            Some(reason) => reason,
+            None => {
+                let name = jobs::get_job_spec(conn, job).await?.name;
+                &*reason.insert(format!(
+                    "job {job} ({:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back",
+                    name.as_str()
+                ))
+            }
+        };
+        let Neighbour { id, attempt, .. } = dependent;
+        transitions::mark_job_cancelled(conn, id, attempt, reason, Some(job), now).await?;
+        let text = format!("cancelled: {reason}");
+        events::insert_event(conn, id, attempt, &text, now).await?;
+        changed.push(id);
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiting_job_names_what_it_waits_for() {
+        let words = |names: &[&str]| waits_for(names.iter().copied());
+        assert_eq!(words(&["fetch"]), "waits for \"fetch\" to succeed");
+        assert_eq!(
+            words(&["a", "b", "c"]),
+            "waits for \"a\", \"b\" and \"c\" to succeed"
+        );
+    }
+}

@@ -1,0 +1,120 @@
+//! Why something cannot happen to a job, and the status that says so.
+
+use marquee_domain::ids::JobId;
+use marquee_domain::job::JobStateName;
+use marquee_domain::pipeline::FieldError;
+use marquee_proto::error::{ErrorCode, invalid_document};
+use marquee_store::StoreError;
+use tonic::Status;
+
+use crate::blobs::BlobError;
+
+/// Why something cannot happen to a job.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    #[error("the document has {} wrong fields", .0.len())]
+    InvalidDocument(Vec<FieldError>),
+    #[error(
+        "request id {0:?} was used before for another document; choose a new id, or send the same document again"
+    )]
+    RequestIdReused(String),
+    #[error(
+        "job {job} has {} already; only a job that waits or runs can be cancelled", state.as_str()
+    )]
+    JobHasEnded { job: JobId, state: JobStateName },
+    #[error("job {job} is {}; only a failed or cancelled job can be retried", state.as_str())]
+    JobHasNotEnded { job: JobId, state: JobStateName },
+    #[error(
+        "job {job} needs job {needs} ({name:?}), which has not succeeded; retry that one: \"marquee retry {needs}\""
+    )]
+    NeedHasNotSucceeded {
+        job: JobId,
+        needs: JobId,
+        name: String,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+}
+
+impl From<sqlx::Error> for LifecycleError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(StoreError::Postgres(error))
+    }
+}
+
+impl LifecycleError {
+    /// Whether the same call may work later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Store(error) => error.may_pass(),
+            // A full or broken disk is mended by people, and then everything goes on.
+            Self::Blobs(_) => true,
+            Self::InvalidDocument(_)
+            | Self::RequestIdReused(_)
+            | Self::JobHasEnded { .. }
+            | Self::JobHasNotEnded { .. }
+            | Self::NeedHasNotSucceeded { .. } => false,
+        }
+    }
+
+    /// Whether somebody else changed the job first: the caller looks again, or lets it be.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::StaleAttempt { .. } | StoreError::StaleRank { .. })
+        )
+    }
+}
+
+impl From<LifecycleError> for Status {
+    fn from(error: LifecycleError) -> Self {
+        let code = match &error {
+            LifecycleError::InvalidDocument(fields) => return invalid_document(fields),
+            LifecycleError::RequestIdReused(_) => ErrorCode::RequestIdReused,
+            LifecycleError::JobHasEnded { .. } => ErrorCode::JobHasEnded,
+            LifecycleError::JobHasNotEnded { .. } | LifecycleError::NeedHasNotSucceeded { .. } => {
+                ErrorCode::JobNotRetryable
+            }
+            LifecycleError::Store(error) => store_code(error),
+            LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
+        };
+        match code {
+            ErrorCode::StorageUnavailable => {
+                tracing::warn!(%error, "a request failed because storage is away");
+            }
+            ErrorCode::Internal => tracing::error!(%error, "a request failed"),
+            ErrorCode::InvalidDocument
+            | ErrorCode::InvalidRequest
+            | ErrorCode::RequestIdReused
+            | ErrorCode::JobNotFound
+            | ErrorCode::PipelineNotFound
+            | ErrorCode::ArtifactNotFound
+            | ErrorCode::BlobNotFound
+            | ErrorCode::JobHasEnded
+            | ErrorCode::JobNotRetryable
+            | ErrorCode::WorkerNameTaken
+            | ErrorCode::BlobMismatch
+            | ErrorCode::LimitReached => {}
+        }
+        code.status(error.to_string())
+    }
+}
+
+fn store_code(error: &StoreError) -> ErrorCode {
+    match error {
+        StoreError::JobNotFound(_) => ErrorCode::JobNotFound,
+        StoreError::PipelineNotFound(_) => ErrorCode::PipelineNotFound,
+        StoreError::WorkerNameTaken(_) => ErrorCode::WorkerNameTaken,
+        StoreError::Postgres(_) if error.may_pass() => ErrorCode::StorageUnavailable,
+        StoreError::Postgres(_)
+        | StoreError::StaleAttempt { .. }
+        | StoreError::StaleRank { .. }
+        | StoreError::Unreadable { .. }
+        | StoreError::OutOfRange { .. }
+        | StoreError::Migrate(_) => ErrorCode::Internal,
+    }
+}

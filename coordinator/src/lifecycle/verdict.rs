@@ -1,0 +1,354 @@
+//! What follows for a live attempt from the state of its ranks: a pure decision.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::job::{AttemptStateName, RankState};
+use marquee_store::attempts::Attempt;
+use marquee_store::ranks::RankRow;
+
+/// How long the ranks of an attempt may take to fetch their inputs: a terabyte over a slow network
+/// takes hours, a worker that hangs takes for ever.
+pub const PREPARE_MAX: Duration = Duration::from_secs(4 * 3600);
+
+/// A live attempt, as it is stored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Situation<'a> {
+    pub(super) attempt: &'a Attempt,
+    pub(super) ranks: &'a [RankRow],
+    pub(super) cancel_requested: bool,
+    /// How long the job's attempts may run.
+    pub(super) timeout: Option<Duration>,
+    /// How long after a rank's failure its peers may still name a better cause.
+    pub(super) settle: Duration,
+    pub(super) now: DateTime<Utc>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Wait,
+    /// Every rank is prepared: the attempt runs.
+    Start,
+    /// Every rank has finished: rank 0's output becomes the artifact.
+    Commit,
+    Fail(Failure),
+    Cancel,
+}
+
+/// Decides what follows. The order is the rule: a finished attempt is kept even when a cancel or
+/// the timeout came too late to stop it.
+pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
+    let Situation {
+        attempt,
+        ranks,
+        now,
+        ..
+    } = *situation;
+    if ranks.iter().all(|rank| rank.state == RankState::Finished) {
+        return Verdict::Commit;
+    }
+    let all_gone = ranks.iter().all(is_gone);
+    if situation.cancel_requested {
+        return if all_gone {
+            Verdict::Cancel
+        } else {
+            Verdict::Wait
+        };
+    }
+    if let Some((failure, since)) = cause(ranks) {
+        let settled = match since {
+            Some(since) => since + situation.settle <= now,
+            None => true,
+        };
+        return if settled || all_gone {
+            Verdict::Fail(failure)
+        } else {
+            Verdict::Wait
+        };
+    }
+    if let Some(failure) = out_of_time(situation) {
+        return Verdict::Fail(failure);
+    }
+    let is_prepared = |rank: &RankRow| rank.state != RankState::Assigned;
+    if attempt.state != AttemptStateName::Assigned || !ranks.iter().all(is_prepared) {
+        return Verdict::Wait;
+    }
+    if ranks.len() > 1 && attempt.rendezvous.is_none() {
+        return Verdict::Fail(Failure {
+            class: FailureClass::Crash,
+            message: format!(
+                "worker {:?} prepared rank 0 without saying where the ranks can meet; update the worker",
+                ranks[0].worker_name
+            ),
+        });
+    }
+    Verdict::Start
+}
+
+/// Whether nothing more will come of a rank: it ended, or its worker's lease did.
+fn is_gone(rank: &RankRow) -> bool {
+    rank.state.has_ended() || !rank.worker_online
+}
+
+/// The failure that names the cause best, and since when any is known; None when it is certain at
+/// once, as with a lost worker, whose lease was long enough for its peers to speak.
+fn cause(ranks: &[RankRow]) -> Option<(Failure, Option<DateTime<Utc>>)> {
+    let failures = ranks
+        .iter()
+        .filter_map(|rank| Some((rank, failure_of(rank)?)));
+    // Of equal classes the lowest rank's is kept: `max_by_key` keeps the last.
+    let (rank, failure) = failures
+        .rev()
+        .max_by_key(|(_, failure)| failure.class.precedence())?;
+    let lost = ranks
+        .iter()
+        .any(|rank| !rank.state.has_ended() && !rank.worker_online);
+    let earliest = ranks
+        .iter()
+        .filter(|rank| failure_of(rank).is_some())
+        .filter_map(|rank| rank.ended_at)
+        .min();
+    let since = if lost { None } else { earliest };
+    let message = if ranks.len() == 1 || failure.class == FailureClass::LostWorker {
+        failure.message
+    } else {
+        let (number, worker) = (rank.key.rank, &rank.worker_name);
+        format!("rank {number} on worker {worker:?}: {}", failure.message)
+    };
+    Some((
+        Failure {
+            class: failure.class,
+            message,
+        },
+        since,
+    ))
+}
+
+fn failure_of(rank: &RankRow) -> Option<Failure> {
+    let lost = |what: &str| {
+        let (number, worker) = (rank.key.rank, &rank.worker_name);
+        let message = format!("rank {number} was lost: worker {worker:?} {what}");
+        Some(Failure {
+            class: FailureClass::LostWorker,
+            message,
+        })
+    };
+    match rank.state {
+        RankState::Finished => None,
+        RankState::Failed => rank.failure.clone().or_else(|| lost("did not say why")),
+        // Nobody asked it to: its worker is being shut down.
+        RankState::Stopped => lost("stopped it on its own"),
+        RankState::Assigned | RankState::Prepared | RankState::Running => {
+            if rank.worker_online {
+                None
+            } else {
+                lost("went away; see \"marquee workers\"")
+            }
+        }
+    }
+}
+
+fn out_of_time(situation: &Situation<'_>) -> Option<Failure> {
+    let Situation {
+        attempt,
+        ranks,
+        timeout,
+        now,
+        ..
+    } = *situation;
+    match (attempt.started_at, timeout) {
+        (Some(started_at), Some(timeout)) => (started_at + timeout <= now).then(|| Failure {
+            class: FailureClass::Timeout,
+            message: format!(
+                "it ran longer than its timeout of {} s; raise \"timeout\" or make the job smaller",
+                timeout.as_secs()
+            ),
+        }),
+        (None, _) => {
+            let late = ranks
+                .iter()
+                .find(|rank| rank.state == RankState::Assigned)?;
+            (attempt.created_at + PREPARE_MAX <= now).then(|| Failure {
+                class: FailureClass::Network,
+                message: format!(
+                    "worker {:?} did not prepare rank {} within {} h; look at its log for what its downloads wait for",
+                    late.worker_name,
+                    late.key.rank,
+                    PREPARE_MAX.as_secs() / 3600,
+                ),
+            })
+        }
+        (Some(_), None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
+    use marquee_store::attempts::Rendezvous;
+    use marquee_store::ranks::RankKey;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn attempt(state: AttemptStateName) -> Attempt {
+        let running = state == AttemptStateName::Running;
+        Attempt {
+            number: AttemptNumber(1),
+            state,
+            rendezvous: Some(Rendezvous {
+                host: "a".into(),
+                port: 1,
+            }),
+            resumed_from: None,
+            failure: None,
+            created_at: at(0),
+            started_at: running.then(|| at(0)),
+            finished_at: None,
+        }
+    }
+
+    fn rank(number: u32, state: RankState) -> RankRow {
+        RankRow {
+            key: RankKey {
+                job: JobId(1),
+                attempt: AttemptNumber(1),
+                rank: Rank(number),
+            },
+            worker: WorkerId(Uuid::from_u128(u128::from(number))),
+            worker_name: format!("w{number}"),
+            worker_online: true,
+            devices: vec![],
+            state,
+            progress: None,
+            summary: None,
+            failure: None,
+            ended_at: state.has_ended().then(|| at(10)),
+        }
+    }
+
+    fn failed(number: u32, class: FailureClass) -> RankRow {
+        let failure = Failure {
+            class,
+            message: "broke".into(),
+        };
+        RankRow {
+            failure: Some(failure),
+            ..rank(number, RankState::Failed)
+        }
+    }
+
+    fn lost(number: u32, state: RankState) -> RankRow {
+        RankRow {
+            worker_online: false,
+            ..rank(number, state)
+        }
+    }
+
+    fn judge_at(now: i64, state: AttemptStateName, ranks: &[RankRow], cancel: bool) -> Verdict {
+        judge(&Situation {
+            attempt: &attempt(state),
+            ranks,
+            cancel_requested: cancel,
+            timeout: Some(Duration::from_secs(100)),
+            settle: Duration::from_secs(1),
+            now: at(now),
+        })
+    }
+
+    fn class(verdict: Verdict) -> FailureClass {
+        match verdict {
+            Verdict::Fail(failure) => failure.class,
+            Verdict::Wait | Verdict::Start | Verdict::Commit | Verdict::Cancel => {
+                panic!("expected a failure, got {verdict:?}")
+            }
+        }
+    }
+
+    use AttemptStateName::{Assigned, Running};
+
+    #[test]
+    fn a_gang_starts_when_its_last_rank_is_prepared() {
+        let half = [rank(0, RankState::Prepared), rank(1, RankState::Assigned)];
+        assert_eq!(judge_at(1, Assigned, &half, false), Verdict::Wait);
+        let whole = [rank(0, RankState::Prepared), rank(1, RankState::Prepared)];
+        assert_eq!(judge_at(1, Assigned, &whole, false), Verdict::Start);
+        assert_eq!(judge_at(1, Running, &whole, false), Verdict::Wait);
+    }
+
+    #[test]
+    fn peers_have_a_moment_to_name_a_better_cause() {
+        let first = [
+            failed(0, FailureClass::Network),
+            rank(1, RankState::Running),
+        ];
+        assert_eq!(judge_at(10, Running, &first, false), Verdict::Wait);
+        assert_eq!(
+            class(judge_at(11, Running, &first, false)),
+            FailureClass::Network
+        );
+        let both = [
+            failed(0, FailureClass::Network),
+            failed(1, FailureClass::OutOfMemory),
+        ];
+        let verdict = judge_at(10, Running, &both, false);
+        let message = "rank 1 on worker \"w1\": broke".into();
+        let class = FailureClass::OutOfMemory;
+        assert_eq!(verdict, Verdict::Fail(Failure { class, message }));
+    }
+
+    #[test]
+    fn a_lost_worker_fails_its_attempt_at_once() {
+        let ranks = [rank(0, RankState::Running), lost(1, RankState::Running)];
+        assert_eq!(
+            class(judge_at(1, Running, &ranks, false)),
+            FailureClass::LostWorker
+        );
+        let on_its_own = [rank(0, RankState::Stopped)];
+        assert_eq!(
+            class(judge_at(10, Running, &on_its_own, false)),
+            FailureClass::LostWorker
+        );
+    }
+
+    #[test]
+    fn a_cancel_takes_effect_when_nothing_is_left() {
+        let some = [rank(0, RankState::Stopped), rank(1, RankState::Running)];
+        assert_eq!(judge_at(1, Running, &some, true), Verdict::Wait);
+        let none = [rank(0, RankState::Stopped), lost(1, RankState::Running)];
+        assert_eq!(judge_at(1, Running, &none, true), Verdict::Cancel);
+    }
+
+    #[test]
+    fn a_result_that_is_complete_is_kept() {
+        let done = [rank(0, RankState::Finished), rank(1, RankState::Finished)];
+        assert_eq!(judge_at(1000, Running, &done, true), Verdict::Commit);
+    }
+
+    #[test]
+    fn an_attempt_may_run_as_long_as_its_timeout() {
+        let ranks = [rank(0, RankState::Running)];
+        assert_eq!(judge_at(99, Running, &ranks, false), Verdict::Wait);
+        assert_eq!(
+            class(judge_at(100, Running, &ranks, false)),
+            FailureClass::Timeout
+        );
+    }
+
+    #[test]
+    fn preparing_has_an_end() {
+        let ranks = [rank(0, RankState::Prepared), rank(1, RankState::Assigned)];
+        let late = i64::try_from(PREPARE_MAX.as_secs()).unwrap();
+        assert_eq!(judge_at(late - 1, Assigned, &ranks, false), Verdict::Wait);
+        assert_eq!(
+            class(judge_at(late, Assigned, &ranks, false)),
+            FailureClass::Network
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! Submitting, watching and steering jobs.
+
+mod encode;
+mod follow;
+mod lines;
+mod merge;
+mod points;
+mod stored;
+mod watch;
+
+use marquee_domain::ids::{JobId, PipelineId};
+use marquee_domain::job::JobStateName;
+use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
+use marquee_domain::pipeline::{DocumentText, Override};
+use marquee_domain::spec::JobKind;
+use marquee_proto::convert::{BadField, timestamp};
+use marquee_proto::v1;
+use marquee_proto::v1::document::Format;
+use marquee_store::jobs::{self, JobFilter};
+use marquee_store::{attempts, events, pipelines, ranks};
+use sqlx::PgConnection;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::app::App;
+use crate::lifecycle::{self, LifecycleError, Submission};
+
+const PAGE_SIZE_DEFAULT: u32 = 100;
+const PAGE_SIZE_MAX: u32 = 1_000;
+/// Lines of history that come with a job, the newest.
+const EVENTS_MAX: u32 = 200;
+
+type Answer<T> = Result<Response<T>, Status>;
+type Streamed<T> = ReceiverStream<Result<T, Status>>;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct JobsService {
+    app: App,
+}
+
+impl JobsService {
+    pub(super) fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    async fn connection(
+        &self,
+    ) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, LifecycleError> {
+        Ok(self.app.db.acquire().await?)
+    }
+
+    async fn submit(
+        &self,
+        request_id: &str,
+        job_name: Option<&str>,
+        document: Option<v1::Document>,
+        overrides: Vec<v1::Override>,
+    ) -> Answer<v1::SubmitResponse> {
+        if request_id.is_empty() || request_id.len() > REQUEST_ID_MAX_BYTES {
+            let why = format!(
+                "{} bytes, must be 1 to {REQUEST_ID_MAX_BYTES}",
+                request_id.len()
+            );
+            return Err(BadField::invalid("request_id", why).into());
+        }
+        let format = document.and_then(|document| document.format);
+        let document = match format
+            .as_ref()
+            .ok_or_else(|| BadField::missing("document"))?
+        {
+            Format::Toml(text) => DocumentText::Toml(text),
+            Format::Json(text) => DocumentText::Json(text),
+        };
+        let overrides: Vec<Override> = overrides
+            .into_iter()
+            .map(|v1::Override { path, value }| Override { path, value })
+            .collect();
+        let submission = Submission {
+            request_id,
+            job_name,
+            document,
+            overrides: &overrides,
+        };
+        let submitted = lifecycle::submit(&self.app, &submission).await?;
+        let mut conn = self.connection().await?;
+        let jobs = pipeline_jobs(&mut conn, submitted.pipeline).await?;
+        Ok(Response::new(v1::SubmitResponse {
+            pipeline_id: submitted.pipeline.0,
+            jobs,
+            repeated_request: submitted.repeated,
+        }))
+    }
+
+    async fn job(&self, id: JobId) -> Result<v1::Job, LifecycleError> {
+        let mut conn = self.connection().await?;
+        Ok(encode::job(jobs::get_job(&mut conn, id).await?))
+    }
+
+    async fn detail(&self, id: JobId) -> Result<v1::JobDetail, LifecycleError> {
+        let mut conn = self.connection().await?;
+        let job = jobs::get_job(&mut conn, id).await?;
+        let spec = jobs::get_job_spec(&mut conn, id).await?;
+        let attempts = attempts::list_attempts(&mut conn, id).await?;
+        let ranks = ranks::list_ranks(&mut conn, id, None).await?;
+        let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
+        Ok(v1::JobDetail {
+            job: Some(encode::job(job)),
+            spec_json: serde_json::json!(spec).to_string(),
+            attempts: attempts
+                .into_iter()
+                .map(|a| encode::attempt(a, &ranks))
+                .collect(),
+            events: events.into_iter().map(encode::event).collect(),
+        })
+    }
+
+    async fn pipeline(&self, id: PipelineId) -> Result<v1::Pipeline, LifecycleError> {
+        let mut conn = self.connection().await?;
+        let pipeline = pipelines::get_pipeline(&mut conn, id).await?;
+        Ok(v1::Pipeline {
+            id: id.0,
+            name: pipeline.name.to_string(),
+            created_at: Some(timestamp(pipeline.created_at)),
+            jobs: pipeline_jobs(&mut conn, id).await?,
+        })
+    }
+}
+
+async fn pipeline_jobs(
+    conn: &mut PgConnection,
+    id: PipelineId,
+) -> Result<Vec<v1::Job>, LifecycleError> {
+    let jobs = jobs::list_pipeline_jobs(conn, id).await?;
+    Ok(jobs.into_iter().map(encode::job).collect())
+}
+
+#[tonic::async_trait]
+impl v1::jobs_server::Jobs for JobsService {
+    type WatchStream = Streamed<v1::WatchResponse>;
+    type LogsStream = Streamed<v1::LogLine>;
+    type MetricsStream = Streamed<v1::MetricPoint>;
+
+    async fn submit_pipeline(
+        &self,
+        request: Request<v1::SubmitPipelineRequest>,
+    ) -> Answer<v1::SubmitResponse> {
+        let request = request.into_inner();
+        self.submit(
+            &request.request_id,
+            None,
+            request.document,
+            request.overrides,
+        )
+        .await
+    }
+
+    async fn submit_job(
+        &self,
+        request: Request<v1::SubmitJobRequest>,
+    ) -> Answer<v1::SubmitResponse> {
+        let request = request.into_inner();
+        let name = Some(request.name.as_str());
+        self.submit(
+            &request.request_id,
+            name,
+            request.document,
+            request.overrides,
+        )
+        .await
+    }
+
+    async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::JobDetail> {
+        Ok(Response::new(
+            self.detail(JobId(request.into_inner().id)).await?,
+        ))
+    }
+
+    async fn get_pipeline(&self, request: Request<v1::GetPipelineRequest>) -> Answer<v1::Pipeline> {
+        Ok(Response::new(
+            self.pipeline(PipelineId(request.into_inner().id)).await?,
+        ))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Answer<v1::ListJobsResponse> {
+        let (filter, size) = page(&request.into_inner())?;
+        let mut conn = self.connection().await?;
+        // One more than the page tells whether another one follows.
+        let mut jobs = jobs::list_jobs(&mut conn, &filter, size + 1)
+            .await
+            .map_err(LifecycleError::from)?;
+        let more = jobs.len() > size;
+        jobs.truncate(size);
+        let last = jobs.last().filter(|_| more);
+        Ok(Response::new(v1::ListJobsResponse {
+            next_page_token: last.map(|job| job.id.to_string()).unwrap_or_default(),
+            jobs: jobs.into_iter().map(encode::job).collect(),
+        }))
+    }
+
+    async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
+        let id = JobId(request.into_inner().id);
+        lifecycle::cancel_job(&self.app, id).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn cancel_pipeline(
+        &self,
+        request: Request<v1::CancelPipelineRequest>,
+    ) -> Answer<v1::Pipeline> {
+        let id = PipelineId(request.into_inner().id);
+        lifecycle::cancel_pipeline(&self.app, id).await?;
+        Ok(Response::new(self.pipeline(id).await?))
+    }
+
+    async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
+        let id = JobId(request.into_inner().id);
+        lifecycle::retry_job(&self.app, id).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let stream = watch::start(&self.app, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+        let stream = lines::start(&self.app, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<Self::MetricsStream> {
+        let stream = points::start(&self.app, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+}
+
+/// Reads which jobs a listing is about, and how many fit on its page.
+fn page(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField> {
+    let states: Result<Vec<_>, _> = request.states().map(JobStateName::try_from).collect();
+    let kinds: Result<Vec<_>, _> = request.kinds().map(JobKind::try_from).collect();
+    let some = |id: i64| (id != 0).then_some(id);
+    let token = request.page_token.as_str();
+    let before = (!token.is_empty()).then(|| token.parse()).transpose();
+    let filter = JobFilter {
+        pipeline: some(request.pipeline_id).map(PipelineId),
+        ids: None,
+        states: Some(states?).filter(|states| !states.is_empty()),
+        kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),
+        before: before
+            .map_err(|_| BadField::invalid("page_token", "it is from no earlier page"))?,
+    };
+    let size = match request.page_size {
+        0 => PAGE_SIZE_DEFAULT,
+        size if size <= PAGE_SIZE_MAX => size,
+        size => {
+            let why = format!("{size} is more than {PAGE_SIZE_MAX}; ask for several pages");
+            return Err(BadField::invalid("page_size", why));
+        }
+    };
+    Ok((filter, size as usize))
+}

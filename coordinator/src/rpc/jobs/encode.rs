@@ -1,0 +1,99 @@
+//! Stored jobs as messages.
+
+use marquee_domain::job::JobState;
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use marquee_store::attempts::Attempt;
+use marquee_store::events::JobEvent;
+use marquee_store::jobs::Job;
+use marquee_store::ranks::{Progress, RankRow};
+
+pub(super) fn job(job: Job) -> v1::Job {
+    let (reason, finished_at, cancel_requested, running) = match &job.state {
+        JobState::Waiting { reason } | JobState::Queued { reason, .. } => {
+            (reason.clone(), None, false, false)
+        }
+        JobState::Running {
+            cancel_requested, ..
+        } => (String::new(), None, *cancel_requested, true),
+        JobState::Succeeded { finished_at, .. } | JobState::Failed { finished_at, .. } => {
+            (String::new(), Some(*finished_at), false, false)
+        }
+        JobState::Cancelled {
+            reason,
+            finished_at,
+        } => (reason.clone(), Some(*finished_at), false, false),
+    };
+    v1::Job {
+        id: job.id.0,
+        pipeline_id: job.pipeline_id.0,
+        pipeline_name: job.pipeline_name.to_string(),
+        name: job.name.to_string(),
+        kind: v1::JobKind::from(job.kind).into(),
+        state: v1::JobState::from(job.state.name()).into(),
+        reason,
+        attempt: job.attempt,
+        max_attempts: job.max_attempts,
+        ranks: job.ranks,
+        priority: job.priority,
+        created_at: Some(timestamp(job.created_at)),
+        started_at: job.started_at.map(timestamp),
+        finished_at: finished_at.map(timestamp),
+        failure: job.failure.map(v1::Failure::from),
+        progress: job.progress.filter(|_| running).map(progress),
+        artifact_digest: job.artifact.map(String::from).unwrap_or_default(),
+        needs: job.needs.into_iter().map(String::from).collect(),
+        cancel_requested,
+    }
+}
+
+pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow]) -> v1::Attempt {
+    let own = ranks
+        .iter()
+        .filter(|rank| rank.key.attempt == attempt.number);
+    v1::Attempt {
+        number: attempt.number.0,
+        state: v1::AttemptState::from(attempt.state).into(),
+        created_at: Some(timestamp(attempt.created_at)),
+        started_at: attempt.started_at.map(timestamp),
+        finished_at: attempt.finished_at.map(timestamp),
+        failure: attempt.failure.map(v1::Failure::from),
+        ranks: own.map(rank).collect(),
+        resumed_from_step: attempt.resumed_from.map(|from| from.step),
+    }
+}
+
+fn rank(rank: &RankRow) -> v1::AttemptRank {
+    v1::AttemptRank {
+        rank: rank.key.rank.0,
+        worker_name: rank.worker_name.clone(),
+        devices: rank.devices.iter().map(v1::Device::from).collect(),
+        state: v1::RankState::from(rank.state).into(),
+        progress: rank.progress.clone().map(progress),
+        summary_json: rank
+            .summary
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        failure: rank.failure.clone().map(v1::Failure::from),
+    }
+}
+
+pub(super) fn event(event: JobEvent) -> v1::JobEvent {
+    v1::JobEvent {
+        at: Some(timestamp(event.at)),
+        attempt: event.attempt,
+        text: event.text,
+    }
+}
+
+fn progress(progress: Progress) -> v1::Progress {
+    v1::Progress {
+        phase: progress.phase,
+        done: progress.done,
+        total: progress.total,
+        unit: progress.unit,
+        at: Some(timestamp(progress.at)),
+        phase_started_at: Some(timestamp(progress.phase_started_at)),
+    }
+}

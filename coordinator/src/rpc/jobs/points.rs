@@ -1,0 +1,86 @@
+//! The stream of metric values.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::{AttemptNumber, JobId, Rank};
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use marquee_store::StoreError;
+use marquee_store::reports::{self, Cursor, Metric};
+use sqlx::PgConnection;
+use tonic::Status;
+
+use super::Streamed;
+use super::stored::{self, Rows, Wanted};
+use crate::app::App;
+
+pub(super) async fn start(
+    app: &App,
+    request: v1::MetricsRequest,
+) -> Result<Streamed<v1::MetricPoint>, Status> {
+    let v1::MetricsRequest {
+        job_id,
+        attempt,
+        rank,
+        names,
+        follow,
+    } = request;
+    let wanted = Wanted {
+        job: JobId(job_id),
+        attempt,
+        rank: rank.map(Rank),
+        follow,
+    };
+    let names = Some(names).filter(|names| !names.is_empty());
+    stored::start(app, Points { names }, wanted).await
+}
+
+struct Points {
+    /// None: all.
+    names: Option<Vec<String>>,
+}
+
+impl Rows for Points {
+    type Row = Metric;
+    type Last = String;
+    type Message = v1::MetricPoint;
+
+    async fn read(
+        &self,
+        conn: &mut PgConnection,
+        job: JobId,
+        attempt: AttemptNumber,
+        after: &[Cursor<String>],
+        limit: u32,
+    ) -> Result<Vec<(Rank, Metric)>, StoreError> {
+        reports::list_metrics(conn, job, attempt, after, self.names.as_deref(), limit).await
+    }
+
+    async fn read_tail(
+        &self,
+        _: &mut PgConnection,
+        _: JobId,
+        _: AttemptNumber,
+        _: &[Rank],
+    ) -> Result<Option<Vec<(Rank, Metric)>>, StoreError> {
+        Ok(None)
+    }
+
+    fn place(row: &Metric) -> (u64, String) {
+        (row.sequence, row.name.clone())
+    }
+
+    fn at(row: &Metric) -> DateTime<Utc> {
+        row.at
+    }
+
+    fn encode(attempt: AttemptNumber, rank: Rank, row: Metric) -> v1::MetricPoint {
+        v1::MetricPoint {
+            attempt: attempt.0,
+            rank: rank.0,
+            name: row.name,
+            step: row.step,
+            value: row.value,
+            at: Some(timestamp(row.at)),
+        }
+    }
+}

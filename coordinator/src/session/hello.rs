@@ -1,0 +1,86 @@
+//! Reading what a worker says of itself and of what it holds.
+
+use std::collections::BTreeMap;
+
+use marquee_domain::ids::{AttemptNumber, JobId, Rank};
+use marquee_domain::job::RankState;
+use marquee_domain::limits::NAME_MAX_BYTES;
+use marquee_proto::convert::BadField;
+use marquee_proto::v1;
+use marquee_store::ranks::RankKey;
+use marquee_store::workers::WorkerHello;
+
+/// Ranks that one worker may say it holds: what runs, and what waits for its acknowledgement.
+pub(super) const HELD_MAX: usize = 10_000;
+
+/// A rank that a worker holds, as it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) state: RankState,
+    pub(super) last_sequence: u64,
+}
+
+pub(super) type HeldRanks = BTreeMap<RankKey, Held>;
+
+/// Reads a Hello: who it is, and what it holds.
+pub(super) fn read(hello: v1::Hello) -> Result<(WorkerHello, HeldRanks), BadField> {
+    let name = hello.name;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+    if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(plain) {
+        let why =
+            format!("{name:?} is not 1 to {NAME_MAX_BYTES} of a-z, 0-9, \"-\", \"_\" and \".\"");
+        return Err(BadField::invalid("name", why));
+    }
+    let inventory = hello
+        .inventory
+        .ok_or_else(|| BadField::missing("inventory"))?;
+    let worker = WorkerHello {
+        id: hello
+            .worker_id
+            .parse()
+            .map_err(|e| BadField::invalid("worker_id", e))?,
+        name,
+        boot_id: hello
+            .boot_id
+            .parse()
+            .map_err(|e| BadField::invalid("boot_id", e))?,
+        instance_id: hello
+            .instance_id
+            .parse()
+            .map_err(|e| BadField::invalid("instance_id", e))?,
+        version: hello.version,
+        inventory: inventory.into(),
+    };
+    Ok((worker, held(hello.held)?))
+}
+
+/// Reads a list of held ranks.
+pub(super) fn held(held: Vec<v1::HeldRank>) -> Result<HeldRanks, BadField> {
+    if held.len() > HELD_MAX {
+        return Err(BadField::invalid(
+            "held",
+            format!("{} ranks, at most {HELD_MAX}", held.len()),
+        ));
+    }
+    held.into_iter()
+        .map(|rank| {
+            let state = rank.state().try_into()?;
+            let key = key(rank.job_id, rank.attempt, rank.rank);
+            Ok((
+                key,
+                Held {
+                    state,
+                    last_sequence: rank.last_sequence,
+                },
+            ))
+        })
+        .collect()
+}
+
+pub(super) fn key(job: i64, attempt: u32, rank: u32) -> RankKey {
+    RankKey {
+        job: JobId(job),
+        attempt: AttemptNumber(attempt),
+        rank: Rank(rank),
+    }
+}

@@ -1,0 +1,147 @@
+//! The workers that are connected to this process, and when each was last heard.
+//!
+//! Invariant: nothing here is the truth. A restart forgets it all, and the leases loop therefore
+//! waits for one lease before it judges.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use marquee_domain::ids::WorkerId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The workers that are connected to this process.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions {
+    workers: Arc<Mutex<HashMap<WorkerId, Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    last_seen: Instant,
+    /// Counts the worker's sessions: an old one cannot end a new one.
+    number: u64,
+    connected: bool,
+    replaced: CancellationToken,
+    nudge: Arc<Notify>,
+    /// Held by the session at work.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A session's place in the registry.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    pub(super) worker: WorkerId,
+    number: u64,
+    /// Cancelled when a newer session of the same worker came.
+    pub(super) replaced: CancellationToken,
+    /// Somebody changed what the worker should hold.
+    pub(super) nudge: Arc<Notify>,
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Sessions {
+    /// Takes a seat for a new session of `worker`, and tells an older one to leave.
+    pub(super) fn admit(&self, worker: WorkerId) -> Seat {
+        let mut workers = self.lock();
+        let entry = workers.entry(worker).or_insert_with(|| Entry {
+            last_seen: Instant::now(),
+            number: 0,
+            connected: false,
+            replaced: CancellationToken::new(),
+            nudge: Arc::new(Notify::new()),
+            turn: Arc::new(tokio::sync::Mutex::new(())),
+        });
+        entry.replaced.cancel();
+        entry.replaced = CancellationToken::new();
+        entry.number += 1;
+        entry.last_seen = Instant::now();
+        Seat {
+            worker,
+            number: entry.number,
+            replaced: entry.replaced.clone(),
+            nudge: entry.nudge.clone(),
+            turn: entry.turn.clone(),
+        }
+    }
+
+    /// The session has its turn: work may be placed on its worker.
+    pub(super) fn begin(&self, seat: &Seat) {
+        self.update(seat, |entry| entry.connected = true);
+    }
+
+    /// The session has ended. That is no verdict: the worker may come back within its lease.
+    pub(super) fn leave(&self, seat: &Seat) {
+        self.update(seat, |entry| entry.connected = false);
+    }
+
+    /// A message came.
+    pub(super) fn seen(&self, seat: &Seat) {
+        self.update(seat, |entry| entry.last_seen = Instant::now());
+    }
+
+    fn update(&self, seat: &Seat, change: impl FnOnce(&mut Entry)) {
+        let mut workers = self.lock();
+        if let Some(entry) = workers.get_mut(&seat.worker)
+            && entry.number == seat.number
+        {
+            change(entry);
+        }
+    }
+
+    /// When a worker was last heard by this process.
+    #[must_use]
+    pub fn last_seen(&self, worker: WorkerId) -> Option<Instant> {
+        self.lock().get(&worker).map(|entry| entry.last_seen)
+    }
+
+    /// Whether a worker has a session with this process.
+    #[must_use]
+    pub fn is_connected(&self, worker: WorkerId) -> bool {
+        self.lock()
+            .get(&worker)
+            .is_some_and(|entry| entry.connected)
+    }
+
+    /// Lets the sessions of these workers look at once at what their workers should hold.
+    pub fn nudge(&self, workers: &[WorkerId]) {
+        let entries = self.lock();
+        for worker in workers {
+            if let Some(entry) = entries.get(worker) {
+                entry.nudge.notify_one();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkerId, Entry>> {
+        // Every change above is one assignment: a panic elsewhere leaves nothing half done.
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_old_session_cannot_end_a_new_one() {
+        let sessions = Sessions::default();
+        let worker = WorkerId(Uuid::from_u128(1));
+        let old = sessions.admit(worker);
+        sessions.begin(&old);
+        let new = sessions.admit(worker);
+        sessions.begin(&new);
+        assert!(old.replaced.is_cancelled());
+        sessions.leave(&old);
+        assert!(sessions.is_connected(worker));
+        sessions.leave(&new);
+        assert!(!sessions.is_connected(worker));
+        assert!(
+            sessions.last_seen(worker).is_some(),
+            "the lease runs on from its last word"
+        );
+    }
+}

@@ -1,0 +1,446 @@
+//! Storing reports, each exactly once.
+//!
+//! Invariant: a rank's reports are stored in order and without gaps, in the same transaction as
+//! the number of the newest one; a repeated report is skipped, one after a gap is left for later,
+//! and an old attempt's is refused.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use marquee_domain::artifact::Manifest;
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::ids::WorkerId;
+use marquee_domain::job::{AttemptStateName, RankState};
+use marquee_domain::limits::LOG_LINE_MAX_BYTES;
+use marquee_proto::convert::{self, BadField};
+use marquee_proto::v1;
+use marquee_proto::v1::report::Body;
+use marquee_store::attempts::{self, Rendezvous};
+use marquee_store::checkpoints::{self, CheckpointKey};
+use marquee_store::events;
+use marquee_store::ranks::{self, LockedRank, Progress, RankChange, RankKey};
+use marquee_store::reports::{self, LogLine, LogStream, Metric};
+use sqlx::PgConnection;
+
+use super::hello;
+use crate::app::App;
+use crate::lifecycle::Result;
+
+/// What became of one rank's reports.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) key: RankKey,
+    pub(super) answer: Answer,
+    /// The rank is in another state than before: its attempt may have to move.
+    pub(super) moved: bool,
+}
+
+/// What to tell the worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Every report up to `sequence` is stored.
+    Stored { sequence: u64, state: RankState },
+    /// Nothing more is taken of this rank.
+    Refused { reason: &'static str },
+}
+
+/// Stores a batch of reports in one transaction.
+pub(super) async fn store(
+    app: &App,
+    worker: WorkerId,
+    batch: &[v1::Report],
+    now: DateTime<Utc>,
+) -> Result<Vec<Outcome>> {
+    // In key order: two sessions that lock ranks of the same attempts cannot deadlock.
+    let mut by_rank: BTreeMap<RankKey, Vec<&v1::Report>> = BTreeMap::new();
+    for report in batch {
+        let key = hello::key(report.job_id, report.attempt, report.rank);
+        by_rank.entry(key).or_default().push(report);
+    }
+    let mut tx = app.db.begin().await?;
+    let mut outcomes = Vec::with_capacity(by_rank.len());
+    for (key, reports) in by_rank {
+        outcomes.push(store_rank(&mut tx, worker, key, &reports, now).await?);
+    }
+    tx.commit().await?;
+    Ok(outcomes)
+}
+
+async fn store_rank(
+    conn: &mut PgConnection,
+    worker: WorkerId,
+    key: RankKey,
+    reports: &[&v1::Report],
+    now: DateTime<Utc>,
+) -> Result<Outcome> {
+    let unmoved = |answer| {
+        Ok(Outcome {
+            key,
+            answer,
+            moved: false,
+        })
+    };
+    let Some(rank) = ranks::lock_rank(conn, key, worker).await? else {
+        let reason = "the coordinator has not given this rank to this worker";
+        return unmoved(Answer::Refused { reason });
+    };
+    let next: Vec<&v1::Report> = next_in_order(reports, rank.last_sequence);
+    if next.is_empty() {
+        let (sequence, state) = (rank.last_sequence, rank.state);
+        return unmoved(Answer::Stored { sequence, state });
+    }
+    if let Some(reason) = refusal(&rank, key) {
+        return unmoved(Answer::Refused { reason });
+    }
+    let taken = Taken::fold(&rank, &next, now);
+    taken.write(conn, key, &rank).await?;
+    let state = taken.change.state.unwrap_or(rank.state);
+    let answer = Answer::Stored {
+        sequence: taken.last_sequence,
+        state,
+    };
+    Ok(Outcome {
+        key,
+        answer,
+        moved: state != rank.state,
+    })
+}
+
+/// The reports that follow `last` without a gap, in order.
+fn next_in_order<'a>(reports: &[&'a v1::Report], last: u64) -> Vec<&'a v1::Report> {
+    let mut sorted = reports.to_vec();
+    sorted.sort_by_key(|report| report.sequence);
+    sorted.dedup_by_key(|report| report.sequence);
+    let fresh = sorted
+        .into_iter()
+        .skip_while(|report| report.sequence <= last);
+    fresh
+        .scan(last, |last, report| {
+            *last += 1;
+            (report.sequence == *last).then_some(report)
+        })
+        .collect()
+}
+
+/// Why new reports of a rank are refused.
+fn refusal(rank: &LockedRank, key: RankKey) -> Option<&'static str> {
+    if rank.newest_attempt != key.attempt.0 {
+        Some("a newer attempt has taken its place")
+    } else if rank.state.has_ended() {
+        Some("the rank has ended")
+    } else {
+        None
+    }
+}
+
+/// What a run of reports adds up to.
+#[derive(Debug, Default)]
+struct Taken {
+    last_sequence: u64,
+    change: RankChange,
+    rendezvous: Option<Rendezvous>,
+    lines: Vec<LogLine>,
+    metrics: Vec<Metric>,
+    checkpoints: Vec<(u64, Manifest, DateTime<Utc>)>,
+}
+
+impl Taken {
+    /// Adds reports up, in order, up to the rank's end.
+    fn fold(rank: &LockedRank, reports: &[&v1::Report], now: DateTime<Utc>) -> Self {
+        let mut taken = Self {
+            last_sequence: rank.last_sequence,
+            ..Self::default()
+        };
+        let mut progress = rank.progress.clone();
+        let mut state = rank.state;
+        for report in reports {
+            if state.has_ended() {
+                break;
+            }
+            taken.last_sequence = report.sequence;
+            if let Err(bad) = taken.add(report, &mut progress) {
+                // The stream must go on: what cannot be read ends the rank, not the session.
+                let message = format!("its worker sent a report that cannot be read: {bad}");
+                taken.end(RankState::Failed, now);
+                taken.change.failure = Some(Failure {
+                    class: FailureClass::Crash,
+                    message,
+                });
+            }
+            // A rank only moves forward, whatever the order of its words.
+            let next = taken.change.state.unwrap_or(state).max(state);
+            taken.change.state = (next != rank.state).then_some(next);
+            state = next;
+        }
+        // Ended by our clock: it is compared with other times of ours.
+        if state.has_ended() {
+            taken.change.ended_at = Some(now);
+        }
+        taken
+    }
+
+    fn end(&mut self, state: RankState, at: DateTime<Utc>) {
+        self.change.state = Some(state);
+        self.change.ended_at = Some(at);
+    }
+
+    fn add(
+        &mut self,
+        report: &v1::Report,
+        progress: &mut Option<Progress>,
+    ) -> std::result::Result<(), BadField> {
+        let at = report.at.as_ref().ok_or_else(|| BadField::missing("at"))?;
+        let at = convert::datetime(at)?;
+        let body = report
+            .body
+            .as_ref()
+            .ok_or_else(|| BadField::missing("body"))?;
+        match body {
+            Body::Prepared(prepared) => {
+                self.rendezvous = prepared.rendezvous.as_ref().map(rendezvous).transpose()?;
+                self.change.state = Some(RankState::Prepared);
+            }
+            Body::Started(started) => {
+                self.change.pid = Some(started.pid);
+                self.change.state = Some(RankState::Running);
+            }
+            Body::Progress(new) => {
+                let new = read_progress(new, progress.as_ref(), at);
+                *progress = Some(new.clone());
+                self.change.progress = Some(new);
+            }
+            Body::Metrics(metrics) => {
+                let values = metrics.values.iter().map(|(name, value)| Metric {
+                    sequence: report.sequence,
+                    name: storable(name),
+                    step: metrics.step,
+                    value: *value,
+                    at,
+                });
+                self.metrics.extend(values);
+            }
+            Body::Log(log) => self.add_log(report.sequence, log, at)?,
+            Body::Checkpoint(saved) => {
+                let manifest = saved.manifest.clone().unwrap_or_default().try_into()?;
+                self.checkpoints.push((saved.step, manifest, at));
+            }
+            Body::Finished(finished) => {
+                let summary = storable(&finished.summary_json);
+                let summary = serde_json::from_str(&summary)
+                    .map_err(|e| BadField::invalid("summary_json", e))?;
+                let output = finished
+                    .output
+                    .clone()
+                    .map(Manifest::try_from)
+                    .transpose()?;
+                self.change.summary = Some(summary);
+                self.change.output = output;
+                self.end(RankState::Finished, at);
+            }
+            Body::Failed(failed) => {
+                let failure = failed
+                    .failure
+                    .clone()
+                    .ok_or_else(|| BadField::missing("failure"))?;
+                let failure = Failure::try_from(failure)?;
+                let message = storable(&failure.message);
+                self.change.failure = Some(Failure {
+                    class: failure.class,
+                    message,
+                });
+                self.end(RankState::Failed, at);
+            }
+            Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
+        }
+        Ok(())
+    }
+
+    fn add_log(
+        &mut self,
+        sequence: u64,
+        log: &v1::RankLog,
+        at: DateTime<Utc>,
+    ) -> std::result::Result<(), BadField> {
+        let stream = match log.stream() {
+            v1::log_line::Stream::Stdout => LogStream::Stdout,
+            v1::log_line::Stream::Stderr => LogStream::Stderr,
+            v1::log_line::Stream::Unspecified => return Err(BadField::missing("log.stream")),
+        };
+        let lines = (0..).zip(&log.lines).map(|(line, text)| LogLine {
+            sequence,
+            line,
+            stream,
+            text: storable(cut(text)),
+            at,
+        });
+        self.lines.extend(lines);
+        Ok(())
+    }
+
+    async fn write(&self, conn: &mut PgConnection, key: RankKey, rank: &LockedRank) -> Result<()> {
+        let (from, to) = (rank.last_sequence, self.last_sequence);
+        ranks::mark_rank_reported(conn, key, from, to, &self.change).await?;
+        if !self.lines.is_empty() {
+            reports::insert_log_lines(conn, key, &self.lines).await?;
+        }
+        if !self.metrics.is_empty() {
+            reports::insert_metrics(conn, key, &self.metrics).await?;
+        }
+        for (step, manifest, at) in &self.checkpoints {
+            let checkpoint = CheckpointKey {
+                attempt: key.attempt,
+                step: *step,
+            };
+            checkpoints::insert_checkpoint(conn, key.job, checkpoint, manifest, *at).await?;
+            let text = format!("checkpoint of step {step} saved");
+            events::insert_event(conn, key.job, key.attempt.0, &text, *at).await?;
+        }
+        match (&self.rendezvous, rank.attempt_state) {
+            (Some(rendezvous), AttemptStateName::Assigned) => {
+                attempts::mark_rendezvous(conn, key.job, key.attempt, rendezvous).await?;
+            }
+            // It ended while the rank was prepared, or it is a repetition: nobody will meet there.
+            (
+                Some(_),
+                AttemptStateName::Running
+                | AttemptStateName::Succeeded
+                | AttemptStateName::Failed
+                | AttemptStateName::Cancelled,
+            )
+            | (None, _) => {}
+        }
+        Ok(())
+    }
+}
+
+fn rendezvous(wire: &v1::Rendezvous) -> std::result::Result<Rendezvous, BadField> {
+    let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
+    Ok(Rendezvous {
+        host: storable(&wire.host),
+        port,
+    })
+}
+
+fn read_progress(new: &v1::RankProgress, old: Option<&Progress>, at: DateTime<Utc>) -> Progress {
+    let phase = storable(&new.phase);
+    let same = old.filter(|old| old.phase == phase);
+    Progress {
+        phase_started_at: same.map_or(at, |old| old.phase_started_at),
+        phase,
+        done: new.done,
+        total: new.total,
+        unit: storable(&new.unit),
+        at,
+    }
+}
+
+/// Text that Postgres can store: it has no NUL.
+fn storable(text: &str) -> String {
+    // In JSON a NUL is written as an escape.
+    text.replace('\0', "\u{fffd}").replace("\\u0000", "\\ufffd")
+}
+
+/// A line within its limit. A worker cuts lines itself; one that does not must not fill the table.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LOG_LINE_MAX_BYTES)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn report(sequence: u64, body: Body) -> v1::Report {
+        let at = Some(convert::timestamp(at(0)));
+        v1::Report {
+            job_id: 1,
+            attempt: 1,
+            rank: 0,
+            sequence,
+            at,
+            body: Some(body),
+        }
+    }
+
+    fn progress(phase: &str) -> Body {
+        Body::Progress(v1::RankProgress {
+            phase: phase.into(),
+            ..v1::RankProgress::default()
+        })
+    }
+
+    fn rank(state: RankState, last_sequence: u64) -> LockedRank {
+        LockedRank {
+            state,
+            last_sequence,
+            progress: None,
+            attempt_state: AttemptStateName::Running,
+            newest_attempt: 1,
+        }
+    }
+
+    #[test]
+    fn repeated_reports_are_skipped_and_what_follows_a_gap_waits() {
+        let reports: Vec<_> = [3, 4, 4, 5, 7]
+            .map(|sequence| report(sequence, progress("p")))
+            .into();
+        let reports: Vec<_> = reports.iter().collect();
+        let next = |last| {
+            let next = next_in_order(&reports, last);
+            next.iter().map(|r| r.sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(next(3), [4, 5]);
+        assert_eq!(next(5), [] as [u64; 0]);
+        assert_eq!(next(6), [7]);
+        assert_eq!(next(9), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_read_ends_the_rank_and_not_the_session() {
+        let finished = v1::RankFinished {
+            summary_json: "{".into(),
+            output: None,
+        };
+        let bad = report(1, Body::Finished(finished));
+        let after = report(2, progress("p"));
+        let taken = Taken::fold(&rank(RankState::Running, 0), &[&bad, &after], at(9));
+        assert_eq!(taken.last_sequence, 1);
+        assert_eq!(taken.change.state, Some(RankState::Failed));
+        assert_eq!(taken.change.ended_at, Some(at(9)));
+        let failure = taken.change.failure.unwrap();
+        assert_eq!(failure.class, FailureClass::Crash);
+        assert!(
+            failure.message.contains("summary_json"),
+            "{}",
+            failure.message
+        );
+    }
+
+    #[test]
+    fn a_rank_never_goes_back() {
+        let prepared = report(1, Body::Prepared(v1::RankPrepared { rendezvous: None }));
+        let taken = Taken::fold(&rank(RankState::Running, 0), &[&prepared], at(9));
+        assert_eq!(taken.change.state, None);
+        assert_eq!(taken.last_sequence, 1);
+    }
+
+    #[test]
+    fn a_phase_keeps_its_start() {
+        let mut first = report(1, progress("epoch 1/2"));
+        first.at = Some(convert::timestamp(at(1)));
+        let mut second = report(2, progress("epoch 1/2"));
+        second.at = Some(convert::timestamp(at(5)));
+        let taken = Taken::fold(&rank(RankState::Running, 0), &[&first, &second], at(9));
+        let progress = taken.change.progress.unwrap();
+        assert_eq!((progress.phase_started_at, progress.at), (at(1), at(5)));
+    }
+
+    #[test]
+    fn text_with_a_nul_can_be_stored() {
+        assert_eq!(storable("a\0b"), "a\u{fffd}b");
+        assert_eq!(storable("{\"a\":\"\\u0000\"}"), "{\"a\":\"\\ufffd\"}");
+    }
+}

@@ -1,0 +1,428 @@
+//! One session at work: reads the worker's messages in order, stores, decides, answers.
+
+use std::time::Duration;
+
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_proto::v1;
+use marquee_proto::v1::coordinator_message::Body as Out;
+use marquee_proto::v1::worker_message::Body as In;
+use marquee_store::ranks::{self, RankKey};
+use marquee_store::workers::{self, WorkerState};
+use tokio::sync::{OwnedMutexGuard, mpsc};
+use tonic::{Status, Streaming};
+
+use super::hello::{self, HeldRanks};
+use super::reconcile::{Action, Occasion, decide};
+use super::registry::Seat;
+use super::{assign, reports};
+use crate::app::App;
+use crate::lifecycle::{self, LifecycleError};
+
+/// Messages to a worker that wait to be sent: an assignment for each of its ranks with room to
+/// spare. A worker that does not read them in time is let go, and comes back.
+pub(super) const OUTBOX_MAX: usize = 1_024;
+/// Messages from a worker that wait to be stored; above it the stream itself holds the rest.
+const INBOX_MAX: usize = 256;
+/// How long a worker may take to read a message.
+const SEND_MAX: Duration = Duration::from_secs(10);
+/// First and longest pause before storing a message is tried again while Postgres is away.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// A worker's session.
+#[derive(Debug)]
+pub(super) struct Session {
+    app: App,
+    seat: Seat,
+    name: String,
+    /// The worker's newest list, brought forward by the reports that came since.
+    held: HeldRanks,
+    /// Number of the newest heartbeat.
+    heartbeat: u64,
+    outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
+}
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the worker closed its stream")]
+    Closed,
+    #[error("the worker said goodbye")]
+    Goodbye,
+    #[error("a newer session of this worker began")]
+    Replaced,
+    #[error("the coordinator stops")]
+    Shutdown,
+    #[error("the worker does not read what it is sent")]
+    Stuck,
+    #[error("the worker sent what cannot be read: {0}")]
+    Nonsense(String),
+    #[error(transparent)]
+    Failed(#[from] LifecycleError),
+}
+
+impl From<marquee_store::StoreError> for End {
+    fn from(error: marquee_store::StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<sqlx::Error> for End {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        app: App,
+        seat: Seat,
+        name: String,
+        held: HeldRanks,
+        outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
+    ) -> Self {
+        Self {
+            app,
+            seat,
+            name,
+            held,
+            heartbeat: 0,
+            outbox,
+        }
+    }
+
+    /// Works until the stream ends. `_turn` keeps any other session of this worker waiting.
+    pub(super) async fn run(
+        mut self,
+        inbound: Streaming<v1::WorkerMessage>,
+        _turn: OwnedMutexGuard<()>,
+    ) {
+        let worker = self.seat.worker;
+        tracing::info!(%worker, name = self.name, held = self.held.len(), "worker connected");
+        let (inbox_in, inbox) = mpsc::channel(INBOX_MAX);
+        let reader = tokio::spawn(read(self.app.clone(), self.seat.clone(), inbound, inbox_in));
+        let end = self.work(inbox).await;
+        reader.abort();
+        self.app.sessions.leave(&self.seat);
+        self.app.wake.notify_one();
+        match end {
+            End::Nonsense(_) | End::Failed(_) | End::Stuck => {
+                tracing::warn!(%worker, name = self.name, error = %end, "session ended");
+            }
+            End::Closed | End::Goodbye | End::Replaced | End::Shutdown => {
+                tracing::info!(%worker, name = self.name, reason = %end, "session ended");
+            }
+        }
+        let status = match end {
+            End::Nonsense(why) => marquee_proto::error::ErrorCode::InvalidRequest.status(why),
+            End::Failed(error) => error.into(),
+            End::Shutdown => Status::unavailable("the coordinator stops; connect again"),
+            End::Replaced => Status::aborted("a newer session of this worker began"),
+            End::Closed | End::Goodbye | End::Stuck => return,
+        };
+        // The worker may be gone already.
+        let _ = self.outbox.try_send(Err(status));
+    }
+
+    async fn work(&mut self, mut inbox: mpsc::Receiver<v1::WorkerMessage>) -> End {
+        let replaced = self.seat.replaced.clone();
+        let shutdown = self.app.shutdown.clone();
+        let nudge = self.seat.nudge.clone();
+        let work = async {
+            if let Err(end) = self.welcome().await {
+                return end;
+            }
+            // The scheduler may use the worker from now on.
+            self.app.wake.notify_one();
+            loop {
+                let done = tokio::select! {
+                    message = inbox.recv() => match message {
+                        Some(message) => self.store_and_answer(message).await,
+                        None => Err(End::Closed),
+                    },
+                    () = nudge.notified() => self.persist(Work::Nudge).await,
+                };
+                if let Err(end) = done {
+                    return end;
+                }
+            }
+        };
+        // A store that is dropped half-way is rolled back, and the worker sends it again.
+        tokio::select! {
+            end = work => end,
+            () = replaced.cancelled() => End::Replaced,
+            () = shutdown.cancelled() => End::Shutdown,
+        }
+    }
+
+    async fn welcome(&mut self) -> Result<(), End> {
+        let settings = self.app.settings;
+        let ms = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        self.send(Out::Welcome(v1::Welcome {
+            heartbeat_every_ms: ms(settings.heartbeat_every),
+            lease_ms: ms(settings.lease),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }))
+        .await?;
+        self.persist(Work::Welcome).await
+    }
+
+    async fn store_and_answer(&mut self, message: v1::WorkerMessage) -> Result<(), End> {
+        match message.body {
+            Some(In::Heartbeat(heartbeat)) => {
+                // A delayed one says what was held then, not now.
+                if heartbeat.sequence <= self.heartbeat {
+                    return Ok(());
+                }
+                self.heartbeat = heartbeat.sequence;
+                self.held = hello::held(heartbeat.held).map_err(nonsense)?;
+                self.persist(Work::Heartbeat).await
+            }
+            Some(In::Reports(batch)) => self.persist(Work::Reports(batch.reports)).await,
+            Some(In::Goodbye(_)) => {
+                self.persist(Work::Goodbye).await?;
+                Err(End::Goodbye)
+            }
+            Some(In::Hello(_)) => Err(nonsense("a second Hello")),
+            None => Err(nonsense("a message without a body")),
+        }
+    }
+
+    /// Does `work`, again and again while Postgres is away.
+    async fn persist(&mut self, work: Work) -> Result<(), End> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let done = match &work {
+                Work::Welcome => self.acknowledge_all().await,
+                Work::Nudge => self.reconcile(Occasion::Nudge).await,
+                Work::Heartbeat => self.heartbeat().await,
+                Work::Reports(reports) => self.reports(reports).await,
+                Work::Goodbye => self.goodbye().await,
+            };
+            match done {
+                Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
+                    if pause == RETRY_FIRST {
+                        tracing::warn!(worker = %self.seat.worker, %error, "storing failed; trying again");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Tells a worker that has just come where its reports go on, then what should change.
+    async fn acknowledge_all(&mut self) -> Result<(), End> {
+        let keys: Vec<RankKey> = self.held.keys().copied().collect();
+        let mut conn = self.app.db.acquire().await?;
+        let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
+        drop(conn);
+        for row in rows.iter().filter(|row| self.held.contains_key(&row.key)) {
+            self.send(ack(row.key, row.last_sequence)).await?;
+        }
+        self.reconcile(Occasion::Heartbeat).await
+    }
+
+    async fn heartbeat(&mut self) -> Result<(), End> {
+        let mut conn = self.app.db.acquire().await?;
+        let now = self.app.clock.now();
+        workers::mark_worker_seen(&mut conn, self.seat.worker, &self.name, now).await?;
+        drop(conn);
+        self.reconcile(Occasion::Heartbeat).await
+    }
+
+    /// Compares what should be held with what is, and does what follows.
+    async fn reconcile(&mut self, occasion: Occasion) -> Result<(), End> {
+        let keys: Vec<RankKey> = self.held.keys().copied().collect();
+        let mut conn = self.app.db.acquire().await?;
+        let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
+        drop(conn);
+        for (key, action) in decide(&rows, &self.held, occasion) {
+            self.act(key, action).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(&mut self, key: RankKey, action: Action) -> Result<(), End> {
+        match action {
+            Action::Assign => {
+                let mut conn = self.app.db.acquire().await?;
+                let assign = assign::assignment(&mut conn, key).await?;
+                drop(conn);
+                match assign {
+                    Some(assign) => self.send(Out::Assign(assign)).await,
+                    None => Ok(()),
+                }
+            }
+            Action::Start { rendezvous } => {
+                let rendezvous = rendezvous.map(|at| v1::Rendezvous {
+                    host: at.host,
+                    port: u32::from(at.port),
+                });
+                let (job_id, attempt, rank) = (key.job.0, key.attempt.0, key.rank.0);
+                self.send(Out::Start(v1::Start {
+                    job_id,
+                    attempt,
+                    rank,
+                    rendezvous,
+                }))
+                .await
+            }
+            Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Ack { sequence } => self.send(ack(key, sequence)).await,
+            Action::Lost => {
+                let failure = Failure {
+                    class: FailureClass::LostWorker,
+                    message: format!(
+                        "worker {:?} is here, but does not hold rank {} any more; was it restarted?",
+                        self.name, key.rank
+                    ),
+                };
+                self.gone(key, Some(&failure)).await
+            }
+            Action::Gone => self.gone(key, None).await,
+        }
+    }
+
+    /// Nothing of the rank is left on its worker.
+    async fn gone(&self, key: RankKey, failure: Option<&Failure>) -> Result<(), End> {
+        let mut conn = self.app.db.acquire().await?;
+        let now = self.app.clock.now();
+        ranks::mark_rank_gone(&mut conn, key, failure, now).await?;
+        drop(conn);
+        tracing::info!(
+            job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
+            "rank is not held any more"
+        );
+        lifecycle::advance(&self.app, key.job).await?;
+        self.app.job_changed(key.job);
+        Ok(())
+    }
+
+    async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {
+        let now = self.app.clock.now();
+        let stored = reports::store(&self.app, self.seat.worker, batch, now).await?;
+        for outcome in stored {
+            let key = outcome.key;
+            match outcome.answer {
+                reports::Answer::Stored { sequence, state } => {
+                    let last_sequence = sequence;
+                    self.held.insert(
+                        key,
+                        hello::Held {
+                            state,
+                            last_sequence,
+                        },
+                    );
+                    self.send(ack(key, sequence)).await?;
+                }
+                reports::Answer::Refused { reason } => {
+                    self.send(self.stop(key, reason, true)).await?;
+                }
+            }
+            if outcome.moved {
+                lifecycle::advance(&self.app, key.job).await?;
+                // A rank's end frees its devices, whatever becomes of the attempt.
+                self.app.wake.notify_one();
+            }
+            let _ = self.app.changes.send(key.job);
+        }
+        Ok(())
+    }
+
+    /// The worker holds nothing any more, and will not come back soon.
+    async fn goodbye(&self) -> Result<(), End> {
+        let worker = self.seat.worker;
+        let now = self.app.clock.now();
+        let mut tx = self.app.db.begin().await?;
+        let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
+        for row in ranks::list_worker_ranks(&mut tx, worker, &[]).await? {
+            let failure = Failure {
+                class: FailureClass::LostWorker,
+                message: format!(
+                    "worker {:?} was shut down with rank {}",
+                    self.name, row.key.rank
+                ),
+            };
+            let wanted = jobs.contains(&row.key.job) && row.newest_attempt == row.key.attempt.0;
+            ranks::mark_rank_gone(&mut tx, row.key, wanted.then_some(&failure), now).await?;
+        }
+        workers::mark_worker_gone(&mut tx, worker, WorkerState::Left).await?;
+        tx.commit().await?;
+        for job in jobs {
+            lifecycle::advance(&self.app, job).await?;
+        }
+        Ok(())
+    }
+
+    fn stop(&self, key: RankKey, reason: &str, forget: bool) -> Out {
+        let grace = self.app.settings.stop_grace.as_millis();
+        Out::Stop(v1::Stop {
+            job_id: key.job.0,
+            attempt: key.attempt.0,
+            rank: key.rank.0,
+            grace_ms: u32::try_from(grace).unwrap_or(u32::MAX),
+            reason: reason.into(),
+            forget,
+        })
+    }
+
+    async fn send(&self, body: Out) -> Result<(), End> {
+        let message = v1::CoordinatorMessage { body: Some(body) };
+        match self.outbox.send_timeout(Ok(message), SEND_MAX).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::Stuck),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(End::Closed),
+        }
+    }
+}
+
+/// A message's work, kept until it is stored.
+#[derive(Debug)]
+enum Work {
+    Welcome,
+    Nudge,
+    Heartbeat,
+    Reports(Vec<v1::Report>),
+    Goodbye,
+}
+
+/// Reads the stream: every message is a sign of life, however long the ones before it take to be
+/// stored.
+async fn read(
+    app: App,
+    seat: Seat,
+    mut inbound: Streaming<v1::WorkerMessage>,
+    inbox: mpsc::Sender<v1::WorkerMessage>,
+) {
+    loop {
+        match inbound.message().await {
+            Ok(Some(message)) => {
+                app.sessions.seen(&seat);
+                if inbox.send(message).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(worker = %seat.worker, %status, "stream broke");
+                return;
+            }
+        }
+    }
+}
+
+fn ack(key: RankKey, sequence: u64) -> Out {
+    let (job_id, attempt, rank) = (key.job.0, key.attempt.0, key.rank.0);
+    Out::Ack(v1::Ack {
+        job_id,
+        attempt,
+        rank,
+        sequence,
+    })
+}
+
+fn nonsense(why: impl ToString) -> End {
+    End::Nonsense(why.to_string())
+}

@@ -1,0 +1,100 @@
+//! The gRPC service: admits a worker and starts its session.
+
+use std::time::Duration;
+
+use marquee_proto::convert::BadField;
+use marquee_proto::error::ErrorCode;
+use marquee_proto::v1;
+use marquee_proto::v1::worker_message::Body;
+use marquee_store::StoreError;
+use marquee_store::workers;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::hello;
+use super::run::{OUTBOX_MAX, Session};
+use crate::app::App;
+use crate::lifecycle::LifecycleError;
+
+/// How long a worker may take for its first message once its stream is open.
+const HELLO_MAX: Duration = Duration::from_secs(10);
+/// How long a new session waits until the worker's older one has stored what it is at.
+const TURN_MAX: Duration = Duration::from_secs(10);
+
+/// `marquee.v1.WorkerSession`.
+#[derive(Debug, Clone)]
+pub struct SessionService {
+    app: App,
+}
+
+impl SessionService {
+    /// The service over the shared handles.
+    #[must_use]
+    pub fn new(app: App) -> Self {
+        Self { app }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::worker_session_server::WorkerSession for SessionService {
+    type ConnectStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::WorkerMessage>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbound = request.into_inner();
+        let (worker, held) = hello::read(first(&mut inbound).await?)?;
+
+        let seat = self.app.sessions.admit(worker.id);
+        let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
+            .await
+            .map_err(|_| busy())?;
+        let mut conn = self.app.db.acquire().await.map_err(LifecycleError::from)?;
+        let now = self.app.clock.now();
+        workers::mark_worker_online(&mut conn, &worker, now)
+            .await
+            .map_err(|e| refused(e, &seat))?;
+        drop(conn);
+        self.app.sessions.begin(&seat);
+
+        let (outbox, outbound) = mpsc::channel(OUTBOX_MAX);
+        let session = Session::new(self.app.clone(), seat, worker.name, held, outbox);
+        tokio::spawn(session.run(inbound, turn));
+        Ok(Response::new(ReceiverStream::new(outbound)))
+    }
+}
+
+async fn first(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(HELLO_MAX, inbound.message())
+        .await
+        .map_err(|_| {
+            let text = format!(
+                "no Hello came within {} s of the stream's start",
+                HELLO_MAX.as_secs()
+            );
+            ErrorCode::InvalidRequest.status(text)
+        })??;
+    match first.and_then(|message| message.body) {
+        Some(Body::Hello(hello)) => Ok(hello),
+        Some(Body::Heartbeat(_) | Body::Reports(_) | Body::Goodbye(_)) | None => {
+            Err(BadField::invalid("body", "the first message must be a Hello").into())
+        }
+    }
+}
+
+fn busy() -> Status {
+    ErrorCode::StorageUnavailable
+        .status("this worker's last session is still storing its reports; connect again")
+}
+
+fn refused(error: StoreError, seat: &super::registry::Seat) -> Status {
+    if let StoreError::WorkerNameTaken(name) = &error {
+        tracing::warn!(worker = %seat.worker, name, "worker refused: its name is taken");
+        return ErrorCode::WorkerNameTaken.status(format!(
+            "another worker named {name:?} is online; give this one another name, or stop that one and wait until its lease ends"
+        ));
+    }
+    LifecycleError::from(error).into()
+}
