@@ -75,11 +75,19 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 /// What was said on the command line. None: not said.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
+    /// Settings in TOML [default: /etc/marquee/coordinator.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// IP address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Folder for artifacts and the private Postgres
+    #[arg(long, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
+    /// A Postgres of your own (prefer the settings file: other users see a command line)
+    #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
 }
 
@@ -200,6 +208,7 @@ fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
         heartbeat_every: or(timing.heartbeat_every_ms, default.heartbeat_every),
         poll_every: or(timing.poll_every_ms, default.poll_every),
         stop_grace: or(timing.stop_grace_ms, default.stop_grace),
+        settle: default.settle,
     };
     let bad = |key, value: Duration, problem: &str| {
         Err(ConfigError::Value { key, value: value.as_millis().to_string(), problem: problem.into() })

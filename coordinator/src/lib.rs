@@ -1,14 +1,188 @@
 //! gRPC in, decisions, gRPC out.
 //!
-//! `rpc` decodes and encodes, `scheduler` decides, `background` looks at the world and puts it
-//! right, `session` speaks with workers. What is true lives in Postgres (`marquee-store`) and in
-//! the blob folder (`blobs`); killing this process loses nothing.
+//! `rpc` decodes and encodes, `lifecycle` changes jobs, `scheduler` decides where they run,
+//! `background` looks at the world and puts it right, `session` speaks with workers. What is true
+//! lives in Postgres (`marquee-store`) and in the blob folder (`blobs`); killing this process
+//! loses nothing. [`run`] puts the parts together.
 
 pub mod app;
+pub mod background;
 pub mod blobs;
 pub mod clock;
+pub mod config;
+pub mod database;
+pub mod lifecycle;
+pub mod lock;
+pub mod log;
+pub mod postgres;
+pub mod rpc;
 pub mod scheduler;
 pub mod session;
 pub mod systemd;
+pub mod tls;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::ServerTlsConfig;
 
 pub use app::{App, Settings};
+
+use crate::blobs::BlobStore;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::database::Database;
+use crate::lock::DatabaseLock;
+
+/// How long streams and requests may take to end when we are asked to stop. Clients go on with
+/// the next coordinator, so this is politeness, not safety.
+const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
+/// The same for the loops, each of which is in the middle of one short transaction at most.
+const LOOPS_END_WITHIN: Duration = Duration::from_secs(2);
+
+/// Runs a coordinator until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = cancelled_by_signals()?;
+    let _data_folder = lock::data_folder(&config.data_dir)?;
+    let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
+    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("could not listen on {}; choose another address with --listen", config.listen)
+    })?;
+
+    let Some(database) = unless(&shutdown, Database::start(&config)).await.transpose()? else {
+        return Ok(());
+    };
+    let result = match unless(&shutdown, assemble(&config, &database, shutdown.clone())).await {
+        Some(Ok((app, lock))) => serve(app, lock, listener, tls).await,
+        Some(Err(error)) => Err(error),
+        None => Ok(()),
+    };
+    systemd::stopping();
+    database.stop().await;
+    result
+}
+
+async fn assemble(
+    config: &Config,
+    database: &Database,
+    shutdown: CancellationToken,
+) -> anyhow::Result<(App, DatabaseLock)> {
+    let (db, lock) = database.open().await?;
+    let app = App {
+        db,
+        blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
+        clock: Arc::new(SystemClock),
+        wake: Arc::new(Notify::new()),
+        changes: broadcast::channel(app::CHANGES_MAX).0,
+        sessions: session::Sessions::default(),
+        settings: config.settings,
+        shutdown,
+    };
+    Ok((app, lock))
+}
+
+/// Serves until `app.shutdown` is cancelled, or something fails that only a new start can mend.
+async fn serve(
+    app: App,
+    lock: DatabaseLock,
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+) -> anyhow::Result<()> {
+    let address = listener.local_addr()?;
+    let shutdown = app.shutdown.clone();
+    let server = rpc::server(&app, tls).await.context("the certificate files of [tls] do not work")?;
+    let server = server
+        .serve_with_incoming_shutdown(rpc::incoming(listener), shutdown.clone().cancelled_owned());
+    let mut server = tokio::spawn(server);
+    let mut loops = background::start(&app);
+    announce(address)?;
+
+    let result = tokio::select! {
+        // In order: asked to stop, the loops end too, and that is no failure.
+        biased;
+        () = shutdown.cancelled() => Ok(()),
+        ended = &mut server => Err(anyhow::anyhow!("the server ended: {ended:?}")),
+        error = lock.keep() => Err(error),
+        ended = loop_ended(&mut loops) => Err(ended),
+    };
+    if let Err(error) = &result {
+        tracing::error!(%error, "stopping");
+    }
+    shutdown.cancel();
+    end(server, loops, &app.db).await;
+    result
+}
+
+/// Tells whoever started us that requests are taken, and where.
+fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
+    let line = serde_json::json!({ "event": "listening", "address": address.to_string() });
+    let mut stdout = std::io::stdout();
+    // A reader that went away after the start is no reason to stop.
+    if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+        tracing::debug!("nobody reads stdout");
+    }
+    tracing::info!(%address, "listening");
+    systemd::ready();
+    Ok(())
+}
+
+/// A loop ends only when it panicked: restarted alone it would meet the same, so all of us starts
+/// anew.
+async fn loop_ended(loops: &mut JoinSet<()>) -> anyhow::Error {
+    match loops.join_next().await {
+        Some(Err(error)) => anyhow::Error::from(error).context("a background loop failed"),
+        Some(Ok(())) => anyhow::anyhow!("a background loop ended by itself"),
+        None => std::future::pending().await,
+    }
+}
+
+async fn end(
+    mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+    mut loops: JoinSet<()>,
+    db: &sqlx::PgPool,
+) {
+    if !server.is_finished() && timeout(STREAMS_END_WITHIN, &mut server).await.is_err() {
+        tracing::warn!(limit = ?STREAMS_END_WITHIN, "some streams did not end; closing them");
+        server.abort();
+    }
+    let all = async { while loops.join_next().await.is_some() {} };
+    if timeout(LOOPS_END_WITHIN, all).await.is_err() {
+        tracing::warn!(limit = ?LOOPS_END_WITHIN, "some loops did not end; dropping them");
+        loops.abort_all();
+    }
+    // Says goodbye to Postgres; what is still in use is cut off with us.
+    let _ = timeout(LOOPS_END_WITHIN, db.close()).await;
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut term, mut int) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "asked to stop");
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+/// What `work` gives, or None when the token is cancelled before.
+async fn unless<T>(token: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        () = token.cancelled() => None,
+        result = work => Some(result),
+    }
+}

@@ -64,7 +64,8 @@ impl Cluster {
     #[must_use]
     pub fn url(&self) -> String {
         let socket = percent_encode(self.socket_folder.as_os_str().as_encoded_bytes());
-        format!("postgres://{NAME}:{}@/{NAME}?host={socket}", self.password)
+        // The parser wants a host; the parameter replaces it.
+        format!("postgres://{NAME}:{}@localhost/{NAME}?host={socket}", self.password)
     }
 
     /// The major version of the server.

@@ -1,0 +1,93 @@
+//! The database that the coordinator works with: one that is configured, or a private one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlx::PgPool;
+use sqlx::migrate::MigrateDatabase as _;
+use tokio::time::{Instant, sleep};
+
+use crate::config::Config;
+use crate::lock::DatabaseLock;
+use crate::postgres::{Cluster, Keeper};
+
+/// How long to wait at start for a Postgres that does not answer yet: one that starts with the
+/// host, or recovers. After that the service manager starts us again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// A database that answers.
+#[derive(Debug)]
+pub struct Database {
+    /// Holds a password: not for logs.
+    pub url: String,
+    /// The server, if it is ours.
+    keeper: Option<Keeper>,
+}
+
+impl Database {
+    /// Starts the private Postgres, unless a database is configured. The caller holds the lock of
+    /// the data folder.
+    pub async fn start(config: &Config) -> anyhow::Result<Self> {
+        if let Some(url) = &config.database_url {
+            return Ok(Self { url: url.0.clone(), keeper: None });
+        }
+        let launcher = std::env::current_exe().context("could not find our own program")?;
+        let (data_dir, bin) = (config.data_dir.clone(), config.postgres_bin.clone());
+        private(data_dir, bin, launcher).await
+    }
+
+    /// A pool of connections to tables of this version, and the database's lock.
+    pub async fn open(&self) -> anyhow::Result<(PgPool, DatabaseLock)> {
+        let pool = self.connect().await?;
+        let lock = DatabaseLock::take(&self.url).await?;
+        marquee_store::migrate(&pool).await?;
+        Ok((pool, lock))
+    }
+
+    async fn connect(&self) -> anyhow::Result<PgPool> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        let mut was_told = false;
+        loop {
+            match marquee_store::connect(&self.url).await {
+                Ok(pool) => return Ok(pool),
+                Err(error) if error.may_pass() && Instant::now() < deadline => {
+                    if !was_told {
+                        tracing::warn!(%error, "the database does not answer; waiting for it");
+                        was_told = true;
+                    }
+                    sleep(RETRY_EVERY).await;
+                }
+                Err(error) => {
+                    return Err(error).context("could not connect to the database; check database_url");
+                }
+            }
+        }
+    }
+
+    /// Stops the private Postgres in order.
+    pub async fn stop(self) {
+        if let Some(keeper) = self.keeper {
+            keeper.stop().await;
+        }
+    }
+}
+
+/// Starts a private Postgres in `data_dir`; `launcher` is the coordinator's program.
+pub async fn private(
+    data_dir: PathBuf,
+    postgres_bin: Option<PathBuf>,
+    launcher: PathBuf,
+) -> anyhow::Result<Database> {
+    // Files and programs: a first start takes a second or two.
+    let open = move || Cluster::open(&data_dir, postgres_bin.as_deref(), &launcher);
+    let cluster = tokio::task::spawn_blocking(open).await??;
+    let url = cluster.url();
+    tracing::info!(version = cluster.major(), "starting the private Postgres");
+    let keeper = Keeper::start(cluster).await?;
+    if !sqlx::Postgres::database_exists(&url).await? {
+        sqlx::Postgres::create_database(&url).await?;
+    }
+    Ok(Database { url, keeper: Some(keeper) })
+}

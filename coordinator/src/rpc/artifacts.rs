@@ -1,0 +1,313 @@
+//! Artifacts and their blobs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::ids::{JobId, PipelineId};
+use marquee_domain::limits::CHUNK_BYTES;
+use marquee_proto::convert::{BadField, timestamp};
+use marquee_proto::error::ErrorCode;
+use marquee_proto::v1::artifacts_server::Artifacts;
+use marquee_proto::v1::get_artifact_request::Which;
+use marquee_proto::v1::upload_blob_request::Part;
+use marquee_proto::v1::{
+    Artifact, DownloadBlobRequest, DownloadBlobResponse, FindMissingBlobsRequest,
+    FindMissingBlobsResponse, GetArtifactRequest, ListArtifactsRequest, ListArtifactsResponse,
+    UploadBlobHeader, UploadBlobRequest, UploadBlobResponse,
+};
+use marquee_store::artifacts as table;
+use sqlx::PgConnection;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::blobs::{BlobError, BlobStore};
+use crate::lifecycle::LifecycleError;
+
+/// Digits of a digest that name an artifact, at least: what listings show.
+const PREFIX_MIN_DIGITS: usize = 12;
+const PAGE_SIZE_DEFAULT: u32 = 100;
+const PAGE_SIZE_MAX: u32 = 1_000;
+/// Digests in one question for missing blobs; 10,000 take 0.7 MB.
+const DIGESTS_MAX: usize = 10_000;
+/// How long the next part of an upload may take: longer means that the sender is gone.
+const NEXT_PART_WITHIN: Duration = Duration::from_secs(60);
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct ArtifactsService {
+    app: App,
+}
+
+impl ArtifactsService {
+    pub(super) fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    async fn connection(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, Status> {
+        self.app.db.acquire().await.map_err(|error| LifecycleError::from(error).into())
+    }
+}
+
+#[tonic::async_trait]
+impl Artifacts for ArtifactsService {
+    async fn list_artifacts(
+        &self,
+        request: Request<ListArtifactsRequest>,
+    ) -> Result<Response<ListArtifactsResponse>, Status> {
+        let page = Page::try_from(request.into_inner())?;
+        let rows = page.read(&mut *self.connection().await?).await?;
+        Ok(Response::new(page.answer(rows)))
+    }
+
+    async fn get_artifact(
+        &self,
+        request: Request<GetArtifactRequest>,
+    ) -> Result<Response<Artifact>, Status> {
+        let which = request.into_inner().which.ok_or_else(|| BadField::missing("which"))?;
+        let (artifact, manifest) = find(&mut *self.connection().await?, which).await?;
+        Ok(Response::new(Artifact { manifest: Some((&manifest).into()), ..to_wire(artifact) }))
+    }
+
+    async fn find_missing_blobs(
+        &self,
+        request: Request<FindMissingBlobsRequest>,
+    ) -> Result<Response<FindMissingBlobsResponse>, Status> {
+        let digests = parse_digests(&request.into_inner().digests)?;
+        let missing = self.app.blobs.missing(digests).await.map_err(blob_status)?;
+        let digests = missing.into_iter().map(String::from).collect();
+        Ok(Response::new(FindMissingBlobsResponse { digests }))
+    }
+
+    async fn upload_blob(
+        &self,
+        request: Request<Streaming<UploadBlobRequest>>,
+    ) -> Result<Response<UploadBlobResponse>, Status> {
+        receive(&self.app.blobs, request.into_inner()).await?;
+        Ok(Response::new(UploadBlobResponse {}))
+    }
+
+    type DownloadBlobStream = BoxStream<'static, Result<DownloadBlobResponse, Status>>;
+
+    async fn download_blob(
+        &self,
+        request: Request<DownloadBlobRequest>,
+    ) -> Result<Response<Self::DownloadBlobStream>, Status> {
+        let DownloadBlobRequest { digest, offset } = request.into_inner();
+        let reader = self.app.blobs.read(parse_digest(&digest)?, offset).await;
+        let chunks = stream::try_unfold(reader.map_err(blob_status)?, |mut reader| async move {
+            let chunk = reader.next().await.map_err(blob_status)?;
+            Ok(chunk.map(|chunk| (DownloadBlobResponse { chunk }, reader)))
+        });
+        Ok(Response::new(chunks.boxed()))
+    }
+}
+
+/// A listing that was asked for.
+struct Page {
+    pipeline: Option<PipelineId>,
+    job: Option<JobId>,
+    after: Option<table::After>,
+    size: u32,
+}
+
+impl TryFrom<ListArtifactsRequest> for Page {
+    type Error = BadField;
+
+    fn try_from(request: ListArtifactsRequest) -> Result<Self, BadField> {
+        let size = match request.page_size {
+            0 => PAGE_SIZE_DEFAULT,
+            size @ 1..=PAGE_SIZE_MAX => size,
+            size => {
+                let problem = format!("{size} is more than {PAGE_SIZE_MAX}");
+                return Err(BadField::invalid("page_size", problem));
+            }
+        };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(parse_token(token).ok_or_else(|| {
+                BadField::invalid("page_token", "take next_page_token of the previous page")
+            })?),
+        };
+        let pipeline = (request.pipeline_id != 0).then_some(PipelineId(request.pipeline_id));
+        let job = (request.job_id != 0).then_some(JobId(request.job_id));
+        Ok(Self { pipeline, job, after, size })
+    }
+}
+
+impl Page {
+    /// One row more than the page holds, where there is one.
+    async fn read(&self, conn: &mut PgConnection) -> Result<Vec<table::Artifact>, Status> {
+        table::list_artifacts(conn, self.pipeline, self.job, self.after, self.size + 1)
+            .await
+            .map_err(|error| LifecycleError::from(error).into())
+    }
+
+    fn answer(&self, mut rows: Vec<table::Artifact>) -> ListArtifactsResponse {
+        let has_more = rows.len() > self.size as usize;
+        rows.truncate(self.size as usize);
+        let last = rows.last().filter(|_| has_more);
+        let next_page_token = last.map(token_after).unwrap_or_default();
+        ListArtifactsResponse { artifacts: rows.into_iter().map(to_wire).collect(), next_page_token }
+    }
+}
+
+/// Microseconds, which is how exactly Postgres keeps a time, and the job.
+fn token_after(artifact: &table::Artifact) -> String {
+    format!("{}-{}", artifact.committed_at.timestamp_micros(), artifact.job)
+}
+
+fn parse_token(token: &str) -> Option<table::After> {
+    let (micros, job) = token.split_once('-')?;
+    let committed_at = chrono::DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    Some(table::After { committed_at, job: job.parse().ok()? })
+}
+
+async fn find(
+    conn: &mut PgConnection,
+    which: Which,
+) -> Result<(table::Artifact, Manifest), Status> {
+    let store = |error| Status::from(LifecycleError::from(error));
+    let artifact = match which {
+        Which::JobId(id) => {
+            let found = table::find_artifact_of_job(&mut *conn, JobId(id)).await.map_err(store)?;
+            found.ok_or_else(|| {
+                let text = format!("job {id} has committed no artifact; run \"marquee show {id}\"");
+                ErrorCode::ArtifactNotFound.status(text)
+            })?
+        }
+        Which::Digest(prefix) => {
+            check_prefix(&prefix)?;
+            let mut found =
+                table::list_artifacts_by_digest(&mut *conn, &prefix).await.map_err(store)?;
+            if found.len() > 1 {
+                let text = format!("{prefix:?} starts the digests of several artifacts; give more digits");
+                return Err(ErrorCode::InvalidRequest.status(text));
+            }
+            found.pop().ok_or_else(|| {
+                let text = format!("there is no artifact {prefix}; run \"marquee artifacts ls\"");
+                ErrorCode::ArtifactNotFound.status(text)
+            })?
+        }
+    };
+    let manifest = table::find_manifest_of_job(conn, artifact.job).await.map_err(store)?;
+    let manifest = manifest.ok_or_else(|| {
+        ErrorCode::Internal.status(format!("the artifact of job {} has vanished", artifact.job))
+    })?;
+    Ok((artifact, manifest))
+}
+
+fn check_prefix(prefix: &str) -> Result<(), BadField> {
+    let is_hex = prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if is_hex && (PREFIX_MIN_DIGITS..=64).contains(&prefix.len()) {
+        return Ok(());
+    }
+    let problem =
+        format!("{prefix:?} is not {PREFIX_MIN_DIGITS} to 64 lowercase hexadecimal digits of a digest");
+    Err(BadField::invalid("digest", problem))
+}
+
+fn to_wire(artifact: table::Artifact) -> Artifact {
+    Artifact {
+        digest: artifact.digest.into(),
+        name: artifact.name,
+        job_id: artifact.job.0,
+        job_name: artifact.job_name.into(),
+        pipeline_id: artifact.pipeline.0,
+        attempt: artifact.attempt.0,
+        size_bytes: artifact.size_bytes,
+        committed_at: Some(timestamp(artifact.committed_at)),
+        file_count: artifact.file_count,
+        manifest: None,
+    }
+}
+
+fn parse_digest(text: &str) -> Result<Digest, BadField> {
+    text.parse().map_err(|error| BadField::invalid("digest", format!("{text:?}: {error}")))
+}
+
+fn parse_digests(texts: &[String]) -> Result<Vec<Digest>, BadField> {
+    if texts.len() > DIGESTS_MAX {
+        let problem = format!("{} are more than {DIGESTS_MAX}; ask in parts", texts.len());
+        return Err(BadField::invalid("digests", problem));
+    }
+    texts.iter().map(|text| parse_digest(text)).collect()
+}
+
+/// Takes an upload: a header, then chunks.
+async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> Result<(), Status> {
+    let header = match next_part(&mut parts).await? {
+        Some(Part::Header(header)) => header,
+        Some(Part::Chunk(_)) | None => return Err(BadField::missing("header").into()),
+    };
+    let UploadBlobHeader { digest, size_bytes } = header;
+    let mut writer = blobs.write(parse_digest(&digest)?, size_bytes).await.map_err(blob_status)?;
+    while let Some(part) = next_part(&mut parts).await? {
+        let chunk = match part {
+            Part::Chunk(chunk) => checked_chunk(chunk)?,
+            Part::Header(_) => return Err(BadField::invalid("header", "it came twice").into()),
+        };
+        writer.push(chunk).await.map_err(blob_status)?;
+    }
+    writer.finish().await.map_err(blob_status)
+}
+
+fn checked_chunk(chunk: Bytes) -> Result<Bytes, BadField> {
+    if chunk.len() <= CHUNK_BYTES {
+        return Ok(chunk);
+    }
+    let problem = format!("{} bytes are more than the {CHUNK_BYTES} of one chunk", chunk.len());
+    Err(BadField::invalid("chunk", problem))
+}
+
+async fn next_part(parts: &mut Streaming<UploadBlobRequest>) -> Result<Option<Part>, Status> {
+    let next = tokio::time::timeout(NEXT_PART_WITHIN, parts.message()).await;
+    let next = next.map_err(|_| {
+        let seconds = NEXT_PART_WITHIN.as_secs();
+        Status::deadline_exceeded(format!("nothing of the upload came for {seconds} s; send it again"))
+    })?;
+    match next? {
+        None => Ok(None),
+        Some(request) => Ok(Some(request.part.ok_or_else(|| BadField::missing("part"))?)),
+    }
+}
+
+fn blob_status(error: BlobError) -> Status {
+    let code = match &error {
+        BlobError::NotFound(_) => ErrorCode::BlobNotFound,
+        BlobError::OffsetTooLarge { .. } => ErrorCode::InvalidRequest,
+        BlobError::WrongSize { .. } | BlobError::WrongDigest { .. } => ErrorCode::BlobMismatch,
+        BlobError::DiskFull { .. } => ErrorCode::LimitReached,
+        BlobError::Io { .. } => {
+            tracing::error!(%error, "the blob folder failed");
+            ErrorCode::StorageUnavailable
+        }
+    };
+    code.status(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_goes_both_ways_and_anything_else_is_refused() {
+        let committed_at = chrono::DateTime::from_timestamp_micros(1_790_000_000_123_456).unwrap();
+        let after = table::After { committed_at, job: JobId(42) };
+        assert_eq!(parse_token("1790000000123456-42"), Some(after));
+        for bad in ["", "x", "1-", "-1", "1-2-3", "99999999999999999999-1"] {
+            assert_eq!(parse_token(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_named_by_12_digits_or_more() {
+        assert!(check_prefix("0123456789ab").is_ok());
+        assert!(check_prefix(&"a".repeat(64)).is_ok());
+        for bad in ["0123456789a", "0123456789AB", "0123456789a%", &"a".repeat(65)] {
+            assert!(check_prefix(bad).is_err(), "{bad}");
+        }
+    }
+}

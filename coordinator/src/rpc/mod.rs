@@ -1,0 +1,91 @@
+//! Requests in, answers out: each handler decodes, makes one call, and encodes. This file puts the
+//! services together into a server with its limits.
+//!
+//! Not here: what a request does (`lifecycle`, `session`, `blobs`, the store).
+
+mod artifacts;
+mod deadline;
+mod jobs;
+mod workers;
+
+use std::time::Duration;
+
+use marquee_domain::limits::MESSAGE_MAX_BYTES;
+use marquee_proto::FILE_DESCRIPTOR_SET;
+use marquee_proto::v1::artifacts_server::ArtifactsServer;
+use marquee_proto::v1::jobs_server::JobsServer;
+use marquee_proto::v1::worker_session_server::WorkerSessionServer;
+use marquee_proto::v1::workers_server::WorkersServer;
+use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::transport::ServerTlsConfig;
+use tower::layer::util::{Identity, Stack};
+
+use crate::app::App;
+use crate::session::SessionService;
+use deadline::DeadlineLayer;
+
+/// How often a quiet connection is asked whether the other end lives, and how long it may take to
+/// answer. Together below the lease: a host that vanished must not keep a half-open connection
+/// longer than its lease.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(4);
+const KEEPALIVE_WITHIN: Duration = Duration::from_secs(4);
+/// Requests at once on one connection: a worker's session, its uploads, and a person's watches
+/// with room to spare.
+const STREAMS_MAX: u32 = 256;
+/// Bytes that may be on their way in one upload, and in all of a connection: enough to fill a
+/// 10 Gbit/s link at 1 ms.
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+/// The server with every service, ready to be given connections.
+pub async fn server(
+    app: &App,
+    tls: Option<ServerTlsConfig>,
+) -> anyhow::Result<Router<Stack<DeadlineLayer, Identity>>> {
+    let jobs = JobsServer::new(jobs::JobsService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let artifacts = ArtifactsServer::new(artifacts::ArtifactsService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let session = WorkerSessionServer::new(SessionService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<JobsServer<jobs::JobsService>>().await;
+    reporter.set_serving::<ArtifactsServer<artifacts::ArtifactsService>>().await;
+    reporter.set_serving::<WorkersServer<workers::WorkersService>>().await;
+    reporter.set_serving::<WorkerSessionServer<SessionService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .layer(DeadlineLayer);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    Ok(server
+        .add_service(jobs)
+        .add_service(artifacts)
+        .add_service(workers)
+        .add_service(session)
+        .add_service(health)
+        .add_service(reflection))
+}
+
+/// The connections that come in on `listener`, without the delay that gathers small packets:
+/// assignments and acknowledgements are small and waited for.
+pub fn incoming(listener: tokio::net::TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}

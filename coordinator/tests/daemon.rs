@@ -1,0 +1,149 @@
+//! The coordinator's program and its private Postgres, started, stopped and killed.
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use marquee_proto::v1::ListArtifactsRequest;
+use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Coordinator, eventually, postgres_of, program, refused};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// Architecture promise 4.
+const RESTART_WITHIN: Duration = Duration::from_secs(3);
+
+fn data_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("mqc").tempdir().unwrap()
+}
+
+/// The process that all others of the cluster come from.
+fn postmaster(data_dir: &Path) -> Pid {
+    let text = std::fs::read_to_string(data_dir.join("postgres/postmaster.pid")).unwrap();
+    Pid::from_raw(text.lines().next().unwrap().parse().unwrap())
+}
+
+async fn list_artifacts(coordinator: &Coordinator) -> Result<(), tonic::Status> {
+    let mut client = ArtifactsClient::new(coordinator.channel().await);
+    client.list_artifacts(ListArtifactsRequest::default()).await.map(drop)
+}
+
+#[test]
+fn beyond_loopback_it_refuses_to_start_without_tls() {
+    let folder = data_dir();
+    let said = refused(program(&folder.path().join("never"), "0.0.0.0:0"));
+    assert!(said.contains("key \"listen\"") && said.contains("set tls.cert and tls.key"), "{said}");
+    assert!(!folder.path().join("never").exists(), "nothing was made");
+}
+
+#[test]
+fn a_missing_certificate_file_is_named() {
+    let folder = data_dir();
+    let mut command = program(folder.path(), "0.0.0.0:0");
+    command.env("MARQUEE_COORDINATOR__TLS__CERT", "/nowhere/cert.pem");
+    command.env("MARQUEE_COORDINATOR__TLS__KEY", "/nowhere/key.pem");
+    let said = refused(command);
+    assert!(said.contains("/nowhere/cert.pem") && said.contains("tls.cert"), "{said}");
+}
+
+#[test]
+fn postgres_programs_that_are_not_there_are_named_by_their_key() {
+    let folder = data_dir();
+    let mut command = program(folder.path(), "127.0.0.1:0");
+    command.env("MARQUEE_COORDINATOR__POSTGRES_BIN", "/nowhere/bin");
+    let said = refused(command);
+    assert!(said.contains("postgres_bin names \"/nowhere/bin\""), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_and_leaves_nothing_behind_when_told_to_stop() {
+    let folder = data_dir();
+    let mut coordinator = Coordinator::start(folder.path());
+    assert!(!postgres_of(folder.path()).is_empty());
+
+    let mut health = HealthClient::new(coordinator.channel().await);
+    for service in ["", "marquee.v1.Jobs", "marquee.v1.Artifacts", "marquee.v1.WorkerSession"] {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
+    }
+    list_artifacts(&coordinator).await.unwrap();
+
+    // An open stream does not keep it.
+    let watch = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap();
+    coordinator.signal(Signal::SIGTERM);
+    assert!(coordinator.wait(Duration::from_secs(20)).success());
+    drop(watch);
+    assert_eq!(postgres_of(folder.path()), []);
+    assert!(!folder.path().join("postgres/postmaster.pid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_it_takes_its_postgres_along_and_is_back_within_three_seconds() {
+    let folder = data_dir();
+    let mut coordinator = Coordinator::start(folder.path());
+    let address = coordinator.address.clone();
+    for round in 0..3 {
+        coordinator.signal(Signal::SIGKILL);
+        coordinator.wait(Duration::from_secs(1));
+        if round == 2 {
+            eventually("its postgres is gone", Duration::from_secs(10), || {
+                postgres_of(folder.path()).is_empty()
+            });
+        }
+        // In the first rounds the old server may still be on its way out.
+        let started = Instant::now();
+        coordinator = Coordinator::start_with(program(folder.path(), &address));
+        list_artifacts(&coordinator).await.unwrap();
+        let took = started.elapsed();
+        assert!(took < RESTART_WITHIN, "round {round} took {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_dies_is_started_again() {
+    let folder = data_dir();
+    let coordinator = Coordinator::start(folder.path());
+    let first = postmaster(folder.path());
+    kill(first, Signal::SIGKILL).unwrap();
+    eventually("another server runs", Duration::from_secs(20), || {
+        std::fs::exists(folder.path().join("postgres/postmaster.pid")).unwrap()
+            && postmaster(folder.path()) != first
+    });
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(status) = list_artifacts(&coordinator).await {
+        assert_eq!(status.code(), tonic::Code::Unavailable, "clients may try again: {status}");
+        assert!(Instant::now() < deadline, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_and_a_database_have_one_coordinator() {
+    let folder = data_dir();
+    let coordinator = Coordinator::start(folder.path());
+
+    let said = refused(program(folder.path(), "127.0.0.1:0"));
+    assert!(said.contains("is in use by another coordinator"), "{said}");
+
+    // Another folder, but the first one's database.
+    let password = std::fs::read_to_string(folder.path().join("postgres.password")).unwrap();
+    let password = password.trim();
+    let socket = folder.path().join("socket");
+    let url = format!("postgres://marquee:{password}@localhost/marquee?host={}", socket.display());
+    let other = data_dir();
+    let mut command = program(other.path(), "127.0.0.1:0");
+    command.env("MARQUEE_COORDINATOR__DATABASE_URL", &url);
+    let said = refused(command);
+    assert!(said.contains("another coordinator works with this database"), "{said}");
+    assert!(!said.contains(password), "the password is never shown");
+
+    // When the first is gone, the second may. Its Postgres goes with it, so stop at the first step.
+    drop(coordinator);
+    let mut again = Coordinator::start(folder.path());
+    again.signal(Signal::SIGINT);
+    assert!(again.wait(Duration::from_secs(20)).success());
+}
