@@ -28,17 +28,35 @@ pub enum BlobError {
     #[error("there is no blob {}", .0.short())]
     NotFound(Digest),
     #[error("offset {offset} lies behind the end of blob {}, which has {size_bytes} bytes", .digest.short())]
-    OffsetTooLarge { digest: Digest, offset: u64, size_bytes: u64 },
+    OffsetTooLarge {
+        digest: Digest,
+        offset: u64,
+        size_bytes: u64,
+    },
     #[error("blob {} was announced with {announced} bytes, but {got} arrived; send the file again", .digest.short())]
-    WrongSize { digest: Digest, announced: u64, got: u64 },
-    #[error("what was sent as blob {announced} has digest {got}; the file changed while it was sent, or the connection damaged it")]
+    WrongSize {
+        digest: Digest,
+        announced: u64,
+        got: u64,
+    },
+    #[error(
+        "what was sent as blob {announced} has digest {got}; the file changed while it was sent, or the connection damaged it"
+    )]
     WrongDigest { announced: Digest, got: Digest },
     #[error(
         "blob of {size_bytes} bytes does not fit: {free_bytes} bytes are free in {folder:?}, and {FREE_FLOOR_BYTES} of them must stay free; make room there"
     )]
-    DiskFull { size_bytes: u64, free_bytes: u64, folder: PathBuf },
+    DiskFull {
+        size_bytes: u64,
+        free_bytes: u64,
+        folder: PathBuf,
+    },
     #[error("could not {doing} {path:?}: {error}")]
-    Io { doing: &'static str, path: PathBuf, error: io::Error },
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
 }
 
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BlobError + use<> {
@@ -91,12 +109,21 @@ impl BlobStore {
             let free_bytes = free_bytes(&store.root)?;
             if free_bytes < size_bytes.saturating_add(FREE_FLOOR_BYTES) {
                 let folder = store.root.to_path_buf();
-                return Err(BlobError::DiskFull { size_bytes, free_bytes, folder });
+                return Err(BlobError::DiskFull {
+                    size_bytes,
+                    free_bytes,
+                    folder,
+                });
             }
             let tmp = store.root.join("tmp");
             let file = NamedTempFile::new_in(&tmp).map_err(io_error("create a file in", &tmp))?;
             let hash = Sha256::new();
-            Ok(BlobWriter { store, digest, size_bytes, open: Some(Open { file, hash, got: 0 }) })
+            Ok(BlobWriter {
+                store,
+                digest,
+                size_bytes,
+                open: Some(Open { file, hash, got: 0 }),
+            })
         })
         .await
     }
@@ -114,10 +141,18 @@ impl BlobStore {
             };
             let size_bytes = file.metadata().map_err(io_error("look at", &path))?.len();
             if offset > size_bytes {
-                return Err(BlobError::OffsetTooLarge { digest, offset, size_bytes });
+                return Err(BlobError::OffsetTooLarge {
+                    digest,
+                    offset,
+                    size_bytes,
+                });
             }
-            file.seek(SeekFrom::Start(offset)).map_err(io_error("seek in", &path))?;
-            Ok(BlobReader { path, file: Some(file) })
+            file.seek(SeekFrom::Start(offset))
+                .map_err(io_error("seek in", &path))?;
+            Ok(BlobReader {
+                path,
+                file: Some(file),
+            })
         })
         .await
     }
@@ -156,7 +191,9 @@ impl BlobWriter {
         }
         let open = blocking(move || {
             let path = open.file.path().to_owned();
-            open.file.write_all(&chunk).map_err(io_error("write", &path))?;
+            open.file
+                .write_all(&chunk)
+                .map_err(io_error("write", &path))?;
             open.hash.update(&chunk);
             Ok(open)
         })
@@ -174,7 +211,10 @@ impl BlobWriter {
         blocking(move || {
             let got = Digest::from_hash(&open.hash.finalize());
             if got != self.digest {
-                return Err(BlobError::WrongDigest { announced: self.digest, got });
+                return Err(BlobError::WrongDigest {
+                    announced: self.digest,
+                    got,
+                });
             }
             let place = self.store.path(&self.digest);
             put_in_place(open.file, &place)
@@ -190,7 +230,11 @@ impl BlobWriter {
     }
 
     fn wrong_size(&self, got: u64) -> BlobError {
-        BlobError::WrongSize { digest: self.digest.clone(), announced: self.size_bytes, got }
+        BlobError::WrongSize {
+            digest: self.digest.clone(),
+            announced: self.size_bytes,
+            got,
+        }
     }
 }
 
@@ -198,12 +242,15 @@ impl BlobWriter {
 /// same bytes, and a rename replaces the name in one step.
 fn put_in_place(file: NamedTempFile, place: &Path) -> Result<(), BlobError> {
     let folder = place.parent().expect("a blob's path has a folder");
-    file.as_file().sync_all().map_err(io_error("fsync", file.path()))?;
+    file.as_file()
+        .sync_all()
+        .map_err(io_error("fsync", file.path()))?;
     if !folder.is_dir() {
         fs::create_dir_all(folder).map_err(io_error("create", folder))?;
         sync_folder(folder.parent().expect("a blob's folder lies in the root"))?;
     }
-    file.persist(place).map_err(|e| io_error("rename a blob to", place)(e.error))?;
+    file.persist(place)
+        .map_err(|e| io_error("rename a blob to", place)(e.error))?;
     sync_folder(folder)
 }
 
@@ -218,7 +265,9 @@ pub struct BlobReader {
 impl BlobReader {
     /// The next chunk, at most [`CHUNK_BYTES`]; None at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
-        let Some(mut file) = self.file.take() else { return Ok(None) };
+        let Some(mut file) = self.file.take() else {
+            return Ok(None);
+        };
         let path = self.path.clone();
         let (file, chunk) = blocking(move || {
             let mut chunk = BytesMut::zeroed(CHUNK_BYTES);
@@ -241,7 +290,9 @@ impl BlobReader {
 }
 
 fn sync_folder(folder: &Path) -> Result<(), BlobError> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io_error("fsync", folder))
+    File::open(folder)
+        .and_then(|f| f.sync_all())
+        .map_err(io_error("fsync", folder))
 }
 
 fn free_bytes(folder: &Path) -> Result<u64, BlobError> {
@@ -257,7 +308,9 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         // Only a panic in `work` or the runtime's end comes here.
-        Err(error) => Err(io_error("work in", Path::new("the blob folder"))(io::Error::other(error))),
+        Err(error) => Err(io_error("work in", Path::new("the blob folder"))(
+            io::Error::other(error),
+        )),
     }
 }
 
@@ -292,7 +345,11 @@ mod tests {
         let mut files = Vec::new();
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { files.extend(files_under(&path)) } else { files.push(path) }
+            if path.is_dir() {
+                files.extend(files_under(&path))
+            } else {
+                files.push(path)
+            }
         }
         files
     }
@@ -300,11 +357,22 @@ mod tests {
     #[tokio::test]
     async fn a_blob_comes_back_whole_and_from_an_offset() {
         let (_folder, store) = store().await;
-        let bytes: Vec<u8> = (0..CHUNK_BYTES as u32 + 777).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..CHUNK_BYTES as u32 + 777)
+            .map(|i| (i % 251) as u8)
+            .collect();
         let digest = Digest::of(&bytes);
-        assert_eq!(store.missing(vec![digest.clone()]).await.unwrap(), [digest.clone()]);
+        assert_eq!(
+            store.missing(vec![digest.clone()]).await.unwrap(),
+            [digest.clone()]
+        );
         put(&store, &digest, &bytes).await.unwrap();
-        assert!(store.missing(vec![digest.clone()]).await.unwrap().is_empty());
+        assert!(
+            store
+                .missing(vec![digest.clone()])
+                .await
+                .unwrap()
+                .is_empty()
+        );
         assert_eq!(read_all(&store, &digest, 0).await, bytes);
         assert_eq!(read_all(&store, &digest, 5000).await, bytes[5000..]);
         assert_eq!(read_all(&store, &digest, bytes.len() as u64).await, b"");
@@ -324,16 +392,25 @@ mod tests {
         let (folder, store) = store().await;
         let digest = Digest::of(b"poster");
         let wrong = put(&store, &digest, b"posted").await;
-        assert!(matches!(wrong, Err(BlobError::WrongDigest { .. })), "{wrong:?}");
+        assert!(
+            matches!(wrong, Err(BlobError::WrongDigest { .. })),
+            "{wrong:?}"
+        );
 
         let mut short = store.write(digest.clone(), 6).await.unwrap();
         short.push(Bytes::from_static(b"post")).await.unwrap();
         let short = short.finish().await;
-        assert!(matches!(short, Err(BlobError::WrongSize { got: 4, .. })), "{short:?}");
+        assert!(
+            matches!(short, Err(BlobError::WrongSize { got: 4, .. })),
+            "{short:?}"
+        );
 
         let mut long = store.write(digest.clone(), 3).await.unwrap();
         let long = long.push(Bytes::from_static(b"poster")).await;
-        assert!(matches!(long, Err(BlobError::WrongSize { got: 6, .. })), "{long:?}");
+        assert!(
+            matches!(long, Err(BlobError::WrongSize { got: 6, .. })),
+            "{long:?}"
+        );
 
         assert_eq!(files_under(folder.path()), Vec::<PathBuf>::new());
     }
@@ -344,7 +421,14 @@ mod tests {
         let mut writer = store.write(Digest::of(b"poster"), 6).await.unwrap();
         writer.push(Bytes::from_static(b"pos")).await.unwrap();
         assert_eq!(files_under(folder.path()).len(), 1, "it is written aside");
-        assert_eq!(store.missing(vec![Digest::of(b"poster")]).await.unwrap().len(), 1);
+        assert_eq!(
+            store
+                .missing(vec![Digest::of(b"poster")])
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
         drop(writer);
         assert_eq!(files_under(folder.path()), Vec::<PathBuf>::new());
     }
@@ -355,7 +439,10 @@ mod tests {
         put(&store, &Digest::of(b"kept"), b"kept").await.unwrap();
         fs::write(folder.path().join("blobs/tmp/half"), b"half a pos").unwrap();
         let store = BlobStore::open(folder.path().join("blobs")).await.unwrap();
-        assert_eq!(files_under(folder.path()), [store.path(&Digest::of(b"kept"))]);
+        assert_eq!(
+            files_under(folder.path()),
+            [store.path(&Digest::of(b"kept"))]
+        );
     }
 
     #[tokio::test]
@@ -375,6 +462,9 @@ mod tests {
     async fn an_upload_that_would_fill_the_disk_is_refused_at_the_door() {
         let (_folder, store) = store().await;
         let refused = store.write(Digest::of(b"x"), u64::MAX / 2).await;
-        assert!(matches!(refused, Err(BlobError::DiskFull { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(BlobError::DiskFull { .. })),
+            "{refused:?}"
+        );
     }
 }

@@ -95,11 +95,19 @@ pub struct Flags {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{source_name}: unknown key {key:?}; {hint}")]
-    UnknownKey { key: String, source_name: String, hint: String },
+    UnknownKey {
+        key: String,
+        source_name: String,
+        hint: String,
+    },
     #[error("{0}")]
     Unreadable(#[from] config::ConfigError),
     #[error("key {key:?} is {value:?}: {problem}")]
-    Value { key: &'static str, value: String, problem: String },
+    Value {
+        key: &'static str,
+        value: String,
+        problem: String,
+    },
     #[error(
         "key \"listen\" is \"{listen}\", which other hosts can reach, and there is no [tls]: anybody there could run programs on your workers; set tls.cert and tls.key, or listen on 127.0.0.1"
     )]
@@ -132,12 +140,11 @@ struct Timing {
 
 impl Config {
     /// Reads the settings. `environment` is this process's.
-    pub fn load(
-        flags: &Flags,
-        environment: HashMap<String, String>,
-    ) -> Result<Self, ConfigError> {
+    pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
         let file = match &flags.config {
-            Some(path) => File::from(path.as_path()).format(FileFormat::Toml).required(true),
+            Some(path) => File::from(path.as_path())
+                .format(FileFormat::Toml)
+                .required(true),
             None => File::new(DEFAULT_FILE, FileFormat::Toml).required(false),
         };
         let data_dir = default_data_dir(&environment);
@@ -162,7 +169,10 @@ impl Config {
         if !listen.ip().is_loopback() && written.tls.is_none() {
             return Err(ConfigError::OpenWithoutTls { listen });
         }
-        let data_dir = written.data_dir.or(data_dir).ok_or(ConfigError::NoDataDir)?;
+        let data_dir = written
+            .data_dir
+            .or(data_dir)
+            .ok_or(ConfigError::NoDataDir)?;
         Ok(Self {
             listen,
             data_dir: std::path::absolute(&data_dir).map_err(|error| ConfigError::Value {
@@ -186,9 +196,14 @@ fn default_data_dir(environment: &HashMap<String, String>) -> Option<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/marquee/coordinator"));
     }
-    let data_home = environment.get("XDG_DATA_HOME").map(PathBuf::from).or_else(|| {
-        environment.get("HOME").map(|home| Path::new(home).join(".local/share"))
-    });
+    let data_home = environment
+        .get("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| {
+            environment
+                .get("HOME")
+                .map(|home| Path::new(home).join(".local/share"))
+        });
     data_home.map(|folder| folder.join("marquee/coordinator"))
 }
 
@@ -196,7 +211,9 @@ fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
     text.parse().map_err(|_| ConfigError::Value {
         key: "listen",
         value: text.into(),
-        problem: "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\"".into(),
+        problem:
+            "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\""
+                .into(),
     })
 }
 
@@ -211,13 +228,25 @@ fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
         settle: default.settle,
     };
     let bad = |key, value: Duration, problem: &str| {
-        Err(ConfigError::Value { key, value: value.as_millis().to_string(), problem: problem.into() })
+        Err(ConfigError::Value {
+            key,
+            value: value.as_millis().to_string(),
+            problem: problem.into(),
+        })
     };
     if settings.heartbeat_every.is_zero() {
-        return bad("timing.heartbeat_every_ms", settings.heartbeat_every, "it must be 1 or more");
+        return bad(
+            "timing.heartbeat_every_ms",
+            settings.heartbeat_every,
+            "it must be 1 or more",
+        );
     }
     if settings.poll_every.is_zero() {
-        return bad("timing.poll_every_ms", settings.poll_every, "it must be 1 or more");
+        return bad(
+            "timing.poll_every_ms",
+            settings.poll_every,
+            "it must be 1 or more",
+        );
     }
     if settings.lease < settings.heartbeat_every * 2 {
         let problem = "it must be at least twice timing.heartbeat_every_ms, or one late heartbeat loses a worker";
@@ -228,7 +257,11 @@ fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
 
 fn refuse_unknown_keys(path: &str, value: &Value) -> Result<(), ConfigError> {
     let ValueKind::Table(table) = &value.kind else {
-        return if KEYS.contains(&path) { Ok(()) } else { Err(unknown_key(path, value)) };
+        return if KEYS.contains(&path) {
+            Ok(())
+        } else {
+            Err(unknown_key(path, value))
+        };
     };
     if KEYS.contains(&path) {
         // A table where a value should be: what reads it says so.
@@ -237,7 +270,11 @@ fn refuse_unknown_keys(path: &str, value: &Value) -> Result<(), ConfigError> {
     let mut names: Vec<&String> = table.keys().collect();
     names.sort();
     for name in names {
-        let key = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let key = if path.is_empty() {
+            name.clone()
+        } else {
+            format!("{path}.{name}")
+        };
         refuse_unknown_keys(&key, &table[name])?;
     }
     Ok(())
@@ -254,7 +291,11 @@ fn unknown_key(key: &str, value: &Value) -> ConfigError {
         None => format!("the keys are {}", KEYS.join(", ")),
     };
     let source_name = value.origin().unwrap_or("the command line").to_owned();
-    ConfigError::UnknownKey { key: key.into(), source_name, hint }
+    ConfigError::UnknownKey {
+        key: key.into(),
+        source_name,
+        hint,
+    }
 }
 
 #[cfg(test)]
@@ -265,10 +306,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("coordinator.toml");
         std::fs::write(&path, file).unwrap();
-        let mut environment: HashMap<String, String> =
-            environment.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        environment.entry("STATE_DIRECTORY".into()).or_insert("/state".into());
-        Config::load(&Flags { config: Some(path), ..Flags::default() }, environment)
+        let mut environment: HashMap<String, String> = environment
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        environment
+            .entry("STATE_DIRECTORY".into())
+            .or_insert("/state".into());
+        Config::load(
+            &Flags {
+                config: Some(path),
+                ..Flags::default()
+            },
+            environment,
+        )
     }
 
     #[track_caller]
@@ -297,7 +348,10 @@ mod tests {
         assert_eq!(config.settings.lease, Duration::from_secs(5));
         assert_eq!(config.postgres_bin.as_deref(), Some(Path::new("/pg/bin")));
 
-        let flags = Flags { listen: Some("127.0.0.1:3".into()), ..Flags::default() };
+        let flags = Flags {
+            listen: Some("127.0.0.1:3".into()),
+            ..Flags::default()
+        };
         let environment = environment.map(|(k, v)| (k.into(), v.into())).into();
         let config = Config::load(&flags, environment).unwrap();
         assert_eq!(config.listen.port(), 3);
@@ -306,18 +360,30 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_what_was_meant() {
         let text = error_of("listne = \"127.0.0.1:1\"", &[]);
-        assert!(text.contains("unknown key \"listne\"; did you mean \"listen\"?"), "{text}");
+        assert!(
+            text.contains("unknown key \"listne\"; did you mean \"listen\"?"),
+            "{text}"
+        );
         assert!(text.contains("coordinator.toml"), "{text}");
         let text = error_of("[tls]\ncert = \"a\"\nkey = \"b\"\nclient-ca = \"c\"", &[]);
-        assert!(text.contains("\"tls.client-ca\"; did you mean \"tls.client_ca\"?"), "{text}");
+        assert!(
+            text.contains("\"tls.client-ca\"; did you mean \"tls.client_ca\"?"),
+            "{text}"
+        );
         let text = error_of("", &[("MARQUEE_COORDINATOR__QUANTUM_FLUX", "1")]);
-        assert!(text.contains("the environment: unknown key \"quantum_flux\"; the keys are"), "{text}");
+        assert!(
+            text.contains("the environment: unknown key \"quantum_flux\"; the keys are"),
+            "{text}"
+        );
     }
 
     #[test]
     fn beyond_loopback_it_wants_tls() {
         let text = error_of("listen = \"0.0.0.0:7700\"", &[]);
-        assert!(text.contains("key \"listen\"") && text.contains("set tls.cert"), "{text}");
+        assert!(
+            text.contains("key \"listen\"") && text.contains("set tls.cert"),
+            "{text}"
+        );
         assert!(load("listen = \"[::1]:7700\"", &[]).is_ok());
         let with_tls = "listen = \"0.0.0.0:7700\"\n[tls]\ncert = \"/c\"\nkey = \"/k\"";
         assert!(load(with_tls, &[]).is_ok());
@@ -330,15 +396,23 @@ mod tests {
         let text = error_of("[timing]\nlease_ms = \"soon\"", &[]);
         assert!(text.contains("timing.lease_ms"), "{text}");
         let text = error_of("[timing]\nlease_ms = 100\nheartbeat_every_ms = 80", &[]);
-        assert!(text.contains("key \"timing.lease_ms\" is \"100\""), "{text}");
+        assert!(
+            text.contains("key \"timing.lease_ms\" is \"100\""),
+            "{text}"
+        );
         let text = error_of("[tls]\ncert = \"/c\"", &[]);
         assert!(text.contains("key"), "{text}");
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let flags = Flags { config: Some("/nowhere/c.toml".into()), ..Flags::default() };
-        let text = Config::load(&flags, HashMap::new()).unwrap_err().to_string();
+        let flags = Flags {
+            config: Some("/nowhere/c.toml".into()),
+            ..Flags::default()
+        };
+        let text = Config::load(&flags, HashMap::new())
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("/nowhere/c.toml"), "{text}");
     }
 

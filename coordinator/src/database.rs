@@ -31,7 +31,10 @@ impl Database {
     /// the data folder.
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         if let Some(url) = &config.database_url {
-            return Ok(Self { url: url.0.clone(), keeper: None });
+            return Ok(Self {
+                url: url.0.clone(),
+                keeper: None,
+            });
         }
         let launcher = std::env::current_exe().context("could not find our own program")?;
         let (data_dir, bin) = (config.data_dir.clone(), config.postgres_bin.clone());
@@ -60,7 +63,8 @@ impl Database {
                     sleep(RETRY_EVERY).await;
                 }
                 Err(error) => {
-                    return Err(error).context("could not connect to the database; check database_url");
+                    return Err(error)
+                        .context("could not connect to the database; check database_url");
                 }
             }
         }
@@ -89,5 +93,8 @@ pub async fn private(
     if !sqlx::Postgres::database_exists(&url).await? {
         sqlx::Postgres::create_database(&url).await?;
     }
-    Ok(Database { url, keeper: Some(keeper) })
+    Ok(Database {
+        url,
+        keeper: Some(keeper),
+    })
 }

@@ -54,10 +54,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _data_folder = lock::data_folder(&config.data_dir)?;
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
     let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("could not listen on {}; choose another address with --listen", config.listen)
+        format!(
+            "could not listen on {}; choose another address with --listen",
+            config.listen
+        )
     })?;
 
-    let Some(database) = unless(&shutdown, Database::start(&config)).await.transpose()? else {
+    let Some(database) = unless(&shutdown, Database::start(&config))
+        .await
+        .transpose()?
+    else {
         return Ok(());
     };
     let result = match unless(&shutdown, assemble(&config, &database, shutdown.clone())).await {
@@ -98,7 +104,9 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let shutdown = app.shutdown.clone();
-    let server = rpc::server(&app, tls).await.context("the certificate files of [tls] do not work")?;
+    let server = rpc::server(&app, tls)
+        .await
+        .context("the certificate files of [tls] do not work")?;
     let server = server
         .serve_with_incoming_shutdown(rpc::incoming(listener), shutdown.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
@@ -126,7 +134,10 @@ fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
     let line = serde_json::json!({ "event": "listening", "address": address.to_string() });
     let mut stdout = std::io::stdout();
     // A reader that went away after the start is no reason to stop.
-    if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+    if writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .is_err()
+    {
         tracing::debug!("nobody reads stdout");
     }
     tracing::info!(%address, "listening");
@@ -165,8 +176,10 @@ async fn end(
 /// A token that SIGTERM or SIGINT cancels.
 fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
-    let (mut term, mut int) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let cancelled = token.clone();
     tokio::spawn(async move {
         let name = tokio::select! {

@@ -74,7 +74,12 @@ impl DatabaseLock {
         let deadline = Instant::now() + TAKE_WITHIN;
         loop {
             match try_take(url).await? {
-                Try::Taken(connection) => return Ok(Self { url: url.to_owned(), connection }),
+                Try::Taken(connection) => {
+                    return Ok(Self {
+                        url: url.to_owned(),
+                        connection,
+                    });
+                }
                 Try::HeldByAnother if Instant::now() > deadline => {
                     bail!("another coordinator works with this database; stop that one first")
                 }
@@ -125,7 +130,10 @@ impl DatabaseLock {
 
 async fn try_take(url: &str) -> sqlx::Result<Try> {
     let connection = PgConnection::connect(url).await?;
-    match PgAdvisoryLock::new(LOCK_NAME).try_acquire(connection).await? {
+    match PgAdvisoryLock::new(LOCK_NAME)
+        .try_acquire(connection)
+        .await?
+    {
         // Without its guard the lock ends with the connection, which is what we want.
         Either::Left(guard) => Ok(Try::Taken(guard.leak())),
         Either::Right(_) => Ok(Try::HeldByAnother),
@@ -141,7 +149,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = data_folder(folder.path()).unwrap();
         let error = data_folder(folder.path()).unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         data_folder(folder.path()).unwrap();
     }

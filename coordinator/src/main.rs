@@ -42,6 +42,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let as_text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    let config = Config::load(&args.flags, std::env::vars_os().filter_map(as_text).collect())?;
+    let config = Config::load(
+        &args.flags,
+        std::env::vars_os().filter_map(as_text).collect(),
+    )?;
     tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config))
 }

@@ -14,7 +14,9 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Reads the PEM files that the settings name.
 pub fn server_config(files: &TlsFiles) -> anyhow::Result<ServerTlsConfig> {
     let identity = Identity::from_pem(read("tls.cert", &files.cert)?, read("tls.key", &files.key)?);
-    let config = ServerTlsConfig::new().identity(identity).timeout(HANDSHAKE_WITHIN);
+    let config = ServerTlsConfig::new()
+        .identity(identity)
+        .timeout(HANDSHAKE_WITHIN);
     Ok(match &files.client_ca {
         Some(ca) => config.client_ca_root(Certificate::from_pem(read("tls.client_ca", ca)?)),
         None => config,
@@ -41,9 +43,16 @@ mod tests {
         let cert = folder.path().join("cert.pem");
         std::fs::write(&cert, "-----BEGIN CERTIFICATE-----\n").unwrap();
         let key = folder.path().join("key.der");
-        let files = TlsFiles { cert, key: key.clone(), client_ca: None };
+        let files = TlsFiles {
+            cert,
+            key: key.clone(),
+            client_ca: None,
+        };
         let error = format!("{:#}", server_config(&files).unwrap_err());
-        assert!(error.contains("key.der") && error.contains("\"tls.key\""), "{error}");
+        assert!(
+            error.contains("key.der") && error.contains("\"tls.key\""),
+            "{error}"
+        );
         std::fs::write(&key, "not pem").unwrap();
         let error = format!("{:#}", server_config(&files).unwrap_err());
         assert!(error.contains("is no PEM file"), "{error}");

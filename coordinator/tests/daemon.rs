@@ -9,7 +9,8 @@ use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{Coordinator, eventually, postgres_of, program, refused};
+use sqlx::Connection as _;
+use support::{Coordinator, database_url, eventually, postgres_of, program, refused};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -29,14 +30,20 @@ fn postmaster(data_dir: &Path) -> Pid {
 
 async fn list_artifacts(coordinator: &Coordinator) -> Result<(), tonic::Status> {
     let mut client = ArtifactsClient::new(coordinator.channel().await);
-    client.list_artifacts(ListArtifactsRequest::default()).await.map(drop)
+    client
+        .list_artifacts(ListArtifactsRequest::default())
+        .await
+        .map(drop)
 }
 
 #[test]
 fn beyond_loopback_it_refuses_to_start_without_tls() {
     let folder = data_dir();
     let said = refused(program(&folder.path().join("never"), "0.0.0.0:0"));
-    assert!(said.contains("key \"listen\"") && said.contains("set tls.cert and tls.key"), "{said}");
+    assert!(
+        said.contains("key \"listen\"") && said.contains("set tls.cert and tls.key"),
+        "{said}"
+    );
     assert!(!folder.path().join("never").exists(), "nothing was made");
 }
 
@@ -47,7 +54,10 @@ fn a_missing_certificate_file_is_named() {
     command.env("MARQUEE_COORDINATOR__TLS__CERT", "/nowhere/cert.pem");
     command.env("MARQUEE_COORDINATOR__TLS__KEY", "/nowhere/key.pem");
     let said = refused(command);
-    assert!(said.contains("/nowhere/cert.pem") && said.contains("tls.cert"), "{said}");
+    assert!(
+        said.contains("/nowhere/cert.pem") && said.contains("tls.cert"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -56,7 +66,10 @@ fn postgres_programs_that_are_not_there_are_named_by_their_key() {
     let mut command = program(folder.path(), "127.0.0.1:0");
     command.env("MARQUEE_COORDINATOR__POSTGRES_BIN", "/nowhere/bin");
     let said = refused(command);
-    assert!(said.contains("postgres_bin names \"/nowhere/bin\""), "{said}");
+    assert!(
+        said.contains("postgres_bin names \"/nowhere/bin\""),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,14 +79,33 @@ async fn it_serves_and_leaves_nothing_behind_when_told_to_stop() {
     assert!(!postgres_of(folder.path()).is_empty());
 
     let mut health = HealthClient::new(coordinator.channel().await);
-    for service in ["", "marquee.v1.Jobs", "marquee.v1.Artifacts", "marquee.v1.WorkerSession"] {
-        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
-        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service}");
+    for service in [
+        "",
+        "marquee.v1.Jobs",
+        "marquee.v1.Artifacts",
+        "marquee.v1.WorkerSession",
+    ] {
+        let answer = health
+            .check(HealthCheckRequest {
+                service: service.into(),
+            })
+            .await
+            .unwrap();
+        assert_eq!(
+            answer.into_inner().status(),
+            ServingStatus::Serving,
+            "{service}"
+        );
     }
     list_artifacts(&coordinator).await.unwrap();
 
     // An open stream does not keep it.
-    let watch = health.watch(HealthCheckRequest { service: String::new() }).await.unwrap();
+    let watch = health
+        .watch(HealthCheckRequest {
+            service: String::new(),
+        })
+        .await
+        .unwrap();
     coordinator.signal(Signal::SIGTERM);
     assert!(coordinator.wait(Duration::from_secs(20)).success());
     drop(watch);
@@ -115,8 +147,29 @@ async fn a_postgres_that_dies_is_started_again() {
     });
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Err(status) = list_artifacts(&coordinator).await {
-        assert_eq!(status.code(), tonic::Code::Unavailable, "clients may try again: {status}");
+        assert_eq!(
+            status.code(),
+            tonic::Code::Unavailable,
+            "clients may try again: {status}"
+        );
         assert!(Instant::now() < deadline, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The lock of the database ended with the server, and is taken again.
+    let mut db = sqlx::PgConnection::connect(&database_url(folder.path()))
+        .await
+        .unwrap();
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    while sqlx::query_scalar::<_, i64>(locks)
+        .fetch_one(&mut db)
+        .await
+        .unwrap()
+        == 0
+    {
+        assert!(
+            Instant::now() < deadline,
+            "nobody holds the database's lock"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -130,16 +183,20 @@ async fn a_data_folder_and_a_database_have_one_coordinator() {
     assert!(said.contains("is in use by another coordinator"), "{said}");
 
     // Another folder, but the first one's database.
+    let url = database_url(folder.path());
     let password = std::fs::read_to_string(folder.path().join("postgres.password")).unwrap();
-    let password = password.trim();
-    let socket = folder.path().join("socket");
-    let url = format!("postgres://marquee:{password}@localhost/marquee?host={}", socket.display());
     let other = data_dir();
     let mut command = program(other.path(), "127.0.0.1:0");
     command.env("MARQUEE_COORDINATOR__DATABASE_URL", &url);
     let said = refused(command);
-    assert!(said.contains("another coordinator works with this database"), "{said}");
-    assert!(!said.contains(password), "the password is never shown");
+    assert!(
+        said.contains("another coordinator works with this database"),
+        "{said}"
+    );
+    assert!(
+        !said.contains(password.trim()),
+        "the password is never shown"
+    );
 
     // When the first is gone, the second may. Its Postgres goes with it, so stop at the first step.
     drop(coordinator);

@@ -24,6 +24,8 @@ pub(super) async fn run(app: App) {
     let mut pace = Pace::new("schedule", app.settings.poll_every);
     loop {
         let round = round(&app).await;
+        // A failed round is progress too: Postgres may be away, and a restart would not bring it.
+        crate::systemd::alive();
         let pause = pace.after(&round);
         // The end of the earliest back-off comes before the next poll.
         let due = round.ok().flatten().map_or(pause, |due| due.min(pause));

@@ -65,7 +65,10 @@ impl Cluster {
     pub fn url(&self) -> String {
         let socket = percent_encode(self.socket_folder.as_os_str().as_encoded_bytes());
         // The parser wants a host; the parameter replaces it.
-        format!("postgres://{NAME}:{}@localhost/{NAME}?host={socket}", self.password)
+        format!(
+            "postgres://{NAME}:{}@localhost/{NAME}?host={socket}",
+            self.password
+        )
     }
 
     /// The major version of the server.
@@ -89,14 +92,24 @@ impl Cluster {
             .arg("--pwfile")
             .arg(data_dir.join("postgres.password"))
             // The C locale sorts alike on every system and after every upgrade of one.
-            .args(["--username", NAME, "--auth", "scram-sha-256", "--encoding", "UTF8"])
+            .args([
+                "--username",
+                NAME,
+                "--auth",
+                "scram-sha-256",
+                "--encoding",
+                "UTF8",
+            ])
             .args(["--locale", "C", "--no-instructions"])
             .output()
             .map_err(io_error("start", &self.launcher))?;
         if !output.status.success() {
             let text = [output.stdout, output.stderr].concat();
             let output = String::from_utf8_lossy(&text).trim_end().to_owned();
-            return Err(PostgresError::Program { program: "initdb", output });
+            return Err(PostgresError::Program {
+                program: "initdb",
+                output,
+            });
         }
         fs::rename(&aside, &self.data).map_err(io_error("rename to", &self.data))
     }
@@ -107,10 +120,18 @@ impl Cluster {
             let old = self.log.with_extension("log.old");
             fs::rename(&self.log, &old).map_err(io_error("rename", &self.log))?;
         }
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&self.log);
         let log = log.map_err(io_error("open", &self.log))?;
         let mut command = self.command("postgres");
-        command.arg("-D").arg(&self.data).arg("-k").arg(&self.socket_folder);
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .arg("-k")
+            .arg(&self.socket_folder);
         for setting in [
             "listen_addresses=",
             "unix_socket_permissions=0700",
@@ -135,7 +156,9 @@ impl Cluster {
         // Line 1 is the process, line 8 the state (src/include/utils/pidfile.h of PostgreSQL).
         let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines();
-        let is_its_own = lines.next().is_some_and(|line| line.trim() == pid.to_string());
+        let is_its_own = lines
+            .next()
+            .is_some_and(|line| line.trim() == pid.to_string());
         is_its_own && lines.nth(6).is_some_and(|line| line.trim() == "ready")
     }
 
@@ -143,7 +166,11 @@ impl Cluster {
     pub(super) const STOP: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 
     fn command(&self, program: &str) -> Command {
-        launch::command(&self.launcher, &self.rights, &self.binaries.folder.join(program))
+        launch::command(
+            &self.launcher,
+            &self.rights,
+            &self.binaries.folder.join(program),
+        )
     }
 }
 
@@ -184,10 +211,8 @@ fn password(file: &Path, rights: &Rights) -> Result<String, PostgresError> {
 pub(super) fn give_to(rights: &Rights, path: &Path) -> Result<(), PostgresError> {
     match rights {
         Rights::Keep | Rights::Namespace => Ok(()),
-        Rights::Account(user) => {
-            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .map_err(io_error("give away", path))
-        }
+        Rights::Account(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .map_err(io_error("give away", path)),
     }
 }
 

@@ -46,17 +46,30 @@ pub(super) fn find(
     }
     // Newest first; the sort is stable, so that PATH goes before the usual places.
     found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
-    let Some(made_by) = wanted else { return Ok(found.remove(0)) };
+    let Some(made_by) = wanted else {
+        return Ok(found.remove(0));
+    };
     let majors: BTreeSet<String> = found.iter().map(|b| b.major.to_string()).collect();
-    found.into_iter().find(|binaries| binaries.major == made_by).ok_or_else(|| {
-        let found = majors.into_iter().collect::<Vec<_>>().join(", ");
-        PostgresError::OtherVersion { data: data.to_owned(), made_by, found }
-    })
+    found
+        .into_iter()
+        .find(|binaries| binaries.major == made_by)
+        .ok_or_else(|| {
+            let found = majors.into_iter().collect::<Vec<_>>().join(", ");
+            PostgresError::OtherVersion {
+                data: data.to_owned(),
+                made_by,
+                found,
+            }
+        })
 }
 
 fn installed() -> Vec<Binaries> {
     let mut folders: Vec<PathBuf> = Vec::new();
-    folders.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+    folders.extend(
+        std::env::var_os("PATH")
+            .iter()
+            .flat_map(std::env::split_paths),
+    );
     folders.extend(pg_config_bindir());
     for (parent, prefix, to_programs) in VERSIONED {
         for child in fs::read_dir(parent).into_iter().flatten().flatten() {
@@ -67,12 +80,17 @@ fn installed() -> Vec<Binaries> {
     }
     let mut seen = BTreeSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
-    folders.iter().filter_map(|folder| look_into(folder)).collect()
+    folders
+        .iter()
+        .filter_map(|folder| look_into(folder))
+        .collect()
 }
 
 fn pg_config_bindir() -> Option<PathBuf> {
     let output = Command::new("pg_config").arg("--bindir").output().ok()?;
-    Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end()))
+    Some(PathBuf::from(
+        String::from_utf8(output.stdout).ok()?.trim_end(),
+    ))
 }
 
 fn look_into(folder: &Path) -> Option<Binaries> {
@@ -98,13 +116,19 @@ fn major_of(version: &str) -> Option<u32> {
 /// The line that installs the binaries on this system.
 pub(super) fn how_to_install() -> String {
     let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    format!("install one with \"{}\"", install_line(std::env::consts::OS, &os_release))
+    format!(
+        "install one with \"{}\"",
+        install_line(std::env::consts::OS, &os_release)
+    )
 }
 
 fn install_line(os: &str, os_release: &str) -> &'static str {
     let ids: Vec<&str> = os_release
         .lines()
-        .filter_map(|line| line.strip_prefix("ID=").or_else(|| line.strip_prefix("ID_LIKE=")))
+        .filter_map(|line| {
+            line.strip_prefix("ID=")
+                .or_else(|| line.strip_prefix("ID_LIKE="))
+        })
         .flat_map(|value| value.trim_matches('"').split_whitespace())
         .collect();
     let is = |id: &str| ids.contains(&id);
@@ -129,14 +153,20 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_releases_and_betas() {
-        assert_eq!(major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
+        assert_eq!(
+            major_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
+            Some(15)
+        );
         assert_eq!(major_of("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(major_of("postgres (EnterpriseDB) x"), None);
     }
 
     #[test]
     fn the_install_line_is_that_of_the_system() {
-        assert_eq!(install_line("linux", "NAME=x\nID=debian\n"), "apt install postgresql");
+        assert_eq!(
+            install_line("linux", "NAME=x\nID=debian\n"),
+            "apt install postgresql"
+        );
         assert_eq!(
             install_line("linux", "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"),
             "dnf install postgresql-server"
@@ -156,6 +186,9 @@ mod tests {
         let configured = std::env::var_os("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
         let error = find(configured.as_deref(), Some(9), Path::new("/data")).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("was made by PostgreSQL 9, which is not installed"), "{text}");
+        assert!(
+            text.contains("was made by PostgreSQL 9, which is not installed"),
+            "{text}"
+        );
     }
 }

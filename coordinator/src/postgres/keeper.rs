@@ -44,13 +44,22 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("postgres-keeper".into())
             .spawn(move || keep(&cluster, &stopped, ready))
-            .map_err(io_error("start a thread for", std::path::Path::new("postgres")))?;
-        let keeper = Self { stop: Some(stop), thread: Some(thread) };
+            .map_err(io_error(
+                "start a thread for",
+                std::path::Path::new("postgres"),
+            ))?;
+        let keeper = Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        };
         match is_ready.await {
             Ok(result) => result.map(|()| keeper),
             Err(_) => {
                 let why = "its keeper ended".into();
-                Err(PostgresError::NotReady { why, log: "postgres.log".into() })
+                Err(PostgresError::NotReady {
+                    why,
+                    log: "postgres.log".into(),
+                })
             }
         }
     }
@@ -127,7 +136,10 @@ fn start(cluster: &Cluster, stopped: &Receiver<()>) -> Result<Child, PostgresErr
     let mut child = command.spawn().map_err(io_error("start", &program))?;
     let deadline = Instant::now() + READY_WITHIN;
     loop {
-        let not_ready = |why: String| PostgresError::NotReady { why, log: cluster.log.clone() };
+        let not_ready = |why: String| PostgresError::NotReady {
+            why,
+            log: cluster.log.clone(),
+        };
         match child.try_wait() {
             Ok(None) => {}
             Ok(Some(status)) => return Err(not_ready(format!("it ended with {status}"))),
@@ -139,7 +151,11 @@ fn start(cluster: &Cluster, stopped: &Receiver<()>) -> Result<Child, PostgresErr
         let given_up = is_told_to_stop(stopped, POLL_EVERY);
         if given_up || Instant::now() > deadline {
             stop(child);
-            let why = if given_up { "it was told to stop" } else { "it took too long" };
+            let why = if given_up {
+                "it was told to stop"
+            } else {
+                "it took too long"
+            };
             return Err(not_ready(why.into()));
         }
     }

@@ -69,7 +69,10 @@ impl Rights {
             .flatten()
             .find(|rights| {
                 let mut probe = command(launcher, rights, postgres);
-                let probe = probe.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+                let probe = probe
+                    .arg("--version")
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null());
                 probe.status().is_ok_and(|status| status.success())
             })
             .ok_or(PostgresError::Root)
@@ -80,7 +83,11 @@ impl Rights {
 /// program gets SIGINT, which is PostgreSQL's fast shutdown.
 pub(super) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Command {
     let mut command = Command::new(launcher);
-    command.arg(SUBCOMMAND).arg(rights.word()).arg(std::process::id().to_string()).arg(program);
+    command
+        .arg(SUBCOMMAND)
+        .arg(rights.word())
+        .arg(std::process::id().to_string())
+        .arg(program);
     // A user's own client settings must not reach into the cluster.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
@@ -116,7 +123,10 @@ fn prepare(args: &[OsString]) -> anyhow::Result<Command> {
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGINT)?;
     // Whoever died before that was in place sends no signal.
-    anyhow::ensure!(nix::unistd::getppid().as_raw() == parent, "the coordinator is gone");
+    anyhow::ensure!(
+        nix::unistd::getppid().as_raw() == parent,
+        "the coordinator is gone"
+    );
 
     let mut command = Command::new(program);
     command.args(args);

@@ -30,18 +30,27 @@ pub enum PostgresError {
         find::how_to_install()
     )]
     NotFound,
-    #[error("postgres_bin names {0:?}, which does not hold working programs \"postgres\" and \"initdb\" of version {MAJOR_MIN} or newer")]
+    #[error(
+        "postgres_bin names {0:?}, which does not hold working programs \"postgres\" and \"initdb\" of version {MAJOR_MIN} or newer"
+    )]
     NotThere(PathBuf),
     #[error(
         "the cluster in {data:?} was made by PostgreSQL {made_by}, which is not installed (found: {found}); install that version, or upgrade the cluster with pg_upgrade and remove the old folder"
     )]
-    OtherVersion { data: PathBuf, made_by: u32, found: String },
+    OtherVersion {
+        data: PathBuf,
+        made_by: u32,
+        found: String,
+    },
     #[error(
         "PostgreSQL refuses to run as root, and neither a user namespace nor a user \"postgres\" or \"nobody\" is to be had; start the coordinator as another user, or set database_url"
     )]
     Root,
     #[error("{program} failed: {output}")]
-    Program { program: &'static str, output: String },
+    Program {
+        program: &'static str,
+        output: String,
+    },
     #[error("postgres did not become ready: {why}; its log is {log:?}")]
     NotReady { why: String, log: PathBuf },
     #[error(
@@ -51,10 +60,17 @@ pub enum PostgresError {
     #[error("there is no folder for a socket with a path of at most {max} bytes; tried {tried:?}; set XDG_RUNTIME_DIR to a short private folder", max = socket::PATH_MAX_BYTES)]
     NoSocketFolder { tried: Vec<PathBuf> },
     #[error("could not {doing} {path:?}: {error}")]
-    Io { doing: &'static str, path: PathBuf, error: io::Error },
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
 }
 
-fn io_error(doing: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> PostgresError + use<> {
+fn io_error(
+    doing: &'static str,
+    path: &std::path::Path,
+) -> impl FnOnce(io::Error) -> PostgresError + use<> {
     let path = path.to_owned();
     move |error| PostgresError::Io { doing, path, error }
 }

@@ -54,7 +54,8 @@ fn make_private(folder: &Path, rights: &Rights) -> Result<(), PostgresError> {
         Rights::Keep | Rights::Namespace => geteuid(),
     };
     let meta = fs::symlink_metadata(folder).map_err(io_error("look at", folder))?;
-    let is_ours = meta.is_dir() && (meta.uid() == owner.as_raw() || meta.uid() == geteuid().as_raw());
+    let is_ours =
+        meta.is_dir() && (meta.uid() == owner.as_raw() || meta.uid() == geteuid().as_raw());
     if !is_ours {
         let error = std::io::Error::other("it belongs to somebody else");
         return Err(io_error("use", folder)(error));
@@ -71,14 +72,21 @@ mod tests {
     #[test]
     fn a_long_data_folder_gets_a_short_socket_folder_elsewhere() {
         let short = tempfile::tempdir_in("/tmp").unwrap();
-        assert_eq!(folder(short.path(), &Rights::Keep).unwrap(), short.path().join("socket"));
+        assert_eq!(
+            folder(short.path(), &Rights::Keep).unwrap(),
+            short.path().join("socket")
+        );
 
         let long = short.path().join("x".repeat(120));
         let elsewhere = folder(&long, &Rights::Keep).unwrap();
         assert!(elsewhere.as_os_str().len() + SOCKET_NAME.len() <= PATH_MAX_BYTES);
         let mode = fs::metadata(&elsewhere).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        assert_eq!(folder(&long, &Rights::Keep).unwrap(), elsewhere, "the same each time");
+        assert_eq!(
+            folder(&long, &Rights::Keep).unwrap(),
+            elsewhere,
+            "the same each time"
+        );
         fs::remove_dir(elsewhere).unwrap();
     }
 }

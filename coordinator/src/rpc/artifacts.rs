@@ -47,7 +47,11 @@ impl ArtifactsService {
     }
 
     async fn connection(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, Status> {
-        self.app.db.acquire().await.map_err(|error| LifecycleError::from(error).into())
+        self.app
+            .db
+            .acquire()
+            .await
+            .map_err(|error| LifecycleError::from(error).into())
     }
 }
 
@@ -66,9 +70,15 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Artifact>, Status> {
-        let which = request.into_inner().which.ok_or_else(|| BadField::missing("which"))?;
+        let which = request
+            .into_inner()
+            .which
+            .ok_or_else(|| BadField::missing("which"))?;
         let (artifact, manifest) = find(&mut *self.connection().await?, which).await?;
-        Ok(Response::new(Artifact { manifest: Some((&manifest).into()), ..to_wire(artifact) }))
+        Ok(Response::new(Artifact {
+            manifest: Some((&manifest).into()),
+            ..to_wire(artifact)
+        }))
     }
 
     async fn find_missing_blobs(
@@ -133,7 +143,12 @@ impl TryFrom<ListArtifactsRequest> for Page {
         };
         let pipeline = (request.pipeline_id != 0).then_some(PipelineId(request.pipeline_id));
         let job = (request.job_id != 0).then_some(JobId(request.job_id));
-        Ok(Self { pipeline, job, after, size })
+        Ok(Self {
+            pipeline,
+            job,
+            after,
+            size,
+        })
     }
 }
 
@@ -150,19 +165,29 @@ impl Page {
         rows.truncate(self.size as usize);
         let last = rows.last().filter(|_| has_more);
         let next_page_token = last.map(token_after).unwrap_or_default();
-        ListArtifactsResponse { artifacts: rows.into_iter().map(to_wire).collect(), next_page_token }
+        ListArtifactsResponse {
+            artifacts: rows.into_iter().map(to_wire).collect(),
+            next_page_token,
+        }
     }
 }
 
 /// Microseconds, which is how exactly Postgres keeps a time, and the job.
 fn token_after(artifact: &table::Artifact) -> String {
-    format!("{}-{}", artifact.committed_at.timestamp_micros(), artifact.job)
+    format!(
+        "{}-{}",
+        artifact.committed_at.timestamp_micros(),
+        artifact.job
+    )
 }
 
 fn parse_token(token: &str) -> Option<table::After> {
     let (micros, job) = token.split_once('-')?;
     let committed_at = chrono::DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-    Some(table::After { committed_at, job: job.parse().ok()? })
+    Some(table::After {
+        committed_at,
+        job: job.parse().ok()?,
+    })
 }
 
 async fn find(
@@ -172,7 +197,9 @@ async fn find(
     let store = |error| Status::from(LifecycleError::from(error));
     let artifact = match which {
         Which::JobId(id) => {
-            let found = table::find_artifact_of_job(&mut *conn, JobId(id)).await.map_err(store)?;
+            let found = table::find_artifact_of_job(&mut *conn, JobId(id))
+                .await
+                .map_err(store)?;
             found.ok_or_else(|| {
                 let text = format!("job {id} has committed no artifact; run \"marquee show {id}\"");
                 ErrorCode::ArtifactNotFound.status(text)
@@ -180,10 +207,12 @@ async fn find(
         }
         Which::Digest(prefix) => {
             check_prefix(&prefix)?;
-            let mut found =
-                table::list_artifacts_by_digest(&mut *conn, &prefix).await.map_err(store)?;
+            let mut found = table::list_artifacts_by_digest(&mut *conn, &prefix)
+                .await
+                .map_err(store)?;
             if found.len() > 1 {
-                let text = format!("{prefix:?} starts the digests of several artifacts; give more digits");
+                let text =
+                    format!("{prefix:?} starts the digests of several artifacts; give more digits");
                 return Err(ErrorCode::InvalidRequest.status(text));
             }
             found.pop().ok_or_else(|| {
@@ -192,7 +221,9 @@ async fn find(
             })?
         }
     };
-    let manifest = table::find_manifest_of_job(conn, artifact.job).await.map_err(store)?;
+    let manifest = table::find_manifest_of_job(conn, artifact.job)
+        .await
+        .map_err(store)?;
     let manifest = manifest.ok_or_else(|| {
         ErrorCode::Internal.status(format!("the artifact of job {} has vanished", artifact.job))
     })?;
@@ -200,12 +231,15 @@ async fn find(
 }
 
 fn check_prefix(prefix: &str) -> Result<(), BadField> {
-    let is_hex = prefix.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let is_hex = prefix
+        .bytes()
+        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     if is_hex && (PREFIX_MIN_DIGITS..=64).contains(&prefix.len()) {
         return Ok(());
     }
-    let problem =
-        format!("{prefix:?} is not {PREFIX_MIN_DIGITS} to 64 lowercase hexadecimal digits of a digest");
+    let problem = format!(
+        "{prefix:?} is not {PREFIX_MIN_DIGITS} to 64 lowercase hexadecimal digits of a digest"
+    );
     Err(BadField::invalid("digest", problem))
 }
 
@@ -225,7 +259,8 @@ fn to_wire(artifact: table::Artifact) -> Artifact {
 }
 
 fn parse_digest(text: &str) -> Result<Digest, BadField> {
-    text.parse().map_err(|error| BadField::invalid("digest", format!("{text:?}: {error}")))
+    text.parse()
+        .map_err(|error| BadField::invalid("digest", format!("{text:?}: {error}")))
 }
 
 fn parse_digests(texts: &[String]) -> Result<Vec<Digest>, BadField> {
@@ -243,7 +278,10 @@ async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> 
         Some(Part::Chunk(_)) | None => return Err(BadField::missing("header").into()),
     };
     let UploadBlobHeader { digest, size_bytes } = header;
-    let mut writer = blobs.write(parse_digest(&digest)?, size_bytes).await.map_err(blob_status)?;
+    let mut writer = blobs
+        .write(parse_digest(&digest)?, size_bytes)
+        .await
+        .map_err(blob_status)?;
     while let Some(part) = next_part(&mut parts).await? {
         let chunk = match part {
             Part::Chunk(chunk) => checked_chunk(chunk)?,
@@ -258,7 +296,10 @@ fn checked_chunk(chunk: Bytes) -> Result<Bytes, BadField> {
     if chunk.len() <= CHUNK_BYTES {
         return Ok(chunk);
     }
-    let problem = format!("{} bytes are more than the {CHUNK_BYTES} of one chunk", chunk.len());
+    let problem = format!(
+        "{} bytes are more than the {CHUNK_BYTES} of one chunk",
+        chunk.len()
+    );
     Err(BadField::invalid("chunk", problem))
 }
 
@@ -266,7 +307,9 @@ async fn next_part(parts: &mut Streaming<UploadBlobRequest>) -> Result<Option<Pa
     let next = tokio::time::timeout(NEXT_PART_WITHIN, parts.message()).await;
     let next = next.map_err(|_| {
         let seconds = NEXT_PART_WITHIN.as_secs();
-        Status::deadline_exceeded(format!("nothing of the upload came for {seconds} s; send it again"))
+        Status::deadline_exceeded(format!(
+            "nothing of the upload came for {seconds} s; send it again"
+        ))
     })?;
     match next? {
         None => Ok(None),
@@ -295,7 +338,10 @@ mod tests {
     #[test]
     fn a_page_token_goes_both_ways_and_anything_else_is_refused() {
         let committed_at = chrono::DateTime::from_timestamp_micros(1_790_000_000_123_456).unwrap();
-        let after = table::After { committed_at, job: JobId(42) };
+        let after = table::After {
+            committed_at,
+            job: JobId(42),
+        };
         assert_eq!(parse_token("1790000000123456-42"), Some(after));
         for bad in ["", "x", "1-", "-1", "1-2-3", "99999999999999999999-1"] {
             assert_eq!(parse_token(bad), None, "{bad:?}");
@@ -306,7 +352,12 @@ mod tests {
     fn a_digest_is_named_by_12_digits_or_more() {
         assert!(check_prefix("0123456789ab").is_ok());
         assert!(check_prefix(&"a".repeat(64)).is_ok());
-        for bad in ["0123456789a", "0123456789AB", "0123456789a%", &"a".repeat(65)] {
+        for bad in [
+            "0123456789a",
+            "0123456789AB",
+            "0123456789a%",
+            &"a".repeat(65),
+        ] {
             assert!(check_prefix(bad).is_err(), "{bad}");
         }
     }

@@ -61,7 +61,8 @@ where
                 Err(_) => {
                     tracing::warn!(path, limit = ?ANSWER_WITHIN, "a request took too long");
                     let seconds = ANSWER_WITHIN.as_secs();
-                    let text = format!("the coordinator did not answer within {seconds} s; try again");
+                    let text =
+                        format!("the coordinator did not answer within {seconds} s; try again");
                     Ok(Status::deadline_exceeded(text).into_http())
                 }
             }

@@ -16,8 +16,8 @@ use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
-use tonic::transport::server::{Router, Server, TcpIncoming};
 use tonic::transport::ServerTlsConfig;
+use tonic::transport::server::{Router, Server, TcpIncoming};
 use tower::layer::util::{Identity, Stack};
 
 use crate::app::App;
@@ -56,10 +56,18 @@ pub async fn server(
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<JobsServer<jobs::JobsService>>().await;
-    reporter.set_serving::<ArtifactsServer<artifacts::ArtifactsService>>().await;
-    reporter.set_serving::<WorkersServer<workers::WorkersService>>().await;
-    reporter.set_serving::<WorkerSessionServer<SessionService>>().await;
+    reporter
+        .set_serving::<JobsServer<jobs::JobsService>>()
+        .await;
+    reporter
+        .set_serving::<ArtifactsServer<artifacts::ArtifactsService>>()
+        .await;
+    reporter
+        .set_serving::<WorkersServer<workers::WorkersService>>()
+        .await;
+    reporter
+        .set_serving::<WorkerSessionServer<SessionService>>()
+        .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

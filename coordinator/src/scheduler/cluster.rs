@@ -76,11 +76,18 @@ impl<'a> Cluster<'a> {
                 for device in host.running.iter().flat_map(|held| &held.devices) {
                     free.remove(device);
                 }
-                Member { host, free, started: Vec::new() }
+                Member {
+                    host,
+                    free,
+                    started: Vec::new(),
+                }
             })
             .collect();
         members.sort_by_key(|member| (&member.host.name, member.host.worker));
-        Self { members, held_back: Vec::new() }
+        Self {
+            members,
+            held_back: Vec::new(),
+        }
     }
 
     pub(super) fn host(&self, index: usize) -> &'a Host {
@@ -93,17 +100,25 @@ impl<'a> Cluster<'a> {
 
     /// Every accepting host with the devices of `kind` that it offers.
     pub(super) fn offers(&self, kind: Kind) -> impl Iterator<Item = (&'a Host, u32)> {
-        self.members.iter().map(move |member| (member.host, count(&member.host.devices, kind)))
+        self.members
+            .iter()
+            .map(move |member| (member.host, count(&member.host.devices, kind)))
     }
 
     /// Devices of `kind` that are free, held back or not.
     pub(super) fn free(&self, kind: Kind) -> u32 {
-        self.members.iter().map(|member| count(&member.free, kind)).sum()
+        self.members
+            .iter()
+            .map(|member| count(&member.free, kind))
+            .sum()
     }
 
     /// The job that devices of `kind` are held back for.
     pub(super) fn held_back_for(&self, kind: Kind) -> Option<JobId> {
-        self.held_back.iter().find(|held| held.kind == kind).map(|held| held.job)
+        self.held_back
+            .iter()
+            .find(|held| held.kind == kind)
+            .map(|held| held.job)
     }
 
     /// Who holds devices of `kind`: jobs with their host, in order of job number.
@@ -130,17 +145,24 @@ impl<'a> Cluster<'a> {
 
     /// Where a gang could start now if nothing were held back.
     pub(super) fn fit_unreserved(&self, kind: Kind, ranks: u32, per_rank: u32) -> bool {
-        self.fit(|_, member| count(&member.free, kind), ranks, per_rank).is_some()
+        self.fit(|_, member| count(&member.free, kind), ranks, per_rank)
+            .is_some()
     }
 
     /// Where a gang would start if nothing ran.
     pub(super) fn fit_if_empty(&self, kind: Kind, ranks: u32, per_rank: u32) -> Option<Vec<Share>> {
-        self.fit(|_, member| count(&member.host.devices, kind), ranks, per_rank)
+        self.fit(
+            |_, member| count(&member.host.devices, kind),
+            ranks,
+            per_rank,
+        )
     }
 
     fn held_back_on(&self, index: usize, kind: Kind) -> u32 {
         let of_kind = self.held_back.iter().filter(|held| held.kind == kind);
-        let here = of_kind.flat_map(|held| &held.devices).filter(|(host, _)| *host == index);
+        let here = of_kind
+            .flat_map(|held| &held.devices)
+            .filter(|(host, _)| *host == index);
         here.map(|(_, devices)| devices).sum()
     }
 
@@ -163,7 +185,11 @@ impl<'a> Cluster<'a> {
             .enumerate()
             .map(|(host, member)| {
                 let devices = available(host, member);
-                Room { host, devices, ranks: devices.checked_div(per_rank).unwrap_or(0) }
+                Room {
+                    host,
+                    devices,
+                    ranks: devices.checked_div(per_rank).unwrap_or(0),
+                }
             })
             .filter(|room| room.ranks > 0)
             .collect();
@@ -184,14 +210,23 @@ impl<'a> Cluster<'a> {
             };
             let room = rooms.remove(at);
             let taken = room.ranks.min(left);
-            shares.push(Share { host: room.host, ranks: taken });
+            shares.push(Share {
+                host: room.host,
+                ranks: taken,
+            });
             left -= taken;
         }
         Some(shares)
     }
 
     /// Takes the first `devices` free ones of `kind` on a host.
-    pub(super) fn take(&mut self, host: usize, kind: Kind, devices: u32, job: JobId) -> Vec<Device> {
+    pub(super) fn take(
+        &mut self,
+        host: usize,
+        kind: Kind,
+        devices: u32,
+        job: JobId,
+    ) -> Vec<Device> {
         let member = &mut self.members[host];
         let of_kind = member.free.iter().filter(|device| Kind::of(device) == kind);
         let taken: Vec<Device> = of_kind.take(devices as usize).cloned().collect();
@@ -206,13 +241,19 @@ impl<'a> Cluster<'a> {
     /// kind has one reservation; further ones are ignored.
     pub(super) fn hold_back(&mut self, kind: Kind, job: JobId, shares: &[Share], per_rank: u32) {
         if self.held_back_for(kind).is_none() {
-            let devices = shares.iter().map(|share| (share.host, share.ranks * per_rank)).collect();
+            let devices = shares
+                .iter()
+                .map(|share| (share.host, share.ranks * per_rank))
+                .collect();
             self.held_back.push(HeldBack { kind, job, devices });
         }
     }
 }
 
 fn count(devices: &BTreeSet<Device>, kind: Kind) -> u32 {
-    let count = devices.iter().filter(|device| Kind::of(device) == kind).count();
+    let count = devices
+        .iter()
+        .filter(|device| Kind::of(device) == kind)
+        .count();
     u32::try_from(count).unwrap_or(u32::MAX)
 }

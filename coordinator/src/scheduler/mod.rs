@@ -99,14 +99,23 @@ pub fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Plan {
     let mut plan = Plan::default();
     for job in order {
         if let Some(until) = job.not_before.filter(|until| *until > now) {
-            plan.waiting.push(Waiting { job: job.job, reason: reason::back_off(until) });
+            plan.waiting.push(Waiting {
+                job: job.job,
+                reason: reason::back_off(until),
+            });
             continue;
         }
         if let Some(ranks) = start(&mut cluster, job) {
-            plan.placements.push(Placement { job: job.job, ranks });
+            plan.placements.push(Placement {
+                job: job.job,
+                ranks,
+            });
             continue;
         }
-        plan.waiting.push(Waiting { job: job.job, reason: reason::explain(&cluster, job) });
+        plan.waiting.push(Waiting {
+            job: job.job,
+            reason: reason::explain(&cluster, job),
+        });
         if has_waited_long(job, now) {
             reserve(&mut cluster, job);
         }
@@ -125,7 +134,11 @@ fn kinds(wanted: DeviceKind) -> &'static [Kind] {
 
 /// Takes devices for every rank of `job`, or none at all.
 fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
-    let Resources { ranks, devices_per_rank, device } = job.resources;
+    let Resources {
+        ranks,
+        devices_per_rank,
+        device,
+    } = job.resources;
     let (kind, shares) = kinds(device).iter().find_map(|kind| {
         let shares = cluster.fit_now(*kind, ranks, devices_per_rank)?;
         Some((*kind, shares))
@@ -137,20 +150,31 @@ fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
         for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
             let devices = cluster.take(share.host, kind, devices_per_rank, job.job);
             let worker = cluster.host(share.host).worker;
-            placed.push(PlacedRank { rank: Rank(rank), worker, local_rank, devices });
+            placed.push(PlacedRank {
+                rank: Rank(rank),
+                worker,
+                local_rank,
+                devices,
+            });
         }
     }
     Some(placed)
 }
 
 fn has_waited_long(job: &Pending, now: DateTime<Utc>) -> bool {
-    (now - job.queued_at).to_std().is_ok_and(|waited| waited >= RESERVE_AFTER)
+    (now - job.queued_at)
+        .to_std()
+        .is_ok_and(|waited| waited >= RESERVE_AFTER)
 }
 
 /// Holds devices back for `job` on the hosts that it would take in an empty cluster, unless
 /// another job already has a reservation for that kind, or no empty cluster would do.
 fn reserve(cluster: &mut Cluster<'_>, job: &Pending) {
-    let Resources { ranks, devices_per_rank, device } = job.resources;
+    let Resources {
+        ranks,
+        devices_per_rank,
+        device,
+    } = job.resources;
     let found = kinds(device).iter().find_map(|kind| {
         let shares = cluster.fit_if_empty(*kind, ranks, devices_per_rank)?;
         Some((*kind, shares))

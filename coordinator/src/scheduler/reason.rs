@@ -14,7 +14,10 @@ const NAMED_JOBS_MAX: usize = 3;
 
 /// A failed attempt's back-off has not ended.
 pub(super) fn back_off(until: DateTime<Utc>) -> String {
-    format!("the next attempt starts at {} UTC, after a back-off", until.format("%H:%M:%S"))
+    format!(
+        "the next attempt starts at {} UTC, after a back-off",
+        until.format("%H:%M:%S")
+    )
 }
 
 /// Why `job` did not fit.
@@ -22,11 +25,17 @@ pub(super) fn explain(cluster: &Cluster<'_>, job: &Pending) -> String {
     if cluster.is_empty() {
         return "no worker is online; start one with \"marquee-worker\"".into();
     }
-    let Resources { ranks, devices_per_rank, device } = job.resources;
+    let Resources {
+        ranks,
+        devices_per_rank,
+        device,
+    } = job.resources;
     // Of the kinds that would do, the first that the cluster could ever give explains best.
-    let possible = kinds(device)
-        .iter()
-        .find(|kind| cluster.fit_if_empty(**kind, ranks, devices_per_rank).is_some());
+    let possible = kinds(device).iter().find(|kind| {
+        cluster
+            .fit_if_empty(**kind, ranks, devices_per_rank)
+            .is_some()
+    });
     match possible {
         Some(kind) => busy(cluster, *kind, &job.resources),
         None => impossible(cluster, &job.resources),
@@ -45,7 +54,10 @@ fn busy(cluster: &Cluster<'_>, kind: Kind, wanted: &Resources) -> String {
     let total: u32 = cluster.offers(kind).map(|(_, devices)| devices).sum();
     let mut text = format!("{needs}, {free} of {total} are free");
     if free >= wanted.ranks.saturating_mul(wanted.devices_per_rank) {
-        text += &format!(" but not {} together on one host for each rank", wanted.devices_per_rank);
+        text += &format!(
+            " but not {} together on one host for each rank",
+            wanted.devices_per_rank
+        );
     }
     text + &waits_for(cluster, kind)
 }
@@ -74,8 +86,17 @@ fn impossible(cluster: &Cluster<'_>, wanted: &Resources) -> String {
         DeviceKind::Gpu => Kind::Gpu,
         // Say why of the kind that there is more of.
         DeviceKind::Any => {
-            let total = |kind| cluster.offers(kind).map(|(_, devices)| devices).sum::<u32>();
-            if total(Kind::Gpu) > total(Kind::Cpu) { Kind::Gpu } else { Kind::Cpu }
+            let total = |kind| {
+                cluster
+                    .offers(kind)
+                    .map(|(_, devices)| devices)
+                    .sum::<u32>()
+            };
+            if total(Kind::Gpu) > total(Kind::Cpu) {
+                Kind::Gpu
+            } else {
+                Kind::Cpu
+            }
         }
     };
     let total: u32 = cluster.offers(kind).map(|(_, devices)| devices).sum();
@@ -93,7 +114,9 @@ fn impossible(cluster: &Cluster<'_>, wanted: &Resources) -> String {
     }
     let per_rank = wanted.devices_per_rank;
     // Ties go to the first name.
-    let largest = cluster.offers(kind).min_by_key(|(_, devices)| std::cmp::Reverse(*devices));
+    let largest = cluster
+        .offers(kind)
+        .min_by_key(|(_, devices)| std::cmp::Reverse(*devices));
     if let Some((host, devices)) = largest.filter(|(_, devices)| *devices < per_rank) {
         let (kind, name) = (kind.as_str(), &host.name);
         return format!(
@@ -112,7 +135,11 @@ fn impossible(cluster: &Cluster<'_>, wanted: &Resources) -> String {
 }
 
 fn needs(wanted: &Resources, kind: &str) -> String {
-    let Resources { ranks, devices_per_rank, .. } = wanted;
+    let Resources {
+        ranks,
+        devices_per_rank,
+        ..
+    } = wanted;
     let total = ranks.saturating_mul(*devices_per_rank);
     let plural = if total == 1 { "" } else { "s" };
     format!("needs {total} {kind} device{plural}")

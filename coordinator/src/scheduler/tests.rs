@@ -12,25 +12,38 @@ fn at(seconds: i64) -> DateTime<Utc> {
 }
 
 fn host(name: &str) -> Host {
-    let id = name.bytes().fold(0_u128, |id, byte| (id << 8) | u128::from(byte));
+    let id = name
+        .bytes()
+        .fold(0_u128, |id, byte| (id << 8) | u128::from(byte));
     let worker = WorkerId(Uuid::from_u128(id));
     let devices = BTreeSet::new();
-    Host { worker, name: name.into(), accepting: true, devices, running: Vec::new() }
+    Host {
+        worker,
+        name: name.into(),
+        accepting: true,
+        devices,
+        running: Vec::new(),
+    }
 }
 
 impl Host {
     fn cpus(mut self, count: u32) -> Self {
-        self.devices.extend((0..count).map(|index| Device::Cpu { index }));
+        self.devices
+            .extend((0..count).map(|index| Device::Cpu { index }));
         self
     }
 
     fn gpus(mut self, count: u32) -> Self {
-        self.devices.extend((0..count).map(|index| Device::Gpu { index }));
+        self.devices
+            .extend((0..count).map(|index| Device::Gpu { index }));
         self
     }
 
     fn runs(mut self, job: i64, devices: &[Device]) -> Self {
-        self.running.push(Held { job: JobId(job), devices: devices.to_vec() });
+        self.running.push(Held {
+            job: JobId(job),
+            devices: devices.to_vec(),
+        });
         self
     }
 
@@ -44,7 +57,11 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
     Pending {
         job: JobId(id),
         name: format!("job-{id}").parse().unwrap(),
-        resources: Resources { ranks, device, devices_per_rank: 1 },
+        resources: Resources {
+            ranks,
+            device,
+            devices_per_rank: 1,
+        },
         priority: 0,
         queued_at: at(0),
         not_before: None,
@@ -84,7 +101,13 @@ fn cpu(index: u32) -> Device {
 fn lines(plan: &Plan, hosts: &[Host]) -> Vec<String> {
     let mut lines = Vec::new();
     for Placement { job, ranks } in &plan.placements {
-        for PlacedRank { rank, worker, local_rank, devices } in ranks {
+        for PlacedRank {
+            rank,
+            worker,
+            local_rank,
+            devices,
+        } in ranks
+        {
             let host = hosts.iter().find(|host| host.worker == *worker).unwrap();
             let devices: Vec<String> = devices
                 .iter()
@@ -111,12 +134,21 @@ fn check(pending: &[Pending], hosts: &[Host], expected: &[&str]) {
 #[test]
 fn a_gang_prefers_the_one_host_that_it_fills_best() {
     let hosts = [host("a").gpus(4), host("b").gpus(2), host("c").gpus(3)];
-    check(&[job(1, GPU, 2)], &hosts, &["1.0 -> b.0 gpu0", "1.1 -> b.1 gpu1"]);
+    check(
+        &[job(1, GPU, 2)],
+        &hosts,
+        &["1.0 -> b.0 gpu0", "1.1 -> b.1 gpu1"],
+    );
 }
 
 #[test]
 fn a_gang_that_no_host_holds_takes_the_fewest_hosts() {
-    let hosts = [host("a").cpus(1), host("b").cpus(2), host("c").cpus(1), host("d").cpus(2)];
+    let hosts = [
+        host("a").cpus(1),
+        host("b").cpus(2),
+        host("c").cpus(1),
+        host("d").cpus(2),
+    ];
     check(
         &[job(1, CPU, 5)],
         &hosts,
@@ -141,7 +173,9 @@ fn a_rank_has_all_its_devices_on_one_host() {
     check(
         &[job(1, GPU, 3).each(2)],
         &hosts,
-        &["1: needs 6 gpu devices, 2 on one host for each rank; the workers that are online have 6, but not so together"],
+        &[
+            "1: needs 6 gpu devices, 2 on one host for each rank; the workers that are online have 6, but not so together",
+        ],
     );
 }
 
@@ -149,7 +183,11 @@ fn a_rank_has_all_its_devices_on_one_host() {
 fn any_takes_gpus_for_the_whole_gang_or_cpus_for_the_whole_gang() {
     let hosts = [host("a").gpus(1).cpus(2), host("b").cpus(1)];
     check(&[job(1, ANY, 1)], &hosts, &["1.0 -> a.0 gpu0"]);
-    check(&[job(1, ANY, 2)], &hosts, &["1.0 -> a.0 cpu0", "1.1 -> a.1 cpu1"]);
+    check(
+        &[job(1, ANY, 2)],
+        &hosts,
+        &["1.0 -> a.0 cpu0", "1.1 -> a.1 cpu1"],
+    );
 }
 
 #[test]
@@ -158,7 +196,10 @@ fn priority_goes_before_submission_order() {
     check(
         &[job(1, CPU, 1), job(2, CPU, 1).priority(5)],
         &hosts,
-        &["2.0 -> a.0 cpu0", "1: needs 1 cpu device, 0 of 1 are free: waits for job 2 on a"],
+        &[
+            "2.0 -> a.0 cpu0",
+            "1: needs 1 cpu device, 0 of 1 are free: waits for job 2 on a",
+        ],
     );
 }
 
@@ -178,7 +219,11 @@ fn a_job_that_fits_does_not_wait_behind_one_that_does_not() {
 #[test]
 fn devices_are_held_back_for_a_gang_that_has_waited_for_long() {
     let hosts = [host("a").gpus(2).runs(9, &[gpu(0)])];
-    let pending = [job(1, GPU, 2), job(2, GPU, 1).queued(30), job(3, GPU, 1).priority(1)];
+    let pending = [
+        job(1, GPU, 2),
+        job(2, GPU, 1).queued(30),
+        job(3, GPU, 1).priority(1),
+    ];
     let plan = place(&pending[..2], &hosts, at(30));
     assert_eq!(
         lines(&plan, &hosts),
@@ -198,14 +243,21 @@ fn a_back_off_is_waited_out() {
     waiting.not_before = Some(at(5));
     let hosts = [host("a").cpus(1)];
     let plan = place(std::slice::from_ref(&waiting), &hosts, at(4));
-    assert_eq!(plan.waiting[0].reason, "the next attempt starts at 14:13:25 UTC, after a back-off");
+    assert_eq!(
+        plan.waiting[0].reason,
+        "the next attempt starts at 14:13:25 UTC, after a back-off"
+    );
     assert_eq!(place(&[waiting], &hosts, at(5)).placements.len(), 1);
 }
 
 #[test]
 fn what_the_cluster_cannot_give_is_named() {
     let cases: &[(&[Host], Pending, &str)] = &[
-        (&[], job(1, CPU, 1), "1: no worker is online; start one with \"marquee-worker\""),
+        (
+            &[],
+            job(1, CPU, 1),
+            "1: no worker is online; start one with \"marquee-worker\"",
+        ),
         (
             &[host("a").cpus(1).lost()],
             job(1, CPU, 1),
@@ -227,12 +279,20 @@ fn what_the_cluster_cannot_give_is_named() {
             "1: needs 4 gpu devices, the workers that are online have 3; bring more workers or ask for fewer ranks",
         ),
         (
-            &[host("a").gpus(2).runs(8, &[gpu(0)]), host("b").gpus(2).runs(9, &[gpu(1)])],
+            &[
+                host("a").gpus(2).runs(8, &[gpu(0)]),
+                host("b").gpus(2).runs(9, &[gpu(1)]),
+            ],
             job(1, GPU, 1).each(2),
             "1: needs 2 gpu devices, 2 of 4 are free but not 2 together on one host for each rank: waits for job 8 on a, job 9 on b",
         ),
         (
-            &[host("a").cpus(4).runs(4, &[cpu(0)]).runs(5, &[cpu(1)]).runs(6, &[cpu(2)]).runs(7, &[cpu(3)])],
+            &[host("a")
+                .cpus(4)
+                .runs(4, &[cpu(0)])
+                .runs(5, &[cpu(1)])
+                .runs(6, &[cpu(2)])
+                .runs(7, &[cpu(3)])],
             job(1, CPU, 1),
             "1: needs 1 cpu device, 0 of 4 are free: waits for job 4 on a, job 5 on a, job 6 on a and 1 more",
         ),
@@ -270,14 +330,20 @@ impl Draw {
         let mut next_job = 1000;
         (0..self.below(6))
             .map(|index| {
-                let mut host = host(&format!("h{index}")).cpus(self.below(5)).gpus(self.below(5));
+                let mut host = host(&format!("h{index}"))
+                    .cpus(self.below(5))
+                    .gpus(self.below(5));
                 for device in host.devices.clone() {
                     if self.below(3) == 0 {
                         next_job += 1;
                         host = host.runs(next_job, &[device]);
                     }
                 }
-                if self.below(6) == 0 { host.lost() } else { host }
+                if self.below(6) == 0 {
+                    host.lost()
+                } else {
+                    host
+                }
             })
             .collect()
     }
@@ -310,8 +376,15 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
     let mut seen = BTreeSet::new();
     for placement in &plan.placements {
         let job = pending.iter().find(|job| job.job == placement.job).unwrap();
-        assert!(seen.insert(job.job), "job {} stands in the plan twice", job.job);
-        assert!(job.not_before.is_none_or(|until| until <= at(0)), "placed in its back-off");
+        assert!(
+            seen.insert(job.job),
+            "job {} stands in the plan twice",
+            job.job
+        );
+        assert!(
+            job.not_before.is_none_or(|until| until <= at(0)),
+            "placed in its back-off"
+        );
         let ranks: Vec<u32> = placement.ranks.iter().map(|rank| rank.rank.0).collect();
         let gang: Vec<u32> = (0..job.resources.ranks).collect();
         assert_eq!(ranks, gang, "the gang is whole");
@@ -319,7 +392,10 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
         let mut kinds = BTreeSet::new();
         let mut local: BTreeMap<WorkerId, u32> = BTreeMap::new();
         for rank in &placement.ranks {
-            let host = hosts.iter().find(|host| host.worker == rank.worker).unwrap();
+            let host = hosts
+                .iter()
+                .find(|host| host.worker == rank.worker)
+                .unwrap();
             assert!(host.accepting, "placed on a lost host");
             assert_eq!(rank.devices.len(), job.resources.devices_per_rank as usize);
             let next = local.entry(rank.worker).or_default();
@@ -327,19 +403,33 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
             *next += 1;
             for device in &rank.devices {
                 assert!(host.devices.contains(device), "the host has the device");
-                assert!(taken.insert((rank.worker, device)), "{device:?} was given twice");
+                assert!(
+                    taken.insert((rank.worker, device)),
+                    "{device:?} was given twice"
+                );
                 kinds.insert(matches!(device, Device::Gpu { .. }));
             }
         }
         assert_eq!(kinds.len(), 1, "kinds are not mixed");
         let is_gpu = kinds.contains(&true);
-        assert!(job.resources.device != if is_gpu { CPU } else { GPU }, "the kind asked for");
+        assert!(
+            job.resources.device != if is_gpu { CPU } else { GPU },
+            "the kind asked for"
+        );
     }
     for waiting in &plan.waiting {
-        assert!(seen.insert(waiting.job), "job {} stands in the plan twice", waiting.job);
+        assert!(
+            seen.insert(waiting.job),
+            "job {} stands in the plan twice",
+            waiting.job
+        );
         assert!(!waiting.reason.is_empty());
     }
-    assert_eq!(seen.len(), pending.len(), "every job is placed or has a reason");
+    assert_eq!(
+        seen.len(),
+        pending.len(),
+        "every job is placed or has a reason"
+    );
 }
 
 #[test]
@@ -357,7 +447,10 @@ fn any_plan_is_sound_and_independent_of_the_order_of_its_input() {
         assert_eq!(place(&pending, &hosts, at(0)), plan);
     }
     // The generator reaches both outcomes often, or the test above proves little.
-    assert!(placed > 2_000 && left > 2_000, "{placed} placed, {left} left");
+    assert!(
+        placed > 2_000 && left > 2_000,
+        "{placed} placed, {left} left"
+    );
 }
 
 #[test]
@@ -372,14 +465,26 @@ fn no_job_that_fits_is_left_while_nothing_is_held_back() {
         let mut after = hosts.clone();
         for placement in &plan.placements {
             for rank in &placement.ranks {
-                let host = after.iter_mut().find(|host| host.worker == rank.worker).unwrap();
-                host.running.push(Held { job: placement.job, devices: rank.devices.clone() });
+                let host = after
+                    .iter_mut()
+                    .find(|host| host.worker == rank.worker)
+                    .unwrap();
+                host.running.push(Held {
+                    job: placement.job,
+                    devices: rank.devices.clone(),
+                });
             }
         }
         for waiting in &plan.waiting {
             let job = pending.iter().find(|job| job.job == waiting.job).unwrap();
             let alone = place(std::slice::from_ref(job), &after, at(0));
-            assert_eq!(alone.placements, [], "job {} would fit: {}", job.job, waiting.reason);
+            assert_eq!(
+                alone.placements,
+                [],
+                "job {} would fit: {}",
+                job.job,
+                waiting.reason
+            );
         }
     }
 }
@@ -395,7 +500,8 @@ fn second_of_start(mut hosts: Vec<Host>, ranks: u32, seed: u64) -> Option<i64> {
     pending.push(job(GANG.0, GPU, ranks));
     for second in 0..300 {
         for host in &mut hosts {
-            host.running.retain(|held| ends.get(&held.job).is_none_or(|end| *end > second));
+            host.running
+                .retain(|held| ends.get(&held.job).is_none_or(|end| *end > second));
         }
         let first_new = 1_000 + second * 6;
         pending.extend((first_new..first_new + 6).map(|id| job(id, GPU, 1).queued(second)));
@@ -406,8 +512,14 @@ fn second_of_start(mut hosts: Vec<Host>, ranks: u32, seed: u64) -> Option<i64> {
             pending.retain(|job| job.job != placement.job);
             ends.insert(placement.job, second + 1 + i64::from(draw.below(10)));
             for rank in placement.ranks {
-                let host = hosts.iter_mut().find(|host| host.worker == rank.worker).unwrap();
-                host.running.push(Held { job: placement.job, devices: rank.devices });
+                let host = hosts
+                    .iter_mut()
+                    .find(|host| host.worker == rank.worker)
+                    .unwrap();
+                host.running.push(Held {
+                    job: placement.job,
+                    devices: rank.devices,
+                });
             }
         }
     }
@@ -423,11 +535,17 @@ fn a_large_gang_is_not_starved_by_a_stream_of_small_jobs() {
     for seed in 0..40 {
         for ranks in 2..=7 {
             let second = second_of_start(hosts(), ranks, seed);
-            assert!(second.is_some_and(|s| s <= latest), "{ranks} ranks, seed {seed}: {second:?}");
+            assert!(
+                second.is_some_and(|s| s <= latest),
+                "{ranks} ranks, seed {seed}: {second:?}"
+            );
             starved_without |= second >= Some(latest - 10);
         }
     }
-    assert!(starved_without, "some gang needed its reservation, or this test proves nothing");
+    assert!(
+        starved_without,
+        "some gang needed its reservation, or this test proves nothing"
+    );
 }
 
 #[test]
@@ -452,7 +570,10 @@ fn each_of_several_large_gangs_gets_its_turn() {
                 started.push(placement.job.0);
             }
             for rank in placement.ranks {
-                hosts[0].running.push(Held { job: placement.job, devices: rank.devices });
+                hosts[0].running.push(Held {
+                    job: placement.job,
+                    devices: rank.devices,
+                });
             }
         }
     }
