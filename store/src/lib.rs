@@ -18,6 +18,8 @@ pub mod pipelines;
 mod pool;
 pub mod ranks;
 pub mod reports;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transitions;
 pub mod workers;
 

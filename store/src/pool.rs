@@ -19,6 +19,9 @@ const STATEMENT_TIMEOUT_MS: &str = "30000";
 /// hung coordinator had locked is free again after this long.
 const IDLE_TRANSACTION_TIMEOUT_MS: &str = "10000";
 
+/// Every migration, compiled in.
+pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
 /// Opens a pool on `url` (`postgres://...`) and makes sure that one connection works.
 pub async fn connect(url: &str) -> Result<PgPool> {
     let options = PgConnectOptions::from_str(url)?
@@ -40,6 +43,6 @@ pub async fn connect(url: &str) -> Result<PgPool> {
 
 /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    sqlx::migrate!("../migrations").run(pool).await?;
+    MIGRATOR.run(pool).await?;
     Ok(())
 }

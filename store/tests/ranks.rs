@@ -1,0 +1,223 @@
+//! Ranks, their reports and their workers on a real Postgres.
+
+mod support;
+
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
+use marquee_domain::job::RankState;
+use marquee_store::StoreError;
+use marquee_store::ranks::{self, RankChange, RankKey};
+use marquee_store::reports::{self, Cursor, LogLine, LogStream, Metric};
+use marquee_store::testing::TestDatabase;
+use marquee_store::workers::{self, WorkerState};
+use support::{at, hello, running_job};
+use uuid::Uuid;
+
+fn line(sequence: u64, line: u32, text: &str) -> LogLine {
+    LogLine {
+        sequence,
+        line,
+        stream: LogStream::Stderr,
+        text: text.into(),
+        at: at(5),
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_stored_once() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool.acquire().await.unwrap();
+    let (worker, key) = running_job(&mut conn).await;
+    let change = RankChange {
+        state: Some(RankState::Running),
+        ..RankChange::default()
+    };
+    ranks::mark_rank_reported(&mut conn, key, 0, 3, &change)
+        .await
+        .unwrap();
+    let again = ranks::mark_rank_reported(&mut conn, key, 0, 3, &change).await;
+    assert!(
+        matches!(again, Err(StoreError::StaleRank { .. })),
+        "{again:?}"
+    );
+    let locked = ranks::lock_rank(&mut conn, key, worker.id)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (locked.state, locked.last_sequence),
+        (RankState::Running, 3)
+    );
+    // The rows' own keys refuse a repetition too.
+    reports::insert_log_lines(&mut conn, key, &[line(1, 0, "a")])
+        .await
+        .unwrap();
+    assert!(
+        reports::insert_log_lines(&mut conn, key, &[line(1, 0, "a")])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_rank_is_known_to_its_own_worker_only() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool.acquire().await.unwrap();
+    let (_, key) = running_job(&mut conn).await;
+    let stranger = WorkerId(Uuid::from_u128(77));
+    assert_eq!(
+        ranks::lock_rank(&mut conn, key, stranger).await.unwrap(),
+        None
+    );
+    let nonsense = RankKey {
+        job: JobId(-1),
+        attempt: AttemptNumber(u32::MAX),
+        rank: Rank(0),
+    };
+    assert_eq!(
+        ranks::lock_rank(&mut conn, nonsense, stranger)
+            .await
+            .unwrap(),
+        None
+    );
+    let held = ranks::list_worker_ranks(&mut conn, stranger, &[key, nonsense])
+        .await
+        .unwrap();
+    assert_eq!(held, []);
+}
+
+#[tokio::test]
+async fn an_ended_rank_holds_no_devices_and_takes_no_reports() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool.acquire().await.unwrap();
+    let (worker, key) = running_job(&mut conn).await;
+    assert_eq!(ranks::list_held_devices(&mut conn).await.unwrap().len(), 1);
+    let failure = Failure {
+        class: FailureClass::LostWorker,
+        message: "gone".into(),
+    };
+    ranks::mark_rank_gone(&mut conn, key, Some(&failure), at(9))
+        .await
+        .unwrap();
+    assert_eq!(ranks::list_held_devices(&mut conn).await.unwrap(), []);
+    let late = ranks::mark_rank_reported(&mut conn, key, 0, 1, &RankChange::default()).await;
+    assert!(
+        matches!(late, Err(StoreError::StaleRank { .. })),
+        "{late:?}"
+    );
+    let rows = ranks::list_ranks(&mut conn, key.job, Some(key.attempt))
+        .await
+        .unwrap();
+    assert_eq!(rows[0].failure, Some(failure));
+    assert_eq!(rows[0].ended_at, Some(at(9)));
+    // Its worker may still list it, and then learns that it has ended.
+    let listed = ranks::list_worker_ranks(&mut conn, worker.id, &[key])
+        .await
+        .unwrap();
+    assert_eq!(listed[0].state, RankState::Failed);
+    assert_eq!(
+        ranks::list_worker_ranks(&mut conn, worker.id, &[])
+            .await
+            .unwrap(),
+        []
+    );
+}
+
+#[tokio::test]
+async fn lines_and_values_are_read_on_from_where_a_reader_is() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool.acquire().await.unwrap();
+    let (_, key) = running_job(&mut conn).await;
+    let lines = [line(1, 0, "a"), line(1, 1, "b"), line(4, 0, "c")];
+    reports::insert_log_lines(&mut conn, key, &lines)
+        .await
+        .unwrap();
+    let texts = async |sequence: u64, last: u32, limit: u32| {
+        let mut conn = database.pool.acquire().await.unwrap();
+        let after = [Cursor {
+            rank: Rank(0),
+            sequence,
+            last,
+        }];
+        let rows = reports::list_log_lines(&mut conn, key.job, key.attempt, &after, limit);
+        rows.await
+            .unwrap()
+            .into_iter()
+            .map(|(_, line)| line.text)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(texts(0, 0, 2).await, ["a", "b"]);
+    assert_eq!(texts(1, 0, 9).await, ["b", "c"]);
+    assert_eq!(texts(4, 0, 9).await, [] as [&str; 0]);
+    let last = reports::list_last_log_lines(&mut conn, key.job, key.attempt, &[Rank(0)], 2).await;
+    assert_eq!(
+        last.unwrap()
+            .into_iter()
+            .map(|(_, l)| l.text)
+            .collect::<Vec<_>>(),
+        ["b", "c"]
+    );
+
+    let metric = |sequence, name: &str, value| Metric {
+        sequence,
+        name: name.into(),
+        step: 7,
+        value,
+        at: at(5),
+    };
+    let values = [
+        metric(2, "loss", 0.5),
+        metric(2, "rate", 9.0),
+        metric(3, "loss", f64::NAN),
+    ];
+    reports::insert_metrics(&mut conn, key, &values)
+        .await
+        .unwrap();
+    let after = [Cursor {
+        rank: Rank(0),
+        sequence: 2,
+        last: "loss".to_owned(),
+    }];
+    let names = Some(vec!["loss".to_owned()]);
+    let read = reports::list_metrics(&mut conn, key.job, key.attempt, &after, names.as_deref(), 9);
+    let read = read.await.unwrap();
+    assert_eq!(read.len(), 1);
+    assert!(read[0].1.value.is_nan());
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_one_worker_that_is_online() {
+    let database = TestDatabase::create().await;
+    let mut conn = database.pool.acquire().await.unwrap();
+    let (first, second) = (hello(1, "gpu"), hello(2, "gpu"));
+    workers::mark_worker_online(&mut conn, &first, at(0))
+        .await
+        .unwrap();
+    workers::mark_worker_online(&mut conn, &first, at(1))
+        .await
+        .unwrap();
+    let taken = workers::mark_worker_online(&mut conn, &second, at(2)).await;
+    assert!(
+        matches!(taken, Err(StoreError::WorkerNameTaken(_))),
+        "{taken:?}"
+    );
+    assert!(
+        workers::mark_worker_gone(&mut conn, first.id, WorkerState::Lost)
+            .await
+            .unwrap()
+    );
+    assert!(
+        !workers::mark_worker_gone(&mut conn, first.id, WorkerState::Lost)
+            .await
+            .unwrap()
+    );
+    workers::mark_worker_online(&mut conn, &second, at(3))
+        .await
+        .unwrap();
+    // The first one comes back, and its name is gone.
+    let back = workers::mark_worker_seen(&mut conn, first.id, "gpu", at(4)).await;
+    assert!(
+        matches!(back, Err(StoreError::WorkerNameTaken(_))),
+        "{back:?}"
+    );
+}
