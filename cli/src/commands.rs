@@ -152,3 +152,118 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Launch(args) => launch::run(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+    use clap::{CommandFactory as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let matches = Cli::command().try_get_matches_from(line.split(' '))?;
+        Cli::from_arg_matches(&matches)
+    }
+
+    /// The help of a command and of those below it, as on a terminal of 100 columns.
+    fn help_of(command: &mut clap::Command, path: &str, text: &mut String) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        let help = command.clone().term_width(100).render_long_help();
+        text.push_str(&format!("$ {path} --help\n{help}\n\n"));
+        for below in command
+            .get_subcommands_mut()
+            .filter(|below| !below.is_hide_set())
+        {
+            help_of(below, &path, text);
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_examples() {
+        let mut command = Cli::command();
+        command.build();
+        for below in command
+            .get_subcommands()
+            .filter(|below| !below.is_hide_set())
+        {
+            let after = below
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                after.contains("marquee "),
+                "{} has no example",
+                below.get_name()
+            );
+        }
+        let mut text = String::new();
+        help_of(&mut command, "", &mut text);
+        let text: Vec<&str> = text.lines().map(str::trim_end).collect();
+        insta::assert_snapshot!(text.join("\n"));
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_by_name() {
+        for (line, kind, named) in [
+            (
+                "marquee",
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+                "Usage",
+            ),
+            ("marquee sumbit x", ErrorKind::InvalidSubcommand, "submit"),
+            (
+                "marquee submit",
+                ErrorKind::MissingRequiredArgument,
+                "<FILE>",
+            ),
+            (
+                "marquee submit f --set epochs",
+                ErrorKind::ValueValidation,
+                "KEY=VALUE",
+            ),
+            (
+                "marquee jobs --state done",
+                ErrorKind::InvalidValue,
+                "succeeded",
+            ),
+            ("marquee show Train", ErrorKind::ValueValidation, "p3/train"),
+            ("marquee report train", ErrorKind::ValueValidation, "p3"),
+            (
+                "marquee logs 17 --tail 0",
+                ErrorKind::ValueValidation,
+                "--tail",
+            ),
+            (
+                "marquee up --workers 0",
+                ErrorKind::ValueValidation,
+                "--workers",
+            ),
+            (
+                "marquee jobs --output yaml",
+                ErrorKind::InvalidValue,
+                "quiet",
+            ),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), kind, "{line}");
+            assert!(error.to_string().contains(named), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for line in [
+            "marquee -o json --addr h:1 jobs",
+            "marquee jobs --addr h:1 -o json",
+        ] {
+            let cli = parse(line).unwrap();
+            assert_eq!(cli.global.output, Format::Json, "{line}");
+            assert_eq!(cli.global.addr.as_deref(), Some("h:1"), "{line}");
+        }
+    }
+}

@@ -133,11 +133,18 @@ pub(crate) fn verdict(jobs: &[Job]) -> Result<()> {
         .iter()
         .map(|job| format!("{} {}", job.name, words::job_state(job)))
         .collect();
+    let names = names.join(", ");
+    let id = first.id;
+    let counts = if jobs.len() == 1 {
+        names
+    } else {
+        format!(
+            "{} of {} jobs did not succeed: {names}",
+            bad.len(),
+            jobs.len()
+        )
+    };
     Err(CliError::JobsFailed(format!(
-        "{} of {} did not succeed ({}); \"marquee explain {}\" says why",
-        bad.len(),
-        words::plural(jobs.len(), "job"),
-        names.join(", "),
-        first.id
+        "{counts}; \"marquee explain {id}\" says why"
     )))
 }

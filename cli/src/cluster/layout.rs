@@ -1,7 +1,7 @@
 //! Where a cluster on one machine keeps its things, and the command lines of its daemons.
 //!
 //! `coordinator/` and `workers/<name>/` belong to the daemons, `log/<name>.log` holds what they
-//! print, and `up.lock` keeps a second `marquee up` out.
+//! print, `coordinator.toml` and `worker.toml` may hold more settings, and `up.lock` keeps a second `marquee up` out.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -77,7 +77,12 @@ impl Layout {
             "--data-dir".into(),
             self.folder.join("coordinator").into(),
         ];
-        self.program("coordinator", "marquee-coordinator", args)
+        self.program(
+            "coordinator",
+            "marquee-coordinator",
+            "coordinator.toml",
+            args,
+        )
     }
 
     pub(super) fn worker(&self, options: &Options, number: u32) -> Result<Program> {
@@ -101,12 +106,27 @@ impl Layout {
             "--threads-per-slot".into(),
             options.threads_per_slot.to_string().into(),
         ];
-        self.program(&name, "marquee-worker", args)
+        self.program(&name, "marquee-worker", "worker.toml", args)
     }
 
-    fn program(&self, name: &str, binary: &str, mut args: Vec<OsString>) -> Result<Program> {
-        // The host's own /etc/marquee is for the daemons that systemd starts.
-        args.extend(["--config".into(), "/dev/null".into()]);
+    /// The settings file is the cluster's own: the host's in /etc/marquee is for the daemons that
+    /// systemd starts.
+    fn program(
+        &self,
+        name: &str,
+        binary: &str,
+        settings: &str,
+        mut args: Vec<OsString>,
+    ) -> Result<Program> {
+        let settings = self.folder.join(settings);
+        if !settings.exists() {
+            let text = format!(
+                "# More settings for the {binary} of \"marquee up\"; deploy/ lists them.\n"
+            );
+            fs::write(&settings, text)
+                .with_context(|| format!("cannot write {}", settings.display()))?;
+        }
+        args.extend(["--config".into(), settings.into()]);
         Ok(Program::new(name, beside_us(binary)?, args, self.log(name)))
     }
 }

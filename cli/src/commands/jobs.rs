@@ -85,6 +85,7 @@ impl ValueEnum for KindArg {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    let filtered = args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
         pipeline_id: args.pipeline.map_or(0, |id| id.0),
         states: args
@@ -105,7 +106,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         eprintln!("there are more; --limit shows them");
     }
     if session.output.is_for_people() && jobs.is_empty() {
-        eprintln!("no jobs; \"marquee submit FILE\" makes some");
+        eprintln!(
+            "{}",
+            if filtered {
+                "no such jobs"
+            } else {
+                "no jobs; \"marquee submit FILE\" makes some"
+            }
+        );
     }
     Ok(())
 }

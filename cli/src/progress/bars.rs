@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use console::Style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use marquee_domain::job::JobStateName;
 use marquee_proto::v1::Job;
@@ -39,6 +40,10 @@ impl Bars {
     fn draw(bar: &ProgressBar, job: &Job, now: DateTime<Utc>) {
         let progress = job.progress.as_ref().filter(|_| is_running(job));
         let percent = progress.and_then(status::percent);
+        if bar.is_finished() {
+            // A retried job goes on in its old line.
+            bar.reset();
+        }
         bar.set_style(style(job, percent.is_some()));
         bar.set_prefix(format!("{:NAME_COLUMNS$}", job.name));
         bar.set_position(percent.unwrap_or_default());
@@ -46,8 +51,6 @@ impl Bars {
         if words::has_ended(job) {
             bar.abandon();
         } else {
-            // A retried job goes on in its old line.
-            bar.reset_elapsed();
             bar.tick();
         }
     }
@@ -57,15 +60,20 @@ fn is_running(job: &Job) -> bool {
     words::state_name(job) == Some(JobStateName::Running)
 }
 
-fn style(job: &Job, with_bar: bool) -> ProgressStyle {
-    let state = words::job_state(job);
-    let colour = match words::state_name(job) {
+/// The colour of a job's state.
+fn colour(job: &Job) -> &'static str {
+    match words::state_name(job) {
         Some(JobStateName::Running) => "cyan",
         Some(JobStateName::Succeeded) => "green",
         Some(JobStateName::Failed) => "red",
         Some(JobStateName::Cancelled) => "yellow",
         Some(JobStateName::Waiting | JobStateName::Queued) | None => "dim",
-    };
+    }
+}
+
+fn style(job: &Job, with_bar: bool) -> ProgressStyle {
+    let state = words::job_state(job);
+    let colour = colour(job);
     let bar = if with_bar { "{bar:24.cyan/dim} " } else { "" };
     // The state is a word of ours and the columns are constants: nothing can break the template.
     let template = format!("{{prefix}} {{state:{STATE_COLUMNS}.{colour}}} {bar}{{wide_msg}}");
@@ -101,10 +109,19 @@ impl Reporter for Bars {
         let _ = self.all.println(text);
     }
 
+    /// Leaves ordinary lines where the bars were: what comes after may scroll.
     fn finish(&mut self, now: DateTime<Utc>) {
-        for (bar, job) in self.jobs.values() {
-            Self::draw(bar, job, now);
-            bar.abandon();
+        let _ = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
+        for (_, job) in self.jobs.values() {
+            let state = Style::from_dotted_str(colour(job)).for_stderr();
+            eprintln!(
+                "{:NAME_COLUMNS$} {} {}",
+                job.name,
+                state.apply_to(format!("{:STATE_COLUMNS$}", words::job_state(job))),
+                status::detail(job, now)
+            );
         }
+        self.jobs.clear();
     }
 }

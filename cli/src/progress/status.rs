@@ -83,7 +83,10 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
         Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
         Some(JobStateName::Running) => match &job.progress {
             Some(progress) => progress_text(progress, now),
-            None => "starting".to_owned(),
+            None => match words::ran_for(job, now) {
+                Some(length) => format!("for {}", words::duration(length)),
+                None => "starting".to_owned(),
+            },
         },
         Some(JobStateName::Succeeded) => match words::ran_for(job, now) {
             Some(length) => format!("in {}", words::duration(length)),
