@@ -136,10 +136,12 @@ fn start(argv: &[OsString]) -> io::Result<i32> {
 fn wait_for(child: i32, signals: &SigSet) -> nix::Result<WaitStatus> {
     loop {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG))? {
-                WaitStatus::StillAlive => break,
-                status if status.pid() == Some(Pid::from_raw(child)) => return Ok(status),
-                _descendant => {}
+            let status = waitpid(None, Some(WaitPidFlag::WNOHANG))?;
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+            if status.pid() == Some(Pid::from_raw(child)) {
+                return Ok(status);
             }
         }
         if signals.wait()? == KILL_REQUEST {

@@ -245,11 +245,13 @@ mod tests {
     }
 
     fn log_lines(bodies: &[Body]) -> Vec<String> {
-        let lines = bodies.iter().filter_map(|body| match body {
-            Body::Log(log) => Some(log.lines.clone()),
-            _ => None,
-        });
-        lines.flatten().collect()
+        let mut lines = Vec::new();
+        for body in bodies {
+            if let Body::Log(log) = body {
+                lines.extend(log.lines.clone());
+            }
+        }
+        lines
     }
 
     #[test]

@@ -1,0 +1,280 @@
+//! The real `marquee-worker` as a process of its own, in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use marquee_domain::artifact::Manifest;
+use marquee_domain::resources::{DeviceKind, Resources};
+use marquee_domain::spec::{CommandSettings, EvalSettings, JobSpec, Work};
+use marquee_proto::v1;
+use marquee_proto::v1::coordinator_message::Body as ToWorker;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::fake::{Fake, Key, PATIENCE};
+
+/// A worker under test with its folder.
+pub(crate) struct Daemon {
+    pub(crate) dir: tempfile::TempDir,
+    child: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Daemon {
+    pub(crate) fn start(fake: &Fake, extra: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        let mut daemon = Self {
+            dir,
+            child: None,
+            arguments: Vec::new(),
+        };
+        daemon.arguments = vec![
+            format!("--coordinator=http://{}", fake.address),
+            "--name=w1".into(),
+            format!("--data-dir={}", daemon.data().display()),
+            format!("--bin-dir={}", daemon.bin().display()),
+            "--cpu-slots=4".into(),
+            "--threads-per-slot=3".into(),
+        ];
+        daemon
+            .arguments
+            .extend(extra.iter().map(|text| (*text).to_owned()));
+        daemon.start_again();
+        daemon
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marquee-worker"));
+        command
+            .args(&self.arguments)
+            .env("MARQUEE_LOG", "debug,h2=info,hyper=info,tower=info");
+        command
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.child.is_none());
+        self.child = Some(self.command().stdin(Stdio::null()).spawn().unwrap());
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    pub(crate) fn rank_dir(&self, key: Key) -> PathBuf {
+        self.data()
+            .join(format!("attempts/{}-{}-{}", key.0, key.1, key.2))
+    }
+
+    /// A program for the daemon's `bin_dir`.
+    pub(crate) fn install(&self, name: &str, script: &str) {
+        let path = self.bin().join(name);
+        fs::write(
+            &path,
+            format!("#!/bin/sh\n[ \"$1\" = --version ] && exit\n{script}"),
+        )
+        .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    pub(crate) fn kill_9(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn send(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().unwrap();
+        let since = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(since.elapsed() < PATIENCE, "the daemon does not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _dead = child.kill();
+            let _dead = child.wait();
+        }
+        // What a failed test left: every keeper's session.
+        let attempts = fs::read_dir(self.data().join("attempts"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for folder in attempts.flat_map(|rank| [rank.path(), rank.path().join("store")]) {
+            let claim = fs::read(folder.join("claim-1.json")).unwrap_or_default();
+            let claim: serde_json::Value = serde_json::from_slice(&claim).unwrap_or_default();
+            let keeper = claim["keeper"]["pid"]
+                .as_i64()
+                .and_then(|pid| i32::try_from(pid).ok());
+            if let Some(keeper) = keeper.filter(|pid| *pid > 1 && is_alive(*pid)) {
+                let _gone = kill(Pid::from_raw(keeper), Signal::SIGUSR1);
+            }
+        }
+    }
+}
+
+/// Whether a process runs; a zombie does not.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rfind(')')
+        .is_some_and(|at| !stat[at + 1..].trim_start().starts_with(['Z', 'X']))
+}
+
+/// Waits until something outside the coordinator is true.
+pub(crate) async fn until(what: &str, is_true: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_true() {
+        assert!(since.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until a file holds whole lines, and gives them.
+pub(crate) async fn lines_of(path: &Path, count: usize) -> Vec<String> {
+    let read = || fs::read_to_string(path).unwrap_or_default();
+    until(&format!("{count} lines in {path:?}"), || {
+        read().matches('\n').count() >= count
+    })
+    .await;
+    read().lines().map(str::to_owned).collect()
+}
+
+pub(crate) fn shell(script: &str) -> Work {
+    let argv = vec!["sh".into(), "-c".into(), script.into()];
+    Work::Command(CommandSettings {
+        argv,
+        env: BTreeMap::new(),
+    })
+}
+
+/// Work for `marquee-trainer run`.
+pub(crate) fn eval() -> Work {
+    Work::Eval(EvalSettings {
+        batch_size: 1,
+        thresholds: BTreeMap::new(),
+        bootstrap_resamples: 0,
+        gallery: 0,
+        seed: 0,
+    })
+}
+
+/// One assignment, as the coordinator would send it.
+pub(crate) struct Assigned {
+    pub(crate) key: Key,
+    pub(crate) work: Work,
+    pub(crate) world_size: u32,
+    pub(crate) inputs: Vec<(&'static str, Manifest)>,
+    pub(crate) hosts_rendezvous: bool,
+    pub(crate) resume: Option<(u64, Manifest)>,
+}
+
+impl Assigned {
+    pub(crate) fn new(key: Key, work: Work) -> Self {
+        Self {
+            key,
+            work,
+            world_size: 1,
+            inputs: Vec::new(),
+            hosts_rendezvous: false,
+            resume: None,
+        }
+    }
+
+    pub(crate) fn input(mut self, name: &'static str, manifest: Manifest) -> Self {
+        self.inputs.push((name, manifest));
+        self
+    }
+
+    pub(crate) async fn tell(self, fake: &Fake) {
+        fake.tell(ToWorker::Assign(self.message())).await;
+    }
+
+    pub(crate) fn message(self) -> v1::Assign {
+        let spec = JobSpec {
+            name: "job".parse().unwrap(),
+            work: self.work,
+            needs: Vec::new(),
+            inputs: BTreeMap::new(),
+            resources: Resources {
+                ranks: self.world_size,
+                device: DeviceKind::Cpu,
+                devices_per_rank: 1,
+            },
+            priority: 0,
+            max_attempts: 3,
+            timeout_s: None,
+        };
+        let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
+            name: (*name).to_owned(),
+            manifest: Some(v1::Manifest::from(manifest)),
+        };
+        v1::Assign {
+            job_id: self.key.0,
+            attempt: self.key.1,
+            rank: self.key.2,
+            world_size: self.world_size,
+            local_rank: self.key.2,
+            spec_json: serde_json::to_string(&spec).unwrap(),
+            inputs: self.inputs.iter().map(input).collect(),
+            devices: vec![v1::Device {
+                kind: Some(v1::device::Kind::Cpu(self.key.2)),
+            }],
+            hosts_rendezvous: self.hosts_rendezvous,
+            resume: self.resume.map(|(step, manifest)| v1::AssignedCheckpoint {
+                step,
+                manifest: Some(v1::Manifest::from(&manifest)),
+            }),
+        }
+    }
+}
+
+pub(crate) async fn start(fake: &Fake, key: Key, rendezvous: Option<v1::Rendezvous>) {
+    let start = v1::Start {
+        job_id: key.0,
+        attempt: key.1,
+        rank: key.2,
+        rendezvous,
+    };
+    fake.tell(ToWorker::Start(start)).await;
+}
+
+pub(crate) async fn stop(fake: &Fake, key: Key, grace_ms: u32, forget: bool) {
+    let (job_id, attempt, rank) = key;
+    let reason = "the job was cancelled".into();
+    fake.tell(ToWorker::Stop(v1::Stop {
+        job_id,
+        attempt,
+        rank,
+        grace_ms,
+        reason,
+        forget,
+    }))
+    .await;
+}
+
+/// Runs one rank of a world of one up to its start.
+pub(crate) async fn run(fake: &Fake, key: Key, work: Work) {
+    Assigned::new(key, work).tell(fake).await;
+    fake.until_prepared(key).await;
+    start(fake, key, None).await;
+}

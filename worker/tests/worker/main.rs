@@ -1,0 +1,15 @@
+//! The real daemon, real child processes and real gRPC, against a coordinator driven by the test.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that meets what it does not expect fails, and that is its job"
+)]
+
+mod cache;
+mod crashes;
+mod daemon;
+mod fake;
+mod life;
+mod limits;
+mod stopping;
