@@ -11,7 +11,14 @@
 
 pub mod catalogue;
 pub mod clock;
+pub mod dataset;
 mod dice;
 mod durable;
+pub mod fetch;
+mod ipc;
+pub mod job;
+mod mapping;
+pub mod preprocess;
 pub mod shards;
+mod sniff;
 pub mod thumbnail;

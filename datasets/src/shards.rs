@@ -18,7 +18,6 @@ use marquee_domain::report::SourceNote;
 use marquee_domain::spec::ImageEncoding;
 use serde::{Deserialize, Serialize};
 
-mod mapping;
 mod read;
 mod write;
 

@@ -213,6 +213,6 @@ mod tests {
         ] {
             assert!(wrong.parse::<FaultRule>().is_err(), "{wrong}");
         }
-        insta::assert_snapshot!("movie=404".parse::<FaultRule>().unwrap_err(), @"");
+        insta::assert_snapshot!("movie=404".parse::<FaultRule>().unwrap_err(), @r#"fault "movie=404": its kind is unknown; write ROUTE=KIND[,every=N][,times=T][,retry_after=S or date:S], with ROUTE one of configuration, genres, movie, export, image and KIND one of 401, 429, 500 to 599, html, empty, truncated, invalid-id, slow:SECONDS"#);
     }
 }

@@ -272,7 +272,7 @@ mod tests {
             "ceiling {ceiling}, played {played}"
         );
         assert!(f1_at(0.1) < played && f1_at(0.9) < played);
-        insta::assert_snapshot!(format!("{ceiling:.4}"), @"");
+        insta::assert_snapshot!(format!("{ceiling:.4}"), @"0.8437");
     }
 
     fn posteriors(model: &GenreModel, shown: &[usize; GENRES]) -> [f64; GENRES] {

@@ -5,11 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, BinaryArray, FixedSizeBinaryArray, RecordBatch, StringArray};
-use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema};
-use arrow::ipc::convert::try_fb_to_schema;
-use arrow::ipc::reader::{FileDecoder, read_footer_length};
-use arrow::ipc::{Block, root_as_footer};
 use marquee_domain::artifact::Digest;
 use marquee_domain::spec::ImageEncoding;
 use zune_core::bytestream::ZCursor;
@@ -17,11 +13,9 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::mapping;
 use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, encoding_word, key};
-
-/// Bytes at the end of an Arrow IPC file: the footer's length and the magic word.
-const TRAILER_BYTES: usize = 10;
+use crate::ipc;
+use crate::mapping::map;
 
 /// How far a set is checked when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,7 +237,7 @@ impl Split {
         check: Check,
     ) -> Result<(), ShardError> {
         let path = dir.join(&shard.file);
-        let bytes = mapping::map(&path).map_err(|source| ShardError::Io {
+        let bytes = map(&path).map_err(|source| ShardError::Io {
             file: path.clone(),
             source,
         })?;
@@ -256,7 +250,7 @@ impl Split {
                 "its digest is not the one in shards.json".to_owned(),
             ));
         }
-        let batches = decode_file(&bytes, |schema| check_schema(schema, index, &self.name))
+        let batches = ipc::decode(&bytes, |schema| check_schema(schema, index, &self.name))
             .map_err(damaged)?;
         let rows_before = self.rows;
         for batch in batches {
@@ -296,51 +290,6 @@ impl Split {
             file: file.to_owned(),
         })
     }
-}
-
-/// The record batches of an Arrow IPC file in memory, without copying: an array that is not
-/// aligned is an error instead of a silent copy.
-fn decode_file(
-    bytes: &Buffer,
-    check_schema: impl FnOnce(&Schema) -> Result<(), String>,
-) -> Result<Vec<RecordBatch>, String> {
-    let trailer_start = bytes
-        .len()
-        .checked_sub(TRAILER_BYTES)
-        .ok_or("it is too short")?;
-    let trailer = bytes[trailer_start..]
-        .try_into()
-        .map_err(|_| "it is too short")?;
-    let footer_bytes = read_footer_length(trailer).map_err(|error| error.to_string())?;
-    let footer_start = trailer_start
-        .checked_sub(footer_bytes)
-        .ok_or("its footer is cut off")?;
-    let footer = root_as_footer(&bytes[footer_start..trailer_start])
-        .map_err(|error| format!("its footer cannot be read: {error}"))?;
-    let schema = footer.schema().ok_or("its footer has no schema")?;
-    let schema = try_fb_to_schema(schema).map_err(|error| error.to_string())?;
-    check_schema(&schema)?;
-
-    let decoder = FileDecoder::new(schema.into(), footer.version()).with_require_alignment(true);
-    let mut batches = Vec::new();
-    for block in footer.recordBatches().iter().flatten() {
-        let data = block_bytes(bytes, block, footer_start).ok_or("a block lies outside of it")?;
-        let batch = decoder
-            .read_record_batch(block, &data)
-            .map_err(|error| error.to_string())?;
-        batches.extend(batch);
-    }
-    Ok(batches)
-}
-
-/// The bytes of a block, if all of it lies before the footer.
-fn block_bytes(bytes: &Buffer, block: &Block, footer_start: usize) -> Option<Buffer> {
-    let start = usize::try_from(block.offset()).ok()?;
-    let metadata = usize::try_from(block.metaDataLength()).ok()?;
-    let body = usize::try_from(block.bodyLength()).ok()?;
-    let length = metadata.checked_add(body)?;
-    let end = start.checked_add(length)?;
-    (end <= footer_start).then(|| bytes.slice_with_length(start, length))
 }
 
 fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), String> {

@@ -1,0 +1,73 @@
+//! Datasets: what a fetch job leaves for a preprocess job.
+//!
+//! A dataset folder holds `films.parquet` (one row a picture), `pictures-NNNNN.arrow` (the files as
+//! they came), `labels.json` (label names in the source's own order) and `fetch.json` (the books).
+//!
+//! Invariant: every row of the table has its picture, and `fetch.json` is written last, so that a
+//! folder without it is no dataset.
+
+use std::io;
+use std::path::PathBuf;
+
+use chrono::NaiveDate;
+use marquee_domain::artifact::Digest;
+use marquee_domain::report::FetchSummary;
+use serde::{Deserialize, Serialize};
+
+mod films;
+mod pictures;
+mod read;
+mod write;
+
+pub use read::Dataset;
+pub use write::DatasetWriter;
+
+/// Names within a dataset folder.
+pub(crate) const FILMS_FILE: &str = "films.parquet";
+pub(crate) const LABELS_FILE: &str = "labels.json";
+pub(crate) const FETCH_FILE: &str = "fetch.json";
+
+/// One row of the table of films. A user's own picture is a film that has little but labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FilmRow {
+    pub id: String,
+    pub labels: Vec<String>,
+    /// Pictures of one group never cross splits.
+    pub group: Option<String>,
+    pub title: Option<String>,
+    pub release_date: Option<NaiveDate>,
+    pub popularity: Option<f64>,
+    /// Of the picture's file.
+    pub picture_digest: Digest,
+}
+
+/// What became of an id or a picture that is not among the results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    pub id: String,
+    pub class: String,
+    pub detail: String,
+}
+
+/// `fetch.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FetchBooks {
+    #[serde(flatten)]
+    pub summary: FetchSummary,
+    /// At most [`PROBLEMS_MAX`]; the counts of the summary hold all.
+    pub problems: Vec<Problem>,
+}
+
+/// Problems that are listed one by one: enough to look into, few enough to open in an editor.
+pub const PROBLEMS_MAX: usize = 10_000;
+
+/// Why a dataset cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    #[error("{}: {source}", file.display())]
+    Io { file: PathBuf, source: io::Error },
+    #[error("{} is torn or altered: {problem}; run the fetch job again", file.display())]
+    Damaged { file: PathBuf, problem: String },
+    #[error("{} is no complete dataset: it has no fetch.json; run the fetch job again", folder.display())]
+    Incomplete { folder: PathBuf },
+}

@@ -1,0 +1,132 @@
+//! The books of a fetch: what became of every id.
+
+use std::collections::BTreeMap;
+
+use marquee_domain::report::{FetchSummary, SourceNote};
+
+use crate::dataset::{FetchBooks, PROBLEMS_MAX, Problem};
+use crate::job::JobError;
+
+/// Why an id has no picture in the dataset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// Listed, but no longer there.
+    Gone { detail: String },
+    /// There, but not usable.
+    Rejected { class: &'static str, detail: String },
+    /// Not had in spite of retries.
+    Failed { class: String, detail: String },
+}
+
+/// Counts as it goes.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    asked: u64,
+    fetched: u64,
+    gone: u64,
+    rejected: BTreeMap<String, u64>,
+    failed: BTreeMap<String, u64>,
+    bytes: u64,
+    problems: Vec<Problem>,
+}
+
+impl Books {
+    /// Books for a source that listed this many ids.
+    pub(super) fn open(asked: u64) -> Self {
+        Self {
+            asked,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn fetched(&mut self, bytes: usize) {
+        self.fetched += 1;
+        self.bytes += bytes as u64;
+    }
+
+    pub(super) fn missed(&mut self, id: &str, miss: Miss) {
+        let (class, detail) = match miss {
+            Miss::Gone { detail } => {
+                self.gone += 1;
+                ("gone".to_owned(), detail)
+            }
+            Miss::Rejected { class, detail } => {
+                *self.rejected.entry(class.to_owned()).or_default() += 1;
+                (class.to_owned(), detail)
+            }
+            Miss::Failed { class, detail } => {
+                *self.failed.entry(class.clone()).or_default() += 1;
+                (class, detail)
+            }
+        };
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem {
+                id: id.to_owned(),
+                class,
+                detail,
+            });
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Closes the books. They must balance: anything else would be a lost or doubled id.
+    pub(super) fn close(self, seconds: f64, source: SourceNote) -> Result<FetchBooks, JobError> {
+        let rejected: u64 = self.rejected.values().sum();
+        let failed: u64 = self.failed.values().sum();
+        let found = self.fetched + self.gone + rejected + failed;
+        if found != self.asked {
+            return Err(JobError::crash(format!(
+                "the books do not balance: {} ids asked for, {found} accounted for ({} fetched, \
+                 {} gone, {rejected} rejected, {failed} failed); this is a fault of marquee-prep",
+                self.asked, self.fetched, self.gone
+            )));
+        }
+        if self.fetched == 0 {
+            return Err(JobError::bad_input(format!(
+                "none of the {} pictures of the source is usable: {} gone, rejected {:?}, failed {:?}",
+                self.asked, self.gone, self.rejected, self.failed
+            )));
+        }
+        let summary = FetchSummary {
+            asked: self.asked,
+            fetched: self.fetched,
+            gone: self.gone,
+            rejected: self.rejected,
+            failed: self.failed,
+            bytes: self.bytes,
+            seconds,
+            source,
+        };
+        Ok(FetchBooks {
+            summary,
+            problems: self.problems,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn books_that_do_not_balance_are_an_error() {
+        let mut books = Books::open(3);
+        books.fetched(10);
+        books.missed(
+            "7",
+            Miss::Gone {
+                detail: String::new(),
+            },
+        );
+        let Err(JobError::Failed(failure)) = books.close(1.0, SourceNote::default()) else {
+            panic!("one id is not accounted for");
+        };
+        assert!(
+            failure.message.contains("3 ids asked for, 2 accounted for"),
+            "{failure:?}"
+        );
+    }
+}

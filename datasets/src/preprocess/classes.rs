@@ -1,0 +1,182 @@
+//! Which labels are classes, and a film's labels as bytes.
+
+use std::collections::HashMap;
+
+use crate::dataset::{FilmRow, Problem};
+use crate::job::JobError;
+
+/// The classes, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Classes {
+    names: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl Classes {
+    fn new(names: Vec<String>) -> Self {
+        let places = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| (name.clone(), at))
+            .collect();
+        Self { names, places }
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// One byte a class: 1 if the film has it.
+    pub(super) fn bytes_of(&self, film: &FilmRow) -> Vec<u8> {
+        let mut bytes = vec![0; self.names.len()];
+        for at in self.of(film) {
+            bytes[at] = 1;
+        }
+        bytes
+    }
+
+    /// The classes that the film has, as places.
+    pub(super) fn of(&self, film: &FilmRow) -> impl Iterator<Item = usize> {
+        film.labels
+            .iter()
+            .filter_map(|label| self.places.get(label).copied())
+    }
+}
+
+/// Chooses the classes: those that were asked for, or all labels of the dataset, without those that
+/// have fewer than `min_count` pictures. The latter come back as problems.
+pub(super) fn choose(
+    labels: &[String],
+    films: &[FilmRow],
+    asked: Option<&[String]>,
+    min_count: u32,
+) -> Result<(Classes, Vec<Problem>), JobError> {
+    if let Some(asked) = asked {
+        check_known(labels, asked)?;
+    }
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    for label in films.iter().flat_map(|film| &film.labels) {
+        *counts.entry(label).or_default() += 1;
+    }
+    let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+    for label in asked.unwrap_or(labels) {
+        let count = counts.get(label.as_str()).copied().unwrap_or(0);
+        if count >= u64::from(min_count.max(1)) {
+            kept.push(label.clone());
+        } else {
+            let detail = format!("{count} pictures have it, min_label_count is {min_count}");
+            tracing::info!(label, count, min_count, "label dropped");
+            dropped.push(Problem {
+                id: label.clone(),
+                class: "label_dropped".into(),
+                detail,
+            });
+        }
+    }
+    if kept.is_empty() {
+        let most = counts.values().max().copied().unwrap_or(0);
+        return Err(JobError::user(format!(
+            "no label has {min_count} pictures, the most common has {most}; lower min_label_count"
+        )));
+    }
+    Ok((Classes::new(kept), dropped))
+}
+
+fn check_known(labels: &[String], asked: &[String]) -> Result<(), JobError> {
+    let unknown: Vec<_> = asked
+        .iter()
+        .enumerate()
+        .filter(|(_, label)| !labels.contains(label))
+        .map(|(at, label)| {
+            format!(
+                "labels[{at}] {label:?} is no label of the dataset; {}",
+                hint(label, labels)
+            )
+        })
+        .collect();
+    if !unknown.is_empty() {
+        return Err(JobError::user(unknown.join("\n")));
+    }
+    let twice = (1..asked.len()).find(|at| asked[..*at].contains(&asked[*at]));
+    match twice {
+        Some(at) => Err(JobError::user(format!(
+            "labels[{at}] {:?} stands there twice; remove one",
+            asked[at]
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The label that was probably meant, or all there are.
+fn hint(word: &str, labels: &[String]) -> String {
+    let lower = word.to_lowercase();
+    let closest = labels
+        .iter()
+        .map(|label| {
+            (
+                strsim::damerau_levenshtein(&lower, &label.to_lowercase()),
+                label,
+            )
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= (word.chars().count() / 3).max(1));
+    match closest {
+        Some((_, label)) => format!("did you mean {label:?}?"),
+        None => format!("it has {}", labels.join(", ")),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use marquee_domain::artifact::Digest;
+
+    use super::*;
+
+    /// A film with these labels, separated by blanks.
+    pub(in crate::preprocess) fn film(id: usize, labels: &str, group: Option<&str>) -> FilmRow {
+        FilmRow {
+            id: id.to_string(),
+            labels: labels.split_whitespace().map(str::to_owned).collect(),
+            group: group.map(str::to_owned),
+            title: None,
+            release_date: None,
+            popularity: None,
+            picture_digest: Digest::of(&id.to_le_bytes()),
+        }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn chosen(asked: Option<&str>, min_count: u32) -> Result<(Vec<String>, usize), String> {
+        let films = [
+            film(0, "Drama War", None),
+            film(1, "Drama", None),
+            film(2, "War Music", None),
+        ];
+        let labels = words("Comedy Drama Music War");
+        match choose(&labels, &films, asked.map(words).as_deref(), min_count) {
+            Ok((classes, dropped)) => Ok((classes.names().to_vec(), dropped.len())),
+            Err(JobError::Failed(failure)) => Err(failure.message),
+            Err(JobError::Stopped) => Err("stopped".to_owned()),
+        }
+    }
+
+    #[test]
+    fn classes_keep_the_order_asked_for_or_the_sources_own() {
+        assert_eq!(chosen(None, 1), Ok((words("Drama Music War"), 1)));
+        assert_eq!(chosen(None, 2), Ok((words("Drama War"), 2)));
+        assert_eq!(chosen(Some("War Drama"), 1), Ok((words("War Drama"), 0)));
+    }
+
+    #[test]
+    fn an_unknown_label_is_named_with_the_one_that_was_meant() {
+        insta::assert_snapshot!(chosen(Some("War Darma Foo"), 1).unwrap_err(), @r#"
+        labels[1] "Darma" is no label of the dataset; did you mean "Drama"?
+        labels[2] "Foo" is no label of the dataset; it has Comedy, Drama, Music, War
+        "#);
+        insta::assert_snapshot!(chosen(Some("War War"), 1).unwrap_err(), @r#"labels[1] "War" stands there twice; remove one"#);
+        insta::assert_snapshot!(chosen(None, 9).unwrap_err(), @"no label has 9 pictures, the most common has 2; lower min_label_count");
+    }
+}

@@ -1,0 +1,328 @@
+//! Files from strangers into pixels: bounded in bytes and pixels, told by content, never by name.
+//!
+//! Invariant: a file is a whole RGB picture or a [`Skip`] with a class; a decoder that panics skips
+//! the picture. Not here: a bound in time; a decoder's work grows with the pixels, which are bounded.
+
+use std::io::{self, Cursor};
+
+use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits, RgbaImage};
+use zune_core::bytestream::ZCursor;
+use zune_core::colorspace::ColorSpace;
+use zune_core::options::DecoderOptions;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+
+use super::picture::Skip;
+use crate::sniff::{Format, format_of};
+
+/// Pixels of a side, at most.
+const SIDE_MAX: u32 = 32_768;
+/// Pixels of a picture, at most: 8000 x 8000. Posters of public services end near 6 million.
+const PIXELS_MAX: u64 = 64_000_000;
+/// Bytes that a decoder of PNG or WebP may allocate: four for each pixel, twice.
+const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
+
+/// A decoded picture: RGB, 8 bits a channel, row by row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pixels {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) rgb: Vec<u8>,
+}
+
+/// Decodes a file.
+pub(super) fn decode(file: &[u8]) -> Result<Pixels, Skip> {
+    match format_of(file) {
+        Some(Format::Jpeg) => decode_jpeg(file),
+        Some(Format::Png) => decode_other(file, ImageFormat::Png),
+        Some(Format::WebP) => decode_other(file, ImageFormat::WebP),
+        None if file.is_empty() => Err(Skip::new("empty", "the file has no bytes")),
+        None => Err(Skip::new("unknown_format", "it is no JPEG, PNG or WebP")),
+    }
+}
+
+fn decode_jpeg(file: &[u8]) -> Result<Pixels, Skip> {
+    // Greyscale, CMYK and YCCK are turned into RGB by the decoder. In strict mode it refuses
+    // damaged data instead of painting over it.
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        // Sides are checked below, where a side that is too long gets its own class.
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder
+        .decode_headers()
+        .map_err(|error| skip_of_jpeg(&error, file))?;
+    let (width, height) = decoder
+        .info()
+        .map(|info| (u32::from(info.width), u32::from(info.height)))
+        .ok_or_else(|| Skip::new("undecodable", "it has no size"))?;
+    check_size(width, height)?;
+    if !has_end(file) {
+        return Err(truncated());
+    }
+    let rgb = decoder
+        .decode()
+        .map_err(|error| skip_of_jpeg(&error, file))?;
+    if rgb.len() != width as usize * height as usize * 3 {
+        return Err(Skip::new(
+            "undecodable",
+            "its colours cannot be turned into RGB",
+        ));
+    }
+    Ok(Pixels { width, height, rgb })
+}
+
+fn skip_of_jpeg(error: &DecodeErrors, file: &[u8]) -> Skip {
+    if has_end(file) {
+        Skip::new("undecodable", format!("{error:?}"))
+    } else {
+        truncated()
+    }
+}
+
+fn truncated() -> Skip {
+    Skip::new("truncated", "the file ends before the picture does")
+}
+
+fn too_large(detail: &str) -> Skip {
+    Skip::new(
+        "too_large",
+        format!("{detail}; {PIXELS_MAX} pixels and {SIDE_MAX} a side are allowed"),
+    )
+}
+
+fn check_size(width: u32, height: u32) -> Result<(), Skip> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        return Err(Skip::new("undecodable", "it has no pixels"));
+    }
+    if pixels > PIXELS_MAX || width > SIDE_MAX || height > SIDE_MAX {
+        return Err(too_large(&format!("it has {width}x{height} pixels")));
+    }
+    Ok(())
+}
+
+/// Whether a JPEG's own end marker comes after the start of its picture data. A thumbnail within
+/// the headers has markers too, so the segments are walked instead of searched.
+fn has_end(file: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+    let mut at = 2;
+    while let Some([0xff, marker]) = file.get(at..at + 2) {
+        if *marker == START_OF_SCAN {
+            // Within the data every 0xff is followed by 0 or a restart marker.
+            return file[at..].windows(2).any(|pair| pair == END_OF_IMAGE);
+        }
+        if *marker == 0xff {
+            // A byte that fills up to the next marker.
+            at += 1;
+            continue;
+        }
+        let Some([high, low]) = file.get(at + 2..at + 4) else {
+            return false;
+        };
+        at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
+    }
+    false
+}
+
+fn decode_other(file: &[u8], format: ImageFormat) -> Result<Pixels, Skip> {
+    let reader = |file| {
+        let mut reader = ImageReader::with_format(Cursor::new(file), format);
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(SIDE_MAX);
+        limits.max_image_height = Some(SIDE_MAX);
+        limits.max_alloc = Some(ALLOCATION_MAX_BYTES);
+        reader.limits(limits);
+        reader
+    };
+    let (width, height) = reader(file)
+        .into_dimensions()
+        .map_err(|error| skip_of(&error))?;
+    check_size(width, height)?;
+    let picture = reader(file).decode().map_err(|error| skip_of(&error))?;
+    let rgb = if picture.color().has_alpha() {
+        over_white(&picture.into_rgba8())
+    } else {
+        DynamicImage::into_rgb8(picture).into_raw()
+    };
+    Ok(Pixels { width, height, rgb })
+}
+
+fn skip_of(error: &ImageError) -> Skip {
+    match error {
+        ImageError::Limits(limits) => too_large(&limits.to_string()),
+        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => truncated(),
+        other => Skip::new("undecodable", other.to_string()),
+    }
+}
+
+/// Transparent pictures are drawn for light pages.
+fn over_white(picture: &RgbaImage) -> Vec<u8> {
+    let blend = |colour: u8, alpha: u8| {
+        let (colour, alpha) = (u16::from(colour), u16::from(alpha));
+        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    picture
+        .pixels()
+        .flat_map(|pixel| {
+            let [r, g, b, alpha] = pixel.0;
+            [blend(r, alpha), blend(g, alpha), blend(b, alpha)]
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use image::codecs::png::PngEncoder;
+    use image::codecs::webp::WebPEncoder;
+    use image::{ExtendedColorType, ImageEncoder};
+    use jpeg_encoder::{ColorType, Encoder};
+
+    use super::*;
+
+    fn jpeg(pixel: &[u8], kind: ColorType, progressive: bool) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(&mut file, 95);
+        encoder.set_progressive(progressive);
+        encoder
+            .encode(&pixel.repeat(64 * 48), 64, 48, kind)
+            .unwrap();
+        file
+    }
+
+    fn png(pixel: &[u8], kind: ExtendedColorType) -> Vec<u8> {
+        let mut file = Vec::new();
+        PngEncoder::new(&mut file)
+            .write_image(&pixel.repeat(64 * 48), 64, 48, kind)
+            .unwrap();
+        file
+    }
+
+    fn webp(pixel: &[u8]) -> Vec<u8> {
+        let mut file = Vec::new();
+        WebPEncoder::new_lossless(&mut file)
+            .write_image(&pixel.repeat(64 * 48), 64, 48, ExtendedColorType::Rgb8)
+            .unwrap();
+        file
+    }
+
+    #[track_caller]
+    fn assert_is(file: &[u8], wanted: [u8; 3]) {
+        let pixels = decode(file).unwrap();
+        assert_eq!((pixels.width, pixels.height), (64, 48));
+        for pixel in pixels.rgb.chunks_exact(3) {
+            let near = pixel
+                .iter()
+                .zip(wanted)
+                .all(|(got, want)| got.abs_diff(want) <= 4);
+            assert!(near, "{pixel:?} is not {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_file_becomes_rgb() {
+        assert_is(&jpeg(&[200, 90, 30], ColorType::Rgb, false), [200, 90, 30]);
+        assert_is(&jpeg(&[200, 90, 30], ColorType::Rgb, true), [200, 90, 30]);
+        assert_is(&jpeg(&[140], ColorType::Luma, false), [140; 3]);
+        // No cyan, half magenta, all yellow, no black.
+        assert_is(
+            &jpeg(&[0, 128, 255, 0], ColorType::Cmyk, false),
+            [255, 127, 0],
+        );
+        assert_is(
+            &jpeg(&[0, 128, 255, 0], ColorType::CmykAsYcck, false),
+            [255, 127, 0],
+        );
+        assert_is(&png(&[200, 90, 30], ExtendedColorType::Rgb8), [200, 90, 30]);
+        assert_is(&png(&[140], ExtendedColorType::L8), [140; 3]);
+        assert_is(&png(&[0, 0, 0, 0], ExtendedColorType::Rgba8), [255; 3]);
+        assert_is(&png(&[0, 0, 0, 128], ExtendedColorType::Rgba8), [127; 3]);
+        assert_is(
+            &png(
+                &[0xc8, 0xc8, 0x5a, 0x5a, 0x1e, 0x1e],
+                ExtendedColorType::Rgb16,
+            ),
+            [200, 90, 30],
+        );
+        assert_is(&webp(&[200, 90, 30]), [200, 90, 30]);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_anywhere_is_skipped_and_mostly_known_as_truncated() {
+        let mut dice = crate::dice::Dice::keyed(&[3]);
+        let noise: Vec<u8> = (0..64 * 48 * 3)
+            .map(|_| (dice.bits() & 0xff) as u8)
+            .collect();
+        for progressive in [false, true] {
+            let mut file = Vec::new();
+            let mut encoder = Encoder::new(&mut file, 85);
+            encoder.set_progressive(progressive);
+            encoder.encode(&noise, 64, 48, ColorType::Rgb).unwrap();
+            for length in (4..file.len()).step_by(37) {
+                let skip = decode(&file[..length]).unwrap_err();
+                assert_eq!(skip.class, "truncated", "{length} of {}", file.len());
+            }
+            assert!(decode(&file).is_ok());
+        }
+        let file = png(&[1, 2, 3], ExtendedColorType::Rgb8);
+        assert!(decode(&file[..file.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_thumbnails_end_is_not_the_pictures() {
+        let thumbnail = jpeg(&[9, 9, 9], ColorType::Rgb, false);
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(&mut file, 85);
+        encoder.add_app_segment(1, thumbnail).unwrap();
+        encoder
+            .encode(&[200, 90, 30].repeat(64 * 48), 64, 48, ColorType::Rgb)
+            .unwrap();
+        assert_is(&file, [200, 90, 30]);
+        let skip = decode(&file[..file.len() - 40]).unwrap_err();
+        assert_eq!(skip.class, "truncated");
+    }
+
+    #[test]
+    fn what_is_no_picture_or_too_much_of_one_has_its_class() {
+        let class = |file: &[u8]| decode(file).unwrap_err().class;
+        assert_eq!(class(b""), "empty");
+        assert_eq!(class(b"GIF89a"), "unknown_format");
+        let mut garbage = jpeg(&[1, 2, 3], ColorType::Rgb, false);
+        for byte in garbage.iter_mut().skip(4) {
+            *byte = 0x5a;
+        }
+        garbage.extend([0xff, 0xd9]);
+        assert!(["undecodable", "truncated"].contains(&class(&garbage)));
+        // A header that promises 40,000 x 40,000 pixels.
+        let mut bomb = jpeg(&[1, 2, 3], ColorType::Rgb, false);
+        let frame = bomb
+            .windows(2)
+            .position(|pair| pair == [0xff, 0xc0])
+            .unwrap();
+        bomb[frame + 5..frame + 9].copy_from_slice(&[0x9c, 0x40, 0x9c, 0x40]);
+        assert_eq!(class(&bomb), "too_large");
+        bomb[frame + 5..frame + 9].copy_from_slice(&[0x7d, 0x00, 0x7d, 0x00]);
+        assert_eq!(class(&bomb), "too_large");
+    }
+
+    #[test]
+    fn no_flipped_byte_brings_the_program_down() {
+        for file in [
+            jpeg(&[200, 90, 30], ColorType::Rgb, true),
+            png(&[200, 90, 30], ExtendedColorType::Rgb8),
+            webp(&[200, 90, 30]),
+        ] {
+            for at in 0..file.len() {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut bad = file.clone();
+                    bad[at] ^= flip;
+                    // Whether it still decodes is the decoder's business.
+                    let _ = std::panic::catch_unwind(|| decode(&bad).map(|_| ()));
+                }
+            }
+        }
+    }
+}

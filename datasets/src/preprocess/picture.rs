@@ -1,0 +1,135 @@
+//! One picture from its file to its bytes in a shard.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use marquee_domain::artifact::Digest;
+use marquee_domain::spec::ImageEncoding;
+
+use super::decode::{Pixels, decode};
+use super::stored;
+
+/// Why a picture is not in the shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Skip {
+    pub(super) class: &'static str,
+    pub(super) detail: String,
+}
+
+impl Skip {
+    pub(super) fn new(class: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            class,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// What became of a picture.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Prepared {
+    /// Its bytes in a shard.
+    Image(Vec<u8>),
+    Skipped(Skip),
+    /// The file is not the one that was fetched.
+    Altered,
+}
+
+/// Prepares pictures, one after the other, with buffers of its own.
+#[derive(Debug)]
+pub(super) struct Preparer {
+    width: u32,
+    height: u32,
+    encoding: ImageEncoding,
+    resizer: Resizer,
+}
+
+impl Preparer {
+    pub(super) fn new(width: u32, height: u32, encoding: ImageEncoding) -> Self {
+        Self {
+            width,
+            height,
+            encoding,
+            resizer: Resizer::new(),
+        }
+    }
+
+    /// Never panics, whatever the decoders do.
+    pub(super) fn prepare(&mut self, file: &[u8], digest: &Digest) -> Prepared {
+        if Digest::of(file) != *digest {
+            return Prepared::Altered;
+        }
+        let prepared = catch_unwind(AssertUnwindSafe(|| {
+            let pixels = self.resize(decode(file)?)?;
+            Ok(stored(pixels, self.width, self.height, self.encoding))
+        }));
+        match prepared {
+            Ok(Ok(image)) => Prepared::Image(image),
+            Ok(Err(skip)) => Prepared::Skipped(skip),
+            Err(_) => {
+                // Its buffers may be in any state.
+                self.resizer = Resizer::new();
+                let detail = "a decoder gave up on it; its message is in the log";
+                Prepared::Skipped(Skip::new("decoder_panic", detail))
+            }
+        }
+    }
+
+    /// The whole picture, scaled to the shard's size. Bilinear with a filter as wide as the
+    /// scale asks for, so that shrinking does not drop pixels.
+    fn resize(&mut self, pixels: Pixels) -> Result<Vec<u8>, Skip> {
+        if (pixels.width, pixels.height) == (self.width, self.height) {
+            return Ok(pixels.rgb);
+        }
+        let refuse = |problem: String| Skip::new("unresizable", problem);
+        let source = Image::from_vec_u8(pixels.width, pixels.height, pixels.rgb, PixelType::U8x3)
+            .map_err(|error| refuse(error.to_string()))?;
+        let mut target = Image::new(self.width, self.height, PixelType::U8x3);
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        self.resizer
+            .resize(&source, &mut target, Some(&options))
+            .map_err(|error| refuse(error.to_string()))?;
+        Ok(target.into_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::thumbnail::jpeg_of;
+
+    #[test]
+    fn a_picture_is_scaled_whole_and_smoothly() {
+        // Left half black, right half white, in columns of one pixel each in the middle.
+        let row: Vec<u8> = (0..100)
+            .flat_map(|x| [if x < 50 { 0 } else { 255 }; 3])
+            .collect();
+        let file = jpeg_of(&row.repeat(60), 100, 60, 95);
+        let mut preparer = Preparer::new(10, 4, ImageEncoding::Raw);
+        let Prepared::Image(image) = preparer.prepare(&file, &Digest::of(&file)) else {
+            panic!("it is a good picture");
+        };
+        assert_eq!(image.len(), 10 * 4 * 3);
+        assert!(
+            image[..9].iter().all(|value| *value < 8),
+            "{:?}",
+            &image[..30]
+        );
+        assert!(
+            image[21..30].iter().all(|value| *value > 247),
+            "{:?}",
+            &image[..30]
+        );
+    }
+
+    #[test]
+    fn a_file_that_changed_since_is_noticed() {
+        let file = jpeg_of(&[9; 300], 10, 10, 90);
+        let mut preparer = Preparer::new(4, 4, ImageEncoding::Raw);
+        assert_eq!(
+            preparer.prepare(&file, &Digest::of(b"another")),
+            Prepared::Altered
+        );
+    }
+}
