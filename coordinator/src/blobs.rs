@@ -9,6 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,7 +76,10 @@ impl BlobStore {
     pub async fn open(root: PathBuf) -> Result<Self, BlobError> {
         blocking(move || {
             let tmp = root.join("tmp");
-            fs::create_dir_all(&tmp).map_err(io_error("create", &tmp))?;
+            // Results are for those whom the coordinator gives them to.
+            let mut private = fs::DirBuilder::new();
+            let private = private.recursive(true).mode(0o700);
+            private.create(&tmp).map_err(io_error("create", &tmp))?;
             for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
                 let leftover = entry.map_err(io_error("list", &tmp))?.path();
                 fs::remove_file(&leftover).map_err(io_error("remove", &leftover))?;

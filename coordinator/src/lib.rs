@@ -106,7 +106,7 @@ async fn serve(
     let shutdown = app.shutdown.clone();
     let server = rpc::server(&app, tls)
         .await
-        .context("the certificate files of [tls] do not work")?;
+        .context("could not set up the server")?;
     let server = server
         .serve_with_incoming_shutdown(rpc::incoming(listener), shutdown.clone().cancelled_owned());
     let mut server = tokio::spawn(server);

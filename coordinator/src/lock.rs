@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Takes the data folder, and makes it where there is none. The lock lives as long as the file.
 pub fn data_folder(folder: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(folder)
+    // Passable for the account that a private Postgres may run as, listed by nobody else.
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(folder)
         .with_context(|| format!("could not create data_dir {folder:?}; choose another folder"))?;
     let path = folder.join("coordinator.lock");
     let mut file = OpenOptions::new()

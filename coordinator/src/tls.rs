@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::config::TlsFiles;
 
@@ -17,10 +17,15 @@ pub fn server_config(files: &TlsFiles) -> anyhow::Result<ServerTlsConfig> {
     let config = ServerTlsConfig::new()
         .identity(identity)
         .timeout(HANDSHAKE_WITHIN);
-    Ok(match &files.client_ca {
+    let config = match &files.client_ca {
         Some(ca) => config.client_ca_root(Certificate::from_pem(read("tls.client_ca", ca)?)),
         None => config,
-    })
+    };
+    // Whether the key is the certificate's is found out here, before anything is started.
+    Server::builder()
+        .tls_config(config.clone())
+        .context("the certificate files of [tls] do not work together")?;
+    Ok(config)
 }
 
 fn read(key: &str, file: &Path) -> anyhow::Result<String> {

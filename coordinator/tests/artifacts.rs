@@ -1,6 +1,6 @@
 //! Artifacts and blobs over the wire, from a running coordinator.
 
-mod support;
+mod program;
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ use marquee_store::artifacts::{NewArtifact, insert_artifact};
 use marquee_store::attempts::{NewAttempt, insert_attempt};
 use marquee_store::jobs::{NewJob, insert_job};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
-use support::{Coordinator, database_url};
+use program::{Coordinator, database_url};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

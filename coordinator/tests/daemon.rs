@@ -1,6 +1,6 @@
 //! The coordinator's program and its private Postgres, started, stopped and killed.
 
-mod support;
+mod program;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::Connection as _;
-use support::{Coordinator, database_url, eventually, postgres_of, program, refused};
+use program::{Coordinator, command, database_url, eventually, postgres_of, refused};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -39,7 +39,7 @@ async fn list_artifacts(coordinator: &Coordinator) -> Result<(), tonic::Status> 
 #[test]
 fn beyond_loopback_it_refuses_to_start_without_tls() {
     let folder = data_dir();
-    let said = refused(program(&folder.path().join("never"), "0.0.0.0:0"));
+    let said = refused(command(&folder.path().join("never"), "0.0.0.0:0"));
     assert!(
         said.contains("key \"listen\"") && said.contains("set tls.cert and tls.key"),
         "{said}"
@@ -50,7 +50,7 @@ fn beyond_loopback_it_refuses_to_start_without_tls() {
 #[test]
 fn a_missing_certificate_file_is_named() {
     let folder = data_dir();
-    let mut command = program(folder.path(), "0.0.0.0:0");
+    let mut command = command(folder.path(), "0.0.0.0:0");
     command.env("MARQUEE_COORDINATOR__TLS__CERT", "/nowhere/cert.pem");
     command.env("MARQUEE_COORDINATOR__TLS__KEY", "/nowhere/key.pem");
     let said = refused(command);
@@ -63,7 +63,7 @@ fn a_missing_certificate_file_is_named() {
 #[test]
 fn postgres_programs_that_are_not_there_are_named_by_their_key() {
     let folder = data_dir();
-    let mut command = program(folder.path(), "127.0.0.1:0");
+    let mut command = command(folder.path(), "127.0.0.1:0");
     command.env("MARQUEE_COORDINATOR__POSTGRES_BIN", "/nowhere/bin");
     let said = refused(command);
     assert!(
@@ -128,7 +128,7 @@ async fn killed_it_takes_its_postgres_along_and_is_back_within_three_seconds() {
         }
         // In the first rounds the old server may still be on its way out.
         let started = Instant::now();
-        coordinator = Coordinator::start_with(program(folder.path(), &address));
+        coordinator = Coordinator::start_with(command(folder.path(), &address));
         list_artifacts(&coordinator).await.unwrap();
         let took = started.elapsed();
         assert!(took < RESTART_WITHIN, "round {round} took {took:?}");
@@ -179,14 +179,14 @@ async fn a_data_folder_and_a_database_have_one_coordinator() {
     let folder = data_dir();
     let coordinator = Coordinator::start(folder.path());
 
-    let said = refused(program(folder.path(), "127.0.0.1:0"));
+    let said = refused(command(folder.path(), "127.0.0.1:0"));
     assert!(said.contains("is in use by another coordinator"), "{said}");
 
     // Another folder, but the first one's database.
     let url = database_url(folder.path());
     let password = std::fs::read_to_string(folder.path().join("postgres.password")).unwrap();
     let other = data_dir();
-    let mut command = program(other.path(), "127.0.0.1:0");
+    let mut command = command(other.path(), "127.0.0.1:0");
     command.env("MARQUEE_COORDINATOR__DATABASE_URL", &url);
     let said = refused(command);
     assert!(

@@ -1,13 +1,13 @@
 //! Certificates, as the program and its clients use them.
 
-mod support;
+mod program;
 
 use std::path::Path;
 
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::{Coordinator, program, refused};
+use program::{Coordinator, command, refused};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 /// An authority with a certificate for the coordinator and one for a client, as PEM files.
@@ -77,7 +77,7 @@ async fn with_an_authority_only_its_clients_are_let_in() {
         folder.path(),
         "[tls]\ncert = \"FOLDER/cert.pem\"\nkey = \"FOLDER/key.pem\"\nclient_ca = \"FOLDER/ca.pem\"\n",
     );
-    let mut command = program(&folder.path().join("data"), "127.0.0.1:0");
+    let mut command = command(&folder.path().join("data"), "127.0.0.1:0");
     command.arg("--config").arg(file);
     let coordinator = Coordinator::start_with(command);
 
@@ -99,11 +99,11 @@ fn a_key_of_another_certificate_is_refused_at_the_start() {
     let folder = tempfile::Builder::new().prefix("mqt").tempdir().unwrap();
     Authority::make(folder.path());
     let text = "[tls]\ncert = \"FOLDER/cert.pem\"\nkey = \"FOLDER/other.key\"\n";
-    let mut command = program(&folder.path().join("data"), "127.0.0.1:0");
+    let mut command = command(&folder.path().join("data"), "127.0.0.1:0");
     command.arg("--config").arg(settings(folder.path(), text));
     let said = refused(command);
     assert!(
-        said.contains("the certificate files of [tls] do not work"),
+        said.contains("the certificate files of [tls] do not work together"),
         "{said}"
     );
 }

@@ -14,19 +14,22 @@ use tower::{Layer, Service};
 
 /// How long an answer may take to begin. What a handler waits for, a lock or a connection of
 /// Postgres, has shorter limits; this one catches what they miss.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Answered after the last part of a long stream.
 const UNLIMITED: &str = "/marquee.v1.Artifacts/UploadBlob";
 
-/// Puts the limit around a service.
+/// Puts a limit around a service.
 #[derive(Debug, Clone, Copy)]
-pub struct DeadlineLayer;
+pub struct DeadlineLayer {
+    pub(super) limit: Duration,
+}
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = WithDeadline<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithDeadline { inner }
+        let limit = self.limit;
+        WithDeadline { inner, limit }
     }
 }
 
@@ -34,6 +37,7 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Debug, Clone)]
 pub struct WithDeadline<S> {
     inner: S,
+    limit: Duration,
 }
 
 impl<S> Service<Request<Body>> for WithDeadline<S>
@@ -51,16 +55,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
+        let limit = self.limit;
         let answer = self.inner.call(request);
         if path == UNLIMITED {
             return Box::pin(answer);
         }
         Box::pin(async move {
-            match tokio::time::timeout(ANSWER_WITHIN, answer).await {
+            match tokio::time::timeout(limit, answer).await {
                 Ok(answer) => answer,
                 Err(_) => {
-                    tracing::warn!(path, limit = ?ANSWER_WITHIN, "a request took too long");
-                    let seconds = ANSWER_WITHIN.as_secs();
+                    tracing::warn!(path, ?limit, "a request took too long");
+                    let seconds = limit.as_secs();
                     let text =
                         format!("the coordinator did not answer within {seconds} s; try again");
                     Ok(Status::deadline_exceeded(text).into_http())
@@ -75,20 +80,23 @@ mod tests {
     use super::*;
     use tonic::Code;
 
-    async fn code_after_an_hour(path: &str) -> Option<Code> {
+    /// The status of an answer that takes ten times the limit.
+    async fn code_of_slow_answer(path: &str) -> Option<Code> {
+        let limit = Duration::from_millis(20);
         let slow = tower::service_fn(|_: Request<Body>| async {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
         });
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        let answer = DeadlineLayer.layer(slow).call(request).await.unwrap();
+        let mut service = DeadlineLayer { limit }.layer(slow);
+        let answer = service.call(request).await.unwrap();
         Status::from_header_map(answer.headers()).map(|status| status.code())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_answer_is_cut_off_and_a_slow_upload_is_not() {
-        let slow = code_after_an_hour("/marquee.v1.Jobs/GetJob").await;
+        let slow = code_of_slow_answer("/marquee.v1.Jobs/GetJob").await;
         assert_eq!(slow, Some(Code::DeadlineExceeded));
-        assert_eq!(code_after_an_hour(UNLIMITED).await, None);
+        assert_eq!(code_of_slow_answer(UNLIMITED).await, None);
     }
 }

@@ -79,7 +79,9 @@ pub async fn server(
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .layer(DeadlineLayer);
+        .layer(DeadlineLayer {
+            limit: deadline::ANSWER_WITHIN,
+        });
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
     }

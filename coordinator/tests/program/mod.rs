@@ -1,0 +1,160 @@
+//! A coordinator as its users run it: the real program, on a data folder and a port of its own.
+#![allow(dead_code, reason = "each test file uses a part of this one")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::transport::Channel;
+
+/// A running coordinator; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Coordinator {
+    child: Child,
+    pub address: String,
+}
+
+/// The program with a clean environment, apart from where Postgres is.
+pub(crate) fn command(data_dir: &Path, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_marquee-coordinator"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MARQUEE_COORDINATOR__") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(["--listen", listen]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Coordinator {
+    /// Starts one on a free port.
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        Self::start_with(command(data_dir, "127.0.0.1:0"))
+    }
+
+    /// Starts `command`, and returns when it says that it listens.
+    pub(crate) fn start_with(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else {
+            let mut stderr = String::new();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut stderr)
+                .unwrap();
+            panic!("no event but {line:?}; stderr:\n{stderr}");
+        };
+        assert_eq!(event["event"], "listening");
+        // Nobody must ever wait for a reader of the log.
+        let mut stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
+        Self {
+            child,
+            address: event["address"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(
+            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
+            signal,
+        )
+        .unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the coordinator did not end within {limit:?}"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a coordinator that is expected to refuse, and gives what it said.
+pub(crate) fn refused(mut command: Command) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    assert!(!status.success(), "it did not refuse");
+    assert_eq!(String::from_utf8_lossy(&stdout), "");
+    String::from_utf8(stderr).unwrap()
+}
+
+/// Processes of the private Postgres of `data_dir`.
+pub(crate) fn postgres_of(data_dir: &Path) -> Vec<Pid> {
+    let data: PathBuf = data_dir.canonicalize().unwrap().join("postgres");
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let works_there = processes.filter(|process| {
+        std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == data)
+    });
+    works_there
+        .filter_map(|process| {
+            process
+                .file_name()
+                .to_str()?
+                .parse()
+                .ok()
+                .map(Pid::from_raw)
+        })
+        .collect()
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The URL of the private Postgres of `data_dir`, for looking at what the coordinator stored.
+pub(crate) fn database_url(data_dir: &Path) -> String {
+    let password = std::fs::read_to_string(data_dir.join("postgres.password")).unwrap();
+    let socket = data_dir.join("socket");
+    format!(
+        "postgres://marquee:{}@localhost/marquee?host={}",
+        password.trim(),
+        socket.display()
+    )
+}
