@@ -18,6 +18,8 @@ const STATEMENT_TIMEOUT_MS: &str = "30000";
 /// Milliseconds that a transaction may lie idle before Postgres rolls it back: what a killed or
 /// hung coordinator had locked is free again after this long.
 const IDLE_TRANSACTION_TIMEOUT_MS: &str = "10000";
+/// Milliseconds that one statement of a migration may take: a new index on a large table is slow.
+const MIGRATION_TIMEOUT_MS: &str = "3600000";
 
 /// Every migration, compiled in.
 pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -43,6 +45,12 @@ pub async fn connect(url: &str) -> Result<PgPool> {
 
 /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
-    MIGRATOR.run(pool).await?;
+    let mut conn = pool.acquire().await?;
+    sqlx::query_scalar!("SELECT set_config('statement_timeout', $1, false)", MIGRATION_TIMEOUT_MS)
+        .fetch_one(&mut *conn)
+        .await?;
+    MIGRATOR.run(&mut *conn).await?;
+    // Not given back to the pool: its limit is not that of the others.
+    conn.close().await?;
     Ok(())
 }

@@ -79,7 +79,7 @@ pub async fn mark_job_running(
     let next = sqlx::query_scalar!(
         "UPDATE jobs
          SET state = 'running', attempt = attempt + 1, reason = '', not_before = NULL,
-             started_at = $3
+             started_at = $3, failure_class = NULL, failure_message = NULL
          WHERE id = $1 AND state = 'queued' AND attempt = $2
          RETURNING attempt",
         id.0,
