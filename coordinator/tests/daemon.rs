@@ -1,4 +1,5 @@
 //! The coordinator's program and its private Postgres, started, stopped and killed.
+#![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
 mod program;
 
@@ -9,8 +10,8 @@ use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sqlx::Connection as _;
 use program::{Coordinator, command, database_url, eventually, postgres_of, refused};
+use sqlx::Connection as _;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

@@ -1,4 +1,5 @@
 //! Certificates, as the program and its clients use them.
+#![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
 mod program;
 
@@ -6,8 +7,8 @@ use std::path::Path;
 
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use program::{Coordinator, command, refused};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 /// An authority with a certificate for the coordinator and one for a client, as PEM files.

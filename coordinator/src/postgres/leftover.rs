@@ -14,8 +14,10 @@ use super::{PostgresError, io_error};
 /// How long a server may take for a fast shutdown, which writes a checkpoint. A coordinator that
 /// starts again must be back soon: on a busy disk it is faster to quit and recover from the log.
 const FAST: Duration = Duration::from_secs(1);
-/// How long it may take to quit without a checkpoint.
-const QUIT: Duration = Duration::from_secs(10);
+/// How long it may take to quit without a checkpoint, and its children to follow it when it is
+/// killed. What it had acknowledged is in its log on disk.
+const QUIT: Duration = Duration::from_secs(5);
+const KILL: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until no process of an earlier server works in `data`, after telling it to stop. The
@@ -25,7 +27,12 @@ pub(super) fn clear(data: &Path, socket_folder: &Path) -> Result<(), PostgresErr
     let Some(postmaster) = postmaster_pid(&pid_file) else {
         return Ok(());
     };
-    for (signal, limit) in [(Signal::SIGINT, FAST), (Signal::SIGQUIT, QUIT)] {
+    let steps = [
+        (Signal::SIGINT, FAST),
+        (Signal::SIGQUIT, QUIT),
+        (Signal::SIGKILL, KILL),
+    ];
+    for (signal, limit) in steps {
         let deadline = Instant::now() + limit;
         let mut told = false;
         loop {
@@ -33,9 +40,10 @@ pub(super) fn clear(data: &Path, socket_folder: &Path) -> Result<(), PostgresErr
             if working.is_empty() {
                 return forget(&pid_file, socket_folder);
             }
-            if !told {
+            // Only the postmaster: it tells its children, and they leave by themselves without it.
+            // The number alone proves nothing: it may be somebody else's by now.
+            if !told && working.contains(&postmaster) {
                 tracing::info!(?working, %signal, "stopping the postgres of an earlier coordinator");
-                // Only the postmaster: it tells its children. They leave by themselves without it.
                 let _ = kill(postmaster, signal);
                 told = true;
             }
@@ -66,7 +74,8 @@ fn postmaster_pid(pid_file: &Path) -> Option<Pid> {
         .map(Pid::from_raw)
 }
 
-/// Processes that work in `data`: a server and its children have it as their current folder.
+/// Postgres processes that work in `data`: a server and its children have it as their current
+/// folder.
 #[cfg(target_os = "linux")]
 fn processes_in(data: &Path, _postmaster: Pid) -> Vec<Pid> {
     let Ok(data) = data.canonicalize() else {
@@ -77,7 +86,9 @@ fn processes_in(data: &Path, _postmaster: Pid) -> Vec<Pid> {
         let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
             continue;
         };
-        if fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data) {
+        let is_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data);
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        if is_there && name.trim_end() == "postgres" {
             found.push(Pid::from_raw(pid));
         }
     }
@@ -122,22 +133,39 @@ mod tests {
         assert!(!pid_file.exists());
     }
 
+    /// A process named "postgres" that works in `folder` and waits.
+    #[cfg(target_os = "linux")]
+    fn waiting_postgres(folder: &Path) -> std::process::Child {
+        let program = folder.join("postgres");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut command = std::process::Command::new(&program);
+        command.arg("60").current_dir(folder).spawn().unwrap()
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_process_that_works_in_the_folder_is_told_to_stop_and_waited_for() {
+    fn a_server_that_works_in_the_folder_is_told_to_stop_and_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .current_dir(folder.path())
-            .spawn()
-            .unwrap();
+        let mut child = waiting_postgres(folder.path());
         let pid_file = folder.path().join("postmaster.pid");
         fs::write(&pid_file, format!("{}\n", child.id())).unwrap();
         // Somebody must collect the child, or it stays as a zombie (which has no folder any more).
         let waiter = std::thread::spawn(move || child.wait().unwrap());
-        let started = Instant::now();
         clear(folder.path(), folder.path()).unwrap();
-        assert!(started.elapsed() < FAST + QUIT);
         assert!(!waiter.join().unwrap().success());
+        assert!(!pid_file.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_has_the_number_by_accident_is_let_alone() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut bystander = waiting_postgres(elsewhere.path());
+        let pid_file = folder.path().join("postmaster.pid");
+        fs::write(&pid_file, format!("{}\n", bystander.id())).unwrap();
+        clear(folder.path(), folder.path()).unwrap();
+        assert!(bystander.try_wait().unwrap().is_none(), "it still runs");
+        bystander.kill().unwrap();
+        bystander.wait().unwrap();
     }
 }

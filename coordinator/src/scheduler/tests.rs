@@ -553,7 +553,6 @@ fn each_of_several_large_gangs_gets_its_turn() {
     let mut hosts = vec![host("a").gpus(4)];
     let mut pending: Vec<Pending> = (1..=3).map(|id| job(id, GPU, 4)).collect();
     let mut started = Vec::new();
-    let mut next_small = 1_000;
     for second in 0..200 {
         // A gang runs for 5 rounds, a small job for 2.
         if second % 5 == 0 {
@@ -562,8 +561,7 @@ fn each_of_several_large_gangs_gets_its_turn() {
         if second % 2 == 0 {
             hosts[0].running.retain(|held| held.job.0 < 1_000);
         }
-        pending.push(job(next_small, GPU, 1).queued(second));
-        next_small += 1;
+        pending.push(job(1_000 + second, GPU, 1).queued(second));
         for placement in place(&pending, &hosts, at(second)).placements {
             pending.retain(|job| job.job != placement.job);
             if placement.job.0 < 1_000 {
