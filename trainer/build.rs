@@ -31,7 +31,11 @@ fn main() {
         .parent()
         .expect("libtorch's lib folder lies in libtorch's own folder");
     let include = torch.join("include");
-    check_version(&include);
+    // Workers tell the coordinator what their trainer links; `--version` tells the worker.
+    println!(
+        "cargo:rustc-env=MARQUEE_FLAVOUR=libtorch-{}",
+        checked_version(&include)
+    );
 
     cc::Build::new()
         .cpp(true)
@@ -55,8 +59,9 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
 
-/// Stops the build with a clear word when the headers are of another version.
-fn check_version(include: &Path) {
+/// The version of the headers, such as "2.11.0". Stops the build with a clear word when it is not
+/// one that the shim is written for.
+fn checked_version(include: &Path) -> String {
     let header = include.join("torch/headeronly/version.h");
     println!("cargo:rerun-if-changed={}", header.display());
     let text = fs::read_to_string(&header).unwrap_or_else(|error| {
@@ -67,16 +72,19 @@ fn check_version(include: &Path) {
         )
     });
     let number = |name: &str| -> Option<u32> {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("#define {name} ")))?;
-        line.split_whitespace().nth(2)?.parse().ok()
+        let prefix = format!("#define TORCH_VERSION_{name} ");
+        text.lines()
+            .find_map(|line| line.strip_prefix(&prefix)?.trim().parse().ok())
     };
-    let found = number("TORCH_VERSION_MAJOR").zip(number("TORCH_VERSION_MINOR"));
-    assert!(
-        found == Some(LIBTORCH_VERSION),
-        "libtorch at {} is version {found:?}, but the trainer needs {LIBTORCH_VERSION:?}; point LIBTORCH at \
-         libtorch 2.11",
-        include.display()
-    );
+    let found = number("MAJOR").zip(number("MINOR")).zip(number("PATCH"));
+    match found {
+        Some(((major, minor), patch)) if (major, minor) == LIBTORCH_VERSION => {
+            format!("{major}.{minor}.{patch}")
+        }
+        other => panic!(
+            "libtorch at {} is version {other:?}, but the trainer needs {LIBTORCH_VERSION:?}; \
+             point LIBTORCH at libtorch 2.11",
+            include.display()
+        ),
+    }
 }

@@ -17,9 +17,17 @@ use marquee_trainer::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// Ours, and what it links: a worker reports the latter as its flavour.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("MARQUEE_FLAVOUR"),
+    ")"
+);
+
 /// Train and evaluate with libtorch: one process a rank
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

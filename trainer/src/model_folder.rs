@@ -45,7 +45,7 @@ pub(crate) struct ModelCard {
 }
 
 /// How `marquee-prep` fits a picture to the size of the shards.
-const RESIZE: &str = "bilinear";
+const RESIZE: &str = "whole picture, bilinear, antialiased";
 
 impl ModelCard {
     pub(crate) fn new(network: &Network, classes: &[String], width: u32, height: u32) -> Self {

@@ -36,9 +36,9 @@ impl Parameters {
         self.add(name, &drawn)
     }
 
-    fn filled(&mut self, name: String, shape: &[i64], value: f64) -> Result<Tensor, RunError> {
-        let filled = Tensor::f_full(shape, value, (Kind::Float, Device::Cpu))?;
-        self.add(name, &filled)
+    fn zeros(&mut self, name: String, shape: &[i64]) -> Result<Tensor, RunError> {
+        let zeros = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
+        self.add(name, &zeros)
     }
 
     fn add(&mut self, name: String, value: &Tensor) -> Result<Tensor, RunError> {
@@ -51,34 +51,21 @@ impl Parameters {
         Ok(tensor)
     }
 
-    /// A square convolution that keeps the size of the picture, initialised as PyTorch does it.
-    pub(crate) fn conv(
+    /// A square convolution that keeps the size of the picture. Its weights are drawn so that, after
+    /// a ReLU, values are as large on average behind the layer as before it (He et al. 2015), which
+    /// lets several such layers learn without any normalisation between them.
+    pub(crate) fn conv_before_relu(
         &mut self,
         name: &str,
         from: i64,
         to: i64,
         side: i64,
     ) -> Result<Conv, RunError> {
-        let bound = 1.0 / ((from * side * side) as f64).sqrt();
+        let bound = (6.0 / (from * side * side) as f64).sqrt();
         Ok(Conv {
             weight: self.uniform(format!("{name}.weight"), &[to, from, side, side], bound)?,
-            bias: self.uniform(format!("{name}.bias"), &[to], bound)?,
+            bias: self.zeros(format!("{name}.bias"), &[to])?,
             padding: side / 2,
-        })
-    }
-
-    /// Normalisation over groups of channels of one picture: unlike batch-norm it does not look at
-    /// the other pictures of the batch, so that a batch may be split over ranks at will.
-    pub(crate) fn group_norm(
-        &mut self,
-        name: &str,
-        groups: i64,
-        channels: i64,
-    ) -> Result<GroupNorm, RunError> {
-        Ok(GroupNorm {
-            weight: self.filled(format!("{name}.weight"), &[channels], 1.0)?,
-            bias: self.filled(format!("{name}.bias"), &[channels], 0.0)?,
-            groups,
         })
     }
 
@@ -159,29 +146,6 @@ impl Conv {
             [self.padding, self.padding],
             [1, 1],
             1,
-        )
-    }
-}
-
-/// Normalisation over groups of channels.
-#[derive(Debug)]
-pub(crate) struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
-    groups: i64,
-}
-
-/// PyTorch's own: keeps a flat patch of a picture from being divided by zero.
-const NORM_EPSILON: f64 = 1e-5;
-
-impl GroupNorm {
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_group_norm(
-            self.groups,
-            Some(&self.weight),
-            Some(&self.bias),
-            NORM_EPSILON,
-            true,
         )
     }
 }

@@ -1,8 +1,13 @@
 //! That an interrupted run ends as if nothing had happened.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "what fails here fails the test"
+)]
+
 mod common;
 
-use common::{Run, settings, write_shards};
+use common::{Run, checkpoint_in, settings, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::spec::{Optimizer, TrainSettings};
@@ -152,10 +157,8 @@ fn a_checkpoint_of_another_run_is_refused_with_what_differs() {
     let events = first.succeed(1);
     let checkpoint = events
         .iter()
-        .find_map(|event| match event {
-            ChildEvent::Checkpoint { path, .. } => Some(path.clone()),
-            _ => None,
-        })
+        .find_map(checkpoint_in)
+        .map(|(_, path)| path.to_owned())
         .unwrap();
     let refused = |settings: TrainSettings, what: &str| {
         let run = Run::train(folder.path(), settings).resuming(&checkpoint);

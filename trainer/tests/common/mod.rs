@@ -352,9 +352,9 @@ impl RankProcess {
 
     /// Waits for the checkpoint of `step`, or a later one.
     pub fn wait_for_checkpoint(&mut self, at_least: u64) -> PathBuf {
-        self.wait_for(|event| match event {
-            ChildEvent::Checkpoint { step, path } if *step >= at_least => Some(path.clone()),
-            _ => None,
+        self.wait_for(|event| {
+            let (step, path) = checkpoint_in(event)?;
+            (step >= at_least).then(|| path.to_owned())
         })
     }
 
@@ -392,6 +392,15 @@ impl Drop for RankProcess {
         // Already gone, most times.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Step and folder of a checkpoint event.
+pub fn checkpoint_in(event: &ChildEvent) -> Option<(u64, &Path)> {
+    if let ChildEvent::Checkpoint { step, path } = event {
+        Some((*step, path))
+    } else {
+        None
     }
 }
 
