@@ -1,160 +1,256 @@
-//! A coordinator as its users run it: the real program, on a data folder and a port of its own.
-#![allow(dead_code, reason = "each test file uses a part of this one")]
+//! A coordinator in this process, on a database of its own, tried from the outside: over gRPC.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses a part of it"
+)]
+#![allow(missing_debug_implementations, reason = "no test prints them")]
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tonic::transport::Channel;
+pub mod worker;
 
-/// A running coordinator; killed when dropped.
-#[derive(Debug)]
-pub(crate) struct Coordinator {
-    child: Child,
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use marquee_coordinator::app::CHANGES_MAX;
+use marquee_coordinator::blobs::BlobStore;
+use marquee_coordinator::clock::SystemClock;
+use marquee_coordinator::session::Sessions;
+use marquee_coordinator::{App, Settings, background, rpc};
+use marquee_domain::artifact::Digest;
+use marquee_proto::v1;
+use marquee_proto::v1::JobState;
+use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::workers_client::WorkersClient;
+use marquee_store::testing::TestDatabase;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use worker::FakeWorker;
+
+/// How long anything that must happen may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(20);
+pub const LEASE: Duration = Duration::from_millis(1500);
+
+/// A coordinator and all it stands on.
+pub struct Cluster {
+    pub database: TestDatabase,
+    pub running: Running,
+    blobs: tempfile::TempDir,
+}
+
+/// One life of a coordinator.
+pub struct Running {
+    pub app: App,
     pub address: String,
+    server: JoinHandle<()>,
+    loops: JoinSet<()>,
 }
 
-/// The program with a clean environment, apart from where Postgres is.
-pub(crate) fn program(data_dir: &Path, listen: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_marquee-coordinator"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MARQUEE_COORDINATOR__") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .arg("--data-dir")
-        .arg(data_dir)
-        .args(["--listen", listen]);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-impl Coordinator {
-    /// Starts one on a free port.
-    pub(crate) fn start(data_dir: &Path) -> Self {
-        Self::start_with(program(data_dir, "127.0.0.1:0"))
-    }
-
-    /// Starts `command`, and returns when it says that it listens.
-    pub(crate) fn start_with(mut command: Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let Ok(event) = serde_json::from_str::<serde_json::Value>(&line) else {
-            let mut stderr = String::new();
-            child
-                .stderr
-                .take()
-                .unwrap()
-                .read_to_string(&mut stderr)
-                .unwrap();
-            panic!("no event but {line:?}; stderr:\n{stderr}");
-        };
-        assert_eq!(event["event"], "listening");
-        // Nobody must ever wait for a reader of the log.
-        let mut stderr = child.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
+impl Cluster {
+    pub async fn start() -> Self {
+        let database = TestDatabase::create().await;
+        let blobs = tempfile::tempdir().unwrap();
+        let running = run(&database, &blobs).await;
         Self {
-            child,
-            address: event["address"].as_str().unwrap().to_owned(),
+            database,
+            running,
+            blobs,
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(
-            Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
-            signal,
-        )
-        .unwrap();
+    /// Starts another coordinator on what a killed one left.
+    pub async fn start_again(&mut self) {
+        self.running = run(&self.database, &self.blobs).await;
     }
 
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "the coordinator did not end within {limit:?}"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+    /// Ends every task of the coordinator where it stands.
+    pub async fn kill(&mut self) {
+        self.running.loops.shutdown().await;
+        self.running.server.abort();
+        self.running.app.shutdown.cancel();
+        let _ = (&mut self.running.server).await;
     }
 
-    pub(crate) async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address))
-            .unwrap()
-            .connect()
+    pub fn app(&self) -> &App {
+        &self.running.app
+    }
+
+    pub async fn jobs(&self) -> JobsClient<Channel> {
+        JobsClient::new(channel(&self.running.address).await)
+    }
+
+    pub async fn worker(&self, name: &str) -> FakeWorker {
+        FakeWorker::connect(&self.running.address, name).await
+    }
+
+    /// Submits a pipeline of command jobs; `body` stands under `[jobs]`.
+    pub async fn submit(&self, body: &str) -> Vec<v1::Job> {
+        let request = request(&format!("request-{}", uuid::Uuid::new_v4()), body);
+        self.jobs()
+            .await
+            .submit_pipeline(request)
             .await
             .unwrap()
+            .into_inner()
+            .jobs
+    }
+
+    pub async fn job(&self, id: i64) -> v1::Job {
+        self.detail(id).await.job.unwrap()
+    }
+
+    pub async fn detail(&self, id: i64) -> v1::JobDetail {
+        self.jobs()
+            .await
+            .get_job(v1::GetJobRequest { id })
+            .await
+            .unwrap()
+            .into_inner()
+    }
+
+    /// Waits until a job is in `state`, by watching it.
+    pub async fn wait_for(&self, id: i64, state: JobState) -> v1::Job {
+        self.wait_until(id, state.as_str_name(), |job| job.state() == state)
+            .await
+    }
+
+    /// Waits until a job is as `wanted` says.
+    pub async fn wait_until(
+        &self,
+        id: i64,
+        what: &str,
+        wanted: impl Fn(&v1::Job) -> bool,
+    ) -> v1::Job {
+        let request = v1::WatchRequest {
+            job_ids: vec![id],
+            keep_open: true,
+            pipeline_id: 0,
+        };
+        let mut stream = self.jobs().await.watch(request).await.unwrap().into_inner();
+        let mut last = None;
+        let found = timeout(SOON, async {
+            while let Some(update) = stream.message().await.unwrap() {
+                let job = update.job.unwrap();
+                if wanted(&job) {
+                    return job;
+                }
+                last = Some(job);
+            }
+            panic!("the watch ended before job {id} was {what}");
+        });
+        found
+            .await
+            .unwrap_or_else(|_| panic!("job {id} was not {what} in time; last: {last:?}"))
+    }
+
+    /// Stores a file as an upload would, and gives its manifest.
+    pub async fn output(&self, path: &str, contents: &'static [u8]) -> v1::Manifest {
+        let digest = Digest::of(contents);
+        let size_bytes = contents.len() as u64;
+        let mut blob = self
+            .app()
+            .blobs
+            .write(digest.clone(), size_bytes)
+            .await
+            .unwrap();
+        blob.push(Bytes::from_static(contents)).await.unwrap();
+        blob.finish().await.unwrap();
+        manifest(path, contents)
+    }
+
+    pub async fn workers(&self) -> Vec<v1::Worker> {
+        let mut client = WorkersClient::new(channel(&self.running.address).await);
+        let request = v1::ListWorkersRequest {};
+        client
+            .list_workers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .workers
+    }
+
+    pub async fn logs(&self, request: v1::LogsRequest) -> Vec<String> {
+        let mut stream = self.jobs().await.logs(request).await.unwrap().into_inner();
+        let mut lines = Vec::new();
+        let all = async {
+            while let Some(line) = stream.message().await.unwrap() {
+                lines.push(line.text);
+            }
+        };
+        timeout(SOON, all).await.expect("the stream of lines ends");
+        lines
     }
 }
 
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+pub async fn channel(address: &str) -> Channel {
+    Endpoint::from_shared(address.to_owned())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// A manifest of one file.
+pub fn manifest(path: &str, contents: &[u8]) -> v1::Manifest {
+    let digest = Digest::of(contents).to_string();
+    let size_bytes = contents.len() as u64;
+    v1::Manifest {
+        files: vec![v1::FileEntry {
+            path: path.into(),
+            size_bytes,
+            digest,
+        }],
     }
 }
 
-/// Runs a coordinator that is expected to refuse, and gives what it said.
-pub(crate) fn refused(mut command: Command) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().unwrap();
-    assert!(!status.success(), "it did not refuse");
-    assert_eq!(String::from_utf8_lossy(&stdout), "");
-    String::from_utf8(stderr).unwrap()
-}
-
-/// Processes of the private Postgres of `data_dir`.
-pub(crate) fn postgres_of(data_dir: &Path) -> Vec<Pid> {
-    let data: PathBuf = data_dir.canonicalize().unwrap().join("postgres");
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let works_there = processes.filter(|process| {
-        std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == data)
-    });
-    works_there
-        .filter_map(|process| {
-            process
-                .file_name()
-                .to_str()?
-                .parse()
-                .ok()
-                .map(Pid::from_raw)
-        })
-        .collect()
-}
-
-/// Waits until `condition` holds.
-pub(crate) fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
+    let toml = format!("name = \"test\"\n{body}");
+    v1::SubmitPipelineRequest {
+        request_id: request_id.into(),
+        document: Some(v1::Document {
+            format: Some(v1::document::Format::Toml(toml)),
+        }),
+        overrides: vec![],
     }
 }
 
-/// The URL of the private Postgres of `data_dir`, for looking at what the coordinator stored.
-pub(crate) fn database_url(data_dir: &Path) -> String {
-    let password = std::fs::read_to_string(data_dir.join("postgres.password")).unwrap();
-    let socket = data_dir.join("socket");
-    format!(
-        "postgres://marquee:{}@localhost/marquee?host={}",
-        password.trim(),
-        socket.display()
-    )
+async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
+    let app = App {
+        db: database.pool.clone(),
+        blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
+        clock: Arc::new(SystemClock),
+        wake: Arc::new(Notify::new()),
+        changes: broadcast::channel(CHANGES_MAX).0,
+        sessions: Sessions::default(),
+        settings: Settings {
+            lease: LEASE,
+            heartbeat_every: Duration::from_millis(100),
+            poll_every: Duration::from_millis(100),
+            stop_grace: Duration::from_millis(100),
+            settle: Duration::from_millis(300),
+        },
+        shutdown: CancellationToken::new(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let router = rpc::server(&app, None).await.unwrap();
+    let stop = app.shutdown.clone().cancelled_owned();
+    let server = async move {
+        router
+            .serve_with_incoming_shutdown(rpc::incoming(listener), stop)
+            .await
+            .unwrap();
+    };
+    let loops = background::start(&app);
+    Running {
+        app,
+        address,
+        server: tokio::spawn(server),
+        loops,
+    }
 }

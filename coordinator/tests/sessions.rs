@@ -1,0 +1,265 @@
+//! Workers that vanish, come back, repeat themselves and lie.
+
+mod support;
+
+use std::time::Duration;
+
+use marquee_domain::ids::{AttemptNumber, JobId, Rank};
+use marquee_domain::job::RankState;
+use marquee_proto::error::PublicError;
+use marquee_proto::v1;
+use marquee_proto::v1::report::Body;
+use marquee_proto::v1::{FailureClass, JobState, WorkerState};
+use marquee_store::ranks::{self, RankChange, RankKey};
+use support::worker::FakeWorker;
+use support::{Cluster, LEASE};
+use tokio::time::Instant;
+
+const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
+
+fn log(text: &str) -> Body {
+    let stream = v1::log_line::Stream::Stderr.into();
+    Body::Log(v1::RankLog {
+        stream,
+        lines: vec![text.into()],
+    })
+}
+
+#[tokio::test]
+async fn a_repeated_report_is_stored_once_and_one_after_a_gap_waits() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await; // reports 1 and 2
+    worker.send_report(key, 3, log("three")).await;
+    worker.send_report(key, 3, log("three again")).await;
+    worker.send_report(key, 5, log("five, too early")).await;
+    // Whatever was acknowledged on the way, the last word is 3.
+    let mut acks = Vec::new();
+    while acks.iter().filter(|ack| **ack == 3).count() < 3 {
+        acks.push(worker.ack(key).await);
+    }
+    assert!(acks.is_sorted() && acks.last() == Some(&3), "{acks:?}");
+    worker.send_report(key, 4, log("four")).await;
+    assert_eq!(worker.ack(key).await, 4);
+    worker.send_report(key, 5, log("five")).await;
+    assert_eq!(worker.ack(key).await, 5);
+    let logs = v1::LogsRequest {
+        job_id: id,
+        ..Default::default()
+    };
+    assert_eq!(cluster.logs(logs).await, ["three", "four", "five"]);
+}
+
+#[tokio::test]
+async fn a_lost_worker_requeues_its_attempt_and_what_it_says_later_is_refused() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut old = cluster.worker("w1").await;
+    let old_key = old.take_and_start().await;
+    let mut new = cluster.worker("w2").await;
+    let silent = Instant::now();
+    old.fall_silent();
+
+    let new_key = new.take_and_start().await;
+    assert_eq!(new_key, (id, 2, 0));
+    assert!(
+        silent.elapsed() >= LEASE - Duration::from_millis(200),
+        "{:?}",
+        silent.elapsed()
+    );
+    let states: Vec<_> = cluster
+        .workers()
+        .await
+        .iter()
+        .map(v1::Worker::state)
+        .collect();
+    assert_eq!(states, [WorkerState::Lost, WorkerState::Online]);
+    let detail = cluster.detail(id).await;
+    assert_eq!(
+        detail.attempts[0].failure.clone().unwrap().class(),
+        FailureClass::LostWorker
+    );
+
+    // It was only cut off: it comes back with its child running, and even with a result.
+    let mut back = old.reconnect(&cluster.running.address).await.unwrap();
+    let finished = v1::RankFinished {
+        summary_json: "{}".into(),
+        output: None,
+    };
+    back.report(old_key, Body::Finished(finished)).await;
+    assert!(back.stop(old_key).await.forget);
+    assert_eq!(
+        cluster.job(id).await.state(),
+        JobState::Running,
+        "the old attempt changed nothing"
+    );
+    new.finish(new_key, None).await;
+    let done = cluster.wait_for(id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 2);
+}
+
+#[tokio::test]
+async fn devices_of_a_lost_worker_are_free_only_when_it_says_so() {
+    let cluster = Cluster::start().await;
+    let both = "[jobs.both]\nkind = \"command\"\nargv = [\"true\"]\nranks = 2\nmax_attempts = 1\n";
+    let id = cluster.submit(both).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let ranks = [worker.take().await, worker.take().await];
+    for rank in &ranks {
+        worker.prepare(rank).await;
+    }
+    worker.fall_silent();
+    cluster.wait_for(id, JobState::Failed).await;
+    // It comes back and still holds both: nothing can be placed on it until they are gone.
+    let next = cluster.submit(ONE).await[0].id;
+    let mut back = worker.reconnect(&cluster.running.address).await.unwrap();
+    let reason = cluster
+        .wait_until(next, "explained", |j| j.reason.contains("0 of 2"))
+        .await
+        .reason;
+    assert!(reason.contains(&format!("waits for job {id}")), "{reason}");
+    back.forget_all();
+    assert_eq!(back.take().await.job_id, next);
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_without_its_ranks_has_lost_them() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    worker.take_and_start().await;
+    worker.forget_all();
+    let again = worker.take().await;
+    assert_eq!((again.job_id, again.attempt), (id, 2));
+    let failure = cluster.detail(id).await.attempts[0]
+        .failure
+        .clone()
+        .unwrap();
+    assert_eq!(failure.class(), FailureClass::LostWorker);
+}
+
+#[tokio::test]
+async fn a_rank_that_nobody_gave_is_stopped() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    worker.hold((4711, 1, 0));
+    assert!(worker.stop((4711, 1, 0)).await.forget);
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_no_verdict() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    worker.log(key, &["before"]).await;
+    while worker.ack(key).await < 3 {}
+    let mut again = worker.reconnect(&cluster.running.address).await.unwrap();
+    drop(worker);
+    // Told at once where its reports go on.
+    assert_eq!(again.ack(key).await, 3);
+    again.log(key, &["after"]).await;
+    again.finish(key, None).await;
+    let done = cluster.wait_for(id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_goodbye_gives_its_ranks_to_others_at_once() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut first = cluster.worker("w1").await;
+    first.take_and_start().await;
+    let mut second = cluster.worker("w2").await;
+    let left = Instant::now();
+    first.goodbye().await;
+    assert_eq!(second.take().await.job_id, id);
+    assert!(
+        left.elapsed() < LEASE + Duration::from_secs(2),
+        "{:?}",
+        left.elapsed()
+    );
+    assert_eq!(cluster.workers().await[0].state(), WorkerState::Left);
+}
+
+#[tokio::test]
+async fn a_second_worker_of_the_same_name_is_refused() {
+    let cluster = Cluster::start().await;
+    let _first = cluster.worker("w1").await;
+    let refused = FakeWorker::try_connect(&cluster.running.address, "w1")
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(PublicError::from(&refused).code.as_deref(), Some("MQ0303"));
+    let refused = FakeWorker::try_connect(&cluster.running.address, "W 1")
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(PublicError::from(&refused).code.as_deref(), Some("MQ0102"));
+}
+
+#[tokio::test]
+async fn a_coordinator_restart_kills_nothing_and_judges_nobody_for_one_lease() {
+    let mut cluster = Cluster::start().await;
+    let jobs = cluster
+        .submit(&format!("{ONE}{}", ONE.replace("one", "two")))
+        .await;
+    let mut stays = cluster.worker("w1").await;
+    let key = stays.take_and_start().await;
+    let mut vanishes = cluster.worker("w2").await;
+    // Both slots of w1 would take both jobs: the second is w2's only when w1 is full.
+    let other = stays.take_and_start().await;
+    assert_eq!([key.0, other.0], [jobs[0].id, jobs[1].id]);
+    let third = cluster.submit(ONE).await[0].id;
+    vanishes.take_and_start().await;
+
+    cluster.kill().await;
+    drop(vanishes);
+    // Longer than a lease: silence while nobody listened counts for nothing.
+    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    cluster.start_again().await;
+    let started = Instant::now();
+    let mut stays = stays.reconnect(&cluster.running.address).await.unwrap();
+    stays.log(key, &["still here"]).await;
+    stays.finish(key, None).await;
+    let done = cluster.wait_for(jobs[0].id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1, "the attempt went on through the restart");
+
+    // The one that did not come back is lost, but not before a whole lease of listening.
+    let requeued = cluster
+        .wait_until(third, "placed again", |job| job.attempt == 2)
+        .await;
+    assert!(started.elapsed() >= LEASE, "{:?}", started.elapsed());
+    assert_eq!(requeued.state(), JobState::Running);
+    assert_eq!(stays.take().await.job_id, third);
+    assert_eq!(cluster.job(jobs[1].id).await.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_report_that_a_killed_coordinator_stored_is_acted_on_by_the_next_one() {
+    let mut cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let (job, attempt, rank) = worker.take_and_start().await; // reports 1 and 2
+    worker.log((job, attempt, rank), &["three"]).await;
+    while worker.ack((job, attempt, rank)).await < 3 {}
+    cluster.kill().await;
+    // What the killed one had committed when it died: the last report, and no more.
+    let key = RankKey {
+        job: JobId(job),
+        attempt: AttemptNumber(attempt),
+        rank: Rank(rank),
+    };
+    let change = RankChange {
+        state: Some(RankState::Finished),
+        ..RankChange::default()
+    };
+    let mut conn = cluster.database.pool.acquire().await.unwrap();
+    ranks::mark_rank_reported(&mut conn, key, 3, 4, &change)
+        .await
+        .unwrap();
+    drop(conn);
+    cluster.start_again().await;
+    assert_eq!(cluster.wait_for(id, JobState::Succeeded).await.attempt, 1);
+}

@@ -1,0 +1,365 @@
+//! A worker that does what the test says and speaks the real protocol.
+
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test waits for one message of many"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use marquee_proto::v1::RankState;
+use marquee_proto::v1::coordinator_message::Body as In;
+use marquee_proto::v1::report::Body;
+use marquee_proto::v1::worker_message::Body as Out;
+use marquee_proto::v1::worker_session_client::WorkerSessionClient;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use super::SOON;
+
+/// (job, attempt, rank)
+pub type Key = (i64, u32, u32);
+type Held = Arc<Mutex<BTreeMap<Key, v1::HeldRank>>>;
+
+/// A worker with two CPU slots.
+pub struct FakeWorker {
+    pub name: String,
+    id: String,
+    held: Held,
+    outbox: mpsc::Sender<v1::WorkerMessage>,
+    inbox: Streaming<v1::CoordinatorMessage>,
+    heartbeats: JoinHandle<()>,
+}
+
+impl Drop for FakeWorker {
+    fn drop(&mut self) {
+        self.heartbeats.abort();
+    }
+}
+
+impl FakeWorker {
+    pub async fn connect(address: &str, name: &str) -> Self {
+        let id = Uuid::new_v4().to_string();
+        Self::connect_as(address, name, id, Held::default())
+            .await
+            .unwrap()
+    }
+
+    /// Connects again as the same worker, holding what it held.
+    pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
+        Self::connect_as(address, &self.name, self.id.clone(), self.held.clone()).await
+    }
+
+    pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
+        let id = Uuid::new_v4().to_string();
+        Self::connect_as(address, name, id, Held::default()).await
+    }
+
+    async fn connect_as(address: &str, name: &str, id: String, held: Held) -> Result<Self, Status> {
+        let mut client = WorkerSessionClient::new(super::channel(address).await);
+        let (outbox, outbound) = mpsc::channel(64);
+        let hello = v1::Hello {
+            worker_id: id.clone(),
+            name: name.into(),
+            boot_id: Uuid::from_u128(1).to_string(),
+            instance_id: Uuid::new_v4().to_string(),
+            version: "test".into(),
+            inventory: Some(v1::Inventory {
+                hostname: name.into(),
+                cpu_threads: 2,
+                cpu_slots: 2,
+                threads_per_slot: 1,
+                address: "127.0.0.1".into(),
+                ..v1::Inventory::default()
+            }),
+            held: held.lock().unwrap().values().cloned().collect(),
+        };
+        outbox
+            .send(v1::WorkerMessage {
+                body: Some(Out::Hello(hello)),
+            })
+            .await
+            .unwrap();
+        let inbox = client
+            .connect(ReceiverStream::new(outbound))
+            .await?
+            .into_inner();
+        let mut worker = Self {
+            name: name.into(),
+            id,
+            held: held.clone(),
+            heartbeats: tokio::spawn(async {}),
+            outbox: outbox.clone(),
+            inbox,
+        };
+        let every = worker
+            .wait("welcome", |body| match body {
+                In::Welcome(welcome) => Some(welcome.heartbeat_every_ms),
+                _ => None,
+            })
+            .await;
+        worker.heartbeats = tokio::spawn(heartbeats(outbox, held, every));
+        Ok(worker)
+    }
+
+    /// The first message that `wanted` takes; others are passed over.
+    async fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(In) -> Option<T>) -> T {
+        let found = timeout(SOON, async {
+            loop {
+                let message = self
+                    .inbox
+                    .message()
+                    .await
+                    .unwrap()
+                    .expect("the stream goes on");
+                if let Some(found) = wanted(message.body.unwrap()) {
+                    return found;
+                }
+            }
+        });
+        found
+            .await
+            .unwrap_or_else(|_| panic!("worker {} got no {what} in time", self.name))
+    }
+
+    /// Takes the next assignment of a rank that it does not hold yet.
+    pub async fn take(&mut self) -> v1::Assign {
+        let held = self.held.clone();
+        let assign = self
+            .wait("assignment", |body| match body {
+                In::Assign(a) => (!held.lock().unwrap().contains_key(&key_of(&a))).then_some(a),
+                _ => None,
+            })
+            .await;
+        let (job_id, attempt, rank) = key_of(&assign);
+        let state = RankState::Assigned.into();
+        let rank = v1::HeldRank {
+            job_id,
+            attempt,
+            rank,
+            state,
+            last_sequence: 0,
+        };
+        self.held.lock().unwrap().insert(key_of(&assign), rank);
+        assign
+    }
+
+    /// Takes the next assignment, prepares it, and waits for its start.
+    pub async fn take_and_start(&mut self) -> Key {
+        let assign = self.take().await;
+        let key = key_of(&assign);
+        self.prepare(&assign).await;
+        self.started(key).await;
+        key
+    }
+
+    pub async fn prepare(&mut self, assign: &v1::Assign) {
+        let at = v1::Rendezvous {
+            host: "127.0.0.1".into(),
+            port: 4711,
+        };
+        let rendezvous = assign.hosts_rendezvous.then_some(at);
+        self.report(
+            key_of(assign),
+            Body::Prepared(v1::RankPrepared { rendezvous }),
+        )
+        .await;
+    }
+
+    /// Waits for a Start and reports that the child runs.
+    pub async fn started(&mut self, key: Key) -> v1::Start {
+        let start = self
+            .wait("start", |body| match body {
+                In::Start(s) => ((s.job_id, s.attempt, s.rank) == key).then_some(s),
+                _ => None,
+            })
+            .await;
+        self.report(key, Body::Started(v1::RankStarted { pid: 42 }))
+            .await;
+        start
+    }
+
+    pub async fn finish(&mut self, key: Key, output: Option<v1::Manifest>) {
+        let summary_json = "{}".into();
+        self.report(
+            key,
+            Body::Finished(v1::RankFinished {
+                summary_json,
+                output,
+            }),
+        )
+        .await;
+        self.acknowledged(key).await;
+    }
+
+    pub async fn fail(&mut self, key: Key, class: v1::FailureClass, message: &str) {
+        let failure = v1::Failure {
+            class: class.into(),
+            message: message.into(),
+        };
+        self.report(
+            key,
+            Body::Failed(v1::RankFailed {
+                failure: Some(failure),
+            }),
+        )
+        .await;
+        self.acknowledged(key).await;
+    }
+
+    /// Waits for a Stop and does as it says.
+    pub async fn stop(&mut self, key: Key) -> v1::Stop {
+        let stop = self
+            .wait("stop", |body| match body {
+                In::Stop(s) => ((s.job_id, s.attempt, s.rank) == key).then_some(s),
+                _ => None,
+            })
+            .await;
+        if stop.forget {
+            self.held.lock().unwrap().remove(&key);
+        } else {
+            self.report(key, Body::Stopped(v1::RankStopped {})).await;
+            self.acknowledged(key).await;
+        }
+        stop
+    }
+
+    /// Waits until the last report of a rank is acknowledged, and lets go of it.
+    async fn acknowledged(&mut self, key: Key) {
+        let last = self.held.lock().unwrap()[&key].last_sequence;
+        while self.ack(key).await < last {}
+        self.held.lock().unwrap().remove(&key);
+    }
+
+    /// The next acknowledgement of a rank.
+    pub async fn ack(&mut self, key: Key) -> u64 {
+        self.wait("acknowledgement", |body| match body {
+            In::Ack(a) => ((a.job_id, a.attempt, a.rank) == key).then_some(a.sequence),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Makes and sends the rank's next report.
+    pub async fn report(&mut self, key: Key, body: Body) {
+        let sequence = {
+            let mut held = self.held.lock().unwrap();
+            let rank = held.get_mut(&key).unwrap();
+            if let Some(state) = state_after(&body) {
+                rank.state = state.into();
+            }
+            rank.last_sequence += 1;
+            rank.last_sequence
+        };
+        self.send_report(key, sequence, body).await;
+    }
+
+    /// Sends a report with a number of the test's own.
+    pub async fn send_report(&mut self, key: Key, sequence: u64, body: Body) {
+        let (job_id, attempt, rank) = key;
+        let at = Some(timestamp(now()));
+        let report = v1::Report {
+            job_id,
+            attempt,
+            rank,
+            sequence,
+            at,
+            body: Some(body),
+        };
+        self.send(Out::Reports(v1::Reports {
+            reports: vec![report],
+        }))
+        .await;
+    }
+
+    pub async fn log(&mut self, key: Key, lines: &[&str]) {
+        let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+        let stream = v1::log_line::Stream::Stdout.into();
+        self.report(key, Body::Log(v1::RankLog { stream, lines }))
+            .await;
+    }
+
+    pub fn holds(&self, key: Key) -> bool {
+        self.held.lock().unwrap().contains_key(&key)
+    }
+
+    /// Holds a rank that nobody gave to it.
+    pub fn hold(&self, key: Key) {
+        let (job_id, attempt, rank) = key;
+        let state = RankState::Running.into();
+        let held = v1::HeldRank {
+            job_id,
+            attempt,
+            rank,
+            state,
+            last_sequence: 9,
+        };
+        self.held.lock().unwrap().insert(key, held);
+    }
+
+    /// Loses what it holds, as a restart without a memory would.
+    pub fn forget_all(&self) {
+        self.held.lock().unwrap().clear();
+    }
+
+    pub async fn goodbye(mut self) {
+        self.send(Out::Goodbye(v1::Goodbye {})).await;
+        // The coordinator closes the stream when it has stored it.
+        let closed = async { while let Ok(Some(_)) = self.inbox.message().await {} };
+        timeout(SOON, closed).await.unwrap();
+    }
+
+    /// Falls silent, with its stream open, as behind a partition.
+    pub fn fall_silent(&self) {
+        self.heartbeats.abort();
+    }
+
+    async fn send(&mut self, body: Out) {
+        self.outbox
+            .send(v1::WorkerMessage { body: Some(body) })
+            .await
+            .unwrap();
+    }
+}
+
+async fn heartbeats(outbox: mpsc::Sender<v1::WorkerMessage>, held: Held, every_ms: u32) {
+    for sequence in 1.. {
+        tokio::time::sleep(Duration::from_millis(every_ms.into())).await;
+        let held = held.lock().unwrap().values().cloned().collect();
+        let heartbeat = v1::Heartbeat { sequence, held };
+        let message = v1::WorkerMessage {
+            body: Some(Out::Heartbeat(heartbeat)),
+        };
+        if outbox.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+pub fn key_of(assign: &v1::Assign) -> Key {
+    (assign.job_id, assign.attempt, assign.rank)
+}
+
+fn state_after(body: &Body) -> Option<RankState> {
+    match body {
+        Body::Prepared(_) => Some(RankState::Prepared),
+        Body::Started(_) => Some(RankState::Running),
+        Body::Finished(_) => Some(RankState::Finished),
+        Body::Failed(_) => Some(RankState::Failed),
+        Body::Stopped(_) => Some(RankState::Stopped),
+        Body::Progress(_) | Body::Metrics(_) | Body::Log(_) | Body::Checkpoint(_) => None,
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the test is the worker's clock")]
+fn now() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now()
+}
