@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::PgPool;
-use sqlx::migrate::MigrateDatabase as _;
 use tokio::time::{Instant, sleep};
 
 use crate::config::Config;
@@ -90,9 +89,6 @@ pub async fn private(
     let url = cluster.url();
     tracing::info!(version = cluster.major(), "starting the private Postgres");
     let keeper = Keeper::start(cluster).await?;
-    if !sqlx::Postgres::database_exists(&url).await? {
-        sqlx::Postgres::create_database(&url).await?;
-    }
     Ok(Database {
         url,
         keeper: Some(keeper),

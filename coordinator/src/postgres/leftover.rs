@@ -11,9 +11,10 @@ use nix::unistd::Pid;
 
 use super::{PostgresError, io_error};
 
-/// How long a server may take for a fast shutdown, which writes a checkpoint. A coordinator that
-/// starts again must be back soon: on a busy disk it is faster to quit and recover from the log.
-const FAST: Duration = Duration::from_secs(1);
+/// How long a server may take for a fast shutdown: it writes a checkpoint, a fraction of a second
+/// for ours, seconds on a busy disk. Quitting earlier would not help: recovery then syncs every
+/// file of the cluster, which takes longer.
+const FAST: Duration = Duration::from_secs(10);
 /// How long it may take to quit without a checkpoint, and its children to follow it when it is
 /// killed. What it had acknowledged is in its log on disk.
 const QUIT: Duration = Duration::from_secs(5);

@@ -154,7 +154,7 @@ pub(crate) fn database_url(data_dir: &Path) -> String {
     let password = std::fs::read_to_string(data_dir.join("postgres.password")).unwrap();
     let socket = data_dir.join("socket");
     format!(
-        "postgres://marquee:{}@localhost/marquee?host={}",
+        "postgres://marquee:{}@localhost/postgres?host={}",
         password.trim(),
         socket.display()
     )
