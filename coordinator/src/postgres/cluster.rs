@@ -69,7 +69,7 @@ impl Cluster {
         let socket = percent_encode(self.socket_folder.as_os_str().as_encoded_bytes());
         // The parser wants a host; the parameter replaces it.
         format!(
-            "postgres://{NAME}:{}@localhost/{NAME}?host={socket}",
+            "postgres://{ROLE}:{}@localhost/{DATABASE}?host={socket}",
             self.password
         )
     }
