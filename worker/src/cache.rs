@@ -166,7 +166,11 @@ impl Cache {
         now: SystemTime,
     ) -> Result<PathBuf, CacheError> {
         let digest = manifest.digest();
-        let gate = Arc::clone(self.index().gates.entry(digest.clone()).or_default());
+        let gate = {
+            let mut index = self.index();
+            index.gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(index.gates.entry(digest.clone()).or_default())
+        };
         let _alone = gate.lock().await;
         if self.use_present(&digest, now)? {
             return Ok(self.artifact_path(&digest));

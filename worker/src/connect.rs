@@ -36,6 +36,14 @@ pub(crate) fn lazy(config: &Config) -> Result<Channel, tonic::transport::Error> 
     Ok(endpoint(config)?.connect_lazy())
 }
 
+/// Why a call failed, in words: a status shows itself with quotes and escapes.
+pub(crate) fn why(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(cause) => with_causes(cause),
+        None => status.message().to_owned(),
+    }
+}
+
 /// An error with its causes: what tonic says itself is often only "transport error".
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

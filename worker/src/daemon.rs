@@ -75,6 +75,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
                 _ = interrupt.recv() => hurry(&supervisor).await,
                 _ = terminate.recv() => hurry(&supervisor).await,
             }
+            if timeout(STOP_MAX, supervisor.finish()).await.is_err() {
+                warn!("some rendezvous stores have not ended");
+            }
             end(session, &until, Until::Goodbye).await;
         }
     }

@@ -29,8 +29,10 @@ use crate::supervisor::Supervisor;
 
 mod outbox;
 
-/// How long the coordinator may take to answer Hello.
-const WELCOME_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may take to come up, until the coordinator's answer to Hello.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// A session that lasted this long was a good one: the next try need not wait.
+const STEADY: Duration = Duration::from_secs(5);
 /// Messages that wait for the stream to take them.
 const MESSAGES_AHEAD: usize = 16;
 /// How often the loop wakes without a cause: for resends, and as a sign of life to systemd.
@@ -83,7 +85,7 @@ impl From<Status> for Broken {
     fn from(status: Status) -> Self {
         match status.code() {
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
-                Self::Connection(connect::with_causes(&status))
+                Self::Connection(connect::why(&status))
             }
             _ => Self::Refused(status),
         }
@@ -96,17 +98,24 @@ impl Session {
         let mut backoff = Backoff::default();
         while self.goes_on() {
             let connected = tokio::select! {
-                connected = self.connect() => connected,
+                connected = timeout(CONNECT_MAX, self.connect()) => {
+                    connected.unwrap_or(Err(Broken::Silent))
+                }
                 () = self.pulse_for_ever() => return,
                 () = ended(self.until.clone()) => return,
             };
             let broken = match connected {
                 Ok((stream, sender, welcome)) => {
-                    backoff.reset();
+                    let since = Instant::now();
                     info!(coordinator = %self.host.config.coordinator, version = %welcome.version, "connected");
                     match self.converse(stream, &sender, &welcome).await {
                         Ok(()) => return,
-                        Err(broken) => broken,
+                        Err(broken) => {
+                            if since.elapsed() >= STEADY {
+                                backoff.reset();
+                            }
+                            broken
+                        }
                     }
                 }
                 Err(broken) => broken,
@@ -175,9 +184,7 @@ impl Session {
                 )),
             }
         };
-        let (stream, welcome) = timeout(WELCOME_MAX, greeting)
-            .await
-            .map_err(|_| Broken::Silent)??;
+        let (stream, welcome) = greeting.await?;
         Ok((stream, sender, welcome))
     }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use marquee_proto::v1;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::durable;
@@ -28,11 +30,15 @@ pub struct Supervisor {
     state: Mutex<State>,
     /// Rung when a rank's task has ended.
     closed: Notify,
+    /// Cancelled when stores shall linger no longer.
+    no_linger: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct State {
     ranks: BTreeMap<RankKey, Entry>,
+    /// Work on ranks that are held no longer: ending their stores, removing their folders.
+    retiring: JoinSet<()>,
     /// No new ranks: the daemon is being stopped.
     closing: bool,
 }
@@ -53,6 +59,7 @@ impl Supervisor {
             host,
             state: Mutex::default(),
             closed: Notify::new(),
+            no_linger: CancellationToken::new(),
         });
         for entry in fs::read_dir(&attempts)? {
             let path = entry?.path();
@@ -104,6 +111,7 @@ impl Supervisor {
                     if let Some(entry) = supervisor.state().ranks.get_mut(&key) {
                         entry.is_closed = true;
                     }
+                    supervisor.forget_if_told(key);
                 }
             }
             supervisor.closed.notify_waiters();
@@ -147,16 +155,9 @@ impl Supervisor {
     /// Stops a rank, or forgets it. One that is not held is no concern.
     pub fn stop(self: &Arc<Self>, message: v1::Stop) -> io::Result<()> {
         let key = RankKey::new(message.job_id, message.attempt, message.rank);
-        let (rank, is_closed) = match self.state().ranks.get(&key) {
-            Some(entry) => (Arc::clone(&entry.rank), entry.is_closed),
-            None => return Ok(()),
-        };
-        if is_closed {
-            if message.forget {
-                self.retire(key);
-            }
+        let Some(rank) = self.find(key) else {
             return Ok(());
-        }
+        };
         let cause = if message.forget {
             StopCause::Forget
         } else {
@@ -166,7 +167,25 @@ impl Supervisor {
             grace_ms: message.grace_ms,
             reason: message.reason,
             cause,
-        })
+        })?;
+        self.forget_if_told(key);
+        Ok(())
+    }
+
+    /// Lets go of a rank that has ended and that nobody wants to hear of. Looked at after either
+    /// became true, so that it does not matter which came last.
+    fn forget_if_told(self: &Arc<Self>, key: RankKey) {
+        let is_due = self.state().ranks.get(&key).is_some_and(|entry| {
+            let orders = entry.rank.orders();
+            let stop = &orders.borrow().stop;
+            entry.is_closed
+                && stop
+                    .as_ref()
+                    .is_some_and(|stop| stop.cause == StopCause::Forget)
+        });
+        if is_due {
+            self.retire(key);
+        }
     }
 
     /// Notes what the coordinator has stored. A rank whose last report it has is held no longer.
@@ -235,34 +254,51 @@ impl Supervisor {
             .map(|entry| Arc::clone(&entry.rank))
     }
 
+    /// Leaves nothing running behind: ends every store that still lingers.
+    pub async fn finish(&self) {
+        self.no_linger.cancel();
+        for rank in self.ranks() {
+            RankTask {
+                host: Arc::clone(&self.host),
+                rank,
+            }
+            .stop_store()
+            .await;
+        }
+        let mut retiring = std::mem::take(&mut self.state().retiring);
+        while retiring.join_next().await.is_some() {}
+    }
+
     /// Holds a rank no longer: its folder goes, and with it the store that its peers may still use
     /// for a moment.
     fn retire(self: &Arc<Self>, key: RankKey) {
-        let Some(entry) = self.state().ranks.remove(&key) else {
+        let mut state = self.state();
+        let Some(entry) = state.ranks.remove(&key) else {
             return;
         };
         let task = RankTask {
             host: Arc::clone(&self.host),
             rank: entry.rank,
         };
-        let linger = if task.rank.dir.store().exists() {
-            STORE_LINGER
-        } else {
-            Duration::ZERO
-        };
-        self.host.news.notify_one();
-        tokio::spawn(async move {
-            tokio::time::sleep(linger).await;
+        let no_linger = self.no_linger.clone();
+        while state.retiring.try_join_next().is_some() {}
+        state.retiring.spawn(async move {
+            if task.rank.dir.store().exists() {
+                tokio::select! {
+                    () = tokio::time::sleep(STORE_LINGER) => {}
+                    () = no_linger.cancelled() => {}
+                }
+            }
             task.stop_store().await;
             let folder = task.rank.dir.path().to_owned();
             let removed =
                 tokio::task::spawn_blocking(move || durable::remove_folder(&folder)).await;
-            match removed {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => warn!(rank = %key, %error, "the rank's folder cannot be removed"),
-                Err(error) => warn!(rank = %key, %error, "removing the rank's folder failed"),
+            if let Err(error) = removed.map_err(io::Error::other).flatten() {
+                warn!(rank = %key, %error, "the rank's folder cannot be removed");
             }
         });
+        drop(state);
+        self.host.news.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -244,7 +244,7 @@ impl RankTask {
                 output: done.output.as_ref().map(v1::Manifest::from),
             }),
             (None, Err(Interrupt::Failed(failure))) => {
-                warn!(rank = %self.rank.key, class = failure.class.as_str(), message = %failure.message, "the rank failed");
+                warn!(rank = %self.rank.key, class = failure.class.as_str(), cause = %failure.message, "the rank failed");
                 failed(failure)
             }
             // Only an order interrupts, and orders are not taken back.

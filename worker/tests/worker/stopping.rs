@@ -263,3 +263,34 @@ async fn a_setting_that_does_not_exist_stops_the_daemon_with_a_suggestion() {
     start(&fake, KEY, None).await;
     fake.until_ended(KEY).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_stopped_leaves_no_store_behind() {
+    let fake = Fake::start().await;
+    let mut daemon = Daemon::start(&fake, &[]);
+    let pid_file = daemon.dir.path().join("store-pid");
+    let script = format!(
+        r#"if [ "$1" = store ]; then echo $$ > {}
+        echo '{{"event":"listening","host":"h","port":1}}'; exec sleep 1000; fi
+        echo '{{"event":"finished","summary":{{}}}}'"#,
+        pid_file.display()
+    );
+    daemon.install("marquee-trainer", &script);
+    let mut assigned = Assigned::new(KEY, eval());
+    (assigned.world_size, assigned.hosts_rendezvous) = (2, true);
+    assigned.tell(&fake).await;
+    let rendezvous = fake.until_prepared(KEY).await;
+    start(&fake, KEY, rendezvous).await;
+    assert!(matches!(fake.until_ended(KEY).await, Body::Finished(_)));
+    fake.until_nothing_is_held().await;
+    let store: i32 = fs::read_to_string(pid_file)
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(is_alive(store), "slower ranks may still need it");
+    daemon.send(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(!is_alive(store));
+    assert!(!daemon.rank_dir(KEY).exists());
+}
