@@ -1,1 +1,11 @@
-//! Real Postgres, coordinator, workers and children, tried from the outside
+//! A cluster of real processes for tests: coordinator with its private Postgres, workers, the
+//! catalogue server, each killable.
+//!
+//! Invariant: a test waits for a named state with a deadline, never for time to pass; and a
+//! [`Cluster`] that is dropped leaves no process behind.
+
+pub mod cluster;
+pub mod jobs;
+pub mod process;
+
+pub use cluster::{Catalogue, Cluster, Worker};

@@ -1,0 +1,91 @@
+//! Command jobs: any program, with the environment that torchrun would give it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use marquee_e2e::Cluster;
+use marquee_e2e::jobs::state;
+use marquee_proto::v1::{FailureClass, JobDetail, JobState};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_ranks_see_each_other_as_under_torchrun() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    // Rank 0 listens where MASTER_ADDR and MASTER_PORT say, rank 1 connects and says hello.
+    let program = r#"
+import os, socket, time
+rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
+host = os.environ["MASTER_ADDR"]
+if rank == 0:
+    server = socket.create_server((host, port))
+    peer, _ = server.accept()
+    print("rank 0 heard", peer.recv(100).decode(), "of", os.environ["WORLD_SIZE"], flush=True)
+    open(os.path.join(os.environ["MARQUEE_OUTPUT"], "heard.txt"), "w").write("yes")
+else:
+    for _ in range(200):
+        try:
+            peer = socket.create_connection((host, port))
+            break
+        except OSError:
+            time.sleep(0.05)
+    peer.sendall(b"hello from rank 1")
+"#;
+    let document = format!(
+        "name = \"pair\"\n[jobs.pair]\nkind = \"command\"\nranks = 2\nargv = [\"python3\", \"-c\", '''{program}''']\n"
+    );
+    let submitted = cluster.submit("pair", &document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    cluster.wait_success(job, DEADLINE).await?;
+    let log = cluster.log_of(job).await?;
+    assert!(log.contains("rank 0 heard hello from rank 1 of 2"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_fails_is_the_users_and_is_not_tried_again() -> Result<()> {
+    let cluster = Cluster::start(1).await?;
+    let document = "name = \"bad\"\n[jobs.bad]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"echo so sorry >&2; exit 3\"]\n";
+    let submitted = cluster.submit("bad", document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    let failed = |detail: &JobDetail| state(detail) == JobState::Failed;
+    let detail = cluster.wait_job(job, "failed", DEADLINE, failed).await?;
+    assert_eq!(detail.attempts.len(), 1);
+    let failure = detail
+        .job
+        .and_then(|job| job.failure)
+        .expect("a failed job has a failure");
+    assert_eq!(failure.class(), FailureClass::UserError);
+    assert!(failure.message.contains('3'), "{failure:?}");
+    assert!(cluster.log_of(job).await?.contains("so sorry"));
+
+    let explained = cluster.cli(&["explain", &job.to_string()])?;
+    let text = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(
+        explained.status.success() && text.contains("so sorry"),
+        "{text}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_leaves_in_order_takes_its_children_along() -> Result<()> {
+    let mut cluster = Cluster::start(1).await?;
+    let document =
+        "name = \"long\"\n[jobs.long]\nkind = \"command\"\nargv = [\"sleep\", \"600\"]\n";
+    let submitted = cluster.submit("long", document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    let running = |detail: &JobDetail| detail.attempts.iter().any(|a| a.started_at.is_some());
+    cluster.wait_job(job, "running", DEADLINE, running).await?;
+
+    assert_eq!(cluster.worker(0).stop()?, 0);
+    let sleeping = marquee_e2e::process::processes_with("sleep 600");
+    assert_eq!(sleeping, []);
+    let queued = |detail: &JobDetail| state(detail) == JobState::Queued;
+    let detail = cluster
+        .wait_job(job, "queued again", Duration::from_secs(10), queued)
+        .await?;
+    let reason = detail.job.map(|job| job.reason).unwrap_or_default();
+    assert!(!reason.is_empty(), "a job that waits says why");
+    Ok(())
+}
