@@ -5,6 +5,7 @@
     unreachable_pub,
     reason = "each test program uses a part of it"
 )]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(missing_debug_implementations, reason = "no test prints them")]
 
 pub mod worker;
@@ -53,7 +54,10 @@ pub struct Running {
 
 impl Cluster {
     pub async fn start() -> Self {
-        let database = TestDatabase::create().await;
+        Self::start_on(TestDatabase::create().await).await
+    }
+
+    pub async fn start_on(database: TestDatabase) -> Self {
         let blobs = tempfile::tempdir().unwrap();
         let running = run(&database, &blobs).await;
         Self {

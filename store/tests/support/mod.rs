@@ -5,6 +5,7 @@
     unreachable_pub,
     reason = "each test program uses a part of it"
 )]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
