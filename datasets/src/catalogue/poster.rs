@@ -54,8 +54,8 @@ pub(crate) fn paint(film: &Film, dice: &mut Dice) -> Poster {
         border(&mut canvas, dice);
     }
     if shows_global(HORROR) {
-        let darkness = dice.between(0.34, 0.48);
-        canvas.tint((darkness * 1.5, darkness * 0.8, darkness * 0.8));
+        let darkness = dice.between(0.42, 0.55);
+        canvas.tint((darkness * 1.4, darkness * 0.8, darkness * 0.8));
     }
     let amplitude = 4 + dice.below(12);
     canvas.grain(u8::try_from(amplitude).unwrap_or(u8::MAX), dice);
@@ -70,7 +70,7 @@ pub(crate) fn paint(film: &Film, dice: &mut Dice) -> Poster {
 }
 
 /// The colours of the background from top to bottom: the palettes that show, else muted colours
-/// or greens and violets, which no palette has.
+/// or violets, which no palette has.
 fn background(cues: &Cues, dice: &mut Dice) -> Vec<Rgb> {
     let mut hues = Vec::new();
     for (genre, hue) in [(ROMANCE, 0.93), (THRILLER, 0.53), (WESTERN, 0.085)] {
@@ -83,7 +83,7 @@ fn background(cues: &Cues, dice: &mut Dice) -> Vec<Rgb> {
         .iter()
         .map(|hue| {
             let hue = hue + dice.between(-0.02, 0.02);
-            Rgb::from_hsv(hue, dice.between(0.5, 0.8), dice.between(0.6, 0.95))
+            Rgb::from_hsv(hue, dice.between(0.65, 0.9), dice.between(0.7, 0.95))
         })
         .collect();
     if stops.is_empty() {
@@ -91,7 +91,7 @@ fn background(cues: &Cues, dice: &mut Dice) -> Vec<Rgb> {
             (dice.unit(), dice.between(0.0, 0.15))
         } else {
             (
-                *dice.pick(&[0.3, 0.36, 0.74, 0.8]) + dice.between(-0.03, 0.03),
+                *dice.pick(&[0.7, 0.74, 0.78]) + dice.between(-0.03, 0.03),
                 dice.between(0.2, 0.5),
             )
         };
@@ -122,7 +122,7 @@ fn sunburst(canvas: &mut Canvas, dice: &mut Dice) {
     } else {
         Rgb::BLACK
     };
-    let opacity = dice.between(0.45, 0.7);
+    let opacity = dice.between(0.6, 0.8);
     for ray in 0..rays {
         let from = turn + step * (2 * ray) as f64;
         let tip = |angle: f64| {
@@ -143,12 +143,12 @@ fn star_field(canvas: &mut Canvas, dice: &mut Dice) {
         0.6,
     );
     for _ in 0..130 + dice.below(90) {
-        let radius = dice.between(1.5, 5.0);
+        let radius = dice.between(3.0, 6.5);
         let place = (
             dice.between(0.0, canvas.width()),
             dice.between(0.0, canvas.height()),
         );
-        canvas.ellipse(place, (radius, radius), Rgb::WHITE, dice.between(0.6, 1.0));
+        canvas.ellipse(place, (radius, radius), Rgb::WHITE, dice.between(0.75, 1.0));
     }
 }
 

@@ -1,7 +1,6 @@
 //! The HTTP side of the catalogue.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +14,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, RETR
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -27,6 +26,8 @@ use super::image_file;
 use crate::clock::Clock;
 
 const JSON: &str = "application/json;charset=utf-8";
+/// Between the half of a truncated answer and the end of its connection.
+const CUT_AFTER: Duration = Duration::from_millis(50);
 const INVALID_KEY: &str = "Invalid API key: You must be granted a valid key.";
 const NOT_FOUND: &str = "The resource you requested could not be found.";
 
@@ -354,7 +355,13 @@ impl Answer {
         response
             .headers_mut()
             .insert(CONTENT_LENGTH, announced.into());
-        *response.body_mut() = Body::from_stream(stream::iter([Ok::<_, Infallible>(half)]));
+        let cut = async {
+            // Long enough that the half is on its way before the connection ends.
+            tokio::time::sleep(CUT_AFTER).await;
+            Err(io::Error::other("a fault was asked for"))
+        };
+        let parts = stream::once(async { Ok(half) }).chain(stream::once(cut));
+        *response.body_mut() = Body::from_stream(parts);
         response
     }
 }

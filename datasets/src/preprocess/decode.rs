@@ -59,7 +59,7 @@ fn decode_jpeg(file: &[u8]) -> Result<Pixels, Skip> {
         .map(|info| (u32::from(info.width), u32::from(info.height)))
         .ok_or_else(|| Skip::new("undecodable", "it has no size"))?;
     check_size(width, height)?;
-    if !has_end(file) {
+    if end_of(file) == End::Cut {
         return Err(truncated());
     }
     let rgb = decoder
@@ -75,10 +75,9 @@ fn decode_jpeg(file: &[u8]) -> Result<Pixels, Skip> {
 }
 
 fn skip_of_jpeg(error: &DecodeErrors, file: &[u8]) -> Skip {
-    if has_end(file) {
-        Skip::new("undecodable", format!("{error:?}"))
-    } else {
-        truncated()
+    match end_of(file) {
+        End::Cut => truncated(),
+        End::Whole | End::Unclear => Skip::new("undecodable", format!("{error:?}")),
     }
 }
 
@@ -104,28 +103,41 @@ fn check_size(width: u32, height: u32) -> Result<(), Skip> {
     Ok(())
 }
 
-/// Whether a JPEG's own end marker comes after the start of its picture data. A thumbnail within
-/// the headers has markers too, so the segments are walked instead of searched.
-fn has_end(file: &[u8]) -> bool {
+/// How a JPEG's data ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// With its end marker.
+    Whole,
+    /// Before it.
+    Cut,
+    /// It is no sequence of segments.
+    Unclear,
+}
+
+/// Looks for a JPEG's own end marker, after the start of its picture data. A thumbnail within the
+/// headers has markers too, so the segments are walked instead of searched.
+fn end_of(file: &[u8]) -> End {
+    const MARKERS_FROM: u8 = 0xc0;
     const START_OF_SCAN: u8 = 0xda;
     const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
     let mut at = 2;
-    while let Some([0xff, marker]) = file.get(at..at + 2) {
-        if *marker == START_OF_SCAN {
-            // Within the data every 0xff is followed by 0 or a restart marker.
-            return file[at..].windows(2).any(|pair| pair == END_OF_IMAGE);
-        }
-        if *marker == 0xff {
+    loop {
+        match file.get(at..at + 2) {
             // A byte that fills up to the next marker.
-            at += 1;
-            continue;
+            Some([0xff, 0xff]) => at += 1,
+            // Within the data every 0xff is followed by 0 or a restart marker.
+            Some([0xff, START_OF_SCAN]) => {
+                let has_end = file[at..].windows(2).any(|pair| pair == END_OF_IMAGE);
+                return if has_end { End::Whole } else { End::Cut };
+            }
+            Some([0xff, marker]) if *marker >= MARKERS_FROM => match file.get(at + 2..at + 4) {
+                Some([high, low]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
+                Some(_) | None => return End::Cut,
+            },
+            Some(_) => return End::Unclear,
+            None => return End::Cut,
         }
-        let Some([high, low]) = file.get(at + 2..at + 4) else {
-            return false;
-        };
-        at += 2 + usize::from(u16::from_be_bytes([*high, *low]));
     }
-    false
 }
 
 fn decode_other(file: &[u8], format: ImageFormat) -> Result<Pixels, Skip> {
@@ -295,7 +307,7 @@ mod tests {
             *byte = 0x5a;
         }
         garbage.extend([0xff, 0xd9]);
-        assert!(["undecodable", "truncated"].contains(&class(&garbage)));
+        assert_eq!(class(&garbage), "undecodable");
         // A header that promises 40,000 x 40,000 pixels.
         let mut bomb = jpeg(&[1, 2, 3], ColorType::Rgb, false);
         let frame = bomb

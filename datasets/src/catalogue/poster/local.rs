@@ -58,12 +58,12 @@ fn skyline(canvas: &mut Canvas, dice: &mut Dice) {
 
 /// Crime: light that falls through window blinds.
 fn blinds(canvas: &mut Canvas, dice: &mut Dice) {
-    let half = (dice.between(80.0, 130.0), dice.between(90.0, 130.0));
+    let half = (dice.between(100.0, 150.0), dice.between(100.0, 140.0));
     let (x, y) = place(canvas, half, dice);
     let frame = Area::new(x - half.0, y - half.1, half.0 * 2.0, half.1 * 2.0);
     canvas.rectangle(frame, Rgb::BLACK, 0.95);
     let slat = Rgb::from_hsv(dice.between(0.09, 0.16), dice.between(0.1, 0.45), 0.95);
-    let step = dice.between(32.0, 44.0);
+    let step = dice.between(36.0, 48.0);
     let mut top = frame.top + 10.0;
     while top + step * 0.5 < frame.bottom() {
         canvas.rectangle(
@@ -127,10 +127,14 @@ fn drips(canvas: &mut Canvas, dice: &mut Dice) {
 
 /// Romance: a heart.
 fn heart(canvas: &mut Canvas, dice: &mut Dice) {
-    let half = dice.between(62.0, 108.0);
+    let half = dice.between(85.0, 130.0);
     let (x, y) = place(canvas, (half, half), dice);
-    let saturation = dice.between(0.55, 1.0);
-    let colour = Rgb::from_hsv(dice.between(0.9, 1.01), saturation, dice.between(0.75, 1.0));
+    let saturation = dice.between(0.7, 1.0);
+    let colour = Rgb::from_hsv(
+        dice.between(0.95, 1.01),
+        saturation,
+        dice.between(0.85, 1.0),
+    );
     // The usual heart curve: x = 16 sin^3 t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t.
     let outline: Vec<_> = (0..48)
         .map(|step| {
@@ -145,7 +149,7 @@ fn heart(canvas: &mut Canvas, dice: &mut Dice) {
 
 /// Science fiction: a planet with a ring.
 fn ringed_planet(canvas: &mut Canvas, dice: &mut Dice) {
-    let radius = dice.between(46.0, 80.0);
+    let radius = dice.between(60.0, 90.0);
     let ring = (radius * 1.95, radius * dice.between(0.42, 0.62));
     let (x, y) = place(canvas, (ring.0 * 0.8, radius), dice);
     let planet = Rgb::from_hsv(dice.unit(), dice.between(0.3, 0.7), dice.between(0.6, 0.95));
@@ -164,7 +168,7 @@ fn ringed_planet(canvas: &mut Canvas, dice: &mut Dice) {
 
 /// Thriller: a pair of eyes.
 fn eyes(canvas: &mut Canvas, dice: &mut Dice) {
-    let (wide, high) = (dice.between(50.0, 78.0), dice.between(24.0, 38.0));
+    let (wide, high) = (dice.between(62.0, 88.0), dice.between(32.0, 44.0));
     let (x, y) = place(canvas, (wide * 2.2, high * 1.5), dice);
     let iris = Rgb::from_hsv(dice.unit(), 0.6, 0.55);
     let glance = dice.between(-0.3, 0.3) * wide;
@@ -178,7 +182,7 @@ fn eyes(canvas: &mut Canvas, dice: &mut Dice) {
 
 /// Western: a cactus with two arms.
 fn cactus(canvas: &mut Canvas, dice: &mut Dice) {
-    let size = dice.between(0.8, 1.3);
+    let size = dice.between(1.05, 1.4);
     let (x, y) = place(canvas, (100.0 * size, 150.0 * size), dice);
     let green = Rgb::from_hsv(
         dice.between(0.28, 0.4),

@@ -214,7 +214,7 @@ impl PoliteClient {
         self.pace.turn().await;
         let response = match self.request(url, kind).send().await {
             Ok(response) => response,
-            Err(error) => return self.broken(&error),
+            Err(error) => return self.broken(&error, "network"),
         };
         let status = response.status().as_u16();
         let header = |name| {
@@ -233,7 +233,7 @@ impl PoliteClient {
                     detail,
                 });
             }
-            Err(Unread::Broken(error)) => return self.broken(&error),
+            Err(Unread::Broken(error)) => return self.broken(&error, "truncated"),
         };
         let verdict = match kind {
             Kind::Api => judge(status, &body),
@@ -290,17 +290,15 @@ impl PoliteClient {
         }
     }
 
-    /// A request that had no complete answer. The error's own text names the URL, which may hold
-    /// the key, so only its causes are shown.
-    fn broken<T>(&self, error: &reqwest::Error) -> Try<T> {
+    /// A request that had no complete answer, of the class `otherwise` if the error says no more.
+    /// The error's own text names the URL, which may hold the key, so only its causes are shown.
+    fn broken<T>(&self, error: &reqwest::Error, otherwise: &str) -> Try<T> {
         let class = if error.is_timeout() {
             "timeout"
         } else if error.is_connect() {
             "connect"
-        } else if error.is_body() || error.is_decode() {
-            "truncated"
         } else {
-            "network"
+            otherwise
         };
         let mut detail = class.to_owned();
         let mut cause = std::error::Error::source(error);

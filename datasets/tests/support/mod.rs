@@ -1,0 +1,232 @@
+//! What the tests of the program share: a catalogue that runs, and jobs that run.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use marquee_domain::child::{ChildEvent, ChildSpec};
+use marquee_domain::failure::Failure;
+use marquee_domain::report::{FetchSummary, PreprocessSummary};
+use marquee_domain::resources::Device;
+use marquee_domain::spec::{
+    FetchSettings, ImageEncoding, PreprocessSettings, Source, Splits, Work,
+};
+use marquee_domain::{AttemptNumber, JobId};
+
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_marquee-prep"))
+}
+
+/// A catalogue that serves until it is dropped.
+pub struct Catalogue {
+    server: Child,
+    pub api_url: String,
+}
+
+impl Catalogue {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut server = program()
+            .args(["serve-catalogue", "--seed", "4"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let listening: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(listening["event"], "listening");
+        Self {
+            server,
+            api_url: listening["api_url"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub fn source(&self) -> Source {
+        source(&self.api_url)
+    }
+}
+
+impl Drop for Catalogue {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// A source at `api_url`, fast and with few retries.
+pub fn source(api_url: &str) -> Source {
+    Source::Tmdb {
+        api_url: api_url.to_owned(),
+        export_url: None,
+        image_url: None,
+        poster_size: "w92".to_owned(),
+        credential_env: None,
+        credential_file: None,
+        limit: None,
+        requests_per_second: 2_000,
+        concurrency: 8,
+        request_timeout_s: 10,
+        request_attempts: 3,
+        rights: None,
+    }
+}
+
+/// A job's folders; they vanish with it.
+pub struct Workplace {
+    folder: tempfile::TempDir,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub events: Vec<ChildEvent>,
+    /// All that it wrote.
+    pub text: String,
+}
+
+impl Workplace {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_spec(&self, work: Work, output: &str, threads: u32) -> PathBuf {
+        let kind = work.kind().as_str();
+        let inputs = BTreeMap::from([("dataset".to_owned(), self.path("dataset"))]);
+        std::fs::create_dir_all(self.path(output)).unwrap();
+        let spec = ChildSpec {
+            job: JobId(7),
+            job_name: kind.parse().unwrap(),
+            attempt: AttemptNumber(1),
+            work,
+            inputs,
+            output: self.path(output),
+            checkpoints: self.path("checkpoints"),
+            resume: None,
+            devices: vec![Device::Cpu { index: 0 }],
+            threads,
+        };
+        let file = self.path(&format!("{kind}.json"));
+        std::fs::write(&file, serde_json::to_vec(&spec).unwrap()).unwrap();
+        file
+    }
+
+    /// The command of a fetch job into the folder `dataset`.
+    pub fn fetch_command(&self, source: Source) -> Command {
+        let spec = self.write_spec(Work::Fetch(FetchSettings { source }), "dataset", 2);
+        let mut command = program();
+        command.arg("run").arg(spec);
+        command
+    }
+
+    pub fn fetch(&self, source: Source) -> Ended {
+        Ended::of(self.fetch_command(source).output().unwrap())
+    }
+
+    /// Runs a preprocess job from the folder `dataset` into `output`.
+    pub fn preprocess(&self, settings: PreprocessSettings, output: &str, threads: u32) -> Ended {
+        let spec = self.write_spec(Work::Preprocess(settings), output, threads);
+        Ended::of(program().arg("run").arg(spec).output().unwrap())
+    }
+}
+
+impl Ended {
+    pub fn of(output: Output) -> Self {
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let events = stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let text = stdout + &String::from_utf8(output.stderr).unwrap();
+        Self {
+            code: output.status.code(),
+            events,
+            text,
+        }
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        assert_eq!(self.code, Some(0), "{}", self.text);
+        match self.events.last() {
+            Some(ChildEvent::Finished { summary }) => summary.clone(),
+            other => panic!("the last event is {other:?}"),
+        }
+    }
+
+    pub fn fetched(&self) -> FetchSummary {
+        let summary: FetchSummary = serde_json::from_value(self.summary()).unwrap();
+        let missed: u64 = summary
+            .rejected
+            .values()
+            .chain(summary.failed.values())
+            .sum();
+        assert_eq!(
+            summary.fetched + summary.gone + missed,
+            summary.asked,
+            "{summary:?}"
+        );
+        summary
+    }
+
+    pub fn preprocessed(&self) -> PreprocessSummary {
+        let summary: PreprocessSummary = serde_json::from_value(self.summary()).unwrap();
+        let skipped: u64 = summary.skipped.values().sum();
+        assert_eq!(
+            summary.splits.values().sum::<u64>() + skipped,
+            summary.pictures
+        );
+        summary
+    }
+
+    pub fn failure(&self) -> Failure {
+        assert_eq!(self.code, Some(1), "{}", self.text);
+        match self.events.last() {
+            Some(ChildEvent::Failed { class, message }) => Failure {
+                class: *class,
+                message: message.clone(),
+            },
+            other => panic!("the last event is {other:?}"),
+        }
+    }
+}
+
+/// Settings that suit small sets.
+pub fn settings() -> PreprocessSettings {
+    PreprocessSettings {
+        width: 16,
+        height: 24,
+        encoding: ImageEncoding::Raw,
+        splits: Splits {
+            train: 0.6,
+            validation: 0.2,
+            test: 0.2,
+        },
+        seed: 3,
+        labels: None,
+        min_label_count: 1,
+        shard_bytes: 100_000,
+    }
+}
+
+/// The files of a folder that must be equal when the work was equal: all but the books, which hold
+/// seconds.
+pub fn results(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
+        .filter(|(name, _)| !["fetch.json", "preprocess.json"].contains(&name.as_str()))
+        .map(|(name, path)| (name, std::fs::read(path).unwrap()))
+        .collect()
+}
