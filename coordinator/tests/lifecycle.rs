@@ -72,7 +72,7 @@ async fn a_pipeline_runs_from_submission_to_its_last_artifact() {
         follow: true,
         ..Default::default()
     };
-    assert_eq!(cluster.logs(logs.clone()).await, ["one", "two"]);
+    assert_eq!(cluster.logs(logs).await, ["one", "two"]);
     assert_eq!(
         cluster.logs(v1::LogsRequest { tail: 1, ..logs }).await,
         ["two"]

@@ -46,9 +46,12 @@ pub async fn connect(url: &str) -> Result<PgPool> {
 /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
 pub async fn migrate(pool: &PgPool) -> Result<()> {
     let mut conn = pool.acquire().await?;
-    sqlx::query_scalar!("SELECT set_config('statement_timeout', $1, false)", MIGRATION_TIMEOUT_MS)
-        .fetch_one(&mut *conn)
-        .await?;
+    sqlx::query_scalar!(
+        "SELECT set_config('statement_timeout', $1, false)",
+        MIGRATION_TIMEOUT_MS
+    )
+    .fetch_one(&mut *conn)
+    .await?;
     MIGRATOR.run(&mut *conn).await?;
     // Not given back to the pool: its limit is not that of the others.
     conn.close().await?;

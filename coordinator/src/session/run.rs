@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::limits::MESSAGE_MAX_BYTES;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
 use marquee_proto::v1::worker_message::Body as In;
 use marquee_store::ranks::{self, RankKey};
 use marquee_store::workers::{self, WorkerState};
+use prost::Message as _;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tonic::{Status, Streaming};
 
@@ -23,6 +25,8 @@ use crate::lifecycle::{self, LifecycleError};
 pub(super) const OUTBOX_MAX: usize = 1_024;
 /// Messages from a worker that wait to be stored; above it the stream itself holds the rest.
 const INBOX_MAX: usize = 256;
+/// Bytes of an assignment: one message, with room for its envelope.
+const ASSIGN_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 1024;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause before storing a message is tried again while Postgres is away.
@@ -201,7 +205,7 @@ impl Session {
             };
             match done {
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
-                    if pause == RETRY_FIRST {
+                    if pause == RETRY_FIRST && !error.is_stale() {
                         tracing::warn!(worker = %self.seat.worker, %error, "storing failed; trying again");
                     }
                     tokio::time::sleep(pause).await;
@@ -251,6 +255,9 @@ impl Session {
                 let assign = assign::assignment(&mut conn, key).await?;
                 drop(conn);
                 match assign {
+                    Some(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
+                        self.gone(key, Some(&too_large(&assign))).await
+                    }
                     Some(assign) => self.send(Out::Assign(assign)).await,
                     None => Ok(()),
                 }
@@ -410,6 +417,22 @@ async fn read(
                 return;
             }
         }
+    }
+}
+
+/// Why an assignment that does not fit into a message ends its attempt.
+fn too_large(assign: &v1::Assign) -> Failure {
+    let inputs = assign
+        .inputs
+        .iter()
+        .filter_map(|input| input.manifest.as_ref());
+    let files: usize = inputs.map(|manifest| manifest.files.len()).sum();
+    Failure {
+        class: FailureClass::BadInput,
+        message: format!(
+            "its inputs have {files} files, whose names alone take {} bytes; at most {ASSIGN_MAX_BYTES} can be sent: pack them into fewer files",
+            assign.encoded_len()
+        ),
     }
 }
 
