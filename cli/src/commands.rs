@@ -69,13 +69,14 @@ struct Global {
         help_heading = "Global options"
     )]
     addr: Option<String>,
-    /// How answers look on stdout
+    /// How answers look on stdout: table (for people), json (for programs), quiet (ids alone)
     #[arg(
         long,
         short,
         global = true,
         value_enum,
         default_value_t,
+        hide_possible_values = true,
         help_heading = "Global options"
     )]
     output: Format,

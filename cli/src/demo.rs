@@ -115,7 +115,9 @@ impl Demo {
         let jobs = watch::until_ended(remote, request, reporter.as_mut()).await?;
         if !crate::report::all_succeeded(&jobs) {
             failure::explain(remote, &jobs).await;
-            watch::verdict(&jobs)?;
+            return Err(CliError::JobsFailed(
+                "the demo's pipeline did not succeed; why stands above".to_owned(),
+            ));
         }
         gather(remote, id).await
     }

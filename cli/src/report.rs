@@ -8,7 +8,7 @@ mod gather;
 mod page;
 
 use marquee_domain::job::JobStateName;
-use marquee_domain::report::{EvalReport, TrainSummary};
+use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
 use marquee_proto::v1::Job;
 use serde_json::{Value, json};
 
@@ -25,6 +25,10 @@ pub(crate) struct Summary {
     pub pipeline_id: i64,
     pub pipeline_name: String,
     pub jobs: Vec<Job>,
+    /// None while no fetch job has succeeded, or there is none.
+    pub fetch: Option<FetchSummary>,
+    /// The same of preprocess jobs.
+    pub preprocess: Option<PreprocessSummary>,
     /// None while no eval job has succeeded.
     pub eval: Option<EvalReport>,
     /// Of the newest succeeded train job, by rank.
@@ -65,6 +69,8 @@ impl Summary {
         json!({
             "pipeline_id": self.pipeline_id,
             "jobs": self.jobs.iter().map(job_line).collect::<Vec<_>>(),
+            "fetch": self.fetch,
+            "preprocess": self.preprocess,
             "f1_micro": headline.map(|rule| rule.f1_micro),
             "f1_weighted": headline.map(|rule| rule.f1_weighted),
             "f1_micro_ceiling": eval.and_then(|eval| eval.source.f1_micro_ceiling),

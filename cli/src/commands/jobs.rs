@@ -195,8 +195,28 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Entry> {
             .unwrap_or_default()
             .into(),
         age.into(),
-        crate::progress::detail(job, now).into(),
+        detail(job, now).into(),
     ]
+}
+
+/// What the other columns do not say already.
+fn detail(job: &Job, now: DateTime<Utc>) -> String {
+    let only_time = match words::state_name(job) {
+        Some(JobStateName::Succeeded) => true,
+        Some(JobStateName::Running) => job.progress.is_none() && !job.cancel_requested,
+        Some(
+            JobStateName::Waiting
+            | JobStateName::Queued
+            | JobStateName::Failed
+            | JobStateName::Cancelled,
+        )
+        | None => false,
+    };
+    if only_time {
+        String::new()
+    } else {
+        crate::progress::detail(job, now)
+    }
 }
 
 /// The state in its tone.

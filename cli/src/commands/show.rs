@@ -226,7 +226,11 @@ fn own_columns(attempt: &Attempt, now: DateTime<Utc>) -> Vec<Entry> {
 fn failure(failure: Option<&v1::Failure>) -> Entry {
     match failure {
         Some(failure) => toned(
-            format!("{}: {}", words::failure_word(failure), failure.message),
+            format!(
+                "{}: {}",
+                words::failure_word(failure),
+                words::first_line(&failure.message)
+            ),
             Tone::Bad,
         ),
         None => "".into(),
@@ -303,7 +307,7 @@ mod tests {
         created   2027-01-15T07:55:00.000Z
 
         ID  PIPELINE    NAME        KIND        STATE      ATTEMPT    RAN  AGE  DETAIL
-        15  p3 posters  fetch       fetch       succeeded      1/3   50 s  5 m  in 50 s
+        15  p3 posters  fetch       fetch       succeeded      1/3   50 s  5 m
         16  p3 posters  preprocess  preprocess  running        1/3  4.0 s  5 m  resize 1,200/3,000 images (40 %), 300 images/s, 6 s left
         17  p3 posters  train       train       waiting        0/3         5 m  waits for "preprocess" to succeed
         "#);

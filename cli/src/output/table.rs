@@ -156,12 +156,13 @@ impl Page {
     }
 
     fn tone(&self, cell: Cell, tone: Tone) -> Cell {
+        // The "dark" ones are the terminal's own colours, readable on light and on black.
         match tone {
             Tone::Plain => cell,
-            Tone::Good => cell.fg(Color::Green),
-            Tone::Bad => cell.fg(Color::Red),
-            Tone::Busy => cell.fg(Color::Cyan),
-            Tone::Warn => cell.fg(Color::Yellow),
+            Tone::Good => cell.fg(Color::DarkGreen),
+            Tone::Bad => cell.fg(Color::DarkRed),
+            Tone::Busy => cell.fg(Color::DarkCyan),
+            Tone::Warn => cell.fg(Color::DarkYellow),
             Tone::Faint => cell.add_attribute(Attribute::Dim),
             Tone::Strong => cell.add_attribute(Attribute::Bold),
         }

@@ -170,6 +170,11 @@ pub(crate) fn short_digest(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
+/// What fits into a table of a text that may have many lines.
+pub(crate) fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
 /// `1 job`, `2 jobs`.
 pub(crate) fn plural(number: usize, noun: &str) -> String {
     if number == 1 {

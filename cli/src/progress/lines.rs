@@ -180,9 +180,9 @@ mod tests {
          0 train: waiting, waits for fetch
          9 fetch: succeeded, in 8.0 s
         10 train: running, starting
-        15 train: running, epoch 1/2 30/100 steps (30 %), 10 steps/s, 5 s left
+        15 train: running, epoch 1/2 30/100 steps (15 %), 10 steps/s, 15 s left
         17 train: queued, tries again in 1 s (the last attempt failed, lost_worker: worker "gpu-03" was not heard from for 10 s)
-        18 train: running, attempt 2/3, epoch 1/2 60/100 steps (60 %), 7.5 steps/s, 5 s left
+        18 train: running, attempt 2/3, epoch 1/2 60/100 steps (30 %), 7.5 steps/s, 18 s left
         19 train: failed, attempt 3/3, lost_worker: worker "gpu-03" was not heard from for 10 s
         "#);
     }

@@ -13,11 +13,24 @@ const RATE_AFTER: Duration = Duration::from_secs(1);
 /// A time left beyond this says nothing but that it is long.
 const LEFT_MAX: Duration = Duration::from_secs(99 * 24 * 3_600);
 
-/// The share done, in whole percent.
+/// Which of how many like phases this is: (2, 8) of "epoch 2/8", (1, 1) where nothing is said.
+fn round(progress: &Progress) -> (u64, u64) {
+    let said = progress
+        .phase
+        .rsplit(' ')
+        .next()
+        .and_then(|last| last.split_once('/'));
+    said.and_then(|(this, all)| Some((this.parse().ok()?, all.parse().ok()?)))
+        .filter(|(this, all)| (1..=*all).contains(this))
+        .unwrap_or((1, 1))
+}
+
+/// The share done of all rounds, in whole percent.
 pub(super) fn percent(progress: &Progress) -> Option<u64> {
-    let total = progress.total.filter(|total| *total > 0)?;
-    let done = u128::from(progress.done.min(total));
-    u64::try_from(done * 100 / u128::from(total)).ok()
+    let total = u128::from(progress.total.filter(|total| *total > 0)?);
+    let (this, all) = round(progress);
+    let done = u128::from(this - 1) * total + u128::from(progress.done).min(total);
+    u64::try_from(done * 100 / (total * u128::from(all))).ok()
 }
 
 /// Units a second since the phase began.
@@ -28,12 +41,14 @@ pub(super) fn rate(progress: &Progress) -> Option<f64> {
         .then(|| progress.done as f64 / measured.as_secs_f64())
 }
 
-/// How long this phase will go on at its rate, seen from `now`.
+/// How long this round and those after it will go on at its rate, seen from `now`.
 pub(super) fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
     let rate = rate(progress)?;
-    let left = progress.total?.checked_sub(progress.done)? as f64 / rate;
+    let total = progress.total?;
+    let (this, all) = round(progress);
+    let units = total.checked_sub(progress.done)? as f64 + (all - this) as f64 * total as f64;
     let since = words::between(words::time(progress.at.as_ref())?, now).as_secs_f64();
-    let left = Duration::try_from_secs_f64((left - since).max(0.0)).ok()?;
+    let left = Duration::try_from_secs_f64((units / rate - since).max(0.0)).ok()?;
     (left < LEFT_MAX).then_some(left)
 }
 
@@ -76,7 +91,7 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
                 "{} (the last attempt failed, {}: {})",
                 job.reason,
                 words::failure_word(failure),
-                first_line(&failure.message)
+                words::first_line(&failure.message)
             ),
             None => job.reason.clone(),
         },
@@ -96,7 +111,7 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
             format!(
                 "{}: {}",
                 words::failure_word(failure),
-                first_line(&failure.message)
+                words::first_line(&failure.message)
             )
         }),
         Some(JobStateName::Cancelled) => job.reason.clone(),
@@ -107,10 +122,6 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -144,6 +155,26 @@ mod tests {
         // Two seconds later, without news, two seconds less are left.
         let later = progress_text(&posters(1_200, Some(3_000), 4), at(6));
         assert!(later.ends_with("4 s left"), "{later}");
+    }
+
+    #[test]
+    fn rounds_are_counted_together() {
+        let epoch = Progress {
+            phase: "epoch 3/4".into(),
+            ..posters(50, Some(100), 10)
+        };
+        assert_eq!(percent(&epoch), Some(62));
+        assert_eq!(time_left(&epoch, at(10)), Some(Duration::from_secs(30)));
+        for odd in ["epoch 0/4", "epoch 5/4", "epoch x/y", "3/", ""] {
+            assert_eq!(
+                round(&Progress {
+                    phase: odd.into(),
+                    ..epoch.clone()
+                }),
+                (1, 1),
+                "{odd}"
+            );
+        }
     }
 
     #[test]

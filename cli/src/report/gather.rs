@@ -5,6 +5,8 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::report::{EvalReport, TrainSummary};
 use marquee_proto::v1::{AttemptState, Job, JobKind, JobState, get_artifact_request::Which};
 
+use serde::de::DeserializeOwned;
+
 use super::Summary;
 use crate::client::Remote;
 use crate::commands::artifacts::{self, download};
@@ -27,13 +29,27 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary>
         None => None,
     };
     let ranks = match last_succeeded(JobKind::Train) {
-        Some(id) => train_summaries(remote, id).await?,
+        Some(id) => {
+            let mut ranks: Vec<TrainSummary> = summaries(remote, id).await?;
+            ranks.sort_by_key(|summary| summary.rank);
+            ranks
+        }
         None => Vec::new(),
+    };
+    let fetch = match last_succeeded(JobKind::Fetch) {
+        Some(id) => summaries(remote, id).await?.into_iter().next(),
+        None => None,
+    };
+    let preprocess = match last_succeeded(JobKind::Preprocess) {
+        Some(id) => summaries(remote, id).await?.into_iter().next(),
+        None => None,
     };
     Ok(Summary {
         pipeline_id,
         pipeline_name: pipeline.name,
         jobs: pipeline.jobs,
+        fetch,
+        preprocess,
         eval,
         ranks,
         eval_job,
@@ -58,24 +74,22 @@ async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
 }
 
 /// The ranks' own words, from the attempt that was committed.
-async fn train_summaries(remote: &Remote, job_id: i64) -> Result<Vec<TrainSummary>> {
+async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
     let detail = show::job(remote, job_id).await?;
     let committed = detail
         .attempts
         .into_iter()
         .rfind(|attempt| attempt.state() == AttemptState::Succeeded)
         .with_context(|| format!("job {job_id} succeeded without an attempt that did"))?;
-    let mut ranks = Vec::with_capacity(committed.ranks.len());
+    let mut summaries = Vec::with_capacity(committed.ranks.len());
     for rank in &committed.ranks {
-        let summary: TrainSummary =
-            serde_json::from_str(&rank.summary_json).with_context(|| {
-                format!(
-                    "rank {} of job {job_id} left no summary this CLI knows",
-                    rank.rank
-                )
-            })?;
-        ranks.push(summary);
+        let summary = serde_json::from_str(&rank.summary_json).with_context(|| {
+            format!(
+                "rank {} of job {job_id} left no summary this CLI knows",
+                rank.rank
+            )
+        })?;
+        summaries.push(summary);
     }
-    ranks.sort_by_key(|summary| summary.rank);
-    Ok(ranks)
+    Ok(summaries)
 }

@@ -1,5 +1,7 @@
 //! The summary as a person reads it: one table of quality, one of time.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::report::{EvalReport, PhaseTimes, TrainSummary};
 use serde_json::Value;
@@ -15,6 +17,11 @@ impl Show for Summary {
             self.pipeline_id, self.pipeline_name
         ));
         crate::commands::jobs_table(page, &self.jobs, now);
+        let data = data(self);
+        if !data.is_empty() {
+            page.heading("Data");
+            data.iter().for_each(|line| page.line(line));
+        }
         if let Some(eval) = &self.eval {
             page.heading(&quality_title(eval));
             quality(page, eval);
@@ -44,6 +51,53 @@ impl Show for Summary {
     fn ids(&self) -> Vec<String> {
         self.eval_job.iter().map(ToString::to_string).collect()
     }
+}
+
+/// What came, what was left out and why: nothing is dropped in silence.
+fn data(summary: &Summary) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(fetch) = &summary.fetch {
+        let mut line = format!(
+            "fetched {} of {} ({})",
+            words::count(fetch.fetched),
+            words::count(fetch.asked),
+            words::bytes(fetch.bytes)
+        );
+        if fetch.gone > 0 {
+            line.push_str(&format!(", {} gone", words::count(fetch.gone)));
+        }
+        line.push_str(&by_class(", not usable", &fetch.rejected));
+        line.push_str(&by_class(", failed", &fetch.failed));
+        lines.push(line);
+    }
+    if let Some(prepared) = &summary.preprocess {
+        let splits = ["train", "validation", "test"].map(|split| {
+            let rows = prepared.splits.get(split).copied().unwrap_or_default();
+            format!("{} {split}", words::count(rows))
+        });
+        lines.push(format!(
+            "{} pictures in {} classes: {}{}",
+            words::count(prepared.pictures),
+            prepared.classes.len(),
+            splits.join(", "),
+            by_class("; skipped", &prepared.skipped)
+        ));
+    }
+    lines
+}
+
+/// `; skipped 3 (truncated 1, undecodable 2)`, or nothing where there is none.
+fn by_class(word: &str, classes: &BTreeMap<String, u64>) -> String {
+    let all: u64 = classes.values().sum();
+    if all == 0 {
+        return String::new();
+    }
+    let each: Vec<String> = classes
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(class, count)| format!("{class} {}", words::count(*count)))
+        .collect();
+    format!("{word} {} ({})", words::count(all), each.join(", "))
 }
 
 fn quality_title(eval: &EvalReport) -> String {
@@ -207,7 +261,9 @@ fn share(seconds: f64, of: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use marquee_domain::report::{Baseline, RuleScores, SourceNote};
+    use marquee_domain::report::{
+        Baseline, FetchSummary, PreprocessSummary, RuleScores, SourceNote,
+    };
 
     use super::*;
 
@@ -255,6 +311,23 @@ mod tests {
             pipeline_id: 3,
             pipeline_name: "posters".into(),
             jobs: crate::commands::samples::pipeline().jobs,
+            fetch: Some(FetchSummary {
+                asked: 3_000,
+                fetched: 2_990,
+                gone: 4,
+                rejected: [("no_poster".to_owned(), 6)].into(),
+                bytes: 190 << 20,
+                ..FetchSummary::default()
+            }),
+            preprocess: Some(PreprocessSummary {
+                pictures: 2_987,
+                skipped: [("truncated".to_owned(), 1), ("undecodable".to_owned(), 2)].into(),
+                splits: [("train", 2_091), ("validation", 448), ("test", 448)]
+                    .map(|(split, rows)| (split.to_owned(), rows))
+                    .into(),
+                classes: vec!["Horror".into(), "Western".into()],
+                ..PreprocessSummary::default()
+            }),
             eval: Some(EvalReport {
                 model: "simple-cnn".into(),
                 classes: vec!["Horror".into(), "Western".into()],
@@ -284,9 +357,13 @@ mod tests {
         insta::assert_snapshot!(page.finish(), @r#"
         Pipeline p3 posters
         ID  PIPELINE    NAME        KIND        STATE      ATTEMPT    RAN  AGE  DETAIL
-        15  p3 posters  fetch       fetch       succeeded      1/3   50 s  5 m  in 50 s
+        15  p3 posters  fetch       fetch       succeeded      1/3   50 s  5 m
         16  p3 posters  preprocess  preprocess  running        1/3  4.0 s  5 m  resize 1,200/3,000 images (40 %), 300 images/s, 6 s left
         17  p3 posters  train       train       waiting        0/3         5 m  waits for "preprocess" to succeed
+
+        Data
+        fetched 2,990 of 3,000 (190.0 MiB), 4 gone, not usable 6 (no_poster 6)
+        2,987 pictures in 2 classes: 2,091 train, 448 validation, 448 test; skipped 3 (truncated 1, undecodable 2)
 
         Quality of simple-cnn on 450 synthetic test pictures (generated, never to be set beside real ones), 2 classes
         THRESHOLD                       MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
@@ -326,6 +403,8 @@ mod tests {
     #[test]
     fn without_scores_none_are_invented() {
         let empty = Summary {
+            fetch: None,
+            preprocess: None,
             eval: None,
             ranks: Vec::new(),
             ..summary()
