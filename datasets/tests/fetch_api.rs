@@ -1,5 +1,7 @@
 //! Fetch jobs against the local catalogue, over real HTTP, with each of its faults.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,5 +1,7 @@
 //! A user's own pictures: folder and archive, through fetch and preprocess.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;

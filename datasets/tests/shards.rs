@@ -1,5 +1,7 @@
 //! Shards as files: what is written is read back, and what was damaged is refused by name.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::Path;
 

@@ -1,9 +1,6 @@
 //! That an interrupted run ends as if nothing had happened.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "what fails here fails the test"
-)]
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod common;
 

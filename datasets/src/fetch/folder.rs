@@ -196,26 +196,28 @@ fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
 }
 
 fn miss_of_io(error: &io::Error) -> Miss {
-    match error.kind() {
-        io::ErrorKind::NotFound => Miss::Gone {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Miss::Gone {
             detail: "there is no such file".to_owned(),
-        },
-        _ => Miss::Failed {
-            class: "unreadable".to_owned(),
-            detail: error.to_string(),
-        },
+        };
+    }
+    Miss::Failed {
+        class: "unreadable".to_owned(),
+        detail: error.to_string(),
     }
 }
 
 fn miss_of_zip(error: &ZipError) -> Miss {
-    match error {
-        ZipError::FileNotFound => Miss::Gone {
+    if let ZipError::Io(error) = error {
+        return miss_of_io(error);
+    }
+    if matches!(error, ZipError::FileNotFound) {
+        return Miss::Gone {
             detail: "the archive has no such file".to_owned(),
-        },
-        ZipError::Io(error) => miss_of_io(error),
-        other => Miss::Failed {
-            class: "unreadable".to_owned(),
-            detail: other.to_string(),
-        },
+        };
+    }
+    Miss::Failed {
+        class: "unreadable".to_owned(),
+        detail: error.to_string(),
     }
 }

@@ -164,10 +164,17 @@ fn decode_other(file: &[u8], format: ImageFormat) -> Result<Pixels, Skip> {
 }
 
 fn skip_of(error: &ImageError) -> Skip {
+    if let ImageError::Limits(limits) = error {
+        return too_large(&limits.to_string());
+    }
     match error {
-        ImageError::Limits(limits) => too_large(&limits.to_string()),
         ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => truncated(),
-        other => Skip::new("undecodable", other.to_string()),
+        ImageError::Decoding(_)
+        | ImageError::Encoding(_)
+        | ImageError::Parameter(_)
+        | ImageError::Limits(_)
+        | ImageError::Unsupported(_)
+        | ImageError::IoError(_) => Skip::new("undecodable", error.to_string()),
     }
 }
 

@@ -176,18 +176,18 @@ impl Pending {
 
     fn into_batch(self, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
         let labels = fixed_size(schema.field(1), self.labels)?;
-        let images: ArrayRef = match schema.field(2).data_type() {
-            DataType::FixedSizeBinary(_) => fixed_size(schema.field(2), self.images)?,
-            _ => {
-                let mut rest = self.images.as_slice();
-                Arc::new(BinaryArray::from_iter_values(
-                    self.image_lengths.iter().map(|length| {
-                        let (image, after) = rest.split_at(*length);
-                        rest = after;
-                        image
-                    }),
-                ))
-            }
+        let is_raw = matches!(schema.field(2).data_type(), DataType::FixedSizeBinary(_));
+        let images: ArrayRef = if is_raw {
+            fixed_size(schema.field(2), self.images)?
+        } else {
+            let mut rest = self.images.as_slice();
+            Arc::new(BinaryArray::from_iter_values(
+                self.image_lengths.iter().map(|length| {
+                    let (image, after) = rest.split_at(*length);
+                    rest = after;
+                    image
+                }),
+            ))
         };
         let ids = Arc::new(StringArray::from_iter_values(&self.ids));
         RecordBatch::try_new(schema.clone(), vec![ids, labels, images])

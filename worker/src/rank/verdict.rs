@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::pump::LastWord;
 use crate::process::keeper::Exit;
 
-/// Bytes of stderr shown in a failure's message: the last lines, where the cause mostly is.
+/// Bytes and lines of stderr shown in a failure's message: the last ones, where the cause mostly is.
 pub const STDERR_TAIL_BYTES: usize = 2_000;
+const STDERR_TAIL_LINES: usize = 5;
 
 /// What a worker saw of a child's end.
 #[derive(Debug, Clone)]
@@ -108,7 +109,14 @@ fn killed(ending: &Ending<'_>) -> Failure {
             let name =
                 nix::sys::signal::Signal::try_from(*number).map_or("unknown", |s| s.as_str());
             let message = format!("{program} was killed by signal {number} ({name})");
-            fail(FailureClass::Crash, with_tail(message, ending))
+            // A killed process has no time to say why; one that aborts mostly has.
+            let is_silent = *number == nix::sys::signal::Signal::SIGKILL as i32;
+            let message = if is_silent {
+                message
+            } else {
+                with_tail(message, ending)
+            };
+            fail(FailureClass::Crash, message)
         }
         Some(Exit::Code(_) | Exit::NotStarted { .. }) | None => fail(
             FailureClass::Crash,
@@ -122,9 +130,12 @@ fn fail(class: FailureClass, message: String) -> Failure {
 }
 
 fn with_tail(message: String, ending: &Ending<'_>) -> String {
-    match ending.stderr_tail.trim() {
-        "" => message,
-        tail => format!("{message}; stderr ends with: {tail}"),
+    let lines: Vec<&str> = ending.stderr_tail.trim().lines().collect();
+    let tail = lines[lines.len().saturating_sub(STDERR_TAIL_LINES)..].join("\n");
+    if tail.is_empty() {
+        message
+    } else {
+        format!("{message}; stderr ends with: {tail}")
     }
 }
 
@@ -215,10 +226,24 @@ mod tests {
         ))
         .unwrap_err();
         assert_eq!(killed.class, FailureClass::Crash);
+        assert_eq!(killed.message, "prog was killed by signal 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn of_a_long_stderr_the_last_lines_are_shown() {
+        let tail = (1..=9).map(|n| format!("line {n}\n")).collect::<String>();
+        let aborted = Exit::Signal {
+            number: 6,
+            oom: false,
+        };
+        let ending = Ending {
+            stderr_tail: &tail,
+            ..ending(JobKind::Train, aborted, None)
+        };
+        let message = judge(&ending).unwrap_err().message;
         assert!(
-            killed.message.contains("killed by signal 9 (SIGKILL)"),
-            "{}",
-            killed.message
+            message.ends_with("ends with: line 5\nline 6\nline 7\nline 8\nline 9"),
+            "{message}"
         );
     }
 }
