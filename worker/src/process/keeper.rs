@@ -73,7 +73,7 @@ pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bo
 
 /// The keeper's whole life. Returns when the child and all its descendants are gone.
 pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
-    // Blocked, not ignored: a child starts with an empty mask but would inherit an ignored signal.
+    // Blocked, so that `wait_for` takes them one by one; `start` lifts the mask for the child.
     let mut signals = SigSet::empty();
     for each in [
         Signal::SIGCHLD,
@@ -100,7 +100,7 @@ pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
         anyhow::bail!("launch {launch} in {dir:?} is fenced off");
     }
     let ooms_before = oom_kills();
-    let exit = match start(argv) {
+    let exit = match start(argv, &signals) {
         Ok(child) => {
             durable::write_json(
                 &claim_path(dir, launch),
@@ -121,15 +121,22 @@ pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(argv: &[OsString]) -> io::Result<i32> {
+/// Starts the child from a thread of its own, whose mask alone is lifted: a child inherits the mask
+/// of the thread that starts it, and with TERM blocked it could never be told to stop.
+fn start(argv: &[OsString], blocked: &SigSet) -> io::Result<i32> {
     let (program, arguments) = argv
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
-    let child = Command::new(program)
-        .args(arguments)
-        .arg0(program)
-        .spawn()?;
-    i32::try_from(child.id()).map_err(io::Error::other)
+    let spawn = || -> io::Result<i32> {
+        blocked.thread_unblock()?;
+        let child = Command::new(program)
+            .args(arguments)
+            .arg0(program)
+            .spawn()?;
+        i32::try_from(child.id()).map_err(io::Error::other)
+    };
+    std::thread::scope(|scope| scope.spawn(spawn).join())
+        .map_err(|_| io::Error::other("the thread that starts the child panicked"))?
 }
 
 /// Reaps all that ends until `child` does.

@@ -54,7 +54,8 @@ pub struct HeldRank {
     pub boot: BootId,
     spool: Mutex<Spool>,
     orders: watch::Sender<Orders>,
-    _pins: Vec<Pin>,
+    /// Keep its inputs in the cache until its work has ended.
+    pins: Mutex<Vec<Pin>>,
 }
 
 impl HeldRank {
@@ -92,7 +93,7 @@ impl HeldRank {
             key,
             spool: Mutex::new(Spool::open(&dir.spool(), key)?),
             orders: watch::Sender::new(file.orders),
-            _pins: pins.collect(),
+            pins: Mutex::new(pins.collect()),
             assignment: file.assignment,
             boot: file.boot,
             dir,
@@ -166,6 +167,15 @@ impl HeldRank {
         drop(spool);
         host.news.notify_one();
         Ok(())
+    }
+
+    /// Needs its inputs no longer. To be called before its last report: what the coordinator
+    /// assigns next may want the room.
+    pub fn release_inputs(&self) {
+        self.pins
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// The rank's state.

@@ -64,6 +64,7 @@ impl RankTask {
     /// Walks the rank to its end.
     pub async fn run(self) -> Closed {
         if self.rank.state().has_ended() {
+            self.rank.release_inputs();
             return Closed::Reported;
         }
         let end = self.live().await;
@@ -222,6 +223,7 @@ impl RankTask {
         if end.is_err() {
             self.stop_store().await;
         }
+        self.rank.release_inputs();
         let cause = self
             .rank
             .orders()

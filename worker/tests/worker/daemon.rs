@@ -58,7 +58,22 @@ impl Daemon {
 
     pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none());
-        self.child = Some(self.command().stdin(Stdio::null()).spawn().unwrap());
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
+        self.child = Some(
+            self.command()
+                .stdin(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("daemon.log")
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -111,6 +126,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.log()).unwrap_or_default());
+        }
         if let Some(mut child) = self.child.take() {
             let _dead = child.kill();
             let _dead = child.wait();
