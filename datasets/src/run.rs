@@ -1,6 +1,6 @@
 //! `marquee-prep run SPEC`: the child contract of `marquee_domain::child`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -24,10 +24,13 @@ pub(crate) struct RunArgs {
 
 /// Does the job. Events go to stdout, text for people to stderr; the exit status says how it ended.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let shown = args.spec.display();
-    let text = std::fs::read(&args.spec).with_context(|| format!("spec {shown} cannot be read"))?;
-    let spec: ChildSpec =
-        serde_json::from_slice(&text).with_context(|| format!("spec {shown} is no child spec"))?;
+    let spec = match read_spec(&args.spec) {
+        Ok(spec) => spec,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            return Ok(exit(child::ExitCode::USAGE));
+        }
+    };
     // One provider of cryptography for all TLS, chosen here so that no library brings its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let context = Context {
@@ -52,7 +55,17 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             child::ExitCode::FAILED
         }
     };
-    Ok(ExitCode::from(u8::try_from(code.0).unwrap_or(u8::MAX)))
+    Ok(exit(code))
+}
+
+fn read_spec(file: &Path) -> anyhow::Result<ChildSpec> {
+    let shown = file.display();
+    let text = std::fs::read(file).with_context(|| format!("spec {shown} cannot be read"))?;
+    serde_json::from_slice(&text).with_context(|| format!("spec {shown} is no child spec"))
+}
+
+fn exit(code: child::ExitCode) -> ExitCode {
+    ExitCode::from(u8::try_from(code.0).unwrap_or(u8::MAX))
 }
 
 async fn work(spec: ChildSpec, context: &Context) -> Result<Value, JobError> {

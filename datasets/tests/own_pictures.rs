@@ -12,16 +12,16 @@ use marquee_datasets::dataset::Dataset;
 use marquee_datasets::shards::{ShardIndex, ShardSet};
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::FailureClass;
-use marquee_domain::spec::{ImageEncoding, PreprocessSettings, Source};
+use marquee_domain::spec::{CommandSettings, ImageEncoding, PreprocessSettings, Source, Work};
 
 mod support;
-use support::{Workplace, results, settings};
+use support::{Ended, Workplace, program, results, settings};
 
 const SIDE: u32 = 40;
 
 fn rgb(row: usize) -> Vec<u8> {
     (0..SIDE as usize * SIDE as usize * 3)
-        .map(|at| ((at / 3 + row * 17) % 256) as u8)
+        .map(|at| u8::try_from((at / 3 + row * 17) % 256).unwrap())
         .collect()
 }
 
@@ -253,7 +253,7 @@ fn pixels_are_those_of_the_picture() {
                 .parse()
                 .unwrap();
             // PNG and WebP keep every pixel.
-            if number % 3 != 0 {
+            if !number.is_multiple_of(3) {
                 assert_eq!(row.image, rgb(number), "{}", row.id);
                 checked += 1;
             }
@@ -347,4 +347,29 @@ fn the_index_on_disk_is_what_the_library_reads() {
         index.splits.keys().collect::<Vec<_>>(),
         ["test", "train", "validation"]
     );
+}
+
+#[test]
+fn a_spec_that_is_none_is_a_usage_error_and_one_of_another_kind_a_user_error() {
+    let workplace = Workplace::new();
+    let spec = workplace.path("spec.json");
+    let run = || Ended::of(program().arg("run").arg(&spec).output().unwrap());
+    assert_eq!(run().code, Some(2));
+    fs::write(&spec, "{}").unwrap();
+    let ended = run();
+    assert_eq!(
+        (ended.code, ended.events.len()),
+        (Some(2), 0),
+        "{}",
+        ended.text
+    );
+
+    let argv = vec!["true".to_owned()];
+    let command = Work::Command(CommandSettings {
+        argv,
+        env: BTreeMap::new(),
+    });
+    let failure = workplace.run(command).failure();
+    assert_eq!(failure.class, FailureClass::UserError);
+    insta::assert_snapshot!(failure.message, @"marquee-prep does fetch and preprocess jobs, and this spec is of kind command; marquee-trainer does train and eval");
 }

@@ -34,7 +34,7 @@ fn layout(encoding: ImageEncoding) -> ShardLayout {
 
 fn pixels_of(row: usize) -> Vec<u8> {
     (0..PIXELS)
-        .map(|at| ((row * 31 + at * 7) % 251) as u8)
+        .map(|at| u8::try_from((row * 31 + at * 7) % 251).unwrap())
         .collect()
 }
 

@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(class(b""), "empty");
         assert_eq!(class(b"GIF89a"), "unknown_format");
         let mut garbage = jpeg(&[1, 2, 3], ColorType::Rgb, false);
-        for byte in garbage.iter_mut().skip(4) {
+        for byte in garbage.iter_mut().skip(3) {
             *byte = 0x5a;
         }
         garbage.extend([0xff, 0xd9]);

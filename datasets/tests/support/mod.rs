@@ -16,18 +16,18 @@ use marquee_domain::spec::{
 };
 use marquee_domain::{AttemptNumber, JobId};
 
-pub fn program() -> Command {
+pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_marquee-prep"))
 }
 
 /// A catalogue that serves until it is dropped.
-pub struct Catalogue {
+pub(crate) struct Catalogue {
     server: Child,
-    pub api_url: String,
+    pub(crate) api_url: String,
 }
 
 impl Catalogue {
-    pub fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let mut server = program()
             .args(["serve-catalogue", "--seed", "4"])
             .args(arguments)
@@ -46,7 +46,7 @@ impl Catalogue {
         }
     }
 
-    pub fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         source(&self.api_url)
     }
 }
@@ -59,7 +59,7 @@ impl Drop for Catalogue {
 }
 
 /// A source at `api_url`, fast and with few retries.
-pub fn source(api_url: &str) -> Source {
+pub(crate) fn source(api_url: &str) -> Source {
     Source::Tmdb {
         api_url: api_url.to_owned(),
         export_url: None,
@@ -77,27 +77,27 @@ pub fn source(api_url: &str) -> Source {
 }
 
 /// A job's folders; they vanish with it.
-pub struct Workplace {
+pub(crate) struct Workplace {
     folder: tempfile::TempDir,
 }
 
 /// How a job ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub events: Vec<ChildEvent>,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) events: Vec<ChildEvent>,
     /// All that it wrote.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Workplace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
         Self { folder }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -123,26 +123,37 @@ impl Workplace {
     }
 
     /// The command of a fetch job into the folder `dataset`.
-    pub fn fetch_command(&self, source: Source) -> Command {
+    pub(crate) fn fetch_command(&self, source: Source) -> Command {
         let spec = self.write_spec(Work::Fetch(FetchSettings { source }), "dataset", 2);
         let mut command = program();
         command.arg("run").arg(spec);
         command
     }
 
-    pub fn fetch(&self, source: Source) -> Ended {
+    pub(crate) fn fetch(&self, source: Source) -> Ended {
         Ended::of(self.fetch_command(source).output().unwrap())
     }
 
+    /// Runs any job with one thread into the folder `output`.
+    pub(crate) fn run(&self, work: Work) -> Ended {
+        let spec = self.write_spec(work, "output", 1);
+        Ended::of(program().arg("run").arg(spec).output().unwrap())
+    }
+
     /// Runs a preprocess job from the folder `dataset` into `output`.
-    pub fn preprocess(&self, settings: PreprocessSettings, output: &str, threads: u32) -> Ended {
+    pub(crate) fn preprocess(
+        &self,
+        settings: PreprocessSettings,
+        output: &str,
+        threads: u32,
+    ) -> Ended {
         let spec = self.write_spec(Work::Preprocess(settings), output, threads);
         Ended::of(program().arg("run").arg(spec).output().unwrap())
     }
 }
 
 impl Ended {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let stdout = String::from_utf8(output.stdout).unwrap();
         let events = stdout
             .lines()
@@ -164,7 +175,7 @@ impl Ended {
         }
     }
 
-    pub fn fetched(&self) -> FetchSummary {
+    pub(crate) fn fetched(&self) -> FetchSummary {
         let summary: FetchSummary = serde_json::from_value(self.summary()).unwrap();
         let missed: u64 = summary
             .rejected
@@ -179,7 +190,7 @@ impl Ended {
         summary
     }
 
-    pub fn preprocessed(&self) -> PreprocessSummary {
+    pub(crate) fn preprocessed(&self) -> PreprocessSummary {
         let summary: PreprocessSummary = serde_json::from_value(self.summary()).unwrap();
         let skipped: u64 = summary.skipped.values().sum();
         assert_eq!(
@@ -189,7 +200,7 @@ impl Ended {
         summary
     }
 
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         assert_eq!(self.code, Some(1), "{}", self.text);
         match self.events.last() {
             Some(ChildEvent::Failed { class, message }) => Failure {
@@ -202,7 +213,7 @@ impl Ended {
 }
 
 /// Settings that suit small sets.
-pub fn settings() -> PreprocessSettings {
+pub(crate) fn settings() -> PreprocessSettings {
     PreprocessSettings {
         width: 16,
         height: 24,
@@ -221,7 +232,7 @@ pub fn settings() -> PreprocessSettings {
 
 /// The files of a folder that must be equal when the work was equal: all but the books, which hold
 /// seconds.
-pub fn results(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn results(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap())

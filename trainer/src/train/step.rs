@@ -101,7 +101,8 @@ impl Stepper {
     /// they turned up in its first pass. Gloo sums a bucket piece by piece around a ring, so with
     /// three ranks or more the last bit of a sum depends on where in a bucket a number lies: the
     /// first step after a resume would differ from the same step of an undisturbed run. So the
-    /// buckets find their final order before the first step that counts.
+    /// buckets find their final order before the first step that counts. (Leaving them unordered for
+    /// good is no way out: the Reducer would note the order of every pass, and grow.)
     fn settle_buckets(&self, (width, height): (u32, u32)) -> Result<(), RunError> {
         let Some(reducer) = &self.reducer else {
             return Ok(());
