@@ -19,6 +19,7 @@ mod ipc;
 pub mod job;
 mod mapping;
 pub mod preprocess;
+mod scale;
 pub mod shards;
 mod sniff;
 pub mod thumbnail;

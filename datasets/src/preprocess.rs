@@ -17,7 +17,9 @@ use self::picture::{Prepared, Preparer, Skip};
 use crate::dataset::{Dataset, FilmRow, PROBLEMS_MAX, Problem};
 use crate::durable::write_json;
 use crate::job::{Context, JobError, Step};
-use crate::shards::{ShardIndex, ShardLayout, ShardWriter};
+use crate::scale::Rgb;
+use crate::shards::{JPEG_QUALITY, ShardLayout, ShardWriter};
+use crate::thumbnail::jpeg_of;
 
 mod assign;
 mod classes;
@@ -258,7 +260,7 @@ impl<'a> Packing<'a> {
                 self.classes.names()[empty]
             )));
         }
-        let _index: ShardIndex = self.writer.finish()?;
+        self.writer.finish()?;
         self.summary.seconds = started.elapsed().as_secs_f64();
         Ok(PreprocessBooks {
             summary: self.summary,
@@ -277,11 +279,9 @@ fn shares_of(settings: &PreprocessSettings) -> [f64; 3] {
 }
 
 /// The bytes of a prepared picture in a shard.
-fn stored(pixels: Vec<u8>, width: u32, height: u32, encoding: ImageEncoding) -> Vec<u8> {
+fn stored(picture: Rgb, encoding: ImageEncoding) -> Vec<u8> {
     match encoding {
-        ImageEncoding::Raw => pixels,
-        ImageEncoding::Jpeg => {
-            crate::thumbnail::jpeg_of(&pixels, width, height, crate::shards::JPEG_QUALITY)
-        }
+        ImageEncoding::Raw => picture.bytes,
+        ImageEncoding::Jpeg => jpeg_of(&picture.bytes, picture.width, picture.height, JPEG_QUALITY),
     }
 }

@@ -157,7 +157,7 @@ pub struct Process {
     pub command: String,
 }
 
-/// Every living process whose command line mentions `needle`.
+/// Every living process whose command line or working directory mentions `needle`.
 #[must_use]
 pub fn processes_with(needle: impl AsRef<OsStr>) -> Vec<Process> {
     let needle = needle.as_ref().to_string_lossy().into_owned();
@@ -169,7 +169,9 @@ pub fn processes_with(needle: impl AsRef<OsStr>) -> Vec<Process> {
         let command = String::from_utf8_lossy(&raw).replace('\0', " ");
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let is_zombie = state.rsplit(')').next()?.trim_start().starts_with('Z');
-        (command.contains(&needle) && !is_zombie).then(|| Process {
+        let folder = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+        let mentions = command.contains(&needle) || folder.to_string_lossy().contains(&needle);
+        (mentions && !is_zombie).then(|| Process {
             pid: i32::try_from(pid).unwrap_or(i32::MAX),
             command,
         })

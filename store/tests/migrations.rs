@@ -1,5 +1,7 @@
 //! Each migration is applied to tables that hold rows: what works on empty ones proves little.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -3,14 +3,14 @@
 
 use std::io::Cursor;
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::Resizer;
 use image::{ColorType as PngColour, ImageEncoder, codecs::png::PngEncoder};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 use super::film::{Fate, Films};
 use super::poster::{self, Poster};
 use crate::dice::Dice;
+use crate::scale::{Rgb, scale};
 
 /// JPEG quality of a poster.
 const QUALITY: u8 = 85;
@@ -33,41 +33,38 @@ pub(crate) fn make(films: &Films, position: usize, width: u32) -> ImageFile {
     let film = films.film_at(position);
     let mut dice = films.poster_dice(position);
     let poster = poster::paint(&film, &mut dice);
-    let (poster, width, height) = shrink(poster, width);
-    let mut file = encode(&poster, width, height, &mut dice);
+    let mut file = encode(&shrink(poster, width), &mut dice);
     if film.fate == Fate::BrokenPoster {
         damage(&mut file.bytes, &mut dice);
     }
     file
 }
 
-fn shrink(poster: Poster, width: u32) -> (Poster, u32, u32) {
-    if width >= poster::WIDTH {
-        return (poster, poster::WIDTH, poster::HEIGHT);
-    }
-    let height = width * poster::HEIGHT / poster::WIDTH;
-    let source = Image::from_vec_u8(poster::WIDTH, poster::HEIGHT, poster.rgb, PixelType::U8x3)
+/// The poster at most `width` pixels wide.
+fn shrink(poster: Poster, width: u32) -> Poster {
+    let Rgb {
+        width: full_width,
+        height: full_height,
+        ..
+    } = poster.picture;
+    let width = width.min(full_width);
+    let height = width * full_height / full_width;
+    let picture = scale(&mut Resizer::new(), poster.picture, width, height)
         .expect("a poster has three bytes for each of its pixels");
-    let mut target = Image::new(width, height, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new()
-        .resize(&source, &mut target, Some(&options))
-        .expect("both pictures have the same kind of pixels");
-    (
-        Poster {
-            rgb: target.into_vec(),
-            is_grey: poster.is_grey,
-        },
-        width,
-        height,
-    )
+    Poster { picture, ..poster }
 }
 
-fn encode(poster: &Poster, width: u32, height: u32, dice: &mut Dice) -> ImageFile {
+fn encode(poster: &Poster, dice: &mut Dice) -> ImageFile {
+    let Rgb {
+        width,
+        height,
+        bytes: rgb,
+    } = &poster.picture;
+    let (width, height) = (*width, *height);
     let mut bytes = Vec::new();
     if dice.chance(SHARE_PNG) {
         PngEncoder::new(Cursor::new(&mut bytes))
-            .write_image(&poster.rgb, width, height, PngColour::Rgb8.into())
+            .write_image(rgb, width, height, PngColour::Rgb8.into())
             .expect("the size is right and a Vec takes every write");
         // The server trusts the name, as servers do.
         return ImageFile {
@@ -85,10 +82,10 @@ fn encode(poster: &Poster, width: u32, height: u32, dice: &mut Dice) -> ImageFil
     let side = |pixels: u32| u16::try_from(pixels).expect("a poster is at most 750 pixels high");
     let (width, height) = (side(width), side(height));
     let encoded = if poster.is_grey && dice.chance(SHARE_ONE_CHANNEL) {
-        let grey: Vec<u8> = poster.rgb.iter().copied().step_by(3).collect();
+        let grey: Vec<u8> = rgb.iter().copied().step_by(3).collect();
         encoder.encode(&grey, width, height, ColorType::Luma)
     } else {
-        encoder.encode(&poster.rgb, width, height, ColorType::Rgb)
+        encoder.encode(rgb, width, height, ColorType::Rgb)
     };
     encoded.expect("the size is right and a Vec takes every write");
     ImageFile {

@@ -7,6 +7,7 @@
 use super::film::{Cues, Film};
 use super::genres::GENRES;
 use crate::dice::Dice;
+use crate::scale::Rgb as Picture;
 use canvas::{Area, Canvas, Rgb};
 
 mod canvas;
@@ -14,8 +15,8 @@ mod letters;
 mod local;
 
 /// Pixels of a poster, as common posters have them.
-pub(crate) const WIDTH: u32 = 500;
-pub(crate) const HEIGHT: u32 = 750;
+const WIDTH: u32 = 500;
+const HEIGHT: u32 = 750;
 
 // Genres by their place in the catalogue, for the global cues.
 const ACTION: usize = 0;
@@ -30,8 +31,7 @@ const WESTERN: usize = 7;
 /// A painted poster.
 #[derive(Debug)]
 pub(crate) struct Poster {
-    /// Row by row, 8 bits a channel.
-    pub(crate) rgb: Vec<u8>,
+    pub(crate) picture: Picture,
     /// No pixel has any colour.
     pub(crate) is_grey: bool,
 }
@@ -64,7 +64,11 @@ pub(crate) fn paint(film: &Film, dice: &mut Dice) -> Poster {
         canvas.grey();
     }
     Poster {
-        rgb: canvas.into_rgb(),
+        picture: Picture {
+            width: WIDTH,
+            height: HEIGHT,
+            bytes: canvas.into_rgb(),
+        },
         is_grey,
     }
 }

@@ -13,6 +13,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use super::picture::Skip;
+use crate::scale::Rgb;
 use crate::sniff::{Format, format_of};
 
 /// Pixels of a side, at most.
@@ -22,16 +23,8 @@ const PIXELS_MAX: u64 = 64_000_000;
 /// Bytes that a decoder of PNG or WebP may allocate: four for each pixel, twice.
 const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
 
-/// A decoded picture: RGB, 8 bits a channel, row by row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pixels {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    pub(super) rgb: Vec<u8>,
-}
-
 /// Decodes a file.
-pub(super) fn decode(file: &[u8]) -> Result<Pixels, Skip> {
+pub(super) fn decode(file: &[u8]) -> Result<Rgb, Skip> {
     match format_of(file) {
         Some(Format::Jpeg) => decode_jpeg(file),
         Some(Format::Png) => decode_other(file, ImageFormat::Png),
@@ -41,7 +34,7 @@ pub(super) fn decode(file: &[u8]) -> Result<Pixels, Skip> {
     }
 }
 
-fn decode_jpeg(file: &[u8]) -> Result<Pixels, Skip> {
+fn decode_jpeg(file: &[u8]) -> Result<Rgb, Skip> {
     // Greyscale, CMYK and YCCK are turned into RGB by the decoder. In strict mode it refuses
     // damaged data instead of painting over it.
     let options = DecoderOptions::default()
@@ -62,16 +55,20 @@ fn decode_jpeg(file: &[u8]) -> Result<Pixels, Skip> {
     if end_of(file) == End::Cut {
         return Err(truncated());
     }
-    let rgb = decoder
+    let bytes = decoder
         .decode()
         .map_err(|error| skip_of_jpeg(&error, file))?;
-    if rgb.len() != width as usize * height as usize * 3 {
+    if bytes.len() != width as usize * height as usize * 3 {
         return Err(Skip::new(
             "undecodable",
             "its colours cannot be turned into RGB",
         ));
     }
-    Ok(Pixels { width, height, rgb })
+    Ok(Rgb {
+        width,
+        height,
+        bytes,
+    })
 }
 
 fn skip_of_jpeg(error: &DecodeErrors, file: &[u8]) -> Skip {
@@ -140,7 +137,7 @@ fn end_of(file: &[u8]) -> End {
     }
 }
 
-fn decode_other(file: &[u8], format: ImageFormat) -> Result<Pixels, Skip> {
+fn decode_other(file: &[u8], format: ImageFormat) -> Result<Rgb, Skip> {
     let reader = |file| {
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
         let mut limits = Limits::default();
@@ -155,12 +152,16 @@ fn decode_other(file: &[u8], format: ImageFormat) -> Result<Pixels, Skip> {
         .map_err(|error| skip_of(&error))?;
     check_size(width, height)?;
     let picture = reader(file).decode().map_err(|error| skip_of(&error))?;
-    let rgb = if picture.color().has_alpha() {
+    let bytes = if picture.color().has_alpha() {
         over_white(&picture.into_rgba8())
     } else {
         DynamicImage::into_rgb8(picture).into_raw()
     };
-    Ok(Pixels { width, height, rgb })
+    Ok(Rgb {
+        width,
+        height,
+        bytes,
+    })
 }
 
 fn skip_of(error: &ImageError) -> Skip {
@@ -232,7 +233,7 @@ mod tests {
     fn assert_is(file: &[u8], wanted: [u8; 3]) {
         let pixels = decode(file).unwrap();
         assert_eq!((pixels.width, pixels.height), (64, 48));
-        for pixel in pixels.rgb.chunks_exact(3) {
+        for pixel in pixels.bytes.chunks_exact(3) {
             let near = pixel
                 .iter()
                 .zip(wanted)

@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::Resizer;
 use marquee_domain::artifact::Digest;
 use marquee_domain::spec::ImageEncoding;
 
-use super::decode::{Pixels, decode};
+use super::decode::decode;
 use super::stored;
+use crate::scale::scale;
 
 /// Why a picture is not in the shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +61,9 @@ impl Preparer {
             return Prepared::Altered;
         }
         let prepared = catch_unwind(AssertUnwindSafe(|| {
-            let pixels = self.resize(decode(file)?)?;
-            Ok(stored(pixels, self.width, self.height, self.encoding))
+            let picture = scale(&mut self.resizer, decode(file)?, self.width, self.height)
+                .map_err(|problem| Skip::new("unresizable", problem))?;
+            Ok(stored(picture, self.encoding))
         }));
         match prepared {
             Ok(Ok(image)) => Prepared::Image(image),
@@ -74,23 +75,6 @@ impl Preparer {
                 Prepared::Skipped(Skip::new("decoder_panic", detail))
             }
         }
-    }
-
-    /// The whole picture, scaled to the shard's size. Bilinear with a filter as wide as the
-    /// scale asks for, so that shrinking does not drop pixels.
-    fn resize(&mut self, pixels: Pixels) -> Result<Vec<u8>, Skip> {
-        if (pixels.width, pixels.height) == (self.width, self.height) {
-            return Ok(pixels.rgb);
-        }
-        let refuse = |problem: String| Skip::new("unresizable", problem);
-        let source = Image::from_vec_u8(pixels.width, pixels.height, pixels.rgb, PixelType::U8x3)
-            .map_err(|error| refuse(error.to_string()))?;
-        let mut target = Image::new(self.width, self.height, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer
-            .resize(&source, &mut target, Some(&options))
-            .map_err(|error| refuse(error.to_string()))?;
-        Ok(target.into_vec())
     }
 }
 
