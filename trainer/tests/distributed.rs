@@ -41,7 +41,7 @@ fn two_and_three_ranks_compute_what_one_rank_does() {
         eps: 1e-8,
         weight_decay: 0.01,
     };
-    for (optimizer, allowed) in [(sgd, 1e-12), (adamw, 1e-10)] {
+    for optimizer in [sgd, adamw] {
         let alone = Run::train(folder.path(), exact(optimizer));
         alone.succeed(1);
         for ranks in [2, 3] {
@@ -50,7 +50,7 @@ fn two_and_three_ranks_compute_what_one_rank_does() {
             let (apart, largest) = weights_apart(&alone.model_bytes(), &together.model_bytes());
             println!("{optimizer:?}, {ranks} ranks: {apart:e} apart, largest weight {largest}");
             assert!(
-                apart <= allowed,
+                apart <= 1e-12,
                 "{optimizer:?}, {ranks} ranks: {apart:e} apart"
             );
             assert!(largest > 0.1);
