@@ -99,7 +99,7 @@ pub(super) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Comma
     command
 }
 
-/// Becomes a PostgreSQL program; returns only what went wrong. `args` are those that [`command`]
+/// Becomes a PostgreSQL program; returns only what went wrong. `args` are those that `command`
 /// gave: rights, the parent's process id, the program and its arguments. Must be called before any
 /// thread is started.
 pub fn become_program(args: &[OsString]) -> anyhow::Error {
