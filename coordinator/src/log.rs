@@ -5,7 +5,9 @@ use std::io::{self, IsTerminal as _};
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged when RUST_LOG is not set: the statements of sqlx only where they are slow.
+/// The variable that says what is logged, as in the worker: a level, or levels by module.
+const FILTER: &str = "MARQUEE_LOG";
+/// What is logged without it: the statements of sqlx only where they are slow.
 const DEFAULT_FILTER: &str = "info,sqlx=warn";
 
 /// Form of a line.
@@ -19,7 +21,7 @@ pub enum Format {
 
 /// Starts the log of this process. Called once.
 pub fn start(format: Format) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| DEFAULT_FILTER.into());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -14,7 +14,7 @@ use marquee_coordinator::postgres::launch;
 struct Args {
     #[command(flatten)]
     flags: Flags,
-    /// Form of the log on stderr; RUST_LOG says what is in it
+    /// Form of the log on stderr; MARQUEE_LOG says what is in it
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
 }

@@ -106,6 +106,8 @@ pub enum InvalidManifest {
     Duplicate(String),
     #[error("an artifact may hold {max} files, this one has {count}; pack them into shards", max = crate::limits::ARTIFACT_MAX_FILES)]
     TooMany { count: usize },
+    #[error("the paths of an artifact may have {max} bytes together, these have {bytes}; use shorter names, or pack the files into shards", max = crate::limits::ARTIFACT_MAX_PATH_BYTES)]
+    PathsTooLong { bytes: usize },
 }
 
 impl Manifest {
@@ -113,6 +115,10 @@ impl Manifest {
     pub fn new(mut files: Vec<FileEntry>) -> Result<Self, InvalidManifest> {
         if files.len() > crate::limits::ARTIFACT_MAX_FILES {
             return Err(InvalidManifest::TooMany { count: files.len() });
+        }
+        let bytes = files.iter().map(|file| file.path.len()).sum();
+        if bytes > crate::limits::ARTIFACT_MAX_PATH_BYTES {
+            return Err(InvalidManifest::PathsTooLong { bytes });
         }
         files.sort();
         for file in &files {
@@ -187,6 +193,26 @@ mod tests {
             );
         }
         assert!(Manifest::new(vec![file("tensorboard/events")]).is_ok());
+    }
+
+    #[test]
+    fn more_than_one_message_could_carry_is_refused() {
+        use crate::limits::{ARTIFACT_MAX_FILES, ARTIFACT_MAX_PATH_BYTES};
+        let many = (0..=ARTIFACT_MAX_FILES).map(|i| file(&format!("{i}")));
+        assert_eq!(
+            Manifest::new(many.collect()),
+            Err(InvalidManifest::TooMany {
+                count: ARTIFACT_MAX_FILES + 1
+            })
+        );
+        let long = "x".repeat(ARTIFACT_MAX_PATH_BYTES);
+        assert!(Manifest::new(vec![file(&long)]).is_ok());
+        assert_eq!(
+            Manifest::new(vec![file(&long), file("y")]),
+            Err(InvalidManifest::PathsTooLong {
+                bytes: ARTIFACT_MAX_PATH_BYTES + 1
+            })
+        );
     }
 
     #[test]

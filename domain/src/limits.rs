@@ -37,5 +37,8 @@ pub const LOG_RANK_MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// Reports in flight between a worker and the coordinator: above it the worker waits for
 /// acknowledgements, and its spool on disk holds the rest.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 1_024;
-/// Files of one artifact.
-pub const ARTIFACT_MAX_FILES: usize = 100_000;
+/// Files of one artifact. With the paths below their own limit a manifest of so many stays at half
+/// of [`MESSAGE_MAX_BYTES`]: it travels as one message.
+pub const ARTIFACT_MAX_FILES: usize = 20_000;
+/// Bytes of all paths of one artifact together.
+pub const ARTIFACT_MAX_PATH_BYTES: usize = 2 * 1024 * 1024;

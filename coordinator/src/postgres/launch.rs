@@ -88,6 +88,8 @@ pub(super) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Comma
         .arg(rights.word())
         .arg(std::process::id().to_string())
         .arg(program);
+    // The service manager's socket is for us: it must not hear of the server as the coordinator.
+    command.env_remove("NOTIFY_SOCKET");
     // A user's own client settings must not reach into the cluster.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {

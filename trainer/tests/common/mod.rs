@@ -241,7 +241,7 @@ pub fn trainer() -> Command {
     for name in ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"] {
         command.env_remove(name);
     }
-    command.env("RUST_LOG", "warn").stdin(Stdio::null());
+    command.env("MARQUEE_LOG", "warn").stdin(Stdio::null());
     command
 }
 
