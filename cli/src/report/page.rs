@@ -76,7 +76,8 @@ fn data(summary: &Summary) -> Vec<String> {
             format!("{} {split}", words::count(rows))
         });
         lines.push(format!(
-            "{} pictures in {} classes: {}{}",
+            "{} of {} pictures in {} classes: {}{}",
+            words::count(prepared.splits.values().sum()),
             words::count(prepared.pictures),
             prepared.classes.len(),
             splits.join(", "),
@@ -363,7 +364,7 @@ mod tests {
 
         Data
         fetched 2,990 of 3,000 (190.0 MiB), 4 gone, not usable 6 (no_poster 6)
-        2,987 pictures in 2 classes: 2,091 train, 448 validation, 448 test; skipped 3 (truncated 1, undecodable 2)
+        2,987 of 2,990 pictures in 2 classes: 2,091 train, 448 validation, 448 test; skipped 3 (truncated 1, undecodable 2)
 
         Quality of simple-cnn on 450 synthetic test pictures (generated, never to be set beside real ones), 2 classes
         THRESHOLD                       MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
