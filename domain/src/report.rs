@@ -37,6 +37,7 @@ pub struct SourceNote {
 /// What a preprocess job did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PreprocessSummary {
+    /// Pictures of the dataset, the skipped ones included.
     pub pictures: u64,
     /// Pictures skipped, by class ("undecodable", "truncated", "too_large", ...).
     pub skipped: BTreeMap<String, u64>,

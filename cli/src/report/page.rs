@@ -321,7 +321,7 @@ mod tests {
                 ..FetchSummary::default()
             }),
             preprocess: Some(PreprocessSummary {
-                pictures: 2_987,
+                pictures: 2_990,
                 skipped: [("truncated".to_owned(), 1), ("undecodable".to_owned(), 2)].into(),
                 splits: [("train", 2_091), ("validation", 448), ("test", 448)]
                     .map(|(split, rows)| (split.to_owned(), rows))
