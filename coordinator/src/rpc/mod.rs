@@ -68,10 +68,11 @@ pub async fn server(
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
         .await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
 
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
@@ -91,7 +92,9 @@ pub async fn server(
         .add_service(workers)
         .add_service(session)
         .add_service(health)
-        .add_service(reflection))
+        .add_service(reflection().build_v1()?)
+        // What older clients, such as most libraries', still ask for.
+        .add_service(reflection().build_v1alpha()?))
 }
 
 /// The connections that come in on `listener`, without the delay that gathers small packets:
