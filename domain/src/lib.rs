@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod report;
 pub mod resources;
 pub mod spec;
+pub mod zoo;
 
 pub use failure::FailureClass;
 pub use ids::{AttemptNumber, BootId, JobId, JobName, PipelineId, Rank, WorkerId};

@@ -12,8 +12,8 @@ use crate::resources::Resources;
 
 mod settings;
 pub use settings::{
-    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, MODELS, Optimizer,
-    Precision, PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
+    PreprocessSettings, Rights, Source, Splits, TrainSettings,
 };
 
 /// What a job does, without its settings.

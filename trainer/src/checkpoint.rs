@@ -111,14 +111,10 @@ pub(crate) fn write(
     parameters: &Parameters,
     optimizer: &Optimizer,
 ) -> Result<PathBuf, RunError> {
-    let weights = parameters
-        .entries()
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor));
     let state = optimizer.save();
     let state = state.iter().map(|(name, tensor)| (name.as_str(), tensor));
     let content = [
-        (WEIGHTS, tensors::encode(weights)?),
+        (WEIGHTS, tensors::encode(parameters.state())?),
         (OPTIMIZER, tensors::encode(state)?),
         (POSITION, files::json(position)?),
     ];

@@ -24,11 +24,6 @@ pub(crate) const TRAIN: &str = "train";
 pub(crate) const VALIDATION: &str = "validation";
 pub(crate) const TEST: &str = "test";
 
-/// Mean and spread of each colour channel over ImageNet, for pixels from 0 to 1. All models take
-/// pictures normalised with these, so that published weights fit.
-pub(crate) const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-pub(crate) const STD: [f64; 3] = [0.229, 0.224, 0.225];
-
 /// Opens the shards that a job was given.
 pub(crate) fn open(spec: &ChildSpec) -> Result<Arc<ShardSet>, RunError> {
     let dir = spec.inputs.get("shards").ok_or_else(|| {
@@ -207,6 +202,8 @@ mod tests {
 
     #[test]
     fn normalised_pixels_have_the_mean_taken_off_and_the_spread_divided_out() {
+        const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
+        const STD: [f64; 3] = [0.229, 0.224, 0.225];
         let normaliser = Normaliser::new(MEAN, STD, Kind::Double, Device::Cpu).unwrap();
         let pixels = Tensor::from_slice(&[255_u8, 0, 51, 0, 0, 0]).view([1, 1, 2, 3]);
         let out = normaliser.apply(&pixels).unwrap();

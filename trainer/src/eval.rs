@@ -18,6 +18,7 @@ use crate::device;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::model_folder::{self, Trained};
+use crate::models::Pass;
 use crate::rendezvous::Place;
 use crate::run::Outcome;
 use crate::stop::Stop;
@@ -144,7 +145,7 @@ fn score(
         let probabilities = tch::no_grad(|| {
             trained
                 .network
-                .forward(&normaliser.apply(&batch.pixels)?)?
+                .logits(&normaliser.apply(&batch.pixels)?, &Pass::eval())?
                 .f_sigmoid()?
                 .f_to_device(Device::Cpu)
         })?;

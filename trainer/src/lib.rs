@@ -16,6 +16,7 @@
     reason = "counts of pictures and steps are far below 2^53"
 )]
 
+mod check_model;
 mod checkpoint;
 mod data;
 mod device;
@@ -37,6 +38,7 @@ mod tensorboard;
 mod tensors;
 mod train;
 
+pub use check_model::{ModelCheck, ModelCheckReport, check_model};
 pub use error::RunError;
 pub use events::Events;
 pub use launch::run_ranks;

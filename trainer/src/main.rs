@@ -11,9 +11,10 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
-use marquee_domain::spec::MODELS;
+use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
-    Events, Outcome, Place, RunError, Stop, conclude, leave, read_spec, run, run_ranks, serve,
+    Events, ModelCheck, Outcome, Place, RunError, Stop, check_model, conclude, leave, read_spec,
+    run, run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -58,6 +59,21 @@ enum Command {
         #[arg(long)]
         until_eof: bool,
     },
+    /// Compare a model with what PyTorch computed; prints one JSON object of differences
+    CheckModel {
+        /// A name of the zoo
+        model: String,
+        /// Weights under timm's names (safetensors); their classifier says how many classes there are
+        weights: PathBuf,
+        /// x, and what PyTorch made of it: features, logits, logits_small of x_small, grad_x of target
+        io: PathBuf,
+        /// Exit 1 if an absolute difference is larger
+        #[arg(long, default_value_t = 1e-5)]
+        tolerance: f64,
+        /// Also do one step of plain SGD, at the rate `lr` of IO, and compare with these weights
+        #[arg(long)]
+        stepped: Option<PathBuf>,
+    },
     /// List the models of the zoo
     Models,
 }
@@ -82,6 +98,19 @@ fn main() {
             port,
             until_eof,
         } => store_command(&host, port, until_eof),
+        Command::CheckModel {
+            model,
+            weights,
+            io,
+            tolerance,
+            stepped,
+        } => check_command(ModelCheck {
+            model: &model,
+            weights: &weights,
+            io: &io,
+            stepped: stepped.as_deref(),
+            tolerance,
+        }),
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
             ExitCode::OK
@@ -127,6 +156,28 @@ fn store_command(host: &str, port: u16, until_eof: bool) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::FAILED
         }
+    }
+}
+
+fn check_command(check: ModelCheck) -> ExitCode {
+    let report = match check_model(check) {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILED;
+        }
+    };
+    match serde_json::to_string(&report) {
+        Ok(line) => say(&line),
+        Err(error) => {
+            tracing::error!("{error}");
+            return ExitCode::FAILED;
+        }
+    }
+    if report.ok {
+        ExitCode::OK
+    } else {
+        ExitCode::FAILED
     }
 }
 

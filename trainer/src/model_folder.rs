@@ -9,10 +9,10 @@ use marquee_evaluation::EpochRow;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
-use crate::data::{MEAN, STD};
 use crate::error::RunError;
 use crate::files;
-use crate::models::Network;
+use crate::models::{Network, Rates};
+use crate::parameters::Start;
 use crate::tensors;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -51,12 +51,12 @@ impl ModelCard {
     pub(crate) fn new(network: &Network, classes: &[String], width: u32, height: u32) -> Self {
         Self {
             format: FORMAT,
-            model: network.name.clone(),
+            model: network.info.name.to_owned(),
             classes: classes.to_vec(),
             width,
             height,
-            mean: MEAN,
-            std: STD,
+            mean: network.info.mean,
+            std: network.info.std,
             parameters: network.parameters.count(),
             resize: RESIZE.to_owned(),
         }
@@ -70,12 +70,8 @@ pub(crate) fn write(
     card: &ModelCard,
     history: &[EpochRow],
 ) -> Result<(), RunError> {
-    let weights = network
-        .parameters
-        .entries()
-        .iter()
-        .map(|(name, tensor)| (name.as_str(), tensor));
-    files::write(&dir.join(WEIGHTS), &tensors::encode(weights)?)?;
+    let weights = tensors::encode(network.parameters.state())?;
+    files::write(&dir.join(WEIGHTS), &weights)?;
     files::write_json(&dir.join(HISTORY), &history)?;
     files::write_json(&dir.join(CARD), card)
 }
@@ -98,7 +94,14 @@ pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
             dir.display()
         )));
     }
-    let network = Network::build(&card.model, card.classes.len(), 0, Kind::Float, device)?;
+    let network = Network::build(
+        &card.model,
+        card.classes.len(),
+        Start::Zeros,
+        Rates::default(),
+        Kind::Float,
+        device,
+    )?;
     let weights = dir.join(WEIGHTS);
     network
         .parameters

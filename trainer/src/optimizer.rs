@@ -203,6 +203,7 @@ pub(crate) fn learning_rate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parameters::{Init, Start};
 
     /// Learning rates of five steps.
     const RATES: [f64; 5] = [0.1, 0.1, 0.08, 0.05, 0.02];
@@ -230,8 +231,11 @@ mod tests {
 
     /// A convolution's weight, in its channels-last layout, and its bias, set to cosines.
     fn parameters(kind: Kind) -> Parameters {
-        let mut parameters = Parameters::new(kind, Device::Cpu);
-        parameters.conv_before_relu("conv", 3, 2, 2).unwrap();
+        let mut parameters = Parameters::new(Start::Zeros, kind, Device::Cpu);
+        let zero = Init::Constant(0.0);
+        let mut root = parameters.root();
+        let _ = root.weight("conv.weight", &[2, 3, 2, 2], zero).unwrap();
+        let _ = root.weight("conv.bias", &[2], zero).unwrap();
         let values = [("conv.weight", vec![2, 3, 2, 2]), ("conv.bias", vec![2])]
             .into_iter()
             .enumerate()

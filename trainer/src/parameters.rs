@@ -1,8 +1,8 @@
-//! The weights of a network: named, ordered, initialised from libtorch's seeded generator.
+//! The weights of a network, and its buffers: what batch-norm remembers of earlier batches.
 //!
-//! Invariant: names and order are the same in every process that builds the same model, for ranks
-//! exchange gradients by position and files hold weights by name. The layers here use the fallible
-//! calls of tch alone: the plain ones panic when memory runs out.
+//! Invariants: names and order are the same in every process that builds the same model, for ranks
+//! exchange gradients by position and files hold tensors by name. Weights are learnt; buffers never
+//! have a gradient, and belong into every file that weights belong into.
 
 use tch::{Device, Kind, TchError, Tensor, no_grad};
 
@@ -10,85 +10,101 @@ use crate::error::RunError;
 use crate::ffi;
 use crate::tensors::Tensors;
 
-/// The weights of one network.
+/// How batch-norm of PyTorch ends the name of a counter that nothing here uses: files have it, and
+/// it is neither missing nor unused.
+const BATCH_COUNTER: &str = "num_batches_tracked";
+
+/// Where the weights of a network come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Drawn from this seed.
+    Seed(u64),
+    /// All zero: they are about to be overwritten. Drawing those of VGG-16 takes seconds.
+    Zeros,
+}
+
+/// How a weight starts that is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Init {
+    /// Evenly from -bound to bound.
+    Uniform {
+        bound: f64,
+    },
+    /// A bell around 0 of this spread.
+    Normal {
+        std: f64,
+    },
+    Constant(f64),
+}
+
+/// The weights and buffers of one network.
 #[derive(Debug)]
 pub(crate) struct Parameters {
+    start: Start,
     kind: Kind,
     device: Device,
     entries: Vec<(String, Tensor)>,
+    buffers: Vec<(String, Tensor)>,
 }
 
 impl Parameters {
-    pub(crate) fn new(kind: Kind, device: Device) -> Self {
+    pub(crate) fn new(start: Start, kind: Kind, device: Device) -> Self {
+        if let Start::Seed(seed) = start {
+            tch::manual_seed(seed.cast_signed());
+        }
         Self {
+            start,
             kind,
             device,
             entries: Vec::new(),
+            buffers: Vec::new(),
         }
     }
 
-    /// Adds a weight drawn evenly from -`bound` to `bound`. 4-D weights get the channels-last layout,
-    /// in which convolutions run about a fifth faster.
-    fn uniform(&mut self, name: String, shape: &[i64], bound: f64) -> Result<Tensor, RunError> {
-        // Drawn in f32 on the CPU whatever the run uses, so that a seed means one set of weights.
-        let drawn =
-            Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?.f_uniform_(-bound, bound)?;
-        self.add(name, &drawn)
-    }
-
-    fn zeros(&mut self, name: String, shape: &[i64]) -> Result<Tensor, RunError> {
-        let zeros = Tensor::f_zeros(shape, (Kind::Float, Device::Cpu))?;
-        self.add(name, &zeros)
-    }
-
-    fn add(&mut self, name: String, value: &Tensor) -> Result<Tensor, RunError> {
-        let tensor = value.f_to_kind(self.kind)?.f_to_device(self.device)?;
-        if tensor.dim() == 4 {
-            ffi::to_channels_last(&tensor)?;
+    /// Where a network registers its tensors.
+    pub(crate) fn root(&mut self) -> Scope<'_> {
+        Scope {
+            parameters: self,
+            prefix: String::new(),
         }
-        let tensor = tensor.f_set_requires_grad(true)?;
-        self.entries.push((name, tensor.shallow_clone()));
-        Ok(tensor)
     }
 
-    /// A square convolution that keeps the size of the picture. Its weights are drawn so that, after
-    /// a ReLU, values are as large on average behind the layer as before it (He et al. 2015), which
-    /// lets several such layers learn without any normalisation between them.
-    pub(crate) fn conv_before_relu(
-        &mut self,
-        name: &str,
-        from: i64,
-        to: i64,
-        side: i64,
-    ) -> Result<Conv, RunError> {
-        let bound = (6.0 / (from * side * side) as f64).sqrt();
-        Ok(Conv {
-            weight: self.uniform(format!("{name}.weight"), &[to, from, side, side], bound)?,
-            bias: self.zeros(format!("{name}.bias"), &[to])?,
-            padding: side / 2,
-        })
+    /// Drawn in f32 on the CPU whatever the run uses, so that a seed means one set of weights.
+    /// 4-D weights get the channels-last layout, in which convolutions run about a fifth faster.
+    fn draw(&self, shape: &[i64], init: Init) -> Result<Tensor, TchError> {
+        if self.start == Start::Zeros {
+            return Tensor::f_zeros(shape, (self.kind, self.device));
+        }
+        let mut tensor = Tensor::f_empty(shape, (Kind::Float, Device::Cpu))?;
+        let drawn = match init {
+            Init::Uniform { bound } => tensor.f_uniform_(-bound, bound)?,
+            Init::Normal { std } => tensor.f_normal_(0.0, std)?,
+            Init::Constant(value) => tensor.f_fill_(value)?,
+        };
+        drawn.f_to_kind(self.kind)?.f_to_device(self.device)
     }
 
-    /// A fully connected layer, initialised as PyTorch does it.
-    pub(crate) fn linear(&mut self, name: &str, from: i64, to: i64) -> Result<Linear, RunError> {
-        let bound = 1.0 / (from as f64).sqrt();
-        Ok(Linear {
-            weight: self.uniform(format!("{name}.weight"), &[to, from], bound)?,
-            bias: self.uniform(format!("{name}.bias"), &[to], bound)?,
-        })
-    }
-
-    /// Names with their tensors, in order.
+    /// Weights by name, in order.
     pub(crate) fn entries(&self) -> &[(String, Tensor)] {
         &self.entries
     }
 
-    /// Handles on all tensors, in order.
-    pub(crate) fn tensors(&self) -> Vec<Tensor> {
+    /// All that a file holds of the network, by name: weights, then buffers.
+    pub(crate) fn state(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.entries
             .iter()
-            .map(|(_, tensor)| tensor.shallow_clone())
-            .collect()
+            .chain(&self.buffers)
+            .map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Handles on all weights, in order.
+    pub(crate) fn tensors(&self) -> Vec<Tensor> {
+        handles(&self.entries)
+    }
+
+    /// Handles on all buffers, in order.
+    pub(crate) fn buffer_tensors(&self) -> Vec<Tensor> {
+        handles(&self.buffers)
     }
 
     /// How many numbers there are to learn.
@@ -99,10 +115,10 @@ impl Parameters {
             .sum()
     }
 
-    /// Overwrites the weights with those of a file. Every name must be there, in its shape, and no
-    /// other: `whence` names the file in the error.
+    /// Overwrites weights and buffers with those of a file. Every name must be there, in its shape,
+    /// and no other but batch counters: `whence` names the file in the error.
     pub(crate) fn load(&self, from: &Tensors, whence: &str) -> Result<(), RunError> {
-        for (name, tensor) in &self.entries {
+        for (name, tensor) in self.state() {
             let given = from.get(name).ok_or_else(|| {
                 RunError::input(format!(
                     "{whence} has no weight {name:?}; it is of another model"
@@ -117,48 +133,72 @@ impl Parameters {
             }
             no_grad(|| tensor.shallow_clone().f_copy_(given))?;
         }
-        match from
-            .keys()
-            .find(|name| self.entries.iter().all(|(known, _)| known != *name))
-        {
+        match from.keys().find(|name| !self.knows(name)) {
             Some(name) => Err(RunError::input(format!(
                 "{whence} has a weight {name:?} that the model does not know"
             ))),
             None => Ok(()),
         }
     }
-}
 
-/// A convolution over pictures, `[N, C, H, W]`.
-#[derive(Debug)]
-pub(crate) struct Conv {
-    weight: Tensor,
-    bias: Tensor,
-    padding: i64,
-}
-
-impl Conv {
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_conv2d(
-            &self.weight,
-            Some(&self.bias),
-            [1, 1],
-            [self.padding, self.padding],
-            [1, 1],
-            1,
-        )
+    /// Whether a file may hold a tensor of this name.
+    fn knows(&self, name: &str) -> bool {
+        name.rsplit('.').next() == Some(BATCH_COUNTER)
+            || self.state().any(|(known, _)| known == name)
     }
 }
 
-/// A fully connected layer, `[N, from]` to `[N, to]`.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    weight: Tensor,
-    bias: Tensor,
+fn handles(named: &[(String, Tensor)]) -> Vec<Tensor> {
+    named
+        .iter()
+        .map(|(_, tensor)| tensor.shallow_clone())
+        .collect()
 }
 
-impl Linear {
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_linear(&self.weight, Some(&self.bias))
+/// A place in the tree of names: `layer1.0.` and what is to be registered below it.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    parameters: &'a mut Parameters,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The place `name` below this one.
+    pub(crate) fn at(&mut self, name: impl std::fmt::Display) -> Scope<'_> {
+        let prefix = format!("{}{name}.", self.prefix);
+        Scope {
+            parameters: &mut *self.parameters,
+            prefix,
+        }
+    }
+
+    /// Registers a weight.
+    pub(crate) fn weight(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        init: Init,
+    ) -> Result<Tensor, RunError> {
+        let tensor = self.parameters.draw(shape, init)?;
+        if tensor.dim() == 4 {
+            ffi::to_channels_last(&tensor)?;
+        }
+        let tensor = tensor.f_set_requires_grad(true)?;
+        let name = format!("{}{name}", self.prefix);
+        self.parameters.entries.push((name, tensor.shallow_clone()));
+        Ok(tensor)
+    }
+
+    /// Registers a buffer whose numbers all start as `value`.
+    pub(crate) fn buffer(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        value: f64,
+    ) -> Result<Tensor, RunError> {
+        let tensor = self.parameters.draw(shape, Init::Constant(value))?;
+        let name = format!("{}{name}", self.prefix);
+        self.parameters.buffers.push((name, tensor.shallow_clone()));
+        Ok(tensor)
     }
 }

@@ -168,8 +168,9 @@ impl Peers {
     /// Overwrites `tensors` with those of rank 0.
     pub(crate) fn copy_from_first(&self, tensors: &[Tensor]) -> Result<(), RunError> {
         match &self.group {
-            Some(group) => Ok(group.broadcast(tensors, 0)?),
-            None => Ok(()),
+            // libtorch takes no list of nothing, such as the buffers of a network without norms.
+            Some(group) if !tensors.is_empty() => Ok(group.broadcast(tensors, 0)?),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -23,8 +23,9 @@ use crate::error::RunError;
 use crate::events::Events;
 use crate::ffi;
 use crate::model_folder::{self, ModelCard};
-use crate::models::Network;
+use crate::models::{Chance, Network, Rates};
 use crate::optimizer::{Optimizer, learning_rate};
+use crate::parameters::Start;
 use crate::rendezvous::{Peers, Place};
 use crate::run::Outcome;
 use crate::stop::Stop;
@@ -135,7 +136,19 @@ impl<'a> Session<'a> {
         };
         ffi::be_deterministic()?;
         let classes = &train.index().classes;
-        let network = Network::build(&settings.model, classes.len(), settings.seed, kind, device)?;
+        let rates = Rates {
+            dropout: settings.dropout,
+            drop_path: settings.drop_path,
+        };
+        let network = Network::build(
+            &settings.model,
+            classes.len(),
+            Start::Seed(settings.seed),
+            rates,
+            kind,
+            device,
+        )?;
+        network.check_size(train.index().width, train.index().height)?;
         let mut optimizer = Optimizer::new(settings.optimizer, &network.parameters)?;
         let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size);
         let identity = RunIdentity::new(settings, classes, train.rows());
@@ -144,6 +157,7 @@ impl<'a> Session<'a> {
             None => Position::start(identity, peers.world_size),
         };
         peers.copy_from_first(&network.parameters.tensors())?;
+        peers.copy_from_first(&network.parameters.buffer_tensors())?;
         let mut board = None;
         if peers.is_first() && settings.tensorboard {
             let mut file = EventFile::create(&spec.output.join(model_folder::TENSORBOARD))?;
@@ -152,7 +166,7 @@ impl<'a> Session<'a> {
             }
             board = Some(file);
         }
-        let normaliser = Normaliser::new(data::MEAN, data::STD, kind, device)?;
+        let normaliser = Normaliser::new(network.info.mean, network.info.std, kind, device)?;
         let index = train.index();
         let stepper = Stepper::new(
             network,
@@ -199,6 +213,9 @@ impl<'a> Session<'a> {
             if writes_checkpoint || done.is_multiple_of(REPORT_EVERY_STEPS) {
                 self.report()?;
             }
+            if ends_epoch || writes_checkpoint {
+                self.share_buffers()?;
+            }
             if ends_epoch {
                 self.end_epoch()
                     .map_err(|error| error.during(&format!("validation after step {done}")))?;
@@ -229,10 +246,15 @@ impl<'a> Session<'a> {
             total,
         );
         let global = batch.global;
+        if global < 2 * u64::from(self.peers.world_size) {
+            self.share_buffers()?;
+        }
+        let first = self.plan.first_in_step(global);
+        let chance = Chance::new(self.settings.seed, step, first);
         let wants_stop = self.stop.is_requested();
         let result = self
             .stepper
-            .step(&batch, lr, wants_stop, &mut self.phases)?;
+            .step(&batch, chance, lr, wants_stop, &mut self.phases)?;
 
         let seconds = started.elapsed().as_secs_f64();
         self.phases.step_s += seconds;
@@ -247,6 +269,16 @@ impl<'a> Session<'a> {
         self.events
             .progress(&phase, done.min(self.plan.rows), self.plan.rows, "images");
         Ok(result.stop_agreed)
+    }
+
+    /// Gives every rank what rank 0's batch-norm remembers of earlier batches.
+    ///
+    /// A rank needs it where it scores: to validate, and in a step of so few pictures that it may
+    /// have one or none. It comes before each checkpoint too, for the checkpoint holds rank 0's: so
+    /// a run that goes on finds the same on every rank as an undisturbed one.
+    fn share_buffers(&self) -> Result<(), RunError> {
+        let buffers = self.stepper.network().parameters.buffer_tensors();
+        self.peers.copy_from_first(&buffers)
     }
 
     /// Adds the window's sums up over all ranks, reports them, and starts a new window.
@@ -383,7 +415,7 @@ impl<'a> Session<'a> {
     fn summary(&self, resumed_from_step: u64, started: Instant) -> TrainSummary {
         let network = self.stepper.network();
         TrainSummary {
-            model: network.name.clone(),
+            model: network.info.name.to_owned(),
             parameters: network.parameters.count(),
             world_size: self.peers.world_size,
             rank: self.peers.rank,

@@ -16,6 +16,7 @@ Tasks:
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
+  zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   help          this text; \"cargo xtask <task> --help\" says more about one task
 
 libtorch 2.11.0 goes to the user's cache folder, once for all checkouts.
@@ -63,6 +64,19 @@ Variables that override it:
   XDG_CACHE_HOME        where to keep marquee/libtorch-2.11.0 instead of ~/.cache
 ";
 
+const ZOO_CHECK_HELP: &str = "\
+Compare the models of the zoo with timm, at full size: random weights, results in eval mode, and the
+weights after one step of SGD in train mode
+
+Usage: cargo xtask zoo-check [NAME..] [--json]
+
+Options:
+  NAME    only these models; \"marquee models\" lists them
+  --json  print the differences and tolerances as one JSON object
+
+It needs python3 with venv and about 3 GB for PyTorch in the user's cache folder.
+";
+
 const SQLX_PREPARE_HELP: &str = "\
 Start a private Postgres, apply migrations/ and compute .sqlx again for the store's queries
 
@@ -81,6 +95,7 @@ pub(crate) enum Task {
     Test { filter: Vec<String> },
     Check,
     SqlxPrepare { check: bool },
+    ZooCheck(crate::zoo_check::Options),
 }
 
 /// The options of `demo`, handed on to `marquee demo`.
@@ -115,6 +130,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "check" => no_more("check", &rest, Task::Check),
         "setup" if wants_help => Ok(Task::Help(SETUP_HELP)),
         "setup" => no_more("setup", &rest, Task::Setup),
+        "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
+        "zoo-check" => parse_zoo_check(rest),
         "sqlx-prepare" if wants_help => Ok(Task::Help(SQLX_PREPARE_HELP)),
         "sqlx-prepare" => match rest.as_slice() {
             [] => Ok(Task::SqlxPrepare { check: false }),
@@ -152,6 +169,18 @@ fn parse_demo(words: Vec<String>) -> Result<DemoOptions> {
         }
     }
     Ok(options)
+}
+
+fn parse_zoo_check(words: Vec<String>) -> Result<Task> {
+    let mut options = crate::zoo_check::Options::default();
+    for word in words {
+        match word.as_str() {
+            "--json" => options.json = true,
+            name if !name.starts_with('-') => options.names.push(word),
+            _ => return Err(unknown("zoo-check", &word)),
+        }
+    }
+    Ok(Task::ZooCheck(options))
 }
 
 fn parse_films(text: &str) -> Result<u32> {
@@ -225,6 +254,7 @@ mod tests {
             ("demo --films 0", r#""--films 0""#),
             ("test store", "cargo xtask test -- store"),
             ("check fast", r#""fast""#),
+            ("zoo-check --jsn", r#""--jsn""#),
             ("sqlx-prepare --chekc", r#""--chekc""#),
         ] {
             let message = words(line).unwrap_err().to_string();

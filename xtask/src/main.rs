@@ -17,6 +17,7 @@ mod setup;
 mod sqlx;
 mod test;
 mod workspace;
+mod zoo_check;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test { filter } => test::run(&workspace, &filter),
         Task::Check => check::run(&workspace),
+        Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),
     }

@@ -3,9 +3,10 @@
 
 use super::table::{Table, unknown};
 use crate::spec::{
-    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, MODELS, Optimizer,
-    Precision, PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
+    PreprocessSettings, Rights, Source, Splits, TrainSettings,
 };
+use crate::zoo::{self, MODELS};
 
 /// Pixels of a side of a training picture: the smallest and largest that any model of use takes.
 const SIDE_MIN_PX: u32 = 16;
@@ -193,9 +194,11 @@ fn splits(table: &mut Table<'_>) -> Splits {
 }
 
 pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
-    let model = table.required_text("model", &format!("a model, such as {:?}", MODELS[0]));
-    if !model.is_empty() && !MODELS.contains(&model.as_str()) {
-        table.add_error("model", unknown(&model, MODELS));
+    let mut model = table.required_text("model", &format!("a model, such as {:?}", MODELS[0]));
+    match zoo::find(&model) {
+        Some(known) => known.name.clone_into(&mut model),
+        None if model.is_empty() => {}
+        None => table.add_error("model", unknown(&model, MODELS)),
     }
     let schedules = [
         ("constant", LrSchedule::Constant),
@@ -210,6 +213,8 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
         precision: table.choice("precision", &precisions, Some(Precision::Fp32))?,
         seed: table.int("seed", 0..=SEED_MAX, Some(0)),
         flip: table.flag("flip", true),
+        dropout: table.float("dropout", 0.0..=0.95, Some(0.0)),
+        drop_path: table.float("drop_path", 0.0..=0.95, Some(0.0)),
         checkpoint_every_steps: table.int("checkpoint_every_steps", 0..=1_000_000_000, Some(0)),
         max_steps: table
             .has("max_steps")

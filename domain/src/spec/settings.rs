@@ -136,10 +136,6 @@ pub enum LrSchedule {
     Cosine,
 }
 
-/// The models of the zoo, by the names that a train job's `model` may have. The trainer's registry
-/// has one entry for each, and a test of its own that says so.
-pub const MODELS: &[&str] = &["simple-cnn"];
-
 /// Settings of a train job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
@@ -155,6 +151,13 @@ pub struct TrainSettings {
     pub seed: u64,
     /// Whether training pictures are mirrored at random.
     pub flip: bool,
+    /// Share of the features that is dropped before the classifier while training.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Share of the pictures that skip a network's last block while training (stochastic depth);
+    /// earlier blocks have less, down to none.
+    #[serde(default)]
+    pub drop_path: f64,
     /// Steps between checkpoints. 0: at the end of each epoch only.
     pub checkpoint_every_steps: u32,
     /// Stop after this many steps. None: all epochs.

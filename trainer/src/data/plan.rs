@@ -106,6 +106,11 @@ impl Plan {
         }
     }
 
+    /// Place of this rank's first picture in a step of `global` pictures.
+    pub(crate) fn first_in_step(&self, global: u64) -> u64 {
+        share(global, self.rank, self.world_size).start
+    }
+
     /// All that this rank sees from `step` on.
     pub(crate) fn requests_from(&self, step: u64) -> impl Iterator<Item = Request> + use<> {
         let plan = self.clone();
@@ -163,6 +168,8 @@ mod tests {
             precision: Precision::Fp32,
             seed: 5,
             flip: true,
+            dropout: 0.0,
+            drop_path: 0.0,
             checkpoint_every_steps: 0,
             max_steps: None,
             tensorboard: false,

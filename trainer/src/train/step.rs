@@ -26,7 +26,7 @@ use tch::{Cuda, Device, Kind, Reduction, Tensor};
 use crate::data::{Batch, Normaliser};
 use crate::error::RunError;
 use crate::ffi::{self, Reducer};
-use crate::models::Network;
+use crate::models::{Chance, Network, Pass};
 use crate::optimizer::Optimizer;
 use crate::rendezvous::Peers;
 
@@ -112,7 +112,9 @@ impl Stepper {
             [1, i64::from(height), i64::from(width), 3],
             (Kind::Uint8, Device::Cpu),
         )?;
-        let logits = self.network.forward(&self.normaliser.apply(&blank)?)?;
+        let logits = self
+            .network
+            .logits(&self.normaliser.apply(&blank)?, &Pass::eval())?;
         let loss = logits
             .f_sum(self.kind)?
             .f_mul_scalar(0.0)?
@@ -125,6 +127,7 @@ impl Stepper {
     pub(super) fn step(
         &mut self,
         batch: &Batch,
+        chance: Chance,
         lr: f64,
         wants_stop: bool,
         phases: &mut PhaseTimes,
@@ -133,9 +136,14 @@ impl Stepper {
         if let Some(reducer) = &self.reducer {
             reducer.prepare()?;
         }
-        let logits = self
-            .network
-            .forward(&self.normaliser.apply(&batch.pixels)?)?;
+        // A stand-in must leave no trace in what batch-norm remembers.
+        let pass = if batch.counted == 0 {
+            Pass::eval()
+        } else {
+            Pass::train(chance)
+        };
+        let pictures = self.normaliser.apply(&batch.pixels)?;
+        let logits = self.network.logits(&pictures, &pass)?;
         let (loss, loss_sum) = self.loss(&logits, batch, wants_stop)?;
         self.wait_for_device();
         phases.forward_s += started.elapsed().as_secs_f64();
@@ -197,7 +205,10 @@ impl Stepper {
 
     /// Logits of pictures, without gradients.
     pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
-        tch::no_grad(|| Ok(self.network.forward(&self.normaliser.apply(pixels)?)?))
+        tch::no_grad(|| {
+            let pictures = self.normaliser.apply(pixels)?;
+            Ok(self.network.logits(&pictures, &Pass::eval())?)
+        })
     }
 
     fn forget_gradients(&self) -> Result<(), RunError> {

@@ -119,6 +119,8 @@ pub fn settings() -> TrainSettings {
         precision: Precision::Fp32,
         seed: 11,
         flip: true,
+        dropout: 0.0,
+        drop_path: 0.0,
         checkpoint_every_steps: 0,
         max_steps: None,
         tensorboard: false,

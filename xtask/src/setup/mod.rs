@@ -11,7 +11,6 @@ mod libtorch;
 mod pins;
 mod pip;
 mod postgres;
-#[allow(dead_code, reason = "the comparisons that ask for it come one by one")]
 pub(crate) mod python;
 mod tools;
 

@@ -1,0 +1,292 @@
+//! `marquee-trainer check-model`: whether a model of the zoo computes what a file says that PyTorch
+//! computed with the same weights.
+//!
+//! Invariant: every tensor of the weights is used and every tensor of the model is given; else it
+//! is an error that names the tensor, and nothing is compared. Batch counters alone are ignored.
+
+use std::path::Path;
+
+use marquee_domain::zoo;
+use serde::Serialize;
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
+
+use crate::error::RunError;
+use crate::ffi::{self, SgdStep};
+use crate::models::{Chance, Network, Pass, Rates, head_name};
+use crate::parameters::Start;
+use crate::tensors::{self, Tensors};
+
+/// What to check.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelCheck<'a> {
+    /// A name of the zoo.
+    pub model: &'a str,
+    /// The weights, under timm's names.
+    pub weights: &'a Path,
+    /// Inputs and what PyTorch made of them: `x`, `x_small`, `target`, `features`, `logits`,
+    /// `logits_small`, `grad_x`.
+    pub io: &'a Path,
+    /// The weights as one step of plain SGD in train mode on `x` and `target` left them, at the rate
+    /// of the scalar `lr` in `io`.
+    pub stepped: Option<&'a Path>,
+    /// The largest absolute difference that passes.
+    pub tolerance: f64,
+}
+
+/// How far the model is from PyTorch: largest absolute differences of what the file held.
+#[derive(Debug, Serialize)]
+pub struct ModelCheckReport {
+    model: &'static str,
+    classes: i64,
+    tolerance: f64,
+    /// Whether all absolute differences are within the tolerance.
+    pub ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logits_small: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grad_x: Option<f64>,
+    /// Largest difference after one step, as a share of the largest number of its tensor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step_relative: Option<f64>,
+    /// Tensors of the second file that mean nothing here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<String>,
+}
+
+/// Names that the second file may have.
+const KNOWN: [&str; 8] = [
+    "x",
+    "x_small",
+    "target",
+    "lr",
+    "features",
+    "logits",
+    "logits_small",
+    "grad_x",
+];
+
+/// Compares the model with the files.
+///
+/// # Errors
+/// [`RunError`] when a file cannot be read, a tensor is missing, unused or of a wrong shape, or when
+/// there is nothing to compare.
+pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
+    let ModelCheck { weights, io, .. } = check;
+    let weights_name = weights.display().to_string();
+    let given = Given {
+        tensors: tensors::read(io)?,
+        name: io.display().to_string(),
+    };
+    let weights = tensors::read(weights)?;
+    let kind = if given.required("x")?.f_kind()? == Kind::Double {
+        Kind::Double
+    } else {
+        Kind::Float
+    };
+    let classes = classes_of(check.model, &weights, &weights_name)?;
+    let network = Network::build(
+        check.model,
+        usize::try_from(classes).unwrap_or(0),
+        Start::Zeros,
+        Rates::default(),
+        kind,
+        Device::Cpu,
+    )?;
+    network.parameters.load(&weights, &weights_name)?;
+
+    let mut report = ModelCheckReport {
+        model: network.info.name,
+        classes,
+        tolerance: check.tolerance,
+        ok: false,
+        features: None,
+        logits: None,
+        logits_small: None,
+        grad_x: None,
+        step_relative: None,
+        ignored: given
+            .tensors
+            .keys()
+            .filter(|name| !KNOWN.contains(&name.as_str()))
+            .cloned()
+            .collect(),
+    };
+    compare(&network, &given, kind, &mut report)?;
+    let found = [
+        report.features,
+        report.logits,
+        report.logits_small,
+        report.grad_x,
+    ];
+    if found.iter().all(Option::is_none) && check.stepped.is_none() {
+        return Err(RunError::input(format!(
+            "{} holds nothing to compare with: give features, logits, logits_small or grad_x",
+            given.name
+        )));
+    }
+    // Not "no difference is larger": a difference that is not a number must not pass.
+    report.ok = found.iter().flatten().all(|d| *d <= check.tolerance);
+    if let Some(stepped) = check.stepped {
+        let expected = tensors::read(stepped)?;
+        let apart = step(&network, &given, kind, &expected, stepped)?;
+        report.step_relative = Some(apart);
+    }
+    Ok(report)
+}
+
+/// The second file.
+struct Given {
+    tensors: Tensors,
+    name: String,
+}
+
+impl Given {
+    fn required(&self, name: &str) -> Result<&Tensor, RunError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| RunError::input(format!("{} has no tensor {name:?}", self.name)))
+    }
+
+    /// A picture batch in the kind of the check.
+    fn pictures(&self, name: &str, kind: Kind, network: &Network) -> Result<Tensor, RunError> {
+        let x = self.required(name)?;
+        match x.size().as_slice() {
+            [_, 3, height, width] => {
+                let side = |side: &i64| u32::try_from(*side).unwrap_or(0);
+                if let Some(problem) = network.info.size_problem(side(width), side(height)) {
+                    return Err(RunError::input(format!("{}: {name}: {problem}", self.name)));
+                }
+                Ok(x.f_to_kind(kind)?)
+            }
+            other => Err(RunError::input(format!(
+                "{}: {name} has the shape {other:?}; give [pictures, 3, height, width]",
+                self.name
+            ))),
+        }
+    }
+
+    /// The largest difference from `found` of what the file holds under `name`, if it does.
+    fn difference(&self, name: &str, found: &Tensor) -> Result<Option<f64>, RunError> {
+        let Some(expected) = self.tensors.get(name) else {
+            return Ok(None);
+        };
+        if expected.size() != found.size() {
+            return Err(RunError::input(format!(
+                "{}: {name} has the shape {:?}, but the model gives {:?}",
+                self.name,
+                expected.size(),
+                found.size()
+            )));
+        }
+        Ok(Some(largest(&found.f_sub(expected)?)?))
+    }
+}
+
+/// The largest absolute value; NaN if there is any.
+fn largest(tensor: &Tensor) -> Result<f64, RunError> {
+    let double = tensor.f_detach()?.f_to_kind(Kind::Double)?;
+    Ok(double.f_abs()?.f_max()?.f_double_value(&[])?)
+}
+
+/// Classes of the weights, by the shape of their classifier.
+fn classes_of(model: &str, weights: &Tensors, whence: &str) -> Result<i64, RunError> {
+    let name = zoo::find(model).map_or(model, |info| info.name);
+    let head = format!("{}.weight", head_name(name));
+    let size = weights.get(&head).map(Tensor::size);
+    match size.as_deref() {
+        Some([classes, _]) => Ok(*classes),
+        Some(other) => Err(RunError::input(format!(
+            "{whence}: the classifier {head:?} has the shape {other:?}; it should have two sides"
+        ))),
+        // An unknown model is told by Network::build.
+        None if zoo::find(model).is_none() => Ok(1),
+        None => Err(RunError::input(format!(
+            "{whence} has no weight {head:?}, the classifier of {name}"
+        ))),
+    }
+}
+
+fn compare(
+    network: &Network,
+    given: &Given,
+    kind: Kind,
+    report: &mut ModelCheckReport,
+) -> Result<(), RunError> {
+    let eval = Pass::eval();
+    let holds = |name: &str| given.tensors.contains_key(name);
+    let x = given.pictures("x", kind, network)?;
+    no_grad(|| -> Result<(), RunError> {
+        let features = network.features(&x, &eval)?;
+        report.features = given.difference("features", &features)?;
+        let logits = network.classify(&features, &eval)?;
+        report.logits = given.difference("logits", &logits)?;
+        if holds("x_small") || holds("logits_small") {
+            let x = given.pictures("x_small", kind, network)?;
+            let logits = network.logits(&x, &eval)?;
+            report.logits_small = given.difference("logits_small", &logits)?;
+        }
+        Ok(())
+    })?;
+    if holds("grad_x") {
+        let x = x.f_detach()?.f_set_requires_grad(true)?;
+        let loss = loss(network, &x, given, &eval)?;
+        let gradient = Tensor::f_run_backward(&[loss], &[&x], false, false)?;
+        if let Some(gradient) = gradient.first() {
+            report.grad_x = given.difference("grad_x", gradient)?;
+        }
+    }
+    Ok(())
+}
+
+/// The mean binary cross-entropy against `target`.
+fn loss(network: &Network, x: &Tensor, given: &Given, pass: &Pass) -> Result<Tensor, RunError> {
+    let logits = network.logits(x, pass)?;
+    let target = given.required("target")?.f_to_kind(logits.f_kind()?)?;
+    Ok(logits.f_binary_cross_entropy_with_logits(
+        &target,
+        None::<&Tensor>,
+        None::<&Tensor>,
+        Reduction::Mean,
+    )?)
+}
+
+/// One step of plain SGD in train mode; the largest relative difference of any tensor from what the
+/// file says.
+fn step(
+    network: &Network,
+    given: &Given,
+    kind: Kind,
+    expected: &Tensors,
+    whence: &Path,
+) -> Result<f64, RunError> {
+    let x = given.pictures("x", kind, network)?;
+    let lr = given.required("lr")?.f_double_value(&[])?;
+    let loss = loss(network, &x, given, &Pass::train(Chance::new(0, 0, 0)))?;
+    ffi::backward(&loss)?;
+    let plain = SgdStep {
+        lr,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        nesterov: false,
+        first: true,
+    };
+    ffi::sgd_step(&network.parameters.tensors(), &[], plain)?;
+    let mut apart = 0.0;
+    for (name, tensor) in network.parameters.state() {
+        let wanted = expected.get(name).ok_or_else(|| {
+            RunError::input(format!("{} has no tensor {name:?}", whence.display()))
+        })?;
+        let scale = largest(wanted)?.max(f64::MIN_POSITIVE);
+        let relative = largest(&tensor.f_sub(wanted)?)? / scale;
+        tracing::debug!(name, relative, "after one step");
+        // NaN stays.
+        if relative.is_nan() || relative > apart {
+            apart = relative;
+        }
+    }
+    Ok(apart)
+}
