@@ -5,7 +5,7 @@ mod cancel;
 mod completions;
 mod demo;
 pub(crate) mod explain;
-mod jobs;
+pub(crate) mod jobs;
 pub(crate) mod logs;
 mod metrics;
 mod report;

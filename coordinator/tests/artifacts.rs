@@ -225,6 +225,8 @@ impl Commits {
             priority: 0,
             max_attempts: 1,
             timeout_s: None,
+            array: None,
+            element: None,
         };
         let file = FileEntry {
             path: "out.txt".into(),
@@ -238,6 +240,7 @@ impl Commits {
             position: self.position,
             spec: &spec,
             waits: Some("placed by the test"),
+            array_job: None,
             created_at: self.at,
         };
         let job = insert_job(conn, &job).await.unwrap();

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::FailureClass;
 use crate::ids::{AttemptNumber, JobId, JobName};
 use crate::resources::Device;
-use crate::spec::Work;
+use crate::spec::{ArrayElement, Work};
 
 /// Environment variables that a worker sets for every child.
 pub mod env {
@@ -35,8 +35,16 @@ pub mod env {
     /// Prefix of one variable for each input, `MARQUEE_INPUT_<NAME>`: the artifact's folder.
     pub const INPUT_PREFIX: &str = "MARQUEE_INPUT_";
     pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+    /// Index of this element of a job array, from 0. Set for elements alone.
+    pub const ARRAY_INDEX: &str = "MARQUEE_ARRAY_INDEX";
+    /// Elements of the array. Set for elements alone.
+    pub const ARRAY_SIZE: &str = "MARQUEE_ARRAY_SIZE";
     pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
 }
+
+/// Folder in the artifact of a job array that holds one folder for each element, named by its
+/// index in four digits.
+pub const ELEMENTS_FOLDER: &str = "elements";
 
 /// What a child is to do. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +53,9 @@ pub struct ChildSpec {
     pub job_name: JobName,
     pub attempt: AttemptNumber,
     pub work: Work,
+    /// The share of the work that is this child's. None: all of it.
+    #[serde(default)]
+    pub element: Option<ArrayElement>,
     /// Folder of each input artifact, by input name. Read-only.
     pub inputs: BTreeMap<String, PathBuf>,
     /// Empty folder for results.

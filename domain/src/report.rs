@@ -23,6 +23,28 @@ pub struct FetchSummary {
     pub source: SourceNote,
 }
 
+impl FetchSummary {
+    /// The books of two shares of one work, done side by side: counts add up, the slower one's time
+    /// is the whole's.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.asked += other.asked;
+        self.fetched += other.fetched;
+        self.gone += other.gone;
+        self.bytes += other.bytes;
+        self.seconds = self.seconds.max(other.seconds);
+        for (sum, classes) in [
+            (&mut self.rejected, other.rejected),
+            (&mut self.failed, other.failed),
+        ] {
+            for (class, count) in classes {
+                *sum.entry(class).or_default() += count;
+            }
+        }
+        self
+    }
+}
+
 /// What travels with a dataset from its source into every report.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SourceNote {

@@ -120,6 +120,28 @@ impl Work {
     }
 }
 
+/// Which part of a job array a job is: it does the share `index` of `size` equal ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayElement {
+    /// From 0.
+    pub index: u32,
+    pub size: u32,
+}
+
+impl ArrayElement {
+    /// Whether the thing numbered `id` belongs to this element's share. The ids of a public
+    /// catalogue come in runs of one make, so they are mixed before they are dealt out.
+    #[must_use]
+    pub fn takes(self, id: u64) -> bool {
+        // The finaliser of SplitMix64: each bit of the id reaches each bit of the result.
+        let mut mixed = id.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        mixed % u64::from(self.size.max(1)) == u64::from(self.index)
+    }
+}
+
 /// One job as submitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
@@ -135,6 +157,34 @@ pub struct JobSpec {
     pub max_attempts: u32,
     /// Seconds an attempt may run. None: no limit.
     pub timeout_s: Option<u32>,
+    /// Elements that do this job's work, each a job of its own; their artifacts together are this
+    /// job's. None: the job does its work itself.
+    #[serde(default)]
+    pub array: Option<u32>,
+    /// Set where this job is an element of an array.
+    #[serde(default)]
+    pub element: Option<ArrayElement>,
+}
+
+impl JobSpec {
+    /// The name with the element's index, as people read it: `fetch[3]`.
+    #[must_use]
+    pub fn display_name(&self) -> String {
+        match self.element {
+            Some(ArrayElement { index, .. }) => format!("{}[{index}]", self.name),
+            None => self.name.to_string(),
+        }
+    }
+
+    /// The specs of the elements of an array; none for any other job.
+    pub fn elements(&self) -> impl Iterator<Item = Self> + '_ {
+        let size = self.array.unwrap_or(0);
+        (0..size).map(move |index| Self {
+            array: None,
+            element: Some(ArrayElement { index, size }),
+            ..self.clone()
+        })
+    }
 }
 
 /// A validated pipeline: its jobs in an order in which each comes after what it needs.
@@ -142,4 +192,32 @@ pub struct JobSpec {
 pub struct PipelineSpec {
     pub name: JobName,
     pub jobs: Vec<JobSpec>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_elements_of_an_array_share_everything_out_evenly() {
+        let size = 7;
+        let mut shares = [0u32; 7];
+        for id in 0..70_000 {
+            let takers: Vec<u32> = (0..size)
+                .filter(|index| {
+                    ArrayElement {
+                        index: *index,
+                        size,
+                    }
+                    .takes(id)
+                })
+                .collect();
+            assert_eq!(takers.len(), 1, "{id}: {takers:?}");
+            shares[takers[0] as usize] += 1;
+        }
+        assert!(
+            shares.iter().all(|share| (9_500..10_500).contains(share)),
+            "{shares:?}"
+        );
+    }
 }

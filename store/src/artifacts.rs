@@ -147,13 +147,34 @@ pub async fn find_manifest_by_name(
 ) -> Result<Option<Manifest>> {
     let manifest = sqlx::query_scalar!(
         "SELECT a.manifest FROM artifacts a JOIN jobs j ON j.id = a.job_id
-         WHERE j.pipeline_id = $1 AND j.name = $2",
+         WHERE j.pipeline_id = $1 AND j.name = $2 AND j.array_job_id IS NULL",
         pipeline.0,
         name.as_str(),
     )
     .fetch_optional(conn)
     .await?;
     manifest.map(convert::manifest).transpose()
+}
+
+/// What the elements of an array have committed, in order.
+pub async fn list_element_manifests(
+    conn: &mut PgConnection,
+    array: JobId,
+) -> Result<Vec<(u32, Manifest)>> {
+    let rows = sqlx::query!(
+        r#"SELECT j.array_index AS "array_index!", a.manifest
+           FROM artifacts a JOIN jobs j ON j.id = a.job_id
+           WHERE j.array_job_id = $1
+           ORDER BY j.array_index"#,
+        array.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    let manifests = rows.into_iter().map(|row| {
+        let index = convert::u32_of("jobs.array_index", row.array_index)?;
+        Ok((index, convert::manifest(row.manifest)?))
+    });
+    manifests.collect()
 }
 
 /// The files of the artifact with this digest.

@@ -17,6 +17,11 @@ pub(crate) fn int(what: &'static str, value: u32) -> Result<i32> {
     })
 }
 
+/// As [`int`], where there may be none.
+pub(crate) fn optional_int(what: &'static str, value: Option<u32>) -> Result<Option<i32>> {
+    value.map(|value| int(what, value)).transpose()
+}
+
 /// An unsigned number for a `bigint` column.
 pub(crate) fn bigint(what: &'static str, value: u64) -> Result<i64> {
     i64::try_from(value).map_err(|_| StoreError::OutOfRange {

@@ -20,6 +20,8 @@ pub struct NewJob<'a> {
     pub spec: &'a JobSpec,
     /// Why it waits for other jobs; None queues it at once.
     pub waits: Option<&'a str>,
+    /// The array that it is an element of, as `spec.element` says.
+    pub array_job: Option<JobId>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -46,14 +48,48 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Digest of the committed artifact.
     pub artifact: Option<Digest>,
-    /// Names of the jobs it needs, in pipeline order.
+    /// Names of the jobs it needs, in pipeline order; without the elements of an array.
     pub needs: Vec<JobName>,
+    /// Of an array: its elements, by state.
+    pub elements: Option<ElementCounts>,
+    /// Of an element: its array and its place in it.
+    pub element: Option<ElementOf>,
 }
 
-/// Which jobs to list. Every part that is set narrows the list.
+/// How many elements of an array are in each state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+pub struct ElementCounts {
+    pub waiting: u32,
+    pub queued: u32,
+    pub running: u32,
+    pub succeeded: u32,
+    pub failed: u32,
+    pub cancelled: u32,
+}
+
+impl ElementCounts {
+    /// All of them.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        self.waiting + self.queued + self.running + self.succeeded + self.failed + self.cancelled
+    }
+}
+
+/// Where an element belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementOf {
+    pub array: JobId,
+    /// From 0.
+    pub index: u32,
+}
+
+/// Which jobs to list. Every part that is set narrows the list. Elements of arrays are listed only
+/// when their array, or they themselves, are named.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub pipeline: Option<PipelineId>,
+    /// The elements of this array.
+    pub array: Option<JobId>,
     pub ids: Option<Vec<JobId>>,
     pub states: Option<Vec<JobStateName>>,
     pub kinds: Option<Vec<JobKind>>,
@@ -71,8 +107,9 @@ pub async fn insert_job(conn: &mut PgConnection, new: &NewJob<'_>) -> Result<Job
     let queued_at = new.waits.is_none().then_some(new.created_at);
     let id = sqlx::query_scalar!(
         "INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks, state, reason,
-                           last_attempt, created_at, queued_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                           last_attempt, created_at, queued_at, array_size, array_job_id,
+                           array_index)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
          RETURNING id",
         new.pipeline.0,
         convert::int("position", new.position)?,
@@ -86,6 +123,9 @@ pub async fn insert_job(conn: &mut PgConnection, new: &NewJob<'_>) -> Result<Job
         convert::int("max_attempts", new.spec.max_attempts)?,
         new.created_at,
         queued_at,
+        convert::optional_int("array", new.spec.array)?,
+        new.array_job.map(|job| job.0),
+        convert::optional_int("array_index", new.spec.element.map(|element| element.index))?,
     )
     .fetch_one(conn)
     .await?;
@@ -145,22 +185,57 @@ pub async fn list_jobs(
         .map(|kinds| words(kinds, |k| k.as_str()));
     let rows = sqlx::query_as!(
         RawJob,
-        r#"SELECT j.id, j.pipeline_id, p.name AS pipeline_name, j.name, j.kind, j.state, j.reason,
+        r#"SELECT j.id, j.pipeline_id, p.name AS pipeline_name, j.name, j.kind,
+                  s.state AS "state!", j.reason,
                   j.attempt, (j.spec ->> 'max_attempts')::int AS "max_attempts!", j.ranks,
-                  j.priority, j.created_at, j.not_before, j.started_at, j.finished_at,
+                  j.priority, j.created_at, j.not_before,
+                  COALESCE(e.started_at, j.started_at) AS started_at, j.finished_at,
                   j.cancel_requested, j.failure_class, j.failure_message,
-                  r.progress AS "progress?", a.digest AS "artifact?",
+                  COALESCE(e.progress, r.progress) AS "progress?", a.digest AS "artifact?",
                   ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
-                        WHERE d.job_id = j.id ORDER BY n.position) AS "needs!"
+                        WHERE d.job_id = j.id AND n.array_job_id IS NULL
+                        ORDER BY n.position) AS "needs!",
+                  e.counts AS "elements?", j.array_job_id, j.array_index
            FROM jobs j
            JOIN pipelines p ON p.id = j.pipeline_id
            LEFT JOIN attempt_ranks r ON r.job_id = j.id AND r.attempt = j.attempt AND r.rank = 0
            LEFT JOIN artifacts a ON a.job_id = j.id
+           LEFT JOIN LATERAL (
+               SELECT min(m.started_at) AS started_at,
+                      count(*) FILTER (WHERE m.state IN ('running', 'succeeded')) AS begun,
+                      jsonb_build_object(
+                          'waiting', count(*) FILTER (WHERE m.state = 'waiting'),
+                          'queued', count(*) FILTER (WHERE m.state = 'queued'),
+                          'running', count(*) FILTER (WHERE m.state = 'running'),
+                          'succeeded', count(*) FILTER (WHERE m.state = 'succeeded'),
+                          'failed', count(*) FILTER (WHERE m.state = 'failed'),
+                          'cancelled', count(*) FILTER (WHERE m.state = 'cancelled')) AS counts,
+                      CASE WHEN count(mr.progress) > 0 THEN jsonb_build_object(
+                          'phase', max(mr.progress ->> 'phase'),
+                          'unit', max(mr.progress ->> 'unit'),
+                          'done', sum((mr.progress ->> 'done')::bigint),
+                          -- Unknown until each element has said how much it has to do.
+                          'total', CASE WHEN count(mr.progress ->> 'total') = count(*)
+                                        THEN sum((mr.progress ->> 'total')::bigint) END,
+                          'at', max(mr.progress ->> 'at'),
+                          'phase_started_at', min(mr.progress ->> 'phase_started_at')) END AS progress
+               FROM jobs m
+               LEFT JOIN attempt_ranks mr
+                   ON mr.job_id = m.id AND mr.attempt = m.attempt AND mr.rank = 0
+               WHERE m.array_job_id = j.id
+           ) e ON j.array_size IS NOT NULL
+           -- What an array waits for is its elements' work: then it runs.
+           CROSS JOIN LATERAL (
+               SELECT CASE WHEN j.state = 'waiting' AND e.begun > 0 THEN 'running'
+                           ELSE j.state END AS state
+           ) s
            WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
              AND ($2::bigint[] IS NULL OR j.id = ANY ($2))
-             AND ($3::text[] IS NULL OR j.state = ANY ($3))
+             AND ($3::text[] IS NULL OR s.state = ANY ($3))
              AND ($4::text[] IS NULL OR j.kind = ANY ($4))
              AND ($5::bigint IS NULL OR j.id < $5)
+             AND CASE WHEN $7::bigint IS NOT NULL THEN j.array_job_id = $7
+                      ELSE $2::bigint[] IS NOT NULL OR j.array_job_id IS NULL END
            ORDER BY j.id DESC
            LIMIT $6"#,
         filter.pipeline.map(|id| id.0),
@@ -169,6 +244,7 @@ pub async fn list_jobs(
         kinds.as_deref(),
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
+        filter.array.map(|id| id.0),
     )
     .fetch_all(conn)
     .await?;
@@ -235,16 +311,35 @@ pub struct Neighbour {
     pub attempt: u32,
     /// The job whose end without success cancelled it.
     pub cancelled_for: Option<JobId>,
+    pub is_array: bool,
+    /// The array that it is an element of.
+    pub array_job: Option<JobId>,
+}
+
+/// A job as those beside it see it.
+pub async fn get_neighbour(conn: &mut PgConnection, job: JobId) -> Result<Neighbour> {
+    let row = sqlx::query_as!(
+        RawNeighbour,
+        r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
+                  array_job_id
+           FROM jobs WHERE id = $1"#,
+        job.0,
+    )
+    .fetch_optional(conn)
+    .await?
+    .ok_or(StoreError::JobNotFound(job))?;
+    Neighbour::try_from(row)
 }
 
 /// The jobs that `job` needs, in pipeline order.
 pub async fn list_needs(conn: &mut PgConnection, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(
         RawNeighbour,
-        "SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for
+        r#"SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for,
+                  j.array_size IS NOT NULL AS "is_array!", j.array_job_id
          FROM job_needs d JOIN jobs j ON j.id = d.needs_job_id
          WHERE d.job_id = $1
-         ORDER BY j.position",
+         ORDER BY j.position, j.id"#,
         job.0,
     )
     .fetch_all(conn)
@@ -261,10 +356,27 @@ pub async fn list_dependents(conn: &mut PgConnection, job: JobId) -> Result<Vec<
                UNION
                SELECT n.job_id FROM job_needs n JOIN dependents d ON n.needs_job_id = d.id
            )
-           SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for
+           SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for,
+                  j.array_size IS NOT NULL AS "is_array!", j.array_job_id
            FROM dependents d JOIN jobs j ON j.id = d.id
-           ORDER BY j.position"#,
+           -- An array stands before its elements, and needs them.
+           ORDER BY j.position, j.array_size IS NOT NULL, j.id"#,
         job.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Neighbour::try_from).collect()
+}
+
+/// The elements of an array, in order; none for any other job.
+pub async fn list_elements(conn: &mut PgConnection, array: JobId) -> Result<Vec<Neighbour>> {
+    let rows = sqlx::query_as!(
+        RawNeighbour,
+        r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
+                  array_job_id
+           FROM jobs WHERE array_job_id = $1
+           ORDER BY array_index"#,
+        array.0,
     )
     .fetch_all(conn)
     .await?;
@@ -277,6 +389,8 @@ struct RawNeighbour {
     state: String,
     attempt: i32,
     cancelled_for: Option<i64>,
+    is_array: bool,
+    array_job_id: Option<i64>,
 }
 
 impl TryFrom<RawNeighbour> for Neighbour {
@@ -288,6 +402,8 @@ impl TryFrom<RawNeighbour> for Neighbour {
             state: convert::job_state(&raw.state)?,
             attempt: convert::u32_of("jobs.attempt", raw.attempt)?,
             cancelled_for: raw.cancelled_for.map(JobId),
+            is_array: raw.is_array,
+            array_job: raw.array_job_id.map(JobId),
         })
     }
 }
@@ -314,6 +430,9 @@ struct RawJob {
     progress: Option<serde_json::Value>,
     artifact: Option<String>,
     needs: Vec<String>,
+    elements: Option<serde_json::Value>,
+    array_job_id: Option<i64>,
+    array_index: Option<i32>,
 }
 
 impl RawJob {
@@ -386,6 +505,21 @@ impl TryFrom<RawJob> for Job {
                 .into_iter()
                 .map(convert::job_name)
                 .collect::<Result<_>>()?,
+            elements: raw
+                .elements
+                .map(|counts| convert::json("elements", counts))
+                .transpose()?,
+            element: element_of(raw.array_job_id, raw.array_index)?,
         })
     }
+}
+
+fn element_of(array: Option<i64>, index: Option<i32>) -> Result<Option<ElementOf>> {
+    let (Some(array), Some(index)) = (array, index) else {
+        return Ok(None);
+    };
+    Ok(Some(ElementOf {
+        array: JobId(array),
+        index: convert::u32_of("jobs.array_index", index)?,
+    }))
 }

@@ -22,6 +22,9 @@ pub struct JobHead {
     pub last_attempt: u32,
     pub max_attempts: u32,
     pub cancel_requested: bool,
+    pub is_array: bool,
+    /// The array that it is an element of.
+    pub array_job: Option<JobId>,
 }
 
 /// The pipeline of a job: what to lock before its state is looked at.
@@ -36,7 +39,8 @@ pub async fn get_pipeline_of_job(conn: &mut PgConnection, id: JobId) -> Result<P
 /// A job's state as transitions need it.
 pub async fn get_job_head(conn: &mut PgConnection, id: JobId) -> Result<JobHead> {
     let row = sqlx::query!(
-        r#"SELECT pipeline_id, state, attempt, last_attempt, cancel_requested,
+        r#"SELECT pipeline_id, state, attempt, last_attempt, cancel_requested, array_job_id,
+                  array_size IS NOT NULL AS "is_array!",
                   (spec ->> 'max_attempts')::int AS "max_attempts!"
            FROM jobs WHERE id = $1"#,
         id.0,
@@ -52,6 +56,8 @@ pub async fn get_job_head(conn: &mut PgConnection, id: JobId) -> Result<JobHead>
         last_attempt: convert::u32_of("jobs.last_attempt", row.last_attempt)?,
         max_attempts: convert::u32_of("jobs.spec", row.max_attempts)?,
         cancel_requested: row.cancel_requested,
+        is_array: row.is_array,
+        array_job: row.array_job_id.map(JobId),
     })
 }
 
@@ -134,6 +140,28 @@ pub async fn mark_job_failed(
     .execute(conn)
     .await?;
     one_row(&done, id, attempt.0)
+}
+
+/// waiting -> failed, of an array: an element of it has failed for good.
+pub async fn mark_array_failed(
+    conn: &mut PgConnection,
+    id: JobId,
+    failure: &Failure,
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let done = sqlx::query!(
+        "UPDATE jobs
+         SET state = 'failed', finished_at = $2, reason = '', failure_class = $3,
+             failure_message = $4
+         WHERE id = $1 AND state = 'waiting' AND array_size IS NOT NULL",
+        id.0,
+        now,
+        failure.class.as_str(),
+        failure.message,
+    )
+    .execute(conn)
+    .await?;
+    one_row(&done, id, 0)
 }
 
 /// running -> queued: the attempt failed, and another one is due at `not_before`.

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::output::table::{Entry, left, right, toned};
 use crate::output::{Page, Show, Tone, json, words};
-use crate::target::parse_pipeline;
+use crate::target::{Target, parse_pipeline};
 
 /// Jobs of one request; a longer listing takes several.
 const PAGE_SIZE: usize = 1_000;
@@ -24,7 +24,8 @@ const PAGE_SIZE: usize = 1_000;
 Examples:
   marquee jobs
   marquee jobs --state failed --kind train
-  marquee jobs --pipeline p3 --output json")]
+  marquee jobs --pipeline p3 --output json
+  marquee jobs --array 17 --state failed")]
 pub(super) struct Args {
     /// Only jobs in this state; may be given several times
     #[arg(long, short, value_enum)]
@@ -35,6 +36,9 @@ pub(super) struct Args {
     /// Only jobs of this pipeline
     #[arg(long, short, value_name = "PIPELINE", value_parser = parse_pipeline)]
     pipeline: Option<marquee_domain::PipelineId>,
+    /// The elements of this job array, which are left out otherwise
+    #[arg(long, short, value_name = "JOB")]
+    array: Option<Target>,
     /// At most this many
     #[arg(long, short = 'n', default_value_t = 50)]
     limit: usize,
@@ -85,8 +89,14 @@ impl ValueEnum for KindArg {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let filtered = args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
+    let array = match &args.array {
+        Some(array) => array.resolve_job(&remote).await?,
+        None => 0,
+    };
+    let filtered =
+        array != 0 || args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
+        array_job_id: array,
         pipeline_id: args.pipeline.map_or(0, |id| id.0),
         states: args
             .state
@@ -116,6 +126,17 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The elements of a job array, in order; none for any other job.
+pub(crate) async fn elements(remote: &Remote, array_job_id: i64) -> Result<Vec<Job>> {
+    let request = v1::ListJobsRequest {
+        array_job_id,
+        ..v1::ListJobsRequest::default()
+    };
+    let (mut elements, _) = list(remote, request, usize::MAX).await?;
+    elements.reverse();
+    Ok(elements)
 }
 
 /// The first `limit` jobs, and whether there are more.
@@ -186,10 +207,10 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Entry> {
     vec![
         toned(job.id.to_string(), Tone::Strong),
         format!("p{} {}", job.pipeline_id, job.pipeline_name).into(),
-        job.name.as_str().into(),
+        words::job_name(job).into(),
         words::job_kind(job).into(),
         state(job),
-        format!("{}/{}", job.attempt, job.max_attempts).into(),
+        attempts(job).into(),
         words::ran_for(job, now)
             .map(words::duration)
             .unwrap_or_default()
@@ -199,11 +220,21 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Entry> {
     ]
 }
 
+/// `2/3`; an array has no attempts of its own.
+fn attempts(job: &Job) -> String {
+    match job.elements {
+        Some(_) => String::new(),
+        None => format!("{}/{}", job.attempt, job.max_attempts),
+    }
+}
+
 /// What the other columns do not say already.
 fn detail(job: &Job, now: DateTime<Utc>) -> String {
     let only_time = match words::state_name(job) {
-        Some(JobStateName::Succeeded) => true,
-        Some(JobStateName::Running) => job.progress.is_none() && !job.cancel_requested,
+        Some(JobStateName::Succeeded) => job.elements.is_none(),
+        Some(JobStateName::Running) => {
+            job.elements.is_none() && job.progress.is_none() && !job.cancel_requested
+        }
         Some(
             JobStateName::Waiting
             | JobStateName::Queued

@@ -132,10 +132,19 @@ fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Entry)> {
             job.id
         )
     };
+    let elements = if job.elements.is_some() {
+        format!("marquee jobs --array {}", job.id)
+    } else {
+        String::new()
+    };
+    let attempts = match job.elements {
+        Some(_) => String::new(),
+        None => format!("{} of at most {}", job.attempt, job.max_attempts),
+    };
     vec![
         (
             "job",
-            toned(format!("{} {}", job.id, job.name), Tone::Strong),
+            toned(format!("{} {}", job.id, words::job_name(job)), Tone::Strong),
         ),
         ("kind", words::job_kind(job).into()),
         (
@@ -145,10 +154,8 @@ fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Entry)> {
         ("state", jobs::state(job)),
         ("detail", crate::progress::detail(job, now).into()),
         ("needs", job.needs.join(", ").into()),
-        (
-            "attempts",
-            format!("{} of at most {}", job.attempt, job.max_attempts).into(),
-        ),
+        ("attempts", attempts.into()),
+        ("elements", elements.into()),
         ("ranks", job.ranks.to_string().into()),
         ("priority", job.priority.to_string().into()),
         ("created", at(&job.created_at).into()),
@@ -398,6 +405,8 @@ mod tests {
           ],
           "cancel_requested": false,
           "created_at": "2027-01-15T07:55:00.000Z",
+          "element": null,
+          "elements": null,
           "events": [
             {
               "at": "2027-01-15T07:55:00.000Z",

@@ -67,6 +67,18 @@ pub(crate) fn job(job: &v1::Job) -> Value {
         "artifact_digest": text(&job.artifact_digest),
         "needs": job.needs,
         "cancel_requested": job.cancel_requested,
+        "elements": job.elements.as_ref().map(|counts| json!({
+            "waiting": counts.waiting,
+            "queued": counts.queued,
+            "running": counts.running,
+            "succeeded": counts.succeeded,
+            "failed": counts.failed,
+            "cancelled": counts.cancelled,
+        })),
+        "element": job.element.as_ref().map(|element| json!({
+            "array_job_id": element.array_job_id,
+            "index": element.index,
+        })),
     })
 }
 

@@ -27,6 +27,52 @@ pub(crate) fn has_ended(job: &v1::Job) -> bool {
     state_name(job).is_some_and(JobStateName::is_final)
 }
 
+/// A job's name: `fetch`, an array's `fetch[0-15]`, an element's `fetch[3]`.
+pub(crate) fn job_name(job: &v1::Job) -> String {
+    match (&job.elements, &job.element) {
+        (Some(counts), _) => format!(
+            "{}[0-{}]",
+            job.name,
+            element_count(counts).saturating_sub(1)
+        ),
+        (None, Some(element)) => format!("{}[{}]", job.name, element.index),
+        (None, None) => job.name.clone(),
+    }
+}
+
+fn element_count(counts: &v1::ElementCounts) -> u32 {
+    let v1::ElementCounts {
+        waiting,
+        queued,
+        running,
+        succeeded,
+        failed,
+        cancelled,
+    } = counts;
+    waiting + queued + running + succeeded + failed + cancelled
+}
+
+/// `12 of 16 elements succeeded, 3 running, 1 queued`.
+pub(crate) fn element_states(counts: &v1::ElementCounts) -> String {
+    let mut text = format!(
+        "{} of {} elements succeeded",
+        counts.succeeded,
+        element_count(counts)
+    );
+    for (count, state) in [
+        (counts.failed, JobStateName::Failed),
+        (counts.cancelled, JobStateName::Cancelled),
+        (counts.running, JobStateName::Running),
+        (counts.queued, JobStateName::Queued),
+        (counts.waiting, JobStateName::Waiting),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {}", state.as_str()));
+        }
+    }
+    text
+}
+
 /// The word of a job's kind.
 pub(crate) fn job_kind(job: &v1::Job) -> &'static str {
     JobKind::try_from(job.kind()).map_or(UNKNOWN, JobKind::as_str)
@@ -198,6 +244,32 @@ mod tests {
                 "0.0 s", "0.4 s", "10.0 s", "59 s", "1 m 05 s", "2 h 07 m", "5 d 3 h"
             ]
         );
+    }
+
+    #[test]
+    fn an_array_and_its_elements_are_told_apart_by_name() {
+        let counts = v1::ElementCounts {
+            succeeded: 12,
+            running: 3,
+            failed: 1,
+            ..v1::ElementCounts::default()
+        };
+        let mut job = v1::Job {
+            name: "fetch".into(),
+            elements: Some(counts),
+            ..v1::Job::default()
+        };
+        assert_eq!(job_name(&job), "fetch[0-15]");
+        assert_eq!(
+            element_states(&counts),
+            "12 of 16 elements succeeded, 1 failed, 3 running"
+        );
+        job.elements = None;
+        job.element = Some(v1::ElementOf {
+            array_job_id: 1,
+            index: 3,
+        });
+        assert_eq!(job_name(&job), "fetch[3]");
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
 
 /// What follows the state: the reason, the progress, the time taken or the failure.
 pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
-    let attempt = if job.attempt > 1 {
+    let attempt = if job.attempt > 1 && job.elements.is_none() {
         format!("attempt {}/{}", job.attempt, job.max_attempts)
     } else {
         String::new()
@@ -117,7 +117,8 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
         Some(JobStateName::Cancelled) => job.reason.clone(),
         None => String::new(),
     };
-    [attempt, text]
+    let elements = job.elements.as_ref().map(words::element_states);
+    [elements.unwrap_or_default(), attempt, text]
         .into_iter()
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::{EvalReport, TrainSummary};
+use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
 use marquee_proto::v1::{AttemptState, Job, JobKind, JobState, get_artifact_request::Which};
 
 use serde::de::DeserializeOwned;
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::Summary;
 use crate::client::Remote;
 use crate::commands::artifacts::{self, download};
-use crate::commands::show;
+use crate::commands::{jobs, show};
 use crate::error::Result;
 
 /// The file of a report artifact that holds its figures.
@@ -37,7 +37,7 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary>
         None => Vec::new(),
     };
     let fetch = match last_succeeded(JobKind::Fetch) {
-        Some(id) => summaries(remote, id).await?.into_iter().next(),
+        Some(id) => fetch_summary(remote, id).await?,
         None => None,
     };
     let preprocess = match last_succeeded(JobKind::Preprocess) {
@@ -54,6 +54,26 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary>
         ranks,
         eval_job,
     })
+}
+
+/// The books of a fetch job, or of all elements of one that is an array.
+async fn fetch_summary(remote: &Remote, job_id: i64) -> Result<Option<FetchSummary>> {
+    let elements = jobs::elements(remote, job_id).await?;
+    let ids = if elements.is_empty() {
+        vec![job_id]
+    } else {
+        elements.iter().map(|element| element.id).collect()
+    };
+    let mut whole: Option<FetchSummary> = None;
+    for id in ids {
+        for share in summaries::<FetchSummary>(remote, id).await? {
+            whole = Some(match whole {
+                Some(sum) => sum.and(share),
+                None => share,
+            });
+        }
+    }
+    Ok(whole)
 }
 
 async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {

@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::verdict::{Situation, Verdict, judge};
-use super::{Result, dependents};
+use super::{Result, array, dependents};
 use crate::app::App;
 
 /// Looks at a job's live attempt and does what follows from its ranks. Without a live attempt,
@@ -231,7 +231,10 @@ impl Live {
                 self.event(conn, &format!("failed ({class}): {message}"))
                     .await?;
                 tracing::warn!(%job, attempt = %number, class, message, "job failed");
-                changed.extend(dependents::cancel(conn, job, "failed", now).await?);
+                changed.extend(match self.head.array_job {
+                    Some(array) => array::element_failed(conn, array, job, failure, now).await?,
+                    None => dependents::cancel(conn, job, "failed", now).await?,
+                });
             }
         }
         Ok(changed)

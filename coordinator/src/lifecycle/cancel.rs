@@ -25,7 +25,7 @@ pub async fn cancel_job(app: &App, job: JobId) -> Result<()> {
             state: head.state,
         });
     }
-    let done = cancel(&mut tx, &head, app.clock.now()).await?;
+    let done = cancel_whole(&mut tx, &head, app.clock.now()).await?;
     tx.commit().await?;
     done.tell(app);
     Ok(())
@@ -41,7 +41,7 @@ pub async fn cancel_pipeline(app: &App, pipeline: PipelineId) -> Result<()> {
         // Looked at again each time: an earlier job's end may have cancelled this one.
         let head = transitions::get_job_head(&mut tx, job.id).await?;
         if !head.state.is_final() {
-            let done = cancel(&mut tx, &head, now).await?;
+            let done = cancel_whole(&mut tx, &head, now).await?;
             all.jobs.extend(done.jobs);
             all.workers.extend(done.workers);
         }
@@ -67,7 +67,27 @@ impl Cancelled {
     }
 }
 
-/// Cancels a job that has not ended, under the pipeline's lock.
+/// Cancels a job that has not ended, and with an array its elements.
+async fn cancel_whole(
+    conn: &mut PgConnection,
+    head: &JobHead,
+    now: DateTime<Utc>,
+) -> Result<Cancelled> {
+    let mut all = cancel(conn, head, now).await?;
+    if head.is_array {
+        for element in jobs::list_elements(conn, head.id).await? {
+            let head = transitions::get_job_head(conn, element.id).await?;
+            if !head.state.is_final() {
+                let done = cancel(conn, &head, now).await?;
+                all.jobs.extend(done.jobs);
+                all.workers.extend(done.workers);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Cancels one job that has not ended, under the pipeline's lock.
 async fn cancel(conn: &mut PgConnection, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
     let JobHead { id, attempt, .. } = *head;
     match head.state {

@@ -7,6 +7,8 @@ use marquee_store::jobs::{self, Neighbour};
 use marquee_store::{StoreError, events, transitions};
 use sqlx::PgConnection;
 
+use super::array;
+
 /// What a waiting job says: the needs that have not succeeded yet.
 pub(super) fn waits_for<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
@@ -17,14 +19,19 @@ pub(super) fn waits_for<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// `waits_for` over needs as they are; None when all have succeeded.
-pub(super) fn waits_for_needs(needs: &[Neighbour]) -> Option<String> {
+/// `waits_for` over the needs of `job` as they are; None when all have succeeded.
+pub(super) fn waits_for_needs(job: &Neighbour, needs: &[Neighbour]) -> Option<String> {
+    let is_element = |need: &Neighbour| need.array_job == Some(job.id);
     let open: Vec<&str> = needs
         .iter()
-        .filter(|need| need.state != JobStateName::Succeeded)
+        .filter(|need| need.state != JobStateName::Succeeded && !is_element(need))
         .map(|need| need.name.as_str())
         .collect();
-    (!open.is_empty()).then(|| waits_for(open.into_iter()))
+    if open.is_empty() {
+        array::waits_for_elements(needs, job.id)
+    } else {
+        Some(waits_for(open.into_iter()))
+    }
 }
 
 /// Queues the jobs for which `job`, which has just succeeded, was the last need. Returns all that
@@ -36,12 +43,16 @@ pub(super) async fn release(
 ) -> Result<Vec<JobId>, StoreError> {
     let mut changed = Vec::new();
     for dependent in jobs::list_dependents(conn, job).await? {
-        if dependent.state != JobStateName::Waiting {
+        // An array that was committed on the way has released its own dependents.
+        if dependent.state != JobStateName::Waiting || changed.contains(&dependent.id) {
             continue;
         }
         let needs = jobs::list_needs(conn, dependent.id).await?;
         let id = dependent.id;
-        match waits_for_needs(&needs) {
+        match waits_for_needs(&dependent, &needs) {
+            None if dependent.is_array => {
+                changed.extend(array::commit(conn, &dependent, now).await?);
+            }
             None => {
                 transitions::mark_job_queued(conn, id, now).await?;
                 events::insert_event(conn, id, dependent.attempt, "queued", now).await?;
@@ -75,10 +86,9 @@ pub(super) async fn cancel(
         let reason = match &reason {
             Some(reason) => reason,
             None => {
-                let name = jobs::get_job_spec(conn, job).await?.name;
+                let name = jobs::get_job_spec(conn, job).await?.display_name();
                 &*reason.insert(format!(
-                    "job {job} ({:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back",
-                    name.as_str()
+                    "job {job} ({name:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back"
                 ))
             }
         };

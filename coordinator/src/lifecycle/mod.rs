@@ -7,6 +7,7 @@
 //! (`background`).
 
 mod advance;
+mod array;
 mod cancel;
 mod dependents;
 mod error;

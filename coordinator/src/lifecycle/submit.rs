@@ -76,21 +76,21 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         let needs: BTreeSet<&JobName> = all_needs(job);
         let waits = dependents::waits_for(needs.iter().map(|name| name.as_str()));
         let waits = (!needs.is_empty()).then_some(waits.as_str());
+        // The parser has put every job after what it needs.
+        let needs: Vec<JobId> = needs
+            .iter()
+            .filter_map(|name| ids.get(name))
+            .copied()
+            .collect();
         let new = NewJob {
             pipeline,
             position,
             spec: job,
             waits,
+            array_job: None,
             created_at: now,
         };
-        let id = jobs::insert_job(&mut tx, &new).await?;
-        for name in needs {
-            // The parser has put every job after what it needs.
-            if let Some(need) = ids.get(name) {
-                jobs::insert_need(&mut tx, id, *need).await?;
-            }
-        }
-        events::insert_event(&mut tx, id, 0, "submitted", now).await?;
+        let id = insert(&mut tx, &new, &needs).await?;
         ids.insert(&job.name, id);
     }
     tx.commit().await?;
@@ -103,6 +103,38 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         pipeline,
         repeated: false,
     })
+}
+
+/// Stores a job with what it needs, and an array with its elements.
+async fn insert(conn: &mut PgConnection, new: &NewJob<'_>, needs: &[JobId]) -> Result<JobId> {
+    let elements: Vec<JobSpec> = new.spec.elements().collect();
+    let waits_for_elements = format!("0 of {} elements have succeeded", elements.len());
+    let waits = match elements.as_slice() {
+        [] => new.waits,
+        _ => Some(new.waits.unwrap_or(&waits_for_elements)),
+    };
+    let id = jobs::insert_job(
+        conn,
+        &NewJob {
+            waits,
+            ..new.clone()
+        },
+    )
+    .await?;
+    for need in needs {
+        jobs::insert_need(conn, id, *need).await?;
+    }
+    events::insert_event(conn, id, 0, "submitted", new.created_at).await?;
+    for spec in &elements {
+        let element = NewJob {
+            spec,
+            array_job: Some(id),
+            ..new.clone()
+        };
+        let element = Box::pin(insert(conn, &element, needs)).await?;
+        jobs::insert_need(conn, id, element).await?;
+    }
+    Ok(id)
 }
 
 impl Submission<'_> {

@@ -247,6 +247,7 @@ fn page(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField> {
     let before = (!token.is_empty()).then(|| token.parse()).transpose();
     let filter = JobFilter {
         pipeline: some(request.pipeline_id).map(PipelineId),
+        array: some(request.array_job_id).map(JobId),
         ids: None,
         states: Some(states?).filter(|states| !states.is_empty()),
         kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),

@@ -110,6 +110,7 @@ impl Workplace {
             job_name: kind.parse().unwrap(),
             attempt: AttemptNumber(1),
             work,
+            element: None,
             inputs,
             output: self.path(output),
             checkpoints: self.path("checkpoints"),

@@ -36,6 +36,7 @@ struct Rest {
     priority: i32,
     max_attempts: u32,
     timeout_s: Option<u32>,
+    array: Option<u32>,
 }
 
 impl Draft {
@@ -47,6 +48,7 @@ impl Draft {
             priority,
             max_attempts,
             timeout_s,
+            array,
         } = self.rest?;
         let Self {
             name,
@@ -63,6 +65,8 @@ impl Draft {
             priority,
             max_attempts,
             timeout_s,
+            array,
+            element: None,
         })
     }
 }
@@ -99,6 +103,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
     let priority = table.int("priority", -1_000..=1_000, Some(0));
     let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
     let timeout_s = timeout(&mut table);
+    let array = array(&mut table, kind);
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
         JobKind::Preprocess => Some(Work::Preprocess(settings::preprocess(&mut table))),
@@ -122,7 +127,26 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         priority,
         max_attempts,
         timeout_s,
+        array,
     })
+}
+
+/// The elements of a job array, where the job's kind has a work that can be shared out.
+fn array(table: &mut Table<'_>, kind: JobKind) -> Option<u32> {
+    if !table.has("array") {
+        return None;
+    }
+    let size = table.int("array", 1..=limits::ARRAY_MAX_ELEMENTS, None);
+    match kind {
+        JobKind::Command => Some(size),
+        JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
+            table.add_error(
+                "array",
+                format!("a {kind} job is one piece of work; only command jobs can be arrays"),
+            );
+            None
+        }
+    }
 }
 
 fn needs(table: &mut Table<'_>) -> Vec<JobName> {

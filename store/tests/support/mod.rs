@@ -62,6 +62,8 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         priority: 0,
         max_attempts: 3,
         timeout_s: None,
+        array: None,
+        element: None,
     }
 }
 
@@ -90,6 +92,7 @@ pub async fn job(
         position,
         spec,
         waits,
+        array_job: None,
         created_at: at(0),
     };
     let id = insert_job(conn, &new).await.unwrap();

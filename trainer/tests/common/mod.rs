@@ -163,6 +163,7 @@ impl Run {
             job_name: "train".parse().unwrap(),
             attempt: AttemptNumber(1),
             work,
+            element: None,
             inputs: inputs
                 .into_iter()
                 .map(|(name, path)| (name.to_owned(), path.to_owned()))

@@ -67,6 +67,7 @@ impl ChildPlan<'_> {
                     job_name: self.spec.name.clone(),
                     attempt: self.assignment.key.attempt,
                     work: self.spec.work.clone(),
+                    element: self.spec.element,
                     inputs: self.inputs.clone(),
                     output: self.dir.output(),
                     checkpoints: self.dir.checkpoints(),
@@ -102,6 +103,10 @@ impl ChildPlan<'_> {
         );
         set(env::CUDA_VISIBLE_DEVICES, self.visible_gpus());
         set(CUDA_DEVICE_ORDER.0, CUDA_DEVICE_ORDER.1.to_owned());
+        if let Some(element) = self.spec.element {
+            set(env::ARRAY_INDEX, element.index.to_string());
+            set(env::ARRAY_SIZE, element.size.to_string());
+        }
         for (name, folder) in &self.inputs {
             set(&input_variable(name), folder.to_string_lossy().into_owned());
         }
@@ -180,6 +185,8 @@ mod tests {
             priority: 0,
             max_attempts: 3,
             timeout_s: None,
+            array: None,
+            element: None,
         };
         let inventory = Inventory {
             hostname: "h".into(),

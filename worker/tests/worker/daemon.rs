@@ -241,6 +241,8 @@ impl Assigned {
             priority: 0,
             max_attempts: 3,
             timeout_s: None,
+            array: None,
+            element: None,
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
             name: (*name).to_owned(),

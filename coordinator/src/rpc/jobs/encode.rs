@@ -44,6 +44,18 @@ pub(super) fn job(job: Job) -> v1::Job {
         artifact_digest: job.artifact.map(String::from).unwrap_or_default(),
         needs: job.needs.into_iter().map(String::from).collect(),
         cancel_requested,
+        elements: job.elements.map(|counts| v1::ElementCounts {
+            waiting: counts.waiting,
+            queued: counts.queued,
+            running: counts.running,
+            succeeded: counts.succeeded,
+            failed: counts.failed,
+            cancelled: counts.cancelled,
+        }),
+        element: job.element.map(|element| v1::ElementOf {
+            array_job_id: element.array.0,
+            index: element.index,
+        }),
     }
 }
 

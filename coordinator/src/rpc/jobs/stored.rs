@@ -81,6 +81,13 @@ pub(super) async fn start<R: Rows>(
     let job = jobs::get_job(&mut conn, wanted.job)
         .await
         .map_err(LifecycleError::from)?;
+    if job.elements.is_some() {
+        let why = format!(
+            "job {0} is an array, whose elements do its work; name one of those that \"marquee jobs --array {0}\" lists",
+            job.id
+        );
+        return Err(BadField::invalid("job_id", why).into());
+    }
     if wanted.attempt > job.attempt {
         let why = format!(
             "the newest attempt of job {} is number {}",

@@ -1,0 +1,207 @@
+//! Job arrays: elements with attempts of their own, one artifact of all.
+
+mod support;
+
+use marquee_domain::spec::JobSpec;
+use marquee_proto::v1;
+use marquee_proto::v1::{FailureClass, JobState};
+use support::Cluster;
+use support::worker::key_of;
+use tonic::Code;
+
+const ARRAY: &str = "
+    [jobs.first]
+    kind = \"command\"
+    argv = [\"true\"]
+    [jobs.fetch]
+    kind = \"command\"
+    argv = [\"true\"]
+    array = 3
+    needs = [\"first\"]
+    [jobs.train]
+    kind = \"command\"
+    argv = [\"true\"]
+    inputs = { data = \"fetch.output\" }
+";
+const ALONE: &str = "
+    [jobs.fetch]
+    kind = \"command\"
+    argv = [\"true\"]
+    array = 2
+    max_attempts = 1
+    [jobs.train]
+    kind = \"command\"
+    argv = [\"true\"]
+    needs = [\"fetch\"]
+";
+
+async fn elements(cluster: &Cluster, array: i64) -> Vec<v1::Job> {
+    let request = v1::ListJobsRequest {
+        array_job_id: array,
+        ..Default::default()
+    };
+    let listed = cluster.jobs().await.list_jobs(request).await.unwrap();
+    let mut jobs = listed.into_inner().jobs;
+    jobs.reverse();
+    jobs
+}
+
+fn counts(job: &v1::Job) -> [u32; 6] {
+    let of = job.elements.expect("an array has counts");
+    [
+        of.waiting,
+        of.queued,
+        of.running,
+        of.succeeded,
+        of.failed,
+        of.cancelled,
+    ]
+}
+
+#[tokio::test]
+async fn an_array_is_one_row_whose_elements_do_its_work_and_share_one_artifact() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(ARRAY).await;
+    let names: Vec<&str> = jobs.iter().map(|job| job.name.as_str()).collect();
+    assert_eq!(names, ["first", "fetch", "train"]);
+    let [first, fetch, train] = [jobs[0].id, jobs[1].id, jobs[2].id];
+    let array = cluster.job(fetch).await;
+    assert_eq!(array.reason, "waits for \"first\" to succeed");
+    assert_eq!(counts(&array), [3, 0, 0, 0, 0, 0]);
+    assert_eq!(array.needs, ["first"]);
+
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    assert_eq!(key.0, first);
+    worker.finish(key, None).await;
+    let mut taken = Vec::new();
+    for index in 0..3u32 {
+        let assign = worker.take().await;
+        let spec: JobSpec = serde_json::from_str(&assign.spec_json).unwrap();
+        let element = spec.element.expect("it is an element");
+        assert_eq!((element.index, element.size), (index, 3));
+        worker.prepare(&assign).await;
+        let key = key_of(&assign);
+        worker.started(key).await;
+        let array = cluster
+            .wait_until(fetch, "running", |job| job.state() == JobState::Running)
+            .await;
+        assert_eq!(array.name, "fetch");
+        let contents: &'static [u8] = [b"zero".as_slice(), b"one", b"two"][index as usize];
+        let output = cluster.output("data.txt", contents).await;
+        worker.finish(key, Some(output.clone())).await;
+        cluster.wait_for(key.0, JobState::Succeeded).await;
+        taken.push((key.0, output));
+    }
+    let listed: Vec<i64> = elements(&cluster, fetch)
+        .await
+        .iter()
+        .map(|job| job.id)
+        .collect();
+    assert_eq!(listed, taken.iter().map(|(id, _)| *id).collect::<Vec<_>>());
+    let array = cluster.wait_for(fetch, JobState::Succeeded).await;
+    assert_eq!(counts(&array), [0, 0, 0, 3, 0, 0]);
+
+    // What follows is given the files of all elements.
+    let assign = worker.take().await;
+    assert_eq!(assign.job_id, train);
+    let files = &assign.inputs[0].manifest.as_ref().unwrap().files;
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "elements/0000/data.txt",
+            "elements/0001/data.txt",
+            "elements/0002/data.txt"
+        ]
+    );
+    let digests: Vec<_> = taken
+        .iter()
+        .map(|(_, output)| &output.files[0].digest)
+        .collect();
+    assert_eq!(
+        files.iter().map(|file| &file.digest).collect::<Vec<_>>(),
+        digests
+    );
+
+    // Elements stand in no other listing.
+    let all = cluster
+        .jobs()
+        .await
+        .list_jobs(v1::ListJobsRequest::default())
+        .await;
+    assert_eq!(all.unwrap().into_inner().jobs.len(), 3);
+    // The array itself printed nothing, and says who did.
+    let logs = v1::LogsRequest {
+        job_id: fetch,
+        ..Default::default()
+    };
+    let refused = cluster.jobs().await.logs(logs).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("--array"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_element_that_fails_for_good_fails_its_array_and_a_retry_runs_it_alone() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(ALONE).await;
+    let [fetch, train] = [jobs[0].id, jobs[1].id];
+    let mut worker = cluster.worker("w1").await;
+    let (good, bad) = (worker.take_and_start().await, worker.take_and_start().await);
+    worker
+        .fail(bad, FailureClass::UserError, "no such file")
+        .await;
+    let array = cluster.wait_for(fetch, JobState::Failed).await;
+    assert_eq!(
+        array.failure.unwrap().message,
+        format!("its element fetch[1] (job {}) failed: no such file", bad.0)
+    );
+    cluster.wait_for(train, JobState::Cancelled).await;
+    // The other one goes on, and what it commits is kept.
+    worker.finish(good, None).await;
+    cluster.wait_for(good.0, JobState::Succeeded).await;
+
+    let retried = cluster
+        .jobs()
+        .await
+        .retry_job(v1::RetryJobRequest { id: fetch })
+        .await;
+    let array = retried.unwrap().into_inner();
+    assert_eq!(counts(&array)[3..], [1, 0, 0]);
+    let again = worker.take_and_start().await;
+    assert_eq!((again.0, again.1), (bad.0, 2));
+    worker.finish(again, None).await;
+    cluster.wait_for(fetch, JobState::Succeeded).await;
+    let key = worker.take_and_start().await;
+    assert_eq!(key.0, train);
+}
+
+#[tokio::test]
+async fn cancelling_an_array_cancels_its_elements_and_retrying_it_brings_them_back() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(ALONE).await;
+    let [fetch, train] = [jobs[0].id, jobs[1].id];
+    let mut worker = cluster.worker("w1").await;
+    let running = worker.take_and_start().await;
+    let cancel = v1::CancelJobRequest { id: fetch };
+    cluster.jobs().await.cancel_job(cancel).await.unwrap();
+    worker.stop(running).await;
+    for id in [fetch, train, running.0] {
+        cluster.wait_for(id, JobState::Cancelled).await;
+    }
+    for element in elements(&cluster, fetch).await {
+        cluster.wait_for(element.id, JobState::Cancelled).await;
+    }
+    let retry = v1::RetryJobRequest { id: fetch };
+    cluster.jobs().await.retry_job(retry).await.unwrap();
+    for element in elements(&cluster, fetch).await {
+        assert!(
+            !element.state().as_str_name().ends_with("CANCELLED"),
+            "{element:?}"
+        );
+    }
+    assert_eq!(
+        cluster.job(train).await.reason,
+        "waits for \"fetch\" to succeed"
+    );
+}
