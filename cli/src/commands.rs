@@ -16,6 +16,7 @@ pub(crate) mod show;
 pub(crate) mod submit;
 mod up;
 mod wait;
+mod weights;
 mod workers;
 
 pub(crate) use jobs::table as jobs_table;
@@ -98,6 +99,7 @@ enum Command {
     Workers(workers::Args),
     Artifacts(artifacts::Args),
     Report(report::Args),
+    Weights(weights::Args),
     Completions(completions::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
@@ -149,6 +151,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
+        Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, &session),
         Command::Launch(args) => launch::run(&args),
     }

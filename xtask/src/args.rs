@@ -1,7 +1,9 @@
-//! The command line, read by hand: five tasks with a handful of options do not pay for a parser
+//! The command line, read by hand: a few tasks with a handful of options do not pay for a parser
 //! crate that every new user would have to compile first.
 //!
 //! Invariant: a word that is not understood is an error that names it; nothing is ignored.
+
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -15,6 +17,7 @@ Tasks:
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
   setup         only fetch what the other tasks need; prints the variables a shell can use
+  sample        make a data set of real pictures to try Marquee on
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   help          this text; \"cargo xtask <task> --help\" says more about one task
@@ -86,6 +89,18 @@ Options:
   --check  change nothing; fail if .sqlx is not what the migrations and queries give
 ";
 
+const SAMPLE_HELP: &str = "\
+Make a folder of real pictures with labels, for examples/folder.toml
+
+Usage: cargo xtask sample clipart [--to DIR]
+
+clipart: about 3,000 drawings in 12 classes from Debian's package openclipart-png (public domain),
+which is fetched with apt-get (131 MB) if it is not installed. Prints the folder.
+
+Options:
+  --to DIR  where to write it [target/samples/clipart]
+";
+
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -94,6 +109,7 @@ pub(crate) enum Task {
     Demo(DemoOptions),
     Test { filter: Vec<String> },
     Check,
+    SampleClipart { to: Option<PathBuf> },
     SqlxPrepare { check: bool },
     ZooCheck(crate::zoo_check::Options),
 }
@@ -132,6 +148,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "setup" => no_more("setup", &rest, Task::Setup),
         "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
         "zoo-check" => parse_zoo_check(rest),
+        "sample" if wants_help => Ok(Task::Help(SAMPLE_HELP)),
+        "sample" => parse_sample(&rest),
         "sqlx-prepare" if wants_help => Ok(Task::Help(SQLX_PREPARE_HELP)),
         "sqlx-prepare" => match rest.as_slice() {
             [] => Ok(Task::SqlxPrepare { check: false }),
@@ -139,6 +157,18 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
             [other, ..] => Err(unknown("sqlx-prepare", other)),
         },
         other => bail!(r#"there is no task "{other}"; "cargo xtask help" lists the tasks"#),
+    }
+}
+
+fn parse_sample(words: &[String]) -> Result<Task> {
+    match words {
+        [what] if what == "clipart" => Ok(Task::SampleClipart { to: None }),
+        [what, to, folder] if what == "clipart" && to == "--to" => Ok(Task::SampleClipart {
+            to: Some(folder.into()),
+        }),
+        [] => bail!(r#"say which sample: "cargo xtask sample clipart""#),
+        [what, word, ..] if what == "clipart" => Err(unknown("sample clipart", word)),
+        [what, ..] => Err(unknown("sample", what)),
     }
 }
 
@@ -255,6 +285,9 @@ mod tests {
             ("test store", "cargo xtask test -- store"),
             ("check fast", r#""fast""#),
             ("zoo-check --jsn", r#""--jsn""#),
+            ("sample", "cargo xtask sample clipart"),
+            ("sample cliparts", r#""cliparts""#),
+            ("sample clipart --from x", r#""--from""#),
             ("sqlx-prepare --chekc", r#""--chekc""#),
         ] {
             let message = words(line).unwrap_err().to_string();

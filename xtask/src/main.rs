@@ -13,6 +13,7 @@ mod demo;
 mod pg;
 mod process;
 mod report;
+mod sample;
 mod setup;
 mod sqlx;
 mod test;
@@ -48,6 +49,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test { filter } => test::run(&workspace, &filter),
         Task::Check => check::run(&workspace),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
+        Task::SampleClipart { to } => sample::clipart(&workspace, to.as_deref()),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),
     }

@@ -15,12 +15,16 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-store", &["marquee-domain"]),
     ("marquee-datasets", &["marquee-domain"]),
     ("marquee-evaluation", &["marquee-domain"]),
+    ("marquee-weights", &["marquee-domain"]),
     (
         "marquee-coordinator",
         &["marquee-domain", "marquee-proto", "marquee-store"],
     ),
     ("marquee-worker", &["marquee-domain", "marquee-proto"]),
-    ("marquee-cli", &["marquee-domain", "marquee-proto"]),
+    (
+        "marquee-cli",
+        &["marquee-domain", "marquee-proto", "marquee-weights"],
+    ),
     (
         "marquee-trainer",
         &["marquee-domain", "marquee-datasets", "marquee-evaluation"],

@@ -13,6 +13,7 @@ mod pip;
 mod postgres;
 pub(crate) mod python;
 mod tools;
+pub(crate) use cache::folder as cache_folder;
 
 use std::io::Write;
 use std::path::PathBuf;

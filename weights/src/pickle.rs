@@ -1,0 +1,529 @@
+//! A reader for the pickles that `torch.save` writes: a machine with a stack, a memo, and hands tied.
+//!
+//! Invariants: of the opcodes it knows those that build plain data; of the functions and classes a
+//! pickle may name, only [`Global`]. `REDUCE` and `BUILD` are no calls: each case is written out
+//! below. Values are numbers into a heap, so that the deepest nesting is no recursion, and every
+//! opcode adds at most one node: a pickle of n bytes makes O(n) of them.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+
+use crate::tensor::Dtype;
+use crate::{Result, WeightsError};
+
+/// Bytes of one text or number: names of weights are far shorter.
+const TEXT_MAX_BYTES: usize = 64 * 1024;
+/// Newest pickle protocol whose opcodes are those below.
+const PROTOCOL_MAX: u8 = 5;
+
+/// What a pickle may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Global {
+    OrderedDict,
+    RebuildTensor,
+    RebuildTensorV2,
+    RebuildParameter,
+    Size,
+    Storage(Dtype),
+}
+
+impl Global {
+    fn of(module: &str, name: &str) -> Result<Self> {
+        let known = match (module, name) {
+            ("collections", "OrderedDict") => Some(Self::OrderedDict),
+            ("torch._utils", "_rebuild_tensor") => Some(Self::RebuildTensor),
+            ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensorV2),
+            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("torch", "Size") => Some(Self::Size),
+            ("torch" | "torch.storage", class) => Dtype::of_storage(class).map(Self::Storage),
+            _ => None,
+        };
+        known.ok_or_else(|| WeightsError::Forbidden {
+            name: format!("{module}.{name}"),
+        })
+    }
+}
+
+/// A value: small things themselves, others as their place in the heap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Global(Global),
+    Node(usize),
+    /// On the stack alone: where a run of items begins.
+    Mark,
+}
+
+/// A value with parts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Node {
+    Text(String),
+    /// A whole number beyond 64 bits, little endian.
+    Big(Vec<u8>),
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
+    Dict(Vec<(Value, Value)>),
+    /// What a file calls a persistent id: a reference to a storage.
+    Persistent(Value),
+    Tensor(View),
+}
+
+/// A tensor as a pickle describes it: a view of a storage.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct View {
+    pub(crate) storage: Value,
+    /// In numbers, from the storage's start.
+    pub(crate) offset: usize,
+    pub(crate) shape: Vec<usize>,
+    /// In numbers.
+    pub(crate) strides: Vec<usize>,
+}
+
+/// A pickle that was read.
+#[derive(Debug)]
+pub(crate) struct Pickle {
+    heap: Vec<Node>,
+    pub(crate) root: Value,
+    /// Bytes it took, from the start of what it was read from.
+    pub(crate) length: usize,
+}
+
+impl Pickle {
+    /// Reads the pickle at the start of `bytes`.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self> {
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            heap: Vec::new(),
+            stack: Vec::new(),
+            memo: HashMap::new(),
+            copied: Cell::new(0),
+        };
+        let root = machine.run()?;
+        Ok(Self {
+            heap: machine.heap,
+            root,
+            length: machine.at,
+        })
+    }
+
+    pub(crate) fn node(&self, value: Value) -> Option<&Node> {
+        match value {
+            Value::Node(at) => self.heap.get(at),
+            Value::None
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float(_)
+            | Value::Global(_)
+            | Value::Mark => None,
+        }
+    }
+
+    /// All tensors that it describes, wherever they are.
+    pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
+        self.heap.iter().filter_map(|node| {
+            let Node::Tensor(view) = node else {
+                return None;
+            };
+            Some(view)
+        })
+    }
+
+    pub(crate) fn text(&self, value: Value) -> Option<&str> {
+        let Node::Text(text) = self.node(value)? else {
+            return None;
+        };
+        Some(text)
+    }
+
+    pub(crate) fn dict(&self, value: Value) -> Option<&[(Value, Value)]> {
+        let Node::Dict(entries) = self.node(value)? else {
+            return None;
+        };
+        Some(entries)
+    }
+
+    /// The items of a tuple or list.
+    pub(crate) fn items(&self, value: Value) -> Option<&[Value]> {
+        items(&self.heap, value)
+    }
+}
+
+fn items(heap: &[Node], value: Value) -> Option<&[Value]> {
+    let Value::Node(at) = value else { return None };
+    let (Node::Tuple(items) | Node::List(items)) = heap.get(at)? else {
+        return None;
+    };
+    Some(items)
+}
+
+fn torn() -> WeightsError {
+    WeightsError::damaged("the file ends in the middle of its description; it is truncated")
+}
+
+fn odd(what: &str) -> WeightsError {
+    WeightsError::damaged(format!(
+        "the file's description is no pickle of tensors: {what}"
+    ))
+}
+
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    heap: Vec<Node>,
+    stack: Vec<Value>,
+    memo: HashMap<u64, Value>,
+    /// Items that calls have copied; a list may be given to many.
+    copied: Cell<usize>,
+}
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(count).ok_or_else(torn)?;
+        let taken = self.bytes.get(self.at..end).ok_or_else(torn)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        Ok(self.take(1)?[0])
+    }
+
+    /// A little-endian number of `count` bytes, 8 at most.
+    fn number(&mut self, count: usize) -> Result<u64> {
+        let mut wide = [0; 8];
+        wide[..count].copy_from_slice(self.take(count)?);
+        Ok(u64::from_le_bytes(wide))
+    }
+
+    fn sized(&mut self, size_bytes: usize) -> Result<&'a [u8]> {
+        let length = usize::try_from(self.number(size_bytes)?).map_err(|_| torn())?;
+        if length > TEXT_MAX_BYTES {
+            return Err(odd(&format!("a text of {length} bytes")));
+        }
+        self.take(length)
+    }
+
+    fn line(&mut self) -> Result<&'a str> {
+        let rest = &self.bytes[self.at..];
+        let end = rest.iter().take(TEXT_MAX_BYTES).position(|b| *b == b'\n');
+        let line = self.take(end.ok_or_else(torn)?)?;
+        self.at += 1;
+        std::str::from_utf8(line).map_err(|_| odd("a name that is no text"))
+    }
+
+    fn push_node(&mut self, node: Node) {
+        self.stack.push(Value::Node(self.heap.len()));
+        self.heap.push(node);
+    }
+
+    fn push_text(&mut self, bytes: &[u8]) -> Result<()> {
+        let text = std::str::from_utf8(bytes).map_err(|_| odd("a text that is not UTF-8"))?;
+        self.push_node(Node::Text(text.to_owned()));
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Value> {
+        match self.stack.pop() {
+            Some(Value::Mark) | None => Err(odd("a value is missing")),
+            Some(value) => Ok(value),
+        }
+    }
+
+    /// What was pushed since the last mark.
+    fn since_mark(&mut self) -> Result<Vec<Value>> {
+        let mark = self.stack.iter().rposition(|value| *value == Value::Mark);
+        let mark = mark.ok_or_else(|| odd("a mark is missing"))?;
+        let items = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(items)
+    }
+
+    fn top_node(&mut self) -> Result<&mut Node> {
+        match self.stack.last() {
+            Some(Value::Node(at)) => Ok(&mut self.heap[*at]),
+            Some(_) | None => Err(odd("something is put into what holds nothing")),
+        }
+    }
+
+    fn run(&mut self) -> Result<Value> {
+        loop {
+            let opcode = self.byte()?;
+            if opcode == b'.' {
+                return self.pop();
+            }
+            if !(self.plain(opcode)? || self.container(opcode)? || self.memory(opcode)?) {
+                self.object(opcode)?;
+            }
+        }
+    }
+
+    /// Numbers, texts and flags.
+    fn plain(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            0x80 => {
+                let protocol = self.byte()?;
+                if protocol > PROTOCOL_MAX {
+                    return Err(odd(&format!("protocol {protocol} is unknown")));
+                }
+            }
+            // A frame only says how much may be read ahead.
+            0x95 => drop(self.take(8)?),
+            b'N' => self.stack.push(Value::None),
+            0x88 => self.stack.push(Value::Bool(true)),
+            0x89 => self.stack.push(Value::Bool(false)),
+            b'J' => {
+                let bytes = self.take(4)?.try_into().map_err(|_| torn())?;
+                self.stack
+                    .push(Value::Int(i32::from_le_bytes(bytes).into()));
+            }
+            b'K' => {
+                let number = self.byte()?;
+                self.stack.push(Value::Int(number.into()));
+            }
+            b'M' => {
+                let number = self.number(2)?;
+                self.stack.push(Value::Int(number.cast_signed()));
+            }
+            0x8a => self.long()?,
+            b'G' => {
+                let bytes = self.take(8)?.try_into().map_err(|_| torn())?;
+                self.stack.push(Value::Float(f64::from_be_bytes(bytes)));
+            }
+            b'X' | b'T' => {
+                let text = self.sized(4)?;
+                self.push_text(text)?;
+            }
+            0x8c | b'U' => {
+                let text = self.sized(1)?;
+                self.push_text(text)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A whole number of up to 255 bytes, in two's complement.
+    fn long(&mut self) -> Result<()> {
+        let bytes = self.sized(1)?;
+        if bytes.len() > 8 {
+            self.push_node(Node::Big(bytes.to_vec()));
+            return Ok(());
+        }
+        let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
+        let mut wide = [if is_negative { 0xff } else { 0 }; 8];
+        wide[..bytes.len()].copy_from_slice(bytes);
+        self.stack.push(Value::Int(i64::from_le_bytes(wide)));
+        Ok(())
+    }
+
+    /// Tuples, lists and dictionaries.
+    fn container(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'(' => self.stack.push(Value::Mark),
+            b')' => self.push_node(Node::Tuple(Vec::new())),
+            b']' => self.push_node(Node::List(Vec::new())),
+            b'}' => self.push_node(Node::Dict(Vec::new())),
+            b't' => {
+                let items = self.since_mark()?;
+                self.push_node(Node::Tuple(items));
+            }
+            0x85..=0x87 => {
+                let count = usize::from(opcode - 0x84);
+                let mut items = Vec::with_capacity(count);
+                for _ in 0..count {
+                    items.insert(0, self.pop()?);
+                }
+                self.push_node(Node::Tuple(items));
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.append(vec![item])?;
+            }
+            b'e' => {
+                let items = self.since_mark()?;
+                self.append(items)?;
+            }
+            b's' => {
+                let value = self.pop()?;
+                let key = self.pop()?;
+                self.set_items(&[key, value])?;
+            }
+            b'u' => {
+                let items = self.since_mark()?;
+                self.set_items(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn append(&mut self, items: Vec<Value>) -> Result<()> {
+        let Node::List(list) = self.top_node()? else {
+            return Err(odd("something is appended to what is no list"));
+        };
+        list.extend(items);
+        Ok(())
+    }
+
+    fn set_items(&mut self, items: &[Value]) -> Result<()> {
+        let (pairs, rest) = items.as_chunks::<2>();
+        let no_dict = || odd("an entry is put into what is no dictionary");
+        let Node::Dict(entries) = self.top_node()? else {
+            return Err(no_dict());
+        };
+        if !rest.is_empty() {
+            return Err(no_dict());
+        }
+        entries.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+        Ok(())
+    }
+
+    /// What is remembered under a number.
+    fn memory(&mut self, opcode: u8) -> Result<bool> {
+        match opcode {
+            b'q' | b'r' | 0x94 => {
+                let key = match opcode {
+                    b'q' => self.number(1)?,
+                    b'r' => self.number(4)?,
+                    _ => self.memo.len() as u64,
+                };
+                let top = self.pop()?;
+                self.stack.push(top);
+                self.memo.insert(key, top);
+            }
+            b'h' | b'j' => {
+                let key = self.number(if opcode == b'h' { 1 } else { 4 })?;
+                let known = self.memo.get(&key);
+                let value = *known.ok_or_else(|| odd("it refers to what was never there"))?;
+                self.stack.push(value);
+            }
+            b'0' => drop(self.pop()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What names classes and functions. Nothing is called.
+    fn object(&mut self, opcode: u8) -> Result<()> {
+        match opcode {
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.stack.push(Value::Global(Global::of(module, name)?));
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let (module, name) = (self.own_text(module)?, self.own_text(name)?);
+                self.stack.push(Value::Global(Global::of(&module, &name)?));
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                let made = self.reduce(function, arguments)?;
+                match made {
+                    Made::Node(node) => self.push_node(node),
+                    Made::Value(value) => self.stack.push(value),
+                }
+            }
+            b'b' => {
+                // Attributes of a state_dict are versions of modules; nothing else has any.
+                self.pop()?;
+                if !matches!(self.top_node()?, Node::Dict(_)) {
+                    return Err(odd("attributes are set on what has none"));
+                }
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.push_node(Node::Persistent(id));
+            }
+            other => return Err(odd(&format!("opcode {other:#04x} at byte {}", self.at - 1))),
+        }
+        Ok(())
+    }
+
+    fn own_text(&self, value: Value) -> Result<String> {
+        let Value::Node(at) = value else {
+            return Err(odd("a name is no text"));
+        };
+        let Node::Text(text) = &self.heap[at] else {
+            return Err(odd("a name is no text"));
+        };
+        Ok(text.clone())
+    }
+
+    /// What PyTorch's functions would return for `arguments`.
+    fn reduce(&self, function: Value, arguments: Value) -> Result<Made> {
+        let given = items(&self.heap, arguments).ok_or_else(|| odd("arguments are no tuple"))?;
+        let Value::Global(function) = function else {
+            return Err(odd("what is called is no function"));
+        };
+        match (function, given) {
+            (Global::OrderedDict, []) => Ok(Made::Node(Node::Dict(Vec::new()))),
+            (Global::OrderedDict, [pairs]) => self.ordered_dict(*pairs),
+            (Global::Size, [sides]) => Ok(Made::Value(*sides)),
+            (Global::RebuildParameter, [tensor, ..]) => Ok(Made::Value(*tensor)),
+            (
+                Global::RebuildTensor | Global::RebuildTensorV2,
+                [storage, offset, shape, strides, ..],
+            ) => Ok(Made::Node(Node::Tensor(View {
+                storage: *storage,
+                offset: size(*offset)?,
+                shape: self.sizes(*shape)?,
+                strides: self.sizes(*strides)?,
+            }))),
+            (function, _) => Err(odd(&format!("{function:?} has other arguments"))),
+        }
+    }
+
+    /// `OrderedDict([(key, value), ...])`, as Python 2 wrote it.
+    fn ordered_dict(&self, pairs: Value) -> Result<Made> {
+        let no_pairs = || odd("OrderedDict has other arguments");
+        let pairs = items(&self.heap, pairs).ok_or_else(no_pairs)?;
+        self.count_copied(pairs.len())?;
+        let mut entries = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            match items(&self.heap, *pair) {
+                Some([key, value]) => entries.push((*key, *value)),
+                Some(_) | None => return Err(no_pairs()),
+            }
+        }
+        Ok(Made::Node(Node::Dict(entries)))
+    }
+
+    fn sizes(&self, value: Value) -> Result<Vec<usize>> {
+        let items = items(&self.heap, value).ok_or_else(|| odd("a shape is no tuple"))?;
+        self.count_copied(items.len())?;
+        items.iter().map(|side| size(*side)).collect()
+    }
+
+    /// No honest pickle copies more than it has bytes.
+    fn count_copied(&self, items: usize) -> Result<()> {
+        let copied = self.copied.get() + items;
+        self.copied.set(copied);
+        if copied > self.bytes.len() {
+            return Err(odd("it repeats itself without end"));
+        }
+        Ok(())
+    }
+}
+
+enum Made {
+    Node(Node),
+    Value(Value),
+}
+
+pub(crate) fn size(value: Value) -> Result<usize> {
+    match value {
+        Value::Int(number) => {
+            usize::try_from(number).map_err(|_| odd(&format!("{number} is no size")))
+        }
+        Value::None
+        | Value::Bool(_)
+        | Value::Float(_)
+        | Value::Global(_)
+        | Value::Node(_)
+        | Value::Mark => Err(odd("a size is no whole number")),
+    }
+}
