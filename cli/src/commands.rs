@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 mod metrics;
+mod models;
 mod report;
 mod retry;
 #[cfg(test)]
@@ -97,6 +98,7 @@ enum Command {
     Retry(retry::Args),
     Wait(wait::Args),
     Workers(workers::Args),
+    Models(models::Args),
     Artifacts(artifacts::Args),
     Report(report::Args),
     Weights(weights::Args),
@@ -149,6 +151,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Retry(args) => retry::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
+        Command::Models(args) => models::run(&args, &session),
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
