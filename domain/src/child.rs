@@ -64,6 +64,10 @@ pub struct ChildSpec {
     pub checkpoints: PathBuf,
     /// Folder of the checkpoint to go on from.
     pub resume: Option<PathBuf>,
+    /// Folder that later attempts of this job on this worker find as this one leaves it. None where
+    /// the worker keeps none.
+    #[serde(default)]
+    pub scratch: Option<PathBuf>,
     pub devices: Vec<Device>,
     /// Threads this rank may keep busy.
     pub threads: u32,

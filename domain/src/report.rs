@@ -19,6 +19,13 @@ pub struct FetchSummary {
     pub failed: BTreeMap<String, u64>,
     pub bytes: u64,
     pub seconds: f64,
+    /// Of the fetched, those that came from an earlier dataset because the source said that
+    /// nothing had changed.
+    #[serde(default)]
+    pub unchanged: u64,
+    /// Of all, those that an earlier attempt at this job had settled.
+    #[serde(default)]
+    pub resumed: u64,
     /// What the source says about itself, such as that its pictures are synthetic.
     pub source: SourceNote,
 }
@@ -50,10 +57,22 @@ impl FetchSummary {
 pub struct SourceNote {
     /// Generated pictures: figures on them are never set beside figures on real ones.
     pub synthetic: bool,
+    /// Where the pictures are from, such as a host or a file's name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
     /// Text that reports must show.
     pub attribution: Option<String>,
     /// The best micro F1 that any classifier can expect on the source, where it is known.
     pub f1_micro_ceiling: Option<f64>,
+    /// Licence of the pictures, as the user stated it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
+    /// ISO date after which the data must not be used any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub use_until: Option<String>,
+    /// Who granted the use, when and how, where the source asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rights: Option<crate::spec::Rights>,
 }
 
 /// What a preprocess job did.
@@ -69,6 +88,9 @@ pub struct PreprocessSummary {
     pub bytes: u64,
     pub seconds: f64,
     pub source: SourceNote,
+    /// Pictures with each quality flag ("dark", "near_duplicate", ...).
+    #[serde(default)]
+    pub flags: BTreeMap<String, u64>,
 }
 
 /// Where the time of one rank's steps went, in seconds over the whole run. The phases add up to

@@ -12,8 +12,9 @@ use crate::resources::Resources;
 
 mod settings;
 pub use settings::{
-    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
-    PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
+    OUTAGE_S_DEFAULT, Optimizer, Precision, PreprocessSettings, Rights, Source, Splits,
+    TrainSettings,
 };
 
 /// What a job does, without its settings.
@@ -75,6 +76,18 @@ impl JobKind {
             Self::Preprocess => &["dataset"],
             Self::Train => &["shards"],
             Self::Eval => &["shards", "model"],
+        }
+    }
+}
+
+impl JobKind {
+    /// The inputs that a job of this kind may have besides.
+    #[must_use]
+    pub fn optional_inputs(self) -> &'static [&'static str] {
+        match self {
+            // An earlier dataset, which this one goes on from.
+            Self::Fetch => &["previous"],
+            Self::Preprocess | Self::Train | Self::Eval | Self::Command => &[],
         }
     }
 }

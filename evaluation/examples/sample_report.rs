@@ -54,6 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             synthetic: true,
             attribution: Some("Generated posters; no rights reserved.".to_owned()),
             f1_micro_ceiling: Some(0.831),
+            ..SourceNote::default()
         },
         history: history(),
         timing: Timing {

@@ -164,6 +164,12 @@ fn what_cannot_be_done_is_refused_with_its_class_and_the_way_out() {
         labels: None,
         min_label_count: 1,
         shard_bytes: 1,
+        released_from: None,
+        released_to: None,
+        undated: true,
+        group_near_duplicates: true,
+        max_per_class: None,
+        test_rows: None,
     });
     assert_eq!(failure(&fetch).0, FailureClass::UserError);
 }

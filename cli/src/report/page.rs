@@ -336,6 +336,7 @@ mod tests {
                     synthetic: true,
                     attribution: None,
                     f1_micro_ceiling: Some(0.831),
+                    ..SourceNote::default()
                 },
                 pictures: [("test".to_owned(), 450)].into(),
                 rules: vec![

@@ -95,7 +95,8 @@ fn check_input<'a>(
     kinds: &Kinds,
 ) -> Result<Option<&'a JobName>, String> {
     let takes_anything = kind == JobKind::Command;
-    if !takes_anything && !kind.required_inputs().contains(&name) {
+    let is_optional = kind.optional_inputs().contains(&name);
+    if !takes_anything && !is_optional && !kind.required_inputs().contains(&name) {
         return Err(format!(
             "is no input of {}: it {}",
             a_job(kind),
@@ -129,7 +130,9 @@ fn check_input<'a>(
             a_job(maker)
         ));
     }
-    if !takes_anything && right != name {
+    // What a job may have besides is an earlier output of its own kind.
+    let wanted = if is_optional { kind.output() } else { name };
+    if !takes_anything && right != wanted {
         return Err(format!(
             "is made by {}; {} {}",
             a_job(maker),
@@ -147,9 +150,10 @@ fn a_job(kind: JobKind) -> String {
 }
 
 fn takes(kind: JobKind) -> String {
-    match kind.required_inputs() {
-        [] => "takes none; leave inputs out".into(),
-        names => format!("takes {} alone", names.join(" and ")),
+    match (kind.required_inputs(), kind.optional_inputs()) {
+        ([], []) => "takes none; leave inputs out".into(),
+        ([], names) => format!("takes {} at most", names.join(" and ")),
+        (names, _) => format!("takes {} alone", names.join(" and ")),
     }
 }
 

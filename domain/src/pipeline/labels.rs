@@ -78,7 +78,7 @@ fn source_labels(preprocess: &JobSpec, jobs: &[JobSpec]) -> Option<Vec<&'static 
     match &maker(preprocess, "dataset", jobs)?.work {
         Work::Fetch(fetch) => match fetch.source {
             Source::Tmdb { .. } => Some(TMDB_GENRES.iter().map(|(_, name)| *name).collect()),
-            Source::Folder { .. } => None,
+            Source::List { .. } | Source::Folder { .. } => None,
         },
         Work::Preprocess(_) | Work::Train(_) | Work::Eval(_) | Work::Command(_) => None,
     }

@@ -3,8 +3,9 @@
 
 use super::table::{Table, unknown};
 use crate::spec::{
-    CommandSettings, EvalSettings, FetchSettings, ImageEncoding, LrSchedule, Optimizer, Precision,
-    PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
+    OUTAGE_S_DEFAULT, Optimizer, Precision, PreprocessSettings, Rights, Source, Splits,
+    TrainSettings,
 };
 use crate::zoo::{self, MODELS};
 
@@ -29,15 +30,73 @@ pub(super) fn fetch(table: &mut Table<'_>) -> Option<FetchSettings> {
         }
         return None;
     };
-    let types = [("tmdb", "tmdb"), ("folder", "folder")];
+    let types = [("tmdb", "tmdb"), ("list", "list"), ("folder", "folder")];
     let read = match source.choice("type", &types, None)? {
         "tmdb" => tmdb(&mut source),
+        "list" => list(&mut source),
         _ => Source::Folder {
             path: source.required_text("path", "the path of a folder or .zip on the worker"),
         },
     };
     source.finish();
-    Some(FetchSettings { source: read })
+    Some(FetchSettings {
+        source: read,
+        licence: table.text("licence"),
+        retention_days: table
+            .has("retention_days")
+            .then(|| table.int("retention_days", 1..=36_500, None)),
+    })
+}
+
+fn list(source: &mut Table<'_>) -> Source {
+    Source::List {
+        path: source.required_text("path", "the path of a .csv or .parquet list on the worker"),
+        requests_per_second: source.int("requests_per_second", 1..=100_000, Some(40)),
+        concurrency: source.int("concurrency", 1..=1_024, Some(16)),
+        request_timeout_s: source.int("request_timeout_s", 1..=3_600, Some(30)),
+        request_attempts: source.int("request_attempts", 1..=20, Some(5)),
+        outage_s: source.int("outage_s", 1..=86_400, Some(OUTAGE_S_DEFAULT)),
+    }
+}
+
+/// A day in the form 2026-01-31, or None where the key is absent or wrong.
+fn day(table: &mut Table<'_>, key: &'static str) -> Option<String> {
+    let text = table.text(key)?;
+    if is_day(&text) {
+        return Some(text);
+    }
+    table.add_error(
+        key,
+        format!("{text:?} is no day; write it as \"2026-01-31\""),
+    );
+    None
+}
+
+fn is_day(text: &str) -> bool {
+    let number = |part: &str, digits: usize| {
+        (part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit()))
+            .then(|| part.parse::<u32>().ok())
+            .flatten()
+    };
+    let mut parts = text.split('-');
+    let (year, month, day) = (parts.next(), parts.next(), parts.next());
+    let (Some(year), Some(month), Some(day), None) = (
+        year.and_then(|part| number(part, 4)),
+        month.and_then(|part| number(part, 2)),
+        day.and_then(|part| number(part, 2)),
+        parts.next(),
+    ) else {
+        return false;
+    };
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if is_leap => 29,
+        2 => 28,
+        _ => 0,
+    };
+    (1..=days).contains(&day)
 }
 
 fn tmdb(source: &mut Table<'_>) -> Source {
@@ -72,6 +131,29 @@ fn tmdb(source: &mut Table<'_>) -> Source {
              give { holder = \"...\", date = \"...\", note = \"...\" } once you have one",
         );
     }
+    let lists = [
+        ("export", FilmList::Export),
+        ("changes", FilmList::Changes),
+        ("discover", FilmList::Discover),
+    ];
+    let films = source
+        .choice("films", &lists, Some(FilmList::Export))
+        .unwrap_or_default();
+    let from = day(source, "from");
+    if films == FilmList::Discover && !source.has("from") {
+        source.add_error(
+            "from",
+            "is missing: discover is asked slice by slice of release dates; give the first day, \
+             such as \"1900-01-01\"",
+        );
+    }
+    if films == FilmList::Export && (source.has("from") || source.has("to")) {
+        source.add_error(
+            "from",
+            "and to say nothing to the export, which lists every film; set films = \"changes\" or \
+             \"discover\", or leave them out",
+        );
+    }
     Source::Tmdb {
         api_url,
         export_url,
@@ -86,6 +168,10 @@ fn tmdb(source: &mut Table<'_>) -> Source {
         concurrency: source.int("concurrency", 1..=1_024, Some(16)),
         request_timeout_s: source.int("request_timeout_s", 1..=3_600, Some(30)),
         request_attempts: source.int("request_attempts", 1..=20, Some(5)),
+        outage_s: source.int("outage_s", 1..=86_400, Some(OUTAGE_S_DEFAULT)),
+        films,
+        from,
+        to: day(source, "to"),
         rights,
     }
 }
@@ -145,6 +231,16 @@ pub(super) fn preprocess(table: &mut Table<'_>) -> PreprocessSettings {
         labels,
         min_label_count: table.int("min_label_count", 1..=1_000_000, Some(10)),
         shard_bytes: table.int("shard_mib", 1..=4_096_u64, Some(512)) * MIB,
+        released_from: day(table, "released_from"),
+        released_to: day(table, "released_to"),
+        undated: table.flag("undated", true),
+        group_near_duplicates: table.flag("group_near_duplicates", true),
+        max_per_class: table
+            .has("max_per_class")
+            .then(|| table.int("max_per_class", 1..=100_000_000, None)),
+        test_rows: table
+            .has("test_rows")
+            .then(|| table.int("test_rows", 1..=10_000_000, None)),
     }
 }
 
@@ -296,4 +392,19 @@ pub(super) fn command(table: &mut Table<'_>) -> CommandSettings {
         table.add_error("argv", "holds a NUL character, which no argument can");
     }
     CommandSettings { argv, env }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for right in ["2026-01-31", "2024-02-29", "2000-02-29", "1879-12-01"] {
+            assert!(is_day(right), "{right}");
+        }
+        for wrong in ["2026-02-29", "1900-02-29", "2026-13-01", "2026-1-1", "2026-01-00", "26-01-01", "2026-01-01-", ""] {
+            assert!(!is_day(wrong), "{wrong}");
+        }
+    }
 }

@@ -8,6 +8,33 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FetchSettings {
     pub source: Source,
+    /// Licence of the pictures, as the user states it; it goes into every table.
+    #[serde(default)]
+    pub licence: Option<String>,
+    /// Days after which the data must not be used any more. None: the source sets no limit, or 180
+    /// where `rights` are stated.
+    #[serde(default)]
+    pub retention_days: Option<u32>,
+}
+
+/// Which films of a TMDb-compatible API a fetch job asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilmList {
+    /// Those of the newest daily export.
+    #[default]
+    Export,
+    /// Those that `/movie/changes` names; with an input `previous`, on top of that dataset.
+    Changes,
+    /// Those that `/discover/movie` finds, slice by slice of release dates.
+    Discover,
+}
+
+/// Seconds a host may be down before a fetch job gives up, where the settings do not say.
+pub const OUTAGE_S_DEFAULT: u32 = 120;
+
+fn outage_s_default() -> u32 {
+    OUTAGE_S_DEFAULT
 }
 
 /// Where a fetch job takes its pictures from.
@@ -43,11 +70,39 @@ pub enum Source {
         request_timeout_s: u32,
         /// Tries for one request when its failure may pass, the first included.
         request_attempts: u32,
+        /// Seconds that a host may answer nothing before the job fails.
+        #[serde(default = "outage_s_default")]
+        outage_s: u32,
+        /// Which films are asked for.
+        #[serde(default)]
+        films: FilmList,
+        /// ISO date. First day of changes, or of release dates for discover.
+        #[serde(default)]
+        from: Option<String>,
+        /// ISO date. Last day, included. None: today.
+        #[serde(default)]
+        to: Option<String>,
         /// Who granted the use of the data; TMDb's own hosts are refused without it.
         rights: Option<Rights>,
     },
-    /// A folder, or a `.zip` archive of one, with `labels.csv` (header `path,labels`, optional
-    /// column `group`) and the pictures that it names.
+    /// A CSV or Parquet list with the columns `id`, `url`, `labels` and optionally `group`.
+    List {
+        /// Path of the list on the worker that runs the job. Relative places in its column `url`
+        /// are files below its folder.
+        path: String,
+        /// Requests a second, at most, over all hosts.
+        requests_per_second: u32,
+        /// Requests in flight, at most.
+        concurrency: u32,
+        /// Seconds for one request, connect to last byte.
+        request_timeout_s: u32,
+        /// Tries for one request when its failure may pass, the first included.
+        request_attempts: u32,
+        /// Seconds that a host may answer nothing before its pictures count as failed.
+        outage_s: u32,
+    },
+    /// A folder, or a `.zip` archive of one: with `labels.csv` (header `path,labels`, optional
+    /// column `group`), in the layout of Kaggle's data sets, or with one folder a label.
     Folder {
         /// Path on the worker that runs the job.
         path: String,
@@ -97,6 +152,29 @@ pub struct PreprocessSettings {
     pub min_label_count: u32,
     /// Bytes of one shard, about.
     pub shard_bytes: u64,
+    /// ISO date. Films released before it are left out. None: no limit.
+    #[serde(default)]
+    pub released_from: Option<String>,
+    /// ISO date. Films released after it are left out. None: no limit.
+    #[serde(default)]
+    pub released_to: Option<String>,
+    /// Whether a film without a release date stays when a limit is set.
+    #[serde(default = "flag_true")]
+    pub undated: bool,
+    /// Whether pictures that look the same are kept in one split.
+    #[serde(default = "flag_true")]
+    pub group_near_duplicates: bool,
+    /// The balanced set: at most this many training pictures of each class. None: all.
+    #[serde(default)]
+    pub max_per_class: Option<u32>,
+    /// Exactly this many rows in the test split, none of which has a quality flag. None: the share
+    /// of `splits`.
+    #[serde(default)]
+    pub test_rows: Option<u32>,
+}
+
+fn flag_true() -> bool {
+    true
 }
 
 /// Number format of a training run.

@@ -88,6 +88,7 @@ pub fn write_shards(dir: &Path, rows: [usize; 3]) {
         },
         seed: 1,
         shard_bytes: 1 << 20,
+        notes: BTreeMap::new(),
     };
     let mut writer = ShardWriter::create(dir, layout).unwrap();
     let mut dice = Dice::new(7);
@@ -171,6 +172,7 @@ impl Run {
             output,
             checkpoints,
             resume: None,
+            scratch: None,
             devices: vec![Device::Cpu { index: 0 }],
             threads: 1,
         };
