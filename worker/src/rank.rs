@@ -279,6 +279,16 @@ impl RankDir {
     pub fn store(&self) -> PathBuf {
         self.0.join("store")
     }
+
+    /// Where all attempts at a job on this worker leave what the next one can go on from: beside
+    /// the attempts, since it outlives them.
+    #[must_use]
+    pub fn scratch(&self, key: RankKey) -> PathBuf {
+        let data = self.0.parent().and_then(Path::parent);
+        data.unwrap_or(&self.0)
+            .join("scratch")
+            .join(format!("{}-{}", key.job, key.rank))
+    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,8 @@ impl ChildPlan<'_> {
                     output: self.dir.output(),
                     checkpoints: self.dir.checkpoints(),
                     resume: self.resume.clone(),
+                    scratch: (self.spec.work.kind() == JobKind::Fetch)
+                        .then(|| self.dir.scratch(self.assignment.key)),
                     devices: self.assignment.devices.clone(),
                     threads: self.threads(),
                 })

@@ -40,6 +40,34 @@ enum StoreEvent {
     Listening { host: String, port: u16 },
 }
 
+/// What no attempt has come back for in this time is left from a job that ended elsewhere.
+const SCRATCH_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Removes the folders beside `own` that nothing was made in for long. One that cannot be removed
+/// is tried again with the next job.
+fn sweep_scratch(own: &std::path::Path, now: SystemTime) {
+    let Some(Ok(folders)) = own.parent().map(fs::read_dir) else {
+        return;
+    };
+    for folder in folders.flatten().map(|entry| entry.path()) {
+        // The journal's folder changes with each of its files, its parent does not.
+        let journal = folder.join(".journal");
+        let changed = [&folder, &journal]
+            .into_iter()
+            .filter_map(|path| fs::metadata(path).and_then(|found| found.modified()).ok())
+            .max();
+        let is_old = changed
+            .and_then(|changed| now.duration_since(changed).ok())
+            .is_some_and(|age| age > SCRATCH_KEPT_FOR);
+        if folder != own
+            && is_old
+            && let Err(error) = fs::remove_dir_all(&folder)
+        {
+            warn!(folder = %folder.display(), "an old scratch folder stays: {error}");
+        }
+    }
+}
+
 impl RankTask {
     /// Brings all inputs into the cache.
     pub(super) async fn fetch_inputs(&self) -> Result<Inputs, Interrupt> {
@@ -67,8 +95,14 @@ impl RankTask {
         Ok(inputs)
     }
 
-    /// Makes the rank's folders, empty.
-    pub(super) fn make_folders(&self) -> Result<(), Interrupt> {
+    /// Makes the rank's folders, empty, and finds or makes the one that its job's attempts share.
+    pub(super) fn make_folders(&self, kind: JobKind) -> Result<(), Interrupt> {
+        if kind == JobKind::Fetch {
+            let scratch = self.rank.dir.scratch(self.rank.key);
+            fs::create_dir_all(&scratch)
+                .map_err(|e| local_fault(&format!("folder {scratch:?} cannot be made: {e}")))?;
+            sweep_scratch(&scratch, SystemTime::from(self.host.clock.now()));
+        }
         for folder in [
             self.rank.dir.work(),
             self.rank.dir.output(),

@@ -153,7 +153,7 @@ impl RankTask {
         if self.rank.state() >= RankState::Prepared {
             return Ok(inputs);
         }
-        self.make_folders()?;
+        self.make_folders(spec.work.kind())?;
         let rendezvous = self
             .host_rendezvous(spec.work.kind())
             .await?
