@@ -4,16 +4,55 @@
 //! Invariant: what it serves depends on (generator version, seed, number of films) alone, is
 //! labelled synthetic (`/3/configuration` has an object `marquee`), and the labels were drawn
 //! before the pictures.
-//! Not here: lists, searches and changes, which the fetch job does not use yet.
+//! With a [`Storm`] it misbehaves by seed, and a truth file says what must become of every id.
+//! Not here: searches, people, series, which no fetch job asks for.
 
 mod answers;
 mod faults;
 mod film;
 mod genres;
 mod image_file;
+pub(crate) mod oddities;
 mod poster;
 mod server;
+pub(crate) mod storm;
 mod words;
 
 pub use faults::{FaultRule, InvalidFault};
 pub use server::{CatalogueOptions, CatalogueServer};
+pub use storm::Storm;
+
+/// Answers of the API, for the fuzzer.
+pub(crate) fn fuzz_answers() -> Vec<Vec<u8>> {
+    let films = film::Films::new(1, 40);
+    let mut answers: Vec<Vec<u8>> = (0..8)
+        .map(|at| answers::movie(&films.film_at(at)).to_string().into_bytes())
+        .collect();
+    let listed: Vec<_> = (0..5).map(|at| films.listed_at(at)).collect();
+    let others = [
+        answers::configuration("http://127.0.0.1/t/p/", &films, 1, 0.8),
+        answers::genre_list(),
+        answers::page(&listed, 1, 3, 50),
+        answers::changes_page(&listed, 1, 3, 250),
+        answers::problem(34, "The resource you requested could not be found."),
+    ];
+    answers.extend(others.into_iter().map(|answer| answer.to_string().into_bytes()));
+    answers
+}
+
+/// Posters of every kind, for the fuzzer.
+pub(crate) fn fuzz_pictures() -> Vec<Vec<u8>> {
+    let storm = Storm {
+        seed: 1,
+        share: 1.0,
+    };
+    let painter = image_file::Painter {
+        films: film::Films::new(1, 150),
+        storm: Some(storm),
+        style: image_file::Style::Sketch,
+    };
+    (0..150)
+        .map(|position| painter.file(position, 92).bytes)
+        .filter(|file| file.len() < 60_000)
+        .collect()
+}

@@ -1,7 +1,8 @@
 //! Datasets: what a fetch job leaves for a preprocess job.
 //!
 //! A dataset folder holds `films.parquet` (one row a picture), `pictures-NNNNN.arrow` (the files as
-//! they came), `labels.json` (label names in the source's own order) and `fetch.json` (the books).
+//! they came), `labels.json` (label names in the source's own order), `outcomes.parquet` (what became
+//! of every id that was asked for) and `fetch.json` (the books).
 //!
 //! Invariant: every row of the table has its picture, and `fetch.json` is written last, so that a
 //! folder without it is no dataset.
@@ -14,16 +15,19 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::report::FetchSummary;
 use serde::{Deserialize, Serialize};
 
-mod films;
+pub(crate) mod films;
+mod outcomes;
 mod pictures;
 mod read;
 mod write;
 
+pub use outcomes::outcomes;
 pub use read::Dataset;
 pub use write::DatasetWriter;
 
 /// Names within a dataset folder.
 pub(crate) const FILMS_FILE: &str = "films.parquet";
+pub(crate) const OUTCOMES_FILE: &str = "outcomes.parquet";
 pub(crate) const LABELS_FILE: &str = "labels.json";
 pub(crate) const FETCH_FILE: &str = "fetch.json";
 
@@ -37,8 +41,22 @@ pub struct FilmRow {
     pub title: Option<String>,
     pub release_date: Option<NaiveDate>,
     pub popularity: Option<f64>,
+    /// ISO 639-1 code of the original language.
+    pub language: Option<String>,
+    /// The source's ids of the labels, where it has some.
+    pub label_ids: Vec<i64>,
+    pub picture_bytes: u64,
     /// Of the picture's file.
     pub picture_digest: Digest,
+    /// By what the picture's server knows whether it has changed.
+    pub picture_etag: Option<String>,
+    pub picture_modified: Option<String>,
+    /// By what the API knows whether the film's details have changed.
+    pub details_etag: Option<String>,
+    /// As the user stated it.
+    pub licence: Option<String>,
+    /// Where the picture is from.
+    pub source: String,
 }
 
 /// What became of an id or a picture that is not among the results.
@@ -54,6 +72,9 @@ pub struct Problem {
 pub struct FetchBooks {
     #[serde(flatten)]
     pub summary: FetchSummary,
+    /// ISO date of the day on which the source was listed.
+    #[serde(default)]
+    pub listed_on: Option<String>,
     /// At most [`PROBLEMS_MAX`]; the counts of the summary hold all.
     pub problems: Vec<Problem>,
 }

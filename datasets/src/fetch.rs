@@ -6,35 +6,62 @@
 use std::path::Path;
 use std::time::Instant;
 
+use marquee_domain::child::ChildSpec;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FetchSettings, Source};
 
+use self::engine::Place;
+use crate::dataset::Dataset;
 use crate::job::{Context, JobError};
 
+mod address;
 mod books;
+mod breaker;
+mod credential;
+mod engine;
 mod folder;
+mod http;
+mod journal;
 mod labels_csv;
+mod layouts;
+mod list;
+mod pace;
+mod plan;
+mod terms;
 mod tmdb;
+mod verdict;
+
+pub(crate) use self::tmdb::{fuzz_export_line, fuzz_movie};
 
 /// Bytes of one picture's file, at most. The largest posters of public services are near 20 MB.
-pub(crate) const PICTURE_MAX_BYTES: usize = 64 * 1024 * 1024;
+pub(crate) const PICTURE_MAX_BYTES: usize = 32 * 1024 * 1024;
 
-/// Runs a fetch job into the empty folder `output`. `seed` spreads the waits before retries.
+/// Runs a fetch job as `spec` describes it. `seed` spreads the waits before retries.
 pub async fn run(
     settings: &FetchSettings,
-    output: &Path,
+    spec: &ChildSpec,
     seed: u64,
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
-    let started = Instant::now();
+    let previous = match spec.inputs.get("previous") {
+        Some(folder) => Some(Dataset::open(folder)?),
+        None => None,
+    };
+    let place = Place {
+        output: &spec.output,
+        checkpoints: &spec.checkpoints,
+        resume: spec.resume.as_deref(),
+        scratch: spec.scratch.as_deref(),
+        previous,
+        licence: settings.licence.clone(),
+        started: Instant::now(),
+    };
     match &settings.source {
-        Source::Tmdb { .. } => {
-            let settings = tmdb::Settings::from_source(&settings.source)?;
-            tmdb::run(settings, output, seed, context, started).await
-        }
+        Source::Tmdb { .. } => tmdb::run(settings, &place, seed, context).await,
+        Source::List { .. } => list::run(settings, &place, seed, context).await,
         Source::Folder { path } => {
             // Reading files and packing them is one long stretch of blocking work.
-            tokio::task::block_in_place(|| folder::run(Path::new(path), output, context, started))
+            tokio::task::block_in_place(|| folder::run(settings, Path::new(path), &place, context))
         }
     }
 }

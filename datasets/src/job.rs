@@ -25,6 +25,9 @@ pub struct Context {
     pub reporter: Reporter,
     pub stop: Stop,
     pub clock: Clock,
+    /// The program whose `decode-helper` decodes pictures in processes of their own. None: they
+    /// are decoded in this one.
+    pub helper: Option<std::path::PathBuf>,
 }
 
 /// Why a job has no result.
@@ -138,7 +141,12 @@ pub(crate) struct Step<'a> {
     pub(crate) total: u64,
     /// Bytes so far.
     pub(crate) bytes: u64,
+    /// How many ended how.
+    pub(crate) counts: &'a BTreeMap<String, u64>,
 }
+
+/// For steps that have nothing to count by kind.
+pub(crate) static NO_COUNTS: BTreeMap<String, u64> = BTreeMap::new();
 
 impl Reporter {
     /// A reporter that writes to `out`.
@@ -200,16 +208,22 @@ impl Reporter {
 fn rates(step: &Step<'_>, passed: Duration, done: u64, bytes: u64) -> ChildEvent {
     let seconds = passed.as_secs_f64().max(1e-6);
     let name = |what: &str| format!("{}/{what}_per_second", step.phase);
-    let values = BTreeMap::from([
-        (
-            name(step.unit),
-            step.done.saturating_sub(done) as f64 / seconds,
-        ),
+    let rate = step.done.saturating_sub(done) as f64 / seconds;
+    let mut values = BTreeMap::from([
+        (name(step.unit), rate),
         (
             name("bytes"),
             step.bytes.saturating_sub(bytes) as f64 / seconds,
         ),
     ]);
+    let total = |what: &str| format!("{}/{what}", step.phase);
+    if rate > 0.0 {
+        let left = step.total.saturating_sub(step.done) as f64 / rate;
+        values.insert(total("seconds_left"), left);
+    }
+    for (class, count) in step.counts {
+        values.insert(total(class), *count as f64);
+    }
     ChildEvent::Metrics {
         step: step.done,
         values,

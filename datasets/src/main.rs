@@ -1,9 +1,15 @@
-//! `marquee-prep`: fetch and preprocess as a child process, and the local catalogue.
+//! `marquee-prep`: fetch and preprocess as a child process, the local catalogue, and export.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[path = "export_command.rs"]
+mod export;
+#[path = "fuzz_command.rs"]
+mod fuzz;
+#[path = "helper_command.rs"]
+mod helper;
 mod run;
 mod serve;
 
@@ -21,18 +27,34 @@ enum Command {
     Run(run::RunArgs),
     /// Serve generated films and posters as a TMDb-compatible API, until a signal comes
     ServeCatalogue(serve::ServeArgs),
+    /// Write a dataset as a .zip of pictures and a table, for people and other programs
+    Export(export::ExportArgs),
+    /// Decode pictures for another process of this program
+    #[command(hide = true)]
+    DecodeHelper(helper::HelperArgs),
+    /// Try a reader on inputs that are made to break it
+    #[command(hide = true)]
+    Fuzz(fuzz::FuzzArgs),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .init();
     match args.command {
-        Command::Run(args) => run::run(args).await,
-        Command::ServeCatalogue(args) => serve::serve(args).await,
+        Command::Run(args) => runtime()?.block_on(run::run(args)),
+        Command::ServeCatalogue(args) => runtime()?.block_on(serve::serve(args)),
+        Command::Export(args) => export::export(&args),
+        Command::DecodeHelper(args) => helper::serve(&args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
     }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
 }
 
 #[allow(

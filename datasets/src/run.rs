@@ -37,6 +37,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         reporter: Reporter::new(std::io::stdout()),
         stop: stop_on_signals()?,
         clock: system_clock,
+        helper: Some(std::env::current_exe().context("this program cannot find itself")?),
     };
     let code = match work(spec, &context).await {
         Ok(summary) => {
@@ -70,18 +71,18 @@ fn exit(code: child::ExitCode) -> ExitCode {
 
 async fn work(spec: ChildSpec, context: &Context) -> Result<Value, JobError> {
     let kind = spec.work.kind();
-    let summary = match spec.work {
+    let summary = match &spec.work {
         Work::Fetch(settings) => {
             // Attempts that follow each other must not wait alike.
             let seed = spec.job.0.unsigned_abs() << 16 | u64::from(spec.attempt.0);
-            serde_json::to_value(fetch::run(&settings, &spec.output, seed, context).await?)
+            serde_json::to_value(fetch::run(settings, &spec, seed, context).await?)
         }
         Work::Preprocess(settings) => {
             let input = spec.inputs.get("dataset").ok_or_else(|| {
                 usage("the spec has no input \"dataset\"; a preprocess job needs one".to_owned())
             })?;
             serde_json::to_value(tokio::task::block_in_place(|| {
-                preprocess::run(&settings, input, &spec.output, spec.threads, context)
+                preprocess::run(settings, input, &spec.output, spec.threads, context)
             })?)
         }
         Work::Train(_) | Work::Eval(_) | Work::Command(_) => {

@@ -1,10 +1,11 @@
 //! `marquee-prep serve-catalogue`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use marquee_datasets::catalogue::{CatalogueOptions, CatalogueServer, FaultRule};
+use marquee_datasets::catalogue::{CatalogueOptions, CatalogueServer, FaultRule, Storm};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::system_clock;
@@ -29,6 +30,24 @@ pub(crate) struct ServeArgs {
     /// A fault, such as movie=429,every=50,times=1,retry_after=2; may be given several times
     #[arg(long = "fault", value_name = "RULE")]
     faults: Vec<FaultRule>,
+    /// Let faults befall films by this seed: what the network, the service and strangers' files bring
+    #[arg(long, value_name = "SEED")]
+    storm: Option<u64>,
+    /// Share of the films that a storm befalls
+    #[arg(long, default_value_t = 0.1, requires = "storm")]
+    storm_share: f64,
+    /// Write what must become of every line of the export to this file, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// Serve small posters that are quickly painted, for rehearsals of many films
+    #[arg(long)]
+    sketches: bool,
+    /// Write the path of each request to stdout, one a line
+    #[arg(long)]
+    log_requests: bool,
+    /// Requests a second; more get 429, as from a service with a limit
+    #[arg(long, value_name = "N")]
+    rate_limit: Option<u32>,
 }
 
 /// Serves until SIGTERM or SIGINT. The first line on stdout says where.
@@ -45,6 +64,13 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         seed: args.seed,
         key: args.key,
         faults: args.faults,
+        storm: args.storm.map(|seed| Storm {
+            seed,
+            share: args.storm_share,
+        }),
+        sketches: args.sketches,
+        rate_limit: args.rate_limit,
+        log_requests: args.log_requests,
         painters: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let server = CatalogueServer::bind(address, options, system_clock)
@@ -52,6 +78,11 @@ pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| {
             format!("cannot listen on {address}; choose another --port, 0 for any free one")
         })?;
+    if let Some(file) = &args.truth {
+        server
+            .write_truth(file)
+            .with_context(|| format!("the truth file {} cannot be written", file.display()))?;
+    }
     let line = serde_json::json!({
         "event": "listening",
         "api_url": server.api_url(),

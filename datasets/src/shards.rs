@@ -42,6 +42,14 @@ pub(crate) mod key {
     pub(crate) const CLASSES: &str = "marquee.classes";
     pub(crate) const SPLIT: &str = "marquee.split";
     pub(crate) const SEED: &str = "marquee.seed";
+    /// Digest of what went in: the dataset's films, labels and pictures.
+    pub(crate) const DATASET: &str = "marquee.dataset";
+    /// The settings, as JSON.
+    pub(crate) const SETTINGS: &str = "marquee.settings";
+    /// Version of the code that made it.
+    pub(crate) const CODE: &str = "marquee.code";
+    /// Where the pictures are from and what may be done with them, as JSON.
+    pub(crate) const SOURCE: &str = "marquee.source";
 }
 
 /// `shards.json`: what a shards folder holds.
@@ -105,4 +113,52 @@ pub(crate) fn encoding_word(encoding: ImageEncoding) -> &'static str {
         ImageEncoding::Raw => "raw",
         ImageEncoding::Jpeg => "jpeg",
     }
+}
+
+/// Reads whatever bytes as a shard, for the fuzzer.
+pub(crate) fn fuzz_file(bytes: &[u8]) -> String {
+    [ImageEncoding::Raw, ImageEncoding::Jpeg]
+        .map(|encoding| read::fuzz(bytes, &fuzz_layout(encoding)))
+        .join(" / ")
+}
+
+fn fuzz_layout(encoding: ImageEncoding) -> ShardLayout {
+    ShardLayout {
+        width: 4,
+        height: 6,
+        encoding,
+        classes: vec!["Action".to_owned(), "Drama".to_owned()],
+        source: SourceNote::default(),
+        seed: 1,
+        shard_bytes: 1 << 20,
+        notes: BTreeMap::new(),
+    }
+}
+
+/// Whole shards of both encodings, for the fuzzer.
+pub(crate) fn fuzz_corpus() -> Vec<Vec<u8>> {
+    let mut corpus = Vec::new();
+    for encoding in [ImageEncoding::Raw, ImageEncoding::Jpeg] {
+        let folder = std::env::temp_dir().join(format!("marquee-fuzz-{}", std::process::id()));
+        let made = std::fs::create_dir_all(&folder).map_err(|source| ShardError::Io {
+            file: folder.clone(),
+            source,
+        });
+        let written = made.and_then(|()| {
+            let mut writer = ShardWriter::create(&folder, fuzz_layout(encoding))?;
+            for row in 0..9_u8 {
+                let pixels = vec![row * 20; 4 * 6 * 3];
+                let image = match encoding {
+                    ImageEncoding::Raw => pixels,
+                    ImageEncoding::Jpeg => crate::thumbnail::jpeg_of(&pixels, 4, 6, 80),
+                };
+                writer.push("train", &row.to_string(), &[1, row % 2], &image)?;
+            }
+            writer.finish()
+        });
+        let file = std::fs::read(folder.join("train-00000.arrow"));
+        corpus.extend(written.ok().and(file.ok()));
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+    corpus
 }

@@ -1,11 +1,36 @@
 //! What a file is, by its first bytes. Names lie: many a poster's `.jpg` is a PNG.
 
+use serde::{Deserialize, Serialize};
+
 /// A format of pictures that can be prepared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
     Jpeg,
     Png,
     WebP,
+}
+
+impl Format {
+    /// The word for it in tables.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+        }
+    }
+
+    /// The format that a file's name promises, if it promises one.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        let (_, ending) = name.rsplit_once('.')?;
+        match ending.to_ascii_lowercase().as_str() {
+            "jpg" | "jpeg" => Some(Self::Jpeg),
+            "png" => Some(Self::Png),
+            "webp" => Some(Self::WebP),
+            _ => None,
+        }
+    }
 }
 
 /// The picture format of a file, if it is one of ours.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -25,9 +26,11 @@ fn layout(encoding: ImageEncoding) -> ShardLayout {
             synthetic: true,
             attribution: None,
             f1_micro_ceiling: Some(0.83),
+            ..SourceNote::default()
         },
         seed: 7,
         // One batch of 256 rows is above it, so that each becomes a file.
+        notes: BTreeMap::new(),
         shard_bytes: 1_000,
     }
 }

@@ -2,12 +2,11 @@
 
 use std::io::{self, Write};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::film::{Fate, Film, Films, GENERATOR_VERSION};
 use super::genres::CATALOGUE;
+use super::storm::{Plant, Storm, Truth};
 
 /// Widths in which posters are served, narrowest first, as `/configuration` lists them.
 const POSTER_WIDTHS: [u32; 6] = [92, 154, 185, 342, 500, 780];
@@ -27,7 +26,7 @@ pub(super) fn configuration(image_base: &str, films: &Films, seed: u64, ceiling:
             "poster_sizes": sizes,
             "backdrop_sizes": [], "logo_sizes": [], "profile_sizes": [], "still_sizes": [],
         },
-        "change_keys": [],
+        "change_keys": ["genres", "images", "title"],
         "marquee": {
             "synthetic": true,
             "generator": GENERATOR_VERSION,
@@ -81,7 +80,7 @@ pub(super) fn movie(film: &Film) -> Value {
         "original_language": "en",
         "original_title": film.title,
         "overview": "",
-        "popularity": number(film.popularity),
+        "popularity": number_of(film.popularity),
         "poster_path": poster,
         "production_companies": [],
         "production_countries": [],
@@ -99,7 +98,7 @@ pub(super) fn movie(film: &Film) -> Value {
 }
 
 /// A whole number is written without a fraction, as the API does.
-fn number(value: f64) -> Value {
+fn number_of(value: f64) -> Value {
     if value.fract() == 0.0 {
         json!(value as i64)
     } else {
@@ -119,22 +118,89 @@ pub(super) fn poster_id(file: &str) -> Option<i64> {
         .ok()
 }
 
-/// The daily export: one JSON object a line, compressed. Films that vanished later are in it, and
-/// of the adult films every second is marked already.
-pub(super) fn export(films: &Films) -> io::Result<Vec<u8>> {
-    let mut file = GzEncoder::new(Vec::new(), Compression::fast());
+/// One line of what must become of what the export lists.
+fn truth_of_line(id: &str, class: &'static str, planted: &Plant) -> Truth {
+    Truth {
+        id: id.to_owned(),
+        outcome: "rejected",
+        class: Some(class),
+        skipped: None,
+        flags: Vec::new(),
+        planted: Some(format!("{planted:?}")),
+    }
+}
+
+/// The daily export: one JSON object a line. Films that vanished later are in it, and of the adult
+/// films every second is marked already. `truth` is told what must become of each line, in order.
+pub(super) fn write_export(
+    films: &Films,
+    storm: Option<&Storm>,
+    to: &mut impl Write,
+    mut truth: impl FnMut(Truth),
+) -> io::Result<()> {
+    let mut number = 0_u64;
     for position in 0..films.count() {
-        let film = films.film_at(position);
+        let plant = storm.and_then(|storm| storm.plant_at(position));
+        if let Some(plant @ Plant::Nonsense) = plant {
+            writeln!(to, "{{\"id\": \"none of your business\"")?;
+            number += 1;
+            truth(truth_of_line(&format!("line {number}"), "unreadable_line", &plant));
+        }
+        let film = films.listed_at(position);
         let line = json!({
             "adult": film.fate == Fate::Adult && position.is_multiple_of(2),
             "id": film.id,
             "original_title": film.title,
-            "popularity": number(film.popularity),
+            "popularity": number_of(film.popularity),
             "video": false,
         });
-        writeln!(file, "{line}")?;
+        let fate = Storm { seed: 0, share: 0.0 };
+        writeln!(to, "{line}")?;
+        number += 1;
+        let is_marked = film.fate == Fate::Adult && position.is_multiple_of(2);
+        truth(match storm.unwrap_or(&fate).truth_at(films, position) {
+            told if is_marked => Truth {
+                outcome: "rejected",
+                class: Some("adult"),
+                ..told
+            },
+            told => told,
+        });
+        if let Some(plant @ Plant::Twice) = plant {
+            writeln!(to, "{line}")?;
+            number += 1;
+            truth(truth_of_line(&film.id.to_string(), "duplicate_id", &plant));
+        }
     }
-    file.finish()
+    Ok(())
+}
+
+/// A list of films, as `/discover/movie` gives it.
+pub(super) fn page(films: &[Film], page: usize, pages: usize, total: usize) -> Value {
+    let results: Vec<_> = films
+        .iter()
+        .map(|film| {
+            let ids: Vec<_> = film.genres().map(|genre| genre.id).collect();
+            json!({
+                "adult": film.fate == Fate::Adult, "id": film.id, "genre_ids": ids,
+                "original_language": "en", "original_title": film.title, "title": film.title,
+                "overview": "", "popularity": number_of(film.popularity), "backdrop_path": null,
+                "poster_path": (film.fate != Fate::WithoutPoster).then(|| poster_path(film.id)),
+                "release_date": film.release_date.map(|date| date.to_string()).unwrap_or_default(),
+                "video": false, "vote_average": 0, "vote_count": 0,
+            })
+        })
+        .collect();
+    json!({"page": page, "results": results, "total_pages": pages, "total_results": total})
+}
+
+/// A list of films, as `/movie/changes` gives it.
+pub(super) fn changes_page(films: &[Film], page: usize, pages: usize, total: usize) -> Value {
+    let results: Vec<_> = films
+        .iter()
+        .map(|film| json!({"id": film.id, "adult": film.fate == Fate::Adult}))
+        .collect();
+    json!({"page": page, "results": results, "total_pages": pages, "total_results": total})
 }
 
 /// An error in the API's form.

@@ -4,21 +4,27 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use super::storm::{Plant, Storm};
+
 /// Where a fault happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Route {
     Configuration,
     Genres,
     Movie,
+    Changes,
+    Discover,
     Export,
     Image,
 }
 
 impl Route {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 7] = [
         ("configuration", Self::Configuration),
         ("genres", Self::Genres),
         ("movie", Self::Movie),
+        ("changes", Self::Changes),
+        ("discover", Self::Discover),
         ("export", Self::Export),
         ("image", Self::Image),
     ];
@@ -43,6 +49,20 @@ pub(crate) enum FaultKind {
     InvalidId,
     /// The answer comes this many seconds late.
     Slow(u64),
+    /// 404 with code 34.
+    NotFound,
+    /// 422 with code 5.
+    Invalid,
+    /// 302 to the same place, where the answer then is.
+    Redirect,
+    /// 302 to the same place, for ever.
+    RedirectLoop,
+    /// The connection ends before the answer.
+    Reset,
+    /// An answer that announces more than anyone takes.
+    Endless,
+    /// The answer comes in drops.
+    SlowBody,
 }
 
 /// How the wait of a 429 is told.
@@ -70,8 +90,8 @@ pub struct FaultRule {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "fault {rule:?}: {problem}; write ROUTE=KIND[,every=N][,times=T][,retry_after=S or date:S], with ROUTE one of \
-     configuration, genres, movie, export, image and KIND one of 401, 429, 500 to 599, html, empty, truncated, \
-     invalid-id, slow:SECONDS"
+     configuration, genres, movie, changes, discover, export, image and KIND one of 401, 404, 422, 429, 500 to 599, \
+     html, empty, truncated, reset, redirect, redirect-loop, endless, slow-body, invalid-id, slow:SECONDS"
 )]
 pub struct InvalidFault {
     rule: String,
@@ -132,6 +152,13 @@ fn kind_of(word: &str) -> Option<FaultKind> {
         "empty" => Some(FaultKind::Empty),
         "truncated" => Some(FaultKind::Truncated),
         "invalid-id" => Some(FaultKind::InvalidId),
+        "404" => Some(FaultKind::NotFound),
+        "422" => Some(FaultKind::Invalid),
+        "redirect" => Some(FaultKind::Redirect),
+        "redirect-loop" => Some(FaultKind::RedirectLoop),
+        "reset" => Some(FaultKind::Reset),
+        "endless" => Some(FaultKind::Endless),
+        "slow-body" => Some(FaultKind::SlowBody),
         _ => match word.strip_prefix("slow:") {
             Some(seconds) => seconds.parse().ok().map(FaultKind::Slow),
             None => {
@@ -152,36 +179,94 @@ fn wait_of(value: &str) -> Option<RetryAfter> {
     }
 }
 
+impl FaultRule {
+    /// The rule that a planted fault is.
+    pub(crate) fn planted(route: Route, kind: FaultKind, times: Option<u32>) -> Self {
+        Self {
+            route,
+            kind,
+            every: 1,
+            times,
+            // Half of those who limit say for how long.
+            retry_after: match kind {
+                FaultKind::RateLimited if route == Route::Movie => RetryAfter::Seconds(0),
+                _ => RetryAfter::None,
+            },
+        }
+    }
+}
+
+/// The rule number of what a storm plants.
+const PLANTED: usize = usize::MAX;
+
 /// The rules of a server, and how often each has hit each film.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     rules: Vec<FaultRule>,
+    storm: Option<Storm>,
     hits: Mutex<HashMap<(usize, usize), u32>>,
 }
 
 impl Faults {
-    pub(crate) fn new(rules: Vec<FaultRule>) -> Self {
+    pub(crate) fn new(rules: Vec<FaultRule>, storm: Option<Storm>) -> Self {
         Self {
             rules,
+            storm,
             hits: Mutex::default(),
         }
+    }
+
+    /// The fault that the storm has for this request.
+    fn planted(&self, route: Route, position: usize) -> Option<FaultRule> {
+        match (self.storm.as_ref()?.plant_at(position)?, route) {
+            (Plant::Details(kind, times), Route::Movie) | (Plant::Poster(kind, times), Route::Image) => {
+                Some(FaultRule::planted(route, kind, times))
+            }
+            (
+                Plant::Details(..)
+                | Plant::Poster(..)
+                | Plant::Oddity(_)
+                | Plant::Twice
+                | Plant::Nonsense
+                | Plant::WrongFilm,
+                _,
+            ) => None,
+        }
+    }
+
+    /// Whether no rule is about this route.
+    pub(crate) fn is_free(&self, route: Route) -> bool {
+        self.rules.iter().all(|rule| rule.route != route)
     }
 
     /// The fault that meets this request, if any: the first rule that applies. Requests for no
     /// film have position 0.
     pub(crate) fn meet(&self, route: Route, position: usize) -> Option<FaultRule> {
         let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
-        self.rules.iter().enumerate().find_map(|(at, rule)| {
+        let mut strikes = |at: usize, rule: &FaultRule| {
             if rule.route != route || !position.is_multiple_of(rule.every) {
-                return None;
+                return false;
+            }
+            if rule.times.is_none() {
+                return true;
             }
             let so_far = hits.entry((at, position)).or_default();
             if rule.times.is_some_and(|times| *so_far >= times) {
-                return None;
+                return false;
             }
             *so_far += 1;
-            Some(rule.clone())
-        })
+            true
+        };
+        let rule = self
+            .rules
+            .iter()
+            .enumerate()
+            .find(|(at, rule)| strikes(*at, rule));
+        if let Some((_, rule)) = rule {
+            return Some(rule.clone());
+        }
+        let planted = self.planted(route, position)?;
+        strikes(PLANTED, &planted).then_some(planted)
     }
 }
 
@@ -191,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_rule_hits_every_nth_film_as_often_as_it_says() {
-        let faults = Faults::new(vec!["movie=503,every=3,times=2".parse().unwrap()]);
+        let faults = Faults::new(vec!["movie=503,every=3,times=2".parse().unwrap()], None);
         let met = |position| faults.meet(Route::Movie, position).is_some();
         assert_eq!([met(0), met(0), met(0)], [true, true, false]);
         assert_eq!(
@@ -207,12 +292,12 @@ mod tests {
             "",
             "movie",
             "film=401",
-            "movie=404",
+            "movie=418",
             "movie=429,every=0",
             "movie=429,soon=1",
         ] {
             assert!(wrong.parse::<FaultRule>().is_err(), "{wrong}");
         }
-        insta::assert_snapshot!("movie=404".parse::<FaultRule>().unwrap_err(), @r#"fault "movie=404": its kind is unknown; write ROUTE=KIND[,every=N][,times=T][,retry_after=S or date:S], with ROUTE one of configuration, genres, movie, export, image and KIND one of 401, 429, 500 to 599, html, empty, truncated, invalid-id, slow:SECONDS"#);
+        insta::assert_snapshot!("movie=418".parse::<FaultRule>().unwrap_err(), @r#"fault "movie=418": its kind is unknown; write ROUTE=KIND[,every=N][,times=T][,retry_after=S or date:S], with ROUTE one of configuration, genres, movie, changes, discover, export, image and KIND one of 401, 404, 422, 429, 500 to 599, html, empty, truncated, reset, redirect, redirect-loop, endless, slow-body, invalid-id, slow:SECONDS"#);
     }
 }

@@ -36,6 +36,7 @@ mod purpose {
     pub(super) const FACTS: u64 = 6;
     pub(super) const POSTER: u64 = 7;
     pub(super) const COLLECTION: u64 = 8;
+    pub(super) const CHANGE: u64 = 9;
 }
 
 /// Whether a film can be had, and if not, why.
@@ -124,6 +125,12 @@ impl Films {
 
     /// The film at `position`.
     pub(crate) fn film_at(&self, position: usize) -> Film {
+        let listed = self.listed_at(position);
+        let cues = draw_cues(listed.genres, &mut self.dice(purpose::CUES, position));
+        Film { cues, ..listed }
+    }
+
+    fn film_with(&self, position: usize, cues: Cues) -> Film {
         let collection = self.collection_of(position);
         // Films of a collection are of one kind, as sequels are: their genres are drawn once.
         let genres = match collection {
@@ -138,7 +145,7 @@ impl Films {
             id: self.id_at(position),
             fate: self.fate_at(position),
             genres,
-            cues: draw_cues(genres, &mut self.dice(purpose::CUES, position)),
+            cues,
             title: format!(
                 "{} {}",
                 facts.pick(&words::FIRST),
@@ -148,6 +155,17 @@ impl Films {
             popularity: (popularity * 1000.0).round() / 1000.0,
             collection,
         }
+    }
+
+    /// The film at `position` as lists have it: without what only its picture needs.
+    pub(crate) fn listed_at(&self, position: usize) -> Film {
+        self.film_with(position, Cues::default())
+    }
+
+    /// Days before the newest day on which the film at `position` was changed last.
+    pub(crate) fn changed_days_ago(&self, position: usize) -> u64 {
+        const DAYS: usize = 120;
+        self.dice(purpose::CHANGE, position).below(DAYS) as u64
     }
 
     /// The dice with which the poster at `position` is painted.

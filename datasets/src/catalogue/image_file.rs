@@ -8,9 +8,12 @@ use image::{ColorType as PngColour, ImageEncoder, codecs::png::PngEncoder};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 use super::film::{Fate, Films};
+use super::oddities;
 use super::poster::{self, Poster};
+use super::storm::{Oddity, Plant, Storm};
 use crate::dice::Dice;
 use crate::scale::{Rgb, scale};
+use crate::thumbnail::jpeg_of;
 
 /// JPEG quality of a poster.
 const QUALITY: u8 = 85;
@@ -28,8 +31,111 @@ pub(crate) struct ImageFile {
     pub(crate) content_type: &'static str,
 }
 
+/// How posters are painted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// With all that a classifier can learn from.
+    Full,
+    /// 92 pixels wide whatever is asked for, coloured fields alone: for tests of many.
+    Sketch,
+}
+
+/// What is served: films, the faults that befall them, and how posters are painted.
+#[derive(Debug, Clone)]
+pub(crate) struct Painter {
+    pub(crate) films: Films,
+    pub(crate) storm: Option<Storm>,
+    pub(crate) style: Style,
+}
+
+impl Painter {
+    /// The file of the poster at `position`, `width` pixels wide.
+    pub(crate) fn file(&self, position: usize, width: u32) -> ImageFile {
+        let plant = self
+            .storm
+            .as_ref()
+            .and_then(|storm| storm.plant_at(position));
+        let is_sound = self.films.fate_at(position) != Fate::BrokenPoster;
+        match plant {
+            Some(Plant::Oddity(oddity)) if is_sound => self.odd_file(oddity, position, width),
+            Some(_) | None => self.plain_file(position, width),
+        }
+    }
+
+    fn plain_file(&self, position: usize, width: u32) -> ImageFile {
+        match self.style {
+            Style::Full => make(&self.films, position, width),
+            Style::Sketch => {
+                let picture = self.picture(position, width);
+                let (width, height) = (picture.width, picture.height);
+                let mut bytes = jpeg_of(&picture.bytes, width, height, QUALITY);
+                if self.films.fate_at(position) == Fate::BrokenPoster {
+                    bytes.truncate(bytes.len() * 3 / 5);
+                }
+                ImageFile {
+                    bytes,
+                    content_type: "image/jpeg",
+                }
+            }
+        }
+    }
+
+    fn odd_file(&self, oddity: Oddity, position: usize, width: u32) -> ImageFile {
+        let storm = self.storm.as_ref();
+        let partner = storm.and_then(|storm| storm.partner_of(&self.films, position));
+        let partner = partner.map(|at| (self.plain_file(at, width).bytes, self.picture(at, width)));
+        // The server trusts the name, as servers do.
+        ImageFile {
+            bytes: oddities::make(oddity, self.picture(position, width), partner),
+            content_type: "image/jpeg",
+        }
+    }
+
+    fn picture(&self, position: usize, width: u32) -> Rgb {
+        let mut dice = self.films.poster_dice(position);
+        match self.style {
+            Style::Full => {
+                let film = self.films.film_at(position);
+                shrink(poster::paint(&film, &mut dice), width).picture
+            }
+            Style::Sketch => sketch(&mut dice),
+        }
+    }
+}
+
+/// Coloured fields with sharp edges and a little noise.
+fn sketch(dice: &mut Dice) -> Rgb {
+    const WIDTH: u32 = 92;
+    const HEIGHT: u32 = 138;
+    const FIELDS: usize = 14;
+    let mut bytes = vec![0; (WIDTH * HEIGHT * 3) as usize];
+    for field in 0..FIELDS {
+        let colour: [u8; 3] = std::array::from_fn(|_| (30 + dice.below(220)) as u8);
+        let (left, top) = (dice.below(80), dice.below(120));
+        let (right, bottom) = match field {
+            0 => (WIDTH as usize, HEIGHT as usize),
+            _ => (left + 6 + dice.below(40), top + 6 + dice.below(60)),
+        };
+        let (left, top) = if field == 0 { (0, 0) } else { (left, top) };
+        for y in top..bottom.min(HEIGHT as usize) {
+            for x in left..right.min(WIDTH as usize) {
+                let noise = (dice.bits() & 15) as u8;
+                let at = (y * WIDTH as usize + x) * 3;
+                for (byte, value) in bytes[at..at + 3].iter_mut().zip(colour) {
+                    *byte = value.saturating_add(noise);
+                }
+            }
+        }
+    }
+    Rgb {
+        width: WIDTH,
+        height: HEIGHT,
+        bytes,
+    }
+}
+
 /// The file of the poster at `position`, `width` pixels wide.
-pub(crate) fn make(films: &Films, position: usize, width: u32) -> ImageFile {
+fn make(films: &Films, position: usize, width: u32) -> ImageFile {
     let film = films.film_at(position);
     let mut dice = films.poster_dice(position);
     let poster = poster::paint(&film, &mut dice);
@@ -94,16 +200,12 @@ fn encode(poster: &Poster, dice: &mut Dice) -> ImageFile {
     }
 }
 
-/// Cuts the file short, or replaces it by what is no picture at all.
+/// Cuts the file short, early or late.
 fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
     match dice.below(3) {
         0 => bytes.truncate(bytes.len() * 3 / 5),
         1 => bytes.truncate(200),
-        _ => {
-            for byte in bytes.iter_mut().skip(2) {
-                *byte = (dice.bits() & 0xff) as u8;
-            }
-        }
+        _ => bytes.truncate(bytes.len() - bytes.len() / 20),
     }
 }
 

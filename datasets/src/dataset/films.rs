@@ -1,79 +1,90 @@
-//! The table of films as Parquet, which pandas, polars and DuckDB open as it is.
+//! The table of films as Parquet: one row a picture, typed columns, nulls where nothing is known.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Float64Array, ListBuilder, RecordBatch, StringArray,
-    StringBuilder,
+    Array, ArrayRef, AsArray, Date32Array, Float64Array, Int64Builder, ListBuilder, RecordBatch,
+    StringArray, StringBuilder, UInt64Array,
 };
-use arrow::datatypes::{DataType, Date32Type, Field, Float64Type, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::datatypes::{
+    DataType, Date32Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type,
+};
 use marquee_domain::artifact::Digest;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::Compression;
-use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
 
 use super::{DatasetError, FilmRow};
 
-static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let label = Field::new("item", DataType::Utf8, false);
-    Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Utf8, false),
-        Field::new("labels", DataType::List(Arc::new(label)), false),
-        Field::new("group", DataType::Utf8, true),
-        Field::new("title", DataType::Utf8, true),
-        Field::new("release_date", DataType::Date32, true),
-        Field::new("popularity", DataType::Float64, true),
-        Field::new("picture_digest", DataType::Utf8, false),
-    ]))
-});
-
-/// A writer of the table into `file`.
-pub(super) fn writer<W: Write + Send>(file: W) -> Result<ArrowWriter<W>, ParquetError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
-    ArrowWriter::try_new(file, SCHEMA.clone(), Some(properties))
+fn list_of(item: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("item", item, false)))
 }
 
-/// The rows as a batch of the table.
-pub(super) fn batch_of(rows: &[FilmRow]) -> Result<RecordBatch, ArrowError> {
-    let label = Field::new("item", DataType::Utf8, false);
-    let mut labels = ListBuilder::new(StringBuilder::new()).with_field(label);
-    for row in rows {
+/// The columns of a film, which the tables of splits have too.
+pub(crate) fn fields() -> Vec<Field> {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    vec![
+        text("id", false),
+        Field::new("labels", list_of(DataType::Utf8), false),
+        Field::new("label_ids", list_of(DataType::Int64), false),
+        text("group", true),
+        text("title", true),
+        Field::new("release_date", DataType::Date32, true),
+        Field::new("popularity", DataType::Float64, true),
+        text("language", true),
+        Field::new("picture_bytes", DataType::UInt64, false),
+        text("picture_digest", false),
+        text("picture_etag", true),
+        text("picture_modified", true),
+        text("details_etag", true),
+        text("licence", true),
+        text("source", false),
+    ]
+}
+
+pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::new(fields())));
+
+/// The rows, column by column, in the order of [`fields`].
+pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Vec<ArrayRef> {
+    let mut labels = ListBuilder::new(StringBuilder::new())
+        .with_field(Field::new("item", DataType::Utf8, false));
+    let mut ids =
+        ListBuilder::new(Int64Builder::new()).with_field(Field::new("item", DataType::Int64, false));
+    for row in rows.clone() {
         for label in &row.labels {
             labels.values().append_value(label);
         }
         labels.append(true);
+        ids.values().append_slice(&row.label_ids);
+        ids.append(true);
     }
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|row| &row.id),
-        )),
+    let text = |pick: fn(&FilmRow) -> Option<&str>| -> ArrayRef {
+        Arc::new(StringArray::from_iter(rows.clone().map(pick)))
+    };
+    vec![
+        text(|row| Some(&row.id)),
         Arc::new(labels.finish()),
-        Arc::new(StringArray::from_iter(
-            rows.iter().map(|row| row.group.as_deref()),
-        )),
-        Arc::new(StringArray::from_iter(
-            rows.iter().map(|row| row.title.as_deref()),
-        )),
+        Arc::new(ids.finish()),
+        text(|row| row.group.as_deref()),
+        text(|row| row.title.as_deref()),
         Arc::new(Date32Array::from_iter(
-            rows.iter()
+            rows.clone()
                 .map(|row| row.release_date.map(Date32Type::from_naive_date)),
         )),
         Arc::new(Float64Array::from_iter(
-            rows.iter().map(|row| row.popularity),
+            rows.clone().map(|row| row.popularity),
         )),
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|row| row.picture_digest.as_str()),
+        text(|row| row.language.as_deref()),
+        Arc::new(UInt64Array::from_iter_values(
+            rows.clone().map(|row| row.picture_bytes),
         )),
-    ];
-    RecordBatch::try_new(SCHEMA.clone(), columns)
+        text(|row| Some(row.picture_digest.as_str())),
+        text(|row| row.picture_etag.as_deref()),
+        text(|row| row.picture_modified.as_deref()),
+        text(|row| row.details_etag.as_deref()),
+        text(|row| row.licence.as_deref()),
+        text(|row| Some(&row.source)),
+    ]
 }
 
 /// All rows of the table in `path`.
@@ -129,30 +140,44 @@ fn append_rows(batch: &RecordBatch, rows: &mut Vec<FilmRow>) -> Result<(), Strin
         column.is_valid(row).then(|| column.value(row).to_owned())
     };
     let labels = batch.column(1).as_list::<i32>();
-    let dates = batch.column(4).as_primitive::<Date32Type>();
-    let popularity = batch.column(5).as_primitive::<Float64Type>();
+    let label_ids = batch.column(2).as_list::<i32>();
+    let dates = batch.column(5).as_primitive::<Date32Type>();
+    let popularity = batch.column(6).as_primitive::<Float64Type>();
+    let bytes = batch.column(8).as_primitive::<UInt64Type>();
     for row in 0..batch.num_rows() {
         let id = text(0).value(row).to_owned();
-        let digest = text(6).value(row);
+        let digest = text(9).value(row);
         let digest = digest
             .parse::<Digest>()
             .map_err(|error| format!("film {id}: {error}"))?;
-        let names = labels.value(row);
         rows.push(FilmRow {
-            labels: names
+            labels: labels
+                .value(row)
                 .as_string::<i32>()
                 .iter()
                 .flatten()
                 .map(str::to_owned)
                 .collect(),
-            group: optional(2, row),
-            title: optional(3, row),
+            label_ids: label_ids
+                .value(row)
+                .as_primitive::<Int64Type>()
+                .values()
+                .to_vec(),
+            group: optional(3, row),
+            title: optional(4, row),
             release_date: dates
                 .is_valid(row)
                 .then(|| Date32Type::to_naive_date_opt(dates.value(row)))
                 .flatten(),
             popularity: popularity.is_valid(row).then(|| popularity.value(row)),
+            language: optional(7, row),
+            picture_bytes: bytes.value(row),
             picture_digest: digest,
+            picture_etag: optional(10, row),
+            picture_modified: optional(11, row),
+            details_etag: optional(12, row),
+            licence: optional(13, row),
+            source: text(14).value(row).to_owned(),
             id,
         });
     }

@@ -1,5 +1,6 @@
 //! Reading a dataset: the table in memory, the pictures mapped.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -16,6 +17,7 @@ pub struct Dataset {
     labels: Vec<String>,
     books: FetchBooks,
     pictures: Pictures,
+    places: HashMap<String, usize>,
 }
 
 impl Dataset {
@@ -40,7 +42,13 @@ impl Dataset {
                 problem,
             });
         }
+        let places = films
+            .iter()
+            .enumerate()
+            .map(|(at, film)| (film.id.clone(), at))
+            .collect();
         Ok(Self {
+            places,
             films,
             labels: read_json(&dir.join(LABELS_FILE))?,
             books,
@@ -52,6 +60,12 @@ impl Dataset {
     #[must_use]
     pub fn films(&self) -> &[FilmRow] {
         &self.films
+    }
+
+    /// The film with this id.
+    #[must_use]
+    pub fn film(&self, id: &str) -> Option<&FilmRow> {
+        self.places.get(id).map(|at| &self.films[*at])
     }
 
     /// Label names in the source's own order.

@@ -1,13 +1,14 @@
 //! Writing a dataset, row by row in the order of the source.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use parquet::arrow::ArrowWriter;
 
+use super::outcomes::OutcomesWriter;
 use super::pictures::PicturesWriter;
 use super::{DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, films};
 use crate::durable::{AsideFile, write_json};
+use crate::table;
 
 /// Rows of the table that are gathered before they are written.
 const ROWS_PENDING_MAX: usize = 8_192;
@@ -18,6 +19,7 @@ pub struct DatasetWriter {
     table: ArrowWriter<AsideFile>,
     rows: Vec<FilmRow>,
     pictures: PicturesWriter,
+    outcomes: OutcomesWriter,
 }
 
 impl std::fmt::Debug for DatasetWriter {
@@ -31,19 +33,14 @@ impl std::fmt::Debug for DatasetWriter {
 impl DatasetWriter {
     /// Begins a dataset in `dir`, which must exist and be empty.
     pub fn create(dir: &Path) -> Result<Self, DatasetError> {
-        let file = dir.join(FILMS_FILE);
-        let fault = |source: io::Error| DatasetError::Io {
-            file: file.clone(),
-            source,
-        };
-        let aside = AsideFile::create(&file).map_err(fault)?;
-        let table = films::writer(aside).map_err(|error| fault(io::Error::other(error)))?;
+        let table = table::create(&dir.join(FILMS_FILE), &films::SCHEMA)?;
         let pictures = PicturesWriter::new(dir);
         Ok(Self {
             dir: dir.to_owned(),
             table,
             rows: Vec::new(),
             pictures,
+            outcomes: OutcomesWriter::create(dir)?,
         })
     }
 
@@ -58,20 +55,23 @@ impl DatasetWriter {
         }
     }
 
+    /// Notes what became of an id that was asked for: an outcome and, where it is not `fetched`, its
+    /// class and detail.
+    pub fn settled(
+        &mut self,
+        id: &str,
+        outcome: &'static str,
+        problem: Option<(&str, &str)>,
+    ) -> Result<(), DatasetError> {
+        self.outcomes.push(id, outcome, problem)
+    }
+
     /// Completes the folder: the pictures, the table, the labels, and the books last.
     pub fn finish(mut self, labels: &[String], books: &FetchBooks) -> Result<(), DatasetError> {
         self.write_rows()?;
         self.pictures.finish()?;
-        let file = self.dir.join(FILMS_FILE);
-        let fault = |source: io::Error| DatasetError::Io {
-            file: file.clone(),
-            source,
-        };
-        let aside = self
-            .table
-            .into_inner()
-            .map_err(|error| fault(io::Error::other(error)))?;
-        aside.commit().map_err(fault)?;
+        self.outcomes.finish()?;
+        table::commit(&self.dir.join(FILMS_FILE), self.table)?;
         for (name, result) in [
             (
                 LABELS_FILE,
@@ -88,16 +88,9 @@ impl DatasetWriter {
     }
 
     fn write_rows(&mut self) -> Result<(), DatasetError> {
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let batch = films::batch_of(&self.rows).map_err(io::Error::other);
+        let columns = films::columns(self.rows.iter());
         self.rows.clear();
-        batch
-            .and_then(|batch| self.table.write(&batch).map_err(io::Error::other))
-            .map_err(|source| DatasetError::Io {
-                file: self.dir.join(FILMS_FILE),
-                source,
-            })
+        let file = self.dir.join(FILMS_FILE);
+        table::write(&file, &mut self.table, films::SCHEMA.clone(), columns)
     }
 }

@@ -13,9 +13,20 @@ pub(super) enum Miss {
     /// Listed, but no longer there.
     Gone { detail: String },
     /// There, but not usable.
-    Rejected { class: &'static str, detail: String },
+    Rejected { class: String, detail: String },
     /// Not had in spite of retries.
     Failed { class: String, detail: String },
+}
+
+impl Miss {
+    /// The outcome, its class and its detail.
+    pub(super) fn words(&self) -> (&'static str, &str, &str) {
+        match self {
+            Self::Gone { detail } => ("gone", "gone", detail),
+            Self::Rejected { class, detail } => ("rejected", class, detail),
+            Self::Failed { class, detail } => ("failed", class, detail),
+        }
+    }
 }
 
 /// Counts as it goes.
@@ -27,20 +38,24 @@ pub(super) struct Books {
     rejected: BTreeMap<String, u64>,
     failed: BTreeMap<String, u64>,
     bytes: u64,
+    unchanged: u64,
+    resumed: u64,
     problems: Vec<Problem>,
 }
 
 impl Books {
-    /// Books for a source that listed this many ids.
-    pub(super) fn open(asked: u64) -> Self {
+    /// Books for a source that listed `asked` ids, of which earlier attempts settled `resumed`.
+    pub(super) fn open(asked: u64, resumed: u64) -> Self {
         Self {
             asked,
+            resumed,
             ..Self::default()
         }
     }
 
-    pub(super) fn fetched(&mut self, bytes: usize) {
+    pub(super) fn fetched(&mut self, bytes: usize, is_unchanged: bool) {
         self.fetched += 1;
+        self.unchanged += u64::from(is_unchanged);
         self.bytes += bytes as u64;
     }
 
@@ -51,8 +66,8 @@ impl Books {
                 ("gone".to_owned(), detail)
             }
             Miss::Rejected { class, detail } => {
-                *self.rejected.entry(class.to_owned()).or_default() += 1;
-                (class.to_owned(), detail)
+                *self.rejected.entry(class.clone()).or_default() += 1;
+                (class, detail)
             }
             Miss::Failed { class, detail } => {
                 *self.failed.entry(class.clone()).or_default() += 1;
@@ -73,7 +88,12 @@ impl Books {
     }
 
     /// Closes the books. They must balance: anything else would be a lost or doubled id.
-    pub(super) fn close(self, seconds: f64, source: SourceNote) -> Result<FetchBooks, JobError> {
+    pub(super) fn close(
+        self,
+        seconds: f64,
+        source: SourceNote,
+        listed_on: &str,
+    ) -> Result<FetchBooks, JobError> {
         let rejected: u64 = self.rejected.values().sum();
         let failed: u64 = self.failed.values().sum();
         let found = self.fetched + self.gone + rejected + failed;
@@ -98,10 +118,13 @@ impl Books {
             failed: self.failed,
             bytes: self.bytes,
             seconds,
+            unchanged: self.unchanged,
+            resumed: self.resumed,
             source,
         };
         Ok(FetchBooks {
             summary,
+            listed_on: Some(listed_on.to_owned()),
             problems: self.problems,
         })
     }
@@ -113,15 +136,15 @@ mod tests {
 
     #[test]
     fn books_that_do_not_balance_are_an_error() {
-        let mut books = Books::open(3);
-        books.fetched(10);
+        let mut books = Books::open(3, 0);
+        books.fetched(10, false);
         books.missed(
             "7",
             Miss::Gone {
                 detail: String::new(),
             },
         );
-        let Err(JobError::Failed(failure)) = books.close(1.0, SourceNote::default()) else {
+        let Err(JobError::Failed(failure)) = books.close(1.0, SourceNote::default(), "2026-01-01") else {
             panic!("one id is not accounted for");
         };
         assert!(

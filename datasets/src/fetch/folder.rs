@@ -1,25 +1,33 @@
-//! A user's own pictures: a folder or a `.zip` of one, with `labels.csv`.
+//! A user's own pictures: a folder or a `.zip` of one, with `labels.csv`, in Kaggle's layout, or with
+//! one folder a label.
+//!
+//! Not here: a journal. The files are on this machine, and reading them again is cheap.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::{FetchSummary, SourceNote};
+use marquee_domain::spec::FetchSettings;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::PICTURE_MAX_BYTES;
 use super::books::{Books, Miss};
+use super::engine::{Labels, Place, on_disk};
 use super::labels_csv::{self, Row};
+use super::list::name_of;
+use super::{layouts, terms};
 use crate::dataset::{DatasetWriter, FilmRow};
-use crate::job::{Context, JobError, Step};
+use crate::job::{Context, JobError, NO_COUNTS, Step};
 use crate::sniff::format_of;
 
 const LABELS_NAME: &str = "labels.csv";
 /// Bytes of `labels.csv`, at most: room for several million pictures.
 const LABELS_MAX_BYTES: usize = 512 * 1024 * 1024;
+/// Folders within folders that are looked into.
+const DEPTH_MAX: usize = 8;
 
 /// Where the files are.
 #[derive(Debug)]
@@ -33,22 +41,18 @@ enum Files {
 }
 
 pub(super) fn run(
+    fetch: &FetchSettings,
     path: &Path,
-    output: &Path,
+    place: &Place<'_>,
     context: &Context,
-    started: Instant,
 ) -> Result<FetchSummary, JobError> {
     let mut files = Files::open(path)?;
-    let name = path.join(LABELS_NAME).display().to_string();
-    let text = match files.read(LABELS_NAME, LABELS_MAX_BYTES) {
-        Ok(text) => text,
-        Err(miss) => return Err(JobError::bad_input(unreadable_labels(&name, miss))),
-    };
-    let rows = labels_csv::parse(&name, &text).map_err(JobError::bad_input)?;
+    let rows = rows_of(&mut files, path)?;
     let total = rows.len() as u64;
-    let mut books = Books::open(total);
-    let mut writer = DatasetWriter::create(output)?;
-    let mut labels: Vec<String> = Vec::new();
+    let mut books = Books::open(total, 0);
+    let mut writer = DatasetWriter::create(place.output)?;
+    let mut labels = Labels::new(&[]);
+    let name = name_of(path);
     for (done, row) in rows.into_iter().enumerate() {
         if context.stop.is_told() {
             return Err(JobError::Stopped);
@@ -56,14 +60,17 @@ pub(super) fn run(
         match picture_of(&mut files, &row) {
             Ok(picture) => {
                 for label in &row.labels {
-                    if !labels.contains(label) {
-                        labels.push(label.clone());
-                    }
+                    labels.name_of(&(None, label.clone()));
                 }
-                books.fetched(picture.len());
-                writer.push(film_of(row, &picture), picture)?;
+                books.fetched(picture.len(), false);
+                writer.settled(&row.path, "fetched", None)?;
+                writer.push(film_of(row, &picture, fetch, &name), picture)?;
             }
-            Err(miss) => books.missed(&row.path, miss),
+            Err(miss) => {
+                let (outcome, class, detail) = miss.words();
+                writer.settled(&row.path, outcome, Some((class, detail)))?;
+                books.missed(&row.path, miss);
+            }
         }
         context.reporter.step(Step {
             phase: "pictures",
@@ -71,28 +78,58 @@ pub(super) fn run(
             done: done as u64 + 1,
             total,
             bytes: books.bytes(),
+            counts: &NO_COUNTS,
         });
     }
-    let books = books.close(started.elapsed().as_secs_f64(), SourceNote::default())?;
-    writer.finish(&labels, &books)?;
+    let today = (context.clock)().date_naive();
+    let note = SourceNote {
+        name,
+        licence: fetch.licence.clone(),
+        use_until: terms::use_until(fetch, false, today),
+        ..SourceNote::default()
+    };
+    let seconds = place.started.elapsed().as_secs_f64();
+    let books = books.close(seconds, note, &today.to_string())?;
+    writer.finish(&labels.names, &books)?;
     Ok(books.summary)
 }
 
-fn unreadable_labels(name: &str, miss: Miss) -> String {
-    match miss {
-        Miss::Gone { .. } => format!(
-            "there is no {name}; a folder of pictures needs one, with the header path,labels"
-        ),
-        Miss::Rejected { detail, .. } | Miss::Failed { detail, .. } => {
-            format!("{name} cannot be read: {detail}")
+/// What the folder says about its pictures, in whichever layout it has.
+fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
+    let name = path.join(LABELS_NAME).display().to_string();
+    match files.read(LABELS_NAME, LABELS_MAX_BYTES) {
+        Ok(text) => return labels_csv::parse(&name, &text).map_err(JobError::bad_input),
+        Err(Miss::Gone { .. }) => {}
+        Err(miss) => {
+            let (_, _, detail) = miss.words();
+            return Err(JobError::bad_input(format!(
+                "{name} cannot be read: {detail}"
+            )));
         }
     }
+    let names = files.names()?;
+    if let Some(table) = layouts::table_of(&names) {
+        let shown = path.join(table).display().to_string();
+        let text = files.read(table, LABELS_MAX_BYTES).map_err(|miss| {
+            let (_, _, detail) = miss.words();
+            JobError::bad_input(format!("{shown} cannot be read: {detail}"))
+        })?;
+        return layouts::rows_of_table(&shown, &text, &names).map_err(JobError::bad_input);
+    }
+    let rows = layouts::rows_of_folders(&names);
+    if rows.is_empty() {
+        return Err(JobError::bad_input(format!(
+            "there is no {name}; a folder of pictures needs one, with the header path,labels (or a table \
+             as Kaggle's sets have it, or one folder a label)"
+        )));
+    }
+    Ok(rows)
 }
 
 fn picture_of(files: &mut Files, row: &Row) -> Result<Vec<u8>, Miss> {
     if row.labels.is_empty() {
         return Err(Miss::Rejected {
-            class: "no_labels",
+            class: "no_labels".into(),
             detail: "its labels are empty".into(),
         });
     }
@@ -100,22 +137,30 @@ fn picture_of(files: &mut Files, row: &Row) -> Result<Vec<u8>, Miss> {
     if format_of(&bytes).is_none() {
         let detail = "it is no JPEG, PNG or WebP".to_owned();
         return Err(Miss::Rejected {
-            class: "unknown_format",
+            class: "unknown_format".to_owned(),
             detail,
         });
     }
     Ok(bytes)
 }
 
-fn film_of(row: Row, picture: &[u8]) -> FilmRow {
+fn film_of(row: Row, picture: &[u8], fetch: &FetchSettings, source: &str) -> FilmRow {
     FilmRow {
         id: row.path,
         labels: row.labels,
+        label_ids: Vec::new(),
         group: row.group,
         title: None,
         release_date: None,
         popularity: None,
+        language: None,
+        picture_bytes: picture.len() as u64,
         picture_digest: Digest::of(picture),
+        picture_etag: None,
+        picture_modified: None,
+        details_etag: None,
+        licence: fetch.licence.clone(),
+        source: source.to_owned(),
     }
 }
 
@@ -135,15 +180,29 @@ impl Files {
                 "{shown} is neither a folder nor a .zip archive: {error}"
             ))
         })?;
-        let inside = folder_of_labels(&archive).ok_or_else(|| {
-            JobError::bad_input(format!(
-                "{shown} has no {LABELS_NAME}, neither at its top nor in its one folder; add one with the header path,labels"
-            ))
-        })?;
+        let inside = inside_of(&archive);
         Ok(Self::Zip {
             archive: Box::new(archive),
             inside,
         })
+    }
+
+    /// The names of all files, in order.
+    fn names(&self) -> Result<Vec<String>, JobError> {
+        match self {
+            Self::Folder(folder) => {
+                let mut names = Vec::new();
+                names_below(folder, "", 0, &mut names).map_err(|error| on_disk(folder, &error))?;
+                Ok(names)
+            }
+            Self::Zip { archive, inside } => {
+                let mut names: Vec<String> = names_in(archive)
+                    .filter_map(|name| name.strip_prefix(inside.as_str()).map(str::to_owned))
+                    .collect();
+                names.sort();
+                Ok(names)
+            }
+        }
     }
 
     /// The bytes of the file at `path`, if there are at most `limit`.
@@ -163,24 +222,63 @@ impl Files {
     }
 }
 
-/// The folder of an archive that holds `labels.csv`: its top, or a folder there, as archives of a
-/// folder have it.
-fn folder_of_labels(archive: &ZipArchive<File>) -> Option<String> {
-    let places: Vec<String> = archive
-        .file_names()
-        .filter_map(Result::ok)
-        .filter_map(|name| name.strip_suffix(LABELS_NAME).map(str::to_owned))
+/// The folder of an archive in which everything is: its top, or the folder there that holds
+/// `labels.csv`, or the only one, as archives of a folder have it.
+fn inside_of(archive: &ZipArchive<File>) -> String {
+    let names: Vec<String> = names_in(archive).collect();
+    let labels: Vec<&str> = names
+        .iter()
+        .filter_map(|name| name.strip_suffix(LABELS_NAME))
         .filter(|inside| inside.is_empty() || inside.find('/') == Some(inside.len() - 1))
-        .filter(|inside| inside != "__MACOSX/")
         .collect();
-    match places.as_slice() {
-        [only] => Some(only.clone()),
-        several => several.iter().find(|inside| inside.is_empty()).cloned(),
+    match labels.as_slice() {
+        [only] => return (*only).to_owned(),
+        [] => {}
+        several if several.contains(&"") => return String::new(),
+        _ => {}
+    }
+    let mut tops: Vec<&str> = names
+        .iter()
+        .map(|name| name.split_once('/').map_or("", |(top, _)| top))
+        .collect();
+    tops.sort_unstable();
+    tops.dedup();
+    let has_table = names.iter().any(|name| name.ends_with(".csv"));
+    match tops.as_slice() {
+        // A single folder of pictures is a label, unless there is a table in it.
+        [only] if !only.is_empty() && has_table => format!("{only}/"),
+        _ => String::new(),
     }
 }
 
+/// The files of an archive, without what Apple's archiver adds.
+fn names_in(archive: &ZipArchive<File>) -> impl Iterator<Item = String> {
+    archive
+        .file_names()
+        .filter_map(Result::ok)
+        .filter(|name| !name.ends_with('/') && !name.starts_with("__MACOSX/"))
+        .map(|name| name.to_string())
+}
+
+/// The files below `folder`, as paths joined by `/`, down to [`DEPTH_MAX`] folders.
+fn names_below(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> io::Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(folder)?.collect::<io::Result<_>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        // A link may lead anywhere, also in a circle.
+        let kind = entry.file_type()?;
+        if kind.is_dir() && depth < DEPTH_MAX {
+            names_below(&entry.path(), &format!("{name}/"), depth + 1, names)?;
+        } else if kind.is_file() {
+            names.push(name);
+        }
+    }
+    Ok(())
+}
+
 /// Reads at most `limit` bytes, whatever size the file claims to have.
-fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
+pub(super) fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
     let mut bytes = Vec::new();
     file.take(limit as u64 + 1)
         .read_to_end(&mut bytes)
@@ -188,7 +286,7 @@ fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
     if bytes.len() > limit {
         let detail = format!("it has more than {limit} bytes");
         return Err(Miss::Rejected {
-            class: "too_large",
+            class: "too_large".to_owned(),
             detail,
         });
     }

@@ -108,6 +108,17 @@ pub(super) fn parse(name: &str, text: &[u8]) -> Result<Vec<Row>, String> {
     Ok(rows)
 }
 
+/// The labels of a cell: texts joined by `|`, each once.
+pub(super) fn split(text: &str) -> Vec<String> {
+    let mut labels: Vec<String> = Vec::new();
+    for label in text.split('|').map(str::trim) {
+        if !label.is_empty() && !labels.iter().any(|known| known == label) {
+            labels.push(label.to_owned());
+        }
+    }
+    labels
+}
+
 fn columns_of(header: &StringRecord) -> Result<Columns, String> {
     let find = |wanted: &str| header.iter().position(|name| name.trim() == wanted);
     if let Some(unknown) = header

@@ -1,44 +1,35 @@
-//! Films and posters from a TMDb-compatible API: daily export, then details, then poster.
+//! Films and posters from a TMDb-compatible API: a list of ids, then details, then poster.
+//!
+//! Not here: how requests are made (`http`), and what keeps them complete (`engine`).
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream;
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::FetchSummary;
-use marquee_domain::spec::{Rights, Source};
+use marquee_domain::report::{FetchSummary, SourceNote};
+use marquee_domain::spec::{FetchSettings, FilmList, Rights, Source};
+use reqwest::Url;
 
-use self::address::{Base, check_rights};
-use self::answers::{Configuration, ExportLine, GenreList, Movie};
-use self::credential::Credential;
-use self::export::Entry;
-use self::http::{Manners, NoAnswer, PoliteClient};
-use self::labels::Labels;
+use self::answers::{Configuration, GenreList, Movie};
 use super::PICTURE_MAX_BYTES;
-use super::books::{Books, Miss};
-use crate::dataset::{DatasetWriter, FilmRow};
+use super::address::{Base, check_rights};
+use super::credential::Credential;
+use super::engine::{Engine, Fetched, Outcome, Place, Settled, on_disk};
+use super::http::{Answer, Body, Manners, NoAnswer, PoliteClient, Validators};
+use super::plan::{self, Entry, Plan, PlanWriter};
+use super::terms;
 use crate::dice::Dice;
-use crate::job::{Context, JobError, Step};
+use crate::job::{Context, JobError};
+use crate::sniff::format_of;
 
-mod address;
 mod answers;
-mod credential;
 mod export;
-mod http;
-mod labels;
-mod pace;
+mod lists;
 
-/// Films that may be under way for each request in flight. Results are taken in the export's
-/// order, so that equal sources give equal datasets; the others wait for a slow one this far.
-const AHEAD: usize = 4;
-/// Films in a row that failed before the service counts as gone: each was tried as often as the
-/// settings say, so this is no passing fault.
-const FAILED_IN_A_ROW_MAX: u32 = 100;
+pub(crate) use self::answers::{fuzz_export_line, fuzz_movie};
 
-/// The settings of a `tmdb` source.
+/// The settings of a `tmdb` source, checked.
 #[derive(Debug)]
-pub(super) struct Settings {
+struct Settings {
     api: Base,
     exports: Base,
     images: Option<Base>,
@@ -46,11 +37,14 @@ pub(super) struct Settings {
     credential: Option<Credential>,
     limit: Option<u64>,
     manners: Manners,
+    films: FilmList,
+    from: Option<String>,
+    to: Option<String>,
     rights: Option<Rights>,
 }
 
 impl Settings {
-    pub(super) fn from_source(source: &Source) -> Result<Self, JobError> {
+    fn from_source(source: &Source) -> Result<Self, JobError> {
         let Source::Tmdb {
             api_url,
             export_url,
@@ -63,6 +57,10 @@ impl Settings {
             concurrency,
             request_timeout_s,
             request_attempts,
+            outage_s,
+            films,
+            from,
+            to,
             rights,
         } = source
         else {
@@ -99,216 +97,346 @@ impl Settings {
                 concurrency: *concurrency,
                 timeout: Duration::from_secs(u64::from(*request_timeout_s)),
                 attempts: *request_attempts,
+                outage: Duration::from_secs(u64::from(*outage_s)),
             },
+            films: *films,
+            from: from.clone(),
+            to: to.clone(),
             rights: rights.clone(),
         })
     }
 }
 
-/// What is asked for each film.
-struct Catalogue {
+/// What is asked, and whom.
+struct Catalogue<'a> {
     client: PoliteClient,
-    api: Base,
-    images: Base,
-    poster_size: String,
-}
-
-/// What became of one entry of the export.
-enum Outcome {
-    Fetched {
-        movie: Movie,
-        digest: Digest,
-        picture: Vec<u8>,
-    },
-    Missed(Miss),
-    /// The service takes the credential no longer.
-    Unauthorized {
-        detail: String,
-    },
+    settings: Settings,
+    place: &'a Place<'a>,
 }
 
 pub(super) async fn run(
-    settings: Settings,
-    output: &Path,
+    fetch: &FetchSettings,
+    place: &Place<'_>,
     seed: u64,
     context: &Context,
-    started: Instant,
 ) -> Result<FetchSummary, JobError> {
-    tokio::select! {
-        result = fetch(settings, output, seed, context, started) => result,
-        () = context.stop.told() => Err(JobError::Stopped),
-    }
-}
-
-async fn fetch(
-    settings: Settings,
-    output: &Path,
-    seed: u64,
-    context: &Context,
-    started: Instant,
-) -> Result<FetchSummary, JobError> {
+    let mut settings = Settings::from_source(&fetch.source)?;
     let bases: Vec<_> = [&settings.api, &settings.exports]
         .into_iter()
         .chain(&settings.images)
         .collect();
-    let attribution = check_rights(&bases, settings.rights.as_ref())?;
-    let is_loopback = settings.api.is_loopback();
+    check_rights(&bases, settings.rights.as_ref())?;
     let client = PoliteClient::new(
         settings.manners,
-        settings.credential,
-        is_loopback,
+        settings.credential.take(),
+        settings.api.is_loopback(),
         Dice::keyed(&[seed]),
         context.clock,
     )?;
-    let configuration: Configuration = ask(&client, &settings.api, "configuration").await?;
-    let genres: GenreList = ask(&client, &settings.api, "genre/movie/list").await?;
-    let images = match settings.images {
-        Some(images) => images,
-        None => images_of(&configuration, &settings.api, settings.rights.as_ref())?,
-    };
-    check_size(&settings.poster_size, &configuration.images.poster_sizes)?;
-    let today = (context.clock)().date_naive();
-    let entries = export::newest(&client, &settings.exports, today, settings.limit).await?;
-
     let catalogue = Catalogue {
         client,
-        api: settings.api,
-        images,
-        poster_size: settings.poster_size,
+        settings,
+        place,
     };
-    let mut labels = Labels::of(genres);
-    let window = settings.manners.concurrency.max(1) as usize * AHEAD;
-    let (books, writer) = drain(&catalogue, entries, window, &mut labels, output, context).await?;
-    let note = configuration.source_note(attribution);
-    let books = books.close(started.elapsed().as_secs_f64(), note)?;
-    writer.finish(labels.names(), &books)?;
-    Ok(books.summary)
+    let fingerprint = fingerprint(fetch, place);
+    let dir = place.journal_dir(&fingerprint)?;
+    let plan = match plan::read(&dir) {
+        Some(plan) => plan,
+        None => tokio::select! {
+            plan = catalogue.plan(fetch, &dir, fingerprint, context) => plan?,
+            () = context.stop.told() => return Err(JobError::Stopped),
+        },
+    };
+    let images = plan.pictures.as_deref().unwrap_or_default();
+    let images = Base::parse("image_url", images)?;
+    check_rights(&[&images], catalogue.settings.rights.as_ref())?;
+    let concurrency = catalogue.settings.manners.concurrency;
+    let (catalogue, images) = (&catalogue, &images);
+    Engine::open(dir, plan, place, context)?
+        .run(concurrency, |entry| catalogue.settle(entry, images))
+        .await
 }
 
-/// Fetches all entries, at most `window` at once, and writes them in their order.
-async fn drain(
-    catalogue: &Catalogue,
-    entries: Vec<Entry>,
-    window: usize,
-    labels: &mut Labels,
-    output: &Path,
-    context: &Context,
-) -> Result<(Books, DatasetWriter), JobError> {
-    let total = entries.len() as u64;
-    let mut books = Books::open(total);
-    let mut writer = DatasetWriter::create(output)?;
-    let mut failed_in_a_row = 0;
-    let mut outcomes = stream::iter(entries)
-        .map(|entry| async move { (entry, catalogue.outcome_of(entry).await) })
-        .buffered(window);
-    let mut done = 0;
-    while let Some((entry, outcome)) = outcomes.next().await {
-        failed_in_a_row = match &outcome {
-            Outcome::Missed(Miss::Failed { .. }) => failed_in_a_row + 1,
-            Outcome::Missed(_) | Outcome::Fetched { .. } | Outcome::Unauthorized { .. } => 0,
-        };
-        match outcome {
-            Outcome::Fetched {
-                movie,
-                digest,
-                picture,
-            } => {
-                books.fetched(picture.len());
-                writer.push(row_of(&movie, digest, labels), picture)?;
-            }
-            Outcome::Missed(miss) if failed_in_a_row >= FAILED_IN_A_ROW_MAX => {
-                return Err(JobError::network(format!(
-                    "{} stopped answering: {failed_in_a_row} films in a row failed, the last with {miss:?}",
-                    catalogue.api
-                )));
-            }
-            Outcome::Missed(miss) => books.missed(&name_of(entry), miss),
-            Outcome::Unauthorized { detail } => {
-                return Err(unauthorized(&catalogue.client, &catalogue.api, &detail));
-            }
-        }
-        done += 1;
-        let bytes = books.bytes();
-        context.reporter.step(Step {
-            phase: "films",
-            unit: "films",
-            done,
-            total,
-            bytes,
-        });
+/// Of all that decides which ids are asked for and what is kept of them; how fast is no part of it.
+fn fingerprint(fetch: &FetchSettings, place: &Place<'_>) -> Digest {
+    let mut asked = fetch.clone();
+    if let Source::Tmdb {
+        credential_env,
+        credential_file,
+        requests_per_second,
+        concurrency,
+        request_timeout_s,
+        request_attempts,
+        outage_s,
+        ..
+    } = &mut asked.source
+    {
+        (*credential_env, *credential_file) = (None, None);
+        (*requests_per_second, *concurrency) = (0, 0);
+        (*request_timeout_s, *request_attempts, *outage_s) = (0, 0, 0);
     }
-    Ok((books, writer))
+    let earlier = place.previous.as_ref().map(|dataset| dataset.books());
+    Digest::of(&serde_json::to_vec(&(asked, earlier)).unwrap_or_default())
 }
 
-impl Catalogue {
-    async fn outcome_of(&self, entry: Entry) -> Outcome {
-        let rejected = |class, detail: &str| {
-            Outcome::Missed(Miss::Rejected {
-                class,
-                detail: detail.to_owned(),
-            })
+impl Catalogue<'_> {
+    /// Asks the service what it has, and writes down what to fetch.
+    async fn plan(
+        &self,
+        fetch: &FetchSettings,
+        dir: &std::path::Path,
+        fingerprint: Digest,
+        context: &Context,
+    ) -> Result<Plan, JobError> {
+        let api = &self.settings.api;
+        let today = (context.clock)().date_naive();
+        let configuration: Configuration = self.ask(api.join("configuration"), "configuration").await?;
+        let genres: GenreList = self
+            .ask(api.join("genre/movie/list"), "genre/movie/list")
+            .await?;
+        let images = match &self.settings.images {
+            Some(images) => images.clone(),
+            None => images_of(&configuration, api)?,
         };
-        match entry {
-            Entry::Film(ExportLine { adult: true, .. }) => rejected("adult", "the export says so"),
-            Entry::Film(film) => self.film(film.id).await.unwrap_or_else(|outcome| outcome),
-            Entry::Duplicate(_) => rejected("duplicate_id", "the export lists it twice"),
-            Entry::Unreadable(line) => rejected(
-                "unreadable_line",
-                &format!("line {line} of the export is no film"),
-            ),
+        check_rights(&[&images], self.settings.rights.as_ref())?;
+        check_size(&self.settings.poster_size, &configuration.images.poster_sizes)?;
+        let mut writer = PlanWriter::create(dir).map_err(|error| on_disk(dir, &error))?;
+        match self.settings.films {
+            FilmList::Export => self.plan_export(&mut writer, dir, today).await?,
+            FilmList::Changes => self.plan_changes(&mut writer, dir, today).await?,
+            FilmList::Discover => self.plan_discover(&mut writer, dir, today).await?,
         }
+        let plan = Plan {
+            fingerprint,
+            entries: writer.entries(),
+            labels: genres
+                .genres
+                .into_iter()
+                .map(|genre| (Some(genre.id), genre.name.unwrap_or_default()))
+                .collect(),
+            note: self.note(&configuration, &images, fetch, today)?,
+            pictures: Some(images.to_string()),
+            listed_on: today.to_string(),
+        };
+        writer.finish(&plan).map_err(|error| on_disk(dir, &error))?;
+        Ok(plan)
     }
 
-    /// Details, then poster; either side of the result is an outcome.
-    async fn film(&self, id: i64) -> Result<Outcome, Outcome> {
-        let url = self.api.join(&format!("movie/{id}"));
-        let movie: Movie = self.client.json(url).await.map_err(|answer| match answer {
-            NoAnswer::Unauthorized { detail } => Outcome::Unauthorized { detail },
-            NoAnswer::Gone { detail } => Outcome::Missed(Miss::Gone { detail }),
-            NoAnswer::Failed { class, detail } => Outcome::Missed(Miss::Failed { class, detail }),
-        })?;
-        let path = usable_poster(&movie, id).map_err(Outcome::Missed)?;
-        let url = self.images.join(&format!("{}/{path}", self.poster_size));
-        let picture =
-            self.client
-                .image(url, PICTURE_MAX_BYTES)
-                .await
-                .map_err(|answer| match answer {
-                    NoAnswer::Gone { detail } => Outcome::Missed(Miss::Rejected {
-                        class: "poster_missing",
-                        detail,
-                    }),
-                    // The image host knows no credentials: it refuses this file, not us.
-                    NoAnswer::Unauthorized { detail } => Outcome::Missed(Miss::Failed {
-                        class: "http_401".to_owned(),
-                        detail,
-                    }),
-                    NoAnswer::Failed { class, detail } => {
-                        Outcome::Missed(Miss::Failed { class, detail })
-                    }
-                })?;
-        Ok(Outcome::Fetched {
-            digest: Digest::of(&picture),
-            movie,
-            picture,
+    fn note(
+        &self,
+        configuration: &Configuration,
+        images: &Base,
+        fetch: &FetchSettings,
+        today: chrono::NaiveDate,
+    ) -> Result<SourceNote, JobError> {
+        let rights = self.settings.rights.as_ref();
+        let bases = [&self.settings.api, &self.settings.exports, images];
+        let name = if configuration.is_synthetic() {
+            "generated catalogue".to_owned()
+        } else {
+            self.settings.api.host().to_owned()
+        };
+        Ok(SourceNote {
+            synthetic: configuration.is_synthetic(),
+            name,
+            attribution: check_rights(&bases, rights)?,
+            f1_micro_ceiling: configuration.ceiling(),
+            licence: fetch.licence.clone(),
+            use_until: terms::use_until(fetch, rights.is_some(), today),
+            rights: rights.cloned(),
         })
+    }
+
+    async fn settle(&self, entry: Entry, images: &Base) -> Settled {
+        let settled = match entry {
+            Entry::Film(id) => self.film(id, images).await,
+            Entry::Kept(id) => Ok(self.keep(&id)),
+            Entry::Place { id, .. } | Entry::Rejected { id, .. } => Err(NotHad::Missed(
+                Outcome::Failed {
+                    class: "no_film".to_owned(),
+                    detail: format!("{id} is no film of an API"),
+                },
+            )),
+        };
+        match settled {
+            Ok((outcome, body)) => Settled::As(outcome, body),
+            Err(NotHad::Missed(outcome)) => Settled::As(outcome, Body::default()),
+            Err(NotHad::Over(error)) => Settled::Over(error),
+        }
+    }
+
+    /// The row of the earlier dataset, as it is.
+    fn keep(&self, id: &str) -> (Outcome, Body) {
+        let Some(row) = self.place.earlier(id) else {
+            let outcome = Outcome::Failed {
+                class: "no_earlier_row".to_owned(),
+                detail: "the earlier dataset has it no longer".to_owned(),
+            };
+            return (outcome, Body::default());
+        };
+        (Outcome::Fetched(Box::new(Fetched::earlier(row))), Body::default())
+    }
+
+    /// Details, then poster.
+    async fn film(&self, id: i64, images: &Base) -> Result<(Outcome, Body), NotHad> {
+        let row = self.place.earlier(&id.to_string());
+        let known = Validators {
+            etag: row.and_then(|row| row.details_etag.clone()),
+            last_modified: None,
+        };
+        let url = self.settings.api.join(&format!("movie/{id}"));
+        let answer = self.client.json::<Movie>(url, &known).await;
+        let answer = answer.map_err(|answer| self.of_the_api(answer))?;
+        let (movie, details) = match (answer, row) {
+            (Answer::New { value, validators }, _) => (value, validators),
+            // Neither the film's poster nor its genres are others.
+            (Answer::Unchanged, Some(row)) => {
+                return Ok((Outcome::Fetched(Box::new(Fetched::earlier(row))), Body::default()));
+            }
+            (Answer::Unchanged, None) => {
+                return Err(NotHad::Missed(failed("nonsense", "unchanged, but unknown")));
+            }
+        };
+        let path = usable_poster(&movie, id)?;
+        let url = images.join(&format!("{}/{path}", self.settings.poster_size));
+        let known = row.map_or_else(Validators::default, |row| Validators {
+            etag: row.picture_etag.clone(),
+            last_modified: row.picture_modified.clone(),
+        });
+        let answer = self.client.image(url, PICTURE_MAX_BYTES, &known).await;
+        let answer = answer.map_err(|answer| self.of_an_image(answer))?;
+        let film = |digest, picture, earlier| Fetched {
+            labels: movie
+                .genres
+                .iter()
+                .flatten()
+                .map(|genre| (Some(genre.id), genre.name.clone().unwrap_or_default()))
+                .collect(),
+            group: movie.group(),
+            title: movie.title(),
+            release_date: movie.release_date(),
+            popularity: movie.popularity,
+            language: movie.original_language.clone(),
+            digest,
+            details: details.clone(),
+            picture,
+            earlier,
+        };
+        Ok(match (answer, row) {
+            (Answer::New { value, .. }, _) if format_of(&value.bytes).is_none() => {
+                return Err(NotHad::Missed(Outcome::Rejected {
+                    class: "unknown_format".to_owned(),
+                    detail: "its poster is no JPEG, PNG or WebP".to_owned(),
+                }));
+            }
+            (Answer::New { value, validators }, _) => {
+                let film = film(Digest::of(&value.bytes), validators, false);
+                (Outcome::Fetched(Box::new(film)), value)
+            }
+            (Answer::Unchanged, Some(row)) => {
+                let film = film(row.picture_digest.clone(), known, true);
+                (Outcome::Fetched(Box::new(film)), Body::default())
+            }
+            (Answer::Unchanged, None) => {
+                return Err(NotHad::Missed(failed("nonsense", "unchanged, but unknown")));
+            }
+        })
+    }
+
+    fn of_the_api(&self, answer: NoAnswer) -> NotHad {
+        match answer {
+            NoAnswer::Unauthorized { detail } => NotHad::Over(self.unauthorized(&detail)),
+            NoAnswer::Gone { detail } => NotHad::Missed(Outcome::Gone { detail }),
+            NoAnswer::Failed { class, detail } => NotHad::Missed(Outcome::Failed { class, detail }),
+            NoAnswer::Down { detail } => NotHad::Over(self.down(&detail)),
+        }
+    }
+
+    fn of_an_image(&self, answer: NoAnswer) -> NotHad {
+        match answer {
+            NoAnswer::Gone { detail } => NotHad::Missed(Outcome::Rejected {
+                class: "poster_missing".to_owned(),
+                detail,
+            }),
+            // The image host knows no credentials: it refuses this file, not us.
+            NoAnswer::Unauthorized { detail } => NotHad::Missed(failed("http_401", &detail)),
+            // Asking again for more than is taken would change nothing.
+            NoAnswer::Failed { class, detail } if class == "too_large" => {
+                NotHad::Missed(Outcome::Rejected { class, detail })
+            }
+            NoAnswer::Failed { class, detail } => NotHad::Missed(Outcome::Failed { class, detail }),
+            NoAnswer::Down { detail } => NotHad::Over(self.down(&detail)),
+        }
+    }
+
+    fn down(&self, detail: &str) -> JobError {
+        JobError::network(format!(
+            "{} stopped answering: {detail}; what was fetched before is kept for the next attempt",
+            self.settings.api
+        ))
+    }
+
+    /// Asks for something without which there is no job.
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        url: Url,
+        what: &str,
+    ) -> Result<T, JobError> {
+        let api = &self.settings.api;
+        let network = |detail: &str| {
+            JobError::network(format!("{what} of {api} cannot be had: {detail}"))
+        };
+        match self.client.json(url, &Validators::default()).await {
+            Ok(Answer::New { value, .. }) => Ok(value),
+            Ok(Answer::Unchanged) => Err(network("HTTP 304")),
+            Err(NoAnswer::Unauthorized { detail }) => Err(self.unauthorized(&detail)),
+            Err(NoAnswer::Gone { detail }) => Err(JobError::user(format!(
+                "{api} has no {what} ({detail}); check that api_url ends in the API's version, such as /3"
+            ))),
+            Err(NoAnswer::Failed { detail, .. } | NoAnswer::Down { detail }) => {
+                Err(network(&detail))
+            }
+        }
+    }
+
+    fn unauthorized(&self, detail: &str) -> JobError {
+        let api = &self.settings.api;
+        JobError::user(match self.client.credential() {
+            Some(credential) => format!(
+                "{api} refuses the key ({detail}); check {}",
+                credential.origin()
+            ),
+            None => format!(
+                "{api} wants a key ({detail}); name the environment variable that holds it in credential_env"
+            ),
+        })
+    }
+}
+
+/// Why a film has no picture.
+enum NotHad {
+    Missed(Outcome),
+    Over(JobError),
+}
+
+fn failed(class: &str, detail: &str) -> Outcome {
+    Outcome::Failed {
+        class: class.to_owned(),
+        detail: detail.to_owned(),
     }
 }
 
 /// The path of the film's poster, if the film is one to learn from.
-fn usable_poster(movie: &Movie, id: i64) -> Result<&str, Miss> {
-    let rejected = |class, detail: &str| {
-        Err(Miss::Rejected {
-            class,
+fn usable_poster(movie: &Movie, id: i64) -> Result<&str, NotHad> {
+    let rejected = |class: &str, detail: &str| {
+        Err(NotHad::Missed(Outcome::Rejected {
+            class: class.to_owned(),
             detail: detail.to_owned(),
-        })
+        }))
     };
     if movie.id != id {
         let detail = format!("film {} came instead", movie.id);
-        return Err(Miss::Failed {
-            class: "wrong_film".to_owned(),
-            detail,
-        });
+        return Err(NotHad::Missed(failed("wrong_film", &detail)));
     }
     if movie.adult == Some(true) {
         return rejected("adult", "its details say so");
@@ -329,65 +457,7 @@ fn usable_poster(movie: &Movie, id: i64) -> Result<&str, Miss> {
     }
 }
 
-fn row_of(movie: &Movie, digest: Digest, labels: &mut Labels) -> FilmRow {
-    FilmRow {
-        id: movie.id.to_string(),
-        labels: movie
-            .genres
-            .iter()
-            .flatten()
-            .map(|genre| labels.name_of(genre))
-            .collect(),
-        group: movie.group(),
-        title: movie.title(),
-        release_date: movie.release_date(),
-        popularity: movie.popularity,
-        picture_digest: digest,
-    }
-}
-
-fn name_of(entry: Entry) -> String {
-    match entry {
-        Entry::Film(film) => film.id.to_string(),
-        Entry::Duplicate(id) => id.to_string(),
-        Entry::Unreadable(line) => format!("line {line}"),
-    }
-}
-
-/// Asks for something without which there is no job.
-async fn ask<T: serde::de::DeserializeOwned>(
-    client: &PoliteClient,
-    api: &Base,
-    path: &str,
-) -> Result<T, JobError> {
-    client.json(api.join(path)).await.map_err(|answer| match answer {
-        NoAnswer::Unauthorized { detail } => unauthorized(client, api, &detail),
-        NoAnswer::Gone { detail } => JobError::user(format!(
-            "{api} has no {path} ({detail}); check that api_url ends in the API's version, such as /3"
-        )),
-        NoAnswer::Failed { detail, .. } => {
-            JobError::network(format!("{path} of {api} cannot be had: {detail}"))
-        }
-    })
-}
-
-fn unauthorized(client: &PoliteClient, api: &Base, detail: &str) -> JobError {
-    JobError::user(match client.credential() {
-        Some(credential) => format!(
-            "{api} refuses the key ({detail}); check {}",
-            credential.origin()
-        ),
-        None => format!(
-            "{api} wants a key ({detail}); name the environment variable that holds it in credential_env"
-        ),
-    })
-}
-
-fn images_of(
-    configuration: &Configuration,
-    api: &Base,
-    rights: Option<&Rights>,
-) -> Result<Base, JobError> {
+fn images_of(configuration: &Configuration, api: &Base) -> Result<Base, JobError> {
     let images = &configuration.images;
     let url = if api.is_https() {
         &images.secure_base_url
@@ -399,9 +469,7 @@ fn images_of(
             "the configuration of {api} has no base of images; set image_url"
         ))
     })?;
-    let base = Base::parse("image_url", url)?;
-    check_rights(&[&base], rights)?;
-    Ok(base)
+    Base::parse("image_url", url)
 }
 
 fn check_size(size: &str, known: &[String]) -> Result<(), JobError> {

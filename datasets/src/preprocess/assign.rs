@@ -1,11 +1,12 @@
 //! Which film goes to which split, and in which order the films stand there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::spec::Splits;
 
 use super::classes::Classes;
+use super::similar::DisjointSets;
 use super::stratify::{Unit, stratify};
 use crate::dataset::FilmRow;
 use crate::dice::Dice;
@@ -22,31 +23,55 @@ pub(super) struct Assigned {
     pub(super) split: usize,
 }
 
-/// Assigns the `usable` films. Films of one group, and films with the very same picture, stay in
-/// one split. Within a split they stand in random order, so that a reader who shuffles shard by
-/// shard meets all classes in each.
-pub(super) fn assign(
-    films: &[FilmRow],
-    usable: &[usize],
-    classes: &Classes,
-    shares: Splits,
-    seed: u64,
-) -> Vec<Assigned> {
-    let mut dice = Dice::keyed(&[seed]);
-    let (unit_of, count) = units_of(films, usable);
+/// What decides where films go.
+#[derive(Debug)]
+pub(super) struct Deal<'a> {
+    pub(super) films: &'a [FilmRow],
+    pub(super) classes: &'a Classes,
+    /// Sets of films that belong together besides groups and equal files.
+    pub(super) together: &'a [Vec<usize>],
+    pub(super) shares: Splits,
+    pub(super) seed: u64,
+    /// Exactly this many rows in the test split, of those that `is_clean`.
+    pub(super) test_rows: Option<u32>,
+    /// By film: whether nothing is wrong with its picture.
+    pub(super) is_clean: &'a [bool],
+    /// At most this many training pictures of a class.
+    pub(super) max_per_class: Option<u32>,
+}
+
+/// Where the films went.
+#[derive(Debug)]
+pub(super) struct Dealt {
+    pub(super) rows: Vec<Assigned>,
+    /// Training films that were left out to keep classes balanced.
+    pub(super) left_out: Vec<usize>,
+}
+
+/// Assigns the `usable` films. Films of one group, films with the very same picture and those that
+/// belong `together` stay in one split. Within a split they stand in random order, so that a reader
+/// who shuffles shard by shard meets all classes in each.
+pub(super) fn assign(deal: &Deal<'_>, usable: &[usize]) -> Result<Dealt, String> {
+    let mut dice = Dice::keyed(&[deal.seed]);
+    let (unit_of, count) = units_of(deal, usable);
     let empty = Unit {
         rows: 0,
-        classes: vec![0; classes.names().len()],
+        classes: vec![0; deal.classes.names().len()],
     };
     let mut units = vec![empty; count];
+    let mut is_clean = vec![true; count];
     for (film, unit) in usable.iter().zip(&unit_of) {
         units[*unit].rows += 1;
-        for class in classes.of(&films[*film]) {
+        is_clean[*unit] &= deal.is_clean[*film];
+        for class in deal.classes.of(&deal.films[*film]) {
             units[*unit].classes[class] += 1;
         }
     }
-    let shares = [shares.train, shares.validation, shares.test];
-    let split_of = stratify(&units, &shares, &mut dice);
+    let shares = [deal.shares.train, deal.shares.validation, deal.shares.test];
+    let split_of = match deal.test_rows {
+        None => stratify(&units, &shares, &mut dice),
+        Some(rows) => with_exact_test(&units, &is_clean, shares, rows, &mut dice)?,
+    };
     let mut rows: Vec<Assigned> = usable
         .iter()
         .zip(&unit_of)
@@ -58,19 +83,126 @@ pub(super) fn assign(
     dice.shuffle(&mut rows);
     // A stable sort: the random order stays within each split.
     rows.sort_by_key(|row| row.split);
-    rows
+    let left_out = match deal.max_per_class {
+        None => BTreeSet::new(),
+        Some(cap) => above_the_cap(deal, &rows, u64::from(cap)),
+    };
+    rows.retain(|row| !left_out.contains(&row.film));
+    Ok(Dealt {
+        rows,
+        left_out: left_out.into_iter().collect(),
+    })
+}
+
+/// The splits with exactly `wanted` rows in the test split, all from clean units.
+fn with_exact_test(
+    units: &[Unit],
+    is_clean: &[bool],
+    shares: [f64; 3],
+    wanted: u32,
+    dice: &mut Dice,
+) -> Result<Vec<usize>, String> {
+    let clean: Vec<usize> = (0..units.len()).filter(|unit| is_clean[*unit]).collect();
+    let rows: u32 = clean.iter().map(|unit| units[*unit].rows).sum();
+    if rows <= wanted {
+        return Err(format!(
+            "test_rows asks for {wanted} pictures without a quality flag, and there are {rows}; lower it"
+        ));
+    }
+    let of_clean: Vec<Unit> = clean.iter().map(|unit| units[*unit].clone()).collect();
+    let share = f64::from(wanted) / f64::from(rows);
+    let mut is_test: Vec<bool> = stratify(&of_clean, &[1.0 - share, share], dice)
+        .iter()
+        .map(|split| *split == 1)
+        .collect();
+    // Stratification comes close; units of one row make it exact.
+    let mut order: Vec<usize> = (0..of_clean.len()).collect();
+    dice.shuffle(&mut order);
+    let count = |is_test: &[bool]| -> u32 {
+        let tested = of_clean.iter().zip(is_test).filter(|(_, is_test)| **is_test);
+        tested.map(|(unit, _)| unit.rows).sum()
+    };
+    let mut have = count(&is_test);
+    for unit in order {
+        let rows = of_clean[unit].rows;
+        if is_test[unit] && have > wanted && have - wanted >= rows {
+            is_test[unit] = false;
+            have -= rows;
+        } else if !is_test[unit] && have < wanted && wanted - have >= rows {
+            is_test[unit] = true;
+            have += rows;
+        }
+    }
+    if have != wanted {
+        return Err(format!(
+            "test_rows asks for {wanted} pictures, but groups that stay whole allow {have}; choose that"
+        ));
+    }
+    let tested: BTreeSet<usize> = clean
+        .iter()
+        .zip(&is_test)
+        .filter(|(_, is_test)| **is_test)
+        .map(|(unit, _)| *unit)
+        .collect();
+    let others: Vec<usize> = (0..units.len()).filter(|unit| !tested.contains(unit)).collect();
+    let of_others: Vec<Unit> = others.iter().map(|unit| units[*unit].clone()).collect();
+    let rest = shares[0] + shares[1];
+    let dealt = stratify(&of_others, &[shares[0] / rest, shares[1] / rest], dice);
+    let mut splits = vec![2; units.len()];
+    for (unit, split) in others.iter().zip(dealt) {
+        splits[*unit] = split;
+    }
+    Ok(splits)
+}
+
+/// The training films that have to go so that no class has more than `cap`. Films of rare classes
+/// are kept first, as common ones would fill their places.
+fn above_the_cap(deal: &Deal<'_>, rows: &[Assigned], cap: u64) -> BTreeSet<usize> {
+    let train = || rows.iter().filter(|row| row.split == 0);
+    let classes_of = |film: usize| deal.classes.of(&deal.films[film]);
+    let mut totals = vec![0_u64; deal.classes.names().len()];
+    for row in train() {
+        for class in classes_of(row.film) {
+            totals[class] += 1;
+        }
+    }
+    let mut order: Vec<usize> = train().map(|row| row.film).collect();
+    order.sort_by_key(|film| classes_of(*film).map(|class| totals[class]).min());
+    let mut taken = vec![0_u64; totals.len()];
+    let mut left_out = BTreeSet::new();
+    for film in order {
+        if classes_of(film).any(|class| taken[class] >= cap) {
+            left_out.insert(film);
+            continue;
+        }
+        for class in classes_of(film) {
+            taken[class] += 1;
+        }
+    }
+    left_out
 }
 
 /// The unit of each usable film, numbered from 0 in order of appearance, and how many there are.
-fn units_of(films: &[FilmRow], usable: &[usize]) -> (Vec<usize>, usize) {
+fn units_of(deal: &Deal<'_>, usable: &[usize]) -> (Vec<usize>, usize) {
     let mut sets = DisjointSets::new(usable.len());
     let mut by_group: HashMap<&str, usize> = HashMap::new();
     let mut by_picture: HashMap<&Digest, usize> = HashMap::new();
-    for (at, film) in usable.iter().map(|film| &films[*film]).enumerate() {
+    let mut place_of: HashMap<usize, usize> = HashMap::new();
+    for (at, place) in usable.iter().enumerate() {
+        let film = &deal.films[*place];
+        place_of.insert(*place, at);
         if let Some(group) = &film.group {
             sets.join(at, *by_group.entry(group).or_insert(at));
         }
         sets.join(at, *by_picture.entry(&film.picture_digest).or_insert(at));
+    }
+    for cluster in deal.together {
+        let mut members = cluster.iter().filter_map(|film| place_of.get(film));
+        if let Some(first) = members.next() {
+            for member in members {
+                sets.join(*first, *member);
+            }
+        }
     }
     let mut numbers: HashMap<usize, usize> = HashMap::new();
     let units = (0..usable.len())
@@ -80,28 +212,6 @@ fn units_of(films: &[FilmRow], usable: &[usize]) -> (Vec<usize>, usize) {
         })
         .collect();
     (units, numbers.len())
-}
-
-/// Union-find with path halving.
-struct DisjointSets(Vec<usize>);
-
-impl DisjointSets {
-    fn new(count: usize) -> Self {
-        Self((0..count).collect())
-    }
-
-    fn root(&mut self, mut at: usize) -> usize {
-        while self.0[at] != at {
-            self.0[at] = self.0[self.0[at]];
-            at = self.0[at];
-        }
-        at
-    }
-
-    fn join(&mut self, a: usize, b: usize) {
-        let (a, b) = (self.root(a), self.root(b));
-        self.0[a.max(b)] = a.min(b);
-    }
 }
 
 #[cfg(test)]
@@ -116,6 +226,99 @@ mod tests {
         test: 0.2,
     };
 
+    fn deal<'a>(films: &'a [FilmRow], classes: &'a Classes, seed: u64) -> Deal<'a> {
+        Deal {
+            films,
+            classes,
+            together: &[],
+            shares: SHARES,
+            seed,
+            test_rows: None,
+            is_clean: &[true; 1_000],
+            max_per_class: None,
+        }
+    }
+
+    fn all(films: &[FilmRow]) -> Vec<usize> {
+        (0..films.len()).collect()
+    }
+
+    #[test]
+    fn pictures_that_look_the_same_stay_together() {
+        let films: Vec<_> = (0..300).map(|at| film(at, "a", None)).collect();
+        let (classes, _) = choose(&["a".to_owned()], &films, None, 1).unwrap();
+        let together: Vec<Vec<usize>> = (0..50).map(|at| vec![at, at + 100, at + 250]).collect();
+        let rows = assign(
+            &Deal {
+                together: &together,
+                ..deal(&films, &classes, 1)
+            },
+            &all(&films),
+        );
+        let split_of: HashMap<usize, usize> =
+            rows.unwrap().rows.iter().map(|row| (row.film, row.split)).collect();
+        for cluster in together {
+            assert!(cluster.iter().all(|film| split_of[film] == split_of[&cluster[0]]));
+        }
+    }
+
+    #[test]
+    fn the_test_split_has_exactly_the_rows_asked_for_and_all_of_them_clean() {
+        let films: Vec<_> = (0..600)
+            .map(|at| film(at, if at % 5 == 0 { "a b" } else { "a" }, Some(&format!("g{}", at / (1 + at % 3)))))
+            .collect();
+        let (classes, _) = choose(&["a".to_owned(), "b".to_owned()], &films, None, 1).unwrap();
+        let is_clean: Vec<bool> = (0..600).map(|at| at % 4 != 0).collect();
+        for wanted in [50, 77, 100] {
+            let deal = Deal {
+                test_rows: Some(wanted),
+                is_clean: &is_clean,
+                ..deal(&films, &classes, 3)
+            };
+            let rows = assign(&deal, &all(&films)).unwrap().rows;
+            let test: Vec<_> = rows.iter().filter(|row| row.split == 2).collect();
+            assert_eq!(test.len(), wanted as usize);
+            assert!(test.iter().all(|row| is_clean[row.film]));
+            assert_eq!(rows.len(), 600);
+        }
+        let deal = Deal {
+            test_rows: Some(590),
+            is_clean: &is_clean,
+            ..deal(&films, &classes, 3)
+        };
+        assert!(assign(&deal, &all(&films)).unwrap_err().contains("lower it"));
+    }
+
+    #[test]
+    fn the_balanced_set_has_no_class_above_its_cap_and_rare_ones_whole() {
+        let films: Vec<_> = (0..900)
+            .map(|at| {
+                let labels = match at % 30 {
+                    0 => "rare common",
+                    1..=9 => "middle",
+                    _ => "common",
+                };
+                film(at, labels, None)
+            })
+            .collect();
+        let names = ["common", "middle", "rare"].map(str::to_owned);
+        let (classes, _) = choose(&names, &films, None, 1).unwrap();
+        let deal = Deal {
+            max_per_class: Some(40),
+            ..deal(&films, &classes, 3)
+        };
+        let dealt = assign(&deal, &all(&films)).unwrap();
+        let count = |split: usize, class: usize| {
+            let of = dealt.rows.iter().filter(|row| row.split == split);
+            of.filter(|row| classes.of(&films[row.film]).any(|found| found == class)).count()
+        };
+        assert_eq!([count(0, 0), count(0, 1)], [40, 40]);
+        assert!((15..=21).contains(&count(0, 2)), "{}", count(0, 2));
+        // What is measured on stays as it is.
+        assert!(count(2, 0) > 100);
+        assert_eq!(dealt.rows.len() + dealt.left_out.len(), 900);
+    }
+
     #[test]
     fn groups_and_equal_pictures_never_cross_splits_even_when_they_chain() {
         let mut films: Vec<_> = (0..300)
@@ -126,8 +329,7 @@ mod tests {
         films[7].group = None;
         let (classes, _) = choose(&["a".to_owned()], &films, None, 1).unwrap();
         for seed in 0..30 {
-            let usable: Vec<_> = (0..films.len()).collect();
-            let rows = assign(&films, &usable, &classes, SHARES, seed);
+            let rows = assign(&deal(&films, &classes, seed), &all(&films)).unwrap().rows;
             let mut split_of = vec![9; films.len()];
             for row in &rows {
                 split_of[row.film] = row.split;

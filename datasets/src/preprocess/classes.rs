@@ -141,7 +141,15 @@ pub(super) mod tests {
             title: None,
             release_date: None,
             popularity: None,
+            language: None,
+            label_ids: Vec::new(),
+            picture_bytes: 8,
             picture_digest: Digest::of(&id.to_le_bytes()),
+            picture_etag: None,
+            picture_modified: None,
+            details_etag: None,
+            licence: None,
+            source: "test".to_owned(),
         }
     }
 

@@ -23,12 +23,15 @@ const PIXELS_MAX: u64 = 64_000_000;
 /// Bytes that a decoder of PNG or WebP may allocate: four for each pixel, twice.
 const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
 
-/// Decodes a file.
-pub(super) fn decode(file: &[u8]) -> Result<Rgb, Skip> {
+/// Decodes a file, upright.
+pub(super) fn decode(file: &[u8]) -> Result<(Rgb, Format), Skip> {
     match format_of(file) {
-        Some(Format::Jpeg) => decode_jpeg(file),
-        Some(Format::Png) => decode_other(file, ImageFormat::Png),
-        Some(Format::WebP) => decode_other(file, ImageFormat::WebP),
+        Some(Format::Jpeg) => {
+            let picture = decode_jpeg(file)?;
+            Ok((upright(picture, orientation_of(file)), Format::Jpeg))
+        }
+        Some(Format::Png) => Ok((decode_other(file, ImageFormat::Png)?, Format::Png)),
+        Some(Format::WebP) => Ok((decode_other(file, ImageFormat::WebP)?, Format::WebP)),
         None if file.is_empty() => Err(Skip::new("empty", "the file has no bytes")),
         None => Err(Skip::new("unknown_format", "it is no JPEG, PNG or WebP")),
     }
@@ -72,10 +75,23 @@ fn decode_jpeg(file: &[u8]) -> Result<Rgb, Skip> {
 }
 
 fn skip_of_jpeg(error: &DecodeErrors, file: &[u8]) -> Skip {
+    if is_page(file) {
+        let detail = "it is a page behind the first bytes of a JPEG";
+        return Skip::new("not_a_picture", detail);
+    }
     match end_of(file) {
         End::Cut => truncated(),
         End::Whole | End::Unclear => Skip::new("undecodable", format!("{error:?}")),
     }
+}
+
+/// Whether text for people begins near the start.
+fn is_page(file: &[u8]) -> bool {
+    const LOOKED_AT: usize = 64;
+    let start = file[..file.len().min(LOOKED_AT)].to_ascii_lowercase();
+    [&b"<html"[..], b"<!doctype", b"<?xml"]
+        .iter()
+        .any(|word| start.windows(word.len()).any(|part| part == *word))
 }
 
 fn truncated() -> Skip {
@@ -98,6 +114,90 @@ fn check_size(width: u32, height: u32) -> Result<(), Skip> {
         return Err(too_large(&format!("it has {width}x{height} pixels")));
     }
     Ok(())
+}
+
+/// The orientation that a JPEG's EXIF note gives, 1 to 8; 1 if it has none that can be read.
+fn orientation_of(file: &[u8]) -> u8 {
+    const START_OF_SCAN: u8 = 0xda;
+    const APP1: u8 = 0xe1;
+    let mut at = 2;
+    while let Some([0xff, marker, high, low]) = file.get(at..at + 4) {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        if *marker == START_OF_SCAN {
+            break;
+        }
+        let segment = file.get(at + 4..at + 2 + length).unwrap_or_default();
+        if *marker == APP1
+            && let Some(note) = segment.strip_prefix(b"Exif\0\0")
+        {
+            return orientation_in(note).unwrap_or(1);
+        }
+        at += 2 + length.max(2);
+    }
+    1
+}
+
+/// The orientation in a TIFF structure: entry 0x0112 of its first directory.
+fn orientation_in(note: &[u8]) -> Option<u8> {
+    const ORIENTATION: u16 = 0x0112;
+    const ENTRY_BYTES: usize = 12;
+    let is_little = note.starts_with(b"II*\0");
+    if !is_little && !note.starts_with(b"MM\0*") {
+        return None;
+    }
+    let word = |at: usize| {
+        let bytes = note.get(at..at + 2)?.try_into().ok()?;
+        Some(if is_little {
+            u16::from_le_bytes(bytes)
+        } else {
+            u16::from_be_bytes(bytes)
+        })
+    };
+    let long: [u8; 4] = note.get(4..8)?.try_into().ok()?;
+    let start = if is_little {
+        u32::from_le_bytes(long)
+    } else {
+        u32::from_be_bytes(long)
+    };
+    let start = usize::try_from(start).ok()?;
+    let entries = usize::from(word(start)?);
+    let entry = (0..entries)
+        .map(|entry| start + 2 + entry * ENTRY_BYTES)
+        .find(|at| word(*at) == Some(ORIENTATION))?;
+    let value = u8::try_from(word(entry + 8)?).ok()?;
+    (1..=8).contains(&value).then_some(value)
+}
+
+/// The picture as its orientation says it is to be seen.
+fn upright(picture: Rgb, orientation: u8) -> Rgb {
+    if !(2..=8).contains(&orientation) {
+        return picture;
+    }
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    let is_turned = orientation >= 5;
+    let (new_width, new_height) = if is_turned { (height, width) } else { (width, height) };
+    let mut bytes = Vec::with_capacity(picture.bytes.len());
+    for y in 0..new_height {
+        for x in 0..new_width {
+            // Where the pixel at (x, y) of the upright picture is stored.
+            let (column, row) = match orientation {
+                2 => (width - 1 - x, y),
+                3 => (width - 1 - x, height - 1 - y),
+                4 => (x, height - 1 - y),
+                5 => (y, x),
+                6 => (y, height - 1 - x),
+                7 => (width - 1 - y, height - 1 - x),
+                _ => (width - 1 - y, x),
+            };
+            let at = (row * width + column) * 3;
+            bytes.extend_from_slice(&picture.bytes[at..at + 3]);
+        }
+    }
+    Rgb {
+        width: new_width as u32,
+        height: new_height as u32,
+        bytes,
+    }
 }
 
 /// How a JPEG's data ends.
@@ -231,7 +331,7 @@ mod tests {
 
     #[track_caller]
     fn assert_is(file: &[u8], wanted: [u8; 3]) {
-        let pixels = decode(file).unwrap();
+        let (pixels, _) = decode(file).unwrap();
         assert_eq!((pixels.width, pixels.height), (64, 48));
         for pixel in pixels.bytes.chunks_exact(3) {
             let near = pixel
@@ -289,6 +389,40 @@ mod tests {
         }
         let file = png(&[1, 2, 3], ExtendedColorType::Rgb8);
         assert!(decode(&file[..file.len() / 2]).is_err());
+    }
+
+    #[test]
+    fn a_picture_that_is_stored_turned_is_set_upright() {
+        // A picture with four different corners, as each orientation stores it.
+        let upright_corners = [[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]];
+        let corner = |x: u32, y: u32| upright_corners[((y / 32) * 2 + x / 32) as usize];
+        for orientation in 1..=8_u8 {
+            let stored: Vec<u8> = (0..64 * 64_u32)
+                .map(|at| (at % 64, at / 64))
+                .flat_map(|(column, row)| match orientation {
+                    2 => corner(63 - column, row),
+                    3 => corner(63 - column, 63 - row),
+                    4 => corner(column, 63 - row),
+                    5 => corner(row, column),
+                    6 => corner(63 - row, column),
+                    7 => corner(63 - row, 63 - column),
+                    8 => corner(row, 63 - column),
+                    _ => corner(column, row),
+                })
+                .collect();
+            let mut file = Vec::new();
+            let mut encoder = Encoder::new(&mut file, 95);
+            let note = crate::catalogue::oddities::orientation_note(orientation);
+            encoder.add_app_segment(1, note).unwrap();
+            encoder.encode(&stored, 64, 64, ColorType::Rgb).unwrap();
+            let (picture, _) = decode(&file).unwrap();
+            for (place, wanted) in [(8, 8), (56, 8), (8, 56), (56, 56)].iter().zip(upright_corners) {
+                let at = (place.1 * 64 + place.0) * 3;
+                let found = &picture.bytes[at..at + 3];
+                let is_near = found.iter().zip(wanted).all(|(a, b)| a.abs_diff(b) < 20);
+                assert!(is_near, "orientation {orientation}: {found:?} is not {wanted:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,37 +3,35 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fast_image_resize::Resizer;
-use marquee_domain::artifact::Digest;
 use marquee_domain::spec::ImageEncoding;
 
 use super::decode::decode;
+use super::look::Look;
 use super::stored;
 use crate::scale::scale;
 
 /// Why a picture is not in the shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Skip {
-    pub(super) class: &'static str,
+    pub(super) class: String,
     pub(super) detail: String,
 }
 
 impl Skip {
-    pub(super) fn new(class: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(class: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
-            class,
+            class: class.into(),
             detail: detail.into(),
         }
     }
 }
 
 /// What became of a picture.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Prepared {
-    /// Its bytes in a shard.
-    Image(Vec<u8>),
+    /// Its bytes in a shard, and what it looks like.
+    Image(Vec<u8>, Box<Look>),
     Skipped(Skip),
-    /// The file is not the one that was fetched.
-    Altered,
 }
 
 /// Prepares pictures, one after the other, with buffers of its own.
@@ -56,17 +54,17 @@ impl Preparer {
     }
 
     /// Never panics, whatever the decoders do.
-    pub(super) fn prepare(&mut self, file: &[u8], digest: &Digest) -> Prepared {
-        if Digest::of(file) != *digest {
-            return Prepared::Altered;
-        }
+    pub(super) fn prepare(&mut self, file: &[u8]) -> Prepared {
         let prepared = catch_unwind(AssertUnwindSafe(|| {
-            let picture = scale(&mut self.resizer, decode(file)?, self.width, self.height)
-                .map_err(|problem| Skip::new("unresizable", problem))?;
-            Ok(stored(picture, self.encoding))
+            let unresizable = |problem| Skip::new("unresizable", problem);
+            let (picture, format) = decode(file)?;
+            let look = Look::at(&mut self.resizer, &picture, format).map_err(unresizable)?;
+            let picture = scale(&mut self.resizer, picture, self.width, self.height)
+                .map_err(unresizable)?;
+            Ok((stored(picture, self.encoding), Box::new(look)))
         }));
         match prepared {
-            Ok(Ok(image)) => Prepared::Image(image),
+            Ok(Ok((image, look))) => Prepared::Image(image, look),
             Ok(Err(skip)) => Prepared::Skipped(skip),
             Err(_) => {
                 // Its buffers may be in any state.
@@ -91,7 +89,7 @@ mod tests {
             .collect();
         let file = jpeg_of(&row.repeat(60), 100, 60, 95);
         let mut preparer = Preparer::new(10, 4, ImageEncoding::Raw);
-        let Prepared::Image(image) = preparer.prepare(&file, &Digest::of(&file)) else {
+        let Prepared::Image(image, _) = preparer.prepare(&file) else {
             panic!("it is a good picture");
         };
         assert_eq!(image.len(), 10 * 4 * 3);
@@ -104,16 +102,6 @@ mod tests {
             image[21..30].iter().all(|value| *value > 247),
             "{:?}",
             &image[..30]
-        );
-    }
-
-    #[test]
-    fn a_file_that_changed_since_is_noticed() {
-        let file = jpeg_of(&[9; 300], 10, 10, 90);
-        let mut preparer = Preparer::new(4, 4, ImageEncoding::Raw);
-        assert_eq!(
-            preparer.prepare(&file, &Digest::of(b"another")),
-            Prepared::Altered
         );
     }
 }

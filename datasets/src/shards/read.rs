@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow::array::{Array, AsArray, BinaryArray, FixedSizeBinaryArray, RecordBatch, StringArray};
+use arrow::buffer::MutableBuffer;
 use arrow::datatypes::{DataType, Schema};
 use marquee_domain::artifact::Digest;
 use marquee_domain::spec::ImageEncoding;
@@ -336,4 +337,48 @@ fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Reads bytes as a shard of this layout, every row of it, and says how that went.
+pub(super) fn fuzz(bytes: &[u8], layout: &super::ShardLayout) -> String {
+    let index = ShardIndex {
+        format: FORMAT,
+        width: layout.width,
+        height: layout.height,
+        encoding: layout.encoding,
+        classes: layout.classes.clone(),
+        source: layout.source.clone(),
+        splits: BTreeMap::new(),
+    };
+    let mut aligned = MutableBuffer::new(bytes.len());
+    aligned.extend_from_slice(bytes);
+    let mut split = Split::empty("train", &index);
+    let batches = ipc::decode(&aligned.into(), |schema| check_schema(schema, &index, "train"));
+    let batches = match batches {
+        Ok(batches) => batches,
+        Err(problem) => return kind_of(&problem),
+    };
+    for batch in batches {
+        let rows = batch.num_rows();
+        match split.check_batch(batch, Path::new("fuzz")) {
+            Ok(batch) => split.batches.push(batch),
+            Err(problem) => return kind_of(&problem),
+        }
+        split.rows += rows;
+    }
+    let mut pixels = vec![0; index.picture_bytes()];
+    let good = (0..split.len())
+        .filter(|row| split.pixels_into(*row, &mut pixels).is_ok())
+        .count();
+    format!("{good} of {} rows", split.len())
+}
+
+/// A problem without its numbers and names.
+fn kind_of(problem: &str) -> String {
+    problem
+        .split(|c: char| !c.is_ascii_alphabetic())
+        .filter(|word| word.len() > 2)
+        .take(6)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -1,6 +1,6 @@
 //! Writing shards. Rows come one by one, in their final order within each split.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct ShardLayout {
     pub seed: u64,
     /// Bytes of pictures after which a new file is begun.
     pub shard_bytes: u64,
+    /// More to say in the schema's metadata, by key.
+    pub notes: BTreeMap<String, String>,
 }
 
 /// Writes a shards folder. Until [`ShardWriter::finish`] there is no `shards.json`, and without
@@ -300,6 +302,7 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
         ImageEncoding::Jpeg => DataType::Binary,
     };
     let names = serde_json::to_string(&layout.classes).expect("a list of strings is always JSON");
+    let source = serde_json::to_string(&layout.source).expect("a note is always JSON");
     let metadata = [
         (key::FORMAT, FORMAT.to_string()),
         (key::WIDTH, layout.width.to_string()),
@@ -308,11 +311,20 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
         (key::CLASSES, names),
         (key::SPLIT, split.to_owned()),
         (key::SEED, layout.seed.to_string()),
+        (key::SOURCE, source),
     ];
+    let notes = layout.notes.iter().map(|(name, note)| (name.clone(), note.clone()));
+    let metadata = metadata
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .chain(notes);
     let fields = vec![
         Field::new("id", DataType::Utf8, false),
         Field::new("labels", DataType::FixedSizeBinary(classes), false),
         Field::new("image", image, false),
     ];
-    Ok(Schema::new_with_metadata(fields, metadata))
+    Ok(Schema::new_with_metadata(
+        fields,
+        metadata.collect::<HashMap<String, String>>(),
+    ))
 }

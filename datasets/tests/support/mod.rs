@@ -12,7 +12,7 @@ use marquee_domain::failure::Failure;
 use marquee_domain::report::{FetchSummary, PreprocessSummary};
 use marquee_domain::resources::Device;
 use marquee_domain::spec::{
-    FetchSettings, ImageEncoding, PreprocessSettings, Source, Splits, Work,
+    FetchSettings, FilmList, ImageEncoding, PreprocessSettings, Source, Splits, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
 
@@ -24,6 +24,7 @@ pub(crate) fn program() -> Command {
 pub(crate) struct Catalogue {
     server: Child,
     pub(crate) api_url: String,
+    log: Option<std::thread::JoinHandle<BTreeMap<String, u32>>>,
 }
 
 impl Catalogue {
@@ -35,19 +36,32 @@ impl Catalogue {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        let mut stdout = BufReader::new(server.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
         let listening: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(listening["event"], "listening");
+        let log = std::thread::spawn(move || {
+            let mut requests = BTreeMap::new();
+            for path in stdout.lines().map_while(Result::ok) {
+                *requests.entry(path).or_default() += 1;
+            }
+            requests
+        });
         Self {
             server,
+            log: Some(log),
             api_url: listening["api_url"].as_str().unwrap().to_owned(),
         }
     }
 
     pub(crate) fn source(&self) -> Source {
         source(&self.api_url)
+    }
+
+    /// Ends the server; how often each path was asked for, if it was started with `--log-requests`.
+    pub(crate) fn requests(mut self) -> BTreeMap<String, u32> {
+        let _ = self.server.kill();
+        self.log.take().unwrap().join().unwrap()
     }
 }
 
@@ -72,6 +86,10 @@ pub(crate) fn source(api_url: &str) -> Source {
         concurrency: 8,
         request_timeout_s: 10,
         request_attempts: 3,
+        outage_s: 2,
+        films: FilmList::Export,
+        from: None,
+        to: None,
         rights: None,
     }
 }
@@ -79,6 +97,9 @@ pub(crate) fn source(api_url: &str) -> Source {
 /// A job's folders; they vanish with it.
 pub(crate) struct Workplace {
     folder: tempfile::TempDir,
+    scratch: Option<PathBuf>,
+    resume: Option<PathBuf>,
+    previous: Option<PathBuf>,
 }
 
 /// How a job ended.
@@ -94,7 +115,30 @@ impl Workplace {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("checkpoints")).unwrap();
-        Self { folder }
+        Self {
+            folder,
+            scratch: None,
+            resume: None,
+            previous: None,
+        }
+    }
+
+    /// Its jobs find what earlier ones left.
+    pub(crate) fn with_scratch(mut self) -> Self {
+        self.scratch = Some(self.path("scratch"));
+        self
+    }
+
+    /// Its jobs go on from a checkpoint.
+    pub(crate) fn with_resume(mut self, checkpoint: &Path) -> Self {
+        self.resume = Some(checkpoint.to_owned());
+        self
+    }
+
+    /// Its fetch jobs have an earlier dataset.
+    pub(crate) fn with_previous(mut self, dataset: &Path) -> Self {
+        self.previous = Some(dataset.to_owned());
+        self
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -103,7 +147,8 @@ impl Workplace {
 
     fn write_spec(&self, work: Work, output: &str, threads: u32) -> PathBuf {
         let kind = work.kind().as_str();
-        let inputs = BTreeMap::from([("dataset".to_owned(), self.path("dataset"))]);
+        let mut inputs = BTreeMap::from([("dataset".to_owned(), self.path("dataset"))]);
+        inputs.extend(self.previous.clone().map(|path| ("previous".to_owned(), path)));
         std::fs::create_dir_all(self.path(output)).unwrap();
         let spec = ChildSpec {
             job: JobId(7),
@@ -114,7 +159,8 @@ impl Workplace {
             inputs,
             output: self.path(output),
             checkpoints: self.path("checkpoints"),
-            resume: None,
+            resume: self.resume.clone(),
+            scratch: self.scratch.clone(),
             devices: vec![Device::Cpu { index: 0 }],
             threads,
         };
@@ -125,7 +171,11 @@ impl Workplace {
 
     /// The command of a fetch job into the folder `dataset`.
     pub(crate) fn fetch_command(&self, source: Source) -> Command {
-        let spec = self.write_spec(Work::Fetch(FetchSettings { source }), "dataset", 2);
+        let spec = self.write_spec(Work::Fetch(FetchSettings {
+            source,
+            licence: None,
+            retention_days: None,
+        }), "dataset", 2);
         let mut command = program();
         command.arg("run").arg(spec);
         command
@@ -148,8 +198,21 @@ impl Workplace {
         output: &str,
         threads: u32,
     ) -> Ended {
+        let mut command = self.preprocess_command(settings, output, threads);
+        Ended::of(command.output().unwrap())
+    }
+
+    /// The command of a preprocess job from the folder `dataset` into `output`.
+    pub(crate) fn preprocess_command(
+        &self,
+        settings: PreprocessSettings,
+        output: &str,
+        threads: u32,
+    ) -> Command {
         let spec = self.write_spec(Work::Preprocess(settings), output, threads);
-        Ended::of(program().arg("run").arg(spec).output().unwrap())
+        let mut command = program();
+        command.arg("run").arg(spec);
+        command
     }
 }
 
@@ -228,6 +291,12 @@ pub(crate) fn settings() -> PreprocessSettings {
         labels: None,
         min_label_count: 1,
         shard_bytes: 100_000,
+        released_from: None,
+        released_to: None,
+        undated: true,
+        group_near_duplicates: true,
+        max_per_class: None,
+        test_rows: None,
     }
 }
 

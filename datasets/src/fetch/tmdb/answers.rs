@@ -1,10 +1,7 @@
 //! What the service answers, read tolerantly: only a film's id must be there, and unknown fields
 //! are ignored.
 
-use std::time::Duration;
-
-use chrono::{DateTime, NaiveDate, Utc};
-use marquee_domain::report::SourceNote;
+use chrono::NaiveDate;
 use serde::Deserialize;
 
 /// `/configuration`.
@@ -31,19 +28,15 @@ pub(super) struct Synthetic {
 }
 
 impl Configuration {
-    /// What the service says about itself.
-    pub(super) fn source_note(&self, attribution: Option<String>) -> SourceNote {
-        SourceNote {
-            synthetic: self
-                .marquee
-                .as_ref()
-                .is_some_and(|marquee| marquee.synthetic),
-            attribution,
-            f1_micro_ceiling: self
-                .marquee
-                .as_ref()
-                .and_then(|marquee| marquee.f1_micro_ceiling),
-        }
+    pub(super) fn is_synthetic(&self) -> bool {
+        self.marquee
+            .as_ref()
+            .is_some_and(|marquee| marquee.synthetic)
+    }
+
+    /// The best micro F1 that any classifier of the pictures can expect, if it is known.
+    pub(super) fn ceiling(&self) -> Option<f64> {
+        self.marquee.as_ref()?.f1_micro_ceiling
     }
 }
 
@@ -68,6 +61,7 @@ pub(super) struct Movie {
     pub(super) poster_path: Option<String>,
     pub(super) title: Option<String>,
     original_title: Option<String>,
+    pub(super) original_language: Option<String>,
     release_date: Option<String>,
     pub(super) popularity: Option<f64>,
     belongs_to_collection: Option<Collection>,
@@ -110,125 +104,38 @@ pub(super) struct ExportLine {
     pub(super) adult: bool,
 }
 
-/// How an answer is to be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    Good,
-    /// No key, a wrong one or a suspended one: nothing more will come.
-    Unauthorized {
-        detail: String,
-    },
-    Gone {
-        detail: String,
-    },
-    /// It may pass.
-    Again {
-        class: String,
-        detail: String,
-    },
-    /// Too many requests.
-    TooMany {
-        detail: String,
-    },
-    /// It will not pass.
-    Failed {
-        class: String,
-        detail: String,
-    },
-}
-
-/// The service's own errors: `status_code` tells more than HTTP's status, and comes with 200 too.
+/// A page of `/movie/changes` or `/discover/movie`.
 #[derive(Debug, Deserialize)]
-struct Problem {
-    success: Option<bool>,
-    status_code: Option<u32>,
-    status_message: Option<String>,
+pub(super) struct Page {
+    pub(super) results: Vec<Listed>,
+    #[serde(default)]
+    pub(super) total_pages: u32,
 }
 
-/// Judges an answer of the API by HTTP's status and its own code.
-pub(super) fn judge(status: u16, body: &[u8]) -> Verdict {
-    let problem: Option<Problem> = serde_json::from_slice(body).ok();
-    let code = problem
-        .as_ref()
-        .and_then(|problem| problem.status_code)
-        .filter(|code| *code != 1);
-    let message = problem
-        .as_ref()
-        .and_then(|problem| problem.status_message.clone());
-    let detail = match (code, message) {
-        (Some(code), message) => {
-            format!(
-                "HTTP {status}, code {code}: {}",
-                message.unwrap_or_default()
-            )
+#[derive(Debug, Deserialize)]
+pub(super) struct Listed {
+    pub(super) id: i64,
+    pub(super) adult: Option<bool>,
+}
+
+/// Reads whatever bytes as the details of a film, for the fuzzer.
+pub(crate) fn fuzz_movie(bytes: &[u8]) -> bool {
+    let _ = crate::fetch::verdict::judge(200, bytes);
+    let _ = serde_json::from_slice::<Configuration>(bytes).map(|read| read.ceiling());
+    let _ = serde_json::from_slice::<GenreList>(bytes);
+    let _ = serde_json::from_slice::<Page>(bytes);
+    match serde_json::from_slice::<Movie>(bytes) {
+        Ok(movie) => {
+            let _ = (movie.title(), movie.release_date(), movie.group());
+            true
         }
-        (None, _) => format!("HTTP {status}"),
-    };
-    match code {
-        Some(3 | 7 | 10 | 14 | 45) => return Verdict::Unauthorized { detail },
-        Some(6 | 21 | 34 | 44) => return Verdict::Gone { detail },
-        Some(25) => return Verdict::TooMany { detail },
-        Some(9 | 11 | 15 | 24 | 43 | 46) if status == 200 => {
-            return Verdict::Again {
-                class: format!("code_{}", code.unwrap_or_default()),
-                detail,
-            };
-        }
-        Some(code) if status == 200 => {
-            return Verdict::Failed {
-                class: format!("code_{code}"),
-                detail,
-            };
-        }
-        Some(_) | None => {}
-    }
-    if status == 200 && problem.and_then(|problem| problem.success) == Some(false) {
-        return Verdict::Failed {
-            class: "refused".to_owned(),
-            detail,
-        };
-    }
-    judge_status(status, detail)
-}
-
-/// Judges by HTTP's status alone, as for images and exports.
-pub(super) fn judge_status(status: u16, detail: String) -> Verdict {
-    match status {
-        200 => Verdict::Good,
-        401 => Verdict::Unauthorized { detail },
-        404 | 410 => Verdict::Gone { detail },
-        429 => Verdict::TooMany { detail },
-        408 | 500..600 => Verdict::Again {
-            class: format!("http_{status}"),
-            detail,
-        },
-        _ => Verdict::Failed {
-            class: format!("http_{status}"),
-            detail,
-        },
+        Err(_) => false,
     }
 }
 
-/// The wait that a `Retry-After` asks for, in either of its forms. A date is taken relative to the
-/// answer's own `Date`, if it has one: clocks differ.
-pub(super) fn retry_after(
-    value: Option<&str>,
-    answered_at: Option<&str>,
-    now: DateTime<Utc>,
-) -> Option<Duration> {
-    let value = value?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = http_date(value)?;
-    let since = answered_at.and_then(http_date).unwrap_or(now);
-    Some((until - since).to_std().unwrap_or_default())
-}
-
-fn http_date(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc2822(text.trim())
-        .ok()
-        .map(|date| date.to_utc())
+/// Reads whatever bytes as a line of the export, for the fuzzer.
+pub(crate) fn fuzz_export_line(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<ExportLine>(bytes).is_ok()
 }
 
 #[cfg(test)]
@@ -257,68 +164,5 @@ mod tests {
             movie(r#"{"id":11,"release_date":"1977-05-25","belongs_to_collection":{"id":10}}"#);
         assert_eq!(full.release_date().unwrap().to_string(), "1977-05-25");
         assert_eq!(full.group().as_deref(), Some("collection-10"));
-    }
-
-    #[test]
-    fn every_answer_has_its_verdict() {
-        let body =
-            |code: u32| format!(r#"{{"status_code":{code},"status_message":"x","success":false}}"#);
-        let verdict = |status: u16, code: u32| judge(status, body(code).as_bytes());
-        for (status, code) in [(401, 7), (401, 10), (401, 3), (403, 10), (200, 7)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Unauthorized { .. }),
-                "{status} {code}"
-            );
-        }
-        for (status, code) in [(404, 34), (404, 6), (200, 44), (200, 21)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Gone { .. }),
-                "{status} {code}"
-            );
-        }
-        for (status, code) in [
-            (500, 11),
-            (503, 9),
-            (504, 24),
-            (502, 43),
-            (503, 46),
-            (200, 24),
-        ] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Again { .. }),
-                "{status} {code}"
-            );
-        }
-        for (status, code) in [(422, 5), (400, 22), (406, 19), (200, 18)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Failed { .. }),
-                "{status} {code}"
-            );
-        }
-        assert!(matches!(verdict(429, 25), Verdict::TooMany { .. }));
-        assert_eq!(judge(200, br#"{"id":11}"#), Verdict::Good);
-        assert_eq!(
-            judge(200, br#"{"success":true,"status_code":1}"#),
-            Verdict::Good
-        );
-        assert!(matches!(
-            judge(401, b"<html>"),
-            Verdict::Unauthorized { .. }
-        ));
-        assert!(matches!(judge(503, b""), Verdict::Again { .. }));
-        assert!(matches!(judge(302, b""), Verdict::Failed { .. }));
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now = "2026-11-20T12:00:00Z".parse().unwrap();
-        let wait = |value, date| retry_after(value, date, now).map(|wait| wait.as_secs());
-        assert_eq!(wait(Some("7"), None), Some(7));
-        assert_eq!(wait(Some("Fri, 20 Nov 2026 12:00:30 GMT"), None), Some(30));
-        let date = Some("Fri, 20 Nov 2026 12:00:25 GMT");
-        assert_eq!(wait(Some("Fri, 20 Nov 2026 12:00:30 GMT"), date), Some(5));
-        assert_eq!(wait(Some("Fri, 20 Nov 2026 11:00:00 GMT"), None), Some(0));
-        assert_eq!(wait(Some("soon"), None), None);
-        assert_eq!(wait(None, None), None);
     }
 }

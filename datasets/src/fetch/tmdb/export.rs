@@ -1,58 +1,58 @@
 //! The daily export: the list of all films, one JSON object a line, compressed.
 
-use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
 
 use chrono::{Days, NaiveDate};
 use flate2::read::GzDecoder;
 
-use super::address::Base;
 use super::answers::ExportLine;
-use super::http::{NoAnswer, PoliteClient};
+use crate::fetch::address::Base;
+use crate::fetch::http::{NoAnswer, PoliteClient};
 use crate::job::JobError;
 
 /// Today's file is there from about 08:00 UTC on; older ones stay for three months. A week back
 /// covers an outage on the service's side.
 const DAYS_BACK: u64 = 7;
 /// Bytes of the compressed file. TMDb's has about 25 MB.
-const EXPORT_MAX_BYTES: usize = 1024 * 1024 * 1024;
+const EXPORT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// Bytes of one line.
 const LINE_MAX_BYTES: u64 = 64 * 1024;
+/// Lines of the file: a hundred times the largest catalogue. A small file can unpack to any number.
+const LINES_MAX: u64 = 100_000_000;
 
-/// One entry of the export.
+/// One line of the export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum Line {
     Film(ExportLine),
-    /// The id came before.
-    Duplicate(i64),
-    /// Line `0` (from 1) is no entry.
+    /// Line `0` (from 1) is no film.
     Unreadable(u64),
 }
 
-/// Gets the newest export of at most [`DAYS_BACK`] days before `today` and reads up to `limit`
-/// entries.
+/// Gets the newest export of at most [`DAYS_BACK`] days before `today` into the file `to`.
 pub(super) async fn newest(
     client: &PoliteClient,
     base: &Base,
     today: NaiveDate,
-    limit: Option<u64>,
-) -> Result<Vec<Entry>, JobError> {
+    to: &Path,
+) -> Result<(), JobError> {
     for back in 0..=DAYS_BACK {
         let Some(day) = today.checked_sub_days(Days::new(back)) else {
             break;
         };
         let name = format!("movie_ids_{}.json.gz", day.format("%m_%d_%Y"));
         let url = base.join(&name);
-        match client.export(url, EXPORT_MAX_BYTES).await {
-            Ok(file) => {
-                return entries(file.as_slice(), limit).map_err(|problem| {
-                    JobError::network(format!("the export {name} of {base} is damaged: {problem}"))
-                });
-            }
+        match client.download(url, EXPORT_MAX_BYTES, to).await {
+            Ok(()) => return Ok(()),
             Err(NoAnswer::Gone { .. }) => {}
             // Stores of files answer 403 for a file that is not there.
             Err(NoAnswer::Failed { class, .. }) if class == "http_403" => {}
-            Err(NoAnswer::Failed { detail, .. } | NoAnswer::Unauthorized { detail }) => {
+            Err(
+                NoAnswer::Failed { detail, .. }
+                | NoAnswer::Unauthorized { detail }
+                | NoAnswer::Down { detail },
+            ) => {
                 return Err(JobError::network(format!(
                     "the export {name} of {base} cannot be had: {detail}"
                 )));
@@ -64,12 +64,25 @@ pub(super) async fn newest(
     )))
 }
 
-fn entries(file: impl Read, limit: Option<u64>) -> Result<Vec<Entry>, String> {
-    let mut lines = BufReader::new(GzDecoder::new(file));
-    let (mut entries, mut seen, mut line) = (Vec::new(), HashSet::new(), Vec::new());
-    let limit = limit.unwrap_or(u64::MAX);
-    let mut number = 0;
-    while (entries.len() as u64) < limit {
+/// Gives up to `limit` lines of the export in `file` to `sink`, one by one: the whole of it may be
+/// larger than memory.
+pub(super) fn lines(
+    file: &Path,
+    limit: u64,
+    sink: impl FnMut(Line) -> io::Result<()>,
+) -> Result<(), String> {
+    let file = File::open(file).map_err(|error| error.to_string())?;
+    lines_of(file, limit, sink)
+}
+
+fn lines_of(
+    file: impl Read,
+    limit: u64,
+    mut sink: impl FnMut(Line) -> io::Result<()>,
+) -> Result<(), String> {
+    let mut lines = BufReader::new(GzDecoder::new(BufReader::new(file)));
+    let (mut line, mut number, mut given) = (Vec::new(), 0, 0);
+    while given < limit {
         line.clear();
         let read = (&mut lines)
             .take(LINE_MAX_BYTES)
@@ -83,16 +96,18 @@ fn entries(file: impl Read, limit: Option<u64>) -> Result<Vec<Entry>, String> {
                 "line {number} is longer than {LINE_MAX_BYTES} bytes"
             ));
         }
+        if number > LINES_MAX {
+            return Err(format!("it has more than {LINES_MAX} lines"));
+        }
         if line.trim_ascii().is_empty() {
             continue;
         }
-        entries.push(match serde_json::from_slice::<ExportLine>(&line) {
-            Ok(film) if seen.insert(film.id) => Entry::Film(film),
-            Ok(film) => Entry::Duplicate(film.id),
-            Err(_) => Entry::Unreadable(number),
-        });
+        given += 1;
+        let read = serde_json::from_slice::<ExportLine>(&line);
+        sink(read.map_or(Line::Unreadable(number), Line::Film))
+            .map_err(|error| error.to_string())?;
     }
-    Ok(entries)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -112,23 +127,32 @@ mod tests {
     #[test]
     fn every_line_is_an_entry_whatever_it_holds() {
         let text = "{\"adult\":false,\"id\":3924,\"popularity\":2.405}\nnot json\n\n{\"id\":3924}\n{\"adult\":true,\"id\":5}";
-        let film = |id, adult| Entry::Film(ExportLine { id, adult });
+        let film = |id, adult| Line::Film(ExportLine { id, adult });
         assert_eq!(
-            entries(packed(text).as_slice(), None).unwrap(),
+            read(&packed(text), u64::MAX).unwrap(),
             [
                 film(3924, false),
-                Entry::Unreadable(2),
-                Entry::Duplicate(3924),
+                Line::Unreadable(2),
+                film(3924, false),
                 film(5, true)
             ]
         );
-        assert_eq!(entries(packed(text).as_slice(), Some(1)).unwrap().len(), 1);
+        assert_eq!(read(&packed(text), 1).unwrap().len(), 1);
+    }
+
+    fn read(file: &[u8], limit: u64) -> Result<Vec<Line>, String> {
+        let mut lines = Vec::new();
+        lines_of(file, limit, |line| {
+            lines.push(line);
+            Ok(())
+        })?;
+        Ok(lines)
     }
 
     #[test]
     fn a_cut_file_or_an_endless_line_is_an_error() {
         let whole = packed(&"{\"id\":1}\n".repeat(1000));
-        assert!(entries(&whole[..whole.len() / 2], None).is_err());
-        assert!(entries(packed(&"x".repeat(100_000)).as_slice(), None).is_err());
+        assert!(read(&whole[..whole.len() / 2], u64::MAX).is_err());
+        assert!(read(&packed(&"x".repeat(100_000)), u64::MAX).is_err());
     }
 }

@@ -78,6 +78,11 @@ impl Base {
                 .is_ok_and(|address| address.is_loopback())
     }
 
+    /// The host's name, for messages and tables.
+    pub(super) fn host(&self) -> &str {
+        self.0.host_str().unwrap_or_default()
+    }
+
     fn is_tmdb(&self) -> bool {
         let host = self.0.host_str().unwrap_or_default().trim_end_matches('.');
         TMDB_DOMAINS.iter().any(|domain| {

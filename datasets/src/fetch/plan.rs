@@ -1,0 +1,116 @@
+//! The plan of a fetch: what is asked for, one entry a line on disk, so that a catalogue of any size
+//! is never in memory and an attempt that goes on asks for the very same entries.
+//!
+//! Invariant: `plan.json` is written after `plan.jsonl` is complete; without it there is no plan.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use marquee_domain::artifact::Digest;
+use marquee_domain::report::SourceNote;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::{AsideFile, write_json};
+
+pub(super) const PLAN_FILE: &str = "plan.json";
+pub(super) const ENTRIES_FILE: &str = "plan.jsonl";
+
+/// One thing that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Entry {
+    /// A film of the API.
+    #[serde(rename = "film")]
+    Film(i64),
+    /// A picture at a place: a URL, or a path below the list's folder.
+    #[serde(rename = "place")]
+    Place {
+        id: String,
+        place: String,
+        labels: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+    },
+    /// A row of the earlier dataset that is taken as it is.
+    #[serde(rename = "kept")]
+    Kept(String),
+    /// The source itself says that this is nothing to fetch.
+    #[serde(rename = "rejected")]
+    Rejected {
+        id: String,
+        class: String,
+        detail: String,
+    },
+}
+
+impl Entry {
+    /// What books call it.
+    pub(super) fn id(&self) -> String {
+        match self {
+            Self::Film(id) => id.to_string(),
+            Self::Place { id, .. } | Self::Kept(id) | Self::Rejected { id, .. } => id.clone(),
+        }
+    }
+}
+
+/// What is known of a plan besides its entries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// Of the settings that decide what is asked for.
+    pub(super) fingerprint: Digest,
+    pub(super) entries: u64,
+    /// Labels in the source's own order, with their ids where the source has some.
+    pub(super) labels: Vec<(Option<i64>, String)>,
+    pub(super) note: SourceNote,
+    /// Base of the pictures, where the source has one.
+    pub(super) pictures: Option<String>,
+    /// ISO date of the day on which the source was listed.
+    pub(super) listed_on: String,
+}
+
+/// Writes the entries of a plan.
+#[derive(Debug)]
+pub(super) struct PlanWriter {
+    dir: PathBuf,
+    file: BufWriter<AsideFile>,
+    entries: u64,
+}
+
+impl PlanWriter {
+    pub(super) fn create(dir: &Path) -> io::Result<Self> {
+        Ok(Self {
+            dir: dir.to_owned(),
+            file: BufWriter::new(AsideFile::create(&dir.join(ENTRIES_FILE))?),
+            entries: 0,
+        })
+    }
+
+    pub(super) fn push(&mut self, entry: &Entry) -> io::Result<()> {
+        serde_json::to_writer(&mut self.file, entry)?;
+        self.file.write_all(b"\n")?;
+        self.entries += 1;
+        Ok(())
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    pub(super) fn finish(self, plan: &Plan) -> io::Result<()> {
+        let file = self.file.into_inner().map_err(|error| error.into_error())?;
+        file.commit()?;
+        write_json(&self.dir.join(PLAN_FILE), plan)
+    }
+}
+
+/// The plan in `dir`, if there is a complete one.
+pub(super) fn read(dir: &Path) -> Option<Plan> {
+    let text = fs::read(dir.join(PLAN_FILE)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The entries of the plan in `dir`, one by one.
+pub(super) fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
+    let lines = BufReader::new(File::open(dir.join(ENTRIES_FILE))?).lines();
+    Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
+}

@@ -1,0 +1,188 @@
+//! A fuzzer of our own for what reads bytes from strangers: answers of an API, pictures, shards.
+//!
+//! It mutates a corpus that it makes itself, and keeps every input whose verdict it has not seen
+//! before. That is less than the coverage that instrumented fuzzers go by, and in exchange it needs
+//! no other compiler, no second build of everything, and runs the very code that is shipped.
+//!
+//! Invariant: a run is a function of its seed, so what it finds can be found again.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::catalogue;
+use crate::dice::Dice;
+use crate::{fetch, preprocess, shards};
+
+/// Inputs that are kept, at most.
+const CORPUS_MAX: usize = 4_096;
+/// Bytes of an input, at most.
+const INPUT_MAX_BYTES: usize = 256 * 1024;
+/// Time that one input may take.
+const SLOW: Duration = Duration::from_secs(10);
+
+/// What is fuzzed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The readers of the API's answers.
+    Json,
+    /// The way of a picture from its file into a shard.
+    Image,
+    /// The reader of shards.
+    Shard,
+}
+
+impl Target {
+    /// Every target by its name.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("json", Self::Json),
+        ("image", Self::Image),
+        ("shard", Self::Shard),
+    ];
+
+    /// The verdict on an input: a word or two, the same for inputs that are taken alike.
+    fn verdict(self, input: &[u8]) -> String {
+        match self {
+            Self::Json => {
+                let (film, line) = (fetch::fuzz_movie(input), fetch::fuzz_export_line(input));
+                format!("film {film} line {line}")
+            }
+            Self::Image => preprocess::fuzz_picture(input),
+            Self::Shard => shards::fuzz_file(input),
+        }
+    }
+
+    fn corpus(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Json => catalogue::fuzz_answers(),
+            Self::Image => catalogue::fuzz_pictures(),
+            Self::Shard => shards::fuzz_corpus(),
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Outcome {
+    pub inputs: u64,
+    pub corpus: usize,
+    /// How many inputs had which verdict; the rarest are left out.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Inputs that panicked or took too long, as files.
+    pub findings: Vec<PathBuf>,
+}
+
+/// Fuzzes `target` for `time`; findings go to files in `folder`.
+pub fn run(target: Target, time: Duration, seed: u64, folder: &Path) -> std::io::Result<Outcome> {
+    const VERDICTS_SHOWN: usize = 40;
+    let mut dice = Dice::keyed(&[seed]);
+    let mut corpus = target.corpus();
+    let mut verdicts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut outcome = Outcome {
+        inputs: 0,
+        corpus: 0,
+        verdicts: BTreeMap::new(),
+        findings: Vec::new(),
+    };
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let input = mutated(&corpus, &mut dice);
+        let began = Instant::now();
+        let verdict = catch_unwind(AssertUnwindSafe(|| target.verdict(&input)));
+        outcome.inputs += 1;
+        let verdict = match verdict {
+            Ok(verdict) if began.elapsed() <= SLOW => verdict,
+            Ok(_) => "took too long".to_owned(),
+            Err(_) => "panicked".to_owned(),
+        };
+        if verdict == "took too long" || verdict == "panicked" {
+            let file = folder.join(format!("finding-{seed}-{}", outcome.inputs));
+            std::fs::write(&file, &input)?;
+            outcome.findings.push(file);
+        }
+        let seen = verdicts.entry(verdict).or_default();
+        *seen += 1;
+        if *seen == 1 && corpus.len() < CORPUS_MAX {
+            corpus.push(input);
+        }
+    }
+    outcome.corpus = corpus.len();
+    let mut common: Vec<_> = verdicts.into_iter().collect();
+    common.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    outcome.verdicts = common.into_iter().take(VERDICTS_SHOWN).collect();
+    Ok(outcome)
+}
+
+/// A new input from the corpus.
+fn mutated(corpus: &[Vec<u8>], dice: &mut Dice) -> Vec<u8> {
+    const CHANGES_MAX: usize = 6;
+    /// Numbers at which programs tend to go wrong.
+    const EDGES: [u32; 10] = [
+        0,
+        1,
+        0x7f,
+        0xff,
+        0x7fff,
+        0xffff,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_fffe,
+        0xffff_ffff,
+    ];
+    let mut input = dice.pick(corpus).clone();
+    for _ in 0..=dice.below(CHANGES_MAX) {
+        let at = dice.below(input.len().max(1));
+        match dice.below(8) {
+            0 if !input.is_empty() => input[at] ^= 1 << dice.below(8),
+            1 if !input.is_empty() => input[at] = (dice.bits() & 0xff) as u8,
+            2 => input.truncate(at),
+            3 if !input.is_empty() => {
+                let end = (at + 1 + dice.below(64)).min(input.len());
+                input.drain(at..end);
+            }
+            4 => {
+                let other = dice.pick(corpus);
+                let from = dice.below(other.len().max(1));
+                let end = (from + 1 + dice.below(256)).min(other.len());
+                let part = other.get(from..end).unwrap_or_default().to_vec();
+                input.splice(at..at, part);
+            }
+            5 | 6 => {
+                let value = *dice.pick(&EDGES);
+                let bytes = if dice.chance(0.5) {
+                    value.to_be_bytes()
+                } else {
+                    value.to_le_bytes()
+                };
+                let width = *dice.pick(&[1, 2, 4]);
+                for (byte, new) in input.iter_mut().skip(at).zip(&bytes[4 - width..]) {
+                    *byte = *new;
+                }
+            }
+            _ => {
+                let end = (at + 1 + dice.below(128)).min(input.len());
+                let part = input.get(at..end).unwrap_or_default().to_vec();
+                input.splice(at..at, part);
+            }
+        }
+    }
+    input.truncate(INPUT_MAX_BYTES);
+    input
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_target_runs_and_finds_nothing_in_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, target) in Target::ALL {
+            let outcome = run(target, Duration::from_millis(1_500), 1, folder.path()).unwrap();
+            assert_eq!(outcome.findings, Vec::<PathBuf>::new(), "{name}");
+            assert!(outcome.inputs > 50, "{name}: {outcome:?}");
+            assert!(outcome.verdicts.len() > 1, "{name}: {outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The quality report: what is odd about the pictures, how films spread over years, classes and
+//! numbers of labels, and which pictures look the same but have other labels.
+//!
+//! Invariant: the report is a function of the dataset and the settings; it holds no time and no path.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::Datelike;
+use serde::Serialize;
+
+use super::look::{Look, limit};
+use super::similar::PLACEHOLDER_MIN;
+use crate::dataset::FilmRow;
+use crate::sniff::Format;
+
+/// Films of each kind of oddity that are shown.
+const SAMPLES: usize = 12;
+/// Pairs and clusters that are listed.
+const LISTED_MAX: usize = 200;
+/// A size is odd beyond this many interquartile ranges.
+const IQR_FACTOR: f64 = 3.0;
+/// The least interquartile range, as a share of the median: where all pictures have one size, one
+/// of nearly that size is not odd.
+const IQR_MIN_SHARE: f64 = 0.05;
+
+/// Every flag, with what it means.
+pub(super) const FLAGS: [(&str, &str); 12] = [
+    ("tiny", "the shorter side is under 50 pixels"),
+    ("odd_aspect", "the shorter side is under 0.35 of the longer one"),
+    ("odd_size", "its size is far from that of the others (3 interquartile ranges)"),
+    ("dark", "even its brightest parts are dark (99th percentile under 0.32)"),
+    ("light", "even its darkest parts are light (5th percentile above 0.95)"),
+    ("low_information", "it has few grey values (entropy under 3 bits)"),
+    ("blurry", "it has no sharp edges (score under 0.29)"),
+    ("greyscale", "it has no colours"),
+    ("format_mismatch", "its name promises another format"),
+    ("exact_duplicate", "an earlier film has the very same file"),
+    ("near_duplicate", "an earlier film has a picture that looks the same"),
+    ("placeholder", "five films or more that do not belong together have it"),
+];
+
+/// Flags of pictures that are fit for a test set all the same.
+pub(super) const HARMLESS: [&str; 2] = ["greyscale", "format_mismatch"];
+
+/// The flags of every film, in the order of [`FLAGS`].
+pub(super) fn flags(
+    films: &[FilmRow],
+    looks: &[Option<Look>],
+    clusters: &[Vec<usize>],
+) -> Vec<Vec<&'static str>> {
+    let mut flags: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); films.len()];
+    let place = |name: &str| FLAGS.iter().position(|(flag, _)| *flag == name).unwrap_or(0);
+    let sizes = odd_sizes(looks);
+    let mut files = HashMap::new();
+    for (at, film) in films.iter().enumerate() {
+        let Some(look) = &looks[at] else { continue };
+        let promised = Format::of_name(&film.id).unwrap_or(Format::Jpeg);
+        let is_copy = *files.entry(&film.picture_digest).or_insert(at) != at;
+        for (name, is_so) in [
+            ("tiny", look.width.min(look.height) < limit::TINY),
+            ("odd_aspect", look.aspect() < limit::ODD_ASPECT),
+            ("odd_size", sizes(look)),
+            ("dark", look.brightest < limit::DARK),
+            ("light", look.darkest < limit::LIGHT),
+            ("low_information", look.information < limit::LOW_INFORMATION),
+            ("blurry", look.sharpness < limit::BLURRY),
+            ("greyscale", look.is_grey),
+            ("format_mismatch", look.format != promised),
+            ("exact_duplicate", is_copy),
+        ] {
+            if is_so {
+                flags[at].insert(place(name));
+            }
+        }
+    }
+    for cluster in clusters {
+        let is_placeholder = strangers(films, cluster) >= PLACEHOLDER_MIN;
+        for (nth, film) in cluster.iter().enumerate() {
+            if is_placeholder {
+                flags[*film].insert(place("placeholder"));
+            }
+            // A copy of the file is that, and nothing near.
+            if nth > 0 && !flags[*film].contains(&place("exact_duplicate")) {
+                flags[*film].insert(place("near_duplicate"));
+            }
+        }
+    }
+    let names = |set: BTreeSet<usize>| set.into_iter().map(|at| FLAGS[at].0).collect();
+    flags.into_iter().map(names).collect()
+}
+
+/// How many of the films do not belong to one group.
+fn strangers(films: &[FilmRow], cluster: &[usize]) -> usize {
+    let groups: BTreeSet<&str> = cluster
+        .iter()
+        .map(|film| films[*film].group.as_deref().unwrap_or(&films[*film].id))
+        .collect();
+    groups.len()
+}
+
+fn odd_sizes(looks: &[Option<Look>]) -> impl Fn(&Look) -> bool {
+    let size = |look: &Look| (f64::from(look.width) * f64::from(look.height)).sqrt();
+    let mut sizes: Vec<f64> = looks.iter().flatten().map(size).collect();
+    sizes.sort_by(f64::total_cmp);
+    let quantile = |share: f64| {
+        let at = (sizes.len().saturating_sub(1)) as f64 * share;
+        sizes.get(at.round() as usize).copied().unwrap_or(0.0)
+    };
+    let (low, middle, high) = (quantile(0.25), quantile(0.5), quantile(0.75));
+    let spread = IQR_FACTOR * (high - low).max(middle * IQR_MIN_SHARE);
+    move |look| {
+        let size = size(look);
+        size < low - spread || size > high + spread
+    }
+}
+
+/// Two films whose pictures look the same and whose labels differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Disagreement {
+    pub(super) films: [String; 2],
+    pub(super) labels: [Vec<String>; 2],
+}
+
+/// Pictures that look the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Cluster {
+    pub(super) films: u64,
+    /// The first of them.
+    pub(super) first: Vec<String>,
+    pub(super) is_placeholder: bool,
+}
+
+/// `quality.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Report {
+    pub(super) films: u64,
+    /// Films by flag.
+    pub(super) flags: BTreeMap<&'static str, u64>,
+    /// Films that are in no split, by why.
+    pub(super) skipped: BTreeMap<String, u64>,
+    /// Ids of some films of each flag and each reason.
+    pub(super) samples: BTreeMap<String, Vec<String>>,
+    /// Films by year of release; "unknown" without a date.
+    pub(super) years: BTreeMap<String, u64>,
+    /// By split, films of each class.
+    pub(super) classes: BTreeMap<&'static str, BTreeMap<String, u64>>,
+    /// By split, films by their number of classes.
+    pub(super) label_counts: BTreeMap<&'static str, BTreeMap<u32, u64>>,
+    /// The largest clusters of pictures that look the same, largest first.
+    pub(super) clusters: Vec<Cluster>,
+    /// How many clusters there are.
+    pub(super) clusters_in_all: u64,
+    /// Pictures that look the same with other labels: an estimate of how often labels are wrong.
+    pub(super) disagreements: Vec<Disagreement>,
+    pub(super) disagreements_in_all: u64,
+}
+
+/// One film as the report sees it.
+#[derive(Debug)]
+pub(super) struct Seen<'a> {
+    pub(super) film: &'a FilmRow,
+    pub(super) flags: &'a [&'static str],
+    /// The split, or why the film is in none.
+    pub(super) place: Result<&'static str, &'a str>,
+    /// The film's classes.
+    pub(super) classes: Vec<&'a str>,
+}
+
+pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], films: &[FilmRow]) -> Report {
+    let mut report = Report {
+        films: seen.len() as u64,
+        flags: FLAGS.iter().map(|(flag, _)| (*flag, 0)).collect(),
+        skipped: BTreeMap::new(),
+        samples: BTreeMap::new(),
+        years: BTreeMap::new(),
+        classes: BTreeMap::new(),
+        label_counts: BTreeMap::new(),
+        clusters: Vec::new(),
+        clusters_in_all: clusters.len() as u64,
+        disagreements: Vec::new(),
+        disagreements_in_all: 0,
+    };
+    for one in seen {
+        report.add(one);
+    }
+    let mut by_size: Vec<&Vec<usize>> = clusters.iter().collect();
+    by_size.sort_by_key(|cluster| (std::cmp::Reverse(cluster.len()), cluster[0]));
+    for cluster in by_size.into_iter().take(LISTED_MAX) {
+        report.clusters.push(Cluster {
+            films: cluster.len() as u64,
+            first: cluster
+                .iter()
+                .take(SAMPLES)
+                .map(|film| films[*film].id.clone())
+                .collect(),
+            is_placeholder: strangers(films, cluster) >= PLACEHOLDER_MIN,
+        });
+    }
+    for cluster in clusters {
+        report.compare_labels(films, cluster);
+    }
+    report
+}
+
+impl Report {
+    fn add(&mut self, one: &Seen<'_>) {
+        let year = one
+            .film
+            .release_date
+            .map_or("unknown".to_owned(), |date| format!("{:04}", date.year()));
+        *self.years.entry(year).or_default() += 1;
+        let mut sample = |kind: &str| {
+            let ids = self.samples.entry(kind.to_owned()).or_default();
+            if ids.len() < SAMPLES {
+                ids.push(one.film.id.clone());
+            }
+        };
+        for flag in one.flags {
+            sample(flag);
+            *self.flags.entry(flag).or_default() += 1;
+        }
+        match one.place {
+            Err(why) => {
+                sample(why);
+                *self.skipped.entry(why.to_owned()).or_default() += 1;
+            }
+            Ok(split) => {
+                let counts = self.label_counts.entry(split).or_default();
+                *counts.entry(one.classes.len() as u32).or_default() += 1;
+                for class in &one.classes {
+                    let counts = self.classes.entry(split).or_default();
+                    *counts.entry((*class).to_owned()).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    /// A placeholder says nothing about labels; every other film of a cluster is set beside the first.
+    fn compare_labels(&mut self, films: &[FilmRow], cluster: &[usize]) {
+        if strangers(films, cluster) >= PLACEHOLDER_MIN {
+            return;
+        }
+        let set = |film: usize| films[film].labels.iter().collect::<BTreeSet<_>>();
+        let first = cluster[0];
+        for other in &cluster[1..] {
+            if set(first) == set(*other) {
+                continue;
+            }
+            self.disagreements_in_all += 1;
+            if self.disagreements.len() < LISTED_MAX {
+                self.disagreements.push(Disagreement {
+                    films: [films[first].id.clone(), films[*other].id.clone()],
+                    labels: [films[first].labels.clone(), films[*other].labels.clone()],
+                });
+            }
+        }
+    }
+}

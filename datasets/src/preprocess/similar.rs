@@ -1,0 +1,140 @@
+//! Pictures that look the same, found without comparing all with all: hashes that differ in few bits
+//! have a part of 16 bits in which they differ in at most one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::look::Look;
+
+/// Bits in which the perceptual hashes of one picture differ at most, however it was stored.
+const SURE_BITS: u32 = 4;
+/// And the difference hashes, as the second vote.
+const SECOND_BITS: u32 = 8;
+/// Pictures in one cluster from which on it is what a service shows for none.
+pub(super) const PLACEHOLDER_MIN: usize = 5;
+const BAND_BITS: u32 = 16;
+const BANDS: u32 = 4;
+
+/// The clusters of pictures that look the same, each with two places in `looks` or more, in order.
+pub(super) fn clusters(looks: &[Option<Look>]) -> Vec<Vec<usize>> {
+    // Many pictures may have one hash, as placeholders do: each hash is compared once.
+    let mut by_hash: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    for (at, look) in looks.iter().enumerate() {
+        if let Some(look) = look {
+            by_hash.entry((look.phash, look.dhash)).or_default().push(at);
+        }
+    }
+    let hashes: Vec<(u64, u64)> = by_hash.keys().copied().collect();
+    let mut sets = DisjointSets::new(hashes.len());
+    for band in 0..BANDS {
+        let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (at, (phash, _)) in hashes.iter().enumerate() {
+            places.entry(part_of(*phash, band)).or_default().push(at);
+        }
+        for (at, (phash, _)) in hashes.iter().enumerate() {
+            let part = part_of(*phash, band);
+            let near = (0..BAND_BITS).map(|bit| part ^ 1 << bit).chain([part]);
+            for other in near.filter_map(|part| places.get(&part)).flatten() {
+                if *other < at && is_same(hashes[at], hashes[*other]) {
+                    sets.join(at, *other);
+                }
+            }
+        }
+    }
+    let mut clusters: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (at, hash) in hashes.iter().enumerate() {
+        clusters
+            .entry(sets.root(at))
+            .or_default()
+            .extend(&by_hash[hash]);
+    }
+    let mut clusters: Vec<Vec<usize>> = clusters
+        .into_values()
+        .filter(|cluster| cluster.len() > 1)
+        .collect();
+    for cluster in &mut clusters {
+        cluster.sort_unstable();
+    }
+    clusters.sort();
+    clusters
+}
+
+fn part_of(hash: u64, band: u32) -> u64 {
+    hash >> (band * BAND_BITS) & 0xffff
+}
+
+fn is_same(a: (u64, u64), b: (u64, u64)) -> bool {
+    (a.0 ^ b.0).count_ones() <= SURE_BITS && (a.1 ^ b.1).count_ones() <= SECOND_BITS
+}
+
+/// Union-find with path halving.
+#[derive(Debug)]
+pub(super) struct DisjointSets(Vec<usize>);
+
+impl DisjointSets {
+    pub(super) fn new(count: usize) -> Self {
+        Self((0..count).collect())
+    }
+
+    pub(super) fn root(&mut self, mut at: usize) -> usize {
+        while self.0[at] != at {
+            self.0[at] = self.0[self.0[at]];
+            at = self.0[at];
+        }
+        at
+    }
+
+    pub(super) fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.root(a), self.root(b));
+        self.0[a.max(b)] = a.min(b);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::Dice;
+    use crate::sniff::Format;
+
+    fn look(phash: u64, dhash: u64) -> Option<Look> {
+        Some(Look {
+            width: 10,
+            height: 10,
+            format: Format::Jpeg,
+            is_grey: false,
+            brightest: 1.0,
+            darkest: 1.0,
+            information: 1.0,
+            sharpness: 1.0,
+            phash,
+            dhash,
+        })
+    }
+
+    #[test]
+    fn every_pair_within_the_limits_is_found_and_no_other() {
+        let mut dice = Dice::keyed(&[1]);
+        let flipped = |hash: u64, bits: usize, dice: &mut Dice| {
+            let mut places: Vec<u32> = (0..64).collect();
+            dice.shuffle(&mut places);
+            places[..bits].iter().fold(hash, |hash, bit| hash ^ 1 << bit)
+        };
+        let mut looks = Vec::new();
+        let mut wanted = Vec::new();
+        for round in 0..600 {
+            let hash = dice.bits();
+            let near = flipped(hash, round % 7, &mut dice);
+            let second = flipped(0, round % 11, &mut dice);
+            looks.extend([look(hash, 0), None, look(near, second)]);
+            if round % 7 <= 4 && round % 11 <= 8 {
+                wanted.push(vec![looks.len() - 3, looks.len() - 1]);
+            }
+        }
+        assert_eq!(clusters(&looks), wanted);
+    }
+
+    #[test]
+    fn a_crowd_of_one_picture_is_one_cluster() {
+        let looks: Vec<_> = (0..20_000).map(|_| look(7, 9)).collect();
+        assert_eq!(clusters(&looks).len(), 1);
+    }
+}
