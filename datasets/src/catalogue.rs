@@ -36,7 +36,11 @@ pub(crate) fn fuzz_answers() -> Vec<Vec<u8>> {
         answers::changes_page(&listed, 1, 3, 250),
         answers::problem(34, "The resource you requested could not be found."),
     ];
-    answers.extend(others.into_iter().map(|answer| answer.to_string().into_bytes()));
+    answers.extend(
+        others
+            .into_iter()
+            .map(|answer| answer.to_string().into_bytes()),
+    );
     answers
 }
 

@@ -77,19 +77,32 @@ fn path_of(
         Layout::Plain => "images",
         Layout::Kaggle => "Images",
     };
-    let ending = format_of(dataset.picture(&film.id).unwrap_or_default())
-        .map_or("jpg", |format| match format.as_str() {
-            "jpeg" => "jpg",
-            other => other,
-        });
+    let ending =
+        format_of(dataset.picture(&film.id).unwrap_or_default()).map_or(
+            "jpg",
+            |format| match format.as_str() {
+                "jpeg" => "jpg",
+                other => other,
+            },
+        );
     let id = film.id.strip_prefix("images/").unwrap_or(&film.id);
     let stem = match id.rsplit_once('.') {
-        Some((stem, end)) if ["jpg", "jpeg", "png", "webp"].contains(&end.to_ascii_lowercase().as_str()) => stem,
+        Some((stem, end))
+            if ["jpg", "jpeg", "png", "webp"].contains(&end.to_ascii_lowercase().as_str()) =>
+        {
+            stem
+        }
         _ => id,
     };
     let safe: String = stem
         .chars()
-        .map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' })
+        .map(|c| {
+            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '_'
+            }
+        })
         .collect();
     let mut path = format!("{folder}/{safe}.{ending}");
     let mut number = 1;
@@ -116,7 +129,11 @@ fn kaggle_table(dataset: &Dataset, paths: &[String]) -> io::Result<Vec<u8>> {
     header.extend(dataset.labels().iter().map(String::as_str));
     table.write_record(&header)?;
     for (film, path) in dataset.films().iter().zip(paths) {
-        let quoted: Vec<_> = film.labels.iter().map(|label| format!("'{label}'")).collect();
+        let quoted: Vec<_> = film
+            .labels
+            .iter()
+            .map(|label| format!("'{label}'"))
+            .collect();
         let year = film.release_date.map(|date| date.year().to_string());
         let mut record = vec![
             path.clone(),
@@ -135,9 +152,19 @@ fn kaggle_table(dataset: &Dataset, paths: &[String]) -> io::Result<Vec<u8>> {
 fn terms_of(dataset: &Dataset) -> Option<String> {
     let source = &dataset.books().summary.source;
     let mut lines = vec![format!("Source: {}", source.name)];
-    lines.extend(source.licence.iter().map(|licence| format!("Licence: {licence}")));
+    lines.extend(
+        source
+            .licence
+            .iter()
+            .map(|licence| format!("Licence: {licence}")),
+    );
     lines.extend(source.attribution.clone());
-    lines.extend(source.use_until.iter().map(|day| format!("To be used until {day} alone.")));
+    lines.extend(
+        source
+            .use_until
+            .iter()
+            .map(|day| format!("To be used until {day} alone.")),
+    );
     if source.synthetic {
         lines.push("These pictures are synthetic.".to_owned());
     }

@@ -27,7 +27,11 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> anyhow::Result<ExitCode> {
     let known = Target::ALL.iter().find(|(name, _)| *name == args.target);
     let Some((name, target)) = known else {
         let names: Vec<_> = Target::ALL.iter().map(|(name, _)| *name).collect();
-        anyhow::bail!("there is no target {:?}; use {}", args.target, names.join(", "));
+        anyhow::bail!(
+            "there is no target {:?}; use {}",
+            args.target,
+            names.join(", ")
+        );
     };
     // What is caught is reported at the end; a backtrace for each would fill the screen.
     std::panic::set_hook(Box::new(|_| {}));

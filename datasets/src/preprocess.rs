@@ -254,9 +254,8 @@ impl<'a> Packing<'a> {
         threads: u32,
         context: &Context,
     ) -> Result<(), JobError> {
-        let fault = |path: &Path, error: io::Error| {
-            JobError::crash(format!("{}: {error}", path.display()))
-        };
+        let fault =
+            |path: &Path, error: io::Error| JobError::crash(format!("{}: {error}", path.display()));
         let spool = self.spool.clone();
         let file = File::create(&spool).map_err(|error| fault(&spool, error))?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
@@ -279,7 +278,8 @@ impl<'a> Packing<'a> {
                 bytes_read += bytes;
                 match prepared? {
                     Prepared::Image(image, look) => {
-                        out.write_all(&image).map_err(|error| fault(&spool, error))?;
+                        out.write_all(&image)
+                            .map_err(|error| fault(&spool, error))?;
                         self.spooled[usable[at]] = (written, image.len() as u32);
                         self.looks[usable[at]] = Some(*look);
                         written += image.len() as u64;

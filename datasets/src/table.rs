@@ -33,7 +33,8 @@ pub(crate) fn create(
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .build();
     let aside = AsideFile::create(file).map_err(|error| fault(file, error))?;
-    ArrowWriter::try_new(aside, schema.clone(), Some(properties)).map_err(|error| fault(file, error))
+    ArrowWriter::try_new(aside, schema.clone(), Some(properties))
+        .map_err(|error| fault(file, error))
 }
 
 /// Appends rows, column by column.

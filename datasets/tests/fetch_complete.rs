@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
 
+use marquee_datasets::dataset::Dataset;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FilmList, Source};
@@ -43,7 +44,11 @@ fn truth_of(file: &std::path::Path) -> (Outcomes, HashMap<String, serde_json::Va
 fn outcomes_of(dataset: &std::path::Path) -> Outcomes {
     let mut outcomes = Outcomes::new();
     for (id, outcome, class) in marquee_datasets::dataset::outcomes(dataset).unwrap() {
-        let class = if outcome == "gone" { String::new() } else { class };
+        let class = if outcome == "gone" {
+            String::new()
+        } else {
+            class
+        };
         *outcomes.entry((id, outcome, class)).or_default() += 1;
     }
     outcomes
@@ -97,15 +102,23 @@ fn a_storm_of_every_fault_leaves_books_that_agree_with_the_truth() {
     );
 
     // And the pictures: what must be skipped is, with its class, and nothing else.
-    let preprocessed = workplace.preprocess(support::settings(), "shards", 2).preprocessed();
+    let preprocessed = workplace
+        .preprocess(support::settings(), "shards", 2)
+        .preprocessed();
     let books: serde_json::Value =
-        serde_json::from_slice(&fs::read(workplace.path("shards/preprocess.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(workplace.path("shards/preprocess.json")).unwrap())
+            .unwrap();
     let skipped: BTreeMap<String, String> = books["problems"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|problem| problem["class"] != "label_dropped")
-        .map(|problem| (problem["id"].as_str().unwrap().to_owned(), problem["class"].as_str().unwrap().to_owned()))
+        .map(|problem| {
+            (
+                problem["id"].as_str().unwrap().to_owned(),
+                problem["class"].as_str().unwrap().to_owned(),
+            )
+        })
         .collect();
     let expected: BTreeMap<String, String> = films
         .iter()
@@ -176,9 +189,15 @@ fn a_job_that_is_killed_again_and_again_fetches_nothing_twice() {
     const IN_FLIGHT: usize = 8 * 2;
     let requests = catalogue.requests();
     let is_of_a_film = |path: &str| path.contains("/movie/") && !path.contains("genre");
-    let films: Vec<_> = requests.iter().filter(|(path, _)| is_of_a_film(path)).collect();
+    let films: Vec<_> = requests
+        .iter()
+        .filter(|(path, _)| is_of_a_film(path))
+        .collect();
     let twice = films.iter().filter(|(_, count)| **count > 1).count();
-    assert!(twice <= KILLS * IN_FLIGHT, "{twice} films were asked for twice");
+    assert!(
+        twice <= KILLS * IN_FLIGHT,
+        "{twice} films were asked for twice"
+    );
     assert!(films.len() > 550, "{}", films.len());
     println!("600 films, 3 kills: {twice} films asked for twice");
 }
@@ -197,7 +216,9 @@ fn a_job_that_is_told_to_stop_leaves_a_checkpoint_that_another_host_goes_on_from
         match serde_json::from_str(&line.unwrap()).unwrap() {
             ChildEvent::Progress { done, .. } if done >= 150 => {
                 // Once is enough, more does no harm.
-                let _ = std::process::Command::new("kill").arg(job.id().to_string()).status();
+                let _ = std::process::Command::new("kill")
+                    .arg(job.id().to_string())
+                    .status();
             }
             ChildEvent::Checkpoint { step, path } => checkpoint = Some((step, path)),
             ChildEvent::Progress { .. }
@@ -213,7 +234,10 @@ fn a_job_that_is_told_to_stop_leaves_a_checkpoint_that_another_host_goes_on_from
     let summary = second.fetch(catalogue.source()).fetched();
     assert_eq!((summary.resumed, summary.asked), (step, 400));
     let requests = catalogue.requests();
-    let twice = requests.iter().filter(|(path, count)| path.contains("poster") && **count > 1).count();
+    let twice = requests
+        .iter()
+        .filter(|(path, count)| path.contains("poster") && **count > 1)
+        .count();
     assert!(twice <= 16, "{twice}");
 }
 
@@ -225,8 +249,14 @@ fn what_did_not_change_is_not_fetched_again() {
     let second = Workplace::new().with_previous(&first.path("dataset"));
     let started = Instant::now();
     let after = second.fetch(catalogue.source()).fetched();
-    assert_eq!((after.fetched, after.unchanged), (before.fetched, before.fetched));
-    assert_eq!(results(&first.path("dataset")), results(&second.path("dataset")));
+    assert_eq!(
+        (after.fetched, after.unchanged),
+        (before.fetched, before.fetched)
+    );
+    assert_eq!(
+        results(&first.path("dataset")),
+        results(&second.path("dataset"))
+    );
     println!("300 films again: {:.1?}", started.elapsed());
 
     // Changes alone: those of the last days are asked for again, the others are kept.
@@ -234,11 +264,18 @@ fn what_did_not_change_is_not_fetched_again() {
     let mut source = catalogue.source();
     if let Source::Tmdb { films, from, .. } = &mut source {
         *films = FilmList::Changes;
-        let days_ago = chrono::Utc::now().date_naive() - chrono::Days::new(40);
-        *from = Some(days_ago.to_string());
+        let books = Dataset::open(&first.path("dataset"))
+            .unwrap()
+            .books()
+            .clone();
+        let listed: chrono::NaiveDate = books.listed_on.unwrap().parse().unwrap();
+        *from = Some((listed - chrono::Days::new(40)).to_string());
     }
     let changed = third.fetch(source).fetched();
-    assert!(changed.asked >= before.fetched && changed.asked < 300, "{changed:?}");
+    assert!(
+        changed.asked >= before.fetched && changed.asked < 300,
+        "{changed:?}"
+    );
     assert_eq!(changed.fetched, before.fetched);
 }
 
@@ -263,7 +300,12 @@ fn discover_is_sliced_until_no_slice_is_cut() {
     let ended = workplace.fetch(source);
     // Every film is gone, so there is no dataset, but the message counts them.
     let failure = ended.failure();
-    let asked: u64 = failure.message["none of the ".len()..].split(' ').next().unwrap().parse().unwrap();
+    let asked: u64 = failure.message["none of the ".len()..]
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     // All but those that are adult, vanished, without a date, or released later than today.
     assert!((10_500..12_000).contains(&asked), "{failure:?}");
 }
@@ -315,6 +357,9 @@ fn progress_tells_rate_bytes_errors_by_class_and_time_left() {
         "films/gone",
         "films/failed_http_500",
     ] {
-        assert!(names.iter().any(|name| name == wanted), "{wanted}: {names:?}");
+        assert!(
+            names.iter().any(|name| name == wanted),
+            "{wanted}: {names:?}"
+        );
     }
 }

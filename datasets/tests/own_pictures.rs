@@ -152,11 +152,11 @@ fn a_place_that_holds_no_pictures_is_refused_with_what_is_wanted() {
     };
     insta::assert_snapshot!(message(&workplace.path("nowhere")), @"/w/nowhere cannot be opened on this worker: No such file or directory (os error 2)");
     fs::create_dir(workplace.path("empty")).unwrap();
-    insta::assert_snapshot!(message(&workplace.path("empty")), @"there is no /w/empty/labels.csv; a folder of pictures needs one, with the header path,labels");
+    insta::assert_snapshot!(message(&workplace.path("empty")), @"there is no /w/empty/labels.csv; a folder of pictures needs one, with the header path,labels (or a table as Kaggle's sets have it, or one folder a label)");
     fs::write(workplace.path("text.zip"), "no archive").unwrap();
     insta::assert_snapshot!(message(&workplace.path("text.zip")), @"/w/text.zip is neither a folder nor a .zip archive: invalid Zip archive: Could not find EOCD");
     write_zip(&workplace.path("bare.zip"), "a/b/", &files());
-    insta::assert_snapshot!(message(&workplace.path("bare.zip")), @"/w/bare.zip has no labels.csv, neither at its top nor in its one folder; add one with the header path,labels");
+    insta::assert_snapshot!(message(&workplace.path("bare.zip")), @"there is no /w/bare.zip/labels.csv, but one in its folder b; move it to the top, or give that folder as path");
     write_folder(
         &workplace.path("wrong"),
         &BTreeMap::from([(

@@ -59,6 +59,7 @@ fn planted_faults_are_found_and_sound_pictures_are_left_in_peace() {
         width: 96,
         height: 144,
         test_rows: Some(100),
+        group_near_duplicates: true,
         ..settings()
     };
     let summary = workplace.preprocess(settings, "shards", 2).preprocessed();
@@ -67,7 +68,10 @@ fn planted_faults_are_found_and_sound_pictures_are_left_in_peace() {
         serde_json::from_slice(&fs::read(workplace.path("shards/quality.json")).unwrap()).unwrap();
     let page = fs::read_to_string(workplace.path("shards/quality.html")).unwrap();
     assert!(page.contains("data:image/jpeg;base64,") && page.contains("What is odd"));
-    assert!(!page.contains("src=\"http"), "the page is complete in itself");
+    assert!(
+        !page.contains("src=\"http"),
+        "the page is complete in itself"
+    );
     assert!(quality["years"].as_object().unwrap().len() > 50);
     if let Ok(folder) = std::env::var("MARQUEE_KEEP_REPORT") {
         fs::create_dir_all(&folder).unwrap();
@@ -79,23 +83,33 @@ fn planted_faults_are_found_and_sound_pictures_are_left_in_peace() {
     let (mut sound, mut accused) = (0, BTreeMap::<String, u32>::new());
     for line in fs::read_to_string(&truth).unwrap().lines() {
         let truth: serde_json::Value = serde_json::from_str(line).unwrap();
-        let Some(has) = flags.get(truth["id"].as_str().unwrap()) else { continue };
+        let Some(has) = flags.get(truth["id"].as_str().unwrap()) else {
+            continue;
+        };
         if truth["outcome"] != "fetched" || !truth["skipped"].is_null() {
             continue;
         }
         for wanted in truth["flags"].as_array().unwrap() {
-            let counts = found.entry(wanted.as_str().unwrap().to_owned()).or_default();
+            let counts = found
+                .entry(wanted.as_str().unwrap().to_owned())
+                .or_default();
             counts[0] += u32::from(has.contains(wanted.as_str().unwrap()));
             counts[1] += 1;
         }
-        if !truth["planted"].as_str().unwrap_or_default().starts_with("Oddity") {
+        if !truth["planted"]
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("Oddity")
+        {
             sound += 1;
             for flag in has.iter().filter(|flag| FAULTS.contains(&flag.as_str())) {
                 *accused.entry(flag.clone()).or_default() += 1;
             }
         }
     }
-    let [hits, planted] = found.values().fold([0, 0], |sum, counts| [sum[0] + counts[0], sum[1] + counts[1]]);
+    let [hits, planted] = found.values().fold([0, 0], |sum, counts| {
+        [sum[0] + counts[0], sum[1] + counts[1]]
+    });
     let alarms: u32 = accused.values().sum();
     println!(
         "quality: recall {hits}/{planted} = {:.2} %, false alarms {alarms}/{sound} = {:.2} %; by flag {found:?}; accused {accused:?}",
@@ -137,16 +151,29 @@ fn a_helper_that_dies_costs_one_picture() {
             .flatten()
             .flatten()
             .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-            .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|text| {
+                text.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
             .collect();
         if let Some(pid) = pids.first() {
-            killed += u32::from(Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+            killed += u32::from(
+                Command::new("kill")
+                    .args(["-KILL", pid])
+                    .status()
+                    .unwrap()
+                    .success(),
+            );
         }
         std::thread::sleep(std::time::Duration::from_millis(15));
     }
     let ended = support::Ended::of(job.wait_with_output().unwrap());
     let summary = ended.preprocessed();
     let crashed = summary.skipped.get("decoder_crashed").copied().unwrap_or(0);
-    assert!(killed > 0 && crashed <= u64::from(killed), "{killed} killed, {summary:?}");
+    assert!(
+        killed > 0 && crashed <= u64::from(killed),
+        "{killed} killed, {summary:?}"
+    );
     assert!(summary.splits.values().sum::<u64>() > 300);
 }

@@ -20,6 +20,8 @@ Tasks:
   sample        make a data set of real pictures to try Marquee on
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
+  data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
+  fuzz          try a reader of strangers' bytes on inputs that are made to break it
   help          this text; \"cargo xtask <task> --help\" says more about one task
 
 libtorch 2.11.0 goes to the user's cache folder, once for all checkouts.
@@ -101,6 +103,27 @@ Options:
   --to DIR  where to write it [target/samples/clipart]
 ";
 
+const DATA_CHECK_HELP: &str = "\
+Run the tests of the data path at full size: 20,000 films through every fault of the local server,
+books against its truth file, kills and resumption, the quality report on planted faults, and
+pyarrow reading every file
+
+Usage: cargo xtask data-check
+";
+
+const FUZZ_HELP: &str = "\
+Try a reader of bytes from strangers on inputs that are made to break it
+
+Usage: cargo xtask fuzz NAME [--minutes M] [--seed N]
+
+Names:
+  json   answers of the API, lines of the export
+  image  a picture's way from its file into a shard
+  shard  files of shards
+
+What breaks one is kept in the folder fuzz-findings beside the binaries.
+";
+
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -112,6 +135,8 @@ pub(crate) enum Task {
     SampleClipart { to: Option<PathBuf> },
     SqlxPrepare { check: bool },
     ZooCheck(crate::zoo_check::Options),
+    DataCheck,
+    Fuzz(crate::data::FuzzOptions),
 }
 
 /// The options of `demo`, handed on to `marquee demo`.
@@ -146,6 +171,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "check" => no_more("check", &rest, Task::Check),
         "setup" if wants_help => Ok(Task::Help(SETUP_HELP)),
         "setup" => no_more("setup", &rest, Task::Setup),
+        "data-check" if wants_help => Ok(Task::Help(DATA_CHECK_HELP)),
+        "data-check" => no_more("data-check", &rest, Task::DataCheck),
+        "fuzz" if wants_help => Ok(Task::Help(FUZZ_HELP)),
+        "fuzz" => parse_fuzz(rest),
         "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
         "zoo-check" => parse_zoo_check(rest),
         "sample" if wants_help => Ok(Task::Help(SAMPLE_HELP)),
@@ -199,6 +228,28 @@ fn parse_demo(words: Vec<String>) -> Result<DemoOptions> {
         }
     }
     Ok(options)
+}
+
+fn parse_fuzz(words: Vec<String>) -> Result<Task> {
+    let mut options = crate::data::FuzzOptions::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let mut number = |what: &str| match words.next() {
+            Some(value) if value.parse::<f64>().is_ok_and(|value| value >= 0.0) => Ok(Some(value)),
+            Some(value) => bail!(r#""{word} {value}" is not {what}"#),
+            None => bail!(r#""{word}" needs {what}"#),
+        };
+        match word.as_str() {
+            "--minutes" => options.minutes = number("a number of minutes")?,
+            "--seed" => options.seed = number("a number")?,
+            "json" | "image" | "shard" if options.target.is_empty() => options.target = word,
+            _ => return Err(unknown("fuzz", &word)),
+        }
+    }
+    if options.target.is_empty() {
+        bail!(r#"say what to try: "cargo xtask fuzz json", "image" or "shard""#);
+    }
+    Ok(Task::Fuzz(options))
 }
 
 fn parse_zoo_check(words: Vec<String>) -> Result<Task> {

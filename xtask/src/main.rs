@@ -9,6 +9,7 @@
 
 mod args;
 mod check;
+mod data;
 mod demo;
 mod pg;
 mod process;
@@ -48,6 +49,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test { filter } => test::run(&workspace, &filter),
         Task::Check => check::run(&workspace),
+        Task::DataCheck => data::check(&workspace),
+        Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
         Task::SampleClipart { to } => sample::clipart(&workspace, to.as_deref()),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),

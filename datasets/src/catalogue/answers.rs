@@ -144,7 +144,11 @@ pub(super) fn write_export(
         if let Some(plant @ Plant::Nonsense) = plant {
             writeln!(to, "{{\"id\": \"none of your business\"")?;
             number += 1;
-            truth(truth_of_line(&format!("line {number}"), "unreadable_line", &plant));
+            truth(truth_of_line(
+                &format!("line {number}"),
+                "unreadable_line",
+                &plant,
+            ));
         }
         let film = films.listed_at(position);
         let line = json!({
@@ -154,7 +158,10 @@ pub(super) fn write_export(
             "popularity": number_of(film.popularity),
             "video": false,
         });
-        let fate = Storm { seed: 0, share: 0.0 };
+        let fate = Storm {
+            seed: 0,
+            share: 0.0,
+        };
         writeln!(to, "{line}")?;
         number += 1;
         let is_marked = film.fate == Fate::Adult && position.is_multiple_of(2);

@@ -188,9 +188,10 @@ impl FaultRule {
             every: 1,
             times,
             // Half of those who limit say for how long.
-            retry_after: match kind {
-                FaultKind::RateLimited if route == Route::Movie => RetryAfter::Seconds(0),
-                _ => RetryAfter::None,
+            retry_after: if kind == FaultKind::RateLimited && route == Route::Movie {
+                RetryAfter::Seconds(0)
+            } else {
+                RetryAfter::None
             },
         }
     }
@@ -219,7 +220,8 @@ impl Faults {
     /// The fault that the storm has for this request.
     fn planted(&self, route: Route, position: usize) -> Option<FaultRule> {
         match (self.storm.as_ref()?.plant_at(position)?, route) {
-            (Plant::Details(kind, times), Route::Movie) | (Plant::Poster(kind, times), Route::Image) => {
+            (Plant::Details(kind, times), Route::Movie)
+            | (Plant::Poster(kind, times), Route::Image) => {
                 Some(FaultRule::planted(route, kind, times))
             }
             (

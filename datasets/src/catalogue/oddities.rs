@@ -196,7 +196,10 @@ fn bomb() -> Vec<u8> {
     let mut packer = ZlibEncoder::new(Vec::new(), Compression::best());
     // A tenth of the rows is enough: who reads on has been fooled already.
     packer
-        .write_all(&vec![0; (BOMB_SIDE as usize / 8 + 1) * BOMB_SIDE as usize / 10])
+        .write_all(&vec![
+            0;
+            (BOMB_SIDE as usize / 8 + 1) * BOMB_SIDE as usize / 10
+        ])
         .expect("a Vec takes every write");
     chunk(b"IDAT", &packer.finish().expect("a Vec takes every write"));
     chunk(b"IEND", &[]);
@@ -210,7 +213,8 @@ fn placeholder(width: u32, height: u32) -> Rgb {
         for x in 0..width {
             let is_frame = x < width / 12 || y < height / 12;
             let is_cross = (x * height).abs_diff(y * width) < width * height / 30;
-            let shade = 210 - u8::from(is_frame) * 90 - u8::from(is_cross) * 60 - (y * 30 / height) as u8;
+            let shade =
+                210 - u8::from(is_frame) * 90 - u8::from(is_cross) * 60 - (y * 30 / height) as u8;
             bytes.extend([shade; 3]);
         }
     }

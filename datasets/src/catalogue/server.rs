@@ -110,7 +110,9 @@ impl CatalogueServer {
                     Style::Full
                 },
             },
-            limiter: options.rate_limit.map(|limit| Mutex::new(Bucket::new(limit))),
+            limiter: options
+                .rate_limit
+                .map(|limit| Mutex::new(Bucket::new(limit))),
             seed: options.seed,
             key: options.key,
             faults: Faults::new(options.faults, options.storm),
@@ -148,7 +150,12 @@ impl CatalogueServer {
                 .and_then(|()| to.write_all(b"\n"));
             fault = fault.take().or(written.err());
         };
-        answers::write_export(&painter.films, painter.storm.as_ref(), &mut io::sink(), truth)?;
+        answers::write_export(
+            &painter.films,
+            painter.storm.as_ref(),
+            &mut io::sink(),
+            truth,
+        )?;
         match fault {
             Some(fault) => Err(fault),
             None => to.flush(),
@@ -398,7 +405,9 @@ async fn poster(
     let is_sent_on = params.contains_key("again");
     if !is_sent_on && let Some(fault) = app.faults.meet(Route::Image, position) {
         let answer = app.painted(position, width).await;
-        return app.befall(&fault, answer, &format!("/t/p/{size}/{file}")).await;
+        return app
+            .befall(&fault, answer, &format!("/t/p/{size}/{file}"))
+            .await;
     }
     let etag = app.etag(&format!("{position}-{width}"));
     if is_known(&headers, &etag) {
@@ -517,7 +526,8 @@ impl App {
             "Your request count ({}) is over the allowed limit of {}.",
             bucket.count, bucket.limit
         );
-        let mut response = Answer::problem(StatusCode::TOO_MANY_REQUESTS, 25, &message).into_response();
+        let mut response =
+            Answer::problem(StatusCode::TOO_MANY_REQUESTS, 25, &message).into_response();
         response.headers_mut().insert(RETRY_AFTER, 1.into());
         Some(response)
     }

@@ -46,10 +46,16 @@ pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema
 
 /// The rows, column by column, in the order of [`fields`].
 pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Vec<ArrayRef> {
-    let mut labels = ListBuilder::new(StringBuilder::new())
-        .with_field(Field::new("item", DataType::Utf8, false));
-    let mut ids =
-        ListBuilder::new(Int64Builder::new()).with_field(Field::new("item", DataType::Int64, false));
+    let mut labels = ListBuilder::new(StringBuilder::new()).with_field(Field::new(
+        "item",
+        DataType::Utf8,
+        false,
+    ));
+    let mut ids = ListBuilder::new(Int64Builder::new()).with_field(Field::new(
+        "item",
+        DataType::Int64,
+        false,
+    ));
     for row in rows.clone() {
         for label in &row.labels {
             labels.values().append_value(label);

@@ -80,7 +80,9 @@ impl OutcomesWriter {
             ))
         };
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.id))),
+            Arc::new(StringArray::from_iter_values(
+                rows.iter().map(|row| &row.id),
+            )),
             Arc::new(StringArray::from_iter_values(
                 rows.iter().map(|row| row.outcome),
             )),

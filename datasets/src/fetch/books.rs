@@ -144,7 +144,8 @@ mod tests {
                 detail: String::new(),
             },
         );
-        let Err(JobError::Failed(failure)) = books.close(1.0, SourceNote::default(), "2026-01-01") else {
+        let Err(JobError::Failed(failure)) = books.close(1.0, SourceNote::default(), "2026-01-01")
+        else {
             panic!("one id is not accounted for");
         };
         assert!(

@@ -135,14 +135,16 @@ impl Place<'_> {
     fn make_journal_dir(&self, dir: &Path, fingerprint: &Digest) -> io::Result<()> {
         let is_same =
             |dir: &Path| plan::read(dir).is_some_and(|plan| plan.fingerprint == *fingerprint);
-        if is_same(dir) {
+        // A job may have been on another worker since: what is further counts.
+        let beyond = self.resume.filter(|resume| is_same(resume));
+        if is_same(dir) && beyond.is_none_or(|resume| journal_bytes(resume) <= journal_bytes(dir)) {
             return Ok(());
         }
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => fs::create_dir_all(dir)?,
         }
-        if let Some(resume) = self.resume.filter(|resume| is_same(resume)) {
+        if let Some(resume) = beyond {
             // The plan last: without it the folder counts as empty.
             let mut names: Vec<_> = fs::read_dir(resume)?
                 .map(|entry| entry.map(|entry| entry.file_name()))
@@ -159,6 +161,15 @@ impl Place<'_> {
     pub(super) fn earlier(&self, id: &str) -> Option<&FilmRow> {
         self.previous.as_ref()?.film(id)
     }
+}
+
+/// Bytes of the files of a journal.
+fn journal_bytes(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| file.metadata().ok())
+        .map(|found| found.len())
+        .sum()
 }
 
 /// Another name for a file that never changes; a copy where links are impossible.
@@ -200,7 +211,11 @@ impl<'a> Engine<'a> {
             Journal::open(&dir, plan.entries, stands).map_err(|error| on_disk(&dir, &error))?;
         let resumed = journal.settled();
         if resumed > 0 {
-            tracing::info!(resumed, of = plan.entries, "going on where an earlier attempt ended");
+            tracing::info!(
+                resumed,
+                of = plan.entries,
+                "going on where an earlier attempt ended"
+            );
         }
         Ok(Self {
             checkpointed: (Instant::now(), resumed),
@@ -250,7 +265,9 @@ impl<'a> Engine<'a> {
     ) -> Result<(), JobError> {
         let window = concurrency.max(1) as usize * AHEAD;
         let entries = plan::entries(&self.dir).map_err(|error| on_disk(&self.dir, &error))?;
-        let done: Vec<bool> = (0..self.plan.entries).map(|at| self.journal.has(at)).collect();
+        let done: Vec<bool> = (0..self.plan.entries)
+            .map(|at| self.journal.has(at))
+            .collect();
         let open = (0_u64..)
             .zip(entries)
             .filter(|(at, _)| !done.get(*at as usize).copied().unwrap_or(false));
@@ -335,7 +352,10 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         self.journal.close_segment()?;
-        let path = self.place.checkpoints.join(format!("settled-{settled:012}"));
+        let path = self
+            .place
+            .checkpoints
+            .join(format!("settled-{settled:012}"));
         fs::create_dir_all(&path)?;
         let files = [plan::ENTRIES_FILE, plan::PLAN_FILE].map(|name| self.dir.join(name));
         for file in self.journal.segments()?.into_iter().chain(files) {
@@ -363,7 +383,9 @@ impl<'a> Engine<'a> {
                 .read::<Outcome>(at)
                 .map_err(|error| on_disk(&self.dir, &error))?;
             // An entry that is not settled is missing in the books, which then do not balance.
-            let Some((outcome, body)) = read else { continue };
+            let Some((outcome, body)) = read else {
+                continue;
+            };
             let id = entry.id();
             match outcome {
                 Outcome::Fetched(film) => {
@@ -400,14 +422,20 @@ impl<'a> Engine<'a> {
         let earlier = self.place.previous.as_ref();
         let picture = earlier.and_then(|dataset| dataset.picture(id));
         picture.map(<[u8]>::to_vec).ok_or_else(|| {
-            JobError::bad_input(format!("the earlier dataset has no picture of {id} any more"))
+            JobError::bad_input(format!(
+                "the earlier dataset has no picture of {id} any more"
+            ))
         })
     }
 
     fn row_of(&self, id: String, film: Fetched, picture: &[u8], labels: &mut Labels) -> FilmRow {
         FilmRow {
             id,
-            labels: film.labels.iter().map(|label| labels.name_of(label)).collect(),
+            labels: film
+                .labels
+                .iter()
+                .map(|label| labels.name_of(label))
+                .collect(),
             label_ids: film.labels.iter().filter_map(|(id, _)| *id).collect(),
             group: film.group,
             title: film.title,
@@ -481,9 +509,6 @@ mod tests {
         assert_eq!(labels.name_of(&label(10769, "Foreign")), "Foreign");
         assert_eq!(labels.name_of(&label(5, "")), "genre-5");
         assert_eq!(labels.name_of(&(None, "Action".to_owned())), "Action");
-        assert_eq!(
-            labels.names,
-            ["Action", "Adventure", "Foreign", "genre-5"]
-        );
+        assert_eq!(labels.names, ["Action", "Adventure", "Foreign", "genre-5"]);
     }
 }

@@ -108,6 +108,16 @@ fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
         }
     }
     let names = files.names()?;
+    // One that lies deeper is meant for its own folder, not to be passed over.
+    if let Some(folder) = names
+        .iter()
+        .find_map(|file| file.strip_suffix(LABELS_NAME)?.strip_suffix('/'))
+    {
+        return Err(JobError::bad_input(format!(
+            "there is no {name}, but one in its folder {folder}; move it to the top, or give that folder \
+             as path"
+        )));
+    }
     if let Some(table) = layouts::table_of(&names) {
         let shown = path.join(table).display().to_string();
         let text = files.read(table, LABELS_MAX_BYTES).map_err(|miss| {
@@ -261,7 +271,12 @@ fn names_in(archive: &ZipArchive<File>) -> impl Iterator<Item = String> {
 }
 
 /// The files below `folder`, as paths joined by `/`, down to [`DEPTH_MAX`] folders.
-fn names_below(folder: &Path, prefix: &str, depth: usize, names: &mut Vec<String>) -> io::Result<()> {
+fn names_below(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    names: &mut Vec<String>,
+) -> io::Result<()> {
     let mut entries: Vec<_> = fs::read_dir(folder)?.collect::<io::Result<_>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
@@ -311,7 +326,7 @@ fn miss_of_zip(error: &ZipError) -> Miss {
     }
     if matches!(error, ZipError::FileNotFound) {
         return Miss::Gone {
-            detail: "the archive has no such file".to_owned(),
+            detail: "there is no such file".to_owned(),
         };
     }
     Miss::Failed {

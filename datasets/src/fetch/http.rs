@@ -55,11 +55,20 @@ const VALIDATOR_MAX_CHARS: usize = 256;
 /// Why a request has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NoAnswer {
-    Unauthorized { detail: String },
-    Gone { detail: String },
-    Failed { class: String, detail: String },
+    Unauthorized {
+        detail: String,
+    },
+    Gone {
+        detail: String,
+    },
+    Failed {
+        class: String,
+        detail: String,
+    },
     /// The host has answered nothing for as long as the settings allow.
-    Down { detail: String },
+    Down {
+        detail: String,
+    },
 }
 
 /// By what a server knows whether a file has changed since.

@@ -140,7 +140,10 @@ impl Journal {
     }
 
     /// The outcome of an entry with its body; None if it is not settled.
-    pub(super) fn read<T: DeserializeOwned>(&mut self, at: u64) -> io::Result<Option<(T, Vec<u8>)>> {
+    pub(super) fn read<T: DeserializeOwned>(
+        &mut self,
+        at: u64,
+    ) -> io::Result<Option<(T, Vec<u8>)>> {
         let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
         let Some(slot) = slot.copied().flatten() else {
             return Ok(None);
@@ -221,7 +224,9 @@ impl Journal {
         let (mut offset, mut head, mut header) = (0, [0; FRAME_HEAD_BYTES], Vec::new());
         while offset + FRAME_HEAD_BYTES as u64 <= end {
             file.read_exact(&mut head)?;
-            let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+            let word = |at: usize| {
+                u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+            };
             let (header_bytes, body_bytes) = (word(4), word(8));
             let length = FRAME_HEAD_BYTES as u64 + u64::from(header_bytes) + u64::from(body_bytes);
             let is_odd = &head[..4] != MAGIC
@@ -332,11 +337,17 @@ mod tests {
         journal.append(7, &note("b"), b"body of 7").unwrap();
         drop(journal);
         let mut journal = open(dir.path());
-        assert_eq!((journal.settled(), journal.has(3), journal.has(7)), (1, false, true));
+        assert_eq!(
+            (journal.settled(), journal.has(3), journal.has(7)),
+            (1, false, true)
+        );
         journal.append(3, &note("c"), b"new").unwrap();
         for _ in 0..2 {
             assert_eq!(journal.read(3).unwrap(), Some((note("c"), b"new".to_vec())));
-            assert_eq!(journal.read(7).unwrap(), Some((note("b"), b"body of 7".to_vec())));
+            assert_eq!(
+                journal.read(7).unwrap(),
+                Some((note("b"), b"body of 7".to_vec()))
+            );
             assert_eq!(journal.read::<Note>(4).unwrap(), None);
             journal = open(dir.path());
         }
@@ -356,7 +367,11 @@ mod tests {
         for length in 0..whole.len() {
             fs::write(&file, &whole[..length]).unwrap();
             let journal = open(dir.path());
-            assert_eq!(journal.settled(), (length * 4 / whole.len()) as u64, "{length}");
+            assert_eq!(
+                journal.settled(),
+                (length * 4 / whole.len()) as u64,
+                "{length}"
+            );
         }
         let mut altered = whole.clone();
         *altered.last_mut().unwrap() ^= 1;

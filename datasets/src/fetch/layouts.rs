@@ -8,10 +8,20 @@ use super::labels_csv::Row;
 
 /// Names of the column that says which picture a row is about, in order of preference.
 const ID_COLUMNS: [&str; 9] = [
-    "path", "filename", "file_name", "image_path", "image", "image_id", "img_id", "id", "imdbid",
+    "path",
+    "filename",
+    "file_name",
+    "image_path",
+    "image",
+    "image_id",
+    "img_id",
+    "id",
+    "imdbid",
 ];
 /// Names of the column that holds the labels.
-const LABEL_COLUMNS: [&str; 7] = ["labels", "label", "genres", "genre", "tags", "class", "category"];
+const LABEL_COLUMNS: [&str; 7] = [
+    "labels", "label", "genres", "genre", "tags", "class", "category",
+];
 /// Endings of the names of pictures.
 const ENDINGS: [&str; 4] = [".jpg", ".jpeg", ".png", ".webp"];
 /// Rows that a column of flags is told by.
@@ -35,11 +45,7 @@ pub(super) fn table_of(files: &[String]) -> Option<&str> {
 
 /// The rows of a table in Kaggle's layout, with paths among `files`. A row whose picture is not
 /// there keeps its id as its path, so that the books name it.
-pub(super) fn rows_of_table(
-    name: &str,
-    text: &[u8],
-    files: &[String],
-) -> Result<Vec<Row>, String> {
+pub(super) fn rows_of_table(name: &str, text: &[u8], files: &[String]) -> Result<Vec<Row>, String> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
     let fault = |error: csv::Error| format!("{name} cannot be used: {error}");
@@ -153,7 +159,12 @@ struct Pictures<'a> {
 
 impl<'a> Pictures<'a> {
     fn of(files: &'a [String]) -> Self {
-        let pictures = || files.iter().map(String::as_str).filter(|name| is_picture(name));
+        let pictures = || {
+            files
+                .iter()
+                .map(String::as_str)
+                .filter(|name| is_picture(name))
+        };
         let stem = |path: &'a str| {
             let name = path.rsplit('/').next().unwrap_or(path);
             name.rsplit_once('.').map_or(name, |(stem, _)| stem)
@@ -191,7 +202,12 @@ mod tests {
 
     #[test]
     fn a_table_with_a_column_of_labels_is_read() {
-        let files = files(&["train.csv", "sample.csv", "Images/tt1.jpg", "Images/tt2.PNG"]);
+        let files = files(&[
+            "train.csv",
+            "sample.csv",
+            "Images/tt1.jpg",
+            "Images/tt2.PNG",
+        ]);
         assert_eq!(table_of(&files), Some("train.csv"));
         let text = b"Id,Genre,Action,Drama\ntt1,\"['Action', 'Drama']\",1,1\ntt2,Drama|War,0,1\ntt3,[],0,0\n";
         let rows = rows_of_table("train.csv", text, &files).unwrap();
@@ -199,7 +215,14 @@ mod tests {
             .iter()
             .map(|row| format!("{} {}", row.path, row.labels.join("+")))
             .collect();
-        assert_eq!(shown, ["Images/tt1.jpg Action+Drama", "Images/tt2.PNG Drama+War", "tt3 "]);
+        assert_eq!(
+            shown,
+            [
+                "Images/tt1.jpg Action+Drama",
+                "Images/tt2.PNG Drama+War",
+                "tt3 "
+            ]
+        );
     }
 
     #[test]
@@ -215,7 +238,12 @@ mod tests {
 
     #[test]
     fn folders_are_labels() {
-        let rows = rows_of_folders(&files(&["train/cat/1.jpg", "train/dog/2.png", "readme.txt", "top.jpg"]));
+        let rows = rows_of_folders(&files(&[
+            "train/cat/1.jpg",
+            "train/dog/2.png",
+            "readme.txt",
+            "top.jpg",
+        ]));
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[1].labels, ["dog"]);
     }

@@ -57,7 +57,9 @@ pub(super) async fn run(
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {
         Some(plan) => plan,
-        None => tokio::task::block_in_place(|| make_plan(fetch, &list, &dir, fingerprint, context))?,
+        None => {
+            tokio::task::block_in_place(|| make_plan(fetch, &list, &dir, fingerprint, context))?
+        }
     };
     let asker = Asker {
         client,
@@ -191,9 +193,8 @@ fn read_csv(
     let file = File::open(list)
         .map_err(|error| JobError::user(format!("{shown} cannot be opened: {error}")))?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(file);
-    let wrong = |line: u64, problem: &str| {
-        JobError::bad_input(format!("{shown} line {line}: {problem}"))
-    };
+    let wrong =
+        |line: u64, problem: &str| JobError::bad_input(format!("{shown} line {line}: {problem}"));
     let header = reader
         .headers()
         .map_err(|error| wrong(1, &error.to_string()))?
@@ -268,9 +269,8 @@ fn read_parquet(
         let groups = batch.column_by_name("group");
         for row in 0..batch.num_rows() {
             let text = |column: &dyn Array, name: &str| {
-                text_at(column, row).map_err(|kind| {
-                    wrong(format!("column {name} is of type {kind}; make it text"))
-                })
+                text_at(column, row)
+                    .map_err(|kind| wrong(format!("column {name} is of type {kind}; make it text")))
             };
             let Some(id) = text(ids, "id")? else {
                 return Err(wrong("an id is null".to_owned()));
@@ -299,27 +299,42 @@ fn text_at(column: &dyn Array, row: usize) -> Result<Option<String>, String> {
     if column.is_null(row) {
         return Ok(None);
     }
-    Ok(Some(match column.data_type() {
-        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
-        DataType::LargeUtf8 => column.as_string::<i64>().value(row).to_owned(),
-        DataType::Utf8View => column.as_string_view().value(row).to_owned(),
-        DataType::Int64 => column.as_primitive::<Int64Type>().value(row).to_string(),
-        DataType::Int32 => column.as_primitive::<Int32Type>().value(row).to_string(),
-        other => return Err(other.to_string()),
-    }))
+    // The types of another crate are many, and new ones are as unreadable as the old.
+    let kind = column.data_type();
+    let text = if kind == &DataType::Utf8 {
+        column.as_string::<i32>().value(row).to_owned()
+    } else if kind == &DataType::LargeUtf8 {
+        column.as_string::<i64>().value(row).to_owned()
+    } else if kind == &DataType::Utf8View {
+        column.as_string_view().value(row).to_owned()
+    } else if kind == &DataType::Int64 {
+        column.as_primitive::<Int64Type>().value(row).to_string()
+    } else if kind == &DataType::Int32 {
+        column.as_primitive::<Int32Type>().value(row).to_string()
+    } else {
+        return Err(kind.to_string());
+    };
+    Ok(Some(text))
 }
 
 fn labels_at(column: &dyn Array, row: usize) -> Result<Vec<String>, String> {
     if column.is_null(row) {
         return Ok(Vec::new());
     }
-    let values = match column.data_type() {
-        DataType::List(_) => column.as_list::<i32>().value(row),
-        DataType::LargeList(_) => column.as_list::<i64>().value(row),
-        _ => return Ok(labels_csv::split(&text_at(column, row)?.unwrap_or_default())),
+    let values = if let Some(lists) = column.as_list_opt::<i32>() {
+        lists.value(row)
+    } else if let Some(lists) = column.as_list_opt::<i64>() {
+        lists.value(row)
+    } else {
+        let text = text_at(column, row)?.unwrap_or_default();
+        return Ok(labels_csv::split(&text));
     };
     let texts: Result<Vec<_>, _> = (0..values.len()).map(|at| text_at(&values, at)).collect();
-    Ok(texts?.into_iter().flatten().filter(|label| !label.is_empty()).collect())
+    Ok(texts?
+        .into_iter()
+        .flatten()
+        .filter(|label| !label.is_empty())
+        .collect())
 }
 
 /// Gets the pictures of a list.
@@ -361,7 +376,7 @@ impl Asker<'_> {
             last_modified: row.picture_modified.clone(),
         });
         let (body, picture, digest) = if is_url(place) {
-            match self.from_url(place, &known).await? {
+            match self.fetch_url(place, &known).await? {
                 Answer::New { value, validators } => {
                     let digest = Digest::of(&value.bytes);
                     (Some(value), validators, digest)
@@ -372,12 +387,19 @@ impl Asker<'_> {
                 }
             }
         } else {
-            let bytes = self.from_file(place)?;
+            let bytes = self.read_file(place)?;
             let digest = Digest::of(&bytes);
             (Some(Body::of(bytes)), Validators::default(), digest)
         };
-        if let Some(body) = body.as_ref().filter(|body| format_of(&body.bytes).is_none()) {
-            let class = if body.bytes.is_empty() { "empty" } else { "unknown_format" };
+        if let Some(body) = body
+            .as_ref()
+            .filter(|body| format_of(&body.bytes).is_none())
+        {
+            let class = if body.bytes.is_empty() {
+                "empty"
+            } else {
+                "unknown_format"
+            };
             return Err(rejected(class, "it is no JPEG, PNG or WebP"));
         }
         let film = Fetched {
@@ -395,7 +417,7 @@ impl Asker<'_> {
         Ok((Outcome::Fetched(Box::new(film)), body.unwrap_or_default()))
     }
 
-    async fn from_url(&self, place: &str, known: &Validators) -> Result<Answer<Body>, Outcome> {
+    async fn fetch_url(&self, place: &str, known: &Validators) -> Result<Answer<Body>, Outcome> {
         let url = Url::parse(place).map_err(|error| rejected("odd_url", &error.to_string()))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(rejected("odd_url", "it holds a user name or password"));
@@ -404,7 +426,9 @@ impl Asker<'_> {
         answer.map_err(|answer| match answer {
             NoAnswer::Gone { detail } => Outcome::Gone { detail },
             NoAnswer::Unauthorized { detail } => rejected("refused", &detail),
-            NoAnswer::Failed { class, detail } if class == "http_403" => rejected("refused", &detail),
+            NoAnswer::Failed { class, detail } if class == "http_403" => {
+                rejected("refused", &detail)
+            }
             NoAnswer::Failed { class, detail } if class == "too_large" => rejected(&class, &detail),
             NoAnswer::Failed { class, detail } => Outcome::Failed { class, detail },
             NoAnswer::Down { detail } => Outcome::Failed {
@@ -414,10 +438,13 @@ impl Asker<'_> {
         })
     }
 
-    fn from_file(&self, place: &str) -> Result<Vec<u8>, Outcome> {
-        let is_below = Path::new(place)
-            .components()
-            .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+    fn read_file(&self, place: &str) -> Result<Vec<u8>, Outcome> {
+        let is_below = Path::new(place).components().all(|part| {
+            matches!(
+                part,
+                std::path::Component::Normal(_) | std::path::Component::CurDir
+            )
+        });
         if !is_below {
             return Err(rejected("odd_path", "it leads out of the list's folder"));
         }

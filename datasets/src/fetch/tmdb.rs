@@ -190,7 +190,8 @@ impl Catalogue<'_> {
     ) -> Result<Plan, JobError> {
         let api = &self.settings.api;
         let today = (context.clock)().date_naive();
-        let configuration: Configuration = self.ask(api.join("configuration"), "configuration").await?;
+        let configuration: Configuration =
+            self.ask(api.join("configuration"), "configuration").await?;
         let genres: GenreList = self
             .ask(api.join("genre/movie/list"), "genre/movie/list")
             .await?;
@@ -199,7 +200,10 @@ impl Catalogue<'_> {
             None => images_of(&configuration, api)?,
         };
         check_rights(&[&images], self.settings.rights.as_ref())?;
-        check_size(&self.settings.poster_size, &configuration.images.poster_sizes)?;
+        check_size(
+            &self.settings.poster_size,
+            &configuration.images.poster_sizes,
+        )?;
         let mut writer = PlanWriter::create(dir).map_err(|error| on_disk(dir, &error))?;
         match self.settings.films {
             FilmList::Export => self.plan_export(&mut writer, dir, today).await?,
@@ -251,12 +255,12 @@ impl Catalogue<'_> {
         let settled = match entry {
             Entry::Film(id) => self.film(id, images).await,
             Entry::Kept(id) => Ok(self.keep(&id)),
-            Entry::Place { id, .. } | Entry::Rejected { id, .. } => Err(NotHad::Missed(
-                Outcome::Failed {
+            Entry::Place { id, .. } | Entry::Rejected { id, .. } => {
+                Err(NotHad::Missed(Outcome::Failed {
                     class: "no_film".to_owned(),
                     detail: format!("{id} is no film of an API"),
-                },
-            )),
+                }))
+            }
         };
         match settled {
             Ok((outcome, body)) => Settled::As(outcome, body),
@@ -274,7 +278,10 @@ impl Catalogue<'_> {
             };
             return (outcome, Body::default());
         };
-        (Outcome::Fetched(Box::new(Fetched::earlier(row))), Body::default())
+        (
+            Outcome::Fetched(Box::new(Fetched::earlier(row))),
+            Body::default(),
+        )
     }
 
     /// Details, then poster.
@@ -291,7 +298,10 @@ impl Catalogue<'_> {
             (Answer::New { value, validators }, _) => (value, validators),
             // Neither the film's poster nor its genres are others.
             (Answer::Unchanged, Some(row)) => {
-                return Ok((Outcome::Fetched(Box::new(Fetched::earlier(row))), Body::default()));
+                return Ok((
+                    Outcome::Fetched(Box::new(Fetched::earlier(row))),
+                    Body::default(),
+                ));
             }
             (Answer::Unchanged, None) => {
                 return Err(NotHad::Missed(failed("nonsense", "unchanged, but unknown")));
@@ -383,9 +393,8 @@ impl Catalogue<'_> {
         what: &str,
     ) -> Result<T, JobError> {
         let api = &self.settings.api;
-        let network = |detail: &str| {
-            JobError::network(format!("{what} of {api} cannot be had: {detail}"))
-        };
+        let network =
+            |detail: &str| JobError::network(format!("{what} of {api} cannot be had: {detail}"));
         match self.client.json(url, &Validators::default()).await {
             Ok(Answer::New { value, .. }) => Ok(value),
             Ok(Answer::Unchanged) => Err(network("HTTP 304")),

@@ -119,7 +119,10 @@ fn with_exact_test(
     let mut order: Vec<usize> = (0..of_clean.len()).collect();
     dice.shuffle(&mut order);
     let count = |is_test: &[bool]| -> u32 {
-        let tested = of_clean.iter().zip(is_test).filter(|(_, is_test)| **is_test);
+        let tested = of_clean
+            .iter()
+            .zip(is_test)
+            .filter(|(_, is_test)| **is_test);
         tested.map(|(unit, _)| unit.rows).sum()
     };
     let mut have = count(&is_test);
@@ -144,7 +147,9 @@ fn with_exact_test(
         .filter(|(_, is_test)| **is_test)
         .map(|(unit, _)| *unit)
         .collect();
-    let others: Vec<usize> = (0..units.len()).filter(|unit| !tested.contains(unit)).collect();
+    let others: Vec<usize> = (0..units.len())
+        .filter(|unit| !tested.contains(unit))
+        .collect();
     let of_others: Vec<Unit> = others.iter().map(|unit| units[*unit].clone()).collect();
     let rest = shares[0] + shares[1];
     let dealt = stratify(&of_others, &[shares[0] / rest, shares[1] / rest], dice);
@@ -255,17 +260,31 @@ mod tests {
             },
             &all(&films),
         );
-        let split_of: HashMap<usize, usize> =
-            rows.unwrap().rows.iter().map(|row| (row.film, row.split)).collect();
+        let split_of: HashMap<usize, usize> = rows
+            .unwrap()
+            .rows
+            .iter()
+            .map(|row| (row.film, row.split))
+            .collect();
         for cluster in together {
-            assert!(cluster.iter().all(|film| split_of[film] == split_of[&cluster[0]]));
+            assert!(
+                cluster
+                    .iter()
+                    .all(|film| split_of[film] == split_of[&cluster[0]])
+            );
         }
     }
 
     #[test]
     fn the_test_split_has_exactly_the_rows_asked_for_and_all_of_them_clean() {
         let films: Vec<_> = (0..600)
-            .map(|at| film(at, if at % 5 == 0 { "a b" } else { "a" }, Some(&format!("g{}", at / (1 + at % 3)))))
+            .map(|at| {
+                film(
+                    at,
+                    if at % 5 == 0 { "a b" } else { "a" },
+                    Some(&format!("g{}", at / (1 + at % 3))),
+                )
+            })
             .collect();
         let (classes, _) = choose(&["a".to_owned(), "b".to_owned()], &films, None, 1).unwrap();
         let is_clean: Vec<bool> = (0..600).map(|at| at % 4 != 0).collect();
@@ -286,7 +305,11 @@ mod tests {
             is_clean: &is_clean,
             ..deal(&films, &classes, 3)
         };
-        assert!(assign(&deal, &all(&films)).unwrap_err().contains("lower it"));
+        assert!(
+            assign(&deal, &all(&films))
+                .unwrap_err()
+                .contains("lower it")
+        );
     }
 
     #[test]
@@ -310,7 +333,8 @@ mod tests {
         let dealt = assign(&deal, &all(&films)).unwrap();
         let count = |split: usize, class: usize| {
             let of = dealt.rows.iter().filter(|row| row.split == split);
-            of.filter(|row| classes.of(&films[row.film]).any(|found| found == class)).count()
+            of.filter(|row| classes.of(&films[row.film]).any(|found| found == class))
+                .count()
         };
         assert_eq!([count(0, 0), count(0, 1)], [40, 40]);
         assert!((15..=21).contains(&count(0, 2)), "{}", count(0, 2));
@@ -329,7 +353,9 @@ mod tests {
         films[7].group = None;
         let (classes, _) = choose(&["a".to_owned()], &films, None, 1).unwrap();
         for seed in 0..30 {
-            let rows = assign(&deal(&films, &classes, seed), &all(&films)).unwrap().rows;
+            let rows = assign(&deal(&films, &classes, seed), &all(&films))
+                .unwrap()
+                .rows;
             let mut split_of = vec![9; films.len()];
             for row in &rows {
                 split_of[row.film] = row.split;

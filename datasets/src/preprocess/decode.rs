@@ -175,7 +175,11 @@ fn upright(picture: Rgb, orientation: u8) -> Rgb {
     }
     let (width, height) = (picture.width as usize, picture.height as usize);
     let is_turned = orientation >= 5;
-    let (new_width, new_height) = if is_turned { (height, width) } else { (width, height) };
+    let (new_width, new_height) = if is_turned {
+        (height, width)
+    } else {
+        (width, height)
+    };
     let mut bytes = Vec::with_capacity(picture.bytes.len());
     for y in 0..new_height {
         for x in 0..new_width {
@@ -416,11 +420,17 @@ mod tests {
             encoder.add_app_segment(1, note).unwrap();
             encoder.encode(&stored, 64, 64, ColorType::Rgb).unwrap();
             let (picture, _) = decode(&file).unwrap();
-            for (place, wanted) in [(8, 8), (56, 8), (8, 56), (56, 56)].iter().zip(upright_corners) {
+            for (place, wanted) in [(8, 8), (56, 8), (8, 56), (56, 56)]
+                .iter()
+                .zip(upright_corners)
+            {
                 let at = (place.1 * 64 + place.0) * 3;
                 let found = &picture.bytes[at..at + 3];
                 let is_near = found.iter().zip(wanted).all(|(a, b)| a.abs_diff(b) < 20);
-                assert!(is_near, "orientation {orientation}: {found:?} is not {wanted:?}");
+                assert!(
+                    is_near,
+                    "orientation {orientation}: {found:?} is not {wanted:?}"
+                );
             }
         }
     }

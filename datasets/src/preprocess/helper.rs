@@ -80,7 +80,10 @@ impl Helper {
                     let detail = format!("its decoder was not done after {PICTURE_MAX:?}");
                     Skip::new("decoder_timeout", detail)
                 } else {
-                    Skip::new("decoder_crashed", format!("its decoder ended with {status}"))
+                    Skip::new(
+                        "decoder_crashed",
+                        format!("its decoder ended with {status}"),
+                    )
                 }))
             }
         }

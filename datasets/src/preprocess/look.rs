@@ -95,7 +95,8 @@ fn shrunk(resizer: &mut Resizer, picture: &Rgb, side: u32) -> Result<Rgb, String
     if longest <= side {
         return Ok(picture.clone());
     }
-    let scaled = |pixels: u32| (u64::from(pixels) * u64::from(side) / u64::from(longest)).max(1) as u32;
+    let scaled =
+        |pixels: u32| (u64::from(pixels) * u64::from(side) / u64::from(longest)).max(1) as u32;
     let (width, height) = (scaled(picture.width), scaled(picture.height));
     scale(resizer, picture.clone(), width, height)
 }
@@ -118,7 +119,8 @@ fn is_grey(picture: &Rgb) -> bool {
         .chunks_exact(3)
         .filter(|rgb| {
             let (low, high) = (rgb.iter().min(), rgb.iter().max());
-            high.zip(low).is_some_and(|(high, low)| high - low > GREY_SPREAD_MAX)
+            high.zip(low)
+                .is_some_and(|(high, low)| high - low > GREY_SPREAD_MAX)
         })
         .count();
     coloured as f64 <= pixels as f64 * GREY_EXCEPT
@@ -130,7 +132,8 @@ fn brightness(picture: &Rgb) -> (f64, f64) {
     let mut counts = [0_u64; 256];
     for rgb in picture.bytes.chunks_exact(3) {
         let square = |value: u8| f64::from(value) * f64::from(value);
-        let value = (0.241 * square(rgb[0]) + 0.691 * square(rgb[1]) + 0.068 * square(rgb[2])).sqrt();
+        let value =
+            (0.241 * square(rgb[0]) + 0.691 * square(rgb[1]) + 0.068 * square(rgb[2])).sqrt();
         counts[(value.round() as usize).min(255)] += 1;
     }
     let total: u64 = counts.iter().sum();

@@ -23,7 +23,7 @@ p { margin: .25rem 0; } .quiet { color: var(--quiet); } .note { padding: .6rem .
 .figures b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .kinds { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; } .kind { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; }
 .kind h3 span { float: right; font-variant-numeric: tabular-nums; color: var(--quiet); font-weight: 400; }
-.gallery { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .6rem; } figure { margin: 0; width: 4.4rem; } figure img { width: 100%; height: 6.2rem; object-fit: contain; background: var(--soft); border-radius: .2rem; display: block; }
+.gallery { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: .6rem; } figure { margin: 0; width: 4.4rem; } figure img { width: 100%; height: 6.2rem; object-fit: contain; background: var(--soft); border-radius: .2rem; outline: 1px solid var(--line); display: block; }
 figcaption { font-size: .68rem; color: var(--quiet); overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; } th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
 .bar { display: inline-block; height: .7rem; background: var(--bar); border-radius: .15rem; vertical-align: middle; } .years { display: flex; align-items: flex-end; gap: 1px; height: 9rem; border-bottom: 1px solid var(--line); }
@@ -101,7 +101,11 @@ fn figures(page: &mut String, report: &Report) {
     figure(page, report.films - skipped, "in the splits");
     figure(page, skipped, "left out");
     figure(page, report.clusters_in_all, "sets that look the same");
-    figure(page, report.disagreements_in_all, "of them with other labels");
+    figure(
+        page,
+        report.disagreements_in_all,
+        "of them with other labels",
+    );
     page.push_str("</div>");
 }
 
@@ -124,11 +128,7 @@ fn kinds(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     page.push_str("</div>");
 }
 
-fn gallery<'a>(
-    page: &mut String,
-    ids: impl Iterator<Item = &'a String>,
-    thumbnails: &Thumbnails,
-) {
+fn gallery<'a>(page: &mut String, ids: impl Iterator<Item = &'a String>, thumbnails: &Thumbnails) {
     page.push_str("<div class=\"gallery\">");
     for id in ids {
         figure_of(page, id, thumbnails);
@@ -137,7 +137,9 @@ fn gallery<'a>(
 }
 
 fn figure_of(page: &mut String, id: &str, thumbnails: &Thumbnails) {
-    let Some(url) = thumbnails.get(id) else { return };
+    let Some(url) = thumbnails.get(id) else {
+        return;
+    };
     let id = text(id);
     let _ = write!(
         page,
@@ -167,7 +169,11 @@ fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     if !report.clusters.is_empty() {
         page.push_str("<h2>Pictures that look the same</h2><p class=\"quiet\">The largest sets first. Films of one set are never in two splits, unless the settings say so.</p><div class=\"kinds\">");
         for cluster in report.clusters.iter().take(PAIRS_SHOWN) {
-            let kind = if cluster.is_placeholder { "placeholder" } else { "the same picture" };
+            let kind = if cluster.is_placeholder {
+                "placeholder"
+            } else {
+                "the same picture"
+            };
             let _ = write!(
                 page,
                 "<section class=\"kind\"><h3>{kind} <span>{} films</span></h3>",
@@ -245,7 +251,10 @@ fn classes(page: &mut String, report: &Report) {
             let _ = write!(page, "<td class=\"n\">{}</td>", grouped(count));
         }
         let width = total as f64 * 16.0 / most as f64;
-        let _ = write!(page, "<td><span class=\"bar\" style=\"width:{width:.2}rem\"></span></td></tr>");
+        let _ = write!(
+            page,
+            "<td><span class=\"bar\" style=\"width:{width:.2}rem\"></span></td></tr>"
+        );
     }
     page.push_str("</table></div>");
 }
@@ -310,7 +319,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_and_strangers_text_stays_text() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
         assert_eq!(text("<script>\"'&"), "&lt;script&gt;&quot;&#39;&amp;");
     }
 }

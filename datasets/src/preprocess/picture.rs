@@ -59,8 +59,8 @@ impl Preparer {
             let unresizable = |problem| Skip::new("unresizable", problem);
             let (picture, format) = decode(file)?;
             let look = Look::at(&mut self.resizer, &picture, format).map_err(unresizable)?;
-            let picture = scale(&mut self.resizer, picture, self.width, self.height)
-                .map_err(unresizable)?;
+            let picture =
+                scale(&mut self.resizer, picture, self.width, self.height).map_err(unresizable)?;
             Ok((stored(picture, self.encoding), Box::new(look)))
         }));
         match prepared {

@@ -26,17 +26,38 @@ const IQR_MIN_SHARE: f64 = 0.05;
 /// Every flag, with what it means.
 pub(super) const FLAGS: [(&str, &str); 12] = [
     ("tiny", "the shorter side is under 50 pixels"),
-    ("odd_aspect", "the shorter side is under 0.35 of the longer one"),
-    ("odd_size", "its size is far from that of the others (3 interquartile ranges)"),
-    ("dark", "even its brightest parts are dark (99th percentile under 0.32)"),
-    ("light", "even its darkest parts are light (5th percentile above 0.95)"),
-    ("low_information", "it has few grey values (entropy under 3 bits)"),
+    (
+        "odd_aspect",
+        "the shorter side is under 0.35 of the longer one",
+    ),
+    (
+        "odd_size",
+        "its size is far from that of the others (3 interquartile ranges)",
+    ),
+    (
+        "dark",
+        "even its brightest parts are dark (99th percentile under 0.32)",
+    ),
+    (
+        "light",
+        "even its darkest parts are light (5th percentile above 0.95)",
+    ),
+    (
+        "low_information",
+        "it has few grey values (entropy under 3 bits)",
+    ),
     ("blurry", "it has no sharp edges (score under 0.29)"),
     ("greyscale", "it has no colours"),
     ("format_mismatch", "its name promises another format"),
     ("exact_duplicate", "an earlier film has the very same file"),
-    ("near_duplicate", "an earlier film has a picture that looks the same"),
-    ("placeholder", "five films or more that do not belong together have it"),
+    (
+        "near_duplicate",
+        "an earlier film has a picture that looks the same",
+    ),
+    (
+        "placeholder",
+        "five films or more that do not belong together have it",
+    ),
 ];
 
 /// Flags of pictures that are fit for a test set all the same.
@@ -49,7 +70,12 @@ pub(super) fn flags(
     clusters: &[Vec<usize>],
 ) -> Vec<Vec<&'static str>> {
     let mut flags: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); films.len()];
-    let place = |name: &str| FLAGS.iter().position(|(flag, _)| *flag == name).unwrap_or(0);
+    let place = |name: &str| {
+        FLAGS
+            .iter()
+            .position(|(flag, _)| *flag == name)
+            .unwrap_or(0)
+    };
     let sizes = odd_sizes(looks);
     let mut files = HashMap::new();
     for (at, film) in films.iter().enumerate() {

@@ -20,7 +20,10 @@ pub(super) fn clusters(looks: &[Option<Look>]) -> Vec<Vec<usize>> {
     let mut by_hash: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
     for (at, look) in looks.iter().enumerate() {
         if let Some(look) = look {
-            by_hash.entry((look.phash, look.dhash)).or_default().push(at);
+            by_hash
+                .entry((look.phash, look.dhash))
+                .or_default()
+                .push(at);
         }
     }
     let hashes: Vec<(u64, u64)> = by_hash.keys().copied().collect();
@@ -116,7 +119,9 @@ mod tests {
         let flipped = |hash: u64, bits: usize, dice: &mut Dice| {
             let mut places: Vec<u32> = (0..64).collect();
             dice.shuffle(&mut places);
-            places[..bits].iter().fold(hash, |hash, bit| hash ^ 1 << bit)
+            places[..bits]
+                .iter()
+                .fold(hash, |hash, bit| hash ^ 1 << bit)
         };
         let mut looks = Vec::new();
         let mut wanted = Vec::new();

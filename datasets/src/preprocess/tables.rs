@@ -61,8 +61,11 @@ fn columns(rows: &[Row<'_>]) -> Vec<ArrayRef> {
             rows.iter().map(|row| row.look.map(pick)),
         ))
     };
-    let mut flags = ListBuilder::new(StringBuilder::new())
-        .with_field(Field::new("item", DataType::Utf8, false));
+    let mut flags = ListBuilder::new(StringBuilder::new()).with_field(Field::new(
+        "item",
+        DataType::Utf8,
+        false,
+    ));
     for row in rows {
         for flag in row.flags {
             flags.values().append_value(flag);
@@ -82,7 +85,9 @@ fn columns(rows: &[Row<'_>]) -> Vec<ArrayRef> {
                 .map(|row| row.look.map(|look| format!("{:016x}", look.phash))),
         )),
         Arc::new(flags.finish()),
-        Arc::new(StringArray::from_iter(rows.iter().map(|row| row.place.ok()))),
+        Arc::new(StringArray::from_iter(
+            rows.iter().map(|row| row.place.ok()),
+        )),
         Arc::new(StringArray::from_iter(
             rows.iter().map(|row| row.place.err()),
         )),

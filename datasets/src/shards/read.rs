@@ -353,7 +353,9 @@ pub(super) fn fuzz(bytes: &[u8], layout: &super::ShardLayout) -> String {
     let mut aligned = MutableBuffer::new(bytes.len());
     aligned.extend_from_slice(bytes);
     let mut split = Split::empty("train", &index);
-    let batches = ipc::decode(&aligned.into(), |schema| check_schema(schema, &index, "train"));
+    let batches = ipc::decode(&aligned.into(), |schema| {
+        check_schema(schema, &index, "train")
+    });
     let batches = match batches {
         Ok(batches) => batches,
         Err(problem) => return kind_of(&problem),

@@ -313,7 +313,10 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
         (key::SEED, layout.seed.to_string()),
         (key::SOURCE, source),
     ];
-    let notes = layout.notes.iter().map(|(name, note)| (name.clone(), note.clone()));
+    let notes = layout
+        .notes
+        .iter()
+        .map(|(name, note)| (name.clone(), note.clone()));
     let metadata = metadata
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))

@@ -148,7 +148,11 @@ impl Workplace {
     fn write_spec(&self, work: Work, output: &str, threads: u32) -> PathBuf {
         let kind = work.kind().as_str();
         let mut inputs = BTreeMap::from([("dataset".to_owned(), self.path("dataset"))]);
-        inputs.extend(self.previous.clone().map(|path| ("previous".to_owned(), path)));
+        inputs.extend(
+            self.previous
+                .clone()
+                .map(|path| ("previous".to_owned(), path)),
+        );
         std::fs::create_dir_all(self.path(output)).unwrap();
         let spec = ChildSpec {
             job: JobId(7),
@@ -171,11 +175,15 @@ impl Workplace {
 
     /// The command of a fetch job into the folder `dataset`.
     pub(crate) fn fetch_command(&self, source: Source) -> Command {
-        let spec = self.write_spec(Work::Fetch(FetchSettings {
-            source,
-            licence: None,
-            retention_days: None,
-        }), "dataset", 2);
+        let spec = self.write_spec(
+            Work::Fetch(FetchSettings {
+                source,
+                licence: None,
+                retention_days: None,
+            }),
+            "dataset",
+            2,
+        );
         let mut command = program();
         command.arg("run").arg(spec);
         command
@@ -294,7 +302,8 @@ pub(crate) fn settings() -> PreprocessSettings {
         released_from: None,
         released_to: None,
         undated: true,
-        group_near_duplicates: true,
+        // The pictures of tests are simple, and many look the same.
+        group_near_duplicates: false,
         max_per_class: None,
         test_rows: None,
     }

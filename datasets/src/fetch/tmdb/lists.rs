@@ -88,14 +88,21 @@ impl Catalogue<'_> {
             let end = start
                 .checked_add_days(Days::new(CHANGE_DAYS_MAX - 1))
                 .map_or(to, |end| end.min(to));
-            let question = [("start_date", start.to_string()), ("end_date", end.to_string())];
+            let question = [
+                ("start_date", start.to_string()),
+                ("end_date", end.to_string()),
+            ];
             let first = self.page("movie/changes", &question, 1).await?;
             let mut pages = vec![first];
             for number in 2..=pages[0].total_pages {
                 pages.push(self.page("movie/changes", &question, number).await?);
             }
             let films = pages.iter().flat_map(|page| &page.results);
-            changed.extend(films.filter(|film| film.adult != Some(true)).map(|film| film.id));
+            changed.extend(
+                films
+                    .filter(|film| film.adult != Some(true))
+                    .map(|film| film.id),
+            );
             let Some(next) = end.succ_opt() else { break };
             start = next;
         }
