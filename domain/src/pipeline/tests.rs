@@ -210,6 +210,41 @@ fn credentials_never_enter_a_spec_and_tmdb_itself_needs_rights() {
 }
 
 #[test]
+fn a_fetch_takes_an_earlier_dataset_a_list_or_a_span_of_days() {
+    let document = |job: &str| format!("name = \"data\"\n[jobs.fetch]\nkind = \"fetch\"\n{job}\n");
+    let previous = format!("inputs = {{ previous = \"artifact:{}\" }}", "0".repeat(64));
+    let api = "type = \"tmdb\", api_url = \"http://h/3\"";
+    for right in [
+        format!("{previous}\nsource = {{ {api}, films = \"changes\" }}"),
+        format!("source = {{ {api}, films = \"discover\", from = \"1900-01-01\" }}"),
+        "licence = \"CC0\"\nretention_days = 30\nsource = { type = \"list\", path = \"/l.csv\" }"
+            .to_owned(),
+    ] {
+        if let Err(errors) = parse(&document(&right)) {
+            panic!("{right}: {}", lines(&errors));
+        }
+    }
+    let wrong = |source: &str| refused(&document(&format!("source = {{ {source} }}")));
+    insta::assert_snapshot!(wrong(&format!("{api}, films = \"discover\"")), @r#"jobs.fetch.source.from: is missing: discover is asked slice by slice of release dates; give the first day, such as "1900-01-01""#);
+    insta::assert_snapshot!(wrong(&format!("{api}, films = \"changes\", from = \"2026-02-30\"")), @r#"jobs.fetch.source.from: "2026-02-30" is no day; write it as "2026-01-31""#);
+    insta::assert_snapshot!(wrong(&format!("{api}, to = \"2026-01-31\"")), @r#"jobs.fetch.source.from: and to say nothing to the export, which lists every film; set films = "changes" or "discover", or leave them out"#);
+}
+
+#[test]
+fn settings_that_were_stored_before_a_key_existed_still_read() {
+    let old = r#"{"kind":"fetch","settings":{"source":{"type":"tmdb","api_url":"http://h/3","export_url":null,
+        "image_url":null,"poster_size":"w500","credential_env":null,"credential_file":null,"limit":null,
+        "requests_per_second":40,"concurrency":16,"request_timeout_s":30,"request_attempts":5,"rights":null}}}"#;
+    assert!(serde_json::from_str::<Work>(old).is_ok());
+    let old = r#"{"kind":"preprocess","settings":{"width":16,"height":24,"encoding":"raw","splits":{"train":0.8,
+        "validation":0.1,"test":0.1},"seed":0,"labels":null,"min_label_count":10,"shard_bytes":1}}"#;
+    let Ok(Work::Preprocess(read)) = serde_json::from_str(old) else {
+        panic!("an old spec cannot be read");
+    };
+    assert!(read.undated && read.group_near_duplicates && read.test_rows.is_none());
+}
+
+#[test]
 fn one_job_is_a_pipeline_of_its_own() {
     let document = DocumentText::Toml("kind = \"command\"\nargv = [\"true\"]\n");
     let spec = parse_job("hello", document, &[], None).unwrap();
