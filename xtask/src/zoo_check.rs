@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::setup::{Setup, python};
 use crate::workspace::Workspace;
-use crate::{process, report, test};
+use crate::{process, report};
 
 const REQUIREMENTS: &str = include_str!("../python/zoo.txt");
 /// Results that are compared in eval mode.
@@ -57,7 +57,11 @@ impl Verdict {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     let interpreter = python::ensure("zoo", REQUIREMENTS)?;
-    report::step("build: the trainer", || test::build(workspace, &setup))?;
+    report::step("build: the trainer", || {
+        let mut command = workspace.cargo("build");
+        // All of the workspace, so that dependencies have the features that tests built them with.
+        process::run(setup.apply(&mut command).args(["--workspace", "--bins"]))
+    })?;
     let trainer = workspace.bin_dir.join("marquee-trainer");
     let names = chosen(&trainer, &options.names)?;
     let scratch = workspace.bin_dir.join("zoo-check");
