@@ -620,7 +620,9 @@ impl App {
                 }
                 .into_response()
             }
+            // Also where the answer itself would be an error: the fault is what comes.
             FaultKind::Empty => Answer {
+                status: StatusCode::OK,
                 body: Vec::new(),
                 ..answer
             }
