@@ -1,5 +1,7 @@
 //! Arrow IPC files in memory, read without copying and without trust.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::Schema;
@@ -12,7 +14,18 @@ const TRAILER_BYTES: usize = 10;
 
 /// The record batches of an Arrow IPC file in memory, without copying: an array that is not
 /// aligned is an error instead of a silent copy.
+///
+/// The library that reads batches panics on some altered files: to the caller that is an error like
+/// the others, so that it can name the file.
 pub(crate) fn decode(
+    bytes: &Buffer,
+    check_schema: impl FnOnce(&Schema) -> Result<(), String>,
+) -> Result<Vec<RecordBatch>, String> {
+    catch_unwind(AssertUnwindSafe(|| decode_trusting(bytes, check_schema)))
+        .unwrap_or_else(|_| Err("its reader gave up on it".to_owned()))
+}
+
+fn decode_trusting(
     bytes: &Buffer,
     check_schema: impl FnOnce(&Schema) -> Result<(), String>,
 ) -> Result<Vec<RecordBatch>, String> {
