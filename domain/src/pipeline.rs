@@ -19,6 +19,7 @@ use crate::spec::PipelineSpec;
 mod graph;
 mod job;
 mod labels;
+mod learning;
 pub use labels::TMDB_GENRES;
 mod overrides;
 mod settings;

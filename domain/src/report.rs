@@ -111,6 +111,37 @@ pub struct PhaseTimes {
     pub validation_s: f64,
 }
 
+/// What became of the weights that a train job was given for one network.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct WeightsReport {
+    /// Path of the file on the worker.
+    pub file: String,
+    /// Name of the network within an ensemble; empty for a network alone.
+    pub network: String,
+    /// Tensors that were taken.
+    pub loaded: u64,
+    /// What became of the classifier, where it is not the file's.
+    pub head: Vec<String>,
+    /// Tensors of the file that were not taken, and why.
+    pub skipped: Vec<String>,
+    /// Tensors of the network that the file does not have.
+    pub missing: Vec<String>,
+}
+
+/// Features of frozen networks that were computed once instead of in every epoch.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct FeaturesReport {
+    pub pictures: u64,
+    /// Features of one picture.
+    pub width: u64,
+    /// Whether an earlier job had left them in `feature_cache`.
+    pub from_cache: bool,
+    /// What the networks take for one picture, over all ranks.
+    pub seconds_per_picture: f64,
+    /// How many times faster training went than with the networks in every step.
+    pub speedup: f64,
+}
+
 /// What one rank of a train job did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct TrainSummary {
@@ -124,6 +155,14 @@ pub struct TrainSummary {
     pub steps: u64,
     /// Step from which this attempt went on, 0 if it started anew.
     pub resumed_from_step: u64,
+    /// Weights that it started from.
+    #[serde(default)]
+    pub weights: Vec<WeightsReport>,
+    #[serde(default)]
+    pub features: Option<FeaturesReport>,
+    /// Weights that learnt at the end.
+    #[serde(default)]
+    pub learning: u64,
     /// Training pictures of all ranks per second of this attempt's steps.
     pub images_per_second: f64,
     pub final_loss: f64,

@@ -10,7 +10,11 @@ use crate::artifact::Digest;
 use crate::ids::JobName;
 use crate::resources::Resources;
 
+mod learning;
 mod settings;
+pub use learning::{
+    Activation, Backbone, HeadSettings, Learning, Loss, PartialWeights, Sampling, Transfer, matches,
+};
 pub use settings::{
     CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
     OUTAGE_S_DEFAULT, Optimizer, Precision, PreprocessSettings, Rights, Source, Splits,
@@ -87,7 +91,9 @@ impl JobKind {
         match self {
             // An earlier dataset, which this one goes on from.
             Self::Fetch => &["previous"],
-            Self::Preprocess | Self::Train | Self::Eval | Self::Command => &[],
+            // An earlier model, whose weights this one starts from.
+            Self::Train => &["weights"],
+            Self::Preprocess | Self::Eval | Self::Command => &[],
         }
     }
 }

@@ -38,6 +38,14 @@ pub use history::EpochRow;
 pub use input::{EvalInput, SplitScores, Timing};
 use marquee_domain::report::EvalReport;
 
+/// For each class the threshold of the best F1 on `split`: the one that reports call "per_class".
+#[must_use]
+pub fn tuned_thresholds(split: &SplitScores, classes: usize) -> Vec<f64> {
+    (0..classes)
+        .map(|class| ranking::Ranking::of_class(split, classes, class).best_threshold())
+        .collect()
+}
+
 /// Score `input` and write the report's four files into the existing folder `dir`:
 /// `predictions.parquet`, `classes.json`, `report.json` and `report.html`.
 ///

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use marquee_domain::spec::{Precision, TrainSettings};
+use marquee_domain::spec::{Learning, Precision, TrainSettings, Transfer};
 use marquee_evaluation::EpochRow;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,10 @@ pub(crate) struct RunIdentity {
     pub(crate) batch_size: u32,
     pub(crate) seed: u64,
     pub(crate) precision: Precision,
+    #[serde(default)]
+    pub(crate) learning: Learning,
+    #[serde(default)]
+    pub(crate) transfer: Transfer,
 }
 
 /// Sums over the steps of an epoch, of all ranks.
@@ -66,6 +70,8 @@ impl RunIdentity {
             batch_size: settings.batch_size,
             seed: settings.seed,
             precision: settings.precision,
+            learning: settings.learning.clone(),
+            transfer: settings.transfer.clone(),
         }
     }
 
@@ -87,6 +93,8 @@ impl RunIdentity {
             .or_else(|| differs("batch_size", &saved.batch_size, &self.batch_size))
             .or_else(|| differs("seed", &saved.seed, &self.seed))
             .or_else(|| differs("precision", &saved.precision, &self.precision))
+            .or_else(|| differs("the recipe", &saved.learning, &self.learning))
+            .or_else(|| differs("what is transferred", &saved.transfer, &self.transfer))
     }
 }
 

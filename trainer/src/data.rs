@@ -11,13 +11,17 @@ use marquee_domain::child::ChildSpec;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::RunError;
+use crate::learner::features::Table;
 
 mod order;
 mod plan;
 mod prefetch;
+mod sampler;
 
-pub(crate) use plan::{Plan, Request, scoring_requests};
+pub(crate) use order::share;
+pub(crate) use plan::{Picture, Plan, Request, scoring_requests};
 pub(crate) use prefetch::Prefetch;
+pub(crate) use sampler::Sampler;
 
 /// Names of the splits, as the preprocess job writes them.
 pub(crate) const TRAIN: &str = "train";
@@ -40,12 +44,14 @@ pub(crate) struct SplitReader {
     set: Arc<ShardSet>,
     name: &'static str,
     rows: u64,
+    /// Of its pictures, where frozen networks have computed them once.
+    features: Option<Arc<Table>>,
 }
 
 /// Pictures of one step on one rank.
 #[derive(Debug)]
 pub(crate) struct Batch {
-    /// uint8 `[N, height, width, 3]`, RGB.
+    /// uint8 `[N, height, width, 3]`, RGB; or features `[N, width]`, where the split has them.
     pub(crate) pixels: Tensor,
     /// uint8 `[N, classes]`, 0 or 1.
     pub(crate) labels: Tensor,
@@ -63,7 +69,17 @@ impl SplitReader {
             set: set.clone(),
             name,
             rows,
+            features: None,
         })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// From now on batches hold the features of `table` instead of pictures.
+    pub(crate) fn set_features(&mut self, table: Arc<Table>) {
+        self.features = Some(table);
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -80,33 +96,31 @@ impl SplitReader {
             .expect("it was there when the reader was made")
     }
 
+    /// How many pictures of the split have each class.
+    pub(crate) fn label_counts(&self) -> Result<Vec<u64>, RunError> {
+        let split = self.split();
+        let mut counts = vec![0; self.index().classes.len()];
+        for row in 0..split.len() {
+            for (count, label) in counts.iter_mut().zip(split.row(row)?.labels) {
+                *count += u64::from(*label);
+            }
+        }
+        Ok(counts)
+    }
+
     /// Reads the pictures that `request` names.
     pub(crate) fn read(&self, request: &Request) -> Result<Batch, RunError> {
         let index = self.index();
-        let (width, picture_bytes) = (index.width as usize, index.picture_bytes());
         let count = request.pictures.len();
-        let mut pixels = vec![0; count * picture_bytes];
         let mut labels = Vec::with_capacity(count * index.classes.len());
-        for (picture, out) in request
-            .pictures
-            .iter()
-            .zip(pixels.chunks_exact_mut(picture_bytes))
-        {
-            let row = usize::try_from(picture.row).map_err(|_| {
-                RunError::input(format!(
-                    "row {} is beyond what this host can count",
-                    picture.row
-                ))
-            })?;
-            self.split().pixels_into(row, out)?;
-            if picture.is_flipped {
-                mirror(out, width);
-            }
-            labels.extend_from_slice(self.split().row(row)?.labels);
+        for picture in &request.pictures {
+            labels.extend_from_slice(self.split().row(row_of(picture)?)?.labels);
         }
-        let sides = [count, index.height as usize, width, 3].map(side);
         Ok(Batch {
-            pixels: Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?,
+            pixels: match &self.features {
+                Some(table) => table.of(&request.pictures)?,
+                None => self.pixels(&request.pictures)?,
+            },
             labels: Tensor::f_from_data_size(
                 &labels,
                 &[count, index.classes.len()].map(side),
@@ -116,6 +130,29 @@ impl SplitReader {
             global: request.global,
         })
     }
+
+    fn pixels(&self, pictures: &[Picture]) -> Result<Tensor, RunError> {
+        let index = self.index();
+        let (width, picture_bytes) = (index.width as usize, index.picture_bytes());
+        let mut pixels = vec![0; pictures.len() * picture_bytes];
+        for (picture, out) in pictures.iter().zip(pixels.chunks_exact_mut(picture_bytes)) {
+            self.split().pixels_into(row_of(picture)?, out)?;
+            if picture.is_flipped {
+                mirror(out, width);
+            }
+        }
+        let sides = [pictures.len(), index.height as usize, width, 3].map(side);
+        Ok(Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?)
+    }
+}
+
+fn row_of(picture: &Picture) -> Result<usize, RunError> {
+    usize::try_from(picture.row).map_err(|_| {
+        RunError::input(format!(
+            "row {} is beyond what this host can count",
+            picture.row
+        ))
+    })
 }
 
 fn side(count: usize) -> i64 {

@@ -13,7 +13,7 @@ use marquee_domain::spec::EvalSettings;
 use marquee_evaluation::{EvalInput, SplitScores, Timing, write_report};
 use tch::Device;
 
-use crate::data::{self, Normaliser, Prefetch, SplitReader, scoring_requests};
+use crate::data::{self, Prefetch, SplitReader, scoring_requests};
 use crate::device;
 use crate::error::RunError;
 use crate::events::Events;
@@ -55,7 +55,6 @@ pub(crate) fn run(
             &trained,
             name,
             settings.batch_size,
-            device,
             events,
             stop,
         )? {
@@ -116,7 +115,6 @@ fn score(
     trained: &Trained,
     name: &str,
     batch_size: u32,
-    device: Device,
     events: &Events,
     stop: &Stop,
 ) -> Result<Option<SplitScores>, RunError> {
@@ -124,12 +122,6 @@ fn score(
     let Some(split) = split else {
         return Ok(Some(scores));
     };
-    let normaliser = Normaliser::new(
-        trained.card.mean,
-        trained.card.std,
-        tch::Kind::Float,
-        device,
-    )?;
     let batches = Prefetch::start(
         split.clone(),
         scoring_requests(split.rows(), batch_size, 0, 1),
@@ -144,8 +136,8 @@ fn score(
         let batch = batch?;
         let probabilities = tch::no_grad(|| {
             trained
-                .network
-                .logits(&normaliser.apply(&batch.pixels)?, &Pass::eval())?
+                .learner
+                .logits(&batch.pixels, Pass::eval())?
                 .f_sigmoid()?
                 .f_to_device(Device::Cpu)
         })?;

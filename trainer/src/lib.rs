@@ -26,6 +26,8 @@ mod events;
 mod ffi;
 mod files;
 mod launch;
+mod learner;
+mod loss;
 mod model_folder;
 mod models;
 mod optimizer;

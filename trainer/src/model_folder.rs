@@ -3,19 +3,23 @@
 //! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]) and,
 //! where asked for, `tensorboard/`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use marquee_domain::spec::HeadSettings;
+use marquee_domain::zoo;
 use marquee_evaluation::EpochRow;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::error::RunError;
 use crate::files;
-use crate::models::{Network, Rates};
+use crate::learner::{Blueprint, Learner, PartCard};
+use crate::models::Rates;
 use crate::parameters::Start;
 use crate::tensors;
 
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const CARD: &str = "model.json";
 const HISTORY: &str = "history.json";
 /// Folder of the event files.
@@ -27,7 +31,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ModelCard {
     format: u32,
-    /// Name in the zoo.
+    /// Name in the zoo, or "ensemble".
     pub(crate) model: String,
     /// Names of the outputs, in order.
     pub(crate) classes: Vec<String>,
@@ -35,10 +39,18 @@ pub(crate) struct ModelCard {
     pub(crate) width: u32,
     /// Pixels.
     pub(crate) height: u32,
-    /// Taken off each channel (red, green, blue) of pixels from 0 to 1.
+    /// Taken off each channel (red, green, blue) of pixels from 0 to 1, by the first network.
     pub(crate) mean: [f64; 3],
     /// What each channel is then divided by.
     pub(crate) std: [f64; 3],
+    /// The networks, each with its own size and normalisation. Empty in cards from before ensembles.
+    #[serde(default)]
+    networks: Vec<PartCard>,
+    #[serde(default)]
+    head: HeadSettings,
+    /// For each class the score from which it counts as predicted: the best F1 on validation.
+    #[serde(default)]
+    thresholds: BTreeMap<String, f64>,
     pub(crate) parameters: u64,
     /// How a picture comes to `width` x `height`: as the preprocess job of the shards did it.
     resize: String,
@@ -48,16 +60,33 @@ pub(crate) struct ModelCard {
 const RESIZE: &str = "whole picture, bilinear, antialiased";
 
 impl ModelCard {
-    pub(crate) fn new(network: &Network, classes: &[String], width: u32, height: u32) -> Self {
+    pub(crate) fn new(
+        learner: &Learner,
+        head: &HeadSettings,
+        classes: &[String],
+        (width, height): (u32, u32),
+        thresholds: &[f64],
+    ) -> Self {
+        let networks = learner.cards();
+        let [mean, std] = networks
+            .first()
+            .map_or([[0.0; 3], [1.0; 3]], |first| [first.mean, first.std]);
         Self {
             format: FORMAT,
-            model: network.info.name.to_owned(),
+            model: learner.model.clone(),
             classes: classes.to_vec(),
             width,
             height,
-            mean: network.info.mean,
-            std: network.info.std,
-            parameters: network.parameters.count(),
+            mean,
+            std,
+            networks,
+            head: head.clone(),
+            thresholds: classes
+                .iter()
+                .cloned()
+                .zip(thresholds.iter().copied())
+                .collect(),
+            parameters: learner.parameters.count(),
             resize: RESIZE.to_owned(),
         }
     }
@@ -66,11 +95,11 @@ impl ModelCard {
 /// Writes the model into the folder `dir`. The card comes last: without it the folder is no model.
 pub(crate) fn write(
     dir: &Path,
-    network: &Network,
+    learner: &Learner,
     card: &ModelCard,
     history: &[EpochRow],
 ) -> Result<(), RunError> {
-    let weights = tensors::encode(network.parameters.state())?;
+    let weights = tensors::encode(learner.parameters.state())?;
     files::write(&dir.join(WEIGHTS), &weights)?;
     files::write_json(&dir.join(HISTORY), &history)?;
     files::write_json(&dir.join(CARD), card)
@@ -80,12 +109,12 @@ pub(crate) fn write(
 #[derive(Debug)]
 pub(crate) struct Trained {
     pub(crate) card: ModelCard,
-    pub(crate) network: Network,
+    pub(crate) learner: Learner,
     pub(crate) history: Vec<EpochRow>,
 }
 
-/// Reads the model in the folder `dir`, in f32.
-pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
+/// Reads the card of the model in the folder `dir`.
+pub(crate) fn read_card(dir: &Path) -> Result<ModelCard, RunError> {
     let card: ModelCard = files::read_json(&dir.join(CARD))?;
     if card.format != FORMAT {
         let format = card.format;
@@ -94,22 +123,44 @@ pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
             dir.display()
         )));
     }
-    let network = Network::build(
-        &card.model,
+    Ok(card)
+}
+
+/// Reads the model in the folder `dir`, in f32.
+pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
+    let card = read_card(dir)?;
+    let mut parts = card.networks.clone();
+    if parts.is_empty() {
+        let info = zoo::find(&card.model).ok_or_else(|| {
+            RunError::input(format!("there is no model {:?} in the zoo", card.model))
+        })?;
+        parts.push(PartCard {
+            mean: card.mean,
+            std: card.std,
+            ..PartCard::new("", info, None)
+        });
+    }
+    let blueprint = Blueprint {
+        model: card.model.clone(),
+        parts,
+        head: card.head.clone(),
+        rates: Rates::default(),
+    };
+    let learner = Learner::build(
+        &blueprint,
         card.classes.len(),
         Start::Zeros,
-        Rates::default(),
         Kind::Float,
         device,
     )?;
     let weights = dir.join(WEIGHTS);
-    network
+    learner
         .parameters
         .load(&tensors::read(&weights)?, &weights.display().to_string())?;
     let history = files::read_json(&dir.join(HISTORY))?;
     Ok(Trained {
         card,
-        network,
+        learner,
         history,
     })
 }

@@ -105,6 +105,7 @@ impl Network {
     }
 
     /// Refuses pictures of a size that the model cannot take.
+    #[cfg(test)]
     pub(crate) fn check_size(&self, width: u32, height: u32) -> Result<(), RunError> {
         match self.info.size_problem(width, height) {
             Some(problem) => Err(RunError::user(format!(

@@ -10,19 +10,30 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::RunError;
 use crate::ffi::{self, AdamWState, AdamWStep, SgdStep};
+use crate::learner::freeze::Rule;
 use crate::parameters::Parameters;
 use crate::tensors::Tensors;
 
 /// Name of the step counter in the saved state.
 const STEP: &str = "step";
 
-/// An optimizer over the parameters of one network.
+/// An optimizer over the weights of one network that learn.
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     settings: Settings,
-    names: Vec<String>,
+    groups: Vec<Group>,
+    /// Of all groups, in order.
     parameters: Vec<Tensor>,
     steps: i64,
+}
+
+/// Weights that learn at one rate, from one step on.
+#[derive(Debug)]
+struct Group {
+    names: Vec<String>,
+    parameters: Vec<Tensor>,
+    lr_scale: f64,
+    from_step: i64,
     state: State,
 }
 
@@ -36,99 +47,58 @@ enum State {
 }
 
 impl Optimizer {
-    pub(crate) fn new(settings: Settings, parameters: &Parameters) -> Result<Self, RunError> {
-        let names = parameters
-            .entries()
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect();
-        let parameters = parameters.tensors();
-        // In the layout of each parameter: the fused kernels walk through memory, not by index.
-        let zeros = || -> Result<Vec<Tensor>, RunError> {
-            Ok(parameters
-                .iter()
-                .map(|tensor| tensor.f_detach()?.f_zeros_like())
-                .collect::<Result<_, _>>()?)
-        };
-        let state = match settings {
-            Settings::Sgd { momentum, .. } => State::Sgd {
-                momenta: if momentum == 0.0 {
-                    Vec::new()
-                } else {
-                    zeros()?
-                },
-            },
-            Settings::AdamW { .. } => {
-                let counter = Tensor::f_zeros([1; 0], (Kind::Float, Device::Cpu))?;
-                let device = parameters.first().map_or(Device::Cpu, Tensor::device);
-                let counter = counter.f_to_device(device)?;
-                // One counter serves all: the kernels only read it.
-                let steps = parameters.iter().map(|_| counter.shallow_clone()).collect();
-                State::AdamW(AdamWState {
-                    averages: zeros()?,
-                    squares: zeros()?,
-                    steps,
-                })
+    /// `rules` says of each parameter whether it learns, from which epoch on and how fast.
+    pub(crate) fn new(
+        settings: Settings,
+        parameters: &Parameters,
+        rules: &[Rule],
+        steps_per_epoch: u64,
+    ) -> Result<Self, RunError> {
+        let mut groups: Vec<(Rule, Vec<String>, Vec<Tensor>)> = Vec::new();
+        for ((name, tensor), rule) in parameters.entries().iter().zip(rules) {
+            if rule.from_epoch.is_none() {
+                continue;
             }
-        };
+            let at = groups.iter().position(|(known, ..)| known == rule);
+            let at = at.unwrap_or_else(|| {
+                groups.push((*rule, Vec::new(), Vec::new()));
+                groups.len() - 1
+            });
+            groups[at].1.push(name.clone());
+            groups[at].2.push(tensor.shallow_clone());
+        }
+        let groups = groups
+            .into_iter()
+            .map(|(rule, names, parameters)| {
+                let from_step = u64::from(rule.from_epoch.unwrap_or(0)) * steps_per_epoch;
+                Ok(Group {
+                    names,
+                    state: State::new(settings, &parameters)?,
+                    parameters,
+                    lr_scale: rule.lr_scale,
+                    from_step: i64::try_from(from_step).unwrap_or(i64::MAX),
+                })
+            })
+            .collect::<Result<Vec<_>, RunError>>()?;
+        let parameters = groups.iter().flat_map(|group| &group.parameters);
         Ok(Self {
             settings,
-            names,
-            parameters,
+            parameters: parameters.map(Tensor::shallow_clone).collect(),
+            groups,
             steps: 0,
-            state,
         })
     }
 
     /// Steps along the gradients at the learning rate `lr`.
     pub(crate) fn step(&mut self, lr: f64) -> Result<(), RunError> {
-        match (self.settings, &self.state) {
-            (
-                Settings::Sgd {
-                    momentum,
-                    nesterov,
-                    weight_decay,
-                    lr: _,
-                },
-                State::Sgd { momenta },
-            ) => {
-                let step = SgdStep {
-                    lr,
-                    momentum,
-                    weight_decay,
-                    nesterov,
-                    first: self.steps == 0,
-                };
-                ffi::sgd_step(&self.parameters, momenta, step)?;
-            }
-            (
-                Settings::AdamW {
-                    beta1,
-                    beta2,
-                    eps,
-                    weight_decay,
-                    lr: _,
-                },
-                State::AdamW(state),
-            ) => {
-                if let Some(counter) = state.steps.first() {
-                    let _ = counter.shallow_clone().f_fill_(self.steps + 1)?;
-                }
-                ffi::adamw_step(
-                    &self.parameters,
-                    state,
-                    AdamWStep {
-                        lr,
-                        beta1,
-                        beta2,
-                        eps,
-                        weight_decay,
-                    },
+        for group in &self.groups {
+            // Weights that learn later are not touched: no momentum, no decay.
+            if self.steps >= group.from_step {
+                group.step(
+                    self.settings,
+                    lr * group.lr_scale,
+                    self.steps - group.from_step,
                 )?;
-            }
-            (Settings::Sgd { .. }, State::AdamW(_))
-            | (Settings::AdamW { .. }, State::Sgd { .. }) => {
-                unreachable!("the state is made from the settings and never replaced")
             }
         }
         self.steps += 1;
@@ -143,9 +113,11 @@ impl Optimizer {
     /// The state to save, by name.
     pub(crate) fn save(&self) -> Tensors {
         let mut saved = Tensors::from([(STEP.to_owned(), Tensor::from(self.steps))]);
-        for (list, suffix) in self.lists() {
-            for (name, tensor) in self.names.iter().zip(list) {
-                saved.insert(format!("{name}.{suffix}"), tensor.shallow_clone());
+        for group in &self.groups {
+            for (list, suffix) in group.state.lists() {
+                for (name, tensor) in group.names.iter().zip(list) {
+                    saved.insert(format!("{name}.{suffix}"), tensor.shallow_clone());
+                }
             }
         }
         saved
@@ -158,14 +130,16 @@ impl Optimizer {
                 "{whence} has no {name:?}; it is of another optimizer or model"
             ))
         };
-        for (list, suffix) in self.lists() {
-            for (name, tensor) in self.names.iter().zip(list) {
-                let key = format!("{name}.{suffix}");
-                let given = saved.get(&key).ok_or_else(|| missing(&key))?;
-                if given.size() != tensor.size() {
-                    return Err(missing(&key));
+        for group in &self.groups {
+            for (list, suffix) in group.state.lists() {
+                for (name, tensor) in group.names.iter().zip(list) {
+                    let key = format!("{name}.{suffix}");
+                    let given = saved.get(&key).ok_or_else(|| missing(&key))?;
+                    if given.size() != tensor.size() {
+                        return Err(missing(&key));
+                    }
+                    tensor.shallow_clone().f_copy_(given)?;
                 }
-                tensor.shallow_clone().f_copy_(given)?;
             }
         }
         self.steps = saved
@@ -174,12 +148,98 @@ impl Optimizer {
             .f_int64_value(&[])?;
         Ok(())
     }
+}
+
+impl Group {
+    /// Takes the step after `steps` earlier ones.
+    fn step(&self, settings: Settings, lr: f64, steps: i64) -> Result<(), RunError> {
+        match (settings, &self.state) {
+            (
+                Settings::Sgd {
+                    momentum,
+                    nesterov,
+                    weight_decay,
+                    lr: _,
+                },
+                State::Sgd { momenta },
+            ) => {
+                let step = SgdStep {
+                    lr,
+                    momentum,
+                    weight_decay,
+                    nesterov,
+                    first: steps == 0,
+                };
+                ffi::sgd_step(&self.parameters, momenta, step)?;
+            }
+            (
+                Settings::AdamW {
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                    lr: _,
+                },
+                State::AdamW(state),
+            ) => {
+                if let Some(counter) = state.steps.first() {
+                    let _ = counter.shallow_clone().f_fill_(steps + 1)?;
+                }
+                let step = AdamWStep {
+                    lr,
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                };
+                ffi::adamw_step(&self.parameters, state, step)?;
+            }
+            (Settings::Sgd { .. }, State::AdamW(_))
+            | (Settings::AdamW { .. }, State::Sgd { .. }) => {
+                unreachable!("the state is made from the settings and never replaced")
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn new(settings: Settings, parameters: &[Tensor]) -> Result<Self, RunError> {
+        // In the layout of each parameter: the fused kernels walk through memory, not by index.
+        let zeros = || -> Result<Vec<Tensor>, RunError> {
+            Ok(parameters
+                .iter()
+                .map(|tensor| tensor.f_detach()?.f_zeros_like())
+                .collect::<Result<_, _>>()?)
+        };
+        Ok(match settings {
+            Settings::Sgd { momentum, .. } => Self::Sgd {
+                momenta: if momentum == 0.0 {
+                    Vec::new()
+                } else {
+                    zeros()?
+                },
+            },
+            Settings::AdamW { .. } => {
+                let counter = Tensor::f_zeros([1; 0], (Kind::Float, Device::Cpu))?;
+                let device = parameters.first().map_or(Device::Cpu, Tensor::device);
+                let counter = counter.f_to_device(device)?;
+                // One counter serves all: the kernels only read it.
+                let steps = parameters.iter().map(|_| counter.shallow_clone()).collect();
+                Self::AdamW(AdamWState {
+                    averages: zeros()?,
+                    squares: zeros()?,
+                    steps,
+                })
+            }
+        })
+    }
 
     /// Lists of one tensor a parameter, by what their names end in: PyTorch's own words.
     fn lists(&self) -> Vec<(&[Tensor], &'static str)> {
-        match &self.state {
-            State::Sgd { momenta } => vec![(momenta, "momentum_buffer")],
-            State::AdamW(state) => {
+        match self {
+            Self::Sgd { momenta } => vec![(momenta, "momentum_buffer")],
+            Self::AdamW(state) => {
                 vec![(&state.averages, "exp_avg"), (&state.squares, "exp_avg_sq")]
             }
         }
@@ -248,6 +308,17 @@ mod tests {
             .collect();
         parameters.load(&values, "the test").unwrap();
         parameters
+    }
+
+    fn optimizer(settings: Settings, parameters: &Parameters) -> Result<Optimizer, RunError> {
+        Optimizer::new(settings, parameters, &[rule(0, 1.0); 2], 1)
+    }
+
+    fn rule(from_epoch: u32, lr_scale: f64) -> Rule {
+        Rule {
+            from_epoch: Some(from_epoch),
+            lr_scale,
+        }
     }
 
     fn wave(which: usize, shape: &[i64], value: impl Fn(f64, f64) -> f64) -> Tensor {
@@ -337,7 +408,7 @@ mod tests {
         for (settings, expected, sum) in cases {
             for (kind, allowed) in [(Kind::Double, 1e-12), (Kind::Float, 2e-6)] {
                 let parameters = parameters(kind);
-                let mut optimizer = Optimizer::new(settings, &parameters).unwrap();
+                let mut optimizer = optimizer(settings, &parameters).unwrap();
                 (1..=5).for_each(|t| step(&mut optimizer, t));
                 let found = values(&parameters);
                 for (place, expected) in PLACES.into_iter().zip(expected) {
@@ -360,10 +431,10 @@ mod tests {
     fn a_restored_optimizer_takes_the_same_steps_bit_for_bit() {
         for settings in [sgd(0.0, false, 0.0), sgd(0.9, true, 0.01), adamw()] {
             let (kept, other) = (parameters(Kind::Float), parameters(Kind::Float));
-            let mut undisturbed = Optimizer::new(settings, &kept).unwrap();
+            let mut undisturbed = optimizer(settings, &kept).unwrap();
             (1..=2).for_each(|t| step(&mut undisturbed, t));
 
-            let mut restored = Optimizer::new(settings, &other).unwrap();
+            let mut restored = optimizer(settings, &other).unwrap();
             restored.restore(&undisturbed.save(), "the test").unwrap();
             let weights = kept
                 .entries()
@@ -385,12 +456,39 @@ mod tests {
     }
 
     #[test]
+    fn each_weight_has_its_own_rate_and_those_that_learn_later_are_not_touched_before() {
+        for settings in [sgd(0.9, false, 0.01), adamw()] {
+            let weights = || parameters(Kind::Double);
+            let (usual, scaled, late, frozen) = (weights(), weights(), weights(), weights());
+            let start = values(&usual);
+            let run = |weights: &Parameters, rules: [Rule; 2], steps| {
+                let mut optimizer = Optimizer::new(settings, weights, &rules, 2).unwrap();
+                (1..=steps).for_each(|t| step(&mut optimizer, t));
+                values(weights)
+            };
+            let after_one = run(&usual, [rule(0, 1.0); 2], 1);
+            let other = run(&scaled, [rule(0, 1.0), rule(0, 0.25)], 1);
+            assert_eq!(after_one[..24], other[..24]);
+            let moved = |values: &[f64]| values[24] - start[24];
+            assert!((moved(&other) - 0.25 * moved(&after_one)).abs() < 1e-12);
+            // From the second epoch of two steps on: untouched by the first two.
+            let two = run(&late, [rule(0, 1.0), rule(1, 1.0)], 2);
+            assert_eq!(two[24..], start[24..]);
+            let never = Rule {
+                from_epoch: None,
+                lr_scale: 1.0,
+            };
+            let five = run(&frozen, [rule(0, 1.0), never], 5);
+            assert_eq!(five[24..], start[24..]);
+            assert_ne!(five[..24], start[..24]);
+        }
+    }
+
+    #[test]
     fn a_state_of_another_optimizer_is_refused() {
         let parameters = parameters(Kind::Float);
-        let saved = Optimizer::new(sgd(0.9, false, 0.0), &parameters)
-            .unwrap()
-            .save();
-        let error = Optimizer::new(adamw(), &parameters)
+        let saved = optimizer(sgd(0.9, false, 0.0), &parameters).unwrap().save();
+        let error = optimizer(adamw(), &parameters)
             .unwrap()
             .restore(&saved, "file x")
             .unwrap_err();

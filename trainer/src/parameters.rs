@@ -61,6 +61,14 @@ impl Parameters {
         }
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
     /// Where a network registers its tensors.
     pub(crate) fn root(&mut self) -> Scope<'_> {
         Scope {

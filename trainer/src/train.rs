@@ -11,19 +11,22 @@ use std::time::{Duration, Instant};
 
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::{ChildEvent, ChildSpec};
-use marquee_domain::report::{PhaseTimes, TrainSummary};
+use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport};
 use marquee_domain::spec::{Precision, TrainSettings};
-use marquee_evaluation::EpochRow;
+use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
 use tch::{Device, Kind};
 
 use crate::checkpoint::{self, Position, RunIdentity};
-use crate::data::{self, Normaliser, Plan, Prefetch, SplitReader};
+use crate::data::{self, Plan, Prefetch, Sampler, SplitReader};
 use crate::device;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::ffi;
+use crate::learner::freeze::Rules;
+use crate::learner::{Blueprint, Learner, features, load};
+use crate::loss::Loss;
 use crate::model_folder::{self, ModelCard};
-use crate::models::{Chance, Network, Rates};
+use crate::models::Chance;
 use crate::optimizer::{Optimizer, learning_rate};
 use crate::parameters::Start;
 use crate::rendezvous::{Peers, Place};
@@ -60,8 +63,11 @@ pub(crate) fn run(
     let Some(peers) = Peers::join(spec, place, timeout, stop)? else {
         return Ok(Outcome::Stopped);
     };
-    let mut session =
-        Session::prepare(spec, settings, peers, &shards, train, device, events, stop)?;
+    let Some(mut session) =
+        Session::prepare(spec, settings, peers, &shards, train, device, events, stop)?
+    else {
+        return Ok(Outcome::Stopped);
+    };
     let step = session.position.step;
     match session.train()? {
         Ending::Stopped => {
@@ -73,7 +79,8 @@ pub(crate) fn run(
             Ok(Outcome::Stopped)
         }
         Ending::Done => {
-            session.write_model()?;
+            let thresholds = session.thresholds()?;
+            session.write_model(&thresholds)?;
             let summary = session.summary(step, started);
             session.leave()?;
             Ok(Outcome::finished(&summary))
@@ -104,6 +111,10 @@ struct Session<'a> {
     train: SplitReader,
     validation: Option<SplitReader>,
     plan: Plan,
+    rules: Rules,
+    /// What became of the weights that the job was given.
+    weights: Vec<WeightsReport>,
+    features: Option<FeaturesReport>,
     stepper: Stepper,
     board: Option<EventFile>,
     position: Position,
@@ -125,39 +136,63 @@ impl<'a> Session<'a> {
         settings: &'a TrainSettings,
         peers: Peers,
         shards: &Arc<ShardSet>,
-        train: SplitReader,
+        mut train: SplitReader,
         device: Device,
         events: &'a Events,
         stop: &'a Stop,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Option<Self>, RunError> {
         let kind = match settings.precision {
             Precision::Fp32 => Kind::Float,
             Precision::Fp64 => Kind::Double,
         };
         ffi::be_deterministic()?;
         let classes = &train.index().classes;
-        let rates = Rates {
-            dropout: settings.dropout,
-            drop_path: settings.drop_path,
-        };
-        let network = Network::build(
-            &settings.model,
+        let blueprint = Blueprint::of(settings)?;
+        let mut learner = Learner::build(
+            &blueprint,
             classes.len(),
             Start::Seed(settings.seed),
-            rates,
             kind,
             device,
         )?;
-        network.check_size(train.index().width, train.index().height)?;
-        let mut optimizer = Optimizer::new(settings.optimizer, &network.parameters)?;
-        let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size);
+        learner.check_size(train.index().width, train.index().height)?;
+        // A checkpoint holds all weights: those it was started from are then of no interest.
+        let weights = match spec.resume {
+            Some(_) => Vec::new(),
+            None => load::load(spec, &settings.transfer, &learner, classes)?,
+        };
+        if settings.transfer.freeze_norms {
+            learner.freeze_norms();
+        }
+        let rules = Rules::new(&settings.transfer, &learner)?;
+        let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size)
+            .with_sampler(Sampler::new(settings.learning.sampling, &train)?);
+        let mut optimizer = Optimizer::new(
+            settings.optimizer,
+            &learner.parameters,
+            rules.of_weights(),
+            plan.steps_per_epoch(),
+        )?;
         let identity = RunIdentity::new(settings, classes, train.rows());
         let position = match &spec.resume {
-            Some(dir) => resume(dir, &identity, &network, &mut optimizer, &peers)?,
+            Some(dir) => resume(dir, &identity, &learner, &mut optimizer, &peers)?,
             None => Position::start(identity, peers.world_size),
         };
-        peers.copy_from_first(&network.parameters.tensors())?;
-        peers.copy_from_first(&network.parameters.buffer_tensors())?;
+        peers.copy_from_first(&learner.parameters.tensors())?;
+        peers.copy_from_first(&learner.parameters.buffer_tensors())?;
+        rules.apply(&mut learner, plan.epoch_of(position.step))?;
+        let mut validation = SplitReader::of(shards, data::VALIDATION);
+        let work = features::Work {
+            learner: &learner,
+            peers: &peers,
+            events,
+            stop,
+        };
+        let Some(features) =
+            features::prepare(work, settings, &rules, &mut train, validation.as_mut())?
+        else {
+            return Ok(None);
+        };
         let mut board = None;
         if peers.is_first() && settings.tensorboard {
             let mut file = EventFile::create(&spec.output.join(model_folder::TENSORBOARD))?;
@@ -166,24 +201,27 @@ impl<'a> Session<'a> {
             }
             board = Some(file);
         }
-        let normaliser = Normaliser::new(network.info.mean, network.info.std, kind, device)?;
+        let loss = Loss::new(&settings.learning, &train, kind, device)?;
         let index = train.index();
         let stepper = Stepper::new(
-            network,
+            learner,
             optimizer,
-            normaliser,
+            loss,
             &peers,
             (index.width, index.height),
         )?;
-        Ok(Self {
+        Ok(Some(Self {
             spec,
             settings,
             events,
             stop,
             peers,
-            validation: SplitReader::of(shards, data::VALIDATION),
+            validation,
             train,
             plan,
+            rules,
+            weights,
+            features,
             stepper,
             board,
             position,
@@ -191,7 +229,7 @@ impl<'a> Session<'a> {
             phases: PhaseTimes::default(),
             phases_before: PhaseTimes::default(),
             pictures: 0,
-        })
+        }))
     }
 
     fn train(&mut self) -> Result<Ending, RunError> {
@@ -239,6 +277,13 @@ impl<'a> Session<'a> {
         self.phases.input_s += started.elapsed().as_secs_f64();
 
         let step = self.position.step;
+        if self.rules.change_with_time() && step.is_multiple_of(self.plan.steps_per_epoch()) {
+            let index = self.train.index();
+            let size = (index.width, index.height);
+            let epoch = self.plan.epoch_of(step);
+            self.stepper
+                .start_epoch(&self.rules, epoch, &self.peers, size)?;
+        }
         let lr = learning_rate(
             self.settings.optimizer,
             self.settings.lr_schedule,
@@ -277,7 +322,10 @@ impl<'a> Session<'a> {
     /// have one or none. It comes before each checkpoint too, for the checkpoint holds rank 0's: so
     /// a run that goes on finds the same on every rank as an undisturbed one.
     fn share_buffers(&self) -> Result<(), RunError> {
-        let buffers = self.stepper.network().parameters.buffer_tensors();
+        let buffers = self.stepper.learner().parameters.buffer_tensors();
+        if buffers.is_empty() {
+            return Ok(());
+        }
         self.peers.copy_from_first(&buffers)
     }
 
@@ -335,6 +383,7 @@ impl<'a> Session<'a> {
                 split,
                 self.settings.batch_size,
                 &self.peers,
+                None,
             )?),
             None => None,
         };
@@ -385,11 +434,11 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let started = Instant::now();
-        let (network, optimizer) = (self.stepper.network(), self.stepper.optimizer());
+        let (learner, optimizer) = (self.stepper.learner(), self.stepper.optimizer());
         let path = checkpoint::write(
             &self.spec.checkpoints,
             &self.position,
-            &network.parameters,
+            &learner.parameters,
             optimizer,
         )?;
         let seconds = started.elapsed().as_secs_f64();
@@ -402,21 +451,51 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn write_model(&self) -> Result<(), RunError> {
+    /// For each class the threshold of the best F1 on validation; none without a validation split.
+    /// All ranks take part.
+    fn thresholds(&mut self) -> Result<Vec<f64>, RunError> {
+        let Some(split) = &self.validation else {
+            return Ok(Vec::new());
+        };
+        let started = Instant::now();
+        let mut scores = SplitScores::default();
+        let batch_size = self.settings.batch_size;
+        validate::score(
+            &self.stepper,
+            split,
+            batch_size,
+            &self.peers,
+            Some(&mut scores),
+        )?;
+        self.phases.validation_s += started.elapsed().as_secs_f64();
+        Ok(tuned_thresholds(&scores, split.index().classes.len()))
+    }
+
+    fn write_model(&self, thresholds: &[f64]) -> Result<(), RunError> {
         if !self.peers.is_first() {
             return Ok(());
         }
         let index = self.train.index();
-        let network = self.stepper.network();
-        let card = ModelCard::new(network, &index.classes, index.width, index.height);
-        model_folder::write(&self.spec.output, network, &card, &self.position.history)
+        let learner = self.stepper.learner();
+        let card = ModelCard::new(
+            learner,
+            &self.settings.transfer.head,
+            &index.classes,
+            (index.width, index.height),
+            thresholds,
+        );
+        model_folder::write(&self.spec.output, learner, &card, &self.position.history)
     }
 
     fn summary(&self, resumed_from_step: u64, started: Instant) -> TrainSummary {
-        let network = self.stepper.network();
+        let learner = self.stepper.learner();
+        let learning = learner.learning();
         TrainSummary {
-            model: network.info.name.to_owned(),
-            parameters: network.parameters.count(),
+            model: learner.model.clone(),
+            parameters: learner.parameters.count(),
+            learning: learning.iter().map(|tensor| tensor.numel() as u64).sum(),
+            weights: self.weights.clone(),
+            features: self.features_report(),
             world_size: self.peers.world_size,
             rank: self.peers.rank,
             backend: self.peers.backend().to_owned(),
@@ -434,6 +513,19 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// With how much faster training went for them.
+    fn features_report(&self) -> Option<FeaturesReport> {
+        let mut report = self.features.clone()?;
+        report.speedup =
+            features::speedup(&report, self.phases.step_s / self.pictures.max(1) as f64);
+        tracing::info!(
+            speedup = report.speedup,
+            from_cache = report.from_cache,
+            "training went so many times faster than with the frozen networks in every step"
+        );
+        Some(report)
+    }
+
     fn leave(self) -> Result<(), RunError> {
         self.stepper.close();
         self.peers.leave()
@@ -444,11 +536,11 @@ impl<'a> Session<'a> {
 fn resume(
     dir: &Path,
     identity: &RunIdentity,
-    network: &Network,
+    learner: &Learner,
     optimizer: &mut Optimizer,
     peers: &Peers,
 ) -> Result<Position, RunError> {
-    let position = checkpoint::restore(dir, identity, &network.parameters, optimizer)?;
+    let position = checkpoint::restore(dir, identity, &learner.parameters, optimizer)?;
     let mine = position.step as f64;
     let [sum] = peers.sum([mine])?;
     if sum.to_bits() != (mine * f64::from(peers.world_size)).to_bits() {

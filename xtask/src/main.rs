@@ -18,6 +18,8 @@ mod sample;
 mod setup;
 mod sqlx;
 mod test;
+mod transfer;
+mod weights_check;
 mod workspace;
 mod zoo_check;
 
@@ -52,6 +54,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
+        Task::WeightsCheck { trained } => weights_check::run(&workspace, trained.as_deref()),
+        Task::Transfer { to } => transfer::run(&workspace, to.as_deref()),
         Task::SampleClipart { to } => sample::clipart(&workspace, to.as_deref()),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),

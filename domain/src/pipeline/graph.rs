@@ -153,7 +153,12 @@ fn takes(kind: JobKind) -> String {
     match (kind.required_inputs(), kind.optional_inputs()) {
         ([], []) => "takes none; leave inputs out".into(),
         ([], names) => format!("takes {} at most", names.join(" and ")),
-        (names, _) => format!("takes {} alone", names.join(" and ")),
+        (names, []) => format!("takes {} alone", names.join(" and ")),
+        (names, more) => format!(
+            "takes {}, and {} where given",
+            names.join(" and "),
+            more.join(" and ")
+        ),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The settings of each kind of job: keys, ranges and defaults. The defaults stand here and in
 //! `docs/pipeline.md`, nowhere else.
 
+use super::learning;
 use super::table::{Table, unknown};
 use crate::spec::{
     CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
@@ -293,7 +294,7 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
     let mut model = table.required_text("model", &format!("a model, such as {:?}", MODELS[0]));
     match zoo::find(&model) {
         Some(known) => known.name.clone_into(&mut model),
-        None if model.is_empty() => {}
+        None if model.is_empty() || model == learning::ENSEMBLE => {}
         None => table.add_error("model", unknown(&model, MODELS)),
     }
     let schedules = [
@@ -302,6 +303,8 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
     ];
     let precisions = [("fp32", Precision::Fp32), ("fp64", Precision::Fp64)];
     Some(TrainSettings {
+        learning: learning::learning(table),
+        transfer: learning::transfer(table, &model),
         model,
         epochs: table.int("epochs", 1..=100_000, None),
         batch_size: table.int("batch_size", 1..=BATCH_MAX, None),

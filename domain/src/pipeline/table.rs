@@ -281,6 +281,45 @@ impl<'a> Table<'a> {
         Some(texts)
     }
 
+    /// A list of whole numbers in `range`; empty where the key is absent.
+    pub(super) fn ints(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Vec<u32> {
+        let Some(value) = self.get(key) else {
+            return Vec::new();
+        };
+        let Value::Array(items) = value else {
+            self.wrong_type(key, "a list of whole numbers", value);
+            return Vec::new();
+        };
+        let number = |(index, item): (usize, &Value)| {
+            self.u32_value(&format!("{key}[{index}]"), item, &range)
+        };
+        items.iter().enumerate().map(number).collect()
+    }
+
+    /// A table from names that the user chooses to whole numbers in `range`.
+    pub(super) fn int_map(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> BTreeMap<String, u32> {
+        let Some(table) = self.table(key) else {
+            return BTreeMap::new();
+        };
+        let entry =
+            |(name, value): (&String, &Value)| (name.clone(), table.u32_value(name, value, &range));
+        table.map.iter().map(entry).collect()
+    }
+
+    fn u32_value(&self, key: &str, value: &Value, range: &RangeInclusive<u32>) -> u32 {
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let fits = number.filter(|number| range.contains(number));
+        fits.unwrap_or_else(|| {
+            let (low, high) = (range.start(), range.end());
+            self.wrong_type(key, &format!("a whole number from {low} to {high}"), value);
+            *range.start()
+        })
+    }
+
     /// A table, or None where the key is absent or no table.
     pub(super) fn table(&mut self, key: &'static str) -> Option<Table<'a>> {
         match self.get(key)? {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::learning::{Learning, Transfer};
+
 /// Settings of a fetch job: bring films and posters, or a user's own pictures, into a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FetchSettings {
@@ -240,6 +242,10 @@ pub struct TrainSettings {
     pub checkpoint_every_steps: u32,
     /// Stop after this many steps. None: all epochs.
     pub max_steps: Option<u64>,
+    #[serde(default)]
+    pub learning: Learning,
+    #[serde(default)]
+    pub transfer: Transfer,
     /// Whether TensorBoard event files are written into the model's folder.
     pub tensorboard: bool,
     /// Seconds after which a collective that waits for a peer fails.

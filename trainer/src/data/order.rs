@@ -13,6 +13,7 @@ const ROUNDS: usize = 8;
 enum Purpose {
     Order = 1,
     Flip = 2,
+    Draw = 4,
 }
 
 /// Mixes all bits of a number into all bits of the result (the finaliser of splitmix64).
@@ -76,6 +77,12 @@ impl EpochOrder {
 /// Whether the picture `row` is mirrored in this epoch.
 pub(crate) fn is_flipped(seed: u64, epoch: u32, row: u64) -> bool {
     chance(seed, epoch, Purpose::Flip, row) & 1 == 1
+}
+
+/// Two numbers from 0 to below 1 for the draw at `position` of this epoch.
+pub(crate) fn draw(seed: u64, epoch: u32, position: u64) -> [f64; 2] {
+    let bits = chance(seed, epoch, Purpose::Draw, position);
+    [1, 2].map(|index| (mix(bits ^ index) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// The part of `0..rows` that belongs to `rank`: parts are in order and differ by one at most.

@@ -1,7 +1,10 @@
 //! Which pictures belong to which step and rank.
 
+use std::sync::Arc;
+
 use marquee_domain::spec::TrainSettings;
 
+use super::Sampler;
 use super::order::{EpochOrder, is_flipped, share};
 
 /// One picture of a request.
@@ -23,6 +26,20 @@ pub(crate) struct Request {
     pub(crate) global: u64,
 }
 
+impl Request {
+    /// Rows to read for themselves, each mirrored or not.
+    pub(crate) fn of_rows(rows: impl Iterator<Item = (u64, bool)>) -> Self {
+        let pictures: Vec<Picture> = rows
+            .map(|(row, is_flipped)| Picture { row, is_flipped })
+            .collect();
+        Self {
+            global: pictures.len() as u64,
+            pictures,
+            is_stand_in: false,
+        }
+    }
+}
+
 /// The plan of a training run, for one rank.
 ///
 /// Step s of an epoch takes the positions `s * batch_size ..` of the epoch's order; the last step
@@ -36,6 +53,8 @@ pub(crate) struct Plan {
     max_steps: Option<u64>,
     seed: u64,
     flip: bool,
+    /// None: every row comes once in an epoch.
+    sampler: Option<Arc<Sampler>>,
     rank: u32,
     world_size: u32,
 }
@@ -49,9 +68,16 @@ impl Plan {
             max_steps: settings.max_steps,
             seed: settings.seed,
             flip: settings.flip,
+            sampler: None,
             rank,
             world_size,
         }
+    }
+
+    /// The same plan with rows drawn by `sampler`.
+    pub(crate) fn with_sampler(self, sampler: Option<Sampler>) -> Self {
+        let sampler = sampler.map(Arc::new);
+        Self { sampler, ..self }
     }
 
     pub(crate) fn steps_per_epoch(&self) -> u64 {
@@ -93,7 +119,10 @@ impl Plan {
         let is_stand_in = mine.is_empty();
         let positions = if is_stand_in { 0..1 } else { mine };
         let picture = |position| {
-            let row = order.row(first + position);
+            let row = match &self.sampler {
+                Some(sampler) => sampler.row(self.seed, epoch, first + position),
+                None => order.row(first + position),
+            };
             Picture {
                 row,
                 is_flipped: self.flip && is_flipped(self.seed, epoch, row),
@@ -172,6 +201,8 @@ mod tests {
             drop_path: 0.0,
             checkpoint_every_steps: 0,
             max_steps: None,
+            learning: marquee_domain::spec::Learning::default(),
+            transfer: marquee_domain::spec::Transfer::default(),
             tensorboard: false,
             collective_timeout_s: 10,
         }

@@ -21,12 +21,15 @@
 use std::time::Instant;
 
 use marquee_domain::report::PhaseTimes;
-use tch::{Cuda, Device, Kind, Reduction, Tensor};
+use tch::{Cuda, Device, Kind, Tensor};
 
-use crate::data::{Batch, Normaliser};
+use crate::data::Batch;
 use crate::error::RunError;
 use crate::ffi::{self, Reducer};
-use crate::models::{Chance, Network, Pass};
+use crate::learner::Learner;
+use crate::learner::freeze::Rules;
+use crate::loss::Loss;
+use crate::models::{Chance, Pass};
 use crate::optimizer::Optimizer;
 use crate::rendezvous::Peers;
 
@@ -39,11 +42,21 @@ pub(super) struct StepResult {
     pub(super) stop_agreed: bool,
 }
 
+/// Averages the gradients of all weights that learn, and of the wish. Frozen ones are not exchanged.
+fn exchange(learner: &Learner, wish: &Tensor, peers: &Peers) -> Result<Option<Reducer>, RunError> {
+    let Some(group) = peers.group() else {
+        return Ok(None);
+    };
+    let mut exchanged = learner.learning();
+    exchanged.push(wish.shallow_clone());
+    Ok(Some(Reducer::new(group, &exchanged)?))
+}
+
 #[derive(Debug)]
 pub(super) struct Stepper {
-    network: Network,
+    learner: Learner,
     optimizer: Optimizer,
-    normaliser: Normaliser,
+    loss: Loss,
     reducer: Option<Reducer>,
     wish: Tensor,
     world_size: u32,
@@ -54,29 +67,22 @@ pub(super) struct Stepper {
 impl Stepper {
     /// `size` is the width and height of the pictures to come.
     pub(super) fn new(
-        network: Network,
+        learner: Learner,
         optimizer: Optimizer,
-        normaliser: Normaliser,
+        loss: Loss,
         peers: &Peers,
         size: (u32, u32),
     ) -> Result<Self, RunError> {
-        let weights = network.parameters.tensors();
+        let weights = learner.parameters.tensors();
         let (device, kind) = weights.first().map_or((Device::Cpu, Kind::Float), |first| {
             (first.device(), first.kind())
         });
         let wish = Tensor::f_zeros([1; 0], (kind, device))?.f_set_requires_grad(true)?;
-        let reducer = match peers.group() {
-            Some(group) => {
-                let exchanged: Vec<Tensor> =
-                    weights.into_iter().chain([wish.shallow_clone()]).collect();
-                Some(Reducer::new(group, &exchanged)?)
-            }
-            None => None,
-        };
+        let reducer = exchange(&learner, &wish, peers)?;
         let stepper = Self {
-            network,
+            learner,
             optimizer,
-            normaliser,
+            loss,
             reducer,
             wish,
             world_size: peers.world_size,
@@ -87,8 +93,27 @@ impl Stepper {
         Ok(stepper)
     }
 
-    pub(super) fn network(&self) -> &Network {
-        &self.network
+    pub(super) fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    /// Lets those weights learn that `rules` says do in `epoch`. All ranks call it at the same step.
+    pub(super) fn start_epoch(
+        &mut self,
+        rules: &Rules,
+        epoch: u32,
+        peers: &Peers,
+        size: (u32, u32),
+    ) -> Result<(), RunError> {
+        if rules.apply(&mut self.learner, epoch)? {
+            self.forget_gradients()?;
+            if let Some(reducer) = self.reducer.take() {
+                reducer.close();
+            }
+            self.reducer = exchange(&self.learner, &self.wish, peers)?;
+            self.settle_buckets(size)?;
+        }
+        Ok(())
     }
 
     pub(super) fn optimizer(&self) -> &Optimizer {
@@ -112,9 +137,7 @@ impl Stepper {
             [1, i64::from(height), i64::from(width), 3],
             (Kind::Uint8, Device::Cpu),
         )?;
-        let logits = self
-            .network
-            .logits(&self.normaliser.apply(&blank)?, &Pass::eval())?;
+        let logits = self.learner.logits(&blank, Pass::eval())?;
         let loss = logits
             .f_sum(self.kind)?
             .f_mul_scalar(0.0)?
@@ -142,9 +165,8 @@ impl Stepper {
         } else {
             Pass::train(chance)
         };
-        let pictures = self.normaliser.apply(&batch.pixels)?;
-        let logits = self.network.logits(&pictures, &pass)?;
-        let (loss, loss_sum) = self.loss(&logits, batch, wants_stop)?;
+        let logits = self.learner.logits(&batch.pixels, pass)?;
+        let (loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
         self.wait_for_device();
         phases.forward_s += started.elapsed().as_secs_f64();
 
@@ -171,7 +193,7 @@ impl Stepper {
     }
 
     /// The loss to go backward from, and the value to report.
-    fn loss(
+    fn weighted_loss(
         &self,
         logits: &Tensor,
         batch: &Batch,
@@ -181,12 +203,7 @@ impl Stepper {
             .labels
             .f_to_device(self.device)?
             .f_to_kind(self.kind)?;
-        let sum = logits.f_binary_cross_entropy_with_logits(
-            &targets,
-            None::<&Tensor>,
-            None::<&Tensor>,
-            Reduction::Sum,
-        )?;
+        let sum = self.loss.sum(logits, &targets)?;
         let classes = *targets.size().last().unwrap_or(&1) as f64;
         let weight = if batch.counted == 0 {
             0.0
@@ -205,10 +222,7 @@ impl Stepper {
 
     /// Logits of pictures, without gradients.
     pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
-        tch::no_grad(|| {
-            let pictures = self.normaliser.apply(pixels)?;
-            Ok(self.network.logits(&pictures, &Pass::eval())?)
-        })
+        tch::no_grad(|| Ok(self.learner.logits(pixels, Pass::eval())?))
     }
 
     fn forget_gradients(&self) -> Result<(), RunError> {

@@ -1,10 +1,10 @@
 //! Validation at the end of an epoch: every rank scores its share, and the counts are added up.
 
-use marquee_evaluation::{Confusion, counts};
+use marquee_evaluation::{Confusion, SplitScores, counts};
 use tch::{Kind, Reduction, Tensor};
 
 use super::step::Stepper;
-use crate::data::{Prefetch, SplitReader, scoring_requests};
+use crate::data::{Prefetch, SplitReader, scoring_requests, share};
 use crate::error::RunError;
 use crate::rendezvous::Peers;
 
@@ -19,13 +19,23 @@ pub(super) struct Scores {
     pub(super) f1_micro: f64,
 }
 
-/// Scores `split` over all ranks. Every rank gets the same answer.
+/// Scores `split` over all ranks. Every rank gets the same answer, and in `gathered` the scores of all
+/// rows, where it is asked for.
 pub(super) fn score(
     stepper: &Stepper,
     split: &SplitReader,
     batch_size: u32,
     peers: &Peers,
+    mut gathered: Option<&mut SplitScores>,
 ) -> Result<Scores, RunError> {
+    let classes = split.index().classes.len();
+    let mine = share(split.rows(), peers.rank, peers.world_size);
+    let mut place = usize::try_from(mine.start).unwrap_or(0) * classes;
+    if let Some(all) = &mut gathered {
+        let cells = usize::try_from(split.rows()).unwrap_or(0) * classes;
+        all.scores = vec![0.0; cells];
+        all.truth = vec![0; cells];
+    }
     let batches = Prefetch::start(
         split.clone(),
         scoring_requests(split.rows(), batch_size, peers.rank, peers.world_size),
@@ -46,7 +56,26 @@ pub(super) fn score(
         loss += sum.f_double_value(&[])?;
         cells += targets.numel() as f64;
         let scores = flat::<f32>(&logits.f_sigmoid()?.f_to_kind(Kind::Float)?)?;
-        found += counts(&flat::<u8>(&batch.labels)?, &scores, THRESHOLD);
+        let truth = flat::<u8>(&batch.labels)?;
+        if let Some(all) = &mut gathered {
+            let end = place + scores.len();
+            all.scores[place..end].copy_from_slice(&scores);
+            all.truth[place..end].copy_from_slice(&truth);
+            place = end;
+        }
+        found += counts(&truth, &scores, THRESHOLD);
+    }
+    if let (Some(all), Some(group)) = (gathered, peers.group()) {
+        // What other ranks scored is 0 here, so sums are the whole.
+        let (scores, truth) = (
+            Tensor::f_from_slice(&all.scores)?,
+            Tensor::f_from_slice(&all.truth)?,
+        );
+        let truth = truth.f_to_kind(Kind::Float)?;
+        group.all_reduce_sum(&scores)?;
+        group.all_reduce_sum(&truth)?;
+        all.scores = flat(&scores)?;
+        all.truth = flat(&truth.f_to_kind(Kind::Uint8)?)?;
     }
     let mine = [
         found.true_positive as f64,

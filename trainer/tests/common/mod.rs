@@ -24,7 +24,8 @@ use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::SourceNote;
 use marquee_domain::resources::Device;
 use marquee_domain::spec::{
-    EvalSettings, ImageEncoding, LrSchedule, Optimizer, Precision, TrainSettings, Work,
+    EvalSettings, ImageEncoding, Learning, LrSchedule, Optimizer, Precision, TrainSettings,
+    Transfer, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
 
@@ -124,6 +125,8 @@ pub fn settings() -> TrainSettings {
         drop_path: 0.0,
         checkpoint_every_steps: 0,
         max_steps: None,
+        learning: Learning::default(),
+        transfer: Transfer::default(),
         tensorboard: false,
         collective_timeout_s: 60,
     }

@@ -1,0 +1,210 @@
+//! Keys of a train job that say what it learns from and towards. The defaults stand here, in
+//! [`crate::spec::Learning`] and in `docs/pipeline.md`, nowhere else.
+
+use std::collections::BTreeMap;
+
+use super::table::{Table, unknown};
+use crate::spec::{
+    Activation, Backbone, HeadSettings, Learning, Loss, PartialWeights, Sampling, Transfer,
+};
+use crate::zoo::{self, MODELS};
+
+/// The model whose networks `backbones` names.
+pub(super) const ENSEMBLE: &str = "ensemble";
+/// Networks of one ensemble: each is a whole forward pass.
+const BACKBONES_MAX: usize = 8;
+/// Hidden classifier layers, and the size of one: beyond it the classifier is the network.
+const HIDDEN_MAX: usize = 8;
+const HIDDEN_SIZE_MAX: u32 = 16_384;
+/// Pixels of a side that an ensemble's network sees.
+const SIDE_MIN_PX: u32 = 16;
+const SIDE_MAX_PX: u32 = 2_048;
+
+pub(super) fn learning(table: &mut Table<'_>) -> Learning {
+    let samplings = [
+        ("shuffle", Sampling::Shuffle),
+        ("balanced", Sampling::Balanced),
+        ("weighted", Sampling::Weighted),
+    ];
+    Learning {
+        loss: loss(table),
+        label_smoothing: table.float("label_smoothing", 0.0..=0.9, Some(0.0)),
+        sampling: table
+            .choice("sampling", &samplings, Some(Sampling::Shuffle))
+            .unwrap_or_default(),
+    }
+}
+
+fn loss(table: &mut Table<'_>) -> Loss {
+    let Some(mut loss) = table.table("loss") else {
+        return Loss::default();
+    };
+    let names = ["bce", "weighted-bce", "focal", "asl"].map(|name| (name, name));
+    let read = match loss.choice("name", &names, None) {
+        Some("weighted-bce") => Loss::WeightedBce {
+            cap: loss.float("cap", 1.0..=1e6, Some(10.0)),
+        },
+        Some("focal") => Loss::Focal {
+            gamma: gamma(&mut loss, "gamma", 2.0),
+            alpha: loss
+                .has("alpha")
+                .then(|| loss.float("alpha", 0.0..=1.0, None)),
+        },
+        Some("asl") => Loss::Asl {
+            gamma_pos: gamma(&mut loss, "gamma_pos", 1.0),
+            gamma_neg: gamma(&mut loss, "gamma_neg", 4.0),
+            clip: loss.float("clip", 0.0..=0.5, Some(0.05)),
+        },
+        Some(_) | None => Loss::Bce,
+    };
+    loss.finish();
+    read
+}
+
+/// An exponent. Between 0 and 1 its slope at a perfect prediction is infinite.
+fn gamma(loss: &mut Table<'_>, key: &'static str, default: f64) -> f64 {
+    let gamma = loss.float(key, 0.0..=10.0, Some(default));
+    if gamma > 0.0 && gamma < 1.0 {
+        loss.add_error(
+            key,
+            format!("{gamma} has no finite gradient at a perfect prediction; give 0, or 1 to 10"),
+        );
+    }
+    gamma
+}
+
+pub(super) fn transfer(table: &mut Table<'_>, model: &str) -> Transfer {
+    let partial = [
+        ("refuse", PartialWeights::Refuse),
+        ("allow", PartialWeights::Allow),
+    ];
+    Transfer {
+        weights: path(table, "weights"),
+        weights_partial: table
+            .choice("weights_partial", &partial, Some(PartialWeights::Refuse))
+            .unwrap_or_default(),
+        head: head(table),
+        freeze: patterns(table, "freeze"),
+        unfreeze: table.int_map("unfreeze", 1..=100_000),
+        freeze_norms: table.flag("freeze_norms", false),
+        lr_scale: table.float_map("lr_scale", 0.0..=1e3),
+        backbones: backbones(table, model),
+        feature_cache: path(table, "feature_cache"),
+    }
+}
+
+/// A path on the worker: absolute, for a worker's current folder is nobody's business.
+fn path(table: &mut Table<'_>, key: &'static str) -> Option<String> {
+    let path = table.text(key)?;
+    if !path.starts_with('/') {
+        table.add_error(
+            key,
+            format!(
+                "{path:?} is no absolute path; give one on the worker, such as \"/data/{key}\""
+            ),
+        );
+    }
+    Some(path)
+}
+
+fn patterns(table: &mut Table<'_>, key: &'static str) -> Vec<String> {
+    let patterns = table.texts(key).unwrap_or_default();
+    for (index, pattern) in patterns.iter().enumerate() {
+        if pattern.is_empty() {
+            table.add_error(
+                &format!("{key}[{index}]"),
+                "is empty; give a name of weights, with * for any text",
+            );
+        }
+    }
+    patterns
+}
+
+fn head(table: &mut Table<'_>) -> HeadSettings {
+    let Some(mut head) = table.table("head") else {
+        return HeadSettings::default();
+    };
+    let activations = [
+        ("relu", Activation::Relu),
+        ("gelu", Activation::Gelu),
+        ("silu", Activation::Silu),
+    ];
+    let hidden = head.ints("hidden", 1..=HIDDEN_SIZE_MAX);
+    if hidden.len() > HIDDEN_MAX {
+        head.add_error(
+            "hidden",
+            format!(
+                "{} layers are too many; give {HIDDEN_MAX} or fewer",
+                hidden.len()
+            ),
+        );
+    }
+    let read = HeadSettings {
+        hidden,
+        dropout: head.float("dropout", 0.0..=0.95, Some(0.0)),
+        activation: head
+            .choice("activation", &activations, Some(Activation::Relu))
+            .unwrap_or_default(),
+    };
+    head.finish();
+    read
+}
+
+fn backbones(table: &mut Table<'_>, model: &str) -> BTreeMap<String, Backbone> {
+    let mut backbones = BTreeMap::new();
+    let given = table.table("backbones");
+    for (name, mut entry) in given.into_iter().flat_map(Table::tables) {
+        if !is_a_name(&name) {
+            entry.add_error(
+                "",
+                format!("{name:?} is no name of a network: use a-z, 0-9 and \"_\""),
+            );
+        }
+        let mut model = entry.required_text("model", "a model, such as \"legacy_xception\"");
+        match zoo::find(&model) {
+            Some(known) => known.name.clone_into(&mut model),
+            None if model.is_empty() => {}
+            None => entry.add_error("model", unknown(&model, MODELS)),
+        }
+        let mut side = |key| {
+            entry
+                .has(key)
+                .then(|| entry.int(key, SIDE_MIN_PX..=SIDE_MAX_PX, None))
+        };
+        let (width, height) = (side("width"), side("height"));
+        let weights = path(&mut entry, "weights");
+        if width.is_some() != height.is_some() {
+            entry.add_error("width", "width and height go together; give both or none");
+        }
+        entry.finish();
+        let read = Backbone {
+            model,
+            weights,
+            width,
+            height,
+        };
+        backbones.insert(name, read);
+    }
+    let count = backbones.len();
+    if model == ENSEMBLE && !(2..=BACKBONES_MAX).contains(&count) {
+        table.add_error(
+            "backbones",
+            format!(
+                "has {count} networks; an ensemble takes 2 to {BACKBONES_MAX}, such as \
+                 {{ xception = {{ model = \"legacy_xception\" }}, resnet = {{ model = \"resnet50\" }} }}"
+            ),
+        );
+    }
+    if model != ENSEMBLE && count > 0 {
+        table.add_error("backbones", "belongs to model = \"ensemble\" alone");
+    }
+    if model == ENSEMBLE && table.has("weights") {
+        table.add_error("weights", "stands in each of backbones for an ensemble");
+    }
+    backbones
+}
+
+fn is_a_name(name: &str) -> bool {
+    let is_fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    !name.is_empty() && name.chars().all(is_fine)
+}
