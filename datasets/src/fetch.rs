@@ -54,6 +54,7 @@ pub async fn run(
         scratch: spec.scratch.as_deref(),
         previous,
         licence: settings.licence.clone(),
+        element: spec.element,
         started: Instant::now(),
     };
     match &settings.source {

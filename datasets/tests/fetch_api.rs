@@ -95,6 +95,44 @@ fn every_film_is_accounted_for_and_those_fetched_are_in_the_dataset() {
 }
 
 #[test]
+fn the_elements_of_an_array_fetch_each_film_once_and_are_one_dataset() {
+    let catalogue = Catalogue::start(&["--films", "120"]);
+    let alone = Workplace::new();
+    let whole = alone.fetch(catalogue.source()).fetched();
+    let array = tempfile::tempdir().unwrap();
+    let mut sum = FetchSummary::default();
+    for index in 0..3 {
+        let element = Workplace::new().with_element(index, 3);
+        let share = element.fetch(catalogue.source()).fetched();
+        assert!((20..60).contains(&share.asked), "{share:?}");
+        sum = sum.and(share);
+        let folder = array.path().join(format!("elements/{index:04}"));
+        std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        std::fs::rename(element.path("dataset"), folder).unwrap();
+    }
+    let [one, three] = [&whole, &sum].map(|books| {
+        (
+            books.asked,
+            books.fetched,
+            books.gone,
+            books.rejected.clone(),
+            books.bytes,
+        )
+    });
+    assert_eq!(one, three);
+    let (alone, array) = (
+        Dataset::open(&alone.path("dataset")).unwrap(),
+        Dataset::open(array.path()).unwrap(),
+    );
+    assert_eq!(alone.films(), array.films());
+    assert_eq!(alone.labels(), array.labels());
+    for film in alone.films() {
+        assert_eq!(alone.picture(&film.id), array.picture(&film.id));
+    }
+    assert_eq!(array.books().summary.fetched, whole.fetched);
+}
+
+#[test]
 fn faults_that_pass_change_nothing() {
     let (calm, calm_place) = fetch_with(&[]);
     let (stormy, stormy_place) = fetch_with(&[

@@ -39,6 +39,8 @@ impl FetchSummary {
         self.fetched += other.fetched;
         self.gone += other.gone;
         self.bytes += other.bytes;
+        self.unchanged += other.unchanged;
+        self.resumed += other.resumed;
         self.seconds = self.seconds.max(other.seconds);
         for (sum, classes) in [
             (&mut self.rejected, other.rejected),

@@ -148,16 +148,24 @@ pub struct ArrayElement {
 }
 
 impl ArrayElement {
-    /// Whether the thing numbered `id` belongs to this element's share. The ids of a public
-    /// catalogue come in runs of one make, so they are mixed before they are dealt out.
+    /// Whether the thing called `id` belongs to this element's share. It depends on the id alone, so
+    /// that elements agree even where the source's list changes between their looks at it.
     #[must_use]
-    pub fn takes(self, id: u64) -> bool {
-        // The finaliser of SplitMix64: each bit of the id reaches each bit of the result.
-        let mut mixed = id.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    pub fn takes(self, id: &str) -> bool {
+        // FNV-1a, then the finaliser of SplitMix64: each bit of the id reaches each bit of the result.
+        let mut mixed = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
         mixed % u64::from(self.size.max(1)) == u64::from(self.index)
+    }
+
+    /// This element's share of a rate or limit that is the whole array's, at least 1.
+    #[must_use]
+    pub fn share_of(self, whole: u32) -> u32 {
+        (whole / self.size.max(1)).max(1)
     }
 }
 
@@ -221,14 +229,15 @@ mod tests {
     fn the_elements_of_an_array_share_everything_out_evenly() {
         let size = 7;
         let mut shares = [0u32; 7];
-        for id in 0..70_000 {
+        for number in 0..70_000 {
+            let id = number.to_string();
             let takers: Vec<u32> = (0..size)
                 .filter(|index| {
                     ArrayElement {
                         index: *index,
                         size,
                     }
-                    .takes(id)
+                    .takes(&id)
                 })
                 .collect();
             assert_eq!(takers.len(), 1, "{id}: {takers:?}");

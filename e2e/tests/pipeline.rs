@@ -1,13 +1,14 @@
 //! The whole chain, small: posters over HTTP to a trained and evaluated model.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
-use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
+use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
 use marquee_e2e::jobs::{id_of, request};
 use marquee_e2e::{Catalogue, Cluster};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
-use marquee_proto::v1::{ListArtifactsRequest, SubmitResponse};
+use marquee_proto::v1::{ListArtifactsRequest, ListJobsRequest, SubmitResponse};
 
 const POSTERS: &str = include_str!("../../examples/posters.toml");
 const FOLDER: &str = include_str!("../../examples/folder.toml");
@@ -242,5 +243,46 @@ async fn a_wrong_pipeline_is_refused_whole_and_the_same_request_twice_is_one() -
         Some("MQ0103")
     );
     cluster.wait_success(first.jobs[0].id, DEADLINE).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_spread_over_workers_is_one_data_set_without_a_film_twice() -> Result<()> {
+    let cluster = Cluster::start(2).await?;
+    let catalogue = Catalogue::start(cluster.folder(), 200)?;
+    let overrides = [
+        ("jobs.fetch.source.api_url", catalogue.api_url.as_str()),
+        ("jobs.fetch.array", "4"),
+        ("jobs.train.epochs", "1"),
+    ];
+    let submitted = cluster.submit("array-1", POSTERS, &overrides).await?;
+    assert_eq!(submitted.jobs.len(), 4, "an array is one row");
+    let done = cluster.wait_pipeline(&submitted, DEADLINE).await?;
+    let array = done[0].job.as_ref().expect("a detail has its job");
+    let counts = array.elements.expect("an array counts its elements");
+    assert_eq!((counts.succeeded, counts.failed), (4, 0));
+
+    let elements = ListJobsRequest {
+        array_job_id: array.id,
+        ..ListJobsRequest::default()
+    };
+    let elements = cluster.jobs()?.list_jobs(elements).await?.into_inner().jobs;
+    let mut workers = BTreeSet::new();
+    let mut whole = FetchSummary::default();
+    for element in &elements {
+        let detail = cluster.wait_success(element.id, DEADLINE).await?;
+        let rank = &detail.attempts[0].ranks[0];
+        workers.insert(rank.worker_name.clone());
+        whole = whole.and(serde_json::from_str(&rank.summary_json)?);
+    }
+    assert_eq!(whole.asked, 200);
+    assert_eq!(
+        workers.len(),
+        2,
+        "one CPU device each: both have had elements"
+    );
+    let rank = &done[1].attempts[0].ranks[0];
+    let prepared: PreprocessSummary = serde_json::from_str(&rank.summary_json)?;
+    assert_eq!(prepared.pictures, whole.fetched);
     Ok(())
 }

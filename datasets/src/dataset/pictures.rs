@@ -160,6 +160,15 @@ impl Pictures {
         Ok(pictures)
     }
 
+    /// Takes the pictures of another dataset in.
+    pub(super) fn extend(&mut self, other: Self) {
+        let before = self.batches.len();
+        let places = other.places.into_iter();
+        self.places
+            .extend(places.map(|(id, (batch, row))| (id, (before + batch, row))));
+        self.batches.extend(other.batches);
+    }
+
     /// The file of the picture `id`.
     pub(super) fn get(&self, id: &str) -> Option<&[u8]> {
         let (batch, row) = self.places.get(id)?;

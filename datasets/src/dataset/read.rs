@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use marquee_domain::child::ELEMENTS_FOLDER;
 use serde::de::DeserializeOwned;
 
 use super::pictures::Pictures;
-use super::{DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, films};
+use super::{
+    DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, PROBLEMS_MAX, films,
+};
 
 /// A dataset folder, open for reading.
 #[derive(Debug)]
@@ -21,8 +24,54 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens the dataset in `dir`.
+    /// Opens the dataset in `dir`: of one fetch job, or of all elements of an array.
     pub fn open(dir: &Path) -> Result<Self, DatasetError> {
+        let elements = elements_in(dir)?;
+        if elements.is_empty() {
+            return Self::open_one(dir);
+        }
+        let parts: Result<Vec<Self>, _> = elements.iter().map(|dir| Self::open_one(dir)).collect();
+        Self::merge(parts?, dir)
+    }
+
+    /// The parts as one, its films by id: an order that no number of elements changes.
+    fn merge(parts: Vec<Self>, dir: &Path) -> Result<Self, DatasetError> {
+        let mut whole: Option<Self> = None;
+        for part in parts {
+            let Some(whole) = &mut whole else {
+                whole = Some(part);
+                continue;
+            };
+            whole.films.extend(part.films);
+            whole.pictures.extend(part.pictures);
+            for label in part.labels {
+                if !whole.labels.contains(&label) {
+                    whole.labels.push(label);
+                }
+            }
+            let books = &mut whole.books;
+            books.summary = std::mem::take(&mut books.summary).and(part.books.summary);
+            books.problems.extend(part.books.problems);
+        }
+        let mut whole = whole.ok_or_else(|| DatasetError::Incomplete {
+            folder: dir.to_owned(),
+        })?;
+        whole.books.problems.truncate(PROBLEMS_MAX);
+        // Numbers as numbers, so that 9 comes before 10.
+        whole.films.sort_by_cached_key(|film| {
+            (film.id.parse::<u64>().unwrap_or(u64::MAX), film.id.clone())
+        });
+        if let Some(twice) = whole.films.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(DatasetError::Damaged {
+                file: dir.to_owned(),
+                problem: format!("two elements have the film {}", twice[0].id),
+            });
+        }
+        whole.places = places_of(&whole.films);
+        Ok(whole)
+    }
+
+    fn open_one(dir: &Path) -> Result<Self, DatasetError> {
         let books = read_json(&dir.join(FETCH_FILE)).map_err(|error| match error {
             DatasetError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 DatasetError::Incomplete {
@@ -42,13 +91,8 @@ impl Dataset {
                 problem,
             });
         }
-        let places = films
-            .iter()
-            .enumerate()
-            .map(|(at, film)| (film.id.clone(), at))
-            .collect();
         Ok(Self {
-            places,
+            places: places_of(&films),
             films,
             labels: read_json(&dir.join(LABELS_FILE))?,
             books,
@@ -85,6 +129,31 @@ impl Dataset {
     pub fn picture(&self, id: &str) -> Option<&[u8]> {
         self.pictures.get(id)
     }
+}
+
+fn places_of(films: &[FilmRow]) -> HashMap<String, usize> {
+    let places = films.iter().enumerate();
+    places.map(|(at, film)| (film.id.clone(), at)).collect()
+}
+
+/// The folders of an array's elements, in order; none where `dir` is a dataset itself.
+fn elements_in(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
+    let folder = dir.join(ELEMENTS_FOLDER);
+    let fault = |source: io::Error| DatasetError::Io {
+        file: folder.clone(),
+        source,
+    };
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fault(error)),
+    };
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(fault)?;
+    folders.sort();
+    Ok(folders)
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, DatasetError> {

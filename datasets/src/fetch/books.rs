@@ -104,7 +104,8 @@ impl Books {
                 self.asked, self.fetched, self.gone
             )));
         }
-        if self.fetched == 0 {
+        // An element of an array may have no share at all; then others have.
+        if self.fetched == 0 && self.asked > 0 {
             return Err(JobError::bad_input(format!(
                 "none of the {} pictures of the source is usable: {} gone, rejected {:?}, failed {:?}",
                 self.asked, self.gone, self.rejected, self.failed

@@ -16,6 +16,7 @@ use futures::stream;
 use marquee_domain::artifact::Digest;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::FetchSummary;
+use marquee_domain::spec::ArrayElement;
 use serde::{Deserialize, Serialize};
 
 use super::books::{Books, Miss};
@@ -120,6 +121,8 @@ pub(super) struct Place<'a> {
     /// An earlier dataset.
     pub(super) previous: Option<Dataset>,
     pub(super) licence: Option<String>,
+    /// The share of an array that this is.
+    pub(super) element: Option<ArrayElement>,
     pub(super) started: Instant,
 }
 

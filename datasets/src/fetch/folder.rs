@@ -48,6 +48,12 @@ pub(super) fn run(
 ) -> Result<FetchSummary, JobError> {
     let mut files = Files::open(path)?;
     let rows = rows_of(&mut files, path)?;
+    if rows.is_empty() {
+        return Err(JobError::bad_input(format!(
+            "{} names no picture; write one line a picture below the header path,labels",
+            path.display()
+        )));
+    }
     let total = rows.len() as u64;
     let mut books = Books::open(total, 0);
     let mut writer = DatasetWriter::create(place.output)?;

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use marquee_domain::spec::ArrayElement;
 use reqwest::header::{
     AUTHORIZATION, DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
     RETRY_AFTER,
@@ -112,6 +113,18 @@ pub(super) struct Manners {
     pub(super) attempts: u32,
     /// A host that answers nothing for this long is given up.
     pub(super) outage: Duration,
+}
+
+impl Manners {
+    /// Those of one element of an array: all of them together keep to what one job would.
+    pub(super) fn share_of(self, element: Option<ArrayElement>) -> Self {
+        let Some(element) = element else { return self };
+        Self {
+            requests_per_second: element.share_of(self.requests_per_second),
+            concurrency: element.share_of(self.concurrency),
+            ..self
+        }
+    }
 }
 
 /// A client of one service.

@@ -11,7 +11,7 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::{FetchSummary, SourceNote};
-use marquee_domain::spec::{FetchSettings, Source};
+use marquee_domain::spec::{ArrayElement, FetchSettings, Source};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use reqwest::Url;
 use sha2::{Digest as _, Sha256};
@@ -51,15 +51,16 @@ pub(super) async fn run(
         attempts: *request_attempts,
         outage: Duration::from_secs(u64::from(*outage_s)),
     };
+    let manners = manners.share_of(place.element);
     let list = PathBuf::from(path);
     let client = PoliteClient::new(manners, None, false, Dice::keyed(&[seed]), context.clock)?;
     let fingerprint = fingerprint(fetch, &list)?;
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {
         Some(plan) => plan,
-        None => {
-            tokio::task::block_in_place(|| make_plan(fetch, &list, &dir, fingerprint, context))?
-        }
+        None => tokio::task::block_in_place(|| {
+            make_plan(fetch, &list, &dir, fingerprint, place.element, context)
+        })?,
     };
     let asker = Asker {
         client,
@@ -106,9 +107,10 @@ fn make_plan(
     list: &Path,
     dir: &Path,
     fingerprint: Digest,
+    element: Option<ArrayElement>,
     context: &Context,
 ) -> Result<Plan, JobError> {
-    let mut writer = PlanWriter::create(dir).map_err(|error| on_disk(dir, &error))?;
+    let mut writer = PlanWriter::create(dir, element).map_err(|error| on_disk(dir, &error))?;
     let mut seen = HashSet::new();
     let mut push = |row: Row| {
         // Half a hash is enough to tell some million ids apart, and takes a fixed room.
@@ -144,7 +146,7 @@ fn make_plan(
     } else {
         read_csv(list, &mut push)?;
     }
-    if writer.entries() == 0 {
+    if writer.listed() == 0 {
         return Err(JobError::bad_input(format!(
             "{} names no picture; write one line a picture below the header id,url,labels",
             list.display()

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::SourceNote;
+use marquee_domain::spec::ArrayElement;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{AsideFile, write_json};
@@ -73,25 +74,44 @@ pub(super) struct Plan {
 pub(super) struct PlanWriter {
     dir: PathBuf,
     file: BufWriter<AsideFile>,
+    /// The share of the list that is taken. None: all of it.
+    element: Option<ArrayElement>,
+    listed: u64,
     entries: u64,
 }
 
 impl PlanWriter {
-    pub(super) fn create(dir: &Path) -> io::Result<Self> {
+    pub(super) fn create(dir: &Path, element: Option<ArrayElement>) -> io::Result<Self> {
         Ok(Self {
             dir: dir.to_owned(),
             file: BufWriter::new(AsideFile::create(&dir.join(ENTRIES_FILE))?),
+            element,
+            listed: 0,
             entries: 0,
         })
     }
 
+    /// Takes an entry of the source's list, if it is in this element's share.
     pub(super) fn push(&mut self, entry: &Entry) -> io::Result<()> {
+        self.listed += 1;
+        if self
+            .element
+            .is_some_and(|element| !element.takes(&entry.id()))
+        {
+            return Ok(());
+        }
         serde_json::to_writer(&mut self.file, entry)?;
         self.file.write_all(b"\n")?;
         self.entries += 1;
         Ok(())
     }
 
+    /// Entries of the source's list so far, of whichever share.
+    pub(super) fn listed(&self) -> u64 {
+        self.listed
+    }
+
+    /// Entries of this share so far.
     pub(super) fn entries(&self) -> u64 {
         self.entries
     }

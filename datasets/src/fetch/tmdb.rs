@@ -121,6 +121,7 @@ pub(super) async fn run(
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
     let mut settings = Settings::from_source(&fetch.source)?;
+    settings.manners = settings.manners.share_of(place.element);
     let bases: Vec<_> = [&settings.api, &settings.exports]
         .into_iter()
         .chain(&settings.images)
@@ -204,11 +205,17 @@ impl Catalogue<'_> {
             &self.settings.poster_size,
             &configuration.images.poster_sizes,
         )?;
-        let mut writer = PlanWriter::create(dir).map_err(|error| on_disk(dir, &error))?;
+        let mut writer =
+            PlanWriter::create(dir, self.place.element).map_err(|error| on_disk(dir, &error))?;
         match self.settings.films {
             FilmList::Export => self.plan_export(&mut writer, dir, today).await?,
             FilmList::Changes => self.plan_changes(&mut writer, dir, today).await?,
             FilmList::Discover => self.plan_discover(&mut writer, dir, today).await?,
+        }
+        if writer.listed() == 0 && self.settings.films != FilmList::Changes {
+            return Err(JobError::bad_input(format!(
+                "{api} lists no film; check limit, from and to"
+            )));
         }
         let plan = Plan {
             fingerprint,

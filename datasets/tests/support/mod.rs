@@ -12,7 +12,7 @@ use marquee_domain::failure::Failure;
 use marquee_domain::report::{FetchSummary, PreprocessSummary};
 use marquee_domain::resources::Device;
 use marquee_domain::spec::{
-    FetchSettings, FilmList, ImageEncoding, PreprocessSettings, Source, Splits, Work,
+    ArrayElement, FetchSettings, FilmList, ImageEncoding, PreprocessSettings, Source, Splits, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
 
@@ -100,6 +100,7 @@ pub(crate) struct Workplace {
     scratch: Option<PathBuf>,
     resume: Option<PathBuf>,
     previous: Option<PathBuf>,
+    element: Option<ArrayElement>,
 }
 
 /// How a job ended.
@@ -120,7 +121,14 @@ impl Workplace {
             scratch: None,
             resume: None,
             previous: None,
+            element: None,
         }
+    }
+
+    /// Its jobs are this element of an array.
+    pub(crate) fn with_element(mut self, index: u32, size: u32) -> Self {
+        self.element = Some(ArrayElement { index, size });
+        self
     }
 
     /// Its jobs find what earlier ones left.
@@ -159,7 +167,7 @@ impl Workplace {
             job_name: kind.parse().unwrap(),
             attempt: AttemptNumber(1),
             work,
-            element: None,
+            element: self.element,
             inputs,
             output: self.path(output),
             checkpoints: self.path("checkpoints"),

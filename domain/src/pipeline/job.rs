@@ -8,7 +8,7 @@ use super::table::Table;
 use crate::ids::JobName;
 use crate::limits;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{InputRef, JobKind, JobSpec, Work};
+use crate::spec::{InputRef, JobKind, JobSpec, Source, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -120,6 +120,9 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
             format!("{batch} pictures cannot be spread over {ranks} ranks; give {ranks} or more"),
         );
     }
+    if let (Some(size), Some(Work::Fetch(fetch))) = (array, &work) {
+        check_fetch_array(&table, size, &fetch.source);
+    }
     table.finish();
     Some(Rest {
         work: work?,
@@ -131,6 +134,37 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
     })
 }
 
+/// What a source must give for each element of an array to have a share of it.
+fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
+    match source {
+        Source::Tmdb {
+            requests_per_second,
+            concurrency,
+            ..
+        }
+        | Source::List {
+            requests_per_second,
+            concurrency,
+            ..
+        } => {
+            let least = (*requests_per_second).min(*concurrency);
+            if size > least {
+                table.add_error(
+                    "array",
+                    format!(
+                        "{size} elements share {requests_per_second} requests a second, {concurrency} at once, and each \
+                         needs one; give at most {least} elements, or raise both"
+                    ),
+                );
+            }
+        }
+        Source::Folder { .. } => table.add_error(
+            "array",
+            "a folder lies on one worker, which reads it at once; leave it out",
+        ),
+    }
+}
+
 /// The elements of a job array, where the job's kind has a work that can be shared out.
 fn array(table: &mut Table<'_>, kind: JobKind) -> Option<u32> {
     if !table.has("array") {
@@ -138,11 +172,13 @@ fn array(table: &mut Table<'_>, kind: JobKind) -> Option<u32> {
     }
     let size = table.int("array", 1..=limits::ARRAY_MAX_ELEMENTS, None);
     match kind {
-        JobKind::Command => Some(size),
-        JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
+        JobKind::Fetch | JobKind::Command => Some(size),
+        JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
             table.add_error(
                 "array",
-                format!("a {kind} job is one piece of work; only command jobs can be arrays"),
+                format!(
+                    "a {kind} job is one piece of work; only fetch and command jobs can be arrays"
+                ),
             );
             None
         }

@@ -133,7 +133,7 @@ impl Catalogue<'_> {
         let mut open = vec![(day("from", from)?, self.last_day(today)?)];
         let (mut seen, limit) = (HashSet::new(), self.settings.limit.unwrap_or(u64::MAX));
         while let Some((start, end)) = open.pop() {
-            if start > end || writer.entries() >= limit {
+            if start > end || writer.listed() >= limit {
                 continue;
             }
             let question = [
@@ -165,7 +165,7 @@ impl Catalogue<'_> {
             let mut page = first;
             loop {
                 for film in page.results {
-                    let is_wanted = film.adult != Some(true) && writer.entries() < limit;
+                    let is_wanted = film.adult != Some(true) && writer.listed() < limit;
                     // Pages shift while they are read: a film may stand on two.
                     if is_wanted && seen.insert(film.id) {
                         let entry = Entry::Film(film.id);
