@@ -1,5 +1,7 @@
 //! Job arrays: elements with attempts of their own, one artifact of all.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use marquee_domain::spec::JobSpec;
