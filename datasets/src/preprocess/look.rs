@@ -15,6 +15,8 @@ use crate::sniff::Format;
 const COPY_SIDE: u32 = 256;
 /// Longest side of the copy that sharpness is measured on: blur that is lost at this size is harmless.
 const SHARPNESS_SIDE: u32 = 64;
+/// Side of the copy whose colours tell pictures without detail apart.
+const TILE_SIDE: u32 = 4;
 const HASH_SIDE: usize = 32;
 const HASH_KEPT: usize = 8;
 /// How far colours may be apart in a grey picture: JPEG rounds.
@@ -27,6 +29,8 @@ pub(super) mod limit {
     pub(in crate::preprocess) const DARK: f64 = 0.32;
     pub(in crate::preprocess) const LIGHT: f64 = 0.05;
     pub(in crate::preprocess) const LOW_INFORMATION: f64 = 0.3;
+    /// One or two plain colours: their hashes are alike whatever the colours.
+    pub(in crate::preprocess) const NO_DETAIL: f64 = 0.15;
     pub(in crate::preprocess) const BLURRY: f64 = 0.29;
     pub(in crate::preprocess) const ODD_ASPECT: f64 = 0.35;
     /// Pixels of the shorter side.
@@ -51,6 +55,8 @@ pub(super) struct Look {
     pub(super) sharpness: f64,
     pub(super) phash: u64,
     pub(super) dhash: u64,
+    /// Of a picture with hardly any detail, whose hashes say nothing, its colours; else 0.
+    pub(super) colours: u64,
 }
 
 impl Look {
@@ -64,6 +70,13 @@ impl Look {
         let side = HASH_SIDE as u32;
         let square = grey_of(&scale(resizer, copy.clone(), side, side)?);
         let strip = grey_of(&scale(resizer, copy.clone(), 9, 8)?);
+        let information = entropy(&grey) / 10.0;
+        let colours = if information < limit::NO_DETAIL {
+            let tile = scale(resizer, copy.clone(), TILE_SIDE, TILE_SIDE)?;
+            colours_of(&tile)
+        } else {
+            0
+        };
         Ok(Self {
             width: picture.width,
             height: picture.height,
@@ -71,10 +84,11 @@ impl Look {
             is_grey: is_grey(&copy),
             brightest: rounded(brightest),
             darkest: rounded(darkest),
-            information: rounded(entropy(&grey) / 10.0),
+            information: rounded(information),
             sharpness: rounded(sharpness(&small, sharp_copy.width as usize)),
             phash: phash(&square),
             dhash: dhash(&strip),
+            colours,
         })
     }
 
@@ -83,6 +97,15 @@ impl Look {
         let (a, b) = (f64::from(self.width), f64::from(self.height));
         (a / b).min(b / a)
     }
+}
+
+/// A number of the colours of a tile, the same for what rounding alone has changed mostly.
+fn colours_of(tile: &Rgb) -> u64 {
+    const FINE_BITS: u32 = 2;
+    // FNV-1a.
+    tile.bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte >> FINE_BITS)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// Four digits: what is compared and printed is then the same number everywhere.

@@ -14,26 +14,29 @@ pub(super) const PLACEHOLDER_MIN: usize = 5;
 const BAND_BITS: u32 = 16;
 const BANDS: u32 = 4;
 
+/// Perceptual hash, difference hash, and the colours of a picture without detail.
+type Hashes = (u64, u64, u64);
+
 /// The clusters of pictures that look the same, each with two places in `looks` or more, in order.
 pub(super) fn clusters(looks: &[Option<Look>]) -> Vec<Vec<usize>> {
     // Many pictures may have one hash, as placeholders do: each hash is compared once.
-    let mut by_hash: BTreeMap<(u64, u64), Vec<usize>> = BTreeMap::new();
+    let mut by_hash: BTreeMap<Hashes, Vec<usize>> = BTreeMap::new();
     for (at, look) in looks.iter().enumerate() {
         if let Some(look) = look {
             by_hash
-                .entry((look.phash, look.dhash))
+                .entry((look.phash, look.dhash, look.colours))
                 .or_default()
                 .push(at);
         }
     }
-    let hashes: Vec<(u64, u64)> = by_hash.keys().copied().collect();
+    let hashes: Vec<Hashes> = by_hash.keys().copied().collect();
     let mut sets = DisjointSets::new(hashes.len());
     for band in 0..BANDS {
         let mut places: HashMap<u64, Vec<usize>> = HashMap::new();
-        for (at, (phash, _)) in hashes.iter().enumerate() {
+        for (at, (phash, ..)) in hashes.iter().enumerate() {
             places.entry(part_of(*phash, band)).or_default().push(at);
         }
-        for (at, (phash, _)) in hashes.iter().enumerate() {
+        for (at, (phash, ..)) in hashes.iter().enumerate() {
             let part = part_of(*phash, band);
             let near = (0..BAND_BITS).map(|bit| part ^ 1 << bit).chain([part]);
             for other in near.filter_map(|part| places.get(&part)).flatten() {
@@ -65,8 +68,8 @@ fn part_of(hash: u64, band: u32) -> u64 {
     hash >> (band * BAND_BITS) & 0xffff
 }
 
-fn is_same(a: (u64, u64), b: (u64, u64)) -> bool {
-    (a.0 ^ b.0).count_ones() <= SURE_BITS && (a.1 ^ b.1).count_ones() <= SECOND_BITS
+fn is_same(a: Hashes, b: Hashes) -> bool {
+    a.2 == b.2 && (a.0 ^ b.0).count_ones() <= SURE_BITS && (a.1 ^ b.1).count_ones() <= SECOND_BITS
 }
 
 /// Union-find with path halving.
@@ -110,6 +113,7 @@ mod tests {
             sharpness: 1.0,
             phash,
             dhash,
+            colours: 0,
         })
     }
 
