@@ -9,6 +9,7 @@ mod page;
 
 use marquee_domain::job::JobStateName;
 use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
+use marquee_domain::verdict::diagnose;
 use marquee_proto::v1::Job;
 use serde_json::{Value, json};
 
@@ -80,6 +81,9 @@ impl Summary {
             "seconds": self.seconds(),
             "images_per_second": self.ranks.first().map(|rank| rank.images_per_second),
             "world_size": self.ranks.first().map(|rank| rank.world_size),
+            "verdict": diagnose(&self.ranks).map(|bottleneck| {
+                json!({ "bottleneck": bottleneck.name(), "words": bottleneck.words() })
+            }),
             "phases": self.ranks.iter().map(phases).collect::<Vec<_>>(),
         })
     }

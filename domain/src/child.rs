@@ -28,6 +28,8 @@ pub mod env {
     pub const LOCAL_RANK: &str = "LOCAL_RANK";
     pub const MASTER_ADDR: &str = "MASTER_ADDR";
     pub const MASTER_PORT: &str = "MASTER_PORT";
+    /// Ranks that may go on when others are lost. Not set: a lost rank ends the attempt.
+    pub const MIN_RANKS: &str = "MARQUEE_MIN_RANKS";
     pub const JOB: &str = "MARQUEE_JOB";
     pub const ATTEMPT: &str = "MARQUEE_ATTEMPT";
     /// Folder whose files become the job's artifact; rank 0's alone is kept.

@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod report;
 pub mod resources;
 pub mod spec;
+pub mod verdict;
 pub mod zoo;
 
 pub use failure::FailureClass;

@@ -22,6 +22,7 @@ mod labels;
 mod learning;
 pub use labels::TMDB_GENRES;
 mod overrides;
+mod recipe;
 mod settings;
 mod table;
 

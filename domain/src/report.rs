@@ -170,6 +170,15 @@ pub struct TrainSummary {
     pub final_loss: f64,
     pub seconds: f64,
     pub phases: PhaseTimes,
+    /// What it computed in, such as "fp32"; what `precision = "auto"` chose.
+    #[serde(default)]
+    pub precision: String,
+    /// How its shards hold pictures: "raw" or "jpeg".
+    #[serde(default)]
+    pub encoding: String,
+    /// How often it went on after other ranks were lost.
+    #[serde(default)]
+    pub regroups: u32,
 }
 
 /// F1 of one threshold rule on the test split.

@@ -11,14 +11,15 @@ use crate::ids::JobName;
 use crate::resources::Resources;
 
 mod learning;
+mod recipe;
 mod settings;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, PartialWeights, Sampling, Transfer, matches,
 };
+pub use recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{
-    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
-    OUTAGE_S_DEFAULT, Optimizer, Precision, PreprocessSettings, Rights, Source, Splits,
-    TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, OUTAGE_S_DEFAULT,
+    Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
 };
 
 /// What a job does, without its settings.

@@ -42,6 +42,26 @@ const std::vector<size_t> kBucketBytes = {c10d::kDefaultFirstBucketBytes, c10d::
 // Bytes sent at once when weights are copied from rank 0.
 constexpr size_t kBroadcastBytes = 250 * 1024 * 1024;
 
+// Averages a bucket of gradients as bfloat16: half the bytes on the way. Each is divided before it
+// is summed, so that the sum keeps to the range of one rank's numbers.
+class Bfloat16Hook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
+ public:
+  using CppCommHookInterface::CppCommHookInterface;
+
+  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
+    auto full = bucket.getBufferRef();
+    std::vector<at::Tensor> list = {(full / state_->getSize()).to(at::kBFloat16)};
+    auto future = state_->allreduce(list)->getFuture();
+    auto widen = [full, half = list[0]](c10::ivalue::Future& done) {
+      // Throws what the exchange failed with.
+      (void)done.value();
+      full.copy_(half);
+      return c10::IValue(full);
+    };
+    return future->then(std::move(widen), c10::TensorType::get());
+  }
+};
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -88,6 +108,38 @@ int marquee_store_set(void* store, const char* key, const uint8_t* value, size_t
 // Writes 1 to `present` if the key is there, else 0. Does not wait.
 int marquee_store_check(void* store, const char* key, int* present) {
   return guarded([&] { *present = static_cast<Store*>(store)->inner->check({key}) ? 1 : 0; });
+}
+
+// Sets `key` to `value` if nobody has set it yet; either way what it then is comes back as bytes,
+// to be freed with marquee_bytes_free.
+int marquee_store_agree(
+    void* store,
+    const char* key,
+    const uint8_t* value,
+    size_t length,
+    uint8_t** bytes,
+    size_t* count) {
+  return guarded([&] {
+    auto agreed = static_cast<Store*>(store)->inner->compareSet(
+        key, std::vector<uint8_t>(), std::vector<uint8_t>(value, value + length));
+    *bytes = new uint8_t[agreed.size()];
+    std::copy(agreed.begin(), agreed.end(), *bytes);
+    *count = agreed.size();
+  });
+}
+
+// The value of a key that is there; waits for it up to the store's time-out.
+int marquee_store_get(void* store, const char* key, uint8_t** bytes, size_t* count) {
+  return guarded([&] {
+    auto value = static_cast<Store*>(store)->inner->get(key);
+    *bytes = new uint8_t[value.size()];
+    std::copy(value.begin(), value.end(), *bytes);
+    *count = value.size();
+  });
+}
+
+void marquee_bytes_free(uint8_t* bytes) {
+  delete[] bytes;
 }
 
 void marquee_store_free(void* store) {
@@ -140,7 +192,13 @@ int marquee_group_barrier(void* group) {
 }
 
 // Hooks the gradients of `parameters`: from now on each backward pass averages them over the group.
-int marquee_reducer_new(void* group, const TensorPtr* parameters, size_t count, void** out) {
+// `bfloat16` is 1 for gradients that travel in half their size.
+int marquee_reducer_new(
+    void* group,
+    const TensorPtr* parameters,
+    size_t count,
+    int bfloat16,
+    void** out) {
   return guarded([&] {
     auto process_group = static_cast<Group*>(group)->inner;
     auto list = marquee::tensors(parameters, count);
@@ -150,7 +208,7 @@ int marquee_reducer_new(void* group, const TensorPtr* parameters, size_t count, 
     // Gradients become ready from the last layer to the first.
     std::reverse(buckets.begin(), buckets.end());
     std::reverse(limits.begin(), limits.end());
-    *out = new Reducer{std::make_shared<c10d::Reducer>(
+    auto reducer = std::make_shared<c10d::Reducer>(
         std::move(list),
         std::move(buckets),
         process_group,
@@ -162,7 +220,11 @@ int marquee_reducer_new(void* group, const TensorPtr* parameters, size_t count, 
         c10d::kDefaultFirstBucketBytes,
         /*skip_all_reduce_unused_params=*/false,
         /*use_python_reducer=*/false,
-        std::vector<int64_t>())};
+        std::vector<int64_t>());
+    if (bfloat16 != 0) {
+      reducer->register_comm_hook(std::make_unique<Bfloat16Hook>(process_group));
+    }
+    *out = new Reducer{std::move(reducer)};
   });
 }
 

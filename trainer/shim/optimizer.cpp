@@ -3,6 +3,10 @@
 
 #include "guard.hpp"
 
+#include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
+#include <ATen/ops/_foreach_lerp.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 
@@ -67,6 +71,44 @@ int marquee_adamw_step(
         list, grads, marquee::tensors(averages, count), marquee::tensors(squares, count),
         /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), marquee::tensors(steps, count), lr, beta1, beta2,
         weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// Scales all gradients by one factor so that their norm, taken over all of them together, is at most
+// `max_norm`; as torch.nn.utils.clip_grad_norm_ does it.
+int marquee_clip_gradients(const TensorPtr* parameters, size_t count, double max_norm) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto grads = gradients(marquee::tensors(parameters, count));
+    auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2)), 2);
+    auto factor = at::clamp_max(max_norm / (norm + 1e-6), 1.0);
+    at::_foreach_mul_(grads, factor);
+  });
+}
+
+// Moves each of `means` towards its parameter by the share `weight` of the way.
+int marquee_move_towards(
+    const TensorPtr* means,
+    const TensorPtr* parameters,
+    size_t count,
+    double weight) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    at::_foreach_lerp_(marquee::tensors(means, count), marquee::tensors(parameters, count), weight);
+  });
+}
+
+// Multiplies gradients by `inverse_scale`, and sets `found` to 1 if one is not finite.
+int marquee_unscale_gradients(
+    const TensorPtr* parameters,
+    size_t count,
+    TensorPtr inverse_scale,
+    TensorPtr found) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto grads = gradients(marquee::tensors(parameters, count));
+    at::_amp_foreach_non_finite_check_and_unscale_(
+        grads, marquee::tensor(found), marquee::tensor(inverse_scale));
   });
 }
 

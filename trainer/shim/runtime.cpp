@@ -3,6 +3,7 @@
 #include "guard.hpp"
 
 #include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
 
 namespace marquee {
 
@@ -29,6 +30,37 @@ int marquee_to_channels_last(TensorPtr tensor) {
     at::NoGradGuard no_grad;
     auto& target = marquee::tensor(tensor);
     target.set_data(target.contiguous(at::MemoryFormat::ChannelsLast));
+  });
+}
+
+// The other way round: row by row, channel by channel.
+int marquee_to_channels_first(TensorPtr tensor) {
+  return guarded([&] {
+    at::NoGradGuard no_grad;
+    auto& target = marquee::tensor(tensor);
+    target.set_data(target.contiguous(at::MemoryFormat::Contiguous));
+  });
+}
+
+// From here on this thread computes what is safe to in `half` (1: bfloat16, 0: float16) on CUDA
+// devices (1) or CPUs (0), until `marquee_autocast_leave`.
+int marquee_autocast_enter(int cuda, int bfloat16) {
+  return guarded([&] {
+    auto device = cuda != 0 ? at::kCUDA : at::kCPU;
+    at::autocast::set_autocast_dtype(device, bfloat16 != 0 ? at::kBFloat16 : at::kHalf);
+    at::autocast::set_autocast_cache_enabled(true);
+    at::autocast::set_autocast_enabled(device, true);
+    at::autocast::increment_nesting();
+  });
+}
+
+// Weights that were cast are cast anew next time, for a step has changed them by then.
+int marquee_autocast_leave(int cuda) {
+  return guarded([&] {
+    at::autocast::set_autocast_enabled(cuda != 0 ? at::kCUDA : at::kCPU, false);
+    if (at::autocast::decrement_nesting() == 0) {
+      at::autocast::clear_cache();
+    }
   });
 }
 

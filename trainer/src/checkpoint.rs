@@ -1,23 +1,29 @@
 //! Checkpoints: all that a run needs to go on as if nothing had happened.
 //!
-//! A checkpoint is a folder with `weights.safetensors`, `optimizer.safetensors` and `position.json`.
+//! A checkpoint is a folder with `weights.safetensors`, `optimizer.safetensors`, `position.json` and,
+//! where a running mean of the weights is kept, `ema.safetensors`.
 //! Invariant: it is complete or absent, and it says of which run it is: going on with other data,
 //! another model or another batch size is refused, for the result would be of neither run.
 
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use marquee_domain::spec::{Learning, Precision, TrainSettings, Transfer};
 use marquee_evaluation::EpochRow;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
 
+use crate::ema::Ema;
 use crate::error::RunError;
 use crate::files;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
-use crate::tensors;
+use crate::scaler::Scaler;
+use crate::tensors::{self, Tensors};
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const EMA: &str = "ema.safetensors";
 const POSITION: &str = "position.json";
 /// Version of the layout.
 const FORMAT: u32 = 1;
@@ -35,6 +41,9 @@ pub(crate) struct Position {
     pub(crate) epoch: EpochSums,
     /// Epochs that are over.
     pub(crate) history: Vec<EpochRow>,
+    /// What `precision = "auto"` chose at the start.
+    #[serde(default)]
+    pub(crate) chosen: Option<Precision>,
 }
 
 /// What must not change between the attempts of one run.
@@ -108,33 +117,85 @@ impl Position {
             world_size,
             epoch: EpochSums::default(),
             history: Vec::new(),
+            chosen: None,
         }
     }
 }
 
-/// Writes a checkpoint into `parent` and returns its folder.
-pub(crate) fn write(
-    parent: &Path,
-    position: &Position,
-    parameters: &Parameters,
-    optimizer: &Optimizer,
-) -> Result<PathBuf, RunError> {
-    let state = optimizer.save();
-    let state = state.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    let content = [
-        (WEIGHTS, tensors::encode(parameters.state())?),
-        (OPTIMIZER, tensors::encode(state)?),
-        (POSITION, files::json(position)?),
-    ];
-    files::write_folder(parent, &format!("step-{:08}", position.step), &content)
+/// All that a checkpoint holds, copied out of the run: training may go on while it is written.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    position: Position,
+    weights: Tensors,
+    optimizer: Tensors,
+    ema: Option<Tensors>,
 }
 
-/// Reads the checkpoint in `dir` into `parameters` and `optimizer`, and returns where it stands.
+impl Snapshot {
+    pub(crate) fn take<'a>(
+        position: &Position,
+        weights: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+        optimizer: &Tensors,
+        ema: Option<&Ema>,
+    ) -> Result<Self, RunError> {
+        let named = |tensors: &Tensors| {
+            copies(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+        };
+        Ok(Self {
+            position: position.clone(),
+            weights: copies(weights)?,
+            optimizer: named(optimizer)?,
+            ema: ema.map(|ema| named(&ema.save())).transpose()?,
+        })
+    }
+
+    pub(crate) fn step(&self) -> u64 {
+        self.position.step
+    }
+
+    /// Writes the checkpoint into `parent` and returns its folder.
+    pub(crate) fn write(&self, parent: &Path) -> Result<PathBuf, RunError> {
+        let encode = |tensors: &Tensors| {
+            tensors::encode(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+        };
+        let mut content = vec![
+            (WEIGHTS, encode(&self.weights)?),
+            (OPTIMIZER, encode(&self.optimizer)?),
+            (POSITION, files::json(&self.position)?),
+        ];
+        if let Some(ema) = &self.ema {
+            content.push((EMA, encode(ema)?));
+        }
+        files::write_folder(parent, &format!("step-{:08}", self.step()), &content)
+    }
+}
+
+/// Copies on the CPU, in row-major order as the file has them.
+fn copies<'a>(named: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Tensors, RunError> {
+    named
+        .into_iter()
+        .map(|(name, tensor)| {
+            let source = tensor.f_detach()?;
+            let mut copy = Tensor::f_empty(source.size(), (source.f_kind()?, Device::Cpu))?;
+            copy.f_copy_(&source)?;
+            Ok((name.to_owned(), copy))
+        })
+        .collect()
+}
+
+/// What a checkpoint is read into.
+#[derive(Debug)]
+pub(crate) struct Parts<'a> {
+    pub(crate) parameters: &'a Parameters,
+    pub(crate) optimizer: &'a mut Optimizer,
+    pub(crate) ema: Option<&'a mut Ema>,
+}
+
+/// Reads the checkpoint in `dir` into `parts`, and returns where it stands.
 pub(crate) fn restore(
     dir: &Path,
     run: &RunIdentity,
-    parameters: &Parameters,
-    optimizer: &mut Optimizer,
+    parts: Parts<'_>,
 ) -> Result<Position, RunError> {
     let position: Position = files::read_json(&dir.join(POSITION))?;
     if position.format != FORMAT {
@@ -151,8 +212,86 @@ pub(crate) fn restore(
         )));
     }
     let weights = dir.join(WEIGHTS);
-    parameters.load(&tensors::read(&weights)?, &weights.display().to_string())?;
+    parts
+        .parameters
+        .load(&tensors::read(&weights)?, &weights.display().to_string())?;
     let state = dir.join(OPTIMIZER);
-    optimizer.restore(&tensors::read(&state)?, &state.display().to_string())?;
+    parts
+        .optimizer
+        .restore(&tensors::read(&state)?, &state.display().to_string())?;
+    if let Some(ema) = parts.ema {
+        let mean = dir.join(EMA);
+        ema.restore(&tensors::read(&mean)?, &mean.display().to_string())?;
+    }
     Ok(position)
+}
+
+/// Reads the loss scale of the checkpoint in `dir`.
+pub(crate) fn restore_scaler(dir: &Path, scaler: &mut Scaler) -> Result<(), RunError> {
+    scaler.restore(&tensors::read(&dir.join(OPTIMIZER))?)
+}
+
+/// Writes checkpoints in a thread, one at a time.
+///
+/// Invariant: a checkpoint is spoken of once it is whole and on disk; what went wrong with it is an
+/// error of the run, at the latest when the next one is due.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    parent: PathBuf,
+    running: Option<JoinHandle<Result<Written, RunError>>>,
+}
+
+/// A checkpoint on disk.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) step: u64,
+    pub(crate) path: PathBuf,
+}
+
+impl Writer {
+    /// Writes into the folder `parent`.
+    pub(crate) fn new(parent: &Path) -> Self {
+        Self {
+            parent: parent.to_owned(),
+            running: None,
+        }
+    }
+
+    /// Starts to write. The one before must have been collected.
+    pub(crate) fn start(&mut self, snapshot: Snapshot) -> Result<(), RunError> {
+        let parent = self.parent.clone();
+        let running = thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || {
+                let path = snapshot.write(&parent)?;
+                Ok(Written {
+                    step: snapshot.step(),
+                    path,
+                })
+            })
+            .map_err(|error| {
+                RunError::host(format!("cannot start the checkpoint thread: {error}"))
+            })?;
+        self.running = Some(running);
+        Ok(())
+    }
+
+    /// What has been written since the last call, without waiting.
+    pub(crate) fn poll(&mut self) -> Result<Option<Written>, RunError> {
+        match &self.running {
+            Some(running) if running.is_finished() => self.wait(),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Waits for what is being written.
+    pub(crate) fn wait(&mut self) -> Result<Option<Written>, RunError> {
+        let Some(running) = self.running.take() else {
+            return Ok(None);
+        };
+        running
+            .join()
+            .map_err(|_| RunError::host("the checkpoint thread panicked"))?
+            .map(Some)
+    }
 }

@@ -8,16 +8,19 @@ use std::sync::Arc;
 
 use marquee_datasets::shards::{Check, ShardIndex, ShardSet, Split};
 use marquee_domain::child::ChildSpec;
+use marquee_domain::spec::ImageEncoding;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::RunError;
 use crate::learner::features::Table;
 
+mod augment;
 mod order;
 mod plan;
 mod prefetch;
 mod sampler;
 
+pub(crate) use augment::Augment;
 pub(crate) use order::share;
 pub(crate) use plan::{Picture, Plan, Request, scoring_requests};
 pub(crate) use prefetch::Prefetch;
@@ -46,6 +49,9 @@ pub(crate) struct SplitReader {
     rows: u64,
     /// Of its pictures, where frozen networks have computed them once.
     features: Option<Arc<Table>>,
+    augment: Augment,
+    /// The device that batches are to be copied to without waiting; None: they stay here.
+    pinned_for: Option<Device>,
 }
 
 /// Pictures of one step on one rank.
@@ -59,6 +65,8 @@ pub(crate) struct Batch {
     pub(crate) counted: u64,
     /// Pictures that count in this step over all ranks.
     pub(crate) global: u64,
+    /// Place of the first picture in the step.
+    pub(crate) first: u64,
 }
 
 impl SplitReader {
@@ -70,6 +78,8 @@ impl SplitReader {
             name,
             rows,
             features: None,
+            augment: Augment::default(),
+            pinned_for: None,
         })
     }
 
@@ -80,6 +90,34 @@ impl SplitReader {
     /// From now on batches hold the features of `table` instead of pictures.
     pub(crate) fn set_features(&mut self, table: Arc<Table>) {
         self.features = Some(table);
+    }
+
+    /// The same split, with pictures changed as `augment` says.
+    pub(crate) fn augmented(self, augment: Augment) -> Self {
+        Self { augment, ..self }
+    }
+
+    /// The same split, with batches in memory that a GPU copies from by itself. Nothing for a CPU.
+    pub(crate) fn pinned_for(self, device: Device) -> Self {
+        let pinned_for = match device {
+            Device::Cuda(_) => Some(device),
+            Device::Cpu | Device::Mps | Device::Vulkan => None,
+        };
+        Self { pinned_for, ..self }
+    }
+
+    /// Threads that keep up with training where the job does not say how many: raw pictures are
+    /// only copied, all else is worth the rank's own number, for they share its cores.
+    pub(crate) fn threads(&self, asked: u32, rank_threads: u32) -> usize {
+        const MOST: u32 = 8;
+        let is_copied = self.features.is_some()
+            || self.index().encoding == ImageEncoding::Raw && self.augment.is_none();
+        let threads = match (asked, is_copied) {
+            (0, true) => 1,
+            (0, false) => rank_threads.clamp(1, MOST),
+            (asked, _) => asked,
+        };
+        threads as usize
     }
 
     pub(crate) fn rows(&self) -> u64 {
@@ -128,21 +166,31 @@ impl SplitReader {
             )?,
             counted: if request.is_stand_in { 0 } else { count as u64 },
             global: request.global,
+            first: request.first,
         })
     }
 
     fn pixels(&self, pictures: &[Picture]) -> Result<Tensor, RunError> {
         let index = self.index();
         let (width, picture_bytes) = (index.width as usize, index.picture_bytes());
+        let size = (width, index.height as usize);
+        let mut scratch = Vec::new();
         let mut pixels = vec![0; pictures.len() * picture_bytes];
         for (picture, out) in pictures.iter().zip(pixels.chunks_exact_mut(picture_bytes)) {
             self.split().pixels_into(row_of(picture)?, out)?;
             if picture.is_flipped {
                 mirror(out, width);
             }
+            if !self.augment.is_none() {
+                self.augment.apply(out, size, picture.dice, &mut scratch);
+            }
         }
         let sides = [pictures.len(), index.height as usize, width, 3].map(side);
-        Ok(Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?)
+        let pixels = Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?;
+        Ok(match self.pinned_for {
+            Some(device) => pixels.f_pin_memory(device)?,
+            None => pixels,
+        })
     }
 }
 
@@ -209,8 +257,9 @@ impl Normaliser {
     /// `[N, 3, height, width]` of `[N, height, width, 3]`. The pixels stay where they are: seen as
     /// N x C x H x W they lie in the channels-last layout, which convolutions like best.
     pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
+        // Pinned memory is copied while we go on; the device keeps the order by itself.
         let pixels = pixels
-            .f_to_device(self.device)?
+            .f_to_device_(self.device, Kind::Uint8, true, false)?
             .f_permute([0, 3, 1, 2])?
             .f_to_kind(self.kind)?;
         pixels.f_mul(&self.scale)?.f_add(&self.offset)

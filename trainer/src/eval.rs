@@ -54,7 +54,7 @@ pub(crate) fn run(
             split.as_ref(),
             &trained,
             name,
-            settings.batch_size,
+            (settings.batch_size, spec.threads),
             events,
             stop,
         )? {
@@ -114,7 +114,7 @@ fn score(
     split: Option<&SplitReader>,
     trained: &Trained,
     name: &str,
-    batch_size: u32,
+    (batch_size, threads): (u32, u32),
     events: &Events,
     stop: &Stop,
 ) -> Result<Option<SplitScores>, RunError> {
@@ -123,7 +123,8 @@ fn score(
         return Ok(Some(scores));
     };
     let batches = Prefetch::start(
-        split.clone(),
+        split,
+        split.threads(0, threads),
         scoring_requests(split.rows(), batch_size, 0, 1),
     )?;
     let phase = format!("scoring {name}");

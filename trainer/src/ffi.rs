@@ -26,6 +26,9 @@ type Handle = *mut c_void;
 unsafe extern "C" {
     fn marquee_last_error() -> *const c_char;
     fn marquee_to_channels_last(tensor: Handle) -> c_int;
+    fn marquee_to_channels_first(tensor: Handle) -> c_int;
+    fn marquee_autocast_enter(cuda: c_int, bfloat16: c_int) -> c_int;
+    fn marquee_autocast_leave(cuda: c_int) -> c_int;
     fn marquee_be_deterministic() -> c_int;
 
     fn marquee_store_serve(
@@ -49,6 +52,21 @@ unsafe extern "C" {
         length: usize,
     ) -> c_int;
     fn marquee_store_check(store: Handle, key: *const c_char, present: *mut c_int) -> c_int;
+    fn marquee_store_agree(
+        store: Handle,
+        key: *const c_char,
+        value: *const u8,
+        length: usize,
+        bytes: *mut *mut u8,
+        count: *mut usize,
+    ) -> c_int;
+    fn marquee_store_get(
+        store: Handle,
+        key: *const c_char,
+        bytes: *mut *mut u8,
+        count: *mut usize,
+    ) -> c_int;
+    fn marquee_bytes_free(bytes: *mut u8);
     fn marquee_store_free(store: Handle);
 
     fn marquee_group_gloo(
@@ -73,6 +91,7 @@ unsafe extern "C" {
         group: Handle,
         parameters: *const Handle,
         count: usize,
+        bfloat16: c_int,
         out: *mut Handle,
     ) -> c_int;
     fn marquee_reducer_free(reducer: Handle);
@@ -80,6 +99,19 @@ unsafe extern "C" {
     fn marquee_reducer_prepare(reducer: Handle) -> c_int;
     fn marquee_backward(loss: Handle, compute_s: *mut f64, waiting_s: *mut f64) -> c_int;
 
+    fn marquee_clip_gradients(parameters: *const Handle, count: usize, max_norm: f64) -> c_int;
+    fn marquee_move_towards(
+        means: *const Handle,
+        parameters: *const Handle,
+        count: usize,
+        weight: f64,
+    ) -> c_int;
+    fn marquee_unscale_gradients(
+        parameters: *const Handle,
+        count: usize,
+        inverse_scale: Handle,
+        found: Handle,
+    ) -> c_int;
     fn marquee_forget_gradients(parameters: *const Handle, count: usize) -> c_int;
     fn marquee_sgd_step(
         parameters: *const Handle,
@@ -203,6 +235,45 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Sets `key` to `value` unless somebody has set it before, and returns what it then is: the
+    /// same for everybody who asks.
+    pub(crate) fn agree(&self, key: &str, value: &[u8]) -> Result<Vec<u8>, TorchError> {
+        let key = c_text(key)?;
+        let (mut bytes, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: key and value outlive the call, which copies them.
+        check(unsafe {
+            marquee_store_agree(
+                self.0,
+                key.as_ptr(),
+                value.as_ptr(),
+                value.len(),
+                &raw mut bytes,
+                &raw mut count,
+            )
+        })?;
+        Ok(taken(bytes, count))
+    }
+
+    /// The value of `key`, which must be there.
+    pub(crate) fn get(&self, key: &str) -> Result<Vec<u8>, TorchError> {
+        let key = c_text(key)?;
+        let (mut bytes, mut count) = (ptr::null_mut(), 0);
+        // SAFETY: key and both places outlive the call.
+        check(unsafe { marquee_store_get(self.0, key.as_ptr(), &raw mut bytes, &raw mut count) })?;
+        Ok(taken(bytes, count))
+    }
+}
+
+/// Copies bytes that the shim gave away, and frees them.
+fn taken(bytes: *mut u8, count: usize) -> Vec<u8> {
+    // SAFETY: the shim has just written `count` bytes there, and nobody else knows of them.
+    let copy = unsafe { std::slice::from_raw_parts(bytes, count) }.to_vec();
+    // SAFETY: they come from the shim and are freed once.
+    unsafe { marquee_bytes_free(bytes) };
+    copy
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         // SAFETY: the handle is owned and freed nowhere else.
@@ -216,6 +287,9 @@ impl Drop for Store {
 /// hangs never end. [`Group::close`] frees it after the last operation went well.
 #[derive(Debug)]
 pub(crate) struct Group(Handle);
+
+// SAFETY: a process group is used from one thread at a time here, and may be freed from any.
+unsafe impl Send for Group {}
 
 impl Group {
     /// Joins the group of `size` ranks that meet in `store`. `address` is this rank's own; an
@@ -279,11 +353,24 @@ pub(crate) struct Reducer(Handle);
 
 impl Reducer {
     /// Hooks `parameters`, which must be the same on every rank, in order, shape and type.
-    pub(crate) fn new(group: &Group, parameters: &[Tensor]) -> Result<Self, TorchError> {
+    /// With `bfloat16` gradients travel in half their size.
+    pub(crate) fn new(
+        group: &Group,
+        parameters: &[Tensor],
+        bfloat16: bool,
+    ) -> Result<Self, TorchError> {
         let list = pointers(parameters);
         let mut out = ptr::null_mut();
         // SAFETY: the Reducer takes its own references to the group and the tensors.
-        check(unsafe { marquee_reducer_new(group.0, list.as_ptr(), list.len(), &raw mut out) })?;
+        check(unsafe {
+            marquee_reducer_new(
+                group.0,
+                list.as_ptr(),
+                list.len(),
+                c_int::from(bfloat16),
+                &raw mut out,
+            )
+        })?;
         Ok(Self(out))
     }
 
@@ -299,7 +386,7 @@ impl Reducer {
         check(unsafe { marquee_reducer_rebuild(self.0) })
     }
 
-    /// Unhooks the parameters. Only after the last backward pass went well.
+    /// Unhooks the parameters. Only after the last backward pass has ended, well or not.
     pub(crate) fn close(self) {
         let reducer = ManuallyDrop::new(self);
         // SAFETY: the handle is owned, and nobody uses it after this.
@@ -331,6 +418,69 @@ pub(crate) fn backward(loss: &Tensor) -> Result<BackwardTimes, TorchError> {
         )
     })?;
     Ok(times)
+}
+
+/// Scales the gradients of `parameters` down to a norm, over all of them, of `max_norm` at most.
+pub(crate) fn clip_gradients(parameters: &[Tensor], max_norm: f64) -> Result<(), TorchError> {
+    let list = pointers(parameters);
+    // SAFETY: all are live for the call.
+    check(unsafe { marquee_clip_gradients(list.as_ptr(), list.len(), max_norm) })
+}
+
+/// Moves each of `means` by the share `weight` of the way to its parameter.
+pub(crate) fn move_towards(
+    means: &[Tensor],
+    parameters: &[Tensor],
+    weight: f64,
+) -> Result<(), TorchError> {
+    assert!(means.len() == parameters.len(), "one mean a parameter");
+    let (list, targets) = (pointers(means), pointers(parameters));
+    // SAFETY: both lists have `count` live tensors, as asserted.
+    check(unsafe { marquee_move_towards(list.as_ptr(), targets.as_ptr(), list.len(), weight) })
+}
+
+/// Multiplies the gradients of `parameters` by `inverse_scale`; writes 1 to `found` if one of them
+/// is not finite.
+pub(crate) fn unscale_gradients(
+    parameters: &[Tensor],
+    inverse_scale: &Tensor,
+    found: &Tensor,
+) -> Result<(), TorchError> {
+    let list = pointers(parameters);
+    // SAFETY: all are live for the call.
+    check(unsafe {
+        marquee_unscale_gradients(
+            list.as_ptr(),
+            list.len(),
+            pointer(inverse_scale),
+            pointer(found),
+        )
+    })
+}
+
+/// What is computed while this lives is computed in 16 bits where that is safe.
+#[derive(Debug)]
+pub(crate) struct Autocast {
+    cuda: c_int,
+}
+
+impl Autocast {
+    /// For this thread, until dropped. Not to be nested.
+    pub(crate) fn enter(cuda: bool, bfloat16: bool) -> Result<Self, TorchError> {
+        let cuda = c_int::from(cuda);
+        // SAFETY: sets this thread's state in libtorch.
+        check(unsafe { marquee_autocast_enter(cuda, c_int::from(bfloat16)) })?;
+        Ok(Self { cuda })
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: undoes what `enter` did.
+        if let Err(error) = check(unsafe { marquee_autocast_leave(self.cuda) }) {
+            tracing::error!(%error, "autocast cannot be left");
+        }
+    }
 }
 
 /// Drops the gradients of `parameters`.
@@ -436,6 +586,12 @@ pub(crate) fn adamw_step(
 pub(crate) fn to_channels_last(tensor: &Tensor) -> Result<(), TorchError> {
     // SAFETY: the tensor is live; its storage is replaced, which tch's handle does not notice.
     check(unsafe { marquee_to_channels_last(pointer(tensor)) })
+}
+
+/// Gives a tensor the plain row-major layout in memory; its shape stays.
+pub(crate) fn to_channels_first(tensor: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: as above.
+    check(unsafe { marquee_to_channels_first(pointer(tensor)) })
 }
 
 /// Asks libtorch for kernels that give the same bits each time.

@@ -1,13 +1,17 @@
 //! `run --ranks N`: a whole gang on this machine, by hand, without coordinator or worker.
 //!
 //! This process serves the rendezvous store and starts one child a rank. Invariant: to whoever
-//! reads its stdout it behaves like one child: rank 0's events, and one last word for all. No rank
-//! outlives it: their stdin ends when it does.
+//! reads its stdout it behaves like one child: the events of the lowest rank that lives, and one last
+//! word for all. No rank outlives it: their stdin ends when it does.
+//!
+//! With a least number of ranks, those that are left go on by themselves when one is lost; this
+//! process then only looks away.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,45 +48,86 @@ struct RankProcess {
     status: Option<ExitStatus>,
 }
 
-/// Runs the spec at `spec` with `ranks` processes of this program.
+impl RankProcess {
+    /// Whether it has ended, and all that it said has been heard.
+    fn has_ended(&self) -> bool {
+        self.status.is_some() && self.reader.is_finished()
+    }
+
+    /// Whether it was lost in a way that others may survive: not by a fault of the job itself.
+    fn was_lost(&self) -> bool {
+        self.status.is_some_and(|status| !is_in_order(status))
+            && lock(&self.said)
+                .failure
+                .as_ref()
+                .is_none_or(|(class, _)| class.is_worth_a_retry())
+    }
+}
+
+/// Done, or stopped as asked.
+fn is_in_order(status: ExitStatus) -> bool {
+    status.success() || status.code() == Some(ExitCode::STOPPED.0)
+}
+
+/// How many ranks to start, and with how few to go on.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub ranks: u32,
+    /// None: all are needed.
+    pub min_ranks: Option<u32>,
+}
+
+/// Runs the spec at `spec` with as many processes of this program as `size` says.
 ///
 /// # Errors
 /// [`RunError`]: that of the rank which knows most about the cause.
 pub fn run_ranks(
     spec: &Path,
-    ranks: u32,
+    size: Size,
     events: &Arc<Events>,
     stop: &Stop,
 ) -> Result<Outcome, RunError> {
-    let store = StoreServer::start(HOST, 0)?;
-    let mut processes = Vec::new();
-    for rank in 0..ranks {
-        processes.push(start(spec, rank, ranks, &store, events)?);
+    if let Some(least) = size.min_ranks.filter(|least| *least > size.ranks) {
+        return Err(RunError::user(format!(
+            "at least {least} ranks are asked for, but only {} are started; give --ranks {least} or more",
+            size.ranks
+        )));
     }
-    wait_for_all(&mut processes, stop)?;
+    let store = StoreServer::start(HOST, 0)?;
+    let speaker = Arc::new(AtomicU32::new(0));
+    let mut processes = Vec::new();
+    for rank in 0..size.ranks {
+        processes.push(start(spec, rank, size, &store, (&speaker, events))?);
+    }
+    wait_for_all(&mut processes, size, &speaker, stop)?;
     let mut results = Vec::new();
     for process in processes {
-        results.push(verdict(process));
+        let lost = process.was_lost();
+        results.push((lost, verdict(process)));
     }
-    conclude(results)
+    conclude(results, size)
 }
 
 fn start(
     spec: &Path,
     rank: u32,
-    ranks: u32,
+    size: Size,
     store: &StoreServer,
-    events: &Arc<Events>,
+    (speaker, events): (&Arc<AtomicU32>, &Arc<Events>),
 ) -> Result<RankProcess, RunError> {
     let failed =
         |error: std::io::Error| RunError::host(format!("cannot start rank {rank}: {error}"));
     let program = std::env::current_exe().map_err(failed)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    if let Some(least) = size.min_ranks {
+        command.env(env::MIN_RANKS, least.to_string());
+    }
+    let mut child = command
         .args(["run", "--until-eof"])
         .arg(spec)
         .env(env::RANK, rank.to_string())
         .env(env::LOCAL_RANK, rank.to_string())
-        .env(env::WORLD_SIZE, ranks.to_string())
+        .env(env::WORLD_SIZE, size.ranks.to_string())
         .env(env::MASTER_ADDR, &store.host)
         .env(env::MASTER_PORT, store.port.to_string())
         .stdin(Stdio::piped())
@@ -97,10 +142,13 @@ fn start(
         .take()
         .ok_or_else(|| RunError::host(format!("rank {rank} has no stdout")))?;
     let said = Arc::new(Mutex::new(LastWords::default()));
-    let (words, events) = (said.clone(), events.clone());
+    let (words, speaker, events) = (said.clone(), speaker.clone(), events.clone());
     let reader = thread::Builder::new()
         .name(format!("rank-{rank}"))
-        .spawn(move || listen(BufReader::new(stdout), rank, &words, &events))
+        .spawn(move || {
+            let speaks = || speaker.load(Ordering::Relaxed) == rank;
+            listen(BufReader::new(stdout), rank, &words, &events, speaks);
+        })
         .map_err(failed)?;
     Ok(RankProcess {
         rank,
@@ -111,8 +159,14 @@ fn start(
     })
 }
 
-/// Passes rank 0's events on, and keeps every rank's last words.
-fn listen(lines: impl BufRead, rank: u32, said: &Mutex<LastWords>, events: &Events) {
+/// Passes on the events of the rank that speaks, and keeps every rank's last words.
+fn listen(
+    lines: impl BufRead,
+    rank: u32,
+    said: &Mutex<LastWords>,
+    events: &Events,
+    speaks: impl Fn() -> bool,
+) {
     for line in lines.lines().map_while(Result::ok) {
         match serde_json::from_str(&line) {
             Ok(ChildEvent::Finished { summary }) => lock(said).summary = Some(summary),
@@ -124,7 +178,7 @@ fn listen(lines: impl BufRead, rank: u32, said: &Mutex<LastWords>, events: &Even
                 | ChildEvent::Metrics { .. }
                 | ChildEvent::Checkpoint { .. },
             ) => {
-                if rank == 0 {
+                if speaks() {
                     events.forward(&line);
                 }
             }
@@ -137,9 +191,14 @@ fn lock(said: &Mutex<LastWords>) -> std::sync::MutexGuard<'_, LastWords> {
     said.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until every rank has ended. Passes a wish to stop on; once one rank has failed the others
-/// have a little time to notice, and are then killed.
-fn wait_for_all(processes: &mut [RankProcess], stop: &Stop) -> Result<(), RunError> {
+/// Waits until every rank has ended. Passes a wish to stop on; once a rank has failed without which
+/// the others cannot go on, they have a little time to notice, and are then killed.
+fn wait_for_all(
+    processes: &mut [RankProcess],
+    size: Size,
+    speaker: &AtomicU32,
+    stop: &Stop,
+) -> Result<(), RunError> {
     let mut told = false;
     let mut kill_at: Option<Instant> = None;
     loop {
@@ -152,16 +211,17 @@ fn wait_for_all(processes: &mut [RankProcess], stop: &Stop) -> Result<(), RunErr
                 RunError::host(format!("cannot wait for rank {}: {error}", process.rank))
             })?;
             match polled {
-                Some(status) => {
-                    process.status = Some(status);
-                    if !status.success() {
-                        kill_at.get_or_insert(Instant::now() + STOP_GRACE);
-                    }
-                }
+                Some(status) => process.status = Some(status),
                 None => running += 1,
             }
         }
-        if running == 0 {
+        if kill_at.is_none() && must_end(processes, size) {
+            kill_at = Some(Instant::now() + STOP_GRACE);
+        }
+        if let Some(first) = processes.iter().find(|process| !process.was_lost()) {
+            speaker.store(first.rank, Ordering::Relaxed);
+        }
+        if running == 0 && processes.iter().all(RankProcess::has_ended) {
             return Ok(());
         }
         if stop.is_requested() && !told {
@@ -176,6 +236,24 @@ fn wait_for_all(processes: &mut [RankProcess], stop: &Stop) -> Result<(), RunErr
         }
         thread::sleep(POLL);
     }
+}
+
+/// Whether a rank has failed without which the others cannot go on.
+fn must_end(processes: &[RankProcess], size: Size) -> bool {
+    let failed = |process: &&RankProcess| {
+        process.has_ended() && process.status.is_some_and(|status| !status.success())
+    };
+    let lost = processes
+        .iter()
+        .filter(|process| process.was_lost())
+        .count();
+    let left = size
+        .ranks
+        .saturating_sub(u32::try_from(lost).unwrap_or(u32::MAX));
+    processes
+        .iter()
+        .filter(failed)
+        .any(|process| !(process.was_lost() && size.min_ranks.is_some_and(|least| left >= least)))
 }
 
 fn signal_running(processes: &[RankProcess], signal: Signal) {
@@ -225,15 +303,26 @@ fn verdict(process: RankProcess) -> Result<Outcome, RunError> {
     }))
 }
 
-/// One result for all ranks: the failure that knows most, else a stop, else rank 0's summary.
-fn conclude(results: Vec<Result<Outcome, RunError>>) -> Result<Outcome, RunError> {
+/// One result for all ranks: the failure that knows most, else a stop, else the lowest rank's
+/// summary. What became of ranks that were lost counts only where too few were left.
+fn conclude(
+    results: Vec<(bool, Result<Outcome, RunError>)>,
+    size: Size,
+) -> Result<Outcome, RunError> {
+    let kept = results.iter().filter(|(lost, _)| !lost).count();
+    let suffices = size
+        .min_ranks
+        .is_some_and(|least| kept >= usize::try_from(least).unwrap_or(usize::MAX));
     let mut first = None;
     let mut stopped = false;
     let mut worst: Option<RunError> = None;
-    for result in results {
+    for (lost, result) in results {
         match result {
             Ok(Outcome::Finished(summary)) => first = first.or(Some(summary)),
             Ok(Outcome::Stopped) => stopped = true,
+            Err(error) if lost && suffices => {
+                tracing::warn!(message = error.message, "the run went on without a rank");
+            }
             Err(error) => {
                 if worst
                     .as_ref()

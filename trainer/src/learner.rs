@@ -14,6 +14,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 use crate::data::Normaliser;
 use crate::error::RunError;
+use crate::ffi;
 use crate::models::{Backbone, Pass, Rates, backbone, head_name};
 use crate::parameters::{Parameters, Start};
 
@@ -116,6 +117,8 @@ struct Part {
     normaliser: Normaliser,
     /// Whether none of its weights learns.
     is_frozen: bool,
+    /// Whether pictures keep the layout they have in shards, channels last.
+    channels_last: bool,
 }
 
 /// Networks with their weights under one classifier.
@@ -158,6 +161,7 @@ impl Learner {
                 backbone,
                 normaliser: Normaliser::new(card.mean, card.std, kind, device)?,
                 is_frozen: false,
+                channels_last: true,
             });
         }
         let width = parts.iter().map(|part| part.backbone.width()).sum();
@@ -175,6 +179,17 @@ impl Learner {
             rates: blueprint.rates,
             norms_frozen: false,
         })
+    }
+
+    /// Pictures and weights with all of a channel's numbers together, as PyTorch has them unasked.
+    pub(crate) fn use_channels_first(&mut self) -> Result<(), RunError> {
+        for tensor in self.parameters.tensors() {
+            ffi::to_channels_first(&tensor)?;
+        }
+        for part in &mut self.parts {
+            part.channels_last = false;
+        }
+        Ok(())
     }
 
     /// Features of one picture.
@@ -287,6 +302,11 @@ impl Part {
         let pictures = match self.card.size {
             Some((width, height)) => resized(&pictures, width, height)?,
             None => pictures,
+        };
+        let pictures = if self.channels_last {
+            pictures
+        } else {
+            pictures.f_contiguous()?
         };
         self.backbone.features(&pictures, pass)
     }

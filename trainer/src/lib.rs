@@ -7,7 +7,7 @@
 //!   weights, bit for bit, as one that was not.
 //! - `unsafe` is in one module, `ffi`, the border with libtorch's C++.
 //!
-//! Not here yet: NCCL, mixed precision, regrouping after a lost rank.
+//! Not here yet: NCCL.
 
 // What a tensor holds is counted in i64 by libtorch, in usize by Rust and averaged in f64; all
 // counts here are far below 2^53.
@@ -20,6 +20,7 @@ mod check_model;
 mod checkpoint;
 mod data;
 mod device;
+mod ema;
 mod error;
 mod eval;
 mod events;
@@ -34,6 +35,8 @@ mod optimizer;
 mod parameters;
 mod rendezvous;
 mod run;
+mod scaler;
+mod schedule;
 mod stop;
 mod store;
 mod tensorboard;
@@ -43,7 +46,7 @@ mod train;
 pub use check_model::{ModelCheck, ModelCheckReport, check_model};
 pub use error::RunError;
 pub use events::Events;
-pub use launch::run_ranks;
+pub use launch::{Size, run_ranks};
 pub use rendezvous::{Place, StoreServer};
 pub use run::{Outcome, conclude, read_spec, run};
 pub use stop::{Stop, when_stdin_ends};

@@ -20,6 +20,16 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
+    /// Binary cross-entropy, and nothing else.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self {
+            settings: Settings::Bce,
+            smoothing: 0.0,
+            pos_weight: None,
+        }
+    }
+
     /// The loss that `learning` asks for, in the kind and on the device of the logits to come.
     pub(crate) fn new(
         learning: &Learning,

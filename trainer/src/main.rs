@@ -13,8 +13,8 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
-    Events, ModelCheck, Outcome, Place, RunError, Stop, check_model, conclude, leave, read_spec,
-    run, run_ranks, serve,
+    Events, ModelCheck, Outcome, Place, RunError, Size, Stop, check_model, conclude, leave,
+    read_spec, run, run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -43,6 +43,9 @@ enum Command {
         /// Without RANK: start this many ranks on this machine, and a store for them to meet at
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
         ranks: u32,
+        /// With --ranks: go on with as few as this when ranks are lost; without it, all are needed
+        #[arg(long, requires = "ranks", value_parser = clap::value_parser!(u32).range(1..=64))]
+        min_ranks: Option<u32>,
         /// Stop, as on SIGTERM, when stdin ends
         #[arg(long)]
         until_eof: bool,
@@ -91,8 +94,9 @@ fn main() {
         Command::Run {
             spec,
             ranks,
+            min_ranks,
             until_eof,
-        } => run_command(&spec, ranks, until_eof),
+        } => run_command(&spec, Size { ranks, min_ranks }, until_eof),
         Command::Store {
             host,
             port,
@@ -119,17 +123,17 @@ fn main() {
     leave(code)
 }
 
-fn run_command(spec: &Path, ranks: u32, until_eof: bool) -> ExitCode {
+fn run_command(spec: &Path, size: Size, until_eof: bool) -> ExitCode {
     let events = Arc::new(Events::to_stdout());
     let result = catch_unwind(AssertUnwindSafe(|| {
-        run_or_launch(spec, ranks, until_eof, &events)
+        run_or_launch(spec, size, until_eof, &events)
     }));
     conclude(result.unwrap_or_else(|panic| Err(crash(&*panic))), &events)
 }
 
 fn run_or_launch(
     spec: &Path,
-    ranks: u32,
+    size: Size,
     until_eof: bool,
     events: &Arc<Events>,
 ) -> Result<Outcome, RunError> {
@@ -138,8 +142,8 @@ fn run_or_launch(
         marquee_trainer::when_stdin_ends()?;
     }
     let place = Place::from_env(|name| std::env::var(name).ok())?;
-    if place.is_none() && ranks > 1 {
-        return run_ranks(spec, ranks, events, &stop);
+    if place.is_none() && (size.ranks > 1 || size.min_ranks.is_some()) {
+        return run_ranks(spec, size, events, &stop);
     }
     run(
         &read_spec(spec)?,

@@ -3,9 +3,7 @@
 //! The arithmetic is libtorch's fused kernels; the state is plain tensors of ours. Invariant: a
 //! restored optimizer takes the same steps, bit for bit, as the one that was saved.
 
-use std::f64::consts::PI;
-
-use marquee_domain::spec::{LrSchedule, Optimizer as Settings};
+use marquee_domain::spec::Optimizer as Settings;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::RunError;
@@ -103,6 +101,15 @@ impl Optimizer {
         }
         self.steps += 1;
         Ok(())
+    }
+
+    /// What the next step moves: those that learn later have no gradient yet.
+    pub(crate) fn moved(&self) -> Vec<Tensor> {
+        let groups = self.groups.iter();
+        groups
+            .filter(|group| self.steps >= group.from_step)
+            .flat_map(|group| group.parameters.iter().map(Tensor::shallow_clone))
+            .collect()
     }
 
     /// Forgets the gradients of the last step.
@@ -243,20 +250,6 @@ impl State {
                 vec![(&state.averages, "exp_avg"), (&state.squares, "exp_avg_sq")]
             }
         }
-    }
-}
-
-/// The learning rate of `step`, from 0, in a run of `total` steps.
-pub(crate) fn learning_rate(
-    settings: Settings,
-    schedule: LrSchedule,
-    step: u64,
-    total: u64,
-) -> f64 {
-    let (Settings::Sgd { lr, .. } | Settings::AdamW { lr, .. }) = settings;
-    match schedule {
-        LrSchedule::Constant => lr,
-        LrSchedule::Cosine => lr * 0.5 * (1.0 + (PI * step as f64 / total.max(1) as f64).cos()),
     }
 }
 
@@ -499,19 +492,5 @@ mod tests {
             "{}",
             error.message
         );
-    }
-
-    #[test]
-    fn a_cosine_starts_at_the_full_rate_and_falls_to_nothing() {
-        let settings = Settings::Sgd {
-            lr: 0.4,
-            momentum: 0.0,
-            nesterov: false,
-            weight_decay: 0.0,
-        };
-        let rate = |step| learning_rate(settings, LrSchedule::Cosine, step, 100);
-        assert!((rate(0) - 0.4).abs() < 1e-12 && (rate(50) - 0.2).abs() < 1e-12 && rate(99) < 2e-4);
-        assert!((1..100).all(|step| rate(step) < rate(step - 1)));
-        assert!((learning_rate(settings, LrSchedule::Constant, 99, 100) - 0.4).abs() < 1e-12);
     }
 }

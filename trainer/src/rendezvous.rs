@@ -2,7 +2,7 @@
 //!
 //! Invariant: ranks meet under a prefix of their own attempt, so that an old attempt's rank never
 //! meets a new one's. Every wait has an end, and asks in between whether to stop. The store itself
-//! lives outside the ranks, for a rank may die.
+//! lives outside the ranks, for a rank may die. Going on without it is [`regroup`]'s.
 
 use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
 use std::thread;
@@ -15,6 +15,10 @@ use tch::Tensor;
 use crate::error::{RunError, TorchError};
 use crate::ffi::{Group, Store};
 use crate::stop::Stop;
+
+mod regroup;
+
+pub(crate) use regroup::Standing;
 
 /// How long a rank waits for the store and for all its peers. Hosts fetch inputs before they start
 /// their ranks, and one may have to fetch what the other has in its cache.
@@ -33,6 +37,8 @@ pub struct Place {
     pub world_size: u32,
     /// Host and port of the store. None for one rank.
     pub store: Option<(String, u16)>,
+    /// Ranks that may go on when others are lost. None: a lost rank ends the attempt.
+    pub min_ranks: Option<u32>,
 }
 
 impl Place {
@@ -43,6 +49,7 @@ impl Place {
             rank: 0,
             world_size: 1,
             store: None,
+            min_ranks: None,
         }
     }
 
@@ -83,10 +90,14 @@ impl Place {
                 env::MASTER_PORT
             ))
         })?;
+        let min_ranks = get(env::MIN_RANKS)
+            .map(|text| number(env::MIN_RANKS, text))
+            .transpose()?;
         Ok(Some(Self {
             rank,
             world_size,
             store: Some((needed(env::MASTER_ADDR)?, port)),
+            min_ranks,
         }))
     }
 }
@@ -97,6 +108,25 @@ pub(crate) struct Peers {
     pub(crate) rank: u32,
     pub(crate) world_size: u32,
     group: Option<Group>,
+    gathering: Option<Gathering>,
+}
+
+/// What it takes to form another group.
+#[derive(Debug)]
+struct Gathering {
+    /// With the prefix of the attempt.
+    store: Store,
+    /// This rank's own.
+    address: String,
+    /// Of each operation.
+    timeout: Duration,
+    min_ranks: Option<u32>,
+    /// Groups that came before.
+    generation: u32,
+    /// The ranks of the present group, as they were numbered at the start.
+    members: Vec<u32>,
+    /// This rank, as it was numbered at the start.
+    me: u32,
 }
 
 impl Peers {
@@ -111,12 +141,14 @@ impl Peers {
             rank,
             world_size,
             ref store,
+            min_ranks,
         } = *place;
         let Some((host, port)) = store else {
             return Ok(Some(Self {
                 rank,
                 world_size,
                 group: None,
+                gathering: None,
             }));
         };
         let deadline = Instant::now() + RENDEZVOUS_TIMEOUT;
@@ -135,6 +167,15 @@ impl Peers {
             rank,
             world_size,
             group: Some(group),
+            gathering: Some(Gathering {
+                store,
+                address,
+                timeout: collective_timeout,
+                min_ranks,
+                generation: 0,
+                members: (0..world_size).collect(),
+                me: rank,
+            }),
         }))
     }
 
@@ -167,20 +208,31 @@ impl Peers {
 
     /// Overwrites `tensors` with those of rank 0.
     pub(crate) fn copy_from_first(&self, tensors: &[Tensor]) -> Result<(), RunError> {
+        self.copy_from(0, tensors)
+    }
+
+    /// Overwrites `tensors` with those of rank `source`.
+    pub(crate) fn copy_from(&self, source: u32, tensors: &[Tensor]) -> Result<(), RunError> {
         match &self.group {
             // libtorch takes no list of nothing, such as the buffers of a network without norms.
-            Some(group) if !tensors.is_empty() => Ok(group.broadcast(tensors, 0)?),
+            Some(group) if !tensors.is_empty() => Ok(group.broadcast(tensors, source)?),
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Leaves in order: when every rank has come here, nobody needs anybody any more.
-    pub(crate) fn leave(self) -> Result<(), RunError> {
+    /// Returns when every rank has come here.
+    pub(crate) fn meet(&self) -> Result<(), RunError> {
+        match &self.group {
+            Some(group) => Ok(group.barrier()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves in order, after all ranks have met: nobody needs anybody any more.
+    pub(crate) fn leave(self) {
         if let Some(group) = self.group {
-            group.barrier()?;
             group.close();
         }
-        Ok(())
     }
 }
 
@@ -331,6 +383,7 @@ mod tests {
             rank: 1,
             world_size: 2,
             store: Some(("h".into(), 29_500)),
+            min_ranks: None,
         };
         assert_eq!(place(&two).unwrap(), Some(expected));
     }

@@ -8,6 +8,8 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
@@ -46,13 +48,13 @@ struct Value {
 
 /// An event file that is being written.
 #[derive(Debug)]
-pub(crate) struct EventFile {
+struct EventFile {
     file: File,
 }
 
 impl EventFile {
     /// Starts an event file in the folder `dir`, which is made if it is not there.
-    pub(crate) fn create(dir: &Path) -> Result<Self, RunError> {
+    fn create(dir: &Path) -> Result<Self, RunError> {
         let failed = |error: io::Error| {
             RunError::host(format!(
                 "cannot write TensorBoard files into {}: {error}",
@@ -81,31 +83,80 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Appends values of one step.
-    pub(crate) fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), RunError> {
-        #[allow(
-            clippy::cast_possible_truncation,
-            reason = "the format holds f32; curves need no more"
-        )]
-        let value = values
-            .iter()
-            .map(|(tag, value)| Value {
-                tag: (*tag).to_owned(),
-                simple_value: Some(*value as f32),
-            })
-            .collect();
-        let event = Event {
-            wall_time: seconds_since_1970(),
-            step: step.cast_signed(),
-            file_version: None,
-            summary: Some(Summary { value }),
-        };
-        self.append(&event)
+    /// Appends an event.
+    fn write(&mut self, event: &Event) -> Result<(), RunError> {
+        self.append(event)
             .map_err(|error| RunError::host(format!("cannot write a TensorBoard file: {error}")))
     }
 
     fn append(&mut self, event: &Event) -> io::Result<()> {
         self.file.write_all(&record(&event.encode_to_vec()))
+    }
+}
+
+/// An event file that a thread of its own writes, so that training waits for no disk.
+#[derive(Debug)]
+pub(crate) struct Board {
+    values: Option<Sender<Event>>,
+    thread: Option<JoinHandle<Result<(), RunError>>>,
+}
+
+impl Board {
+    /// Starts an event file in the folder `dir`.
+    pub(crate) fn create(dir: &Path) -> Result<Self, RunError> {
+        let mut file = EventFile::create(dir)?;
+        let (values, events) = channel::<Event>();
+        let thread = thread::Builder::new()
+            .name("tensorboard".to_owned())
+            .spawn(move || events.iter().try_for_each(|event| file.write(&event)))
+            .map_err(|error| {
+                RunError::host(format!("cannot start the TensorBoard thread: {error}"))
+            })?;
+        Ok(Self {
+            values: Some(values),
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands values of one step over. An earlier failure to write is this call's error.
+    pub(crate) fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), RunError> {
+        let event = scalars(step, values);
+        match &self.values {
+            Some(sender) if sender.send(event).is_ok() => Ok(()),
+            Some(_) | None => self.close(),
+        }
+    }
+
+    /// Waits until all is written.
+    pub(crate) fn close(&mut self) -> Result<(), RunError> {
+        drop(self.values.take());
+        match self.thread.take() {
+            Some(thread) => thread
+                .join()
+                .map_err(|_| RunError::host("the TensorBoard thread panicked"))?,
+            None => Ok(()),
+        }
+    }
+}
+
+/// An event with values of one step, of this moment.
+fn scalars(step: u64, values: &[(&str, f64)]) -> Event {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "the format holds f32; curves need no more"
+    )]
+    let value = values
+        .iter()
+        .map(|(tag, value)| Value {
+            tag: (*tag).to_owned(),
+            simple_value: Some(*value as f32),
+        })
+        .collect();
+    Event {
+        wall_time: seconds_since_1970(),
+        step: step.cast_signed(),
+        file_version: None,
+        summary: Some(Summary { value }),
     }
 }
 
@@ -169,10 +220,11 @@ mod tests {
     #[test]
     fn a_file_holds_its_version_and_then_the_values() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path()).unwrap();
-        events
+        let mut board = Board::create(folder.path()).unwrap();
+        board
             .scalars(12, &[("train/loss", 0.25), ("train/lr", 1e-3)])
             .unwrap();
+        board.close().unwrap();
         let path = fs::read_dir(folder.path())
             .unwrap()
             .next()

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport};
-use marquee_domain::spec::{Precision, TrainSettings};
+use marquee_domain::spec::{GradientCompression, ImageEncoding, Precision, TrainSettings};
 use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
-use tch::{Device, Kind};
+use tch::Device;
 
-use crate::checkpoint::{self, Position, RunIdentity};
-use crate::data::{self, Plan, Prefetch, Sampler, SplitReader};
+use crate::checkpoint::{self, Position, RunIdentity, Snapshot, Writer, Written};
+use crate::data::{self, Augment, Plan, Prefetch, Sampler, SplitReader};
 use crate::device;
+use crate::ema::Ema;
 use crate::error::RunError;
 use crate::events::Events;
 use crate::ffi;
@@ -27,17 +28,23 @@ use crate::learner::{Blueprint, Learner, features, load};
 use crate::loss::Loss;
 use crate::model_folder::{self, ModelCard};
 use crate::models::Chance;
-use crate::optimizer::{Optimizer, learning_rate};
+use crate::optimizer::Optimizer;
 use crate::parameters::Start;
 use crate::rendezvous::{Peers, Place};
 use crate::run::Outcome;
+use crate::schedule::Schedule;
 use crate::stop::Stop;
-use crate::tensorboard::EventFile;
+use crate::tensorboard::Board;
 
+mod precision;
+mod regroup;
 mod step;
 mod validate;
+#[cfg(test)]
+mod vectors;
 
-use step::Stepper;
+use precision::{Numbers, Trial};
+use step::{Recipe, Stepper};
 pub(crate) use validate::flat;
 
 /// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
@@ -69,20 +76,18 @@ pub(crate) fn run(
         return Ok(Outcome::Stopped);
     };
     let step = session.position.step;
-    match session.train()? {
+    match session.run()? {
         Ending::Stopped => {
             tracing::info!(
                 step = session.position.step,
                 "stopped as asked, with a checkpoint"
             );
-            session.leave()?;
+            session.leave();
             Ok(Outcome::Stopped)
         }
         Ending::Done => {
-            let thresholds = session.thresholds()?;
-            session.write_model(&thresholds)?;
             let summary = session.summary(step, started);
-            session.leave()?;
+            session.leave();
             Ok(Outcome::finished(&summary))
         }
     }
@@ -115,15 +120,26 @@ struct Session<'a> {
     /// What became of the weights that the job was given.
     weights: Vec<WeightsReport>,
     features: Option<FeaturesReport>,
+    schedule: Schedule,
     stepper: Stepper,
-    board: Option<EventFile>,
+    board: Option<Board>,
+    checkpoints: Writer,
+    precision: Precision,
     position: Position,
+    /// Whether all that follows the step of `position` (reports, validation) is done.
+    is_settled: bool,
+    /// Whether the weights are being overwritten with those of another rank.
+    is_torn: bool,
+    /// How often this rank has gone on after others were lost.
+    regroups: u32,
     window: Window,
     phases: PhaseTimes,
     /// `phases` at the start of the current epoch.
     phases_before: PhaseTimes,
     /// Pictures of all ranks in this attempt.
     pictures: u64,
+    /// Steps of this attempt.
+    steps_here: u64,
 }
 
 impl<'a> Session<'a> {
@@ -141,11 +157,8 @@ impl<'a> Session<'a> {
         events: &'a Events,
         stop: &'a Stop,
     ) -> Result<Option<Self>, RunError> {
-        let kind = match settings.precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::Fp64 => Kind::Double,
-        };
         ffi::be_deterministic()?;
+        let kind = precision::kind(settings.precision);
         let classes = &train.index().classes;
         let blueprint = Blueprint::of(settings)?;
         let mut learner = Learner::build(
@@ -155,7 +168,11 @@ impl<'a> Session<'a> {
             kind,
             device,
         )?;
-        learner.check_size(train.index().width, train.index().height)?;
+        let (width, height) = (train.index().width, train.index().height);
+        learner.check_size(width, height)?;
+        if !settings.channels_last {
+            learner.use_channels_first()?;
+        }
         // A checkpoint holds all weights: those it was started from are then of no interest.
         let weights = match spec.resume {
             Some(_) => Vec::new(),
@@ -167,15 +184,27 @@ impl<'a> Session<'a> {
         let rules = Rules::new(&settings.transfer, &learner)?;
         let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size)
             .with_sampler(Sampler::new(settings.learning.sampling, &train)?);
+        let schedule = Schedule::new(settings, plan.steps_per_epoch(), plan.total_steps());
         let mut optimizer = Optimizer::new(
             settings.optimizer,
             &learner.parameters,
             rules.of_weights(),
             plan.steps_per_epoch(),
         )?;
+        let mut ema = settings
+            .ema_decay
+            .map(|decay| Ema::new(decay, &learner.parameters))
+            .transpose()?;
         let identity = RunIdentity::new(settings, classes, train.rows());
-        let position = match &spec.resume {
-            Some(dir) => resume(dir, &identity, &learner, &mut optimizer, &peers)?,
+        let mut position = match &spec.resume {
+            Some(dir) => {
+                let parts = checkpoint::Parts {
+                    parameters: &learner.parameters,
+                    optimizer: &mut optimizer,
+                    ema: ema.as_mut(),
+                };
+                resume(dir, &identity, parts, &peers)?
+            }
             None => Position::start(identity, peers.world_size),
         };
         peers.copy_from_first(&learner.parameters.tensors())?;
@@ -193,83 +222,149 @@ impl<'a> Session<'a> {
         else {
             return Ok(None);
         };
-        let mut board = None;
-        if peers.is_first() && settings.tensorboard {
-            let mut file = EventFile::create(&spec.output.join(model_folder::TENSORBOARD))?;
-            for row in &position.history {
-                file.scalars(row.step, &epoch_values(row))?;
-            }
-            board = Some(file);
-        }
+        let trial = Trial {
+            learner: &learner,
+            device,
+            size: (width, height),
+            pictures: u64::from(settings.batch_size) / u64::from(peers.world_size),
+        };
+        let precision = precision::resolve(settings.precision, position.chosen, &peers, &trial)?;
+        position.chosen = Some(precision);
+        let recipe = Recipe {
+            numbers: Numbers::of(precision, device)?,
+            parts: settings.accumulate,
+            clip_norm: settings.clip_norm,
+            half_gradients: settings.gradient_compression == GradientCompression::Bf16,
+            size: (width, height),
+        };
         let loss = Loss::new(&settings.learning, &train, kind, device)?;
-        let index = train.index();
-        let stepper = Stepper::new(
-            learner,
-            optimizer,
-            loss,
-            &peers,
-            (index.width, index.height),
-        )?;
-        Ok(Some(Self {
+        let mut stepper = Stepper::new(learner, optimizer, ema, loss, recipe)?;
+        if let (Some(dir), Some(scaler)) = (&spec.resume, stepper.scaler_mut()) {
+            checkpoint::restore_scaler(dir, scaler)?;
+        }
+        stepper.hook(&peers)?;
+        let augment = Augment {
+            crop: settings.crop,
+            colour: settings.colour,
+        };
+        let mut session = Self {
             spec,
             settings,
             events,
             stop,
             peers,
-            validation,
-            train,
+            validation: validation.map(|split| split.pinned_for(device)),
+            train: train.augmented(augment).pinned_for(device),
             plan,
             rules,
             weights,
             features,
+            schedule,
             stepper,
-            board,
+            board: None,
+            checkpoints: Writer::new(&spec.checkpoints),
+            precision,
             position,
+            is_settled: true,
+            is_torn: false,
+            regroups: 0,
             window: Window::default(),
             phases: PhaseTimes::default(),
             phases_before: PhaseTimes::default(),
             pictures: 0,
-        }))
+            steps_here: 0,
+        };
+        session.open_board()?;
+        Ok(Some(session))
+    }
+
+    /// Starts the event file, on the rank that writes one.
+    fn open_board(&mut self) -> Result<(), RunError> {
+        if self.peers.is_first() && self.settings.tensorboard && self.board.is_none() {
+            let mut board = Board::create(&self.spec.output.join(model_folder::TENSORBOARD))?;
+            for row in &self.position.history {
+                board.scalars(row.step, &epoch_values(row))?;
+            }
+            self.board = Some(board);
+        }
+        Ok(())
+    }
+
+    /// Trains to the end, going on with fewer ranks where that is allowed.
+    fn run(&mut self) -> Result<Ending, RunError> {
+        let mut result = self.train();
+        loop {
+            match result {
+                Err(error) if self.may_go_on_after(&error) => {
+                    result = self.regroup(&error).and_then(|()| self.train());
+                }
+                ended => return ended,
+            }
+        }
     }
 
     fn train(&mut self) -> Result<Ending, RunError> {
         let total = self.plan.total_steps();
+        let threads = self
+            .train
+            .threads(self.settings.input_threads, self.spec.threads);
         let batches = Prefetch::start(
-            self.train.clone(),
+            &self.train,
+            threads,
             self.plan.requests_from(self.position.step),
         )?;
-        while self.position.step < total {
-            let stop_agreed = self.step(&batches, total).map_err(|error| {
+        let mut stop_agreed = false;
+        loop {
+            let done = self.position.step;
+            if !self.is_settled {
+                self.settle(stop_agreed && done < total)?;
+                self.is_settled = true;
+                if stop_agreed && done < total {
+                    self.finish_writing()?;
+                    self.peers.meet()?;
+                    return Ok(Ending::Stopped);
+                }
+            }
+            if done == total {
+                self.finish_writing()?;
+                let thresholds = self.thresholds()?;
+                self.write_model(&thresholds)?;
+                self.peers.meet()?;
+                return Ok(Ending::Done);
+            }
+            stop_agreed = self.step(&batches).map_err(|error| {
                 error.during(&format!("training step {}", self.position.step + 1))
             })?;
-            let done = self.position.step;
-            let ends_epoch = self.plan.ends_epoch(done);
-            let every = u64::from(self.settings.checkpoint_every_steps);
-            let stops = stop_agreed && done < total;
-            let writes_checkpoint =
-                ends_epoch || stops || (every > 0 && done.is_multiple_of(every));
-            if writes_checkpoint || done.is_multiple_of(REPORT_EVERY_STEPS) {
-                self.report()?;
-            }
-            if ends_epoch || writes_checkpoint {
-                self.share_buffers()?;
-            }
-            if ends_epoch {
-                self.end_epoch()
-                    .map_err(|error| error.during(&format!("validation after step {done}")))?;
-            }
-            if writes_checkpoint {
-                self.write_checkpoint()?;
-            }
-            if stops {
-                return Ok(Ending::Stopped);
-            }
         }
-        Ok(Ending::Done)
+    }
+
+    /// All that follows a step: reports, validation, a checkpoint.
+    fn settle(&mut self, stops: bool) -> Result<(), RunError> {
+        let done = self.position.step;
+        let ends_epoch = self.plan.ends_epoch(done);
+        let every = u64::from(self.settings.checkpoint_every_steps);
+        let writes_checkpoint = ends_epoch || stops || (every > 0 && done.is_multiple_of(every));
+        if writes_checkpoint || done.is_multiple_of(REPORT_EVERY_STEPS) {
+            self.report()?;
+        }
+        if writes_checkpoint {
+            self.share_buffers()?;
+        }
+        if ends_epoch {
+            self.end_epoch()
+                .map_err(|error| error.during(&format!("validation after step {done}")))?;
+        }
+        if writes_checkpoint {
+            self.write_checkpoint()?;
+        }
+        Ok(())
     }
 
     /// One step; true if any rank was asked to stop.
-    fn step(&mut self, batches: &Prefetch, total: u64) -> Result<bool, RunError> {
+    fn step(&mut self, batches: &Prefetch) -> Result<bool, RunError> {
+        if let Some(written) = self.checkpoints.poll()? {
+            self.announce(written);
+        }
         let started = Instant::now();
         let batch = batches
             .next()
@@ -278,28 +373,19 @@ impl<'a> Session<'a> {
 
         let step = self.position.step;
         if self.rules.change_with_time() && step.is_multiple_of(self.plan.steps_per_epoch()) {
-            let index = self.train.index();
-            let size = (index.width, index.height);
             let epoch = self.plan.epoch_of(step);
-            self.stepper
-                .start_epoch(&self.rules, epoch, &self.peers, size)?;
+            self.stepper.start_epoch(&self.rules, epoch, &self.peers)?;
         }
-        let lr = learning_rate(
-            self.settings.optimizer,
-            self.settings.lr_schedule,
-            step,
-            total,
-        );
+        let lr = self.schedule.rate(step);
         let global = batch.global;
         if global < 2 * u64::from(self.peers.world_size) {
             self.share_buffers()?;
         }
-        let first = self.plan.first_in_step(global);
-        let chance = Chance::new(self.settings.seed, step, first);
+        let chance = |first| Chance::new(self.settings.seed, step, first);
         let wants_stop = self.stop.is_requested();
         let result = self
             .stepper
-            .step(&batch, chance, lr, wants_stop, &mut self.phases)?;
+            .step(&batch, &chance, lr, wants_stop, &mut self.phases)?;
 
         let seconds = started.elapsed().as_secs_f64();
         self.phases.step_s += seconds;
@@ -308,6 +394,8 @@ impl<'a> Session<'a> {
         self.window.pictures += global;
         self.window.seconds += seconds;
         self.position.step += 1;
+        self.steps_here += 1;
+        self.is_settled = false;
         let epoch = self.plan.epoch_of(step) + 1;
         let phase = format!("epoch {epoch}/{}", self.settings.epochs);
         let done = self.plan.pictures_in_epoch(step + 1);
@@ -354,12 +442,7 @@ impl<'a> Session<'a> {
         }
         if self.peers.is_first() {
             let last = step.saturating_sub(1);
-            let lr = learning_rate(
-                self.settings.optimizer,
-                self.settings.lr_schedule,
-                last,
-                self.plan.total_steps(),
-            );
+            let lr = self.schedule.rate(last);
             let rate = window.pictures as f64 / (window.seconds + seconds);
             let values = [
                 ("train/loss", mean_loss),
@@ -378,13 +461,13 @@ impl<'a> Session<'a> {
     fn end_epoch(&mut self) -> Result<(), RunError> {
         let started = Instant::now();
         let scores = match &self.validation {
-            Some(split) => Some(validate::score(
-                &self.stepper,
-                split,
-                self.settings.batch_size,
-                &self.peers,
-                None,
-            )?),
+            Some(split) => {
+                let threads = split.threads(self.settings.input_threads, self.spec.threads);
+                let batch_size = self.settings.batch_size;
+                Some(self.stepper.with_final_weights(|stepper| {
+                    validate::score(stepper, split, threads, batch_size, &self.peers, None)
+                })?)
+            }
             None => None,
         };
         self.phases.validation_s += started.elapsed().as_secs_f64();
@@ -429,26 +512,40 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Copies the state, and has it written while training goes on. If the checkpoint before is not
+    /// on disk yet, waits for it.
     fn write_checkpoint(&mut self) -> Result<(), RunError> {
         if !self.peers.is_first() {
             return Ok(());
         }
         let started = Instant::now();
-        let (learner, optimizer) = (self.stepper.learner(), self.stepper.optimizer());
-        let path = checkpoint::write(
-            &self.spec.checkpoints,
+        self.finish_writing()?;
+        let snapshot = Snapshot::take(
             &self.position,
-            &learner.parameters,
-            optimizer,
+            self.stepper.learner().parameters.state(),
+            &self.stepper.optimizer_state(),
+            self.stepper.ema(),
         )?;
+        self.checkpoints.start(snapshot)?;
         let seconds = started.elapsed().as_secs_f64();
         self.phases.checkpoint_s += seconds;
         self.phases.step_s += seconds;
-        self.events.emit(&ChildEvent::Checkpoint {
-            step: self.position.step,
-            path,
-        });
         Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, and tells of it.
+    fn finish_writing(&mut self) -> Result<(), RunError> {
+        if let Some(written) = self.checkpoints.wait()? {
+            self.announce(written);
+        }
+        Ok(())
+    }
+
+    fn announce(&self, written: Written) {
+        self.events.emit(&ChildEvent::Checkpoint {
+            step: written.step,
+            path: written.path,
+        });
     }
 
     /// For each class the threshold of the best F1 on validation; none without a validation split.
@@ -459,32 +556,35 @@ impl<'a> Session<'a> {
         };
         let started = Instant::now();
         let mut scores = SplitScores::default();
+        let threads = split.threads(self.settings.input_threads, self.spec.threads);
         let batch_size = self.settings.batch_size;
-        validate::score(
-            &self.stepper,
-            split,
-            batch_size,
-            &self.peers,
-            Some(&mut scores),
-        )?;
+        self.stepper.with_final_weights(|stepper| {
+            let into = Some(&mut scores);
+            validate::score(stepper, split, threads, batch_size, &self.peers, into)
+        })?;
         self.phases.validation_s += started.elapsed().as_secs_f64();
         Ok(tuned_thresholds(&scores, split.index().classes.len()))
     }
 
-    fn write_model(&self, thresholds: &[f64]) -> Result<(), RunError> {
+    fn write_model(&mut self, thresholds: &[f64]) -> Result<(), RunError> {
+        if let Some(board) = &mut self.board {
+            board.close()?;
+        }
         if !self.peers.is_first() {
             return Ok(());
         }
         let index = self.train.index();
-        let learner = self.stepper.learner();
-        let card = ModelCard::new(
-            learner,
-            &self.settings.transfer.head,
-            &index.classes,
-            (index.width, index.height),
-            thresholds,
-        );
-        model_folder::write(&self.spec.output, learner, &card, &self.position.history)
+        self.stepper.with_final_weights(|stepper| {
+            let learner = stepper.learner();
+            let card = ModelCard::new(
+                learner,
+                &self.settings.transfer.head,
+                &index.classes,
+                (index.width, index.height),
+                thresholds,
+            );
+            model_folder::write(&self.spec.output, learner, &card, &self.position.history)
+        })
     }
 
     fn summary(&self, resumed_from_step: u64, started: Instant) -> TrainSummary {
@@ -510,6 +610,13 @@ impl<'a> Session<'a> {
                 .map_or(0.0, |row| row.train_loss),
             seconds: started.elapsed().as_secs_f64(),
             phases: self.phases,
+            precision: self.precision.as_str().to_owned(),
+            encoding: match self.train.index().encoding {
+                ImageEncoding::Raw => "raw",
+                ImageEncoding::Jpeg => "jpeg",
+            }
+            .to_owned(),
+            regroups: self.regroups,
         }
     }
 
@@ -526,9 +633,11 @@ impl<'a> Session<'a> {
         Some(report)
     }
 
-    fn leave(self) -> Result<(), RunError> {
-        self.stepper.close();
-        self.peers.leave()
+    fn leave(mut self) {
+        if let Err(error) = self.stepper.unhook() {
+            tracing::warn!(message = error.message, "gradients cannot be forgotten");
+        }
+        self.peers.leave();
     }
 }
 
@@ -536,11 +645,10 @@ impl<'a> Session<'a> {
 fn resume(
     dir: &Path,
     identity: &RunIdentity,
-    learner: &Learner,
-    optimizer: &mut Optimizer,
+    parts: checkpoint::Parts<'_>,
     peers: &Peers,
 ) -> Result<Position, RunError> {
-    let position = checkpoint::restore(dir, identity, &learner.parameters, optimizer)?;
+    let position = checkpoint::restore(dir, identity, parts)?;
     let mine = position.step as f64;
     let [sum] = peers.sum([mine])?;
     if sum.to_bits() != (mine * f64::from(peers.world_size)).to_bits() {

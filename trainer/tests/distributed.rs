@@ -1,5 +1,7 @@
 //! Ranks as real processes: that they compute what one rank would, and what happens when one dies.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 mod common;
 
 use std::time::Instant;
@@ -8,7 +10,7 @@ use common::{PATIENCE, Run, settings, trainer, weights_apart, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
-use marquee_domain::spec::{Optimizer, Precision, TrainSettings};
+use marquee_domain::spec::{GradientCompression, Optimizer, Precision, TrainSettings};
 use nix::sys::signal::{Signal, kill};
 
 fn exact(optimizer: Optimizer) -> TrainSettings {
@@ -58,6 +60,210 @@ fn two_and_three_ranks_compute_what_one_rank_does() {
     }
 }
 
+/// Clipping goes by the norm over all ranks' gradients, and parts of a step add up to it.
+#[test]
+fn clipping_accumulation_and_the_running_mean_are_those_of_one_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let settings = |accumulate| TrainSettings {
+        clip_norm: Some(0.2),
+        accumulate,
+        ema_decay: Some(0.9),
+        ..exact(settings().optimizer)
+    };
+    let alone = Run::train(folder.path(), settings(1));
+    alone.succeed(1);
+    for (ranks, accumulate) in [(1, 3), (2, 2), (3, 4)] {
+        let together = Run::train(folder.path(), settings(accumulate));
+        together.succeed(ranks);
+        let (apart, _) = weights_apart(&alone.model_bytes(), &together.model_bytes());
+        println!("{ranks} ranks, {accumulate} parts: {apart:e} apart");
+        assert!(apart <= 1e-12, "{ranks} ranks: {apart:e} apart");
+    }
+    let without = Run::train(
+        folder.path(),
+        TrainSettings {
+            clip_norm: None,
+            ..settings(1)
+        },
+    );
+    without.succeed(1);
+    let (apart, _) = weights_apart(&alone.model_bytes(), &without.model_bytes());
+    assert!(
+        apart > 1e-4,
+        "the norm was never above what it is clipped to"
+    );
+}
+
+fn final_loss(events: &[ChildEvent]) -> f64 {
+    match events.last() {
+        Some(ChildEvent::Finished { summary }) => summary["final_loss"].as_f64().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn gradients_of_16_bits_and_products_of_16_bits_learn_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let base = || TrainSettings {
+        epochs: 4,
+        ..settings()
+    };
+    let run = |settings: TrainSettings, ranks| {
+        let run = Run::train(folder.path(), settings);
+        final_loss(&run.succeed(ranks))
+    };
+    let full = run(base(), 2);
+    let compressed = TrainSettings {
+        gradient_compression: GradientCompression::Bf16,
+        ..base()
+    };
+    let half = TrainSettings {
+        precision: Precision::Bf16,
+        ..base()
+    };
+    for (what, loss) in [
+        ("gradients", run(compressed, 2)),
+        ("products", run(half, 1)),
+    ] {
+        println!("{what} in bf16: loss {loss}, in fp32: {full}");
+        assert!(
+            (loss - full).abs() < 0.05 * full,
+            "{what}: {loss} for {full}"
+        );
+        assert!(loss.to_bits() != full.to_bits(), "{what} were not in bf16");
+    }
+}
+
+#[test]
+fn the_layout_of_weights_changes_no_result_beyond_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let run = |channels_last| {
+        let run = Run::train(
+            folder.path(),
+            TrainSettings {
+                channels_last,
+                ..exact(settings().optimizer)
+            },
+        );
+        run.succeed(1);
+        run.model_bytes()
+    };
+    let (apart, _) = weights_apart(&run(true), &run(false));
+    assert!(apart < 1e-10, "{apart:e} apart");
+}
+
+#[test]
+fn auto_chooses_a_precision_and_says_which_and_fp16_is_refused_on_cpus() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let with = |precision| {
+        Run::train(
+            folder.path(),
+            TrainSettings {
+                precision,
+                ..settings()
+            },
+        )
+    };
+    let events = with(Precision::Auto).succeed(2);
+    let Some(ChildEvent::Finished { summary }) = events.last() else {
+        panic!("{events:?}")
+    };
+    let chosen = summary["precision"].as_str().unwrap();
+    assert!(["fp32", "bf16"].contains(&chosen), "{chosen}");
+    let (class, message) = with(Precision::Fp16).start(1).ranks[0].fail();
+    assert_eq!(class, FailureClass::UserError);
+    assert!(
+        message.contains("fp16") && message.contains("bf16"),
+        "{message}"
+    );
+}
+
+/// Starts ranks by hand, kills one in mid-run, and returns the events of the whole gang.
+fn run_and_lose(shards: &std::path::Path, settings: TrainSettings, lost: u32) -> Vec<ChildEvent> {
+    let run = Run::train(shards, settings);
+    let mut command = trainer();
+    command
+        .arg("run")
+        .arg(run.write_spec())
+        .args(["--ranks", "3", "--min-ranks", "1"]);
+    let mut gang = common::RankProcess::spawn(command);
+    gang.wait_for_checkpoint(10);
+    kill(common::rank_of(gang.pid(), lost), Signal::SIGKILL).unwrap();
+    let (events, code) = gang.finish();
+    assert_eq!(code, Some(0), "{events:#?}");
+    assert!(run.output("model.safetensors").exists());
+    events
+}
+
+/// Rank 0, which writes what all have in common, and another.
+#[test]
+fn survivors_of_a_killed_rank_go_on_and_learn_as_well_as_the_undisturbed() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let settings = || TrainSettings {
+        epochs: 60,
+        checkpoint_every_steps: 5,
+        ema_decay: Some(0.5),
+        optimizer: Optimizer::Sgd {
+            lr: 0.01,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 1e-4,
+        },
+        ..settings()
+    };
+    let undisturbed = final_loss(&Run::train(folder.path(), settings()).succeed(3));
+    for lost in [2, 0] {
+        let events = run_and_lose(folder.path(), settings(), lost);
+        let Some(ChildEvent::Finished { summary }) = events.last() else {
+            panic!("{events:#?}")
+        };
+        let summary: TrainSummary = serde_json::from_value(summary.clone()).unwrap();
+        assert_eq!(
+            (summary.world_size, summary.regroups),
+            (2, 1),
+            "rank {lost} lost"
+        );
+        assert_eq!((summary.epochs, summary.steps, summary.rank), (60, 360, 0));
+        // Whoever writes in the place of rank 0 is heard in its place.
+        let last = events.iter().rev().find_map(common::checkpoint_in).unwrap();
+        assert_eq!(last.0, 360);
+        let apart = (summary.final_loss - undisturbed).abs();
+        println!(
+            "rank {lost} lost: loss {} for {undisturbed}",
+            summary.final_loss
+        );
+        assert!(apart < 0.02, "{} for {undisturbed}", summary.final_loss);
+    }
+}
+
+#[test]
+fn with_too_few_survivors_the_run_fails_with_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let forever = TrainSettings {
+        epochs: 100_000,
+        checkpoint_every_steps: 5,
+        ..settings()
+    };
+    let run = Run::train(folder.path(), forever);
+    let mut command = trainer();
+    command
+        .arg("run")
+        .arg(run.write_spec())
+        .args(["--ranks", "2", "--min-ranks", "2"]);
+    let mut gang = common::RankProcess::spawn(command);
+    gang.wait_for_checkpoint(10);
+    kill(common::rank_of(gang.pid(), 1), Signal::SIGKILL).unwrap();
+    let (class, message) = gang.fail();
+    assert_eq!(class, FailureClass::Crash, "{message}");
+    assert!(message.contains("rank 1 died by signal 9"), "{message}");
+}
+
 #[test]
 fn a_rank_without_a_picture_in_the_last_step_takes_part_and_counts_nothing() {
     // 9 rows in batches of 4 for 3 ranks: the last step has one picture.
@@ -76,11 +282,7 @@ fn a_rank_without_a_picture_in_the_last_step_takes_part_and_counts_nothing() {
     let (one, three) = (alone.succeed(1), together.succeed(3));
     let (apart, _) = weights_apart(&alone.model_bytes(), &together.model_bytes());
     assert!(apart <= 1e-12, "{apart:e} apart");
-    let loss = |events: &[ChildEvent]| match events.last() {
-        Some(ChildEvent::Finished { summary }) => summary["final_loss"].as_f64().unwrap(),
-        other => panic!("{other:?}"),
-    };
-    assert!((loss(&one) - loss(&three)).abs() < 1e-12);
+    assert!((final_loss(&one) - final_loss(&three)).abs() < 1e-12);
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod common;
 use common::{Run, checkpoint_in, settings, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
-use marquee_domain::spec::{Optimizer, TrainSettings};
+use marquee_domain::spec::{Colour, Crop, LrSchedule, Optimizer, TrainSettings};
 use nix::sys::signal::{Signal, kill};
 
 /// 75 rows in batches of 8: ten steps an epoch, the last one of 3.
@@ -42,12 +42,16 @@ fn adamw() -> Optimizer {
 
 /// Kills all ranks after the checkpoint of step 3 (of 20), goes on from it, and compares weights.
 fn killed_and_resumed_equals_undisturbed(ranks: u32, optimizer: Optimizer) {
+    killed_and_resumed(ranks, &often(optimizer));
+}
+
+fn killed_and_resumed(ranks: u32, settings: &TrainSettings) {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
-    let undisturbed = Run::train(folder.path(), often(optimizer));
+    let undisturbed = Run::train(folder.path(), settings.clone());
     undisturbed.succeed(ranks);
 
-    let killed = Run::train(folder.path(), often(optimizer));
+    let killed = Run::train(folder.path(), settings.clone());
     let mut gang = killed.start(ranks);
     let checkpoint = gang.ranks[0].wait_for_checkpoint(3);
     for rank in &gang.ranks {
@@ -59,7 +63,7 @@ fn killed_and_resumed_equals_undisturbed(ranks: u32, optimizer: Optimizer) {
         "it was killed too late to show anything"
     );
 
-    let resumed = Run::train(folder.path(), often(optimizer)).resuming(&checkpoint);
+    let resumed = Run::train(folder.path(), settings.clone()).resuming(&checkpoint);
     let events = resumed.succeed(ranks);
     let Some(ChildEvent::Finished { summary }) = events.last() else {
         panic!("{events:?}")
@@ -69,7 +73,8 @@ fn killed_and_resumed_equals_undisturbed(ranks: u32, optimizer: Optimizer) {
     assert_eq!(summary["steps"].as_u64(), Some(20));
     assert!(
         undisturbed.model_bytes() == resumed.model_bytes(),
-        "weights differ ({ranks} ranks, {optimizer:?})"
+        "weights differ ({ranks} ranks, {:?})",
+        settings.optimizer
     );
 
     // The history has the first epoch's row from before the kill.
@@ -102,6 +107,35 @@ fn two_ranks_with_sgd() {
 #[test]
 fn three_ranks_with_adamw() {
     killed_and_resumed_equals_undisturbed(3, adamw());
+}
+
+/// All that has a state or a place in the run beside the optimizer.
+#[test]
+fn two_ranks_with_all_that_settings_can_add() {
+    killed_and_resumed(
+        2,
+        &TrainSettings {
+            lr_schedule: LrSchedule::OneCycle {
+                rise: 0.3,
+                start_divisor: 25.0,
+                end_divisor: 1e4,
+            },
+            clip_norm: Some(0.5),
+            accumulate: 2,
+            ema_decay: Some(0.8),
+            crop: Some(Crop {
+                min_area: 0.5,
+                max_stretch: 1.2,
+            }),
+            colour: Some(Colour {
+                brightness: 0.2,
+                contrast: 0.2,
+                saturation: 0.2,
+            }),
+            input_threads: 3,
+            ..often(adamw())
+        },
+    );
 }
 
 #[test]

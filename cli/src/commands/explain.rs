@@ -85,7 +85,13 @@ impl Explanation<'_> {
                 )]
             }
             Some(JobStateName::Running) => vec![format!("It runs: {detail}.")],
-            Some(JobStateName::Succeeded) => vec![format!("It succeeded {detail}.")],
+            Some(JobStateName::Succeeded) => {
+                let mut why = vec![format!("It succeeded {detail}.")];
+                why.extend(
+                    words::bottleneck(self.detail).map(|words| format!("Its speed: {words}.")),
+                );
+                why
+            }
             Some(JobStateName::Failed) => self.why_failed(job),
             Some(JobStateName::Cancelled) => {
                 let last = self

@@ -96,7 +96,9 @@ pub(super) struct ShowJob<'a>(pub(super) &'a JobDetail);
 impl Show for ShowJob<'_> {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         if let Some(job) = &self.0.job {
-            page.fields(facts(job, now));
+            let mut fields = facts(job, now);
+            fields.extend(words::bottleneck(self.0).map(|words| ("speed", words.into())));
+            page.fields(fields);
         }
         if !self.0.attempts.is_empty() {
             page.heading("Attempts");
@@ -303,6 +305,33 @@ mod tests {
         07:57:39  attempt 2: placed on worker-1 and worker-2
         07:58:45  attempt 2: failed (out_of_memory): rank 1 was killed
         "#);
+    }
+
+    #[test]
+    fn a_train_job_that_ended_says_what_held_it_up() {
+        let mut detail = samples::failed_train();
+        let summary = |rank: u32, all_reduce_s: f64| marquee_domain::report::TrainSummary {
+            rank,
+            phases: marquee_domain::report::PhaseTimes {
+                step_s: 10.0,
+                forward_s: 3.0,
+                backward_s: 7.0 - all_reduce_s,
+                all_reduce_s,
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        let ranks = &mut detail.attempts.last_mut().unwrap().ranks;
+        for (rank, all_reduce_s) in [(0, 4.0), (1, 0.2)] {
+            ranks[rank as usize].summary_json =
+                serde_json::to_string(&summary(rank, all_reduce_s)).unwrap();
+        }
+        let mut page = Page::new(false, None);
+        ShowJob(&detail).page(&mut page, samples::now());
+        assert!(
+            page.finish()
+                .contains("speed     straggler: rank 1 takes 1.6x as long as the others")
+        );
     }
 
     #[test]

@@ -5,12 +5,27 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::JobKind;
+use marquee_domain::verdict::diagnose;
 use marquee_proto::{convert, v1};
 use prost_types::Timestamp;
 
 /// Shown for a value that a newer coordinator knows and this program does not.
 const UNKNOWN: &str = "unknown";
+
+/// What held a train job up, from the words of its newest attempt that has ended; None for others.
+pub(crate) fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
+    let summaries = |attempt: &v1::Attempt| -> Option<Vec<TrainSummary>> {
+        attempt
+            .ranks
+            .iter()
+            .map(|rank| serde_json::from_str(&rank.summary_json).ok())
+            .collect()
+    };
+    let ranks = detail.attempts.iter().rev().find_map(summaries)?;
+    diagnose(&ranks).map(|bottleneck| bottleneck.words())
+}
 
 /// The word of a job's state.
 pub(crate) fn job_state(job: &v1::Job) -> &'static str {

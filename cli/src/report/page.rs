@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::report::{EvalReport, PhaseTimes, TrainSummary};
+use marquee_domain::verdict::diagnose;
 use serde_json::Value;
 
 use super::{HEADLINE_RULE, Summary};
@@ -246,6 +247,9 @@ fn time(page: &mut Page, ranks: &[TrainSummary]) {
             ranks.len() - shown.len()
         ));
     }
+    if let Some(bottleneck) = diagnose(ranks) {
+        page.line(bottleneck.words());
+    }
 }
 
 /// What no phase accounts for: the loop's own cost.
@@ -387,6 +391,7 @@ mod tests {
         other                 0.3 s   1 %   0.3 s   1 %
         all steps            42.0 s        42.0 s
         validation            4.4 s         4.4 s
+        compute-bound: 89 % of the step computes; only faster devices, more ranks or a lower precision would help
         "#);
     }
 

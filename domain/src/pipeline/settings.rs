@@ -2,11 +2,11 @@
 //! `docs/pipeline.md`, nowhere else.
 
 use super::learning;
+use super::recipe;
 use super::table::{Table, unknown};
 use crate::spec::{
-    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LrSchedule,
-    OUTAGE_S_DEFAULT, Optimizer, Precision, PreprocessSettings, Rights, Source, Splits,
-    TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, OUTAGE_S_DEFAULT,
+    Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
 };
 use crate::zoo::{self, MODELS};
 
@@ -297,19 +297,27 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
         None if model.is_empty() || model == learning::ENSEMBLE => {}
         None => table.add_error("model", unknown(&model, MODELS)),
     }
-    let schedules = [
-        ("constant", LrSchedule::Constant),
-        ("cosine", LrSchedule::Cosine),
-    ];
-    let precisions = [("fp32", Precision::Fp32), ("fp64", Precision::Fp64)];
     Some(TrainSettings {
         learning: learning::learning(table),
         transfer: learning::transfer(table, &model),
         model,
         epochs: table.int("epochs", 1..=100_000, None),
         batch_size: table.int("batch_size", 1..=BATCH_MAX, None),
-        lr_schedule: table.choice("lr_schedule", &schedules, Some(LrSchedule::Constant))?,
-        precision: table.choice("precision", &precisions, Some(Precision::Fp32))?,
+        warmup: recipe::warmup(table),
+        lr_schedule: recipe::lr_schedule(table)?,
+        clip_norm: table
+            .has("clip_norm")
+            .then(|| table.float("clip_norm", 1e-6..=1e6, None)),
+        accumulate: table.int("accumulate", 1..=1_024, Some(1)),
+        ema_decay: table
+            .has("ema_decay")
+            .then(|| table.float("ema_decay", 0.0..=0.999_999, None)),
+        precision: recipe::precision(table)?,
+        channels_last: table.flag("channels_last", true),
+        gradient_compression: recipe::gradient_compression(table)?,
+        crop: recipe::crop(table),
+        colour: recipe::colour(table),
+        input_threads: table.int("input_threads", 0..=256, Some(0)),
         seed: table.int("seed", 0..=SEED_MAX, Some(0)),
         flip: table.flag("flip", true),
         dropout: table.float("dropout", 0.0..=0.95, Some(0.0)),

@@ -85,6 +85,11 @@ impl<'a> Table<'a> {
         self.map.contains_key(key)
     }
 
+    /// Whether `key` holds text, where a table would do too.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_string)
+    }
+
     fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         self.map.get(key)

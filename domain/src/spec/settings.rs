@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::learning::{Learning, Transfer};
+use super::recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 
 /// Settings of a fetch job: bring films and posters, or a user's own pictures, into a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,15 +180,6 @@ fn flag_true() -> bool {
     true
 }
 
-/// Number format of a training run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    Fp32,
-    /// For tests of exactness.
-    Fp64,
-}
-
 /// An optimizer with its hyper-parameters, as PyTorch defines them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase")]
@@ -207,15 +199,6 @@ pub enum Optimizer {
     },
 }
 
-/// How the learning rate moves over the run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LrSchedule {
-    Constant,
-    /// From the optimizer's rate to 0 along half a cosine over all steps.
-    Cosine,
-}
-
 /// Settings of a train job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
@@ -226,7 +209,24 @@ pub struct TrainSettings {
     pub batch_size: u32,
     pub optimizer: Optimizer,
     pub lr_schedule: LrSchedule,
+    /// The rate rises in a line over the first steps; the schedule covers the rest.
+    #[serde(default)]
+    pub warmup: Option<Span>,
+    /// Gradients are scaled down to this global norm where theirs is above it.
+    #[serde(default)]
+    pub clip_norm: Option<f64>,
+    /// Parts that each rank computes its share of a step in, one after the other.
+    #[serde(default = "one")]
+    pub accumulate: u32,
+    /// Share of the running mean of weights that each step keeps. The mean is then the model.
+    #[serde(default)]
+    pub ema_decay: Option<f64>,
     pub precision: Precision,
+    /// Whether pictures and convolutions lie in memory pixel by pixel rather than channel by channel.
+    #[serde(default = "yes")]
+    pub channels_last: bool,
+    #[serde(default)]
+    pub gradient_compression: GradientCompression,
     /// Seed of weights, data order and augmentation.
     pub seed: u64,
     /// Whether training pictures are mirrored at random.
@@ -238,6 +238,13 @@ pub struct TrainSettings {
     /// earlier blocks have less, down to none.
     #[serde(default)]
     pub drop_path: f64,
+    #[serde(default)]
+    pub crop: Option<Crop>,
+    #[serde(default)]
+    pub colour: Option<Colour>,
+    /// Threads of each rank that read pictures ahead. 0: as many as the encoding calls for.
+    #[serde(default)]
+    pub input_threads: u32,
     /// Steps between checkpoints. 0: at the end of each epoch only.
     pub checkpoint_every_steps: u32,
     /// Stop after this many steps. None: all epochs.
@@ -250,6 +257,14 @@ pub struct TrainSettings {
     pub tensorboard: bool,
     /// Seconds after which a collective that waits for a peer fails.
     pub collective_timeout_s: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Settings of an eval job.

@@ -13,6 +13,7 @@ const ROUNDS: usize = 8;
 enum Purpose {
     Order = 1,
     Flip = 2,
+    Change = 3,
     Draw = 4,
 }
 
@@ -83,6 +84,16 @@ pub(crate) fn is_flipped(seed: u64, epoch: u32, row: u64) -> bool {
 pub(crate) fn draw(seed: u64, epoch: u32, position: u64) -> [f64; 2] {
     let bits = chance(seed, epoch, Purpose::Draw, position);
     [1, 2].map(|index| (mix(bits ^ index) >> 11) as f64 / (1_u64 << 53) as f64)
+}
+
+/// Random bits for what else happens to the picture `row` in this epoch.
+pub(crate) fn dice(seed: u64, epoch: u32, row: u64) -> u64 {
+    chance(seed, epoch, Purpose::Change, row)
+}
+
+/// The number `index` of a stream that starts with `dice`, from 0 to below 1.
+pub(crate) fn roll(dice: u64, index: u64) -> f64 {
+    (mix(dice ^ mix(index)) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// The part of `0..rows` that belongs to `rank`: parts are in order and differ by one at most.

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use marquee_domain::spec::TrainSettings;
 
 use super::Sampler;
-use super::order::{EpochOrder, is_flipped, share};
+use super::order::{EpochOrder, dice, is_flipped, share};
 
 /// One picture of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Picture {
     pub(crate) row: u64,
     pub(crate) is_flipped: bool,
+    /// Random bits for what else happens to it.
+    pub(crate) dice: u64,
 }
 
 /// The pictures of one batch of one rank.
@@ -24,18 +26,25 @@ pub(crate) struct Request {
     pub(crate) is_stand_in: bool,
     /// Pictures of the step over all ranks.
     pub(crate) global: u64,
+    /// Place of this rank's first picture in the step.
+    pub(crate) first: u64,
 }
 
 impl Request {
     /// Rows to read for themselves, each mirrored or not.
     pub(crate) fn of_rows(rows: impl Iterator<Item = (u64, bool)>) -> Self {
         let pictures: Vec<Picture> = rows
-            .map(|(row, is_flipped)| Picture { row, is_flipped })
+            .map(|(row, is_flipped)| Picture {
+                row,
+                is_flipped,
+                dice: 0,
+            })
             .collect();
         Self {
             global: pictures.len() as u64,
             pictures,
             is_stand_in: false,
+            first: 0,
         }
     }
 }
@@ -116,7 +125,7 @@ impl Plan {
         let first = step % self.steps_per_epoch() * self.batch_size;
         let global = self.batch_size.min(self.rows - first);
         let mine = share(global, self.rank, self.world_size);
-        let is_stand_in = mine.is_empty();
+        let (is_stand_in, first_of_mine) = (mine.is_empty(), mine.start);
         let positions = if is_stand_in { 0..1 } else { mine };
         let picture = |position| {
             let row = match &self.sampler {
@@ -126,24 +135,42 @@ impl Plan {
             Picture {
                 row,
                 is_flipped: self.flip && is_flipped(self.seed, epoch, row),
+                dice: dice(self.seed, epoch, row),
             }
         };
         Request {
             pictures: positions.map(picture).collect(),
             is_stand_in,
             global,
+            first: first_of_mine,
         }
     }
 
-    /// Place of this rank's first picture in a step of `global` pictures.
-    pub(crate) fn first_in_step(&self, global: u64) -> u64 {
-        share(global, self.rank, self.world_size).start
+    /// All that this rank sees from `step` on.
+    pub(crate) fn requests_from(&self, step: u64) -> Requests {
+        Requests {
+            steps: step..self.total_steps(),
+            plan: self.clone(),
+        }
+    }
+}
+
+/// The requests of many steps. Skipping some costs nothing, so that several threads can share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests {
+    plan: Plan,
+    steps: std::ops::Range<u64>,
+}
+
+impl Iterator for Requests {
+    type Item = Request;
+
+    fn next(&mut self) -> Option<Request> {
+        self.steps.next().map(|step| self.plan.request(step))
     }
 
-    /// All that this rank sees from `step` on.
-    pub(crate) fn requests_from(&self, step: u64) -> impl Iterator<Item = Request> + use<> {
-        let plan = self.clone();
-        (step..plan.total_steps()).map(move |step| plan.request(step))
+    fn nth(&mut self, skipped: usize) -> Option<Request> {
+        self.steps.nth(skipped).map(|step| self.plan.request(step))
     }
 }
 
@@ -153,7 +180,7 @@ pub(crate) fn scoring_requests(
     batch_size: u32,
     rank: u32,
     world_size: u32,
-) -> impl Iterator<Item = Request> + use<> {
+) -> impl Iterator<Item = Request> + Clone + use<> {
     let mine = share(rows, rank, world_size);
     let batch_size = u64::from(batch_size.max(1));
     (0..(mine.end - mine.start).div_ceil(batch_size)).map(move |batch| {
@@ -164,12 +191,14 @@ pub(crate) fn scoring_requests(
             .map(|row| Picture {
                 row,
                 is_flipped: false,
+                dice: 0,
             })
             .collect();
         Request {
             pictures,
             is_stand_in: false,
             global,
+            first: 0,
         }
     })
 }
@@ -178,7 +207,7 @@ pub(crate) fn scoring_requests(
 mod tests {
     use std::collections::BTreeSet;
 
-    use marquee_domain::spec::{LrSchedule, Optimizer, Precision};
+    use marquee_domain::spec::{GradientCompression, LrSchedule, Optimizer, Precision};
 
     use super::*;
 
@@ -194,11 +223,20 @@ mod tests {
                 weight_decay: 0.0,
             },
             lr_schedule: LrSchedule::Constant,
+            warmup: None,
+            clip_norm: None,
+            accumulate: 1,
+            ema_decay: None,
             precision: Precision::Fp32,
+            channels_last: true,
+            gradient_compression: GradientCompression::None,
             seed: 5,
             flip: true,
             dropout: 0.0,
             drop_path: 0.0,
+            crop: None,
+            colour: None,
+            input_threads: 0,
             checkpoint_every_steps: 0,
             max_steps: None,
             learning: marquee_domain::spec::Learning::default(),

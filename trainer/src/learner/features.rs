@@ -67,7 +67,8 @@ pub(crate) struct Work<'a> {
 
 /// Whether features can be computed once, and whether that saves anything.
 fn pays(settings: &TrainSettings, learner: &Learner, rules: &Rules, rows: u64) -> bool {
-    if !learner.has_frozen_features() || rules.change_with_time() {
+    let changes_pictures = settings.crop.is_some() || settings.colour.is_some();
+    if !learner.has_frozen_features() || rules.change_with_time() || changes_pictures {
         return false;
     }
     let variants: u32 = if settings.flip { 2 } else { 1 };

@@ -23,7 +23,9 @@ use std::time::Instant;
 use marquee_domain::report::PhaseTimes;
 use tch::{Cuda, Device, Kind, Tensor};
 
+use super::precision::Numbers;
 use crate::data::Batch;
+use crate::ema::Ema;
 use crate::error::RunError;
 use crate::ffi::{self, Reducer};
 use crate::learner::Learner;
@@ -32,6 +34,8 @@ use crate::loss::Loss;
 use crate::models::{Chance, Pass};
 use crate::optimizer::Optimizer;
 use crate::rendezvous::Peers;
+use crate::scaler::Scaler;
+use crate::tensors::Tensors;
 
 /// What a step tells.
 #[derive(Debug, Clone, Copy)]
@@ -42,14 +46,17 @@ pub(super) struct StepResult {
     pub(super) stop_agreed: bool,
 }
 
-/// Averages the gradients of all weights that learn, and of the wish. Frozen ones are not exchanged.
-fn exchange(learner: &Learner, wish: &Tensor, peers: &Peers) -> Result<Option<Reducer>, RunError> {
-    let Some(group) = peers.group() else {
-        return Ok(None);
-    };
-    let mut exchanged = learner.learning();
-    exchanged.push(wish.shallow_clone());
-    Ok(Some(Reducer::new(group, &exchanged)?))
+/// What the settings say of a step, beside the optimizer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipe {
+    pub(super) numbers: Numbers,
+    /// Parts that a rank computes its share of a step in.
+    pub(super) parts: u32,
+    pub(super) clip_norm: Option<f64>,
+    /// Whether gradients travel as bfloat16.
+    pub(super) half_gradients: bool,
+    /// Width and height of the pictures.
+    pub(super) size: (u32, u32),
 }
 
 #[derive(Debug)]
@@ -57,6 +64,9 @@ pub(super) struct Stepper {
     learner: Learner,
     optimizer: Optimizer,
     loss: Loss,
+    recipe: Recipe,
+    scaler: Option<Scaler>,
+    ema: Option<Ema>,
     reducer: Option<Reducer>,
     wish: Tensor,
     world_size: u32,
@@ -65,32 +75,53 @@ pub(super) struct Stepper {
 }
 
 impl Stepper {
-    /// `size` is the width and height of the pictures to come.
     pub(super) fn new(
         learner: Learner,
         optimizer: Optimizer,
+        ema: Option<Ema>,
         loss: Loss,
-        peers: &Peers,
-        size: (u32, u32),
+        recipe: Recipe,
     ) -> Result<Self, RunError> {
-        let weights = learner.parameters.tensors();
-        let (device, kind) = weights.first().map_or((Device::Cpu, Kind::Float), |first| {
-            (first.device(), first.kind())
-        });
+        let (device, kind) = (learner.parameters.device(), learner.parameters.kind());
         let wish = Tensor::f_zeros([1; 0], (kind, device))?.f_set_requires_grad(true)?;
-        let reducer = exchange(&learner, &wish, peers)?;
-        let stepper = Self {
+        let scaler = match recipe.numbers {
+            Numbers::Fp16 => Some(Scaler::new(device)?),
+            Numbers::Plain | Numbers::Bf16 => None,
+        };
+        Ok(Self {
             learner,
             optimizer,
             loss,
-            reducer,
+            recipe,
+            scaler,
+            ema,
+            reducer: None,
             wish,
-            world_size: peers.world_size,
+            world_size: 1,
             device,
             kind,
-        };
-        stepper.settle_buckets(size)?;
-        Ok(stepper)
+        })
+    }
+
+    /// From here on gradients are averaged over `peers`.
+    pub(super) fn hook(&mut self, peers: &Peers) -> Result<(), RunError> {
+        self.world_size = peers.world_size;
+        if let Some(group) = peers.group() {
+            // Frozen weights are not exchanged.
+            let mut exchanged = self.learner.learning();
+            exchanged.push(self.wish.shallow_clone());
+            self.reducer = Some(Reducer::new(group, &exchanged, self.recipe.half_gradients)?);
+            self.settle_buckets(self.recipe.size)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the hooks off the weights, and forgets what a step that failed left behind.
+    pub(super) fn unhook(&mut self) -> Result<(), RunError> {
+        if let Some(reducer) = self.reducer.take() {
+            reducer.close();
+        }
+        self.forget_gradients()
     }
 
     pub(super) fn learner(&self) -> &Learner {
@@ -103,21 +134,52 @@ impl Stepper {
         rules: &Rules,
         epoch: u32,
         peers: &Peers,
-        size: (u32, u32),
     ) -> Result<(), RunError> {
         if rules.apply(&mut self.learner, epoch)? {
-            self.forget_gradients()?;
-            if let Some(reducer) = self.reducer.take() {
-                reducer.close();
-            }
-            self.reducer = exchange(&self.learner, &self.wish, peers)?;
-            self.settle_buckets(size)?;
+            self.unhook()?;
+            self.hook(peers)?;
         }
         Ok(())
     }
 
-    pub(super) fn optimizer(&self) -> &Optimizer {
-        &self.optimizer
+    pub(super) fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
+    /// The state of the optimizer and what goes with it, by name.
+    pub(super) fn optimizer_state(&self) -> Tensors {
+        let mut state = self.optimizer.save();
+        if let Some(scaler) = &self.scaler {
+            scaler.save(&mut state);
+        }
+        state
+    }
+
+    /// The running mean of the weights, where there is one.
+    pub(super) fn ema(&self) -> Option<&Ema> {
+        self.ema.as_ref()
+    }
+
+    pub(super) fn ema_mut(&mut self) -> Option<&mut Ema> {
+        self.ema.as_mut()
+    }
+
+    pub(super) fn scaler_mut(&mut self) -> Option<&mut Scaler> {
+        self.scaler.as_mut()
+    }
+
+    /// Does `work` with the weights that count: the running mean, where there is one.
+    pub(super) fn with_final_weights<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, RunError>,
+    ) -> Result<T, RunError> {
+        let Some(ema) = &self.ema else {
+            return work(self);
+        };
+        ema.swap()?;
+        let result = work(self);
+        ema.swap()?;
+        result
     }
 
     /// Runs one backward pass whose gradients are thrown away.
@@ -137,7 +199,7 @@ impl Stepper {
             [1, i64::from(height), i64::from(width), 3],
             (Kind::Uint8, Device::Cpu),
         )?;
-        let logits = self.learner.logits(&blank, Pass::eval())?;
+        let logits = self.forward(&blank, Pass::eval())?;
         let loss = logits
             .f_sum(self.kind)?
             .f_mul_scalar(0.0)?
@@ -150,46 +212,93 @@ impl Stepper {
     pub(super) fn step(
         &mut self,
         batch: &Batch,
-        chance: Chance,
+        chance: &dyn Fn(u64) -> Chance,
         lr: f64,
         wants_stop: bool,
         phases: &mut PhaseTimes,
     ) -> Result<StepResult, RunError> {
-        let started = Instant::now();
-        if let Some(reducer) = &self.reducer {
-            reducer.prepare()?;
+        let parts = parts(batch, self.recipe.parts)?;
+        let last = parts.len() - 1;
+        let mut loss_sum = 0.0;
+        for (place, part) in parts.iter().enumerate() {
+            // Gradients of all parts but the last stay here and add up.
+            let exchanges = place == last;
+            // A stand-in must leave no trace in what batch-norm remembers.
+            let pass = if part.counted == 0 {
+                Pass::eval()
+            } else {
+                Pass::train(chance(part.first))
+            };
+            loss_sum += self.part(part, pass, exchanges, wants_stop, phases)?;
         }
-        // A stand-in must leave no trace in what batch-norm remembers.
-        let pass = if batch.counted == 0 {
-            Pass::eval()
-        } else {
-            Pass::train(chance)
-        };
-        let logits = self.learner.logits(&batch.pixels, pass)?;
-        let (loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
-        self.wait_for_device();
-        phases.forward_s += started.elapsed().as_secs_f64();
-
-        let times = ffi::backward(&loss)?;
-        phases.backward_s += times.compute_s;
-        // With one rank what follows the last gradient is the engine's own tidying up.
-        let waiting = if self.reducer.is_some() {
-            &mut phases.all_reduce_s
-        } else {
-            &mut phases.backward_s
-        };
-        *waiting += times.waiting_s;
-
         let started = Instant::now();
         let stop_agreed = self.wish.f_grad()?.f_double_value(&[])? > 0.0;
-        self.optimizer.step(lr)?;
-        self.forget_gradients()?;
+        self.update(lr)?;
         self.wait_for_device();
         phases.optimizer_s += started.elapsed().as_secs_f64();
         Ok(StepResult {
             loss_sum,
             stop_agreed,
         })
+    }
+
+    /// Forward and backward over one part of a step. Returns the loss to report.
+    fn part(
+        &self,
+        batch: &Batch,
+        pass: Pass,
+        exchanges: bool,
+        wants_stop: bool,
+        phases: &mut PhaseTimes,
+    ) -> Result<f64, RunError> {
+        let started = Instant::now();
+        if let Some(reducer) = &self.reducer
+            && exchanges
+        {
+            reducer.prepare()?;
+        }
+        let logits = self.forward(&batch.pixels, pass)?;
+        let (loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
+        self.wait_for_device();
+        phases.forward_s += started.elapsed().as_secs_f64();
+
+        let times = match &self.scaler {
+            Some(scaler) => ffi::backward(&scaler.scaled(&loss)?)?,
+            None => ffi::backward(&loss)?,
+        };
+        phases.backward_s += times.compute_s;
+        // Where nothing is exchanged, what follows the last gradient is the engine's tidying up.
+        let waiting = if self.reducer.is_some() && exchanges {
+            &mut phases.all_reduce_s
+        } else {
+            &mut phases.backward_s
+        };
+        *waiting += times.waiting_s;
+        Ok(loss_sum)
+    }
+
+    /// Brings the gradients to size, steps along them and forgets them.
+    fn update(&mut self, lr: f64) -> Result<(), RunError> {
+        let is_good = match &mut self.scaler {
+            Some(scaler) => scaler.unscale(&self.optimizer.moved())?,
+            None => true,
+        };
+        if is_good {
+            if let Some(max_norm) = self.recipe.clip_norm {
+                ffi::clip_gradients(&self.optimizer.moved(), max_norm)?;
+            }
+            self.optimizer.step(lr)?;
+            if let Some(ema) = &mut self.ema {
+                ema.update()?;
+            }
+        }
+        self.forget_gradients()
+    }
+
+    /// Logits of pictures or of their features, in the run's own kind.
+    fn forward(&self, pixels: &Tensor, pass: Pass) -> Result<Tensor, RunError> {
+        let _autocast = self.recipe.numbers.autocast(self.device)?;
+        Ok(self.learner.logits(pixels, pass)?.f_to_kind(self.kind)?)
     }
 
     /// The loss to go backward from, and the value to report.
@@ -222,7 +331,7 @@ impl Stepper {
 
     /// Logits of pictures, without gradients.
     pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
-        tch::no_grad(|| Ok(self.learner.logits(pixels, Pass::eval())?))
+        tch::no_grad(|| self.forward(pixels, Pass::eval()))
     }
 
     fn forget_gradients(&self) -> Result<(), RunError> {
@@ -238,11 +347,27 @@ impl Stepper {
             Device::Cpu | Device::Mps | Device::Vulkan => {}
         }
     }
+}
 
-    /// Takes the hooks off the weights. Only after the last step went well.
-    pub(super) fn close(self) {
-        if let Some(reducer) = self.reducer {
-            reducer.close();
-        }
-    }
+/// A batch in so many parts of about the same size, of which none is empty.
+fn parts(batch: &Batch, wanted: u32) -> Result<Vec<Batch>, RunError> {
+    let rows = batch.pixels.size().first().copied().unwrap_or(0);
+    let count = i64::from(wanted).clamp(1, rows.max(1));
+    (0..count)
+        .map(|part| {
+            let (from, to) = (rows * part / count, rows * (part + 1) / count);
+            let rows = to - from;
+            Ok(Batch {
+                pixels: batch.pixels.f_narrow(0, from, rows)?,
+                labels: batch.labels.f_narrow(0, from, rows)?,
+                counted: if batch.counted == 0 {
+                    0
+                } else {
+                    rows.unsigned_abs()
+                },
+                global: batch.global,
+                first: batch.first + from.unsigned_abs(),
+            })
+        })
+        .collect()
 }

@@ -24,6 +24,7 @@ pub(super) struct Scores {
 pub(super) fn score(
     stepper: &Stepper,
     split: &SplitReader,
+    threads: usize,
     batch_size: u32,
     peers: &Peers,
     mut gathered: Option<&mut SplitScores>,
@@ -37,7 +38,8 @@ pub(super) fn score(
         all.truth = vec![0; cells];
     }
     let batches = Prefetch::start(
-        split.clone(),
+        split,
+        threads,
         scoring_requests(split.rows(), batch_size, peers.rank, peers.world_size),
     )?;
     let (mut found, mut loss, mut cells) = (Confusion::default(), 0.0, 0.0);

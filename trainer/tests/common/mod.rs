@@ -24,8 +24,8 @@ use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::SourceNote;
 use marquee_domain::resources::Device;
 use marquee_domain::spec::{
-    EvalSettings, ImageEncoding, Learning, LrSchedule, Optimizer, Precision, TrainSettings,
-    Transfer, Work,
+    EvalSettings, GradientCompression, ImageEncoding, Learning, LrSchedule, Optimizer, Precision,
+    TrainSettings, Transfer, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
 
@@ -54,11 +54,11 @@ impl Dice {
 }
 
 /// A noisy picture that shows its three labels: a red cast, brightness, horizontal stripes.
-fn picture(labels: [u8; 3], dice: &mut Dice) -> Vec<u8> {
+fn picture(labels: [u8; 3], (width, height): (u32, u32), dice: &mut Dice) -> Vec<u8> {
     let [red, bright, striped] = labels.map(|label| label == 1);
     let mut pixels = Vec::new();
-    for y in 0..HEIGHT {
-        for _ in 0..WIDTH {
+    for y in 0..height {
+        for _ in 0..width {
             let mut colour = [60_u64; 3].map(|base| base + dice.below(50));
             if red {
                 colour[0] += 70;
@@ -77,10 +77,15 @@ fn picture(labels: [u8; 3], dice: &mut Dice) -> Vec<u8> {
 
 /// Writes shards with so many rows for train, validation and test.
 pub fn write_shards(dir: &Path, rows: [usize; 3]) {
+    write_shards_of(dir, rows, (WIDTH, HEIGHT));
+}
+
+/// The same, with pictures of another size.
+pub fn write_shards_of(dir: &Path, rows: [usize; 3], (width, height): (u32, u32)) {
     std::fs::create_dir_all(dir).unwrap();
     let layout = ShardLayout {
-        width: WIDTH,
-        height: HEIGHT,
+        width,
+        height,
         encoding: ImageEncoding::Raw,
         classes: CLASSES.map(str::to_owned).to_vec(),
         source: SourceNote {
@@ -96,7 +101,7 @@ pub fn write_shards(dir: &Path, rows: [usize; 3]) {
     for (split, rows) in ["train", "validation", "test"].into_iter().zip(rows) {
         for row in 0..rows {
             let labels = [(); 3].map(|()| u8::from(dice.below(5) < 2));
-            let image = picture(labels, &mut dice);
+            let image = picture(labels, (width, height), &mut dice);
             writer
                 .push(split, &format!("{split}-{row}"), &labels, &image)
                 .unwrap();
@@ -118,11 +123,20 @@ pub fn settings() -> TrainSettings {
             weight_decay: 1e-4,
         },
         lr_schedule: LrSchedule::Cosine,
+        warmup: None,
+        clip_norm: None,
+        accumulate: 1,
+        ema_decay: None,
         precision: Precision::Fp32,
+        channels_last: true,
+        gradient_compression: GradientCompression::None,
         seed: 11,
         flip: true,
         dropout: 0.0,
         drop_path: 0.0,
+        crop: None,
+        colour: None,
+        input_threads: 0,
         checkpoint_every_steps: 0,
         max_steps: None,
         learning: Learning::default(),
@@ -401,6 +415,20 @@ impl Drop for RankProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The process of a rank that `run --ranks` started: the child of `launcher` with that RANK.
+pub fn rank_of(launcher: nix::unistd::Pid, rank: u32) -> nix::unistd::Pid {
+    let children =
+        std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
+    let is_rank = |pid: &&str| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|variable| variable == format!("RANK={rank}").as_bytes())
+    };
+    let pid = children.split_whitespace().find(is_rank).unwrap();
+    nix::unistd::Pid::from_raw(pid.parse().unwrap())
 }
 
 /// Step and folder of a checkpoint event.

@@ -1,0 +1,280 @@
+//! Going on without ranks that were lost: the survivors agree on who they are and form a new group.
+//!
+//! Each survivor leaves its standing in the store and waits a while for the others; then the first to
+//! propose a list of members fixes it for all, by one atomic operation of the store. Invariants: a
+//! generation has one list, whoever asks; who is not on it leaves, and can never meet those who go
+//! on, for each generation has a prefix of its own. So a rank that was only slow, or cut off for a
+//! while, cannot train on beside the others.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marquee_domain::FailureClass;
+use serde::{Deserialize, Serialize};
+
+use super::{ARRIVAL_POLL, Gathering, Peers};
+use crate::error::RunError;
+use crate::ffi::{Group, Store};
+
+/// How long survivors wait for each other at least. Whoever shares a connection with a lost rank
+/// notices within milliseconds, others when the first give up.
+const REGROUP_WINDOW: Duration = Duration::from_secs(3);
+/// Times a run regroups at most: a network that breaks so often is no network to train over.
+const REGROUPS_MAX: u32 = 100;
+
+/// Where a survivor stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standing {
+    /// Steps done, and whether all that follows a step (reports, validation) is done too.
+    pub(crate) progress: (u64, bool),
+    /// The weights are no longer those of any step: they were being overwritten when a peer was lost.
+    pub(crate) is_torn: bool,
+    /// What goes with the progress, as JSON.
+    pub(crate) position: String,
+}
+
+/// What the survivors agreed on.
+#[derive(Debug)]
+pub(crate) struct Regrouped {
+    /// The rank, as now numbered, that has come furthest.
+    pub(crate) source: u32,
+    /// Its standing.
+    pub(crate) standing: Standing,
+    /// Whether somebody has not come as far and needs the source's state.
+    pub(crate) needs_copy: bool,
+}
+
+impl Peers {
+    /// Whether this gang may go on with fewer ranks.
+    pub(crate) fn may_regroup(&self) -> bool {
+        self.gathering.as_ref().is_some_and(|gathering| {
+            gathering.min_ranks.is_some() && gathering.generation < REGROUPS_MAX
+        })
+    }
+
+    /// Forms a new group of the ranks that still answer. An error of the class `Network` is worth
+    /// another try, with those that are left then; one of another class is the end.
+    /// `step_time` is what a step takes: a survivor
+    /// in the midst of one notices only at its end.
+    pub(crate) fn regroup(
+        &mut self,
+        mine: &Standing,
+        step_time: Duration,
+    ) -> Result<Regrouped, RunError> {
+        // A group is freed when its operations have failed too, which breaks the connections by
+        // which the others notice. That may take as long as an operation hangs.
+        if let Some(group) = self.group.take() {
+            drop(thread::spawn(move || group.close()));
+        }
+        let gathering = self
+            .gathering
+            .as_mut()
+            .ok_or_else(|| RunError::host("a rank without peers has nobody to regroup with"))?;
+        gathering.generation += 1;
+        let store = gathering
+            .store
+            .prefixed(&format!("regroup/{}", gathering.generation))?;
+        let window = REGROUP_WINDOW + step_time * 2;
+        let here = gather(&store, gathering, mine, window)?;
+        let members = agree(&store, gathering, here)?;
+        let place = |rank: u32| members.iter().position(|member| *member == rank);
+        let Some(rank) = place(gathering.me) else {
+            return Err(RunError::new(
+                FailureClass::LostWorker,
+                format!("ranks {members:?} went on without this one, which answered too late"),
+            ));
+        };
+        let standings = members
+            .iter()
+            .map(|member| read_standing(&store, *member))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (source, furthest) = standings
+            .iter()
+            .enumerate()
+            .filter(|(_, standing)| !standing.is_torn)
+            .max_by_key(|(place, standing)| (standing.progress, std::cmp::Reverse(*place)))
+            .ok_or_else(|| {
+                RunError::new(
+                    FailureClass::LostWorker,
+                    "no rank is left with a whole state; the next attempt goes on from a checkpoint",
+                )
+            })?;
+        let needs_copy = standings
+            .iter()
+            .any(|standing| standing.is_torn || standing.progress != furthest.progress);
+        let world_size = count(members.len());
+        self.rank = count(rank);
+        self.world_size = world_size;
+        if world_size > 1 {
+            let group = Group::gloo(
+                &store,
+                self.rank,
+                world_size,
+                &gathering.address,
+                gathering.timeout,
+            )?;
+            self.group = Some(group);
+        }
+        gathering.members.clone_from(&members);
+        Ok(Regrouped {
+            source: count(source),
+            standing: furthest.clone(),
+            needs_copy,
+        })
+    }
+}
+
+/// Leaves this rank's standing, and returns the ranks that have left theirs once all have, or once
+/// `window` is over.
+fn gather(
+    store: &Store,
+    gathering: &Gathering,
+    mine: &Standing,
+    window: Duration,
+) -> Result<Vec<u32>, RunError> {
+    let text = serde_json::to_vec(mine)
+        .map_err(|error| RunError::host(format!("a standing has no form in JSON: {error}")))?;
+    store.set(&here_key(gathering.me), &text)?;
+    let deadline = Instant::now() + window;
+    loop {
+        let mut here = Vec::new();
+        for member in &gathering.members {
+            if store.has(&here_key(*member))? {
+                here.push(*member);
+            }
+        }
+        let is_fixed = store.has(MEMBERS)?;
+        if here.len() == gathering.members.len() || is_fixed || Instant::now() > deadline {
+            return Ok(here);
+        }
+        thread::sleep(ARRIVAL_POLL);
+    }
+}
+
+const MEMBERS: &str = "members";
+
+fn here_key(rank: u32) -> String {
+    format!("here/{rank}")
+}
+
+/// The members of this generation: those that `here` lists, unless somebody has fixed others before.
+fn agree(store: &Store, gathering: &Gathering, here: Vec<u32>) -> Result<Vec<u32>, RunError> {
+    let least = gathering.min_ranks.unwrap_or(u32::MAX);
+    if count(here.len()) < least && !store.has(MEMBERS)? {
+        return Err(RunError::new(
+            FailureClass::LostWorker,
+            format!(
+                "of ranks {:?} only {here:?} are left, but the job needs {least}",
+                gathering.members
+            ),
+        ));
+    }
+    let broken = |error: serde_json::Error| {
+        RunError::host(format!("the list of members cannot be read: {error}"))
+    };
+    let proposal = serde_json::to_vec(&here).map_err(broken)?;
+    serde_json::from_slice(&store.agree(MEMBERS, &proposal)?).map_err(broken)
+}
+
+fn read_standing(store: &Store, rank: u32) -> Result<Standing, RunError> {
+    serde_json::from_slice(&store.get(&here_key(rank))?).map_err(|error| {
+        RunError::host(format!(
+            "the standing of rank {rank} cannot be read: {error}"
+        ))
+    })
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).expect("there are no more members than ranks, which are u32")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rendezvous::StoreServer;
+
+    /// A rank of a gang of `size`, as if the group had just been lost.
+    fn peers(port: u16, me: u32, size: u32, min_ranks: u32) -> Peers {
+        let timeout = Duration::from_secs(20);
+        let store = Store::connect("127.0.0.1", port, timeout).unwrap();
+        Peers {
+            rank: me,
+            world_size: size,
+            group: None,
+            gathering: Some(Gathering {
+                store,
+                address: "127.0.0.1".to_owned(),
+                timeout,
+                min_ranks: Some(min_ranks),
+                generation: 0,
+                members: (0..size).collect(),
+                me,
+            }),
+        }
+    }
+
+    fn standing(step: u64, is_torn: bool) -> Standing {
+        Standing {
+            progress: (step, true),
+            is_torn,
+            position: format!("{{\"step\":{step}}}"),
+        }
+    }
+
+    #[test]
+    fn survivors_go_on_from_the_one_that_came_furthest_with_a_whole_state() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        // Rank 1 of 4 is lost; rank 3 came furthest, but its state is torn.
+        let survivors = [(0, 7, false), (2, 8, false), (3, 9, true)].map(|(me, step, torn)| {
+            let port = server.port;
+            thread::spawn(move || {
+                let mut peers = peers(port, me, 4, 2);
+                let regrouped = peers
+                    .regroup(&standing(step, torn), Duration::ZERO)
+                    .unwrap();
+                let [sum] = peers.sum([f64::from(me)]).unwrap();
+                (
+                    peers.rank,
+                    peers.world_size,
+                    regrouped.source,
+                    regrouped.standing,
+                    sum,
+                )
+            })
+        });
+        for (place, survivor) in (0_u32..).zip(survivors) {
+            let (rank, world_size, source, furthest, sum) = survivor.join().unwrap();
+            assert_eq!((rank, world_size, source), (place, 3, 1));
+            assert_eq!(furthest, standing(8, false));
+            assert!((sum - 5.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn too_few_do_not_go_on_and_who_comes_late_leaves() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let mut alone = peers(server.port, 0, 3, 2);
+        let error = alone
+            .regroup(&standing(1, false), Duration::ZERO)
+            .unwrap_err();
+        assert!(
+            error.message.contains("only [0] are left"),
+            "{}",
+            error.message
+        );
+
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let mut early = peers(server.port, 2, 3, 1);
+        early.regroup(&standing(1, false), Duration::ZERO).unwrap();
+        assert_eq!((early.rank, early.world_size), (0, 1));
+        let mut late = peers(server.port, 0, 3, 1);
+        let error = late
+            .regroup(&standing(5, false), Duration::ZERO)
+            .unwrap_err();
+        assert!(
+            error.message.contains("went on without this one"),
+            "{}",
+            error.message
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! Going on after ranks were lost, from the last step in memory.
+//!
+//! Ranks may have been lost in the midst of an exchange that some survivors finished and others did
+//! not, so one may be a step ahead. Its state is whole: a step's sums came to it from all ranks, and
+//! it becomes the state of all. The global batch stays as it was; each rank takes a larger share.
+//! Not exact: what batch-norm remembers is one rank's, and sums come in another order.
+
+use std::time::{Duration, Instant};
+
+use marquee_domain::FailureClass;
+
+use super::{Session, Window};
+use crate::data::Plan;
+use crate::error::RunError;
+use crate::rendezvous::Standing;
+use crate::tensors::Tensors;
+
+impl Session<'_> {
+    /// Whether `error` is that of a lost peer, and the job goes on without.
+    pub(super) fn may_go_on_after(&self, error: &RunError) -> bool {
+        error.class == FailureClass::Network && self.peers.may_regroup()
+    }
+
+    /// Forms a new group with the ranks that are left, and brings all to the same state.
+    pub(super) fn regroup(&mut self, cause: &RunError) -> Result<(), RunError> {
+        let started = Instant::now();
+        let before = self.peers.world_size;
+        tracing::warn!(message = cause.message, "a rank was lost; regrouping");
+        self.stepper.unhook()?;
+        let standing = Standing {
+            progress: (self.position.step, self.is_settled),
+            is_torn: self.is_torn,
+            position: serde_json::to_string(&self.position)
+                .map_err(|error| RunError::host(format!("the position has no JSON: {error}")))?,
+        };
+        let regrouped = self.peers.regroup(&standing, self.step_time())?;
+        if regrouped.needs_copy {
+            self.copy_state_from(regrouped.source)?;
+            self.position = serde_json::from_str(&regrouped.standing.position)
+                .map_err(|error| RunError::host(format!("a peer's position: {error}")))?;
+            self.is_settled = regrouped.standing.progress.1;
+        }
+        self.position.world_size = self.peers.world_size;
+        let rows = self.plan.rows;
+        self.plan = Plan::new(self.settings, rows, self.peers.rank, self.peers.world_size);
+        // The sums of the lost ranks are lost with them.
+        self.window = Window::default();
+        self.stepper.hook(&self.peers)?;
+        self.open_board()?;
+        self.regroups += 1;
+        tracing::warn!(
+            ranks_before = before,
+            ranks = self.peers.world_size,
+            rank = self.peers.rank,
+            step = self.position.step,
+            seconds = started.elapsed().as_secs_f64(),
+            "going on with fewer ranks, at the same global batch"
+        );
+        if self.peers.is_first() {
+            let ranks = f64::from(self.peers.world_size);
+            self.events
+                .metrics(self.position.step, &[("train/ranks", ranks)]);
+        }
+        Ok(())
+    }
+
+    /// What a step has taken so far.
+    fn step_time(&self) -> Duration {
+        let steps = self.steps_here.max(1) as f64;
+        Duration::from_secs_f64(self.phases.step_s / steps)
+    }
+
+    /// Overwrites all that learning has changed with what rank `source` has.
+    fn copy_state_from(&mut self, source: u32) -> Result<(), RunError> {
+        self.is_torn = true;
+        let state = self.stepper.optimizer_state();
+        let parameters = &self.stepper.learner().parameters;
+        let mut tensors = parameters.tensors();
+        tensors.extend(parameters.buffer_tensors());
+        tensors.extend(state.values().map(tch::Tensor::shallow_clone));
+        let ema = self.stepper.ema().map(crate::ema::Ema::save);
+        if let Some(ema) = &ema {
+            tensors.extend(ema.values().map(tch::Tensor::shallow_clone));
+        }
+        self.peers.copy_from(source, &tensors)?;
+        self.adopt(&state, ema.as_ref())?;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Takes over the counters, which the saved state holds copies of.
+    fn adopt(&mut self, state: &Tensors, ema: Option<&Tensors>) -> Result<(), RunError> {
+        const WHENCE: &str = "the state of another rank";
+        self.stepper.optimizer_mut().restore(state, WHENCE)?;
+        if let Some(scaler) = self.stepper.scaler_mut() {
+            scaler.restore(state)?;
+        }
+        if let (Some(mine), Some(given)) = (self.stepper.ema_mut(), ema) {
+            mine.restore(given, WHENCE)?;
+        }
+        Ok(())
+    }
+}
