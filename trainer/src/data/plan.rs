@@ -89,6 +89,15 @@ impl Plan {
         Self { sampler, ..self }
     }
 
+    /// The same plan for another rank, or among another number of them.
+    pub(crate) fn of_rank(&self, rank: u32, world_size: u32) -> Self {
+        Self {
+            rank,
+            world_size,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn steps_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.batch_size)
     }

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use marquee_domain::FailureClass;
 
 use super::{Session, Window};
-use crate::data::Plan;
 use crate::error::RunError;
 use crate::rendezvous::Standing;
 use crate::tensors::Tensors;
@@ -41,8 +40,7 @@ impl Session<'_> {
             self.is_settled = regrouped.standing.progress.1;
         }
         self.position.world_size = self.peers.world_size;
-        let rows = self.plan.rows;
-        self.plan = Plan::new(self.settings, rows, self.peers.rank, self.peers.world_size);
+        self.plan = self.plan.of_rank(self.peers.rank, self.peers.world_size);
         // The sums of the lost ranks are lost with them.
         self.window = Window::default();
         self.stepper.hook(&self.peers)?;
