@@ -18,6 +18,10 @@ mod server;
 pub(crate) mod storm;
 mod words;
 
+use marquee_domain::artifact::Digest;
+
+use crate::dataset::FilmRow;
+
 pub use faults::{FaultRule, InvalidFault};
 pub use server::{CatalogueOptions, CatalogueServer};
 pub use storm::Storm;
@@ -59,4 +63,40 @@ pub(crate) fn fuzz_pictures() -> Vec<Vec<u8>> {
         .map(|position| painter.file(position, 92).bytes)
         .filter(|file| file.len() < 60_000)
         .collect()
+}
+
+/// Paints posters by their position, for benchmarks.
+pub(crate) fn bench_posters(count: usize, width: u32) -> impl Fn(usize) -> crate::scale::Rgb {
+    let painter = image_file::Painter {
+        films: film::Films::new(1, count),
+        storm: None,
+        style: image_file::Style::Full,
+    };
+    move |position| painter.picture(position, width)
+}
+
+/// Rows of a table of films as a fetch leaves it, for benchmarks.
+pub(crate) fn bench_rows(count: usize) -> impl Iterator<Item = FilmRow> {
+    let films = film::Films::new(1, count);
+    (0..count).map(move |position| {
+        let film = films.film_at(position);
+        let digest = Digest::of(&film.id.to_le_bytes());
+        FilmRow {
+            id: film.id.to_string(),
+            labels: film.genres().map(|genre| genre.name.to_owned()).collect(),
+            label_ids: film.genres().map(|genre| genre.id).collect(),
+            group: film.collection.map(|id| id.to_string()),
+            title: Some(film.title),
+            release_date: film.release_date,
+            popularity: Some(film.popularity),
+            language: Some("en".to_owned()),
+            picture_bytes: 70_000,
+            picture_etag: Some(format!("\"{position}-500\"")),
+            picture_digest: digest,
+            picture_modified: None,
+            details_etag: None,
+            licence: None,
+            source: "generated catalogue".to_owned(),
+        }
+    })
 }

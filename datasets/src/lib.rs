@@ -9,6 +9,7 @@
     reason = "pixels and colours are cut to size on purpose; counts and ids are converted checked"
 )]
 
+pub mod bench;
 pub mod catalogue;
 pub mod clock;
 pub mod dataset;
@@ -20,6 +21,7 @@ pub mod fuzz;
 mod ipc;
 pub mod job;
 mod mapping;
+pub mod normalise;
 pub mod preprocess;
 mod scale;
 pub mod shards;

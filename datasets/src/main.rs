@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[path = "bench_command.rs"]
+mod bench;
 #[path = "export_command.rs"]
 mod export;
 #[path = "fuzz_command.rs"]
@@ -35,6 +37,9 @@ enum Command {
     /// Try a reader on inputs that are made to break it
     #[command(hide = true)]
     Fuzz(fuzz::FuzzArgs),
+    /// Measure a part of this program
+    #[command(hide = true)]
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -48,6 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Export(args) => export::export(&args),
         Command::DecodeHelper(args) => helper::serve(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Bench(args) => bench::bench(&args),
     }
 }
 

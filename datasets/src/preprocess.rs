@@ -35,6 +35,7 @@ use crate::shards::{JPEG_QUALITY, ShardLayout, ShardWriter, key};
 use crate::thumbnail::jpeg_of;
 
 mod assign;
+pub(crate) mod bench;
 mod classes;
 mod decode;
 mod helper;

@@ -24,6 +24,7 @@ Tasks:
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it
+  bench         figures beside a reference that runs in the same run
   help          this text; \"cargo xtask <task> --help\" says more about one task
 
 libtorch 2.11.0 goes to the user's cache folder, once for all checkouts.
@@ -127,6 +128,21 @@ Names:
 What breaks one is kept in the folder fuzz-findings beside the binaries.
 ";
 
+const BENCH_HELP: &str = "\
+Measure a part of Marquee beside what teams use today, in one run, and print the ratios
+
+Usage: cargo xtask bench GROUP [PART..] [--json]
+
+Groups:
+  data   decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
+
+Options:
+  PART    only these parts of the group; a wrong one lists them
+  --json  one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
+
+It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
+";
+
 const WEIGHTS_CHECK_HELP: &str = "\
 Import torchvision's models and a published EfficientNet-Lite0 and compare their logits with PyTorch's,
 on real photographs too; with --trained, load a model that Marquee trained in timm
@@ -165,6 +181,7 @@ pub(crate) enum Task {
     ZooCheck(crate::zoo_check::Options),
     DataCheck,
     Fuzz(crate::data::FuzzOptions),
+    Bench(crate::bench::Options),
 }
 
 /// The options of `demo`, handed on to `marquee demo`.
@@ -203,6 +220,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "data-check" => no_more("data-check", &rest, Task::DataCheck),
         "fuzz" if wants_help => Ok(Task::Help(FUZZ_HELP)),
         "fuzz" => parse_fuzz(rest),
+        "bench" if wants_help => Ok(Task::Help(BENCH_HELP)),
+        "bench" => parse_bench(rest),
         "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
         "zoo-check" => parse_zoo_check(rest),
         "sample" if wants_help => Ok(Task::Help(SAMPLE_HELP)),
@@ -296,6 +315,31 @@ fn parse_fuzz(words: Vec<String>) -> Result<Task> {
     Ok(Task::Fuzz(options))
 }
 
+fn parse_bench(words: Vec<String>) -> Result<Task> {
+    let groups = crate::bench::Group::ALL.map(|(name, _)| name).join(", ");
+    let mut words = words.into_iter();
+    let group = match words.next() {
+        None => bail!("say what to measure: one of {groups}"),
+        Some(word) => match crate::bench::Group::named(&word) {
+            Some(group) => group,
+            None => bail!(r#"there is nothing to measure by the name "{word}"; use {groups}"#),
+        },
+    };
+    let mut options = crate::bench::Options {
+        group,
+        json: false,
+        parts: Vec::new(),
+    };
+    for word in words {
+        match word.as_str() {
+            "--json" => options.json = true,
+            part if !part.starts_with('-') => options.parts.push(word),
+            _ => return Err(unknown("bench", &word)),
+        }
+    }
+    Ok(Task::Bench(options))
+}
+
 fn parse_zoo_check(words: Vec<String>) -> Result<Task> {
     let mut options = crate::zoo_check::Options::default();
     for word in words {
@@ -380,6 +424,9 @@ mod tests {
             ("test store", "cargo xtask test -- store"),
             ("check fast", r#""fast""#),
             ("zoo-check --jsn", r#""--jsn""#),
+            ("bench", "data"),
+            ("bench dta", r#""dta""#),
+            ("bench data --jsn", r#""--jsn""#),
             ("sample", "cargo xtask sample clipart"),
             ("sample cliparts", r#""cliparts""#),
             ("sample clipart --from x", r#""--from""#),

@@ -8,6 +8,7 @@
 //! (`marquee demo`); what a daemon does with Postgres is in the coordinator.
 
 mod args;
+mod bench;
 mod check;
 mod data;
 mod demo;
@@ -53,6 +54,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Check => check::run(&workspace),
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
         Task::WeightsCheck { trained } => weights_check::run(&workspace, trained.as_deref()),
         Task::Transfer { to } => transfer::run(&workspace, to.as_deref()),

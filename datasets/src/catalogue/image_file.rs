@@ -91,7 +91,8 @@ impl Painter {
         }
     }
 
-    fn picture(&self, position: usize, width: u32) -> Rgb {
+    /// The pixels of the poster at `position`, `width` wide.
+    pub(crate) fn picture(&self, position: usize, width: u32) -> Rgb {
         let mut dice = self.films.poster_dice(position);
         match self.style {
             Style::Full => {

@@ -15,6 +15,7 @@ use marquee_domain::artifact::Digest;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{DatasetError, FilmRow};
+use crate::table;
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("item", item, false)))
@@ -93,8 +94,20 @@ pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Ve
     ]
 }
 
+/// Writes a table of `rows` into `dir`, for benchmarks.
+pub(crate) fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(), DatasetError> {
+    const ROWS_AT_ONCE: usize = 8_192;
+    let file = dir.join(super::FILMS_FILE);
+    let mut out = table::create(&file, &SCHEMA)?;
+    let rows: Vec<FilmRow> = rows.collect();
+    for part in rows.chunks(ROWS_AT_ONCE) {
+        table::write(&file, &mut out, SCHEMA.clone(), columns(part.iter()))?;
+    }
+    table::commit(&file, out)
+}
+
 /// All rows of the table in `path`.
-pub(super) fn read(path: &Path) -> Result<Vec<FilmRow>, DatasetError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<FilmRow>, DatasetError> {
     let file = File::open(path).map_err(|source| DatasetError::Io {
         file: path.to_owned(),
         source,

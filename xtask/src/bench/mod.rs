@@ -1,0 +1,69 @@
+//! `cargo xtask bench GROUP [--json]`: figures beside a reference that ran in the same run.
+//!
+//! Each group is one file here; it runs its pieces and gives a [`Figure`] of each to the [`Sheet`].
+//!
+//! Invariant: a figure's reference was measured in the same run on the same machine, and what could not
+//! run is a line that says why. No goal is met by a figure that is not there.
+
+mod agent;
+mod data;
+mod figure;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::workspace::Workspace;
+
+/// The groups of benchmarks, by the word on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    Data,
+}
+
+impl Group {
+    pub(crate) const ALL: [(&'static str, Self); 1] = [("data", Self::Data)];
+
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(name, _)| *name == word);
+        found.map(|(_, group)| *group)
+    }
+
+    fn parts(self) -> &'static [&'static str] {
+        match self {
+            Self::Data => data::PARTS,
+        }
+    }
+}
+
+/// The options of `bench`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub group: Group,
+    pub json: bool,
+    /// Only these parts of the group; none: all.
+    pub parts: Vec<String>,
+}
+
+impl Options {
+    /// Whether the part `name` of the group is to run.
+    fn wants(&self, name: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|part| part == name)
+    }
+}
+
+/// Runs a group. It fails where a goal is missed.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
+    let known = options.group.parts();
+    if let Some(unknown) = options.parts.iter().find(|p| !known.contains(&p.as_str())) {
+        anyhow::bail!(
+            r#"there is no part "{unknown}"; the parts are {}"#,
+            known.join(", ")
+        );
+    }
+    let mut sheet = figure::Sheet::new(options.json);
+    match options.group {
+        Group::Data => data::run(workspace, options, &mut sheet)?,
+    }
+    sheet.finish()
+}
