@@ -14,12 +14,16 @@ const INSTALLED_LIB: &str = "$ORIGIN/../lib/marquee/torch/lib";
 
 const SOURCES: &[&str] = &[
     "shim/collective.cpp",
+    "shim/device.cpp",
     "shim/optimizer.cpp",
     "shim/runtime.cpp",
 ];
 
 fn main() {
-    println!("cargo:rerun-if-changed=shim");
+    // Not shim/nccl: "cargo xtask nccl-shim" builds that.
+    for part in SOURCES.iter().chain(&["shim/guard.hpp", "shim/include"]) {
+        println!("cargo:rerun-if-changed={part}");
+    }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
 
     // Set by torch-sys for those that depend on it directly.

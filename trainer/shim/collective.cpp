@@ -7,12 +7,15 @@
 #include "guard.hpp"
 
 #include <torch/csrc/autograd/engine.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
+
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <chrono>
 #include <memory>
@@ -29,7 +32,48 @@ struct Store {
 
 struct Group {
   c10::intrusive_ptr<c10d::ProcessGroup> inner;
+  milliseconds timeout;
+  // Of tensors on GPUs; none where Gloo carries those too, or where there are none.
+  c10::intrusive_ptr<c10d::Backend> nccl;
 };
+
+Group& group_of(void* handle) {
+  return *static_cast<Group*>(handle);
+}
+
+// NCCL's operations fail on the device, after the call that asked for them has returned; a thread
+// of the backend's notices.
+void require_sound(const Group& group) {
+  if (group.nccl == nullptr) {
+    return;
+  }
+  auto error = group.nccl->getError();
+  TORCH_CHECK_WITH(
+      DistBackendError, error == c10d::ErrorType::SUCCESS,
+      error == c10d::ErrorType::TIMEOUT ? "NCCL: an exchange took longer than its time-out"
+                                        : "NCCL: the exchange with a peer failed");
+}
+
+// Waits here, not only on the device, until the tensor has what the operation gives.
+void finish(const c10::intrusive_ptr<c10d::Work>& work, const at::Tensor& tensor, const Group& group) {
+  if (tensor.is_cpu()) {
+    work->wait();
+    return;
+  }
+  work->wait(group.timeout);
+  require_sound(group);
+}
+
+// Returns when the device of `tensors` has done all that it was asked for.
+void synchronize(const std::vector<at::Tensor>& tensors) {
+  for (const auto& tensor : tensors) {
+    if (!tensor.is_cpu()) {
+      c10::impl::VirtualGuardImpl guard(tensor.device().type());
+      guard.synchronizeStream(guard.getStream(tensor.device()));
+      return;
+    }
+  }
+}
 
 struct Reducer {
   std::shared_ptr<c10d::Reducer> inner;
@@ -146,8 +190,8 @@ void marquee_store_free(void* store) {
   guarded([&] { delete static_cast<Store*>(store); });
 }
 
-// Joins a Gloo group. `address` is this rank's own: without it Gloo guesses from the host's name,
-// and peers are told to meet us at whatever that resolves to.
+// Joins a Gloo group, for tensors on CPUs. `address` is this rank's own: without it Gloo guesses
+// from the host's name, and peers are told to meet us at whatever that resolves to.
 int marquee_group_gloo(
     void* store,
     int rank,
@@ -163,7 +207,52 @@ int marquee_group_gloo(
     auto group = c10::make_intrusive<c10d::ProcessGroup>(rendezvous, rank, size);
     group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
     group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
-    *out = new Group{std::move(group)};
+    *out = new Group{std::move(group), milliseconds(timeout_ms), nullptr};
+  });
+}
+
+// Lets Gloo carry tensors on GPUs too: it copies each to the CPU and back.
+int marquee_group_gpus_by_gloo(void* group) {
+  return guarded([&] {
+    auto& self = group_of(group);
+    auto gloo = self.inner->getBackend(c10::DeviceType::CPU);
+    self.inner->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::GLOO, gloo);
+    self.nccl = nullptr;
+  });
+}
+
+// Lets NCCL carry tensors on GPUs. `make` and `text` are of libmarquee_nccl.so, see shim/nccl.
+int marquee_group_gpus_by_nccl(
+    void* group,
+    void* store,
+    int rank,
+    int size,
+    int (*make)(const void*, int, int, int64_t, void*),
+    const char* (*text)()) {
+  return guarded([&] {
+    auto& self = group_of(group);
+    c10::intrusive_ptr<c10d::Store> rendezvous =
+        c10::make_intrusive<c10d::PrefixStore>("nccl", static_cast<Store*>(store)->inner);
+    c10::intrusive_ptr<c10d::Backend> backend;
+    TORCH_CHECK(make(&rendezvous, rank, size, self.timeout.count(), &backend) == 0, text());
+    self.inner->setBackend(c10::DeviceType::CUDA, c10d::ProcessGroup::BackendType::NCCL, backend);
+    self.nccl = std::move(backend);
+  });
+}
+
+// An error if an exchange between GPUs has failed since the group was formed.
+int marquee_group_check(void* group) {
+  return guarded([&] { require_sound(group_of(group)); });
+}
+
+// Ends what GPUs are exchanging, so that they and whoever waits for them go on, without a result.
+// The group is of no use then. Gloo's operations end by themselves.
+int marquee_group_abort(void* group) {
+  return guarded([&] {
+    auto& self = group_of(group);
+    if (self.nccl != nullptr) {
+      self.nccl->abort();
+    }
   });
 }
 
@@ -174,8 +263,9 @@ void marquee_group_free(void* group) {
 
 int marquee_group_allreduce_sum(void* group, TensorPtr tensor) {
   return guarded([&] {
+    auto& self = group_of(group);
     std::vector<at::Tensor> list = {marquee::tensor(tensor)};
-    static_cast<Group*>(group)->inner->allreduce(list)->wait();
+    finish(self.inner->allreduce(list), list[0], self);
   });
 }
 
@@ -183,12 +273,16 @@ int marquee_group_broadcast(void* group, const TensorPtr* tensors, size_t count,
   return guarded([&] {
     at::NoGradGuard no_grad;
     auto list = marquee::tensors(tensors, count);
-    c10d::broadcast_coalesced(static_cast<Group*>(group)->inner, list, kBroadcastBytes, root);
+    auto& self = group_of(group);
+    c10d::broadcast_coalesced(self.inner, list, kBroadcastBytes, root);
+    synchronize(list);
+    require_sound(self);
   });
 }
 
+// By Gloo, whatever carries tensors: it notices a lost peer at once.
 int marquee_group_barrier(void* group) {
-  return guarded([&] { static_cast<Group*>(group)->inner->barrier()->wait(); });
+  return guarded([&] { group_of(group).inner->getBackend(c10::DeviceType::CPU)->barrier()->wait(); });
 }
 
 // Hooks the gradients of `parameters`: from now on each backward pass averages them over the group.

@@ -8,6 +8,30 @@ use tch::{Cuda, Device};
 use crate::error::RunError;
 use crate::ffi;
 
+/// What libtorch's CUDA half reads from the environment before its first use.
+///
+/// cuBLAS gives the same bits each time only with a work space of its own for each stream. NCCL's
+/// backend ends the whole process when a peer is lost, by default: here it only ends the exchange,
+/// and the trainer decides. Its other helpers, which look after a process that hangs, would end it
+/// too, or wait a minute to write down what it did.
+const VARIABLES: [(&str, &str); 6] = [
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+    ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2"),
+    ("TORCH_NCCL_ENABLE_MONITORING", "0"),
+    ("TORCH_NCCL_DUMP_ON_TIMEOUT", "0"),
+    ("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "10"),
+    ("TORCH_NCCL_TRACE_BUFFER_SIZE", "0"),
+];
+
+/// Sets them, where they are not set. Before there is a second thread.
+pub(crate) fn set_environment() {
+    for (name, value) in VARIABLES {
+        if let Err(error) = ffi::set_default_variable(name, value) {
+            tracing::warn!(name, %error, "a variable cannot be set");
+        }
+    }
+}
+
 /// The device for `spec`, which was granted devices by its worker. A GPU rank sees its own alone,
 /// through `CUDA_VISIBLE_DEVICES`, as number 0.
 pub(crate) fn choose(spec: &ChildSpec, world_size: u32) -> Result<Device, RunError> {
@@ -21,11 +45,13 @@ pub(crate) fn choose(spec: &ChildSpec, world_size: u32) -> Result<Device, RunErr
         return Ok(Device::Cpu);
     }
     // Before anything asks libtorch about CUDA.
-    if !ffi::load_cuda() {
+    if let Err(error) = ffi::load_cuda() {
         return Err(RunError::new(
             FailureClass::DeviceFault,
-            "the job was given a GPU, but libtorch_cuda.so is not installed beside the trainer's libtorch; \
-             install the GPU runtime on this host, or submit with device = \"cpu\"",
+            format!(
+                "the job was given a GPU, but libtorch_cuda.so cannot be loaded beside the trainer's libtorch \
+                 ({error}); install the GPU runtime on this host, or submit with device = \"cpu\""
+            ),
         ));
     }
     if !Cuda::is_available() {

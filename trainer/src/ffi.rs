@@ -21,6 +21,12 @@ use tch::Tensor;
 
 use crate::error::TorchError;
 
+mod gpu;
+mod nccl;
+
+pub(crate) use gpu::set_default_variable;
+pub(crate) use nccl::{Nccl, load_cuda};
+
 type Handle = *mut c_void;
 
 unsafe extern "C" {
@@ -598,21 +604,6 @@ pub(crate) fn to_channels_first(tensor: &Tensor) -> Result<(), TorchError> {
 pub(crate) fn be_deterministic() -> Result<(), TorchError> {
     // SAFETY: sets flags of libtorch's global context.
     check(unsafe { marquee_be_deterministic() })
-}
-
-/// Loads libtorch's CUDA half when it is installed beside the CPU one, and says whether it is.
-///
-/// The binary is linked against the CPU half alone, so that one binary serves both kinds of host.
-/// This must come before the first question about CUDA: libtorch remembers the answer.
-pub(crate) fn load_cuda() -> bool {
-    // SAFETY: loading runs the library's own initialisers; the handle is kept for ever.
-    let handle = unsafe {
-        libc::dlopen(
-            c"libtorch_cuda.so".as_ptr(),
-            libc::RTLD_NOW | libc::RTLD_GLOBAL,
-        )
-    };
-    !handle.is_null()
 }
 
 /// Ends the process at once, without destructors and without waiting for threads that hang in an

@@ -6,8 +6,6 @@
 //! - On CPUs in fp32 a run that was interrupted and resumed on as many ranks ends with the same
 //!   weights, bit for bit, as one that was not.
 //! - `unsafe` is in one module, `ffi`, the border with libtorch's C++.
-//!
-//! Not here yet: NCCL.
 
 // What a tensor holds is counted in i64 by libtorch, in usize by Rust and averaged in f64; all
 // counts here are far below 2^53.
@@ -31,6 +29,7 @@ mod learner;
 mod loss;
 mod model_folder;
 mod models;
+mod nccl_check;
 mod optimizer;
 mod parameters;
 mod rendezvous;
@@ -47,10 +46,17 @@ pub use check_model::{ModelCheck, ModelCheckReport, check_model};
 pub use error::RunError;
 pub use events::Events;
 pub use launch::{Size, run_ranks};
+pub use nccl_check::{NcclReport, nccl_check, nccl_trial};
 pub use rendezvous::{Place, StoreServer};
 pub use run::{Outcome, conclude, read_spec, run};
 pub use stop::{Stop, when_stdin_ends};
 pub use store::serve;
+
+/// Sets what libtorch's CUDA half reads from the environment, where it is not set: to be called first
+/// of all, before there is a second thread.
+pub fn prepare_process() {
+    device::set_environment();
+}
 
 /// Ends the process without destructors: after a failure, threads may hang in an exchange with a
 /// peer that is gone. The caller has flushed what it wrote.

@@ -7,6 +7,7 @@ use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use marquee_domain::FailureClass;
@@ -14,7 +15,7 @@ use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
     Events, ModelCheck, Outcome, Place, RunError, Size, Stop, check_model, conclude, leave,
-    read_spec, run, run_ranks, serve,
+    nccl_check, nccl_trial, read_spec, run, run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -77,11 +78,24 @@ enum Command {
         #[arg(long)]
         stepped: Option<PathBuf>,
     },
+    /// Try NCCL on this host's GPUs: one rank each, all-reduce, abort; says what does not work and why
+    NcclCheck {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Seconds after which a trial that hangs is ended
+        #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=3600))]
+        timeout_s: u32,
+        /// The trial itself, without the process around it
+        #[arg(long, hide = true)]
+        inner: bool,
+    },
     /// List the models of the zoo
     Models,
 }
 
 fn main() {
+    marquee_trainer::prepare_process();
     let cli = Cli::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -115,6 +129,11 @@ fn main() {
             stepped: stepped.as_deref(),
             tolerance,
         }),
+        Command::NcclCheck {
+            json,
+            timeout_s,
+            inner,
+        } => nccl_command(json, Duration::from_secs(u64::from(timeout_s)), inner),
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
             ExitCode::OK
@@ -179,6 +198,23 @@ fn check_command(check: ModelCheck) -> ExitCode {
         }
     }
     if report.ok {
+        ExitCode::OK
+    } else {
+        ExitCode::FAILED
+    }
+}
+
+fn nccl_command(json: bool, limit: Duration, inner: bool) -> ExitCode {
+    if inner {
+        nccl_trial(limit, say);
+        return ExitCode::OK;
+    }
+    let report = nccl_check(limit);
+    match serde_json::to_string(&report) {
+        Ok(line) if json => say(&line),
+        Ok(_) | Err(_) => say(&report.words()),
+    }
+    if report.usable {
         ExitCode::OK
     } else {
         ExitCode::FAILED

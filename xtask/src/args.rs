@@ -22,6 +22,7 @@ Tasks:
   transfer      show on real pictures that a pretrained network beats one from scratch
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
+  nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it
   bench         figures beside a reference that runs in the same run
@@ -83,6 +84,18 @@ Options:
   --json  print the differences and tolerances as one JSON object
 
 It needs python3 with venv and about 3 GB for PyTorch in the user's cache folder.
+";
+
+const NCCL_SHIM_HELP: &str = "\
+Build libmarquee_nccl.so, the shared object by which ranks on GPUs exchange gradients through NCCL
+
+Usage: cargo xtask nccl-shim [--to DIR]
+
+Needs a C++ compiler, no GPU and no CUDA: headers come from pinned wheels (202 MB to download once, 6 MB
+kept in the user's cache folder, where the result is kept too). Prints the path of the file.
+
+Options:
+  --to DIR  also copy it there; the trainer looks for it beside itself [beside the debug binaries]
 ";
 
 const SQLX_PREPARE_HELP: &str = "\
@@ -179,6 +192,7 @@ pub(crate) enum Task {
     SampleClipart { to: Option<PathBuf> },
     SqlxPrepare { check: bool },
     ZooCheck(crate::zoo_check::Options),
+    NcclShim { to: Option<PathBuf> },
     DataCheck,
     Fuzz(crate::data::FuzzOptions),
     Bench(crate::bench::Options),
@@ -224,6 +238,14 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "bench" => parse_bench(rest),
         "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
         "zoo-check" => parse_zoo_check(rest),
+        "nccl-shim" if wants_help => Ok(Task::Help(NCCL_SHIM_HELP)),
+        "nccl-shim" => match rest.as_slice() {
+            [] => Ok(Task::NcclShim { to: None }),
+            [flag, folder] if flag == "--to" => Ok(Task::NcclShim {
+                to: Some(folder.into()),
+            }),
+            [other, ..] => Err(unknown("nccl-shim", other)),
+        },
         "sample" if wants_help => Ok(Task::Help(SAMPLE_HELP)),
         "sample" => parse_sample(&rest),
         "weights-check" if wants_help => Ok(Task::Help(WEIGHTS_CHECK_HELP)),

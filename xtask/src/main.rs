@@ -12,6 +12,7 @@ mod bench;
 mod check;
 mod data;
 mod demo;
+mod nccl_shim;
 mod pg;
 mod process;
 mod report;
@@ -56,6 +57,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
+        Task::NcclShim { to } => nccl_shim::run(&workspace, to.as_deref()),
         Task::WeightsCheck { trained } => weights_check::run(&workspace, trained.as_deref()),
         Task::Transfer { to } => transfer::run(&workspace, to.as_deref()),
         Task::SampleClipart { to } => sample::clipart(&workspace, to.as_deref()),

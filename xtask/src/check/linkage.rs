@@ -66,7 +66,7 @@ fn is_reserved(library: &str) -> bool {
 }
 
 /// The names in `(NEEDED)  Shared library: [libc.so.6]`.
-fn needed(dynamic: &str) -> Vec<&str> {
+pub(super) fn needed(dynamic: &str) -> Vec<&str> {
     dynamic
         .lines()
         .filter(|line| line.contains("(NEEDED)"))

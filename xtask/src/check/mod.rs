@@ -5,6 +5,7 @@
 
 mod architecture;
 mod linkage;
+mod nccl;
 mod sources;
 mod units;
 
@@ -31,7 +32,7 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     // The quick ones first: who breaks a rule should not wait for a build to hear of it.
-    let checks: [Check<'_>; 8] = [
+    let checks: [Check<'_>; 9] = [
         ("fmt", &|| fmt(workspace)),
         ("architecture", &|| architecture::check(workspace)),
         ("sources", &|| sources::check(workspace)),
@@ -45,6 +46,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
             test::build(workspace, &setup)?;
             linkage::check(workspace)
         }),
+        ("nccl", &|| nccl::check(workspace, &setup)),
         ("units", &|| units::check(workspace)),
     ];
     let start = Instant::now();

@@ -16,7 +16,7 @@ use crate::report;
 const WANTED: &str = "2.11";
 
 /// The folder for the variable LIBTORCH.
-pub(super) fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os("LIBTORCH").filter(|value| !value.is_empty()) {
         let folder = PathBuf::from(folder);
         check(&folder).with_context(|| {

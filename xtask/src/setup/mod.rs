@@ -14,6 +14,7 @@ mod postgres;
 pub(crate) mod python;
 mod tools;
 pub(crate) use cache::folder as cache_folder;
+pub(crate) use libtorch::ensure as libtorch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -54,6 +55,11 @@ impl Setup {
             .env("LIBTORCH", &self.libtorch)
             .env("MARQUEE_POSTGRES_BIN", &self.postgres_bin)
     }
+}
+
+/// The folder with `nvidia/nccl/include` and `nvidia/cu13/include`.
+pub(crate) fn nccl_headers() -> Result<PathBuf> {
+    bundle::ensure(&pins::NCCL_HEADERS)
 }
 
 /// Postgres alone, for a test that needs nothing else.

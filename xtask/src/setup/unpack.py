@@ -2,7 +2,8 @@
 
 usage: unpack.py WHEEL FOLDER PATTERN...
 
-Prints `file <bytes> <path>` for each shared library; a pattern that matches nothing is an error.
+Prints `file <bytes> <path>` for each shared library, or for each file where there is none; a pattern
+that matches nothing is an error.
 """
 import fnmatch
 import os
@@ -12,6 +13,7 @@ import zipfile
 
 wheel, folder, *patterns = sys.argv[1:]
 unmatched = set(patterns)
+files = []
 with zipfile.ZipFile(wheel) as archive:
     for member in archive.infolist():
         matched = [p for p in patterns if fnmatch.fnmatchcase(member.filename, p)]
@@ -28,7 +30,9 @@ with zipfile.ZipFile(wheel) as archive:
         # zipfile drops the permissions; programs need their x bits.
         mode = (member.external_attr >> 16) & 0o777
         os.chmod(target, mode | 0o644)
-        if ".so" in os.path.basename(path):
-            print("file %d %s" % (member.file_size, path))
+        files.append((member.file_size, path))
 if unmatched:
     sys.exit("%s has nothing that matches %s" % (wheel, ", ".join(sorted(unmatched))))
+libraries = [file for file in files if ".so" in os.path.basename(file[1])]
+for file in libraries or files:
+    print("file %d %s" % file)
