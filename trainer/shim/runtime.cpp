@@ -4,6 +4,10 @@
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
+#if __has_include(<c10/core/CachingDeviceAllocator.h>)
+#include <c10/core/CachingDeviceAllocator.h>
+#define MARQUEE_COUNTS_DEVICE_MEMORY 1
+#endif
 
 namespace marquee {
 
@@ -72,6 +76,20 @@ int marquee_be_deterministic() {
     // Filling fresh memory with NaN, its default, is for hunting bugs and costs a pass over it.
     at::globalContext().setDeterministicFillUninitializedMemory(false);
     at::globalContext().setBenchmarkCuDNN(false);
+  });
+}
+
+// The most bytes that tensors have taken of a GPU. CUDA's half of libtorch must be loaded.
+int marquee_peak_cuda_bytes(int device, uint64_t* bytes) {
+  return guarded([&] {
+#ifdef MARQUEE_COUNTS_DEVICE_MEMORY
+    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+    *bytes = static_cast<uint64_t>(stats.allocated_bytes[0].peak);
+#else
+    (void)device;
+    (void)bytes;
+    TORCH_CHECK(false, "this libtorch does not tell");
+#endif
   });
 }
 

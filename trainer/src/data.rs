@@ -258,11 +258,11 @@ impl Normaliser {
     /// N x C x H x W they lie in the channels-last layout, which convolutions like best.
     pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
         // Pinned memory is copied while we go on; the device keeps the order by itself.
-        let pixels = pixels
+        let mut pixels = pixels
             .f_to_device_(self.device, Kind::Uint8, true, false)?
             .f_permute([0, 3, 1, 2])?
             .f_to_kind(self.kind)?;
-        pixels.f_mul(&self.scale)?.f_add(&self.offset)
+        pixels.f_mul_(&self.scale)?.f_add_(&self.offset)
     }
 }
 

@@ -22,9 +22,11 @@ use tch::Tensor;
 use crate::error::TorchError;
 
 mod gpu;
+mod memory;
 mod nccl;
 
-pub(crate) use gpu::set_default_variable;
+pub(crate) use gpu::{peak_cuda_bytes, set_default_variable};
+pub(crate) use memory::keep_memory;
 pub(crate) use nccl::{Nccl, load_cuda};
 
 type Handle = *mut c_void;
@@ -424,6 +426,12 @@ pub(crate) fn backward(loss: &Tensor) -> Result<BackwardTimes, TorchError> {
         )
     })?;
     Ok(times)
+}
+
+/// The same where nobody wants to know how long it took.
+pub(crate) fn backward_untimed(loss: &Tensor) -> Result<(), TorchError> {
+    // SAFETY: the tensor outlives the call; null pointers ask for no times.
+    check(unsafe { marquee_backward(pointer(loss), ptr::null_mut(), ptr::null_mut()) })
 }
 
 /// Scales the gradients of `parameters` down to a norm, over all of them, of `max_norm` at most.

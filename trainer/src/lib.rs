@@ -51,11 +51,13 @@ pub use rendezvous::{Place, StoreServer};
 pub use run::{Outcome, conclude, read_spec, run};
 pub use stop::{Stop, when_stdin_ends};
 pub use store::serve;
+pub use train::{StepBench, StepBenchOptions, StepTimes};
 
-/// Sets what libtorch's CUDA half reads from the environment, where it is not set: to be called first
-/// of all, before there is a second thread.
+/// Sets what libtorch reads from the environment, where it is not set, and how memory is kept: to be
+/// called first of all, before there is a second thread.
 pub fn prepare_process() {
     device::set_environment();
+    ffi::keep_memory();
 }
 
 /// Ends the process without destructors: after a failure, threads may hang in an exchange with a

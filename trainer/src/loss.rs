@@ -21,7 +21,6 @@ pub(crate) struct Loss {
 
 impl Loss {
     /// Binary cross-entropy, and nothing else.
-    #[cfg(test)]
     pub(crate) fn plain() -> Self {
         Self {
             settings: Settings::Bce,

@@ -3,19 +3,19 @@
 //! Events go to stdout as JSON lines, words for people to stderr. Exit codes are those of
 //! [`marquee_domain::child::ExitCode`].
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
-    Events, ModelCheck, Outcome, Place, RunError, Size, Stop, check_model, conclude, leave,
-    nccl_check, nccl_trial, read_spec, run, run_ranks, serve,
+    Events, ModelCheck, Outcome, Place, RunError, Size, StepBench, StepBenchOptions, StepTimes,
+    Stop, check_model, conclude, leave, nccl_check, nccl_trial, read_spec, run, run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -90,8 +90,32 @@ enum Command {
         #[arg(long, hide = true)]
         inner: bool,
     },
+    /// Time whole training steps on a batch that lies ready, for comparisons; ranks as for "run"
+    BenchStep(BenchStep),
     /// List the models of the zoo
     Models,
+}
+
+/// What `bench-step` is given.
+#[derive(Debug, Args)]
+struct BenchStep {
+    #[command(flatten)]
+    what: StepBenchOptions,
+    /// Steps that are timed
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    steps: u32,
+    /// Steps before them that are not
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line
+    #[arg(long, conflicts_with_all = ["steps", "json"])]
+    serve: bool,
+    /// Write the weights at the end
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// One JSON object instead of a line for people
+    #[arg(long)]
+    json: bool,
 }
 
 fn main() {
@@ -134,6 +158,7 @@ fn main() {
             timeout_s,
             inner,
         } => nccl_command(json, Duration::from_secs(u64::from(timeout_s)), inner),
+        Command::BenchStep(bench) => bench_command(&bench),
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
             ExitCode::OK
@@ -218,6 +243,55 @@ fn nccl_command(json: bool, limit: Duration, inner: bool) -> ExitCode {
         ExitCode::OK
     } else {
         ExitCode::FAILED
+    }
+}
+
+fn bench_command(bench: &BenchStep) -> ExitCode {
+    match time_steps(bench) {
+        Ok(()) => ExitCode::OK,
+        Err(error) => {
+            tracing::error!("{}", error.message);
+            ExitCode::FAILED
+        }
+    }
+}
+
+fn time_steps(bench: &BenchStep) -> Result<(), RunError> {
+    let place = Place::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(Place::alone);
+    let Some(mut steps) = StepBench::prepare(&bench.what, &place, &Stop::default())? else {
+        return Ok(());
+    };
+    if bench.serve {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            match line
+                .strip_prefix("go ")
+                .and_then(|count| count.trim().parse().ok())
+            {
+                Some(count) => say_times(&steps.run(count)?),
+                None => tracing::warn!(line, "this is not \"go N\""),
+            }
+        }
+    } else {
+        if bench.warmup > 0 {
+            steps.run(bench.warmup)?;
+        }
+        let times = steps.run(bench.steps)?;
+        if bench.json {
+            say_times(&times);
+        } else {
+            say(&times.line());
+        }
+    }
+    if let Some(path) = &bench.save {
+        steps.save(path)?;
+    }
+    steps.leave()
+}
+
+fn say_times(times: &StepTimes) {
+    match serde_json::to_string(times) {
+        Ok(line) => say(&line),
+        Err(error) => tracing::error!("{error}"),
     }
 }
 

@@ -36,6 +36,7 @@ use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::tensorboard::Board;
 
+mod bench;
 mod precision;
 mod regroup;
 mod step;
@@ -43,6 +44,7 @@ mod validate;
 #[cfg(test)]
 mod vectors;
 
+pub use bench::{StepBench, StepBenchOptions, StepTimes};
 use precision::{Numbers, Trial};
 use step::{Recipe, Stepper};
 pub(crate) use validate::flat;

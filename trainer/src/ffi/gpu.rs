@@ -7,6 +7,7 @@ use crate::error::TorchError;
 
 unsafe extern "C" {
     fn marquee_set_default(name: *const c_char, value: *const c_char) -> c_int;
+    fn marquee_peak_cuda_bytes(device: c_int, bytes: *mut u64) -> c_int;
 }
 
 /// Sets a variable of this process' environment, unless it is set. Only from `main`, before a second
@@ -15,4 +16,13 @@ pub(crate) fn set_default_variable(name: &str, value: &str) -> Result<(), TorchE
     let (name, value) = (c_text(name)?, c_text(value)?);
     // SAFETY: both outlive the call; the caller is the only thread.
     check(unsafe { marquee_set_default(name.as_ptr(), value.as_ptr()) })
+}
+
+/// The most bytes that tensors have taken of a GPU so far; None where libtorch does not count them.
+pub(crate) fn peak_cuda_bytes(device: usize) -> Option<u64> {
+    let mut bytes = 0;
+    let device = c_int::try_from(device).ok()?;
+    // SAFETY: the number outlives the call.
+    check(unsafe { marquee_peak_cuda_bytes(device, &raw mut bytes) }).ok()?;
+    Some(bytes)
 }

@@ -137,17 +137,38 @@ impl Conv {
             Padding::Fixed(padding) => (x.shallow_clone(), padding),
             Padding::LikeTensorFlow => (self.pad_like_tensorflow(x)?, [0, 0]),
         };
-        let y = padded.f_conv2d(
-            &self.weight,
-            self.bias.as_ref(),
-            [stride, stride],
-            padding,
-            [1, 1],
-            groups,
-        )?;
+        let covers_all = padded.size().get(2..) == self.weight.size().get(2..);
+        let y = if covers_all && padding == [0, 0] && groups == 1 {
+            self.product(&padded)?
+        } else {
+            padded.f_conv2d(
+                &self.weight,
+                self.bias.as_ref(),
+                [stride, stride],
+                padding,
+                [1, 1],
+                groups,
+            )?
+        };
         #[cfg(test)]
         super::flops::count(y.numel() * self.weight.numel(), self.weight.size()[0]);
         Ok(y)
+    }
+
+    /// The same where the kernel is as large as the picture, for which libtorch's convolutions are slow:
+    /// the product of two matrices. Both lie in memory alike, so that neither is copied.
+    fn product(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let flat = |tensor: &Tensor| -> Result<Tensor, TchError> {
+            if self.weight.is_contiguous() {
+                tensor.f_flatten(1, -1)
+            } else {
+                tensor.f_permute([0, 2, 3, 1])?.f_flatten(1, -1)
+            }
+        };
+        flat(x)?
+            .f_linear(&flat(&self.weight)?, self.bias.as_ref())?
+            .f_unsqueeze(-1)?
+            .f_unsqueeze(-1)
     }
 
     fn pad_like_tensorflow(&self, x: &Tensor) -> Result<Tensor, TchError> {

@@ -162,12 +162,13 @@ impl Residual {
     }
 
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor, TchError> {
-        let branch = pass.drop_path(&in_turn(&self.branch, x, pass)?, self.drop_path)?;
+        let mut branch = pass.drop_path(&in_turn(&self.branch, x, pass)?, self.drop_path)?;
         let shortcut = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x, pass)?,
             None => x.shallow_clone(),
         };
-        Activation::Relu.apply(branch.f_add(&shortcut)?)
+        // Nobody else needs the branch's own values: they are overwritten, to save memory.
+        Activation::Relu.apply(branch.f_add_(&shortcut)?)
     }
 }
 

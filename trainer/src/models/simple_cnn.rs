@@ -9,7 +9,7 @@
 use tch::{TchError, Tensor};
 
 use super::Backbone;
-use super::blocks::max_pool;
+use super::blocks::{Activation, max_pool};
 use super::layers::Conv;
 use super::pass::Pass;
 use crate::error::RunError;
@@ -43,7 +43,7 @@ impl Backbone for SimpleCnn {
     fn features(&self, pictures: &Tensor, _: &Pass) -> Result<Tensor, TchError> {
         let mut x = pictures.shallow_clone();
         for (index, conv) in self.convs.iter().enumerate() {
-            x = conv.forward(&x)?.f_relu()?;
+            x = Activation::Relu.apply(conv.forward(&x)?)?;
             if index + 1 < self.convs.len() {
                 x = max_pool(&x, 2, 2, 0)?;
             }

@@ -72,6 +72,8 @@ pub(super) struct Stepper {
     world_size: u32,
     device: Device,
     kind: Kind,
+    /// Whether the clock is read.
+    is_timed: bool,
 }
 
 impl Stepper {
@@ -100,7 +102,14 @@ impl Stepper {
             world_size: 1,
             device,
             kind,
+            is_timed: true,
         })
+    }
+
+    /// Stops reading the clock: all times but that of the whole step stay 0. For a benchmark that shows
+    /// what the clock costs.
+    pub(super) fn stop_the_clock(&mut self) {
+        self.is_timed = false;
     }
 
     /// From here on gradients are averaged over `peers`.
@@ -231,15 +240,19 @@ impl Stepper {
             };
             loss_sum += self.part(part, pass, exchanges, wants_stop, phases)?;
         }
-        let started = Instant::now();
+        let started = self.now();
         let stop_agreed = self.wish.f_grad()?.f_double_value(&[])? > 0.0;
         self.update(lr)?;
         self.wait_for_device();
-        phases.optimizer_s += started.elapsed().as_secs_f64();
+        phases.optimizer_s += seconds_since(started);
         Ok(StepResult {
             loss_sum,
             stop_agreed,
         })
+    }
+
+    fn now(&self) -> Option<Instant> {
+        self.is_timed.then(Instant::now)
     }
 
     /// Forward and backward over one part of a step. Returns the loss to report.
@@ -251,7 +264,7 @@ impl Stepper {
         wants_stop: bool,
         phases: &mut PhaseTimes,
     ) -> Result<f64, RunError> {
-        let started = Instant::now();
+        let started = self.now();
         if let Some(reducer) = &self.reducer
             && exchanges
         {
@@ -260,12 +273,17 @@ impl Stepper {
         let logits = self.forward(&batch.pixels, pass)?;
         let (loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
         self.wait_for_device();
-        phases.forward_s += started.elapsed().as_secs_f64();
+        phases.forward_s += seconds_since(started);
 
-        let times = match &self.scaler {
-            Some(scaler) => ffi::backward(&scaler.scaled(&loss)?)?,
-            None => ffi::backward(&loss)?,
+        let loss = match &self.scaler {
+            Some(scaler) => scaler.scaled(&loss)?,
+            None => loss,
         };
+        if !self.is_timed {
+            ffi::backward_untimed(&loss)?;
+            return Ok(loss_sum);
+        }
+        let times = ffi::backward(&loss)?;
         phases.backward_s += times.compute_s;
         // Where nothing is exchanged, what follows the last gradient is the engine's tidying up.
         let waiting = if self.reducer.is_some() && exchanges {
@@ -347,6 +365,10 @@ impl Stepper {
             Device::Cpu | Device::Mps | Device::Vulkan => {}
         }
     }
+}
+
+fn seconds_since(started: Option<Instant>) -> f64 {
+    started.map_or(0.0, |started| started.elapsed().as_secs_f64())
 }
 
 /// A batch in so many parts of about the same size, of which none is empty.
