@@ -1,7 +1,8 @@
 //! That each part of a step, slowed on purpose in a real run, is what the verdict names.
 //!
 //! A [`Brake`] stops single threads of a rank again and again, as a debugger would: the input thread,
-//! the threads of the exchange, or the whole process by SIGSTOP.
+//! the threads of the exchange, or the whole process by SIGSTOP. No clock of the test decides: a brake
+//! holds for a number of the run's own steps, as long as those take on the machine as it is just then.
 
 #![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::{Gang, Run, settings, write_shards};
+use common::{Gang, Run, settings, write_shards, write_shards_of};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::TrainSettings;
@@ -28,11 +29,14 @@ use nix::unistd::Pid;
 
 /// 32 steps an epoch: few checkpoints, which come at the ends of epochs.
 const ROWS: [usize; 3] = [1_024, 0, 0];
-/// How long a braked thread stands still, and then runs.
-const STOPPED: Duration = Duration::from_millis(20);
+/// How long something braked runs before it stands still again.
 const RUNNING: Duration = Duration::from_millis(5);
-/// The input thread works ahead, so it has to stand still for longer than that lasts.
-const INPUT_STOPPED: Duration = Duration::from_millis(300);
+/// How long a whole process stands still: most of the time.
+const STOPPED: Duration = Duration::from_millis(20);
+/// For how many steps the input thread stands still: it works four ahead, so far fewer would go unseen.
+const INPUT_STEPS: u32 = 15;
+/// For how many steps the exchange does: longer than what is computed meanwhile.
+const EXCHANGE_STEPS: u32 = 2;
 
 /// Slows something down until dropped.
 struct Brake {
@@ -130,11 +134,21 @@ fn long() -> TrainSettings {
     }
 }
 
-/// Waits until training is under way, brakes, and gives the verdict over the whole run.
-fn verdict(run: &Run, ranks: u32, brake: impl FnOnce(&Gang) -> Option<Brake>) -> Bottleneck {
+/// Lets one epoch pass, brakes by the length of its steps, and gives the verdict over the whole run.
+fn verdict(
+    run: &Run,
+    ranks: u32,
+    brake: impl FnOnce(&Gang, Duration) -> Option<Brake>,
+) -> Bottleneck {
     let mut gang = run.start(ranks);
-    gang.ranks[0].wait_for_checkpoint(4);
-    let brake = brake(&gang);
+    let (steps, seconds) = gang.ranks[0].wait_for(|event| match event {
+        ChildEvent::Metrics { step, values } => {
+            values.get("epoch/seconds").map(|seconds| (*step, *seconds))
+        }
+        _ => None,
+    });
+    let step = Duration::from_secs_f64(seconds / steps as f64);
+    let brake = brake(&gang, step);
     let summaries: Vec<TrainSummary> = gang
         .ranks
         .iter_mut()
@@ -151,7 +165,7 @@ fn verdict(run: &Run, ranks: u32, brake: impl FnOnce(&Gang) -> Option<Brake>) ->
         .collect();
     drop(brake);
     let verdict = diagnose(&summaries).unwrap();
-    println!("{}", verdict.words());
+    println!("{step:?} a step; {}", verdict.words());
     for summary in summaries {
         println!("  rank {}: {:?}", summary.rank, summary.phases);
     }
@@ -159,25 +173,26 @@ fn verdict(run: &Run, ranks: u32, brake: impl FnOnce(&Gang) -> Option<Brake>) ->
 }
 
 #[test]
-#[ignore = "times a run: needs a machine that does nothing else"]
 fn a_run_that_nothing_slows_computes() {
     let folder = tempfile::tempdir().unwrap();
-    write_shards(folder.path(), ROWS);
-    let verdict = verdict(&Run::train(folder.path(), long()), 1, |_| None);
+    // Steps so long that reading a batch is nothing beside them, whoever else wants the cores.
+    write_shards_of(folder.path(), [64, 0, 0], (64, 64));
+    let slow = TrainSettings {
+        model: "resnet18".into(),
+        epochs: 2,
+        ..long()
+    };
+    let verdict = verdict(&Run::train(folder.path(), slow), 1, |_, _| None);
     assert!(matches!(verdict, Bottleneck::Compute { .. }), "{verdict:?}");
 }
 
 #[test]
-#[ignore = "times a run: needs a machine that does nothing else"]
 fn a_slow_input_thread_makes_a_run_input_bound() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
-    let verdict = verdict(&Run::train(folder.path(), long()), 1, |gang| {
-        Some(Brake::on_threads(
-            gang.ranks[0].pid(),
-            "input-0",
-            INPUT_STOPPED,
-        ))
+    let verdict = verdict(&Run::train(folder.path(), long()), 1, |gang, step| {
+        let still = step * INPUT_STEPS;
+        Some(Brake::on_threads(gang.ranks[0].pid(), "input-0", still))
     });
     assert!(
         matches!(verdict, Bottleneck::Input { decodes: false, .. }),
@@ -186,11 +201,10 @@ fn a_slow_input_thread_makes_a_run_input_bound() {
 }
 
 #[test]
-#[ignore = "times a run: needs a machine that does nothing else"]
 fn a_slow_exchange_makes_a_run_communication_bound() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
-    let verdict = verdict(&Run::train(folder.path(), long()), 2, |gang| {
+    let verdict = verdict(&Run::train(folder.path(), long()), 2, |gang, step| {
         let pids: Vec<Pid> = gang.ranks.iter().map(common::RankProcess::pid).collect();
         let threads: Vec<i32> = pids
             .iter()
@@ -198,7 +212,7 @@ fn a_slow_exchange_makes_a_run_communication_bound() {
             .collect();
         assert!(!threads.is_empty(), "no threads of the exchange");
         Some(Brake::new(move |released| {
-            brake_threads(&threads, STOPPED, released)
+            brake_threads(&threads, step * EXCHANGE_STEPS, released);
         }))
     });
     assert!(
@@ -208,11 +222,10 @@ fn a_slow_exchange_makes_a_run_communication_bound() {
 }
 
 #[test]
-#[ignore = "times a run: needs a machine that does nothing else"]
 fn a_rank_that_is_held_back_is_named_as_the_straggler() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
-    let verdict = verdict(&Run::train(folder.path(), long()), 2, |gang| {
+    let verdict = verdict(&Run::train(folder.path(), long()), 2, |gang, _| {
         Some(Brake::on_process(gang.ranks[1].pid()))
     });
     assert!(
@@ -222,16 +235,18 @@ fn a_rank_that_is_held_back_is_named_as_the_straggler() {
 }
 
 #[test]
-#[ignore = "times a run: needs a machine that does nothing else"]
 fn a_checkpoint_after_each_step_makes_a_run_checkpoint_bound() {
     let folder = tempfile::tempdir().unwrap();
-    write_shards(folder.path(), ROWS);
+    // Many weights and tiny pictures: a step is short beside what it takes to write 90 MB.
+    write_shards_of(folder.path(), [32, 0, 0], (32, 32));
     let often = TrainSettings {
-        epochs: 1,
+        model: "resnet18".into(),
+        epochs: 3,
+        batch_size: 8,
         checkpoint_every_steps: 1,
-        ..long()
+        ..settings()
     };
-    let verdict = verdict(&Run::train(folder.path(), often), 1, |_| None);
+    let verdict = verdict(&Run::train(folder.path(), often), 1, |_, _| None);
     assert!(
         matches!(verdict, Bottleneck::Checkpoint { .. }),
         "{verdict:?}"
