@@ -10,13 +10,14 @@ use marquee_domain::spec::ImageEncoding;
 pub(crate) struct HelperArgs {
     width: u32,
     height: u32,
-    #[arg(value_parser = ["raw", "jpeg"])]
+    #[arg(value_parser = ["raw", "jpeg", "original"])]
     encoding: String,
 }
 
 pub(crate) fn serve(args: &HelperArgs) -> anyhow::Result<ExitCode> {
     let encoding = match args.encoding.as_str() {
         "jpeg" => ImageEncoding::Jpeg,
+        "original" => ImageEncoding::Original,
         _ => ImageEncoding::Raw,
     };
     let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());

@@ -31,7 +31,7 @@ use crate::durable::{AsideFile, write_json};
 use crate::job::{Context, JobError, NO_COUNTS, Step};
 use crate::mapping::map;
 use crate::scale::Rgb;
-use crate::shards::{JPEG_QUALITY, ShardLayout, ShardWriter, key};
+use crate::shards::{ShardLayout, ShardWriter, key};
 use crate::thumbnail::jpeg_of;
 
 mod assign;
@@ -532,7 +532,7 @@ fn thumbnail_of(stored: &[u8], look: &Look, settings: &PreprocessSettings) -> Op
             height: settings.height,
             bytes: stored.to_vec(),
         },
-        ImageEncoding::Jpeg => decode::decode(stored).ok()?.0,
+        ImageEncoding::Jpeg | ImageEncoding::Original => decode::decode(stored).ok()?.0,
     };
     let longest = look.width.max(look.height).max(1);
     let side = |pixels: u32| (pixels * THUMBNAIL_SIDE / longest).max(1);
@@ -601,12 +601,12 @@ fn shares_of(settings: &PreprocessSettings) -> [f64; 3] {
     ]
 }
 
-/// The bytes of a prepared picture in a shard.
-fn stored(picture: Rgb, encoding: ImageEncoding) -> Vec<u8> {
-    match encoding {
-        ImageEncoding::Raw => picture.bytes,
-        ImageEncoding::Jpeg => jpeg_of(&picture.bytes, picture.width, picture.height, JPEG_QUALITY),
-    }
+/// The pixels of a file at a size: what shards of `raw` hold, and of `original` are decoded to each
+/// time. The error is for people.
+pub(crate) fn picture_of(file: &[u8], width: u32, height: u32) -> Result<Vec<u8>, String> {
+    let (picture, _) = decode::decode(file).map_err(|skip| skip.detail)?;
+    let mut resizer = fast_image_resize::Resizer::new();
+    Ok(crate::scale::scale(&mut resizer, picture, width, height)?.bytes)
 }
 
 /// Id and quality flags of every film in the table `films.parquet` of the shards in `dir`.

@@ -2,7 +2,7 @@
 //!
 //! A shards folder holds `shards.json` ([`ShardIndex`]) and, for each split, Arrow IPC files with
 //! the columns `id` (utf8), `labels` (fixed-size binary, one byte 0 or 1 a class) and `image`
-//! (fixed-size binary for `raw`, binary for `jpeg`). Their schema metadata says what they are, so
+//! (fixed-size binary for `raw`, binary for `jpeg` and `original`). Their schema metadata says what they are, so
 //! that each file can be understood alone, by any Arrow reader.
 //!
 //! Invariant: a [`ShardSet`] that opened is whole. A torn or altered file is an error that names
@@ -107,17 +107,15 @@ pub enum ShardError {
     BadRow { id: String, problem: String },
 }
 
-/// The word for an encoding, as the metadata spells it.
-pub(crate) fn encoding_word(encoding: ImageEncoding) -> &'static str {
-    match encoding {
-        ImageEncoding::Raw => "raw",
-        ImageEncoding::Jpeg => "jpeg",
-    }
-}
+const ENCODINGS: [ImageEncoding; 3] = [
+    ImageEncoding::Raw,
+    ImageEncoding::Jpeg,
+    ImageEncoding::Original,
+];
 
 /// Reads whatever bytes as a shard, for the fuzzer.
 pub(crate) fn fuzz_file(bytes: &[u8]) -> String {
-    [ImageEncoding::Raw, ImageEncoding::Jpeg]
+    ENCODINGS
         .map(|encoding| read::fuzz(bytes, &fuzz_layout(encoding)))
         .join(" / ")
 }
@@ -135,10 +133,10 @@ fn fuzz_layout(encoding: ImageEncoding) -> ShardLayout {
     }
 }
 
-/// Whole shards of both encodings, for the fuzzer.
+/// Whole shards of every encoding, for the fuzzer.
 pub(crate) fn fuzz_corpus() -> Vec<Vec<u8>> {
     let mut corpus = Vec::new();
-    for encoding in [ImageEncoding::Raw, ImageEncoding::Jpeg] {
+    for encoding in ENCODINGS {
         let folder = std::env::temp_dir().join(format!("marquee-fuzz-{}", std::process::id()));
         let made = std::fs::create_dir_all(&folder).map_err(|source| ShardError::Io {
             file: folder.clone(),
@@ -150,7 +148,9 @@ pub(crate) fn fuzz_corpus() -> Vec<Vec<u8>> {
                 let pixels = vec![row * 20; 4 * 6 * 3];
                 let image = match encoding {
                     ImageEncoding::Raw => pixels,
-                    ImageEncoding::Jpeg => crate::thumbnail::jpeg_of(&pixels, 4, 6, 80),
+                    ImageEncoding::Jpeg | ImageEncoding::Original => {
+                        crate::thumbnail::jpeg_of(&pixels, 4, 6, 80)
+                    }
                 };
                 writer.push("train", &row.to_string(), &[1, row % 2], &image)?;
             }

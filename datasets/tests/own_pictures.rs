@@ -173,7 +173,11 @@ fn a_place_that_holds_no_pictures_is_refused_with_what_is_wanted() {
 #[test]
 fn shards_are_byte_equal_for_any_number_of_threads() {
     let workplace = fetched();
-    for encoding in [ImageEncoding::Raw, ImageEncoding::Jpeg] {
+    for encoding in [
+        ImageEncoding::Raw,
+        ImageEncoding::Jpeg,
+        ImageEncoding::Original,
+    ] {
         let mut all = Vec::new();
         for threads in [1, 2, 5] {
             let output = format!("shards-{encoding:?}-{threads}");
@@ -188,6 +192,35 @@ fn shards_are_byte_equal_for_any_number_of_threads() {
         }
         assert_eq!(all[0], all[1]);
         assert_eq!(all[0], all[2]);
+    }
+}
+
+#[test]
+fn originals_are_kept_as_they_came_and_decode_to_what_raw_shards_hold() {
+    let workplace = fetched();
+    let open = |encoding: ImageEncoding| {
+        let output = format!("{encoding:?}");
+        let settings = PreprocessSettings {
+            encoding,
+            ..settings()
+        };
+        workplace.preprocess(settings, &output, 2).preprocessed();
+        ShardSet::open(&workplace.path(&output)).unwrap()
+    };
+    let (raw, original) = (open(ImageEncoding::Raw), open(ImageEncoding::Original));
+    let dataset = Dataset::open(&workplace.path("dataset")).unwrap();
+    let (raw, original) = (
+        raw.split("train").unwrap(),
+        original.split("train").unwrap(),
+    );
+    assert_eq!(raw.len(), original.len());
+    let mut pixels = vec![0; raw.row(0).unwrap().image.len()];
+    for at in 0..raw.len() {
+        let row = original.row(at).unwrap();
+        assert_eq!(row.id, raw.row(at).unwrap().id);
+        assert_eq!(Some(row.image), dataset.picture(row.id), "{}", row.id);
+        original.pixels_into(at, &mut pixels).unwrap();
+        assert!(pixels == raw.row(at).unwrap().image, "{}", row.id);
     }
 }
 

@@ -54,7 +54,7 @@ fn write_set(dir: &Path, encoding: ImageEncoding) -> ShardIndex {
         let pixels = pixels_of(row);
         let image = match encoding {
             ImageEncoding::Raw => pixels,
-            ImageEncoding::Jpeg => jpeg_of(&pixels, WIDTH, HEIGHT, 90),
+            ImageEncoding::Jpeg | ImageEncoding::Original => jpeg_of(&pixels, WIDTH, HEIGHT, 90),
         };
         let split = if row.is_multiple_of(10) {
             "test"

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport};
-use marquee_domain::spec::{GradientCompression, ImageEncoding, Precision, TrainSettings};
+use marquee_domain::spec::{GradientCompression, Precision, TrainSettings};
 use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
 use tch::Device;
 
@@ -399,7 +399,7 @@ impl<'a> Session<'a> {
         self.steps_here += 1;
         self.is_settled = false;
         let epoch = self.plan.epoch_of(step) + 1;
-        let phase = format!("epoch {epoch}/{}", self.settings.epochs);
+        let phase = format!("epoch {epoch}/{}", self.plan.epochs());
         let done = self.plan.pictures_in_epoch(step + 1);
         self.events
             .progress(&phase, done.min(self.plan.rows), self.plan.rows, "images");
@@ -613,11 +613,7 @@ impl<'a> Session<'a> {
             seconds: started.elapsed().as_secs_f64(),
             phases: self.phases,
             precision: self.precision.as_str().to_owned(),
-            encoding: match self.train.index().encoding {
-                ImageEncoding::Raw => "raw",
-                ImageEncoding::Jpeg => "jpeg",
-            }
-            .to_owned(),
+            encoding: self.train.index().encoding.as_str().to_owned(),
             regroups: self.regroups,
         }
     }

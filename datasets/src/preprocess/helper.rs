@@ -18,13 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use super::look::Look;
 use super::picture::{Prepared, Preparer, Skip};
-use crate::shards::encoding_word;
 
 /// Time for one picture. The largest that is taken needs a second or two.
 const PICTURE_MAX: Duration = Duration::from_secs(30);
 /// Memory of a helper: a picture of the most pixels that are taken, a few times over.
 const MEMORY_MAX_BYTES: u64 = 3 * 1024 * 1024 * 1024;
-/// Bytes of an answer, at most: raw pixels of the largest training picture.
+/// Bytes of an answer, at most: raw pixels of the largest training picture, or the largest file.
 const ANSWER_MAX_BYTES: u32 = 64 * 1024 * 1024;
 
 const SKIPPED: u8 = 0;
@@ -52,7 +51,7 @@ impl Helper {
                 "decode-helper".to_owned(),
                 width.to_string(),
                 height.to_string(),
-                encoding_word(encoding).to_owned(),
+                encoding.as_str().to_owned(),
             ],
             running: None,
         }

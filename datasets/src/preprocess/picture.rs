@@ -7,8 +7,9 @@ use marquee_domain::spec::ImageEncoding;
 
 use super::decode::decode;
 use super::look::Look;
-use super::stored;
 use crate::scale::scale;
+use crate::shards::JPEG_QUALITY;
+use crate::thumbnail::jpeg_of;
 
 /// Why a picture is not in the shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +60,16 @@ impl Preparer {
             let unresizable = |problem| Skip::new("unresizable", problem);
             let (picture, format) = decode(file)?;
             let look = Look::at(&mut self.resizer, &picture, format).map_err(unresizable)?;
-            let picture =
-                scale(&mut self.resizer, picture, self.width, self.height).map_err(unresizable)?;
-            Ok((stored(picture, self.encoding), Box::new(look)))
+            let scaled =
+                || scale(&mut self.resizer, picture, self.width, self.height).map_err(unresizable);
+            let image = match self.encoding {
+                ImageEncoding::Raw => scaled()?.bytes,
+                ImageEncoding::Jpeg => {
+                    jpeg_of(&scaled()?.bytes, self.width, self.height, JPEG_QUALITY)
+                }
+                ImageEncoding::Original => file.to_vec(),
+            };
+            Ok((image, Box::new(look)))
         }));
         match prepared {
             Ok(Ok((image, look))) => Prepared::Image(image, look),

@@ -14,9 +14,10 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, encoding_word, key};
+use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
 use crate::ipc;
 use crate::mapping::map;
+use crate::preprocess::picture_of;
 
 /// How far a set is checked when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub struct Row<'a> {
     pub id: &'a str,
     /// One byte a class, 0 or 1.
     pub labels: &'a [u8],
-    /// Raw pixels (height x width x 3, RGB) or a JPEG, as the index says.
+    /// Raw pixels (height x width x 3, RGB), a JPEG of that size or a file of any, as the index says.
     pub image: &'a [u8],
 }
 
@@ -126,7 +127,7 @@ struct Batch {
 #[derive(Debug)]
 enum Images {
     Raw(FixedSizeBinaryArray),
-    Jpeg(BinaryArray),
+    Files(BinaryArray),
 }
 
 impl Split {
@@ -158,7 +159,7 @@ impl Split {
         let (batch, at) = self.locate(i)?;
         let image = match &batch.images {
             Images::Raw(images) => images.value(at),
-            Images::Jpeg(images) => images.value(at),
+            Images::Files(images) => images.value(at),
         };
         Ok(Row {
             id: batch.ids.value(at),
@@ -177,22 +178,28 @@ impl Split {
             });
         }
         let row = self.row(i)?;
-        match self.encoding {
+        let decoded = match self.encoding {
             ImageEncoding::Raw => {
                 out.copy_from_slice(row.image);
                 Ok(())
             }
-            ImageEncoding::Jpeg => self.decode_into(row.image, out).map_err(|problem| {
-                let file = self
-                    .locate(i)
-                    .map(|(batch, _)| batch.file.clone())
-                    .unwrap_or_default();
-                ShardError::Damaged {
-                    file,
-                    problem: format!("row {:?}: {problem}", row.id),
-                }
-            }),
-        }
+            ImageEncoding::Jpeg => self.decode_into(row.image, out),
+            ImageEncoding::Original => {
+                picture_of(row.image, self.width, self.height).map(|pixels| {
+                    out.copy_from_slice(&pixels);
+                })
+            }
+        };
+        decoded.map_err(|problem| {
+            let file = self
+                .locate(i)
+                .map(|(batch, _)| batch.file.clone())
+                .unwrap_or_default();
+            ShardError::Damaged {
+                file,
+                problem: format!("row {:?}: {problem}", row.id),
+            }
+        })
     }
 
     fn decode_into(&self, jpeg: &[u8], out: &mut [u8]) -> Result<(), String> {
@@ -281,7 +288,9 @@ impl Split {
         }
         let images = match self.encoding {
             ImageEncoding::Raw => Images::Raw(batch.column(2).as_fixed_size_binary().clone()),
-            ImageEncoding::Jpeg => Images::Jpeg(batch.column(2).as_binary().clone()),
+            ImageEncoding::Jpeg | ImageEncoding::Original => {
+                Images::Files(batch.column(2).as_binary().clone())
+            }
         };
         Ok(Batch {
             first_row: self.rows,
@@ -298,7 +307,7 @@ fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), 
     let picture = i32::try_from(index.picture_bytes()).map_err(|_| "pictures are too large")?;
     let image = match index.encoding {
         ImageEncoding::Raw => DataType::FixedSizeBinary(picture),
-        ImageEncoding::Jpeg => DataType::Binary,
+        ImageEncoding::Jpeg | ImageEncoding::Original => DataType::Binary,
     };
     let wanted = [
         ("id", DataType::Utf8),
@@ -324,7 +333,7 @@ fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), 
         (key::FORMAT, FORMAT.to_string()),
         (key::WIDTH, index.width.to_string()),
         (key::HEIGHT, index.height.to_string()),
-        (key::ENCODING, encoding_word(index.encoding).to_owned()),
+        (key::ENCODING, index.encoding.as_str().to_owned()),
         (key::CLASSES, classes),
         (key::SPLIT, split.to_owned()),
     ];

@@ -14,9 +14,7 @@ use arrow::ipc::writer::FileWriter;
 use marquee_domain::report::SourceNote;
 use marquee_domain::spec::ImageEncoding;
 
-use super::{
-    BATCH_ROWS, FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, encoding_word, key,
-};
+use super::{BATCH_ROWS, FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
 use crate::durable::{AsideFile, write_json};
 
 /// What all files of a shards folder have in common.
@@ -96,7 +94,7 @@ impl ShardWriter {
         }
     }
 
-    /// Appends one row to `split`. `image` is raw pixels or a JPEG, as the layout says.
+    /// Appends one row to `split`. `image` is raw pixels or a file, as the layout says.
     pub fn push(
         &mut self,
         split: &str,
@@ -162,8 +160,10 @@ impl ShardWriter {
                 "a raw picture is {pixels} bytes, not {}",
                 image.len()
             ))),
-            ImageEncoding::Jpeg if image.is_empty() => Err(refuse("its JPEG is empty".to_owned())),
-            ImageEncoding::Raw | ImageEncoding::Jpeg => Ok(()),
+            ImageEncoding::Jpeg | ImageEncoding::Original if image.is_empty() => {
+                Err(refuse("its file is empty".to_owned()))
+            }
+            ImageEncoding::Raw | ImageEncoding::Jpeg | ImageEncoding::Original => Ok(()),
         }
     }
 }
@@ -299,7 +299,7 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
         i32::try_from(layout.classes.len()).map_err(|_| refuse("there are too many classes"))?;
     let image = match layout.encoding {
         ImageEncoding::Raw => DataType::FixedSizeBinary(pixels),
-        ImageEncoding::Jpeg => DataType::Binary,
+        ImageEncoding::Jpeg | ImageEncoding::Original => DataType::Binary,
     };
     let names = serde_json::to_string(&layout.classes).expect("a list of strings is always JSON");
     let source = serde_json::to_string(&layout.source).expect("a note is always JSON");
@@ -307,7 +307,7 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
         (key::FORMAT, FORMAT.to_string()),
         (key::WIDTH, layout.width.to_string()),
         (key::HEIGHT, layout.height.to_string()),
-        (key::ENCODING, encoding_word(layout.encoding).to_owned()),
+        (key::ENCODING, layout.encoding.as_str().to_owned()),
         (key::CLASSES, names),
         (key::SPLIT, split.to_owned()),
         (key::SEED, layout.seed.to_string()),

@@ -216,7 +216,12 @@ fn is_tmdb_itself(url: &str) -> bool {
 }
 
 pub(super) fn preprocess(table: &mut Table<'_>) -> PreprocessSettings {
-    let encodings = [("raw", ImageEncoding::Raw), ("jpeg", ImageEncoding::Jpeg)];
+    let encodings = [
+        ImageEncoding::Raw,
+        ImageEncoding::Jpeg,
+        ImageEncoding::Original,
+    ]
+    .map(|encoding| (encoding.as_str(), encoding));
     let labels = table.texts("labels");
     if let Some(labels) = &labels {
         check_labels(table, labels);

@@ -137,6 +137,20 @@ pub enum ImageEncoding {
     Raw,
     /// JPEG of the resized picture, quality 90.
     Jpeg,
+    /// The file as it was fetched, at its own size: training decodes and resizes it each time.
+    Original,
+}
+
+impl ImageEncoding {
+    /// The word for it in documents, metadata and reports.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Jpeg => "jpeg",
+            Self::Original => "original",
+        }
+    }
 }
 
 /// Settings of a preprocess job: filter, encode labels, split, resize and pack.

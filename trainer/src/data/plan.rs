@@ -98,6 +98,11 @@ impl Plan {
         }
     }
 
+    /// Epochs that are trained, the last perhaps in part.
+    pub(crate) fn epochs(&self) -> u64 {
+        self.total_steps().div_ceil(self.steps_per_epoch())
+    }
+
     pub(crate) fn steps_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.batch_size)
     }
