@@ -1,13 +1,14 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
 pub(crate) mod artifacts;
+pub(crate) mod bench;
 mod cancel;
 mod completions;
 mod demo;
 pub(crate) mod explain;
 pub(crate) mod jobs;
 pub(crate) mod logs;
-mod metrics;
+pub(crate) mod metrics;
 mod models;
 mod report;
 mod retry;
@@ -101,6 +102,7 @@ enum Command {
     Models(models::Args),
     Artifacts(artifacts::Args),
     Report(report::Args),
+    Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
     #[command(name = launch::COMMAND, hide = true)]
@@ -154,6 +156,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Models(args) => models::run(&args, &session),
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
+        Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, &session),
         Command::Launch(args) => launch::run(&args),

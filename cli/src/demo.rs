@@ -3,7 +3,7 @@
 //!
 //! Not here: any shortcut. What it shows came over HTTP, gRPC and the collectives.
 
-mod catalogue;
+pub(crate) mod catalogue;
 mod failure;
 mod folder;
 

@@ -9,6 +9,7 @@
     reason = "stdout is where a command line puts its data"
 )]
 
+mod bench;
 mod client;
 mod clock;
 mod cluster;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::output::words;
 
-pub(crate) use gather::gather;
+pub(crate) use gather::{gather, summaries};
 
 /// The rule that the headline figures are of: thresholds tuned on validation.
 const HEADLINE_RULE: &str = "per_class";

@@ -141,7 +141,7 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
 }
 
 /// Reads a digest or a job.
-async fn which(text: &str, remote: &Remote) -> Result<Which> {
+pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
     let is_hex = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));

@@ -74,7 +74,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 }
 
 /// Hands each point on as it comes, over broken connections, none twice.
-async fn each(
+pub(crate) async fn each(
     remote: &Remote,
     request: v1::MetricsRequest,
     mut take: impl FnMut(MetricPoint) -> Result<()>,

@@ -24,7 +24,7 @@ struct Listening {
 }
 
 /// Starts it and returns it with the address of its API.
-pub(super) async fn start(layout: &Layout, films: u32) -> Result<(Program, String)> {
+pub(crate) async fn start(layout: &Layout, films: u32) -> Result<(Program, String)> {
     let args = [
         "serve-catalogue",
         "--films",

@@ -94,7 +94,7 @@ async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
 }
 
 /// The ranks' own words, from the attempt that was committed.
-async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
+pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
     let detail = show::job(remote, job_id).await?;
     let committed = detail
         .attempts

@@ -1,0 +1,73 @@
+//! `marquee bench --here`: a cluster of this machine alone, with generated posters to train on.
+
+use tokio::time::Instant;
+
+use super::plan::{Plan, Source};
+use crate::client::Remote;
+use crate::cluster::{Cluster, Layout, Options, free_port};
+use crate::commands::bench::{Shown, choose_devices, finish, start};
+use crate::demo::catalogue;
+use crate::error::{CliError, Result};
+use crate::output::words;
+use crate::signals::Signals;
+
+/// A private cluster in a temporary folder.
+#[derive(Debug)]
+pub(crate) struct Here {
+    films: u32,
+    folder: tempfile::TempDir,
+}
+
+impl Here {
+    pub(crate) fn new(films: u32) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("marquee-bench-")
+            .tempdir()?;
+        Ok(Self { films, folder })
+    }
+
+    /// Runs the bench and stops everything, whatever happens.
+    pub(crate) async fn run(&self, plan: Plan, shown: &Shown) -> Result<()> {
+        let mut signals = Signals::catch()?;
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let options = Options {
+            listen: free_port(([127, 0, 0, 1], 0).into())?,
+            workers: 1,
+            // One thread each: so many ranks are so many times the cores.
+            slots_per_worker: u32::try_from(threads).unwrap_or(1),
+            threads_per_slot: 1,
+        };
+        let mut cluster = Cluster::new(Layout::lock(self.folder.path())?, options)?;
+        let outcome = tokio::select! {
+            outcome = self.measure(&mut cluster, plan, shown) => outcome,
+            () = signals.next() => Err(CliError::Interrupted { hint: None }),
+        };
+        eprintln!("stopping");
+        cluster.stop(&mut signals).await;
+        outcome
+    }
+
+    async fn measure(&self, cluster: &mut Cluster, mut plan: Plan, shown: &Shown) -> Result<()> {
+        let started = Instant::now();
+        eprintln!("starting a coordinator, its Postgres and a worker");
+        cluster.start().await?;
+        eprintln!(
+            "starting a film catalogue with {} generated posters",
+            words::count(self.films.into())
+        );
+        let (catalogue, api_url) = catalogue::start(cluster.layout(), self.films).await?;
+        cluster.keep(catalogue);
+        let remote = Remote::new(cluster.place())?;
+        choose_devices(&mut plan, &remote).await?;
+        let id = start(&remote, &plan, &Source::Api(api_url)).await?;
+        tokio::select! {
+            outcome = finish(&remote, id, shown) => outcome?,
+            gave_up = cluster.supervise() => match gave_up {
+                Err(error) => return Err(error),
+                Ok(never) => match never {},
+            },
+        }
+        eprintln!("the bench took {}", words::duration(started.elapsed()));
+        Ok(())
+    }
+}
