@@ -15,14 +15,16 @@ use crate::error::RunError;
 use crate::learner::features::Table;
 
 mod augment;
+mod mixing;
 mod order;
 mod plan;
 mod prefetch;
 mod sampler;
 
 pub(crate) use augment::Augment;
+pub(crate) use mixing::Mixing;
 pub(crate) use order::share;
-pub(crate) use plan::{Picture, Plan, Request, scoring_requests};
+pub(crate) use plan::{Picture, Plan, Request, View, scoring_requests};
 pub(crate) use prefetch::Prefetch;
 pub(crate) use sampler::Sampler;
 
@@ -50,6 +52,7 @@ pub(crate) struct SplitReader {
     /// Of its pictures, where frozen networks have computed them once.
     features: Option<Arc<Table>>,
     augment: Augment,
+    mixing: Mixing,
     /// The device that batches are to be copied to without waiting; None: they stay here.
     pinned_for: Option<Device>,
 }
@@ -59,7 +62,7 @@ pub(crate) struct SplitReader {
 pub(crate) struct Batch {
     /// uint8 `[N, height, width, 3]`, RGB; or features `[N, width]`, where the split has them.
     pub(crate) pixels: Tensor,
-    /// uint8 `[N, classes]`, 0 or 1.
+    /// `[N, classes]`: uint8 0 or 1, or float from 0 to 1 where pictures may be mixed.
     pub(crate) labels: Tensor,
     /// Pictures that count: N, or 0 where the batch is a stand-in.
     pub(crate) counted: u64,
@@ -79,6 +82,7 @@ impl SplitReader {
             rows,
             features: None,
             augment: Augment::default(),
+            mixing: Mixing::default(),
             pinned_for: None,
         })
     }
@@ -97,6 +101,11 @@ impl SplitReader {
         Self { augment, ..self }
     }
 
+    /// The same split, with pictures mixed in pairs as `mixing` says where the plan asks for it.
+    pub(crate) fn mixed(self, mixing: Mixing) -> Self {
+        Self { mixing, ..self }
+    }
+
     /// The same split, with batches in memory that a GPU copies from by itself. Nothing for a CPU.
     pub(crate) fn pinned_for(self, device: Device) -> Self {
         let pinned_for = match device {
@@ -111,7 +120,9 @@ impl SplitReader {
     pub(crate) fn threads(&self, asked: u32, rank_threads: u32) -> usize {
         const MOST: u32 = 8;
         let is_copied = self.features.is_some()
-            || self.index().encoding == ImageEncoding::Raw && self.augment.is_none();
+            || self.index().encoding == ImageEncoding::Raw
+                && self.augment.is_none()
+                && self.mixing.is_none();
         let threads = match (asked, is_copied) {
             (0, true) => 1,
             (0, false) => rank_threads.clamp(1, MOST),
@@ -148,57 +159,95 @@ impl SplitReader {
 
     /// Reads the pictures that `request` names.
     pub(crate) fn read(&self, request: &Request) -> Result<Batch, RunError> {
-        let index = self.index();
         let count = request.pictures.len();
-        let mut labels = Vec::with_capacity(count * index.classes.len());
-        for picture in &request.pictures {
-            labels.extend_from_slice(self.split().row(row_of(picture)?)?.labels);
-        }
+        let (pixels, labels) = match &self.features {
+            Some(table) => (
+                table.of(&request.pictures)?,
+                self.labels(&request.pictures, &[])?,
+            ),
+            None => {
+                let (pixels, kept) = self.pixels(&request.pictures)?;
+                (pixels, self.labels(&request.pictures, &kept)?)
+            }
+        };
         Ok(Batch {
-            pixels: match &self.features {
-                Some(table) => table.of(&request.pictures)?,
-                None => self.pixels(&request.pictures)?,
-            },
-            labels: Tensor::f_from_data_size(
-                &labels,
-                &[count, index.classes.len()].map(side),
-                Kind::Uint8,
-            )?,
+            pixels,
+            labels,
             counted: if request.is_stand_in { 0 } else { count as u64 },
             global: request.global,
             first: request.first,
         })
     }
 
-    fn pixels(&self, pictures: &[Picture]) -> Result<Tensor, RunError> {
-        let index = self.index();
-        let (width, picture_bytes) = (index.width as usize, index.picture_bytes());
-        let size = (width, index.height as usize);
-        let mut scratch = Vec::new();
-        let mut pixels = vec![0; pictures.len() * picture_bytes];
-        for (picture, out) in pictures.iter().zip(pixels.chunks_exact_mut(picture_bytes)) {
-            self.split().pixels_into(row_of(picture)?, out)?;
-            if picture.is_flipped {
-                mirror(out, width);
+    /// The labels of pictures that have kept so much of themselves; none said: all.
+    fn labels(&self, pictures: &[Picture], kept: &[f32]) -> Result<Tensor, RunError> {
+        let classes = self.index().classes.len();
+        let of = |view: View| Ok::<_, RunError>(self.split().row(row_of(view)?)?.labels);
+        let sides = [pictures.len(), classes].map(side);
+        if self.mixing.is_none() || kept.is_empty() {
+            let mut labels = Vec::with_capacity(pictures.len() * classes);
+            for picture in pictures {
+                labels.extend_from_slice(of(picture.view)?);
             }
-            if !self.augment.is_none() {
-                self.augment.apply(out, size, picture.dice, &mut scratch);
+            return Ok(Tensor::f_from_data_size(&labels, &sides, Kind::Uint8)?);
+        }
+        let mut labels = Vec::with_capacity(pictures.len() * classes);
+        for (picture, kept) in pictures.iter().zip(kept) {
+            let own = of(picture.view)?;
+            let other = match picture.partner {
+                Some((partner, _)) => of(partner)?,
+                None => own,
+            };
+            labels.extend(mixing::targets(own, other, *kept));
+        }
+        Ok(Tensor::f_from_slice(&labels)?.f_view(sides.as_slice())?)
+    }
+
+    /// The pictures, and what each has kept of itself.
+    fn pixels(&self, pictures: &[Picture]) -> Result<(Tensor, Vec<f32>), RunError> {
+        let index = self.index();
+        let (width, height) = (index.width as usize, index.height as usize);
+        let picture_bytes = index.picture_bytes();
+        let (mut scratch, mut other) = (Vec::new(), Vec::new());
+        let mut kept = vec![1.0; pictures.len()];
+        let mut pixels = vec![0; pictures.len() * picture_bytes];
+        let outs = pixels.chunks_exact_mut(picture_bytes);
+        for ((picture, out), kept) in pictures.iter().zip(outs).zip(&mut kept) {
+            self.view_into(picture.view, out, &mut scratch)?;
+            if let Some((partner, dice)) = picture.partner {
+                other.resize(picture_bytes, 0);
+                self.view_into(partner, &mut other, &mut scratch)?;
+                *kept = self.mixing.apply(out, &other, (width, height), dice);
             }
         }
-        let sides = [pictures.len(), index.height as usize, width, 3].map(side);
+        let sides = [pictures.len(), height, width, 3].map(side);
         let pixels = Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?;
-        Ok(match self.pinned_for {
+        let pixels = match self.pinned_for {
             Some(device) => pixels.f_pin_memory(device)?,
             None => pixels,
-        })
+        };
+        Ok((pixels, kept))
+    }
+
+    /// One row, mirrored and changed as its view says.
+    fn view_into(&self, view: View, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), RunError> {
+        let size = (self.index().width as usize, self.index().height as usize);
+        self.split().pixels_into(row_of(view)?, out)?;
+        if view.is_flipped {
+            mirror(out, size.0);
+        }
+        if !self.augment.is_none() {
+            self.augment.apply(out, size, view.dice, scratch);
+        }
+        Ok(())
     }
 }
 
-fn row_of(picture: &Picture) -> Result<usize, RunError> {
-    usize::try_from(picture.row).map_err(|_| {
+fn row_of(view: View) -> Result<usize, RunError> {
+    usize::try_from(view.row).map_err(|_| {
         RunError::input(format!(
             "row {} is beyond what this host can count",
-            picture.row
+            view.row
         ))
     })
 }

@@ -17,7 +17,7 @@ use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
 use tch::Device;
 
 use crate::checkpoint::{self, Position, RunIdentity, Snapshot, Writer, Written};
-use crate::data::{self, Augment, Plan, Prefetch, Sampler, SplitReader};
+use crate::data::{self, Augment, Mixing, Plan, Prefetch, Sampler, SplitReader};
 use crate::device;
 use crate::ema::Ema;
 use crate::error::RunError;
@@ -256,7 +256,10 @@ impl<'a> Session<'a> {
             stop,
             peers,
             validation: validation.map(|split| split.pinned_for(device)),
-            train: train.augmented(augment).pinned_for(device),
+            train: train
+                .augmented(augment)
+                .mixed(Mixing::of(&settings.learning))
+                .pinned_for(device),
             plan,
             rules,
             weights,

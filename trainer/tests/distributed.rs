@@ -10,7 +10,9 @@ use common::{PATIENCE, Run, settings, trainer, weights_apart, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
-use marquee_domain::spec::{GradientCompression, Optimizer, Precision, TrainSettings};
+use marquee_domain::spec::{
+    GradientCompression, Learning, Mix, Optimizer, Precision, TrainSettings,
+};
 use nix::sys::signal::{Signal, kill};
 
 fn exact(optimizer: Optimizer) -> TrainSettings {
@@ -93,6 +95,38 @@ fn clipping_accumulation_and_the_running_mean_are_those_of_one_rank() {
         apart > 1e-4,
         "the norm was never above what it is clipped to"
     );
+}
+
+/// What a picture is mixed with may lie on another rank.
+#[test]
+fn mixed_pictures_and_targets_are_those_of_one_rank() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    let mix = |alpha| Some(Mix { alpha, share: 0.5 });
+    let train = |mixup, cutmix, ranks| {
+        let learning = Learning {
+            mixup,
+            cutmix,
+            ..Learning::default()
+        };
+        let settings = TrainSettings {
+            learning,
+            ..exact(settings().optimizer)
+        };
+        let run = Run::train(folder.path(), settings);
+        run.succeed(ranks);
+        run.model_bytes()
+    };
+    let plain = train(None, None, 1);
+    for (mixup, cutmix) in [(mix(0.4), None), (None, mix(1.0)), (mix(0.4), mix(1.0))] {
+        let alone = train(mixup, cutmix, 1);
+        for ranks in [2, 3] {
+            let (apart, _) = weights_apart(&alone, &train(mixup, cutmix, ranks));
+            println!("{ranks} ranks, {mixup:?}, {cutmix:?}: {apart:e} apart");
+            assert!(apart <= 1e-12, "{ranks} ranks: {apart:e} apart");
+        }
+        assert!(weights_apart(&plain, &alone).0 > 1e-4, "nothing was mixed");
+    }
 }
 
 fn final_loss(events: &[ChildEvent]) -> f64 {

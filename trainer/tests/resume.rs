@@ -7,7 +7,7 @@ mod common;
 use common::{Run, checkpoint_in, settings, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
-use marquee_domain::spec::{Colour, Crop, LrSchedule, Optimizer, TrainSettings};
+use marquee_domain::spec::{Colour, Crop, Learning, LrSchedule, Mix, Optimizer, TrainSettings};
 use nix::sys::signal::{Signal, kill};
 
 /// 75 rows in batches of 8: ten steps an epoch, the last one of 3.
@@ -133,6 +133,17 @@ fn two_ranks_with_all_that_settings_can_add() {
                 saturation: 0.2,
             }),
             input_threads: 3,
+            learning: Learning {
+                mixup: Some(Mix {
+                    alpha: 0.4,
+                    share: 0.4,
+                }),
+                cutmix: Some(Mix {
+                    alpha: 1.0,
+                    share: 0.4,
+                }),
+                ..Learning::default()
+            },
             ..often(adamw())
         },
     );

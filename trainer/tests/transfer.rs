@@ -10,7 +10,8 @@ use common::{Run, settings, weights_apart, write_shards};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::{
-    Backbone, HeadSettings, Loss, Optimizer, Precision, Sampling, TrainSettings, Transfer, Work,
+    Backbone, HeadSettings, Loss, Mix, Optimizer, Precision, Sampling, TrainSettings, Transfer,
+    Work,
 };
 
 /// Small enough for a test, and in f64 so that sums in another order stay equal.
@@ -83,6 +84,23 @@ fn features_computed_once_train_the_same_classifier_and_are_kept_for_later_jobs(
     let (shared, told) = run(4, None, 2);
     assert!(told.features.is_some());
     assert!(weights_apart(&long, &shared).0 < 1e-12);
+}
+
+#[test]
+fn mixed_pictures_need_the_networks_in_every_step() {
+    let shards = tempfile::tempdir().unwrap();
+    write_shards(shards.path(), [40, 10, 10]);
+    let mut settings = TrainSettings {
+        epochs: 4,
+        transfer: frozen(None),
+        ..exact()
+    };
+    settings.learning.mixup = Some(Mix {
+        alpha: 0.2,
+        share: 1.0,
+    });
+    let told = summary(&Run::train(shards.path(), settings).succeed(1));
+    assert_eq!(told.features, None);
 }
 
 #[test]
@@ -170,6 +188,7 @@ fn weights_that_thaw_learn_from_their_epoch_on_with_two_ranks_as_with_one() {
             },
             sampling: Sampling::Balanced,
             label_smoothing: 0.1,
+            ..marquee_domain::spec::Learning::default()
         },
         transfer: Transfer {
             freeze: vec!["@backbone".into()],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::table::{Table, unknown};
 use crate::spec::{
-    Activation, Backbone, HeadSettings, Learning, Loss, PartialWeights, Sampling, Transfer,
+    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Transfer,
 };
 use crate::zoo::{self, MODELS};
 
@@ -19,6 +19,9 @@ const HIDDEN_SIZE_MAX: u32 = 16_384;
 /// Pixels of a side that an ensemble's network sees.
 const SIDE_MIN_PX: u32 = 16;
 const SIDE_MAX_PX: u32 = 2_048;
+/// What Zhang et al. 2018 take for photographs, and what Yun et al. 2019 take everywhere.
+const MIXUP_ALPHA: f64 = 0.2;
+const CUTMIX_ALPHA: f64 = 1.0;
 
 pub(super) fn learning(table: &mut Table<'_>) -> Learning {
     let samplings = [
@@ -26,13 +29,46 @@ pub(super) fn learning(table: &mut Table<'_>) -> Learning {
         ("balanced", Sampling::Balanced),
         ("weighted", Sampling::Weighted),
     ];
+    let share = if table.has("mixup") && table.has("cutmix") {
+        0.5
+    } else {
+        1.0
+    };
+    let (mixup, cutmix) = (
+        mix(table, "mixup", MIXUP_ALPHA, share),
+        mix(table, "cutmix", CUTMIX_ALPHA, share),
+    );
+    if let (Some(mixup), Some(cutmix)) = (mixup, cutmix)
+        && mixup.share + cutmix.share > 1.0
+    {
+        let sum = mixup.share + cutmix.share;
+        table.add_error(
+            "cutmix.share",
+            format!(
+                "and mixup.share add up to {sum}, but a picture is mixed in one way at most; make it 1 or less"
+            ),
+        );
+    }
     Learning {
         loss: loss(table),
         label_smoothing: table.float("label_smoothing", 0.0..=0.9, Some(0.0)),
         sampling: table
             .choice("sampling", &samplings, Some(Sampling::Shuffle))
             .unwrap_or_default(),
+        mixup,
+        cutmix,
     }
+}
+
+/// `mixup` or `cutmix`, a table whose keys may all be left out.
+fn mix(table: &mut Table<'_>, key: &'static str, alpha: f64, share: f64) -> Option<Mix> {
+    let mut mix = table.table(key)?;
+    let read = Mix {
+        alpha: mix.float("alpha", 0.01..=4.0, Some(alpha)),
+        share: mix.float("share", 0.001..=1.0, Some(share)),
+    };
+    mix.finish();
+    Some(read)
 }
 
 fn loss(table: &mut Table<'_>) -> Loss {

@@ -1,7 +1,7 @@
 //! The door, tried with good and bad documents. Messages are pinned: they are the product.
 
 use super::*;
-use crate::spec::{InputRef, Optimizer, Work};
+use crate::spec::{InputRef, Mix, Optimizer, Work};
 
 const POSTERS: &str = r#"
 name = "posters"
@@ -191,6 +191,44 @@ fn unknown_labels_are_refused_where_the_source_is_known() {
     jobs.preprocess.labels[1]: no such label: "Commedy" is unknown; did you mean "Comedy"?
     jobs.eval.thresholds.Western: no such label: "Western" is unknown; use "Horror" or "Commedy"
     "#);
+}
+
+#[test]
+fn mixing_is_off_until_asked_for_and_shares_must_leave_room_for_each_other() {
+    let read = |overrides: &[Override]| {
+        let spec = parse_pipeline(DocumentText::Toml(POSTERS), overrides, None)?;
+        let Work::Train(train) = &spec.jobs[2].work else {
+            panic!("train is a train job")
+        };
+        Ok::<_, Vec<FieldError>>((train.learning.mixup, train.learning.cutmix))
+    };
+    let mix = |alpha, share| Some(Mix { alpha, share });
+    let (mixup, cutmix) = (
+        set("jobs.train.mixup", "{}"),
+        set("jobs.train.cutmix", "{ alpha = 0.5 }"),
+    );
+    assert_eq!(read(&[]).unwrap(), (None, None));
+    assert_eq!(read(&[mixup.clone()]).unwrap(), (mix(0.2, 1.0), None));
+    assert_eq!(
+        read(&[mixup, cutmix]).unwrap(),
+        (mix(0.2, 0.5), mix(0.5, 0.5))
+    );
+    let wrong = |mixup, cutmix| {
+        let wrong = [
+            set("jobs.train.mixup", mixup),
+            set("jobs.train.cutmix", cutmix),
+        ];
+        lines(&read(&wrong).unwrap_err())
+    };
+    insta::assert_snapshot!(wrong("{ share = 0.75 }", "{ share = 0.5 }"), @"jobs.train.cutmix.share: and mixup.share add up to 1.25, but a picture is mixed in one way at most; make it 1 or less");
+    insta::assert_snapshot!(wrong("{ alpha = 0 }", "{ aplha = 1 }"), @r#"
+    jobs.train.mixup.alpha: 0 is out of range; give 0.01 to 4
+    jobs.train.cutmix.aplha: unknown key; did you mean "alpha"?
+    "#);
+    insta::assert_snapshot!(wrong("0.2", "true"), @"
+    jobs.train.mixup: must be a table, not the number 0.2
+    jobs.train.cutmix: must be a table, not the flag true
+    ");
 }
 
 #[test]

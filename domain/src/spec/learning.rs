@@ -46,6 +46,16 @@ pub enum Sampling {
     Weighted,
 }
 
+/// How pictures are mixed with another one of the training split, and their targets with them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Mix {
+    /// What a picture keeps of itself is drawn from Beta(alpha, alpha): the smaller, the nearer to
+    /// all or nothing.
+    pub alpha: f64,
+    /// Share of the pictures to which it happens.
+    pub share: f64,
+}
+
 /// What happens when given weights do not fill the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,6 +108,10 @@ pub struct Learning {
     /// Targets 0 and 1 become s/2 and 1 - s/2.
     pub label_smoothing: f64,
     pub sampling: Sampling,
+    /// Two pictures laid over each other (Zhang et al. 2018).
+    pub mixup: Option<Mix>,
+    /// A part of one picture set into another (Yun et al. 2019).
+    pub cutmix: Option<Mix>,
 }
 
 /// What training starts from, and which of it learns.

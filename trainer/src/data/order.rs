@@ -15,6 +15,7 @@ enum Purpose {
     Flip = 2,
     Change = 3,
     Draw = 4,
+    Mix = 5,
 }
 
 /// Mixes all bits of a number into all bits of the result (the finaliser of splitmix64).
@@ -91,9 +92,20 @@ pub(crate) fn dice(seed: u64, epoch: u32, row: u64) -> u64 {
     chance(seed, epoch, Purpose::Change, row)
 }
 
+/// Random bits for the mixing of the picture at `position` of this epoch.
+pub(crate) fn mixing_dice(seed: u64, epoch: u32, position: u64) -> u64 {
+    chance(seed, epoch, Purpose::Mix, position)
+}
+
 /// The number `index` of a stream that starts with `dice`, from 0 to below 1.
 pub(crate) fn roll(dice: u64, index: u64) -> f64 {
     (mix(dice ^ mix(index)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The same as a whole number from 0 to below `end`.
+pub(crate) fn roll_below(dice: u64, index: u64, end: u64) -> u64 {
+    let product = u128::from(mix(dice ^ mix(index))) * u128::from(end);
+    u64::try_from(product >> u64::BITS).expect("the upper half of a product has 64 bits")
 }
 
 /// The part of `0..rows` that belongs to `rank`: parts are in order and differ by one at most.

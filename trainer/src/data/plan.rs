@@ -4,16 +4,40 @@ use std::sync::Arc;
 
 use marquee_domain::spec::TrainSettings;
 
-use super::Sampler;
-use super::order::{EpochOrder, dice, is_flipped, share};
+use super::mixing::Mixing;
+use super::order::{EpochOrder, dice, is_flipped, mixing_dice, share};
+use super::{Sampler, mixing};
 
-/// One picture of a request.
+/// One row as a step sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Picture {
+pub(crate) struct View {
     pub(crate) row: u64,
     pub(crate) is_flipped: bool,
     /// Random bits for what else happens to it.
     pub(crate) dice: u64,
+}
+
+/// One picture of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Picture {
+    pub(crate) view: View,
+    /// What it is mixed with, and random bits that say how.
+    pub(crate) partner: Option<(View, u64)>,
+}
+
+impl Picture {
+    /// A row as it lies in the shards.
+    pub(crate) fn plain(row: u64, is_flipped: bool) -> Self {
+        let dice = 0;
+        Self {
+            view: View {
+                row,
+                is_flipped,
+                dice,
+            },
+            partner: None,
+        }
+    }
 }
 
 /// The pictures of one batch of one rank.
@@ -34,11 +58,7 @@ impl Request {
     /// Rows to read for themselves, each mirrored or not.
     pub(crate) fn of_rows(rows: impl Iterator<Item = (u64, bool)>) -> Self {
         let pictures: Vec<Picture> = rows
-            .map(|(row, is_flipped)| Picture {
-                row,
-                is_flipped,
-                dice: 0,
-            })
+            .map(|(row, is_flipped)| Picture::plain(row, is_flipped))
             .collect();
         Self {
             global: pictures.len() as u64,
@@ -64,6 +84,7 @@ pub(crate) struct Plan {
     flip: bool,
     /// None: every row comes once in an epoch.
     sampler: Option<Arc<Sampler>>,
+    mixing: Mixing,
     rank: u32,
     world_size: u32,
 }
@@ -78,6 +99,7 @@ impl Plan {
             seed: settings.seed,
             flip: settings.flip,
             sampler: None,
+            mixing: Mixing::of(&settings.learning),
             rank,
             world_size,
         }
@@ -141,15 +163,28 @@ impl Plan {
         let mine = share(global, self.rank, self.world_size);
         let (is_stand_in, first_of_mine) = (mine.is_empty(), mine.start);
         let positions = if is_stand_in { 0..1 } else { mine };
-        let picture = |position| {
+        let view = |position| {
             let row = match &self.sampler {
-                Some(sampler) => sampler.row(self.seed, epoch, first + position),
-                None => order.row(first + position),
+                Some(sampler) => sampler.row(self.seed, epoch, position),
+                None => order.row(position),
             };
-            Picture {
+            View {
                 row,
                 is_flipped: self.flip && is_flipped(self.seed, epoch, row),
                 dice: dice(self.seed, epoch, row),
+            }
+        };
+        let picture = |place| {
+            let position = first + place;
+            let mixing_dice = mixing_dice(self.seed, epoch, position);
+            // Any picture of the epoch, as the epoch shows it: the same on every rank.
+            let partner = self
+                .mixing
+                .happens(mixing_dice)
+                .then(|| view(mixing::partner(mixing_dice, self.rows)));
+            Picture {
+                view: view(position),
+                partner: partner.map(|partner| (partner, mixing_dice)),
             }
         };
         Request {
@@ -201,13 +236,7 @@ pub(crate) fn scoring_requests(
         let first = mine.start + batch * batch_size;
         let rows = first..(first + batch_size).min(mine.end);
         let global = rows.end - rows.start;
-        let pictures = rows
-            .map(|row| Picture {
-                row,
-                is_flipped: false,
-                dice: 0,
-            })
-            .collect();
+        let pictures = rows.map(|row| Picture::plain(row, false)).collect();
         Request {
             pictures,
             is_stand_in: false,
@@ -283,11 +312,51 @@ mod tests {
     }
 
     #[test]
+    fn partners_are_the_same_however_many_ranks_there_are_and_others_in_each_epoch() {
+        let mix = |share| {
+            let alpha = 1.0;
+            Some(marquee_domain::spec::Mix { alpha, share })
+        };
+        let mut settings = settings();
+        settings.learning.mixup = mix(0.5);
+        settings.learning.cutmix = mix(0.3);
+        let step_of = |world_size, step| -> Vec<Picture> {
+            (0..world_size)
+                .map(|rank| Plan::new(&settings, 19, rank, world_size).request(step))
+                .filter(|request| !request.is_stand_in)
+                .flat_map(|request| request.pictures)
+                .collect()
+        };
+        for step in 0..9 {
+            for world_size in 2..=5 {
+                assert_eq!(step_of(world_size, step), step_of(1, step), "step {step}");
+            }
+        }
+        let partners = |epoch: u64| -> Vec<Option<u64>> {
+            (epoch * 3..epoch * 3 + 3)
+                .flat_map(|step| step_of(1, step))
+                .map(|picture| picture.partner.map(|(view, _)| view.row))
+                .collect()
+        };
+        assert_ne!(partners(0), partners(1));
+        let all: Vec<_> = [partners(0), partners(1), partners(2)].concat();
+        let mixed = all.iter().flatten().count();
+        assert!((35..=55).contains(&mixed), "{mixed} of 57");
+        // A partner is shown as the epoch shows that row.
+        for step in 0..3 {
+            for (view, _) in step_of(1, step).iter().filter_map(|p| p.partner) {
+                let own = (0..3).flat_map(|step| step_of(1, step));
+                assert!(own.into_iter().any(|picture| picture.view == view));
+            }
+        }
+    }
+
+    #[test]
     fn every_epoch_sees_every_row_once_in_an_order_of_its_own() {
         let epoch = |epoch: u64| -> Vec<u64> {
             (0..3)
                 .flat_map(|step| step_of(19, 2, epoch * 3 + step))
-                .map(|picture| picture.row)
+                .map(|picture| picture.view.row)
                 .collect()
         };
         assert_eq!(
@@ -353,7 +422,7 @@ mod tests {
         let rows: Vec<u64> = (0..3)
             .flat_map(|rank| scoring_requests(10, 2, rank, 3))
             .flat_map(|request| request.pictures)
-            .map(|picture| picture.row)
+            .map(|picture| picture.view.row)
             .collect();
         assert_eq!(rows, (0..10).collect::<Vec<_>>());
         assert_eq!(scoring_requests(1, 2, 0, 2).count(), 0);

@@ -47,8 +47,9 @@ impl Table {
     /// `[N, width]` for pictures.
     pub(crate) fn of(&self, pictures: &[Picture]) -> Result<Tensor, TchError> {
         let place = |picture: &Picture| {
-            let behind = if picture.is_flipped { self.rows } else { 0 };
-            (picture.row + behind).cast_signed()
+            let view = picture.view;
+            let behind = if view.is_flipped { self.rows } else { 0 };
+            (view.row + behind).cast_signed()
         };
         let places: Vec<i64> = pictures.iter().map(place).collect();
         let features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +68,9 @@ pub(crate) struct Work<'a> {
 
 /// Whether features can be computed once, and whether that saves anything.
 fn pays(settings: &TrainSettings, learner: &Learner, rules: &Rules, rows: u64) -> bool {
-    let changes_pictures = settings.crop.is_some() || settings.colour.is_some();
+    let learning = &settings.learning;
+    let mixes_pictures = learning.mixup.is_some() || learning.cutmix.is_some();
+    let changes_pictures = settings.crop.is_some() || settings.colour.is_some() || mixes_pictures;
     if !learner.has_frozen_features() || rules.change_with_time() || changes_pictures {
         return false;
     }

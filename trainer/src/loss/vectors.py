@@ -69,7 +69,8 @@ def case(settings, smoothing, f):
 
 def main():
     cases = []
-    for smoothing in (0.0, 0.1):
+    # 0.6: targets far from 0 and 1, as of mixed pictures.
+    for smoothing in (0.0, 0.1, 0.6):
         cases.append(case({"name": "bce"}, smoothing, bce))
         weighted = lambda x, t, c: bce(x, t, c, True)
         cases.append(case({"name": "weighted-bce", "cap": 10.0}, smoothing, weighted))
