@@ -64,7 +64,7 @@ impl DenseNet {
     pub(super) fn build(at: &mut Scope) -> Result<Self, RunError> {
         let mut at = at.at("features");
         let shape = Conv::of(3, STEM_CHANNELS, [7, 7]).stride(2).padding([3, 3]);
-        let conv = at.conv("conv0", shape)?;
+        let conv = at.conv("conv0", shape.he_in_normal())?;
         let norm = at.batch_norm("norm0", STEM_CHANNELS, EPS)?;
         let stem = ConvNorm::new(conv, norm, Activation::Relu);
         let mut blocks = Vec::with_capacity(DEPTHS.len());
@@ -79,7 +79,8 @@ impl DenseNet {
             let transition = if number < DEPTHS.len() {
                 let mut at = at.at(format!("transition{number}"));
                 let norm = at.batch_norm("norm", channels, EPS)?;
-                let conv = at.conv("conv", Conv::of(channels, channels / 2, [1, 1]))?;
+                let shape = Conv::of(channels, channels / 2, [1, 1]).he_in_normal();
+                let conv = at.conv("conv", shape)?;
                 channels /= 2;
                 Some(NormConv { norm, conv })
             } else {
@@ -99,13 +100,18 @@ impl DenseNet {
 fn dense_layer(at: &mut Scope, channels: i64) -> Result<[NormConv; 2], RunError> {
     let narrow = NormConv {
         norm: at.batch_norm("norm1", channels, EPS)?,
-        conv: at.conv("conv1", Conv::of(channels, BOTTLENECK, [1, 1]))?,
+        conv: at.conv(
+            "conv1",
+            Conv::of(channels, BOTTLENECK, [1, 1]).he_in_normal(),
+        )?,
     };
     let grow = NormConv {
         norm: at.batch_norm("norm2", BOTTLENECK, EPS)?,
         conv: at.conv(
             "conv2",
-            Conv::of(BOTTLENECK, GROWTH, [3, 3]).padding([1, 1]),
+            Conv::of(BOTTLENECK, GROWTH, [3, 3])
+                .padding([1, 1])
+                .he_in_normal(),
         )?,
     };
     Ok([narrow, grow])

@@ -39,6 +39,8 @@ enum ConvInit {
     /// Evenly, spread by what the layer takes from: values are as large behind a ReLU as before the
     /// layer.
     HeIn,
+    /// The same, normal ("fan in").
+    HeInNormal,
     /// Normal with this spread.
     Normal(f64),
     /// As PyTorch's own layers start.
@@ -78,6 +80,11 @@ impl ConvShape {
         self
     }
 
+    pub(super) const fn he_in_normal(mut self) -> Self {
+        self.init = ConvInit::HeInNormal;
+        self
+    }
+
     pub(super) const fn normal(mut self, std: f64) -> Self {
         self.init = ConvInit::Normal(std);
         self
@@ -98,6 +105,9 @@ impl ConvShape {
             },
             ConvInit::HeIn => Init::Uniform {
                 bound: (6.0 / fan_in).sqrt(),
+            },
+            ConvInit::HeInNormal => Init::Normal {
+                std: (2.0 / fan_in).sqrt(),
             },
             ConvInit::Normal(std) => Init::Normal { std },
             ConvInit::Torch => Init::Uniform {
@@ -281,7 +291,9 @@ impl Scope<'_> {
         let weight = at.weight("weight", &sides, shape.weight_init())?;
         let bias_init = match shape.init {
             ConvInit::Torch => shape.weight_init(),
-            ConvInit::HeOut | ConvInit::HeIn | ConvInit::Normal(_) => Init::Constant(0.0),
+            ConvInit::HeOut | ConvInit::HeIn | ConvInit::HeInNormal | ConvInit::Normal(_) => {
+                Init::Constant(0.0)
+            }
         };
         let bias = if shape.bias {
             Some(at.weight("bias", &[shape.to], bias_init)?)
