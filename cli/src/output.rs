@@ -4,6 +4,7 @@
 
 pub(crate) mod json;
 pub(crate) mod table;
+pub(crate) mod trained;
 pub(crate) mod words;
 
 use std::io::{IsTerminal as _, Write as _};

@@ -84,6 +84,8 @@ impl Summary {
             "verdict": diagnose(&self.ranks).map(|bottleneck| {
                 json!({ "bottleneck": bottleneck.name(), "words": bottleneck.words() })
             }),
+            "weights": self.ranks.first().map(|rank| &rank.weights),
+            "features": self.ranks.first().and_then(|rank| rank.features.as_ref()),
             "phases": self.ranks.iter().map(phases).collect::<Vec<_>>(),
         })
     }

@@ -9,7 +9,7 @@ use crate::client::{Remote, Repeat, quick};
 use crate::clock;
 use crate::error::Result;
 use crate::output::table::{Entry, left, right, toned};
-use crate::output::{Page, Show, Tone, json, words};
+use crate::output::{Page, Show, Tone, json, trained, words};
 use crate::target::{Resolved, Target};
 
 /// Events shown of a job; --output json has all that are kept.
@@ -97,6 +97,10 @@ impl Show for ShowJob<'_> {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         if let Some(job) = &self.0.job {
             let mut fields = facts(job, now);
+            if let Some([first, ..]) = words::trained(self.0).as_deref() {
+                let told = trained::lines(first).into_iter();
+                fields.extend(told.map(|(label, line)| (label, line.into())));
+            }
             fields.extend(words::bottleneck(self.0).map(|words| ("speed", words.into())));
             page.fields(fields);
         }

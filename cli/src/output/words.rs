@@ -16,6 +16,11 @@ const UNKNOWN: &str = "unknown";
 
 /// What held a train job up, from the words of its newest attempt that has ended; None for others.
 pub(crate) fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
+    diagnose(&trained(detail)?).map(|bottleneck| bottleneck.words())
+}
+
+/// The ranks' own words of a train job's newest attempt that has ended; None for others.
+pub(crate) fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
     let summaries = |attempt: &v1::Attempt| -> Option<Vec<TrainSummary>> {
         attempt
             .ranks
@@ -23,8 +28,7 @@ pub(crate) fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
             .map(|rank| serde_json::from_str(&rank.summary_json).ok())
             .collect()
     };
-    let ranks = detail.attempts.iter().rev().find_map(summaries)?;
-    diagnose(&ranks).map(|bottleneck| bottleneck.words())
+    detail.attempts.iter().rev().find_map(summaries)
 }
 
 /// The word of a job's state.

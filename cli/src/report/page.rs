@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{HEADLINE_RULE, Summary};
 use crate::output::table::{Entry, left, right, toned};
-use crate::output::{Page, Show, Tone, words};
+use crate::output::{Page, Show, Tone, trained, words};
 
 impl Show for Summary {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
@@ -249,6 +249,9 @@ fn time(page: &mut Page, ranks: &[TrainSummary]) {
     }
     if let Some(bottleneck) = diagnose(ranks) {
         page.line(bottleneck.words());
+    }
+    for (label, line) in trained::lines(&ranks[0]) {
+        page.line(format!("{label}: {line}"));
     }
 }
 
