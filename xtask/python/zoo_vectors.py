@@ -168,7 +168,6 @@ def full(name, folder):
     model.load_state_dict(weights)
     model.double()
     double = evaluate(model, x.double(), x_small.double(), target.double())
-    stepped_double = step(model, x.double(), target.double())
 
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +177,6 @@ def full(name, folder):
     save_file({k: v.contiguous() for k, v in stepped.items()}, folder / "stepped.safetensors")
     print(json.dumps({
         "noise": {k: apart(single[k], double[k]) for k in single},
-        "step_noise": relative(stepped, stepped_double),
         "moved": relative(stepped, weights),
         "largest": {k: single[k].abs().max().item() for k in single},
     }))

@@ -19,6 +19,7 @@ Tasks:
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
   weights-check compare imported and trained weights with PyTorch
+  study         run the pipelines of examples/study, made small, from the API to the report
   transfer      show on real pictures that a pretrained network beats one from scratch
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
@@ -109,7 +110,6 @@ Options:
 
 const SAMPLE_HELP: &str = "\
 Make a folder of real pictures with labels, for examples/clipart.toml
-Make a folder of real pictures with labels, for examples/clipart.toml
 
 Usage: cargo xtask sample clipart [--to DIR]
 
@@ -179,6 +179,20 @@ Options:
   --to DIR  where the cluster keeps its data and the reports go [target/samples/transfer]
 ";
 
+const STUDY_HELP: &str = "\
+Run the pipelines of examples/study on a cluster of this machine, each from the API to its report, made
+small: 400 generated films, small pictures, few epochs, random weights in place of the published ones
+
+Usage: cargo xtask study [NAME..]
+
+Options:
+  NAME  only these, such as densenet
+
+Fails if a job fails, or if a report lacks what its example is there to show. Prints the reports as one
+JSON list. It needs python3 with venv and about 3 GB for PyTorch in the user's cache folder, to make
+the weights.
+";
+
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
@@ -188,6 +202,7 @@ pub(crate) enum Task {
     Test { filter: Vec<String> },
     Check,
     Transfer { to: Option<PathBuf> },
+    Study { names: Vec<String> },
     WeightsCheck { trained: Option<PathBuf> },
     SampleClipart { to: Option<PathBuf> },
     SqlxPrepare { check: bool },
@@ -255,6 +270,11 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
                 trained: Some(folder.into()),
             }),
             [other, ..] => Err(unknown("weights-check", other)),
+        },
+        "study" if wants_help => Ok(Task::Help(STUDY_HELP)),
+        "study" => match rest.iter().find(|word| word.starts_with('-')) {
+            Some(option) => Err(unknown("study", option)),
+            None => Ok(Task::Study { names: rest }),
         },
         "transfer" if wants_help => Ok(Task::Help(TRANSFER_HELP)),
         "transfer" => match rest.as_slice() {
@@ -449,6 +469,7 @@ mod tests {
             ("bench", "data"),
             ("bench dta", r#""dta""#),
             ("bench data --jsn", r#""--jsn""#),
+            ("study --films", r#""--films""#),
             ("sample", "cargo xtask sample clipart"),
             ("sample cliparts", r#""cliparts""#),
             ("sample clipart --from x", r#""--from""#),

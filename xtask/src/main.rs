@@ -10,6 +10,7 @@
 mod args;
 mod bench;
 mod check;
+mod cluster;
 mod data;
 mod demo;
 mod nccl_shim;
@@ -19,6 +20,7 @@ mod report;
 mod sample;
 mod setup;
 mod sqlx;
+mod study;
 mod test;
 mod transfer;
 mod weights_check;
@@ -60,6 +62,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::NcclShim { to } => nccl_shim::run(&workspace, to.as_deref()),
         Task::WeightsCheck { trained } => weights_check::run(&workspace, trained.as_deref()),
         Task::Transfer { to } => transfer::run(&workspace, to.as_deref()),
+        Task::Study { names } => study::run(&workspace, &names),
         Task::SampleClipart { to } => sample::clipart(&workspace, to.as_deref()),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),

@@ -6,14 +6,15 @@
 //! pictures; the verdict is by 95 % intervals that do not touch; the task fails if it is no.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::cluster::Cluster;
 use crate::setup::{Setup, python};
 use crate::workspace::Workspace;
 use crate::{process, report, sample};
@@ -42,14 +43,14 @@ pub(crate) fn run(workspace: &Workspace, to: Option<&Path>) -> Result<ExitCode> 
     );
     fs::create_dir_all(&folder)?;
     let folder = fs::canonicalize(folder)?;
-    let cluster = Cluster::start(workspace, &setup, &folder)?;
+    let cluster = Cluster::start(workspace, &setup, &folder, 1)?;
     report::step(
         "train and evaluate both (about ten minutes on 2 cores)",
-        || cluster.submit(&pictures, &weights),
+        || submit(&cluster, &pictures, &weights),
     )?;
     let reports = RUNS
         .iter()
-        .map(|run| cluster.results(run, &folder))
+        .map(|run| results(&cluster, run, &folder))
         .collect::<Result<Vec<Value>>>()?;
     drop(cluster);
     let [scratch, tuned] = reports.as_slice() else {
@@ -101,113 +102,48 @@ fn site_packages(python: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(text.trim()))
 }
 
-/// Marquee on this machine, in a folder of the task's own. Ends with it.
-#[derive(Debug)]
-struct Cluster {
-    marquee: PathBuf,
-    child: Child,
-    addr: String,
+fn submit(cluster: &Cluster, pictures: &Path, weights: &Path) -> Result<()> {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/clipart.toml");
+    let pictures = fs::canonicalize(pictures)?;
+    process::run(
+        cluster
+            .command()
+            .args(["submit", example, "--wait", "--set"])
+            .arg(format!("jobs.fetch.source.path={}", pictures.display()))
+            .arg("--set")
+            .arg(format!("jobs.fine-tune.weights={}", weights.display()))
+            .stdout(Stdio::null()),
+    )
 }
 
-impl Cluster {
-    fn start(workspace: &Workspace, setup: &Setup, folder: &Path) -> Result<Self> {
-        let marquee = workspace.bin_dir.join("marquee");
-        let log = fs::File::create(folder.join("cluster.log"))?;
-        let mut command = Command::new(&marquee);
-        command
+/// The figures of one run: its scores, and how long it took.
+fn results(cluster: &Cluster, run: &str, folder: &Path) -> Result<Value> {
+    let to = folder.join(run);
+    fs::create_dir_all(&to)?;
+    process::read(
+        cluster
+            .command()
             .args([
-                "up",
-                "--output",
-                "json",
-                "--listen",
-                "127.0.0.1:0",
-                "--cpu-slots",
-                "1",
+                "artifacts",
+                "get",
+                &format!("eval-{run}"),
+                "report.json",
+                "--to",
             ])
-            .arg("--data-dir")
-            .arg(folder.join("data"))
-            // The user's own context file stays as it is.
-            .env("MARQUEE_CONTEXT", folder.join("context.toml"))
-            .stdout(Stdio::piped())
-            .stderr(log);
-        let mut child = setup
-            .apply(&mut command)
-            .spawn()
-            .with_context(|| format!("cannot start {}", marquee.display()))?;
-        let stdout = child.stdout.take().context("its stdout is ours")?;
-        let mut cluster = Self {
-            marquee,
-            child,
-            addr: String::new(),
-        };
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let ready: Value = serde_json::from_str(&line).with_context(|| {
-            let log = folder.join("cluster.log");
-            format!("the cluster did not start; see {}", log.display())
-        })?;
-        cluster.addr = ready["addr"].as_str().context("no address")?.to_owned();
-        report::note(&format!("a cluster of one worker at {}", cluster.addr));
-        Ok(cluster)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.marquee);
-        command.args(["--addr", &self.addr]);
-        command
-    }
-
-    fn submit(&self, pictures: &Path, weights: &Path) -> Result<()> {
-        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/clipart.toml");
-        let pictures = fs::canonicalize(pictures)?;
-        process::run(
-            self.command()
-                .args(["submit", example, "--wait", "--set"])
-                .arg(format!("jobs.fetch.source.path={}", pictures.display()))
-                .arg("--set")
-                .arg(format!("jobs.fine-tune.weights={}", weights.display()))
-                .stdout(Stdio::null()),
-        )
-    }
-
-    /// The figures of one run: its scores, and how long it took.
-    fn results(&self, run: &str, folder: &Path) -> Result<Value> {
-        let to = folder.join(run);
-        fs::create_dir_all(&to)?;
-        process::read(
-            self.command()
-                .args([
-                    "artifacts",
-                    "get",
-                    &format!("eval-{run}"),
-                    "report.json",
-                    "--to",
-                ])
-                .arg(&to),
-        )?;
-        let report: Value = serde_json::from_slice(&fs::read(to.join("report.json"))?)?;
-        let job: Value = serde_json::from_str(&process::read(
-            self.command().args(["show", run, "--output", "json"]),
-        )?)?;
-        Ok(json!({
-            "run": run,
-            "model": report["model"],
-            "rules": report["rules"],
-            "baselines": report["baselines"],
-            "pictures": report["pictures"],
-            "job": job,
-        }))
-    }
-}
-
-impl Drop for Cluster {
-    /// SIGTERM, so that it stops everything in order.
-    fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
-        let _ = self.child.wait();
-    }
+            .arg(&to),
+    )?;
+    let report: Value = serde_json::from_slice(&fs::read(to.join("report.json"))?)?;
+    let job: Value = serde_json::from_str(&process::read(
+        cluster.command().args(["show", run, "--output", "json"]),
+    )?)?;
+    Ok(json!({
+        "run": run,
+        "model": report["model"],
+        "rules": report["rules"],
+        "baselines": report["baselines"],
+        "pictures": report["pictures"],
+        "job": job,
+    }))
 }
 
 /// F1 and its interval under one rule.
