@@ -5,6 +5,7 @@ pub(crate) mod bench;
 mod cancel;
 mod completions;
 mod demo;
+mod doctor;
 pub(crate) mod explain;
 pub(crate) mod jobs;
 pub(crate) mod logs;
@@ -100,6 +101,7 @@ enum Command {
     Wait(wait::Args),
     Workers(workers::Args),
     Models(models::Args),
+    Doctor(doctor::Args),
     Artifacts(artifacts::Args),
     Report(report::Args),
     Bench(bench::Args),
@@ -154,6 +156,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
+        Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,

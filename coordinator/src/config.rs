@@ -78,16 +78,16 @@ impl fmt::Debug for DatabaseUrl {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
     /// Settings in TOML [default: /etc/marquee/coordinator.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// IP address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Folder for artifacts and the private Postgres
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, global = true, value_name = "FOLDER")]
     pub data_dir: Option<PathBuf>,
     /// A Postgres of your own (prefer the settings file: other users see a command line)
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     pub database_url: Option<String>,
 }
 

@@ -11,6 +11,7 @@ pub mod blobs;
 pub mod clock;
 pub mod config;
 pub mod database;
+pub mod doctor;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;

@@ -1,10 +1,13 @@
 //! The coordinator's program: parse, load the settings, start tracing, run.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use marquee_coordinator::config::{Config, Flags};
+use marquee_coordinator::doctor;
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
 
@@ -12,11 +15,23 @@ use marquee_coordinator::postgres::launch;
 #[derive(Debug, Parser)]
 #[command(name = "marquee-coordinator", version)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     #[command(flatten)]
     flags: Flags,
     /// Form of the log on stderr; MARQUEE_LOG says what is in it
     #[arg(long, value_enum, default_value = "text")]
     log_format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at this host: what a coordinator needs, what is wrong, and the cure; exit code 1 if it will not work
+    Doctor {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -25,10 +40,14 @@ fn main() -> ExitCode {
     let result = if raw.get(1).is_some_and(|arg| arg == launch::SUBCOMMAND) {
         Err(launch::become_program(&raw[2..]))
     } else {
-        run(&Args::parse())
+        let args = Args::parse();
+        match args.command {
+            Some(Command::Doctor { json }) => look(&args.flags, json),
+            None => run(&args).map(|()| ExitCode::SUCCESS),
+        }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -38,13 +57,29 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     log::start(args.log_format);
-    // A variable that is no text is none of ours.
+    let config = Config::load(&args.flags, variables())?;
+    tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config))
+}
+
+fn look(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
+    let report = tokio::runtime::Runtime::new()?.block_on(doctor::run(flags, variables()));
+    let text = if json {
+        format!("{}\n", serde_json::to_string(&report)?)
+    } else {
+        report.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(if report.has_failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The environment. A variable that is no text is none of ours.
+fn variables() -> HashMap<String, String> {
     let as_text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    let config = Config::load(
-        &args.flags,
-        std::env::vars_os().filter_map(as_text).collect(),
-    )?;
-    tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config))
+    std::env::vars_os().filter_map(as_text).collect()
 }

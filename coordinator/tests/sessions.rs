@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::RankState;
+use marquee_proto::convert::timestamp;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -262,4 +263,63 @@ async fn a_report_that_a_killed_coordinator_stored_is_acted_on_by_the_next_one()
     drop(conn);
     cluster.start_again().await;
     assert_eq!(cluster.wait_for(id, JobState::Succeeded).await.attempt, 1);
+}
+
+fn gpu(index: u32, name: &str, major: u32, minor: u32) -> v1::Gpu {
+    v1::Gpu {
+        index,
+        uuid: format!("GPU-{index}"),
+        name: name.into(),
+        memory_bytes: 1 << 34,
+        compute_major: major,
+        compute_minor: minor,
+    }
+}
+
+fn reading(index: u32, fault: &str) -> v1::GpuReading {
+    v1::GpuReading {
+        index,
+        fault: fault.into(),
+        cure: "reset it".into(),
+        at: Some(timestamp(chrono::DateTime::UNIX_EPOCH)),
+        ..v1::GpuReading::default()
+    }
+}
+
+const ON_A_GPU: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\ndevice = \"gpu\"\n";
+
+#[tokio::test]
+async fn an_ill_gpu_gets_no_rank_until_it_is_well_again() {
+    let cluster = Cluster::start().await;
+    let gpus = vec![gpu(0, "H100", 9, 0)];
+    let mut worker = FakeWorker::connect_with_gpus(&cluster.running.address, "gpu-1", gpus).await;
+    worker.say_gpus(vec![reading(0, "fell off the bus")]).await;
+    while cluster.workers().await[0].gpus.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id = cluster.submit(ON_A_GPU).await[0].id;
+    let waits = cluster
+        .wait_until(id, "explained", |job| !job.reason.is_empty())
+        .await;
+    assert_eq!(
+        waits.reason,
+        "gpu 0 of gpu-1 (H100) is left out: fell off the bus: reset it"
+    );
+    assert_eq!(cluster.workers().await[0].gpus[0].fault, "fell off the bus");
+    worker.say_gpus(vec![reading(0, "")]).await;
+    assert_eq!(worker.take().await.job_id, id);
+}
+
+#[tokio::test]
+async fn whoever_asks_hears_the_coordinators_version_and_time() {
+    let cluster = Cluster::start().await;
+    let channel = support::channel(&cluster.running.address).await;
+    let mut client = v1::workers_client::WorkersClient::new(channel);
+    let answer = client
+        .probe(v1::ProbeRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
+    assert!(answer.now.is_some_and(|now| now.seconds > 1_700_000_000));
 }

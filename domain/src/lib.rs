@@ -7,7 +7,9 @@
 
 pub mod artifact;
 pub mod child;
+pub mod doctor;
 pub mod failure;
+pub mod flavour;
 pub mod ids;
 pub mod job;
 pub mod limits;

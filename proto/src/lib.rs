@@ -1,6 +1,7 @@
 //! The wire: generated messages and services, their conversions to domain types, and the one place
 //! where an error becomes a gRPC status.
 
+pub mod certificate;
 pub mod convert;
 pub mod error;
 

@@ -14,8 +14,9 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
-    Events, ModelCheck, Outcome, Place, RunError, Size, StepBench, StepBenchOptions, StepTimes,
-    Stop, check_model, conclude, leave, nccl_check, nccl_trial, read_spec, run, run_ranks, serve,
+    Events, Facts, ModelCheck, Outcome, Place, RunError, Size, StepBench, StepBenchOptions,
+    StepTimes, Stop, check_model, conclude, leave, nccl_check, nccl_trial, read_spec, run,
+    run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -94,6 +95,12 @@ enum Command {
     BenchStep(BenchStep),
     /// List the models of the zoo
     Models,
+    /// Say what this trainer is built on, for which GPUs, and whether CUDA's libraries load here
+    Facts {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What `bench-step` is given.
@@ -161,6 +168,11 @@ fn main() {
         Command::BenchStep(bench) => bench_command(&bench),
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
+            ExitCode::OK
+        }
+        Command::Facts { json } => {
+            let facts = Facts::of(env!("MARQUEE_FLAVOUR"));
+            say(&if json { facts.json() } else { facts.text() });
             ExitCode::OK
         }
     };

@@ -168,6 +168,26 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Settings where the file's cannot be used: for a look around, not for work.
+    #[must_use]
+    pub fn default_settings() -> Self {
+        Self {
+            coordinator: DEFAULT_COORDINATOR.to_owned(),
+            name: "unnamed".to_owned(),
+            data_dir: default_data_dir().unwrap_or_else(|_| std::env::temp_dir()),
+            bin_dir: own_folder().unwrap_or_default(),
+            cpu_slots: 1,
+            threads_per_slot: None,
+            cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
+            address: None,
+            on_stop: OnStop::Stop,
+            log_format: LogFormat::Text,
+            tls: None,
+        }
+    }
+}
+
 fn read_file(named: Option<&Path>) -> Result<Option<String>, ConfigError> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     match fs::read_to_string(path) {

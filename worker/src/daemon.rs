@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::cache::Cache;
 use crate::clock::SystemClock;
 use crate::config::{Config, OnStop};
+use crate::gpus::{Gpus, series};
 use crate::identity::Identity;
 use crate::notify::Notifier;
 use crate::rank::held::Host;
@@ -51,6 +52,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         until: until_seen,
     };
     let session = tokio::spawn(session.run());
+    if !host.gpus.is_empty() {
+        let gpus = host.gpus.clone();
+        tokio::spawn(series::report(
+            Arc::clone(&host),
+            Arc::clone(&supervisor),
+            gpus,
+        ));
+    }
     notifier.ready();
     info!(name = %host.config.name, worker = %identity.worker, coordinator = %host.config.coordinator,
         cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
@@ -96,9 +105,11 @@ async fn host(config: Config, identity: &Identity) -> anyhow::Result<Host> {
     let cache_dir = config.data_dir.join("cache");
     let cache = Cache::open(&cache_dir, config.cache_max_bytes)
         .with_context(|| format!("the artifact cache {cache_dir:?} cannot be used"))?;
+    let inventory = inventory::take(&config).await;
     Ok(Host {
         boot: identity.boot,
-        inventory: inventory::take(&config).await,
+        gpus: Gpus::start(&inventory.gpus),
+        inventory,
         cache,
         transfers: Transfers::new(channel),
         clock: SystemClock,

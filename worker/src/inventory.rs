@@ -12,6 +12,7 @@ use nvml_wrapper::Nvml;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
+use crate::gpus::{NVML_START_MAX, nvml};
 
 /// How long `marquee-trainer --version` may take: it loads libtorch, from a cold disk if need be.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,7 +32,7 @@ pub async fn take(config: &Config) -> Inventory {
         memory_bytes: memory_bytes(),
         cpu_slots: config.cpu_slots,
         threads_per_slot: config.threads_per_slot.unwrap_or(shared.max(1)),
-        gpus: gpus(),
+        gpus: gpus().await,
         address: address(config),
         flavour: flavour(&config.bin_dir.join("marquee-trainer")).await,
     }
@@ -80,7 +81,18 @@ fn cgroup_limits(own_group: &str) -> Vec<u64> {
     limits
 }
 
-fn gpus() -> Vec<GpuInfo> {
+/// The GPUs that answer. A driver that hangs must not keep the daemon, with its CPU slots, away.
+async fn gpus() -> Vec<GpuInfo> {
+    match tokio::time::timeout(NVML_START_MAX, tokio::task::spawn_blocking(ask_nvml)).await {
+        Ok(gpus) => gpus.unwrap_or_default(),
+        Err(_) => {
+            warn!("NVML does not answer: no GPUs are offered; see \"marquee-worker doctor\"");
+            Vec::new()
+        }
+    }
+}
+
+fn ask_nvml() -> Vec<GpuInfo> {
     let nvml = match Nvml::init() {
         Ok(nvml) => nvml,
         Err(error) => {
@@ -88,28 +100,14 @@ fn gpus() -> Vec<GpuInfo> {
             return Vec::new();
         }
     };
-    let count = nvml.device_count().unwrap_or(0);
-    let gpus = (0..count).filter_map(|index| match gpu(&nvml, index) {
+    let gpus = nvml::devices(&nvml).into_iter().filter_map(|found| match found {
         Ok(gpu) => Some(gpu),
-        Err(error) => {
-            warn!(index, %error, "GPU left out: it does not answer NVML; see nvidia-smi");
+        Err((index, error)) => {
+            warn!(index, %error, "GPU left out: it does not answer NVML; cure it and restart the worker");
             None
         }
     });
     gpus.collect()
-}
-
-fn gpu(nvml: &Nvml, index: u32) -> Result<GpuInfo, nvml_wrapper::error::NvmlError> {
-    let device = nvml.device_by_index(index)?;
-    let capability = device.cuda_compute_capability()?;
-    let part = |n: i32| u32::try_from(n).unwrap_or(0);
-    Ok(GpuInfo {
-        index,
-        uuid: device.uuid()?,
-        name: device.name()?,
-        memory_bytes: device.memory_info()?.total,
-        compute_capability: (part(capability.major), part(capability.minor)),
-    })
 }
 
 /// Where ranks on other hosts reach this one: as configured, else the address from which this host

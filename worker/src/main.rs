@@ -1,11 +1,13 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
+use marquee_worker::doctor;
 use marquee_worker::process::keeper;
 use tracing_subscriber::EnvFilter;
 
@@ -19,19 +21,19 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Settings file; must exist when named [default: /etc/marquee/worker.toml if it exists]
-    #[arg(long)]
+    #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// URL of the coordinator [default: http://127.0.0.1:7700]
-    #[arg(long)]
+    #[arg(long, global = true)]
     coordinator: Option<String>,
     /// Name of this worker, unique in the cluster [default: the host's name]
     #[arg(long)]
     name: Option<String>,
     /// Folder for the worker's id, held ranks and the artifact cache
-    #[arg(long)]
+    #[arg(long, global = true)]
     data_dir: Option<PathBuf>,
     /// Folder of marquee-prep and marquee-trainer [default: that of marquee-worker]
-    #[arg(long)]
+    #[arg(long, global = true)]
     bin_dir: Option<PathBuf>,
     /// CPU devices to offer [default: 1]
     #[arg(long)]
@@ -55,6 +57,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look at this host: what a worker needs, what is wrong, and the cure; exit code 1 if work will fail
+    Doctor {
+        /// One JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// Watches over one child; started by the daemon itself.
     #[command(hide = true)]
     Keep {
@@ -65,13 +73,41 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
+        Some(Command::Doctor { json }) => look(arguments, json),
         // Single-threaded, as blocking its signals demands.
-        Some(Command::Keep { dir, launch, argv }) => keeper::keep(&dir, launch, &argv),
-        None => serve(arguments),
+        Some(Command::Keep { dir, launch, argv }) => {
+            keeper::keep(&dir, launch, &argv)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            serve(arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+fn look(arguments: Arguments, json: bool) -> anyhow::Result<ExitCode> {
+    let file = arguments.config.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(doctor::run(file.as_deref(), arguments.into_settings()));
+    // A driver that hangs holds a thread; the verdict is out.
+    runtime.shutdown_background();
+    let text = if json {
+        format!("{}\n", serde_json::to_string(&report)?)
+    } else {
+        report.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(if report.has_failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn serve(arguments: Arguments) -> anyhow::Result<()> {

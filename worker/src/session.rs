@@ -22,6 +22,7 @@ use uuid::Uuid;
 use self::outbox::Outbox;
 use crate::backoff::{Backoff, jitter};
 use crate::connect;
+use crate::gpus::SAMPLE_EVERY;
 use crate::notify::Notifier;
 use crate::rank::RankKey;
 use crate::rank::held::Host;
@@ -197,6 +198,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             inventory: Some(v1::Inventory::from(&self.host.inventory)),
             held: self.held(),
+            gpus: self.host.gpus.readings(),
         }
     }
 
@@ -224,6 +226,10 @@ impl Session {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut gpus = self.host.gpus.clone();
+        // A sampler that hangs publishes nothing: that, too, has to be said.
+        let mut gpu_pulse = interval(2 * SAMPLE_EVERY);
+        gpu_pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sequence = 0;
         loop {
             tokio::select! {
@@ -238,6 +244,8 @@ impl Session {
                     self.notifier.alive();
                     outbox = self.send_reports(outbox, sender).await?;
                 }
+                () = gpus.changed() => self.send_gpus(sender).await?,
+                _ = gpu_pulse.tick(), if !gpus.is_empty() => self.send_gpus(sender).await?,
                 () = self.host.news.notified() => outbox = self.send_reports(outbox, sender).await?,
                 incoming = stream.message() => match incoming? {
                     Some(v1::CoordinatorMessage { body: Some(body) }) => {
@@ -264,6 +272,11 @@ impl Session {
                 }
             }
         }
+    }
+
+    async fn send_gpus(&self, sender: &mpsc::Sender<v1::WorkerMessage>) -> Result<(), Broken> {
+        let gpus = self.host.gpus.readings();
+        send(sender, ToCoordinator::Gpus(v1::GpuReadings { gpus })).await
     }
 
     /// Sends what there is to send and room for. Spools are on disk, so this may block.

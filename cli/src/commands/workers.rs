@@ -4,6 +4,10 @@ use chrono::{DateTime, Utc};
 use marquee_proto::v1::{self, Worker};
 use serde_json::Value;
 
+mod gpus;
+
+use gpus::Gpus;
+
 use super::Session;
 use crate::client::{Repeat, quick};
 use crate::clock;
@@ -16,10 +20,16 @@ use crate::output::{Page, Show, Tone, json, words};
 #[command(after_help = "\
 Examples:
   marquee workers
-  marquee workers --output json | jq '.[].inventory.gpus'")]
-pub(super) struct Args {}
+  marquee workers --gpus
+  marquee workers --output json | jq '.[].inventory.gpus'
+  marquee workers --gpus --output json | jq '.[] | select(.healthy == false)'")]
+pub(super) struct Args {
+    /// Show each GPU instead: load, memory, power, heat, clocks, errors, processes, and its health
+    #[arg(long)]
+    gpus: bool,
+}
 
-pub(super) async fn run(_args: Args, session: &Session) -> Result<()> {
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     let workers = remote
         .call(Repeat::Safe, async || {
@@ -30,9 +40,26 @@ pub(super) async fn run(_args: Args, session: &Session) -> Result<()> {
         })
         .await?
         .workers;
-    session.output.show(&Workers(&workers), clock::now())?;
-    if session.output.is_for_people() && workers.is_empty() {
-        eprintln!("no workers; start marquee-worker on a host, or \"marquee up\" here");
+    if args.gpus {
+        session.output.show(&Gpus(&workers), clock::now())?;
+    } else {
+        session.output.show(&Workers(&workers), clock::now())?;
+    }
+    if session.output.is_for_people() {
+        let has_gpu = |worker: &Worker| {
+            let offered = worker
+                .inventory
+                .as_ref()
+                .is_some_and(|host| !host.gpus.is_empty());
+            offered || !worker.gpus.is_empty()
+        };
+        if workers.is_empty() {
+            eprintln!("no workers; start marquee-worker on a host, or \"marquee up\" here");
+        } else if args.gpus && !workers.iter().any(has_gpu) {
+            eprintln!(
+                "no worker has a GPU; if one should, run \"marquee-worker doctor\" on its host"
+            );
+        }
     }
     Ok(())
 }

@@ -168,6 +168,71 @@ pub(crate) fn worker(worker: &v1::Worker) -> Value {
     })
 }
 
+/// One GPU of a worker; a reading that was never made leaves its fields null.
+pub(crate) fn gpu(
+    worker: &v1::Worker,
+    index: u32,
+    name: &str,
+    reading: Option<&v1::GpuReading>,
+) -> Value {
+    let unread = v1::GpuReading::default();
+    let reading = reading.unwrap_or(&unread);
+    let watts = |milliwatts: Option<u32>| milliwatts.map(|mw| f64::from(mw) / 1_000.0);
+    let process = |process: &v1::GpuProcess| {
+        json!({
+            "pid": process.pid,
+            "name": text(&process.name),
+            "memory_bytes": process.memory_bytes,
+        })
+    };
+    let xid = |xid: &v1::XidError| json!({ "code": xid.code, "at": time(xid.at.as_ref()) });
+    json!({
+        "worker": worker.name,
+        "index": index,
+        "uuid": text(&reading.uuid),
+        "name": text(name),
+        "at": time(reading.at.as_ref()),
+        "healthy": reading.at.map(|_| reading.fault.is_empty()),
+        "fault": text(&reading.fault),
+        "cure": text(&reading.cure),
+        "utilisation_percent": reading.utilisation_percent,
+        "memory_utilisation_percent": reading.memory_utilisation_percent,
+        "memory_used_bytes": reading.memory_used_bytes,
+        "memory_total_bytes": reading.memory_total_bytes,
+        "power_w": watts(reading.power_mw),
+        "power_limit_w": watts(reading.power_limit_mw),
+        "temperature_c": reading.temperature_c,
+        "slowdown_temperature_c": reading.slowdown_temperature_c,
+        "fan_percent": reading.fan_percent,
+        "sm_clock_mhz": reading.sm_clock_mhz,
+        "sm_clock_max_mhz": reading.sm_clock_max_mhz,
+        "memory_clock_mhz": reading.memory_clock_mhz,
+        "memory_clock_max_mhz": reading.memory_clock_max_mhz,
+        "throttle_reasons": reading.throttle_reasons,
+        "performance_state": text(&reading.performance_state),
+        "ecc": reading.ecc_enabled.map(|enabled| json!({
+            "enabled": enabled,
+            "corrected_volatile": reading.ecc_corrected_volatile,
+            "uncorrected_volatile": reading.ecc_uncorrected_volatile,
+            "corrected_aggregate": reading.ecc_corrected_aggregate,
+            "uncorrected_aggregate": reading.ecc_uncorrected_aggregate,
+        })),
+        "xid_source": text(&reading.xid_source),
+        "xids": reading.xids.iter().map(xid).collect::<Vec<_>>(),
+        "processes": reading.processes.iter().map(process).collect::<Vec<_>>(),
+        "pcie_generation": reading.pcie_generation,
+        "pcie_generation_max": reading.pcie_generation_max,
+        "pcie_width": reading.pcie_width,
+        "pcie_width_max": reading.pcie_width_max,
+        "pci_bus_id": text(&reading.pci_bus_id),
+        "driver_version": text(&reading.driver_version),
+        "cuda_version": text(&reading.cuda_version),
+        "persistence_mode": reading.persistence_mode,
+        "compute_mode": text(&reading.compute_mode),
+        "mig_enabled": reading.mig_enabled,
+    })
+}
+
 pub(crate) fn artifact(artifact: &v1::Artifact) -> Value {
     let files = artifact.manifest.as_ref().map(|manifest| {
         let file = |file: &v1::FileEntry| {

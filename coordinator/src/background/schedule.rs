@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use marquee_domain::ids::WorkerId;
 use marquee_domain::job::JobStateName;
-use marquee_domain::resources::{Device, Inventory};
+use marquee_domain::resources::{Device, GpuInfo, Inventory};
+use marquee_domain::spec::JobKind;
+use marquee_proto::v1;
 use marquee_store::jobs::{self, QueuedJob};
 use marquee_store::ranks::{self, HeldDevices};
 use marquee_store::transitions;
@@ -14,7 +16,8 @@ use marquee_store::workers::{self, Worker, WorkerState};
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
-use crate::scheduler::{self, Held, Host, Pending};
+use crate::scheduler::{self, Gpu, Held, Host, Pending};
+use crate::session::Sessions;
 
 /// Queued jobs looked at in one round, the first by priority and age: a cluster of 1,600 devices
 /// cannot start more.
@@ -50,7 +53,7 @@ async fn round(app: &App) -> Result<Option<Duration>> {
 
     let now = app.clock.now();
     let pending: Vec<Pending> = queued.iter().map(pending).collect();
-    let hosts = hosts(&workers, &held, |worker| app.sessions.is_connected(worker));
+    let hosts = hosts(&workers, &held, &app.sessions);
     let plan = scheduler::place(&pending, &hosts, now);
 
     let by_id: BTreeMap<_, &QueuedJob> = queued.iter().map(|job| (job.id, job)).collect();
@@ -92,6 +95,10 @@ fn pending(job: &QueuedJob) -> Pending {
         job: job.id,
         name: job.spec.name.clone(),
         resources: job.spec.resources.clone(),
+        needs_trainer: match job.spec.work.kind() {
+            JobKind::Train | JobKind::Eval => true,
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Command => false,
+        },
         priority: job.spec.priority,
         queued_at: job.queued_at,
         not_before: job.not_before,
@@ -99,11 +106,7 @@ fn pending(job: &QueuedJob) -> Pending {
 }
 
 /// The hosts that have devices, or whose devices are held. A worker that left offers none.
-fn hosts(
-    workers: &[Worker],
-    held: &[HeldDevices],
-    is_connected: impl Fn(WorkerId) -> bool,
-) -> Vec<Host> {
+fn hosts(workers: &[Worker], held: &[HeldDevices], sessions: &Sessions) -> Vec<Host> {
     let mut running: BTreeMap<WorkerId, Vec<Held>> = BTreeMap::new();
     for rank in held {
         let on_host = Held {
@@ -119,8 +122,10 @@ fn hosts(
     here.map(|worker| Host {
         worker: worker.id,
         name: worker.name.clone(),
-        accepting: worker.state == WorkerState::Online && is_connected(worker.id),
+        accepting: worker.state == WorkerState::Online && sessions.is_connected(worker.id),
         devices: devices(&worker.inventory),
+        gpus: gpus(&worker.inventory, &sessions.gpus(worker.id)),
+        flavour: worker.inventory.flavour.clone(),
         running: running.remove(&worker.id).unwrap_or_default(),
     })
     .collect()
@@ -133,4 +138,19 @@ fn devices(inventory: &Inventory) -> BTreeSet<Device> {
         .iter()
         .map(|gpu| Device::Gpu { index: gpu.index });
     slots.chain(gpus).collect()
+}
+
+/// The host's GPUs with what they said last.
+fn gpus(inventory: &Inventory, readings: &[v1::GpuReading]) -> BTreeMap<u32, Gpu> {
+    let fault = |index: u32| {
+        let reading = readings.iter().find(|reading| reading.index == index)?;
+        let is_ill = !reading.fault.is_empty();
+        is_ill.then(|| format!("{}: {}", reading.fault, reading.cure))
+    };
+    let gpu = |gpu: &GpuInfo| Gpu {
+        name: gpu.name.clone(),
+        capability: gpu.compute_capability,
+        fault: fault(gpu.index),
+    };
+    inventory.gpus.iter().map(|g| (g.index, gpu(g))).collect()
 }

@@ -178,7 +178,7 @@ impl Cluster {
 }
 
 /// The major version of the cluster in `data`, if there is one.
-fn version_of(data: &Path) -> Result<Option<u32>, PostgresError> {
+pub(super) fn version_of(data: &Path) -> Result<Option<u32>, PostgresError> {
     let file = data.join("PG_VERSION");
     match fs::read_to_string(&file) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| {

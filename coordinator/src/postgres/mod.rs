@@ -14,7 +14,7 @@ mod leftover;
 mod socket;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cluster::Cluster;
 pub use keeper::Keeper;
@@ -67,10 +67,17 @@ pub enum PostgresError {
     },
 }
 
-fn io_error(
-    doing: &'static str,
-    path: &std::path::Path,
-) -> impl FnOnce(io::Error) -> PostgresError + use<> {
+/// The folder and major version of the programs that a cluster in `data_dir` would be run with.
+pub fn programs(
+    data_dir: &Path,
+    postgres_bin: Option<&Path>,
+) -> Result<(PathBuf, u32), PostgresError> {
+    let data = data_dir.join("postgres");
+    let found = find::find(postgres_bin, cluster::version_of(&data)?, &data)?;
+    Ok((found.folder, found.major))
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PostgresError + use<> {
     let path = path.to_owned();
     move |error| PostgresError::Io { doing, path, error }
 }

@@ -32,7 +32,8 @@ impl WorkersService {
         }
         let with_ranks = |worker: Worker| {
             let ranks = held.remove(&worker.id).unwrap_or_default();
-            encode(worker, ranks)
+            let gpus = self.app.sessions.gpus(worker.id);
+            encode(worker, ranks, gpus)
         };
         Ok(workers.into_iter().map(with_ranks).collect())
     }
@@ -47,9 +48,19 @@ impl v1::workers_server::Workers for WorkersService {
         let workers = self.list().await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
+
+    async fn probe(
+        &self,
+        _: Request<v1::ProbeRequest>,
+    ) -> Result<Response<v1::ProbeResponse>, Status> {
+        Ok(Response::new(v1::ProbeResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            now: Some(timestamp(self.app.clock.now())),
+        }))
+    }
 }
 
-fn encode(worker: Worker, ranks: Vec<v1::RunningRank>) -> v1::Worker {
+fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>) -> v1::Worker {
     let state = match worker.state {
         WorkerState::Online => v1::WorkerState::Online,
         WorkerState::Lost => v1::WorkerState::Lost,
@@ -63,6 +74,7 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>) -> v1::Worker {
         version: worker.version,
         last_seen_at: Some(timestamp(worker.last_seen_at)),
         ranks,
+        gpus,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use marquee_domain::flavour;
 use marquee_domain::ids::JobId;
 use marquee_domain::resources::Device;
 
@@ -34,6 +35,51 @@ impl Kind {
     }
 }
 
+/// What a gang needs of the hosts' trainers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trainer<'a> {
+    NotNeeded,
+    /// For counting: any flavour that has kernels for the device.
+    Any,
+    /// This flavour, with kernels for the device.
+    Of(&'a str),
+}
+
+/// What a rank asks of each of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted<'a> {
+    pub(super) kind: Kind,
+    pub(super) trainer: Trainer<'a>,
+}
+
+impl Wanted<'_> {
+    /// Whether a device of a host would do, were it free.
+    pub(super) fn fits(self, host: &Host, device: &Device) -> bool {
+        if Kind::of(device) != self.kind {
+            return false;
+        }
+        let has_trainer = match self.trainer {
+            Trainer::NotNeeded => true,
+            Trainer::Any => !host.flavour.is_empty(),
+            Trainer::Of(flavour) => host.flavour == flavour,
+        };
+        has_trainer
+            && match device {
+                Device::Cpu { .. } => true,
+                Device::Gpu { index } => host.gpus.get(index).is_none_or(|gpu| {
+                    let has_kernels = self.trainer == Trainer::NotNeeded
+                        || flavour::runs_on(&host.flavour, gpu.capability);
+                    gpu.fault.is_none() && has_kernels
+                }),
+            }
+    }
+
+    fn count<'d>(self, host: &Host, devices: impl IntoIterator<Item = &'d Device>) -> u32 {
+        let fitting = devices.into_iter().filter(|device| self.fits(host, device));
+        u32::try_from(fitting.count()).unwrap_or(u32::MAX)
+    }
+}
+
 /// How many ranks of a gang go to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
@@ -46,7 +92,7 @@ pub(super) struct Share {
 #[derive(Debug)]
 pub(super) struct Cluster<'a> {
     members: Vec<Member<'a>>,
-    held_back: Vec<HeldBack>,
+    held_back: Vec<HeldBack<'a>>,
 }
 
 #[derive(Debug)]
@@ -59,8 +105,8 @@ struct Member<'a> {
 
 /// One kind's reservation.
 #[derive(Debug)]
-struct HeldBack {
-    kind: Kind,
+struct HeldBack<'a> {
+    wanted: Wanted<'a>,
     job: JobId,
     /// Devices by host index.
     devices: Vec<(usize, u32)>,
@@ -98,27 +144,39 @@ impl<'a> Cluster<'a> {
         self.members.is_empty()
     }
 
-    /// Every accepting host with the devices of `kind` that it offers.
-    pub(super) fn offers(&self, kind: Kind) -> impl Iterator<Item = (&'a Host, u32)> {
-        self.members
-            .iter()
-            .map(move |member| (member.host, count(&member.host.devices, kind)))
+    /// Every accepting host.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &'a Host> {
+        self.members.iter().map(|member| member.host)
     }
 
-    /// Devices of `kind` that are free, held back or not.
-    pub(super) fn free(&self, kind: Kind) -> u32 {
+    /// The flavours of the hosts' trainers, each once, the newest library first.
+    pub(super) fn flavours(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let hosts = self.members.iter().map(|member| member.host);
+        let flavours: BTreeSet<&'a str> = hosts
+            .map(|host| host.flavour.as_str())
+            .filter(|flavour| !flavour.is_empty())
+            .collect();
+        flavours.into_iter().rev()
+    }
+
+    /// Every accepting host with the devices that it offers of those wanted.
+    pub(super) fn offers(&self, wanted: Wanted<'a>) -> impl Iterator<Item = (&'a Host, u32)> {
         self.members
             .iter()
-            .map(|member| count(&member.free, kind))
+            .map(move |member| (member.host, wanted.count(member.host, &member.host.devices)))
+    }
+
+    /// Devices that are free, held back or not.
+    pub(super) fn free(&self, wanted: Wanted<'_>) -> u32 {
+        self.members
+            .iter()
+            .map(|member| wanted.count(member.host, &member.free))
             .sum()
     }
 
     /// The job that devices of `kind` are held back for.
     pub(super) fn held_back_for(&self, kind: Kind) -> Option<JobId> {
-        self.held_back
-            .iter()
-            .find(|held| held.kind == kind)
-            .map(|held| held.job)
+        self.reservation(kind).map(|held| held.job)
     }
 
     /// Who holds devices of `kind`: jobs with their host, in order of job number.
@@ -135,35 +193,57 @@ impl<'a> Cluster<'a> {
         holders
     }
 
+    fn reservation(&self, kind: Kind) -> Option<&HeldBack<'a>> {
+        self.held_back.iter().find(|held| held.wanted.kind == kind)
+    }
+
     /// Where a gang could start now, leaving alone what is held back for others.
-    pub(super) fn fit_now(&self, kind: Kind, ranks: u32, per_rank: u32) -> Option<Vec<Share>> {
-        let available = |index: usize, member: &Member<'_>| {
-            count(&member.free, kind).saturating_sub(self.held_back_on(index, kind))
-        };
-        self.fit(available, ranks, per_rank)
-    }
-
-    /// Where a gang could start now if nothing were held back.
-    pub(super) fn fit_unreserved(&self, kind: Kind, ranks: u32, per_rank: u32) -> bool {
-        self.fit(|_, member| count(&member.free, kind), ranks, per_rank)
-            .is_some()
-    }
-
-    /// Where a gang would start if nothing ran.
-    pub(super) fn fit_if_empty(&self, kind: Kind, ranks: u32, per_rank: u32) -> Option<Vec<Share>> {
+    pub(super) fn fit_now(
+        &self,
+        wanted: Wanted<'_>,
+        ranks: u32,
+        per_rank: u32,
+    ) -> Option<Vec<Share>> {
         self.fit(
-            |_, member| count(&member.host.devices, kind),
+            |index, member| self.available(index, member, wanted),
             ranks,
             per_rank,
         )
     }
 
-    fn held_back_on(&self, index: usize, kind: Kind) -> u32 {
-        let of_kind = self.held_back.iter().filter(|held| held.kind == kind);
-        let here = of_kind
-            .flat_map(|held| &held.devices)
-            .filter(|(host, _)| *host == index);
-        here.map(|(_, devices)| devices).sum()
+    /// Where a gang could start now if nothing were held back.
+    pub(super) fn fit_unreserved(&self, wanted: Wanted<'_>, ranks: u32, per_rank: u32) -> bool {
+        let free = |_, member: &Member<'_>| wanted.count(member.host, &member.free);
+        self.fit(free, ranks, per_rank).is_some()
+    }
+
+    /// Where a gang would start if nothing ran.
+    pub(super) fn fit_if_empty(
+        &self,
+        wanted: Wanted<'_>,
+        ranks: u32,
+        per_rank: u32,
+    ) -> Option<Vec<Share>> {
+        let all = |_, member: &Member<'_>| wanted.count(member.host, &member.host.devices);
+        self.fit(all, ranks, per_rank)
+    }
+
+    /// Free devices of a host that may be taken. Where some are held back for a gang, as many as it
+    /// needs stay free of those that it could use; the others are anybody's.
+    fn available(&self, index: usize, member: &Member<'_>, wanted: Wanted<'_>) -> u32 {
+        let all = wanted.count(member.host, &member.free);
+        let Some(held) = self.reservation(wanted.kind) else {
+            return all;
+        };
+        let here = held.devices.iter().filter(|(host, _)| *host == index);
+        let held_back: u32 = here.map(|(_, devices)| devices).sum();
+        let theirs = held.wanted.count(member.host, &member.free);
+        let theirs_too = member
+            .free
+            .iter()
+            .filter(|device| wanted.fits(member.host, device));
+        let shared = held.wanted.count(member.host, theirs_too);
+        (all - shared) + shared.min(theirs.saturating_sub(held_back))
     }
 
     /// Shares a gang out over the fewest hosts. `available` counts a host's usable devices.
@@ -219,41 +299,57 @@ impl<'a> Cluster<'a> {
         Some(shares)
     }
 
-    /// Takes the first `devices` free ones of `kind` on a host.
+    /// Takes `devices` free ones on a host: first those that no reservation could use, then by
+    /// index.
     pub(super) fn take(
         &mut self,
         host: usize,
-        kind: Kind,
+        wanted: Wanted<'_>,
         devices: u32,
         job: JobId,
     ) -> Vec<Device> {
+        let reserved = self.reservation(wanted.kind).map(|held| held.wanted);
         let member = &mut self.members[host];
-        let of_kind = member.free.iter().filter(|device| Kind::of(device) == kind);
-        let taken: Vec<Device> = of_kind.take(devices as usize).cloned().collect();
+        let is_reserved =
+            |device: &Device| reserved.is_some_and(|reserved| reserved.fits(member.host, device));
+        let mut fitting: Vec<&Device> = member
+            .free
+            .iter()
+            .filter(|device| wanted.fits(member.host, device))
+            .collect();
+        // Stable: those alike stay in the order of their indices.
+        fitting.sort_by_key(|device| is_reserved(device));
+        let taken: Vec<Device> = fitting
+            .into_iter()
+            .take(devices as usize)
+            .cloned()
+            .collect();
         for device in &taken {
             member.free.remove(device);
         }
-        member.started.push((job, kind));
+        member.started.push((job, wanted.kind));
         taken
     }
 
     /// Leaves `shares` to `job`: later jobs of this round may not take what it needs there. Each
     /// kind has one reservation; further ones are ignored.
-    pub(super) fn hold_back(&mut self, kind: Kind, job: JobId, shares: &[Share], per_rank: u32) {
-        if self.held_back_for(kind).is_none() {
+    pub(super) fn hold_back(
+        &mut self,
+        wanted: Wanted<'a>,
+        job: JobId,
+        shares: &[Share],
+        per_rank: u32,
+    ) {
+        if self.reservation(wanted.kind).is_none() {
             let devices = shares
                 .iter()
                 .map(|share| (share.host, share.ranks * per_rank))
                 .collect();
-            self.held_back.push(HeldBack { kind, job, devices });
+            self.held_back.push(HeldBack {
+                wanted,
+                job,
+                devices,
+            });
         }
     }
-}
-
-fn count(devices: &BTreeSet<Device>, kind: Kind) -> u32 {
-    let count = devices
-        .iter()
-        .filter(|device| Kind::of(device) == kind)
-        .count();
-    u32::try_from(count).unwrap_or(u32::MAX)
 }

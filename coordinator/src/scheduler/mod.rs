@@ -4,19 +4,21 @@
 //! same plan. Not here: reading the world and writing the plan down (`background`).
 
 mod cluster;
+mod obstacles;
 mod reason;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use marquee_domain::flavour::Capability;
 use marquee_domain::ids::{JobId, JobName, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind, Resources};
 
-use cluster::{Cluster, Kind};
+use cluster::{Cluster, Kind, Trainer, Wanted};
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
@@ -28,6 +30,9 @@ pub struct Pending {
     pub job: JobId,
     pub name: JobName,
     pub resources: Resources,
+    /// Whether its ranks run `marquee-trainer`: then they need hosts that have one, all of one
+    /// flavour, with kernels for their GPUs.
+    pub needs_trainer: bool,
     pub priority: i32,
     /// When it was queued: a job that waits for long has devices held back for it.
     pub queued_at: DateTime<Utc>,
@@ -44,8 +49,21 @@ pub struct Host {
     pub accepting: bool,
     /// Every device the host offers.
     pub devices: BTreeSet<Device>,
+    /// What is known of its GPUs, by index.
+    pub gpus: BTreeMap<u32, Gpu>,
+    /// What its trainer is built on; empty: it has none.
+    pub flavour: String,
     /// Ranks that hold devices here. A device is free when none of them has it.
     pub running: Vec<Held>,
+}
+
+/// A GPU of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    pub name: String,
+    pub capability: Capability,
+    /// Why it takes no new ranks, with the cure.
+    pub fault: Option<String>,
 }
 
 /// Devices that a rank of a running attempt holds on a host.
@@ -137,18 +155,18 @@ fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
     let Resources {
         ranks,
         devices_per_rank,
-        device,
+        ..
     } = job.resources;
-    let (kind, shares) = kinds(device).iter().find_map(|kind| {
-        let shares = cluster.fit_now(*kind, ranks, devices_per_rank)?;
-        Some((*kind, shares))
+    let (wanted, shares) = choices(cluster, job).into_iter().find_map(|wanted| {
+        let shares = cluster.fit_now(wanted, ranks, devices_per_rank)?;
+        Some((wanted, shares))
     })?;
 
     let mut placed = Vec::new();
     let mut next_rank = 0..ranks;
     for share in shares {
         for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
-            let devices = cluster.take(share.host, kind, devices_per_rank, job.job);
+            let devices = cluster.take(share.host, wanted, devices_per_rank, job.job);
             let worker = cluster.host(share.host).worker;
             placed.push(PlacedRank {
                 rank: Rank(rank),
@@ -159,6 +177,26 @@ fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
         }
     }
     Some(placed)
+}
+
+/// What would do for a gang, the better first: each is one kind of device and, where it needs a
+/// trainer, one flavour, so that neither is ever mixed.
+fn choices<'a>(cluster: &Cluster<'a>, job: &Pending) -> Vec<Wanted<'a>> {
+    let of_kind = |kind: &Kind| {
+        let kind = *kind;
+        let flavours: Vec<Trainer<'a>> = if job.needs_trainer {
+            cluster.flavours().map(Trainer::Of).collect()
+        } else {
+            vec![Trainer::NotNeeded]
+        };
+        flavours
+            .into_iter()
+            .map(move |trainer| Wanted { kind, trainer })
+    };
+    kinds(job.resources.device)
+        .iter()
+        .flat_map(of_kind)
+        .collect()
 }
 
 fn has_waited_long(job: &Pending, now: DateTime<Utc>) -> bool {
@@ -173,13 +211,13 @@ fn reserve(cluster: &mut Cluster<'_>, job: &Pending) {
     let Resources {
         ranks,
         devices_per_rank,
-        device,
+        ..
     } = job.resources;
-    let found = kinds(device).iter().find_map(|kind| {
-        let shares = cluster.fit_if_empty(*kind, ranks, devices_per_rank)?;
-        Some((*kind, shares))
+    let found = choices(cluster, job).into_iter().find_map(|wanted| {
+        let shares = cluster.fit_if_empty(wanted, ranks, devices_per_rank)?;
+        Some((wanted, shares))
     });
-    if let Some((kind, shares)) = found {
-        cluster.hold_back(kind, job.job, &shares, devices_per_rank);
+    if let Some((wanted, shares)) = found {
+        cluster.hold_back(wanted, job.job, &shares, devices_per_rank);
     }
 }

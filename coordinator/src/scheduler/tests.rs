@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
+use marquee_domain::flavour;
 use uuid::Uuid;
 
 use super::*;
@@ -22,6 +23,8 @@ fn host(name: &str) -> Host {
         name: name.into(),
         accepting: true,
         devices,
+        gpus: BTreeMap::new(),
+        flavour: "libtorch-2.11.0".into(),
         running: Vec::new(),
     }
 }
@@ -33,9 +36,34 @@ impl Host {
         self
     }
 
-    fn gpus(mut self, count: u32) -> Self {
-        self.devices
-            .extend((0..count).map(|index| Device::Gpu { index }));
+    fn gpus(self, count: u32) -> Self {
+        (0..count).fold(self, |host, _| host.gpu("H100", (9, 0)))
+    }
+
+    fn gpu(mut self, name: &str, capability: Capability) -> Self {
+        let index = u32::try_from(self.gpus.len()).unwrap();
+        let gpu = Gpu {
+            name: name.into(),
+            capability,
+            fault: None,
+        };
+        self.gpus.insert(index, gpu);
+        self.devices.insert(Device::Gpu { index });
+        self
+    }
+
+    fn k80(self) -> Self {
+        self.gpu("Tesla K80", (3, 7)).gpu("Tesla K80", (3, 7))
+    }
+
+    fn ill(mut self, index: u32) -> Self {
+        let fault = "does not answer NVML: reset it";
+        self.gpus.get_mut(&index).unwrap().fault = Some(fault.into());
+        self
+    }
+
+    fn flavour(mut self, flavour: &str) -> Self {
+        self.flavour = flavour.into();
         self
     }
 
@@ -62,6 +90,7 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
             device,
             devices_per_rank: 1,
         },
+        needs_trainer: false,
         priority: 0,
         queued_at: at(0),
         not_before: None,
@@ -71,6 +100,11 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
 impl Pending {
     fn each(mut self, devices: u32) -> Self {
         self.resources.devices_per_rank = devices;
+        self
+    }
+
+    fn trains(mut self) -> Self {
+        self.needs_trainer = true;
         self
     }
 
@@ -302,6 +336,137 @@ fn what_the_cluster_cannot_give_is_named() {
     }
 }
 
+const KEPLER: &str = "libtorch-2.0.1-kepler";
+
+#[test]
+fn a_train_job_goes_where_its_trainer_has_kernels_for_the_gpu() {
+    let hosts = [
+        host("a").k80(),
+        host("b").k80().flavour(KEPLER),
+        host("c").gpus(1),
+    ];
+    check(
+        &[job(1, GPU, 1).trains(), job(2, GPU, 2).trains()],
+        &hosts,
+        &["1.0 -> c.0 gpu0", "2.0 -> b.0 gpu0", "2.1 -> b.1 gpu1"],
+    );
+    // A program of the user's own brings its own kernels.
+    check(
+        &[job(1, GPU, 2)],
+        &hosts,
+        &["1.0 -> a.0 gpu0", "1.1 -> a.1 gpu1"],
+    );
+}
+
+#[test]
+fn on_a_host_of_mixed_gpus_the_trainers_gpus_are_taken() {
+    let mixed = [host("a").k80().gpu("H100", (9, 0)).gpu("H100", (9, 0))];
+    check(
+        &[job(1, GPU, 2).trains()],
+        &mixed,
+        &["1.0 -> a.0 gpu2", "1.1 -> a.1 gpu3"],
+    );
+}
+
+#[test]
+fn a_refusal_names_host_and_cure() {
+    let cases: &[(&[Host], Pending, &str)] = &[
+        (
+            &[host("gpu-03").k80()],
+            job(1, GPU, 1).trains(),
+            "1: gpu-03 has a Tesla K80 (compute capability 3.7), but its trainer is libtorch 2.11.0, which needs 7.5: install the kepler flavour (docs/deploy.md)",
+        ),
+        (
+            &[host("a").gpus(1).flavour("")],
+            job(1, GPU, 1).trains(),
+            "1: a has no marquee-trainer that starts: install it with its libtorch (docs/deploy.md)",
+        ),
+        (
+            &[host("a").cpus(2).flavour("")],
+            job(1, ANY, 1).trains(),
+            "1: a has no marquee-trainer that starts: install it with its libtorch (docs/deploy.md)",
+        ),
+        (
+            &[host("a").gpus(2), host("b").k80()],
+            job(1, GPU, 3).trains(),
+            "1: needs 3 gpu devices, the workers that are online have 2; bring more workers or ask for fewer ranks; b has a Tesla K80 (compute capability 3.7), but its trainer is libtorch 2.11.0, which needs 7.5: install the kepler flavour (docs/deploy.md)",
+        ),
+        (
+            &[host("a").gpus(2), host("b").k80().flavour(KEPLER)],
+            job(1, GPU, 4).trains(),
+            "1: needs 4 gpu devices with one flavour of libtorch, and the workers that are online have 2 with libtorch-2.11.0 and 2 with libtorch-2.0.1-kepler: ask for fewer ranks, or install one flavour on all (docs/deploy.md)",
+        ),
+        (
+            &[host("a").gpus(1).runs(9, &[gpu(0)]), host("b").cpus(1)],
+            job(1, GPU, 1).trains(),
+            "1: needs 1 gpu device, 0 of 1 are free: waits for job 9 on a",
+        ),
+        (
+            &[
+                host("a").gpus(2).runs(9, &[gpu(0)]),
+                host("b").k80().flavour(KEPLER).runs(8, &[gpu(0)]),
+            ],
+            job(1, GPU, 2).trains(),
+            "1: needs 2 gpu devices, 2 of 4 are free but not of one flavour of libtorch: waits for job 8 on b, job 9 on a",
+        ),
+    ];
+    for (hosts, pending, expected) in cases {
+        check(std::slice::from_ref(pending), hosts, &[expected]);
+    }
+}
+
+#[test]
+fn an_ill_gpu_is_left_out_and_named_until_it_is_well() {
+    let hosts = [host("a").gpus(2).ill(0)];
+    check(&[job(1, GPU, 1)], &hosts, &["1.0 -> a.0 gpu1"]);
+    let fault = "gpu 0 of a (H100) is left out: does not answer NVML: reset it";
+    check(
+        &[job(1, GPU, 2)],
+        &hosts,
+        &[&format!(
+            "1: needs 2 gpu devices, the workers that are online have 1; bring more workers or ask for fewer ranks; {fault}"
+        )],
+    );
+    let all_ill = [host("a").gpus(1).ill(0)];
+    check(&[job(1, GPU, 1)], &all_ill, &[&format!("1: {fault}")]);
+    let busy = [host("a").gpus(2).ill(0).runs(9, &[gpu(1)])];
+    check(
+        &[job(1, GPU, 1)],
+        &busy,
+        &[&format!(
+            "1: needs 1 gpu device, 0 of 1 are free: waits for job 9 on a; {fault}"
+        )],
+    );
+    let well = [host("a").gpus(2)];
+    assert_eq!(place(&[job(1, GPU, 2)], &well, at(1)).placements.len(), 1);
+}
+
+#[test]
+fn a_reservation_holds_back_only_what_its_gang_can_use() {
+    // The gang waits for both H100; the K80s beside them are anybody's, the free H100 is not.
+    let hosts = [host("a")
+        .gpu("H100", (9, 0))
+        .gpu("H100", (9, 0))
+        .k80()
+        .runs(9, &[gpu(1)])];
+    let pending = [
+        job(1, GPU, 2).trains(),
+        job(2, GPU, 1).queued(1),
+        job(3, GPU, 1).queued(1),
+        job(4, GPU, 1).queued(1),
+    ];
+    let plan = place(&pending, &hosts, at(30));
+    assert_eq!(
+        lines(&plan, &hosts),
+        [
+            "2.0 -> a.0 gpu2",
+            "3.0 -> a.0 gpu3",
+            "1: needs 2 gpu devices, 1 of 2 are free: waits for job 9 on a",
+            "4: needs 1 gpu device, which are held back for job 1: that one has waited longer",
+        ]
+    );
+}
+
 // Properties. A small generator of our own: the cases are the same on every run and machine.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for drawing test cases.
@@ -330,9 +495,22 @@ impl Draw {
         let mut next_job = 1000;
         (0..self.below(6))
             .map(|index| {
-                let mut host = host(&format!("h{index}"))
-                    .cpus(self.below(5))
-                    .gpus(self.below(5));
+                let mut host = host(&format!("h{index}")).cpus(self.below(5));
+                for _ in 0..self.below(5) {
+                    let index = u32::try_from(host.gpus.len()).unwrap();
+                    host = match self.below(3) {
+                        0 => host.gpu("Tesla K80", (3, 7)),
+                        _ => host.gpu("H100", (9, 0)),
+                    };
+                    if self.below(8) == 0 {
+                        host = host.ill(index);
+                    }
+                }
+                host = match self.below(4) {
+                    0 => host.flavour(KEPLER),
+                    1 if self.below(3) == 0 => host.flavour(""),
+                    _ => host,
+                };
                 for device in host.devices.clone() {
                     if self.below(3) == 0 {
                         next_job += 1;
@@ -356,6 +534,7 @@ impl Draw {
                     .each(1 + self.below(3))
                     .priority(i32::try_from(self.below(3)).unwrap())
                     .queued(-i64::from(self.below(60)));
+                job.needs_trainer = self.below(2) == 0;
                 if self.below(8) == 0 {
                     job.not_before = Some(at(i64::from(self.below(3)) - 1));
                 }
@@ -389,7 +568,7 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
         let gang: Vec<u32> = (0..job.resources.ranks).collect();
         assert_eq!(ranks, gang, "the gang is whole");
 
-        let mut kinds = BTreeSet::new();
+        let (mut kinds, mut flavours) = (BTreeSet::new(), BTreeSet::new());
         let mut local: BTreeMap<WorkerId, u32> = BTreeMap::new();
         for rank in &placement.ranks {
             let host = hosts
@@ -397,6 +576,7 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
                 .find(|host| host.worker == rank.worker)
                 .unwrap();
             assert!(host.accepting, "placed on a lost host");
+            flavours.insert(host.flavour.as_str());
             assert_eq!(rank.devices.len(), job.resources.devices_per_rank as usize);
             let next = local.entry(rank.worker).or_default();
             assert_eq!(rank.local_rank, *next, "local ranks count up on each host");
@@ -408,9 +588,22 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
                     "{device:?} was given twice"
                 );
                 kinds.insert(matches!(device, Device::Gpu { .. }));
+                let Device::Gpu { index } = device else {
+                    continue;
+                };
+                let gpu = &host.gpus[index];
+                assert_eq!(gpu.fault, None, "placed on an ill GPU");
+                assert!(
+                    !job.needs_trainer || flavour::runs_on(&host.flavour, gpu.capability),
+                    "the trainer has no kernels for its GPU"
+                );
             }
         }
         assert_eq!(kinds.len(), 1, "kinds are not mixed");
+        assert!(
+            !job.needs_trainer || (flavours.len() == 1 && !flavours.contains("")),
+            "one flavour of trainer: {flavours:?}"
+        );
         let is_gpu = kinds.contains(&true);
         assert!(
             job.resources.device != if is_gpu { CPU } else { GPU },

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use marquee_domain::ids::WorkerId;
+use marquee_proto::v1;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ struct Entry {
     /// Counts the worker's sessions: an old one cannot end a new one.
     number: u64,
     connected: bool,
+    /// What its GPUs said last.
+    gpus: Vec<v1::GpuReading>,
     replaced: CancellationToken,
     nudge: Arc<Notify>,
     /// Held by the session at work.
@@ -49,6 +52,7 @@ impl Sessions {
             last_seen: Instant::now(),
             number: 0,
             connected: false,
+            gpus: Vec::new(),
             replaced: CancellationToken::new(),
             nudge: Arc::new(Notify::new()),
             turn: Arc::new(tokio::sync::Mutex::new(())),
@@ -79,6 +83,30 @@ impl Sessions {
     /// A message came.
     pub(super) fn seen(&self, seat: &Seat) {
         self.update(seat, |entry| entry.last_seen = Instant::now());
+    }
+
+    /// Its GPUs spoke. Whether a fault came or went.
+    pub(super) fn set_gpus(&self, seat: &Seat, gpus: Vec<v1::GpuReading>) -> bool {
+        let mut is_news = false;
+        self.update(seat, |entry| {
+            let faults = |gpus: &[v1::GpuReading]| -> Vec<(u32, bool)> {
+                gpus.iter()
+                    .map(|gpu| (gpu.index, gpu.fault.is_empty()))
+                    .collect()
+            };
+            is_news = faults(&entry.gpus) != faults(&gpus);
+            entry.gpus = gpus;
+        });
+        is_news
+    }
+
+    /// What the GPUs of a worker said last, by index; empty where it never spoke of any.
+    #[must_use]
+    pub fn gpus(&self, worker: WorkerId) -> Vec<v1::GpuReading> {
+        self.lock()
+            .get(&worker)
+            .map(|entry| entry.gpus.clone())
+            .unwrap_or_default()
     }
 
     fn update(&self, seat: &Seat, change: impl FnOnce(&mut Entry)) {

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, Occasion, decide};
 use super::registry::Seat;
-use super::{assign, reports};
+use super::{assign, gpus, reports};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 
@@ -186,6 +186,14 @@ impl Session {
             Some(In::Goodbye(_)) => {
                 self.persist(Work::Goodbye).await?;
                 Err(End::Goodbye)
+            }
+            Some(In::Gpus(readings)) => {
+                let gpus = gpus::bounded(readings.gpus);
+                if self.app.sessions.set_gpus(&self.seat, gpus) {
+                    // A device has become usable, or a reason has to name one that is not.
+                    self.app.wake.notify_one();
+                }
+                Ok(())
             }
             Some(In::Hello(_)) => Err(nonsense("a second Hello")),
             None => Err(nonsense("a message without a body")),

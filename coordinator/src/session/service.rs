@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::hello;
 use super::run::{OUTBOX_MAX, Session};
+use super::{gpus, hello};
 use crate::app::App;
 use crate::lifecycle::LifecycleError;
 
@@ -45,7 +45,9 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let (worker, held) = hello::read(first(&mut inbound).await?)?;
+        let mut hello = first(&mut inbound).await?;
+        let gpus = gpus::bounded(std::mem::take(&mut hello.gpus));
+        let (worker, held) = hello::read(hello)?;
 
         let seat = self.app.sessions.admit(worker.id);
         let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
@@ -57,6 +59,8 @@ impl v1::worker_session_server::WorkerSession for SessionService {
             .await
             .map_err(|e| refused(e, &seat))?;
         drop(conn);
+        // Before the scheduler may use it: an ill GPU is to be known as one.
+        self.app.sessions.set_gpus(&seat, gpus);
         self.app.sessions.begin(&seat);
 
         let (outbox, outbound) = mpsc::channel(OUTBOX_MAX);
@@ -78,7 +82,7 @@ async fn first(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<v1::Hello, 
         })??;
     match first.and_then(|message| message.body) {
         Some(Body::Hello(hello)) => Ok(hello),
-        Some(Body::Heartbeat(_) | Body::Reports(_) | Body::Goodbye(_)) | None => {
+        Some(Body::Heartbeat(_) | Body::Reports(_) | Body::Goodbye(_) | Body::Gpus(_)) | None => {
             Err(BadField::invalid("body", "the first message must be a Hello").into())
         }
     }

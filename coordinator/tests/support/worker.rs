@@ -48,22 +48,49 @@ impl Drop for FakeWorker {
 impl FakeWorker {
     pub async fn connect(address: &str, name: &str) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, Held::default())
+        Self::connect_as(address, name, id, Held::default(), Vec::new())
             .await
             .unwrap()
     }
 
+    /// A worker whose host has GPUs besides.
+    pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
+        let id = Uuid::new_v4().to_string();
+        Self::connect_as(address, name, id, Held::default(), gpus)
+            .await
+            .unwrap()
+    }
+
+    /// Says what its GPUs are like.
+    pub async fn say_gpus(&self, gpus: Vec<v1::GpuReading>) {
+        let body = Some(Out::Gpus(v1::GpuReadings { gpus }));
+        self.outbox.send(v1::WorkerMessage { body }).await.unwrap();
+    }
+
     /// Connects again as the same worker, holding what it held.
     pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
-        Self::connect_as(address, &self.name, self.id.clone(), self.held.clone()).await
+        Self::connect_as(
+            address,
+            &self.name,
+            self.id.clone(),
+            self.held.clone(),
+            Vec::new(),
+        )
+        .await
     }
 
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, Held::default()).await
+        Self::connect_as(address, name, id, Held::default(), Vec::new()).await
     }
 
-    async fn connect_as(address: &str, name: &str, id: String, held: Held) -> Result<Self, Status> {
+    async fn connect_as(
+        address: &str,
+        name: &str,
+        id: String,
+        held: Held,
+        gpus: Vec<v1::Gpu>,
+    ) -> Result<Self, Status> {
         let mut client = WorkerSessionClient::new(super::channel(address).await);
         let (outbox, outbound) = mpsc::channel(64);
         let hello = v1::Hello {
@@ -78,8 +105,11 @@ impl FakeWorker {
                 cpu_slots: 2,
                 threads_per_slot: 1,
                 address: "127.0.0.1".into(),
+                flavour: "libtorch-2.11.0".into(),
+                gpus,
                 ..v1::Inventory::default()
             }),
+            gpus: Vec::new(),
             held: held.lock().unwrap().values().cloned().collect(),
         };
         outbox

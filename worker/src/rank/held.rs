@@ -1,6 +1,7 @@
 //! A rank in the daemon's memory: its folder, its spool, its orders. What others may touch of it;
 //! the work itself is in [`super::task`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use crate::cache::{Cache, Pin};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::durable;
+use crate::gpus::Gpus;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub struct Host {
     pub config: Config,
     pub boot: BootId,
     pub inventory: Inventory,
+    pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
     pub clock: SystemClock,
@@ -164,6 +167,28 @@ impl HeldRank {
         let mut cursor = spool.cursor().clone();
         change(&mut cursor);
         spool.append(host.clock.now(), bodies, cursor)?;
+        drop(spool);
+        host.news.notify_one();
+        Ok(())
+    }
+
+    /// Adds metrics of the worker's own beside the child's, at the step that the child has reached.
+    /// A rank that does not run any more has had its last report.
+    pub fn report_while_running(
+        &self,
+        host: &Host,
+        values: BTreeMap<String, f64>,
+    ) -> io::Result<()> {
+        let mut spool = self.spool();
+        if spool.state() != RankState::Running {
+            return Ok(());
+        }
+        let cursor = spool.cursor().clone();
+        let metrics = v1::RankMetrics {
+            step: cursor.step,
+            values: values.into_iter().collect(),
+        };
+        spool.append(host.clock.now(), vec![Body::Metrics(metrics)], cursor)?;
         drop(spool);
         host.news.notify_one();
         Ok(())

@@ -31,6 +31,9 @@ pub struct Cursor {
     pub log_bytes: u64,
     /// Bytes of log dropped because of the limit.
     pub dropped_bytes: u64,
+    /// The step of its newest metrics.
+    #[serde(default)]
+    pub step: u64,
     /// What it said last about how all went.
     pub word: Option<LastWord>,
     /// Checkpoints that are complete on disk and not stored yet, oldest first.
@@ -151,6 +154,7 @@ impl Sink<'_> {
                 }));
             }
             ChildEvent::Metrics { step, values } => {
+                self.cursor.step = step;
                 self.bodies
                     .push(Body::Metrics(RankMetrics { step, values }));
             }
@@ -275,6 +279,7 @@ mod tests {
         assert_eq!(bodies.len(), 3, "{bodies:?}");
         assert!(matches!(&bodies[0], Body::Progress(p) if p.done == 2));
         assert!(matches!(&bodies[1], Body::Metrics(m) if m.values["train/loss"] == 0.5));
+        assert_eq!(cursor.step, 5);
         assert_eq!(
             log_lines(&bodies),
             ["a stray print", r#"{"event":"invented later"}"#]

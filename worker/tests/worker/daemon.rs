@@ -22,16 +22,23 @@ pub(crate) struct Daemon {
     pub(crate) dir: tempfile::TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Daemon {
     pub(crate) fn start(fake: &Fake, extra: &[&str]) -> Self {
+        Self::start_in(fake, extra, Vec::new())
+    }
+
+    /// With more environment, such as a [`crate::nvml::FakeNvml`]'s.
+    pub(crate) fn start_in(fake: &Fake, extra: &[&str], env: Vec<(String, String)>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("bin")).unwrap();
         let mut daemon = Self {
             dir,
             child: None,
             arguments: Vec::new(),
+            env,
         };
         daemon.arguments = vec![
             format!("--coordinator=http://{}", fake.address),
@@ -52,6 +59,7 @@ impl Daemon {
         let mut command = Command::new(env!("CARGO_BIN_EXE_marquee-worker"));
         command
             .args(&self.arguments)
+            .envs(self.env.clone())
             .env("MARQUEE_LOG", "debug,h2=info,hyper=info,tower=info");
         command
     }

@@ -34,6 +34,9 @@ pub(crate) type Key = (i64, u32, u32);
 pub(crate) struct State {
     pub(crate) hellos: Vec<v1::Hello>,
     pub(crate) goodbyes: usize,
+    /// The newest readings of GPUs, and how often some came.
+    pub(crate) gpus: Vec<v1::GpuReading>,
+    pub(crate) gpu_messages: usize,
     /// The newest heartbeat's list.
     pub(crate) held: Vec<v1::HeldRank>,
     /// Each rank's reports in order, each once.
@@ -304,7 +307,7 @@ async fn send(sender: &Sender, bodies: impl IntoIterator<Item = ToWorker>) {
     }
 }
 
-fn has(state: &State, key: Key, fits: impl Fn(&Body) -> bool) -> bool {
+pub(crate) fn has(state: &State, key: Key, fits: impl Fn(&Body) -> bool) -> bool {
     let reports = state.reports.get(&key).into_iter().flatten();
     reports.filter_map(|report| report.body.as_ref()).any(fits)
 }
@@ -346,6 +349,10 @@ impl WorkerSession for Fake {
                             send(&sender, acks.into_iter().map(ToWorker::Ack)).await;
                         }
                     }
+                    FromWorker::Gpus(readings) => fake.change(|state| {
+                        state.gpus = readings.gpus;
+                        state.gpu_messages += 1;
+                    }),
                     FromWorker::Goodbye(_) => {
                         fake.change(|state| state.goodbyes += 1);
                         return;

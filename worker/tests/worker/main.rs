@@ -9,7 +9,10 @@
 mod cache;
 mod crashes;
 mod daemon;
+mod doctor;
 mod fake;
+mod gpus;
 mod life;
 mod limits;
+mod nvml;
 mod stopping;

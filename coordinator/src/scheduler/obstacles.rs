@@ -1,0 +1,95 @@
+//! Devices that are there and cannot be used, in words that name host and cure.
+//!
+//! Invariant: as in `reason`: the same situation gives the same words.
+
+use std::collections::BTreeMap;
+
+use marquee_domain::flavour;
+use marquee_domain::resources::Device;
+
+use super::cluster::{Cluster, Kind, Trainer, Wanted};
+use super::{Gpu, Host, Pending};
+
+/// Obstacles named in one reason; a cluster with more has a common cause.
+const NAMED_MAX: usize = 3;
+
+/// GPUs that are ill. There is no such thing as an ill CPU slot.
+pub(super) fn faults(cluster: &Cluster<'_>, kind: Kind) -> Vec<String> {
+    match kind {
+        Kind::Cpu => Vec::new(),
+        Kind::Gpu => cluster.hosts().flat_map(faults_of).collect(),
+    }
+}
+
+fn faults_of(host: &Host) -> impl Iterator<Item = String> {
+    host.gpus.iter().filter_map(|(index, gpu)| {
+        let fault = gpu.fault.as_ref()?;
+        let (host, name) = (&host.name, &gpu.name);
+        Some(format!(
+            "gpu {index} of {host} ({name}) is left out: {fault}"
+        ))
+    })
+}
+
+/// All that keeps `job` from devices of `kind` that are there.
+pub(super) fn all(cluster: &Cluster<'_>, kind: Kind, job: &Pending) -> Vec<String> {
+    let mut found = Vec::new();
+    if job.needs_trainer {
+        found.extend(cluster.hosts().filter_map(|host| mismatch(host, kind)));
+    }
+    found.extend(faults(cluster, kind));
+    found
+}
+
+/// Why a host's trainer cannot use its devices; None where it can, or there are none.
+fn mismatch(host: &Host, kind: Kind) -> Option<String> {
+    let any = Wanted {
+        kind,
+        trainer: Trainer::NotNeeded,
+    };
+    let first = host.devices.iter().find(|device| any.fits(host, device))?;
+    let name = &host.name;
+    if host.flavour.is_empty() {
+        return Some(format!(
+            "{name} has no marquee-trainer that starts: install it with its libtorch (docs/deploy.md)"
+        ));
+    }
+    let uncovered = |gpu: &&Gpu| !flavour::runs_on(&host.flavour, gpu.capability);
+    let gpu = match first {
+        Device::Cpu { .. } => None,
+        Device::Gpu { .. } => host.gpus.values().find(uncovered),
+    }?;
+    let (major, minor) = gpu.capability;
+    let why = flavour::refusal(&host.flavour, gpu.capability);
+    Some(format!(
+        "{name} has a {} (compute capability {major}.{minor}), but {why}",
+        gpu.name
+    ))
+}
+
+/// How many usable devices each flavour has: `2 with libtorch-2.11.0 and 2 with ...`.
+pub(super) fn flavours(cluster: &Cluster<'_>, kind: Kind) -> String {
+    let mut devices: BTreeMap<&str, u32> = BTreeMap::new();
+    let any = Wanted {
+        kind,
+        trainer: Trainer::Any,
+    };
+    for (host, count) in cluster.offers(any).filter(|(_, count)| *count > 0) {
+        *devices.entry(&host.flavour).or_default() += count;
+    }
+    let words = devices
+        .into_iter()
+        .rev()
+        .map(|(flavour, count)| format!("{count} with {flavour}"));
+    words.collect::<Vec<_>>().join(" and ")
+}
+
+/// Some obstacles, and how many more there are.
+pub(super) fn list(obstacles: &[String]) -> String {
+    let named = obstacles.iter().take(NAMED_MAX).cloned();
+    let named = named.collect::<Vec<_>>().join("; ");
+    match obstacles.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named}; and {more} more"),
+    }
+}

@@ -1,0 +1,182 @@
+//! What a PEM certificate says of itself: whose it is, and from when to when it is good. Whether it is
+//! to be believed is for TLS to say.
+//!
+//! Read here, since the TLS library checks dates and does not tell them.
+
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use marquee_domain::doctor::Check;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+
+/// A certificate that ends sooner is worth a word.
+const EXPIRES_SOON: TimeDelta = TimeDelta::days(14);
+/// What cures all that may be wrong with a certificate.
+const CURE: &str =
+    "issue a new one (docs/deploy.md, \"Start, many hosts\") and restart the daemon that has it";
+
+/// A certificate's subject and dates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    pub subject: String,
+    pub not_before: DateTime<Utc>,
+    pub not_after: DateTime<Utc>,
+}
+
+/// Every certificate of a PEM text, in order. The error says what is wrong with the text.
+pub fn read(pem: &str) -> Result<Vec<Certificate>, String> {
+    let mut found = Vec::new();
+    for block in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let der = block.map_err(|error| format!("is no PEM file: {error}"))?;
+        let read = certificate(&der).ok_or("holds a certificate that cannot be read")?;
+        found.push(read);
+    }
+    if found.is_empty() {
+        return Err("holds no certificate".into());
+    }
+    Ok(found)
+}
+
+// DER, as far as it is needed: each value is a tag, a length and as many bytes. Fields of a
+// certificate stand in a fixed order (RFC 5280, section 4.1).
+
+const SEQUENCE: u8 = 0x30;
+/// The version's, which may be left out.
+const CONTEXT_0: u8 = 0xa0;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+/// The identifier of a common name within a name: 2.5.4.3.
+const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
+
+/// Reads a value off the front: its tag, its contents, and what follows it.
+fn value(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = der.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = if first < 0x80 {
+        (usize::from(first), rest)
+    } else {
+        // Long form: the number of bytes that hold the length.
+        let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+        if bytes.len() > 4 {
+            return None;
+        }
+        let length = bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        (length, rest)
+    };
+    let (contents, rest) = rest.split_at_checked(length)?;
+    Some((tag, contents, rest))
+}
+
+/// The contents of a value that must have this tag, and what follows it.
+fn expect(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
+    let (tag, contents, rest) = value(der)?;
+    (tag == wanted).then_some((contents, rest))
+}
+
+fn certificate(der: &[u8]) -> Option<Certificate> {
+    let (signed, _) = expect(der, SEQUENCE)?;
+    let (fields, _) = expect(signed, SEQUENCE)?;
+    let fields = match value(fields)? {
+        (CONTEXT_0, _, rest) => rest,
+        _ => fields,
+    };
+    let (_, _, fields) = value(fields)?; // serial number
+    let (_, fields) = expect(fields, SEQUENCE)?; // algorithm
+    let (_, fields) = expect(fields, SEQUENCE)?; // issuer
+    let (validity, fields) = expect(fields, SEQUENCE)?;
+    let (subject, _) = expect(fields, SEQUENCE)?;
+    let (tag, from, rest) = value(validity)?;
+    let not_before = time(tag, from)?;
+    let (tag, until, _) = value(rest)?;
+    Some(Certificate {
+        subject: common_name(subject).unwrap_or_else(|| "a certificate without a name".into()),
+        not_before,
+        not_after: time(tag, until)?,
+    })
+}
+
+/// `260131120000Z` or `20600131120000Z`. Two digits of a year are those of 1950 to 2049.
+fn time(tag: u8, text: &[u8]) -> Option<DateTime<Utc>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let full = match tag {
+        UTC_TIME => {
+            let century = if text.get(..2)? < "50" { "20" } else { "19" };
+            format!("{century}{text}")
+        }
+        GENERALIZED_TIME => text.to_owned(),
+        _ => return None,
+    };
+    let time = NaiveDateTime::parse_from_str(&full, "%Y%m%d%H%M%SZ").ok()?;
+    Some(time.and_utc())
+}
+
+fn common_name(subject: &[u8]) -> Option<String> {
+    let at = subject
+        .windows(COMMON_NAME.len())
+        .position(|window| window == COMMON_NAME)?;
+    let (_, name, _) = value(&subject[at + COMMON_NAME.len()..])?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+/// A verdict on the dates of the certificates in a PEM text, which settings name as `key`.
+#[must_use]
+pub fn check(key: &str, pem: &str, now: DateTime<Utc>) -> Check {
+    let found = match read(pem) {
+        Ok(found) => found,
+        Err(why) => return Check::failed(key, format!("the file {why}"), CURE),
+    };
+    if let Some(early) = found.iter().find(|found| found.not_before > now) {
+        let from = early.not_before.format("%Y-%m-%d %H:%M UTC");
+        let found = format!("{} is good from {from} on only", early.subject);
+        return Check::failed(key, found, "set this host's clock, or issue a new one");
+    }
+    // The first to end ends the chain.
+    let Some(first) = found.iter().min_by_key(|found| found.not_after) else {
+        return Check::failed(key, "the file holds no certificate", CURE);
+    };
+    let (subject, end) = (&first.subject, first.not_after.format("%Y-%m-%d"));
+    if first.not_after <= now {
+        Check::failed(key, format!("{subject} expired on {end}"), CURE)
+    } else if first.not_after - now < EXPIRES_SOON {
+        Check::warning(key, format!("{subject} expires on {end}"), CURE)
+    } else {
+        Check::ok(key, format!("{subject}, good until {end}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use marquee_domain::doctor::Verdict;
+
+    /// `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30
+    /// -subj "/CN=Marquee CA"`, made for this test; its key was thrown away.
+    const CA: &str = include_str!("certificate/ca.pem");
+
+    #[test]
+    fn a_certificate_is_judged_by_its_dates() {
+        let ca = read(CA).unwrap().remove(0);
+        assert_eq!(ca.subject, "Marquee CA");
+        let verdict = |now| check("tls.ca", CA, now).verdict;
+        let day = TimeDelta::days(1);
+        assert_eq!(verdict(ca.not_before - day), Verdict::Failed);
+        assert_eq!(verdict(ca.not_before + day), Verdict::Ok);
+        assert_eq!(verdict(ca.not_after - day), Verdict::Warning);
+        assert_eq!(verdict(ca.not_after), Verdict::Failed);
+        let expired = check("tls.ca", CA, ca.not_after + day);
+        assert!(
+            expired.found.contains("Marquee CA expired on"),
+            "{expired:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said() {
+        assert_eq!(read("").unwrap_err(), "holds no certificate");
+        let cut = CA.replace("BgN", "AAA").replace("MIIB", "MIIC");
+        assert!(read(&cut).is_err());
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(read(broken).unwrap_err().contains("cannot be read"));
+    }
+}

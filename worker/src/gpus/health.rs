@@ -1,0 +1,171 @@
+//! Whether a GPU may be given new ranks: a verdict with its cure, from what NVML and the driver
+//! said of it. Pure: times are arguments.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use nvml_wrapper::error::NvmlError;
+use tokio::time::Instant;
+
+use super::xid;
+
+/// Xid errors kept of a device.
+const XIDS_MAX: usize = 8;
+/// After a fatal Xid a device must have answered for this long: it may still be on its way down.
+const XID_HOLD: Duration = Duration::from_secs(60);
+
+/// What happened to a device.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    xids: VecDeque<v1::XidError>,
+    fatal: Option<Fatal>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fatal {
+    code: u64,
+    meaning: &'static str,
+    /// When it was reported, or when the device last failed to answer after it.
+    at: Instant,
+}
+
+impl History {
+    pub(super) fn add_xid(&mut self, code: u64, at: DateTime<Utc>, now: Instant) {
+        if self.xids.len() == XIDS_MAX {
+            self.xids.pop_front();
+        }
+        self.xids.push_back(v1::XidError {
+            code,
+            at: Some(timestamp(at)),
+        });
+        if let Some(meaning) = xid::fatal(code) {
+            self.fatal = Some(Fatal {
+                code,
+                meaning,
+                at: now,
+            });
+        }
+    }
+
+    pub(super) fn xids(&self) -> Vec<v1::XidError> {
+        self.xids.iter().copied().collect()
+    }
+
+    /// The verdict on a device that answered.
+    pub(super) fn judge(&mut self, reading: &mut v1::GpuReading, now: Instant) {
+        if self
+            .fatal
+            .is_some_and(|fatal| now.duration_since(fatal.at) >= XID_HOLD)
+        {
+            self.fatal = None;
+        }
+        let uncorrected = reading.ecc_uncorrected_volatile.unwrap_or(0);
+        if uncorrected > 0 {
+            let plural = if uncorrected == 1 { "" } else { "s" };
+            reading.fault = format!(
+                "{uncorrected} uncorrectable ECC error{plural} since the driver was loaded"
+            );
+            reading.cure = format!("{}; if they come back, replace the card", reset(reading));
+        } else if let Some(Fatal { code, meaning, .. }) = self.fatal {
+            reading.fault = format!("Xid {code}: {meaning}");
+            reading.cure = reset(reading);
+        }
+    }
+
+    /// The verdict on a device that did not.
+    pub(super) fn judge_silent(
+        &mut self,
+        reading: &mut v1::GpuReading,
+        error: &NvmlError,
+        now: Instant,
+    ) {
+        let xid = self.fatal.as_mut().map(|fatal| {
+            fatal.at = now;
+            format!(" (Xid {}: {})", fatal.code, fatal.meaning)
+        });
+        reading.fault = format!("does not answer NVML: {error}{}", xid.unwrap_or_default());
+        let is_the_driver = matches!(
+            error,
+            NvmlError::DriverNotLoaded
+                | NvmlError::LibRmVersionMismatch
+                | NvmlError::LibloadingError(_)
+        );
+        reading.cure = if is_the_driver {
+            "load the driver that belongs to the installed library: restart the host after a driver's upgrade".into()
+        } else {
+            reset(reading)
+        };
+    }
+}
+
+fn reset(reading: &v1::GpuReading) -> String {
+    let id = if reading.uuid.is_empty() {
+        reading.index.to_string()
+    } else {
+        reading.uuid.clone()
+    };
+    format!("reset it with \"nvidia-smi --gpu-reset -i {id}\" as root, or restart the host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(history: &mut History, mut reading: v1::GpuReading, now: Instant) -> String {
+        history.judge(&mut reading, now);
+        assert_eq!(reading.fault.is_empty(), reading.cure.is_empty());
+        reading.fault
+    }
+
+    fn at() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+    }
+
+    #[test]
+    fn a_device_is_held_for_a_while_after_it_fell_off_the_bus() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        history.add_xid(79, at(), start);
+        let well = v1::GpuReading::default;
+        assert_eq!(
+            judged(&mut history, well(), after(59)),
+            "Xid 79: the GPU has fallen off the bus"
+        );
+        let mut silent = well();
+        history.judge_silent(&mut silent, &NvmlError::GpuLost, after(59));
+        assert!(silent.fault.contains("fallen off the bus"), "{silent:?}");
+        assert!(silent.fault.contains("(Xid 79"), "{silent:?}");
+        // The time runs from its last silence.
+        assert_ne!(judged(&mut history, well(), after(118)), "");
+        assert_eq!(judged(&mut history, well(), after(119)), "");
+    }
+
+    #[test]
+    fn an_uncorrectable_error_counts_until_the_counter_is_reset() {
+        let mut history = History::default();
+        let reading = |count| v1::GpuReading {
+            ecc_uncorrected_volatile: Some(count),
+            ecc_uncorrected_aggregate: Some(9),
+            ..v1::GpuReading::default()
+        };
+        let now = Instant::now();
+        assert!(judged(&mut history, reading(1), now).starts_with("1 uncorrectable ECC error "));
+        assert_eq!(judged(&mut history, reading(0), now), "");
+    }
+
+    #[test]
+    fn programs_errors_are_kept_and_forgiven_and_their_number_is_bounded() {
+        let mut history = History::default();
+        for _ in 0..2 * XIDS_MAX {
+            history.add_xid(31, at(), Instant::now());
+        }
+        assert_eq!(history.xids().len(), XIDS_MAX);
+        assert_eq!(
+            judged(&mut history, v1::GpuReading::default(), Instant::now()),
+            ""
+        );
+    }
+}
