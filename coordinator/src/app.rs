@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::BlobStore;
 use crate::clock::Clock;
+use crate::rates::Rates;
 use crate::session::Sessions;
 
 /// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
@@ -32,6 +33,8 @@ pub struct App {
     pub changes: broadcast::Sender<JobId>,
     /// The workers that are connected to this process.
     pub sessions: Sessions,
+    /// Shares of hosts' rates that fetch ranks have.
+    pub rates: Rates,
     pub settings: Settings,
     /// Cancelled when the coordinator is asked to stop: streams end, loops leave.
     pub shutdown: CancellationToken,

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod lock;
 pub mod log;
 pub mod postgres;
+pub mod rates;
 pub mod rpc;
 pub mod scheduler;
 pub mod session;
@@ -38,7 +39,7 @@ use tonic::transport::ServerTlsConfig;
 pub use app::{App, Settings};
 
 use crate::blobs::BlobStore;
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::database::Database;
 use crate::lock::DatabaseLock;
@@ -83,13 +84,18 @@ async fn assemble(
     shutdown: CancellationToken,
 ) -> anyhow::Result<(App, DatabaseLock)> {
     let (db, lock) = database.open().await?;
+    let clock = Arc::new(SystemClock);
+    let mut conn = db.acquire().await?;
+    let rates = rates::Rates::load(&mut conn, clock.now()).await?;
+    drop(conn);
     let app = App {
         db,
         blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
-        clock: Arc::new(SystemClock),
+        clock,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         sessions: session::Sessions::default(),
+        rates,
         settings: config.settings,
         shutdown,
     };

@@ -226,6 +226,7 @@ impl Commits {
             max_attempts: 1,
             timeout_s: None,
             array: None,
+            reuse: true,
             element: None,
         };
         let file = FileEntry {
@@ -258,6 +259,7 @@ impl Commits {
             attempt,
             name: "output",
             manifest,
+            code: "",
             committed_at,
         };
         insert_artifact(conn, &new).await.unwrap();

@@ -8,6 +8,7 @@
 //! Not here: searches, people, series, which no fetch job asks for.
 
 mod answers;
+mod count;
 mod faults;
 mod film;
 mod genres;

@@ -2,7 +2,7 @@
 //!
 //! A dataset folder holds `films.parquet` (one row a picture), `pictures-NNNNN.arrow` (the files as
 //! they came), `labels.json` (label names in the source's own order), `outcomes.parquet` (what became
-//! of every id that was asked for) and `fetch.json` (the books).
+//! of every id that was asked for), `fetch.json` (the books) and `run.json` (when and how it ran).
 //!
 //! Invariant: every row of the table has its picture, and `fetch.json` is written last, so that a
 //! folder without it is no dataset.
@@ -30,6 +30,9 @@ pub(crate) const FILMS_FILE: &str = "films.parquet";
 pub(crate) const OUTCOMES_FILE: &str = "outcomes.parquet";
 pub(crate) const LABELS_FILE: &str = "labels.json";
 pub(crate) const FETCH_FILE: &str = "fetch.json";
+/// The fields of the books that tell how a fetch went rather than what it found: they stand in
+/// [`marquee_domain::step::RUN_NOTE_FILE`].
+const RUN_FIELDS: [&str; 4] = ["listed_on", "seconds", "unchanged", "resumed"];
 
 /// One row of the table of films. A user's own picture is a film that has little but labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +70,8 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// `fetch.json`.
+/// What was found is in `fetch.json`; how the fetch went, in `run.json`: two fetches that found the
+/// same make equal files but for that one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FetchBooks {
     #[serde(flatten)]

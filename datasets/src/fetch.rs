@@ -27,6 +27,7 @@ mod layouts;
 mod list;
 mod pace;
 mod plan;
+mod shares;
 mod terms;
 mod tmdb;
 mod verdict;
@@ -55,6 +56,7 @@ pub async fn run(
         previous,
         licence: settings.licence.clone(),
         element: spec.element,
+        shares: spec.rate.as_deref(),
         started: Instant::now(),
     };
     match &settings.source {

@@ -145,8 +145,8 @@ pub(crate) struct Step<'a> {
     pub(crate) counts: &'a BTreeMap<String, u64>,
 }
 
-/// For steps that have nothing to count by kind.
-pub(crate) static NO_COUNTS: BTreeMap<String, u64> = BTreeMap::new();
+/// Among counts, what went well.
+pub(crate) const FETCHED: &str = "fetched";
 
 impl Reporter {
     /// A reporter that writes to `out`.
@@ -193,6 +193,8 @@ impl Reporter {
                 done: step.done,
                 total: Some(step.total),
                 unit: step.unit.to_owned(),
+                bytes: (step.bytes > 0).then_some(step.bytes),
+                problems: problems(step.counts),
             });
         }
         if is_last || is_due(state.last_metrics.map(|(at, ..)| at), METRICS_EVERY) {
@@ -202,6 +204,13 @@ impl Reporter {
             state.last_metrics = Some((now, step.done, step.bytes));
         }
     }
+}
+
+/// What did not go well, of how many ended how.
+fn problems(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut problems = counts.clone();
+    problems.remove(FETCHED);
+    problems
 }
 
 /// The rates since the step that stood at `done` and `bytes`.

@@ -12,6 +12,7 @@
 pub mod bench;
 pub mod catalogue;
 pub mod clock;
+pub mod code;
 pub mod dataset;
 mod dice;
 mod durable;

@@ -31,6 +31,8 @@ enum Command {
     ServeCatalogue(serve::ServeArgs),
     /// Write a dataset as a .zip of pictures and a table, for people and other programs
     Export(export::ExportArgs),
+    /// Say the version of this code: steps done by equal code may stand for one another
+    Code,
     /// Decode pictures for another process of this program
     #[command(hide = true)]
     DecodeHelper(helper::HelperArgs),
@@ -51,10 +53,17 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Run(args) => runtime()?.block_on(run::run(args)),
         Command::ServeCatalogue(args) => runtime()?.block_on(serve::serve(args)),
         Command::Export(args) => export::export(&args),
+        Command::Code => say_code(),
         Command::DecodeHelper(args) => helper::serve(&args),
         Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::Bench(args) => bench::bench(&args),
     }
+}
+
+#[allow(clippy::print_stdout, reason = "this is what was asked for")]
+fn say_code() -> anyhow::Result<ExitCode> {
+    println!("{}", marquee_datasets::code::code());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

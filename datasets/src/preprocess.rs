@@ -28,7 +28,7 @@ use self::ordered::in_order;
 use self::picture::{Prepared, Preparer, Skip};
 use crate::dataset::{Dataset, DatasetError, FilmRow, PROBLEMS_MAX, Problem};
 use crate::durable::{AsideFile, write_json};
-use crate::job::{Context, JobError, NO_COUNTS, Step};
+use crate::job::{Context, JobError, Step};
 use crate::mapping::map;
 use crate::scale::Rgb;
 use crate::shards::{ShardLayout, ShardWriter, key};
@@ -195,6 +195,7 @@ impl<'a> Packing<'a> {
                 .collect(),
             classes: classes.names().to_vec(),
             source,
+            code: crate::code::code(),
             ..PreprocessSummary::default()
         };
         Ok(Self {
@@ -293,7 +294,7 @@ impl<'a> Packing<'a> {
                     done: at as u64 + 1,
                     total,
                     bytes: bytes_read,
-                    counts: &NO_COUNTS,
+                    counts: &self.summary.skipped,
                 });
                 Ok(())
             },

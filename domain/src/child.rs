@@ -70,6 +70,10 @@ pub struct ChildSpec {
     /// the worker keeps none.
     #[serde(default)]
     pub scratch: Option<PathBuf>,
+    /// Folder through which a fetch job is told its share of each host's rate, as
+    /// [`crate::rate`] describes. None: the rate of its own settings holds.
+    #[serde(default)]
+    pub rate: Option<PathBuf>,
     pub devices: Vec<Device>,
     /// Threads this rank may keep busy.
     pub threads: u32,
@@ -88,6 +92,12 @@ pub enum ChildEvent {
         total: Option<u64>,
         /// What is counted, plural: "films", "images", "steps".
         unit: String,
+        /// Bytes brought in so far, where they tell something.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+        /// Of those done, how many did not go well, by class: "gone", "rejected_no_poster".
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        problems: BTreeMap<String, u64>,
     },
     /// Values measured at a step.
     Metrics {
@@ -133,6 +143,8 @@ mod tests {
             done: 3,
             total: Some(10),
             unit: "images".into(),
+            bytes: None,
+            problems: BTreeMap::new(),
         };
         let line = serde_json::to_string(&event).unwrap();
         assert_eq!(

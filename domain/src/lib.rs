@@ -14,9 +14,11 @@ pub mod ids;
 pub mod job;
 pub mod limits;
 pub mod pipeline;
+pub mod rate;
 pub mod report;
 pub mod resources;
 pub mod spec;
+pub mod step;
 pub mod verdict;
 pub mod zoo;
 

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::ids::JobName;
 use crate::limits;
-use crate::spec::PipelineSpec;
+use crate::spec::{JobSpec, PipelineSpec};
 
 mod graph;
 mod job;
@@ -153,6 +153,7 @@ fn pipeline(
 ) -> Option<PipelineSpec> {
     let mut table = Table::new(String::new(), root, errors);
     let name = table.parsed::<JobName>("name", "text such as \"posters\"");
+    let reuse = table.flag("reuse", true);
     let jobs = table.table("jobs");
     table.finish();
 
@@ -190,6 +191,12 @@ fn pipeline(
     }
     let jobs = graph::check_and_sort(jobs, errors);
     labels::check(&jobs, errors);
+    // What the pipeline refuses no job allows.
+    let jobs = jobs.into_iter().map(|job| JobSpec {
+        reuse: reuse && job.reuse,
+        ..job
+    });
+    let jobs = jobs.collect();
     name.map(|name| PipelineSpec { name, jobs })
 }
 

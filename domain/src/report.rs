@@ -18,6 +18,7 @@ pub struct FetchSummary {
     /// Not had in spite of retries, by class ("http_500", "timeout", ...).
     pub failed: BTreeMap<String, u64>,
     pub bytes: u64,
+    #[serde(default)]
     pub seconds: f64,
     /// Of the fetched, those that came from an earlier dataset because the source said that
     /// nothing had changed.
@@ -93,6 +94,9 @@ pub struct PreprocessSummary {
     /// Pictures with each quality flag ("dark", "near_duplicate", ...).
     #[serde(default)]
     pub flags: BTreeMap<String, u64>,
+    /// Version of the code that did it, as `marquee-prep code` says; empty from earlier versions.
+    #[serde(default)]
+    pub code: String,
 }
 
 /// Where the time of one rank's steps went, in seconds over the whole run. The phases add up to

@@ -87,6 +87,17 @@ impl JobKind {
 }
 
 impl JobKind {
+    /// Whether code, settings and inputs decide a job's artifact alone, so that an earlier one can
+    /// stand for it. What a fetch finds changes outside; train and eval depend on devices and files
+    /// of the host; a command may do anything.
+    #[must_use]
+    pub fn is_reusable(self) -> bool {
+        match self {
+            Self::Preprocess => true,
+            Self::Fetch | Self::Train | Self::Eval | Self::Command => false,
+        }
+    }
+
     /// The inputs that a job of this kind may have besides.
     #[must_use]
     pub fn optional_inputs(self) -> &'static [&'static str] {
@@ -186,6 +197,9 @@ pub struct JobSpec {
     pub max_attempts: u32,
     /// Seconds an attempt may run. None: no limit.
     pub timeout_s: Option<u32>,
+    /// Whether the artifact of an identical step that succeeded before may stand for this one's.
+    #[serde(default = "yes")]
+    pub reuse: bool,
     /// Elements that do this job's work, each a job of its own; their artifacts together are this
     /// job's. None: the job does its work itself.
     #[serde(default)]
@@ -193,6 +207,10 @@ pub struct JobSpec {
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl JobSpec {

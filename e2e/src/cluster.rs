@@ -251,6 +251,15 @@ pub struct Catalogue {
 impl Catalogue {
     /// Serves `films` generated films.
     pub fn start(folder: &Path, films: u32) -> Result<Self> {
+        Self::start_with(folder, films, &[])
+    }
+
+    /// The same with posters that are quickly painted, and show nothing.
+    pub fn start_sketches(folder: &Path, films: u32) -> Result<Self> {
+        Self::start_with(folder, films, &["--sketches"])
+    }
+
+    fn start_with(folder: &Path, films: u32, more: &[&str]) -> Result<Self> {
         let mut command = Command::new(bin_dir()?.join("marquee-prep"));
         command.args([
             "serve-catalogue",
@@ -261,6 +270,7 @@ impl Catalogue {
             "--films",
             &films.to_string(),
         ]);
+        command.args(more);
         let mut daemon = Daemon::start("catalogue", &mut command, &folder.join("catalogue.log"))?;
         let listening = daemon.listening()?;
         let api_url = listening["api_url"]

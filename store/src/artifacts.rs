@@ -15,6 +15,8 @@ pub struct NewArtifact<'a> {
     /// What it is: the job kind's output.
     pub name: &'a str,
     pub manifest: &'a Manifest,
+    /// Version of the code that made it; empty where nobody said.
+    pub code: &'a str,
     pub committed_at: DateTime<Utc>,
 }
 
@@ -77,8 +79,8 @@ pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> 
     let digest = new.manifest.digest();
     sqlx::query!(
         "INSERT INTO artifacts
-             (job_id, attempt, name, digest, size_bytes, file_count, manifest, committed_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+             (job_id, attempt, name, digest, size_bytes, file_count, manifest, committed_at, code)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         new.job.0,
         convert::int("attempt", new.attempt.0)?,
         new.name,
@@ -87,6 +89,7 @@ pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> 
         convert::int("file count", file_count)?,
         convert::to_json("manifest", new.manifest)?,
         new.committed_at,
+        new.code,
     )
     .execute(conn)
     .await?;

@@ -54,6 +54,8 @@ pub struct Job {
     pub elements: Option<ElementCounts>,
     /// Of an element: its array and its place in it.
     pub element: Option<ElementOf>,
+    /// The job whose artifact was taken for its own.
+    pub reused_from: Option<JobId>,
 }
 
 /// How many elements of an array are in each state.
@@ -195,7 +197,7 @@ pub async fn list_jobs(
                   ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
                         WHERE d.job_id = j.id AND n.array_job_id IS NULL
                         ORDER BY n.position) AS "needs!",
-                  e.counts AS "elements?", j.array_job_id, j.array_index
+                  e.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from
            FROM jobs j
            JOIN pipelines p ON p.id = j.pipeline_id
            LEFT JOIN attempt_ranks r ON r.job_id = j.id AND r.attempt = j.attempt AND r.rank = 0
@@ -214,6 +216,21 @@ pub async fn list_jobs(
                           'phase', max(mr.progress ->> 'phase'),
                           'unit', max(mr.progress ->> 'unit'),
                           'done', sum((mr.progress ->> 'done')::bigint),
+                          'bytes', sum((mr.progress ->> 'bytes')::bigint),
+                          'phase_started_done',
+                              COALESCE(sum((mr.progress ->> 'phase_started_done')::bigint), 0),
+                          'phase_started_bytes',
+                              COALESCE(sum((mr.progress ->> 'phase_started_bytes')::bigint), 0),
+                          'problems', COALESCE((
+                              SELECT jsonb_object_agg(c.class, c.count)
+                              FROM (SELECT p.key AS class, sum(p.value::bigint) AS count
+                                    FROM jobs m2
+                                    JOIN attempt_ranks r2 ON r2.job_id = m2.id
+                                        AND r2.attempt = m2.attempt AND r2.rank = 0
+                                    CROSS JOIN LATERAL
+                                        jsonb_each_text(r2.progress -> 'problems') p
+                                    WHERE m2.array_job_id = j.id
+                                    GROUP BY p.key) c), '{}'),
                           -- Unknown until each element has said how much it has to do.
                           'total', CASE WHEN count(mr.progress ->> 'total') = count(*)
                                         THEN sum((mr.progress ->> 'total')::bigint) END,
@@ -274,12 +291,14 @@ pub struct QueuedJob {
     pub reason: String,
     pub queued_at: DateTime<Utc>,
     pub not_before: Option<DateTime<Utc>>,
+    /// What it does, once somebody has looked.
+    pub step: Option<Digest>,
 }
 
 /// The first `limit` queued jobs, by priority and then by age.
 pub async fn list_queued_jobs(conn: &mut PgConnection, limit: usize) -> Result<Vec<QueuedJob>> {
     let rows = sqlx::query!(
-        r#"SELECT id, pipeline_id, spec, attempt, reason, not_before,
+        r#"SELECT id, pipeline_id, spec, attempt, reason, not_before, step_digest,
                   COALESCE(queued_at, created_at) AS "queued_at!"
            FROM jobs WHERE state = 'queued'
            ORDER BY priority DESC, id
@@ -297,6 +316,7 @@ pub async fn list_queued_jobs(conn: &mut PgConnection, limit: usize) -> Result<V
             reason: row.reason,
             queued_at: row.queued_at,
             not_before: row.not_before,
+            step: row.step_digest.map(convert::digest).transpose()?,
         })
     });
     jobs.collect()
@@ -433,6 +453,7 @@ struct RawJob {
     elements: Option<serde_json::Value>,
     array_job_id: Option<i64>,
     array_index: Option<i32>,
+    reused_from: Option<i64>,
 }
 
 impl RawJob {
@@ -510,6 +531,7 @@ impl TryFrom<RawJob> for Job {
                 .map(|counts| convert::json("elements", counts))
                 .transpose()?,
             element: element_of(raw.array_job_id, raw.array_index)?,
+            reused_from: raw.reused_from.map(JobId),
         })
     }
 }

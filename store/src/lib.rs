@@ -18,6 +18,7 @@ pub mod pipelines;
 mod pool;
 pub mod ranks;
 pub mod reports;
+pub mod reuse;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;

@@ -1,5 +1,7 @@
 //! Ranks: one process of an attempt, its place, and how far it is. A rank only moves forward.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::Failure;
@@ -32,6 +34,17 @@ pub struct Progress {
     pub at: DateTime<Utc>,
     /// When this phase was first reported: rate and time left follow from it.
     pub phase_started_at: DateTime<Utc>,
+    /// Bytes brought in so far, where they tell something.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// Of those done, how many did not go well, by class.
+    #[serde(default)]
+    pub problems: BTreeMap<String, u64>,
+    /// `done` and `bytes` when this phase was first reported.
+    #[serde(default)]
+    pub phase_started_done: u64,
+    #[serde(default)]
+    pub phase_started_bytes: u64,
 }
 
 /// A rank to store, in state assigned.

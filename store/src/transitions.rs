@@ -119,6 +119,24 @@ pub async fn mark_job_succeeded(
     one_row(&done, id, attempt.0)
 }
 
+/// Notes on a running job that it takes the artifact of `source` for its own.
+pub async fn mark_job_reused(
+    conn: &mut PgConnection,
+    id: JobId,
+    attempt: AttemptNumber,
+    source: JobId,
+) -> Result<()> {
+    let done = sqlx::query!(
+        "UPDATE jobs SET reused_from = $3 WHERE id = $1 AND state = 'running' AND attempt = $2",
+        id.0,
+        convert::int("attempt", attempt.0)?,
+        source.0,
+    )
+    .execute(conn)
+    .await?;
+    one_row(&done, id, attempt.0)
+}
+
 /// running -> failed, for good.
 pub async fn mark_job_failed(
     conn: &mut PgConnection,

@@ -43,6 +43,8 @@ pub struct WorkerHello {
     pub instance_id: Uuid,
     pub version: String,
     pub inventory: Inventory,
+    /// Version of the code of its `marquee-prep`; empty where it does not say.
+    pub prep_code: String,
 }
 
 /// A stored worker.
@@ -53,6 +55,8 @@ pub struct Worker {
     pub state: WorkerState,
     pub version: String,
     pub inventory: Inventory,
+    /// Version of the code of its `marquee-prep`; empty where it does not say.
+    pub prep_code: String,
     pub last_seen_at: DateTime<Utc>,
 }
 
@@ -67,12 +71,13 @@ pub async fn mark_worker_online(
 ) -> Result<()> {
     let done = sqlx::query!(
         "INSERT INTO workers (id, name, boot_id, instance_id, state, version, inventory,
-                              last_seen_at)
-         VALUES ($1, $2, $3, $4, 'online', $5, $6, $7)
+                              last_seen_at, prep_code)
+         VALUES ($1, $2, $3, $4, 'online', $5, $6, $7, $8)
          ON CONFLICT (id) DO UPDATE
          SET name = excluded.name, boot_id = excluded.boot_id,
              instance_id = excluded.instance_id, state = 'online', version = excluded.version,
-             inventory = excluded.inventory, last_seen_at = excluded.last_seen_at",
+             inventory = excluded.inventory, last_seen_at = excluded.last_seen_at,
+             prep_code = excluded.prep_code",
         hello.id.0,
         hello.name,
         hello.boot_id.0,
@@ -80,6 +85,7 @@ pub async fn mark_worker_online(
         hello.version,
         convert::to_json("inventory", &hello.inventory)?,
         now,
+        hello.prep_code,
     )
     .execute(conn)
     .await;
@@ -136,7 +142,8 @@ pub async fn mark_worker_gone(
 /// Every worker that was ever seen, by name.
 pub async fn list_workers(conn: &mut PgConnection) -> Result<Vec<Worker>> {
     let rows = sqlx::query!(
-        "SELECT id, name, state, version, inventory, last_seen_at FROM workers ORDER BY name, id"
+        "SELECT id, name, state, version, inventory, prep_code, last_seen_at
+         FROM workers ORDER BY name, id"
     )
     .fetch_all(conn)
     .await?;
@@ -151,6 +158,7 @@ pub async fn list_workers(conn: &mut PgConnection) -> Result<Vec<Worker>> {
             state,
             version: row.version,
             inventory: convert::json("workers.inventory", row.inventory)?,
+            prep_code: row.prep_code,
             last_seen_at: row.last_seen_at,
         })
     });

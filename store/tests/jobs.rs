@@ -156,6 +156,7 @@ async fn a_job_commits_one_artifact() {
         attempt: key.attempt,
         name: "output",
         manifest: &manifest,
+        code: "",
         committed_at: at(2),
     };
     insert_artifact(&mut conn, &new).await.unwrap();

@@ -84,6 +84,8 @@ impl Events {
             done,
             total: Some(total),
             unit: unit.to_owned(),
+            bytes: None,
+            problems: BTreeMap::new(),
         });
     }
 

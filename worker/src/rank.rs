@@ -3,7 +3,7 @@
 //! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
 //! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
 //! child's output was read), `stdout` and `stderr` (the child writes them itself), `work/`,
-//! `output/`, `checkpoints/`, and `store/` (the rendezvous store's own files, where it hosts one).
+//! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +23,7 @@ pub mod held;
 pub mod lines;
 mod prepare;
 pub mod pump;
+pub mod rate;
 pub mod spool;
 pub mod task;
 pub mod verdict;
@@ -112,6 +113,9 @@ pub struct Assignment {
     pub resume: Option<Resume>,
     /// Why the message cannot be followed, where it cannot.
     pub problem: Option<String>,
+    /// The coordinator shares the rates of hosts out.
+    #[serde(default)]
+    pub shares_rates: bool,
 }
 
 impl Assignment {
@@ -130,6 +134,7 @@ impl Assignment {
             hosts_rendezvous: wire.hosts_rendezvous && wire.world_size > 1,
             resume: None,
             problem: None,
+            shares_rates: wire.shares_rates,
         };
         if let Err(bad) = assignment.fill(wire.inputs, wire.devices, wire.resume) {
             assignment.problem = Some(bad.to_string());
@@ -273,6 +278,12 @@ impl RankDir {
     #[must_use]
     pub fn checkpoints(&self) -> PathBuf {
         self.0.join("checkpoints")
+    }
+
+    /// Where a fetch job's child says how it stands with its requests, and is told its share.
+    #[must_use]
+    pub fn rate(&self) -> PathBuf {
+        self.0.join("rate")
     }
 
     #[must_use]

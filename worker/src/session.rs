@@ -4,6 +4,7 @@
 //! grow.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tonic::{Status, Streaming};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use self::beats::Beats;
 use self::outbox::Outbox;
 use crate::backoff::{Backoff, jitter};
 use crate::connect;
@@ -28,6 +30,7 @@ use crate::rank::RankKey;
 use crate::rank::held::Host;
 use crate::supervisor::Supervisor;
 
+mod beats;
 mod outbox;
 
 /// How long a connection may take to come up, until the coordinator's answer to Hello.
@@ -38,6 +41,8 @@ const STEADY: Duration = Duration::from_secs(5);
 const MESSAGES_AHEAD: usize = 16;
 /// How often the loop wakes without a cause: for resends, and as a sign of life to systemd.
 const PULSE: Duration = Duration::from_millis(500);
+/// How long `marquee-prep` may take to say its version.
+const CODE_MAX: Duration = Duration::from_secs(3);
 /// How long a goodbye may take to be sent.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
@@ -165,8 +170,9 @@ impl Session {
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
             .max_encoding_message_size(MESSAGE_MAX_BYTES);
         let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
+        let hello = self.hello(prep_code(&self.host.config.bin_dir).await);
         // There is room: the channel is new.
-        let _sent = sender.try_send(message(ToCoordinator::Hello(self.hello())));
+        let _sent = sender.try_send(message(ToCoordinator::Hello(hello)));
         let greeting = async {
             let mut stream = client
                 .connect(ReceiverStream::new(messages))
@@ -178,7 +184,8 @@ impl Session {
                     FromCoordinator::Assign(_)
                     | FromCoordinator::Start(_)
                     | FromCoordinator::Stop(_)
-                    | FromCoordinator::Ack(_),
+                    | FromCoordinator::Ack(_)
+                    | FromCoordinator::RateShares(_),
                 )
                 | None => Err(Broken::Connection(
                     "the coordinator did not begin with Welcome".into(),
@@ -189,7 +196,7 @@ impl Session {
         Ok((stream, sender, welcome))
     }
 
-    fn hello(&self) -> v1::Hello {
+    fn hello(&self, prep_code: String) -> v1::Hello {
         v1::Hello {
             worker_id: self.worker_id.clone(),
             name: self.host.config.name.clone(),
@@ -199,6 +206,7 @@ impl Session {
             inventory: Some(v1::Inventory::from(&self.host.inventory)),
             held: self.held(),
             gpus: self.host.gpus.readings(),
+            prep_code,
         }
     }
 
@@ -230,18 +238,20 @@ impl Session {
         // A sampler that hangs publishes nothing: that, too, has to be said.
         let mut gpu_pulse = interval(2 * SAMPLE_EVERY);
         gpu_pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sequence = 0;
+        let mut beats = Beats::default();
         loop {
             tokio::select! {
                 _ = heartbeat.tick() => {
-                    sequence += 1;
                     let held = self.held();
                     self.notifier.status(&format!("connected; {} ranks held", held.len()));
-                    let beat = v1::Heartbeat { sequence, held };
-                    send(sender, ToCoordinator::Heartbeat(beat)).await?;
+                    send(sender, beats.next(held)).await?;
                 }
                 _ = pulse.tick() => {
                     self.notifier.alive();
+                    let held = self.held();
+                    if beats.has_news(&held) {
+                        send(sender, beats.next(held)).await?;
+                    }
                     outbox = self.send_reports(outbox, sender).await?;
                 }
                 () = gpus.changed() => self.send_gpus(sender).await?,
@@ -254,7 +264,15 @@ impl Session {
                             outbox.acked(key, ack.sequence, Instant::now());
                             self.host.news.notify_one();
                         }
-                        self.follow(body).await?;
+                        let until_ms = match &body {
+                            FromCoordinator::RateShares(shares) => beats.end_of(shares),
+                            FromCoordinator::Welcome(_)
+                            | FromCoordinator::Assign(_)
+                            | FromCoordinator::Start(_)
+                            | FromCoordinator::Stop(_)
+                            | FromCoordinator::Ack(_) => 0,
+                        };
+                        self.follow(body, until_ms).await?;
                     }
                     Some(v1::CoordinatorMessage { body: None }) => {
                         warn!("a message of a kind that this version does not know was ignored");
@@ -301,8 +319,9 @@ impl Session {
         }
     }
 
-    /// Does what the coordinator says. Orders are written to disk, so this may block.
-    async fn follow(&self, body: FromCoordinator) -> Result<(), Broken> {
+    /// Does what the coordinator says; shares of rates hold until `until_ms`. Orders are written to
+    /// disk, so this may block.
+    async fn follow(&self, body: FromCoordinator, until_ms: u64) -> Result<(), Broken> {
         let supervisor = Arc::clone(&self.supervisor);
         let work = move || match body {
             FromCoordinator::Assign(assign) => supervisor.assign(assign),
@@ -312,6 +331,7 @@ impl Session {
                 RankKey::new(ack.job_id, ack.attempt, ack.rank),
                 ack.sequence,
             ),
+            FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
             FromCoordinator::Welcome(_) => {
                 warn!("a second Welcome was ignored");
                 Ok(())
@@ -325,6 +345,19 @@ impl Session {
             error!(%fault, "an order of the coordinator cannot be followed");
         }
         Ok(())
+    }
+}
+
+/// What this host's `marquee-prep` says of its code; empty where it says nothing. Asked at each
+/// connect, since the program may have been replaced.
+async fn prep_code(bin_dir: &Path) -> String {
+    let mut command = tokio::process::Command::new(bin_dir.join("marquee-prep"));
+    command.arg("code").kill_on_drop(true);
+    match timeout(CODE_MAX, command.output()).await {
+        Ok(Ok(said)) if said.status.success() => String::from_utf8(said.stdout)
+            .map(|code| code.trim().to_owned())
+            .unwrap_or_default(),
+        Ok(Ok(_) | Err(_)) | Err(_) => String::new(),
     }
 }
 

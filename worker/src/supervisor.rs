@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use marquee_domain::rate::RateShare;
 use marquee_proto::v1;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -186,6 +187,23 @@ impl Supervisor {
         if is_due {
             self.retire(key);
         }
+    }
+
+    /// Passes shares of hosts' rates on, good until `until_ms` of the machine's clock since its boot.
+    pub fn share_rates(&self, shares: Vec<v1::RateShare>, until_ms: u64) -> io::Result<()> {
+        for share in shares {
+            let key = RankKey::new(share.job_id, share.attempt, share.rank);
+            if let Some(rank) = self.find(key) {
+                rank.share_rate(&RateShare {
+                    number: share.number,
+                    per_second: share.per_second,
+                    in_flight: share.in_flight,
+                    hosts: share.hosts,
+                    until_ms,
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes what the coordinator has stored. A rank whose last report it has is held no longer.

@@ -85,6 +85,14 @@ impl Explanation<'_> {
                 )]
             }
             Some(JobStateName::Running) => vec![format!("It runs: {detail}.")],
+            Some(JobStateName::Succeeded) if job.reused_from_job_id != 0 => {
+                let from = job.reused_from_job_id;
+                vec![format!(
+                    "It did not run: job {from} did the same before, with the same code, settings and \
+                     inputs, and its result was taken. \"marquee submit --fresh\" or \"reuse = false\" \
+                     runs it all the same."
+                )]
+            }
             Some(JobStateName::Succeeded) => {
                 let mut why = vec![format!("It succeeded {detail}.")];
                 why.extend(

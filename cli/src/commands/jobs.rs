@@ -231,7 +231,7 @@ fn attempts(job: &Job) -> String {
 /// What the other columns do not say already.
 fn detail(job: &Job, now: DateTime<Utc>) -> String {
     let only_time = match words::state_name(job) {
-        Some(JobStateName::Succeeded) => job.elements.is_none(),
+        Some(JobStateName::Succeeded) => job.elements.is_none() && job.reused_from_job_id == 0,
         Some(JobStateName::Running) => {
             job.elements.is_none() && job.progress.is_none() && !job.cancel_requested
         }

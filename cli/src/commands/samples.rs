@@ -51,6 +51,7 @@ pub(crate) fn pipeline() -> Pipeline {
             unit: "images".into(),
             at: ago(0),
             phase_started_at: ago(4),
+            ..Progress::default()
         }),
         ..job(16, "preprocess", JobKind::Preprocess, JobState::Running)
     };

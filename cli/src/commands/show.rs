@@ -97,6 +97,7 @@ impl Show for ShowJob<'_> {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         if let Some(job) = &self.0.job {
             let mut fields = facts(job, now);
+            fields.extend(words::result(self.0).map(|words| ("result", words.into())));
             if let Some([first, ..]) = words::trained(self.0).as_deref() {
                 let told = trained::lines(first).into_iter();
                 fields.extend(told.map(|(label, line)| (label, line.into())));
@@ -143,6 +144,10 @@ fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Entry)> {
     } else {
         String::new()
     };
+    let progress = job.progress.as_ref();
+    let problems =
+        progress.and_then(|progress| crate::progress::problems_text(progress, usize::MAX));
+    let problems = problems.unwrap_or_default();
     let attempts = match job.elements {
         Some(_) => String::new(),
         None => format!("{} of at most {}", job.attempt, job.max_attempts),
@@ -159,6 +164,7 @@ fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Entry)> {
         ),
         ("state", jobs::state(job)),
         ("detail", crate::progress::detail(job, now).into()),
+        ("problems", problems.into()),
         ("needs", job.needs.join(", ").into()),
         ("attempts", attempts.into()),
         ("elements", elements.into()),
@@ -485,6 +491,7 @@ mod tests {
           "progress": null,
           "ranks": 2,
           "reason": null,
+          "reused_from_job_id": null,
           "spec": {
             "name": "train"
           },

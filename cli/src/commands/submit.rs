@@ -23,6 +23,7 @@ use crate::target::Resolved;
 Examples:
   marquee submit examples/posters.toml --wait
   marquee submit pipeline.toml --set jobs.train.epochs=3 --set jobs.train.ranks=4
+  marquee submit pipeline.toml --fresh
   id=$(marquee submit pipeline.toml --output quiet | head -1)
 
 The file is checked as a whole: either every job is stored, or none is and every wrong field is
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// Put a value into the file before it is read, such as jobs.train.epochs=3
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_override)]
     set: Vec<v1::Override>,
+    /// Run every job, also one whose very step was done before
+    #[arg(long)]
+    fresh: bool,
     /// Name this submission: sent again with the same id and file, it is the same jobs
     #[arg(long, value_name = "ID", value_parser = parse_request_id)]
     request_id: Option<String>,
@@ -66,7 +70,9 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let request_id = args
         .request_id
         .unwrap_or_else(|| Uuid::new_v4().to_string());
-    let submitted = Submitted(submit(&remote, document, args.set, request_id).await?);
+    let mut set = args.set;
+    set.extend(args.fresh.then(no_reuse));
+    let submitted = Submitted(submit(&remote, document, set, request_id).await?);
     if !args.wait {
         return submitted.show(session.output);
     }
@@ -79,6 +85,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         session,
     )
     .await
+}
+
+/// What a pipeline says that reuses nothing.
+fn no_reuse() -> v1::Override {
+    v1::Override {
+        path: "reuse".to_owned(),
+        value: "false".to_owned(),
+    }
 }
 
 /// Sends a pipeline; the same `request_id` however often it is tried.

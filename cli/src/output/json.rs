@@ -42,6 +42,10 @@ fn progress(progress: Option<&v1::Progress>) -> Value {
             "unit": progress.unit,
             "at": time(progress.at.as_ref()),
             "phase_started_at": time(progress.phase_started_at.as_ref()),
+            "phase_started_done": progress.phase_started_done,
+            "bytes": progress.bytes,
+            "phase_started_bytes": progress.phase_started_bytes,
+            "problems": progress.problems,
         })
     })
 }
@@ -79,6 +83,7 @@ pub(crate) fn job(job: &v1::Job) -> Value {
             "array_job_id": element.array_job_id,
             "index": element.index,
         })),
+        "reused_from_job_id": (job.reused_from_job_id != 0).then_some(job.reused_from_job_id),
     })
 }
 

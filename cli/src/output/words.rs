@@ -1,11 +1,12 @@
 //! Values as people read them. Pure: the time is an argument.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
-use marquee_domain::report::TrainSummary;
+use marquee_domain::report::{FetchSummary, PreprocessSummary, TrainSummary};
 use marquee_domain::spec::JobKind;
 use marquee_domain::verdict::diagnose;
 use marquee_proto::{convert, v1};
@@ -29,6 +30,62 @@ pub(crate) fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
             .collect()
     };
     detail.attempts.iter().rev().find_map(summaries)
+}
+
+/// What a fetch or preprocess job that succeeded came to; None for others.
+pub(crate) fn result(detail: &v1::JobDetail) -> Option<String> {
+    let job = detail.job.as_ref()?;
+    let ended = detail.attempts.iter().rev();
+    let summary = ended
+        .filter(|attempt| attempt.state() == v1::AttemptState::Succeeded)
+        .find_map(|attempt| Some(attempt.ranks.first()?.summary_json.as_str()))?;
+    match JobKind::try_from(job.kind()).ok()? {
+        JobKind::Fetch => serde_json::from_str(summary).ok().as_ref().map(fetched),
+        JobKind::Preprocess => serde_json::from_str(summary).ok().as_ref().map(prepared),
+        JobKind::Train | JobKind::Eval | JobKind::Command => None,
+    }
+}
+
+/// `2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed`.
+fn fetched(fetch: &FetchSummary) -> String {
+    let mut text = format!(
+        "{} of {} fetched ({}), {} gone, {}, {}",
+        count(fetch.fetched),
+        count(fetch.asked),
+        bytes(fetch.bytes),
+        count(fetch.gone),
+        by_class("rejected", &fetch.rejected),
+        by_class("failed", &fetch.failed),
+    );
+    if fetch.unchanged > 0 {
+        text.push_str(&format!(
+            "; {} had not changed and were not sent again",
+            count(fetch.unchanged)
+        ));
+    }
+    text
+}
+
+/// `2,980 pictures in splits, 10 skipped (undecodable 10)`.
+fn prepared(prepared: &PreprocessSummary) -> String {
+    format!(
+        "{} pictures in splits, {}",
+        count(prepared.splits.values().sum()),
+        by_class("skipped", &prepared.skipped)
+    )
+}
+
+fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
+    let all = count(classes.values().sum());
+    let classes: Vec<String> = classes
+        .iter()
+        .map(|(class, number)| format!("{class} {}", count(*number)))
+        .collect();
+    if classes.is_empty() {
+        format!("{all} {what}")
+    } else {
+        format!("{all} {what} ({})", classes.join(", "))
+    }
 }
 
 /// The word of a job's state.
@@ -289,6 +346,41 @@ mod tests {
             index: 3,
         });
         assert_eq!(job_name(&job), "fetch[3]");
+    }
+
+    #[test]
+    fn a_fetch_that_ended_says_what_became_of_every_id() {
+        let summary = FetchSummary {
+            asked: 3_000,
+            fetched: 2_990,
+            gone: 4,
+            rejected: BTreeMap::from([("no_poster".to_owned(), 6)]),
+            bytes: 190 << 20,
+            unchanged: 12,
+            ..FetchSummary::default()
+        };
+        let rank = v1::AttemptRank {
+            summary_json: serde_json::to_string(&summary).unwrap(),
+            ..v1::AttemptRank::default()
+        };
+        let attempt = v1::Attempt {
+            state: v1::AttemptState::Succeeded.into(),
+            ranks: vec![rank],
+            ..v1::Attempt::default()
+        };
+        let detail = v1::JobDetail {
+            job: Some(v1::Job {
+                kind: v1::JobKind::Fetch.into(),
+                ..v1::Job::default()
+            }),
+            attempts: vec![attempt],
+            ..v1::JobDetail::default()
+        };
+        assert_eq!(
+            result(&detail).unwrap(),
+            "2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed; \
+             12 had not changed and were not sent again"
+        );
     }
 
     #[test]

@@ -109,6 +109,7 @@ mod tests {
                 unit: "steps".into(),
                 at: Some(timestamp(at(second))),
                 phase_started_at: Some(timestamp(at(10))),
+                ..Progress::default()
             }),
             ..job(2, "train", JobState::Running)
         }

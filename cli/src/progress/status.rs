@@ -10,6 +10,8 @@ use crate::output::words;
 
 /// A rate over less than this is noise.
 const RATE_AFTER: Duration = Duration::from_secs(1);
+/// Classes of problems that fit into one line.
+const PROBLEMS_SHOWN: usize = 3;
 /// A time left beyond this says nothing but that it is long.
 const LEFT_MAX: Duration = Duration::from_secs(99 * 24 * 3_600);
 
@@ -33,12 +35,53 @@ pub(super) fn percent(progress: &Progress) -> Option<u64> {
     u64::try_from(done * 100 / (total * u128::from(all))).ok()
 }
 
-/// Units a second since the phase began.
+/// Units a second since the phase began; what an earlier attempt did is no part of it.
 pub(super) fn rate(progress: &Progress) -> Option<f64> {
+    per_second(
+        progress,
+        progress.done.saturating_sub(progress.phase_started_done),
+    )
+}
+
+fn per_second(progress: &Progress, since_start: u64) -> Option<f64> {
     let started = words::time(progress.phase_started_at.as_ref())?;
     let measured = words::between(started, words::time(progress.at.as_ref())?);
-    (measured >= RATE_AFTER && progress.done > 0)
-        .then(|| progress.done as f64 / measured.as_secs_f64())
+    (measured >= RATE_AFTER && since_start > 0).then(|| since_start as f64 / measured.as_secs_f64())
+}
+
+/// `190.0 MiB, 12.1 MiB/s`, of what brings bytes in.
+fn bytes_text(progress: &Progress) -> Option<String> {
+    let bytes = progress.bytes.filter(|bytes| *bytes > 0)?;
+    let mut text = words::bytes(bytes);
+    let since_start = bytes.saturating_sub(progress.phase_started_bytes);
+    if let Some(rate) = per_second(progress, since_start) {
+        // No rate in bytes comes near the largest number.
+        #[allow(clippy::cast_possible_truncation, reason = "it saturates")]
+        let rate = rate as u64;
+        text.push_str(&format!(", {}/s", words::bytes(rate)));
+    }
+    Some(text)
+}
+
+/// `15 not well: 12 gone, 3 rejected_no_poster`; the commonest `most` classes.
+pub(crate) fn problems_text(progress: &Progress, most: usize) -> Option<String> {
+    let mut classes: Vec<(&String, u64)> = progress
+        .problems
+        .iter()
+        .map(|(class, count)| (class, *count))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    let all: u64 = classes.iter().map(|(_, count)| count).sum();
+    classes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let named = classes.iter().take(most);
+    let mut parts: Vec<String> = named
+        .map(|(class, count)| format!("{} {class}", words::count(*count)))
+        .collect();
+    let rest: u64 = classes.iter().skip(most).map(|(_, count)| count).sum();
+    if rest > 0 {
+        parts.push(format!("{} of other classes", words::count(rest)));
+    }
+    (all > 0).then(|| format!("{} not well: {}", words::count(all), parts.join(", ")))
 }
 
 /// How long this round and those after it will go on at its rate, seen from `now`.
@@ -52,7 +95,7 @@ pub(super) fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Durat
     (left < LEFT_MAX).then_some(left)
 }
 
-/// `posters 1,200/3,000 images (40 %), 312 images/s, 6 s left`.
+/// `films 1,200/3,000 films (40 %), 312 films/s, 80.1 MiB, 20.8 MiB/s, 6 s left; 15 not well: 15 gone`.
 pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
     let done = words::count(progress.done);
     let mut text = match progress.total {
@@ -72,15 +115,22 @@ pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
     if let Some(rate) = rate(progress) {
         text.push_str(&format!(", {} {}/s", words::rate(rate), progress.unit));
     }
+    if let Some(bytes) = bytes_text(progress) {
+        text.push_str(&format!(", {bytes}"));
+    }
     if let Some(left) = time_left(progress, now) {
         text.push_str(&format!(", {} left", words::about(left)));
+    }
+    if let Some(problems) = problems_text(progress, PROBLEMS_SHOWN) {
+        text.push_str(&format!("; {problems}"));
     }
     text.trim_start().to_owned()
 }
 
 /// What follows the state: the reason, the progress, the time taken or the failure.
 pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
-    let attempt = if job.attempt > 1 && job.elements.is_none() {
+    let reused = job.reused_from_job_id != 0;
+    let attempt = if job.attempt > 1 && job.elements.is_none() && !reused {
         format!("attempt {}/{}", job.attempt, job.max_attempts)
     } else {
         String::new()
@@ -104,6 +154,9 @@ pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
             },
         },
         Some(JobStateName::Succeeded) => match words::ran_for(job, now) {
+            _ if job.reused_from_job_id != 0 => {
+                format!("reused from job {}", job.reused_from_job_id)
+            }
             Some(length) => format!("in {}", words::duration(length)),
             None => String::new(),
         },
@@ -143,6 +196,7 @@ mod tests {
             unit: "images".into(),
             at: Some(timestamp(at(measured_at))),
             phase_started_at: Some(timestamp(at(0))),
+            ..Progress::default()
         }
     }
 
@@ -156,6 +210,55 @@ mod tests {
         // Two seconds later, without news, two seconds less are left.
         let later = progress_text(&posters(1_200, Some(3_000), 4), at(6));
         assert!(later.ends_with("4 s left"), "{later}");
+    }
+
+    #[test]
+    fn a_fetch_says_its_bytes_and_what_did_not_go_well() {
+        let classes = [
+            ("gone", 12),
+            ("failed_timeout", 1),
+            ("rejected_adult", 2),
+            ("failed_http_500", 3),
+        ];
+        let fetch = Progress {
+            bytes: Some(40 << 20),
+            problems: classes
+                .map(|(class, count)| (class.to_owned(), count))
+                .into(),
+            ..posters(1_200, Some(3_000), 4)
+        };
+        assert_eq!(
+            progress_text(&fetch, at(4)),
+            "posters 1,200/3,000 images (40 %), 300 images/s, 40.0 MiB, 10.0 MiB/s, 6 s left; \
+             18 not well: 12 gone, 3 failed_http_500, 2 rejected_adult, 1 of other classes"
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_did_is_no_part_of_the_rate() {
+        let resumed = Progress {
+            phase_started_done: 1_000,
+            bytes: Some(110 << 20),
+            phase_started_bytes: 100 << 20,
+            ..posters(1_200, Some(3_000), 4)
+        };
+        assert_eq!(
+            progress_text(&resumed, at(4)),
+            "posters 1,200/3,000 images (40 %), 50 images/s, 110.0 MiB, 2.5 MiB/s, 36 s left"
+        );
+    }
+
+    #[test]
+    fn a_reused_step_says_whose_result_it_has() {
+        let job = Job {
+            state: marquee_proto::v1::JobState::Succeeded.into(),
+            attempt: 1,
+            started_at: Some(timestamp(at(0))),
+            finished_at: Some(timestamp(at(0))),
+            reused_from_job_id: 12,
+            ..Job::default()
+        };
+        assert_eq!(detail(&job, at(1)), "reused from job 12");
     }
 
     #[test]

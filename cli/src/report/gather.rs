@@ -19,9 +19,14 @@ const REPORT_FILE: &str = "report.json";
 /// Reads what a pipeline's jobs left behind.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
     let pipeline = show::pipeline(remote, pipeline_id).await?;
+    // Where a step was reused, the job that did the work has its words.
     let last_succeeded = |kind: JobKind| {
         let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
-        pipeline.jobs.iter().rfind(done).map(|job| job.id)
+        let job = pipeline.jobs.iter().rfind(done)?;
+        Some(match job.reused_from_job_id {
+            0 => job.id,
+            from => from,
+        })
     };
     let eval_job = last_succeeded(JobKind::Eval);
     let eval = match eval_job {

@@ -48,6 +48,10 @@ async fn round(app: &App) -> Result<Option<Duration>> {
         return Ok(None);
     }
     let workers = workers::list_workers(&mut conn).await?;
+    drop(conn);
+    let queued = lifecycle::reuse(app, queued, &workers).await?;
+    // After the looks above, so that what ended meanwhile counts as free.
+    let mut conn = app.db.acquire().await?;
     let held = ranks::list_held_devices(&mut conn).await?;
     drop(conn);
 
@@ -58,10 +62,15 @@ async fn round(app: &App) -> Result<Option<Duration>> {
 
     let by_id: BTreeMap<_, &QueuedJob> = queued.iter().map(|job| (job.id, job)).collect();
     let names = workers.iter().map(|w| (w.id, w.name.clone())).collect();
+    let mut twins = lifecycle::Twins::default();
     for placement in &plan.placements {
         let Some(job) = by_id.get(&placement.job) else {
             continue;
         };
+        if let Some(first) = twins.first_of(job) {
+            lifecycle::keep_back(app, job, first).await?;
+            continue;
+        }
         match lifecycle::place(app, job, placement, &names).await {
             Ok(()) => {}
             // Cancelled since we read it.

@@ -189,6 +189,7 @@ impl Live {
             attempt: number,
             name,
             manifest,
+            code: self.code(),
             committed_at: now,
         };
         artifacts::insert_artifact(conn, &new).await?;
@@ -202,6 +203,15 @@ impl Live {
         let mut changed = dependents::release(conn, job, now).await?;
         changed.push(job);
         Ok(changed)
+    }
+
+    /// The version of the code that did the work, as rank 0 said.
+    fn code(&self) -> &str {
+        let rank = self.ranks.iter().find(|rank| rank.key.rank == Rank(0));
+        let summary = rank.and_then(|rank| rank.summary.as_ref());
+        summary
+            .and_then(|summary| summary.get("code")?.as_str())
+            .unwrap_or_default()
     }
 
     async fn fail(

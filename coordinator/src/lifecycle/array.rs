@@ -57,6 +57,7 @@ pub(super) async fn commit(
         attempt: number,
         name,
         manifest: &manifest,
+        code: "",
         committed_at: now,
     };
     artifacts::insert_artifact(conn, &new).await?;

@@ -13,6 +13,7 @@ mod dependents;
 mod error;
 mod place;
 mod retry;
+mod reuse;
 mod submit;
 mod verdict;
 
@@ -21,6 +22,7 @@ pub use cancel::{cancel_job, cancel_pipeline};
 pub use error::LifecycleError;
 pub use place::place;
 pub use retry::retry_job;
+pub use reuse::{Twins, keep_back, reuse};
 pub use submit::{Submission, Submitted, submit};
 pub use verdict::PREPARE_MAX;
 

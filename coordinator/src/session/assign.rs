@@ -63,5 +63,6 @@ pub(super) async fn assignment(
         devices: stored.devices.iter().map(v1::Device::from).collect(),
         hosts_rendezvous: stored.world_size > 1 && key.rank.0 == 0,
         resume,
+        shares_rates: true,
     }))
 }

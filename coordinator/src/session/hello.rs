@@ -10,6 +10,8 @@ use marquee_proto::v1;
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::WorkerHello;
 
+use crate::rates::Asks;
+
 /// Ranks that one worker may say it holds: what runs, and what waits for its acknowledgement.
 pub(super) const HELD_MAX: usize = 10_000;
 
@@ -49,6 +51,7 @@ pub(super) fn read(hello: v1::Hello) -> Result<(WorkerHello, HeldRanks), BadFiel
             .parse()
             .map_err(|e| BadField::invalid("instance_id", e))?,
         version: hello.version,
+        prep_code: hello.prep_code,
         inventory: inventory.into(),
     };
     Ok((worker, held(hello.held)?))
@@ -75,6 +78,15 @@ pub(super) fn held(held: Vec<v1::HeldRank>) -> Result<HeldRanks, BadField> {
             ))
         })
         .collect()
+}
+
+/// What the held ranks say of their requests. Nonsense counts as silence: such a rank gets nothing.
+pub(super) fn rates(held: &[v1::HeldRank]) -> Vec<(RankKey, Asks)> {
+    let asking = held.iter().filter_map(|rank| {
+        let asks = Asks::new(rank.rate.clone()?)?;
+        Some((key(rank.job_id, rank.attempt, rank.rank), asks))
+    });
+    asking.collect()
 }
 
 pub(super) fn key(job: i64, attempt: u32, rank: u32) -> RankKey {

@@ -26,6 +26,9 @@ use super::hello;
 use crate::app::App;
 use crate::lifecycle::Result;
 
+/// Classes of problems kept of one rank: ours are some thirty.
+const PROBLEM_CLASSES_MAX: usize = 100;
+
 /// What became of one rank's reports.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
@@ -324,8 +327,15 @@ fn rendezvous(wire: &v1::Rendezvous) -> std::result::Result<Rendezvous, BadField
 fn read_progress(new: &v1::RankProgress, old: Option<&Progress>, at: DateTime<Utc>) -> Progress {
     let phase = storable(&new.phase);
     let same = old.filter(|old| old.phase == phase);
+    let problems = new.problems.iter().take(PROBLEM_CLASSES_MAX);
     Progress {
         phase_started_at: same.map_or(at, |old| old.phase_started_at),
+        phase_started_done: same.map_or(new.done, |old| old.phase_started_done),
+        phase_started_bytes: same.map_or(new.bytes.unwrap_or(0), |old| old.phase_started_bytes),
+        bytes: new.bytes,
+        problems: problems
+            .map(|(class, count)| (storable(class), *count))
+            .collect(),
         phase,
         done: new.done,
         total: new.total,

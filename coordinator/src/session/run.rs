@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::limits::MESSAGE_MAX_BYTES;
+use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
 use marquee_proto::v1::worker_message::Body as In;
@@ -11,6 +12,7 @@ use marquee_store::ranks::{self, RankKey};
 use marquee_store::workers::{self, WorkerState};
 use prost::Message as _;
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::hello::{self, HeldRanks};
@@ -19,6 +21,7 @@ use super::registry::Seat;
 use super::{assign, gpus, reports};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
+use crate::rates::Asks;
 
 /// Messages to a worker that wait to be sent: an assignment for each of its ranks with room to
 /// spare. A worker that does not read them in time is let go, and comes back.
@@ -41,8 +44,9 @@ pub(super) struct Session {
     name: String,
     /// The worker's newest list, brought forward by the reports that came since.
     held: HeldRanks,
-    /// Number of the newest heartbeat.
+    /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
+    heard: Instant,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
 }
 
@@ -91,6 +95,7 @@ impl Session {
             name,
             held,
             heartbeat: 0,
+            heard: Instant::now(),
             outbox,
         }
     }
@@ -144,7 +149,7 @@ impl Session {
                         Some(message) => self.store_and_answer(message).await,
                         None => Err(End::Closed),
                     },
-                    () = nudge.notified() => self.persist(Work::Nudge).await,
+                    () = nudge.notified() => self.nudged().await,
                 };
                 if let Err(end) = done {
                     return end;
@@ -179,6 +184,8 @@ impl Session {
                     return Ok(());
                 }
                 self.heartbeat = heartbeat.sequence;
+                self.heard = Instant::now();
+                self.share_rates(hello::rates(&heartbeat.held)).await?;
                 self.held = hello::held(heartbeat.held).map_err(nonsense)?;
                 self.persist(Work::Heartbeat).await
             }
@@ -198,6 +205,47 @@ impl Session {
             Some(In::Hello(_)) => Err(nonsense("a second Hello")),
             None => Err(nonsense("a message without a body")),
         }
+    }
+
+    async fn nudged(&mut self) -> Result<(), End> {
+        if self.heartbeat > 0 {
+            self.send_shares().await?;
+        }
+        self.persist(Work::Nudge).await
+    }
+
+    /// Takes what the worker's fetch ranks say of their requests, and gives them their shares. Nothing
+    /// of this is stored, so it needs no Postgres.
+    async fn share_rates(&self, ranks: Vec<(RankKey, Asks)>) -> Result<(), End> {
+        let nudged = self.app.rates.heard(self.seat.worker, ranks, self.heard);
+        self.app.sessions.nudge(&nudged);
+        self.send_shares().await
+    }
+
+    /// Sends the shares that the worker's ranks have now, counted from its newest heartbeat.
+    async fn send_shares(&self) -> Result<(), End> {
+        let shares = self
+            .app
+            .rates
+            .shares(self.seat.worker, self.heard, Instant::now());
+        if shares.is_empty() {
+            return Ok(());
+        }
+        let shares = shares.into_iter().map(|share| v1::RateShare {
+            job_id: share.key.job.0,
+            attempt: share.key.attempt.0,
+            rank: share.key.rank.0,
+            number: share.number,
+            per_second: share.per_second,
+            in_flight: share.in_flight,
+            hosts: share.hosts,
+        });
+        self.send(Out::RateShares(v1::RateShares {
+            shares: shares.collect(),
+            heartbeat: self.heartbeat,
+            valid_ms: u32::try_from(SHARE_FOR.as_millis()).unwrap_or(u32::MAX),
+        }))
+        .await
     }
 
     /// Does `work`, again and again while Postgres is away.

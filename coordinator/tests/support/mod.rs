@@ -16,7 +16,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use marquee_coordinator::app::CHANGES_MAX;
 use marquee_coordinator::blobs::BlobStore;
-use marquee_coordinator::clock::SystemClock;
+use marquee_coordinator::clock::{Clock as _, SystemClock};
+use marquee_coordinator::rates::Rates;
 use marquee_coordinator::session::Sessions;
 use marquee_coordinator::{App, Settings, background, rpc};
 use marquee_domain::artifact::Digest;
@@ -90,6 +91,30 @@ impl Cluster {
 
     pub async fn worker(&self, name: &str) -> FakeWorker {
         FakeWorker::connect(&self.running.address, name).await
+    }
+
+    /// A worker whose `marquee-prep` says that it has this code.
+    pub async fn worker_with_code(&self, name: &str, code: &str) -> FakeWorker {
+        FakeWorker::connect_with_code(&self.running.address, name, code).await
+    }
+
+    /// Takes a stored file away, as a broken disk would.
+    pub fn lose_blob(&self, contents: &[u8]) {
+        let digest = Digest::of(contents);
+        let mut folders = vec![self.blobs.path().to_owned()];
+        let mut lost = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.to_string_lossy().ends_with(&digest.as_str()[8..]) {
+                    std::fs::remove_file(path).unwrap();
+                    lost += 1;
+                }
+            }
+        }
+        assert_eq!(lost, 1, "the file was there");
     }
 
     /// Submits a pipeline of command jobs; `body` stands under `[jobs]`.
@@ -224,6 +249,9 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
 }
 
 async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
+    let mut conn = database.pool.acquire().await.unwrap();
+    let rates = Rates::load(&mut conn, SystemClock.now()).await.unwrap();
+    drop(conn);
     let app = App {
         db: database.pool.clone(),
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
@@ -231,6 +259,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         sessions: Sessions::default(),
+        rates,
         settings: Settings {
             lease: LEASE,
             heartbeat_every: Duration::from_millis(100),

@@ -25,6 +25,9 @@ use uuid::Uuid;
 
 use super::SOON;
 
+/// What the `marquee-prep` of fake workers says of its code.
+const CODE: &str = "code-1";
+
 /// (job, attempt, rank)
 pub type Key = (i64, u32, u32);
 type Held = Arc<Mutex<BTreeMap<Key, v1::HeldRank>>>;
@@ -47,8 +50,13 @@ impl Drop for FakeWorker {
 
 impl FakeWorker {
     pub async fn connect(address: &str, name: &str) -> Self {
+        Self::connect_with_code(address, name, CODE).await
+    }
+
+    /// Connects with a `marquee-prep` of this code.
+    pub async fn connect_with_code(address: &str, name: &str, code: &str) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, Held::default(), Vec::new())
+        Self::connect_as(address, name, id, code, Held::default(), Vec::new())
             .await
             .unwrap()
     }
@@ -56,7 +64,7 @@ impl FakeWorker {
     /// A worker whose host has GPUs besides.
     pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, Held::default(), gpus)
+        Self::connect_as(address, name, id, CODE, Held::default(), gpus)
             .await
             .unwrap()
     }
@@ -69,25 +77,20 @@ impl FakeWorker {
 
     /// Connects again as the same worker, holding what it held.
     pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
-        Self::connect_as(
-            address,
-            &self.name,
-            self.id.clone(),
-            self.held.clone(),
-            Vec::new(),
-        )
-        .await
+        let (id, held) = (self.id.clone(), self.held.clone());
+        Self::connect_as(address, &self.name, id, CODE, held, Vec::new()).await
     }
 
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, Held::default(), Vec::new()).await
+        Self::connect_as(address, name, id, CODE, Held::default(), Vec::new()).await
     }
 
     async fn connect_as(
         address: &str,
         name: &str,
         id: String,
+        code: &str,
         held: Held,
         gpus: Vec<v1::Gpu>,
     ) -> Result<Self, Status> {
@@ -111,6 +114,7 @@ impl FakeWorker {
             }),
             gpus: Vec::new(),
             held: held.lock().unwrap().values().cloned().collect(),
+            prep_code: code.into(),
         };
         outbox
             .send(v1::WorkerMessage {
@@ -177,6 +181,7 @@ impl FakeWorker {
             rank,
             state,
             last_sequence: 0,
+            rate: None,
         };
         self.held.lock().unwrap().insert(key_of(&assign), rank);
         assign
@@ -218,7 +223,11 @@ impl FakeWorker {
     }
 
     pub async fn finish(&mut self, key: Key, output: Option<v1::Manifest>) {
-        let summary_json = "{}".into();
+        self.finish_with(key, "{}", output).await;
+    }
+
+    pub async fn finish_with(&mut self, key: Key, summary: &str, output: Option<v1::Manifest>) {
+        let summary_json = summary.into();
         self.report(
             key,
             Body::Finished(v1::RankFinished {
@@ -228,6 +237,20 @@ impl FakeWorker {
         )
         .await;
         self.acknowledged(key).await;
+    }
+
+    /// Says with the next heartbeats how a rank stands with its requests.
+    pub fn asks(&self, key: Key, rate: Option<v1::RateUse>) {
+        self.held.lock().unwrap().get_mut(&key).unwrap().rate = rate;
+    }
+
+    /// The next shares of rates that are given.
+    pub async fn shares(&mut self) -> v1::RateShares {
+        self.wait("shares", |body| match body {
+            In::RateShares(shares) => Some(shares),
+            _ => None,
+        })
+        .await
     }
 
     pub async fn fail(&mut self, key: Key, class: v1::FailureClass, message: &str) {
@@ -331,6 +354,7 @@ impl FakeWorker {
             rank,
             state,
             last_sequence: 9,
+            rate: None,
         };
         self.held.lock().unwrap().insert(key, held);
     }

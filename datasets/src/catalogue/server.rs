@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use super::answers;
+use super::count::Counter;
 use super::faults::{FaultKind, FaultRule, Faults, RetryAfter, Route};
 use super::film::{Fate, Film, Films, GENERATOR_VERSION};
 use super::image_file::{Painter, Style};
@@ -69,6 +70,7 @@ pub struct CatalogueServer {
 #[derive(Debug)]
 struct App {
     log_requests: bool,
+    counter: Counter,
     painter: Painter,
     limiter: Option<Mutex<Bucket>>,
     seed: u64,
@@ -100,6 +102,7 @@ impl CatalogueServer {
         let films = Films::new(options.seed, options.films);
         let app = App {
             log_requests: options.log_requests,
+            counter: Counter::default(),
             ceiling: films.f1_micro_ceiling(),
             painter: Painter {
                 films,
@@ -176,6 +179,12 @@ impl CatalogueServer {
             .fallback(async || {
                 Answer::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response()
             })
+            .layer(axum::middleware::from_fn_with_state(
+                self.app.clone(),
+                count,
+            ))
+            // Not counted itself.
+            .route("/requests", get(requests))
             .with_state(self.app.clone());
         let routes = if self.app.log_requests {
             routes.layer(axum::middleware::from_fn(log))
@@ -194,6 +203,21 @@ impl CatalogueServer {
 async fn log(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     println!("{}", request.uri().path());
     next.run(request).await
+}
+
+async fn count(
+    State(app): State<Arc<App>>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    app.counter.note(std::time::Instant::now());
+    next.run(request).await
+}
+
+/// How many requests came, and how many in the busiest second.
+async fn requests(State(app): State<Arc<App>>) -> Response {
+    let count = serde_json::to_value(app.counter.count()).unwrap_or_default();
+    Answer::json(&count).into_response()
 }
 
 type Params = Query<HashMap<String, String>>;

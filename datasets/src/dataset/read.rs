@@ -6,7 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use marquee_domain::child::ELEMENTS_FOLDER;
+use marquee_domain::step::RUN_NOTE_FILE;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::pictures::Pictures;
 use super::{
@@ -72,7 +74,7 @@ impl Dataset {
     }
 
     fn open_one(dir: &Path) -> Result<Self, DatasetError> {
-        let books = read_json(&dir.join(FETCH_FILE)).map_err(|error| match error {
+        let books = read_books(dir).map_err(|error| match error {
             DatasetError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 DatasetError::Incomplete {
                     folder: dir.to_owned(),
@@ -154,6 +156,21 @@ fn elements_in(dir: &Path) -> Result<Vec<PathBuf>, DatasetError> {
         .map_err(fault)?;
     folders.sort();
     Ok(folders)
+}
+
+/// The books, which earlier versions kept in one file.
+fn read_books(dir: &Path) -> Result<FetchBooks, DatasetError> {
+    let file = dir.join(FETCH_FILE);
+    let mut fields: Map<String, Value> = read_json(&file)?;
+    let note = dir.join(RUN_NOTE_FILE);
+    if note.exists() {
+        let run: Map<String, Value> = read_json(&note)?;
+        fields.extend(run);
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|error| DatasetError::Damaged {
+        file,
+        problem: error.to_string(),
+    })
 }
 
 fn read_json<T: DeserializeOwned>(file: &Path) -> Result<T, DatasetError> {

@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use marquee_domain::step::RUN_NOTE_FILE;
 use parquet::arrow::ArrowWriter;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::outcomes::OutcomesWriter;
 use super::pictures::PicturesWriter;
-use super::{DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, films};
+use super::{
+    DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, RUN_FIELDS, films,
+};
 use crate::durable::{AsideFile, write_json};
 use crate::table;
 
@@ -72,19 +77,10 @@ impl DatasetWriter {
         self.pictures.finish()?;
         self.outcomes.finish()?;
         table::commit(&self.dir.join(FILMS_FILE), self.table)?;
-        for (name, result) in [
-            (
-                LABELS_FILE,
-                write_json(&self.dir.join(LABELS_FILE), &labels),
-            ),
-            (FETCH_FILE, write_json(&self.dir.join(FETCH_FILE), books)),
-        ] {
-            result.map_err(|source| DatasetError::Io {
-                file: self.dir.join(name),
-                source,
-            })?;
-        }
-        Ok(())
+        let (found, run) = parted(books);
+        json_file(&self.dir, LABELS_FILE, &labels)?;
+        json_file(&self.dir, RUN_NOTE_FILE, &run)?;
+        json_file(&self.dir, FETCH_FILE, &found)
     }
 
     fn write_rows(&mut self) -> Result<(), DatasetError> {
@@ -93,4 +89,24 @@ impl DatasetWriter {
         let file = self.dir.join(FILMS_FILE);
         table::write(&file, &mut self.table, films::SCHEMA.clone(), columns)
     }
+}
+
+fn json_file(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), DatasetError> {
+    let file = dir.join(name);
+    write_json(&file, value).map_err(|source| DatasetError::Io { file, source })
+}
+
+/// The books as what was found, and how the fetch went.
+fn parted(books: &FetchBooks) -> (Map<String, Value>, Map<String, Value>) {
+    let mut found = match serde_json::to_value(books) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) | Err(_) => Map::new(),
+    };
+    let run = RUN_FIELDS
+        .iter()
+        .filter_map(|field| found.remove_entry(*field))
+        .collect();
+    // The version before this one reads no books without it.
+    found.insert("seconds".to_owned(), 0.0.into());
+    (found, run)
 }

@@ -41,6 +41,8 @@ pub(super) struct Books {
     unchanged: u64,
     resumed: u64,
     problems: Vec<Problem>,
+    /// What was missed so far, by outcome and class.
+    missed: BTreeMap<String, u64>,
 }
 
 impl Books {
@@ -60,6 +62,11 @@ impl Books {
     }
 
     pub(super) fn missed(&mut self, id: &str, miss: Miss) {
+        let name = match miss.words() {
+            ("gone", ..) => "gone".to_owned(),
+            (outcome, class, _) => format!("{outcome}_{class}"),
+        };
+        *self.missed.entry(name).or_default() += 1;
         let (class, detail) = match miss {
             Miss::Gone { detail } => {
                 self.gone += 1;
@@ -81,6 +88,11 @@ impl Books {
                 detail,
             });
         }
+    }
+
+    /// How much was missed so far, by outcome and class.
+    pub(super) fn misses(&self) -> &BTreeMap<String, u64> {
+        &self.missed
     }
 
     pub(super) fn bytes(&self) -> u64 {

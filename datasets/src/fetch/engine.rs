@@ -20,11 +20,11 @@ use marquee_domain::spec::ArrayElement;
 use serde::{Deserialize, Serialize};
 
 use super::books::{Books, Miss};
-use super::http::{Body, Validators};
+use super::http::{Body, Manners, Validators};
 use super::journal::Journal;
 use super::plan::{self, Entry, Plan};
 use crate::dataset::{Dataset, DatasetWriter, FilmRow};
-use crate::job::{Context, JobError, Step};
+use crate::job::{Context, FETCHED, JobError, Step};
 
 /// Entries that may be under way for each request in flight: a film takes two requests, and while
 /// one waits to be tried again others go on.
@@ -123,10 +123,21 @@ pub(super) struct Place<'a> {
     pub(super) licence: Option<String>,
     /// The share of an array that this is.
     pub(super) element: Option<ArrayElement>,
+    /// Folder through which shares of each host's rate come. None: the settings' own rate holds.
+    pub(super) shares: Option<&'a Path>,
     pub(super) started: Instant,
 }
 
 impl Place<'_> {
+    /// How requests are made here: as the settings say, and where no coordinator shares rates out,
+    /// by an element of an array at its share of them.
+    pub(super) fn manners(&self, whole: Manners) -> Manners {
+        match self.shares {
+            Some(_) => whole,
+            None => whole.share_of(self.element),
+        }
+    }
+
     /// The journal's folder: with what an earlier attempt left, if it was at the same work.
     pub(super) fn journal_dir(&self, fingerprint: &Digest) -> Result<PathBuf, JobError> {
         let dir = self.scratch.unwrap_or(self.output).join(JOURNAL_DIR);
@@ -316,7 +327,7 @@ impl<'a> Engine<'a> {
             Outcome::Fetched(_) | Outcome::Gone { .. } | Outcome::Rejected { .. } => 0,
         };
         let class = match outcome {
-            Outcome::Fetched(_) => "fetched".to_owned(),
+            Outcome::Fetched(_) => FETCHED.to_owned(),
             Outcome::Gone { .. } => "gone".to_owned(),
             Outcome::Rejected { class, .. } => format!("rejected_{class}"),
             Outcome::Failed { class, .. } => format!("failed_{class}"),

@@ -20,7 +20,7 @@ use super::labels_csv::{self, Row};
 use super::list::name_of;
 use super::{layouts, terms};
 use crate::dataset::{DatasetWriter, FilmRow};
-use crate::job::{Context, JobError, NO_COUNTS, Step};
+use crate::job::{Context, JobError, Step};
 use crate::sniff::format_of;
 
 const LABELS_NAME: &str = "labels.csv";
@@ -84,7 +84,7 @@ pub(super) fn run(
             done: done as u64 + 1,
             total,
             bytes: books.bytes(),
-            counts: &NO_COUNTS,
+            counts: books.misses(),
         });
     }
     let today = (context.clock)().date_naive();

@@ -5,6 +5,7 @@
 //! Invariant: memory is bounded by the number of requests in flight. Large files come two at a
 //! time, and each keeps its turn until whoever asked for it lets go of it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -25,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::breaker::Breakers;
 use super::credential::Credential;
 use super::pace::Pace;
+use super::shares::{self, InFlight};
 use super::verdict::{Verdict, judge, judge_status, retry_after};
 use crate::clock::Clock;
 use crate::dice::Dice;
@@ -116,7 +118,8 @@ pub(super) struct Manners {
 }
 
 impl Manners {
-    /// Those of one element of an array: all of them together keep to what one job would.
+    /// Those of one element of an array that no coordinator shares rates out to: all of them together
+    /// keep to what one job would.
     pub(super) fn share_of(self, element: Option<ArrayElement>) -> Self {
         let Some(element) = element else { return self };
         Self {
@@ -133,9 +136,9 @@ pub(super) struct PoliteClient {
     api: Client,
     files: Client,
     credential: Option<Credential>,
-    pace: Pace,
+    pace: Arc<Pace>,
     breakers: Breakers,
-    in_flight: Semaphore,
+    in_flight: Arc<InFlight>,
     large: Arc<Semaphore>,
     attempts: u32,
     timeout: Duration,
@@ -179,7 +182,9 @@ impl PoliteClient {
         is_loopback: bool,
         jitter: Dice,
         clock: Clock,
+        shares: Option<&Path>,
     ) -> Result<Self, JobError> {
+        let (pace, in_flight) = limits_of(manners, shares);
         let build = |redirects: Policy| {
             let mut builder = Client::builder()
                 .user_agent(concat!("marquee-prep/", env!("CARGO_PKG_VERSION")))
@@ -200,15 +205,21 @@ impl PoliteClient {
             api: build(Policy::none())?,
             files: build(Policy::limited(REDIRECTS_MAX))?,
             credential,
-            pace: Pace::new(manners.requests_per_second),
+            pace,
             breakers: Breakers::new(manners.outage),
             large: Arc::new(Semaphore::new(LARGE_MAX)),
-            in_flight: Semaphore::new(manners.concurrency.max(1) as usize),
+            in_flight,
             attempts: manners.attempts.max(1),
             timeout: manners.timeout,
             clock,
             jitter: Mutex::new(jitter),
         })
+    }
+
+    /// Says whom the job will ask, so that it has a share of them in time.
+    pub(super) fn declare(&self, urls: impl IntoIterator<Item = Url>) {
+        let hosts: BTreeSet<String> = urls.into_iter().map(|url| service_of(&url)).collect();
+        self.pace.declare(hosts.iter().map(String::as_str));
     }
 
     pub(super) fn credential(&self) -> Option<&Credential> {
@@ -281,7 +292,7 @@ impl PoliteClient {
         limit: u64,
         to: &Path,
     ) -> Result<Result<(), (String, String)>, NoAnswer> {
-        self.pace.turn().await;
+        self.pace.turn(&service_of(url)).await;
         let broken = |error: &reqwest::Error| match self.broken::<()>(error, "truncated") {
             Try::Again { class, detail } => (class, detail),
             Try::Done(()) | Try::Over(_) | Try::TooMany { .. } => Default::default(),
@@ -393,7 +404,7 @@ impl PoliteClient {
                 });
             }
         };
-        self.pace.turn().await;
+        self.pace.turn(&service_of(&request.url)).await;
         let tried = self.try_once(request, accept).await;
         match &tried {
             // Nothing came, or the host said that it is in trouble.
@@ -549,6 +560,23 @@ impl PoliteClient {
             None => text.to_owned(),
         }
     }
+}
+
+/// The limits of the job's settings, or such as its shares will say.
+fn limits_of(manners: Manners, shares: Option<&Path>) -> (Arc<Pace>, Arc<InFlight>) {
+    let Some(folder) = shares else {
+        let pace = Pace::new(manners.requests_per_second);
+        return (Arc::new(pace), Arc::new(InFlight::new(manners.concurrency)));
+    };
+    let (pace, in_flight) = (Arc::new(Pace::shared()), Arc::new(InFlight::new(1)));
+    shares::attend(folder.to_owned(), manners, &pace, &in_flight);
+    (pace, in_flight)
+}
+
+/// Whom a request asks: a host's port, since another one is another service.
+pub(super) fn service_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    format!("{host}:{}", url.port_or_known_default().unwrap_or(0))
 }
 
 enum Unread {

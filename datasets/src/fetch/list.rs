@@ -1,7 +1,7 @@
 //! Pictures from a list: CSV or Parquet with the columns `id`, `url`, `labels` and optionally
 //! `group`. What stands in `url` is a URL, or a path below the list's own folder.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use marquee_domain::artifact::Digest;
+use marquee_domain::rate::HOSTS_MAX;
 use marquee_domain::report::{FetchSummary, SourceNote};
 use marquee_domain::spec::{ArrayElement, FetchSettings, Source};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -19,7 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::PICTURE_MAX_BYTES;
 use super::engine::{Engine, Fetched, Outcome, Place, Settled, on_disk};
 use super::folder::read_up_to;
-use super::http::{Answer, Body, Manners, NoAnswer, PoliteClient, Validators};
+use super::http::{Answer, Body, Manners, NoAnswer, PoliteClient, Validators, service_of};
 use super::labels_csv;
 use super::plan::{self, Entry, Plan, PlanWriter};
 use super::terms;
@@ -51,9 +52,10 @@ pub(super) async fn run(
         attempts: *request_attempts,
         outage: Duration::from_secs(u64::from(*outage_s)),
     };
-    let manners = manners.share_of(place.element);
+    let manners = place.manners(manners);
     let list = PathBuf::from(path);
-    let client = PoliteClient::new(manners, None, false, Dice::keyed(&[seed]), context.clock)?;
+    let jitter = Dice::keyed(&[seed]);
+    let client = PoliteClient::new(manners, None, false, jitter, context.clock, place.shares)?;
     let fingerprint = fingerprint(fetch, &list)?;
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {
@@ -68,6 +70,10 @@ pub(super) async fn run(
         place,
     };
     let asker = &asker;
+    if place.shares.is_some() {
+        let urls = urls_of(&dir).map_err(|error| on_disk(&dir, &error))?;
+        asker.client.declare(urls);
+    }
     Engine::open(dir, plan, place, context)?
         .run(*concurrency, |entry| asker.settle(entry))
         .await
@@ -87,6 +93,22 @@ fn fingerprint(fetch: &FetchSettings, list: &Path) -> Result<Digest, JobError> {
     io::copy(&mut file, &mut sink).map_err(unreadable)?;
     hash.update(fetch.licence.as_deref().unwrap_or_default());
     Ok(Digest::from_hash(&hash.finalize()))
+}
+
+/// One URL of each of the first hosts of the plan in `dir`.
+fn urls_of(dir: &Path) -> io::Result<Vec<Url>> {
+    let mut urls = BTreeMap::new();
+    for entry in plan::entries(dir)? {
+        let Entry::Place { place, .. } = entry? else {
+            continue;
+        };
+        if let Ok(url) = Url::parse(&place)
+            && urls.len() <= HOSTS_MAX
+        {
+            urls.entry(service_of(&url)).or_insert(url);
+        }
+    }
+    Ok(urls.into_values().collect())
 }
 
 struct Hashing<'a>(&'a mut Sha256);

@@ -121,7 +121,7 @@ pub(super) async fn run(
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
     let mut settings = Settings::from_source(&fetch.source)?;
-    settings.manners = settings.manners.share_of(place.element);
+    settings.manners = place.manners(settings.manners);
     let bases: Vec<_> = [&settings.api, &settings.exports]
         .into_iter()
         .chain(&settings.images)
@@ -133,7 +133,9 @@ pub(super) async fn run(
         settings.api.is_loopback(),
         Dice::keyed(&[seed]),
         context.clock,
+        place.shares,
     )?;
+    client.declare([settings.api.join("movie"), settings.exports.join("file")]);
     let catalogue = Catalogue {
         client,
         settings,
@@ -151,6 +153,7 @@ pub(super) async fn run(
     let images = plan.pictures.as_deref().unwrap_or_default();
     let images = Base::parse("image_url", images)?;
     check_rights(&[&images], catalogue.settings.rights.as_ref())?;
+    catalogue.client.declare([images.join("file")]);
     let concurrency = catalogue.settings.manners.concurrency;
     let (catalogue, images) = (&catalogue, &images);
     Engine::open(dir, plan, place, context)?

@@ -172,6 +172,7 @@ impl Workplace {
             output: self.path(output),
             checkpoints: self.path("checkpoints"),
             resume: self.resume.clone(),
+            rate: None,
             scratch: self.scratch.clone(),
             devices: vec![Device::Cpu { index: 0 }],
             threads,
@@ -317,14 +318,14 @@ pub(crate) fn settings() -> PreprocessSettings {
     }
 }
 
-/// The files of a folder that must be equal when the work was equal: all but the books, which hold
-/// seconds.
+/// The files of a folder that must be equal when the work was equal: all but the books, which name
+/// the source, and what tells how the work went.
 pub(crate) fn results(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap())
         .map(|entry| (entry.file_name().into_string().unwrap(), entry.path()))
-        .filter(|(name, _)| !["fetch.json", "preprocess.json"].contains(&name.as_str()))
+        .filter(|(name, _)| !["fetch.json", "run.json", "preprocess.json"].contains(&name.as_str()))
         .map(|(name, path)| (name, std::fs::read(path).unwrap()))
         .collect()
 }

@@ -36,6 +36,7 @@ struct Rest {
     priority: i32,
     max_attempts: u32,
     timeout_s: Option<u32>,
+    reuse: bool,
     array: Option<u32>,
 }
 
@@ -48,6 +49,7 @@ impl Draft {
             priority,
             max_attempts,
             timeout_s,
+            reuse,
             array,
         } = self.rest?;
         let Self {
@@ -65,6 +67,7 @@ impl Draft {
             priority,
             max_attempts,
             timeout_s,
+            reuse,
             array,
             element: None,
         })
@@ -103,6 +106,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
     let priority = table.int("priority", -1_000..=1_000, Some(0));
     let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
     let timeout_s = timeout(&mut table);
+    let reuse = reuse(&mut table, kind);
     let array = array(&mut table, kind);
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
@@ -130,8 +134,24 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         priority,
         max_attempts,
         timeout_s,
+        reuse,
         array,
     })
+}
+
+/// Whether an identical step's artifact may be taken.
+fn reuse(table: &mut Table<'_>, kind: JobKind) -> bool {
+    let wanted = table.flag("reuse", true);
+    if wanted && table.has("reuse") && !kind.is_reusable() {
+        table.add_error(
+            "reuse",
+            format!(
+                "a {kind} job always runs: code, settings and inputs alone do not decide its result; \
+                 leave it out"
+            ),
+        );
+    }
+    wanted
 }
 
 /// What a source must give for each element of an array to have a share of it.

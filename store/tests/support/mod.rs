@@ -31,6 +31,7 @@ pub fn hello(number: u128, name: &str) -> WorkerHello {
         name: name.into(),
         boot_id: BootId(Uuid::from_u128(100 + number)),
         instance_id: Uuid::from_u128(200 + number),
+        prep_code: "code-1".into(),
         version: "0.1.0".into(),
         inventory: Inventory {
             hostname: name.into(),
@@ -63,6 +64,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         max_attempts: 3,
         timeout_s: None,
         array: None,
+        reuse: true,
         element: None,
     }
 }

@@ -189,6 +189,7 @@ impl Run {
             output,
             checkpoints,
             resume: None,
+            rate: None,
             scratch: None,
             devices: vec![Device::Cpu { index: 0 }],
             threads: 1,

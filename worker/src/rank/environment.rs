@@ -74,11 +74,17 @@ impl ChildPlan<'_> {
                     resume: self.resume.clone(),
                     scratch: (self.spec.work.kind() == JobKind::Fetch)
                         .then(|| self.dir.scratch(self.assignment.key)),
+                    rate: self.shares_rates().then(|| self.dir.rate()),
                     devices: self.assignment.devices.clone(),
                     threads: self.threads(),
                 })
             }
         }
+    }
+
+    /// Whether the child asks hosts at the shares that the coordinator gives.
+    fn shares_rates(&self) -> bool {
+        self.assignment.shares_rates && self.spec.work.kind() == JobKind::Fetch
     }
 
     /// What is added to the daemon's own environment. A job's own variables come first: those of
@@ -188,6 +194,7 @@ mod tests {
             max_attempts: 3,
             timeout_s: None,
             array: None,
+            reuse: true,
             element: None,
         };
         let inventory = Inventory {
@@ -210,6 +217,7 @@ mod tests {
             hosts_rendezvous: false,
             resume: None,
             problem: None,
+            shares_rates: false,
         };
         let plan = ChildPlan {
             assignment: &assignment,

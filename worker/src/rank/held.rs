@@ -9,11 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use marquee_domain::BootId;
 use marquee_domain::job::RankState;
+use marquee_domain::rate::RateShare;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use tokio::sync::{Notify, watch};
 
 use super::pump::Cursor;
+use super::rate;
 use super::spool::Spool;
 use super::{Assignment, Orders, RankDir, RankFile, RankKey, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
@@ -209,6 +211,14 @@ impl HeldRank {
         self.spool().state()
     }
 
+    /// Gives its child another share of hosts' rates. A rank without a child needs none.
+    pub fn share_rate(&self, share: &RateShare) -> io::Result<()> {
+        if self.state() == RankState::Running {
+            rate::give(&self.dir.rate(), share)?;
+        }
+        Ok(())
+    }
+
     /// The rank as heartbeats list it.
     #[must_use]
     pub fn to_wire(&self) -> v1::HeldRank {
@@ -219,6 +229,9 @@ impl HeldRank {
             rank: self.key.rank.0,
             state: v1::RankState::from(spool.state()).into(),
             last_sequence: spool.last_sequence(),
+            rate: (spool.state() == RankState::Running)
+                .then(|| rate::of(&self.dir.rate()))
+                .flatten(),
         }
     }
 }

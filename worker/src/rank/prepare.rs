@@ -107,6 +107,7 @@ impl RankTask {
             self.rank.dir.work(),
             self.rank.dir.output(),
             self.rank.dir.checkpoints(),
+            self.rank.dir.rate(),
         ] {
             let fresh = match fs::remove_dir_all(&folder) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

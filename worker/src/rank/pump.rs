@@ -139,6 +139,8 @@ impl Sink<'_> {
                 done,
                 total,
                 unit,
+                bytes,
+                problems,
             } => {
                 // Of several in one step only the newest of a phase is of interest.
                 if let Some(Body::Progress(last)) = self.bodies.last()
@@ -151,6 +153,8 @@ impl Sink<'_> {
                     done,
                     total,
                     unit,
+                    bytes,
+                    problems: problems.into_iter().collect(),
                 }));
             }
             ChildEvent::Metrics { step, values } => {

@@ -250,6 +250,7 @@ impl Assigned {
             max_attempts: 3,
             timeout_s: None,
             array: None,
+            reuse: true,
             element: None,
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
@@ -272,6 +273,7 @@ impl Assigned {
                 step,
                 manifest: Some(v1::Manifest::from(&manifest)),
             }),
+            shares_rates: false,
         }
     }
 }

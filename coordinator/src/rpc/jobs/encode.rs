@@ -56,6 +56,7 @@ pub(super) fn job(job: Job) -> v1::Job {
             array_job_id: element.array.0,
             index: element.index,
         }),
+        reused_from_job_id: job.reused_from.map_or(0, |from| from.0),
     }
 }
 
@@ -107,5 +108,9 @@ fn progress(progress: Progress) -> v1::Progress {
         unit: progress.unit,
         at: Some(timestamp(progress.at)),
         phase_started_at: Some(timestamp(progress.phase_started_at)),
+        bytes: progress.bytes,
+        problems: progress.problems.into_iter().collect(),
+        phase_started_done: progress.phase_started_done,
+        phase_started_bytes: progress.phase_started_bytes,
     }
 }

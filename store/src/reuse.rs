@@ -1,0 +1,75 @@
+//! Steps: which jobs do the same, and whose artifact can stand for another's.
+
+use chrono::NaiveDate;
+use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::ids::JobId;
+use sqlx::PgConnection;
+
+use crate::{Result, convert};
+
+/// A job whose artifact can stand for that of another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reusable {
+    /// The job that did the work.
+    pub job: JobId,
+    pub manifest: Manifest,
+}
+
+/// Stores what a job does, now that its inputs are there. Saying it twice is the same.
+pub async fn mark_step(conn: &mut PgConnection, id: JobId, step: &Digest) -> Result<()> {
+    sqlx::query!(
+        "UPDATE jobs SET step_digest = $2 WHERE id = $1 AND state = 'queued'",
+        id.0,
+        step.as_str(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A job at work on this step.
+pub async fn find_running_step(conn: &mut PgConnection, step: &Digest) -> Result<Option<JobId>> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM jobs
+         WHERE step_digest = $1 AND state = 'running' AND NOT cancel_requested
+         ORDER BY id LIMIT 1",
+        step.as_str(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(id.map(JobId))
+}
+
+/// The newest `limit` jobs that did this step with this code, by their own work, and whose data may
+/// still be used on the day `today`.
+pub async fn list_reusable(
+    conn: &mut PgConnection,
+    step: &Digest,
+    code: &str,
+    today: NaiveDate,
+    limit: u32,
+) -> Result<Vec<Reusable>> {
+    let rows = sqlx::query!(
+        "SELECT j.id, a.manifest
+         FROM jobs j
+         JOIN artifacts a ON a.job_id = j.id
+         JOIN attempt_ranks r ON r.job_id = j.id AND r.attempt = a.attempt AND r.rank = 0
+         WHERE j.step_digest = $1 AND a.code = $2 AND j.state = 'succeeded'
+           AND COALESCE((r.summary #>> '{source,use_until}')::date >= $3, true)
+         ORDER BY a.committed_at DESC, j.id DESC
+         LIMIT $4",
+        step.as_str(),
+        code,
+        today,
+        i64::from(limit),
+    )
+    .fetch_all(conn)
+    .await?;
+    let found = rows.into_iter().map(|row| {
+        Ok(Reusable {
+            job: JobId(row.id),
+            manifest: convert::manifest(row.manifest)?,
+        })
+    });
+    found.collect()
+}

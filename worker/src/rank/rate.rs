@@ -1,0 +1,91 @@
+//! A fetch rank's share of hosts' rates, between its child's folder and the session: the worker's side
+//! of `marquee_domain::rate`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use marquee_domain::rate::{RateShare, RateUse, SHARE_FILE, USE_FILE};
+use marquee_proto::v1;
+use nix::time::{ClockId, clock_gettime};
+use serde::de::DeserializeOwned;
+
+/// A child that said nothing for so long wants nothing: it says something every second.
+const QUIET_FROM_MS: u64 = 4_000;
+
+/// What the child in `folder` says of its requests. None before its first word.
+pub fn of(folder: &Path) -> Option<v1::RateUse> {
+    let said: RateUse = read(&folder.join(USE_FILE))?;
+    let is_quiet = boot_ms().saturating_sub(said.at_ms) > QUIET_FROM_MS;
+    let share: Option<RateShare> = read(&folder.join(SHARE_FILE));
+    let share = share.filter(|share| boot_ms() < share.until_ms);
+    Some(v1::RateUse {
+        // It may not have taken the newest yet, and it may be about to.
+        held: share.map_or(0.0, |share| share.per_second.max(said.per_second)),
+        limit: said.limit,
+        in_flight: said.in_flight,
+        hosts: said.hosts,
+        taken: said.taken,
+        used: if is_quiet { 0.0 } else { said.used },
+        hungry: said.hungry && !is_quiet,
+    })
+}
+
+/// Puts a share where the child finds it, whole. It need not survive the machine.
+pub fn give(folder: &Path, share: &RateShare) -> io::Result<()> {
+    let file = folder.join(SHARE_FILE);
+    let aside = file.with_extension("partial");
+    fs::write(&aside, serde_json::to_vec(share)?)?;
+    fs::rename(&aside, &file)
+}
+
+/// Milliseconds since the machine's boot: the clock that shares run out by.
+pub fn boot_ms() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    // A clock that cannot be read ends every share.
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A file that is not there, or cannot be understood, says nothing.
+fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rank_holds_is_the_most_it_may_act_on() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(of(folder.path()).is_none());
+        let said = RateUse {
+            limit: 40.0,
+            in_flight: 8,
+            hosts: vec!["a:80".into()],
+            taken: 3,
+            per_second: 20.0,
+            used: 4.0,
+            hungry: true,
+            at_ms: boot_ms(),
+        };
+        let text = serde_json::to_vec(&said).unwrap();
+        fs::write(folder.path().join(USE_FILE), text).unwrap();
+        assert_eq!(of(folder.path()).unwrap().held, 0.0);
+        let share = |per_second, until_ms| RateShare {
+            number: 4,
+            per_second,
+            in_flight: 2,
+            hosts: vec!["a:80".into()],
+            until_ms,
+        };
+        give(folder.path(), &share(5.0, boot_ms() + 60_000)).unwrap();
+        let now = of(folder.path()).unwrap();
+        assert_eq!((now.held, now.taken, now.hungry), (20.0, 3, true));
+        give(folder.path(), &share(30.0, boot_ms() + 60_000)).unwrap();
+        assert_eq!(of(folder.path()).unwrap().held, 30.0);
+        give(folder.path(), &share(30.0, boot_ms())).unwrap();
+        assert_eq!(of(folder.path()).unwrap().held, 0.0);
+    }
+}

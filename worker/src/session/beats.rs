@@ -1,0 +1,116 @@
+//! Heartbeats of one session: their numbers, when each was sent, and what they said of rates.
+
+use std::collections::VecDeque;
+
+use marquee_proto::v1;
+use marquee_proto::v1::worker_message::Body as ToCoordinator;
+
+use crate::rank::rate::boot_ms;
+
+/// Heartbeats that an answer may still come to.
+const REMEMBERED: usize = 64;
+
+/// The heartbeats of one session.
+#[derive(Debug, Default)]
+pub(super) struct Beats {
+    sequence: u64,
+    /// Number, and milliseconds of the machine's clock since its boot.
+    sent: VecDeque<(u64, u64)>,
+    said: Vec<Word>,
+}
+
+/// What the coordinator should hear of a rank's requests at once, not with the next heartbeat.
+type Word = (i64, u32, u32, u64, usize);
+
+impl Beats {
+    /// The next heartbeat, to be sent now.
+    pub(super) fn next(&mut self, held: Vec<v1::HeldRank>) -> ToCoordinator {
+        self.sequence += 1;
+        // Before it is on its way: what the answer allows counts from here.
+        self.sent.push_back((self.sequence, boot_ms()));
+        if self.sent.len() > REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.said = words(&held);
+        ToCoordinator::Heartbeat(v1::Heartbeat {
+            sequence: self.sequence,
+            held,
+        })
+    }
+
+    /// Whether ranks began or ceased to ask, ask others, or took another share since the last one.
+    pub(super) fn has_news(&self, held: &[v1::HeldRank]) -> bool {
+        // The first comes with the session's own clock.
+        self.sequence > 0 && words(held) != self.said
+    }
+
+    /// When shares run out that answer a heartbeat; at once for one that is not remembered.
+    pub(super) fn end_of(&self, shares: &v1::RateShares) -> u64 {
+        let answered = self
+            .sent
+            .iter()
+            .find(|(number, _)| *number == shares.heartbeat);
+        answered.map_or(0, |(_, at)| at + u64::from(shares.valid_ms))
+    }
+}
+
+fn words(held: &[v1::HeldRank]) -> Vec<Word> {
+    let asking = held.iter().filter_map(|rank| {
+        let rate = rank.rate.as_ref()?;
+        let (job, attempt) = (rank.job_id, rank.attempt);
+        Some((job, attempt, rank.rank, rate.taken, rate.hosts.len()))
+    });
+    asking.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(taken: u64) -> Vec<v1::HeldRank> {
+        let rate = v1::RateUse {
+            taken,
+            ..v1::RateUse::default()
+        };
+        vec![v1::HeldRank {
+            job_id: 1,
+            attempt: 1,
+            rate: Some(rate),
+            ..v1::HeldRank::default()
+        }]
+    }
+
+    #[test]
+    fn shares_count_from_the_heartbeat_that_they_answer() {
+        let mut beats = Beats::default();
+        let before = boot_ms();
+        beats.next(Vec::new());
+        let shares = |heartbeat| v1::RateShares {
+            shares: Vec::new(),
+            heartbeat,
+            valid_ms: 10_000,
+        };
+        let end = beats.end_of(&shares(1));
+        assert!(
+            (before + 10_000..=boot_ms() + 10_000).contains(&end),
+            "{end}"
+        );
+        assert_eq!(beats.end_of(&shares(2)), 0);
+        for _ in 0..REMEMBERED {
+            beats.next(Vec::new());
+        }
+        assert_eq!(beats.end_of(&shares(1)), 0);
+    }
+
+    #[test]
+    fn a_share_that_was_taken_is_told_at_once() {
+        let mut beats = Beats::default();
+        assert!(!beats.has_news(&asking(0)));
+        beats.next(Vec::new());
+        assert!(beats.has_news(&asking(0)));
+        beats.next(asking(0));
+        assert!(!beats.has_news(&asking(0)));
+        assert!(beats.has_news(&asking(1)));
+        assert!(beats.has_news(&[]));
+    }
+}
