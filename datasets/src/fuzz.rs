@@ -11,6 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+
 use crate::catalogue;
 use crate::dice::Dice;
 use crate::{fetch, preprocess, shards};
@@ -19,8 +22,11 @@ use crate::{fetch, preprocess, shards};
 const CORPUS_MAX: usize = 4_096;
 /// Bytes of an input, at most.
 const INPUT_MAX_BYTES: usize = 256 * 1024;
-/// Time that one input may take.
+/// CPU time that one input may take: on a busy machine the clock on the wall says nothing.
 const SLOW: Duration = Duration::from_secs(10);
+/// The verdicts that are findings.
+const TOO_LONG: &str = "took too long";
+const PANICKED: &str = "panicked";
 
 /// What is fuzzed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,15 +94,9 @@ pub fn run(target: Target, time: Duration, seed: u64, folder: &Path) -> std::io:
     let end = Instant::now() + time;
     while Instant::now() < end {
         let input = mutated(&corpus, &mut dice);
-        let began = Instant::now();
-        let verdict = catch_unwind(AssertUnwindSafe(|| target.verdict(&input)));
+        let verdict = judge(target, &input)?.verdict;
         outcome.inputs += 1;
-        let verdict = match verdict {
-            Ok(verdict) if began.elapsed() <= SLOW => verdict,
-            Ok(_) => "took too long".to_owned(),
-            Err(_) => "panicked".to_owned(),
-        };
-        if verdict == "took too long" || verdict == "panicked" {
+        if verdict == TOO_LONG || verdict == PANICKED {
             let file = folder.join(format!("finding-{seed}-{}", outcome.inputs));
             std::fs::write(&file, &input)?;
             outcome.findings.push(file);
@@ -112,6 +112,36 @@ pub fn run(target: Target, time: Duration, seed: u64, folder: &Path) -> std::io:
     common.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     outcome.verdicts = common.into_iter().take(VERDICTS_SHOWN).collect();
     Ok(outcome)
+}
+
+/// What became of one input.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Judged {
+    pub verdict: String,
+    pub cpu_s: f64,
+}
+
+/// Tries one input on `target`.
+pub fn judge(target: Target, input: &[u8]) -> std::io::Result<Judged> {
+    let before = cpu_of_thread()?;
+    let verdict = catch_unwind(AssertUnwindSafe(|| target.verdict(input)));
+    let spent = cpu_of_thread()?.saturating_sub(before);
+    let verdict = match verdict {
+        Ok(verdict) if spent <= SLOW => verdict,
+        Ok(_) => TOO_LONG.to_owned(),
+        Err(_) => PANICKED.to_owned(),
+    };
+    Ok(Judged {
+        verdict,
+        cpu_s: spent.as_secs_f64(),
+    })
+}
+
+fn cpu_of_thread() -> std::io::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    let spent = usage.user_time() + usage.system_time();
+    let microseconds = u64::try_from(spent.num_microseconds()).unwrap_or(0);
+    Ok(Duration::from_micros(microseconds))
 }
 
 /// A new input from the corpus.

@@ -20,6 +20,9 @@ pub(crate) struct FuzzArgs {
     /// Where inputs that break something go
     #[arg(long, default_value = "fuzz-findings")]
     findings: PathBuf,
+    /// Try this file alone, such as a finding, and say what became of it
+    #[arg(long, conflicts_with = "minutes")]
+    input: Option<PathBuf>,
 }
 
 #[allow(clippy::print_stdout, reason = "the outcome is data")]
@@ -33,6 +36,12 @@ pub(crate) fn fuzz(args: &FuzzArgs) -> anyhow::Result<ExitCode> {
             names.join(", ")
         );
     };
+    if let Some(file) = &args.input {
+        let input =
+            std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        println!("{}", serde_json::to_string(&fuzz::judge(*target, &input)?)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     // What is caught is reported at the end; a backtrace for each would fill the screen.
     std::panic::set_hook(Box::new(|_| {}));
     let folder = &args.findings;

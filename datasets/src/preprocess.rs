@@ -35,14 +35,13 @@ use crate::shards::{ShardLayout, ShardWriter, key};
 use crate::thumbnail::jpeg_of;
 
 mod assign;
-pub(crate) mod bench;
 mod classes;
 mod decode;
 mod helper;
 mod look;
-mod ordered;
+pub(crate) mod ordered;
 mod page;
-mod picture;
+pub(crate) mod picture;
 mod quality;
 mod similar;
 mod stratify;
@@ -539,7 +538,7 @@ fn thumbnail_of(stored: &[u8], look: &Look, settings: &PreprocessSettings) -> Op
     let side = |pixels: u32| (pixels * THUMBNAIL_SIDE / longest).max(1);
     let (width, height) = (side(look.width), side(look.height));
     let mut resizer = fast_image_resize::Resizer::new();
-    let small = crate::scale::scale(&mut resizer, picture, width, height).ok()?;
+    let small = crate::scale::scale(&mut resizer, &picture, width, height).ok()?;
     let jpeg = jpeg_of(&small.bytes, width, height, 80);
     let text = base64::engine::general_purpose::STANDARD.encode(jpeg);
     Some(format!("data:image/jpeg;base64,{text}"))
@@ -600,14 +599,6 @@ fn shares_of(settings: &PreprocessSettings) -> [f64; 3] {
         settings.splits.validation,
         settings.splits.test,
     ]
-}
-
-/// The pixels of a file at a size: what shards of `raw` hold, and of `original` are decoded to each
-/// time. The error is for people.
-pub(crate) fn picture_of(file: &[u8], width: u32, height: u32) -> Result<Vec<u8>, String> {
-    let (picture, _) = decode::decode(file).map_err(|skip| skip.detail)?;
-    let mut resizer = fast_image_resize::Resizer::new();
-    Ok(crate::scale::scale(&mut resizer, picture, width, height)?.bytes)
 }
 
 /// Id and quality flags of every film in the table `films.parquet` of the shards in `dir`.

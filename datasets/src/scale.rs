@@ -17,25 +17,38 @@ pub(crate) struct Rgb {
 /// scale asks for, so that shrinking does not drop pixels. The error is for people.
 pub(crate) fn scale(
     resizer: &mut Resizer,
-    picture: Rgb,
+    picture: &Rgb,
     width: u32,
     height: u32,
 ) -> Result<Rgb, String> {
-    if (picture.width, picture.height) == (width, height) {
-        return Ok(picture);
-    }
-    let source = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.bytes)
-        .map_err(|error| error.to_string())?;
-    let mut bytes = vec![0; width as usize * height as usize * 3];
-    let mut target = TypedImage::<U8x3>::from_buffer(width, height, &mut bytes)
-        .map_err(|error| error.to_string())?;
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    resizer
-        .resize_typed(&source, &mut target, &options)
-        .map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    scale_into(resizer, picture, width, height, &mut bytes)?;
     Ok(Rgb {
         width,
         height,
         bytes,
     })
+}
+
+/// As [`scale`], into memory that is used again.
+pub(crate) fn scale_into(
+    resizer: &mut Resizer,
+    picture: &Rgb,
+    width: u32,
+    height: u32,
+    bytes: &mut Vec<u8>,
+) -> Result<(), String> {
+    if (picture.width, picture.height) == (width, height) {
+        bytes.clone_from(&picture.bytes);
+        return Ok(());
+    }
+    let source = TypedImageRef::<U8x3>::from_buffer(picture.width, picture.height, &picture.bytes)
+        .map_err(|error| error.to_string())?;
+    bytes.resize(width as usize * height as usize * 3, 0);
+    let mut target =
+        TypedImage::<U8x3>::from_buffer(width, height, bytes).map_err(|error| error.to_string())?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+    resizer
+        .resize_typed(&source, &mut target, &options)
+        .map_err(|error| error.to_string())
 }

@@ -91,6 +91,109 @@ fn raw_rows_come_back_as_they_were_over_all_files_of_a_split() {
     }
 }
 
+/// Where the file is mapped in this process.
+fn mapped_at(file: &Path) -> Vec<std::ops::Range<usize>> {
+    let name = fs::canonicalize(file).unwrap().display().to_string();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let lines = maps.lines().filter(|line| line.ends_with(&name));
+    lines
+        .map(|line| {
+            let (from, to) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            usize::from_str_radix(from, 16).unwrap()..usize::from_str_radix(to, 16).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn rows_are_never_copied_their_bytes_lie_where_the_file_is_mapped() {
+    for encoding in [ImageEncoding::Raw, ImageEncoding::Jpeg] {
+        let dir = tempfile::tempdir().unwrap();
+        let index = write_set(dir.path(), encoding);
+        let set = ShardSet::open_with(dir.path(), Check::Layout).unwrap();
+        let mut row = 0;
+        for file in &index.splits["train"] {
+            let places = mapped_at(&dir.path().join(&file.file));
+            for _ in 0..file.rows {
+                let found = set.split("train").unwrap().row(row).unwrap();
+                for bytes in [found.image, found.labels, found.id.as_bytes()] {
+                    let (from, to) = (bytes.as_ptr().addr(), bytes.as_ptr().addr() + bytes.len());
+                    let lies = places
+                        .iter()
+                        .any(|place| place.start <= from && to <= place.end);
+                    assert!(lies, "row {row} of {}", file.file);
+                }
+                row += 1;
+            }
+        }
+        assert_eq!(row, 540);
+    }
+}
+
+/// Bytes that this process has had read from disks so far.
+fn read_from_disk() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").unwrap();
+    let line = io.lines().find(|line| line.starts_with("read_bytes:"));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_will_be_needed_is_read_before_it_is_touched_and_nothing_else() {
+    // Beside the checkout: a folder for temporary files may be memory, which nothing is read from.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let large = ShardLayout {
+        width: 64,
+        height: 64,
+        shard_bytes: 1 << 30,
+        ..layout(ImageEncoding::Raw)
+    };
+    let picture_bytes = 64 * 64 * 3;
+    let mut writer = ShardWriter::create(dir.path(), large).unwrap();
+    for row in 0..1_024 {
+        let image = vec![7; picture_bytes];
+        writer
+            .push("train", &row.to_string(), &[1, 0], &image)
+            .unwrap();
+    }
+    writer.finish().unwrap();
+    let set = ShardSet::open_with(dir.path(), Check::Layout).unwrap();
+    // Opening reads around what it looks at, on some systems megabytes.
+    let shard = fs::File::open(dir.path().join("train-00000.arrow")).unwrap();
+    nix::fcntl::posix_fadvise(
+        &shard,
+        0,
+        0,
+        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+    )
+    .unwrap();
+    let split = set.split("train").unwrap();
+    let before = read_from_disk();
+    let rows: Vec<usize> = (512..768).collect();
+    split.will_need(&rows);
+    let read = read_from_disk() - before;
+    let asked = (rows.len() * picture_bytes) as u64;
+    if read == 0 {
+        eprintln!("skipped: the target folder is kept in memory");
+        return;
+    }
+    assert!(
+        (asked * 9 / 10..asked * 3 / 2).contains(&read),
+        "{read} bytes for {asked}"
+    );
+
+    let before = read_from_disk();
+    let mut out = vec![0; picture_bytes];
+    for row in rows {
+        split.pixels_into(row, &mut out).unwrap();
+    }
+    let read = read_from_disk() - before;
+    assert!(
+        read < asked / 10,
+        "{read} bytes were read when they were touched"
+    );
+    // Rows that are not there, or in any order, harm nothing.
+    split.will_need(&[3, 1, 1, 5_000]);
+}
+
 #[test]
 fn jpeg_rows_are_decoded_to_about_the_same_pixels() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,8 +14,8 @@ mod learning;
 mod recipe;
 mod settings;
 pub use learning::{
-    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Transfer,
-    matches,
+    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Shuffle,
+    Transfer, matches,
 };
 pub use recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{

@@ -20,6 +20,7 @@ mod order;
 mod plan;
 mod prefetch;
 mod sampler;
+mod shuffle;
 
 pub(crate) use augment::Augment;
 pub(crate) use mixing::Mixing;
@@ -160,6 +161,7 @@ impl SplitReader {
     /// Reads the pictures that `request` names.
     pub(crate) fn read(&self, request: &Request) -> Result<Batch, RunError> {
         let count = request.pictures.len();
+        self.bring_near(&request.ahead);
         let (pixels, labels) = match &self.features {
             Some(table) => (
                 table.of(&request.pictures)?,
@@ -177,6 +179,22 @@ impl SplitReader {
             global: request.global,
             first: request.first,
         })
+    }
+
+    /// Asks the kernel to read these rows before they are needed, in a thread of its own: it waits for
+    /// the disk. Only a hint, so a failure is none.
+    fn bring_near(&self, rows: &[u64]) {
+        if rows.is_empty() || self.features.is_some() {
+            return;
+        }
+        let rows: Vec<usize> = rows
+            .iter()
+            .filter_map(|row| usize::try_from(*row).ok())
+            .collect();
+        let (set, name) = (self.set.clone(), self.name);
+        let reading = std::thread::Builder::new().name("read-ahead".to_owned());
+        let read = move || set.split(name).map(|split| split.will_need(&rows));
+        let _ = reading.spawn(read);
     }
 
     /// The labels of pictures that have kept so much of themselves; none said: all.

@@ -188,7 +188,7 @@ fn weights_that_thaw_learn_from_their_epoch_on_with_two_ranks_as_with_one() {
             },
             sampling: Sampling::Balanced,
             label_smoothing: 0.1,
-            ..marquee_domain::spec::Learning::default()
+            ..Default::default()
         },
         transfer: Transfer {
             freeze: vec!["@backbone".into()],

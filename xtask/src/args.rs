@@ -150,8 +150,9 @@ Groups:
   data   decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
 
 Options:
-  PART    only these parts of the group; a wrong one lists them
-  --json  one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
+  PART         only these parts of the group; a wrong one lists them
+  --json       one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
+  --prep FILE  measure this marquee-prep instead of one that is built in the release profile first
 
 It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
 ";
@@ -370,11 +371,16 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
     let mut options = crate::bench::Options {
         group,
         json: false,
+        prep: None,
         parts: Vec::new(),
     };
-    for word in words {
+    while let Some(word) = words.next() {
         match word.as_str() {
             "--json" => options.json = true,
+            "--prep" => match words.next() {
+                Some(file) => options.prep = Some(file.into()),
+                None => bail!(r#""--prep" needs FILE"#),
+            },
             part if !part.starts_with('-') => options.parts.push(word),
             _ => return Err(unknown("bench", &word)),
         }

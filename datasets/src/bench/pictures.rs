@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
@@ -9,7 +10,8 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use super::{BATCH, LOADER_THREADS, MEAN, Round, SIDE, STD};
 use crate::catalogue;
 use crate::normalise::Normalise;
-use crate::preprocess::bench::{Shrinker, in_order};
+use crate::preprocess::ordered::in_order;
+use crate::preprocess::picture::Shrinker;
 use crate::scale::Rgb;
 
 /// Where the picture files lie.
@@ -101,12 +103,19 @@ pub(super) fn loader(folder: &Path) -> anyhow::Result<Box<Round>> {
     let files = files(folder)?;
     let normalise = normalise();
     let mut first = 0;
+    // Memory of batches that were used, to be used again.
+    let used: Mutex<Vec<Vec<f32>>> = Mutex::default();
     Ok(Box::new(move |items| {
         let start = first;
         first += items;
         let work = |shrinker: &mut Shrinker, batch: usize| -> Result<Vec<f32>, String> {
             let places = start + batch * BATCH..start + ((batch + 1) * BATCH).min(items);
-            let mut numbers = vec![0.0; places.len() * NUMBERS];
+            let mut numbers = used
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop()
+                .unwrap_or_default();
+            numbers.resize(places.len() * NUMBERS, 0.0);
             for (place, out) in places.zip(numbers.chunks_exact_mut(NUMBERS)) {
                 let file = &files[place % files.len()];
                 let file = fs::read(file).map_err(|error| error.to_string())?;
@@ -120,6 +129,9 @@ pub(super) fn loader(folder: &Path) -> anyhow::Result<Box<Round>> {
         in_order(LOADER_THREADS, batches, start, work, |_, numbers| {
             let numbers = numbers.map_err(anyhow::Error::msg)?;
             check += f64::from(numbers[numbers.len() / 2]);
+            used.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(numbers);
             anyhow::Ok(())
         })?;
         Ok((items, check))

@@ -12,7 +12,7 @@ use super::pictures::{NUMBERS, files, normalise};
 use super::{Round, SIDE};
 use crate::dice::Dice;
 use crate::mapping::map;
-use crate::preprocess::bench::Shrinker;
+use crate::preprocess::picture::Shrinker;
 use crate::shards::{Check, ShardLayout, ShardSet, ShardWriter};
 
 const SHARDS_FOLDER: &str = "shards";

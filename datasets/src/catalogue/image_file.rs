@@ -156,7 +156,7 @@ fn shrink(poster: Poster, width: u32) -> Poster {
     } = poster.picture;
     let width = width.min(full_width);
     let height = width * full_height / full_width;
-    let picture = scale(&mut Resizer::new(), poster.picture, width, height)
+    let picture = scale(&mut Resizer::new(), &poster.picture, width, height)
         .expect("a poster has three bytes for each of its pixels");
     Poster { picture, ..poster }
 }

@@ -118,7 +118,7 @@ fn luma(rgb: &[u8]) -> u8 {
 }
 
 fn resized(picture: Rgb, width: u32, height: u32) -> Rgb {
-    scale(&mut Resizer::new(), picture, width.max(1), height.max(1))
+    scale(&mut Resizer::new(), &picture, width.max(1), height.max(1))
         .expect("a poster has three bytes for each of its pixels")
 }
 

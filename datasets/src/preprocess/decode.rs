@@ -25,9 +25,14 @@ const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
 
 /// Decodes a file, upright.
 pub(super) fn decode(file: &[u8]) -> Result<(Rgb, Format), Skip> {
+    decode_with(file, &mut Vec::new())
+}
+
+/// As [`decode`]. The picture may take the memory of `spare` instead of new memory.
+pub(super) fn decode_with(file: &[u8], spare: &mut Vec<u8>) -> Result<(Rgb, Format), Skip> {
     match format_of(file) {
         Some(Format::Jpeg) => {
-            let picture = decode_jpeg(file)?;
+            let picture = decode_jpeg(file, spare)?;
             Ok((upright(picture, orientation_of(file)), Format::Jpeg))
         }
         Some(Format::Png) => Ok((decode_other(file, ImageFormat::Png)?, Format::Png)),
@@ -37,7 +42,7 @@ pub(super) fn decode(file: &[u8]) -> Result<(Rgb, Format), Skip> {
     }
 }
 
-fn decode_jpeg(file: &[u8]) -> Result<Rgb, Skip> {
+fn decode_jpeg(file: &[u8], spare: &mut Vec<u8>) -> Result<Rgb, Skip> {
     // Greyscale, CMYK and YCCK are turned into RGB by the decoder. In strict mode it refuses
     // damaged data instead of painting over it.
     let options = DecoderOptions::default()
@@ -58,15 +63,20 @@ fn decode_jpeg(file: &[u8]) -> Result<Rgb, Skip> {
     if end_of(file) == End::Cut {
         return Err(truncated());
     }
-    let bytes = decoder
-        .decode()
-        .map_err(|error| skip_of_jpeg(&error, file))?;
-    if bytes.len() != width as usize * height as usize * 3 {
+    let needed = width as usize * height as usize * 3;
+    if decoder.output_buffer_size() != Some(needed) {
         return Err(Skip::new(
             "undecodable",
             "its colours cannot be turned into RGB",
         ));
     }
+    let mut bytes = std::mem::take(spare);
+    // Nothing of the picture before must show, whatever the decoder leaves out.
+    bytes.clear();
+    bytes.resize(needed, 0);
+    decoder
+        .decode_into(&mut bytes)
+        .map_err(|error| skip_of_jpeg(&error, file))?;
     Ok(Rgb {
         width,
         height,
@@ -228,7 +238,8 @@ fn end_of(file: &[u8]) -> End {
             Some([0xff, 0xff]) => at += 1,
             // Within the data every 0xff is followed by 0 or a restart marker.
             Some([0xff, START_OF_SCAN]) => {
-                let has_end = file[at..].windows(2).any(|pair| pair == END_OF_IMAGE);
+                // Most files end with it, so it is looked for from there.
+                let has_end = file[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
                 return if has_end { End::Whole } else { End::Cut };
             }
             Some([0xff, marker]) if *marker >= MARKERS_FROM => match file.get(at + 2..at + 4) {

@@ -65,14 +65,13 @@ impl Look {
         let copy = shrunk(resizer, picture, COPY_SIDE)?;
         let (brightest, darkest) = brightness(&copy);
         let grey = grey_of(&copy);
-        let small = grey_of(&shrunk(resizer, &copy, SHARPNESS_SIDE)?);
-        let sharp_copy = shrunk(resizer, &copy, SHARPNESS_SIDE)?;
+        let small = shrunk(resizer, &copy, SHARPNESS_SIDE)?;
         let side = HASH_SIDE as u32;
-        let square = grey_of(&scale(resizer, copy.clone(), side, side)?);
-        let strip = grey_of(&scale(resizer, copy.clone(), 9, 8)?);
+        let square = grey_of(&scale(resizer, &copy, side, side)?);
+        let strip = grey_of(&scale(resizer, &copy, 9, 8)?);
         let information = entropy(&grey) / 10.0;
         let colours = if information < limit::NO_DETAIL {
-            let tile = scale(resizer, copy.clone(), TILE_SIDE, TILE_SIDE)?;
+            let tile = scale(resizer, &copy, TILE_SIDE, TILE_SIDE)?;
             colours_of(&tile)
         } else {
             0
@@ -85,7 +84,7 @@ impl Look {
             brightest: rounded(brightest),
             darkest: rounded(darkest),
             information: rounded(information),
-            sharpness: rounded(sharpness(&small, sharp_copy.width as usize)),
+            sharpness: rounded(sharpness(&grey_of(&small), small.width as usize)),
             phash: phash(&square),
             dhash: dhash(&strip),
             colours,
@@ -121,7 +120,7 @@ fn shrunk(resizer: &mut Resizer, picture: &Rgb, side: u32) -> Result<Rgb, String
     let scaled =
         |pixels: u32| (u64::from(pixels) * u64::from(side) / u64::from(longest)).max(1) as u32;
     let (width, height) = (scaled(picture.width), scaled(picture.height));
-    scale(resizer, picture.clone(), width, height)
+    scale(resizer, picture, width, height)
 }
 
 fn grey_of(picture: &Rgb) -> Vec<u8> {
@@ -306,7 +305,7 @@ mod tests {
     fn hashes_hold_for_the_same_picture_at_another_size_and_differ_for_others() {
         for seed in 0..20 {
             let original = patches(seed);
-            let smaller = scale(&mut Resizer::new(), original.clone(), 120, 180).unwrap();
+            let smaller = scale(&mut Resizer::new(), &original, 120, 180).unwrap();
             let (a, b) = (look(&original), look(&smaller));
             assert!((a.phash ^ b.phash).count_ones() <= 4);
             assert!((a.dhash ^ b.dhash).count_ones() <= 4);

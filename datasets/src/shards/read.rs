@@ -16,8 +16,8 @@ use zune_jpeg::JpegDecoder;
 
 use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
 use crate::ipc;
-use crate::mapping::map;
-use crate::preprocess::picture_of;
+use crate::mapping::{self, Mapping};
+use crate::preprocess::picture::Shrinker;
 
 /// How far a set is checked when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,12 +122,30 @@ struct Batch {
     labels: FixedSizeBinaryArray,
     images: Images,
     file: PathBuf,
+    /// None: not of a file.
+    mapping: Option<Mapping>,
 }
 
 #[derive(Debug)]
 enum Images {
     Raw(FixedSizeBinaryArray),
     Files(BinaryArray),
+}
+
+impl Images {
+    /// The bytes of `count` pictures from `first` on, which lie side by side.
+    fn bytes(&self, first: usize, count: usize) -> &[u8] {
+        match self {
+            Self::Raw(images) => {
+                let width = images.value_length() as usize;
+                &images.value_data()[first * width..(first + count) * width]
+            }
+            Self::Files(images) => {
+                let offset = |at: usize| images.value_offsets()[at] as usize;
+                &images.value_data()[offset(first)..offset(first + count)]
+            }
+        }
+    }
 }
 
 impl Split {
@@ -168,6 +186,29 @@ impl Split {
         })
     }
 
+    /// Asks the kernel to read these rows, in growing order, before they are needed. Waits until the
+    /// disk has taken the requests, rows that lie side by side as one; rows that are not there are
+    /// left out.
+    pub fn will_need(&self, rows: &[usize]) {
+        let mut rest = rows;
+        while let Some(first) = rest.first() {
+            let Ok((batch, at)) = self.locate(*first) else {
+                return;
+            };
+            let left_in_batch = batch.ids.len() - at;
+            let side_by_side = rest
+                .iter()
+                .enumerate()
+                .take(left_in_batch)
+                .take_while(|(offset, row)| **row == first + offset)
+                .count();
+            if let Some(mapping) = &batch.mapping {
+                mapping.will_need(batch.images.bytes(at, side_by_side));
+            }
+            rest = &rest[side_by_side.max(1)..];
+        }
+    }
+
     /// Writes the pixels of row `i` to `out`: height x width x 3 bytes, RGB, decoded if need be.
     pub fn pixels_into(&self, i: usize, out: &mut [u8]) -> Result<(), ShardError> {
         let needed = self.width as usize * self.height as usize * 3;
@@ -185,8 +226,8 @@ impl Split {
             }
             ImageEncoding::Jpeg => self.decode_into(row.image, out),
             ImageEncoding::Original => {
-                picture_of(row.image, self.width, self.height).map(|pixels| {
-                    out.copy_from_slice(&pixels);
+                Shrinker::new(self.width, self.height).pixels(row.image).map(|pixels| {
+                    out.copy_from_slice(pixels);
                 })
             }
         };
@@ -245,10 +286,11 @@ impl Split {
         check: Check,
     ) -> Result<(), ShardError> {
         let path = dir.join(&shard.file);
-        let bytes = map(&path).map_err(|source| ShardError::Io {
+        let mapping = mapping::open(&path).map_err(|source| ShardError::Io {
             file: path.clone(),
             source,
         })?;
+        let bytes = mapping.bytes();
         let damaged = |problem: String| ShardError::Damaged {
             file: path.clone(),
             problem,
@@ -263,8 +305,10 @@ impl Split {
         let rows_before = self.rows;
         for batch in batches {
             let rows = batch.num_rows();
-            self.batches
-                .push(self.check_batch(batch, &path).map_err(damaged)?);
+            self.batches.push(Batch {
+                mapping: Some(mapping.clone()),
+                ..self.check_batch(batch, &path).map_err(damaged)?
+            });
             self.rows += rows;
         }
         let rows = self.rows - rows_before;
@@ -298,6 +342,7 @@ impl Split {
             labels,
             images,
             file: file.to_owned(),
+            mapping: None,
         })
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::table::{Table, unknown};
 use crate::spec::{
-    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Transfer,
+    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Shuffle,
+    Transfer,
 };
 use crate::zoo::{self, MODELS};
 
@@ -16,6 +17,11 @@ const BACKBONES_MAX: usize = 8;
 /// Hidden classifier layers, and the size of one: beyond it the classifier is the network.
 const HIDDEN_MAX: usize = 8;
 const HIDDEN_SIZE_MAX: u32 = 16_384;
+/// Pictures of a shuffle's buffer. The least is what a disk reads in one go; the default is 2.2 GB of raw
+/// pictures of 299x299, of which two must fit into memory.
+const BUFFER_MIN: u32 = 256;
+const BUFFER_DEFAULT: u32 = 8_192;
+const BUFFER_MAX: u32 = 100_000_000;
 /// Pixels of a side that an ensemble's network sees.
 const SIDE_MIN_PX: u32 = 16;
 const SIDE_MAX_PX: u32 = 2_048;
@@ -49,12 +55,14 @@ pub(super) fn learning(table: &mut Table<'_>) -> Learning {
             ),
         );
     }
+    let sampling = table
+        .choice("sampling", &samplings, Some(Sampling::Shuffle))
+        .unwrap_or_default();
     Learning {
         loss: loss(table),
         label_smoothing: table.float("label_smoothing", 0.0..=0.9, Some(0.0)),
-        sampling: table
-            .choice("sampling", &samplings, Some(Sampling::Shuffle))
-            .unwrap_or_default(),
+        sampling,
+        shuffle: shuffle(table, sampling),
         mixup,
         cutmix,
     }
@@ -69,6 +77,30 @@ fn mix(table: &mut Table<'_>, key: &'static str, alpha: f64, share: f64) -> Opti
     };
     mix.finish();
     Some(read)
+}
+
+fn shuffle(table: &mut Table<'_>, sampling: Sampling) -> Shuffle {
+    let kinds = [("global", false), ("shards", true)];
+    let by_shards = table.choice("shuffle", &kinds, Some(false)) == Some(true);
+    let has_buffer = table.has("shuffle_buffer");
+    let buffer = table.int(
+        "shuffle_buffer",
+        BUFFER_MIN..=BUFFER_MAX,
+        Some(BUFFER_DEFAULT),
+    );
+    if !by_shards {
+        if has_buffer {
+            let message = "is the buffer of shuffle = \"shards\"; a global shuffle has none";
+            table.add_error("shuffle_buffer", message);
+        }
+        return Shuffle::Global;
+    }
+    if sampling != Sampling::Shuffle {
+        let message =
+            "\"shards\" visits each picture once; set sampling = \"shuffle\", or leave shuffle out";
+        table.add_error("shuffle", message);
+    }
+    Shuffle::Shards { buffer }
 }
 
 fn loss(table: &mut Table<'_>) -> Loss {

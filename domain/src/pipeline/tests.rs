@@ -1,7 +1,7 @@
 //! The door, tried with good and bad documents. Messages are pinned: they are the product.
 
 use super::*;
-use crate::spec::{InputRef, Mix, Optimizer, Work};
+use crate::spec::{InputRef, Learning, Mix, Optimizer, Shuffle, Work};
 
 const POSTERS: &str = r#"
 name = "posters"
@@ -280,6 +280,38 @@ fn settings_that_were_stored_before_a_key_existed_still_read() {
         panic!("an old spec cannot be read");
     };
     assert!(read.undated && read.group_near_duplicates && read.test_rows.is_none());
+}
+
+#[test]
+fn a_shuffle_by_shards_has_a_buffer_and_visits_each_picture_once() {
+    let read = |keys: &[(&str, &str)]| {
+        let keys = keys
+            .iter()
+            .map(|(key, value)| set(&format!("jobs.train.{key}"), value));
+        let overrides: Vec<Override> = keys.collect();
+        parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None)
+    };
+    let shuffle = |keys: &[(&str, &str)]| {
+        let spec = read(keys).unwrap();
+        let mut jobs = spec.jobs.into_iter();
+        let job = jobs.find(|job| job.name.as_str() == "train").unwrap();
+        let Work::Train(train) = job.work else {
+            panic!("a train job trains");
+        };
+        train.learning.shuffle
+    };
+    assert_eq!(shuffle(&[]), Shuffle::Global);
+    let shards = ("shuffle", "shards");
+    assert_eq!(shuffle(&[shards]), Shuffle::Shards { buffer: 8_192 });
+    let buffer = ("shuffle_buffer", "500");
+    assert_eq!(shuffle(&[shards, buffer]), Shuffle::Shards { buffer: 500 });
+
+    let wrong = |keys: &[(&str, &str)]| lines(&read(keys).unwrap_err());
+    insta::assert_snapshot!(wrong(&[buffer]), @r#"jobs.train.shuffle_buffer: is the buffer of shuffle = "shards"; a global shuffle has none"#);
+    insta::assert_snapshot!(wrong(&[shards, ("sampling", "balanced")]), @r#"jobs.train.shuffle: "shards" visits each picture once; set sampling = "shuffle", or leave shuffle out"#);
+    // What was stored before the key existed.
+    let old: Learning = serde_json::from_str(r#"{"sampling":"shuffle"}"#).unwrap();
+    assert_eq!(old.shuffle, Shuffle::Global);
 }
 
 #[test]

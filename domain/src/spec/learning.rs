@@ -56,6 +56,20 @@ pub struct Mix {
     pub share: f64,
 }
 
+/// In which order an epoch visits pictures that each come once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "lowercase")]
+pub enum Shuffle {
+    /// Any picture may come anywhere.
+    #[default]
+    Global,
+    /// Shards are read mostly from front to back, through a buffer that is shuffled.
+    Shards {
+        /// Pictures.
+        buffer: u32,
+    },
+}
+
 /// What happens when given weights do not fill the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -112,6 +126,7 @@ pub struct Learning {
     pub mixup: Option<Mix>,
     /// A part of one picture set into another (Yun et al. 2019).
     pub cutmix: Option<Mix>,
+    pub shuffle: Shuffle,
 }
 
 /// What training starts from, and which of it learns.

@@ -4,18 +4,26 @@
 //! are, and where a run was interrupted, changes nothing; no state has to be saved, and finding a
 //! position takes no walk through those before it.
 
+use marquee_domain::spec::Shuffle;
+
+use super::shuffle::ShardOrder;
+
 /// Rounds of the Feistel network. Four make a good shuffle of large sets; small ones, whose halves
 /// have only a few bits, need more.
 const ROUNDS: usize = 8;
 
 /// Keeps the streams of chance apart that come from one seed.
 #[derive(Debug, Clone, Copy)]
-enum Purpose {
+pub(super) enum Purpose {
     Order = 1,
     Flip = 2,
     Change = 3,
     Draw = 4,
     Mix = 5,
+    /// Where the runs of a shuffle by shards begin, their order, and the order within a buffer.
+    Runs = 6,
+    RunOrder = 7,
+    Buffer = 8,
 }
 
 /// Mixes all bits of a number into all bits of the result (the finaliser of splitmix64).
@@ -26,42 +34,48 @@ fn mix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn chance(seed: u64, epoch: u32, purpose: Purpose, index: u64) -> u64 {
+pub(super) fn chance(seed: u64, epoch: u32, purpose: Purpose, index: u64) -> u64 {
     mix(mix(mix(seed) ^ (u64::from(epoch) << 8 | purpose as u64)) ^ index)
 }
 
-/// A permutation of `0..rows`, made anew for each epoch.
+/// A permutation of `0..count` that a seed determines.
 ///
-/// A Feistel network permutes the numbers below the next power of four; what falls outside `0..rows`
+/// A Feistel network permutes the numbers below the next power of four; what falls outside `0..count`
 /// is put through it again until it falls inside, which keeps it a permutation.
 #[derive(Debug, Clone)]
-pub(crate) struct EpochOrder {
-    rows: u64,
+pub(super) struct Permutation {
+    count: u64,
     half_bits: u32,
     keys: [u64; ROUNDS],
 }
 
-impl EpochOrder {
-    pub(crate) fn new(seed: u64, epoch: u32, rows: u64) -> Self {
-        let bits = u64::BITS - rows.saturating_sub(1).leading_zeros();
-        let keys = std::array::from_fn(|round| chance(seed, epoch, Purpose::Order, round as u64));
+impl Permutation {
+    /// `key` gives the key of each round.
+    pub(super) fn new(count: u64, key: impl Fn(u64) -> u64) -> Self {
+        let bits = u64::BITS - count.saturating_sub(1).leading_zeros();
         Self {
-            rows,
+            count,
             half_bits: bits.div_ceil(2).max(1),
-            keys,
+            keys: std::array::from_fn(|round| key(round as u64)),
         }
     }
 
-    /// The row at `position`, both below the number of rows.
-    pub(crate) fn row(&self, position: u64) -> u64 {
-        assert!(
-            position < self.rows,
-            "position {position} of {} rows",
-            self.rows
-        );
-        let mut x = self.permute(position);
-        while x >= self.rows {
+    /// What stands at `place`, both below the count.
+    pub(super) fn at(&self, place: u64) -> u64 {
+        assert!(place < self.count, "place {place} of {}", self.count);
+        let mut x = self.permute(place);
+        while x >= self.count {
             x = self.permute(x);
+        }
+        x
+    }
+
+    /// The place at which `what` stands.
+    pub(super) fn place_of(&self, what: u64) -> u64 {
+        assert!(what < self.count, "{what} of {}", self.count);
+        let mut x = self.permute_back(what);
+        while x >= self.count {
+            x = self.permute_back(x);
         }
         x
     }
@@ -73,6 +87,42 @@ impl EpochOrder {
             (left, right) = (right, left ^ (mix(right ^ key) & mask));
         }
         left << self.half_bits | right
+    }
+
+    fn permute_back(&self, x: u64) -> u64 {
+        let mask = (1 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for key in self.keys.iter().rev() {
+            (left, right) = (right ^ (mix(left ^ key) & mask), left);
+        }
+        left << self.half_bits | right
+    }
+}
+
+/// The order of an epoch, made anew for each.
+#[derive(Debug, Clone)]
+pub(crate) enum EpochOrder {
+    /// Any row may come anywhere.
+    Global(Permutation),
+    Shards(ShardOrder),
+}
+
+impl EpochOrder {
+    pub(crate) fn new(shuffle: Shuffle, seed: u64, epoch: u32, rows: u64) -> Self {
+        match shuffle {
+            Shuffle::Global => Self::Global(Permutation::new(rows, |round| {
+                chance(seed, epoch, Purpose::Order, round)
+            })),
+            Shuffle::Shards { buffer } => Self::Shards(ShardOrder::new(buffer, seed, epoch, rows)),
+        }
+    }
+
+    /// The row at `position`, both below the number of rows.
+    pub(crate) fn row(&self, position: u64) -> u64 {
+        match self {
+            Self::Global(permutation) => permutation.at(position),
+            Self::Shards(order) => order.row(position),
+        }
     }
 }
 
@@ -109,8 +159,13 @@ pub(crate) fn roll_below(dice: u64, index: u64, end: u64) -> u64 {
 }
 
 /// The part of `0..rows` that belongs to `rank`: parts are in order and differ by one at most.
-pub(crate) fn share(rows: u64, rank: u32, world_size: u32) -> std::ops::Range<u64> {
-    let bound = |rank: u32| {
+pub(crate) fn share(
+    rows: u64,
+    rank: impl Into<u64>,
+    world_size: impl Into<u64>,
+) -> std::ops::Range<u64> {
+    let (rank, world_size) = (rank.into(), world_size.into());
+    let bound = |rank: u64| {
         let product = u128::from(rows) * u128::from(rank) / u128::from(world_size);
         u64::try_from(product).expect("a share is no larger than the whole")
     };
@@ -124,7 +179,7 @@ mod tests {
     use super::*;
 
     fn epoch_of(seed: u64, epoch: u32, rows: u64) -> Vec<u64> {
-        let order = EpochOrder::new(seed, epoch, rows);
+        let order = EpochOrder::new(Shuffle::Global, seed, epoch, rows);
         (0..rows).map(|position| order.row(position)).collect()
     }
 
@@ -134,6 +189,16 @@ mod tests {
             for epoch in 0..3 {
                 let seen: BTreeSet<u64> = epoch_of(9, epoch, rows).into_iter().collect();
                 assert_eq!(seen, (0..rows).collect(), "{rows} rows, epoch {epoch}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_permutation_knows_where_each_thing_stands() {
+        for count in [1, 2, 5, 64, 1_000] {
+            let permutation = Permutation::new(count, |round| mix(round));
+            for place in 0..count {
+                assert_eq!(permutation.place_of(permutation.at(place)), place);
             }
         }
     }
@@ -185,7 +250,7 @@ mod tests {
         for rows in [0, 1, 3, 7, 64, 65] {
             for world_size in [1, 2, 3, 4, 7] {
                 let shares: Vec<_> = (0..world_size)
-                    .map(|rank| share(rows, rank, world_size))
+                    .map(|rank: u32| share(rows, rank, world_size))
                     .collect();
                 assert_eq!(
                     shares.iter().cloned().flatten().collect::<Vec<_>>(),

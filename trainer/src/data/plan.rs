@@ -1,8 +1,9 @@
 //! Which pictures belong to which step and rank.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use marquee_domain::spec::TrainSettings;
+use marquee_domain::spec::{Shuffle, TrainSettings};
 
 use super::mixing::Mixing;
 use super::order::{EpochOrder, dice, is_flipped, mixing_dice, share};
@@ -52,6 +53,9 @@ pub(crate) struct Request {
     pub(crate) global: u64,
     /// Place of this rank's first picture in the step.
     pub(crate) first: u64,
+    /// Rows that this rank will read in the next steps, as they lie on disk. Empty but where a new
+    /// part of a shuffle by shards begins.
+    pub(crate) ahead: Vec<u64>,
 }
 
 impl Request {
@@ -65,6 +69,7 @@ impl Request {
             pictures,
             is_stand_in: false,
             first: 0,
+            ahead: Vec::new(),
         }
     }
 }
@@ -81,6 +86,7 @@ pub(crate) struct Plan {
     epochs: u32,
     max_steps: Option<u64>,
     seed: u64,
+    shuffle: Shuffle,
     flip: bool,
     /// None: every row comes once in an epoch.
     sampler: Option<Arc<Sampler>>,
@@ -97,6 +103,7 @@ impl Plan {
             epochs: settings.epochs,
             max_steps: settings.max_steps,
             seed: settings.seed,
+            shuffle: settings.learning.shuffle,
             flip: settings.flip,
             sampler: None,
             mixing: Mixing::of(&settings.learning),
@@ -157,7 +164,7 @@ impl Plan {
     /// What this rank sees in `step`, counted from 0 over the whole run.
     pub(crate) fn request(&self, step: u64) -> Request {
         let epoch = self.epoch_of(step);
-        let order = EpochOrder::new(self.seed, epoch, self.rows);
+        let order = EpochOrder::new(self.shuffle, self.seed, epoch, self.rows);
         let first = step % self.steps_per_epoch() * self.batch_size;
         let global = self.batch_size.min(self.rows - first);
         let mine = share(global, self.rank, self.world_size);
@@ -192,7 +199,41 @@ impl Plan {
             is_stand_in,
             global,
             first: first_of_mine,
+            ahead: self.ahead(&order, first..first + global),
         }
+    }
+
+    /// What this rank reads in the part that follows the one that begins within `step`, the positions
+    /// of one step; with the first part of an epoch, what it reads in that one too.
+    fn ahead(&self, order: &EpochOrder, step: Range<u64>) -> Vec<u64> {
+        let EpochOrder::Shards(shards) = order else {
+            return Vec::new();
+        };
+        if self.sampler.is_some() {
+            return Vec::new();
+        }
+        // Up to here the steps up to and with the one that ends there have announced all.
+        let announced = |end: u64| match end.checked_sub(1) {
+            Some(last) => {
+                let next = (shards.part_of(last) + 1).min(shards.parts() - 1);
+                shards.part(next).end
+            }
+            None => 0,
+        };
+        let (from, to) = (announced(step.start), announced(step.end));
+        let mut rows: Vec<u64> = (from..to)
+            .filter(|position| self.is_mine(*position))
+            .map(|position| shards.row(position))
+            .collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    /// Whether this rank sees the picture at a position of an epoch.
+    fn is_mine(&self, position: u64) -> bool {
+        let first = position - position % self.batch_size;
+        let global = self.batch_size.min(self.rows - first);
+        share(global, self.rank, self.world_size).contains(&(position - first))
     }
 
     /// All that this rank sees from `step` on.
@@ -208,7 +249,7 @@ impl Plan {
 #[derive(Debug, Clone)]
 pub(crate) struct Requests {
     plan: Plan,
-    steps: std::ops::Range<u64>,
+    steps: Range<u64>,
 }
 
 impl Iterator for Requests {
@@ -242,6 +283,7 @@ pub(crate) fn scoring_requests(
             is_stand_in: false,
             global,
             first: 0,
+            ahead: Vec::new(),
         }
     })
 }
@@ -289,9 +331,19 @@ mod tests {
         }
     }
 
+    fn by_shards(buffer: u32) -> TrainSettings {
+        let mut settings = settings();
+        settings.learning.shuffle = Shuffle::Shards { buffer };
+        settings
+    }
+
     fn step_of(rows: u64, world_size: u32, step: u64) -> Vec<Picture> {
+        step_with(&settings(), rows, world_size, step)
+    }
+
+    fn step_with(settings: &TrainSettings, rows: u64, world_size: u32, step: u64) -> Vec<Picture> {
         (0..world_size)
-            .map(|rank| Plan::new(&settings(), rows, rank, world_size).request(step))
+            .map(|rank| Plan::new(settings, rows, rank, world_size).request(step))
             .filter(|request| !request.is_stand_in)
             .flat_map(|request| request.pictures)
             .collect()
@@ -364,6 +416,58 @@ mod tests {
             (0..19).collect()
         );
         assert_ne!(epoch(0), epoch(1));
+    }
+
+    #[test]
+    fn a_shuffle_by_shards_has_the_same_steps_however_many_ranks_there_are() {
+        let settings = by_shards(600);
+        for step in [0, 1, 99, 162, 163, 250] {
+            let alone = step_with(&settings, 1_300, 1, step);
+            for world_size in 2..=5 {
+                let together = step_with(&settings, 1_300, world_size, step);
+                assert_eq!(together, alone, "step {step}, {world_size} ranks");
+            }
+        }
+        let plan = Plan::new(&settings, 1_300, 0, 2);
+        let all: Vec<Request> = plan.requests_from(0).collect();
+        assert_eq!(plan.requests_from(170).collect::<Vec<_>>(), all[170..]);
+        assert_ne!(
+            all,
+            Plan::new(&self::settings(), 1_300, 0, 2)
+                .requests_from(0)
+                .collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn what_a_rank_reads_is_announced_a_part_ahead_in_the_order_of_the_disk() {
+        let settings = by_shards(600);
+        for (rank, world_size) in [(0, 1), (1, 3)] {
+            let plan = Plan::new(&settings, 1_300, rank, world_size);
+            let mut announced = BTreeSet::new();
+            let mut times = 0;
+            for step in 0..plan.steps_per_epoch() {
+                let request = plan.request(step);
+                assert!(request.ahead.is_sorted());
+                times += usize::from(!request.ahead.is_empty());
+                announced.extend(request.ahead);
+                if !request.is_stand_in {
+                    let rows = request.pictures.iter().map(|picture| picture.row);
+                    assert!(
+                        rows.clone().all(|row| announced.contains(&row)),
+                        "step {step}"
+                    );
+                }
+            }
+            // 1,300 rows in three parts: the first two at once, then the third.
+            assert_eq!(times, 2);
+            let seen = (0..plan.steps_per_epoch())
+                .map(|step| plan.request(step))
+                .filter(|request| !request.is_stand_in)
+                .flat_map(|request| request.pictures)
+                .map(|picture| picture.row);
+            assert_eq!(announced, seen.collect());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! threads and worker processes an item, which other work on the machine changes little, unless a row says
 //! otherwise; those that are compared take turns.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -49,14 +49,13 @@ struct Bench<'a> {
 type Part = fn(&Bench<'_>, &mut Sheet) -> Result<()>;
 
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
-    report::step("build: marquee-prep, release profile", || {
-        let mut command = workspace.cargo("build");
-        process::run(command.args(["--release", "--package", "marquee-datasets", "--bins"]))
-    })?;
     let target = workspace.bin_dir.parent().context("a target folder")?;
     let bench = Bench {
         workspace,
-        prep: target.join("release/marquee-prep"),
+        prep: match &options.prep {
+            Some(prep) => prep.clone(),
+            None => build(workspace, &target.join("release/marquee-prep"))?,
+        },
         folder: target.join("bench-data"),
     };
     report::step("make: posters, shards, a table", || {
@@ -79,6 +78,14 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
         }
     }
     Ok(())
+}
+
+fn build(workspace: &Workspace, prep: &Path) -> Result<PathBuf> {
+    report::step("build: marquee-prep, release profile", || {
+        let mut command = workspace.cargo("build");
+        process::run(command.args(["--release", "--package", "marquee-datasets", "--bins"]))
+    })?;
+    Ok(prep.to_owned())
 }
 
 /// One that is compared with ours.

@@ -9,6 +9,7 @@ mod agent;
 mod data;
 mod figure;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -41,6 +42,8 @@ impl Group {
 pub(crate) struct Options {
     pub group: Group,
     pub json: bool,
+    /// A `marquee-prep` to measure instead of one that is built first.
+    pub prep: Option<PathBuf>,
     /// Only these parts of the group; none: all.
     pub parts: Vec<String>,
 }

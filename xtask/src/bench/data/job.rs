@@ -3,10 +3,11 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::Bench;
@@ -23,7 +24,8 @@ pub(super) struct Spent {
 /// A server of generated films, until it is dropped.
 pub(super) struct Catalogue {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    /// Reads what it prints, for it stops when nobody does.
+    paths: Option<JoinHandle<Vec<String>>>,
     /// `127.0.0.1:PORT`.
     pub(super) address: String,
 }
@@ -42,9 +44,10 @@ impl Catalogue {
             .trim_start_matches("http://")
             .trim_end_matches("/3")
             .to_owned();
+        let paths = thread::spawn(move || lines.lines().map_while(Result::ok).collect());
         Ok(Self {
             child,
-            lines,
+            paths: Some(paths),
             address,
         })
     }
@@ -52,16 +55,9 @@ impl Catalogue {
     /// Ends it; the paths that were asked for, if it was started with `--log-requests`.
     pub(super) fn paths(mut self) -> Result<Vec<String>> {
         self.child.kill()?;
-        let lines = std::mem::replace(&mut self.lines, empty()?);
-        Ok(lines.lines().collect::<Result<_, _>>()?)
+        let paths = self.paths.take().context("its paths were taken")?;
+        paths.join().map_err(|_| anyhow!("its reader gave up"))
     }
-}
-
-/// A reader of nothing, to leave in the place of one that was taken.
-fn empty() -> Result<BufReader<ChildStdout>> {
-    let mut child = Command::new("true").stdout(Stdio::piped()).spawn()?;
-    child.wait()?;
-    Ok(BufReader::new(child.stdout.take().context("no stdout")?))
 }
 
 impl Drop for Catalogue {
@@ -81,7 +77,7 @@ pub(super) fn fetch_of(catalogue: &Catalogue, more: &Value) -> Value {
     if let (Some(source), Some(more)) = (source.as_object_mut(), more.as_object()) {
         source.extend(more.clone());
     }
-    json!({ "kind": "fetch", "source": source })
+    json!({ "kind": "fetch", "settings": { "source": source } })
 }
 
 /// Starts the job `work` with its folders below `folder`, where `output` must not be.
