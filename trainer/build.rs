@@ -17,6 +17,7 @@ const SOURCES: &[&str] = &[
     "shim/device.cpp",
     "shim/optimizer.cpp",
     "shim/runtime.cpp",
+    "shim/script.cpp",
 ];
 
 fn main() {

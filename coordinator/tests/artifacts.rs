@@ -219,6 +219,7 @@ impl Commits {
             inputs: [].into(),
             resources: Resources {
                 ranks: 1,
+                min_ranks: None,
                 device: DeviceKind::Cpu,
                 devices_per_rank: 1,
             },

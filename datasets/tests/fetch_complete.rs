@@ -240,6 +240,7 @@ fn a_job_that_is_told_to_stop_leaves_a_checkpoint_that_another_host_goes_on_from
             ChildEvent::Checkpoint { step, path } => checkpoint = Some((step, path)),
             ChildEvent::Progress { .. }
             | ChildEvent::Metrics { .. }
+            | ChildEvent::Regrouped { .. }
             | ChildEvent::Finished { .. }
             | ChildEvent::Failed { .. } => {}
         }
@@ -361,6 +362,7 @@ fn progress_tells_rate_bytes_errors_by_class_and_time_left() {
             ChildEvent::Metrics { values, .. } => Some(values.keys().cloned()),
             ChildEvent::Progress { .. }
             | ChildEvent::Checkpoint { .. }
+            | ChildEvent::Regrouped { .. }
             | ChildEvent::Finished { .. }
             | ChildEvent::Failed { .. } => None,
         })

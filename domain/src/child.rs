@@ -30,9 +30,14 @@ pub mod env {
     pub const MASTER_PORT: &str = "MASTER_PORT";
     /// Ranks that may go on when others are lost. Not set: a lost rank ends the attempt.
     pub const MIN_RANKS: &str = "MARQUEE_MIN_RANKS";
+    /// `host:port` of a second store, for ranks that go on after the first was lost.
+    pub const STANDBY_STORE: &str = "MARQUEE_STANDBY_STORE";
+    /// File that names ranks which the coordinator has given up, as a JSON list of numbers. It may
+    /// come to be while the child runs; those that are left must go on without them.
+    pub const LOST_RANKS_FILE: &str = "MARQUEE_LOST_RANKS_FILE";
     pub const JOB: &str = "MARQUEE_JOB";
     pub const ATTEMPT: &str = "MARQUEE_ATTEMPT";
-    /// Folder whose files become the job's artifact; rank 0's alone is kept.
+    /// Folder whose files become the job's artifact; that of the first rank alone is kept.
     pub const OUTPUT: &str = "MARQUEE_OUTPUT";
     /// Prefix of one variable for each input, `MARQUEE_INPUT_<NAME>`: the artifact's folder.
     pub const INPUT_PREFIX: &str = "MARQUEE_INPUT_";
@@ -108,6 +113,18 @@ pub enum ChildEvent {
     /// A complete checkpoint lies in the folder `path`, a direct child of the spec's
     /// `checkpoints`. The child never touches it again.
     Checkpoint { step: u64, path: PathBuf },
+    /// Other ranks were lost, and those that are left go on by themselves. Each of them says so,
+    /// and from here on the first of `ranks` writes checkpoints and output.
+    Regrouped {
+        /// Steps done, from which they go on.
+        step: u64,
+        /// Those that go on, as they were numbered at the start, ascending.
+        ranks: Vec<u32>,
+        /// Steps that some rank had done and that are done again.
+        steps_lost: u64,
+        /// From the notice of the loss until training went on.
+        seconds: f64,
+    },
     /// The child's last word when all went well. `summary` is one of [`crate::report`]'s types.
     Finished { summary: serde_json::Value },
     /// The child's last word when it failed and knows why.

@@ -73,6 +73,16 @@ impl FailureClass {
         }
     }
 
+    /// Whether the other ranks of a gang may go on without the one that failed so. They take over its
+    /// share of each step: a rank that ran out of memory would be followed by the others.
+    #[must_use]
+    pub fn spares_the_others(self) -> bool {
+        match self {
+            Self::DeviceFault | Self::LostWorker | Self::Network | Self::Crash => true,
+            Self::UserError | Self::OutOfMemory | Self::BadInput | Self::Timeout => false,
+        }
+    }
+
     /// Which class names the cause when several ranks of a gang fail together: the rank that died
     /// knows more than the peers that merely lost their connection to it.
     #[must_use]
@@ -155,6 +165,16 @@ mod tests {
             after_failure(FailureClass::BadInput, 1, 3, 0.5),
             AfterFailure::GiveUp
         );
+    }
+
+    #[test]
+    fn others_go_on_only_where_a_retry_is_worth_it() {
+        for class in FailureClass::ALL {
+            assert!(
+                !class.spares_the_others() || class.is_worth_a_retry(),
+                "{class:?}"
+            );
+        }
     }
 
     #[test]

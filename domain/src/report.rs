@@ -183,6 +183,43 @@ pub struct TrainSummary {
     /// How often it went on after other ranks were lost.
     #[serde(default)]
     pub regroups: u32,
+    /// Each of these times, in order.
+    #[serde(default)]
+    pub went_on: Vec<WentOn>,
+}
+
+/// How a gang went on after ranks were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct WentOn {
+    /// Steps done, from which it went on.
+    pub step: u64,
+    pub ranks: u32,
+    /// Ranks before.
+    pub of: u32,
+    /// Steps that some rank had done and that were done again.
+    pub steps_lost: u64,
+    /// From the notice of the loss until training went on.
+    pub seconds: f64,
+}
+
+impl WentOn {
+    /// Such as "went on with 2 of 3 ranks from step 120 after 3.1 s; no step was lost".
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self {
+            step,
+            ranks,
+            of,
+            steps_lost,
+            seconds,
+        } = *self;
+        let lost = match steps_lost {
+            0 => "no step was lost".to_owned(),
+            1 => "1 step was lost".to_owned(),
+            many => format!("{many} steps were lost"),
+        };
+        format!("went on with {ranks} of {of} ranks from step {step} after {seconds:.1} s; {lost}")
+    }
 }
 
 /// F1 of one threshold rule on the test split.

@@ -34,6 +34,9 @@ impl DeviceKind {
 pub struct Resources {
     /// Processes of the gang, at least 1. All start or none does.
     pub ranks: u32,
+    /// With how few of them the work goes on when others are lost. None: all are needed.
+    #[serde(default)]
+    pub min_ranks: Option<u32>,
     pub device: DeviceKind,
     /// Devices of each rank, at least 1.
     pub devices_per_rank: u32,

@@ -14,8 +14,8 @@ mod learning;
 mod recipe;
 mod settings;
 pub use learning::{
-    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Shuffle,
-    Transfer, matches,
+    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
+    ScriptSettings, Shuffle, Transfer, matches,
 };
 pub use recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{
@@ -104,8 +104,8 @@ impl JobKind {
         match self {
             // An earlier dataset, which this one goes on from.
             Self::Fetch => &["previous"],
-            // An earlier model, whose weights this one starts from.
-            Self::Train => &["weights"],
+            // An earlier model, whose weights this one starts from; a TorchScript module to train.
+            Self::Train => &["weights", "module"],
             Self::Preprocess | Self::Eval | Self::Command => &[],
         }
     }

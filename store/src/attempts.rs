@@ -34,6 +34,8 @@ pub struct Attempt {
     pub number: AttemptNumber,
     pub state: AttemptStateName,
     pub rendezvous: Option<Rendezvous>,
+    /// The same for ranks that go on after the first was lost.
+    pub standby: Option<Rendezvous>,
     pub resumed_from: Option<CheckpointKey>,
     pub failure: Option<Failure>,
     pub created_at: DateTime<Utc>,
@@ -79,9 +81,9 @@ pub async fn insert_attempt(conn: &mut PgConnection, new: &NewAttempt) -> Result
 pub async fn list_attempts(conn: &mut PgConnection, job: JobId) -> Result<Vec<Attempt>> {
     let rows = sqlx::query_as!(
         RawAttempt,
-        "SELECT number, state, rendezvous_host, rendezvous_port, resumed_from_attempt,
-                resumed_from_step, failure_class, failure_message, created_at, started_at,
-                finished_at
+        "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
+                resumed_from_attempt, resumed_from_step, failure_class, failure_message,
+                created_at, started_at, finished_at
          FROM attempts WHERE job_id = $1 ORDER BY number",
         job.0,
     )
@@ -94,9 +96,9 @@ pub async fn list_attempts(conn: &mut PgConnection, job: JobId) -> Result<Vec<At
 pub async fn find_live_attempt(conn: &mut PgConnection, job: JobId) -> Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         RawAttempt,
-        "SELECT number, state, rendezvous_host, rendezvous_port, resumed_from_attempt,
-                resumed_from_step, failure_class, failure_message, created_at, started_at,
-                finished_at
+        "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
+                resumed_from_attempt, resumed_from_step, failure_class, failure_message,
+                created_at, started_at, finished_at
          FROM attempts WHERE job_id = $1 AND state IN ('assigned', 'running')",
         job.0,
     )
@@ -107,7 +109,8 @@ pub async fn find_live_attempt(conn: &mut PgConnection, job: JobId) -> Result<Op
 
 /// Jobs whose live attempt may have to move: all ranks are prepared, one has ended or lies on a
 /// worker that is not online, a cancel was asked for, the job's time is up, or it was assigned
-/// before `assigned_before` and is still being prepared.
+/// before `assigned_before` and is still being prepared. Ranks that it has gone on without count no
+/// more.
 pub async fn list_jobs_to_advance(
     conn: &mut PgConnection,
     now: DateTime<Utc>,
@@ -127,6 +130,7 @@ pub async fn list_jobs_to_advance(
                   OR EXISTS (
                           SELECT 1 FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                           WHERE r.job_id = a.job_id AND r.attempt = a.number
+                            AND r.lost_at IS NULL
                             AND (r.state IN ('finished', 'failed', 'stopped')
                                  OR w.state <> 'online')))
            ORDER BY a.job_id"#,
@@ -152,6 +156,26 @@ pub async fn mark_rendezvous(
         convert::int("attempt", number.0)?,
         rendezvous.host,
         i32::from(rendezvous.port),
+    )
+    .execute(conn)
+    .await?;
+    one_row(&done, job, number)
+}
+
+/// Stores where the ranks of a live attempt find each other once the first place is lost.
+pub async fn mark_standby(
+    conn: &mut PgConnection,
+    job: JobId,
+    number: AttemptNumber,
+    standby: &Rendezvous,
+) -> Result<()> {
+    let done = sqlx::query!(
+        "UPDATE attempts SET standby_host = $3, standby_port = $4
+         WHERE job_id = $1 AND number = $2 AND state = 'assigned'",
+        job.0,
+        convert::int("attempt", number.0)?,
+        standby.host,
+        i32::from(standby.port),
     )
     .execute(conn)
     .await?;
@@ -222,6 +246,8 @@ struct RawAttempt {
     state: String,
     rendezvous_host: Option<String>,
     rendezvous_port: Option<i32>,
+    standby_host: Option<String>,
+    standby_port: Option<i32>,
     resumed_from_attempt: Option<i32>,
     resumed_from_step: Option<i64>,
     failure_class: Option<String>,
@@ -238,6 +264,7 @@ impl TryFrom<RawAttempt> for Attempt {
             number: AttemptNumber(convert::u32_of("attempts.number", raw.number)?),
             state: convert::attempt_state(&raw.state)?,
             rendezvous: rendezvous(raw.rendezvous_host, raw.rendezvous_port)?,
+            standby: rendezvous(raw.standby_host, raw.standby_port)?,
             resumed_from: CheckpointKey::from_columns(
                 raw.resumed_from_attempt,
                 raw.resumed_from_step,

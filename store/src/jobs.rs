@@ -44,7 +44,7 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     /// Of the job, or of the newest attempt while its retry is due.
     pub failure: Option<Failure>,
-    /// Newest progress of rank 0 of the newest attempt.
+    /// Newest progress of the newest attempt's first rank that was not lost.
     pub progress: Option<Progress>,
     /// Digest of the committed artifact.
     pub artifact: Option<Digest>,
@@ -200,7 +200,11 @@ pub async fn list_jobs(
                   e.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from
            FROM jobs j
            JOIN pipelines p ON p.id = j.pipeline_id
-           LEFT JOIN attempt_ranks r ON r.job_id = j.id AND r.attempt = j.attempt AND r.rank = 0
+           LEFT JOIN LATERAL (
+               SELECT f.progress FROM attempt_ranks f
+               WHERE f.job_id = j.id AND f.attempt = j.attempt AND f.lost_at IS NULL
+               ORDER BY f.rank LIMIT 1
+           ) r ON true
            LEFT JOIN artifacts a ON a.job_id = j.id
            LEFT JOIN LATERAL (
                SELECT min(m.started_at) AS started_at,

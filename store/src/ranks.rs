@@ -87,6 +87,8 @@ pub struct RankRow {
     pub summary: Option<serde_json::Value>,
     pub failure: Option<Failure>,
     pub ended_at: Option<DateTime<Utc>>,
+    /// When the attempt went on without it.
+    pub lost_at: Option<DateTime<Utc>>,
 }
 
 /// The ranks of one attempt, or of all attempts of a job, by attempt and rank.
@@ -101,7 +103,7 @@ pub async fn list_ranks(
     let rows = sqlx::query!(
         r#"SELECT r.attempt, r.rank, r.worker_id, w.name AS worker_name,
                   w.state = 'online' AS "worker_online!", r.devices, r.state, r.progress,
-                  r.summary, r.failure_class, r.failure_message, r.ended_at
+                  r.summary, r.failure_class, r.failure_message, r.ended_at, r.lost_at
            FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
            WHERE r.job_id = $1 AND ($2::int IS NULL OR r.attempt = $2)
            ORDER BY r.attempt, r.rank"#,
@@ -125,6 +127,7 @@ pub async fn list_ranks(
             summary: row.summary,
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,
+            lost_at: row.lost_at,
         })
     });
     ranks.collect()
@@ -188,6 +191,11 @@ pub struct WorkerRank {
     /// Ranks of the attempt.
     pub world_size: u32,
     pub rendezvous: Option<Rendezvous>,
+    pub standby: Option<Rendezvous>,
+    /// The attempt has gone on without it.
+    pub is_lost: bool,
+    /// Ranks of the attempt that it has gone on without.
+    pub lost: Vec<Rank>,
 }
 
 /// The ranks of a worker that have not ended, and those among `held` that have.
@@ -210,7 +218,12 @@ pub async fn list_worker_ranks(
     let rows = sqlx::query!(
         r#"SELECT r.job_id, r.attempt, r.rank, r.state, r.last_sequence,
                   a.state AS attempt_state, j.attempt AS newest_attempt, j.cancel_requested,
-                  j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port
+                  j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
+                  a.standby_port, r.lost_at IS NOT NULL AS "is_lost!",
+                  ARRAY(SELECT l.rank FROM attempt_ranks l
+                        WHERE l.job_id = r.job_id AND l.attempt = r.attempt
+                          AND l.lost_at IS NOT NULL
+                        ORDER BY l.rank) AS "lost!"
            FROM attempt_ranks r
            JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
            JOIN jobs j ON j.id = r.job_id
@@ -236,6 +249,13 @@ pub async fn list_worker_ranks(
             cancel_requested: row.cancel_requested,
             world_size: convert::u32_of("jobs.ranks", row.world_size)?,
             rendezvous: attempts::rendezvous(row.rendezvous_host, row.rendezvous_port)?,
+            standby: attempts::rendezvous(row.standby_host, row.standby_port)?,
+            is_lost: row.is_lost,
+            lost: row
+                .lost
+                .into_iter()
+                .map(|rank| convert::u32_of("attempt_ranks.rank", rank).map(Rank))
+                .collect::<Result<_>>()?,
         })
     });
     ranks.collect()
@@ -251,13 +271,20 @@ pub struct Assignment {
     pub local_rank: u32,
     pub devices: Vec<Device>,
     pub resume: Option<CheckpointKey>,
+    /// The lowest rank on another host than rank 0's, where there is one.
+    pub standby_rank: Option<Rank>,
 }
 
 /// The assignment of a rank.
 pub async fn find_assignment(conn: &mut PgConnection, key: RankKey) -> Result<Option<Assignment>> {
     let row = sqlx::query!(
         "SELECT j.pipeline_id, j.spec, j.ranks, r.local_rank, r.devices, a.resumed_from_attempt,
-                a.resumed_from_step
+                a.resumed_from_step,
+                (SELECT min(o.rank)
+                 FROM attempt_ranks o
+                 JOIN attempt_ranks f ON f.job_id = o.job_id AND f.attempt = o.attempt AND f.rank = 0
+                 WHERE o.job_id = r.job_id AND o.attempt = r.attempt
+                   AND o.worker_id <> f.worker_id) AS standby_rank
          FROM attempt_ranks r
          JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
          JOIN jobs j ON j.id = r.job_id
@@ -276,6 +303,10 @@ pub async fn find_assignment(conn: &mut PgConnection, key: RankKey) -> Result<Op
         local_rank: convert::u32_of("attempt_ranks.local_rank", row.local_rank)?,
         devices: convert::json("attempt_ranks.devices", row.devices)?,
         resume: CheckpointKey::from_columns(row.resumed_from_attempt, row.resumed_from_step)?,
+        standby_rank: row
+            .standby_rank
+            .map(|rank| convert::u32_of("attempt_ranks.rank", rank).map(Rank))
+            .transpose()?,
     }))
 }
 
@@ -288,6 +319,8 @@ pub struct LockedRank {
     pub attempt_state: AttemptStateName,
     /// Number of the job's newest attempt.
     pub newest_attempt: u32,
+    /// The attempt has gone on without it.
+    pub is_lost: bool,
 }
 
 /// Locks a rank of `worker` until the end of the transaction. None: that worker has no such rank.
@@ -302,7 +335,7 @@ pub async fn lock_rank(
     };
     let row = sqlx::query!(
         r#"SELECT r.state, r.last_sequence, r.progress, a.state AS attempt_state,
-                  j.attempt AS newest_attempt
+                  j.attempt AS newest_attempt, r.lost_at IS NOT NULL AS "is_lost!"
            FROM attempt_ranks r
            JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
            JOIN jobs j ON j.id = r.job_id
@@ -325,6 +358,7 @@ pub async fn lock_rank(
             .transpose()?,
         attempt_state: convert::attempt_state(&row.attempt_state)?,
         newest_attempt: convert::u32_of("jobs.attempt", row.newest_attempt)?,
+        is_lost: row.is_lost,
     }))
 }
 
@@ -396,8 +430,37 @@ pub async fn mark_rank_reported(
     one_row(&done, key)
 }
 
+/// Writes down that a running attempt goes on without a rank. What the rank itself said of the cause
+/// is kept. False when that was written down before, or the rank has finished.
+pub async fn mark_rank_lost(
+    conn: &mut PgConnection,
+    key: RankKey,
+    failure: &Failure,
+    now: DateTime<Utc>,
+) -> Result<bool> {
+    let done = sqlx::query!(
+        "UPDATE attempt_ranks r
+         SET lost_at = $6,
+             failure_class = COALESCE(r.failure_class, $4),
+             failure_message = CASE WHEN r.failure_class IS NULL THEN $5 ELSE r.failure_message END
+         FROM attempts a
+         WHERE r.job_id = $1 AND r.attempt = $2 AND r.rank = $3
+           AND r.lost_at IS NULL AND r.state <> 'finished'
+           AND a.job_id = r.job_id AND a.number = r.attempt AND a.state = 'running'",
+        key.job.0,
+        convert::int("attempt", key.attempt.0)?,
+        convert::int("rank", key.rank.0)?,
+        failure.class.as_str(),
+        failure.message,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Ends a rank that its worker does not hold any more: failed when it should have, stopped when
-/// its attempt had ended.
+/// its attempt had ended. One that its attempt had gone on without keeps its failure.
 pub async fn mark_rank_gone(
     conn: &mut PgConnection,
     key: RankKey,
@@ -411,7 +474,10 @@ pub async fn mark_rank_gone(
     };
     let done = sqlx::query!(
         "UPDATE attempt_ranks
-         SET state = $4, failure_class = $5, failure_message = $6, ended_at = $7
+         SET state = CASE WHEN lost_at IS NULL THEN $4 ELSE 'failed' END,
+             failure_class = COALESCE(failure_class, $5),
+             failure_message = COALESCE(failure_message, $6),
+             ended_at = $7
          WHERE job_id = $1 AND attempt = $2 AND rank = $3
            AND state IN ('assigned', 'prepared', 'running')",
         key.job.0,

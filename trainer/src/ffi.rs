@@ -24,10 +24,12 @@ use crate::error::TorchError;
 mod gpu;
 mod memory;
 mod nccl;
+mod script;
 
 pub(crate) use gpu::{peak_cuda_bytes, set_default_variable};
 pub(crate) use memory::keep_memory;
 pub(crate) use nccl::{Nccl, load_cuda};
+pub(crate) use script::Script;
 
 type Handle = *mut c_void;
 
@@ -185,6 +187,10 @@ fn pointers(tensors: &[Tensor]) -> Vec<Handle> {
 /// A key-value store over TCP at which ranks find each other.
 #[derive(Debug)]
 pub(crate) struct Store(Handle);
+
+// SAFETY: the shim's handle owns a counted reference to the store, and the store's client takes a
+// lock for each request.
+unsafe impl Send for Store {}
 
 impl Store {
     /// Serves a store on `listener`, from a thread of its own, until dropped.

@@ -60,7 +60,7 @@ impl RankProcess {
             && lock(&self.said)
                 .failure
                 .as_ref()
-                .is_none_or(|(class, _)| class.is_worth_a_retry())
+                .is_none_or(|(class, _)| class.spares_the_others())
     }
 }
 
@@ -176,7 +176,8 @@ fn listen(
             Ok(
                 ChildEvent::Progress { .. }
                 | ChildEvent::Metrics { .. }
-                | ChildEvent::Checkpoint { .. },
+                | ChildEvent::Checkpoint { .. }
+                | ChildEvent::Regrouped { .. },
             ) => {
                 if speaks() {
                     events.forward(&line);

@@ -7,7 +7,12 @@
 //! nothing is dropped in it and its batch-norm goes by what it remembers.
 //! Not here: which weights learn ([`freeze`]) and where they come from ([`load`]).
 
-use marquee_domain::spec::{Backbone as BackboneSettings, HeadSettings, TrainSettings};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use marquee_domain::spec::{
+    Backbone as BackboneSettings, HeadSettings, ScriptSettings, TrainSettings,
+};
 use marquee_domain::zoo::{self, MODELS, ModelInfo};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
@@ -15,7 +20,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::data::Normaliser;
 use crate::error::RunError;
 use crate::ffi;
-use crate::models::{Backbone, Pass, Rates, backbone, head_name};
+use crate::models::{Backbone, Pass, Rates, ScriptModel, TORCHSCRIPT, backbone, head_name};
 use crate::parameters::{Parameters, Start};
 
 pub(crate) mod features;
@@ -27,6 +32,12 @@ use head::Head;
 
 /// Name of the model that is made of several networks.
 pub(crate) const ENSEMBLE: &str = "ensemble";
+
+/// Folders of a job's input artifacts, by input name.
+pub(crate) type Inputs = BTreeMap<String, PathBuf>;
+
+/// The optional input that holds a job's own module.
+const MODULE_INPUT: &str = "module";
 
 /// One network of a learner, as files describe it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,12 +60,17 @@ pub(crate) struct Blueprint {
     pub(crate) parts: Vec<PartCard>,
     pub(crate) head: HeadSettings,
     pub(crate) rates: Rates,
+    /// File of the TorchScript module that is the one network.
+    pub(crate) script: Option<PathBuf>,
 }
 
 impl Blueprint {
     /// What `settings` describe.
-    pub(crate) fn of(settings: &TrainSettings) -> Result<Self, RunError> {
+    pub(crate) fn of(inputs: &Inputs, settings: &TrainSettings) -> Result<Self, RunError> {
         let transfer = &settings.transfer;
+        if let Some(module) = &transfer.module {
+            return Self::of_module(inputs, module);
+        }
         let parts = if settings.model == ENSEMBLE {
             let part = |(name, backbone): (&String, &BackboneSettings)| {
                 let size = backbone.width.zip(backbone.height);
@@ -76,6 +92,34 @@ impl Blueprint {
                 dropout: settings.dropout,
                 drop_path: settings.drop_path,
             },
+            script: None,
+        })
+    }
+
+    fn of_module(inputs: &Inputs, module: &ScriptSettings) -> Result<Self, RunError> {
+        let file = Path::new(&module.file);
+        let path = match inputs.get(MODULE_INPUT) {
+            Some(folder) => folder.join(file),
+            None if file.is_absolute() => file.to_owned(),
+            None => {
+                return Err(RunError::user(format!(
+                    "module.file {:?} is no absolute path, and the job has no input {MODULE_INPUT:?}",
+                    module.file
+                )));
+            }
+        };
+        Ok(Self {
+            model: TORCHSCRIPT.to_owned(),
+            parts: vec![PartCard {
+                name: String::new(),
+                model: TORCHSCRIPT.to_owned(),
+                size: module.width.zip(module.height),
+                mean: module.mean,
+                std: module.std,
+            }],
+            head: HeadSettings::default(),
+            rates: Rates::default(),
+            script: Some(path),
         })
     }
 }
@@ -146,6 +190,9 @@ impl Learner {
     ) -> Result<Self, RunError> {
         let classes =
             i64::try_from(classes).map_err(|_| RunError::input("there are too many classes"))?;
+        if let Some(path) = &blueprint.script {
+            return Self::of_script(blueprint, path, classes, (kind, device));
+        }
         let mut parameters = Parameters::new(start, kind, device);
         let mut root = parameters.root();
         let mut parts = Vec::new();
@@ -181,6 +228,45 @@ impl Learner {
         })
     }
 
+    fn of_script(
+        blueprint: &Blueprint,
+        path: &Path,
+        classes: i64,
+        options: (Kind, Device),
+    ) -> Result<Self, RunError> {
+        let (model, parameters) = ScriptModel::load(path, classes, options)?;
+        let (kind, device) = options;
+        let card = blueprint
+            .parts
+            .first()
+            .ok_or_else(|| RunError::host("a module without a card"))?;
+        let part = Part {
+            card: card.clone(),
+            backbone: Box::new(model),
+            normaliser: Normaliser::new(card.mean, card.std, kind, device)?,
+            is_frozen: false,
+            channels_last: true,
+        };
+        Ok(Self {
+            model: blueprint.model.clone(),
+            parameters,
+            parts: vec![part],
+            head: Head::none(),
+            // No weight is the classifier's: whatever the module calls it, it stays as it was made.
+            head_prefix: head::PREFIX.to_owned(),
+            rates: Rates::default(),
+            norms_frozen: false,
+        })
+    }
+
+    /// Writes the network into the file `path`, where it is a TorchScript module.
+    pub(crate) fn save_script(&self, path: &Path) -> Result<bool, RunError> {
+        match &self.parts[..] {
+            [alone] => alone.backbone.save_script(path),
+            _ => Ok(false),
+        }
+    }
+
     /// Pictures and weights with all of a channel's numbers together, as PyTorch has them unasked.
     pub(crate) fn use_channels_first(&mut self) -> Result<(), RunError> {
         for tensor in self.parameters.tensors() {
@@ -197,10 +283,14 @@ impl Learner {
         self.parts.iter().map(|part| part.backbone.width()).sum()
     }
 
-    /// Refuses pictures of a size that a network cannot take.
+    /// Refuses pictures of a size that a network cannot take, and a module that cannot be trained.
     pub(crate) fn check_size(&self, width: u32, height: u32) -> Result<(), RunError> {
         for part in &self.parts {
             let (width, height) = part.card.size.unwrap_or((width, height));
+            if part.card.model == TORCHSCRIPT {
+                part.backbone.try_out(width, height)?;
+                continue;
+            }
             if let Some(problem) = find(&part.card.model)?.size_problem(width, height) {
                 let place = if part.card.name.is_empty() {
                     "the preprocess job".to_owned()

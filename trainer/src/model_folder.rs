@@ -1,7 +1,7 @@
 //! The artifact of a train job: weights, and what is needed to use them.
 //!
-//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]) and,
-//! where asked for, `tensorboard/`.
+//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]), where
+//! asked for `tensorboard/`, and `module.pt` where the job brought a TorchScript module of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,11 +15,13 @@ use tch::{Device, Kind};
 use crate::error::RunError;
 use crate::files;
 use crate::learner::{Blueprint, Learner, PartCard};
-use crate::models::Rates;
+use crate::models::{Rates, TORCHSCRIPT};
 use crate::parameters::Start;
 use crate::tensors;
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// The whole network, for `torch.jit.load`, where the job brought its own.
+const SCRIPT: &str = "module.pt";
 const CARD: &str = "model.json";
 const HISTORY: &str = "history.json";
 /// Folder of the event files.
@@ -31,7 +33,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ModelCard {
     format: u32,
-    /// Name in the zoo, or "ensemble".
+    /// Name in the zoo, "ensemble" or "torchscript".
     pub(crate) model: String,
     /// Names of the outputs, in order.
     pub(crate) classes: Vec<String>,
@@ -101,6 +103,7 @@ pub(crate) fn write(
 ) -> Result<(), RunError> {
     let weights = tensors::encode(learner.parameters.state())?;
     files::write(&dir.join(WEIGHTS), &weights)?;
+    learner.save_script(&dir.join(SCRIPT))?;
     files::write_json(&dir.join(HISTORY), &history)?;
     files::write_json(&dir.join(CARD), card)
 }
@@ -130,6 +133,7 @@ pub(crate) fn read_card(dir: &Path) -> Result<ModelCard, RunError> {
 pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
     let card = read_card(dir)?;
     let mut parts = card.networks.clone();
+    let script = (card.model == TORCHSCRIPT).then(|| dir.join(SCRIPT));
     if parts.is_empty() {
         let info = zoo::find(&card.model).ok_or_else(|| {
             RunError::input(format!("there is no model {:?} in the zoo", card.model))
@@ -145,6 +149,7 @@ pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
         parts,
         head: card.head.clone(),
         rates: Rates::default(),
+        script,
     };
     let learner = Learner::build(
         &blueprint,

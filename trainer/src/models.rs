@@ -8,6 +8,7 @@
 //! changes while it learns (dropout, stochastic depth, batch-norm) follows the [`Pass`].
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use marquee_domain::zoo::{self, MODELS, ModelInfo};
 use tch::{Device, Kind, TchError, Tensor};
@@ -26,6 +27,7 @@ mod inception_v3;
 mod layers;
 mod pass;
 mod resnet;
+mod script;
 mod simple_cnn;
 mod vgg;
 mod vit;
@@ -33,6 +35,7 @@ mod xception;
 
 pub(crate) use layers::Linear;
 pub(crate) use pass::{Chance, Pass};
+pub(crate) use script::{ScriptModel, TORCHSCRIPT};
 
 use convnext::ConvNext;
 use densenet::DenseNet;
@@ -52,6 +55,16 @@ pub(crate) trait Backbone: Debug {
 
     /// Features of one picture.
     fn width(&self) -> i64;
+
+    /// Finds out whether a network that is not of the zoo can learn from pictures of this size.
+    fn try_out(&self, _width: u32, _height: u32) -> Result<(), RunError> {
+        Ok(())
+    }
+
+    /// Writes the network itself, where it is not of the zoo; else false.
+    fn save_script(&self, _path: &Path) -> Result<bool, RunError> {
+        Ok(false)
+    }
 }
 
 /// What is dropped while learning. Both are 0 in timm unless asked for.

@@ -61,6 +61,21 @@ impl Parameters {
         }
     }
 
+    /// Takes up a weight of a network that was built elsewhere.
+    pub(crate) fn adopt_weight(&mut self, name: &str, tensor: Tensor) -> Result<(), RunError> {
+        if tensor.dim() == 4 {
+            ffi::to_channels_last(&tensor)?;
+        }
+        let tensor = tensor.f_set_requires_grad(true)?;
+        self.entries.push((name.to_owned(), tensor));
+        Ok(())
+    }
+
+    /// Takes up a buffer of a network that was built elsewhere.
+    pub(crate) fn adopt_buffer(&mut self, name: &str, tensor: Tensor) {
+        self.buffers.push((name.to_owned(), tensor));
+    }
+
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }

@@ -5,6 +5,7 @@
 //! lives outside the ranks, for a rank may die. Going on without it is [`regroup`]'s.
 
 use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,10 @@ pub struct Place {
     pub store: Option<(String, u16)>,
     /// Ranks that may go on when others are lost. None: a lost rank ends the attempt.
     pub min_ranks: Option<u32>,
+    /// Host and port of another store, for ranks that go on after the first was lost.
+    pub standby: Option<(String, u16)>,
+    /// File that comes to name the ranks which the coordinator has given up.
+    pub lost_ranks: Option<PathBuf>,
 }
 
 impl Place {
@@ -50,6 +55,8 @@ impl Place {
             world_size: 1,
             store: None,
             min_ranks: None,
+            standby: None,
+            lost_ranks: None,
         }
     }
 
@@ -93,11 +100,21 @@ impl Place {
         let min_ranks = get(env::MIN_RANKS)
             .map(|text| number(env::MIN_RANKS, text))
             .transpose()?;
+        let standby = get(env::STANDBY_STORE)
+            .map(|text| {
+                regroup::address(&text).ok_or_else(|| {
+                    let name = env::STANDBY_STORE;
+                    RunError::user(format!("{name} is {text:?}, but must be host:port"))
+                })
+            })
+            .transpose()?;
         Ok(Some(Self {
             rank,
             world_size,
             store: Some((needed(env::MASTER_ADDR)?, port)),
             min_ranks,
+            standby,
+            lost_ranks: get(env::LOST_RANKS_FILE).map(PathBuf::from),
         }))
     }
 }
@@ -116,6 +133,12 @@ pub(crate) struct Peers {
 struct Gathering {
     /// With the prefix of the attempt.
     store: Store,
+    prefix: String,
+    /// Where to meet once the store is lost.
+    standby: Option<(String, u16)>,
+    lost_ranks: Option<PathBuf>,
+    /// When it was looked who was given up.
+    looked_at: Instant,
     /// This rank's own.
     address: String,
     /// Of each operation.
@@ -123,6 +146,8 @@ struct Gathering {
     min_ranks: Option<u32>,
     /// Groups that came before.
     generation: u32,
+    /// How often it was tried to form another.
+    tries: u32,
     /// The ranks of the present group, as they were numbered at the start.
     members: Vec<u32>,
     /// This rank, as it was numbered at the start.
@@ -142,6 +167,8 @@ impl Peers {
             world_size,
             ref store,
             min_ranks,
+            ref standby,
+            ref lost_ranks,
         } = *place;
         let Some((host, port)) = store else {
             return Ok(Some(Self {
@@ -155,7 +182,8 @@ impl Peers {
         let Some(store) = connect(host, *port, deadline, stop)? else {
             return Ok(None);
         };
-        let store = store.prefixed(&format!("job/{}/attempt/{}", spec.job, spec.attempt))?;
+        let prefix = format!("job/{}/attempt/{}", spec.job, spec.attempt);
+        let store = store.prefixed(&prefix)?;
         if !wait_for_all(&store, rank, world_size, deadline, stop)? {
             return Ok(None);
         }
@@ -169,10 +197,15 @@ impl Peers {
             group: Some(group),
             gathering: Some(Gathering {
                 store,
+                prefix,
+                standby: standby.clone(),
+                lost_ranks: lost_ranks.clone(),
+                looked_at: Instant::now(),
                 address,
                 timeout: collective_timeout,
                 min_ranks,
                 generation: 0,
+                tries: 0,
                 members: (0..world_size).collect(),
                 me: rank,
             }),
@@ -383,7 +416,7 @@ mod tests {
             rank: 1,
             world_size: 2,
             store: Some(("h".into(), 29_500)),
-            min_ranks: None,
+            ..Place::alone()
         };
         assert_eq!(place(&two).unwrap(), Some(expected));
     }

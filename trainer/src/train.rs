@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::{ChildEvent, ChildSpec};
-use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport};
+use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport, WentOn};
 use marquee_domain::spec::{GradientCompression, Precision, TrainSettings};
 use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
 use tch::Device;
@@ -132,8 +132,8 @@ struct Session<'a> {
     is_settled: bool,
     /// Whether the weights are being overwritten with those of another rank.
     is_torn: bool,
-    /// How often this rank has gone on after others were lost.
-    regroups: u32,
+    /// Each time that this rank has gone on after others were lost.
+    went_on: Vec<WentOn>,
     window: Window,
     phases: PhaseTimes,
     /// `phases` at the start of the current epoch.
@@ -162,7 +162,7 @@ impl<'a> Session<'a> {
         ffi::be_deterministic()?;
         let kind = precision::kind(settings.precision);
         let classes = &train.index().classes;
-        let blueprint = Blueprint::of(settings)?;
+        let blueprint = Blueprint::of(&spec.inputs, settings)?;
         let mut learner = Learner::build(
             &blueprint,
             classes.len(),
@@ -272,7 +272,7 @@ impl<'a> Session<'a> {
             position,
             is_settled: true,
             is_torn: false,
-            regroups: 0,
+            went_on: Vec::new(),
             window: Window::default(),
             phases: PhaseTimes::default(),
             phases_before: PhaseTimes::default(),
@@ -370,6 +370,7 @@ impl<'a> Session<'a> {
         if let Some(written) = self.checkpoints.poll()? {
             self.announce(written);
         }
+        self.peers.leave_behind()?;
         let started = Instant::now();
         let batch = batches
             .next()
@@ -617,7 +618,8 @@ impl<'a> Session<'a> {
             phases: self.phases,
             precision: self.precision.as_str().to_owned(),
             encoding: self.train.index().encoding.as_str().to_owned(),
-            regroups: self.regroups,
+            regroups: u32::try_from(self.went_on.len()).unwrap_or(u32::MAX),
+            went_on: self.went_on.clone(),
         }
     }
 

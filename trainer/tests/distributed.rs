@@ -11,7 +11,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::{
-    GradientCompression, Learning, Mix, Optimizer, Precision, TrainSettings,
+    GradientCompression, Learning, LrSchedule, Mix, Optimizer, Precision, TrainSettings,
 };
 use nix::sys::signal::{Signal, kill};
 
@@ -58,6 +58,36 @@ fn two_and_three_ranks_compute_what_one_rank_does() {
                 "{optimizer:?}, {ranks} ranks: {apart:e} apart"
             );
             assert!(largest > 0.1);
+        }
+    }
+}
+
+/// One plain step at a rate of 1 takes the gradient itself off the weights. 8 pictures over 3 ranks are
+/// shared unevenly.
+#[test]
+fn gradients_of_two_and_three_ranks_are_those_of_one() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path(), ROWS);
+    for (precision, limit) in [(Precision::Fp64, 1e-12), (Precision::Fp32, 1e-6)] {
+        let one_step = || TrainSettings {
+            precision,
+            max_steps: Some(1),
+            lr_schedule: LrSchedule::Constant,
+            ..exact(Optimizer::Sgd {
+                lr: 1.0,
+                momentum: 0.0,
+                nesterov: false,
+                weight_decay: 0.0,
+            })
+        };
+        let alone = Run::train(folder.path(), one_step());
+        alone.succeed(1);
+        for ranks in [2, 3] {
+            let together = Run::train(folder.path(), one_step());
+            together.succeed(ranks);
+            let (apart, _) = weights_apart(&alone.model_bytes(), &together.model_bytes());
+            println!("{precision:?}, {ranks} ranks: gradients {apart:e} apart");
+            assert!(apart <= limit, "{precision:?}, {ranks} ranks: {apart:e}");
         }
     }
 }

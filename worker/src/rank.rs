@@ -190,6 +190,9 @@ pub struct Orders {
 pub struct StartOrder {
     /// Set where the attempt has several ranks.
     pub rendezvous: Option<Rendezvous>,
+    /// The same once the first is lost.
+    #[serde(default)]
+    pub standby: Option<Rendezvous>,
 }
 
 /// Stop the child, or do not start it.
@@ -284,6 +287,12 @@ impl RankDir {
     #[must_use]
     pub fn rate(&self) -> PathBuf {
         self.0.join("rate")
+    }
+
+    /// Which ranks the coordinator has given up; absent while there are none.
+    #[must_use]
+    pub fn lost_ranks(&self) -> PathBuf {
+        self.0.join("lost-ranks.json")
     }
 
     #[must_use]

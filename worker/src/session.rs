@@ -183,6 +183,7 @@ impl Session {
                 Some(
                     FromCoordinator::Assign(_)
                     | FromCoordinator::Start(_)
+                    | FromCoordinator::RanksLost(_)
                     | FromCoordinator::Stop(_)
                     | FromCoordinator::Ack(_)
                     | FromCoordinator::RateShares(_),
@@ -326,6 +327,7 @@ impl Session {
         let work = move || match body {
             FromCoordinator::Assign(assign) => supervisor.assign(assign),
             FromCoordinator::Start(start) => supervisor.start(start),
+            FromCoordinator::RanksLost(lost) => supervisor.ranks_lost(&lost),
             FromCoordinator::Stop(stop) => supervisor.stop(stop),
             FromCoordinator::Ack(ack) => supervisor.ack(
                 RankKey::new(ack.job_id, ack.attempt, ack.rank),

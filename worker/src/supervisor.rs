@@ -148,9 +148,28 @@ impl Supervisor {
             return Ok(());
         };
         let rendezvous = message.rendezvous.map(TryInto::try_into).transpose();
+        let standby = message.standby.map(TryInto::try_into).transpose();
         rank.order_start(StartOrder {
             rendezvous: rendezvous.map_err(io::Error::other)?,
+            standby: standby.map_err(io::Error::other)?,
         })
+    }
+
+    /// Tells a rank's child which ranks its attempt goes on without. It is told anew with each
+    /// heartbeat; one that is not held is no concern.
+    pub fn ranks_lost(&self, message: &v1::RanksLost) -> io::Result<()> {
+        let key = RankKey::new(message.job_id, message.attempt, message.rank);
+        let Some(rank) = self.find(key) else {
+            return Ok(());
+        };
+        let path = rank.dir.lost_ranks();
+        let known = fs::read(&path).ok();
+        let known = known.and_then(|bytes| serde_json::from_slice::<Vec<u32>>(&bytes).ok());
+        if known.as_ref() == Some(&message.lost) {
+            return Ok(());
+        }
+        info!(rank = %key, lost = ?message.lost, "other ranks were lost");
+        durable::write_json(&path, &message.lost)
     }
 
     /// Stops a rank, or forgets it. One that is not held is no concern.

@@ -84,7 +84,11 @@ impl Explanation<'_> {
                     or(&detail, "the scheduler has not looked at it yet")
                 )]
             }
-            Some(JobStateName::Running) => vec![format!("It runs: {detail}.")],
+            Some(JobStateName::Running) => {
+                let mut why = vec![format!("It runs: {detail}.")];
+                why.extend(words::losses(self.detail));
+                why
+            }
             Some(JobStateName::Succeeded) if job.reused_from_job_id != 0 => {
                 let from = job.reused_from_job_id;
                 vec![format!(
@@ -95,6 +99,7 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Succeeded) => {
                 let mut why = vec![format!("It succeeded {detail}.")];
+                why.extend(words::losses(self.detail));
                 why.extend(
                     words::bottleneck(self.detail).map(|words| format!("Its speed: {words}.")),
                 );
@@ -288,6 +293,7 @@ impl Show for Explanation<'_> {
 
 #[cfg(test)]
 mod tests {
+    use marquee_domain::report::{TrainSummary, WentOn};
     use marquee_proto::v1::{JobKind, JobState};
 
     use super::super::samples;
@@ -321,6 +327,38 @@ mod tests {
         marquee logs 17 --tail 50   shows its last words
         marquee retry 17   tries again, with the jobs that waited for it
         "#);
+    }
+
+    #[test]
+    fn a_job_that_goes_on_without_a_rank_says_so() {
+        let mut detail = samples::failed_train();
+        let job = detail.job.as_mut().unwrap();
+        job.state = JobState::Running.into();
+        job.failure = None;
+        job.finished_at = None;
+        let attempt = detail.attempts.last_mut().unwrap();
+        attempt.failure = None;
+        attempt.ranks[0].summary_json = serde_json::to_string(&TrainSummary {
+            went_on: vec![WentOn {
+                step: 120,
+                ranks: 1,
+                of: 2,
+                steps_lost: 1,
+                seconds: 3.14,
+            }],
+            ..TrainSummary::default()
+        })
+        .unwrap();
+        attempt.ranks[1].lost_at = attempt.started_at;
+        let why = Explanation {
+            detail: &detail,
+            needs: &[],
+        }
+        .why(detail.job.as_ref().unwrap(), samples::now());
+        insta::assert_snapshot!(why[1..].join("\n"), @r"
+        It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
+        It went on with 1 of 2 ranks from step 120 after 3.1 s; 1 step was lost.
+        ");
     }
 
     #[test]

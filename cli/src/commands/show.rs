@@ -212,13 +212,22 @@ pub(super) fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>
                 rank.rank.to_string().into(),
                 rank.worker_name.as_str().into(),
                 words::devices(&rank.devices).into(),
-                words::rank_state(rank).into(),
+                rank_state(rank).into(),
                 failure(cause),
             ]);
             rows.push(row);
         }
     }
     page.table(&heads, rows);
+}
+
+/// One that its attempt went on without is lost, whatever it says of itself.
+fn rank_state(rank: &v1::AttemptRank) -> &'static str {
+    if rank.lost_at.is_some() {
+        "lost"
+    } else {
+        words::rank_state(rank)
+    }
 }
 
 fn own_columns(attempt: &Attempt, now: DateTime<Utc>) -> Vec<Entry> {

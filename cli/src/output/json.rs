@@ -105,6 +105,7 @@ fn rank(rank: &v1::AttemptRank) -> Value {
         "progress": progress(rank.progress.as_ref()),
         "summary": embedded(&rank.summary_json),
         "failure": failure(rank.failure.as_ref()),
+        "lost_at": time(rank.lost_at.as_ref()),
     })
 }
 

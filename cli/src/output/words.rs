@@ -26,6 +26,7 @@ pub(crate) fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
         attempt
             .ranks
             .iter()
+            .filter(|rank| rank.lost_at.is_none())
             .map(|rank| serde_json::from_str(&rank.summary_json).ok())
             .collect()
     };
@@ -86,6 +87,50 @@ fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
     } else {
         format!("{all} {what} ({})", classes.join(", "))
     }
+}
+
+/// What the newest attempt's loss of ranks came to, where it went on without them.
+pub(crate) fn losses(detail: &v1::JobDetail) -> Vec<String> {
+    let Some(attempt) = detail.attempts.last() else {
+        return Vec::new();
+    };
+    let lost = attempt.ranks.iter().filter(|rank| rank.lost_at.is_some());
+    let causes: Vec<String> = lost
+        .map(|rank| {
+            let cause = rank.failure.as_ref().map_or_else(
+                || "no cause is known".to_owned(),
+                |failure| {
+                    format!(
+                        "{}: {}",
+                        failure_word(failure),
+                        first_line(&failure.message)
+                    )
+                },
+            );
+            format!(
+                "rank {} on {} was lost ({cause})",
+                rank.rank, rank.worker_name
+            )
+        })
+        .collect();
+    if causes.is_empty() {
+        return causes;
+    }
+    let (all, left) = (attempt.ranks.len(), attempt.ranks.len() - causes.len());
+    let mut lines = vec![format!(
+        "It went on with {left} of {all} ranks: {}.",
+        causes.join("; ")
+    )];
+    let first = attempt.ranks.iter().find(|rank| rank.lost_at.is_none());
+    let summary: Option<TrainSummary> =
+        first.and_then(|rank| serde_json::from_str(&rank.summary_json).ok());
+    lines.extend(
+        summary
+            .iter()
+            .flat_map(|summary| &summary.went_on)
+            .map(|went_on| format!("It {}.", went_on.words())),
+    );
+    lines
 }
 
 /// The word of a job's state.

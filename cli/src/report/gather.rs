@@ -3,7 +3,9 @@
 use anyhow::Context as _;
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
-use marquee_proto::v1::{AttemptState, Job, JobKind, JobState, get_artifact_request::Which};
+use marquee_proto::v1::{
+    AttemptRank, AttemptState, Job, JobKind, JobState, get_artifact_request::Which,
+};
 
 use serde::de::DeserializeOwned;
 
@@ -107,7 +109,8 @@ pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64)
         .rfind(|attempt| attempt.state() == AttemptState::Succeeded)
         .with_context(|| format!("job {job_id} succeeded without an attempt that did"))?;
     let mut summaries = Vec::with_capacity(committed.ranks.len());
-    for rank in &committed.ranks {
+    let went_on = |rank: &&AttemptRank| rank.lost_at.is_none();
+    for rank in committed.ranks.iter().filter(went_on) {
         let summary = serde_json::from_str(&rank.summary_json).with_context(|| {
             format!(
                 "rank {} of job {job_id} left no summary this CLI knows",

@@ -29,6 +29,9 @@ impl Show for Summary {
         }
         if !self.ranks.is_empty() {
             page.heading(&speed_title(&self.ranks));
+            for went_on in &self.ranks[0].went_on {
+                page.line(went_on.words());
+            }
             time(page, &self.ranks);
         }
         if self.eval.is_none() {

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{AfterFailure, Failure, FailureClass, after_failure};
-use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
+use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::RankState;
 use marquee_domain::spec::{JobKind, JobSpec};
 use marquee_store::artifacts::{self, NewArtifact};
@@ -57,6 +57,7 @@ pub async fn advance(app: &App, job: JobId) -> Result<()> {
     let changed = match verdict {
         Verdict::Wait | Verdict::Commit => return Ok(()),
         Verdict::Start => live.start(&mut tx).await?,
+        Verdict::GoOn(lost) => live.go_on(&mut tx, &lost).await?,
         Verdict::Fail(failure) => live.fail(&mut tx, &failure, jitter(Uuid::new_v4())).await?,
         Verdict::Cancel => live.cancel(&mut tx).await?,
     };
@@ -79,14 +80,19 @@ async fn checked_output(app: &App, job: JobId) -> Result<Option<Output>> {
         return Ok(None);
     };
     let ranks = ranks::list_ranks(&mut conn, job, Some(attempt.number)).await?;
-    if !ranks.iter().all(|rank| rank.state == RankState::Finished) {
+    let mut members = ranks.iter().filter(|rank| rank.lost_at.is_none());
+    if !members
+        .clone()
+        .all(|rank| rank.state == RankState::Finished)
+    {
         return Ok(None);
     }
-    let key = RankKey {
-        job,
-        attempt: attempt.number,
-        rank: Rank(0),
+    // Of those that went on the first one wrote what all have in common.
+    let Some(key) = members.next().map(|rank| rank.key) else {
+        return Ok(None);
     };
+    let first = key.rank;
+    let lost = ranks.iter().find(|rank| rank.lost_at.is_some());
     let output = ranks::find_rank_output(&mut conn, key).await?;
     let kind = jobs::get_job_spec(&mut conn, job).await?.work.kind();
     drop(conn);
@@ -98,9 +104,22 @@ async fn checked_output(app: &App, job: JobId) -> Result<Option<Output>> {
     let files = match (output, kind) {
         // A program that leaves no files has done its work all the same.
         (None, JobKind::Command) => Ok(Manifest::default()),
-        (None, JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval) => Err(
-            broken("rank 0 finished without putting forward its output".to_owned()),
-        ),
+        (None, JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval) => {
+            // It was lost so late that the others had finished, and none of them has a copy.
+            let cause = lost.and_then(|rank| Some((rank.key.rank, rank.failure.clone()?)));
+            Err(match cause {
+                Some((number, failure)) => Failure {
+                    class: failure.class,
+                    message: format!(
+                        "rank {number} was lost before its output was stored: {}",
+                        failure.message
+                    ),
+                },
+                None => broken(format!(
+                    "rank {first} finished without putting forward its output"
+                )),
+            })
+        }
         (Some(manifest), _) => {
             let digests = manifest
                 .files
@@ -115,7 +134,7 @@ async fn checked_output(app: &App, job: JobId) -> Result<Option<Output>> {
             match path {
                 None => Ok(manifest),
                 Some(file) => Err(broken(format!(
-                    "rank 0 put forward {} files, but {} of them were not uploaded, among them {:?}",
+                    "rank {first} put forward {} files, but {} of them were not uploaded, among them {:?}",
                     manifest.files.len(),
                     missing.len(),
                     file.path
@@ -160,6 +179,7 @@ impl Live {
             attempt: &self.attempt,
             ranks: &self.ranks,
             cancel_requested: self.head.cancel_requested,
+            min_ranks: self.spec.resources.min_ranks,
             timeout: self
                 .spec
                 .timeout_s
@@ -212,6 +232,33 @@ impl Live {
         summary
             .and_then(|summary| summary.get("code")?.as_str())
             .unwrap_or_default()
+    }
+
+    /// The store takes note; the sessions see it, end what is left of the lost ranks and tell the
+    /// others.
+    async fn go_on(
+        &self,
+        conn: &mut PgConnection,
+        lost: &[(RankKey, Failure)],
+    ) -> Result<Vec<JobId>> {
+        let (job, number) = (self.head.id, self.attempt.number);
+        let all = self.ranks.len();
+        let before = self.ranks.iter().filter(|rank| rank.lost_at.is_some());
+        let mut left = all - before.count();
+        for (key, failure) in lost {
+            if !ranks::mark_rank_lost(conn, *key, failure, self.now).await? {
+                continue;
+            }
+            left -= 1;
+            let (rank, class) = (key.rank, failure.class.as_str());
+            let text = format!(
+                "rank {rank} was lost ({class}): {}; {left} of {all} ranks are left and go on",
+                failure.message
+            );
+            self.event(conn, &text).await?;
+            tracing::warn!(%job, attempt = %number, %rank, class, message = failure.message, "rank lost; the others go on");
+        }
+        Ok(vec![job])
     }
 
     async fn fail(

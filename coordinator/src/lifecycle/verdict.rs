@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_store::attempts::Attempt;
-use marquee_store::ranks::RankRow;
+use marquee_store::ranks::{RankKey, RankRow};
 
 /// How long the ranks of an attempt may take to fetch their inputs: a terabyte over a slow network
 /// takes hours, a worker that hangs takes for ever.
@@ -18,6 +18,8 @@ pub(super) struct Situation<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) ranks: &'a [RankRow],
     pub(super) cancel_requested: bool,
+    /// With how few ranks the job goes on. None: all are needed.
+    pub(super) min_ranks: Option<u32>,
     /// How long the job's attempts may run.
     pub(super) timeout: Option<Duration>,
     /// How long after a rank's failure its peers may still name a better cause.
@@ -31,8 +33,10 @@ pub(super) enum Verdict {
     Wait,
     /// Every rank is prepared: the attempt runs.
     Start,
-    /// Every rank has finished: rank 0's output becomes the artifact.
+    /// Every rank that was not lost has finished: the first one's output becomes the artifact.
     Commit,
+    /// These ranks are lost for the causes beside them, and the others go on.
+    GoOn(Vec<(RankKey, Failure)>),
     Fail(Failure),
     Cancel,
 }
@@ -46,7 +50,8 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         now,
         ..
     } = *situation;
-    if ranks.iter().all(|rank| rank.state == RankState::Finished) {
+    let members = || ranks.iter().filter(|rank| rank.lost_at.is_none());
+    if members().all(|rank| rank.state == RankState::Finished) {
         return Verdict::Commit;
     }
     let all_gone = ranks.iter().all(is_gone);
@@ -62,10 +67,12 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
             Some(since) => since + situation.settle <= now,
             None => true,
         };
-        return if settled || all_gone {
-            Verdict::Fail(failure)
-        } else {
-            Verdict::Wait
+        if !settled && !members().all(is_gone) {
+            return Verdict::Wait;
+        }
+        return match lost_ranks(situation) {
+            Some(lost) => Verdict::GoOn(lost),
+            None => Verdict::Fail(with_least(failure, situation)),
         };
     }
     if let Some(failure) = out_of_time(situation) {
@@ -87,6 +94,54 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     Verdict::Start
 }
 
+/// The ranks that are lost, where the others go on without them.
+fn lost_ranks(situation: &Situation<'_>) -> Option<Vec<(RankKey, Failure)>> {
+    let least = situation.min_ranks?;
+    // Before the first step the ranks have not met: those that are left would wait for the lost one.
+    let has_begun = situation.attempt.state == AttemptStateName::Running
+        && situation.ranks.iter().any(|rank| rank.progress.is_some());
+    if !has_begun || left(situation.ranks) < usize::try_from(least).unwrap_or(usize::MAX) {
+        return None;
+    }
+    let lost: Vec<_> = situation
+        .ranks
+        .iter()
+        .filter(|rank| rank.lost_at.is_none())
+        .filter_map(|rank| Some((rank.key, failure_of(rank)?)))
+        .collect();
+    let may_pass = |(_, failure): &(RankKey, Failure)| failure.class.spares_the_others();
+    lost.iter().all(may_pass).then_some(lost)
+}
+
+/// Ranks of which nothing bad is known.
+fn left(ranks: &[RankRow]) -> usize {
+    ranks
+        .iter()
+        .filter(|rank| rank.lost_at.is_none() && failure_of(rank).is_none())
+        .count()
+}
+
+/// The failure, with the number of ranks that were left where that is why it ended the attempt.
+fn with_least(failure: Failure, situation: &Situation<'_>) -> Failure {
+    let left = left(situation.ranks);
+    match situation.min_ranks {
+        Some(least)
+            if failure.class.spares_the_others()
+                && left < usize::try_from(least).unwrap_or(usize::MAX) =>
+        {
+            Failure {
+                class: failure.class,
+                message: format!(
+                    "{}; {left} of {} ranks were left, fewer than ranks.min ({least})",
+                    failure.message,
+                    situation.ranks.len()
+                ),
+            }
+        }
+        Some(_) | None => failure,
+    }
+}
+
 /// Whether nothing more will come of a rank: it ended, or its worker's lease did.
 fn is_gone(rank: &RankRow) -> bool {
     rank.state.has_ended() || !rank.worker_online
@@ -95,18 +150,14 @@ fn is_gone(rank: &RankRow) -> bool {
 /// The failure that names the cause best, and since when any is known; None when it is certain at
 /// once, as with a lost worker, whose lease was long enough for its peers to speak.
 fn cause(ranks: &[RankRow]) -> Option<(Failure, Option<DateTime<Utc>>)> {
-    let failures = ranks
-        .iter()
-        .filter_map(|rank| Some((rank, failure_of(rank)?)));
+    let members = || ranks.iter().filter(|rank| rank.lost_at.is_none());
+    let failures = members().filter_map(|rank| Some((rank, failure_of(rank)?)));
     // Of equal classes the lowest rank's is kept: `max_by_key` keeps the last.
     let (rank, failure) = failures
         .rev()
         .max_by_key(|(_, failure)| failure.class.precedence())?;
-    let lost = ranks
-        .iter()
-        .any(|rank| !rank.state.has_ended() && !rank.worker_online);
-    let earliest = ranks
-        .iter()
+    let lost = members().any(|rank| !rank.state.has_ended() && !rank.worker_online);
+    let earliest = members()
         .filter(|rank| failure_of(rank).is_some())
         .filter_map(|rank| rank.ended_at)
         .min();
@@ -206,6 +257,7 @@ mod tests {
                 host: "a".into(),
                 port: 1,
             }),
+            standby: None,
             resumed_from: None,
             failure: None,
             created_at: at(0),
@@ -230,6 +282,7 @@ mod tests {
             summary: None,
             failure: None,
             ended_at: state.has_ended().then(|| at(10)),
+            lost_at: None,
         }
     }
 
@@ -256,6 +309,7 @@ mod tests {
             attempt: &attempt(state),
             ranks,
             cancel_requested: cancel,
+            min_ranks: None,
             timeout: Some(Duration::from_secs(100)),
             settle: Duration::from_secs(1),
             now: at(now),
@@ -265,7 +319,11 @@ mod tests {
     fn class(verdict: Verdict) -> FailureClass {
         match verdict {
             Verdict::Fail(failure) => failure.class,
-            Verdict::Wait | Verdict::Start | Verdict::Commit | Verdict::Cancel => {
+            Verdict::Wait
+            | Verdict::Start
+            | Verdict::Commit
+            | Verdict::GoOn(_)
+            | Verdict::Cancel => {
                 panic!("expected a failure, got {verdict:?}")
             }
         }
@@ -315,6 +373,124 @@ mod tests {
             class(judge_at(10, Running, &on_its_own, false)),
             FailureClass::LostWorker
         );
+    }
+
+    /// Judged as a gang of three that may go on with two, half a minute after the first step.
+    fn judge_elastic(ranks: &[RankRow]) -> Verdict {
+        let progress = marquee_store::ranks::Progress {
+            phase: "epoch 1/2".into(),
+            done: 8,
+            total: None,
+            unit: "images".into(),
+            at: at(5),
+            phase_started_at: at(5),
+        };
+        let ranks: Vec<RankRow> = ranks
+            .iter()
+            .map(|rank| RankRow {
+                progress: Some(progress.clone()),
+                ..rank.clone()
+            })
+            .collect();
+        judge(&Situation {
+            attempt: &attempt(Running),
+            ranks: &ranks,
+            cancel_requested: false,
+            min_ranks: Some(2),
+            timeout: None,
+            settle: Duration::from_secs(1),
+            now: at(30),
+        })
+    }
+
+    fn left_behind(rank: RankRow) -> RankRow {
+        RankRow {
+            lost_at: Some(at(12)),
+            ..rank
+        }
+    }
+
+    #[test]
+    fn a_gang_goes_on_without_a_rank_whose_loss_may_pass() {
+        let runs = |number| rank(number, RankState::Running);
+        for class in FailureClass::ALL {
+            let verdict = judge_elastic(&[runs(0), failed(1, class), runs(2)]);
+            match verdict {
+                Verdict::GoOn(lost) if class.spares_the_others() => {
+                    assert_eq!(lost.len(), 1);
+                    assert_eq!((lost[0].0.rank, lost[0].1.class), (Rank(1), class));
+                }
+                Verdict::Fail(failure) if !class.spares_the_others() => {
+                    assert_eq!(failure.class, class);
+                }
+                other => panic!("{class:?}: {other:?}"),
+            }
+        }
+        // Its host went away, rank 0 with it.
+        let host = [lost(0, RankState::Running), runs(1), runs(2)];
+        assert!(matches!(judge_elastic(&host), Verdict::GoOn(lost) if lost[0].0.rank == Rank(0)));
+        // What is known is acted on once.
+        let known = [
+            left_behind(failed(0, FailureClass::Crash)),
+            runs(1),
+            runs(2),
+        ];
+        assert_eq!(judge_elastic(&known), Verdict::Wait);
+        let known = [left_behind(lost(0, RankState::Running)), runs(1), runs(2)];
+        assert_eq!(judge_elastic(&known), Verdict::Wait);
+    }
+
+    #[test]
+    fn fewer_than_the_least_are_the_end() {
+        let ranks = [
+            left_behind(failed(0, FailureClass::Crash)),
+            failed(1, FailureClass::Crash),
+            rank(2, RankState::Running),
+        ];
+        match judge_elastic(&ranks) {
+            Verdict::Fail(failure) => assert!(
+                failure
+                    .message
+                    .ends_with("1 of 3 ranks were left, fewer than ranks.min (2)"),
+                "{failure:?}"
+            ),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_gang_that_has_not_met_needs_all_its_ranks() {
+        let ranks = [
+            failed(0, FailureClass::Crash),
+            rank(1, RankState::Running),
+            rank(2, RankState::Running),
+        ];
+        let verdict = judge(&Situation {
+            attempt: &attempt(Running),
+            ranks: &ranks,
+            cancel_requested: false,
+            min_ranks: Some(2),
+            timeout: None,
+            settle: Duration::from_secs(1),
+            now: at(30),
+        });
+        assert_eq!(class(verdict), FailureClass::Crash);
+    }
+
+    #[test]
+    fn those_that_went_on_commit_without_the_lost_one() {
+        let ranks = [
+            left_behind(rank(0, RankState::Running)),
+            rank(1, RankState::Finished),
+            rank(2, RankState::Finished),
+        ];
+        assert_eq!(judge_elastic(&ranks), Verdict::Commit);
+        let ranks = [
+            failed(0, FailureClass::Network),
+            rank(1, RankState::Finished),
+            rank(2, RankState::Finished),
+        ];
+        assert!(matches!(judge_elastic(&ranks), Verdict::GoOn(_)));
     }
 
     #[test]

@@ -87,6 +87,7 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
         name: format!("job-{id}").parse().unwrap(),
         resources: Resources {
             ranks,
+            min_ranks: None,
             device,
             devices_per_rank: 1,
         },

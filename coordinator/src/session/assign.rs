@@ -42,6 +42,8 @@ pub(super) async fn assignment(
             manifest,
         });
     }
+    // A gang that may go on without rank 0 must not lose its only place to meet with it.
+    let is_standby = spec.resources.min_ranks.is_some() && stored.standby_rank == Some(key.rank);
     let resume = match stored.resume {
         None => None,
         Some(from) => {
@@ -61,7 +63,7 @@ pub(super) async fn assignment(
         spec_json: stored.spec.to_string(),
         inputs,
         devices: stored.devices.iter().map(v1::Device::from).collect(),
-        hosts_rendezvous: stored.world_size > 1 && key.rank.0 == 0,
+        hosts_rendezvous: stored.world_size > 1 && (key.rank.0 == 0 || is_standby),
         resume,
         shares_rates: true,
     }))

@@ -10,6 +10,7 @@ mod gpus;
 mod hello;
 mod reconcile;
 mod registry;
+mod regroup;
 mod reports;
 mod run;
 mod service;

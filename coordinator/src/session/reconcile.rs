@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use marquee_domain::ids::AttemptNumber;
+use marquee_domain::ids::{AttemptNumber, Rank};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_store::attempts::Rendezvous;
 use marquee_store::ranks::{RankKey, WorkerRank};
@@ -27,10 +27,20 @@ pub(super) enum Action {
     Assign,
     Start {
         rendezvous: Option<Rendezvous>,
+        standby: Option<Rendezvous>,
     },
     Stop {
         reason: &'static str,
         forget: bool,
+    },
+    /// The attempt has gone on without it: end it at once, for as long as it lives it may hold the
+    /// others up, and forget it.
+    Kill {
+        reason: &'static str,
+    },
+    /// The attempt goes on without these.
+    TellLost {
+        ranks: Vec<Rank>,
     },
     /// Every report up to here is stored.
     Ack {
@@ -41,6 +51,9 @@ pub(super) enum Action {
     /// An ended attempt's rank is not there any more: its devices are free.
     Gone,
 }
+
+/// Why a rank that its attempt has gone on without is ended, and its reports are refused.
+pub(super) const LOST: &str = "the other ranks went on without this one";
 
 /// Decides what to do with each rank that is stored for the worker or held by it.
 pub(super) fn decide(
@@ -93,18 +106,29 @@ fn for_held(row: &WorkerRank, held: Held) -> Option<Action> {
         // Its last reports are on their way.
         return None;
     }
+    if row.is_lost {
+        return Some(Action::Kill { reason: LOST });
+    }
     if let Some((reason, forget)) = unwanted(row) {
         return Some(Action::Stop { reason, forget });
     }
-    let may_start = row.attempt_state == AttemptStateName::Running;
-    (may_start && row.state == RankState::Prepared).then(|| Action::Start {
-        rendezvous: row.rendezvous.clone(),
+    if row.attempt_state != AttemptStateName::Running {
+        return None;
+    }
+    if row.state == RankState::Prepared {
+        return Some(Action::Start {
+            rendezvous: row.rendezvous.clone(),
+            standby: row.standby.clone(),
+        });
+    }
+    (!row.lost.is_empty()).then(|| Action::TellLost {
+        ranks: row.lost.clone(),
     })
 }
 
 /// The worker's list lacks the rank. Only rows that have not ended come here.
 fn for_absent(row: &WorkerRank, occasion: Occasion) -> Option<Action> {
-    let unwanted = unwanted(row).is_some();
+    let unwanted = row.is_lost || unwanted(row).is_some();
     match (row.state, occasion) {
         (RankState::Assigned, Occasion::Heartbeat | Occasion::Nudge) if !unwanted => {
             Some(Action::Assign)
@@ -112,7 +136,9 @@ fn for_absent(row: &WorkerRank, occasion: Occasion) -> Option<Action> {
         // A worker that was never told, or has not heard it yet: it holds nothing, and will not be
         // told to start.
         (RankState::Assigned, Occasion::Heartbeat) => Some(Action::Gone),
-        (RankState::Prepared | RankState::Running, Occasion::Heartbeat) if is_live(row) => {
+        (RankState::Prepared | RankState::Running, Occasion::Heartbeat)
+            if is_live(row) && !row.is_lost =>
+        {
             Some(Action::Lost)
         }
         (RankState::Prepared | RankState::Running, Occasion::Heartbeat) => Some(Action::Gone),
@@ -145,7 +171,7 @@ fn unwanted(row: &WorkerRank) -> Option<(&'static str, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use marquee_domain::ids::{JobId, Rank};
+    use marquee_domain::ids::JobId;
 
     use super::*;
 
@@ -165,6 +191,9 @@ mod tests {
             cancel_requested: false,
             world_size: 1,
             rendezvous: None,
+            standby: None,
+            is_lost: false,
+            lost: Vec::new(),
         }
     }
 
@@ -210,7 +239,10 @@ mod tests {
             decide_one(row(RankState::Prepared, Assigned), &held, Nudge),
             None
         );
-        let start = Some(Action::Start { rendezvous: None });
+        let start = Some(Action::Start {
+            rendezvous: None,
+            standby: None,
+        });
         assert_eq!(
             decide_one(row(RankState::Prepared, Running), &held, Nudge),
             start
@@ -273,6 +305,39 @@ mod tests {
         // Not in the rows at all.
         let actions = decide(&[], &held, Heartbeat);
         assert!(forget(actions.into_iter().next().map(|(_, action)| action)));
+    }
+
+    #[test]
+    fn who_was_lost_is_ended_and_freed_on_proof_and_the_others_are_told() {
+        let lost = WorkerRank {
+            is_lost: true,
+            lost: vec![Rank(0)],
+            ..row(RankState::Running, Running)
+        };
+        let held = holding(RankState::Running, 5);
+        for occasion in [Heartbeat, Nudge] {
+            assert_eq!(
+                decide_one(lost.clone(), &held, occasion),
+                Some(Action::Kill { reason: LOST })
+            );
+        }
+        let nothing = HeldRanks::new();
+        assert_eq!(decide_one(lost.clone(), &nothing, Nudge), None);
+        assert_eq!(
+            decide_one(lost, &nothing, Heartbeat),
+            Some(Action::Gone),
+            "its devices are free, and its attempt is not failed for it"
+        );
+        let other = WorkerRank {
+            lost: vec![Rank(1)],
+            ..row(RankState::Running, Running)
+        };
+        assert_eq!(
+            decide_one(other, &held, Heartbeat),
+            Some(Action::TellLost {
+                ranks: vec![Rank(1)]
+            })
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::WorkerId;
+use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::LOG_LINE_MAX_BYTES;
 use marquee_proto::convert::{self, BadField};
@@ -17,12 +17,12 @@ use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::checkpoints::{self, CheckpointKey};
-use marquee_store::events;
 use marquee_store::ranks::{self, LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
+use marquee_store::{StoreError, events, pipelines, transitions};
 use sqlx::PgConnection;
 
-use super::hello;
+use super::{hello, regroup};
 use crate::app::App;
 use crate::lifecycle::Result;
 
@@ -36,6 +36,8 @@ pub(super) struct Outcome {
     pub(super) answer: Answer,
     /// The rank is in another state than before: its attempt may have to move.
     pub(super) moved: bool,
+    /// Other ranks of its attempt were lost by what it said.
+    pub(super) regrouped: bool,
 }
 
 /// What to tell the worker.
@@ -45,6 +47,8 @@ pub(super) enum Answer {
     Stored { sequence: u64, state: RankState },
     /// Nothing more is taken of this rank.
     Refused { reason: &'static str },
+    /// The same, for the attempt has gone on without it.
+    Lost,
 }
 
 /// Stores a batch of reports in one transaction.
@@ -61,6 +65,21 @@ pub(super) async fn store(
         by_rank.entry(key).or_default().push(report);
     }
     let mut tx = app.db.begin().await?;
+    // Such a report touches other workers' ranks: the pipeline's lock comes before those of ranks.
+    let regrouped = batch
+        .iter()
+        .filter(|report| matches!(report.body, Some(Body::Regrouped(_))));
+    let mut jobs: Vec<JobId> = regrouped.map(|report| JobId(report.job_id)).collect();
+    jobs.sort_unstable();
+    jobs.dedup();
+    for job in jobs {
+        match transitions::get_pipeline_of_job(&mut tx, job).await {
+            Ok(pipeline) => pipelines::lock_pipeline(&mut tx, pipeline).await?,
+            // Refused below, like any report of a rank that is not there.
+            Err(StoreError::JobNotFound(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let mut outcomes = Vec::with_capacity(by_rank.len());
     for (key, reports) in by_rank {
         outcomes.push(store_rank(&mut tx, worker, key, &reports, now).await?);
@@ -81,6 +100,7 @@ async fn store_rank(
             key,
             answer,
             moved: false,
+            regrouped: false,
         })
     };
     let Some(rank) = ranks::lock_rank(conn, key, worker).await? else {
@@ -92,11 +112,15 @@ async fn store_rank(
         let (sequence, state) = (rank.last_sequence, rank.state);
         return unmoved(Answer::Stored { sequence, state });
     }
+    if rank.is_lost {
+        return unmoved(Answer::Lost);
+    }
     if let Some(reason) = refusal(&rank, key) {
         return unmoved(Answer::Refused { reason });
     }
     let taken = Taken::fold(&rank, &next, now);
     taken.write(conn, key, &rank).await?;
+    let regrouped = regroup::settle(conn, key, &taken.regrouped, now).await?;
     let state = taken.change.state.unwrap_or(rank.state);
     let answer = Answer::Stored {
         sequence: taken.last_sequence,
@@ -106,6 +130,7 @@ async fn store_rank(
         key,
         answer,
         moved: state != rank.state,
+        regrouped,
     })
 }
 
@@ -145,6 +170,7 @@ struct Taken {
     lines: Vec<LogLine>,
     metrics: Vec<Metric>,
     checkpoints: Vec<(u64, Manifest, DateTime<Utc>)>,
+    regrouped: Vec<v1::RankRegrouped>,
 }
 
 impl Taken {
@@ -253,6 +279,7 @@ impl Taken {
                 });
                 self.end(RankState::Failed, at);
             }
+            Body::Regrouped(regrouped) => self.regrouped.push(regrouped.clone()),
             Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
         }
         Ok(())
@@ -300,7 +327,11 @@ impl Taken {
         }
         match (&self.rendezvous, rank.attempt_state) {
             (Some(rendezvous), AttemptStateName::Assigned) => {
-                attempts::mark_rendezvous(conn, key.job, key.attempt, rendezvous).await?;
+                if key.rank.0 == 0 {
+                    attempts::mark_rendezvous(conn, key.job, key.attempt, rendezvous).await?;
+                } else {
+                    attempts::mark_standby(conn, key.job, key.attempt, rendezvous).await?;
+                }
             }
             // It ended while the rank was prepared, or it is a repetition: nobody will meet there.
             (
@@ -389,6 +420,7 @@ mod tests {
             progress: None,
             attempt_state: AttemptStateName::Running,
             newest_attempt: 1,
+            is_lost: false,
         }
     }
 

@@ -8,6 +8,7 @@ use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
 use marquee_proto::v1::worker_message::Body as In;
+use marquee_store::attempts::Rendezvous;
 use marquee_store::ranks::{self, RankKey};
 use marquee_store::workers::{self, WorkerState};
 use prost::Message as _;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use super::hello::{self, HeldRanks};
-use super::reconcile::{Action, Occasion, decide};
+use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
 use super::{assign, gpus, reports};
 use crate::app::App;
@@ -318,21 +319,38 @@ impl Session {
                     None => Ok(()),
                 }
             }
-            Action::Start { rendezvous } => {
-                let rendezvous = rendezvous.map(|at| v1::Rendezvous {
-                    host: at.host,
-                    port: u32::from(at.port),
-                });
+            Action::Start {
+                rendezvous,
+                standby,
+            } => {
+                let wire = |at: Option<Rendezvous>| {
+                    at.map(|at| v1::Rendezvous {
+                        host: at.host,
+                        port: u32::from(at.port),
+                    })
+                };
+                let (rendezvous, standby) = (wire(rendezvous), wire(standby));
                 let (job_id, attempt, rank) = (key.job.0, key.attempt.0, key.rank.0);
                 self.send(Out::Start(v1::Start {
                     job_id,
                     attempt,
                     rank,
                     rendezvous,
+                    standby,
                 }))
                 .await
             }
             Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Kill { reason } => self.send(kill(key, reason)).await,
+            Action::TellLost { ranks } => {
+                self.send(Out::RanksLost(v1::RanksLost {
+                    job_id: key.job.0,
+                    attempt: key.attempt.0,
+                    rank: key.rank.0,
+                    lost: ranks.into_iter().map(|rank| rank.0).collect(),
+                }))
+                .await
+            }
             Action::Ack { sequence } => self.send(ack(key, sequence)).await,
             Action::Lost => {
                 let failure = Failure {
@@ -383,8 +401,18 @@ impl Session {
                 reports::Answer::Refused { reason } => {
                     self.send(self.stop(key, reason, true)).await?;
                 }
+                reports::Answer::Lost => self.send(kill(key, LOST)).await?,
             }
-            if outcome.moved {
+            if outcome.regrouped {
+                let ranks = {
+                    let mut conn = self.app.db.acquire().await?;
+                    ranks::list_ranks(&mut conn, key.job, Some(key.attempt)).await?
+                };
+                // Those that were left behind are ended, and the others told, at once.
+                let workers: Vec<_> = ranks.iter().map(|rank| rank.worker).collect();
+                self.app.sessions.nudge(&workers);
+            }
+            if outcome.moved || outcome.regrouped {
                 lifecycle::advance(&self.app, key.job).await?;
                 // A rank's end frees its devices, whatever becomes of the attempt.
                 self.app.wake.notify_one();
@@ -490,6 +518,18 @@ fn too_large(assign: &v1::Assign) -> Failure {
             assign.encoded_len()
         ),
     }
+}
+
+/// Ends a rank without a moment to leave in order, in which it would ask its peers to stop with it.
+fn kill(key: RankKey, reason: &str) -> Out {
+    Out::Stop(v1::Stop {
+        job_id: key.job.0,
+        attempt: key.attempt.0,
+        rank: key.rank.0,
+        grace_ms: 0,
+        reason: reason.into(),
+        forget: true,
+    })
 }
 
 fn ack(key: RankKey, sequence: u64) -> Out {

@@ -409,7 +409,11 @@ fn state_after(body: &Body) -> Option<RankState> {
         Body::Finished(_) => Some(RankState::Finished),
         Body::Failed(_) => Some(RankState::Failed),
         Body::Stopped(_) => Some(RankState::Stopped),
-        Body::Progress(_) | Body::Metrics(_) | Body::Log(_) | Body::Checkpoint(_) => None,
+        Body::Progress(_)
+        | Body::Metrics(_)
+        | Body::Log(_)
+        | Body::Checkpoint(_)
+        | Body::Regrouped(_) => None,
     }
 }
 

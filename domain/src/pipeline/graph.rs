@@ -130,9 +130,13 @@ fn check_input<'a>(
             a_job(maker)
         ));
     }
-    // What a job may have besides is an earlier output of its own kind.
-    let wanted = if is_optional { kind.output() } else { name };
-    if !takes_anything && right != wanted {
+    // What a job may have besides is an earlier output of its own kind; a module may be any program's.
+    let is_wanted = match name {
+        "module" if is_optional => right == kind.output() || right == JobKind::Command.output(),
+        _ if is_optional => right == kind.output(),
+        _ => right == name,
+    };
+    if !takes_anything && !is_wanted {
         return Err(format!(
             "is made by {}; {} {}",
             a_job(maker),

@@ -257,8 +257,35 @@ fn input_ref(text: &str) -> Option<InputRef> {
     })
 }
 
+/// `ranks = 4`, or `ranks = { count = 4, min = 2 }`: with how few of them the job goes on.
+fn ranks(table: &mut Table<'_>, kind: JobKind) -> (u32, Option<u32>) {
+    if !table.is_table("ranks") {
+        return (table.int("ranks", 1..=limits::RANKS_MAX, Some(1)), None);
+    }
+    let Some(mut ranks) = table.table("ranks") else {
+        return (1, None);
+    };
+    let count = ranks.int("count", 1..=limits::RANKS_MAX, None);
+    let min = ranks
+        .has("min")
+        .then(|| ranks.int("min", 1..=limits::RANKS_MAX, None));
+    if let Some(min) = min {
+        if kind != JobKind::Train {
+            ranks.add_error(
+                "min",
+                format!("a {kind} job cannot go on without a rank; only train jobs can"),
+            );
+        } else if ranks.has("count") && min > count {
+            ranks.add_error("min", format!("{min} is more than count, {count}"));
+        }
+    }
+    ranks.finish();
+    // With all of them needed nothing goes on without one.
+    (count, min.filter(|min| *min < count))
+}
+
 fn resources(table: &mut Table<'_>, kind: JobKind, cluster: Option<Capacity>) -> Resources {
-    let ranks = table.int("ranks", 1..=limits::RANKS_MAX, Some(1));
+    let (ranks, min_ranks) = ranks(table, kind);
     let devices_per_rank = table.int("devices_per_rank", 1..=DEVICES_PER_RANK_MAX, Some(1));
     let kinds = DeviceKind::ALL.map(|kind| (kind.as_str(), kind));
     let default = match kind {
@@ -291,6 +318,7 @@ fn resources(table: &mut Table<'_>, kind: JobKind, cluster: Option<Capacity>) ->
     }
     Resources {
         ranks,
+        min_ranks,
         device,
         devices_per_rank,
     }

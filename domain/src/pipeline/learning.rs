@@ -5,13 +5,24 @@ use std::collections::BTreeMap;
 
 use super::table::{Table, unknown};
 use crate::spec::{
-    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling, Shuffle,
-    Transfer,
+    Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
+    ScriptSettings, Shuffle, Transfer,
 };
 use crate::zoo::{self, MODELS};
 
 /// The model whose networks `backbones` names.
 pub(super) const ENSEMBLE: &str = "ensemble";
+/// The model that `module` names.
+pub(super) const TORCHSCRIPT: &str = "torchscript";
+/// Keys that shape a network of the zoo, and say nothing to one that is made elsewhere.
+const OF_THE_ZOO: &[&str] = &[
+    "weights",
+    "head",
+    "freeze_norms",
+    "dropout",
+    "drop_path",
+    "feature_cache",
+];
 /// Networks of one ensemble: each is a whole forward pass.
 const BACKBONES_MAX: usize = 8;
 /// Hidden classifier layers, and the size of one: beyond it the classifier is the network.
@@ -158,7 +169,68 @@ pub(super) fn transfer(table: &mut Table<'_>, model: &str) -> Transfer {
         lr_scale: table.float_map("lr_scale", 0.0..=1e3),
         backbones: backbones(table, model),
         feature_cache: path(table, "feature_cache"),
+        module: module(table, model),
     }
+}
+
+fn module(table: &mut Table<'_>, model: &str) -> Option<ScriptSettings> {
+    if model != TORCHSCRIPT {
+        if table.table("module").is_some() {
+            table.add_error("module", "belongs to model = \"torchscript\" alone");
+        }
+        return None;
+    }
+    for key in OF_THE_ZOO.iter().filter(|key| table.has(key)) {
+        table.add_error(
+            key,
+            "says nothing to a TorchScript module, which is as it was made; leave it out",
+        );
+    }
+    if !table.has("module") {
+        table.add_error(
+            "module",
+            "is missing; give a table such as { file = \"net.pt\", width = 224, height = 224 }",
+        );
+    }
+    let has_input = table
+        .table("inputs")
+        .is_some_and(|inputs| inputs.has("module"));
+    let mut module = table.table("module")?;
+    let file = module.required_text("file", "a file, such as \"net.pt\"");
+    let is_within = !file.starts_with('/') && file.split('/').all(|part| part != "..");
+    if has_input && !is_within {
+        module.add_error(
+            "file",
+            format!("{file:?} lies outside of the input \"module\"; give a path within it"),
+        );
+    }
+    if !has_input && !file.is_empty() && !file.starts_with('/') {
+        module.add_error(
+            "file",
+            format!(
+                "{file:?} is no absolute path; give one on the worker, or name the job that makes it: \
+                 inputs = {{ module = \"<job>.output\" }}"
+            ),
+        );
+    }
+    let mut side = |key| {
+        module
+            .has(key)
+            .then(|| module.int(key, 1..=SIDE_MAX_PX, None))
+    };
+    let (width, height) = (side("width"), side("height"));
+    if width.is_some() != height.is_some() {
+        module.add_error("width", "width and height go together; give both or none");
+    }
+    let read = ScriptSettings {
+        file,
+        width,
+        height,
+        mean: module.channels("mean", -1e3..=1e3, [0.0; 3]),
+        std: module.channels("std", 1e-6..=1e3, [1.0; 3]),
+    };
+    module.finish();
+    Some(read)
 }
 
 /// A path on the worker: absolute, for a worker's current folder is nobody's business.

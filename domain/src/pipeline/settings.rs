@@ -299,7 +299,9 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
     let mut model = table.required_text("model", &format!("a model, such as {:?}", MODELS[0]));
     match zoo::find(&model) {
         Some(known) => known.name.clone_into(&mut model),
-        None if model.is_empty() || model == learning::ENSEMBLE => {}
+        None if model.is_empty()
+            || model == learning::ENSEMBLE
+            || model == learning::TORCHSCRIPT => {}
         None => table.add_error("model", unknown(&model, MODELS)),
     }
     Some(TrainSettings {

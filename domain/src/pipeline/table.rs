@@ -90,6 +90,11 @@ impl<'a> Table<'a> {
         self.map.get(key).is_some_and(Value::is_string)
     }
 
+    /// Whether `key` holds a table, where a single value would do too.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_object)
+    }
+
     fn get(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         self.map.get(key)
@@ -214,6 +219,24 @@ impl<'a> Table<'a> {
             }
             Some(value) => self.float_value(key, value, range),
         }
+    }
+
+    /// Three numbers in `range`, one for each of red, green and blue.
+    pub(super) fn channels(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<f64>,
+        default: [f64; 3],
+    ) -> [f64; 3] {
+        let Some(value) = self.get(key) else {
+            return default;
+        };
+        let given = value.as_array().map(Vec::as_slice);
+        let Some([red, green, blue]) = given else {
+            self.wrong_type(key, "a list of three numbers", value);
+            return default;
+        };
+        [red, green, blue].map(|value| self.float_value(key, value, range.clone()))
     }
 
     fn float_value(&self, key: &str, value: &Value, range: RangeInclusive<f64>) -> f64 {

@@ -315,6 +315,94 @@ fn a_shuffle_by_shards_has_a_buffer_and_visits_each_picture_once() {
 }
 
 #[test]
+fn a_train_job_may_go_on_with_fewer_ranks() {
+    let ranks = |value: &str| {
+        let overrides = [set("jobs.train.ranks", value)];
+        parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).map(|spec| {
+            let train = spec.jobs.iter().find(|job| job.name.as_str() == "train");
+            let resources = &train.unwrap().resources;
+            (resources.ranks, resources.min_ranks)
+        })
+    };
+    assert_eq!(ranks("4"), Ok((4, None)));
+    assert_eq!(ranks("{ count = 4, min = 2 }"), Ok((4, Some(2))));
+    assert_eq!(ranks("{ count = 4 }"), Ok((4, None)));
+    assert_eq!(
+        ranks("{ count = 4, min = 4 }"),
+        Ok((4, None)),
+        "all are needed"
+    );
+    let wrong = |value: &str| lines(&ranks(value).unwrap_err());
+    insta::assert_snapshot!(
+        [wrong("{ min = 2 }"), wrong("{ count = 2, min = 3 }"), wrong("{ count = 2, mni = 1 }")].concat(),
+        @r#"
+    jobs.train.ranks.count: is missing; give a whole number from 1 to 4096
+    jobs.train.ranks.min: 3 is more than count, 2
+    jobs.train.ranks.mni: unknown key; use "count"
+    "#
+    );
+    let document = DocumentText::Toml(
+        "kind = \"command\"\nargv = [\"true\"]\nranks = { count = 2, min = 1 }\n",
+    );
+    let error = parse_job("hello", document, &[], None).unwrap_err();
+    insta::assert_snapshot!(lines(&error), @"jobs.hello.ranks.min: a command job cannot go on without a rank; only train jobs can");
+}
+
+#[test]
+fn resources_that_were_stored_before_a_least_existed_need_all_ranks() {
+    let old = r#"{"ranks":3,"device":"any","devices_per_rank":1}"#;
+    let read: crate::resources::Resources = serde_json::from_str(old).unwrap();
+    assert_eq!((read.ranks, read.min_ranks), (3, None));
+}
+
+#[test]
+fn a_torchscript_module_is_named_with_what_it_is_shown() {
+    let document = |rest: &str| {
+        format!(
+            "name = \"own\"\n[jobs.export]\nkind = \"command\"\nargv = [\"python3\", \"export.py\"]\n\
+             [jobs.train]\nkind = \"train\"\nepochs = 1\nbatch_size = 8\n\
+             optimizer = {{ name = \"sgd\", lr = 0.1 }}\n{rest}\n"
+        )
+    };
+    let shards = "0".repeat(64);
+    let inputs = format!("shards = \"artifact:{shards}\", module = \"export.output\"");
+    let right = document(&format!(
+        "model = \"torchscript\"\nmodule = {{ file = \"net.pt\", width = 48, height = 72, mean = [0.5, 0.5, 0.5] }}\n\
+         inputs = {{ {inputs} }}"
+    ));
+    let spec = parse(&right).map_err(|errors| lines(&errors)).unwrap();
+    let Work::Train(train) = &spec.jobs[1].work else {
+        panic!("{spec:?}")
+    };
+    let module = train.transfer.module.as_ref().unwrap();
+    assert_eq!((module.file.as_str(), module.width), ("net.pt", Some(48)));
+    assert_eq!((module.mean, module.std), ([0.5; 3], [1.0; 3]));
+
+    let shards = format!("inputs = {{ shards = \"artifact:{shards}\" }}");
+    let wrong = |rest: &str| refused(&document(&format!("{rest}\n{shards}")));
+    insta::assert_snapshot!(
+        [
+            wrong("model = \"torchscript\"\ndropout = 0.2"),
+            wrong("model = \"torchscript\"\nmodule = { file = \"net.pt\", std = [0.0, 1.0], width = 3 }"),
+            wrong("model = \"simple-cnn\"\nmodule = { file = \"/net.pt\" }"),
+        ]
+        .concat(),
+        @r#"
+    jobs.train.dropout: says nothing to a TorchScript module, which is as it was made; leave it out
+    jobs.train.module: is missing; give a table such as { file = "net.pt", width = 224, height = 224 }
+    jobs.train.module.file: "net.pt" is no absolute path; give one on the worker, or name the job that makes it: inputs = { module = "<job>.output" }
+    jobs.train.module.width: width and height go together; give both or none
+    jobs.train.module.std: must be a list of three numbers, not the list [0.0,1.0]
+    jobs.train.module: belongs to model = "torchscript" alone
+    "#
+    );
+    let outside = document(&format!(
+        "model = \"torchscript\"\nmodule = {{ file = \"../net.pt\" }}\ninputs = {{ {inputs} }}"
+    ));
+    insta::assert_snapshot!(refused(&outside), @r#"jobs.train.module.file: "../net.pt" lies outside of the input "module"; give a path within it"#);
+}
+
+#[test]
 fn one_job_is_a_pipeline_of_its_own() {
     let document = DocumentText::Toml("kind = \"command\"\nargv = [\"true\"]\n");
     let spec = parse_job("hello", document, &[], None).unwrap();

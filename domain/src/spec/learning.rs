@@ -149,6 +149,23 @@ pub struct Transfer {
     pub backbones: BTreeMap<String, Backbone>,
     /// Folder on the worker that keeps features of frozen networks between jobs.
     pub feature_cache: Option<String>,
+    /// A TorchScript module that is trained instead of a network of the zoo.
+    pub module: Option<ScriptSettings>,
+}
+
+/// A TorchScript module of the user's own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScriptSettings {
+    /// File within the input `module`; without that input, an absolute path on the worker.
+    pub file: String,
+    /// Pixels of the pictures that it is shown. None: as the shards have them.
+    pub width: Option<u32>,
+    /// Pixels.
+    pub height: Option<u32>,
+    /// Taken off each channel (red, green, blue) of pixels from 0 to 1.
+    pub mean: [f64; 3],
+    /// What each channel is then divided by.
+    pub std: [f64; 3],
 }
 
 /// Whether `name` is what `pattern` stands for: `*` is any text, all else is itself.

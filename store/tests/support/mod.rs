@@ -57,6 +57,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         inputs: Default::default(),
         resources: Resources {
             ranks,
+            min_ranks: None,
             device: DeviceKind::Cpu,
             devices_per_rank: 1,
         },

@@ -19,6 +19,15 @@ pub(super) struct Head {
 }
 
 impl Head {
+    /// No layers: the network has a classifier of its own.
+    pub(super) fn none() -> Self {
+        Self {
+            layers: Vec::new(),
+            activation: Activation::Relu,
+            dropout: 0.0,
+        }
+    }
+
     /// Without hidden layers a network's own classifier keeps its name.
     pub(super) fn build(
         at: &mut Scope,

@@ -21,6 +21,7 @@ fn alone(model: &str, head: HeadSettings) -> Blueprint {
         parts: vec![part("", model, None)],
         head,
         rates: Rates::default(),
+        script: None,
     }
 }
 
@@ -37,6 +38,7 @@ fn two() -> Blueprint {
             activation: Activation::Gelu,
         },
         rates: Rates::default(),
+        script: None,
     }
 }
 

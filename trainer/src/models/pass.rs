@@ -43,6 +43,12 @@ impl Pass {
         self
     }
 
+    /// What a network that draws by itself is to draw from; None: it draws nothing.
+    pub(crate) fn seed(&self) -> Option<i64> {
+        let chance = self.chance.as_ref()?;
+        Some(mix(chance.key ^ mix(chance.first_picture)).cast_signed())
+    }
+
     pub(crate) const fn norms_learn(&self) -> bool {
         self.norms_learn
     }

@@ -4,8 +4,12 @@
 //! propose a list of members fixes it for all, by one atomic operation of the store. Invariants: a
 //! generation has one list, whoever asks; who is not on it leaves, and can never meet those who go
 //! on, for each generation has a prefix of its own. So a rank that was only slow, or cut off for a
-//! while, cannot train on beside the others.
+//! while, cannot train on beside the others. Whom the coordinator has given up is on no list.
+//!
+//! A store that is lost with its host has a standby on another. Where a network was cut in two, some
+//! may meet here and some there: then the coordinator decides whose work counts.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +25,11 @@ use crate::ffi::{Group, Store};
 const REGROUP_WINDOW: Duration = Duration::from_secs(3);
 /// Times a run regroups at most: a network that breaks so often is no network to train over.
 const REGROUPS_MAX: u32 = 100;
+
+/// How long the store may take to answer. It waits for nobody, so silence means that it is gone.
+const STORE_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Time between two looks at whom the coordinator has given up.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a survivor stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,14 +51,59 @@ pub(crate) struct Regrouped {
     pub(crate) standing: Standing,
     /// Whether somebody has not come as far and needs the source's state.
     pub(crate) needs_copy: bool,
+    /// Those that go on, as they were numbered at the start.
+    pub(crate) members: Vec<u32>,
+    /// Steps that somebody had done and that are done again.
+    pub(crate) steps_lost: u64,
+}
+
+/// Host and port of `host:port`.
+pub(super) fn address(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some((host.to_owned(), port.parse().ok()?))
 }
 
 impl Peers {
     /// Whether this gang may go on with fewer ranks.
     pub(crate) fn may_regroup(&self) -> bool {
         self.gathering.as_ref().is_some_and(|gathering| {
-            gathering.min_ranks.is_some() && gathering.generation < REGROUPS_MAX
+            gathering.min_ranks.is_some() && gathering.tries < REGROUPS_MAX
         })
+    }
+
+    /// An error that ends the present group, where the coordinator has given up a member of it. The
+    /// file is looked at now and then; where it cannot be read nobody is given up.
+    pub(crate) fn leave_behind(&mut self) -> Result<(), RunError> {
+        let Some(gathering) = &mut self.gathering else {
+            return Ok(());
+        };
+        let Some(path) = &gathering.lost_ranks else {
+            return Ok(());
+        };
+        if gathering.looked_at.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        gathering.looked_at = Instant::now();
+        let Ok(text) = std::fs::read(path) else {
+            return Ok(());
+        };
+        let lost: Vec<u32> = serde_json::from_slice(&text).unwrap_or_default();
+        let lost: Vec<u32> = lost
+            .into_iter()
+            .filter(|rank| gathering.members.contains(rank))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if answers(&gathering.store) {
+            for rank in &lost {
+                gathering.store.set(&given_up_key(*rank), b"1")?;
+            }
+        }
+        Err(RunError::new(
+            FailureClass::Network,
+            format!("the coordinator has given up ranks {lost:?}"),
+        ))
     }
 
     /// Forms a new group of the ranks that still answer. An error of the class `Network` is worth
@@ -70,13 +124,16 @@ impl Peers {
             .gathering
             .as_mut()
             .ok_or_else(|| RunError::host("a rank without peers has nobody to regroup with"))?;
-        gathering.generation += 1;
+        gathering.tries += 1;
+        find_store(gathering)?;
+        // Tried again under the same number until its list is known: whoever missed it must find it.
         let store = gathering
             .store
-            .prefixed(&format!("regroup/{}", gathering.generation))?;
+            .prefixed(&format!("regroup/{}", gathering.generation + 1))?;
         let window = REGROUP_WINDOW + step_time * 2;
         let here = gather(&store, gathering, mine, window)?;
         let members = agree(&store, gathering, here)?;
+        gathering.generation += 1;
         let place = |rank: u32| members.iter().position(|member| *member == rank);
         let Some(rank) = place(gathering.me) else {
             return Err(RunError::new(
@@ -102,6 +159,10 @@ impl Peers {
         let needs_copy = standings
             .iter()
             .any(|standing| standing.is_torn || standing.progress != furthest.progress);
+        let furthest_of_all = standings.iter().map(|standing| standing.progress.0).max();
+        let steps_lost = furthest_of_all
+            .unwrap_or(0)
+            .saturating_sub(furthest.progress.0);
         let world_size = count(members.len());
         self.rank = count(rank);
         self.world_size = world_size;
@@ -120,8 +181,63 @@ impl Peers {
             source: count(source),
             standing: furthest.clone(),
             needs_copy,
+            members,
+            steps_lost,
         })
     }
+}
+
+/// Turns to the standby where the store is lost.
+fn find_store(gathering: &mut Gathering) -> Result<(), RunError> {
+    if answers(&gathering.store) {
+        return Ok(());
+    }
+    let lost = |what: &str| {
+        RunError::new(
+            FailureClass::LostWorker,
+            format!(
+                "the rendezvous store is lost{what}; the next attempt goes on from a checkpoint"
+            ),
+        )
+    };
+    let Some((host, port)) = gathering.standby.take() else {
+        return Err(lost(", and there is no other"));
+    };
+    tracing::warn!(
+        host,
+        port,
+        "the rendezvous store is lost; going to its standby"
+    );
+    let standby = Store::connect(&host, port, STORE_ANSWER_MAX)
+        .and_then(|store| store.prefixed(&gathering.prefix))
+        .map_err(|error| lost(&format!(", and its standby at {host}:{port} too: {error}")))?;
+    if !answers(&standby) {
+        return Err(lost(&format!(
+            ", and its standby at {host}:{port} is silent"
+        )));
+    }
+    gathering.store = standby;
+    Ok(())
+}
+
+/// Whether the store answers in time. Its own calls wait for ever where its host has vanished, so
+/// one is made in a thread that may stay behind.
+fn answers(store: &Store) -> bool {
+    let Ok(probe) = store.prefixed("alive") else {
+        return false;
+    };
+    let (sender, receiver) = mpsc::channel();
+    let asked = thread::Builder::new()
+        .name("store-probe".to_owned())
+        .spawn(move || {
+            // Nobody listens any more where it took too long.
+            let _ = sender.send(probe.has("probe").is_ok());
+        });
+    asked.is_ok() && receiver.recv_timeout(STORE_ANSWER_MAX).unwrap_or(false)
+}
+
+fn given_up_key(rank: u32) -> String {
+    format!("given-up/{rank}")
 }
 
 /// Leaves this rank's standing, and returns the ranks that have left theirs once all have, or once
@@ -132,19 +248,29 @@ fn gather(
     mine: &Standing,
     window: Duration,
 ) -> Result<Vec<u32>, RunError> {
+    if gathering.store.has(&given_up_key(gathering.me))? {
+        return Err(RunError::new(
+            FailureClass::LostWorker,
+            "the coordinator has given up this rank, and the others go on without it",
+        ));
+    }
     let text = serde_json::to_vec(mine)
         .map_err(|error| RunError::host(format!("a standing has no form in JSON: {error}")))?;
     store.set(&here_key(gathering.me), &text)?;
     let deadline = Instant::now() + window;
     loop {
-        let mut here = Vec::new();
+        let (mut here, mut awaited) = (Vec::new(), 0);
         for member in &gathering.members {
+            if gathering.store.has(&given_up_key(*member))? {
+                continue;
+            }
+            awaited += 1;
             if store.has(&here_key(*member))? {
                 here.push(*member);
             }
         }
         let is_fixed = store.has(MEMBERS)?;
-        if here.len() == gathering.members.len() || is_fixed || Instant::now() > deadline {
+        if here.len() == awaited || is_fixed || Instant::now() > deadline {
             return Ok(here);
         }
         thread::sleep(ARRIVAL_POLL);
@@ -203,10 +329,15 @@ mod tests {
             group: None,
             gathering: Some(Gathering {
                 store,
+                prefix: "job/1/attempt/1".to_owned(),
+                standby: None,
+                lost_ranks: None,
+                looked_at: Instant::now(),
                 address: "127.0.0.1".to_owned(),
                 timeout,
                 min_ranks: Some(min_ranks),
                 generation: 0,
+                tries: 0,
                 members: (0..size).collect(),
                 me,
             }),
@@ -238,16 +369,102 @@ mod tests {
                     peers.world_size,
                     regrouped.source,
                     regrouped.standing,
+                    (regrouped.members, regrouped.steps_lost),
                     sum,
                 )
             })
         });
         for (place, survivor) in (0_u32..).zip(survivors) {
-            let (rank, world_size, source, furthest, sum) = survivor.join().unwrap();
+            let (rank, world_size, source, furthest, (members, lost), sum) =
+                survivor.join().unwrap();
             assert_eq!((rank, world_size, source), (place, 3, 1));
             assert_eq!(furthest, standing(8, false));
+            assert_eq!((members, lost), (vec![0, 2, 3], 1));
             assert!((sum - 5.0).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn who_missed_a_list_finds_it_however_late_and_never_goes_on_alone() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let mut early = peers(server.port, 0, 2, 1);
+        early.regroup(&standing(4, false), Duration::ZERO).unwrap();
+        // It was cut off meanwhile, and had tried several times.
+        let mut late = peers(server.port, 1, 2, 1);
+        late.gathering.as_mut().unwrap().tries = 7;
+        for _ in 0..2 {
+            let error = late
+                .regroup(&standing(9, false), Duration::ZERO)
+                .unwrap_err();
+            assert_eq!(error.class, FailureClass::LostWorker);
+            late.gathering.as_mut().unwrap().generation = 0;
+        }
+    }
+
+    #[test]
+    fn whom_the_coordinator_gave_up_is_left_behind_though_it_answers() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lost.json");
+        let mut told = peers(server.port, 1, 3, 2);
+        let gathering = told.gathering.as_mut().unwrap();
+        gathering.lost_ranks = Some(file.clone());
+        gathering.looked_at = Instant::now() - LOOK_EVERY;
+        told.leave_behind().unwrap();
+        std::fs::write(&file, "[0]").unwrap();
+        told.gathering.as_mut().unwrap().looked_at = Instant::now() - LOOK_EVERY;
+        let error = told.leave_behind().unwrap_err();
+        assert!(error.message.contains("[0]"), "{}", error.message);
+
+        let given_up = thread::spawn({
+            let port = server.port;
+            move || peers(port, 0, 3, 2).regroup(&standing(5, false), Duration::ZERO)
+        });
+        let other = thread::spawn({
+            let port = server.port;
+            move || peers(port, 2, 3, 2).regroup(&standing(5, false), Duration::ZERO)
+        });
+        let regrouped = told.regroup(&standing(5, false), Duration::ZERO).unwrap();
+        assert_eq!(regrouped.members, [1, 2]);
+        assert_eq!(other.join().unwrap().unwrap().members, [1, 2]);
+        let error = given_up.join().unwrap().unwrap_err();
+        assert!(
+            error.message.contains("given up this rank"),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn survivors_meet_at_the_standby_when_the_store_is_lost() {
+        let first = StoreServer::start("127.0.0.1", 0).unwrap();
+        let standby = StoreServer::start("127.0.0.1", 0).unwrap();
+        let mut both = [1, 2].map(|me| {
+            let mut peers = peers(first.port, me, 3, 2);
+            peers.gathering.as_mut().unwrap().standby = Some((standby.host.clone(), standby.port));
+            peers
+        });
+        drop(first);
+        let [one, two] = &mut both;
+        let regrouped = thread::scope(|scope| {
+            let two = scope.spawn(|| two.regroup(&standing(6, false), Duration::ZERO).unwrap());
+            let one = one.regroup(&standing(6, false), Duration::ZERO).unwrap();
+            [one, two.join().unwrap()]
+        });
+        for survivor in regrouped {
+            assert_eq!(survivor.members, [1, 2]);
+        }
+    }
+
+    #[test]
+    fn without_a_standby_a_lost_store_is_the_end() {
+        let first = StoreServer::start("127.0.0.1", 0).unwrap();
+        let mut peers = peers(first.port, 1, 3, 2);
+        drop(first);
+        let error = peers
+            .regroup(&standing(1, false), Duration::ZERO)
+            .unwrap_err();
+        assert_eq!(error.class, FailureClass::LostWorker, "{}", error.message);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::data::{Batch, Plan};
 use crate::error::RunError;
 use crate::ffi;
 use crate::learner::freeze::Rules;
-use crate::learner::{Blueprint, Learner};
+use crate::learner::{Blueprint, Inputs, Learner};
 use crate::loss::Loss;
 use crate::models::Chance;
 use crate::optimizer::Optimizer;
@@ -91,7 +91,7 @@ impl StepBench {
         let mut batch = options.batch()?;
         let (size, classes) = options::sizes(&batch)?;
         let kind = precision::kind(options.precision);
-        let blueprint = Blueprint::of(&settings)?;
+        let blueprint = Blueprint::of(&Inputs::new(), &settings)?;
         let mut learner = Learner::build(&blueprint, classes, Start::Seed(SEED), kind, device)?;
         learner.check_size(size.0, size.1)?;
         if let Some(path) = &options.weights {

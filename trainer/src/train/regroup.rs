@@ -8,6 +8,8 @@
 use std::time::{Duration, Instant};
 
 use marquee_domain::FailureClass;
+use marquee_domain::child::ChildEvent;
+use marquee_domain::report::WentOn;
 
 use super::{Session, Window};
 use crate::error::RunError;
@@ -45,13 +47,27 @@ impl Session<'_> {
         self.window = Window::default();
         self.stepper.hook(&self.peers)?;
         self.open_board()?;
-        self.regroups += 1;
+        let seconds = started.elapsed().as_secs_f64();
+        self.went_on.push(WentOn {
+            step: self.position.step,
+            ranks: self.peers.world_size,
+            of: before,
+            steps_lost: regrouped.steps_lost,
+            seconds,
+        });
+        self.events.emit(&ChildEvent::Regrouped {
+            step: self.position.step,
+            ranks: regrouped.members,
+            steps_lost: regrouped.steps_lost,
+            seconds,
+        });
         tracing::warn!(
             ranks_before = before,
             ranks = self.peers.world_size,
             rank = self.peers.rank,
             step = self.position.step,
-            seconds = started.elapsed().as_secs_f64(),
+            steps_lost = regrouped.steps_lost,
+            seconds,
             "going on with fewer ranks, at the same global batch"
         );
         if self.peers.is_first() {

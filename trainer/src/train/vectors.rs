@@ -16,7 +16,7 @@ use crate::ema::Ema;
 use crate::learner::freeze::Rules;
 use crate::learner::{Blueprint, Learner, PartCard};
 use crate::loss::Loss;
-use crate::models::{Chance, Rates};
+use crate::models::{Chance, Rates, TORCHSCRIPT};
 use crate::optimizer::Optimizer;
 use crate::parameters::Start;
 use crate::schedule::Schedule;
@@ -72,6 +72,7 @@ fn learner() -> Learner {
         parts: vec![PartCard::new("", info, None)],
         head: HeadSettings::default(),
         rates: Rates::default(),
+        script: None,
     };
     let learner = Learner::build(
         &blueprint,
@@ -98,17 +99,21 @@ fn learner() -> Learner {
 }
 
 fn batch(step: u64) -> Batch {
+    batch_of(step, CLASSES)
+}
+
+fn batch_of(step: u64, classes: u64) -> Batch {
     let low = |bits: u64| u8::try_from(bits & 255).unwrap();
     let pixels: Vec<u8> = hashes(2_000 + step, BATCH * HEIGHT * WIDTH * 3)
         .map(low)
         .collect();
-    let labels: Vec<u8> = hashes(3_000 + step, BATCH * CLASSES)
+    let labels: Vec<u8> = hashes(3_000 + step, BATCH * classes)
         .map(|bits| u8::from(bits & 3 == 0))
         .collect();
     let shape = [BATCH, HEIGHT, WIDTH, 3].map(u64::cast_signed);
     Batch {
         pixels: Tensor::from_slice(&pixels).view(shape),
-        labels: Tensor::from_slice(&labels).view([BATCH, CLASSES].map(u64::cast_signed)),
+        labels: Tensor::from_slice(&labels).view([BATCH, classes].map(u64::cast_signed)),
         counted: BATCH,
         global: BATCH,
         first: 0,
@@ -178,6 +183,74 @@ fn setup(name: &str) -> Setup {
 
 fn relative(found: f64, expected: f64) -> f64 {
     (found - expected).abs() / expected.abs().max(f64::MIN_POSITIVE)
+}
+
+#[derive(Deserialize)]
+struct ModuleSteps {
+    losses: Vec<f64>,
+    /// Sum and sum of magnitudes of each tensor at the end, buffers too.
+    sums: BTreeMap<String, [f64; 2]>,
+}
+
+/// With batch-norm, whose memory is compared too. `tests/vectors/make_modules.py` made the figures.
+#[test]
+fn steps_of_a_torchscript_module_are_those_of_pytorch() {
+    let text = include_str!("../../tests/vectors/module_steps.json");
+    let expected: ModuleSteps = serde_json::from_str(text).unwrap();
+    let info = zoo::find("simple-cnn").unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/modules/batch.pt");
+    let blueprint = Blueprint {
+        model: TORCHSCRIPT.to_owned(),
+        parts: vec![PartCard {
+            model: TORCHSCRIPT.to_owned(),
+            ..PartCard::new("", info, None)
+        }],
+        head: HeadSettings::default(),
+        rates: Rates::default(),
+        script: Some(file.into()),
+    };
+    let learner = Learner::build(&blueprint, 3, Start::Zeros, Kind::Float, Device::Cpu).unwrap();
+    learner.check_size(16, 24).unwrap();
+    let sgd = Settings::Sgd {
+        lr: 0.05,
+        momentum: 0.9,
+        nesterov: false,
+        weight_decay: 1e-3,
+    };
+    let plain = Rules::new(&Transfer::default(), &learner).unwrap();
+    let optimizer = Optimizer::new(sgd, &learner.parameters, plain.of_weights(), 10).unwrap();
+    let recipe = Recipe {
+        numbers: Numbers::Plain,
+        parts: 1,
+        clip_norm: None,
+        half_gradients: false,
+        size: (16, 24),
+    };
+    let mut stepper = Stepper::new(learner, optimizer, None, Loss::plain(), recipe).unwrap();
+    let mut worst = 0.0_f64;
+    for (step, loss) in (0..).zip(&expected.losses) {
+        let chance = |first| Chance::new(0, step, first);
+        let mut phases = PhaseTimes::default();
+        let result = stepper
+            .step(&batch_of(step, 3), &chance, 0.05, false, &mut phases)
+            .unwrap();
+        let apart = relative(result.loss_sum / BATCH as f64, *loss);
+        assert!(apart <= TOLERANCE, "step {step}: loss {apart:e} apart");
+        worst = worst.max(apart);
+    }
+    let mut compared = 0;
+    for (name, tensor) in stepper.learner().parameters.state() {
+        let found = tensor.to_kind(Kind::Double).abs().sum(Kind::Double);
+        let apart = relative(found.double_value(&[]), expected.sums[name][1]);
+        assert!(apart <= TOLERANCE, "{name}: {apart:e} apart");
+        compared += 1;
+    }
+    assert_eq!(
+        compared,
+        expected.sums.len() - 1,
+        "all but the counter of batches"
+    );
+    println!("20 steps of a module: losses {worst:e} apart");
 }
 
 #[test]

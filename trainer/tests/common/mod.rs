@@ -460,12 +460,19 @@ fn f64_tensors(bytes: &[u8]) -> BTreeMap<String, Vec<f64>> {
     file.tensors()
         .into_iter()
         .map(|(name, view)| {
-            assert_eq!(view.dtype(), safetensors::Dtype::F64);
-            let values = view
-                .data()
-                .chunks_exact(8)
-                .map(|cell| f64::from_le_bytes(cell.try_into().unwrap()));
-            (name, values.collect())
+            let values = if view.dtype() == safetensors::Dtype::F32 {
+                let cells = view.data().chunks_exact(4);
+                cells
+                    .map(|cell| f64::from(f32::from_le_bytes(cell.try_into().unwrap())))
+                    .collect()
+            } else {
+                assert_eq!(view.dtype(), safetensors::Dtype::F64);
+                let cells = view.data().chunks_exact(8);
+                cells
+                    .map(|cell| f64::from_le_bytes(cell.try_into().unwrap()))
+                    .collect()
+            };
+            (name, values)
         })
         .collect()
 }

@@ -24,6 +24,7 @@ pub struct ChildPlan<'a> {
     pub inputs: BTreeMap<String, PathBuf>,
     pub resume: Option<PathBuf>,
     pub rendezvous: Rendezvous,
+    pub standby: Option<Rendezvous>,
 }
 
 impl ChildPlan<'_> {
@@ -115,6 +116,17 @@ impl ChildPlan<'_> {
             set(env::ARRAY_INDEX, element.index.to_string());
             set(env::ARRAY_SIZE, element.size.to_string());
         }
+        if let Some(least) = self.spec.resources.min_ranks {
+            set(env::MIN_RANKS, least.to_string());
+            let lost = self.dir.lost_ranks();
+            set(env::LOST_RANKS_FILE, lost.to_string_lossy().into_owned());
+        }
+        if let Some(standby) = &self.standby {
+            set(
+                env::STANDBY_STORE,
+                format!("{}:{}", standby.host, standby.port),
+            );
+        }
         for (name, folder) in &self.inputs {
             set(&input_variable(name), folder.to_string_lossy().into_owned());
         }
@@ -187,6 +199,7 @@ mod tests {
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: 2,
+                min_ranks: Some(1),
                 device: DeviceKind::Any,
                 devices_per_rank: 1,
             },
@@ -231,6 +244,10 @@ mod tests {
                 host: "10.0.0.9".into(),
                 port: 4000,
             },
+            standby: Some(Rendezvous {
+                host: "10.0.0.8".into(),
+                port: 4001,
+            }),
         };
         plan.variables()
     }
@@ -253,6 +270,9 @@ mod tests {
             ("MARQUEE_INPUT_TRAIN_DATA", "/cache/x"),
             ("OMP_NUM_THREADS", "16"),
             ("CUDA_VISIBLE_DEVICES", ""),
+            ("MARQUEE_MIN_RANKS", "1"),
+            ("MARQUEE_STANDBY_STORE", "10.0.0.8:4001"),
+            ("MARQUEE_LOST_RANKS_FILE", "/d/17-2-1/lost-ranks.json"),
         ] {
             assert_eq!(vars.get(name).map(String::as_str), Some(value), "{name}");
         }

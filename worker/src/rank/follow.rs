@@ -160,6 +160,13 @@ impl RankTask {
         let grace = Duration::from_millis(u64::from(stop.grace_ms));
         match *since {
             None if *status == Status::Starting => {}
+            // Its peers are not to stop with it, which is what one that leaves in order asks them to.
+            None if grace.is_zero() || self.is_to_be_left_behind(stop) => {
+                info!(rank = %self.rank.key, reason = %stop.reason, "ending the child");
+                *since = Some(Instant::now());
+                self.note(&format!("ended at once: {}", stop.reason)).await;
+                kept.kill();
+            }
             None => {
                 info!(rank = %self.rank.key, reason = %stop.reason, ?grace, "stopping the child");
                 *since = Some(Instant::now());
@@ -170,6 +177,15 @@ impl RankTask {
             Some(since) if since.elapsed() >= grace => kept.kill(),
             Some(_) => {}
         }
+    }
+
+    /// Whether this daemon leaves while others of a gang go on without its rank.
+    fn is_to_be_left_behind(&self, stop: &StopOrder) -> bool {
+        let is_elastic = || {
+            self.spec()
+                .is_ok_and(|spec| spec.resources.min_ranks.is_some())
+        };
+        stop.cause == StopCause::Shutdown && is_elastic()
     }
 
     /// Waits until no process of the child's session is left, and sees to it.
@@ -192,15 +208,23 @@ impl RankTask {
 
     /// Begins to store the newest checkpoint; older ones that wait are of no use any more.
     async fn next_upload(&self) -> Option<Upload> {
-        let waiting = self.rank.spool().cursor().checkpoints.clone();
+        let (waiting, is_first) = {
+            let spool = self.rank.spool();
+            let cursor = spool.cursor();
+            (
+                cursor.checkpoints.clone(),
+                cursor.is_first(self.rank.key.rank),
+            )
+        };
         let (newest, superseded) = waiting.split_last()?;
         for old in superseded {
             debug!(rank = %self.rank.key, step = old.step, "a newer checkpoint is there");
             self.drop_checkpoint(old, None).await;
         }
         let is_in_place = newest.path.parent() == Some(&self.rank.dir.checkpoints());
-        if self.rank.key.rank.0 != 0 || !is_in_place {
-            let why = "only rank 0 makes checkpoints, in a folder of its own in \"checkpoints\"";
+        if !is_first || !is_in_place {
+            let why =
+                "only the first rank makes checkpoints, in a folder of its own in \"checkpoints\"";
             let line = format!("checkpoint {:?} is not kept: {why}", newest.path);
             self.drop_checkpoint(newest, Some(own_line(&line))).await;
             return None;

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
+use marquee_domain::Rank;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::failure::Failure;
 use marquee_domain::limits::{CHILD_LINE_MAX_BYTES, LOG_LINE_MAX_BYTES, LOG_RANK_MAX_BYTES};
 use marquee_proto::v1::log_line::Stream;
 use marquee_proto::v1::report::Body;
-use marquee_proto::v1::{RankLog, RankMetrics, RankProgress};
+use marquee_proto::v1::{RankLog, RankMetrics, RankProgress, RankRegrouped};
 use serde::{Deserialize, Serialize};
 
 use super::lines::{self, Line, Position};
@@ -38,6 +39,20 @@ pub struct Cursor {
     pub word: Option<LastWord>,
     /// Checkpoints that are complete on disk and not stored yet, oldest first.
     pub checkpoints: Vec<LocalCheckpoint>,
+    /// The ranks that go on, since others were lost.
+    #[serde(default)]
+    pub group: Option<Vec<u32>>,
+}
+
+impl Cursor {
+    /// Whether rank `me` is the first of its gang: the one that writes what all have in common.
+    #[must_use]
+    pub fn is_first(&self, me: Rank) -> bool {
+        match &self.group {
+            Some(group) => group.first() == Some(&me.0),
+            None => me.0 == 0,
+        }
+    }
 }
 
 /// A child's last word.
@@ -164,6 +179,20 @@ impl Sink<'_> {
             }
             ChildEvent::Checkpoint { step, path } => {
                 self.cursor.checkpoints.push(LocalCheckpoint { step, path });
+            }
+            ChildEvent::Regrouped {
+                step,
+                ranks,
+                steps_lost,
+                seconds,
+            } => {
+                self.cursor.group = Some(ranks.clone());
+                self.bodies.push(Body::Regrouped(RankRegrouped {
+                    step,
+                    ranks,
+                    steps_lost,
+                    seconds,
+                }));
             }
             ChildEvent::Finished { summary } => {
                 self.cursor.word = Some(LastWord::Finished { summary })
@@ -300,6 +329,18 @@ mod tests {
             message: "no labels".into(),
         };
         assert_eq!(cursor.word, Some(LastWord::Failed(failure)));
+    }
+
+    #[test]
+    fn the_first_of_those_that_go_on_writes_for_all() {
+        let stdout = concat!(
+            r#"{"event":"regrouped","step":7,"ranks":[1,2],"steps_lost":0,"seconds":3.5}"#,
+            "\n"
+        );
+        assert!(Cursor::default().is_first(Rank(0)) && !Cursor::default().is_first(Rank(1)));
+        let (bodies, cursor) = pump(stdout.as_bytes(), b"", Stdout::Events);
+        assert!(matches!(&bodies[0], Body::Regrouped(r) if r.ranks == [1, 2] && r.step == 7));
+        assert!(cursor.is_first(Rank(1)) && !cursor.is_first(Rank(0)) && !cursor.is_first(Rank(2)));
     }
 
     #[test]

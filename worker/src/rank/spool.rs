@@ -326,9 +326,11 @@ fn state_after(body: &Body) -> RankState {
     match body {
         Body::Prepared(_) => RankState::Prepared,
         Body::Started(_) => RankState::Running,
-        Body::Progress(_) | Body::Metrics(_) | Body::Log(_) | Body::Checkpoint(_) => {
-            RankState::Assigned
-        }
+        Body::Progress(_)
+        | Body::Metrics(_)
+        | Body::Log(_)
+        | Body::Checkpoint(_)
+        | Body::Regrouped(_) => RankState::Assigned,
         Body::Finished(_) => RankState::Finished,
         Body::Failed(_) => RankState::Failed,
         Body::Stopped(_) => RankState::Stopped,

@@ -111,7 +111,7 @@ impl RankTask {
         Ok(Done { summary, output })
     }
 
-    fn spec(&self) -> Result<JobSpec, Interrupt> {
+    pub(super) fn spec(&self) -> Result<JobSpec, Interrupt> {
         let cannot = |why: &str| {
             let version = env!("CARGO_PKG_VERSION");
             local_fault(&format!(
@@ -181,6 +181,7 @@ impl RankTask {
             inputs: inputs.folders,
             resume: inputs.resume,
             rendezvous,
+            standby: start.standby,
         };
         if let Some(child_spec) = plan.child_spec() {
             durable::write_json(&self.rank.dir.spec(), &child_spec).map_err(fault)?;
@@ -195,9 +196,9 @@ impl RankTask {
         .map_err(fault)
     }
 
-    /// Stores the job's output. Rank 0's alone counts.
+    /// Stores the job's output. The first rank's alone counts.
     async fn store_output(&self) -> Result<Option<Manifest>, Interrupt> {
-        if self.rank.key.rank.0 != 0 {
+        if !self.rank.spool().cursor().is_first(self.rank.key.rank) {
             return Ok(None);
         }
         let stored = self.host.transfers.upload(&self.rank.dir.output()).await;

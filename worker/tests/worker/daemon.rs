@@ -243,6 +243,7 @@ impl Assigned {
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: self.world_size,
+                min_ranks: None,
                 device: DeviceKind::Cpu,
                 devices_per_rank: 1,
             },
@@ -284,6 +285,7 @@ pub(crate) async fn start(fake: &Fake, key: Key, rendezvous: Option<v1::Rendezvo
         attempt: key.1,
         rank: key.2,
         rendezvous,
+        standby: None,
     };
     fake.tell(ToWorker::Start(start)).await;
 }

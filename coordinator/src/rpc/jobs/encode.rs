@@ -89,6 +89,7 @@ fn rank(rank: &RankRow) -> v1::AttemptRank {
             .map(ToString::to_string)
             .unwrap_or_default(),
         failure: rank.failure.clone().map(v1::Failure::from),
+        lost_at: rank.lost_at.map(timestamp),
     }
 }
 
