@@ -103,14 +103,14 @@ fn site_packages(python: &Path) -> Result<PathBuf> {
 
 /// Marquee on this machine, in a folder of the task's own. Ends with it.
 #[derive(Debug)]
-struct Cluster {
+pub(crate) struct Cluster {
     marquee: PathBuf,
     child: Child,
     addr: String,
 }
 
 impl Cluster {
-    fn start(workspace: &Workspace, setup: &Setup, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(workspace: &Workspace, setup: &Setup, folder: &Path) -> Result<Self> {
         let marquee = workspace.bin_dir.join("marquee");
         let log = fs::File::create(folder.join("cluster.log"))?;
         let mut command = Command::new(&marquee);
@@ -151,7 +151,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.marquee);
         command.args(["--addr", &self.addr]);
         command
