@@ -144,15 +144,18 @@ What breaks one is kept in the folder fuzz-findings beside the binaries.
 const BENCH_HELP: &str = "\
 Measure a part of Marquee beside what teams use today, in one run, and print the ratios
 
-Usage: cargo xtask bench GROUP [PART..] [--json]
+Usage: cargo xtask bench GROUP [PART..] [--json] [--quick]
 
 Groups:
   data   decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
+  train  training steps, from files to training, two ranks, and Marquee's own cost, beside PyTorch
+  input  what of a training step waits for pictures, reads the clock, writes checkpoints
 
 Options:
   PART         only these parts of the group; a wrong one lists them
+  --quick      fewer rounds, for a look (train, input)
   --json       one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
-  --prep FILE  measure this marquee-prep instead of one that is built in the release profile first
+  --prep FILE  measure this marquee-prep instead of one that is built in the release profile first (data)
 
 It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
 ";
@@ -372,6 +375,7 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
         group,
         json: false,
         prep: None,
+        quick: false,
         parts: Vec::new(),
     };
     while let Some(word) = words.next() {
@@ -381,6 +385,7 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
                 Some(file) => options.prep = Some(file.into()),
                 None => bail!(r#""--prep" needs FILE"#),
             },
+            "--quick" => options.quick = true,
             part if !part.starts_with('-') => options.parts.push(word),
             _ => return Err(unknown("bench", &word)),
         }

@@ -53,9 +53,14 @@ impl Agent {
         serde_json::from_str(&line).with_context(|| format!("{} gave up: {line:?}", self.program))
     }
 
-    fn round(&mut self, items: usize) -> Result<Cost> {
+    /// Gives it a line to read.
+    pub(super) fn ask(&mut self, line: &str) -> Result<()> {
         let asked = self.asked.as_mut().context("it was told to end")?;
-        writeln!(asked, "{items}")?;
+        writeln!(asked, "{line}").with_context(|| format!("{} gave up", self.program))
+    }
+
+    fn round(&mut self, items: usize) -> Result<Cost> {
+        self.ask(&items.to_string())?;
         let answer = self.answer()?;
         let number = |key: &str| answer[key].as_f64().with_context(|| format!("no {key}"));
         let each_ms = 1_000.0 / number("items")?;

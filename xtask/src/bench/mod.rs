@@ -8,6 +8,8 @@
 mod agent;
 mod data;
 mod figure;
+mod input;
+mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,10 +22,16 @@ use crate::workspace::Workspace;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Group {
     Data,
+    Train,
+    Input,
 }
 
 impl Group {
-    pub(crate) const ALL: [(&'static str, Self); 1] = [("data", Self::Data)];
+    pub(crate) const ALL: [(&'static str, Self); 3] = [
+        ("data", Self::Data),
+        ("train", Self::Train),
+        ("input", Self::Input),
+    ];
 
     pub(crate) fn named(word: &str) -> Option<Self> {
         let found = Self::ALL.iter().find(|(name, _)| *name == word);
@@ -33,6 +41,8 @@ impl Group {
     fn parts(self) -> &'static [&'static str] {
         match self {
             Self::Data => data::PARTS,
+            Self::Train => train::PARTS,
+            Self::Input => input::PARTS,
         }
     }
 }
@@ -44,6 +54,8 @@ pub(crate) struct Options {
     pub json: bool,
     /// A `marquee-prep` to measure instead of one that is built first.
     pub prep: Option<PathBuf>,
+    /// Fewer rounds: for a look, not for a figure.
+    pub quick: bool,
     /// Only these parts of the group; none: all.
     pub parts: Vec<String>,
 }
@@ -67,6 +79,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let mut sheet = figure::Sheet::new(options.json);
     match options.group {
         Group::Data => data::run(workspace, options, &mut sheet)?,
+        Group::Train => train::run(workspace, options, &mut sheet)?,
+        Group::Input => input::run(workspace, options, &mut sheet)?,
     }
     sheet.finish()
 }

@@ -1,0 +1,164 @@
+//! `cargo xtask bench input`: what a train job spends on anything but computing.
+//!
+//! Whether steps wait for pictures, what the phase clock takes, what checkpoints and TensorBoard take. Each
+//! is a share of the step; the last two are measured with and without, in turn.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::Options;
+use super::figure::{Figure, Goal, Sheet};
+use super::train::Bench;
+use super::train::children::{Shards, make_shards, run_child, train_work};
+use super::train::peers::{Trainee, Turns, median, take_turns};
+use crate::report;
+use crate::workspace::Workspace;
+
+pub(super) const PARTS: &[&str] = &["stall", "clock", "checkpoints"];
+
+/// Shares of the step, in percent, that each may take.
+const STALL: f64 = 2.0;
+const CLOCK: f64 = 0.5;
+const CHECKPOINTS: f64 = 1.0;
+
+/// Models from the quickest step to a slow one, and the side of their pictures.
+const MODELS: [(&str, u32); 3] = [("simple-cnn", 64), ("simple-cnn", 224), ("resnet18", 224)];
+
+pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
+    let bench = Bench::prepare(workspace, options)?;
+    let pieces: [(&str, fn(&Bench<'_>, &mut Sheet) -> Result<()>); 3] = [
+        ("stall", stall),
+        ("clock", clock),
+        ("checkpoints", checkpoints),
+    ];
+    for (name, piece) in pieces {
+        if options.wants(name) {
+            report::step(&format!("measure: {name}"), || piece(&bench, sheet))?;
+        }
+    }
+    Ok(())
+}
+
+/// Phase times and steps of a run by hand.
+fn phases_of(bench: &Bench<'_>, shards: &Path, work: &Value) -> Result<(Value, f64)> {
+    let folder = bench.folder.join("train");
+    let _ = fs::remove_dir_all(&folder);
+    let done = run_child(&bench.trainer, &folder, work, &json!({ "shards": shards }))?;
+    let steps = done.summary["steps"].as_f64().context("no steps")?;
+    Ok((done.summary["phases"].clone(), steps))
+}
+
+fn number(phases: &Value, key: &str) -> Result<f64> {
+    phases[key].as_f64().with_context(|| format!("no {key}"))
+}
+
+fn shards(bench: &Bench<'_>, side: u32, encoding: &'static str) -> Result<PathBuf> {
+    Ok(make_shards(bench, Shards { side, encoding })?.0)
+}
+
+fn stall(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
+    for (model, side) in MODELS {
+        for encoding in ["raw", "jpeg"] {
+            let shards = shards(bench, side, encoding)?;
+            let work = train_work(model, "bf16", 32, 6);
+            let mut shares = Vec::new();
+            let mut step_ms = Vec::new();
+            for _ in 0..bench.rounds(3) {
+                let (phases, steps) = phases_of(bench, &shards, &work)?;
+                let step_s = number(&phases, "step_s")?;
+                shares.push(100.0 * number(&phases, "input_s")? / step_s);
+                step_ms.push(1e3 * step_s / steps);
+            }
+            sheet.add(Figure {
+                name: format!("waits for input, {model} {side} px, {encoding} shards"),
+                value: median(&shares),
+                unit: "% of the step",
+                is_less_better: true,
+                reference: None,
+                goal: (encoding == "raw").then_some(Goal::AtMost(STALL)),
+                ran: format!(
+                    "bf16, batch 32, 6 epochs of 512 pictures, 2 threads; step {:.1} ms; median of {} runs, the \
+                     first batch of each included",
+                    median(&step_ms),
+                    shares.len()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The quickest steps there are, on small pictures: there the clock's share is largest.
+fn clock(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
+    let step = |timed: &str| {
+        let mut command = bench.step("simple-cnn");
+        command.args([
+            "--batch", "8", "--width", "48", "--height", "72", "--phases", timed,
+        ]);
+        command
+    };
+    let mut trainees = [
+        Trainee::start("with", [step("true")])?,
+        Trainee::start("without", [step("false")])?,
+    ];
+    let turns = Turns {
+        warmup: 50,
+        rounds: bench.rounds(60),
+        steps: 50,
+    };
+    take_turns(&mut trainees, turns)?;
+    let [with, without] = &trainees;
+    sheet.add(Figure {
+        name: "the phase clock, simple-cnn 48x72 px".to_owned(),
+        value: 100.0 * (with.cpu_ms() / without.cpu_ms() - 1.0),
+        unit: "% of the step",
+        is_less_better: true,
+        reference: None,
+        goal: Some(Goal::AtMost(CLOCK)),
+        ran: format!(
+            "batch 8, 1 thread, CPU {:.3} and {:.3} ms a step, median of {} rounds of {} in turn",
+            with.cpu_ms(),
+            without.cpu_ms(),
+            turns.rounds,
+            turns.steps
+        ),
+    });
+    Ok(())
+}
+
+/// One epoch with its checkpoint at the end, and the same with TensorBoard and checkpoints in between.
+fn checkpoints(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
+    const EVERY_STEPS: u32 = 50;
+    for (model, side) in [("simple-cnn", 224), ("resnet18", 224)] {
+        let shards = shards(bench, side, "raw")?;
+        let off = train_work(model, "bf16", 4, 1);
+        let mut on = off.clone();
+        on["settings"]["tensorboard"] = json!(true);
+        on["settings"]["checkpoint_every_steps"] = json!(EVERY_STEPS);
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..bench.rounds(5) {
+            for (work, times) in [(&on, &mut with), (&off, &mut without)] {
+                let (phases, steps) = phases_of(bench, &shards, work)?;
+                times.push(1e3 * number(&phases, "step_s")? / steps);
+            }
+        }
+        let (with, without) = (median(&with), median(&without));
+        sheet.add(Figure {
+            name: format!("TensorBoard and checkpoints, {model} {side} px"),
+            value: 100.0 * (with / without - 1.0),
+            unit: "% of the step",
+            is_less_better: true,
+            reference: None,
+            goal: Some(Goal::AtMost(CHECKPOINTS)),
+            ran: format!(
+                "bf16, batch 4, 2 threads, a checkpoint every {EVERY_STEPS} steps of {without:.0} ms; median of {} \
+                 pairs",
+                bench.rounds(5)
+            ),
+        });
+    }
+    Ok(())
+}
