@@ -61,7 +61,7 @@ struct Mode {
     layout: &'static str,
     /// Least ratio to eager: 1 / 0.95 where that is the goal.
     eager: f64,
-    /// Relative difference of losses that rounding may make.
+    /// Relative difference of the first losses that rounding may make.
     tolerance: f64,
 }
 
@@ -134,7 +134,7 @@ fn figure(
         goal: Some(Goal::Ratio(goal)),
         ran: format!(
             "{} x {}x{} px, 1 thread each, median of {} rounds of {} in turn; least {:.0} and {:.0} ms, wall \
-             median {:.0} and {:.0} ms, memory {:.0} and {:.0} MB, losses within {apart:.0e}",
+             median {:.0} and {:.0} ms, memory {:.0} and {:.0} MB, first losses within {apart:.0e}",
             case.batch,
             case.side,
             case.side,
