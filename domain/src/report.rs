@@ -157,6 +157,18 @@ pub struct TrainSummary {
     pub rank: u32,
     /// "gloo", "nccl", or "none" for one rank.
     pub backend: String,
+    /// What the reader must know of the way it ran, such as that NCCL could not be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// "cpu" or "cuda".
+    #[serde(default)]
+    pub device: String,
+    /// The most bytes that tensors held at once on the rank's GPU.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+    /// The most bytes that libtorch held of the GPU for them.
+    #[serde(default)]
+    pub peak_reserved_bytes: Option<u64>,
     pub epochs: u32,
     pub steps: u64,
     /// Step from which this attempt went on, 0 if it started anew.

@@ -17,7 +17,7 @@ pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
     ScriptSettings, Shuffle, Transfer, matches,
 };
-pub use recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
+pub use recipe::{Backend, Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{
     CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, OUTAGE_S_DEFAULT,
     Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,

@@ -24,6 +24,9 @@ using marquee::guarded;
 using marquee::TensorPtr;
 using std::chrono::milliseconds;
 
+// Of device.cpp.
+extern "C" int marquee_event_record(void* event, int index);
+
 namespace {
 
 struct Store {
@@ -341,29 +344,35 @@ int marquee_reducer_prepare(void* reducer) {
 }
 
 // Runs the backward pass and tells how long its own computation took, and how long it then still
-// waited for the all-reduce.
+// waited for the all-reduce; on GPUs these are the times in which it was asked for. `computed`, where
+// it is not null, is an event of device.cpp that is set on GPU `index` between the two.
 //
 // The Reducer waits for its buckets in a callback that the autograd engine runs once every node of
 // the graph is done. Callbacks run in the order in which they were queued, so one that is queued by
-// a hook on the loss itself, the very first thing backward does, runs just before that wait.
+// a hook on the loss itself, the very first thing backward does, runs just before that wait. They run
+// on the stream that the caller has, after it has been made to wait for all other streams.
 //
 // Where nobody wants the times, both pointers may be null: then no clock is read and no hook queued.
-int marquee_backward(TensorPtr loss, double* compute_s, double* waiting_s) {
+int marquee_backward(TensorPtr loss, void* computed, int index, double* compute_s, double* waiting_s) {
   return guarded([&] {
     if (compute_s == nullptr || waiting_s == nullptr) {
       marquee::tensor(loss).backward();
       return;
     }
     auto start = std::chrono::steady_clock::now();
-    auto computed = std::make_shared<double>(0.0);
+    auto elapsed = std::make_shared<double>(0.0);
     auto& root = marquee::tensor(loss);
-    root.register_hook([computed, start](const at::Tensor&) {
-      torch::autograd::Engine::get_default_engine().queue_callback(
-          [computed, start] { *computed = seconds_since(start); });
+    root.register_hook([=](const at::Tensor&) {
+      torch::autograd::Engine::get_default_engine().queue_callback([=] {
+        *elapsed = seconds_since(start);
+        if (computed != nullptr) {
+          TORCH_CHECK(marquee_event_record(computed, index) == 0, marquee::last_error());
+        }
+      });
     });
     root.backward();
-    *compute_s = *computed;
-    *waiting_s = seconds_since(start) - *computed;
+    *compute_s = *elapsed;
+    *waiting_s = seconds_since(start) - *elapsed;
   });
 }
 

@@ -25,12 +25,17 @@ std::vector<at::Tensor> gradients(const std::vector<at::Tensor>& parameters) {
   return list;
 }
 
+std::optional<at::Tensor> optional(TensorPtr tensor) {
+  return tensor == nullptr ? std::nullopt : std::optional<at::Tensor>(marquee::tensor(tensor));
+}
+
 } // namespace
 
 extern "C" {
 
 // `momenta` may be null when `momentum` is 0. On the first step they are overwritten, as PyTorch
-// starts them with the first gradient itself.
+// starts them with the first gradient itself. Where `found` is not null and holds 1, nothing is done:
+// the device sees to it, and nobody waits for it.
 int marquee_sgd_step(
     const TensorPtr* parameters,
     const TensorPtr* momenta,
@@ -39,7 +44,8 @@ int marquee_sgd_step(
     double momentum,
     double weight_decay,
     int nesterov,
-    int first_step) {
+    int first_step,
+    TensorPtr found) {
   return guarded([&] {
     at::NoGradGuard no_grad;
     auto list = marquee::tensors(parameters, count);
@@ -47,11 +53,11 @@ int marquee_sgd_step(
     auto buffers = momenta == nullptr ? std::vector<at::Tensor>() : marquee::tensors(momenta, count);
     at::_fused_sgd_(
         list, grads, buffers, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0,
-        /*maximize=*/false, first_step != 0);
+        /*maximize=*/false, first_step != 0, /*grad_scale=*/std::nullopt, optional(found));
   });
 }
 
-// `steps` holds the number of this step, counted from 1, for each parameter.
+// `steps` holds the number of this step, counted from 1, for each parameter; `found` as above.
 int marquee_adamw_step(
     const TensorPtr* parameters,
     const TensorPtr* averages,
@@ -62,7 +68,8 @@ int marquee_adamw_step(
     double beta1,
     double beta2,
     double weight_decay,
-    double eps) {
+    double eps,
+    TensorPtr found) {
   return guarded([&] {
     at::NoGradGuard no_grad;
     auto list = marquee::tensors(parameters, count);
@@ -70,7 +77,8 @@ int marquee_adamw_step(
     at::_fused_adamw_(
         list, grads, marquee::tensors(averages, count), marquee::tensors(squares, count),
         /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), marquee::tensors(steps, count), lr, beta1, beta2,
-        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
+        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/std::nullopt,
+        optional(found));
   });
 }
 

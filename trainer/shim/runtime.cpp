@@ -4,10 +4,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
-#if __has_include(<c10/core/CachingDeviceAllocator.h>)
-#include <c10/core/CachingDeviceAllocator.h>
-#define MARQUEE_COUNTS_DEVICE_MEMORY 1
-#endif
 
 namespace marquee {
 
@@ -68,28 +64,20 @@ int marquee_autocast_leave(int cuda) {
   });
 }
 
-// Makes libtorch choose kernels that give the same bits each time, and warn on stderr where it has
-// none. All that our models use on CPUs are such kernels already; GPUs have a few that are not.
-int marquee_be_deterministic() {
+// Which kernels libtorch chooses. With `deterministic` those that give the same bits each time, with a
+// warning on stderr where it has none; else cuDNN tries for each new shape which of its own is fastest.
+// All that our models use on CPUs are of the former kind anyway. With `tf32` GPUs round what products
+// and convolutions of fp32 take to 10 bits of mantissa.
+int marquee_choose_kernels(int deterministic, int tf32) {
   return guarded([&] {
-    at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+    auto& context = at::globalContext();
+    context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/true);
     // Filling fresh memory with NaN, its default, is for hunting bugs and costs a pass over it.
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-    at::globalContext().setBenchmarkCuDNN(false);
-  });
-}
-
-// The most bytes that tensors have taken of a GPU. CUDA's half of libtorch must be loaded.
-int marquee_peak_cuda_bytes(int device, uint64_t* bytes) {
-  return guarded([&] {
-#ifdef MARQUEE_COUNTS_DEVICE_MEMORY
-    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(static_cast<c10::DeviceIndex>(device));
-    *bytes = static_cast<uint64_t>(stats.allocated_bytes[0].peak);
-#else
-    (void)device;
-    (void)bytes;
-    TORCH_CHECK(false, "this libtorch does not tell");
-#endif
+    context.setDeterministicFillUninitializedMemory(false);
+    context.setDeterministicCuDNN(deterministic != 0);
+    context.setBenchmarkCuDNN(deterministic == 0);
+    context.setAllowTF32CuDNN(tf32 != 0);
+    context.setAllowTF32CuBLAS(tf32 != 0);
   });
 }
 

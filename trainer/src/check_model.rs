@@ -6,10 +6,12 @@
 
 use std::path::Path;
 
+use marquee_domain::spec::Precision;
 use marquee_domain::zoo;
 use serde::Serialize;
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
+use crate::device;
 use crate::error::RunError;
 use crate::ffi::{self, SgdStep};
 use crate::models::{Chance, Network, Pass, Rates, head_name};
@@ -31,6 +33,8 @@ pub struct ModelCheck<'a> {
     pub stepped: Option<&'a Path>,
     /// The largest absolute difference that passes.
     pub tolerance: f64,
+    /// Whether to compute on the first GPU rather than the CPU.
+    pub on_gpu: bool,
 }
 
 /// How far the model is from PyTorch: largest absolute differences of what the file held.
@@ -77,8 +81,14 @@ const KNOWN: [&str; 8] = [
 pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
     let ModelCheck { weights, io, .. } = check;
     let weights_name = weights.display().to_string();
+    let device = if check.on_gpu {
+        device::first_gpu()?
+    } else {
+        Device::Cpu
+    };
+    device::choose_kernels(device, false, Precision::Fp32)?;
     let given = Given {
-        tensors: tensors::read(io)?,
+        tensors: on(device, tensors::read(io)?)?,
         name: io.display().to_string(),
     };
     let weights = tensors::read(weights)?;
@@ -94,7 +104,7 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
         Start::Zeros,
         Rates::default(),
         kind,
-        Device::Cpu,
+        device,
     )?;
     network.parameters.load(&weights, &weights_name)?;
 
@@ -131,11 +141,19 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
     // Not "no difference is larger": a difference that is not a number must not pass.
     report.ok = found.iter().flatten().all(|d| *d <= check.tolerance);
     if let Some(stepped) = check.stepped {
-        let expected = tensors::read(stepped)?;
+        let expected = on(device, tensors::read(stepped)?)?;
         let apart = step(&network, &given, kind, &expected, stepped)?;
         report.step_relative = Some(apart);
     }
     Ok(report)
+}
+
+/// The same tensors on `device`.
+fn on(device: Device, tensors: Tensors) -> Result<Tensors, RunError> {
+    tensors
+        .into_iter()
+        .map(|(name, tensor)| Ok((name, tensor.f_to_device(device)?)))
+        .collect()
 }
 
 /// The second file.
@@ -274,7 +292,7 @@ fn step(
         nesterov: false,
         first: true,
     };
-    ffi::sgd_step(&network.parameters.tensors(), &[], plain)?;
+    ffi::sgd_step(&network.parameters.tensors(), &[], plain, None)?;
     let mut apart = 0.0;
     for (name, tensor) in network.parameters.state() {
         let wanted = expected.get(name).ok_or_else(|| {

@@ -12,6 +12,7 @@ use marquee_domain::spec::ImageEncoding;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::RunError;
+use crate::ffi;
 use crate::learner::features::Table;
 
 mod augment;
@@ -58,7 +59,7 @@ pub(crate) struct SplitReader {
     pinned_for: Option<Device>,
 }
 
-/// Pictures of one step on one rank.
+/// Pictures of one step on one rank. Where a GPU is to have them they lie in memory that it copies from.
 #[derive(Debug)]
 pub(crate) struct Batch {
     /// uint8 `[N, height, width, 3]`, RGB; or features `[N, width]`, where the split has them.
@@ -71,6 +72,17 @@ pub(crate) struct Batch {
     pub(crate) global: u64,
     /// Place of the first picture in the step.
     pub(crate) first: u64,
+}
+
+impl Batch {
+    /// The same on `device`. To GPUs it is copied while they compute.
+    pub(crate) fn on(&self, device: Device) -> Result<Self, RunError> {
+        Ok(Self {
+            pixels: ffi::upload(&self.pixels, device)?,
+            labels: ffi::upload(&self.labels, device)?,
+            ..*self
+        })
+    }
 }
 
 impl SplitReader {
@@ -173,8 +185,8 @@ impl SplitReader {
             }
         };
         Ok(Batch {
-            pixels,
-            labels,
+            pixels: self.pinned(pixels)?,
+            labels: self.pinned(labels)?,
             counted: if request.is_stand_in { 0 } else { count as u64 },
             global: request.global,
             first: request.first,
@@ -240,10 +252,6 @@ impl SplitReader {
         }
         let sides = [pictures.len(), height, width, 3].map(side);
         let pixels = Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?;
-        let pixels = match self.pinned_for {
-            Some(device) => pixels.f_pin_memory(device)?,
-            None => pixels,
-        };
         Ok((pixels, kept))
     }
 
@@ -258,6 +266,14 @@ impl SplitReader {
             self.augment.apply(out, size, view.dice, scratch);
         }
         Ok(())
+    }
+
+    /// The same numbers where a GPU copies them from by itself, if there is one.
+    fn pinned(&self, tensor: Tensor) -> Result<Tensor, RunError> {
+        match self.pinned_for {
+            Some(_) => Ok(ffi::pin(&tensor)?),
+            None => Ok(tensor),
+        }
     }
 }
 

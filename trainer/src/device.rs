@@ -3,6 +3,7 @@
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::resources::Device as Granted;
+use marquee_domain::spec::Precision;
 use tch::{Cuda, Device};
 
 use crate::error::RunError;
@@ -34,7 +35,7 @@ pub(crate) fn set_environment() {
 
 /// The device for `spec`, which was granted devices by its worker. A GPU rank sees its own alone,
 /// through `CUDA_VISIBLE_DEVICES`, as number 0.
-pub(crate) fn choose(spec: &ChildSpec, world_size: u32) -> Result<Device, RunError> {
+pub(crate) fn choose(spec: &ChildSpec) -> Result<Device, RunError> {
     let threads = i32::try_from(spec.threads.max(1)).unwrap_or(1);
     tch::set_num_threads(threads);
     let wants_gpu = spec.devices.iter().any(|device| match device {
@@ -44,27 +45,46 @@ pub(crate) fn choose(spec: &ChildSpec, world_size: u32) -> Result<Device, RunErr
     if !wants_gpu {
         return Ok(Device::Cpu);
     }
-    // Before anything asks libtorch about CUDA.
-    if let Err(error) = ffi::load_cuda() {
-        return Err(RunError::new(
-            FailureClass::DeviceFault,
+    first_gpu().map_err(|error| {
+        RunError::new(
+            error.class,
             format!(
-                "the job was given a GPU, but libtorch_cuda.so cannot be loaded beside the trainer's libtorch \
-                 ({error}); install the GPU runtime on this host, or submit with device = \"cpu\""
+                "the job was given a GPU, but {}; or submit with device = \"cpu\"",
+                error.message
             ),
-        ));
-    }
+        )
+    })
+}
+
+/// The first GPU that this process sees, with libtorch's CUDA half loaded.
+pub(crate) fn first_gpu() -> Result<Device, RunError> {
+    let fault = |message: String| RunError::new(FailureClass::DeviceFault, message);
+    // Before anything asks libtorch about CUDA.
+    ffi::load_cuda().map_err(|error| {
+        fault(format!(
+            "libtorch_cuda.so cannot be loaded beside the trainer's libtorch ({error}); install the GPU runtime \
+             on this host"
+        ))
+    })?;
     if !Cuda::is_available() {
-        return Err(RunError::new(
-            FailureClass::DeviceFault,
-            "the job was given a GPU, but libtorch finds none it can use; check the NVIDIA driver with nvidia-smi",
-        ));
-    }
-    if world_size > 1 {
-        return Err(RunError::user(
-            "several ranks on GPUs need NCCL, which this version does not have yet; use ranks = 1, or \
-             device = \"cpu\"",
+        return Err(fault(
+            "libtorch finds no GPU that it can use; check the NVIDIA driver with nvidia-smi"
+                .to_owned(),
         ));
     }
     Ok(Device::Cuda(0))
+}
+
+/// Makes libtorch choose kernels as the job asks for. Those that our models use on CPUs give the same
+/// bits each time, whatever it asks for.
+pub(crate) fn choose_kernels(
+    device: Device,
+    deterministic: bool,
+    precision: Precision,
+) -> Result<(), RunError> {
+    let is_cpu = ffi::gpu_index(device).is_none();
+    Ok(ffi::choose_kernels(
+        deterministic || is_cpu,
+        precision == Precision::Tf32,
+    )?)
 }

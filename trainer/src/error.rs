@@ -15,6 +15,9 @@ pub(crate) enum TorchError {
     /// A peer or the rendezvous store could not be reached.
     #[error("{0}")]
     Network(String),
+    /// The GPU, or its driver.
+    #[error("{0}")]
+    Device(String),
     #[error("{0}")]
     Other(String),
 }
@@ -32,6 +35,14 @@ const NETWORK_WORDS: &[&str] = &[
     "Broken pipe",
     "Timed out waiting",
     "Connection",
+    "NCCL",
+];
+/// What CUDA's libraries say when the device fails.
+const DEVICE_WORDS: &[&str] = &[
+    "CUDA error",
+    "CUDNN_STATUS_",
+    "CUBLAS_STATUS_",
+    "cuDNN error",
 ];
 
 impl TorchError {
@@ -42,6 +53,8 @@ impl TorchError {
             Self::OutOfMemory(text)
         } else if says(NETWORK_WORDS) {
             Self::Network(text)
+        } else if says(DEVICE_WORDS) {
+            Self::Device(text)
         } else {
             Self::Other(text)
         }
@@ -120,6 +133,10 @@ impl From<TorchError> for RunError {
                     first_lines(&text)
                 ),
             ),
+            TorchError::Device(text) => Self::new(
+                FailureClass::DeviceFault,
+                format!("the GPU failed: {}", first_lines(&text)),
+            ),
             TorchError::Other(text) => Self::host(format!("libtorch: {}", first_lines(&text))),
         }
     }
@@ -168,6 +185,8 @@ mod tests {
         assert_eq!(class_of(gloo), FailureClass::Network);
         let memory = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes";
         assert_eq!(class_of(memory), FailureClass::OutOfMemory);
+        let device = "CUDA error: an illegal memory access was encountered";
+        assert_eq!(class_of(device), FailureClass::DeviceFault);
         assert_eq!(
             class_of("mat1 and mat2 shapes cannot be multiplied"),
             FailureClass::Crash

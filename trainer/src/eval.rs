@@ -41,7 +41,7 @@ pub(crate) fn run(
             place.world_size
         )));
     }
-    let device = device::choose(spec, 1)?;
+    let device = device::choose(spec)?;
     let shards = data::open(spec)?;
     let trained = model_folder::read(model_dir(spec)?, device)?;
     check_classes(&trained, &shards)?;
@@ -49,7 +49,7 @@ pub(crate) fn run(
     let started = Instant::now();
     let mut scored = Vec::new();
     for name in [data::VALIDATION, data::TEST] {
-        let split = SplitReader::of(&shards, name);
+        let split = SplitReader::of(&shards, name).map(|split| split.pinned_for(device));
         match score(
             split.as_ref(),
             &trained,

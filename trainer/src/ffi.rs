@@ -26,7 +26,10 @@ mod memory;
 mod nccl;
 mod script;
 
-pub(crate) use gpu::{peak_cuda_bytes, set_default_variable};
+pub(crate) use gpu::{
+    Mark, PeakMemory, download, gpu_index, peak_memory, pin, set_default_variable, synchronize_gpu,
+    upload,
+};
 pub(crate) use memory::keep_memory;
 pub(crate) use nccl::{Nccl, load_cuda};
 pub(crate) use script::Script;
@@ -39,7 +42,7 @@ unsafe extern "C" {
     fn marquee_to_channels_first(tensor: Handle) -> c_int;
     fn marquee_autocast_enter(cuda: c_int, bfloat16: c_int) -> c_int;
     fn marquee_autocast_leave(cuda: c_int) -> c_int;
-    fn marquee_be_deterministic() -> c_int;
+    fn marquee_choose_kernels(deterministic: c_int, tf32: c_int) -> c_int;
 
     fn marquee_store_serve(
         fd: c_int,
@@ -107,7 +110,13 @@ unsafe extern "C" {
     fn marquee_reducer_free(reducer: Handle);
     fn marquee_reducer_rebuild(reducer: Handle) -> c_int;
     fn marquee_reducer_prepare(reducer: Handle) -> c_int;
-    fn marquee_backward(loss: Handle, compute_s: *mut f64, waiting_s: *mut f64) -> c_int;
+    fn marquee_backward(
+        loss: Handle,
+        computed: Handle,
+        index: c_int,
+        compute_s: *mut f64,
+        waiting_s: *mut f64,
+    ) -> c_int;
 
     fn marquee_clip_gradients(parameters: *const Handle, count: usize, max_norm: f64) -> c_int;
     fn marquee_move_towards(
@@ -132,6 +141,7 @@ unsafe extern "C" {
         weight_decay: f64,
         nesterov: c_int,
         first_step: c_int,
+        found: Handle,
     ) -> c_int;
     fn marquee_adamw_step(
         parameters: *const Handle,
@@ -144,6 +154,7 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        found: Handle,
     ) -> c_int;
 }
 
@@ -417,16 +428,29 @@ pub(crate) struct BackwardTimes {
     pub(crate) waiting_s: f64,
 }
 
-/// Runs the backward pass of `loss`.
+/// Runs the backward pass of `loss`. On GPUs the times are those in which it was asked for.
 pub(crate) fn backward(loss: &Tensor) -> Result<BackwardTimes, TorchError> {
+    backward_marked(loss, None)
+}
+
+/// The same; sets a mark of a GPU's once its last gradient is computed.
+pub(crate) fn backward_marked(
+    loss: &Tensor,
+    computed: Option<(&Mark, usize)>,
+) -> Result<BackwardTimes, TorchError> {
+    let (mark, index) = computed.map_or((ptr::null_mut(), 0), |(mark, index)| {
+        (mark.handle(), c_int::try_from(index).unwrap_or(c_int::MAX))
+    });
     let mut times = BackwardTimes {
         compute_s: 0.0,
         waiting_s: 0.0,
     };
-    // SAFETY: the tensor and both numbers outlive the call.
+    // SAFETY: the tensor, the mark and both numbers outlive the call.
     check(unsafe {
         marquee_backward(
             pointer(loss),
+            mark,
+            index,
             &raw mut times.compute_s,
             &raw mut times.waiting_s,
         )
@@ -437,7 +461,15 @@ pub(crate) fn backward(loss: &Tensor) -> Result<BackwardTimes, TorchError> {
 /// The same where nobody wants to know how long it took.
 pub(crate) fn backward_untimed(loss: &Tensor) -> Result<(), TorchError> {
     // SAFETY: the tensor outlives the call; null pointers ask for no times.
-    check(unsafe { marquee_backward(pointer(loss), ptr::null_mut(), ptr::null_mut()) })
+    check(unsafe {
+        marquee_backward(
+            pointer(loss),
+            ptr::null_mut(),
+            0,
+            ptr::null_mut(),
+            ptr::null_mut(),
+        )
+    })
 }
 
 /// Scales the gradients of `parameters` down to a norm, over all of them, of `max_norm` at most.
@@ -522,10 +554,12 @@ pub(crate) struct SgdStep {
 }
 
 /// Steps `parameters` along their gradients. `momenta` has one tensor a parameter, or none at all.
+/// Where `found` holds 1 nothing happens, which only the device notices.
 pub(crate) fn sgd_step(
     parameters: &[Tensor],
     momenta: &[Tensor],
     step: SgdStep,
+    found: Option<&Tensor>,
 ) -> Result<(), TorchError> {
     assert!(
         momenta.is_empty() || momenta.len() == parameters.len(),
@@ -548,6 +582,7 @@ pub(crate) fn sgd_step(
             step.weight_decay,
             c_int::from(step.nesterov),
             c_int::from(step.first),
+            found.map_or(ptr::null_mut(), pointer),
         )
     })
 }
@@ -571,11 +606,12 @@ pub(crate) struct AdamWState {
     pub(crate) steps: Vec<Tensor>,
 }
 
-/// Steps `parameters` along their gradients.
+/// Steps `parameters` along their gradients, unless `found` holds 1, as above.
 pub(crate) fn adamw_step(
     parameters: &[Tensor],
     state: &AdamWState,
     step: AdamWStep,
+    found: Option<&Tensor>,
 ) -> Result<(), TorchError> {
     let count = parameters.len();
     assert!(
@@ -598,6 +634,7 @@ pub(crate) fn adamw_step(
             step.beta2,
             step.weight_decay,
             step.eps,
+            found.map_or(ptr::null_mut(), pointer),
         )
     })
 }
@@ -614,10 +651,11 @@ pub(crate) fn to_channels_first(tensor: &Tensor) -> Result<(), TorchError> {
     check(unsafe { marquee_to_channels_first(pointer(tensor)) })
 }
 
-/// Asks libtorch for kernels that give the same bits each time.
-pub(crate) fn be_deterministic() -> Result<(), TorchError> {
+/// Which kernels libtorch chooses: deterministic ones, or the fastest; whether products of fp32 are
+/// rounded on GPUs. On CPUs it changes nothing.
+pub(crate) fn choose_kernels(deterministic: bool, tf32: bool) -> Result<(), TorchError> {
     // SAFETY: sets flags of libtorch's global context.
-    check(unsafe { marquee_be_deterministic() })
+    check(unsafe { marquee_choose_kernels(c_int::from(deterministic), c_int::from(tf32)) })
 }
 
 /// Ends the process at once, without destructors and without waiting for threads that hang in an

@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 use marquee_domain::FailureClass;
 use marquee_domain::child::{ChildEvent, ExitCode, env};
 use marquee_domain::limits::STOP_GRACE;
+use marquee_domain::resources::Device;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::RunError;
 use crate::events::Events;
 use crate::rendezvous::StoreServer;
-use crate::run::Outcome;
+use crate::run::{Outcome, read_spec};
 use crate::stop::Stop;
 
 /// Where the ranks meet.
@@ -122,6 +123,13 @@ fn start(
     if let Some(least) = size.min_ranks {
         command.env(env::MIN_RANKS, least.to_string());
     }
+    if let Some(gpu) = gpu_of(
+        rank,
+        uses_gpus(spec)?,
+        std::env::var(env::CUDA_VISIBLE_DEVICES).ok(),
+    )? {
+        command.env(env::CUDA_VISIBLE_DEVICES, gpu);
+    }
     let mut child = command
         .args(["run", "--until-eof"])
         .arg(spec)
@@ -157,6 +165,37 @@ fn start(
         reader,
         status: None,
     })
+}
+
+/// Whether the spec gives its ranks a GPU each.
+fn uses_gpus(spec: &Path) -> Result<bool, RunError> {
+    Ok(read_spec(spec)?.devices.iter().any(|device| match device {
+        Device::Gpu { .. } => true,
+        Device::Cpu { .. } => false,
+    }))
+}
+
+/// The one GPU that a rank is to see, of those that are to be seen here; None where it computes on a CPU.
+fn gpu_of(rank: u32, uses_gpus: bool, visible: Option<String>) -> Result<Option<String>, RunError> {
+    if !uses_gpus {
+        return Ok(None);
+    }
+    let Some(visible) = visible else {
+        return Ok(Some(rank.to_string()));
+    };
+    let gpus: Vec<&str> = visible
+        .split(',')
+        .map(str::trim)
+        .filter(|gpu| !gpu.is_empty())
+        .collect();
+    let place = usize::try_from(rank).unwrap_or(usize::MAX);
+    match gpus.get(place) {
+        Some(gpu) => Ok(Some((*gpu).to_owned())),
+        None => Err(RunError::user(format!(
+            "rank {rank} needs a GPU of its own, but {} is {visible:?}",
+            env::CUDA_VISIBLE_DEVICES
+        ))),
+    }
 }
 
 /// Passes on the events of the rank that speaks, and keeps every rank's last words.
@@ -338,5 +377,19 @@ fn conclude(
         (Some(error), _) => Err(error),
         (None, Some(summary)) if !stopped => Ok(Outcome::Finished(summary)),
         (None, _) => Ok(Outcome::Stopped),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rank_sees_one_gpu_of_those_that_are_to_be_seen() {
+        let gpu = |rank, visible: Option<&str>| gpu_of(rank, true, visible.map(str::to_owned));
+        assert_eq!(gpu(1, None).unwrap().as_deref(), Some("1"));
+        assert_eq!(gpu(1, Some("3, GPU-7")).unwrap().as_deref(), Some("GPU-7"));
+        assert!(gpu(2, Some("3,5")).unwrap_err().message.contains("rank 2"));
+        assert!(gpu_of(0, false, None).unwrap().is_none());
     }
 }

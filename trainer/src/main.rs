@@ -15,8 +15,8 @@ use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
     Events, Facts, ModelCheck, Outcome, Place, RunError, Size, StepBench, StepBenchOptions,
-    StepTimes, Stop, check_model, conclude, leave, nccl_check, nccl_trial, read_spec, run,
-    run_ranks, serve,
+    StepTimes, Stop, check_model, conclude, leave, make_shards, nccl_check, nccl_trial, read_spec,
+    run, run_ranks, serve,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -78,6 +78,9 @@ enum Command {
         /// Also do one step of plain SGD, at the rate `lr` of IO, and compare with these weights
         #[arg(long)]
         stepped: Option<PathBuf>,
+        /// Where to compute: the CPU, or the first GPU
+        #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+        device: String,
     },
     /// Try NCCL on this host's GPUs: one rank each, all-reduce, abort; says what does not work and why
     NcclCheck {
@@ -93,6 +96,17 @@ enum Command {
     },
     /// Time whole training steps on a batch that lies ready, for comparisons; ranks as for "run"
     BenchStep(BenchStep),
+    /// Write raw shards of noise, to measure with
+    MakeShards {
+        /// The folder
+        dir: PathBuf,
+        /// Pictures
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        rows: u32,
+        /// Pixels of a side
+        #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(16..=4_096))]
+        side: u32,
+    },
     /// List the models of the zoo
     Models,
     /// Say what this trainer is built on, for which GPUs, and whether CUDA's libraries load here
@@ -153,12 +167,14 @@ fn main() {
             io,
             tolerance,
             stepped,
+            device,
         } => check_command(ModelCheck {
             model: &model,
             weights: &weights,
             io: &io,
             stepped: stepped.as_deref(),
             tolerance,
+            on_gpu: device == "cuda",
         }),
         Command::NcclCheck {
             json,
@@ -166,6 +182,7 @@ fn main() {
             inner,
         } => nccl_command(json, Duration::from_secs(u64::from(timeout_s)), inner),
         Command::BenchStep(bench) => bench_command(&bench),
+        Command::MakeShards { dir, rows, side } => shards_command(&dir, rows, side),
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
             ExitCode::OK
@@ -238,6 +255,16 @@ fn check_command(check: ModelCheck) -> ExitCode {
         ExitCode::OK
     } else {
         ExitCode::FAILED
+    }
+}
+
+fn shards_command(dir: &Path, rows: u32, side: u32) -> ExitCode {
+    match make_shards(dir, rows, side) {
+        Ok(()) => ExitCode::OK,
+        Err(error) => {
+            tracing::error!("{}", error.message);
+            ExitCode::FAILED
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use crate::learner::freeze::Rule;
 use crate::parameters::Parameters;
 use crate::tensors::Tensors;
 
-/// Name of the step counter in the saved state.
+/// Names of the step counters in the saved state.
 const STEP: &str = "step";
+const SKIPPED: &str = "skipped";
 
 /// An optimizer over the weights of one network that learn.
 #[derive(Debug)]
@@ -22,7 +23,10 @@ pub(crate) struct Optimizer {
     groups: Vec<Group>,
     /// Of all groups, in order.
     parameters: Vec<Tensor>,
+    /// Taken, the skipped ones included.
     steps: i64,
+    /// Those whose gradients overflowed.
+    skipped: i64,
 }
 
 /// Weights that learn at one rate, from one step on.
@@ -84,11 +88,13 @@ impl Optimizer {
             parameters: parameters.map(Tensor::shallow_clone).collect(),
             groups,
             steps: 0,
+            skipped: 0,
         })
     }
 
-    /// Steps along the gradients at the learning rate `lr`.
-    pub(crate) fn step(&mut self, lr: f64) -> Result<(), RunError> {
+    /// Steps along the gradients at the learning rate `lr`; if `found` holds 1, the step is skipped,
+    /// which only the device knows until [`Self::note_skipped`].
+    pub(crate) fn step(&mut self, lr: f64, found: Option<&Tensor>) -> Result<(), RunError> {
         for group in &self.groups {
             // Weights that learn later are not touched: no momentum, no decay.
             if self.steps >= group.from_step {
@@ -96,11 +102,17 @@ impl Optimizer {
                     self.settings,
                     lr * group.lr_scale,
                     self.steps - group.from_step,
+                    found,
                 )?;
             }
         }
         self.steps += 1;
         Ok(())
+    }
+
+    /// Takes note of steps that were skipped.
+    pub(crate) fn note_skipped(&mut self, steps: usize) {
+        self.skipped += i64::try_from(steps).unwrap_or(0);
     }
 
     /// What the next step moves: those that learn later have no gradient yet.
@@ -120,6 +132,9 @@ impl Optimizer {
     /// The state to save, by name.
     pub(crate) fn save(&self) -> Tensors {
         let mut saved = Tensors::from([(STEP.to_owned(), Tensor::from(self.steps))]);
+        if self.skipped > 0 {
+            saved.insert(SKIPPED.to_owned(), Tensor::from(self.skipped));
+        }
         for group in &self.groups {
             for (list, suffix) in group.state.lists() {
                 for (name, tensor) in group.names.iter().zip(list) {
@@ -153,13 +168,28 @@ impl Optimizer {
             .get(STEP)
             .ok_or_else(|| missing(STEP))?
             .f_int64_value(&[])?;
+        self.skipped = match saved.get(SKIPPED) {
+            Some(skipped) => skipped.f_int64_value(&[])?,
+            None => 0,
+        };
+        for group in &self.groups {
+            group
+                .state
+                .count((self.steps - self.skipped - group.from_step).max(0))?;
+        }
         Ok(())
     }
 }
 
 impl Group {
     /// Takes the step after `steps` earlier ones.
-    fn step(&self, settings: Settings, lr: f64, steps: i64) -> Result<(), RunError> {
+    fn step(
+        &self,
+        settings: Settings,
+        lr: f64,
+        steps: i64,
+        found: Option<&Tensor>,
+    ) -> Result<(), RunError> {
         match (settings, &self.state) {
             (
                 Settings::Sgd {
@@ -175,9 +205,11 @@ impl Group {
                     momentum,
                     weight_decay,
                     nesterov,
-                    first: steps == 0,
+                    // Of a step that may be skipped nobody knows whether it was the first. Momenta
+                    // start at 0, from which the usual rule comes to the same.
+                    first: steps == 0 && found.is_none(),
                 };
-                ffi::sgd_step(&self.parameters, momenta, step)?;
+                ffi::sgd_step(&self.parameters, momenta, step, found)?;
             }
             (
                 Settings::AdamW {
@@ -190,7 +222,11 @@ impl Group {
                 State::AdamW(state),
             ) => {
                 if let Some(counter) = state.steps.first() {
-                    let _ = counter.shallow_clone().f_fill_(steps + 1)?;
+                    let mut counter = counter.shallow_clone();
+                    let _ = match found {
+                        Some(_) => counter.f_add_scalar_(1)?,
+                        None => counter.f_fill_(steps + 1)?,
+                    };
                 }
                 let step = AdamWStep {
                     lr,
@@ -199,7 +235,10 @@ impl Group {
                     eps,
                     weight_decay,
                 };
-                ffi::adamw_step(&self.parameters, state, step)?;
+                ffi::adamw_step(&self.parameters, state, step, found)?;
+                if let (Some(counter), Some(found)) = (state.steps.first(), found) {
+                    let _ = counter.shallow_clone().f_sub_(&found.f_view([0_i64; 0])?)?;
+                }
             }
             (Settings::Sgd { .. }, State::AdamW(_))
             | (Settings::AdamW { .. }, State::Sgd { .. }) => {
@@ -211,6 +250,19 @@ impl Group {
 }
 
 impl State {
+    /// Sets the number of steps that count.
+    fn count(&self, steps: i64) -> Result<(), RunError> {
+        match self {
+            Self::AdamW(state) => {
+                if let Some(counter) = state.steps.first() {
+                    let _ = counter.shallow_clone().f_fill_(steps)?;
+                }
+            }
+            Self::Sgd { .. } => {}
+        }
+        Ok(())
+    }
+
     fn new(settings: Settings, parameters: &[Tensor]) -> Result<Self, RunError> {
         // In the layout of each parameter: the fused kernels walk through memory, not by index.
         let zeros = || -> Result<Vec<Tensor>, RunError> {
@@ -331,7 +383,7 @@ mod tests {
                 .sum(parameter.kind())
                 .backward();
         }
-        optimizer.step(RATES[t - 1]).unwrap();
+        optimizer.step(RATES[t - 1], None).unwrap();
     }
 
     fn values(parameters: &Parameters) -> Vec<f64> {
@@ -445,6 +497,39 @@ mod tests {
                     .collect::<Vec<_>>()
             };
             assert_eq!(bits(&kept), bits(&other), "{settings:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_whose_gradients_overflowed_changes_nothing_and_does_not_count() {
+        for settings in [sgd(0.9, true, 0.01), adamw()] {
+            let run = |overflows: &[bool]| {
+                let weights = parameters(Kind::Float);
+                let mut optimizer = optimizer(settings, &weights).unwrap();
+                let mut t = 0;
+                for overflow in overflows {
+                    t += usize::from(!overflow);
+                    optimizer.forget_gradients().unwrap();
+                    for (which, parameter) in optimizer.parameters.iter().enumerate() {
+                        let size = parameter.size();
+                        let gradient =
+                            wave(which, &size, |i, k| (1.3 * t as f64 + 0.9 * i + k).sin());
+                        (parameter * gradient.to_kind(parameter.kind()))
+                            .sum(parameter.kind())
+                            .backward();
+                    }
+                    let found = Tensor::from_slice(&[f32::from(u8::from(*overflow))]);
+                    optimizer.step(0.1, Some(&found)).unwrap();
+                    optimizer.note_skipped(usize::from(*overflow));
+                }
+                values(&weights)
+            };
+            let without = run(&[false, false, false]);
+            assert_eq!(
+                run(&[true, false, true, false, false]),
+                without,
+                "{settings:?}"
+            );
         }
     }
 

@@ -11,14 +11,18 @@ use std::time::{Duration, Instant};
 
 use marquee_domain::FailureClass;
 use marquee_domain::child::{ChildSpec, env};
-use tch::Tensor;
+use marquee_domain::spec::Backend;
+use tch::{Device, Tensor};
 
 use crate::error::{RunError, TorchError};
 use crate::ffi::{Group, Store};
 use crate::stop::Stop;
 
+mod carry;
 mod regroup;
 
+pub(crate) use carry::Carrier;
+use carry::Joining;
 pub(crate) use regroup::Standing;
 
 /// How long a rank waits for the store and for all its peers. Hosts fetch inputs before they start
@@ -125,7 +129,19 @@ pub(crate) struct Peers {
     pub(crate) rank: u32,
     pub(crate) world_size: u32,
     group: Option<Group>,
+    carrier: Option<Carrier>,
     gathering: Option<Gathering>,
+}
+
+/// How ranks exchange tensors.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exchange {
+    /// Where the tensors lie.
+    pub(crate) device: Device,
+    /// What carries those of GPUs.
+    pub(crate) backend: Backend,
+    /// Of each operation.
+    pub(crate) timeout: Duration,
 }
 
 /// What it takes to form another group.
@@ -141,8 +157,7 @@ struct Gathering {
     looked_at: Instant,
     /// This rank's own.
     address: String,
-    /// Of each operation.
-    timeout: Duration,
+    exchange: Exchange,
     min_ranks: Option<u32>,
     /// Groups that came before.
     generation: u32,
@@ -155,11 +170,22 @@ struct Gathering {
 }
 
 impl Peers {
+    /// A rank without any.
+    pub(crate) fn alone() -> Self {
+        Self {
+            rank: 0,
+            world_size: 1,
+            group: None,
+            carrier: None,
+            gathering: None,
+        }
+    }
+
     /// Joins the peers of `spec`'s attempt; None if asked to stop before all were there.
     pub(crate) fn join(
         spec: &ChildSpec,
         place: &Place,
-        collective_timeout: Duration,
+        exchange: Exchange,
         stop: &Stop,
     ) -> Result<Option<Self>, RunError> {
         let Place {
@@ -174,8 +200,7 @@ impl Peers {
             return Ok(Some(Self {
                 rank,
                 world_size,
-                group: None,
-                gathering: None,
+                ..Self::alone()
             }));
         };
         let deadline = Instant::now() + RENDEZVOUS_TIMEOUT;
@@ -188,13 +213,17 @@ impl Peers {
             return Ok(None);
         }
         let address = own_address(host, *port)?;
-        let group = Group::gloo(&store, rank, world_size, &address, collective_timeout)
-            .map_err(|error| RunError::from(error).during("joining the other ranks"))?;
-        tracing::info!(rank, world_size, %address, "joined the other ranks");
+        let (group, carrier) = exchange
+            .joining(rank, world_size, &address)
+            .form(&store)
+            .map_err(|error| error.during("joining the other ranks"))?;
+        let backend = carrier.name;
+        tracing::info!(rank, world_size, %address, backend, "joined the other ranks");
         Ok(Some(Self {
             rank,
             world_size,
             group: Some(group),
+            carrier: Some(carrier),
             gathering: Some(Gathering {
                 store,
                 prefix,
@@ -202,7 +231,7 @@ impl Peers {
                 lost_ranks: lost_ranks.clone(),
                 looked_at: Instant::now(),
                 address,
-                timeout: collective_timeout,
+                exchange,
                 min_ranks,
                 generation: 0,
                 tries: 0,
@@ -219,7 +248,26 @@ impl Peers {
 
     /// Name of what carries the all-reduce.
     pub(crate) fn backend(&self) -> &'static str {
-        if self.group.is_some() { "gloo" } else { "none" }
+        let carrier = self.carrier.as_ref().filter(|_| self.group.is_some());
+        carrier.map_or("none", |carrier| carrier.name)
+    }
+
+    /// What the reader must know of it.
+    pub(crate) fn warning(&self) -> Option<&str> {
+        self.carrier.as_ref()?.warning.as_deref()
+    }
+
+    /// Whether an exchange between GPUs may fail without a word, after which the run goes on.
+    pub(crate) fn may_lose_an_exchange(&self) -> bool {
+        self.backend() == "nccl" && self.may_regroup()
+    }
+
+    /// An error if an exchange between GPUs has failed.
+    pub(crate) fn check(&self) -> Result<(), RunError> {
+        match &self.group {
+            Some(group) => Ok(group.check()?),
+            None => Ok(()),
+        }
     }
 
     /// The group; None for one rank.
@@ -265,6 +313,19 @@ impl Peers {
     pub(crate) fn leave(self) {
         if let Some(group) = self.group {
             group.close();
+        }
+    }
+}
+
+impl Exchange {
+    fn joining(self, rank: u32, size: u32, address: &str) -> Joining {
+        Joining {
+            rank,
+            size,
+            address: address.to_owned(),
+            timeout: self.timeout,
+            device: self.device,
+            wanted: self.backend,
         }
     }
 }

@@ -24,7 +24,6 @@ const GOOD_STEPS: &str = "scaler.good_steps";
 pub(crate) struct Scaler {
     scale: Tensor,
     good_steps: Tensor,
-    found: Tensor,
 }
 
 impl Scaler {
@@ -32,7 +31,6 @@ impl Scaler {
         Ok(Self {
             scale: Tensor::f_full([1], INITIAL, (Kind::Float, device))?,
             good_steps: Tensor::f_zeros([1], (Kind::Int, device))?,
-            found: Tensor::f_zeros([1], (Kind::Float, device))?,
         })
     }
 
@@ -41,20 +39,20 @@ impl Scaler {
         Ok(loss.f_mul(&self.scale)?.f_sum(Kind::Float)?)
     }
 
-    /// Brings gradients back to their size; false if they overflowed and must not be used.
-    pub(crate) fn unscale(&mut self, parameters: &[Tensor]) -> Result<bool, RunError> {
-        let _ = self.found.f_zero_()?;
+    /// Brings gradients back to their size. The number that it returns is 1 if they overflowed and
+    /// must not be used: on GPUs nobody waits to know, the optimizer's kernels look at it themselves.
+    pub(crate) fn unscale(&self, parameters: &[Tensor]) -> Result<Tensor, RunError> {
+        let found = Tensor::f_zeros([1], (Kind::Float, self.scale.device()))?;
         let inverse = self.scale.f_reciprocal()?;
-        ffi::unscale_gradients(parameters, &inverse, &self.found)?;
-        let is_good = self.found.f_double_value(&[0])? == 0.0;
-        let _ = self.scale.f_internal_amp_update_scale_(
+        ffi::unscale_gradients(parameters, &inverse, &found)?;
+        let _ = self.scale.shallow_clone().f_internal_amp_update_scale_(
             &self.good_steps,
-            &self.found,
+            &found,
             GROWTH,
             BACKOFF,
             GROWTH_EVERY_STEPS,
         )?;
-        Ok(is_good)
+        Ok(found)
     }
 
     /// Adds the state to what the optimizer saves.
@@ -80,17 +78,21 @@ mod tests {
     /// libtorch has these kernels for CPUs too, which shows the arithmetic without a GPU.
     #[test]
     fn gradients_come_back_to_size_and_an_overflow_halves_the_scale() {
-        let mut scaler = Scaler::new(Device::Cpu).unwrap();
+        let scaler = Scaler::new(Device::Cpu).unwrap();
+        let found = |weight: &Tensor| {
+            let found = scaler.unscale(std::slice::from_ref(weight)).unwrap();
+            found.double_value(&[0])
+        };
         let weight = Tensor::from_slice(&[1.0_f32, 2.0]).set_requires_grad(true);
         scaler
             .scaled(&(&weight * 3.0).sum(Kind::Float))
             .unwrap()
             .backward();
-        assert!(scaler.unscale(std::slice::from_ref(&weight)).unwrap());
+        assert_eq!(found(&weight), 0.0);
         assert_eq!(Vec::<f32>::try_from(weight.grad()).unwrap(), [3.0, 3.0]);
 
         (&weight * f64::INFINITY).sum(Kind::Float).backward();
-        assert!(!scaler.unscale(std::slice::from_ref(&weight)).unwrap());
+        assert_eq!(found(&weight), 1.0);
         assert_eq!(
             scaler.scale.double_value(&[0]).to_bits(),
             (INITIAL / 2.0).to_bits()

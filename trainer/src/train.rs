@@ -22,7 +22,7 @@ use crate::device;
 use crate::ema::Ema;
 use crate::error::RunError;
 use crate::events::Events;
-use crate::ffi;
+use crate::ffi::{self, PeakMemory};
 use crate::learner::freeze::Rules;
 use crate::learner::{Blueprint, Learner, features, load};
 use crate::loss::Loss;
@@ -30,13 +30,14 @@ use crate::model_folder::{self, ModelCard};
 use crate::models::Chance;
 use crate::optimizer::Optimizer;
 use crate::parameters::Start;
-use crate::rendezvous::{Peers, Place};
+use crate::rendezvous::{Exchange, Peers, Place};
 use crate::run::Outcome;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::tensorboard::Board;
 
 mod bench;
+mod clock;
 mod precision;
 mod regroup;
 mod step;
@@ -45,8 +46,9 @@ mod validate;
 mod vectors;
 
 pub use bench::{StepBench, StepBenchOptions, StepTimes};
+use clock::Told;
 use precision::{Numbers, Trial};
-use step::{Recipe, Stepper};
+use step::{Recipe, StepInput, Stepper};
 pub(crate) use validate::flat;
 
 /// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
@@ -61,15 +63,19 @@ pub(crate) fn run(
     stop: &Stop,
 ) -> Result<Outcome, RunError> {
     let started = Instant::now();
-    let device = device::choose(spec, place.world_size)?;
+    let device = device::choose(spec)?;
     let shards = data::open(spec)?;
     let train = SplitReader::of(&shards, data::TRAIN).ok_or_else(|| {
         RunError::input(
             "the shards hold no pictures to train on; give the train split a larger share",
         )
     })?;
-    let timeout = Duration::from_secs(u64::from(settings.collective_timeout_s));
-    let Some(peers) = Peers::join(spec, place, timeout, stop)? else {
+    let exchange = Exchange {
+        device,
+        backend: settings.backend,
+        timeout: Duration::from_secs(u64::from(settings.collective_timeout_s)),
+    };
+    let Some(peers) = Peers::join(spec, place, exchange, stop)? else {
         return Ok(Outcome::Stopped);
     };
     let Some(mut session) =
@@ -134,6 +140,8 @@ struct Session<'a> {
     is_torn: bool,
     /// Each time that this rank has gone on after others were lost.
     went_on: Vec<WentOn>,
+    /// Whether any rank was asked to stop, which all have heard of after the same step.
+    stop_agreed: bool,
     window: Window,
     phases: PhaseTimes,
     /// `phases` at the start of the current epoch.
@@ -159,7 +167,7 @@ impl<'a> Session<'a> {
         events: &'a Events,
         stop: &'a Stop,
     ) -> Result<Option<Self>, RunError> {
-        ffi::be_deterministic()?;
+        device::choose_kernels(device, settings.deterministic, settings.precision)?;
         let kind = precision::kind(settings.precision);
         let classes = &train.index().classes;
         let blueprint = Blueprint::of(&spec.inputs, settings)?;
@@ -273,6 +281,7 @@ impl<'a> Session<'a> {
             is_settled: true,
             is_torn: false,
             went_on: Vec::new(),
+            stop_agreed: false,
             window: Window::default(),
             phases: PhaseTimes::default(),
             phases_before: PhaseTimes::default(),
@@ -318,13 +327,12 @@ impl<'a> Session<'a> {
             threads,
             self.plan.requests_from(self.position.step),
         )?;
-        let mut stop_agreed = false;
         loop {
             let done = self.position.step;
             if !self.is_settled {
-                self.settle(stop_agreed && done < total)?;
+                self.settle()?;
                 self.is_settled = true;
-                if stop_agreed && done < total {
+                if self.stop_agreed && done < total {
                     self.finish_writing()?;
                     self.peers.meet()?;
                     return Ok(Ending::Stopped);
@@ -337,21 +345,23 @@ impl<'a> Session<'a> {
                 self.peers.meet()?;
                 return Ok(Ending::Done);
             }
-            stop_agreed = self.step(&batches).map_err(|error| {
+            self.step(&batches).map_err(|error| {
                 error.during(&format!("training step {}", self.position.step + 1))
             })?;
         }
     }
 
     /// All that follows a step: reports, validation, a checkpoint.
-    fn settle(&mut self, stops: bool) -> Result<(), RunError> {
+    fn settle(&mut self) -> Result<(), RunError> {
         let done = self.position.step;
         let ends_epoch = self.plan.ends_epoch(done);
         let every = u64::from(self.settings.checkpoint_every_steps);
-        let writes_checkpoint = ends_epoch || stops || (every > 0 && done.is_multiple_of(every));
-        if writes_checkpoint || done.is_multiple_of(REPORT_EVERY_STEPS) {
+        let is_due = ends_epoch || (every > 0 && done.is_multiple_of(every));
+        if is_due || self.stop_agreed || done.is_multiple_of(REPORT_EVERY_STEPS) {
+            self.drain()?;
             self.report()?;
         }
+        let writes_checkpoint = is_due || self.stop_agreed;
         if writes_checkpoint {
             self.share_buffers()?;
         }
@@ -365,8 +375,27 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One step; true if any rank was asked to stop.
-    fn step(&mut self, batches: &Prefetch) -> Result<bool, RunError> {
+    /// Waits for what a GPU still works on.
+    fn drain(&mut self) -> Result<(), RunError> {
+        let started = Instant::now();
+        let told = self.stepper.drain(&self.peers, &mut self.phases)?;
+        self.hear(&told);
+        let seconds = started.elapsed().as_secs_f64();
+        self.phases.step_s += seconds;
+        self.window.seconds += seconds;
+        Ok(())
+    }
+
+    /// Takes in what steps tell.
+    fn hear(&mut self, told: &[Told]) {
+        for step in told {
+            self.window.loss += step.loss_sum;
+            self.stop_agreed |= step.stop_agreed;
+        }
+    }
+
+    /// Takes one step.
+    fn step(&mut self, batches: &Prefetch) -> Result<(), RunError> {
         if let Some(written) = self.checkpoints.poll()? {
             self.announce(written);
         }
@@ -375,7 +404,7 @@ impl<'a> Session<'a> {
         let batch = batches
             .next()
             .ok_or_else(|| RunError::host("the input thread ended too early"))??;
-        self.phases.input_s += started.elapsed().as_secs_f64();
+        let waited_s = started.elapsed().as_secs_f64();
 
         let step = self.position.step;
         if self.rules.change_with_time() && step.is_multiple_of(self.plan.steps_per_epoch()) {
@@ -388,15 +417,20 @@ impl<'a> Session<'a> {
             self.share_buffers()?;
         }
         let chance = |first| Chance::new(self.settings.seed, step, first);
-        let wants_stop = self.stop.is_requested();
-        let result = self
+        let input = StepInput {
+            peers: &self.peers,
+            lr,
+            wants_stop: self.stop.is_requested(),
+            waited_s,
+        };
+        let told = self
             .stepper
-            .step(&batch, &chance, lr, wants_stop, &mut self.phases)?;
+            .step(&batch, &chance, input, &mut self.phases)?;
+        self.hear(&told);
 
         let seconds = started.elapsed().as_secs_f64();
         self.phases.step_s += seconds;
         self.pictures += global;
-        self.window.loss += result.loss_sum;
         self.window.pictures += global;
         self.window.seconds += seconds;
         self.position.step += 1;
@@ -407,7 +441,7 @@ impl<'a> Session<'a> {
         let done = self.plan.pictures_in_epoch(step + 1);
         self.events
             .progress(&phase, done.min(self.plan.rows), self.plan.rows, "images");
-        Ok(result.stop_agreed)
+        Ok(())
     }
 
     /// Gives every rank what rank 0's batch-norm remembers of earlier batches.
@@ -596,6 +630,7 @@ impl<'a> Session<'a> {
     fn summary(&self, resumed_from_step: u64, started: Instant) -> TrainSummary {
         let learner = self.stepper.learner();
         let learning = learner.learning();
+        let memory = peak_memory(learner.parameters.device());
         TrainSummary {
             model: learner.model.clone(),
             parameters: learner.parameters.count(),
@@ -605,6 +640,15 @@ impl<'a> Session<'a> {
             world_size: self.peers.world_size,
             rank: self.peers.rank,
             backend: self.peers.backend().to_owned(),
+            warnings: self
+                .peers
+                .warning()
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
+            device: if memory.is_some() { "cuda" } else { "cpu" }.to_owned(),
+            peak_memory_bytes: memory.map(|memory| memory.allocated),
+            peak_reserved_bytes: memory.map(|memory| memory.reserved),
             epochs: self.position.history.last().map_or(0, |row| row.epoch),
             steps: self.position.step,
             resumed_from_step,
@@ -642,6 +686,13 @@ impl<'a> Session<'a> {
         }
         self.peers.leave();
     }
+}
+
+/// What tensors took of the GPU; None on CPUs.
+fn peak_memory(device: Device) -> Option<PeakMemory> {
+    let read = ffi::peak_memory(ffi::gpu_index(device)?);
+    read.inspect_err(|error| tracing::warn!(%error, "the GPU's peak memory is not known"))
+        .ok()
 }
 
 /// Goes on from the checkpoint in `dir`. All ranks must have been given the same one.

@@ -185,3 +185,40 @@ fn a_torn_shard_is_bad_input_that_names_the_file() {
     assert_eq!(class, FailureClass::BadInput);
     assert!(message.contains("train-00000.arrow"), "{message}");
 }
+
+#[test]
+fn nccl_check_gives_a_verdict_with_its_reason_on_any_host() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_marquee-trainer"))
+        .args(["nccl-check", "--json"])
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let is_usable = report["usable"].as_bool().unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(!is_usable)));
+    assert!(!report["reason"].as_str().unwrap().is_empty(), "{report}");
+    if report["gpus"] == 0 {
+        assert!(!is_usable, "{report}");
+        assert!(!report["cure"].as_str().unwrap().is_empty(), "{report}");
+    }
+}
+
+#[test]
+fn shards_of_noise_can_be_trained_on_and_a_job_on_cpus_warns_of_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    marquee_trainer::make_shards(folder.path(), 40, 32).unwrap();
+    let run = Run::train(
+        folder.path(),
+        TrainSettings {
+            epochs: 1,
+            ..settings()
+        },
+    );
+    match run.succeed(1).last() {
+        Some(ChildEvent::Finished { summary }) => {
+            assert_eq!(summary["device"], "cpu");
+            assert_eq!(summary["steps"], 5);
+            assert!(summary.get("warnings").is_none(), "{summary}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -23,6 +23,7 @@ Tasks:
   transfer      show on real pictures that a pretrained network beats one from scratch
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
+  gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
   nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it
@@ -85,6 +86,20 @@ Options:
   --json  print the differences and tolerances as one JSON object
 
 It needs python3 with venv and about 3 GB for PyTorch in the user's cache folder.
+";
+
+const GPU_CHECK_HELP: &str = "\
+Make an archive that runs on a machine with a GPU and torch 2.11, without Rust, and prints one table:
+NCCL through the shim, parity with PyTorch, speed and peak memory against it, the stall for input
+
+Usage: cargo xtask gpu-check [--to FILE] [--debug] [--run]
+
+Options:
+  --to FILE  where to write it [target/marquee-gpu-check.tar.gz]
+  --debug    take the development build, to try the script; its speeds mean nothing
+  --run      also run it here: needs a GPU
+
+On the other machine: tar xzf marquee-gpu-check.tar.gz && python3 marquee-gpu-check/gpu_check.py
 ";
 
 const NCCL_SHIM_HELP: &str = "\
@@ -212,6 +227,7 @@ pub(crate) enum Task {
     SqlxPrepare { check: bool },
     ZooCheck(crate::zoo_check::Options),
     NcclShim { to: Option<PathBuf> },
+    GpuCheck(crate::gpu_check::Options),
     DataCheck,
     Fuzz(crate::data::FuzzOptions),
     Bench(crate::bench::Options),
@@ -257,6 +273,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "bench" => parse_bench(rest),
         "zoo-check" if wants_help => Ok(Task::Help(ZOO_CHECK_HELP)),
         "zoo-check" => parse_zoo_check(rest),
+        "gpu-check" if wants_help => Ok(Task::Help(GPU_CHECK_HELP)),
+        "gpu-check" => parse_gpu_check(rest),
         "nccl-shim" if wants_help => Ok(Task::Help(NCCL_SHIM_HELP)),
         "nccl-shim" => match rest.as_slice() {
             [] => Ok(Task::NcclShim { to: None }),
@@ -405,6 +423,23 @@ fn parse_zoo_check(words: Vec<String>) -> Result<Task> {
     Ok(Task::ZooCheck(options))
 }
 
+fn parse_gpu_check(words: Vec<String>) -> Result<Task> {
+    let mut options = crate::gpu_check::Options::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--debug" => options.debug = true,
+            "--run" => options.run = true,
+            "--to" => match words.next() {
+                Some(file) => options.to = Some(file.into()),
+                None => bail!(r#""--to" needs FILE"#),
+            },
+            _ => return Err(unknown("gpu-check", &word)),
+        }
+    }
+    Ok(Task::GpuCheck(options))
+}
+
 fn parse_films(text: &str) -> Result<u32> {
     match text.parse() {
         Ok(films) if films > 0 => Ok(films),
@@ -481,6 +516,8 @@ mod tests {
             ("bench dta", r#""dta""#),
             ("bench data --jsn", r#""--jsn""#),
             ("study --films", r#""--films""#),
+            ("gpu-check --to", r#""--to" needs FILE"#),
+            ("nccl-shim here", r#""here""#),
             ("sample", "cargo xtask sample clipart"),
             ("sample cliparts", r#""cliparts""#),
             ("sample clipart --from x", r#""--from""#),

@@ -13,6 +13,7 @@ mod check;
 mod cluster;
 mod data;
 mod demo;
+mod gpu_check;
 mod nccl_shim;
 mod pg;
 mod process;
@@ -59,6 +60,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),
         Task::ZooCheck(options) => zoo_check::run(&workspace, &options),
+        Task::GpuCheck(options) => gpu_check::run(&workspace, &options),
         Task::NcclShim { to } => nccl_shim::run(&workspace, to.as_deref()),
         Task::WeightsCheck { trained } => weights_check::run(&workspace, trained.as_deref()),
         Task::Transfer { to } => transfer::run(&workspace, to.as_deref()),

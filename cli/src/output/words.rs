@@ -15,9 +15,31 @@ use prost_types::Timestamp;
 /// Shown for a value that a newer coordinator knows and this program does not.
 const UNKNOWN: &str = "unknown";
 
-/// What held a train job up, from the words of its newest attempt that has ended; None for others.
+/// What the reader must know of the way a train job ran, each thing once.
+pub(crate) fn warnings(ranks: &[TrainSummary]) -> Vec<String> {
+    let mut warnings: Vec<String> = ranks
+        .iter()
+        .flat_map(|rank| rank.warnings.clone())
+        .collect();
+    warnings.sort();
+    warnings.dedup();
+    warnings
+}
+
+/// What held a train job up, and what it warns of, from the words of its newest attempt that has ended;
+/// None for others.
 pub(crate) fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
-    diagnose(&trained(detail)?).map(|bottleneck| bottleneck.words())
+    let ranks = trained(detail)?;
+    let mut lines: Vec<String> = diagnose(&ranks)
+        .map(|found| found.words())
+        .into_iter()
+        .collect();
+    lines.extend(
+        warnings(&ranks)
+            .into_iter()
+            .map(|warning| format!("WARNING: {warning}")),
+    );
+    (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 /// The ranks' own words of a train job's newest attempt that has ended; None for others.

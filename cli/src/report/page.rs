@@ -256,6 +256,9 @@ fn time(page: &mut Page, ranks: &[TrainSummary]) {
     for (label, line) in trained::lines(&ranks[0]) {
         page.line(format!("{label}: {line}"));
     }
+    for warning in words::warnings(ranks) {
+        page.line(format!("WARNING: {warning}"));
+    }
 }
 
 /// What no phase accounts for: the loop's own cost.
@@ -360,6 +363,17 @@ mod tests {
             ranks: vec![rank(0), rank(1)],
             eval_job: Some(18),
         }
+    }
+
+    #[test]
+    fn what_ranks_warn_of_is_told_once() {
+        let warned = |number| TrainSummary {
+            warnings: vec!["NCCL cannot be used: rank 0: no shim".into()],
+            ..rank(number)
+        };
+        let warnings = words::warnings(&[warned(0), warned(1)]);
+        assert_eq!(warnings, ["NCCL cannot be used: rank 0: no shim"]);
+        assert!(words::warnings(&[rank(0)]).is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! stand here and in `docs/pipeline.md`, nowhere else.
 
 use super::table::Table;
-use crate::spec::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
+use crate::spec::{Backend, Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 
 /// Steps beyond which a span is a typing error.
 const STEPS_MAX: u64 = 1_000_000_000;
@@ -113,12 +113,22 @@ pub(super) fn precision(table: &mut Table<'_>) -> Option<Precision> {
     let all = [
         Precision::Fp32,
         Precision::Fp64,
+        Precision::Tf32,
         Precision::Bf16,
         Precision::Fp16,
         Precision::Auto,
     ];
     let choices = all.map(|precision| (precision.as_str(), precision));
     table.choice("precision", &choices, Some(Precision::Fp32))
+}
+
+pub(super) fn backend(table: &mut Table<'_>) -> Option<Backend> {
+    let choices = [
+        ("auto", Backend::Auto),
+        ("nccl", Backend::Nccl),
+        ("gloo", Backend::Gloo),
+    ];
+    table.choice("backend", &choices, Some(Backend::Auto))
 }
 
 pub(super) fn gradient_compression(table: &mut Table<'_>) -> Option<GradientCompression> {

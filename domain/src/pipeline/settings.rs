@@ -321,6 +321,8 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
             .then(|| table.float("ema_decay", 0.0..=0.999_999, None)),
         precision: recipe::precision(table)?,
         channels_last: table.flag("channels_last", true),
+        deterministic: table.flag("deterministic", false),
+        backend: recipe::backend(table)?,
         gradient_compression: recipe::gradient_compression(table)?,
         crop: recipe::crop(table),
         colour: recipe::colour(table),

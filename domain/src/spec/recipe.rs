@@ -61,6 +61,8 @@ pub enum Precision {
     Fp32,
     /// For tests of exactness.
     Fp64,
+    /// fp32 in which GPUs round what products and convolutions take to 10 bits of mantissa. GPUs only.
+    Tf32,
     /// Matrix products and convolutions in bfloat16 (autocast).
     Bf16,
     /// The same in float16, with a scaled loss. GPUs only.
@@ -76,11 +78,25 @@ impl Precision {
         match self {
             Self::Fp32 => "fp32",
             Self::Fp64 => "fp64",
+            Self::Tf32 => "tf32",
             Self::Bf16 => "bf16",
             Self::Fp16 => "fp16",
             Self::Auto => "auto",
         }
     }
+}
+
+/// What carries tensors of GPUs between ranks. Those of CPUs always go by Gloo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// NCCL where it works on all ranks; else Gloo, with a warning.
+    #[default]
+    Auto,
+    /// NCCL; where it does not work the job is refused.
+    Nccl,
+    /// Gloo, by way of the CPU.
+    Gloo,
 }
 
 /// How gradients travel between ranks.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::learning::{Learning, Transfer};
-use super::recipe::{Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
+use super::recipe::{Backend, Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 
 /// Settings of a fetch job: bring films and posters, or a user's own pictures, into a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,6 +239,11 @@ pub struct TrainSettings {
     /// Whether pictures and convolutions lie in memory pixel by pixel rather than channel by channel.
     #[serde(default = "yes")]
     pub channels_last: bool,
+    /// Whether GPUs use kernels that give the same bits each time, where there are some. CPUs do.
+    #[serde(default = "yes")]
+    pub deterministic: bool,
+    #[serde(default)]
+    pub backend: Backend,
     #[serde(default)]
     pub gradient_compression: GradientCompression,
     /// Seed of weights, data order and augmentation.

@@ -292,7 +292,7 @@ pub(crate) fn scoring_requests(
 mod tests {
     use std::collections::BTreeSet;
 
-    use marquee_domain::spec::{GradientCompression, LrSchedule, Optimizer, Precision};
+    use marquee_domain::spec::{Backend, GradientCompression, LrSchedule, Optimizer, Precision};
 
     use super::*;
 
@@ -314,6 +314,8 @@ mod tests {
             ema_decay: None,
             precision: Precision::Fp32,
             channels_last: true,
+            deterministic: false,
+            backend: Backend::Auto,
             gradient_compression: GradientCompression::None,
             seed: 5,
             flip: true,

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::{env, mem, ptr};
+use std::{env, mem};
 
 use super::{Group, Handle, Store, check, narrow};
 use crate::error::TorchError;
@@ -229,10 +229,11 @@ pub(crate) fn load_cuda() -> Result<(), String> {
             libc::RTLD_NOW | libc::RTLD_GLOBAL,
         )
     };
-    if ptr::eq(handle, ptr::null_mut()) {
-        return Err(loader_error());
+    if handle.is_null() {
+        Err(loader_error())
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]

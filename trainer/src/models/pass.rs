@@ -8,6 +8,8 @@ use std::cell::Cell;
 
 use tch::{TchError, Tensor};
 
+use crate::ffi;
+
 /// How one forward pass is made.
 #[derive(Debug)]
 pub(crate) struct Pass {
@@ -76,13 +78,18 @@ impl Pass {
                 let pictures = x.size().first().copied().unwrap_or(0);
                 let mask = Tensor::f_from_slice(&chance.mask(pictures, columns, 1.0 - rate))?
                     .f_view(shape)?
-                    .f_to_kind(x.f_kind()?)?
-                    .f_to_device(x.device())?;
-                x.f_mul(&mask)
+                    .f_to_kind(x.f_kind()?)?;
+                x.f_mul(&on_device_of(x, &mask)?)
             }
             Some(_) | None => Ok(x.shallow_clone()),
         }
     }
+}
+
+/// `mask` where `x` is. GPUs go on meanwhile: a plain copy would wait until they have done all they
+/// were asked for.
+fn on_device_of(x: &Tensor, mask: &Tensor) -> Result<Tensor, TchError> {
+    ffi::upload(mask, x.device()).map_err(|error| TchError::Torch(error.to_string()))
 }
 
 /// The chance of one step on one rank.

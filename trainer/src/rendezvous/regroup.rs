@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ARRIVAL_POLL, Gathering, Peers};
 use crate::error::RunError;
-use crate::ffi::{Group, Store};
+use crate::ffi::Store;
 
 /// How long survivors wait for each other at least. Whoever shares a connection with a lost rank
 /// notices within milliseconds, others when the first give up.
@@ -115,9 +115,13 @@ impl Peers {
         mine: &Standing,
         step_time: Duration,
     ) -> Result<Regrouped, RunError> {
-        // A group is freed when its operations have failed too, which breaks the connections by
-        // which the others notice. That may take as long as an operation hangs.
         if let Some(group) = self.group.take() {
+            // What GPUs still exchange with the lost rank would never end by itself.
+            if let Err(error) = group.abort() {
+                tracing::warn!(%error, "the old group cannot be ended in order");
+            }
+            // A group is freed when its operations have failed too, which breaks the connections by
+            // which the others notice. That may take as long as an operation hangs.
             drop(thread::spawn(move || group.close()));
         }
         let gathering = self
@@ -167,14 +171,12 @@ impl Peers {
         self.rank = count(rank);
         self.world_size = world_size;
         if world_size > 1 {
-            let group = Group::gloo(
-                &store,
-                self.rank,
-                world_size,
-                &gathering.address,
-                gathering.timeout,
-            )?;
+            let (group, carrier) = gathering
+                .exchange
+                .joining(self.rank, world_size, &gathering.address)
+                .form(&store)?;
             self.group = Some(group);
+            self.carrier = Some(carrier);
         }
         gathering.members.clone_from(&members);
         Ok(Regrouped {
@@ -317,7 +319,7 @@ fn count(length: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rendezvous::StoreServer;
+    use crate::rendezvous::{Exchange, StoreServer};
 
     /// A rank of a gang of `size`, as if the group had just been lost.
     fn peers(port: u16, me: u32, size: u32, min_ranks: u32) -> Peers {
@@ -327,6 +329,7 @@ mod tests {
             rank: me,
             world_size: size,
             group: None,
+            carrier: None,
             gathering: Some(Gathering {
                 store,
                 prefix: "job/1/attempt/1".to_owned(),
@@ -334,7 +337,11 @@ mod tests {
                 lost_ranks: None,
                 looked_at: Instant::now(),
                 address: "127.0.0.1".to_owned(),
-                timeout,
+                exchange: Exchange {
+                    device: tch::Device::Cpu,
+                    backend: marquee_domain::spec::Backend::Auto,
+                    timeout,
+                },
                 min_ranks: Some(min_ranks),
                 generation: 0,
                 tries: 0,

@@ -8,15 +8,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use marquee_domain::report::PhaseTimes;
+use marquee_domain::spec::Backend;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
 use serde_json::json;
 use tch::Device;
 
+use super::clock::Told;
 use super::precision::{self, Numbers};
-use super::step::{Recipe, Stepper};
+use super::step::{Recipe, StepInput, Stepper};
 use crate::data::{Batch, Plan};
+use crate::device;
 use crate::error::RunError;
 use crate::ffi;
 use crate::learner::freeze::Rules;
@@ -25,7 +28,7 @@ use crate::loss::Loss;
 use crate::models::Chance;
 use crate::optimizer::Optimizer;
 use crate::parameters::Start;
-use crate::rendezvous::{Peers, Place};
+use crate::rendezvous::{Exchange, Peers, Place};
 use crate::stop::Stop;
 use crate::tensors;
 
@@ -87,7 +90,7 @@ impl StepBench {
     ) -> Result<Option<Self>, RunError> {
         let device = options.device()?;
         let settings = options.settings()?;
-        ffi::be_deterministic()?;
+        device::choose_kernels(device, false, options.precision)?;
         let mut batch = options.batch()?;
         let (size, classes) = options::sizes(&batch)?;
         let kind = precision::kind(options.precision);
@@ -131,9 +134,15 @@ impl StepBench {
             "optimizer": options.optimizer,
         });
         if device.is_cuda() {
-            batch.pixels = batch.pixels.f_pin_memory(device)?;
+            batch.pixels = ffi::pin(&batch.pixels)?;
+            batch.labels = ffi::pin(&batch.labels)?;
         }
-        let Some(peers) = Peers::join(&options.attempt()?, place, EXCHANGE_TIMEOUT, stop)? else {
+        let exchange = Exchange {
+            device,
+            backend: Backend::Auto,
+            timeout: EXCHANGE_TIMEOUT,
+        };
+        let Some(peers) = Peers::join(&options.attempt()?, place, exchange, stop)? else {
             return Ok(None);
         };
         peers.copy_from_first(&learner.parameters.tensors())?;
@@ -154,27 +163,40 @@ impl StepBench {
         }))
     }
 
-    /// Takes so many steps, one at least.
+    /// Takes so many steps, one at least, and waits until the device has done them. On GPUs the time of
+    /// a step is that from one being asked for to the next, and the last one has the wait: they add up.
     ///
     /// # Errors
     /// [`RunError`] of a step that fails.
     pub fn run(&mut self, steps: u32) -> Result<StepTimes, RunError> {
         let mut phases = PhaseTimes::default();
-        let (mut wall_s, mut cpu_s, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..steps.max(1) {
+        let (mut wall_s, mut cpu_s, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        let steps = steps.max(1);
+        for taken in 1..=steps {
             let step = self.done;
             let chance = |first| Chance::new(SEED, step, first);
             let (started, cpu) = (Instant::now(), cpu_time()?);
-            let result = self
-                .stepper
-                .step(&self.batch, &chance, self.lr, false, &mut phases)?;
+            let input = StepInput {
+                peers: &self.peers,
+                lr: self.lr,
+                wants_stop: false,
+                waited_s: 0.0,
+            };
+            told.extend(
+                self.stepper
+                    .step(&self.batch, &chance, input, &mut phases)?,
+            );
+            if taken == steps {
+                told.extend(self.stepper.drain(&self.peers, &mut phases)?);
+            }
             let seconds = started.elapsed().as_secs_f64();
             phases.step_s += seconds;
             wall_s.push(seconds);
             cpu_s.push((cpu_time()? - cpu).as_secs_f64());
-            losses.push(result.loss_sum / self.batch.counted as f64);
             self.done += 1;
         }
+        let loss = |step: &Told| step.loss_sum / self.batch.counted as f64;
+        let losses = told.iter().map(loss).collect();
         Ok(StepTimes {
             about: self.about.clone(),
             steps: wall_s.len(),
@@ -188,7 +210,7 @@ impl StepBench {
             phases,
             peak_memory_bytes: peak_memory_bytes(),
             peak_device_bytes: match self.device {
-                Device::Cuda(index) => ffi::peak_cuda_bytes(index),
+                Device::Cuda(index) => ffi::peak_memory(index).ok().map(|memory| memory.allocated),
                 Device::Cpu | Device::Mps | Device::Vulkan => None,
             },
         })

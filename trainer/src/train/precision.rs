@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use marquee_domain::spec::Precision;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::RunError;
 use crate::ffi::{self, Autocast};
@@ -25,6 +25,8 @@ const WORTH: f64 = 1.05;
 pub(super) enum Numbers {
     /// All in the kind of the weights.
     Plain,
+    /// The same, with products that GPUs round.
+    Tf32,
     Bf16,
     Fp16,
 }
@@ -35,10 +37,12 @@ impl Numbers {
         match precision {
             Precision::Fp32 | Precision::Fp64 | Precision::Auto => Ok(Self::Plain),
             Precision::Bf16 => Ok(Self::Bf16),
+            Precision::Tf32 if is_cuda(device) => Ok(Self::Tf32),
             Precision::Fp16 if is_cuda(device) => Ok(Self::Fp16),
-            Precision::Fp16 => Err(RunError::user(
-                "precision = \"fp16\" is for GPUs; on CPUs use \"bf16\", or \"auto\"",
-            )),
+            Precision::Tf32 | Precision::Fp16 => Err(RunError::user(format!(
+                "precision = \"{}\" is for GPUs; on CPUs use \"bf16\", or \"auto\"",
+                precision.as_str()
+            ))),
         }
     }
 
@@ -46,7 +50,7 @@ impl Numbers {
     pub(super) fn autocast(self, device: Device) -> Result<Option<Autocast>, RunError> {
         let enter = |bfloat16| Ok(Some(Autocast::enter(is_cuda(device), bfloat16)?));
         match self {
-            Self::Plain => Ok(None),
+            Self::Plain | Self::Tf32 => Ok(None),
             Self::Bf16 => enter(true),
             Self::Fp16 => enter(false),
         }
@@ -54,17 +58,16 @@ impl Numbers {
 }
 
 fn is_cuda(device: Device) -> bool {
-    match device {
-        Device::Cuda(_) => true,
-        Device::Cpu | Device::Mps | Device::Vulkan => false,
-    }
+    ffi::gpu_index(device).is_some()
 }
 
 /// The kind of weights and optimizer state.
 pub(super) fn kind(precision: Precision) -> Kind {
     match precision {
         Precision::Fp64 => Kind::Double,
-        Precision::Fp32 | Precision::Bf16 | Precision::Fp16 | Precision::Auto => Kind::Float,
+        Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Auto => {
+            Kind::Float
+        }
     }
 }
 
@@ -118,6 +121,7 @@ fn code(precision: Precision) -> f64 {
         Precision::Bf16 => 2.0,
         Precision::Fp16 => 3.0,
         Precision::Fp64 => 4.0,
+        Precision::Tf32 => 5.0,
     }
 }
 
@@ -169,6 +173,9 @@ fn time_passes(trial: &Trial<'_>, numbers: Numbers) -> Result<Duration, RunError
     let weights = trial.learner.parameters.tensors();
     let mut best = Duration::MAX;
     for pass in 0..TRIAL_PASSES {
+        if let Some(index) = ffi::gpu_index(trial.device) {
+            ffi::synchronize_gpu(index)?;
+        }
         let started = Instant::now();
         let loss = {
             let _autocast = numbers.autocast(trial.device)?;
@@ -179,8 +186,8 @@ fn time_passes(trial: &Trial<'_>, numbers: Numbers) -> Result<Duration, RunError
         };
         ffi::backward(&loss)?;
         ffi::forget_gradients(&weights)?;
-        if let Device::Cuda(index) = trial.device {
-            Cuda::synchronize(i64::try_from(index).unwrap_or(0));
+        if let Some(index) = ffi::gpu_index(trial.device) {
+            ffi::synchronize_gpu(index)?;
         }
         if pass > 0 {
             best = best.min(started.elapsed());
@@ -201,8 +208,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fp16_is_refused_on_cpus_with_a_way_out() {
-        let error = Numbers::of(Precision::Fp16, Device::Cpu).unwrap_err();
-        assert!(error.message.contains("bf16"), "{}", error.message);
+    fn formats_of_gpus_are_refused_on_cpus_with_a_way_out() {
+        for precision in [Precision::Fp16, Precision::Tf32] {
+            let error = Numbers::of(precision, Device::Cpu).unwrap_err();
+            assert!(error.message.contains("bf16"), "{}", error.message);
+        }
     }
 }

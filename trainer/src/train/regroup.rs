@@ -45,6 +45,7 @@ impl Session<'_> {
         self.plan = self.plan.of_rank(self.peers.rank, self.peers.world_size);
         // The sums of the lost ranks are lost with them.
         self.window = Window::default();
+        self.stop_agreed = false;
         self.stepper.hook(&self.peers)?;
         self.open_board()?;
         let seconds = started.elapsed().as_secs_f64();

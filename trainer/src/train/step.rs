@@ -17,12 +17,12 @@
 //! still waits (see `marquee_backward` in shim/collective.cpp). It contains the wait for slower
 //! peers: who is ahead of the others has more of it, and it grows by what rank 0 spends on a
 //! checkpoint. What Gloo's threads take from this rank's cores during backward is in `backward_s`.
-
-use std::time::Instant;
+//! On GPUs all are the GPU's own times (see [`super::clock`]).
 
 use marquee_domain::report::PhaseTimes;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::clock::{Clock, Phase, Told};
 use super::precision::Numbers;
 use crate::data::Batch;
 use crate::ema::Ema;
@@ -36,15 +36,6 @@ use crate::optimizer::Optimizer;
 use crate::rendezvous::Peers;
 use crate::scaler::Scaler;
 use crate::tensors::Tensors;
-
-/// What a step tells.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StepResult {
-    /// Sum over this rank's pictures of their losses, each averaged over classes.
-    pub(super) loss_sum: f64,
-    /// Whether any rank was asked to stop.
-    pub(super) stop_agreed: bool,
-}
 
 /// What the settings say of a step, beside the optimizer.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +60,21 @@ pub(super) struct Stepper {
     ema: Option<Ema>,
     reducer: Option<Reducer>,
     wish: Tensor,
+    clock: Clock,
     world_size: u32,
     device: Device,
     kind: Kind,
-    /// Whether the clock is read.
-    is_timed: bool,
+}
+
+/// What a step is given beside its batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepInput<'a> {
+    pub(super) peers: &'a Peers,
+    pub(super) lr: f64,
+    /// Whether this rank was asked to stop.
+    pub(super) wants_stop: bool,
+    /// Seconds that the host waited for the batch.
+    pub(super) waited_s: f64,
 }
 
 impl Stepper {
@@ -88,7 +89,7 @@ impl Stepper {
         let wish = Tensor::f_zeros([1; 0], (kind, device))?.f_set_requires_grad(true)?;
         let scaler = match recipe.numbers {
             Numbers::Fp16 => Some(Scaler::new(device)?),
-            Numbers::Plain | Numbers::Bf16 => None,
+            Numbers::Plain | Numbers::Tf32 | Numbers::Bf16 => None,
         };
         Ok(Self {
             learner,
@@ -99,17 +100,17 @@ impl Stepper {
             ema,
             reducer: None,
             wish,
+            clock: Clock::of(device),
             world_size: 1,
             device,
             kind,
-            is_timed: true,
         })
     }
 
     /// Stops reading the clock: all times but that of the whole step stay 0. For a benchmark that shows
-    /// what the clock costs.
+    /// what the clock costs. On GPUs it goes on, for by it the host knows what is done.
     pub(super) fn stop_the_clock(&mut self) {
-        self.is_timed = false;
+        self.clock.stop();
     }
 
     /// From here on gradients are averaged over `peers`.
@@ -127,6 +128,7 @@ impl Stepper {
 
     /// Takes the hooks off the weights, and forgets what a step that failed left behind.
     pub(super) fn unhook(&mut self) -> Result<(), RunError> {
+        self.clock.forget();
         if let Some(reducer) = self.reducer.take() {
             reducer.close();
         }
@@ -218,17 +220,19 @@ impl Stepper {
         self.forget_gradients()
     }
 
+    /// Takes a step. Returns what is known by now of it and of those before it, see [`Self::drain`].
     pub(super) fn step(
         &mut self,
         batch: &Batch,
         chance: &dyn Fn(u64) -> Chance,
-        lr: f64,
-        wants_stop: bool,
+        input: StepInput<'_>,
         phases: &mut PhaseTimes,
-    ) -> Result<StepResult, RunError> {
-        let parts = parts(batch, self.recipe.parts)?;
+    ) -> Result<Vec<Told>, RunError> {
+        self.clock.begin(input.waited_s, phases)?;
+        let batch = batch.on(self.device)?;
+        let parts = parts(&batch, self.recipe.parts)?;
         let last = parts.len() - 1;
-        let mut loss_sum = 0.0;
+        let mut loss_sum = Tensor::f_zeros([1; 0], (Kind::Double, self.device))?;
         for (place, part) in parts.iter().enumerate() {
             // Gradients of all parts but the last stay here and add up.
             let exchanges = place == last;
@@ -238,79 +242,89 @@ impl Stepper {
             } else {
                 Pass::train(chance(part.first))
             };
-            loss_sum += self.part(part, pass, exchanges, wants_stop, phases)?;
+            if let Some(part_sum) = self.part(part, pass, exchanges, input.wants_stop, phases)? {
+                loss_sum = loss_sum.f_add(&part_sum)?;
+            }
         }
-        let started = self.now();
-        let stop_agreed = self.wish.f_grad()?.f_double_value(&[])? > 0.0;
-        self.update(lr)?;
-        self.wait_for_device();
-        phases.optimizer_s += seconds_since(started);
-        Ok(StepResult {
-            loss_sum,
-            stop_agreed,
-        })
+        if input.peers.may_lose_an_exchange() {
+            // What went wrong must not reach the weights, from which the survivors go on.
+            self.clock.wait(input.peers)?;
+        }
+        let wish = self.wish.f_grad()?.f_to_kind(Kind::Double)?;
+        let found = self.update(input.lr)?;
+        let told = Tensor::f_stack(&[loss_sum, wish, found], 0)?;
+        self.clock.end(Phase::Optimizer, phases)?;
+        let told = self.clock.finish(&told, input.peers, phases)?;
+        self.note_skipped(&told);
+        Ok(told)
     }
 
-    fn now(&self) -> Option<Instant> {
-        self.is_timed.then(Instant::now)
+    /// Waits for what a GPU still works on, and returns what its steps tell.
+    pub(super) fn drain(
+        &mut self,
+        peers: &Peers,
+        phases: &mut PhaseTimes,
+    ) -> Result<Vec<Told>, RunError> {
+        let told = self.clock.drain(peers, phases)?;
+        self.note_skipped(&told);
+        Ok(told)
     }
 
-    /// Forward and backward over one part of a step. Returns the loss to report.
+    fn note_skipped(&mut self, told: &[Told]) {
+        let skipped = told.iter().filter(|told| told.skipped).count();
+        self.optimizer.note_skipped(skipped);
+    }
+
+    /// Forward and backward over one part of a step. Returns the loss to report, on the device; None
+    /// for a stand-in.
     fn part(
-        &self,
+        &mut self,
         batch: &Batch,
         pass: Pass,
         exchanges: bool,
         wants_stop: bool,
         phases: &mut PhaseTimes,
-    ) -> Result<f64, RunError> {
-        let started = self.now();
+    ) -> Result<Option<Tensor>, RunError> {
         if let Some(reducer) = &self.reducer
             && exchanges
         {
             reducer.prepare()?;
         }
         let logits = self.forward(&batch.pixels, pass)?;
-        let (loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
-        self.wait_for_device();
-        phases.forward_s += seconds_since(started);
-
-        let loss = match &self.scaler {
-            Some(scaler) => scaler.scaled(&loss)?,
-            None => loss,
-        };
-        if !self.is_timed {
-            ffi::backward_untimed(&loss)?;
-            return Ok(loss_sum);
+        let (mut loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
+        if let Some(scaler) = &self.scaler {
+            loss = scaler.scaled(&loss)?;
         }
-        let times = ffi::backward(&loss)?;
-        phases.backward_s += times.compute_s;
+        self.clock.end(Phase::Forward, phases)?;
         // Where nothing is exchanged, what follows the last gradient is the engine's tidying up.
         let waiting = if self.reducer.is_some() && exchanges {
-            &mut phases.all_reduce_s
+            Phase::AllReduce
         } else {
-            &mut phases.backward_s
+            Phase::Backward
         };
-        *waiting += times.waiting_s;
+        self.clock.backward(&loss, waiting, phases)?;
         Ok(loss_sum)
     }
 
-    /// Brings the gradients to size, steps along them and forgets them.
-    fn update(&mut self, lr: f64) -> Result<(), RunError> {
-        let is_good = match &mut self.scaler {
-            Some(scaler) => scaler.unscale(&self.optimizer.moved())?,
-            None => true,
+    /// Brings the gradients to size, steps along them and forgets them. Returns a number that is above
+    /// 0 if they overflowed, and the device has left the weights as they were.
+    fn update(&mut self, lr: f64) -> Result<Tensor, RunError> {
+        let found = match &self.scaler {
+            Some(scaler) => Some(scaler.unscale(&self.optimizer.moved())?),
+            None => None,
         };
-        if is_good {
-            if let Some(max_norm) = self.recipe.clip_norm {
-                ffi::clip_gradients(&self.optimizer.moved(), max_norm)?;
-            }
-            self.optimizer.step(lr)?;
-            if let Some(ema) = &mut self.ema {
-                ema.update()?;
-            }
+        if let Some(max_norm) = self.recipe.clip_norm {
+            ffi::clip_gradients(&self.optimizer.moved(), max_norm)?;
         }
-        self.forget_gradients()
+        self.optimizer.step(lr, found.as_ref())?;
+        if let Some(ema) = &mut self.ema {
+            ema.update()?;
+        }
+        self.forget_gradients()?;
+        match found {
+            Some(found) => Ok(found.f_to_kind(Kind::Double)?.f_view([0_i64; 0])?),
+            None => Ok(Tensor::f_zeros([1; 0], (Kind::Double, self.device))?),
+        }
     }
 
     /// Logits of pictures or of their features, in the run's own kind.
@@ -325,11 +339,8 @@ impl Stepper {
         logits: &Tensor,
         batch: &Batch,
         wants_stop: bool,
-    ) -> Result<(Tensor, f64), RunError> {
-        let targets = batch
-            .labels
-            .f_to_device(self.device)?
-            .f_to_kind(self.kind)?;
+    ) -> Result<(Tensor, Option<Tensor>), RunError> {
+        let targets = batch.labels.f_to_kind(self.kind)?;
         let sum = self.loss.sum(logits, &targets)?;
         let classes = *targets.size().last().unwrap_or(&1) as f64;
         let weight = if batch.counted == 0 {
@@ -340,9 +351,10 @@ impl Stepper {
         let wish = self.wish.f_mul_scalar(f64::from(u8::from(wants_stop)))?;
         let loss = sum.f_mul_scalar(weight)?.f_add(&wish)?;
         let reported = if batch.counted == 0 {
-            0.0
+            None
         } else {
-            sum.f_double_value(&[])? / classes
+            let sum = sum.f_detach()?.f_to_kind(Kind::Double)?;
+            Some(sum.f_div_scalar(classes)?)
         };
         Ok((loss, reported))
     }
@@ -356,19 +368,6 @@ impl Stepper {
         ffi::forget_gradients(std::slice::from_ref(&self.wish))?;
         self.optimizer.forget_gradients()
     }
-
-    /// GPUs work on while we go on; without waiting, times would tell who queued what, not who
-    /// took how long.
-    fn wait_for_device(&self) {
-        match self.device {
-            Device::Cuda(index) => Cuda::synchronize(i64::try_from(index).unwrap_or(0)),
-            Device::Cpu | Device::Mps | Device::Vulkan => {}
-        }
-    }
-}
-
-fn seconds_since(started: Option<Instant>) -> f64 {
-    started.map_or(0.0, |started| started.elapsed().as_secs_f64())
 }
 
 /// A batch in so many parts of about the same size, of which none is empty.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use super::precision::Numbers;
-use super::step::{Recipe, Stepper};
+use super::step::{Recipe, StepInput, Stepper};
 use crate::data::Batch;
 use crate::ema::Ema;
 use crate::learner::freeze::Rules;
@@ -19,6 +19,7 @@ use crate::loss::Loss;
 use crate::models::{Chance, Rates, TORCHSCRIPT};
 use crate::optimizer::Optimizer;
 use crate::parameters::Start;
+use crate::rendezvous::Peers;
 use crate::schedule::Schedule;
 use crate::tensors::Tensors;
 
@@ -297,16 +298,17 @@ fn fifty_steps_are_those_of_pytorch() {
                 case.rates[place]
             );
             let mut phases = PhaseTimes::default();
-            let result = stepper
-                .step(
-                    &batch(step),
-                    &|first| Chance::new(0, step, first),
-                    lr,
-                    false,
-                    &mut phases,
-                )
+            let input = StepInput {
+                peers: &Peers::alone(),
+                lr,
+                wants_stop: false,
+                waited_s: 0.0,
+            };
+            let chance = |first| Chance::new(0, step, first);
+            let told = stepper
+                .step(&batch(step), &chance, input, &mut phases)
                 .unwrap();
-            let apart = relative(result.loss_sum / BATCH as f64, case.losses[place]);
+            let apart = relative(told[0].loss_sum / BATCH as f64, case.losses[place]);
             assert!(
                 apart <= TOLERANCE,
                 "{name}, step {step}: loss {apart:e} apart"

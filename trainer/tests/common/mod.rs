@@ -24,8 +24,8 @@ use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::SourceNote;
 use marquee_domain::resources::Device;
 use marquee_domain::spec::{
-    EvalSettings, GradientCompression, ImageEncoding, Learning, LrSchedule, Optimizer, Precision,
-    TrainSettings, Transfer, Work,
+    Backend, EvalSettings, GradientCompression, ImageEncoding, Learning, LrSchedule, Optimizer,
+    Precision, TrainSettings, Transfer, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
 
@@ -129,6 +129,8 @@ pub fn settings() -> TrainSettings {
         ema_decay: None,
         precision: Precision::Fp32,
         channels_last: true,
+        deterministic: false,
+        backend: Backend::Auto,
         gradient_compression: GradientCompression::None,
         seed: 11,
         flip: true,

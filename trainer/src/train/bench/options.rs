@@ -6,11 +6,11 @@ use clap::{ArgAction, Args};
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::{Precision, TrainSettings};
 use serde_json::json;
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::data::Batch;
+use crate::device;
 use crate::error::RunError;
-use crate::ffi;
 use crate::tensors::{self, Tensors};
 
 /// Seed of weights and of dropout's dice.
@@ -85,18 +85,12 @@ impl StepBenchOptions {
         if self.device != "cuda" {
             return Ok(Device::Cpu);
         }
-        // Before anything asks libtorch about CUDA.
-        if let Err(error) = ffi::load_cuda() {
-            return Err(RunError::user(format!(
-                "libtorch_cuda.so cannot be loaded beside the trainer's libtorch ({error}); use --device cpu"
-            )));
-        }
-        if Cuda::is_available() {
-            return Ok(Device::Cuda(0));
-        }
-        Err(RunError::user(
-            "libtorch finds no GPU that it can use; check the driver with nvidia-smi, or use --device cpu",
-        ))
+        device::first_gpu().map_err(|error| {
+            RunError::new(
+                error.class,
+                format!("{}, or use --device cpu", error.message),
+            )
+        })
     }
 
     /// A train job's settings with nothing in them that is not asked for.

@@ -1,0 +1,356 @@
+//! Where a step's time goes, and steps that a GPU still works on.
+//!
+//! A CPU has done what it was asked for when the call returns, so a look at the clock tells all. A GPU
+//! goes on while the host asks for more: there marks on its stream tell when it came to the end of each
+//! phase, and what a step has to tell arrives later. Invariants: the host is never more than [`AHEAD`]
+//! steps ahead, and nobody waits for the GPU but for that and at the end of a window of steps; what a
+//! step told is handed out once, in order, and on all ranks after the same step.
+
+use std::collections::VecDeque;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use marquee_domain::report::PhaseTimes;
+use tch::{Device, Tensor};
+
+use crate::error::RunError;
+use crate::ffi::{self, Mark};
+use crate::rendezvous::Peers;
+
+/// Steps that the host asks for before the first of them must be done: the GPU always finds more to do,
+/// and few batches wait in its memory.
+const AHEAD: usize = 2;
+/// Time between two looks at the GPU: nothing beside a step, and the GPU has work meanwhile.
+const POLL: Duration = Duration::from_micros(50);
+
+/// The phases of a step between its begin and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Forward,
+    Backward,
+    AllReduce,
+    Optimizer,
+}
+
+/// What a step tells.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Told {
+    /// Sum over this rank's pictures of their losses, each averaged over classes.
+    pub(super) loss_sum: f64,
+    /// Whether any rank was asked to stop.
+    pub(super) stop_agreed: bool,
+    /// Whether its gradients overflowed and were not used.
+    pub(super) skipped: bool,
+}
+
+/// Measures the phases of steps on one device.
+#[derive(Debug)]
+pub(super) enum Clock {
+    Host {
+        since: Instant,
+    },
+    /// The host's, not read.
+    Stopped,
+    Gpu(Pipeline),
+}
+
+impl Clock {
+    pub(super) fn of(device: Device) -> Self {
+        match ffi::gpu_index(device) {
+            Some(index) => Self::Gpu(Pipeline::new(index)),
+            None => Self::Host {
+                since: Instant::now(),
+            },
+        }
+    }
+
+    /// Reads the host's clock no more.
+    pub(super) fn stop(&mut self) {
+        match self {
+            Self::Host { .. } => *self = Self::Stopped,
+            Self::Stopped | Self::Gpu(_) => {}
+        }
+    }
+
+    /// A step begins, for whose input the host has waited so long.
+    pub(super) fn begin(&mut self, waited_s: f64, phases: &mut PhaseTimes) -> Result<(), RunError> {
+        match self {
+            Self::Host { since } => {
+                phases.input_s += waited_s;
+                *since = Instant::now();
+                Ok(())
+            }
+            Self::Stopped => Ok(()),
+            Self::Gpu(pipeline) => pipeline.begin(waited_s),
+        }
+    }
+
+    /// A phase of the step ends.
+    pub(super) fn end(&mut self, phase: Phase, phases: &mut PhaseTimes) -> Result<(), RunError> {
+        match self {
+            Self::Host { since } => {
+                *place(phases, phase) += since.elapsed().as_secs_f64();
+                *since = Instant::now();
+                Ok(())
+            }
+            Self::Stopped => Ok(()),
+            Self::Gpu(pipeline) => pipeline.end(phase),
+        }
+    }
+
+    /// Runs the backward pass; what it waits after the last gradient counts as `waiting`.
+    pub(super) fn backward(
+        &mut self,
+        loss: &Tensor,
+        waiting: Phase,
+        phases: &mut PhaseTimes,
+    ) -> Result<(), RunError> {
+        match self {
+            Self::Host { since } => {
+                let times = ffi::backward(loss)?;
+                phases.backward_s += times.compute_s;
+                *place(phases, waiting) += times.waiting_s;
+                *since = Instant::now();
+                Ok(())
+            }
+            Self::Stopped => Ok(ffi::backward_untimed(loss)?),
+            Self::Gpu(pipeline) => {
+                let computed = pipeline.spare()?;
+                ffi::backward_marked(loss, Some((&computed, pipeline.index)))?;
+                pipeline.laps.push((Phase::Backward, computed));
+                pipeline.end(waiting)
+            }
+        }
+    }
+
+    /// Returns once the device has done all that this step asked it for, and no exchange has failed.
+    pub(super) fn wait(&mut self, peers: &Peers) -> Result<(), RunError> {
+        match self {
+            Self::Host { .. } | Self::Stopped => Ok(()),
+            Self::Gpu(pipeline) => {
+                let here = pipeline.spare()?;
+                here.set(pipeline.index)?;
+                wait_for(&here, peers)?;
+                pipeline.spares.push(here);
+                Ok(())
+            }
+        }
+    }
+
+    /// The step is asked for as a whole; `told` has its three numbers (see [`Told`]), on the device.
+    /// Returns what is known by now.
+    pub(super) fn finish(
+        &mut self,
+        told: &Tensor,
+        peers: &Peers,
+        phases: &mut PhaseTimes,
+    ) -> Result<Vec<Told>, RunError> {
+        match self {
+            Self::Host { .. } | Self::Stopped => Ok(vec![read(told)?]),
+            Self::Gpu(pipeline) => {
+                pipeline.finish(told)?;
+                let mut known = Vec::new();
+                while pipeline.open.len() > AHEAD {
+                    known.extend(pipeline.settle(peers, phases)?);
+                }
+                Ok(known)
+            }
+        }
+    }
+
+    /// Waits for all steps, and returns what is not told yet.
+    pub(super) fn drain(
+        &mut self,
+        peers: &Peers,
+        phases: &mut PhaseTimes,
+    ) -> Result<Vec<Told>, RunError> {
+        match self {
+            Self::Host { .. } | Self::Stopped => Ok(Vec::new()),
+            Self::Gpu(pipeline) => {
+                let mut known = Vec::new();
+                while let Some(told) = pipeline.settle(peers, phases)? {
+                    known.push(told);
+                }
+                // What comes between is no gap between steps.
+                pipeline.spares.extend(pipeline.before.take());
+                Ok(known)
+            }
+        }
+    }
+
+    /// Forgets steps that will never be told: their exchange failed.
+    pub(super) fn forget(&mut self) {
+        if let Self::Gpu(pipeline) = self {
+            *pipeline = Pipeline::new(pipeline.index);
+        }
+    }
+}
+
+fn place(phases: &mut PhaseTimes, phase: Phase) -> &mut f64 {
+    match phase {
+        Phase::Forward => &mut phases.forward_s,
+        Phase::Backward => &mut phases.backward_s,
+        Phase::AllReduce => &mut phases.all_reduce_s,
+        Phase::Optimizer => &mut phases.optimizer_s,
+    }
+}
+
+fn read(told: &Tensor) -> Result<Told, RunError> {
+    let mut numbers = [0.0_f64; 3];
+    told.f_copy_data(&mut numbers, 3)?;
+    let [loss_sum, wish, found] = numbers;
+    Ok(Told {
+        loss_sum,
+        stop_agreed: wish > 0.0,
+        skipped: found > 0.0,
+    })
+}
+
+fn wait_for(mark: &Mark, peers: &Peers) -> Result<(), RunError> {
+    while !mark.is_passed()? {
+        peers.check()?;
+        thread::sleep(POLL);
+    }
+    // An exchange that was ended without a result lets the GPU go on, too.
+    peers.check()
+}
+
+/// Steps that a GPU works on, the oldest first.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    index: usize,
+    /// Marks to use again.
+    spares: Vec<Mark>,
+    /// Of the step that is being asked for.
+    begun: Option<(Mark, f64)>,
+    laps: Vec<(Phase, Mark)>,
+    open: VecDeque<Open>,
+    /// The end of the last step that was settled.
+    before: Option<Mark>,
+}
+
+/// A step that the GPU works on.
+#[derive(Debug)]
+struct Open {
+    begun: Mark,
+    /// How long the host waited for its input.
+    waited_s: f64,
+    /// The end of each phase, in order; at least one.
+    laps: Vec<(Phase, Mark)>,
+    told: Tensor,
+}
+
+impl Pipeline {
+    fn new(index: usize) -> Self {
+        Self {
+            index,
+            spares: Vec::new(),
+            begun: None,
+            laps: Vec::new(),
+            open: VecDeque::new(),
+            before: None,
+        }
+    }
+
+    fn spare(&mut self) -> Result<Mark, RunError> {
+        match self.spares.pop() {
+            Some(mark) => Ok(mark),
+            None => Ok(Mark::new()?),
+        }
+    }
+
+    fn begin(&mut self, waited_s: f64) -> Result<(), RunError> {
+        let mark = self.spare()?;
+        mark.set(self.index)?;
+        self.begun = Some((mark, waited_s));
+        Ok(())
+    }
+
+    fn end(&mut self, phase: Phase) -> Result<(), RunError> {
+        let mark = self.spare()?;
+        mark.set(self.index)?;
+        self.laps.push((phase, mark));
+        Ok(())
+    }
+
+    fn finish(&mut self, told: &Tensor) -> Result<(), RunError> {
+        let told = ffi::download(told)?;
+        self.end(Phase::Optimizer)?;
+        let (begun, waited_s) = self
+            .begun
+            .take()
+            .ok_or_else(|| RunError::host("a step ended that had not begun"))?;
+        self.open.push_back(Open {
+            begun,
+            waited_s,
+            laps: std::mem::take(&mut self.laps),
+            told,
+        });
+        Ok(())
+    }
+
+    /// Waits for the oldest step, and books its times; None if there is none.
+    fn settle(&mut self, peers: &Peers, phases: &mut PhaseTimes) -> Result<Option<Told>, RunError> {
+        let Some(step) = self.open.pop_front() else {
+            return Ok(None);
+        };
+        if let Some((_, last)) = step.laps.last() {
+            wait_for(last, peers)?;
+        }
+        // The GPU stood still for the input as long as it had nothing to do, and the host waited.
+        phases.input_s += match self.before.take() {
+            Some(before) => {
+                let gap = step.begun.seconds_since(&before)?;
+                self.spares.push(before);
+                gap.min(step.waited_s)
+            }
+            None => step.waited_s,
+        };
+        let mut from = step.begun;
+        for (phase, mark) in step.laps {
+            *place(phases, phase) += mark.seconds_since(&from)?;
+            self.spares.push(std::mem::replace(&mut from, mark));
+        }
+        self.before = Some(from);
+        read(&step.told).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn on_the_host_a_step_tells_at_once_and_its_phases_make_up_its_time() {
+        let (peers, mut phases) = (Peers::alone(), PhaseTimes::default());
+        let mut clock = Clock::of(Device::Cpu);
+        let started = Instant::now();
+        clock.begin(0.25, &mut phases).unwrap();
+        clock.end(Phase::Forward, &mut phases).unwrap();
+        let weight = Tensor::from_slice(&[1.0_f32, 2.0]).set_requires_grad(true);
+        let loss = (&weight * 2.0).sum(Kind::Float);
+        clock
+            .backward(&loss, Phase::AllReduce, &mut phases)
+            .unwrap();
+        clock.end(Phase::Optimizer, &mut phases).unwrap();
+        let told = Tensor::from_slice(&[1.5, 0.5, 0.0]);
+        let known = clock.finish(&told, &peers, &mut phases).unwrap();
+        let expected = Told {
+            loss_sum: 1.5,
+            stop_agreed: true,
+            skipped: false,
+        };
+        assert_eq!(known, [expected]);
+        assert!(clock.drain(&peers, &mut phases).unwrap().is_empty());
+        let sum = phases.forward_s + phases.backward_s + phases.all_reduce_s + phases.optimizer_s;
+        assert!(sum > 0.0 && sum <= started.elapsed().as_secs_f64());
+        assert!((phases.input_s - 0.25).abs() < 1e-12);
+    }
+
+    #[test]
+    fn without_libtorchs_cuda_half_a_gpu_has_no_clock() {
+        let mut clock = Clock::of(Device::Cuda(0));
+        assert!(clock.begin(0.0, &mut PhaseTimes::default()).is_err());
+    }
+}
