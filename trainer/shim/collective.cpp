@@ -5,6 +5,7 @@
 // fail, or the group's time-out has passed.
 
 #include "guard.hpp"
+#include "versions.hpp"
 
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -47,14 +48,9 @@ Group& group_of(void* handle) {
 // NCCL's operations fail on the device, after the call that asked for them has returned; a thread
 // of the backend's notices.
 void require_sound(const Group& group) {
-  if (group.nccl == nullptr) {
-    return;
+  if (group.nccl != nullptr) {
+    marquee::require_sound(*group.nccl);
   }
-  auto error = group.nccl->getError();
-  TORCH_CHECK_WITH(
-      DistBackendError, error == c10d::ErrorType::SUCCESS,
-      error == c10d::ErrorType::TIMEOUT ? "NCCL: an exchange took longer than its time-out"
-                                        : "NCCL: the exchange with a peer failed");
 }
 
 // Waits here, not only on the device, until the tensor has what the operation gives.
@@ -89,26 +85,6 @@ const std::vector<size_t> kBucketBytes = {c10d::kDefaultFirstBucketBytes, c10d::
 // Bytes sent at once when weights are copied from rank 0.
 constexpr size_t kBroadcastBytes = 250 * 1024 * 1024;
 
-// Averages a bucket of gradients as bfloat16: half the bytes on the way. Each is divided before it
-// is summed, so that the sum keeps to the range of one rank's numbers.
-class Bfloat16Hook : public c10d::CppCommHookInterface<c10::intrusive_ptr<c10d::ProcessGroup>> {
- public:
-  using CppCommHookInterface::CppCommHookInterface;
-
-  c10::intrusive_ptr<c10::ivalue::Future> runHook(c10d::GradBucket& bucket) override {
-    auto full = bucket.getBufferRef();
-    std::vector<at::Tensor> list = {(full / state_->getSize()).to(at::kBFloat16)};
-    auto future = state_->allreduce(list)->getFuture();
-    auto widen = [full, half = list[0]](c10::ivalue::Future& done) {
-      // Throws what the exchange failed with.
-      (void)done.value();
-      full.copy_(half);
-      return c10::IValue(full);
-    };
-    return future->then(std::move(widen), c10::TensorType::get());
-  }
-};
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -122,11 +98,9 @@ int marquee_store_serve(int listen_fd, const char* host, uint16_t port, int64_t 
   return guarded([&] {
     c10d::TCPStoreOptions options;
     options.port = port;
-    options.isServer = true;
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
-    options.masterListenFd = listen_fd;
-    *out = new Store{c10::make_intrusive<c10d::TCPStore>(host, options)};
+    *out = new Store{marquee::serve_store(host, options, listen_fd)};
   });
 }
 
@@ -207,9 +181,7 @@ int marquee_group_gloo(
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
     auto rendezvous = static_cast<Store*>(store)->inner;
     auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(rendezvous, rank, size, options);
-    auto group = c10::make_intrusive<c10d::ProcessGroup>(rendezvous, rank, size);
-    group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO, backend);
-    group->setDefaultBackend(c10d::ProcessGroup::BackendType::GLOO);
+    auto group = marquee::gloo_group(rendezvous, rank, size, backend);
     *out = new Group{std::move(group), milliseconds(timeout_ms), nullptr};
   });
 }
@@ -254,7 +226,7 @@ int marquee_group_abort(void* group) {
   return guarded([&] {
     auto& self = group_of(group);
     if (self.nccl != nullptr) {
-      self.nccl->abort();
+      marquee::abort(*self.nccl);
     }
   });
 }
@@ -305,21 +277,10 @@ int marquee_reducer_new(
     // Gradients become ready from the last layer to the first.
     std::reverse(buckets.begin(), buckets.end());
     std::reverse(limits.begin(), limits.end());
-    auto reducer = std::make_shared<c10d::Reducer>(
-        std::move(list),
-        std::move(buckets),
-        process_group,
-        std::vector<bool>(count, false),
-        c10d::kDefaultBucketBytesCap,
-        /*find_unused_parameters=*/false,
-        /*gradient_as_bucket_view=*/true,
-        std::unordered_map<size_t, std::string>(),
-        c10d::kDefaultFirstBucketBytes,
-        /*skip_all_reduce_unused_params=*/false,
-        /*use_python_reducer=*/false,
-        std::vector<int64_t>());
+    auto reducer =
+        marquee::reducer_of(std::move(list), std::move(buckets), std::move(limits), process_group);
     if (bfloat16 != 0) {
-      reducer->register_comm_hook(std::make_unique<Bfloat16Hook>(process_group));
+      marquee::exchange_as_bfloat16(*reducer, process_group);
     }
     *out = new Reducer{std::move(reducer)};
   });

@@ -1,14 +1,19 @@
-// libtorch's fused optimizer steps. Their state is the caller's: plain tensors that it saves and
+// Optimizer steps by libtorch's fused kernels, where it has them (see plain_steps.hpp). Their state is the caller's: plain tensors that it saves and
 // restores, which torch::optim's own classes do not allow from outside C++.
 
 #include "guard.hpp"
 
 #include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
 #include <ATen/ops/_foreach_lerp.h>
-#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
+
+#if MARQUEE_LIBTORCH_2_0
+#include "plain_steps.hpp"
+#else
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
+#endif
 
 using marquee::guarded;
 using marquee::TensorPtr;
@@ -25,8 +30,23 @@ std::vector<at::Tensor> gradients(const std::vector<at::Tensor>& parameters) {
   return list;
 }
 
+#if MARQUEE_LIBTORCH_2_0
+// Whether `found` says that a gradient is not finite, for which the step is left out.
+bool is_left_out(TensorPtr found) {
+  return found != nullptr && marquee::tensor(found).item<float>() != 0.0F;
+}
+#else
 std::optional<at::Tensor> optional(TensorPtr tensor) {
   return tensor == nullptr ? std::nullopt : std::optional<at::Tensor>(marquee::tensor(tensor));
+}
+#endif
+
+void scale(std::vector<at::Tensor>& list, const at::Tensor& factor) {
+#if MARQUEE_LIBTORCH_2_0
+  marquee::plain_scale(list, factor);
+#else
+  at::_foreach_mul_(list, factor);
+#endif
 }
 
 } // namespace
@@ -51,9 +71,14 @@ int marquee_sgd_step(
     auto list = marquee::tensors(parameters, count);
     auto grads = gradients(list);
     auto buffers = momenta == nullptr ? std::vector<at::Tensor>() : marquee::tensors(momenta, count);
+#if MARQUEE_LIBTORCH_2_0
+    if (is_left_out(found)) return;
+    marquee::plain_sgd(list, grads, buffers, lr, momentum, weight_decay, nesterov != 0, first_step != 0);
+#else
     at::_fused_sgd_(
         list, grads, buffers, weight_decay, momentum, lr, /*dampening=*/0.0, nesterov != 0,
         /*maximize=*/false, first_step != 0, /*grad_scale=*/std::nullopt, optional(found));
+#endif
   });
 }
 
@@ -74,11 +99,18 @@ int marquee_adamw_step(
     at::NoGradGuard no_grad;
     auto list = marquee::tensors(parameters, count);
     auto grads = gradients(list);
+    auto means = marquee::tensors(averages, count);
+    auto mean_squares = marquee::tensors(squares, count);
+    auto counts = marquee::tensors(steps, count);
+#if MARQUEE_LIBTORCH_2_0
+    if (is_left_out(found)) return;
+    marquee::plain_adamw(list, grads, means, mean_squares, counts, lr, beta1, beta2, weight_decay, eps);
+#else
     at::_fused_adamw_(
-        list, grads, marquee::tensors(averages, count), marquee::tensors(squares, count),
-        /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), marquee::tensors(steps, count), lr, beta1, beta2,
-        weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/std::nullopt,
+        list, grads, means, mean_squares, /*max_exp_avg_sqs=*/std::vector<at::Tensor>(), counts, lr, beta1,
+        beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false, /*grad_scale=*/std::nullopt,
         optional(found));
+#endif
   });
 }
 
@@ -90,7 +122,7 @@ int marquee_clip_gradients(const TensorPtr* parameters, size_t count, double max
     auto grads = gradients(marquee::tensors(parameters, count));
     auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2)), 2);
     auto factor = at::clamp_max(max_norm / (norm + 1e-6), 1.0);
-    at::_foreach_mul_(grads, factor);
+    scale(grads, factor);
   });
 }
 

@@ -1,6 +1,7 @@
 // Errors, memory layout and what else of libtorch tch does not show.
 
 #include "guard.hpp"
+#include "versions.hpp"
 
 #include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
@@ -46,10 +47,9 @@ int marquee_to_channels_first(TensorPtr tensor) {
 // devices (1) or CPUs (0), until `marquee_autocast_leave`.
 int marquee_autocast_enter(int cuda, int bfloat16) {
   return guarded([&] {
-    auto device = cuda != 0 ? at::kCUDA : at::kCPU;
-    at::autocast::set_autocast_dtype(device, bfloat16 != 0 ? at::kBFloat16 : at::kHalf);
+    marquee::set_autocast_type(cuda != 0, bfloat16 != 0 ? at::kBFloat16 : at::kHalf);
     at::autocast::set_autocast_cache_enabled(true);
-    at::autocast::set_autocast_enabled(device, true);
+    marquee::set_autocast(cuda != 0, true);
     at::autocast::increment_nesting();
   });
 }
@@ -57,7 +57,7 @@ int marquee_autocast_enter(int cuda, int bfloat16) {
 // Weights that were cast are cast anew next time, for a step has changed them by then.
 int marquee_autocast_leave(int cuda) {
   return guarded([&] {
-    at::autocast::set_autocast_enabled(cuda != 0 ? at::kCUDA : at::kCPU, false);
+    marquee::set_autocast(cuda != 0, false);
     if (at::autocast::decrement_nesting() == 0) {
       at::autocast::clear_cache();
     }
@@ -72,8 +72,7 @@ int marquee_choose_kernels(int deterministic, int tf32) {
   return guarded([&] {
     auto& context = at::globalContext();
     context.setDeterministicAlgorithms(deterministic != 0, /*warn_only=*/true);
-    // Filling fresh memory with NaN, its default, is for hunting bugs and costs a pass over it.
-    context.setDeterministicFillUninitializedMemory(false);
+    marquee::leave_fresh_memory_alone();
     context.setDeterministicCuDNN(deterministic != 0);
     context.setBenchmarkCuDNN(deterministic == 0);
     context.setAllowTF32CuDNN(tf32 != 0);

@@ -18,6 +18,10 @@ use crate::models::{Chance, Network, Pass, Rates, head_name};
 use crate::parameters::Start;
 use crate::tensors::{self, Tensors};
 
+mod vectors;
+
+pub use vectors::write_vectors;
+
 /// What to check.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelCheck<'a> {
@@ -264,8 +268,12 @@ fn compare(
 fn loss(network: &Network, x: &Tensor, given: &Given, pass: &Pass) -> Result<Tensor, RunError> {
     let logits = network.logits(x, pass)?;
     let target = given.required("target")?.f_to_kind(logits.f_kind()?)?;
+    loss_of(&logits, &target)
+}
+
+fn loss_of(logits: &Tensor, target: &Tensor) -> Result<Tensor, RunError> {
     Ok(logits.f_binary_cross_entropy_with_logits(
-        &target,
+        target,
         None::<&Tensor>,
         None::<&Tensor>,
         Reduction::Mean,

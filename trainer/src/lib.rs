@@ -16,6 +16,7 @@
 
 mod check_model;
 mod checkpoint;
+mod compat;
 mod data;
 mod device;
 mod ema;
@@ -44,7 +45,7 @@ mod tensorboard;
 mod tensors;
 mod train;
 
-pub use check_model::{ModelCheck, ModelCheckReport, check_model};
+pub use check_model::{ModelCheck, ModelCheckReport, check_model, write_vectors};
 pub use error::RunError;
 pub use events::Events;
 pub use facts::Facts;

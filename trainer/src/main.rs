@@ -16,7 +16,7 @@ use marquee_domain::zoo::MODELS;
 use marquee_trainer::{
     Events, Facts, ModelCheck, Outcome, Place, RunError, Size, StepBench, StepBenchOptions,
     StepTimes, Stop, check_model, conclude, leave, make_shards, nccl_check, nccl_trial, read_spec,
-    run, run_ranks, serve,
+    run, run_ranks, serve, write_vectors,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -30,7 +30,7 @@ const VERSION: &str = concat!(
 
 /// Train and evaluate with libtorch: one process a rank
 #[derive(Debug, Parser)]
-#[command(version = VERSION)]
+#[command(name = "marquee-trainer", version = VERSION)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -106,6 +106,16 @@ enum Command {
         /// Pixels of a side
         #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(16..=4_096))]
         side: u32,
+    },
+    /// Write weights drawn from a seed and what this build computes with them, for check-model of
+    /// another build
+    WriteVectors {
+        /// A name of the zoo
+        model: String,
+        /// The folder for weights.safetensors and io.safetensors
+        folder: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
     /// List the models of the zoo
     Models,
@@ -183,6 +193,17 @@ fn main() {
         } => nccl_command(json, Duration::from_secs(u64::from(timeout_s)), inner),
         Command::BenchStep(bench) => bench_command(&bench),
         Command::MakeShards { dir, rows, side } => shards_command(&dir, rows, side),
+        Command::WriteVectors {
+            model,
+            folder,
+            seed,
+        } => match write_vectors(&model, seed, &folder) {
+            Ok(()) => ExitCode::OK,
+            Err(error) => {
+                tracing::error!("{error}");
+                ExitCode::FAILED
+            }
+        },
         Command::Models => {
             MODELS.iter().for_each(|name| say(name));
             ExitCode::OK

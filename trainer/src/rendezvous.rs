@@ -508,6 +508,18 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_reached_at_its_own_address_alone() {
+        let server = StoreServer::start("127.0.0.1", 0).unwrap();
+        let reaches = |host: &str| {
+            let address = format!("{host}:{}", server.port).parse().unwrap();
+            std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)).is_ok()
+        };
+        assert!(reaches("127.0.0.1"));
+        // Another address of this very host.
+        assert!(!reaches("127.0.0.2"));
+    }
+
+    #[test]
     fn a_rank_that_waits_for_peers_can_be_stopped_and_names_them_when_time_is_up() {
         let server = StoreServer::start("127.0.0.1", 0).unwrap();
         let store = Store::connect(&server.host, server.port, Duration::from_secs(5)).unwrap();

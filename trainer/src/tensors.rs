@@ -15,44 +15,25 @@ use crate::error::RunError;
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
+/// What is ever saved: tensors of other kinds are not.
+const SAVED: [(Kind, Dtype); 6] = [
+    (Kind::Float, Dtype::F32),
+    (Kind::Double, Dtype::F64),
+    (Kind::Half, Dtype::F16),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Uint8, Dtype::U8),
+];
+
 fn dtype_of(kind: Kind) -> Option<Dtype> {
-    Some(match kind {
-        Kind::Float => Dtype::F32,
-        Kind::Double => Dtype::F64,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Int64 => Dtype::I64,
-        Kind::Uint8 => Dtype::U8,
-        Kind::Int8
-        | Kind::Int16
-        | Kind::Int
-        | Kind::ComplexHalf
-        | Kind::ComplexFloat
-        | Kind::ComplexDouble
-        | Kind::Bool
-        | Kind::QInt8
-        | Kind::QUInt8
-        | Kind::QInt32
-        | Kind::Float8e5m2
-        | Kind::Float8e4m3fn
-        | Kind::Float8e5m2fnuz
-        | Kind::Float8e4m3fnuz => return None,
-    })
+    let (_, dtype) = SAVED.into_iter().find(|(known, _)| *known == kind)?;
+    Some(dtype)
 }
 
-/// The other way round; None for what we never write.
+/// The other way round.
 fn kind_of(dtype: Dtype) -> Option<Kind> {
-    let known = [
-        Kind::Float,
-        Kind::Double,
-        Kind::Half,
-        Kind::BFloat16,
-        Kind::Int64,
-        Kind::Uint8,
-    ];
-    known
-        .into_iter()
-        .find(|kind| dtype_of(*kind) == Some(dtype))
+    let (kind, _) = SAVED.into_iter().find(|(_, known)| *known == dtype)?;
+    Some(kind)
 }
 
 /// The bytes of a tensor in row-major order, little endian.

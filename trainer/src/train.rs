@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary, WeightsReport, WentOn};
-use marquee_domain::spec::{GradientCompression, Precision, TrainSettings};
+use marquee_domain::spec::{Precision, TrainSettings};
 use marquee_evaluation::{EpochRow, SplitScores, tuned_thresholds};
 use tch::Device;
 
 use crate::checkpoint::{self, Position, RunIdentity, Snapshot, Writer, Written};
+use crate::compat;
 use crate::data::{self, Augment, Mixing, Plan, Prefetch, Sampler, SplitReader};
 use crate::device;
 use crate::ema::Ema;
@@ -63,6 +64,8 @@ pub(crate) fn run(
     stop: &Stop,
 ) -> Result<Outcome, RunError> {
     let started = Instant::now();
+    // Refused before anything is done, where this build cannot.
+    compat::half_gradients(settings.gradient_compression)?;
     let device = device::choose(spec)?;
     let shards = data::open(spec)?;
     let train = SplitReader::of(&shards, data::TRAIN).ok_or_else(|| {
@@ -244,7 +247,7 @@ impl<'a> Session<'a> {
             numbers: Numbers::of(precision, device)?,
             parts: settings.accumulate,
             clip_norm: settings.clip_norm,
-            half_gradients: settings.gradient_compression == GradientCompression::Bf16,
+            half_gradients: compat::half_gradients(settings.gradient_compression)?,
             size: (width, height),
         };
         let loss = Loss::new(&settings.learning, &train, kind, device)?;

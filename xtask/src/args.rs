@@ -16,6 +16,7 @@ Tasks:
   demo          build everything and train a model on generated posters, on this machine
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
+  trainer       build the trainer for old GPUs, test it, compare it with the current one
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
   weights-check compare imported and trained weights with PyTorch
@@ -55,11 +56,35 @@ Example: cargo xtask test -- lost_worker
 ";
 
 const CHECK_HELP: &str = "\
-Run every static check: fmt, clippy, doc, architecture rules, .sqlx, linkage, systemd units
+Run every static check: fmt, architecture rules, clippy, the trainer for old GPUs (types and lockfile
+alone), doc, .sqlx, linkage, systemd units
 
 Usage: cargo xtask check
 
 A check whose tool is not installed is listed as skipped, by name.
+";
+
+const TRAINER_HELP: &str = "\
+Build the trainer for GPUs that the current libtorch has left behind, from the same sources
+
+Usage: cargo xtask trainer --flavour kepler [options] [-- <arguments for the test runner>]
+
+Flavours:
+  kepler  libtorch 2.0.1 with CUDA 11.7, for compute capability 3.7 (Tesla K80); fetches 632 MB
+
+Options:
+  --test     run its tests
+  --compare  compare every model with the current trainer's: same weights, same pictures
+  --kernels  count the machine code in its CUDA libraries for each compute capability, and fail if a
+             library has none for 3.7; fetches 2.2 GB
+  --to DIR   also build it in release mode, and write what is copied to a host: bin/marquee-trainer
+             and lib/marquee with all libraries, 3.7 GB; fetches 2.2 GB
+  --lock     only write its lockfile anew, with the workspace's versions
+
+Example: cargo xtask trainer --flavour kepler --test --compare
+
+Variables that override what is fetched:
+  LIBTORCH_KEPLER  a libtorch 2.0 of your own with the old C++ ABI: a folder with include/ and lib/
 ";
 
 const SETUP_HELP: &str = "\
@@ -220,6 +245,7 @@ pub(crate) enum Task {
     Demo(DemoOptions),
     Test { filter: Vec<String> },
     Check,
+    Trainer(crate::trainer::Options),
     Transfer { to: Option<PathBuf> },
     Study { names: Vec<String> },
     WeightsCheck { trained: Option<PathBuf> },
@@ -263,6 +289,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "test" => parse_test(rest),
         "check" if wants_help => Ok(Task::Help(CHECK_HELP)),
         "check" => no_more("check", &rest, Task::Check),
+        "trainer" if wants_help => Ok(Task::Help(TRAINER_HELP)),
+        "trainer" => parse_trainer(rest),
         "setup" if wants_help => Ok(Task::Help(SETUP_HELP)),
         "setup" => no_more("setup", &rest, Task::Setup),
         "data-check" if wants_help => Ok(Task::Help(DATA_CHECK_HELP)),
@@ -440,6 +468,37 @@ fn parse_gpu_check(words: Vec<String>) -> Result<Task> {
     Ok(Task::GpuCheck(options))
 }
 
+fn parse_trainer(words: Vec<String>) -> Result<Task> {
+    let mut options = crate::trainer::Options::default();
+    let mut flavour = None;
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--flavour" => flavour = words.next(),
+            "--test" => options.test = true,
+            "--compare" => options.compare = true,
+            "--kernels" => options.kernels = true,
+            "--lock" => options.lock = true,
+            "--to" => match words.next() {
+                Some(folder) => options.to = Some(folder.into()),
+                None => bail!(r#""--to" needs a folder, as in "--to ./kepler""#),
+            },
+            "--" if options.test => {
+                options.filter = words.collect();
+                break;
+            }
+            _ => return Err(unknown("trainer", &word)),
+        }
+    }
+    match flavour.as_deref() {
+        Some("kepler") => Ok(Task::Trainer(options)),
+        Some(other) => bail!(
+            r#"there is no flavour "{other}"; "--flavour kepler" is the one besides what cargo builds by itself"#
+        ),
+        None => bail!(r#"say which trainer: "cargo xtask trainer --flavour kepler""#),
+    }
+}
+
 fn parse_films(text: &str) -> Result<u32> {
     match text.parse() {
         Ok(films) if films > 0 => Ok(films),
@@ -479,6 +538,26 @@ mod tests {
 
     fn words(line: &str) -> Result<Task> {
         parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn trainer_needs_a_flavour_that_exists() {
+        let expected = Task::Trainer(crate::trainer::Options {
+            test: true,
+            filter: vec!["distributed".into()],
+            ..Default::default()
+        });
+        let line = "trainer --flavour kepler --test -- distributed";
+        assert_eq!(words(line).unwrap(), expected);
+        for (line, says) in [
+            ("trainer", "--flavour kepler"),
+            ("trainer --flavour pascal", r#"no flavour "pascal""#),
+            ("trainer --flavour kepler --to", "needs a folder"),
+            ("trainer --flavour kepler -- x", r#"does not know "--""#),
+        ] {
+            let message = words(line).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod setup;
 mod sqlx;
 mod study;
 mod test;
+mod trainer;
 mod transfer;
 mod weights_check;
 mod workspace;
@@ -56,6 +57,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test { filter } => test::run(&workspace, &filter),
         Task::Check => check::run(&workspace),
+        Task::Trainer(options) => trainer::run(&workspace, &options),
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),

@@ -65,7 +65,7 @@ fn environment<'c>(
         .env("MARQUEE_BIN_DIR", &workspace.bin_dir)
 }
 
-fn has_nextest(workspace: &Workspace) -> bool {
+pub(crate) fn has_nextest(workspace: &Workspace) -> bool {
     let mut command = workspace.cargo("nextest");
     command
         .arg("--version")

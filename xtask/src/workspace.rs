@@ -1,6 +1,7 @@
 //! The checkout: where it is, where cargo builds it, and how to call cargo for it.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -36,6 +37,21 @@ impl Workspace {
                 .arg(&manifest),
         )?;
         parse_metadata(&text).context("cargo metadata printed something unexpected")
+    }
+
+    /// What `package` asks for in the manifest at `path`: each dependency, by name and kind, with its
+    /// version and features as text. Those by path have no version.
+    pub(crate) fn requirements(
+        &self,
+        path: &Path,
+        package: &str,
+    ) -> Result<BTreeMap<String, String>> {
+        let mut command = self.cargo("metadata");
+        command
+            .args(["--format-version", "1", "--no-deps", "--manifest-path"])
+            .arg(path);
+        parse_requirements(&process::read(&mut command)?, package)
+            .context("cargo metadata printed something unexpected")
     }
 
     /// A cargo command in the checkout's root that checks queries against `.sqlx`, whatever
@@ -81,6 +97,35 @@ fn parse_metadata(text: &str) -> Result<Workspace> {
         bin_dir: path("target_directory")?.join("debug"),
         packages: packages.iter().map(parse_package).collect::<Result<_>>()?,
     })
+}
+
+fn parse_requirements(text: &str, package: &str) -> Result<BTreeMap<String, String>> {
+    let metadata: Value = serde_json::from_str(text)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let found = packages
+        .into_iter()
+        .find(|found| found["name"] == package)
+        .with_context(|| format!("no package {package} in it"))?;
+    let dependencies = found["dependencies"].as_array().into_iter().flatten();
+    Ok(dependencies
+        .map(|dependency| {
+            let text = |key: &str| dependency[key].as_str().unwrap_or_default().to_owned();
+            let mut features: Vec<&str> = dependency["features"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            features.sort_unstable();
+            let defaults = &dependency["uses_default_features"];
+            let name = match text("kind").as_str() {
+                "" => text("name"),
+                kind => format!("{} ({kind})", text("name")),
+            };
+            let says = format!("{} {features:?}, default features {defaults}", text("req"));
+            (name, says)
+        })
+        .collect())
 }
 
 fn parse_package(package: &Value) -> Result<Package> {

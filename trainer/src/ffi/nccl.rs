@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, mem};
 
 use super::{Group, Handle, Store, check, narrow};
+use crate::compat;
 use crate::error::TorchError;
 
 /// Name of the file.
@@ -51,6 +52,7 @@ pub(crate) struct Nccl {
 impl Nccl {
     /// Loads it; libtorch's CUDA half must have been. The error says what is wrong and the way out.
     pub(crate) fn load() -> Result<Self, String> {
+        compat::has_nccl()?;
         let path = find()?;
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         // SAFETY: loading runs the object's own initialisers; the handle is kept for ever.

@@ -16,6 +16,7 @@ use tch::{TchError, Tensor};
 use super::layers::{Conv, LayerNorm, Linear};
 use super::pass::{Pass, linear_rate};
 use super::{Backbone, Rates};
+use crate::compat;
 use crate::error::RunError;
 use crate::parameters::{Init, Scope};
 
@@ -76,17 +77,7 @@ impl Block {
         let [queries, keys, values] = [0, 1, 2].map(|part| parts.f_select(0, part));
         #[cfg(test)]
         super::flops::count(2 * x.numel() * x.numel(), pictures * WIDTH);
-        let mixed = Tensor::f_scaled_dot_product_attention(
-            &queries?,
-            &keys?,
-            &values?,
-            None::<&Tensor>,
-            0.0,
-            false,
-            None::<f64>,
-            false,
-        )?;
-        let mixed = mixed
+        let mixed = compat::attention(&queries?, &keys?, &values?)?
             .f_transpose(1, 2)?
             .f_reshape([pictures, tokens, WIDTH])?;
         self.project.forward(&mixed)

@@ -4,6 +4,7 @@
 //! passed, failed or skipped. A check is skipped only for want of its tool, and says which.
 
 mod architecture;
+mod flavours;
 mod linkage;
 mod nccl;
 mod sources;
@@ -32,11 +33,12 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 pub(crate) fn run(workspace: &Workspace) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     // The quick ones first: who breaks a rule should not wait for a build to hear of it.
-    let checks: [Check<'_>; 9] = [
+    let checks: [Check<'_>; 10] = [
         ("fmt", &|| fmt(workspace)),
         ("architecture", &|| architecture::check(workspace)),
         ("sources", &|| sources::check(workspace)),
         ("clippy", &|| clippy(workspace, &setup)),
+        ("flavours", &|| flavours::check(workspace)),
         ("doc", &|| doc(workspace, &setup)),
         ("sqlx", &|| {
             sqlx::verify(workspace, &setup)?;

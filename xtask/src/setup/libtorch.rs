@@ -1,4 +1,5 @@
-//! libtorch 2.11: the user's own by LIBTORCH, else the pinned wheels in the cache folder.
+//! The libtorch of each flavour of the trainer: the user's own by a variable, else the pinned wheels
+//! in the cache folder.
 //!
 //! tch leaves its own version check out when a libtorch comes from a wheel, so it is made here: a
 //! wrong version would otherwise show up as pages of C++ errors, or not at all.
@@ -9,69 +10,94 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::bundle;
-use super::pins::LIBTORCH;
+use super::pins::{Bundle, LIBTORCH, LIBTORCH_KEPLER};
 use crate::report;
 
-/// Major and minor release that the bindings are generated for.
-const WANTED: &str = "2.11";
-
-/// The folder for the variable LIBTORCH.
-pub(crate) fn ensure() -> Result<PathBuf> {
-    if let Some(folder) = std::env::var_os("LIBTORCH").filter(|value| !value.is_empty()) {
-        let folder = PathBuf::from(folder);
-        check(&folder).with_context(|| {
-            format!(
-                "LIBTORCH is set to {} but cannot be used; point it to a libtorch {WANTED}, or unset it to have one fetched",
-                folder.display()
-            )
-        })?;
-        return Ok(folder);
-    }
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!(
-            "{} is pinned for Linux on x86-64 only; on this machine set LIBTORCH to the torch folder of an installed torch {WANTED}",
-            LIBTORCH.what
-        );
-    }
-    let folder = bundle::ensure(&LIBTORCH)
-        .with_context(|| format!("no libtorch; mend what follows, or set LIBTORCH to a libtorch {WANTED} that you have"))?
-        .join("torch");
-    check(&folder)?;
-    Ok(folder)
+/// What one flavour is built with.
+#[derive(Debug)]
+pub(crate) struct Release {
+    /// Names a libtorch of the user's own.
+    variable: &'static str,
+    /// Major and minor release that the bindings are generated for.
+    wanted: &'static str,
+    bundle: &'static Bundle,
 }
 
-/// What `ensure` is about to do, for a person to read first.
-pub(super) fn plan() -> String {
-    if let Ok(folder) = std::env::var("LIBTORCH") {
-        return format!("use the libtorch in {folder} (LIBTORCH is set)");
-    }
-    match bundle::find(&LIBTORCH) {
-        Ok(Some(folder)) => format!("use {} in {}", LIBTORCH.what, folder.display()),
-        Ok(None) | Err(_) => format!(
-            "fetch {} with pip, {}, hash-checked, into the user's cache folder",
-            LIBTORCH.what,
-            report::megabytes(LIBTORCH.download_bytes())
-        ),
-    }
-}
+pub(crate) const CURRENT: Release = Release {
+    variable: "LIBTORCH",
+    wanted: "2.11",
+    bundle: &LIBTORCH,
+};
 
-fn check(folder: &Path) -> Result<()> {
-    if !folder.is_absolute() {
-        bail!("{} is not an absolute path", folder.display());
+pub(crate) const KEPLER: Release = Release {
+    variable: "LIBTORCH_KEPLER",
+    wanted: "2.0",
+    bundle: &LIBTORCH_KEPLER,
+};
+
+impl Release {
+    /// The folder for the variable LIBTORCH of a build.
+    pub(super) fn ensure(&self) -> Result<PathBuf> {
+        let (variable, wanted) = (self.variable, self.wanted);
+        if let Some(folder) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+            let folder = PathBuf::from(folder);
+            self.check(&folder).with_context(|| {
+                format!(
+                    "{variable} is set to {} but cannot be used; point it to a libtorch {wanted}, or unset it to have one fetched",
+                    folder.display()
+                )
+            })?;
+            return Ok(folder);
+        }
+        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            bail!(
+                "{} is pinned for Linux on x86-64 only; on this machine set {variable} to the torch folder of an installed torch {wanted}",
+                self.bundle.what
+            );
+        }
+        let folder = bundle::ensure(self.bundle)
+            .with_context(|| format!("no libtorch; mend what follows, or set {variable} to a libtorch {wanted} that you have"))?
+            .join("torch");
+        self.check(&folder)?;
+        Ok(folder)
     }
-    for needed in ["include", "lib/libtorch_cpu.so", "lib/libc10.so"] {
-        if !folder.join(needed).exists() {
-            bail!("{} has no {needed}", folder.display());
+
+    /// What `ensure` is about to do, for a person to read first.
+    pub(super) fn plan(&self) -> String {
+        let Self {
+            variable, bundle, ..
+        } = self;
+        if let Ok(folder) = std::env::var(variable) {
+            return format!("use the libtorch in {folder} ({variable} is set)");
+        }
+        match bundle::find(bundle) {
+            Ok(Some(folder)) => format!("use {} in {}", bundle.what, folder.display()),
+            Ok(None) | Err(_) => format!(
+                "fetch {} with pip, {}, hash-checked, into the user's cache folder",
+                bundle.what,
+                report::megabytes(bundle.download_bytes())
+            ),
         }
     }
-    let version = version(folder)?;
-    if !version.starts_with(&format!("{WANTED}.")) {
-        bail!(
-            "{} holds libtorch {version}, not {WANTED}",
-            folder.display()
-        );
+
+    fn check(&self, folder: &Path) -> Result<()> {
+        if !folder.is_absolute() {
+            bail!("{} is not an absolute path", folder.display());
+        }
+        for needed in ["include", "lib/libtorch_cpu.so", "lib/libc10.so"] {
+            if !folder.join(needed).exists() {
+                bail!("{} has no {needed}", folder.display());
+            }
+        }
+        let (version, wanted) = (version(folder)?, self.wanted);
+        if !version.starts_with(&format!("{wanted}.")) {
+            bail!(
+                "{} holds libtorch {version}, not {wanted}",
+                folder.display()
+            );
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// From whichever of the three places a wheel or an archive keeps it in.
@@ -124,7 +150,9 @@ mod tests {
         ];
         let good = folder("good", &whole);
         fs::write(good.join("version.py"), "__version__ = '2.11.0+cu130'\n").unwrap();
-        check(&good).unwrap();
+        CURRENT.check(&good).unwrap();
+        let message = KEPLER.check(&good).unwrap_err().to_string();
+        assert!(message.contains("not 2.0"), "{message}");
 
         let old = folder("old", &whole);
         fs::create_dir_all(old.join("include/torch/headeronly")).unwrap();
@@ -133,14 +161,14 @@ mod tests {
             "#define TORCH_VERSION \"2.1.2\"\n",
         )
         .unwrap();
-        let message = check(&old).unwrap_err().to_string();
+        let message = CURRENT.check(&old).unwrap_err().to_string();
         assert!(
             message.contains("2.1.2") && message.contains("not 2.11"),
             "{message}"
         );
 
         let headers_only = folder("headers", &[("include/x.h", "")]);
-        let message = check(&headers_only).unwrap_err().to_string();
+        let message = CURRENT.check(&headers_only).unwrap_err().to_string();
         assert!(message.contains("libtorch_cpu.so"), "{message}");
 
         for folder in [good, old, headers_only] {

@@ -14,7 +14,6 @@ mod postgres;
 pub(crate) mod python;
 mod tools;
 pub(crate) use cache::folder as cache_folder;
-pub(crate) use libtorch::ensure as libtorch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -38,7 +37,7 @@ impl Setup {
     pub(crate) fn ensure() -> Result<Self> {
         report::step("set-up: C++ compiler, libtorch, Postgres", || {
             tools::require_cxx()?;
-            let libtorch = libtorch::ensure()?;
+            let libtorch = libtorch::CURRENT.ensure()?;
             report::note(&format!("libtorch: {}", libtorch.display()));
             let postgres_bin = postgres::ensure()?;
             report::note(&format!("Postgres: {}", postgres_bin.display()));
@@ -57,9 +56,32 @@ impl Setup {
     }
 }
 
+/// The folder for the variable LIBTORCH.
+pub(crate) fn libtorch() -> Result<PathBuf> {
+    libtorch::CURRENT.ensure()
+}
+
 /// The folder with `nvidia/nccl/include` and `nvidia/cu13/include`.
 pub(crate) fn nccl_headers() -> Result<PathBuf> {
     bundle::ensure(&pins::NCCL_HEADERS)
+}
+
+/// The libtorch for Kepler GPUs, fetched if it is missing: a folder for the variable LIBTORCH.
+pub(crate) fn kepler_libtorch() -> Result<PathBuf> {
+    report::step("set-up: C++ compiler, libtorch for Kepler GPUs", || {
+        tools::require_cxx()?;
+        let libtorch = libtorch::KEPLER.ensure()?;
+        report::note(&format!("libtorch: {}", libtorch.display()));
+        Ok(libtorch)
+    })
+}
+
+/// What a host with Kepler GPUs needs to run: a folder with `torch/lib` and `nvidia/*/lib`.
+pub(crate) fn kepler_runtime() -> Result<PathBuf> {
+    report::step(
+        "set-up: libtorch and CUDA libraries for Kepler GPUs",
+        || bundle::ensure(&pins::LIBTORCH_KEPLER_GPU),
+    )
 }
 
 /// Postgres alone, for a test that needs nothing else.
@@ -70,7 +92,7 @@ pub(crate) fn postgres_bin() -> Result<PathBuf> {
 
 /// Says before anything is done what a set-up would fetch, one sentence for each thing.
 pub(crate) fn plan() -> Vec<String> {
-    vec![libtorch::plan(), postgres::plan()]
+    vec![libtorch::CURRENT.plan(), postgres::plan()]
 }
 
 /// `cargo xtask setup`: the variables as lines that a shell can evaluate.

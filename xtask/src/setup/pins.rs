@@ -3,6 +3,10 @@
 //! The wheels serve as archives only; no Python code of theirs is ever run. Python version and
 //! platform are part of a pin, so that the hash fits whatever Python is installed here.
 
+mod kepler;
+
+pub(super) use kepler::{LIBTORCH_KEPLER, LIBTORCH_KEPLER_GPU};
+
 /// One wheel and the part of it that is kept.
 #[derive(Debug)]
 pub(super) struct Wheel {

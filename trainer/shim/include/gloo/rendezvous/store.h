@@ -12,6 +12,9 @@ namespace rendezvous {
 
 class Store {
  public:
+  // Of libtorch 2.0's adapter alone: how long it waits for keys when not told.
+  static constexpr std::chrono::milliseconds kDefaultTimeout = std::chrono::seconds(30);
+
   virtual ~Store() = default;
   virtual void set(const std::string& key, const std::vector<char>& value) = 0;
   virtual std::vector<char> get(const std::string& key) = 0;
