@@ -215,7 +215,7 @@ impl State {
             self.dealt = None;
         }
         self.deal(now);
-        self.to_nudge(worker, now)
+        self.due_nudges(worker, now)
     }
 
     /// True when ranks, hosts or what may be given has changed.
@@ -308,7 +308,7 @@ impl State {
     }
 
     /// Other workers whose ranks should soon hear of another share.
-    fn to_nudge(&mut self, but: WorkerId, now: Instant) -> Vec<WorkerId> {
+    fn due_nudges(&mut self, but: WorkerId, now: Instant) -> Vec<WorkerId> {
         let changed = self.ranks.iter().filter(|(key, entry)| {
             let change = (self.goal_of(key) - entry.last_given()).abs();
             entry.worker != but && change > entry.asks.limit * WORTH_TELLING

@@ -77,6 +77,7 @@ impl Gang {
                 done: 8,
                 total: Some(80),
                 unit: "images".into(),
+                ..v1::RankProgress::default()
             };
             worker.report(key, Body::Progress(progress)).await;
             while worker.ack(key).await < 3 {}

@@ -130,6 +130,10 @@ pub enum InputRef {
 /// A job's settings, by kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "settings", rename_all = "lowercase")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one a job, and it is moved a few times in the job's life"
+)]
 pub enum Work {
     Fetch(FetchSettings),
     Preprocess(PreprocessSettings),

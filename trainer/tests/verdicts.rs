@@ -145,7 +145,11 @@ fn verdict(
         ChildEvent::Metrics { step, values } => {
             values.get("epoch/seconds").map(|seconds| (*step, *seconds))
         }
-        _ => None,
+        ChildEvent::Progress { .. }
+        | ChildEvent::Checkpoint { .. }
+        | ChildEvent::Regrouped { .. }
+        | ChildEvent::Finished { .. }
+        | ChildEvent::Failed { .. } => None,
     });
     let step = Duration::from_secs_f64(seconds / steps as f64);
     let brake = brake(&gang, step);

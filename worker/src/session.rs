@@ -271,6 +271,7 @@ impl Session {
                             | FromCoordinator::Assign(_)
                             | FromCoordinator::Start(_)
                             | FromCoordinator::Stop(_)
+                            | FromCoordinator::RanksLost(_)
                             | FromCoordinator::Ack(_) => 0,
                         };
                         self.follow(body, until_ms).await?;

@@ -344,7 +344,7 @@ mod tests {
                 ranks: 1,
                 of: 2,
                 steps_lost: 1,
-                seconds: 3.14,
+                seconds: 3.2,
             }],
             ..TrainSummary::default()
         })

@@ -225,9 +225,9 @@ impl Live {
         Ok(changed)
     }
 
-    /// The version of the code that did the work, as rank 0 said.
+    /// The version of the code that did the work, as the first rank that is left said.
     fn code(&self) -> &str {
-        let rank = self.ranks.iter().find(|rank| rank.key.rank == Rank(0));
+        let rank = self.ranks.iter().find(|rank| rank.lost_at.is_none());
         let summary = rank.and_then(|rank| rank.summary.as_ref());
         summary
             .and_then(|summary| summary.get("code")?.as_str())

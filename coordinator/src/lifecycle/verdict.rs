@@ -384,6 +384,10 @@ mod tests {
             unit: "images".into(),
             at: at(5),
             phase_started_at: at(5),
+            bytes: None,
+            problems: std::collections::BTreeMap::new(),
+            phase_started_done: 0,
+            phase_started_bytes: 0,
         };
         let ranks: Vec<RankRow> = ranks
             .iter()
@@ -423,7 +427,12 @@ mod tests {
                 Verdict::Fail(failure) if !class.spares_the_others() => {
                     assert_eq!(failure.class, class);
                 }
-                other => panic!("{class:?}: {other:?}"),
+                other @ (Verdict::Wait
+                | Verdict::Start
+                | Verdict::Commit
+                | Verdict::GoOn(_)
+                | Verdict::Fail(_)
+                | Verdict::Cancel) => panic!("{class:?}: {other:?}"),
             }
         }
         // Its host went away, rank 0 with it.
@@ -454,7 +463,11 @@ mod tests {
                     .ends_with("1 of 3 ranks were left, fewer than ranks.min (2)"),
                 "{failure:?}"
             ),
-            other => panic!("{other:?}"),
+            other @ (Verdict::Wait
+            | Verdict::Start
+            | Verdict::Commit
+            | Verdict::GoOn(_)
+            | Verdict::Cancel) => panic!("{other:?}"),
         }
     }
 

@@ -225,11 +225,11 @@ impl Split {
                 Ok(())
             }
             ImageEncoding::Jpeg => self.decode_into(row.image, out),
-            ImageEncoding::Original => {
-                Shrinker::new(self.width, self.height).pixels(row.image).map(|pixels| {
+            ImageEncoding::Original => Shrinker::new(self.width, self.height)
+                .pixels(row.image)
+                .map(|pixels| {
                     out.copy_from_slice(pixels);
-                })
-            }
+                }),
         };
         decoded.map_err(|problem| {
             let file = self

@@ -208,7 +208,10 @@ fn mixing_is_off_until_asked_for_and_shares_must_leave_room_for_each_other() {
         set("jobs.train.cutmix", "{ alpha = 0.5 }"),
     );
     assert_eq!(read(&[]).unwrap(), (None, None));
-    assert_eq!(read(&[mixup.clone()]).unwrap(), (mix(0.2, 1.0), None));
+    assert_eq!(
+        read(std::slice::from_ref(&mixup)).unwrap(),
+        (mix(0.2, 1.0), None)
+    );
     assert_eq!(
         read(&[mixup, cutmix]).unwrap(),
         (mix(0.2, 0.5), mix(0.5, 0.5))

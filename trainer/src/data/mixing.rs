@@ -357,6 +357,7 @@ mod tests {
             is_stand_in: false,
             global: 2,
             first: 0,
+            ahead: Vec::new(),
         };
         let batch = split.read(&request).unwrap();
         let kept = beta(1.0, dice);

@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_permutation_knows_where_each_thing_stands() {
         for count in [1, 2, 5, 64, 1_000] {
-            let permutation = Permutation::new(count, |round| mix(round));
+            let permutation = Permutation::new(count, mix);
             for place in 0..count {
                 assert_eq!(permutation.place_of(permutation.at(place)), place);
             }

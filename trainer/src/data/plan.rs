@@ -454,7 +454,7 @@ mod tests {
                 times += usize::from(!request.ahead.is_empty());
                 announced.extend(request.ahead);
                 if !request.is_stand_in {
-                    let rows = request.pictures.iter().map(|picture| picture.row);
+                    let rows = request.pictures.iter().map(|picture| picture.view.row);
                     assert!(
                         rows.clone().all(|row| announced.contains(&row)),
                         "step {step}"
@@ -467,7 +467,7 @@ mod tests {
                 .map(|step| plan.request(step))
                 .filter(|request| !request.is_stand_in)
                 .flat_map(|request| request.pictures)
-                .map(|picture| picture.row);
+                .map(|picture| picture.view.row);
             assert_eq!(announced, seen.collect());
         }
     }

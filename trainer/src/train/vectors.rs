@@ -232,10 +232,16 @@ fn steps_of_a_torchscript_module_are_those_of_pytorch() {
     for (step, loss) in (0..).zip(&expected.losses) {
         let chance = |first| Chance::new(0, step, first);
         let mut phases = PhaseTimes::default();
-        let result = stepper
-            .step(&batch_of(step, 3), &chance, 0.05, false, &mut phases)
+        let input = StepInput {
+            peers: &Peers::alone(),
+            lr: 0.05,
+            wants_stop: false,
+            waited_s: 0.0,
+        };
+        let told = stepper
+            .step(&batch_of(step, 3), &chance, input, &mut phases)
             .unwrap();
-        let apart = relative(result.loss_sum / BATCH as f64, *loss);
+        let apart = relative(told[0].loss_sum / BATCH as f64, *loss);
         assert!(apart <= TOLERANCE, "step {step}: loss {apart:e} apart");
         worst = worst.max(apart);
     }

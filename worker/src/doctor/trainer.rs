@@ -122,13 +122,14 @@ pub(super) async fn nccl(
             .unwrap_or_else(|| otherwise.to_owned())
     };
     checks.push(match answer {
-        Ok(answer) if answer.usable => {
-            Check::ok("nccl", or(answer.reason, "its self-test passed"))
-        }
+        Ok(answer) if answer.usable => Check::ok("nccl", or(answer.reason, "its self-test passed")),
         Ok(answer) => Check::warning(
             "nccl",
             or(answer.reason, "not usable"),
-            or(answer.cure, "see docs/training.md; gangs on GPUs have Gloo alone"),
+            or(
+                answer.cure,
+                "see docs/training.md; gangs on GPUs have Gloo alone",
+            ),
         ),
         Err(why) => Check::warning(
             "nccl",

@@ -27,9 +27,12 @@ const CHECKPOINTS: f64 = 1.0;
 /// Models from the quickest step to a slow one, and the side of their pictures.
 const MODELS: [(&str, u32); 3] = [("simple-cnn", 64), ("simple-cnn", 224), ("resnet18", 224)];
 
+/// Measures one part of the group.
+type Piece = fn(&Bench<'_>, &mut Sheet) -> Result<()>;
+
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let bench = Bench::prepare(workspace, options)?;
-    let pieces: [(&str, fn(&Bench<'_>, &mut Sheet) -> Result<()>); 3] = [
+    let pieces: [(&str, Piece); 3] = [
         ("stall", stall),
         ("clock", clock),
         ("checkpoints", checkpoints),

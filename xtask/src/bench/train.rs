@@ -102,6 +102,9 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Measures one part of the group.
+type Piece = fn(&Bench<'_>, &mut Sheet) -> Result<()>;
+
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let bench = Bench::prepare(workspace, options)?;
     for case in steps::CASES {
@@ -111,7 +114,7 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
             })?;
         }
     }
-    let pieces: [(&str, fn(&Bench<'_>, &mut Sheet) -> Result<()>); 3] = [
+    let pieces: [(&str, Piece); 3] = [
         ("files", files::run),
         ("ranks", ranks::run),
         ("orchestrator", orchestrator::run),

@@ -13,8 +13,8 @@ use super::Bench;
 use super::children::{ensure_pictures, run_child};
 use super::peers::median;
 use crate::bench::figure::{Figure, Goal, Sheet};
-use crate::process;
 use crate::cluster::Cluster;
+use crate::process;
 
 const ROUNDS: usize = 3;
 /// 1 / 1.01.
