@@ -357,7 +357,7 @@ mod tests {
         .why(detail.job.as_ref().unwrap(), samples::now());
         insta::assert_snapshot!(why[1..].join("\n"), @r"
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
-        It went on with 1 of 2 ranks from step 120 after 3.1 s; 1 step was lost.
+        It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
         ");
     }
 

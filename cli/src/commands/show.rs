@@ -389,6 +389,7 @@ mod tests {
                     "cpu 0"
                   ],
                   "failure": null,
+                  "lost_at": null,
                   "progress": null,
                   "rank": 0,
                   "state": "stopped",
@@ -400,6 +401,7 @@ mod tests {
                     "cpu 0"
                   ],
                   "failure": null,
+                  "lost_at": null,
                   "progress": null,
                   "rank": 1,
                   "state": "running",
@@ -425,6 +427,7 @@ mod tests {
                     "cpu 0"
                   ],
                   "failure": null,
+                  "lost_at": null,
                   "progress": null,
                   "rank": 0,
                   "state": "stopped",
@@ -439,6 +442,7 @@ mod tests {
                     "class": "out_of_memory",
                     "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
                   },
+                  "lost_at": null,
                   "progress": null,
                   "rank": 1,
                   "state": "failed",

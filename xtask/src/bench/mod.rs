@@ -1,6 +1,6 @@
 //! `cargo xtask bench GROUP [--json]`: figures beside a reference that ran in the same run.
 //!
-//! Each group is one file here; it runs its pieces and gives a [`Figure`] of each to the [`Sheet`].
+//! Each group is one file here; it runs its pieces and gives a `figure::Figure` of each to the `figure::Sheet`.
 //!
 //! Invariant: a figure's reference was measured in the same run on the same machine, and what could not
 //! run is a line that says why. No goal is met by a figure that is not there.

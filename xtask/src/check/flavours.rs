@@ -14,8 +14,8 @@ use super::Outcome;
 use crate::trainer;
 use crate::workspace::Workspace;
 
-/// What the flavours are there to differ in.
-const DIFFER: [&str; 2] = ["tch", "torch-sys"];
+/// What the flavours are there to differ in, and what tch brings with it.
+const DIFFER: [&str; 3] = ["tch", "torch-sys", "ndarray"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
     let current = fs::read_to_string(workspace.root.join("Cargo.lock"))?;
