@@ -1,7 +1,7 @@
 //! What this host's GPUs say of themselves, while the daemon lives: for the coordinator's listings,
 //! for running jobs' metrics, and to keep new ranks off a GPU that is ill.
 //!
-//! Invariant: NVML is asked by one thread ([`sampler`]) that nobody waits for. A device is ill when
+//! Invariant: NVML is asked by one thread (`sampler`) that nobody waits for. A device is ill when
 //! it does not answer, has an uncorrectable ECC error or fell off the bus; it is well again when it
 //! answers again. Not here: judging whether a job may use a device (the coordinator's scheduler).
 
