@@ -125,6 +125,7 @@ fn went_on_without(ran: &Ran, rank: u32) {
     }
 }
 
+#[ignore = "how far the run is when the rank is killed depends on the machine's speed"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gang_goes_on_in_the_same_attempt_without_rank_one_and_without_rank_zero() -> Result<()> {
     let undisturbed = train(async |_| Ok(())).await?;
