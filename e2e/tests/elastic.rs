@@ -125,7 +125,6 @@ fn went_on_without(ran: &Ran, rank: u32) {
     }
 }
 
-#[ignore = "how far the run is when the rank is killed depends on the machine's speed"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gang_goes_on_in_the_same_attempt_without_rank_one_and_without_rank_zero() -> Result<()> {
     let undisturbed = train(async |_| Ok(())).await?;
@@ -147,7 +146,6 @@ async fn a_gang_goes_on_in_the_same_attempt_without_rank_one_and_without_rank_ze
     Ok(())
 }
 
-#[ignore = "survivors of the store's host do not always meet at the standby in time"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gang_goes_on_without_the_host_that_served_its_store() -> Result<()> {
     let ran = train(async |cluster| {

@@ -152,6 +152,8 @@ struct Gathering {
     prefix: String,
     /// Where to meet once the store is lost.
     standby: Option<(String, u16)>,
+    /// The store was lost, and `store` is its standby.
+    is_at_standby: bool,
     lost_ranks: Option<PathBuf>,
     /// When it was looked who was given up.
     looked_at: Instant,
@@ -228,6 +230,7 @@ impl Peers {
                 store,
                 prefix,
                 standby: standby.clone(),
+                is_at_standby: false,
                 lost_ranks: lost_ranks.clone(),
                 looked_at: Instant::now(),
                 address,

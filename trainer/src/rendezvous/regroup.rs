@@ -28,6 +28,9 @@ const REGROUPS_MAX: u32 = 100;
 
 /// How long the store may take to answer. It waits for nobody, so silence means that it is gone.
 const STORE_ANSWER_MAX: Duration = Duration::from_secs(5);
+/// How much longer survivors wait for each other at the standby: one finds the store's connection
+/// broken at once, another waits until it has been silent for long enough, and then connects.
+const STANDBY_WINDOW: Duration = Duration::from_secs(2 * STORE_ANSWER_MAX.as_secs());
 /// Time between two looks at whom the coordinator has given up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -134,7 +137,10 @@ impl Peers {
         let store = gathering
             .store
             .prefixed(&format!("regroup/{}", gathering.generation + 1))?;
-        let window = REGROUP_WINDOW + step_time * 2;
+        let mut window = REGROUP_WINDOW + step_time * 2;
+        if gathering.is_at_standby {
+            window += STANDBY_WINDOW;
+        }
         let here = gather(&store, gathering, mine, window)?;
         let members = agree(&store, gathering, here)?;
         gathering.generation += 1;
@@ -219,6 +225,7 @@ fn find_store(gathering: &mut Gathering) -> Result<(), RunError> {
         )));
     }
     gathering.store = standby;
+    gathering.is_at_standby = true;
     Ok(())
 }
 
@@ -318,6 +325,11 @@ fn count(length: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::rendezvous::{Exchange, StoreServer};
 
@@ -334,6 +346,7 @@ mod tests {
                 store,
                 prefix: "job/1/attempt/1".to_owned(),
                 standby: None,
+                is_at_standby: false,
                 lost_ranks: None,
                 looked_at: Instant::now(),
                 address: "127.0.0.1".to_owned(),
@@ -461,6 +474,59 @@ mod tests {
         for survivor in regrouped {
             assert_eq!(survivor.members, [1, 2]);
         }
+    }
+
+    /// A way to the server at `port` on which nothing arrives any more once the returned flag is set,
+    /// though no connection breaks: what a host without power looks like from afar.
+    fn way_that_falls_silent(port: u16) -> (u16, Arc<AtomicBool>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let silent = Arc::clone(&is_silent);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for (from, to) in [(client, server), back] {
+                    let silent = Arc::clone(&silent);
+                    thread::spawn(move || pass_on(from, to, &silent));
+                }
+            }
+        });
+        (address.port(), is_silent)
+    }
+
+    fn pass_on(mut from: TcpStream, mut to: TcpStream, is_silent: &AtomicBool) {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if is_silent.load(Ordering::SeqCst) || to.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        // Nobody is told.
+        while is_silent.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    #[test]
+    fn who_finds_the_store_broken_waits_for_who_only_finds_it_silent() {
+        let first = StoreServer::start("127.0.0.1", 0).unwrap();
+        let standby = StoreServer::start("127.0.0.1", 0).unwrap();
+        let (way, is_silent) = way_that_falls_silent(first.port);
+        let [mut broken, mut silent] = [(1, first.port), (2, way)].map(|(me, port)| {
+            let mut peers = peers(port, me, 3, 2);
+            peers.gathering.as_mut().unwrap().standby = Some((standby.host.clone(), standby.port));
+            peers
+        });
+        is_silent.store(true, Ordering::SeqCst);
+        drop(first);
+        let silent =
+            thread::spawn(move || silent.regroup(&standing(6, false), Duration::ZERO).unwrap());
+        let regrouped = broken.regroup(&standing(6, false), Duration::ZERO).unwrap();
+        assert_eq!(regrouped.members, [1, 2]);
+        assert_eq!(silent.join().unwrap().members, [1, 2]);
     }
 
     #[test]
