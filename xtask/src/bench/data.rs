@@ -44,6 +44,8 @@ struct Bench<'a> {
     prep: PathBuf,
     /// What is worked on; kept for the next time.
     folder: PathBuf,
+    /// The core that ours runs on, if it is to have one alone.
+    core: Option<usize>,
 }
 
 type Part = fn(&Bench<'_>, &mut Sheet) -> Result<()>;
@@ -57,6 +59,7 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
             None => build(workspace, &target.join("release/marquee-prep"))?,
         },
         folder: target.join("bench-data"),
+        core: None,
     };
     report::step("make: posters, shards, a table", || {
         let mut make = Command::new(&bench.prep);
@@ -102,8 +105,30 @@ const PILLOW_ENVIRONMENT: (&str, &str) = ("bench-data", PILLOW);
 const TENSORFLOW_ENVIRONMENT: (&str, &str) = ("bench-tf", TENSORFLOW);
 
 impl Bench<'_> {
+    /// The same, with ours on `core` alone.
+    fn on(&self, core: Option<usize>) -> Self {
+        Self {
+            prep: self.prep.clone(),
+            folder: self.folder.clone(),
+            core,
+            ..*self
+        }
+    }
+
+    /// Our program.
+    fn prep(&self) -> Command {
+        match self.core {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.args(["-c", &core.to_string()]).arg(&self.prep);
+                command
+            }
+            None => Command::new(&self.prep),
+        }
+    }
+
     fn ours(&self, task: &str) -> Result<Agent> {
-        let mut command = Command::new(&self.prep);
+        let mut command = self.prep();
         Agent::start(command.args(["bench", "rounds", task]).arg(&self.folder))
     }
 

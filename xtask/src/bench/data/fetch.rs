@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -62,6 +63,14 @@ fn at_a_rate(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     Ok(())
 }
 
+/// A core for the server and another for its client, as if they were two hosts: on the same cores the
+/// server would be slower for whoever does more with what it gets. None where that cannot be.
+fn cores_apart() -> Option<(usize, usize)> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let can_pin = Command::new("taskset").args(["-c", "0,1", "true"]).status();
+    (cores >= 2 && can_pin.is_ok_and(|status| status.success())).then_some((0, 1))
+}
+
 /// A job as fast as it can, then the same requests from the plainest client.
 fn beside_a_plain_client(
     bench: &Bench<'_>,
@@ -71,9 +80,21 @@ fn beside_a_plain_client(
     goal: Option<Goal>,
 ) -> Result<()> {
     let arguments = [arguments, &["--log-requests"]].concat();
-    let catalogue = Catalogue::start(bench, &arguments)?;
+    let (host, bench, seats) = match cores_apart() {
+        Some((server, client)) => (
+            bench.on(Some(server)),
+            bench.on(Some(client)),
+            "the server on one core, its client on another",
+        ),
+        None => (
+            bench.on(None),
+            bench.on(None),
+            "server and client on the same cores",
+        ),
+    };
+    let catalogue = Catalogue::start(&host, &arguments)?;
     let folder = bench.folder.join("fetch");
-    let spent = run_job(bench, &fetch_of(&catalogue, &json!({})), &folder, 2)?;
+    let spent = run_job(&bench, &fetch_of(&catalogue, &json!({})), &folder, 2)?;
     fs::remove_dir_all(folder)?;
     let asked = catalogue.paths()?;
     // What has no length of its own beforehand is left out for the plain client.
@@ -82,18 +103,21 @@ fn beside_a_plain_client(
         .filter(|path| !path.starts_with("/p/exports"))
         .cloned()
         .collect();
-    let catalogue = Catalogue::start(bench, &arguments)?;
-    let load = plain_load(bench, &catalogue, &paths)?;
+    let catalogue = Catalogue::start(&host, &arguments)?;
+    let load = plain_load(&bench, &catalogue, &paths)?;
     let seconds = load["seconds"].as_f64().context("no seconds")?;
     sheet.add(Figure {
         name: format!("fetch as fast as it goes, {what}"),
         value: asked.len() as f64 / spent.wall_s,
         unit: "requests/s wall",
         is_less_better: false,
-        reference: Some(("the server to a plain client".to_owned(), paths.len() as f64 / seconds)),
+        reference: Some((
+            "the server to a plain client".to_owned(),
+            paths.len() as f64 / seconds,
+        )),
         goal,
         ran: format!(
-            "{} requests in {:.1} s, stored as a dataset; {CONNECTIONS} in flight, server and client on the same cores",
+            "{} requests in {:.1} s, stored as a dataset; {CONNECTIONS} in flight, {seats}",
             asked.len(),
             spent.wall_s
         ),
@@ -102,7 +126,7 @@ fn beside_a_plain_client(
 }
 
 fn plain_load(bench: &Bench<'_>, catalogue: &Catalogue, paths: &[String]) -> Result<Value> {
-    let mut command = Command::new(&bench.prep);
+    let mut command = bench.prep();
     command.args(["bench", "load", &catalogue.address]);
     command.args(["--connections", &CONNECTIONS.to_string()]);
     let mut child = command

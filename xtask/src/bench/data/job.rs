@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -32,7 +32,7 @@ pub(super) struct Catalogue {
 
 impl Catalogue {
     pub(super) fn start(bench: &Bench<'_>, arguments: &[&str]) -> Result<Self> {
-        let mut command = Command::new(&bench.prep);
+        let mut command = bench.prep();
         command.arg("serve-catalogue").args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?);
@@ -97,7 +97,7 @@ pub(super) fn start(bench: &Bench<'_>, work: &Value, folder: &Path, threads: u32
     });
     let file = folder.join("spec.json");
     fs::write(&file, serde_json::to_vec(&spec)?)?;
-    let mut command = Command::new(&bench.prep);
+    let mut command = bench.prep();
     command.arg("run").arg(file).stdout(Stdio::piped());
     Ok(command.spawn()?)
 }
