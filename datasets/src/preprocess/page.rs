@@ -229,6 +229,18 @@ fn years(page: &mut String, report: &Report) {
     page.push_str("</div>");
 }
 
+/// What there is for each split, in the order in which one thinks of them.
+fn in_order<'a, T>(by_split: &'a BTreeMap<&'static str, T>) -> Vec<(&'static str, &'a T)> {
+    const ORDER: [&str; 3] = ["train", "validation", "test"];
+    let place = |split: &str| ORDER.iter().position(|known| *known == split);
+    let mut splits: Vec<_> = by_split
+        .iter()
+        .map(|(split, value)| (*split, value))
+        .collect();
+    splits.sort_by_key(|(split, _)| place(split).unwrap_or(ORDER.len()));
+    splits
+}
+
 fn classes(page: &mut String, report: &Report) {
     let mut totals: BTreeMap<&str, u64> = BTreeMap::new();
     for counts in report.classes.values() {
@@ -240,13 +252,13 @@ fn classes(page: &mut String, report: &Report) {
     let mut order: Vec<(&str, u64)> = totals.into_iter().collect();
     order.sort_by_key(|(class, count)| (std::cmp::Reverse(*count), *class));
     page.push_str("<h2>Classes</h2><div class=\"scroll\"><table><tr><th>class</th>");
-    for split in report.classes.keys() {
+    for (split, _) in in_order(&report.classes) {
         let _ = write!(page, "<th class=\"n\">{split}</th>");
     }
     page.push_str("<th></th></tr>");
     for (class, total) in order {
         let _ = write!(page, "<tr><td>{}</td>", text(class));
-        for counts in report.classes.values() {
+        for (_, counts) in in_order(&report.classes) {
             let count = counts.get(class).copied().unwrap_or(0);
             let _ = write!(page, "<td class=\"n\">{}</td>", grouped(count));
         }
@@ -266,13 +278,13 @@ fn label_counts(page: &mut String, report: &Report) {
         .flat_map(|counts| counts.keys().copied())
         .collect();
     page.push_str("<h2>Labels of one picture</h2><div class=\"scroll\"><table><tr><th>labels</th>");
-    for split in report.label_counts.keys() {
+    for (split, _) in in_order(&report.label_counts) {
         let _ = write!(page, "<th class=\"n\">{split}</th>");
     }
     page.push_str("</tr>");
     for number in numbers {
         let _ = write!(page, "<tr><td>{number}</td>");
-        for counts in report.label_counts.values() {
+        for (_, counts) in in_order(&report.label_counts) {
             let count = counts.get(&number).copied().unwrap_or(0);
             let total: u64 = counts.values().sum();
             let _ = write!(
