@@ -28,6 +28,9 @@ pub const MESSAGE_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of one chunk of an artifact's file: large enough that a message's cost vanishes, small
 /// enough that a stream keeps little in memory.
 pub const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of one HTTP/2 frame: a chunk with what stands around it fits into one. In the usual frames of
+/// 16 KiB it would take seventeen, which costs both ends more than copying the bytes does.
+pub const FRAME_BYTES: u32 = 260 * 1024;
 /// How long a stopped child may take to write a checkpoint and leave before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(15);
 /// Bytes of one line that a child writes to stdout. A longer one is a fault of the child.

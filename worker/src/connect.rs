@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use marquee_domain::limits::FRAME_BYTES;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::Config;
@@ -18,6 +19,7 @@ pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, tonic::transport::Er
     let endpoint = Endpoint::from_shared(config.coordinator.clone())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
+        .max_frame_size(FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

@@ -299,38 +299,45 @@ impl Transfers {
     }
 
     async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
-        let mut source = tokio::fs::File::open(path)
-            .await
-            .map_err(|e| Failed::For(disk(path)(e)))?;
+        let source = fs::File::open(path).map_err(|e| Failed::For(disk(path)(e)))?;
         let header = UploadBlobHeader {
             digest: file.digest.to_string(),
             size_bytes: file.size_bytes,
         };
         let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let reader = async move {
-            let mut part = Part::Header(header);
-            // A receiver that left has an answer to give; that one counts.
-            while sender
-                .send(UploadBlobRequest { part: Some(part) })
-                .await
-                .is_ok()
-            {
-                let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-                let mut some = (&mut source).take(CHUNK_BYTES as u64);
-                if some.read_to_end(&mut chunk).await? == 0 {
-                    break;
-                }
-                part = Part::Chunk(Bytes::from(chunk));
-            }
-            io::Result::Ok(())
-        };
+        let reader = tokio::task::spawn_blocking(move || send_parts(source, header, &sender));
         let mut client = self.client.clone();
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
-        read.map_err(|e| Failed::For(disk(path)(e)))?;
+        read.map_err(io::Error::other)
+            .flatten()
+            .map_err(|e| Failed::For(disk(path)(e)))?;
         answer.map_err(|status| failed(&format!("to store {path:?}"), status))?;
         Ok(())
     }
+}
+
+/// Reads a file for an upload, from a thread of its own: by turns with the sending it would take a
+/// change of threads for each read.
+fn send_parts(
+    mut source: fs::File,
+    header: UploadBlobHeader,
+    to: &tokio::sync::mpsc::Sender<UploadBlobRequest>,
+) -> io::Result<()> {
+    let mut part = Part::Header(header);
+    // A receiver that left has an answer to give; that one counts.
+    while to
+        .blocking_send(UploadBlobRequest { part: Some(part) })
+        .is_ok()
+    {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let mut some = io::Read::take(&mut source, CHUNK_BYTES as u64);
+        if io::Read::read_to_end(&mut some, &mut chunk)? == 0 {
+            break;
+        }
+        part = Part::Chunk(Bytes::from(chunk));
+    }
+    Ok(())
 }
 
 /// Sorts a refusal from a coordinator that is away.

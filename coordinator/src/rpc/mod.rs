@@ -10,7 +10,7 @@ mod workers;
 
 use std::time::Duration;
 
-use marquee_domain::limits::MESSAGE_MAX_BYTES;
+use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::jobs_server::JobsServer;
@@ -78,6 +78,7 @@ pub async fn server(
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
         .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
         .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(FRAME_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(DeadlineLayer {
