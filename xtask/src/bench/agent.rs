@@ -59,6 +59,11 @@ impl Agent {
         writeln!(asked, "{line}").with_context(|| format!("{} gave up", self.program))
     }
 
+    /// Nothing more will be asked of it: it ends.
+    pub(super) fn dismiss(&mut self) {
+        drop(self.asked.take());
+    }
+
     fn round(&mut self, items: usize) -> Result<Cost> {
         self.ask(&items.to_string())?;
         let answer = self.answer()?;
@@ -73,8 +78,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It ends when nothing more can be asked of it.
-        drop(self.asked.take());
+        self.dismiss();
         let _ = self.child.wait();
     }
 }

@@ -92,6 +92,15 @@ impl Trainee {
     }
 }
 
+impl Drop for Trainee {
+    /// All ranks end together: one that leaves waits for the others to do so.
+    fn drop(&mut self) {
+        for rank in &mut self.ranks {
+            rank.dismiss();
+        }
+    }
+}
+
 /// How often, and how many steps at a time.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::bench) struct Turns {

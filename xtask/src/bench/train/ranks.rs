@@ -1,5 +1,6 @@
 //! Two ranks with one thread each beside one rank with one thread, and beside PyTorch's own
-//! DistributedDataParallel, at the same global batch.
+//! DistributedDataParallel, at the same global batch. What two such processes reach that exchange
+//! nothing says how much of what is missing is the exchange's, and how much the machine's.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -29,15 +30,14 @@ const TOLERANCE: f64 = 2e-2;
 
 pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let folder = ensure_batch(bench, MODEL, BATCH, SIDE)?;
+    let half = ensure_batch(bench, MODEL, BATCH / 2, SIDE)?;
     let store = StoreProcess::start(&bench.trainer)?;
-    let ours = |place: Option<u16>| {
-        let folder = &folder;
-        ranks(place, move || {
-            let mut command = bench_step(bench, folder, MODEL);
-            command.args(["--precision", "fp32", "--channels-last", "true"]);
-            command
-        })
+    let by_itself = |folder: &Path| {
+        let mut command = bench_step(bench, folder, MODEL);
+        command.args(["--precision", "fp32", "--channels-last", "true"]);
+        command
     };
+    let ours = |place: Option<u16>| ranks(place, || by_itself(&folder));
     let theirs = |place: Option<u16>| {
         let folder = &folder;
         ranks(place, move || {
@@ -50,6 +50,10 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let mut trainees = [
         Trainee::start("one rank", ours(None))?,
         Trainee::start("two ranks", ours(Some(store.port)))?,
+        Trainee::start(
+            "two that exchange nothing",
+            [(); 2].map(|()| by_itself(&half)),
+        )?,
         Trainee::start("torch, one rank", theirs(None))?,
         Trainee::start("torch DDP, two ranks", theirs(Some(free_port()?)))?,
     ];
@@ -58,7 +62,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         ..TURNS
     };
     take_turns(&mut trainees, turns)?;
-    let [one, two, torch_one, torch_two] = &trainees;
+    let [one, two, apart, torch_one, torch_two] = &trainees;
     require_same_losses(one, torch_one, TOLERANCE)?;
     require_same_losses(two, torch_two, TOLERANCE)?;
     let figure = |name: &str, ours: &Trainee, peer: &Trainee, goal: Option<f64>| Figure {
@@ -78,6 +82,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         ),
     };
     sheet.add(figure("two ranks beside one", two, one, Some(SPEEDUP)));
+    sheet.add(figure("what two cores allow here", apart, one, None));
     sheet.add(figure(
         "two ranks beside torchrun + DDP",
         two,

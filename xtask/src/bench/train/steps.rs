@@ -61,8 +61,9 @@ struct Mode {
     layout: &'static str,
     /// Least ratio to eager: 1 / 0.95 where that is the goal.
     eager: f64,
-    /// Relative difference of the first losses that rounding may make.
-    tolerance: f64,
+    /// Relative difference of the first losses that rounding may make beside `torch.compile`, which fuses
+    /// what eager rounds one by one.
+    compiled_tolerance: f64,
 }
 
 const MODES: [Mode; 2] = [
@@ -71,16 +72,18 @@ const MODES: [Mode; 2] = [
         precision: "fp32",
         layout: "channels_first",
         eager: 1.0,
-        tolerance: 1e-3,
+        compiled_tolerance: 1e-3,
     },
     Mode {
         name: "channels_last + bf16",
         precision: "bf16",
         layout: "channels_last",
         eager: 1.053,
-        tolerance: 2e-2,
+        compiled_tolerance: 5e-2,
     },
 ];
+/// Of the first losses beside eager, which calls the same kernels.
+const EAGER_TOLERANCE: f64 = 1e-4;
 /// 1 / 1.05.
 const COMPILED: f64 = 0.952;
 /// Steps before the first that counts.
@@ -94,13 +97,13 @@ pub(super) fn run(bench: &Bench<'_>, case: Case, sheet: &mut Sheet) -> Result<()
             Trainee::start("ours", [ours(bench, &folder, case.model, mode)])?,
             Trainee::start("torch eager", [theirs(bench, &folder, mode, false)])?,
         ];
-        let mut goals = vec![mode.eager];
+        let mut asked = vec![(mode.eager, EAGER_TOLERANCE)];
         if bench.with_compiled {
             trainees.push(Trainee::start(
                 "torch.compile",
                 [theirs(bench, &folder, mode, true)],
             )?);
-            goals.push(COMPILED);
+            asked.push((COMPILED, mode.compiled_tolerance));
         }
         let turns = Turns {
             warmup: WARMUP,
@@ -109,8 +112,8 @@ pub(super) fn run(bench: &Bench<'_>, case: Case, sheet: &mut Sheet) -> Result<()
         };
         take_turns(&mut trainees, turns)?;
         let (ours, peers) = trainees.split_first().context("ours takes part")?;
-        for (peer, goal) in peers.iter().zip(goals) {
-            let apart = require_same_losses(ours, peer, mode.tolerance)?;
+        for (peer, (goal, tolerance)) in peers.iter().zip(asked) {
+            let apart = require_same_losses(ours, peer, tolerance)?;
             sheet.add(figure(case, mode, (ours, peer), goal, (turns, apart)));
         }
         report::note(&format!("{} {}: done", case.model, mode.name));
