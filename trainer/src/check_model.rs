@@ -4,6 +4,7 @@
 //! Invariant: every tensor of the weights is used and every tensor of the model is given; else it
 //! is an error that names the tensor, and nothing is compared. Batch counters alone are ignored.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use marquee_domain::spec::Precision;
@@ -57,6 +58,8 @@ pub struct ModelCheckReport {
     logits_small: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     grad_x: Option<f64>,
+    /// The largest magnitude in each of them, as the file has it: what a difference is to be seen beside.
+    largest: BTreeMap<&'static str, f64>,
     /// Largest difference after one step, as a share of the largest number of its tensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     step_relative: Option<f64>,
@@ -65,6 +68,8 @@ pub struct ModelCheckReport {
     ignored: Vec<String>,
 }
 
+/// What is compared.
+const RESULTS: [&str; 4] = ["features", "logits", "logits_small", "grad_x"];
 /// Names that the second file may have.
 const KNOWN: [&str; 8] = [
     "x",
@@ -121,6 +126,7 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
         logits: None,
         logits_small: None,
         grad_x: None,
+        largest: BTreeMap::new(),
         step_relative: None,
         ignored: given
             .tensors
@@ -130,6 +136,11 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
             .collect(),
     };
     compare(&network, &given, kind, &mut report)?;
+    for name in RESULTS {
+        if let Some(expected) = given.tensors.get(name) {
+            report.largest.insert(name, largest(expected)?);
+        }
+    }
     let found = [
         report.features,
         report.logits,

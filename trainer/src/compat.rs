@@ -1,7 +1,7 @@
 //! What differs between the two releases of tch that these sources are built with: 0.24 for libtorch
 //! 2.11, and 0.13 for libtorch 2.0, the last with kernels for Kepler GPUs.
 //!
-//! Invariant: `libtorch_2_0` is asked for here and nowhere else in Rust. What the C++ shim has to tell
+//! Invariant: `libtorch_2_0` is asked for here and, but for tests that it cannot pass, nowhere else in Rust. What the C++ shim has to tell
 //! apart is in `shim/versions.hpp`.
 
 use marquee_domain::spec::GradientCompression;
@@ -38,15 +38,22 @@ pub(crate) fn attention(
     keys: &Tensor,
     values: &Tensor,
 ) -> Result<Tensor, TchError> {
-    let mask = None::<&Tensor>;
     #[cfg(libtorch_2_0)]
-    return Tensor::f_scaled_dot_product_attention(queries, keys, values, mask, 0.0, false);
+    {
+        // tch 0.13 cannot leave the mask out.
+        let width = queries.size().last().copied().unwrap_or(1);
+        let scale = 1.0 / f64::from(u32::try_from(width).unwrap_or(u32::MAX)).sqrt();
+        let likeness = queries
+            .f_mul_scalar(scale)?
+            .f_matmul(&keys.f_transpose(-2, -1)?)?;
+        likeness.f_softmax(-1, likeness.kind())?.f_matmul(values)
+    }
     #[cfg(not(libtorch_2_0))]
     Tensor::f_scaled_dot_product_attention(
         queries,
         keys,
         values,
-        mask,
+        None::<&Tensor>,
         0.0,
         false,
         None::<f64>,

@@ -138,7 +138,8 @@ struct BenchStep {
     /// Steps before them that are not
     #[arg(long, default_value_t = 2)]
     warmup: u32,
-    /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line
+    /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line.
+    /// "phases off" makes steps not measure what forward, backward and the optimizer take; "phases on" does again
     #[arg(long, conflicts_with_all = ["steps", "json"])]
     serve: bool,
     /// Write the weights at the end
@@ -323,12 +324,16 @@ fn time_steps(bench: &BenchStep) -> Result<(), RunError> {
     };
     if bench.serve {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            match line
-                .strip_prefix("go ")
-                .and_then(|count| count.trim().parse().ok())
-            {
-                Some(count) => say_times(&steps.run(count)?),
-                None => tracing::warn!(line, "this is not \"go N\""),
+            match line.trim().split_once(' ') {
+                Some(("phases", "on")) => steps.time_phases(true),
+                Some(("phases", "off")) => steps.time_phases(false),
+                Some(("go", count)) if let Ok(count) = count.parse() => {
+                    say_times(&steps.run(count)?);
+                }
+                _ => tracing::warn!(
+                    line,
+                    "this is neither \"go N\" nor \"phases on\" or \"off\""
+                ),
             }
         }
     } else {

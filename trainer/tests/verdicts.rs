@@ -205,6 +205,10 @@ fn a_slow_input_thread_makes_a_run_input_bound() {
 }
 
 #[test]
+#[cfg_attr(
+    libtorch_2_0,
+    ignore = "the threads of libtorch 2.0's Gloo have no names to find them by"
+)]
 fn a_slow_exchange_makes_a_run_communication_bound() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);

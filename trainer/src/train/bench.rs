@@ -149,9 +149,6 @@ impl StepBench {
         let batch = share_of(&batch, &peers)?;
         let mut stepper = Stepper::new(learner, optimizer, None, Loss::plain(), recipe)?;
         stepper.hook(&peers)?;
-        if !options.phases {
-            stepper.stop_the_clock();
-        }
         Ok(Some(Self {
             stepper,
             peers,
@@ -161,6 +158,12 @@ impl StepBench {
             done: 0,
             about,
         }))
+    }
+
+    /// Whether steps from now on measure what forward, backward and the optimizer take, as those of train
+    /// jobs always do.
+    pub fn time_phases(&mut self, timed: bool) {
+        self.stepper.time_phases(timed);
     }
 
     /// Takes so many steps, one at least, and waits until the device has done them. On GPUs the time of
@@ -337,7 +340,6 @@ mod tests {
             device: "cpu".to_owned(),
             threads: 1,
             optimizer: "sgd".to_owned(),
-            phases: true,
             lr: 0.05,
         }
     }

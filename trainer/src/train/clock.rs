@@ -64,11 +64,16 @@ impl Clock {
         }
     }
 
-    /// Reads the host's clock no more.
-    pub(super) fn stop(&mut self) {
+    /// Reads the host's clock, or not. By that of a GPU the host knows what is done: it always runs.
+    pub(super) fn set_running(&mut self, running: bool) {
         match self {
-            Self::Host { .. } => *self = Self::Stopped,
-            Self::Stopped | Self::Gpu(_) => {}
+            Self::Host { .. } | Self::Stopped if running => {
+                *self = Self::Host {
+                    since: Instant::now(),
+                }
+            }
+            Self::Host { .. } | Self::Stopped => *self = Self::Stopped,
+            Self::Gpu(_) => {}
         }
     }
 

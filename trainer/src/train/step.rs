@@ -107,10 +107,10 @@ impl Stepper {
         })
     }
 
-    /// Stops reading the clock: all times but that of the whole step stay 0. For a benchmark that shows
-    /// what the clock costs. On GPUs it goes on, for by it the host knows what is done.
-    pub(super) fn stop_the_clock(&mut self) {
-        self.clock.stop();
+    /// Reads the clock of phases, as it does by default, or not: then all times but that of the whole
+    /// step stay 0. For a benchmark that shows what the clock costs.
+    pub(super) fn time_phases(&mut self, timed: bool) {
+        self.clock.set_running(timed);
     }
 
     /// From here on gradients are averaged over `peers`.

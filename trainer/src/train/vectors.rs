@@ -199,7 +199,10 @@ fn steps_of_a_torchscript_module_are_those_of_pytorch() {
     let text = include_str!("../../tests/vectors/module_steps.json");
     let expected: ModuleSteps = serde_json::from_str(text).unwrap();
     let info = zoo::find("simple-cnn").unwrap();
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/modules/batch.pt");
+    let file = concat!(
+        env!("MARQUEE_TRAINER_SOURCES"),
+        "/tests/data/modules/batch.pt"
+    );
     let blueprint = Blueprint {
         model: TORCHSCRIPT.to_owned(),
         parts: vec![PartCard {

@@ -58,9 +58,6 @@ pub struct StepBenchOptions {
     /// sgd has momentum 0.9, adamw a decay of 0.01
     #[arg(long, default_value = "sgd", value_parser = ["sgd", "adamw"])]
     pub optimizer: String,
-    /// Whether to measure what forward, backward and the optimizer take, as train jobs always do
-    #[arg(long, default_value_t = true, action = ArgAction::Set)]
-    pub phases: bool,
     /// Learning rate
     #[arg(long, default_value_t = 0.01)]
     pub lr: f64,

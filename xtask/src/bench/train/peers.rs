@@ -78,6 +78,17 @@ impl Trainee {
         Ok(())
     }
 
+    /// Says something to each rank that has no answer.
+    pub(in crate::bench) fn tell(&mut self, line: &str) -> Result<()> {
+        self.ranks.iter_mut().try_for_each(|rank| rank.ask(line))
+    }
+
+    /// CPU seconds of each of so many more steps.
+    pub(in crate::bench) fn cpu_s_of(&mut self, steps: usize) -> Result<Vec<f64>> {
+        self.turn(steps, true)?;
+        Ok(self.cpu_s[self.cpu_s.len() - steps..].to_vec())
+    }
+
     pub(in crate::bench) fn wall_ms(&self) -> f64 {
         1e3 * median(&self.wall_s)
     }
