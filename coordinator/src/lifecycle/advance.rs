@@ -158,14 +158,16 @@ struct Live {
 }
 
 impl Live {
+    /// Reports are stored without the pipeline's lock, so each query here may see more than the one before.
+    /// The attempt is read after its ranks: a rank that is seen prepared wrote, in the same transaction,
+    /// where the ranks meet, and must not be judged by an attempt that does not have it yet.
     async fn read(conn: &mut PgConnection, job: JobId, now: DateTime<Utc>) -> Result<Option<Self>> {
-        let Some(attempt) = attempts::find_live_attempt(conn, job).await? else {
-            return Ok(None);
-        };
         let head = transitions::get_job_head(conn, job).await?;
         let spec = jobs::get_job_spec(conn, job).await?;
-        let ranks = ranks::list_ranks(conn, job, Some(attempt.number)).await?;
-        Ok(Some(Self {
+        // The live attempt is the newest, and stays so while the pipeline is locked.
+        let ranks = ranks::list_ranks(conn, job, Some(AttemptNumber(head.attempt))).await?;
+        let attempt = attempts::find_live_attempt(conn, job).await?;
+        Ok(attempt.map(|attempt| Self {
             head,
             spec,
             attempt,
