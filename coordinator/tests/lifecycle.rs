@@ -2,6 +2,8 @@
 
 mod support;
 
+use marquee_coordinator::lifecycle;
+use marquee_domain::ids::JobId;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -451,4 +453,73 @@ async fn start_gang(
     worker.started(key_of(&zero)).await;
     worker.started(key_of(&one)).await;
     (key_of(&zero), key_of(&one))
+}
+
+/// Ranks report without the pipeline's lock: what is seen of the attempt, here where its ranks meet, must
+/// not be older than what is seen of the ranks.
+#[tokio::test]
+async fn a_gang_whose_last_rank_is_prepared_while_it_is_judged_starts() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w").await;
+    let job = cluster.submit(GANG).await[0].clone();
+    let assigned = [worker.take().await, worker.take().await];
+    let last = assigned.iter().find(|assign| assign.rank == 1).unwrap();
+    worker.prepare(last).await;
+    worker.ack(key_of(last)).await;
+
+    // The judge gets past the looks that it takes before it has the lock, and is held back.
+    let pool = &cluster.database.pool;
+    let mut gate = pool.begin().await.unwrap();
+    sqlx::query("SELECT id FROM pipelines WHERE id = $1 FOR UPDATE")
+        .bind(job.pipeline_id)
+        .execute(&mut *gate)
+        .await
+        .unwrap();
+    let app = cluster.app().clone();
+    let judging = tokio::spawn(async move { lifecycle::advance(&app, JobId(job.id)).await });
+    waits_for_a_lock(pool, "%pipelines%FOR NO KEY UPDATE%").await;
+    // It has the lock, but comes to the ranks only when rank 0 has reported.
+    let mut report = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE attempt_ranks IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *report)
+        .await
+        .unwrap();
+    gate.rollback().await.unwrap();
+    waits_for_a_lock(pool, "%worker_name%attempt_ranks%").await;
+    for change in [
+        "UPDATE attempts SET rendezvous_host = '127.0.0.1', rendezvous_port = 4711 WHERE job_id = $1",
+        "UPDATE attempt_ranks SET state = 'prepared' WHERE job_id = $1 AND rank = 0",
+    ] {
+        let done = sqlx::query(change).bind(job.id).execute(&mut *report).await;
+        assert_eq!(done.unwrap().rows_affected(), 1, "{change}");
+    }
+    report.commit().await.unwrap();
+    judging.await.unwrap().unwrap();
+
+    let attempts = cluster.detail(job.id).await.attempts;
+    let attempt = &attempts[0];
+    assert_eq!(attempt.state(), v1::AttemptState::Running, "{attempt:?}");
+}
+
+/// Returns once a query like `pattern` waits for a lock.
+async fn waits_for_a_lock(pool: &sqlx::PgPool, pattern: &str) {
+    let waiting = async {
+        loop {
+            let count: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1",
+            )
+            .bind(pattern)
+            .fetch_one(pool)
+            .await
+            .unwrap();
+            if count > 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::SOON, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("nothing like {pattern:?} waits for a lock"));
 }

@@ -1,8 +1,8 @@
 //! What differs between the two releases of tch that these sources are built with: 0.24 for libtorch
 //! 2.11, and 0.13 for libtorch 2.0, the last with kernels for Kepler GPUs.
 //!
-//! Invariant: `libtorch_2_0` is asked for here and, but for tests that it cannot pass, nowhere else in Rust. What the C++ shim has to tell
-//! apart is in `shim/versions.hpp`.
+//! Invariant: `libtorch_2_0` is asked for here and, but for tests that it cannot pass, nowhere else in
+//! Rust. What the C++ shim has to tell apart is in `shim/versions.hpp`.
 
 use marquee_domain::spec::GradientCompression;
 use tch::{TchError, Tensor};
