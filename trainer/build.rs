@@ -77,11 +77,10 @@ fn main() {
         println!("cargo:rerun-if-changed={}", sources.join(part).display());
     }
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    // Where tests find their data, whichever package they are built by.
-    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo names the folder"));
+    // Where tests of either package find their data, seen from CARGO_MANIFEST_DIR.
     println!(
         "cargo:rustc-env=MARQUEE_TRAINER_SOURCES={}",
-        manifest.join(sources).display()
+        flavour.sources
     );
     // What `src/compat.rs` tells tch's versions apart by.
     println!("cargo:rustc-check-cfg=cfg(libtorch_2_0)");

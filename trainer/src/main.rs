@@ -139,7 +139,8 @@ struct BenchStep {
     #[arg(long, default_value_t = 2)]
     warmup: u32,
     /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line.
-    /// "phases off" makes steps not measure what forward, backward and the optimizer take; "phases on" does again
+    /// After "phases off" steps do not measure what forward, backward and the optimizer take; after
+    /// "phases on" they do again
     #[arg(long, conflicts_with_all = ["steps", "json"])]
     serve: bool,
     /// Write the weights at the end

@@ -36,7 +36,9 @@ fn with(module: &str) -> TrainSettings {
 /// A run that was given the modules as an input artifact.
 fn run(shards: &Path, settings: TrainSettings) -> Run {
     let mut run = Run::train(shards, settings);
-    let modules = Path::new(env!("MARQUEE_TRAINER_SOURCES")).join("tests/data/modules");
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(env!("MARQUEE_TRAINER_SOURCES"))
+        .join("tests/data/modules");
     run.spec.inputs.insert("module".into(), modules);
     run
 }

@@ -299,13 +299,13 @@ impl Transfers {
     }
 
     async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
-        let source = fs::File::open(path).map_err(|e| Failed::For(disk(path)(e)))?;
+        let source = path.to_owned();
         let header = UploadBlobHeader {
             digest: file.digest.to_string(),
             size_bytes: file.size_bytes,
         };
         let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let reader = tokio::task::spawn_blocking(move || send_parts(source, header, &sender));
+        let reader = tokio::task::spawn_blocking(move || send_parts(&source, header, &sender));
         let mut client = self.client.clone();
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
@@ -320,10 +320,11 @@ impl Transfers {
 /// Reads a file for an upload, from a thread of its own: by turns with the sending it would take a
 /// change of threads for each read.
 fn send_parts(
-    mut source: fs::File,
+    source: &Path,
     header: UploadBlobHeader,
     to: &tokio::sync::mpsc::Sender<UploadBlobRequest>,
 ) -> io::Result<()> {
+    let mut source = fs::File::open(source)?;
     let mut part = Part::Header(header);
     // A receiver that left has an answer to give; that one counts.
     while to

@@ -200,6 +200,8 @@ fn steps_of_a_torchscript_module_are_those_of_pytorch() {
     let expected: ModuleSteps = serde_json::from_str(text).unwrap();
     let info = zoo::find("simple-cnn").unwrap();
     let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/",
         env!("MARQUEE_TRAINER_SOURCES"),
         "/tests/data/modules/batch.pt"
     );

@@ -114,14 +114,14 @@ impl Drop for Trainee {
 
 /// How often, and how many steps at a time.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::bench) struct Turns {
-    pub(in crate::bench) warmup: usize,
-    pub(in crate::bench) rounds: usize,
-    pub(in crate::bench) steps: usize,
+pub(super) struct Turns {
+    pub(super) warmup: usize,
+    pub(super) rounds: usize,
+    pub(super) steps: usize,
 }
 
 /// Lets all warm up and then take turns.
-pub(in crate::bench) fn take_turns(trainees: &mut [Trainee], turns: Turns) -> Result<()> {
+pub(super) fn take_turns(trainees: &mut [Trainee], turns: Turns) -> Result<()> {
     for trainee in &mut *trainees {
         trainee.turn(turns.warmup, false)?;
     }
