@@ -29,7 +29,7 @@ pub const MESSAGE_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// enough that a stream keeps little in memory.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes of one HTTP/2 frame: a chunk with what stands around it fits into one. In the usual frames of
-/// 16 KiB it would take seventeen, which costs both ends more than copying the bytes does.
+/// 16 KiB it would take seventeen, each with a read and a write of its own.
 pub const FRAME_BYTES: u32 = 260 * 1024;
 /// How long a stopped child may take to write a checkpoint and leave before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(15);
