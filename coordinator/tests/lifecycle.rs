@@ -511,15 +511,15 @@ async fn waits_for_a_lock(pool: &sqlx::PgPool, pattern: &str) {
             )
             .bind(pattern)
             .fetch_one(pool)
-            .await
-            .unwrap();
+            .await?;
             if count > 0 {
-                return;
+                return Ok::<_, sqlx::Error>(());
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(support::SOON, waiting)
         .await
-        .unwrap_or_else(|_| panic!("nothing like {pattern:?} waits for a lock"));
+        .unwrap_or_else(|_| panic!("nothing like {pattern:?} waits for a lock"))
+        .unwrap_or_else(|e| panic!("Postgres does not say who waits: {e}"));
 }
