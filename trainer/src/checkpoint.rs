@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use marquee_domain::spec::{Learning, Precision, TrainSettings, Transfer};
 use marquee_evaluation::EpochRow;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use crate::ema::Ema;
 use crate::error::RunError;
@@ -19,7 +19,7 @@ use crate::files;
 use crate::optimizer::Optimizer;
 use crate::parameters::Parameters;
 use crate::scaler::Scaler;
-use crate::tensors::{self, Tensors};
+use crate::tensors::{self, Encoded, Tensors};
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -126,61 +126,50 @@ impl Position {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     position: Position,
-    weights: Tensors,
-    optimizer: Tensors,
-    ema: Option<Tensors>,
+    weights: Encoded,
+    optimizer: Encoded,
+    ema: Option<Encoded>,
 }
 
 impl Snapshot {
+    /// Copies the state, into the memory of `spare` where it fits.
     pub(crate) fn take<'a>(
+        spare: Option<Self>,
         position: &Position,
         weights: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
         optimizer: &Tensors,
         ema: Option<&Ema>,
     ) -> Result<Self, RunError> {
-        let named = |tensors: &Tensors| {
-            copies(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+        let (in_weights, in_optimizer, in_ema) = spare.map_or((None, None, None), |spare| {
+            (Some(spare.weights), Some(spare.optimizer), spare.ema)
+        });
+        let encode = |spare, tensors: &Tensors| {
+            let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+            tensors::encode_into(spare, named)
         };
         Ok(Self {
             position: position.clone(),
-            weights: copies(weights)?,
-            optimizer: named(optimizer)?,
-            ema: ema.map(|ema| named(&ema.save())).transpose()?,
+            weights: tensors::encode_into(in_weights, weights)?,
+            optimizer: encode(in_optimizer, optimizer)?,
+            ema: ema.map(|ema| encode(in_ema, &ema.save())).transpose()?,
         })
     }
 
-    pub(crate) fn step(&self) -> u64 {
-        self.position.step
-    }
-
-    /// Writes the checkpoint into `parent` and returns its folder.
-    pub(crate) fn write(&self, parent: &Path) -> Result<PathBuf, RunError> {
-        let encode = |tensors: &Tensors| {
-            tensors::encode(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
-        };
+    /// Writes the checkpoint into `parent`.
+    fn write(&self, parent: &Path) -> Result<Written, RunError> {
+        let position = files::json(&self.position)?;
         let mut content = vec![
-            (WEIGHTS, encode(&self.weights)?),
-            (OPTIMIZER, encode(&self.optimizer)?),
-            (POSITION, files::json(&self.position)?),
+            (WEIGHTS, self.weights.as_ref()),
+            (OPTIMIZER, self.optimizer.as_ref()),
+            (POSITION, position.as_slice()),
         ];
         if let Some(ema) = &self.ema {
-            content.push((EMA, encode(ema)?));
+            content.push((EMA, ema.as_ref()));
         }
-        files::write_folder(parent, &format!("step-{:08}", self.step()), &content)
+        let step = self.position.step;
+        let path = files::write_folder(parent, &format!("step-{step:08}"), &content)?;
+        Ok(Written { step, path })
     }
-}
-
-/// Copies on the CPU, in row-major order as the file has them.
-fn copies<'a>(named: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Tensors, RunError> {
-    named
-        .into_iter()
-        .map(|(name, tensor)| {
-            let source = tensor.f_detach()?;
-            let mut copy = Tensor::f_empty(source.size(), (source.f_kind()?, Device::Cpu))?;
-            copy.f_copy_(&source)?;
-            Ok((name.to_owned(), copy))
-        })
-        .collect()
 }
 
 /// What a checkpoint is read into.
@@ -238,7 +227,9 @@ pub(crate) fn restore_scaler(dir: &Path, scaler: &mut Scaler) -> Result<(), RunE
 #[derive(Debug)]
 pub(crate) struct Writer {
     parent: PathBuf,
-    running: Option<JoinHandle<Result<Written, RunError>>>,
+    running: Option<JoinHandle<(Snapshot, Result<Written, RunError>)>>,
+    /// The one that was written last: the next is as large, and fresh memory costs more than a copy.
+    spare: Option<Snapshot>,
 }
 
 /// A checkpoint on disk.
@@ -254,7 +245,13 @@ impl Writer {
         Self {
             parent: parent.to_owned(),
             running: None,
+            spare: None,
         }
+    }
+
+    /// A snapshot whose memory may be used again.
+    pub(crate) fn spare(&mut self) -> Option<Snapshot> {
+        self.spare.take()
     }
 
     /// Starts to write. The one before must have been collected.
@@ -263,11 +260,8 @@ impl Writer {
         let running = thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || {
-                let path = snapshot.write(&parent)?;
-                Ok(Written {
-                    step: snapshot.step(),
-                    path,
-                })
+                let written = snapshot.write(&parent);
+                (snapshot, written)
             })
             .map_err(|error| {
                 RunError::host(format!("cannot start the checkpoint thread: {error}"))
@@ -289,9 +283,10 @@ impl Writer {
         let Some(running) = self.running.take() else {
             return Ok(None);
         };
-        running
+        let (snapshot, written) = running
             .join()
-            .map_err(|_| RunError::host("the checkpoint thread panicked"))?
-            .map(Some)
+            .map_err(|_| RunError::host("the checkpoint thread panicked"))?;
+        self.spare = Some(snapshot);
+        written.map(Some)
     }
 }

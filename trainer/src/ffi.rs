@@ -30,7 +30,7 @@ pub(crate) use gpu::{
     Mark, PeakMemory, download, gpu_index, peak_memory, pin, set_default_variable, synchronize_gpu,
     upload,
 };
-pub(crate) use memory::keep_memory;
+pub(crate) use memory::{copy_out, keep_memory};
 pub(crate) use nccl::{Nccl, load_cuda};
 pub(crate) use script::Script;
 

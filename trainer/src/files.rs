@@ -6,10 +6,15 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::RunError;
+use crate::tensors::ALIGNMENT;
+
+/// Below this a disk's own delay outweighs what a copy costs.
+const DIRECT_MIN_BYTES: usize = 1 << 20;
 
 fn failed(path: &Path, error: &io::Error) -> RunError {
     RunError::host(format!(
@@ -24,8 +29,35 @@ fn sync_folder(dir: &Path) -> io::Result<()> {
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
-    file.write_all(bytes)?;
+    let written = write_past_cache(&mut file, bytes)?;
+    file.write_all(&bytes[written..])?;
     file.sync_all()
+}
+
+/// Writes the beginning of `bytes` straight to the disk, if there is much of it and it lies as disks want
+/// it. How much that was: none on a file system that knows no such writes.
+///
+/// A checkpoint is written once and rarely read; to copy it through the page cache takes processor time
+/// from the training that goes on.
+fn write_past_cache(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+    let whole = bytes.len() - bytes.len() % ALIGNMENT;
+    let is_worth_it = whole >= DIRECT_MIN_BYTES && bytes.as_ptr().align_offset(ALIGNMENT) == 0;
+    if !is_worth_it || fcntl(&*file, FcntlArg::F_SETFL(OFlag::O_DIRECT)).is_err() {
+        return Ok(0);
+    }
+    let mut written = 0;
+    while written < whole {
+        match file.write(&bytes[written..whole]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // It said yes and meant no.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+            Err(error) => return Err(error),
+        }
+    }
+    fcntl(&*file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(written)
 }
 
 /// Writes one file.
@@ -65,7 +97,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, RunError>
 pub(crate) fn write_folder(
     parent: &Path,
     name: &str,
-    files: &[(&str, Vec<u8>)],
+    files: &[(&str, &[u8])],
 ) -> Result<PathBuf, RunError> {
     let aside = parent.join(format!(".{name}.partial"));
     let written = || -> io::Result<PathBuf> {
@@ -105,11 +137,33 @@ mod tests {
         fs::create_dir(parent.path().join(".step-1.partial")).unwrap();
         fs::write(parent.path().join(".step-1.partial/stale"), b"x").unwrap();
 
-        let first = write_folder(parent.path(), "step-1", &[("a", b"1".to_vec())]).unwrap();
-        let second = write_folder(parent.path(), "step-1", &[("a", b"2".to_vec())]).unwrap();
+        let first = write_folder(parent.path(), "step-1", &[("a", b"1")]).unwrap();
+        let second = write_folder(parent.path(), "step-1", &[("a", b"2")]).unwrap();
         assert_eq!(fs::read(first.join("a")).unwrap(), b"1");
         assert_eq!(fs::read(second.join("a")).unwrap(), b"2");
         assert!(!first.join("stale").exists());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_large_file_is_whole_wherever_its_bytes_lie_and_whatever_the_disk_can() {
+        let memory: Vec<u8> = (0..251).cycle().take(3 * DIRECT_MIN_BYTES).collect();
+        let aligned = memory.as_ptr().align_offset(ALIGNMENT);
+        // The second is a file system in memory.
+        for parent in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+            let folder = tempfile::tempdir_in(parent).unwrap();
+            let path = folder.path().join("large");
+            for start in [aligned, aligned + 1] {
+                for len in [
+                    DIRECT_MIN_BYTES,
+                    DIRECT_MIN_BYTES + 5,
+                    2 * DIRECT_MIN_BYTES - 1,
+                ] {
+                    let bytes = &memory[start..start + len];
+                    write(&path, bytes).unwrap();
+                    assert!(fs::read(&path).unwrap() == bytes, "{start} {len}");
+                }
+            }
+        }
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn write(
     history: &[EpochRow],
 ) -> Result<(), RunError> {
     let weights = tensors::encode(learner.parameters.state())?;
-    files::write(&dir.join(WEIGHTS), &weights)?;
+    files::write(&dir.join(WEIGHTS), weights.as_ref())?;
     learner.save_script(&dir.join(SCRIPT))?;
     files::write_json(&dir.join(HISTORY), &history)?;
     files::write_json(&dir.join(CARD), card)

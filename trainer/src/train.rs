@@ -457,6 +457,7 @@ impl<'a> Session<'a> {
         let started = Instant::now();
         self.finish_writing()?;
         let snapshot = Snapshot::take(
+            self.checkpoints.spare(),
             &self.position,
             self.stepper.learner().parameters.state(),
             &self.stepper.optimizer_state(),

@@ -2,6 +2,8 @@
 
 use std::ffi::c_int;
 
+use tch::{Device, TchError, Tensor};
+
 use super::gpu::set_default_variable;
 
 /// Bytes by which the heap grows beyond what is needed at once: a few system calls in the first step
@@ -36,4 +38,28 @@ pub(crate) fn keep_memory() {
             libc::mallopt(libc::M_TOP_PAD, HEAP_GROWTH_BYTES);
         }
     }
+}
+
+/// Copies what `tensor` holds into `bytes`, in row-major order, from whatever device and layout.
+///
+/// # Panics
+/// If `bytes` is not as long as the tensor's numbers, or not aligned for them.
+pub(crate) fn copy_out(tensor: &Tensor, bytes: &mut [u8]) -> Result<(), TchError> {
+    let kind = tensor.f_kind()?;
+    let width = kind.elt_size_in_bytes();
+    assert_eq!(bytes.len(), tensor.numel() * width, "length of a copy");
+    assert!(bytes.as_ptr().addr().is_multiple_of(width), "alignment");
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let size = tensor.size();
+    let mut strides = vec![1; size.len()];
+    for axis in (1..size.len()).rev() {
+        strides[axis - 1] = strides[axis] * size[axis];
+    }
+    // SAFETY: the tensor over `bytes` ends with this function, which holds them alone; it is as long as
+    // they are, and they are aligned for its numbers.
+    let mut target =
+        unsafe { Tensor::f_from_blob(bytes.as_mut_ptr(), &size, &strides, kind, Device::Cpu) }?;
+    target.f_copy_(&tensor.f_detach()?)
 }

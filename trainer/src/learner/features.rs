@@ -136,7 +136,7 @@ pub(crate) fn prepare(
     }
     if let Some(file) = file.filter(|_| !report.from_cache && work.peers.is_first()) {
         let named = tables.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        files::write(&file, &tensors::encode(named)?)?;
+        files::write(&file, tensors::encode(named)?.as_ref())?;
     }
     tracing::info!(
         pictures = rows,
@@ -164,7 +164,7 @@ fn file_in(
         .parameters
         .state()
         .filter(|(name, _)| !learner.is_head(name));
-    let weights = Digest::of(&tensors::encode(backbone)?);
+    let weights = Digest::of(tensors::encode(backbone)?.as_ref());
     let mut text = format!("{FORMAT} {:?} {weights}\n", learner.parameters.kind());
     text.push_str(&String::from_utf8_lossy(&files::json(&learner.cards())?));
     for (split, is_mirrored) in splits {
