@@ -140,7 +140,8 @@ struct BenchStep {
     warmup: u32,
     /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line.
     /// After "phases off" steps do not measure what forward, backward and the optimizer take; after
-    /// "phases on" they do again
+    /// "phases on" they do again. After "write FOLDER" each "go" begins with a checkpoint that is written
+    /// there meanwhile, and tells TensorBoard; after "quiet" it does not
     #[arg(long, conflicts_with_all = ["steps", "json"])]
     serve: bool,
     /// Write the weights at the end
@@ -325,15 +326,16 @@ fn time_steps(bench: &BenchStep) -> Result<(), RunError> {
     };
     if bench.serve {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            match line.trim().split_once(' ') {
-                Some(("phases", "on")) => steps.time_phases(true),
-                Some(("phases", "off")) => steps.time_phases(false),
-                Some(("go", count)) if let Ok(count) = count.parse() => {
-                    say_times(&steps.run(count)?);
-                }
+            let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+            match (word, rest) {
+                ("phases", "on") => steps.time_phases(true),
+                ("phases", "off") => steps.time_phases(false),
+                ("write", folder) if !folder.is_empty() => steps.write(Some(Path::new(folder)))?,
+                ("quiet", "") => steps.write(None)?,
+                ("go", count) if let Ok(count) = count.parse() => say_times(&steps.run(count)?),
                 _ => tracing::warn!(
                     line,
-                    "this is neither \"go N\" nor \"phases on\" or \"off\""
+                    "this is none of \"go N\", \"phases on\", \"phases off\", \"write FOLDER\" and \"quiet\""
                 ),
             }
         }

@@ -53,7 +53,7 @@ use step::{Recipe, StepInput, Stepper};
 pub(crate) use validate::flat;
 
 /// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
-const REPORT_EVERY_STEPS: u64 = 10;
+pub(crate) const REPORT_EVERY_STEPS: u64 = 10;
 
 /// Does a train job's work on one rank.
 pub(crate) fn run(

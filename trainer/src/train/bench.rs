@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use marquee_domain::report::PhaseTimes;
-use marquee_domain::spec::Backend;
+use marquee_domain::spec::{Backend, TrainSettings};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use serde::Serialize;
@@ -36,9 +36,11 @@ use crate::tensors;
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 mod options;
+mod writing;
 
 use options::SEED;
 pub use options::StepBenchOptions;
+use writing::Writing;
 
 /// Steps that can be taken again and again.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct StepBench {
     batch: Batch,
     lr: f64,
     device: Device,
+    settings: TrainSettings,
+    writing: Option<Writing>,
     done: u64,
     about: serde_json::Value,
 }
@@ -155,6 +159,8 @@ impl StepBench {
             batch,
             lr: options.lr,
             device,
+            settings,
+            writing: None,
             done: 0,
             about,
         }))
@@ -164,6 +170,18 @@ impl StepBench {
     /// jobs always do.
     pub fn time_phases(&mut self, timed: bool) {
         self.stepper.time_phases(timed);
+    }
+
+    /// From now on the steps of a [`run`](Self::run) begin with a checkpoint, which is written into `folder`
+    /// while they are taken, and tell TensorBoard as those of train jobs do; without a folder they write
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`RunError`] when nothing can be written there.
+    pub fn write(&mut self, folder: Option<&Path>) -> Result<(), RunError> {
+        let start = |folder| Writing::start(folder, &self.settings, self.batch.global);
+        self.writing = folder.map(start).transpose()?;
+        Ok(())
     }
 
     /// Takes so many steps, one at least, and waits until the device has done them. On GPUs the time of
@@ -179,6 +197,9 @@ impl StepBench {
             let step = self.done;
             let chance = |first| Chance::new(SEED, step, first);
             let (started, cpu) = (Instant::now(), cpu_time()?);
+            if let Some(writing) = &mut self.writing {
+                writing.before(step, taken == 1, &self.stepper, &mut phases)?;
+            }
             let input = StepInput {
                 peers: &self.peers,
                 lr: self.lr,
@@ -197,6 +218,9 @@ impl StepBench {
             wall_s.push(seconds);
             cpu_s.push((cpu_time()? - cpu).as_secs_f64());
             self.done += 1;
+        }
+        if let Some(writing) = &mut self.writing {
+            writing.settle()?;
         }
         let loss = |step: &Told| step.loss_sum / self.batch.counted as f64;
         let losses = told.iter().map(loss).collect();

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::Options;
 use super::figure::{Figure, Goal, Sheet};
 use super::train::Bench;
-use super::train::children::{Shards, make_shards, run_child, train_work};
-use super::train::peers::{Trainee, median};
+use super::train::children::{Shards, THREADS, make_shards, run_child, train_work};
+use super::train::peers::{Trainee, median, quartile};
 use crate::report;
 use crate::workspace::Workspace;
 
@@ -133,35 +133,48 @@ fn clock(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     Ok(())
 }
 
-/// Epochs with a checkpoint at the end of each, and the same with TensorBoard and checkpoints in
-/// between: one every few seconds, which is more often than jobs want them.
+/// Steps with a checkpoint that is written meanwhile and with TensorBoard, and steps without, by turns in
+/// one process. A checkpoint every ten seconds or so is more than jobs want.
 fn checkpoints(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
-    for (model, epochs, every_steps) in [("simple-cnn", 4, 200), ("resnet18", 1, 50)] {
-        let side = 224;
-        let shards = shards(bench, side, "raw")?;
-        let off = train_work(model, "bf16", 4, epochs);
-        let mut on = off.clone();
-        on["settings"]["tensorboard"] = json!(true);
-        on["settings"]["checkpoint_every_steps"] = json!(every_steps);
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        for _ in 0..bench.rounds(5) {
-            for (work, times) in [(&on, &mut with), (&off, &mut without)] {
-                let (phases, steps) = phases_of(bench, &shards, work)?;
-                times.push(1e3 * number(&phases, "step_s")? / steps);
+    for (model, steps) in [("simple-cnn", 300), ("resnet18", 50)] {
+        let folder = bench.folder.join("written");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        let mut command = bench.step_with(model, THREADS);
+        command.args(["--batch", "4", "--precision", "bf16"]);
+        let mut trainee = Trainee::start("ours", [command])?;
+        trainee.times_of(steps)?;
+        let rounds = bench.rounds(16);
+        let (mut more, mut more_cpu, mut without) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let mut sums = [(0.0, 0.0); 2];
+            for is_on in [round % 2 == 0, round % 2 == 1] {
+                trainee.tell(&if is_on {
+                    format!("write {}", folder.display())
+                } else {
+                    "quiet".to_owned()
+                })?;
+                sums[usize::from(is_on)] = trainee.times_of(steps)?;
             }
+            let [(wall_off, cpu_off), (wall_on, cpu_on)] = sums;
+            more.push(100.0 * (wall_on / wall_off - 1.0));
+            more_cpu.push(100.0 * (cpu_on / cpu_off - 1.0));
+            without.push(1e3 * wall_off / steps as f64);
         }
-        let (with, without) = (median(&with), median(&without));
         sheet.add(Figure {
-            name: format!("TensorBoard and checkpoints, {model} {side} px"),
-            value: 100.0 * (with / without - 1.0),
+            name: format!("TensorBoard and checkpoints, {model} 224 px"),
+            value: median(&more),
             unit: "% of the step",
             is_less_better: true,
             reference: None,
             goal: Some(Goal::AtMost(CHECKPOINTS)),
             ran: format!(
-                "bf16, batch 4, 2 threads, a checkpoint every {every_steps} steps of {without:.0} ms; median of {} \
-                 pairs",
-                bench.rounds(5)
+                "bf16, batch 4, {THREADS} threads, a checkpoint every {steps} steps of {:.0} ms; CPU time {:+.2} %; \
+                 medians of {rounds} pairs in turn, half of them between {:.2} and {:.2} %",
+                median(&without),
+                median(&more_cpu),
+                quartile(&more, 1),
+                quartile(&more, 3),
             ),
         });
     }

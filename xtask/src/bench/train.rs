@@ -79,10 +79,16 @@ impl<'a> Bench<'a> {
 
     /// Our side of a step, with one thread: `marquee-trainer bench-step`.
     pub(super) fn step(&self, model: &str) -> Command {
+        self.step_with(model, 1)
+    }
+
+    /// The same with more threads.
+    pub(super) fn step_with(&self, model: &str, threads: u32) -> Command {
+        let threads = threads.to_string();
         let mut command = Command::new(&self.trainer);
         command
-            .args(["bench-step", model, "--serve", "--threads", "1"])
-            .env("OMP_NUM_THREADS", "1")
+            .args(["bench-step", model, "--serve", "--threads", &threads])
+            .env("OMP_NUM_THREADS", &threads)
             .env("MARQUEE_LOG", "warn");
         command
     }

@@ -89,6 +89,13 @@ impl Trainee {
         Ok(self.cpu_s[self.cpu_s.len() - steps..].to_vec())
     }
 
+    /// Wall and CPU seconds of so many more steps together.
+    pub(in crate::bench) fn times_of(&mut self, steps: usize) -> Result<(f64, f64)> {
+        self.turn(steps, true)?;
+        let sum = |all: &[f64]| all[all.len() - steps..].iter().sum();
+        Ok((sum(&self.wall_s), sum(&self.cpu_s)))
+    }
+
     pub(in crate::bench) fn wall_ms(&self) -> f64 {
         1e3 * median(&self.wall_s)
     }
@@ -181,9 +188,15 @@ fn numbers(answer: &Value, key: &str) -> Result<Vec<f64>> {
 }
 
 pub(in crate::bench) fn median(values: &[f64]) -> f64 {
+    quartile(values, 2)
+}
+
+/// The value below which so many quarters of all lie.
+pub(in crate::bench) fn quartile(values: &[f64], quarters: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    let place = sorted.len() * quarters / 4;
+    sorted.get(place).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
