@@ -5,14 +5,12 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, LOCATION,
-    RETRY_AFTER,
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HOST, HeaderValue, IF_NONE_MATCH, RETRY_AFTER,
 };
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -33,9 +31,11 @@ use super::image_file::{Painter, Style};
 use super::storm::{Plant, Storm};
 use crate::clock::Clock;
 
-const JSON: &str = "application/json;charset=utf-8";
-/// Between the half of a truncated answer and the end of its connection.
-const CUT_AFTER: Duration = Duration::from_millis(50);
+mod answer;
+mod befall;
+
+use answer::Answer;
+
 const INVALID_KEY: &str = "Invalid API key: You must be granted a valid key.";
 const NOT_FOUND: &str = "The resource you requested could not be found.";
 
@@ -81,13 +81,6 @@ struct App {
     painters: Semaphore,
     address: SocketAddr,
     clock: Clock,
-}
-
-/// An answer before a fault befalls it.
-struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Vec<u8>,
 }
 
 impl CatalogueServer {
@@ -570,191 +563,5 @@ impl App {
             bearer == Some(key) || params.get("api_key").map(String::as_str) == Some(key);
         let refusal = || Answer::problem(StatusCode::UNAUTHORIZED, 7, INVALID_KEY).into_response();
         (!is_right).then(refusal)
-    }
-
-    /// The answer, or that it is known, or what a fault makes of it.
-    async fn deliver_known(
-        &self,
-        route: Route,
-        position: usize,
-        answer: Answer,
-        headers: &HeaderMap,
-    ) -> Response {
-        if answer.status != StatusCode::OK {
-            return self.deliver(route, position, answer).await;
-        }
-        if let Some(fault) = self.faults.meet(route, position) {
-            return self.befall(&fault, answer, "").await;
-        }
-        let etag = self.etag(&format!("film-{position}"));
-        if is_known(headers, &etag) {
-            return not_modified(&etag);
-        }
-        with_etag(answer.into_response(), &etag)
-    }
-
-    /// The answer, or what a fault makes of it.
-    async fn deliver(&self, route: Route, position: usize, answer: Answer) -> Response {
-        match self.faults.meet(route, position) {
-            Some(fault) => self.befall(&fault, answer, "").await,
-            None => answer.into_response(),
-        }
-    }
-
-    /// What a fault makes of the answer at `place`.
-    async fn befall(&self, fault: &FaultRule, answer: Answer, place: &str) -> Response {
-        const ANNOUNCED_BYTES: u64 = 1 << 40;
-        match fault.kind {
-            FaultKind::NotFound => {
-                Answer::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response()
-            }
-            FaultKind::Invalid => Answer::problem(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                5,
-                "Invalid parameters: Your request parameters are incorrect.",
-            )
-            .into_response(),
-            FaultKind::Redirect => sent_on(&format!("{place}?again=1")),
-            FaultKind::RedirectLoop => sent_on(place),
-            FaultKind::Reset => answer.into_part_of_a_response(0),
-            FaultKind::Endless => {
-                let mut response = answer.into_part_of_a_response(1);
-                response
-                    .headers_mut()
-                    .insert(CONTENT_LENGTH, ANNOUNCED_BYTES.into());
-                response
-            }
-            FaultKind::SlowBody => answer.into_drops(),
-            FaultKind::Unauthorized => {
-                Answer::problem(StatusCode::UNAUTHORIZED, 7, INVALID_KEY).into_response()
-            }
-            FaultKind::RateLimited => self.rate_limited(fault),
-            FaultKind::Server(status) => {
-                let status =
-                    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Answer::problem(status, 11, "Internal error: Something went wrong.").into_response()
-            }
-            FaultKind::Html => {
-                let body =
-                    b"<!DOCTYPE html><title>One moment</title><h1>We will be right back</h1>";
-                Answer {
-                    status: StatusCode::OK,
-                    content_type: "text/html",
-                    body: body.to_vec(),
-                }
-                .into_response()
-            }
-            // Also where the answer itself would be an error: the fault is what comes.
-            FaultKind::Empty => Answer {
-                status: StatusCode::OK,
-                body: Vec::new(),
-                ..answer
-            }
-            .into_response(),
-            FaultKind::Truncated => {
-                let half = answer.body.len() / 2;
-                answer.into_part_of_a_response(half)
-            }
-            FaultKind::InvalidId => {
-                Answer::problem(StatusCode::OK, 44, "The ID is invalid.").into_response()
-            }
-            FaultKind::Slow(seconds) => {
-                tokio::time::sleep(Duration::from_secs(seconds)).await;
-                answer.into_response()
-            }
-        }
-    }
-
-    fn rate_limited(&self, fault: &FaultRule) -> Response {
-        let message = "Your request count (41) is over the allowed limit of 40.";
-        let mut response =
-            Answer::problem(StatusCode::TOO_MANY_REQUESTS, 25, message).into_response();
-        let wait = match fault.retry_after {
-            RetryAfter::None => return response,
-            RetryAfter::Seconds(seconds) => seconds.to_string(),
-            RetryAfter::Date(seconds) => {
-                let then = (self.clock)() + Duration::from_secs(seconds);
-                then.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
-            }
-        };
-        if let Ok(value) = wait.parse() {
-            response.headers_mut().insert(RETRY_AFTER, value);
-        }
-        response
-    }
-}
-
-fn sent_on(place: &str) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::FOUND;
-    if let Ok(place) = place.parse() {
-        response.headers_mut().insert(LOCATION, place);
-    }
-    response
-}
-
-impl Answer {
-    fn json(body: &Value) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type: JSON,
-            body: body.to_string().into_bytes(),
-        }
-    }
-
-    fn problem(status: StatusCode, code: u32, message: &str) -> Self {
-        Self {
-            status,
-            ..Self::json(&answers::problem(code, message))
-        }
-    }
-
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body));
-        *response.status_mut() = self.status;
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, self.content_type.parse().expect("it is ours"));
-        response
-    }
-
-    /// The whole body, in some drops.
-    fn into_drops(self) -> Response {
-        const DROPS: usize = 4;
-        let size = self.body.len().div_ceil(DROPS).max(1);
-        let drops: Vec<_> = self.body.chunks(size).map(Bytes::copy_from_slice).collect();
-        let mut response = Self {
-            body: Vec::new(),
-            ..self
-        }
-        .into_response();
-        let drops = stream::iter(drops).then(|drop| async {
-            tokio::time::sleep(CUT_AFTER).await;
-            Ok::<_, io::Error>(drop)
-        });
-        *response.body_mut() = Body::from_stream(drops);
-        response
-    }
-
-    /// Announces the whole body, sends `bytes` of it, and lets the connection end.
-    fn into_part_of_a_response(self, bytes: usize) -> Response {
-        let announced = self.body.len();
-        let half = Bytes::copy_from_slice(&self.body[..bytes.min(announced)]);
-        let mut response = Self {
-            body: Vec::new(),
-            ..self
-        }
-        .into_response();
-        response
-            .headers_mut()
-            .insert(CONTENT_LENGTH, announced.into());
-        let cut = async {
-            // Long enough that the half is on its way before the connection ends.
-            tokio::time::sleep(CUT_AFTER).await;
-            Err(io::Error::other("a fault was asked for"))
-        };
-        let parts = stream::once(async { Ok(half) }).chain(stream::once(cut));
-        *response.body_mut() = Body::from_stream(parts);
-        response
     }
 }
