@@ -3,8 +3,8 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
 
 use crate::Result;
 
@@ -13,6 +13,10 @@ use crate::Result;
 const CONNECTIONS_MAX: u32 = 20;
 /// How long a caller waits for a connection before it hears that Postgres is away.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after its last use a connection needs no question whether it still works, which is half of
+/// all round trips otherwise. A Postgres that fails is away for longer, and whoever calls meanwhile hears
+/// so either way.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// Milliseconds that one statement may take: ours take a few, and a hung one must not hold a lock.
 const STATEMENT_TIMEOUT_MS: &str = "30000";
 /// Milliseconds that a transaction may lie idle before Postgres rolls it back: what a killed or
@@ -38,6 +42,10 @@ pub async fn connect(url: &str) -> Result<PgPool> {
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|conn, about| {
+            Box::pin(async move { Ok(about.idle_for < TRUSTED_FOR || conn.ping().await.is_ok()) })
+        })
         .connect_with(options)
         .await?;
     Ok(pool)
