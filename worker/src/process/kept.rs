@@ -148,6 +148,10 @@ impl Kept {
             }
             (None, None) => false,
         };
+        // To leave an exit file is the last that a keeper does: while it lives, nothing else is to be read.
+        if keeper_lives && self.keeper.is_some() && self.child.is_some() {
+            return Ok(Status::Running);
+        }
         let claim: Option<Claim> = read(&keeper::claim_path(&self.dir, self.launch))?;
         self.keeper = self.keeper.or(claim.and_then(|claim| claim.keeper));
         self.child = self.child.or(claim.and_then(|claim| claim.child));

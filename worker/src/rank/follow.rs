@@ -18,7 +18,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::pump::{self, LocalCheckpoint, Stdout, own_line};
+use super::lines::Position;
+use super::pump::{self, Cursor, LocalCheckpoint, Stdout, own_line};
 use super::task::{Interrupt, RankTask, local_fault};
 use super::verdict::STDERR_TAIL_BYTES;
 use super::{StopCause, StopOrder};
@@ -57,6 +58,15 @@ impl Output {
             stdout: open(stdout_path(dir))?,
             stderr: open(stderr_path(dir))?,
         }))
+    }
+
+    /// Whether the child wrote nothing beyond `cursor`.
+    fn ends_at(&self, cursor: &Cursor) -> bool {
+        let ends = |file: &File, read: &Position| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.len() == read.offset)
+        };
+        ends(&self.stdout, &cursor.stdout) && ends(&self.stderr, &cursor.stderr)
     }
 }
 
@@ -111,6 +121,14 @@ impl RankTask {
 
     /// Reads on in the child's output and spools what it says. Whether all was read.
     async fn pump(&self, output: &Arc<Output>, kind: Stdout, gone: bool, pid: Option<u32>) -> bool {
+        {
+            // Most looks find nothing, and each that reads takes a thread away from the child's cores.
+            let spool = self.rank.spool();
+            let is_started = spool.state() >= RankState::Running;
+            if !gone && is_started && output.ends_at(spool.cursor()) {
+                return true;
+            }
+        }
         let (rank, host, output) = (
             Arc::clone(&self.rank),
             Arc::clone(&self.host),
