@@ -77,6 +77,65 @@ impl Cluster {
         command.args(["--addr", &self.addr]);
         command
     }
+
+    /// CPU seconds that coordinator, Postgres and worker have taken so far, without what jobs run.
+    pub(crate) fn daemons_cpu_s(&self) -> Result<f64> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let stat = entry?.path().join("stat");
+            // Others come and go.
+            all.extend(
+                fs::read_to_string(stat)
+                    .ok()
+                    .and_then(|stat| Process::of(&stat)),
+            );
+        }
+        let mut ours = vec![self.child.id()];
+        let (mut ticks, mut at) = (0, 0);
+        while let Some(&parent) = ours.get(at) {
+            let children = all.iter().filter(|process| process.parent == parent);
+            for process in children.filter(|process| !process.is_job()) {
+                ours.push(process.id);
+                ticks += process.ticks;
+            }
+            at += 1;
+        }
+        Ok(ticks as f64 / TICKS_PER_SECOND)
+    }
+}
+
+/// The unit of CPU time in /proc (`USER_HZ`, the same on all that Linux runs on here).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What /proc/PID/stat says.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    id: u32,
+    name: String,
+    parent: u32,
+    /// Of the process itself.
+    ticks: u64,
+}
+
+impl Process {
+    fn of(stat: &str) -> Option<Self> {
+        let (id, rest) = stat.split_once(" (")?;
+        // A name may hold anything, parentheses too.
+        let (name, rest) = rest.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let ticks = |field: usize| fields.get(field)?.parse::<u64>().ok();
+        Some(Self {
+            id: id.parse().ok()?,
+            name: name.to_owned(),
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: ticks(11)? + ticks(12)?,
+        })
+    }
+
+    /// Names are cut after 15 bytes.
+    fn is_job(&self) -> bool {
+        ["marquee-trainer", "marquee-prep"].contains(&self.name.as_str())
+    }
 }
 
 impl Drop for Cluster {
@@ -86,5 +145,26 @@ impl Drop for Cluster {
             .arg(self.child.id().to_string())
             .status();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_whatever_its_name() {
+        let stat = "42 (a) (b c) S 7 42 42 0 -1 4194560 9 0 0 0 150 25 3 4 20 0 1 0 100 200 5\n";
+        let process = Process::of(stat).unwrap();
+        assert_eq!(
+            (
+                process.id,
+                process.parent,
+                process.ticks,
+                process.name.as_str()
+            ),
+            (42, 7, 175, "a) (b c")
+        );
+        assert_eq!(Process::of("42 (short) S"), None);
     }
 }

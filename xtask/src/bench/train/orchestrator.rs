@@ -1,8 +1,9 @@
 //! What Marquee itself costs: a train job of a cluster on this machine beside the same spec run by
 //! hand.
 //!
-//! Between its two epochs, of 15 s or so, the job stores a checkpoint of 94 MB at the coordinator; few jobs
-//! store one as often.
+//! Two runs of one program differ by more than what is looked for, so that there are many short pairs.
+//! Coordinator, Postgres and worker share the cores with the job; hosts of their own would spare it most
+//! of this.
 
 use std::fs;
 use std::path::Path;
@@ -14,20 +15,24 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use super::children::{ensure_pictures, run_child};
-use super::peers::median;
+use super::peers::{median, quartile};
 use crate::bench::figure::{Figure, Goal, Sheet};
 use crate::cluster::Cluster;
 use crate::process;
 
-const ROUNDS: usize = 5;
-/// 1 / 1.01.
-const STEP: f64 = 0.99;
+const ROUNDS: usize = 32;
+/// Of a job: ten seconds or so.
+const STEPS: u32 = 10;
+/// Per cent of a step.
+const STEP: f64 = 1.0;
 const IN_ALL_S: f64 = 2.0;
 
 /// What a run took.
 struct Took {
     step_ms: f64,
     in_all_s: f64,
+    /// CPU time of the daemons meanwhile.
+    daemons_s: f64,
 }
 
 pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
@@ -46,53 +51,87 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
             .arg(&shards),
     )?;
 
-    let (mut under, mut by_hand) = (Vec::new(), Vec::new());
-    // The first round warms up both: files into memory, the artifact into the worker's cache.
-    for round in 0..=bench.rounds(ROUNDS) {
-        let started = Instant::now();
+    let under = || -> Result<(Took, Value)> {
+        let (started, cpu_s) = (Instant::now(), cluster.daemons_cpu_s()?);
         submit(cluster.command(), &folder, &train(&digest))?;
         let in_all_s = started.elapsed().as_secs_f64();
         let job = show(cluster.command(), "train")?;
-        let summary = &job["attempts"][0]["ranks"][0]["summary"];
         let took = Took {
-            step_ms: step_ms(summary)?,
+            step_ms: step_ms(&job["attempts"][0]["ranks"][0]["summary"])?,
             in_all_s,
+            daemons_s: cluster.daemons_cpu_s()? - cpu_s,
         };
-        let work = &job["spec"]["work"];
+        Ok((took, job["spec"]["work"].clone()))
+    };
+    let by_hand = |work: &Value| -> Result<Took> {
         let place = folder.join("by-hand");
         let _ = fs::remove_dir_all(&place);
         let started = Instant::now();
         let done = run_child(&bench.trainer, &place, work, &json!({ "shards": shards }))?;
-        let hand = Took {
+        Ok(Took {
             in_all_s: started.elapsed().as_secs_f64(),
             step_ms: step_ms(&done.summary)?,
-        };
-        if round > 0 {
-            under.push(took);
-            by_hand.push(hand);
+            daemons_s: 0.0,
+        })
+    };
+    // Warms up both: files into memory, the artifact into the worker's cache.
+    let (_, work) = under()?;
+    by_hand(&work)?;
+    let (mut ours, mut hands) = (Vec::new(), Vec::new());
+    for round in 0..bench.rounds(ROUNDS) {
+        // What drifts befalls both alike.
+        if round % 2 == 0 {
+            ours.push(under()?.0);
+            hands.push(by_hand(&work)?);
+        } else {
+            hands.push(by_hand(&work)?);
+            ours.push(under()?.0);
         }
     }
+    report(sheet, &ours, &hands);
+    Ok(())
+}
+
+fn report(sheet: &mut Sheet, ours: &[Took], hands: &[Took]) {
+    let of_pairs = |extra: fn(&Took, &Took) -> f64| -> Vec<f64> {
+        let pairs = ours.iter().zip(hands);
+        pairs.map(|(ours, hand)| extra(ours, hand)).collect()
+    };
     let middle =
         |runs: &[Took], pick: fn(&Took) -> f64| median(&runs.iter().map(pick).collect::<Vec<_>>());
+    let more = of_pairs(|ours, hand| 100.0 * (ours.step_ms / hand.step_ms - 1.0));
+    let extra = of_pairs(|ours, hand| ours.in_all_s - hand.in_all_s);
     let ran = format!(
-        "resnet18, 224x224 px raw, batch 32, 2 epochs of 512 pictures with a checkpoint between them, all threads; \
-         median of {} in turn",
-        under.len()
+        "resnet18, 224x224 px raw, batch 32, {STEPS} steps, all threads; median of {} pairs in turn",
+        more.len()
     );
     sheet.add(Figure {
-        name: "a step under Marquee beside by hand".to_owned(),
-        value: middle(&under, |took| took.step_ms),
-        unit: "wall ms/step",
+        name: "a step under Marquee, beyond by hand".to_owned(),
+        value: median(&more),
+        unit: "% of its wall time",
         is_less_better: true,
-        reference: Some(("by hand".to_owned(), middle(&by_hand, |took| took.step_ms))),
-        goal: Some(Goal::Ratio(STEP)),
-        ran: ran.clone(),
+        reference: None,
+        goal: Some(Goal::AtMost(STEP)),
+        ran: format!(
+            "{ran}, half of them between {:.2} and {:.2} %; {:.0} and {:.0} ms",
+            quartile(&more, 1),
+            quartile(&more, 3),
+            middle(ours, |took| took.step_ms),
+            middle(hands, |took| took.step_ms),
+        ),
     });
-    let extra: Vec<f64> = under
-        .iter()
-        .zip(&by_hand)
-        .map(|(took, hand)| took.in_all_s - hand.in_all_s)
-        .collect();
+    sheet.add(Figure {
+        name: "coordinator, Postgres and worker, over a job".to_owned(),
+        value: middle(ours, |took| took.daemons_s),
+        unit: "CPU s",
+        is_less_better: true,
+        reference: None,
+        goal: None,
+        ran: format!(
+            "{ran}; from submission to result, {:.1} s, with a checkpoint of 94 MB and a model of 45 MB stored",
+            middle(ours, |took| took.in_all_s)
+        ),
+    });
     sheet.add(Figure {
         name: "submit to result, beyond by hand".to_owned(),
         value: median(&extra),
@@ -102,11 +141,10 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         goal: Some(Goal::AtMost(IN_ALL_S)),
         ran: format!(
             "{ran}; marquee submit --wait took {:.1} s, by hand {:.1} s",
-            middle(&under, |took| took.in_all_s),
-            middle(&by_hand, |took| took.in_all_s)
+            middle(ours, |took| took.in_all_s),
+            middle(hands, |took| took.in_all_s)
         ),
     });
-    Ok(())
 }
 
 fn prepare(pictures: &Path) -> String {
@@ -124,7 +162,7 @@ fn train(digest: &str) -> String {
     format!(
         "name = \"bench-train\"\n\
          [jobs.train]\nkind = \"train\"\ninputs = {{ shards = \"artifact:{digest}\" }}\n\
-         model = \"resnet18\"\nepochs = 2\nbatch_size = 32\nprecision = \"bf16\"\nseed = 1\n\
+         model = \"resnet18\"\nepochs = 1\nmax_steps = {STEPS}\nbatch_size = 32\nprecision = \"bf16\"\nseed = 1\n\
          optimizer = {{ name = \"sgd\", lr = 0.01, momentum = 0.9 }}\n"
     )
 }
