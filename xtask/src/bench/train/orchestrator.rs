@@ -1,7 +1,8 @@
 //! What Marquee itself costs: a train job of a cluster on this machine beside the same spec run by
 //! hand.
 //!
-//! Two runs of one program differ by more than what is looked for, so that there are many short pairs.
+//! Two runs of one program differ by more than what is looked for, so that there are many short pairs. A
+//! step is one after the first ten.
 //! Coordinator, Postgres and worker share the cores with the job; hosts of their own would spare it most
 //! of this.
 
@@ -20,9 +21,11 @@ use crate::bench::figure::{Figure, Goal, Sheet};
 use crate::cluster::Cluster;
 use crate::process;
 
-const ROUNDS: usize = 32;
-/// Of a job: ten seconds or so.
-const STEPS: u32 = 10;
+const ROUNDS: usize = 20;
+const BATCH: u32 = 8;
+const STEPS: u32 = 50;
+/// Of each window of ten steps.
+const SPEED: &str = "train/images_per_second";
 /// Per cent of a step.
 const STEP: f64 = 1.0;
 const IN_ALL_S: f64 = 2.0;
@@ -51,41 +54,54 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
             .arg(&shards),
     )?;
 
-    let under = || -> Result<(Took, Value)> {
+    let under = || -> Result<Took> {
         let (started, cpu_s) = (Instant::now(), cluster.daemons_cpu_s()?);
         submit(cluster.command(), &folder, &train(&digest))?;
         let in_all_s = started.elapsed().as_secs_f64();
-        let job = show(cluster.command(), "train")?;
-        let took = Took {
-            step_ms: step_ms(&job["attempts"][0]["ranks"][0]["summary"])?,
+        let daemons_s = cluster.daemons_cpu_s()? - cpu_s;
+        let points = process::read(
+            cluster
+                .command()
+                .args(["metrics", "train", "--name", SPEED, "--output", "json"]),
+        )?;
+        let rates = points.lines().map(|point| {
+            let point: Value = serde_json::from_str(point)?;
+            point["value"].as_f64().context("a point without value")
+        });
+        Ok(Took {
+            step_ms: step_ms(rates.collect::<Result<Vec<f64>>>()?)?,
             in_all_s,
-            daemons_s: cluster.daemons_cpu_s()? - cpu_s,
-        };
-        Ok((took, job["spec"]["work"].clone()))
+            daemons_s,
+        })
     };
     let by_hand = |work: &Value| -> Result<Took> {
         let place = folder.join("by-hand");
         let _ = fs::remove_dir_all(&place);
         let started = Instant::now();
         let done = run_child(&bench.trainer, &place, work, &json!({ "shards": shards }))?;
+        let in_all_s = started.elapsed().as_secs_f64();
+        let events = done.events.iter();
+        let rates = events.filter_map(|event| event["values"][SPEED].as_f64());
         Ok(Took {
-            in_all_s: started.elapsed().as_secs_f64(),
-            step_ms: step_ms(&done.summary)?,
+            in_all_s,
+            step_ms: step_ms(rates.collect())?,
             daemons_s: 0.0,
         })
     };
     // Warms up both: files into memory, the artifact into the worker's cache.
-    let (_, work) = under()?;
-    by_hand(&work)?;
+    under()?;
+    let job = show(cluster.command(), "train")?;
+    let work = &job["spec"]["work"];
+    by_hand(work)?;
     let (mut ours, mut hands) = (Vec::new(), Vec::new());
     for round in 0..bench.rounds(ROUNDS) {
         // What drifts befalls both alike.
         if round % 2 == 0 {
-            ours.push(under()?.0);
-            hands.push(by_hand(&work)?);
+            ours.push(under()?);
+            hands.push(by_hand(work)?);
         } else {
-            hands.push(by_hand(&work)?);
-            ours.push(under()?.0);
+            hands.push(by_hand(work)?);
+            ours.push(under()?);
         }
     }
     report(sheet, &ours, &hands);
@@ -102,7 +118,7 @@ fn report(sheet: &mut Sheet, ours: &[Took], hands: &[Took]) {
     let more = of_pairs(|ours, hand| 100.0 * (ours.step_ms / hand.step_ms - 1.0));
     let extra = of_pairs(|ours, hand| ours.in_all_s - hand.in_all_s);
     let ran = format!(
-        "resnet18, 224x224 px raw, batch 32, {STEPS} steps, all threads; median of {} pairs in turn",
+        "resnet18, 224x224 px raw, batch {BATCH}, {STEPS} steps, all threads; median of {} pairs in turn",
         more.len()
     );
     sheet.add(Figure {
@@ -162,7 +178,7 @@ fn train(digest: &str) -> String {
     format!(
         "name = \"bench-train\"\n\
          [jobs.train]\nkind = \"train\"\ninputs = {{ shards = \"artifact:{digest}\" }}\n\
-         model = \"resnet18\"\nepochs = 1\nmax_steps = {STEPS}\nbatch_size = 32\nprecision = \"bf16\"\nseed = 1\n\
+         model = \"resnet18\"\nepochs = 1\nmax_steps = {STEPS}\nbatch_size = {BATCH}\nprecision = \"bf16\"\nseed = 1\n\
          optimizer = {{ name = \"sgd\", lr = 0.01, momentum = 0.9 }}\n"
     )
 }
@@ -185,7 +201,10 @@ fn artifact_of(marquee: Command, job: &str) -> Result<String> {
     Ok(digest.to_owned())
 }
 
-fn step_ms(summary: &Value) -> Result<f64> {
-    let number = |value: &Value| value.as_f64().context("a summary without times");
-    Ok(1e3 * number(&summary["phases"]["step_s"])? / number(&summary["steps"])?)
+/// Of the windows after the first, which has what happens once: what comes with a start counts in all.
+fn step_ms(pictures_per_second: Vec<f64>) -> Result<f64> {
+    let windows = pictures_per_second.get(1..).unwrap_or_default();
+    anyhow::ensure!(!windows.is_empty(), "the run told of too few steps");
+    let seconds: f64 = windows.iter().map(|rate| f64::from(BATCH) / rate).sum();
+    Ok(1e3 * seconds / windows.len() as f64)
 }
