@@ -14,6 +14,8 @@ use crate::report::summaries;
 
 /// What a rank reports every ten steps.
 const RATE: &str = "train/images_per_second";
+/// Reported once an epoch, at whose end a checkpoint is stored.
+const EPOCH: &str = "epoch/seconds";
 
 /// Reads what the jobs of a bench's pipeline measured.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results> {
@@ -101,12 +103,16 @@ async fn measured(remote: &Remote, job_id: i64) -> Result<Measured> {
     let ranks: Vec<TrainSummary> = summaries(remote, job_id).await?;
     let request = v1::MetricsRequest {
         job_id,
-        names: vec![RATE.to_owned()],
+        names: vec![RATE.to_owned(), EPOCH.to_owned()],
         ..v1::MetricsRequest::default()
     };
-    let mut windows = Vec::new();
+    let (mut windows, mut ends) = (Vec::new(), Vec::new());
     metrics::each(remote, request, |point| {
-        windows.push(point.value);
+        if point.name == RATE {
+            windows.push(point.value);
+        } else {
+            ends.push(point.step);
+        }
         Ok(())
     })
     .await?;
@@ -123,6 +129,7 @@ async fn measured(remote: &Remote, job_id: i64) -> Result<Measured> {
         images_per_second: steady(&windows).unwrap_or(first.images_per_second),
         input_share: share(|rank| rank.phases.input_s),
         exposed_share: share(|rank| rank.phases.all_reduce_s),
+        checkpoints: ends.iter().filter(|step| **step < first.steps).count(),
         loss: first.final_loss,
         seconds: first.seconds,
         backend: first.backend.clone(),

@@ -28,6 +28,18 @@ impl Show for Results {
             ];
             page.table(&heads, self.rows.iter().map(|row| self.row(row)).collect());
         }
+        let checkpoints = self.rows.iter().map(|row| row.checkpoints).max();
+        if let Some(count @ 1..) = checkpoints {
+            let were = if count == 1 {
+                "1 checkpoint was".to_owned()
+            } else {
+                format!("{count} checkpoints were")
+            };
+            page.line(format!(
+                "{were} stored while a case was measured, which takes of its speed: to measure training alone, take \
+                 so few steps, or so many pictures, that no epoch ends before the last step"
+            ));
+        }
         for (case, why) in &self.missing {
             page.line(format!("no figure for {}: {why}", title(case)));
         }
@@ -109,6 +121,7 @@ impl Results {
                 "efficiency": self.efficiency(row),
                 "input_share": row.input_share,
                 "exposed_all_reduce_share": row.exposed_share,
+                "checkpoints": row.checkpoints,
                 "loss": row.loss,
                 "seconds": row.seconds,
             })
@@ -184,6 +197,16 @@ mod tests {
         TensorBoard on against off, 1 cpu rank, raw shards: -0.2 % of the speed
         loss at the end: 0.5000 to 0.5000, from equal weights over equal batches
         ");
+    }
+
+    #[test]
+    fn checkpoints_that_fell_into_the_measure_are_told() {
+        let mut found = found();
+        found.rows[2].checkpoints = 1;
+        let mut page = Page::new(false, None);
+        found.page(&mut page, DateTime::UNIX_EPOCH);
+        let text = page.finish();
+        assert!(text.contains("1 checkpoint was stored while"), "{text}");
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Measured {
     pub input_share: f64,
     /// All-reduce that backward did not hide; with several ranks it contains the wait for slower ones.
     pub exposed_share: f64,
+    /// Stored while steps were measured: at the ends of epochs before the last.
+    pub checkpoints: usize,
     pub loss: f64,
     /// Of the whole job.
     pub seconds: f64,
@@ -43,6 +45,8 @@ pub(crate) struct Row {
     pub rate: Spread,
     pub input_share: f64,
     pub exposed_share: f64,
+    /// Stored meanwhile, in the round that had the most.
+    pub checkpoints: usize,
     pub loss: f64,
     pub seconds: f64,
     pub rounds: usize,
@@ -136,6 +140,11 @@ impl Results {
                 rate: median(|run| run.images_per_second),
                 input_share: median(|run| run.input_share).median,
                 exposed_share: median(|run| run.exposed_share).median,
+                checkpoints: measured
+                    .iter()
+                    .map(|run| run.checkpoints)
+                    .max()
+                    .unwrap_or(0),
                 loss: median(|run| run.loss).median,
                 seconds: median(|run| run.seconds).median,
                 rounds: measured.len(),
@@ -293,6 +302,7 @@ pub(super) mod tests {
                 images_per_second,
                 input_share: 0.02,
                 exposed_share: if name.contains("-1-") { 0.0 } else { 0.09 },
+                checkpoints: 0,
                 loss: 0.5,
                 seconds: 12.0,
                 backend: "gloo".into(),
