@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use marquee_domain::JobId;
 use marquee_domain::limits;
+use marquee_store::Db;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ pub const CHANGES_MAX: usize = 4_096;
 /// The coordinator's shared handles.
 #[derive(Debug, Clone)]
 pub struct App {
-    pub db: sqlx::PgPool,
+    pub db: Db,
     pub blobs: BlobStore,
     pub clock: Arc<dyn Clock>,
     /// Wakes the scheduling loop early; its own slow poll is the truth.

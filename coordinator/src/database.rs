@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::PgPool;
+use marquee_store::Db;
+use marquee_store::lock::DatabaseLock;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
 use crate::config::Config;
-use crate::lock::DatabaseLock;
 use crate::postgres::{Cluster, Keeper};
 
 /// How long to wait at start for a Postgres that does not answer yet: one that starts with the
@@ -40,20 +41,20 @@ impl Database {
         private(data_dir, bin, launcher).await
     }
 
-    /// A pool of connections to tables of this version, and the database's lock.
-    pub async fn open(&self) -> anyhow::Result<(PgPool, DatabaseLock)> {
-        let pool = self.connect().await?;
-        let lock = DatabaseLock::take(&self.url).await?;
-        marquee_store::migrate(&pool).await?;
-        Ok((pool, lock))
+    /// The database with tables of this version, and its lock.
+    pub async fn open(&self) -> anyhow::Result<(Db, DatabaseLock)> {
+        let db = self.connect().await?;
+        let lock = DatabaseLock::take(&self.url, Uuid::new_v4()).await?;
+        db.migrate().await?;
+        Ok((db, lock))
     }
 
-    async fn connect(&self) -> anyhow::Result<PgPool> {
+    async fn connect(&self) -> anyhow::Result<Db> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut was_told = false;
         loop {
-            match marquee_store::connect(&self.url).await {
-                Ok(pool) => return Ok(pool),
+            match Db::connect(&self.url).await {
+                Ok(db) => return Ok(db),
                 Err(error) if error.may_pass() && Instant::now() < deadline => {
                     if !was_told {
                         tracing::warn!(%error, "the database does not answer; waiting for it");

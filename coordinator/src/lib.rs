@@ -37,12 +37,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::ServerTlsConfig;
 
 pub use app::{App, Settings};
+use marquee_store::Db;
+use marquee_store::lock::DatabaseLock;
 
 use crate::blobs::BlobStore;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::database::Database;
-use crate::lock::DatabaseLock;
 
 /// How long streams and requests may take to end when we are asked to stop. Clients go on with
 /// the next coordinator, so this is politeness, not safety.
@@ -125,7 +126,7 @@ async fn serve(
         biased;
         () = shutdown.cancelled() => Ok(()),
         ended = &mut server => Err(anyhow::anyhow!("the server ended: {ended:?}")),
-        error = lock.keep() => Err(error),
+        error = lock.keep() => Err(error.into()),
         ended = loop_ended(&mut loops) => Err(ended),
     };
     if let Err(error) = &result {
@@ -165,7 +166,7 @@ async fn loop_ended(loops: &mut JoinSet<()>) -> anyhow::Error {
 async fn end(
     mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     mut loops: JoinSet<()>,
-    db: &sqlx::PgPool,
+    db: &Db,
 ) {
     if !server.is_finished() && timeout(STREAMS_END_WITHIN, &mut server).await.is_err() {
         tracing::warn!(limit = ?STREAMS_END_WITHIN, "some streams did not end; closing them");

@@ -19,8 +19,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::WorkerId;
 use marquee_domain::rate::{HOSTS_MAX, SHARE_FOR};
+use marquee_store::Conn;
 use marquee_store::ranks::{self, RankKey};
-use sqlx::PgConnection;
 use tokio::time::Instant;
 
 use self::divide::{Asker, divide};
@@ -146,7 +146,7 @@ impl Rates {
     /// What a coordinator that starts at `now` has to reckon with: ranks that hold shares of its
     /// predecessor's.
     pub async fn load(
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         now: DateTime<Utc>,
     ) -> Result<Self, marquee_store::StoreError> {
         let held = ranks::list_held_devices(conn).await?;

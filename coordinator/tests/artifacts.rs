@@ -21,6 +21,7 @@ use marquee_proto::v1::{
     DownloadBlobRequest, FindMissingBlobsRequest, GetArtifactRequest, ListArtifactsRequest,
     UploadBlobHeader, UploadBlobRequest,
 };
+use marquee_store::Db;
 use marquee_store::artifacts::{NewArtifact, insert_artifact};
 use marquee_store::attempts::{NewAttempt, insert_attempt};
 use marquee_store::jobs::{NewJob, insert_job};
@@ -177,7 +178,7 @@ async fn a_blob_goes_up_and_comes_down_and_nothing_else_gets_in() {
 
 /// Stores a job and an artifact as the end of its first attempt would.
 struct Commits {
-    db: sqlx::PgPool,
+    db: Db,
     pipeline: PipelineId,
     at: DateTime<Utc>,
     position: u32,
@@ -185,9 +186,7 @@ struct Commits {
 
 impl Commits {
     async fn open(data_dir: &Path) -> Self {
-        let db = marquee_store::connect(&database_url(data_dir))
-            .await
-            .unwrap();
+        let db = Db::connect(&database_url(data_dir)).await.unwrap();
         let at = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
         let new = NewPipeline {
             name: &"posters".parse().unwrap(),
@@ -195,9 +194,9 @@ impl Commits {
             document_digest: &Digest::of(b""),
             created_at: at,
         };
-        let pipeline = insert_pipeline(&mut db.acquire().await.unwrap(), &new)
-            .await
-            .unwrap();
+        let mut tx = db.write("test").await.unwrap();
+        let pipeline = insert_pipeline(&mut tx, &new).await.unwrap();
+        tx.commit().await.unwrap();
         Self {
             pipeline: pipeline.unwrap(),
             db,
@@ -236,7 +235,7 @@ impl Commits {
             digest: Digest::of(content.as_bytes()),
         };
         let manifest = Manifest::new(vec![file]).unwrap();
-        let conn = &mut *self.db.acquire().await.unwrap();
+        let mut tx = self.db.write("test").await.unwrap();
         let job = NewJob {
             pipeline: self.pipeline,
             position: self.position,
@@ -245,7 +244,7 @@ impl Commits {
             array_job: None,
             created_at: self.at,
         };
-        let job = insert_job(conn, &job).await.unwrap();
+        let job = insert_job(&mut tx, &job).await.unwrap();
         let attempt = AttemptNumber(1);
         let new = NewAttempt {
             job,
@@ -253,7 +252,7 @@ impl Commits {
             resume: None,
             created_at: self.at,
         };
-        insert_attempt(conn, &new).await.unwrap();
+        insert_attempt(&mut tx, &new).await.unwrap();
         let (manifest, committed_at) = (&manifest, self.at);
         let new = NewArtifact {
             job,
@@ -263,7 +262,8 @@ impl Commits {
             code: "",
             committed_at,
         };
-        insert_artifact(conn, &new).await.unwrap();
+        insert_artifact(&mut tx, &new).await.unwrap();
+        tx.commit().await.unwrap();
         (job, manifest.digest())
     }
 }

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_store::testing::number;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use program::{Coordinator, command, database_url, eventually, postgres_of, refused};
-use sqlx::Connection as _;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -159,16 +159,9 @@ async fn a_postgres_that_dies_is_started_again() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // The lock of the database ended with the server, and is taken again.
-    let mut db = sqlx::PgConnection::connect(&database_url(folder.path()))
-        .await
-        .unwrap();
+    let url = database_url(folder.path());
     let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
-    while sqlx::query_scalar::<_, i64>(locks)
-        .fetch_one(&mut db)
-        .await
-        .unwrap()
-        == 0
-    {
+    while number(&url, locks).await == 0 {
         assert!(
             Instant::now() < deadline,
             "nobody holds the database's lock"

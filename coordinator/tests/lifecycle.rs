@@ -8,6 +8,7 @@ use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState};
+use marquee_store::testing::TestDatabase;
 use support::worker::key_of;
 use support::{Cluster, request};
 
@@ -468,30 +469,26 @@ async fn a_gang_whose_last_rank_is_prepared_while_it_is_judged_starts() {
     worker.ack(key_of(last)).await;
 
     // The judge gets past the looks that it takes before it has the lock, and is held back.
-    let pool = &cluster.database.pool;
-    let mut gate = pool.begin().await.unwrap();
-    sqlx::query("SELECT id FROM pipelines WHERE id = $1 FOR UPDATE")
-        .bind(job.pipeline_id)
-        .execute(&mut *gate)
-        .await
-        .unwrap();
+    let database = &cluster.database;
+    let mut gate = database.db.write("gate").await.unwrap();
+    let pipeline = job.pipeline_id;
+    let hold = format!("SELECT id FROM pipelines WHERE id = {pipeline} FOR UPDATE");
+    gate.execute_raw(&hold).await.unwrap();
     let app = cluster.app().clone();
     let judging = tokio::spawn(async move { lifecycle::advance(&app, JobId(job.id)).await });
-    waits_for_a_lock(pool, "%pipelines%FOR NO KEY UPDATE%").await;
+    waits_for_a_lock(database, "%pipelines%FOR NO KEY UPDATE%").await;
     // It has the lock, but comes to the ranks only when rank 0 has reported.
-    let mut report = pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE attempt_ranks IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *report)
-        .await
-        .unwrap();
-    gate.rollback().await.unwrap();
-    waits_for_a_lock(pool, "%worker_name%attempt_ranks%").await;
+    let mut report = database.db.write("report").await.unwrap();
+    let hold = "LOCK TABLE attempt_ranks IN ACCESS EXCLUSIVE MODE";
+    report.execute_raw(hold).await.unwrap();
+    drop(gate);
+    waits_for_a_lock(database, "%worker_name%attempt_ranks%").await;
     for change in [
-        "UPDATE attempts SET rendezvous_host = '127.0.0.1', rendezvous_port = 4711 WHERE job_id = $1",
-        "UPDATE attempt_ranks SET state = 'prepared' WHERE job_id = $1 AND rank = 0",
+        "UPDATE attempts SET rendezvous_host = '127.0.0.1', rendezvous_port = 4711 WHERE",
+        "UPDATE attempt_ranks SET state = 'prepared' WHERE rank = 0 AND",
     ] {
-        let done = sqlx::query(change).bind(job.id).execute(&mut *report).await;
-        assert_eq!(done.unwrap().rows_affected(), 1, "{change}");
+        let change = format!("{change} job_id = {}", job.id);
+        assert_eq!(report.execute_raw(&change).await.unwrap(), 1, "{change}");
     }
     report.commit().await.unwrap();
     judging.await.unwrap().unwrap();
@@ -502,24 +499,18 @@ async fn a_gang_whose_last_rank_is_prepared_while_it_is_judged_starts() {
 }
 
 /// Returns once a query like `pattern` waits for a lock.
-async fn waits_for_a_lock(pool: &sqlx::PgPool, pattern: &str) {
+async fn waits_for_a_lock(database: &TestDatabase, pattern: &str) {
     let waiting = async {
-        loop {
-            let count: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1",
-            )
-            .bind(pattern)
-            .fetch_one(pool)
-            .await?;
-            if count > 0 {
-                return Ok::<_, sqlx::Error>(());
-            }
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'
+               AND query LIKE '{pattern}'"
+        );
+        while database.number(&query).await == 0 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(support::SOON, waiting)
         .await
-        .unwrap_or_else(|_| panic!("nothing like {pattern:?} waits for a lock"))
-        .unwrap_or_else(|e| panic!("Postgres does not say who waits: {e}"));
+        .unwrap_or_else(|_| panic!("nothing like {pattern:?} waits for a lock"));
 }

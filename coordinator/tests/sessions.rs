@@ -256,11 +256,11 @@ async fn a_report_that_a_killed_coordinator_stored_is_acted_on_by_the_next_one()
         state: Some(RankState::Finished),
         ..RankChange::default()
     };
-    let mut conn = cluster.database.pool.acquire().await.unwrap();
-    ranks::mark_rank_reported(&mut conn, key, 3, 4, &change)
+    let mut tx = cluster.database.db.write("test").await.unwrap();
+    ranks::mark_rank_reported(&mut tx, key, 3, 4, &change)
         .await
         .unwrap();
-    drop(conn);
+    tx.commit().await.unwrap();
     cluster.start_again().await;
     assert_eq!(cluster.wait_for(id, JobState::Succeeded).await.attempt, 1);
 }

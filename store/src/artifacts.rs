@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{AttemptNumber, JobId, JobName, PipelineId};
-use sqlx::PgConnection;
 
-use crate::{Result, convert};
+use crate::{Conn, Result, Tx, convert};
 
 /// An artifact to commit.
 #[derive(Debug, Clone)]
@@ -74,7 +73,7 @@ impl TryFrom<Row> for Artifact {
 
 /// Commits an artifact. The caller's transaction holds the job's lock and has checked the fence; a
 /// second artifact of one job is refused by the primary key.
-pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> Result<()> {
+pub async fn insert_artifact(tx: &mut Tx, new: &NewArtifact<'_>) -> Result<()> {
     let file_count = u32::try_from(new.manifest.files.len()).unwrap_or(u32::MAX);
     let digest = new.manifest.digest();
     sqlx::query!(
@@ -91,13 +90,13 @@ pub async fn insert_artifact(conn: &mut PgConnection, new: &NewArtifact<'_>) -> 
         new.committed_at,
         new.code,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// The artifact that a job committed.
-pub async fn find_artifact_of_job(conn: &mut PgConnection, job: JobId) -> Result<Option<Artifact>> {
+pub async fn find_artifact_of_job(conn: &mut Conn, job: JobId) -> Result<Option<Artifact>> {
     let row = sqlx::query_as!(
         Row,
         "SELECT a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
@@ -106,17 +105,14 @@ pub async fn find_artifact_of_job(conn: &mut PgConnection, job: JobId) -> Result
          WHERE a.job_id = $1",
         job.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     row.map(Artifact::try_from).transpose()
 }
 
 /// The newest artifact of each digest that starts with `prefix` (lowercase hexadecimal), at most
 /// two: more than one means that the prefix is not unique.
-pub async fn list_artifacts_by_digest(
-    conn: &mut PgConnection,
-    prefix: &str,
-) -> Result<Vec<Artifact>> {
+pub async fn list_artifacts_by_digest(conn: &mut Conn, prefix: &str) -> Result<Vec<Artifact>> {
     // "g" follows every hexadecimal digit, so the index serves the range under any collation.
     let rows = sqlx::query_as!(
         Row,
@@ -129,22 +125,22 @@ pub async fn list_artifacts_by_digest(
          LIMIT 2",
         prefix,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Artifact::try_from).collect()
 }
 
 /// The files of the artifact that a job committed.
-pub async fn find_manifest_of_job(conn: &mut PgConnection, job: JobId) -> Result<Option<Manifest>> {
+pub async fn find_manifest_of_job(conn: &mut Conn, job: JobId) -> Result<Option<Manifest>> {
     let manifest = sqlx::query_scalar!("SELECT manifest FROM artifacts WHERE job_id = $1", job.0)
-        .fetch_optional(conn)
+        .fetch_optional(conn.sql())
         .await?;
     manifest.map(convert::manifest).transpose()
 }
 
 /// The files of the artifact that the job named `name` of a pipeline committed.
 pub async fn find_manifest_by_name(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     pipeline: PipelineId,
     name: &JobName,
 ) -> Result<Option<Manifest>> {
@@ -154,16 +150,13 @@ pub async fn find_manifest_by_name(
         pipeline.0,
         name.as_str(),
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     manifest.map(convert::manifest).transpose()
 }
 
 /// What the elements of an array have committed, in order.
-pub async fn list_element_manifests(
-    conn: &mut PgConnection,
-    array: JobId,
-) -> Result<Vec<(u32, Manifest)>> {
+pub async fn list_element_manifests(conn: &mut Conn, array: JobId) -> Result<Vec<(u32, Manifest)>> {
     let rows = sqlx::query!(
         r#"SELECT j.array_index AS "array_index!", a.manifest
            FROM artifacts a JOIN jobs j ON j.id = a.job_id
@@ -171,7 +164,7 @@ pub async fn list_element_manifests(
            ORDER BY j.array_index"#,
         array.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let manifests = rows.into_iter().map(|row| {
         let index = convert::u32_of("jobs.array_index", row.array_index)?;
@@ -181,22 +174,19 @@ pub async fn list_element_manifests(
 }
 
 /// The files of the artifact with this digest.
-pub async fn find_manifest_by_digest(
-    conn: &mut PgConnection,
-    digest: &Digest,
-) -> Result<Option<Manifest>> {
+pub async fn find_manifest_by_digest(conn: &mut Conn, digest: &Digest) -> Result<Option<Manifest>> {
     let manifest = sqlx::query_scalar!(
         "SELECT manifest FROM artifacts WHERE digest = $1 LIMIT 1",
         digest.as_str(),
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     manifest.map(convert::manifest).transpose()
 }
 
 /// Committed artifacts, newest first, at most `limit`.
 pub async fn list_artifacts(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     pipeline: Option<PipelineId>,
     job: Option<JobId>,
     after: Option<After>,
@@ -218,7 +208,7 @@ pub async fn list_artifacts(
         after.map(|after| after.job.0),
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Artifact::try_from).collect()
 }

@@ -5,11 +5,10 @@ use chrono::{DateTime, Utc};
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::AttemptStateName;
-use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
 
 use crate::checkpoints::CheckpointKey;
-use crate::{Result, StoreError, convert};
+use crate::{Conn, Result, StoreError, Tx, convert};
 
 /// An attempt to store, in state assigned.
 #[derive(Debug, Clone)]
@@ -53,7 +52,7 @@ pub enum AttemptEnd {
 }
 
 /// Stores an attempt.
-pub async fn insert_attempt(conn: &mut PgConnection, new: &NewAttempt) -> Result<()> {
+pub async fn insert_attempt(tx: &mut Tx, new: &NewAttempt) -> Result<()> {
     let from_attempt = new
         .resume
         .map(|key| convert::int("resumed_from_attempt", key.attempt.0))
@@ -72,13 +71,13 @@ pub async fn insert_attempt(conn: &mut PgConnection, new: &NewAttempt) -> Result
         from_step,
         new.created_at,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// Every attempt of a job, oldest first.
-pub async fn list_attempts(conn: &mut PgConnection, job: JobId) -> Result<Vec<Attempt>> {
+pub async fn list_attempts(conn: &mut Conn, job: JobId) -> Result<Vec<Attempt>> {
     let rows = sqlx::query_as!(
         RawAttempt,
         "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
@@ -87,13 +86,13 @@ pub async fn list_attempts(conn: &mut PgConnection, job: JobId) -> Result<Vec<At
          FROM attempts WHERE job_id = $1 ORDER BY number",
         job.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Attempt::try_from).collect()
 }
 
 /// The attempt of a job that has not ended; there is at most one.
-pub async fn find_live_attempt(conn: &mut PgConnection, job: JobId) -> Result<Option<Attempt>> {
+pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         RawAttempt,
         "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
@@ -102,7 +101,7 @@ pub async fn find_live_attempt(conn: &mut PgConnection, job: JobId) -> Result<Op
          FROM attempts WHERE job_id = $1 AND state IN ('assigned', 'running')",
         job.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     row.map(Attempt::try_from).transpose()
 }
@@ -112,7 +111,7 @@ pub async fn find_live_attempt(conn: &mut PgConnection, job: JobId) -> Result<Op
 /// before `assigned_before` and is still being prepared. Ranks that it has gone on without count no
 /// more.
 pub async fn list_jobs_to_advance(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     now: DateTime<Utc>,
     assigned_before: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
@@ -137,14 +136,14 @@ pub async fn list_jobs_to_advance(
         now,
         assigned_before,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     Ok(ids.into_iter().map(JobId).collect())
 }
 
 /// Stores where the ranks of a live attempt will find each other.
 pub async fn mark_rendezvous(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     number: AttemptNumber,
     rendezvous: &Rendezvous,
@@ -157,14 +156,14 @@ pub async fn mark_rendezvous(
         rendezvous.host,
         i32::from(rendezvous.port),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, job, number)
 }
 
 /// Stores where the ranks of a live attempt find each other once the first place is lost.
 pub async fn mark_standby(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     number: AttemptNumber,
     standby: &Rendezvous,
@@ -177,14 +176,14 @@ pub async fn mark_standby(
         standby.host,
         i32::from(standby.port),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, job, number)
 }
 
 /// assigned -> running: every rank may start.
 pub async fn mark_attempt_running(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     number: AttemptNumber,
     now: DateTime<Utc>,
@@ -196,14 +195,14 @@ pub async fn mark_attempt_running(
         convert::int("attempt", number.0)?,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, job, number)
 }
 
 /// assigned or running -> its end.
 pub async fn mark_attempt_ended(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     number: AttemptNumber,
     end: &AttemptEnd,
@@ -225,7 +224,7 @@ pub async fn mark_attempt_ended(
         failure.map(|failure| failure.class.as_str()),
         failure.map(|failure| failure.message.as_str()),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, job, number)
 }

@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::ids::{AttemptNumber, JobId};
-use sqlx::PgConnection;
 
-use crate::{Result, convert};
+use crate::{Conn, Result, Tx, convert};
 
 /// A checkpoint of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +30,7 @@ impl CheckpointKey {
 
 /// Stores a checkpoint. A second one of the same step replaces the first.
 pub async fn insert_checkpoint(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     key: CheckpointKey,
     manifest: &Manifest,
@@ -51,14 +50,14 @@ pub async fn insert_checkpoint(
         convert::to_json("manifest", manifest)?,
         at,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// The `limit` checkpoints of a job with the most steps done, most first.
 pub async fn list_checkpoints(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     limit: u32,
 ) -> Result<Vec<(CheckpointKey, Manifest)>> {
@@ -68,7 +67,7 @@ pub async fn list_checkpoints(
         job.0,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let checkpoints = rows.into_iter().map(|row| {
         let key = CheckpointKey {
@@ -82,7 +81,7 @@ pub async fn list_checkpoints(
 
 /// The files of one checkpoint.
 pub async fn find_checkpoint(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     key: CheckpointKey,
 ) -> Result<Option<Manifest>> {
@@ -92,7 +91,7 @@ pub async fn find_checkpoint(
         convert::int("attempt", key.attempt.0)?,
         convert::bigint("step", key.step)?,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     manifest.map(convert::manifest).transpose()
 }

@@ -32,10 +32,34 @@ pub enum StoreError {
     /// A value that does not fit its column.
     #[error("{what} {value} does not fit its column")]
     OutOfRange { what: &'static str, value: String },
+    #[error("the {0} that was stored a moment ago is gone; did somebody delete rows by hand?")]
+    Vanished(&'static str),
     #[error("the migrations could not be applied: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(MigrateError),
     #[error("postgres: {0}")]
-    Postgres(#[from] sqlx::Error),
+    Postgres(PostgresError),
+}
+
+/// What Postgres, or the way to it, answered. Whoever decides asks [`StoreError::may_pass`].
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct PostgresError(sqlx::Error);
+
+/// Why a migration could not be applied.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct MigrateError(sqlx::migrate::MigrateError);
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Postgres(PostgresError(error))
+    }
+}
+
+impl From<sqlx::migrate::MigrateError> for StoreError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        Self::Migrate(MigrateError(error))
+    }
 }
 
 impl StoreError {
@@ -43,7 +67,7 @@ impl StoreError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Postgres(error) => postgres_may_pass(error),
+            Self::Postgres(error) => postgres_may_pass(&error.0),
             Self::StaleAttempt { .. }
             | Self::StaleRank { .. }
             | Self::JobNotFound(_)
@@ -51,6 +75,7 @@ impl StoreError {
             | Self::WorkerNameTaken(_)
             | Self::Unreadable { .. }
             | Self::OutOfRange { .. }
+            | Self::Vanished(_)
             | Self::Migrate(_) => false,
         }
     }

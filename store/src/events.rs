@@ -2,9 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
-use sqlx::PgConnection;
 
-use crate::{Result, convert};
+use crate::{Conn, Result, Tx, convert};
 
 /// One line of a job's history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub struct JobEvent {
 
 /// Adds a line to a job's history.
 pub async fn insert_event(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     attempt: u32,
     text: &str,
@@ -30,19 +29,19 @@ pub async fn insert_event(
         text,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// The newest `limit` lines of a job's history, oldest first.
-pub async fn list_events(conn: &mut PgConnection, job: JobId, limit: u32) -> Result<Vec<JobEvent>> {
+pub async fn list_events(conn: &mut Conn, job: JobId, limit: u32) -> Result<Vec<JobEvent>> {
     let rows = sqlx::query!(
         "SELECT attempt, text, at FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT $2",
         job.0,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let events = rows.into_iter().rev().map(|row| {
         let attempt = convert::u32_of("job_events.attempt", row.attempt)?;

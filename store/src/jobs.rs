@@ -6,10 +6,9 @@ use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId, JobName, PipelineId};
 use marquee_domain::job::{JobState, JobStateName};
 use marquee_domain::spec::{JobKind, JobSpec};
-use sqlx::PgConnection;
 
 use crate::ranks::Progress;
-use crate::{Result, StoreError, convert};
+use crate::{Conn, Result, StoreError, Tx, convert};
 
 /// A job to store, waiting for what it needs or queued.
 #[derive(Debug, Clone)]
@@ -100,7 +99,7 @@ pub struct JobFilter {
 }
 
 /// Stores a job.
-pub async fn insert_job(conn: &mut PgConnection, new: &NewJob<'_>) -> Result<JobId> {
+pub async fn insert_job(tx: &mut Tx, new: &NewJob<'_>) -> Result<JobId> {
     let state = if new.waits.is_some() {
         JobStateName::Waiting
     } else {
@@ -129,25 +128,25 @@ pub async fn insert_job(conn: &mut PgConnection, new: &NewJob<'_>) -> Result<Job
         new.array_job.map(|job| job.0),
         convert::optional_int("array_index", new.spec.element.map(|element| element.index))?,
     )
-    .fetch_one(conn)
+    .fetch_one(tx.sql())
     .await?;
     Ok(JobId(id))
 }
 
 /// Stores that `job` needs `needs` to succeed first.
-pub async fn insert_need(conn: &mut PgConnection, job: JobId, needs: JobId) -> Result<()> {
+pub async fn insert_need(tx: &mut Tx, job: JobId, needs: JobId) -> Result<()> {
     sqlx::query!(
         "INSERT INTO job_needs (job_id, needs_job_id) VALUES ($1, $2)",
         job.0,
         needs.0
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// One job.
-pub async fn get_job(conn: &mut PgConnection, id: JobId) -> Result<Job> {
+pub async fn get_job(conn: &mut Conn, id: JobId) -> Result<Job> {
     let filter = JobFilter {
         ids: Some(vec![id]),
         ..JobFilter::default()
@@ -157,7 +156,7 @@ pub async fn get_job(conn: &mut PgConnection, id: JobId) -> Result<Job> {
 }
 
 /// The jobs of a pipeline, each after what it needs.
-pub async fn list_pipeline_jobs(conn: &mut PgConnection, id: PipelineId) -> Result<Vec<Job>> {
+pub async fn list_pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<Job>> {
     let filter = JobFilter {
         pipeline: Some(id),
         ..JobFilter::default()
@@ -168,11 +167,7 @@ pub async fn list_pipeline_jobs(conn: &mut PgConnection, id: PipelineId) -> Resu
 }
 
 /// The newest `limit` jobs that `filter` lets through, newest first.
-pub async fn list_jobs(
-    conn: &mut PgConnection,
-    filter: &JobFilter,
-    limit: usize,
-) -> Result<Vec<Job>> {
+pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Result<Vec<Job>> {
     let ids = filter
         .ids
         .as_ref()
@@ -267,7 +262,7 @@ pub async fn list_jobs(
         i64::try_from(limit).unwrap_or(i64::MAX),
         filter.array.map(|id| id.0),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Job::try_from).collect()
 }
@@ -277,9 +272,9 @@ fn words<T: Copy>(values: &[T], word: impl Fn(T) -> &'static str) -> Vec<String>
 }
 
 /// What a job was asked to do.
-pub async fn get_job_spec(conn: &mut PgConnection, id: JobId) -> Result<JobSpec> {
+pub async fn get_job_spec(conn: &mut Conn, id: JobId) -> Result<JobSpec> {
     let spec = sqlx::query_scalar!("SELECT spec FROM jobs WHERE id = $1", id.0)
-        .fetch_optional(conn)
+        .fetch_optional(conn.sql())
         .await?
         .ok_or(StoreError::JobNotFound(id))?;
     convert::json("jobs.spec", spec)
@@ -300,7 +295,7 @@ pub struct QueuedJob {
 }
 
 /// The first `limit` queued jobs, by priority and then by age.
-pub async fn list_queued_jobs(conn: &mut PgConnection, limit: usize) -> Result<Vec<QueuedJob>> {
+pub async fn list_queued_jobs(conn: &mut Conn, limit: usize) -> Result<Vec<QueuedJob>> {
     let rows = sqlx::query!(
         r#"SELECT id, pipeline_id, spec, attempt, reason, not_before, step_digest,
                   COALESCE(queued_at, created_at) AS "queued_at!"
@@ -309,7 +304,7 @@ pub async fn list_queued_jobs(conn: &mut PgConnection, limit: usize) -> Result<V
            LIMIT $1"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let jobs = rows.into_iter().map(|row| {
         Ok(QueuedJob {
@@ -341,7 +336,7 @@ pub struct Neighbour {
 }
 
 /// A job as those beside it see it.
-pub async fn get_neighbour(conn: &mut PgConnection, job: JobId) -> Result<Neighbour> {
+pub async fn get_neighbour(conn: &mut Conn, job: JobId) -> Result<Neighbour> {
     let row = sqlx::query_as!(
         RawNeighbour,
         r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
@@ -349,14 +344,14 @@ pub async fn get_neighbour(conn: &mut PgConnection, job: JobId) -> Result<Neighb
            FROM jobs WHERE id = $1"#,
         job.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?
     .ok_or(StoreError::JobNotFound(job))?;
     Neighbour::try_from(row)
 }
 
 /// The jobs that `job` needs, in pipeline order.
-pub async fn list_needs(conn: &mut PgConnection, job: JobId) -> Result<Vec<Neighbour>> {
+pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(
         RawNeighbour,
         r#"SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for,
@@ -366,13 +361,13 @@ pub async fn list_needs(conn: &mut PgConnection, job: JobId) -> Result<Vec<Neigh
          ORDER BY j.position, j.id"#,
         job.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Neighbour::try_from).collect()
 }
 
 /// The jobs that need `job`, directly or through others, each after what it needs.
-pub async fn list_dependents(conn: &mut PgConnection, job: JobId) -> Result<Vec<Neighbour>> {
+pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(
         RawNeighbour,
         r#"WITH RECURSIVE dependents (id) AS (
@@ -387,13 +382,13 @@ pub async fn list_dependents(conn: &mut PgConnection, job: JobId) -> Result<Vec<
            ORDER BY j.position, j.array_size IS NOT NULL, j.id"#,
         job.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Neighbour::try_from).collect()
 }
 
 /// The elements of an array, in order; none for any other job.
-pub async fn list_elements(conn: &mut PgConnection, array: JobId) -> Result<Vec<Neighbour>> {
+pub async fn list_elements(conn: &mut Conn, array: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(
         RawNeighbour,
         r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
@@ -402,7 +397,7 @@ pub async fn list_elements(conn: &mut PgConnection, array: JobId) -> Result<Vec<
            ORDER BY array_index"#,
         array.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(Neighbour::try_from).collect()
 }

@@ -1,6 +1,8 @@
 //! All the SQL: one file per table family, one function per statement, checked against the schema
 //! when it is compiled (`.sqlx` holds what an offline build checks against).
 //!
+//! No type of sqlx leaves this crate: others hold a [`Db`], read on a [`Conn`] and write in a [`Tx`].
+//!
 //! Invariant: the connection is the first argument, so that the caller owns the transaction; each
 //! transition is one guarded UPDATE that names the state and the attempt it expects, and an UPDATE
 //! that finds no such row is an error, never ignored. Verbs: `insert_`, `get_` (must be there),
@@ -10,22 +12,30 @@
 pub mod artifacts;
 pub mod attempts;
 pub mod checkpoints;
+mod conn;
 mod convert;
+mod db;
 mod error;
 pub mod events;
+#[cfg(feature = "testing")]
+mod faults;
 pub mod jobs;
+pub mod lock;
 pub mod pipelines;
-mod pool;
 pub mod ranks;
 pub mod reports;
 pub mod reuse;
+pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;
 pub mod workers;
 
-pub use error::StoreError;
-pub use pool::{connect, migrate};
+pub use conn::{Conn, Tx};
+pub use db::Db;
+pub use error::{MigrateError, PostgresError, StoreError};
+#[cfg(feature = "testing")]
+pub use faults::When;
 
 /// What every function of this crate returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

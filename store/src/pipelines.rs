@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobName, PipelineId};
-use sqlx::PgConnection;
 
-use crate::{Result, StoreError, convert};
+use crate::{Conn, Result, StoreError, Tx, convert};
 
 /// A pipeline to store.
 #[derive(Debug, Clone)]
@@ -28,10 +27,7 @@ pub struct Pipeline {
 
 /// Stores a pipeline. None when its `request_id` is taken; where a transaction that is still open
 /// has it, this waits for that one's end.
-pub async fn insert_pipeline(
-    conn: &mut PgConnection,
-    new: &NewPipeline<'_>,
-) -> Result<Option<PipelineId>> {
+pub async fn insert_pipeline(tx: &mut Tx, new: &NewPipeline<'_>) -> Result<Option<PipelineId>> {
     let id = sqlx::query_scalar!(
         "INSERT INTO pipelines (name, request_id, document_digest, created_at)
          VALUES ($1, $2, $3, $4)
@@ -42,33 +38,33 @@ pub async fn insert_pipeline(
         new.document_digest.as_str(),
         new.created_at,
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx.sql())
     .await?;
     Ok(id.map(PipelineId))
 }
 
 /// The pipeline submitted under `request_id`.
 pub async fn find_pipeline_by_request_id(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     request_id: &str,
 ) -> Result<Option<Pipeline>> {
     let row = sqlx::query!(
         "SELECT id, name, document_digest, created_at FROM pipelines WHERE request_id = $1",
         request_id,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     row.map(|row| pipeline(row.id, row.name, row.document_digest, row.created_at))
         .transpose()
 }
 
 /// One pipeline.
-pub async fn get_pipeline(conn: &mut PgConnection, id: PipelineId) -> Result<Pipeline> {
+pub async fn get_pipeline(conn: &mut Conn, id: PipelineId) -> Result<Pipeline> {
     let row = sqlx::query!(
         "SELECT id, name, document_digest, created_at FROM pipelines WHERE id = $1",
         id.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?
     .ok_or(StoreError::PipelineNotFound(id))?;
     pipeline(row.id, row.name, row.document_digest, row.created_at)
@@ -77,12 +73,12 @@ pub async fn get_pipeline(conn: &mut PgConnection, id: PipelineId) -> Result<Pip
 /// Locks a pipeline until the end of the transaction. Whoever changes states of its jobs holds
 /// this lock: jobs of one pipeline change each other's states, and one lock at the top cannot
 /// deadlock.
-pub async fn lock_pipeline(conn: &mut PgConnection, id: PipelineId) -> Result<()> {
+pub async fn lock_pipeline(tx: &mut Tx, id: PipelineId) -> Result<()> {
     sqlx::query_scalar!(
         "SELECT id FROM pipelines WHERE id = $1 FOR NO KEY UPDATE",
         id.0
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx.sql())
     .await?
     .map(|_| ())
     .ok_or(StoreError::PipelineNotFound(id))

@@ -9,12 +9,11 @@ use marquee_domain::ids::{AttemptNumber, JobId, JobName, Rank, WorkerId};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::resources::Device;
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
 
 use crate::attempts::Rendezvous;
 use crate::checkpoints::CheckpointKey;
-use crate::{Result, StoreError, attempts, convert};
+use crate::{Conn, Result, StoreError, Tx, attempts, convert};
 
 /// The name of a rank: the fence that every message about it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +56,7 @@ pub struct NewRank<'a> {
 }
 
 /// Stores a rank.
-pub async fn insert_rank(conn: &mut PgConnection, new: &NewRank<'_>) -> Result<()> {
+pub async fn insert_rank(tx: &mut Tx, new: &NewRank<'_>) -> Result<()> {
     sqlx::query!(
         "INSERT INTO attempt_ranks (job_id, attempt, rank, worker_id, local_rank, devices, state)
          VALUES ($1, $2, $3, $4, $5, $6, 'assigned')",
@@ -68,7 +67,7 @@ pub async fn insert_rank(conn: &mut PgConnection, new: &NewRank<'_>) -> Result<(
         convert::int("local_rank", new.local_rank)?,
         convert::to_json("devices", &new.devices)?,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
@@ -93,7 +92,7 @@ pub struct RankRow {
 
 /// The ranks of one attempt, or of all attempts of a job, by attempt and rank.
 pub async fn list_ranks(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     attempt: Option<AttemptNumber>,
 ) -> Result<Vec<RankRow>> {
@@ -110,7 +109,7 @@ pub async fn list_ranks(
         job.0,
         attempt,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let ranks = rows.into_iter().map(|row| {
         Ok(RankRow {
@@ -134,14 +133,14 @@ pub async fn list_ranks(
 }
 
 /// What a rank has put forward as the job's artifact.
-pub async fn find_rank_output(conn: &mut PgConnection, key: RankKey) -> Result<Option<Manifest>> {
+pub async fn find_rank_output(conn: &mut Conn, key: RankKey) -> Result<Option<Manifest>> {
     let output = sqlx::query_scalar!(
         "SELECT output FROM attempt_ranks WHERE job_id = $1 AND attempt = $2 AND rank = $3",
         key.job.0,
         convert::int("attempt", key.attempt.0)?,
         convert::int("rank", key.rank.0)?,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     output.flatten().map(convert::manifest).transpose()
 }
@@ -157,14 +156,14 @@ pub struct HeldDevices {
 
 /// Every rank that has not ended, whatever became of its attempt: devices are free only when
 /// nothing is left on them.
-pub async fn list_held_devices(conn: &mut PgConnection) -> Result<Vec<HeldDevices>> {
+pub async fn list_held_devices(conn: &mut Conn) -> Result<Vec<HeldDevices>> {
     let rows = sqlx::query!(
         "SELECT r.job_id, r.attempt, r.rank, j.name, r.worker_id, r.devices
          FROM attempt_ranks r JOIN jobs j ON j.id = r.job_id
          WHERE r.state IN ('assigned', 'prepared', 'running')
          ORDER BY r.job_id, r.attempt, r.rank",
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let held = rows.into_iter().map(|row| {
         Ok(HeldDevices {
@@ -200,7 +199,7 @@ pub struct WorkerRank {
 
 /// The ranks of a worker that have not ended, and those among `held` that have.
 pub async fn list_worker_ranks(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     worker: WorkerId,
     held: &[RankKey],
 ) -> Result<Vec<WorkerRank>> {
@@ -237,7 +236,7 @@ pub async fn list_worker_ranks(
         &attempts,
         &ranks,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let ranks = rows.into_iter().map(|row| {
         Ok(WorkerRank {
@@ -276,7 +275,7 @@ pub struct Assignment {
 }
 
 /// The assignment of a rank.
-pub async fn find_assignment(conn: &mut PgConnection, key: RankKey) -> Result<Option<Assignment>> {
+pub async fn find_assignment(conn: &mut Conn, key: RankKey) -> Result<Option<Assignment>> {
     let row = sqlx::query!(
         "SELECT j.pipeline_id, j.spec, j.ranks, r.local_rank, r.devices, a.resumed_from_attempt,
                 a.resumed_from_step,
@@ -293,7 +292,7 @@ pub async fn find_assignment(conn: &mut PgConnection, key: RankKey) -> Result<Op
         convert::int("attempt", key.attempt.0)?,
         convert::int("rank", key.rank.0)?,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Assignment {
@@ -324,11 +323,7 @@ pub struct LockedRank {
 }
 
 /// Locks a rank of `worker` until the end of the transaction. None: that worker has no such rank.
-pub async fn lock_rank(
-    conn: &mut PgConnection,
-    key: RankKey,
-    worker: WorkerId,
-) -> Result<Option<LockedRank>> {
+pub async fn lock_rank(tx: &mut Tx, key: RankKey, worker: WorkerId) -> Result<Option<LockedRank>> {
     // Numbers that no column holds name no rank.
     let (Ok(attempt), Ok(rank)) = (i32::try_from(key.attempt.0), i32::try_from(key.rank.0)) else {
         return Ok(None);
@@ -346,7 +341,7 @@ pub async fn lock_rank(
         rank,
         worker.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx.sql())
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(LockedRank {
@@ -376,7 +371,7 @@ pub struct RankChange {
 
 /// Stores a batch of reports' effect on a rank: its reports after `from` up to `to`.
 pub async fn mark_rank_reported(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     key: RankKey,
     from: u64,
     to: u64,
@@ -425,7 +420,7 @@ pub async fn mark_rank_reported(
         change.pid.map(i64::from),
         change.ended_at,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, key)
 }
@@ -433,7 +428,7 @@ pub async fn mark_rank_reported(
 /// Writes down that a running attempt goes on without a rank. What the rank itself said of the cause
 /// is kept. False when that was written down before, or the rank has finished.
 pub async fn mark_rank_lost(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     key: RankKey,
     failure: &Failure,
     now: DateTime<Utc>,
@@ -454,7 +449,7 @@ pub async fn mark_rank_lost(
         failure.message,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(done.rows_affected() == 1)
 }
@@ -462,7 +457,7 @@ pub async fn mark_rank_lost(
 /// Ends a rank that its worker does not hold any more: failed when it should have, stopped when
 /// its attempt had ended. One that its attempt had gone on without keeps its failure.
 pub async fn mark_rank_gone(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     key: RankKey,
     failure: Option<&Failure>,
     now: DateTime<Utc>,
@@ -488,7 +483,7 @@ pub async fn mark_rank_gone(
         failure.map(|failure| failure.message.as_str()),
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, key)
 }

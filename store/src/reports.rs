@@ -3,10 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
-use sqlx::PgConnection;
 
 use crate::ranks::RankKey;
-use crate::{Result, convert};
+use crate::{Conn, Result, Tx, convert};
 
 /// Which of a child's outputs a line is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +56,7 @@ pub struct Cursor<L> {
 }
 
 /// Stores log lines of one rank.
-pub async fn insert_log_lines(
-    conn: &mut PgConnection,
-    key: RankKey,
-    lines: &[LogLine],
-) -> Result<()> {
+pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> Result<()> {
     let sequences = lines
         .iter()
         .map(|l| convert::bigint("sequence", l.sequence));
@@ -83,17 +78,13 @@ pub async fn insert_log_lines(
         &texts,
         &ats,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// Stores metric values of one rank.
-pub async fn insert_metrics(
-    conn: &mut PgConnection,
-    key: RankKey,
-    metrics: &[Metric],
-) -> Result<()> {
+pub async fn insert_metrics(tx: &mut Tx, key: RankKey, metrics: &[Metric]) -> Result<()> {
     let sequences = metrics
         .iter()
         .map(|m| convert::bigint("sequence", m.sequence));
@@ -115,14 +106,14 @@ pub async fn insert_metrics(
         &values,
         &ats,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// The next log lines of each rank after its cursor, at most `limit` a rank; by rank, in order.
 pub async fn list_log_lines(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     attempt: AttemptNumber,
     after: &[Cursor<u32>],
@@ -150,14 +141,14 @@ pub async fn list_log_lines(
         &lines,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(RawLogLine::read).collect()
 }
 
 /// The last `limit` log lines of each rank; by rank, in order.
 pub async fn list_last_log_lines(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     attempt: AttemptNumber,
     ranks: &[Rank],
@@ -181,7 +172,7 @@ pub async fn list_last_log_lines(
         &ranks,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     rows.into_iter().map(RawLogLine::read).collect()
 }
@@ -189,7 +180,7 @@ pub async fn list_last_log_lines(
 /// The next metric values of each rank after its cursor, at most `limit` a rank; by rank, in
 /// order. `names` narrows them to these names; None: all.
 pub async fn list_metrics(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     job: JobId,
     attempt: AttemptNumber,
     after: &[Cursor<String>],
@@ -216,7 +207,7 @@ pub async fn list_metrics(
         names,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let metrics = rows.into_iter().map(|row| {
         let metric = Metric {

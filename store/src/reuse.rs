@@ -3,9 +3,8 @@
 use chrono::NaiveDate;
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::JobId;
-use sqlx::PgConnection;
 
-use crate::{Result, convert};
+use crate::{Conn, Result, Tx, convert};
 
 /// A job whose artifact can stand for that of another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,26 +15,26 @@ pub struct Reusable {
 }
 
 /// Stores what a job does, now that its inputs are there. Saying it twice is the same.
-pub async fn mark_step(conn: &mut PgConnection, id: JobId, step: &Digest) -> Result<()> {
+pub async fn mark_step(tx: &mut Tx, id: JobId, step: &Digest) -> Result<()> {
     sqlx::query!(
         "UPDATE jobs SET step_digest = $2 WHERE id = $1 AND state = 'queued'",
         id.0,
         step.as_str(),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(())
 }
 
 /// A job at work on this step.
-pub async fn find_running_step(conn: &mut PgConnection, step: &Digest) -> Result<Option<JobId>> {
+pub async fn find_running_step(conn: &mut Conn, step: &Digest) -> Result<Option<JobId>> {
     let id = sqlx::query_scalar!(
         "SELECT id FROM jobs
          WHERE step_digest = $1 AND state = 'running' AND NOT cancel_requested
          ORDER BY id LIMIT 1",
         step.as_str(),
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?;
     Ok(id.map(JobId))
 }
@@ -43,7 +42,7 @@ pub async fn find_running_step(conn: &mut PgConnection, step: &Digest) -> Result
 /// The newest `limit` jobs that did this step with this code, by their own work, and whose data may
 /// still be used on the day `today`.
 pub async fn list_reusable(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     step: &Digest,
     code: &str,
     today: NaiveDate,
@@ -63,7 +62,7 @@ pub async fn list_reusable(
         today,
         i64::from(limit),
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let found = rows.into_iter().map(|row| {
         Ok(Reusable {

@@ -16,10 +16,12 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::{Db, Result, Tx};
 
 /// The folder of the Postgres programs, where they are not in one of the usual places.
 const BIN_VARIABLE: &str = "MARQUEE_POSTGRES_BIN";
@@ -45,7 +47,7 @@ exit 0
 /// A migrated, empty database of a test's own.
 #[derive(Debug)]
 pub struct TestDatabase {
-    pub pool: PgPool,
+    pub db: Db,
     /// For processes that the test starts.
     pub url: String,
 }
@@ -71,12 +73,43 @@ impl TestDatabase {
     /// As [`create`](Self::create).
     pub async fn create_empty() -> Self {
         let database = Self::create().await;
-        let wipe = "DROP SCHEMA public CASCADE; CREATE SCHEMA public";
-        sqlx::raw_sql(wipe)
-            .execute(&database.pool)
-            .await
-            .expect("a new schema can be dropped");
         database
+            .execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            .await;
+        database
+    }
+
+    /// Runs statements that no function of the store has.
+    ///
+    /// # Panics
+    /// When Postgres refuses one.
+    pub async fn execute(&self, statements: &str) {
+        let done = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))
+            .execute(self.db.pool())
+            .await;
+        done.unwrap_or_else(|error| panic!("{statements}: {error}"));
+    }
+
+    /// The number that a query gives.
+    ///
+    /// # Panics
+    /// When it gives none.
+    pub async fn number(&self, query: &str) -> i64 {
+        let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_one(self.db.pool())
+            .await;
+        number.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// The words that a query gives, one a row.
+    ///
+    /// # Panics
+    /// When Postgres refuses it.
+    pub async fn words(&self, query: &str) -> Vec<String> {
+        let words = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_all(self.db.pool())
+            .await;
+        words.unwrap_or_else(|error| panic!("{query}: {error}"))
     }
 
     async fn open(url: String) -> Self {
@@ -86,7 +119,34 @@ impl TestDatabase {
             .connect_with(options)
             .await
             .expect("a database that was just made can be opened");
-        Self { pool, url }
+        let db = Db::over(pool);
+        Self { db, url }
+    }
+}
+
+/// The number that a query gives on the database at `url`.
+///
+/// # Panics
+/// When Postgres does not answer, or gives none.
+pub async fn number(url: &str, query: &str) -> i64 {
+    let options = PgConnectOptions::from_str(url).expect("the test knows its database");
+    let mut connection = PgConnection::connect_with(&options)
+        .await
+        .unwrap_or_else(|error| panic!("the database does not answer: {error}"));
+    let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+        .fetch_one(&mut connection)
+        .await;
+    let _ = connection.close().await;
+    number.unwrap_or_else(|error| panic!("{query}: {error}"))
+}
+
+impl Tx {
+    /// Runs a statement that no function of the store has. Returns how many rows it changed.
+    pub async fn execute_raw(&mut self, statement: &str) -> Result<u64> {
+        let done = sqlx::query(AssertSqlSafe(statement.to_owned()))
+            .execute(self.sql())
+            .await?;
+        Ok(done.rows_affected())
     }
 }
 
@@ -203,10 +263,9 @@ async fn template(bin: &Path) -> PathBuf {
     let server = Server::run(bin, folder, "INT").await;
     server.execute(format!("CREATE DATABASE {TEMPLATE}")).await;
     let database = TestDatabase::open(server.url(TEMPLATE)).await;
-    crate::migrate(&database.pool)
-        .await
-        .expect("the migrations apply to an empty database");
-    database.pool.close().await;
+    let migrated = database.db.migrate().await;
+    migrated.expect("the migrations apply to an empty database");
+    database.db.close().await;
     let folder = server.stop();
     // Copied aside and renamed: a process that is killed here leaves no half of a template.
     let aside = build.join(format!("marquee-test-postgres-{}", Uuid::new_v4().simple()));
@@ -221,7 +280,7 @@ fn template_key(bin: &Path) -> String {
     let version = Command::new(bin.join("postgres")).arg("--version").output();
     let version = version.unwrap_or_else(|e| panic!("{bin:?} holds no postgres that runs: {e}"));
     let mut text = String::from_utf8_lossy(&version.stdout).into_owned();
-    for migration in crate::pool::MIGRATOR.iter() {
+    for migration in crate::db::MIGRATOR.iter() {
         write!(text, "{}:{:?}", migration.version, migration.checksum)
             .expect("writing to a String cannot fail");
     }

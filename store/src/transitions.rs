@@ -5,10 +5,9 @@ use chrono::{DateTime, Utc};
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
 use marquee_domain::job::JobStateName;
-use sqlx::PgConnection;
 use sqlx::postgres::PgQueryResult;
 
-use crate::{Result, StoreError, convert};
+use crate::{Conn, Result, StoreError, Tx, convert};
 
 /// What a transition decides by. Read it under the pipeline's lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,16 +27,16 @@ pub struct JobHead {
 }
 
 /// The pipeline of a job: what to lock before its state is looked at.
-pub async fn get_pipeline_of_job(conn: &mut PgConnection, id: JobId) -> Result<PipelineId> {
+pub async fn get_pipeline_of_job(conn: &mut Conn, id: JobId) -> Result<PipelineId> {
     sqlx::query_scalar!("SELECT pipeline_id FROM jobs WHERE id = $1", id.0)
-        .fetch_optional(conn)
+        .fetch_optional(conn.sql())
         .await?
         .map(PipelineId)
         .ok_or(StoreError::JobNotFound(id))
 }
 
 /// A job's state as transitions need it.
-pub async fn get_job_head(conn: &mut PgConnection, id: JobId) -> Result<JobHead> {
+pub async fn get_job_head(conn: &mut Conn, id: JobId) -> Result<JobHead> {
     let row = sqlx::query!(
         r#"SELECT pipeline_id, state, attempt, last_attempt, cancel_requested, array_job_id,
                   array_size IS NOT NULL AS "is_array!",
@@ -45,7 +44,7 @@ pub async fn get_job_head(conn: &mut PgConnection, id: JobId) -> Result<JobHead>
            FROM jobs WHERE id = $1"#,
         id.0,
     )
-    .fetch_optional(conn)
+    .fetch_optional(conn.sql())
     .await?
     .ok_or(StoreError::JobNotFound(id))?;
     Ok(JobHead {
@@ -62,14 +61,14 @@ pub async fn get_job_head(conn: &mut PgConnection, id: JobId) -> Result<JobHead>
 }
 
 /// waiting -> queued: all it needs has succeeded.
-pub async fn mark_job_queued(conn: &mut PgConnection, id: JobId, now: DateTime<Utc>) -> Result<()> {
+pub async fn mark_job_queued(tx: &mut Tx, id: JobId, now: DateTime<Utc>) -> Result<()> {
     let done = sqlx::query!(
         "UPDATE jobs SET state = 'queued', reason = '', queued_at = $2
          WHERE id = $1 AND state = 'waiting'",
         id.0,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, 0)
 }
@@ -77,7 +76,7 @@ pub async fn mark_job_queued(conn: &mut PgConnection, id: JobId, now: DateTime<U
 /// queued -> running with the next attempt, whose number this returns. `attempt` is the newest one
 /// so far.
 pub async fn mark_job_running(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: u32,
     now: DateTime<Utc>,
@@ -92,7 +91,7 @@ pub async fn mark_job_running(
         convert::int("attempt", attempt)?,
         now,
     )
-    .fetch_optional(conn)
+    .fetch_optional(tx.sql())
     .await?
     .ok_or(StoreError::StaleAttempt { job: id, attempt })?;
     Ok(AttemptNumber(convert::u32_of("jobs.attempt", next)?))
@@ -100,7 +99,7 @@ pub async fn mark_job_running(
 
 /// running -> succeeded, by this attempt and no other.
 pub async fn mark_job_succeeded(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: AttemptNumber,
     now: DateTime<Utc>,
@@ -114,14 +113,14 @@ pub async fn mark_job_succeeded(
         convert::int("attempt", attempt.0)?,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt.0)
 }
 
 /// Notes on a running job that it takes the artifact of `source` for its own.
 pub async fn mark_job_reused(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: AttemptNumber,
     source: JobId,
@@ -132,14 +131,14 @@ pub async fn mark_job_reused(
         convert::int("attempt", attempt.0)?,
         source.0,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt.0)
 }
 
 /// running -> failed, for good.
 pub async fn mark_job_failed(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: AttemptNumber,
     failure: &Failure,
@@ -155,14 +154,14 @@ pub async fn mark_job_failed(
         failure.class.as_str(),
         failure.message,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt.0)
 }
 
 /// waiting -> failed, of an array: an element of it has failed for good.
 pub async fn mark_array_failed(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     failure: &Failure,
     now: DateTime<Utc>,
@@ -177,14 +176,14 @@ pub async fn mark_array_failed(
         failure.class.as_str(),
         failure.message,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, 0)
 }
 
 /// running -> queued: the attempt failed, and another one is due at `not_before`.
 pub async fn mark_job_requeued(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: AttemptNumber,
     failure: &Failure,
@@ -203,7 +202,7 @@ pub async fn mark_job_requeued(
         failure.class.as_str(),
         failure.message,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt.0)
 }
@@ -211,7 +210,7 @@ pub async fn mark_job_requeued(
 /// waiting, queued or running -> cancelled. `for_job` is the job whose end without success caused
 /// it; None: a user.
 pub async fn mark_job_cancelled(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: u32,
     reason: &str,
@@ -229,20 +228,20 @@ pub async fn mark_job_cancelled(
         reason,
         for_job.map(|job| job.0),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt)
 }
 
 /// Asks a running job to stop; asking twice is the same.
-pub async fn mark_cancel_requested(conn: &mut PgConnection, id: JobId, attempt: u32) -> Result<()> {
+pub async fn mark_cancel_requested(tx: &mut Tx, id: JobId, attempt: u32) -> Result<()> {
     let done = sqlx::query!(
         "UPDATE jobs SET cancel_requested = true
          WHERE id = $1 AND attempt = $2 AND state = 'running'",
         id.0,
         convert::int("attempt", attempt)?,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt)
 }
@@ -250,7 +249,7 @@ pub async fn mark_cancel_requested(conn: &mut PgConnection, id: JobId, attempt: 
 /// failed or cancelled -> queued, or waiting when `waits` says for what. `last_attempt` is the
 /// highest attempt number that may now be made.
 pub async fn mark_job_revived(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     attempt: u32,
     last_attempt: u32,
@@ -276,7 +275,7 @@ pub async fn mark_job_revived(
         queued_at,
         convert::int("last_attempt", last_attempt)?,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     one_row(&done, id, attempt)
 }
@@ -284,7 +283,7 @@ pub async fn mark_job_revived(
 /// Stores why a job in `state` waits, if it says something new. True when it did; a job that has
 /// left the state keeps what it says.
 pub async fn mark_reason(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: JobId,
     state: JobStateName,
     reason: &str,
@@ -295,7 +294,7 @@ pub async fn mark_reason(
         state.as_str(),
         reason,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(done.rows_affected() == 1)
 }

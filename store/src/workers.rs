@@ -3,10 +3,9 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{BootId, JobId, WorkerId};
 use marquee_domain::resources::Inventory;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{Result, StoreError, convert};
+use crate::{Conn, Result, StoreError, Tx, convert};
 
 /// Whether a worker can be given work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +64,7 @@ const NAME_INDEX: &str = "workers_name_online";
 
 /// any state, or none yet -> online, with what the worker says of itself.
 pub async fn mark_worker_online(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     hello: &WorkerHello,
     now: DateTime<Utc>,
 ) -> Result<()> {
@@ -87,14 +86,14 @@ pub async fn mark_worker_online(
         now,
         hello.prep_code,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await;
     name_taken(done, &hello.name)
 }
 
 /// Stores a sign of life. One that comes after the lease ran out makes the worker online again.
 pub async fn mark_worker_seen(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     id: WorkerId,
     name: &str,
     now: DateTime<Utc>,
@@ -105,7 +104,7 @@ pub async fn mark_worker_seen(
         id.0,
         now,
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await;
     name_taken(done, name)
 }
@@ -124,28 +123,24 @@ fn name_taken(
 }
 
 /// online -> lost or left. False when it was not online any more.
-pub async fn mark_worker_gone(
-    conn: &mut PgConnection,
-    id: WorkerId,
-    state: WorkerState,
-) -> Result<bool> {
+pub async fn mark_worker_gone(tx: &mut Tx, id: WorkerId, state: WorkerState) -> Result<bool> {
     let done = sqlx::query!(
         "UPDATE workers SET state = $2 WHERE id = $1 AND state = 'online'",
         id.0,
         state.as_str(),
     )
-    .execute(conn)
+    .execute(tx.sql())
     .await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Every worker that was ever seen, by name.
-pub async fn list_workers(conn: &mut PgConnection) -> Result<Vec<Worker>> {
+pub async fn list_workers(conn: &mut Conn) -> Result<Vec<Worker>> {
     let rows = sqlx::query!(
         "SELECT id, name, state, version, inventory, prep_code, last_seen_at
          FROM workers ORDER BY name, id"
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     let workers = rows.into_iter().map(|row| {
         let state = WorkerState::ALL
@@ -166,7 +161,7 @@ pub async fn list_workers(conn: &mut PgConnection) -> Result<Vec<Worker>> {
 }
 
 /// Jobs with a live attempt that has a rank on this worker.
-pub async fn list_worker_jobs(conn: &mut PgConnection, id: WorkerId) -> Result<Vec<JobId>> {
+pub async fn list_worker_jobs(conn: &mut Conn, id: WorkerId) -> Result<Vec<JobId>> {
     let ids = sqlx::query_scalar!(
         r#"SELECT DISTINCT r.job_id
            FROM attempt_ranks r
@@ -175,7 +170,7 @@ pub async fn list_worker_jobs(conn: &mut PgConnection, id: WorkerId) -> Result<V
            ORDER BY r.job_id"#,
         id.0,
     )
-    .fetch_all(conn)
+    .fetch_all(conn.sql())
     .await?;
     Ok(ids.into_iter().map(JobId).collect())
 }

@@ -7,7 +7,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use marquee_store::testing::TestDatabase;
-use sqlx::{AssertSqlSafe, PgPool};
 
 /// The `.sql` files of a folder by their number.
 fn numbered(folder: &str) -> BTreeMap<String, PathBuf> {
@@ -25,25 +24,23 @@ fn numbered(folder: &str) -> BTreeMap<String, PathBuf> {
     .collect()
 }
 
-async fn run(pool: &PgPool, path: &Path) {
-    let sql = fs::read_to_string(path).unwrap();
-    let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await;
-    done.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+async fn run(database: &TestDatabase, path: &Path) {
+    database.execute(&fs::read_to_string(path).unwrap()).await;
 }
 
 /// Rows in each table.
-async fn counts(pool: &PgPool) -> BTreeMap<String, i64> {
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'",
-    )
-    .fetch_all(pool)
-    .await
-    .unwrap();
+async fn counts(database: &TestDatabase) -> BTreeMap<String, i64> {
+    let tables = database
+        .words(
+            "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'",
+        )
+        .await;
     let mut counts = BTreeMap::new();
     for table in tables {
-        let sql = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
-        let count: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-        counts.insert(table, count);
+        let rows = database
+            .number(&format!("SELECT count(*) FROM {table}"))
+            .await;
+        counts.insert(table, rows);
     }
     counts
 }
@@ -54,15 +51,15 @@ async fn every_migration_applies_to_filled_tables_and_loses_no_row() {
     let fills = numbered("tests/fill");
     let mut before = BTreeMap::new();
     for (number, migration) in numbered("../migrations") {
-        run(&database.pool, &migration).await;
-        let after = counts(&database.pool).await;
+        run(&database, &migration).await;
+        let after = counts(&database).await;
         for (table, rows) in &before {
             assert_eq!(after.get(table), Some(rows), "{table} after {migration:?}");
         }
         if let Some(fill) = fills.get(&number) {
-            run(&database.pool, fill).await;
+            run(&database, fill).await;
         }
-        before = counts(&database.pool).await;
+        before = counts(&database).await;
         let empty: Vec<_> = before.iter().filter(|(_, rows)| **rows == 0).collect();
         assert!(
             empty.is_empty(),
@@ -75,6 +72,6 @@ async fn every_migration_applies_to_filled_tables_and_loses_no_row() {
 #[tokio::test]
 async fn migrating_twice_changes_nothing() {
     let database = TestDatabase::create_empty().await;
-    marquee_store::migrate(&database.pool).await.unwrap();
-    marquee_store::migrate(&database.pool).await.unwrap();
+    database.db.migrate().await.unwrap();
+    database.db.migrate().await.unwrap();
 }

@@ -26,21 +26,21 @@ fn line(sequence: u64, line: u32, text: &str) -> LogLine {
 #[tokio::test]
 async fn a_report_is_stored_once() {
     let database = TestDatabase::create().await;
-    let mut conn = database.pool.acquire().await.unwrap();
-    let (worker, key) = running_job(&mut conn).await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (worker, key) = running_job(&mut tx).await;
     let change = RankChange {
         state: Some(RankState::Running),
         ..RankChange::default()
     };
-    ranks::mark_rank_reported(&mut conn, key, 0, 3, &change)
+    ranks::mark_rank_reported(&mut tx, key, 0, 3, &change)
         .await
         .unwrap();
-    let again = ranks::mark_rank_reported(&mut conn, key, 0, 3, &change).await;
+    let again = ranks::mark_rank_reported(&mut tx, key, 0, 3, &change).await;
     assert!(
         matches!(again, Err(StoreError::StaleRank { .. })),
         "{again:?}"
     );
-    let locked = ranks::lock_rank(&mut conn, key, worker.id)
+    let locked = ranks::lock_rank(&mut tx, key, worker.id)
         .await
         .unwrap()
         .unwrap();
@@ -49,11 +49,11 @@ async fn a_report_is_stored_once() {
         (RankState::Running, 3)
     );
     // The rows' own keys refuse a repetition too.
-    reports::insert_log_lines(&mut conn, key, &[line(1, 0, "a")])
+    reports::insert_log_lines(&mut tx, key, &[line(1, 0, "a")])
         .await
         .unwrap();
     assert!(
-        reports::insert_log_lines(&mut conn, key, &[line(1, 0, "a")])
+        reports::insert_log_lines(&mut tx, key, &[line(1, 0, "a")])
             .await
             .is_err()
     );
@@ -62,11 +62,11 @@ async fn a_report_is_stored_once() {
 #[tokio::test]
 async fn a_rank_is_known_to_its_own_worker_only() {
     let database = TestDatabase::create().await;
-    let mut conn = database.pool.acquire().await.unwrap();
-    let (_, key) = running_job(&mut conn).await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (_, key) = running_job(&mut tx).await;
     let stranger = WorkerId(Uuid::from_u128(77));
     assert_eq!(
-        ranks::lock_rank(&mut conn, key, stranger).await.unwrap(),
+        ranks::lock_rank(&mut tx, key, stranger).await.unwrap(),
         None
     );
     let nonsense = RankKey {
@@ -75,12 +75,10 @@ async fn a_rank_is_known_to_its_own_worker_only() {
         rank: Rank(0),
     };
     assert_eq!(
-        ranks::lock_rank(&mut conn, nonsense, stranger)
-            .await
-            .unwrap(),
+        ranks::lock_rank(&mut tx, nonsense, stranger).await.unwrap(),
         None
     );
-    let held = ranks::list_worker_ranks(&mut conn, stranger, &[key, nonsense])
+    let held = ranks::list_worker_ranks(&mut tx, stranger, &[key, nonsense])
         .await
         .unwrap();
     assert_eq!(held, []);
@@ -89,34 +87,34 @@ async fn a_rank_is_known_to_its_own_worker_only() {
 #[tokio::test]
 async fn an_ended_rank_holds_no_devices_and_takes_no_reports() {
     let database = TestDatabase::create().await;
-    let mut conn = database.pool.acquire().await.unwrap();
-    let (worker, key) = running_job(&mut conn).await;
-    assert_eq!(ranks::list_held_devices(&mut conn).await.unwrap().len(), 1);
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (worker, key) = running_job(&mut tx).await;
+    assert_eq!(ranks::list_held_devices(&mut tx).await.unwrap().len(), 1);
     let failure = Failure {
         class: FailureClass::LostWorker,
         message: "gone".into(),
     };
-    ranks::mark_rank_gone(&mut conn, key, Some(&failure), at(9))
+    ranks::mark_rank_gone(&mut tx, key, Some(&failure), at(9))
         .await
         .unwrap();
-    assert_eq!(ranks::list_held_devices(&mut conn).await.unwrap(), []);
-    let late = ranks::mark_rank_reported(&mut conn, key, 0, 1, &RankChange::default()).await;
+    assert_eq!(ranks::list_held_devices(&mut tx).await.unwrap(), []);
+    let late = ranks::mark_rank_reported(&mut tx, key, 0, 1, &RankChange::default()).await;
     assert!(
         matches!(late, Err(StoreError::StaleRank { .. })),
         "{late:?}"
     );
-    let rows = ranks::list_ranks(&mut conn, key.job, Some(key.attempt))
+    let rows = ranks::list_ranks(&mut tx, key.job, Some(key.attempt))
         .await
         .unwrap();
     assert_eq!(rows[0].failure, Some(failure));
     assert_eq!(rows[0].ended_at, Some(at(9)));
     // Its worker may still list it, and then learns that it has ended.
-    let listed = ranks::list_worker_ranks(&mut conn, worker.id, &[key])
+    let listed = ranks::list_worker_ranks(&mut tx, worker.id, &[key])
         .await
         .unwrap();
     assert_eq!(listed[0].state, RankState::Failed);
     assert_eq!(
-        ranks::list_worker_ranks(&mut conn, worker.id, &[])
+        ranks::list_worker_ranks(&mut tx, worker.id, &[])
             .await
             .unwrap(),
         []
@@ -126,14 +124,14 @@ async fn an_ended_rank_holds_no_devices_and_takes_no_reports() {
 #[tokio::test]
 async fn lines_and_values_are_read_on_from_where_a_reader_is() {
     let database = TestDatabase::create().await;
-    let mut conn = database.pool.acquire().await.unwrap();
-    let (_, key) = running_job(&mut conn).await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (_, key) = running_job(&mut tx).await;
     let lines = [line(1, 0, "a"), line(1, 1, "b"), line(4, 0, "c")];
-    reports::insert_log_lines(&mut conn, key, &lines)
+    reports::insert_log_lines(&mut tx, key, &lines)
         .await
         .unwrap();
     let texts = async |sequence: u64, last: u32, limit: u32| {
-        let mut conn = database.pool.acquire().await.unwrap();
+        let mut conn = database.db.read().await.unwrap();
         let after = [Cursor {
             rank: Rank(0),
             sequence,
@@ -149,7 +147,7 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
     assert_eq!(texts(0, 0, 2).await, ["a", "b"]);
     assert_eq!(texts(1, 0, 9).await, ["b", "c"]);
     assert_eq!(texts(4, 0, 9).await, [] as [&str; 0]);
-    let last = reports::list_last_log_lines(&mut conn, key.job, key.attempt, &[Rank(0)], 2).await;
+    let last = reports::list_last_log_lines(&mut tx, key.job, key.attempt, &[Rank(0)], 2).await;
     assert_eq!(
         last.unwrap()
             .into_iter()
@@ -170,7 +168,7 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
         metric(2, "rate", 9.0),
         metric(3, "loss", f64::NAN),
     ];
-    reports::insert_metrics(&mut conn, key, &values)
+    reports::insert_metrics(&mut tx, key, &values)
         .await
         .unwrap();
     let after = [Cursor {
@@ -179,7 +177,7 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
         last: "loss".to_owned(),
     }];
     let names = Some(vec!["loss".to_owned()]);
-    let read = reports::list_metrics(&mut conn, key.job, key.attempt, &after, names.as_deref(), 9);
+    let read = reports::list_metrics(&mut tx, key.job, key.attempt, &after, names.as_deref(), 9);
     let read = read.await.unwrap();
     assert_eq!(read.len(), 1);
     assert!(read[0].1.value.is_nan());
@@ -188,34 +186,34 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
 #[tokio::test]
 async fn a_name_belongs_to_one_worker_that_is_online() {
     let database = TestDatabase::create().await;
-    let mut conn = database.pool.acquire().await.unwrap();
+    let mut tx = database.db.autocommit().await.unwrap();
     let (first, second) = (hello(1, "gpu"), hello(2, "gpu"));
-    workers::mark_worker_online(&mut conn, &first, at(0))
+    workers::mark_worker_online(&mut tx, &first, at(0))
         .await
         .unwrap();
-    workers::mark_worker_online(&mut conn, &first, at(1))
+    workers::mark_worker_online(&mut tx, &first, at(1))
         .await
         .unwrap();
-    let taken = workers::mark_worker_online(&mut conn, &second, at(2)).await;
+    let taken = workers::mark_worker_online(&mut tx, &second, at(2)).await;
     assert!(
         matches!(taken, Err(StoreError::WorkerNameTaken(_))),
         "{taken:?}"
     );
     assert!(
-        workers::mark_worker_gone(&mut conn, first.id, WorkerState::Lost)
+        workers::mark_worker_gone(&mut tx, first.id, WorkerState::Lost)
             .await
             .unwrap()
     );
     assert!(
-        !workers::mark_worker_gone(&mut conn, first.id, WorkerState::Lost)
+        !workers::mark_worker_gone(&mut tx, first.id, WorkerState::Lost)
             .await
             .unwrap()
     );
-    workers::mark_worker_online(&mut conn, &second, at(3))
+    workers::mark_worker_online(&mut tx, &second, at(3))
         .await
         .unwrap();
     // The first one comes back, and its name is gone.
-    let back = workers::mark_worker_seen(&mut conn, first.id, "gpu", at(4)).await;
+    let back = workers::mark_worker_seen(&mut tx, first.id, "gpu", at(4)).await;
     assert!(
         matches!(back, Err(StoreError::WorkerNameTaken(_))),
         "{back:?}"

@@ -25,7 +25,7 @@ pub(super) async fn run(app: App) {
 async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let prepare_max: Duration = lifecycle::PREPARE_MAX;
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let jobs = list_jobs_to_advance(&mut conn, now, now - prepare_max).await?;
     drop(conn);
     for job in jobs {

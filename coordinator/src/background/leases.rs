@@ -37,7 +37,7 @@ pub(super) async fn run(app: App) {
 }
 
 async fn round(app: &App, listening_since: Instant) -> Result<()> {
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let known = workers::list_workers(&mut conn).await?;
     drop(conn);
     let now = Instant::now();
@@ -66,12 +66,12 @@ fn has_expired(
 
 async fn lose(app: &App, worker: &Worker) -> Result<()> {
     let id: WorkerId = worker.id;
-    let mut conn = app.db.acquire().await?;
-    if !workers::mark_worker_gone(&mut conn, id, WorkerState::Lost).await? {
+    let mut tx = app.db.write("worker lost").await?;
+    if !workers::mark_worker_gone(&mut tx, id, WorkerState::Lost).await? {
         return Ok(());
     }
-    let jobs = workers::list_worker_jobs(&mut conn, id).await?;
-    drop(conn);
+    let jobs = workers::list_worker_jobs(&mut tx, id).await?;
+    tx.commit().await?;
     tracing::warn!(
         worker = %id, name = worker.name, jobs = jobs.len(),
         "worker lost: nothing was heard from it for a whole lease"

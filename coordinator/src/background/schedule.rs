@@ -42,7 +42,7 @@ pub(super) async fn run(app: App) {
 
 /// One round. Returns how long until the earliest back-off ends, where a job is in one.
 async fn round(app: &App) -> Result<Option<Duration>> {
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let queued = jobs::list_queued_jobs(&mut conn, PENDING_MAX).await?;
     if queued.is_empty() {
         return Ok(None);
@@ -51,7 +51,7 @@ async fn round(app: &App) -> Result<Option<Duration>> {
     drop(conn);
     let queued = lifecycle::reuse(app, queued, &workers).await?;
     // After the looks above, so that what ended meanwhile counts as free.
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let held = ranks::list_held_devices(&mut conn).await?;
     drop(conn);
 
@@ -85,9 +85,11 @@ async fn round(app: &App) -> Result<Option<Duration>> {
         if unchanged {
             continue;
         }
-        let mut conn = app.db.acquire().await?;
         let (job, reason) = (waiting.job, &waiting.reason);
-        if transitions::mark_reason(&mut conn, job, JobStateName::Queued, reason).await? {
+        let mut tx = app.db.write("reason").await?;
+        let is_new = transitions::mark_reason(&mut tx, job, JobStateName::Queued, reason).await?;
+        tx.commit().await?;
+        if is_new {
             let _ = app.changes.send(job);
         }
     }

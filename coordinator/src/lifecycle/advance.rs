@@ -10,8 +10,8 @@ use marquee_store::artifacts::{self, NewArtifact};
 use marquee_store::attempts::{self, Attempt, AttemptEnd};
 use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::transitions::{self, JobHead};
+use marquee_store::{Conn, Tx};
 use marquee_store::{events, jobs, pipelines};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::verdict::{Situation, Verdict, judge};
@@ -23,7 +23,7 @@ use crate::app::App;
 pub async fn advance(app: &App, job: JobId) -> Result<()> {
     let output = checked_output(app, job).await?;
 
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("advance").await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let Some(live) = Live::read(&mut tx, job, app.clock.now()).await? else {
@@ -75,7 +75,7 @@ struct Output {
 /// Reads rank 0's output and makes sure that each of its files is here, before any lock is taken.
 /// None while the attempt's ranks have not all finished.
 async fn checked_output(app: &App, job: JobId) -> Result<Option<Output>> {
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let Some(attempt) = attempts::find_live_attempt(&mut conn, job).await? else {
         return Ok(None);
     };
@@ -161,7 +161,7 @@ impl Live {
     /// Reports are stored without the pipeline's lock, so each query here may see more than the one before.
     /// The attempt is read after its ranks: a rank that is seen prepared wrote, in the same transaction,
     /// where the ranks meet, and must not be judged by an attempt that does not have it yet.
-    async fn read(conn: &mut PgConnection, job: JobId, now: DateTime<Utc>) -> Result<Option<Self>> {
+    async fn read(conn: &mut Conn, job: JobId, now: DateTime<Utc>) -> Result<Option<Self>> {
         let head = transitions::get_job_head(conn, job).await?;
         let spec = jobs::get_job_spec(conn, job).await?;
         // The live attempt is the newest, and stays so while the pipeline is locked.
@@ -192,19 +192,19 @@ impl Live {
     }
 
     /// The store takes note; the sessions see it and send Start.
-    async fn start(&self, conn: &mut PgConnection) -> Result<Vec<JobId>> {
+    async fn start(&self, tx: &mut Tx) -> Result<Vec<JobId>> {
         let (job, number) = (self.head.id, self.attempt.number);
-        attempts::mark_attempt_running(conn, job, number, self.now).await?;
-        self.event(conn, "every rank is prepared; started").await?;
+        attempts::mark_attempt_running(tx, job, number, self.now).await?;
+        self.event(tx, "every rank is prepared; started").await?;
         tracing::info!(%job, attempt = %number, ranks = self.ranks.len(), "attempt started");
         Ok(vec![job])
     }
 
-    async fn commit(&self, conn: &mut PgConnection, manifest: &Manifest) -> Result<Vec<JobId>> {
+    async fn commit(&self, tx: &mut Tx, manifest: &Manifest) -> Result<Vec<JobId>> {
         let (job, number, now) = (self.head.id, self.attempt.number, self.now);
         // The fence: refused when a newer attempt exists.
-        transitions::mark_job_succeeded(conn, job, number, now).await?;
-        attempts::mark_attempt_ended(conn, job, number, &AttemptEnd::Succeeded, now).await?;
+        transitions::mark_job_succeeded(tx, job, number, now).await?;
+        attempts::mark_attempt_ended(tx, job, number, &AttemptEnd::Succeeded, now).await?;
         let name = self.spec.work.kind().output();
         let new = NewArtifact {
             job,
@@ -214,15 +214,15 @@ impl Live {
             code: self.code(),
             committed_at: now,
         };
-        artifacts::insert_artifact(conn, &new).await?;
+        artifacts::insert_artifact(tx, &new).await?;
         let digest = manifest.digest();
         self.event(
-            conn,
+            tx,
             &format!("succeeded; committed {name} {}", digest.short()),
         )
         .await?;
         tracing::info!(%job, attempt = %number, artifact = digest.short(), "job succeeded");
-        let mut changed = dependents::release(conn, job, now).await?;
+        let mut changed = dependents::release(tx, job, now).await?;
         changed.push(job);
         Ok(changed)
     }
@@ -238,17 +238,13 @@ impl Live {
 
     /// The store takes note; the sessions see it, end what is left of the lost ranks and tell the
     /// others.
-    async fn go_on(
-        &self,
-        conn: &mut PgConnection,
-        lost: &[(RankKey, Failure)],
-    ) -> Result<Vec<JobId>> {
+    async fn go_on(&self, tx: &mut Tx, lost: &[(RankKey, Failure)]) -> Result<Vec<JobId>> {
         let (job, number) = (self.head.id, self.attempt.number);
         let all = self.ranks.len();
         let before = self.ranks.iter().filter(|rank| rank.lost_at.is_some());
         let mut left = all - before.count();
         for (key, failure) in lost {
-            if !ranks::mark_rank_lost(conn, *key, failure, self.now).await? {
+            if !ranks::mark_rank_lost(tx, *key, failure, self.now).await? {
                 continue;
             }
             left -= 1;
@@ -257,21 +253,16 @@ impl Live {
                 "rank {rank} was lost ({class}): {}; {left} of {all} ranks are left and go on",
                 failure.message
             );
-            self.event(conn, &text).await?;
+            self.event(tx, &text).await?;
             tracing::warn!(%job, attempt = %number, %rank, class, message = failure.message, "rank lost; the others go on");
         }
         Ok(vec![job])
     }
 
-    async fn fail(
-        &self,
-        conn: &mut PgConnection,
-        failure: &Failure,
-        jitter: f64,
-    ) -> Result<Vec<JobId>> {
+    async fn fail(&self, tx: &mut Tx, failure: &Failure, jitter: f64) -> Result<Vec<JobId>> {
         let (job, number, now) = (self.head.id, self.attempt.number, self.now);
         let end = AttemptEnd::Failed(failure.clone());
-        attempts::mark_attempt_ended(conn, job, number, &end, now).await?;
+        attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
         let (class, message) = (failure.class.as_str(), &failure.message);
         let mut changed = vec![job];
         match after_failure(failure.class, number.0, self.head.last_attempt, jitter) {
@@ -280,39 +271,39 @@ impl Live {
                     "attempt {number} failed ({class}): {message}; the next one starts in {:.1} s",
                     after.as_secs_f64()
                 );
-                transitions::mark_job_requeued(conn, job, number, failure, &text, now + after)
+                transitions::mark_job_requeued(tx, job, number, failure, &text, now + after)
                     .await?;
-                self.event(conn, &text).await?;
+                self.event(tx, &text).await?;
                 tracing::warn!(%job, attempt = %number, class, message, "attempt failed; queued again");
             }
             AfterFailure::GiveUp => {
-                transitions::mark_job_failed(conn, job, number, failure, now).await?;
-                self.event(conn, &format!("failed ({class}): {message}"))
+                transitions::mark_job_failed(tx, job, number, failure, now).await?;
+                self.event(tx, &format!("failed ({class}): {message}"))
                     .await?;
                 tracing::warn!(%job, attempt = %number, class, message, "job failed");
                 changed.extend(match self.head.array_job {
-                    Some(array) => array::element_failed(conn, array, job, failure, now).await?,
-                    None => dependents::cancel(conn, job, "failed", now).await?,
+                    Some(array) => array::element_failed(tx, array, job, failure, now).await?,
+                    None => dependents::cancel(tx, job, "failed", now).await?,
                 });
             }
         }
         Ok(changed)
     }
 
-    async fn cancel(&self, conn: &mut PgConnection) -> Result<Vec<JobId>> {
+    async fn cancel(&self, tx: &mut Tx) -> Result<Vec<JobId>> {
         let (job, number, now) = (self.head.id, self.attempt.number, self.now);
-        attempts::mark_attempt_ended(conn, job, number, &AttemptEnd::Cancelled, now).await?;
-        transitions::mark_job_cancelled(conn, job, number.0, super::cancel::BY_USER, None, now)
+        attempts::mark_attempt_ended(tx, job, number, &AttemptEnd::Cancelled, now).await?;
+        transitions::mark_job_cancelled(tx, job, number.0, super::cancel::BY_USER, None, now)
             .await?;
-        self.event(conn, "cancelled; nothing of it is left").await?;
+        self.event(tx, "cancelled; nothing of it is left").await?;
         tracing::info!(%job, attempt = %number, "job cancelled");
-        let mut changed = dependents::cancel(conn, job, "was cancelled", now).await?;
+        let mut changed = dependents::cancel(tx, job, "was cancelled", now).await?;
         changed.push(job);
         Ok(changed)
     }
 
-    async fn event(&self, conn: &mut PgConnection, text: &str) -> Result<()> {
-        events::insert_event(conn, self.head.id, self.attempt.number.0, text, self.now).await?;
+    async fn event(&self, tx: &mut Tx, text: &str) -> Result<()> {
+        events::insert_event(tx, self.head.id, self.attempt.number.0, text, self.now).await?;
         Ok(())
     }
 

@@ -13,23 +13,23 @@ use marquee_domain::child::ELEMENTS_FOLDER;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
+use marquee_store::Tx;
 use marquee_store::artifacts::{self, NewArtifact};
 use marquee_store::attempts::{self, AttemptEnd, NewAttempt};
 use marquee_store::jobs::{self, Neighbour};
 use marquee_store::{StoreError, events, transitions};
-use sqlx::PgConnection;
 
 use super::dependents;
 
 /// Commits an array, all of whose elements have succeeded: waiting -> succeeded. Returns all jobs
 /// that changed.
 pub(super) async fn commit(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     array: &Neighbour,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>, StoreError> {
     let id = array.id;
-    let elements = artifacts::list_element_manifests(conn, id).await?;
+    let elements = artifacts::list_element_manifests(tx, id).await?;
     let manifest = match union(elements) {
         Ok(manifest) => manifest,
         Err(error) => {
@@ -37,21 +37,21 @@ pub(super) async fn commit(
                 class: FailureClass::UserError,
                 message: format!("the artifacts of its elements do not fit into one: {error}"),
             };
-            return fail(conn, id, &failure, now).await;
+            return fail(tx, id, &failure, now).await;
         }
     };
-    transitions::mark_job_queued(conn, id, now).await?;
-    let number = transitions::mark_job_running(conn, id, array.attempt, now).await?;
+    transitions::mark_job_queued(tx, id, now).await?;
+    let number = transitions::mark_job_running(tx, id, array.attempt, now).await?;
     let new = NewAttempt {
         job: id,
         number,
         resume: None,
         created_at: now,
     };
-    attempts::insert_attempt(conn, &new).await?;
-    transitions::mark_job_succeeded(conn, id, number, now).await?;
-    attempts::mark_attempt_ended(conn, id, number, &AttemptEnd::Succeeded, now).await?;
-    let name = jobs::get_job_spec(conn, id).await?.work.kind().output();
+    attempts::insert_attempt(tx, &new).await?;
+    transitions::mark_job_succeeded(tx, id, number, now).await?;
+    attempts::mark_attempt_ended(tx, id, number, &AttemptEnd::Succeeded, now).await?;
+    let name = jobs::get_job_spec(tx, id).await?.work.kind().output();
     let new = NewArtifact {
         job: id,
         attempt: number,
@@ -60,16 +60,16 @@ pub(super) async fn commit(
         code: "",
         committed_at: now,
     };
-    artifacts::insert_artifact(conn, &new).await?;
+    artifacts::insert_artifact(tx, &new).await?;
     let digest = manifest.digest();
     let text = format!(
         "every element has succeeded; committed {name} {}",
         digest.short()
     );
-    events::insert_event(conn, id, number.0, &text, now).await?;
+    events::insert_event(tx, id, number.0, &text, now).await?;
     tracing::info!(job = %id, artifact = digest.short(), "job array succeeded");
     // An array is no element, so this goes no deeper.
-    let mut changed = Box::pin(dependents::release(conn, id, now)).await?;
+    let mut changed = Box::pin(dependents::release(tx, id, now)).await?;
     changed.push(id);
     Ok(changed)
 }
@@ -77,18 +77,18 @@ pub(super) async fn commit(
 /// What the end of one element without success means for its array: waiting -> failed. Elements
 /// that still run go on; what they commit is kept for a retry.
 pub(super) async fn element_failed(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     array: JobId,
     element: JobId,
     failure: &Failure,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>, StoreError> {
-    let head = transitions::get_job_head(conn, array).await?;
+    let head = transitions::get_job_head(tx, array).await?;
     if head.state != JobStateName::Waiting {
         // Another element was first, or a user cancelled it.
         return Ok(Vec::new());
     }
-    let name = jobs::get_job_spec(conn, element).await?.display_name();
+    let name = jobs::get_job_spec(tx, element).await?.display_name();
     let failure = Failure {
         class: failure.class,
         message: format!(
@@ -96,21 +96,21 @@ pub(super) async fn element_failed(
             failure.message
         ),
     };
-    fail(conn, array, &failure, now).await
+    fail(tx, array, &failure, now).await
 }
 
 async fn fail(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     array: JobId,
     failure: &Failure,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>, StoreError> {
-    transitions::mark_array_failed(conn, array, failure, now).await?;
+    transitions::mark_array_failed(tx, array, failure, now).await?;
     let (class, message) = (failure.class.as_str(), &failure.message);
     let text = format!("failed ({class}): {message}");
-    events::insert_event(conn, array, 0, &text, now).await?;
+    events::insert_event(tx, array, 0, &text, now).await?;
     tracing::warn!(job = %array, class, message, "job array failed");
-    let mut changed = dependents::cancel(conn, array, "failed", now).await?;
+    let mut changed = dependents::cancel(tx, array, "failed", now).await?;
     changed.push(array);
     Ok(changed)
 }

@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
+use marquee_store::Tx;
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{events, jobs, pipelines, ranks};
-use sqlx::PgConnection;
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -15,7 +15,7 @@ pub(super) const BY_USER: &str = "cancelled by a user";
 
 /// Cancels one job, and with it the jobs that cannot run without it.
 pub async fn cancel_job(app: &App, job: JobId) -> Result<()> {
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("cancel job").await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -34,7 +34,7 @@ pub async fn cancel_job(app: &App, job: JobId) -> Result<()> {
 /// Cancels every job of a pipeline that has not ended.
 pub async fn cancel_pipeline(app: &App, pipeline: PipelineId) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("cancel pipeline").await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let mut all = Cancelled::default();
     for job in jobs::list_pipeline_jobs(&mut tx, pipeline).await? {
@@ -68,17 +68,13 @@ impl Cancelled {
 }
 
 /// Cancels a job that has not ended, and with an array its elements.
-async fn cancel_whole(
-    conn: &mut PgConnection,
-    head: &JobHead,
-    now: DateTime<Utc>,
-) -> Result<Cancelled> {
-    let mut all = cancel(conn, head, now).await?;
+async fn cancel_whole(tx: &mut Tx, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
+    let mut all = cancel(tx, head, now).await?;
     if head.is_array {
-        for element in jobs::list_elements(conn, head.id).await? {
-            let head = transitions::get_job_head(conn, element.id).await?;
+        for element in jobs::list_elements(tx, head.id).await? {
+            let head = transitions::get_job_head(tx, element.id).await?;
             if !head.state.is_final() {
-                let done = cancel(conn, &head, now).await?;
+                let done = cancel(tx, &head, now).await?;
                 all.jobs.extend(done.jobs);
                 all.workers.extend(done.workers);
             }
@@ -88,14 +84,14 @@ async fn cancel_whole(
 }
 
 /// Cancels one job that has not ended, under the pipeline's lock.
-async fn cancel(conn: &mut PgConnection, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
+async fn cancel(tx: &mut Tx, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
     let JobHead { id, attempt, .. } = *head;
     match head.state {
         JobStateName::Waiting | JobStateName::Queued => {
-            transitions::mark_job_cancelled(conn, id, attempt, BY_USER, None, now).await?;
-            events::insert_event(conn, id, attempt, BY_USER, now).await?;
+            transitions::mark_job_cancelled(tx, id, attempt, BY_USER, None, now).await?;
+            events::insert_event(tx, id, attempt, BY_USER, now).await?;
             tracing::info!(job = %id, "job cancelled before it ran");
-            let mut jobs = dependents::cancel(conn, id, "was cancelled", now).await?;
+            let mut jobs = dependents::cancel(tx, id, "was cancelled", now).await?;
             jobs.push(id);
             Ok(Cancelled {
                 jobs,
@@ -104,12 +100,12 @@ async fn cancel(conn: &mut PgConnection, head: &JobHead, now: DateTime<Utc>) -> 
         }
         JobStateName::Running => {
             if !head.cancel_requested {
-                transitions::mark_cancel_requested(conn, id, attempt).await?;
+                transitions::mark_cancel_requested(tx, id, attempt).await?;
                 let text = "a user asked for its cancel; stopping its ranks";
-                events::insert_event(conn, id, attempt, text, now).await?;
+                events::insert_event(tx, id, attempt, text, now).await?;
                 tracing::info!(job = %id, attempt, "cancel requested");
             }
-            let ranks = ranks::list_ranks(conn, id, Some(AttemptNumber(attempt))).await?;
+            let ranks = ranks::list_ranks(tx, id, Some(AttemptNumber(attempt))).await?;
             let workers = ranks.iter().map(|rank| rank.worker).collect();
             Ok(Cancelled {
                 jobs: vec![id],

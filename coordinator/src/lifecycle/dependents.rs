@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
+use marquee_store::Tx;
 use marquee_store::jobs::{self, Neighbour};
 use marquee_store::{StoreError, events, transitions};
-use sqlx::PgConnection;
 
 use super::array;
 
@@ -37,29 +37,29 @@ pub(super) fn waits_for_needs(job: &Neighbour, needs: &[Neighbour]) -> Option<St
 /// Queues the jobs for which `job`, which has just succeeded, was the last need. Returns all that
 /// changed.
 pub(super) async fn release(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>, StoreError> {
     let mut changed = Vec::new();
-    for dependent in jobs::list_dependents(conn, job).await? {
+    for dependent in jobs::list_dependents(tx, job).await? {
         // An array that was committed on the way has released its own dependents.
         if dependent.state != JobStateName::Waiting || changed.contains(&dependent.id) {
             continue;
         }
-        let needs = jobs::list_needs(conn, dependent.id).await?;
+        let needs = jobs::list_needs(tx, dependent.id).await?;
         let id = dependent.id;
         match waits_for_needs(&dependent, &needs) {
             None if dependent.is_array => {
-                changed.extend(array::commit(conn, &dependent, now).await?);
+                changed.extend(array::commit(tx, &dependent, now).await?);
             }
             None => {
-                transitions::mark_job_queued(conn, id, now).await?;
-                events::insert_event(conn, id, dependent.attempt, "queued", now).await?;
+                transitions::mark_job_queued(tx, id, now).await?;
+                events::insert_event(tx, id, dependent.attempt, "queued", now).await?;
                 changed.push(id);
             }
             Some(reason) => {
-                if transitions::mark_reason(conn, id, JobStateName::Waiting, &reason).await? {
+                if transitions::mark_reason(tx, id, JobStateName::Waiting, &reason).await? {
                     changed.push(id);
                 }
             }
@@ -71,12 +71,12 @@ pub(super) async fn release(
 /// Cancels the jobs that cannot run without `job`, which has `ended` without success ("failed" or
 /// "was cancelled"). Returns those that changed.
 pub(super) async fn cancel(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     job: JobId,
     ended: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>, StoreError> {
-    let dependents = jobs::list_dependents(conn, job).await?;
+    let dependents = jobs::list_dependents(tx, job).await?;
     let waiting = dependents
         .into_iter()
         .filter(|d| d.state == JobStateName::Waiting);
@@ -86,16 +86,16 @@ pub(super) async fn cancel(
         let reason = match &reason {
             Some(reason) => reason,
             None => {
-                let name = jobs::get_job_spec(conn, job).await?.display_name();
+                let name = jobs::get_job_spec(tx, job).await?.display_name();
                 &*reason.insert(format!(
                     "job {job} ({name:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back"
                 ))
             }
         };
         let Neighbour { id, attempt, .. } = dependent;
-        transitions::mark_job_cancelled(conn, id, attempt, reason, Some(job), now).await?;
+        transitions::mark_job_cancelled(tx, id, attempt, reason, Some(job), now).await?;
         let text = format!("cancelled: {reason}");
-        events::insert_event(conn, id, attempt, &text, now).await?;
+        events::insert_event(tx, id, attempt, &text, now).await?;
         changed.push(id);
     }
     Ok(changed)

@@ -38,12 +38,6 @@ pub enum LifecycleError {
     Blobs(#[from] BlobError),
 }
 
-impl From<sqlx::Error> for LifecycleError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Store(StoreError::Postgres(error))
-    }
-}
-
 impl LifecycleError {
     /// Whether the same call may work later.
     #[must_use]

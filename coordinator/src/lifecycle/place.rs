@@ -28,7 +28,7 @@ pub async fn place(
 ) -> Result<()> {
     let resume = newest_checkpoint(app, job).await?;
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("place").await?;
     pipelines::lock_pipeline(&mut tx, job.pipeline_id).await?;
     let number = transitions::mark_job_running(&mut tx, job.id, job.attempt, now).await?;
     let new = NewAttempt {
@@ -70,7 +70,7 @@ async fn newest_checkpoint(app: &App, job: &QueuedJob) -> Result<Option<Checkpoi
     if job.attempt == 0 || job.spec.work.kind() != JobKind::Train {
         return Ok(None);
     }
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let newest = checkpoints::list_checkpoints(&mut conn, job.id, CHECKPOINTS_TRIED_MAX).await?;
     drop(conn);
     for (key, manifest) in newest {

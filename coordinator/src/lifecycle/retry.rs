@@ -3,10 +3,10 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
+use marquee_store::Tx;
 use marquee_store::jobs::Neighbour;
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{events, jobs, pipelines};
-use sqlx::PgConnection;
 
 use super::{LifecycleError, Result, array, dependents};
 use crate::app::App;
@@ -14,7 +14,7 @@ use crate::app::App;
 /// Queues a failed or cancelled job again, with as many attempts as it had at first.
 pub async fn retry_job(app: &App, job: JobId) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("retry job").await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -85,24 +85,24 @@ fn comes_back(dependent: &Neighbour) -> bool {
 
 /// Puts a job back to where its needs let it be. Returns what changed.
 async fn revive(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     head: &JobHead,
     job: &Neighbour,
     text: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
     let id = head.id;
-    let needs = jobs::list_needs(conn, id).await?;
+    let needs = jobs::list_needs(tx, id).await?;
     let waits = dependents::waits_for_needs(job, &needs);
     // An array has no work of its own: it waits until it is committed.
     let waits = waits.or_else(|| head.is_array.then(String::new));
     let commits = head.is_array && waits.as_deref() == Some("");
     let last_attempt = head.attempt.saturating_add(head.max_attempts);
-    transitions::mark_job_revived(conn, id, head.attempt, last_attempt, waits.as_deref(), now)
+    transitions::mark_job_revived(tx, id, head.attempt, last_attempt, waits.as_deref(), now)
         .await?;
-    events::insert_event(conn, id, head.attempt, text, now).await?;
+    events::insert_event(tx, id, head.attempt, text, now).await?;
     if commits {
-        return Ok(array::commit(conn, job, now).await?);
+        return Ok(array::commit(tx, job, now).await?);
     }
     Ok(vec![id])
 }

@@ -12,13 +12,13 @@ use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::InputRef;
 use marquee_domain::step;
+use marquee_store::Conn;
 use marquee_store::artifacts::{self, NewArtifact};
 use marquee_store::attempts::{self, AttemptEnd, NewAttempt};
 use marquee_store::jobs::QueuedJob;
 use marquee_store::reuse::{self, Reusable};
 use marquee_store::workers::{Worker, WorkerState};
 use marquee_store::{events, pipelines, transitions};
-use sqlx::PgConnection;
 
 use super::{Result, dependents};
 use crate::app::App;
@@ -51,7 +51,7 @@ pub async fn reuse(
         if take_earlier(app, &job, step, code).await? {
             continue;
         }
-        let mut conn = app.db.acquire().await?;
+        let mut conn = app.db.read().await?;
         match reuse::find_running_step(&mut conn, step).await? {
             Some(at_it) => {
                 drop(conn);
@@ -88,8 +88,11 @@ pub async fn keep_back(app: &App, job: &QueuedJob, at_it: JobId) -> Result<()> {
         "job {at_it} is at the same step; its result will be taken (\"reuse = false\" runs it all the same)"
     );
     if job.reason != reason {
-        let mut conn = app.db.acquire().await?;
-        if transitions::mark_reason(&mut conn, job.id, JobStateName::Queued, &reason).await? {
+        let mut tx = app.db.write("reason").await?;
+        let is_new =
+            transitions::mark_reason(&mut tx, job.id, JobStateName::Queued, &reason).await?;
+        tx.commit().await?;
+        if is_new {
             let _ = app.changes.send(job.id);
         }
     }
@@ -111,19 +114,19 @@ fn common_code(workers: &[Worker]) -> Option<&str> {
 
 /// Stores what a job does, so that it need not be found out again. None where an input is not there.
 async fn note_step(app: &App, job: &QueuedJob) -> Result<Option<Digest>> {
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let Some(inputs) = inputs(&mut conn, job).await? else {
         return Ok(None);
     };
+    drop(conn);
     let step = step::digest(&job.spec.work, &inputs);
-    reuse::mark_step(&mut conn, job.id, &step).await?;
+    let mut tx = app.db.write("note step").await?;
+    reuse::mark_step(&mut tx, job.id, &step).await?;
+    tx.commit().await?;
     Ok(Some(step))
 }
 
-async fn inputs(
-    conn: &mut PgConnection,
-    job: &QueuedJob,
-) -> Result<Option<BTreeMap<String, Manifest>>> {
+async fn inputs(conn: &mut Conn, job: &QueuedJob) -> Result<Option<BTreeMap<String, Manifest>>> {
     let mut manifests = BTreeMap::new();
     for (name, input) in &job.spec.inputs {
         let manifest = match input {
@@ -143,7 +146,7 @@ async fn inputs(
 /// Takes the artifact of an identical step that succeeded. True when the job is settled.
 async fn take_earlier(app: &App, job: &QueuedJob, step: &Digest, code: &str) -> Result<bool> {
     let today = app.clock.now().date_naive();
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let earlier = reuse::list_reusable(&mut conn, step, code, today, ARTIFACTS_TRIED_MAX).await?;
     drop(conn);
     for source in earlier {
@@ -170,7 +173,7 @@ async fn take_earlier(app: &App, job: &QueuedJob, step: &Digest, code: &str) -> 
 async fn commit(app: &App, job: &QueuedJob, source: &Reusable, code: &str) -> Result<()> {
     let now = app.clock.now();
     let (id, from) = (job.id, source.job);
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("reuse").await?;
     pipelines::lock_pipeline(&mut tx, job.pipeline_id).await?;
     let number = transitions::mark_job_running(&mut tx, id, job.attempt, now).await?;
     // An attempt without ranks: what a job commits, an attempt of it commits.

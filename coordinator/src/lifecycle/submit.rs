@@ -12,8 +12,8 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::WorkerState;
+use marquee_store::{Conn, Tx};
 use marquee_store::{artifacts, events, jobs, pipelines, workers};
-use sqlx::PgConnection;
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -40,7 +40,7 @@ pub struct Submitted {
 /// also when both arrive at once.
 pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted> {
     let digest = submission.digest();
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     // Before reading the document: the answer must not depend on how large the cluster is now.
     if let Some(before) = find_before(&mut conn, submission.request_id, &digest).await? {
         return Ok(before);
@@ -56,7 +56,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     drop(conn);
 
     let now = app.clock.now();
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("submit").await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,
@@ -65,11 +65,11 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     };
     let Some(pipeline) = pipelines::insert_pipeline(&mut tx, &new).await? else {
         // Somebody stored it since we looked; its transaction is committed now.
-        tx.rollback().await?;
-        let mut conn = app.db.acquire().await?;
+        drop(tx);
+        let mut conn = app.db.read().await?;
         return find_before(&mut conn, submission.request_id, &digest)
             .await?
-            .ok_or_else(|| sqlx::Error::RowNotFound.into());
+            .ok_or_else(|| StoreError::Vanished("pipeline").into());
     };
     let mut ids: BTreeMap<&JobName, JobId> = BTreeMap::new();
     for (position, job) in (0..).zip(&spec.jobs) {
@@ -106,7 +106,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
 }
 
 /// Stores a job with what it needs, and an array with its elements.
-async fn insert(conn: &mut PgConnection, new: &NewJob<'_>, needs: &[JobId]) -> Result<JobId> {
+async fn insert(tx: &mut Tx, new: &NewJob<'_>, needs: &[JobId]) -> Result<JobId> {
     let elements: Vec<JobSpec> = new.spec.elements().collect();
     let waits_for_elements = format!("0 of {} elements have succeeded", elements.len());
     let waits = match elements.as_slice() {
@@ -114,7 +114,7 @@ async fn insert(conn: &mut PgConnection, new: &NewJob<'_>, needs: &[JobId]) -> R
         _ => Some(new.waits.unwrap_or(&waits_for_elements)),
     };
     let id = jobs::insert_job(
-        conn,
+        tx,
         &NewJob {
             waits,
             ..new.clone()
@@ -122,17 +122,17 @@ async fn insert(conn: &mut PgConnection, new: &NewJob<'_>, needs: &[JobId]) -> R
     )
     .await?;
     for need in needs {
-        jobs::insert_need(conn, id, *need).await?;
+        jobs::insert_need(tx, id, *need).await?;
     }
-    events::insert_event(conn, id, 0, "submitted", new.created_at).await?;
+    events::insert_event(tx, id, 0, "submitted", new.created_at).await?;
     for spec in &elements {
         let element = NewJob {
             spec,
             array_job: Some(id),
             ..new.clone()
         };
-        let element = Box::pin(insert(conn, &element, needs)).await?;
-        jobs::insert_need(conn, id, element).await?;
+        let element = Box::pin(insert(tx, &element, needs)).await?;
+        jobs::insert_need(tx, id, element).await?;
     }
     Ok(id)
 }
@@ -173,7 +173,7 @@ impl Submission<'_> {
 }
 
 async fn find_before(
-    conn: &mut PgConnection,
+    conn: &mut Conn,
     request_id: &str,
     digest: &Digest,
 ) -> Result<Option<Submitted>> {
@@ -188,7 +188,7 @@ async fn find_before(
 }
 
 /// The devices of every worker that is here or may come back. None: nobody has come yet.
-async fn capacity(conn: &mut PgConnection) -> Result<Option<Capacity>> {
+async fn capacity(conn: &mut Conn) -> Result<Option<Capacity>> {
     let mut known = None;
     for worker in workers::list_workers(conn).await? {
         match worker.state {
@@ -208,10 +208,7 @@ async fn capacity(conn: &mut PgConnection) -> Result<Option<Capacity>> {
 }
 
 /// An error for each input that names an artifact which nobody committed.
-async fn missing_artifacts(
-    conn: &mut PgConnection,
-    spec: &PipelineSpec,
-) -> Result<Vec<FieldError>> {
+async fn missing_artifacts(conn: &mut Conn, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
     let mut missing = Vec::new();
     for job in &spec.jobs {
         for (name, input) in &job.inputs {

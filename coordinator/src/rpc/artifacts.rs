@@ -18,8 +18,8 @@ use marquee_proto::v1::{
     FindMissingBlobsResponse, GetArtifactRequest, ListArtifactsRequest, ListArtifactsResponse,
     UploadBlobHeader, UploadBlobRequest, UploadBlobResponse,
 };
+use marquee_store::Conn;
 use marquee_store::artifacts as table;
-use sqlx::PgConnection;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
@@ -46,7 +46,7 @@ impl ArtifactsService {
         Self { app }
     }
 
-    async fn connection(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, Status> {
+    async fn connection(&self) -> Result<Conn, Status> {
         self.app
             .db
             .acquire()
@@ -62,7 +62,7 @@ impl Artifacts for ArtifactsService {
         request: Request<ListArtifactsRequest>,
     ) -> Result<Response<ListArtifactsResponse>, Status> {
         let page = Page::try_from(request.into_inner())?;
-        let rows = page.read(&mut *self.connection().await?).await?;
+        let rows = page.read(&mut self.connection().await?).await?;
         Ok(Response::new(page.answer(rows)))
     }
 
@@ -74,7 +74,7 @@ impl Artifacts for ArtifactsService {
             .into_inner()
             .which
             .ok_or_else(|| BadField::missing("which"))?;
-        let (artifact, manifest) = find(&mut *self.connection().await?, which).await?;
+        let (artifact, manifest) = find(&mut self.connection().await?, which).await?;
         Ok(Response::new(Artifact {
             manifest: Some((&manifest).into()),
             ..to_wire(artifact)
@@ -154,7 +154,7 @@ impl TryFrom<ListArtifactsRequest> for Page {
 
 impl Page {
     /// One row more than the page holds, where there is one.
-    async fn read(&self, conn: &mut PgConnection) -> Result<Vec<table::Artifact>, Status> {
+    async fn read(&self, conn: &mut Conn) -> Result<Vec<table::Artifact>, Status> {
         table::list_artifacts(conn, self.pipeline, self.job, self.after, self.size + 1)
             .await
             .map_err(|error| LifecycleError::from(error).into())
@@ -190,10 +190,7 @@ fn parse_token(token: &str) -> Option<table::After> {
     })
 }
 
-async fn find(
-    conn: &mut PgConnection,
-    which: Which,
-) -> Result<(table::Artifact, Manifest), Status> {
+async fn find(conn: &mut Conn, which: Which) -> Result<(table::Artifact, Manifest), Status> {
     let store = |error| Status::from(LifecycleError::from(error));
     let artifact = match which {
         Which::JobId(id) => {

@@ -16,9 +16,9 @@ use marquee_domain::spec::JobKind;
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
+use marquee_store::Conn;
 use marquee_store::jobs::{self, JobFilter};
 use marquee_store::{attempts, events, pipelines, ranks};
-use sqlx::PgConnection;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -44,10 +44,8 @@ impl JobsService {
         Self { app }
     }
 
-    async fn connection(
-        &self,
-    ) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, LifecycleError> {
-        Ok(self.app.db.acquire().await?)
+    async fn connection(&self) -> Result<Conn, LifecycleError> {
+        Ok(self.app.db.read().await?)
     }
 
     async fn submit(
@@ -127,10 +125,7 @@ impl JobsService {
     }
 }
 
-async fn pipeline_jobs(
-    conn: &mut PgConnection,
-    id: PipelineId,
-) -> Result<Vec<v1::Job>, LifecycleError> {
+async fn pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<v1::Job>, LifecycleError> {
     let jobs = jobs::list_pipeline_jobs(conn, id).await?;
     Ok(jobs.into_iter().map(encode::job).collect())
 }

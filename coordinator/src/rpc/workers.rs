@@ -24,7 +24,7 @@ impl WorkersService {
     }
 
     async fn list(&self) -> Result<Vec<v1::Worker>, LifecycleError> {
-        let mut conn = self.app.db.acquire().await?;
+        let mut conn = self.app.db.read().await?;
         let workers = workers::list_workers(&mut conn).await?;
         let mut held: BTreeMap<WorkerId, Vec<v1::RunningRank>> = BTreeMap::new();
         for rank in ranks::list_held_devices(&mut conn).await? {

@@ -2,18 +2,15 @@
 
 use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::v1;
+use marquee_store::Conn;
 use marquee_store::ranks::{self, RankKey};
 use marquee_store::{artifacts, checkpoints};
-use sqlx::PgConnection;
 
 use crate::lifecycle::Result;
 
 /// The assignment of a rank. None when the rank is no longer there, or an input that its spec
 /// names is not: that is logged, and the attempt stays where it is.
-pub(super) async fn assignment(
-    conn: &mut PgConnection,
-    key: RankKey,
-) -> Result<Option<v1::Assign>> {
+pub(super) async fn assignment(conn: &mut Conn, key: RankKey) -> Result<Option<v1::Assign>> {
     let Some(stored) = ranks::find_assignment(conn, key).await? else {
         return Ok(None);
     };

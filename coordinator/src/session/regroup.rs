@@ -9,9 +9,9 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::Rank;
 use marquee_domain::report::WentOn;
 use marquee_proto::v1;
+use marquee_store::Tx;
 use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::{events, jobs};
-use sqlx::PgConnection;
 
 use super::reconcile::LOST;
 use crate::lifecycle::Result;
@@ -19,15 +19,15 @@ use crate::lifecycle::Result;
 /// Marks the ranks as lost that `reports` of rank `key` left behind. The caller holds the lock of the
 /// job's pipeline where there are any. True if a rank was lost.
 pub(super) async fn settle(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     key: RankKey,
     reports: &[v1::RankRegrouped],
     now: DateTime<Utc>,
 ) -> Result<bool> {
     let mut changed = false;
     for report in reports {
-        let spec = jobs::get_job_spec(conn, key.job).await?;
-        let rows = ranks::list_ranks(conn, key.job, Some(key.attempt)).await?;
+        let spec = jobs::get_job_spec(tx, key.job).await?;
+        let rows = ranks::list_ranks(tx, key.job, Some(key.attempt)).await?;
         if !is_credible(report, key.rank, &rows, spec.resources.min_ranks) {
             tracing::warn!(job = %key.job, rank = %key.rank, ranks = ?report.ranks, "a list of ranks that go on makes no sense");
             continue;
@@ -40,7 +40,7 @@ pub(super) async fn settle(
             .iter()
             .filter(|row| !report.ranks.contains(&row.key.rank.0))
         {
-            changed |= ranks::mark_rank_lost(conn, row.key, &failure, now).await?;
+            changed |= ranks::mark_rank_lost(tx, row.key, &failure, now).await?;
         }
         // Each that goes on says so; one line is enough.
         if report.ranks.first() == Some(&key.rank.0) {
@@ -53,7 +53,7 @@ pub(super) async fn settle(
             };
             let text = went_on.words();
             tracing::info!(job = %key.job, attempt = %key.attempt, "{text}");
-            events::insert_event(conn, key.job, key.attempt.0, &text, now).await?;
+            events::insert_event(tx, key.job, key.attempt.0, &text, now).await?;
         }
     }
     Ok(changed)

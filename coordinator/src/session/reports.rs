@@ -15,12 +15,12 @@ use marquee_domain::limits::LOG_LINE_MAX_BYTES;
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
+use marquee_store::Tx;
 use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::ranks::{self, LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
 use marquee_store::{StoreError, events, pipelines, transitions};
-use sqlx::PgConnection;
 
 use super::{hello, regroup};
 use crate::app::App;
@@ -64,7 +64,7 @@ pub(super) async fn store(
         let key = hello::key(report.job_id, report.attempt, report.rank);
         by_rank.entry(key).or_default().push(report);
     }
-    let mut tx = app.db.begin().await?;
+    let mut tx = app.db.write("store reports").await?;
     // Such a report touches other workers' ranks: the pipeline's lock comes before those of ranks.
     let regrouped = batch
         .iter()
@@ -89,7 +89,7 @@ pub(super) async fn store(
 }
 
 async fn store_rank(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     worker: WorkerId,
     key: RankKey,
     reports: &[&v1::Report],
@@ -103,7 +103,7 @@ async fn store_rank(
             regrouped: false,
         })
     };
-    let Some(rank) = ranks::lock_rank(conn, key, worker).await? else {
+    let Some(rank) = ranks::lock_rank(tx, key, worker).await? else {
         let reason = "the coordinator has not given this rank to this worker";
         return unmoved(Answer::Refused { reason });
     };
@@ -119,8 +119,8 @@ async fn store_rank(
         return unmoved(Answer::Refused { reason });
     }
     let taken = Taken::fold(&rank, &next, now);
-    taken.write(conn, key, &rank).await?;
-    let regrouped = regroup::settle(conn, key, &taken.regrouped, now).await?;
+    taken.write(tx, key, &rank).await?;
+    let regrouped = regroup::settle(tx, key, &taken.regrouped, now).await?;
     let state = taken.change.state.unwrap_or(rank.state);
     let answer = Answer::Stored {
         sequence: taken.last_sequence,
@@ -307,30 +307,30 @@ impl Taken {
         Ok(())
     }
 
-    async fn write(&self, conn: &mut PgConnection, key: RankKey, rank: &LockedRank) -> Result<()> {
+    async fn write(&self, tx: &mut Tx, key: RankKey, rank: &LockedRank) -> Result<()> {
         let (from, to) = (rank.last_sequence, self.last_sequence);
-        ranks::mark_rank_reported(conn, key, from, to, &self.change).await?;
+        ranks::mark_rank_reported(tx, key, from, to, &self.change).await?;
         if !self.lines.is_empty() {
-            reports::insert_log_lines(conn, key, &self.lines).await?;
+            reports::insert_log_lines(tx, key, &self.lines).await?;
         }
         if !self.metrics.is_empty() {
-            reports::insert_metrics(conn, key, &self.metrics).await?;
+            reports::insert_metrics(tx, key, &self.metrics).await?;
         }
         for (step, manifest, at) in &self.checkpoints {
             let checkpoint = CheckpointKey {
                 attempt: key.attempt,
                 step: *step,
             };
-            checkpoints::insert_checkpoint(conn, key.job, checkpoint, manifest, *at).await?;
+            checkpoints::insert_checkpoint(tx, key.job, checkpoint, manifest, *at).await?;
             let text = format!("checkpoint of step {step} saved");
-            events::insert_event(conn, key.job, key.attempt.0, &text, *at).await?;
+            events::insert_event(tx, key.job, key.attempt.0, &text, *at).await?;
         }
         match (&self.rendezvous, rank.attempt_state) {
             (Some(rendezvous), AttemptStateName::Assigned) => {
                 if key.rank.0 == 0 {
-                    attempts::mark_rendezvous(conn, key.job, key.attempt, rendezvous).await?;
+                    attempts::mark_rendezvous(tx, key.job, key.attempt, rendezvous).await?;
                 } else {
-                    attempts::mark_standby(conn, key.job, key.attempt, rendezvous).await?;
+                    attempts::mark_standby(tx, key.job, key.attempt, rendezvous).await?;
                 }
             }
             // It ended while the rank was prepared, or it is a repetition: nobody will meet there.

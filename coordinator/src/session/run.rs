@@ -76,12 +76,6 @@ impl From<marquee_store::StoreError> for End {
     }
 }
 
-impl From<sqlx::Error> for End {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
 impl Session {
     pub(super) fn new(
         app: App,
@@ -276,7 +270,7 @@ impl Session {
     /// Tells a worker that has just come where its reports go on, then what should change.
     async fn acknowledge_all(&mut self) -> Result<(), End> {
         let keys: Vec<RankKey> = self.held.keys().copied().collect();
-        let mut conn = self.app.db.acquire().await?;
+        let mut conn = self.app.db.read().await?;
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
         for row in rows.iter().filter(|row| self.held.contains_key(&row.key)) {
@@ -286,17 +280,17 @@ impl Session {
     }
 
     async fn heartbeat(&mut self) -> Result<(), End> {
-        let mut conn = self.app.db.acquire().await?;
         let now = self.app.clock.now();
-        workers::mark_worker_seen(&mut conn, self.seat.worker, &self.name, now).await?;
-        drop(conn);
+        let mut tx = self.app.db.write("worker heartbeat").await?;
+        workers::mark_worker_seen(&mut tx, self.seat.worker, &self.name, now).await?;
+        tx.commit().await?;
         self.reconcile(Occasion::Heartbeat).await
     }
 
     /// Compares what should be held with what is, and does what follows.
     async fn reconcile(&mut self, occasion: Occasion) -> Result<(), End> {
         let keys: Vec<RankKey> = self.held.keys().copied().collect();
-        let mut conn = self.app.db.acquire().await?;
+        let mut conn = self.app.db.read().await?;
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
         for (key, action) in decide(&rows, &self.held, occasion) {
@@ -308,7 +302,7 @@ impl Session {
     async fn act(&mut self, key: RankKey, action: Action) -> Result<(), End> {
         match action {
             Action::Assign => {
-                let mut conn = self.app.db.acquire().await?;
+                let mut conn = self.app.db.read().await?;
                 let assign = assign::assignment(&mut conn, key).await?;
                 drop(conn);
                 match assign {
@@ -368,10 +362,10 @@ impl Session {
 
     /// Nothing of the rank is left on its worker.
     async fn gone(&self, key: RankKey, failure: Option<&Failure>) -> Result<(), End> {
-        let mut conn = self.app.db.acquire().await?;
         let now = self.app.clock.now();
-        ranks::mark_rank_gone(&mut conn, key, failure, now).await?;
-        drop(conn);
+        let mut tx = self.app.db.write("rank gone").await?;
+        ranks::mark_rank_gone(&mut tx, key, failure, now).await?;
+        tx.commit().await?;
         tracing::info!(
             job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
             "rank is not held any more"
@@ -405,7 +399,7 @@ impl Session {
             }
             if outcome.regrouped {
                 let ranks = {
-                    let mut conn = self.app.db.acquire().await?;
+                    let mut conn = self.app.db.read().await?;
                     ranks::list_ranks(&mut conn, key.job, Some(key.attempt)).await?
                 };
                 // Those that were left behind are ended, and the others told, at once.
@@ -426,7 +420,7 @@ impl Session {
     async fn goodbye(&self) -> Result<(), End> {
         let worker = self.seat.worker;
         let now = self.app.clock.now();
-        let mut tx = self.app.db.begin().await?;
+        let mut tx = self.app.db.write("worker goodbye").await?;
         let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
         for row in ranks::list_worker_ranks(&mut tx, worker, &[]).await? {
             let failure = Failure {

@@ -7,7 +7,7 @@ use marquee_proto::error::ErrorCode;
 use marquee_proto::v1;
 use marquee_proto::v1::worker_message::Body;
 use marquee_store::StoreError;
-use marquee_store::workers;
+use marquee_store::workers::{self, WorkerHello};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -34,6 +34,13 @@ impl SessionService {
     pub fn new(app: App) -> Self {
         Self { app }
     }
+
+    async fn store_online(&self, worker: &WorkerHello) -> Result<(), StoreError> {
+        let now = self.app.clock.now();
+        let mut tx = self.app.db.write("worker online").await?;
+        workers::mark_worker_online(&mut tx, worker, now).await?;
+        tx.commit().await
+    }
 }
 
 #[tonic::async_trait]
@@ -53,12 +60,9 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
             .await
             .map_err(|_| busy())?;
-        let mut conn = self.app.db.acquire().await.map_err(LifecycleError::from)?;
-        let now = self.app.clock.now();
-        workers::mark_worker_online(&mut conn, &worker, now)
+        self.store_online(&worker)
             .await
             .map_err(|e| refused(e, &seat))?;
-        drop(conn);
         // Before the scheduler may use it: an ill GPU is to be known as one.
         self.app.sessions.set_gpus(&seat, gpus);
         self.app.sessions.begin(&seat);

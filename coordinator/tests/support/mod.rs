@@ -249,11 +249,11 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
 }
 
 async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
-    let mut conn = database.pool.acquire().await.unwrap();
+    let mut conn = database.db.read().await.unwrap();
     let rates = Rates::load(&mut conn, SystemClock.now()).await.unwrap();
     drop(conn);
     let app = App {
-        db: database.pool.clone(),
+        db: database.db.clone(),
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
         clock: Arc::new(SystemClock),
         wake: Arc::new(Notify::new()),

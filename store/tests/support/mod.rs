@@ -12,13 +12,13 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{AttemptNumber, BootId, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind, Inventory, Resources};
 use marquee_domain::spec::{CommandSettings, JobSpec, Work};
+use marquee_store::Tx;
 use marquee_store::attempts::{NewAttempt, insert_attempt};
 use marquee_store::jobs::{NewJob, insert_job, insert_need};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
 use marquee_store::ranks::{NewRank, RankKey, insert_rank};
 use marquee_store::transitions::mark_job_running;
 use marquee_store::workers::{WorkerHello, mark_worker_online};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub fn at(seconds: i64) -> DateTime<Utc> {
@@ -71,19 +71,19 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
 }
 
 /// Stores a pipeline named after its request.
-pub async fn pipeline(conn: &mut PgConnection, request_id: &str) -> PipelineId {
+pub async fn pipeline(tx: &mut Tx, request_id: &str) -> PipelineId {
     let new = NewPipeline {
         name: &"posters".parse().unwrap(),
         request_id,
         document_digest: &Digest::of(request_id.as_bytes()),
         created_at: at(0),
     };
-    insert_pipeline(conn, &new).await.unwrap().unwrap()
+    insert_pipeline(tx, &new).await.unwrap().unwrap()
 }
 
 /// Stores a job that needs `needs`.
 pub async fn job(
-    conn: &mut PgConnection,
+    tx: &mut Tx,
     pipeline: PipelineId,
     position: u32,
     spec: &JobSpec,
@@ -98,16 +98,16 @@ pub async fn job(
         array_job: None,
         created_at: at(0),
     };
-    let id = insert_job(conn, &new).await.unwrap();
+    let id = insert_job(tx, &new).await.unwrap();
     for need in needs {
-        insert_need(conn, id, *need).await.unwrap();
+        insert_need(tx, id, *need).await.unwrap();
     }
     id
 }
 
 /// Places a queued job of one rank on a worker, as its first attempt.
-pub async fn place(conn: &mut PgConnection, job: JobId, worker: WorkerId) -> RankKey {
-    let number = mark_job_running(conn, job, 0, at(1)).await.unwrap();
+pub async fn place(tx: &mut Tx, job: JobId, worker: WorkerId) -> RankKey {
+    let number = mark_job_running(tx, job, 0, at(1)).await.unwrap();
     assert_eq!(number, AttemptNumber(1));
     let attempt = NewAttempt {
         job,
@@ -115,7 +115,7 @@ pub async fn place(conn: &mut PgConnection, job: JobId, worker: WorkerId) -> Ran
         resume: None,
         created_at: at(1),
     };
-    insert_attempt(conn, &attempt).await.unwrap();
+    insert_attempt(tx, &attempt).await.unwrap();
     let key = RankKey {
         job,
         attempt: number,
@@ -123,7 +123,7 @@ pub async fn place(conn: &mut PgConnection, job: JobId, worker: WorkerId) -> Ran
     };
     let devices = [Device::Cpu { index: 0 }];
     insert_rank(
-        conn,
+        tx,
         &NewRank {
             key,
             worker,
@@ -137,11 +137,11 @@ pub async fn place(conn: &mut PgConnection, job: JobId, worker: WorkerId) -> Ran
 }
 
 /// One job of one rank, running on one worker.
-pub async fn running_job(conn: &mut PgConnection) -> (WorkerHello, RankKey) {
+pub async fn running_job(tx: &mut Tx) -> (WorkerHello, RankKey) {
     let worker = hello(1, "w1");
-    mark_worker_online(conn, &worker, at(0)).await.unwrap();
-    let pipeline = pipeline(conn, "request").await;
-    let job = job(conn, pipeline, 0, &spec("fetch", 1), &[]).await;
-    let key = place(conn, job, worker.id).await;
+    mark_worker_online(tx, &worker, at(0)).await.unwrap();
+    let pipeline = pipeline(tx, "request").await;
+    let job = job(tx, pipeline, 0, &spec("fetch", 1), &[]).await;
+    let key = place(tx, job, worker.id).await;
     (worker, key)
 }

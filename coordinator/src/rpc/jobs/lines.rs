@@ -7,9 +7,9 @@ use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::log_line::Stream;
+use marquee_store::Conn;
 use marquee_store::StoreError;
 use marquee_store::reports::{self, Cursor, LogLine, LogStream};
-use sqlx::PgConnection;
 use tonic::Status;
 
 use super::Streamed;
@@ -55,7 +55,7 @@ impl Rows for Lines {
 
     async fn read(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         job: JobId,
         attempt: AttemptNumber,
         after: &[Cursor<u32>],
@@ -66,7 +66,7 @@ impl Rows for Lines {
 
     async fn read_tail(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         job: JobId,
         attempt: AttemptNumber,
         ranks: &[Rank],

@@ -4,9 +4,9 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
+use marquee_store::Conn;
 use marquee_store::StoreError;
 use marquee_store::reports::{self, Cursor, Metric};
-use sqlx::PgConnection;
 use tonic::Status;
 
 use super::Streamed;
@@ -46,7 +46,7 @@ impl Rows for Points {
 
     async fn read(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         job: JobId,
         attempt: AttemptNumber,
         after: &[Cursor<String>],
@@ -57,7 +57,7 @@ impl Rows for Points {
 
     async fn read_tail(
         &self,
-        _: &mut PgConnection,
+        _: &mut Conn,
         _: JobId,
         _: AttemptNumber,
         _: &[Rank],

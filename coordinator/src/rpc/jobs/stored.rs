@@ -7,11 +7,11 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::AttemptStateName;
 use marquee_proto::convert::BadField;
+use marquee_store::Conn;
 use marquee_store::ranks::RankRow;
 use marquee_store::reports::Cursor;
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{StoreError, attempts, jobs, ranks};
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -39,7 +39,7 @@ pub(super) trait Rows: Send + Sync + 'static {
     /// The next rows after the cursors, at most `limit` of each rank, in order.
     fn read(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         job: JobId,
         attempt: AttemptNumber,
         after: &[Cursor<Self::Last>],
@@ -49,7 +49,7 @@ pub(super) trait Rows: Send + Sync + 'static {
     /// The rows to begin with, where not all are wanted.
     fn read_tail(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         job: JobId,
         attempt: AttemptNumber,
         ranks: &[Rank],
@@ -77,7 +77,7 @@ pub(super) async fn start<R: Rows>(
     wanted: Wanted,
 ) -> Result<Streamed<R::Message>, Status> {
     let news = News::new(app);
-    let mut conn = app.db.acquire().await.map_err(LifecycleError::from)?;
+    let mut conn = app.db.read().await.map_err(LifecycleError::from)?;
     let job = jobs::get_job(&mut conn, wanted.job)
         .await
         .map_err(LifecycleError::from)?;
@@ -183,7 +183,7 @@ impl<R: Rows> Stream<R> {
         &self,
         open: &mut Option<Open<R>>,
     ) -> Result<(Vec<R::Message>, Option<Next>), LifecycleError> {
-        let mut conn = self.app.db.acquire().await?;
+        let mut conn = self.app.db.read().await?;
         // The state is read before the rows: what has ended then has all its rows stored.
         let head = transitions::get_job_head(&mut conn, self.wanted.job).await?;
         let attempt = match (&open, self.wanted.attempt) {
@@ -208,7 +208,7 @@ impl<R: Rows> Stream<R> {
 
     async fn ranks(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         attempt: AttemptNumber,
     ) -> Result<Vec<RankRow>, LifecycleError> {
         let mut ranks = ranks::list_ranks(conn, self.wanted.job, Some(attempt)).await?;
@@ -223,7 +223,7 @@ impl<R: Rows> Stream<R> {
     /// What follows once everything stored of `attempt` has been sent.
     async fn next(
         &self,
-        conn: &mut PgConnection,
+        conn: &mut Conn,
         head: &JobHead,
         attempt: AttemptNumber,
         ranks: &[RankRow],
@@ -252,11 +252,7 @@ impl<R: Rows> Stream<R> {
         })
     }
 
-    async fn read(
-        &self,
-        conn: &mut PgConnection,
-        open: &mut Open<R>,
-    ) -> Result<(), LifecycleError> {
+    async fn read(&self, conn: &mut Conn, open: &mut Open<R>) -> Result<(), LifecycleError> {
         let job = self.wanted.job;
         if !open.begun {
             let all: Vec<Rank> = open.cursors.keys().copied().collect();

@@ -67,7 +67,7 @@ fn filter(request: &v1::WatchRequest) -> Result<JobFilter, BadField> {
 
 /// The watched jobs as they are, oldest first.
 async fn look(app: &App, filter: &JobFilter) -> Result<Vec<Job>, LifecycleError> {
-    let mut conn = app.db.acquire().await?;
+    let mut conn = app.db.read().await?;
     let mut jobs = jobs::list_jobs(&mut conn, filter, PIPELINE_MAX_JOBS).await?;
     if let Some(pipeline) = filter.pipeline.filter(|_| jobs.is_empty()) {
         pipelines::get_pipeline(&mut conn, pipeline).await?;

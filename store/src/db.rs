@@ -1,0 +1,147 @@
+//! The database: its connections, their limits, and the migrations.
+//!
+//! Whoever reads takes a [`Conn`] from [`Db::read`]. Whoever writes takes a [`Tx`] from [`Db::write`], the
+//! one way to a transaction: what must hold for every write is checked there and in [`Tx::commit`].
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
+
+use crate::Result;
+use crate::conn::{Conn, Tx};
+#[cfg(feature = "testing")]
+use crate::faults::{Faults, When};
+use crate::stats::{Counters, DbStats};
+
+/// Connections of one coordinator: a stock Postgres allows 100, and the sessions of 100 workers
+/// share these a few milliseconds at a time.
+const CONNECTIONS_MAX: u32 = 20;
+/// How long a caller waits for a connection before it hears that Postgres is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after its last use a connection needs no question whether it still works, which is half of
+/// all round trips otherwise. A Postgres that fails is away for longer, and whoever calls meanwhile hears
+/// so either way.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+/// Milliseconds that one statement may take: ours take a few, and a hung one must not hold a lock.
+const STATEMENT_TIMEOUT_MS: &str = "30000";
+/// Milliseconds that a transaction may lie idle before Postgres rolls it back: what a killed or
+/// hung coordinator had locked is free again after this long.
+const IDLE_TRANSACTION_TIMEOUT_MS: &str = "10000";
+/// Milliseconds that one statement of a migration may take: a new index on a large table is slow.
+const MIGRATION_TIMEOUT_MS: &str = "3600000";
+
+/// Every migration, compiled in.
+pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// The database. A cheap handle: clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Db {
+    pool: PgPool,
+    counters: Arc<Counters>,
+    #[cfg(feature = "testing")]
+    faults: Arc<Faults>,
+}
+
+impl Db {
+    /// Opens connections to `url` (`postgres://...`) and makes sure that one works.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)?
+            .application_name("marquee")
+            .options([
+                ("statement_timeout", STATEMENT_TIMEOUT_MS),
+                (
+                    "idle_in_transaction_session_timeout",
+                    IDLE_TRANSACTION_TIMEOUT_MS,
+                ),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|conn, about| {
+                Box::pin(
+                    async move { Ok(about.idle_for < TRUSTED_FOR || conn.ping().await.is_ok()) },
+                )
+            })
+            .connect_with(options)
+            .await?;
+        Ok(Self::over(pool))
+    }
+
+    pub(crate) fn over(pool: PgPool) -> Self {
+        Self {
+            pool,
+            counters: Arc::default(),
+            #[cfg(feature = "testing")]
+            faults: Arc::default(),
+        }
+    }
+
+    /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
+    pub async fn migrate(&self) -> Result<()> {
+        let mut conn = self.pool.acquire().await?;
+        sqlx::query_scalar!(
+            "SELECT set_config('statement_timeout', $1, false)",
+            MIGRATION_TIMEOUT_MS
+        )
+        .fetch_one(&mut *conn)
+        .await?;
+        MIGRATOR.run(&mut *conn).await?;
+        // Not given back to the pool: its limit is not that of the others.
+        conn.close().await?;
+        Ok(())
+    }
+
+    /// A connection to read on. Each statement sees what is committed when it begins.
+    pub async fn read(&self) -> Result<Conn> {
+        let connection = self.pool.acquire().await?;
+        Ok(Conn::reading(connection, self.counters.reading()))
+    }
+
+    /// Begins a transaction that writes. `operation` names what it is for, in a few plain words: counts, times
+    /// and injected failures go by it.
+    pub async fn write(&self, operation: &'static str) -> Result<Tx> {
+        let transaction = self.pool.begin().await?;
+        Ok(Tx::new(
+            transaction,
+            self.counters.writing(operation),
+            #[cfg(feature = "testing")]
+            self.faults.clone(),
+        ))
+    }
+
+    /// What has been done on this database by this process so far.
+    #[must_use]
+    pub fn stats(&self) -> DbStats {
+        self.counters.snapshot()
+    }
+
+    /// Says goodbye to Postgres, once every connection is given back.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// Makes the next write called `operation` fail when it commits.
+    #[cfg(feature = "testing")]
+    pub fn fail_next(&self, operation: &'static str, when: When) {
+        self.faults.fail_next(operation, when);
+    }
+
+    /// A [`Tx`] that is no transaction: each statement is committed by itself, and one that is refused does not
+    /// stop those after it. For tests that fill tables.
+    #[cfg(feature = "testing")]
+    pub async fn autocommit(&self) -> Result<Tx> {
+        let connection = self.pool.acquire().await?;
+        let meter = self.counters.writing("autocommit");
+        Ok(Tx::autocommit(connection, meter, self.faults.clone()))
+    }
+
+    /// For the raw statements of tests (`crate::testing`).
+    #[cfg(feature = "testing")]
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}

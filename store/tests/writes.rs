@@ -1,0 +1,84 @@
+//! Transactions: what is counted of them, and how callers are shown a lost answer.
+
+mod support;
+
+use marquee_store::pipelines::find_pipeline_by_request_id;
+use marquee_store::testing::TestDatabase;
+use marquee_store::{Db, StoreError, When};
+use support::pipeline;
+
+async fn submit(db: &Db, request_id: &str) -> Result<(), StoreError> {
+    let mut tx = db.write("submit").await?;
+    pipeline(&mut tx, request_id).await;
+    tx.commit().await
+}
+
+async fn is_stored(db: &Db, request_id: &str) -> bool {
+    let mut conn = db.read().await.unwrap();
+    find_pipeline_by_request_id(&mut conn, request_id)
+        .await
+        .unwrap()
+        .is_some()
+}
+
+#[tokio::test]
+async fn a_transaction_is_stored_by_its_commit_alone() {
+    let database = TestDatabase::create().await;
+    let db = &database.db;
+    let mut tx = db.write("submit").await.unwrap();
+    pipeline(&mut tx, "dropped").await;
+    assert!(!is_stored(db, "dropped").await, "seen before its commit");
+    drop(tx);
+    assert!(!is_stored(db, "dropped").await);
+    submit(db, "committed").await.unwrap();
+    assert!(is_stored(db, "committed").await);
+}
+
+/// The two look the same to a caller, and only one of them has stored something: so it must ask again.
+#[tokio::test]
+async fn a_connection_that_breaks_at_the_commit_hides_whether_it_was_stored() {
+    let database = TestDatabase::create().await;
+    let db = &database.db;
+    db.fail_next("submit", When::BeforeCommit);
+    let error = submit(db, "before").await.unwrap_err();
+    assert!(error.may_pass(), "{error}");
+    assert!(!is_stored(db, "before").await);
+
+    db.fail_next("submit", When::AfterCommit);
+    let error = submit(db, "after").await.unwrap_err();
+    assert!(error.may_pass(), "{error}");
+    assert!(is_stored(db, "after").await);
+
+    // Each was for one write, and for those of its name.
+    db.fail_next("something else", When::BeforeCommit);
+    submit(db, "next").await.unwrap();
+}
+
+#[tokio::test]
+async fn statements_and_transactions_are_counted_by_what_they_are_for() {
+    let database = TestDatabase::create().await;
+    let db = &database.db;
+    let before = db.stats();
+    submit(db, "one").await.unwrap();
+    submit(db, "two").await.unwrap();
+    drop(db.write("nothing").await.unwrap());
+    assert!(is_stored(db, "one").await);
+    db.fail_next("submit", When::AfterCommit);
+    submit(db, "three").await.unwrap_err();
+
+    let stats = db.stats().since(&before);
+    let submits = stats.writes["submit"];
+    assert_eq!(
+        (submits.begun, submits.committed, submits.rolled_back),
+        (3, 3, 0)
+    );
+    assert_eq!(submits.statements, 3);
+    let nothing = stats.writes["nothing"];
+    assert_eq!(
+        (nothing.begun, nothing.rolled_back, nothing.statements),
+        (1, 1, 0)
+    );
+    assert_eq!((stats.reads.begun, stats.reads.statements), (1, 1));
+    assert_eq!((stats.statements(), stats.transactions()), (4, 4));
+    assert!(submits.held > std::time::Duration::ZERO);
+}
