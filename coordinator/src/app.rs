@@ -14,7 +14,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::BlobStore;
-use crate::clock::Clock;
+use crate::env::{Clock, Random};
 use crate::rates::Rates;
 use crate::session::Sessions;
 
@@ -28,6 +28,7 @@ pub struct App {
     pub db: Db,
     pub blobs: BlobStore,
     pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
     /// Wakes the scheduling loop early; its own slow poll is the truth.
     pub wake: Arc<Notify>,
     /// Jobs that changed. A hint for watchers: what changed is read from Postgres.

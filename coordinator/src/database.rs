@@ -42,9 +42,10 @@ impl Database {
     }
 
     /// The database with tables of this version, and its lock.
-    pub async fn open(&self) -> anyhow::Result<(Db, DatabaseLock)> {
+    /// `process` is drawn anew by each process.
+    pub async fn open(&self, process: Uuid) -> anyhow::Result<(Db, DatabaseLock)> {
         let db = self.connect().await?;
-        let lock = DatabaseLock::take(&self.url, Uuid::new_v4()).await?;
+        let lock = DatabaseLock::take(&self.url, process).await?;
         db.migrate().await?;
         Ok((db, lock))
     }

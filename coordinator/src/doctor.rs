@@ -10,8 +10,8 @@ use marquee_domain::doctor::{Check, Report};
 use marquee_proto::certificate;
 use nix::sys::statvfs::statvfs;
 
-use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles};
+use crate::env::{Clock as _, SystemClock};
 use crate::postgres;
 
 /// How long a Postgres that is configured may take to answer.

@@ -8,10 +8,10 @@
 pub mod app;
 pub mod background;
 pub mod blobs;
-pub mod clock;
 pub mod config;
 pub mod database;
 pub mod doctor;
+pub mod env;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
@@ -28,7 +28,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
@@ -41,9 +40,9 @@ use marquee_store::Db;
 use marquee_store::lock::DatabaseLock;
 
 use crate::blobs::BlobStore;
-use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::database::Database;
+use crate::env::{Env, Listener};
 
 /// How long streams and requests may take to end when we are asked to stop. Clients go on with
 /// the next coordinator, so this is politeness, not safety.
@@ -51,12 +50,16 @@ const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The same for the loops, each of which is in the middle of one short transaction at most.
 const LOOPS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs a coordinator until SIGTERM or SIGINT.
+/// Runs a coordinator on this machine until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> anyhow::Result<()> {
-    let shutdown = cancelled_by_signals()?;
+    run_in(config, Env::system(), cancelled_by_signals()?).await
+}
+
+/// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
+pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
     let _data_folder = lock::data_folder(&config.data_dir)?;
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
+    let listener = env.net.listen(config.listen).await.with_context(|| {
         format!(
             "could not listen on {}; choose another address with --listen",
             config.listen
@@ -69,7 +72,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     else {
         return Ok(());
     };
-    let result = match unless(&shutdown, assemble(&config, &database, shutdown.clone())).await {
+    let result = match unless(
+        &shutdown,
+        assemble(&config, &env, &database, shutdown.clone()),
+    )
+    .await
+    {
         Some(Ok((app, lock))) => serve(app, lock, listener, tls).await,
         Some(Err(error)) => Err(error),
         None => Ok(()),
@@ -81,18 +89,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 async fn assemble(
     config: &Config,
+    env: &Env,
     database: &Database,
     shutdown: CancellationToken,
 ) -> anyhow::Result<(App, DatabaseLock)> {
-    let (db, lock) = database.open().await?;
-    let clock = Arc::new(SystemClock);
+    let (db, lock) = database.open(env.random.uuid()).await?;
     let mut conn = db.acquire().await?;
-    let rates = rates::Rates::load(&mut conn, clock.now()).await?;
+    let rates = rates::Rates::load(&mut conn, env.clock.now()).await?;
     drop(conn);
     let app = App {
         db,
         blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
-        clock,
+        clock: env.clock.clone(),
+        random: env.random.clone(),
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         sessions: session::Sessions::default(),
@@ -107,16 +116,19 @@ async fn assemble(
 async fn serve(
     app: App,
     lock: DatabaseLock,
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<ServerTlsConfig>,
 ) -> anyhow::Result<()> {
-    let address = listener.local_addr()?;
+    let Listener {
+        address,
+        connections,
+    } = listener;
     let shutdown = app.shutdown.clone();
     let server = rpc::server(&app, tls)
         .await
         .context("could not set up the server")?;
-    let server = server
-        .serve_with_incoming_shutdown(rpc::incoming(listener), shutdown.clone().cancelled_owned());
+    let server =
+        server.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
     let mut loops = background::start(&app);
     announce(address)?;

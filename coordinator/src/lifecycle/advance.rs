@@ -12,7 +12,6 @@ use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{Conn, Tx};
 use marquee_store::{events, jobs, pipelines};
-use uuid::Uuid;
 
 use super::verdict::{Situation, Verdict, judge};
 use super::{Result, array, dependents};
@@ -58,7 +57,7 @@ pub async fn advance(app: &App, job: JobId) -> Result<()> {
         Verdict::Wait | Verdict::Commit => return Ok(()),
         Verdict::Start => live.start(&mut tx).await?,
         Verdict::GoOn(lost) => live.go_on(&mut tx, &lost).await?,
-        Verdict::Fail(failure) => live.fail(&mut tx, &failure, jitter(Uuid::new_v4())).await?,
+        Verdict::Fail(failure) => live.fail(&mut tx, &failure, app.random.unit()).await?,
         Verdict::Cancel => live.cancel(&mut tx).await?,
     };
     tx.commit().await?;
@@ -314,23 +313,5 @@ impl Live {
         }
         let workers: Vec<WorkerId> = self.ranks.iter().map(|rank| rank.worker).collect();
         app.sessions.nudge(&workers);
-    }
-}
-
-/// A number in [0, 1) from the random bits of `id`.
-fn jitter(id: Uuid) -> f64 {
-    // The first four bytes of a version 4 UUID are all random.
-    f64::from(id.as_fields().0) / (f64::from(u32::MAX) + 1.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_stays_below_one() {
-        assert_eq!(jitter(Uuid::from_fields(0, 0, 0, &[0; 8])), 0.0);
-        let most = jitter(Uuid::from_fields(u32::MAX, 0, 0, &[0; 8]));
-        assert!(most < 1.0 && most > 0.99, "{most}");
     }
 }

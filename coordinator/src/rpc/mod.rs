@@ -17,7 +17,7 @@ use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
-use tonic::transport::server::{Router, Server, TcpIncoming};
+use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use crate::app::App;
@@ -96,10 +96,4 @@ pub async fn server(
         .add_service(reflection().build_v1()?)
         // What older clients, such as most libraries', still ask for.
         .add_service(reflection().build_v1alpha()?))
-}
-
-/// The connections that come in on `listener`, without the delay that gathers small packets:
-/// assignments and acknowledgements are small and waited for.
-pub fn incoming(listener: tokio::net::TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }

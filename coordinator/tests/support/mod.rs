@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use marquee_coordinator::app::CHANGES_MAX;
 use marquee_coordinator::blobs::BlobStore;
-use marquee_coordinator::clock::{Clock as _, SystemClock};
+use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
 use marquee_coordinator::session::Sessions;
 use marquee_coordinator::{App, Settings, background, rpc};
@@ -26,7 +26,6 @@ use marquee_proto::v1::JobState;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_store::testing::TestDatabase;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -249,13 +248,15 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
 }
 
 async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
+    let env = Env::system();
     let mut conn = database.db.read().await.unwrap();
-    let rates = Rates::load(&mut conn, SystemClock.now()).await.unwrap();
+    let rates = Rates::load(&mut conn, env.clock.now()).await.unwrap();
     drop(conn);
     let app = App {
         db: database.db.clone(),
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
-        clock: Arc::new(SystemClock),
+        clock: env.clock.clone(),
+        random: env.random.clone(),
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         sessions: Sessions::default(),
@@ -269,13 +270,17 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
         },
         shutdown: CancellationToken::new(),
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
+    let at = "127.0.0.1:0".parse().unwrap();
+    let Listener {
+        address,
+        connections,
+    } = env.net.listen(at).await.unwrap();
+    let address = format!("http://{address}");
     let router = rpc::server(&app, None).await.unwrap();
     let stop = app.shutdown.clone().cancelled_owned();
     let server = async move {
         router
-            .serve_with_incoming_shutdown(rpc::incoming(listener), stop)
+            .serve_with_incoming_shutdown(connections, stop)
             .await
             .unwrap();
     };

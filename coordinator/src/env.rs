@@ -1,0 +1,216 @@
+//! What the coordinator takes from the world around it, in one value: a simulation gives its own.
+//!
+//! - the time, and chance: [`Clock`] and [`Random`], which worker and coordinator share;
+//! - waiting: tokio's clock, which a simulation drives without a word from us;
+//! - the network: [`Net`] says how connections come in. Nothing here connects to Postgres: its URL may name a
+//!   socket on which a simulation listens.
+//!
+//! Not here: files. They are real in a simulation too, in a folder of its own.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+pub use marquee_domain::env::{Clock, Random};
+use nix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use uuid::Uuid;
+
+/// The coordinator's surroundings.
+#[derive(Debug, Clone)]
+pub struct Env {
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub net: Arc<dyn Net>,
+}
+
+impl Env {
+    /// This machine.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            net: Arc::new(SystemNet),
+        }
+    }
+}
+
+/// The host's clocks. The one place that asks for the time of day.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the clock that everything else is given"
+    )]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        // BOOTTIME goes on while the machine is suspended, as the time of its workers does; MONOTONIC, which
+        // tokio and `Instant` take, stands still. Linux has had it since 2.6.39, so this does not fail.
+        clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .unwrap_or_default()
+    }
+}
+
+/// The kernel's random numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn uuid(&self) -> Uuid {
+        Uuid::new_v4()
+    }
+}
+
+/// How connections come in.
+pub trait Net: fmt::Debug + Send + Sync {
+    /// Listens at an address; port 0 takes a free one.
+    fn listen(&self, at: SocketAddr) -> BoxFuture<'static, io::Result<Listener>>;
+}
+
+/// Where clients connect.
+pub struct Listener {
+    /// With the port that was taken.
+    pub address: SocketAddr,
+    pub connections: BoxStream<'static, io::Result<Connection>>,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The host's network.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemNet;
+
+impl Net for SystemNet {
+    fn listen(&self, at: SocketAddr) -> BoxFuture<'static, io::Result<Listener>> {
+        Box::pin(async move {
+            let listener = tokio::net::TcpListener::bind(at).await?;
+            let address = listener.local_addr()?;
+            // Without the delay that gathers small packets: assignments and acknowledgements are small and
+            // waited for.
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let connections = incoming.map(|stream| {
+                stream.map(|stream| {
+                    let info = stream.connect_info();
+                    Connection::new(stream, info)
+                })
+            });
+            Ok(Listener {
+                address,
+                connections: connections.boxed(),
+            })
+        })
+    }
+}
+
+/// A connection of any kind, with the addresses of its ends.
+pub struct Connection {
+    io: Pin<Box<dyn Duplex>>,
+    info: TcpConnectInfo,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+impl Connection {
+    pub fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, info: TcpConnectInfo) -> Self {
+        Self {
+            io: Box::pin(io),
+            info,
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.as_mut().poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.io.as_mut().poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_clock_counts_time_since_the_start_of_the_host() {
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        let monotonic = SystemClock.monotonic();
+        assert!(
+            monotonic.as_secs_f64() >= uptime - 0.011,
+            "{monotonic:?} {uptime}"
+        );
+    }
+}
