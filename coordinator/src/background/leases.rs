@@ -1,7 +1,7 @@
 //! Finds workers that were silent for longer than their lease, and places their ranks elsewhere.
 //!
 //! Invariant: no verdict on anybody before this process has listened for one whole lease, counted
-//! anew whenever Postgres was away: then silence was ours, not theirs.
+//! anew whenever Postgres was away or this process stood still: then silence was ours, not theirs.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ pub(super) async fn run(app: App) {
         .poll_every
         .min(app.settings.lease / LOOKS_PER_LEASE);
     let mut pace = Pace::new("leases", every);
-    let mut listening_since = Instant::now();
+    let mut listening = Listening::from(Instant::now(), app.clock.monotonic(), every);
     loop {
-        let round = round(&app, listening_since).await;
+        let round = round(&app, &mut listening).await;
         if round.is_err() {
-            listening_since = Instant::now();
+            listening.since = Instant::now();
         }
         let pause = pace.after(&round);
         tokio::select! {
@@ -36,21 +36,58 @@ pub(super) async fn run(app: App) {
     }
 }
 
-async fn round(app: &App, listening_since: Instant) -> Result<()> {
+async fn round(app: &App, listening: &mut Listening) -> Result<()> {
+    listening.look(Instant::now(), app.clock.monotonic());
     let mut conn = app.db.read().await?;
     let known = workers::list_workers(&mut conn).await?;
     drop(conn);
+    // Looked again, since the process may have been stopped while it waited for that answer.
     let now = Instant::now();
+    listening.look(now, app.clock.monotonic());
     for worker in known
         .iter()
         .filter(|worker| worker.state == WorkerState::Online)
     {
         let heard = app.sessions.last_seen(worker.id);
-        if has_expired(now, listening_since, heard, app.settings.lease) {
+        if has_expired(now, listening.since, heard, app.settings.lease) {
             lose(app, worker).await?;
         }
     }
     Ok(())
+}
+
+/// Since when this process has listened without a break. What workers said during a break lies in its sockets
+/// still, so that the loop, if it judged at once, would judge them by what they said before it.
+#[derive(Debug)]
+struct Listening {
+    since: Instant,
+    /// When the loop last looked, by a clock that goes on while the machine is suspended.
+    looked: Duration,
+    every: Duration,
+}
+
+impl Listening {
+    fn from(now: Instant, monotonic: Duration, every: Duration) -> Self {
+        Self {
+            since: now,
+            looked: monotonic,
+            every,
+        }
+    }
+
+    /// Notes that the loop is at work. A look that comes later than two rounds after the one before ends a
+    /// break: the process was stopped, its host was suspended or starved, or Postgres took that long.
+    fn look(&mut self, now: Instant, monotonic: Duration) {
+        let gap = monotonic.saturating_sub(self.looked);
+        self.looked = monotonic;
+        if gap > self.every * 2 {
+            self.since = now;
+            tracing::warn!(
+                ?gap,
+                "this process stood still; no worker is judged before one whole lease from now"
+            );
+        }
+    }
 }
 
 /// Whether a worker last heard at `heard` is lost.
@@ -99,5 +136,27 @@ mod tests {
         assert!(has_expired(at(16), start, Some(at(5)), lease));
         // Postgres was away until 20: who was heard at 5 has until 30.
         assert!(!has_expired(at(30), at(20), Some(at(5)), lease));
+    }
+
+    #[test]
+    fn a_break_in_the_rounds_starts_the_lease_anew_for_all() {
+        let every = Duration::from_secs(1);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let clock = Duration::from_secs;
+        let mut listening = Listening::from(start, clock(100), every);
+        // A round that is as late as a busy host makes it is no break.
+        listening.look(at(1), clock(101));
+        listening.look(at(3), clock(103));
+        assert_eq!(listening.since, start);
+        // Stopped: both clocks went on.
+        listening.look(at(20), clock(120));
+        assert_eq!(listening.since, at(20));
+        // Suspended: the clock that measures sleeps stood still.
+        listening.look(at(21), clock(220));
+        assert_eq!(listening.since, at(21));
+        // A clock that goes back, as none should, is no break either.
+        listening.look(at(22), clock(0));
+        assert_eq!(listening.since, at(21));
     }
 }

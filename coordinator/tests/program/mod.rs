@@ -5,6 +5,7 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,6 +17,7 @@ use tonic::transport::Channel;
 pub(crate) struct Coordinator {
     child: Child,
     pub address: String,
+    log: Arc<Mutex<String>>,
 }
 
 /// The program with a clean environment, apart from where Postgres is.
@@ -62,12 +64,27 @@ impl Coordinator {
         };
         assert_eq!(event["event"], "listening");
         // Nobody must ever wait for a reader of the log.
-        let mut stderr = child.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                let mut kept = kept.lock().unwrap();
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        });
         Self {
             child,
+            log,
             address: event["address"].as_str().unwrap().to_owned(),
         }
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

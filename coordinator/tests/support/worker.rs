@@ -6,6 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::ops::RangeFrom;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -140,7 +141,7 @@ impl FakeWorker {
                 _ => None,
             })
             .await;
-        worker.heartbeats = tokio::spawn(heartbeats(outbox, held, every));
+        worker.heartbeats = tokio::spawn(heartbeats(outbox, held, 1.., every));
         Ok(worker)
     }
 
@@ -376,6 +377,15 @@ impl FakeWorker {
         self.heartbeats.abort();
     }
 
+    /// Speaks again on the same stream, as after a partition.
+    pub fn speak_again(&mut self) {
+        self.heartbeats.abort();
+        // Above every number that it has used.
+        let numbers = 1_000_000..;
+        let (outbox, held) = (self.outbox.clone(), self.held.clone());
+        self.heartbeats = tokio::spawn(heartbeats(outbox, held, numbers, 100));
+    }
+
     async fn send(&mut self, body: Out) {
         self.outbox
             .send(v1::WorkerMessage { body: Some(body) })
@@ -384,8 +394,13 @@ impl FakeWorker {
     }
 }
 
-async fn heartbeats(outbox: mpsc::Sender<v1::WorkerMessage>, held: Held, every_ms: u32) {
-    for sequence in 1.. {
+async fn heartbeats(
+    outbox: mpsc::Sender<v1::WorkerMessage>,
+    held: Held,
+    numbers: RangeFrom<u64>,
+    every_ms: u32,
+) {
+    for sequence in numbers {
         tokio::time::sleep(Duration::from_millis(every_ms.into())).await;
         let held = held.lock().unwrap().values().cloned().collect();
         let heartbeat = v1::Heartbeat { sequence, held };
