@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The kind of device a job asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
     /// A CPU slot: a fixed share of a host's threads.

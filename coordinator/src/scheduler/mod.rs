@@ -1,44 +1,34 @@
 //! Which pending jobs run where: a pure function. README.md beside this file states the rules.
 //!
-//! Invariant: no database, channel, clock or randomness; the same input in any order gives the
-//! same plan. Not here: reading the world and writing the plan down (`background`).
+//! Invariant: no database, channel, clock or randomness; the same jobs, put in in any order, give the
+//! same plan. Its cost follows from the shapes that wait, the hosts and the placements made, not from
+//! the number of jobs. Not here: reading the world and writing the plan down (`background`).
 
-mod cluster;
+mod devices;
 mod obstacles;
+mod queue;
 mod reason;
+mod shape;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::flavour::Capability;
-use marquee_domain::ids::{JobId, JobName, Rank, WorkerId};
-use marquee_domain::resources::{Device, DeviceKind, Resources};
+use marquee_domain::ids::{JobId, Rank, WorkerId};
+use marquee_domain::resources::{Device, DeviceKind};
 
-use cluster::{Cluster, Kind, Trainer, Wanted};
+use devices::{Kind, Pool, Trainer, Wanted};
+pub use queue::{Pending, Queue};
+pub use reason::{Explainer, Obstacle, back_off};
+pub use shape::Shape;
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
 pub const RESERVE_AFTER: Duration = Duration::from_secs(30);
-
-/// A job that may run: all it needs has succeeded, and no cancel was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
-    pub job: JobId,
-    pub name: JobName,
-    pub resources: Resources,
-    /// Whether its ranks run `marquee-trainer`: then they need hosts that have one, all of one
-    /// flavour, with kernels for their GPUs.
-    pub needs_trainer: bool,
-    pub priority: i32,
-    /// When it was queued: a job that waits for long has devices held back for it.
-    pub queued_at: DateTime<Utc>,
-    /// End of the back-off after a failed attempt.
-    pub not_before: Option<DateTime<Utc>>,
-}
 
 /// One worker's host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,8 +68,10 @@ pub struct Held {
 pub struct Plan {
     /// Jobs to start, in the order in which they were chosen.
     pub placements: Vec<Placement>,
-    /// Every other pending job, with the reason in words.
-    pub waiting: Vec<Waiting>,
+    /// What keeps the jobs that were left, for each priority and shape among them.
+    pub waiting: BTreeMap<(Reverse<i32>, Shape), Obstacle>,
+    /// Devices held back in this round, at most once for each kind.
+    pub reservations: Vec<Reservation>,
 }
 
 /// A whole gang with a place for each rank, in rank order.
@@ -99,43 +91,66 @@ pub struct PlacedRank {
     pub devices: Vec<Device>,
 }
 
-/// A job that is not placed, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+/// A job for which devices are held back on the hosts that it would take in an empty cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservation {
     pub job: JobId,
-    /// For users; names what is missing and what it waits for.
-    pub reason: String,
+    pub shape: Shape,
 }
 
-/// Decides which of `pending` start now, and where.
+/// Decides which jobs of `queue` start now, and where. The caller has woken those whose back-off is
+/// over ([`Queue::wake`]).
+///
+/// Jobs are taken in order of priority and number by merging the lines of those alike. A line is left
+/// at its first job that does not fit: what is free only shrinks within a round, so none behind it
+/// would fit either.
 #[must_use]
-pub fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Plan {
-    let mut order: Vec<&Pending> = pending.iter().collect();
-    order.sort_by_key(|job| (Reverse(job.priority), job.job));
-
-    let mut cluster = Cluster::new(hosts);
+pub fn plan(queue: &Queue, hosts: &[Host], now: DateTime<Utc>) -> Plan {
+    let mut pool = Pool::new(hosts);
     let mut plan = Plan::default();
-    for job in order {
-        if let Some(until) = job.not_before.filter(|until| *until > now) {
-            plan.waiting.push(Waiting {
-                job: job.job,
-                reason: reason::back_off(until),
-            });
+    let mut closed: BTreeMap<Shape, Obstacle> = BTreeMap::new();
+    let mut lines: BTreeMap<_, _> = queue
+        .alike()
+        .iter()
+        .map(|(rank, alike)| (*rank, alike.jobs.iter().copied().peekable()))
+        .collect();
+    let mut heads: BinaryHeap<Reverse<(Reverse<i32>, JobId, Shape)>> = lines
+        .iter_mut()
+        .filter_map(|((priority, shape), line)| {
+            let job = line.peek()?;
+            Some(Reverse((*priority, *job, *shape)))
+        })
+        .collect();
+    while let Some(Reverse((priority, job, shape))) = heads.pop() {
+        let rank = (priority, shape);
+        let found = if closed.contains_key(&shape) {
+            None
+        } else {
+            start(&mut pool, job, shape)
+        };
+        let Some(ranks) = found else {
+            let obstacle = closed
+                .entry(shape)
+                .or_insert_with(|| reason::obstacle(&pool, shape));
+            plan.waiting.insert(rank, *obstacle);
+            // Those before this job in its line have just been placed.
+            let longest = queue.alike().get(&rank).and_then(|alike| alike.longest_wait(job));
+            if let Some((since, waiter)) = longest
+                && has_waited_long(since, now)
+            {
+                let reservation = Reservation { job: waiter, shape };
+                if reserve(&mut pool, reservation) {
+                    plan.reservations.push(reservation);
+                }
+            }
             continue;
-        }
-        if let Some(ranks) = start(&mut cluster, job) {
-            plan.placements.push(Placement {
-                job: job.job,
-                ranks,
-            });
-            continue;
-        }
-        plan.waiting.push(Waiting {
-            job: job.job,
-            reason: reason::explain(&cluster, job),
-        });
-        if has_waited_long(job, now) {
-            reserve(&mut cluster, job);
+        };
+        plan.placements.push(Placement { job, ranks });
+        if let Some(line) = lines.get_mut(&rank) {
+            line.next();
+            if let Some(next) = line.peek() {
+                heads.push(Reverse((priority, *next, shape)));
+            }
         }
     }
     plan
@@ -151,23 +166,18 @@ fn kinds(wanted: DeviceKind) -> &'static [Kind] {
 }
 
 /// Takes devices for every rank of `job`, or none at all.
-fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
-    let Resources {
-        ranks,
-        devices_per_rank,
-        ..
-    } = job.resources;
-    let (wanted, shares) = choices(cluster, job).into_iter().find_map(|wanted| {
-        let shares = cluster.fit_now(wanted, ranks, devices_per_rank)?;
+fn start(pool: &mut Pool<'_>, job: JobId, shape: Shape) -> Option<Vec<PlacedRank>> {
+    let (wanted, shares) = choices(pool, shape).into_iter().find_map(|wanted| {
+        let shares = pool.fit_now(wanted, shape.ranks, shape.devices_per_rank)?;
         Some((wanted, shares))
     })?;
 
     let mut placed = Vec::new();
-    let mut next_rank = 0..ranks;
+    let mut next_rank = 0..shape.ranks;
     for share in shares {
         for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
-            let devices = cluster.take(share.host, wanted, devices_per_rank, job.job);
-            let worker = cluster.host(share.host).worker;
+            let devices = pool.take(share.host, wanted, shape.devices_per_rank, job);
+            let worker = pool.host(share.host).worker;
             placed.push(PlacedRank {
                 rank: Rank(rank),
                 worker,
@@ -181,11 +191,11 @@ fn start(cluster: &mut Cluster<'_>, job: &Pending) -> Option<Vec<PlacedRank>> {
 
 /// What would do for a gang, the better first: each is one kind of device and, where it needs a
 /// trainer, one flavour, so that neither is ever mixed.
-fn choices<'a>(cluster: &Cluster<'a>, job: &Pending) -> Vec<Wanted<'a>> {
+fn choices<'a>(pool: &Pool<'a>, shape: Shape) -> Vec<Wanted<'a>> {
     let of_kind = |kind: &Kind| {
         let kind = *kind;
-        let flavours: Vec<Trainer<'a>> = if job.needs_trainer {
-            cluster.flavours().map(Trainer::Of).collect()
+        let flavours: Vec<Trainer<'a>> = if shape.needs_trainer {
+            pool.flavours().map(Trainer::Of).collect()
         } else {
             vec![Trainer::NotNeeded]
         };
@@ -193,31 +203,22 @@ fn choices<'a>(cluster: &Cluster<'a>, job: &Pending) -> Vec<Wanted<'a>> {
             .into_iter()
             .map(move |trainer| Wanted { kind, trainer })
     };
-    kinds(job.resources.device)
-        .iter()
-        .flat_map(of_kind)
-        .collect()
+    kinds(shape.device).iter().flat_map(of_kind).collect()
 }
 
-fn has_waited_long(job: &Pending, now: DateTime<Utc>) -> bool {
-    (now - job.queued_at)
+fn has_waited_long(since: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    (now - since)
         .to_std()
         .is_ok_and(|waited| waited >= RESERVE_AFTER)
 }
 
-/// Holds devices back for `job` on the hosts that it would take in an empty cluster, unless
-/// another job already has a reservation for that kind, or no empty cluster would do.
-fn reserve(cluster: &mut Cluster<'_>, job: &Pending) {
-    let Resources {
-        ranks,
-        devices_per_rank,
-        ..
-    } = job.resources;
-    let found = choices(cluster, job).into_iter().find_map(|wanted| {
-        let shares = cluster.fit_if_empty(wanted, ranks, devices_per_rank)?;
+/// Holds devices back on the hosts that the job would take in an empty cluster, unless another job
+/// already has a reservation for that kind, or no empty cluster would do. True if it did.
+fn reserve(pool: &mut Pool<'_>, reservation: Reservation) -> bool {
+    let Reservation { job, shape } = reservation;
+    let found = choices(pool, shape).into_iter().find_map(|wanted| {
+        let shares = pool.fit_if_empty(wanted, shape.ranks, shape.devices_per_rank)?;
         Some((wanted, shares))
     });
-    if let Some((wanted, shares)) = found {
-        cluster.hold_back(wanted, job.job, &shares, devices_per_rank);
-    }
+    found.is_some_and(|(wanted, shares)| pool.hold_back(wanted, job, &shares, shape.devices_per_rank))
 }

@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use marquee_domain::flavour;
 use marquee_domain::resources::Device;
 
-use super::cluster::{Cluster, Kind, Trainer, Wanted};
-use super::{Gpu, Host, Pending};
+use super::devices::{Kind, Pool, Trainer, Wanted};
+use super::{Gpu, Host};
 
 /// Obstacles named in one reason; a cluster with more has a common cause.
 const NAMED_MAX: usize = 3;
 
 /// GPUs that are ill. There is no such thing as an ill CPU slot.
-pub(super) fn faults(cluster: &Cluster<'_>, kind: Kind) -> Vec<String> {
+pub(super) fn faults(pool: &Pool<'_>, kind: Kind) -> Vec<String> {
     match kind {
         Kind::Cpu => Vec::new(),
-        Kind::Gpu => cluster.hosts().flat_map(faults_of).collect(),
+        Kind::Gpu => pool.hosts().flat_map(faults_of).collect(),
     }
 }
 
@@ -31,13 +31,13 @@ fn faults_of(host: &Host) -> impl Iterator<Item = String> {
     })
 }
 
-/// All that keeps `job` from devices of `kind` that are there.
-pub(super) fn all(cluster: &Cluster<'_>, kind: Kind, job: &Pending) -> Vec<String> {
+/// All that keeps a job from devices of `kind` that are there.
+pub(super) fn all(pool: &Pool<'_>, kind: Kind, needs_trainer: bool) -> Vec<String> {
     let mut found = Vec::new();
-    if job.needs_trainer {
-        found.extend(cluster.hosts().filter_map(|host| mismatch(host, kind)));
+    if needs_trainer {
+        found.extend(pool.hosts().filter_map(|host| mismatch(host, kind)));
     }
-    found.extend(faults(cluster, kind));
+    found.extend(faults(pool, kind));
     found
 }
 
@@ -68,13 +68,13 @@ fn mismatch(host: &Host, kind: Kind) -> Option<String> {
 }
 
 /// How many usable devices each flavour has: `2 with libtorch-2.11.0 and 2 with ...`.
-pub(super) fn flavours(cluster: &Cluster<'_>, kind: Kind) -> String {
+pub(super) fn flavours(pool: &Pool<'_>, kind: Kind) -> String {
     let mut devices: BTreeMap<&str, u32> = BTreeMap::new();
     let any = Wanted {
         kind,
         trainer: Trainer::Any,
     };
-    for (host, count) in cluster.offers(any).filter(|(_, count)| *count > 0) {
+    for (host, count) in pool.offers(any).filter(|(_, count)| *count > 0) {
         *devices.entry(&host.flavour).or_default() += count;
     }
     let words = devices

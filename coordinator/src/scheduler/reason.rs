@@ -1,50 +1,136 @@
-//! Why a job is not placed, in words for its owner.
-//!
-//! Invariant: the same situation gives the same words, so that a stored reason changes only when
-//! the situation does: no durations that tick, no random picks.
+//! Why a job is not placed: as a class with its figures, which is stored, and in words for its owner,
+//! which are made when somebody reads them.
 
 use chrono::{DateTime, Utc};
-use marquee_domain::resources::{DeviceKind, Resources};
+use marquee_domain::resources::DeviceKind;
+use serde::{Deserialize, Serialize};
 
-use super::cluster::{Cluster, Kind, Trainer, Wanted};
-use super::{Pending, choices, obstacles};
+use super::devices::{Kind, Pool, Trainer, Wanted};
+use super::{Host, Reservation, Shape, choices, obstacles, reserve};
 
 /// Jobs named in one reason; more make it unreadable.
 const NAMED_JOBS_MAX: usize = 3;
 
+/// What keeps jobs of a shape from being placed, in the figures of the round that left them.
+///
+/// It names no job and no host: those change from round to round, and are looked up by who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "class", rename_all = "snake_case")]
+pub enum Obstacle {
+    /// No worker is online.
+    NoWorker,
+    /// Even if nothing ran, the hosts that are online could not take the gang.
+    Impossible,
+    /// Enough devices are free, and held back for a job that has waited longer.
+    HeldBack { needs: u32 },
+    /// Too few devices are free, or not as the gang needs them together.
+    Busy { needs: u32, free: u32, total: u32 },
+}
+
+impl Obstacle {
+    /// The word that is stored.
+    #[must_use]
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::NoWorker => "no_worker",
+            Self::Impossible => "impossible",
+            Self::HeldBack { .. } => "held_back",
+            Self::Busy { .. } => "busy",
+        }
+    }
+}
+
 /// A failed attempt's back-off has not ended.
-pub(super) fn back_off(until: DateTime<Utc>) -> String {
+#[must_use]
+pub fn back_off(until: DateTime<Utc>) -> String {
     format!(
         "the next attempt starts at {} UTC, after a back-off",
         until.format("%H:%M:%S")
     )
 }
 
-/// Why `job` did not fit.
-pub(super) fn explain(cluster: &Cluster<'_>, job: &Pending) -> String {
-    if cluster.is_empty() {
-        return "no worker is online; start one with \"marquee-worker\"".into();
+/// What keeps `shape` from being placed now.
+pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape) -> Obstacle {
+    if pool.is_empty() {
+        return Obstacle::NoWorker;
     }
-    let Resources {
-        ranks,
-        devices_per_rank,
-        ..
-    } = job.resources;
-    // Of what would do, the first that the cluster could ever give explains best.
-    let possible = choices(cluster, job).into_iter().find(|wanted| {
-        cluster
-            .fit_if_empty(*wanted, ranks, devices_per_rank)
-            .is_some()
-    });
-    match possible {
-        Some(wanted) => busy(cluster, wanted.kind, job),
-        None => impossible(cluster, job),
+    let needs = shape.devices();
+    let Some(wanted) = possible(pool, shape) else {
+        return Obstacle::Impossible;
+    };
+    if fits_unreserved(pool, wanted.kind, shape) {
+        return Obstacle::HeldBack { needs };
+    }
+    let usable = usable(wanted.kind, shape);
+    Obstacle::Busy {
+        needs,
+        free: pool.free(usable),
+        total: total(pool, usable),
     }
 }
 
+/// The hosts as they are, for whoever asks why jobs wait.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    pool: Pool<'a>,
+}
+
+impl<'a> Explainer<'a> {
+    /// Looks at `hosts` with what the newest round held back.
+    #[must_use]
+    pub fn new(hosts: &'a [Host], reservations: &[Reservation]) -> Self {
+        let mut pool = Pool::new(hosts);
+        for reservation in reservations {
+            reserve(&mut pool, *reservation);
+        }
+        Self { pool }
+    }
+
+    /// Why a job of this shape is not placed, in words that name what is missing and what it waits
+    /// for. None: it could be placed now, and the next round will.
+    #[must_use]
+    pub fn explain(&self, shape: Shape) -> Option<String> {
+        let pool = &self.pool;
+        if pool.is_empty() {
+            return Some("no worker is online; start one with \"marquee-worker\"".into());
+        }
+        let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank);
+        if choices(pool, shape).into_iter().any(|wanted| fits(wanted).is_some()) {
+            return None;
+        }
+        Some(match possible(pool, shape) {
+            Some(wanted) => busy(pool, wanted.kind, shape),
+            None => impossible(pool, shape),
+        })
+    }
+}
+
+/// The best choice that the hosts could give if nothing ran: the job waits for devices of that kind.
+fn possible<'a>(pool: &Pool<'a>, shape: Shape) -> Option<Wanted<'a>> {
+    choices(pool, shape).into_iter().find(|wanted| {
+        pool.fit_if_empty(*wanted, shape.ranks, shape.devices_per_rank)
+            .is_some()
+    })
+}
+
+/// Whether the gang could start now if nothing were held back.
+fn fits_unreserved(pool: &Pool<'_>, kind: Kind, shape: Shape) -> bool {
+    let of_kind = choices(pool, shape)
+        .into_iter()
+        .filter(|wanted| wanted.kind == kind);
+    of_kind
+        .into_iter()
+        .any(|wanted| pool.fit_unreserved(wanted, shape.ranks, shape.devices_per_rank))
+}
+
+/// Devices that the hosts offer.
+fn total<'a>(pool: &Pool<'a>, wanted: Wanted<'a>) -> u32 {
+    pool.offers(wanted).map(|(_, devices)| devices).sum()
+}
+
 /// Devices of a kind that the job could use, of whatever flavour.
-fn usable<'a>(kind: Kind, job: &Pending) -> Wanted<'a> {
-    let trainer = if job.needs_trainer {
+fn usable<'a>(kind: Kind, shape: Shape) -> Wanted<'a> {
+    let trainer = if shape.needs_trainer {
         Trainer::Any
     } else {
         Trainer::NotNeeded
@@ -52,33 +138,25 @@ fn usable<'a>(kind: Kind, job: &Pending) -> Wanted<'a> {
     Wanted { kind, trainer }
 }
 
-/// The gang fits an empty cluster, so it waits for others.
-fn busy(cluster: &Cluster<'_>, kind: Kind, job: &Pending) -> String {
-    let Resources {
-        ranks,
-        devices_per_rank,
-        ..
-    } = job.resources;
-    let needs = needs(&job.resources, kind.as_str());
-    let of_kind = |wanted: &Wanted<'_>| wanted.kind == kind;
-    let fits = |wanted: Wanted<'_>| cluster.fit_unreserved(wanted, ranks, devices_per_rank);
-    let mut choices = choices(cluster, job).into_iter().filter(of_kind);
-    if choices.any(fits) {
-        let holder = cluster.held_back_for(kind);
+/// The gang would fit if nothing ran, so it waits for others.
+fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
+    let needs = needs(shape, kind);
+    if fits_unreserved(pool, kind, shape) {
+        let holder = pool.held_back_for(kind);
         let holder = holder.map_or_else(|| "another job".into(), |job| format!("job {job}"));
         return format!("{needs}, which are held back for {holder}: that one has waited longer");
     }
-    let usable = usable(kind, job);
-    let free = cluster.free(usable);
-    let total: u32 = cluster.offers(usable).map(|(_, devices)| devices).sum();
-    let mut text = format!("{needs}, {free} of {total} are free");
-    if fits(usable) {
+    let usable = usable(kind, shape);
+    let free = pool.free(usable);
+    let mut text = format!("{needs}, {free} of {} are free", total(pool, usable));
+    if pool.fit_unreserved(usable, shape.ranks, shape.devices_per_rank) {
         text += " but not of one flavour of libtorch";
-    } else if free >= ranks.saturating_mul(devices_per_rank) {
-        text += &format!(" but not {devices_per_rank} together on one host for each rank");
+    } else if free >= shape.devices() {
+        let per_rank = shape.devices_per_rank;
+        text += &format!(" but not {per_rank} together on one host for each rank");
     }
-    text += &waits_for(cluster, kind);
-    with(text, &obstacles::faults(cluster, kind))
+    text += &waits_for(pool, kind);
+    with(text, &obstacles::faults(pool, kind))
 }
 
 /// A reason with what else stands in the way.
@@ -89,8 +167,8 @@ fn with(text: String, obstacles: &[String]) -> String {
     format!("{text}; {}", obstacles::list(obstacles))
 }
 
-fn waits_for(cluster: &Cluster<'_>, kind: Kind) -> String {
-    let holders = cluster.holders(kind);
+fn waits_for(pool: &Pool<'_>, kind: Kind) -> String {
+    let holders = pool.holders(kind);
     if holders.is_empty() {
         return String::new();
     }
@@ -106,29 +184,25 @@ fn waits_for(cluster: &Cluster<'_>, kind: Kind) -> String {
     format!(": waits for {}{more}", named.join(", "))
 }
 
-/// Not even an empty cluster would do: a host must come or be cured, or the job must change.
-fn impossible(cluster: &Cluster<'_>, job: &Pending) -> String {
-    let total = |kind, job: &Pending| -> u32 {
-        let offers = cluster.offers(usable(kind, job));
-        offers.map(|(_, devices)| devices).sum()
-    };
-    let kind = match job.resources.device {
+/// Even if nothing ran the gang would not fit: a host must come or be cured, or the job must change.
+fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
+    let offered = |kind| total(pool, usable(kind, shape));
+    let kind = match shape.device {
         DeviceKind::Cpu => Kind::Cpu,
         DeviceKind::Gpu => Kind::Gpu,
         // Say why of the kind that there is more of.
-        DeviceKind::Any if total(Kind::Gpu, job) > total(Kind::Cpu, job) => Kind::Gpu,
+        DeviceKind::Any if offered(Kind::Gpu) > offered(Kind::Cpu) => Kind::Gpu,
         DeviceKind::Any => Kind::Cpu,
     };
-    let obstacles = obstacles::all(cluster, kind, job);
-    let total = total(kind, job);
+    let obstacles = obstacles::all(pool, kind, shape.needs_trainer);
+    let total = offered(kind);
     if total == 0 {
         return none_at_all(kind, &obstacles);
     }
-    let wanted = &job.resources;
-    let per_rank = wanted.devices_per_rank;
+    let per_rank = shape.devices_per_rank;
     // Ties go to the first name.
-    let largest = cluster
-        .offers(usable(kind, job))
+    let largest = pool
+        .offers(usable(kind, shape))
         .min_by_key(|(_, devices)| std::cmp::Reverse(*devices));
     if let Some((host, devices)) = largest.filter(|(_, devices)| *devices < per_rank) {
         let (kind, name) = (kind.as_str(), &host.name);
@@ -137,18 +211,18 @@ fn impossible(cluster: &Cluster<'_>, job: &Pending) -> String {
         );
         return with(text, &obstacles);
     }
-    let needs = needs(wanted, kind.as_str());
-    if wanted.ranks.saturating_mul(per_rank) > total {
+    let needs = needs(shape, kind);
+    if shape.devices() > total {
         let text = format!(
             "{needs}, the workers that are online have {total}; bring more workers or ask for fewer ranks"
         );
         return with(text, &obstacles);
     }
-    if cluster
-        .fit_if_empty(usable(kind, job), wanted.ranks, per_rank)
+    if pool
+        .fit_if_empty(usable(kind, shape), shape.ranks, per_rank)
         .is_some()
     {
-        let flavours = obstacles::flavours(cluster, kind);
+        let flavours = obstacles::flavours(pool, kind);
         return format!(
             "{needs} with one flavour of libtorch, and the workers that are online have {flavours}: ask for fewer ranks, or install one flavour on all (docs/deploy.md)"
         );
@@ -174,13 +248,8 @@ fn none_at_all(kind: Kind, obstacles: &[String]) -> String {
     }
 }
 
-fn needs(wanted: &Resources, kind: &str) -> String {
-    let Resources {
-        ranks,
-        devices_per_rank,
-        ..
-    } = wanted;
-    let total = ranks.saturating_mul(*devices_per_rank);
+fn needs(shape: Shape, kind: Kind) -> String {
+    let total = shape.devices();
     let plural = if total == 1 { "" } else { "s" };
-    format!("needs {total} {kind} device{plural}")
+    format!("needs {total} {} device{plural}", kind.as_str())
 }

@@ -86,14 +86,12 @@ impl Host {
 fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
     Pending {
         job: JobId(id),
-        name: format!("job-{id}").parse().unwrap(),
-        resources: Resources {
+        shape: Shape {
             ranks,
-            min_ranks: None,
             device,
             devices_per_rank: 1,
+            needs_trainer: false,
         },
-        needs_trainer: false,
         priority: 0,
         queued_at: at(0),
         not_before: None,
@@ -102,12 +100,12 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
 
 impl Pending {
     fn each(mut self, devices: u32) -> Self {
-        self.resources.devices_per_rank = devices;
+        self.shape.devices_per_rank = devices;
         self
     }
 
     fn trains(mut self) -> Self {
-        self.needs_trainer = true;
+        self.shape.needs_trainer = true;
         self
     }
 
@@ -119,6 +117,54 @@ impl Pending {
     fn queued(mut self, seconds: i64) -> Self {
         self.queued_at = at(seconds);
         self
+    }
+}
+
+/// A plan, and for each job that was left what its owner would read.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    placements: Vec<Placement>,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Waiting {
+    job: JobId,
+    reason: String,
+}
+
+fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Outcome {
+    let mut queue: Queue = pending.iter().copied().collect();
+    queue.wake(now);
+    let plan = plan(&queue, hosts, now);
+    let mut after = hosts.to_vec();
+    for placement in &plan.placements {
+        queue.remove(placement.job);
+        for rank in &placement.ranks {
+            let host = after.iter_mut().find(|host| host.worker == rank.worker);
+            host.unwrap().running.push(Held {
+                job: placement.job,
+                devices: rank.devices.clone(),
+            });
+        }
+    }
+    let explainer = Explainer::new(&after, &plan.reservations);
+    let mut left: Vec<&Pending> = queue.iter().collect();
+    left.sort_by_key(|job| (Reverse(job.priority), job.job));
+    let waiting = left.into_iter().map(|pending| Waiting {
+        job: pending.job,
+        reason: match pending.not_before {
+            Some(until) => back_off(until),
+            None => {
+                let line = (Reverse(pending.priority), pending.shape);
+                assert!(plan.waiting.contains_key(&line), "its class is known too");
+                explainer.explain(pending.shape).unwrap()
+            }
+        },
+    });
+    Outcome {
+        waiting: waiting.collect(),
+        placements: plan.placements,
     }
 }
 
@@ -135,7 +181,7 @@ fn cpu(index: u32) -> Device {
 }
 
 /// The plan as lines: one for each rank, one for each job that waits.
-fn lines(plan: &Plan, hosts: &[Host]) -> Vec<String> {
+fn lines(plan: &Outcome, hosts: &[Host]) -> Vec<String> {
     let mut lines = Vec::new();
     for Placement { job, ranks } in &plan.placements {
         for PlacedRank {
@@ -248,7 +294,7 @@ fn a_job_that_fits_does_not_wait_behind_one_that_does_not() {
         &hosts,
         &[
             "2.0 -> a.0 gpu1",
-            "1: needs 3 gpu devices, 2 of 3 are free: waits for job 9 on a",
+            "1: needs 3 gpu devices, 1 of 3 are free: waits for job 2 on a, job 9 on a",
         ],
     );
 }

@@ -67,7 +67,7 @@ impl Draw {
                     .each(1 + self.below(3))
                     .priority(i32::try_from(self.below(3)).unwrap())
                     .queued(-i64::from(self.below(60)));
-                job.needs_trainer = self.below(2) == 0;
+                job.shape.needs_trainer = self.below(2) == 0;
                 if self.below(8) == 0 {
                     job.not_before = Some(at(i64::from(self.below(3)) - 1));
                 }
@@ -78,7 +78,7 @@ impl Draw {
 }
 
 /// What must hold of any plan.
-fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
+fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Outcome) {
     let mut taken: BTreeSet<(WorkerId, &Device)> = BTreeSet::new();
     for host in hosts {
         for device in host.running.iter().flat_map(|held| &held.devices) {
@@ -98,7 +98,7 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
             "placed in its back-off"
         );
         let ranks: Vec<u32> = placement.ranks.iter().map(|rank| rank.rank.0).collect();
-        let gang: Vec<u32> = (0..job.resources.ranks).collect();
+        let gang: Vec<u32> = (0..job.shape.ranks).collect();
         assert_eq!(ranks, gang, "the gang is whole");
 
         let (mut kinds, mut flavours) = (BTreeSet::new(), BTreeSet::new());
@@ -110,7 +110,7 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
                 .unwrap();
             assert!(host.accepting, "placed on a lost host");
             flavours.insert(host.flavour.as_str());
-            assert_eq!(rank.devices.len(), job.resources.devices_per_rank as usize);
+            assert_eq!(rank.devices.len(), job.shape.devices_per_rank as usize);
             let next = local.entry(rank.worker).or_default();
             assert_eq!(rank.local_rank, *next, "local ranks count up on each host");
             *next += 1;
@@ -127,19 +127,19 @@ fn assert_sound(pending: &[Pending], hosts: &[Host], plan: &Plan) {
                 let gpu = &host.gpus[index];
                 assert_eq!(gpu.fault, None, "placed on an ill GPU");
                 assert!(
-                    !job.needs_trainer || flavour::runs_on(&host.flavour, gpu.capability),
+                    !job.shape.needs_trainer || flavour::runs_on(&host.flavour, gpu.capability),
                     "the trainer has no kernels for its GPU"
                 );
             }
         }
         assert_eq!(kinds.len(), 1, "kinds are not mixed");
         assert!(
-            !job.needs_trainer || (flavours.len() == 1 && !flavours.contains("")),
+            !job.shape.needs_trainer || (flavours.len() == 1 && !flavours.contains("")),
             "one flavour of trainer: {flavours:?}"
         );
         let is_gpu = kinds.contains(&true);
         assert!(
-            job.resources.device != if is_gpu { CPU } else { GPU },
+            job.shape.device != if is_gpu { CPU } else { GPU },
             "the kind asked for"
         );
     }

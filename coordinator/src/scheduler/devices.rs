@@ -1,10 +1,12 @@
-//! The devices of the cluster during one round: what is free, what was taken in this round, what
-//! is held back.
+//! The devices of the hosts during one round: what is free, what was taken in this round, what is
+//! held back.
 //!
 //! Not here: the order of jobs, and words.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 use marquee_domain::flavour;
 use marquee_domain::ids::JobId;
@@ -13,7 +15,7 @@ use marquee_domain::resources::Device;
 use super::Host;
 
 /// A kind that a device has (a job may also ask for "any").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Cpu,
     Gpu,
@@ -36,7 +38,7 @@ impl Kind {
 }
 
 /// What a gang needs of the hosts' trainers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Trainer<'a> {
     NotNeeded,
     /// For counting: any flavour that has kernels for the device.
@@ -46,7 +48,7 @@ pub(super) enum Trainer<'a> {
 }
 
 /// What a rank asks of each of its devices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Wanted<'a> {
     pub(super) kind: Kind,
     pub(super) trainer: Trainer<'a>,
@@ -83,16 +85,21 @@ impl Wanted<'_> {
 /// How many ranks of a gang go to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Index into the cluster's hosts.
+    /// Index into the pool's hosts.
     pub(super) host: usize,
     pub(super) ranks: u32,
 }
 
-/// The accepting hosts, by name.
+/// The accepting hosts, by name, with their devices.
 #[derive(Debug)]
-pub(super) struct Cluster<'a> {
+pub(super) struct Pool<'a> {
     members: Vec<Member<'a>>,
     held_back: Vec<HeldBack<'a>>,
+    /// Free devices of each host that would do, for each thing that was wanted so far: counted once a
+    /// round, and again for a host only when devices of it are taken.
+    free: RefCell<HashMap<Wanted<'a>, Rc<Vec<u32>>>>,
+    /// The same of all devices that the hosts offer.
+    offered: RefCell<HashMap<Wanted<'a>, Rc<Vec<u32>>>>,
 }
 
 #[derive(Debug)]
@@ -108,11 +115,11 @@ struct Member<'a> {
 struct HeldBack<'a> {
     wanted: Wanted<'a>,
     job: JobId,
-    /// Devices by host index.
-    devices: Vec<(usize, u32)>,
+    /// Devices by host index; 0 where none are held back.
+    devices: Vec<u32>,
 }
 
-impl<'a> Cluster<'a> {
+impl<'a> Pool<'a> {
     pub(super) fn new(hosts: &'a [Host]) -> Self {
         let mut members: Vec<Member<'_>> = hosts
             .iter()
@@ -133,6 +140,8 @@ impl<'a> Cluster<'a> {
         Self {
             members,
             held_back: Vec::new(),
+            free: RefCell::default(),
+            offered: RefCell::default(),
         }
     }
 
@@ -161,17 +170,33 @@ impl<'a> Cluster<'a> {
 
     /// Every accepting host with the devices that it offers of those wanted.
     pub(super) fn offers(&self, wanted: Wanted<'a>) -> impl Iterator<Item = (&'a Host, u32)> {
-        self.members
-            .iter()
-            .map(move |member| (member.host, wanted.count(member.host, &member.host.devices)))
+        let counts = self.offered(wanted);
+        let hosts = self.members.iter().enumerate();
+        hosts.map(move |(index, member)| (member.host, counts[index]))
+    }
+
+    fn offered(&self, wanted: Wanted<'a>) -> Rc<Vec<u32>> {
+        let mut known = self.offered.borrow_mut();
+        let counts = known.entry(wanted).or_insert_with(|| {
+            let count = |member: &Member<'_>| wanted.count(member.host, &member.host.devices);
+            Rc::new(self.members.iter().map(count).collect())
+        });
+        Rc::clone(counts)
+    }
+
+    /// Free devices of each host, held back or not.
+    fn free_on_each(&self, wanted: Wanted<'a>) -> Rc<Vec<u32>> {
+        let mut known = self.free.borrow_mut();
+        let counts = known.entry(wanted).or_insert_with(|| {
+            let count = |member: &Member<'_>| wanted.count(member.host, &member.free);
+            Rc::new(self.members.iter().map(count).collect())
+        });
+        Rc::clone(counts)
     }
 
     /// Devices that are free, held back or not.
-    pub(super) fn free(&self, wanted: Wanted<'_>) -> u32 {
-        self.members
-            .iter()
-            .map(|member| wanted.count(member.host, &member.free))
-            .sum()
+    pub(super) fn free(&self, wanted: Wanted<'a>) -> u32 {
+        self.free_on_each(wanted).iter().sum()
     }
 
     /// The job that devices of `kind` are held back for.
@@ -200,103 +225,36 @@ impl<'a> Cluster<'a> {
     /// Where a gang could start now, leaving alone what is held back for others.
     pub(super) fn fit_now(
         &self,
-        wanted: Wanted<'_>,
+        wanted: Wanted<'a>,
         ranks: u32,
         per_rank: u32,
     ) -> Option<Vec<Share>> {
-        self.fit(
-            |index, member| self.available(index, member, wanted),
-            ranks,
-            per_rank,
-        )
+        let free = self.free_on_each(wanted);
+        match self.reservation(wanted.kind) {
+            None => fit(&free, ranks, per_rank),
+            Some(held) => {
+                let members = self.members.iter().zip(free.iter()).enumerate();
+                let left: Vec<u32> = members
+                    .map(|(index, (member, free))| held.leaves(index, member, wanted, *free))
+                    .collect();
+                fit(&left, ranks, per_rank)
+            }
+        }
     }
 
-    /// Where a gang could start now if nothing were held back.
-    pub(super) fn fit_unreserved(&self, wanted: Wanted<'_>, ranks: u32, per_rank: u32) -> bool {
-        let free = |_, member: &Member<'_>| wanted.count(member.host, &member.free);
-        self.fit(free, ranks, per_rank).is_some()
+    /// Whether a gang could start now if nothing were held back.
+    pub(super) fn fit_unreserved(&self, wanted: Wanted<'a>, ranks: u32, per_rank: u32) -> bool {
+        fit(&self.free_on_each(wanted), ranks, per_rank).is_some()
     }
 
     /// Where a gang would start if nothing ran.
     pub(super) fn fit_if_empty(
         &self,
-        wanted: Wanted<'_>,
+        wanted: Wanted<'a>,
         ranks: u32,
         per_rank: u32,
     ) -> Option<Vec<Share>> {
-        let all = |_, member: &Member<'_>| wanted.count(member.host, &member.host.devices);
-        self.fit(all, ranks, per_rank)
-    }
-
-    /// Free devices of a host that may be taken. Where some are held back for a gang, as many as it
-    /// needs stay free of those that it could use; the others are anybody's.
-    fn available(&self, index: usize, member: &Member<'_>, wanted: Wanted<'_>) -> u32 {
-        let all = wanted.count(member.host, &member.free);
-        let Some(held) = self.reservation(wanted.kind) else {
-            return all;
-        };
-        let here = held.devices.iter().filter(|(host, _)| *host == index);
-        let held_back: u32 = here.map(|(_, devices)| devices).sum();
-        let theirs = held.wanted.count(member.host, &member.free);
-        let theirs_too = member
-            .free
-            .iter()
-            .filter(|device| wanted.fits(member.host, device));
-        let shared = held.wanted.count(member.host, theirs_too);
-        (all - shared) + shared.min(theirs.saturating_sub(held_back))
-    }
-
-    /// Shares a gang out over the fewest hosts. `available` counts a host's usable devices.
-    fn fit(
-        &self,
-        available: impl Fn(usize, &Member<'_>) -> u32,
-        ranks: u32,
-        per_rank: u32,
-    ) -> Option<Vec<Share>> {
-        /// A host's room for ranks of the gang.
-        struct Room {
-            host: usize,
-            devices: u32,
-            ranks: u32,
-        }
-        let mut rooms: Vec<Room> = self
-            .members
-            .iter()
-            .enumerate()
-            .map(|(host, member)| {
-                let devices = available(host, member);
-                Room {
-                    host,
-                    devices,
-                    ranks: devices.checked_div(per_rank).unwrap_or(0),
-                }
-            })
-            .filter(|room| room.ranks > 0)
-            .collect();
-        // Most room first; the sort is stable, so ties stay in the order of names.
-        rooms.sort_by_key(|room| Reverse(room.ranks));
-
-        let mut shares = Vec::new();
-        let mut left = ranks;
-        while left > 0 {
-            // Where one host takes all that is left, the one that it fills best takes it.
-            let best = (0..rooms.len())
-                .filter(|at| rooms[*at].ranks >= left)
-                .min_by_key(|at| (rooms[*at].devices, rooms[*at].host));
-            let at = match best {
-                Some(at) => at,
-                None if rooms.is_empty() => return None,
-                None => 0,
-            };
-            let room = rooms.remove(at);
-            let taken = room.ranks.min(left);
-            shares.push(Share {
-                host: room.host,
-                ranks: taken,
-            });
-            left -= taken;
-        }
-        Some(shares)
+        fit(&self.offered(wanted), ranks, per_rank)
     }
 
     /// Takes `devices` free ones on a host: first those that no reservation could use, then by
@@ -328,28 +286,102 @@ impl<'a> Cluster<'a> {
             member.free.remove(device);
         }
         member.started.push((job, wanted.kind));
+        for (counted, counts) in self.free.get_mut() {
+            Rc::make_mut(counts)[host] = counted.count(member.host, &member.free);
+        }
         taken
     }
 
     /// Leaves `shares` to `job`: later jobs of this round may not take what it needs there. Each
-    /// kind has one reservation; further ones are ignored.
+    /// kind has one reservation; false if there was one already.
     pub(super) fn hold_back(
         &mut self,
         wanted: Wanted<'a>,
         job: JobId,
         shares: &[Share],
         per_rank: u32,
-    ) {
-        if self.reservation(wanted.kind).is_none() {
-            let devices = shares
-                .iter()
-                .map(|share| (share.host, share.ranks * per_rank))
-                .collect();
-            self.held_back.push(HeldBack {
-                wanted,
-                job,
-                devices,
-            });
+    ) -> bool {
+        if self.reservation(wanted.kind).is_some() {
+            return false;
         }
+        let mut devices = vec![0; self.members.len()];
+        for share in shares {
+            devices[share.host] = share.ranks * per_rank;
+        }
+        self.held_back.push(HeldBack {
+            wanted,
+            job,
+            devices,
+        });
+        true
     }
+}
+
+impl HeldBack<'_> {
+    /// Of a host's `free` devices those that may be taken. Where some are held back, as many as the
+    /// gang needs stay free of those that it could use; the others are anybody's.
+    fn leaves(&self, index: usize, member: &Member<'_>, wanted: Wanted<'_>, free: u32) -> u32 {
+        let held_back = self.devices[index];
+        if held_back == 0 {
+            return free;
+        }
+        let theirs = self.wanted.count(member.host, &member.free);
+        let theirs_too = member
+            .free
+            .iter()
+            .filter(|device| wanted.fits(member.host, device));
+        let shared = self.wanted.count(member.host, theirs_too);
+        (free - shared) + shared.min(theirs.saturating_sub(held_back))
+    }
+}
+
+/// A host's room for ranks of a gang.
+struct Room {
+    host: usize,
+    devices: u32,
+    ranks: u32,
+}
+
+/// Shares a gang out over the fewest hosts; `available` has each host's usable devices.
+fn fit(available: &[u32], ranks: u32, per_rank: u32) -> Option<Vec<Share>> {
+    let rooms = available.iter().enumerate().filter_map(|(host, devices)| {
+        let ranks = devices.checked_div(per_rank).filter(|ranks| *ranks > 0)?;
+        Some(Room {
+            host,
+            devices: *devices,
+            ranks,
+        })
+    });
+    // Most jobs are of one rank or fit on one host: that needs no list.
+    let whole = rooms
+        .clone()
+        .filter(|room| room.ranks >= ranks)
+        .min_by_key(|room| (room.devices, room.host));
+    if let Some(room) = whole {
+        let host = room.host;
+        return Some(vec![Share { host, ranks }]);
+    }
+    let mut rooms: Vec<Room> = rooms.collect();
+    let all: u64 = rooms.iter().map(|room| u64::from(room.ranks)).sum();
+    if all < u64::from(ranks) {
+        return None;
+    }
+    // Most room first; the sort is stable, so ties stay in the order of names.
+    rooms.sort_by_key(|room| Reverse(room.ranks));
+    let mut shares = Vec::new();
+    let mut left = ranks;
+    while left > 0 {
+        // Where one host takes all that is left, the one that it fills best takes it.
+        let best = (0..rooms.len())
+            .filter(|at| rooms[*at].ranks >= left)
+            .min_by_key(|at| (rooms[*at].devices, rooms[*at].host));
+        let room = rooms.remove(best.unwrap_or(0));
+        let taken = room.ranks.min(left);
+        shares.push(Share {
+            host: room.host,
+            ranks: taken,
+        });
+        left -= taken;
+    }
+    Some(shares)
 }

@@ -1,0 +1,145 @@
+//! The jobs that could run, kept between rounds in the order in which they are tried.
+//!
+//! Invariant: each job stands in exactly one place: among those of its priority and shape, or
+//! among those whose back-off has not ended.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobId;
+
+use super::Shape;
+
+/// A job that may run: all it needs has succeeded, and no cancel was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    pub job: JobId,
+    pub shape: Shape,
+    pub priority: i32,
+    /// When it was queued: a job that waits for long has devices held back for it.
+    pub queued_at: DateTime<Utc>,
+    /// End of the back-off after a failed attempt.
+    pub not_before: Option<DateTime<Utc>>,
+}
+
+/// Jobs of one priority and shape: where one does not fit, none does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Alike {
+    /// In the order of submission.
+    pub(super) jobs: BTreeSet<JobId>,
+    /// The same, the one that has waited longest first.
+    waits: BTreeSet<(DateTime<Utc>, JobId)>,
+}
+
+impl Alike {
+    /// Of `first` and the jobs behind it the one that has waited longest, and since when.
+    pub(super) fn longest_wait(&self, first: JobId) -> Option<(DateTime<Utc>, JobId)> {
+        self.waits.iter().copied().find(|(_, job)| *job >= first)
+    }
+}
+
+/// Which jobs are tried before which: higher priority first, then one shape after the other. Within a
+/// priority, jobs of different shapes are merged by their number.
+pub(super) type Line = (Reverse<i32>, Shape);
+
+/// All pending jobs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Queue {
+    jobs: HashMap<JobId, Pending>,
+    alike: BTreeMap<Line, Alike>,
+    delayed: BTreeSet<(DateTime<Utc>, JobId)>,
+}
+
+impl Queue {
+    /// Puts a job in; one that is there already is replaced.
+    pub fn insert(&mut self, job: Pending) {
+        self.remove(job.job);
+        match job.not_before {
+            Some(until) => {
+                self.delayed.insert((until, job.job));
+            }
+            None => self.line_up(&job),
+        }
+        self.jobs.insert(job.job, job);
+    }
+
+    fn line_up(&mut self, job: &Pending) {
+        let alike = self
+            .alike
+            .entry((Reverse(job.priority), job.shape))
+            .or_default();
+        alike.jobs.insert(job.job);
+        alike.waits.insert((job.queued_at, job.job));
+    }
+
+    /// Takes a job out; gives it back if it was there.
+    pub fn remove(&mut self, job: JobId) -> Option<Pending> {
+        let job = self.jobs.remove(&job)?;
+        if let Some(until) = job.not_before {
+            self.delayed.remove(&(until, job.job));
+        }
+        let line = (Reverse(job.priority), job.shape);
+        if let Some(alike) = self.alike.get_mut(&line) {
+            alike.jobs.remove(&job.job);
+            alike.waits.remove(&(job.queued_at, job.job));
+            if alike.jobs.is_empty() {
+                self.alike.remove(&line);
+            }
+        }
+        Some(job)
+    }
+
+    /// Lines up the jobs whose back-off ends by `now`, and gives the time at which the next one does.
+    pub fn wake(&mut self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        while let Some((until, job)) = self.delayed.first().copied() {
+            if until > now {
+                return Some(until);
+            }
+            self.delayed.remove(&(until, job));
+            if let Some(pending) = self.jobs.get_mut(&job) {
+                pending.not_before = None;
+                let pending = *pending;
+                self.line_up(&pending);
+            }
+        }
+        None
+    }
+
+    /// A pending job.
+    #[must_use]
+    pub fn get(&self, job: JobId) -> Option<&Pending> {
+        self.jobs.get(&job)
+    }
+
+    /// How many jobs are pending.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether nothing is pending.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Every pending job, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.jobs.values()
+    }
+
+    pub(super) fn alike(&self) -> &BTreeMap<Line, Alike> {
+        &self.alike
+    }
+}
+
+impl FromIterator<Pending> for Queue {
+    fn from_iter<I: IntoIterator<Item = Pending>>(jobs: I) -> Self {
+        let mut queue = Self::default();
+        for job in jobs {
+            queue.insert(job);
+        }
+        queue
+    }
+}
