@@ -15,12 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
+use crate::index::Index;
 use crate::rates::Rates;
-use crate::session::Sessions;
+use crate::session::{Desk, Sessions};
 
 /// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
 /// pipeline's placement with room to spare, at 8 bytes each.
 pub const CHANGES_MAX: usize = 4_096;
+
+/// A job that changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub job: JobId,
+    /// It has ended: who waits for that looks at once.
+    pub ended: bool,
+}
 
 /// The coordinator's shared handles.
 #[derive(Debug, Clone)]
@@ -32,7 +41,11 @@ pub struct App {
     /// Wakes the scheduling loop early; its own slow poll is the truth.
     pub wake: Arc<Notify>,
     /// Jobs that changed. A hint for watchers: what changed is read from Postgres.
-    pub changes: broadcast::Sender<JobId>,
+    pub changes: broadcast::Sender<Change>,
+    /// Queued jobs, hosts and held devices, as the scheduler sees them.
+    pub index: Arc<Index>,
+    /// Where sessions bring their workers' reports, to be stored together.
+    pub desk: Desk,
     /// The workers that are connected to this process.
     pub sessions: Sessions,
     /// Shares of hosts' rates that fetch ranks have.
@@ -71,10 +84,41 @@ impl Default for Settings {
 }
 
 impl App {
-    /// Tells watchers that a job changed, and the scheduling loop to look.
-    pub fn job_changed(&self, job: JobId) {
-        // Nobody watching is no error.
-        let _ = self.changes.send(job);
+    /// Tells the scheduling loop and watchers that a transaction has changed these jobs. An array stands
+    /// for its elements too.
+    pub fn jobs_changed(&self, jobs: &[JobId]) {
+        self.tell(jobs, false);
+    }
+
+    /// The same of jobs that have ended.
+    pub fn jobs_ended(&self, jobs: &[JobId]) {
+        self.tell(jobs, true);
+    }
+
+    fn tell(&self, jobs: &[JobId], ended: bool) {
+        if jobs.is_empty() {
+            return;
+        }
+        self.index.touch(jobs.iter().copied());
+        for job in jobs {
+            // Nobody watching is no error.
+            let _ = self.changes.send(Change { job: *job, ended });
+        }
+        self.wake.notify_one();
+    }
+
+    /// Tells watchers that what is shown of these jobs has changed, and nothing that the scheduler sees: progress,
+    /// or the counts of an array.
+    pub fn jobs_shown(&self, jobs: &[JobId]) {
+        for job in jobs {
+            let job = *job;
+            let _ = self.changes.send(Change { job, ended: false });
+        }
+    }
+
+    /// Tells the scheduling loop that a worker came, went or said something new.
+    pub fn workers_changed(&self) {
+        self.index.touch_workers();
         self.wake.notify_one();
     }
 }

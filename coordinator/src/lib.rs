@@ -12,6 +12,7 @@ pub mod config;
 pub mod database;
 pub mod doctor;
 pub mod env;
+pub mod index;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
@@ -94,7 +95,7 @@ async fn assemble(
     shutdown: CancellationToken,
 ) -> anyhow::Result<(App, DatabaseLock)> {
     let (db, lock) = database.open(env.random.uuid()).await?;
-    let mut conn = db.acquire().await?;
+    let mut conn = db.read().await?;
     let rates = rates::Rates::load(&mut conn, env.clock.now()).await?;
     drop(conn);
     let app = App {
@@ -104,6 +105,8 @@ async fn assemble(
         random: env.random.clone(),
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
+        index: Arc::default(),
+        desk: session::Desk::default(),
         sessions: session::Sessions::default(),
         rates,
         settings: config.settings,

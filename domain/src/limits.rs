@@ -9,8 +9,11 @@ pub const NAME_MAX_BYTES: usize = 63;
 pub const DOCUMENT_MAX_BYTES: usize = 1024 * 1024;
 /// Jobs of one pipeline. Larger submissions are job arrays.
 pub const PIPELINE_MAX_JOBS: usize = 1_000;
-/// Elements of a job array: more than hosts by far, so that a lost one costs little; each is a row.
-pub const ARRAY_MAX_ELEMENTS: u32 = 1_000;
+/// Elements of a job array. Each is a row: that many are stored within seconds, and more would be a
+/// document that nobody meant.
+pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
+/// CPU slots of one host that are looked at: the largest hosts have some hundred threads.
+pub const HOST_DEVICES_MAX: u32 = 4_096;
 /// Bytes of a `request_id`: room for a UUID with a prefix.
 pub const REQUEST_ID_MAX_BYTES: usize = 128;
 /// Ranks of one job: 100 hosts of 16 GPUs with room to spare.

@@ -227,14 +227,15 @@ impl JobSpec {
         }
     }
 
-    /// The specs of the elements of an array; none for any other job.
-    pub fn elements(&self) -> impl Iterator<Item = Self> + '_ {
-        let size = self.array.unwrap_or(0);
-        (0..size).map(move |index| Self {
+    /// The spec of element `index` of this array.
+    #[must_use]
+    pub fn element_at(&self, index: u32) -> Self {
+        let size = self.array.unwrap_or(1);
+        Self {
             array: None,
             element: Some(ArrayElement { index, size }),
             ..self.clone()
-        })
+        }
     }
 }
 

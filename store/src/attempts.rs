@@ -1,23 +1,38 @@
-//! Attempts: one row for each try at a job. The database itself keeps a job from having two live
-//! ones (`attempts_one_live`).
+//! Attempts: one row for each try at a job. The live one is that of the number which the job's row in
+//! `open_jobs` has while it runs: a job cannot have two.
 
 use chrono::{DateTime, Utc};
+use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::Failure;
-use marquee_domain::ids::{AttemptNumber, JobId};
+use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::AttemptStateName;
+use marquee_domain::resources::Device;
 use sqlx::postgres::PgQueryResult;
+use uuid::Uuid;
 
 use crate::checkpoints::CheckpointKey;
 use crate::{Conn, Result, StoreError, Tx, convert};
 
-/// An attempt to store, in state assigned.
+/// The next attempt of a queued job, with its ranks.
 #[derive(Debug, Clone)]
-pub struct NewAttempt {
+pub struct NewAttempt<'a> {
     pub job: JobId,
-    pub number: AttemptNumber,
+    /// Number of the newest attempt so far, 0 before the first.
+    pub after: u32,
     /// The checkpoint it goes on from.
     pub resume: Option<CheckpointKey>,
-    pub created_at: DateTime<Utc>,
+    /// By rank, from 0.
+    pub ranks: Vec<NewRank<'a>>,
+    /// What the job's history says.
+    pub text: String,
+}
+
+/// A rank to store, in state assigned.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRank<'a> {
+    pub worker: WorkerId,
+    pub local_rank: u32,
+    pub devices: &'a [Device],
 }
 
 /// Where the ranks of an attempt find each other.
@@ -43,37 +58,86 @@ pub struct Attempt {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AttemptEnd {
-    Succeeded,
-    Failed(Failure),
-    Cancelled,
-}
+/// queued -> running, each with its next attempt and the ranks of that. Returns the jobs that were queued at
+/// that attempt; the others changed since somebody looked.
+pub async fn insert_attempts(
+    tx: &mut Tx,
+    new: &[NewAttempt<'_>],
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>> {
+    let jobs: Vec<i64> = new.iter().map(|attempt| attempt.job.0).collect();
+    let before = new.iter().map(|a| convert::int("attempt", a.after));
+    let from_attempt = new.iter().map(|a| {
+        let key = a.resume.map(|key| convert::int("resumed_from_attempt", key.attempt.0));
+        key.transpose()
+    });
+    let from_step = new.iter().map(|a| {
+        let key = a.resume.map(|key| convert::bigint("resumed_from_step", key.step));
+        key.transpose()
+    });
+    let texts: Vec<String> = new.iter().map(|attempt| attempt.text.clone()).collect();
 
-/// Stores an attempt.
-pub async fn insert_attempt(tx: &mut Tx, new: &NewAttempt) -> Result<()> {
-    let from_attempt = new
-        .resume
-        .map(|key| convert::int("resumed_from_attempt", key.attempt.0))
-        .transpose()?;
-    let from_step = new
-        .resume
-        .map(|key| convert::bigint("resumed_from_step", key.step))
-        .transpose()?;
-    sqlx::query!(
-        "INSERT INTO attempts (job_id, number, state, resumed_from_attempt, resumed_from_step,
-                               created_at)
-         VALUES ($1, $2, 'assigned', $3, $4, $5)",
-        new.job.0,
-        convert::int("attempt", new.number.0)?,
-        from_attempt,
-        from_step,
-        new.created_at,
+    let ranks = || {
+        new.iter()
+            .flat_map(|attempt| (0..).zip(&attempt.ranks).map(move |(rank, of)| (attempt, rank, of)))
+    };
+    let rank_jobs: Vec<i64> = ranks().map(|(attempt, _, _)| attempt.job.0).collect();
+    let numbers: Vec<i32> = ranks().map(|(_, rank, _)| rank).collect();
+    let workers: Vec<Uuid> = ranks().map(|(_, _, of)| of.worker.0).collect();
+    let local = ranks().map(|(_, _, of)| convert::int("local_rank", of.local_rank));
+    let devices = ranks().map(|(_, _, of)| convert::to_json("devices", &of.devices));
+    let rows = sqlx::query_scalar!(
+        r#"WITH given AS (
+               SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::text[])
+                   AS g (job_id, attempt, from_attempt, from_step, text)
+           ), placed AS (
+               UPDATE open_jobs o
+               SET state = 'running', attempt = o.attempt + 1, not_before = NULL, obstacle = NULL,
+                   started_at = $1, failure_class = NULL, failure_message = NULL
+               FROM given g
+               WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'queued'
+               RETURNING o.job_id, o.attempt, o.array_job_id
+           ), attempted AS (
+               INSERT INTO attempts (job_id, number, state, resumed_from_attempt, resumed_from_step,
+                                     created_at)
+               SELECT p.job_id, p.attempt, 'assigned', g.from_attempt, g.from_step, $1
+               FROM placed p JOIN given g ON g.job_id = p.job_id
+           ), ranked AS (
+               INSERT INTO attempt_ranks (job_id, attempt, rank, worker_id, local_rank, devices, state)
+               SELECT p.job_id, p.attempt, r.rank, r.worker_id, r.local_rank, r.devices, 'assigned'
+               FROM placed p
+               JOIN unnest($7::bigint[], $8::int[], $9::uuid[], $10::int[], $11::jsonb[])
+                   AS r (job_id, rank, worker_id, local_rank, devices) ON r.job_id = p.job_id
+               RETURNING job_id, attempt, rank, worker_id
+           ), held AS (
+               INSERT INTO held_ranks (job_id, attempt, rank, worker_id)
+               SELECT job_id, attempt, rank, worker_id FROM ranked
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at)
+               SELECT p.job_id, p.attempt, g.text, $1
+               FROM placed p JOIN given g ON g.job_id = p.job_id
+           ), begun AS (
+               -- An array began when its first element did.
+               UPDATE open_jobs a SET started_at = $1
+               WHERE a.started_at IS NULL
+                 AND a.job_id IN (SELECT array_job_id FROM placed WHERE array_job_id IS NOT NULL)
+           )
+           SELECT job_id AS "job_id!" FROM placed ORDER BY job_id"#,
+        now,
+        &jobs,
+        &before.collect::<Result<Vec<_>>>()?,
+        &from_attempt.collect::<Result<Vec<Option<i32>>>>()? as &[Option<i32>],
+        &from_step.collect::<Result<Vec<Option<i64>>>>()? as &[Option<i64>],
+        &texts,
+        &rank_jobs,
+        &numbers,
+        &workers,
+        &local.collect::<Result<Vec<_>>>()?,
+        &devices.collect::<Result<Vec<_>>>()?,
     )
-    .execute(tx.sql())
+    .fetch_all(tx.sql())
     .await?;
-    Ok(())
+    Ok(rows.into_iter().map(JobId).collect())
 }
 
 /// Every attempt of a job, oldest first.
@@ -95,10 +159,11 @@ pub async fn list_attempts(conn: &mut Conn, job: JobId) -> Result<Vec<Attempt>> 
 pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Attempt>> {
     let row = sqlx::query_as!(
         RawAttempt,
-        "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
-                resumed_from_attempt, resumed_from_step, failure_class, failure_message,
-                created_at, started_at, finished_at
-         FROM attempts WHERE job_id = $1 AND state IN ('assigned', 'running')",
+        "SELECT a.number, a.state, a.rendezvous_host, a.rendezvous_port, a.standby_host, a.standby_port,
+                a.resumed_from_attempt, a.resumed_from_step, a.failure_class, a.failure_message,
+                a.created_at, a.started_at, a.finished_at
+         FROM open_jobs o JOIN attempts a ON a.job_id = o.job_id AND a.number = o.attempt
+         WHERE o.job_id = $1 AND a.state IN ('assigned', 'running')",
         job.0,
     )
     .fetch_optional(conn.sql())
@@ -106,35 +171,42 @@ pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Att
     row.map(Attempt::try_from).transpose()
 }
 
-/// Jobs whose live attempt may have to move: all ranks are prepared, one has ended or lies on a
-/// worker that is not online, a cancel was asked for, the job's time is up, or it was assigned
-/// before `assigned_before` and is still being prepared. Ranks that it has gone on without count no
+/// Of the running jobs among `jobs` those whose live attempt may have to move: all ranks are prepared, one
+/// has ended or lies on a worker that is not online, a cancel was asked for, the job's time is up, or it was
+/// assigned before `assigned_before` and is still being prepared. Ranks that it has gone on without count no
 /// more.
 pub async fn list_jobs_to_advance(
     conn: &mut Conn,
+    jobs: &[JobId],
     now: DateTime<Utc>,
     assigned_before: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     let ids = sqlx::query_scalar!(
-        r#"SELECT a.job_id
-           FROM attempts a JOIN jobs j ON j.id = a.job_id
-           WHERE a.state IN ('assigned', 'running')
-             AND (j.cancel_requested
+        r#"SELECT o.job_id
+           FROM open_jobs o
+           JOIN attempts a ON a.job_id = o.job_id AND a.number = o.attempt
+           JOIN jobs j ON j.id = o.job_id
+           LEFT JOIN jobs y ON y.id = j.array_job_id
+           WHERE o.job_id = ANY ($3) AND o.state = 'running' AND a.state IN ('assigned', 'running')
+             AND (o.cancel_requested
                   OR (a.state = 'assigned' AND a.created_at <= $2)
                   OR (a.state = 'assigned' AND NOT EXISTS (
                           SELECT 1 FROM attempt_ranks r
                           WHERE r.job_id = a.job_id AND r.attempt = a.number
                             AND r.state = 'assigned'))
-                  OR a.started_at + make_interval(secs => (j.spec ->> 'timeout_s')::int) <= $1
+                  OR a.started_at + make_interval(
+                         secs => number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s')) <= $1
                   OR EXISTS (
                           SELECT 1 FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                           WHERE r.job_id = a.job_id AND r.attempt = a.number
                             AND r.lost_at IS NULL
                             AND (r.state IN ('finished', 'failed', 'stopped')
                                  OR w.state <> 'online')))
-           ORDER BY a.job_id"#,
+           ORDER BY o.job_id"#,
         now,
         assigned_before,
+        &ids,
     )
     .fetch_all(conn.sql())
     .await?;
@@ -208,21 +280,23 @@ pub async fn mark_attempt_ended(
     end: &AttemptEnd,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let (state, failure) = match end {
-        AttemptEnd::Succeeded => (AttemptStateName::Succeeded, None),
-        AttemptEnd::Failed(failure) => (AttemptStateName::Failed, Some(failure)),
-        AttemptEnd::Cancelled => (AttemptStateName::Cancelled, None),
+    let (class, interruption) = match end {
+        AttemptEnd::Succeeded | AttemptEnd::Cancelled => (None, None),
+        AttemptEnd::Failed(failure) => (Some(failure.class.as_str()), None),
+        AttemptEnd::Interrupted { cause, .. } => (None, Some(cause.as_str())),
     };
     let done = sqlx::query!(
         "UPDATE attempts
-         SET state = $3, finished_at = $4, failure_class = $5, failure_message = $6
+         SET state = $3, finished_at = $4, failure_class = $5, failure_message = $6,
+             interruption = $7
          WHERE job_id = $1 AND number = $2 AND state IN ('assigned', 'running')",
         job.0,
         convert::int("attempt", number.0)?,
-        state.as_str(),
+        end.state().as_str(),
         now,
-        failure.map(|failure| failure.class.as_str()),
-        failure.map(|failure| failure.message.as_str()),
+        class,
+        end.message(),
+        interruption,
     )
     .execute(tx.sql())
     .await?;
@@ -240,20 +314,20 @@ fn one_row(done: &PgQueryResult, job: JobId, number: AttemptNumber) -> Result<()
     }
 }
 
-struct RawAttempt {
-    number: i32,
-    state: String,
-    rendezvous_host: Option<String>,
-    rendezvous_port: Option<i32>,
-    standby_host: Option<String>,
-    standby_port: Option<i32>,
-    resumed_from_attempt: Option<i32>,
-    resumed_from_step: Option<i64>,
-    failure_class: Option<String>,
-    failure_message: Option<String>,
-    created_at: DateTime<Utc>,
-    started_at: Option<DateTime<Utc>>,
-    finished_at: Option<DateTime<Utc>>,
+pub(crate) struct RawAttempt {
+    pub(crate) number: i32,
+    pub(crate) state: String,
+    pub(crate) rendezvous_host: Option<String>,
+    pub(crate) rendezvous_port: Option<i32>,
+    pub(crate) standby_host: Option<String>,
+    pub(crate) standby_port: Option<i32>,
+    pub(crate) resumed_from_attempt: Option<i32>,
+    pub(crate) resumed_from_step: Option<i64>,
+    pub(crate) failure_class: Option<String>,
+    pub(crate) failure_message: Option<String>,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) finished_at: Option<DateTime<Utc>>,
 }
 
 impl TryFrom<RawAttempt> for Attempt {

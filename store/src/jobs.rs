@@ -8,20 +8,17 @@ use marquee_domain::job::{JobState, JobStateName};
 use marquee_domain::spec::{JobKind, JobSpec};
 
 use crate::ranks::Progress;
-use crate::{Conn, Result, StoreError, Tx, convert};
+use crate::{Conn, Result, StoreError, Tx, convert, ranks};
 
-/// A job to store, waiting for what it needs or queued.
+/// Elements whose progress is summed up for a listing: of more, the counts tell enough.
+const PROGRESS_ELEMENTS_MAX: i32 = 1_000;
+
+/// A job to store: waiting where it needs others or is an array, else queued.
 #[derive(Debug, Clone)]
 pub struct NewJob<'a> {
-    pub pipeline: PipelineId,
-    /// Place within the pipeline, from 0.
-    pub position: u32,
     pub spec: &'a JobSpec,
-    /// Why it waits for other jobs; None queues it at once.
-    pub waits: Option<&'a str>,
-    /// The array that it is an element of, as `spec.element` says.
-    pub array_job: Option<JobId>,
-    pub created_at: DateTime<Utc>,
+    /// Places within the pipeline, from 0, of the jobs that it needs, each once.
+    pub needs: Vec<u32>,
 }
 
 /// A stored job with what belongs to it at a glance.
@@ -47,8 +44,12 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Digest of the committed artifact.
     pub artifact: Option<Digest>,
-    /// Names of the jobs it needs, in pipeline order; without the elements of an array.
+    /// Names of the jobs it needs, in pipeline order.
     pub needs: Vec<JobName>,
+    /// Of a waiting job: those among them that have not succeeded.
+    pub waits_for: Vec<JobName>,
+    /// Of a queued job: class and figures of what keeps it waiting, as stored.
+    pub obstacle: Option<serde_json::Value>,
     /// Of an array: its elements, by state.
     pub elements: Option<ElementCounts>,
     /// Of an element: its array and its place in it.
@@ -98,47 +99,113 @@ pub struct JobFilter {
     pub before: Option<JobId>,
 }
 
-/// Stores a job.
-pub async fn insert_job(tx: &mut Tx, new: &NewJob<'_>) -> Result<JobId> {
-    let state = if new.waits.is_some() {
-        JobStateName::Waiting
-    } else {
-        JobStateName::Queued
+/// Stores the jobs of a pipeline, in its order, with what they need and the elements of arrays. Returns
+/// their ids in the same order, without those of elements.
+pub async fn insert_jobs(
+    tx: &mut Tx,
+    pipeline: PipelineId,
+    new: &[NewJob<'_>],
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>> {
+    let positions: Result<Vec<i32>> = (0..new.len())
+        .map(|position| convert::int("position", u32::try_from(position).unwrap_or(u32::MAX)))
+        .collect();
+    let positions = positions?;
+    let texts = |text: fn(&JobSpec) -> String| -> Vec<String> {
+        new.iter().map(|job| text(job.spec)).collect()
     };
-    let queued_at = new.waits.is_none().then_some(new.created_at);
-    let id = sqlx::query_scalar!(
-        "INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks, state, reason,
-                           last_attempt, created_at, queued_at, array_size, array_job_id,
-                           array_index)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-         RETURNING id",
-        new.pipeline.0,
-        convert::int("position", new.position)?,
-        new.spec.name.as_str(),
-        new.spec.work.kind().as_str(),
-        convert::to_json("spec", new.spec)?,
-        new.spec.priority,
-        convert::int("ranks", new.spec.resources.ranks)?,
-        state.as_str(),
-        new.waits.unwrap_or_default(),
-        convert::int("max_attempts", new.spec.max_attempts)?,
-        new.created_at,
-        queued_at,
-        convert::optional_int("array", new.spec.array)?,
-        new.array_job.map(|job| job.0),
-        convert::optional_int("array_index", new.spec.element.map(|element| element.index))?,
+    let ints = |what, number: fn(&NewJob<'_>) -> u32| -> Result<Vec<i32>> {
+        let numbers = new.iter().map(|job| convert::int(what, number(job)));
+        numbers.collect()
+    };
+    let specs: Result<Vec<serde_json::Value>> = new
+        .iter()
+        .map(|job| convert::to_json("spec", job.spec))
+        .collect();
+    let arrays: Result<Vec<Option<i32>>> = new
+        .iter()
+        .map(|job| convert::optional_int("array", job.spec.array))
+        .collect();
+    let needs = positions.iter().zip(new).flat_map(|(position, job)| {
+        let of = |need: &u32| Ok((*position, convert::int("position", *need)?));
+        job.needs.iter().map(of).collect::<Vec<Result<(i32, i32)>>>()
+    });
+    let (dependents, needed): (Vec<i32>, Vec<i32>) =
+        needs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let priorities: Vec<i32> = new.iter().map(|job| job.spec.priority).collect();
+    let rows = sqlx::query_scalar!(
+        r#"WITH given AS (
+               SELECT * FROM unnest($3::int[], $4::text[], $5::text[], $6::jsonb[], $7::int[],
+                                    $8::int[], $9::int[], $10::int[], $11::int[])
+                   AS g (position, name, kind, spec, priority, ranks, max_attempts, array_size, needs)
+           ), stored AS (
+               INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks,
+                                 max_attempts, array_size, created_at)
+               SELECT $1, position, name, kind, spec, priority, ranks, max_attempts, array_size, $2
+               FROM given ORDER BY position
+               RETURNING id, position
+           ), opened AS (
+               INSERT INTO open_jobs (job_id, state, attempt, last_attempt, needs_left, queued_at)
+               SELECT s.id,
+                      CASE WHEN g.needs = 0 AND g.array_size IS NULL THEN 'queued' ELSE 'waiting' END,
+                      0, g.max_attempts, g.needs, CASE WHEN g.needs = 0 THEN $2 END
+               FROM stored s JOIN given g ON g.position = s.position
+           ), counted AS (
+               INSERT INTO arrays (job_id, size)
+               SELECT s.id, g.array_size FROM stored s JOIN given g ON g.position = s.position
+               WHERE g.array_size IS NOT NULL
+           ), needed AS (
+               INSERT INTO job_needs (job_id, needs_job_id)
+               SELECT s.id, d.id FROM unnest($12::int[], $13::int[]) AS n (position, needs)
+               JOIN stored s ON s.position = n.position JOIN stored d ON d.position = n.needs
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at, caller)
+               SELECT id, 0, 'submitted', $2, $14 FROM stored
+           )
+           SELECT id AS "id!" FROM stored ORDER BY position"#,
+        pipeline.0,
+        now,
+        &positions,
+        &texts(|spec| spec.name.to_string()),
+        &texts(|spec| spec.work.kind().as_str().to_owned()),
+        &specs?,
+        &priorities,
+        &ints("ranks", |job| job.spec.resources.ranks)?,
+        &ints("max_attempts", |job| job.spec.max_attempts)?,
+        &arrays? as &[Option<i32>],
+        &ints("needs", |job| u32::try_from(job.needs.len()).unwrap_or(u32::MAX))?,
+        &dependents,
+        &needed,
+        caller,
     )
-    .fetch_one(tx.sql())
+    .fetch_all(tx.sql())
     .await?;
-    Ok(JobId(id))
+    if new.iter().any(|job| job.spec.array.is_some()) {
+        insert_elements(tx, pipeline).await?;
+    }
+    Ok(rows.into_iter().map(JobId).collect())
 }
 
-/// Stores that `job` needs `needs` to succeed first.
-pub async fn insert_need(tx: &mut Tx, job: JobId, needs: JobId) -> Result<()> {
+/// Stores the elements of the arrays of a pipeline that has just been stored. Their spec is their array's.
+async fn insert_elements(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO job_needs (job_id, needs_job_id) VALUES ($1, $2)",
-        job.0,
-        needs.0
+        "WITH elements AS (
+             INSERT INTO jobs (pipeline_id, position, name, kind, priority, ranks, max_attempts,
+                               created_at, array_job_id, array_index)
+             SELECT a.pipeline_id, a.position, a.name, a.kind, a.priority, a.ranks, a.max_attempts,
+                    a.created_at, a.id, i
+             FROM jobs a CROSS JOIN LATERAL generate_series(0, a.array_size - 1) i
+             WHERE a.pipeline_id = $1 AND a.array_size IS NOT NULL
+             ORDER BY a.position, i
+             RETURNING id, array_job_id, max_attempts
+         )
+         INSERT INTO open_jobs (job_id, array_job_id, state, attempt, last_attempt, needs_left,
+                                queued_at)
+         SELECT e.id, e.array_job_id, CASE WHEN o.needs_left = 0 THEN 'queued' ELSE 'waiting' END, 0,
+                e.max_attempts, o.needs_left, o.queued_at
+         FROM elements e JOIN open_jobs o ON o.job_id = e.array_job_id",
+        pipeline.0,
     )
     .execute(tx.sql())
     .await?;
@@ -182,18 +249,24 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         .map(|kinds| words(kinds, |k| k.as_str()));
     let rows = sqlx::query_as!(
         RawJob,
-        r#"SELECT j.id, j.pipeline_id, p.name AS pipeline_name, j.name, j.kind,
-                  s.state AS "state!", j.reason,
-                  j.attempt, (j.spec ->> 'max_attempts')::int AS "max_attempts!", j.ranks,
-                  j.priority, j.created_at, j.not_before,
-                  COALESCE(e.started_at, j.started_at) AS started_at, j.finished_at,
-                  j.cancel_requested, j.failure_class, j.failure_message,
+        r#"SELECT j.id AS "id!", j.pipeline_id AS "pipeline_id!", p.name AS pipeline_name,
+                  j.name AS "name!", j.kind AS "kind!", s.state AS "state!", j.reason AS "reason!",
+                  j.attempt AS "attempt!", j.max_attempts AS "max_attempts!", j.ranks AS "ranks!",
+                  j.priority AS "priority!", j.created_at AS "created_at!", j.not_before,
+                  COALESCE(j.started_at, CASE WHEN s.state = 'running' THEN j.created_at END)
+                      AS started_at,
+                  j.finished_at, j.cancel_requested AS "cancel_requested!",
+                  j.failure_class, j.failure_message, j.obstacle,
                   COALESCE(e.progress, r.progress) AS "progress?", a.digest AS "artifact?",
                   ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
-                        WHERE d.job_id = j.id AND n.array_job_id IS NULL
+                        WHERE d.job_id = COALESCE(j.array_job_id, j.id)
                         ORDER BY n.position) AS "needs!",
-                  e.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from
-           FROM jobs j
+                  ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
+                        WHERE j.needs_left > 0 AND d.job_id = COALESCE(j.array_job_id, j.id)
+                          AND n.state <> 'succeeded'
+                        ORDER BY n.position) AS "waits_for!",
+                  c.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from
+           FROM job_states j
            JOIN pipelines p ON p.id = j.pipeline_id
            LEFT JOIN LATERAL (
                SELECT f.progress FROM attempt_ranks f
@@ -202,28 +275,33 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
            ) r ON true
            LEFT JOIN artifacts a ON a.job_id = j.id
            LEFT JOIN LATERAL (
-               SELECT min(m.started_at) AS started_at,
-                      count(*) FILTER (WHERE m.state IN ('running', 'succeeded')) AS begun,
+               -- What has ended is counted as it ends; of what is open there is little.
+               SELECT n.succeeded + q.running AS begun,
                       jsonb_build_object(
-                          'waiting', count(*) FILTER (WHERE m.state = 'waiting'),
-                          'queued', count(*) FILTER (WHERE m.state = 'queued'),
-                          'running', count(*) FILTER (WHERE m.state = 'running'),
-                          'succeeded', count(*) FILTER (WHERE m.state = 'succeeded'),
-                          'failed', count(*) FILTER (WHERE m.state = 'failed'),
-                          'cancelled', count(*) FILTER (WHERE m.state = 'cancelled')) AS counts,
-                      CASE WHEN count(mr.progress) > 0 THEN jsonb_build_object(
+                          'waiting', q.waiting, 'queued', q.queued, 'running', q.running,
+                          'succeeded', n.succeeded, 'failed', n.failed,
+                          'cancelled', n.cancelled) AS counts
+               FROM arrays n CROSS JOIN LATERAL (
+                   SELECT count(*) FILTER (WHERE o.state = 'waiting') AS waiting,
+                          count(*) FILTER (WHERE o.state = 'queued') AS queued,
+                          count(*) FILTER (WHERE o.state = 'running') AS running
+                   FROM open_jobs o WHERE o.array_job_id = j.id) q
+               WHERE n.job_id = j.id
+           ) c ON j.array_size IS NOT NULL
+           LEFT JOIN LATERAL (
+               SELECT CASE WHEN count(mr.progress) > 0 THEN jsonb_build_object(
                           'phase', max(mr.progress ->> 'phase'),
                           'unit', max(mr.progress ->> 'unit'),
-                          'done', sum((mr.progress ->> 'done')::bigint),
-                          'bytes', sum((mr.progress ->> 'bytes')::bigint),
+                          'done', sum(number_in(mr.progress ->> 'done')),
+                          'bytes', sum(number_in(mr.progress ->> 'bytes')),
                           'phase_started_done',
-                              COALESCE(sum((mr.progress ->> 'phase_started_done')::bigint), 0),
+                              COALESCE(sum(number_in(mr.progress ->> 'phase_started_done')), 0),
                           'phase_started_bytes',
-                              COALESCE(sum((mr.progress ->> 'phase_started_bytes')::bigint), 0),
+                              COALESCE(sum(number_in(mr.progress ->> 'phase_started_bytes')), 0),
                           'problems', COALESCE((
                               SELECT jsonb_object_agg(c.class, c.count)
-                              FROM (SELECT p.key AS class, sum(p.value::bigint) AS count
-                                    FROM jobs m2
+                              FROM (SELECT p.key AS class, sum(number_in(p.value)) AS count
+                                    FROM job_states m2
                                     JOIN attempt_ranks r2 ON r2.job_id = m2.id
                                         AND r2.attempt = m2.attempt AND r2.rank = 0
                                     CROSS JOIN LATERAL
@@ -232,17 +310,17 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
                                     GROUP BY p.key) c), '{}'),
                           -- Unknown until each element has said how much it has to do.
                           'total', CASE WHEN count(mr.progress ->> 'total') = count(*)
-                                        THEN sum((mr.progress ->> 'total')::bigint) END,
+                                        THEN sum(number_in(mr.progress ->> 'total')) END,
                           'at', max(mr.progress ->> 'at'),
                           'phase_started_at', min(mr.progress ->> 'phase_started_at')) END AS progress
-               FROM jobs m
+               FROM job_states m
                LEFT JOIN attempt_ranks mr
                    ON mr.job_id = m.id AND mr.attempt = m.attempt AND mr.rank = 0
                WHERE m.array_job_id = j.id
-           ) e ON j.array_size IS NOT NULL
+           ) e ON j.array_size <= $8
            -- What an array waits for is its elements' work: then it runs.
            CROSS JOIN LATERAL (
-               SELECT CASE WHEN j.state = 'waiting' AND e.begun > 0 THEN 'running'
+               SELECT CASE WHEN j.state = 'waiting' AND c.begun > 0 THEN 'running'
                            ELSE j.state END AS state
            ) s
            WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
@@ -261,6 +339,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
         filter.array.map(|id| id.0),
+        PROGRESS_ELEMENTS_MAX,
     )
     .fetch_all(conn.sql())
     .await?;
@@ -271,160 +350,18 @@ fn words<T: Copy>(values: &[T], word: impl Fn(T) -> &'static str) -> Vec<String>
     values.iter().map(|value| word(*value).to_owned()).collect()
 }
 
-/// What a job was asked to do.
+/// What a job was asked to do; for an element, its array's spec with its place in it.
 pub async fn get_job_spec(conn: &mut Conn, id: JobId) -> Result<JobSpec> {
-    let spec = sqlx::query_scalar!("SELECT spec FROM jobs WHERE id = $1", id.0)
-        .fetch_optional(conn.sql())
-        .await?
-        .ok_or(StoreError::JobNotFound(id))?;
-    convert::json("jobs.spec", spec)
-}
-
-/// A queued job, as the scheduler needs it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QueuedJob {
-    pub id: JobId,
-    pub pipeline_id: PipelineId,
-    pub spec: JobSpec,
-    pub attempt: u32,
-    pub reason: String,
-    pub queued_at: DateTime<Utc>,
-    pub not_before: Option<DateTime<Utc>>,
-    /// What it does, once somebody has looked.
-    pub step: Option<Digest>,
-}
-
-/// The first `limit` queued jobs, by priority and then by age.
-pub async fn list_queued_jobs(conn: &mut Conn, limit: usize) -> Result<Vec<QueuedJob>> {
-    let rows = sqlx::query!(
-        r#"SELECT id, pipeline_id, spec, attempt, reason, not_before, step_digest,
-                  COALESCE(queued_at, created_at) AS "queued_at!"
-           FROM jobs WHERE state = 'queued'
-           ORDER BY priority DESC, id
-           LIMIT $1"#,
-        i64::try_from(limit).unwrap_or(i64::MAX),
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    let jobs = rows.into_iter().map(|row| {
-        Ok(QueuedJob {
-            id: JobId(row.id),
-            pipeline_id: PipelineId(row.pipeline_id),
-            spec: convert::json("jobs.spec", row.spec)?,
-            attempt: convert::u32_of("jobs.attempt", row.attempt)?,
-            reason: row.reason,
-            queued_at: row.queued_at,
-            not_before: row.not_before,
-            step: row.step_digest.map(convert::digest).transpose()?,
-        })
-    });
-    jobs.collect()
-}
-
-/// A job that needs another one, or is needed by it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Neighbour {
-    pub id: JobId,
-    pub name: JobName,
-    pub state: JobStateName,
-    pub attempt: u32,
-    /// The job whose end without success cancelled it.
-    pub cancelled_for: Option<JobId>,
-    pub is_array: bool,
-    /// The array that it is an element of.
-    pub array_job: Option<JobId>,
-}
-
-/// A job as those beside it see it.
-pub async fn get_neighbour(conn: &mut Conn, job: JobId) -> Result<Neighbour> {
-    let row = sqlx::query_as!(
-        RawNeighbour,
-        r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
-                  array_job_id
-           FROM jobs WHERE id = $1"#,
-        job.0,
+    let row = sqlx::query!(
+        r#"SELECT COALESCE(j.spec, a.spec) AS "spec!", j.array_index
+           FROM jobs j LEFT JOIN jobs a ON a.id = j.array_job_id
+           WHERE j.id = $1"#,
+        id.0
     )
     .fetch_optional(conn.sql())
     .await?
-    .ok_or(StoreError::JobNotFound(job))?;
-    Neighbour::try_from(row)
-}
-
-/// The jobs that `job` needs, in pipeline order.
-pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
-    let rows = sqlx::query_as!(
-        RawNeighbour,
-        r#"SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for,
-                  j.array_size IS NOT NULL AS "is_array!", j.array_job_id
-         FROM job_needs d JOIN jobs j ON j.id = d.needs_job_id
-         WHERE d.job_id = $1
-         ORDER BY j.position, j.id"#,
-        job.0,
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    rows.into_iter().map(Neighbour::try_from).collect()
-}
-
-/// The jobs that need `job`, directly or through others, each after what it needs.
-pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
-    let rows = sqlx::query_as!(
-        RawNeighbour,
-        r#"WITH RECURSIVE dependents (id) AS (
-               SELECT job_id FROM job_needs WHERE needs_job_id = $1
-               UNION
-               SELECT n.job_id FROM job_needs n JOIN dependents d ON n.needs_job_id = d.id
-           )
-           SELECT j.id, j.name, j.state, j.attempt, j.cancelled_for,
-                  j.array_size IS NOT NULL AS "is_array!", j.array_job_id
-           FROM dependents d JOIN jobs j ON j.id = d.id
-           -- An array stands before its elements, and needs them.
-           ORDER BY j.position, j.array_size IS NOT NULL, j.id"#,
-        job.0,
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    rows.into_iter().map(Neighbour::try_from).collect()
-}
-
-/// The elements of an array, in order; none for any other job.
-pub async fn list_elements(conn: &mut Conn, array: JobId) -> Result<Vec<Neighbour>> {
-    let rows = sqlx::query_as!(
-        RawNeighbour,
-        r#"SELECT id, name, state, attempt, cancelled_for, array_size IS NOT NULL AS "is_array!",
-                  array_job_id
-           FROM jobs WHERE array_job_id = $1
-           ORDER BY array_index"#,
-        array.0,
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    rows.into_iter().map(Neighbour::try_from).collect()
-}
-
-struct RawNeighbour {
-    id: i64,
-    name: String,
-    state: String,
-    attempt: i32,
-    cancelled_for: Option<i64>,
-    is_array: bool,
-    array_job_id: Option<i64>,
-}
-
-impl TryFrom<RawNeighbour> for Neighbour {
-    type Error = StoreError;
-    fn try_from(raw: RawNeighbour) -> Result<Self> {
-        Ok(Self {
-            id: JobId(raw.id),
-            name: convert::job_name(raw.name)?,
-            state: convert::job_state(&raw.state)?,
-            attempt: convert::u32_of("jobs.attempt", raw.attempt)?,
-            cancelled_for: raw.cancelled_for.map(JobId),
-            is_array: raw.is_array,
-            array_job: raw.array_job_id.map(JobId),
-        })
-    }
+    .ok_or(StoreError::JobNotFound(id))?;
+    ranks::element_spec(row.spec, row.array_index)
 }
 
 struct RawJob {
@@ -441,6 +378,7 @@ struct RawJob {
     priority: i32,
     created_at: DateTime<Utc>,
     not_before: Option<DateTime<Utc>>,
+    obstacle: Option<serde_json::Value>,
     started_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
     cancel_requested: bool,
@@ -449,6 +387,7 @@ struct RawJob {
     progress: Option<serde_json::Value>,
     artifact: Option<String>,
     needs: Vec<String>,
+    waits_for: Vec<String>,
     elements: Option<serde_json::Value>,
     array_job_id: Option<i64>,
     array_index: Option<i32>,
@@ -464,18 +403,19 @@ impl RawJob {
                 .ok_or_else(|| convert::unreadable("jobs.finished_at", "null"))
         };
         Ok(match convert::job_state(&self.state)? {
+            // Why is said by who knows what there is now.
             JobStateName::Waiting => JobState::Waiting {
-                reason: self.reason.clone(),
+                reason: String::new(),
             },
             JobStateName::Queued => JobState::Queued {
-                reason: self.reason.clone(),
+                reason: String::new(),
                 not_before: self.not_before,
             },
             JobStateName::Running => JobState::Running {
                 attempt,
                 started_at: self
                     .started_at
-                    .ok_or_else(|| convert::unreadable("jobs.started_at", "null"))?,
+                    .ok_or_else(|| convert::unreadable("open_jobs.started_at", "null"))?,
                 cancel_requested: self.cancel_requested,
             },
             JobStateName::Succeeded => JobState::Succeeded {
@@ -509,7 +449,7 @@ impl TryFrom<RawJob> for Job {
             kind: convert::kind(&raw.kind)?,
             state,
             attempt: convert::u32_of("jobs.attempt", raw.attempt)?,
-            max_attempts: convert::u32_of("jobs.spec", raw.max_attempts)?,
+            max_attempts: convert::u32_of("jobs.max_attempts", raw.max_attempts)?,
             ranks: convert::u32_of("jobs.ranks", raw.ranks)?,
             priority: raw.priority,
             created_at: raw.created_at,
@@ -525,6 +465,12 @@ impl TryFrom<RawJob> for Job {
                 .into_iter()
                 .map(convert::job_name)
                 .collect::<Result<_>>()?,
+            waits_for: raw
+                .waits_for
+                .into_iter()
+                .map(convert::job_name)
+                .collect::<Result<_>>()?,
+            obstacle: raw.obstacle,
             elements: raw
                 .elements
                 .map(|counts| convert::json("elements", counts))

@@ -20,7 +20,10 @@ pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
 pub mod jobs;
+pub mod live;
 pub mod lock;
+pub mod neighbours;
+pub mod open;
 pub mod pipelines;
 pub mod ranks;
 pub mod reports;

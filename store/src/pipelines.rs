@@ -70,9 +70,21 @@ pub async fn get_pipeline(conn: &mut Conn, id: PipelineId) -> Result<Pipeline> {
     pipeline(row.id, row.name, row.document_digest, row.created_at)
 }
 
-/// Locks a pipeline until the end of the transaction. Whoever changes states of its jobs holds
-/// this lock: jobs of one pipeline change each other's states, and one lock at the top cannot
-/// deadlock.
+/// Locks pipelines until the end of the transaction. Whoever changes states of their jobs holds these
+/// locks: jobs of one pipeline change each other's states, and locks at the top, always taken in the same
+/// order, cannot deadlock. Those that are not there are left out.
+pub async fn lock_pipelines(tx: &mut Tx, ids: &[PipelineId]) -> Result<()> {
+    let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    sqlx::query_scalar!(
+        "SELECT id FROM pipelines WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
+        &ids
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    Ok(())
+}
+
+/// Locks one pipeline, which must be there.
 pub async fn lock_pipeline(tx: &mut Tx, id: PipelineId) -> Result<()> {
     sqlx::query_scalar!(
         "SELECT id FROM pipelines WHERE id = $1 FOR NO KEY UPDATE",

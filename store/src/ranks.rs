@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::Failure;
-use marquee_domain::ids::{AttemptNumber, JobId, JobName, Rank, WorkerId};
+use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::resources::Device;
+use marquee_domain::spec::JobSpec;
 use serde::{Deserialize, Serialize};
-use sqlx::postgres::PgQueryResult;
 
 use crate::attempts::Rendezvous;
 use crate::checkpoints::CheckpointKey;
@@ -44,32 +44,6 @@ pub struct Progress {
     pub phase_started_done: u64,
     #[serde(default)]
     pub phase_started_bytes: u64,
-}
-
-/// A rank to store, in state assigned.
-#[derive(Debug, Clone)]
-pub struct NewRank<'a> {
-    pub key: RankKey,
-    pub worker: WorkerId,
-    pub local_rank: u32,
-    pub devices: &'a [Device],
-}
-
-/// Stores a rank.
-pub async fn insert_rank(tx: &mut Tx, new: &NewRank<'_>) -> Result<()> {
-    sqlx::query!(
-        "INSERT INTO attempt_ranks (job_id, attempt, rank, worker_id, local_rank, devices, state)
-         VALUES ($1, $2, $3, $4, $5, $6, 'assigned')",
-        new.key.job.0,
-        convert::int("attempt", new.key.attempt.0)?,
-        convert::int("rank", new.key.rank.0)?,
-        new.worker.0,
-        convert::int("local_rank", new.local_rank)?,
-        convert::to_json("devices", &new.devices)?,
-    )
-    .execute(tx.sql())
-    .await?;
-    Ok(())
 }
 
 /// A rank as a user or a verdict sees it.
@@ -145,37 +119,6 @@ pub async fn find_rank_output(conn: &mut Conn, key: RankKey) -> Result<Option<Ma
     output.flatten().map(convert::manifest).transpose()
 }
 
-/// Devices that a rank holds on a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldDevices {
-    pub key: RankKey,
-    pub job_name: JobName,
-    pub worker: WorkerId,
-    pub devices: Vec<Device>,
-}
-
-/// Every rank that has not ended, whatever became of its attempt: devices are free only when
-/// nothing is left on them.
-pub async fn list_held_devices(conn: &mut Conn) -> Result<Vec<HeldDevices>> {
-    let rows = sqlx::query!(
-        "SELECT r.job_id, r.attempt, r.rank, j.name, r.worker_id, r.devices
-         FROM attempt_ranks r JOIN jobs j ON j.id = r.job_id
-         WHERE r.state IN ('assigned', 'prepared', 'running')
-         ORDER BY r.job_id, r.attempt, r.rank",
-    )
-    .fetch_all(conn.sql())
-    .await?;
-    let held = rows.into_iter().map(|row| {
-        Ok(HeldDevices {
-            key: key(row.job_id, row.attempt, row.rank)?,
-            job_name: convert::job_name(row.name)?,
-            worker: WorkerId(row.worker_id),
-            devices: convert::json("attempt_ranks.devices", row.devices)?,
-        })
-    });
-    held.collect()
-}
-
 /// A rank that should be, or is said to be, on a worker: what reconciling decides by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRank {
@@ -215,21 +158,26 @@ pub async fn list_worker_ranks(
     let attempts: Vec<i32> = known.iter().map(|key| key.1).collect();
     let ranks: Vec<i32> = known.iter().map(|key| key.2).collect();
     let rows = sqlx::query!(
-        r#"SELECT r.job_id, r.attempt, r.rank, r.state, r.last_sequence,
-                  a.state AS attempt_state, j.attempt AS newest_attempt, j.cancel_requested,
+        r#"WITH wanted AS (
+               SELECT job_id, attempt, rank FROM held_ranks WHERE worker_id = $1
+               UNION
+               SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[])
+           )
+           SELECT r.job_id, r.attempt, r.rank, r.state, r.last_sequence,
+                  a.state AS attempt_state, COALESCE(o.attempt, j.attempt) AS "newest_attempt!",
+                  COALESCE(o.cancel_requested, false) AS "cancel_requested!",
                   j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
                   a.standby_port, r.lost_at IS NOT NULL AS "is_lost!",
                   ARRAY(SELECT l.rank FROM attempt_ranks l
                         WHERE l.job_id = r.job_id AND l.attempt = r.attempt
                           AND l.lost_at IS NOT NULL
                         ORDER BY l.rank) AS "lost!"
-           FROM attempt_ranks r
+           FROM wanted h
+           JOIN attempt_ranks r ON r.job_id = h.job_id AND r.attempt = h.attempt AND r.rank = h.rank
            JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
            JOIN jobs j ON j.id = r.job_id
+           LEFT JOIN open_jobs o ON o.job_id = r.job_id
            WHERE r.worker_id = $1
-             AND (r.state IN ('assigned', 'prepared', 'running')
-                  OR (r.job_id, r.attempt, r.rank) IN (
-                      SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[])))
            ORDER BY r.job_id, r.attempt, r.rank"#,
         worker.0,
         &jobs,
@@ -263,9 +211,10 @@ pub async fn list_worker_ranks(
 /// What a worker needs to prepare a rank, besides inputs and checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assignment {
-    pub pipeline: marquee_domain::PipelineId,
-    /// The job's spec as it is stored.
-    pub spec: serde_json::Value,
+    pub key: RankKey,
+    pub pipeline: PipelineId,
+    /// What the job was asked to do, or why that cannot be read.
+    pub spec: std::result::Result<JobSpec, String>,
     pub world_size: u32,
     pub local_rank: u32,
     pub devices: Vec<Device>,
@@ -274,87 +223,119 @@ pub struct Assignment {
     pub standby_rank: Option<Rank>,
 }
 
-/// The assignment of a rank.
-pub async fn find_assignment(conn: &mut Conn, key: RankKey) -> Result<Option<Assignment>> {
-    let row = sqlx::query!(
-        "SELECT j.pipeline_id, j.spec, j.ranks, r.local_rank, r.devices, a.resumed_from_attempt,
-                a.resumed_from_step,
-                (SELECT min(o.rank)
-                 FROM attempt_ranks o
-                 JOIN attempt_ranks f ON f.job_id = o.job_id AND f.attempt = o.attempt AND f.rank = 0
-                 WHERE o.job_id = r.job_id AND o.attempt = r.attempt
-                   AND o.worker_id <> f.worker_id) AS standby_rank
-         FROM attempt_ranks r
-         JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
-         JOIN jobs j ON j.id = r.job_id
-         WHERE r.job_id = $1 AND r.attempt = $2 AND r.rank = $3",
-        key.job.0,
-        convert::int("attempt", key.attempt.0)?,
-        convert::int("rank", key.rank.0)?,
+/// The assignments of ranks; those that are not there are left out.
+pub async fn list_assignments(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<Assignment>> {
+    let (jobs, attempts, ranks) = columns(keys.iter().copied())?;
+    let rows = sqlx::query!(
+        r#"SELECT r.job_id, r.attempt, r.rank, j.pipeline_id, COALESCE(j.spec, y.spec) AS "spec!",
+                  j.array_index, j.ranks, r.local_rank, r.devices, a.resumed_from_attempt,
+                  a.resumed_from_step,
+                  (SELECT min(o.rank)
+                   FROM attempt_ranks o
+                   JOIN attempt_ranks f
+                       ON f.job_id = o.job_id AND f.attempt = o.attempt AND f.rank = 0
+                   WHERE o.job_id = r.job_id AND o.attempt = r.attempt
+                     AND o.worker_id <> f.worker_id) AS standby_rank
+           FROM unnest($1::bigint[], $2::int[], $3::int[]) AS k (job_id, attempt, rank)
+           JOIN attempt_ranks r ON r.job_id = k.job_id AND r.attempt = k.attempt AND r.rank = k.rank
+           JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
+           JOIN jobs j ON j.id = r.job_id
+           LEFT JOIN jobs y ON y.id = j.array_job_id
+           ORDER BY r.job_id, r.attempt, r.rank"#,
+        &jobs,
+        &attempts,
+        &ranks,
     )
-    .fetch_optional(conn.sql())
+    .fetch_all(conn.sql())
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(Assignment {
-        pipeline: marquee_domain::PipelineId(row.pipeline_id),
-        spec: row.spec,
-        world_size: convert::u32_of("jobs.ranks", row.ranks)?,
-        local_rank: convert::u32_of("attempt_ranks.local_rank", row.local_rank)?,
-        devices: convert::json("attempt_ranks.devices", row.devices)?,
-        resume: CheckpointKey::from_columns(row.resumed_from_attempt, row.resumed_from_step)?,
-        standby_rank: row
-            .standby_rank
-            .map(|rank| convert::u32_of("attempt_ranks.rank", rank).map(Rank))
-            .transpose()?,
-    }))
+    let assignments = rows.into_iter().map(|row| {
+        Ok(Assignment {
+            key: key(row.job_id, row.attempt, row.rank)?,
+            pipeline: PipelineId(row.pipeline_id),
+            spec: element_spec(row.spec, row.array_index).map_err(|error| error.to_string()),
+            world_size: convert::u32_of("jobs.ranks", row.ranks)?,
+            local_rank: convert::u32_of("attempt_ranks.local_rank", row.local_rank)?,
+            devices: convert::json("attempt_ranks.devices", row.devices)?,
+            resume: CheckpointKey::from_columns(row.resumed_from_attempt, row.resumed_from_step)?,
+            standby_rank: row
+                .standby_rank
+                .map(|rank| convert::u32_of("attempt_ranks.rank", rank).map(Rank))
+                .transpose()?,
+        })
+    });
+    assignments.collect()
+}
+
+/// A stored spec; of an element, that of its array with its place in it.
+pub(crate) fn element_spec(spec: serde_json::Value, index: Option<i32>) -> Result<JobSpec> {
+    let spec: JobSpec = convert::json("jobs.spec", spec)?;
+    match index {
+        // Elements stored by versions before 0.2 have a spec of their own.
+        Some(index) if spec.element.is_none() => {
+            Ok(spec.element_at(convert::u32_of("jobs.array_index", index)?))
+        }
+        Some(_) | None => Ok(spec),
+    }
 }
 
 /// A rank whose reports are about to be stored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LockedRank {
+    pub key: RankKey,
+    pub worker: WorkerId,
     pub state: RankState,
     pub last_sequence: u64,
     pub progress: Option<Progress>,
     pub attempt_state: AttemptStateName,
     /// Number of the job's newest attempt.
     pub newest_attempt: u32,
+    /// Ranks of the attempt.
+    pub world_size: u32,
     /// The attempt has gone on without it.
     pub is_lost: bool,
 }
 
-/// Locks a rank of `worker` until the end of the transaction. None: that worker has no such rank.
-pub async fn lock_rank(tx: &mut Tx, key: RankKey, worker: WorkerId) -> Result<Option<LockedRank>> {
+/// Locks ranks until the end of the transaction, in the order of their keys. Those that are not there are
+/// left out.
+pub async fn lock_ranks(tx: &mut Tx, keys: &[RankKey]) -> Result<Vec<LockedRank>> {
     // Numbers that no column holds name no rank.
-    let (Ok(attempt), Ok(rank)) = (i32::try_from(key.attempt.0), i32::try_from(key.rank.0)) else {
-        return Ok(None);
-    };
-    let row = sqlx::query!(
-        r#"SELECT r.state, r.last_sequence, r.progress, a.state AS attempt_state,
-                  j.attempt AS newest_attempt, r.lost_at IS NOT NULL AS "is_lost!"
+    let known = keys.iter().copied().filter(|key| {
+        i32::try_from(key.attempt.0).is_ok() && i32::try_from(key.rank.0).is_ok()
+    });
+    let (jobs, attempts, ranks) = columns(known)?;
+    let rows = sqlx::query!(
+        r#"SELECT r.job_id, r.attempt, r.rank, r.worker_id, r.state, r.last_sequence, r.progress,
+                  a.state AS attempt_state, COALESCE(o.attempt, j.attempt) AS "newest_attempt!",
+                  j.ranks AS world_size, r.lost_at IS NOT NULL AS "is_lost!"
            FROM attempt_ranks r
            JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
            JOIN jobs j ON j.id = r.job_id
-           WHERE r.job_id = $1 AND r.attempt = $2 AND r.rank = $3 AND r.worker_id = $4
+           LEFT JOIN open_jobs o ON o.job_id = r.job_id
+           WHERE (r.job_id, r.attempt, r.rank) IN (
+               SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[]))
+           ORDER BY r.job_id, r.attempt, r.rank
            FOR NO KEY UPDATE OF r"#,
-        key.job.0,
-        attempt,
-        rank,
-        worker.0,
+        &jobs,
+        &attempts,
+        &ranks,
     )
-    .fetch_optional(tx.sql())
+    .fetch_all(tx.sql())
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(LockedRank {
-        state: convert::rank_state(&row.state)?,
-        last_sequence: convert::u64_of("attempt_ranks.last_sequence", row.last_sequence)?,
-        progress: row
-            .progress
-            .map(|p| convert::json("progress", p))
-            .transpose()?,
-        attempt_state: convert::attempt_state(&row.attempt_state)?,
-        newest_attempt: convert::u32_of("jobs.attempt", row.newest_attempt)?,
-        is_lost: row.is_lost,
-    }))
+    let locked = rows.into_iter().map(|row| {
+        Ok(LockedRank {
+            key: key(row.job_id, row.attempt, row.rank)?,
+            worker: WorkerId(row.worker_id),
+            state: convert::rank_state(&row.state)?,
+            last_sequence: convert::u64_of("attempt_ranks.last_sequence", row.last_sequence)?,
+            // Of an earlier version, or damaged: what is reported next replaces it.
+            progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
+            attempt_state: convert::attempt_state(&row.attempt_state)?,
+            newest_attempt: convert::u32_of("jobs.attempt", row.newest_attempt)?,
+            world_size: convert::u32_of("jobs.ranks", row.world_size)?,
+            is_lost: row.is_lost,
+        })
+    });
+    locked.collect()
 }
 
 /// What a batch of reports changes in a rank; what is None stays.
@@ -369,60 +350,114 @@ pub struct RankChange {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// Stores a batch of reports' effect on a rank: its reports after `from` up to `to`.
-pub async fn mark_rank_reported(
+/// The effect of a rank's reports after `from` up to `to`.
+#[derive(Debug, Clone)]
+pub struct Reported<'a> {
+    pub key: RankKey,
+    pub from: u64,
+    pub to: u64,
+    pub change: &'a RankChange,
+    /// The rank is started by its assignment: its start is its attempt's.
+    pub starts_attempt: bool,
+}
+
+/// Stores the effect of reports on their ranks. A rank that ended holds its devices no longer. Returns the
+/// ranks that were where their reports go on; the others changed since they were locked, which is a fault.
+pub async fn mark_ranks_reported(
     tx: &mut Tx,
-    key: RankKey,
-    from: u64,
-    to: u64,
-    change: &RankChange,
+    reported: &[Reported<'_>],
+    now: DateTime<Utc>,
 ) -> Result<()> {
-    let progress = change
-        .progress
-        .as_ref()
-        .map(|p| convert::to_json("progress", p))
-        .transpose()?;
-    let output = change
-        .output
-        .as_ref()
-        .map(|m| convert::to_json("output", m))
-        .transpose()?;
-    let done = sqlx::query!(
-        "UPDATE attempt_ranks
-         SET last_sequence = $5,
-             state = COALESCE($6, state),
-             progress = COALESCE($7, progress),
-             summary = COALESCE($8, summary),
-             output = COALESCE($9, output),
-             failure_class = COALESCE($10, failure_class),
-             failure_message = COALESCE($11, failure_message),
-             pid = COALESCE($12, pid),
-             ended_at = COALESCE($13, ended_at)
-         WHERE job_id = $1 AND attempt = $2 AND rank = $3 AND last_sequence = $4
-           AND state IN ('assigned', 'prepared', 'running')",
-        key.job.0,
-        convert::int("attempt", key.attempt.0)?,
-        convert::int("rank", key.rank.0)?,
-        convert::bigint("sequence", from)?,
-        convert::bigint("sequence", to)?,
-        change.state.map(RankState::as_str),
-        progress,
-        change.summary,
-        output,
-        change
-            .failure
-            .as_ref()
-            .map(|failure| failure.class.as_str()),
-        change
-            .failure
-            .as_ref()
-            .map(|failure| failure.message.as_str()),
-        change.pid.map(i64::from),
-        change.ended_at,
+    let (jobs, attempts, ranks) = columns(reported.iter().map(|rank| rank.key))?;
+    let from = reported.iter().map(|r| convert::bigint("sequence", r.from));
+    let to = reported.iter().map(|r| convert::bigint("sequence", r.to));
+    let states: Vec<Option<String>> = reported
+        .iter()
+        .map(|r| r.change.state.map(|state| state.as_str().to_owned()))
+        .collect();
+    let json = |value: Option<Result<serde_json::Value>>| value.transpose();
+    let progress = reported.iter().map(|r| {
+        json(r.change.progress.as_ref().map(|p| convert::to_json("progress", p)))
+    });
+    let summaries: Vec<Option<serde_json::Value>> =
+        reported.iter().map(|r| r.change.summary.clone()).collect();
+    let outputs = reported
+        .iter()
+        .map(|r| json(r.change.output.as_ref().map(|m| convert::to_json("output", m))));
+    let classes: Vec<Option<String>> = reported
+        .iter()
+        .map(|r| r.change.failure.as_ref().map(|f| f.class.as_str().to_owned()))
+        .collect();
+    let messages: Vec<Option<String>> = reported
+        .iter()
+        .map(|r| r.change.failure.as_ref().map(|f| f.message.clone()))
+        .collect();
+    let pids: Vec<Option<i64>> = reported.iter().map(|r| r.change.pid.map(i64::from)).collect();
+    let ends: Vec<Option<DateTime<Utc>>> = reported.iter().map(|r| r.change.ended_at).collect();
+    let starts: Vec<bool> = reported.iter().map(|r| r.starts_attempt).collect();
+    let stored = sqlx::query_scalar!(
+        r#"WITH given AS (
+               SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::bigint[],
+                                    $7::text[], $8::jsonb[], $9::jsonb[], $10::jsonb[], $11::text[],
+                                    $12::text[], $13::bigint[], $14::timestamptz[], $15::bool[])
+                   AS g (job_id, attempt, rank, from_sequence, to_sequence, state, progress, summary,
+                         output, failure_class, failure_message, pid, ended_at, starts_attempt)
+           ), stored AS (
+               UPDATE attempt_ranks r
+               SET last_sequence = g.to_sequence,
+                   state = COALESCE(g.state, r.state),
+                   progress = COALESCE(g.progress, r.progress),
+                   summary = COALESCE(g.summary, r.summary),
+                   output = COALESCE(g.output, r.output),
+                   failure_class = COALESCE(g.failure_class, r.failure_class),
+                   failure_message = COALESCE(g.failure_message, r.failure_message),
+                   pid = COALESCE(g.pid, r.pid),
+                   ended_at = COALESCE(g.ended_at, r.ended_at)
+               FROM given g
+               WHERE r.job_id = g.job_id AND r.attempt = g.attempt AND r.rank = g.rank
+                 AND r.last_sequence = g.from_sequence
+                 AND r.state IN ('assigned', 'prepared', 'running')
+               RETURNING r.job_id, r.attempt, r.rank, r.state, g.starts_attempt
+           ), freed AS (
+               DELETE FROM held_ranks h USING stored s
+               WHERE h.job_id = s.job_id AND h.attempt = s.attempt AND h.rank = s.rank
+                 AND s.state IN ('finished', 'failed', 'stopped')
+           ), started AS (
+               UPDATE attempts a SET state = 'running', started_at = $1
+               FROM stored s
+               WHERE s.starts_attempt AND s.state IN ('running', 'finished', 'failed', 'stopped')
+                 AND a.job_id = s.job_id AND a.number = s.attempt AND a.state = 'assigned'
+           )
+           SELECT count(*) AS "count!" FROM stored"#,
+        now,
+        &jobs,
+        &attempts,
+        &ranks,
+        &from.collect::<Result<Vec<_>>>()?,
+        &to.collect::<Result<Vec<_>>>()?,
+        &states as &[Option<String>],
+        &progress.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
+        &summaries as &[Option<serde_json::Value>],
+        &outputs.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
+        &classes as &[Option<String>],
+        &messages as &[Option<String>],
+        &pids as &[Option<i64>],
+        &ends as &[Option<DateTime<Utc>>],
+        &starts,
     )
-    .execute(tx.sql())
+    .fetch_one(tx.sql())
     .await?;
-    one_row(&done, key)
+    if usize::try_from(stored).is_ok_and(|stored| stored == reported.len()) {
+        return Ok(());
+    }
+    match reported.first() {
+        None => Ok(()),
+        Some(Reported { key, .. }) => Err(StoreError::StaleRank {
+            job: key.job,
+            attempt: key.attempt,
+            rank: key.rank,
+        }),
+    }
 }
 
 /// Writes down that a running attempt goes on without a rank. What the rank itself said of the cause
@@ -467,14 +502,21 @@ pub async fn mark_rank_gone(
     } else {
         RankState::Stopped
     };
-    let done = sqlx::query!(
-        "UPDATE attempt_ranks
-         SET state = CASE WHEN lost_at IS NULL THEN $4 ELSE 'failed' END,
-             failure_class = COALESCE(failure_class, $5),
-             failure_message = COALESCE(failure_message, $6),
-             ended_at = $7
-         WHERE job_id = $1 AND attempt = $2 AND rank = $3
-           AND state IN ('assigned', 'prepared', 'running')",
+    let ended = sqlx::query_scalar!(
+        "WITH ended AS (
+             UPDATE attempt_ranks
+             SET state = CASE WHEN lost_at IS NULL THEN $4 ELSE 'failed' END,
+                 failure_class = COALESCE(failure_class, $5),
+                 failure_message = COALESCE(failure_message, $6),
+                 ended_at = $7
+             WHERE job_id = $1 AND attempt = $2 AND rank = $3
+               AND state IN ('assigned', 'prepared', 'running')
+             RETURNING job_id, attempt, rank
+         ), freed AS (
+             DELETE FROM held_ranks h USING ended e
+             WHERE h.job_id = e.job_id AND h.attempt = e.attempt AND h.rank = e.rank
+         )
+         SELECT rank FROM ended",
         key.job.0,
         convert::int("attempt", key.attempt.0)?,
         convert::int("rank", key.rank.0)?,
@@ -483,21 +525,13 @@ pub async fn mark_rank_gone(
         failure.map(|failure| failure.message.as_str()),
         now,
     )
-    .execute(tx.sql())
+    .fetch_optional(tx.sql())
     .await?;
-    one_row(&done, key)
-}
-
-fn one_row(done: &PgQueryResult, key: RankKey) -> Result<()> {
-    if done.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(StoreError::StaleRank {
-            job: key.job,
-            attempt: key.attempt,
-            rank: key.rank,
-        })
-    }
+    ended.map(|_| ()).ok_or(StoreError::StaleRank {
+        job: key.job,
+        attempt: key.attempt,
+        rank: key.rank,
+    })
 }
 
 fn key(job: i64, attempt: i32, rank: i32) -> Result<RankKey> {
@@ -506,4 +540,15 @@ fn key(job: i64, attempt: i32, rank: i32) -> Result<RankKey> {
         attempt: AttemptNumber(convert::u32_of("attempt_ranks.attempt", attempt)?),
         rank: Rank(convert::u32_of("attempt_ranks.rank", rank)?),
     })
+}
+
+/// Ranks' keys as three columns.
+fn columns(keys: impl Iterator<Item = RankKey>) -> Result<(Vec<i64>, Vec<i32>, Vec<i32>)> {
+    let mut columns = (Vec::new(), Vec::new(), Vec::new());
+    for key in keys {
+        columns.0.push(key.job.0);
+        columns.1.push(convert::int("attempt", key.attempt.0)?);
+        columns.2.push(convert::int("rank", key.rank.0)?);
+    }
+    Ok(columns)
 }

@@ -17,26 +17,13 @@ pub struct Reusable {
 /// Stores what a job does, now that its inputs are there. Saying it twice is the same.
 pub async fn mark_step(tx: &mut Tx, id: JobId, step: &Digest) -> Result<()> {
     sqlx::query!(
-        "UPDATE jobs SET step_digest = $2 WHERE id = $1 AND state = 'queued'",
+        "UPDATE jobs SET step_digest = $2 WHERE id = $1 AND state = 'open'",
         id.0,
         step.as_str(),
     )
     .execute(tx.sql())
     .await?;
     Ok(())
-}
-
-/// A job at work on this step.
-pub async fn find_running_step(conn: &mut Conn, step: &Digest) -> Result<Option<JobId>> {
-    let id = sqlx::query_scalar!(
-        "SELECT id FROM jobs
-         WHERE step_digest = $1 AND state = 'running' AND NOT cancel_requested
-         ORDER BY id LIMIT 1",
-        step.as_str(),
-    )
-    .fetch_optional(conn.sql())
-    .await?;
-    Ok(id.map(JobId))
 }
 
 /// The newest `limit` jobs that did this step with this code, by their own work, and whose data may

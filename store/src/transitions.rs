@@ -1,11 +1,17 @@
-//! Changes of a job's state. Each is one guarded UPDATE; the caller holds the pipeline's lock
-//! ([`crate::pipelines::lock_pipeline`]), and the guard catches whoever forgot it.
+//! Changes of jobs' states, each for as many jobs as change together.
+//!
+//! Each is one statement whose guard names the state and the attempt that it expects; it gives back the
+//! jobs that it found so, and the caller decides what a missing one means. The caller holds the locks
+//! of their pipelines ([`crate::pipelines::lock_pipelines`]), and the guard catches whoever forgot.
+//! A job is in `open_jobs` while it is open; its end moves what is left to `jobs`.
 
 use chrono::{DateTime, Utc};
+use marquee_domain::artifact::Manifest;
+use marquee_domain::end::AttemptBudget;
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
 use marquee_domain::job::JobStateName;
-use sqlx::postgres::PgQueryResult;
+use marquee_domain::transitions::{JobLife, JobStage};
 
 use crate::{Conn, Result, StoreError, Tx, convert};
 
@@ -24,69 +30,298 @@ pub struct JobHead {
     pub is_array: bool,
     /// The array that it is an element of.
     pub array_job: Option<JobId>,
+    /// The job whose end without success cancelled it.
+    pub cancelled_for: Option<JobId>,
+}
+
+impl JobHead {
+    /// The job as the domain's transitions take it. What they need of times does not decide here.
+    #[must_use]
+    pub fn life(&self) -> JobLife {
+        let queued_at = DateTime::UNIX_EPOCH;
+        JobLife {
+            stage: match self.state {
+                JobStateName::Waiting => JobStage::Waiting,
+                JobStateName::Queued => JobStage::Queued {
+                    queued_at,
+                    not_before: None,
+                },
+                JobStateName::Running => JobStage::Running {
+                    queued_at,
+                    cancel_requested: self.cancel_requested,
+                },
+                JobStateName::Succeeded => JobStage::Succeeded,
+                JobStateName::Failed => JobStage::Failed,
+                JobStateName::Cancelled => JobStage::Cancelled {
+                    for_job: self.cancelled_for,
+                },
+            },
+            budget: AttemptBudget {
+                newest: self.attempt,
+                last: self.last_attempt,
+                granted: self.max_attempts,
+            },
+            is_array: self.is_array,
+        }
+    }
+}
+
+/// A job at an attempt: what a transition of it expects.
+pub type At = (JobId, AttemptNumber);
+
+/// The pipelines of jobs: what to lock before their states are looked at. Jobs that are not there are
+/// left out.
+pub async fn list_pipelines_of_jobs(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<PipelineId>> {
+    let ids = numbers(jobs);
+    let rows = sqlx::query_scalar!(
+        "SELECT DISTINCT pipeline_id FROM jobs WHERE id = ANY ($1) ORDER BY pipeline_id",
+        &ids
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(rows.into_iter().map(PipelineId).collect())
 }
 
 /// The pipeline of a job: what to lock before its state is looked at.
 pub async fn get_pipeline_of_job(conn: &mut Conn, id: JobId) -> Result<PipelineId> {
-    sqlx::query_scalar!("SELECT pipeline_id FROM jobs WHERE id = $1", id.0)
-        .fetch_optional(conn.sql())
-        .await?
-        .map(PipelineId)
+    let pipelines = list_pipelines_of_jobs(conn, &[id]).await?;
+    pipelines
+        .first()
+        .copied()
         .ok_or(StoreError::JobNotFound(id))
+}
+
+/// Jobs' states as transitions need them, in order of number; those that are not there are left out.
+pub async fn list_job_heads(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobHead>> {
+    let ids = numbers(jobs);
+    let rows = sqlx::query!(
+        r#"SELECT id AS "id!", pipeline_id AS "pipeline_id!", state AS "state!", attempt AS "attempt!",
+                  last_attempt AS "last_attempt!", max_attempts AS "max_attempts!",
+                  cancel_requested AS "cancel_requested!", array_job_id, cancelled_for,
+                  array_size IS NOT NULL AS "is_array!"
+           FROM job_states WHERE id = ANY ($1) ORDER BY id"#,
+        &ids,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let heads = rows.into_iter().map(|row| {
+        Ok(JobHead {
+            id: JobId(row.id),
+            pipeline_id: PipelineId(row.pipeline_id),
+            state: convert::job_state(&row.state)?,
+            attempt: convert::u32_of("open_jobs.attempt", row.attempt)?,
+            last_attempt: convert::u32_of("open_jobs.last_attempt", row.last_attempt)?,
+            max_attempts: convert::u32_of("jobs.max_attempts", row.max_attempts)?,
+            cancel_requested: row.cancel_requested,
+            is_array: row.is_array,
+            array_job: row.array_job_id.map(JobId),
+            cancelled_for: row.cancelled_for.map(JobId),
+        })
+    });
+    heads.collect()
 }
 
 /// A job's state as transitions need it.
 pub async fn get_job_head(conn: &mut Conn, id: JobId) -> Result<JobHead> {
-    let row = sqlx::query!(
-        r#"SELECT pipeline_id, state, attempt, last_attempt, cancel_requested, array_job_id,
-                  array_size IS NOT NULL AS "is_array!",
-                  (spec ->> 'max_attempts')::int AS "max_attempts!"
-           FROM jobs WHERE id = $1"#,
-        id.0,
-    )
-    .fetch_optional(conn.sql())
-    .await?
-    .ok_or(StoreError::JobNotFound(id))?;
-    Ok(JobHead {
-        id,
-        pipeline_id: PipelineId(row.pipeline_id),
-        state: convert::job_state(&row.state)?,
-        attempt: convert::u32_of("jobs.attempt", row.attempt)?,
-        last_attempt: convert::u32_of("jobs.last_attempt", row.last_attempt)?,
-        max_attempts: convert::u32_of("jobs.spec", row.max_attempts)?,
-        cancel_requested: row.cancel_requested,
-        is_array: row.is_array,
-        array_job: row.array_job_id.map(JobId),
-    })
+    let mut heads = list_job_heads(conn, &[id]).await?;
+    heads.pop().ok_or(StoreError::JobNotFound(id))
 }
 
-/// waiting -> queued: all it needs has succeeded.
-pub async fn mark_job_queued(tx: &mut Tx, id: JobId, now: DateTime<Utc>) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs SET state = 'queued', reason = '', queued_at = $2
-         WHERE id = $1 AND state = 'waiting'",
-        id.0,
+/// The elements of an array that are open, as transitions need them.
+pub async fn list_open_elements(conn: &mut Conn, array: JobId) -> Result<Vec<JobHead>> {
+    let ids = sqlx::query_scalar!("SELECT job_id FROM open_jobs WHERE array_job_id = $1", array.0)
+        .fetch_all(conn.sql())
+        .await?;
+    let ids: Vec<JobId> = ids.into_iter().map(JobId).collect();
+    list_job_heads(conn, &ids).await
+}
+
+/// What became of jobs because others succeeded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Released {
+    /// waiting -> queued. Elements of arrays are not among them: their arrays are.
+    pub queued: Vec<JobId>,
+    /// Arrays whose elements were queued.
+    pub arrays: Vec<JobId>,
+    /// Still waiting, for fewer than before.
+    pub waiting: Vec<JobId>,
+}
+
+/// Takes `done` off the needs of those that need them: waiting -> queued for each that has none left, and
+/// for the elements of an array that has none left.
+pub async fn release(tx: &mut Tx, done: &[JobId], now: DateTime<Utc>) -> Result<Released> {
+    let ids = numbers(done);
+    let rows = sqlx::query!(
+        r#"WITH fewer AS (
+               SELECT job_id, count(*)::int AS succeeded FROM job_needs
+               WHERE needs_job_id = ANY ($1) GROUP BY job_id
+           ), counted AS (
+               UPDATE open_jobs o
+               SET needs_left = o.needs_left - f.succeeded,
+                   state = CASE WHEN o.needs_left = f.succeeded AND j.array_size IS NULL
+                                THEN 'queued' ELSE o.state END,
+                   queued_at = CASE WHEN o.needs_left = f.succeeded THEN $2 END
+               FROM fewer f JOIN jobs j ON j.id = f.job_id
+               WHERE o.job_id = f.job_id AND o.state = 'waiting'
+               RETURNING o.job_id, o.attempt, o.needs_left, j.array_size IS NOT NULL AS is_array
+           ), elements AS (
+               UPDATE open_jobs o SET state = 'queued', queued_at = $2, needs_left = 0
+               FROM counted c
+               WHERE c.is_array AND c.needs_left = 0 AND o.array_job_id = c.job_id
+                 AND o.state = 'waiting'
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at)
+               SELECT job_id, attempt, 'queued', $2 FROM counted WHERE needs_left = 0
+           )
+           SELECT job_id AS "job_id!", needs_left AS "needs_left!", is_array AS "is_array!"
+           FROM counted ORDER BY job_id"#,
+        &ids,
         now,
     )
-    .execute(tx.sql())
+    .fetch_all(tx.sql())
     .await?;
-    one_row(&done, id, 0)
+    let mut released = Released::default();
+    for row in rows {
+        let list = match (row.needs_left, row.is_array) {
+            (0, false) => &mut released.queued,
+            (0, true) => &mut released.arrays,
+            (_, _) => &mut released.waiting,
+        };
+        list.push(JobId(row.job_id));
+    }
+    Ok(released)
 }
 
-/// queued -> running with the next attempt, whose number this returns. `attempt` is the newest one
-/// so far.
-pub async fn mark_job_running(
+/// A job that succeeds with what its attempt committed.
+#[derive(Debug, Clone)]
+pub struct Success<'a> {
+    pub at: At,
+    /// What the artifact is: the job kind's output.
+    pub name: &'a str,
+    pub manifest: &'a Manifest,
+    /// Version of the code that made it; empty where nobody said.
+    pub code: &'a str,
+    /// What its history says.
+    pub text: &'a str,
+}
+
+/// An array that one of its elements moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrayCount {
+    pub array: JobId,
+    /// Elements that have not succeeded.
+    pub left: u32,
+}
+
+/// running -> succeeded, each by this attempt and no other, with its attempt, its artifact and, for elements,
+/// the count of their array. Returns the jobs that did, and their arrays.
+pub async fn mark_jobs_succeeded(
+    tx: &mut Tx,
+    successes: &[Success<'_>],
+    now: DateTime<Utc>,
+) -> Result<(Vec<JobId>, Vec<ArrayCount>)> {
+    let (ids, attempts) = columns(successes.iter().map(|success| success.at))?;
+    let each = |text: fn(&Success<'_>) -> String| -> Vec<String> {
+        successes.iter().map(text).collect()
+    };
+    let sizes = successes.iter().map(|success| {
+        convert::bigint("size of the artifact", success.manifest.size_bytes())
+    });
+    let counts = successes.iter().map(|success| {
+        let files = success.manifest.files.len();
+        convert::int("file count", u32::try_from(files).unwrap_or(u32::MAX))
+    });
+    let manifests = successes
+        .iter()
+        .map(|success| convert::to_json("manifest", success.manifest));
+    let rows = sqlx::query!(
+        r#"WITH given AS (
+               SELECT * FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
+                                    $7::int[], $8::jsonb[], $9::text[], $10::text[])
+                   AS g (job_id, attempt, name, digest, size_bytes, file_count, manifest, code, text)
+           ), ended AS (
+               DELETE FROM open_jobs o USING given g
+               WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'running'
+               RETURNING o.job_id, o.attempt, o.started_at, o.array_job_id
+           ), stored AS (
+               UPDATE jobs j
+               SET state = 'succeeded', attempt = e.attempt, started_at = e.started_at,
+                   finished_at = $1, failure_class = NULL, failure_message = NULL, reason = ''
+               FROM ended e WHERE j.id = e.job_id
+           ), attempted AS (
+               UPDATE attempts a SET state = 'succeeded', finished_at = $1
+               FROM ended e
+               WHERE a.job_id = e.job_id AND a.number = e.attempt
+                 AND a.state IN ('assigned', 'running')
+           ), committed AS (
+               INSERT INTO artifacts (job_id, attempt, name, digest, size_bytes, file_count, manifest,
+                                      committed_at, code)
+               SELECT g.job_id, g.attempt, g.name, g.digest, g.size_bytes, g.file_count, g.manifest,
+                      $1, g.code
+               FROM given g JOIN ended e ON e.job_id = g.job_id
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at)
+               SELECT g.job_id, g.attempt, g.text, $1 FROM given g JOIN ended e ON e.job_id = g.job_id
+           ), counted AS (
+               UPDATE arrays a SET succeeded = a.succeeded + c.more
+               FROM (SELECT array_job_id, count(*)::int AS more FROM ended
+                     WHERE array_job_id IS NOT NULL GROUP BY array_job_id) c
+               WHERE a.job_id = c.array_job_id
+               RETURNING a.job_id, a.size - a.succeeded AS left_over
+           )
+           SELECT e.job_id AS "job_id!", c.job_id AS "array?", c.left_over
+           FROM ended e LEFT JOIN counted c ON c.job_id = e.array_job_id
+           ORDER BY e.job_id"#,
+        now,
+        &ids,
+        &attempts,
+        &each(|success| success.name.to_owned()),
+        &each(|success| success.manifest.digest().as_str().to_owned()),
+        &sizes.collect::<Result<Vec<_>>>()?,
+        &counts.collect::<Result<Vec<_>>>()?,
+        &manifests.collect::<Result<Vec<_>>>()?,
+        &each(|success| success.code.to_owned()),
+        &each(|success| success.text.to_owned()),
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    let mut arrays = Vec::new();
+    let mut done = Vec::with_capacity(rows.len());
+    for row in rows {
+        done.push(JobId(row.job_id));
+        if let (Some(array), Some(left)) = (row.array, row.left_over) {
+            let left = convert::u32_of("arrays.size", left)?;
+            arrays.push(ArrayCount {
+                array: JobId(array),
+                left,
+            });
+        }
+    }
+    arrays.sort_by_key(|count| count.array);
+    arrays.dedup();
+    Ok((done, arrays))
+}
+
+/// waiting or queued -> running, of jobs that no worker works on: an array whose elements are through, or
+/// a job that takes another one's artifact. Makes the attempt that holds the artifact.
+pub async fn mark_job_running_here(
     tx: &mut Tx,
     id: JobId,
     attempt: u32,
     now: DateTime<Utc>,
 ) -> Result<AttemptNumber> {
-    let next = sqlx::query_scalar!(
-        "UPDATE jobs
-         SET state = 'running', attempt = attempt + 1, reason = '', not_before = NULL,
-             started_at = $3, failure_class = NULL, failure_message = NULL
-         WHERE id = $1 AND state = 'queued' AND attempt = $2
-         RETURNING attempt",
+    let number = sqlx::query_scalar!(
+        r#"WITH running AS (
+               UPDATE open_jobs
+               SET state = 'running', attempt = attempt + 1, not_before = NULL, obstacle = NULL,
+                   started_at = COALESCE(started_at, $3), failure_class = NULL, failure_message = NULL
+               WHERE job_id = $1 AND attempt = $2 AND state IN ('waiting', 'queued')
+               RETURNING job_id, attempt
+           ), attempted AS (
+               INSERT INTO attempts (job_id, number, state, created_at)
+               SELECT job_id, attempt, 'assigned', $3 FROM running
+           )
+           SELECT attempt FROM running"#,
         id.0,
         convert::int("attempt", attempt)?,
         now,
@@ -94,215 +329,257 @@ pub async fn mark_job_running(
     .fetch_optional(tx.sql())
     .await?
     .ok_or(StoreError::StaleAttempt { job: id, attempt })?;
-    Ok(AttemptNumber(convert::u32_of("jobs.attempt", next)?))
+    Ok(AttemptNumber(convert::u32_of("open_jobs.attempt", number)?))
 }
 
-/// running -> succeeded, by this attempt and no other.
-pub async fn mark_job_succeeded(
-    tx: &mut Tx,
-    id: JobId,
-    attempt: AttemptNumber,
-    now: DateTime<Utc>,
-) -> Result<()> {
+/// Notes on an open job that it takes the artifact of `source` for its own.
+pub async fn mark_job_reused(tx: &mut Tx, id: JobId, source: JobId) -> Result<()> {
     let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = 'succeeded', finished_at = $3, cancel_requested = false,
-             failure_class = NULL, failure_message = NULL
-         WHERE id = $1 AND state = 'running' AND attempt = $2",
+        "UPDATE jobs SET reused_from = $2 WHERE id = $1 AND state = 'open'",
         id.0,
-        convert::int("attempt", attempt.0)?,
-        now,
-    )
-    .execute(tx.sql())
-    .await?;
-    one_row(&done, id, attempt.0)
-}
-
-/// Notes on a running job that it takes the artifact of `source` for its own.
-pub async fn mark_job_reused(
-    tx: &mut Tx,
-    id: JobId,
-    attempt: AttemptNumber,
-    source: JobId,
-) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs SET reused_from = $3 WHERE id = $1 AND state = 'running' AND attempt = $2",
-        id.0,
-        convert::int("attempt", attempt.0)?,
         source.0,
     )
     .execute(tx.sql())
     .await?;
-    one_row(&done, id, attempt.0)
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(StoreError::StaleAttempt { job: id, attempt: 0 })
+    }
 }
 
-/// running -> failed, for good.
+/// From any of the `open` states -> failed, for good. Returns the array that it is an element of.
+///
+/// # Errors
+/// [`StoreError::StaleAttempt`] where the job is in none of them, or at another attempt.
 pub async fn mark_job_failed(
     tx: &mut Tx,
     id: JobId,
-    attempt: AttemptNumber,
+    attempt: u32,
+    open: &[JobStateName],
     failure: &Failure,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = 'failed', finished_at = $3, failure_class = $4, failure_message = $5
-         WHERE id = $1 AND state = 'running' AND attempt = $2",
+    let states: Vec<String> = open.iter().map(|state| state.as_str().to_owned()).collect();
+    let ended = sqlx::query_scalar!(
+        "WITH ended AS (
+             DELETE FROM open_jobs
+             WHERE job_id = $1 AND attempt = $2 AND state = ANY ($3)
+             RETURNING job_id, attempt, started_at, array_job_id
+         ), stored AS (
+             UPDATE jobs j
+             SET state = 'failed', attempt = e.attempt, started_at = e.started_at, finished_at = $4,
+                 failure_class = $5, failure_message = $6, reason = ''
+             FROM ended e WHERE j.id = e.job_id
+         ), counted AS (
+             UPDATE arrays a SET failed = a.failed + 1 FROM ended e WHERE a.job_id = e.array_job_id
+         )
+         SELECT job_id FROM ended",
         id.0,
-        convert::int("attempt", attempt.0)?,
+        convert::int("attempt", attempt)?,
+        &states,
         now,
         failure.class.as_str(),
         failure.message,
     )
-    .execute(tx.sql())
+    .fetch_optional(tx.sql())
     .await?;
-    one_row(&done, id, attempt.0)
+    ended
+        .map(|_| ())
+        .ok_or(StoreError::StaleAttempt { job: id, attempt })
 }
 
-/// waiting -> failed, of an array: an element of it has failed for good.
-pub async fn mark_array_failed(
-    tx: &mut Tx,
-    id: JobId,
-    failure: &Failure,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = 'failed', finished_at = $2, reason = '', failure_class = $3,
-             failure_message = $4
-         WHERE id = $1 AND state = 'waiting' AND array_size IS NOT NULL",
-        id.0,
-        now,
-        failure.class.as_str(),
-        failure.message,
-    )
-    .execute(tx.sql())
-    .await?;
-    one_row(&done, id, 0)
-}
-
-/// running -> queued: the attempt failed, and another one is due at `not_before`.
+/// running -> queued: the attempt has ended, and another one is due at `not_before`, at once where there is
+/// none. `last_attempt` is the highest number that may now be made. The job keeps its place in the queue.
 pub async fn mark_job_requeued(
     tx: &mut Tx,
-    id: JobId,
-    attempt: AttemptNumber,
-    failure: &Failure,
-    reason: &str,
-    not_before: DateTime<Utc>,
+    (id, attempt): At,
+    last_attempt: u32,
+    failure: Option<&Failure>,
+    not_before: Option<DateTime<Utc>>,
 ) -> Result<()> {
     let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = 'queued', reason = $3, not_before = $4, failure_class = $5,
-             failure_message = $6
-         WHERE id = $1 AND state = 'running' AND attempt = $2",
+        "UPDATE open_jobs
+         SET state = 'queued', not_before = $3, failure_class = $4, failure_message = $5,
+             last_attempt = $6
+         WHERE job_id = $1 AND state = 'running' AND attempt = $2",
         id.0,
         convert::int("attempt", attempt.0)?,
-        reason,
         not_before,
-        failure.class.as_str(),
-        failure.message,
-    )
-    .execute(tx.sql())
-    .await?;
-    one_row(&done, id, attempt.0)
-}
-
-/// waiting, queued or running -> cancelled. `for_job` is the job whose end without success caused
-/// it; None: a user.
-pub async fn mark_job_cancelled(
-    tx: &mut Tx,
-    id: JobId,
-    attempt: u32,
-    reason: &str,
-    for_job: Option<JobId>,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = 'cancelled', finished_at = $3, reason = $4, cancelled_for = $5,
-             cancel_requested = false, not_before = NULL
-         WHERE id = $1 AND attempt = $2 AND state IN ('waiting', 'queued', 'running')",
-        id.0,
-        convert::int("attempt", attempt)?,
-        now,
-        reason,
-        for_job.map(|job| job.0),
-    )
-    .execute(tx.sql())
-    .await?;
-    one_row(&done, id, attempt)
-}
-
-/// Asks a running job to stop; asking twice is the same.
-pub async fn mark_cancel_requested(tx: &mut Tx, id: JobId, attempt: u32) -> Result<()> {
-    let done = sqlx::query!(
-        "UPDATE jobs SET cancel_requested = true
-         WHERE id = $1 AND attempt = $2 AND state = 'running'",
-        id.0,
-        convert::int("attempt", attempt)?,
-    )
-    .execute(tx.sql())
-    .await?;
-    one_row(&done, id, attempt)
-}
-
-/// failed or cancelled -> queued, or waiting when `waits` says for what. `last_attempt` is the
-/// highest attempt number that may now be made.
-pub async fn mark_job_revived(
-    tx: &mut Tx,
-    id: JobId,
-    attempt: u32,
-    last_attempt: u32,
-    waits: Option<&str>,
-    now: DateTime<Utc>,
-) -> Result<()> {
-    let state = if waits.is_some() {
-        JobStateName::Waiting
-    } else {
-        JobStateName::Queued
-    };
-    let queued_at = waits.is_none().then_some(now);
-    let done = sqlx::query!(
-        "UPDATE jobs
-         SET state = $3, reason = $4, queued_at = $5, last_attempt = $6, not_before = NULL,
-             cancel_requested = false, cancelled_for = NULL, failure_class = NULL,
-             failure_message = NULL, finished_at = NULL
-         WHERE id = $1 AND attempt = $2 AND state IN ('failed', 'cancelled')",
-        id.0,
-        convert::int("attempt", attempt)?,
-        state.as_str(),
-        waits.unwrap_or_default(),
-        queued_at,
+        failure.map(|failure| failure.class.as_str()),
+        failure.map(|failure| failure.message.as_str()),
         convert::int("last_attempt", last_attempt)?,
     )
     .execute(tx.sql())
     .await?;
-    one_row(&done, id, attempt)
-}
-
-/// Stores why a job in `state` waits, if it says something new. True when it did; a job that has
-/// left the state keeps what it says.
-pub async fn mark_reason(
-    tx: &mut Tx,
-    id: JobId,
-    state: JobStateName,
-    reason: &str,
-) -> Result<bool> {
-    let done = sqlx::query!(
-        "UPDATE jobs SET reason = $3 WHERE id = $1 AND state = $2 AND reason <> $3",
-        id.0,
-        state.as_str(),
-        reason,
-    )
-    .execute(tx.sql())
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-fn one_row(done: &PgQueryResult, job: JobId, attempt: u32) -> Result<()> {
     if done.rows_affected() == 1 {
         Ok(())
     } else {
-        Err(StoreError::StaleAttempt { job, attempt })
+        let attempt = attempt.0;
+        Err(StoreError::StaleAttempt { job: id, attempt })
     }
+}
+
+/// waiting, queued or running -> cancelled, each at its attempt. `for_job` is the job whose end without
+/// success caused it; None: a user. Returns those that were.
+pub async fn mark_jobs_cancelled(
+    tx: &mut Tx,
+    jobs: &[(JobId, u32)],
+    reason: &str,
+    for_job: Option<JobId>,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>> {
+    let (ids, attempts) = columns(jobs.iter().map(|(job, attempt)| (*job, AttemptNumber(*attempt))))?;
+    let rows = sqlx::query_scalar!(
+        r#"WITH ended AS (
+               DELETE FROM open_jobs o
+               USING unnest($1::bigint[], $2::int[]) AS g (job_id, attempt)
+               WHERE o.job_id = g.job_id AND o.attempt = g.attempt
+               RETURNING o.job_id, o.attempt, o.started_at, o.array_job_id
+           ), stored AS (
+               UPDATE jobs j
+               SET state = 'cancelled', attempt = e.attempt, started_at = e.started_at,
+                   finished_at = $3, reason = $4, cancelled_for = $5, failure_class = NULL,
+                   failure_message = NULL
+               FROM ended e WHERE j.id = e.job_id
+           ), counted AS (
+               UPDATE arrays a SET cancelled = a.cancelled + c.more
+               FROM (SELECT array_job_id, count(*)::int AS more FROM ended
+                     WHERE array_job_id IS NOT NULL GROUP BY array_job_id) c
+               WHERE a.job_id = c.array_job_id
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at, caller)
+               SELECT job_id, attempt, $4, $3, $6 FROM ended
+           )
+           SELECT job_id AS "job_id!" FROM ended ORDER BY job_id"#,
+        &ids,
+        &attempts,
+        now,
+        reason,
+        for_job.map(|job| job.0),
+        caller,
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    Ok(rows.into_iter().map(JobId).collect())
+}
+
+/// Asks running jobs to stop, each at its attempt; asking twice is the same. Returns those that were asked
+/// for the first time.
+pub async fn mark_cancels_requested(tx: &mut Tx, jobs: &[At]) -> Result<Vec<JobId>> {
+    let (ids, attempts) = columns(jobs.iter().copied())?;
+    let rows = sqlx::query_scalar!(
+        "UPDATE open_jobs o SET cancel_requested = true
+         FROM unnest($1::bigint[], $2::int[]) AS g (job_id, attempt)
+         WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'running'
+           AND NOT o.cancel_requested
+         RETURNING o.job_id",
+        &ids,
+        &attempts,
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    Ok(rows.into_iter().map(JobId).collect())
+}
+
+/// failed or cancelled -> queued, or waiting where something that they need has not succeeded, and always
+/// so for an array, which waits for its elements. Each at its attempt, with as many attempts as it had at
+/// first. Returns those that are back.
+///
+/// Needs are looked at as they are when the statement begins: those that come back with this call count as
+/// not succeeded, which they are.
+pub async fn mark_jobs_revived(
+    tx: &mut Tx,
+    jobs: &[(JobId, u32)],
+    text: &str,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>> {
+    let (ids, attempts) = columns(jobs.iter().map(|(job, attempt)| (*job, AttemptNumber(*attempt))))?;
+    let rows = sqlx::query_scalar!(
+        r#"WITH back AS (
+               UPDATE jobs j
+               SET state = 'open', finished_at = NULL, reason = '', cancelled_for = NULL,
+                   failure_class = NULL, failure_message = NULL
+               FROM unnest($1::bigint[], $2::int[]) AS g (job_id, attempt),
+                    -- As they ended, for the counts of their arrays.
+                    LATERAL (SELECT state FROM jobs b WHERE b.id = g.job_id) before
+               WHERE j.id = g.job_id AND j.attempt = g.attempt AND j.state IN ('failed', 'cancelled')
+               RETURNING j.id, j.array_job_id, j.array_size, j.attempt, j.max_attempts,
+                         before.state AS ended,
+                         (SELECT count(*)::int FROM job_needs n JOIN jobs d ON d.id = n.needs_job_id
+                          WHERE n.job_id = COALESCE(j.array_job_id, j.id)
+                            AND d.state <> 'succeeded') AS needs_left
+           ), opened AS (
+               INSERT INTO open_jobs (job_id, array_job_id, state, attempt, last_attempt, needs_left,
+                                      queued_at)
+               SELECT id, array_job_id,
+                      CASE WHEN needs_left = 0 AND array_size IS NULL THEN 'queued' ELSE 'waiting' END,
+                      attempt, LEAST(attempt::bigint + max_attempts, 2147483647)::int, needs_left,
+                      CASE WHEN needs_left = 0 THEN $3 END
+               FROM back
+           ), counted AS (
+               UPDATE arrays a
+               SET failed = a.failed - c.failed, cancelled = a.cancelled - c.cancelled
+               FROM (SELECT array_job_id, count(*) FILTER (WHERE ended = 'failed')::int AS failed,
+                            count(*) FILTER (WHERE ended = 'cancelled')::int AS cancelled
+                     FROM back WHERE array_job_id IS NOT NULL GROUP BY array_job_id) c
+               WHERE a.job_id = c.array_job_id
+           ), told AS (
+               INSERT INTO job_events (job_id, attempt, text, at, caller)
+               SELECT id, attempt, $4, $3, $5 FROM back
+           )
+           SELECT id AS "id!" FROM back ORDER BY id"#,
+        &ids,
+        &attempts,
+        now,
+        text,
+        caller,
+    )
+    .fetch_all(tx.sql())
+    .await?;
+    Ok(rows.into_iter().map(JobId).collect())
+}
+
+/// The elements of an array that ended without success: what a retry of it brings back.
+pub async fn list_elements_to_revive(conn: &mut Conn, array: JobId) -> Result<Vec<(JobId, u32)>> {
+    let rows = sqlx::query!(
+        "SELECT id, attempt FROM jobs
+         WHERE array_job_id = $1 AND state IN ('failed', 'cancelled') ORDER BY id",
+        array.0,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let elements = rows.into_iter().map(|row| {
+        let attempt = convert::u32_of("jobs.attempt", row.attempt)?;
+        Ok((JobId(row.id), attempt))
+    });
+    elements.collect()
+}
+
+/// How many elements of an array have not succeeded.
+pub async fn get_elements_left(conn: &mut Conn, array: JobId) -> Result<u32> {
+    let left = sqlx::query_scalar!(
+        r#"SELECT size - succeeded AS "left!" FROM arrays WHERE job_id = $1"#,
+        array.0
+    )
+    .fetch_optional(conn.sql())
+    .await?
+    .ok_or(StoreError::JobNotFound(array))?;
+    convert::u32_of("arrays.size", left)
+}
+
+fn numbers(jobs: &[JobId]) -> Vec<i64> {
+    jobs.iter().map(|job| job.0).collect()
+}
+
+/// Jobs and attempts as two columns.
+fn columns(at: impl Iterator<Item = At>) -> Result<(Vec<i64>, Vec<i32>)> {
+    let mut columns = (Vec::new(), Vec::new());
+    for (job, attempt) in at {
+        columns.0.push(job.0);
+        columns.1.push(convert::int("attempt", attempt.0)?);
+    }
+    Ok(columns)
 }

@@ -53,7 +53,8 @@ pub struct Worker {
     pub name: String,
     pub state: WorkerState,
     pub version: String,
-    pub inventory: Inventory,
+    /// What it found on its host, or why that cannot be read: a later version may have stored it.
+    pub inventory: std::result::Result<Inventory, String>,
     /// Version of the code of its `marquee-prep`; empty where it does not say.
     pub prep_code: String,
     pub last_seen_at: DateTime<Utc>,
@@ -134,25 +135,37 @@ pub async fn mark_worker_gone(tx: &mut Tx, id: WorkerId, state: WorkerState) -> 
     Ok(done.rows_affected() == 1)
 }
 
-/// Every worker that was ever seen, by name.
-pub async fn list_workers(conn: &mut Conn) -> Result<Vec<Worker>> {
+/// Which workers to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhichWorkers {
+    /// Those that are here or may come back: online or lost.
+    Known,
+    /// Those that left too, which are kept as history.
+    Ever,
+}
+
+/// Workers, by name. What cannot be read of one is said in its place.
+pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Worker>> {
     let rows = sqlx::query!(
         "SELECT id, name, state, version, inventory, prep_code, last_seen_at
-         FROM workers ORDER BY name, id"
+         FROM workers WHERE $1 OR state <> 'left' ORDER BY name, id",
+        which == WhichWorkers::Ever,
     )
     .fetch_all(conn.sql())
     .await?;
     let workers = rows.into_iter().map(|row| {
+        // The table allows no other word.
         let state = WorkerState::ALL
             .into_iter()
             .find(|state| state.as_str() == row.state)
             .ok_or_else(|| convert::unreadable("workers.state", &row.state))?;
+        let inventory = convert::json("workers.inventory", row.inventory);
         Ok(Worker {
             id: WorkerId(row.id),
             name: row.name,
             state,
             version: row.version,
-            inventory: convert::json("workers.inventory", row.inventory)?,
+            inventory: inventory.map_err(|error| error.to_string()),
             prep_code: row.prep_code,
             last_seen_at: row.last_seen_at,
         })
@@ -160,14 +173,24 @@ pub async fn list_workers(conn: &mut Conn) -> Result<Vec<Worker>> {
     workers.collect()
 }
 
-/// Jobs with a live attempt that has a rank on this worker.
+/// The workers whose lease runs, with their names.
+pub async fn list_online_workers(conn: &mut Conn) -> Result<Vec<(WorkerId, String)>> {
+    let rows = sqlx::query!("SELECT id, name FROM workers WHERE state = 'online' ORDER BY name, id")
+        .fetch_all(conn.sql())
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (WorkerId(row.id), row.name))
+        .collect())
+}
+
+/// Jobs whose live attempt has a rank on this worker of which something may be left.
 pub async fn list_worker_jobs(conn: &mut Conn, id: WorkerId) -> Result<Vec<JobId>> {
     let ids = sqlx::query_scalar!(
-        r#"SELECT DISTINCT r.job_id
-           FROM attempt_ranks r
-           JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
-           WHERE r.worker_id = $1 AND a.state IN ('assigned', 'running')
-           ORDER BY r.job_id"#,
+        r#"SELECT DISTINCT h.job_id
+           FROM held_ranks h JOIN open_jobs o ON o.job_id = h.job_id AND o.attempt = h.attempt
+           WHERE h.worker_id = $1 AND o.state = 'running'
+           ORDER BY h.job_id"#,
         id.0,
     )
     .fetch_all(conn.sql())

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use marquee_domain::ids::JobId;
 use marquee_store::attempts::list_jobs_to_advance;
 
 use super::Pace;
@@ -25,14 +26,26 @@ pub(super) async fn run(app: App) {
 async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let prepare_max: Duration = lifecycle::PREPARE_MAX;
+    let running: Vec<JobId> = app.index.open().running().collect();
+    if running.is_empty() {
+        return Ok(());
+    }
     let mut conn = app.db.read().await?;
-    let jobs = list_jobs_to_advance(&mut conn, now, now - prepare_max).await?;
+    let jobs = list_jobs_to_advance(&mut conn, &running, now, now - prepare_max).await?;
     drop(conn);
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    match lifecycle::advance(app, &jobs).await {
+        Err(error) if error.may_pass() => return Err(error),
+        Ok(()) => return Ok(()),
+        Err(_) => {}
+    }
+    // One job that cannot be advanced must not hold up the others.
     for job in jobs {
-        match lifecycle::advance(app, job).await {
+        match lifecycle::advance(app, &[job]).await {
             Ok(()) => {}
             Err(error) if error.may_pass() => return Err(error),
-            // One job that cannot be advanced must not hold up the others.
             Err(error) => tracing::error!(%job, %error, "could not advance the attempt"),
         }
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use marquee_domain::ids::WorkerId;
-use marquee_store::workers::{self, Worker, WorkerState};
+use marquee_store::workers::{self, WorkerState};
 use tokio::time::Instant;
 
 use super::Pace;
@@ -39,18 +39,15 @@ pub(super) async fn run(app: App) {
 async fn round(app: &App, listening: &mut Listening) -> Result<()> {
     listening.look(Instant::now(), app.clock.monotonic());
     let mut conn = app.db.read().await?;
-    let known = workers::list_workers(&mut conn).await?;
+    let online = workers::list_online_workers(&mut conn).await?;
     drop(conn);
     // Looked again, since the process may have been stopped while it waited for that answer.
     let now = Instant::now();
     listening.look(now, app.clock.monotonic());
-    for worker in known
-        .iter()
-        .filter(|worker| worker.state == WorkerState::Online)
-    {
-        let heard = app.sessions.last_seen(worker.id);
+    for (worker, name) in online {
+        let heard = app.sessions.last_seen(worker);
         if has_expired(now, listening.since, heard, app.settings.lease) {
-            lose(app, worker).await?;
+            lose(app, worker, &name).await?;
         }
     }
     Ok(())
@@ -101,8 +98,7 @@ fn has_expired(
     now.duration_since(silent_since) > lease
 }
 
-async fn lose(app: &App, worker: &Worker) -> Result<()> {
-    let id: WorkerId = worker.id;
+async fn lose(app: &App, id: WorkerId, name: &str) -> Result<()> {
     let mut tx = app.db.write("worker lost").await?;
     if !workers::mark_worker_gone(&mut tx, id, WorkerState::Lost).await? {
         return Ok(());
@@ -110,15 +106,12 @@ async fn lose(app: &App, worker: &Worker) -> Result<()> {
     let jobs = workers::list_worker_jobs(&mut tx, id).await?;
     tx.commit().await?;
     tracing::warn!(
-        worker = %id, name = worker.name, jobs = jobs.len(),
+        worker = %id, name, jobs = jobs.len(),
         "worker lost: nothing was heard from it for a whole lease"
     );
-    app.wake.notify_one();
-    for job in jobs {
-        // What this round does not reach, the attempts loop will.
-        lifecycle::advance(app, job).await?;
-    }
-    Ok(())
+    app.workers_changed();
+    // What this does not reach, the attempts loop will.
+    lifecycle::advance(app, &jobs).await
 }
 
 #[cfg(test)]

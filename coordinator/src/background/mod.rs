@@ -6,7 +6,7 @@
 
 mod attempts;
 mod leases;
-mod schedule;
+mod round;
 
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::lifecycle;
+use crate::session::Desk;
+
+pub use round::hosts;
 
 /// Longest pause between rounds that fail: Postgres was away, and should not be met by silence
 /// when it is back.
@@ -23,7 +26,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 #[must_use = "dropping the set ends the loops"]
 pub fn start(app: &App) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(schedule::run(app.clone()));
+    tasks.spawn(round::run(app.clone()));
+    tasks.spawn(Desk::serve(app.clone()));
     tasks.spawn(attempts::run(app.clone()));
     tasks.spawn(leases::run(app.clone()));
     tasks

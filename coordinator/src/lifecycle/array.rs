@@ -1,9 +1,9 @@
 //! Job arrays: a job whose work its elements do.
 //!
-//! An element is a job like any other: placed, tried again, cancelled and committed as such. The
-//! array needs its elements, so it waits for them as for any need; when the last one has succeeded
-//! it is committed here, in that very transaction. Its artifact has the files of element `i` below
-//! `elements/<i>/`: blobs are shared, so that nothing is copied.
+//! An element is a job like any other: placed, tried again, cancelled and committed as such. The array
+//! counts its elements as they succeed; with the last one it is committed, in that very transaction
+//! (`release`). Its artifact has the files of element `i` below `elements/<i>/`: blobs are shared, so that
+//! nothing is copied.
 //!
 //! Invariant: an array is never placed on a worker, and has an attempt only to hold its artifact.
 
@@ -13,80 +13,60 @@ use marquee_domain::child::ELEMENTS_FOLDER;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use marquee_store::Tx;
-use marquee_store::artifacts::{self, NewArtifact};
-use marquee_store::attempts::{self, AttemptEnd, NewAttempt};
-use marquee_store::jobs::{self, Neighbour};
-use marquee_store::{StoreError, events, transitions};
+use marquee_store::transitions::{self, Success};
+use marquee_store::{StoreError, Tx, artifacts, events, jobs};
 
-use super::dependents;
-
-/// Commits an array, all of whose elements have succeeded: waiting -> succeeded. Returns all jobs
-/// that changed.
+/// Commits an array, all of whose elements have succeeded: waiting -> succeeded.
+///
+/// # Errors
+/// Inside: why their files do not fit into one artifact; then nothing was changed.
 pub(super) async fn commit(
     tx: &mut Tx,
-    array: &Neighbour,
+    array: JobId,
     now: DateTime<Utc>,
-) -> Result<Vec<JobId>, StoreError> {
-    let id = array.id;
-    let elements = artifacts::list_element_manifests(tx, id).await?;
+) -> Result<Result<(), Failure>, StoreError> {
+    let elements = artifacts::list_element_manifests(tx, array).await?;
     let manifest = match union(elements) {
         Ok(manifest) => manifest,
         Err(error) => {
-            let failure = Failure {
+            return Ok(Err(Failure {
                 class: FailureClass::UserError,
                 message: format!("the artifacts of its elements do not fit into one: {error}"),
-            };
-            return fail(tx, id, &failure, now).await;
+            }));
         }
     };
-    transitions::mark_job_queued(tx, id, now).await?;
-    let number = transitions::mark_job_running(tx, id, array.attempt, now).await?;
-    let new = NewAttempt {
-        job: id,
-        number,
-        resume: None,
-        created_at: now,
-    };
-    attempts::insert_attempt(tx, &new).await?;
-    transitions::mark_job_succeeded(tx, id, number, now).await?;
-    attempts::mark_attempt_ended(tx, id, number, &AttemptEnd::Succeeded, now).await?;
-    let name = jobs::get_job_spec(tx, id).await?.work.kind().output();
-    let new = NewArtifact {
-        job: id,
-        attempt: number,
+    let head = transitions::get_job_head(tx, array).await?;
+    let number = transitions::mark_job_running_here(tx, array, head.attempt, now).await?;
+    let name = jobs::get_job_spec(tx, array).await?.work.kind().output();
+    let digest = manifest.digest();
+    let success = Success {
+        at: (array, number),
         name,
         manifest: &manifest,
         code: "",
-        committed_at: now,
+        text: &format!(
+            "every element has succeeded; committed {name} {}",
+            digest.short()
+        ),
     };
-    artifacts::insert_artifact(tx, &new).await?;
-    let digest = manifest.digest();
-    let text = format!(
-        "every element has succeeded; committed {name} {}",
-        digest.short()
-    );
-    events::insert_event(tx, id, number.0, &text, now).await?;
-    tracing::info!(job = %id, artifact = digest.short(), "job array succeeded");
-    // An array is no element, so this goes no deeper.
-    let mut changed = Box::pin(dependents::release(tx, id, now)).await?;
-    changed.push(id);
-    Ok(changed)
+    transitions::mark_jobs_succeeded(tx, &[success], now).await?;
+    tracing::info!(job = %array, artifact = digest.short(), "job array succeeded");
+    Ok(Ok(()))
 }
 
-/// What the end of one element without success means for its array: waiting -> failed. Elements
-/// that still run go on; what they commit is kept for a retry.
+/// What the end of one element without success means for its array: waiting -> failed. Elements that
+/// still run go on; what they commit is kept for a retry. True if it changed the array.
 pub(super) async fn element_failed(
     tx: &mut Tx,
     array: JobId,
     element: JobId,
     failure: &Failure,
     now: DateTime<Utc>,
-) -> Result<Vec<JobId>, StoreError> {
+) -> Result<bool, StoreError> {
     let head = transitions::get_job_head(tx, array).await?;
-    if head.state != JobStateName::Waiting {
+    if head.life().fail_unplaced().is_err() {
         // Another element was first, or a user cancelled it.
-        return Ok(Vec::new());
+        return Ok(false);
     }
     let name = jobs::get_job_spec(tx, element).await?.display_name();
     let failure = Failure {
@@ -96,34 +76,25 @@ pub(super) async fn element_failed(
             failure.message
         ),
     };
-    fail(tx, array, &failure, now).await
+    fail(tx, array, head.attempt, &failure, now).await?;
+    Ok(true)
 }
 
-async fn fail(
+/// waiting -> failed.
+pub(super) async fn fail(
     tx: &mut Tx,
     array: JobId,
+    attempt: u32,
     failure: &Failure,
     now: DateTime<Utc>,
-) -> Result<Vec<JobId>, StoreError> {
-    transitions::mark_array_failed(tx, array, failure, now).await?;
+) -> Result<(), StoreError> {
+    let waiting = [JobStateName::Waiting];
+    transitions::mark_job_failed(tx, array, attempt, &waiting, failure, now).await?;
     let (class, message) = (failure.class.as_str(), &failure.message);
     let text = format!("failed ({class}): {message}");
-    events::insert_event(tx, array, 0, &text, now).await?;
+    events::insert_event(tx, array, attempt, &text, now).await?;
     tracing::warn!(job = %array, class, message, "job array failed");
-    let mut changed = dependents::cancel(tx, array, "failed", now).await?;
-    changed.push(array);
-    Ok(changed)
-}
-
-/// What a waiting array says: how far its elements are. None when all have succeeded.
-pub(super) fn waits_for_elements(needs: &[Neighbour], array: JobId) -> Option<String> {
-    let elements = needs.iter().filter(|need| need.array_job == Some(array));
-    let (mut all, mut done) = (0, 0);
-    for element in elements {
-        all += 1;
-        done += u32::from(element.state == JobStateName::Succeeded);
-    }
-    (done < all).then(|| format!("{done} of {all} elements have succeeded"))
+    Ok(())
 }
 
 /// The artifact of an array from those of its elements.

@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
-use marquee_store::Tx;
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{events, jobs, pipelines, ranks};
+use marquee_store::{Tx, events, jobs, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -14,40 +13,40 @@ use crate::app::App;
 pub(super) const BY_USER: &str = "cancelled by a user";
 
 /// Cancels one job, and with it the jobs that cannot run without it.
-pub async fn cancel_job(app: &App, job: JobId) -> Result<()> {
-    let mut tx = app.db.write("cancel job").await?;
+pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
+    let mut tx = app.db.write("cancel").await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
-    if head.state.is_final() {
+    if head.life().request_cancel().is_err() {
         return Err(LifecycleError::JobHasEnded {
             job,
             state: head.state,
         });
     }
-    let done = cancel_whole(&mut tx, &head, app.clock.now()).await?;
+    let done = cancel(&mut tx, vec![head], caller, app.clock.now()).await?;
     tx.commit().await?;
     done.tell(app);
     Ok(())
 }
 
 /// Cancels every job of a pipeline that has not ended.
-pub async fn cancel_pipeline(app: &App, pipeline: PipelineId) -> Result<()> {
+pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.write("cancel pipeline").await?;
+    let mut tx = app.db.write("cancel").await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
-    let mut all = Cancelled::default();
-    for job in jobs::list_pipeline_jobs(&mut tx, pipeline).await? {
-        // Looked at again each time: an earlier job's end may have cancelled this one.
-        let head = transitions::get_job_head(&mut tx, job.id).await?;
-        if !head.state.is_final() {
-            let done = cancel_whole(&mut tx, &head, now).await?;
-            all.jobs.extend(done.jobs);
-            all.workers.extend(done.workers);
-        }
-    }
+    let ids: Vec<JobId> = jobs::list_pipeline_jobs(&mut tx, pipeline)
+        .await?
+        .iter()
+        .map(|job| job.id)
+        .collect();
+    let heads = transitions::list_job_heads(&mut tx, &ids).await?;
+    let open = heads
+        .into_iter()
+        .filter(|head| head.life().request_cancel().is_ok());
+    let done = cancel(&mut tx, open.collect(), caller, now).await?;
     tx.commit().await?;
-    all.tell(app);
+    done.tell(app);
     Ok(())
 }
 
@@ -60,63 +59,57 @@ struct Cancelled {
 
 impl Cancelled {
     fn tell(&self, app: &App) {
-        for job in &self.jobs {
-            app.job_changed(*job);
-        }
+        app.jobs_changed(&self.jobs);
         app.sessions.nudge(&self.workers);
     }
 }
 
-/// Cancels a job that has not ended, and with an array its elements.
-async fn cancel_whole(tx: &mut Tx, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
-    let mut all = cancel(tx, head, now).await?;
-    if head.is_array {
-        for element in jobs::list_elements(tx, head.id).await? {
-            let head = transitions::get_job_head(tx, element.id).await?;
-            if !head.state.is_final() {
-                let done = cancel(tx, &head, now).await?;
-                all.jobs.extend(done.jobs);
-                all.workers.extend(done.workers);
-            }
-        }
+/// Cancels jobs of one pipeline that have not ended, with the elements of those that are arrays, under the
+/// pipeline's lock.
+async fn cancel(
+    tx: &mut Tx,
+    mut heads: Vec<JobHead>,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Cancelled> {
+    let arrays: Vec<JobId> = heads
+        .iter()
+        .filter(|head| head.is_array)
+        .map(|head| head.id)
+        .collect();
+    for array in arrays {
+        heads.extend(transitions::list_open_elements(tx, array).await?);
     }
-    Ok(all)
-}
+    let (running, waiting): (Vec<JobHead>, Vec<JobHead>) = heads
+        .into_iter()
+        .partition(|head| head.state == JobStateName::Running);
 
-/// Cancels one job that has not ended, under the pipeline's lock.
-async fn cancel(tx: &mut Tx, head: &JobHead, now: DateTime<Utc>) -> Result<Cancelled> {
-    let JobHead { id, attempt, .. } = *head;
-    match head.state {
-        JobStateName::Waiting | JobStateName::Queued => {
-            transitions::mark_job_cancelled(tx, id, attempt, BY_USER, None, now).await?;
-            events::insert_event(tx, id, attempt, BY_USER, now).await?;
-            tracing::info!(job = %id, "job cancelled before it ran");
-            let mut jobs = dependents::cancel(tx, id, "was cancelled", now).await?;
-            jobs.push(id);
-            Ok(Cancelled {
-                jobs,
-                workers: vec![],
-            })
-        }
-        JobStateName::Running => {
-            if !head.cancel_requested {
-                transitions::mark_cancel_requested(tx, id, attempt).await?;
-                let text = "a user asked for its cancel; stopping its ranks";
-                events::insert_event(tx, id, attempt, text, now).await?;
-                tracing::info!(job = %id, attempt, "cancel requested");
-            }
-            let ranks = ranks::list_ranks(tx, id, Some(AttemptNumber(attempt))).await?;
-            let workers = ranks.iter().map(|rank| rank.worker).collect();
-            Ok(Cancelled {
-                jobs: vec![id],
-                workers,
-            })
-        }
-        JobStateName::Succeeded | JobStateName::Failed | JobStateName::Cancelled => {
-            Err(LifecycleError::JobHasEnded {
-                job: id,
-                state: head.state,
-            })
-        }
+    let ended: Vec<(JobId, u32)> = waiting
+        .iter()
+        .map(|head| (head.id, head.attempt))
+        .collect();
+    let mut changed = transitions::mark_jobs_cancelled(tx, &ended, BY_USER, None, caller, now).await?;
+    tracing::info!(jobs = changed.len(), first = ?changed.first(), "cancelled before they ran");
+    for head in waiting.iter().filter(|head| head.array_job.is_none()) {
+        changed.extend(dependents::cancel(tx, head.id, "was cancelled", now).await?);
     }
+
+    let at = |head: &JobHead| (head.id, AttemptNumber(head.attempt));
+    let asked: Vec<_> = running.iter().map(at).collect();
+    let newly = transitions::mark_cancels_requested(tx, &asked).await?;
+    let mut workers = Vec::new();
+    for (job, attempt) in asked {
+        if newly.contains(&job) {
+            let text = "a user asked for its cancel; stopping its ranks";
+            events::insert_event_by(tx, job, attempt.0, text, caller, now).await?;
+            tracing::info!(%job, %attempt, "cancel requested");
+        }
+        let ranks = ranks::list_ranks(tx, job, Some(attempt)).await?;
+        workers.extend(ranks.iter().map(|rank| rank.worker));
+        changed.push(job);
+    }
+    Ok(Cancelled {
+        jobs: changed,
+        workers,
+    })
 }

@@ -32,6 +32,11 @@ pub enum LifecycleError {
         needs: JobId,
         name: String,
     },
+    /// What came with others' could not be stored now; each of them tries again.
+    #[error("{0}")]
+    Unstored(String),
+    #[error("the coordinator stops")]
+    Stopping,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -45,8 +50,9 @@ impl LifecycleError {
         match self {
             Self::Store(error) => error.may_pass(),
             // A full or broken disk is mended by people, and then everything goes on.
-            Self::Blobs(_) => true,
-            Self::InvalidDocument(_)
+            Self::Blobs(_) | Self::Unstored(_) => true,
+            Self::Stopping
+            | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
@@ -73,6 +79,7 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasNotEnded { .. } | LifecycleError::NeedHasNotSucceeded { .. } => {
                 ErrorCode::JobNotRetryable
             }
+            LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::Store(error) => store_code(error),
             LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
         };

@@ -1,29 +1,35 @@
-//! What happens to jobs: submitted, placed, advanced, cancelled, retried.
+//! What happens to jobs: submitted, placed, settled, cancelled, retried.
 //!
-//! Invariant: each function is one transaction under the pipeline's lock, made of the store's
-//! guarded transitions; it may be called again, by anybody, at any time, and then changes nothing
-//! more. Watchers, the scheduler and the sessions are told only after the commit, and may miss it.
+//! Invariant: each function is one transaction under the locks of the pipelines concerned, made of the
+//! store's guarded transitions; it may be called again, by anybody, at any time, and then changes nothing
+//! more. What a job's state allows is asked of `marquee_domain::transitions` first; the guards are the
+//! second wall. Watchers, the scheduler and the sessions are told only after the commit, and may miss it.
 //! Not here: decoding requests (`rpc`), speaking with workers (`session`), when to look
 //! (`background`).
 
-mod advance;
 mod array;
 mod cancel;
 mod dependents;
 mod error;
+mod output;
 mod place;
 mod retry;
 mod reuse;
+mod settle;
 mod submit;
+mod unreadable;
 mod verdict;
 
-pub use advance::advance;
 pub use cancel::{cancel_job, cancel_pipeline};
+pub use dependents::waits_for;
 pub use error::LifecycleError;
+pub use output::Outputs;
 pub use place::place;
 pub use retry::retry_job;
-pub use reuse::{Twins, keep_back, reuse};
+pub use reuse::reuse;
+pub use settle::{Settled, advance, settle};
 pub use submit::{Submission, Submitted, submit};
+pub use unreadable::fail_unreadable;
 pub use verdict::PREPARE_MAX;
 
 /// What every function of this module returns.

@@ -1,77 +1,150 @@
-//! Writing a placement down: a new attempt with its ranks, or nothing.
+//! Writing a round's placements down: new attempts with their ranks, all in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use marquee_domain::ids::WorkerId;
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::spec::JobKind;
-use marquee_store::attempts::{self, NewAttempt};
+use marquee_store::attempts::{self, NewAttempt, NewRank};
 use marquee_store::checkpoints::{self, CheckpointKey};
-use marquee_store::jobs::QueuedJob;
-use marquee_store::ranks::{self, NewRank, RankKey};
-use marquee_store::{events, pipelines, transitions};
+use marquee_store::open::{self, HeldRank};
+use marquee_store::pipelines;
+use marquee_store::ranks::RankKey;
+use serde_json::Value;
 
 use super::Result;
-use crate::app::App;
+use crate::app::{App, Change};
+use crate::index::Known;
 use crate::scheduler::Placement;
 
 /// Checkpoints looked at for one whose files are all here: more that are broken is a broken disk,
 /// and then a new start beats a search.
 const CHECKPOINTS_TRIED_MAX: u32 = 5;
 
-/// Starts the next attempt of a queued job where the scheduler put it. Fails with a stale attempt
-/// when the job is not queued any more.
+/// Starts the next attempts of queued jobs where the scheduler put them, and stores what keeps others
+/// waiting. A job that is not queued any more is left as it is, and read again.
 pub async fn place(
     app: &App,
-    job: &QueuedJob,
-    placement: &Placement,
-    names: &BTreeMap<WorkerId, String>,
+    placements: &[Placement],
+    obstacles: &[(JobId, Value)],
+    now: DateTime<Utc>,
 ) -> Result<()> {
-    let resume = newest_checkpoint(app, job).await?;
-    let now = app.clock.now();
-    let mut tx = app.db.write("place").await?;
-    pipelines::lock_pipeline(&mut tx, job.pipeline_id).await?;
-    let number = transitions::mark_job_running(&mut tx, job.id, job.attempt, now).await?;
-    let new = NewAttempt {
-        job: job.id,
-        number,
-        resume,
-        created_at: now,
-    };
-    attempts::insert_attempt(&mut tx, &new).await?;
-    for rank in &placement.ranks {
-        let key = RankKey {
-            job: job.id,
-            attempt: number,
-            rank: rank.rank,
-        };
-        let new = NewRank {
-            key,
-            worker: rank.worker,
-            local_rank: rank.local_rank,
-            devices: &rank.devices,
-        };
-        ranks::insert_rank(&mut tx, &new).await?;
+    let known = known(app, placements);
+    let mut resumes: BTreeMap<JobId, CheckpointKey> = BTreeMap::new();
+    for (job, known) in &known {
+        if let Some(from) = newest_checkpoint(app, *job, known).await? {
+            resumes.insert(*job, from);
+        }
     }
-    let mut workers: Vec<WorkerId> = placement.ranks.iter().map(|rank| rank.worker).collect();
-    workers.sort_unstable();
-    workers.dedup();
-    let text = describe(&workers, names, resume);
-    events::insert_event(&mut tx, job.id, number.0, &text, now).await?;
+    let names = worker_names(app);
+    let new: Vec<NewAttempt<'_>> = placements
+        .iter()
+        .filter_map(|placement| {
+            let known = known.get(&placement.job)?;
+            let resume = resumes.get(&placement.job).copied();
+            Some(attempt(placement, known, resume, &names))
+        })
+        .collect();
+    let pipelines: BTreeSet<PipelineId> = known.values().map(|known| known.pipeline).collect();
+    let pipelines: Vec<PipelineId> = pipelines.into_iter().collect();
+
+    let mut tx = app.db.write("place").await?;
+    let mut placed = BTreeSet::new();
+    if !new.is_empty() {
+        // Whoever changes a job's state holds its pipeline's lock.
+        pipelines::lock_pipelines(&mut tx, &pipelines).await?;
+        placed.extend(attempts::insert_attempts(&mut tx, &new, now).await?);
+    }
+    if !obstacles.is_empty() {
+        open::mark_obstacles(&mut tx, obstacles).await?;
+    }
     tx.commit().await?;
 
-    tracing::info!(job = %job.id, attempt = %number, ranks = placement.ranks.len(), "placed");
-    let _ = app.changes.send(job.id);
-    app.sessions.nudge(&workers);
+    let mut workers = BTreeSet::new();
+    {
+        let mut open = app.index.open();
+        for placement in placements.iter().filter(|p| placed.contains(&p.job)) {
+            let Some(known) = known.get(&placement.job) else {
+                continue;
+            };
+            workers.extend(placement.ranks.iter().map(|rank| rank.worker));
+            open.placed(placement.job, held(placement, known.attempt + 1));
+        }
+    }
+    for job in known.keys() {
+        if placed.contains(job) {
+            tracing::debug!(%job, "placed");
+            let job = *job;
+            let _ = app.changes.send(Change { job, ended: false });
+        } else {
+            // Changed since we read it.
+            tracing::debug!(%job, "placement overtaken");
+            app.index.touch([*job]);
+        }
+    }
+    if !placed.is_empty() {
+        tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");
+    }
+    app.sessions.nudge(&workers.into_iter().collect::<Vec<_>>());
     Ok(())
 }
 
+fn known(app: &App, placements: &[Placement]) -> BTreeMap<JobId, Known> {
+    let open = app.index.open();
+    let known = placements.iter().filter_map(|placement| {
+        let known = open.job(placement.job)?;
+        Some((placement.job, known.clone()))
+    });
+    known.collect()
+}
+
+fn worker_names(app: &App) -> BTreeMap<WorkerId, String> {
+    let open = app.index.open();
+    let names = open.workers.iter().map(|w| (w.id, w.name.clone()));
+    names.collect()
+}
+
+fn attempt<'a>(
+    placement: &'a Placement,
+    known: &Known,
+    resume: Option<CheckpointKey>,
+    names: &BTreeMap<WorkerId, String>,
+) -> NewAttempt<'a> {
+    let ranks = placement.ranks.iter().map(|rank| NewRank {
+        worker: rank.worker,
+        local_rank: rank.local_rank,
+        devices: &rank.devices,
+    });
+    let workers: BTreeSet<WorkerId> = placement.ranks.iter().map(|rank| rank.worker).collect();
+    NewAttempt {
+        job: placement.job,
+        after: known.attempt,
+        resume,
+        ranks: ranks.collect(),
+        text: describe(&workers, names, resume),
+    }
+}
+
+fn held(placement: &Placement, attempt: u32) -> impl Iterator<Item = HeldRank> {
+    let job = placement.job;
+    placement.ranks.iter().map(move |rank| HeldRank {
+        key: RankKey {
+            job,
+            attempt: AttemptNumber(attempt),
+            rank: rank.rank,
+        },
+        worker: rank.worker,
+        devices: rank.devices.clone(),
+    })
+}
+
 /// The newest checkpoint of the job's earlier attempts whose files are all here.
-async fn newest_checkpoint(app: &App, job: &QueuedJob) -> Result<Option<CheckpointKey>> {
-    if job.attempt == 0 || job.spec.work.kind() != JobKind::Train {
+async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Option<CheckpointKey>> {
+    if known.attempt == 0 || known.spec.work.kind() != JobKind::Train {
         return Ok(None);
     }
     let mut conn = app.db.read().await?;
-    let newest = checkpoints::list_checkpoints(&mut conn, job.id, CHECKPOINTS_TRIED_MAX).await?;
+    let newest = checkpoints::list_checkpoints(&mut conn, job, CHECKPOINTS_TRIED_MAX).await?;
     drop(conn);
     for (key, manifest) in newest {
         let digests = manifest.files.into_iter().map(|file| file.digest).collect();
@@ -79,14 +152,14 @@ async fn newest_checkpoint(app: &App, job: &QueuedJob) -> Result<Option<Checkpoi
         if missing.is_empty() {
             return Ok(Some(key));
         }
-        tracing::warn!(job = %job.id, step = key.step, missing = missing.len(), "checkpoint skipped: files are missing");
+        tracing::warn!(%job, step = key.step, missing = missing.len(), "checkpoint skipped: files are missing");
     }
     Ok(None)
 }
 
 /// "placed on gpu-1 and gpu-2, to go on from step 120".
 fn describe(
-    workers: &[WorkerId],
+    workers: &BTreeSet<WorkerId>,
     names: &BTreeMap<WorkerId, String>,
     resume: Option<CheckpointKey>,
 ) -> String {

@@ -1,110 +1,102 @@
 //! Retrying a job that ended without success, and bringing back what was cancelled for its sake.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use marquee_store::Tx;
-use marquee_store::jobs::Neighbour;
-use marquee_store::transitions::{self, JobHead};
-use marquee_store::{events, jobs, pipelines};
+use marquee_store::transitions::{self, ArrayCount, JobHead};
+use marquee_store::{Tx, neighbours, pipelines};
 
-use super::{LifecycleError, Result, array, dependents};
+use super::{LifecycleError, Result, dependents};
 use crate::app::App;
 
 /// Queues a failed or cancelled job again, with as many attempts as it had at first.
-pub async fn retry_job(app: &App, job: JobId) -> Result<()> {
+pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.write("retry job").await?;
+    let mut tx = app.db.write("retry").await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
-    match head.state {
-        JobStateName::Failed | JobStateName::Cancelled => {}
-        JobStateName::Waiting
-        | JobStateName::Queued
-        | JobStateName::Running
-        | JobStateName::Succeeded => {
-            return Err(LifecycleError::JobHasNotEnded {
-                job,
-                state: head.state,
-            });
-        }
+    if head.life().retry(false, now).is_err() {
+        return Err(LifecycleError::JobHasNotEnded {
+            job,
+            state: head.state,
+        });
     }
-    let needs = jobs::list_needs(&mut tx, job).await?;
-    let is_element = |need: &Neighbour| need.array_job == Some(job);
-    if let Some(need) = needs
-        .iter()
-        .find(|need| ended_badly(need.state) && !is_element(need))
-    {
+    let needs = neighbours::list_needs(&mut tx, job).await?;
+    if let Some(need) = needs.iter().find(|need| ended_badly(need.state)) {
         let (needs, name) = (need.id, need.name.to_string());
         return Err(LifecycleError::NeedHasNotSucceeded { job, needs, name });
     }
-    const BY_USER: &str = "a user asked for a retry";
-    let mut changed = Vec::new();
-    for element in needs.iter().filter(|need| is_element(need)) {
-        if ended_badly(element.state) {
-            let head = transitions::get_job_head(&mut tx, element.id).await?;
-            changed.extend(revive(&mut tx, &head, element, BY_USER, now).await?);
+    let mut changed = revive(&mut tx, &[head.clone()], "a user asked for a retry", caller, now).await?;
+    let text = format!("back, because job {job} is retried");
+    // An array ended with its element: it comes back with it.
+    let mut also = Vec::new();
+    if let Some(array) = head.array_job {
+        let array = transitions::get_job_head(&mut tx, array).await?;
+        if array.life().revive(true, now).is_ok() {
+            also.push(array);
         }
     }
-    let itself = jobs::get_neighbour(&mut tx, job).await?;
-    changed.extend(revive(&mut tx, &head, &itself, BY_USER, now).await?);
-    for dependent in jobs::list_dependents(&mut tx, job).await? {
-        if changed.contains(&dependent.id) || !comes_back(&dependent) {
+    let origin = head.array_job.unwrap_or(job);
+    let mut back: BTreeSet<JobId> = BTreeSet::from([job, origin]);
+    let dependents = neighbours::list_dependents(&mut tx, origin).await?;
+    let ids: Vec<JobId> = dependents.iter().map(|dependent| dependent.id).collect();
+    // In pipeline order, so that what each needs is decided before it is.
+    for head in in_order(&ids, transitions::list_job_heads(&mut tx, &ids).await?) {
+        if head.life().revive(true, now).is_err() {
             continue;
         }
-        // In pipeline order, so that its needs are as this retry leaves them.
-        let needs = jobs::list_needs(&mut tx, dependent.id).await?;
-        if needs.iter().any(|need| ended_badly(need.state)) {
-            continue;
+        let needs = neighbours::list_needs(&mut tx, head.id).await?;
+        let stays = |need: &neighbours::Neighbour| ended_badly(need.state) && !back.contains(&need.id);
+        if !needs.iter().any(stays) {
+            back.insert(head.id);
+            also.push(head);
         }
-        let head = transitions::get_job_head(&mut tx, dependent.id).await?;
-        let text = format!("back, because job {job} is retried");
-        changed.extend(revive(&mut tx, &head, &dependent, &text, now).await?);
     }
+    changed.extend(revive(&mut tx, &also, &text, caller, now).await?);
     tx.commit().await?;
     tracing::info!(%job, attempt = head.attempt, back = changed.len(), "job retried");
-    for job in changed {
-        app.job_changed(job);
-    }
+    app.jobs_changed(&changed);
     Ok(())
 }
 
-/// Whether a job ended only because one that it needs did. What a user cancelled by its own name
-/// stays cancelled.
-fn comes_back(dependent: &Neighbour) -> bool {
-    match dependent.state {
-        JobStateName::Cancelled => dependent.cancelled_for.is_some(),
-        JobStateName::Failed => dependent.is_array,
-        JobStateName::Waiting
-        | JobStateName::Queued
-        | JobStateName::Running
-        | JobStateName::Succeeded => false,
-    }
+fn in_order(ids: &[JobId], mut heads: Vec<JobHead>) -> Vec<JobHead> {
+    heads.sort_by_key(|head| ids.iter().position(|id| *id == head.id));
+    heads
 }
 
-/// Puts a job back to where its needs let it be. Returns what changed.
+/// Puts jobs back to where their needs let them be, with those elements of arrays that had not succeeded.
+/// Returns what changed.
 async fn revive(
     tx: &mut Tx,
-    head: &JobHead,
-    job: &Neighbour,
+    heads: &[JobHead],
     text: &str,
+    caller: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
-    let id = head.id;
-    let needs = jobs::list_needs(tx, id).await?;
-    let waits = dependents::waits_for_needs(job, &needs);
-    // An array has no work of its own: it waits until it is committed.
-    let waits = waits.or_else(|| head.is_array.then(String::new));
-    let commits = head.is_array && waits.as_deref() == Some("");
-    let last_attempt = head.attempt.saturating_add(head.max_attempts);
-    transitions::mark_job_revived(tx, id, head.attempt, last_attempt, waits.as_deref(), now)
-        .await?;
-    events::insert_event(tx, id, head.attempt, text, now).await?;
-    if commits {
-        return Ok(array::commit(tx, job, now).await?);
+    let mut jobs: Vec<(JobId, u32)> = heads.iter().map(|head| (head.id, head.attempt)).collect();
+    let arrays: Vec<JobId> = heads
+        .iter()
+        .filter(|head| head.is_array)
+        .map(|head| head.id)
+        .collect();
+    for array in &arrays {
+        jobs.extend(transitions::list_elements_to_revive(tx, *array).await?);
     }
-    Ok(vec![id])
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut changed = transitions::mark_jobs_revived(tx, &jobs, text, caller, now).await?;
+    for array in arrays {
+        // Of an array that failed although its elements had succeeded, nothing is left but to commit it.
+        if transitions::get_elements_left(tx, array).await? == 0 {
+            let count = ArrayCount { array, left: 0 };
+            changed.extend(dependents::release(tx, Vec::new(), &[count], now).await?);
+        }
+    }
+    Ok(changed)
 }
 
 fn ended_badly(state: JobStateName) -> bool {

@@ -12,10 +12,9 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::WorkerState;
-use marquee_store::{Conn, Tx};
-use marquee_store::{artifacts, events, jobs, pipelines, workers};
+use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines};
 
-use super::{LifecycleError, Result, dependents};
+use super::{LifecycleError, Result};
 use crate::app::App;
 
 /// What a user sent.
@@ -26,6 +25,8 @@ pub struct Submission<'a> {
     pub job_name: Option<&'a str>,
     pub document: DocumentText<'a>,
     pub overrides: &'a [Override],
+    /// Who asks for it.
+    pub caller: &'a str,
 }
 
 /// A pipeline that is stored, now or before.
@@ -40,20 +41,14 @@ pub struct Submitted {
 /// also when both arrive at once.
 pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted> {
     let digest = submission.digest();
-    let mut conn = app.db.read().await?;
-    // Before reading the document: the answer must not depend on how large the cluster is now.
-    if let Some(before) = find_before(&mut conn, submission.request_id, &digest).await? {
-        return Ok(before);
-    }
-    let cluster = capacity(&mut conn).await?;
-    let spec = submission
-        .parse(cluster)
-        .map_err(LifecycleError::InvalidDocument)?;
-    let missing = missing_artifacts(&mut conn, &spec).await?;
+    let spec = match submission.parse(capacity(app)) {
+        Ok(spec) => spec,
+        Err(fields) => return before_or(app, submission, &digest, fields).await,
+    };
+    let missing = missing_artifacts(app, &spec).await?;
     if !missing.is_empty() {
-        return Err(LifecycleError::InvalidDocument(missing));
+        return before_or(app, submission, &digest, missing).await;
     }
-    drop(conn);
 
     let now = app.clock.now();
     let mut tx = app.db.write("submit").await?;
@@ -64,77 +59,47 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         created_at: now,
     };
     let Some(pipeline) = pipelines::insert_pipeline(&mut tx, &new).await? else {
-        // Somebody stored it since we looked; its transaction is committed now.
+        // It was stored before, or by somebody else just now, whose transaction is committed.
         drop(tx);
         let mut conn = app.db.read().await?;
         return find_before(&mut conn, submission.request_id, &digest)
             .await?
             .ok_or_else(|| StoreError::Vanished("pipeline").into());
     };
-    let mut ids: BTreeMap<&JobName, JobId> = BTreeMap::new();
+    let mut positions: BTreeMap<&JobName, u32> = BTreeMap::new();
+    let mut jobs = Vec::with_capacity(spec.jobs.len());
     for (position, job) in (0..).zip(&spec.jobs) {
-        let needs: BTreeSet<&JobName> = all_needs(job);
-        let waits = dependents::waits_for(needs.iter().map(|name| name.as_str()));
-        let waits = (!needs.is_empty()).then_some(waits.as_str());
         // The parser has put every job after what it needs.
-        let needs: Vec<JobId> = needs
-            .iter()
-            .filter_map(|name| ids.get(name))
-            .copied()
-            .collect();
-        let new = NewJob {
-            pipeline,
-            position,
+        let needs = all_needs(job);
+        let needs = needs.iter().filter_map(|name| positions.get(name));
+        jobs.push(NewJob {
             spec: job,
-            waits,
-            array_job: None,
-            created_at: now,
-        };
-        let id = insert(&mut tx, &new, &needs).await?;
-        ids.insert(&job.name, id);
+            needs: needs.copied().collect(),
+        });
+        positions.insert(&job.name, position);
     }
+    let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, submission.caller, now).await?;
     tx.commit().await?;
 
     tracing::info!(%pipeline, name = %spec.name, jobs = ids.len(), "pipeline submitted");
-    for id in ids.values() {
-        app.job_changed(*id);
-    }
+    app.jobs_changed(&ids);
     Ok(Submitted {
         pipeline,
         repeated: false,
     })
 }
 
-/// Stores a job with what it needs, and an array with its elements.
-async fn insert(tx: &mut Tx, new: &NewJob<'_>, needs: &[JobId]) -> Result<JobId> {
-    let elements: Vec<JobSpec> = new.spec.elements().collect();
-    let waits_for_elements = format!("0 of {} elements have succeeded", elements.len());
-    let waits = match elements.as_slice() {
-        [] => new.waits,
-        _ => Some(new.waits.unwrap_or(&waits_for_elements)),
-    };
-    let id = jobs::insert_job(
-        tx,
-        &NewJob {
-            waits,
-            ..new.clone()
-        },
-    )
-    .await?;
-    for need in needs {
-        jobs::insert_need(tx, id, *need).await?;
-    }
-    events::insert_event(tx, id, 0, "submitted", new.created_at).await?;
-    for spec in &elements {
-        let element = NewJob {
-            spec,
-            array_job: Some(id),
-            ..new.clone()
-        };
-        let element = Box::pin(insert(tx, &element, needs)).await?;
-        jobs::insert_need(tx, id, element).await?;
-    }
-    Ok(id)
+/// A document that is refused may have been stored all the same, when the cluster was larger or an artifact
+/// was there: the answer to a repeated request must not depend on that.
+async fn before_or(
+    app: &App,
+    submission: &Submission<'_>,
+    digest: &Digest,
+    fields: Vec<FieldError>,
+) -> Result<Submitted> {
+    let mut conn = app.db.read().await?;
+    let before = find_before(&mut conn, submission.request_id, digest).await?;
+    before.ok_or(LifecycleError::InvalidDocument(fields))
 }
 
 impl Submission<'_> {
@@ -188,44 +153,50 @@ async fn find_before(
 }
 
 /// The devices of every worker that is here or may come back. None: nobody has come yet.
-async fn capacity(conn: &mut Conn) -> Result<Option<Capacity>> {
-    let mut known = None;
-    for worker in workers::list_workers(conn).await? {
-        match worker.state {
-            WorkerState::Online | WorkerState::Lost => {}
-            WorkerState::Left => continue,
-        }
+fn capacity(app: &App) -> Option<Capacity> {
+    let open = app.index.open();
+    let inventories = open.workers.iter().filter_map(|worker| match worker.state {
+        WorkerState::Online | WorkerState::Lost => worker.inventory.as_ref().ok(),
+        WorkerState::Left => None,
+    });
+    inventories.fold(None, |known, inventory| {
         let Capacity { cpu_slots, gpus } = known.unwrap_or(Capacity {
             cpu_slots: 0,
             gpus: 0,
         });
-        known = Some(Capacity {
-            cpu_slots: cpu_slots.saturating_add(worker.inventory.devices(DeviceKind::Cpu)),
-            gpus: gpus.saturating_add(worker.inventory.devices(DeviceKind::Gpu)),
-        });
-    }
-    Ok(known)
+        Some(Capacity {
+            cpu_slots: cpu_slots.saturating_add(inventory.devices(DeviceKind::Cpu)),
+            gpus: gpus.saturating_add(inventory.devices(DeviceKind::Gpu)),
+        })
+    })
 }
 
 /// An error for each input that names an artifact which nobody committed.
-async fn missing_artifacts(conn: &mut Conn, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
+async fn missing_artifacts(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
+    let named = spec.jobs.iter().flat_map(|job| {
+        let named = job.inputs.iter().filter_map(|(name, input)| match input {
+            InputRef::Artifact(digest) => Some((name, digest)),
+            InputRef::Job { .. } => None,
+        });
+        named.map(|(name, digest)| (&job.name, name, digest))
+    });
+    let named: Vec<_> = named.collect();
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut missing = Vec::new();
-    for job in &spec.jobs {
-        for (name, input) in &job.inputs {
-            let InputRef::Artifact(digest) = input else {
-                continue;
-            };
-            if artifacts::find_manifest_by_digest(conn, digest)
-                .await?
-                .is_none()
-            {
-                missing.push(FieldError {
-                    field: format!("jobs.{}.inputs.{name}", job.name),
-                    message: format!(
-                        "there is no artifact {digest}; \"marquee artifacts ls\" lists those there are"
-                    ),
-                });
-            }
+    let mut conn = app.db.read().await?;
+    for (job, name, digest) in named {
+        if artifacts::find_manifest_by_digest(&mut conn, digest)
+            .await?
+            .is_none()
+        {
+            missing.push(FieldError {
+                field: format!("jobs.{job}.inputs.{name}"),
+                message: format!(
+                    "there is no artifact {digest}; \"marquee artifacts ls\" lists those there are"
+                ),
+            });
         }
     }
     Ok(missing)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use marquee_domain::end::Interruption;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_store::attempts::Attempt;
@@ -38,6 +39,8 @@ pub(super) enum Verdict {
     /// These ranks are lost for the causes beside them, and the others go on.
     GoOn(Vec<(RankKey, Failure)>),
     Fail(Failure),
+    /// It was stopped for a reason that is none of the job's: it is queued again at no cost.
+    Interrupt { cause: Interruption, message: String },
     Cancel,
 }
 
@@ -70,9 +73,13 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         if !settled && !members().all(is_gone) {
             return Verdict::Wait;
         }
-        return match lost_ranks(situation) {
-            Some(lost) => Verdict::GoOn(lost),
-            None => Verdict::Fail(with_least(failure, situation)),
+        return match (lost_ranks(situation), interruption(ranks, &failure)) {
+            (Some(lost), _) => Verdict::GoOn(lost),
+            (None, Some(cause)) => Verdict::Interrupt {
+                cause,
+                message: failure.message,
+            },
+            (None, None) => Verdict::Fail(with_least(failure, situation)),
         };
     }
     if let Some(failure) = out_of_time(situation) {
@@ -92,6 +99,15 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         });
     }
     Verdict::Start
+}
+
+/// Whether the attempt ended because a worker that is being shut down stopped a rank: nobody asked for that
+/// on the job's account, and its peers only lost their connection to it.
+fn interruption(ranks: &[RankRow], cause: &Failure) -> Option<Interruption> {
+    let was_stopped = ranks
+        .iter()
+        .any(|rank| rank.lost_at.is_none() && rank.state == RankState::Stopped);
+    (was_stopped && cause.class == FailureClass::LostWorker).then_some(Interruption::Drained)
 }
 
 /// The ranks that are lost, where the others go on without them.
@@ -190,7 +206,7 @@ fn failure_of(rank: &RankRow) -> Option<Failure> {
         RankState::Finished => None,
         RankState::Failed => rank.failure.clone().or_else(|| lost("did not say why")),
         // Nobody asked it to: its worker is being shut down.
-        RankState::Stopped => lost("stopped it on its own"),
+        RankState::Stopped => lost("is being shut down and stopped it"),
         RankState::Assigned | RankState::Prepared | RankState::Running => {
             if rank.worker_online {
                 None
@@ -323,6 +339,7 @@ mod tests {
             | Verdict::Start
             | Verdict::Commit
             | Verdict::GoOn(_)
+            | Verdict::Interrupt { .. }
             | Verdict::Cancel => {
                 panic!("expected a failure, got {verdict:?}")
             }
@@ -368,11 +385,26 @@ mod tests {
             class(judge_at(1, Running, &ranks, false)),
             FailureClass::LostWorker
         );
-        let on_its_own = [rank(0, RankState::Stopped)];
-        assert_eq!(
-            class(judge_at(10, Running, &on_its_own, false)),
-            FailureClass::LostWorker
-        );
+    }
+
+    #[test]
+    fn a_worker_that_shuts_down_interrupts_and_does_not_fail() {
+        let drained = |verdict| match verdict {
+            Verdict::Interrupt { cause, .. } => cause == Interruption::Drained,
+            Verdict::Wait
+            | Verdict::Start
+            | Verdict::Commit
+            | Verdict::GoOn(_)
+            | Verdict::Fail(_)
+            | Verdict::Cancel => false,
+        };
+        assert!(drained(judge_at(10, Running, &[rank(0, RankState::Stopped)], false)));
+        // Its peer lost the connection to it, which tells nothing new.
+        let gang = [failed(0, FailureClass::Network), rank(1, RankState::Stopped)];
+        assert!(drained(judge_at(11, Running, &gang, false)));
+        // What went wrong before counts.
+        let broken = [failed(0, FailureClass::UserError), rank(1, RankState::Stopped)];
+        assert_eq!(class(judge_at(11, Running, &broken, false)), FailureClass::UserError);
     }
 
     /// Judged as a gang of three that may go on with two, half a minute after the first step.
@@ -432,6 +464,7 @@ mod tests {
                 | Verdict::Commit
                 | Verdict::GoOn(_)
                 | Verdict::Fail(_)
+                | Verdict::Interrupt { .. }
                 | Verdict::Cancel) => panic!("{class:?}: {other:?}"),
             }
         }
@@ -467,6 +500,7 @@ mod tests {
             | Verdict::Start
             | Verdict::Commit
             | Verdict::GoOn(_)
+            | Verdict::Interrupt { .. }
             | Verdict::Cancel) => panic!("{other:?}"),
         }
     }

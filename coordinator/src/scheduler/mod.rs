@@ -22,7 +22,7 @@ use marquee_domain::ids::{JobId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind};
 
 use devices::{Kind, Pool, Trainer, Wanted};
-pub use queue::{Pending, Queue};
+pub use queue::{Line, Pending, Queue};
 pub use reason::{Explainer, Obstacle, back_off};
 pub use shape::Shape;
 
@@ -69,7 +69,7 @@ pub struct Plan {
     /// Jobs to start, in the order in which they were chosen.
     pub placements: Vec<Placement>,
     /// What keeps the jobs that were left, for each priority and shape among them.
-    pub waiting: BTreeMap<(Reverse<i32>, Shape), Obstacle>,
+    pub waiting: BTreeMap<Line, Obstacle>,
     /// Devices held back in this round, at most once for each kind.
     pub reservations: Vec<Reservation>,
 }

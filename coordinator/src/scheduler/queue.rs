@@ -39,9 +39,9 @@ impl Alike {
     }
 }
 
-/// Which jobs are tried before which: higher priority first, then one shape after the other. Within a
-/// priority, jobs of different shapes are merged by their number.
-pub(super) type Line = (Reverse<i32>, Shape);
+/// Jobs alike: of one priority, higher first, and one shape. Within a priority, lines are merged by the
+/// numbers of their jobs.
+pub type Line = (Reverse<i32>, Shape);
 
 /// All pending jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,24 +1,47 @@
-//! The message that gives a rank to a worker, made from the stored rows.
+//! The messages that give ranks to a worker, made from the stored rows.
 
-use marquee_domain::spec::{InputRef, JobSpec};
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::spec::InputRef;
 use marquee_proto::v1;
-use marquee_store::Conn;
-use marquee_store::ranks::{self, RankKey};
-use marquee_store::{artifacts, checkpoints};
+use marquee_store::ranks::{self, Assignment, RankKey};
+use marquee_store::{Conn, artifacts, checkpoints};
 
 use crate::lifecycle::Result;
 
-/// The assignment of a rank. None when the rank is no longer there, or an input that its spec
-/// names is not: that is logged, and the attempt stays where it is.
-pub(super) async fn assignment(conn: &mut Conn, key: RankKey) -> Result<Option<v1::Assign>> {
-    let Some(stored) = ranks::find_assignment(conn, key).await? else {
-        return Ok(None);
+/// What to send for a rank, or why its attempt cannot go on.
+pub(super) type Assigned = std::result::Result<v1::Assign, Failure>;
+
+/// The assignments of ranks. Those that are no longer there are left out.
+pub(super) async fn assignments(
+    conn: &mut Conn,
+    keys: &[RankKey],
+    starts_by_assignment: bool,
+) -> Result<Vec<(RankKey, Assigned)>> {
+    let mut all = Vec::with_capacity(keys.len());
+    for stored in ranks::list_assignments(conn, keys).await? {
+        let key = stored.key;
+        all.push((key, assignment(conn, stored, starts_by_assignment).await?));
+    }
+    Ok(all)
+}
+
+async fn assignment(
+    conn: &mut Conn,
+    stored: Assignment,
+    starts_by_assignment: bool,
+) -> Result<Assigned> {
+    let key = stored.key;
+    let bad = |message| Failure {
+        class: FailureClass::BadInput,
+        message,
     };
-    let spec: JobSpec = match serde_json::from_value(stored.spec.clone()) {
+    let spec = match stored.spec {
         Ok(spec) => spec,
-        Err(error) => {
-            tracing::error!(job = %key.job, %error, "the stored spec cannot be read");
-            return Ok(None);
+        Err(why) => {
+            return Ok(Err(bad(format!(
+                "what is stored of this job cannot be read by version {}: {why}; submit it again",
+                env!("CARGO_PKG_VERSION")
+            ))));
         }
     };
     let mut inputs = Vec::new();
@@ -30,8 +53,9 @@ pub(super) async fn assignment(conn: &mut Conn, key: RankKey) -> Result<Option<v
             InputRef::Artifact(digest) => artifacts::find_manifest_by_digest(conn, digest).await?,
         };
         let Some(manifest) = manifest else {
-            tracing::error!(job = %key.job, input = name, "an input's artifact is not committed");
-            return Ok(None);
+            return Ok(Err(bad(format!(
+                "the artifact of its input {name:?} is not stored any more"
+            ))));
         };
         let manifest = Some((&manifest).into());
         inputs.push(v1::AssignedInput {
@@ -51,17 +75,19 @@ pub(super) async fn assignment(conn: &mut Conn, key: RankKey) -> Result<Option<v
             })
         }
     };
-    Ok(Some(v1::Assign {
+    Ok(Ok(v1::Assign {
         job_id: key.job.0,
         attempt: key.attempt.0,
         rank: key.rank.0,
         world_size: stored.world_size,
         local_rank: stored.local_rank,
-        spec_json: stored.spec.to_string(),
+        spec_json: serde_json::json!(spec).to_string(),
         inputs,
         devices: stored.devices.iter().map(v1::Device::from).collect(),
         hosts_rendezvous: stored.world_size > 1 && (key.rank.0 == 0 || is_standby),
         resume,
         shares_rates: true,
+        // A rank alone has nobody to wait for.
+        start: starts_by_assignment && stored.world_size == 1,
     }))
 }

@@ -6,6 +6,7 @@
 //! Not here: verdicts on attempts (`lifecycle`) and on silent workers (`background::leases`).
 
 mod assign;
+mod desk;
 mod gpus;
 mod hello;
 mod reconcile;
@@ -15,5 +16,6 @@ mod reports;
 mod run;
 mod service;
 
+pub use desk::Desk;
 pub use registry::Sessions;
 pub use service::SessionService;

@@ -1,8 +1,7 @@
-//! Storing reports, each exactly once.
+//! What reports of one rank add up to.
 //!
-//! Invariant: a rank's reports are stored in order and without gaps, in the same transaction as
-//! the number of the newest one; a repeated report is skipped, one after a gap is left for later,
-//! and an old attempt's is refused.
+//! Invariant: a rank's reports are taken in order and without gaps; a repeated report is skipped, one after
+//! a gap is left for later, and an old attempt's is refused. Not here: the transaction (`desk`).
 
 use std::collections::BTreeMap;
 
@@ -22,120 +21,13 @@ use marquee_store::ranks::{self, LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
 use marquee_store::{StoreError, events, pipelines, transitions};
 
-use super::{hello, regroup};
-use crate::app::App;
 use crate::lifecycle::Result;
 
 /// Classes of problems kept of one rank: ours are some thirty.
 const PROBLEM_CLASSES_MAX: usize = 100;
 
-/// What became of one rank's reports.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) key: RankKey,
-    pub(super) answer: Answer,
-    /// The rank is in another state than before: its attempt may have to move.
-    pub(super) moved: bool,
-    /// Other ranks of its attempt were lost by what it said.
-    pub(super) regrouped: bool,
-}
-
-/// What to tell the worker.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Every report up to `sequence` is stored.
-    Stored { sequence: u64, state: RankState },
-    /// Nothing more is taken of this rank.
-    Refused { reason: &'static str },
-    /// The same, for the attempt has gone on without it.
-    Lost,
-}
-
-/// Stores a batch of reports in one transaction.
-pub(super) async fn store(
-    app: &App,
-    worker: WorkerId,
-    batch: &[v1::Report],
-    now: DateTime<Utc>,
-) -> Result<Vec<Outcome>> {
-    // In key order: two sessions that lock ranks of the same attempts cannot deadlock.
-    let mut by_rank: BTreeMap<RankKey, Vec<&v1::Report>> = BTreeMap::new();
-    for report in batch {
-        let key = hello::key(report.job_id, report.attempt, report.rank);
-        by_rank.entry(key).or_default().push(report);
-    }
-    let mut tx = app.db.write("store reports").await?;
-    // Such a report touches other workers' ranks: the pipeline's lock comes before those of ranks.
-    let regrouped = batch
-        .iter()
-        .filter(|report| matches!(report.body, Some(Body::Regrouped(_))));
-    let mut jobs: Vec<JobId> = regrouped.map(|report| JobId(report.job_id)).collect();
-    jobs.sort_unstable();
-    jobs.dedup();
-    for job in jobs {
-        match transitions::get_pipeline_of_job(&mut tx, job).await {
-            Ok(pipeline) => pipelines::lock_pipeline(&mut tx, pipeline).await?,
-            // Refused below, like any report of a rank that is not there.
-            Err(StoreError::JobNotFound(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let mut outcomes = Vec::with_capacity(by_rank.len());
-    for (key, reports) in by_rank {
-        outcomes.push(store_rank(&mut tx, worker, key, &reports, now).await?);
-    }
-    tx.commit().await?;
-    Ok(outcomes)
-}
-
-async fn store_rank(
-    tx: &mut Tx,
-    worker: WorkerId,
-    key: RankKey,
-    reports: &[&v1::Report],
-    now: DateTime<Utc>,
-) -> Result<Outcome> {
-    let unmoved = |answer| {
-        Ok(Outcome {
-            key,
-            answer,
-            moved: false,
-            regrouped: false,
-        })
-    };
-    let Some(rank) = ranks::lock_rank(tx, key, worker).await? else {
-        let reason = "the coordinator has not given this rank to this worker";
-        return unmoved(Answer::Refused { reason });
-    };
-    let next: Vec<&v1::Report> = next_in_order(reports, rank.last_sequence);
-    if next.is_empty() {
-        let (sequence, state) = (rank.last_sequence, rank.state);
-        return unmoved(Answer::Stored { sequence, state });
-    }
-    if rank.is_lost {
-        return unmoved(Answer::Lost);
-    }
-    if let Some(reason) = refusal(&rank, key) {
-        return unmoved(Answer::Refused { reason });
-    }
-    let taken = Taken::fold(&rank, &next, now);
-    taken.write(tx, key, &rank).await?;
-    let regrouped = regroup::settle(tx, key, &taken.regrouped, now).await?;
-    let state = taken.change.state.unwrap_or(rank.state);
-    let answer = Answer::Stored {
-        sequence: taken.last_sequence,
-        state,
-    };
-    Ok(Outcome {
-        key,
-        answer,
-        moved: state != rank.state,
-        regrouped,
-    })
-}
-
 /// The reports that follow `last` without a gap, in order.
-fn next_in_order<'a>(reports: &[&'a v1::Report], last: u64) -> Vec<&'a v1::Report> {
+pub(super) fn next_in_order<'a>(reports: &[&'a v1::Report], last: u64) -> Vec<&'a v1::Report> {
     let mut sorted = reports.to_vec();
     sorted.sort_by_key(|report| report.sequence);
     sorted.dedup_by_key(|report| report.sequence);
@@ -151,7 +43,7 @@ fn next_in_order<'a>(reports: &[&'a v1::Report], last: u64) -> Vec<&'a v1::Repor
 }
 
 /// Why new reports of a rank are refused.
-fn refusal(rank: &LockedRank, key: RankKey) -> Option<&'static str> {
+pub(super) fn refusal(rank: &LockedRank, key: RankKey) -> Option<&'static str> {
     if rank.newest_attempt != key.attempt.0 {
         Some("a newer attempt has taken its place")
     } else if rank.state.has_ended() {
@@ -163,19 +55,19 @@ fn refusal(rank: &LockedRank, key: RankKey) -> Option<&'static str> {
 
 /// What a run of reports adds up to.
 #[derive(Debug, Default)]
-struct Taken {
-    last_sequence: u64,
-    change: RankChange,
+pub(super) struct Taken {
+    pub(super) last_sequence: u64,
+    pub(super) change: RankChange,
     rendezvous: Option<Rendezvous>,
     lines: Vec<LogLine>,
     metrics: Vec<Metric>,
     checkpoints: Vec<(u64, Manifest, DateTime<Utc>)>,
-    regrouped: Vec<v1::RankRegrouped>,
+    pub(super) regrouped: Vec<v1::RankRegrouped>,
 }
 
 impl Taken {
     /// Adds reports up, in order, up to the rank's end.
-    fn fold(rank: &LockedRank, reports: &[&v1::Report], now: DateTime<Utc>) -> Self {
+    pub(super) fn fold(rank: &LockedRank, reports: &[&v1::Report], now: DateTime<Utc>) -> Self {
         let mut taken = Self {
             last_sequence: rank.last_sequence,
             ..Self::default()
@@ -205,6 +97,20 @@ impl Taken {
         if state.has_ended() {
             taken.change.ended_at = Some(now);
         }
+        taken
+    }
+
+    /// Nothing of `reports` but that they cannot be stored: their rank ends for it, and nobody else.
+    pub(super) fn refused(reports: &[&v1::Report], why: &str, now: DateTime<Utc>) -> Self {
+        let mut taken = Self {
+            last_sequence: reports.last().map_or(0, |report| report.sequence),
+            ..Self::default()
+        };
+        taken.end(RankState::Failed, now);
+        taken.change.failure = Some(Failure {
+            class: FailureClass::Crash,
+            message: format!("it reported what cannot be stored: {}", storable(why)),
+        });
         taken
     }
 
@@ -307,9 +213,8 @@ impl Taken {
         Ok(())
     }
 
-    async fn write(&self, tx: &mut Tx, key: RankKey, rank: &LockedRank) -> Result<()> {
-        let (from, to) = (rank.last_sequence, self.last_sequence);
-        ranks::mark_rank_reported(tx, key, from, to, &self.change).await?;
+    /// Stores what comes with the rank's own row: lines, values, checkpoints and where ranks meet.
+    pub(super) async fn write_rows(&self, tx: &mut Tx, key: RankKey, rank: &LockedRank) -> Result<()> {
         if !self.lines.is_empty() {
             reports::insert_log_lines(tx, key, &self.lines).await?;
         }
@@ -339,7 +244,8 @@ impl Taken {
                 AttemptStateName::Running
                 | AttemptStateName::Succeeded
                 | AttemptStateName::Failed
-                | AttemptStateName::Cancelled,
+                | AttemptStateName::Cancelled
+                | AttemptStateName::Interrupted,
             )
             | (None, _) => {}
         }
@@ -415,6 +321,9 @@ mod tests {
 
     fn rank(state: RankState, last_sequence: u64) -> LockedRank {
         LockedRank {
+            key: super::super::hello::key(1, 1, 0),
+            worker: WorkerId(uuid::Uuid::nil()),
+            world_size: 1,
             state,
             last_sequence,
             progress: None,

@@ -19,7 +19,8 @@ use tonic::{Status, Streaming};
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
-use super::{assign, gpus, reports};
+use super::desk::Answer;
+use super::{assign, gpus};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 use crate::rates::Asks;
@@ -48,6 +49,8 @@ pub(super) struct Session {
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
+    /// The worker starts a rank of its own accord where its assignment says so.
+    starts_by_assignment: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
 }
 
@@ -82,6 +85,7 @@ impl Session {
         seat: Seat,
         name: String,
         held: HeldRanks,
+        starts_by_assignment: bool,
         outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
     ) -> Self {
         Self {
@@ -91,6 +95,7 @@ impl Session {
             held,
             heartbeat: 0,
             heard: Instant::now(),
+            starts_by_assignment,
             outbox,
         }
     }
@@ -293,26 +298,40 @@ impl Session {
         let mut conn = self.app.db.read().await?;
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
+        let mut assigned = Vec::new();
         for (key, action) in decide(&rows, &self.held, occasion) {
-            self.act(key, action).await?;
+            match action {
+                Action::Assign => assigned.push(key),
+                other => self.act(key, other).await?,
+            }
+        }
+        self.assign(&assigned).await
+    }
+
+    /// Gives ranks to the worker.
+    async fn assign(&mut self, keys: &[RankKey]) -> Result<(), End> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut conn = self.app.db.read().await?;
+        let assignments = assign::assignments(&mut conn, keys, self.starts_by_assignment).await?;
+        drop(conn);
+        for (key, assign) in assignments {
+            match assign {
+                Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
+                    self.gone(key, Some(&too_large(&assign))).await?;
+                }
+                Ok(assign) => self.send(Out::Assign(assign)).await?,
+                Err(failure) => self.gone(key, Some(&failure)).await?,
+            }
         }
         Ok(())
     }
 
     async fn act(&mut self, key: RankKey, action: Action) -> Result<(), End> {
         match action {
-            Action::Assign => {
-                let mut conn = self.app.db.read().await?;
-                let assign = assign::assignment(&mut conn, key).await?;
-                drop(conn);
-                match assign {
-                    Some(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
-                        self.gone(key, Some(&too_large(&assign))).await
-                    }
-                    Some(assign) => self.send(Out::Assign(assign)).await,
-                    None => Ok(()),
-                }
-            }
+            // Given together, with what they need read at once.
+            Action::Assign => self.assign(&[key]).await,
             Action::Start {
                 rendezvous,
                 standby,
@@ -370,18 +389,21 @@ impl Session {
             job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
             "rank is not held any more"
         );
-        lifecycle::advance(&self.app, key.job).await?;
-        self.app.job_changed(key.job);
+        self.app.jobs_changed(&[key.job]);
+        lifecycle::advance(&self.app, &[key.job]).await?;
         Ok(())
     }
 
     async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {
-        let now = self.app.clock.now();
-        let stored = reports::store(&self.app, self.seat.worker, batch, now).await?;
+        let stored = self
+            .app
+            .desk
+            .store(self.seat.worker, batch.to_vec())
+            .await?;
         for outcome in stored {
             let key = outcome.key;
             match outcome.answer {
-                reports::Answer::Stored { sequence, state } => {
+                Answer::Stored { sequence, state } => {
                     let last_sequence = sequence;
                     self.held.insert(
                         key,
@@ -392,10 +414,10 @@ impl Session {
                     );
                     self.send(ack(key, sequence)).await?;
                 }
-                reports::Answer::Refused { reason } => {
+                Answer::Refused { reason } => {
                     self.send(self.stop(key, reason, true)).await?;
                 }
-                reports::Answer::Lost => self.send(kill(key, LOST)).await?,
+                Answer::Lost => self.send(kill(key, LOST)).await?,
             }
             if outcome.regrouped {
                 let ranks = {
@@ -406,12 +428,6 @@ impl Session {
                 let workers: Vec<_> = ranks.iter().map(|rank| rank.worker).collect();
                 self.app.sessions.nudge(&workers);
             }
-            if outcome.moved || outcome.regrouped {
-                lifecycle::advance(&self.app, key.job).await?;
-                // A rank's end frees its devices, whatever becomes of the attempt.
-                self.app.wake.notify_one();
-            }
-            let _ = self.app.changes.send(key.job);
         }
         Ok(())
     }
@@ -420,24 +436,17 @@ impl Session {
     async fn goodbye(&self) -> Result<(), End> {
         let worker = self.seat.worker;
         let now = self.app.clock.now();
-        let mut tx = self.app.db.write("worker goodbye").await?;
+        let mut tx = self.app.db.write("goodbye").await?;
         let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
         for row in ranks::list_worker_ranks(&mut tx, worker, &[]).await? {
-            let failure = Failure {
-                class: FailureClass::LostWorker,
-                message: format!(
-                    "worker {:?} was shut down with rank {}",
-                    self.name, row.key.rank
-                ),
-            };
-            let wanted = jobs.contains(&row.key.job) && row.newest_attempt == row.key.attempt.0;
-            ranks::mark_rank_gone(&mut tx, row.key, wanted.then_some(&failure), now).await?;
+            // It was stopped with its worker: nobody's fault, and the job goes on elsewhere.
+            ranks::mark_rank_gone(&mut tx, row.key, None, now).await?;
         }
         workers::mark_worker_gone(&mut tx, worker, WorkerState::Left).await?;
         tx.commit().await?;
-        for job in jobs {
-            lifecycle::advance(&self.app, job).await?;
-        }
+        self.app.jobs_changed(&jobs);
+        self.app.workers_changed();
+        lifecycle::advance(&self.app, &jobs).await?;
         Ok(())
     }
 

@@ -54,6 +54,9 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let mut inbound = request.into_inner();
         let mut hello = first(&mut inbound).await?;
         let gpus = gpus::bounded(std::mem::take(&mut hello.gpus));
+        let starts_by_assignment = hello
+            .features()
+            .any(|feature| feature == v1::WorkerFeature::StartWithAssign);
         let (worker, held) = hello::read(hello)?;
 
         let seat = self.app.sessions.admit(worker.id);
@@ -66,9 +69,17 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         // Before the scheduler may use it: an ill GPU is to be known as one.
         self.app.sessions.set_gpus(&seat, gpus);
         self.app.sessions.begin(&seat);
+        self.app.workers_changed();
 
         let (outbox, outbound) = mpsc::channel(OUTBOX_MAX);
-        let session = Session::new(self.app.clone(), seat, worker.name, held, outbox);
+        let session = Session::new(
+            self.app.clone(),
+            seat,
+            worker.name,
+            held,
+            starts_by_assignment,
+            outbox,
+        );
         tokio::spawn(session.run(inbound, turn));
         Ok(Response::new(ReceiverStream::new(outbound)))
     }

@@ -1,0 +1,67 @@
+//! Writes a plan down: all its placements in one transaction, and for those left why, where that changed.
+
+use marquee_domain::ids::JobId;
+use serde_json::Value;
+
+use super::plan::Planned;
+use crate::app::App;
+use crate::index::Open;
+use crate::lifecycle::{self, Result};
+use crate::scheduler::{Line, Obstacle, Plan};
+
+/// Jobs whose obstacle is written in one round: a plan writes down a bounded amount, however many jobs
+/// were submitted one by one. The rest follows in later rounds.
+const OBSTACLES_MAX: usize = 500;
+
+pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
+    let Planned { plan, now, .. } = planned;
+    let changed = changed_obstacles(&app.index.open(), &plan);
+    if plan.placements.is_empty() && changed.is_empty() {
+        return Ok(());
+    }
+    let obstacles: Vec<(JobId, Value)> = changed.iter().flat_map(Changed::rows).collect();
+    lifecycle::place(app, &plan.placements, &obstacles, now).await?;
+    let mut open = app.index.open();
+    for Changed {
+        line,
+        obstacle,
+        jobs,
+    } in changed
+    {
+        open.told(line, obstacle.class(), &jobs);
+    }
+    Ok(())
+}
+
+/// Jobs of a line that something else keeps waiting than what is stored. The elements of an array have one
+/// entry together, under their array.
+struct Changed {
+    line: Line,
+    obstacle: Obstacle,
+    jobs: Vec<JobId>,
+}
+
+impl Changed {
+    fn rows(&self) -> impl Iterator<Item = (JobId, Value)> {
+        // An enum of plain numbers always has a JSON form.
+        let json = serde_json::to_value(self.obstacle).unwrap_or_default();
+        self.jobs.iter().map(move |job| (*job, json.clone()))
+    }
+}
+
+fn changed_obstacles(open: &Open, plan: &Plan) -> Vec<Changed> {
+    let mut changed = Vec::new();
+    let mut room = OBSTACLES_MAX;
+    for (line, obstacle) in &plan.waiting {
+        let jobs = open.unlike(*line, obstacle.class(), room);
+        room -= jobs.len();
+        if !jobs.is_empty() {
+            changed.push(Changed {
+                line: *line,
+                obstacle: *obstacle,
+                jobs,
+            });
+        }
+    }
+    changed
+}

@@ -1,0 +1,63 @@
+//! The hosts as the scheduler sees them: their rows, their sessions and what ranks hold on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use marquee_domain::limits::HOST_DEVICES_MAX;
+use marquee_domain::resources::{Device, GpuInfo, Inventory};
+use marquee_proto::v1;
+use marquee_store::workers::{Worker, WorkerState};
+
+use crate::index::Open;
+use crate::scheduler::{Gpu, Held, Host};
+use crate::session::Sessions;
+
+/// The hosts that are here or may come back. One whose inventory cannot be read offers nothing.
+pub fn hosts(open: &Open, sessions: &Sessions) -> Vec<Host> {
+    let here = open.workers.iter().filter(|worker| match worker.state {
+        WorkerState::Online | WorkerState::Lost => true,
+        WorkerState::Left => false,
+    });
+    here.filter_map(|worker| Some(host(open, sessions, worker, worker.inventory.as_ref().ok()?)))
+        .collect()
+}
+
+fn host(open: &Open, sessions: &Sessions, worker: &Worker, inventory: &Inventory) -> Host {
+    let running = open.held_on(worker.id).map(|(key, devices)| Held {
+        job: key.job,
+        devices: devices.clone(),
+    });
+    Host {
+        worker: worker.id,
+        name: worker.name.clone(),
+        accepting: worker.state == WorkerState::Online && sessions.is_connected(worker.id),
+        devices: devices(inventory),
+        gpus: gpus(inventory, &sessions.gpus(worker.id)),
+        flavour: inventory.flavour.clone(),
+        running: running.collect(),
+    }
+}
+
+/// What a host offers, within bounds: memory must not follow from a number that a worker made up.
+fn devices(inventory: &Inventory) -> BTreeSet<Device> {
+    let slots = (0..inventory.cpu_slots.min(HOST_DEVICES_MAX)).map(|index| Device::Cpu { index });
+    let gpus = inventory
+        .gpus
+        .iter()
+        .map(|gpu| Device::Gpu { index: gpu.index });
+    slots.chain(gpus).collect()
+}
+
+/// The host's GPUs with what they said last.
+fn gpus(inventory: &Inventory, readings: &[v1::GpuReading]) -> BTreeMap<u32, Gpu> {
+    let fault = |index: u32| {
+        let reading = readings.iter().find(|reading| reading.index == index)?;
+        let is_ill = !reading.fault.is_empty();
+        is_ill.then(|| format!("{}: {}", reading.fault, reading.cure))
+    };
+    let gpu = |gpu: &GpuInfo| Gpu {
+        name: gpu.name.clone(),
+        capability: gpu.compute_capability,
+        fault: fault(gpu.index),
+    };
+    inventory.gpus.iter().map(|g| (g.index, gpu(g))).collect()
+}

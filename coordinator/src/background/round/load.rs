@@ -1,0 +1,141 @@
+//! Reads into the index what committed transactions changed, and now and then everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use marquee_domain::ids::JobId;
+use marquee_domain::spec::JobSpec;
+use marquee_store::open::{self, OpenJob, Which};
+use marquee_store::workers::{self, WhichWorkers};
+use marquee_store::{Conn, StoreError};
+
+use crate::app::App;
+use crate::index::Touched;
+use crate::lifecycle::{self, Result};
+
+/// Differences named in the log at once; more have a common cause.
+const DIFFERENCES_NAMED_MAX: usize = 10;
+
+/// Reads what was touched since the last round.
+pub(super) async fn changes(app: &App) -> Result<()> {
+    let touched = app.index.take_touched();
+    let read = read(app, &touched).await;
+    if read.is_err() {
+        app.index.touch(touched.jobs);
+        if touched.workers {
+            app.index.touch_workers();
+        }
+    }
+    let (unreadable, freed) = read?;
+    lifecycle::fail_unreadable(app, unreadable).await?;
+    lifecycle::reuse(app, &touched.jobs, freed).await
+}
+
+/// Returns jobs that cannot be read, with why, and jobs whose twin has left its step.
+async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec<JobId>)> {
+    if !touched.workers && touched.jobs.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let mut conn = app.db.read().await?;
+    if touched.workers {
+        let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
+        app.index.open().workers = workers;
+    }
+    if touched.jobs.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let ids: Vec<JobId> = touched.jobs.iter().copied().collect();
+    let read = read_open(app, &mut conn, Which::Of(&ids)).await?;
+    // A job that neither held devices before nor runs now holds none.
+    let may_hold = read.jobs.iter().any(|job| job.is_running)
+        || app.index.open().holds_any(&touched.jobs);
+    let held = if may_hold {
+        Some(open::list_held_ranks(&mut conn, Which::Of(&ids)).await?)
+    } else {
+        None
+    };
+    let mut open = app.index.open();
+    let freed = open.replace(&touched.jobs, read.jobs);
+    if let Some(held) = held {
+        open.replace_held(&touched.jobs, held);
+    }
+    Ok((read.unreadable, freed))
+}
+
+/// Open jobs as they were read.
+struct Read {
+    jobs: Vec<OpenJob>,
+    unreadable: Vec<(JobId, String)>,
+}
+
+/// Reads open jobs, and the specs of arrays whose elements are met for the first time.
+async fn read_open(app: &App, conn: &mut Conn, which: Which<'_>) -> Result<Read, StoreError> {
+    let mut unreadable: BTreeMap<JobId, String> = BTreeMap::new();
+    let mut jobs = Vec::new();
+    for row in open::list_open_jobs(conn, which).await? {
+        match row {
+            Ok(OpenJob {
+                id,
+                spec: Some(Err(why)),
+                ..
+            })
+            | Err((id, why)) => {
+                unreadable.insert(id, why);
+            }
+            Ok(job) => jobs.push(job),
+        }
+    }
+    let needs_array = |job: &OpenJob| job.element.filter(|_| job.spec.is_none());
+    let arrays: BTreeSet<JobId> = {
+        let open = app.index.open();
+        let arrays = jobs.iter().filter_map(needs_array).map(|(array, _)| array);
+        arrays.filter(|array| !open.knows_spec(*array)).collect()
+    };
+    if !arrays.is_empty() {
+        let arrays: Vec<JobId> = arrays.into_iter().collect();
+        let mut learnt: Vec<(JobId, JobSpec)> = Vec::new();
+        for (array, spec) in open::list_specs(conn, &arrays).await? {
+            match spec {
+                Ok(spec) => learnt.push((array, spec)),
+                Err(why) => {
+                    unreadable.insert(array, why);
+                }
+            }
+        }
+        let mut open = app.index.open();
+        for (array, spec) in learnt {
+            open.learn_spec(array, spec);
+        }
+    }
+    Ok(Read {
+        jobs,
+        unreadable: unreadable.into_iter().collect(),
+    })
+}
+
+/// Reads everything, says what the index had not known, and takes it over: at start, on taking over from
+/// another coordinator, and now and then.
+pub(super) async fn everything(app: &App) -> Result<()> {
+    let is_first = app.index.open().workers.is_empty();
+    let mut conn = app.db.read().await?;
+    let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
+    let read = read_open(app, &mut conn, Which::All).await?;
+    let held = open::list_held_ranks(&mut conn, Which::All).await?;
+    drop(conn);
+    // What is touched by now may have been read before or after its change.
+    let unread = app.index.touched().jobs;
+    let differences = {
+        let mut open = app.index.open();
+        open.workers = workers;
+        open.reconcile(read.jobs, held, &unread)
+    };
+    if !differences.is_empty() && !is_first {
+        tracing::warn!(
+            count = differences.len(),
+            first = ?&differences[..differences.len().min(DIFFERENCES_NAMED_MAX)],
+            "what is in memory was not what is in Postgres; read anew"
+        );
+    }
+    lifecycle::fail_unreadable(app, read.unreadable).await?;
+    let queued: BTreeSet<JobId> = app.index.open().queue.iter().map(|job| job.job).collect();
+    lifecycle::reuse(app, &queued, Vec::new()).await
+}

@@ -1,0 +1,45 @@
+//! Decides what starts now: the pure planner over the index, off the async threads.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::hosts::hosts;
+use crate::app::App;
+use crate::lifecycle::Result;
+use crate::scheduler::{self, Plan};
+
+/// A plan with the time it was made for.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    pub(super) now: DateTime<Utc>,
+    /// How long until the earliest back-off ends, where a job is in one.
+    pub(super) due: Option<Duration>,
+}
+
+/// None where nothing is queued.
+pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
+    if app.index.open().queue.is_empty() {
+        return Ok(None);
+    }
+    let now = app.clock.now();
+    let (index, sessions) = (app.index.clone(), app.sessions.clone());
+    let planned = tokio::task::spawn_blocking(move || {
+        let mut open = index.open();
+        let hosts = hosts(&open, &sessions);
+        let next = open.queue.wake(now);
+        let plan = scheduler::plan(&open.queue, &hosts, now);
+        open.reservations.clone_from(&plan.reservations);
+        Planned {
+            plan,
+            now,
+            due: next.and_then(|next| (next - now).to_std().ok()),
+        }
+    });
+    // Ends only with a panic, which is passed on to who watches the loops.
+    match planned.await {
+        Ok(planned) => Ok(Some(planned)),
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

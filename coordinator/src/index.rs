@@ -1,0 +1,475 @@
+//! Queued jobs, hosts and held devices in memory: what a round of the scheduler looks at.
+//!
+//! Invariant: Postgres has the truth. What is here was read there, and is read again for each job that a
+//! committed transaction names ([`Index::touch`]); the order of those words does not matter, since the rows
+//! are read after them. Only the schedule loop changes it, so that a plan and what it was made from agree.
+//! A slow look at everything compares the two and says every difference ([`Index::differences`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, Utc};
+use marquee_domain::artifact::Digest;
+use marquee_domain::ids::{JobId, PipelineId, WorkerId};
+use marquee_domain::resources::Device;
+use marquee_domain::spec::JobSpec;
+use marquee_store::open::{HeldRank, OpenJob};
+use marquee_store::ranks::RankKey;
+use marquee_store::workers::{Worker, WorkerState};
+
+use crate::scheduler::{Line, Pending, Queue, Reservation, Shape};
+
+/// The index, shared by the schedule loop, which keeps it, and those who ask why a job waits.
+#[derive(Debug, Default)]
+pub struct Index {
+    touched: Mutex<Touched>,
+    open: Mutex<Open>,
+}
+
+/// What changed since somebody read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Jobs to read again. An array stands for its elements too.
+    pub jobs: BTreeSet<JobId>,
+    /// A worker came, went, or said something new of itself.
+    pub workers: bool,
+}
+
+/// A job that is queued or runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    pub pipeline: PipelineId,
+    /// Of an element: its array and its place in it.
+    pub element: Option<(JobId, u32)>,
+    /// Number of the newest attempt, 0 before the first.
+    pub attempt: u32,
+    pub is_running: bool,
+    /// Of an element: its array's.
+    pub spec: Arc<JobSpec>,
+    pub priority: i32,
+    pub queued_at: DateTime<Utc>,
+    pub not_before: Option<DateTime<Utc>>,
+    /// What it does, of a kind whose results are used again.
+    pub step: Option<Digest>,
+    /// Class of what keeps it waiting, as it is stored.
+    pub obstacle: Option<String>,
+    /// The job that is at the same step, whose result will be taken.
+    pub twin: Option<JobId>,
+}
+
+/// Everything that is open.
+#[derive(Debug, Default)]
+pub struct Open {
+    pub queue: Queue,
+    jobs: HashMap<JobId, Known>,
+    elements: HashMap<JobId, HashSet<JobId>>,
+    /// What is stored of why jobs wait, by their line in the queue.
+    told: HashMap<Line, Told>,
+    held: HashMap<WorkerId, BTreeMap<RankKey, Vec<Device>>>,
+    held_by: HashMap<JobId, BTreeSet<(WorkerId, RankKey)>>,
+    specs: HashMap<JobId, Arc<JobSpec>>,
+    /// Which job is at a step: it runs, or is the first in the queue.
+    steps: HashMap<Digest, JobId>,
+    pub workers: Vec<Worker>,
+    /// What the newest round held back, and for whom.
+    pub reservations: Vec<Reservation>,
+}
+
+/// What is stored of why the jobs of a line wait: of an array once for all its elements.
+#[derive(Debug, Default)]
+struct Told {
+    /// By job, or array with the number of its elements in the line: the class that is stored.
+    classes: BTreeMap<JobId, (usize, Option<String>)>,
+    /// The class that all have; None: they differ, or nobody has looked.
+    all: Option<&'static str>,
+}
+
+impl Index {
+    /// Says that a transaction has changed these jobs: their rows are read before the next plan.
+    pub fn touch(&self, jobs: impl IntoIterator<Item = JobId>) {
+        lock(&self.touched).jobs.extend(jobs);
+    }
+
+    /// Says that a worker's row has changed.
+    pub fn touch_workers(&self) {
+        lock(&self.touched).workers = true;
+    }
+
+    /// What is to be read again; it counts as read from now on. What cannot be read after all is given back
+    /// with [`touch`](Self::touch).
+    pub fn take_touched(&self) -> Touched {
+        std::mem::take(&mut *lock(&self.touched))
+    }
+
+    /// What is to be read again.
+    pub fn touched(&self) -> Touched {
+        lock(&self.touched).clone()
+    }
+
+    /// What is open. Held for moments, never over an await; a plan holds it while it is made.
+    pub fn open(&self) -> MutexGuard<'_, Open> {
+        lock(&self.open)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while it was held: what was changed is put right by the slow look at everything.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Open {
+    /// An open job.
+    #[must_use]
+    pub fn job(&self, job: JobId) -> Option<&Known> {
+        self.jobs.get(&job)
+    }
+
+    /// The jobs that run.
+    pub fn running(&self) -> impl Iterator<Item = JobId> {
+        let running = self.jobs.iter().filter(|(_, known)| known.is_running);
+        running.map(|(job, _)| *job)
+    }
+
+    /// Whether any of these jobs, or an element of them, runs or holds devices.
+    #[must_use]
+    pub fn holds_any(&self, jobs: &BTreeSet<JobId>) -> bool {
+        jobs.iter().any(|job| {
+            self.held_by.contains_key(job)
+                || self
+                    .elements
+                    .get(job)
+                    .is_some_and(|all| all.iter().any(|element| self.held_by.contains_key(element)))
+        })
+    }
+
+    /// What ranks hold on a worker.
+    pub fn held_on(&self, worker: WorkerId) -> impl Iterator<Item = (&RankKey, &Vec<Device>)> {
+        self.held.get(&worker).into_iter().flatten()
+    }
+
+    /// The spec of an array, where its elements were read before.
+    #[must_use]
+    pub fn knows_spec(&self, array: JobId) -> bool {
+        self.specs.contains_key(&array)
+    }
+
+    /// Keeps the spec of an array for its elements.
+    pub fn learn_spec(&mut self, array: JobId, spec: JobSpec) {
+        self.specs.insert(array, Arc::new(spec));
+    }
+
+    /// Forgets `jobs`, with the elements of those that are arrays, and takes in what was read of them.
+    /// Returns the queued jobs that had waited for a twin which is no longer at its step.
+    pub fn replace(&mut self, jobs: &BTreeSet<JobId>, read: Vec<OpenJob>) -> Vec<JobId> {
+        let mut elements = Vec::new();
+        for job in jobs {
+            elements.extend(self.elements.get(job).into_iter().flatten().copied());
+        }
+        let mut freed = Vec::new();
+        for job in jobs.iter().copied().chain(elements) {
+            freed.extend(self.forget(job));
+        }
+        for job in read {
+            self.take_in(job);
+        }
+        let elements = &self.elements;
+        self.specs.retain(|array, _| elements.contains_key(array));
+        // The step may have gone on with the job that had it.
+        freed.retain(|step| !self.steps.contains_key(step));
+        let waiting = self.jobs.iter().filter(|(_, known)| {
+            known.twin.is_some() && known.step.as_ref().is_some_and(|step| freed.contains(step))
+        });
+        let mut waiting: Vec<JobId> = waiting.map(|(job, _)| *job).collect();
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// Returns the step that the job was at.
+    fn forget(&mut self, job: JobId) -> Option<Digest> {
+        self.leave_queue(job);
+        let known = self.jobs.remove(&job)?;
+        if let Some((array, _)) = known.element
+            && let Some(all) = self.elements.get_mut(&array)
+        {
+            all.remove(&job);
+            if all.is_empty() {
+                self.elements.remove(&array);
+            }
+        }
+        let step = known.step?;
+        (self.steps.get(&step) == Some(&job)).then(|| {
+            self.steps.remove(&step);
+            step
+        })
+    }
+
+    fn take_in(&mut self, job: OpenJob) {
+        let spec = match (job.spec, job.element) {
+            (Some(Ok(spec)), _) => Arc::new(spec),
+            (None, Some((array, _))) => match self.specs.get(&array) {
+                Some(spec) => Arc::clone(spec),
+                // Its array's spec cannot be read: the caller has failed the array.
+                None => return,
+            },
+            (Some(Err(_)) | None, _) => return,
+        };
+        let obstacle = job.obstacle.as_ref().and_then(|obstacle| {
+            let class = obstacle.get("class")?.as_str()?;
+            Some(class.to_owned())
+        });
+        if let Some((array, _)) = job.element {
+            self.elements.entry(array).or_default().insert(job.id);
+        }
+        let known = Known {
+            pipeline: job.pipeline_id,
+            element: job.element,
+            attempt: job.attempt,
+            is_running: job.is_running,
+            spec,
+            priority: job.priority,
+            queued_at: job.queued_at,
+            not_before: job.not_before,
+            step: job.step,
+            obstacle,
+            twin: None,
+        };
+        self.jobs.insert(job.id, known);
+        self.line_up(job.id);
+    }
+
+    /// Puts a queued job into the queue, unless another one is at the same step.
+    fn line_up(&mut self, id: JobId) {
+        // Without one code for all, nobody's result can stand for another's.
+        let shares = self.common_code().is_some();
+        let Some(known) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let shares = shares && known.spec.reuse;
+        if let Some(step) = known.step.clone().filter(|_| shares) {
+            let first = *self.steps.entry(step).or_insert(id);
+            known.twin = (first != id && !known.is_running).then_some(first);
+        }
+        if known.is_running || known.twin.is_some() {
+            return;
+        }
+        let pending = Pending {
+            job: id,
+            shape: Shape::of(&known.spec),
+            priority: known.priority,
+            queued_at: known.queued_at,
+            not_before: known.not_before,
+        };
+        let owner = known.element.map_or(id, |(array, _)| array);
+        let told = self.told.entry(line_of(&pending)).or_default();
+        let (jobs, class) = told
+            .classes
+            .entry(owner)
+            .or_insert_with(|| (0, known.obstacle.clone()));
+        *jobs += 1;
+        if class.as_deref() != told.all {
+            told.all = None;
+        }
+        self.queue.insert(pending);
+    }
+
+    fn leave_queue(&mut self, job: JobId) {
+        let Some(pending) = self.queue.remove(job) else {
+            return;
+        };
+        let element = self.jobs.get(&job).and_then(|known| known.element);
+        let owner = element.map_or(job, |(array, _)| array);
+        let line = line_of(&pending);
+        if let Some(told) = self.told.get_mut(&line) {
+            if let Some((jobs, _)) = told.classes.get_mut(&owner) {
+                *jobs -= 1;
+                if *jobs == 0 {
+                    told.classes.remove(&owner);
+                }
+            }
+            if told.classes.is_empty() {
+                self.told.remove(&line);
+            }
+        }
+    }
+
+    /// At most `max` jobs and arrays of a line whose stored class is another one.
+    #[must_use]
+    pub fn unlike(&self, line: Line, class: &'static str, max: usize) -> Vec<JobId> {
+        let Some(told) = self.told.get(&line).filter(|told| told.all != Some(class)) else {
+            return Vec::new();
+        };
+        let unlike = told
+            .classes
+            .iter()
+            .filter(|(_, (_, stored))| stored.as_deref() != Some(class));
+        unlike.map(|(job, _)| *job).take(max).collect()
+    }
+
+    /// Takes down that the class of what keeps these jobs and arrays of a line waiting was stored.
+    pub fn told(&mut self, line: Line, class: &'static str, jobs: &[JobId]) {
+        if let Some(told) = self.told.get_mut(&line) {
+            for job in jobs {
+                if let Some((_, stored)) = told.classes.get_mut(job) {
+                    *stored = Some(class.to_owned());
+                }
+            }
+            let all = told.classes.values();
+            let alike = |(_, stored): &(usize, Option<String>)| stored.as_deref() == Some(class);
+            told.all = all.clone().all(alike).then_some(class);
+        }
+    }
+
+    /// Takes a job out that has ended, before its end is read.
+    pub fn settled(&mut self, job: JobId) {
+        self.forget(job);
+    }
+
+    /// The version of the code that work whose results are used again would be done with, if all workers
+    /// that are online agree on it.
+    #[must_use]
+    pub fn common_code(&self) -> Option<&str> {
+        let online = self.workers.iter().filter(|worker| match worker.state {
+            WorkerState::Online => true,
+            WorkerState::Lost | WorkerState::Left => false,
+        });
+        let codes: BTreeSet<&str> = online.map(|worker| worker.prep_code.as_str()).collect();
+        let mut codes = codes.into_iter();
+        match (codes.next(), codes.next()) {
+            (Some(code), None) if !code.is_empty() => Some(code),
+            (_, _) => None,
+        }
+    }
+
+    /// Takes down what a queued job does, now that somebody has looked.
+    pub fn learn_step(&mut self, job: JobId, step: Digest) {
+        self.leave_queue(job);
+        if let Some(known) = self.jobs.get_mut(&job) {
+            known.step = Some(step);
+        }
+        self.line_up(job);
+    }
+
+    /// Tries again to line up a job that had waited for a twin.
+    pub fn without_twin(&mut self, job: JobId) {
+        if let Some(known) = self.jobs.get_mut(&job) {
+            known.twin = None;
+        }
+        self.line_up(job);
+    }
+
+    /// Takes down that a placement was committed.
+    pub fn placed(&mut self, job: JobId, ranks: impl IntoIterator<Item = HeldRank>) {
+        self.leave_queue(job);
+        if let Some(known) = self.jobs.get_mut(&job) {
+            known.is_running = true;
+            known.attempt += 1;
+            known.not_before = None;
+            known.obstacle = None;
+        }
+        for rank in ranks {
+            self.hold(rank);
+        }
+    }
+
+    fn hold(&mut self, rank: HeldRank) {
+        self.held_by
+            .entry(rank.key.job)
+            .or_default()
+            .insert((rank.worker, rank.key));
+        self.held
+            .entry(rank.worker)
+            .or_default()
+            .insert(rank.key, rank.devices);
+    }
+
+    /// Forgets what ranks of `jobs`, and of elements of those that are arrays, held, and takes in what they
+    /// hold now.
+    pub fn replace_held(&mut self, jobs: &BTreeSet<JobId>, held: Vec<HeldRank>) {
+        // Elements were read with their arrays: whose row is gone is named by itself when it ends.
+        let mut named: BTreeSet<JobId> = held.iter().map(|rank| rank.key.job).collect();
+        named.extend(jobs);
+        for job in &named {
+            for (worker, key) in self.held_by.remove(job).into_iter().flatten() {
+                if let Some(on_worker) = self.held.get_mut(&worker) {
+                    on_worker.remove(&key);
+                    if on_worker.is_empty() {
+                        self.held.remove(&worker);
+                    }
+                }
+            }
+        }
+        for rank in held {
+            self.hold(rank);
+        }
+    }
+
+    /// Names each difference between what is here and what was read of everything, leaving out jobs in
+    /// `unread`: those changed meanwhile. Then takes over what was read.
+    pub fn reconcile(
+        &mut self,
+        read: Vec<OpenJob>,
+        held: Vec<HeldRank>,
+        unread: &BTreeSet<JobId>,
+    ) -> Vec<String> {
+        let is_unread = |job: JobId, element: Option<(JobId, u32)>| {
+            unread.contains(&job) || element.is_some_and(|(array, _)| unread.contains(&array))
+        };
+        let mut differences = Vec::new();
+        let known: HashMap<JobId, (u32, bool)> = read
+            .iter()
+            .map(|job| (job.id, (job.attempt, job.is_running)))
+            .collect();
+        for (job, here) in &self.jobs {
+            if is_unread(*job, here.element) {
+                continue;
+            }
+            let words = |running| if running { "running" } else { "queued" };
+            match known.get(job) {
+                None => differences.push(format!("job {job} is {} here and not open", words(here.is_running))),
+                Some(stored) if *stored != (here.attempt, here.is_running) => {
+                    differences.push(format!(
+                        "job {job} is {} at attempt {} here and {} at attempt {} in Postgres",
+                        words(here.is_running),
+                        here.attempt,
+                        words(stored.1),
+                        stored.0
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        for job in &read {
+            if !self.jobs.contains_key(&job.id) && !is_unread(job.id, job.element) {
+                differences.push(format!("job {} is open and not known here", job.id));
+            }
+        }
+        let held_now: BTreeSet<RankKey> = held.iter().map(|rank| rank.key).collect();
+        let held_here: BTreeSet<RankKey> = self
+            .held
+            .values()
+            .flat_map(|ranks| ranks.keys().copied())
+            .collect();
+        for key in held_now.symmetric_difference(&held_here) {
+            let element = self.jobs.get(&key.job).and_then(|known| known.element);
+            if !is_unread(key.job, element) {
+                let place = if held_now.contains(key) { "in Postgres" } else { "here" };
+                differences.push(format!(
+                    "rank {} of job {} attempt {} holds devices {place} alone",
+                    key.rank, key.job, key.attempt
+                ));
+            }
+        }
+        differences.sort_unstable();
+        if !differences.is_empty() {
+            let all: BTreeSet<JobId> = self.jobs.keys().copied().collect();
+            self.replace(&all, read);
+            let holders: BTreeSet<JobId> = self.held_by.keys().copied().collect();
+            self.replace_held(&holders, held);
+        }
+        differences
+    }
+}
+
+fn line_of(pending: &Pending) -> Line {
+    (std::cmp::Reverse(pending.priority), pending.shape)
+}

@@ -1,0 +1,131 @@
+//! What attempts put forward as their jobs' artifacts: looked at before any lock is taken, since it reads
+//! the blob folder.
+
+use std::collections::BTreeMap;
+
+use marquee_domain::artifact::Manifest;
+use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::ids::{AttemptNumber, JobId};
+use marquee_domain::job::RankState;
+use marquee_domain::spec::JobKind;
+use marquee_store::live::{self, Live};
+use marquee_store::ranks::RankKey;
+
+use super::Result;
+use crate::app::App;
+
+/// Outputs that were looked at, by job.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    looked_at: BTreeMap<JobId, (AttemptNumber, std::result::Result<Manifest, Failure>)>,
+}
+
+impl Outputs {
+    /// The output of a finished attempt, or why it cannot be committed. None: nobody has looked.
+    pub(super) fn of(&self, live: &Live) -> Option<std::result::Result<Manifest, Failure>> {
+        let key = committing_rank(live)?;
+        if leaves_nothing(live, key) {
+            return Some(Ok(Manifest::default()));
+        }
+        let (attempt, files) = self.looked_at.get(&live.job)?;
+        (*attempt == live.attempt.number).then(|| files.clone())
+    }
+}
+
+/// Reads the outputs of those among `jobs` whose ranks have all finished, and makes sure that each of
+/// their files is here.
+pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
+    let mut conn = app.db.read().await?;
+    let finished: Vec<(Live, RankKey)> = live::list_live(&mut conn, jobs)
+        .await?
+        .into_iter()
+        .filter_map(|live| {
+            let live = live.ok()?;
+            let key = committing_rank(&live)?;
+            (!leaves_nothing(&live, key)).then_some((live, key))
+        })
+        .collect();
+    if finished.is_empty() {
+        return Ok(Outputs::default());
+    }
+    let keys: Vec<RankKey> = finished.iter().map(|(_, key)| *key).collect();
+    let mut outputs: BTreeMap<JobId, Manifest> = live::list_outputs(&mut conn, &keys)
+        .await?
+        .into_iter()
+        .collect();
+    drop(conn);
+    let mut looked_at = BTreeMap::new();
+    for (live, key) in finished {
+        let files = check(app, &live, key, outputs.remove(&live.job)).await?;
+        looked_at.insert(live.job, (live.attempt.number, files));
+    }
+    Ok(Outputs { looked_at })
+}
+
+async fn check(
+    app: &App,
+    live: &Live,
+    key: RankKey,
+    output: Option<Manifest>,
+) -> Result<std::result::Result<Manifest, Failure>> {
+    let first = key.rank;
+    let broken = |message| Failure {
+        class: FailureClass::Crash,
+        message,
+    };
+    let Some(manifest) = output else {
+        return Ok(match live.kind {
+            JobKind::Command => Ok(Manifest::default()),
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
+                Err(lost_with_output(live).unwrap_or_else(|| {
+                    broken(format!(
+                        "rank {first} finished without putting forward its output"
+                    ))
+                }))
+            }
+        });
+    };
+    let digests = manifest.files.iter().map(|file| file.digest.clone());
+    let missing = app.blobs.missing(digests.collect()).await?;
+    let path = manifest
+        .files
+        .iter()
+        .find(|file| missing.first() == Some(&file.digest));
+    Ok(match path {
+        None => Ok(manifest),
+        Some(file) => Err(broken(format!(
+            "rank {first} put forward {} files, but {} of them were not uploaded, among them {:?}",
+            manifest.files.len(),
+            missing.len(),
+            file.path
+        ))),
+    })
+}
+
+/// A rank was lost so late that the others had finished, and none of them has a copy of the output.
+fn lost_with_output(live: &Live) -> Option<Failure> {
+    let lost = live.ranks.iter().find(|rank| rank.lost_at.is_some())?;
+    let failure = lost.failure.as_ref()?;
+    Some(Failure {
+        class: failure.class,
+        message: format!(
+            "rank {} was lost before its output was stored: {}",
+            lost.key.rank, failure.message
+        ),
+    })
+}
+
+/// The rank whose output is the job's: of those that went on the first wrote what all have in common.
+fn committing_rank(live: &Live) -> Option<RankKey> {
+    let mut members = live.ranks.iter().filter(|rank| rank.lost_at.is_none());
+    let is_through = members
+        .clone()
+        .all(|rank| rank.state == RankState::Finished);
+    let first = members.next()?;
+    is_through.then_some(first.key)
+}
+
+/// Whether a job's output needs no look at files: a program that leaves none has done its work all the same.
+fn leaves_nothing(live: &Live, key: RankKey) -> bool {
+    live.kind == JobKind::Command && !live.with_output.contains(&key.rank)
+}

@@ -1,0 +1,322 @@
+//! Moves jobs' live attempts to where their ranks are: start, commit, fail, interrupt or cancel them, all
+//! that come together in one transaction.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::artifact::Manifest;
+use marquee_domain::end::{AfterEnd, AttemptBudget, AttemptEnd, after_end};
+use marquee_domain::failure::Failure;
+use marquee_domain::ids::{JobId, WorkerId};
+use marquee_domain::job::JobStateName;
+use marquee_store::live::{self, Live};
+use marquee_store::ranks::{self, RankKey};
+use marquee_store::transitions::{self, Success};
+use marquee_store::{StoreError, Tx, attempts, events, pipelines};
+
+use super::output::{Outputs, checked};
+use super::verdict::{Situation, Verdict, judge};
+use super::{Result, array, dependents};
+use crate::app::App;
+
+/// What a settling changed, to be told once it is committed.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Jobs whose rows have changed. An array stands for its elements too.
+    changed: Vec<JobId>,
+    /// Jobs that have ended.
+    ended: Vec<JobId>,
+    /// Arrays whose counts have changed, and nothing else of them or their elements.
+    counted: Vec<JobId>,
+    /// Workers that have something to start or to stop.
+    workers: Vec<WorkerId>,
+    /// Jobs that can be committed once their outputs are looked at.
+    pub with_outputs: Vec<JobId>,
+}
+
+impl Settled {
+    /// Wakes whoever has something to do or to show now.
+    pub fn tell(&self, app: &App) {
+        app.jobs_changed(&self.changed);
+        app.jobs_ended(&self.ended);
+        app.jobs_shown(&self.counted);
+        app.sessions.nudge(&self.workers);
+    }
+
+    /// running -> succeeded for all of them, and on to those that need them.
+    async fn commit(
+        &mut self,
+        tx: &mut Tx,
+        commits: &[(Live, Manifest)],
+        now: DateTime<Utc>,
+    ) -> std::result::Result<(), StoreError> {
+        if commits.is_empty() {
+            return Ok(());
+        }
+        let texts: Vec<String> = commits
+            .iter()
+            .map(|(live, manifest)| {
+                let name = live.kind.output();
+                format!("succeeded; committed {name} {}", manifest.digest().short())
+            })
+            .collect();
+        let successes: Vec<Success<'_>> = commits
+            .iter()
+            .zip(&texts)
+            .map(|((live, manifest), text)| Success {
+                at: (live.job, live.attempt.number),
+                name: live.kind.output(),
+                manifest,
+                code: code(live),
+                text,
+            })
+            .collect();
+        // The fence: a job that is not running at this attempt any more is not among those that did.
+        let (done, arrays) = transitions::mark_jobs_succeeded(tx, &successes, now).await?;
+        tracing::info!(jobs = done.len(), first = ?done.first(), "succeeded");
+        let needed = commits
+            .iter()
+            .filter(|(live, _)| live.is_needed && done.contains(&live.job));
+        let needed: Vec<JobId> = needed.map(|(live, _)| live.job).collect();
+        self.ended.extend(done);
+        for count in &arrays {
+            if count.left == 0 {
+                self.ended.push(count.array);
+            } else {
+                self.counted.push(count.array);
+            }
+        }
+        let released = dependents::release(tx, needed, &arrays, now).await?;
+        self.changed.extend(released);
+        Ok(())
+    }
+}
+
+/// Looks at jobs' live attempts and does what follows from their ranks. Without a live attempt, nothing
+/// follows.
+pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let outputs = checked(app, jobs).await?;
+    let mut tx = app.db.write("advance").await?;
+    let pipelines = transitions::list_pipelines_of_jobs(&mut tx, jobs).await?;
+    pipelines::lock_pipelines(&mut tx, &pipelines).await?;
+    let settled = settle(app, &mut tx, jobs, &outputs).await?;
+    if settled.changed.is_empty() && settled.ended.is_empty() {
+        return Ok(());
+    }
+    tx.commit().await?;
+    settled.tell(app);
+    Ok(())
+}
+
+/// The same within a transaction that holds the locks of the jobs' pipelines. Jobs whose outputs are to be
+/// looked at first, and are not among `outputs`, are left as they are and named.
+pub async fn settle(
+    app: &App,
+    tx: &mut Tx,
+    jobs: &[JobId],
+    outputs: &Outputs,
+) -> std::result::Result<Settled, StoreError> {
+    let now = app.clock.now();
+    let mut settled = Settled::default();
+    let mut commits: Vec<(Live, Manifest)> = Vec::new();
+    for live in live::list_live(tx, jobs).await? {
+        let live = match live {
+            Ok(live) => live,
+            Err((job, error)) => {
+                // Its ranks are let go when their worker is; the others must not wait for it.
+                tracing::error!(%job, %error, "a live attempt cannot be read");
+                continue;
+            }
+        };
+        let verdict = match verdict(&live, app.settings.settle, now) {
+            Verdict::Commit => match outputs.of(&live) {
+                None => {
+                    // It finished since somebody looked: its files are to be checked first.
+                    settled.with_outputs.push(live.job);
+                    continue;
+                }
+                Some(Ok(manifest)) => {
+                    commits.push((live, manifest));
+                    continue;
+                }
+                Some(Err(failure)) => Verdict::Fail(failure),
+            },
+            verdict => verdict,
+        };
+        let changed = match verdict {
+            Verdict::Wait | Verdict::Commit => continue,
+            Verdict::Start => start(tx, &live, now).await?,
+            Verdict::GoOn(lost) => go_on(tx, &live, &lost, now).await?,
+            Verdict::Fail(failure) => {
+                let jitter = app.random.unit();
+                end(tx, &live, AttemptEnd::Failed(failure), jitter, now).await?
+            }
+            Verdict::Interrupt { cause, message } => {
+                let interrupted = AttemptEnd::Interrupted { cause, message };
+                end(tx, &live, interrupted, 0.0, now).await?
+            }
+            Verdict::Cancel => end(tx, &live, AttemptEnd::Cancelled, 0.0, now).await?,
+        };
+        // Whoever waits for the end of any of them looks at once.
+        settled.ended.extend(changed);
+        settled.counted.extend(live.array);
+        let workers = live.ranks.iter().map(|rank| rank.worker);
+        settled.workers.extend(workers);
+    }
+    settled.commit(tx, &commits, now).await?;
+    settled.workers.sort_unstable();
+    settled.workers.dedup();
+    Ok(settled)
+}
+
+fn verdict(live: &Live, settle: std::time::Duration, now: DateTime<Utc>) -> Verdict {
+    judge(&Situation {
+        attempt: &live.attempt,
+        ranks: &live.ranks,
+        cancel_requested: live.cancel_requested,
+        min_ranks: live.min_ranks,
+        timeout: live
+            .timeout_s
+            .map(|s| std::time::Duration::from_secs(s.into())),
+        settle,
+        now,
+    })
+}
+
+/// The store takes note; the sessions see it and send Start.
+async fn start(
+    tx: &mut Tx,
+    live: &Live,
+    now: DateTime<Utc>,
+) -> std::result::Result<Vec<JobId>, StoreError> {
+    let (job, number) = (live.job, live.attempt.number);
+    attempts::mark_attempt_running(tx, job, number, now).await?;
+    events::insert_event(tx, job, number.0, "every rank is prepared; started", now).await?;
+    tracing::info!(%job, attempt = %number, ranks = live.ranks.len(), "attempt started");
+    Ok(vec![job])
+}
+
+/// The version of the code that did the work, as the first rank that is left said.
+fn code(live: &Live) -> &str {
+    let rank = live.ranks.iter().find(|rank| rank.lost_at.is_none());
+    let summary = rank.and_then(|rank| rank.summary.as_ref());
+    summary
+        .and_then(|summary| summary.get("code")?.as_str())
+        .unwrap_or_default()
+}
+
+/// The store takes note; the sessions see it, end what is left of the lost ranks and tell the others.
+async fn go_on(
+    tx: &mut Tx,
+    live: &Live,
+    lost: &[(RankKey, Failure)],
+    now: DateTime<Utc>,
+) -> std::result::Result<Vec<JobId>, StoreError> {
+    let (job, number) = (live.job, live.attempt.number);
+    let all = live.ranks.len();
+    let before = live.ranks.iter().filter(|rank| rank.lost_at.is_some());
+    let mut left = all - before.count();
+    for (key, failure) in lost {
+        if !ranks::mark_rank_lost(tx, *key, failure, now).await? {
+            continue;
+        }
+        left -= 1;
+        let (rank, class) = (key.rank, failure.class.as_str());
+        let text = format!(
+            "rank {rank} was lost ({class}): {}; {left} of {all} ranks are left and go on",
+            failure.message
+        );
+        events::insert_event(tx, job, number.0, &text, now).await?;
+        tracing::warn!(%job, attempt = %number, %rank, class, message = failure.message, "rank lost; the others go on");
+    }
+    Ok(vec![job])
+}
+
+/// Ends an attempt that committed nothing, and does with its job what follows.
+async fn end(
+    tx: &mut Tx,
+    live: &Live,
+    end: AttemptEnd,
+    jitter: f64,
+    now: DateTime<Utc>,
+) -> std::result::Result<Vec<JobId>, StoreError> {
+    let (job, number) = (live.job, live.attempt.number);
+    let head = transitions::get_job_head(tx, job).await?;
+    let budget = AttemptBudget {
+        newest: number.0,
+        last: live.last_attempt,
+        granted: live.max_attempts,
+    };
+    let after = after_end(&end, budget, jitter);
+    let stale = |_| StoreError::StaleAttempt {
+        job,
+        attempt: number.0,
+    };
+    let life = head.life().end_attempt(after, now).map_err(stale)?;
+    attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
+    let (cause, message) = (end.cause(), end.message().unwrap_or_default());
+    let failure = match &end {
+        AttemptEnd::Failed(failure) => Some(failure),
+        AttemptEnd::Interrupted { .. } | AttemptEnd::Cancelled | AttemptEnd::Succeeded => None,
+    };
+    let mut changed = vec![job];
+    match (after, failure) {
+        (
+            AfterEnd::Requeue {
+                spends_attempt,
+                after,
+            },
+            _,
+        ) => {
+            let text = if spends_attempt {
+                format!(
+                    "attempt {number} failed ({cause}): {message}; the next one starts in {:.1} s",
+                    after.as_secs_f64()
+                )
+            } else {
+                format!("attempt {number} was interrupted ({cause}) and is not counted: {message}")
+            };
+            let not_before = spends_attempt.then(|| now + after);
+            let last = life.budget.last;
+            transitions::mark_job_requeued(tx, (job, number), last, failure, not_before).await?;
+            events::insert_event(tx, job, number.0, &text, now).await?;
+            tracing::warn!(%job, attempt = %number, cause, message, "attempt ended; queued again");
+        }
+        (AfterEnd::GiveUp, Some(failure)) => {
+            let running = [JobStateName::Running];
+            transitions::mark_job_failed(tx, job, number.0, &running, failure, now).await?;
+            let text = format!("failed ({cause}): {message}");
+            events::insert_event(tx, job, number.0, &text, now).await?;
+            tracing::warn!(%job, attempt = %number, cause, message, "job failed");
+            changed.extend(after_failure(tx, job, live.array, failure, now).await?);
+        }
+        (AfterEnd::Cancel | AfterEnd::Succeed | AfterEnd::GiveUp, _) => {
+            let by_user = super::cancel::BY_USER;
+            let jobs = [(job, number.0)];
+            transitions::mark_jobs_cancelled(tx, &jobs, by_user, None, "", now).await?;
+            tracing::info!(%job, attempt = %number, "job cancelled; nothing of it is left");
+            changed.extend(dependents::cancel(tx, job, "was cancelled", now).await?);
+        }
+    }
+    Ok(changed)
+}
+
+/// What the failure of a job means for its array, or for those that need it.
+pub(super) async fn after_failure(
+    tx: &mut Tx,
+    job: JobId,
+    array: Option<JobId>,
+    failure: &Failure,
+    now: DateTime<Utc>,
+) -> std::result::Result<Vec<JobId>, StoreError> {
+    let Some(array) = array else {
+        return dependents::cancel(tx, job, "failed", now).await;
+    };
+    if !array::element_failed(tx, array, job, failure, now).await? {
+        return Ok(Vec::new());
+    }
+    let mut changed = dependents::cancel(tx, array, "failed", now).await?;
+    changed.push(array);
+    Ok(changed)
+}

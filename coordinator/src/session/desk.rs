@@ -1,0 +1,378 @@
+//! Where sessions bring their workers' reports: what waits at the same time is stored in one transaction, with
+//! what follows from it for the attempts.
+//!
+//! Invariant: reports are stored in the same transaction as the number of the newest one, and are answered
+//! after its commit. What cannot be stored of one rank ends that rank: it is tried apart from the others,
+//! which do not notice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use marquee_domain::ids::{JobId, PipelineId, WorkerId};
+use marquee_domain::job::RankState;
+use marquee_proto::v1;
+use marquee_proto::v1::report::Body;
+use marquee_store::ranks::{self, LockedRank, RankKey, Reported};
+use marquee_store::{Tx, pipelines, transitions};
+use tokio::sync::{mpsc, oneshot};
+
+use super::reports::{Taken, next_in_order, refusal};
+use super::{hello, regroup};
+use crate::app::App;
+use crate::lifecycle::{self, LifecycleError, Outputs, Result, Settled};
+
+/// Batches that wait to be stored. Each session brings one at a time, so that this is more than there are
+/// sessions.
+const WAITING_MAX: usize = 1_024;
+/// Reports stored in one transaction: enough that the commit's cost vanishes, few enough that nobody waits
+/// long for theirs.
+const REPORTS_AT_ONCE: usize = 2_000;
+
+/// What became of one rank's reports.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) key: RankKey,
+    pub(super) answer: Answer,
+    /// Other ranks of its attempt were lost by what it said.
+    pub(super) regrouped: bool,
+    /// The rank is in another state than before.
+    moved: bool,
+}
+
+/// What to tell the worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Every report up to `sequence` is stored.
+    Stored { sequence: u64, state: RankState },
+    /// Nothing more is taken of this rank.
+    Refused { reason: &'static str },
+    /// The same, for the attempt has gone on without it.
+    Lost,
+}
+
+/// A worker's batch, and who waits for it.
+#[derive(Debug)]
+struct Batch {
+    worker: WorkerId,
+    reports: Vec<v1::Report>,
+    answer: oneshot::Sender<Result<Vec<Outcome>>>,
+}
+
+/// Takes reports, and is served by one loop.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    batches: mpsc::Sender<Batch>,
+    /// For the loop that serves it; None once there is one.
+    waiting: Arc<Mutex<Option<mpsc::Receiver<Batch>>>>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        let (batches, waiting) = mpsc::channel(WAITING_MAX);
+        Self {
+            batches,
+            waiting: Arc::new(Mutex::new(Some(waiting))),
+        }
+    }
+}
+
+impl Desk {
+    /// Stores a batch, together with what others bring. Returns what became of each rank's reports.
+    pub(super) async fn store(&self, worker: WorkerId, reports: Vec<v1::Report>) -> Result<Vec<Outcome>> {
+        let (answer, answered) = oneshot::channel();
+        let batch = Batch {
+            worker,
+            reports,
+            answer,
+        };
+        if self.batches.send(batch).await.is_err() {
+            return Err(LifecycleError::Stopping);
+        }
+        answered.await.unwrap_or(Err(LifecycleError::Stopping))
+    }
+
+    /// Serves the desk until the coordinator stops.
+    pub(crate) async fn serve(app: App) {
+        let waiting = app
+            .desk
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(mut waiting) = waiting else {
+            return;
+        };
+        loop {
+            let first = tokio::select! {
+                () = app.shutdown.cancelled() => return,
+                batch = waiting.recv() => batch,
+            };
+            let Some(first) = first else { return };
+            let mut count = first.reports.len();
+            let mut batches = vec![first];
+            // An idle desk stores at once; a busy one finds what came meanwhile.
+            while count < REPORTS_AT_ONCE
+                && let Ok(batch) = waiting.try_recv()
+            {
+                count += batch.reports.len();
+                batches.push(batch);
+            }
+            serve(&app, batches).await;
+        }
+    }
+}
+
+/// Reports of one rank from one worker.
+type Parcel<'a> = ((RankKey, WorkerId), Vec<&'a v1::Report>);
+
+async fn serve(app: &App, batches: Vec<Batch>) {
+    let parcels = parcels(&batches);
+    let mut outcomes: BTreeMap<(RankKey, WorkerId), Result<Outcome>> = BTreeMap::new();
+    match store(app, &parcels).await {
+        Ok(stored) => {
+            let keyed = parcels.iter().map(|(to, _)| *to).zip(stored);
+            outcomes.extend(keyed.map(|(to, outcome)| (to, Ok(outcome))));
+        }
+        Err(error) if error.may_pass() || parcels.len() == 1 && error.is_stale() => {
+            let text = error.to_string();
+            for batch in batches {
+                let _ = batch.answer.send(Err(LifecycleError::Unstored(text.clone())));
+            }
+            return;
+        }
+        Err(_) => {
+            for parcel in &parcels {
+                outcomes.insert(parcel.0, store_apart(app, parcel).await);
+            }
+        }
+    }
+    for batch in batches {
+        let mine = keys(&batch).into_iter().filter_map(|key| outcomes.remove(&(key, batch.worker)));
+        // The session may have ended meanwhile: its worker sends again what is not acknowledged.
+        let _ = batch.answer.send(mine.collect());
+    }
+}
+
+/// One rank's reports by themselves; where they cannot be stored at all, the rank ends for it.
+async fn store_apart(app: &App, parcel: &Parcel<'_>) -> Result<Outcome> {
+    let one = std::slice::from_ref(parcel);
+    let why = match store(app, one).await {
+        Ok(mut stored) => {
+            return stored.pop().ok_or(LifecycleError::Stopping);
+        }
+        Err(error) if error.may_pass() || error.is_stale() => return Err(error),
+        Err(error) => error.to_string(),
+    };
+    let (key, worker) = parcel.0;
+    tracing::error!(job = %key.job, rank = %key.rank, %worker, why, "reports of a rank cannot be stored; it ends");
+    let mut stored = store_with(app, one, Some(&why)).await?;
+    stored.pop().ok_or(LifecycleError::Stopping)
+}
+
+fn keys(batch: &Batch) -> BTreeSet<RankKey> {
+    let keys = batch.reports.iter();
+    keys.map(|report| hello::key(report.job_id, report.attempt, report.rank))
+        .collect()
+}
+
+/// The batches' reports by rank, in key order: transactions that lock ranks of the same attempts cannot
+/// deadlock.
+fn parcels(batches: &[Batch]) -> Vec<Parcel<'_>> {
+    let mut parcels: BTreeMap<(RankKey, WorkerId), Vec<&v1::Report>> = BTreeMap::new();
+    for batch in batches {
+        for report in &batch.reports {
+            let key = hello::key(report.job_id, report.attempt, report.rank);
+            parcels.entry((key, batch.worker)).or_default().push(report);
+        }
+    }
+    parcels.into_iter().collect()
+}
+
+async fn store(app: &App, parcels: &[Parcel<'_>]) -> Result<Vec<Outcome>> {
+    store_with(app, parcels, None).await
+}
+
+/// Stores parcels in one transaction and settles the attempts that they move. With `refused` only that the
+/// ranks end, for this reason.
+async fn store_with(
+    app: &App,
+    parcels: &[Parcel<'_>],
+    refused: Option<&str>,
+) -> Result<Vec<Outcome>> {
+    let now = app.clock.now();
+    let mut tx = app.db.write("reports").await?;
+    // The locks of pipelines come before those of ranks.
+    lock(app, &mut tx, parcels).await?;
+    let keys: Vec<RankKey> = parcels.iter().map(|((key, _), _)| *key).collect();
+    let locked = ranks::lock_ranks(&mut tx, &keys).await?;
+    let locked: BTreeMap<RankKey, LockedRank> =
+        locked.into_iter().map(|rank| (rank.key, rank)).collect();
+
+    let mut outcomes = Vec::with_capacity(parcels.len());
+    let mut taken: Vec<(RankKey, Taken)> = Vec::new();
+    for ((key, worker), reports) in parcels {
+        let rank = locked.get(key).filter(|rank| rank.worker == *worker);
+        let (answer, next) = answer(rank, *key, reports);
+        let mut outcome = Outcome {
+            key: *key,
+            answer,
+            regrouped: false,
+            moved: false,
+        };
+        if let (Some(rank), false) = (rank, next.is_empty()) {
+            let fold = match refused {
+                None => Taken::fold(rank, &next, now),
+                Some(why) => Taken::refused(&next, why, now),
+            };
+            let state = fold.change.state.unwrap_or(rank.state);
+            outcome.moved = state != rank.state;
+            outcome.answer = Answer::Stored {
+                sequence: fold.last_sequence,
+                state,
+            };
+            taken.push((*key, fold));
+        }
+        outcomes.push(outcome);
+    }
+    write(&mut tx, &taken, &locked, now).await?;
+    for (key, fold) in taken.iter().filter(|(_, fold)| !fold.regrouped.is_empty()) {
+        let regrouped = regroup::settle(&mut tx, *key, &fold.regrouped, now).await?;
+        if let Some(outcome) = outcomes.iter_mut().find(|outcome| outcome.key == *key) {
+            outcome.regrouped = regrouped;
+        }
+    }
+    let moved: BTreeSet<JobId> = outcomes
+        .iter()
+        .filter(|outcome| outcome.moved || outcome.regrouped)
+        .map(|outcome| outcome.key.job)
+        .collect();
+    let moved: Vec<JobId> = moved.into_iter().collect();
+    let settled = if moved.is_empty() {
+        Settled::default()
+    } else {
+        lifecycle::settle(app, &mut tx, &moved, &Outputs::default()).await?
+    };
+    tx.commit().await?;
+    tell(app, &outcomes, &moved, settled);
+    Ok(outcomes)
+}
+
+/// Locks the pipelines of jobs whose attempts may move by what their ranks say.
+async fn lock(app: &App, tx: &mut Tx, parcels: &[Parcel<'_>]) -> Result<()> {
+    let moves = |report: &&v1::Report| match &report.body {
+        Some(
+            Body::Prepared(_)
+            | Body::Finished(_)
+            | Body::Failed(_)
+            | Body::Stopped(_)
+            | Body::Regrouped(_),
+        ) => true,
+        // Who is started by its assignment starts its attempt too, which nobody else changes then.
+        Some(
+            Body::Started(_)
+            | Body::Progress(_)
+            | Body::Metrics(_)
+            | Body::Log(_)
+            | Body::Checkpoint(_),
+        )
+        | None => false,
+    };
+    let jobs: BTreeSet<JobId> = parcels
+        .iter()
+        .filter(|(_, reports)| reports.iter().any(moves))
+        .map(|((key, _), _)| key.job)
+        .collect();
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let jobs: Vec<JobId> = jobs.into_iter().collect();
+    let known: Option<BTreeSet<PipelineId>> = {
+        let open = app.index.open();
+        let pipelines = jobs.iter().map(|job| Some(open.job(*job)?.pipeline));
+        pipelines.collect()
+    };
+    let pipelines = match known {
+        Some(known) => known.into_iter().collect(),
+        None => transitions::list_pipelines_of_jobs(tx, &jobs).await?,
+    };
+    pipelines::lock_pipelines(tx, &pipelines).await?;
+    Ok(())
+}
+
+/// What to answer, and the reports that are to be stored.
+fn answer<'a>(
+    rank: Option<&LockedRank>,
+    key: RankKey,
+    reports: &[&'a v1::Report],
+) -> (Answer, Vec<&'a v1::Report>) {
+    let Some(rank) = rank else {
+        let reason = "the coordinator has not given this rank to this worker";
+        return (Answer::Refused { reason }, Vec::new());
+    };
+    let stored = Answer::Stored {
+        sequence: rank.last_sequence,
+        state: rank.state,
+    };
+    let next = next_in_order(reports, rank.last_sequence);
+    if next.is_empty() {
+        return (stored, next);
+    }
+    if rank.is_lost {
+        return (Answer::Lost, Vec::new());
+    }
+    match refusal(rank, key) {
+        Some(reason) => (Answer::Refused { reason }, Vec::new()),
+        None => (stored, next),
+    }
+}
+
+async fn write(
+    tx: &mut Tx,
+    taken: &[(RankKey, Taken)],
+    locked: &BTreeMap<RankKey, LockedRank>,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<()> {
+    let reported: Vec<Reported<'_>> = taken
+        .iter()
+        .filter_map(|(key, fold)| {
+            let rank = locked.get(key)?;
+            Some(Reported {
+                key: *key,
+                from: rank.last_sequence,
+                to: fold.last_sequence,
+                change: &fold.change,
+                starts_attempt: rank.world_size == 1,
+            })
+        })
+        .collect();
+    if reported.is_empty() {
+        return Ok(());
+    }
+    ranks::mark_ranks_reported(tx, &reported, now).await?;
+    for (key, fold) in taken {
+        if let Some(rank) = locked.get(key) {
+            fold.write_rows(tx, *key, rank).await?;
+        }
+    }
+    Ok(())
+}
+
+fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {
+    // A rank's end frees its devices, whatever becomes of the attempt.
+    app.jobs_changed(moved);
+    for outcome in outcomes.iter().filter(|outcome| !outcome.moved) {
+        app.jobs_shown(&[outcome.key.job]);
+    }
+    settled.tell(app);
+    let with_outputs = settled.with_outputs;
+    if !with_outputs.is_empty() {
+        // It reads files: others' reports must not wait for it.
+        let app = app.clone();
+        tokio::spawn(async move {
+            if let Err(error) = lifecycle::advance(&app, &with_outputs).await {
+                // The attempts loop tries again.
+                tracing::warn!(%error, "could not settle finished attempts");
+            }
+        });
+    }
+}
