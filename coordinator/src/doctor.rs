@@ -65,10 +65,10 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
 /// The Postgres that is configured. Its URL may hold a password and is not shown.
 async fn database(url: &DatabaseUrl) -> Check {
     let cure = "is database_url right, and does the server run? try \"psql\" with the same URL";
-    let connected = tokio::time::timeout(DATABASE_MAX, marquee_store::connect(&url.0)).await;
+    let connected = tokio::time::timeout(DATABASE_MAX, marquee_store::Db::connect(&url.0)).await;
     match connected {
-        Ok(Ok(pool)) => {
-            pool.close().await;
+        Ok(Ok(db)) => {
+            db.close().await;
             Check::ok("postgres", "the database of database_url answers")
         }
         Ok(Err(error)) => Check::failed("postgres", error.to_string(), cure),

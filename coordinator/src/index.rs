@@ -425,7 +425,10 @@ impl Open {
             }
             let words = |running| if running { "running" } else { "queued" };
             match known.get(job) {
-                None => differences.push(format!("job {job} is {} here and not open", words(here.is_running))),
+                None => differences.push(format!(
+                    "job {job} is {} here and not open",
+                    words(here.is_running)
+                )),
                 Some(stored) if *stored != (here.attempt, here.is_running) => {
                     differences.push(format!(
                         "job {job} is {} at attempt {} here and {} at attempt {} in Postgres",
@@ -452,7 +455,11 @@ impl Open {
         for key in held_now.symmetric_difference(&held_here) {
             let element = self.jobs.get(&key.job).and_then(|known| known.element);
             if !is_unread(key.job, element) {
-                let place = if held_now.contains(key) { "in Postgres" } else { "here" };
+                let place = if held_now.contains(key) {
+                    "in Postgres"
+                } else {
+                    "here"
+                };
                 differences.push(format!(
                     "rank {} of job {} attempt {} holds devices {place} alone",
                     key.rank, key.job, key.attempt

@@ -20,7 +20,8 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::WorkerId;
 use marquee_domain::rate::{HOSTS_MAX, SHARE_FOR};
 use marquee_store::Conn;
-use marquee_store::ranks::{self, RankKey};
+use marquee_store::open::{self, Which};
+use marquee_store::ranks::RankKey;
 use tokio::time::Instant;
 
 use self::divide::{Asker, divide};
@@ -149,7 +150,7 @@ impl Rates {
         conn: &mut Conn,
         now: DateTime<Utc>,
     ) -> Result<Self, marquee_store::StoreError> {
-        let held = ranks::list_held_devices(conn).await?;
+        let held = open::list_held_ranks(conn, Which::All).await?;
         let unheard = held.into_iter().map(|rank| rank.worker).collect();
         // Larger than any number of an earlier process, as long as clocks go forward.
         let number = u64::try_from(now.timestamp_micros()).unwrap_or(0);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use marquee_proto::v1;
 use marquee_proto::v1::{JobState, WorkerState};
+use marquee_store::Db;
 use marquee_store::testing::TestDatabase;
 use support::worker::FakeWorker;
 use support::{Cluster, LEASE};
@@ -68,8 +69,8 @@ async fn cluster() -> (Cluster, Wire) {
     let (name, folder) = direct.url.split_once("?host=").unwrap();
     let wire = Wire::to(PathBuf::from(folder).join(SOCKET));
     let url = format!("{name}?host={}", wire.folder.path().display());
-    let pool = marquee_store::connect(&url).await.unwrap();
-    (Cluster::start_on(TestDatabase { pool, url }).await, wire)
+    let db = Db::connect(&url).await.unwrap();
+    (Cluster::start_on(TestDatabase { db, url }).await, wire)
 }
 
 #[tokio::test]

@@ -63,18 +63,25 @@ pub async fn insert_attempts(
     let jobs: Vec<i64> = new.iter().map(|attempt| attempt.job.0).collect();
     let before = new.iter().map(|a| convert::int("attempt", a.after));
     let from_attempt = new.iter().map(|a| {
-        let key = a.resume.map(|key| convert::int("resumed_from_attempt", key.attempt.0));
+        let key = a
+            .resume
+            .map(|key| convert::int("resumed_from_attempt", key.attempt.0));
         key.transpose()
     });
     let from_step = new.iter().map(|a| {
-        let key = a.resume.map(|key| convert::bigint("resumed_from_step", key.step));
+        let key = a
+            .resume
+            .map(|key| convert::bigint("resumed_from_step", key.step));
         key.transpose()
     });
     let texts: Vec<String> = new.iter().map(|attempt| attempt.text.clone()).collect();
 
     let ranks = || {
-        new.iter()
-            .flat_map(|attempt| (0..).zip(&attempt.ranks).map(move |(rank, of)| (attempt, rank, of)))
+        new.iter().flat_map(|attempt| {
+            (0..)
+                .zip(&attempt.ranks)
+                .map(move |(rank, of)| (attempt, rank, of))
+        })
     };
     let rank_jobs: Vec<i64> = ranks().map(|(attempt, _, _)| attempt.job.0).collect();
     let numbers: Vec<i32> = ranks().map(|(_, rank, _)| rank).collect();

@@ -14,7 +14,7 @@ pub struct JobEvent {
     pub text: String,
 }
 
-/// Adds a line to a job's history.
+/// Adds a line to a job's history that nobody asked for: Marquee did it.
 pub async fn insert_event(
     tx: &mut Tx,
     job: JobId,
@@ -22,12 +22,25 @@ pub async fn insert_event(
     text: &str,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    insert_event_by(tx, job, attempt, text, "", now).await
+}
+
+/// Adds a line to a job's history for what `caller` asked for.
+pub async fn insert_event_by(
+    tx: &mut Tx,
+    job: JobId,
+    attempt: u32,
+    text: &str,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO job_events (job_id, attempt, text, at) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO job_events (job_id, attempt, text, at, caller) VALUES ($1, $2, $3, $4, $5)",
         job.0,
         convert::int("attempt", attempt)?,
         text,
         now,
+        caller,
     )
     .execute(tx.sql())
     .await?;

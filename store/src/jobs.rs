@@ -129,7 +129,10 @@ pub async fn insert_jobs(
         .collect();
     let needs = positions.iter().zip(new).flat_map(|(position, job)| {
         let of = |need: &u32| Ok((*position, convert::int("position", *need)?));
-        job.needs.iter().map(of).collect::<Vec<Result<(i32, i32)>>>()
+        job.needs
+            .iter()
+            .map(of)
+            .collect::<Vec<Result<(i32, i32)>>>()
     });
     let (dependents, needed): (Vec<i32>, Vec<i32>) =
         needs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -348,6 +351,18 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
 
 fn words<T: Copy>(values: &[T], word: impl Fn(T) -> &'static str) -> Vec<String> {
     values.iter().map(|value| word(*value).to_owned()).collect()
+}
+
+/// The names of jobs; those that are not there are left out.
+pub async fn list_job_names(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<(JobId, JobName)>> {
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query!("SELECT id, name FROM jobs WHERE id = ANY ($1)", &ids)
+        .fetch_all(conn.sql())
+        .await?;
+    let names = rows.into_iter();
+    names
+        .map(|row| Ok((JobId(row.id), convert::job_name(row.name)?)))
+        .collect()
 }
 
 /// What a job was asked to do; for an element, its array's spec with its place in it.

@@ -84,7 +84,9 @@ pub async fn list_live(
 /// forward none.
 pub async fn list_outputs(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<(JobId, Manifest)>> {
     let jobs: Vec<i64> = keys.iter().map(|key| key.job.0).collect();
-    let attempts = keys.iter().map(|key| convert::int("attempt", key.attempt.0));
+    let attempts = keys
+        .iter()
+        .map(|key| convert::int("attempt", key.attempt.0));
     let ranks = keys.iter().map(|key| convert::int("rank", key.rank.0));
     let rows = sqlx::query!(
         r#"SELECT r.job_id, r.output AS "output!"

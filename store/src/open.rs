@@ -168,7 +168,10 @@ pub async fn list_held_ranks(conn: &mut Conn, which: Which<'_>) -> Result<Vec<He
 /// their array is named.
 pub async fn mark_obstacles(tx: &mut Tx, changed: &[(JobId, Value)]) -> Result<()> {
     let jobs: Vec<i64> = changed.iter().map(|(job, _)| job.0).collect();
-    let obstacles: Vec<Value> = changed.iter().map(|(_, obstacle)| obstacle.clone()).collect();
+    let obstacles: Vec<Value> = changed
+        .iter()
+        .map(|(_, obstacle)| obstacle.clone())
+        .collect();
     sqlx::query!(
         "UPDATE open_jobs o SET obstacle = c.obstacle
          FROM unnest($1::bigint[], $2::jsonb[]) AS c (job_id, obstacle)

@@ -293,9 +293,10 @@ pub struct LockedRank {
 /// left out.
 pub async fn lock_ranks(tx: &mut Tx, keys: &[RankKey]) -> Result<Vec<LockedRank>> {
     // Numbers that no column holds name no rank.
-    let known = keys.iter().copied().filter(|key| {
-        i32::try_from(key.attempt.0).is_ok() && i32::try_from(key.rank.0).is_ok()
-    });
+    let known = keys
+        .iter()
+        .copied()
+        .filter(|key| i32::try_from(key.attempt.0).is_ok() && i32::try_from(key.rank.0).is_ok());
     let (jobs, attempts, ranks) = columns(known)?;
     let rows = sqlx::query!(
         r#"SELECT r.job_id, r.attempt, r.rank, r.worker_id, r.state, r.last_sequence, r.progress,
@@ -371,22 +372,40 @@ pub async fn mark_ranks_reported(
         .collect();
     let json = |value: Option<Result<serde_json::Value>>| value.transpose();
     let progress = reported.iter().map(|r| {
-        json(r.change.progress.as_ref().map(|p| convert::to_json("progress", p)))
+        json(
+            r.change
+                .progress
+                .as_ref()
+                .map(|p| convert::to_json("progress", p)),
+        )
     });
     let summaries: Vec<Option<serde_json::Value>> =
         reported.iter().map(|r| r.change.summary.clone()).collect();
-    let outputs = reported
-        .iter()
-        .map(|r| json(r.change.output.as_ref().map(|m| convert::to_json("output", m))));
+    let outputs = reported.iter().map(|r| {
+        json(
+            r.change
+                .output
+                .as_ref()
+                .map(|m| convert::to_json("output", m)),
+        )
+    });
     let classes: Vec<Option<String>> = reported
         .iter()
-        .map(|r| r.change.failure.as_ref().map(|f| f.class.as_str().to_owned()))
+        .map(|r| {
+            r.change
+                .failure
+                .as_ref()
+                .map(|f| f.class.as_str().to_owned())
+        })
         .collect();
     let messages: Vec<Option<String>> = reported
         .iter()
         .map(|r| r.change.failure.as_ref().map(|f| f.message.clone()))
         .collect();
-    let pids: Vec<Option<i64>> = reported.iter().map(|r| r.change.pid.map(i64::from)).collect();
+    let pids: Vec<Option<i64>> = reported
+        .iter()
+        .map(|r| r.change.pid.map(i64::from))
+        .collect();
     let ends: Vec<Option<DateTime<Utc>>> = reported.iter().map(|r| r.change.ended_at).collect();
     let starts: Vec<bool> = reported.iter().map(|r| r.starts_attempt).collect();
     let stored = sqlx::query_scalar!(

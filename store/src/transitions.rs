@@ -129,9 +129,12 @@ pub async fn get_job_head(conn: &mut Conn, id: JobId) -> Result<JobHead> {
 
 /// The elements of an array that are open, as transitions need them.
 pub async fn list_open_elements(conn: &mut Conn, array: JobId) -> Result<Vec<JobHead>> {
-    let ids = sqlx::query_scalar!("SELECT job_id FROM open_jobs WHERE array_job_id = $1", array.0)
-        .fetch_all(conn.sql())
-        .await?;
+    let ids = sqlx::query_scalar!(
+        "SELECT job_id FROM open_jobs WHERE array_job_id = $1",
+        array.0
+    )
+    .fetch_all(conn.sql())
+    .await?;
     let ids: Vec<JobId> = ids.into_iter().map(JobId).collect();
     list_job_heads(conn, &ids).await
 }
@@ -160,7 +163,7 @@ pub async fn release(tx: &mut Tx, done: &[JobId], now: DateTime<Utc>) -> Result<
                SET needs_left = o.needs_left - f.succeeded,
                    state = CASE WHEN o.needs_left = f.succeeded AND j.array_size IS NULL
                                 THEN 'queued' ELSE o.state END,
-                   queued_at = CASE WHEN o.needs_left = f.succeeded THEN $2 END
+                   queued_at = CASE WHEN o.needs_left = f.succeeded THEN $2::timestamptz END
                FROM fewer f JOIN jobs j ON j.id = f.job_id
                WHERE o.job_id = f.job_id AND o.state = 'waiting'
                RETURNING o.job_id, o.attempt, o.needs_left, j.array_size IS NOT NULL AS is_array
@@ -221,12 +224,11 @@ pub async fn mark_jobs_succeeded(
     now: DateTime<Utc>,
 ) -> Result<(Vec<JobId>, Vec<ArrayCount>)> {
     let (ids, attempts) = columns(successes.iter().map(|success| success.at))?;
-    let each = |text: fn(&Success<'_>) -> String| -> Vec<String> {
-        successes.iter().map(text).collect()
-    };
-    let sizes = successes.iter().map(|success| {
-        convert::bigint("size of the artifact", success.manifest.size_bytes())
-    });
+    let each =
+        |text: fn(&Success<'_>) -> String| -> Vec<String> { successes.iter().map(text).collect() };
+    let sizes = successes
+        .iter()
+        .map(|success| convert::bigint("size of the artifact", success.manifest.size_bytes()));
     let counts = successes.iter().map(|success| {
         let files = success.manifest.files.len();
         convert::int("file count", u32::try_from(files).unwrap_or(u32::MAX))
@@ -344,7 +346,10 @@ pub async fn mark_job_reused(tx: &mut Tx, id: JobId, source: JobId) -> Result<()
     if done.rows_affected() == 1 {
         Ok(())
     } else {
-        Err(StoreError::StaleAttempt { job: id, attempt: 0 })
+        Err(StoreError::StaleAttempt {
+            job: id,
+            attempt: 0,
+        })
     }
 }
 
@@ -430,7 +435,10 @@ pub async fn mark_jobs_cancelled(
     caller: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
-    let (ids, attempts) = columns(jobs.iter().map(|(job, attempt)| (*job, AttemptNumber(*attempt))))?;
+    let (ids, attempts) = columns(
+        jobs.iter()
+            .map(|(job, attempt)| (*job, AttemptNumber(*attempt))),
+    )?;
     let rows = sqlx::query_scalar!(
         r#"WITH ended AS (
                DELETE FROM open_jobs o
@@ -496,7 +504,10 @@ pub async fn mark_jobs_revived(
     caller: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
-    let (ids, attempts) = columns(jobs.iter().map(|(job, attempt)| (*job, AttemptNumber(*attempt))))?;
+    let (ids, attempts) = columns(
+        jobs.iter()
+            .map(|(job, attempt)| (*job, AttemptNumber(*attempt))),
+    )?;
     let rows = sqlx::query_scalar!(
         r#"WITH back AS (
                UPDATE jobs j
@@ -517,7 +528,7 @@ pub async fn mark_jobs_revived(
                SELECT id, array_job_id,
                       CASE WHEN needs_left = 0 AND array_size IS NULL THEN 'queued' ELSE 'waiting' END,
                       attempt, LEAST(attempt::bigint + max_attempts, 2147483647)::int, needs_left,
-                      CASE WHEN needs_left = 0 THEN $3 END
+                      CASE WHEN needs_left = 0 THEN $3::timestamptz END
                FROM back
            ), counted AS (
                UPDATE arrays a

@@ -175,9 +175,10 @@ pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Wo
 
 /// The workers whose lease runs, with their names.
 pub async fn list_online_workers(conn: &mut Conn) -> Result<Vec<(WorkerId, String)>> {
-    let rows = sqlx::query!("SELECT id, name FROM workers WHERE state = 'online' ORDER BY name, id")
-        .fetch_all(conn.sql())
-        .await?;
+    let rows =
+        sqlx::query!("SELECT id, name FROM workers WHERE state = 'online' ORDER BY name, id")
+            .fetch_all(conn.sql())
+            .await?;
     Ok(rows
         .into_iter()
         .map(|row| (WorkerId(row.id), row.name))

@@ -1,6 +1,8 @@
 //! Each change of state is tried from each state: from those it is meant for it works, from all others it is
 //! refused and changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use marquee_domain::failure::{Failure, FailureClass};

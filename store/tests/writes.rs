@@ -1,5 +1,7 @@
 //! Transactions: what is counted of them, and how callers are shown a lost answer.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod support;
 
 use marquee_store::pipelines::find_pipeline_by_request_id;

@@ -84,11 +84,9 @@ async fn cancel(
         .into_iter()
         .partition(|head| head.state == JobStateName::Running);
 
-    let ended: Vec<(JobId, u32)> = waiting
-        .iter()
-        .map(|head| (head.id, head.attempt))
-        .collect();
-    let mut changed = transitions::mark_jobs_cancelled(tx, &ended, BY_USER, None, caller, now).await?;
+    let ended: Vec<(JobId, u32)> = waiting.iter().map(|head| (head.id, head.attempt)).collect();
+    let mut changed =
+        transitions::mark_jobs_cancelled(tx, &ended, BY_USER, None, caller, now).await?;
     tracing::info!(jobs = changed.len(), first = ?changed.first(), "cancelled before they ran");
     for head in waiting.iter().filter(|head| head.array_job.is_none()) {
         changed.extend(dependents::cancel(tx, head.id, "was cancelled", now).await?);

@@ -116,6 +116,7 @@ fn store_code(error: &StoreError) -> ErrorCode {
         | StoreError::StaleRank { .. }
         | StoreError::Unreadable { .. }
         | StoreError::OutOfRange { .. }
+        | StoreError::Vanished(_)
         | StoreError::Migrate(_) => ErrorCode::Internal,
     }
 }

@@ -29,7 +29,14 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
         let (needs, name) = (need.id, need.name.to_string());
         return Err(LifecycleError::NeedHasNotSucceeded { job, needs, name });
     }
-    let mut changed = revive(&mut tx, &[head.clone()], "a user asked for a retry", caller, now).await?;
+    let mut changed = revive(
+        &mut tx,
+        &[head.clone()],
+        "a user asked for a retry",
+        caller,
+        now,
+    )
+    .await?;
     let text = format!("back, because job {job} is retried");
     // An array ended with its element: it comes back with it.
     let mut also = Vec::new();
@@ -49,7 +56,8 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
             continue;
         }
         let needs = neighbours::list_needs(&mut tx, head.id).await?;
-        let stays = |need: &neighbours::Neighbour| ended_badly(need.state) && !back.contains(&need.id);
+        let stays =
+            |need: &neighbours::Neighbour| ended_badly(need.state) && !back.contains(&need.id);
         if !needs.iter().any(stays) {
             back.insert(head.id);
             also.push(head);

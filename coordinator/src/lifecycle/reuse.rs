@@ -53,7 +53,7 @@ pub async fn reuse(app: &App, read: &BTreeSet<JobId>, freed: Vec<JobId>) -> Resu
 }
 
 /// Stores what a job does, so that it need not be found out again. None where an input is not there.
-async fn note_step(app: &App, job: &QueuedJob) -> Result<Option<Digest>> {
+async fn note_step(app: &App, id: JobId, job: &Known) -> Result<Option<Digest>> {
     let mut conn = app.db.read().await?;
     let Some(inputs) = inputs(&mut conn, job).await? else {
         return Ok(None);
@@ -61,12 +61,12 @@ async fn note_step(app: &App, job: &QueuedJob) -> Result<Option<Digest>> {
     drop(conn);
     let step = step::digest(&job.spec.work, &inputs);
     let mut tx = app.db.write("note step").await?;
-    reuse::mark_step(&mut tx, job.id, &step).await?;
+    reuse::mark_step(&mut tx, id, &step).await?;
     tx.commit().await?;
     Ok(Some(step))
 }
 
-async fn inputs(conn: &mut Conn, job: &QueuedJob) -> Result<Option<BTreeMap<String, Manifest>>> {
+async fn inputs(conn: &mut Conn, job: &Known) -> Result<Option<BTreeMap<String, Manifest>>> {
     let mut manifests = BTreeMap::new();
     for (name, input) in &job.spec.inputs {
         let manifest = match input {
@@ -84,13 +84,7 @@ async fn inputs(conn: &mut Conn, job: &QueuedJob) -> Result<Option<BTreeMap<Stri
 }
 
 /// Takes the artifact of an identical step that succeeded, where there is one.
-async fn take_earlier(
-    app: &App,
-    id: JobId,
-    job: &Known,
-    step: &Digest,
-    code: &str,
-) -> Result<()> {
+async fn take_earlier(app: &App, id: JobId, job: &Known, step: &Digest, code: &str) -> Result<()> {
     let today = app.clock.now().date_naive();
     let mut conn = app.db.read().await?;
     let earlier = reuse::list_reusable(&mut conn, step, code, today, ARTIFACTS_TRIED_MAX).await?;

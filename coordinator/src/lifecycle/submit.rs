@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::ids::{JobId, JobName, PipelineId};
+use marquee_domain::ids::{JobName, PipelineId};
 use marquee_domain::pipeline::{
     Capacity, DocumentText, FieldError, Override, parse_job, parse_pipeline,
 };

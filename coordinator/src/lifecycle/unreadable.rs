@@ -15,7 +15,9 @@ pub async fn fail_unreadable(app: &App, jobs: Vec<(JobId, String)>) -> Result<()
         match fail(app, job, &why).await {
             Ok(()) => {}
             Err(error) if error.may_pass() => return Err(error),
-            Err(error) => tracing::error!(%job, %error, why, "a job cannot be read, and not be failed for it"),
+            Err(error) => {
+                tracing::error!(%job, %error, why, "a job cannot be read, and not be failed for it")
+            }
         }
     }
     Ok(())
@@ -66,5 +68,8 @@ async fn fail_elements(
             waiting.push((head.id, head.attempt));
         }
     }
-    Ok(transitions::mark_jobs_cancelled(tx, &waiting, &failure.message, Some(array), "", now).await?)
+    Ok(
+        transitions::mark_jobs_cancelled(tx, &waiting, &failure.message, Some(array), "", now)
+            .await?,
+    )
 }

@@ -40,7 +40,10 @@ pub(super) enum Verdict {
     GoOn(Vec<(RankKey, Failure)>),
     Fail(Failure),
     /// It was stopped for a reason that is none of the job's: it is queued again at no cost.
-    Interrupt { cause: Interruption, message: String },
+    Interrupt {
+        cause: Interruption,
+        message: String,
+    },
     Cancel,
 }
 
@@ -398,13 +401,27 @@ mod tests {
             | Verdict::Fail(_)
             | Verdict::Cancel => false,
         };
-        assert!(drained(judge_at(10, Running, &[rank(0, RankState::Stopped)], false)));
+        assert!(drained(judge_at(
+            10,
+            Running,
+            &[rank(0, RankState::Stopped)],
+            false
+        )));
         // Its peer lost the connection to it, which tells nothing new.
-        let gang = [failed(0, FailureClass::Network), rank(1, RankState::Stopped)];
+        let gang = [
+            failed(0, FailureClass::Network),
+            rank(1, RankState::Stopped),
+        ];
         assert!(drained(judge_at(11, Running, &gang, false)));
         // What went wrong before counts.
-        let broken = [failed(0, FailureClass::UserError), rank(1, RankState::Stopped)];
-        assert_eq!(class(judge_at(11, Running, &broken, false)), FailureClass::UserError);
+        let broken = [
+            failed(0, FailureClass::UserError),
+            rank(1, RankState::Stopped),
+        ];
+        assert_eq!(
+            class(judge_at(11, Running, &broken, false)),
+            FailureClass::UserError
+        );
     }
 
     /// Judged as a gang of three that may go on with two, half a minute after the first step.

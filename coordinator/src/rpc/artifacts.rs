@@ -49,7 +49,7 @@ impl ArtifactsService {
     async fn connection(&self) -> Result<Conn, Status> {
         self.app
             .db
-            .acquire()
+            .read()
             .await
             .map_err(|error| LifecycleError::from(error).into())
     }

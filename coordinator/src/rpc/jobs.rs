@@ -5,6 +5,7 @@ mod follow;
 mod lines;
 mod merge;
 mod points;
+mod reasons;
 mod stored;
 mod watch;
 
@@ -16,8 +17,8 @@ use marquee_domain::spec::JobKind;
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
-use marquee_store::Conn;
 use marquee_store::jobs::{self, JobFilter};
+use marquee_store::{Conn, StoreError};
 use marquee_store::{attempts, events, pipelines, ranks};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -27,6 +28,8 @@ use crate::lifecycle::{self, LifecycleError, Submission};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1_000;
+/// Who asks, until users exist.
+const CALLER: &str = "local";
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
 
@@ -79,10 +82,10 @@ impl JobsService {
             job_name,
             document,
             overrides: &overrides,
+            caller: CALLER,
         };
         let submitted = lifecycle::submit(&self.app, &submission).await?;
-        let mut conn = self.connection().await?;
-        let jobs = pipeline_jobs(&mut conn, submitted.pipeline).await?;
+        let jobs = self.pipeline_jobs(submitted.pipeline).await?;
         Ok(Response::new(v1::SubmitResponse {
             pipeline_id: submitted.pipeline.0,
             jobs,
@@ -92,7 +95,9 @@ impl JobsService {
 
     async fn job(&self, id: JobId) -> Result<v1::Job, LifecycleError> {
         let mut conn = self.connection().await?;
-        Ok(encode::job(jobs::get_job(&mut conn, id).await?))
+        let job = jobs::get_job(&mut conn, id).await?;
+        drop(conn);
+        reasons::with_reason(&self.app, job).ok_or_else(|| StoreError::JobNotFound(id).into())
     }
 
     async fn detail(&self, id: JobId) -> Result<v1::JobDetail, LifecycleError> {
@@ -103,7 +108,7 @@ impl JobsService {
         let ranks = ranks::list_ranks(&mut conn, id, None).await?;
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
         Ok(v1::JobDetail {
-            job: Some(encode::job(job)),
+            job: reasons::with_reason(&self.app, job),
             spec_json: serde_json::json!(spec).to_string(),
             attempts: attempts
                 .into_iter()
@@ -120,14 +125,16 @@ impl JobsService {
             id: id.0,
             name: pipeline.name.to_string(),
             created_at: Some(timestamp(pipeline.created_at)),
-            jobs: pipeline_jobs(&mut conn, id).await?,
+            jobs: self.pipeline_jobs(id).await?,
         })
     }
-}
 
-async fn pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<v1::Job>, LifecycleError> {
-    let jobs = jobs::list_pipeline_jobs(conn, id).await?;
-    Ok(jobs.into_iter().map(encode::job).collect())
+    async fn pipeline_jobs(&self, id: PipelineId) -> Result<Vec<v1::Job>, LifecycleError> {
+        let mut conn = self.connection().await?;
+        let jobs = jobs::list_pipeline_jobs(&mut conn, id).await?;
+        drop(conn);
+        Ok(reasons::with_reasons(&self.app, jobs))
+    }
 }
 
 #[tonic::async_trait]
@@ -192,13 +199,13 @@ impl v1::jobs_server::Jobs for JobsService {
         let last = jobs.last().filter(|_| more);
         Ok(Response::new(v1::ListJobsResponse {
             next_page_token: last.map(|job| job.id.to_string()).unwrap_or_default(),
-            jobs: jobs.into_iter().map(encode::job).collect(),
+            jobs: reasons::with_reasons(&self.app, jobs),
         }))
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
         let id = JobId(request.into_inner().id);
-        lifecycle::cancel_job(&self.app, id).await?;
+        lifecycle::cancel_job(&self.app, id, CALLER).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
@@ -207,13 +214,13 @@ impl v1::jobs_server::Jobs for JobsService {
         request: Request<v1::CancelPipelineRequest>,
     ) -> Answer<v1::Pipeline> {
         let id = PipelineId(request.into_inner().id);
-        lifecycle::cancel_pipeline(&self.app, id).await?;
+        lifecycle::cancel_pipeline(&self.app, id, CALLER).await?;
         Ok(Response::new(self.pipeline(id).await?))
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
         let id = JobId(request.into_inner().id);
-        lifecycle::retry_job(&self.app, id).await?;
+        lifecycle::retry_job(&self.app, id, CALLER).await?;
         Ok(Response::new(self.job(id).await?))
     }
 

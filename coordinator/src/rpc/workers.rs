@@ -1,12 +1,13 @@
 //! What users may ask about workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use marquee_domain::ids::WorkerId;
+use marquee_domain::ids::{JobId, JobName, WorkerId};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
-use marquee_store::ranks::{self, HeldDevices};
-use marquee_store::workers::{self, Worker, WorkerState};
+use marquee_store::jobs;
+use marquee_store::open::{self, HeldRank, Which};
+use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
@@ -25,10 +26,19 @@ impl WorkersService {
 
     async fn list(&self) -> Result<Vec<v1::Worker>, LifecycleError> {
         let mut conn = self.app.db.read().await?;
-        let workers = workers::list_workers(&mut conn).await?;
+        let workers = workers::list_workers(&mut conn, WhichWorkers::Ever).await?;
+        let ranks = open::list_held_ranks(&mut conn, Which::All).await?;
+        let jobs: BTreeSet<JobId> = ranks.iter().map(|rank| rank.key.job).collect();
+        let jobs: Vec<JobId> = jobs.into_iter().collect();
+        let names: BTreeMap<JobId, JobName> = jobs::list_job_names(&mut conn, &jobs)
+            .await?
+            .into_iter()
+            .collect();
         let mut held: BTreeMap<WorkerId, Vec<v1::RunningRank>> = BTreeMap::new();
-        for rank in ranks::list_held_devices(&mut conn).await? {
-            held.entry(rank.worker).or_default().push(encode_rank(rank));
+        for rank in ranks {
+            let name = names.get(&rank.key.job).map(ToString::to_string);
+            let encoded = encode_rank(&rank, name.unwrap_or_default());
+            held.entry(rank.worker).or_default().push(encoded);
         }
         let with_ranks = |worker: Worker| {
             let ranks = held.remove(&worker.id).unwrap_or_default();
@@ -70,7 +80,8 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>
         id: worker.id.to_string(),
         name: worker.name,
         state: state.into(),
-        inventory: Some((&worker.inventory).into()),
+        inventory: worker.inventory.as_ref().ok().map(v1::Inventory::from),
+        unreadable: worker.inventory.err().unwrap_or_default(),
         version: worker.version,
         last_seen_at: Some(timestamp(worker.last_seen_at)),
         ranks,
@@ -78,10 +89,10 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>
     }
 }
 
-fn encode_rank(rank: HeldDevices) -> v1::RunningRank {
+fn encode_rank(rank: &HeldRank, job_name: String) -> v1::RunningRank {
     v1::RunningRank {
         job_id: rank.key.job.0,
-        job_name: rank.job_name.to_string(),
+        job_name,
         attempt: rank.key.attempt.0,
         rank: rank.key.rank.0,
         devices: rank.devices.iter().map(v1::Device::from).collect(),

@@ -134,7 +134,10 @@ pub fn plan(queue: &Queue, hosts: &[Host], now: DateTime<Utc>) -> Plan {
                 .or_insert_with(|| reason::obstacle(&pool, shape));
             plan.waiting.insert(rank, *obstacle);
             // Those before this job in its line have just been placed.
-            let longest = queue.alike().get(&rank).and_then(|alike| alike.longest_wait(job));
+            let longest = queue
+                .alike()
+                .get(&rank)
+                .and_then(|alike| alike.longest_wait(job));
             if let Some((since, waiter)) = longest
                 && has_waited_long(since, now)
             {
@@ -220,5 +223,7 @@ fn reserve(pool: &mut Pool<'_>, reservation: Reservation) -> bool {
         let shares = pool.fit_if_empty(wanted, shape.ranks, shape.devices_per_rank)?;
         Some((wanted, shares))
     });
-    found.is_some_and(|(wanted, shares)| pool.hold_back(wanted, job, &shares, shape.devices_per_rank))
+    found.is_some_and(|(wanted, shares)| {
+        pool.hold_back(wanted, job, &shares, shape.devices_per_rank)
+    })
 }

@@ -38,6 +38,23 @@ impl Obstacle {
             Self::Busy { .. } => "busy",
         }
     }
+
+    /// What can be said without looking at the hosts.
+    #[must_use]
+    pub fn words(self) -> String {
+        match self {
+            Self::NoWorker => "no worker was online when it was last looked at".into(),
+            Self::Impossible => {
+                "no worker that was online could take it when it was last looked at".into()
+            }
+            Self::HeldBack { needs } => format!(
+                "needs {needs} devices, which were held back for a job that has waited longer"
+            ),
+            Self::Busy { needs, free, total } => format!(
+                "needs {needs} devices, {free} of {total} were free when it was last looked at"
+            ),
+        }
+    }
 }
 
 /// A failed attempt's back-off has not ended.
@@ -95,7 +112,10 @@ impl<'a> Explainer<'a> {
             return Some("no worker is online; start one with \"marquee-worker\"".into());
         }
         let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank);
-        if choices(pool, shape).into_iter().any(|wanted| fits(wanted).is_some()) {
+        if choices(pool, shape)
+            .into_iter()
+            .any(|wanted| fits(wanted).is_some())
+        {
             return None;
         }
         Some(match possible(pool, shape) {

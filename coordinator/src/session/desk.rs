@@ -78,7 +78,11 @@ impl Default for Desk {
 
 impl Desk {
     /// Stores a batch, together with what others bring. Returns what became of each rank's reports.
-    pub(super) async fn store(&self, worker: WorkerId, reports: Vec<v1::Report>) -> Result<Vec<Outcome>> {
+    pub(super) async fn store(
+        &self,
+        worker: WorkerId,
+        reports: Vec<v1::Report>,
+    ) -> Result<Vec<Outcome>> {
         let (answer, answered) = oneshot::channel();
         let batch = Batch {
             worker,
@@ -136,7 +140,9 @@ async fn serve(app: &App, batches: Vec<Batch>) {
         Err(error) if error.may_pass() || parcels.len() == 1 && error.is_stale() => {
             let text = error.to_string();
             for batch in batches {
-                let _ = batch.answer.send(Err(LifecycleError::Unstored(text.clone())));
+                let _ = batch
+                    .answer
+                    .send(Err(LifecycleError::Unstored(text.clone())));
             }
             return;
         }
@@ -147,7 +153,9 @@ async fn serve(app: &App, batches: Vec<Batch>) {
         }
     }
     for batch in batches {
-        let mine = keys(&batch).into_iter().filter_map(|key| outcomes.remove(&(key, batch.worker)));
+        let mine = keys(&batch)
+            .into_iter()
+            .filter_map(|key| outcomes.remove(&(key, batch.worker)));
         // The session may have ended meanwhile: its worker sends again what is not acknowledged.
         let _ = batch.answer.send(mine.collect());
     }

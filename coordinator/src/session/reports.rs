@@ -3,12 +3,9 @@
 //! Invariant: a rank's reports are taken in order and without gaps; a repeated report is skipped, one after
 //! a gap is left for later, and an old attempt's is refused. Not here: the transaction (`desk`).
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::LOG_LINE_MAX_BYTES;
 use marquee_proto::convert::{self, BadField};
@@ -17,9 +14,9 @@ use marquee_proto::v1::report::Body;
 use marquee_store::Tx;
 use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::checkpoints::{self, CheckpointKey};
-use marquee_store::ranks::{self, LockedRank, Progress, RankChange, RankKey};
+use marquee_store::ranks::{LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
-use marquee_store::{StoreError, events, pipelines, transitions};
+use marquee_store::events;
 
 use crate::lifecycle::Result;
 
@@ -214,7 +211,12 @@ impl Taken {
     }
 
     /// Stores what comes with the rank's own row: lines, values, checkpoints and where ranks meet.
-    pub(super) async fn write_rows(&self, tx: &mut Tx, key: RankKey, rank: &LockedRank) -> Result<()> {
+    pub(super) async fn write_rows(
+        &self,
+        tx: &mut Tx,
+        key: RankKey,
+        rank: &LockedRank,
+    ) -> Result<()> {
         if !self.lines.is_empty() {
             reports::insert_log_lines(tx, key, &self.lines).await?;
         }

@@ -16,10 +16,10 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::desk::Answer;
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
-use super::desk::Answer;
 use super::{assign, gpus};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};

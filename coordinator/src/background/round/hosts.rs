@@ -17,8 +17,15 @@ pub fn hosts(open: &Open, sessions: &Sessions) -> Vec<Host> {
         WorkerState::Online | WorkerState::Lost => true,
         WorkerState::Left => false,
     });
-    here.filter_map(|worker| Some(host(open, sessions, worker, worker.inventory.as_ref().ok()?)))
-        .collect()
+    here.filter_map(|worker| {
+        Some(host(
+            open,
+            sessions,
+            worker,
+            worker.inventory.as_ref().ok()?,
+        ))
+    })
+    .collect()
 }
 
 fn host(open: &Open, sessions: &Sessions, worker: &Worker, inventory: &Inventory) -> Host {

@@ -18,14 +18,16 @@ const DIFFERENCES_NAMED_MAX: usize = 10;
 /// Reads what was touched since the last round.
 pub(super) async fn changes(app: &App) -> Result<()> {
     let touched = app.index.take_touched();
-    let read = read(app, &touched).await;
-    if read.is_err() {
-        app.index.touch(touched.jobs);
-        if touched.workers {
-            app.index.touch_workers();
+    let (unreadable, freed) = match read(app, &touched).await {
+        Ok(read) => read,
+        Err(error) => {
+            app.index.touch(touched.jobs);
+            if touched.workers {
+                app.index.touch_workers();
+            }
+            return Err(error);
         }
-    }
-    let (unreadable, freed) = read?;
+    };
     lifecycle::fail_unreadable(app, unreadable).await?;
     lifecycle::reuse(app, &touched.jobs, freed).await
 }
@@ -46,8 +48,8 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     let ids: Vec<JobId> = touched.jobs.iter().copied().collect();
     let read = read_open(app, &mut conn, Which::Of(&ids)).await?;
     // A job that neither held devices before nor runs now holds none.
-    let may_hold = read.jobs.iter().any(|job| job.is_running)
-        || app.index.open().holds_any(&touched.jobs);
+    let may_hold =
+        read.jobs.iter().any(|job| job.is_running) || app.index.open().holds_any(&touched.jobs);
     let held = if may_hold {
         Some(open::list_held_ranks(&mut conn, Which::Of(&ids)).await?)
     } else {
@@ -68,7 +70,7 @@ struct Read {
 }
 
 /// Reads open jobs, and the specs of arrays whose elements are met for the first time.
-async fn read_open(app: &App, conn: &mut Conn, which: Which<'_>) -> Result<Read, StoreError> {
+async fn read_open(app: &App, conn: &mut Conn, which: Which<'_>) -> std::result::Result<Read, StoreError> {
     let mut unreadable: BTreeMap<JobId, String> = BTreeMap::new();
     let mut jobs = Vec::new();
     for row in open::list_open_jobs(conn, which).await? {

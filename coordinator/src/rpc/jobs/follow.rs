@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use marquee_domain::ids::JobId;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use crate::app::App;
+use crate::app::{App, Change};
 
 /// Messages of one stream that wait for their reader; then the stream waits for it.
 pub(super) const BUFFERED_MAX: usize = 64;
-/// Shortest time between two looks at Postgres, however much happens.
+/// Shortest time between two looks at Postgres, however much happens; where a job has ended, which somebody
+/// may wait for, and otherwise.
+const LOOK_AT_END_AFTER: Duration = Duration::from_millis(5);
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(250);
+/// A stream waits for this many times as long as its looks take: a large array costs each of its watchers
+/// more, and they must not cost everybody else.
+const PAUSE_PER_LOOK: u32 = 10;
 /// Longest time between two looks: the hints may be missed, this is the truth.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream goes on trying while Postgres is away.
@@ -23,8 +28,10 @@ const OUTAGE_MAX: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub(super) struct News {
     app: App,
-    changes: broadcast::Receiver<JobId>,
+    changes: broadcast::Receiver<Change>,
     last_look: Instant,
+    /// How long it took.
+    look_took: Duration,
     away_since: Option<Instant>,
 }
 
@@ -39,6 +46,7 @@ impl News {
             app: app.clone(),
             changes,
             last_look: Instant::now(),
+            look_took: Duration::ZERO,
             away_since: None,
         }
     }
@@ -49,24 +57,28 @@ impl News {
         jobs: &BTreeSet<JobId>,
         reader: &mpsc::Sender<T>,
     ) -> Result<(), Over> {
-        let not_before = self.last_look + LOOK_AT_MOST_EVERY;
-        let at_latest = self.last_look + LOOK_AT_LEAST_EVERY;
+        let spared = self.look_took * PAUSE_PER_LOOK;
+        let soonest = self.last_look + LOOK_AT_END_AFTER.max(spared);
+        let usual = self.last_look + LOOK_AT_MOST_EVERY.max(spared);
+        let at_latest = usual.max(self.last_look + LOOK_AT_LEAST_EVERY);
         let shutdown = self.app.shutdown.clone();
         let changes = &mut self.changes;
         let wait = async {
-            sleep_until(not_before).await;
-            let changed = async {
-                loop {
-                    match changes.recv().await {
-                        Ok(job) if !jobs.contains(&job) => {}
-                        // One of ours, or too many to know.
-                        Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
-                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            // When to look, by what was heard so far.
+            let mut look_at = at_latest;
+            loop {
+                match timeout_at(look_at, changes.recv()).await {
+                    // Nothing more heard is no error: then it is time to look.
+                    Err(_) => return,
+                    Ok(Ok(change)) if !jobs.contains(&change.job) => {}
+                    Ok(Ok(Change { ended: true, .. })) => look_at = look_at.min(soonest),
+                    // One of ours, or too many to know.
+                    Ok(Ok(_) | Err(broadcast::error::RecvError::Lagged(_))) => {
+                        look_at = look_at.min(usual);
                     }
+                    Ok(Err(broadcast::error::RecvError::Closed)) => std::future::pending().await,
                 }
-            };
-            // Nothing heard is no error: then it is time to look.
-            let _ = timeout_at(at_latest, changed).await;
+            }
         };
         tokio::select! {
             () = wait => {}
@@ -83,6 +95,7 @@ impl News {
         &mut self,
         look: Result<T, crate::lifecycle::LifecycleError>,
     ) -> Result<Option<T>, Status> {
+        self.look_took = self.last_look.elapsed();
         match look {
             Ok(seen) => {
                 self.away_since = None;

@@ -7,11 +7,10 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::AttemptStateName;
 use marquee_proto::convert::BadField;
-use marquee_store::Conn;
 use marquee_store::ranks::RankRow;
 use marquee_store::reports::Cursor;
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{StoreError, attempts, jobs, ranks};
+use marquee_store::{Conn, StoreError, attempts, jobs, ranks};
 use tokio::sync::mpsc;
 use tonic::Status;
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::follow::{BUFFERED_MAX, News};
-use super::{Streamed, encode};
+use super::{Streamed, reasons};
 use crate::app::App;
 use crate::lifecycle::LifecycleError;
 
@@ -121,9 +121,8 @@ impl Watch {
         &mut self,
         jobs: Vec<Job>,
     ) -> Result<(), mpsc::error::SendError<Result<v1::WatchResponse, Status>>> {
-        for job in jobs {
-            let id = job.id;
-            let job = encode::job(job);
+        for job in reasons::with_reasons(&self.app, jobs) {
+            let id = JobId(job.id);
             if self.sent.get(&id) != Some(&job) {
                 self.sender
                     .send(Ok(v1::WatchResponse {
