@@ -8,6 +8,8 @@
 pub mod app;
 pub mod background;
 pub mod blobs;
+pub mod caller;
+mod certificate;
 pub mod config;
 pub mod database;
 pub mod doctor;

@@ -26,6 +26,8 @@ pub enum ErrorCode {
     JobNotRetryable,
     /// Another worker with this name is online.
     WorkerNameTaken,
+    /// The worker's id or name belongs to another certificate.
+    WorkerOwned,
     /// An upload's size or digest does not fit what was announced.
     BlobMismatch,
     /// Postgres or the artifact folder cannot be reached just now.
@@ -38,7 +40,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -49,6 +51,7 @@ impl ErrorCode {
         Self::JobHasEnded,
         Self::JobNotRetryable,
         Self::WorkerNameTaken,
+        Self::WorkerOwned,
         Self::BlobMismatch,
         Self::StorageUnavailable,
         Self::LimitReached,
@@ -69,6 +72,7 @@ impl ErrorCode {
             Self::JobHasEnded => "MQ0301",
             Self::JobNotRetryable => "MQ0302",
             Self::WorkerNameTaken => "MQ0303",
+            Self::WorkerOwned => "MQ0304",
             Self::BlobMismatch => "MQ0401",
             Self::StorageUnavailable => "MQ0501",
             Self::LimitReached => "MQ0502",
@@ -89,6 +93,7 @@ impl ErrorCode {
             Self::JobHasEnded | Self::JobNotRetryable | Self::WorkerNameTaken => {
                 Code::FailedPrecondition
             }
+            Self::WorkerOwned => Code::PermissionDenied,
             Self::BlobMismatch => Code::DataLoss,
             Self::StorageUnavailable => Code::Unavailable,
             Self::LimitReached => Code::ResourceExhausted,

@@ -24,6 +24,17 @@ pub enum StoreError {
     PipelineNotFound(PipelineId),
     #[error("a worker named {0:?} is online already")]
     WorkerNameTaken(String),
+    /// Another certificate owns the worker's id or name.
+    #[error(
+        "the {what} of worker {name:?} belongs to certificate {owner:?}, and certificate {identity:?} was shown"
+    )]
+    WorkerOwned {
+        /// "id" or "name".
+        what: &'static str,
+        name: String,
+        owner: String,
+        identity: String,
+    },
     /// A stored value that this version cannot read.
     #[error(
         "column {column} holds {value:?}, which this version cannot read; was the database written by a newer one?"
@@ -73,6 +84,7 @@ impl StoreError {
             | Self::JobNotFound(_)
             | Self::PipelineNotFound(_)
             | Self::WorkerNameTaken(_)
+            | Self::WorkerOwned { .. }
             | Self::Unreadable { .. }
             | Self::OutOfRange { .. }
             | Self::Vanished(_)

@@ -12,6 +12,8 @@ pub struct JobEvent {
     /// Newest attempt at that time, 0 before the first.
     pub attempt: u32,
     pub text: String,
+    /// Who asked for it, by what means and from where; empty: the coordinator itself.
+    pub caller: String,
 }
 
 /// Adds a line to a job's history that nobody asked for: Marquee did it.
@@ -50,7 +52,7 @@ pub async fn insert_event_by(
 /// The newest `limit` lines of a job's history, oldest first.
 pub async fn list_events(conn: &mut Conn, job: JobId, limit: u32) -> Result<Vec<JobEvent>> {
     let rows = sqlx::query!(
-        "SELECT attempt, text, at FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT $2",
+        "SELECT attempt, text, caller, at FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT $2",
         job.0,
         i64::from(limit),
     )
@@ -62,6 +64,7 @@ pub async fn list_events(conn: &mut Conn, job: JobId, limit: u32) -> Result<Vec<
             at: row.at,
             attempt,
             text: row.text,
+            caller: row.caller,
         })
     });
     events.collect()

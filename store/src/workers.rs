@@ -44,6 +44,8 @@ pub struct WorkerHello {
     pub inventory: Inventory,
     /// Version of the code of its `marquee-prep`; empty where it does not say.
     pub prep_code: String,
+    /// Name in the certificate that it showed; None: no certificate was asked for.
+    pub identity: Option<String>,
 }
 
 /// A stored worker.
@@ -64,20 +66,26 @@ pub struct Worker {
 const NAME_INDEX: &str = "workers_name_online";
 
 /// any state, or none yet -> online, with what the worker says of itself.
+///
+/// Its id and its name belong to the certificate that first came with them: another one is refused. Who comes
+/// without a certificate, where none is asked for, changes no owner.
 pub async fn mark_worker_online(
     tx: &mut Tx,
     hello: &WorkerHello,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    check_owner(tx, hello).await?;
     let done = sqlx::query!(
         "INSERT INTO workers (id, name, boot_id, instance_id, state, version, inventory,
-                              last_seen_at, prep_code)
-         VALUES ($1, $2, $3, $4, 'online', $5, $6, $7, $8)
+                              last_seen_at, prep_code, identity)
+         VALUES ($1, $2, $3, $4, 'online', $5, $6, $7, $8, $9)
          ON CONFLICT (id) DO UPDATE
          SET name = excluded.name, boot_id = excluded.boot_id,
              instance_id = excluded.instance_id, state = 'online', version = excluded.version,
              inventory = excluded.inventory, last_seen_at = excluded.last_seen_at,
-             prep_code = excluded.prep_code",
+             prep_code = excluded.prep_code,
+             identity = CASE WHEN workers.identity = '' THEN excluded.identity
+                             ELSE workers.identity END",
         hello.id.0,
         hello.name,
         hello.boot_id.0,
@@ -86,10 +94,39 @@ pub async fn mark_worker_online(
         convert::to_json("inventory", &hello.inventory)?,
         now,
         hello.prep_code,
+        hello.identity.as_deref().unwrap_or_default(),
     )
     .execute(tx.sql())
     .await;
     name_taken(done, &hello.name)
+}
+
+/// Refuses a certificate that is not the owner's of the worker's id, or of its name.
+pub async fn check_owner(conn: &mut Conn, hello: &WorkerHello) -> Result<()> {
+    let Some(identity) = &hello.identity else {
+        return Ok(());
+    };
+    let others = sqlx::query!(
+        "SELECT id, name, identity FROM workers
+         WHERE (id = $1 OR name = $2) AND identity NOT IN ('', $3)
+         ORDER BY id",
+        hello.id.0,
+        hello.name,
+        identity,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    // Its own row goes first: the id says more than the name.
+    let own = others.iter().find(|other| other.id == hello.id.0);
+    match own.or(others.first()) {
+        None => Ok(()),
+        Some(other) => Err(StoreError::WorkerOwned {
+            what: if other.id == hello.id.0 { "id" } else { "name" },
+            name: other.name.clone(),
+            owner: other.identity.clone(),
+            identity: identity.clone(),
+        }),
+    }
 }
 
 /// Stores a sign of life. One that comes after the lease ran out makes the worker online again.

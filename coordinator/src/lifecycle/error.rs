@@ -98,6 +98,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::JobHasEnded
             | ErrorCode::JobNotRetryable
             | ErrorCode::WorkerNameTaken
+            | ErrorCode::WorkerOwned
             | ErrorCode::BlobMismatch
             | ErrorCode::LimitReached => {}
         }
@@ -110,6 +111,7 @@ fn store_code(error: &StoreError) -> ErrorCode {
         StoreError::JobNotFound(_) => ErrorCode::JobNotFound,
         StoreError::PipelineNotFound(_) => ErrorCode::PipelineNotFound,
         StoreError::WorkerNameTaken(_) => ErrorCode::WorkerNameTaken,
+        StoreError::WorkerOwned { .. } => ErrorCode::WorkerOwned,
         StoreError::Postgres(_) if error.may_pass() => ErrorCode::StorageUnavailable,
         StoreError::Postgres(_)
         | StoreError::StaleAttempt { .. }

@@ -24,12 +24,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::lifecycle::{self, LifecycleError, Submission};
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
 const PAGE_SIZE_MAX: u32 = 1_000;
-/// Who asks, until users exist.
-const CALLER: &str = "local";
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
 
@@ -57,6 +56,7 @@ impl JobsService {
         job_name: Option<&str>,
         document: Option<v1::Document>,
         overrides: Vec<v1::Override>,
+        caller: &str,
     ) -> Answer<v1::SubmitResponse> {
         if request_id.is_empty() || request_id.len() > REQUEST_ID_MAX_BYTES {
             let why = format!(
@@ -82,7 +82,7 @@ impl JobsService {
             job_name,
             document,
             overrides: &overrides,
-            caller: CALLER,
+            caller,
         };
         let submitted = lifecycle::submit(&self.app, &submission).await?;
         let jobs = self.pipeline_jobs(submitted.pipeline).await?;
@@ -147,12 +147,14 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitPipelineRequest>,
     ) -> Answer<v1::SubmitResponse> {
+        let caller = Caller::of(&request).to_string();
         let request = request.into_inner();
         self.submit(
             &request.request_id,
             None,
             request.document,
             request.overrides,
+            &caller,
         )
         .await
     }
@@ -161,6 +163,7 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Answer<v1::SubmitResponse> {
+        let caller = Caller::of(&request).to_string();
         let request = request.into_inner();
         let name = Some(request.name.as_str());
         self.submit(
@@ -168,6 +171,7 @@ impl v1::jobs_server::Jobs for JobsService {
             name,
             request.document,
             request.overrides,
+            &caller,
         )
         .await
     }
@@ -204,8 +208,9 @@ impl v1::jobs_server::Jobs for JobsService {
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
         let id = JobId(request.into_inner().id);
-        lifecycle::cancel_job(&self.app, id, CALLER).await?;
+        lifecycle::cancel_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
@@ -213,14 +218,16 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::CancelPipelineRequest>,
     ) -> Answer<v1::Pipeline> {
+        let caller = Caller::of(&request).to_string();
         let id = PipelineId(request.into_inner().id);
-        lifecycle::cancel_pipeline(&self.app, id, CALLER).await?;
+        lifecycle::cancel_pipeline(&self.app, id, &caller).await?;
         Ok(Response::new(self.pipeline(id).await?))
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
         let id = JobId(request.into_inner().id);
-        lifecycle::retry_job(&self.app, id, CALLER).await?;
+        lifecycle::retry_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
     }
 

@@ -10,6 +10,7 @@ use marquee_proto::v1;
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::WorkerHello;
 
+use crate::caller::Caller;
 use crate::rates::Asks;
 
 /// Ranks that one worker may say it holds: what runs, and what waits for its acknowledgement.
@@ -24,8 +25,11 @@ pub(super) struct Held {
 
 pub(super) type HeldRanks = BTreeMap<RankKey, Held>;
 
-/// Reads a Hello: who it is, and what it holds.
-pub(super) fn read(hello: v1::Hello) -> Result<(WorkerHello, HeldRanks), BadField> {
+/// Reads a Hello: who it is, by its own word and by its certificate, and what it holds.
+pub(super) fn read(
+    hello: v1::Hello,
+    caller: &Caller,
+) -> Result<(WorkerHello, HeldRanks), BadField> {
     let name = hello.name;
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(plain) {
@@ -52,6 +56,7 @@ pub(super) fn read(hello: v1::Hello) -> Result<(WorkerHello, HeldRanks), BadFiel
             .map_err(|e| BadField::invalid("instance_id", e))?,
         version: hello.version,
         prep_code: hello.prep_code,
+        identity: caller.identity().map(str::to_owned),
         inventory: inventory.into(),
     };
     Ok((worker, held(hello.held)?))

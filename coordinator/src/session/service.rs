@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::run::{OUTBOX_MAX, Session};
 use super::{gpus, hello};
 use crate::app::App;
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 
 /// How long a worker may take for its first message once its stream is open.
@@ -41,6 +42,11 @@ impl SessionService {
         workers::mark_worker_online(&mut tx, worker, now).await?;
         tx.commit().await
     }
+
+    async fn check_owner(&self, worker: &WorkerHello) -> Result<(), StoreError> {
+        let mut conn = self.app.db.read().await?;
+        workers::check_owner(&mut conn, worker).await
+    }
 }
 
 #[tonic::async_trait]
@@ -51,21 +57,22 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = Caller::of(&request);
         let mut inbound = request.into_inner();
         let mut hello = first(&mut inbound).await?;
         let gpus = gpus::bounded(std::mem::take(&mut hello.gpus));
         let starts_by_assignment = hello
             .features()
             .any(|feature| feature == v1::WorkerFeature::StartWithAssign);
-        let (worker, held) = hello::read(hello)?;
+        let (worker, held) = hello::read(hello, &caller)?;
+        // Before it takes the seat: that ends the session of the worker whose id it names.
+        self.check_owner(&worker).await.map_err(refused)?;
 
         let seat = self.app.sessions.admit(worker.id);
         let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
             .await
             .map_err(|_| busy())?;
-        self.store_online(&worker)
-            .await
-            .map_err(|e| refused(e, &seat))?;
+        self.store_online(&worker).await.map_err(refused)?;
         // Before the scheduler may use it: an ill GPU is to be known as one.
         self.app.sessions.set_gpus(&seat, gpus);
         self.app.sessions.begin(&seat);
@@ -108,11 +115,21 @@ fn busy() -> Status {
         .status("this worker's last session is still storing its reports; connect again")
 }
 
-fn refused(error: StoreError, seat: &super::registry::Seat) -> Status {
+fn refused(error: StoreError) -> Status {
     if let StoreError::WorkerNameTaken(name) = &error {
-        tracing::warn!(worker = %seat.worker, name, "worker refused: its name is taken");
+        tracing::warn!(name, "worker refused: its name is taken");
         return ErrorCode::WorkerNameTaken.status(format!(
             "another worker named {name:?} is online; give this one another name, or stop that one and wait until its lease ends"
+        ));
+    }
+    if let StoreError::WorkerOwned { what, .. } = &error {
+        tracing::warn!(%error, "worker refused: another certificate owns it");
+        let way_out = match *what {
+            "name" => "give this one another name",
+            _ => "delete worker-id in its data directory if that was copied from another host",
+        };
+        return ErrorCode::WorkerOwned.status(format!(
+            "{error}; show the owner's certificate, or {way_out}"
         ));
     }
     LifecycleError::from(error).into()

@@ -32,6 +32,7 @@ pub fn hello(number: u128, name: &str) -> WorkerHello {
         boot_id: BootId(Uuid::from_u128(100 + number)),
         instance_id: Uuid::from_u128(200 + number),
         prep_code: "code-1".into(),
+        identity: None,
         version: "0.1.0".into(),
         inventory: Inventory {
             hostname: name.into(),

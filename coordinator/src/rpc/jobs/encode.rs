@@ -98,6 +98,7 @@ pub(super) fn event(event: JobEvent) -> v1::JobEvent {
         at: Some(timestamp(event.at)),
         attempt: event.attempt,
         text: event.text,
+        caller: event.caller,
     }
 }
 

@@ -1,0 +1,108 @@
+//! Who asks: made once of each request, passed to what the request changes, and stored with its events.
+//!
+//! Until there are users, who asks is the name in the certificate that the client showed. Without client
+//! certificates everybody who can connect is `local`.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tonic::Request;
+
+use crate::certificate;
+
+/// Bytes of a name that are kept: a certificate's fields have no limit of their own.
+const NAME_MAX_BYTES: usize = 200;
+/// Who asks where nobody has shown who he is.
+const LOCAL: &str = "local";
+
+/// Who asks, by what means, from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name in the certificate; None: no certificate was asked for.
+    identity: Option<String>,
+    /// None where the connection has no address, as in a simulation.
+    address: Option<SocketAddr>,
+}
+
+impl Caller {
+    /// Who sent a request.
+    pub fn of<T>(request: &Request<T>) -> Self {
+        let certificates = request.peer_certs();
+        // The first is the client's own; those after it lead to the authority. TLS has checked them.
+        let own = certificates.as_ref().and_then(|all| all.first());
+        Self {
+            identity: own.map(|own| storable(&certificate::name(own))),
+            address: request.remote_addr(),
+        }
+    }
+
+    /// The name in the certificate; None without one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+}
+
+/// As it is stored: `gpu-01 via certificate from 10.0.0.7:40112`, `local via rpc from 127.0.0.1:40112`.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.identity {
+            Some(name) => write!(f, "{name} via certificate")?,
+            None => write!(f, "{LOCAL} via rpc")?,
+        }
+        match self.address {
+            Some(address) => write!(f, " from {address}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name without what a terminal or a log would act on, and without blanks, so that what is stored is read
+/// back in one way; cut where it is too long.
+fn storable(name: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() || c.is_whitespace() {
+            '_'
+        } else {
+            c
+        }
+    };
+    let mut kept = String::new();
+    for c in name.chars().map(plain) {
+        if kept.len() + c.len_utf8() > NAME_MAX_BYTES {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_says_who_by_what_means_and_from_where() {
+        let address = Some("10.0.0.7:40112".parse().unwrap());
+        let caller = |identity: Option<&str>| Caller {
+            identity: identity.map(storable),
+            address,
+        };
+        assert_eq!(
+            caller(None).to_string(),
+            "local via rpc from 10.0.0.7:40112"
+        );
+        assert_eq!(
+            caller(Some("gpu-01")).to_string(),
+            "gpu-01 via certificate from 10.0.0.7:40112"
+        );
+        assert_eq!(Caller::of(&Request::new(())).to_string(), "local via rpc");
+    }
+
+    #[test]
+    fn a_name_cannot_pass_for_the_rest_of_the_line() {
+        assert_eq!(storable("root via rpc\n\u{1b}[2J"), "root_via_rpc__[2J");
+        let long = storable(&"\u{20ac}".repeat(NAME_MAX_BYTES));
+        assert!(long.len() <= NAME_MAX_BYTES && long.len() > NAME_MAX_BYTES - 3);
+    }
+}
