@@ -1,51 +1,56 @@
 //! Jobs and their transitions on a real Postgres.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 
 use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{JobState, JobStateName};
 use marquee_store::artifacts::{NewArtifact, insert_artifact};
-use marquee_store::attempts::{self, AttemptEnd, NewAttempt};
-use marquee_store::jobs::{self, JobFilter};
+use marquee_store::attempts::{self, list_jobs_to_advance};
+use marquee_store::events::list_events;
+use marquee_store::jobs::{JobFilter, get_job, get_job_spec, list_jobs, list_pipeline_jobs};
+use marquee_store::neighbours::{Neighbour, list_dependents, list_needs};
 use marquee_store::pipelines::{NewPipeline, find_pipeline_by_request_id, insert_pipeline};
 use marquee_store::testing::TestDatabase;
-use marquee_store::{StoreError, transitions, workers};
-use support::{at, hello, job, pipeline, place, running_job, spec};
-
-fn stale<T: std::fmt::Debug>(result: Result<T, StoreError>) {
-    assert!(
-        matches!(result, Err(StoreError::StaleAttempt { .. })),
-        "{result:?}"
-    );
-}
+use marquee_store::transitions::{
+    get_elements_left, list_open_elements, mark_job_failed, mark_job_requeued, mark_jobs_cancelled,
+    mark_jobs_succeeded, release,
+};
+use marquee_store::{StoreError, Tx, workers};
+use support::{at, hello, jobs, pipeline, place, running_job, spec, success, try_place};
 
 #[tokio::test]
 async fn a_job_comes_back_as_it_was_submitted() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
     let pipeline = pipeline(&mut tx, "request").await;
-    let fetch = job(&mut tx, pipeline, 0, &spec("fetch", 1), &[]).await;
-    let train = job(&mut tx, pipeline, 1, &spec("train", 2), &[fetch]).await;
+    let specs = [spec("fetch", 1), spec("train", 2)];
+    let [fetch, train] = jobs(&mut tx, pipeline, [(&specs[0], &[]), (&specs[1], &[0])]).await;
 
-    let stored = jobs::get_job(&mut tx, train).await.unwrap();
-    assert_eq!(
-        stored.state,
-        JobState::Waiting {
-            reason: "waits".into()
-        }
-    );
+    let stored = get_job(&mut tx, train).await.unwrap();
+    assert_eq!(stored.state.name(), JobStateName::Waiting);
     assert_eq!(
         (stored.attempt, stored.max_attempts, stored.ranks),
         (0, 3, 2)
     );
     assert_eq!(stored.needs, ["fetch".parse().unwrap()]);
+    assert_eq!(stored.waits_for, stored.needs);
     assert_eq!(
-        jobs::get_job_spec(&mut tx, train).await.unwrap(),
+        get_job_spec(&mut tx, train).await.unwrap(),
         spec("train", 2)
     );
-    let missing = jobs::get_job(&mut tx, JobId(9999)).await;
+    let first = get_job(&mut tx, fetch).await.unwrap();
+    assert_eq!(first.state.name(), JobStateName::Queued);
+    let events = list_events(&mut tx, train, 9).await.unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!(
+        (events[0].text.as_str(), events[0].caller.as_str()),
+        ("submitted", "test")
+    );
+    let missing = get_job(&mut tx, JobId(9999)).await;
     assert!(
         matches!(missing, Err(StoreError::JobNotFound(JobId(9999)))),
         "{missing:?}"
@@ -83,35 +88,42 @@ async fn a_request_id_makes_one_pipeline_also_when_two_come_at_once() {
 async fn only_the_expected_attempt_can_end_a_job() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
-    let (_, key) = running_job(&mut tx).await;
-    let (old, new) = (AttemptNumber(1), AttemptNumber(2));
+    let (worker, key) = running_job(&mut tx).await;
+    let (job, old, new) = (key.job, AttemptNumber(1), AttemptNumber(2));
     let failure = Failure {
         class: FailureClass::LostWorker,
         message: "gone".into(),
     };
+    let manifest = Manifest::default();
+    let succeeded = async |tx: &mut Tx, attempt| {
+        let successes = [success((job, attempt), &manifest)];
+        let done = mark_jobs_succeeded(tx, &successes, at(7)).await.unwrap();
+        done.0 == [job]
+    };
 
     let end = AttemptEnd::Failed(failure.clone());
-    attempts::mark_attempt_ended(&mut tx, key.job, old, &end, at(2))
+    attempts::mark_attempt_ended(&mut tx, job, old, &end, at(2))
         .await
         .unwrap();
-    transitions::mark_job_requeued(&mut tx, key.job, old, &failure, "again", at(3))
+    mark_job_requeued(&mut tx, (job, old), 3, Some(&failure), Some(at(3)))
         .await
         .unwrap();
     // Nobody runs it: the old attempt cannot commit.
-    stale(transitions::mark_job_succeeded(&mut tx, key.job, old, at(4)).await);
-    let number = transitions::mark_job_running(&mut tx, key.job, 1, at(5))
-        .await
-        .unwrap();
-    assert_eq!(number, new);
+    assert!(!succeeded(&mut tx, old).await);
+    place(&mut tx, job, 1, worker.id).await;
     // A newer one runs it: the old attempt cannot end it in any way.
-    stale(transitions::mark_job_succeeded(&mut tx, key.job, old, at(6)).await);
-    stale(transitions::mark_job_failed(&mut tx, key.job, old, &failure, at(6)).await);
-    stale(transitions::mark_job_cancelled(&mut tx, key.job, 1, "no", None, at(6)).await);
-    transitions::mark_job_succeeded(&mut tx, key.job, new, at(7))
-        .await
-        .unwrap();
-    stale(transitions::mark_job_succeeded(&mut tx, key.job, new, at(8)).await);
-    let state = jobs::get_job(&mut tx, key.job).await.unwrap().state;
+    assert!(!succeeded(&mut tx, old).await);
+    let running = [JobStateName::Running];
+    let failed = mark_job_failed(&mut tx, job, 1, &running, &failure, at(6)).await;
+    assert!(
+        matches!(failed, Err(StoreError::StaleAttempt { .. })),
+        "{failed:?}"
+    );
+    let cancelled = mark_jobs_cancelled(&mut tx, &[(job, 1)], "no", None, "test", at(6)).await;
+    assert_eq!(cancelled.unwrap(), []);
+    assert!(succeeded(&mut tx, new).await);
+    assert!(!succeeded(&mut tx, new).await);
+    let state = get_job(&mut tx, job).await.unwrap().state;
     assert_eq!(
         state,
         JobState::Succeeded {
@@ -125,22 +137,12 @@ async fn only_the_expected_attempt_can_end_a_job() {
 async fn a_job_is_never_placed_twice() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
-    let (_, key) = running_job(&mut tx).await;
-    stale(transitions::mark_job_running(&mut tx, key.job, 0, at(2)).await);
-    stale(transitions::mark_job_running(&mut tx, key.job, 1, at(2)).await);
-    // Even past the guards, the database refuses a second live attempt.
-    let number = AttemptNumber(2);
-    let second = NewAttempt {
-        job: key.job,
-        number,
-        resume: None,
-        created_at: at(2),
-    };
-    let refused = attempts::insert_attempt(&mut tx, &second).await;
-    assert!(
-        matches!(refused, Err(StoreError::Postgres(_))),
-        "{refused:?}"
-    );
+    let (worker, key) = running_job(&mut tx).await;
+    for after in [0, 1] {
+        assert_eq!(try_place(&mut tx, key.job, after, worker.id).await, []);
+    }
+    let attempts = attempts::list_attempts(&mut tx, key.job).await.unwrap();
+    assert_eq!(attempts.len(), 1);
 }
 
 #[tokio::test]
@@ -149,6 +151,12 @@ async fn a_job_commits_one_artifact() {
     let mut tx = database.db.autocommit().await.unwrap();
     let (_, key) = running_job(&mut tx).await;
     let manifest = Manifest::default();
+    let at_attempt = (key.job, key.attempt);
+    let successes = [success(at_attempt, &manifest)];
+    let (done, _) = mark_jobs_succeeded(&mut tx, &successes, at(2))
+        .await
+        .unwrap();
+    assert_eq!(done, [key.job]);
     let new = NewArtifact {
         job: key.job,
         attempt: key.attempt,
@@ -157,9 +165,8 @@ async fn a_job_commits_one_artifact() {
         code: "",
         committed_at: at(2),
     };
-    insert_artifact(&mut tx, &new).await.unwrap();
     assert!(insert_artifact(&mut tx, &new).await.is_err());
-    let stored = jobs::get_job(&mut tx, key.job).await.unwrap();
+    let stored = get_job(&mut tx, key.job).await.unwrap();
     assert_eq!(stored.artifact, Some(manifest.digest()));
 }
 
@@ -169,31 +176,33 @@ async fn a_listing_narrows_and_pages() {
     let mut tx = database.db.autocommit().await.unwrap();
     let first = pipeline(&mut tx, "first").await;
     let second = pipeline(&mut tx, "second").await;
-    let mut ids = Vec::new();
-    for position in 0..3 {
-        let name = format!("job{position}");
-        ids.push(job(&mut tx, first, position, &spec(&name, 1), &[]).await);
-    }
-    job(&mut tx, second, 0, &spec("other", 1), &[]).await;
+    let specs = [spec("job0", 1), spec("job1", 1), spec("job2", 1)];
+    let ids = jobs(
+        &mut tx,
+        first,
+        [(&specs[0], &[]), (&specs[1], &[]), (&specs[2], &[])],
+    )
+    .await;
+    jobs(&mut tx, second, [(&spec("other", 1), &[])]).await;
 
     let mut filter = JobFilter {
         pipeline: Some(first),
         ..JobFilter::default()
     };
-    let page = jobs::list_jobs(&mut tx, &filter, 2).await.unwrap();
+    let page = list_jobs(&mut tx, &filter, 2).await.unwrap();
     assert_eq!(
         page.iter().map(|j| j.id).collect::<Vec<_>>(),
         [ids[2], ids[1]]
     );
     filter.before = Some(ids[1]);
-    let page = jobs::list_jobs(&mut tx, &filter, 2).await.unwrap();
+    let page = list_jobs(&mut tx, &filter, 2).await.unwrap();
     assert_eq!(page.iter().map(|j| j.id).collect::<Vec<_>>(), [ids[0]]);
     let filter = JobFilter {
         states: Some(vec![JobStateName::Failed]),
         ..JobFilter::default()
     };
-    assert_eq!(jobs::list_jobs(&mut tx, &filter, 9).await.unwrap(), []);
-    let in_order = jobs::list_pipeline_jobs(&mut tx, first).await.unwrap();
+    assert_eq!(list_jobs(&mut tx, &filter, 9).await.unwrap(), []);
+    let in_order = list_pipeline_jobs(&mut tx, first).await.unwrap();
     assert_eq!(in_order.iter().map(|j| j.id).collect::<Vec<_>>(), ids);
 }
 
@@ -202,18 +211,58 @@ async fn dependents_come_in_pipeline_order_through_every_path() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
     let pipeline = pipeline(&mut tx, "request").await;
-    let a = job(&mut tx, pipeline, 0, &spec("a", 1), &[]).await;
-    let b = job(&mut tx, pipeline, 1, &spec("b", 1), &[a]).await;
-    let c = job(&mut tx, pipeline, 2, &spec("c", 1), &[a, b]).await;
-    let d = job(&mut tx, pipeline, 3, &spec("d", 1), &[c]).await;
-    let ids =
-        |neighbours: Vec<jobs::Neighbour>| neighbours.iter().map(|n| n.id).collect::<Vec<_>>();
+    let specs = ["a", "b", "c", "d"].map(|name| spec(name, 1));
+    let [a, b, c, d] = jobs(
+        &mut tx,
+        pipeline,
+        [
+            (&specs[0], &[]),
+            (&specs[1], &[0]),
+            (&specs[2], &[0, 1]),
+            (&specs[3], &[2]),
+        ],
+    )
+    .await;
+    let ids = |neighbours: Vec<Neighbour>| neighbours.iter().map(|n| n.id).collect::<Vec<_>>();
+    assert_eq!(ids(list_dependents(&mut tx, a).await.unwrap()), [b, c, d]);
+    assert_eq!(ids(list_dependents(&mut tx, d).await.unwrap()), []);
+    assert_eq!(ids(list_needs(&mut tx, c).await.unwrap()), [a, b]);
+}
+
+/// The end of an array's last need frees its elements, and the array waits for them.
+#[tokio::test]
+async fn what_a_job_needs_is_counted_down_once() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let pipeline = pipeline(&mut tx, "request").await;
+    let mut array = spec("array", 1);
+    array.array = Some(2);
+    let specs = [spec("a", 1), spec("b", 1), spec("c", 1)];
+    let [a, b, c, array] = jobs(
+        &mut tx,
+        pipeline,
+        [
+            (&specs[0], &[]),
+            (&specs[1], &[]),
+            (&specs[2], &[0, 1]),
+            (&array, &[0]),
+        ],
+    )
+    .await;
+    let released = release(&mut tx, &[a], at(2)).await.unwrap();
     assert_eq!(
-        ids(jobs::list_dependents(&mut tx, a).await.unwrap()),
-        [b, c, d]
+        (released.queued, released.arrays, released.waiting),
+        (vec![], vec![array], vec![c])
     );
-    assert_eq!(ids(jobs::list_dependents(&mut tx, d).await.unwrap()), []);
-    assert_eq!(ids(jobs::list_needs(&mut tx, c).await.unwrap()), [a, b]);
+    let elements = list_open_elements(&mut tx, array).await.unwrap();
+    assert_eq!(elements.len(), 2);
+    assert!(elements.iter().all(|e| e.state == JobStateName::Queued));
+    assert_eq!(get_elements_left(&mut tx, array).await.unwrap(), 2);
+    let released = release(&mut tx, &[b], at(3)).await.unwrap();
+    assert_eq!((released.queued, released.waiting), (vec![c], vec![]));
+    // It waits no longer: what comes twice changes nothing.
+    let again = release(&mut tx, &[b], at(4)).await.unwrap();
+    assert_eq!((again.queued, again.waiting), (vec![], vec![]));
 }
 
 #[tokio::test]
@@ -227,23 +276,21 @@ async fn attempts_that_may_move_are_found() {
     let pipeline = pipeline(&mut tx, "request").await;
     let mut timed = spec("timed", 1);
     timed.timeout_s = Some(60);
-    let job = job(&mut tx, pipeline, 0, &timed, &[]).await;
-    let key = place(&mut tx, job, worker.id).await;
+    let [job] = jobs(&mut tx, pipeline, [(&timed, &[])]).await;
+    let key = place(&mut tx, job, 0, worker.id).await;
     let due = async |now: i64, assigned_before: i64| {
         let mut conn = database.db.read().await.unwrap();
-        attempts::list_jobs_to_advance(&mut conn, at(now), at(assigned_before))
-            .await
-            .unwrap()
+        list_jobs_to_advance(&mut conn, &[job], at(now), at(assigned_before)).await
     };
-    assert_eq!(due(2, 0).await, []);
-    assert_eq!(due(2, 1).await, [job], "prepared for too long");
+    assert_eq!(due(2, 0).await.unwrap(), []);
+    assert_eq!(due(2, 1).await.unwrap(), [job], "prepared for too long");
     attempts::mark_attempt_running(&mut tx, job, key.attempt, at(10))
         .await
         .unwrap();
-    assert_eq!(due(69, 69).await, []);
-    assert_eq!(due(70, 70).await, [job], "its time is up");
+    assert_eq!(due(69, 69).await.unwrap(), []);
+    assert_eq!(due(70, 70).await.unwrap(), [job], "its time is up");
     workers::mark_worker_gone(&mut tx, worker.id, workers::WorkerState::Lost)
         .await
         .unwrap();
-    assert_eq!(due(11, 11).await, [job], "its worker is lost");
+    assert_eq!(due(11, 11).await.unwrap(), [job], "its worker is lost");
 }

@@ -6,11 +6,12 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
 use marquee_domain::job::RankState;
 use marquee_store::StoreError;
+use marquee_store::open::{Which, list_held_ranks};
 use marquee_store::ranks::{self, RankChange, RankKey};
 use marquee_store::reports::{self, Cursor, LogLine, LogStream, Metric};
 use marquee_store::testing::TestDatabase;
-use marquee_store::workers::{self, WorkerState};
-use support::{at, hello, running_job};
+use marquee_store::workers::{self, WorkerHello, WorkerState};
+use support::{at, hello, report, running_job};
 use uuid::Uuid;
 
 fn line(sequence: u64, line: u32, text: &str) -> LogLine {
@@ -32,21 +33,16 @@ async fn a_report_is_stored_once() {
         state: Some(RankState::Running),
         ..RankChange::default()
     };
-    ranks::mark_rank_reported(&mut tx, key, 0, 3, &change)
-        .await
-        .unwrap();
-    let again = ranks::mark_rank_reported(&mut tx, key, 0, 3, &change).await;
+    report(&mut tx, key, 0, 3, &change).await.unwrap();
+    let again = report(&mut tx, key, 0, 3, &change).await;
     assert!(
         matches!(again, Err(StoreError::StaleRank { .. })),
         "{again:?}"
     );
-    let locked = ranks::lock_rank(&mut tx, key, worker.id)
-        .await
-        .unwrap()
-        .unwrap();
+    let locked = ranks::lock_ranks(&mut tx, &[key]).await.unwrap();
     assert_eq!(
-        (locked.state, locked.last_sequence),
-        (RankState::Running, 3)
+        (locked[0].worker, locked[0].state, locked[0].last_sequence),
+        (worker.id, RankState::Running, 3)
     );
     // The rows' own keys refuse a repetition too.
     reports::insert_log_lines(&mut tx, key, &[line(1, 0, "a")])
@@ -65,19 +61,14 @@ async fn a_rank_is_known_to_its_own_worker_only() {
     let mut tx = database.db.autocommit().await.unwrap();
     let (_, key) = running_job(&mut tx).await;
     let stranger = WorkerId(Uuid::from_u128(77));
-    assert_eq!(
-        ranks::lock_rank(&mut tx, key, stranger).await.unwrap(),
-        None
-    );
     let nonsense = RankKey {
         job: JobId(-1),
         attempt: AttemptNumber(u32::MAX),
         rank: Rank(0),
     };
-    assert_eq!(
-        ranks::lock_rank(&mut tx, nonsense, stranger).await.unwrap(),
-        None
-    );
+    let locked = ranks::lock_ranks(&mut tx, &[nonsense, key]).await.unwrap();
+    assert_eq!(locked.len(), 1);
+    assert_ne!(locked[0].worker, stranger);
     let held = ranks::list_worker_ranks(&mut tx, stranger, &[key, nonsense])
         .await
         .unwrap();
@@ -89,7 +80,7 @@ async fn an_ended_rank_holds_no_devices_and_takes_no_reports() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
     let (worker, key) = running_job(&mut tx).await;
-    assert_eq!(ranks::list_held_devices(&mut tx).await.unwrap().len(), 1);
+    assert_eq!(list_held_ranks(&mut tx, Which::All).await.unwrap().len(), 1);
     let failure = Failure {
         class: FailureClass::LostWorker,
         message: "gone".into(),
@@ -97,8 +88,8 @@ async fn an_ended_rank_holds_no_devices_and_takes_no_reports() {
     ranks::mark_rank_gone(&mut tx, key, Some(&failure), at(9))
         .await
         .unwrap();
-    assert_eq!(ranks::list_held_devices(&mut tx).await.unwrap(), []);
-    let late = ranks::mark_rank_reported(&mut tx, key, 0, 1, &RankChange::default()).await;
+    assert_eq!(list_held_ranks(&mut tx, Which::All).await.unwrap(), []);
+    let late = report(&mut tx, key, 0, 1, &RankChange::default()).await;
     assert!(
         matches!(late, Err(StoreError::StaleRank { .. })),
         "{late:?}"
@@ -218,4 +209,35 @@ async fn a_name_belongs_to_one_worker_that_is_online() {
         matches!(back, Err(StoreError::WorkerNameTaken(_))),
         "{back:?}"
     );
+}
+
+#[tokio::test]
+async fn a_worker_belongs_to_the_first_certificate_that_it_shows() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let shows = |number, name: &str, identity: Option<&str>| WorkerHello {
+        identity: identity.map(str::to_owned),
+        ..hello(number, name)
+    };
+    let mut online = async |hello: &WorkerHello| {
+        let done = workers::mark_worker_online(&mut tx, hello, at(0)).await;
+        match done {
+            Ok(()) => None,
+            Err(StoreError::WorkerOwned { what, owner, .. }) => Some((what, owner)),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let owned = |what| Some((what, "host-a".to_owned()));
+    // Before the cluster asked for certificates; then the first one takes it.
+    assert_eq!(online(&shows(1, "a", None)).await, None);
+    assert_eq!(online(&shows(1, "a", Some("host-a"))).await, None);
+    assert_eq!(online(&shows(1, "a", Some("host-b"))).await, owned("id"));
+    assert_eq!(online(&shows(1, "b", Some("host-b"))).await, owned("id"));
+    assert_eq!(online(&shows(2, "a", Some("host-b"))).await, owned("name"));
+    assert_eq!(online(&shows(2, "b", Some("host-b"))).await, None);
+    // One owner may have several.
+    assert_eq!(online(&shows(3, "c", Some("host-a"))).await, None);
+    // Without certificates nobody is asked, and the owner stays.
+    assert_eq!(online(&shows(1, "a", None)).await, None);
+    assert_eq!(online(&shows(1, "a", Some("host-b"))).await, owned("id"));
 }

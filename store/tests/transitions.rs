@@ -5,15 +5,21 @@
 
 mod support;
 
+use marquee_domain::artifact::Manifest;
+use marquee_domain::end::{AttemptEnd, Interruption};
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
+use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
-use marquee_store::attempts::{self, AttemptEnd, Rendezvous};
+use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::ranks::{self, RankChange, RankKey};
 use marquee_store::testing::TestDatabase;
-use marquee_store::workers::{self, WorkerHello, WorkerState};
-use marquee_store::{StoreError, Tx, jobs, transitions};
-use support::{at, hello, job, pipeline, place, spec};
+use marquee_store::transitions::{
+    mark_cancels_requested, mark_job_failed, mark_job_requeued, mark_job_reused,
+    mark_job_running_here, mark_jobs_cancelled, mark_jobs_revived, mark_jobs_succeeded, release,
+};
+use marquee_store::workers::{self, WhichWorkers, WorkerHello, WorkerState};
+use marquee_store::{StoreError, Tx, jobs};
+use support::{at, hello, pipeline, place, report, spec, success, try_place};
 
 fn failure() -> Failure {
     Failure {
@@ -22,9 +28,15 @@ fn failure() -> Failure {
     }
 }
 
+/// A job, and the one that it needs.
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    needed: JobId,
+    job: JobId,
+}
+
 /// What the tests place jobs on.
 struct Bench {
-    pipeline: PipelineId,
     worker: WorkerHello,
     made: u32,
 }
@@ -35,71 +47,68 @@ impl Bench {
         workers::mark_worker_online(tx, &worker, at(0))
             .await
             .unwrap();
-        let pipeline = pipeline(tx, "request").await;
-        Self {
-            pipeline,
-            worker,
-            made: 0,
-        }
+        Self { worker, made: 0 }
     }
 
-    async fn queued(&mut self, tx: &mut Tx) -> JobId {
+    /// A job that waits for another one.
+    async fn waiting(&mut self, tx: &mut Tx) -> Pair {
         self.made += 1;
-        let spec = spec(&format!("job-{}", self.made), 1);
-        job(tx, self.pipeline, self.made, &spec, &[]).await
+        let pipeline = pipeline(tx, &format!("request-{}", self.made)).await;
+        let specs = [spec("needed", 1), spec("job", 1)];
+        let pair = [(&specs[0], [].as_slice()), (&specs[1], &[0])];
+        let [needed, job] = support::jobs(tx, pipeline, pair).await;
+        Pair { needed, job }
     }
 
-    async fn running(&mut self, tx: &mut Tx) -> RankKey {
-        let job = self.queued(tx).await;
-        place(tx, job, self.worker.id).await
+    async fn queued(&mut self, tx: &mut Tx) -> Pair {
+        let pair = self.waiting(tx).await;
+        let number = mark_job_running_here(tx, pair.needed, 0, at(1)).await;
+        succeed(tx, pair.needed, number.unwrap()).await;
+        let released = release(tx, &[pair.needed], at(1)).await.unwrap();
+        assert_eq!(released.queued, [pair.job]);
+        pair
+    }
+
+    async fn running(&mut self, tx: &mut Tx) -> (Pair, RankKey) {
+        let pair = self.queued(tx).await;
+        (pair, place(tx, pair.job, 0, self.worker.id).await)
     }
 
     /// A new job that has come to `state` as jobs do, and the number of its newest attempt.
-    async fn job_in(&mut self, tx: &mut Tx, state: JobStateName) -> (JobId, u32) {
-        let end = AttemptEnd::Failed(failure());
+    async fn job_in(&mut self, tx: &mut Tx, state: JobStateName) -> (Pair, u32) {
         match state {
-            JobStateName::Waiting => {
-                let needed = self.queued(tx).await;
-                self.made += 1;
-                let spec = spec(&format!("job-{}", self.made), 1);
-                let id = job(tx, self.pipeline, self.made, &spec, &[needed]).await;
-                (id, 0)
-            }
+            JobStateName::Waiting => (self.waiting(tx).await, 0),
             JobStateName::Queued => (self.queued(tx).await, 0),
-            JobStateName::Running => (self.running(tx).await.job, 1),
+            JobStateName::Running => (self.running(tx).await.0, 1),
             JobStateName::Succeeded => {
-                let RankKey { job, attempt, .. } = self.running(tx).await;
-                transitions::mark_job_succeeded(tx, job, attempt, at(2))
-                    .await
-                    .unwrap();
-                attempts::mark_attempt_ended(tx, job, attempt, &AttemptEnd::Succeeded, at(2))
-                    .await
-                    .unwrap();
-                (job, 1)
+                let (pair, key) = self.running(tx).await;
+                succeed(tx, pair.job, key.attempt).await;
+                (pair, 1)
             }
             JobStateName::Failed => {
-                let RankKey { job, attempt, .. } = self.running(tx).await;
-                attempts::mark_attempt_ended(tx, job, attempt, &end, at(2))
+                let (pair, key) = self.running(tx).await;
+                let end = AttemptEnd::Failed(failure());
+                attempts::mark_attempt_ended(tx, pair.job, key.attempt, &end, at(2))
                     .await
                     .unwrap();
-                transitions::mark_job_failed(tx, job, attempt, &failure(), at(2))
+                mark_job_failed(tx, pair.job, 1, &[state_running()], &failure(), at(2))
                     .await
                     .unwrap();
-                (job, 1)
+                (pair, 1)
             }
             JobStateName::Cancelled => {
-                let job = self.queued(tx).await;
-                transitions::mark_job_cancelled(tx, job, 0, "no", None, at(2))
-                    .await
-                    .unwrap();
-                (job, 0)
+                let pair = self.queued(tx).await;
+                let jobs = [(pair.job, 0)];
+                let done = mark_jobs_cancelled(tx, &jobs, "no", None, "test", at(2)).await;
+                assert_eq!(done.unwrap(), [pair.job]);
+                (pair, 0)
             }
         }
     }
 
     /// A new attempt that has come to `state`.
     async fn attempt_in(&mut self, tx: &mut Tx, state: AttemptStateName) -> RankKey {
-        let key = self.running(tx).await;
+        let (_, key) = self.running(tx).await;
         let (job, number) = (key.job, key.attempt);
         let end = match state {
             AttemptStateName::Assigned => return key,
@@ -112,6 +121,7 @@ impl Bench {
             AttemptStateName::Succeeded => AttemptEnd::Succeeded,
             AttemptStateName::Failed => AttemptEnd::Failed(failure()),
             AttemptStateName::Cancelled => AttemptEnd::Cancelled,
+            AttemptStateName::Interrupted => interrupted(),
         };
         attempts::mark_attempt_ended(tx, job, number, &end, at(2))
             .await
@@ -126,22 +136,39 @@ impl Bench {
             state: Some(state),
             ..RankChange::default()
         };
-        ranks::mark_rank_reported(tx, key, 0, 1, &change)
-            .await
-            .unwrap();
+        report(tx, key, 0, 1, &change).await.unwrap();
         key
     }
+}
+
+fn state_running() -> JobStateName {
+    JobStateName::Running
+}
+
+fn interrupted() -> AttemptEnd {
+    AttemptEnd::Interrupted {
+        cause: Interruption::Drained,
+        message: "the host is emptied".into(),
+    }
+}
+
+async fn succeed(tx: &mut Tx, job: JobId, attempt: AttemptNumber) {
+    let manifest = Manifest::default();
+    let successes = [success((job, attempt), &manifest)];
+    let (done, _) = mark_jobs_succeeded(tx, &successes, at(2)).await.unwrap();
+    assert_eq!(done, [job]);
 }
 
 /// Each change of a job's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
-    Queue,
-    Run,
+    Release,
+    Place,
+    RunHere,
     Succeed,
     Reuse,
-    Fail,
-    FailArray,
+    FailRunning,
+    FailOpen,
     Requeue,
     Cancel,
     AskToCancel,
@@ -149,13 +176,14 @@ enum Change {
 }
 
 impl Change {
-    const ALL: [Self; 10] = [
-        Self::Queue,
-        Self::Run,
+    const ALL: [Self; 11] = [
+        Self::Release,
+        Self::Place,
+        Self::RunHere,
         Self::Succeed,
         Self::Reuse,
-        Self::Fail,
-        Self::FailArray,
+        Self::FailRunning,
+        Self::FailOpen,
         Self::Requeue,
         Self::Cancel,
         Self::AskToCancel,
@@ -166,14 +194,11 @@ impl Change {
     fn from(self) -> &'static [JobStateName] {
         use JobStateName::{Cancelled, Failed, Queued, Running, Waiting};
         match self {
-            Self::Queue => &[Waiting],
-            Self::Run => &[Queued],
-            Self::Succeed | Self::Reuse | Self::Fail | Self::Requeue | Self::AskToCancel => {
-                &[Running]
-            }
-            // None of these jobs is an array.
-            Self::FailArray => &[],
-            Self::Cancel => &[Waiting, Queued, Running],
+            Self::Release => &[Waiting],
+            Self::Place => &[Queued],
+            Self::RunHere | Self::FailOpen => &[Waiting, Queued],
+            Self::Succeed | Self::FailRunning | Self::Requeue | Self::AskToCancel => &[Running],
+            Self::Reuse | Self::Cancel => &[Waiting, Queued, Running],
             Self::Revive => &[Failed, Cancelled],
         }
     }
@@ -181,12 +206,12 @@ impl Change {
     /// Whether it names the attempt that it expects.
     fn names_an_attempt(self) -> bool {
         match self {
-            // A job that waits has had no attempt, or none that counts.
-            Self::Queue | Self::FailArray => false,
-            Self::Run
+            Self::Release | Self::Reuse => false,
+            Self::Place
+            | Self::RunHere
             | Self::Succeed
-            | Self::Reuse
-            | Self::Fail
+            | Self::FailRunning
+            | Self::FailOpen
             | Self::Requeue
             | Self::Cancel
             | Self::AskToCancel
@@ -194,34 +219,63 @@ impl Change {
         }
     }
 
-    async fn apply(
-        self,
-        tx: &mut Tx,
-        job: JobId,
-        attempt: u32,
-        source: JobId,
-    ) -> Result<(), StoreError> {
-        let (number, failure) = (AttemptNumber(attempt), failure());
-        match self {
-            Self::Queue => transitions::mark_job_queued(tx, job, at(9)).await,
-            Self::Run => transitions::mark_job_running(tx, job, attempt, at(9))
-                .await
-                .map(drop),
-            Self::Succeed => transitions::mark_job_succeeded(tx, job, number, at(9)).await,
-            Self::Reuse => transitions::mark_job_reused(tx, job, number, source).await,
-            Self::Fail => transitions::mark_job_failed(tx, job, number, &failure, at(9)).await,
-            Self::FailArray => transitions::mark_array_failed(tx, job, &failure, at(9)).await,
+    /// Tries it. Whether it found the job as it expects it.
+    async fn apply(self, tx: &mut Tx, bench: &Bench, pair: Pair, attempt: u32) -> bool {
+        let (job, number) = (pair.job, AttemptNumber(attempt));
+        let failure = failure();
+        let fail = async |tx: &mut Tx, open: &[JobStateName]| {
+            found(mark_job_failed(tx, job, attempt, open, &failure, at(9)).await)
+        };
+        let changed = match self {
+            Self::Release => {
+                let released = release(tx, &[pair.needed], at(9)).await.unwrap();
+                released.queued
+            }
+            Self::Place => try_place(tx, job, attempt, bench.worker.id).await,
+            Self::RunHere => {
+                return found(
+                    mark_job_running_here(tx, job, attempt, at(9))
+                        .await
+                        .map(drop),
+                );
+            }
+            Self::Succeed => {
+                let manifest = Manifest::default();
+                let successes = [success((job, number), &manifest)];
+                mark_jobs_succeeded(tx, &successes, at(9)).await.unwrap().0
+            }
+            Self::Reuse => return found(mark_job_reused(tx, job, pair.needed).await),
+            Self::FailRunning => return fail(tx, &[JobStateName::Running]).await,
+            Self::FailOpen => {
+                return fail(tx, &[JobStateName::Waiting, JobStateName::Queued]).await;
+            }
             Self::Requeue => {
-                transitions::mark_job_requeued(tx, job, number, &failure, "again", at(9)).await
+                let done =
+                    mark_job_requeued(tx, (job, number), attempt + 3, Some(&failure), None).await;
+                return found(done);
             }
             Self::Cancel => {
-                transitions::mark_job_cancelled(tx, job, attempt, "no", None, at(9)).await
+                let jobs = [(job, attempt)];
+                mark_jobs_cancelled(tx, &jobs, "no", None, "test", at(9))
+                    .await
+                    .unwrap()
             }
-            Self::AskToCancel => transitions::mark_cancel_requested(tx, job, attempt).await,
-            Self::Revive => {
-                transitions::mark_job_revived(tx, job, attempt, attempt + 3, None, at(9)).await
-            }
-        }
+            Self::AskToCancel => mark_cancels_requested(tx, &[(job, number)]).await.unwrap(),
+            Self::Revive => mark_jobs_revived(tx, &[(job, attempt)], "back", "test", at(9))
+                .await
+                .unwrap(),
+        };
+        assert!(changed.is_empty() || changed == [job], "{changed:?}");
+        !changed.is_empty()
+    }
+}
+
+/// Whether a change of one job found it as expected; a refusal is of one kind.
+fn found(done: Result<(), StoreError>) -> bool {
+    match done {
+        Ok(()) => true,
+        Err(StoreError::StaleAttempt { .. }) => false,
+        Err(other) => panic!("{other}"),
     }
 }
 
@@ -230,23 +284,23 @@ async fn a_job_changes_from_the_states_that_a_change_is_meant_for_alone() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
     let mut bench = Bench::new(&mut tx).await;
-    let (source, _) = bench.job_in(&mut tx, JobStateName::Succeeded).await;
     for change in Change::ALL {
         for state in JobStateName::ALL {
-            let (job, attempt) = bench.job_in(&mut tx, state).await;
-            let before = jobs::get_job(&mut tx, job).await.unwrap();
+            let (pair, attempt) = bench.job_in(&mut tx, state).await;
+            let before = jobs::get_job(&mut tx, pair.job).await.unwrap();
             assert_eq!(before.state.name(), state);
-            let done = change.apply(&mut tx, job, attempt, source).await;
-            if change.from().contains(&state) {
-                assert!(done.is_ok(), "{change:?} from {state:?}: {done:?}");
-                continue;
-            }
-            assert!(
-                matches!(done, Err(StoreError::StaleAttempt { .. })),
-                "{change:?} from {state:?}: {done:?}"
+            let done = change.apply(&mut tx, &bench, pair, attempt).await;
+            assert_eq!(
+                done,
+                change.from().contains(&state),
+                "{change:?} from {state:?}"
             );
-            let after = jobs::get_job(&mut tx, job).await.unwrap();
-            assert_eq!(after, before, "{change:?} from {state:?}");
+            let after = jobs::get_job(&mut tx, pair.job).await.unwrap();
+            assert_eq!(
+                after != before,
+                done,
+                "{change:?} from {state:?}: {after:?}"
+            );
         }
     }
 }
@@ -256,26 +310,23 @@ async fn a_job_changes_at_the_attempt_that_was_meant_alone() {
     let database = TestDatabase::create().await;
     let mut tx = database.db.autocommit().await.unwrap();
     let mut bench = Bench::new(&mut tx).await;
-    let (source, _) = bench.job_in(&mut tx, JobStateName::Succeeded).await;
     for change in Change::ALL.into_iter().filter(|c| c.names_an_attempt()) {
         for state in change.from() {
-            let (job, attempt) = bench.job_in(&mut tx, *state).await;
-            let before = jobs::get_job(&mut tx, job).await.unwrap();
+            let (pair, attempt) = bench.job_in(&mut tx, *state).await;
+            let before = jobs::get_job(&mut tx, pair.job).await.unwrap();
             let others = [attempt + 1, attempt.saturating_sub(1)];
             for other in others.into_iter().filter(|other| *other != attempt) {
-                let done = change.apply(&mut tx, job, other, source).await;
-                assert!(
-                    matches!(done, Err(StoreError::StaleAttempt { .. })),
-                    "{change:?} from {state:?} at {other} of {attempt}: {done:?}"
-                );
+                let done = change.apply(&mut tx, &bench, pair, other).await;
+                assert!(!done, "{change:?} from {state:?} at {other} of {attempt}");
             }
-            assert_eq!(jobs::get_job(&mut tx, job).await.unwrap(), before);
+            let after = jobs::get_job(&mut tx, pair.job).await.unwrap();
+            assert_eq!(after, before, "{change:?} from {state:?}");
         }
     }
 }
 
 /// Each change of an attempt, and the states it is meant for.
-const ATTEMPT_CHANGES: [(&str, &[AttemptStateName]); 6] = {
+const ATTEMPT_CHANGES: [(&str, &[AttemptStateName]); 7] = {
     use AttemptStateName::{Assigned, Running};
     [
         ("rendezvous", &[Assigned]),
@@ -284,6 +335,7 @@ const ATTEMPT_CHANGES: [(&str, &[AttemptStateName]); 6] = {
         ("succeeded", &[Assigned, Running]),
         ("failed", &[Assigned, Running]),
         ("cancelled", &[Assigned, Running]),
+        ("interrupted", &[Assigned, Running]),
     ]
 };
 
@@ -300,6 +352,7 @@ async fn change_attempt(tx: &mut Tx, change: &str, key: RankKey) -> Result<(), S
         "succeeded" => AttemptEnd::Succeeded,
         "failed" => AttemptEnd::Failed(failure()),
         "cancelled" => AttemptEnd::Cancelled,
+        "interrupted" => interrupted(),
         other => panic!("no change is called {other:?}"),
     };
     attempts::mark_attempt_ended(tx, job, number, &end, at(9)).await
@@ -357,7 +410,7 @@ async fn a_rank_that_has_ended_changes_no_more() {
                         state: Some(RankState::Running),
                         ..RankChange::default()
                     };
-                    ranks::mark_rank_reported(&mut tx, key, 1, 2, &change).await
+                    report(&mut tx, key, 1, 2, &change).await
                 }
                 "gone" => ranks::mark_rank_gone(&mut tx, key, None, at(9)).await,
                 "failed" => ranks::mark_rank_gone(&mut tx, key, Some(&failed), at(9)).await,
@@ -393,13 +446,13 @@ async fn a_rank_takes_only_the_report_that_follows_its_last() {
     let mut bench = Bench::new(&mut tx).await;
     let key = bench.rank_in(&mut tx, RankState::Running).await;
     for from in [0, 2, 7] {
-        let done = ranks::mark_rank_reported(&mut tx, key, from, 8, &RankChange::default()).await;
+        let done = report(&mut tx, key, from, 8, &RankChange::default()).await;
         assert!(
             matches!(done, Err(StoreError::StaleRank { .. })),
             "after {from}: {done:?}"
         );
     }
-    ranks::mark_rank_reported(&mut tx, key, 1, 8, &RankChange::default())
+    report(&mut tx, key, 1, 8, &RankChange::default())
         .await
         .unwrap();
 }
@@ -429,7 +482,9 @@ async fn a_worker_that_left_comes_back_with_a_hello_alone() {
         workers::mark_worker_seen(&mut tx, worker.id, "w1", at(1))
             .await
             .unwrap();
-        let known = workers::list_workers(&mut tx).await.unwrap();
+        let known = workers::list_workers(&mut tx, WhichWorkers::Ever)
+            .await
+            .unwrap();
         assert_eq!(known[0].state, is_seen, "seen when {state:?}");
     }
 }

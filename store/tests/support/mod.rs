@@ -8,17 +8,17 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use chrono::{DateTime, Utc};
-use marquee_domain::artifact::Digest;
+use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{AttemptNumber, BootId, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind, Inventory, Resources};
 use marquee_domain::spec::{CommandSettings, JobSpec, Work};
-use marquee_store::Tx;
-use marquee_store::attempts::{NewAttempt, insert_attempt};
-use marquee_store::jobs::{NewJob, insert_job, insert_need};
+use marquee_store::attempts::{NewAttempt, NewRank, insert_attempts};
+use marquee_store::jobs::{NewJob, insert_jobs};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
-use marquee_store::ranks::{NewRank, RankKey, insert_rank};
-use marquee_store::transitions::mark_job_running;
+use marquee_store::ranks::{RankChange, RankKey, Reported, mark_ranks_reported};
+use marquee_store::transitions::{At, Success};
 use marquee_store::workers::{WorkerHello, mark_worker_online};
+use marquee_store::{StoreError, Tx};
 use uuid::Uuid;
 
 pub fn at(seconds: i64) -> DateTime<Utc> {
@@ -82,59 +82,46 @@ pub async fn pipeline(tx: &mut Tx, request_id: &str) -> PipelineId {
     insert_pipeline(tx, &new).await.unwrap().unwrap()
 }
 
-/// Stores a job that needs `needs`.
-pub async fn job(
+/// Stores the jobs of a pipeline, each with the places of those that it needs.
+pub async fn jobs<const N: usize>(
     tx: &mut Tx,
     pipeline: PipelineId,
-    position: u32,
-    spec: &JobSpec,
-    needs: &[JobId],
-) -> JobId {
-    let waits = (!needs.is_empty()).then_some("waits");
-    let new = NewJob {
-        pipeline,
-        position,
+    jobs: [(&JobSpec, &[u32]); N],
+) -> [JobId; N] {
+    let new = jobs.map(|(spec, needs)| NewJob {
         spec,
-        waits,
-        array_job: None,
-        created_at: at(0),
-    };
-    let id = insert_job(tx, &new).await.unwrap();
-    for need in needs {
-        insert_need(tx, id, *need).await.unwrap();
-    }
-    id
+        needs: needs.to_vec(),
+    });
+    let ids = insert_jobs(tx, pipeline, &new, "test", at(0)).await;
+    ids.unwrap().try_into().unwrap()
 }
 
-/// Places a queued job of one rank on a worker, as its first attempt.
-pub async fn place(tx: &mut Tx, job: JobId, worker: WorkerId) -> RankKey {
-    let number = mark_job_running(tx, job, 0, at(1)).await.unwrap();
-    assert_eq!(number, AttemptNumber(1));
+/// Places a queued job of one rank on a worker. `after` is its newest attempt so far.
+pub async fn place(tx: &mut Tx, job: JobId, after: u32, worker: WorkerId) -> RankKey {
+    let placed = try_place(tx, job, after, worker).await;
+    assert_eq!(placed, [job]);
+    RankKey {
+        job,
+        attempt: AttemptNumber(after + 1),
+        rank: Rank(0),
+    }
+}
+
+/// As [`place`]; gives the jobs that were queued at that attempt.
+pub async fn try_place(tx: &mut Tx, job: JobId, after: u32, worker: WorkerId) -> Vec<JobId> {
+    let devices = [Device::Cpu { index: 0 }];
     let attempt = NewAttempt {
         job,
-        number,
+        after,
         resume: None,
-        created_at: at(1),
-    };
-    insert_attempt(tx, &attempt).await.unwrap();
-    let key = RankKey {
-        job,
-        attempt: number,
-        rank: Rank(0),
-    };
-    let devices = [Device::Cpu { index: 0 }];
-    insert_rank(
-        tx,
-        &NewRank {
-            key,
+        ranks: vec![NewRank {
             worker,
             local_rank: 0,
             devices: &devices,
-        },
-    )
-    .await
-    .unwrap();
-    key
+        }],
+        text: "placed".into(),
+    };
+    insert_attempts(tx, &[attempt], at(1)).await.unwrap()
 }
 
 /// One job of one rank, running on one worker.
@@ -142,7 +129,36 @@ pub async fn running_job(tx: &mut Tx) -> (WorkerHello, RankKey) {
     let worker = hello(1, "w1");
     mark_worker_online(tx, &worker, at(0)).await.unwrap();
     let pipeline = pipeline(tx, "request").await;
-    let job = job(tx, pipeline, 0, &spec("fetch", 1), &[]).await;
-    let key = place(tx, job, worker.id).await;
+    let [job] = jobs(tx, pipeline, [(&spec("fetch", 1), &[])]).await;
+    let key = place(tx, job, 0, worker.id).await;
     (worker, key)
+}
+
+/// What a job commits that leaves no files.
+pub fn success(at: At, manifest: &Manifest) -> Success<'_> {
+    Success {
+        at,
+        name: "output",
+        manifest,
+        code: "",
+        text: "succeeded",
+    }
+}
+
+/// Stores the reports of a rank after `from` up to `to`.
+pub async fn report(
+    tx: &mut Tx,
+    key: RankKey,
+    from: u64,
+    to: u64,
+    change: &RankChange,
+) -> Result<(), StoreError> {
+    let reported = Reported {
+        key,
+        from,
+        to,
+        change,
+        starts_attempt: false,
+    };
+    mark_ranks_reported(tx, &[reported], at(5)).await
 }
