@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt as _;
 use marquee_domain::artifact::{Digest, FileEntry, Manifest};
-use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
+use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::limits::CHUNK_BYTES;
 use marquee_domain::resources::{DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, JobSpec, Work};
@@ -22,10 +22,9 @@ use marquee_proto::v1::{
     UploadBlobHeader, UploadBlobRequest,
 };
 use marquee_store::Db;
-use marquee_store::artifacts::{NewArtifact, insert_artifact};
-use marquee_store::attempts::{NewAttempt, insert_attempt};
-use marquee_store::jobs::{NewJob, insert_job};
+use marquee_store::jobs::{NewJob, insert_jobs};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
+use marquee_store::transitions::{Success, mark_job_running_here, mark_jobs_succeeded};
 use program::{Coordinator, database_url};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -236,33 +235,26 @@ impl Commits {
         };
         let manifest = Manifest::new(vec![file]).unwrap();
         let mut tx = self.db.write("test").await.unwrap();
-        let job = NewJob {
-            pipeline: self.pipeline,
-            position: self.position,
+        let new = NewJob {
             spec: &spec,
-            waits: Some("placed by the test"),
-            array_job: None,
-            created_at: self.at,
+            needs: vec![],
         };
-        let job = insert_job(&mut tx, &job).await.unwrap();
-        let attempt = AttemptNumber(1);
-        let new = NewAttempt {
-            job,
-            number: attempt,
-            resume: None,
-            created_at: self.at,
-        };
-        insert_attempt(&mut tx, &new).await.unwrap();
-        let (manifest, committed_at) = (&manifest, self.at);
-        let new = NewArtifact {
-            job,
-            attempt,
+        let job = insert_jobs(&mut tx, self.pipeline, &[new], "", self.at)
+            .await
+            .unwrap()[0];
+        let number = mark_job_running_here(&mut tx, job, 0, self.at)
+            .await
+            .unwrap();
+        let success = Success {
+            at: (job, number),
             name: "output",
-            manifest,
+            manifest: &manifest,
             code: "",
-            committed_at,
+            text: "committed by the test",
         };
-        insert_artifact(&mut tx, &new).await.unwrap();
+        mark_jobs_succeeded(&mut tx, &[success], self.at)
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
         (job, manifest.digest())
     }

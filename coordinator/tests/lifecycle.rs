@@ -475,7 +475,7 @@ async fn a_gang_whose_last_rank_is_prepared_while_it_is_judged_starts() {
     let hold = format!("SELECT id FROM pipelines WHERE id = {pipeline} FOR UPDATE");
     gate.execute_raw(&hold).await.unwrap();
     let app = cluster.app().clone();
-    let judging = tokio::spawn(async move { lifecycle::advance(&app, JobId(job.id)).await });
+    let judging = tokio::spawn(async move { lifecycle::advance(&app, &[JobId(job.id)]).await });
     waits_for_a_lock(database, "%pipelines%FOR NO KEY UPDATE%").await;
     // It has the lock, but comes to the ranks only when rank 0 has reported.
     let mut report = database.db.write("report").await.unwrap();

@@ -11,7 +11,7 @@ use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState, WorkerState};
-use marquee_store::ranks::{self, RankChange, RankKey};
+use marquee_store::ranks::{self, RankChange, RankKey, Reported};
 use support::worker::FakeWorker;
 use support::{Cluster, LEASE};
 use tokio::time::Instant;
@@ -257,7 +257,14 @@ async fn a_report_that_a_killed_coordinator_stored_is_acted_on_by_the_next_one()
         ..RankChange::default()
     };
     let mut tx = cluster.database.db.write("test").await.unwrap();
-    ranks::mark_rank_reported(&mut tx, key, 3, 4, &change)
+    let reported = Reported {
+        key,
+        from: 3,
+        to: 4,
+        change: &change,
+        starts_attempt: false,
+    };
+    ranks::mark_ranks_reported(&mut tx, &[reported], chrono::DateTime::UNIX_EPOCH)
         .await
         .unwrap();
     tx.commit().await.unwrap();

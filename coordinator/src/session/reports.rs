@@ -324,7 +324,7 @@ mod tests {
     fn rank(state: RankState, last_sequence: u64) -> LockedRank {
         LockedRank {
             key: super::super::hello::key(1, 1, 0),
-            worker: WorkerId(uuid::Uuid::nil()),
+            worker: marquee_domain::ids::WorkerId(uuid::Uuid::nil()),
             world_size: 1,
             state,
             last_sequence,
