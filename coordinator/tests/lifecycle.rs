@@ -482,7 +482,7 @@ async fn a_gang_whose_last_rank_is_prepared_while_it_is_judged_starts() {
     let hold = "LOCK TABLE attempt_ranks IN ACCESS EXCLUSIVE MODE";
     report.execute_raw(hold).await.unwrap();
     drop(gate);
-    waits_for_a_lock(database, "%worker_name%attempt_ranks%").await;
+    waits_for_a_lock(database, "%AS worker_name%").await;
     for change in [
         "UPDATE attempts SET rendezvous_host = '127.0.0.1', rendezvous_port = 4711 WHERE",
         "UPDATE attempt_ranks SET state = 'prepared' WHERE rank = 0 AND",

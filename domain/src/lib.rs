@@ -8,8 +8,8 @@
 pub mod artifact;
 pub mod child;
 pub mod doctor;
-pub mod env;
 pub mod end;
+pub mod env;
 pub mod failure;
 pub mod flavour;
 pub mod ids;

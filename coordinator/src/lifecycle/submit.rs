@@ -11,7 +11,7 @@ use marquee_domain::resources::DeviceKind;
 use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
-use marquee_store::workers::WorkerState;
+use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines};
 
 use super::{LifecycleError, Result};
@@ -41,7 +41,7 @@ pub struct Submitted {
 /// also when both arrive at once.
 pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted> {
     let digest = submission.digest();
-    let spec = match submission.parse(capacity(app)) {
+    let spec = match parse(app, submission).await? {
         Ok(spec) => spec,
         Err(fields) => return before_or(app, submission, &digest, fields).await,
     };
@@ -152,10 +152,26 @@ async fn find_before(
     }
 }
 
+/// Reads the document against the cluster's size as the index has it. Where it knows of nobody, or the document is
+/// refused, a worker may have come since: then the rows are asked.
+async fn parse(
+    app: &App,
+    submission: &Submission<'_>,
+) -> Result<std::result::Result<PipelineSpec, Vec<FieldError>>> {
+    let known = capacity(&app.index.open().workers);
+    if known.is_some()
+        && let Ok(spec) = submission.parse(known)
+    {
+        return Ok(Ok(spec));
+    }
+    let mut conn = app.db.read().await?;
+    let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
+    Ok(submission.parse(capacity(&workers)))
+}
+
 /// The devices of every worker that is here or may come back. None: nobody has come yet.
-fn capacity(app: &App) -> Option<Capacity> {
-    let open = app.index.open();
-    let inventories = open.workers.iter().filter_map(|worker| match worker.state {
+fn capacity(workers: &[Worker]) -> Option<Capacity> {
+    let inventories = workers.iter().filter_map(|worker| match worker.state {
         WorkerState::Online | WorkerState::Lost => worker.inventory.as_ref().ok(),
         WorkerState::Left => None,
     });

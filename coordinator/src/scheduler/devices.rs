@@ -107,7 +107,7 @@ struct Member<'a> {
     host: &'a Host,
     free: BTreeSet<Device>,
     /// Jobs that were given devices here in this round.
-    started: Vec<(JobId, Kind)>,
+    started: Vec<(JobId, Vec<Device>)>,
 }
 
 /// One kind's reservation.
@@ -204,15 +204,15 @@ impl<'a> Pool<'a> {
         self.reservation(kind).map(|held| held.job)
     }
 
-    /// Who holds devices of `kind`: jobs with their host, in order of job number.
-    pub(super) fn holders(&self, kind: Kind) -> BTreeSet<(JobId, &'a str)> {
+    /// Who holds devices that would do: jobs with their host, in order of job number.
+    pub(super) fn holders(&self, wanted: Wanted<'_>) -> BTreeSet<(JobId, &'a str)> {
         let mut holders = BTreeSet::new();
         for Member { host, started, .. } in &self.members {
             let name = host.name.as_str();
-            let has_kind = |devices: &[Device]| devices.iter().any(|d| Kind::of(d) == kind);
-            let running = host.running.iter().filter(|held| has_kind(&held.devices));
+            let would_do = |devices: &[Device]| devices.iter().any(|d| wanted.fits(host, d));
+            let running = host.running.iter().filter(|held| would_do(&held.devices));
             holders.extend(running.map(|held| (held.job, name)));
-            let started = started.iter().filter(|(_, taken)| *taken == kind);
+            let started = started.iter().filter(|(_, taken)| would_do(taken));
             holders.extend(started.map(|(job, _)| (*job, name)));
         }
         holders
@@ -285,7 +285,7 @@ impl<'a> Pool<'a> {
         for device in &taken {
             member.free.remove(device);
         }
-        member.started.push((job, wanted.kind));
+        member.started.push((job, taken.clone()));
         for (counted, counts) in self.free.get_mut() {
             Rc::make_mut(counts)[host] = counted.count(member.host, &member.free);
         }

@@ -175,7 +175,7 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
         let per_rank = shape.devices_per_rank;
         text += &format!(" but not {per_rank} together on one host for each rank");
     }
-    text += &waits_for(pool, kind);
+    text += &waits_for(pool, usable);
     with(text, &obstacles::faults(pool, kind))
 }
 
@@ -187,8 +187,8 @@ fn with(text: String, obstacles: &[String]) -> String {
     format!("{text}; {}", obstacles::list(obstacles))
 }
 
-fn waits_for(pool: &Pool<'_>, kind: Kind) -> String {
-    let holders = pool.holders(kind);
+fn waits_for(pool: &Pool<'_>, usable: Wanted<'_>) -> String {
+    let holders = pool.holders(usable);
     if holders.is_empty() {
         return String::new();
     }

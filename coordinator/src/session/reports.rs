@@ -14,9 +14,9 @@ use marquee_proto::v1::report::Body;
 use marquee_store::Tx;
 use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::checkpoints::{self, CheckpointKey};
+use marquee_store::events;
 use marquee_store::ranks::{LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
-use marquee_store::events;
 
 use crate::lifecycle::Result;
 

@@ -70,7 +70,11 @@ struct Read {
 }
 
 /// Reads open jobs, and the specs of arrays whose elements are met for the first time.
-async fn read_open(app: &App, conn: &mut Conn, which: Which<'_>) -> std::result::Result<Read, StoreError> {
+async fn read_open(
+    app: &App,
+    conn: &mut Conn,
+    which: Which<'_>,
+) -> std::result::Result<Read, StoreError> {
     let mut unreadable: BTreeMap<JobId, String> = BTreeMap::new();
     let mut jobs = Vec::new();
     for row in open::list_open_jobs(conn, which).await? {
