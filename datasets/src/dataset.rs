@@ -21,12 +21,13 @@ mod pictures;
 mod read;
 mod write;
 
+pub use films::{read as read_table, write as write_table};
 pub use outcomes::outcomes;
 pub use read::Dataset;
 pub use write::DatasetWriter;
 
 /// Names within a dataset folder.
-pub(crate) const FILMS_FILE: &str = "films.parquet";
+pub const FILMS_FILE: &str = "films.parquet";
 pub(crate) const OUTCOMES_FILE: &str = "outcomes.parquet";
 pub(crate) const LABELS_FILE: &str = "labels.json";
 pub(crate) const FETCH_FILE: &str = "fetch.json";

@@ -32,7 +32,7 @@ mod terms;
 mod tmdb;
 mod verdict;
 
-pub(crate) use self::tmdb::{fuzz_export_line, fuzz_movie};
+pub use self::tmdb::{read_any_answer, read_any_export_line};
 
 /// Bytes of one picture's file, at most. The largest posters of public services are near 20 MB.
 pub(crate) const PICTURE_MAX_BYTES: usize = 32 * 1024 * 1024;

@@ -24,12 +24,12 @@ use self::assign::{Assigned, Deal, SPLITS, assign};
 use self::classes::Classes;
 use self::helper::Helper;
 use self::look::Look;
-use self::ordered::in_order;
 use self::picture::{Prepared, Preparer, Skip};
 use crate::dataset::{Dataset, DatasetError, FilmRow, PROBLEMS_MAX, Problem};
 use crate::durable::{AsideFile, write_json};
 use crate::job::{Context, JobError, Step};
 use crate::mapping::map;
+use crate::ordered::in_order;
 use crate::scale::Rgb;
 use crate::shards::{ShardLayout, ShardWriter, key};
 use crate::thumbnail::jpeg_of;
@@ -39,13 +39,14 @@ mod classes;
 mod decode;
 mod helper;
 mod look;
-pub(crate) mod ordered;
 mod page;
 pub(crate) mod picture;
 mod quality;
 mod similar;
 mod stratify;
 mod tables;
+
+pub use self::picture::Shrinker;
 
 /// Version of what this code makes: it grows whenever equal input and settings give other output,
 /// so that digest(version, settings, input) names a result.
@@ -606,8 +607,9 @@ pub fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, DatasetError> 
     tables::flags_of(dir)
 }
 
-/// Prepares whatever bytes as a picture, for the fuzzer.
-pub(crate) fn fuzz_picture(bytes: &[u8]) -> String {
+/// Prepares whatever bytes as a picture, and says what became of it.
+#[must_use]
+pub fn read_any_picture(bytes: &[u8]) -> String {
     let mut preparer = Preparer::new(16, 24, ImageEncoding::Raw);
     match preparer.prepare(bytes) {
         Prepared::Image(_, look) => format!("a picture, {}", look.format.as_str()),

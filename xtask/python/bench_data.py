@@ -2,7 +2,7 @@
 
 Usage: bench_data.py TASK FOLDER
 
-Like `marquee-prep bench rounds`: a line of stdin is a number of items, the answer one JSON object a
+Like `marquee-catalogue bench rounds`: a line of stdin is a number of items, the answer one JSON object a
 line with what the round cost: CPU seconds of all threads and worker processes, and wall seconds. The
 first answer comes before any line and names the versions. All decode, bring to 299x299 and normalise
 into float32, three planes, with one thread but for the loaders, which have two worker processes.

@@ -95,7 +95,7 @@ pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Ve
 }
 
 /// Writes a table of `rows` into `dir`, for benchmarks.
-pub(crate) fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(), DatasetError> {
+pub fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(), DatasetError> {
     const ROWS_AT_ONCE: usize = 8_192;
     let file = dir.join(super::FILMS_FILE);
     let mut out = table::create(&file, &SCHEMA)?;
@@ -107,7 +107,7 @@ pub(crate) fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(
 }
 
 /// All rows of the table in `path`.
-pub(crate) fn read(path: &Path) -> Result<Vec<FilmRow>, DatasetError> {
+pub fn read(path: &Path) -> Result<Vec<FilmRow>, DatasetError> {
     let file = File::open(path).map_err(|source| DatasetError::Io {
         file: path.to_owned(),
         source,

@@ -25,7 +25,7 @@ mod answers;
 mod export;
 mod lists;
 
-pub(crate) use self::answers::{fuzz_export_line, fuzz_movie};
+pub use self::answers::{read_any_answer, read_any_export_line};
 
 /// The settings of a `tmdb` source, checked.
 #[derive(Debug)]

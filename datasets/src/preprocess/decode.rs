@@ -427,7 +427,9 @@ mod tests {
                 .collect();
             let mut file = Vec::new();
             let mut encoder = Encoder::new(&mut file, 95);
-            let note = crate::catalogue::oddities::orientation_note(orientation);
+            // A TIFF structure with one entry, as cameras write it.
+            let mut note = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+            note.extend([orientation, 0, 0, 0, 0, 0, 0]);
             encoder.add_app_segment(1, note).unwrap();
             encoder.encode(&stored, 64, 64, ColorType::Rgb).unwrap();
             let (picture, _) = decode(&file).unwrap();

@@ -42,7 +42,7 @@ const SPARE_MAX_BYTES: usize = 2_400 * 2_400 * 3;
 
 /// Brings pictures to one size, one after the other, in memory of its own.
 #[derive(Debug)]
-pub(crate) struct Shrinker {
+pub struct Shrinker {
     width: u32,
     height: u32,
     resizer: Resizer,
@@ -51,7 +51,9 @@ pub(crate) struct Shrinker {
 }
 
 impl Shrinker {
-    pub(crate) fn new(width: u32, height: u32) -> Self {
+    /// A shrinker to this size.
+    #[must_use]
+    pub fn new(width: u32, height: u32) -> Self {
         Self {
             width,
             height,
@@ -80,7 +82,7 @@ impl Shrinker {
     }
 
     /// The pixels of a picture file at this size. The error is for people.
-    pub(crate) fn pixels(&mut self, file: &[u8]) -> Result<&[u8], String> {
+    pub fn pixels(&mut self, file: &[u8]) -> Result<&[u8], String> {
         match self.shrink(file, |_, _, _| Ok(())) {
             Ok((pixels, ())) => Ok(pixels),
             Err(skip) => Err(skip.detail),

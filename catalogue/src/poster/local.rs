@@ -2,14 +2,15 @@
 
 use std::f64::consts::TAU;
 
+use marquee_datasets::dice::Dice;
+
 use super::canvas::{Area, Canvas, Part, Rgb};
-use crate::dice::Dice;
 
 /// Draws one cue.
 pub(super) type Draw = fn(&mut Canvas, &mut Dice);
 
 /// The drawings, in the order of the catalogue's genres.
-pub(super) const LOCAL: [Draw; crate::catalogue::genres::GENRES] = [
+pub(super) const LOCAL: [Draw; crate::genres::GENRES] = [
     skyline,
     blinds,
     contact_strip,

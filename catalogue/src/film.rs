@@ -2,13 +2,13 @@
 //! that any film can be made at any time without those before it.
 
 use chrono::{Days, NaiveDate};
+use marquee_datasets::dice::Dice;
 
 use super::genres::{
     CATALOGUE, CUE_GIVEN_GENRE, CUE_GIVEN_OTHER, CUES_PER_GENRE, GENRES, Genre, GenreModel,
     GenreSet,
 };
 use super::words;
-use crate::dice::Dice;
 
 /// Version of the generator: the same seed gives other films when it changes.
 pub(crate) const GENERATOR_VERSION: u64 = 1;

@@ -19,6 +19,7 @@ use chrono::{Days, NaiveDate};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::{StreamExt, stream};
+use marquee_datasets::clock::Clock;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -29,7 +30,6 @@ use super::faults::{FaultKind, FaultRule, Faults, RetryAfter, Route};
 use super::film::{Fate, Film, Films, GENERATOR_VERSION};
 use super::image_file::{Painter, Style};
 use super::storm::{Plant, Storm};
-use crate::clock::Clock;
 
 mod answer;
 mod befall;
@@ -53,10 +53,27 @@ pub struct CatalogueOptions {
     pub sketches: bool,
     /// Requests a second that are served; more get 429 with code 25. None: all.
     pub rate_limit: Option<u32>,
-    /// The path of each request is written to stdout.
-    pub log_requests: bool,
+    /// Is told of each request.
+    pub log: Option<RequestLog>,
     /// Posters painted at once, at most.
     pub painters: usize,
+}
+
+/// Is told the path of each request, before its answer goes out.
+#[derive(Clone)]
+pub struct RequestLog(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl RequestLog {
+    /// A log that `write` writes.
+    pub fn new(write: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(write))
+    }
+}
+
+impl std::fmt::Debug for RequestLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RequestLog")
+    }
 }
 
 /// A catalogue that listens.
@@ -69,7 +86,7 @@ pub struct CatalogueServer {
 
 #[derive(Debug)]
 struct App {
-    log_requests: bool,
+    log: Option<RequestLog>,
     counter: Counter,
     painter: Painter,
     limiter: Option<Mutex<Bucket>>,
@@ -94,7 +111,7 @@ impl CatalogueServer {
         let address = listener.local_addr()?;
         let films = Films::new(options.seed, options.films);
         let app = App {
-            log_requests: options.log_requests,
+            log: options.log,
             counter: Counter::default(),
             ceiling: films.f1_micro_ceiling(),
             painter: Painter {
@@ -178,12 +195,8 @@ impl CatalogueServer {
             ))
             // Not counted itself.
             .route("/requests", get(requests))
+            .layer(axum::middleware::from_fn_with_state(self.app.clone(), log))
             .with_state(self.app.clone());
-        let routes = if self.app.log_requests {
-            routes.layer(axum::middleware::from_fn(log))
-        } else {
-            routes
-        };
         tokio::select! {
             result = axum::serve(self.listener, routes) => result,
             () = stop => Ok(()),
@@ -191,10 +204,14 @@ impl CatalogueServer {
     }
 }
 
-/// Writes the path of a request to stdout.
-#[allow(clippy::print_stdout, reason = "this is what was asked for")]
-async fn log(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    println!("{}", request.uri().path());
+async fn log(
+    State(app): State<Arc<App>>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    if let Some(RequestLog(write)) = &app.log {
+        write(request.uri().path());
+    }
     next.run(request).await
 }
 

@@ -11,7 +11,7 @@ const AHEAD_MAX: usize = 256;
 /// Does `work` on the items 0..`count` on `threads` threads, each with a state of its own made by
 /// `start`, and gives the results to `sink` in order, on the calling thread. Ends with the first
 /// error of `sink`. `work` must not panic.
-pub(crate) fn in_order<S, T: Send, E>(
+pub fn in_order<S, T: Send, E>(
     threads: usize,
     count: usize,
     start: impl Fn() -> S + Sync,

@@ -1,11 +1,11 @@
-//! `marquee-prep fuzz`: what `cargo xtask fuzz` runs.
+//! `marquee-catalogue fuzz`: what `cargo xtask fuzz` runs.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use marquee_datasets::fuzz::{self, Target};
+use marquee_catalogue::fuzz::{self, Target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct FuzzArgs {

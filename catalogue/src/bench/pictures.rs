@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use marquee_datasets::normalise::Normalise;
+use marquee_datasets::ordered::in_order;
+use marquee_datasets::preprocess::Shrinker;
+use marquee_datasets::scale::Rgb;
 
 use super::{BATCH, LOADER_THREADS, MEAN, Round, SIDE, STD};
-use crate::catalogue;
-use crate::normalise::Normalise;
-use crate::preprocess::ordered::in_order;
-use crate::preprocess::picture::Shrinker;
-use crate::scale::Rgb;
+use crate::film::Films;
+use crate::image_file::{Painter, Style};
 
 /// Where the picture files lie.
 pub const PICTURES_FOLDER: &str = "pictures";
@@ -27,8 +28,12 @@ pub fn make_pictures(folder: &Path, count: usize) -> anyhow::Result<()> {
     let missing: Vec<usize> = (0..count)
         .filter(|at| !folder.join(name_of(*at)).exists())
         .collect();
-    let painted = catalogue::bench_posters(count, WIDTH);
-    let paint = |(): &mut (), at: usize| encoded(&painted(missing[at]));
+    let painter = Painter {
+        films: Films::new(1, count),
+        storm: None,
+        style: Style::Full,
+    };
+    let paint = |(): &mut (), at: usize| encoded(&painter.picture(missing[at], WIDTH));
     in_order(
         LOADER_THREADS,
         missing.len(),

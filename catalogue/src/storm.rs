@@ -3,9 +3,10 @@
 //! Invariant: what befalls a film depends on (seed, share, position) alone, each fault has one
 //! expected verdict, and the verdicts stand here, not in the code that is judged by them.
 
+use marquee_datasets::dice::Dice;
+
 use super::faults::FaultKind;
 use super::film::{Fate, Films};
-use crate::dice::Dice;
 
 /// What befalls a film.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The files of posters that are not what one would wish: one maker for each [`Oddity`].
 
 use std::io::Cursor;
+use std::io::Write;
 
 use fast_image_resize::Resizer;
 use flate2::Compression;
@@ -9,11 +10,10 @@ use image::codecs::png::PngEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use jpeg_encoder::{ColorType, Encoder};
-use std::io::Write;
+use marquee_datasets::scale::{Rgb, scale};
+use marquee_datasets::thumbnail::jpeg_of;
 
 use super::storm::Oddity;
-use crate::scale::{Rgb, scale};
-use crate::thumbnail::jpeg_of;
 
 /// JPEG quality of the files.
 const QUALITY: u8 = 88;
@@ -165,7 +165,7 @@ fn turned_left(picture: &Rgb) -> Rgb {
 }
 
 /// The EXIF segment of a JPEG that says how to turn it.
-pub(crate) fn orientation_note(orientation: u8) -> Vec<u8> {
+fn orientation_note(orientation: u8) -> Vec<u8> {
     let mut note = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
     note.extend([orientation, 0, 0, 0, 0, 0, 0]);
     note

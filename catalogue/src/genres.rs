@@ -1,7 +1,7 @@
 //! The genres of the generated films: how often they come, which sets of them a film can have, and
 //! the best that any classifier can do on the posters.
 
-use crate::dice::Dice;
+use marquee_datasets::dice::Dice;
 
 /// How many genres the catalogue has.
 pub(crate) const GENRES: usize = 8;

@@ -4,11 +4,12 @@
 //! that nobody can learn more from it than the cues tell. Cues get in each other's way, as they do
 //! on real posters: grey takes all palettes away, darkness hides what is drawn, shapes overlap.
 
+use canvas::{Area, Canvas, Rgb};
+use marquee_datasets::dice::Dice;
+use marquee_datasets::scale::Rgb as Picture;
+
 use super::film::{Cues, Film};
 use super::genres::GENRES;
-use crate::dice::Dice;
-use crate::scale::Rgb as Picture;
-use canvas::{Area, Canvas, Rgb};
 
 mod canvas;
 mod letters;

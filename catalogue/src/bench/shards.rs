@@ -5,15 +5,15 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use marquee_datasets::dice::Dice;
+use marquee_datasets::mapping::map;
+use marquee_datasets::preprocess::Shrinker;
+use marquee_datasets::shards::{Check, ShardLayout, ShardSet, ShardWriter};
 use marquee_domain::report::SourceNote;
 use marquee_domain::spec::ImageEncoding;
 
 use super::pictures::{NUMBERS, files, normalise};
 use super::{Round, SIDE};
-use crate::dice::Dice;
-use crate::mapping::map;
-use crate::preprocess::picture::Shrinker;
-use crate::shards::{Check, ShardLayout, ShardSet, ShardWriter};
 
 const SHARDS_FOLDER: &str = "shards";
 const PLAIN_FILE: &str = "plain.rgb";

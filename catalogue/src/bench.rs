@@ -1,5 +1,5 @@
-//! What `cargo xtask bench data` measures of this crate: each task does the work of the product with the
-//! product's own code, round by round, and says what the round cost.
+//! What `cargo xtask bench data` measures of the data path: each task does the work of the product with
+//! the product's own code (`marquee-datasets`), round by round, and says what the round cost.
 //!
 //! A round is asked for by a line with a number of pictures, and answered by one JSON object a line.
 //! So that whoever asks can let several programs take turns: what else the machine does then befalls

@@ -6,14 +6,14 @@ use std::io::Cursor;
 use fast_image_resize::Resizer;
 use image::{ColorType as PngColour, ImageEncoder, codecs::png::PngEncoder};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use marquee_datasets::dice::Dice;
+use marquee_datasets::scale::{Rgb, scale};
+use marquee_datasets::thumbnail::jpeg_of;
 
 use super::film::{Fate, Films};
 use super::oddities;
 use super::poster::{self, Poster};
 use super::storm::{Oddity, Plant, Storm};
-use crate::dice::Dice;
-use crate::scale::{Rgb, scale};
-use crate::thumbnail::jpeg_of;
 
 /// JPEG quality of a poster.
 const QUALITY: u8 = 85;

@@ -1,10 +1,10 @@
-//! `marquee-prep bench`: what `cargo xtask bench data` runs.
+//! `marquee-catalogue bench`: what `cargo xtask bench data` runs.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use marquee_datasets::bench::{self, Task};
+use marquee_catalogue::bench::{self, Task};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {

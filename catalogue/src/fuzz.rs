@@ -11,12 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use marquee_datasets::dice::Dice;
+use marquee_datasets::readers;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
-use crate::catalogue;
-use crate::dice::Dice;
-use crate::{fetch, preprocess, shards};
+mod corpus;
 
 /// Inputs that are kept, at most.
 const CORPUS_MAX: usize = 4_096;
@@ -51,19 +51,20 @@ impl Target {
     fn verdict(self, input: &[u8]) -> String {
         match self {
             Self::Json => {
-                let (film, line) = (fetch::fuzz_movie(input), fetch::fuzz_export_line(input));
+                let film = readers::read_any_answer(input);
+                let line = readers::read_any_export_line(input);
                 format!("film {film} line {line}")
             }
-            Self::Image => preprocess::fuzz_picture(input),
-            Self::Shard => shards::fuzz_file(input),
+            Self::Image => readers::read_any_picture(input),
+            Self::Shard => readers::read_any_shard(input),
         }
     }
 
     fn corpus(self) -> Vec<Vec<u8>> {
         match self {
-            Self::Json => catalogue::fuzz_answers(),
-            Self::Image => catalogue::fuzz_pictures(),
-            Self::Shard => shards::fuzz_corpus(),
+            Self::Json => corpus::api_answers(),
+            Self::Image => corpus::pictures(),
+            Self::Shard => readers::shard_samples(),
         }
     }
 }

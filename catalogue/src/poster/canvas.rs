@@ -1,7 +1,7 @@
 //! A picture in memory and the few shapes that posters are made of. Shapes are cut at the edges;
 //! there is no smoothing, since JPEG and the later shrinking do it.
 
-use crate::dice::Dice;
+use marquee_datasets::dice::Dice;
 
 /// A colour, 8 bits a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
