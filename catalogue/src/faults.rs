@@ -4,75 +4,8 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use super::fault::{FaultKind, RetryAfter, Route};
 use super::storm::{Plant, Storm};
-
-/// Where a fault happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Route {
-    Configuration,
-    Genres,
-    Movie,
-    Changes,
-    Discover,
-    Export,
-    Image,
-}
-
-impl Route {
-    const ALL: [(&'static str, Self); 7] = [
-        ("configuration", Self::Configuration),
-        ("genres", Self::Genres),
-        ("movie", Self::Movie),
-        ("changes", Self::Changes),
-        ("discover", Self::Discover),
-        ("export", Self::Export),
-        ("image", Self::Image),
-    ];
-}
-
-/// What happens instead of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FaultKind {
-    /// 401 with code 7.
-    Unauthorized,
-    /// 429; with Retry-After if the rule has `retry_after`.
-    RateLimited,
-    /// This 5xx.
-    Server(u16),
-    /// A page for people, with 200.
-    Html,
-    /// 200 with nothing.
-    Empty,
-    /// The connection ends in the middle of the body.
-    Truncated,
-    /// Code 44 with 200.
-    InvalidId,
-    /// The answer comes this many seconds late.
-    Slow(u64),
-    /// 404 with code 34.
-    NotFound,
-    /// 422 with code 5.
-    Invalid,
-    /// 302 to the same place, where the answer then is.
-    Redirect,
-    /// 302 to the same place, for ever.
-    RedirectLoop,
-    /// The connection ends before the answer.
-    Reset,
-    /// An answer that announces more than anyone takes.
-    Endless,
-    /// The answer comes in drops.
-    SlowBody,
-}
-
-/// How the wait of a 429 is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RetryAfter {
-    None,
-    Seconds(u64),
-    /// As an HTTP date, this many seconds after the answer's own.
-    Date(u64),
-}
 
 /// One rule: `ROUTE=KIND[,every=N][,times=T][,retry_after=S|date:S]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +48,7 @@ impl FromStr for FaultRule {
             .into_iter()
             .find_map(|(word, known)| (word == route).then_some(known))
             .ok_or(invalid("its route is unknown"))?;
-        let kind = kind_of(kind).ok_or(invalid("its kind is unknown"))?;
+        let kind = FaultKind::of_word(kind).ok_or(invalid("its kind is unknown"))?;
         let mut rule = Self {
             route,
             kind,
@@ -134,48 +67,13 @@ impl FromStr for FaultRule {
                     rule.times = Some(value.parse().map_err(|_| invalid("times is no number"))?);
                 }
                 "retry_after" => {
-                    rule.retry_after =
-                        wait_of(value).ok_or(invalid("retry_after is neither S nor date:S"))?;
+                    rule.retry_after = RetryAfter::of_word(value)
+                        .ok_or(invalid("retry_after is neither S nor date:S"))?;
                 }
                 _ => return Err(invalid("it has an unknown option")),
             }
         }
         Ok(rule)
-    }
-}
-
-fn kind_of(word: &str) -> Option<FaultKind> {
-    match word {
-        "401" => Some(FaultKind::Unauthorized),
-        "429" => Some(FaultKind::RateLimited),
-        "html" => Some(FaultKind::Html),
-        "empty" => Some(FaultKind::Empty),
-        "truncated" => Some(FaultKind::Truncated),
-        "invalid-id" => Some(FaultKind::InvalidId),
-        "404" => Some(FaultKind::NotFound),
-        "422" => Some(FaultKind::Invalid),
-        "redirect" => Some(FaultKind::Redirect),
-        "redirect-loop" => Some(FaultKind::RedirectLoop),
-        "reset" => Some(FaultKind::Reset),
-        "endless" => Some(FaultKind::Endless),
-        "slow-body" => Some(FaultKind::SlowBody),
-        _ => match word.strip_prefix("slow:") {
-            Some(seconds) => seconds.parse().ok().map(FaultKind::Slow),
-            None => {
-                let status = word
-                    .parse()
-                    .ok()
-                    .filter(|status| (500..600).contains(status));
-                status.map(FaultKind::Server)
-            }
-        },
-    }
-}
-
-fn wait_of(value: &str) -> Option<RetryAfter> {
-    match value.strip_prefix("date:") {
-        Some(seconds) => seconds.parse().ok().map(RetryAfter::Date),
-        None => value.parse().ok().map(RetryAfter::Seconds),
     }
 }
 

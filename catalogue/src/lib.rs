@@ -19,6 +19,7 @@
 mod answers;
 pub mod bench;
 mod count;
+mod fault;
 mod faults;
 mod film;
 pub mod fuzz;

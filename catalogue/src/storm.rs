@@ -1,11 +1,11 @@
 //! Faults by seed: which film meets which fault, and what must then become of it.
 //!
 //! Invariant: what befalls a film depends on (seed, share, position) alone, each fault has one
-//! expected verdict, and the verdicts stand here, not in the code that is judged by them.
+//! expected outcome, and the outcomes stand here, not in the code that is judged by them.
 
 use marquee_datasets::dice::Dice;
 
-use super::faults::FaultKind;
+use super::fault::FaultKind;
 use super::film::{Fate, Films};
 
 /// What befalls a film.
@@ -165,7 +165,7 @@ impl Storm {
     pub(crate) fn truth_at(&self, films: &Films, position: usize) -> Truth {
         let plant = self.plant_at(position);
         let fate = films.fate_at(position);
-        let (outcome, class) = verdict(fate, plant);
+        let (outcome, class) = expected(fate, plant);
         let mut truth = Truth {
             id: films.id_at(position).to_string(),
             outcome,
@@ -188,7 +188,7 @@ impl Storm {
 }
 
 /// What a fetch must say of a film.
-fn verdict(fate: Fate, plant: Option<Plant>) -> (&'static str, Option<&'static str>) {
+fn expected(fate: Fate, plant: Option<Plant>) -> (&'static str, Option<&'static str>) {
     let fetched = ("fetched", None);
     let natural = match fate {
         Fate::Plain | Fate::BrokenPoster => fetched,

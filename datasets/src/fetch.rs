@@ -10,27 +10,38 @@ use marquee_domain::child::ChildSpec;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FetchSettings, Source};
 
-use self::engine::Place;
+use self::place::Place;
 use crate::dataset::Dataset;
 use crate::job::{Context, JobError};
 
 mod address;
+mod answer;
+mod assemble;
 mod books;
 mod breaker;
+mod client;
 mod credential;
 mod engine;
+mod files;
 mod folder;
-mod http;
+mod in_flight;
+
 mod journal;
+mod judge;
+mod labels;
 mod labels_csv;
 mod layouts;
 mod list;
+mod manners;
+mod miss;
+mod outcome;
 mod pace;
+mod place;
 mod plan;
 mod shares;
 mod terms;
 mod tmdb;
-mod verdict;
+mod transport;
 
 pub use self::tmdb::{read_any_answer, read_any_export_line};
 

@@ -21,6 +21,7 @@ pub mod job;
 pub mod mapping;
 pub mod normalise;
 pub mod ordered;
+pub mod picture;
 pub mod preprocess;
 pub mod readers;
 pub mod scale;

@@ -184,6 +184,7 @@ fn too_many_requests_make_the_job_wait_as_long_as_it_was_told() {
         "movie=429,every=30,times=1,retry_after=1",
         "image=429,every=30,times=1,retry_after=date:2",
         "movie=429,every=30,times=3",
+        "movie=503,every=30,times=1,retry_after=1",
     ] {
         let started = Instant::now();
         let (summary, _place) = fetch_with(&[fault]);

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use marquee_datasets::normalise::Normalise;
 use marquee_datasets::ordered::in_order;
-use marquee_datasets::preprocess::Shrinker;
+use marquee_datasets::picture::Shrinker;
 use marquee_datasets::scale::Rgb;
 
 use super::{BATCH, LOADER_THREADS, MEAN, Round, SIDE, STD};

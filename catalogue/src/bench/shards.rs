@@ -7,7 +7,7 @@ use std::path::Path;
 
 use marquee_datasets::dice::Dice;
 use marquee_datasets::mapping::map;
-use marquee_datasets::preprocess::Shrinker;
+use marquee_datasets::picture::Shrinker;
 use marquee_datasets::shards::{Check, ShardLayout, ShardSet, ShardWriter};
 use marquee_domain::report::SourceNote;
 use marquee_domain::spec::ImageEncoding;

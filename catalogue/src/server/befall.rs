@@ -7,11 +7,10 @@ use axum::http::header::{CONTENT_LENGTH, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 
-use super::answer::Answer;
-use super::{
-    App, FaultKind, FaultRule, INVALID_KEY, NOT_FOUND, RetryAfter, Route, is_known, not_modified,
-    with_etag,
-};
+use super::app::App;
+use super::reply::{INVALID_KEY, NOT_FOUND, Reply, is_known, not_modified, with_etag};
+use crate::fault::{FaultKind, RetryAfter, Route};
+use crate::faults::FaultRule;
 
 impl App {
     /// The answer, or that it is known, or what a fault makes of it.
@@ -19,7 +18,7 @@ impl App {
         &self,
         route: Route,
         position: usize,
-        answer: Answer,
+        answer: Reply,
         headers: &HeaderMap,
     ) -> Response {
         if answer.status != StatusCode::OK {
@@ -36,7 +35,7 @@ impl App {
     }
 
     /// The answer, or what a fault makes of it.
-    pub(super) async fn deliver(&self, route: Route, position: usize, answer: Answer) -> Response {
+    pub(super) async fn deliver(&self, route: Route, position: usize, answer: Reply) -> Response {
         match self.faults.meet(route, position) {
             Some(fault) => self.befall(&fault, answer, "").await,
             None => answer.into_response(),
@@ -44,13 +43,13 @@ impl App {
     }
 
     /// What a fault makes of the answer at `place`.
-    pub(super) async fn befall(&self, fault: &FaultRule, answer: Answer, place: &str) -> Response {
+    pub(super) async fn befall(&self, fault: &FaultRule, answer: Reply, place: &str) -> Response {
         const ANNOUNCED_BYTES: u64 = 1 << 40;
         match fault.kind {
             FaultKind::NotFound => {
-                Answer::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response()
+                Reply::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response()
             }
-            FaultKind::Invalid => Answer::problem(
+            FaultKind::Invalid => Reply::problem(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 5,
                 "Invalid parameters: Your request parameters are incorrect.",
@@ -68,18 +67,23 @@ impl App {
             }
             FaultKind::SlowBody => answer.into_drops(),
             FaultKind::Unauthorized => {
-                Answer::problem(StatusCode::UNAUTHORIZED, 7, INVALID_KEY).into_response()
+                Reply::problem(StatusCode::UNAUTHORIZED, 7, INVALID_KEY).into_response()
             }
-            FaultKind::RateLimited => self.rate_limited(fault),
+            FaultKind::RateLimited => {
+                let message = "Your request count (41) is over the allowed limit of 40.";
+                let answer = Reply::problem(StatusCode::TOO_MANY_REQUESTS, 25, message);
+                self.with_retry_after(fault, answer)
+            }
             FaultKind::Server(status) => {
                 let status =
                     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                Answer::problem(status, 11, "Internal error: Something went wrong.").into_response()
+                let message = "Internal error: Something went wrong.";
+                self.with_retry_after(fault, Reply::problem(status, 11, message))
             }
             FaultKind::Html => {
                 let body =
                     b"<!DOCTYPE html><title>One moment</title><h1>We will be right back</h1>";
-                Answer {
+                Reply {
                     status: StatusCode::OK,
                     content_type: "text/html",
                     body: body.to_vec(),
@@ -87,7 +91,7 @@ impl App {
                 .into_response()
             }
             // Also where the answer itself would be an error: the fault is what comes.
-            FaultKind::Empty => Answer {
+            FaultKind::Empty => Reply {
                 status: StatusCode::OK,
                 body: Vec::new(),
                 ..answer
@@ -98,7 +102,7 @@ impl App {
                 answer.into_part_of_a_response(half)
             }
             FaultKind::InvalidId => {
-                Answer::problem(StatusCode::OK, 44, "The ID is invalid.").into_response()
+                Reply::problem(StatusCode::OK, 44, "The ID is invalid.").into_response()
             }
             FaultKind::Slow(seconds) => {
                 tokio::time::sleep(Duration::from_secs(seconds)).await;
@@ -107,10 +111,9 @@ impl App {
         }
     }
 
-    fn rate_limited(&self, fault: &FaultRule) -> Response {
-        let message = "Your request count (41) is over the allowed limit of 40.";
-        let mut response =
-            Answer::problem(StatusCode::TOO_MANY_REQUESTS, 25, message).into_response();
+    /// The refusal, with the wait that the rule says.
+    fn with_retry_after(&self, fault: &FaultRule, refusal: Reply) -> Response {
+        let mut response = refusal.into_response();
         let wait = match fault.retry_after {
             RetryAfter::None => return response,
             RetryAfter::Seconds(seconds) => seconds.to_string(),

@@ -12,6 +12,8 @@ use marquee_domain::report::SourceNote;
 use marquee_domain::spec::ArrayElement;
 use serde::{Deserialize, Serialize};
 
+use super::labels::Label;
+use super::miss::MissClass;
 use crate::durable::{AsideFile, write_json};
 
 pub(super) const PLAN_FILE: &str = "plan.json";
@@ -19,7 +21,7 @@ pub(super) const ENTRIES_FILE: &str = "plan.jsonl";
 
 /// One thing that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Entry {
+pub(super) enum PlanEntry {
     /// A film of the API.
     #[serde(rename = "film")]
     Film(i64),
@@ -39,12 +41,12 @@ pub(super) enum Entry {
     #[serde(rename = "rejected")]
     Rejected {
         id: String,
-        class: String,
+        class: MissClass,
         detail: String,
     },
 }
 
-impl Entry {
+impl PlanEntry {
     /// What books call it.
     pub(super) fn id(&self) -> String {
         match self {
@@ -56,12 +58,12 @@ impl Entry {
 
 /// What is known of a plan besides its entries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Plan {
+pub(super) struct FetchPlan {
     /// Of the settings that decide what is asked for.
     pub(super) fingerprint: Digest,
     pub(super) entries: u64,
     /// Labels in the source's own order, with their ids where the source has some.
-    pub(super) labels: Vec<(Option<i64>, String)>,
+    pub(super) labels: Vec<Label>,
     pub(super) note: SourceNote,
     /// Base of the pictures, where the source has one.
     pub(super) pictures: Option<String>,
@@ -92,7 +94,7 @@ impl PlanWriter {
     }
 
     /// Takes an entry of the source's list, if it is in this element's share.
-    pub(super) fn push(&mut self, entry: &Entry) -> io::Result<()> {
+    pub(super) fn push(&mut self, entry: &PlanEntry) -> io::Result<()> {
         self.listed += 1;
         if self
             .element
@@ -116,7 +118,7 @@ impl PlanWriter {
         self.entries
     }
 
-    pub(super) fn finish(self, plan: &Plan) -> io::Result<()> {
+    pub(super) fn finish(self, plan: &FetchPlan) -> io::Result<()> {
         let file = self.file.into_inner().map_err(|error| error.into_error())?;
         file.commit()?;
         write_json(&self.dir.join(PLAN_FILE), plan)
@@ -124,13 +126,15 @@ impl PlanWriter {
 }
 
 /// The plan in `dir`, if there is a complete one.
-pub(super) fn read(dir: &Path) -> Option<Plan> {
+pub(super) fn read(dir: &Path) -> Option<FetchPlan> {
     let text = fs::read(dir.join(PLAN_FILE)).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
 /// The entries of the plan in `dir`, one by one.
-pub(super) fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
+pub(super) fn entries(
+    dir: &Path,
+) -> io::Result<impl Iterator<Item = io::Result<PlanEntry>> + use<>> {
     let lines = BufReader::new(File::open(dir.join(ENTRIES_FILE))?).lines();
     Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
 }

@@ -17,7 +17,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::look::Look;
-use super::picture::{Prepared, Preparer, Skip};
+use super::prepare::{Prepared, Preparer};
+use crate::picture::Skip;
 
 /// Time for one picture. The largest that is taken needs a second or two.
 const PICTURE_MAX: Duration = Duration::from_secs(30);

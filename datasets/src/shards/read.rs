@@ -17,7 +17,7 @@ use zune_jpeg::JpegDecoder;
 use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
 use crate::ipc;
 use crate::mapping::{self, Mapping};
-use crate::preprocess::picture::Shrinker;
+use crate::picture::Shrinker;
 
 /// How far a set is checked when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -121,7 +121,7 @@ pub(super) struct Listed {
 /// Whether whatever bytes are the details of a film. All other answers are tried on them, too.
 #[must_use]
 pub fn read_any_answer(bytes: &[u8]) -> bool {
-    let _ = crate::fetch::verdict::judge(200, bytes);
+    let _ = crate::fetch::judge::judge(200, bytes);
     let _ = serde_json::from_slice::<Configuration>(bytes).map(|read| read.ceiling());
     let _ = serde_json::from_slice::<GenreList>(bytes);
     let _ = serde_json::from_slice::<Page>(bytes);

@@ -5,12 +5,20 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use super::miss::MissClass;
+
 /// How an answer is to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::fetch) enum Verdict {
+pub(in crate::fetch) enum Judged {
     Good,
     /// What is known already still holds.
     Unchanged,
+    Refused(Refusal),
+}
+
+/// An answer that is not what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::fetch) enum Refusal {
     /// No key, a wrong one or a suspended one: nothing more will come.
     Unauthorized {
         detail: String,
@@ -20,7 +28,7 @@ pub(in crate::fetch) enum Verdict {
     },
     /// It may pass.
     Again {
-        class: String,
+        class: MissClass,
         detail: String,
     },
     /// Too many requests.
@@ -29,7 +37,7 @@ pub(in crate::fetch) enum Verdict {
     },
     /// It will not pass.
     Failed {
-        class: String,
+        class: MissClass,
         detail: String,
     },
 }
@@ -43,7 +51,7 @@ struct Problem {
 }
 
 /// Judges an answer of the API by HTTP's status and its own code.
-pub(in crate::fetch) fn judge(status: u16, body: &[u8]) -> Verdict {
+pub(in crate::fetch) fn judge(status: u16, body: &[u8]) -> Judged {
     let problem: Option<Problem> = serde_json::from_slice(body).ok();
     let code = problem
         .as_ref()
@@ -61,50 +69,43 @@ pub(in crate::fetch) fn judge(status: u16, body: &[u8]) -> Verdict {
         }
         (None, _) => format!("HTTP {status}"),
     };
+    // The code says more than the status, but only where the status is 200 does it stand alone: an
+    // unknown code beside an error of HTTP's own must not turn what may pass into what will not.
     match code {
-        Some(3 | 7 | 10 | 14 | 45) => return Verdict::Unauthorized { detail },
-        Some(6 | 21 | 34 | 44) => return Verdict::Gone { detail },
-        Some(25) => return Verdict::TooMany { detail },
-        Some(9 | 11 | 15 | 24 | 43 | 46) if status == 200 => {
-            return Verdict::Again {
-                class: format!("code_{}", code.unwrap_or_default()),
-                detail,
-            };
+        Some(3 | 7 | 10 | 14 | 45) => {
+            return Judged::Refused(Refusal::Unauthorized { detail });
+        }
+        Some(6 | 21 | 34 | 44) => return Judged::Refused(Refusal::Gone { detail }),
+        Some(25) => return Judged::Refused(Refusal::TooMany { detail }),
+        Some(code @ (9 | 11 | 15 | 24 | 43 | 46)) if status == 200 => {
+            let class = MissClass::Code(code);
+            return Judged::Refused(Refusal::Again { class, detail });
         }
         Some(code) if status == 200 => {
-            return Verdict::Failed {
-                class: format!("code_{code}"),
-                detail,
-            };
+            let class = MissClass::Code(code);
+            return Judged::Refused(Refusal::Failed { class, detail });
         }
         Some(_) | None => {}
     }
     if status == 200 && problem.and_then(|problem| problem.success) == Some(false) {
-        return Verdict::Failed {
-            class: "refused".to_owned(),
-            detail,
-        };
+        let class = MissClass::Refused;
+        return Judged::Refused(Refusal::Failed { class, detail });
     }
     judge_status(status, detail)
 }
 
 /// Judges by HTTP's status alone, as for images and exports.
-pub(in crate::fetch) fn judge_status(status: u16, detail: String) -> Verdict {
-    match status {
-        200 => Verdict::Good,
-        304 => Verdict::Unchanged,
-        401 => Verdict::Unauthorized { detail },
-        404 | 410 => Verdict::Gone { detail },
-        429 => Verdict::TooMany { detail },
-        408 | 500..600 => Verdict::Again {
-            class: format!("http_{status}"),
-            detail,
-        },
-        _ => Verdict::Failed {
-            class: format!("http_{status}"),
-            detail,
-        },
-    }
+pub(in crate::fetch) fn judge_status(status: u16, detail: String) -> Judged {
+    let class = MissClass::Http(status);
+    Judged::Refused(match status {
+        200 => return Judged::Good,
+        304 => return Judged::Unchanged,
+        401 => Refusal::Unauthorized { detail },
+        404 | 410 => Refusal::Gone { detail },
+        429 => Refusal::TooMany { detail },
+        408 | 500..600 => Refusal::Again { class, detail },
+        _ => Refusal::Failed { class, detail },
+    })
 }
 
 /// The wait that a `Retry-After` asks for, in either of its forms. A date is taken relative to the
@@ -134,53 +135,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_answer_has_its_verdict() {
-        let body =
+    fn every_answer_is_judged_by_its_status_and_code() {
+        let answer =
             |code: u32| format!(r#"{{"status_code":{code},"status_message":"x","success":false}}"#);
-        let verdict = |status: u16, code: u32| judge(status, body(code).as_bytes());
-        for (status, code) in [(401, 7), (401, 10), (401, 3), (403, 10), (200, 7)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Unauthorized { .. }),
-                "{status} {code}"
-            );
-        }
-        for (status, code) in [(404, 34), (404, 6), (200, 44), (200, 21)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Gone { .. }),
-                "{status} {code}"
-            );
-        }
-        for (status, code) in [
-            (500, 11),
-            (503, 9),
-            (504, 24),
-            (502, 43),
-            (503, 46),
-            (200, 24),
+        let kind = |status: u16, body: &str| match judge(status, body.as_bytes()) {
+            Judged::Good => "good",
+            Judged::Unchanged => "unchanged",
+            Judged::Refused(Refusal::Unauthorized { .. }) => "unauthorized",
+            Judged::Refused(Refusal::Gone { .. }) => "gone",
+            Judged::Refused(Refusal::Again { .. }) => "again",
+            Judged::Refused(Refusal::TooMany { .. }) => "too many",
+            Judged::Refused(Refusal::Failed { .. }) => "failed",
+        };
+        for (wanted, answers) in [
+            (
+                "unauthorized",
+                &[(401, 7), (401, 10), (401, 3), (403, 10), (200, 7)][..],
+            ),
+            ("gone", &[(404, 34), (404, 6), (200, 44), (200, 21)]),
+            (
+                "again",
+                &[
+                    (500, 11),
+                    (503, 9),
+                    (504, 24),
+                    (502, 43),
+                    (503, 46),
+                    (200, 24),
+                ],
+            ),
+            ("failed", &[(422, 5), (400, 22), (406, 19), (200, 18)]),
+            ("too many", &[(429, 25)]),
         ] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Again { .. }),
-                "{status} {code}"
-            );
+            for (status, code) in answers {
+                assert_eq!(kind(*status, &answer(*code)), wanted, "{status} {code}");
+            }
         }
-        for (status, code) in [(422, 5), (400, 22), (406, 19), (200, 18)] {
-            assert!(
-                matches!(verdict(status, code), Verdict::Failed { .. }),
-                "{status} {code}"
-            );
+        for (status, body, wanted) in [
+            (200, r#"{"id":11}"#, "good"),
+            (200, r#"{"success":true,"status_code":1}"#, "good"),
+            (304, "", "unchanged"),
+            (401, "<html>", "unauthorized"),
+            (503, "", "again"),
+            (302, "", "failed"),
+        ] {
+            assert_eq!(kind(status, body), wanted, "{status} {body}");
         }
-        assert!(matches!(verdict(429, 25), Verdict::TooMany { .. }));
-        assert_eq!(judge(200, br#"{"id":11}"#), Verdict::Good);
-        assert_eq!(
-            judge(200, br#"{"success":true,"status_code":1}"#),
-            Verdict::Good
-        );
-        assert!(matches!(
-            judge(401, b"<html>"),
-            Verdict::Unauthorized { .. }
-        ));
-        assert!(matches!(judge(503, b""), Verdict::Again { .. }));
-        assert!(matches!(judge(302, b""), Verdict::Failed { .. }));
     }
 
     #[test]

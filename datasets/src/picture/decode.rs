@@ -12,7 +12,8 @@ use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
-use super::picture::Skip;
+use super::jpeg_file::{End, end_of, is_page, orientation_of};
+use super::skip::Skip;
 use crate::scale::Rgb;
 use crate::sniff::{Format, format_of};
 
@@ -24,7 +25,7 @@ const PIXELS_MAX: u64 = 64_000_000;
 const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
 
 /// Decodes a file, upright.
-pub(super) fn decode(file: &[u8]) -> Result<(Rgb, Format), Skip> {
+pub(crate) fn decode(file: &[u8]) -> Result<(Rgb, Format), Skip> {
     decode_with(file, &mut Vec::new())
 }
 
@@ -95,15 +96,6 @@ fn skip_of_jpeg(error: &DecodeErrors, file: &[u8]) -> Skip {
     }
 }
 
-/// Whether text for people begins near the start.
-fn is_page(file: &[u8]) -> bool {
-    const LOOKED_AT: usize = 64;
-    let start = file[..file.len().min(LOOKED_AT)].to_ascii_lowercase();
-    [&b"<html"[..], b"<!doctype", b"<?xml"]
-        .iter()
-        .any(|word| start.windows(word.len()).any(|part| part == *word))
-}
-
 fn truncated() -> Skip {
     Skip::new("truncated", "the file ends before the picture does")
 }
@@ -124,58 +116,6 @@ fn check_size(width: u32, height: u32) -> Result<(), Skip> {
         return Err(too_large(&format!("it has {width}x{height} pixels")));
     }
     Ok(())
-}
-
-/// The orientation that a JPEG's EXIF note gives, 1 to 8; 1 if it has none that can be read.
-fn orientation_of(file: &[u8]) -> u8 {
-    const START_OF_SCAN: u8 = 0xda;
-    const APP1: u8 = 0xe1;
-    let mut at = 2;
-    while let Some([0xff, marker, high, low]) = file.get(at..at + 4) {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        if *marker == START_OF_SCAN {
-            break;
-        }
-        let segment = file.get(at + 4..at + 2 + length).unwrap_or_default();
-        if *marker == APP1
-            && let Some(note) = segment.strip_prefix(b"Exif\0\0")
-        {
-            return orientation_in(note).unwrap_or(1);
-        }
-        at += 2 + length.max(2);
-    }
-    1
-}
-
-/// The orientation in a TIFF structure: entry 0x0112 of its first directory.
-fn orientation_in(note: &[u8]) -> Option<u8> {
-    const ORIENTATION: u16 = 0x0112;
-    const ENTRY_BYTES: usize = 12;
-    let is_little = note.starts_with(b"II*\0");
-    if !is_little && !note.starts_with(b"MM\0*") {
-        return None;
-    }
-    let word = |at: usize| {
-        let bytes = note.get(at..at + 2)?.try_into().ok()?;
-        Some(if is_little {
-            u16::from_le_bytes(bytes)
-        } else {
-            u16::from_be_bytes(bytes)
-        })
-    };
-    let long: [u8; 4] = note.get(4..8)?.try_into().ok()?;
-    let start = if is_little {
-        u32::from_le_bytes(long)
-    } else {
-        u32::from_be_bytes(long)
-    };
-    let start = usize::try_from(start).ok()?;
-    let entries = usize::from(word(start)?);
-    let entry = (0..entries)
-        .map(|entry| start + 2 + entry * ENTRY_BYTES)
-        .find(|at| word(*at) == Some(ORIENTATION))?;
-    let value = u8::try_from(word(entry + 8)?).ok()?;
-    (1..=8).contains(&value).then_some(value)
 }
 
 /// The picture as its orientation says it is to be seen.
@@ -211,44 +151,6 @@ fn upright(picture: Rgb, orientation: u8) -> Rgb {
         width: new_width as u32,
         height: new_height as u32,
         bytes,
-    }
-}
-
-/// How a JPEG's data ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// With its end marker.
-    Whole,
-    /// Before it.
-    Cut,
-    /// It is no sequence of segments.
-    Unclear,
-}
-
-/// Looks for a JPEG's own end marker, after the start of its picture data. A thumbnail within the
-/// headers has markers too, so the segments are walked instead of searched.
-fn end_of(file: &[u8]) -> End {
-    const MARKERS_FROM: u8 = 0xc0;
-    const START_OF_SCAN: u8 = 0xda;
-    const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-    let mut at = 2;
-    loop {
-        match file.get(at..at + 2) {
-            // A byte that fills up to the next marker.
-            Some([0xff, 0xff]) => at += 1,
-            // Within the data every 0xff is followed by 0 or a restart marker.
-            Some([0xff, START_OF_SCAN]) => {
-                // Most files end with it, so it is looked for from there.
-                let has_end = file[at..].windows(2).rev().any(|pair| pair == END_OF_IMAGE);
-                return if has_end { End::Whole } else { End::Cut };
-            }
-            Some([0xff, marker]) if *marker >= MARKERS_FROM => match file.get(at + 2..at + 4) {
-                Some([high, low]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
-                Some(_) | None => return End::Cut,
-            },
-            Some(_) => return End::Unclear,
-            None => return End::Cut,
-        }
     }
 }
 

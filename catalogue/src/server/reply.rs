@@ -1,29 +1,31 @@
-//! Answers, whole or cut short.
+//! What goes back to a client: whole, cut short, or "you have it".
 
 use std::io;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use futures::{StreamExt, stream};
 use serde_json::Value;
 
-use super::answers;
+use crate::answers;
 
+pub(super) const INVALID_KEY: &str = "Invalid API key: You must be granted a valid key.";
+pub(super) const NOT_FOUND: &str = "The resource you requested could not be found.";
 const JSON: &str = "application/json;charset=utf-8";
 /// Between the half of a truncated answer and the end of its connection.
 const CUT_AFTER: Duration = Duration::from_millis(50);
 
 /// An answer before a fault befalls it.
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) body: Vec<u8>,
 }
 
-impl Answer {
+impl Reply {
     pub(super) fn json(body: &Value) -> Self {
         Self {
             status: StatusCode::OK,
@@ -87,4 +89,25 @@ impl Answer {
         *response.body_mut() = Body::from_stream(parts);
         response
     }
+}
+
+/// Whether the request says that it has what `etag` stands for.
+pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get(IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|known| known == etag)
+}
+
+pub(super) fn not_modified(etag: &str) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    with_etag(response, etag)
+}
+
+pub(super) fn with_etag(mut response: Response, etag: &str) -> Response {
+    if let Ok(value) = etag.parse() {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response
 }
