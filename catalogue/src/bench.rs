@@ -46,10 +46,10 @@ pub enum Task {
     Raw,
     /// The same pictures from one plain mapped file.
     Mapped,
-    /// A table of films into Arrow columns.
+    /// A table of examples into Arrow columns.
     Table,
-    /// A table of films into the rows that jobs work with.
-    Films,
+    /// A table of examples into the rows that jobs work with.
+    Rows,
 }
 
 impl Task {
@@ -60,7 +60,7 @@ impl Task {
         ("raw", Self::Raw),
         ("mapped", Self::Mapped),
         ("table", Self::Table),
-        ("films", Self::Films),
+        ("rows", Self::Rows),
     ];
 
     fn start(self, folder: &Path) -> anyhow::Result<Box<Round>> {
@@ -70,7 +70,7 @@ impl Task {
             Self::Raw => shards::raw(folder)?,
             Self::Mapped => shards::mapped(folder)?,
             Self::Table => tables::arrow(folder),
-            Self::Films => tables::rows(folder),
+            Self::Rows => tables::rows(folder),
         })
     }
 }

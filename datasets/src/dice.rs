@@ -1,5 +1,5 @@
 //! Randomness as a value: a stream of numbers that a key determines, the same on every machine and
-//! with every version of every library. Generated films, splits and jitter are drawn from it.
+//! with every version of every library. Splits, jitter and the catalogue's generated films are drawn from it.
 //!
 //! The generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): one word of state, and any
 //! key starts a good stream. Not for secrets.

@@ -1,4 +1,4 @@
-//! The fetch job: films with their pictures from a source into a dataset.
+//! The fetch job: pictures and what is known of them, from a source into a dataset.
 //!
 //! Invariant: every id that the source lists ends in exactly one of fetched, gone, rejected and
 //! failed, and the rows come in the source's order, whatever the order of the answers.
@@ -10,7 +10,7 @@ use marquee_domain::child::ChildSpec;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FetchSettings, Source};
 
-use self::place::Place;
+use self::place::Workplace;
 use crate::dataset::Dataset;
 use crate::job::{Context, JobError};
 
@@ -59,7 +59,7 @@ pub async fn run(
         Some(folder) => Some(Dataset::open(folder)?),
         None => None,
     };
-    let place = Place {
+    let place = Workplace {
         output: &spec.output,
         checkpoints: &spec.checkpoints,
         resume: spec.resume.as_deref(),

@@ -54,7 +54,7 @@ pub fn run(
     check_terms(&dataset, (context.clock)().date_naive())?;
     let (classes, dropped) = classes::choose(
         dataset.labels(),
-        dataset.films(),
+        dataset.examples(),
         settings.labels.as_deref(),
         settings.min_label_count,
     )?;
@@ -108,7 +108,7 @@ fn check_size(settings: &PreprocessSettings) -> Result<(), JobError> {
     )))
 }
 
-/// Id and quality flags of every film in the table `films.parquet` of the shards in `dir`.
+/// Id and quality flags of every example in the table `examples.parquet` of the shards in `dir`.
 pub fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, DatasetError> {
     tables::flags_of(dir)
 }

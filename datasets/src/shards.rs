@@ -42,7 +42,7 @@ pub(crate) mod key {
     pub(crate) const CLASSES: &str = "marquee.classes";
     pub(crate) const SPLIT: &str = "marquee.split";
     pub(crate) const SEED: &str = "marquee.seed";
-    /// Digest of what went in: the dataset's films, labels and pictures.
+    /// Digest of what went in: the dataset's ids, labels and pictures.
     pub(crate) const DATASET: &str = "marquee.dataset";
     /// The settings, as JSON.
     pub(crate) const SETTINGS: &str = "marquee.settings";

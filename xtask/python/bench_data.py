@@ -160,7 +160,7 @@ def parquet(as_rows):
 
         pa.set_cpu_count(1)
         pa.set_io_thread_count(1)
-        name = os.path.join(folder, "films.parquet")
+        name = os.path.join(folder, "examples.parquet")
 
         def work(items):
             rows = 0
@@ -181,7 +181,7 @@ TASKS = {
     "loader-torchvision": loader(False),
     "tf": tf_data,
     "table": parquet(False),
-    "films": parquet(True),
+    "rows": parquet(True),
 }
 
 

@@ -1,30 +1,30 @@
-//! A table of films, as large as the study's catalogue.
+//! A table of examples, as large as the study's catalogue.
 
 use std::fs::File;
 use std::path::Path;
 
-use marquee_datasets::dataset::{FILMS_FILE, FilmRow, read_table, write_table};
+use marquee_datasets::dataset::{EXAMPLES_FILE, Example, read_table, write_table};
 use marquee_domain::artifact::Digest;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::Round;
 use crate::film::Films;
 
-/// Writes a table of `rows` films, unless it is there.
+/// Writes a table of `rows` examples, unless it is there.
 pub fn make_table(folder: &Path, rows: usize) -> anyhow::Result<()> {
-    if !folder.join(FILMS_FILE).exists() {
+    if !folder.join(EXAMPLES_FILE).exists() {
         write_table(folder, generated(rows))?;
     }
     Ok(())
 }
 
 /// Rows as a fetch of the catalogue leaves them.
-fn generated(count: usize) -> impl Iterator<Item = FilmRow> {
+fn generated(count: usize) -> impl Iterator<Item = Example> {
     let films = Films::new(1, count);
     (0..count).map(move |position| {
         let film = films.film_at(position);
         let digest = Digest::of(&film.id.to_le_bytes());
-        FilmRow {
+        Example {
             id: film.id.to_string(),
             labels: film.genres().map(|genre| genre.name.to_owned()).collect(),
             label_ids: film.genres().map(|genre| genre.id).collect(),
@@ -46,7 +46,7 @@ fn generated(count: usize) -> impl Iterator<Item = FilmRow> {
 
 /// All columns into Arrow arrays, as `pyarrow.parquet.read_table` does.
 pub(super) fn arrow(folder: &Path) -> Box<Round> {
-    let file = folder.join(FILMS_FILE);
+    let file = folder.join(EXAMPLES_FILE);
     Box::new(move |items| {
         let mut rows = 0;
         for _ in 0..items {
@@ -61,7 +61,7 @@ pub(super) fn arrow(folder: &Path) -> Box<Round> {
 
 /// Into the rows that jobs work with.
 pub(super) fn rows(folder: &Path) -> Box<Round> {
-    let file = folder.join(FILMS_FILE);
+    let file = folder.join(EXAMPLES_FILE);
     Box::new(move |items| {
         let mut rows = 0;
         for _ in 0..items {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::miss::MissClass;
-use crate::dataset::FilmRow;
+use crate::dataset::Example;
 
 /// Why a request has no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) struct Validators {
 
 impl Validators {
     /// Those of the picture of an earlier dataset's row.
-    pub(super) fn of_picture(row: &FilmRow) -> Self {
+    pub(super) fn of_picture(row: &Example) -> Self {
         Self {
             etag: row.picture_etag.clone(),
             last_modified: row.picture_modified.clone(),

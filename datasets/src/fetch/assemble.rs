@@ -12,9 +12,9 @@ use super::books::Books;
 use super::journal::Journal;
 use super::labels::Labels;
 use super::outcome::{Fetched, Outcome};
-use super::place::{Place, on_disk};
+use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan};
-use crate::dataset::{DatasetWriter, FilmRow};
+use crate::dataset::{DatasetWriter, Example};
 use crate::job::{FETCHED, JobError};
 
 /// What a dataset is made of, besides the journal.
@@ -22,7 +22,7 @@ use crate::job::{FETCHED, JobError};
 pub(super) struct Assembly<'a> {
     pub(super) dir: &'a Path,
     pub(super) plan: &'a FetchPlan,
-    pub(super) place: &'a Place<'a>,
+    pub(super) place: &'a Workplace<'a>,
     /// Entries that earlier attempts had settled.
     pub(super) resumed: u64,
 }
@@ -45,11 +45,11 @@ impl Assembly<'_> {
             };
             let id = entry.id();
             match outcome.into_fetched() {
-                Ok(film) => {
-                    let body = self.picture_of(&id, &film, body)?;
-                    books.fetched(body.len(), film.earlier);
+                Ok(example) => {
+                    let body = self.picture_of(&id, &example, body)?;
+                    books.fetched(body.len(), example.earlier);
                     writer.settled(&id, FETCHED, None)?;
-                    let row = self.row_of(id, film, &body, &mut labels);
+                    let row = self.row_of(id, example, &body, &mut labels);
                     writer.push(row, body)?;
                 }
                 Err(miss) => {
@@ -65,8 +65,8 @@ impl Assembly<'_> {
         Ok(books.summary)
     }
 
-    fn picture_of(&self, id: &str, film: &Fetched, body: Vec<u8>) -> Result<Vec<u8>, JobError> {
-        if !film.earlier {
+    fn picture_of(&self, id: &str, example: &Fetched, body: Vec<u8>) -> Result<Vec<u8>, JobError> {
+        if !example.earlier {
             return Ok(body);
         }
         let earlier = self.place.previous.as_ref();
@@ -78,25 +78,25 @@ impl Assembly<'_> {
         })
     }
 
-    fn row_of(&self, id: String, film: Fetched, picture: &[u8], labels: &mut Labels) -> FilmRow {
-        FilmRow {
+    fn row_of(&self, id: String, example: Fetched, picture: &[u8], labels: &mut Labels) -> Example {
+        Example {
             id,
-            labels: film
+            labels: example
                 .labels
                 .iter()
                 .map(|label| labels.name_of(label))
                 .collect(),
-            label_ids: film.labels.iter().filter_map(|(id, _)| *id).collect(),
-            group: film.group,
-            title: film.title,
-            release_date: film.release_date,
-            popularity: film.popularity,
-            language: film.language,
+            label_ids: example.labels.iter().filter_map(|(id, _)| *id).collect(),
+            group: example.group,
+            title: example.title,
+            release_date: example.release_date,
+            popularity: example.popularity,
+            language: example.language,
             picture_bytes: picture.len() as u64,
-            picture_digest: film.digest,
-            picture_etag: film.picture.etag,
-            picture_modified: film.picture.last_modified,
-            details_etag: film.details.etag,
+            picture_digest: example.digest,
+            picture_etag: example.picture.etag,
+            picture_modified: example.picture.last_modified,
+            details_etag: example.details.etag,
             licence: self.place.licence.clone(),
             source: self.plan.note.name.clone(),
         }

@@ -20,7 +20,7 @@ use super::answer::Body;
 use super::assemble::Assembly;
 use super::journal::Journal;
 use super::outcome::{Outcome, Settled};
-use super::place::{Place, link, on_disk};
+use super::place::{Workplace, link, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry};
 use crate::job::{Context, FETCHED, JobError, Step};
 
@@ -34,8 +34,10 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Engine<'a> {
     dir: PathBuf,
     plan: FetchPlan,
+    /// What the source's entries are called in progress and metrics, plural.
+    unit: &'static str,
     journal: Journal,
-    place: &'a Place<'a>,
+    place: &'a Workplace<'a>,
     context: &'a Context,
     /// Entries that earlier attempts had settled.
     resumed: u64,
@@ -50,10 +52,12 @@ impl<'a> Engine<'a> {
     pub(super) fn open(
         dir: PathBuf,
         plan: FetchPlan,
-        place: &'a Place<'a>,
+        unit: &'static str,
+        place: &'a Workplace<'a>,
         context: &'a Context,
     ) -> Result<Self, JobError> {
-        // What failed may have been the hour: a new attempt asks for it again.
+        // What failed may have failed for a passing reason: a new attempt asks for it again. What is gone
+        // or was rejected is so by what the service said, and stands.
         let stands = |outcome: &Outcome| !matches!(outcome, Outcome::Failed { .. });
         let journal =
             Journal::open(&dir, plan.entries, stands).map_err(|error| on_disk(&dir, &error))?;
@@ -69,6 +73,7 @@ impl<'a> Engine<'a> {
             checkpointed: (Instant::now(), resumed),
             dir,
             plan,
+            unit,
             journal,
             place,
             context,
@@ -191,8 +196,8 @@ impl<'a> Engine<'a> {
 
     fn tell(&self) {
         self.context.reporter.step(Step {
-            phase: "films",
-            unit: "films",
+            phase: self.unit,
+            unit: self.unit,
             done: self.journal.settled(),
             total: self.plan.entries,
             bytes: self.journal.body_bytes(),

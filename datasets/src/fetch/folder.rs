@@ -17,11 +17,11 @@ use super::PICTURE_MAX_BYTES;
 use super::books::Books;
 use super::files::{miss_of_io, name_of, no_such_file, read_up_to};
 use super::labels::Labels;
-use super::labels_csv::{self, Row};
+use super::labels_csv::{self, LabelsRow};
 use super::miss::{Miss, MissClass};
-use super::place::{Place, on_disk};
+use super::place::{Workplace, on_disk};
 use super::{layouts, terms};
-use crate::dataset::{DatasetWriter, FilmRow};
+use crate::dataset::{DatasetWriter, Example};
 use crate::job::{Context, FETCHED, JobError, Step};
 use crate::sniff::format_of;
 
@@ -45,7 +45,7 @@ enum Files {
 pub(super) fn run(
     fetch: &FetchSettings,
     path: &Path,
-    place: &Place<'_>,
+    place: &Workplace<'_>,
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
     let mut files = Files::open(path)?;
@@ -72,7 +72,7 @@ pub(super) fn run(
                 }
                 books.fetched(picture.len(), false);
                 writer.settled(&row.path, FETCHED, None)?;
-                writer.push(film_of(row, &picture, fetch, &name), picture)?;
+                writer.push(example_of(row, &picture, fetch, &name), picture)?;
             }
             Err(miss) => {
                 let class = miss.class();
@@ -103,7 +103,7 @@ pub(super) fn run(
 }
 
 /// What the folder says about its pictures, in whichever layout it has.
-fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
+fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<LabelsRow>, JobError> {
     let name = path.join(LABELS_NAME).display().to_string();
     match files.read(LABELS_NAME, LABELS_MAX_BYTES) {
         Ok(text) => return labels_csv::parse(&name, &text).map_err(JobError::bad_input),
@@ -143,7 +143,7 @@ fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
     Ok(rows)
 }
 
-fn picture_of(files: &mut Files, row: &Row) -> Result<Vec<u8>, Miss> {
+fn picture_of(files: &mut Files, row: &LabelsRow) -> Result<Vec<u8>, Miss> {
     if row.labels.is_empty() {
         return Err(Miss::rejected(MissClass::NoLabels, "its labels are empty"));
     }
@@ -155,8 +155,8 @@ fn picture_of(files: &mut Files, row: &Row) -> Result<Vec<u8>, Miss> {
     Ok(bytes)
 }
 
-fn film_of(row: Row, picture: &[u8], fetch: &FetchSettings, source: &str) -> FilmRow {
-    FilmRow {
+fn example_of(row: LabelsRow, picture: &[u8], fetch: &FetchSettings, source: &str) -> Example {
+    Example {
         id: row.path,
         labels: row.labels,
         label_ids: Vec::new(),

@@ -23,7 +23,7 @@ use super::files::{miss_of_io, name_of, read_up_to};
 use super::manners::Manners;
 use super::miss::{Miss, MissClass};
 use super::outcome::{Fetched, Outcome, Settled};
-use super::place::{Place, on_disk};
+use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry, PlanWriter};
 use super::terms;
 use crate::dice::Dice;
@@ -34,7 +34,7 @@ mod rows;
 
 pub(super) async fn run(
     fetch: &FetchSettings,
-    place: &Place<'_>,
+    place: &Workplace<'_>,
     seed: u64,
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
@@ -78,7 +78,7 @@ pub(super) async fn run(
         let urls = urls_of(&dir).map_err(|error| on_disk(&dir, &error))?;
         asker.client.declare(urls);
     }
-    Engine::open(dir, plan, place, context)?
+    Engine::open(dir, plan, "pictures", place, context)?
         .run(*concurrency, |entry| asker.settle(entry))
         .await
 }
@@ -103,10 +103,10 @@ fn fingerprint(fetch: &FetchSettings, list: &Path) -> Result<Digest, JobError> {
 fn urls_of(dir: &Path) -> io::Result<Vec<Url>> {
     let mut urls = BTreeMap::new();
     for entry in plan::entries(dir)? {
-        let PlanEntry::Place { place, .. } = entry? else {
+        let PlanEntry::Picture { location, .. } = entry? else {
             continue;
         };
-        if let Ok(url) = Url::parse(&place)
+        if let Ok(url) = Url::parse(&location)
             && urls.len() <= HOSTS_MAX
         {
             urls.entry(service_of(&url)).or_insert(url);
@@ -152,12 +152,12 @@ fn make_plan(
             rejected(MissClass::DuplicateId, "the list has it twice")
         } else if row.labels.is_empty() {
             rejected(MissClass::NoLabels, "its labels are empty")
-        } else if row.place.is_empty() {
+        } else if row.location.is_empty() {
             rejected(MissClass::NoUrl, "its url is empty")
         } else {
-            PlanEntry::Place {
+            PlanEntry::Picture {
                 id: row.id,
-                place: row.place,
+                location: row.location,
                 labels: row.labels,
                 group: row.group,
             }
@@ -193,7 +193,7 @@ fn make_plan(
 struct Asker<'a> {
     client: PoliteClient,
     folder: PathBuf,
-    place: &'a Place<'a>,
+    place: &'a Workplace<'a>,
 }
 
 /// What a list says of a picture besides where it is.
@@ -205,14 +205,14 @@ struct Said {
 impl Asker<'_> {
     async fn settle(&self, entry: PlanEntry) -> Settled {
         match entry {
-            PlanEntry::Place {
+            PlanEntry::Picture {
                 id,
-                place,
+                location,
                 labels,
                 group,
             } => {
                 let said = Said { labels, group };
-                match self.picture(&id, &place, said).await {
+                match self.picture(&id, &location, said).await {
                     Ok((fetched, body)) => Settled::As(Outcome::Fetched(Box::new(fetched)), body),
                     Err(miss) => Settled::missed(miss),
                 }
@@ -223,11 +223,11 @@ impl Asker<'_> {
         }
     }
 
-    async fn picture(&self, id: &str, place: &str, said: Said) -> Result<(Fetched, Body), Miss> {
+    async fn picture(&self, id: &str, location: &str, said: Said) -> Result<(Fetched, Body), Miss> {
         let row = self.place.earlier(id);
         let known = row.map_or_else(Validators::default, Validators::of_picture);
-        let (body, picture, digest) = if is_url(place) {
-            match self.fetch_url(place, &known).await? {
+        let (body, picture, digest) = if is_url(location) {
+            match self.fetch_url(location, &known).await? {
                 Conditional::New { value, validators } => {
                     let digest = Digest::of(&value.bytes);
                     (Some(value), validators, digest)
@@ -238,7 +238,7 @@ impl Asker<'_> {
                 }
             }
         } else {
-            let bytes = self.read_file(place)?;
+            let bytes = self.read_file(location)?;
             let digest = Digest::of(&bytes);
             (Some(Body::of(bytes)), Validators::default(), digest)
         };
@@ -268,9 +268,13 @@ impl Asker<'_> {
         Ok((fetched, body.unwrap_or_default()))
     }
 
-    async fn fetch_url(&self, place: &str, known: &Validators) -> Result<Conditional<Body>, Miss> {
+    async fn fetch_url(
+        &self,
+        location: &str,
+        known: &Validators,
+    ) -> Result<Conditional<Body>, Miss> {
         let odd = |detail: &str| Miss::rejected(MissClass::OddUrl, detail);
-        let url = Url::parse(place).map_err(|error| odd(&error.to_string()))?;
+        let url = Url::parse(location).map_err(|error| odd(&error.to_string()))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(odd("it holds a user name or password"));
         }
@@ -293,22 +297,22 @@ impl Asker<'_> {
         })
     }
 
-    fn read_file(&self, place: &str) -> Result<Vec<u8>, Miss> {
-        let is_below = Path::new(place)
+    fn read_file(&self, location: &str) -> Result<Vec<u8>, Miss> {
+        let is_below = Path::new(location)
             .components()
             .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !is_below {
             let detail = "it leads out of the list's folder";
             return Err(Miss::rejected(MissClass::OddPath, detail));
         }
-        match File::open(self.folder.join(place)) {
+        match File::open(self.folder.join(location)) {
             Ok(file) => read_up_to(file, PICTURE_MAX_BYTES),
             Err(error) => Err(miss_of_io(&error)),
         }
     }
 }
 
-fn is_url(place: &str) -> bool {
-    let start = place.get(..8).unwrap_or(place).to_ascii_lowercase();
+fn is_url(location: &str) -> bool {
+    let start = location.get(..8).unwrap_or(location).to_ascii_lowercase();
     start.starts_with("http://") || start.starts_with("https://")
 }

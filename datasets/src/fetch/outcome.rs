@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Body, Validators};
 use super::labels::Label;
 use super::miss::{Miss, MissClass};
-use crate::dataset::FilmRow;
+use crate::dataset::Example;
 use crate::job::JobError;
 
 /// What became of an entry.
@@ -58,8 +58,8 @@ pub(super) struct Fetched {
 }
 
 impl Fetched {
-    /// The film of the earlier dataset's row, with its picture.
-    pub(super) fn earlier(row: &FilmRow) -> Self {
+    /// The example of the earlier dataset's row, with its picture.
+    pub(super) fn earlier(row: &Example) -> Self {
         let ids = row.label_ids.iter().map(|id| Some(*id));
         Self {
             labels: ids

@@ -10,7 +10,7 @@ use marquee_domain::spec::ArrayElement;
 
 use super::manners::Manners;
 use super::plan;
-use crate::dataset::{Dataset, FilmRow};
+use crate::dataset::{Dataset, Example};
 use crate::job::JobError;
 
 /// Name of the journal's folder in the output, while a job has no scratch folder.
@@ -18,7 +18,7 @@ const JOURNAL_DIR: &str = ".journal";
 
 /// Where a fetch job works.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Workplace<'a> {
     pub(super) output: &'a Path,
     /// Folder for checkpoints.
     pub(super) checkpoints: &'a Path,
@@ -36,7 +36,7 @@ pub(super) struct Place<'a> {
     pub(super) started: Instant,
 }
 
-impl Place<'_> {
+impl Workplace<'_> {
     /// How requests are made here: as the settings say, and where no coordinator shares rates out,
     /// by an element of an array at its share of them.
     pub(super) fn manners(&self, whole: Manners) -> Manners {
@@ -81,8 +81,8 @@ impl Place<'_> {
     }
 
     /// The row of the earlier dataset with this id, and what a server needs to know about it.
-    pub(super) fn earlier(&self, id: &str) -> Option<&FilmRow> {
-        self.previous.as_ref()?.film(id)
+    pub(super) fn earlier(&self, id: &str) -> Option<&Example> {
+        self.previous.as_ref()?.example(id)
     }
 }
 

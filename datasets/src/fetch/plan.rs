@@ -1,4 +1,4 @@
-//! The plan of a fetch: what is asked for, one entry a line on disk, so that a catalogue of any size
+//! The plan of a fetch: what is asked for, one entry a line on disk, so that a list of any length
 //! is never in memory and an attempt that goes on asks for the very same entries.
 //!
 //! Invariant: `plan.json` is written after `plan.jsonl` is complete; without it there is no plan.
@@ -25,11 +25,12 @@ pub(super) enum PlanEntry {
     /// A film of the API.
     #[serde(rename = "film")]
     Film(i64),
-    /// A picture at a place: a URL, or a path below the list's folder.
+    /// A picture of a list, at a URL or a path below the list's folder.
     #[serde(rename = "place")]
-    Place {
+    Picture {
         id: String,
-        place: String,
+        #[serde(rename = "place")]
+        location: String,
         labels: Vec<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<String>,
@@ -51,7 +52,7 @@ impl PlanEntry {
     pub(super) fn id(&self) -> String {
         match self {
             Self::Film(id) => id.to_string(),
-            Self::Place { id, .. } | Self::Kept(id) | Self::Rejected { id, .. } => id.clone(),
+            Self::Picture { id, .. } | Self::Kept(id) | Self::Rejected { id, .. } => id.clone(),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::address::{Base, check_rights};
 use super::answer::{Conditional, NoAnswer, Validators};
 use super::client::PoliteClient;
 use super::engine::Engine;
-use super::place::{Place, on_disk};
+use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan, PlanWriter};
 use super::terms;
 use crate::dice::Dice;
@@ -34,12 +34,12 @@ pub use self::answers::{read_any_answer, read_any_export_line};
 struct Catalogue<'a> {
     client: PoliteClient,
     settings: Settings,
-    place: &'a Place<'a>,
+    place: &'a Workplace<'a>,
 }
 
 pub(super) async fn run(
     fetch: &FetchSettings,
-    place: &Place<'_>,
+    place: &Workplace<'_>,
     seed: u64,
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
@@ -79,7 +79,7 @@ pub(super) async fn run(
     catalogue.client.declare([images.join("file")]);
     let concurrency = catalogue.settings.manners.concurrency;
     let (catalogue, images) = (&catalogue, &images);
-    Engine::open(dir, plan, place, context)?
+    Engine::open(dir, plan, "films", place, context)?
         .run(concurrency, |entry| catalogue.settle(entry, images))
         .await
 }

@@ -56,7 +56,7 @@ impl Packing<'_> {
         }
         let mut trained = vec![0_u64; self.classes.names().len()];
         for row in self.rows.iter().filter(|row| row.split == 0) {
-            for class in self.classes.of(&self.dataset.films()[row.film]) {
+            for class in self.classes.of(&self.dataset.examples()[row.example]) {
                 trained[class] += 1;
             }
         }
@@ -70,34 +70,34 @@ impl Packing<'_> {
         }
     }
 
-    fn place_of(&self, film: usize) -> Result<&'static str, &str> {
-        match &self.fates[film] {
+    fn place_of(&self, example: usize) -> Result<&'static str, &str> {
+        match &self.fates[example] {
             Fate::Split(split) => Ok(SPLITS[*split]),
             Fate::Skipped(why) => Err(why),
             Fate::Open => Err("open"),
         }
     }
 
-    fn table_row(&self, film: usize) -> tables::Row<'_> {
-        tables::Row {
-            film: &self.dataset.films()[film],
-            look: self.looks[film].as_ref(),
-            flags: &self.flags[film],
-            place: self.place_of(film),
+    fn table_row(&self, example: usize) -> tables::TableRow<'_> {
+        tables::TableRow {
+            example: &self.dataset.examples()[example],
+            look: self.looks[example].as_ref(),
+            flags: &self.flags[example],
+            place: self.place_of(example),
         }
     }
 
     fn write_tables(&self) -> Result<(), DatasetError> {
         let all: Vec<_> = (0..self.fates.len())
-            .map(|film| self.table_row(film))
+            .map(|example| self.table_row(example))
             .collect();
-        tables::write(self.output, "films", &all)?;
+        tables::write(self.output, "examples", &all)?;
         for (number, split) in SPLITS.iter().enumerate() {
             let rows: Vec<_> = self
                 .rows
                 .iter()
                 .filter(|row| row.split == number)
-                .map(|row| self.table_row(row.film))
+                .map(|row| self.table_row(row.example))
                 .collect();
             tables::write(self.output, split, &rows)?;
         }
@@ -105,20 +105,20 @@ impl Packing<'_> {
     }
 
     fn write_report(&self) -> Result<(), JobError> {
-        let films = self.dataset.films();
-        let seen: Vec<_> = (0..films.len())
-            .map(|film| quality::Seen {
-                film: &films[film],
-                flags: &self.flags[film],
-                place: self.place_of(film),
+        let examples = self.dataset.examples();
+        let seen: Vec<_> = (0..examples.len())
+            .map(|example| quality::Seen {
+                example: &examples[example],
+                flags: &self.flags[example],
+                place: self.place_of(example),
                 classes: self
                     .classes
-                    .of(&films[film])
+                    .of(&examples[example])
                     .map(|class| self.classes.names()[class].as_str())
                     .collect(),
             })
             .collect();
-        let report = quality::report(&seen, &self.clusters, films);
+        let report = quality::report(&seen, &self.clusters, examples);
         let write = || -> io::Result<()> {
             write_json(&self.output.join(QUALITY_FILE), &report)?;
             let thumbnails = self.thumbnails(&page::shown(&report))?;
@@ -132,7 +132,7 @@ impl Packing<'_> {
         })
     }
 
-    /// Small pictures of these films, from what was prepared of them, in the proportions that the
+    /// Small pictures of these examples, from what was prepared of them, in the proportions that the
     /// files had.
     fn thumbnails(&self, ids: &[String]) -> io::Result<page::Thumbnails> {
         let pictures = self
@@ -140,20 +140,20 @@ impl Packing<'_> {
             .map_err(|_| io::Error::other("the spool is gone"))?;
         let places: BTreeMap<&str, usize> = self
             .dataset
-            .films()
+            .examples()
             .iter()
             .enumerate()
-            .map(|(at, film)| (film.id.as_str(), at))
+            .map(|(at, example)| (example.id.as_str(), at))
             .collect();
         let mut thumbnails = page::Thumbnails::new();
         for id in ids {
-            let Some((look, film)) = places
+            let Some((look, example)) = places
                 .get(id.as_str())
                 .and_then(|at| Some((self.looks[*at].as_ref()?, *at)))
             else {
                 continue;
             };
-            let (start, length) = self.spooled[film];
+            let (start, length) = self.spooled[example];
             let stored = pictures
                 .get(start as usize..start as usize + length as usize)
                 .unwrap_or_default();

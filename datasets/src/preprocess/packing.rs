@@ -33,7 +33,7 @@ use crate::shards::{ShardLayout, ShardWriter, key};
 /// Prepared pictures, while splits are not known yet. It is gone when the job ends.
 const SPOOL_FILE: &str = ".spool";
 
-/// What became of a film.
+/// What became of an example.
 #[derive(Debug, Clone)]
 pub(super) enum Fate {
     /// Not dealt with yet.
@@ -51,12 +51,12 @@ pub(super) struct Packing<'a> {
     pub(super) writer: ShardWriter,
     pub(super) summary: PreprocessSummary,
     pub(super) problems: Vec<Problem>,
-    /// By film.
+    /// By example.
     pub(super) looks: Vec<Option<Look>>,
-    /// By film.
+    /// By example.
     pub(super) fates: Vec<Fate>,
     pub(super) flags: Vec<Vec<&'static str>>,
-    /// By film: where its prepared picture is in the spool.
+    /// By example: where its prepared picture is in the spool.
     pub(super) spooled: Vec<(u64, u32)>,
     pub(super) spool: PathBuf,
     pub(super) rows: Vec<Assigned>,
@@ -81,9 +81,9 @@ impl<'a> Packing<'a> {
             shard_bytes: settings.shard_bytes,
             notes: notes(settings, dataset),
         };
-        let films = dataset.films().len();
+        let examples = dataset.examples().len();
         let summary = PreprocessSummary {
-            pictures: films as u64,
+            pictures: examples as u64,
             splits: SPLITS
                 .iter()
                 .map(|split| ((*split).to_owned(), 0))
@@ -101,17 +101,17 @@ impl<'a> Packing<'a> {
             writer: ShardWriter::create(output, layout)?,
             summary,
             problems: Vec::new(),
-            looks: vec![None; films],
-            fates: vec![Fate::Open; films],
-            flags: vec![Vec::new(); films],
-            spooled: vec![(0, 0); films],
+            looks: vec![None; examples],
+            fates: vec![Fate::Open; examples],
+            flags: vec![Vec::new(); examples],
+            spooled: vec![(0, 0); examples],
             spool: output.join(SPOOL_FILE),
             rows: Vec::new(),
             clusters: Vec::new(),
         })
     }
 
-    /// The films that are wanted: those with a class, released when the settings say.
+    /// The examples that are wanted: those with a class, released when the settings say.
     pub(super) fn filter(&mut self) -> Result<Vec<usize>, JobError> {
         let day = |text: &Option<String>| text.as_deref().and_then(|text| text.parse().ok());
         let (from, to): (Option<NaiveDate>, Option<NaiveDate>) = (
@@ -119,10 +119,13 @@ impl<'a> Packing<'a> {
             day(&self.settings.released_to),
         );
         let mut usable = Vec::new();
-        for (at, film) in self.dataset.films().iter().enumerate() {
-            let date = film.release_date;
-            if !self.classes.bytes_of(film).contains(&1) {
-                let detail = format!("none of its labels is a class: {}", film.labels.join(", "));
+        for (at, example) in self.dataset.examples().iter().enumerate() {
+            let date = example.release_date;
+            if !self.classes.bytes_of(example).contains(&1) {
+                let detail = format!(
+                    "none of its labels is a class: {}",
+                    example.labels.join(", ")
+                );
                 self.skip(at, Skip::new("no_class", detail));
             } else if (from.is_some() || to.is_some()) && date.is_none() && !self.settings.undated {
                 self.skip(at, Skip::new("no_date", "it has no release date"));
@@ -164,9 +167,9 @@ impl<'a> Packing<'a> {
             usable.len(),
             || Worker::new(settings, context.helper.as_deref()),
             |worker, at| {
-                let film = &dataset.films()[usable[at]];
-                let file = dataset.picture(&film.id).unwrap_or_default();
-                (file.len() as u64, worker.prepare(film, file))
+                let example = &dataset.examples()[usable[at]];
+                let file = dataset.picture(&example.id).unwrap_or_default();
+                (file.len() as u64, worker.prepare(example, file))
             },
             |at, (bytes, prepared)| {
                 if context.stop.is_told() {
@@ -197,11 +200,11 @@ impl<'a> Packing<'a> {
         out.flush().map_err(|error| fault(&spool, error))
     }
 
-    /// Flags the films and gives each that is left its split.
+    /// Flags the examples and gives each that is left its split.
     pub(super) fn deal(&mut self, usable: &[usize]) -> Result<(), JobError> {
-        let films = self.dataset.films();
+        let examples = self.dataset.examples();
         self.clusters = similar::clusters(&self.looks);
-        self.flags = quality::flags(films, &self.looks, &self.clusters);
+        self.flags = quality::flags(examples, &self.looks, &self.clusters);
         let is_clean: Vec<bool> = self
             .flags
             .iter()
@@ -210,7 +213,7 @@ impl<'a> Packing<'a> {
         let usable: Vec<usize> = usable
             .iter()
             .copied()
-            .filter(|film| self.looks[*film].is_some())
+            .filter(|example| self.looks[*example].is_some())
             .collect();
         let together = if self.settings.group_near_duplicates {
             self.clusters.as_slice()
@@ -218,7 +221,7 @@ impl<'a> Packing<'a> {
             &[]
         };
         let deal = Deal {
-            films,
+            examples,
             classes: self.classes,
             together,
             shares: self.settings.splits,
@@ -228,9 +231,9 @@ impl<'a> Packing<'a> {
             max_per_class: self.settings.max_per_class,
         };
         let dealt = assign(&deal, &usable).map_err(JobError::user)?;
-        for film in dealt.left_out {
+        for example in dealt.left_out {
             let detail = "its classes have enough training pictures without it";
-            self.skip(film, Skip::new("over_class_cap", detail));
+            self.skip(example, Skip::new("over_class_cap", detail));
         }
         self.rows = dealt.rows;
         Ok(())
@@ -243,15 +246,15 @@ impl<'a> Packing<'a> {
             if context.stop.is_told() {
                 return Err(JobError::Stopped);
             }
-            let film = &self.dataset.films()[row.film];
-            let (start, length) = self.spooled[row.film];
+            let example = &self.dataset.examples()[row.example];
+            let (start, length) = self.spooled[row.example];
             let image = pictures
                 .get(start as usize..start as usize + length as usize)
                 .unwrap_or_default();
             let split = SPLITS[row.split];
             self.writer
-                .push(split, &film.id, &self.classes.bytes_of(film), image)?;
-            self.fates[row.film] = Fate::Split(row.split);
+                .push(split, &example.id, &self.classes.bytes_of(example), image)?;
+            self.fates[row.example] = Fate::Split(row.split);
             *self.summary.splits.entry(split.to_owned()).or_default() += 1;
             self.summary.bytes += u64::from(length);
             self.rows.push(row);
@@ -272,7 +275,7 @@ impl<'a> Packing<'a> {
         *self.summary.skipped.entry(skip.class.clone()).or_default() += 1;
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem {
-                id: self.dataset.films()[at].id.clone(),
+                id: self.dataset.examples()[at].id.clone(),
                 class: skip.class.clone(),
                 detail: skip.detail,
             });
@@ -283,12 +286,19 @@ impl<'a> Packing<'a> {
 
 /// What shards say about where they come from.
 fn notes(settings: &PreprocessSettings, dataset: &Dataset) -> BTreeMap<String, String> {
-    let films: Vec<_> = dataset
-        .films()
+    let examples: Vec<_> = dataset
+        .examples()
         .iter()
-        .map(|film| (&film.id, &film.labels, &film.group, &film.picture_digest))
+        .map(|example| {
+            (
+                &example.id,
+                &example.labels,
+                &example.group,
+                &example.picture_digest,
+            )
+        })
         .collect();
-    let input = Digest::of(&serde_json::to_vec(&films).unwrap_or_default());
+    let input = Digest::of(&serde_json::to_vec(&examples).unwrap_or_default());
     let settings = serde_json::to_string(settings).unwrap_or_default();
     BTreeMap::from([
         (key::DATASET.to_owned(), input.as_str().to_owned()),

@@ -7,7 +7,7 @@ use marquee_domain::spec::PreprocessSettings;
 
 use super::helper::Helper;
 use super::prepare::{Prepared, Preparer};
-use crate::dataset::FilmRow;
+use crate::dataset::Example;
 use crate::job::JobError;
 
 /// Prepares pictures, in a helper process where there is a program for one.
@@ -25,12 +25,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn prepare(&mut self, film: &FilmRow, file: &[u8]) -> Result<Prepared, JobError> {
-        if Digest::of(file) != film.picture_digest {
+    pub(super) fn prepare(&mut self, example: &Example, file: &[u8]) -> Result<Prepared, JobError> {
+        if Digest::of(file) != example.picture_digest {
             return Err(JobError::bad_input(format!(
-                "the picture of film {} is not the one that was fetched: its digest differs from \
+                "the picture {} is not the one that was fetched: its digest differs from \
                  {}; run the fetch job again",
-                film.id, film.picture_digest
+                example.id, example.picture_digest
             )));
         }
         match self {

@@ -86,6 +86,7 @@ fn read_index(file: &Path) -> Result<ShardIndex, ShardError> {
         )));
     }
     for shard in index.splits.values().flatten() {
+        // An index may come from anywhere; a name in it must not lead out of the folder.
         if shard.file.is_empty() || shard.file.contains(['/', '\\']) || shard.file == ".." {
             return Err(damaged(format!("{:?} is no plain file name", shard.file)));
         }

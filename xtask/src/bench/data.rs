@@ -35,7 +35,7 @@ const TORCH: &str = include_str!("../../python/zoo.txt");
 const PILLOW: &str = include_str!("../../python/bench-data.txt");
 const TENSORFLOW: &str = include_str!("../../python/bench-tf.txt");
 
-/// Posters of 500x750, and rows of the table of films: the study's catalogue.
+/// Posters of 500x750, and rows of the table of examples: as many as the study's catalogue has.
 const PICTURES: usize = 1_000;
 const TABLE_ROWS: usize = 270_000;
 
@@ -332,8 +332,8 @@ fn shards(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
 fn tables(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     const ROUNDS: usize = 9;
     let pairs = [
-        ("table of films to Arrow", "table", Some(Goal::Ratio(1.0))),
-        ("table of films to rows", "films", None),
+        ("table of examples to Arrow", "table", Some(Goal::Ratio(1.0))),
+        ("table of examples to rows", "rows", None),
     ];
     for (what, task, goal) in pairs {
         let peer = [Peer {

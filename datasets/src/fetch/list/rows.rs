@@ -15,7 +15,7 @@ use crate::job::JobError;
 pub(super) struct ListRow {
     pub(super) id: String,
     /// A URL, or a path below the list's folder.
-    pub(super) place: String,
+    pub(super) location: String,
     pub(super) labels: Vec<String>,
     pub(super) group: Option<String>,
 }
@@ -85,7 +85,7 @@ fn read_csv(
         }
         push(ListRow {
             id: field(id).to_owned(),
-            place: field(url).to_owned(),
+            location: field(url).to_owned(),
             labels: labels_csv::split(field(labels)),
             group: group
                 .map(|at| field(at).to_owned())
@@ -127,7 +127,7 @@ fn read_parquet(
             };
             push(ListRow {
                 id,
-                place: text(places, "url")?.unwrap_or_default(),
+                location: text(places, "url")?.unwrap_or_default(),
                 labels: labels_at(labels, row).map_err(|kind| {
                     wrong(format!(
                         "column labels is of type {kind}; make it a list of texts, or texts joined by |"

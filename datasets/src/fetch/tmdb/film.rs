@@ -32,7 +32,7 @@ impl Catalogue<'_> {
         let had = match entry {
             PlanEntry::Film(id) => self.film(id, images).await,
             PlanEntry::Kept(id) => self.keep(&id).map_err(NotHad::from),
-            PlanEntry::Place { id, .. } | PlanEntry::Rejected { id, .. } => {
+            PlanEntry::Picture { id, .. } | PlanEntry::Rejected { id, .. } => {
                 let detail = format!("{id} is no film of an API");
                 Err(Miss::failed(MissClass::NoFilm, detail).into())
             }
@@ -139,7 +139,7 @@ impl Catalogue<'_> {
 
 /// A service that says "unchanged" of what we never had.
 fn unasked_for() -> Miss {
-    Miss::failed(MissClass::Nonsense, "unchanged, but unknown")
+    Miss::failed(MissClass::Nonsense, "the service says that it is unchanged, and there is no earlier one")
 }
 
 /// The path of the film's poster, if the film is one to learn from.

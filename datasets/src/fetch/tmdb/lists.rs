@@ -105,7 +105,7 @@ impl Catalogue<'_> {
             start = next;
         }
         let mut push = |entry| writer.push(&entry).map_err(|error| on_disk(dir, &error));
-        for row in previous.iter().flat_map(|dataset| dataset.films()) {
+        for row in previous.iter().flat_map(|dataset| dataset.examples()) {
             let id = row.id.parse().ok();
             match id.filter(|id| changed.remove(id)) {
                 Some(id) => push(PlanEntry::Film(id))?,

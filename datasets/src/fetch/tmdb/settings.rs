@@ -8,7 +8,7 @@ use marquee_domain::spec::{FetchSettings, FilmList, Rights, Source};
 use crate::fetch::address::Base;
 use crate::fetch::credential::Credential;
 use crate::fetch::manners::Manners;
-use crate::fetch::place::Place;
+use crate::fetch::place::Workplace;
 use crate::job::JobError;
 
 /// The settings of a `tmdb` source, checked.
@@ -93,7 +93,7 @@ impl Settings {
 }
 
 /// Of all that decides which ids are asked for and what is kept of them; how fast is no part of it.
-pub(super) fn fingerprint(fetch: &FetchSettings, place: &Place<'_>) -> Digest {
+pub(super) fn fingerprint(fetch: &FetchSettings, place: &Workplace<'_>) -> Digest {
     let mut asked = fetch.clone();
     if let Source::Tmdb {
         credential_env,

@@ -1,4 +1,4 @@
-//! The table of films as Parquet: one row a picture, typed columns, nulls where nothing is known.
+//! The table of examples as Parquet: one row a picture, typed columns, nulls where nothing is known.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,14 +14,14 @@ use arrow::datatypes::{
 use marquee_domain::artifact::Digest;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{DatasetError, FilmRow};
+use super::{DatasetError, Example};
 use crate::table;
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("item", item, false)))
 }
 
-/// The columns of a film, which the tables of splits have too.
+/// The columns of an example, which the tables of splits have too.
 pub(crate) fn fields() -> Vec<Field> {
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
     vec![
@@ -46,7 +46,7 @@ pub(crate) fn fields() -> Vec<Field> {
 pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| Arc::new(Schema::new(fields())));
 
 /// The rows, column by column, in the order of [`fields`].
-pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Vec<ArrayRef> {
+pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a Example> + Clone) -> Vec<ArrayRef> {
     let mut labels = ListBuilder::new(StringBuilder::new()).with_field(Field::new(
         "item",
         DataType::Utf8,
@@ -65,7 +65,7 @@ pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Ve
         ids.values().append_slice(&row.label_ids);
         ids.append(true);
     }
-    let text = |pick: fn(&FilmRow) -> Option<&str>| -> ArrayRef {
+    let text = |pick: fn(&Example) -> Option<&str>| -> ArrayRef {
         Arc::new(StringArray::from_iter(rows.clone().map(pick)))
     };
     vec![
@@ -95,11 +95,11 @@ pub(crate) fn columns<'a>(rows: impl Iterator<Item = &'a FilmRow> + Clone) -> Ve
 }
 
 /// Writes a table of `rows` into `dir`, for benchmarks.
-pub fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(), DatasetError> {
+pub fn write(dir: &Path, rows: impl Iterator<Item = Example>) -> Result<(), DatasetError> {
     const ROWS_AT_ONCE: usize = 8_192;
-    let file = dir.join(super::FILMS_FILE);
+    let file = dir.join(super::EXAMPLES_FILE);
     let mut out = table::create(&file, &SCHEMA)?;
-    let rows: Vec<FilmRow> = rows.collect();
+    let rows: Vec<Example> = rows.collect();
     for part in rows.chunks(ROWS_AT_ONCE) {
         table::write(&file, &mut out, SCHEMA.clone(), columns(part.iter()))?;
     }
@@ -107,7 +107,7 @@ pub fn write(dir: &Path, rows: impl Iterator<Item = FilmRow>) -> Result<(), Data
 }
 
 /// All rows of the table in `path`.
-pub fn read(path: &Path) -> Result<Vec<FilmRow>, DatasetError> {
+pub fn read(path: &Path) -> Result<Vec<Example>, DatasetError> {
     let file = File::open(path).map_err(|source| DatasetError::Io {
         file: path.to_owned(),
         source,
@@ -152,7 +152,7 @@ fn names(schema: &Schema) -> String {
         .join(", ")
 }
 
-fn append_rows(batch: &RecordBatch, rows: &mut Vec<FilmRow>) -> Result<(), String> {
+fn append_rows(batch: &RecordBatch, rows: &mut Vec<Example>) -> Result<(), String> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
     let optional = |column: usize, row: usize| {
         let column = text(column);
@@ -168,8 +168,8 @@ fn append_rows(batch: &RecordBatch, rows: &mut Vec<FilmRow>) -> Result<(), Strin
         let digest = text(9).value(row);
         let digest = digest
             .parse::<Digest>()
-            .map_err(|error| format!("film {id}: {error}"))?;
-        rows.push(FilmRow {
+            .map_err(|error| format!("picture {id}: {error}"))?;
+        rows.push(Example {
             labels: labels
                 .value(row)
                 .as_string::<i32>()
