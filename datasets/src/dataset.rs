@@ -21,6 +21,7 @@ pub(crate) mod examples;
 mod outcomes;
 mod pictures;
 mod read;
+pub(crate) mod table;
 mod write;
 
 pub use examples::{read as read_table, write as write_table};

@@ -27,5 +27,4 @@ pub mod readers;
 pub mod scale;
 pub mod shards;
 mod sniff;
-mod table;
 pub mod thumbnail;

@@ -19,6 +19,7 @@ pub fn in_order<S, T: Send, E>(
     mut sink: impl FnMut(usize, T) -> Result<(), E>,
 ) -> Result<(), E> {
     let gate = Gate::new(count);
+    // Without a bound of its own: the gate lets only so many items in at once.
     let (sender, results) = mpsc::channel();
     thread::scope(|scope| {
         for _ in 0..threads {

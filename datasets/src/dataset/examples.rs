@@ -14,8 +14,8 @@ use arrow::datatypes::{
 use marquee_domain::artifact::Digest;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::table;
 use super::{DatasetError, Example};
-use crate::table;
 
 fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("item", item, false)))

@@ -9,9 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::table;
 use super::{DatasetError, OUTCOMES_FILE};
 use crate::durable::AsideFile;
-use crate::table;
 
 /// Rows that are gathered before they are written.
 const ROWS_PENDING_MAX: usize = 8_192;

@@ -47,6 +47,7 @@ impl Dataset {
             };
             whole.examples.extend(part.examples);
             whole.pictures.extend(part.pictures);
+            // Each element names only the labels that it met.
             for label in part.labels {
                 if !whole.labels.contains(&label) {
                     whole.labels.push(label);
@@ -67,6 +68,7 @@ impl Dataset {
                 example.id.clone(),
             )
         });
+        // Elements share out ids by hash, so an id in two of them means that two runs were mixed.
         if let Some(twice) = whole
             .examples
             .windows(2)

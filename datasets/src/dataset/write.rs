@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 
 use super::outcomes::OutcomesWriter;
 use super::pictures::PicturesWriter;
+use super::table;
 use super::{
     DatasetError, EXAMPLES_FILE, Example, FETCH_FILE, FetchBooks, LABELS_FILE, RUN_FIELDS, examples,
 };
 use crate::durable::{AsideFile, write_json};
-use crate::table;
 
 /// Rows of the table that are gathered before they are written.
 const ROWS_PENDING_MAX: usize = 8_192;

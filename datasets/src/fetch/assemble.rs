@@ -32,6 +32,7 @@ impl Assembly<'_> {
     pub(super) fn dataset(&self, journal: &mut Journal) -> Result<FetchSummary, JobError> {
         let mut books = Books::open(self.plan.entries, self.resumed);
         let mut writer = DatasetWriter::create(self.place.output)?;
+        // The source's own list first, so that the order of classes does not depend on which pictures came.
         let mut labels = Labels::new(&self.plan.labels);
         let entries = plan::entries(self.dir).map_err(|error| on_disk(self.dir, &error))?;
         for (at, entry) in (0_u64..).zip(entries) {
@@ -66,6 +67,7 @@ impl Assembly<'_> {
     }
 
     fn picture_of(&self, id: &str, example: &Fetched, body: Vec<u8>) -> Result<Vec<u8>, JobError> {
+        // What did not change was not sent again: its bytes are in the earlier dataset alone.
         if !example.earlier {
             return Ok(body);
         }

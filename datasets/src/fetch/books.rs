@@ -48,6 +48,7 @@ impl Books {
             Miss::Rejected { .. } => *self.rejected.entry(class.clone()).or_default() += 1,
             Miss::Failed { .. } => *self.failed.entry(class.clone()).or_default() += 1,
         }
+        // The counts above hold all; the list is for looking into, and must not grow with the source.
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem {
                 id: id.to_owned(),

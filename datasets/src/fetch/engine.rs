@@ -19,6 +19,7 @@ use marquee_domain::report::FetchSummary;
 use super::answer::Body;
 use super::assemble::Assembly;
 use super::journal::Journal;
+use super::miss::Miss;
 use super::outcome::{Outcome, Settled};
 use super::place::{Workplace, link, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry};
@@ -29,6 +30,7 @@ use crate::job::{Context, FETCHED, JobError, Step};
 const AHEAD: usize = 2;
 /// Time between checkpoints: an attempt on another host loses at most what came since.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+
 /// A fetch under way.
 #[derive(Debug)]
 pub(super) struct Engine<'a> {
@@ -114,6 +116,7 @@ impl<'a> Engine<'a> {
         };
         let journal = &mut self.journal;
         let summary = tokio::task::block_in_place(|| work.dataset(journal))?;
+        // Only now: until the dataset is complete, the journal is all that there is.
         fs::remove_dir_all(&self.dir).map_err(|error| on_disk(&self.dir, &error))?;
         Ok(summary)
     }
@@ -125,6 +128,7 @@ impl<'a> Engine<'a> {
     ) -> Result<(), JobError> {
         let window = concurrency.max(1) as usize * AHEAD;
         let entries = plan::entries(&self.dir).map_err(|error| on_disk(&self.dir, &error))?;
+        // A copy, one byte an entry, since the journal grows while the entries are gone through.
         let done: Vec<bool> = (0..self.plan.entries)
             .map(|at| self.journal.has(at))
             .collect();
@@ -145,6 +149,8 @@ impl<'a> Engine<'a> {
                 };
                 (at, settled)
             })
+            // In whatever order they come: a slow host must not hold up what others have sent. The order of
+            // the plan comes back when the dataset is written.
             .buffer_unordered(window);
         while let Some((at, settled)) = answers.next().await {
             let (outcome, body) = match settled {
@@ -165,33 +171,29 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// A service that answers, but with nothing of use, is as good as down.
+    /// Counts an outcome, and ends the job when too many have failed in a row: a service that answers, but
+    /// with nothing of use, is as good as down.
     fn count(&mut self, outcome: &Outcome) -> Result<(), JobError> {
         const FAILED_IN_A_ROW_MAX: u32 = 100;
-        self.failed_in_a_row = match outcome {
-            Outcome::Failed { .. } => self.failed_in_a_row + 1,
-            Outcome::Fetched(_) | Outcome::Gone { .. } | Outcome::Rejected { .. } => 0,
-        };
-        let counted_as = match outcome {
-            Outcome::Fetched(_) => FETCHED.to_owned(),
-            Outcome::Gone { .. } => "gone".to_owned(),
-            Outcome::Rejected { class, .. } => format!("rejected_{class}"),
-            Outcome::Failed { class, .. } => format!("failed_{class}"),
-        };
+        let miss = outcome.miss();
+        let counted_as = miss
+            .as_ref()
+            .map_or_else(|| FETCHED.to_owned(), Miss::counted_as);
         *self.counts.entry(counted_as).or_default() += 1;
-        match outcome {
-            Outcome::Failed { class, detail } if self.failed_in_a_row >= FAILED_IN_A_ROW_MAX => {
-                Err(JobError::network(format!(
-                    "{} in a row failed, the last with {class}: {detail}; what was fetched before is kept for \
-                     the next attempt",
-                    self.failed_in_a_row
-                )))
-            }
-            Outcome::Failed { .. }
-            | Outcome::Fetched(_)
-            | Outcome::Gone { .. }
-            | Outcome::Rejected { .. } => Ok(()),
+        let Some(Miss::Failed { class, detail }) = miss else {
+            // Gone and rejected are answers that make sense: whoever gives them is well.
+            self.failed_in_a_row = 0;
+            return Ok(());
+        };
+        self.failed_in_a_row += 1;
+        if self.failed_in_a_row < FAILED_IN_A_ROW_MAX {
+            return Ok(());
         }
+        Err(JobError::network(format!(
+            "{} in a row failed, the last with {class}: {detail}; what was fetched before is kept for the \
+             next attempt",
+            self.failed_in_a_row
+        )))
     }
 
     fn tell(&self) {
@@ -217,6 +219,7 @@ impl<'a> Engine<'a> {
             .checkpoints
             .join(format!("settled-{settled:012}"));
         fs::create_dir_all(&path)?;
+        // Links, not copies: a checkpoint of 100 GB of pictures costs a few directory entries.
         let files = [plan::ENTRIES_FILE, plan::PLAN_FILE].map(|name| self.dir.join(name));
         for file in self.journal.segments()?.into_iter().chain(files) {
             let name = file.file_name().unwrap_or_default();

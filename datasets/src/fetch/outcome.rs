@@ -30,6 +30,18 @@ impl From<Miss> for Outcome {
 }
 
 impl Outcome {
+    /// Why there is no picture, if there is none.
+    pub(super) fn miss(&self) -> Option<Miss> {
+        match self {
+            Self::Fetched(_) => None,
+            Self::Gone { detail } => Some(Miss::Gone {
+                detail: detail.clone(),
+            }),
+            Self::Rejected { class, detail } => Some(Miss::rejected(class.clone(), detail)),
+            Self::Failed { class, detail } => Some(Miss::failed(class.clone(), detail)),
+        }
+    }
+
     /// The picture, or why there is none.
     pub(super) fn into_fetched(self) -> Result<Fetched, Miss> {
         match self {
@@ -92,5 +104,29 @@ pub(super) enum Settled {
 impl Settled {
     pub(super) fn missed(miss: Miss) -> Self {
         Self::As(miss.into(), Body::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Headers of a journal of version 0.1.0, without the entry's number.
+    const STORED: [&str; 4] = [
+        r#"{"outcome":"fetched","labels":[[28,"Action"],[null,"cat"]],"group":null,"title":"Northern Meadow","release_date":"1944-04-15","popularity":1.478,"language":"en","digest":"48bdd3661078af3fb2c60b687b5fa5d9649c4cff1d79d02b97086e60bc46bc92","details":{"etag":"\"1-1-film-1\""},"picture":{"etag":"\"1-1-1-92\""},"earlier":false}"#,
+        r#"{"outcome":"gone","detail":"HTTP 404, code 34: The resource you requested could not be found."}"#,
+        r#"{"outcome":"rejected","class":"no_poster","detail":"it has no poster"}"#,
+        r#"{"outcome":"failed","class":"http_503","detail":"HTTP 503, code 11: Internal error: Something went wrong. (1 attempts)"}"#,
+    ];
+
+    #[test]
+    fn a_journal_of_an_earlier_version_is_read_and_would_be_written_alike() {
+        for text in STORED {
+            let outcome: Outcome = serde_json::from_str(text).unwrap();
+            let written = serde_json::to_value(&outcome).unwrap();
+            assert_eq!(written, serde_json::from_str::<Value>(text).unwrap());
+        }
     }
 }

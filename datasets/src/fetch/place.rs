@@ -63,6 +63,7 @@ impl Workplace<'_> {
         if is_same(dir) && beyond.is_none_or(|resume| journal_bytes(resume) <= journal_bytes(dir)) {
             return Ok(());
         }
+        // A journal of another plan numbers other entries: nothing of it may be taken.
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => fs::create_dir_all(dir)?,

@@ -96,6 +96,7 @@ impl PlanWriter {
 
     /// Takes an entry of the source's list, if it is in this element's share.
     pub(super) fn push(&mut self, entry: &PlanEntry) -> io::Result<()> {
+        // By id, not by number: an element keeps its share when the source lists something new.
         self.listed += 1;
         if self
             .element
@@ -138,4 +139,33 @@ pub(super) fn entries(
 ) -> io::Result<impl Iterator<Item = io::Result<PlanEntry>> + use<>> {
     let lines = BufReader::new(File::open(dir.join(ENTRIES_FILE))?).lines();
     Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_an_earlier_version_is_read_and_would_be_written_alike() {
+        for (text, id) in [
+            (r#"{"film":12}"#, "12"),
+            (r#"{"kept":"14"}"#, "14"),
+            (
+                r#"{"place":{"id":"a","place":"0.png","labels":["cat"],"group":"pair"}}"#,
+                "a",
+            ),
+            (
+                r#"{"place":{"id":"c","place":"http://h/2.png","labels":["cat","dog"]}}"#,
+                "c",
+            ),
+            (
+                r#"{"rejected":{"id":"g","class":"no_labels","detail":"its labels are empty"}}"#,
+                "g",
+            ),
+        ] {
+            let entry: PlanEntry = serde_json::from_str(text).unwrap();
+            assert_eq!(entry.id(), id);
+            assert_eq!(serde_json::to_string(&entry).unwrap(), text);
+        }
+    }
 }

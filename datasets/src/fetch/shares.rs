@@ -80,6 +80,8 @@ impl Attendant {
             pace.take(share.clone());
             self.share = Some(share);
         }
+        // Without a share that still holds, one request may wait for the next: it is what goes first when
+        // a share comes.
         let allowed = self
             .share
             .as_ref()

@@ -217,6 +217,7 @@ impl Transport {
                 Ok(Err(error)) => return self.broken(&error, MissClass::Truncated),
                 Err(_) => return stalled(),
             };
+            // A page of a proxy or a portal comes with 200, too.
             if written == 0 && is_text_answer(&chunk) {
                 return Try::again(MissClass::Nonsense, "a page came instead of a file");
             }
@@ -351,6 +352,8 @@ impl Transport {
     }
 
     async fn read_body(&self, mut response: Response, limit: usize) -> Result<Body, Unread> {
+        // What a server announces costs nothing to refuse, but it may announce nothing, or lie: the bytes
+        // are counted all the same.
         let announced = response.content_length();
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(Unread::TooLarge);

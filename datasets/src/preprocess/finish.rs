@@ -28,6 +28,7 @@ const THUMBNAIL_SIDE: u32 = 110;
 impl Packing<'_> {
     /// Completes shards, tables and report, unless the shards would be useless.
     pub(super) fn finish(mut self, started: Instant) -> Result<PreprocessBooks, JobError> {
+        // First what can refuse the whole: useless shards must not get an index.
         self.check_splits()?;
         self.write_tables()?;
         self.write_report()?;
@@ -36,6 +37,7 @@ impl Packing<'_> {
         for flag in self.flags.iter().flatten() {
             *self.summary.flags.entry((*flag).to_owned()).or_default() += 1;
         }
+        // The index of the shards is written last of all: with it the folder is complete.
         self.writer.finish()?;
         self.summary.seconds = started.elapsed().as_secs_f64();
         Ok(PreprocessBooks {
@@ -54,6 +56,7 @@ impl Packing<'_> {
                 )));
             }
         }
+        // A class that training never sees cannot be learned, and its score would be a puzzle later.
         let mut trained = vec![0_u64; self.classes.names().len()];
         for row in self.rows.iter().filter(|row| row.split == 0) {
             for class in self.classes.of(&self.dataset.examples()[row.example]) {

@@ -118,6 +118,7 @@ impl<'a> Packing<'a> {
             day(&self.settings.released_from),
             day(&self.settings.released_to),
         );
+        // Before any picture is decoded: what is not wanted should cost nothing.
         let mut usable = Vec::new();
         for (at, example) in self.dataset.examples().iter().enumerate() {
             let date = example.release_date;
@@ -172,6 +173,7 @@ impl<'a> Packing<'a> {
                 (file.len() as u64, worker.prepare(example, file))
             },
             |at, (bytes, prepared)| {
+                // There is no checkpoint: a preprocess that is stopped begins anew.
                 if context.stop.is_told() {
                     return Err(JobError::Stopped);
                 }
@@ -215,6 +217,7 @@ impl<'a> Packing<'a> {
             .copied()
             .filter(|example| self.looks[*example].is_some())
             .collect();
+        // Flags come first: a test set of exact size takes pictures without a flag alone.
         let together = if self.settings.group_near_duplicates {
             self.clusters.as_slice()
         } else {
@@ -263,6 +266,7 @@ impl<'a> Packing<'a> {
     }
 
     pub(super) fn map_spool(&self) -> Result<Buffer, JobError> {
+        // An empty file cannot be mapped.
         let length = fs::metadata(&self.spool).map(|found| found.len());
         if length.is_ok_and(|length| length == 0) {
             return Ok(Buffer::from(Vec::<u8>::new()));
@@ -298,6 +302,7 @@ fn notes(settings: &PreprocessSettings, dataset: &Dataset) -> BTreeMap<String, S
             )
         })
         .collect();
+    // Which pictures and labels, not when and how they were fetched: the same data has one digest.
     let input = Digest::of(&serde_json::to_vec(&examples).unwrap_or_default());
     let settings = serde_json::to_string(settings).unwrap_or_default();
     BTreeMap::from([

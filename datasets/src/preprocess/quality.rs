@@ -80,6 +80,7 @@ pub(super) fn flags(
     let mut files = HashMap::new();
     for (at, example) in examples.iter().enumerate() {
         let Some(look) = &looks[at] else { continue };
+        // An API's posters have no name of their own; their URLs end in .jpg.
         let promised = Format::of_name(&example.id).unwrap_or(Format::Jpeg);
         let is_copy = *files.entry(&example.picture_digest).or_insert(at) != at;
         for (name, is_so) in [
@@ -102,6 +103,7 @@ pub(super) fn flags(
     for cluster in clusters {
         let is_placeholder = strangers(examples, cluster) >= PLACEHOLDER_MIN;
         for (nth, example) in cluster.iter().enumerate() {
+            // A picture that many strangers share says nothing of any of them.
             if is_placeholder {
                 flags[*example].insert(place("placeholder"));
             }

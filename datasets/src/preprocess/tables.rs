@@ -12,8 +12,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::look::Look;
+use crate::dataset::table;
 use crate::dataset::{DatasetError, Example, examples, examples_file_in};
-use crate::table;
 
 /// Rows that are written at once.
 const ROWS_AT_ONCE: usize = 8_192;

@@ -254,6 +254,7 @@ impl Split {
         decoder
             .decode_headers()
             .map_err(|error| format!("{error:?}"))?;
+        // A picture of another size would fill a part of the buffer, and leave the row before in the rest.
         if decoder.output_buffer_size() != Some(out.len()) {
             return Err(format!(
                 "the picture is not {}x{} RGB",
@@ -313,6 +314,7 @@ impl Split {
             self.rows += rows;
         }
         let rows = self.rows - rows_before;
+        // A file may be whole and yet another set's.
         if rows as u64 != shard.rows {
             return Err(damaged(format!(
                 "it has {rows} rows, shards.json says {}",
@@ -328,6 +330,7 @@ impl Split {
             return Err("a column holds nulls".to_owned());
         }
         let labels = batch.column(1).as_fixed_size_binary().clone();
+        // Training multiplies by these bytes: a 2 would count twice without anybody noticing.
         if labels.value_data().iter().any(|byte| *byte > 1) {
             return Err("a label is neither 0 nor 1".to_owned());
         }

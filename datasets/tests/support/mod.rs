@@ -119,6 +119,7 @@ pub(crate) struct Workplace {
     resume: Option<PathBuf>,
     previous: Option<PathBuf>,
     element: Option<ArrayElement>,
+    licence: Option<String>,
 }
 
 /// How a job ended.
@@ -140,12 +141,19 @@ impl Workplace {
             resume: None,
             previous: None,
             element: None,
+            licence: None,
         }
     }
 
     /// Its jobs are this element of an array.
     pub(crate) fn with_element(mut self, index: u32, size: u32) -> Self {
         self.element = Some(ArrayElement { index, size });
+        self
+    }
+
+    /// Its fetch jobs state this licence.
+    pub(crate) fn with_licence(mut self, licence: &str) -> Self {
+        self.licence = Some(licence.to_owned());
         self
     }
 
@@ -205,7 +213,7 @@ impl Workplace {
         let spec = self.write_spec(
             Work::Fetch(FetchSettings {
                 source,
-                licence: None,
+                licence: self.licence.clone(),
                 retention_days: None,
             }),
             "dataset",

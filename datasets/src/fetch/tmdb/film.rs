@@ -139,7 +139,10 @@ impl Catalogue<'_> {
 
 /// A service that says "unchanged" of what we never had.
 fn unasked_for() -> Miss {
-    Miss::failed(MissClass::Nonsense, "the service says that it is unchanged, and there is no earlier one")
+    Miss::failed(
+        MissClass::Nonsense,
+        "the service says that it is unchanged, and there is no earlier one",
+    )
 }
 
 /// The path of the film's poster, if the film is one to learn from.

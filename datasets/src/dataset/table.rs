@@ -10,7 +10,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
-use crate::dataset::DatasetError;
+use super::DatasetError;
 use crate::durable::AsideFile;
 
 /// Rows of one row group: what a writer holds in memory, and a reader may skip.
