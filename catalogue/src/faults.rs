@@ -147,6 +147,7 @@ impl Faults {
             if rule.route != route || !position.is_multiple_of(rule.every) {
                 return false;
             }
+            // A rule without an end needs no count, and the table of counts stays small.
             if rule.times.is_none() {
                 return true;
             }
@@ -165,6 +166,7 @@ impl Faults {
         if let Some((_, rule)) = rule {
             return Some(rule.clone());
         }
+        // The rules that were asked for come before the storm's: a test that plants one fault must get it.
         let planted = self.planted(route, position)?;
         strikes(PLANTED, &planted).then_some(planted)
     }

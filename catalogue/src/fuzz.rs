@@ -102,6 +102,8 @@ pub fn run(target: Target, time: Duration, seed: u64, folder: &Path) -> std::io:
             std::fs::write(&file, &input)?;
             outcome.findings.push(file);
         }
+        // A verdict that is new stands for a path through the reader that no input took before: what is
+        // made of this input may go further along it.
         let seen = verdicts.entry(verdict).or_default();
         *seen += 1;
         if *seen == 1 && corpus.len() < CORPUS_MAX {

@@ -7,7 +7,8 @@ use marquee_datasets::dice::Dice;
 pub(crate) const GENRES: usize = 8;
 /// Cues a genre has: one global, one local.
 pub(crate) const CUES_PER_GENRE: usize = 2;
-/// Probability that a poster shows a cue of a genre that the film has.
+/// Probability that a poster shows a cue of a genre that the film has. Below 1, so that no classifier can
+/// be perfect and the ceiling is known.
 pub(crate) const CUE_GIVEN_GENRE: f64 = 0.8;
 /// Probability that a poster shows a cue of a genre that the film has not.
 pub(crate) const CUE_GIVEN_OTHER: f64 = 0.06;

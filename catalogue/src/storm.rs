@@ -150,6 +150,7 @@ impl Storm {
     /// What befalls the film at `position`.
     pub(crate) fn plant_at(&self, position: usize) -> Option<Plant> {
         let mut dice = Dice::keyed(&[self.seed, DEAL, position as u64]);
+        // From the position alone: the server and the truth file never have to agree on an order.
         dice.chance(self.share).then(|| *dice.pick(&PLANTS))
     }
 
@@ -174,6 +175,7 @@ impl Storm {
             flags: Vec::new(),
             planted: plant.map(|plant| format!("{plant:?}")),
         };
+        // What is not fetched is never prepared: nothing can be said of its picture.
         if outcome != "fetched" {
             return truth;
         }

@@ -41,6 +41,7 @@ fn write(dataset: &Dataset, out: &Path, layout: Layout) -> io::Result<u64> {
         .compression_method(CompressionMethod::Stored)
         .large_file(false);
     let mut written = BTreeSet::new();
+    // A label file names each picture by the path that it got here.
     let mut paths = Vec::with_capacity(dataset.examples().len());
     for example in dataset.examples() {
         let path = path_of(example, dataset, layout, &mut written);

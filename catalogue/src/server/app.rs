@@ -42,6 +42,7 @@ impl App {
             return Reply::problem(StatusCode::INTERNAL_SERVER_ERROR, 11, "Internal error");
         };
         let painter = self.painter.clone();
+        // Painting takes milliseconds of pure computation, which would hold up every other connection.
         let painted = tokio::task::spawn_blocking(move || painter.file(position, width));
         match painted.await {
             Ok(file) => Reply {

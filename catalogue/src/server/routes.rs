@@ -211,6 +211,7 @@ async fn export(State(app): State<Arc<App>>, Path(file): Path<String>) -> Respon
         Some((Ok::<_, io::Error>(chunk), receiver))
     })
     .boxed();
+    // An export of millions of lines goes out as it is written. Only a fault needs the whole body first.
     if app.faults.is_free(Route::Export) {
         let mut response = Response::new(Body::from_stream(chunks));
         let kind = HeaderValue::from_static("application/gzip");
@@ -273,6 +274,7 @@ async fn poster(
             .befall(&fault, answer, &format!("/t/p/{size}/{file}"))
             .await;
     }
+    // Known before the poster is painted: "not modified" costs no painting.
     let etag = app.etag(&format!("{position}-{width}"));
     if is_known(&headers, &etag) {
         return not_modified(&etag);

@@ -107,6 +107,7 @@ fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<LabelsRow>, JobError> {
     let name = path.join(LABELS_NAME).display().to_string();
     match files.read(LABELS_NAME, LABELS_MAX_BYTES) {
         Ok(text) => return labels_csv::parse(&name, &text).map_err(JobError::bad_input),
+        // Then the other layouts are tried.
         Err(Miss::Gone { .. }) => {}
         Err(miss) => {
             return Err(JobError::bad_input(format!(

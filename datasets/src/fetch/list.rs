@@ -148,6 +148,7 @@ fn make_plan(
             class,
             detail: detail.to_owned(),
         };
+        // Refused rows are entries too: the books must name every row of the list.
         let entry = if !seen.insert(hash) {
             rejected(MissClass::DuplicateId, "the list has it twice")
         } else if row.labels.is_empty() {

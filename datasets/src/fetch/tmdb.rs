@@ -73,6 +73,7 @@ pub(super) async fn run(
             () = context.stop.told() => return Err(JobError::Stopped),
         },
     };
+    // From the plan, not asked for anew: an attempt that goes on asks the host that the first one asked.
     let images = plan.pictures.as_deref().unwrap_or_default();
     let images = Base::parse("image_url", images)?;
     check_rights(&[&images], catalogue.settings.rights.as_ref())?;

@@ -60,6 +60,7 @@ fn decode_jpeg(file: &[u8], spare: &mut Vec<u8>) -> Result<Rgb, Skip> {
         .info()
         .map(|info| (u32::from(info.width), u32::from(info.height)))
         .ok_or_else(|| Skip::new("undecodable", "it has no size"))?;
+    // Sizes are checked before anything of that size is reserved.
     check_size(width, height)?;
     if end_of(file) == End::Cut {
         return Err(truncated());
@@ -169,6 +170,7 @@ fn decode_other(file: &[u8], format: ImageFormat) -> Result<Rgb, Skip> {
         .map_err(|error| skip_of(&error))?;
     check_size(width, height)?;
     let picture = reader(file).decode().map_err(|error| skip_of(&error))?;
+    // Without this, what is transparent would take whatever colour the file has there, mostly black.
     let bytes = if picture.color().has_alpha() {
         over_white(&picture.into_rgba8())
     } else {

@@ -46,6 +46,7 @@ impl Shrinker {
         let (width, height) = (self.width, self.height);
         scale_into(&mut self.resizer, &picture, width, height, &mut self.scaled)
             .map_err(unresizable)?;
+        // Decoding into the same memory again saves the system from clearing new pages for each picture.
         if picture.bytes.capacity() <= SPARE_MAX_BYTES {
             self.decoded = picture.bytes;
         }

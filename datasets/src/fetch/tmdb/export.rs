@@ -39,6 +39,7 @@ pub(super) async fn newest(
     today: NaiveDate,
     to: &Path,
 ) -> Result<(), JobError> {
+    // The newest first: on most days, and most hours, that is one request.
     for back in 0..=DAYS_BACK {
         let Some(day) = today.checked_sub_days(Days::new(back)) else {
             break;

@@ -104,6 +104,7 @@ impl Catalogue<'_> {
             let Some(next) = end.succ_opt() else { break };
             start = next;
         }
+        // The rows that there are keep their order, so that an increment of nothing gives equal files.
         let mut push = |entry| writer.push(&entry).map_err(|error| on_disk(dir, &error));
         for row in previous.iter().flat_map(|dataset| dataset.examples()) {
             let id = row.id.parse().ok();
@@ -142,6 +143,7 @@ impl Catalogue<'_> {
             ];
             let first = self.page("discover/movie", &question, 1).await?;
             let days = (end - start).num_days();
+            // The API says how many pages there are, and gives only so many: the rest would be lost silently.
             if first.total_pages > PAGES_MAX && days > 0 {
                 let half = start
                     .checked_add_days(Days::new(days.unsigned_abs() / 2))
