@@ -1,5 +1,9 @@
 //! What this code is called: equal names make equal output of equal input and settings.
 
+/// Version of what a preprocess job makes: it grows whenever equal input and settings give other output,
+/// so that digest(version, settings, input) names a result.
+pub const CODE_VERSION: u32 = 3;
+
 /// Version, and a digest of the sources that it was built from.
 #[must_use]
 pub fn code() -> String {

@@ -1,6 +1,8 @@
 //! Datasets: what a fetch job leaves for a preprocess job.
 //!
-//! A dataset folder holds `films.parquet` (one row a picture), `pictures-NNNNN.arrow` (the files as
+//! An *example* is a picture with its labels and what else is known of it: one row.
+//!
+//! A dataset folder holds `examples.parquet` (one row an example), `pictures-NNNNN.arrow` (the files as
 //! they came), `labels.json` (label names in the source's own order), `outcomes.parquet` (what became
 //! of every id that was asked for), `fetch.json` (the books) and `run.json` (when and how it ran).
 //!
@@ -8,25 +10,29 @@
 //! folder without it is no dataset.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::FetchSummary;
 use serde::{Deserialize, Serialize};
 
-pub(crate) mod films;
+pub(crate) mod examples;
 mod outcomes;
 mod pictures;
 mod read;
+pub(crate) mod table;
 mod write;
 
+pub use examples::{read as read_table, write as write_table};
 pub use outcomes::outcomes;
 pub use read::Dataset;
 pub use write::DatasetWriter;
 
 /// Names within a dataset folder.
-pub(crate) const FILMS_FILE: &str = "films.parquet";
+pub const EXAMPLES_FILE: &str = "examples.parquet";
+/// What the table was called by earlier versions, whose datasets are still read.
+const EXAMPLES_FILE_BEFORE: &str = "films.parquet";
 pub(crate) const OUTCOMES_FILE: &str = "outcomes.parquet";
 pub(crate) const LABELS_FILE: &str = "labels.json";
 pub(crate) const FETCH_FILE: &str = "fetch.json";
@@ -34,9 +40,10 @@ pub(crate) const FETCH_FILE: &str = "fetch.json";
 /// [`marquee_domain::step::RUN_NOTE_FILE`].
 const RUN_FIELDS: [&str; 4] = ["listed_on", "seconds", "unchanged", "resumed"];
 
-/// One row of the table of films. A user's own picture is a film that has little but labels.
+/// One row of the table of examples. A user's own picture has little but labels; title, date and
+/// popularity are known of a film's poster.
 #[derive(Debug, Clone, PartialEq)]
-pub struct FilmRow {
+pub struct Example {
     pub id: String,
     pub labels: Vec<String>,
     /// Pictures of one group never cross splits.
@@ -85,6 +92,18 @@ pub struct FetchBooks {
 
 /// Problems that are listed one by one: enough to look into, few enough to open in an editor.
 pub const PROBLEMS_MAX: usize = 10_000;
+
+/// The table of examples in a folder, by the name it has there: of datasets and of shards alike.
+pub(crate) fn examples_file_in(dir: &Path) -> PathBuf {
+    let file = dir.join(EXAMPLES_FILE);
+    let before = dir.join(EXAMPLES_FILE_BEFORE);
+    if !file.exists() && before.exists() {
+        before
+    } else {
+        // Where there is neither, an error names the file that ought to be there.
+        file
+    }
+}
 
 /// Why a dataset cannot be read or written.
 #[derive(Debug, thiserror::Error)]

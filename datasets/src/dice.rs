@@ -1,12 +1,12 @@
 //! Randomness as a value: a stream of numbers that a key determines, the same on every machine and
-//! with every version of every library. Generated films, splits and jitter are drawn from it.
+//! with every version of every library. Splits, jitter and the catalogue's generated films are drawn from it.
 //!
 //! The generator is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): one word of state, and any
 //! key starts a good stream. Not for secrets.
 
 /// A stream of random numbers.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice {
+pub struct Dice {
     state: u64,
 }
 
@@ -15,7 +15,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Dice {
     /// The stream of `key`. Keys that differ in any word or in length give unrelated streams.
-    pub(crate) fn keyed(key: &[u64]) -> Self {
+    pub fn keyed(key: &[u64]) -> Self {
         let state = key
             .iter()
             .fold(key.len() as u64, |state, word| mix(state ^ mix(*word)));
@@ -23,40 +23,40 @@ impl Dice {
     }
 
     /// 64 random bits.
-    pub(crate) fn bits(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GOLDEN);
         finish(self.state)
     }
 
     /// Uniform in [0, 1).
-    pub(crate) fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         // The upper 53 bits are all that a double can hold.
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Uniform in [`low`, `high`).
-    pub(crate) fn between(&mut self, low: f64, high: f64) -> f64 {
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
         low + (high - low) * self.unit()
     }
 
     /// Uniform among 0..`count`; 0 if there is nothing to choose from.
-    pub(crate) fn below(&mut self, count: usize) -> usize {
+    pub fn below(&mut self, count: usize) -> usize {
         // Multiply and shift: the bias is below count / 2^64.
         usize::try_from((u128::from(self.bits()) * count as u128) >> 64).unwrap_or(0)
     }
 
     /// True with this probability.
-    pub(crate) fn chance(&mut self, probability: f64) -> bool {
+    pub fn chance(&mut self, probability: f64) -> bool {
         self.unit() < probability
     }
 
     /// One of `choices`.
-    pub(crate) fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
         &choices[self.below(choices.len())]
     }
 
     /// Brings `items` into random order.
-    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));
         }

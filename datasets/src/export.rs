@@ -10,7 +10,7 @@ use zip::CompressionMethod;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use crate::dataset::{Dataset, DatasetError, FilmRow};
+use crate::dataset::{Dataset, DatasetError, Example};
 use crate::sniff::format_of;
 
 /// How the archive is laid out.
@@ -41,11 +41,12 @@ fn write(dataset: &Dataset, out: &Path, layout: Layout) -> io::Result<u64> {
         .compression_method(CompressionMethod::Stored)
         .large_file(false);
     let mut written = BTreeSet::new();
-    let mut paths = Vec::with_capacity(dataset.films().len());
-    for film in dataset.films() {
-        let path = path_of(film, dataset, layout, &mut written);
+    // A label file names each picture by the path that it got here.
+    let mut paths = Vec::with_capacity(dataset.examples().len());
+    for example in dataset.examples() {
+        let path = path_of(example, dataset, layout, &mut written);
         archive.start_file(&path, stored)?;
-        archive.write_all(dataset.picture(&film.id).unwrap_or_default())?;
+        archive.write_all(dataset.picture(&example.id).unwrap_or_default())?;
         paths.push(path);
     }
     let packed = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
@@ -66,9 +67,9 @@ fn write(dataset: &Dataset, out: &Path, layout: Layout) -> io::Result<u64> {
     Ok(paths.len() as u64)
 }
 
-/// A path for the film's picture that no other has, with the ending that its content asks for.
+/// A path for the example's picture that no other has, with the ending that its content asks for.
 fn path_of(
-    film: &FilmRow,
+    example: &Example,
     dataset: &Dataset,
     layout: Layout,
     written: &mut BTreeSet<String>,
@@ -78,14 +79,13 @@ fn path_of(
         Layout::Kaggle => "Images",
     };
     let ending =
-        format_of(dataset.picture(&film.id).unwrap_or_default()).map_or(
-            "jpg",
-            |format| match format.as_str() {
+        format_of(dataset.picture(&example.id).unwrap_or_default()).map_or("jpg", |format| {
+            match format.as_str() {
                 "jpeg" => "jpg",
                 other => other,
-            },
-        );
-    let id = film.id.strip_prefix("images/").unwrap_or(&film.id);
+            }
+        });
+    let id = example.id.strip_prefix("images/").unwrap_or(&example.id);
     let stem = match id.rsplit_once('.') {
         Some((stem, end))
             if ["jpg", "jpeg", "png", "webp"].contains(&end.to_ascii_lowercase().as_str()) =>
@@ -116,9 +116,9 @@ fn path_of(
 fn plain_table(dataset: &Dataset, paths: &[String]) -> io::Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record(["path", "labels", "group"])?;
-    for (film, path) in dataset.films().iter().zip(paths) {
-        let labels = film.labels.join("|");
-        table.write_record([path, &labels, film.group.as_deref().unwrap_or_default()])?;
+    for (example, path) in dataset.examples().iter().zip(paths) {
+        let labels = example.labels.join("|");
+        table.write_record([path, &labels, example.group.as_deref().unwrap_or_default()])?;
     }
     table.into_inner().map_err(io::Error::other)
 }
@@ -128,20 +128,20 @@ fn kaggle_table(dataset: &Dataset, paths: &[String]) -> io::Result<Vec<u8>> {
     let mut header = vec!["Id", "Genre", "Title", "Year"];
     header.extend(dataset.labels().iter().map(String::as_str));
     table.write_record(&header)?;
-    for (film, path) in dataset.films().iter().zip(paths) {
-        let quoted: Vec<_> = film
+    for (example, path) in dataset.examples().iter().zip(paths) {
+        let quoted: Vec<_> = example
             .labels
             .iter()
             .map(|label| format!("'{label}'"))
             .collect();
-        let year = film.release_date.map(|date| date.year().to_string());
+        let year = example.release_date.map(|date| date.year().to_string());
         let mut record = vec![
             path.clone(),
             format!("[{}]", quoted.join(", ")),
-            film.title.clone().unwrap_or_default(),
+            example.title.clone().unwrap_or_default(),
             year.unwrap_or_default(),
         ];
-        let flag = |label: &String| u8::from(film.labels.contains(label)).to_string();
+        let flag = |label: &String| u8::from(example.labels.contains(label)).to_string();
         record.extend(dataset.labels().iter().map(flag));
         table.write_record(&record)?;
     }

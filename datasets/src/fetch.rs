@@ -1,4 +1,4 @@
-//! The fetch job: films with their pictures from a source into a dataset.
+//! The fetch job: pictures and what is known of them, from a source into a dataset.
 //!
 //! Invariant: every id that the source lists ends in exactly one of fetched, gone, rejected and
 //! failed, and the rows come in the source's order, whatever the order of the answers.
@@ -10,29 +10,40 @@ use marquee_domain::child::ChildSpec;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FetchSettings, Source};
 
-use self::engine::Place;
+use self::place::Workplace;
 use crate::dataset::Dataset;
 use crate::job::{Context, JobError};
 
 mod address;
+mod answer;
+mod assemble;
 mod books;
 mod breaker;
+mod client;
 mod credential;
 mod engine;
+mod files;
 mod folder;
-mod http;
+mod in_flight;
+
 mod journal;
+mod judge;
+mod labels;
 mod labels_csv;
 mod layouts;
 mod list;
+mod manners;
+mod miss;
+mod outcome;
 mod pace;
+mod place;
 mod plan;
 mod shares;
 mod terms;
 mod tmdb;
-mod verdict;
+mod transport;
 
-pub(crate) use self::tmdb::{fuzz_export_line, fuzz_movie};
+pub use self::tmdb::{read_any_answer, read_any_export_line};
 
 /// Bytes of one picture's file, at most. The largest posters of public services are near 20 MB.
 pub(crate) const PICTURE_MAX_BYTES: usize = 32 * 1024 * 1024;
@@ -48,7 +59,7 @@ pub async fn run(
         Some(folder) => Some(Dataset::open(folder)?),
         None => None,
     };
-    let place = Place {
+    let place = Workplace {
         output: &spec.output,
         checkpoints: &spec.checkpoints,
         resume: spec.resume.as_deref(),

@@ -46,9 +46,11 @@ fn decode_trusting(
     let schema = try_fb_to_schema(schema).map_err(|error| error.to_string())?;
     check_schema(&schema)?;
 
+    // A copy would double the memory of a set that is mapped so as not to be in memory.
     let decoder = FileDecoder::new(schema.into(), footer.version()).with_require_alignment(true);
     let mut batches = Vec::new();
     for block in footer.recordBatches().iter().flatten() {
+        // Offsets come from the file: each is checked before it is followed.
         let data = block_bytes(bytes, block, footer_start).ok_or("a block lies outside of it")?;
         let batch = decoder
             .read_record_batch(block, &data)

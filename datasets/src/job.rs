@@ -182,6 +182,7 @@ impl Reporter {
             state.last_progress = None;
             state.last_metrics = None;
         }
+        // The last step is always told: a bar that stops at 99 % looks like a fault.
         let is_last = step.done == step.total;
         let is_due = |last: Option<Instant>, every| {
             last.is_none_or(|last| now.duration_since(last) >= every)

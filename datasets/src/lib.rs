@@ -9,23 +9,22 @@
     reason = "pixels and colours are cut to size on purpose; counts and ids are converted checked"
 )]
 
-pub mod bench;
-pub mod catalogue;
 pub mod clock;
 pub mod code;
 pub mod dataset;
-mod dice;
+pub mod dice;
 mod durable;
 pub mod export;
 pub mod fetch;
-pub mod fuzz;
 mod ipc;
 pub mod job;
-mod mapping;
+pub mod mapping;
 pub mod normalise;
+pub mod ordered;
+pub mod picture;
 pub mod preprocess;
-mod scale;
+pub mod readers;
+pub mod scale;
 pub mod shards;
 mod sniff;
-mod table;
 pub mod thumbnail;

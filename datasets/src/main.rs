@@ -1,19 +1,14 @@
-//! `marquee-prep`: fetch and preprocess as a child process, the local catalogue, and export.
+//! `marquee-prep`: fetch and preprocess as a child process, and export.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-#[path = "bench_command.rs"]
-mod bench;
 #[path = "export_command.rs"]
 mod export;
-#[path = "fuzz_command.rs"]
-mod fuzz;
 #[path = "helper_command.rs"]
 mod helper;
 mod run;
-mod serve;
 
 /// Prepares data for training: fetches pictures and packs them into shards.
 #[derive(Debug, Parser)]
@@ -27,8 +22,6 @@ struct Args {
 enum Command {
     /// Do the fetch or preprocess job that a spec file describes
     Run(run::RunArgs),
-    /// Serve generated films and posters as a TMDb-compatible API, until a signal comes
-    ServeCatalogue(serve::ServeArgs),
     /// Write a dataset as a .zip of pictures and a table, for people and other programs
     Export(export::ExportArgs),
     /// Say the version of this code: steps done by equal code may stand for one another
@@ -36,12 +29,6 @@ enum Command {
     /// Decode pictures for another process of this program
     #[command(hide = true)]
     DecodeHelper(helper::HelperArgs),
-    /// Try a reader on inputs that are made to break it
-    #[command(hide = true)]
-    Fuzz(fuzz::FuzzArgs),
-    /// Measure a part of this program
-    #[command(hide = true)]
-    Bench(bench::BenchArgs),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -51,12 +38,9 @@ fn main() -> anyhow::Result<ExitCode> {
         .init();
     match args.command {
         Command::Run(args) => runtime()?.block_on(run::run(args)),
-        Command::ServeCatalogue(args) => runtime()?.block_on(serve::serve(args)),
         Command::Export(args) => export::export(&args),
         Command::Code => say_code(),
         Command::DecodeHelper(args) => helper::serve(&args),
-        Command::Fuzz(args) => fuzz::fuzz(&args),
-        Command::Bench(args) => bench::bench(&args),
     }
 }
 

@@ -42,7 +42,7 @@ impl AsRef<[u8]> for Mapping {
 }
 
 /// The bytes of a file, mapped and never copied.
-pub(crate) fn map(path: &Path) -> io::Result<Buffer> {
+pub fn map(path: &Path) -> io::Result<Buffer> {
     Ok(open(path)?.bytes())
 }
 

@@ -7,20 +7,15 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 /// An RGB picture, 8 bits a channel, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rgb {
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    pub(crate) bytes: Vec<u8>,
+pub struct Rgb {
+    pub width: u32,
+    pub height: u32,
+    pub bytes: Vec<u8>,
 }
 
 /// The whole of `picture` at the size `width` x `height`. Bilinear, with a filter as wide as the
 /// scale asks for, so that shrinking does not drop pixels. The error is for people.
-pub(crate) fn scale(
-    resizer: &mut Resizer,
-    picture: &Rgb,
-    width: u32,
-    height: u32,
-) -> Result<Rgb, String> {
+pub fn scale(resizer: &mut Resizer, picture: &Rgb, width: u32, height: u32) -> Result<Rgb, String> {
     let mut bytes = Vec::new();
     scale_into(resizer, picture, width, height, &mut bytes)?;
     Ok(Rgb {
@@ -31,7 +26,7 @@ pub(crate) fn scale(
 }
 
 /// As [`scale`], into memory that is used again.
-pub(crate) fn scale_into(
+pub fn scale_into(
     resizer: &mut Resizer,
     picture: &Rgb,
     width: u32,

@@ -42,7 +42,7 @@ pub(crate) mod key {
     pub(crate) const CLASSES: &str = "marquee.classes";
     pub(crate) const SPLIT: &str = "marquee.split";
     pub(crate) const SEED: &str = "marquee.seed";
-    /// Digest of what went in: the dataset's films, labels and pictures.
+    /// Digest of what went in: the dataset's ids, labels and pictures.
     pub(crate) const DATASET: &str = "marquee.dataset";
     /// The settings, as JSON.
     pub(crate) const SETTINGS: &str = "marquee.settings";
@@ -113,14 +113,15 @@ const ENCODINGS: [ImageEncoding; 3] = [
     ImageEncoding::Original,
 ];
 
-/// Reads whatever bytes as a shard, for the fuzzer.
-pub(crate) fn fuzz_file(bytes: &[u8]) -> String {
+/// Reads whatever bytes as a shard of each encoding, and says how far that went.
+#[must_use]
+pub fn read_any_shard(bytes: &[u8]) -> String {
     ENCODINGS
-        .map(|encoding| read::fuzz(bytes, &fuzz_layout(encoding)))
+        .map(|encoding| read::read_any(bytes, &sample_layout(encoding)))
         .join(" / ")
 }
 
-fn fuzz_layout(encoding: ImageEncoding) -> ShardLayout {
+fn sample_layout(encoding: ImageEncoding) -> ShardLayout {
     ShardLayout {
         width: 4,
         height: 6,
@@ -133,17 +134,18 @@ fn fuzz_layout(encoding: ImageEncoding) -> ShardLayout {
     }
 }
 
-/// Whole shards of every encoding, for the fuzzer.
-pub(crate) fn fuzz_corpus() -> Vec<Vec<u8>> {
+/// A small whole shard of every encoding.
+#[must_use]
+pub fn shard_samples() -> Vec<Vec<u8>> {
     let mut corpus = Vec::new();
     for encoding in ENCODINGS {
-        let folder = std::env::temp_dir().join(format!("marquee-fuzz-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("marquee-shards-{}", std::process::id()));
         let made = std::fs::create_dir_all(&folder).map_err(|source| ShardError::Io {
             file: folder.clone(),
             source,
         });
         let written = made.and_then(|()| {
-            let mut writer = ShardWriter::create(&folder, fuzz_layout(encoding))?;
+            let mut writer = ShardWriter::create(&folder, sample_layout(encoding))?;
             for row in 0..9_u8 {
                 let pixels = vec![row * 20; 4 * 6 * 3];
                 let image = match encoding {

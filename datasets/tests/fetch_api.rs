@@ -50,30 +50,30 @@ fn every_film_is_accounted_for_and_those_fetched_are_in_the_dataset() {
     assert!((0.8..0.87).contains(&summary.source.f1_micro_ceiling.unwrap()));
 
     let dataset = Dataset::open(&workplace.path("dataset")).unwrap();
-    assert_eq!(dataset.films().len() as u64, summary.fetched);
+    assert_eq!(dataset.examples().len() as u64, summary.fetched);
     assert_eq!(dataset.labels()[0], "Action");
     let ids: Vec<i64> = dataset
-        .films()
+        .examples()
         .iter()
         .map(|film| film.id.parse().unwrap())
         .collect();
     assert!(ids.is_sorted(), "rows come in the export's order");
     let bytes: usize = dataset
-        .films()
+        .examples()
         .iter()
         .map(|film| dataset.picture(&film.id).unwrap().len())
         .sum();
     assert_eq!(bytes as u64, summary.bytes);
     assert!(
         dataset
-            .films()
+            .examples()
             .iter()
             .all(|film| (1..=3).contains(&film.labels.len()))
     );
-    assert!(dataset.films().iter().any(|film| film.group.is_some()));
+    assert!(dataset.examples().iter().any(|film| film.group.is_some()));
     assert!(
         dataset
-            .films()
+            .examples()
             .iter()
             .any(|film| film.release_date.is_none())
     );
@@ -124,9 +124,9 @@ fn the_elements_of_an_array_fetch_each_film_once_and_are_one_dataset() {
         Dataset::open(&alone.path("dataset")).unwrap(),
         Dataset::open(array.path()).unwrap(),
     );
-    assert_eq!(alone.films(), array.films());
+    assert_eq!(alone.examples(), array.examples());
     assert_eq!(alone.labels(), array.labels());
-    for film in alone.films() {
+    for film in alone.examples() {
         assert_eq!(alone.picture(&film.id), array.picture(&film.id));
     }
     assert_eq!(array.books().summary.fetched, whole.fetched);
@@ -184,6 +184,7 @@ fn too_many_requests_make_the_job_wait_as_long_as_it_was_told() {
         "movie=429,every=30,times=1,retry_after=1",
         "image=429,every=30,times=1,retry_after=date:2",
         "movie=429,every=30,times=3",
+        "movie=503,every=30,times=1,retry_after=1",
     ] {
         let started = Instant::now();
         let (summary, _place) = fetch_with(&[fault]);

@@ -165,7 +165,7 @@ fn slow(catalogue: &Catalogue, per_second: u32) -> Source {
 
 #[test]
 fn a_job_that_is_killed_again_and_again_fetches_nothing_twice() {
-    let catalogue = Catalogue::start(&["--films", "600", "--sketches", "--log-requests"]);
+    let catalogue = Catalogue::start(&["--films", "600", "--sketches"]);
     let workplace = Workplace::new().with_scratch();
     let source = slow(&catalogue, 600);
     let mut reached = 0;
@@ -221,7 +221,7 @@ fn a_job_that_is_killed_again_and_again_fetches_nothing_twice() {
 
 #[test]
 fn a_job_that_is_told_to_stop_leaves_a_checkpoint_that_another_host_goes_on_from() {
-    let catalogue = Catalogue::start(&["--films", "400", "--sketches", "--log-requests"]);
+    let catalogue = Catalogue::start(&["--films", "400", "--sketches"]);
     let first = Workplace::new();
     let mut job = first
         .fetch_command(slow(&catalogue, 400))

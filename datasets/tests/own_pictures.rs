@@ -238,7 +238,7 @@ fn groups_stay_whole_classes_are_shared_out_and_broken_pictures_are_listed() {
     assert_eq!(set.index().classes, ["cat", "dog", "bird"]);
     let dataset = Dataset::open(&workplace.path("dataset")).unwrap();
     let group_of: BTreeMap<_, _> = dataset
-        .films()
+        .examples()
         .iter()
         .map(|film| (film.id.clone(), film.group.clone()))
         .collect();

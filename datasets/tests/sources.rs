@@ -107,16 +107,16 @@ fn a_list_brings_files_and_urls_and_accounts_for_every_row() {
     assert!(!ended.text.contains("user:pass"));
     let dataset = Dataset::open(&workplace.path("dataset")).unwrap();
     let ids: Vec<_> = dataset
-        .films()
+        .examples()
         .iter()
         .map(|film| film.id.as_str())
         .collect();
     assert_eq!(ids[..2], ["one", "two"]);
     assert!(ids.len() == 3 && ids[2].starts_with("served-"), "{ids:?}");
     assert_eq!(dataset.labels(), ["cat", "dog", "bird"]);
-    assert_eq!(dataset.films()[0].group.as_deref(), Some("g1"));
-    assert_eq!(dataset.films()[0].source, "list");
-    assert!(dataset.films()[2].picture_etag.is_some());
+    assert_eq!(dataset.examples()[0].group.as_deref(), Some("g1"));
+    assert_eq!(dataset.examples()[0].source, "list");
+    assert!(dataset.examples()[2].picture_etag.is_some());
 }
 
 #[test]
@@ -157,8 +157,8 @@ fn an_exported_archive_is_a_source_again_in_both_layouts() {
         };
         again.fetch(source).fetched();
         let read = Dataset::open(&again.path("dataset")).unwrap();
-        assert_eq!(read.films().len(), original.films().len(), "{layout}");
-        for (before, after) in original.films().iter().zip(read.films()) {
+        assert_eq!(read.examples().len(), original.examples().len(), "{layout}");
+        for (before, after) in original.examples().iter().zip(read.examples()) {
             assert_eq!(before.labels, after.labels, "{layout}");
             assert_eq!(before.picture_digest, after.picture_digest, "{layout}");
         }
@@ -182,10 +182,10 @@ const READ_ALL: &str = r#"
 import datetime, hashlib, json, sys
 import pyarrow as pa, pyarrow.ipc as ipc, pyarrow.parquet as pq
 dataset, shards = sys.argv[1], sys.argv[2]
-films = pq.read_table(dataset + "/films.parquet")
-assert films.schema.field("release_date").type == pa.date32(), films.schema
-assert films.schema.field("labels").type == pa.list_(pa.field("item", pa.string(), False)), films.schema
-rows = films.to_pylist()
+table = pq.read_table(dataset + "/examples.parquet")
+assert table.schema.field("release_date").type == pa.date32(), table.schema
+assert table.schema.field("labels").type == pa.list_(pa.field("item", pa.string(), False)), table.schema
+rows = table.to_pylist()
 assert any(row["release_date"] is None for row in rows) and any(isinstance(row["release_date"], datetime.date) for row in rows)
 assert all(row["licence"] is None and row["source"] == "generated catalogue" for row in rows)
 outcomes = pq.read_table(dataset + "/outcomes.parquet").to_pylist()
@@ -221,9 +221,9 @@ for split, files in index["splits"].items():
         assert isinstance(row["quality_flags"], list) and len(row["phash"]) == 16
     assert not seen & set(ids)
     seen |= set(ids)
-everything = pq.read_table(shards + "/films.parquet").to_pylist()
+everything = pq.read_table(shards + "/examples.parquet").to_pylist()
 assert {row["id"] for row in everything if row["skipped"] is None} == seen
-print("read", len(rows), "films and", len(seen), "rows of shards")
+print("read", len(rows), "pictures and", len(seen), "rows of shards")
 "#;
 
 #[test]
@@ -292,7 +292,7 @@ fn a_parquet_list_is_read_with_labels_as_lists_or_texts() {
         let dataset = Dataset::open(&place.path("dataset")).unwrap();
         tables.push(
             dataset
-                .films()
+                .examples()
                 .iter()
                 .map(|film| (film.id.clone(), film.labels.clone()))
                 .collect::<Vec<_>>(),

@@ -95,7 +95,7 @@ pub enum ChildEvent {
         done: u64,
         /// None while unknown.
         total: Option<u64>,
-        /// What is counted, plural: "films", "images", "steps".
+        /// What is counted, plural: "pictures", "images", "steps".
         unit: String,
         /// Bytes brought in so far, where they tell something.
         #[serde(default, skip_serializing_if = "Option::is_none")]

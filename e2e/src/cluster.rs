@@ -260,9 +260,9 @@ impl Catalogue {
     }
 
     fn start_with(folder: &Path, films: u32, more: &[&str]) -> Result<Self> {
-        let mut command = Command::new(bin_dir()?.join("marquee-prep"));
+        let mut command = Command::new(bin_dir()?.join("marquee-catalogue"));
         command.args([
-            "serve-catalogue",
+            "serve",
             "--seed",
             "1",
             "--port",

@@ -33,6 +33,7 @@ pub fn bin_dir() -> Result<PathBuf> {
         "marquee-coordinator",
         "marquee-worker",
         "marquee-prep",
+        "marquee-catalogue",
         "marquee-trainer",
     ] {
         if !dir.join(name).exists() {

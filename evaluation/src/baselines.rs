@@ -23,6 +23,7 @@ pub(crate) fn baselines(
     let prevalence: Vec<f64> = self::positives(validation, classes)
         .into_iter()
         .map(|count| {
+            // Without validation nothing is known beforehand, and the baseline predicts nothing.
             if validation.ids.is_empty() {
                 0.0
             } else {
@@ -55,6 +56,7 @@ fn positives(split: &SplitScores, classes: usize) -> Vec<f64> {
 fn of_chances(name: &str, chances: &[f64], positives: &[f64], pictures: f64) -> Baseline {
     let f1 = |right: f64, predicted: f64, positives: f64| {
         let whole = predicted + positives;
+        // Nothing true and nothing predicted: scikit-learn calls this 0 too.
         if whole == 0.0 {
             0.0
         } else {

@@ -26,10 +26,14 @@ pub(crate) fn intervals(rules: &[Decisions], resamples: u32, seed: u64) -> Optio
     if resamples == 0 || pictures == 0 {
         return None;
     }
+    // A generator whose stream never changes between versions, unlike the library's default one: a report
+    // that is made again has the same bounds.
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut times_drawn = vec![0_u64; pictures];
     let mut figures = vec![(Vec::new(), Vec::new()); rules.len()];
     for _ in 0..resamples {
+        // Whole pictures are drawn, with all their labels: labels of one picture depend on each other, and
+        // an interval from single labels would be too narrow.
         times_drawn.fill(0);
         for _ in 0..pictures {
             times_drawn[random.random_range(0..pictures)] += 1;

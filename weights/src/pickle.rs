@@ -1,4 +1,5 @@
-//! A reader for the pickles that `torch.save` writes: a machine with a stack, a memo, and hands tied.
+//! A reader for the pickles that `torch.save` writes: a machine with a stack and a memo that can call
+//! nothing. (A pickle is a program; Python's own reader runs whatever function it names.)
 //!
 //! Invariants: of the opcodes it knows those that build plain data; of the functions and classes a
 //! pickle may name, only [`Global`]. `REDUCE` and `BUILD` are no calls: each case is written out
@@ -201,6 +202,7 @@ impl<'a> Machine<'a> {
 
     fn sized(&mut self, size_bytes: usize) -> Result<&'a [u8]> {
         let length = usize::try_from(self.number(size_bytes)?).map_err(|_| torn())?;
+        // Before anything is reserved: the length is the file's word.
         if length > TEXT_MAX_BYTES {
             return Err(odd(&format!("a text of {length} bytes")));
         }
@@ -255,6 +257,7 @@ impl<'a> Machine<'a> {
             if opcode == b'.' {
                 return self.pop();
             }
+            // An opcode that none of these knows is refused by the last: a new one must not slip through.
             if !(self.plain(opcode)? || self.container(opcode)? || self.memory(opcode)?) {
                 self.object(opcode)?;
             }

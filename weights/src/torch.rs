@@ -82,6 +82,7 @@ fn read_zip(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
     let root = root.ok_or_else(|| {
         WeightsError::damaged("the archive has no data.pkl; it was not written by torch.save")
     })?;
+    // Only programs have constants. Their weights lie elsewhere, and reading on would find a part.
     if names
         .iter()
         .any(|name| *name == format!("{root}constants.pkl"))
@@ -92,6 +93,7 @@ fn read_zip(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
     }
     let mut read = |name: &str| -> Result<Vec<u8>> {
         let mut file = archive.by_name(name).map_err(broken)?;
+        // A compressed file could unpack to any size.
         if file.compression() != CompressionMethod::Stored || file.size() > bytes.len() as u64 {
             return Err(WeightsError::damaged(format!(
                 "{name} is compressed, which torch.save never does"
@@ -102,6 +104,7 @@ fn read_zip(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
         file.read_to_end(&mut content).map_err(torn)?;
         Ok(content)
     };
+    // Older versions write no order; theirs was always little.
     let order = format!("{root}byteorder");
     if names.contains(&order) && read(&order)? != b"little" {
         return Err(WeightsError::damaged(
@@ -219,6 +222,8 @@ fn entries(pickle: &Pickle) -> Result<(Vec<Named<'_>>, Vec<String>)> {
         let is_it = |(key, _): &&(Value, Value)| pickle.text(*key) == Some(name);
         pickle.dict(dict.iter().find(is_it)?.1)
     };
+    // In the order of PLACES, not of the file: a file with a running mean beside the weights gives the
+    // weights.
     if let Some(found) = PLACES.iter().find_map(|place| below(place)) {
         dict = found;
     }
@@ -240,6 +245,7 @@ fn storages_of(pickle: &Pickle) -> Result<HashMap<String, (Dtype, usize)>> {
     let mut known = HashMap::new();
     for view in pickle.views() {
         let (key, dtype, count) = storage(pickle, view.storage)?;
+        // Else the same bytes would be read as two kinds of numbers.
         if *known.entry(key.clone()).or_insert((dtype, count)) != (dtype, count) {
             return Err(WeightsError::damaged(format!(
                 "two tensors disagree on what the numbers {key:?} are"
@@ -304,6 +310,7 @@ fn gather(
     let length = count
         .and_then(|n| n.checked_mul(width))
         .ok_or_else(outside)?;
+    // Views may repeat one number a billion times (stride 0): what is made of the file has a limit.
     *left = left.checked_sub(length).ok_or_else(|| {
         WeightsError::damaged(format!(
             "with {name:?} its tensors are more than {EXPANSION_MAX} times the file; it is not to be trusted"
@@ -311,6 +318,7 @@ fn gather(
     })?;
     let mut bytes = Vec::with_capacity(length);
     if length > 0 {
+        // The last number that the view touches; all others lie before it, since no stride is negative.
         let reach = shape
             .iter()
             .zip(strides)

@@ -2,7 +2,7 @@
 
 Usage: bench_data.py TASK FOLDER
 
-Like `marquee-prep bench rounds`: a line of stdin is a number of items, the answer one JSON object a
+Like `marquee-catalogue bench rounds`: a line of stdin is a number of items, the answer one JSON object a
 line with what the round cost: CPU seconds of all threads and worker processes, and wall seconds. The
 first answer comes before any line and names the versions. All decode, bring to 299x299 and normalise
 into float32, three planes, with one thread but for the loaders, which have two worker processes.
@@ -160,7 +160,7 @@ def parquet(as_rows):
 
         pa.set_cpu_count(1)
         pa.set_io_thread_count(1)
-        name = os.path.join(folder, "films.parquet")
+        name = os.path.join(folder, "examples.parquet")
 
         def work(items):
             rows = 0
@@ -181,7 +181,7 @@ TASKS = {
     "loader-torchvision": loader(False),
     "tf": tf_data,
     "table": parquet(False),
-    "films": parquet(True),
+    "rows": parquet(True),
 }
 
 

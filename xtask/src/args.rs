@@ -195,7 +195,8 @@ Options:
   PART         only these parts of the group; a wrong one lists them
   --quick      fewer rounds, for a look (train, input)
   --json       one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
-  --prep FILE  measure this marquee-prep instead of one that is built in the release profile first (data)
+  --prep FILE  measure this marquee-prep, and the marquee-catalogue beside it, instead of those that are
+               built in the release profile first (data)
 
 It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
 ";

@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz` and `cargo xtask data-check`: the long proofs of what reads from strangers.
 //!
-//! Not here: what is proved and how; that is `marquee-prep fuzz` and the tests of `datasets`, which
+//! Not here: what is proved and how; that is `marquee-catalogue fuzz` and the tests of `datasets`, which
 //! these run at full size.
 
 use std::process::ExitCode;
@@ -24,13 +24,13 @@ pub(crate) struct FuzzOptions {
     pub seed: Option<String>,
 }
 
-/// Builds `marquee-prep` and lets it fuzz one of its readers.
+/// Builds `marquee-catalogue` and lets it fuzz one of the readers of `marquee-prep`.
 pub(crate) fn fuzz(workspace: &Workspace, options: &FuzzOptions) -> Result<ExitCode> {
-    report::step("build: marquee-prep", || {
+    report::step("build: marquee-catalogue", || {
         let mut command = workspace.cargo("build");
-        process::run(command.args(["--package", "marquee-datasets", "--bins"]))
+        process::run(command.args(["--package", "marquee-catalogue", "--bins"]))
     })?;
-    let mut command = std::process::Command::new(workspace.bin_dir.join("marquee-prep"));
+    let mut command = std::process::Command::new(workspace.bin_dir.join("marquee-catalogue"));
     command.args(["fuzz", &options.target]);
     for (name, value) in [("--minutes", &options.minutes), ("--seed", &options.seed)] {
         if let Some(value) = value {

@@ -15,10 +15,11 @@ use crate::workspace::Workspace;
 use crate::{process, report};
 
 /// The packages whose binaries the demo runs.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
     "marquee-coordinator",
     "marquee-worker",
     "marquee-datasets",
+    "marquee-catalogue",
     "marquee-trainer",
     "marquee-cli",
 ];
@@ -27,9 +28,10 @@ pub(crate) fn run(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCo
     let start = Instant::now();
     print_plan(workspace, options);
     let setup = Setup::ensure()?;
-    report::step("build: coordinator, worker, prep, trainer, CLI", || {
-        build(workspace, &setup)
-    })?;
+    report::step(
+        "build: coordinator, worker, prep, catalogue, trainer, CLI",
+        || build(workspace, &setup),
+    )?;
     let mut command = demo_command(workspace, &setup, options);
     eprintln!(
         "==> {} (ready after {})",

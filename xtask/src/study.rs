@@ -311,13 +311,13 @@ struct Catalogue {
 
 impl Catalogue {
     fn start(workspace: &Workspace) -> Result<Self> {
-        let mut child = Command::new(workspace.bin_dir.join("marquee-prep"))
-            .args(["serve-catalogue", "--seed", "1", "--port", "0", "--films"])
+        let mut child = Command::new(workspace.bin_dir.join("marquee-catalogue"))
+            .args(["serve", "--seed", "1", "--port", "0", "--films"])
             .arg(FILMS.to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .context("cannot start marquee-prep")?;
+            .context("cannot start marquee-catalogue")?;
         let stdout = child.stdout.take().context("its stdout is ours")?;
         let mut catalogue = Self {
             child,

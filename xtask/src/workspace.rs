@@ -22,8 +22,10 @@ pub(crate) struct Workspace {
 #[derive(Debug)]
 pub(crate) struct Package {
     pub name: String,
-    /// Direct dependencies of every kind (normal, build, dev), by package name.
+    /// Direct dependencies of what is shipped (normal and build), by package name.
     pub dependencies: Vec<String>,
+    /// Direct dependencies of the tests alone.
+    pub test_dependencies: Vec<String>,
     pub bins: Vec<String>,
 }
 
@@ -143,7 +145,8 @@ fn parse_package(package: &Value) -> Result<Package> {
     };
     Ok(Package {
         name: name.to_owned(),
-        dependencies: names(&package["dependencies"], &|_| true),
+        dependencies: names(&package["dependencies"], &|found| found["kind"] != "dev"),
+        test_dependencies: names(&package["dependencies"], &|found| found["kind"] == "dev"),
         bins: names(&package["targets"], &is_bin),
     })
 }
@@ -165,7 +168,8 @@ mod tests {
             panic!("one package, not {:?}", workspace.packages);
         };
         assert_eq!(package.name, "a");
-        assert_eq!(package.dependencies, ["b", "c"]);
+        assert_eq!(package.dependencies, ["b"]);
+        assert_eq!(package.test_dependencies, ["c"]);
         assert_eq!(package.bins, ["a-bin"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The film catalogue: `marquee-prep serve-catalogue`, a TMDb-compatible server of generated films.
+//! The film catalogue: `marquee-catalogue serve`, a TMDb-compatible server of generated films.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct Listening {
 /// Starts it and returns it with the address of its API.
 pub(crate) async fn start(layout: &Layout, films: u32) -> Result<(Program, String)> {
     let args = [
-        "serve-catalogue",
+        "serve",
         "--films",
         &films.to_string(),
         "--seed",
@@ -36,7 +36,12 @@ pub(crate) async fn start(layout: &Layout, films: u32) -> Result<(Program, Strin
     ];
     let args = args.into_iter().map(Into::into).collect();
     let log = layout.log("catalogue");
-    let mut program = Program::new("the film catalogue", beside_us("marquee-prep")?, args, log);
+    let mut program = Program::new(
+        "the film catalogue",
+        beside_us("marquee-catalogue")?,
+        args,
+        log,
+    );
     let mut stdout = BufReader::new(program.start_and_listen()?);
     let api_url = match timeout(START, address(&mut stdout)).await {
         Ok(Ok(Some(api_url))) => api_url,

@@ -9,9 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::table;
 use super::{DatasetError, OUTCOMES_FILE};
 use crate::durable::AsideFile;
-use crate::table;
 
 /// Rows that are gathered before they are written.
 const ROWS_PENDING_MAX: usize = 8_192;
@@ -25,7 +25,7 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-struct Row {
+struct OutcomeRow {
     id: String,
     outcome: &'static str,
     problem: Option<(String, String)>,
@@ -35,7 +35,7 @@ struct Row {
 pub(super) struct OutcomesWriter {
     file: PathBuf,
     table: ArrowWriter<AsideFile>,
-    rows: Vec<Row>,
+    rows: Vec<OutcomeRow>,
 }
 
 impl OutcomesWriter {
@@ -55,7 +55,7 @@ impl OutcomesWriter {
         outcome: &'static str,
         problem: Option<(&str, &str)>,
     ) -> Result<(), DatasetError> {
-        self.rows.push(Row {
+        self.rows.push(OutcomeRow {
             id: id.to_owned(),
             outcome,
             problem: problem.map(|(class, detail)| (class.to_owned(), detail.to_owned())),

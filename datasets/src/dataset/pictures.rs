@@ -64,6 +64,7 @@ impl PicturesWriter {
         self.pending_bytes += picture.len();
         self.ids.push(id.to_owned());
         self.pictures.push(picture);
+        // By bytes, since pictures differ by a factor of a thousand.
         if self.pending_bytes >= BATCH_BYTES {
             self.write_batch()
         } else {

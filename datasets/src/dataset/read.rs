@@ -12,13 +12,14 @@ use serde_json::{Map, Value};
 
 use super::pictures::Pictures;
 use super::{
-    DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, PROBLEMS_MAX, films,
+    DatasetError, Example, FETCH_FILE, FetchBooks, LABELS_FILE, PROBLEMS_MAX, examples,
+    examples_file_in,
 };
 
 /// A dataset folder, open for reading.
 #[derive(Debug)]
 pub struct Dataset {
-    films: Vec<FilmRow>,
+    examples: Vec<Example>,
     labels: Vec<String>,
     books: FetchBooks,
     pictures: Pictures,
@@ -36,7 +37,7 @@ impl Dataset {
         Self::merge(parts?, dir)
     }
 
-    /// The parts as one, its films by id: an order that no number of elements changes.
+    /// The parts as one, its examples by id: an order that no number of elements changes.
     fn merge(parts: Vec<Self>, dir: &Path) -> Result<Self, DatasetError> {
         let mut whole: Option<Self> = None;
         for part in parts {
@@ -44,8 +45,9 @@ impl Dataset {
                 whole = Some(part);
                 continue;
             };
-            whole.films.extend(part.films);
+            whole.examples.extend(part.examples);
             whole.pictures.extend(part.pictures);
+            // Each element names only the labels that it met.
             for label in part.labels {
                 if !whole.labels.contains(&label) {
                     whole.labels.push(label);
@@ -60,16 +62,24 @@ impl Dataset {
         })?;
         whole.books.problems.truncate(PROBLEMS_MAX);
         // Numbers as numbers, so that 9 comes before 10.
-        whole.films.sort_by_cached_key(|film| {
-            (film.id.parse::<u64>().unwrap_or(u64::MAX), film.id.clone())
+        whole.examples.sort_by_cached_key(|example| {
+            (
+                example.id.parse::<u64>().unwrap_or(u64::MAX),
+                example.id.clone(),
+            )
         });
-        if let Some(twice) = whole.films.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        // Elements share out ids by hash, so an id in two of them means that two runs were mixed.
+        if let Some(twice) = whole
+            .examples
+            .windows(2)
+            .find(|pair| pair[0].id == pair[1].id)
+        {
             return Err(DatasetError::Damaged {
                 file: dir.to_owned(),
-                problem: format!("two elements have the film {}", twice[0].id),
+                problem: format!("two elements have the picture {}", twice[0].id),
             });
         }
-        whole.places = places_of(&whole.films);
+        whole.places = places_of(&whole.examples);
         Ok(whole)
     }
 
@@ -84,34 +94,42 @@ impl Dataset {
             | DatasetError::Damaged { .. }
             | DatasetError::Incomplete { .. } => error,
         })?;
-        let films = films::read(&dir.join(FILMS_FILE))?;
+        let file = examples_file_in(dir);
+        let examples = examples::read(&file)?;
         let pictures = Pictures::open(dir)?;
-        if let Some(film) = films.iter().find(|film| pictures.get(&film.id).is_none()) {
-            let problem = format!("film {} of {FILMS_FILE} has no picture in it", film.id);
+        if let Some(example) = examples
+            .iter()
+            .find(|example| pictures.get(&example.id).is_none())
+        {
+            let problem = format!(
+                "{} names the picture {}, which is not there",
+                file.display(),
+                example.id
+            );
             return Err(DatasetError::Damaged {
                 file: dir.to_owned(),
                 problem,
             });
         }
         Ok(Self {
-            places: places_of(&films),
-            films,
+            places: places_of(&examples),
+            examples,
             labels: read_json(&dir.join(LABELS_FILE))?,
             books,
             pictures,
         })
     }
 
-    /// The films, in the order of the source.
+    /// The examples, in the order of the source.
     #[must_use]
-    pub fn films(&self) -> &[FilmRow] {
-        &self.films
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
     }
 
-    /// The film with this id.
+    /// The example with this id.
     #[must_use]
-    pub fn film(&self, id: &str) -> Option<&FilmRow> {
-        self.places.get(id).map(|at| &self.films[*at])
+    pub fn example(&self, id: &str) -> Option<&Example> {
+        self.places.get(id).map(|at| &self.examples[*at])
     }
 
     /// Label names in the source's own order.
@@ -126,16 +144,18 @@ impl Dataset {
         &self.books
     }
 
-    /// The file of a film's picture.
+    /// The picture of the example with this id, as the file came.
     #[must_use]
     pub fn picture(&self, id: &str) -> Option<&[u8]> {
         self.pictures.get(id)
     }
 }
 
-fn places_of(films: &[FilmRow]) -> HashMap<String, usize> {
-    let places = films.iter().enumerate();
-    places.map(|(at, film)| (film.id.clone(), at)).collect()
+fn places_of(examples: &[Example]) -> HashMap<String, usize> {
+    let places = examples.iter().enumerate();
+    places
+        .map(|(at, example)| (example.id.clone(), at))
+        .collect()
 }
 
 /// The folders of an array's elements, in order; none where `dir` is a dataset itself.

@@ -9,11 +9,11 @@ use serde_json::{Map, Value};
 
 use super::outcomes::OutcomesWriter;
 use super::pictures::PicturesWriter;
+use super::table;
 use super::{
-    DatasetError, FETCH_FILE, FILMS_FILE, FetchBooks, FilmRow, LABELS_FILE, RUN_FIELDS, films,
+    DatasetError, EXAMPLES_FILE, Example, FETCH_FILE, FetchBooks, LABELS_FILE, RUN_FIELDS, examples,
 };
 use crate::durable::{AsideFile, write_json};
-use crate::table;
 
 /// Rows of the table that are gathered before they are written.
 const ROWS_PENDING_MAX: usize = 8_192;
@@ -22,7 +22,7 @@ const ROWS_PENDING_MAX: usize = 8_192;
 pub struct DatasetWriter {
     dir: PathBuf,
     table: ArrowWriter<AsideFile>,
-    rows: Vec<FilmRow>,
+    rows: Vec<Example>,
     pictures: PicturesWriter,
     outcomes: OutcomesWriter,
 }
@@ -38,7 +38,7 @@ impl std::fmt::Debug for DatasetWriter {
 impl DatasetWriter {
     /// Begins a dataset in `dir`, which must exist and be empty.
     pub fn create(dir: &Path) -> Result<Self, DatasetError> {
-        let table = table::create(&dir.join(FILMS_FILE), &films::SCHEMA)?;
+        let table = table::create(&dir.join(EXAMPLES_FILE), &examples::SCHEMA)?;
         let pictures = PicturesWriter::new(dir);
         Ok(Self {
             dir: dir.to_owned(),
@@ -49,10 +49,10 @@ impl DatasetWriter {
         })
     }
 
-    /// Appends a film with its picture's file.
-    pub fn push(&mut self, film: FilmRow, picture: Vec<u8>) -> Result<(), DatasetError> {
-        self.pictures.push(&film.id, picture)?;
-        self.rows.push(film);
+    /// Appends an example with its picture's file.
+    pub fn push(&mut self, example: Example, picture: Vec<u8>) -> Result<(), DatasetError> {
+        self.pictures.push(&example.id, picture)?;
+        self.rows.push(example);
         if self.rows.len() >= ROWS_PENDING_MAX {
             self.write_rows()
         } else {
@@ -76,7 +76,7 @@ impl DatasetWriter {
         self.write_rows()?;
         self.pictures.finish()?;
         self.outcomes.finish()?;
-        table::commit(&self.dir.join(FILMS_FILE), self.table)?;
+        table::commit(&self.dir.join(EXAMPLES_FILE), self.table)?;
         let (found, run) = parted(books);
         json_file(&self.dir, LABELS_FILE, &labels)?;
         json_file(&self.dir, RUN_NOTE_FILE, &run)?;
@@ -84,10 +84,10 @@ impl DatasetWriter {
     }
 
     fn write_rows(&mut self) -> Result<(), DatasetError> {
-        let columns = films::columns(self.rows.iter());
+        let columns = examples::columns(self.rows.iter());
         self.rows.clear();
-        let file = self.dir.join(FILMS_FILE);
-        table::write(&file, &mut self.table, films::SCHEMA.clone(), columns)
+        let file = self.dir.join(EXAMPLES_FILE);
+        table::write(&file, &mut self.table, examples::SCHEMA.clone(), columns)
     }
 }
 

@@ -4,30 +4,9 @@ use std::collections::BTreeMap;
 
 use marquee_domain::report::{FetchSummary, SourceNote};
 
+use super::miss::Miss;
 use crate::dataset::{FetchBooks, PROBLEMS_MAX, Problem};
 use crate::job::JobError;
-
-/// Why an id has no picture in the dataset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Miss {
-    /// Listed, but no longer there.
-    Gone { detail: String },
-    /// There, but not usable.
-    Rejected { class: String, detail: String },
-    /// Not had in spite of retries.
-    Failed { class: String, detail: String },
-}
-
-impl Miss {
-    /// The outcome, its class and its detail.
-    pub(super) fn words(&self) -> (&'static str, &str, &str) {
-        match self {
-            Self::Gone { detail } => ("gone", "gone", detail),
-            Self::Rejected { class, detail } => ("rejected", class, detail),
-            Self::Failed { class, detail } => ("failed", class, detail),
-        }
-    }
-}
 
 /// Counts as it goes.
 #[derive(Debug, Default)]
@@ -61,31 +40,20 @@ impl Books {
         self.bytes += bytes as u64;
     }
 
-    pub(super) fn missed(&mut self, id: &str, miss: Miss) {
-        let name = match miss.words() {
-            ("gone", ..) => "gone".to_owned(),
-            (outcome, class, _) => format!("{outcome}_{class}"),
-        };
-        *self.missed.entry(name).or_default() += 1;
-        let (class, detail) = match miss {
-            Miss::Gone { detail } => {
-                self.gone += 1;
-                ("gone".to_owned(), detail)
-            }
-            Miss::Rejected { class, detail } => {
-                *self.rejected.entry(class.clone()).or_default() += 1;
-                (class, detail)
-            }
-            Miss::Failed { class, detail } => {
-                *self.failed.entry(class.clone()).or_default() += 1;
-                (class, detail)
-            }
-        };
+    pub(super) fn missed(&mut self, id: &str, miss: &Miss) {
+        *self.missed.entry(miss.counted_as()).or_default() += 1;
+        let class = miss.class();
+        match miss {
+            Miss::Gone { .. } => self.gone += 1,
+            Miss::Rejected { .. } => *self.rejected.entry(class.clone()).or_default() += 1,
+            Miss::Failed { .. } => *self.failed.entry(class.clone()).or_default() += 1,
+        }
+        // The counts above hold all; the list is for looking into, and must not grow with the source.
         if self.problems.len() < PROBLEMS_MAX {
             self.problems.push(Problem {
                 id: id.to_owned(),
                 class,
-                detail,
+                detail: miss.detail().to_owned(),
             });
         }
     }
@@ -153,7 +121,7 @@ mod tests {
         books.fetched(10, false);
         books.missed(
             "7",
-            Miss::Gone {
+            &Miss::Gone {
                 detail: String::new(),
             },
         );

@@ -1,6 +1,9 @@
 //! A circuit breaker for each host: one that answers nothing is left alone, tried now and then, and
 //! given up after a while.
 //!
+//! Without it every request to a host that is down would wait for its own time limit, use up its tries,
+//! and end as a miss of a picture that is there. One outage of a minute would cost thousands of them.
+//!
 //! Invariant: while a host counts as down, one request at a time tries it; all others wait, and
 //! their tries are not used up.
 
@@ -85,10 +88,13 @@ impl Breakers {
         if after >= self.patience {
             return Ok(Err(GivenUp { after }));
         }
+        // One request says as much as a hundred, and a host that comes back is not run over by all
+        // that waited.
         if down.is_being_tried {
             return Err(LOOK_EVERY);
         }
         if now < down.next_try {
+            // Who waits is told of the end when it comes, not at the next try after it.
             let end = down.since + self.patience;
             return Err(down.next_try.min(end).duration_since(now));
         }
@@ -99,6 +105,7 @@ impl Breakers {
     /// `host` has answered, whatever it said.
     pub(super) fn answered(&self, host: &str) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        // A refusal is an answer, too: whether it is the one that was hoped for is for others to judge.
         if let Some(host) = hosts.get_mut(host) {
             *host = Host::default();
         }

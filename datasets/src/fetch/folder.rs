@@ -4,7 +4,7 @@
 //! Not here: a journal. The files are on this machine, and reading them again is cheap.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Digest;
@@ -14,13 +14,15 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::PICTURE_MAX_BYTES;
-use super::books::{Books, Miss};
-use super::engine::{Labels, Place, on_disk};
-use super::labels_csv::{self, Row};
-use super::list::name_of;
+use super::books::Books;
+use super::files::{miss_of_io, name_of, no_such_file, read_up_to};
+use super::labels::Labels;
+use super::labels_csv::{self, LabelsRow};
+use super::miss::{Miss, MissClass};
+use super::place::{Workplace, on_disk};
 use super::{layouts, terms};
-use crate::dataset::{DatasetWriter, FilmRow};
-use crate::job::{Context, JobError, Step};
+use crate::dataset::{DatasetWriter, Example};
+use crate::job::{Context, FETCHED, JobError, Step};
 use crate::sniff::format_of;
 
 const LABELS_NAME: &str = "labels.csv";
@@ -43,7 +45,7 @@ enum Files {
 pub(super) fn run(
     fetch: &FetchSettings,
     path: &Path,
-    place: &Place<'_>,
+    place: &Workplace<'_>,
     context: &Context,
 ) -> Result<FetchSummary, JobError> {
     let mut files = Files::open(path)?;
@@ -69,13 +71,13 @@ pub(super) fn run(
                     labels.name_of(&(None, label.clone()));
                 }
                 books.fetched(picture.len(), false);
-                writer.settled(&row.path, "fetched", None)?;
-                writer.push(film_of(row, &picture, fetch, &name), picture)?;
+                writer.settled(&row.path, FETCHED, None)?;
+                writer.push(example_of(row, &picture, fetch, &name), picture)?;
             }
             Err(miss) => {
-                let (outcome, class, detail) = miss.words();
-                writer.settled(&row.path, outcome, Some((class, detail)))?;
-                books.missed(&row.path, miss);
+                let class = miss.class();
+                writer.settled(&row.path, miss.outcome(), Some((&class, miss.detail())))?;
+                books.missed(&row.path, &miss);
             }
         }
         context.reporter.step(Step {
@@ -101,15 +103,16 @@ pub(super) fn run(
 }
 
 /// What the folder says about its pictures, in whichever layout it has.
-fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
+fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<LabelsRow>, JobError> {
     let name = path.join(LABELS_NAME).display().to_string();
     match files.read(LABELS_NAME, LABELS_MAX_BYTES) {
         Ok(text) => return labels_csv::parse(&name, &text).map_err(JobError::bad_input),
+        // Then the other layouts are tried.
         Err(Miss::Gone { .. }) => {}
         Err(miss) => {
-            let (_, _, detail) = miss.words();
             return Err(JobError::bad_input(format!(
-                "{name} cannot be read: {detail}"
+                "{name} cannot be read: {}",
+                miss.detail()
             )));
         }
     }
@@ -127,8 +130,7 @@ fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
     if let Some(table) = layouts::table_of(&names) {
         let shown = path.join(table).display().to_string();
         let text = files.read(table, LABELS_MAX_BYTES).map_err(|miss| {
-            let (_, _, detail) = miss.words();
-            JobError::bad_input(format!("{shown} cannot be read: {detail}"))
+            JobError::bad_input(format!("{shown} cannot be read: {}", miss.detail()))
         })?;
         return layouts::rows_of_table(&shown, &text, &names).map_err(JobError::bad_input);
     }
@@ -142,26 +144,20 @@ fn rows_of(files: &mut Files, path: &Path) -> Result<Vec<Row>, JobError> {
     Ok(rows)
 }
 
-fn picture_of(files: &mut Files, row: &Row) -> Result<Vec<u8>, Miss> {
+fn picture_of(files: &mut Files, row: &LabelsRow) -> Result<Vec<u8>, Miss> {
     if row.labels.is_empty() {
-        return Err(Miss::Rejected {
-            class: "no_labels".into(),
-            detail: "its labels are empty".into(),
-        });
+        return Err(Miss::rejected(MissClass::NoLabels, "its labels are empty"));
     }
     let bytes = files.read(&row.path, PICTURE_MAX_BYTES)?;
     if format_of(&bytes).is_none() {
-        let detail = "it is no JPEG, PNG or WebP".to_owned();
-        return Err(Miss::Rejected {
-            class: "unknown_format".to_owned(),
-            detail,
-        });
+        let detail = "it is no JPEG, PNG or WebP";
+        return Err(Miss::rejected(MissClass::UnknownFormat, detail));
     }
     Ok(bytes)
 }
 
-fn film_of(row: Row, picture: &[u8], fetch: &FetchSettings, source: &str) -> FilmRow {
-    FilmRow {
+fn example_of(row: LabelsRow, picture: &[u8], fetch: &FetchSettings, source: &str) -> Example {
+    Example {
         id: row.path,
         labels: row.labels,
         label_ids: Vec::new(),
@@ -298,45 +294,12 @@ fn names_below(
     Ok(())
 }
 
-/// Reads at most `limit` bytes, whatever size the file claims to have.
-pub(super) fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
-    let mut bytes = Vec::new();
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| miss_of_io(&error))?;
-    if bytes.len() > limit {
-        let detail = format!("it has more than {limit} bytes");
-        return Err(Miss::Rejected {
-            class: "too_large".to_owned(),
-            detail,
-        });
-    }
-    Ok(bytes)
-}
-
-fn miss_of_io(error: &io::Error) -> Miss {
-    if error.kind() == io::ErrorKind::NotFound {
-        return Miss::Gone {
-            detail: "there is no such file".to_owned(),
-        };
-    }
-    Miss::Failed {
-        class: "unreadable".to_owned(),
-        detail: error.to_string(),
-    }
-}
-
 fn miss_of_zip(error: &ZipError) -> Miss {
     if let ZipError::Io(error) = error {
         return miss_of_io(error);
     }
     if matches!(error, ZipError::FileNotFound) {
-        return Miss::Gone {
-            detail: "there is no such file".to_owned(),
-        };
+        return no_such_file();
     }
-    Miss::Failed {
-        class: "unreadable".to_owned(),
-        detail: error.to_string(),
-    }
+    Miss::failed(MissClass::Unreadable, error.to_string())
 }

@@ -24,7 +24,7 @@ const FRAME_HEAD_BYTES: usize = 16;
 const HEADER_MAX_BYTES: u32 = 1024 * 1024;
 /// Bytes of a body, at most: more than any picture that is taken.
 const BODY_MAX_BYTES: u32 = 128 * 1024 * 1024;
-/// Bytes after which a new segment is begun.
+/// Bytes after which a new segment is begun, whether or not a checkpoint closed the one before.
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Where the newest frame of an entry is.
@@ -76,7 +76,11 @@ impl Journal {
             reading: BTreeMap::new(),
         };
         for (number, path) in segments_in(dir)? {
+            // Segments in the order in which they were written: of an entry that was settled twice,
+            // the later frame counts.
             journal.scan(number, &path, &is_settled)?;
+            // A segment of an earlier attempt is never written on: its end may be torn, and a
+            // checkpoint may have a link to it.
             journal.next_segment = journal.next_segment.max(number + 1);
         }
         Ok(journal)
@@ -126,6 +130,8 @@ impl Journal {
         frame.extend_from_slice(&head.1.to_le_bytes());
         frame.extend_from_slice(&checksum(&header, body).to_le_bytes());
         frame.extend_from_slice(&header);
+        // Not synced: a frame that is lost with the machine costs one request, while a sync a picture
+        // would cost more than the network does. What a checkpoint links is synced before.
         file.write_all(&frame)?;
         file.write_all(body)?;
         let slot = Slot {
@@ -232,6 +238,7 @@ impl Journal {
             let is_odd = &head[..4] != MAGIC
                 || header_bytes > HEADER_MAX_BYTES
                 || body_bytes > BODY_MAX_BYTES;
+            // Nothing says where a frame after a torn one would begin. What is left is asked for again.
             if is_odd || offset + length > end {
                 break;
             }
@@ -243,6 +250,7 @@ impl Journal {
             let Ok(read) = serde_json::from_slice::<Header<T>>(&header) else {
                 break;
             };
+            // What does not stand keeps its place in the file, but none in memory.
             if is_settled(&read.outcome) {
                 let slot = Slot {
                     segment: number,

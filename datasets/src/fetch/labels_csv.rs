@@ -11,7 +11,7 @@ const FAULTS_SHOWN: usize = 20;
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct LabelsRow {
     /// Relative to the file's own folder, joined by `/`.
     pub(super) path: String,
     pub(super) labels: Vec<String>,
@@ -53,7 +53,7 @@ impl Faults {
 }
 
 /// The rows of `text`, or what is wrong with it. `name` is what messages call it.
-pub(super) fn parse(name: &str, text: &[u8]) -> Result<Vec<Row>, String> {
+pub(super) fn parse(name: &str, text: &[u8]) -> Result<Vec<LabelsRow>, String> {
     // Spreadsheets like to put a byte order mark in front.
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut reader = csv::ReaderBuilder::new()
@@ -150,7 +150,7 @@ fn row_of(
     header: &StringRecord,
     columns: &Columns,
     faults: &mut Faults,
-) -> Row {
+) -> LabelsRow {
     let line = line_of(record);
     if record.len() != header.len() {
         let problem = format!(
@@ -190,7 +190,7 @@ fn row_of(
         .map(field)
         .filter(|group| !group.is_empty())
         .map(str::to_owned);
-    Row {
+    LabelsRow {
         path,
         labels,
         group,
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn rows_are_read_with_labels_and_groups() {
         let text = "\u{feff}path,labels,group\r\nimg/a.jpg,cat|dog,9\r\n\"b, c.png\", dog ,\r\nd.webp,,\r\n";
-        let row = |path: &str, labels: &[&str], group: Option<&str>| Row {
+        let row = |path: &str, labels: &[&str], group: Option<&str>| LabelsRow {
             path: path.into(),
             labels: labels.iter().map(|label| (*label).to_owned()).collect(),
             group: group.map(str::to_owned),

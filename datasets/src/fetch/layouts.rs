@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::labels_csv::Row;
+use super::labels_csv::LabelsRow;
 
 /// Names of the column that says which picture a row is about, in order of preference.
 const ID_COLUMNS: [&str; 9] = [
@@ -45,7 +45,11 @@ pub(super) fn table_of(files: &[String]) -> Option<&str> {
 
 /// The rows of a table in Kaggle's layout, with paths among `files`. A row whose picture is not
 /// there keeps its id as its path, so that the books name it.
-pub(super) fn rows_of_table(name: &str, text: &[u8], files: &[String]) -> Result<Vec<Row>, String> {
+pub(super) fn rows_of_table(
+    name: &str,
+    text: &[u8],
+    files: &[String],
+) -> Result<Vec<LabelsRow>, String> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text);
     let fault = |error: csv::Error| format!("{name} cannot be used: {error}");
@@ -96,7 +100,7 @@ pub(super) fn rows_of_table(name: &str, text: &[u8], files: &[String]) -> Result
                 .map(|column| header[*column].clone())
                 .collect(),
         };
-        rows.push(Row {
+        rows.push(LabelsRow {
             path,
             labels,
             group: None,
@@ -106,14 +110,14 @@ pub(super) fn rows_of_table(name: &str, text: &[u8], files: &[String]) -> Result
 }
 
 /// The rows of a set with one folder a label; empty if it is none.
-pub(super) fn rows_of_folders(files: &[String]) -> Vec<Row> {
+pub(super) fn rows_of_folders(files: &[String]) -> Vec<LabelsRow> {
     files
         .iter()
         .filter(|name| is_picture(name))
         .filter_map(|path| {
             let (folder, _) = path.rsplit_once('/')?;
             let label = folder.rsplit('/').next()?;
-            Some(Row {
+            Some(LabelsRow {
                 path: path.clone(),
                 labels: vec![label.to_owned()],
                 group: None,

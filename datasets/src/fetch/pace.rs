@@ -1,13 +1,14 @@
-//! One rate for all requests of a job: each takes the next slot in the order of asking, and a
-//! service that asks for a pause gets one.
+//! One rate for all requests of a job: each takes the next slot in the order of asking, and a host that
+//! asks to be left alone for a while is.
 //!
 //! The rate is that of the job's settings, or a share of each host's rate that the coordinator gives
 //! and takes away while the job runs (`marquee_domain::rate`).
 //!
 //! Invariant: between two requests lies the gap of the rate that holds when the second one goes; with
-//! shares, none goes to a host that the share does not name, or after the share has run out.
+//! shares, none goes to a host that the share does not name, or after the share has run out. None goes to
+//! a host before the time that it asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,8 +38,8 @@ struct State {
     rule: Rule,
     /// The slot that was handed out last.
     last: Option<Instant>,
-    /// Nothing goes before this.
-    hold: Option<Instant>,
+    /// By host: nothing goes to it before this.
+    holds: BTreeMap<String, Instant>,
     /// Whom the job asks.
     hosts: BTreeSet<String>,
     turns: Turns,
@@ -68,8 +69,8 @@ pub(super) struct Turns {
 enum NotYet {
     /// Its slot comes so much later.
     For(Duration),
-    /// A service asked for a pause.
-    Paused(Duration),
+    /// Its host asked to be left alone for so much longer.
+    Held(Duration),
     /// There is no share for it.
     NoShare,
 }
@@ -91,7 +92,7 @@ impl Pace {
             state: Mutex::new(State {
                 rule,
                 last: None,
-                hold: None,
+                holds: BTreeMap::new(),
                 hosts: BTreeSet::new(),
                 turns: Turns::default(),
             }),
@@ -101,18 +102,28 @@ impl Pace {
 
     /// Waits for a slot for a request to `host`.
     pub(super) async fn turn(&self, host: &str) {
-        self.share_of(host).await;
+        self.declare([host]);
+        loop {
+            self.until_open(host).await;
+            if self.take_slot(host).await {
+                return;
+            }
+        }
+    }
+
+    /// Queues for a slot. False if `host` asked to be left alone meanwhile.
+    async fn take_slot(&self, host: &str) -> bool {
         let _first = self.queue.lock().await;
         let mut waited = false;
         loop {
             let changed = self.changed.notified();
             let wait = match self.reserve(host, Instant::now(), boot_ms(), waited) {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(NotYet::For(wait)) => {
                     waited = true;
                     wait
                 }
-                Err(NotYet::Paused(wait)) => wait,
+                Err(NotYet::Held(_)) => return false,
                 Err(NotYet::NoShare) => {
                     waited = true;
                     LOOK_AGAIN
@@ -126,16 +137,21 @@ impl Pace {
         }
     }
 
-    /// Waits until there is a share for `host`: outside the queue, so that requests to others go.
-    async fn share_of(&self, host: &str) {
-        self.declare([host]);
+    /// Waits until there is a share for `host` and its hold is over: outside the queue, so that one
+    /// host that has no share, or wants to be left alone, does not hold up requests to others.
+    async fn until_open(&self, host: &str) {
         loop {
             let changed = self.changed.notified();
-            if self.state().has_share_of(host) {
-                return;
-            }
+            let wait = {
+                let state = self.state();
+                match state.held(host, Instant::now()) {
+                    None if state.has_share_of(host) => return,
+                    None => LOOK_AGAIN,
+                    Some(held) => held,
+                }
+            };
             tokio::select! {
-                () = sleep(LOOK_AGAIN) => {}
+                () = sleep(wait) => {}
                 () = changed => {}
             }
         }
@@ -187,8 +203,8 @@ impl Pace {
         if per_second <= 0.0 {
             return Err(NotYet::NoShare);
         }
-        if let Some(hold) = state.hold.filter(|hold| *hold > now) {
-            return Err(NotYet::Paused(hold - now));
+        if let Some(held) = state.held(host, now) {
+            return Err(NotYet::Held(held));
         }
         // A rate of next to nothing has a gap that no clock can hold.
         let gap = Duration::try_from_secs_f64(1.0 / per_second).unwrap_or(Duration::MAX);
@@ -208,14 +224,16 @@ impl Pace {
         Ok(())
     }
 
-    /// Sends nothing for this long from now.
-    pub(super) fn pause(&self, duration: Duration) {
-        self.hold_until(Instant::now() + duration);
+    /// Sends nothing to `host` for this long from now.
+    pub(super) fn hold(&self, host: &str, duration: Duration) {
+        self.hold_until(host, Instant::now() + duration);
     }
 
-    fn hold_until(&self, end: Instant) {
+    fn hold_until(&self, host: &str, end: Instant) {
         let mut state = self.state();
-        state.hold = Some(state.hold.map_or(end, |hold| hold.max(end)));
+        let name = state.name_of(host).to_owned();
+        let hold = state.holds.entry(name).or_insert(end);
+        *hold = (*hold).max(end);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -231,6 +249,12 @@ impl State {
         } else {
             OTHER_HOSTS
         }
+    }
+
+    /// How much longer `host` wants to be left alone.
+    fn held(&self, host: &str, now: Instant) -> Option<Duration> {
+        let until = self.holds.get(self.name_of(host))?;
+        (*until > now).then(|| *until - now)
     }
 
     fn is_named(&self, share: &RateShare, host: &str) -> bool {
@@ -273,7 +297,7 @@ mod tests {
         while slots.len() < count {
             match pace.reserve(HOST, now, 0, false) {
                 Ok(()) => slots.push(now),
-                Err(NotYet::For(wait) | NotYet::Paused(wait)) => now += wait,
+                Err(NotYet::For(wait) | NotYet::Held(wait)) => now += wait,
                 Err(NotYet::NoShare) => panic!("there is a share"),
             }
         }
@@ -291,18 +315,52 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_spread_and_a_pause_holds_the_next() {
+    fn requests_are_spread_and_a_hold_keeps_the_next_back() {
         let pace = Pace::new(10);
         let start = Instant::now() + Duration::from_secs(1);
         let since = |slot: &Instant| ms(slot.duration_since(start));
         let first: Vec<_> = slots(&pace, start, 4).iter().map(since).collect();
         assert_eq!(first, [0, 100, 200, 300]);
-        pace.hold_until(start + Duration::from_secs(5));
+        pace.hold_until(HOST, start + Duration::from_secs(5));
         assert_eq!(since(&slots(&pace, start, 1)[0]), 5_000);
         // Who comes late does not make up for it, but for a timer's coarseness.
         let late = start + Duration::from_secs(9);
         let after: Vec<_> = slots(&pace, late, 3).iter().map(since).collect();
         assert_eq!(after, [9_000, 9_090, 9_190]);
+    }
+
+    #[test]
+    fn a_host_that_wants_to_be_left_alone_holds_up_no_other() {
+        let pace = Pace::new(1_000);
+        let now = Instant::now();
+        pace.declare([HOST, "b:80"]);
+        pace.hold_until(HOST, now + Duration::from_secs(600));
+        // A shorter wait that is asked for later takes nothing back.
+        pace.hold_until(HOST, now + Duration::from_secs(1));
+        let later = now + Duration::from_secs(2);
+        assert_eq!(
+            pace.reserve(HOST, later, 0, false),
+            Err(NotYet::Held(Duration::from_secs(598)))
+        );
+        assert_eq!(pace.reserve("b:80", later, 0, false), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_held_host_stands_in_nobodys_way() {
+        let pace = std::sync::Arc::new(Pace::new(1_000));
+        pace.declare([HOST, "b:80"]);
+        pace.hold(HOST, Duration::from_secs(600));
+        let waiting = tokio::spawn({
+            let pace = pace.clone();
+            async move { pace.turn(HOST).await }
+        });
+        for _ in 0..3 {
+            tokio::time::timeout(Duration::from_secs(60), pace.turn("b:80"))
+                .await
+                .unwrap();
+        }
+        assert!(!waiting.is_finished());
+        waiting.abort();
     }
 
     #[test]

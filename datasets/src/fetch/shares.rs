@@ -10,58 +10,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use marquee_domain::rate::{LOOK_EVERY, RateShare, RateUse, SHARE_FILE, USE_FILE};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::http::Manners;
+use super::in_flight::InFlight;
+use super::manners::Manners;
 use super::pace::{Pace, boot_ms};
 
 /// What is said of late is said of so long.
 const WINDOW: Duration = Duration::from_secs(1);
-
-/// Requests in flight: a limit that may change.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    permits: Semaphore,
-    /// Permits there are, taken or not.
-    there: std::sync::Mutex<usize>,
-}
-
-impl InFlight {
-    pub(super) fn new(limit: u32) -> Self {
-        let there = limit.max(1) as usize;
-        Self {
-            permits: Semaphore::new(there),
-            there: std::sync::Mutex::new(there),
-        }
-    }
-
-    /// Waits until one more may be in flight. The semaphore is never closed.
-    pub(super) async fn acquire(
-        &self,
-    ) -> Result<tokio::sync::SemaphorePermit<'_>, tokio::sync::AcquireError> {
-        self.permits.acquire().await
-    }
-
-    /// Moves towards this limit: what is in flight comes back first, so it is to be said again.
-    fn limit(&self, limit: u32) {
-        let wanted = limit.max(1) as usize;
-        let mut there = self
-            .there
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if wanted > *there {
-            self.permits.add_permits(wanted - *there);
-            *there = wanted;
-        } else {
-            *there -= self.permits.forget_permits(*there - wanted);
-        }
-    }
-
-    fn is_exhausted(&self) -> bool {
-        self.permits.available_permits() == 0
-    }
-}
 
 /// Keeps `pace` and `in_flight` to the shares that come into `folder`, for as long as they are used.
 pub(super) fn attend(
@@ -124,6 +80,8 @@ impl Attendant {
             pace.take(share.clone());
             self.share = Some(share);
         }
+        // Without a share that still holds, one request may wait for the next: it is what goes first when
+        // a share comes.
         let allowed = self
             .share
             .as_ref()
@@ -245,7 +203,7 @@ mod tests {
         let text = serde_json::to_vec(&share).unwrap();
         replace(&folder.path().join(SHARE_FILE), &text).unwrap();
         until(|| said(folder.path()).filter(|said| said.taken == 17)).await;
-        assert_eq!(in_flight.permits.available_permits(), 3);
+        assert_eq!(in_flight.free(), 3);
         let start = std::time::Instant::now();
         for _ in 0..11 {
             pace.turn("a:80").await;
@@ -253,18 +211,5 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(480));
         // Nobody asks for a while: its share may go to others.
         until(|| said(folder.path()).filter(|said| !said.hungry && said.used == 0.0)).await;
-    }
-
-    #[tokio::test]
-    async fn a_lower_limit_in_flight_waits_for_what_is() {
-        let in_flight = InFlight::new(3);
-        let held = [in_flight.acquire().await, in_flight.acquire().await];
-        in_flight.limit(1);
-        assert!(in_flight.is_exhausted());
-        drop(held);
-        in_flight.limit(1);
-        assert_eq!(in_flight.permits.available_permits(), 1);
-        in_flight.limit(5);
-        assert_eq!(in_flight.permits.available_permits(), 5);
     }
 }

@@ -1,4 +1,4 @@
-//! Which film goes to which split, and in which order the films stand there.
+//! Which example goes to which split, and in which order the examples stand there.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,51 +8,52 @@ use marquee_domain::spec::Splits;
 use super::classes::Classes;
 use super::similar::DisjointSets;
 use super::stratify::{Unit, stratify};
-use crate::dataset::FilmRow;
+use crate::dataset::Example;
 use crate::dice::Dice;
 
 /// The splits, in the order in which they are written.
 pub(super) const SPLITS: [&str; 3] = ["train", "validation", "test"];
 
-/// A film with its split.
+/// An example with its split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Assigned {
     /// Its place in the dataset.
-    pub(super) film: usize,
+    pub(super) example: usize,
     /// Its place in [`SPLITS`].
     pub(super) split: usize,
 }
 
-/// What decides where films go.
+/// What decides where examples go.
 #[derive(Debug)]
 pub(super) struct Deal<'a> {
-    pub(super) films: &'a [FilmRow],
+    pub(super) examples: &'a [Example],
     pub(super) classes: &'a Classes,
-    /// Sets of films that belong together besides groups and equal files.
+    /// Sets of examples that belong together besides groups and equal files.
     pub(super) together: &'a [Vec<usize>],
     pub(super) shares: Splits,
     pub(super) seed: u64,
     /// Exactly this many rows in the test split, of those that `is_clean`.
     pub(super) test_rows: Option<u32>,
-    /// By film: whether nothing is wrong with its picture.
+    /// By example: whether nothing is wrong with its picture.
     pub(super) is_clean: &'a [bool],
     /// At most this many training pictures of a class.
     pub(super) max_per_class: Option<u32>,
 }
 
-/// Where the films went.
+/// Where the examples went.
 #[derive(Debug)]
 pub(super) struct Dealt {
     pub(super) rows: Vec<Assigned>,
-    /// Training films that were left out to keep classes balanced.
+    /// Training examples that were left out to keep classes balanced.
     pub(super) left_out: Vec<usize>,
 }
 
-/// Assigns the `usable` films. Films of one group, films with the very same picture and those that
+/// Assigns the `usable` examples. Examples of one group, examples with the very same picture and those that
 /// belong `together` stay in one split. Within a split they stand in random order, so that a reader
 /// who shuffles shard by shard meets all classes in each.
 pub(super) fn assign(deal: &Deal<'_>, usable: &[usize]) -> Result<Dealt, String> {
     let mut dice = Dice::keyed(&[deal.seed]);
+    // Sets that share a member are one unit, however long the chain: only whole units are dealt out.
     let (unit_of, count) = units_of(deal, usable);
     let empty = Unit {
         rows: 0,
@@ -60,10 +61,10 @@ pub(super) fn assign(deal: &Deal<'_>, usable: &[usize]) -> Result<Dealt, String>
     };
     let mut units = vec![empty; count];
     let mut is_clean = vec![true; count];
-    for (film, unit) in usable.iter().zip(&unit_of) {
+    for (example, unit) in usable.iter().zip(&unit_of) {
         units[*unit].rows += 1;
-        is_clean[*unit] &= deal.is_clean[*film];
-        for class in deal.classes.of(&deal.films[*film]) {
+        is_clean[*unit] &= deal.is_clean[*example];
+        for class in deal.classes.of(&deal.examples[*example]) {
             units[*unit].classes[class] += 1;
         }
     }
@@ -75,8 +76,8 @@ pub(super) fn assign(deal: &Deal<'_>, usable: &[usize]) -> Result<Dealt, String>
     let mut rows: Vec<Assigned> = usable
         .iter()
         .zip(&unit_of)
-        .map(|(film, unit)| Assigned {
-            film: *film,
+        .map(|(example, unit)| Assigned {
+            example: *example,
             split: split_of[*unit],
         })
         .collect();
@@ -87,7 +88,7 @@ pub(super) fn assign(deal: &Deal<'_>, usable: &[usize]) -> Result<Dealt, String>
         None => BTreeSet::new(),
         Some(cap) => above_the_cap(deal, &rows, u64::from(cap)),
     };
-    rows.retain(|row| !left_out.contains(&row.film));
+    rows.retain(|row| !left_out.contains(&row.example));
     Ok(Dealt {
         rows,
         left_out: left_out.into_iter().collect(),
@@ -147,6 +148,7 @@ fn with_exact_test(
         .filter(|(_, is_test)| **is_test)
         .map(|(unit, _)| *unit)
         .collect();
+    // The others share out what is left in the proportion that they have to each other.
     let others: Vec<usize> = (0..units.len())
         .filter(|unit| !tested.contains(unit))
         .collect();
@@ -160,49 +162,52 @@ fn with_exact_test(
     Ok(splits)
 }
 
-/// The training films that have to go so that no class has more than `cap`. Films of rare classes
+/// The training examples that have to go so that no class has more than `cap`. Examples of rare classes
 /// are kept first, as common ones would fill their places.
 fn above_the_cap(deal: &Deal<'_>, rows: &[Assigned], cap: u64) -> BTreeSet<usize> {
+    // Training alone is balanced. What is measured on keeps the frequencies that the data has.
     let train = || rows.iter().filter(|row| row.split == 0);
-    let classes_of = |film: usize| deal.classes.of(&deal.films[film]);
+    let classes_of = |example: usize| deal.classes.of(&deal.examples[example]);
     let mut totals = vec![0_u64; deal.classes.names().len()];
     for row in train() {
-        for class in classes_of(row.film) {
+        for class in classes_of(row.example) {
             totals[class] += 1;
         }
     }
-    let mut order: Vec<usize> = train().map(|row| row.film).collect();
-    order.sort_by_key(|film| classes_of(*film).map(|class| totals[class]).min());
+    let mut order: Vec<usize> = train().map(|row| row.example).collect();
+    order.sort_by_key(|example| classes_of(*example).map(|class| totals[class]).min());
     let mut taken = vec![0_u64; totals.len()];
     let mut left_out = BTreeSet::new();
-    for film in order {
-        if classes_of(film).any(|class| taken[class] >= cap) {
-            left_out.insert(film);
+    for example in order {
+        if classes_of(example).any(|class| taken[class] >= cap) {
+            left_out.insert(example);
             continue;
         }
-        for class in classes_of(film) {
+        for class in classes_of(example) {
             taken[class] += 1;
         }
     }
     left_out
 }
 
-/// The unit of each usable film, numbered from 0 in order of appearance, and how many there are.
+/// The unit of each usable example, numbered from 0 in order of appearance, and how many there are.
 fn units_of(deal: &Deal<'_>, usable: &[usize]) -> (Vec<usize>, usize) {
     let mut sets = DisjointSets::new(usable.len());
     let mut by_group: HashMap<&str, usize> = HashMap::new();
     let mut by_picture: HashMap<&Digest, usize> = HashMap::new();
     let mut place_of: HashMap<usize, usize> = HashMap::new();
     for (at, place) in usable.iter().enumerate() {
-        let film = &deal.films[*place];
+        let example = &deal.examples[*place];
         place_of.insert(*place, at);
-        if let Some(group) = &film.group {
+        // Whoever made the set knows better than we do what belongs together.
+        if let Some(group) = &example.group {
             sets.join(at, *by_group.entry(group).or_insert(at));
         }
-        sets.join(at, *by_picture.entry(&film.picture_digest).or_insert(at));
+        // The same file in training and in test would be a question whose answer was learned by heart.
+        sets.join(at, *by_picture.entry(&example.picture_digest).or_insert(at));
     }
     for cluster in deal.together {
-        let mut members = cluster.iter().filter_map(|film| place_of.get(film));
+        let mut members = cluster.iter().filter_map(|example| place_of.get(example));
         if let Some(first) = members.next() {
             for member in members {
                 sets.join(*first, *member);
@@ -222,7 +227,7 @@ fn units_of(deal: &Deal<'_>, usable: &[usize]) -> (Vec<usize>, usize) {
 #[cfg(test)]
 mod tests {
     use super::super::classes::choose;
-    use super::super::classes::tests::film;
+    use super::super::classes::tests::example;
     use super::*;
 
     const SHARES: Splits = Splits {
@@ -231,9 +236,9 @@ mod tests {
         test: 0.2,
     };
 
-    fn deal<'a>(films: &'a [FilmRow], classes: &'a Classes, seed: u64) -> Deal<'a> {
+    fn deal<'a>(examples: &'a [Example], classes: &'a Classes, seed: u64) -> Deal<'a> {
         Deal {
-            films,
+            examples,
             classes,
             together: &[],
             shares: SHARES,
@@ -244,69 +249,69 @@ mod tests {
         }
     }
 
-    fn all(films: &[FilmRow]) -> Vec<usize> {
-        (0..films.len()).collect()
+    fn all(examples: &[Example]) -> Vec<usize> {
+        (0..examples.len()).collect()
     }
 
     #[test]
     fn pictures_that_look_the_same_stay_together() {
-        let films: Vec<_> = (0..300).map(|at| film(at, "a", None)).collect();
-        let (classes, _) = choose(&["a".to_owned()], &films, None, 1).unwrap();
+        let examples: Vec<_> = (0..300).map(|at| example(at, "a", None)).collect();
+        let (classes, _) = choose(&["a".to_owned()], &examples, None, 1).unwrap();
         let together: Vec<Vec<usize>> = (0..50).map(|at| vec![at, at + 100, at + 250]).collect();
         let rows = assign(
             &Deal {
                 together: &together,
-                ..deal(&films, &classes, 1)
+                ..deal(&examples, &classes, 1)
             },
-            &all(&films),
+            &all(&examples),
         );
         let split_of: HashMap<usize, usize> = rows
             .unwrap()
             .rows
             .iter()
-            .map(|row| (row.film, row.split))
+            .map(|row| (row.example, row.split))
             .collect();
         for cluster in together {
             assert!(
                 cluster
                     .iter()
-                    .all(|film| split_of[film] == split_of[&cluster[0]])
+                    .all(|example| split_of[example] == split_of[&cluster[0]])
             );
         }
     }
 
     #[test]
     fn the_test_split_has_exactly_the_rows_asked_for_and_all_of_them_clean() {
-        let films: Vec<_> = (0..600)
+        let examples: Vec<_> = (0..600)
             .map(|at| {
-                film(
+                example(
                     at,
                     if at % 5 == 0 { "a b" } else { "a" },
                     Some(&format!("g{}", at / (1 + at % 3))),
                 )
             })
             .collect();
-        let (classes, _) = choose(&["a".to_owned(), "b".to_owned()], &films, None, 1).unwrap();
+        let (classes, _) = choose(&["a".to_owned(), "b".to_owned()], &examples, None, 1).unwrap();
         let is_clean: Vec<bool> = (0..600).map(|at| at % 4 != 0).collect();
         for wanted in [50, 77, 100] {
             let deal = Deal {
                 test_rows: Some(wanted),
                 is_clean: &is_clean,
-                ..deal(&films, &classes, 3)
+                ..deal(&examples, &classes, 3)
             };
-            let rows = assign(&deal, &all(&films)).unwrap().rows;
+            let rows = assign(&deal, &all(&examples)).unwrap().rows;
             let test: Vec<_> = rows.iter().filter(|row| row.split == 2).collect();
             assert_eq!(test.len(), wanted as usize);
-            assert!(test.iter().all(|row| is_clean[row.film]));
+            assert!(test.iter().all(|row| is_clean[row.example]));
             assert_eq!(rows.len(), 600);
         }
         let deal = Deal {
             test_rows: Some(590),
             is_clean: &is_clean,
-            ..deal(&films, &classes, 3)
+            ..deal(&examples, &classes, 3)
         };
         assert!(
-            assign(&deal, &all(&films))
+            assign(&deal, &all(&examples))
                 .unwrap_err()
                 .contains("lower it")
         );
@@ -314,27 +319,31 @@ mod tests {
 
     #[test]
     fn the_balanced_set_has_no_class_above_its_cap_and_rare_ones_whole() {
-        let films: Vec<_> = (0..900)
+        let examples: Vec<_> = (0..900)
             .map(|at| {
                 let labels = match at % 30 {
                     0 => "rare common",
                     1..=9 => "middle",
                     _ => "common",
                 };
-                film(at, labels, None)
+                example(at, labels, None)
             })
             .collect();
         let names = ["common", "middle", "rare"].map(str::to_owned);
-        let (classes, _) = choose(&names, &films, None, 1).unwrap();
+        let (classes, _) = choose(&names, &examples, None, 1).unwrap();
         let deal = Deal {
             max_per_class: Some(40),
-            ..deal(&films, &classes, 3)
+            ..deal(&examples, &classes, 3)
         };
-        let dealt = assign(&deal, &all(&films)).unwrap();
+        let dealt = assign(&deal, &all(&examples)).unwrap();
         let count = |split: usize, class: usize| {
             let of = dealt.rows.iter().filter(|row| row.split == split);
-            of.filter(|row| classes.of(&films[row.film]).any(|found| found == class))
-                .count()
+            of.filter(|row| {
+                classes
+                    .of(&examples[row.example])
+                    .any(|found| found == class)
+            })
+            .count()
         };
         assert_eq!([count(0, 0), count(0, 1)], [40, 40]);
         assert!((15..=21).contains(&count(0, 2)), "{}", count(0, 2));
@@ -345,34 +354,34 @@ mod tests {
 
     #[test]
     fn groups_and_equal_pictures_never_cross_splits_even_when_they_chain() {
-        let mut films: Vec<_> = (0..300)
-            .map(|at| film(at, "a", Some(&format!("g{}", at / 3))))
+        let mut examples: Vec<_> = (0..300)
+            .map(|at| example(at, "a", Some(&format!("g{}", at / 3))))
             .collect();
-        // Groups 0 and 1 share a picture, so all six of their films belong together.
-        films[3].picture_digest = films[2].picture_digest.clone();
-        films[7].group = None;
-        let (classes, _) = choose(&["a".to_owned()], &films, None, 1).unwrap();
+        // Groups 0 and 1 share a picture, so all six of their examples belong together.
+        examples[3].picture_digest = examples[2].picture_digest.clone();
+        examples[7].group = None;
+        let (classes, _) = choose(&["a".to_owned()], &examples, None, 1).unwrap();
         for seed in 0..30 {
-            let rows = assign(&deal(&films, &classes, seed), &all(&films))
+            let rows = assign(&deal(&examples, &classes, seed), &all(&examples))
                 .unwrap()
                 .rows;
-            let mut split_of = vec![9; films.len()];
+            let mut split_of = vec![9; examples.len()];
             for row in &rows {
-                split_of[row.film] = row.split;
+                split_of[row.example] = row.split;
             }
             assert!(split_of[..6].iter().all(|split| *split == split_of[0]));
-            for (at, film) in films
+            for (at, example) in examples
                 .iter()
                 .enumerate()
-                .filter(|(_, film)| film.group.is_some())
+                .filter(|(_, example)| example.group.is_some())
             {
-                let mate = films
+                let mate = examples
                     .iter()
-                    .position(|other| other.group == film.group)
+                    .position(|other| other.group == example.group)
                     .unwrap();
-                assert_eq!(split_of[at], split_of[mate], "{:?}", film.group);
+                assert_eq!(split_of[at], split_of[mate], "{:?}", example.group);
             }
-            assert_eq!(rows.len(), films.len());
+            assert_eq!(rows.len(), examples.len());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Which labels are classes, and a film's labels as bytes.
+//! Which labels are classes, and an example's labels as bytes.
 
 use std::collections::HashMap;
 
-use crate::dataset::{FilmRow, Problem};
+use crate::dataset::{Example, Problem};
 use crate::job::JobError;
 
 /// The classes, in order.
@@ -26,18 +26,19 @@ impl Classes {
         &self.names
     }
 
-    /// One byte a class: 1 if the film has it.
-    pub(super) fn bytes_of(&self, film: &FilmRow) -> Vec<u8> {
+    /// One byte a class: 1 if the example has it.
+    pub(super) fn bytes_of(&self, example: &Example) -> Vec<u8> {
         let mut bytes = vec![0; self.names.len()];
-        for at in self.of(film) {
+        for at in self.of(example) {
             bytes[at] = 1;
         }
         bytes
     }
 
-    /// The classes that the film has, as places.
-    pub(super) fn of(&self, film: &FilmRow) -> impl Iterator<Item = usize> {
-        film.labels
+    /// The classes that the example has, as places.
+    pub(super) fn of(&self, example: &Example) -> impl Iterator<Item = usize> {
+        example
+            .labels
             .iter()
             .filter_map(|label| self.places.get(label).copied())
     }
@@ -47,7 +48,7 @@ impl Classes {
 /// have fewer than `min_count` pictures. The latter come back as problems.
 pub(super) fn choose(
     labels: &[String],
-    films: &[FilmRow],
+    examples: &[Example],
     asked: Option<&[String]>,
     min_count: u32,
 ) -> Result<(Classes, Vec<Problem>), JobError> {
@@ -55,7 +56,7 @@ pub(super) fn choose(
         check_known(labels, asked)?;
     }
     let mut counts: HashMap<&str, u64> = HashMap::new();
-    for label in films.iter().flat_map(|film| &film.labels) {
+    for label in examples.iter().flat_map(|example| &example.labels) {
         *counts.entry(label).or_default() += 1;
     }
     let (mut kept, mut dropped) = (Vec::new(), Vec::new());
@@ -132,9 +133,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A film with these labels, separated by blanks.
-    pub(in crate::preprocess) fn film(id: usize, labels: &str, group: Option<&str>) -> FilmRow {
-        FilmRow {
+    /// An example with these labels, separated by blanks.
+    pub(in crate::preprocess) fn example(id: usize, labels: &str, group: Option<&str>) -> Example {
+        Example {
             id: id.to_string(),
             labels: labels.split_whitespace().map(str::to_owned).collect(),
             group: group.map(str::to_owned),
@@ -158,13 +159,13 @@ pub(super) mod tests {
     }
 
     fn chosen(asked: Option<&str>, min_count: u32) -> Result<(Vec<String>, usize), String> {
-        let films = [
-            film(0, "Drama War", None),
-            film(1, "Drama", None),
-            film(2, "War Music", None),
+        let examples = [
+            example(0, "Drama War", None),
+            example(1, "Drama", None),
+            example(2, "War Music", None),
         ];
         let labels = words("Comedy Drama Music War");
-        match choose(&labels, &films, asked.map(words).as_deref(), min_count) {
+        match choose(&labels, &examples, asked.map(words).as_deref(), min_count) {
             Ok((classes, dropped)) => Ok((classes.names().to_vec(), dropped.len())),
             Err(JobError::Failed(failure)) => Err(failure.message),
             Err(JobError::Stopped) => Err("stopped".to_owned()),

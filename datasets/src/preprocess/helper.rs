@@ -17,7 +17,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::look::Look;
-use super::picture::{Prepared, Preparer, Skip};
+use super::prepare::{Prepared, Preparer};
+use crate::picture::Skip;
 
 /// Time for one picture. The largest that is taken needs a second or two.
 const PICTURE_MAX: Duration = Duration::from_secs(30);
@@ -69,6 +70,7 @@ impl Helper {
                 Ok(prepared)
             }
             Err(error) => {
+                // Whatever went wrong, the stream is out of step: the next picture gets a new helper.
                 let _ = child.kill();
                 let status = child.wait()?;
                 let is_late = matches!(
@@ -131,6 +133,7 @@ fn read_block(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_le_bytes(length);
+    // A helper that was taken over by a picture may say anything.
     if length > ANSWER_MAX_BYTES {
         return Err(io::Error::other("an answer is too long"));
     }
@@ -153,6 +156,7 @@ pub(super) fn serve(
     input: &mut impl Read,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    // A decoder that asks for more dies of it, and costs one picture instead of the machine's memory.
     setrlimit(Resource::RLIMIT_AS, MEMORY_MAX_BYTES, MEMORY_MAX_BYTES)?;
     let mut preparer = Preparer::new(width, height, encoding);
     loop {

@@ -30,10 +30,10 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; } th, td { te
 .years i { flex: 1; background: var(--bar); min-width: 1px; } .scroll { overflow-x: auto; } .pair { display: flex; gap: .6rem; align-items: center; }
 ";
 
-/// A small picture of a film, as the `data:` URL of a JPEG.
+/// A small picture of an example, as the `data:` URL of a JPEG.
 pub(super) type Thumbnails = BTreeMap<String, String>;
 
-/// The ids of the films whose thumbnails the page shows.
+/// The ids of the examples whose thumbnails the page shows.
 pub(super) fn shown(report: &Report) -> Vec<String> {
     let samples = FLAGS
         .iter()
@@ -48,7 +48,7 @@ pub(super) fn shown(report: &Report) -> Vec<String> {
         .disagreements
         .iter()
         .take(PAIRS_SHOWN)
-        .flat_map(|pair| &pair.films);
+        .flat_map(|pair| &pair.pictures);
     let mut ids: Vec<String> = samples.chain(clusters).chain(pairs).cloned().collect();
     ids.sort_unstable();
     ids.dedup();
@@ -97,8 +97,8 @@ fn figures(page: &mut String, report: &Report) {
         let _ = write!(page, "<div><b>{}</b>{what}</div>", grouped(number));
     };
     page.push_str("<div class=\"figures\">");
-    figure(page, report.films, "pictures");
-    figure(page, report.films - skipped, "in the splits");
+    figure(page, report.pictures, "pictures");
+    figure(page, report.pictures - skipped, "in the splits");
     figure(page, skipped, "left out");
     figure(page, report.clusters_in_all, "sets that look the same");
     figure(
@@ -118,7 +118,7 @@ fn kinds(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
             "<section class=\"kind\"><h3>{} <span>{} · {}</span></h3><p class=\"quiet\">{}</p>",
             flag.replace('_', " "),
             grouped(count),
-            percent(count, report.films),
+            percent(count, report.pictures),
             text(meaning)
         );
         let samples = report.samples.get(flag).map_or(&[][..], Vec::as_slice);
@@ -167,7 +167,7 @@ fn skipped(page: &mut String, report: &Report) {
 
 fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     if !report.clusters.is_empty() {
-        page.push_str("<h2>Pictures that look the same</h2><p class=\"quiet\">The largest sets first. Films of one set are never in two splits, unless the settings say so.</p><div class=\"kinds\">");
+        page.push_str("<h2>Pictures that look the same</h2><p class=\"quiet\">The largest sets first. Pictures of one set are never in two splits, unless the settings say so.</p><div class=\"kinds\">");
         for cluster in report.clusters.iter().take(PAIRS_SHOWN) {
             let kind = if cluster.is_placeholder {
                 "placeholder"
@@ -176,8 +176,8 @@ fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
             };
             let _ = write!(
                 page,
-                "<section class=\"kind\"><h3>{kind} <span>{} films</span></h3>",
-                grouped(cluster.films)
+                "<section class=\"kind\"><h3>{kind} <span>{} pictures</span></h3>",
+                grouped(cluster.pictures)
             );
             gallery(page, cluster.first.iter().take(SHOWN), thumbnails);
             page.push_str("</section>");
@@ -190,7 +190,7 @@ fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     page.push_str("<h2>The same picture, other labels</h2><p class=\"quiet\">How often that happens is an estimate of how often labels are wrong.</p><div class=\"scroll\"><table>");
     for pair in report.disagreements.iter().take(PAIRS_SHOWN) {
         page.push_str("<tr>");
-        for (id, labels) in pair.films.iter().zip(&pair.labels) {
+        for (id, labels) in pair.pictures.iter().zip(&pair.labels) {
             page.push_str("<td><div class=\"pair\">");
             figure_of(page, id, thumbnails);
             let _ = write!(page, "<span>{}</span></div></td>", text(&labels.join(", ")));

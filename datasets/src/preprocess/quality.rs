@@ -1,4 +1,4 @@
-//! The quality report: what is odd about the pictures, how films spread over years, classes and
+//! The quality report: what is odd about the pictures, how examples spread over years, classes and
 //! numbers of labels, and which pictures look the same but have other labels.
 //!
 //! Invariant: the report is a function of the dataset and the settings; it holds no time and no path.
@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::look::{Look, limit};
 use super::similar::PLACEHOLDER_MIN;
-use crate::dataset::FilmRow;
+use crate::dataset::Example;
 use crate::sniff::Format;
 
-/// Films of each kind of oddity that are shown.
+/// Examples of each kind of oddity that are shown.
 const SAMPLES: usize = 12;
 /// Pairs and clusters that are listed.
 const LISTED_MAX: usize = 200;
@@ -49,27 +49,27 @@ pub(super) const FLAGS: [(&str, &str); 12] = [
     ("blurry", "it has no sharp edges (score under 0.29)"),
     ("greyscale", "it has no colours"),
     ("format_mismatch", "its name promises another format"),
-    ("exact_duplicate", "an earlier film has the very same file"),
     (
-        "near_duplicate",
-        "an earlier film has a picture that looks the same",
+        "exact_duplicate",
+        "an earlier picture is the very same file",
     ),
+    ("near_duplicate", "an earlier picture looks the same"),
     (
         "placeholder",
-        "five films or more that do not belong together have it",
+        "five or more that do not belong together show the same",
     ),
 ];
 
 /// Flags of pictures that are fit for a test set all the same.
 pub(super) const HARMLESS: [&str; 2] = ["greyscale", "format_mismatch"];
 
-/// The flags of every film, in the order of [`FLAGS`].
+/// The flags of every example, in the order of [`FLAGS`].
 pub(super) fn flags(
-    films: &[FilmRow],
+    examples: &[Example],
     looks: &[Option<Look>],
     clusters: &[Vec<usize>],
 ) -> Vec<Vec<&'static str>> {
-    let mut flags: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); films.len()];
+    let mut flags: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); examples.len()];
     let place = |name: &str| {
         FLAGS
             .iter()
@@ -78,10 +78,11 @@ pub(super) fn flags(
     };
     let sizes = odd_sizes(looks);
     let mut files = HashMap::new();
-    for (at, film) in films.iter().enumerate() {
+    for (at, example) in examples.iter().enumerate() {
         let Some(look) = &looks[at] else { continue };
-        let promised = Format::of_name(&film.id).unwrap_or(Format::Jpeg);
-        let is_copy = *files.entry(&film.picture_digest).or_insert(at) != at;
+        // An API's posters have no name of their own; their URLs end in .jpg.
+        let promised = Format::of_name(&example.id).unwrap_or(Format::Jpeg);
+        let is_copy = *files.entry(&example.picture_digest).or_insert(at) != at;
         for (name, is_so) in [
             ("tiny", look.width.min(look.height) < limit::TINY),
             ("odd_aspect", look.aspect() < limit::ODD_ASPECT),
@@ -100,14 +101,15 @@ pub(super) fn flags(
         }
     }
     for cluster in clusters {
-        let is_placeholder = strangers(films, cluster) >= PLACEHOLDER_MIN;
-        for (nth, film) in cluster.iter().enumerate() {
+        let is_placeholder = strangers(examples, cluster) >= PLACEHOLDER_MIN;
+        for (nth, example) in cluster.iter().enumerate() {
+            // A picture that many strangers share says nothing of any of them.
             if is_placeholder {
-                flags[*film].insert(place("placeholder"));
+                flags[*example].insert(place("placeholder"));
             }
             // A copy of the file is that, and nothing near.
-            if nth > 0 && !flags[*film].contains(&place("exact_duplicate")) {
-                flags[*film].insert(place("near_duplicate"));
+            if nth > 0 && !flags[*example].contains(&place("exact_duplicate")) {
+                flags[*example].insert(place("near_duplicate"));
             }
         }
     }
@@ -115,11 +117,16 @@ pub(super) fn flags(
     flags.into_iter().map(names).collect()
 }
 
-/// How many of the films do not belong to one group.
-fn strangers(films: &[FilmRow], cluster: &[usize]) -> usize {
+/// How many of the examples do not belong to one group.
+fn strangers(examples: &[Example], cluster: &[usize]) -> usize {
     let groups: BTreeSet<&str> = cluster
         .iter()
-        .map(|film| films[*film].group.as_deref().unwrap_or(&films[*film].id))
+        .map(|example| {
+            examples[*example]
+                .group
+                .as_deref()
+                .unwrap_or(&examples[*example].id)
+        })
         .collect();
     groups.len()
 }
@@ -140,17 +147,17 @@ fn odd_sizes(looks: &[Option<Look>]) -> impl Fn(&Look) -> bool {
     }
 }
 
-/// Two films whose pictures look the same and whose labels differ.
+/// Two pictures that look the same and whose labels differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Disagreement {
-    pub(super) films: [String; 2],
+    pub(super) pictures: [String; 2],
     pub(super) labels: [Vec<String>; 2],
 }
 
 /// Pictures that look the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Cluster {
-    pub(super) films: u64,
+pub(super) struct LookAlikes {
+    pub(super) pictures: u64,
     /// The first of them.
     pub(super) first: Vec<String>,
     pub(super) is_placeholder: bool,
@@ -159,21 +166,21 @@ pub(super) struct Cluster {
 /// `quality.json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Report {
-    pub(super) films: u64,
-    /// Films by flag.
+    pub(super) pictures: u64,
+    /// Examples by flag.
     pub(super) flags: BTreeMap<&'static str, u64>,
-    /// Films that are in no split, by why.
+    /// Examples that are in no split, by why.
     pub(super) skipped: BTreeMap<String, u64>,
-    /// Ids of some films of each flag and each reason.
+    /// Ids of some examples of each flag and each reason.
     pub(super) samples: BTreeMap<String, Vec<String>>,
-    /// Films by year of release; "unknown" without a date.
+    /// Examples by year of release; "unknown" without a date.
     pub(super) years: BTreeMap<String, u64>,
-    /// By split, films of each class.
+    /// By split, examples of each class.
     pub(super) classes: BTreeMap<&'static str, BTreeMap<String, u64>>,
-    /// By split, films by their number of classes.
+    /// By split, examples by their number of classes.
     pub(super) label_counts: BTreeMap<&'static str, BTreeMap<u32, u64>>,
     /// The largest clusters of pictures that look the same, largest first.
-    pub(super) clusters: Vec<Cluster>,
+    pub(super) clusters: Vec<LookAlikes>,
     /// How many clusters there are.
     pub(super) clusters_in_all: u64,
     /// Pictures that look the same with other labels: an estimate of how often labels are wrong.
@@ -181,20 +188,20 @@ pub(super) struct Report {
     pub(super) disagreements_in_all: u64,
 }
 
-/// One film as the report sees it.
+/// One example as the report sees it.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
-    pub(super) film: &'a FilmRow,
+    pub(super) example: &'a Example,
     pub(super) flags: &'a [&'static str],
-    /// The split, or why the film is in none.
+    /// The split, or why the example is in none.
     pub(super) place: Result<&'static str, &'a str>,
-    /// The film's classes.
+    /// The example's classes.
     pub(super) classes: Vec<&'a str>,
 }
 
-pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], films: &[FilmRow]) -> Report {
+pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], examples: &[Example]) -> Report {
     let mut report = Report {
-        films: seen.len() as u64,
+        pictures: seen.len() as u64,
         flags: FLAGS.iter().map(|(flag, _)| (*flag, 0)).collect(),
         skipped: BTreeMap::new(),
         samples: BTreeMap::new(),
@@ -212,18 +219,18 @@ pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], films: &[FilmRo
     let mut by_size: Vec<&Vec<usize>> = clusters.iter().collect();
     by_size.sort_by_key(|cluster| (std::cmp::Reverse(cluster.len()), cluster[0]));
     for cluster in by_size.into_iter().take(LISTED_MAX) {
-        report.clusters.push(Cluster {
-            films: cluster.len() as u64,
+        report.clusters.push(LookAlikes {
+            pictures: cluster.len() as u64,
             first: cluster
                 .iter()
                 .take(SAMPLES)
-                .map(|film| films[*film].id.clone())
+                .map(|example| examples[*example].id.clone())
                 .collect(),
-            is_placeholder: strangers(films, cluster) >= PLACEHOLDER_MIN,
+            is_placeholder: strangers(examples, cluster) >= PLACEHOLDER_MIN,
         });
     }
     for cluster in clusters {
-        report.compare_labels(films, cluster);
+        report.compare_labels(examples, cluster);
     }
     report
 }
@@ -231,14 +238,14 @@ pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], films: &[FilmRo
 impl Report {
     fn add(&mut self, one: &Seen<'_>) {
         let year = one
-            .film
+            .example
             .release_date
             .map_or("unknown".to_owned(), |date| format!("{:04}", date.year()));
         *self.years.entry(year).or_default() += 1;
         let mut sample = |kind: &str| {
             let ids = self.samples.entry(kind.to_owned()).or_default();
             if ids.len() < SAMPLES {
-                ids.push(one.film.id.clone());
+                ids.push(one.example.id.clone());
             }
         };
         for flag in one.flags {
@@ -261,12 +268,12 @@ impl Report {
         }
     }
 
-    /// A placeholder says nothing about labels; every other film of a cluster is set beside the first.
-    fn compare_labels(&mut self, films: &[FilmRow], cluster: &[usize]) {
-        if strangers(films, cluster) >= PLACEHOLDER_MIN {
+    /// A placeholder says nothing about labels; every other example of a cluster is set beside the first.
+    fn compare_labels(&mut self, examples: &[Example], cluster: &[usize]) {
+        if strangers(examples, cluster) >= PLACEHOLDER_MIN {
             return;
         }
-        let set = |film: usize| films[film].labels.iter().collect::<BTreeSet<_>>();
+        let set = |example: usize| examples[example].labels.iter().collect::<BTreeSet<_>>();
         let first = cluster[0];
         for other in &cluster[1..] {
             if set(first) == set(*other) {
@@ -275,8 +282,11 @@ impl Report {
             self.disagreements_in_all += 1;
             if self.disagreements.len() < LISTED_MAX {
                 self.disagreements.push(Disagreement {
-                    films: [films[first].id.clone(), films[*other].id.clone()],
-                    labels: [films[first].labels.clone(), films[*other].labels.clone()],
+                    pictures: [examples[first].id.clone(), examples[*other].id.clone()],
+                    labels: [
+                        examples[first].labels.clone(),
+                        examples[*other].labels.clone(),
+                    ],
                 });
             }
         }

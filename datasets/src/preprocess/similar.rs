@@ -1,5 +1,8 @@
-//! Pictures that look the same, found without comparing all with all: hashes that differ in few bits
-//! have a part of 16 bits in which they differ in at most one.
+//! Pictures that look the same, found without comparing all with all.
+//!
+//! A hash of 64 bits is cut into four parts of 16. Two hashes that differ in four bits at most have a
+//! part in which they differ in one at most, so it is enough to compare a hash with those that have the
+//! same part, or one of the 16 parts that are a bit away from it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -68,6 +71,9 @@ fn part_of(hash: u64, band: u32) -> u64 {
     hash >> (band * BAND_BITS) & 0xffff
 }
 
+/// Both hashes have to agree: each alone takes pictures for the same that are not, and a wrong pair joins
+/// units that could have gone to different splits. Of pictures without detail the hashes say nothing, so
+/// there the colours decide.
 fn is_same(a: Hashes, b: Hashes) -> bool {
     a.2 == b.2 && (a.0 ^ b.0).count_ones() <= SURE_BITS && (a.1 ^ b.1).count_ones() <= SECOND_BITS
 }
@@ -91,6 +97,7 @@ impl DisjointSets {
 
     pub(super) fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
+        // The smaller number is the root, so that the result does not depend on the order of joins.
         self.0[a.max(b)] = a.min(b);
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn stratify(units: &[Unit], shares: &[f64], dice: &mut Dice) -> Vec<u
     let mut left = totals(units);
     let mut splits: Vec<Option<usize>> = vec![None; units.len()];
     while let Some(rarest) = rarest(&left) {
+        // All units of this class now: a class of ten pictures has no room for mistakes later on.
         for unit in &order {
             if splits[*unit].is_none() && units[*unit].classes[rarest] > 0 {
                 let split = wanted.choose(Some(rarest), shares, dice);
@@ -43,6 +44,7 @@ pub(super) fn stratify(units: &[Unit], shares: &[f64], dice: &mut Dice) -> Vec<u
             }
         }
     }
+    // Those without any class only have to even out the numbers of rows.
     for unit in order {
         if splits[unit].is_none() {
             let split = wanted.choose(None, shares, dice);

@@ -1,4 +1,4 @@
-//! The tables beside the shards, as Parquet: `films.parquet` with every film of the dataset and what
+//! The tables beside the shards, as Parquet: `examples.parquet` with every example of the dataset and what
 //! became of it, and `train.parquet`, `validation.parquet` and `test.parquet` with the rows of each
 //! split, in the order of its shards.
 
@@ -12,25 +12,24 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::look::Look;
-use crate::dataset::films;
-use crate::dataset::{DatasetError, FilmRow};
-use crate::table;
+use crate::dataset::table;
+use crate::dataset::{DatasetError, Example, examples, examples_file_in};
 
 /// Rows that are written at once.
 const ROWS_AT_ONCE: usize = 8_192;
 
 /// What a row of a table is about.
 #[derive(Debug, Clone)]
-pub(super) struct Row<'a> {
-    pub(super) film: &'a FilmRow,
+pub(super) struct TableRow<'a> {
+    pub(super) example: &'a Example,
     pub(super) look: Option<&'a Look>,
     pub(super) flags: &'a [&'static str],
-    /// The split, or why the film is in none.
+    /// The split, or why the example is in none.
     pub(super) place: Result<&'static str, &'a str>,
 }
 
 fn schema() -> SchemaRef {
-    let mut fields = films::fields();
+    let mut fields = examples::fields();
     let flag = Arc::new(Field::new("item", DataType::Utf8, false));
     fields.extend([
         Field::new("width", DataType::UInt32, true),
@@ -45,7 +44,7 @@ fn schema() -> SchemaRef {
 }
 
 /// Writes the table `name` of `rows`.
-pub(super) fn write(dir: &Path, name: &str, rows: &[Row<'_>]) -> Result<(), DatasetError> {
+pub(super) fn write(dir: &Path, name: &str, rows: &[TableRow<'_>]) -> Result<(), DatasetError> {
     let file = dir.join(format!("{name}.parquet"));
     let schema = schema();
     let mut out = table::create(&file, &schema)?;
@@ -55,7 +54,7 @@ pub(super) fn write(dir: &Path, name: &str, rows: &[Row<'_>]) -> Result<(), Data
     table::commit(&file, out)
 }
 
-fn columns(rows: &[Row<'_>]) -> Vec<ArrayRef> {
+fn columns(rows: &[TableRow<'_>]) -> Vec<ArrayRef> {
     let number = |pick: fn(&Look) -> u32| -> ArrayRef {
         Arc::new(UInt32Array::from_iter(
             rows.iter().map(|row| row.look.map(pick)),
@@ -72,7 +71,7 @@ fn columns(rows: &[Row<'_>]) -> Vec<ArrayRef> {
         }
         flags.append(true);
     }
-    let mut columns = films::columns(rows.iter().map(|row| row.film));
+    let mut columns = examples::columns(rows.iter().map(|row| row.example));
     columns.extend([
         number(|look| look.width),
         number(|look| look.height),
@@ -95,9 +94,9 @@ fn columns(rows: &[Row<'_>]) -> Vec<ArrayRef> {
     columns
 }
 
-/// Id and quality flags of every film in the table `films.parquet` in `dir`.
+/// Id and quality flags of every example in the table beside the shards in `dir`.
 pub(super) fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, DatasetError> {
-    let file = dir.join("films.parquet");
+    let file = examples_file_in(dir);
     let damaged = |problem: String| DatasetError::Damaged {
         file: file.clone(),
         problem,
@@ -109,7 +108,7 @@ pub(super) fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, Dataset
     let reader = ParquetRecordBatchReaderBuilder::try_new(open)
         .and_then(|builder| builder.build())
         .map_err(|error| damaged(error.to_string()))?;
-    let mut films = Vec::new();
+    let mut examples = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
         if batch.schema().fields() != schema().fields() {
@@ -123,11 +122,11 @@ pub(super) fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, Dataset
         for row in 0..batch.num_rows() {
             let of_row = flags.as_list::<i32>().value(row);
             let texts = of_row.as_string::<i32>().iter().flatten();
-            films.push((
+            examples.push((
                 ids.as_string::<i32>().value(row).to_owned(),
                 texts.map(str::to_owned).collect(),
             ));
         }
     }
-    Ok(films)
+    Ok(examples)
 }

@@ -17,7 +17,7 @@ use zune_jpeg::JpegDecoder;
 use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
 use crate::ipc;
 use crate::mapping::{self, Mapping};
-use crate::preprocess::picture::Shrinker;
+use crate::picture::Shrinker;
 
 /// How far a set is checked when it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +86,7 @@ fn read_index(file: &Path) -> Result<ShardIndex, ShardError> {
         )));
     }
     for shard in index.splits.values().flatten() {
+        // An index may come from anywhere; a name in it must not lead out of the folder.
         if shard.file.is_empty() || shard.file.contains(['/', '\\']) || shard.file == ".." {
             return Err(damaged(format!("{:?} is no plain file name", shard.file)));
         }
@@ -253,6 +254,7 @@ impl Split {
         decoder
             .decode_headers()
             .map_err(|error| format!("{error:?}"))?;
+        // A picture of another size would fill a part of the buffer, and leave the row before in the rest.
         if decoder.output_buffer_size() != Some(out.len()) {
             return Err(format!(
                 "the picture is not {}x{} RGB",
@@ -312,6 +314,7 @@ impl Split {
             self.rows += rows;
         }
         let rows = self.rows - rows_before;
+        // A file may be whole and yet another set's.
         if rows as u64 != shard.rows {
             return Err(damaged(format!(
                 "it has {rows} rows, shards.json says {}",
@@ -327,6 +330,7 @@ impl Split {
             return Err("a column holds nulls".to_owned());
         }
         let labels = batch.column(1).as_fixed_size_binary().clone();
+        // Training multiplies by these bytes: a 2 would count twice without anybody noticing.
         if labels.value_data().iter().any(|byte| *byte > 1) {
             return Err("a label is neither 0 nor 1".to_owned());
         }
@@ -394,7 +398,7 @@ fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), 
 }
 
 /// Reads bytes as a shard of this layout, every row of it, and says how that went.
-pub(super) fn fuzz(bytes: &[u8], layout: &super::ShardLayout) -> String {
+pub(super) fn read_any(bytes: &[u8], layout: &super::ShardLayout) -> String {
     let index = ShardIndex {
         format: FORMAT,
         width: layout.width,
@@ -416,7 +420,7 @@ pub(super) fn fuzz(bytes: &[u8], layout: &super::ShardLayout) -> String {
     };
     for batch in batches {
         let rows = batch.num_rows();
-        match split.check_batch(batch, Path::new("fuzz")) {
+        match split.check_batch(batch, Path::new("any")) {
             Ok(batch) => split.batches.push(batch),
             Err(problem) => return kind_of(&problem),
         }

@@ -81,6 +81,7 @@ impl ShardWriter {
     /// Begins a shards folder in `dir`, which must exist.
     pub fn create(dir: &Path, layout: ShardLayout) -> Result<Self, ShardError> {
         let index = dir.join(INDEX_FILE);
+        // An index from before would vouch for files that are about to be replaced.
         match fs::remove_file(&index) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ShardError::Io {
                 file: index,
@@ -115,6 +116,8 @@ impl ShardWriter {
         }
         let writer = self.splits.get_mut(split).expect("it was inserted above");
         writer.pending.push(id, labels, image);
+        // A fixed number of rows, not of bytes: with it memory has a bound, and equal rows give equal
+        // files whatever came in between for other splits.
         if writer.pending.ids.len() == BATCH_ROWS {
             writer.write_batch(&self.dir, split, &self.layout)?;
         }
@@ -140,6 +143,7 @@ impl ShardWriter {
             source: self.layout.source,
             splits,
         };
+        // Last: only now is every file whole and under its own name.
         let file = self.dir.join(INDEX_FILE);
         write_json(&file, &index).map_err(|source| ShardError::Io { file, source })?;
         Ok(index)
@@ -303,6 +307,7 @@ fn schema_of(layout: &ShardLayout, split: &str) -> Result<Schema, ShardError> {
     };
     let names = serde_json::to_string(&layout.classes).expect("a list of strings is always JSON");
     let source = serde_json::to_string(&layout.source).expect("a note is always JSON");
+    // Each file says all of this by itself, so that one that is found alone can still be read.
     let metadata = [
         (key::FORMAT, FORMAT.to_string()),
         (key::WIDTH, layout.width.to_string()),

@@ -3,10 +3,13 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use clap::Parser as _;
+use marquee_catalogue::{CatalogueServer, RequestLog, ServeArgs};
 use marquee_domain::child::{ChildEvent, ChildSpec};
 use marquee_domain::failure::Failure;
 use marquee_domain::report::{FetchSummary, PreprocessSummary};
@@ -15,42 +18,58 @@ use marquee_domain::spec::{
     ArrayElement, FetchSettings, FilmList, ImageEncoding, PreprocessSettings, Source, Splits, Work,
 };
 use marquee_domain::{AttemptNumber, JobId};
+use tokio::runtime::Runtime;
 
 pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_marquee-prep"))
 }
 
-/// A catalogue that serves until it is dropped.
+/// Every path that was asked for, with the time of each request.
+type Asked = Arc<Mutex<BTreeMap<String, Vec<Instant>>>>;
+
+/// A catalogue that serves over HTTP, by threads of this process, until it is dropped.
 pub(crate) struct Catalogue {
-    server: Child,
+    /// Holds the server's threads.
+    _runtime: Runtime,
     pub(crate) api_url: String,
-    log: Option<std::thread::JoinHandle<BTreeMap<String, u32>>>,
+    asked: Asked,
+}
+
+/// The words of `marquee-catalogue serve`.
+#[derive(Debug, clap::Parser)]
+#[command(no_binary_name = true)]
+struct Arguments {
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
 impl Catalogue {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut server = program()
-            .args(["serve-catalogue", "--seed", "4"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(server.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let listening: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(listening["event"], "listening");
-        let log = std::thread::spawn(move || {
-            let mut requests = BTreeMap::new();
-            for path in stdout.lines().map_while(Result::ok) {
-                *requests.entry(path).or_default() += 1;
+        let words = ["--seed", "4"].iter().chain(arguments);
+        let serve = Arguments::try_parse_from(words).unwrap().serve;
+        let asked = Asked::default();
+        let log = RequestLog::new({
+            let asked = asked.clone();
+            move |path| {
+                let mut asked = asked.lock().unwrap();
+                asked
+                    .entry(path.to_owned())
+                    .or_default()
+                    .push(Instant::now());
             }
-            requests
         });
+        let runtime = Runtime::new().unwrap();
+        let bound = CatalogueServer::bind(serve.address(), serve.options(Some(log)), now);
+        let server = runtime.block_on(bound).unwrap();
+        if let Some(file) = &serve.truth {
+            server.write_truth(file).unwrap();
+        }
+        let api_url = server.api_url();
+        runtime.spawn(server.serve(std::future::pending()));
         Self {
-            server,
-            log: Some(log),
-            api_url: listening["api_url"].as_str().unwrap().to_owned(),
+            _runtime: runtime,
+            api_url,
+            asked,
         }
     }
 
@@ -58,18 +77,17 @@ impl Catalogue {
         source(&self.api_url)
     }
 
-    /// Ends the server; how often each path was asked for, if it was started with `--log-requests`.
-    pub(crate) fn requests(mut self) -> BTreeMap<String, u32> {
-        let _ = self.server.kill();
-        self.log.take().unwrap().join().unwrap()
+    /// How often each path was asked for so far.
+    pub(crate) fn requests(&self) -> BTreeMap<String, usize> {
+        let asked = self.asked.lock().unwrap();
+        let counts = asked.iter().map(|(path, at)| (path.clone(), at.len()));
+        counts.collect()
     }
 }
 
-impl Drop for Catalogue {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
+#[allow(clippy::disallowed_methods, reason = "the server needs a clock")]
+fn now() -> chrono::DateTime<chrono::Utc> {
+    chrono::Utc::now()
 }
 
 /// A source at `api_url`, fast and with few retries.
@@ -101,6 +119,7 @@ pub(crate) struct Workplace {
     resume: Option<PathBuf>,
     previous: Option<PathBuf>,
     element: Option<ArrayElement>,
+    licence: Option<String>,
 }
 
 /// How a job ended.
@@ -122,12 +141,19 @@ impl Workplace {
             resume: None,
             previous: None,
             element: None,
+            licence: None,
         }
     }
 
     /// Its jobs are this element of an array.
     pub(crate) fn with_element(mut self, index: u32, size: u32) -> Self {
         self.element = Some(ArrayElement { index, size });
+        self
+    }
+
+    /// Its fetch jobs state this licence.
+    pub(crate) fn with_licence(mut self, licence: &str) -> Self {
+        self.licence = Some(licence.to_owned());
         self
     }
 
@@ -187,7 +213,7 @@ impl Workplace {
         let spec = self.write_spec(
             Work::Fetch(FetchSettings {
                 source,
-                licence: None,
+                licence: self.licence.clone(),
                 retention_days: None,
             }),
             "dataset",

@@ -169,13 +169,13 @@ pub struct PreprocessSettings {
     pub min_label_count: u32,
     /// Bytes of one shard, about.
     pub shard_bytes: u64,
-    /// ISO date. Films released before it are left out. None: no limit.
+    /// ISO date. Pictures released before it are left out. None: no limit.
     #[serde(default)]
     pub released_from: Option<String>,
-    /// ISO date. Films released after it are left out. None: no limit.
+    /// ISO date. Pictures released after it are left out. None: no limit.
     #[serde(default)]
     pub released_to: Option<String>,
-    /// Whether a film without a release date stays when a limit is set.
+    /// Whether a picture without a release date stays when a limit is set.
     #[serde(default = "flag_true")]
     pub undated: bool,
     /// Whether pictures that look the same are kept in one split.

@@ -62,13 +62,13 @@ fn card(input: &EvalInput<'_>, decisions: &Decisions, row: usize) -> Markup {
     let chips = by_importance(input, decisions, row);
     let hidden = chips.len().saturating_sub(CHIPS_AT_MOST);
     html! {
-        figure.film {
+        figure.example {
             @match (input.thumbnail)("test", row).and_then(|bytes| data_uri(&bytes)) {
                 Some(uri) => { img src=(uri) alt=(in_words(id, &chips)); }
                 None => { div.no-picture role="img" aria-label=(in_words(id, &chips)) { "no picture" } }
             }
             figcaption {
-                p.film-id { (id) }
+                p.example-id { (id) }
                 ul.chips {
                     @for chip in chips.iter().take(CHIPS_AT_MOST) {
                         li { (chip_of(chip.outcome, chip.label, Some(chip.score))) }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench data`: the data path beside the libraries that teams use today.
 //!
-//! Ours is `marquee-prep` in the release profile, as it is deployed. Times are CPU time of all
+//! Ours is `marquee-prep` in the release profile, as it is deployed; parts of it alone are measured by
+//! `marquee-catalogue`, which is built from the same library. Times are CPU time of all
 //! threads and worker processes an item, which other work on the machine changes little, unless a row says
 //! otherwise; those that are compared take turns.
 
@@ -34,7 +35,7 @@ const TORCH: &str = include_str!("../../python/zoo.txt");
 const PILLOW: &str = include_str!("../../python/bench-data.txt");
 const TENSORFLOW: &str = include_str!("../../python/bench-tf.txt");
 
-/// Posters of 500x750, and rows of the table of films: the study's catalogue.
+/// Posters of 500x750, and rows of the table of examples: as many as the study's catalogue has.
 const PICTURES: usize = 1_000;
 const TABLE_ROWS: usize = 270_000;
 
@@ -62,7 +63,7 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
         core: None,
     };
     report::step("make: posters, shards, a table", || {
-        let mut make = Command::new(&bench.prep);
+        let mut make = bench.catalogue();
         make.args(["bench", "make"]).arg(&bench.folder);
         make.args(["--pictures", &PICTURES.to_string()]);
         process::run(make.args(["--rows", &TABLE_ROWS.to_string()]))
@@ -84,10 +85,14 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
 }
 
 fn build(workspace: &Workspace, prep: &Path) -> Result<PathBuf> {
-    report::step("build: marquee-prep, release profile", || {
-        let mut command = workspace.cargo("build");
-        process::run(command.args(["--release", "--package", "marquee-datasets", "--bins"]))
-    })?;
+    report::step(
+        "build: marquee-prep and marquee-catalogue, release profile",
+        || {
+            let mut command = workspace.cargo("build");
+            command.args(["--release", "--bins", "--package", "marquee-datasets"]);
+            process::run(command.args(["--package", "marquee-catalogue"]))
+        },
+    )?;
     Ok(prep.to_owned())
 }
 
@@ -115,20 +120,29 @@ impl Bench<'_> {
         }
     }
 
-    /// Our program.
+    /// The program whose jobs are measured.
     fn prep(&self) -> Command {
+        self.program(&self.prep)
+    }
+
+    /// The server to fetch from, which also measures parts of the data path alone.
+    fn catalogue(&self) -> Command {
+        self.program(&self.prep.with_file_name("marquee-catalogue"))
+    }
+
+    fn program(&self, program: &Path) -> Command {
         match self.core {
             Some(core) => {
                 let mut command = Command::new("taskset");
-                command.args(["-c", &core.to_string()]).arg(&self.prep);
+                command.args(["-c", &core.to_string()]).arg(program);
                 command
             }
-            None => Command::new(&self.prep),
+            None => Command::new(program),
         }
     }
 
     fn ours(&self, task: &str) -> Result<Agent> {
-        let mut command = self.prep();
+        let mut command = self.catalogue();
         Agent::start(command.args(["bench", "rounds", task]).arg(&self.folder))
     }
 
@@ -318,8 +332,8 @@ fn shards(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
 fn tables(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     const ROUNDS: usize = 9;
     let pairs = [
-        ("table of films to Arrow", "table", Some(Goal::Ratio(1.0))),
-        ("table of films to rows", "films", None),
+        ("table of examples to Arrow", "table", Some(Goal::Ratio(1.0))),
+        ("table of examples to rows", "rows", None),
     ];
     for (what, task, goal) in pairs {
         let peer = [Peer {

@@ -52,7 +52,8 @@ impl Group {
 pub(crate) struct Options {
     pub group: Group,
     pub json: bool,
-    /// A `marquee-prep` to measure instead of one that is built first.
+    /// A `marquee-prep` to measure, with the `marquee-catalogue` beside it, instead of those that are built
+    /// first.
     pub prep: Option<PathBuf>,
     /// Fewer rounds: for a look, not for a figure.
     pub quick: bool,

@@ -118,9 +118,10 @@ pub(super) struct Listed {
     pub(super) adult: Option<bool>,
 }
 
-/// Reads whatever bytes as the details of a film, for the fuzzer.
-pub(crate) fn fuzz_movie(bytes: &[u8]) -> bool {
-    let _ = crate::fetch::verdict::judge(200, bytes);
+/// Whether whatever bytes are the details of a film. All other answers are tried on them, too.
+#[must_use]
+pub fn read_any_answer(bytes: &[u8]) -> bool {
+    let _ = crate::fetch::judge::judge(200, bytes);
     let _ = serde_json::from_slice::<Configuration>(bytes).map(|read| read.ceiling());
     let _ = serde_json::from_slice::<GenreList>(bytes);
     let _ = serde_json::from_slice::<Page>(bytes);
@@ -133,8 +134,9 @@ pub(crate) fn fuzz_movie(bytes: &[u8]) -> bool {
     }
 }
 
-/// Reads whatever bytes as a line of the export, for the fuzzer.
-pub(crate) fn fuzz_export_line(bytes: &[u8]) -> bool {
+/// Whether whatever bytes are a line of the export.
+#[must_use]
+pub fn read_any_export_line(bytes: &[u8]) -> bool {
     serde_json::from_slice::<ExportLine>(bytes).is_ok()
 }
 

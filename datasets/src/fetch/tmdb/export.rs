@@ -9,7 +9,9 @@ use flate2::read::GzDecoder;
 
 use super::answers::ExportLine;
 use crate::fetch::address::Base;
-use crate::fetch::http::{NoAnswer, PoliteClient};
+use crate::fetch::answer::NoAnswer;
+use crate::fetch::client::PoliteClient;
+use crate::fetch::miss::MissClass;
 use crate::job::JobError;
 
 /// Today's file is there from about 08:00 UTC on; older ones stay for three months. A week back
@@ -37,6 +39,7 @@ pub(super) async fn newest(
     today: NaiveDate,
     to: &Path,
 ) -> Result<(), JobError> {
+    // The newest first: on most days, and most hours, that is one request.
     for back in 0..=DAYS_BACK {
         let Some(day) = today.checked_sub_days(Days::new(back)) else {
             break;
@@ -47,7 +50,10 @@ pub(super) async fn newest(
             Ok(()) => return Ok(()),
             Err(NoAnswer::Gone { .. }) => {}
             // Stores of files answer 403 for a file that is not there.
-            Err(NoAnswer::Failed { class, .. }) if class == "http_403" => {}
+            Err(NoAnswer::Failed {
+                class: MissClass::Http(403),
+                ..
+            }) => {}
             Err(
                 NoAnswer::Failed { detail, .. }
                 | NoAnswer::Unauthorized { detail }

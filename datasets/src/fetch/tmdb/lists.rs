@@ -10,8 +10,9 @@ use reqwest::Url;
 use super::Catalogue;
 use super::answers::Page;
 use super::export::{self, Line};
-use crate::fetch::engine::on_disk;
-use crate::fetch::plan::{Entry, PlanWriter};
+use crate::fetch::miss::MissClass;
+use crate::fetch::place::on_disk;
+use crate::fetch::plan::{PlanEntry, PlanWriter};
 use crate::job::JobError;
 
 /// Pages that the API gives for one question.
@@ -32,26 +33,23 @@ impl Catalogue<'_> {
         let planned = tokio::task::block_in_place(|| {
             let mut seen = HashSet::new();
             export::lines(&file, limit, |line| {
-                let rejected = |id: String, class: &str, detail: String| Entry::Rejected {
-                    id,
-                    class: class.to_owned(),
-                    detail,
-                };
+                let rejected =
+                    |id: String, class, detail: String| PlanEntry::Rejected { id, class, detail };
                 writer.push(&match line {
                     Line::Film(film) if !seen.insert(film.id) => rejected(
                         film.id.to_string(),
-                        "duplicate_id",
+                        MissClass::DuplicateId,
                         "the export lists it twice".to_owned(),
                     ),
                     Line::Film(film) if film.adult => rejected(
                         film.id.to_string(),
-                        "adult",
+                        MissClass::Adult,
                         "the export says so".to_owned(),
                     ),
-                    Line::Film(film) => Entry::Film(film.id),
+                    Line::Film(film) => PlanEntry::Film(film.id),
                     Line::Unreadable(number) => rejected(
                         format!("line {number}"),
-                        "unreadable_line",
+                        MissClass::UnreadableLine,
                         format!("line {number} of the export is no film"),
                     ),
                 })
@@ -106,17 +104,18 @@ impl Catalogue<'_> {
             let Some(next) = end.succ_opt() else { break };
             start = next;
         }
+        // The rows that there are keep their order, so that an increment of nothing gives equal files.
         let mut push = |entry| writer.push(&entry).map_err(|error| on_disk(dir, &error));
-        for row in previous.iter().flat_map(|dataset| dataset.films()) {
+        for row in previous.iter().flat_map(|dataset| dataset.examples()) {
             let id = row.id.parse().ok();
             match id.filter(|id| changed.remove(id)) {
-                Some(id) => push(Entry::Film(id))?,
-                None => push(Entry::Kept(row.id.clone()))?,
+                Some(id) => push(PlanEntry::Film(id))?,
+                None => push(PlanEntry::Kept(row.id.clone()))?,
             }
         }
         let limit = self.settings.limit.unwrap_or(u64::MAX);
         for (id, _) in changed.into_iter().zip(0..limit) {
-            push(Entry::Film(id))?;
+            push(PlanEntry::Film(id))?;
         }
         Ok(())
     }
@@ -144,6 +143,7 @@ impl Catalogue<'_> {
             ];
             let first = self.page("discover/movie", &question, 1).await?;
             let days = (end - start).num_days();
+            // The API says how many pages there are, and gives only so many: the rest would be lost silently.
             if first.total_pages > PAGES_MAX && days > 0 {
                 let half = start
                     .checked_add_days(Days::new(days.unsigned_abs() / 2))
@@ -168,7 +168,7 @@ impl Catalogue<'_> {
                     let is_wanted = film.adult != Some(true) && writer.listed() < limit;
                     // Pages shift while they are read: a film may stand on two.
                     if is_wanted && seen.insert(film.id) {
-                        let entry = Entry::Film(film.id);
+                        let entry = PlanEntry::Film(film.id);
                         writer.push(&entry).map_err(|error| on_disk(dir, &error))?;
                     }
                 }

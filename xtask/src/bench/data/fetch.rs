@@ -126,7 +126,7 @@ fn beside_a_plain_client(
 }
 
 fn plain_load(bench: &Bench<'_>, catalogue: &Catalogue, paths: &[String]) -> Result<Value> {
-    let mut command = bench.prep();
+    let mut command = bench.catalogue();
     command.args(["bench", "load", &catalogue.address]);
     command.args(["--connections", &CONNECTIONS.to_string()]);
     let mut child = command

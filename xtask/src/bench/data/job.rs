@@ -32,8 +32,8 @@ pub(super) struct Catalogue {
 
 impl Catalogue {
     pub(super) fn start(bench: &Bench<'_>, arguments: &[&str]) -> Result<Self> {
-        let mut command = bench.prep();
-        command.arg("serve-catalogue").args(arguments);
+        let mut command = bench.catalogue();
+        command.arg("serve").args(arguments);
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut line = String::new();
