@@ -1,6 +1,5 @@
-//! Why an attempt failed, in classes that decide what happens next.
-
-use std::time::Duration;
+//! Why an attempt failed, in classes that say whether another one may help. What then happens to the
+//! job is decided in [`crate::end`].
 
 use serde::{Deserialize, Serialize};
 
@@ -108,41 +107,6 @@ pub struct Failure {
     pub message: String,
 }
 
-/// First back-off; doubled by each further attempt.
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-/// Longest back-off: a fault that a minute did not cure is worth a look each minute, not each hour.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
-
-/// What follows a failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AfterFailure {
-    /// Queue the job again, not before this long from now.
-    Retry { after: Duration },
-    /// The job has failed for good.
-    GiveUp,
-}
-
-/// Decides what follows failed attempt number `attempt` of at most `max_attempts`. `jitter` in
-/// [0, 1) spreads retries of jobs that failed together over half of the back-off.
-#[must_use]
-pub fn after_failure(
-    class: FailureClass,
-    attempt: u32,
-    max_attempts: u32,
-    jitter: f64,
-) -> AfterFailure {
-    if !class.is_worth_a_retry() || attempt >= max_attempts {
-        return AfterFailure::GiveUp;
-    }
-    let doublings = attempt.saturating_sub(1).min(10);
-    let full = BACKOFF_FIRST
-        .saturating_mul(1 << doublings)
-        .min(BACKOFF_MAX);
-    AfterFailure::Retry {
-        after: full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,14 +121,9 @@ mod tests {
 
     #[test]
     fn what_the_user_got_wrong_is_not_retried() {
-        assert_eq!(
-            after_failure(FailureClass::UserError, 1, 3, 0.5),
-            AfterFailure::GiveUp
-        );
-        assert_eq!(
-            after_failure(FailureClass::BadInput, 1, 3, 0.5),
-            AfterFailure::GiveUp
-        );
+        for class in [FailureClass::UserError, FailureClass::BadInput] {
+            assert!(!class.is_worth_a_retry(), "{class:?}");
+        }
     }
 
     #[test]
@@ -175,21 +134,5 @@ mod tests {
                 "{class:?}"
             );
         }
-    }
-
-    #[test]
-    fn back_off_doubles_and_has_a_ceiling_and_attempts_an_end() {
-        let wait = |attempt| match after_failure(FailureClass::LostWorker, attempt, 50, 1.0) {
-            AfterFailure::Retry { after } => after.as_secs(),
-            AfterFailure::GiveUp => panic!("gave up at attempt {attempt}"),
-        };
-        assert_eq!(
-            (1..=8).map(wait).collect::<Vec<_>>(),
-            [1, 2, 4, 8, 16, 32, 60, 60]
-        );
-        assert_eq!(
-            after_failure(FailureClass::LostWorker, 50, 50, 1.0),
-            AfterFailure::GiveUp
-        );
     }
 }

@@ -1,4 +1,5 @@
-//! The life of a job: its states, what is true in each, and which transitions exist.
+//! The states of a job, of its attempts and of their ranks, and what is true in each. Which may
+//! follow which is said in [`crate::transitions`].
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -117,16 +118,19 @@ pub enum AttemptStateName {
     Succeeded,
     Failed,
     Cancelled,
+    /// It made room through no fault of its job, which does not pay for it.
+    Interrupted,
 }
 
 impl AttemptStateName {
     /// Every state, in the order of an attempt's life.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Assigned,
         Self::Running,
         Self::Succeeded,
         Self::Failed,
         Self::Cancelled,
+        Self::Interrupted,
     ];
 
     /// The word used in SQL, JSON and on screen.
@@ -138,6 +142,7 @@ impl AttemptStateName {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
         }
     }
 
@@ -145,6 +150,14 @@ impl AttemptStateName {
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+    /// Whether the attempt never changes again.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        match self {
+            Self::Assigned | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted => true,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 pub mod artifact;
 pub mod child;
 pub mod doctor;
+pub mod end;
 pub mod failure;
 pub mod flavour;
 pub mod ids;
@@ -19,6 +20,7 @@ pub mod report;
 pub mod resources;
 pub mod spec;
 pub mod step;
+pub mod transitions;
 pub mod verdict;
 pub mod zoo;
 

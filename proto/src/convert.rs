@@ -75,6 +75,7 @@ enum_pair!(JobStateName, v1::JobState, "state", {
 enum_pair!(AttemptStateName, v1::AttemptState, "state", {
     Assigned => Assigned, Running => Running,
     Succeeded => Succeeded, Failed => Failed, Cancelled => Cancelled,
+    Interrupted => Interrupted,
 });
 enum_pair!(RankState, v1::RankState, "state", {
     Assigned => Assigned, Prepared => Prepared, Running => Running,

@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
-use marquee_domain::failure::{AfterFailure, Failure, FailureClass, after_failure};
+use marquee_domain::end::{self, AfterEnd, AttemptBudget};
+use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::RankState;
 use marquee_domain::spec::{JobKind, JobSpec};
@@ -274,8 +275,14 @@ impl Live {
         attempts::mark_attempt_ended(conn, job, number, &end, now).await?;
         let (class, message) = (failure.class.as_str(), &failure.message);
         let mut changed = vec![job];
-        match after_failure(failure.class, number.0, self.head.last_attempt, jitter) {
-            AfterFailure::Retry { after } => {
+        let budget = AttemptBudget {
+            newest: number.0,
+            last: self.head.last_attempt,
+            granted: self.head.max_attempts,
+        };
+        let failed = end::AttemptEnd::Failed(failure.clone());
+        match end::after_end(&failed, budget, jitter) {
+            AfterEnd::Requeue { after, .. } => {
                 let text = format!(
                     "attempt {number} failed ({class}): {message}; the next one starts in {:.1} s",
                     after.as_secs_f64()
@@ -285,7 +292,7 @@ impl Live {
                 self.event(conn, &text).await?;
                 tracing::warn!(%job, attempt = %number, class, message, "attempt failed; queued again");
             }
-            AfterFailure::GiveUp => {
+            AfterEnd::Succeed | AfterEnd::Cancel | AfterEnd::GiveUp => {
                 transitions::mark_job_failed(conn, job, number, failure, now).await?;
                 self.event(conn, &format!("failed ({class}): {message}"))
                     .await?;

@@ -148,12 +148,7 @@ fn for_absent(row: &WorkerRank, occasion: Occasion) -> Option<Action> {
 }
 
 fn is_live(row: &WorkerRank) -> bool {
-    match row.attempt_state {
-        AttemptStateName::Assigned | AttemptStateName::Running => true,
-        AttemptStateName::Succeeded | AttemptStateName::Failed | AttemptStateName::Cancelled => {
-            false
-        }
-    }
+    !row.attempt_state.has_ended()
 }
 
 /// Why a rank should not be there, and whether its reports are refused.

@@ -339,7 +339,8 @@ impl Taken {
                 AttemptStateName::Running
                 | AttemptStateName::Succeeded
                 | AttemptStateName::Failed
-                | AttemptStateName::Cancelled,
+                | AttemptStateName::Cancelled
+                | AttemptStateName::Interrupted,
             )
             | (None, _) => {}
         }

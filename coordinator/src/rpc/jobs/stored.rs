@@ -236,7 +236,8 @@ impl<R: Rows> Stream<R> {
             AttemptStateName::Assigned | AttemptStateName::Running => live.number == attempt,
             AttemptStateName::Succeeded
             | AttemptStateName::Failed
-            | AttemptStateName::Cancelled => false,
+            | AttemptStateName::Cancelled
+            | AttemptStateName::Interrupted => false,
         });
         let silent = ranks
             .iter()
