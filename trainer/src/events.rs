@@ -16,7 +16,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const METRICS_EVERY: Duration = Duration::from_millis(200);
 
 /// The way out for events.
-pub struct Events {
+pub(crate) struct Events {
     state: Mutex<State>,
 }
 
@@ -37,13 +37,13 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// Events on stdout.
     #[must_use]
-    pub fn to_stdout() -> Self {
+    pub(crate) fn to_stdout() -> Self {
         Self::to(Box::new(std::io::stdout()))
     }
 
     /// Events on any writer.
     #[must_use]
-    pub fn to(out: Box<dyn Write + Send>) -> Self {
+    pub(crate) fn to(out: Box<dyn Write + Send>) -> Self {
         let state = State {
             out,
             broken: false,
@@ -57,12 +57,12 @@ impl Events {
     }
 
     /// Writes `event`.
-    pub fn emit(&self, event: &ChildEvent) {
+    pub(crate) fn emit(&self, event: &ChildEvent) {
         self.lock().write(event);
     }
 
     /// Writes a line that is an event already.
-    pub fn forward(&self, line: &str) {
+    pub(crate) fn forward(&self, line: &str) {
         self.lock().write_line(line);
     }
 

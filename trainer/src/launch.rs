@@ -25,8 +25,9 @@ use nix::unistd::Pid;
 
 use crate::error::RunError;
 use crate::events::Events;
+use crate::outcome::Outcome;
 use crate::rendezvous::StoreServer;
-use crate::run::{Outcome, read_spec};
+use crate::run::read_spec;
 use crate::stop::Stop;
 
 /// Where the ranks meet.
@@ -79,10 +80,8 @@ pub struct Size {
 }
 
 /// Runs the spec at `spec` with as many processes of this program as `size` says.
-///
-/// # Errors
-/// [`RunError`]: that of the rank which knows most about the cause.
-pub fn run_ranks(
+/// An error is that of the rank which knows most about the cause.
+pub(crate) fn run_ranks(
     spec: &Path,
     size: Size,
     events: &Arc<Events>,

@@ -37,23 +37,23 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which process of an attempt this is. The variables are those of torchrun.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    pub rank: u32,
-    pub world_size: u32,
+pub(crate) struct Place {
+    pub(crate) rank: u32,
+    pub(crate) world_size: u32,
     /// Host and port of the store. None for one rank.
-    pub store: Option<(String, u16)>,
+    pub(crate) store: Option<(String, u16)>,
     /// Ranks that may go on when others are lost. None: a lost rank ends the attempt.
-    pub min_ranks: Option<u32>,
+    pub(crate) min_ranks: Option<u32>,
     /// Host and port of another store, for ranks that go on after the first was lost.
-    pub standby: Option<(String, u16)>,
+    pub(crate) standby: Option<(String, u16)>,
     /// File that comes to name the ranks which the coordinator has given up.
-    pub lost_ranks: Option<PathBuf>,
+    pub(crate) lost_ranks: Option<PathBuf>,
 }
 
 impl Place {
     /// One rank, alone.
     #[must_use]
-    pub fn alone() -> Self {
+    pub(crate) fn alone() -> Self {
         Self {
             rank: 0,
             world_size: 1,
@@ -68,7 +68,7 @@ impl Place {
     ///
     /// # Errors
     /// [`RunError`] that names the variable that is missing or wrong.
-    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RunError> {
+    pub(crate) fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, RunError> {
         let Some(rank) = get(env::RANK) else {
             return Ok(None);
         };
@@ -418,9 +418,9 @@ fn own_address(host: &str, port: u16) -> Result<String, RunError> {
 
 /// A store for ranks to meet at, served from a thread until dropped.
 #[derive(Debug)]
-pub struct StoreServer {
-    pub host: String,
-    pub port: u16,
+pub(crate) struct StoreServer {
+    pub(crate) host: String,
+    pub(crate) port: u16,
     _store: Store,
 }
 
@@ -429,7 +429,7 @@ impl StoreServer {
     ///
     /// # Errors
     /// [`RunError`] when the address is not of this host, or the port is taken.
-    pub fn start(host: &str, port: u16) -> Result<Self, RunError> {
+    pub(crate) fn start(host: &str, port: u16) -> Result<Self, RunError> {
         let failed = |error: &dyn std::fmt::Display| {
             RunError::new(
                 FailureClass::Network,

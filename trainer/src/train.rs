@@ -29,14 +29,13 @@ use crate::loss::Loss;
 use crate::model_folder::{self, ModelCard};
 use crate::models::Chance;
 use crate::optimizer::Optimizer;
+use crate::outcome::Outcome;
 use crate::parameters::Start;
 use crate::rendezvous::{Exchange, Peers, Place};
-use crate::run::Outcome;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::tensorboard::Board;
 
-mod bench;
 mod clock;
 mod precision;
 mod regroup;
@@ -46,11 +45,10 @@ mod validate;
 #[cfg(test)]
 mod vectors;
 
-pub use bench::{StepBench, StepBenchOptions, StepTimes};
-use clock::Told;
-use precision::{Numbers, Trial};
-use step::{Recipe, StepInput, Stepper};
-pub(crate) use validate::flat;
+pub(crate) use clock::Told;
+use precision::Trial;
+pub(crate) use precision::{Numbers, kind_of};
+pub(crate) use step::{Recipe, StepInput, Stepper};
 
 /// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
 pub(crate) const REPORT_EVERY_STEPS: u64 = 10;
@@ -171,7 +169,7 @@ impl<'a> Session<'a> {
         stop: &'a Stop,
     ) -> Result<Option<Self>, RunError> {
         device::choose_kernels(device, settings.deterministic, settings.precision)?;
-        let kind = precision::kind(settings.precision);
+        let kind = kind_of(settings.precision);
         let classes = &train.index().classes;
         let blueprint = Blueprint::of(&spec.inputs, settings)?;
         let mut learner = Learner::build(

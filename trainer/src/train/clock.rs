@@ -34,13 +34,13 @@ pub(super) enum Phase {
 
 /// What a step tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Told {
+pub(crate) struct Told {
     /// Sum over this rank's pictures of their losses, each averaged over classes.
-    pub(super) loss_sum: f64,
+    pub(crate) loss_sum: f64,
     /// Whether any rank was asked to stop.
-    pub(super) stop_agreed: bool,
+    pub(crate) stop_agreed: bool,
     /// Whether its gradients overflowed and were not used.
-    pub(super) skipped: bool,
+    pub(crate) skipped: bool,
 }
 
 /// Measures the phases of steps on one device.

@@ -22,7 +22,7 @@ const TRIAL_PASSES: u32 = 3;
 const WORTH: f64 = 1.05;
 /// How forward passes compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Numbers {
+pub(crate) enum Numbers {
     /// All in the kind of the weights.
     Plain,
     /// The same, with products that GPUs round.
@@ -33,7 +33,7 @@ pub(super) enum Numbers {
 
 impl Numbers {
     /// What a resolved setting means on `device`.
-    pub(super) fn of(precision: Precision, device: Device) -> Result<Self, RunError> {
+    pub(crate) fn of(precision: Precision, device: Device) -> Result<Self, RunError> {
         match precision {
             Precision::Fp32 | Precision::Fp64 | Precision::Auto => Ok(Self::Plain),
             Precision::Bf16 => Ok(Self::Bf16),
@@ -47,7 +47,7 @@ impl Numbers {
     }
 
     /// Makes what follows compute in this format, until the guard is dropped.
-    pub(super) fn autocast(self, device: Device) -> Result<Option<Autocast>, RunError> {
+    pub(crate) fn autocast(self, device: Device) -> Result<Option<Autocast>, RunError> {
         let enter = |bfloat16| Ok(Some(Autocast::enter(is_cuda(device), bfloat16)?));
         match self {
             Self::Plain | Self::Tf32 => Ok(None),
@@ -62,7 +62,7 @@ fn is_cuda(device: Device) -> bool {
 }
 
 /// The kind of weights and optimizer state.
-pub(super) fn kind(precision: Precision) -> Kind {
+pub(crate) fn kind_of(precision: Precision) -> Kind {
     match precision {
         Precision::Fp64 => Kind::Double,
         Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Auto => {

@@ -39,19 +39,19 @@ use crate::tensors::Tensors;
 
 /// What the settings say of a step, beside the optimizer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Recipe {
-    pub(super) numbers: Numbers,
+pub(crate) struct Recipe {
+    pub(crate) numbers: Numbers,
     /// Parts that a rank computes its share of a step in.
-    pub(super) parts: u32,
-    pub(super) clip_norm: Option<f64>,
+    pub(crate) parts: u32,
+    pub(crate) clip_norm: Option<f64>,
     /// Whether gradients travel as bfloat16.
-    pub(super) half_gradients: bool,
+    pub(crate) half_gradients: bool,
     /// Width and height of the pictures.
-    pub(super) size: (u32, u32),
+    pub(crate) size: (u32, u32),
 }
 
 #[derive(Debug)]
-pub(super) struct Stepper {
+pub(crate) struct Stepper {
     learner: Learner,
     optimizer: Optimizer,
     loss: Loss,
@@ -68,17 +68,17 @@ pub(super) struct Stepper {
 
 /// What a step is given beside its batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct StepInput<'a> {
-    pub(super) peers: &'a Peers,
-    pub(super) lr: f64,
+pub(crate) struct StepInput<'a> {
+    pub(crate) peers: &'a Peers,
+    pub(crate) lr: f64,
     /// Whether this rank was asked to stop.
-    pub(super) wants_stop: bool,
+    pub(crate) wants_stop: bool,
     /// Seconds that the host waited for the batch.
-    pub(super) waited_s: f64,
+    pub(crate) waited_s: f64,
 }
 
 impl Stepper {
-    pub(super) fn new(
+    pub(crate) fn new(
         learner: Learner,
         optimizer: Optimizer,
         ema: Option<Ema>,
@@ -109,12 +109,12 @@ impl Stepper {
 
     /// Reads the clock of phases, as it does by default, or not: then all times but that of the whole
     /// step stay 0. For a benchmark that shows what the clock costs.
-    pub(super) fn time_phases(&mut self, timed: bool) {
+    pub(crate) fn time_phases(&mut self, timed: bool) {
         self.clock.set_running(timed);
     }
 
     /// From here on gradients are averaged over `peers`.
-    pub(super) fn hook(&mut self, peers: &Peers) -> Result<(), RunError> {
+    pub(crate) fn hook(&mut self, peers: &Peers) -> Result<(), RunError> {
         self.world_size = peers.world_size;
         if let Some(group) = peers.group() {
             // Frozen weights are not exchanged.
@@ -127,7 +127,7 @@ impl Stepper {
     }
 
     /// Takes the hooks off the weights, and forgets what a step that failed left behind.
-    pub(super) fn unhook(&mut self) -> Result<(), RunError> {
+    pub(crate) fn unhook(&mut self) -> Result<(), RunError> {
         self.clock.forget();
         if let Some(reducer) = self.reducer.take() {
             reducer.close();
@@ -135,12 +135,12 @@ impl Stepper {
         self.forget_gradients()
     }
 
-    pub(super) fn learner(&self) -> &Learner {
+    pub(crate) fn learner(&self) -> &Learner {
         &self.learner
     }
 
     /// Lets those weights learn that `rules` says do in `epoch`. All ranks call it at the same step.
-    pub(super) fn start_epoch(
+    pub(crate) fn start_epoch(
         &mut self,
         rules: &Rules,
         epoch: u32,
@@ -153,12 +153,12 @@ impl Stepper {
         Ok(())
     }
 
-    pub(super) fn optimizer_mut(&mut self) -> &mut Optimizer {
+    pub(crate) fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.optimizer
     }
 
     /// The state of the optimizer and what goes with it, by name.
-    pub(super) fn optimizer_state(&self) -> Tensors {
+    pub(crate) fn optimizer_state(&self) -> Tensors {
         let mut state = self.optimizer.save();
         if let Some(scaler) = &self.scaler {
             scaler.save(&mut state);
@@ -167,20 +167,20 @@ impl Stepper {
     }
 
     /// The running mean of the weights, where there is one.
-    pub(super) fn ema(&self) -> Option<&Ema> {
+    pub(crate) fn ema(&self) -> Option<&Ema> {
         self.ema.as_ref()
     }
 
-    pub(super) fn ema_mut(&mut self) -> Option<&mut Ema> {
+    pub(crate) fn ema_mut(&mut self) -> Option<&mut Ema> {
         self.ema.as_mut()
     }
 
-    pub(super) fn scaler_mut(&mut self) -> Option<&mut Scaler> {
+    pub(crate) fn scaler_mut(&mut self) -> Option<&mut Scaler> {
         self.scaler.as_mut()
     }
 
     /// Does `work` with the weights that count: the running mean, where there is one.
-    pub(super) fn with_final_weights<T>(
+    pub(crate) fn with_final_weights<T>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, RunError>,
     ) -> Result<T, RunError> {
@@ -221,7 +221,7 @@ impl Stepper {
     }
 
     /// Takes a step. Returns what is known by now of it and of those before it, see [`Self::drain`].
-    pub(super) fn step(
+    pub(crate) fn step(
         &mut self,
         batch: &Batch,
         chance: &dyn Fn(u64) -> Chance,
@@ -260,7 +260,7 @@ impl Stepper {
     }
 
     /// Waits for what a GPU still works on, and returns what its steps tell.
-    pub(super) fn drain(
+    pub(crate) fn drain(
         &mut self,
         peers: &Peers,
         phases: &mut PhaseTimes,
@@ -360,7 +360,7 @@ impl Stepper {
     }
 
     /// Logits of pictures, without gradients.
-    pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
+    pub(crate) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
         tch::no_grad(|| self.forward(pixels, Pass::eval()))
     }
 
