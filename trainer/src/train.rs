@@ -18,7 +18,7 @@ use tch::Device;
 
 use crate::checkpoint::{self, Position, RunIdentity, Snapshot, Writer, Written};
 use crate::compat;
-use crate::data::{self, Augment, Mixing, Plan, Prefetch, Sampler, SplitReader};
+use crate::data::{self, Augment, Mixing, Prefetch, Sampler, SplitReader, StepPlan};
 use crate::device;
 use crate::ema::Ema;
 use crate::error::RunError;
@@ -124,7 +124,7 @@ struct Session<'a> {
     peers: Peers,
     train: SplitReader,
     validation: Option<SplitReader>,
-    plan: Plan,
+    plan: StepPlan,
     rules: Rules,
     /// What became of the weights that the job was given.
     weights: Vec<WeightsReport>,
@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
             learner.freeze_norms();
         }
         let rules = Rules::new(&settings.transfer, &learner)?;
-        let plan = Plan::new(settings, train.rows(), peers.rank, peers.world_size)
+        let plan = StepPlan::new(settings, train.rows(), peers.rank, peers.world_size)
             .with_sampler(Sampler::new(settings.learning.sampling, &train)?);
         let schedule = Schedule::new(settings, plan.steps_per_epoch(), plan.total_steps());
         let mut optimizer = Optimizer::new(

@@ -8,7 +8,7 @@
 
 use marquee_domain::spec::{Learning, Mix};
 
-use super::order::{roll, roll_below};
+use super::random::{roll, roll_below};
 
 /// What the numbers of one picture's stream are for.
 const WHICH: u64 = 0;
@@ -194,8 +194,10 @@ mod tests {
     use serde::Deserialize;
     use tch::Kind;
 
-    use super::super::order::mixing_dice;
-    use super::super::{Picture, Request, SplitReader, TRAIN, View};
+    use super::super::TRAIN;
+    use super::super::random::mixing_dice;
+    use super::super::reader::SplitReader;
+    use super::super::request::{Picture, Request, View};
     use super::*;
 
     #[derive(Deserialize)]

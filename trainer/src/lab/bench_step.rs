@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Device;
 
-use crate::data::{Batch, Plan};
+use crate::data::{Batch, StepPlan};
 use crate::device;
 use crate::error::RunError;
 use crate::ffi;
@@ -181,7 +181,7 @@ impl StepBench {
             learner.use_channels_first()?;
         }
         let rules = Rules::new(&settings.transfer, &learner)?;
-        let steps_per_epoch = Plan::new(&settings, batch.global, 0, 1).steps_per_epoch();
+        let steps_per_epoch = StepPlan::new(&settings, batch.global, 0, 1).steps_per_epoch();
         let optimizer = Optimizer::new(
             settings.optimizer,
             &learner.parameters,
