@@ -11,7 +11,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::WentOn;
 
-use super::{Session, Window};
+use super::session::{Session, Window};
 use crate::error::RunError;
 use crate::rendezvous::Standing;
 use crate::tensors::Tensors;

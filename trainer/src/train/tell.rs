@@ -8,7 +8,8 @@ use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary};
 use marquee_evaluation::EpochRow;
 use tch::Device;
 
-use super::{Session, validate};
+use super::session::Session;
+use super::validate;
 use crate::error::RunError;
 use crate::ffi::{self, PeakMemory};
 use crate::learner::features;
