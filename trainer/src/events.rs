@@ -1,7 +1,7 @@
 //! What the child says: one JSON object a line on stdout, flushed at once.
 //!
-//! Invariant: values are finite, for JSON has no NaN. When nobody listens any more, training goes
-//! on: a worker that restarts must not kill what it will adopt.
+//! Invariant: values are finite, for JSON has no NaN. A failure to write is not an error: when the worker
+//! restarts, nobody reads for a while, and the rank must live until the new worker adopts it.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,10 +1,10 @@
 //! What a train job trains and an eval job scores: one or more networks of the zoo under one
 //! classifier, from uint8 pictures to logits.
 //!
-//! Invariants: with one network and no layers of one's own every tensor has timm's name, so that
-//! the file loads there; each network sees pictures in the size and normalisation it wants. A
-//! network all of whose weights are frozen does not change in any way: it runs without gradients,
-//! nothing is dropped in it and its batch-norm goes by what it remembers.
+//! Invariants: with one network and no hidden layers in the head, every tensor has timm's name, so that
+//! timm loads the file. Each network sees pictures in the size and normalisation that it was trained
+//! with. A network whose weights are all frozen does not change in any way: it runs without gradients
+//! and without dropout, and its batch-norm uses the statistics it has.
 //! Not here: which weights learn ([`freeze`]) and where they come from ([`load`]).
 
 use std::collections::BTreeMap;
@@ -252,7 +252,7 @@ impl Learner {
             parameters,
             parts: vec![part],
             head: Head::none(),
-            // No weight is the classifier's: whatever the module calls it, it stays as it was made.
+            // Which weights of a user's module are its classifier cannot be known, so none is treated so.
             head_prefix: head::PREFIX.to_owned(),
             rates: Rates::default(),
             norms_frozen: false,
@@ -267,7 +267,7 @@ impl Learner {
         }
     }
 
-    /// Pictures and weights with all of a channel's numbers together, as PyTorch has them unasked.
+    /// From now on pictures and weights lie in memory channel by channel, PyTorch's default.
     pub(crate) fn use_channels_first(&mut self) -> Result<(), RunError> {
         for tensor in self.parameters.tensors() {
             ffi::to_channels_first(&tensor)?;
@@ -310,7 +310,7 @@ impl Learner {
         self.parts.iter().map(|part| part.card.clone()).collect()
     }
 
-    /// Lets batch-norm go by what it remembers, also while the rest learns.
+    /// From now on batch-norm uses the statistics it has, also while the rest learns.
     pub(crate) fn freeze_norms(&mut self) {
         self.norms_frozen = true;
     }

@@ -27,9 +27,9 @@ pub(crate) struct Optimizer {
     groups: Vec<Group>,
     /// Of all groups, in order.
     parameters: Vec<Tensor>,
-    /// Taken, the skipped ones included.
+    /// Steps taken, including those that were skipped.
     steps: i64,
-    /// Those whose gradients overflowed.
+    /// Steps that were skipped because their gradients overflowed.
     skipped: i64,
 }
 
@@ -77,8 +77,9 @@ impl Optimizer {
         })
     }
 
-    /// Steps along the gradients at the learning rate `lr`; if `found` holds 1, the step is skipped,
-    /// which only the device knows until [`Self::note_skipped`].
+    /// Steps along the gradients at the learning rate `lr`. If `found` holds 1, gradients overflowed and
+    /// the device skips the step by itself; the host learns of it later and calls
+    /// [`Self::note_skipped`].
     pub(crate) fn step(&mut self, lr: f64, found: Option<&Tensor>) -> Result<(), RunError> {
         for group in &self.groups {
             // Weights that learn later are not touched: no momentum, no decay.

@@ -29,7 +29,7 @@ mod validate;
 #[cfg(test)]
 mod vectors;
 
-pub(crate) use clock::Told;
+pub(crate) use clock::StepResult;
 pub(crate) use precision::{Numbers, kind_of};
 pub(crate) use session::REPORT_EVERY_STEPS;
 use session::{Ending, Session};
@@ -44,7 +44,7 @@ pub(crate) fn run(
     stop: &Stop,
 ) -> Result<Outcome, RunError> {
     let started = Instant::now();
-    // Refused before anything is done, where this build cannot.
+    // Before any work: a build that cannot do it must refuse at once, not after an epoch.
     compat::half_gradients(settings.gradient_compression)?;
     let device = device::choose(spec)?;
     let shards = data::open(spec)?;

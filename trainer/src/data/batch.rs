@@ -5,7 +5,8 @@ use tch::{Device, Tensor};
 use crate::error::RunError;
 use crate::ffi;
 
-/// Pictures of one step on one rank. Where a GPU is to have them they lie in memory that it copies from.
+/// Pictures of one step on one rank. For a GPU they lie in pinned memory, which it can copy from while
+/// it computes.
 #[derive(Debug)]
 pub(crate) struct Batch {
     /// uint8 `[N, height, width, 3]`, RGB; or features `[N, width]`, where the split has them.
@@ -16,7 +17,7 @@ pub(crate) struct Batch {
     pub(crate) counted: u64,
     /// Pictures that count in this step over all ranks.
     pub(crate) global: u64,
-    /// Place of the first picture in the step.
+    /// Place of this rank's first picture within the step. Dropout's random numbers depend on it.
     pub(crate) first: u64,
 }
 

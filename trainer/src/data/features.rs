@@ -9,8 +9,8 @@ use super::request::Picture;
 /// Features of a split's rows.
 #[derive(Debug)]
 pub(crate) struct FeatureTable {
-    /// `[rows, width]`, or twice as many: those of mirrored pictures behind.
-    /// Readers are threads of their own; a handle on a tensor is not for two at once.
+    /// `[rows, width]`, or twice as many rows: the second half is of the mirrored pictures.
+    /// Behind a lock, since several threads read and a tensor's handle must not be used by two at once.
     features: Mutex<Tensor>,
     rows: u64,
 }

@@ -142,8 +142,12 @@ impl StepPlan {
         }
     }
 
-    /// What this rank reads in the part that follows the one that begins within `step`, the positions
-    /// of one step; with the first part of an epoch, what it reads in that one too.
+    /// Rows that should be read into memory now, because this rank needs them soon. `step` are the
+    /// positions of the step at hand.
+    ///
+    /// A shuffle by shards goes through the set part by part. When a step enters a part, the rows of the
+    /// *next* part are asked for, so that the disk has the time of a whole part to read them. The first
+    /// step of an epoch asks for its own part too, since nobody has.
     fn ahead(&self, order: &EpochOrder, step: Range<u64>) -> Vec<u64> {
         let EpochOrder::Shards(shards) = order else {
             return Vec::new();
@@ -151,7 +155,7 @@ impl StepPlan {
         if self.sampler.is_some() {
             return Vec::new();
         }
-        // Up to here the steps up to and with the one that ends there have announced all.
+        // The position up to which all rows have been asked for by the steps before `end`.
         let announced = |end: u64| match end.checked_sub(1) {
             Some(last) => {
                 let next = (shards.part_of(last) + 1).min(shards.parts() - 1);

@@ -4,7 +4,8 @@
 //! many ranks there are and where a run was interrupted changes nothing, and no generator's state has
 //! to be saved.
 
-/// Keeps the streams of chance apart that come from one seed.
+/// What a random number is for. Part of the key, so that no two uses of one seed share their numbers:
+/// else, say, pictures early in an epoch would also be those that are mirrored.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Order = 1,

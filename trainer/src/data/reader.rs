@@ -20,7 +20,7 @@ pub(crate) struct SplitReader {
     set: Arc<ShardSet>,
     name: &'static str,
     rows: u64,
-    /// Of its pictures, where frozen networks have computed them once.
+    /// What frozen networks made of its pictures, where that was computed once for all epochs.
     features: Option<Arc<FeatureTable>>,
     augment: Augment,
     mixing: Mixing,
@@ -71,8 +71,9 @@ impl SplitReader {
         Self { pinned_for, ..self }
     }
 
-    /// Threads that keep up with training where the job does not say how many: raw pictures are
-    /// only copied, all else is worth the rank's own number, for they share its cores.
+    /// How many threads read pictures, where the job does not say. Raw pictures are only copied, and
+    /// one thread keeps up with that. Pictures that are decoded or changed get as many
+    /// threads as the rank has cores.
     pub(crate) fn threads(&self, asked: u32, rank_threads: u32) -> usize {
         const MOST: u32 = 8;
         let is_copied = self.features.is_some()
@@ -136,8 +137,8 @@ impl SplitReader {
         })
     }
 
-    /// Asks the kernel to read these rows before they are needed, in a thread of its own: it waits for
-    /// the disk. Only a hint, so a failure is none.
+    /// Asks the kernel to read these rows before they are needed. In a thread of its own, since the call
+    /// waits for the disk. It is only a hint: where it fails, the rows are read when they are needed.
     fn bring_near(&self, rows: &[u64]) {
         if rows.is_empty() || self.features.is_some() {
             return;
@@ -152,7 +153,8 @@ impl SplitReader {
         let _ = reading.spawn(read);
     }
 
-    /// The labels of pictures that have kept so much of themselves; none said: all.
+    /// The labels of pictures. `kept` is the share of each picture that mixing has left; empty: all of
+    /// each.
     fn labels(&self, pictures: &[Picture], kept: &[f32]) -> Result<Tensor, RunError> {
         let classes = self.index().classes.len();
         let of = |view: View| Ok::<_, RunError>(self.split().row(row_of(view)?)?.labels);
@@ -176,7 +178,7 @@ impl SplitReader {
         Ok(Tensor::f_from_slice(&labels)?.f_view(sides.as_slice())?)
     }
 
-    /// The pictures, and what each has kept of itself.
+    /// The pictures, and the share of each that mixing has left.
     fn pixels(&self, pictures: &[Picture]) -> Result<(Tensor, Vec<f32>), RunError> {
         let index = self.index();
         let (width, height) = (index.width as usize, index.height as usize);

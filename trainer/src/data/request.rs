@@ -39,15 +39,15 @@ impl Picture {
 pub(crate) struct Request {
     /// At least one.
     pub(crate) pictures: Vec<Picture>,
-    /// The rank has no picture in this step: the one above is there only so that it can take part
-    /// in the exchange of gradients, and counts nothing.
+    /// This rank has no picture in this step. It computes one all the same, with a weight of 0: without
+    /// gradients it could not take part in their exchange, and the other ranks would wait for ever.
     pub(crate) is_stand_in: bool,
     /// Pictures of the step over all ranks.
     pub(crate) global: u64,
     /// Place of this rank's first picture in the step.
     pub(crate) first: u64,
-    /// Rows that this rank will read in the next steps, as they lie on disk. Empty but where a new
-    /// part of a shuffle by shards begins.
+    /// Rows that this rank will read in later steps, sorted as they lie on disk. Empty except in a step
+    /// with which a new part of a shuffle by shards begins.
     pub(crate) ahead: Vec<u64>,
 }
 

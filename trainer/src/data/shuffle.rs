@@ -1,5 +1,5 @@
 //! The order of an epoch that reads shards mostly from front to back: for sets that are larger than
-//! memory, on disks that do not like to jump.
+//! memory, on disks that are slow where every row lies somewhere else.
 //!
 //! Rows are cut into runs that lie side by side in a shard. The runs come in random order, end to end,
 //! and this stream goes through a buffer: it is cut into parts of the buffer's size, and each part is
@@ -15,8 +15,8 @@ use super::permutation::Permutation;
 use super::random::{Purpose, bits};
 use super::share::share;
 
-/// Rows of a run, those of a shard's record batch: 6 MB of JPEGs or 69 MB of raw pixels at 299x299,
-/// either of which a disk reads longer than it takes to get there.
+/// Rows of a run, as many as a shard's record batch has: 6 MB of JPEGs or 69 MB of raw pixels at
+/// 299x299. Reading that much takes a disk longer than moving to it, so the moves cost little.
 pub(super) const RUN_ROWS: u64 = 256;
 
 /// The order of one epoch.

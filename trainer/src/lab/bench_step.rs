@@ -31,7 +31,7 @@ use crate::rendezvous::{Exchange, Peers, Place};
 use crate::stdout::say;
 use crate::stop::Stop;
 use crate::tensors;
-use crate::train::{Numbers, Recipe, StepInput, Stepper, Told, kind_of};
+use crate::train::{Numbers, Recipe, StepInput, StepResult, Stepper, kind_of};
 
 /// Seconds that a rank waits for the others in a step: they may be far slower.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -288,7 +288,7 @@ impl StepBench {
         if let Some(writing) = &mut self.writing {
             writing.settle()?;
         }
-        let loss = |step: &Told| step.loss_sum / self.batch.counted as f64;
+        let loss = |step: &StepResult| step.loss_sum / self.batch.counted as f64;
         let losses = told.iter().map(loss).collect();
         Ok(StepTimes {
             about: self.about.clone(),

@@ -49,8 +49,9 @@ impl Group {
                     momentum,
                     weight_decay,
                     nesterov,
-                    // Of a step that may be skipped nobody knows whether it was the first. Momenta
-                    // start at 0, from which the usual rule comes to the same.
+                    // With loss scaling the host does not know whether an earlier step was skipped, so
+                    // not either whether this is the first. It need not: momenta start at 0, and the rule
+                    // for later steps then gives the same result.
                     first: steps == 0 && found.is_none(),
                 };
                 ffi::sgd_step(&self.parameters, momenta, step, found)?;
@@ -108,7 +109,8 @@ impl State {
     }
 
     pub(super) fn new(settings: Settings, parameters: &[Tensor]) -> Result<Self, RunError> {
-        // In the layout of each parameter: the fused kernels walk through memory, not by index.
+        // In the layout of each parameter: the fused kernels go through memory in order and would combine
+        // the wrong numbers otherwise.
         let zeros = || -> Result<Vec<Tensor>, RunError> {
             Ok(parameters
                 .iter()
@@ -138,7 +140,7 @@ impl State {
         })
     }
 
-    /// Lists of one tensor a parameter, by what their names end in: PyTorch's own words.
+    /// The saved lists, each with one tensor for each parameter, and PyTorch's name for what they hold.
     pub(super) fn lists(&self) -> Vec<(&[Tensor], &'static str)> {
         match self {
             Self::Sgd { momenta } => vec![(momenta, "momentum_buffer")],

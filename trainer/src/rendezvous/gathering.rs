@@ -34,7 +34,7 @@ pub(crate) struct Standing {
 /// What it takes to form another group.
 #[derive(Debug)]
 pub(super) struct Gathering {
-    /// With the prefix of the attempt.
+    /// Its keys begin with the attempt's prefix.
     pub(super) store: Store,
     pub(super) prefix: String,
     /// Where to meet once the store is lost.
@@ -42,9 +42,9 @@ pub(super) struct Gathering {
     /// The store was lost, and `store` is its standby.
     pub(super) is_at_standby: bool,
     pub(super) lost_ranks: Option<PathBuf>,
-    /// When it was looked who was given up.
+    /// When the file `lost_ranks` was read last.
     pub(super) looked_at: Instant,
-    /// This rank's own.
+    /// Under which the other ranks reach this one.
     pub(super) address: String,
     pub(super) exchange: Exchange,
     pub(super) min_ranks: Option<u32>,
@@ -92,8 +92,8 @@ pub(super) fn find_store(gathering: &mut Gathering) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Whether the store answers in time. Its own calls wait for ever where its host has vanished, so
-/// one is made in a thread that may stay behind.
+/// Whether the store answers in time. A call to a store whose host lost power never returns, so it is
+/// made in a thread of its own, which may be left behind.
 pub(super) fn answers(store: &Store) -> bool {
     let Ok(probe) = store.prefixed("alive") else {
         return false;
@@ -102,7 +102,7 @@ pub(super) fn answers(store: &Store) -> bool {
     let asked = thread::Builder::new()
         .name("store-probe".to_owned())
         .spawn(move || {
-            // Nobody listens any more where it took too long.
+            // Fails where the answer came too late: nobody waits for it any more.
             let _ = sender.send(probe.has("probe").is_ok());
         });
     asked.is_ok() && receiver.recv_timeout(STORE_ANSWER_MAX).unwrap_or(false)

@@ -111,12 +111,13 @@ impl Peers {
         carrier.map_or("none", |carrier| carrier.name)
     }
 
-    /// What the reader must know of it.
+    /// What the job's summary should warn of: why the exchange is slower than it could be.
     pub(crate) fn warning(&self) -> Option<&str> {
         self.carrier.as_ref()?.warning.as_deref()
     }
 
-    /// Whether an exchange between GPUs may fail without a word, after which the run goes on.
+    /// Whether an exchange may fail without an error and the run go on with wrong sums. NCCL's does so
+    /// where a group is aborted because a rank was lost; Gloo's calls return an error.
     pub(crate) fn may_lose_an_exchange(&self) -> bool {
         self.backend() == "nccl" && self.may_regroup()
     }
@@ -154,7 +155,7 @@ impl Peers {
     /// Overwrites `tensors` with those of rank `source`.
     pub(crate) fn copy_from(&self, source: u32, tensors: &[Tensor]) -> Result<(), RunError> {
         match &self.group {
-            // libtorch takes no list of nothing, such as the buffers of a network without norms.
+            // libtorch refuses an empty list, such as the buffers of a network without batch-norm.
             Some(group) if !tensors.is_empty() => Ok(group.broadcast(tensors, source)?),
             Some(_) | None => Ok(()),
         }

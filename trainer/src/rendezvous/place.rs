@@ -15,9 +15,9 @@ pub(crate) struct Place {
     pub(crate) store: Option<(String, u16)>,
     /// Ranks that may go on when others are lost. None: a lost rank ends the attempt.
     pub(crate) min_ranks: Option<u32>,
-    /// Host and port of another store, for ranks that go on after the first was lost.
+    /// Host and port of a second store, where ranks meet if the host of the first is lost.
     pub(crate) standby: Option<(String, u16)>,
-    /// File that comes to name the ranks which the coordinator has given up.
+    /// File in which the worker lists the ranks that the coordinator has given up.
     pub(crate) lost_ranks: Option<PathBuf>,
 }
 

@@ -54,8 +54,9 @@ impl Peers {
         })
     }
 
-    /// An error that ends the present group, where the coordinator has given up a member of it. The
-    /// file is looked at now and then; where it cannot be read nobody is given up.
+    /// An error if the coordinator has given up a member of this group: the group is then of no use, and
+    /// the caller forms another. Reads the file at most once a second; a file that cannot be read names
+    /// nobody.
     pub(crate) fn leave_behind(&mut self) -> Result<(), RunError> {
         let Some(gathering) = &mut self.gathering else {
             return Ok(());
@@ -89,10 +90,9 @@ impl Peers {
         ))
     }
 
-    /// Forms a new group of the ranks that still answer. An error of the class `Network` is worth
-    /// another try, with those that are left then; one of another class is the end.
-    /// `step_time` is what a step takes: a survivor
-    /// in the midst of one notices only at its end.
+    /// Forms a new group of the ranks that still answer. After an error of the class `Network` the caller
+    /// may try again with those that are left then; any other error ends the rank. `step_time` is how long
+    /// a step takes: a survivor that is computing notices the loss only at the end of its step.
     pub(crate) fn regroup(
         &mut self,
         mine: &Standing,
@@ -103,8 +103,8 @@ impl Peers {
             if let Err(error) = group.abort() {
                 tracing::warn!(%error, "the old group cannot be ended in order");
             }
-            // A group is freed when its operations have failed too, which breaks the connections by
-            // which the others notice. That may take as long as an operation hangs.
+            // Freeing the group closes its connections, by which the others notice that this rank has
+            // left it. It waits for operations that hang, so another thread does it.
             drop(thread::spawn(move || group.close()));
         }
         let gathering = self
@@ -113,7 +113,8 @@ impl Peers {
             .ok_or_else(|| RunError::host("a rank without peers has nobody to regroup with"))?;
         gathering.tries += 1;
         find_store(gathering)?;
-        // Tried again under the same number until its list is known: whoever missed it must find it.
+        // The number is raised only once the list of members is known. A rank that tries again meets
+        // the others under the same number, and one that missed the list finds it there.
         let store = gathering
             .store
             .prefixed(&format!("regroup/{}", gathering.generation + 1))?;

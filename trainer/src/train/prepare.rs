@@ -59,7 +59,7 @@ impl<'a> Session<'a> {
         if !settings.channels_last {
             learner.use_channels_first()?;
         }
-        // A checkpoint holds all weights: those it was started from are then of no interest.
+        // A checkpoint holds all weights, so the ones that the job began with are not read again.
         let weights = match spec.resume {
             Some(_) => Vec::new(),
             None => load::load(spec, &settings.transfer, &learner, classes)?,

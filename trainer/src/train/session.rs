@@ -10,7 +10,7 @@ use marquee_domain::child::ChildSpec;
 use marquee_domain::report::{FeaturesReport, PhaseTimes, WeightsReport, WentOn};
 use marquee_domain::spec::{Precision, TrainSettings};
 
-use super::clock::Told;
+use super::clock::StepResult;
 use super::step::{StepInput, Stepper};
 use crate::checkpoint::{Position, Writer};
 use crate::data::{Prefetch, SplitReader, StepPlan};
@@ -161,7 +161,7 @@ impl Session<'_> {
     }
 
     /// Takes in what steps tell.
-    fn hear(&mut self, told: &[Told]) {
+    fn hear(&mut self, told: &[StepResult]) {
         for step in told {
             self.window.loss += step.loss_sum;
             self.stop_agreed |= step.stop_agreed;

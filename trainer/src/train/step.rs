@@ -7,22 +7,22 @@
 //! mean, however unevenly the pictures are shared. A rank without any takes part with a weight of 0.
 //!
 //! # The wish to stop
-//! All ranks must stop at the same step, or the one that goes on waits for the other for ever. The
-//! wish travels inside the all-reduce of the gradients: as the gradient of one extra number, `wish`,
-//! that is no weight and always 0. Its averaged gradient is above 0 on every rank as soon as any
-//! rank was asked to stop. It costs no exchange of its own.
+//! All ranks must stop after the same step: one that went on would wait for the others for ever. So a
+//! rank that is asked to stop tells the others within the all-reduce of the gradients. There is one extra
+//! parameter, `wish`, that is no weight and always 0. A rank that wants to stop gives it a gradient above
+//! 0, and then the average is above 0 on every rank. This costs no exchange of its own.
 //!
 //! # What the times mean
 //! `backward_s` ends when this rank has computed its last gradient; `all_reduce_s` is what it then
 //! still waits (see `marquee_backward` in shim/collective.cpp). It contains the wait for slower
-//! peers: who is ahead of the others has more of it, and it grows by what rank 0 spends on a
+//! peers: the fastest rank waits longest, and all others wait for rank 0 while it copies a
 //! checkpoint. What Gloo's threads take from this rank's cores during backward is in `backward_s`.
 //! On GPUs all are the GPU's own times (see [`super::clock`]).
 
 use marquee_domain::report::PhaseTimes;
 use tch::{Device, Kind, Tensor};
 
-use super::clock::{Clock, Phase, Told};
+use super::clock::{Clock, Phase, StepResult};
 use super::precision::Numbers;
 use crate::data::Batch;
 use crate::ema::Ema;
@@ -41,7 +41,7 @@ use crate::tensors::Tensors;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Recipe {
     pub(crate) numbers: Numbers,
-    /// Parts that a rank computes its share of a step in.
+    /// In how many parts a rank computes its share of a step (gradient accumulation).
     pub(crate) parts: u32,
     pub(crate) clip_norm: Option<f64>,
     /// Whether gradients travel as bfloat16.
@@ -107,8 +107,8 @@ impl Stepper {
         })
     }
 
-    /// Reads the clock of phases, as it does by default, or not: then all times but that of the whole
-    /// step stay 0. For a benchmark that shows what the clock costs.
+    /// Whether the phases of a step are measured, as they are by default. If not, only the time of the
+    /// whole step is. For a benchmark that shows what the measuring costs.
     pub(crate) fn time_phases(&mut self, timed: bool) {
         self.clock.set_running(timed);
     }
@@ -227,7 +227,7 @@ impl Stepper {
         chance: &dyn Fn(u64) -> Chance,
         input: StepInput<'_>,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         self.clock.begin(input.waited_s, phases)?;
         let batch = batch.on(self.device)?;
         let parts = parts(&batch, self.recipe.parts)?;
@@ -236,7 +236,7 @@ impl Stepper {
         for (place, part) in parts.iter().enumerate() {
             // Gradients of all parts but the last stay here and add up.
             let exchanges = place == last;
-            // A stand-in must leave no trace in what batch-norm remembers.
+            // A stand-in counts for nothing, so batch-norm must not learn from its picture either.
             let pass = if part.counted == 0 {
                 Pass::eval()
             } else {
@@ -247,7 +247,8 @@ impl Stepper {
             }
         }
         if input.peers.may_lose_an_exchange() {
-            // What went wrong must not reach the weights, from which the survivors go on.
+            // A failed exchange leaves wrong gradients. They must not reach the weights, from which the
+            // ranks that are left go on.
             self.clock.wait(input.peers)?;
         }
         let wish = self.wish.f_grad()?.f_to_kind(Kind::Double)?;
@@ -264,13 +265,13 @@ impl Stepper {
         &mut self,
         peers: &Peers,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         let told = self.clock.drain(peers, phases)?;
         self.note_skipped(&told);
         Ok(told)
     }
 
-    fn note_skipped(&mut self, told: &[Told]) {
+    fn note_skipped(&mut self, told: &[StepResult]) {
         let skipped = told.iter().filter(|told| told.skipped).count();
         self.optimizer.note_skipped(skipped);
     }
@@ -296,7 +297,8 @@ impl Stepper {
             loss = scaler.scaled(&loss)?;
         }
         self.clock.end(Phase::Forward, phases)?;
-        // Where nothing is exchanged, what follows the last gradient is the engine's tidying up.
+        // A pass without an exchange (one rank, or a part before the last) waits for nobody: the time
+        // after its last gradient is the autograd engine's own and belongs to backward.
         let waiting = if self.reducer.is_some() && exchanges {
             Phase::AllReduce
         } else {

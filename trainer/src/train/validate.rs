@@ -69,7 +69,7 @@ pub(super) fn score(
         found += counts(&truth, &scores, THRESHOLD);
     }
     if let (Some(all), Some(group)) = (gathered, peers.group()) {
-        // What other ranks scored is 0 here, so sums are the whole.
+        // Each rank has 0 in the places that others scored, so the sum over ranks holds every score.
         let (scores, truth) = (
             Tensor::f_from_slice(&all.scores)?,
             Tensor::f_from_slice(&all.truth)?,
