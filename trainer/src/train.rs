@@ -31,6 +31,7 @@ mod vectors;
 
 pub(crate) use clock::StepResult;
 pub(crate) use precision::{Numbers, kind_of};
+use prepare::Given;
 pub(crate) use session::REPORT_EVERY_STEPS;
 use session::{Ending, Session};
 pub(crate) use step::{Recipe, StepInput, Stepper};
@@ -61,9 +62,15 @@ pub(crate) fn run(
     let Some(peers) = Peers::join(spec, place, exchange, stop)? else {
         return Ok(Outcome::Stopped);
     };
-    let Some(mut session) =
-        Session::prepare(spec, settings, peers, &shards, train, device, events, stop)?
-    else {
+    let given = Given {
+        spec,
+        settings,
+        shards: &shards,
+        device,
+        events,
+        stop,
+    };
+    let Some(mut session) = Session::prepare(given, peers, train)? else {
         return Ok(Outcome::Stopped);
     };
     let step = session.position.step;

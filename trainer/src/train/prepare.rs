@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use marquee_datasets::shards::ShardSet;
+use marquee_datasets::shards::{ShardIndex, ShardSet};
 use marquee_domain::child::ChildSpec;
-use marquee_domain::report::PhaseTimes;
+use marquee_domain::report::{PhaseTimes, WeightsReport};
 use marquee_domain::spec::TrainSettings;
 use tch::Device;
 
@@ -28,34 +28,32 @@ use crate::rendezvous::Peers;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 
-impl<'a> Session<'a> {
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is a different thing that the run is given"
-    )]
-    pub(super) fn prepare(
-        spec: &'a ChildSpec,
-        settings: &'a TrainSettings,
-        peers: Peers,
-        shards: &Arc<ShardSet>,
-        mut train: SplitReader,
-        device: Device,
-        events: &'a Events,
-        stop: &'a Stop,
-    ) -> Result<Option<Self>, RunError> {
-        device::choose_kernels(device, settings.deterministic, settings.precision)?;
-        let kind = kind_of(settings.precision);
-        let classes = &train.index().classes;
+/// What a run is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Given<'a> {
+    pub(super) spec: &'a ChildSpec,
+    pub(super) settings: &'a TrainSettings,
+    pub(super) shards: &'a Arc<ShardSet>,
+    pub(super) device: Device,
+    pub(super) events: &'a Events,
+    pub(super) stop: &'a Stop,
+}
+
+impl Given<'_> {
+    /// The networks with the weights that the job begins with, and what became of those that it was
+    /// given.
+    fn learner(&self, index: &ShardIndex) -> Result<(Learner, Vec<WeightsReport>), RunError> {
+        let Self { spec, settings, .. } = *self;
+        let classes = &index.classes;
         let blueprint = Blueprint::of(&spec.inputs, settings)?;
         let mut learner = Learner::build(
             &blueprint,
             classes.len(),
             Start::Seed(settings.seed),
-            kind,
-            device,
+            kind_of(settings.precision),
+            self.device,
         )?;
-        let (width, height) = (train.index().width, train.index().height);
-        learner.check_size(width, height)?;
+        learner.check_size(index.width, index.height)?;
         if !settings.channels_last {
             learner.use_channels_first()?;
         }
@@ -67,6 +65,28 @@ impl<'a> Session<'a> {
         if settings.transfer.freeze_norms {
             learner.freeze_norms();
         }
+        Ok((learner, weights))
+    }
+}
+
+impl<'a> Session<'a> {
+    /// None if asked to stop meanwhile.
+    pub(super) fn prepare(
+        given: Given<'a>,
+        peers: Peers,
+        mut train: SplitReader,
+    ) -> Result<Option<Self>, RunError> {
+        let Given {
+            spec,
+            settings,
+            shards,
+            device,
+            events,
+            stop,
+        } = given;
+        device::choose_kernels(device, settings.deterministic, settings.precision)?;
+        let (mut learner, weights) = given.learner(train.index())?;
+        let size = (train.index().width, train.index().height);
         let rules = Rules::new(&settings.transfer, &learner)?;
         let plan = StepPlan::new(settings, train.rows(), peers.rank, peers.world_size)
             .with_sampler(Sampler::new(settings.learning.sampling, &train)?);
@@ -81,7 +101,7 @@ impl<'a> Session<'a> {
             .ema_decay
             .map(|decay| Ema::new(decay, &learner.parameters))
             .transpose()?;
-        let identity = RunIdentity::new(settings, classes, train.rows());
+        let identity = RunIdentity::new(settings, &train.index().classes, train.rows());
         let mut position = match &spec.resume {
             Some(dir) => {
                 let parts = checkpoint::Parts {
@@ -111,7 +131,7 @@ impl<'a> Session<'a> {
         let trial = Trial {
             learner: &learner,
             device,
-            size: (width, height),
+            size,
             pictures: u64::from(settings.batch_size) / u64::from(peers.world_size),
         };
         let precision = precision::resolve(settings.precision, position.chosen, &peers, &trial)?;
@@ -121,9 +141,14 @@ impl<'a> Session<'a> {
             parts: settings.accumulate,
             clip_norm: settings.clip_norm,
             half_gradients: compat::half_gradients(settings.gradient_compression)?,
-            size: (width, height),
+            size,
         };
-        let loss = Loss::new(&settings.learning, &train, kind, device)?;
+        let loss = Loss::new(
+            &settings.learning,
+            &train,
+            kind_of(settings.precision),
+            device,
+        )?;
         let mut stepper = Stepper::new(learner, optimizer, ema, loss, recipe)?;
         if let (Some(dir), Some(scaler)) = (&spec.resume, stepper.scaler_mut()) {
             checkpoint::restore_scaler(dir, scaler)?;
