@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is a folder with `weights.safetensors`, `optimizer.safetensors`, `position.json` and,
 //! where a running mean of the weights is kept, `ema.safetensors`.
-//! Invariant: it is complete or absent, and it says of which run it is: going on with other data,
-//! another model or another batch size is refused, for the result would be of neither run.
+//! Invariant: it is complete or absent, and it names the settings and data of its run. To go on from it
+//! with other data, another model or another batch size is refused: the result would be that of no run.
 
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -222,13 +222,14 @@ pub(crate) fn restore_scaler(dir: &Path, scaler: &mut Scaler) -> Result<(), RunE
 
 /// Writes checkpoints in a thread, one at a time.
 ///
-/// Invariant: a checkpoint is spoken of once it is whole and on disk; what went wrong with it is an
-/// error of the run, at the latest when the next one is due.
+/// Invariant: a checkpoint is reported only when it is whole and on disk. A failure to write one is an
+/// error of the run, at the latest when the next one is due: a run must not go on for days without.
 #[derive(Debug)]
 pub(crate) struct Writer {
     parent: PathBuf,
     running: Option<JoinHandle<(Snapshot, Result<Written, RunError>)>>,
-    /// The one that was written last: the next is as large, and fresh memory costs more than a copy.
+    /// The snapshot that was written last. The next one is as large and reuses its memory: to have new
+    /// memory zeroed by the kernel takes longer than the copy.
     spare: Option<Snapshot>,
 }
 

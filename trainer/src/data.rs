@@ -1,34 +1,43 @@
 //! Pictures and labels on their way from shards to tensors.
 //!
-//! Invariant: which pictures a step sees, and how, follows from [`Plan`] alone, a pure function of
+//! Invariant: which pictures a step sees, and how, follows from [`StepPlan`] alone, a pure function of
 //! the settings, the step and the rank. Reading runs ahead in a thread of its own, so that training
 //! does not wait for it.
 
 use std::sync::Arc;
 
-use marquee_datasets::shards::{Check, ShardIndex, ShardSet, Split};
+use marquee_datasets::shards::{Check, ShardSet};
 use marquee_domain::child::ChildSpec;
-use marquee_domain::spec::ImageEncoding;
-use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::RunError;
-use crate::ffi;
-use crate::learner::features::Table;
 
 mod augment;
+mod batch;
+mod features;
 mod mixing;
+mod normaliser;
 mod order;
+mod permutation;
 mod plan;
 mod prefetch;
+mod random;
+mod reader;
+mod request;
 mod sampler;
+mod share;
 mod shuffle;
 
 pub(crate) use augment::Augment;
+pub(crate) use batch::Batch;
+pub(crate) use features::FeatureTable;
 pub(crate) use mixing::Mixing;
-pub(crate) use order::share;
-pub(crate) use plan::{Picture, Plan, Request, View, scoring_requests};
+pub(crate) use normaliser::Normaliser;
+pub(crate) use plan::StepPlan;
 pub(crate) use prefetch::Prefetch;
+pub(crate) use reader::SplitReader;
+pub(crate) use request::{Request, scoring_requests};
 pub(crate) use sampler::Sampler;
+pub(crate) use share::share;
 
 /// Names of the splits, as the preprocess job writes them.
 pub(crate) const TRAIN: &str = "train";
@@ -40,350 +49,7 @@ pub(crate) fn open(spec: &ChildSpec) -> Result<Arc<ShardSet>, RunError> {
     let dir = spec.inputs.get("shards").ok_or_else(|| {
         RunError::user("the job has no input \"shards\"; name a preprocess job's output")
     })?;
-    // The artifact cache has just compared every byte with its digest; a run by hand has not, but a
-    // torn file does not open.
+    // Checksums are not compared here: the worker's artifact cache did so just now. For a run by hand the
+    // check of the layout finds a file that was cut off.
     Ok(Arc::new(ShardSet::open_with(dir, Check::Layout)?))
-}
-
-/// One split of the shards, with at least one row.
-#[derive(Debug, Clone)]
-pub(crate) struct SplitReader {
-    set: Arc<ShardSet>,
-    name: &'static str,
-    rows: u64,
-    /// Of its pictures, where frozen networks have computed them once.
-    features: Option<Arc<Table>>,
-    augment: Augment,
-    mixing: Mixing,
-    /// The device that batches are to be copied to without waiting; None: they stay here.
-    pinned_for: Option<Device>,
-}
-
-/// Pictures of one step on one rank. Where a GPU is to have them they lie in memory that it copies from.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    /// uint8 `[N, height, width, 3]`, RGB; or features `[N, width]`, where the split has them.
-    pub(crate) pixels: Tensor,
-    /// `[N, classes]`: uint8 0 or 1, or float from 0 to 1 where pictures may be mixed.
-    pub(crate) labels: Tensor,
-    /// Pictures that count: N, or 0 where the batch is a stand-in.
-    pub(crate) counted: u64,
-    /// Pictures that count in this step over all ranks.
-    pub(crate) global: u64,
-    /// Place of the first picture in the step.
-    pub(crate) first: u64,
-}
-
-impl Batch {
-    /// The same on `device`. To GPUs it is copied while they compute.
-    pub(crate) fn on(&self, device: Device) -> Result<Self, RunError> {
-        Ok(Self {
-            pixels: ffi::upload(&self.pixels, device)?,
-            labels: ffi::upload(&self.labels, device)?,
-            ..*self
-        })
-    }
-}
-
-impl SplitReader {
-    /// The split `name` of `set`; None if there is none, or if it has no rows.
-    pub(crate) fn of(set: &Arc<ShardSet>, name: &'static str) -> Option<Self> {
-        let rows = set.split(name)?.len() as u64;
-        (rows > 0).then(|| Self {
-            set: set.clone(),
-            name,
-            rows,
-            features: None,
-            augment: Augment::default(),
-            mixing: Mixing::default(),
-            pinned_for: None,
-        })
-    }
-
-    pub(crate) fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// From now on batches hold the features of `table` instead of pictures.
-    pub(crate) fn set_features(&mut self, table: Arc<Table>) {
-        self.features = Some(table);
-    }
-
-    /// The same split, with pictures changed as `augment` says.
-    pub(crate) fn augmented(self, augment: Augment) -> Self {
-        Self { augment, ..self }
-    }
-
-    /// The same split, with pictures mixed in pairs as `mixing` says where the plan asks for it.
-    pub(crate) fn mixed(self, mixing: Mixing) -> Self {
-        Self { mixing, ..self }
-    }
-
-    /// The same split, with batches in memory that a GPU copies from by itself. Nothing for a CPU.
-    pub(crate) fn pinned_for(self, device: Device) -> Self {
-        let pinned_for = match device {
-            Device::Cuda(_) => Some(device),
-            Device::Cpu | Device::Mps | Device::Vulkan => None,
-        };
-        Self { pinned_for, ..self }
-    }
-
-    /// Threads that keep up with training where the job does not say how many: raw pictures are
-    /// only copied, all else is worth the rank's own number, for they share its cores.
-    pub(crate) fn threads(&self, asked: u32, rank_threads: u32) -> usize {
-        const MOST: u32 = 8;
-        let is_copied = self.features.is_some()
-            || self.index().encoding == ImageEncoding::Raw
-                && self.augment.is_none()
-                && self.mixing.is_none();
-        let threads = match (asked, is_copied) {
-            (0, true) => 1,
-            (0, false) => rank_threads.clamp(1, MOST),
-            (asked, _) => asked,
-        };
-        threads as usize
-    }
-
-    pub(crate) fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    pub(crate) fn index(&self) -> &ShardIndex {
-        self.set.index()
-    }
-
-    pub(crate) fn split(&self) -> &Split {
-        self.set
-            .split(self.name)
-            .expect("it was there when the reader was made")
-    }
-
-    /// How many pictures of the split have each class.
-    pub(crate) fn label_counts(&self) -> Result<Vec<u64>, RunError> {
-        let split = self.split();
-        let mut counts = vec![0; self.index().classes.len()];
-        for row in 0..split.len() {
-            for (count, label) in counts.iter_mut().zip(split.row(row)?.labels) {
-                *count += u64::from(*label);
-            }
-        }
-        Ok(counts)
-    }
-
-    /// Reads the pictures that `request` names.
-    pub(crate) fn read(&self, request: &Request) -> Result<Batch, RunError> {
-        let count = request.pictures.len();
-        self.bring_near(&request.ahead);
-        let (pixels, labels) = match &self.features {
-            Some(table) => (
-                table.of(&request.pictures)?,
-                self.labels(&request.pictures, &[])?,
-            ),
-            None => {
-                let (pixels, kept) = self.pixels(&request.pictures)?;
-                (pixels, self.labels(&request.pictures, &kept)?)
-            }
-        };
-        Ok(Batch {
-            pixels: self.pinned(pixels)?,
-            labels: self.pinned(labels)?,
-            counted: if request.is_stand_in { 0 } else { count as u64 },
-            global: request.global,
-            first: request.first,
-        })
-    }
-
-    /// Asks the kernel to read these rows before they are needed, in a thread of its own: it waits for
-    /// the disk. Only a hint, so a failure is none.
-    fn bring_near(&self, rows: &[u64]) {
-        if rows.is_empty() || self.features.is_some() {
-            return;
-        }
-        let rows: Vec<usize> = rows
-            .iter()
-            .filter_map(|row| usize::try_from(*row).ok())
-            .collect();
-        let (set, name) = (self.set.clone(), self.name);
-        let reading = std::thread::Builder::new().name("read-ahead".to_owned());
-        let read = move || set.split(name).map(|split| split.will_need(&rows));
-        let _ = reading.spawn(read);
-    }
-
-    /// The labels of pictures that have kept so much of themselves; none said: all.
-    fn labels(&self, pictures: &[Picture], kept: &[f32]) -> Result<Tensor, RunError> {
-        let classes = self.index().classes.len();
-        let of = |view: View| Ok::<_, RunError>(self.split().row(row_of(view)?)?.labels);
-        let sides = [pictures.len(), classes].map(side);
-        if self.mixing.is_none() || kept.is_empty() {
-            let mut labels = Vec::with_capacity(pictures.len() * classes);
-            for picture in pictures {
-                labels.extend_from_slice(of(picture.view)?);
-            }
-            return Ok(Tensor::f_from_data_size(&labels, &sides, Kind::Uint8)?);
-        }
-        let mut labels = Vec::with_capacity(pictures.len() * classes);
-        for (picture, kept) in pictures.iter().zip(kept) {
-            let own = of(picture.view)?;
-            let other = match picture.partner {
-                Some((partner, _)) => of(partner)?,
-                None => own,
-            };
-            labels.extend(mixing::targets(own, other, *kept));
-        }
-        Ok(Tensor::f_from_slice(&labels)?.f_view(sides.as_slice())?)
-    }
-
-    /// The pictures, and what each has kept of itself.
-    fn pixels(&self, pictures: &[Picture]) -> Result<(Tensor, Vec<f32>), RunError> {
-        let index = self.index();
-        let (width, height) = (index.width as usize, index.height as usize);
-        let picture_bytes = index.picture_bytes();
-        let (mut scratch, mut other) = (Vec::new(), Vec::new());
-        let mut kept = vec![1.0; pictures.len()];
-        let mut pixels = vec![0; pictures.len() * picture_bytes];
-        let outs = pixels.chunks_exact_mut(picture_bytes);
-        for ((picture, out), kept) in pictures.iter().zip(outs).zip(&mut kept) {
-            self.view_into(picture.view, out, &mut scratch)?;
-            if let Some((partner, dice)) = picture.partner {
-                other.resize(picture_bytes, 0);
-                self.view_into(partner, &mut other, &mut scratch)?;
-                *kept = self.mixing.apply(out, &other, (width, height), dice);
-            }
-        }
-        let sides = [pictures.len(), height, width, 3].map(side);
-        let pixels = Tensor::f_from_data_size(&pixels, &sides, Kind::Uint8)?;
-        Ok((pixels, kept))
-    }
-
-    /// One row, mirrored and changed as its view says.
-    fn view_into(&self, view: View, out: &mut [u8], scratch: &mut Vec<u8>) -> Result<(), RunError> {
-        let size = (self.index().width as usize, self.index().height as usize);
-        self.split().pixels_into(row_of(view)?, out)?;
-        if view.is_flipped {
-            mirror(out, size.0);
-        }
-        if !self.augment.is_none() {
-            self.augment.apply(out, size, view.dice, scratch);
-        }
-        Ok(())
-    }
-
-    /// The same numbers where a GPU copies them from by itself, if there is one.
-    fn pinned(&self, tensor: Tensor) -> Result<Tensor, RunError> {
-        match self.pinned_for {
-            Some(_) => Ok(ffi::pin(&tensor)?),
-            None => Ok(tensor),
-        }
-    }
-}
-
-fn row_of(view: View) -> Result<usize, RunError> {
-    usize::try_from(view.row).map_err(|_| {
-        RunError::input(format!(
-            "row {} is beyond what this host can count",
-            view.row
-        ))
-    })
-}
-
-fn side(count: usize) -> i64 {
-    i64::try_from(count).expect("what fits into memory fits into an i64")
-}
-
-/// Mirrors an RGB picture left to right, in place.
-fn mirror(pixels: &mut [u8], width: usize) {
-    for line in pixels.chunks_exact_mut(width * 3) {
-        let (mut left, mut right) = (0, (width - 1) * 3);
-        while left < right {
-            for channel in 0..3 {
-                line.swap(left + channel, right + channel);
-            }
-            left += 3;
-            right -= 3;
-        }
-    }
-}
-
-/// Turns uint8 pixels into what models take, on the device and in the kind of the run.
-#[derive(Debug)]
-pub(crate) struct Normaliser {
-    /// `[3, 1, 1]` each: pixel * scale + offset.
-    scale: Tensor,
-    offset: Tensor,
-    kind: Kind,
-    device: Device,
-}
-
-impl Normaliser {
-    pub(crate) fn new(
-        mean: [f64; 3],
-        std: [f64; 3],
-        kind: Kind,
-        device: Device,
-    ) -> Result<Self, RunError> {
-        let per_channel = |values: [f64; 3]| -> Result<Tensor, TchError> {
-            Tensor::f_from_slice(&values)?
-                .f_to_kind(kind)?
-                .f_to_device(device)?
-                .f_view([3, 1, 1])
-        };
-        let scale: [f64; 3] = std::array::from_fn(|channel| 1.0 / (255.0 * std[channel]));
-        let offset: [f64; 3] = std::array::from_fn(|channel| -mean[channel] / std[channel]);
-        Ok(Self {
-            scale: per_channel(scale)?,
-            offset: per_channel(offset)?,
-            kind,
-            device,
-        })
-    }
-
-    /// `[N, 3, height, width]` of `[N, height, width, 3]`. The pixels stay where they are: seen as
-    /// N x C x H x W they lie in the channels-last layout, which convolutions like best.
-    pub(crate) fn apply(&self, pixels: &Tensor) -> Result<Tensor, TchError> {
-        // Pinned memory is copied while we go on; the device keeps the order by itself.
-        let mut pixels = pixels
-            .f_to_device_(self.device, Kind::Uint8, true, false)?
-            .f_permute([0, 3, 1, 2])?
-            .f_to_kind(self.kind)?;
-        pixels.f_mul_(&self.scale)?.f_add_(&self.offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mirroring_turns_lines_but_not_colours() {
-        let mut pixels = [
-            1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
-        ];
-        mirror(&mut pixels, 3);
-        assert_eq!(
-            pixels,
-            [
-                7, 8, 9, 4, 5, 6, 1, 2, 3, 16, 17, 18, 13, 14, 15, 10, 11, 12
-            ]
-        );
-        mirror(&mut pixels[..6], 2);
-        assert_eq!(pixels[..6], [4, 5, 6, 7, 8, 9]);
-    }
-
-    #[test]
-    fn normalised_pixels_have_the_mean_taken_off_and_the_spread_divided_out() {
-        const MEAN: [f64; 3] = [0.485, 0.456, 0.406];
-        const STD: [f64; 3] = [0.229, 0.224, 0.225];
-        let normaliser = Normaliser::new(MEAN, STD, Kind::Double, Device::Cpu).unwrap();
-        let pixels = Tensor::from_slice(&[255_u8, 0, 51, 0, 0, 0]).view([1, 1, 2, 3]);
-        let out = normaliser.apply(&pixels).unwrap();
-        assert_eq!(out.size(), [1, 3, 1, 2]);
-        let expected = [(1.0 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225];
-        for (channel, expected) in expected.into_iter().enumerate() {
-            let found = out.double_value(&[0, channel as i64, 0, 0]);
-            assert!(
-                (found - expected).abs() < 1e-12,
-                "channel {channel}: {found} instead of {expected}"
-            );
-        }
-    }
 }

@@ -12,7 +12,7 @@ use crate::ffi;
 use crate::parameters::Parameters;
 use crate::tensors::Tensors;
 
-/// Name of the counter in the saved state. No weight is called so: theirs have a dot.
+/// Name of the counter in the saved state. It cannot be a weight's, since those contain a dot.
 const UPDATES: &str = "updates";
 
 /// The running mean of one network's weights.

@@ -19,10 +19,10 @@ use crate::error::RunError;
 use crate::events::Events;
 use crate::model_folder::{self, Trained};
 use crate::models::Pass;
+use crate::outcome::Outcome;
 use crate::rendezvous::Place;
-use crate::run::Outcome;
 use crate::stop::Stop;
-use crate::train::flat;
+use crate::tensors::flat;
 
 /// JPEG quality of the gallery's pictures: small, and good enough to recognise.
 const THUMBNAIL_QUALITY: u8 = 80;

@@ -1,7 +1,7 @@
 //! What the child says: one JSON object a line on stdout, flushed at once.
 //!
-//! Invariant: values are finite, for JSON has no NaN. When nobody listens any more, training goes
-//! on: a worker that restarts must not kill what it will adopt.
+//! Invariant: values are finite, for JSON has no NaN. A failure to write is not an error: when the worker
+//! restarts, nobody reads for a while, and the rank must live until the new worker adopts it.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,7 +16,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 const METRICS_EVERY: Duration = Duration::from_millis(200);
 
 /// The way out for events.
-pub struct Events {
+pub(crate) struct Events {
     state: Mutex<State>,
 }
 
@@ -37,13 +37,13 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// Events on stdout.
     #[must_use]
-    pub fn to_stdout() -> Self {
+    pub(crate) fn to_stdout() -> Self {
         Self::to(Box::new(std::io::stdout()))
     }
 
     /// Events on any writer.
     #[must_use]
-    pub fn to(out: Box<dyn Write + Send>) -> Self {
+    pub(crate) fn to(out: Box<dyn Write + Send>) -> Self {
         let state = State {
             out,
             broken: false,
@@ -57,12 +57,12 @@ impl Events {
     }
 
     /// Writes `event`.
-    pub fn emit(&self, event: &ChildEvent) {
+    pub(crate) fn emit(&self, event: &ChildEvent) {
         self.lock().write(event);
     }
 
     /// Writes a line that is an event already.
-    pub fn forward(&self, line: &str) {
+    pub(crate) fn forward(&self, line: &str) {
         self.lock().write_line(line);
     }
 

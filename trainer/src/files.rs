@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::error::RunError;
 use crate::tensors::ALIGNMENT;
 
-/// Below this a disk's own delay outweighs what a copy costs.
+/// Smaller files go through the page cache: for them the delay of a direct write costs more than the copy.
 const DIRECT_MIN_BYTES: usize = 1 << 20;
 
 fn failed(path: &Path, error: &io::Error) -> RunError {
@@ -34,11 +34,11 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Writes the beginning of `bytes` straight to the disk, if there is much of it and it lies as disks want
-/// it. How much that was: none on a file system that knows no such writes.
+/// Writes the beginning of `bytes` directly to the disk, past the page cache, if it is long and aligned as
+/// direct writes need it. Returns how many bytes that were: 0 on a file system without direct writes.
 ///
-/// A checkpoint is written once and rarely read; to copy it through the page cache takes processor time
-/// from the training that goes on.
+/// A checkpoint is written once and rarely read. Copying it through the page cache would take processor
+/// time from the training that goes on meanwhile.
 fn write_past_cache(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
     let whole = bytes.len() - bytes.len() % ALIGNMENT;
     let is_worth_it = whole >= DIRECT_MIN_BYTES && bytes.as_ptr().align_offset(ALIGNMENT) == 0;
@@ -51,7 +51,7 @@ fn write_past_cache(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => written += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // It said yes and meant no.
+            // Some file systems accept O_DIRECT when a file is opened and then refuse the write.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
             Err(error) => return Err(error),
         }
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_folder_appears_whole_and_an_older_one_is_left_alone() {
         let parent = tempfile::tempdir().unwrap();
-        // What a killed process left behind.
+        // Left behind by a process that was killed while it wrote.
         fs::create_dir(parent.path().join(".step-1.partial")).unwrap();
         fs::write(parent.path().join(".step-1.partial/stale"), b"x").unwrap();
 

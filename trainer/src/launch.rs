@@ -4,8 +4,8 @@
 //! reads its stdout it behaves like one child: the events of the lowest rank that lives, and one last
 //! word for all. No rank outlives it: their stdin ends when it does.
 //!
-//! With a least number of ranks, those that are left go on by themselves when one is lost; this
-//! process then only looks away.
+//! With `--min-ranks`, ranks that are left go on by themselves when one is lost; this process then does
+//! not end them, and takes the lost rank's failure for no failure of the job.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -25,8 +25,9 @@ use nix::unistd::Pid;
 
 use crate::error::RunError;
 use crate::events::Events;
+use crate::outcome::Outcome;
 use crate::rendezvous::StoreServer;
-use crate::run::{Outcome, read_spec};
+use crate::run::read_spec;
 use crate::stop::Stop;
 
 /// Where the ranks meet.
@@ -55,7 +56,8 @@ impl RankProcess {
         self.status.is_some() && self.reader.is_finished()
     }
 
-    /// Whether it was lost in a way that others may survive: not by a fault of the job itself.
+    /// Whether it ended in a way that the other ranks may survive. A fault of the job itself, such as too
+    /// little memory, would end them next.
     fn was_lost(&self) -> bool {
         self.status.is_some_and(|status| !is_in_order(status))
             && lock(&self.said)
@@ -79,10 +81,8 @@ pub struct Size {
 }
 
 /// Runs the spec at `spec` with as many processes of this program as `size` says.
-///
-/// # Errors
-/// [`RunError`]: that of the rank which knows most about the cause.
-pub fn run_ranks(
+/// An error is that of the rank which knows most about the cause.
+pub(crate) fn run_ranks(
     spec: &Path,
     size: Size,
     events: &Arc<Events>,
@@ -175,7 +175,7 @@ fn uses_gpus(spec: &Path) -> Result<bool, RunError> {
     }))
 }
 
-/// The one GPU that a rank is to see, of those that are to be seen here; None where it computes on a CPU.
+/// The one GPU that a rank gets, of those that this process may use; None for a rank on a CPU.
 fn gpu_of(rank: u32, uses_gpus: bool, visible: Option<String>) -> Result<Option<String>, RunError> {
     if !uses_gpus {
         return Ok(None);

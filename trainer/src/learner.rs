@@ -1,20 +1,14 @@
 //! What a train job trains and an eval job scores: one or more networks of the zoo under one
 //! classifier, from uint8 pictures to logits.
 //!
-//! Invariants: with one network and no layers of one's own every tensor has timm's name, so that
-//! the file loads there; each network sees pictures in the size and normalisation it wants. A
-//! network all of whose weights are frozen does not change in any way: it runs without gradients,
-//! nothing is dropped in it and its batch-norm goes by what it remembers.
+//! Invariants: with one network and no hidden layers in the head, every tensor has timm's name, so that
+//! timm loads the file. Each network sees pictures in the size and normalisation that it was trained
+//! with. A network whose weights are all frozen does not change in any way: it runs without gradients
+//! and without dropout, and its batch-norm uses the statistics it has.
 //! Not here: which weights learn ([`freeze`]) and where they come from ([`load`]).
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use marquee_domain::spec::{
-    Backbone as BackboneSettings, HeadSettings, ScriptSettings, TrainSettings,
-};
-use marquee_domain::zoo::{self, MODELS, ModelInfo};
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::data::Normaliser;
@@ -23,136 +17,15 @@ use crate::ffi;
 use crate::models::{Backbone, Pass, Rates, ScriptModel, TORCHSCRIPT, backbone, head_name};
 use crate::parameters::{Parameters, Start};
 
+mod blueprint;
 pub(crate) mod features;
 pub(crate) mod freeze;
 mod head;
 pub(crate) mod load;
 
+use blueprint::find;
+pub(crate) use blueprint::{Blueprint, Inputs, PartCard};
 use head::Head;
-
-/// Name of the model that is made of several networks.
-pub(crate) const ENSEMBLE: &str = "ensemble";
-
-/// Folders of a job's input artifacts, by input name.
-pub(crate) type Inputs = BTreeMap<String, PathBuf>;
-
-/// The optional input that holds a job's own module.
-const MODULE_INPUT: &str = "module";
-
-/// One network of a learner, as files describe it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct PartCard {
-    /// What its weights' names begin with, without the dot; empty for a network alone.
-    pub(crate) name: String,
-    /// Name in the zoo.
-    pub(crate) model: String,
-    /// Pixels that it is shown; None: pictures as they come.
-    pub(crate) size: Option<(u32, u32)>,
-    pub(crate) mean: [f64; 3],
-    pub(crate) std: [f64; 3],
-}
-
-/// All that a learner is made from.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Blueprint {
-    /// Name in the zoo, or [`ENSEMBLE`].
-    pub(crate) model: String,
-    pub(crate) parts: Vec<PartCard>,
-    pub(crate) head: HeadSettings,
-    pub(crate) rates: Rates,
-    /// File of the TorchScript module that is the one network.
-    pub(crate) script: Option<PathBuf>,
-}
-
-impl Blueprint {
-    /// What `settings` describe.
-    pub(crate) fn of(inputs: &Inputs, settings: &TrainSettings) -> Result<Self, RunError> {
-        let transfer = &settings.transfer;
-        if let Some(module) = &transfer.module {
-            return Self::of_module(inputs, module);
-        }
-        let parts = if settings.model == ENSEMBLE {
-            let part = |(name, backbone): (&String, &BackboneSettings)| {
-                let size = backbone.width.zip(backbone.height);
-                Ok(PartCard::new(name, find(&backbone.model)?, size))
-            };
-            transfer
-                .backbones
-                .iter()
-                .map(part)
-                .collect::<Result<_, RunError>>()?
-        } else {
-            vec![PartCard::new("", find(&settings.model)?, None)]
-        };
-        Ok(Self {
-            model: settings.model.clone(),
-            parts,
-            head: transfer.head.clone(),
-            rates: Rates {
-                dropout: settings.dropout,
-                drop_path: settings.drop_path,
-            },
-            script: None,
-        })
-    }
-
-    fn of_module(inputs: &Inputs, module: &ScriptSettings) -> Result<Self, RunError> {
-        let file = Path::new(&module.file);
-        let path = match inputs.get(MODULE_INPUT) {
-            Some(folder) => folder.join(file),
-            None if file.is_absolute() => file.to_owned(),
-            None => {
-                return Err(RunError::user(format!(
-                    "module.file {:?} is no absolute path, and the job has no input {MODULE_INPUT:?}",
-                    module.file
-                )));
-            }
-        };
-        Ok(Self {
-            model: TORCHSCRIPT.to_owned(),
-            parts: vec![PartCard {
-                name: String::new(),
-                model: TORCHSCRIPT.to_owned(),
-                size: module.width.zip(module.height),
-                mean: module.mean,
-                std: module.std,
-            }],
-            head: HeadSettings::default(),
-            rates: Rates::default(),
-            script: Some(path),
-        })
-    }
-}
-
-impl PartCard {
-    pub(crate) fn new(name: &str, info: &ModelInfo, size: Option<(u32, u32)>) -> Self {
-        Self {
-            name: name.to_owned(),
-            model: info.name.to_owned(),
-            size,
-            mean: info.mean,
-            std: info.std,
-        }
-    }
-
-    /// What the names of its weights begin with.
-    pub(crate) fn prefix(&self) -> String {
-        if self.name.is_empty() {
-            String::new()
-        } else {
-            format!("{}.", self.name)
-        }
-    }
-}
-
-fn find(model: &str) -> Result<&'static ModelInfo, RunError> {
-    zoo::find(model).ok_or_else(|| {
-        RunError::user(format!(
-            "there is no model {model:?}; the models are {}",
-            MODELS.join(", ")
-        ))
-    })
-}
 
 #[derive(Debug)]
 struct Part {
@@ -168,7 +41,7 @@ struct Part {
 /// Networks with their weights under one classifier.
 #[derive(Debug)]
 pub(crate) struct Learner {
-    /// Name in the zoo, or [`ENSEMBLE`].
+    /// Name in the zoo, or [`blueprint::ENSEMBLE`].
     pub(crate) model: String,
     pub(crate) parameters: Parameters,
     parts: Vec<Part>,
@@ -252,7 +125,7 @@ impl Learner {
             parameters,
             parts: vec![part],
             head: Head::none(),
-            // No weight is the classifier's: whatever the module calls it, it stays as it was made.
+            // Which weights of a user's module are its classifier cannot be known, so none is treated so.
             head_prefix: head::PREFIX.to_owned(),
             rates: Rates::default(),
             norms_frozen: false,
@@ -267,7 +140,7 @@ impl Learner {
         }
     }
 
-    /// Pictures and weights with all of a channel's numbers together, as PyTorch has them unasked.
+    /// From now on pictures and weights lie in memory channel by channel, PyTorch's default.
     pub(crate) fn use_channels_first(&mut self) -> Result<(), RunError> {
         for tensor in self.parameters.tensors() {
             ffi::to_channels_first(&tensor)?;
@@ -310,7 +183,7 @@ impl Learner {
         self.parts.iter().map(|part| part.card.clone()).collect()
     }
 
-    /// Lets batch-norm go by what it remembers, also while the rest learns.
+    /// From now on batch-norm uses the statistics it has, also while the rest learns.
     pub(crate) fn freeze_norms(&mut self) {
         self.norms_frozen = true;
     }

@@ -14,8 +14,8 @@
     reason = "counts of pictures and steps are far below 2^53"
 )]
 
-mod check_model;
 mod checkpoint;
+mod child;
 mod compat;
 mod data;
 mod device;
@@ -26,37 +26,33 @@ mod events;
 mod facts;
 mod ffi;
 mod files;
+mod lab;
 mod launch;
 mod learner;
 mod loss;
-mod make_shards;
 mod model_folder;
 mod models;
-mod nccl_check;
 mod optimizer;
+mod outcome;
 mod parameters;
 mod rendezvous;
 mod run;
 mod scaler;
 mod schedule;
+mod stdout;
 mod stop;
 mod store;
 mod tensorboard;
 mod tensors;
 mod train;
 
-pub use check_model::{ModelCheck, ModelCheckReport, check_model, write_vectors};
+pub use child::run_as_child;
 pub use error::RunError;
-pub use events::Events;
 pub use facts::Facts;
-pub use launch::{Size, run_ranks};
-pub use make_shards::make_shards;
-pub use nccl_check::{NcclReport, nccl_check, nccl_trial};
-pub use rendezvous::{Place, StoreServer};
-pub use run::{Outcome, conclude, read_spec, run};
-pub use stop::{Stop, when_stdin_ends};
+pub use lab::Lab;
+pub use launch::Size;
+pub use stdout::say;
 pub use store::serve;
-pub use train::{StepBench, StepBenchOptions, StepTimes};
 
 /// Sets what libtorch reads from the environment, where it is not set, and how memory is kept: to be
 /// called first of all, before there is a second thread.

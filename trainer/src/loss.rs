@@ -1,6 +1,7 @@
 //! What training makes small: losses over logits and multi-hot targets, summed over all cells.
 //!
-//! Invariant: a sum, never a mean, for only the step knows what it is the mean over on all ranks.
+//! Invariant: a sum, never a mean. Only the step knows how many pictures all ranks have together, over
+//! which the mean is taken.
 //! Values and gradients are those of `loss/vectors.py`, which writes the formulas down in f64, and
 //! stay finite at any logit.
 

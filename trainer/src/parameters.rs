@@ -10,8 +10,8 @@ use crate::error::RunError;
 use crate::ffi;
 use crate::tensors::Tensors;
 
-/// How batch-norm of PyTorch ends the name of a counter that nothing here uses: files have it, and
-/// it is neither missing nor unused.
+/// How the name of a counter ends that PyTorch's batch-norm keeps in files and nothing here needs. So a
+/// file may have it or not.
 const BATCH_COUNTER: &str = "num_batches_tracked";
 
 /// Where the weights of a network come from.

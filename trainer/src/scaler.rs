@@ -39,8 +39,8 @@ impl Scaler {
         Ok(loss.f_mul(&self.scale)?.f_sum(Kind::Float)?)
     }
 
-    /// Brings gradients back to their size. The number that it returns is 1 if they overflowed and
-    /// must not be used: on GPUs nobody waits to know, the optimizer's kernels look at it themselves.
+    /// Divides gradients by the scale. The returned tensor holds 1 if they overflowed and must not be
+    /// used. The host does not read it, for it would have to wait for the GPU: the optimizer's kernels do.
     pub(crate) fn unscale(&self, parameters: &[Tensor]) -> Result<Tensor, RunError> {
         let found = Tensor::f_zeros([1], (Kind::Float, self.scale.device()))?;
         let inverse = self.scale.f_reciprocal()?;

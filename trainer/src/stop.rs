@@ -15,7 +15,7 @@ use crate::error::RunError;
 
 /// Whether somebody asked this process to stop.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Listens for SIGTERM and SIGINT. Call it before the first thread starts: they are blocked in
@@ -23,7 +23,7 @@ impl Stop {
     ///
     /// # Errors
     /// [`RunError`] when the system refuses.
-    pub fn on_signals() -> Result<Self, RunError> {
+    pub(crate) fn on_signals() -> Result<Self, RunError> {
         let stop = Self::default();
         let flag = stop.clone();
         let signals = block_signals()?;
@@ -36,13 +36,13 @@ impl Stop {
     }
 
     /// Asks to stop.
-    pub fn request(&self) {
+    pub(crate) fn request(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
     /// Whether to stop at the next good moment.
     #[must_use]
-    pub fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -63,7 +63,7 @@ pub(crate) fn block_signals() -> Result<SigSet, RunError> {
 ///
 /// # Errors
 /// [`RunError`] when the system refuses a thread.
-pub fn when_stdin_ends() -> Result<(), RunError> {
+pub(crate) fn when_stdin_ends() -> Result<(), RunError> {
     spawn("stdin", || {
         let mut buffer = [0; 256];
         let mut stdin = std::io::stdin().lock();

@@ -169,6 +169,16 @@ pub(crate) fn read(path: &Path) -> Result<Tensors, RunError> {
     Ok(tensors)
 }
 
+/// The values of a tensor, row by row.
+pub(crate) fn flat<T: tch::kind::Element + Default + Clone>(
+    tensor: &Tensor,
+) -> Result<Vec<T>, RunError> {
+    let tensor = tensor.f_contiguous()?;
+    let mut values = vec![T::default(); tensor.numel()];
+    tensor.f_copy_data(&mut values, tensor.numel())?;
+    Ok(values)
+}
+
 #[cfg(test)]
 mod tests {
     use safetensors::tensor::TensorView;

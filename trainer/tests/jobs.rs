@@ -205,7 +205,13 @@ fn nccl_check_gives_a_verdict_with_its_reason_on_any_host() {
 #[test]
 fn shards_of_noise_can_be_trained_on_and_a_job_on_cpus_warns_of_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    marquee_trainer::make_shards(folder.path(), 40, 32).unwrap();
+    let made = std::process::Command::new(env!("CARGO_BIN_EXE_marquee-trainer"))
+        .arg("make-shards")
+        .arg(folder.path())
+        .args(["--rows", "40", "--side", "32"])
+        .status()
+        .unwrap();
+    assert!(made.success());
     let run = Run::train(
         folder.path(),
         TrainSettings {

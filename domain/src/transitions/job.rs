@@ -21,8 +21,9 @@ use crate::end::{AfterEnd, AttemptBudget};
 use crate::ids::JobId;
 use crate::job::JobStateName;
 
-/// A job as its transitions see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A job as its transitions see it. Not `Copy`: who has let something happen to it cannot go on with
+/// what it was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobLife {
     pub stage: JobStage,
     pub budget: AttemptBudget,

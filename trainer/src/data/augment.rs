@@ -7,7 +7,7 @@
 
 use marquee_domain::spec::{Colour, Crop};
 
-use super::order::roll;
+use super::random::roll;
 
 /// Fixed-point position: 8 bits of fraction, as fine as a byte can show.
 const FRACTION_BITS: u32 = 8;

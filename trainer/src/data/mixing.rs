@@ -4,22 +4,23 @@
 //! Invariant: a pure function of the two pictures and of random bits that follow from seed, epoch and
 //! place in the epoch. How many ranks there are, and where a run was interrupted, changes nothing.
 //! `mixing/vectors.py` writes the same down in Python.
-//! Not here: which picture another is mixed with; [`super::Plan`] looks that up.
+//! Not here: which picture another is mixed with; [`super::StepPlan`] looks that up.
 
 use marquee_domain::spec::{Learning, Mix};
 
-use super::order::{roll, roll_below};
+use super::random::{roll, roll_below};
 
-/// What the numbers of one picture's stream are for.
+/// What each random number of a picture is used for.
 const WHICH: u64 = 0;
 const PARTNER: u64 = 1;
 const CENTRE_X: u64 = 2;
 const CENTRE_Y: u64 = 3;
 const FIRST_OF_BETA: u64 = 4;
-/// Pairs of numbers that one draw from Beta may take. At the largest alpha 4 that is let in, one in
-/// 70 is taken: that all of these fail is as likely as 1e-25.
+/// How many pairs of random numbers one draw from Beta may use up. At alpha = 4, the largest that a
+/// job may ask for, one pair in 70 is accepted: that none of these is has a probability of 1e-25.
 const BETA_TRIES: u64 = 4_096;
-/// What is kept of a picture is counted in 1/65536, so that its pixels are whole-number sums.
+/// The share of a picture that is kept is counted in 1/65536, so that pixels are sums of integers: the
+/// same on every processor.
 const ONE: u32 = 1 << 16;
 
 /// What may happen to pictures in pairs.
@@ -32,13 +33,13 @@ pub(crate) struct Mixing {
 /// What happens to one picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// So much of it stays, in 1/65536, and the other one shines through.
+    /// Each pixel is a weighted mean of both pictures; this is the weight of its own, in 1/65536.
     Blend(u32),
-    /// The other one stands in this part of it.
+    /// This rectangle is replaced by the other picture's.
     Paste(Part),
 }
 
-/// Pixels from and to below, along each side.
+/// A rectangle of pixels: the first, and the one behind the last, along each side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
     columns: (usize, usize),
@@ -101,7 +102,7 @@ fn share(mix: Option<Mix>) -> f64 {
     mix.map_or(0.0, |mix| mix.share)
 }
 
-/// The place in an epoch of so many rows of what the picture with these bits is mixed with.
+/// The position, in an epoch of `rows` rows, of the picture that the one with these bits is mixed with.
 pub(crate) fn partner(dice: u64, rows: u64) -> u64 {
     roll_below(dice, PARTNER, rows)
 }
@@ -117,8 +118,8 @@ pub(crate) fn targets<'a>(
         .map(move |(own, other)| kept * f32::from(*own) + (1.0 - kept) * f32::from(*other))
 }
 
-/// A number from Beta(alpha, alpha), by Jöhnk's method (Metrika 8, 1964). Logarithms keep powers
-/// apart that are too small for a number.
+/// A number from Beta(alpha, alpha), by Jöhnk's method (Metrika 8, 1964). The powers are
+/// compared by their logarithms: they themselves may be too small for an f64.
 fn beta(alpha: f64, dice: u64) -> f64 {
     let power = |index| (1.0 - roll(dice, index)).ln() / alpha;
     (0..BETA_TRIES)
@@ -168,7 +169,7 @@ impl Part {
     }
 }
 
-/// From where to where a stretch of the share `share` of `length` pixels goes, within these.
+/// First and last pixel of a stretch, `share` of `length` pixels long, cut off at the picture's edges.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -194,8 +195,10 @@ mod tests {
     use serde::Deserialize;
     use tch::Kind;
 
-    use super::super::order::mixing_dice;
-    use super::super::{Picture, Request, SplitReader, TRAIN, View};
+    use super::super::TRAIN;
+    use super::super::random::mixing_dice;
+    use super::super::reader::SplitReader;
+    use super::super::request::{Picture, Request, View};
     use super::*;
 
     #[derive(Deserialize)]

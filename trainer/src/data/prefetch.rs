@@ -7,7 +7,9 @@ use std::cell::Cell;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-use super::{Batch, Request, SplitReader};
+use super::batch::Batch;
+use super::reader::SplitReader;
+use super::request::Request;
 use crate::error::RunError;
 
 /// Batches that lie ready over all threads: enough to ride over a slow read, few enough to keep

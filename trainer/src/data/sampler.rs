@@ -5,8 +5,8 @@
 
 use marquee_domain::spec::Sampling;
 
-use super::SplitReader;
-use super::order::draw;
+use super::random::draw;
+use super::reader::SplitReader;
 use crate::error::RunError;
 
 /// Draws rows with replacement.

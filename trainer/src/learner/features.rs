@@ -8,17 +8,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::FeaturesReport;
 use marquee_domain::spec::TrainSettings;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Tensor};
 
 use super::Learner;
 use super::freeze::Rules;
-use crate::data::{Picture, Request, SplitReader, share};
+use crate::data::{FeatureTable, Request, SplitReader, share};
 use crate::error::RunError;
 use crate::events::Events;
 use crate::files;
@@ -33,29 +33,6 @@ const TABLES_MAX_BYTES: u64 = 4 << 30;
 const FORMAT: u32 = 1;
 /// Name of the number in the file that says what one picture took.
 const SECONDS: &str = "seconds_per_picture";
-
-/// Features of a split's rows.
-#[derive(Debug)]
-pub(crate) struct Table {
-    /// `[rows, width]`, or twice as many: those of mirrored pictures behind.
-    /// Readers are threads of their own; a handle on a tensor is not for two at once.
-    features: Mutex<Tensor>,
-    rows: u64,
-}
-
-impl Table {
-    /// `[N, width]` for pictures.
-    pub(crate) fn of(&self, pictures: &[Picture]) -> Result<Tensor, TchError> {
-        let place = |picture: &Picture| {
-            let view = picture.view;
-            let behind = if view.is_flipped { self.rows } else { 0 };
-            (view.row + behind).cast_signed()
-        };
-        let places: Vec<i64> = pictures.iter().map(place).collect();
-        let features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
-        features.f_index_select(0, &Tensor::f_from_slice(&places)?)
-    }
-}
 
 /// What is computed, and by whom.
 #[derive(Debug, Clone, Copy)]
@@ -129,10 +106,7 @@ pub(crate) fn prepare(
             ))
         })?;
         let rows = split.rows();
-        split.set_features(Arc::new(Table {
-            features: Mutex::new(features.shallow_clone()),
-            rows,
-        }));
+        split.set_features(Arc::new(FeatureTable::new(features.shallow_clone(), rows)));
     }
     if let Some(file) = file.filter(|_| !report.from_cache && work.peers.is_first()) {
         let named = tables.iter().map(|(name, tensor)| (name.as_str(), tensor));

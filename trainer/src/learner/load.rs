@@ -11,7 +11,8 @@ use marquee_domain::report::WeightsReport;
 use marquee_domain::spec::{PartialWeights, Transfer};
 use tch::no_grad;
 
-use super::{Learner, PartCard};
+use super::Learner;
+use super::blueprint::PartCard;
 use crate::error::RunError;
 use crate::model_folder;
 use crate::models::head_name;

@@ -1,10 +1,10 @@
 //! Weights in, classifiers on top, and what of it learns.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use marquee_domain::spec::{Activation, PartialWeights, Transfer};
+use marquee_domain::spec::{Activation, HeadSettings, PartialWeights, Transfer};
 
+use super::blueprint::ENSEMBLE;
 use super::freeze::Rules;
 use super::load::{fill, judge};
 use super::*;

@@ -165,8 +165,8 @@ impl Conv {
         Ok(y)
     }
 
-    /// The same where the kernel is as large as the picture, for which libtorch's convolutions are slow:
-    /// the product of two matrices. Both lie in memory alike, so that neither is copied.
+    /// The same where the kernel is as large as the picture. It is then a product of two matrices, which
+    /// libtorch computes much faster than such a convolution. Both have the same layout, so none is copied.
     fn product(&self, x: &Tensor) -> Result<Tensor, TchError> {
         let flat = |tensor: &Tensor| -> Result<Tensor, TchError> {
             if self.weight.is_contiguous() {
@@ -221,8 +221,9 @@ impl Linear {
 /// Normalisation of each channel, by the batch while learning and by what was seen while scoring
 /// (Ioffe and Szegedy 2015).
 ///
-/// While learning, the variance of a batch needs two values a channel at least. Where there is one,
-/// as in a last batch of one picture at the end of a deep network, this layer scores in that step.
+/// While learning, the variance of a batch needs at least two values a channel. A last batch of one
+/// picture has only one at the end of a deep network; there this layer uses its statistics, as when
+/// scoring.
 #[derive(Debug)]
 pub(super) struct BatchNorm {
     weight: Tensor,

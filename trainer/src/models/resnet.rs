@@ -34,20 +34,20 @@ pub(super) enum Block {
 
 /// Depth of a ResNet: its block and how many in each stage.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
+pub(super) struct Depth {
     block: Block,
     depths: [usize; 4],
 }
 
-pub(super) const RESNET18: Plan = Plan {
+pub(super) const RESNET18: Depth = Depth {
     block: Block::Basic,
     depths: [2, 2, 2, 2],
 };
-pub(super) const RESNET34: Plan = Plan {
+pub(super) const RESNET34: Depth = Depth {
     block: Block::Basic,
     depths: [3, 4, 6, 3],
 };
-pub(super) const RESNET50: Plan = Plan {
+pub(super) const RESNET50: Depth = Depth {
     block: Block::Bottleneck,
     depths: [3, 4, 6, 3],
 };
@@ -95,7 +95,7 @@ struct Residual {
 }
 
 impl ResNet {
-    pub(super) fn build(at: &mut Scope, plan: Plan, rates: Rates) -> Result<Self, RunError> {
+    pub(super) fn build(at: &mut Scope, plan: Depth, rates: Rates) -> Result<Self, RunError> {
         let shape = Conv::of(3, STEM_CHANNELS, [7, 7]).stride(2).padding([3, 3]);
         let conv = at.conv("conv1", shape)?;
         let norm = at.batch_norm("bn1", STEM_CHANNELS, EPS)?;

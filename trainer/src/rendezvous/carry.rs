@@ -1,8 +1,8 @@
 //! What carries tensors of GPUs between ranks: NCCL where it works on all of them, else Gloo.
 //!
-//! A group carries tensors of CPUs by Gloo in any case: it notices a lost peer within milliseconds, and
-//! numbers that ranks agree on are few. Invariant: all ranks decide alike, by votes over Gloo; who
-//! cannot use NCCL says why, and the others pass it on.
+//! Tensors on CPUs always go by Gloo, also beside NCCL: Gloo notices a lost peer within milliseconds, and
+//! what ranks agree on is only a few numbers. Invariant: all ranks use the same. They vote over Gloo; a
+//! rank that cannot use NCCL says why, and the others report its reason.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::RunError;
 use crate::ffi::{self, Group, Nccl, Store};
 
-/// The time that NCCL may take to connect, beyond what an exchange may: it looks at every link.
+/// How much longer than an exchange NCCL may take to connect: it tests every link between the GPUs.
 const CONNECT_TIME: Duration = Duration::from_secs(60);
 
 /// What carries tensors of this rank's device.
@@ -126,7 +126,7 @@ impl Joining {
         match self.vote(store, votes, "connect", tried.as_ref().err())? {
             None => tried.map(Ok).map_err(RunError::host),
             Some(why) => {
-                // Dropped it would leak, and a peer that has it would wait for this rank in it.
+                // Not just dropped: a peer that formed it would wait for this rank in its first exchange.
                 if let Ok(group) = tried
                     && let Err(error) = group.abort()
                 {

@@ -1,10 +1,12 @@
 //! Where a step's time goes, and steps that a GPU still works on.
 //!
-//! A CPU has done what it was asked for when the call returns, so a look at the clock tells all. A GPU
-//! goes on while the host asks for more: there marks on its stream tell when it came to the end of each
-//! phase, and what a step has to tell arrives later. Invariants: the host is never more than [`AHEAD`]
-//! steps ahead, and nobody waits for the GPU but for that and at the end of a window of steps; what a
-//! step told is handed out once, in order, and on all ranks after the same step.
+//! A CPU has finished its work when the call returns, so the host's clock gives the time of a phase. A
+//! GPU works in the background: the call only queues the work. There, marks in the queue record when the
+//! GPU came to the end of each phase, and the results of a step become known some steps later.
+//!
+//! Waiting for the GPU after each step would leave it idle while the host prepares the next one. So the
+//! host waits only when it is more than [`AHEAD`] steps ahead, and at the end of a window of steps.
+//! Invariant: the results of a step are handed out once, in order, and on all ranks after the same step.
 
 use std::collections::VecDeque;
 use std::thread;
@@ -17,10 +19,10 @@ use crate::error::RunError;
 use crate::ffi::{self, Mark};
 use crate::rendezvous::Peers;
 
-/// Steps that the host asks for before the first of them must be done: the GPU always finds more to do,
-/// and few batches wait in its memory.
+/// How many steps the host may be ahead of the GPU: enough that the GPU always has work, few enough that
+/// its memory holds few batches.
 const AHEAD: usize = 2;
-/// Time between two looks at the GPU: nothing beside a step, and the GPU has work meanwhile.
+/// Time between two looks at whether the GPU has finished: short beside a step, which takes milliseconds.
 const POLL: Duration = Duration::from_micros(50);
 
 /// The phases of a step between its begin and its end.
@@ -32,15 +34,15 @@ pub(super) enum Phase {
     Optimizer,
 }
 
-/// What a step tells.
+/// The results of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Told {
+pub(crate) struct StepResult {
     /// Sum over this rank's pictures of their losses, each averaged over classes.
-    pub(super) loss_sum: f64,
+    pub(crate) loss_sum: f64,
     /// Whether any rank was asked to stop.
-    pub(super) stop_agreed: bool,
+    pub(crate) stop_agreed: bool,
     /// Whether its gradients overflowed and were not used.
-    pub(super) skipped: bool,
+    pub(crate) skipped: bool,
 }
 
 /// Measures the phases of steps on one device.
@@ -49,7 +51,7 @@ pub(super) enum Clock {
     Host {
         since: Instant,
     },
-    /// The host's, not read.
+    /// As `Host`, but no phase is measured: for a benchmark of what measuring costs.
     Stopped,
     Gpu(Pipeline),
 }
@@ -64,7 +66,8 @@ impl Clock {
         }
     }
 
-    /// Reads the host's clock, or not. By that of a GPU the host knows what is done: it always runs.
+    /// Turns the measuring of phases on a CPU on or off. On a GPU it stays on, since the same marks tell
+    /// the host which steps are done.
     pub(super) fn set_running(&mut self, running: bool) {
         match self {
             Self::Host { .. } | Self::Stopped if running => {
@@ -77,7 +80,7 @@ impl Clock {
         }
     }
 
-    /// A step begins, for whose input the host has waited so long.
+    /// A step begins. `waited_s` is how long the host waited for its batch.
     pub(super) fn begin(&mut self, waited_s: f64, phases: &mut PhaseTimes) -> Result<(), RunError> {
         match self {
             Self::Host { since } => {
@@ -103,7 +106,8 @@ impl Clock {
         }
     }
 
-    /// Runs the backward pass; what it waits after the last gradient counts as `waiting`.
+    /// Runs the backward pass. The time after the last gradient, in which it waits for other ranks, is
+    /// counted as the phase `waiting`.
     pub(super) fn backward(
         &mut self,
         loss: &Tensor,
@@ -142,14 +146,14 @@ impl Clock {
         }
     }
 
-    /// The step is asked for as a whole; `told` has its three numbers (see [`Told`]), on the device.
-    /// Returns what is known by now.
+    /// All work of the step is queued. `told` holds the three numbers of its [`StepResult`], on the
+    /// device. Returns the results that are known by now, of this step or of earlier ones.
     pub(super) fn finish(
         &mut self,
         told: &Tensor,
         peers: &Peers,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         match self {
             Self::Host { .. } | Self::Stopped => Ok(vec![read(told)?]),
             Self::Gpu(pipeline) => {
@@ -163,12 +167,12 @@ impl Clock {
         }
     }
 
-    /// Waits for all steps, and returns what is not told yet.
+    /// Waits for all steps, and returns the results that were not handed out yet.
     pub(super) fn drain(
         &mut self,
         peers: &Peers,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         match self {
             Self::Host { .. } | Self::Stopped => Ok(Vec::new()),
             Self::Gpu(pipeline) => {
@@ -176,14 +180,14 @@ impl Clock {
                 while let Some(told) = pipeline.settle(peers, phases)? {
                     known.push(told);
                 }
-                // What comes between is no gap between steps.
+                // The pause until the next step is not idle time of the GPU: nobody gave it work.
                 pipeline.spares.extend(pipeline.before.take());
                 Ok(known)
             }
         }
     }
 
-    /// Forgets steps that will never be told: their exchange failed.
+    /// Forgets steps whose results will never be known, because their exchange failed.
     pub(super) fn forget(&mut self) {
         if let Self::Gpu(pipeline) = self {
             *pipeline = Pipeline::new(pipeline.index);
@@ -200,11 +204,11 @@ fn place(phases: &mut PhaseTimes, phase: Phase) -> &mut f64 {
     }
 }
 
-fn read(told: &Tensor) -> Result<Told, RunError> {
+fn read(told: &Tensor) -> Result<StepResult, RunError> {
     let mut numbers = [0.0_f64; 3];
     told.f_copy_data(&mut numbers, 3)?;
     let [loss_sum, wish, found] = numbers;
-    Ok(Told {
+    Ok(StepResult {
         loss_sum,
         stop_agreed: wish > 0.0,
         skipped: found > 0.0,
@@ -216,7 +220,7 @@ fn wait_for(mark: &Mark, peers: &Peers) -> Result<(), RunError> {
         peers.check()?;
         thread::sleep(POLL);
     }
-    // An exchange that was ended without a result lets the GPU go on, too.
+    // After an aborted exchange the GPU goes on as well, with wrong numbers: only `check` tells.
     peers.check()
 }
 
@@ -224,13 +228,13 @@ fn wait_for(mark: &Mark, peers: &Peers) -> Result<(), RunError> {
 #[derive(Debug)]
 pub(super) struct Pipeline {
     index: usize,
-    /// Marks to use again.
+    /// Marks of finished steps, to be used again: making one is a call of the driver.
     spares: Vec<Mark>,
     /// Of the step that is being asked for.
     begun: Option<(Mark, f64)>,
     laps: Vec<(Phase, Mark)>,
     open: VecDeque<Open>,
-    /// The end of the last step that was settled.
+    /// The end of the last step whose results were taken.
     before: Option<Mark>,
 }
 
@@ -295,14 +299,18 @@ impl Pipeline {
     }
 
     /// Waits for the oldest step, and books its times; None if there is none.
-    fn settle(&mut self, peers: &Peers, phases: &mut PhaseTimes) -> Result<Option<Told>, RunError> {
+    fn settle(
+        &mut self,
+        peers: &Peers,
+        phases: &mut PhaseTimes,
+    ) -> Result<Option<StepResult>, RunError> {
         let Some(step) = self.open.pop_front() else {
             return Ok(None);
         };
         if let Some((_, last)) = step.laps.last() {
             wait_for(last, peers)?;
         }
-        // The GPU stood still for the input as long as it had nothing to do, and the host waited.
+        // The GPU was idle for want of input only while both held: it had no work, and the host waited.
         phases.input_s += match self.before.take() {
             Some(before) => {
                 let gap = step.begun.seconds_since(&before)?;
@@ -341,7 +349,7 @@ mod tests {
         clock.end(Phase::Optimizer, &mut phases).unwrap();
         let told = Tensor::from_slice(&[1.5, 0.5, 0.0]);
         let known = clock.finish(&told, &peers, &mut phases).unwrap();
-        let expected = Told {
+        let expected = StepResult {
             loss_sum: 1.5,
             stop_agreed: true,
             skipped: false,

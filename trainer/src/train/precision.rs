@@ -18,11 +18,11 @@ use crate::rendezvous::Peers;
 const TRIAL_PICTURES: i64 = 16;
 /// Passes of each format in the trial, the first of which only warms up.
 const TRIAL_PASSES: u32 = 3;
-/// How much faster bf16 must be to be worth its rounding.
+/// How many times faster bf16 must be than fp32 to be chosen: below it, fp32's exactness is worth more.
 const WORTH: f64 = 1.05;
 /// How forward passes compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Numbers {
+pub(crate) enum Numbers {
     /// All in the kind of the weights.
     Plain,
     /// The same, with products that GPUs round.
@@ -33,7 +33,7 @@ pub(super) enum Numbers {
 
 impl Numbers {
     /// What a resolved setting means on `device`.
-    pub(super) fn of(precision: Precision, device: Device) -> Result<Self, RunError> {
+    pub(crate) fn of(precision: Precision, device: Device) -> Result<Self, RunError> {
         match precision {
             Precision::Fp32 | Precision::Fp64 | Precision::Auto => Ok(Self::Plain),
             Precision::Bf16 => Ok(Self::Bf16),
@@ -47,7 +47,7 @@ impl Numbers {
     }
 
     /// Makes what follows compute in this format, until the guard is dropped.
-    pub(super) fn autocast(self, device: Device) -> Result<Option<Autocast>, RunError> {
+    pub(crate) fn autocast(self, device: Device) -> Result<Option<Autocast>, RunError> {
         let enter = |bfloat16| Ok(Some(Autocast::enter(is_cuda(device), bfloat16)?));
         match self {
             Self::Plain | Self::Tf32 => Ok(None),
@@ -62,7 +62,7 @@ fn is_cuda(device: Device) -> bool {
 }
 
 /// The kind of weights and optimizer state.
-pub(super) fn kind(precision: Precision) -> Kind {
+pub(crate) fn kind_of(precision: Precision) -> Kind {
     match precision {
         Precision::Fp64 => Kind::Double,
         Precision::Fp32 | Precision::Tf32 | Precision::Bf16 | Precision::Fp16 | Precision::Auto => {
@@ -99,7 +99,8 @@ pub(super) fn resolve(
         );
         return Ok(chosen);
     }
-    // One rank tries; the others get its word as a sum to which they add nothing.
+    // One rank tries and the others adopt its choice: trials on several hosts could differ. Its choice
+    // reaches them as a sum over ranks to which they add 0.
     let mine = if peers.is_first() {
         let (precision, why) = choose(trial)?;
         tracing::info!(precision = precision.as_str(), why, "precision chosen");
@@ -125,7 +126,8 @@ fn code(precision: Precision) -> f64 {
     }
 }
 
-/// The first format that is worth it, by trial: small models lose more by casting than they win.
+/// The first format that a trial shows to be faster. Small models lose more by converting numbers than
+/// they win by computing with them.
 fn choose(trial: &Trial<'_>) -> Result<(Precision, String), RunError> {
     let candidates: &[(Numbers, Precision)] = match trial.device {
         // bf16 first: it needs no loss scale. GPUs older than it are slow at it or refuse.

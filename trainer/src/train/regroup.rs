@@ -1,9 +1,10 @@
 //! Going on after ranks were lost, from the last step in memory.
 //!
-//! Ranks may have been lost in the midst of an exchange that some survivors finished and others did
-//! not, so one may be a step ahead. Its state is whole: a step's sums came to it from all ranks, and
-//! it becomes the state of all. The global batch stays as it was; each rank takes a larger share.
-//! Not exact: what batch-norm remembers is one rank's, and sums come in another order.
+//! A rank may be lost in the middle of an exchange that some survivors finished and others did not, so
+//! one survivor may be a step ahead. Its state is right, for it had the sums of all ranks in that step; so
+//! it is copied to the others. The global batch stays the same and each rank takes a larger share of it.
+//! Unlike a resume from a checkpoint this is not exact to the bit: batch-norm's buffers are those of one
+//! rank, and sums are added in another order.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::WentOn;
 
-use super::{Session, Window};
+use super::session::{Session, Window};
 use crate::error::RunError;
 use crate::rendezvous::Standing;
 use crate::tensors::Tensors;
@@ -43,7 +44,7 @@ impl Session<'_> {
         }
         self.position.world_size = self.peers.world_size;
         self.plan = self.plan.of_rank(self.peers.rank, self.peers.world_size);
-        // The sums of the lost ranks are lost with them.
+        // Part of these sums was on the lost ranks, so the reported mean would be wrong.
         self.window = Window::default();
         self.stop_agreed = false;
         self.stepper.hook(&self.peers)?;

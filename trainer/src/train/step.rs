@@ -7,22 +7,22 @@
 //! mean, however unevenly the pictures are shared. A rank without any takes part with a weight of 0.
 //!
 //! # The wish to stop
-//! All ranks must stop at the same step, or the one that goes on waits for the other for ever. The
-//! wish travels inside the all-reduce of the gradients: as the gradient of one extra number, `wish`,
-//! that is no weight and always 0. Its averaged gradient is above 0 on every rank as soon as any
-//! rank was asked to stop. It costs no exchange of its own.
+//! All ranks must stop after the same step: one that went on would wait for the others for ever. So a
+//! rank that is asked to stop tells the others within the all-reduce of the gradients. There is one extra
+//! parameter, `wish`, that is no weight and always 0. A rank that wants to stop gives it a gradient above
+//! 0, and then the average is above 0 on every rank. This costs no exchange of its own.
 //!
 //! # What the times mean
 //! `backward_s` ends when this rank has computed its last gradient; `all_reduce_s` is what it then
 //! still waits (see `marquee_backward` in shim/collective.cpp). It contains the wait for slower
-//! peers: who is ahead of the others has more of it, and it grows by what rank 0 spends on a
+//! peers: the fastest rank waits longest, and all others wait for rank 0 while it copies a
 //! checkpoint. What Gloo's threads take from this rank's cores during backward is in `backward_s`.
 //! On GPUs all are the GPU's own times (see [`super::clock`]).
 
 use marquee_domain::report::PhaseTimes;
 use tch::{Device, Kind, Tensor};
 
-use super::clock::{Clock, Phase, Told};
+use super::clock::{Clock, Phase, StepResult};
 use super::precision::Numbers;
 use crate::data::Batch;
 use crate::ema::Ema;
@@ -39,19 +39,19 @@ use crate::tensors::Tensors;
 
 /// What the settings say of a step, beside the optimizer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Recipe {
-    pub(super) numbers: Numbers,
-    /// Parts that a rank computes its share of a step in.
-    pub(super) parts: u32,
-    pub(super) clip_norm: Option<f64>,
+pub(crate) struct Recipe {
+    pub(crate) numbers: Numbers,
+    /// In how many parts a rank computes its share of a step (gradient accumulation).
+    pub(crate) parts: u32,
+    pub(crate) clip_norm: Option<f64>,
     /// Whether gradients travel as bfloat16.
-    pub(super) half_gradients: bool,
+    pub(crate) half_gradients: bool,
     /// Width and height of the pictures.
-    pub(super) size: (u32, u32),
+    pub(crate) size: (u32, u32),
 }
 
 #[derive(Debug)]
-pub(super) struct Stepper {
+pub(crate) struct Stepper {
     learner: Learner,
     optimizer: Optimizer,
     loss: Loss,
@@ -68,17 +68,17 @@ pub(super) struct Stepper {
 
 /// What a step is given beside its batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct StepInput<'a> {
-    pub(super) peers: &'a Peers,
-    pub(super) lr: f64,
+pub(crate) struct StepInput<'a> {
+    pub(crate) peers: &'a Peers,
+    pub(crate) lr: f64,
     /// Whether this rank was asked to stop.
-    pub(super) wants_stop: bool,
+    pub(crate) wants_stop: bool,
     /// Seconds that the host waited for the batch.
-    pub(super) waited_s: f64,
+    pub(crate) waited_s: f64,
 }
 
 impl Stepper {
-    pub(super) fn new(
+    pub(crate) fn new(
         learner: Learner,
         optimizer: Optimizer,
         ema: Option<Ema>,
@@ -107,14 +107,14 @@ impl Stepper {
         })
     }
 
-    /// Reads the clock of phases, as it does by default, or not: then all times but that of the whole
-    /// step stay 0. For a benchmark that shows what the clock costs.
-    pub(super) fn time_phases(&mut self, timed: bool) {
+    /// Whether the phases of a step are measured, as they are by default. If not, only the time of the
+    /// whole step is. For a benchmark that shows what the measuring costs.
+    pub(crate) fn time_phases(&mut self, timed: bool) {
         self.clock.set_running(timed);
     }
 
     /// From here on gradients are averaged over `peers`.
-    pub(super) fn hook(&mut self, peers: &Peers) -> Result<(), RunError> {
+    pub(crate) fn hook(&mut self, peers: &Peers) -> Result<(), RunError> {
         self.world_size = peers.world_size;
         if let Some(group) = peers.group() {
             // Frozen weights are not exchanged.
@@ -127,7 +127,7 @@ impl Stepper {
     }
 
     /// Takes the hooks off the weights, and forgets what a step that failed left behind.
-    pub(super) fn unhook(&mut self) -> Result<(), RunError> {
+    pub(crate) fn unhook(&mut self) -> Result<(), RunError> {
         self.clock.forget();
         if let Some(reducer) = self.reducer.take() {
             reducer.close();
@@ -135,12 +135,12 @@ impl Stepper {
         self.forget_gradients()
     }
 
-    pub(super) fn learner(&self) -> &Learner {
+    pub(crate) fn learner(&self) -> &Learner {
         &self.learner
     }
 
     /// Lets those weights learn that `rules` says do in `epoch`. All ranks call it at the same step.
-    pub(super) fn start_epoch(
+    pub(crate) fn start_epoch(
         &mut self,
         rules: &Rules,
         epoch: u32,
@@ -153,12 +153,12 @@ impl Stepper {
         Ok(())
     }
 
-    pub(super) fn optimizer_mut(&mut self) -> &mut Optimizer {
+    pub(crate) fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.optimizer
     }
 
     /// The state of the optimizer and what goes with it, by name.
-    pub(super) fn optimizer_state(&self) -> Tensors {
+    pub(crate) fn optimizer_state(&self) -> Tensors {
         let mut state = self.optimizer.save();
         if let Some(scaler) = &self.scaler {
             scaler.save(&mut state);
@@ -167,20 +167,20 @@ impl Stepper {
     }
 
     /// The running mean of the weights, where there is one.
-    pub(super) fn ema(&self) -> Option<&Ema> {
+    pub(crate) fn ema(&self) -> Option<&Ema> {
         self.ema.as_ref()
     }
 
-    pub(super) fn ema_mut(&mut self) -> Option<&mut Ema> {
+    pub(crate) fn ema_mut(&mut self) -> Option<&mut Ema> {
         self.ema.as_mut()
     }
 
-    pub(super) fn scaler_mut(&mut self) -> Option<&mut Scaler> {
+    pub(crate) fn scaler_mut(&mut self) -> Option<&mut Scaler> {
         self.scaler.as_mut()
     }
 
     /// Does `work` with the weights that count: the running mean, where there is one.
-    pub(super) fn with_final_weights<T>(
+    pub(crate) fn with_final_weights<T>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, RunError>,
     ) -> Result<T, RunError> {
@@ -221,13 +221,13 @@ impl Stepper {
     }
 
     /// Takes a step. Returns what is known by now of it and of those before it, see [`Self::drain`].
-    pub(super) fn step(
+    pub(crate) fn step(
         &mut self,
         batch: &Batch,
         chance: &dyn Fn(u64) -> Chance,
         input: StepInput<'_>,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         self.clock.begin(input.waited_s, phases)?;
         let batch = batch.on(self.device)?;
         let parts = parts(&batch, self.recipe.parts)?;
@@ -236,7 +236,7 @@ impl Stepper {
         for (place, part) in parts.iter().enumerate() {
             // Gradients of all parts but the last stay here and add up.
             let exchanges = place == last;
-            // A stand-in must leave no trace in what batch-norm remembers.
+            // A stand-in counts for nothing, so batch-norm must not learn from its picture either.
             let pass = if part.counted == 0 {
                 Pass::eval()
             } else {
@@ -247,7 +247,8 @@ impl Stepper {
             }
         }
         if input.peers.may_lose_an_exchange() {
-            // What went wrong must not reach the weights, from which the survivors go on.
+            // A failed exchange leaves wrong gradients. They must not reach the weights, from which the
+            // ranks that are left go on.
             self.clock.wait(input.peers)?;
         }
         let wish = self.wish.f_grad()?.f_to_kind(Kind::Double)?;
@@ -260,17 +261,17 @@ impl Stepper {
     }
 
     /// Waits for what a GPU still works on, and returns what its steps tell.
-    pub(super) fn drain(
+    pub(crate) fn drain(
         &mut self,
         peers: &Peers,
         phases: &mut PhaseTimes,
-    ) -> Result<Vec<Told>, RunError> {
+    ) -> Result<Vec<StepResult>, RunError> {
         let told = self.clock.drain(peers, phases)?;
         self.note_skipped(&told);
         Ok(told)
     }
 
-    fn note_skipped(&mut self, told: &[Told]) {
+    fn note_skipped(&mut self, told: &[StepResult]) {
         let skipped = told.iter().filter(|told| told.skipped).count();
         self.optimizer.note_skipped(skipped);
     }
@@ -296,7 +297,8 @@ impl Stepper {
             loss = scaler.scaled(&loss)?;
         }
         self.clock.end(Phase::Forward, phases)?;
-        // Where nothing is exchanged, what follows the last gradient is the engine's tidying up.
+        // A pass without an exchange (one rank, or a part before the last) waits for nobody: the time
+        // after its last gradient is the autograd engine's own and belongs to backward.
         let waiting = if self.reducer.is_some() && exchanges {
             Phase::AllReduce
         } else {
@@ -360,7 +362,7 @@ impl Stepper {
     }
 
     /// Logits of pictures, without gradients.
-    pub(super) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
+    pub(crate) fn logits(&self, pixels: &Tensor) -> Result<Tensor, RunError> {
         tch::no_grad(|| self.forward(pixels, Pass::eval()))
     }
 

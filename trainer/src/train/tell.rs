@@ -8,7 +8,8 @@ use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary};
 use marquee_evaluation::EpochRow;
 use tch::Device;
 
-use super::{Session, validate};
+use super::session::Session;
+use super::validate;
 use crate::error::RunError;
 use crate::ffi::{self, PeakMemory};
 use crate::learner::features;
@@ -37,7 +38,7 @@ impl Session<'_> {
         let window = std::mem::take(&mut self.window);
         let [loss] = self.peers.sum([window.loss])?;
         let seconds = started.elapsed().as_secs_f64();
-        // It is an exchange that nothing hides.
+        // Nothing is computed while the ranks add up, so all of it is waiting.
         self.phases.all_reduce_s += seconds;
         self.phases.step_s += seconds;
         self.position.epoch.loss += loss;

@@ -7,6 +7,7 @@ use super::step::Stepper;
 use crate::data::{Prefetch, SplitReader, scoring_requests, share};
 use crate::error::RunError;
 use crate::rendezvous::Peers;
+use crate::tensors::flat;
 
 /// Score from which a label counts as predicted. Thresholds are tuned later, by the eval job.
 const THRESHOLD: f64 = 0.5;
@@ -68,7 +69,7 @@ pub(super) fn score(
         found += counts(&truth, &scores, THRESHOLD);
     }
     if let (Some(all), Some(group)) = (gathered, peers.group()) {
-        // What other ranks scored is 0 here, so sums are the whole.
+        // Each rank has 0 in the places that others scored, so the sum over ranks holds every score.
         let (scores, truth) = (
             Tensor::f_from_slice(&all.scores)?,
             Tensor::f_from_slice(&all.truth)?,
@@ -93,14 +94,4 @@ pub(super) fn score(
         loss: loss / cells,
         f1_micro: if all > 0.0 { twice / all } else { 0.0 },
     })
-}
-
-/// The values of a tensor, row by row.
-pub(crate) fn flat<T: tch::kind::Element + Default + Clone>(
-    tensor: &Tensor,
-) -> Result<Vec<T>, RunError> {
-    let tensor = tensor.f_contiguous()?;
-    let mut values = vec![T::default(); tensor.numel()];
-    tensor.f_copy_data(&mut values, tensor.numel())?;
-    Ok(values)
 }

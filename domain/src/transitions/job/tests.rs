@@ -262,7 +262,10 @@ fn an_array_comes_back_with_its_element_and_waits_for_it() {
         is_array: true,
         ..job(JobStage::Failed)
     };
-    for back in [array.revive(false, at(60)), array.retry(false, at(60))] {
+    for back in [
+        array.clone().revive(false, at(60)),
+        array.retry(false, at(60)),
+    ] {
         assert_eq!(back.unwrap().stage, JobStage::Waiting);
     }
 }
@@ -299,14 +302,14 @@ fn what_after_end_decides_is_what_happens() {
     for (decision, event) in decisions {
         let life = job(running(false));
         assert_eq!(
-            life.end_attempt(decision, at(60)),
+            life.clone().end_attempt(decision, at(60)),
             apply(life, event),
             "{decision:?}"
         );
     }
     let stopping = job(running(true));
     assert_eq!(
-        stopping.end_attempt(AfterEnd::Cancel, at(60)),
+        stopping.clone().end_attempt(AfterEnd::Cancel, at(60)),
         apply(stopping, JobEvent::FinishCancel)
     );
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::loss_of;
+use super::check_model::loss_of;
 use crate::error::RunError;
 use crate::models::{Network, Pass, Rates};
 use crate::parameters::Start;
@@ -18,10 +18,7 @@ const PICTURES: i64 = 2;
 const CLASSES: usize = 5;
 
 /// Writes `weights.safetensors` and `io.safetensors` for `model` into `folder`, which must exist.
-///
-/// # Errors
-/// [`RunError`] when there is no such model, or the files cannot be written.
-pub fn write_vectors(model: &str, seed: u64, folder: &Path) -> Result<(), RunError> {
+pub(super) fn write_vectors(model: &str, seed: u64, folder: &Path) -> Result<(), RunError> {
     let network = Network::build(
         model,
         CLASSES,

@@ -19,10 +19,7 @@ const CLASSES: usize = 20;
 const SHARD_BYTES: u64 = 512 << 20;
 
 /// Writes `rows` pictures of `side` x `side` pixels into `dir`, all for training.
-///
-/// # Errors
-/// [`RunError`] when the folder cannot be written.
-pub fn make_shards(dir: &Path, rows: u32, side: u32) -> Result<(), RunError> {
+pub(super) fn make_shards(dir: &Path, rows: u32, side: u32) -> Result<(), RunError> {
     let failed = |error: &dyn std::fmt::Display| {
         RunError::host(format!("{} cannot be written: {error}", dir.display()))
     };

@@ -21,46 +21,46 @@ pub(super) const LABELS: &str = "labels";
 
 /// What to time.
 #[derive(Debug, Clone, Args)]
-pub struct StepBenchOptions {
+pub(super) struct StepBenchOptions {
     /// A name of the zoo
-    pub model: String,
+    pub(super) model: String,
     /// Start from these weights (safetensors, timm's names), all of them; else they are drawn
     #[arg(long, value_name = "FILE")]
-    pub weights: Option<PathBuf>,
+    pub(super) weights: Option<PathBuf>,
     /// Train on this batch (safetensors): uint8 "pixels" [N, height, width, 3] and "labels" [N, classes];
     /// else one is made, of the four sizes that follow
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "width", "height", "classes"])]
-    pub data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Pictures of a step
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub batch: u32,
+    pub(super) batch: u32,
     /// Pixels
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4_096))]
-    pub width: u32,
+    pub(super) width: u32,
     /// Pixels
     #[arg(long, default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4_096))]
-    pub height: u32,
+    pub(super) height: u32,
     /// Labels of a picture
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub classes: u32,
+    pub(super) classes: u32,
     /// fp32, bf16, fp16 (GPUs) or fp64
     #[arg(long, default_value = "fp32", value_parser = precision)]
-    pub precision: Precision,
+    pub(super) precision: Precision,
     /// Whether pictures and weights lie in memory pixel by pixel
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
-    pub channels_last: bool,
+    pub(super) channels_last: bool,
     /// The CPU, or the first GPU
     #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
-    pub device: String,
+    pub(super) device: String,
     /// Threads to compute with
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_024))]
-    pub threads: u32,
+    pub(super) threads: u32,
     /// sgd has momentum 0.9, adamw a decay of 0.01
     #[arg(long, default_value = "sgd", value_parser = ["sgd", "adamw"])]
-    pub optimizer: String,
+    pub(super) optimizer: String,
     /// Learning rate
     #[arg(long, default_value_t = 0.01)]
-    pub lr: f64,
+    pub(super) lr: f64,
 }
 
 fn precision(word: &str) -> Result<Precision, String> {

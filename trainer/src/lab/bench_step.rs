@@ -4,9 +4,11 @@
 //! the way of the pictures into memory. So a figure of this program is a figure of training, and two
 //! programs that are given the same weights and the same batch report the same losses.
 
-use std::path::Path;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use marquee_domain::report::PhaseTimes;
 use marquee_domain::spec::{Backend, TrainSettings};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -15,10 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 use tch::Device;
 
-use super::clock::Told;
-use super::precision::{self, Numbers};
-use super::step::{Recipe, StepInput, Stepper};
-use crate::data::{Batch, Plan};
+use crate::data::{Batch, StepPlan};
 use crate::device;
 use crate::error::RunError;
 use crate::ffi;
@@ -29,8 +28,10 @@ use crate::models::Chance;
 use crate::optimizer::Optimizer;
 use crate::parameters::Start;
 use crate::rendezvous::{Exchange, Peers, Place};
+use crate::stdout::say;
 use crate::stop::Stop;
 use crate::tensors;
+use crate::train::{Numbers, Recipe, StepInput, StepResult, Stepper, kind_of};
 
 /// Seconds that a rank waits for the others in a step: they may be far slower.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -38,13 +39,88 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 mod options;
 mod writing;
 
-use options::SEED;
-pub use options::StepBenchOptions;
+use options::{SEED, StepBenchOptions};
 use writing::Writing;
+
+/// What `bench-step` is given.
+#[derive(Debug, Args)]
+pub struct BenchStep {
+    #[command(flatten)]
+    what: StepBenchOptions,
+    /// Steps that are timed
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    steps: u32,
+    /// Steps before them that are not
+    #[arg(long, default_value_t = 2)]
+    warmup: u32,
+    /// Instead of --steps: take N steps for each line "go N" of stdin, and answer with one JSON line.
+    /// After "phases off" steps do not measure what forward, backward and the optimizer take; after
+    /// "phases on" they do again. After "write FOLDER" each "go" begins with a checkpoint that is written
+    /// there meanwhile, and tells TensorBoard; after "quiet" it does not
+    #[arg(long, conflicts_with_all = ["steps", "json"])]
+    serve: bool,
+    /// Write the weights at the end
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// One JSON object instead of a line for people
+    #[arg(long)]
+    json: bool,
+}
+
+/// Takes the steps and prints what they took.
+pub(super) fn command(bench: &BenchStep) -> Result<(), RunError> {
+    let place = Place::from_env(|name| std::env::var(name).ok())?.unwrap_or_else(Place::alone);
+    let Some(mut steps) = StepBench::prepare(&bench.what, &place, &Stop::default())? else {
+        return Ok(());
+    };
+    if bench.serve {
+        serve(&mut steps)?;
+    } else {
+        if bench.warmup > 0 {
+            steps.run(bench.warmup)?;
+        }
+        let times = steps.run(bench.steps)?;
+        if bench.json {
+            say_times(&times);
+        } else {
+            say(&times.line());
+        }
+    }
+    if let Some(path) = &bench.save {
+        steps.save(path)?;
+    }
+    steps.leave()
+}
+
+/// Does what the lines of stdin say until it ends.
+fn serve(steps: &mut StepBench) -> Result<(), RunError> {
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let (word, rest) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        match (word, rest) {
+            ("phases", "on") => steps.time_phases(true),
+            ("phases", "off") => steps.time_phases(false),
+            ("write", folder) if !folder.is_empty() => steps.write(Some(Path::new(folder)))?,
+            ("quiet", "") => steps.write(None)?,
+            ("go", count) if let Ok(count) = count.parse() => say_times(&steps.run(count)?),
+            _ => tracing::warn!(
+                line,
+                "this is none of \"go N\", \"phases on\", \"phases off\", \"write FOLDER\" and \"quiet\""
+            ),
+        }
+    }
+    Ok(())
+}
+
+fn say_times(times: &StepTimes) {
+    match serde_json::to_string(times) {
+        Ok(line) => say(&line),
+        Err(error) => tracing::error!("{error}"),
+    }
+}
 
 /// Steps that can be taken again and again.
 #[derive(Debug)]
-pub struct StepBench {
+struct StepBench {
     stepper: Stepper,
     peers: Peers,
     batch: Batch,
@@ -58,36 +134,32 @@ pub struct StepBench {
 
 /// What some steps took.
 #[derive(Debug, Serialize)]
-pub struct StepTimes {
+struct StepTimes {
     /// What ran.
-    pub about: serde_json::Value,
-    pub steps: usize,
+    about: serde_json::Value,
+    steps: usize,
     /// Of each step.
-    pub wall_s: Vec<f64>,
+    wall_s: Vec<f64>,
     /// Of each step, of all threads of this process.
-    pub cpu_s: Vec<f64>,
+    cpu_s: Vec<f64>,
     /// Mean over this rank's share of the batch and its classes, of each step.
-    pub losses: Vec<f64>,
-    pub wall_median_s: f64,
-    pub wall_min_s: f64,
-    pub cpu_median_s: f64,
-    pub cpu_min_s: f64,
+    losses: Vec<f64>,
+    wall_median_s: f64,
+    wall_min_s: f64,
+    cpu_median_s: f64,
+    cpu_min_s: f64,
     /// Sums over all steps.
-    pub phases: PhaseTimes,
+    phases: PhaseTimes,
     /// The most that this process has had in memory.
-    pub peak_memory_bytes: u64,
+    peak_memory_bytes: u64,
     /// The most that tensors have taken of the GPU's memory; None on CPUs.
-    pub peak_device_bytes: Option<u64>,
+    peak_device_bytes: Option<u64>,
 }
 
 impl StepBench {
     /// Builds model, optimizer and batch, and joins the other ranks if `place` has any: each of them
     /// takes its share of the batch. None if asked to stop before all were there.
-    ///
-    /// # Errors
-    /// [`RunError`] for a model, size or precision that cannot be trained here, and for files that
-    /// do not fit.
-    pub fn prepare(
+    fn prepare(
         options: &StepBenchOptions,
         place: &Place,
         stop: &Stop,
@@ -97,7 +169,7 @@ impl StepBench {
         device::choose_kernels(device, false, options.precision)?;
         let mut batch = options.batch()?;
         let (size, classes) = options::sizes(&batch)?;
-        let kind = precision::kind(options.precision);
+        let kind = kind_of(options.precision);
         let blueprint = Blueprint::of(&Inputs::new(), &settings)?;
         let mut learner = Learner::build(&blueprint, classes, Start::Seed(SEED), kind, device)?;
         learner.check_size(size.0, size.1)?;
@@ -109,7 +181,7 @@ impl StepBench {
             learner.use_channels_first()?;
         }
         let rules = Rules::new(&settings.transfer, &learner)?;
-        let steps_per_epoch = Plan::new(&settings, batch.global, 0, 1).steps_per_epoch();
+        let steps_per_epoch = StepPlan::new(&settings, batch.global, 0, 1).steps_per_epoch();
         let optimizer = Optimizer::new(
             settings.optimizer,
             &learner.parameters,
@@ -168,17 +240,14 @@ impl StepBench {
 
     /// Whether steps from now on measure what forward, backward and the optimizer take, as those of train
     /// jobs always do.
-    pub fn time_phases(&mut self, timed: bool) {
+    fn time_phases(&mut self, timed: bool) {
         self.stepper.time_phases(timed);
     }
 
     /// From now on the steps of a [`run`](Self::run) begin with a checkpoint, which is written into `folder`
     /// while they are taken, and tell TensorBoard as those of train jobs do; without a folder they write
     /// nothing.
-    ///
-    /// # Errors
-    /// [`RunError`] when nothing can be written there.
-    pub fn write(&mut self, folder: Option<&Path>) -> Result<(), RunError> {
+    fn write(&mut self, folder: Option<&Path>) -> Result<(), RunError> {
         let start = |folder| Writing::start(folder, &self.settings, self.batch.global);
         self.writing = folder.map(start).transpose()?;
         Ok(())
@@ -186,10 +255,7 @@ impl StepBench {
 
     /// Takes so many steps, one at least, and waits until the device has done them. On GPUs the time of
     /// a step is that from one being asked for to the next, and the last one has the wait: they add up.
-    ///
-    /// # Errors
-    /// [`RunError`] of a step that fails.
-    pub fn run(&mut self, steps: u32) -> Result<StepTimes, RunError> {
+    fn run(&mut self, steps: u32) -> Result<StepTimes, RunError> {
         let mut phases = PhaseTimes::default();
         let (mut wall_s, mut cpu_s, mut told) = (Vec::new(), Vec::new(), Vec::new());
         let steps = steps.max(1);
@@ -222,7 +288,7 @@ impl StepBench {
         if let Some(writing) = &mut self.writing {
             writing.settle()?;
         }
-        let loss = |step: &Told| step.loss_sum / self.batch.counted as f64;
+        let loss = |step: &StepResult| step.loss_sum / self.batch.counted as f64;
         let losses = told.iter().map(loss).collect();
         Ok(StepTimes {
             about: self.about.clone(),
@@ -244,10 +310,7 @@ impl StepBench {
     }
 
     /// Leaves the other ranks in order.
-    ///
-    /// # Errors
-    /// [`RunError`] when one of them is gone.
-    pub fn leave(mut self) -> Result<(), RunError> {
+    fn leave(mut self) -> Result<(), RunError> {
         self.peers.meet()?;
         self.stepper.unhook()?;
         self.peers.leave();
@@ -255,10 +318,7 @@ impl StepBench {
     }
 
     /// Writes the weights as they are now.
-    ///
-    /// # Errors
-    /// [`RunError`] when the file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), RunError> {
+    fn save(&self, path: &Path) -> Result<(), RunError> {
         let bytes = tensors::encode(self.stepper.learner().parameters.state())?;
         std::fs::write(path, bytes).map_err(|error| {
             RunError::host(format!("{} cannot be written: {error}", path.display()))
@@ -290,8 +350,7 @@ fn share_of(batch: &Batch, peers: &Peers) -> Result<Batch, RunError> {
 
 impl StepTimes {
     /// The same for people.
-    #[must_use]
-    pub fn line(&self) -> String {
+    fn line(&self) -> String {
         let ms = |seconds: f64| format!("{:.1} ms", 1e3 * seconds);
         let mean = |seconds: f64| ms(seconds / self.steps.max(1) as f64);
         format!(

@@ -10,8 +10,7 @@ use marquee_domain::spec::TrainSettings;
 use crate::checkpoint::{Position, RunIdentity, Snapshot, Writer};
 use crate::error::RunError;
 use crate::tensorboard::Board;
-use crate::train::REPORT_EVERY_STEPS;
-use crate::train::step::Stepper;
+use crate::train::{REPORT_EVERY_STEPS, Stepper};
 
 /// What is written.
 #[derive(Debug)]

@@ -5,8 +5,10 @@
 //! is an error that names the tensor, and nothing is compared. Batch counters alone are ignored.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
+use marquee_domain::child::ExitCode;
 use marquee_domain::spec::Precision;
 use marquee_domain::zoo;
 use serde::Serialize;
@@ -17,39 +19,37 @@ use crate::error::RunError;
 use crate::ffi::{self, SgdStep};
 use crate::models::{Chance, Network, Pass, Rates, head_name};
 use crate::parameters::Start;
+use crate::stdout::say;
 use crate::tensors::{self, Tensors};
 
-mod vectors;
-
-pub use vectors::write_vectors;
-
 /// What to check.
-#[derive(Debug, Clone, Copy)]
-pub struct ModelCheck<'a> {
-    /// A name of the zoo.
-    pub model: &'a str,
-    /// The weights, under timm's names.
-    pub weights: &'a Path,
-    /// Inputs and what PyTorch made of them: `x`, `x_small`, `target`, `features`, `logits`,
-    /// `logits_small`, `grad_x`.
-    pub io: &'a Path,
-    /// The weights as one step of plain SGD in train mode on `x` and `target` left them, at the rate
-    /// of the scalar `lr` in `io`.
-    pub stepped: Option<&'a Path>,
-    /// The largest absolute difference that passes.
-    pub tolerance: f64,
-    /// Whether to compute on the first GPU rather than the CPU.
-    pub on_gpu: bool,
+#[derive(Debug, Args)]
+pub struct ModelCheck {
+    /// A name of the zoo
+    model: String,
+    /// Weights under timm's names (safetensors); their classifier says how many classes there are
+    weights: PathBuf,
+    /// x, and what PyTorch made of it: features, logits, logits_small of x_small, grad_x of target
+    io: PathBuf,
+    /// Exit 1 if an absolute difference is larger
+    #[arg(long, default_value_t = 1e-5)]
+    tolerance: f64,
+    /// Also do one step of plain SGD, at the rate `lr` of IO, and compare with these weights
+    #[arg(long)]
+    stepped: Option<PathBuf>,
+    /// Where to compute: the CPU, or the first GPU
+    #[arg(long, default_value = "cpu", value_parser = ["cpu", "cuda"])]
+    device: String,
 }
 
 /// How far the model is from PyTorch: largest absolute differences of what the file held.
 #[derive(Debug, Serialize)]
-pub struct ModelCheckReport {
+struct ModelCheckReport {
     model: &'static str,
     classes: i64,
     tolerance: f64,
     /// Whether all absolute differences are within the tolerance.
-    pub ok: bool,
+    ok: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     features: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,15 +82,30 @@ const KNOWN: [&str; 8] = [
     "grad_x",
 ];
 
-/// Compares the model with the files.
-///
-/// # Errors
-/// [`RunError`] when a file cannot be read, a tensor is missing, unused or of a wrong shape, or when
+/// Prints the differences, and fails where one is larger than the tolerance.
+pub(super) fn command(check: &ModelCheck) -> ExitCode {
+    let printed = compare_with_files(check).and_then(|report| {
+        let line = serde_json::to_string(&report)
+            .map_err(|error| RunError::host(format!("the report has no form in JSON: {error}")))?;
+        say(&line);
+        Ok(report.ok)
+    });
+    match printed {
+        Ok(true) => ExitCode::OK,
+        Ok(false) => ExitCode::FAILED,
+        Err(error) => {
+            tracing::error!("{}", error.message);
+            ExitCode::FAILED
+        }
+    }
+}
+
+/// An error when a file cannot be read, a tensor is missing, unused or of a wrong shape, or when
 /// there is nothing to compare.
-pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
-    let ModelCheck { weights, io, .. } = check;
+fn compare_with_files(check: &ModelCheck) -> Result<ModelCheckReport, RunError> {
+    let (weights, io) = (&check.weights, &check.io);
     let weights_name = weights.display().to_string();
-    let device = if check.on_gpu {
+    let device = if check.device == "cuda" {
         device::first_gpu()?
     } else {
         Device::Cpu
@@ -106,9 +121,9 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
     } else {
         Kind::Float
     };
-    let classes = classes_of(check.model, &weights, &weights_name)?;
+    let classes = classes_of(&check.model, &weights, &weights_name)?;
     let network = Network::build(
-        check.model,
+        &check.model,
         usize::try_from(classes).unwrap_or(0),
         Start::Zeros,
         Rates::default(),
@@ -155,7 +170,7 @@ pub fn check_model(check: ModelCheck) -> Result<ModelCheckReport, RunError> {
     }
     // Not "no difference is larger": a difference that is not a number must not pass.
     report.ok = found.iter().flatten().all(|d| *d <= check.tolerance);
-    if let Some(stepped) = check.stepped {
+    if let Some(stepped) = &check.stepped {
         let expected = on(device, tensors::read(stepped)?)?;
         let apart = step(&network, &given, kind, &expected, stepped)?;
         report.step_relative = Some(apart);
@@ -282,7 +297,7 @@ fn loss(network: &Network, x: &Tensor, given: &Given, pass: &Pass) -> Result<Ten
     loss_of(&logits, &target)
 }
 
-fn loss_of(logits: &Tensor, target: &Tensor) -> Result<Tensor, RunError> {
+pub(super) fn loss_of(logits: &Tensor, target: &Tensor) -> Result<Tensor, RunError> {
     Ok(logits.f_binary_cross_entropy_with_logits(
         target,
         None::<&Tensor>,

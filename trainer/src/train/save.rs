@@ -1,0 +1,90 @@
+//! What a run leaves on disk: checkpoints while it goes, the model at its end.
+
+use std::time::Instant;
+
+use marquee_domain::child::ChildEvent;
+use marquee_evaluation::{SplitScores, tuned_thresholds};
+
+use super::session::Session;
+use super::validate;
+use crate::checkpoint::{Snapshot, Written};
+use crate::error::RunError;
+use crate::model_folder::{self, ModelCard};
+
+impl Session<'_> {
+    /// Copies the state, and has it written while training goes on. If the checkpoint before is not
+    /// on disk yet, waits for it.
+    pub(super) fn write_checkpoint(&mut self) -> Result<(), RunError> {
+        if !self.peers.is_first() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.finish_writing()?;
+        let snapshot = Snapshot::take(
+            self.checkpoints.spare(),
+            &self.position,
+            self.stepper.learner().parameters.state(),
+            &self.stepper.optimizer_state(),
+            self.stepper.ema(),
+        )?;
+        self.checkpoints.start(snapshot)?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.phases.checkpoint_s += seconds;
+        self.phases.step_s += seconds;
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, and tells of it.
+    pub(super) fn finish_writing(&mut self) -> Result<(), RunError> {
+        if let Some(written) = self.checkpoints.wait()? {
+            self.announce(written);
+        }
+        Ok(())
+    }
+
+    pub(super) fn announce(&self, written: Written) {
+        self.events.emit(&ChildEvent::Checkpoint {
+            step: written.step,
+            path: written.path,
+        });
+    }
+
+    /// For each class the threshold of the best F1 on validation; none without a validation split.
+    /// All ranks take part.
+    pub(super) fn thresholds(&mut self) -> Result<Vec<f64>, RunError> {
+        let Some(split) = &self.validation else {
+            return Ok(Vec::new());
+        };
+        let started = Instant::now();
+        let mut scores = SplitScores::default();
+        let threads = split.threads(self.settings.input_threads, self.spec.threads);
+        let batch_size = self.settings.batch_size;
+        self.stepper.with_final_weights(|stepper| {
+            let into = Some(&mut scores);
+            validate::score(stepper, split, threads, batch_size, &self.peers, into)
+        })?;
+        self.phases.validation_s += started.elapsed().as_secs_f64();
+        Ok(tuned_thresholds(&scores, split.index().classes.len()))
+    }
+
+    pub(super) fn write_model(&mut self, thresholds: &[f64]) -> Result<(), RunError> {
+        if let Some(board) = &mut self.board {
+            board.close()?;
+        }
+        if !self.peers.is_first() {
+            return Ok(());
+        }
+        let index = self.train.index();
+        self.stepper.with_final_weights(|stepper| {
+            let learner = stepper.learner();
+            let card = ModelCard::new(
+                learner,
+                &self.settings.transfer.head,
+                &index.classes,
+                (index.width, index.height),
+                thresholds,
+            );
+            model_folder::write(&self.spec.output, learner, &card, &self.position.history)
+        })
+    }
+}
