@@ -13,16 +13,12 @@ pub(crate) mod metrics;
 mod models;
 mod report;
 mod retry;
-#[cfg(test)]
-pub(crate) mod samples;
 pub(crate) mod show;
 pub(crate) mod submit;
 mod up;
 mod wait;
 mod weights;
 mod workers;
-
-pub(crate) use jobs::table as jobs_table;
 
 use clap::{Parser, Subcommand};
 

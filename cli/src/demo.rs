@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use marquee_proto::v1::{self, document, get_artifact_request::Which};
+use marquee_view::report::Summary;
+use marquee_view::{View as _, units, words};
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,8 +23,8 @@ use crate::cluster::{Cluster, Layout, Options, free_port};
 use crate::commands::artifacts::{self, download};
 use crate::commands::submit::submit;
 use crate::error::{CliError, Result};
-use crate::output::{Output, words};
-use crate::report::{Summary, gather};
+use crate::output::Output;
+use crate::report::gather;
 use crate::signals::Signals;
 use crate::{clock, progress, watch};
 
@@ -75,7 +77,7 @@ impl Demo {
         cluster.start().await?;
         eprintln!(
             "starting a film catalogue with {} generated posters",
-            words::count(self.films.into())
+            units::count(self.films.into())
         );
         let (catalogue, api_url) = catalogue::start(cluster.layout(), self.films).await?;
         cluster.keep(catalogue);
@@ -113,7 +115,7 @@ impl Demo {
         };
         let mut reporter = progress::to_stderr();
         let jobs = watch::until_ended(remote, request, reporter.as_mut()).await?;
-        if !crate::report::all_succeeded(&jobs) {
+        if !words::all_succeeded(&jobs) {
             failure::explain(remote, &jobs).await;
             return Err(CliError::JobsFailed(
                 "the demo's pipeline did not succeed; why stands above".to_owned(),
@@ -130,7 +132,7 @@ impl Demo {
         output: Output,
     ) -> Result<()> {
         if self.json {
-            let mut json = summary.json();
+            let mut json = summary.json(clock::now());
             json["seconds"] = took.as_secs_f64().into();
             json["report"] = report.display().to_string().into();
             eprint!("{}", output.page(summary, clock::now()));
@@ -139,7 +141,7 @@ impl Demo {
             output.text(&output.page(summary, clock::now()))?;
         }
         eprintln!("\nthe whole report, with posters: {}", report.display());
-        eprintln!("the demo took {}", words::duration(took));
+        eprintln!("the demo took {}", units::duration(took));
         Ok(())
     }
 

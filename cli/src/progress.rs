@@ -5,9 +5,6 @@
 
 mod bars;
 mod lines;
-mod status;
-
-pub(crate) use status::{detail, problems_text};
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -6,6 +6,7 @@
 //! construction.
 
 pub mod artifact;
+pub mod bottleneck;
 pub mod child;
 pub mod doctor;
 pub mod failure;
@@ -19,7 +20,6 @@ pub mod report;
 pub mod resources;
 pub mod spec;
 pub mod step;
-pub mod verdict;
 pub mod zoo;
 
 pub use failure::FailureClass;

@@ -1,5 +1,6 @@
 //! `marquee bench --here`: a cluster of this machine alone, with generated posters to train on.
 
+use marquee_view::units;
 use tokio::time::Instant;
 
 use super::plan::{Plan, Source};
@@ -8,7 +9,6 @@ use crate::cluster::{Cluster, Layout, Options, free_port};
 use crate::commands::bench::{Shown, choose_devices, finish, start};
 use crate::demo::catalogue;
 use crate::error::{CliError, Result};
-use crate::output::words;
 use crate::signals::Signals;
 
 /// A private cluster in a temporary folder.
@@ -53,7 +53,7 @@ impl Here {
         cluster.start().await?;
         eprintln!(
             "starting a film catalogue with {} generated posters",
-            words::count(self.films.into())
+            units::count(self.films.into())
         );
         let (catalogue, api_url) = catalogue::start(cluster.layout(), self.films).await?;
         cluster.keep(catalogue);
@@ -67,7 +67,7 @@ impl Here {
                 Ok(never) => match never {},
             },
         }
-        eprintln!("the bench took {}", words::duration(started.elapsed()));
+        eprintln!("the bench took {}", units::duration(started.elapsed()));
         Ok(())
     }
 }

@@ -6,14 +6,14 @@ use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use marquee_domain::PipelineId;
 use marquee_proto::v1::{self, Artifact, get_artifact_request::Which};
+use marquee_view::artifacts::Artifacts;
+use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 
 use super::Session;
 use crate::client::{Remote, Repeat, quick};
 use crate::clock;
 use crate::error::{CliError, Result};
-use crate::output::table::{left, right, toned};
-use crate::output::{Page, Show, Tone, json, words};
 use crate::target::{Target, parse_pipeline};
 
 pub(crate) mod download;
@@ -124,7 +124,7 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
         PathBuf::from(format!(
             "{}-{}",
             artifact.name,
-            words::short_digest(&artifact.digest)
+            units::short_digest(&artifact.digest)
         ))
     });
     let files = chosen(&artifact, &args.paths)?;
@@ -193,57 +193,12 @@ fn chosen(artifact: &Artifact, paths: &[String]) -> Result<Vec<v1::FileEntry>> {
                 CliError::Usage(format!(
                     "{} {} has no file \"{path}\"; it has {}",
                     artifact.name,
-                    words::short_digest(&artifact.digest),
+                    units::short_digest(&artifact.digest),
                     has.join(", ")
                 ))
             })
     };
     paths.iter().map(find).collect()
-}
-
-struct Artifacts<'a>(&'a [Artifact]);
-
-impl Show for Artifacts<'_> {
-    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
-        if self.0.is_empty() {
-            return;
-        }
-        let heads = [
-            left("DIGEST"),
-            left("NAME"),
-            right("SIZE"),
-            right("FILES"),
-            left("JOB"),
-            left("PIPELINE"),
-            right("AGE"),
-        ];
-        let rows = self.0.iter().map(|artifact| {
-            let age = words::time(artifact.committed_at.as_ref())
-                .map(|at| words::about(words::between(at, now)))
-                .unwrap_or_default();
-            vec![
-                toned(words::short_digest(&artifact.digest), Tone::Strong),
-                artifact.name.as_str().into(),
-                words::bytes(artifact.size_bytes).into(),
-                words::count(u64::from(artifact.file_count)).into(),
-                format!("{} {}", artifact.job_id, artifact.job_name).into(),
-                format!("p{}", artifact.pipeline_id).into(),
-                age.into(),
-            ]
-        });
-        page.table(&heads, rows.collect());
-    }
-
-    fn json(&self) -> Value {
-        self.0.iter().map(json::artifact).collect()
-    }
-
-    fn ids(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .map(|artifact| artifact.digest.clone())
-            .collect()
-    }
 }
 
 /// What a download left on this machine.
@@ -253,20 +208,20 @@ struct Fetched<'a> {
     written: Vec<PathBuf>,
 }
 
-impl Show for Fetched<'_> {
+impl View for Fetched<'_> {
     fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
         page.line(format!(
             "{} {} of job {} {}: {} in {}",
             self.artifact.name,
-            words::short_digest(&self.artifact.digest),
+            units::short_digest(&self.artifact.digest),
             self.artifact.job_id,
             self.artifact.job_name,
-            words::plural(self.written.len(), "file"),
+            units::plural(self.written.len(), "file"),
             self.folder.display()
         ));
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         json!({
             "artifact": json::artifact(self.artifact),
             "folder": self.folder,
@@ -284,46 +239,22 @@ impl Show for Fetched<'_> {
 
 #[cfg(test)]
 mod tests {
-    use marquee_proto::convert::timestamp;
-    use marquee_proto::v1::{FileEntry, Manifest};
+    use marquee_proto::v1::FileEntry;
 
-    use super::super::samples;
     use super::*;
 
-    fn report() -> Artifact {
+    #[test]
+    fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
         let file = |path: &str| FileEntry {
             path: path.into(),
             ..FileEntry::default()
         };
-        Artifact {
-            digest: "5a3cf0918d22".repeat(6)[..64].into(),
-            name: "report".into(),
-            job_id: 18,
-            job_name: "eval".into(),
-            pipeline_id: 3,
-            attempt: 1,
-            size_bytes: 1_300_000,
-            committed_at: Some(timestamp(samples::now() - chrono::TimeDelta::minutes(4))),
-            file_count: 2,
-            manifest: Some(Manifest {
+        let artifact = Artifact {
+            manifest: Some(v1::Manifest {
                 files: vec![file("report.html"), file("report.json")],
             }),
-        }
-    }
-
-    #[test]
-    fn artifacts_are_listed_by_digest() {
-        let mut page = Page::new(false, None);
-        Artifacts(&[report()]).page(&mut page, samples::now());
-        insta::assert_snapshot!(page.finish(), @r#"
-        DIGEST        NAME       SIZE  FILES  JOB      PIPELINE  AGE
-        5a3cf0918d22  report  1.2 MiB      2  18 eval  p3        4 m
-        "#);
-    }
-
-    #[test]
-    fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
-        let artifact = report();
+            ..Artifact::default()
+        };
         assert_eq!(chosen(&artifact, &["report.json".into()]).unwrap().len(), 1);
         assert_eq!(chosen(&artifact, &[]).unwrap().len(), 2);
         let error = chosen(&artifact, &["report.htm".into()])

@@ -1,13 +1,13 @@
 //! `marquee cancel`.
 
 use marquee_proto::v1;
+use marquee_view::jobs::Jobs;
+use marquee_view::words;
 
 use super::Session;
-use super::jobs::Jobs;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
-use crate::output::words;
 use crate::target::{Resolved, Target};
 
 /// Ask jobs to stop

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use marquee_proto::v1::{self, LogLine};
+use marquee_view::{json, units};
 use tonic::Status;
 
 use super::Session;
 use crate::client::{Remote, is_passing};
 use crate::error::Result;
-use crate::output::{Format, Output, json, words};
+use crate::output::{Format, Output};
 use crate::target::Target;
 
 mod resume;
@@ -89,7 +90,7 @@ async fn stream(
             Err(status) => return Ok(Err(status)),
         };
         patience.renew();
-        let at = words::time(line.at.as_ref()).unwrap_or_default();
+        let at = units::time(line.at.as_ref()).unwrap_or_default();
         if seen.is_new((line.attempt, line.rank, line.stream), at) {
             output.text(&render(&line, output.format, request.rank.is_some()))?;
         }

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use marquee_domain::limits;
 use marquee_proto::v1::{self, document};
+use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -14,7 +15,7 @@ use super::Session;
 use super::wait::follow;
 use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
-use crate::output::{Output, Page, Show, json, words};
+use crate::output::Output;
 use crate::target::Resolved;
 
 /// Submit a pipeline: a file of jobs
@@ -129,8 +130,8 @@ fn read_document(path: &Path) -> Result<v1::Document> {
         return Err(CliError::Usage(format!(
             "{} has {}; a pipeline may have {}",
             path.display(),
-            words::bytes(text.len() as u64),
-            words::bytes(limits::DOCUMENT_MAX_BYTES as u64)
+            units::bytes(text.len() as u64),
+            units::bytes(limits::DOCUMENT_MAX_BYTES as u64)
         )));
     }
     let is_json = path
@@ -156,7 +157,7 @@ impl Submitted {
             .jobs
             .first()
             .map_or("", |job| job.pipeline_name.as_str());
-        let jobs = words::plural(self.0.jobs.len(), "job");
+        let jobs = units::plural(self.0.jobs.len(), "job");
         let again = if self.0.repeated_request {
             " (submitted before: the same jobs)"
         } else {
@@ -175,13 +176,13 @@ impl Submitted {
     }
 }
 
-impl Show for Submitted {
+impl View for Submitted {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         page.line(self.headline());
-        super::jobs::table(page, &self.0.jobs, now);
+        marquee_view::jobs::table(page, &self.0.jobs, now);
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         json!({
             "pipeline_id": self.0.pipeline_id,
             "repeated_request": self.0.repeated_request,

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use marquee_view::units;
 use serde_json::json;
 
 use super::Session;
 use crate::cluster::{Cluster, Layout, Options, free_port};
 use crate::context::{self, DEFAULT_ADDR, UpContext, Written};
 use crate::error::{CliError, Result};
-use crate::output::{Format, words};
+use crate::output::Format;
 use crate::signals::Signals;
 
 /// Run all of Marquee on this machine: a coordinator with its own Postgres, and workers
@@ -133,9 +134,9 @@ impl Cluster {
     /// What runs, in words.
     fn describe(&self) -> Vec<(&'static str, String)> {
         let options = self.options();
-        let slots = words::plural(options.slots_per_worker as usize, "CPU device");
-        let threads = words::plural(options.threads_per_slot as usize, "thread");
-        let workers = words::plural(options.workers as usize, "worker");
+        let slots = units::plural(options.slots_per_worker as usize, "CPU device");
+        let threads = units::plural(options.threads_per_slot as usize, "thread");
+        let workers = units::plural(options.workers as usize, "worker");
         vec![
             ("coordinator", self.addr()),
             ("workers", format!("{workers} with {slots} of {threads}")),

@@ -1,7 +1,8 @@
 //! `marquee wait`, and the following that `submit --wait` shares.
 
+use marquee_view::jobs::Jobs;
+
 use super::Session;
-use super::jobs::Jobs;
 use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};

@@ -7,9 +7,9 @@ use console::Style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use marquee_domain::job::JobStateName;
 use marquee_proto::v1::Job;
+use marquee_view::{progress, status, words};
 
-use super::{Reporter, status};
-use crate::output::words;
+use super::Reporter;
 
 /// Redraws a second, at most.
 const HERTZ: u8 = 10;
@@ -39,7 +39,7 @@ impl Bars {
 
     fn draw(bar: &ProgressBar, job: &Job, now: DateTime<Utc>) {
         let progress = job.progress.as_ref().filter(|_| is_running(job));
-        let percent = progress.and_then(status::percent);
+        let percent = progress.and_then(progress::percent);
         if bar.is_finished() {
             // A retried job goes on in its old line.
             bar.reset();

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::v1::Job;
-
-use super::status;
-use crate::output::words;
+use marquee_view::{status, words};
 
 /// At least this long between two lines about a job whose state stays the same: a day's log of a
 /// run can still be read.

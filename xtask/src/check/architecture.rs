@@ -21,9 +21,15 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         &["marquee-domain", "marquee-proto", "marquee-store"],
     ),
     ("marquee-worker", &["marquee-domain", "marquee-proto"]),
+    ("marquee-view", &["marquee-domain", "marquee-proto"]),
     (
         "marquee-cli",
-        &["marquee-domain", "marquee-proto", "marquee-weights"],
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-view",
+            "marquee-weights",
+        ],
     ),
     (
         "marquee-trainer",
@@ -61,6 +67,18 @@ const NEVER_IN: &[(&str, &[&str])] = &[
         &["tokio", "tonic", "reqwest", "futures", "rand"],
     ),
     ("marquee-evaluation", &["tokio", "tonic", "reqwest"]),
+    // A view is a pure function, whoever draws it.
+    (
+        "marquee-view",
+        &[
+            "tokio",
+            "tonic",
+            "clap",
+            "comfy-table",
+            "console",
+            "indicatif",
+        ],
+    ),
     ("marquee-trainer", &["tonic", "tonic-prost", "reqwest"]),
     ("marquee-xtask", &["tokio", "clap", "reqwest"]),
 ];

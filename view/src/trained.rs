@@ -3,10 +3,11 @@
 
 use marquee_domain::report::{FeaturesReport, TrainSummary, WeightsReport};
 
-use super::words;
+use crate::units;
 
 /// Both as labelled lines, of the rank that tells for all.
-pub(crate) fn lines(rank: &TrainSummary) -> Vec<(&'static str, String)> {
+#[must_use]
+pub fn lines(rank: &TrainSummary) -> Vec<(&'static str, String)> {
     let given = rank
         .weights
         .iter()
@@ -26,7 +27,7 @@ fn weights(report: &WeightsReport) -> String {
     }
     let file = report.file.rsplit('/').next().unwrap_or(&report.file);
     let loaded = usize::try_from(report.loaded).unwrap_or(usize::MAX);
-    line.push_str(&format!("{} of {file}", words::plural(loaded, "tensor")));
+    line.push_str(&format!("{} of {file}", units::plural(loaded, "tensor")));
     for (what, names) in [
         ("classifier", &report.head),
         ("not taken", &report.skipped),
@@ -52,7 +53,7 @@ fn features(report: &FeaturesReport) -> String {
     format!(
         "{how} for {} pictures, {:.1} ms each; training then went {} times as fast as with the \
          frozen networks in every step",
-        words::count(report.pictures),
+        units::count(report.pictures),
         report.seconds_per_picture * 1e3,
         times(report.speedup)
     )

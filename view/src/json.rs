@@ -6,10 +6,10 @@ use marquee_proto::v1;
 use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::words;
+use crate::{units, words};
 
 fn time(at: Option<&Timestamp>) -> Value {
-    words::time(at).map_or(Value::Null, |at: DateTime<Utc>| words::rfc3339(at).into())
+    units::time(at).map_or(Value::Null, |at: DateTime<Utc>| units::rfc3339(at).into())
 }
 
 /// Text that stands for nothing when empty.
@@ -50,7 +50,8 @@ fn progress(progress: Option<&v1::Progress>) -> Value {
     })
 }
 
-pub(crate) fn job(job: &v1::Job) -> Value {
+#[must_use]
+pub fn job(job: &v1::Job) -> Value {
     json!({
         "id": job.id,
         "pipeline_id": job.pipeline_id,
@@ -87,7 +88,8 @@ pub(crate) fn job(job: &v1::Job) -> Value {
     })
 }
 
-pub(crate) fn pipeline(pipeline: &v1::Pipeline) -> Value {
+#[must_use]
+pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
     json!({
         "id": pipeline.id,
         "name": pipeline.name,
@@ -123,7 +125,8 @@ fn attempt(attempt: &v1::Attempt) -> Value {
 }
 
 /// A job with its history: the job's own fields, and beside them the rest.
-pub(crate) fn job_detail(detail: &v1::JobDetail) -> Value {
+#[must_use]
+pub fn job_detail(detail: &v1::JobDetail) -> Value {
     let mut value = detail.job.as_ref().map_or_else(|| json!({}), job);
     value["spec"] = embedded(&detail.spec_json);
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
@@ -132,7 +135,8 @@ pub(crate) fn job_detail(detail: &v1::JobDetail) -> Value {
     value
 }
 
-pub(crate) fn worker(worker: &v1::Worker) -> Value {
+#[must_use]
+pub fn worker(worker: &v1::Worker) -> Value {
     let inventory = worker.inventory.as_ref().map_or(Value::Null, |host| {
         let gpu = |gpu: &v1::Gpu| {
             json!({
@@ -175,12 +179,8 @@ pub(crate) fn worker(worker: &v1::Worker) -> Value {
 }
 
 /// One GPU of a worker; a reading that was never made leaves its fields null.
-pub(crate) fn gpu(
-    worker: &v1::Worker,
-    index: u32,
-    name: &str,
-    reading: Option<&v1::GpuReading>,
-) -> Value {
+#[must_use]
+pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::GpuReading>) -> Value {
     let unread = v1::GpuReading::default();
     let reading = reading.unwrap_or(&unread);
     let watts = |milliwatts: Option<u32>| milliwatts.map(|mw| f64::from(mw) / 1_000.0);
@@ -239,7 +239,8 @@ pub(crate) fn gpu(
     })
 }
 
-pub(crate) fn artifact(artifact: &v1::Artifact) -> Value {
+#[must_use]
+pub fn artifact(artifact: &v1::Artifact) -> Value {
     let files = artifact.manifest.as_ref().map(|manifest| {
         let file = |file: &v1::FileEntry| {
             json!({ "path": file.path, "size_bytes": file.size_bytes, "digest": file.digest })
@@ -260,7 +261,8 @@ pub(crate) fn artifact(artifact: &v1::Artifact) -> Value {
     })
 }
 
-pub(crate) fn log_line(line: &v1::LogLine) -> Value {
+#[must_use]
+pub fn log_line(line: &v1::LogLine) -> Value {
     let stream = match line.stream() {
         v1::log_line::Stream::Stdout => "stdout",
         v1::log_line::Stream::Stderr => "stderr",
@@ -275,7 +277,8 @@ pub(crate) fn log_line(line: &v1::LogLine) -> Value {
     })
 }
 
-pub(crate) fn metric(point: &v1::MetricPoint) -> Value {
+#[must_use]
+pub fn metric(point: &v1::MetricPoint) -> Value {
     json!({
         "attempt": point.attempt,
         "rank": point.rank,

@@ -1,4 +1,4 @@
-//! Fixed answers for snapshots of what users see.
+//! Jobs in every state, and one with a history.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::convert::timestamp;
@@ -9,15 +9,17 @@ use marquee_proto::v1::{
 use prost_types::Timestamp;
 
 /// The time of every sample.
-pub(crate) fn now() -> DateTime<Utc> {
-    DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+#[must_use]
+pub fn now() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::seconds(1_800_000_000)
 }
 
 fn ago(seconds: i64) -> Option<Timestamp> {
     Some(timestamp(now() - TimeDelta::seconds(seconds)))
 }
 
-pub(crate) fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
+#[must_use]
+pub fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
     Job {
         id,
         pipeline_id: 3,
@@ -32,7 +34,8 @@ pub(crate) fn job(id: i64, name: &str, kind: JobKind, state: JobState) -> Job {
     }
 }
 
-pub(crate) fn pipeline() -> Pipeline {
+#[must_use]
+pub fn pipeline() -> Pipeline {
     let fetch = Job {
         attempt: 1,
         started_at: ago(290),
@@ -69,7 +72,8 @@ pub(crate) fn pipeline() -> Pipeline {
     }
 }
 
-pub(crate) fn failure() -> Failure {
+#[must_use]
+pub fn failure() -> Failure {
     Failure {
         class: FailureClass::OutOfMemory.into(),
         message: "rank 1 was killed: the host's memory ran out; lower batch_size".into(),
@@ -77,7 +81,8 @@ pub(crate) fn failure() -> Failure {
 }
 
 /// A train job that lost a worker first and its memory then.
-pub(crate) fn failed_train() -> JobDetail {
+#[must_use]
+pub fn failed_train() -> JobDetail {
     let rank = |rank, worker: &str, state: RankState| AttemptRank {
         rank,
         worker_name: worker.into(),

@@ -1,12 +1,11 @@
-//! What can be said about one job in one line.
+//! How far a job is: the share done, its rate, the time left, and all of it in one line.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use marquee_domain::job::JobStateName;
-use marquee_proto::v1::{Job, Progress};
+use marquee_proto::v1::Progress;
 
-use crate::output::words;
+use crate::units;
 
 /// A rate over less than this is noise.
 const RATE_AFTER: Duration = Duration::from_secs(1);
@@ -28,7 +27,8 @@ fn round(progress: &Progress) -> (u64, u64) {
 }
 
 /// The share done of all rounds, in whole percent.
-pub(super) fn percent(progress: &Progress) -> Option<u64> {
+#[must_use]
+pub fn percent(progress: &Progress) -> Option<u64> {
     let total = u128::from(progress.total.filter(|total| *total > 0)?);
     let (this, all) = round(progress);
     let done = u128::from(this - 1) * total + u128::from(progress.done).min(total);
@@ -36,7 +36,8 @@ pub(super) fn percent(progress: &Progress) -> Option<u64> {
 }
 
 /// Units a second since the phase began; what an earlier attempt did is no part of it.
-pub(super) fn rate(progress: &Progress) -> Option<f64> {
+#[must_use]
+pub fn rate(progress: &Progress) -> Option<f64> {
     per_second(
         progress,
         progress.done.saturating_sub(progress.phase_started_done),
@@ -44,27 +45,28 @@ pub(super) fn rate(progress: &Progress) -> Option<f64> {
 }
 
 fn per_second(progress: &Progress, since_start: u64) -> Option<f64> {
-    let started = words::time(progress.phase_started_at.as_ref())?;
-    let measured = words::between(started, words::time(progress.at.as_ref())?);
+    let started = units::time(progress.phase_started_at.as_ref())?;
+    let measured = units::between(started, units::time(progress.at.as_ref())?);
     (measured >= RATE_AFTER && since_start > 0).then(|| since_start as f64 / measured.as_secs_f64())
 }
 
 /// `190.0 MiB, 12.1 MiB/s`, of what brings bytes in.
 fn bytes_text(progress: &Progress) -> Option<String> {
     let bytes = progress.bytes.filter(|bytes| *bytes > 0)?;
-    let mut text = words::bytes(bytes);
+    let mut text = units::bytes(bytes);
     let since_start = bytes.saturating_sub(progress.phase_started_bytes);
     if let Some(rate) = per_second(progress, since_start) {
         // No rate in bytes comes near the largest number.
         #[allow(clippy::cast_possible_truncation, reason = "it saturates")]
         let rate = rate as u64;
-        text.push_str(&format!(", {}/s", words::bytes(rate)));
+        text.push_str(&format!(", {}/s", units::bytes(rate)));
     }
     Some(text)
 }
 
 /// `15 not well: 12 gone, 3 rejected_no_poster`; the commonest `most` classes.
-pub(crate) fn problems_text(progress: &Progress, most: usize) -> Option<String> {
+#[must_use]
+pub fn problems_text(progress: &Progress, most: usize) -> Option<String> {
     let mut classes: Vec<(&String, u64)> = progress
         .problems
         .iter()
@@ -75,35 +77,37 @@ pub(crate) fn problems_text(progress: &Progress, most: usize) -> Option<String> 
     classes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let named = classes.iter().take(most);
     let mut parts: Vec<String> = named
-        .map(|(class, count)| format!("{} {class}", words::count(*count)))
+        .map(|(class, count)| format!("{} {class}", units::count(*count)))
         .collect();
     let rest: u64 = classes.iter().skip(most).map(|(_, count)| count).sum();
     if rest > 0 {
-        parts.push(format!("{} of other classes", words::count(rest)));
+        parts.push(format!("{} of other classes", units::count(rest)));
     }
-    (all > 0).then(|| format!("{} not well: {}", words::count(all), parts.join(", ")))
+    (all > 0).then(|| format!("{} not well: {}", units::count(all), parts.join(", ")))
 }
 
 /// How long this round and those after it will go on at its rate, seen from `now`.
-pub(super) fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
+#[must_use]
+pub fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
     let rate = rate(progress)?;
     let total = progress.total?;
     let (this, all) = round(progress);
     let units = total.checked_sub(progress.done)? as f64 + (all - this) as f64 * total as f64;
-    let since = words::between(words::time(progress.at.as_ref())?, now).as_secs_f64();
+    let since = units::between(units::time(progress.at.as_ref())?, now).as_secs_f64();
     let left = Duration::try_from_secs_f64((units / rate - since).max(0.0)).ok()?;
     (left < LEFT_MAX).then_some(left)
 }
 
 /// `films 1,200/3,000 films (40 %), 312 films/s, 80.1 MiB, 20.8 MiB/s, 6 s left; 15 not well: 15 gone`.
-pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
-    let done = words::count(progress.done);
+#[must_use]
+pub fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
+    let done = units::count(progress.done);
     let mut text = match progress.total {
         Some(total) => {
             format!(
                 "{} {done}/{} {}",
                 progress.phase,
-                words::count(total),
+                units::count(total),
                 progress.unit
             )
         }
@@ -113,69 +117,18 @@ pub(super) fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
         text.push_str(&format!(" ({percent} %)"));
     }
     if let Some(rate) = rate(progress) {
-        text.push_str(&format!(", {} {}/s", words::rate(rate), progress.unit));
+        text.push_str(&format!(", {} {}/s", units::rate(rate), progress.unit));
     }
     if let Some(bytes) = bytes_text(progress) {
         text.push_str(&format!(", {bytes}"));
     }
     if let Some(left) = time_left(progress, now) {
-        text.push_str(&format!(", {} left", words::about(left)));
+        text.push_str(&format!(", {} left", units::about(left)));
     }
     if let Some(problems) = problems_text(progress, PROBLEMS_SHOWN) {
         text.push_str(&format!("; {problems}"));
     }
     text.trim_start().to_owned()
-}
-
-/// What follows the state: the reason, the progress, the time taken or the failure.
-pub(crate) fn detail(job: &Job, now: DateTime<Utc>) -> String {
-    let reused = job.reused_from_job_id != 0;
-    let attempt = if job.attempt > 1 && job.elements.is_none() && !reused {
-        format!("attempt {}/{}", job.attempt, job.max_attempts)
-    } else {
-        String::new()
-    };
-    let text = match words::state_name(job) {
-        Some(JobStateName::Waiting | JobStateName::Queued) => match &job.failure {
-            Some(failure) => format!(
-                "{} (the last attempt failed, {}: {})",
-                job.reason,
-                words::failure_word(failure),
-                words::first_line(&failure.message)
-            ),
-            None => job.reason.clone(),
-        },
-        Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
-        Some(JobStateName::Running) => match &job.progress {
-            Some(progress) => progress_text(progress, now),
-            None => match words::ran_for(job, now) {
-                Some(length) => format!("for {}", words::duration(length)),
-                None => "starting".to_owned(),
-            },
-        },
-        Some(JobStateName::Succeeded) => match words::ran_for(job, now) {
-            _ if job.reused_from_job_id != 0 => {
-                format!("reused from job {}", job.reused_from_job_id)
-            }
-            Some(length) => format!("in {}", words::duration(length)),
-            None => String::new(),
-        },
-        Some(JobStateName::Failed) => job.failure.as_ref().map_or_else(String::new, |failure| {
-            format!(
-                "{}: {}",
-                words::failure_word(failure),
-                words::first_line(&failure.message)
-            )
-        }),
-        Some(JobStateName::Cancelled) => job.reason.clone(),
-        None => String::new(),
-    };
-    let elements = job.elements.as_ref().map(words::element_states);
-    [elements.unwrap_or_default(), attempt, text]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 #[cfg(test)]
@@ -246,19 +199,6 @@ mod tests {
             progress_text(&resumed, at(4)),
             "posters 1,200/3,000 images (40 %), 50 images/s, 110.0 MiB, 2.5 MiB/s, 36 s left"
         );
-    }
-
-    #[test]
-    fn a_reused_step_says_whose_result_it_has() {
-        let job = Job {
-            state: marquee_proto::v1::JobState::Succeeded.into(),
-            attempt: 1,
-            started_at: Some(timestamp(at(0))),
-            finished_at: Some(timestamp(at(0))),
-            reused_from_job_id: 12,
-            ..Job::default()
-        };
-        assert_eq!(detail(&job, at(1)), "reused from job 12");
     }
 
     #[test]
