@@ -19,14 +19,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::client::Remote;
-use crate::cluster::{Cluster, Layout, Options, free_port};
-use crate::commands::artifacts::{self, download};
-use crate::commands::submit::submit;
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::error::{CliError, Result};
 use crate::output::Output;
 use crate::report::gather;
+use crate::requests::download;
 use crate::signals::Signals;
-use crate::{clock, progress, watch};
+use crate::{clock, progress, requests, watch};
 
 pub(crate) use folder::Folder;
 
@@ -48,13 +47,13 @@ impl Demo {
     /// Runs the demo and stops everything, whatever happens.
     pub(crate) async fn run(&self, folder: &Folder, output: Output) -> Result<()> {
         let mut signals = Signals::catch()?;
-        let options = Options {
+        let options = ClusterOptions {
             listen: free_port(([127, 0, 0, 1], 0).into())?,
             workers: WORKERS,
             slots_per_worker: 1,
             threads_per_slot: 1,
         };
-        let mut cluster = Cluster::new(Layout::lock(folder.data())?, options)?;
+        let mut cluster = LocalCluster::new(Layout::lock(folder.data())?, options)?;
         let outcome = tokio::select! {
             outcome = self.show(&mut cluster, folder, output) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),
@@ -68,7 +67,12 @@ impl Demo {
         outcome
     }
 
-    async fn show(&self, cluster: &mut Cluster, folder: &Folder, output: Output) -> Result<()> {
+    async fn show(
+        &self,
+        cluster: &mut LocalCluster,
+        folder: &Folder,
+        output: Output,
+    ) -> Result<()> {
         let started = Instant::now();
         eprintln!(
             "starting a coordinator, its Postgres and {WORKERS} workers in {}",
@@ -106,7 +110,8 @@ impl Demo {
         let overrides = std::iter::once(source)
             .chain(self.overrides.iter().cloned())
             .collect();
-        let submitted = submit(remote, document, overrides, Uuid::new_v4().to_string()).await?;
+        let submitted =
+            requests::jobs::submit(remote, document, overrides, Uuid::new_v4().to_string()).await?;
         let id = submitted.pipeline_id;
         eprintln!("submitted examples/posters.toml as pipeline p{id}");
         let request = v1::WatchRequest {
@@ -148,7 +153,7 @@ impl Demo {
     /// Leaves it running until the user has seen enough.
     async fn stay(
         &self,
-        cluster: &mut Cluster,
+        cluster: &mut LocalCluster,
         folder: &Folder,
         signals: &mut Signals,
     ) -> Result<()> {
@@ -185,7 +190,7 @@ impl Demo {
 /// Brings the report to where it outlives the demo, and returns the path of the page to open.
 async fn fetch_report(remote: &Remote, summary: &Summary, folder: &Folder) -> Result<PathBuf> {
     let job = summary.eval_job.context("the pipeline has no eval job")?;
-    let artifact = artifacts::find(remote, Which::JobId(job)).await?;
+    let artifact = requests::artifacts::find(remote, Which::JobId(job)).await?;
     let files = artifact.manifest.unwrap_or_default().files;
     let to = folder.report()?;
     let written = download::files(remote, &files, &to).await?;

@@ -20,6 +20,8 @@ mod error;
 mod output;
 mod progress;
 mod report;
+mod requests;
+mod session;
 mod signals;
 mod target;
 mod watch;

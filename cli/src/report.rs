@@ -10,16 +10,15 @@ use marquee_view::report::Summary;
 use serde::de::DeserializeOwned;
 
 use crate::client::Remote;
-use crate::commands::artifacts::{self, download};
-use crate::commands::{jobs, show};
 use crate::error::Result;
+use crate::requests::{artifacts, download, jobs};
 
 /// The file of a report artifact that holds its figures.
 const REPORT_FILE: &str = "report.json";
 
 /// Reads what a pipeline's jobs left behind.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
-    let pipeline = show::get_pipeline(remote, pipeline_id).await?;
+    let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
     // Where a step was reused, the job that did the work has its words.
     let last_succeeded = |kind: JobKind| {
         let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
@@ -101,7 +100,7 @@ async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
 
 /// The ranks' own words, from the attempt that was committed.
 pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
-    let detail = show::get_job(remote, job_id).await?;
+    let detail = jobs::get(remote, job_id).await?;
     let committed = detail
         .attempts
         .into_iter()

@@ -5,12 +5,12 @@ use marquee_domain::spec::{JobSpec, Work};
 use marquee_proto::v1::{self, Job, JobState};
 use marquee_view::{units, words};
 
-use super::plan::Case;
+use super::case::Case;
 use super::results::{Measured, Outcome, Results, Run};
 use crate::client::Remote;
-use crate::commands::{metrics, show};
 use crate::error::{CliError, Result};
 use crate::report::summaries;
+use crate::requests::{jobs, metrics};
 
 /// What a rank reports every ten steps.
 const RATE: &str = "train/images_per_second";
@@ -19,7 +19,7 @@ const EPOCH: &str = "epoch/seconds";
 
 /// Reads what the jobs of a bench's pipeline measured.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results> {
-    let pipeline = show::get_pipeline(remote, pipeline_id).await?;
+    let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
     let cases: Vec<(Case, &Job)> = pipeline
         .jobs
         .iter()
@@ -72,7 +72,7 @@ fn why_not(job: &Job) -> String {
 }
 
 async fn work_of(remote: &Remote, job_id: i64) -> Result<Work> {
-    let detail = show::get_job(remote, job_id).await?;
+    let detail = jobs::get(remote, job_id).await?;
     let spec: JobSpec = serde_json::from_str(&detail.spec_json)
         .map_err(|error| anyhow::anyhow!("the spec of job {job_id} cannot be read: {error}"))?;
     Ok(spec.work)

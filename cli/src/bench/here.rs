@@ -3,10 +3,11 @@
 use marquee_view::units;
 use tokio::time::Instant;
 
-use super::plan::{Plan, Source};
+use super::plan::{BenchPlan, Source};
+use super::run::{choose_devices, finish, start};
+use super::shown::Shown;
 use crate::client::Remote;
-use crate::cluster::{Cluster, Layout, Options, free_port};
-use crate::commands::bench::{Shown, choose_devices, finish, start};
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::demo::catalogue;
 use crate::error::{CliError, Result};
 use crate::signals::Signals;
@@ -27,17 +28,17 @@ impl Here {
     }
 
     /// Runs the bench and stops everything, whatever happens.
-    pub(crate) async fn run(&self, plan: Plan, shown: &Shown) -> Result<()> {
+    pub(crate) async fn run(&self, plan: BenchPlan, shown: &Shown) -> Result<()> {
         let mut signals = Signals::catch()?;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options {
+        let options = ClusterOptions {
             listen: free_port(([127, 0, 0, 1], 0).into())?,
             workers: 1,
             // One thread each: so many ranks are so many times the cores.
             slots_per_worker: u32::try_from(threads).unwrap_or(1),
             threads_per_slot: 1,
         };
-        let mut cluster = Cluster::new(Layout::lock(self.folder.path())?, options)?;
+        let mut cluster = LocalCluster::new(Layout::lock(self.folder.path())?, options)?;
         let outcome = tokio::select! {
             outcome = self.measure(&mut cluster, plan, shown) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),
@@ -47,7 +48,12 @@ impl Here {
         outcome
     }
 
-    async fn measure(&self, cluster: &mut Cluster, mut plan: Plan, shown: &Shown) -> Result<()> {
+    async fn measure(
+        &self,
+        cluster: &mut LocalCluster,
+        mut plan: BenchPlan,
+        shown: &Shown,
+    ) -> Result<()> {
         let started = Instant::now();
         eprintln!("starting a coordinator, its Postgres and a worker");
         cluster.start().await?;

@@ -4,8 +4,9 @@ use chrono::{DateTime, Utc};
 use marquee_view::{Cell, Page, Tone, View, left, right, toned};
 use serde_json::{Value, json};
 
-use super::plan::Case;
-use super::results::{Finding, Results, Row};
+use super::case::Case;
+use super::findings::{Finding, findings};
+use super::results::{Results, Row};
 
 impl View for Results {
     fn page(&self, page: &mut Page, _: DateTime<Utc>) {
@@ -42,7 +43,7 @@ impl View for Results {
         for (case, why) in &self.missing {
             page.line(format!("no figure for {}: {why}", title(case)));
         }
-        let findings = self.findings();
+        let findings = findings(self);
         if !findings.is_empty() {
             page.heading("What it comes to");
             findings
@@ -129,7 +130,7 @@ impl Results {
             json!({ "name": title(case), "value": null, "unit": "images/s", "reference": null,
                 "ratio": null, "what": ran, "missing": why })
         });
-        let findings = self.findings().into_iter().map(|finding| {
+        let findings = findings(self).into_iter().map(|finding| {
             json!({ "name": finding.name, "value": finding.value, "unit": "images/s",
                 "reference": finding.reference, "ratio": finding.ratio(), "what": finding.what })
         });

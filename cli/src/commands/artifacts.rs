@@ -5,23 +5,17 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use marquee_domain::PipelineId;
-use marquee_proto::v1::{self, Artifact, get_artifact_request::Which};
+use marquee_proto::v1::{self, Artifact};
 use marquee_view::artifacts::Artifacts;
 use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 
-use super::Session;
-use crate::client::{Remote, Repeat, quick};
-use crate::clock;
+use crate::client::Remote;
 use crate::error::{CliError, Result};
+use crate::requests::download;
+use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
-
-pub(crate) mod download;
-
-/// Digits of a digest that are enough where they are unique.
-const DIGEST_PREFIX_MIN: usize = 12;
-/// Artifacts of one request; a longer listing takes several.
-const PAGE_SIZE: usize = 1_000;
+use crate::{clock, requests};
 
 /// List and fetch what jobs made: datasets, shards, models, reports
 #[derive(Debug, clap::Args)]
@@ -82,31 +76,12 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
         Some(job) => job.resolve_job(remote).await?,
         None => 0,
     };
-    let mut request = v1::ListArtifactsRequest {
+    let request = v1::ListArtifactsRequest {
         pipeline_id: args.pipeline.map_or(0, |id| id.0),
         job_id,
         ..v1::ListArtifactsRequest::default()
     };
-    let mut artifacts = Vec::new();
-    let more = loop {
-        let wanted = (args.limit - artifacts.len()).clamp(1, PAGE_SIZE);
-        request.page_size = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let page = remote
-            .call(Repeat::Safe, async || {
-                remote
-                    .artifacts()
-                    .list_artifacts(quick(request.clone()))
-                    .await
-            })
-            .await?;
-        artifacts.extend(page.artifacts);
-        let is_last = page.next_page_token.is_empty();
-        if is_last || artifacts.len() >= args.limit {
-            break !is_last || artifacts.len() > args.limit;
-        }
-        request.page_token = page.next_page_token;
-    };
-    artifacts.truncate(args.limit);
+    let (artifacts, more) = requests::artifacts::list(remote, request, args.limit).await?;
     session.output.show(&Artifacts(&artifacts), clock::now())?;
     if session.output.is_for_people() && more {
         eprintln!("there are more; --limit shows them");
@@ -118,8 +93,8 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
 }
 
 async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
-    let which = which(&args.artifact, remote).await?;
-    let artifact = find(remote, which).await?;
+    let which = requests::artifacts::which(&args.artifact, remote).await?;
+    let artifact = requests::artifacts::find(remote, which).await?;
     let folder = args.to.unwrap_or_else(|| {
         PathBuf::from(format!(
             "{}-{}",
@@ -138,36 +113,6 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
         clock::now(),
     )?;
     Ok(())
-}
-
-/// Reads a digest or a job.
-pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
-    let is_hex = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    // A job has no number of twelve digits in a lifetime of jobs.
-    if is_hex && text.len() >= DIGEST_PREFIX_MIN {
-        return Ok(Which::Digest(text.to_owned()));
-    }
-    let target: Target = text.parse().map_err(|_| {
-        CliError::Usage(format!(
-            "\"{text}\" is neither a digest (its first {DIGEST_PREFIX_MIN} digits or more) nor a job"
-        ))
-    })?;
-    target.resolve_job(remote).await.map(Which::JobId)
-}
-
-/// One artifact with its files.
-pub(crate) async fn find(remote: &Remote, which: Which) -> Result<Artifact> {
-    let request = v1::GetArtifactRequest { which: Some(which) };
-    remote
-        .call(Repeat::Safe, async || {
-            remote
-                .artifacts()
-                .get_artifact(quick(request.clone()))
-                .await
-        })
-        .await
 }
 
 /// The files of an artifact that were asked for: all of them, or those named.

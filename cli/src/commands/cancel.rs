@@ -4,10 +4,10 @@ use marquee_proto::v1;
 use marquee_view::jobs::Jobs;
 use marquee_view::words;
 
-use super::Session;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 use crate::target::{Resolved, Target};
 
 /// Ask jobs to stop

@@ -13,10 +13,10 @@ use marquee_view::doctor::Reports;
 use marquee_view::units;
 use tokio::process::Command;
 
-use super::Session;
 use crate::clock;
 use crate::cluster::beside_us;
 use crate::error::{CliError, Result};
+use crate::session::Session;
 
 /// Each check has a limit of its own; all of them together stay below this.
 const DOCTOR_MAX: Duration = Duration::from_secs(300);

@@ -2,10 +2,10 @@
 
 use marquee_view::explain::Explanation;
 
-use super::{Session, show};
-use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 use crate::target::Target;
+use crate::{clock, requests};
 
 /// Say why a job waits or failed, and what to do
 #[derive(Debug, clap::Args)]
@@ -20,10 +20,10 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     let id = args.job.resolve_job(&remote).await?;
-    let detail = show::get_job(&remote, id).await?;
+    let detail = requests::jobs::get(&remote, id).await?;
     let needs = match &detail.job {
         Some(job) if !job.needs.is_empty() => {
-            let pipeline = show::get_pipeline(&remote, job.pipeline_id).await?;
+            let pipeline = requests::jobs::get_pipeline(&remote, job.pipeline_id).await?;
             pipeline
                 .jobs
                 .into_iter()

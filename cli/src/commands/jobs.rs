@@ -3,17 +3,13 @@
 use clap::ValueEnum;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::JobKind;
-use marquee_proto::v1::{self, Job};
+use marquee_proto::v1;
 use marquee_view::jobs::Jobs;
 
-use super::Session;
-use crate::client::{Remote, Repeat, quick};
-use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
-
-/// Jobs of one request; a longer listing takes several.
-const PAGE_SIZE: usize = 1_000;
+use crate::{clock, requests};
 
 /// List jobs, newest first
 #[derive(Debug, clap::Args)]
@@ -107,7 +103,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
             .collect(),
         ..v1::ListJobsRequest::default()
     };
-    let (jobs, more) = list(&remote, request, args.limit).await?;
+    let (jobs, more) = requests::jobs::list(&remote, request, args.limit).await?;
     session.output.show(&Jobs(&jobs), clock::now())?;
     if session.output.is_for_people() && more {
         eprintln!("there are more; --limit shows them");
@@ -123,41 +119,4 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The elements of a job array, in order; none for any other job.
-pub(crate) async fn elements(remote: &Remote, array_job_id: i64) -> Result<Vec<Job>> {
-    let request = v1::ListJobsRequest {
-        array_job_id,
-        ..v1::ListJobsRequest::default()
-    };
-    let (mut elements, _) = list(remote, request, usize::MAX).await?;
-    elements.reverse();
-    Ok(elements)
-}
-
-/// The first `limit` jobs, and whether there are more.
-async fn list(
-    remote: &Remote,
-    mut request: v1::ListJobsRequest,
-    limit: usize,
-) -> Result<(Vec<Job>, bool)> {
-    let mut jobs = Vec::new();
-    loop {
-        let wanted = (limit - jobs.len()).clamp(1, PAGE_SIZE);
-        request.page_size = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let page = remote
-            .call(Repeat::Safe, async || {
-                remote.jobs().list_jobs(quick(request.clone())).await
-            })
-            .await?;
-        jobs.extend(page.jobs);
-        let is_last = page.next_page_token.is_empty();
-        if is_last || jobs.len() >= limit {
-            let more = !is_last || jobs.len() > limit;
-            jobs.truncate(limit);
-            return Ok((jobs, more));
-        }
-        request.page_token = page.next_page_token;
-    }
 }

@@ -3,9 +3,9 @@
 use marquee_domain::zoo::{self, MODELS, ModelInfo, ZOO};
 use marquee_view::models::Models;
 
-use super::Session;
 use crate::clock;
 use crate::error::{CliError, Result};
+use crate::session::Session;
 
 /// List the networks that a train job can name
 #[derive(Debug, clap::Args)]

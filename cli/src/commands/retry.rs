@@ -3,10 +3,10 @@
 use marquee_proto::v1;
 use marquee_view::jobs::Jobs;
 
-use super::Session;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 use crate::target::Target;
 
 /// Queue failed or cancelled jobs again

@@ -11,12 +11,12 @@ use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Session;
 use super::wait::follow;
-use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
 use crate::output::Output;
+use crate::session::Session;
 use crate::target::Resolved;
+use crate::{clock, requests};
 
 /// Submit a pipeline: a file of jobs
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         .unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut set = args.set;
     set.extend(args.fresh.then(no_reuse));
-    let submitted = Submitted(submit(&remote, document, set, request_id).await?);
+    let submitted = Submitted(requests::jobs::submit(&remote, document, set, request_id).await?);
     if !args.wait {
         return submitted.show(session.output);
     }
@@ -94,25 +94,6 @@ fn no_reuse() -> v1::Override {
         path: "reuse".to_owned(),
         value: "false".to_owned(),
     }
-}
-
-/// Sends a pipeline; the same `request_id` however often it is tried.
-pub(crate) async fn submit(
-    remote: &Remote,
-    document: v1::Document,
-    overrides: Vec<v1::Override>,
-    request_id: String,
-) -> Result<v1::SubmitResponse> {
-    let request = v1::SubmitPipelineRequest {
-        request_id,
-        document: Some(document),
-        overrides,
-    };
-    remote
-        .call(Repeat::Safe, async || {
-            remote.jobs().submit_pipeline(quick(request.clone())).await
-        })
-        .await
 }
 
 fn read_document(path: &Path) -> Result<v1::Document> {
@@ -167,7 +148,7 @@ impl Submitted {
     }
 
     fn show(&self, output: Output) -> Result<()> {
-        output.show(self, crate::clock::now())?;
+        output.show(self, clock::now())?;
         if output.is_for_people() {
             let id = self.0.pipeline_id;
             eprintln!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");

@@ -7,11 +7,11 @@ use anyhow::Context as _;
 use marquee_view::units;
 use serde_json::json;
 
-use super::Session;
-use crate::cluster::{Cluster, Layout, Options, free_port};
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::context::{self, DEFAULT_ADDR, UpContext, Written};
 use crate::error::{CliError, Result};
 use crate::output::Format;
+use crate::session::Session;
 use crate::signals::Signals;
 
 /// Run all of Marquee on this machine: a coordinator with its own Postgres, and workers
@@ -48,14 +48,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let threads = args
         .threads_per_worker
         .unwrap_or_else(|| machine_threads() / args.workers);
-    let options = Options {
+    let options = ClusterOptions {
         listen: free_port(args.listen)?,
         workers: args.workers,
         slots_per_worker: args.cpu_slots,
         threads_per_slot: (threads / args.cpu_slots).max(1),
     };
     let mut signals = Signals::catch()?;
-    let mut cluster = Cluster::new(Layout::lock(&folder)?, options)?;
+    let mut cluster = LocalCluster::new(Layout::lock(&folder)?, options)?;
     let outcome = tokio::select! {
         outcome = serve(&mut cluster, session) => outcome,
         () = signals.next() => Ok(()),
@@ -66,7 +66,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 }
 
 /// Starts everything and keeps it running; returns only with an error.
-async fn serve(cluster: &mut Cluster, session: &Session) -> Result<()> {
+async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
     eprintln!("starting in {}", cluster.layout().folder().display());
     cluster.start().await?;
     let path = context::default_path();
@@ -81,7 +81,7 @@ async fn serve(cluster: &mut Cluster, session: &Session) -> Result<()> {
     }
 }
 
-fn announce(cluster: &Cluster, context: Option<&Written>, session: &Session) -> Result<()> {
+fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session) -> Result<()> {
     let addr = cluster.addr();
     match session.output.format {
         Format::Table => {}
@@ -130,7 +130,7 @@ fn default_data_dir() -> Result<PathBuf> {
     Ok(data.join("marquee"))
 }
 
-impl Cluster {
+impl LocalCluster {
     /// What runs, in words.
     fn describe(&self) -> Vec<(&'static str, String)> {
         let options = self.options();

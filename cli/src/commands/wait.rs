@@ -2,10 +2,10 @@
 
 use marquee_view::jobs::Jobs;
 
-use super::Session;
 use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};
+use crate::session::Session;
 use crate::signals::Signals;
 use crate::target::{Resolved, Target};
 use crate::{progress, watch};

@@ -8,9 +8,9 @@ use marquee_view::{Page, View, units};
 use marquee_weights::{Import, Source, import};
 use serde_json::{Value, json};
 
-use super::Session;
 use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 
 /// Import published weights, to start training from
 #[derive(Debug, clap::Args)]

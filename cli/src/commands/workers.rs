@@ -1,13 +1,12 @@
 //! `marquee workers`.
 
-use marquee_proto::v1::{self, Worker};
+use marquee_proto::v1::Worker;
 use marquee_view::gpus::Gpus;
 use marquee_view::workers::Workers;
 
-use super::Session;
-use crate::client::{Repeat, quick};
-use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
+use crate::{clock, requests};
 
 /// List the hosts that take work, and what they do now
 #[derive(Debug, clap::Args)]
@@ -25,15 +24,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let workers = remote
-        .call(Repeat::Safe, async || {
-            remote
-                .workers()
-                .list_workers(quick(v1::ListWorkersRequest {}))
-                .await
-        })
-        .await?
-        .workers;
+    let workers = requests::workers::list(&remote).await?;
     if args.gpus {
         session.output.show(&Gpus(&workers), clock::now())?;
     } else {

@@ -5,9 +5,8 @@ use marquee_view::Page;
 use marquee_view::explain::Explanation;
 
 use crate::client::Remote;
-use crate::clock;
-use crate::commands::{logs, show};
 use crate::output::terminal;
+use crate::{clock, requests};
 
 /// Lines of log shown of each failed job.
 const LOG_LINES: u32 = 20;
@@ -15,7 +14,7 @@ const LOG_LINES: u32 = 20;
 /// Writes each failed job's explanation and last words to stderr.
 pub(super) async fn explain(remote: &Remote, jobs: &[Job]) {
     for job in jobs.iter().filter(|job| job.state() == JobState::Failed) {
-        if let Ok(detail) = show::get_job(remote, job.id).await {
+        if let Ok(detail) = requests::jobs::get(remote, job.id).await {
             let explanation = Explanation {
                 detail: &detail,
                 needs: &[],
@@ -23,12 +22,12 @@ pub(super) async fn explain(remote: &Remote, jobs: &[Job]) {
             let page = Page::of(&explanation, clock::now());
             eprint!("\n{}", terminal::draw(&page, false, None));
         }
-        match logs::last_lines(remote, job.id, LOG_LINES).await {
+        match requests::logs::last_lines(remote, job.id, LOG_LINES).await {
             Ok(lines) if lines.is_empty() => {}
             Ok(lines) => {
                 eprintln!("\nThe last words of {}", job.name);
                 for line in lines {
-                    eprintln!("  | {line}");
+                    eprintln!("  | [{}] {}", line.rank, line.text.trim_end());
                 }
             }
             Err(status) => eprintln!("its log cannot be had: {}", status.message()),

@@ -9,7 +9,7 @@ use marquee_domain::job::JobStateName;
 use marquee_proto::v1::Job;
 use marquee_view::{progress, status, words};
 
-use super::Reporter;
+use super::reporter::Reporter;
 
 /// Redraws a second, at most.
 const HERTZ: u8 = 10;
