@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Place;
 use crate::error::Result;
+use crate::say::say;
 use crate::signals::Signals;
 
 pub(crate) use layout::{Layout, free_port};
@@ -125,7 +126,7 @@ impl LocalCluster {
                     )
                     .into());
                 }
-                eprintln!("{} ended with {status}; starting it again", program.name());
+                say!("{} ended with {status}; starting it again", program.name());
                 tokio::time::sleep(RESTART_PAUSE).await;
                 program.start()?;
             }
@@ -141,7 +142,7 @@ impl LocalCluster {
             () = signals.next() => true,
         };
         if hurried {
-            eprintln!("killing what is left");
+            say!("killing what is left");
             for program in self.all() {
                 program.kill().await;
             }

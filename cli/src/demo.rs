@@ -24,6 +24,7 @@ use crate::error::{CliError, Result};
 use crate::output::Output;
 use crate::report::gather;
 use crate::requests::download;
+use crate::say::{self, say};
 use crate::signals::Signals;
 use crate::{clock, progress, requests, watch};
 
@@ -62,7 +63,7 @@ impl Demo {
             Ok(()) if self.keep => self.stay(&mut cluster, folder, &mut signals).await,
             outcome => outcome,
         };
-        eprintln!("stopping");
+        say!("stopping");
         cluster.stop(&mut signals).await;
         outcome
     }
@@ -74,12 +75,12 @@ impl Demo {
         output: Output,
     ) -> Result<()> {
         let started = Instant::now();
-        eprintln!(
+        say!(
             "starting a coordinator, its Postgres and {WORKERS} workers in {}",
             folder.data().display()
         );
         cluster.start().await?;
-        eprintln!(
+        say!(
             "starting a film catalogue with {} generated posters",
             units::count(self.films.into())
         );
@@ -113,7 +114,7 @@ impl Demo {
         let submitted =
             requests::jobs::submit(remote, document, overrides, Uuid::new_v4().to_string()).await?;
         let id = submitted.pipeline_id;
-        eprintln!("submitted examples/posters.toml as pipeline p{id}");
+        say!("submitted examples/posters.toml as pipeline p{id}");
         let request = v1::WatchRequest {
             pipeline_id: id,
             ..v1::WatchRequest::default()
@@ -140,13 +141,13 @@ impl Demo {
             let mut json = summary.json(clock::now());
             json["seconds"] = took.as_secs_f64().into();
             json["report"] = report.display().to_string().into();
-            eprint!("{}", output.page(summary, clock::now()));
+            say::page(&output.page(summary, clock::now()));
             output.text(&format!("{json}\n"))?;
         } else {
             output.text(&output.page(summary, clock::now()))?;
         }
-        eprintln!("\nthe whole report, with posters: {}", report.display());
-        eprintln!("the demo took {}", units::duration(took));
+        say!("\nthe whole report, with posters: {}", report.display());
+        say!("the demo took {}", units::duration(took));
         Ok(())
     }
 
@@ -157,8 +158,8 @@ impl Demo {
         folder: &Folder,
         signals: &mut Signals,
     ) -> Result<()> {
-        eprintln!("\nit stays running; look around from another terminal:");
-        eprintln!("  export MARQUEE_ADDR={}", cluster.addr());
+        say!("\nit stays running; look around from another terminal:");
+        say!("  export MARQUEE_ADDR={}", cluster.addr());
         for line in [
             "jobs",
             "show train",
@@ -167,13 +168,13 @@ impl Demo {
             "artifacts ls",
             "workers",
         ] {
-            eprintln!("  marquee {line}");
+            say!("  marquee {line}");
         }
-        eprintln!(
+        say!(
             "daemons' logs are in {}",
             folder.data().join("log").display()
         );
-        eprintln!(
+        say!(
             "stop it with Ctrl-C here, or with: kill {}",
             std::process::id()
         );

@@ -10,6 +10,7 @@ use crate::client::Remote;
 use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::demo::catalogue;
 use crate::error::{CliError, Result};
+use crate::say::say;
 use crate::signals::Signals;
 
 /// A private cluster in a temporary folder.
@@ -43,7 +44,7 @@ impl Here {
             outcome = self.measure(&mut cluster, plan, shown) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),
         };
-        eprintln!("stopping");
+        say!("stopping");
         cluster.stop(&mut signals).await;
         outcome
     }
@@ -55,9 +56,9 @@ impl Here {
         shown: &Shown,
     ) -> Result<()> {
         let started = Instant::now();
-        eprintln!("starting a coordinator, its Postgres and a worker");
+        say!("starting a coordinator, its Postgres and a worker");
         cluster.start().await?;
-        eprintln!(
+        say!(
             "starting a film catalogue with {} generated posters",
             units::count(self.films.into())
         );
@@ -73,7 +74,7 @@ impl Here {
                 Ok(never) => match never {},
             },
         }
-        eprintln!("the bench took {}", units::duration(started.elapsed()));
+        say!("the bench took {}", units::duration(started.elapsed()));
         Ok(())
     }
 }

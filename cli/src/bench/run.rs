@@ -9,6 +9,7 @@ use super::plan::{BenchPlan, Source};
 use super::shown::Shown;
 use crate::client::Remote;
 use crate::error::{CliError, Result};
+use crate::say::say;
 use crate::{progress, requests, watch};
 
 /// Fills in the devices of the cluster where the user named none.
@@ -35,7 +36,7 @@ pub(crate) async fn start(remote: &Remote, plan: &BenchPlan, source: &Source) ->
     let request_id = Uuid::new_v4().to_string();
     let submitted = requests::jobs::submit(remote, document, plan.overrides(), request_id).await?;
     let id = submitted.pipeline_id;
-    eprintln!(
+    say!(
         "pipeline p{id}: {} cases, {} jobs one after the other",
         plan.cases().len(),
         submitted.jobs.len()

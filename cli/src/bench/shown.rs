@@ -7,6 +7,7 @@ use super::results::Results;
 use crate::clock;
 use crate::error::Result;
 use crate::output::Output;
+use crate::say::say;
 
 /// How results are shown.
 #[derive(Debug)]
@@ -34,9 +35,9 @@ impl Shown {
                 std::fs::write(path, svg).map_err(|error| {
                     anyhow::anyhow!("cannot write the chart {}: {error}", path.display())
                 })?;
-                eprintln!("the chart: {}", path.display());
+                say!("the chart: {}", path.display());
             }
-            None => eprintln!("no case has a figure, so there is no chart"),
+            None => say!("no case has a figure, so there is no chart"),
         }
         Ok(())
     }

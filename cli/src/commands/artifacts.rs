@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::client::Remote;
 use crate::error::{CliError, Result};
 use crate::requests::download;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
 use crate::{clock, requests};
@@ -84,10 +85,10 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
     let (artifacts, more) = requests::artifacts::list(remote, request, args.limit).await?;
     session.output.show(&Artifacts(&artifacts), clock::now())?;
     if session.output.is_for_people() && more {
-        eprintln!("there are more; --limit shows them");
+        say!("there are more; --limit shows them");
     }
     if session.output.is_for_people() && artifacts.is_empty() {
-        eprintln!("no artifacts; each job that succeeds makes one");
+        say!("no artifacts; each job that succeeds makes one");
     }
     Ok(())
 }

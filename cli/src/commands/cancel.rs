@@ -7,6 +7,7 @@ use marquee_view::words;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::{Resolved, Target};
 
@@ -55,7 +56,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     }
     session.output.show(&Jobs(&jobs), clock::now())?;
     if session.output.is_for_people() && jobs.iter().any(|job| !words::has_ended(job)) {
-        eprintln!("\"marquee wait\" tells when they have stopped");
+        say!("\"marquee wait\" tells when they have stopped");
     }
     Ok(())
 }

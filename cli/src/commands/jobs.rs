@@ -7,6 +7,7 @@ use marquee_proto::v1;
 use marquee_view::jobs::Jobs;
 
 use crate::error::Result;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
 use crate::{clock, requests};
@@ -106,10 +107,10 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let (jobs, more) = requests::jobs::list(&remote, request, args.limit).await?;
     session.output.show(&Jobs(&jobs), clock::now())?;
     if session.output.is_for_people() && more {
-        eprintln!("there are more; --limit shows them");
+        say!("there are more; --limit shows them");
     }
     if session.output.is_for_people() && jobs.is_empty() {
-        eprintln!(
+        say!(
             "{}",
             if filtered {
                 "no such jobs"

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::error::Result;
 use crate::output::{Format, Output};
 use crate::requests::metrics::each;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::Target;
 
@@ -59,7 +60,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     .await?;
     output.show(&Metrics(&points), clock::now())?;
     if output.is_for_people() && points.is_empty() {
-        eprintln!("no metrics of this attempt");
+        say!("no metrics of this attempt");
     }
     Ok(())
 }

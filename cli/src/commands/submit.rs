@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::wait::follow;
 use crate::error::{CliError, Result};
 use crate::output::Output;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::Resolved;
 use crate::{clock, requests};
@@ -78,7 +79,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         return submitted.show(session.output);
     }
     if session.output.is_for_people() {
-        eprintln!("{}", submitted.headline());
+        say!("{}", submitted.headline());
     }
     follow(
         &remote,
@@ -151,7 +152,7 @@ impl Submitted {
         output.show(self, clock::now())?;
         if output.is_for_people() {
             let id = self.0.pipeline_id;
-            eprintln!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");
+            say!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");
         }
         Ok(())
     }

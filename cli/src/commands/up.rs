@@ -11,6 +11,7 @@ use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::context::{self, DEFAULT_ADDR, UpContext, Written};
 use crate::error::{CliError, Result};
 use crate::output::Format;
+use crate::say::say;
 use crate::session::Session;
 use crate::signals::Signals;
 
@@ -60,14 +61,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         outcome = serve(&mut cluster, session) => outcome,
         () = signals.next() => Ok(()),
     };
-    eprintln!("stopping");
+    say!("stopping");
     cluster.stop(&mut signals).await;
     outcome
 }
 
 /// Starts everything and keeps it running; returns only with an error.
 async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
-    eprintln!("starting in {}", cluster.layout().folder().display());
+    say!("starting in {}", cluster.layout().folder().display());
     cluster.start().await?;
     let path = context::default_path();
     let context = match &path {
@@ -96,22 +97,22 @@ fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session
         }
         Format::Quiet => session.output.text(&format!("{addr}\n"))?,
     }
-    eprintln!("Marquee runs on this machine");
+    say!("Marquee runs on this machine");
     for (label, value) in cluster.describe() {
-        eprintln!("  {label:<12} {value}");
+        say!("  {label:<12} {value}");
     }
     let prefix = match context {
         Some(Written::Yes(_)) => String::new(),
         Some(Written::KeptOther { path, addr: other }) => {
-            eprintln!("  {} points to {other} and stays as it is", path.display());
+            say!("  {} points to {other} and stays as it is", path.display());
             format!("MARQUEE_ADDR={addr} ")
         }
         None => format!("MARQUEE_ADDR={addr} "),
     };
-    eprintln!("In another terminal:");
-    eprintln!("  {prefix}marquee submit examples/posters.toml --wait");
-    eprintln!("  {prefix}marquee jobs");
-    eprintln!("Ctrl-C stops everything in order");
+    say!("In another terminal:");
+    say!("  {prefix}marquee submit examples/posters.toml --wait");
+    say!("  {prefix}marquee jobs");
+    say!("Ctrl-C stops everything in order");
     Ok(())
 }
 

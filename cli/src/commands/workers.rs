@@ -5,6 +5,7 @@ use marquee_view::gpus::Gpus;
 use marquee_view::workers::Workers;
 
 use crate::error::Result;
+use crate::say::say;
 use crate::session::Session;
 use crate::{clock, requests};
 
@@ -39,11 +40,9 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
             offered || !worker.gpus.is_empty()
         };
         if workers.is_empty() {
-            eprintln!("no workers; start marquee-worker on a host, or \"marquee up\" here");
+            say!("no workers; start marquee-worker on a host, or \"marquee up\" here");
         } else if args.gpus && !workers.iter().any(has_gpu) {
-            eprintln!(
-                "no worker has a GPU; if one should, run \"marquee-worker doctor\" on its host"
-            );
+            say!("no worker has a GPU; if one should, run \"marquee-worker doctor\" on its host");
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use marquee_view::explain::Explanation;
 
 use crate::client::Remote;
 use crate::output::terminal;
+use crate::say::{self, say};
 use crate::{clock, requests};
 
 /// Lines of log shown of each failed job.
@@ -20,18 +21,18 @@ pub(super) async fn explain(remote: &Remote, jobs: &[Job]) {
                 needs: &[],
             };
             let page = Page::of(&explanation, clock::now());
-            eprint!("\n{}", terminal::draw(&page, false, None));
+            say::page(&format!("\n{}", terminal::draw(&page, false, None)));
         }
         match requests::logs::last_lines(remote, job.id, LOG_LINES).await {
             Ok(lines) if lines.is_empty() => {}
             Ok(lines) => {
-                eprintln!("\nThe last words of {}", job.name);
+                say!("\nThe last words of {}", job.name);
                 for line in lines {
-                    eprintln!("  | [{}] {}", line.rank, line.text.trim_end());
+                    say!("  | [{}] {}", line.rank, line.text.trim_end());
                 }
             }
-            Err(status) => eprintln!("its log cannot be had: {}", status.message()),
+            Err(status) => say!("its log cannot be had: {}", status.message()),
         }
     }
-    eprintln!();
+    say!("");
 }

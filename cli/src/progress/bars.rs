@@ -10,6 +10,7 @@ use marquee_proto::v1::Job;
 use marquee_view::{progress, status, words};
 
 use super::reporter::Reporter;
+use crate::say::say;
 
 /// Redraws a second, at most.
 const HERTZ: u8 = 10;
@@ -115,7 +116,7 @@ impl Reporter for Bars {
         self.all.set_draw_target(ProgressDrawTarget::hidden());
         for (_, job) in self.jobs.values() {
             let state = Style::from_dotted_str(colour(job)).for_stderr();
-            eprintln!(
+            say!(
                 "{:NAME_COLUMNS$} {} {}",
                 job.name,
                 state.apply_to(format!("{:STATE_COLUMNS$}", words::job_state(job))),

@@ -8,6 +8,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep};
 
+use crate::say::say;
+
 /// How long a coordinator that went away is waited for, as in `watch`.
 const RECONNECT_FOR: Duration = Duration::from_secs(300);
 /// How long it is waited for before it ever answered.
@@ -108,7 +110,7 @@ impl Patience {
 
     pub(crate) async fn pause(&mut self) {
         if self.tries == 1 && self.answered {
-            eprintln!("lost the coordinator; trying again");
+            say!("lost the coordinator; trying again");
         }
         self.tries += 1;
         sleep(RECONNECT_EVERY).await;
