@@ -14,6 +14,7 @@ pub mod flavour;
 pub mod ids;
 pub mod job;
 pub mod limits;
+pub mod nearest;
 pub mod pipeline;
 pub mod rate;
 pub mod report;

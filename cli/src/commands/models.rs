@@ -1,5 +1,6 @@
 //! `marquee models`: the zoo, from the table that this program has built in; no coordinator is asked.
 
+use marquee_domain::nearest::nearest;
 use marquee_domain::zoo::{self, MODELS, ModelInfo, ZOO};
 use marquee_view::models::Models;
 
@@ -39,8 +40,12 @@ fn chosen(names: &[String]) -> Result<Vec<&'static ModelInfo>> {
         .iter()
         .map(|name| {
             zoo::find(name).ok_or_else(|| {
+                let meant = match nearest(name, MODELS.iter().copied()) {
+                    Some(meant) => format!("did you mean {meant:?}? "),
+                    None => String::new(),
+                };
                 CliError::Usage(format!(
-                    "there is no model {name:?}; the models are {}",
+                    "there is no model {name:?}; {meant}the models are {}",
                     MODELS.join(", ")
                 ))
             })
