@@ -18,9 +18,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-weights", &["marquee-domain"]),
     (
         "marquee-coordinator",
-        &["marquee-domain", "marquee-proto", "marquee-store"],
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-settings",
+            "marquee-store",
+        ],
     ),
-    ("marquee-worker", &["marquee-domain", "marquee-proto"]),
+    (
+        "marquee-worker",
+        &["marquee-domain", "marquee-proto", "marquee-settings"],
+    ),
+    ("marquee-settings", &["marquee-domain"]),
     ("marquee-view", &["marquee-domain", "marquee-proto"]),
     (
         "marquee-cli",
