@@ -168,12 +168,20 @@ impl Cluster {
 
     /// Runs the CLI against this cluster to its end.
     pub fn cli(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        self.cli_command(arguments)
+            .output()
+            .context("running marquee")
+    }
+
+    /// The CLI against this cluster, not started yet.
+    #[must_use]
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.bin.join("marquee"));
         command
             .args(arguments)
             .env("MARQUEE_ADDR", self.url())
             .env("NO_COLOR", "1");
-        command.output().context("running marquee")
+        command
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results>
         .collect();
     let Some((_, first)) = cases.first() else {
         return Err(CliError::Usage(format!(
-            "pipeline p{pipeline_id} {} is no bench; \"marquee jobs --all\" lists jobs with their pipelines",
+            "pipeline p{pipeline_id} {} is no bench; \"marquee jobs\" lists jobs with their pipelines",
             pipeline.name
         )));
     };
