@@ -9,7 +9,7 @@ use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use marquee_e2e::Cluster;
+use marquee_e2e::TestCluster;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -40,13 +40,13 @@ impl From<Output> for Ran {
     }
 }
 
-fn run(cluster: &Cluster, line: &str) -> Result<Ran> {
+fn run(cluster: &TestCluster, line: &str) -> Result<Ran> {
     let arguments: Vec<&str> = line.split(' ').collect();
     Ok(cluster.cli(&arguments)?.into())
 }
 
 /// A pipeline file of `count` jobs that run a program.
-fn pipeline(cluster: &Cluster, name: &str, count: usize, argv: &str) -> Result<String> {
+fn pipeline(cluster: &TestCluster, name: &str, count: usize, argv: &str) -> Result<String> {
     let mut text = format!("name = \"{name}\"\n");
     for index in 0..count {
         text.push_str(&format!(
@@ -61,7 +61,7 @@ fn pipeline(cluster: &Cluster, name: &str, count: usize, argv: &str) -> Result<S
         .to_owned())
 }
 
-fn start(cluster: &Cluster, line: &str) -> Result<Child> {
+fn start(cluster: &TestCluster, line: &str) -> Result<Child> {
     let arguments: Vec<&str> = line.split(' ').collect();
     let mut command = cluster.cli_command(&arguments);
     command
@@ -74,7 +74,7 @@ fn start(cluster: &Cluster, line: &str) -> Result<Child> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_with_nothing_in_it_answers_every_listing_and_refuses_every_name()
 -> Result<()> {
-    let cluster = Cluster::start(0).await?;
+    let cluster = TestCluster::start(0).await?;
     for (listing, hint) in [
         ("jobs", "marquee submit FILE"),
         ("jobs --state failed", "no such jobs"),
@@ -138,7 +138,7 @@ async fn a_coordinator_with_nothing_in_it_answers_every_listing_and_refuses_ever
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_submitted_is_listed_named_refused_and_cancelled_in_every_format() -> Result<()> {
-    let cluster = Cluster::start(0).await?;
+    let cluster = TestCluster::start(0).await?;
     let file = pipeline(&cluster, "posters", 1, "[\"true\"]")?;
 
     // A wrong value on the command line is refused by the field it names, and nothing is stored.
@@ -266,7 +266,7 @@ async fn what_is_submitted_is_listed_named_refused_and_cancelled_in_every_format
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listing_of_twelve_hundred_jobs_has_all_of_them_and_stops_where_its_reader_does()
 -> Result<()> {
-    let cluster = Cluster::start(0).await?;
+    let cluster = TestCluster::start(0).await?;
     for name in ["first", "second"] {
         let file = pipeline(&cluster, name, 600, "[\"true\"]")?;
         let ran = run(&cluster, &format!("submit {file} --output quiet"))?;
@@ -312,7 +312,7 @@ async fn a_listing_of_twelve_hundred_jobs_has_all_of_them_and_stops_where_its_re
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ctrl_c_ends_the_following_and_not_the_jobs() -> Result<()> {
-    let cluster = Cluster::start(0).await?;
+    let cluster = TestCluster::start(0).await?;
     let file = pipeline(&cluster, "long", 1, "[\"true\"]")?;
     for (index, signal) in [Signal::SIGINT, Signal::SIGTERM].into_iter().enumerate() {
         let id = index + 1;
@@ -336,7 +336,7 @@ async fn ctrl_c_ends_the_following_and_not_the_jobs() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_jobs_end_is_the_exit_code_and_what_they_made_is_on_stdout() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let cluster = TestCluster::start(1).await?;
     let write = "[\"sh\", \"-c\", \"echo to the user; echo aside >&2; echo made > $MARQUEE_OUTPUT/made.txt\"]";
     let file = pipeline(&cluster, "good", 1, write)?;
     let ran = run(&cluster, &format!("submit {file} --wait"))?;
@@ -393,7 +393,7 @@ async fn how_jobs_end_is_the_exit_code_and_what_they_made_is_on_stdout() -> Resu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_goes_away_is_waited_for() -> Result<()> {
-    let mut cluster = Cluster::start(0).await?;
+    let mut cluster = TestCluster::start(0).await?;
     let file = pipeline(&cluster, "kept", 1, "[\"true\"]")?;
     let mut child = start(&cluster, &format!("submit {file} --wait"))?;
     let mut stderr = BufReader::new(child.stderr.take().context("stderr")?);
