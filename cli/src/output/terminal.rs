@@ -1,6 +1,8 @@
 //! Draws pages as aligned text: tables, fields and lines, without frames, so that they can be read,
 //! copied and grepped.
 
+use std::borrow::Cow;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement};
 use marquee_view::{Align, Block, Cell, Page, Table, Tone};
@@ -18,14 +20,25 @@ pub(crate) fn draw(page: &Page, colour: bool, width: Option<u16>) -> String {
     };
     for block in page.blocks() {
         match block {
-            Block::Heading(title) => text.heading(title),
-            Block::Line(line) => text.line(line),
+            Block::Heading(title) => text.heading(&harmless(title)),
+            Block::Line(line) => text.line(&harmless(line)),
             Block::Gap => text.gap(),
             Block::Fields(fields) => text.fields(fields),
             Block::Table(table) => text.table(table),
         }
     }
     text.text
+}
+
+/// Text without what a terminal would obey: a job's name, reason or failure may hold anything that a
+/// program printed. Line ends and tabs stay.
+pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(obeyed) {
+        text.replace(obeyed, "\u{fffd}").into()
+    } else {
+        text.into()
+    }
 }
 
 /// Text in the making.
@@ -98,7 +111,7 @@ impl Text {
     }
 
     fn cell(&self, cell: &Cell) -> comfy_table::Cell {
-        self.tone(comfy_table::Cell::new(&cell.text), cell.tone)
+        self.tone(comfy_table::Cell::new(harmless(&cell.text)), cell.tone)
     }
 
     fn tone(&self, cell: comfy_table::Cell, tone: Tone) -> comfy_table::Cell {
@@ -182,6 +195,24 @@ mod tests {
         assert_eq!(
             lines(&console::strip_ansi_codes(&coloured)),
             lines(&page(false, None))
+        );
+    }
+
+    #[test]
+    fn what_a_program_printed_cannot_steer_the_terminal() {
+        let mut page = Page::default();
+        page.heading("job \x1b[2J");
+        page.line("failed: \x1b]0;title\x07 in two\nlines");
+        page.fields(vec![("state", "\x1b[31mred\r".into())]);
+        page.table([left("NAME")], vec![vec!["\u{9b}2J\u{8}".into()]]);
+        let drawn = draw(&page, false, Some(40));
+        assert!(
+            !drawn.contains(|c: char| c.is_control() && c != '\n'),
+            "{drawn:?}"
+        );
+        assert!(
+            drawn.contains("in two\nlines") && drawn.contains("[31mred"),
+            "{drawn}"
         );
     }
 }

@@ -10,6 +10,7 @@ use marquee_proto::v1::Job;
 use marquee_view::{progress, status, words};
 
 use super::reporter::Reporter;
+use crate::output::terminal::harmless;
 use crate::say::say;
 
 /// Redraws a second, at most.
@@ -48,7 +49,7 @@ impl Bars {
         bar.set_style(style(job, percent.is_some()));
         bar.set_prefix(format!("{:NAME_COLUMNS$}", job.name));
         bar.set_position(percent.unwrap_or_default());
-        bar.set_message(status::detail(job, now));
+        bar.set_message(harmless(&status::detail(job, now)).into_owned());
         if words::has_ended(job) {
             bar.abandon();
         } else {
@@ -120,7 +121,7 @@ impl Reporter for Bars {
                 "{:NAME_COLUMNS$} {} {}",
                 job.name,
                 state.apply_to(format!("{:STATE_COLUMNS$}", words::job_state(job))),
-                status::detail(job, now)
+                harmless(&status::detail(job, now))
             );
         }
         self.jobs.clear();
