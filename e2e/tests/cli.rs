@@ -214,6 +214,27 @@ async fn what_is_submitted_is_listed_named_refused_and_cancelled_in_every_format
     assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{ran:?}");
     assert!(ran.err.contains("p1/NAME"), "{ran:?}");
 
+    let whole = run(&cluster, "show p1 --output json")?.json();
+    assert_eq!(
+        (&whole["name"], &whole["jobs"][0]["id"]),
+        (&"posters".into(), &id)
+    );
+    // Without scores the report says so; it invents none and does not fail.
+    let report = run(&cluster, "report p1 --output json")?;
+    assert_eq!(
+        (report.code, report.err.as_str()),
+        (Some(0), ""),
+        "{report:?}"
+    );
+    assert_eq!(report.json()["f1_micro"], Value::Null);
+    let no_bench = run(&cluster, "bench --show p1 --json")?;
+    assert_eq!(
+        (no_bench.code, no_bench.out.as_str()),
+        (Some(2), ""),
+        "{no_bench:?}"
+    );
+    assert!(no_bench.err.contains("is no bench"), "{no_bench:?}");
+
     let why = run(&cluster, "explain posters-0 --output json")?.json();
     assert_eq!(why["job"]["state"], "queued");
     assert!(

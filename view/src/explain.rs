@@ -295,7 +295,7 @@ impl View for Explanation<'_> {
 #[cfg(test)]
 mod tests {
     use marquee_domain::report::{TrainSummary, WentOn};
-    use marquee_proto::v1::JobState;
+    use marquee_proto::v1::{JobKind, JobState};
 
     use crate::samples;
 
@@ -331,5 +331,75 @@ mod tests {
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
         ");
+    }
+
+    #[test]
+    fn what_only_a_newer_coordinator_knows_is_said_to_be_unknown() {
+        let failed = Job {
+            state: JobState::Failed.into(),
+            failure: Some(marquee_proto::v1::Failure {
+                class: 99,
+                message: "the moon was in the way".into(),
+            }),
+            ..Job::default()
+        };
+        let newer = Job {
+            state: 99,
+            kind: 99,
+            ..Job::default()
+        };
+        for (job, says) in [
+            (failed, "It failed (unknown): the moon was in the way"),
+            (newer, "only a newer marquee knows"),
+        ] {
+            let detail = JobDetail {
+                job: Some(job.clone()),
+                ..JobDetail::default()
+            };
+            let explanation = Explanation {
+                detail: &detail,
+                needs: &[],
+            };
+            let why = explanation.why(&job, samples::now()).join(" ");
+            assert!(why.contains(says), "{why}");
+            let json = explanation.json(samples::now());
+            assert_eq!(json["job"]["kind"], "unknown");
+            assert!(!Page::of(&explanation, samples::now()).blocks().is_empty());
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_job_is_nothing_and_no_panic() {
+        let explanation = Explanation {
+            detail: &JobDetail::default(),
+            needs: &[],
+        };
+        assert!(Page::of(&explanation, samples::now()).blocks().is_empty());
+        assert_eq!(explanation.json(samples::now()), Value::Null);
+        assert!(explanation.ids().is_empty());
+    }
+
+    #[test]
+    fn a_job_has_a_sentence_and_a_hint_in_every_state() {
+        for state in JobStateName::ALL {
+            let job = samples::job(7, "train", JobKind::Train, state.into());
+            let detail = JobDetail {
+                job: Some(job.clone()),
+                ..JobDetail::default()
+            };
+            let explanation = Explanation {
+                detail: &detail,
+                needs: &[],
+            };
+            let why = explanation.why(&job, samples::now());
+            assert!(why[0].starts_with("It "), "{state:?}: {why:?}");
+            // A job that waits for nothing that is known has nobody to be sent to.
+            let hints = explanation.what_to_do(&job);
+            assert_eq!(
+                hints.is_empty(),
+                state == JobStateName::Waiting,
+                "{state:?}"
+            );
+        }
     }
 }

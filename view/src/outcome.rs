@@ -206,4 +206,30 @@ mod tests {
         assert_eq!(told, ["NCCL cannot be used: rank 0: no shim"]);
         assert!(warnings(&[train_summary(0)]).is_empty());
     }
+
+    #[test]
+    fn a_summary_that_cannot_be_read_is_no_result_and_no_panic() {
+        for summary in ["", "{", "3", "{\"asked\":-1}", "null"] {
+            let rank = v1::AttemptRank {
+                summary_json: summary.into(),
+                ..v1::AttemptRank::default()
+            };
+            let detail = |kind: v1::JobKind| v1::JobDetail {
+                job: Some(v1::Job {
+                    kind: kind.into(),
+                    ..v1::Job::default()
+                }),
+                attempts: vec![v1::Attempt {
+                    state: v1::AttemptState::Succeeded.into(),
+                    ranks: vec![rank.clone()],
+                    ..v1::Attempt::default()
+                }],
+                ..v1::JobDetail::default()
+            };
+            assert_eq!(result(&detail(v1::JobKind::Fetch)), None, "{summary}");
+            assert_eq!(trained(&detail(v1::JobKind::Train)), None, "{summary}");
+            assert_eq!(bottleneck(&detail(v1::JobKind::Train)), None, "{summary}");
+            assert!(losses(&detail(v1::JobKind::Train)).is_empty(), "{summary}");
+        }
+    }
 }
