@@ -3,17 +3,24 @@
 //!
 //! Invariant: it runs as jobs like any other, one after the other so that none disturbs the next,
 //! and everything shown is read back from what those jobs reported; so the results of a bench that
-//! nobody watched can be shown later. What a job's name says is what it measured ([`plan::Case`]).
+//! nobody watched can be shown later. What a job's name says is what it measured ([`case::Case`]).
 
+mod case;
 mod chart;
+mod devices;
+mod findings;
 mod gather;
 mod here;
 mod page;
 mod plan;
 mod results;
+mod run;
+mod shown;
 
-pub(crate) use chart::svg;
+pub(crate) use case::Input;
+pub(crate) use devices::Devices;
 pub(crate) use gather::gather;
 pub(crate) use here::Here;
-pub(crate) use plan::{Devices, Input, Length, Plan, Size, Source, available};
-pub(crate) use results::Results;
+pub(crate) use plan::{BenchPlan, Length, Size, Source};
+pub(crate) use run::{choose_devices, finish, start};
+pub(crate) use shown::Shown;

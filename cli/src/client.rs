@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::context::{Place, Tls};
 use crate::error::{CliError, Result};
+use crate::say::say;
 
 /// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
 const RETRY_FOR: Duration = Duration::from_secs(5);
@@ -105,7 +106,7 @@ impl Remote {
                 return Err(self.error(&status, tries, started.elapsed()));
             }
             if !said && started.elapsed() > SAY_WAITING_AFTER {
-                eprintln!(
+                say!(
                     "no answer from {} yet ({}); trying on",
                     self.addr(),
                     cause(&status)

@@ -7,11 +7,11 @@
 
 pub(crate) mod launch;
 mod layout;
+mod options;
 mod orphans;
 mod program;
 mod ready;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -20,9 +20,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Place;
 use crate::error::Result;
+use crate::say::say;
 use crate::signals::Signals;
 
 pub(crate) use layout::{Layout, free_port};
+pub(crate) use options::ClusterOptions;
 pub(crate) use program::{Program, beside_us};
 
 /// A worker first stops its children, who may write a checkpoint; then it says goodbye.
@@ -36,29 +38,20 @@ const RESTARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Before each new start.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
-/// What to run.
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    pub listen: SocketAddr,
-    pub workers: u32,
-    pub slots_per_worker: u32,
-    pub threads_per_slot: u32,
-}
-
 /// The processes.
 #[derive(Debug)]
-pub(crate) struct Cluster {
+pub(crate) struct LocalCluster {
     layout: Layout,
-    options: Options,
+    options: ClusterOptions,
     coordinator: Program,
     workers: Vec<Program>,
     /// Other programs that stop with the cluster, before the coordinator.
     helpers: Vec<Program>,
 }
 
-impl Cluster {
+impl LocalCluster {
     /// Prepares folders and command lines; starts nothing.
-    pub(crate) fn new(layout: Layout, options: Options) -> Result<Self> {
+    pub(crate) fn new(layout: Layout, options: ClusterOptions) -> Result<Self> {
         orphans::adopt()?;
         let coordinator = layout.coordinator(&options)?;
         let workers = (1..=options.workers).map(|number| layout.worker(&options, number));
@@ -76,7 +69,7 @@ impl Cluster {
         &self.layout
     }
 
-    pub(crate) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &ClusterOptions {
         &self.options
     }
 
@@ -99,7 +92,7 @@ impl Cluster {
     }
 
     /// Starts the coordinator, waits until it answers, starts the workers, waits until they are
-    /// online. Call [`Cluster::stop`] whatever becomes of it.
+    /// online. Call [`LocalCluster::stop`] whatever becomes of it.
     pub(crate) async fn start(&mut self) -> Result<()> {
         let place = self.place();
         self.coordinator.start()?;
@@ -133,7 +126,7 @@ impl Cluster {
                     )
                     .into());
                 }
-                eprintln!("{} ended with {status}; starting it again", program.name());
+                say!("{} ended with {status}; starting it again", program.name());
                 tokio::time::sleep(RESTART_PAUSE).await;
                 program.start()?;
             }
@@ -149,7 +142,7 @@ impl Cluster {
             () = signals.next() => true,
         };
         if hurried {
-            eprintln!("killing what is left");
+            say!("killing what is left");
             for program in self.all() {
                 program.kill().await;
             }

@@ -1,36 +1,31 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
-pub(crate) mod artifacts;
-pub(crate) mod bench;
+mod artifacts;
+mod bench;
 mod cancel;
 mod completions;
 mod demo;
 mod doctor;
-pub(crate) mod explain;
-pub(crate) mod jobs;
-pub(crate) mod logs;
-pub(crate) mod metrics;
+mod explain;
+mod jobs;
+mod logs;
+mod metrics;
 mod models;
 mod report;
 mod retry;
-#[cfg(test)]
-pub(crate) mod samples;
-pub(crate) mod show;
-pub(crate) mod submit;
+mod show;
+mod submit;
 mod up;
 mod wait;
 mod weights;
 mod workers;
 
-pub(crate) use jobs::table as jobs_table;
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use clap::{Parser, Subcommand};
-
-use crate::client::Remote;
 use crate::cluster::launch;
-use crate::context::{self, Place};
 use crate::error::Result;
 use crate::output::{Format, Output};
+use crate::session::Session;
 
 const AFTER_HELP: &str = "\
 Start here:
@@ -111,30 +106,6 @@ enum Command {
     Launch(launch::Args),
 }
 
-/// What every command is given.
-#[derive(Debug)]
-pub(crate) struct Session {
-    addr: Option<String>,
-    pub output: Output,
-}
-
-impl Session {
-    /// Where the coordinator is.
-    pub(crate) fn place(&self) -> Result<Place> {
-        let env = std::env::var("MARQUEE_ADDR").ok();
-        context::find(
-            self.addr.as_deref(),
-            env.as_deref(),
-            context::default_path().as_deref(),
-        )
-    }
-
-    /// A handle on the coordinator.
-    pub(crate) fn remote(&self) -> Result<Remote> {
-        Remote::new(self.place()?)
-    }
-}
-
 /// Runs what the command line says.
 pub(crate) async fn run(cli: Cli) -> Result<()> {
     let Global { addr, output } = cli.global;
@@ -161,15 +132,15 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
-        Command::Completions(args) => completions::run(&args, &session),
+        Command::Completions(args) => completions::run(&args, Cli::command(), &session),
         Command::Launch(args) => launch::run(&args),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::FromArgMatches as _;
     use clap::error::ErrorKind;
-    use clap::{CommandFactory as _, FromArgMatches as _};
 
     use super::*;
 

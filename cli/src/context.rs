@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Result};
+use crate::say::say;
 
 /// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";
@@ -168,7 +169,7 @@ fn warn_of_open_key(tls: &Tls) {
     let mode = fs::metadata(key).map(|meta| meta.permissions().mode() & 0o077);
     if mode.is_ok_and(|open_to_others| open_to_others != 0) {
         let key = key.display();
-        eprintln!("warning: the key {key} can be read by others; run \"chmod 600 {key}\"");
+        say!("warning: the key {key} can be read by others; run \"chmod 600 {key}\"");
     }
 }
 

@@ -12,19 +12,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use marquee_proto::v1::{self, document, get_artifact_request::Which};
+use marquee_view::report::Summary;
+use marquee_view::{View as _, units, words};
 use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::client::Remote;
-use crate::cluster::{Cluster, Layout, Options, free_port};
-use crate::commands::artifacts::{self, download};
-use crate::commands::submit::submit;
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::error::{CliError, Result};
-use crate::output::{Output, words};
-use crate::report::{Summary, gather};
+use crate::output::Output;
+use crate::report::gather;
+use crate::requests::download;
+use crate::say::{self, say};
 use crate::signals::Signals;
-use crate::{clock, progress, watch};
+use crate::{clock, progress, requests, watch};
 
 pub(crate) use folder::Folder;
 
@@ -46,13 +48,13 @@ impl Demo {
     /// Runs the demo and stops everything, whatever happens.
     pub(crate) async fn run(&self, folder: &Folder, output: Output) -> Result<()> {
         let mut signals = Signals::catch()?;
-        let options = Options {
+        let options = ClusterOptions {
             listen: free_port(([127, 0, 0, 1], 0).into())?,
             workers: WORKERS,
             slots_per_worker: 1,
             threads_per_slot: 1,
         };
-        let mut cluster = Cluster::new(Layout::lock(folder.data())?, options)?;
+        let mut cluster = LocalCluster::new(Layout::lock(folder.data())?, options)?;
         let outcome = tokio::select! {
             outcome = self.show(&mut cluster, folder, output) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),
@@ -61,21 +63,26 @@ impl Demo {
             Ok(()) if self.keep => self.stay(&mut cluster, folder, &mut signals).await,
             outcome => outcome,
         };
-        eprintln!("stopping");
+        say!("stopping");
         cluster.stop(&mut signals).await;
         outcome
     }
 
-    async fn show(&self, cluster: &mut Cluster, folder: &Folder, output: Output) -> Result<()> {
+    async fn show(
+        &self,
+        cluster: &mut LocalCluster,
+        folder: &Folder,
+        output: Output,
+    ) -> Result<()> {
         let started = Instant::now();
-        eprintln!(
+        say!(
             "starting a coordinator, its Postgres and {WORKERS} workers in {}",
             folder.data().display()
         );
         cluster.start().await?;
-        eprintln!(
+        say!(
             "starting a film catalogue with {} generated posters",
-            words::count(self.films.into())
+            units::count(self.films.into())
         );
         let (catalogue, api_url) = catalogue::start(cluster.layout(), self.films).await?;
         cluster.keep(catalogue);
@@ -104,16 +111,17 @@ impl Demo {
         let overrides = std::iter::once(source)
             .chain(self.overrides.iter().cloned())
             .collect();
-        let submitted = submit(remote, document, overrides, Uuid::new_v4().to_string()).await?;
+        let submitted =
+            requests::jobs::submit(remote, document, overrides, Uuid::new_v4().to_string()).await?;
         let id = submitted.pipeline_id;
-        eprintln!("submitted examples/posters.toml as pipeline p{id}");
+        say!("submitted examples/posters.toml as pipeline p{id}");
         let request = v1::WatchRequest {
             pipeline_id: id,
             ..v1::WatchRequest::default()
         };
         let mut reporter = progress::to_stderr();
         let jobs = watch::until_ended(remote, request, reporter.as_mut()).await?;
-        if !crate::report::all_succeeded(&jobs) {
+        if !words::all_succeeded(&jobs) {
             failure::explain(remote, &jobs).await;
             return Err(CliError::JobsFailed(
                 "the demo's pipeline did not succeed; why stands above".to_owned(),
@@ -130,28 +138,28 @@ impl Demo {
         output: Output,
     ) -> Result<()> {
         if self.json {
-            let mut json = summary.json();
+            let mut json = summary.json(clock::now());
             json["seconds"] = took.as_secs_f64().into();
             json["report"] = report.display().to_string().into();
-            eprint!("{}", output.page(summary, clock::now()));
+            say::page(&output.page(summary, clock::now()));
             output.text(&format!("{json}\n"))?;
         } else {
             output.text(&output.page(summary, clock::now()))?;
         }
-        eprintln!("\nthe whole report, with posters: {}", report.display());
-        eprintln!("the demo took {}", words::duration(took));
+        say!("\nthe whole report, with posters: {}", report.display());
+        say!("the demo took {}", units::duration(took));
         Ok(())
     }
 
     /// Leaves it running until the user has seen enough.
     async fn stay(
         &self,
-        cluster: &mut Cluster,
+        cluster: &mut LocalCluster,
         folder: &Folder,
         signals: &mut Signals,
     ) -> Result<()> {
-        eprintln!("\nit stays running; look around from another terminal:");
-        eprintln!("  export MARQUEE_ADDR={}", cluster.addr());
+        say!("\nit stays running; look around from another terminal:");
+        say!("  export MARQUEE_ADDR={}", cluster.addr());
         for line in [
             "jobs",
             "show train",
@@ -160,13 +168,13 @@ impl Demo {
             "artifacts ls",
             "workers",
         ] {
-            eprintln!("  marquee {line}");
+            say!("  marquee {line}");
         }
-        eprintln!(
+        say!(
             "daemons' logs are in {}",
             folder.data().join("log").display()
         );
-        eprintln!(
+        say!(
             "stop it with Ctrl-C here, or with: kill {}",
             std::process::id()
         );
@@ -183,7 +191,7 @@ impl Demo {
 /// Brings the report to where it outlives the demo, and returns the path of the page to open.
 async fn fetch_report(remote: &Remote, summary: &Summary, folder: &Folder) -> Result<PathBuf> {
     let job = summary.eval_job.context("the pipeline has no eval job")?;
-    let artifact = artifacts::find(remote, Which::JobId(job)).await?;
+    let artifact = requests::artifacts::find(remote, Which::JobId(job)).await?;
     let files = artifact.manifest.unwrap_or_default().files;
     let to = folder.report()?;
     let written = download::files(remote, &files, &to).await?;

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use marquee_proto::error::PublicError;
 
+use crate::say::say;
+
 /// Exit codes; `marquee --help` and docs/cli.md list them.
 pub(crate) mod exit {
     /// A job failed, or the request did.
@@ -135,7 +137,7 @@ pub(crate) fn report(error: &CliError) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let colour = crate::output::colour_wanted(std::io::stderr().is_terminal());
-    eprintln!("{}", error.render(colour));
+    say!("{}", error.render(colour));
     ExitCode::from(error.exit_code())
 }
 

@@ -8,6 +8,10 @@
     clippy::print_stdout,
     reason = "stdout is where a command line puts its data"
 )]
+#![warn(
+    clippy::print_stderr,
+    reason = "it panics when nobody reads any more; say! does not"
+)]
 
 mod bench;
 mod client;
@@ -20,6 +24,9 @@ mod error;
 mod output;
 mod progress;
 mod report;
+mod requests;
+mod say;
+mod session;
 mod signals;
 mod target;
 mod watch;

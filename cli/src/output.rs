@@ -1,19 +1,16 @@
 //! The three faces of every answer: a table for people, JSON for programs, ids for pipes.
 //!
-//! Invariant: stdout carries data only. A listing implements [`Show`] once and has all three.
+//! Invariant: stdout carries data only. What is shown is a [`View`], which has all three.
 
-pub(crate) mod json;
-pub(crate) mod table;
-pub(crate) mod trained;
-pub(crate) mod words;
+#[cfg(test)]
+mod pages;
+pub(crate) mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
 
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
-use serde_json::Value;
-
-pub(crate) use table::{Page, Tone};
+use marquee_view::{Page, View};
 
 /// What `--output` chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -25,16 +22,6 @@ pub(crate) enum Format {
     Json,
     /// Ids alone, one a line
     Quiet,
-}
-
-/// Something that can be shown in every format.
-pub(crate) trait Show {
-    /// For people. `now` is for ages.
-    fn page(&self, page: &mut Page, now: DateTime<Utc>);
-    /// For programs: complete, in stable snake_case names.
-    fn json(&self) -> Value;
-    /// What identifies each thing shown.
-    fn ids(&self) -> Vec<String>;
 }
 
 /// Where answers go, and in which format.
@@ -59,11 +46,11 @@ impl Output {
     }
 
     /// Shows one answer.
-    pub(crate) fn show(&self, what: &impl Show, now: DateTime<Utc>) -> std::io::Result<()> {
+    pub(crate) fn show(&self, view: &impl View, now: DateTime<Utc>) -> std::io::Result<()> {
         match self.format {
-            Format::Table => self.text(&self.page(what, now)),
-            Format::Json => self.text(&format!("{:#}\n", what.json())),
-            Format::Quiet => what
+            Format::Table => self.text(&self.page(view, now)),
+            Format::Json => self.text(&format!("{:#}\n", view.json(now))),
+            Format::Quiet => view
                 .ids()
                 .iter()
                 .try_for_each(|id| self.text(&format!("{id}\n"))),
@@ -71,10 +58,8 @@ impl Output {
     }
 
     /// The page for people, whatever the format.
-    pub(crate) fn page(&self, what: &impl Show, now: DateTime<Utc>) -> String {
-        let mut page = Page::new(self.colour, self.width);
-        what.page(&mut page, now);
-        page.finish()
+    pub(crate) fn page(&self, view: &impl View, now: DateTime<Utc>) -> String {
+        terminal::draw(&Page::of(view, now), self.colour, self.width)
     }
 
     /// Writes text as it is.

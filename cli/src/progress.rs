@@ -5,29 +5,16 @@
 
 mod bars;
 mod lines;
-mod status;
-
-pub(crate) use status::{detail, problems_text};
+mod reporter;
 
 use std::io::{IsTerminal as _, Write as _};
 
 use chrono::{DateTime, Utc};
 use marquee_proto::v1::Job;
 
-pub(crate) use bars::Bars;
-pub(crate) use lines::Lines;
-
-/// Something that follows jobs on behalf of the user.
-pub(crate) trait Reporter {
-    /// A job as it is now. Comes at first for each job, in the order of the pipeline.
-    fn job(&mut self, job: &Job, now: DateTime<Utc>);
-    /// Time has passed; called about once a second.
-    fn tick(&mut self, now: DateTime<Utc>);
-    /// A remark that is not about one job.
-    fn note(&mut self, text: &str);
-    /// Nothing more comes.
-    fn finish(&mut self, now: DateTime<Utc>);
-}
+use bars::Bars;
+use lines::Lines;
+pub(crate) use reporter::Reporter;
 
 /// The reporter that fits stderr.
 pub(crate) fn to_stderr() -> Box<dyn Reporter> {

@@ -1,120 +1,121 @@
-//! The summary of a pipeline that trained and evaluated a model: how good, how fast, and where the
-//! time went. Shown by `marquee report` and at the end of `marquee demo`.
-//!
-//! Invariant: nothing is computed here that the eval job has not measured; figures are taken from
-//! its `report.json` and from the ranks' own summaries.
+//! Bringing the parts of a pipeline's summary together over gRPC.
 
-mod gather;
-mod page;
+use anyhow::Context as _;
+use marquee_domain::artifact::Digest;
+use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
+use marquee_proto::v1::{
+    AttemptRank, AttemptState, Job, JobKind, JobState, get_artifact_request::Which,
+};
+use marquee_view::report::Summary;
+use serde::de::DeserializeOwned;
 
-use marquee_domain::job::JobStateName;
-use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
-use marquee_domain::verdict::diagnose;
-use marquee_proto::v1::Job;
-use serde_json::{Value, json};
+use crate::client::Remote;
+use crate::error::Result;
+use crate::requests::{artifacts, download, jobs};
 
-use crate::output::words;
+/// The file of a report artifact that holds its figures.
+const REPORT_FILE: &str = "report.json";
 
-pub(crate) use gather::{gather, summaries};
-
-/// The rule that the headline figures are of: thresholds tuned on validation.
-const HEADLINE_RULE: &str = "per_class";
-
-/// All that the table shows.
-#[derive(Debug)]
-pub(crate) struct Summary {
-    pub pipeline_id: i64,
-    pub pipeline_name: String,
-    pub jobs: Vec<Job>,
-    /// None while no fetch job has succeeded, or there is none.
-    pub fetch: Option<FetchSummary>,
-    /// The same of preprocess jobs.
-    pub preprocess: Option<PreprocessSummary>,
-    /// None while no eval job has succeeded.
-    pub eval: Option<EvalReport>,
-    /// Of the newest succeeded train job, by rank.
-    pub ranks: Vec<TrainSummary>,
-    /// The eval job whose report this is.
-    pub eval_job: Option<i64>,
-}
-
-impl Summary {
-    /// From the first submission to the last job's end, where all have ended.
-    pub(crate) fn seconds(&self) -> Option<f64> {
-        let first = self
-            .jobs
-            .iter()
-            .filter_map(|job| words::time(job.created_at.as_ref()))
-            .min()?;
-        let ends: Option<Vec<_>> = self
-            .jobs
-            .iter()
-            .map(|job| words::time(job.finished_at.as_ref()))
-            .collect();
-        Some(words::between(first, ends?.into_iter().max()?).as_secs_f64())
-    }
-
-    /// The summary as one JSON object.
-    pub(crate) fn json(&self) -> Value {
-        let eval = self.eval.as_ref();
-        let headline =
-            eval.and_then(|eval| eval.rules.iter().find(|rule| rule.rule == HEADLINE_RULE));
-        let baselines = eval.map(|eval| {
-            let figures = eval.baselines.iter().map(|baseline| {
-                let scores =
-                    json!({ "f1_micro": baseline.f1_micro, "f1_weighted": baseline.f1_weighted });
-                (baseline.name.clone(), scores)
-            });
-            figures.collect::<serde_json::Map<_, _>>()
-        });
-        json!({
-            "pipeline_id": self.pipeline_id,
-            "jobs": self.jobs.iter().map(job_line).collect::<Vec<_>>(),
-            "fetch": self.fetch,
-            "preprocess": self.preprocess,
-            "f1_micro": headline.map(|rule| rule.f1_micro),
-            "f1_weighted": headline.map(|rule| rule.f1_weighted),
-            "f1_micro_ceiling": eval.and_then(|eval| eval.source.f1_micro_ceiling),
-            "synthetic": eval.map(|eval| eval.source.synthetic),
-            "baselines": baselines,
-            "rules": eval.map(|eval| &eval.rules),
-            "seconds": self.seconds(),
-            "images_per_second": self.ranks.first().map(|rank| rank.images_per_second),
-            "world_size": self.ranks.first().map(|rank| rank.world_size),
-            "verdict": diagnose(&self.ranks).map(|bottleneck| {
-                json!({ "bottleneck": bottleneck.name(), "words": bottleneck.words() })
-            }),
-            "weights": self.ranks.first().map(|rank| &rank.weights),
-            "features": self.ranks.first().and_then(|rank| rank.features.as_ref()),
-            "phases": self.ranks.iter().map(phases).collect::<Vec<_>>(),
+/// Reads what a pipeline's jobs left behind.
+pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
+    let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
+    // Where a step was reused, the job that did the work has its words.
+    let last_succeeded = |kind: JobKind| {
+        let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
+        let job = pipeline.jobs.iter().rfind(done)?;
+        Some(match job.reused_from_job_id {
+            0 => job.id,
+            from => from,
         })
-    }
-}
-
-fn job_line(job: &Job) -> Value {
-    let ran = match (&job.started_at, &job.finished_at) {
-        (Some(started), Some(finished)) => words::time(Some(started))
-            .zip(words::time(Some(finished)))
-            .map(|(from, to)| words::between(from, to).as_secs_f64()),
-        (None, _) | (_, None) => None,
     };
-    json!({
-        "name": job.name,
-        "kind": words::job_kind(job),
-        "state": words::job_state(job),
-        "attempts": job.attempt,
-        "seconds": ran,
+    let eval_job = last_succeeded(JobKind::Eval);
+    let eval = match eval_job {
+        Some(id) => Some(eval_report(remote, id).await?),
+        None => None,
+    };
+    let ranks = match last_succeeded(JobKind::Train) {
+        Some(id) => {
+            let mut ranks: Vec<TrainSummary> = summaries(remote, id).await?;
+            ranks.sort_by_key(|summary| summary.rank);
+            ranks
+        }
+        None => Vec::new(),
+    };
+    let fetch = match last_succeeded(JobKind::Fetch) {
+        Some(id) => fetch_summary(remote, id).await?,
+        None => None,
+    };
+    let preprocess = match last_succeeded(JobKind::Preprocess) {
+        Some(id) => summaries(remote, id).await?.into_iter().next(),
+        None => None,
+    };
+    Ok(Summary {
+        pipeline_id,
+        pipeline_name: pipeline.name,
+        jobs: pipeline.jobs,
+        fetch,
+        preprocess,
+        eval,
+        ranks,
+        eval_job,
     })
 }
 
-fn phases(rank: &TrainSummary) -> Value {
-    let mut value = serde_json::to_value(rank.phases).unwrap_or_default();
-    value["rank"] = rank.rank.into();
-    value
+/// The books of a fetch job, or of all elements of one that is an array.
+async fn fetch_summary(remote: &Remote, job_id: i64) -> Result<Option<FetchSummary>> {
+    let elements = jobs::elements(remote, job_id).await?;
+    let ids = if elements.is_empty() {
+        vec![job_id]
+    } else {
+        elements.iter().map(|element| element.id).collect()
+    };
+    let mut whole: Option<FetchSummary> = None;
+    for id in ids {
+        for share in summaries::<FetchSummary>(remote, id).await? {
+            whole = Some(match whole {
+                Some(sum) => sum.and(share),
+                None => share,
+            });
+        }
+    }
+    Ok(whole)
 }
 
-/// Whether every job succeeded.
-pub(crate) fn all_succeeded(jobs: &[Job]) -> bool {
-    jobs.iter()
-        .all(|job| words::state_name(job) == Some(JobStateName::Succeeded))
+async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
+    let artifact = artifacts::find(remote, Which::JobId(job_id)).await?;
+    let files = artifact.manifest.unwrap_or_default().files;
+    let file = files
+        .iter()
+        .find(|file| file.path == REPORT_FILE)
+        .with_context(|| format!("the artifact of job {job_id} has no {REPORT_FILE}"))?;
+    let digest: Digest = file
+        .digest
+        .parse()
+        .context("the manifest has a wrong digest")?;
+    let bytes = download::contents(remote, &digest).await?;
+    let report = serde_json::from_slice(&bytes)
+        .with_context(|| format!("{REPORT_FILE} of job {job_id} is not a report this CLI knows"))?;
+    Ok(report)
+}
+
+/// The ranks' own words, from the attempt that was committed.
+pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
+    let detail = jobs::get(remote, job_id).await?;
+    let committed = detail
+        .attempts
+        .into_iter()
+        .rfind(|attempt| attempt.state() == AttemptState::Succeeded)
+        .with_context(|| format!("job {job_id} succeeded without an attempt that did"))?;
+    let mut summaries = Vec::with_capacity(committed.ranks.len());
+    let went_on = |rank: &&AttemptRank| rank.lost_at.is_none();
+    for rank in committed.ranks.iter().filter(went_on) {
+        let summary = serde_json::from_str(&rank.summary_json).with_context(|| {
+            format!(
+                "rank {} of job {job_id} left no summary this CLI knows",
+                rank.rank
+            )
+        })?;
+        summaries.push(summary);
+    }
+    Ok(summaries)
 }

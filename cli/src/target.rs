@@ -4,6 +4,7 @@
 use std::str::FromStr;
 
 use marquee_domain::ids::{JobId, JobName, PipelineId};
+use marquee_domain::nearest::nearest;
 use marquee_proto::error::{ErrorCode, PublicError};
 use marquee_proto::v1;
 
@@ -103,14 +104,20 @@ async fn find(remote: &Remote, pipeline_id: i64, name: &JobName) -> Result<i64> 
         .map(|job| job.id)
         .max();
     found.ok_or_else(|| {
+        let names = page.jobs.iter().map(|job| job.name.as_str());
+        let meant = match nearest(name.as_str(), names) {
+            Some(meant) => format!("did you mean \"{meant}\"? "),
+            None => String::new(),
+        };
         let message = if pipeline_id == 0 {
             format!(
-                "there is no job \"{name}\" among the newest {NAME_SEARCH_MAX}; \"marquee jobs\" \
-                 lists them"
+                "there is no job \"{name}\" among the newest {NAME_SEARCH_MAX}; {meant}\"marquee \
+                 jobs\" lists them"
             )
         } else {
             format!(
-                "pipeline p{pipeline_id} has no job \"{name}\"; see \"marquee show p{pipeline_id}\""
+                "pipeline p{pipeline_id} has no job \"{name}\"; {meant}see \"marquee show \
+                 p{pipeline_id}\""
             )
         };
         let code = Some(ErrorCode::JobNotFound.as_str().to_owned());

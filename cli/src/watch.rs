@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use marquee_proto::v1::{self, Job, WatchRequest};
+use marquee_view::words;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
 use crate::client::{Remote, is_passing};
 use crate::clock;
 use crate::error::{CliError, Result};
-use crate::output::words;
 use crate::progress::Reporter;
 use crate::target::Resolved;
 

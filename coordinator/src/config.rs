@@ -10,8 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Environment, File, FileFormat, Value, ValueKind};
-use serde::Deserialize;
+use marquee_settings::{SettingsError, Values, default_data_dir};
 
 use crate::app::Settings;
 
@@ -19,11 +18,8 @@ use crate::app::Settings;
 pub const DEFAULT_FILE: &str = "/etc/marquee/coordinator.toml";
 /// Variables `MARQUEE_COORDINATOR__LISTEN`, `MARQUEE_COORDINATOR__TLS__CERT` and so on.
 const ENV_PREFIX: &str = "MARQUEE_COORDINATOR";
-const ENV_SEPARATOR: &str = "__";
 /// Where workers and users connect when nothing else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
-/// Edits that make an unknown key still look like a known one.
-const TYPO_MAX_EDITS: usize = 3;
 
 /// Every key that a file or the environment may hold.
 const KEYS: [&str; 11] = [
@@ -55,7 +51,7 @@ pub struct Config {
 }
 
 /// PEM files.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -64,8 +60,7 @@ pub struct TlsFiles {
 }
 
 /// A URL that may hold a password: never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(pub String);
 
 impl fmt::Debug for DatabaseUrl {
@@ -94,19 +89,12 @@ pub struct Flags {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{source_name}: unknown key {key:?}; {hint}")]
-    UnknownKey {
-        key: String,
-        source_name: String,
-        hint: String,
-    },
-    #[error("{0}")]
-    Unreadable(#[from] config::ConfigError),
-    #[error("key {key:?} is {value:?}: {problem}")]
-    Value {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("key {key:?} is missing beside {beside:?}; TLS needs both")]
+    Missing {
         key: &'static str,
-        value: String,
-        problem: String,
+        beside: &'static str,
     },
     #[error(
         "key \"listen\" is \"{listen}\", which other hosts can reach, and there is no [tls]: anybody there could run programs on your workers; set tls.cert and tls.key, or listen on 127.0.0.1"
@@ -116,123 +104,81 @@ pub enum ConfigError {
     NoDataDir,
 }
 
-/// The settings as they are written.
-#[derive(Debug, Deserialize)]
-struct Written {
-    listen: String,
-    data_dir: Option<PathBuf>,
-    database_url: Option<DatabaseUrl>,
-    postgres_bin: Option<PathBuf>,
-    tls: Option<TlsFiles>,
-    #[serde(default)]
-    timing: Timing,
+impl Config {
+    /// Reads the settings. `environment` is this process's.
+    pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
+        let values = Values::of(&KEYS)
+            .file(flags.config.as_deref(), Path::new(DEFAULT_FILE))?
+            .environment(ENV_PREFIX, &environment)?
+            .argument("listen", flags.listen.as_ref())?
+            .path_argument("data_dir", flags.data_dir.as_deref())?
+            .argument("database_url", flags.database_url.as_ref())?;
+        let tls = tls(&values)?;
+        let listen = listen(&values)?;
+        if !listen.ip().is_loopback() && tls.is_none() {
+            return Err(ConfigError::OpenWithoutTls { listen });
+        }
+        let variable = |name: &str| environment.get(name).map(Into::into);
+        let data_dir = values
+            .path("data_dir")
+            .or_else(|| default_data_dir("coordinator", variable))
+            .ok_or(ConfigError::NoDataDir)?;
+        let postgres_bin = environment.get("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
+        Ok(Self {
+            listen,
+            data_dir: std::path::absolute(&data_dir)
+                .map_err(|error| values.wrong("data_dir", data_dir.display(), error.to_string()))?,
+            database_url: values
+                .text("database_url")
+                .map(|url| DatabaseUrl(url.to_owned())),
+            postgres_bin: values.path("postgres_bin").or(postgres_bin),
+            tls,
+            settings: settings(&values)?,
+        })
+    }
+}
+
+fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {
+    let text = values.text("listen").unwrap_or(DEFAULT_LISTEN);
+    let problem =
+        "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\"";
+    text.parse()
+        .map_err(|_| values.wrong("listen", text, problem).into())
+}
+
+fn tls(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
+    let missing = |key, beside| Err(ConfigError::Missing { key, beside });
+    let client_ca = values.path("tls.client_ca");
+    match (values.path("tls.cert"), values.path("tls.key")) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+            cert,
+            key,
+            client_ca,
+        })),
+        (Some(_), None) => missing("tls.key", "tls.cert"),
+        (None, Some(_)) => missing("tls.cert", "tls.key"),
+        (None, None) if client_ca.is_some() => missing("tls.cert", "tls.client_ca"),
+        (None, None) => Ok(None),
+    }
 }
 
 /// Times that tests shorten. Users leave them alone: the defaults are what the documentation and
 /// the promises state.
-#[derive(Debug, Default, Deserialize)]
-struct Timing {
-    lease_ms: Option<u64>,
-    heartbeat_every_ms: Option<u64>,
-    poll_every_ms: Option<u64>,
-    stop_grace_ms: Option<u64>,
-}
-
-impl Config {
-    /// Reads the settings. `environment` is this process's.
-    pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
-        let file = match &flags.config {
-            Some(path) => File::from(path.as_path())
-                .format(FileFormat::Toml)
-                .required(true),
-            None => File::new(DEFAULT_FILE, FileFormat::Toml).required(false),
-        };
-        let data_dir = default_data_dir(&environment);
-        let postgres_bin = environment.get("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
-        let from_environment = Environment::with_prefix(ENV_PREFIX)
-            .prefix_separator(ENV_SEPARATOR)
-            .separator(ENV_SEPARATOR)
-            .source(Some(environment.into_iter().collect()));
-        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let merged = config::Config::builder()
-            .set_default("listen", DEFAULT_LISTEN)?
-            .add_source(file)
-            .add_source(from_environment)
-            .set_override_option("listen", flags.listen.clone())?
-            .set_override_option("data_dir", flags.data_dir.as_ref().map(text))?
-            .set_override_option("database_url", flags.database_url.clone())?
-            .build()?;
-        refuse_unknown_keys("", &merged.cache)?;
-
-        let written: Written = merged.try_deserialize()?;
-        let listen = parse_listen(&written.listen)?;
-        if !listen.ip().is_loopback() && written.tls.is_none() {
-            return Err(ConfigError::OpenWithoutTls { listen });
-        }
-        let data_dir = written
-            .data_dir
-            .or(data_dir)
-            .ok_or(ConfigError::NoDataDir)?;
-        Ok(Self {
-            listen,
-            data_dir: std::path::absolute(&data_dir).map_err(|error| ConfigError::Value {
-                key: "data_dir",
-                value: data_dir.display().to_string(),
-                problem: error.to_string(),
-            })?,
-            database_url: written.database_url,
-            postgres_bin: written.postgres_bin.or(postgres_bin),
-            tls: written.tls,
-            settings: settings(&written.timing)?,
-        })
-    }
-}
-
-/// The service manager's state folder, else the usual place of the user.
-fn default_data_dir(environment: &HashMap<String, String>) -> Option<PathBuf> {
-    if let Some(folder) = environment.get("STATE_DIRECTORY") {
-        return Some(PathBuf::from(folder));
-    }
-    if nix::unistd::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/marquee/coordinator"));
-    }
-    let data_home = environment
-        .get("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| {
-            environment
-                .get("HOME")
-                .map(|home| Path::new(home).join(".local/share"))
-        });
-    data_home.map(|folder| folder.join("marquee/coordinator"))
-}
-
-fn parse_listen(text: &str) -> Result<SocketAddr, ConfigError> {
-    text.parse().map_err(|_| ConfigError::Value {
-        key: "listen",
-        value: text.into(),
-        problem:
-            "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\""
-                .into(),
-    })
-}
-
-fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
-    let or = |ms: Option<u64>, default| ms.map_or(default, Duration::from_millis);
+fn settings(values: &Values) -> Result<Settings, ConfigError> {
+    let time = |key, default| -> Result<Duration, SettingsError> {
+        let ms = values.number(key, 0..=u64::MAX)?;
+        Ok(ms.map_or(default, Duration::from_millis))
+    };
     let default = Settings::default();
     let settings = Settings {
-        lease: or(timing.lease_ms, default.lease),
-        heartbeat_every: or(timing.heartbeat_every_ms, default.heartbeat_every),
-        poll_every: or(timing.poll_every_ms, default.poll_every),
-        stop_grace: or(timing.stop_grace_ms, default.stop_grace),
+        lease: time("timing.lease_ms", default.lease)?,
+        heartbeat_every: time("timing.heartbeat_every_ms", default.heartbeat_every)?,
+        poll_every: time("timing.poll_every_ms", default.poll_every)?,
+        stop_grace: time("timing.stop_grace_ms", default.stop_grace)?,
         settle: default.settle,
     };
     let bad = |key, value: Duration, problem: &str| {
-        Err(ConfigError::Value {
-            key,
-            value: value.as_millis().to_string(),
-            problem: problem.into(),
-        })
+        Err(values.wrong(key, value.as_millis(), problem).into())
     };
     if settings.heartbeat_every.is_zero() {
         return bad(
@@ -253,49 +199,6 @@ fn settings(timing: &Timing) -> Result<Settings, ConfigError> {
         return bad("timing.lease_ms", settings.lease, problem);
     }
     Ok(settings)
-}
-
-fn refuse_unknown_keys(path: &str, value: &Value) -> Result<(), ConfigError> {
-    let ValueKind::Table(table) = &value.kind else {
-        return if KEYS.contains(&path) {
-            Ok(())
-        } else {
-            Err(unknown_key(path, value))
-        };
-    };
-    if KEYS.contains(&path) {
-        // A table where a value should be: what reads it says so.
-        return Ok(());
-    }
-    let mut names: Vec<&String> = table.keys().collect();
-    names.sort();
-    for name in names {
-        let key = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}.{name}")
-        };
-        refuse_unknown_keys(&key, &table[name])?;
-    }
-    Ok(())
-}
-
-fn unknown_key(key: &str, value: &Value) -> ConfigError {
-    let nearest = KEYS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(key, known), known))
-        .min()
-        .filter(|(edits, _)| *edits <= TYPO_MAX_EDITS);
-    let hint = match nearest {
-        Some((_, known)) => format!("did you mean {known:?}?"),
-        None => format!("the keys are {}", KEYS.join(", ")),
-    };
-    let source_name = value.origin().unwrap_or("the command line").to_owned();
-    ConfigError::UnknownKey {
-        key: key.into(),
-        source_name,
-        hint,
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The coordinator's program: parse, load the settings, start tracing, run.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -10,6 +9,7 @@ use marquee_coordinator::config::{Config, Flags};
 use marquee_coordinator::doctor;
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
+use marquee_settings::variables;
 
 /// Keeps the jobs of a Marquee cluster, schedules them, and speaks with its workers.
 #[derive(Debug, Parser)]
@@ -74,12 +74,4 @@ fn look(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// The environment. A variable that is no text is none of ours.
-fn variables() -> HashMap<String, String> {
-    let as_text = |(name, value): (OsString, OsString)| {
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    };
-    std::env::vars_os().filter_map(as_text).collect()
 }

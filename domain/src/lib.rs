@@ -6,6 +6,7 @@
 //! construction.
 
 pub mod artifact;
+pub mod bottleneck;
 pub mod child;
 pub mod doctor;
 pub mod end;
@@ -15,6 +16,7 @@ pub mod flavour;
 pub mod ids;
 pub mod job;
 pub mod limits;
+pub mod nearest;
 pub mod pipeline;
 pub mod rank;
 pub mod rate;
@@ -23,7 +25,6 @@ pub mod resources;
 pub mod spec;
 pub mod step;
 pub mod transitions;
-pub mod verdict;
 pub mod zoo;
 
 pub use failure::FailureClass;

@@ -18,7 +18,7 @@ const ONLINE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A coordinator with its workers. Dropped, it kills all that speaks of its folder.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct TestCluster {
     bin: PathBuf,
     folder: TempDir,
     coordinator: Daemon,
@@ -34,7 +34,7 @@ pub struct Worker {
     daemon: Option<Daemon>,
 }
 
-impl Cluster {
+impl TestCluster {
     /// Starts a coordinator and `workers` workers of one CPU device with one thread each, and waits
     /// until all are online.
     pub async fn start(workers: usize) -> Result<Self> {
@@ -168,16 +168,24 @@ impl Cluster {
 
     /// Runs the CLI against this cluster to its end.
     pub fn cli(&self, arguments: &[&str]) -> Result<std::process::Output> {
+        self.cli_command(arguments)
+            .output()
+            .context("running marquee")
+    }
+
+    /// The CLI against this cluster, not started yet.
+    #[must_use]
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.bin.join("marquee"));
         command
             .args(arguments)
             .env("MARQUEE_ADDR", self.url())
             .env("NO_COLOR", "1");
-        command.output().context("running marquee")
+        command
     }
 }
 
-impl Drop for Cluster {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         self.workers.clear();
         // TERM lets Postgres leave in order; what is left of anything is killed by the folder's name.

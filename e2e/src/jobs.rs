@@ -11,7 +11,7 @@ use marquee_proto::v1::{
 };
 use tonic::transport::Channel;
 
-use crate::Cluster;
+use crate::TestCluster;
 
 /// How often a state is looked at.
 const POLL: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ pub fn request(request_id: &str, toml: &str, overrides: &[(&str, &str)]) -> Subm
     }
 }
 
-impl Cluster {
+impl TestCluster {
     /// Submits a pipeline under its own request id.
     pub async fn submit(
         &self,

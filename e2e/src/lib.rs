@@ -2,10 +2,10 @@
 //! catalogue server, each killable.
 //!
 //! Invariant: a test waits for a named state with a deadline, never for time to pass; and a
-//! [`Cluster`] that is dropped leaves no process behind.
+//! [`TestCluster`] that is dropped leaves no process behind.
 
 pub mod cluster;
 pub mod jobs;
 pub mod process;
 
-pub use cluster::{Catalogue, Cluster, Worker};
+pub use cluster::{Catalogue, TestCluster, Worker};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use marquee_e2e::{Catalogue, Cluster};
+use marquee_e2e::{Catalogue, TestCluster};
 use serde_json::Value;
 
 /// A fetch of some hundred posters; a busy machine may need minutes.
@@ -16,7 +16,7 @@ kind = "fetch"
 source = { type = "tmdb", api_url = "" }
 "#;
 
-fn bench(cluster: &Cluster, arguments: &[&str]) -> Result<(bool, String, String)> {
+fn bench(cluster: &TestCluster, arguments: &[&str]) -> Result<(bool, String, String)> {
     let output = cluster.cli(&[&["bench"], arguments].concat())?;
     Ok((
         output.status.success(),
@@ -27,7 +27,7 @@ fn bench(cluster: &Cluster, arguments: &[&str]) -> Result<(bool, String, String)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bench_runs_as_jobs_and_reports_what_they_measured() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     let (ok, _, words) = bench(&cluster, &["--model", "simple-cnn"])?;
     assert!(
         !ok && words.contains("no dataset yet") && words.contains("--here"),

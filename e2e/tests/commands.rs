@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use marquee_e2e::Cluster;
+use marquee_e2e::TestCluster;
 use marquee_e2e::jobs::state;
 use marquee_proto::v1::{FailureClass, JobDetail, JobState};
 
@@ -11,7 +11,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_ranks_see_each_other_as_under_torchrun() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     // Rank 0 listens where MASTER_ADDR and MASTER_PORT say, rank 1 connects and says hello.
     let program = r#"
 import os, socket, time
@@ -44,7 +44,7 @@ else:
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_program_that_fails_is_the_users_and_is_not_tried_again() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let cluster = TestCluster::start(1).await?;
     let document = "name = \"bad\"\n[jobs.bad]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"echo so sorry >&2; exit 3\"]\n";
     let submitted = cluster.submit("bad", document, &[]).await?;
     let job = submitted.jobs[0].id;
@@ -70,7 +70,7 @@ async fn a_program_that_fails_is_the_users_and_is_not_tried_again() -> Result<()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_leaves_in_order_takes_its_children_along() -> Result<()> {
-    let mut cluster = Cluster::start(1).await?;
+    let mut cluster = TestCluster::start(1).await?;
     let document =
         "name = \"long\"\n[jobs.long]\nkind = \"command\"\nargv = [\"sleep\", \"600\"]\n";
     let submitted = cluster.submit("long", document, &[]).await?;

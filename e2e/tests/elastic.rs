@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use marquee_domain::report::TrainSummary;
 use marquee_e2e::jobs::{id_of, state};
 use marquee_e2e::process::kill_hard;
-use marquee_e2e::{Catalogue, Cluster};
+use marquee_e2e::{Catalogue, TestCluster};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::{JobDetail, JobState, ListArtifactsRequest, SubmitResponse};
 
@@ -31,8 +31,8 @@ impl Ran {
 }
 
 /// Three workers with one rank each; `disturb` is called in mid-run.
-async fn train(disturb: impl AsyncFnOnce(&mut Cluster) -> Result<()>) -> Result<Ran> {
-    let mut cluster = Cluster::start(3).await?;
+async fn train(disturb: impl AsyncFnOnce(&mut TestCluster) -> Result<()>) -> Result<Ran> {
+    let mut cluster = TestCluster::start(3).await?;
     let catalogue = Catalogue::start(cluster.folder(), 300)?;
     let overrides = [
         ("jobs.fetch.source.api_url", catalogue.api_url.as_str()),
@@ -66,7 +66,7 @@ async fn train(disturb: impl AsyncFnOnce(&mut Cluster) -> Result<()>) -> Result<
     Ok(Ran { detail, summaries })
 }
 
-async fn committed_once(cluster: &Cluster, submitted: &SubmitResponse) -> Result<()> {
+async fn committed_once(cluster: &TestCluster, submitted: &SubmitResponse) -> Result<()> {
     let request = ListArtifactsRequest {
         pipeline_id: submitted.pipeline_id,
         ..Default::default()
@@ -84,7 +84,7 @@ async fn committed_once(cluster: &Cluster, submitted: &SubmitResponse) -> Result
 }
 
 /// Kills the process of rank `rank` alone, wherever it runs.
-fn kill_rank(cluster: &Cluster, rank: u32) -> Result<()> {
+fn kill_rank(cluster: &TestCluster, rank: u32) -> Result<()> {
     let spec = format!("-1-{rank}/spec.json");
     let is_rank = |command: &str| {
         let program = command.split(' ').next().unwrap_or_default();

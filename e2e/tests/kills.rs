@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use marquee_domain::report::TrainSummary;
 use marquee_e2e::jobs::{id_of, state};
 use marquee_e2e::process::kill_hard;
-use marquee_e2e::{Catalogue, Cluster};
+use marquee_e2e::{Catalogue, TestCluster};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::{
     CancelJobRequest, FailureClass, JobDetail, JobState, ListArtifactsRequest, SubmitResponse,
@@ -16,7 +16,7 @@ const POSTERS: &str = include_str!("../../examples/posters.toml");
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A pipeline whose train job runs long enough to be killed in the middle, with checkpoints.
-async fn training(cluster: &Cluster) -> Result<(Catalogue, SubmitResponse, i64)> {
+async fn training(cluster: &TestCluster) -> Result<(Catalogue, SubmitResponse, i64)> {
     let catalogue = Catalogue::start(cluster.folder(), 300)?;
     let overrides = [
         ("jobs.fetch.source.api_url", catalogue.api_url.as_str()),
@@ -30,7 +30,7 @@ async fn training(cluster: &Cluster) -> Result<(Catalogue, SubmitResponse, i64)>
 }
 
 /// Waits until the attempt trains and at least one checkpoint of it is stored.
-async fn in_mid_run(cluster: &Cluster, train: i64) -> Result<JobDetail> {
+async fn in_mid_run(cluster: &TestCluster, train: i64) -> Result<JobDetail> {
     let has_checkpoint = |detail: &JobDetail| {
         state(detail) == JobState::Running
             && detail.events.iter().any(|e| e.text.contains("checkpoint"))
@@ -45,7 +45,7 @@ async fn in_mid_run(cluster: &Cluster, train: i64) -> Result<JobDetail> {
         .await
 }
 
-async fn each_job_committed_once(cluster: &Cluster, submitted: &SubmitResponse) -> Result<()> {
+async fn each_job_committed_once(cluster: &TestCluster, submitted: &SubmitResponse) -> Result<()> {
     let request = ListArtifactsRequest {
         pipeline_id: submitted.pipeline_id,
         ..Default::default()
@@ -72,7 +72,7 @@ fn attempts(detail: &JobDetail) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_coordinator_kills_nothing() -> Result<()> {
-    let mut cluster = Cluster::start(2).await?;
+    let mut cluster = TestCluster::start(2).await?;
     let (_catalogue, submitted, train) = training(&cluster).await?;
     in_mid_run(&cluster, train).await?;
 
@@ -92,7 +92,7 @@ async fn a_killed_coordinator_kills_nothing() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_worker_daemon_adopts_its_children_again() -> Result<()> {
-    let mut cluster = Cluster::start(2).await?;
+    let mut cluster = TestCluster::start(2).await?;
     let (_catalogue, submitted, train) = training(&cluster).await?;
     in_mid_run(&cluster, train).await?;
 
@@ -112,7 +112,7 @@ async fn a_killed_worker_daemon_adopts_its_children_again() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_host_is_replaced_and_training_resumes_from_its_checkpoint() -> Result<()> {
-    let mut cluster = Cluster::start(2).await?;
+    let mut cluster = TestCluster::start(2).await?;
     let (_catalogue, submitted, train) = training(&cluster).await?;
     in_mid_run(&cluster, train).await?;
 
@@ -134,7 +134,7 @@ async fn a_lost_host_is_replaced_and_training_resumes_from_its_checkpoint() -> R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_rank_fails_its_attempt_with_the_cause_and_the_retry_resumes() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     let (_catalogue, submitted, train) = training(&cluster).await?;
     in_mid_run(&cluster, train).await?;
 
@@ -174,7 +174,7 @@ async fn a_killed_rank_fails_its_attempt_with_the_cause_and_the_retry_resumes() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_job_leaves_no_process_and_its_dependents_never_run() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     let (_catalogue, submitted, train) = training(&cluster).await?;
     in_mid_run(&cluster, train).await?;
 

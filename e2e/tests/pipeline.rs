@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
 use marquee_e2e::jobs::{id_of, request};
-use marquee_e2e::{Catalogue, Cluster};
+use marquee_e2e::{Catalogue, TestCluster};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::{ListArtifactsRequest, ListJobsRequest, SubmitResponse};
 
@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Artifacts of a pipeline, by job name, each at most once.
 async fn artifacts_of(
-    cluster: &Cluster,
+    cluster: &TestCluster,
     submitted: &SubmitResponse,
 ) -> Result<Vec<(String, String)>> {
     let request = ListArtifactsRequest {
@@ -40,7 +40,7 @@ async fn artifacts_of(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn posters_become_a_trained_and_evaluated_model_on_two_workers() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     let catalogue = Catalogue::start(cluster.folder(), 400)?;
     let overrides = [
         ("jobs.fetch.source.api_url", catalogue.api_url.as_str()),
@@ -137,7 +137,7 @@ async fn posters_become_a_trained_and_evaluated_model_on_two_workers() -> Result
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_of_own_pictures_takes_the_same_way() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let cluster = TestCluster::start(1).await?;
     let pictures = cluster.folder().join("pictures");
     coloured_pictures(&pictures)?;
     let overrides = [
@@ -209,7 +209,7 @@ fn coloured_pictures(folder: &std::path::Path) -> Result<()> {
 
 #[tokio::test]
 async fn a_wrong_pipeline_is_refused_whole_and_the_same_request_twice_is_one() -> Result<()> {
-    let cluster = Cluster::start(1).await?;
+    let cluster = TestCluster::start(1).await?;
     let mut jobs = cluster.jobs()?;
 
     let too_many = request(
@@ -248,7 +248,7 @@ async fn a_wrong_pipeline_is_refused_whole_and_the_same_request_twice_is_one() -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fetch_spread_over_workers_is_one_data_set_without_a_film_twice() -> Result<()> {
-    let cluster = Cluster::start(2).await?;
+    let cluster = TestCluster::start(2).await?;
     let catalogue = Catalogue::start(cluster.folder(), 200)?;
     let overrides = [
         ("jobs.fetch.source.api_url", catalogue.api_url.as_str()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use marquee_e2e::jobs::{id_of, state};
 use marquee_e2e::process::kill_hard;
-use marquee_e2e::{Catalogue, Cluster};
+use marquee_e2e::{Catalogue, TestCluster};
 use marquee_proto::v1::{JobDetail, JobState};
 
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -58,7 +58,7 @@ fn has_done(detail: &JobDetail, films: u64) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_pipelines_together_keep_to_the_rate_of_their_host_whatever_is_killed() -> Result<()> {
-    let mut cluster = Cluster::start(3).await?;
+    let mut cluster = TestCluster::start(3).await?;
     let catalogue = Catalogue::start_sketches(cluster.folder(), 400)?;
     let api = ("jobs.fetch.source.api_url", catalogue.api_url.as_str());
     let array = cluster

@@ -1,13 +1,13 @@
 //! The daemon's settings: a file, over it environment variables `MARQUEE_WORKER__<KEY>`, over
 //! these the flags. A key that does not exist is an error, wherever it stands.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use config::{Environment, File, FileFormat};
 use marquee_domain::limits::NAME_MAX_BYTES;
-use serde::Deserialize;
+use marquee_settings::{SettingsError, Values, default_data_dir, variables};
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
@@ -17,11 +17,9 @@ pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7700";
 pub const DEFAULT_CACHE_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "MARQUEE_WORKER";
-/// How alike a wrong key and a right one must be (Jaro-Winkler) for "did you mean".
-const SUGGESTION_MIN_LIKENESS: f64 = 0.75;
 
-/// Settings as they stand in a file, in the environment or in flags.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// What was said on the command line. None: not said.
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     pub coordinator: Option<String>,
     pub name: Option<String>,
@@ -33,16 +31,6 @@ pub struct Settings {
     pub address: Option<String>,
     pub on_stop: Option<OnStop>,
     pub log_format: Option<LogFormat>,
-    #[serde(default)]
-    pub tls: TlsSettings,
-}
-
-/// Section `[tls]`.
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct TlsSettings {
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
 }
 
 /// Every key, sections joined by dots.
@@ -63,8 +51,7 @@ const KEYS: [&str; 13] = [
 ];
 
 /// What happens to running children when the daemon is told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnStop {
     /// They are stopped, and their attempts are placed elsewhere.
     Stop,
@@ -73,12 +60,16 @@ pub enum OnStop {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
     Json,
 }
+
+/// The words of [`OnStop`].
+const ON_STOP: [(&str, OnStop); 2] = [("stop", OnStop::Stop), ("keep", OnStop::Keep)];
+/// The words of [`LogFormat`].
+const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Complete, checked settings.
 #[derive(Debug, Clone)]
@@ -119,15 +110,8 @@ impl std::fmt::Debug for Tls {
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("config file {path:?} cannot be read: {source}")]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{0}")]
-    Syntax(String),
-    #[error("unknown key {key:?} in the worker's settings{hint}; the keys are: {keys}", keys = KEYS.join(", "))]
-    UnknownKey { key: String, hint: String },
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("{key} {problem}")]
     Value { key: &'static str, problem: String },
 }
@@ -138,34 +122,66 @@ pub struct Sources<'a> {
     /// The file named on the command line: it must exist.
     pub file: Option<&'a Path>,
     /// Environment variables, for tests. None: those of the process.
-    pub env: Option<std::collections::HashMap<String, String>>,
+    pub env: Option<HashMap<String, String>>,
 }
 
 impl Config {
     /// Reads the settings. `flags` win over the environment, which wins over the file.
     pub fn load(sources: Sources<'_>, flags: Settings) -> Result<Self, ConfigError> {
-        let mut builder = config::Config::builder();
-        if let Some(text) = read_file(sources.file)? {
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
-        }
-        let environment = Environment::with_prefix(ENV_PREFIX)
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .source(sources.env.map(|vars| vars.into_iter().collect()));
-        let built = builder.add_source(environment).build().map_err(|e| {
-            ConfigError::Syntax(format!("the worker's settings cannot be read: {e}"))
-        })?;
-        let tree: serde_json::Value = built
-            .clone()
-            .try_deserialize()
-            .map_err(|e| ConfigError::Syntax(e.to_string()))?;
-        check_keys(&tree, "")?;
-        let settings: Settings = built
-            .try_deserialize()
-            .map_err(|e| ConfigError::Syntax(format!("the worker's settings are wrong: {e}")))?;
-        settings.overlaid(flags).complete()
+        let environment = sources.env.unwrap_or_else(variables);
+        let values = Values::of(&KEYS)
+            .file(sources.file, Path::new(DEFAULT_FILE))?
+            .environment(ENV_PREFIX, &environment)?
+            .argument("coordinator", flags.coordinator)?
+            .argument("name", flags.name)?
+            .path_argument("data_dir", flags.data_dir.as_deref())?
+            .path_argument("bin_dir", flags.bin_dir.as_deref())?
+            .argument("cpu_slots", flags.cpu_slots)?
+            .argument("threads_per_slot", flags.threads_per_slot)?
+            .argument("cache_max_bytes", flags.cache_max_bytes)?
+            .argument("address", flags.address)?
+            .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
+            .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))?;
+        Self::of(&values)
     }
+
+    fn of(values: &Values) -> Result<Self, ConfigError> {
+        let coordinator = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
+        let threads_per_slot = values.number("threads_per_slot", 0..=u32::MAX)?;
+        if threads_per_slot == Some(0) {
+            return Err(value(
+                "threads_per_slot",
+                "must be 1 or more; leave it out to share all threads",
+            ));
+        }
+        let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
+        let bin_dir = values.path("bin_dir").map_or_else(own_folder, Ok)?;
+        Ok(Self {
+            tls: tls(coordinator, values)?,
+            coordinator: coordinator.to_owned(),
+            name: name(values.text("name"))?,
+            data_dir: absolute("data_dir", data_dir)?,
+            bin_dir: absolute("bin_dir", bin_dir)?,
+            cpu_slots: values.number("cpu_slots", 0..=u32::MAX)?.unwrap_or(1),
+            threads_per_slot,
+            cache_max_bytes: values
+                .number("cache_max_bytes", 0..=u64::MAX)?
+                .unwrap_or(DEFAULT_CACHE_MAX_BYTES),
+            address: values.text("address").map(str::to_owned),
+            on_stop: values.word("on_stop", &ON_STOP)?.unwrap_or(OnStop::Stop),
+            log_format: values
+                .word("log_format", &LOG_FORMAT)?
+                .unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+/// The word that stands for a meaning, as a file would have it.
+fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: Option<T>) -> Option<&'static str> {
+    let meaning = meaning?;
+    words
+        .iter()
+        .find_map(|(word, stands_for)| (*stands_for == meaning).then_some(*word))
 }
 
 impl Config {
@@ -175,7 +191,7 @@ impl Config {
         Self {
             coordinator: DEFAULT_COORDINATOR.to_owned(),
             name: "unnamed".to_owned(),
-            data_dir: default_data_dir().unwrap_or_else(|_| std::env::temp_dir()),
+            data_dir: usual_data_dir().unwrap_or_else(|_| std::env::temp_dir()),
             bin_dir: own_folder().unwrap_or_default(),
             cpu_slots: 1,
             threads_per_slot: None,
@@ -188,103 +204,6 @@ impl Config {
     }
 }
 
-fn read_file(named: Option<&Path>) -> Result<Option<String>, ConfigError> {
-    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => Ok(None),
-        Err(source) => Err(ConfigError::File {
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn check_keys(tree: &serde_json::Value, section: &str) -> Result<(), ConfigError> {
-    let Some(table) = tree.as_object() else {
-        return Ok(());
-    };
-    for (key, value) in table {
-        let full = if section.is_empty() {
-            key.clone()
-        } else {
-            format!("{section}.{key}")
-        };
-        let is_section = KEYS
-            .iter()
-            .any(|known| known.starts_with(&format!("{full}.")));
-        if is_section && value.is_object() {
-            check_keys(value, &full)?;
-        } else if !KEYS.contains(&full.as_str()) {
-            return Err(ConfigError::UnknownKey {
-                hint: hint(&full),
-                key: full,
-            });
-        }
-    }
-    Ok(())
-}
-
-fn hint(wrong: &str) -> String {
-    let likeness = |known: &&str| strsim::jaro_winkler(wrong, known);
-    let best = KEYS
-        .iter()
-        .copied()
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    match best.filter(|best| likeness(best) >= SUGGESTION_MIN_LIKENESS) {
-        Some(best) => format!(", did you mean {best:?}?"),
-        None => String::new(),
-    }
-}
-
-impl Settings {
-    fn overlaid(self, over: Self) -> Self {
-        Self {
-            coordinator: over.coordinator.or(self.coordinator),
-            name: over.name.or(self.name),
-            data_dir: over.data_dir.or(self.data_dir),
-            bin_dir: over.bin_dir.or(self.bin_dir),
-            cpu_slots: over.cpu_slots.or(self.cpu_slots),
-            threads_per_slot: over.threads_per_slot.or(self.threads_per_slot),
-            cache_max_bytes: over.cache_max_bytes.or(self.cache_max_bytes),
-            address: over.address.or(self.address),
-            on_stop: over.on_stop.or(self.on_stop),
-            log_format: over.log_format.or(self.log_format),
-            tls: TlsSettings {
-                ca: over.tls.ca.or(self.tls.ca),
-                cert: over.tls.cert.or(self.tls.cert),
-                key: over.tls.key.or(self.tls.key),
-            },
-        }
-    }
-
-    fn complete(self) -> Result<Config, ConfigError> {
-        let coordinator = self
-            .coordinator
-            .unwrap_or_else(|| DEFAULT_COORDINATOR.to_owned());
-        let tls = tls(&coordinator, self.tls)?;
-        if self.threads_per_slot == Some(0) {
-            return Err(value(
-                "threads_per_slot",
-                "must be 1 or more; leave it out to share all threads",
-            ));
-        }
-        Ok(Config {
-            name: name(self.name)?,
-            data_dir: absolute(self.data_dir.map_or_else(default_data_dir, Ok)?)?,
-            bin_dir: absolute(self.bin_dir.map_or_else(own_folder, Ok)?)?,
-            cpu_slots: self.cpu_slots.unwrap_or(1),
-            threads_per_slot: self.threads_per_slot,
-            cache_max_bytes: self.cache_max_bytes.unwrap_or(DEFAULT_CACHE_MAX_BYTES),
-            address: self.address,
-            on_stop: self.on_stop.unwrap_or(OnStop::Stop),
-            log_format: self.log_format.unwrap_or(LogFormat::Text),
-            coordinator,
-            tls,
-        })
-    }
-}
-
 fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         key,
@@ -292,12 +211,12 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
     }
 }
 
-fn tls(coordinator: &str, settings: TlsSettings) -> Result<Option<Tls>, ConfigError> {
+fn tls(coordinator: &str, values: &Values) -> Result<Option<Tls>, ConfigError> {
     let read = |key: &'static str, path: &Path| {
         fs::read_to_string(path).map_err(|e| value(key, format!("= {path:?} cannot be read: {e}")))
     };
     let scheme = coordinator.split_once("://").map(|(scheme, _)| scheme);
-    match (scheme, settings.ca) {
+    match (scheme, values.path("tls.ca")) {
         (Some("http"), None) => Ok(None),
         (Some("http"), Some(_)) => Err(value(
             "coordinator",
@@ -308,7 +227,7 @@ fn tls(coordinator: &str, settings: TlsSettings) -> Result<Option<Tls>, ConfigEr
             "is missing; name the PEM file of the coordinator's CA",
         )),
         (Some("https"), Some(ca)) => {
-            let identity = match (settings.cert, settings.key) {
+            let identity = match (values.path("tls.cert"), values.path("tls.key")) {
                 (Some(cert), Some(key)) => Some((read("tls.cert", &cert)?, read("tls.key", &key)?)),
                 (None, None) => None,
                 (Some(_), None) => return Err(value("tls.key", "is missing beside tls.cert")),
@@ -326,9 +245,9 @@ fn tls(coordinator: &str, settings: TlsSettings) -> Result<Option<Tls>, ConfigEr
     }
 }
 
-fn name(configured: Option<String>) -> Result<String, ConfigError> {
+fn name(configured: Option<&str>) -> Result<String, ConfigError> {
     let name = match configured {
-        Some(name) => name,
+        Some(name) => name.to_owned(),
         None => hostname::get()
             .map_err(|e| value("name", format!("is missing and the host has none: {e}")))?
             .to_string_lossy()
@@ -344,19 +263,8 @@ fn name(configured: Option<String>) -> Result<String, ConfigError> {
     ))
 }
 
-/// systemd's state folder, else the usual places for root and for a plain user.
-fn default_data_dir() -> Result<PathBuf, ConfigError> {
-    if let Some(state) = std::env::var_os("STATE_DIRECTORY") {
-        return Ok(PathBuf::from(state));
-    }
-    if nix::unistd::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/marquee/worker"));
-    }
-    let data_home = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    data_home
-        .or_else(home)
-        .map(|base| base.join("marquee/worker"))
+fn usual_data_dir() -> Result<PathBuf, ConfigError> {
+    default_data_dir("worker", |name| std::env::var_os(name))
         .ok_or_else(|| value("data_dir", "is missing, and there is no HOME to put it in"))
 }
 
@@ -371,8 +279,8 @@ fn own_folder() -> Result<PathBuf, ConfigError> {
         })
 }
 
-fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
-    std::path::absolute(&path).map_err(|e| value("data_dir", format!("= {path:?}: {e}")))
+fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(&path).map_err(|e| value(key, format!("= {path:?}: {e}")))
 }
 
 #[cfg(test)]

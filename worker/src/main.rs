@@ -140,7 +140,6 @@ impl Arguments {
             address: self.address,
             on_stop: self.keep_children.then_some(OnStop::Keep),
             log_format: self.log_format,
-            ..Settings::default()
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::plan::Input;
+use super::case::Input;
 use super::results::{Results, Row};
 
 /// In the SVG's own units.

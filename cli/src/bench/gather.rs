@@ -3,14 +3,14 @@
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::{JobSpec, Work};
 use marquee_proto::v1::{self, Job, JobState};
+use marquee_view::{units, words};
 
-use super::plan::Case;
+use super::case::Case;
 use super::results::{Measured, Outcome, Results, Run};
 use crate::client::Remote;
-use crate::commands::{metrics, show};
 use crate::error::{CliError, Result};
-use crate::output::words;
 use crate::report::summaries;
+use crate::requests::{jobs, metrics};
 
 /// What a rank reports every ten steps.
 const RATE: &str = "train/images_per_second";
@@ -19,7 +19,7 @@ const EPOCH: &str = "epoch/seconds";
 
 /// Reads what the jobs of a bench's pipeline measured.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results> {
-    let pipeline = show::pipeline(remote, pipeline_id).await?;
+    let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
     let cases: Vec<(Case, &Job)> = pipeline
         .jobs
         .iter()
@@ -27,7 +27,7 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results>
         .collect();
     let Some((_, first)) = cases.first() else {
         return Err(CliError::Usage(format!(
-            "pipeline p{pipeline_id} {} is no bench; \"marquee jobs --all\" lists jobs with their pipelines",
+            "pipeline p{pipeline_id} {} is no bench; \"marquee jobs\" lists jobs with their pipelines",
             pipeline.name
         )));
     };
@@ -65,14 +65,14 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Results>
 fn why_not(job: &Job) -> String {
     let state = words::job_state(job);
     match (&job.failure, job.reason.as_str()) {
-        (Some(failure), _) => format!("{state}: {}", words::first_line(&failure.message)),
+        (Some(failure), _) => format!("{state}: {}", units::first_line(&failure.message)),
         (None, "") => state.to_owned(),
         (None, reason) => format!("{state}: {reason}"),
     }
 }
 
 async fn work_of(remote: &Remote, job_id: i64) -> Result<Work> {
-    let detail = show::job(remote, job_id).await?;
+    let detail = jobs::get(remote, job_id).await?;
     let spec: JobSpec = serde_json::from_str(&detail.spec_json)
         .map_err(|error| anyhow::anyhow!("the spec of job {job_id} cannot be read: {error}"))?;
     Ok(spec.work)

@@ -1,14 +1,16 @@
 //! `marquee bench --here`: a cluster of this machine alone, with generated posters to train on.
 
+use marquee_view::units;
 use tokio::time::Instant;
 
-use super::plan::{Plan, Source};
+use super::plan::{BenchPlan, Source};
+use super::run::{choose_devices, finish, start};
+use super::shown::Shown;
 use crate::client::Remote;
-use crate::cluster::{Cluster, Layout, Options, free_port};
-use crate::commands::bench::{Shown, choose_devices, finish, start};
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::demo::catalogue;
 use crate::error::{CliError, Result};
-use crate::output::words;
+use crate::say::say;
 use crate::signals::Signals;
 
 /// A private cluster in a temporary folder.
@@ -27,33 +29,38 @@ impl Here {
     }
 
     /// Runs the bench and stops everything, whatever happens.
-    pub(crate) async fn run(&self, plan: Plan, shown: &Shown) -> Result<()> {
+    pub(crate) async fn run(&self, plan: BenchPlan, shown: &Shown) -> Result<()> {
         let mut signals = Signals::catch()?;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let options = Options {
+        let options = ClusterOptions {
             listen: free_port(([127, 0, 0, 1], 0).into())?,
             workers: 1,
             // One thread each: so many ranks are so many times the cores.
             slots_per_worker: u32::try_from(threads).unwrap_or(1),
             threads_per_slot: 1,
         };
-        let mut cluster = Cluster::new(Layout::lock(self.folder.path())?, options)?;
+        let mut cluster = LocalCluster::new(Layout::lock(self.folder.path())?, options)?;
         let outcome = tokio::select! {
             outcome = self.measure(&mut cluster, plan, shown) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),
         };
-        eprintln!("stopping");
+        say!("stopping");
         cluster.stop(&mut signals).await;
         outcome
     }
 
-    async fn measure(&self, cluster: &mut Cluster, mut plan: Plan, shown: &Shown) -> Result<()> {
+    async fn measure(
+        &self,
+        cluster: &mut LocalCluster,
+        mut plan: BenchPlan,
+        shown: &Shown,
+    ) -> Result<()> {
         let started = Instant::now();
-        eprintln!("starting a coordinator, its Postgres and a worker");
+        say!("starting a coordinator, its Postgres and a worker");
         cluster.start().await?;
-        eprintln!(
+        say!(
             "starting a film catalogue with {} generated posters",
-            words::count(self.films.into())
+            units::count(self.films.into())
         );
         let (catalogue, api_url) = catalogue::start(cluster.layout(), self.films).await?;
         cluster.keep(catalogue);
@@ -67,7 +74,7 @@ impl Here {
                 Ok(never) => match never {},
             },
         }
-        eprintln!("the bench took {}", words::duration(started.elapsed()));
+        say!("the bench took {}", units::duration(started.elapsed()));
         Ok(())
     }
 }

@@ -1,16 +1,16 @@
 //! A bench's results for people and for programs.
 
 use chrono::{DateTime, Utc};
+use marquee_view::{Cell, Page, Tone, View, left, right, toned};
 use serde_json::{Value, json};
 
-use super::plan::Case;
-use super::results::{Finding, Results, Row};
-use crate::output::table::{Entry, left, right, toned};
-use crate::output::{Page, Show, Tone};
+use super::case::Case;
+use super::findings::{Finding, findings};
+use super::results::{Results, Row};
 
-impl Show for Results {
+impl View for Results {
     fn page(&self, page: &mut Page, _: DateTime<Utc>) {
-        page.heading(&format!(
+        page.heading(format!(
             "{} at {}x{}, global batch {}, {} (pipeline p{})",
             self.model, self.size.0, self.size.1, self.batch_size, self.precision, self.pipeline_id
         ));
@@ -26,7 +26,7 @@ impl Show for Results {
                 right("EXPOSED ALL-REDUCE"),
                 right("LOSS"),
             ];
-            page.table(&heads, self.rows.iter().map(|row| self.row(row)).collect());
+            page.table(heads, self.rows.iter().map(|row| self.row(row)).collect());
         }
         let checkpoints = self.rows.iter().map(|row| row.checkpoints).max();
         if let Some(count @ 1..) = checkpoints {
@@ -43,7 +43,7 @@ impl Show for Results {
         for (case, why) in &self.missing {
             page.line(format!("no figure for {}: {why}", title(case)));
         }
-        let findings = self.findings();
+        let findings = findings(self);
         if !findings.is_empty() {
             page.heading("What it comes to");
             findings
@@ -57,7 +57,7 @@ impl Show for Results {
         }
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         self.lines().into()
     }
 
@@ -67,8 +67,8 @@ impl Show for Results {
 }
 
 impl Results {
-    fn row(&self, row: &Row) -> Vec<Entry> {
-        let percent = |share: f64| Entry::from(format!("{:.1} %", 100.0 * share));
+    fn row(&self, row: &Row) -> Vec<Cell> {
+        let percent = |share: f64| Cell::from(format!("{:.1} %", 100.0 * share));
         let is_base = self.base_of(&row.case).is_some_and(|base| base == row);
         let rate = if row.rounds > 1 {
             let rate = row.rate;
@@ -130,7 +130,7 @@ impl Results {
             json!({ "name": title(case), "value": null, "unit": "images/s", "reference": null,
                 "ratio": null, "what": ran, "missing": why })
         });
-        let findings = self.findings().into_iter().map(|finding| {
+        let findings = findings(self).into_iter().map(|finding| {
             json!({ "name": finding.name, "value": finding.value, "unit": "images/s",
                 "reference": finding.reference, "ratio": finding.ratio(), "what": finding.what })
         });
@@ -165,6 +165,7 @@ fn sentence(finding: &Finding) -> String {
 mod tests {
     use super::super::results::tests::{results, run};
     use super::*;
+    use crate::output::terminal::draw;
 
     fn found() -> Results {
         results(&[
@@ -178,9 +179,8 @@ mod tests {
 
     #[test]
     fn a_bench_is_a_table_and_what_it_comes_to() {
-        let mut page = Page::new(false, None);
-        found().page(&mut page, DateTime::UNIX_EPOCH);
-        insta::assert_snapshot!(page.finish(), @r"
+        let page = Page::of(&found(), DateTime::UNIX_EPOCH);
+        insta::assert_snapshot!(draw(&page, false, None), @r"
         vgg16 at 224x224, global batch 16, fp32 (pipeline p7)
         DEVICES      INPUT     TENSORBOARD  IMAGES/S  SPEED-UP  EFFICIENCY  WAITS FOR INPUT  EXPOSED ALL-REDUCE    LOSS
         1 cpu rank   original  off              10.0                                  2.0 %               0.0 %  0.5000
@@ -203,9 +203,7 @@ mod tests {
     fn checkpoints_that_fell_into_the_measure_are_told() {
         let mut found = found();
         found.rows[2].checkpoints = 1;
-        let mut page = Page::new(false, None);
-        found.page(&mut page, DateTime::UNIX_EPOCH);
-        let text = page.finish();
+        let text = draw(&Page::of(&found, DateTime::UNIX_EPOCH), false, None);
         assert!(text.contains("1 checkpoint was stored while"), "{text}");
     }
 

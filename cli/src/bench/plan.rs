@@ -1,102 +1,12 @@
 //! What is compared, and the pipeline that does it.
 
-use std::fmt;
 use std::str::FromStr;
 
 use marquee_proto::v1;
 use serde_json::{Map, Value, json};
 
-/// A kind of device and how many ranks of it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Devices {
-    pub kind: DeviceKind,
-    pub ranks: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum DeviceKind {
-    Cpu,
-    Gpu,
-}
-
-impl DeviceKind {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Gpu => "gpu",
-        }
-    }
-}
-
-impl FromStr for Devices {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, ranks) = text.split_once(':').unwrap_or((text, "1"));
-        let kind = match kind {
-            "cpu" => DeviceKind::Cpu,
-            "gpu" => DeviceKind::Gpu,
-            _ => {
-                return Err(format!(
-                    "{text:?}: write cpu:RANKS or gpu:RANKS, as in gpu:2"
-                ));
-            }
-        };
-        match ranks.parse() {
-            Ok(ranks) if ranks >= 1 => Ok(Self { kind, ranks }),
-            _ => Err(format!(
-                "{text:?}: the number of ranks is a whole number, 1 or more"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Devices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ranks = if self.ranks == 1 { "rank" } else { "ranks" };
-        write!(f, "{} {} {ranks}", self.ranks, self.kind.word())
-    }
-}
-
-/// What training reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Input {
-    Original,
-    Jpeg,
-    Raw,
-}
-
-impl Input {
-    pub(crate) const ALL: [Self; 3] = [Self::Original, Self::Jpeg, Self::Raw];
-
-    /// The preprocess job's `encoding`, and its name.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Original => "original",
-            Self::Jpeg => "jpeg",
-            Self::Raw => "raw",
-        }
-    }
-
-    pub(crate) fn meaning(self) -> &'static str {
-        match self {
-            Self::Original => "files decoded and resized each time",
-            Self::Jpeg => "jpeg shards",
-            Self::Raw => "raw shards",
-        }
-    }
-}
-
-impl FromStr for Input {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|input| input.word() == text)
-            .ok_or_else(|| format!("{text:?}: write original, jpeg or raw"))
-    }
-}
+use super::case::{Case, Input};
+use super::devices::Devices;
 
 /// Pixels, as 224 or 224x336 (width x height).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,53 +47,9 @@ pub(crate) enum Source {
     Api(String),
 }
 
-/// One thing that is measured.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Case {
-    pub devices: Devices,
-    pub input: Input,
-    pub tensorboard: bool,
-}
-
-impl Case {
-    /// The name of its train job in a round, counted from 1: `gpu-2-raw`, `gpu-2-raw-tb-r3`.
-    fn job_name(&self, round: u32) -> String {
-        let Devices { kind, ranks } = &self.devices;
-        let mut name = format!("{}-{ranks}-{}", kind.word(), self.input.word());
-        if self.tensorboard {
-            name.push_str("-tb");
-        }
-        if round > 1 {
-            name.push_str(&format!("-r{round}"));
-        }
-        name
-    }
-
-    /// What a job's name says that it measures; None for other jobs.
-    pub(crate) fn of_job(name: &str) -> Option<Self> {
-        let mut parts = name.split('-');
-        let (kind, ranks) = (parts.next()?, parts.next()?);
-        let devices = format!("{kind}:{ranks}").parse().ok()?;
-        let input = parts.next()?.parse().ok()?;
-        let mut tensorboard = false;
-        for part in parts {
-            match part.strip_prefix('r') {
-                Some(round) if round.parse::<u32>().is_ok() => {}
-                Some(_) | None if part == "tb" => tensorboard = true,
-                Some(_) | None => return None,
-            }
-        }
-        Some(Self {
-            devices,
-            input,
-            tensorboard,
-        })
-    }
-}
-
 /// A whole bench.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct BenchPlan {
     pub model: String,
     pub size: Size,
     pub batch_size: u32,
@@ -196,7 +62,7 @@ pub(crate) struct Plan {
     pub train: Vec<(String, String)>,
 }
 
-impl Plan {
+impl BenchPlan {
     /// All that is measured in one round, in the order in which it runs.
     pub(crate) fn cases(&self) -> Vec<Case> {
         let mut cases = Vec::new();
@@ -302,33 +168,12 @@ impl Plan {
     }
 }
 
-/// What online workers have: 1, 2, 4 ... and all of each kind.
-pub(crate) fn available(workers: &[v1::Worker]) -> Vec<Devices> {
-    let online = workers
-        .iter()
-        .filter(|worker| worker.state() == v1::WorkerState::Online);
-    let (mut cpus, mut gpus) = (0_u32, 0_u32);
-    for inventory in online.filter_map(|worker| worker.inventory.as_ref()) {
-        cpus = cpus.saturating_add(inventory.cpu_slots);
-        gpus = gpus.saturating_add(u32::try_from(inventory.gpus.len()).unwrap_or(u32::MAX));
-    }
-    let mut all = Vec::new();
-    for (kind, count) in [(DeviceKind::Cpu, cpus), (DeviceKind::Gpu, gpus)] {
-        let doubled = std::iter::successors(Some(1_u32), |ranks| ranks.checked_mul(2));
-        let ranks = doubled
-            .take_while(|ranks| *ranks < count)
-            .chain((count > 0).then_some(count));
-        all.extend(ranks.map(|ranks| Devices { kind, ranks }));
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn plan() -> Plan {
-        Plan {
+    fn plan() -> BenchPlan {
+        BenchPlan {
             model: "vgg16".into(),
             size: "224".parse().unwrap(),
             batch_size: 16,
@@ -374,36 +219,6 @@ mod tests {
             let text = marquee_domain::pipeline::DocumentText::Json(&text);
             marquee_domain::pipeline::parse_pipeline(text, &[], None).unwrap();
         }
-    }
-
-    #[test]
-    fn devices_double_up_to_all_of_a_kind_that_online_workers_have() {
-        let worker = |state: v1::WorkerState, cpu_slots, gpus| v1::Worker {
-            state: state.into(),
-            inventory: Some(v1::Inventory {
-                cpu_slots,
-                gpus: vec![v1::Gpu::default(); gpus],
-                ..v1::Inventory::default()
-            }),
-            ..v1::Worker::default()
-        };
-        let found = available(&[
-            worker(v1::WorkerState::Online, 1, 4),
-            worker(v1::WorkerState::Online, 0, 2),
-            worker(v1::WorkerState::Lost, 8, 8),
-        ]);
-        let words: Vec<String> = found.iter().map(ToString::to_string).collect();
-        assert_eq!(
-            words,
-            [
-                "1 cpu rank",
-                "1 gpu rank",
-                "2 gpu ranks",
-                "4 gpu ranks",
-                "6 gpu ranks"
-            ]
-        );
-        assert!(available(&[]).is_empty());
     }
 
     #[test]

@@ -1,8 +1,6 @@
-//! What a bench found: a row for each case, and the comparisons that answer its questions.
-//!
-//! Invariant: a comparison is between two cases that differ in one thing alone, both measured here.
+//! What a bench found: a row for each case, over all rounds.
 
-use super::plan::{Case, DeviceKind, Devices, Input};
+use super::case::Case;
 
 /// One run of a case.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,23 +76,6 @@ impl Spread {
     }
 }
 
-/// One case against another that differs in one thing.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Finding {
-    /// Such as "ranks", for programs.
-    pub name: &'static str,
-    pub what: String,
-    /// Images a second.
-    pub value: f64,
-    pub reference: f64,
-}
-
-impl Finding {
-    pub(crate) fn ratio(&self) -> f64 {
-        self.value / self.reference
-    }
-}
-
 /// Everything.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Results {
@@ -153,7 +134,8 @@ impl Results {
         (rows, missing)
     }
 
-    fn rate(&self, case: &Case) -> Option<f64> {
+    /// Images a second of a case.
+    pub(super) fn rate(&self, case: &Case) -> Option<f64> {
         self.rows
             .iter()
             .find(|row| row.case == *case)
@@ -186,99 +168,6 @@ impl Results {
         Some(self.speed_up(row)? / times)
     }
 
-    /// The comparisons, each in one thing: ranks, input, TensorBoard, GPUs against CPUs.
-    pub(crate) fn findings(&self) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for row in &self.rows {
-            found.extend(self.ranks_finding(row));
-            found.extend(self.input_finding(row));
-            found.extend(self.board_finding(row));
-        }
-        found.sort_by_key(|finding: &Finding| ORDER.iter().position(|name| *name == finding.name));
-        found.extend(self.gpu_finding());
-        found
-    }
-
-    fn ranks_finding(&self, row: &Row) -> Option<Finding> {
-        let base = self.base_of(&row.case)?;
-        if base.case == row.case || row.case.tensorboard {
-            return None;
-        }
-        Some(Finding {
-            name: "ranks",
-            what: format!(
-                "{} against {}, {}",
-                row.case.devices,
-                base.case.devices.ranks,
-                row.case.input.meaning()
-            ),
-            value: row.rate.median,
-            reference: base.rate.median,
-        })
-    }
-
-    fn input_finding(&self, row: &Row) -> Option<Finding> {
-        if row.case.input == Input::Original || row.case.tensorboard {
-            return None;
-        }
-        let reference = Case {
-            input: Input::Original,
-            ..row.case.clone()
-        };
-        Some(Finding {
-            name: "input",
-            what: format!(
-                "{} against {}, {}",
-                row.case.input.meaning(),
-                Input::Original.meaning(),
-                row.case.devices
-            ),
-            value: row.rate.median,
-            reference: self.rate(&reference)?,
-        })
-    }
-
-    fn board_finding(&self, row: &Row) -> Option<Finding> {
-        if !row.case.tensorboard {
-            return None;
-        }
-        let reference = Case {
-            tensorboard: false,
-            ..row.case.clone()
-        };
-        Some(Finding {
-            name: "tensorboard",
-            what: format!(
-                "TensorBoard on against off, {}, {}",
-                row.case.devices,
-                row.case.input.meaning()
-            ),
-            value: row.rate.median,
-            reference: self.rate(&reference)?,
-        })
-    }
-
-    /// The most GPUs against the most CPU ranks, each with its best input.
-    fn gpu_finding(&self) -> Option<Finding> {
-        let best = |kind: DeviceKind| {
-            let of_kind = |row: &&Row| row.case.devices.kind == kind;
-            let ranks = self.rows.iter().filter(of_kind);
-            let most = ranks.map(|row| row.case.devices.ranks).max()?;
-            let devices = Devices { kind, ranks: most };
-            self.rows
-                .iter()
-                .filter(|row| row.case.devices == devices)
-                .max_by(|a, b| a.rate.median.total_cmp(&b.rate.median))
-        };
-        let (gpu, cpu) = (best(DeviceKind::Gpu)?, best(DeviceKind::Cpu)?);
-        Some(Finding {
-            name: "gpu",
-            what: format!("{} against {}", gpu.case.devices, cpu.case.devices),
-            value: gpu.rate.median,
-            reference: cpu.rate.median,
-        })
-    }
-
     /// The smallest and the largest loss at the end.
     pub(crate) fn losses(&self) -> Option<(f64, f64)> {
         let losses = || self.rows.iter().map(|row| row.loss);
@@ -286,9 +175,6 @@ impl Results {
         Some((least, losses().max_by(f64::total_cmp)?))
     }
 }
-
-/// In which comparisons are told.
-const ORDER: [&str; 3] = ["ranks", "input", "tensorboard"];
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -357,38 +243,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_comparison_differs_in_one_thing() {
-        let found = results(&[
-            run("cpu-1-original", 10.0),
-            run("cpu-1-raw", 15.0),
-            run("cpu-1-raw-tb", 14.7),
-            run("cpu-2-original", 16.0),
-            run("cpu-2-raw", 27.0),
-            run("gpu-1-raw", 270.0),
-        ]);
-        let lines: Vec<String> = found
-            .findings()
-            .iter()
-            .map(|finding| {
-                format!(
-                    "{}: {} = {:.2}",
-                    finding.name,
-                    finding.what,
-                    finding.ratio()
-                )
-            })
-            .collect();
-        insta::assert_snapshot!(lines.join("\n"), @r"
-        ranks: 2 cpu ranks against 1, files decoded and resized each time = 1.60
-        ranks: 2 cpu ranks against 1, raw shards = 1.80
-        input: raw shards against files decoded and resized each time, 1 cpu rank = 1.50
-        input: raw shards against files decoded and resized each time, 2 cpu ranks = 1.69
-        tensorboard: TensorBoard on against off, 1 cpu rank, raw shards = 0.98
-        gpu: 1 gpu rank against 2 cpu ranks = 10.00
-        ");
-    }
-
-    #[test]
     fn a_case_without_a_figure_is_missing_with_its_reason_and_not_a_zero() {
         let failed = Run {
             outcome: Outcome::Missing("failed: out of memory".into()),
@@ -397,6 +251,5 @@ pub(super) mod tests {
         let found = results(&[failed, run("cpu-1-raw", 2.0)]);
         assert_eq!(found.rows.len(), 1);
         assert_eq!(found.missing[0].1, "failed: out of memory");
-        assert!(found.findings().is_empty());
     }
 }

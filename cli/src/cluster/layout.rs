@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 
-use super::{Options, Program, beside_us};
+use super::options::ClusterOptions;
+use super::program::{Program, beside_us};
 use crate::error::Result;
 
 /// The folder of a cluster, locked for as long as this value lives.
@@ -70,7 +71,7 @@ impl Layout {
         self.folder.join("log").join(format!("{name}.log"))
     }
 
-    pub(super) fn coordinator(&self, options: &Options) -> Result<Program> {
+    pub(super) fn coordinator(&self, options: &ClusterOptions) -> Result<Program> {
         let args = vec![
             "--listen".into(),
             options.listen.to_string().into(),
@@ -85,7 +86,7 @@ impl Layout {
         )
     }
 
-    pub(super) fn worker(&self, options: &Options, number: u32) -> Result<Program> {
+    pub(super) fn worker(&self, options: &ClusterOptions, number: u32) -> Result<Program> {
         let name = format!("worker-{number}");
         let port = options.listen.port();
         let host = match options.listen.ip() {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::launch;
 use crate::error::Result;
+use crate::say::say;
 
 /// After KILL the kernel needs but a moment; a process in an uninterruptible wait may need more
 /// than we want to.
@@ -135,7 +136,7 @@ impl Program {
     pub(crate) async fn wait_or_kill(&mut self, limit: Duration) {
         let Some(child) = &mut self.child else { return };
         if timeout(limit, child.wait()).await.is_err() {
-            eprintln!(
+            say!(
                 "{} did not stop within {} s; killing it",
                 self.name,
                 limit.as_secs()

@@ -7,7 +7,7 @@ use marquee_proto::v1::{ListWorkersRequest, Worker, WorkerState};
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Status};
 
-use super::Program;
+use super::program::Program;
 use crate::client::Remote;
 use crate::context::Place;
 use crate::error::Result;

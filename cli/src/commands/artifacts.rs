@@ -5,23 +5,18 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use marquee_domain::PipelineId;
-use marquee_proto::v1::{self, Artifact, get_artifact_request::Which};
+use marquee_proto::v1::{self, Artifact};
+use marquee_view::artifacts::Artifacts;
+use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 
-use super::Session;
-use crate::client::{Remote, Repeat, quick};
-use crate::clock;
+use crate::client::Remote;
 use crate::error::{CliError, Result};
-use crate::output::table::{left, right, toned};
-use crate::output::{Page, Show, Tone, json, words};
+use crate::requests::download;
+use crate::say::say;
+use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
-
-pub(crate) mod download;
-
-/// Digits of a digest that are enough where they are unique.
-const DIGEST_PREFIX_MIN: usize = 12;
-/// Artifacts of one request; a longer listing takes several.
-const PAGE_SIZE: usize = 1_000;
+use crate::{clock, requests};
 
 /// List and fetch what jobs made: datasets, shards, models, reports
 #[derive(Debug, clap::Args)]
@@ -82,49 +77,30 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
         Some(job) => job.resolve_job(remote).await?,
         None => 0,
     };
-    let mut request = v1::ListArtifactsRequest {
+    let request = v1::ListArtifactsRequest {
         pipeline_id: args.pipeline.map_or(0, |id| id.0),
         job_id,
         ..v1::ListArtifactsRequest::default()
     };
-    let mut artifacts = Vec::new();
-    let more = loop {
-        let wanted = (args.limit - artifacts.len()).clamp(1, PAGE_SIZE);
-        request.page_size = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let page = remote
-            .call(Repeat::Safe, async || {
-                remote
-                    .artifacts()
-                    .list_artifacts(quick(request.clone()))
-                    .await
-            })
-            .await?;
-        artifacts.extend(page.artifacts);
-        let is_last = page.next_page_token.is_empty();
-        if is_last || artifacts.len() >= args.limit {
-            break !is_last || artifacts.len() > args.limit;
-        }
-        request.page_token = page.next_page_token;
-    };
-    artifacts.truncate(args.limit);
+    let (artifacts, more) = requests::artifacts::list(remote, request, args.limit).await?;
     session.output.show(&Artifacts(&artifacts), clock::now())?;
     if session.output.is_for_people() && more {
-        eprintln!("there are more; --limit shows them");
+        say!("there are more; --limit shows them");
     }
     if session.output.is_for_people() && artifacts.is_empty() {
-        eprintln!("no artifacts; each job that succeeds makes one");
+        say!("no artifacts; each job that succeeds makes one");
     }
     Ok(())
 }
 
 async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
-    let which = which(&args.artifact, remote).await?;
-    let artifact = find(remote, which).await?;
+    let which = requests::artifacts::which(&args.artifact, remote).await?;
+    let artifact = requests::artifacts::find(remote, which).await?;
     let folder = args.to.unwrap_or_else(|| {
         PathBuf::from(format!(
             "{}-{}",
             artifact.name,
-            words::short_digest(&artifact.digest)
+            units::short_digest(&artifact.digest)
         ))
     });
     let files = chosen(&artifact, &args.paths)?;
@@ -138,36 +114,6 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
         clock::now(),
     )?;
     Ok(())
-}
-
-/// Reads a digest or a job.
-pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
-    let is_hex = text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    // A job has no number of twelve digits in a lifetime of jobs.
-    if is_hex && text.len() >= DIGEST_PREFIX_MIN {
-        return Ok(Which::Digest(text.to_owned()));
-    }
-    let target: Target = text.parse().map_err(|_| {
-        CliError::Usage(format!(
-            "\"{text}\" is neither a digest (its first {DIGEST_PREFIX_MIN} digits or more) nor a job"
-        ))
-    })?;
-    target.resolve_job(remote).await.map(Which::JobId)
-}
-
-/// One artifact with its files.
-pub(crate) async fn find(remote: &Remote, which: Which) -> Result<Artifact> {
-    let request = v1::GetArtifactRequest { which: Some(which) };
-    remote
-        .call(Repeat::Safe, async || {
-            remote
-                .artifacts()
-                .get_artifact(quick(request.clone()))
-                .await
-        })
-        .await
 }
 
 /// The files of an artifact that were asked for: all of them, or those named.
@@ -193,57 +139,12 @@ fn chosen(artifact: &Artifact, paths: &[String]) -> Result<Vec<v1::FileEntry>> {
                 CliError::Usage(format!(
                     "{} {} has no file \"{path}\"; it has {}",
                     artifact.name,
-                    words::short_digest(&artifact.digest),
+                    units::short_digest(&artifact.digest),
                     has.join(", ")
                 ))
             })
     };
     paths.iter().map(find).collect()
-}
-
-struct Artifacts<'a>(&'a [Artifact]);
-
-impl Show for Artifacts<'_> {
-    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
-        if self.0.is_empty() {
-            return;
-        }
-        let heads = [
-            left("DIGEST"),
-            left("NAME"),
-            right("SIZE"),
-            right("FILES"),
-            left("JOB"),
-            left("PIPELINE"),
-            right("AGE"),
-        ];
-        let rows = self.0.iter().map(|artifact| {
-            let age = words::time(artifact.committed_at.as_ref())
-                .map(|at| words::about(words::between(at, now)))
-                .unwrap_or_default();
-            vec![
-                toned(words::short_digest(&artifact.digest), Tone::Strong),
-                artifact.name.as_str().into(),
-                words::bytes(artifact.size_bytes).into(),
-                words::count(u64::from(artifact.file_count)).into(),
-                format!("{} {}", artifact.job_id, artifact.job_name).into(),
-                format!("p{}", artifact.pipeline_id).into(),
-                age.into(),
-            ]
-        });
-        page.table(&heads, rows.collect());
-    }
-
-    fn json(&self) -> Value {
-        self.0.iter().map(json::artifact).collect()
-    }
-
-    fn ids(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .map(|artifact| artifact.digest.clone())
-            .collect()
-    }
 }
 
 /// What a download left on this machine.
@@ -253,20 +154,20 @@ struct Fetched<'a> {
     written: Vec<PathBuf>,
 }
 
-impl Show for Fetched<'_> {
+impl View for Fetched<'_> {
     fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
         page.line(format!(
             "{} {} of job {} {}: {} in {}",
             self.artifact.name,
-            words::short_digest(&self.artifact.digest),
+            units::short_digest(&self.artifact.digest),
             self.artifact.job_id,
             self.artifact.job_name,
-            words::plural(self.written.len(), "file"),
+            units::plural(self.written.len(), "file"),
             self.folder.display()
         ));
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         json!({
             "artifact": json::artifact(self.artifact),
             "folder": self.folder,
@@ -284,46 +185,22 @@ impl Show for Fetched<'_> {
 
 #[cfg(test)]
 mod tests {
-    use marquee_proto::convert::timestamp;
-    use marquee_proto::v1::{FileEntry, Manifest};
+    use marquee_proto::v1::FileEntry;
 
-    use super::super::samples;
     use super::*;
 
-    fn report() -> Artifact {
+    #[test]
+    fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
         let file = |path: &str| FileEntry {
             path: path.into(),
             ..FileEntry::default()
         };
-        Artifact {
-            digest: "5a3cf0918d22".repeat(6)[..64].into(),
-            name: "report".into(),
-            job_id: 18,
-            job_name: "eval".into(),
-            pipeline_id: 3,
-            attempt: 1,
-            size_bytes: 1_300_000,
-            committed_at: Some(timestamp(samples::now() - chrono::TimeDelta::minutes(4))),
-            file_count: 2,
-            manifest: Some(Manifest {
+        let artifact = Artifact {
+            manifest: Some(v1::Manifest {
                 files: vec![file("report.html"), file("report.json")],
             }),
-        }
-    }
-
-    #[test]
-    fn artifacts_are_listed_by_digest() {
-        let mut page = Page::new(false, None);
-        Artifacts(&[report()]).page(&mut page, samples::now());
-        insta::assert_snapshot!(page.finish(), @r#"
-        DIGEST        NAME       SIZE  FILES  JOB      PIPELINE  AGE
-        5a3cf0918d22  report  1.2 MiB      2  18 eval  p3        4 m
-        "#);
-    }
-
-    #[test]
-    fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
-        let artifact = report();
+            ..Artifact::default()
+        };
         assert_eq!(chosen(&artifact, &["report.json".into()]).unwrap().len(), 1);
         assert_eq!(chosen(&artifact, &[]).unwrap().len(), 2);
         let error = chosen(&artifact, &["report.htm".into()])

@@ -3,19 +3,20 @@
 use std::path::PathBuf;
 
 use marquee_domain::PipelineId;
-use marquee_proto::v1::{self, document};
-use uuid::Uuid;
+use marquee_proto::v1;
 
-use super::Session;
-use super::submit::{parse_override, submit};
-use crate::bench::{self, Devices, Here, Input, Length, Plan, Results, Size, Source};
-use crate::client::{Remote, Repeat, quick};
-use crate::commands::artifacts;
+use super::submit::parse_override;
+use crate::bench::{
+    self, BenchPlan, Devices, Here, Input, Length, Shown, Size, Source, choose_devices, finish,
+    start,
+};
+use crate::client::Remote;
 use crate::error::{CliError, Result};
-use crate::output::{Format, Output};
+use crate::output::Format;
+use crate::requests::artifacts;
+use crate::session::Session;
 use crate::signals::Signals;
 use crate::target::parse_pipeline;
-use crate::{clock, progress, watch};
 
 /// Measure how fast a model trains here: devices x input x TensorBoard
 #[derive(Debug, clap::Args)]
@@ -128,8 +129,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     }
 }
 
-fn plan(args: &Args) -> Plan {
-    let mut plan = Plan {
+fn plan(args: &Args) -> BenchPlan {
+    let mut plan = BenchPlan {
         model: args.model.clone(),
         size: args.size,
         batch_size: args.batch_size,
@@ -159,26 +160,15 @@ fn plan(args: &Args) -> Plan {
 /// The dataset that was named, or the newest.
 async fn dataset(named: Option<&str>, remote: &Remote) -> Result<Source> {
     /// Artifacts among which the newest dataset is looked for.
-    const SEARCHED: u32 = 1_000;
+    const SEARCHED: usize = 1_000;
     if let Some(named) = named {
         let which = artifacts::which(named, remote).await?;
         let artifact = artifacts::find(remote, which).await?;
         return Ok(Source::Dataset(artifact.digest));
     }
-    let request = v1::ListArtifactsRequest {
-        page_size: SEARCHED,
-        ..v1::ListArtifactsRequest::default()
-    };
-    let listed = remote
-        .call(Repeat::Safe, async || {
-            remote
-                .artifacts()
-                .list_artifacts(quick(request.clone()))
-                .await
-        })
-        .await?;
+    let request = v1::ListArtifactsRequest::default();
+    let (listed, _) = artifacts::list(remote, request, SEARCHED).await?;
     let newest = listed
-        .artifacts
         .into_iter()
         .find(|artifact| artifact.name == "dataset");
     match newest {
@@ -189,91 +179,6 @@ async fn dataset(named: Option<&str>, remote: &Remote) -> Result<Source> {
              --here\""
                 .to_owned(),
         )),
-    }
-}
-
-/// Fills in the devices of the cluster where the user named none.
-pub(crate) async fn choose_devices(plan: &mut Plan, remote: &Remote) -> Result<()> {
-    if !plan.devices.is_empty() {
-        return Ok(());
-    }
-    let workers = remote
-        .call(Repeat::Safe, async || {
-            remote
-                .workers()
-                .list_workers(quick(v1::ListWorkersRequest {}))
-                .await
-        })
-        .await?
-        .workers;
-    plan.devices = bench::available(&workers);
-    if plan.devices.is_empty() {
-        return Err(CliError::Usage(
-            "no worker is online, so there is no device to measure; \"marquee workers\" lists them"
-                .to_owned(),
-        ));
-    }
-    Ok(())
-}
-
-/// Submits the bench; returns its pipeline.
-pub(crate) async fn start(remote: &Remote, plan: &Plan, source: &Source) -> Result<i64> {
-    let document = v1::Document {
-        format: Some(document::Format::Json(plan.document(source).to_string())),
-    };
-    let request_id = Uuid::new_v4().to_string();
-    let submitted = submit(remote, document, plan.overrides(), request_id).await?;
-    let id = submitted.pipeline_id;
-    eprintln!(
-        "pipeline p{id}: {} cases, {} jobs one after the other",
-        plan.cases().len(),
-        submitted.jobs.len()
-    );
-    Ok(id)
-}
-
-/// Follows a bench to its end and shows what it measured, even if not all of it went well.
-pub(crate) async fn finish(remote: &Remote, id: i64, shown: &Shown) -> Result<()> {
-    let request = v1::WatchRequest {
-        pipeline_id: id,
-        ..v1::WatchRequest::default()
-    };
-    let mut reporter = progress::to_stderr();
-    let jobs = watch::until_ended(remote, request, reporter.as_mut()).await?;
-    shown.show(&bench::gather(remote, id).await?)?;
-    watch::verdict(&jobs)
-}
-
-/// How results are shown.
-#[derive(Debug)]
-pub(crate) struct Shown {
-    chart: Option<PathBuf>,
-    json: bool,
-    output: Output,
-}
-
-impl Shown {
-    fn show(&self, results: &Results) -> Result<()> {
-        if self.json {
-            for line in results.lines() {
-                self.output.text(&format!("{line}\n"))?;
-            }
-        } else {
-            self.output.show(results, clock::now())?;
-        }
-        let Some(path) = &self.chart else {
-            return Ok(());
-        };
-        match bench::svg(results) {
-            Some(svg) => {
-                std::fs::write(path, svg).map_err(|error| {
-                    anyhow::anyhow!("cannot write the chart {}: {error}", path.display())
-                })?;
-                eprintln!("the chart: {}", path.display());
-            }
-            None => eprintln!("no case has a figure, so there is no chart"),
-        }
-        Ok(())
     }
 }
 

@@ -1,13 +1,14 @@
 //! `marquee cancel`.
 
 use marquee_proto::v1;
+use marquee_view::jobs::Jobs;
+use marquee_view::words;
 
-use super::Session;
-use super::jobs::Jobs;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
-use crate::output::words;
+use crate::say::say;
+use crate::session::Session;
 use crate::target::{Resolved, Target};
 
 /// Ask jobs to stop
@@ -55,7 +56,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     }
     session.output.show(&Jobs(&jobs), clock::now())?;
     if session.output.is_for_people() && jobs.iter().any(|job| !words::has_ended(job)) {
-        eprintln!("\"marquee wait\" tells when they have stopped");
+        say!("\"marquee wait\" tells when they have stopped");
     }
     Ok(())
 }

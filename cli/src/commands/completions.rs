@@ -1,10 +1,9 @@
 //! `marquee completions`.
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::{Cli, Session};
 use crate::error::Result;
+use crate::session::Session;
 
 /// Write a script that completes commands and options in a shell
 #[derive(Debug, clap::Args)]
@@ -18,9 +17,10 @@ pub(super) struct Args {
     shell: Shell,
 }
 
-pub(super) fn run(args: &Args, session: &Session) -> Result<()> {
+/// `command` is the whole command line.
+pub(super) fn run(args: &Args, mut command: clap::Command, session: &Session) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "marquee", &mut script);
+    clap_complete::generate(args.shell, &mut command, "marquee", &mut script);
     session.output.text(&String::from_utf8_lossy(&script))?;
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::Session;
 use super::submit::parse_override;
 use crate::demo::{Demo, Folder};
 use crate::error::Result;
 use crate::output::Format;
+use crate::session::Session;
 
 /// See everything once: fetch generated posters, train on two workers, evaluate
 #[derive(Debug, clap::Args)]

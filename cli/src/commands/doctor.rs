@@ -8,17 +8,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use chrono::{DateTime, Utc};
-use marquee_domain::doctor::{Check, Report, Verdict};
-use serde_json::{Value, json};
+use marquee_domain::doctor::{Report, Verdict};
+use marquee_view::doctor::Reports;
+use marquee_view::units;
 use tokio::process::Command;
 
-use super::Session;
 use crate::clock;
 use crate::cluster::beside_us;
 use crate::error::{CliError, Result};
-use crate::output::table::{Entry, left, toned};
-use crate::output::{Page, Show, Tone, words};
+use crate::session::Session;
 
 /// Each check has a limit of its own; all of them together stay below this.
 const DOCTOR_MAX: Duration = Duration::from_secs(300);
@@ -62,7 +60,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         0 => Ok(()),
         failed => Err(CliError::JobsFailed(format!(
             "{} failed; the cure stands below each",
-            words::plural(failed, "check")
+            units::plural(failed, "check")
         ))),
     }
 }
@@ -89,92 +87,4 @@ async fn ask(program: &str, path: PathBuf, config: Option<PathBuf>) -> Result<Re
         )
     })?;
     Ok(report)
-}
-
-struct Reports(Vec<Report>);
-
-impl Reports {
-    fn count(&self, verdict: Verdict) -> usize {
-        self.0.iter().map(|report| report.count(verdict)).sum()
-    }
-}
-
-impl Show for Reports {
-    fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
-        for report in &self.0 {
-            page.heading(&format!("{} {}", report.program, report.version));
-            let heads = [left("VERDICT"), left("CHECK"), left("FOUND")];
-            page.table(&heads, report.checks.iter().flat_map(rows).collect());
-        }
-        page.gap();
-        page.line(format!(
-            "{} ok, {} skipped, {} to look at, {} failed",
-            self.count(Verdict::Ok),
-            self.count(Verdict::Skipped),
-            self.count(Verdict::Warning),
-            self.count(Verdict::Failed),
-        ));
-    }
-
-    fn json(&self) -> Value {
-        self.0.iter().map(|report| json!(report)).collect()
-    }
-
-    /// What needs somebody.
-    fn ids(&self) -> Vec<String> {
-        let checks = self.0.iter().flat_map(|report| &report.checks);
-        let wanting = checks.filter(|check| check.cure.is_some());
-        wanting.map(|check| check.name.clone()).collect()
-    }
-}
-
-/// A check, and its cure below it.
-fn rows(check: &Check) -> Vec<Vec<Entry>> {
-    let tone = match check.verdict {
-        Verdict::Ok => Tone::Good,
-        Verdict::Skipped => Tone::Faint,
-        Verdict::Warning => Tone::Warn,
-        Verdict::Failed => Tone::Bad,
-    };
-    let first = vec![
-        toned(check.verdict.as_str(), tone),
-        check.name.as_str().into(),
-        check.found.as_str().into(),
-    ];
-    let cure = check.cure.as_ref().map(|cure| {
-        vec![
-            "".into(),
-            "".into(),
-            toned(format!("-> {cure}"), Tone::Strong),
-        ]
-    });
-    std::iter::once(first).chain(cure).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_on_a_narrow_terminal_keeps_its_columns() {
-        let report = Report {
-            program: "marquee-worker".into(),
-            version: "0.1.0".into(),
-            checks: vec![
-                Check::ok("marquee-prep", "marquee-prep 0.1.0"),
-                Check::failed(
-                    "gpu 0",
-                    "Tesla K80, 11.2 GiB, compute capability 3.7, but its trainer is libtorch 2.11.0, which needs 7.5",
-                    "install the kepler flavour (docs/deploy.md)",
-                ),
-                Check::skipped("nccl", "no GPU: ranks speak over Gloo"),
-            ],
-        };
-        let reports = Reports(vec![report]);
-        let mut page = Page::new(false, Some(80));
-        reports.page(&mut page, DateTime::from_timestamp(0, 0).unwrap());
-        insta::assert_snapshot!(page.finish());
-        assert_eq!(reports.ids(), ["gpu 0"]);
-        assert_eq!(reports.json()[0]["checks"][1]["verdict"], "failed");
-    }
 }

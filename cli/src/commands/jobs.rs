@@ -1,22 +1,16 @@
-//! `marquee jobs`, and the table of jobs that other commands show too.
+//! `marquee jobs`.
 
-use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::JobKind;
-use marquee_proto::v1::{self, Job};
-use serde_json::Value;
+use marquee_proto::v1;
+use marquee_view::jobs::Jobs;
 
-use super::Session;
-use crate::client::{Remote, Repeat, quick};
-use crate::clock;
 use crate::error::Result;
-use crate::output::table::{Entry, left, right, toned};
-use crate::output::{Page, Show, Tone, json, words};
+use crate::say::say;
+use crate::session::Session;
 use crate::target::{Target, parse_pipeline};
-
-/// Jobs of one request; a longer listing takes several.
-const PAGE_SIZE: usize = 1_000;
+use crate::{clock, requests};
 
 /// List jobs, newest first
 #[derive(Debug, clap::Args)]
@@ -110,13 +104,13 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
             .collect(),
         ..v1::ListJobsRequest::default()
     };
-    let (jobs, more) = list(&remote, request, args.limit).await?;
+    let (jobs, more) = requests::jobs::list(&remote, request, args.limit).await?;
     session.output.show(&Jobs(&jobs), clock::now())?;
     if session.output.is_for_people() && more {
-        eprintln!("there are more; --limit shows them");
+        say!("there are more; --limit shows them");
     }
     if session.output.is_for_people() && jobs.is_empty() {
-        eprintln!(
+        say!(
             "{}",
             if filtered {
                 "no such jobs"
@@ -126,139 +120,4 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The elements of a job array, in order; none for any other job.
-pub(crate) async fn elements(remote: &Remote, array_job_id: i64) -> Result<Vec<Job>> {
-    let request = v1::ListJobsRequest {
-        array_job_id,
-        ..v1::ListJobsRequest::default()
-    };
-    let (mut elements, _) = list(remote, request, usize::MAX).await?;
-    elements.reverse();
-    Ok(elements)
-}
-
-/// The first `limit` jobs, and whether there are more.
-async fn list(
-    remote: &Remote,
-    mut request: v1::ListJobsRequest,
-    limit: usize,
-) -> Result<(Vec<Job>, bool)> {
-    let mut jobs = Vec::new();
-    loop {
-        let wanted = (limit - jobs.len()).clamp(1, PAGE_SIZE);
-        request.page_size = u32::try_from(wanted).unwrap_or(u32::MAX);
-        let page = remote
-            .call(Repeat::Safe, async || {
-                remote.jobs().list_jobs(quick(request.clone())).await
-            })
-            .await?;
-        jobs.extend(page.jobs);
-        let is_last = page.next_page_token.is_empty();
-        if is_last || jobs.len() >= limit {
-            let more = !is_last || jobs.len() > limit;
-            jobs.truncate(limit);
-            return Ok((jobs, more));
-        }
-        request.page_token = page.next_page_token;
-    }
-}
-
-/// A listing of jobs.
-pub(super) struct Jobs<'a>(pub(super) &'a [Job]);
-
-impl Show for Jobs<'_> {
-    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
-        if !self.0.is_empty() {
-            table(page, self.0, now);
-        }
-    }
-
-    fn json(&self) -> Value {
-        self.0.iter().map(json::job).collect()
-    }
-
-    fn ids(&self) -> Vec<String> {
-        self.0.iter().map(|job| job.id.to_string()).collect()
-    }
-}
-
-/// One row a job.
-pub(crate) fn table(page: &mut Page, jobs: &[Job], now: DateTime<Utc>) {
-    let heads = [
-        right("ID"),
-        left("PIPELINE"),
-        left("NAME"),
-        left("KIND"),
-        left("STATE"),
-        right("ATTEMPT"),
-        right("RAN"),
-        right("AGE"),
-        left("DETAIL"),
-    ];
-    page.table(&heads, jobs.iter().map(|job| row(job, now)).collect());
-}
-
-fn row(job: &Job, now: DateTime<Utc>) -> Vec<Entry> {
-    let age = words::time(job.created_at.as_ref())
-        .map(|at| words::about(words::between(at, now)))
-        .unwrap_or_default();
-    vec![
-        toned(job.id.to_string(), Tone::Strong),
-        format!("p{} {}", job.pipeline_id, job.pipeline_name).into(),
-        words::job_name(job).into(),
-        words::job_kind(job).into(),
-        state(job),
-        attempts(job).into(),
-        words::ran_for(job, now)
-            .map(words::duration)
-            .unwrap_or_default()
-            .into(),
-        age.into(),
-        detail(job, now).into(),
-    ]
-}
-
-/// `2/3`; an array has no attempts of its own.
-fn attempts(job: &Job) -> String {
-    match job.elements {
-        Some(_) => String::new(),
-        None => format!("{}/{}", job.attempt, job.max_attempts),
-    }
-}
-
-/// What the other columns do not say already.
-fn detail(job: &Job, now: DateTime<Utc>) -> String {
-    let only_time = match words::state_name(job) {
-        Some(JobStateName::Succeeded) => job.elements.is_none() && job.reused_from_job_id == 0,
-        Some(JobStateName::Running) => {
-            job.elements.is_none() && job.progress.is_none() && !job.cancel_requested
-        }
-        Some(
-            JobStateName::Waiting
-            | JobStateName::Queued
-            | JobStateName::Failed
-            | JobStateName::Cancelled,
-        )
-        | None => false,
-    };
-    if only_time {
-        String::new()
-    } else {
-        crate::progress::detail(job, now)
-    }
-}
-
-/// The state in its tone.
-pub(crate) fn state(job: &Job) -> Entry {
-    let tone = match words::state_name(job) {
-        Some(JobStateName::Waiting | JobStateName::Queued) => Tone::Faint,
-        Some(JobStateName::Running) => Tone::Busy,
-        Some(JobStateName::Succeeded) => Tone::Good,
-        Some(JobStateName::Failed) => Tone::Bad,
-        Some(JobStateName::Cancelled) => Tone::Warn,
-        None => Tone::Plain,
-    };
-    toned(words::job_state(job), tone)
 }

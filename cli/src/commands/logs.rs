@@ -1,19 +1,13 @@
 //! `marquee logs`.
 
-use std::time::Duration;
-
 use marquee_proto::v1::{self, LogLine};
-use tonic::Status;
+use marquee_view::json;
 
-use super::Session;
-use crate::client::{Remote, is_passing};
 use crate::error::Result;
-use crate::output::{Format, Output, json, words};
+use crate::output::Format;
+use crate::requests;
+use crate::session::Session;
 use crate::target::Target;
-
-mod resume;
-
-pub(super) use resume::{Patience, Resume};
 
 /// Show what a job printed
 #[derive(Debug, clap::Args)]
@@ -47,80 +41,20 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         follow: args.follow,
         tail: args.tail.unwrap_or(0),
     };
-    print(&remote, request, session.output).await
-}
-
-/// Writes lines as they come, over broken connections, none twice.
-async fn print(remote: &Remote, mut request: v1::LogsRequest, output: Output) -> Result<()> {
-    let mut seen = Resume::default();
-    let mut patience = Patience::default();
-    loop {
-        let status = match stream(remote, &request, output, &mut seen, &mut patience).await? {
-            Ok(()) => return Ok(()),
-            Err(status) => status,
-        };
-        if !is_passing(&status) || patience.is_over() {
-            return Err(remote.error(&status, patience.tries(), Duration::ZERO));
-        }
-        // What was seen is left out by its time; a tail would begin somewhere else now.
-        if seen.any() {
-            request.tail = 0;
-        }
-        patience.pause().await;
-    }
-}
-
-async fn stream(
-    remote: &Remote,
-    request: &v1::LogsRequest,
-    output: Output,
-    seen: &mut Resume<(u32, u32, i32)>,
-    patience: &mut Patience,
-) -> Result<Result<(), Status>> {
-    let mut lines = match remote.jobs().logs(*request).await {
-        Ok(response) => response.into_inner(),
-        Err(status) => return Ok(Err(status)),
-    };
-    seen.start_over();
-    loop {
-        let line = match lines.message().await {
-            Ok(Some(line)) => line,
-            Ok(None) => return Ok(Ok(())),
-            Err(status) => return Ok(Err(status)),
-        };
-        patience.renew();
-        let at = words::time(line.at.as_ref()).unwrap_or_default();
-        if seen.is_new((line.attempt, line.rank, line.stream), at) {
-            output.text(&render(&line, output.format, request.rank.is_some()))?;
-        }
-    }
+    let one_rank = request.rank.is_some();
+    let output = session.output;
+    requests::logs::each(&remote, request, |line| {
+        Ok(output.text(&render(&line, output.format, one_rank))?)
+    })
+    .await
 }
 
 /// A line as printed; the rank stands before it unless one was asked for.
-pub(crate) fn render(line: &LogLine, format: Format, one_rank: bool) -> String {
+fn render(line: &LogLine, format: Format, one_rank: bool) -> String {
     match format {
         Format::Table if one_rank => format!("{}\n", line.text),
         Format::Table => format!("[{}] {}\n", line.rank, line.text),
         Format::Json => format!("{}\n", json::log_line(line)),
         Format::Quiet => format!("{}\n", line.text),
     }
-}
-
-/// The last stored lines of a job, for those who tell of its failure.
-pub(crate) async fn last_lines(
-    remote: &Remote,
-    job_id: i64,
-    count: u32,
-) -> Result<Vec<String>, Status> {
-    let request = v1::LogsRequest {
-        job_id,
-        tail: count,
-        ..v1::LogsRequest::default()
-    };
-    let mut stream = remote.jobs().logs(request).await?.into_inner();
-    let mut lines = Vec::new();
-    while let Some(line) = stream.message().await? {
-        lines.push(render(&line, Format::Table, false).trim_end().to_owned());
-    }
-    Ok(lines)
 }

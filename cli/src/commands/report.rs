@@ -2,10 +2,10 @@
 
 use marquee_domain::PipelineId;
 
-use super::Session;
 use crate::clock;
 use crate::error::Result;
 use crate::report::gather;
+use crate::session::Session;
 use crate::target::parse_pipeline;
 
 /// Sum up a pipeline: scores beside ceiling and baselines, speed, where the time went

@@ -1,12 +1,12 @@
 //! `marquee retry`.
 
 use marquee_proto::v1;
+use marquee_view::jobs::Jobs;
 
-use super::Session;
-use super::jobs::Jobs;
 use crate::client::{Repeat, quick};
 use crate::clock;
 use crate::error::Result;
+use crate::session::Session;
 use crate::target::Target;
 
 /// Queue failed or cancelled jobs again

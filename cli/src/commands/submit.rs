@@ -7,15 +7,17 @@ use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use marquee_domain::limits;
 use marquee_proto::v1::{self, document};
+use marquee_view::{Page, View, json, units};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Session;
 use super::wait::follow;
-use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
-use crate::output::{Output, Page, Show, json, words};
+use crate::output::Output;
+use crate::say::say;
+use crate::session::Session;
 use crate::target::Resolved;
+use crate::{clock, requests};
 
 /// Submit a pipeline: a file of jobs
 #[derive(Debug, clap::Args)]
@@ -72,12 +74,12 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         .unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut set = args.set;
     set.extend(args.fresh.then(no_reuse));
-    let submitted = Submitted(submit(&remote, document, set, request_id).await?);
+    let submitted = Submitted(requests::jobs::submit(&remote, document, set, request_id).await?);
     if !args.wait {
         return submitted.show(session.output);
     }
     if session.output.is_for_people() {
-        eprintln!("{}", submitted.headline());
+        say!("{}", submitted.headline());
     }
     follow(
         &remote,
@@ -95,25 +97,6 @@ fn no_reuse() -> v1::Override {
     }
 }
 
-/// Sends a pipeline; the same `request_id` however often it is tried.
-pub(crate) async fn submit(
-    remote: &Remote,
-    document: v1::Document,
-    overrides: Vec<v1::Override>,
-    request_id: String,
-) -> Result<v1::SubmitResponse> {
-    let request = v1::SubmitPipelineRequest {
-        request_id,
-        document: Some(document),
-        overrides,
-    };
-    remote
-        .call(Repeat::Safe, async || {
-            remote.jobs().submit_pipeline(quick(request.clone())).await
-        })
-        .await
-}
-
 fn read_document(path: &Path) -> Result<v1::Document> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
@@ -129,8 +112,8 @@ fn read_document(path: &Path) -> Result<v1::Document> {
         return Err(CliError::Usage(format!(
             "{} has {}; a pipeline may have {}",
             path.display(),
-            words::bytes(text.len() as u64),
-            words::bytes(limits::DOCUMENT_MAX_BYTES as u64)
+            units::bytes(text.len() as u64),
+            units::bytes(limits::DOCUMENT_MAX_BYTES as u64)
         )));
     }
     let is_json = path
@@ -156,7 +139,7 @@ impl Submitted {
             .jobs
             .first()
             .map_or("", |job| job.pipeline_name.as_str());
-        let jobs = words::plural(self.0.jobs.len(), "job");
+        let jobs = units::plural(self.0.jobs.len(), "job");
         let again = if self.0.repeated_request {
             " (submitted before: the same jobs)"
         } else {
@@ -166,22 +149,22 @@ impl Submitted {
     }
 
     fn show(&self, output: Output) -> Result<()> {
-        output.show(self, crate::clock::now())?;
+        output.show(self, clock::now())?;
         if output.is_for_people() {
             let id = self.0.pipeline_id;
-            eprintln!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");
+            say!("follow with \"marquee wait p{id}\", look with \"marquee show p{id}\"");
         }
         Ok(())
     }
 }
 
-impl Show for Submitted {
+impl View for Submitted {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         page.line(self.headline());
-        super::jobs::table(page, &self.0.jobs, now);
+        marquee_view::jobs::table(page, &self.0.jobs, now);
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         json!({
             "pipeline_id": self.0.pipeline_id,
             "repeated_request": self.0.repeated_request,

@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use marquee_view::units;
 use serde_json::json;
 
-use super::Session;
-use crate::cluster::{Cluster, Layout, Options, free_port};
+use crate::cluster::{ClusterOptions, Layout, LocalCluster, free_port};
 use crate::context::{self, DEFAULT_ADDR, UpContext, Written};
 use crate::error::{CliError, Result};
-use crate::output::{Format, words};
+use crate::output::Format;
+use crate::say::say;
+use crate::session::Session;
 use crate::signals::Signals;
 
 /// Run all of Marquee on this machine: a coordinator with its own Postgres, and workers
@@ -47,26 +49,26 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let threads = args
         .threads_per_worker
         .unwrap_or_else(|| machine_threads() / args.workers);
-    let options = Options {
+    let options = ClusterOptions {
         listen: free_port(args.listen)?,
         workers: args.workers,
         slots_per_worker: args.cpu_slots,
         threads_per_slot: (threads / args.cpu_slots).max(1),
     };
     let mut signals = Signals::catch()?;
-    let mut cluster = Cluster::new(Layout::lock(&folder)?, options)?;
+    let mut cluster = LocalCluster::new(Layout::lock(&folder)?, options)?;
     let outcome = tokio::select! {
         outcome = serve(&mut cluster, session) => outcome,
         () = signals.next() => Ok(()),
     };
-    eprintln!("stopping");
+    say!("stopping");
     cluster.stop(&mut signals).await;
     outcome
 }
 
 /// Starts everything and keeps it running; returns only with an error.
-async fn serve(cluster: &mut Cluster, session: &Session) -> Result<()> {
-    eprintln!("starting in {}", cluster.layout().folder().display());
+async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
+    say!("starting in {}", cluster.layout().folder().display());
     cluster.start().await?;
     let path = context::default_path();
     let context = match &path {
@@ -80,7 +82,7 @@ async fn serve(cluster: &mut Cluster, session: &Session) -> Result<()> {
     }
 }
 
-fn announce(cluster: &Cluster, context: Option<&Written>, session: &Session) -> Result<()> {
+fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session) -> Result<()> {
     let addr = cluster.addr();
     match session.output.format {
         Format::Table => {}
@@ -95,22 +97,22 @@ fn announce(cluster: &Cluster, context: Option<&Written>, session: &Session) -> 
         }
         Format::Quiet => session.output.text(&format!("{addr}\n"))?,
     }
-    eprintln!("Marquee runs on this machine");
+    say!("Marquee runs on this machine");
     for (label, value) in cluster.describe() {
-        eprintln!("  {label:<12} {value}");
+        say!("  {label:<12} {value}");
     }
     let prefix = match context {
         Some(Written::Yes(_)) => String::new(),
         Some(Written::KeptOther { path, addr: other }) => {
-            eprintln!("  {} points to {other} and stays as it is", path.display());
+            say!("  {} points to {other} and stays as it is", path.display());
             format!("MARQUEE_ADDR={addr} ")
         }
         None => format!("MARQUEE_ADDR={addr} "),
     };
-    eprintln!("In another terminal:");
-    eprintln!("  {prefix}marquee submit examples/posters.toml --wait");
-    eprintln!("  {prefix}marquee jobs");
-    eprintln!("Ctrl-C stops everything in order");
+    say!("In another terminal:");
+    say!("  {prefix}marquee submit examples/posters.toml --wait");
+    say!("  {prefix}marquee jobs");
+    say!("Ctrl-C stops everything in order");
     Ok(())
 }
 
@@ -129,13 +131,13 @@ fn default_data_dir() -> Result<PathBuf> {
     Ok(data.join("marquee"))
 }
 
-impl Cluster {
+impl LocalCluster {
     /// What runs, in words.
     fn describe(&self) -> Vec<(&'static str, String)> {
         let options = self.options();
-        let slots = words::plural(options.slots_per_worker as usize, "CPU device");
-        let threads = words::plural(options.threads_per_slot as usize, "thread");
-        let workers = words::plural(options.workers as usize, "worker");
+        let slots = units::plural(options.slots_per_worker as usize, "CPU device");
+        let threads = units::plural(options.threads_per_slot as usize, "thread");
+        let workers = units::plural(options.workers as usize, "worker");
         vec![
             ("coordinator", self.addr()),
             ("workers", format!("{workers} with {slots} of {threads}")),

@@ -1,10 +1,11 @@
 //! `marquee wait`, and the following that `submit --wait` shares.
 
-use super::Session;
-use super::jobs::Jobs;
+use marquee_view::jobs::Jobs;
+
 use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};
+use crate::session::Session;
 use crate::signals::Signals;
 use crate::target::{Resolved, Target};
 use crate::{progress, watch};

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use marquee_view::{Page, View, units};
 use marquee_weights::{Import, Source, import};
 use serde_json::{Value, json};
 
-use super::Session;
 use crate::clock;
 use crate::error::Result;
-use crate::output::{Page, Show, words};
+use crate::session::Session;
 
 /// Import published weights, to start training from
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ pub(super) fn run(args: Args, session: &Session) -> Result<()> {
 
 struct Imported(Import);
 
-impl Show for Imported {
+impl View for Imported {
     fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
         let Import {
             weights,
@@ -74,8 +74,8 @@ impl Show for Imported {
         page.line(format!(
             "{}: {}, {} numbers, sha256 {}",
             weights.display(),
-            words::plural(note.tensors, "tensor"),
-            words::count(note.numbers as u64),
+            units::plural(note.tensors, "tensor"),
+            units::count(note.numbers as u64),
             note.sha256.short()
         ));
         if let Some(from) = note.renamed_from {
@@ -99,7 +99,7 @@ impl Show for Imported {
         page.line(format!("note: {}", note_file.display()));
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, _now: DateTime<Utc>) -> Value {
         json!({
             "weights": self.0.weights,
             "note_file": self.0.note_file,

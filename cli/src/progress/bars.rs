@@ -7,9 +7,11 @@ use console::Style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use marquee_domain::job::JobStateName;
 use marquee_proto::v1::Job;
+use marquee_view::{progress, status, words};
 
-use super::{Reporter, status};
-use crate::output::words;
+use super::reporter::Reporter;
+use crate::output::terminal::harmless;
+use crate::say::say;
 
 /// Redraws a second, at most.
 const HERTZ: u8 = 10;
@@ -39,7 +41,7 @@ impl Bars {
 
     fn draw(bar: &ProgressBar, job: &Job, now: DateTime<Utc>) {
         let progress = job.progress.as_ref().filter(|_| is_running(job));
-        let percent = progress.and_then(status::percent);
+        let percent = progress.and_then(progress::percent);
         if bar.is_finished() {
             // A retried job goes on in its old line.
             bar.reset();
@@ -47,7 +49,7 @@ impl Bars {
         bar.set_style(style(job, percent.is_some()));
         bar.set_prefix(format!("{:NAME_COLUMNS$}", job.name));
         bar.set_position(percent.unwrap_or_default());
-        bar.set_message(status::detail(job, now));
+        bar.set_message(harmless(&status::detail(job, now)).into_owned());
         if words::has_ended(job) {
             bar.abandon();
         } else {
@@ -115,11 +117,11 @@ impl Reporter for Bars {
         self.all.set_draw_target(ProgressDrawTarget::hidden());
         for (_, job) in self.jobs.values() {
             let state = Style::from_dotted_str(colour(job)).for_stderr();
-            eprintln!(
+            say!(
                 "{:NAME_COLUMNS$} {} {}",
                 job.name,
                 state.apply_to(format!("{:STATE_COLUMNS$}", words::job_state(job))),
-                status::detail(job, now)
+                harmless(&status::detail(job, now))
             );
         }
         self.jobs.clear();

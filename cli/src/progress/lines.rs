@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::v1::Job;
+use marquee_view::{status, words};
 
-use super::status;
-use crate::output::words;
+use crate::output::terminal::harmless;
 
 /// At least this long between two lines about a job whose state stays the same: a day's log of a
 /// run can still be read.
@@ -70,6 +70,7 @@ impl Lines {
 /// One line about a job, such as `train: running, epoch 2/8 ...`.
 fn line(job: &Job, now: DateTime<Utc>) -> String {
     let detail = status::detail(job, now);
+    let detail = harmless(&detail);
     let state = words::job_state(job);
     if detail.is_empty() {
         format!("{}: {state}", job.name)

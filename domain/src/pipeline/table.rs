@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde_json::{Map, Value};
 
 use super::FieldError;
+use crate::nearest::nearest;
 
 /// How many errors are told at once: enough for a page, few enough for a message.
 const ERRORS_MAX: usize = 100;
@@ -446,19 +447,8 @@ pub(super) fn unknown(word: &str, known: &[&str]) -> String {
 }
 
 fn suggestion(word: &str, known: &[&str]) -> String {
-    let lower = word.to_lowercase();
-    let closest = known
-        .iter()
-        .map(|name| {
-            (
-                strsim::damerau_levenshtein(&lower, &name.to_lowercase()),
-                *name,
-            )
-        })
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4);
-    match closest {
-        Some((_, name)) => format!("did you mean {name:?}?"),
+    match nearest(word, known.iter().copied()) {
+        Some(name) => format!("did you mean {name:?}?"),
         None => format!("use {}", one_of(known)),
     }
 }

@@ -20,12 +20,27 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-weights", &["marquee-domain"]),
     (
         "marquee-coordinator",
-        &["marquee-domain", "marquee-proto", "marquee-store"],
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-settings",
+            "marquee-store",
+        ],
     ),
-    ("marquee-worker", &["marquee-domain", "marquee-proto"]),
+    (
+        "marquee-worker",
+        &["marquee-domain", "marquee-proto", "marquee-settings"],
+    ),
+    ("marquee-settings", &["marquee-domain"]),
+    ("marquee-view", &["marquee-domain", "marquee-proto"]),
     (
         "marquee-cli",
-        &["marquee-domain", "marquee-proto", "marquee-weights"],
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-view",
+            "marquee-weights",
+        ],
     ),
     (
         "marquee-trainer",
@@ -67,6 +82,18 @@ const NEVER_IN: &[(&str, &[&str])] = &[
         &["tokio", "tonic", "reqwest", "futures", "rand"],
     ),
     ("marquee-evaluation", &["tokio", "tonic", "reqwest"]),
+    // A view is a pure function, whoever draws it.
+    (
+        "marquee-view",
+        &[
+            "tokio",
+            "tonic",
+            "clap",
+            "comfy-table",
+            "console",
+            "indicatif",
+        ],
+    ),
     ("marquee-trainer", &["tonic", "tonic-prost", "reqwest"]),
     ("marquee-xtask", &["tokio", "clap", "reqwest"]),
 ];

@@ -1,0 +1,12 @@
+//! What several commands ask the coordinator, one function a question.
+//!
+//! Not here: what a command does with the answer. Nothing in this folder knows the commands.
+
+pub(crate) mod artifacts;
+pub(crate) mod download;
+pub(crate) mod jobs;
+pub(crate) mod logs;
+pub(crate) mod metrics;
+mod pages;
+mod resume;
+pub(crate) mod workers;

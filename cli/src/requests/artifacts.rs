@@ -1,0 +1,66 @@
+//! Questions about artifacts.
+
+use marquee_proto::v1::{self, Artifact, get_artifact_request::Which};
+
+use super::pages;
+use crate::client::{Remote, Repeat, quick};
+use crate::error::{CliError, Result};
+use crate::target::Target;
+
+/// Digits of a digest that are enough where they are unique.
+const DIGEST_PREFIX_MIN: usize = 12;
+
+/// The first `limit` artifacts, newest first, and whether there are more.
+pub(crate) async fn list(
+    remote: &Remote,
+    request: v1::ListArtifactsRequest,
+    limit: usize,
+) -> Result<(Vec<Artifact>, bool)> {
+    pages::first(limit, async |page_size, page_token| {
+        let request = v1::ListArtifactsRequest {
+            page_size,
+            page_token,
+            ..request.clone()
+        };
+        let page = remote
+            .call(Repeat::Safe, async || {
+                remote
+                    .artifacts()
+                    .list_artifacts(quick(request.clone()))
+                    .await
+            })
+            .await?;
+        Ok((page.artifacts, page.next_page_token))
+    })
+    .await
+}
+
+/// Reads a digest or a job.
+pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
+    let is_hex = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    // A job has no number of twelve digits in a lifetime of jobs.
+    if is_hex && text.len() >= DIGEST_PREFIX_MIN {
+        return Ok(Which::Digest(text.to_owned()));
+    }
+    let target: Target = text.parse().map_err(|_| {
+        CliError::Usage(format!(
+            "\"{text}\" is neither a digest (its first {DIGEST_PREFIX_MIN} digits or more) nor a job"
+        ))
+    })?;
+    target.resolve_job(remote).await.map(Which::JobId)
+}
+
+/// One artifact with its files.
+pub(crate) async fn find(remote: &Remote, which: Which) -> Result<Artifact> {
+    let request = v1::GetArtifactRequest { which: Some(which) };
+    remote
+        .call(Repeat::Safe, async || {
+            remote
+                .artifacts()
+                .get_artifact(quick(request.clone()))
+                .await
+        })
+        .await
+}

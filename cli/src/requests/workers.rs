@@ -1,0 +1,19 @@
+//! Questions about workers.
+
+use marquee_proto::v1::{ListWorkersRequest, Worker};
+
+use crate::client::{Remote, Repeat, quick};
+use crate::error::Result;
+
+/// All workers, and what they do now.
+pub(crate) async fn list(remote: &Remote) -> Result<Vec<Worker>> {
+    let answer = remote
+        .call(Repeat::Safe, async || {
+            remote
+                .workers()
+                .list_workers(quick(ListWorkersRequest {}))
+                .await
+        })
+        .await?;
+    Ok(answer.workers)
+}

@@ -1,0 +1,248 @@
+//! One job: its facts, its attempts and what happened to it.
+
+use chrono::{DateTime, Utc};
+use marquee_proto::v1;
+use serde_json::Value;
+
+use crate::page::{Cell, Page, Tone, View, toned};
+use crate::{history, jobs, json, outcome, progress, status, trained, units, words};
+
+/// A job with its history.
+#[derive(Debug)]
+pub struct Job<'a>(pub &'a v1::JobDetail);
+
+impl View for Job<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        if let Some(job) = &self.0.job {
+            let mut fields = facts(job, now);
+            fields.extend(outcome::result(self.0).map(|words| ("result", words.into())));
+            if let Some([first, ..]) = outcome::trained(self.0).as_deref() {
+                let told = trained::lines(first).into_iter();
+                fields.extend(told.map(|(label, line)| (label, line.into())));
+            }
+            fields.extend(outcome::bottleneck(self.0).map(|words| ("speed", words.into())));
+            page.fields(fields);
+        }
+        if !self.0.attempts.is_empty() {
+            page.heading("Attempts");
+            history::attempts(page, &self.0.attempts, now);
+        }
+        if !self.0.events.is_empty() {
+            page.heading("Events (UTC)");
+            history::events(page, &self.0.events);
+        }
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        json::job_detail(self.0)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0.job.iter().map(|job| job.id.to_string()).collect()
+    }
+}
+
+fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Cell)> {
+    let at = |time: &Option<_>| {
+        units::time(time.as_ref())
+            .map(units::rfc3339)
+            .unwrap_or_default()
+    };
+    let artifact = if job.artifact_digest.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "{} (marquee artifacts get {})",
+            units::short_digest(&job.artifact_digest),
+            job.id
+        )
+    };
+    let elements = if job.elements.is_some() {
+        format!("marquee jobs --array {}", job.id)
+    } else {
+        String::new()
+    };
+    let progress = job.progress.as_ref();
+    let problems = progress.and_then(|progress| progress::problems_text(progress, usize::MAX));
+    let problems = problems.unwrap_or_default();
+    let attempts = match job.elements {
+        Some(_) => String::new(),
+        None => format!("{} of at most {}", job.attempt, job.max_attempts),
+    };
+    vec![
+        (
+            "job",
+            toned(format!("{} {}", job.id, words::job_name(job)), Tone::Strong),
+        ),
+        ("kind", words::job_kind(job).into()),
+        (
+            "pipeline",
+            format!("p{} {}", job.pipeline_id, job.pipeline_name).into(),
+        ),
+        ("state", jobs::state(job)),
+        ("detail", status::detail(job, now).into()),
+        ("problems", problems.into()),
+        ("needs", job.needs.join(", ").into()),
+        ("attempts", attempts.into()),
+        ("elements", elements.into()),
+        ("ranks", job.ranks.to_string().into()),
+        ("priority", job.priority.to_string().into()),
+        ("created", at(&job.created_at).into()),
+        ("started", at(&job.started_at).into()),
+        ("finished", at(&job.finished_at).into()),
+        ("artifact", artifact.into()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::samples;
+
+    use super::*;
+
+    #[test]
+    fn json_is_complete() {
+        insta::assert_snapshot!(format!("{:#}", Job(&samples::failed_train()).json(samples::now())), @r#"
+        {
+          "artifact_digest": null,
+          "attempt": 2,
+          "attempts": [
+            {
+              "created_at": null,
+              "failure": {
+                "class": "lost_worker",
+                "message": "worker \"worker-2\" was not heard from for 10 s"
+              },
+              "finished_at": "2027-01-15T07:57:30.000Z",
+              "number": 1,
+              "ranks": [
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "lost_at": null,
+                  "progress": null,
+                  "rank": 0,
+                  "state": "stopped",
+                  "summary": null,
+                  "worker_name": "worker-1"
+                },
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "lost_at": null,
+                  "progress": null,
+                  "rank": 1,
+                  "state": "running",
+                  "summary": null,
+                  "worker_name": "worker-2"
+                }
+              ],
+              "resumed_from_step": null,
+              "started_at": "2027-01-15T07:56:40.000Z",
+              "state": "failed"
+            },
+            {
+              "created_at": null,
+              "failure": {
+                "class": "out_of_memory",
+                "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+              },
+              "finished_at": "2027-01-15T07:58:45.000Z",
+              "number": 2,
+              "ranks": [
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": null,
+                  "lost_at": null,
+                  "progress": null,
+                  "rank": 0,
+                  "state": "stopped",
+                  "summary": null,
+                  "worker_name": "worker-1"
+                },
+                {
+                  "devices": [
+                    "cpu 0"
+                  ],
+                  "failure": {
+                    "class": "out_of_memory",
+                    "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+                  },
+                  "lost_at": null,
+                  "progress": null,
+                  "rank": 1,
+                  "state": "failed",
+                  "summary": null,
+                  "worker_name": "worker-2"
+                }
+              ],
+              "resumed_from_step": 1200,
+              "started_at": "2027-01-15T07:57:40.000Z",
+              "state": "failed"
+            }
+          ],
+          "cancel_requested": false,
+          "created_at": "2027-01-15T07:55:00.000Z",
+          "element": null,
+          "elements": null,
+          "events": [
+            {
+              "at": "2027-01-15T07:55:00.000Z",
+              "attempt": 0,
+              "text": "submitted"
+            },
+            {
+              "at": "2027-01-15T07:56:39.000Z",
+              "attempt": 1,
+              "text": "placed on worker-1 and worker-2"
+            },
+            {
+              "at": "2027-01-15T07:57:30.000Z",
+              "attempt": 1,
+              "text": "failed (lost_worker): worker \"worker-2\" was not heard from for 10 s"
+            },
+            {
+              "at": "2027-01-15T07:57:39.000Z",
+              "attempt": 2,
+              "text": "placed on worker-1 and worker-2"
+            },
+            {
+              "at": "2027-01-15T07:58:45.000Z",
+              "attempt": 2,
+              "text": "failed (out_of_memory): rank 1 was killed"
+            }
+          ],
+          "failure": {
+            "class": "out_of_memory",
+            "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
+          },
+          "finished_at": "2027-01-15T07:58:45.000Z",
+          "id": 17,
+          "kind": "train",
+          "max_attempts": 2,
+          "name": "train",
+          "needs": [
+            "preprocess"
+          ],
+          "pipeline_id": 3,
+          "pipeline_name": "posters",
+          "priority": 0,
+          "progress": null,
+          "ranks": 2,
+          "reason": null,
+          "reused_from_job_id": null,
+          "spec": {
+            "name": "train"
+          },
+          "started_at": "2027-01-15T07:57:40.000Z",
+          "state": "failed"
+        }
+        "#);
+    }
+}

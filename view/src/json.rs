@@ -1,0 +1,290 @@
+//! Messages as JSON: snake_case names, words for enums, RFC 3339 times, null for what is not set.
+//! Scripts depend on these names; docs/cli.md lists them.
+
+use chrono::{DateTime, Utc};
+use marquee_proto::v1;
+use prost_types::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{units, words};
+
+fn time(at: Option<&Timestamp>) -> Value {
+    units::time(at).map_or(Value::Null, |at: DateTime<Utc>| units::rfc3339(at).into())
+}
+
+/// Text that stands for nothing when empty.
+fn text(value: &str) -> Value {
+    if value.is_empty() {
+        Value::Null
+    } else {
+        value.into()
+    }
+}
+
+/// JSON that travels inside a message; null where there is none.
+fn embedded(value: &str) -> Value {
+    serde_json::from_str(value).unwrap_or_else(|_| text(value))
+}
+
+fn failure(failure: Option<&v1::Failure>) -> Value {
+    failure.map_or(
+        Value::Null,
+        |failure| json!({ "class": words::failure_word(failure), "message": failure.message }),
+    )
+}
+
+fn progress(progress: Option<&v1::Progress>) -> Value {
+    progress.map_or(Value::Null, |progress| {
+        json!({
+            "phase": progress.phase,
+            "done": progress.done,
+            "total": progress.total,
+            "unit": progress.unit,
+            "at": time(progress.at.as_ref()),
+            "phase_started_at": time(progress.phase_started_at.as_ref()),
+            "phase_started_done": progress.phase_started_done,
+            "bytes": progress.bytes,
+            "phase_started_bytes": progress.phase_started_bytes,
+            "problems": progress.problems,
+        })
+    })
+}
+
+#[must_use]
+pub fn job(job: &v1::Job) -> Value {
+    json!({
+        "id": job.id,
+        "pipeline_id": job.pipeline_id,
+        "pipeline_name": job.pipeline_name,
+        "name": job.name,
+        "kind": words::job_kind(job),
+        "state": words::job_state(job),
+        "reason": text(&job.reason),
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "ranks": job.ranks,
+        "priority": job.priority,
+        "created_at": time(job.created_at.as_ref()),
+        "started_at": time(job.started_at.as_ref()),
+        "finished_at": time(job.finished_at.as_ref()),
+        "failure": failure(job.failure.as_ref()),
+        "progress": progress(job.progress.as_ref()),
+        "artifact_digest": text(&job.artifact_digest),
+        "needs": job.needs,
+        "cancel_requested": job.cancel_requested,
+        "elements": job.elements.as_ref().map(|counts| json!({
+            "waiting": counts.waiting,
+            "queued": counts.queued,
+            "running": counts.running,
+            "succeeded": counts.succeeded,
+            "failed": counts.failed,
+            "cancelled": counts.cancelled,
+        })),
+        "element": job.element.as_ref().map(|element| json!({
+            "array_job_id": element.array_job_id,
+            "index": element.index,
+        })),
+        "reused_from_job_id": (job.reused_from_job_id != 0).then_some(job.reused_from_job_id),
+    })
+}
+
+#[must_use]
+pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
+    json!({
+        "id": pipeline.id,
+        "name": pipeline.name,
+        "created_at": time(pipeline.created_at.as_ref()),
+        "jobs": pipeline.jobs.iter().map(job).collect::<Vec<_>>(),
+    })
+}
+
+fn rank(rank: &v1::AttemptRank) -> Value {
+    json!({
+        "rank": rank.rank,
+        "worker_name": rank.worker_name,
+        "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
+        "state": words::rank_state(rank),
+        "progress": progress(rank.progress.as_ref()),
+        "summary": embedded(&rank.summary_json),
+        "failure": failure(rank.failure.as_ref()),
+        "lost_at": time(rank.lost_at.as_ref()),
+    })
+}
+
+fn attempt(attempt: &v1::Attempt) -> Value {
+    json!({
+        "number": attempt.number,
+        "state": words::attempt_state(attempt),
+        "created_at": time(attempt.created_at.as_ref()),
+        "started_at": time(attempt.started_at.as_ref()),
+        "finished_at": time(attempt.finished_at.as_ref()),
+        "failure": failure(attempt.failure.as_ref()),
+        "ranks": attempt.ranks.iter().map(rank).collect::<Vec<_>>(),
+        "resumed_from_step": attempt.resumed_from_step,
+    })
+}
+
+/// A job with its history: the job's own fields, and beside them the rest.
+#[must_use]
+pub fn job_detail(detail: &v1::JobDetail) -> Value {
+    let mut value = detail.job.as_ref().map_or_else(|| json!({}), job);
+    value["spec"] = embedded(&detail.spec_json);
+    value["attempts"] = detail.attempts.iter().map(attempt).collect();
+    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text });
+    value["events"] = detail.events.iter().map(event).collect();
+    value
+}
+
+#[must_use]
+pub fn worker(worker: &v1::Worker) -> Value {
+    let inventory = worker.inventory.as_ref().map_or(Value::Null, |host| {
+        let gpu = |gpu: &v1::Gpu| {
+            json!({
+                "index": gpu.index,
+                "uuid": gpu.uuid,
+                "name": gpu.name,
+                "memory_bytes": gpu.memory_bytes,
+                "compute_capability": format!("{}.{}", gpu.compute_major, gpu.compute_minor),
+            })
+        };
+        json!({
+            "hostname": host.hostname,
+            "cpu_threads": host.cpu_threads,
+            "memory_bytes": host.memory_bytes,
+            "cpu_slots": host.cpu_slots,
+            "threads_per_slot": host.threads_per_slot,
+            "gpus": host.gpus.iter().map(gpu).collect::<Vec<_>>(),
+            "address": host.address,
+            "flavour": text(&host.flavour),
+        })
+    });
+    let rank = |rank: &v1::RunningRank| {
+        json!({
+            "job_id": rank.job_id,
+            "job_name": rank.job_name,
+            "attempt": rank.attempt,
+            "rank": rank.rank,
+            "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
+        })
+    };
+    json!({
+        "id": worker.id,
+        "name": worker.name,
+        "state": words::worker_state(worker),
+        "version": worker.version,
+        "last_seen_at": time(worker.last_seen_at.as_ref()),
+        "inventory": inventory,
+        "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
+    })
+}
+
+/// One GPU of a worker; a reading that was never made leaves its fields null.
+#[must_use]
+pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::GpuReading>) -> Value {
+    let unread = v1::GpuReading::default();
+    let reading = reading.unwrap_or(&unread);
+    let watts = |milliwatts: Option<u32>| milliwatts.map(|mw| f64::from(mw) / 1_000.0);
+    let process = |process: &v1::GpuProcess| {
+        json!({
+            "pid": process.pid,
+            "name": text(&process.name),
+            "memory_bytes": process.memory_bytes,
+        })
+    };
+    let xid = |xid: &v1::XidError| json!({ "code": xid.code, "at": time(xid.at.as_ref()) });
+    json!({
+        "worker": worker.name,
+        "index": index,
+        "uuid": text(&reading.uuid),
+        "name": text(name),
+        "at": time(reading.at.as_ref()),
+        "healthy": reading.at.map(|_| reading.fault.is_empty()),
+        "fault": text(&reading.fault),
+        "cure": text(&reading.cure),
+        "utilisation_percent": reading.utilisation_percent,
+        "memory_utilisation_percent": reading.memory_utilisation_percent,
+        "memory_used_bytes": reading.memory_used_bytes,
+        "memory_total_bytes": reading.memory_total_bytes,
+        "power_w": watts(reading.power_mw),
+        "power_limit_w": watts(reading.power_limit_mw),
+        "temperature_c": reading.temperature_c,
+        "slowdown_temperature_c": reading.slowdown_temperature_c,
+        "fan_percent": reading.fan_percent,
+        "sm_clock_mhz": reading.sm_clock_mhz,
+        "sm_clock_max_mhz": reading.sm_clock_max_mhz,
+        "memory_clock_mhz": reading.memory_clock_mhz,
+        "memory_clock_max_mhz": reading.memory_clock_max_mhz,
+        "throttle_reasons": reading.throttle_reasons,
+        "performance_state": text(&reading.performance_state),
+        "ecc": reading.ecc_enabled.map(|enabled| json!({
+            "enabled": enabled,
+            "corrected_volatile": reading.ecc_corrected_volatile,
+            "uncorrected_volatile": reading.ecc_uncorrected_volatile,
+            "corrected_aggregate": reading.ecc_corrected_aggregate,
+            "uncorrected_aggregate": reading.ecc_uncorrected_aggregate,
+        })),
+        "xid_source": text(&reading.xid_source),
+        "xids": reading.xids.iter().map(xid).collect::<Vec<_>>(),
+        "processes": reading.processes.iter().map(process).collect::<Vec<_>>(),
+        "pcie_generation": reading.pcie_generation,
+        "pcie_generation_max": reading.pcie_generation_max,
+        "pcie_width": reading.pcie_width,
+        "pcie_width_max": reading.pcie_width_max,
+        "pci_bus_id": text(&reading.pci_bus_id),
+        "driver_version": text(&reading.driver_version),
+        "cuda_version": text(&reading.cuda_version),
+        "persistence_mode": reading.persistence_mode,
+        "compute_mode": text(&reading.compute_mode),
+        "mig_enabled": reading.mig_enabled,
+    })
+}
+
+#[must_use]
+pub fn artifact(artifact: &v1::Artifact) -> Value {
+    let files = artifact.manifest.as_ref().map(|manifest| {
+        let file = |file: &v1::FileEntry| {
+            json!({ "path": file.path, "size_bytes": file.size_bytes, "digest": file.digest })
+        };
+        manifest.files.iter().map(file).collect::<Vec<_>>()
+    });
+    json!({
+        "digest": artifact.digest,
+        "name": artifact.name,
+        "job_id": artifact.job_id,
+        "job_name": artifact.job_name,
+        "pipeline_id": artifact.pipeline_id,
+        "attempt": artifact.attempt,
+        "size_bytes": artifact.size_bytes,
+        "file_count": artifact.file_count,
+        "committed_at": time(artifact.committed_at.as_ref()),
+        "files": files,
+    })
+}
+
+#[must_use]
+pub fn log_line(line: &v1::LogLine) -> Value {
+    let stream = match line.stream() {
+        v1::log_line::Stream::Stdout => "stdout",
+        v1::log_line::Stream::Stderr => "stderr",
+        v1::log_line::Stream::Unspecified => "unknown",
+    };
+    json!({
+        "attempt": line.attempt,
+        "rank": line.rank,
+        "stream": stream,
+        "at": time(line.at.as_ref()),
+        "text": line.text,
+    })
+}
+
+#[must_use]
+pub fn metric(point: &v1::MetricPoint) -> Value {
+    json!({
+        "attempt": point.attempt,
+        "rank": point.rank,
+        "name": point.name,
+        "step": point.step,
+        "value": point.value,
+        "at": time(point.at.as_ref()),
+    })
+}

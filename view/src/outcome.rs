@@ -1,0 +1,235 @@
+//! What a job that ended came to: what it brought, what held it up, what it lost on the way.
+
+use std::collections::BTreeMap;
+
+use marquee_domain::bottleneck::diagnose;
+use marquee_domain::report::{FetchSummary, PreprocessSummary, TrainSummary};
+use marquee_domain::spec::JobKind;
+use marquee_proto::v1;
+
+use crate::units::{bytes, count, first_line};
+use crate::words::failure_word;
+
+/// What a fetch or preprocess job that succeeded came to; None for others.
+#[must_use]
+pub fn result(detail: &v1::JobDetail) -> Option<String> {
+    let job = detail.job.as_ref()?;
+    let ended = detail.attempts.iter().rev();
+    let summary = ended
+        .filter(|attempt| attempt.state() == v1::AttemptState::Succeeded)
+        .find_map(|attempt| Some(attempt.ranks.first()?.summary_json.as_str()))?;
+    match JobKind::try_from(job.kind()).ok()? {
+        JobKind::Fetch => serde_json::from_str(summary).ok().as_ref().map(fetched),
+        JobKind::Preprocess => serde_json::from_str(summary).ok().as_ref().map(prepared),
+        JobKind::Train | JobKind::Eval | JobKind::Command => None,
+    }
+}
+
+/// `2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed`.
+fn fetched(fetch: &FetchSummary) -> String {
+    let mut text = format!(
+        "{} of {} fetched ({}), {} gone, {}, {}",
+        count(fetch.fetched),
+        count(fetch.asked),
+        bytes(fetch.bytes),
+        count(fetch.gone),
+        by_class("rejected", &fetch.rejected),
+        by_class("failed", &fetch.failed),
+    );
+    if fetch.unchanged > 0 {
+        text.push_str(&format!(
+            "; {} had not changed and were not sent again",
+            count(fetch.unchanged)
+        ));
+    }
+    text
+}
+
+/// `2,980 pictures in splits, 10 skipped (undecodable 10)`.
+fn prepared(prepared: &PreprocessSummary) -> String {
+    format!(
+        "{} pictures in splits, {}",
+        count(prepared.splits.values().sum()),
+        by_class("skipped", &prepared.skipped)
+    )
+}
+
+fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
+    let all = count(classes.values().sum());
+    let classes: Vec<String> = classes
+        .iter()
+        .map(|(class, number)| format!("{class} {}", count(*number)))
+        .collect();
+    if classes.is_empty() {
+        format!("{all} {what}")
+    } else {
+        format!("{all} {what} ({})", classes.join(", "))
+    }
+}
+
+/// The ranks' own words of a train job's newest attempt that has ended; None for others.
+#[must_use]
+pub fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
+    let summaries = |attempt: &v1::Attempt| -> Option<Vec<TrainSummary>> {
+        attempt
+            .ranks
+            .iter()
+            .filter(|rank| rank.lost_at.is_none())
+            .map(|rank| serde_json::from_str(&rank.summary_json).ok())
+            .collect()
+    };
+    detail.attempts.iter().rev().find_map(summaries)
+}
+
+/// What the reader must know of the way a train job ran, each thing once.
+#[must_use]
+pub fn warnings(ranks: &[TrainSummary]) -> Vec<String> {
+    let mut warnings: Vec<String> = ranks
+        .iter()
+        .flat_map(|rank| rank.warnings.clone())
+        .collect();
+    warnings.sort();
+    warnings.dedup();
+    warnings
+}
+
+/// What held a train job up, and what it warns of, from the words of its newest attempt that has ended;
+/// None for others.
+#[must_use]
+pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
+    let ranks = trained(detail)?;
+    let mut lines: Vec<String> = diagnose(&ranks)
+        .map(|found| found.words())
+        .into_iter()
+        .collect();
+    lines.extend(
+        warnings(&ranks)
+            .into_iter()
+            .map(|warning| format!("WARNING: {warning}")),
+    );
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+/// What the newest attempt's loss of ranks came to, where it went on without them.
+#[must_use]
+pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
+    let Some(attempt) = detail.attempts.last() else {
+        return Vec::new();
+    };
+    let lost = attempt.ranks.iter().filter(|rank| rank.lost_at.is_some());
+    let causes: Vec<String> = lost
+        .map(|rank| {
+            let cause = rank.failure.as_ref().map_or_else(
+                || "no cause is known".to_owned(),
+                |failure| {
+                    format!(
+                        "{}: {}",
+                        failure_word(failure),
+                        first_line(&failure.message)
+                    )
+                },
+            );
+            format!(
+                "rank {} on {} was lost ({cause})",
+                rank.rank, rank.worker_name
+            )
+        })
+        .collect();
+    if causes.is_empty() {
+        return causes;
+    }
+    let (all, left) = (attempt.ranks.len(), attempt.ranks.len() - causes.len());
+    let mut lines = vec![format!(
+        "It went on with {left} of {all} ranks: {}.",
+        causes.join("; ")
+    )];
+    let first = attempt.ranks.iter().find(|rank| rank.lost_at.is_none());
+    let summary: Option<TrainSummary> =
+        first.and_then(|rank| serde_json::from_str(&rank.summary_json).ok());
+    lines.extend(
+        summary
+            .iter()
+            .flat_map(|summary| &summary.went_on)
+            .map(|went_on| format!("It {}.", went_on.words())),
+    );
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::samples::train_summary;
+
+    use super::*;
+
+    #[test]
+    fn a_fetch_that_ended_says_what_became_of_every_id() {
+        let summary = FetchSummary {
+            asked: 3_000,
+            fetched: 2_990,
+            gone: 4,
+            rejected: BTreeMap::from([("no_poster".to_owned(), 6)]),
+            bytes: 190 << 20,
+            unchanged: 12,
+            ..FetchSummary::default()
+        };
+        let rank = v1::AttemptRank {
+            summary_json: serde_json::to_string(&summary).unwrap(),
+            ..v1::AttemptRank::default()
+        };
+        let attempt = v1::Attempt {
+            state: v1::AttemptState::Succeeded.into(),
+            ranks: vec![rank],
+            ..v1::Attempt::default()
+        };
+        let detail = v1::JobDetail {
+            job: Some(v1::Job {
+                kind: v1::JobKind::Fetch.into(),
+                ..v1::Job::default()
+            }),
+            attempts: vec![attempt],
+            ..v1::JobDetail::default()
+        };
+        assert_eq!(
+            result(&detail).unwrap(),
+            "2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed; \
+             12 had not changed and were not sent again"
+        );
+    }
+
+    #[test]
+    fn what_ranks_warn_of_is_told_once() {
+        let warned = |number| TrainSummary {
+            warnings: vec!["NCCL cannot be used: rank 0: no shim".into()],
+            ..train_summary(number)
+        };
+        let told = warnings(&[warned(0), warned(1)]);
+        assert_eq!(told, ["NCCL cannot be used: rank 0: no shim"]);
+        assert!(warnings(&[train_summary(0)]).is_empty());
+    }
+
+    #[test]
+    fn a_summary_that_cannot_be_read_is_no_result_and_no_panic() {
+        for summary in ["", "{", "3", "{\"asked\":-1}", "null"] {
+            let rank = v1::AttemptRank {
+                summary_json: summary.into(),
+                ..v1::AttemptRank::default()
+            };
+            let detail = |kind: v1::JobKind| v1::JobDetail {
+                job: Some(v1::Job {
+                    kind: kind.into(),
+                    ..v1::Job::default()
+                }),
+                attempts: vec![v1::Attempt {
+                    state: v1::AttemptState::Succeeded.into(),
+                    ranks: vec![rank.clone()],
+                    ..v1::Attempt::default()
+                }],
+                ..v1::JobDetail::default()
+            };
+            assert_eq!(result(&detail(v1::JobKind::Fetch)), None, "{summary}");
+            assert_eq!(trained(&detail(v1::JobKind::Train)), None, "{summary}");
+            assert_eq!(bottleneck(&detail(v1::JobKind::Train)), None, "{summary}");
+            assert!(losses(&detail(v1::JobKind::Train)).is_empty(), "{summary}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Where each rank's time went, and what held training up.
+
+use marquee_domain::bottleneck::diagnose;
+use marquee_domain::report::{PhaseTimes, TrainSummary};
+
+use crate::page::{Cell, Page, left, right};
+use crate::{outcome, trained, units};
+
+pub(super) fn title(first: &TrainSummary) -> String {
+    let backend = if first.backend == "none" {
+        String::new()
+    } else {
+        format!(" ({})", first.backend)
+    };
+    let resumed = if first.resumed_from_step > 0 {
+        format!(
+            ", resumed from step {}",
+            units::count(first.resumed_from_step)
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "Training: {} images/s on {}{backend}, {} steps, {} parameters{resumed}",
+        units::rate(first.images_per_second),
+        units::plural(first.world_size as usize, "rank"),
+        units::count(first.steps),
+        units::count(first.parameters)
+    )
+}
+
+/// A phase's name and how to read it out of the times.
+type Phase = (&'static str, fn(&PhaseTimes) -> f64);
+
+/// The parts of a step, in the order in which they happen.
+const PHASES: [Phase; 6] = [
+    ("input", |times| times.input_s),
+    ("forward", |times| times.forward_s),
+    ("backward", |times| times.backward_s),
+    ("all-reduce", |times| times.all_reduce_s),
+    ("optimizer", |times| times.optimizer_s),
+    ("checkpoint", |times| times.checkpoint_s),
+];
+/// Ranks that fit beside each other; JSON has all.
+const RANKS_SHOWN: usize = 6;
+
+pub(super) fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
+    let shown = &ranks[..ranks.len().min(RANKS_SHOWN)];
+    let mut heads = vec![left("WHERE THE TIME WENT")];
+    heads.extend(
+        shown
+            .iter()
+            .map(|rank| right(format!("RANK {}", rank.rank))),
+    );
+    let row = |name: &str, cell: &dyn Fn(&PhaseTimes) -> String| {
+        let cells = shown.iter().map(|rank| cell(&rank.phases).into());
+        std::iter::once(Cell::from(name)).chain(cells).collect()
+    };
+    let part =
+        |read: fn(&PhaseTimes) -> f64| move |times: &PhaseTimes| share(read(times), times.step_s);
+    let mut rows: Vec<Vec<Cell>> = PHASES
+        .iter()
+        .map(|(name, read)| row(name, &part(*read)))
+        .collect();
+    rows.push(row("other", &part(other_s)));
+    rows.push(row("all steps", &|times| {
+        format!("{:.1} s      ", times.step_s)
+    }));
+    rows.push(row("validation", &|times| {
+        format!("{:.1} s      ", times.validation_s)
+    }));
+    page.table(heads, rows);
+    if ranks.len() > shown.len() {
+        page.line(format!(
+            "(and {} more; --output json has all)",
+            ranks.len() - shown.len()
+        ));
+    }
+    if let Some(bottleneck) = diagnose(ranks) {
+        page.line(bottleneck.words());
+    }
+    for (label, line) in trained::lines(first) {
+        page.line(format!("{label}: {line}"));
+    }
+    for warning in outcome::warnings(ranks) {
+        page.line(format!("WARNING: {warning}"));
+    }
+}
+
+/// What no phase accounts for: the loop's own cost.
+fn other_s(times: &PhaseTimes) -> f64 {
+    let known: f64 = PHASES.iter().map(|(_, read)| read(times)).sum();
+    (times.step_s - known).max(0.0)
+}
+
+/// `12.3 s  45 %`.
+fn share(seconds: f64, of: f64) -> String {
+    let percent = if of > 0.0 { 100.0 * seconds / of } else { 0.0 };
+    format!("{seconds:.1} s {percent:>3.0} %")
+}

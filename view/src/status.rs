@@ -1,0 +1,84 @@
+//! What can be said about one job in one line.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::job::JobStateName;
+use marquee_proto::v1::Job;
+
+use crate::progress::progress_text;
+use crate::{units, words};
+
+/// What follows the state: the reason, the progress, the time taken or the failure.
+#[must_use]
+pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
+    let reused = job.reused_from_job_id != 0;
+    let attempt = if job.attempt > 1 && job.elements.is_none() && !reused {
+        format!("attempt {}/{}", job.attempt, job.max_attempts)
+    } else {
+        String::new()
+    };
+    let text = match words::state_name(job) {
+        Some(JobStateName::Waiting | JobStateName::Queued) => match &job.failure {
+            Some(failure) => format!(
+                "{} (the last attempt failed, {}: {})",
+                job.reason,
+                words::failure_word(failure),
+                units::first_line(&failure.message)
+            ),
+            None => job.reason.clone(),
+        },
+        Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
+        Some(JobStateName::Running) => match &job.progress {
+            Some(progress) => progress_text(progress, now),
+            None => match words::ran_for(job, now) {
+                Some(length) => format!("for {}", units::duration(length)),
+                None => "starting".to_owned(),
+            },
+        },
+        Some(JobStateName::Succeeded) => match words::ran_for(job, now) {
+            _ if job.reused_from_job_id != 0 => {
+                format!("reused from job {}", job.reused_from_job_id)
+            }
+            Some(length) => format!("in {}", units::duration(length)),
+            None => String::new(),
+        },
+        Some(JobStateName::Failed) => job.failure.as_ref().map_or_else(String::new, |failure| {
+            format!(
+                "{}: {}",
+                words::failure_word(failure),
+                units::first_line(&failure.message)
+            )
+        }),
+        Some(JobStateName::Cancelled) => job.reason.clone(),
+        None => String::new(),
+    };
+    let elements = job.elements.as_ref().map(words::element_states);
+    [elements.unwrap_or_default(), attempt, text]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_proto::convert::timestamp;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn a_reused_step_says_whose_result_it_has() {
+        let job = Job {
+            state: marquee_proto::v1::JobState::Succeeded.into(),
+            attempt: 1,
+            started_at: Some(timestamp(at(0))),
+            finished_at: Some(timestamp(at(0))),
+            reused_from_job_id: 12,
+            ..Job::default()
+        };
+        assert_eq!(detail(&job, at(1)), "reused from job 12");
+    }
+}

@@ -1,0 +1,99 @@
+//! The hosts that take work, one row each.
+
+use chrono::{DateTime, Utc};
+use marquee_proto::v1::{self, Worker};
+use serde_json::Value;
+
+use crate::page::{Cell, Page, Tone, View, left, right, toned};
+use crate::{json, units, words};
+
+/// A listing of workers.
+#[derive(Debug)]
+pub struct Workers<'a>(pub &'a [Worker]);
+
+impl View for Workers<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        if self.0.is_empty() {
+            return;
+        }
+        let heads = [
+            left("NAME"),
+            left("STATE"),
+            right("SEEN"),
+            left("DEVICES"),
+            right("BUSY"),
+            right("MEMORY"),
+            left("FLAVOUR"),
+            left("RUNS"),
+        ];
+        page.table(
+            heads,
+            self.0.iter().map(|worker| row(worker, now)).collect(),
+        );
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        self.0.iter().map(json::worker).collect()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.0.iter().map(|worker| worker.name.clone()).collect()
+    }
+}
+
+fn row(worker: &Worker, now: DateTime<Utc>) -> Vec<Cell> {
+    let tone = match worker.state() {
+        v1::WorkerState::Online => Tone::Good,
+        v1::WorkerState::Lost => Tone::Bad,
+        v1::WorkerState::Left | v1::WorkerState::Unspecified => Tone::Faint,
+    };
+    let seen = units::time(worker.last_seen_at.as_ref())
+        .map(|at| format!("{} ago", units::about(units::between(at, now))))
+        .unwrap_or_default();
+    let inventory = worker.inventory.clone().unwrap_or_default();
+    let devices = devices(&inventory);
+    let busy: usize = worker.ranks.iter().map(|rank| rank.devices.len()).sum();
+    let offered = u64::from(inventory.cpu_slots) + inventory.gpus.len() as u64;
+    let runs = worker.ranks.iter().map(|rank| {
+        format!(
+            "{} {} rank {} on {}",
+            rank.job_id,
+            rank.job_name,
+            rank.rank,
+            words::devices(&rank.devices)
+        )
+    });
+    vec![
+        toned(worker.name.as_str(), Tone::Strong),
+        toned(words::worker_state(worker), tone),
+        seen.into(),
+        devices.into(),
+        format!("{busy}/{offered}").into(),
+        units::bytes(inventory.memory_bytes).into(),
+        inventory.flavour.into(),
+        runs.collect::<Vec<_>>().join("; ").into(),
+    ]
+}
+
+/// `2 cpu (4 threads each), 2 x Tesla K80 (11.2 GiB)`.
+fn devices(inventory: &v1::Inventory) -> String {
+    let mut parts = Vec::new();
+    if inventory.cpu_slots > 0 {
+        let threads = units::plural(inventory.threads_per_slot as usize, "thread");
+        parts.push(format!("{} cpu ({threads} each)", inventory.cpu_slots));
+    }
+    let mut rest = inventory.gpus.as_slice();
+    while let Some(gpu) = rest.first() {
+        let alike = |other: &&v1::Gpu| {
+            (other.name.as_str(), other.memory_bytes) == (gpu.name.as_str(), gpu.memory_bytes)
+        };
+        let many = rest.iter().take_while(alike).count();
+        parts.push(format!(
+            "{many} x {} ({})",
+            gpu.name,
+            units::bytes(gpu.memory_bytes)
+        ));
+        rest = &rest[many..];
+    }
+    parts.join(", ")
+}
