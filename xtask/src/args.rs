@@ -56,10 +56,13 @@ Example: cargo xtask test -- lost_worker
 ";
 
 const CHECK_HELP: &str = "\
-Run every static check: fmt, architecture rules, clippy, the trainer for old GPUs (types and lockfile
-alone), doc, .sqlx, linkage, systemd units
+Run every static check: fmt, architecture rules, circles of files, clippy, the trainer for old GPUs (types
+and lockfile alone), doc, .sqlx, linkage, systemd units
 
-Usage: cargo xtask check
+Usage: cargo xtask check [NAME..]
+
+Options:
+  NAME  only these, as the list at the end names them
 
 A check whose tool is not installed is listed as skipped, by name.
 ";
@@ -187,15 +190,18 @@ Measure a part of Marquee beside what teams use today, in one run, and print the
 Usage: cargo xtask bench GROUP [PART..] [--json] [--quick]
 
 Groups:
-  data   decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
-  train  training steps, from files to training, two ranks, and Marquee's own cost, beside PyTorch
-  input  what of a training step waits for pictures, reads the clock, writes checkpoints
+  data      decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
+  train     training steps, from files to training, two ranks, and Marquee's own cost, beside PyTorch
+  input     what of a training step waits for pictures, reads the clock, writes checkpoints
+  dispatch  jobs of the program true: how long one takes, how many a second with up to 100,000 queued, what each
+            asks of Postgres, beside bare processes, commits and calls; and a round of the scheduler
 
 Options:
-  PART         only these parts of the group; a wrong one lists them
-  --quick      fewer rounds, for a look (train, input)
-  --json       one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
-  --prep FILE  measure this marquee-prep instead of one that is built in the release profile first (data)
+  PART           only these parts of the group; a wrong one lists them
+  --quick        fewer rounds, for a look (train, input, dispatch)
+  --json         one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
+  --prep FILE    measure this marquee-prep instead of one that is built in the release profile first (data)
+  --bin-dir DIR  measure the daemons of another build, to compare with; the planner is this checkout's (dispatch)
 
 It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
 ";
@@ -244,7 +250,7 @@ pub(crate) enum Task {
     Setup,
     Demo(DemoOptions),
     Test { filter: Vec<String> },
-    Check,
+    Check { names: Vec<String> },
     Trainer(crate::trainer::Options),
     Transfer { to: Option<PathBuf> },
     Study { names: Vec<String> },
@@ -288,7 +294,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "test" if wants_help => Ok(Task::Help(TEST_HELP)),
         "test" => parse_test(rest),
         "check" if wants_help => Ok(Task::Help(CHECK_HELP)),
-        "check" => no_more("check", &rest, Task::Check),
+        "check" => parse_check(rest),
         "trainer" if wants_help => Ok(Task::Help(TRAINER_HELP)),
         "trainer" => parse_trainer(rest),
         "setup" if wants_help => Ok(Task::Help(SETUP_HELP)),
@@ -437,6 +443,19 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
         }
     }
     Ok(Task::Bench(options))
+}
+
+fn parse_check(words: Vec<String>) -> Result<Task> {
+    let names = crate::check::NAMES.join(", ");
+    for word in &words {
+        if word.starts_with('-') {
+            return Err(unknown("check", word));
+        }
+        if !crate::check::NAMES.contains(&word.as_str()) {
+            bail!(r#"there is no check "{word}"; the checks are {names}"#);
+        }
+    }
+    Ok(Task::Check { names: words })
 }
 
 fn parse_zoo_check(words: Vec<String>) -> Result<Task> {

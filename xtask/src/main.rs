@@ -56,7 +56,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Setup => setup::print_environment(),
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test { filter } => test::run(&workspace, &filter),
-        Task::Check => check::run(&workspace),
+        Task::Check { names } => check::run(&workspace, &names),
         Task::Trainer(options) => trainer::run(&workspace, &options),
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
