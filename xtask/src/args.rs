@@ -427,6 +427,7 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
         group,
         json: false,
         prep: None,
+        bin_dir: None,
         quick: false,
         parts: Vec::new(),
     };
@@ -436,6 +437,10 @@ fn parse_bench(words: Vec<String>) -> Result<Task> {
             "--prep" => match words.next() {
                 Some(file) => options.prep = Some(file.into()),
                 None => bail!(r#""--prep" needs FILE"#),
+            },
+            "--bin-dir" => match words.next() {
+                Some(folder) => options.bin_dir = Some(folder.into()),
+                None => bail!(r#""--bin-dir" needs DIR"#),
             },
             "--quick" => options.quick = true,
             part if !part.starts_with('-') => options.parts.push(word),

@@ -172,7 +172,7 @@ fn cpu_figure(what: &str, ours: Cost, peer: &Peer, theirs: Cost, ran: String) ->
     Figure {
         name: what.to_owned(),
         value: ours.cpu_ms,
-        unit: "CPU ms/picture",
+        unit: "CPU ms/picture".into(),
         is_less_better: true,
         reference: Some((peer.name.to_owned(), theirs.cpu_ms)),
         goal: peer.goal,
@@ -268,7 +268,7 @@ fn loader(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         sheet.add(Figure {
             name: "whole loader, as the clock says".to_owned(),
             value: 1_000.0 / costs[0].wall_ms,
-            unit: "pictures/s wall",
+            unit: "pictures/s wall".into(),
             is_less_better: false,
             reference: Some((peer.name.to_owned(), 1_000.0 / theirs.wall_ms)),
             goal: peer.goal,
@@ -302,7 +302,7 @@ fn shards(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let against = |name: &str, cost: Cost, least: f64| Figure {
         name: "raw shards".to_owned(),
         value: costs[0].cpu_ms,
-        unit: "CPU ms/picture",
+        unit: "CPU ms/picture".into(),
         is_less_better: true,
         reference: Some((name.to_owned(), cost.cpu_ms)),
         goal: Some(Goal::Ratio(least)),
@@ -333,7 +333,7 @@ fn tables(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
             let mut turns = [&mut ours, &mut agent].map(|agent| Turn { agent, items: 1 });
             let costs = take_turns(&mut turns, ROUNDS)?;
             sheet.add(Figure {
-                unit: "CPU ms",
+                unit: "CPU ms".into(),
                 ..cpu_figure(
                     what,
                     costs[0],

@@ -3,6 +3,7 @@
 //! Invariant: a ratio is how many times better than the reference we are, whether more or less of the
 //! unit is better; a value that is not a number meets no goal.
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,7 +25,7 @@ pub(super) struct Figure {
     pub(super) name: String,
     pub(super) value: f64,
     /// With the clock where it is a time: "CPU ms/picture", "pictures/s wall".
-    pub(super) unit: &'static str,
+    pub(super) unit: Cow<'static, str>,
     pub(super) is_less_better: bool,
     /// Who it is compared with, and their value in the same unit.
     pub(super) reference: Option<(String, f64)>,
@@ -198,7 +199,7 @@ mod tests {
         Figure {
             name: "decode".to_owned(),
             value,
-            unit: "CPU ms/picture",
+            unit: "CPU ms/picture".into(),
             is_less_better,
             reference: Some(("PIL".to_owned(), reference)),
             goal: Some(goal),

@@ -78,7 +78,7 @@ fn stall(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
             sheet.add(Figure {
                 name: format!("waits for input, {model} {side} px, {encoding} shards"),
                 value: median(&shares),
-                unit: "% of the step",
+                unit: "% of the step".into(),
                 is_less_better: true,
                 reference: None,
                 goal: (encoding == "raw").then_some(Goal::AtMost(STALL)),
@@ -122,7 +122,7 @@ fn clock(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     sheet.add(Figure {
         name: "the phase clock, simple-cnn 48x72 px".to_owned(),
         value: 100.0 * (with / without - 1.0),
-        unit: "% of the step",
+        unit: "% of the step".into(),
         is_less_better: true,
         reference: None,
         goal: Some(Goal::AtMost(CLOCK)),
@@ -164,7 +164,7 @@ fn checkpoints(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         sheet.add(Figure {
             name: format!("TensorBoard and checkpoints, {model} 224 px"),
             value: median(&more),
-            unit: "% of the step",
+            unit: "% of the step".into(),
             is_less_better: true,
             reference: None,
             goal: Some(Goal::AtMost(CHECKPOINTS)),

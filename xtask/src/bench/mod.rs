@@ -7,6 +7,7 @@
 
 mod agent;
 mod data;
+mod dispatch;
 mod figure;
 mod input;
 mod train;
@@ -24,13 +25,15 @@ pub(crate) enum Group {
     Data,
     Train,
     Input,
+    Dispatch,
 }
 
 impl Group {
-    pub(crate) const ALL: [(&'static str, Self); 3] = [
+    pub(crate) const ALL: [(&'static str, Self); 4] = [
         ("data", Self::Data),
         ("train", Self::Train),
         ("input", Self::Input),
+        ("dispatch", Self::Dispatch),
     ];
 
     pub(crate) fn named(word: &str) -> Option<Self> {
@@ -43,6 +46,7 @@ impl Group {
             Self::Data => data::PARTS,
             Self::Train => train::PARTS,
             Self::Input => input::PARTS,
+            Self::Dispatch => dispatch::PARTS,
         }
     }
 }
@@ -54,6 +58,8 @@ pub(crate) struct Options {
     pub json: bool,
     /// A `marquee-prep` to measure instead of one that is built first.
     pub prep: Option<PathBuf>,
+    /// A build whose daemons are measured instead of this checkout's.
+    pub bin_dir: Option<PathBuf>,
     /// Fewer rounds: for a look, not for a figure.
     pub quick: bool,
     /// Only these parts of the group; none: all.
@@ -81,6 +87,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         Group::Data => data::run(workspace, options, &mut sheet)?,
         Group::Train => train::run(workspace, options, &mut sheet)?,
         Group::Input => input::run(workspace, options, &mut sheet)?,
+        Group::Dispatch => dispatch::run(workspace, options, &mut sheet)?,
     }
     sheet.finish()
 }

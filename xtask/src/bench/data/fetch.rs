@@ -51,7 +51,7 @@ fn at_a_rate(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     sheet.add(Figure {
         name: "fetch at a set rate".to_owned(),
         value: requests / spent.wall_s,
-        unit: "requests/s wall",
+        unit: "requests/s wall".into(),
         is_less_better: false,
         reference: Some(("the rate".to_owned(), RATE as f64)),
         goal: Some(Goal::Ratio(0.9)),
@@ -109,7 +109,7 @@ fn beside_a_plain_client(
     sheet.add(Figure {
         name: format!("fetch as fast as it goes, {what}"),
         value: asked.len() as f64 / spent.wall_s,
-        unit: "requests/s wall",
+        unit: "requests/s wall".into(),
         is_less_better: false,
         reference: Some((
             "the server to a plain client".to_owned(),
@@ -169,7 +169,7 @@ fn a_million(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     sheet.add(Figure {
         name: "fetch of a million films, memory".to_owned(),
         value: peak,
-        unit: "MB (VmHWM)",
+        unit: "MB (VmHWM)".into(),
         is_less_better: true,
         reference: None,
         goal: Some(Goal::AtMost(200.0)),

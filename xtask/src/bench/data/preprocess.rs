@@ -29,7 +29,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     sheet.add(Figure {
         name: "preprocess, cores busy".to_owned(),
         value: 100.0 * spent.cpu_s / spent.wall_s / f64::from(THREADS),
-        unit: "%",
+        unit: "%".into(),
         is_less_better: false,
         reference: None,
         goal: Some(Goal::AtLeast(90.0)),

@@ -91,7 +91,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
                 case.model, case.side, case.precision, case.encoding
             ),
             value: rate,
-            unit: "pictures/s wall",
+            unit: "pictures/s wall".into(),
             is_less_better: false,
             reference: Some(("DataLoader".to_owned(), best)),
             goal: Some(Goal::Ratio(case.goal)),

@@ -124,7 +124,7 @@ fn report(sheet: &mut Sheet, ours: &[Took], hands: &[Took]) {
     sheet.add(Figure {
         name: "a step under Marquee, beyond by hand".to_owned(),
         value: median(&more),
-        unit: "% of its wall time",
+        unit: "% of its wall time".into(),
         is_less_better: true,
         reference: None,
         goal: Some(Goal::AtMost(STEP)),
@@ -139,7 +139,7 @@ fn report(sheet: &mut Sheet, ours: &[Took], hands: &[Took]) {
     sheet.add(Figure {
         name: "coordinator, Postgres and worker, over a job".to_owned(),
         value: middle(ours, |took| took.daemons_s),
-        unit: "CPU s",
+        unit: "CPU s".into(),
         is_less_better: true,
         reference: None,
         goal: None,
@@ -151,7 +151,7 @@ fn report(sheet: &mut Sheet, ours: &[Took], hands: &[Took]) {
     sheet.add(Figure {
         name: "submit to result, beyond by hand".to_owned(),
         value: median(&extra),
-        unit: "s wall",
+        unit: "s wall".into(),
         is_less_better: true,
         reference: None,
         goal: Some(Goal::AtMost(IN_ALL_S)),

@@ -68,7 +68,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let figure = |name: &str, ours: &Trainee, peer: &Trainee, goal: Option<f64>| Figure {
         name: name.to_owned(),
         value: ours.wall_ms(),
-        unit: "wall ms/step",
+        unit: "wall ms/step".into(),
         is_less_better: true,
         reference: Some((peer.name.to_owned(), peer.wall_ms())),
         goal: goal.map(Goal::Ratio),

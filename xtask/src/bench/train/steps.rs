@@ -131,7 +131,7 @@ fn figure(
     Figure {
         name: format!("{} step, {}", case.model, mode.name),
         value: ours.cpu_ms(),
-        unit: "CPU ms/step",
+        unit: "CPU ms/step".into(),
         is_less_better: true,
         reference: Some((peer.name.to_owned(), peer.cpu_ms())),
         goal: Some(Goal::Ratio(goal)),
