@@ -2,23 +2,23 @@
 //! that looks like a cluster.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, chown};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::sys::signal::Signal;
-use uuid::Uuid;
-
-use super::find::{self, Binaries};
-use super::launch::{self, Rights};
-use super::{PostgresError, io_error, leftover, socket};
+use crate::find::{self, Binaries};
+use crate::rights::Rights;
+use crate::server::Server;
+use crate::{PostgresError, launch, leftover, socket};
 
 /// The role of the private cluster.
 const ROLE: &str = "marquee";
 /// The database is the one that initdb makes. One of our own would have to be copied at the first
 /// start, and its 300 files synced before the first stop.
 const DATABASE: &str = "postgres";
+/// Where the kernel gives random bytes.
+const RANDOM: &str = "/dev/urandom";
 /// The server's log is moved aside at a start where it is larger than this.
 const LOG_MAX_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -29,10 +29,11 @@ pub struct Cluster {
     rights: Rights,
     launcher: PathBuf,
     /// The folder that PostgreSQL calls PGDATA.
-    pub(super) data: PathBuf,
-    pub(super) log: PathBuf,
+    data: PathBuf,
+    log: PathBuf,
     socket_folder: PathBuf,
     password: String,
+    notes: Vec<String>,
 }
 
 impl Cluster {
@@ -46,8 +47,8 @@ impl Cluster {
         let data = data_dir.join("postgres");
         let made_by = version_of(&data)?;
         let binaries = find::find(postgres_bin, made_by, &data)?;
-        let rights = Rights::find(launcher, &binaries.folder.join("postgres"))?;
-        let cluster = Self {
+        let rights = launch::rights(launcher, &binaries.folder.join("postgres"))?;
+        let mut cluster = Self {
             socket_folder: socket::folder(data_dir, &rights)?,
             password: password(&data_dir.join("postgres.password"), &rights)?,
             log: data_dir.join("postgres.log"),
@@ -55,11 +56,15 @@ impl Cluster {
             binaries,
             rights,
             data,
+            notes: Vec::new(),
         };
         if made_by.is_none() {
             cluster.make(data_dir)?;
+            let note = format!("made a private Postgres cluster in {:?}", cluster.data);
+            cluster.notes.push(note);
         }
-        leftover::clear(&cluster.data, &cluster.socket_folder)?;
+        let stopped = leftover::clear(&cluster.data, &cluster.socket_folder)?;
+        cluster.notes.extend(stopped);
         Ok(cluster)
     }
 
@@ -74,6 +79,27 @@ impl Cluster {
         )
     }
 
+    /// What had to be done to open it, for a log.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Where the server writes its log.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts the server, and returns when it takes connections. `given_up` waits for so long, and says
+    /// whether to stop waiting for the server.
+    pub fn start(
+        &self,
+        given_up: impl FnMut(std::time::Duration) -> bool,
+    ) -> Result<Server, PostgresError> {
+        Server::start(&mut self.server()?, &self.data, &self.log, given_up)
+    }
+
     /// The major version of the server.
     #[must_use]
     pub fn major(&self) -> u32 {
@@ -83,11 +109,10 @@ impl Cluster {
     fn make(&self, data_dir: &Path) -> Result<(), PostgresError> {
         let aside = data_dir.join("postgres.new");
         if aside.exists() {
-            fs::remove_dir_all(&aside).map_err(io_error("remove", &aside))?;
+            fs::remove_dir_all(&aside).map_err(PostgresError::io("remove", &aside))?;
         }
-        fs::create_dir(&aside).map_err(io_error("create", &aside))?;
-        give_to(&self.rights, &aside)?;
-        tracing::info!(version = self.binaries.major, data = ?self.data, "making a private Postgres cluster");
+        fs::create_dir(&aside).map_err(PostgresError::io("create", &aside))?;
+        self.rights.give(&aside)?;
         let output = self
             .command("initdb")
             .arg("--pgdata")
@@ -105,7 +130,7 @@ impl Cluster {
             ])
             .args(["--locale", "C", "--no-instructions"])
             .output()
-            .map_err(io_error("start", &self.launcher))?;
+            .map_err(PostgresError::io("start", &self.launcher))?;
         if !output.status.success() {
             let text = [output.stdout, output.stderr].concat();
             let output = String::from_utf8_lossy(&text).trim_end().to_owned();
@@ -114,21 +139,21 @@ impl Cluster {
                 output,
             });
         }
-        fs::rename(&aside, &self.data).map_err(io_error("rename to", &self.data))
+        fs::rename(&aside, &self.data).map_err(PostgresError::io("rename to", &self.data))
     }
 
     /// The command that runs the server.
-    pub(super) fn server(&self) -> Result<Command, PostgresError> {
+    fn server(&self) -> Result<Command, PostgresError> {
         if fs::metadata(&self.log).is_ok_and(|meta| meta.len() > LOG_MAX_BYTES) {
             let old = self.log.with_extension("log.old");
-            fs::rename(&self.log, &old).map_err(io_error("rename", &self.log))?;
+            fs::rename(&self.log, &old).map_err(PostgresError::io("rename", &self.log))?;
         }
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(&self.log);
-        let log = log.map_err(io_error("open", &self.log))?;
+        let log = log.map_err(PostgresError::io("open", &self.log))?;
         let mut command = self.command("postgres");
         command
             .arg("-D")
@@ -149,24 +174,12 @@ impl Cluster {
         ] {
             command.arg("-c").arg(setting);
         }
-        let also = log.try_clone().map_err(io_error("open", &self.log))?;
+        let also = log
+            .try_clone()
+            .map_err(PostgresError::io("open", &self.log))?;
         command.stdout(Stdio::from(also)).stderr(Stdio::from(log));
         Ok(command)
     }
-
-    /// Whether the server that is process `pid` says that it takes connections.
-    pub(super) fn is_ready(&self, pid: u32) -> bool {
-        // Line 1 is the process, line 8 the state (src/include/utils/pidfile.h of PostgreSQL).
-        let text = fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
-        let mut lines = text.lines();
-        let is_its_own = lines
-            .next()
-            .is_some_and(|line| line.trim() == pid.to_string());
-        is_its_own && lines.nth(6).is_some_and(|line| line.trim() == "ready")
-    }
-
-    /// The signal that asks for a fast shutdown, and the one that asks to quit without.
-    pub(super) const STOP: [Signal; 2] = [Signal::SIGINT, Signal::SIGQUIT];
 
     fn command(&self, program: &str) -> Command {
         launch::command(
@@ -178,15 +191,15 @@ impl Cluster {
 }
 
 /// The major version of the cluster in `data`, if there is one.
-pub(super) fn version_of(data: &Path) -> Result<Option<u32>, PostgresError> {
+pub(crate) fn version_of(data: &Path) -> Result<Option<u32>, PostgresError> {
     let file = data.join("PG_VERSION");
     match fs::read_to_string(&file) {
         Ok(text) => text.trim().parse().map(Some).map_err(|_| {
             let error = io::Error::other(format!("it holds {text:?}, which is no major version"));
-            io_error("read", &file)(error)
+            PostgresError::io("read", &file)(error)
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("read", &file)(error)),
+        Err(error) => Err(PostgresError::io("read", &file)(error)),
     }
 }
 
@@ -197,26 +210,25 @@ fn password(file: &Path, rights: &Rights) -> Result<String, PostgresError> {
         // Empty: killed while it was written, so no cluster has it.
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io_error("read", file)(error)),
+        Err(error) => return Err(PostgresError::io("read", file)(error)),
     }
-    // Two random UUIDs: 244 random bits, and nothing that an URL would have to escape.
-    let password = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let password = random_hex().map_err(PostgresError::io("read", Path::new(RANDOM)))?;
     let mut options = OpenOptions::new();
     options.create(true).truncate(true).write(true).mode(0o600);
-    let mut open = options.open(file).map_err(io_error("create", file))?;
-    writeln!(open, "{password}").map_err(io_error("write", file))?;
-    open.sync_all().map_err(io_error("fsync", file))?;
-    give_to(rights, file)?;
+    let mut open = options
+        .open(file)
+        .map_err(PostgresError::io("create", file))?;
+    writeln!(open, "{password}").map_err(PostgresError::io("write", file))?;
+    open.sync_all().map_err(PostgresError::io("fsync", file))?;
+    rights.give(file)?;
     Ok(password)
 }
 
-/// Gives a file to the account that the server runs as, where that is another than ours.
-pub(super) fn give_to(rights: &Rights, path: &Path) -> Result<(), PostgresError> {
-    match rights {
-        Rights::Keep | Rights::Namespace => Ok(()),
-        Rights::Account(user) => chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-            .map_err(io_error("give away", path)),
-    }
+/// 256 random bits as text that an URL need not escape.
+fn random_hex() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    fs::File::open(RANDOM)?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn percent_encode(bytes: &[u8]) -> String {
@@ -233,6 +245,20 @@ fn percent_encode(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_made_once_and_kept() {
+        let folder = crate::fresh_folder().unwrap();
+        let file = folder.join("password");
+        let first = password(&file, &Rights::Keep).unwrap();
+        assert_eq!(first.len(), 64);
+        assert!(first.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_eq!(password(&file, &Rights::Keep).unwrap(), first);
+        // A start that was killed while it wrote: no cluster has that password yet.
+        fs::write(&file, "").unwrap();
+        assert_ne!(password(&file, &Rights::Keep).unwrap(), first);
+        fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_path_in_an_url_is_escaped() {

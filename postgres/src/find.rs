@@ -5,14 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{MAJOR_MIN, PostgresError};
+use crate::{MAJOR_MIN, PostgresError};
 
 /// A folder that holds working server binaries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Binaries {
-    pub(super) folder: PathBuf,
-    pub(super) major: u32,
+pub struct Binaries {
+    pub folder: PathBuf,
+    pub major: u32,
 }
+
+/// Names the folder of the programs for whoever has no settings file: tests and tasks.
+pub const BIN_VARIABLE: &str = "MARQUEE_POSTGRES_BIN";
 
 /// Folders whose children are installations, and what leads from a child to its programs.
 const VERSIONED: [(&str, &str, &str); 6] = [
@@ -29,7 +32,7 @@ const VERSIONED: [(&str, &str, &str); 6] = [
 
 /// The binaries to use: those in `configured` if it is given; else of all installed ones those of
 /// version `wanted` (the one that made the cluster), or the newest for a new cluster.
-pub(super) fn find(
+pub(crate) fn find(
     configured: Option<&Path>,
     wanted: Option<u32>,
     data: &Path,
@@ -42,10 +45,8 @@ pub(super) fn find(
         None => installed(),
     };
     if found.is_empty() {
-        return Err(PostgresError::NotFound);
+        return Err(not_found());
     }
-    // Newest first; the sort is stable, so that PATH goes before the usual places.
-    found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
     let Some(made_by) = wanted else {
         return Ok(found.remove(0));
     };
@@ -63,7 +64,24 @@ pub(super) fn find(
         })
 }
 
-fn installed() -> Vec<Binaries> {
+/// Those that [`BIN_VARIABLE`] names, else the newest that are installed.
+pub fn by_environment() -> Result<Binaries, PostgresError> {
+    match std::env::var_os(BIN_VARIABLE).filter(|value| !value.is_empty()) {
+        Some(folder) => look_into(Path::new(&folder)).ok_or(PostgresError::NotThere(folder.into())),
+        None => installed().into_iter().next().ok_or_else(not_found),
+    }
+}
+
+fn not_found() -> PostgresError {
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    PostgresError::NotFound {
+        install: install_line(std::env::consts::OS, &os_release).into(),
+    }
+}
+
+/// All that are new enough, newest first.
+#[must_use]
+pub fn installed() -> Vec<Binaries> {
     let mut folders: Vec<PathBuf> = Vec::new();
     folders.extend(
         std::env::var_os("PATH")
@@ -80,10 +98,13 @@ fn installed() -> Vec<Binaries> {
     }
     let mut seen = BTreeSet::new();
     folders.retain(|folder| seen.insert(folder.clone()));
-    folders
+    let mut found: Vec<Binaries> = folders
         .iter()
         .filter_map(|folder| look_into(folder))
-        .collect()
+        .collect();
+    // The sort is stable, so that PATH goes before the usual places.
+    found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
+    found
 }
 
 fn pg_config_bindir() -> Option<PathBuf> {
@@ -93,7 +114,9 @@ fn pg_config_bindir() -> Option<PathBuf> {
     ))
 }
 
-fn look_into(folder: &Path) -> Option<Binaries> {
+/// The programs in `folder`, where both are there, start, and are new enough.
+#[must_use]
+pub fn look_into(folder: &Path) -> Option<Binaries> {
     if !folder.is_absolute() || !folder.join("initdb").is_file() {
         return None;
     }
@@ -113,15 +136,7 @@ fn major_of(version: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// The line that installs the binaries on this system.
-pub(super) fn how_to_install() -> String {
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    format!(
-        "install one with \"{}\"",
-        install_line(std::env::consts::OS, &os_release)
-    )
-}
-
+/// The line that installs the binaries on a system.
 fn install_line(os: &str, os_release: &str) -> &'static str {
     let ids: Vec<&str> = os_release
         .lines()
@@ -176,9 +191,10 @@ mod tests {
 
     #[test]
     fn a_folder_without_programs_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = find(Some(folder.path()), None, Path::new("/data")).unwrap_err();
+        let folder = crate::fresh_folder().unwrap();
+        let error = find(Some(&folder), None, Path::new("/data")).unwrap_err();
         assert!(matches!(error, PostgresError::NotThere(_)), "{error}");
+        fs::remove_dir(folder).unwrap();
     }
 
     #[test]

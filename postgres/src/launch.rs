@@ -7,14 +7,15 @@
 //! root look like nobody while files stay root's; where the kernel does not give one, the child
 //! becomes another user.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{User, geteuid};
 
-use super::PostgresError;
+use crate::PostgresError;
+use crate::rights::Rights;
 
 /// The hidden subcommand of our binary that calls [`become_program`].
 pub const SUBCOMMAND: &str = "become-postgres-program";
@@ -22,66 +23,32 @@ pub const SUBCOMMAND: &str = "become-postgres-program";
 /// Accounts that a process of root may become, in this order.
 const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 
-/// How a PostgreSQL program gets rid of root's rights.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rights {
-    /// We are not root.
-    Keep,
-    /// Into a user namespace of its own.
-    Namespace,
-    /// By becoming this user; the cluster's files are this user's.
-    Account(User),
-}
-
-/// How to be named on the launcher's command line.
-impl Rights {
-    fn word(&self) -> String {
-        match self {
-            Self::Keep => "keep".into(),
-            Self::Namespace => "namespace".into(),
-            Self::Account(user) => format!("account:{}", user.name),
-        }
+/// The rights that work here. `launcher` is our own binary, `postgres` any program that leaves at once.
+pub(crate) fn rights(launcher: &Path, postgres: &Path) -> Result<Rights, PostgresError> {
+    if !geteuid().is_root() {
+        return Ok(Rights::Keep);
     }
-
-    fn from_word(word: &str) -> Option<Self> {
-        match word {
-            "keep" => Some(Self::Keep),
-            "namespace" => Some(Self::Namespace),
-            other => {
-                let name = other.strip_prefix("account:")?;
-                User::from_name(name).ok().flatten().map(Self::Account)
-            }
-        }
-    }
-
-    /// What works here. `launcher` is our own binary, `program` any that leaves at once.
-    pub(super) fn find(launcher: &Path, postgres: &Path) -> Result<Self, PostgresError> {
-        if !geteuid().is_root() {
-            return Ok(Self::Keep);
-        }
-        let namespace = Self::Namespace;
-        let account = ACCOUNTS
-            .iter()
-            .find_map(|name| User::from_name(name).ok().flatten())
-            .map(Self::Account);
-        [Some(namespace), account]
-            .into_iter()
-            .flatten()
-            .find(|rights| {
-                let mut probe = command(launcher, rights, postgres);
-                let probe = probe
-                    .arg("--version")
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null());
-                probe.status().is_ok_and(|status| status.success())
-            })
-            .ok_or(PostgresError::Root)
-    }
+    let account = ACCOUNTS
+        .iter()
+        .find_map(|name| User::from_name(name).ok().flatten())
+        .map(Rights::Account);
+    [Some(Rights::Namespace), account]
+        .into_iter()
+        .flatten()
+        .find(|rights| {
+            let mut probe = command(launcher, rights, postgres);
+            let probe = probe
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            probe.status().is_ok_and(|status| status.success())
+        })
+        .ok_or(PostgresError::Root)
 }
 
 /// A command that runs `program` with `rights`, tied to the calling thread: when that ends, the
 /// program gets SIGINT, which is PostgreSQL's fast shutdown.
-pub(super) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Command {
+pub(crate) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Command {
     let mut command = Command::new(launcher);
     command
         .arg(SUBCOMMAND)
@@ -104,48 +71,67 @@ pub(super) fn command(launcher: &Path, rights: &Rights, program: &Path) -> Comma
 /// Becomes a PostgreSQL program; returns only what went wrong. `args` are those that `command`
 /// gave: rights, the parent's process id, the program and its arguments. Must be called before any
 /// thread is started.
-pub fn become_program(args: &[OsString]) -> anyhow::Error {
+#[must_use]
+pub fn become_program(args: &[OsString]) -> PostgresError {
     match prepare(args) {
-        Ok(mut program) => anyhow::Error::from(program.exec())
-            .context(format!("could not start {:?}", program.get_program())),
-        Err(error) => error,
+        Ok(mut program) => {
+            let error = program.exec();
+            let name = program.get_program();
+            PostgresError::Launch(format!("could not start {name:?}: {error}"))
+        }
+        Err(why) => PostgresError::Launch(why),
     }
 }
 
-fn prepare(args: &[OsString]) -> anyhow::Result<Command> {
+fn prepare(args: &[OsString]) -> Result<Command, String> {
     let [rights, parent, program, args @ ..] = args else {
-        anyhow::bail!("usage: {SUBCOMMAND} RIGHTS PARENT PROGRAM [ARGUMENT]...");
+        return Err(format!(
+            "usage: {SUBCOMMAND} RIGHTS PARENT PROGRAM [ARGUMENT]..."
+        ));
     };
-    let rights = rights.to_str().and_then(Rights::from_word);
-    let rights = rights.ok_or_else(|| anyhow::anyhow!("unknown rights"))?;
-    let parent: i32 = parent.to_string_lossy().parse()?;
+    let text = |word: &OsStr| word.to_string_lossy().into_owned();
+    let known = Rights::from_word(&text(rights));
+    let rights = known.ok_or_else(|| format!("unknown rights {rights:?}"))?;
+    let parent: i32 = text(parent)
+        .parse()
+        .map_err(|_| format!("{parent:?} is no process"))?;
 
-    leave_root(&rights)?;
+    let failed = |error: nix::Error| format!("could not become an ordinary user: {error}");
+    rights.leave_root().map_err(failed)?;
     // After the change of rights, which would clear it.
     #[cfg(target_os = "linux")]
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGINT)?;
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGINT)
+        .map_err(|error| format!("could not ask for a signal at our parent's end: {error}"))?;
     // Whoever died before that was in place sends no signal.
-    anyhow::ensure!(
-        nix::unistd::getppid().as_raw() == parent,
-        "the coordinator is gone"
-    );
-
+    if nix::unistd::getppid().as_raw() != parent {
+        return Err("whoever started this is gone".into());
+    }
     let mut command = Command::new(program);
     command.args(args);
     Ok(command)
 }
 
-fn leave_root(rights: &Rights) -> anyhow::Result<()> {
-    match rights {
-        Rights::Keep => {}
-        #[cfg(target_os = "linux")]
-        Rights::Namespace => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER)?,
-        #[cfg(not(target_os = "linux"))]
-        Rights::Namespace => anyhow::bail!("this system has no user namespaces"),
-        Rights::Account(user) => {
-            nix::unistd::setgid(user.gid)?;
-            nix::unistd::setuid(user.uid)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_order_to_start_a_program_is_refused() {
+        let ppid = nix::unistd::getppid().as_raw().to_string();
+        for (words, says) in [
+            (vec!["keep"], "usage: "),
+            (vec!["all", &ppid, "/bin/true"], "unknown rights \"all\""),
+            (
+                vec!["account:nobody-of-that-name", &ppid, "/bin/true"],
+                "unknown rights",
+            ),
+            (vec!["keep", "me", "/bin/true"], "\"me\" is no process"),
+            // Ours is another: a server that is started after its coordinator's end must not run.
+            (vec!["keep", "1000000000", "/bin/true"], "is gone"),
+        ] {
+            let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
+            let error = become_program(&words).to_string();
+            assert!(error.contains(says), "{words:?}: {error}");
         }
     }
-    Ok(())
 }

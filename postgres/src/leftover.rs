@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{PostgresError, io_error};
+use crate::PostgresError;
 
 /// How long a server may take for a fast shutdown: it writes a checkpoint, a fraction of a second
 /// for ours, seconds on a busy disk. Quitting earlier would not help: recovery then syncs every
@@ -22,11 +22,12 @@ const KILL: Duration = Duration::from_secs(5);
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// Waits until no process of an earlier server works in `data`, after telling it to stop. The
-/// caller holds the data folder's lock, so such a server serves nobody any more.
-pub(super) fn clear(data: &Path, socket_folder: &Path) -> Result<(), PostgresError> {
+/// caller holds the data folder's lock, so such a server serves nobody any more. What was done, in words.
+pub(crate) fn clear(data: &Path, socket_folder: &Path) -> Result<Vec<String>, PostgresError> {
     let pid_file = data.join("postmaster.pid");
+    let mut notes = Vec::new();
     let Some(postmaster) = postmaster_pid(&pid_file) else {
-        return Ok(());
+        return Ok(notes);
     };
     let steps = [
         (Signal::SIGINT, FAST),
@@ -39,12 +40,15 @@ pub(super) fn clear(data: &Path, socket_folder: &Path) -> Result<(), PostgresErr
         loop {
             let working = processes_in(data, postmaster);
             if working.is_empty() {
-                return forget(&pid_file, socket_folder);
+                forget(&pid_file, socket_folder)?;
+                return Ok(notes);
             }
             // Only the postmaster: it tells its children, and they leave by themselves without it.
             // The number alone proves nothing: it may be somebody else's by now.
             if !told && working.contains(&postmaster) {
-                tracing::info!(?working, %signal, "stopping the postgres of an earlier coordinator");
+                notes.push(format!(
+                    "sent {signal} to {postmaster}, a postgres that an earlier start left behind"
+                ));
                 let _ = kill(postmaster, signal);
                 told = true;
             }
@@ -114,7 +118,7 @@ fn forget(pid_file: &Path, socket_folder: &Path) -> Result<(), PostgresError> {
         match fs::remove_file(file) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error("remove", file)(error)),
+            Err(error) => return Err(PostgresError::io("remove", file)(error)),
         }
     }
     Ok(())
@@ -124,13 +128,28 @@ fn forget(pid_file: &Path, socket_folder: &Path) -> Result<(), PostgresError> {
 mod tests {
     use super::*;
 
+    /// A folder of a test's own, removed with it.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(crate::fresh_folder().unwrap())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
     #[test]
     fn files_that_name_another_process_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         // This very process lives, but does not work in the folder.
-        let pid_file = folder.path().join("postmaster.pid");
+        let pid_file = folder.0.join("postmaster.pid");
         fs::write(&pid_file, format!("{}\n/data\n", std::process::id())).unwrap();
-        clear(folder.path(), folder.path()).unwrap();
+        clear(&folder.0, &folder.0).unwrap();
         assert!(!pid_file.exists());
     }
 
@@ -138,7 +157,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn waiting_postgres(folder: &Path) -> std::process::Child {
         let program = folder.join("postgres");
-        fs::copy("/bin/sleep", &program).unwrap();
+        // Not by this process: a test beside this one that starts a child at that moment would hold the
+        // file open for writing, and it could not be run.
+        let copied = std::process::Command::new("cp")
+            .arg("/bin/sleep")
+            .arg(&program)
+            .status();
+        assert!(copied.unwrap().success());
         let mut command = std::process::Command::new(&program);
         command.arg("60").current_dir(folder).spawn().unwrap()
     }
@@ -146,13 +171,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_server_that_works_in_the_folder_is_told_to_stop_and_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = waiting_postgres(folder.path());
-        let pid_file = folder.path().join("postmaster.pid");
+        let folder = Folder::new();
+        let mut child = waiting_postgres(&folder.0);
+        let pid_file = folder.0.join("postmaster.pid");
         fs::write(&pid_file, format!("{}\n", child.id())).unwrap();
         // Somebody must collect the child, or it stays as a zombie (which has no folder any more).
         let waiter = std::thread::spawn(move || child.wait().unwrap());
-        clear(folder.path(), folder.path()).unwrap();
+        clear(&folder.0, &folder.0).unwrap();
         assert!(!waiter.join().unwrap().success());
         assert!(!pid_file.exists());
     }
@@ -160,11 +185,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_process_that_has_the_number_by_accident_is_let_alone() {
-        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut bystander = waiting_postgres(elsewhere.path());
-        let pid_file = folder.path().join("postmaster.pid");
+        let (folder, elsewhere) = (Folder::new(), Folder::new());
+        let mut bystander = waiting_postgres(&elsewhere.0);
+        let pid_file = folder.0.join("postmaster.pid");
         fs::write(&pid_file, format!("{}\n", bystander.id())).unwrap();
-        clear(folder.path(), folder.path()).unwrap();
+        clear(&folder.0, &folder.0).unwrap();
         assert!(bystander.try_wait().unwrap().is_none(), "it still runs");
         bystander.kill().unwrap();
         bystander.wait().unwrap();

@@ -4,8 +4,8 @@
 //! `cargo xtask demo --json` is the JSON object and nothing else.
 //!
 //! Architecture Invariant: xtask knows the other crates only as packages to build and binaries to
-//! run; it depends on none of them, so that it compiles in seconds. What a demo does is in the CLI
-//! (`marquee demo`); what a daemon does with Postgres is in the coordinator.
+//! run, so that it compiles in seconds; it depends on none of them but `marquee-postgres`, which is small
+//! and starts the private Postgres of a task. What a demo does is in the CLI (`marquee demo`).
 
 mod args;
 mod bench;

@@ -12,13 +12,20 @@ use crate::workspace::{Package, Workspace};
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-domain", &[]),
     ("marquee-proto", &["marquee-domain"]),
-    ("marquee-store", &["marquee-domain"]),
+    ("marquee-postgres", &[]),
+    // The starter is for its tests.
+    ("marquee-store", &["marquee-domain", "marquee-postgres"]),
     ("marquee-datasets", &["marquee-domain"]),
     ("marquee-evaluation", &["marquee-domain"]),
     ("marquee-weights", &["marquee-domain"]),
     (
         "marquee-coordinator",
-        &["marquee-domain", "marquee-proto", "marquee-store"],
+        &[
+            "marquee-domain",
+            "marquee-postgres",
+            "marquee-proto",
+            "marquee-store",
+        ],
     ),
     ("marquee-worker", &["marquee-domain", "marquee-proto"]),
     (
@@ -43,7 +50,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-evaluation",
         ],
     ),
-    ("marquee-xtask", &[]),
+    ("marquee-xtask", &["marquee-postgres"]),
 ];
 
 /// Foreign crates that only the packages named may depend on.
@@ -62,6 +69,11 @@ const NEVER_IN: &[(&str, &[&str])] = &[
     ),
     ("marquee-evaluation", &["tokio", "tonic", "reqwest"]),
     ("marquee-trainer", &["tonic", "tonic-prost", "reqwest"]),
+    // xtask waits for it.
+    (
+        "marquee-postgres",
+        &["tokio", "tracing", "thiserror", "anyhow", "serde"],
+    ),
     ("marquee-xtask", &["tokio", "clap", "reqwest"]),
 ];
 

@@ -28,10 +28,6 @@ const TOLERATED: &[&[&str]] = &[
         "coordinator/src/lifecycle/dependents.rs",
     ],
     &[
-        "coordinator/src/postgres/cluster.rs",
-        "coordinator/src/postgres/socket.rs",
-    ],
-    &[
         "datasets/src/catalogue/faults.rs",
         "datasets/src/catalogue/storm.rs",
     ],
