@@ -9,10 +9,20 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::args::DemoOptions;
 use crate::setup::{self, Setup};
 use crate::workspace::Workspace;
 use crate::{process, report};
+
+/// The options of `demo`, handed on to `marquee demo`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub keep: bool,
+    pub json: bool,
+    pub films: Option<u32>,
+    pub data_dir: Option<String>,
+    /// Words for the CLI that mean nothing to this crate.
+    pub more: Vec<String>,
+}
 
 /// The packages whose binaries the demo runs.
 const PACKAGES: [&str; 5] = [
@@ -23,7 +33,7 @@ const PACKAGES: [&str; 5] = [
     "marquee-cli",
 ];
 
-pub(crate) fn run(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
     print_plan(workspace, options);
     let setup = Setup::ensure()?;
@@ -41,7 +51,7 @@ pub(crate) fn run(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCo
     Err(error).with_context(|| format!("cannot start {}", process::line(&command)))
 }
 
-fn print_plan(workspace: &Workspace, options: &DemoOptions) {
+fn print_plan(workspace: &Workspace, options: &Options) {
     eprintln!(
         "Marquee's demo: from posters behind an API to a trained, evaluated model, all on this machine."
     );
@@ -77,7 +87,7 @@ fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
     process::run(setup.apply(&mut command))
 }
 
-fn demo_command(workspace: &Workspace, setup: &Setup, options: &DemoOptions) -> Command {
+fn demo_command(workspace: &Workspace, setup: &Setup, options: &Options) -> Command {
     let mut command = Command::new(workspace.bin_dir.join("marquee"));
     command.arg("demo");
     if options.keep {

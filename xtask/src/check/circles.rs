@@ -10,8 +10,7 @@ mod lexer;
 mod modules;
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -50,25 +49,21 @@ const TOLERATED: &[&[&str]] = &[
 ];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
-    let broken = judge(&of_checkout(&workspace.root)?, TOLERATED);
+    let folders = workspace.packages.iter().map(|package| &package.folder);
+    let circles = of_packages(&workspace.root, folders)?;
+    let broken = judge(&circles, TOLERATED);
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }
     Ok(Outcome::Passed)
 }
 
-/// The circles of every crate whose sources lie in `<root>/<crate>/src`.
-fn of_checkout(root: &Path) -> Result<Vec<Circle>> {
-    let mut folders: Vec<_> = fs::read_dir(root)?
-        .flatten()
-        .map(|entry| entry.path().join("src"))
-        .filter(|folder| folder.is_dir())
-        .collect();
-    folders.sort();
+/// The circles of the packages in these folders, each with all programs and libraries that it has.
+fn of_packages<'f>(root: &Path, folders: impl Iterator<Item = &'f PathBuf>) -> Result<Vec<Circle>> {
     let mut circles = Vec::new();
     for folder in folders {
         for main in ["lib.rs", "main.rs"] {
-            let main = folder.join(main);
+            let main = folder.join("src").join(main);
             if main.is_file() {
                 let uses = modules::read(&main)?;
                 circles.extend(Graph::new(uses, root).circles());
@@ -106,6 +101,8 @@ fn judge(circles: &[Circle], tolerated: &[&[&str]]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The circles of a crate with these files.
@@ -116,11 +113,11 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         }
-        of_checkout(&folder.0).unwrap()
+        of_packages(&folder.0, [folder.0.join("one")].iter()).unwrap()
     }
 
     /// A folder of a test's own, removed with it.
-    struct Folder(std::path::PathBuf);
+    struct Folder(PathBuf);
 
     impl Folder {
         fn new() -> Self {

@@ -33,7 +33,7 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub(crate) const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 11] = [
     "fmt",
     "architecture",
     "sources",
@@ -48,7 +48,7 @@ pub(crate) const NAMES: [&str; 11] = [
 ];
 
 /// Runs the checks of these names; none: all.
-pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     let checks: [&dyn Fn() -> Result<Outcome>; NAMES.len()] = [
         &|| fmt(workspace),

@@ -14,11 +14,11 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
-const REQUIREMENTS: &str = include_str!("../python/zoo.txt");
+const REQUIREMENTS: &str = include_str!("../../python/zoo.txt");
 /// Results that are compared in eval mode.
 const RESULTS: [&str; 4] = ["features", "logits", "logits_small", "grad_x"];
 /// A difference that passes whatever PyTorch's own noise is.

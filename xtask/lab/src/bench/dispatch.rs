@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::Options;
 use super::figure::{Figure, Goal, Sheet};
-use crate::setup::Setup;
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::Setup;
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 pub(super) const PARTS: &[&str] = &["jobs", "planner"];
 

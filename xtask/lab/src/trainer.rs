@@ -8,16 +8,14 @@ mod compare;
 mod kernels;
 mod runtime;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::workspace::Workspace;
-use crate::{process, report, setup, test};
-
-/// The package, seen from the checkout's root.
-pub(crate) const MANIFEST: &str = "trainer/flavours/kepler/Cargo.toml";
+use marquee_xtask::flavour::MANIFEST;
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report, setup, test};
 
 /// What to do once the flavour is built.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -133,24 +131,4 @@ fn lock(workspace: &Workspace) -> Result<ExitCode> {
             .args(["--workspace", "--manifest-path", MANIFEST]),
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the sources fit the flavour's tch and its lockfile the sources' dependencies, without a
-/// libtorch: `cargo xtask check`'s part.
-pub(crate) fn check_sources(workspace: &Workspace) -> Result<()> {
-    let mut command = workspace.cargo("check");
-    command
-        .args(["--locked", "--manifest-path", MANIFEST])
-        .args(["--features", "headerless", "--all-targets"])
-        .env("CARGO_TARGET_DIR", target_of(workspace));
-    process::run(&mut command).context(
-        "the trainer's sources no longer fit its flavour for Kepler GPUs; a dependency that is new or \
-         changed belongs into trainer/flavours/kepler/Cargo.toml too, and \"cargo xtask trainer --flavour \
-         kepler --lock\" mends its lockfile",
-    )
-}
-
-/// The workspace's own target folder: what clippy has checked already is not checked again.
-fn target_of(workspace: &Workspace) -> &Path {
-    workspace.bin_dir.parent().unwrap_or(&workspace.bin_dir)
 }

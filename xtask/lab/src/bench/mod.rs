@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::workspace::Workspace;
+use marquee_xtask::workspace::Workspace;
 
 /// The groups of benchmarks, by the word on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

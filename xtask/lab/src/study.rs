@@ -17,11 +17,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
-const REQUIREMENTS: &str = include_str!("../python/zoo.txt");
+const REQUIREMENTS: &str = include_str!("../../python/zoo.txt");
 const FILMS: u32 = 400;
 /// What every pipeline is given.
 const SMALL: [&str; 5] = [
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn every_file_of_the_study_is_run() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/study");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/study");
         let mut files: Vec<String> = fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path())

@@ -12,12 +12,12 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{nccl_shim, process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{nccl_shim, process, report};
 
 /// The same virtual environment as the zoo's: torch 2.11 with its CUDA half.
-const REQUIREMENTS: &str = include_str!("../python/zoo.txt");
+const REQUIREMENTS: &str = include_str!("../../python/zoo.txt");
 const FOLDER: &str = "marquee-gpu-check";
 const SCRIPT: &str = "xtask/python/gpu_check.py";
 const TRAINER: &str = "marquee-trainer";

@@ -14,9 +14,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::cache_folder;
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::cache_folder;
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 const PACKAGE: &str = "openclipart-png";
 /// Where the package installs its drawings.

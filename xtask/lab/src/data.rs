@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
-const REQUIREMENTS: &str = include_str!("../python/data.txt");
+const REQUIREMENTS: &str = include_str!("../../python/data.txt");
 /// Films of the storm, and of the set with planted faults.
 const STORM_FILMS: &str = "20000";
 const QUALITY_FILMS: &str = "4000";

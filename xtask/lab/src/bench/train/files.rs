@@ -18,7 +18,7 @@ use super::children::{
 };
 use super::peers::median;
 use crate::bench::figure::{Figure, Goal, Sheet};
-use crate::process;
+use marquee_xtask::process;
 
 const BATCH: u32 = 32;
 /// Of which both sides do the same number in each round.

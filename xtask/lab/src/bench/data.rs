@@ -12,9 +12,9 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::agent::{Agent, Cost, Turn, take_turns};
 use super::figure::{Figure, Goal, Sheet};
-use crate::setup::python;
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::python;
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 mod fetch;
 mod job;
@@ -30,9 +30,9 @@ pub(super) const PARTS: &[&str] = &[
     "fetch",
 ];
 
-const TORCH: &str = include_str!("../../python/zoo.txt");
-const PILLOW: &str = include_str!("../../python/bench-data.txt");
-const TENSORFLOW: &str = include_str!("../../python/bench-tf.txt");
+const TORCH: &str = include_str!("../../../python/zoo.txt");
+const PILLOW: &str = include_str!("../../../python/bench-data.txt");
+const TENSORFLOW: &str = include_str!("../../../python/bench-tf.txt");
 
 /// Posters of 500x750, and rows of the table of films: the study's catalogue.
 const PICTURES: usize = 1_000;

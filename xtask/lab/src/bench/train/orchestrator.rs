@@ -19,7 +19,7 @@ use super::children::{ensure_pictures, run_child};
 use super::peers::{median, quartile};
 use crate::bench::figure::{Figure, Goal, Sheet};
 use crate::cluster::Cluster;
-use crate::process;
+use marquee_xtask::process;
 
 const ROUNDS: usize = 20;
 const BATCH: u32 = 8;

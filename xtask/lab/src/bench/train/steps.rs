@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::Bench;
 use super::peers::{Trainee, Turns, require_same_losses, take_turns};
 use crate::bench::figure::{Figure, Goal, Sheet};
-use crate::{process, report};
+use marquee_xtask::{process, report};
 
 /// A model, and the batch it is timed on.
 #[derive(Debug, Clone, Copy)]

@@ -14,8 +14,8 @@ use super::figure::{Figure, Goal, Sheet};
 use super::train::Bench;
 use super::train::children::{Shards, THREADS, make_shards, run_child, train_work};
 use super::train::peers::{Trainee, median, quartile};
-use crate::report;
-use crate::workspace::Workspace;
+use marquee_xtask::report;
+use marquee_xtask::workspace::Workspace;
 
 pub(super) const PARTS: &[&str] = &["stall", "clock", "checkpoints"];
 

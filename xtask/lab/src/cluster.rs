@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::report;
-use crate::setup::Setup;
-use crate::workspace::Workspace;
+use marquee_xtask::report;
+use marquee_xtask::setup::Setup;
+use marquee_xtask::workspace::Workspace;
 
 /// Marquee on this machine, in a folder of the task's own. Ends with it.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
-const REQUIREMENTS: &str = include_str!("../python/zoo.txt");
+const REQUIREMENTS: &str = include_str!("../../python/zoo.txt");
 /// How far logits may be apart.
 const TOLERANCE: &str = "1e-4";
 

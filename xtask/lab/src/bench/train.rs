@@ -13,9 +13,9 @@ use anyhow::{Context, Result};
 
 use super::Options;
 use super::figure::Sheet;
-use crate::setup::{Setup, python};
-use crate::workspace::Workspace;
-use crate::{process, report};
+use marquee_xtask::setup::{Setup, python};
+use marquee_xtask::workspace::Workspace;
+use marquee_xtask::{process, report};
 
 pub(super) mod children;
 mod files;
@@ -37,7 +37,7 @@ pub(super) const PARTS: &[&str] = &[
     "orchestrator",
 ];
 
-const REQUIREMENTS: &str = include_str!("../../python/zoo.txt");
+const REQUIREMENTS: &str = include_str!("../../../python/zoo.txt");
 
 /// What all pieces share.
 #[derive(Debug)]

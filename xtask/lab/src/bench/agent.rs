@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process;
+use marquee_xtask::process;
 
 /// A program that waits for rounds.
 #[derive(Debug)]

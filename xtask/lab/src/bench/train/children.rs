@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Bench;
-use crate::process;
+use marquee_xtask::process;
 
 /// JPEG files of 500x750.
 pub(in crate::bench) const PICTURES: u32 = 512;

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::kernels::{self, Kernels};
-use crate::{process, report};
+use marquee_xtask::{process, report};
 
 /// Compute capability of the K80, times ten.
 const K80: u32 = 37;
