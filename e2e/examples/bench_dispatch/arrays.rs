@@ -48,11 +48,9 @@ async fn of_size(size: u32, reference: &Reference, options: &Options) -> Result<
     run(&cluster, "warm-up", 4).await?;
     let counts = cluster.count()?;
     let start = Instant::now();
-    let submitted = tokio::time::timeout(
-        SUBMIT_MAX,
-        cluster.submit("measured", &document("measured", size)),
-    );
-    let submitted = match submitted.await {
+    let document = document("measured", size);
+    let submitted = cluster.submit("measured", &document);
+    let submitted = match tokio::time::timeout(SUBMIT_MAX, submitted).await {
         Ok(Ok(submitted)) => submitted,
         Ok(Err(error)) => {
             skip(&name, &format!("refused: {error}"));
