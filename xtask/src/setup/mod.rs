@@ -16,7 +16,7 @@ mod tools;
 pub use cache::folder as cache_folder;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -103,8 +103,48 @@ pub fn print_environment() -> Result<ExitCode> {
         ("LIBTORCH", &setup.libtorch),
         ("MARQUEE_POSTGRES_BIN", &setup.postgres_bin),
     ] {
-        let quoted = path.display().to_string().replace('\'', r"'\''");
-        writeln!(stdout, "export {name}='{quoted}'")?;
+        writeln!(stdout, "{}", export(name, path))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line that sets a variable in any shell, whatever the path holds.
+fn export(name: &str, path: &Path) -> String {
+    let quoted = path.display().to_string().replace('\'', r"'\''");
+    format!("export {name}='{quoted}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_the_path_that_was_exported() {
+        for path in ["/opt/libtorch", "/home/o'brien/my libs/$HOME", "/a;b\\"] {
+            let script = format!(
+                "{}; printf %s \"$LIBTORCH\"",
+                export("LIBTORCH", Path::new(path))
+            );
+            let read = Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&read.stdout), path);
+        }
+    }
+
+    #[test]
+    fn what_a_set_up_will_do_is_said_in_one_sentence_for_each_thing() {
+        let plan = plan();
+        let [libtorch, postgres] = plan.as_slice() else {
+            panic!("two sentences, not {plan:?}");
+        };
+        // What it fetches it says with its size, what is there with its place.
+        assert!(libtorch.contains("libtorch"), "{libtorch}");
+        assert!(
+            libtorch.contains(" MB") || libtorch.contains('/'),
+            "{libtorch}"
+        );
+        assert!(
+            postgres.contains("Postgres") && (postgres.contains(" MB") || postgres.contains('/')),
+            "{postgres}"
+        );
+    }
 }
