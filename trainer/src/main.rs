@@ -18,7 +18,9 @@ use marquee_trainer::{
     StepTimes, Stop, check_model, conclude, leave, make_shards, nccl_check, nccl_trial, read_spec,
     run, run_ranks, serve, write_vectors,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Ours, and what it links: a worker reports the latter as its flavour.
 const VERSION: &str = concat!(
@@ -155,12 +157,17 @@ struct BenchStep {
 fn main() {
     marquee_trainer::prepare_process();
     let cli = Cli::parse();
+    let asked_for = std::env::var("MARQUEE_LOG").ok();
+    let filter: Targets = asked_for
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            EnvFilter::try_from_env("MARQUEE_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
-        )
+        // The filter says what is logged.
+        .with_max_level(LevelFilter::TRACE)
+        .finish()
+        .with(filter)
         .init();
     let code = match cli.command {
         Command::Run {

@@ -15,8 +15,9 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-postgres", &[]),
     // The starter is for its tests.
     ("marquee-store", &["marquee-domain", "marquee-postgres"]),
-    ("marquee-datasets", &["marquee-domain"]),
-    ("marquee-evaluation", &["marquee-domain"]),
+    ("marquee-arrow", &[]),
+    ("marquee-datasets", &["marquee-arrow", "marquee-domain"]),
+    ("marquee-evaluation", &["marquee-arrow", "marquee-domain"]),
     ("marquee-weights", &["marquee-domain"]),
     (
         "marquee-coordinator",
