@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The variable that says what is logged, as in the worker: a level, or levels by module.
 const FILTER: &str = "MARQUEE_LOG";
@@ -21,13 +23,50 @@ pub enum Format {
 
 /// Starts the log of this process. Called once.
 pub fn start(format: Format) {
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| DEFAULT_FILTER.into());
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        // The filter below says what is logged.
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     match format {
-        Format::Text => log.init(),
-        Format::Json => log.json().init(),
+        Format::Text => log.finish().with(filter()).init(),
+        Format::Json => log.json().finish().with(filter()).init(),
+    }
+}
+
+fn filter() -> Targets {
+    let asked_for = std::env::var(FILTER).ok();
+    filter_of(asked_for.as_deref())
+}
+
+/// What cannot be read counts as not said: a daemon that keeps quiet about its log would be worse.
+fn filter_of(text: Option<&str>) -> Targets {
+    let read = |text: &str| text.parse().ok();
+    text.and_then(read)
+        .or_else(|| read(DEFAULT_FILTER))
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn levels_are_given_for_all_and_by_module() {
+        let debug = filter_of(Some("debug"));
+        assert!(debug.would_enable("marquee_coordinator", &Level::DEBUG));
+        let one = filter_of(Some("info,marquee_store=trace"));
+        assert!(one.would_enable("marquee_store::jobs", &Level::TRACE));
+        assert!(!one.would_enable("marquee_coordinator", &Level::DEBUG));
+        for nothing in [None, Some("="), Some("a=b=c")] {
+            let default = filter_of(nothing);
+            assert!(default.would_enable("marquee_coordinator", &Level::INFO));
+            assert!(
+                !default.would_enable("sqlx::query", &Level::INFO),
+                "{nothing:?}"
+            );
+        }
     }
 }

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     // Before anything else, above all before any thread: see postgres::launch.
     let raw: Vec<OsString> = std::env::args_os().collect();
     let result = if raw.get(1).is_some_and(|arg| arg == launch::SUBCOMMAND) {
-        Err(launch::become_program(&raw[2..]))
+        Err(launch::become_program(&raw[2..]).into())
     } else {
         let args = Args::parse();
         match args.command {

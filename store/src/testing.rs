@@ -1,48 +1,31 @@
 //! A real Postgres for tests: one server for each test process, one database for each test.
 //!
 //! The server starts from a data folder that was made and migrated once and is kept beside the
-//! build (`marquee-test-postgres-<key>`), so that a test has its database in about 0.3 s. A shell
-//! holds the server: when its stdin closes, that is when this process ends in whatever way, it
-//! stops the server and removes what it left.
+//! build (`marquee-test-postgres-<key>`), so that a test has its database in about 0.3 s. It ends with
+//! this process, however that ends (`marquee_postgres::Throwaway`).
 //!
 //! Not here: anything for production; fsync is off.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::str::FromStr as _;
-use std::time::Duration;
 
+use marquee_postgres::Throwaway;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{Db, Result, Tx};
 
-/// The folder of the Postgres programs, where they are not in one of the usual places.
-const BIN_VARIABLE: &str = "MARQUEE_POSTGRES_BIN";
+/// The role that owns everything.
+const USER: &str = "marquee";
 const TEMPLATE: &str = "marquee_template";
-/// How long a server may take to accept connections on a busy machine.
-const START_MAX: Duration = Duration::from_secs(60);
+const SETTINGS: [&str; 2] = ["max_connections=200", "autovacuum=off"];
 /// Connections of one test's pool.
 const CONNECTIONS_MAX: u32 = 10;
-
-/// Runs the server until stdin closes, then removes its folder. `QUIT` stops it without a last
-/// checkpoint; what it holds is thrown away.
-const KEEPER: &str = r#"
-"$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off \
-    -c synchronous_commit=off -c max_connections=200 -c autovacuum=off >"$2/log" 2>&1 &
-server=$!
-cat >/dev/null
-kill -"$3" "$server" 2>/dev/null
-wait "$server"
-[ "$3" = QUIT ] && rm -rf "$2"
-exit 0
-"#;
 
 /// A migrated, empty database of a test's own.
 #[derive(Debug)]
@@ -152,63 +135,14 @@ impl Tx {
 
 /// A running server. It ends with this process.
 #[derive(Debug)]
-struct Server {
-    folder: PathBuf,
-    keeper: Child,
-    /// Held open for as long as the server shall run.
-    stdin: Option<ChildStdin>,
-}
+struct Server(Throwaway);
 
 impl Server {
     async fn start() -> Self {
-        let bin = find_programs();
+        let bin = programs();
         let template = template(&bin).await;
-        let folder = fresh_folder();
-        let data = folder.join("data");
-        run(Command::new("cp").arg("-Rp").arg(&template).arg(&data));
-        Self::run(&bin, folder, "QUIT").await
-    }
-
-    /// Starts a server on `<folder>/data`, to be stopped by `signal`.
-    async fn run(bin: &Path, folder: PathBuf, signal: &str) -> Self {
-        let mut command = as_ordinary_user("sh");
-        command
-            .args(["-c", KEEPER, "sh"])
-            .arg(bin)
-            .arg(&folder)
-            .arg(signal);
-        // A group of its own: Ctrl-C is for the tests, and the keeper must outlive them.
-        command
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null());
-        let mut keeper = command.spawn().expect("sh can be started");
-        let stdin = keeper.stdin.take();
-        let mut server = Self {
-            folder,
-            keeper,
-            stdin,
-        };
-        server.wait_until_ready().await;
-        server
-    }
-
-    async fn wait_until_ready(&mut self) {
-        let deadline = Instant::now() + START_MAX;
-        let options = PgConnectOptions::from_str(&self.url("postgres")).expect("it is made here");
-        loop {
-            match PgConnection::connect_with(&options).await {
-                Ok(connection) => {
-                    let _ = connection.close().await;
-                    return;
-                }
-                Err(error) if Instant::now() > deadline => {
-                    let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-                    panic!("the test Postgres did not start within {START_MAX:?}: {error}\n{log}");
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
+        let server = Throwaway::copy(&bin, USER, &template, &SETTINGS);
+        Self(server.unwrap_or_else(|error| panic!("the test Postgres: {error}")))
     }
 
     async fn execute(&self, statement: String) {
@@ -224,17 +158,7 @@ impl Server {
     }
 
     fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://marquee@localhost/{database}?host={}",
-            self.folder.display()
-        )
-    }
-
-    /// Stops the server and waits for its end.
-    fn stop(mut self) -> PathBuf {
-        self.stdin = None;
-        self.keeper.wait().expect("the keeper is our child");
-        self.folder
+        self.0.url(database)
     }
 }
 
@@ -248,30 +172,18 @@ async fn template(bin: &Path) -> PathBuf {
     if place.is_dir() {
         return place;
     }
-    let folder = fresh_folder();
-    let data = folder.join("data");
-    let mut initdb = as_ordinary_user(bin.join("initdb"));
-    initdb.args([
-        "--auth=trust",
-        "--username=marquee",
-        "--encoding=UTF8",
-        "--locale=C",
-    ]);
-    run(initdb
-        .args(["--no-sync", "--wal-segsize=1", "-D"])
-        .arg(&data));
-    let server = Server::run(bin, folder, "INT").await;
+    let server = Throwaway::make(bin, USER, &["--wal-segsize=1"], &SETTINGS);
+    let server = Server(server.unwrap_or_else(|error| panic!("the test Postgres: {error}")));
     server.execute(format!("CREATE DATABASE {TEMPLATE}")).await;
     let database = TestDatabase::open(server.url(TEMPLATE)).await;
     let migrated = database.db.migrate().await;
     migrated.expect("the migrations apply to an empty database");
     database.db.close().await;
-    let folder = server.stop();
     // Copied aside and renamed: a process that is killed here leaves no half of a template.
     let aside = build.join(format!("marquee-test-postgres-{}", Uuid::new_v4().simple()));
-    run(Command::new("cp").arg("-Rp").arg(&data).arg(&aside));
+    let kept = server.0.stop_and_keep(&aside);
+    kept.unwrap_or_else(|error| panic!("the test Postgres: {error}"));
     fs::rename(&aside, &place).expect("a folder can be renamed beside the build");
-    fs::remove_dir_all(&folder).expect("our own folder can be removed");
     place
 }
 
@@ -298,54 +210,12 @@ fn build_folder() -> PathBuf {
         .map_or_else(std::env::temp_dir, Path::to_owned)
 }
 
-/// A short path: a socket's may have 107 bytes.
-fn fresh_folder() -> PathBuf {
-    let folder = tempfile::Builder::new()
-        .prefix("marquee-pg-")
-        .tempdir_in("/tmp");
-    folder.expect("a folder can be made in /tmp").keep()
-}
-
-/// `program`, not as root, which Postgres refuses: in a user namespace root is an ordinary user.
-fn as_ordinary_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let owner = fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own));
-    if owner.is_ok_and(|uid| uid == 0) {
-        let mut command = Command::new("unshare");
-        command.arg("-U").arg(program);
-        command
-    } else {
-        Command::new(program)
+fn programs() -> PathBuf {
+    match marquee_postgres::by_environment() {
+        Ok(found) => found.folder,
+        Err(error) => panic!(
+            "no Postgres for the tests ({} names the folder of its programs): {error}",
+            marquee_postgres::BIN_VARIABLE
+        ),
     }
-}
-
-fn find_programs() -> PathBuf {
-    if let Some(folder) = std::env::var_os(BIN_VARIABLE) {
-        return folder.into();
-    }
-    let versions = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let newest = versions
-        .filter_map(|entry| {
-            Some((
-                entry.file_name().to_str()?.parse::<u32>().ok()?,
-                entry.path(),
-            ))
-        })
-        .max();
-    let on_path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<PathBuf> = std::env::split_paths(&on_path).collect();
-    folders.extend(newest.map(|(_, path)| path.join("bin")));
-    folders.into_iter().find(|folder| folder.join("initdb").is_file()).unwrap_or_else(|| {
-        panic!("no Postgres found for the tests; install one (\"apt install postgresql\"), or name the folder of its programs in {BIN_VARIABLE}")
-    })
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed: {said}");
 }

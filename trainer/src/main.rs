@@ -10,7 +10,9 @@ use clap::{Parser, Subcommand};
 use marquee_domain::child::ExitCode;
 use marquee_domain::zoo::MODELS;
 use marquee_trainer::{Facts, Lab, Size, leave, run_as_child, say, serve};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Ours, and what it links: a worker reports the latter as its flavour.
 const VERSION: &str = concat!(
@@ -71,12 +73,17 @@ enum Command {
 fn main() {
     marquee_trainer::prepare_process();
     let cli = Cli::parse();
+    let asked_for = std::env::var("MARQUEE_LOG").ok();
+    let filter: Targets = asked_for
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_env_filter(
-            EnvFilter::try_from_env("MARQUEE_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
-        )
+        // The filter says what is logged.
+        .with_max_level(LevelFilter::TRACE)
+        .finish()
+        .with(filter)
         .init();
     leave(cli.command.execute())
 }

@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand};
 use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
 use marquee_worker::process::keeper;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Offers this host's devices to a Marquee coordinator.
 ///
@@ -145,12 +147,19 @@ impl Arguments {
 }
 
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("MARQUEE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked_for = std::env::var("MARQUEE_LOG").ok();
+    let filter: Targets = asked_for
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        // The filter says what is logged.
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal());
+            log.finish().with(filter).init();
+        }
+        LogFormat::Json => log.json().finish().with(filter).init(),
     }
 }

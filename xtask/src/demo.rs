@@ -4,15 +4,26 @@
 //! replaced by it, so that a Ctrl-C or a kill reaches the CLI and nobody else, and its exit code is ours.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::args::DemoOptions;
 use crate::setup::{self, Setup};
 use crate::workspace::Workspace;
 use crate::{process, report};
+
+/// The options of `demo`, handed on to `marquee demo`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub keep: bool,
+    pub json: bool,
+    pub films: Option<u32>,
+    pub data_dir: Option<String>,
+    /// Words for the CLI that mean nothing to this crate.
+    pub more: Vec<String>,
+}
 
 /// The packages whose binaries the demo runs.
 const PACKAGES: [&str; 6] = [
@@ -24,15 +35,16 @@ const PACKAGES: [&str; 6] = [
     "marquee-cli",
 ];
 
-pub(crate) fn run(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
-    print_plan(workspace, options);
+    eprint!("{}", plan(&workspace.bin_dir, &setup::plan(), options));
     let setup = Setup::ensure()?;
     report::step(
         "build: coordinator, worker, prep, catalogue, trainer, CLI",
         || build(workspace, &setup),
     )?;
-    let mut command = demo_command(workspace, &setup, options);
+    let mut command = demo_command(&workspace.bin_dir, options);
+    setup.apply(&mut command);
     eprintln!(
         "==> {} (ready after {})",
         process::line(&command),
@@ -43,30 +55,28 @@ pub(crate) fn run(workspace: &Workspace, options: &DemoOptions) -> Result<ExitCo
     Err(error).with_context(|| format!("cannot start {}", process::line(&command)))
 }
 
-fn print_plan(workspace: &Workspace, options: &DemoOptions) {
-    eprintln!(
-        "Marquee's demo: from posters behind an API to a trained, evaluated model, all on this machine."
-    );
-    eprintln!("It will");
-    for sentence in setup::plan() {
-        eprintln!("  - {sentence}");
-    }
-    eprintln!(
-        "  - build five binaries into {} (the first time about ten minutes on 2 cores, later seconds)",
-        workspace.bin_dir.display()
-    );
+/// What is about to happen, for a person to read first; `set_up` are the sentences of the set-up.
+fn plan(bin_dir: &Path, set_up: &[String], options: &Options) -> String {
     let films = options
         .films
         .map_or("3,000".to_owned(), |films| films.to_string());
-    eprintln!(
-        "  - run them: a private Postgres, a coordinator, two workers and a film API with {films} generated posters"
-    );
-    eprintln!(
-        "    (under 4 minutes on 2 cores with 3,000 films); nothing listens outside this machine"
-    );
+    let mut lines: Vec<String> = set_up.to_vec();
+    lines.push(format!(
+        "build five binaries into {} (the first time about ten minutes on 2 cores, later seconds)",
+        bin_dir.display()
+    ));
+    lines.push(format!(
+        "run them: a private Postgres, a coordinator, two workers and a film API with {films} generated posters\n    \
+         (under 4 minutes on 2 cores with 3,000 films); nothing listens outside this machine"
+    ));
     if options.keep {
-        eprintln!("  - leave it all running at the end (--keep)");
+        lines.push("leave it all running at the end (--keep)".to_owned());
     }
+    let lines: String = lines.iter().map(|line| format!("  - {line}\n")).collect();
+    format!(
+        "Marquee's demo: from posters behind an API to a trained, evaluated model, all on this machine.\n\
+         It will\n{lines}"
+    )
 }
 
 /// Without `--workspace`, so that a demo does not wait for crates only tests need.
@@ -79,8 +89,8 @@ fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
     process::run(setup.apply(&mut command))
 }
 
-fn demo_command(workspace: &Workspace, setup: &Setup, options: &DemoOptions) -> Command {
-    let mut command = Command::new(workspace.bin_dir.join("marquee"));
+fn demo_command(bin_dir: &Path, options: &Options) -> Command {
+    let mut command = Command::new(bin_dir.join("marquee"));
     command.arg("demo");
     if options.keep {
         command.arg("--keep");
@@ -95,6 +105,50 @@ fn demo_command(workspace: &Workspace, setup: &Setup, options: &DemoOptions) -> 
         command.arg("--data-dir").arg(folder);
     }
     command.args(&options.more);
-    setup.apply(&mut command);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_names_what_is_fetched_built_run_and_kept() {
+        let set_up = ["fetch a library, 500 MB".to_owned()];
+        let options = Options {
+            keep: true,
+            films: Some(40),
+            ..Options::default()
+        };
+        let text = plan(Path::new("/t/debug"), &set_up, &options);
+        for part in [
+            "- fetch a library, 500 MB",
+            "/t/debug",
+            "40 generated posters",
+            "--keep",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let text = plan(Path::new("/t/debug"), &[], &Options::default());
+        assert!(
+            text.contains("3,000 generated posters") && !text.contains("--keep"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_cli_gets_each_option_and_what_follows_the_dashes_last() {
+        let options = Options {
+            keep: true,
+            json: true,
+            films: Some(40),
+            data_dir: Some("/d".into()),
+            more: vec!["--workers".into(), "3".into()],
+        };
+        let command = demo_command(Path::new("/t/debug"), &options);
+        assert_eq!(
+            crate::process::line(&command),
+            "/t/debug/marquee demo --keep --json --films 40 --data-dir /d --workers 3"
+        );
+    }
 }

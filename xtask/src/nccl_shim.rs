@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 use crate::{process, report, setup};
 
 /// Name of the file.
-pub(crate) const FILE: &str = "libmarquee_nccl.so";
+pub const FILE: &str = "libmarquee_nccl.so";
 /// Its sources, below the checkout; the first is what is compiled.
 const SOURCES: [&str; 7] = [
     "trainer/shim/nccl/nccl.cpp",
@@ -46,7 +46,7 @@ const FLAGS: [&str; 9] = [
 const LIBRARIES: [&str; 3] = ["-Wl,--no-as-needed", "-ltorch_cpu", "-lc10"];
 
 /// Builds it, or finds it in the cache, and puts a copy into `to`, or beside the debug binaries.
-pub(crate) fn run(workspace: &Workspace, to: Option<&Path>) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, to: Option<&Path>) -> Result<ExitCode> {
     let built = build(workspace)?;
     let folder = to.unwrap_or(&workspace.bin_dir);
     let copy = folder.join(FILE);
@@ -58,7 +58,7 @@ pub(crate) fn run(workspace: &Workspace, to: Option<&Path>) -> Result<ExitCode> 
 }
 
 /// The file in the cache, built first if it is not there.
-pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let libtorch = setup::libtorch()?;
     let headers = setup::nccl_headers()?;
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, bail};
 
 /// Runs a command that talks to the user itself; anything but success is an error.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start {}", line(command)))?;
@@ -19,7 +19,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Runs a quiet command and returns its stdout; on failure the error holds its stderr.
-pub(crate) fn read(command: &mut Command) -> Result<String> {
+pub fn read(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot start {}", line(command)))?;
@@ -36,14 +36,14 @@ pub(crate) fn read(command: &mut Command) -> Result<String> {
 }
 
 /// All that a finished command printed.
-pub(crate) fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     text.trim_end().to_owned()
 }
 
 /// The command as a line to read; quoting is for the eye only.
-pub(crate) fn line(command: &Command) -> String {
+pub fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
     words.extend(command.get_args().map(|word| {
         let word = word.to_string_lossy();
@@ -57,7 +57,7 @@ pub(crate) fn line(command: &Command) -> String {
 }
 
 /// The first executable of this name on PATH.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+pub fn on_path(name: &str) -> Option<PathBuf> {
     find_in_path(name, &std::env::var_os("PATH")?)
 }
 
@@ -67,13 +67,13 @@ fn find_in_path(name: &str, path: &OsStr) -> Option<PathBuf> {
         .find(|file| is_executable(file))
 }
 
-pub(crate) fn is_executable(file: &Path) -> bool {
+pub fn is_executable(file: &Path) -> bool {
     file.metadata()
         .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether this process runs as root, which Postgres refuses to.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }

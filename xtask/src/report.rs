@@ -14,7 +14,7 @@ const LOG_LINE: Duration = Duration::from_secs(10);
 const MEGABYTE: u64 = 1_000_000;
 
 /// Runs one step between its announcement and the time it took.
-pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+pub fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     eprintln!("==> {what}");
     let start = Instant::now();
     let result = work()?;
@@ -23,12 +23,12 @@ pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> anyhow::Result<T>) -> a
 }
 
 /// A note below the step that is running.
-pub(crate) fn note(text: &str) {
+pub fn note(text: &str) {
     eprintln!("    {text}");
 }
 
 /// `0.4 s`, `12 s` or `3 min 05 s`.
-pub(crate) fn duration(elapsed: Duration) -> String {
+pub fn duration(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     match seconds {
         0..10 => format!("{:.1} s", elapsed.as_secs_f64()),
@@ -38,13 +38,13 @@ pub(crate) fn duration(elapsed: Duration) -> String {
 }
 
 /// Bytes as people compare them with their disk and their line: whole megabytes.
-pub(crate) fn megabytes(bytes: u64) -> String {
+pub fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(MEGABYTE))
 }
 
 /// Progress of a download whose size is known.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     what: String,
     total_bytes: u64,
     start: Instant,
@@ -53,7 +53,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(what: &str, total_bytes: u64) -> Self {
+    pub fn new(what: &str, total_bytes: u64) -> Self {
         Self {
             what: what.to_owned(),
             total_bytes,
@@ -64,7 +64,7 @@ impl Progress {
     }
 
     /// Shows that `bytes` have arrived, unless the last line is recent enough.
-    pub(crate) fn show(&mut self, bytes: u64) {
+    pub fn show(&mut self, bytes: u64) {
         let pause = if self.on_terminal { REDRAW } else { LOG_LINE };
         let since = self.last_line.unwrap_or(self.start);
         if since.elapsed() < pause {
@@ -87,7 +87,7 @@ impl Progress {
     }
 
     /// Leaves the terminal's line clean for what comes next.
-    pub(crate) fn finish(self) {
+    pub fn finish(self) {
         if self.on_terminal && self.last_line.is_some() {
             eprint!("\r\x1b[K");
         }

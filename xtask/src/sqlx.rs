@@ -25,7 +25,7 @@ const PACKAGE: &str = "marquee-store";
 type Queries = BTreeMap<String, String>;
 
 /// Brings `.sqlx` up to date.
-pub(crate) fn prepare(workspace: &Workspace) -> Result<ExitCode> {
+pub fn prepare(workspace: &Workspace) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     let fresh = compute(workspace, &setup)?;
     let folder = workspace.root.join(".sqlx");
@@ -44,7 +44,7 @@ pub(crate) fn prepare(workspace: &Workspace) -> Result<ExitCode> {
 }
 
 /// Fails if `.sqlx` is not what the migrations and queries give.
-pub(crate) fn check(workspace: &Workspace) -> Result<ExitCode> {
+pub fn check(workspace: &Workspace) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     verify(workspace, &setup)?;
     eprintln!(".sqlx is current");
@@ -52,7 +52,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<ExitCode> {
 }
 
 /// The body of `check`, for the task that has its set-up already.
-pub(crate) fn verify(workspace: &Workspace, setup: &Setup) -> Result<()> {
+pub fn verify(workspace: &Workspace, setup: &Setup) -> Result<()> {
     let fresh = compute(workspace, setup)?;
     let committed = read_queries(&workspace.root.join(".sqlx"))?;
     if fresh != committed {

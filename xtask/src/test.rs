@@ -10,7 +10,7 @@ use crate::setup::Setup;
 use crate::workspace::Workspace;
 use crate::{process, report};
 
-pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
     let has_nextest = has_nextest(workspace);
@@ -49,7 +49,7 @@ pub(crate) fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> 
 
 /// Binaries together with tests in one build: dependencies get one set of features, so nothing is
 /// compiled twice.
-pub(crate) fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
+pub fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
     let mut command = workspace.cargo("build");
     command.args(["--workspace", "--bins", "--tests"]);
     process::run(setup.apply(&mut command))
@@ -65,7 +65,7 @@ fn environment<'c>(
         .env("MARQUEE_BIN_DIR", &workspace.bin_dir)
 }
 
-pub(crate) fn has_nextest(workspace: &Workspace) -> bool {
+pub fn has_nextest(workspace: &Workspace) -> bool {
     let mut command = workspace.cargo("nextest");
     command
         .arg("--version")

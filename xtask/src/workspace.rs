@@ -11,7 +11,7 @@ use crate::process;
 
 /// What cargo says about this checkout.
 #[derive(Debug)]
-pub(crate) struct Workspace {
+pub struct Workspace {
     pub root: PathBuf,
     /// Where the dev profile's binaries appear; honours CARGO_TARGET_DIR and cargo's own config.
     pub bin_dir: PathBuf,
@@ -20,8 +20,10 @@ pub(crate) struct Workspace {
 
 /// A member of the workspace.
 #[derive(Debug)]
-pub(crate) struct Package {
+pub struct Package {
     pub name: String,
+    /// Where its manifest lies.
+    pub folder: PathBuf,
     /// Direct dependencies of what is shipped (normal and build), by package name.
     pub dependencies: Vec<String>,
     /// Direct dependencies of the tests alone.
@@ -30,7 +32,7 @@ pub(crate) struct Package {
 }
 
 impl Workspace {
-    pub(crate) fn load() -> Result<Self> {
+    pub fn load() -> Result<Self> {
         let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
         let text = process::read(
             cargo()
@@ -43,11 +45,7 @@ impl Workspace {
 
     /// What `package` asks for in the manifest at `path`: each dependency, by name and kind, with its
     /// version and features as text. Those by path have no version.
-    pub(crate) fn requirements(
-        &self,
-        path: &Path,
-        package: &str,
-    ) -> Result<BTreeMap<String, String>> {
+    pub fn requirements(&self, path: &Path, package: &str) -> Result<BTreeMap<String, String>> {
         let mut command = self.cargo("metadata");
         command
             .args(["--format-version", "1", "--no-deps", "--manifest-path"])
@@ -58,10 +56,18 @@ impl Workspace {
 
     /// A cargo command in the checkout's root that checks queries against `.sqlx`, whatever
     /// DATABASE_URL the user's shell holds.
-    pub(crate) fn cargo(&self, subcommand: &str) -> Command {
+    #[must_use]
+    pub fn cargo(&self, subcommand: &str) -> Command {
+        let mut command = self.cargo_here(subcommand);
+        command.current_dir(&self.root);
+        command
+    }
+
+    /// The same in the folder where the user stands.
+    #[must_use]
+    pub fn cargo_here(&self, subcommand: &str) -> Command {
         let mut command = cargo();
         command
-            .current_dir(&self.root)
             .arg(subcommand)
             .env("SQLX_OFFLINE", "true")
             .env_remove("DATABASE_URL");
@@ -143,8 +149,11 @@ fn parse_package(package: &Value) -> Result<Package> {
         let kinds = target["kind"].as_array();
         kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"))
     };
+    let manifest = package["manifest_path"].as_str();
+    let manifest = Path::new(manifest.context("a package has no manifest")?);
     Ok(Package {
         name: name.to_owned(),
+        folder: manifest.parent().unwrap_or(manifest).to_owned(),
         dependencies: names(&package["dependencies"], &|found| found["kind"] != "dev"),
         test_dependencies: names(&package["dependencies"], &|found| found["kind"] == "dev"),
         bins: names(&package["targets"], &is_bin),
@@ -159,7 +168,7 @@ mod tests {
     fn metadata_gives_packages_with_their_dependencies_and_binaries() {
         let workspace = parse_metadata(
             r#"{"workspace_root": "/w", "target_directory": "/t", "packages": [{"name": "a",
-                "dependencies": [{"name": "b", "kind": null}, {"name": "c", "kind": "dev"}],
+                "manifest_path": "/w/one/Cargo.toml", "dependencies": [{"name": "b", "kind": null}, {"name": "c", "kind": "dev"}],
                 "targets": [{"name": "a", "kind": ["lib"]}, {"name": "a-bin", "kind": ["bin"]}]}]}"#,
         )
         .unwrap();
@@ -168,6 +177,7 @@ mod tests {
             panic!("one package, not {:?}", workspace.packages);
         };
         assert_eq!(package.name, "a");
+        assert_eq!(package.folder, PathBuf::from("/w/one"));
         assert_eq!(package.dependencies, ["b"]);
         assert_eq!(package.test_dependencies, ["c"]);
         assert_eq!(package.bins, ["a-bin"]);

@@ -3,25 +3,17 @@
 //! A thread of its own and no async task, because the server is tied to the *thread* that started
 //! it: when that ends, the kernel tells the server to stop.
 
-use std::process::{Child, ExitStatus};
+use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use marquee_postgres::{Cluster, PostgresError, STOP_WITHIN, Server};
 use tokio::sync::oneshot;
 
-use super::{Cluster, PostgresError, io_error};
-
-/// How long the server may take to become ready: recovery after a crash replays at most one
-/// checkpoint interval, seconds for ours.
-const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How often its state is looked at while that is about to change, and else.
-const POLL_EVERY: Duration = Duration::from_millis(10);
+/// How often is looked whether it still runs.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
-/// How long a fast shutdown may take, and then a quit, before the next stronger means.
-const STOP_WITHIN: Duration = Duration::from_secs(8);
 /// First wait before a server that died is started again; doubled by each further death.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(5);
@@ -39,14 +31,17 @@ pub struct Keeper {
 impl Keeper {
     /// Starts the server, and returns when it takes connections.
     pub async fn start(cluster: Cluster) -> Result<Self, PostgresError> {
+        for note in cluster.notes() {
+            tracing::info!("{note}");
+        }
         let (stop, stopped) = channel();
         let (ready, is_ready) = oneshot::channel();
         let thread = std::thread::Builder::new()
             .name("postgres-keeper".into())
             .spawn(move || keep(&cluster, &stopped, ready))
-            .map_err(io_error(
+            .map_err(PostgresError::io(
                 "start a thread for",
-                std::path::Path::new("postgres"),
+                Path::new("postgres"),
             ))?;
         let keeper = Self {
             stop: Some(stop),
@@ -93,8 +88,9 @@ enum End {
 }
 
 fn keep(cluster: &Cluster, stopped: &Receiver<()>, ready: Ready) {
-    let mut child = match start(cluster, stopped) {
-        Ok(child) => child,
+    let start = || cluster.start(|wait| is_told_to_stop(stopped, wait));
+    let mut server = match start() {
+        Ok(server) => server,
         Err(error) => {
             let _ = ready.send(Err(error));
             return;
@@ -106,22 +102,22 @@ fn keep(cluster: &Cluster, stopped: &Receiver<()>, ready: Ready) {
     let mut wait = RESTART_FIRST;
     loop {
         let since = Instant::now();
-        match watch(&mut child, stopped) {
-            End::ToldToStop => return stop(child),
+        match watch(&mut server, stopped) {
+            End::ToldToStop => return stop(server),
             End::Died(status) => {
-                tracing::error!(%status, log = ?cluster.log, "postgres died; starting it again");
+                tracing::error!(%status, log = ?cluster.log(), "postgres died; starting it again");
             }
         }
         if since.elapsed() > RAN_WELL {
             wait = RESTART_FIRST;
         }
-        child = loop {
+        server = loop {
             if is_told_to_stop(stopped, wait) {
                 return;
             }
             wait = (wait * 2).min(RESTART_MAX);
-            match start(cluster, stopped) {
-                Ok(child) => break child,
+            match start() {
+                Ok(server) => break server,
                 Err(error) => tracing::error!(%error, "postgres could not be started again"),
             }
         };
@@ -129,41 +125,9 @@ fn keep(cluster: &Cluster, stopped: &Receiver<()>, ready: Ready) {
     }
 }
 
-/// Starts the server and waits until it takes connections.
-fn start(cluster: &Cluster, stopped: &Receiver<()>) -> Result<Child, PostgresError> {
-    let mut command = cluster.server()?;
-    let program = std::path::PathBuf::from(command.get_program());
-    let mut child = command.spawn().map_err(io_error("start", &program))?;
-    let deadline = Instant::now() + READY_WITHIN;
+fn watch(server: &mut Server, stopped: &Receiver<()>) -> End {
     loop {
-        let not_ready = |why: String| PostgresError::NotReady {
-            why,
-            log: cluster.log.clone(),
-        };
-        match child.try_wait() {
-            Ok(None) => {}
-            Ok(Some(status)) => return Err(not_ready(format!("it ended with {status}"))),
-            Err(error) => return Err(io_error("wait for", &program)(error)),
-        }
-        if cluster.is_ready(child.id()) {
-            return Ok(child);
-        }
-        let given_up = is_told_to_stop(stopped, POLL_EVERY);
-        if given_up || Instant::now() > deadline {
-            stop(child);
-            let why = if given_up {
-                "it was told to stop"
-            } else {
-                "it took too long"
-            };
-            return Err(not_ready(why.into()));
-        }
-    }
-}
-
-fn watch(child: &mut Child, stopped: &Receiver<()>) -> End {
-    loop {
-        match child.try_wait() {
+        match server.ended() {
             Ok(Some(status)) => return End::Died(status),
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "postgres cannot be waited for"),
@@ -182,20 +146,8 @@ fn is_told_to_stop(stopped: &Receiver<()>, wait: Duration) -> bool {
     }
 }
 
-fn stop(mut child: Child) {
-    let pid = i32::try_from(child.id()).map(Pid::from_raw);
-    for signal in Cluster::STOP.into_iter().chain([Signal::SIGKILL]) {
-        if let Ok(pid) = pid {
-            let _ = kill(pid, signal);
-        }
-        let deadline = Instant::now() + STOP_WITHIN;
-        while Instant::now() < deadline {
-            match child.try_wait() {
-                Ok(None) => std::thread::sleep(POLL_EVERY),
-                Ok(Some(_)) => return,
-                Err(error) => return tracing::error!(%error, "postgres cannot be waited for"),
-            }
-        }
-        tracing::warn!(%signal, "postgres does not stop");
+fn stop(server: Server) {
+    for signal in server.stop() {
+        tracing::warn!(signal, limit = ?STOP_WITHIN, "postgres did not stop in time");
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::Outcome;
-use crate::trainer;
+use crate::flavour;
 use crate::workspace::Workspace;
 
 /// What the flavours are there to differ in, and what tch brings with it.
@@ -19,14 +19,14 @@ const DIFFER: [&str; 3] = ["tch", "torch-sys", "ndarray"];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
     let current = fs::read_to_string(workspace.root.join("Cargo.lock"))?;
-    let path = workspace.root.join(trainer::MANIFEST);
+    let path = workspace.root.join(flavour::MANIFEST);
     let other = fs::read_to_string(path.with_file_name("Cargo.lock"))?;
     let mut broken = differing_dependencies(workspace, &path)?;
     broken.extend(differing_versions(&current, &other));
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }
-    trainer::check_sources(workspace)?;
+    flavour::check_sources(workspace)?;
     Ok(Outcome::Passed)
 }
 
@@ -56,7 +56,7 @@ fn compare(current: &BTreeMap<String, String>, other: &BTreeMap<String, String>)
             format!(
                 "{name}: trainer/Cargo.toml says {}, {} says {}",
                 says(current),
-                trainer::MANIFEST,
+                flavour::MANIFEST,
                 says(other)
             )
         })

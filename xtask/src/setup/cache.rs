@@ -14,7 +14,7 @@ const LOCK_LIMIT: Duration = Duration::from_secs(45 * 60);
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// `$XDG_CACHE_HOME/marquee` or `~/.cache/marquee`; not created here.
-pub(crate) fn folder() -> Result<PathBuf> {
+pub fn folder() -> Result<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)

@@ -15,7 +15,7 @@ use crate::report;
 
 /// What one flavour is built with.
 #[derive(Debug)]
-pub(crate) struct Release {
+pub(super) struct Release {
     /// Names a libtorch of the user's own.
     variable: &'static str,
     /// Major and minor release that the bindings are generated for.
@@ -23,13 +23,13 @@ pub(crate) struct Release {
     bundle: &'static Bundle,
 }
 
-pub(crate) const CURRENT: Release = Release {
+pub(super) const CURRENT: Release = Release {
     variable: "LIBTORCH",
     wanted: "2.11",
     bundle: &LIBTORCH,
 };
 
-pub(crate) const KEPLER: Release = Release {
+pub(super) const KEPLER: Release = Release {
     variable: "LIBTORCH_KEPLER",
     wanted: "2.0",
     bundle: &LIBTORCH_KEPLER,

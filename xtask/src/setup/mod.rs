@@ -11,12 +11,12 @@ mod libtorch;
 mod pins;
 mod pip;
 mod postgres;
-pub(crate) mod python;
+pub mod python;
 mod tools;
-pub(crate) use cache::folder as cache_folder;
+pub use cache::folder as cache_folder;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
@@ -25,7 +25,7 @@ use crate::report;
 
 /// Where the things are that a build or a test run needs.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub struct Setup {
     /// A folder with `include/` and `lib/`, for the variable LIBTORCH.
     pub libtorch: PathBuf,
     /// The folder with `postgres` and `initdb`, for MARQUEE_POSTGRES_BIN.
@@ -34,7 +34,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// Finds everything, fetching what is missing.
-    pub(crate) fn ensure() -> Result<Self> {
+    pub fn ensure() -> Result<Self> {
         report::step("set-up: C++ compiler, libtorch, Postgres", || {
             tools::require_cxx()?;
             let libtorch = libtorch::CURRENT.ensure()?;
@@ -49,7 +49,7 @@ impl Setup {
     }
 
     /// Gives a command the variables that builds and tests read.
-    pub(crate) fn apply<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+    pub fn apply<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env("LIBTORCH", &self.libtorch)
             .env("MARQUEE_POSTGRES_BIN", &self.postgres_bin)
@@ -57,17 +57,17 @@ impl Setup {
 }
 
 /// The folder for the variable LIBTORCH.
-pub(crate) fn libtorch() -> Result<PathBuf> {
+pub fn libtorch() -> Result<PathBuf> {
     libtorch::CURRENT.ensure()
 }
 
 /// The folder with `nvidia/nccl/include` and `nvidia/cu13/include`.
-pub(crate) fn nccl_headers() -> Result<PathBuf> {
+pub fn nccl_headers() -> Result<PathBuf> {
     bundle::ensure(&pins::NCCL_HEADERS)
 }
 
 /// The libtorch for Kepler GPUs, fetched if it is missing: a folder for the variable LIBTORCH.
-pub(crate) fn kepler_libtorch() -> Result<PathBuf> {
+pub fn kepler_libtorch() -> Result<PathBuf> {
     report::step("set-up: C++ compiler, libtorch for Kepler GPUs", || {
         tools::require_cxx()?;
         let libtorch = libtorch::KEPLER.ensure()?;
@@ -77,7 +77,7 @@ pub(crate) fn kepler_libtorch() -> Result<PathBuf> {
 }
 
 /// What a host with Kepler GPUs needs to run: a folder with `torch/lib` and `nvidia/*/lib`.
-pub(crate) fn kepler_runtime() -> Result<PathBuf> {
+pub fn kepler_runtime() -> Result<PathBuf> {
     report::step(
         "set-up: libtorch and CUDA libraries for Kepler GPUs",
         || bundle::ensure(&pins::LIBTORCH_KEPLER_GPU),
@@ -86,25 +86,65 @@ pub(crate) fn kepler_runtime() -> Result<PathBuf> {
 
 /// Postgres alone, for a test that needs nothing else.
 #[cfg(test)]
-pub(crate) fn postgres_bin() -> Result<PathBuf> {
+pub fn postgres_bin() -> Result<PathBuf> {
     postgres::ensure()
 }
 
 /// Says before anything is done what a set-up would fetch, one sentence for each thing.
-pub(crate) fn plan() -> Vec<String> {
+pub fn plan() -> Vec<String> {
     vec![libtorch::CURRENT.plan(), postgres::plan()]
 }
 
 /// `cargo xtask setup`: the variables as lines that a shell can evaluate.
-pub(crate) fn print_environment() -> Result<ExitCode> {
+pub fn print_environment() -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     let mut stdout = std::io::stdout();
     for (name, path) in [
         ("LIBTORCH", &setup.libtorch),
         ("MARQUEE_POSTGRES_BIN", &setup.postgres_bin),
     ] {
-        let quoted = path.display().to_string().replace('\'', r"'\''");
-        writeln!(stdout, "export {name}='{quoted}'")?;
+        writeln!(stdout, "{}", export(name, path))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line that sets a variable in any shell, whatever the path holds.
+fn export(name: &str, path: &Path) -> String {
+    let quoted = path.display().to_string().replace('\'', r"'\''");
+    format!("export {name}='{quoted}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_the_path_that_was_exported() {
+        for path in ["/opt/libtorch", "/home/o'brien/my libs/$HOME", "/a;b\\"] {
+            let script = format!(
+                "{}; printf %s \"$LIBTORCH\"",
+                export("LIBTORCH", Path::new(path))
+            );
+            let read = Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&read.stdout), path);
+        }
+    }
+
+    #[test]
+    fn what_a_set_up_will_do_is_said_in_one_sentence_for_each_thing() {
+        let plan = plan();
+        let [libtorch, postgres] = plan.as_slice() else {
+            panic!("two sentences, not {plan:?}");
+        };
+        // What it fetches it says with its size, what is there with its place.
+        assert!(libtorch.contains("libtorch"), "{libtorch}");
+        assert!(
+            libtorch.contains(" MB") || libtorch.contains('/'),
+            "{libtorch}"
+        );
+        assert!(
+            postgres.contains("Postgres") && (postgres.contains(" MB") || postgres.contains('/')),
+            "{postgres}"
+        );
+    }
 }

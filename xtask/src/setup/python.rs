@@ -19,7 +19,7 @@ const STAMP: &str = "marquee-setup.stamp";
 
 /// The interpreter of the virtual environment for `requirements`, the text of a file of `name ==
 /// version` lines; made in the user's cache folder first if it is not there.
-pub(crate) fn ensure(name: &str, requirements: &str) -> Result<PathBuf> {
+pub fn ensure(name: &str, requirements: &str) -> Result<PathBuf> {
     require_pins(requirements)?;
     let folder = cache::folder()?.join(format!("python-{name}-{:016x}", key(requirements)));
     if is_complete(&folder, requirements) {

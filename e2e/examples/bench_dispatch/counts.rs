@@ -1,0 +1,84 @@
+//! What a piece of work asked of Postgres: statements, transactions that wrote, bytes of its log.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+
+use crate::cluster::Cluster;
+
+/// Statements that are ours alone to count with.
+const OWN: &str = "query !~ 'pg_stat_statements|pg_current_wal'";
+
+/// The state of the counters when a measurement began.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    start: Instant,
+    cpu_ms: f64,
+    writes: f64,
+    wal_bytes: f64,
+}
+
+/// What happened since.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) seconds: f64,
+    /// Of coordinator, worker, their children and Postgres.
+    pub(crate) cpu_ms: f64,
+    /// None: this Postgres has no pg_stat_statements.
+    pub(crate) statements: Option<f64>,
+    /// Transactions that wrote anything: each took a number.
+    pub(crate) writes: f64,
+    pub(crate) wal_bytes: f64,
+    /// The statements that were run most often.
+    pub(crate) most: String,
+}
+
+impl Counts {
+    pub(crate) fn start(cluster: &Cluster) -> Result<Self> {
+        if cluster.counts_statements() {
+            cluster.psql("select pg_stat_statements_reset()")?;
+        }
+        let (writes, wal_bytes) = written(cluster)?;
+        Ok(Self {
+            start: Instant::now(),
+            cpu_ms: cluster.cpu_ms(),
+            writes,
+            wal_bytes,
+        })
+    }
+
+    pub(crate) fn stop(self, cluster: &Cluster) -> Result<Counted> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let cpu_ms = cluster.cpu_ms() - self.cpu_ms;
+        let (writes, wal_bytes) = written(cluster)?;
+        let (statements, most) = if cluster.counts_statements() {
+            let all = format!("select coalesce(sum(calls), 0) from pg_stat_statements where {OWN}");
+            let most = format!(
+                "select calls || 'x ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 60) \
+                 from pg_stat_statements where {OWN} order by calls desc limit 3"
+            );
+            let most = cluster.psql(&most)?.replace('\n', "; ");
+            (Some(cluster.psql(&all)?.parse()?), most)
+        } else {
+            (None, String::new())
+        };
+        Ok(Counted {
+            seconds,
+            cpu_ms,
+            statements,
+            writes: writes - self.writes,
+            wal_bytes: wal_bytes - self.wal_bytes,
+            most,
+        })
+    }
+}
+
+/// The number of the next transaction and the place in the log, at once true: Postgres' own statistics
+/// of commits come seconds late.
+fn written(cluster: &Cluster) -> Result<(f64, f64)> {
+    let line = cluster.psql(
+        "select pg_snapshot_xmax(pg_current_snapshot()), pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')",
+    )?;
+    let (writes, bytes) = line.split_once('|').context("psql gave no two columns")?;
+    Ok((writes.parse()?, bytes.parse()?))
+}

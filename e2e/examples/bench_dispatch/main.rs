@@ -1,0 +1,86 @@
+//! What it costs to run jobs that do nothing: how many a second, how long one takes, what it asks of
+//! Postgres. `cargo xtask bench dispatch` builds and runs this and prints the figures.
+//!
+//! It speaks to a cluster of its own: a coordinator with its private Postgres and one worker of two CPU
+//! devices, from any folder of binaries, so that two builds can be compared. What it counts it asks of
+//! Postgres and the kernel, never of the binaries, for an old build has no counters.
+//!
+//! Each line of stdout is one figure as JSON, see [`figure`].
+
+mod arrays;
+mod cluster;
+mod counts;
+mod figure;
+mod latency;
+mod reference;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cluster::Cluster;
+use crate::reference::Reference;
+
+/// Sizes of arrays, each a row. The first two and the last of them show the slope.
+const SIZES: [u32; 5] = [100, 300, 1_000, 10_000, 100_000];
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+struct Options {
+    bin: PathBuf,
+    /// Jobs one after the other.
+    jobs: u32,
+    sizes: Vec<u32>,
+    /// How long elements are counted; the rest of an array is cancelled then.
+    window: Duration,
+}
+
+impl Options {
+    fn read(words: impl IntoIterator<Item = String>) -> Result<Self> {
+        let mut words = words.into_iter();
+        let mut bin = None;
+        let mut quick = false;
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
+                "--quick" => quick = true,
+                other => {
+                    bail!("{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick]")
+                }
+            }
+        }
+        let bin = PathBuf::from(bin.context("--bin-dir is missing")?);
+        for name in ["marquee", "marquee-coordinator", "marquee-worker"] {
+            if !bin.join(name).is_file() {
+                bail!("--bin-dir: there is no {}", bin.join(name).display());
+            }
+        }
+        Ok(if quick {
+            Self {
+                bin,
+                jobs: 30,
+                sizes: vec![100, 300, 10_000],
+                window: Duration::from_secs(10),
+            }
+        } else {
+            Self {
+                bin,
+                jobs: 200,
+                sizes: SIZES.to_vec(),
+                window: Duration::from_secs(30),
+            }
+        })
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<()> {
+    let options = Options::read(std::env::args().skip(1))?;
+    let cluster = Cluster::start(&options.bin).await?;
+    let reference = Reference::measure(&cluster).await?;
+    reference.print();
+    latency::measure(&cluster, &reference, &options).await?;
+    drop(cluster);
+    arrays::measure(&reference, &options).await
+}

@@ -1,0 +1,287 @@
+//! The command line of the lab's tasks.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use marquee_xtask::words::{none, path_option, split, unknown};
+
+use crate::help;
+use crate::{bench, data, gpu_check, trainer, zoo_check};
+
+/// What the user asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    Help(&'static str),
+    Trainer(trainer::Options),
+    Transfer { to: Option<PathBuf> },
+    Study { names: Vec<String> },
+    WeightsCheck { trained: Option<PathBuf> },
+    SampleClipart { to: Option<PathBuf> },
+    ZooCheck(zoo_check::Options),
+    GpuCheck(gpu_check::Options),
+    DataCheck,
+    Fuzz(data::FuzzOptions),
+    Bench(bench::Options),
+}
+
+/// Reads the words after `cargo xtask`, the first of which is one of these tasks.
+pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
+    let Some((task, rest, wants_help)) = split(words) else {
+        bail!(r#"say which task; "cargo xtask help" lists them"#);
+    };
+    let help = |text| Ok(Task::Help(text));
+    match task.as_str() {
+        "trainer" if wants_help => help(help::TRAINER),
+        "trainer" => parse_trainer(rest),
+        "data-check" if wants_help => help(help::DATA_CHECK),
+        "data-check" => none("data-check", &rest).map(|()| Task::DataCheck),
+        "fuzz" if wants_help => help(help::FUZZ),
+        "fuzz" => parse_fuzz(rest),
+        "bench" if wants_help => help(help::BENCH),
+        "bench" => parse_bench(rest),
+        "zoo-check" if wants_help => help(help::ZOO_CHECK),
+        "zoo-check" => parse_zoo_check(rest),
+        "gpu-check" if wants_help => help(help::GPU_CHECK),
+        "gpu-check" => parse_gpu_check(rest),
+        "sample" if wants_help => help(help::SAMPLE),
+        "sample" => parse_sample(&rest),
+        "weights-check" if wants_help => help(help::WEIGHTS_CHECK),
+        "weights-check" => Ok(Task::WeightsCheck {
+            trained: path_option("weights-check", "--trained", &rest)?,
+        }),
+        "study" if wants_help => help(help::STUDY),
+        "study" => match rest.iter().find(|word| word.starts_with('-')) {
+            Some(option) => Err(unknown("study", option)),
+            None => Ok(Task::Study { names: rest }),
+        },
+        "transfer" if wants_help => help(help::TRANSFER),
+        "transfer" => Ok(Task::Transfer {
+            to: path_option("transfer", "--to", &rest)?,
+        }),
+        other => bail!(r#"there is no task "{other}"; "cargo xtask help" lists the tasks"#),
+    }
+}
+
+fn parse_sample(words: &[String]) -> Result<Task> {
+    match words {
+        [what] if what == "clipart" => Ok(Task::SampleClipart { to: None }),
+        [what, to, folder] if what == "clipart" && to == "--to" => Ok(Task::SampleClipart {
+            to: Some(folder.into()),
+        }),
+        [] => bail!(r#"say which sample: "cargo xtask sample clipart""#),
+        [what, word, ..] if what == "clipart" => Err(unknown("sample clipart", word)),
+        [what, ..] => Err(unknown("sample", what)),
+    }
+}
+
+fn parse_fuzz(words: Vec<String>) -> Result<Task> {
+    let mut options = data::FuzzOptions::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let mut number = |what: &str| match words.next() {
+            Some(value) if value.parse::<f64>().is_ok_and(|value| value >= 0.0) => Ok(Some(value)),
+            Some(value) => bail!(r#""{word} {value}" is not {what}"#),
+            None => bail!(r#""{word}" needs {what}"#),
+        };
+        match word.as_str() {
+            "--minutes" => options.minutes = number("a number of minutes")?,
+            "--seed" => options.seed = number("a number")?,
+            "json" | "image" | "shard" if options.target.is_empty() => options.target = word,
+            _ => return Err(unknown("fuzz", &word)),
+        }
+    }
+    if options.target.is_empty() {
+        bail!(r#"say what to try: "cargo xtask fuzz json", "image" or "shard""#);
+    }
+    Ok(Task::Fuzz(options))
+}
+
+fn parse_bench(words: Vec<String>) -> Result<Task> {
+    let groups = bench::Group::ALL.map(|(name, _)| name).join(", ");
+    let mut words = words.into_iter();
+    let group = match words.next() {
+        None => bail!("say what to measure: one of {groups}"),
+        Some(word) => match bench::Group::named(&word) {
+            Some(group) => group,
+            None => bail!(r#"there is nothing to measure by the name "{word}"; use {groups}"#),
+        },
+    };
+    let mut options = bench::Options {
+        group,
+        json: false,
+        prep: None,
+        bin_dir: None,
+        quick: false,
+        parts: Vec::new(),
+    };
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--json" => options.json = true,
+            "--prep" => match words.next() {
+                Some(file) => options.prep = Some(file.into()),
+                None => bail!(r#""--prep" needs FILE"#),
+            },
+            "--bin-dir" => match words.next() {
+                Some(folder) => options.bin_dir = Some(folder.into()),
+                None => bail!(r#""--bin-dir" needs DIR"#),
+            },
+            "--quick" => options.quick = true,
+            part if !part.starts_with('-') => options.parts.push(word),
+            _ => return Err(unknown("bench", &word)),
+        }
+    }
+    Ok(Task::Bench(options))
+}
+
+fn parse_zoo_check(words: Vec<String>) -> Result<Task> {
+    let mut options = zoo_check::Options::default();
+    for word in words {
+        match word.as_str() {
+            "--json" => options.json = true,
+            name if !name.starts_with('-') => options.names.push(word),
+            _ => return Err(unknown("zoo-check", &word)),
+        }
+    }
+    Ok(Task::ZooCheck(options))
+}
+
+fn parse_gpu_check(words: Vec<String>) -> Result<Task> {
+    let mut options = gpu_check::Options::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--debug" => options.debug = true,
+            "--run" => options.run = true,
+            "--to" => match words.next() {
+                Some(file) => options.to = Some(file.into()),
+                None => bail!(r#""--to" needs FILE"#),
+            },
+            _ => return Err(unknown("gpu-check", &word)),
+        }
+    }
+    Ok(Task::GpuCheck(options))
+}
+
+fn parse_trainer(words: Vec<String>) -> Result<Task> {
+    let mut options = trainer::Options::default();
+    let mut flavour = None;
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--flavour" => flavour = words.next(),
+            "--test" => options.test = true,
+            "--compare" => options.compare = true,
+            "--kernels" => options.kernels = true,
+            "--lock" => options.lock = true,
+            "--to" => match words.next() {
+                Some(folder) => options.to = Some(folder.into()),
+                None => bail!(r#""--to" needs a folder, as in "--to ./kepler""#),
+            },
+            "--" if options.test => {
+                options.filter = words.collect();
+                break;
+            }
+            _ => return Err(unknown("trainer", &word)),
+        }
+    }
+    match flavour.as_deref() {
+        Some("kepler") => Ok(Task::Trainer(options)),
+        Some(other) => bail!(
+            r#"there is no flavour "{other}"; "--flavour kepler" is the one besides what cargo builds by itself"#
+        ),
+        None => bail!(r#"say which trainer: "cargo xtask trainer --flavour kepler""#),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Result<Task> {
+        parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn trainer_needs_a_flavour_that_exists() {
+        let expected = Task::Trainer(trainer::Options {
+            test: true,
+            filter: vec!["distributed".into()],
+            ..Default::default()
+        });
+        let line = "trainer --flavour kepler --test -- distributed";
+        assert_eq!(words(line).unwrap(), expected);
+        for (line, says) in [
+            ("trainer", "--flavour kepler"),
+            ("trainer --flavour pascal", r#"no flavour "pascal""#),
+            ("trainer --flavour kepler --to", "needs a folder"),
+            ("trainer --flavour kepler -- x", r#"does not know "--""#),
+        ] {
+            let message = words(line).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[test]
+    fn bench_reads_group_parts_and_options() {
+        let Task::Bench(options) =
+            words("bench dispatch jobs --quick --bin-dir /old --json").unwrap()
+        else {
+            panic!("a bench");
+        };
+        assert_eq!(options.group, bench::Group::Dispatch);
+        assert_eq!(options.parts, ["jobs"]);
+        assert_eq!(options.bin_dir, Some(PathBuf::from("/old")));
+        assert!(options.quick && options.json);
+    }
+
+    #[test]
+    fn a_word_that_is_not_understood_is_named() {
+        for (line, named) in [
+            ("demo", r#""demo""#),
+            ("zoo-check --jsn", r#""--jsn""#),
+            ("bench", "data"),
+            ("bench dta", r#""dta""#),
+            ("bench data --jsn", r#""--jsn""#),
+            ("bench data --prep", r#""--prep" needs FILE"#),
+            ("bench dispatch --bin-dir", r#""--bin-dir" needs DIR"#),
+            ("study --films", r#""--films""#),
+            ("gpu-check --to", r#""--to" needs FILE"#),
+            ("data-check all", r#""all""#),
+            ("fuzz", "say what to try"),
+            ("fuzz json --minutes soon", r#""--minutes soon""#),
+            ("fuzz json image", r#""image""#),
+            ("transfer --to", "needs a path"),
+            ("weights-check --from x", r#""--from""#),
+            ("sample", "cargo xtask sample clipart"),
+            ("sample cliparts", r#""cliparts""#),
+            ("sample clipart --from x", r#""--from""#),
+        ] {
+            let message = words(line).unwrap_err().to_string();
+            assert!(message.contains(named), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn each_task_explains_itself() {
+        for task in [
+            "trainer",
+            "sample",
+            "weights-check",
+            "study",
+            "transfer",
+            "zoo-check",
+            "gpu-check",
+            "data-check",
+            "fuzz",
+            "bench",
+        ] {
+            let Task::Help(text) = words(&format!("{task} --help")).unwrap() else {
+                panic!("{task} --help is no help");
+            };
+            assert!(
+                text.contains(&format!("Usage: cargo xtask {task}")),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What `cargo xtask help` and `cargo xtask <task> --help` print. The lab's tasks stand in the one list, and
+//! explain themselves.
+
+pub(crate) const HELP: &str = "\
+Development tasks of Marquee
+
+Usage: cargo xtask <task> [options]
+
+Tasks:
+  demo          build everything and train a model on generated posters, on this machine
+  test          build everything and run all tests of the workspace
+  check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
+  trainer       build the trainer for old GPUs, test it, compare it with the current one
+  setup         only fetch what the other tasks need; prints the variables a shell can use
+  sample        make a data set of real pictures to try Marquee on
+  weights-check compare imported and trained weights with PyTorch
+  study         run the pipelines of examples/study, made small, from the API to the report
+  transfer      show on real pictures that a pretrained network beats one from scratch
+  sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
+  zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
+  gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
+  nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
+  data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
+  fuzz          try a reader of strangers' bytes on inputs that are made to break it
+  bench         figures beside a reference that runs in the same run
+  help          this text; \"cargo xtask <task> --help\" says more about one task
+
+libtorch 2.11.0 goes to the user's cache folder, once for all checkouts.
+";
+
+pub(crate) const DEMO: &str = "\
+Build Marquee and run its demo: films and posters from a local API, prepared, a network trained
+by two ranks on two workers, evaluated
+
+Usage: cargo xtask demo [options] [-- <more options of \"marquee demo\">]
+
+Options:
+  --keep          leave everything running at the end and say how to look around and stop it
+  --json          print the summary as one JSON object on the last line of stdout
+  --films N       how many films to generate
+  --data-dir DIR  where the demo keeps its data
+";
+
+pub(crate) const TEST: &str = "\
+Build the workspace's binaries and run all its tests, with cargo-nextest where it is installed
+
+Usage: cargo xtask test [-- <arguments for the test runner>]
+
+Example: cargo xtask test -- lost_worker
+";
+
+pub(crate) const CHECK: &str = "\
+Run every static check: fmt, architecture rules, circles of files, clippy, the trainer for old GPUs (types
+and lockfile alone), doc, .sqlx, linkage, systemd units
+
+Usage: cargo xtask check [NAME..]
+
+Options:
+  NAME  only these, as the list at the end names them
+
+A check whose tool is not installed is listed as skipped, by name.
+";
+
+pub(crate) const SETUP: &str = "\
+Fetch libtorch and find Postgres, as demo and test do, and print the variables they use
+
+Usage: cargo xtask setup
+
+Example: eval \"$(cargo xtask setup)\" && cargo build --workspace
+
+Variables that override it:
+  LIBTORCH              a libtorch 2.11 of your own: a folder with include/ and lib/
+  MARQUEE_POSTGRES_BIN  the folder with Postgres' initdb and postgres, version 14 or newer
+  XDG_CACHE_HOME        where to keep marquee/libtorch-2.11.0 instead of ~/.cache
+";
+
+pub(crate) const NCCL_SHIM: &str = "\
+Build libmarquee_nccl.so, the shared object by which ranks on GPUs exchange gradients through NCCL
+
+Usage: cargo xtask nccl-shim [--to DIR]
+
+Needs a C++ compiler, no GPU and no CUDA: headers come from pinned wheels (202 MB to download once, 6 MB
+kept in the user's cache folder, where the result is kept too). Prints the path of the file.
+
+Options:
+  --to DIR  also copy it there; the trainer looks for it beside itself [beside the debug binaries]
+";
+
+pub(crate) const SQLX_PREPARE: &str = "\
+Start a private Postgres, apply migrations/ and compute .sqlx again for the store's queries
+
+Usage: cargo xtask sqlx-prepare [--check]
+
+Options:
+  --check  change nothing; fail if .sqlx is not what the migrations and queries give
+";
