@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use marquee_coordinator::scheduler::{self, Gpu, Held, Host, Pending};
-use marquee_domain::ids::{JobId, JobName, WorkerId};
-use marquee_domain::resources::{Device, DeviceKind, Resources};
+use marquee_coordinator::scheduler::{self, Gpu, Held, Host, Pending, Queue, Shape};
+use marquee_domain::ids::{JobId, WorkerId};
+use marquee_domain::resources::{Device, DeviceKind};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use uuid::Uuid;
@@ -30,9 +30,7 @@ fn main() -> Result<()> {
         if quick && count > GOAL_PENDING {
             continue;
         }
-        let pending = (1..=count)
-            .map(|id| job(id, now))
-            .collect::<Result<Vec<Pending>>>()?;
+        let pending: Queue = (1..=count).map(|id| job(id, now)).collect();
         for (what, hosts) in [("all free", &empty), ("all busy", &full)] {
             let (ms, wall_ms, placed, rounds) = measure(&pending, hosts, now)?;
             print(&json!({
@@ -57,7 +55,7 @@ fn print(line: &serde_json::Value) {
 /// Median milliseconds of this thread and of the clock, how many were placed, and how many rounds ran: one
 /// where a round is long. The thread's own time is the same on a machine that is busy with other work.
 fn measure(
-    pending: &[Pending],
+    pending: &Queue,
     hosts: &[Host],
     now: DateTime<Utc>,
 ) -> Result<(f64, f64, usize, usize)> {
@@ -66,7 +64,7 @@ fn measure(
     let start = Instant::now();
     while cpu.len() < ROUNDS && (cpu.is_empty() || start.elapsed().as_secs() < 10) {
         let (round, cpu_before) = (Instant::now(), thread_ms()?);
-        let plan = black_box(scheduler::place(black_box(pending), black_box(hosts), now));
+        let plan = black_box(scheduler::plan(black_box(pending), black_box(hosts), now));
         cpu.push(thread_ms()? - cpu_before);
         wall.push(1e3 * round.elapsed().as_secs_f64());
         placed = plan.placements.len();
@@ -84,28 +82,26 @@ fn thread_ms() -> Result<f64> {
 }
 
 /// Jobs as a busy team has them: most want one GPU, some a gang, a few any device.
-fn job(id: i64, now: DateTime<Utc>) -> Result<Pending> {
+fn job(id: i64, now: DateTime<Utc>) -> Pending {
     let (ranks, device) = match id % 10 {
         0 => (16, DeviceKind::Gpu),
         1 | 2 => (4, DeviceKind::Gpu),
         3 => (1, DeviceKind::Any),
         _ => (1, DeviceKind::Gpu),
     };
-    Ok(Pending {
+    Pending {
         job: JobId(id),
-        name: JobName::try_from(format!("job-{id}"))?,
-        resources: Resources {
+        shape: Shape {
             ranks,
-            min_ranks: None,
             device,
             devices_per_rank: 1,
+            needs_trainer: id % 2 == 0,
         },
-        needs_trainer: id % 2 == 0,
         priority: 0,
         // None has waited so long that devices are held back for it.
         queued_at: now,
         not_before: None,
-    })
+    }
 }
 
 /// Hosts on each of which a job holds the first `busy` GPUs.

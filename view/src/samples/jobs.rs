@@ -124,6 +124,7 @@ pub fn failed_train() -> JobDetail {
         at: ago(seconds),
         attempt,
         text: text.into(),
+        ..JobEvent::default()
     };
     JobDetail {
         job: Some(Job {

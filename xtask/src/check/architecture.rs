@@ -176,6 +176,7 @@ mod tests {
         let using = |name: &str, dependencies: &[&str], test_dependencies: &[&str]| {
             let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
             violations(&[Package {
+                folder: std::path::PathBuf::new(),
                 name: name.to_owned(),
                 dependencies: names(dependencies),
                 test_dependencies: names(test_dependencies),
