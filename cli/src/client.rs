@@ -29,9 +29,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// After this long without an answer the user is told what we wait for.
 const SAY_WAITING_AFTER: Duration = Duration::from_secs(1);
-/// One TCP and TLS handshake; across the world it takes less than one second.
+/// For one TCP and TLS handshake, which takes less than a second even across the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// One request with one answer. A pipeline of 1,000 jobs is stored in far less.
+/// For one request with one answer. Storing a pipeline of 1,000 jobs takes far less.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A silent connection is asked for a sign of life this often ...
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -41,9 +41,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a request may do to the coordinator when it is sent twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// Reading, or carrying a `request_id`: the same as once.
+    /// It only reads, or carries a `request_id`: sent twice it does the same as sent once.
     Safe,
-    /// Not the same: sent again only when it cannot have arrived.
+    /// Sent twice it might act twice: it is sent again only when it cannot have arrived.
     Unsafe,
 }
 
@@ -119,7 +119,7 @@ impl Remote {
         }
     }
 
-    /// The error that a status means to the user after so many tries.
+    /// Turns the status of the last try into the error that the user sees.
     pub(crate) fn error(&self, status: &Status, tries: u32, waited: Duration) -> CliError {
         if !is_transport(status) {
             return CliError::Refused(PublicError::from(status));
@@ -149,14 +149,14 @@ pub(crate) fn quick<T>(message: T) -> Request<T> {
     request
 }
 
-/// Whether a status tells of the connection rather than of the request: made on our side, or the
-/// coordinator's own "not now" without one of Marquee's codes.
+/// Whether a status is about the connection and not about the request: it was made on our side of the
+/// connection, or it is a plain "unavailable" without one of Marquee's codes.
 pub(crate) fn is_transport(status: &Status) -> bool {
     let is_ours = PublicError::from(status).code.is_some();
     !is_ours && (status.source().is_some() || status.code() == Code::Unavailable)
 }
 
-/// Whether what was interrupted by this status may go on by asking again.
+/// Whether the same request may succeed when it is sent again later.
 pub(crate) fn is_passing(status: &Status) -> bool {
     status.code() == Code::Unavailable || is_transport(status)
 }

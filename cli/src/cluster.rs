@@ -1,9 +1,9 @@
 //! All of Marquee on one machine: a coordinator and workers as child processes of this one.
 //!
 //! Invariant: whatever ends this process, nothing of it stays. In order: workers get TERM (and stop
-//! what they run), then the coordinator (and its Postgres), each KILL after a written limit. Killed
-//! itself, it leaves TERM to the kernel (`launch`). What a child that died badly left behind comes
-//! to us as the subreaper, and ends with us too (`orphans`).
+//! what they run), then the coordinator (and its Postgres), each KILL after a written limit. Ended
+//! with KILL itself, it cannot send TERM any more: the kernel does (`launch`). Processes whose parent
+//! crashed become children of this one, and it ends them too (`orphans`).
 
 pub(crate) mod launch;
 mod layout;
@@ -103,13 +103,13 @@ impl LocalCluster {
         ready::workers(&mut self.workers, &place).await
     }
 
-    /// Has a running program stopped with the rest.
+    /// Takes over a running program: it will be stopped together with the daemons.
     pub(crate) fn keep(&mut self, helper: Program) {
         self.helpers.push(helper);
     }
 
-    /// Starts again what ends by itself, until that happens too often; that is the error. Safe to
-    /// drop and call again.
+    /// Restarts daemons that end by themselves. Returns only with an error: one of them ended too
+    /// often. Safe to drop and call again.
     pub(crate) async fn supervise(&mut self) -> Result<std::convert::Infallible> {
         let mut child_ended = signal(SignalKind::child())?;
         loop {
@@ -153,7 +153,7 @@ impl LocalCluster {
     }
 
     async fn stop_in_order(&mut self) {
-        // TERM to all first, so that they stop side by side.
+        // TERM to all of them first, so that they stop at the same time.
         for program in self.workers.iter_mut().chain(&mut self.helpers) {
             program.terminate();
         }
@@ -171,7 +171,7 @@ impl LocalCluster {
             .chain(std::iter::once(&mut self.coordinator))
     }
 
-    /// Processes that are ours to wait for, each by its own [`Program`].
+    /// Ids of the child processes that a [`Program`] here waits for.
     fn pids(&self) -> Vec<u32> {
         let all = self
             .workers

@@ -173,8 +173,8 @@ fn warn_of_open_key(tls: &Tls) {
     }
 }
 
-/// Whether a process lives. A pid that was given to another program counts as alive: the worst
-/// that follows is a hint less in an error.
+/// Whether a process lives. If its pid was given to another program meanwhile, the answer is wrong, and
+/// an error has one hint less.
 fn is_alive(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
@@ -186,11 +186,11 @@ pub(crate) struct UpContext {
     text: String,
 }
 
-/// What became of the wish to leave a context.
+/// Whether the context was written.
 #[derive(Debug)]
 pub(crate) enum Written {
     Yes(#[allow(dead_code, reason = "held for what its drop does")] UpContext),
-    /// The file there is not ours to replace.
+    /// There is a file that is not ours to replace.
     KeptOther {
         path: PathBuf,
         addr: String,

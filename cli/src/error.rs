@@ -39,10 +39,10 @@ pub(crate) enum CliError {
     /// The coordinator said no.
     #[error("{}", .0.message)]
     Refused(PublicError),
-    /// Jobs ended otherwise than well; each was named already.
+    /// Jobs failed or were cancelled; the text names them.
     #[error("{0}")]
     JobsFailed(String),
-    /// Ctrl-C or SIGTERM, with what goes on without us.
+    /// Ctrl-C or SIGTERM. The hint says what goes on without us.
     #[error("interrupted")]
     Interrupted { hint: Option<String> },
     #[error("{0:#}")]
@@ -69,7 +69,7 @@ impl CliError {
         }
     }
 
-    /// Whether the reader of our stdout left (`marquee jobs | head`): no error of anybody's.
+    /// Whether stdout was closed by its reader, as in `marquee jobs | head`. That is not an error.
     fn is_closed_pipe(&self) -> bool {
         match self {
             Self::Other(error) => error

@@ -29,7 +29,7 @@ pub(crate) enum Format {
 pub(crate) struct Output {
     pub format: Format,
     colour: bool,
-    /// Columns of the terminal; None: not one, nothing is wrapped.
+    /// Columns of the terminal. None: stdout is not a terminal, and nothing is wrapped.
     width: Option<u16>,
 }
 
@@ -69,7 +69,7 @@ impl Output {
         out.flush()
     }
 
-    /// Whether a person reads.
+    /// Whether the answer is for a person, so that hints on stderr help.
     pub(crate) fn is_for_people(&self) -> bool {
         self.format == Format::Table
     }

@@ -19,7 +19,7 @@ const REPORT_FILE: &str = "report.json";
 /// Reads what a pipeline's jobs left behind.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
     let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
-    // Where a step was reused, the job that did the work has its words.
+    // A job that reused a step did no work of its own: the summary is that of the job that did.
     let last_succeeded = |kind: JobKind| {
         let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
         let job = pipeline.jobs.iter().rfind(done)?;
@@ -61,7 +61,7 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary>
     })
 }
 
-/// The books of a fetch job, or of all elements of one that is an array.
+/// The summary of a fetch job; of a job array, those of all its elements added up.
 async fn fetch_summary(remote: &Remote, job_id: i64) -> Result<Option<FetchSummary>> {
     let elements = jobs::elements(remote, job_id).await?;
     let ids = if elements.is_empty() {
@@ -98,7 +98,7 @@ async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
     Ok(report)
 }
 
-/// The ranks' own words, from the attempt that was committed.
+/// The summaries of the ranks, from the attempt that was committed.
 pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64) -> Result<Vec<T>> {
     let detail = jobs::get(remote, job_id).await?;
     let committed = detail

@@ -1,7 +1,7 @@
 //! Words to the user, on stderr.
 //!
-//! A reader that left (`marquee up 2>&1 | head -1`, a terminal that was closed) is no reason to end:
-//! `eprintln!` would panic, and `up` would leave its daemons without stopping them in order.
+//! Nobody may read stderr any more (`marquee up 2>&1 | head -1`, a terminal that was closed). Then
+//! `eprintln!` panics, and `up` would end without stopping its daemons in order. [`say!`] goes on.
 
 use std::fmt;
 use std::io::Write as _;

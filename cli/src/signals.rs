@@ -1,5 +1,5 @@
 //! Ctrl-C and SIGTERM as a future, for commands that have something to put in order first.
-//! Commands that have not keep the default: they end at once.
+//! Commands that have nothing to put in order keep the default: they end at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

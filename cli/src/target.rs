@@ -56,7 +56,7 @@ pub(crate) fn parse_pipeline(text: &str) -> Result<PipelineId, String> {
         .map_err(|_| "write a pipeline's number, as in p3".to_owned())
 }
 
-/// What a target turned out to be.
+/// The job or pipeline that a target names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolved {
     Job(i64),

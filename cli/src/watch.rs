@@ -21,7 +21,7 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(500);
 /// How often the reporter hears that time passes.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The request that follows what a target turned out to be.
+/// The request that follows these jobs, or this pipeline.
 pub(crate) fn request(targets: &[Resolved]) -> Result<WatchRequest> {
     let mut request = WatchRequest::default();
     for target in targets {
@@ -66,7 +66,7 @@ pub(crate) async fn until_ended(
         }
         let (since, tries) = lost_since.get_or_insert((Instant::now(), 0));
         *tries += 1;
-        // Before the first word there is nothing to go on with: the short patience of a request.
+        // A coordinator that never answered is given up as soon as for any other request.
         let patience = if heard_before == 0 && jobs.is_empty() {
             TICK * 5
         } else {
@@ -116,7 +116,7 @@ async fn follow_once(
     }
 }
 
-/// The error that jobs which did not end well mean for the exit code.
+/// An error that names the jobs which failed or were cancelled, if there are any.
 pub(crate) fn verdict(jobs: &[Job]) -> Result<()> {
     let bad: Vec<&Job> = jobs
         .iter()

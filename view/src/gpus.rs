@@ -12,7 +12,7 @@ use crate::page::{Cell, Page, Tone, View, left, right, toned};
 use crate::{json, units, words};
 use readings::{NOTHING, ecc, memory, modes, of, pcie, power, temperature, text, unit, xids};
 
-/// A reading this old says little of now: three samples of the worker are missing.
+/// A reading is marked as old from this age on: the worker has missed three samples.
 const OLD: Duration = Duration::from_secs(15);
 
 /// The GPUs of all workers.

@@ -53,7 +53,7 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
     page.table(heads, rows);
 }
 
-/// One that its attempt went on without is lost, whatever it says of itself.
+/// A rank is lost when its attempt went on without it, whatever state it reported itself.
 fn rank_state(rank: &v1::AttemptRank) -> &'static str {
     if rank.lost_at.is_some() {
         "lost"

@@ -72,7 +72,7 @@ fn attempts(job: &Job) -> String {
     }
 }
 
-/// What the other columns do not say already.
+/// The job's detail, unless it would only repeat the time that stands in another column.
 fn detail(job: &Job, now: DateTime<Utc>) -> String {
     let only_time = match words::state_name(job) {
         Some(JobStateName::Succeeded) => job.elements.is_none() && job.reused_from_job_id == 0,

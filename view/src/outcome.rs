@@ -67,7 +67,7 @@ fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
     }
 }
 
-/// The ranks' own words of a train job's newest attempt that has ended; None for others.
+/// The ranks' summaries of a train job's newest attempt that has ended; None for other jobs.
 #[must_use]
 pub fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
     let summaries = |attempt: &v1::Attempt| -> Option<Vec<TrainSummary>> {
@@ -81,7 +81,7 @@ pub fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
     detail.attempts.iter().rev().find_map(summaries)
 }
 
-/// What the reader must know of the way a train job ran, each thing once.
+/// What the ranks of a train job warn of; each warning once, however many ranks gave it.
 #[must_use]
 pub fn warnings(ranks: &[TrainSummary]) -> Vec<String> {
     let mut warnings: Vec<String> = ranks
@@ -93,8 +93,8 @@ pub fn warnings(ranks: &[TrainSummary]) -> Vec<String> {
     warnings
 }
 
-/// What held a train job up, and what it warns of, from the words of its newest attempt that has ended;
-/// None for others.
+/// What held a train job up and what it warns of, from the summaries of its newest attempt that has
+/// ended; None for other jobs.
 #[must_use]
 pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
     let ranks = trained(detail)?;
@@ -110,7 +110,7 @@ pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
-/// What the newest attempt's loss of ranks came to, where it went on without them.
+/// Which ranks the newest attempt lost and went on without, as sentences.
 #[must_use]
 pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
     let Some(attempt) = detail.attempts.last() else {

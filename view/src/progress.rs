@@ -7,14 +7,15 @@ use marquee_proto::v1::Progress;
 
 use crate::units;
 
-/// A rate over less than this is noise.
+/// A rate measured over a shorter time would be noise.
 const RATE_AFTER: Duration = Duration::from_secs(1);
 /// Classes of problems that fit into one line.
 const PROBLEMS_SHOWN: usize = 3;
-/// A time left beyond this says nothing but that it is long.
+/// A longer time left is not shown: such a figure says nothing but that it is long.
 const LEFT_MAX: Duration = Duration::from_secs(99 * 24 * 3_600);
 
-/// Which of how many like phases this is: (2, 8) of "epoch 2/8", (1, 1) where nothing is said.
+/// Which round this is, of how many: (2, 8) for the phase "epoch 2/8", (1, 1) for a phase without
+/// such a figure.
 fn round(progress: &Progress) -> (u64, u64) {
     let said = progress
         .phase

@@ -10,7 +10,7 @@ use marquee_proto::v1;
 
 use crate::units;
 
-/// Shown for a value that a newer coordinator knows and this program does not.
+/// Shown for a value that only a newer coordinator knows.
 const UNKNOWN: &str = "unknown";
 
 /// The word of a job's state.

@@ -19,7 +19,7 @@ use crate::error::Result;
 #[derive(Debug)]
 pub(crate) struct Layout {
     folder: PathBuf,
-    /// None once it was given back.
+    /// None after [`Layout::unlock`].
     lock: Option<File>,
 }
 
@@ -150,8 +150,8 @@ fn in_use(folder: &Path, lock: &mut File) -> crate::error::CliError {
     .into()
 }
 
-/// A port of the address that nobody listens on just now, where the address leaves it open. The
-/// coordinator must keep it over a restart, so it is chosen here and not by the kernel.
+/// The address, with a free port where it says 0. The port is chosen here and not by the coordinator,
+/// since that must have the same one after a restart.
 pub(crate) fn free_port(mut addr: SocketAddr) -> Result<SocketAddr> {
     if addr.port() == 0 {
         let probe = TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))?;

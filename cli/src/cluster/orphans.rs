@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::Result;
 
-/// What is left gets TERM and then so long before KILL: its own master, who would have given it
-/// more, is gone.
+/// Time between TERM and KILL for an orphan. Its own daemon would have given it more, but that is
+/// gone.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long to wait for the kernel after KILL.
 const KILL_MAX: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ fn parent_of(pid: u32) -> Option<u32> {
     after_name.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Lets those that have ended go, as init would.
+/// Collects the exit codes of orphans that have ended, as init would; otherwise they stay as zombies.
 pub(super) fn reap(known: &[u32]) {
     for pid in strangers(known) {
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));

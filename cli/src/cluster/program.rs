@@ -18,12 +18,12 @@ use super::launch;
 use crate::error::Result;
 use crate::say::say;
 
-/// After KILL the kernel needs but a moment; a process in an uninterruptible wait may need more
-/// than we want to.
+/// How long to wait for a process after KILL. One that hangs in the kernel may take longer; then it is
+/// left alone.
 const KILL_MAX: Duration = Duration::from_secs(5);
 /// Lines of a log that an error quotes.
 const LAST_WORDS_LINES: usize = 15;
-/// Bytes of a log's end in which they are looked for.
+/// How many bytes at the end of a log are searched for these lines.
 const LAST_WORDS_BYTES: u64 = 16 * 1024;
 
 /// A program, running or not.
@@ -84,7 +84,7 @@ impl Program {
             .stderr(stderr)
             // Ctrl-C at the terminal is for us alone: we stop the others in order.
             .process_group(0)
-            // Only for a way out that nobody thought of; `stop` is the rule.
+            // A safety net: normally `LocalCluster::stop` has ended it before this value is dropped.
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {}", self.name))?;
@@ -112,7 +112,7 @@ impl Program {
         Ok(status)
     }
 
-    /// Whether it has not been started too often.
+    /// Whether it may be started again: it was started fewer than `max` times `within` that time.
     pub(crate) fn may_restart(&mut self, max: usize, within: Duration) -> bool {
         while self.started.front().is_some_and(|at| at.elapsed() > within) {
             self.started.pop_front();

@@ -1,4 +1,4 @@
-//! Waiting until started daemons do their work, or seeing them fail to.
+//! Waits until daemons that were started are ready, or says why they are not.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::error::Result;
 const COORDINATOR_START: Duration = Duration::from_secs(90);
 /// A worker asks the trainer what it links, which loads libtorch from disk.
 const WORKERS_START: Duration = Duration::from_secs(90);
-/// Between two looks.
+/// Pause between two checks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// One look.
+/// How long one check may take.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// Returns when the coordinator answers.

@@ -40,7 +40,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
                     })
                     .await?,
             ),
-            // Cancelling what is cancelled changes nothing: safe to repeat.
+            // To cancel a pipeline twice does the same as once, so this may be repeated.
             Resolved::Pipeline(id) => jobs.extend(
                 remote
                     .call(Repeat::Safe, async || {

@@ -62,7 +62,7 @@ pub(crate) async fn start(layout: &Layout, films: u32) -> Result<(Program, Strin
             .into());
         }
     };
-    // Read on, so that it never waits for us to.
+    // Reads its stdout to the end: if nobody did, the pipe would fill up and block it.
     tokio::spawn(async move {
         let _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await;
     });
@@ -84,7 +84,7 @@ async fn address(stdout: &mut BufReader<ChildStdout>) -> Result<Option<String>> 
         }
         match serde_json::from_str::<Listening>(&line) {
             Ok(listening) if listening.event == "listening" => return Ok(Some(listening.api_url)),
-            // Other lines are for other readers.
+            // Other lines are not about the address.
             Ok(_) | Err(_) => {}
         }
     }

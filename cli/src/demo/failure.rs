@@ -1,4 +1,4 @@
-//! A demo that failed: everything that says why, while it can still be asked.
+//! After a demo that failed: says why, as long as its coordinator still runs and can be asked.
 
 use marquee_proto::v1::{Job, JobState};
 use marquee_view::Page;

@@ -107,7 +107,7 @@ impl Reporter for Bars {
     }
 
     fn note(&mut self, text: &str) {
-        // Above the bars; where there is no terminal any more nobody misses it.
+        // Printed above the bars. It fails only when the terminal is gone, and then nobody reads it.
         let _ = self.all.println(text);
     }
 

@@ -8,8 +8,8 @@ use marquee_view::{status, words};
 
 use crate::output::terminal::harmless;
 
-/// At least this long between two lines about a job whose state stays the same: a day's log of a
-/// run can still be read.
+/// Least time between two lines about a job whose state stays the same, so that the log of a run
+/// that takes a day can still be read.
 const EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// What was said about each job.

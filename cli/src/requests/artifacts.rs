@@ -7,7 +7,7 @@ use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
 use crate::target::Target;
 
-/// Digits of a digest that are enough where they are unique.
+/// Least number of digits by which a digest may be named.
 const DIGEST_PREFIX_MIN: usize = 12;
 
 /// The first `limit` artifacts, newest first, and whether there are more.
@@ -35,12 +35,12 @@ pub(crate) async fn list(
     .await
 }
 
-/// Reads a digest or a job.
+/// What a text names: a digest, or the artifact of a job.
 pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
     let is_hex = text
         .bytes()
         .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-    // A job has no number of twelve digits in a lifetime of jobs.
+    // No cluster will ever have a job whose number has twelve digits.
     if is_hex && text.len() >= DIGEST_PREFIX_MIN {
         return Ok(Which::Digest(text.to_owned()));
     }

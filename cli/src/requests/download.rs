@@ -1,7 +1,7 @@
 //! Files of an artifact, from the coordinator to a folder.
 //!
 //! Invariant: a file under its own name is complete and has its digest; what is on the way has
-//! another name. A broken connection goes on where it broke.
+//! another name. After a broken connection the download continues at the byte where it stopped.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -18,9 +18,9 @@ use tonic::Status;
 use crate::client::{Remote, is_passing};
 use crate::error::Result;
 
-/// Tries for one file without a single new byte.
+/// How often one file is tried without receiving a single new byte.
 const TRIES_MAX: u32 = 10;
-/// Between two of them.
+/// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Writes the files under `folder` and returns their paths, in the same order.
@@ -89,7 +89,8 @@ async fn one(remote: &Remote, digest: &Digest, size: u64, path: &Path) -> Result
     Ok(())
 }
 
-/// A temporary file is for its owner alone; a fetched one is as any other file of the user.
+/// Gives a fetched file the mode that the user's other new files have: a temporary file is for its
+/// owner alone.
 fn make_readable(file: &File) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
@@ -97,7 +98,7 @@ fn make_readable(file: &File) -> std::io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o666 & !mask.bits()))
 }
 
-/// Hands a blob on chunk by chunk; after a broken connection it goes on at the same byte.
+/// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte.
 async fn receive(
     remote: &Remote,
     digest: &Digest,

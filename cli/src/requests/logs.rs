@@ -26,7 +26,8 @@ pub(crate) async fn each(
         if !is_passing(&status) || patience.is_over() {
             return Err(remote.error(&status, patience.tries(), Duration::ZERO));
         }
-        // What was seen is left out by its time; a tail would begin somewhere else now.
+        // From here on all lines are asked for, and those shown already are left out: the last N lines
+        // are others by now.
         if seen.any() {
             request.tail = 0;
         }
@@ -60,7 +61,7 @@ async fn stream(
     }
 }
 
-/// The last stored lines of a job, for those who tell of its failure.
+/// The last stored lines of a job.
 pub(crate) async fn last_lines(
     remote: &Remote,
     job_id: i64,

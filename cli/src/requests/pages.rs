@@ -19,7 +19,7 @@ pub(super) async fn first<T>(
         let wanted = limit.saturating_sub(rows.len()).clamp(1, PAGE_SIZE);
         let (page, next) = ask(u32::try_from(wanted).unwrap_or(u32::MAX), token).await?;
         if page.is_empty() && !next.is_empty() {
-            // Asking on would never end.
+            // Asking for the next page again and again would never end.
             return Err(
                 anyhow!("the coordinator sent an empty page of a list that goes on").into(),
             );

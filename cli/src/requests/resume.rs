@@ -1,5 +1,5 @@
-//! Going on with a stream after its connection broke: the coordinator begins at the start again,
-//! and what was shown already is left out.
+//! Continues a stream after its connection broke: the coordinator sends it from the start again, and
+//! rows that were shown already are left out.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,7 +22,7 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Resume<K> {
     /// Newest time shown, and how many rows of that time.
     shown: HashMap<K, (DateTime<Utc>, u64)>,
-    /// Rows of the newest shown time that this connection has passed.
+    /// How many rows of that time this connection has sent so far.
     passed: HashMap<K, u64>,
 }
 

@@ -87,7 +87,7 @@ pub(super) fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummar
     }
 }
 
-/// What no phase accounts for: the loop's own cost.
+/// Time of the steps that belongs to no phase: the cost of the training loop itself.
 fn other_s(times: &PhaseTimes) -> f64 {
     let known: f64 = PHASES.iter().map(|(_, read)| read(times)).sum();
     (times.step_s - known).max(0.0)
