@@ -80,6 +80,7 @@ impl DatasetWriter {
         let (found, run) = parted(books);
         json_file(&self.dir, LABELS_FILE, &labels)?;
         json_file(&self.dir, RUN_NOTE_FILE, &run)?;
+        // Last: with it the folder is a dataset.
         json_file(&self.dir, FETCH_FILE, &found)
     }
 

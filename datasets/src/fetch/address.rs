@@ -29,6 +29,7 @@ impl Base {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(wrong("is neither http nor https"));
         }
+        // Paths are appended to it: a query or a fragment would be lost without a word.
         if url.host_str().is_none() || url.query().is_some() || url.fragment().is_some() {
             return Err(wrong("must be a host with a path and nothing else"));
         }
@@ -84,6 +85,7 @@ impl Base {
     }
 
     fn is_tmdb(&self) -> bool {
+        // A host's name with a dot at its end is the same host.
         let host = self.0.host_str().unwrap_or_default().trim_end_matches('.');
         TMDB_DOMAINS.iter().any(|domain| {
             host.strip_suffix(domain)

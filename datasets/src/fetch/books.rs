@@ -77,6 +77,7 @@ impl Books {
         let rejected: u64 = self.rejected.values().sum();
         let failed: u64 = self.failed.values().sum();
         let found = self.fetched + self.gone + rejected + failed;
+        // Checked by every job, not by tests alone: a set that silently lacks pictures is worse than none.
         if found != self.asked {
             return Err(JobError::crash(format!(
                 "the books do not balance: {} ids asked for, {found} accounted for ({} fetched, \

@@ -62,6 +62,7 @@ impl Credential {
     }
 
     fn new(secret: &str, origin: String) -> Result<Self, JobError> {
+        // Files, and variables that were read from files, end in a newline.
         let secret = secret.trim().to_owned();
         if secret.is_empty() {
             return Err(JobError::user(format!(

@@ -160,6 +160,8 @@ impl Journal {
                 none.insert(File::open(path_of(&self.dir, slot.segment))?)
             }
         };
+        // One read for head, header and body. The sum was only checked for the last frame of a segment
+        // so far: a disk may have altered any.
         let mut frame = vec![0; FRAME_HEAD_BYTES + slot.header as usize + slot.body as usize];
         file.read_exact_at(&mut frame, slot.offset)?;
         let body = frame.split_off(FRAME_HEAD_BYTES + slot.header as usize);

@@ -33,6 +33,7 @@ impl Labels {
             return self.names[*known].clone();
         }
         let name = match id {
+            // A label without a name still tells pictures apart.
             Some(id) if name.is_empty() => format!("genre-{id}"),
             Some(_) | None => name.clone(),
         };

@@ -200,6 +200,7 @@ impl Pace {
                 .filter(|share| boot_ms < share.until_ms && state.is_named(share, host))
                 .map_or(0.0, |share| share.per_second),
         };
+        // No share, one that ran out, one of nothing: nothing goes in any of these cases.
         if per_second <= 0.0 {
             return Err(NotYet::NoShare);
         }
@@ -217,6 +218,7 @@ impl Pace {
         if slot > now {
             return Err(NotYet::For(slot - now));
         }
+        // The slot, not the time of day: what a timer was late by is not added to every gap that follows.
         state.last = Some(slot);
         state.turns.all += 1;
         state.turns.waited += u32::from(waited);

@@ -75,6 +75,7 @@ impl Attendant {
         let (Some(pace), Some(in_flight)) = (self.pace.upgrade(), self.in_flight.upgrade()) else {
             return Ok(false);
         };
+        // Looked for, not waited for: a file needs no connection that could break.
         let share = read_share(&self.folder.join(SHARE_FILE))?;
         if let Some(share) = share.filter(|share| self.share.as_ref() != Some(share)) {
             pace.take(share.clone());

@@ -165,6 +165,7 @@ fn decode_other(file: &[u8], format: ImageFormat) -> Result<Rgb, Skip> {
         reader.limits(limits);
         reader
     };
+    // The header first: a small file may promise 30,000 x 30,000 pixels.
     let (width, height) = reader(file)
         .into_dimensions()
         .map_err(|error| skip_of(&error))?;

@@ -62,6 +62,7 @@ pub(super) fn choose(
     let (mut kept, mut dropped) = (Vec::new(), Vec::new());
     for label in asked.unwrap_or(labels) {
         let count = counts.get(label.as_str()).copied().unwrap_or(0);
+        // A class without any picture cannot be learned, whatever the settings say.
         if count >= u64::from(min_count.max(1)) {
             kept.push(label.clone());
         } else {

@@ -92,6 +92,7 @@ impl Helper {
 
     fn start(&self) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
+        // A decoder in an endless loop never answers. A limit on the socket needs no thread that watches.
         ours.set_read_timeout(Some(PICTURE_MAX))?;
         ours.set_write_timeout(Some(PICTURE_MAX))?;
         let input = OwnedFd::from(theirs.try_clone()?);

@@ -35,6 +35,8 @@ impl Preparer {
     /// Never panics, whatever the decoders do.
     pub(super) fn prepare(&mut self, file: &[u8]) -> Prepared {
         let (width, height) = (self.shrinker.width, self.shrinker.height);
+        // In a helper a panic would cost a new process, in this one the job. Decoders have panicked on
+        // strangers' files before, and will again.
         let prepared = catch_unwind(AssertUnwindSafe(|| {
             let (pixels, look) = self.shrinker.shrink(file, Look::at)?;
             let image = match self.encoding {

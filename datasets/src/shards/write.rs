@@ -233,6 +233,7 @@ impl SplitWriter {
             .map_err(|error| shard.fault(error))?;
         shard.rows += rows;
         shard.picture_bytes += bytes;
+        // Only between batches, so a file may be a batch larger than asked for.
         if shard.picture_bytes >= layout.shard_bytes {
             self.close_shard()?;
         }

@@ -65,6 +65,7 @@ impl Settings {
             credential_file.as_deref(),
             |name| std::env::var(name).ok(),
         )?;
+        // To this machine itself nobody listens on the way.
         if credential.is_some() && !api.is_https() && !api.is_loopback() {
             return Err(JobError::user(format!(
                 "api_url {api} would send the credential unencrypted; use https"
@@ -106,6 +107,7 @@ pub(super) fn fingerprint(fetch: &FetchSettings, place: &Workplace<'_>) -> Diges
         ..
     } = &mut asked.source
     {
+        // Whoever changes the key or slows the job down after a failure goes on with what there is.
         (*credential_env, *credential_file) = (None, None);
         (*requests_per_second, *concurrency) = (0, 0);
         (*request_timeout_s, *request_attempts, *outage_s) = (0, 0, 0);
