@@ -116,6 +116,9 @@ pub struct Assignment {
     /// The coordinator shares the rates of hosts out.
     #[serde(default)]
     pub shares_rates: bool,
+    /// The order to start came with the assignment. Never set where others have to be waited for.
+    #[serde(default)]
+    pub start: bool,
 }
 
 impl Assignment {
@@ -135,6 +138,8 @@ impl Assignment {
             resume: None,
             problem: None,
             shares_rates: wire.shares_rates,
+            // A coordinator that sets it for a gang is wrong: no rank of one may start alone.
+            start: wire.start && wire.world_size <= 1,
         };
         if let Err(bad) = assignment.fill(wire.inputs, wire.devices, wire.resume) {
             assignment.problem = Some(bad.to_string());
@@ -185,8 +190,20 @@ pub struct Orders {
     pub stop: Option<StopOrder>,
 }
 
+impl Orders {
+    /// What comes with an assignment: one that starts by itself is under the order to start from
+    /// its first moment, and everything after is as if Start had been sent.
+    #[must_use]
+    pub fn with(assignment: &Assignment) -> Self {
+        Self {
+            start: assignment.start.then(StartOrder::default),
+            stop: None,
+        }
+    }
+}
+
 /// Start the child.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartOrder {
     /// Set where the attempt has several ranks.
     pub rendezvous: Option<Rendezvous>,
@@ -338,5 +355,30 @@ mod tests {
         let assignment = Assignment::from_wire(wire);
         assert_eq!(assignment.key, RankKey::new(3, 1, 0));
         assert!(assignment.problem.unwrap().contains("inputs.manifest"));
+    }
+
+    #[test]
+    fn a_rank_of_a_gang_waits_for_its_start_whatever_the_message_says() {
+        let starts = |world_size| {
+            let wire = v1::Assign {
+                world_size,
+                start: true,
+                ..v1::Assign::default()
+            };
+            Orders::with(&Assignment::from_wire(wire)).start.is_some()
+        };
+        assert!(starts(0) && starts(1) && !starts(2));
+    }
+
+    #[test]
+    fn an_assignment_that_an_older_daemon_wrote_waits_for_its_start() {
+        let assignment = Assignment::from_wire(v1::Assign {
+            start: true,
+            ..v1::Assign::default()
+        });
+        let mut stored = serde_json::to_value(&assignment).unwrap();
+        stored.as_object_mut().unwrap().remove("start").unwrap();
+        let read: Assignment = serde_json::from_value(stored).unwrap();
+        assert!(!read.start);
     }
 }

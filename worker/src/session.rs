@@ -208,6 +208,7 @@ impl Session {
             held: self.held(),
             gpus: self.host.gpus.readings(),
             prep_code,
+            features: vec![v1::WorkerFeature::StartWithAssign.into()],
         }
     }
 

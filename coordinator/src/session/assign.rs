@@ -66,5 +66,6 @@ pub(super) async fn assignment(
         hosts_rendezvous: stored.world_size > 1 && (key.rank.0 == 0 || is_standby),
         resume,
         shares_rates: true,
+        start: false,
     }))
 }

@@ -115,6 +115,7 @@ impl FakeWorker {
             gpus: Vec::new(),
             held: held.lock().unwrap().values().cloned().collect(),
             prep_code: code.into(),
+            features: Vec::new(),
         };
         outbox
             .send(v1::WorkerMessage {

@@ -231,6 +231,7 @@ mod tests {
             resume: None,
             problem: None,
             shares_rates: false,
+            start: false,
         };
         let plan = ChildPlan {
             assignment: &assignment,

@@ -57,6 +57,8 @@ pub struct HeldRank {
     pub assignment: Assignment,
     /// The boot in which it was assigned.
     pub boot: BootId,
+    /// This daemon accepted it: no earlier one can have started its child.
+    pub is_new: bool,
     spool: Mutex<Spool>,
     orders: watch::Sender<Orders>,
     /// Keep its inputs in the cache until its work has ended.
@@ -70,25 +72,25 @@ impl HeldRank {
         fs::create_dir_all(dir.path())?;
         let file = RankFile {
             boot: host.boot,
+            orders: Orders::with(&assignment),
             assignment,
-            orders: Orders::default(),
         };
         durable::write_json(&dir.rank_file(), &file)?;
         durable::sync_parent(dir.path())?;
-        Self::open(host, dir, file)
+        Self::open(host, dir, file, true)
     }
 
     /// A rank that an earlier daemon accepted; None where it had not got so far.
     pub fn recover(host: &Host, key: RankKey) -> io::Result<Option<Self>> {
         let dir = RankDir::new(&host.attempts(), key);
         match fs::read(dir.rank_file()) {
-            Ok(bytes) => Self::open(host, dir, serde_json::from_slice(&bytes)?).map(Some),
+            Ok(bytes) => Self::open(host, dir, serde_json::from_slice(&bytes)?, false).map(Some),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    fn open(host: &Host, dir: RankDir, file: RankFile) -> io::Result<Self> {
+    fn open(host: &Host, dir: RankDir, file: RankFile, is_new: bool) -> io::Result<Self> {
         let key = file.assignment.key;
         let pins = file
             .assignment
@@ -101,6 +103,7 @@ impl HeldRank {
             pins: Mutex::new(pins.collect()),
             assignment: file.assignment,
             boot: file.boot,
+            is_new,
             dir,
         })
     }

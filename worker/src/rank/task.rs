@@ -136,7 +136,7 @@ impl RankTask {
                 message,
             }));
         }
-        if self.rank.orders().borrow().start.is_none() {
+        if self.rank.is_new || self.rank.orders().borrow().start.is_none() {
             return Ok(None);
         }
         let found = Kept::find(self.rank.dir.path());
@@ -154,6 +154,10 @@ impl RankTask {
             return Ok(inputs);
         }
         self.make_folders(spec.work.kind())?;
+        if self.rank.assignment.start {
+            // Nobody waits to hear that it is prepared.
+            return Ok(inputs);
+        }
         let rendezvous = self
             .host_rendezvous(spec.work.kind())
             .await?

@@ -7,7 +7,7 @@ use marquee_proto::v1::FailureClass;
 use marquee_proto::v1::report::Body;
 
 use crate::daemon::{Assigned, Daemon, eval, is_alive, lines_of, run, shell, start, until};
-use crate::fake::{Fake, Key};
+use crate::fake::{Fake, Key, manifest};
 
 const KEY: Key = (3, 1, 0);
 
@@ -168,6 +168,27 @@ async fn a_daemon_killed_before_the_start_goes_on_from_there() {
         .filter(|b| matches!(b, Body::Prepared(_)))
         .count();
     assert_eq!(prepared, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_killed_between_an_assignment_with_its_start_and_the_start_goes_on_by_itself() {
+    let fake = Fake::start().await;
+    let mut daemon = Daemon::start(&fake, &[]);
+    fake.change(|state| state.stall_after = Some(1));
+    let input = manifest(vec![fake.put("a.txt", b"forty-two\n")]);
+    Assigned::new(KEY, shell("cat $MARQUEE_INPUT_DATA/a.txt"))
+        .input("data", input)
+        .started()
+        .tell(&fake)
+        .await;
+    fake.until("a download", |state| !state.downloads.is_empty())
+        .await;
+    daemon.kill_9();
+    fake.change(|state| state.stall_after = None);
+    daemon.start_again();
+    assert!(matches!(fake.until_ended(KEY).await, Body::Finished(_)));
+    assert_eq!(fake.log(KEY), ["forty-two"]);
+    assert!(matches!(fake.bodies(KEY)[0], Body::Started(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,6 +212,7 @@ pub(crate) struct Assigned {
     pub(crate) inputs: Vec<(&'static str, Manifest)>,
     pub(crate) hosts_rendezvous: bool,
     pub(crate) resume: Option<(u64, Manifest)>,
+    pub(crate) start: bool,
 }
 
 impl Assigned {
@@ -223,7 +224,14 @@ impl Assigned {
             inputs: Vec::new(),
             hosts_rendezvous: false,
             resume: None,
+            start: false,
         }
+    }
+
+    /// With the order to start.
+    pub(crate) fn started(mut self) -> Self {
+        self.start = true;
+        self
     }
 
     pub(crate) fn input(mut self, name: &'static str, manifest: Manifest) -> Self {
@@ -275,6 +283,7 @@ impl Assigned {
                 manifest: Some(v1::Manifest::from(&manifest)),
             }),
             shares_rates: false,
+            start: self.start,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use marquee_proto::v1::report::Body;
-use marquee_proto::v1::{FailureClass, RankState};
+use marquee_proto::v1::{FailureClass, RankState, WorkerFeature};
 
 use crate::daemon::{Assigned, Daemon, eval, is_alive, run, shell, start, until};
 use crate::fake::{Fake, manifest};
@@ -115,6 +115,36 @@ async fn orders_that_come_twice_are_followed_once() {
     start(&fake, KEY, None).await;
     Assigned::new(KEY, shell(&script)).tell(&fake).await;
     fake.until_ended(KEY).await;
+    assert_eq!(fs::read_to_string(out).unwrap(), "ran\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_with_its_start_needs_no_second_message() {
+    let fake = Fake::start().await;
+    let daemon = Daemon::start(&fake, &[]);
+    fake.until("a Hello", |state| !state.hellos.is_empty())
+        .await;
+    let features = fake.state().hellos[0].features.clone();
+    assert!(features.contains(&WorkerFeature::StartWithAssign.into()));
+    let out = daemon.dir.path().join("runs");
+    let work = || {
+        shell(&format!(
+            "echo ran >> {}; echo said; sleep 0.5",
+            out.display()
+        ))
+    };
+    Assigned::new(KEY, work()).started().tell(&fake).await;
+    // What may come all the same, before and while it runs.
+    Assigned::new(KEY, work()).started().tell(&fake).await;
+    start(&fake, KEY, None).await;
+    fake.until_running(KEY).await;
+    start(&fake, KEY, None).await;
+    Assigned::new(KEY, work()).tell(&fake).await;
+    assert!(matches!(fake.until_ended(KEY).await, Body::Finished(_)));
+    let bodies = fake.bodies(KEY);
+    assert!(matches!(bodies[0], Body::Started(_)), "{bodies:?}");
+    assert!(!bodies.iter().any(|b| matches!(b, Body::Prepared(_))));
+    assert_eq!(fake.log(KEY), ["said"]);
     assert_eq!(fs::read_to_string(out).unwrap(), "ran\n");
 }
 
