@@ -1,13 +1,14 @@
 //! The language of Marquee: what a job, an attempt, a worker and an artifact are, and what may
 //! happen to them.
 //!
-//! Invariant: no I/O, no clock, no randomness, no async. Everything here is a value or a pure
+//! Invariant: no I/O, no clock, no randomness, no async. Everything here is a value, a trait or a pure
 //! function, so that the coordinator, the workers, the children and the CLI agree on meaning by
 //! construction.
 
 pub mod artifact;
 pub mod child;
 pub mod doctor;
+pub mod env;
 pub mod failure;
 pub mod flavour;
 pub mod ids;
