@@ -15,6 +15,7 @@ pub mod ids;
 pub mod job;
 pub mod limits;
 pub mod pipeline;
+pub mod rank;
 pub mod rate;
 pub mod report;
 pub mod resources;
@@ -25,3 +26,4 @@ pub mod zoo;
 
 pub use failure::FailureClass;
 pub use ids::{AttemptNumber, BootId, JobId, JobName, PipelineId, Rank, WorkerId};
+pub use rank::{RankKey, Rendezvous};

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{FileEntry, Manifest};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::rank::Rendezvous;
 use marquee_domain::resources::{Device, GpuInfo, Inventory};
 use marquee_domain::spec::JobKind;
 
@@ -202,6 +203,26 @@ impl From<v1::Inventory> for Inventory {
             threads_per_slot: inventory.threads_per_slot,
             address: inventory.address,
             flavour: inventory.flavour,
+        }
+    }
+}
+
+impl TryFrom<v1::Rendezvous> for Rendezvous {
+    type Error = BadField;
+    fn try_from(wire: v1::Rendezvous) -> Result<Self, BadField> {
+        let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
+        Ok(Self {
+            host: wire.host,
+            port,
+        })
+    }
+}
+
+impl From<Rendezvous> for v1::Rendezvous {
+    fn from(ours: Rendezvous) -> Self {
+        Self {
+            host: ours.host,
+            port: u32::from(ours.port),
         }
     }
 }

@@ -21,12 +21,7 @@ pub struct NewAttempt {
     pub created_at: DateTime<Utc>,
 }
 
-/// Where the ranks of an attempt find each other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendezvous {
-    pub host: String,
-    pub port: u16,
-}
+pub use marquee_domain::Rendezvous;
 
 /// A stored attempt.
 #[derive(Debug, Clone, PartialEq)]

@@ -16,13 +16,7 @@ use crate::attempts::Rendezvous;
 use crate::checkpoints::CheckpointKey;
 use crate::{Result, StoreError, attempts, convert};
 
-/// The name of a rank: the fence that every message about it carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RankKey {
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    pub rank: Rank,
-}
+pub use marquee_domain::RankKey;
 
 /// How far a rank is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

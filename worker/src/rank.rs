@@ -6,13 +6,11 @@
 //! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::resources::Device;
-use marquee_domain::{AttemptNumber, BootId, JobId, Rank};
+use marquee_domain::{BootId, RankKey, Rendezvous};
 use marquee_proto::convert::BadField;
 use marquee_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -27,69 +25,6 @@ pub mod rate;
 pub mod spool;
 pub mod task;
 pub mod verdict;
-
-/// Which rank of which attempt at which job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct RankKey {
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    pub rank: Rank,
-}
-
-impl RankKey {
-    /// The key from the numbers of a message.
-    #[must_use]
-    pub fn new(job: i64, attempt: u32, rank: u32) -> Self {
-        Self {
-            job: JobId(job),
-            attempt: AttemptNumber(attempt),
-            rank: Rank(rank),
-        }
-    }
-}
-
-impl fmt::Display for RankKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.job, self.attempt, self.rank)
-    }
-}
-
-impl FromStr for RankKey {
-    type Err = std::num::ParseIntError;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.splitn(3, '-');
-        let mut part = || parts.next().unwrap_or("");
-        let (job, attempt, rank) = (part().parse()?, part().parse()?, part().parse()?);
-        Ok(Self::new(job, attempt, rank))
-    }
-}
-
-/// Where the ranks of an attempt find each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rendezvous {
-    pub host: String,
-    pub port: u16,
-}
-
-impl TryFrom<v1::Rendezvous> for Rendezvous {
-    type Error = BadField;
-    fn try_from(wire: v1::Rendezvous) -> Result<Self, BadField> {
-        let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
-        Ok(Self {
-            host: wire.host,
-            port,
-        })
-    }
-}
-
-impl From<Rendezvous> for v1::Rendezvous {
-    fn from(ours: Rendezvous) -> Self {
-        Self {
-            host: ours.host,
-            port: u32::from(ours.port),
-        }
-    }
-}
 
 /// A checkpoint to go on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -331,15 +266,6 @@ impl RankDir {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_folder_name_names_its_rank() {
-        let key = RankKey::new(17, 2, 1);
-        assert_eq!(key.to_string(), "17-2-1");
-        assert_eq!("17-2-1".parse(), Ok(key));
-        assert!(".gone-17-2-1".parse::<RankKey>().is_err());
-        assert!("17-2".parse::<RankKey>().is_err());
-    }
 
     #[test]
     fn an_assignment_that_makes_no_sense_is_held_with_its_problem() {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::RankKey;
 use marquee_domain::limits::{HEARTBEAT_EVERY, MESSAGE_MAX_BYTES};
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as FromCoordinator;
@@ -26,7 +27,6 @@ use crate::backoff::{Backoff, jitter};
 use crate::connect;
 use crate::gpus::SAMPLE_EVERY;
 use crate::notify::Notifier;
-use crate::rank::RankKey;
 use crate::rank::held::Host;
 use crate::supervisor::Supervisor;
 

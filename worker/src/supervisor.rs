@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use marquee_domain::RankKey;
 use marquee_domain::rate::RateShare;
 use marquee_proto::v1;
 use tokio::sync::Notify;
@@ -19,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::durable;
 use crate::rank::held::{HeldRank, Host};
 use crate::rank::task::{Closed, RankTask};
-use crate::rank::{Assignment, RankKey, StartOrder, StopCause, StopOrder};
+use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
 
 /// How long a rendezvous store outlives its rank, so that slower ranks can say goodbye to it.
 const STORE_LINGER: Duration = Duration::from_secs(5);

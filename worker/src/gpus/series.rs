@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Gpus;
-use crate::rank::RankKey;
 use crate::rank::held::{HeldRank, Host};
 use crate::supervisor::Supervisor;
+use marquee_domain::RankKey;
 
 /// How often a rank's GPUs become metrics: a month of eight GPUs stays below ten million rows.
 const METRICS_EVERY: Duration = Duration::from_secs(15);

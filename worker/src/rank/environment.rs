@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use marquee_domain::Rendezvous;
 use marquee_domain::child::{ChildSpec, env};
 use marquee_domain::resources::{Device, Inventory};
 use marquee_domain::spec::{JobKind, JobSpec, Work};
 
-use super::{Assignment, RankDir, Rendezvous};
+use super::{Assignment, RankDir};
 
 /// Without it CUDA counts GPUs from the fastest, not in the order of their PCI addresses.
 const CUDA_DEVICE_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
@@ -169,7 +170,7 @@ fn input_variable(input: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rank::RankKey;
+    use marquee_domain::RankKey;
     use marquee_domain::resources::{DeviceKind, GpuInfo, Resources};
     use marquee_domain::spec::CommandSettings;
 

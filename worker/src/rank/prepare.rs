@@ -7,13 +7,12 @@ use std::net::{TcpListener, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::spec::JobKind;
+use marquee_domain::{FailureClass, Rendezvous};
 use serde::Deserialize;
 use tracing::warn;
 
-use super::Rendezvous;
 use super::task::{Interrupt, RankTask, local_fault};
 use crate::cache::CacheError;
 use crate::process::kept::{Kept, Launch, Status, stderr_path, stdout_path};

@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use marquee_domain::RankKey;
 use marquee_domain::job::RankState;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
@@ -21,7 +22,6 @@ use marquee_proto::v1::report::Body;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
-use super::RankKey;
 use super::pump::Cursor;
 use crate::durable;
 

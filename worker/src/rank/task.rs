@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use marquee_domain::FailureClass;
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
 use marquee_domain::spec::{JobKind, JobSpec, Work};
+use marquee_domain::{FailureClass, Rendezvous};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use serde_json::Value;
@@ -18,7 +18,7 @@ use super::held::{HeldRank, Host};
 use super::prepare::{Inputs, free_port};
 use super::pump::Stdout;
 use super::verdict::{Ending, judge};
-use super::{Rendezvous, StartOrder, StopCause, StopOrder};
+use super::{StartOrder, StopCause, StopOrder};
 use crate::durable;
 use crate::process::kept::{Kept, Launch};
 use crate::transfer::{TransferError, is_disk_full};

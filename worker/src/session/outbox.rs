@@ -9,11 +9,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::RankKey;
 use marquee_domain::limits::REPORTS_IN_FLIGHT_MAX;
 use marquee_proto::v1;
 use tokio::time::Instant;
 
-use crate::rank::RankKey;
 use crate::rank::held::HeldRank;
 
 /// Reports and bytes of one message, about: far below the message limit, far above its cost.
