@@ -6,6 +6,7 @@
 //! construction.
 
 pub mod artifact;
+pub mod backoff;
 pub mod bottleneck;
 pub mod child;
 pub mod doctor;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use marquee_domain::backoff::Backoff;
 use marquee_domain::limits::FRAME_BYTES;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::Config;
 
@@ -13,6 +14,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// the lease, so that a connection broken in silence is replaced before the worker counts as lost.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(3);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// First wait for a coordinator that is away: a restart of it takes about a second, so most tries
+/// need one or two.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest wait: well below the lease, so that a worker is back before it is given up.
+const RETRY_CEILING: Duration = Duration::from_secs(3);
+
+/// How long to wait between tries.
+pub(crate) const fn backoff() -> Backoff {
+    Backoff::new(RETRY_FIRST, RETRY_CEILING)
+}
 
 /// Where the coordinator is and how to speak to it.
 pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, tonic::transport::Error> {
@@ -31,11 +43,6 @@ pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, tonic::transport::Er
         client = client.identity(Identity::from_pem(certificate, key));
     }
     endpoint.tls_config(client)
-}
-
-/// A connection for files, apart from the session's, so that no heartbeat queues behind them.
-pub(crate) fn lazy(config: &Config) -> Result<Channel, tonic::transport::Error> {
-    Ok(endpoint(config)?.connect_lazy())
 }
 
 /// Why a call failed, in words: a status shows itself with quotes and escapes.

@@ -6,14 +6,15 @@ use std::time::Duration;
 use anyhow::Context as _;
 use marquee_domain::limits::STOP_GRACE;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::cache::Cache;
-use crate::clock::SystemClock;
 use crate::config::{Config, OnStop};
+use crate::connect;
+use crate::env::Env;
 use crate::gpus::{Gpus, series};
 use crate::identity::Identity;
 use crate::notify::Notifier;
@@ -21,23 +22,37 @@ use crate::rank::held::Host;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
 use crate::transfer::Transfers;
-use crate::{connect, inventory};
 
 /// After the grace: time for last checkpoints and for what does not want to die.
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// How long last reports may wait for their acknowledgement; the spool keeps them.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
-/// How often it is looked whether the last acknowledgement came.
-const LAST_ACKS_POLL: Duration = Duration::from_millis(20);
 /// How long the session may take to say goodbye.
 const SESSION_END_MAX: Duration = Duration::from_secs(2);
 
-/// Runs the daemon until it is told to stop.
+/// Runs the daemon on this machine until SIGTERM or SIGINT; a second one of either kills what is left.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let identity = Identity::claim(&config.data_dir)?;
-    let host = Arc::new(host(config, &identity).await?);
+    let (told, stop) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if told.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    serve(config, Env::real(), stop).await
+}
+
+/// Runs the daemon in `env` until `stop` gives something; the second time, it hurries.
+pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
+    let identity = Identity::claim(&config.data_dir, &env)?;
+    let host = Arc::new(host(config, env, &identity).await?);
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
@@ -65,10 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
         flavour = %host.inventory.flavour, address = %host.inventory.address, "worker is up");
 
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    told(&mut stop).await;
     notifier.stopping();
     match host.config.on_stop {
         OnStop::Keep => {
@@ -81,8 +93,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         OnStop::Stop => {
             tokio::select! {
                 () = stop_ranks(&host, &supervisor) => {}
-                _ = interrupt.recv() => hurry(&supervisor).await,
-                _ = terminate.recv() => hurry(&supervisor).await,
+                () = told(&mut stop) => hurry(&supervisor).await,
             }
             if timeout(STOP_MAX, supervisor.finish()).await.is_err() {
                 warn!("some rendezvous stores have not ended");
@@ -94,8 +105,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn host(config: Config, identity: &Identity) -> anyhow::Result<Host> {
-    let channel = connect::lazy(&config).map_err(|e| {
+/// Comes back when the daemon is told to stop. Without anybody who could tell, never.
+async fn told(stop: &mut mpsc::Receiver<()>) {
+    if stop.recv().await.is_none() {
+        std::future::pending().await
+    }
+}
+
+async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<Host> {
+    let endpoint = connect::endpoint(&config).map_err(|e| {
         anyhow::anyhow!(
             "coordinator {:?} cannot be dialled: {}",
             config.coordinator,
@@ -105,14 +123,16 @@ async fn host(config: Config, identity: &Identity) -> anyhow::Result<Host> {
     let cache_dir = config.data_dir.join("cache");
     let cache = Cache::open(&cache_dir, config.cache_max_bytes)
         .with_context(|| format!("the artifact cache {cache_dir:?} cannot be used"))?;
-    let inventory = inventory::take(&config).await;
+    let inventory = env.machine.inventory(&config).await;
+    // For files, apart from the session's, so that no heartbeat queues behind them.
+    let channel = env.net.connect_lazily(endpoint);
     Ok(Host {
         boot: identity.boot,
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
-        transfers: Transfers::new(channel),
-        clock: SystemClock,
+        transfers: Transfers::new(channel, Arc::clone(&env.random)),
+        env,
         news: Notify::new(),
         config,
     })
@@ -134,12 +154,7 @@ async fn stop_ranks(host: &Host, supervisor: &Supervisor) {
     {
         warn!("some ranks have not ended; the next daemon will see to them");
     }
-    let acknowledged = async {
-        while !supervisor.is_empty() {
-            sleep(LAST_ACKS_POLL).await;
-        }
-    };
-    if timeout(LAST_ACKS_MAX, acknowledged).await.is_err() {
+    if timeout(LAST_ACKS_MAX, supervisor.all_gone()).await.is_err() {
         warn!(
             "the coordinator has not acknowledged the last reports; the next daemon sends them again"
         );

@@ -9,9 +9,7 @@ use marquee_domain::{BootId, WorkerId};
 use uuid::Uuid;
 
 use crate::durable;
-
-/// Where the kernel tells its boot id.
-const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+use crate::env::Env;
 
 /// Who this worker is.
 #[derive(Debug)]
@@ -36,13 +34,13 @@ pub enum IdentityError {
         "{path:?} holds no UUID; it names this worker for ever: restore it, or delete it to join as a new worker"
     )]
     WorkerId { path: PathBuf },
-    #[error("the boot id in {BOOT_ID_FILE} cannot be read: {source}")]
+    #[error("the kernel's boot id cannot be read: {source}")]
     BootId { source: io::Error },
 }
 
 impl Identity {
     /// Locks `data_dir`, making it if needed, and reads who this worker is.
-    pub fn claim(data_dir: &Path) -> Result<Self, IdentityError> {
+    pub fn claim(data_dir: &Path, env: &Env) -> Result<Self, IdentityError> {
         let folder_error = |source| IdentityError::Folder {
             path: data_dir.to_owned(),
             source,
@@ -59,15 +57,18 @@ impl Identity {
             Err(TryLockError::Error(source)) => return Err(folder_error(source)),
         }
         Ok(Self {
-            worker: worker_id(data_dir)?,
-            boot: boot_id()?,
-            instance: Uuid::new_v4(),
+            worker: worker_id(data_dir, env)?,
+            boot: env
+                .machine
+                .boot_id()
+                .map_err(|source| IdentityError::BootId { source })?,
+            instance: env.random.uuid(),
             _lock: lock,
         })
     }
 }
 
-fn worker_id(data_dir: &Path) -> Result<WorkerId, IdentityError> {
+fn worker_id(data_dir: &Path, env: &Env) -> Result<WorkerId, IdentityError> {
     let path = data_dir.join("worker-id");
     match fs::read_to_string(&path) {
         Ok(text) => text
@@ -75,7 +76,7 @@ fn worker_id(data_dir: &Path) -> Result<WorkerId, IdentityError> {
             .parse()
             .map_err(|_| IdentityError::WorkerId { path }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let id = WorkerId(Uuid::new_v4());
+            let id = WorkerId(env.random.uuid());
             durable::write(&path, format!("{id}\n").as_bytes()).map_err(|source| {
                 IdentityError::Folder {
                     path: data_dir.to_owned(),
@@ -91,14 +92,6 @@ fn worker_id(data_dir: &Path) -> Result<WorkerId, IdentityError> {
     }
 }
 
-fn boot_id() -> Result<BootId, IdentityError> {
-    let text =
-        fs::read_to_string(BOOT_ID_FILE).map_err(|source| IdentityError::BootId { source })?;
-    text.trim().parse().map_err(|e| IdentityError::BootId {
-        source: io::Error::new(io::ErrorKind::InvalidData, e),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,10 +99,10 @@ mod tests {
     #[test]
     fn the_worker_id_stays_and_the_instance_id_changes() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Identity::claim(dir.path()).unwrap();
+        let first = Identity::claim(dir.path(), &Env::real()).unwrap();
         let (worker, instance) = (first.worker, first.instance);
         drop(first);
-        let second = Identity::claim(dir.path()).unwrap();
+        let second = Identity::claim(dir.path(), &Env::real()).unwrap();
         assert_eq!(second.worker, worker);
         assert_ne!(second.instance, instance);
     }
@@ -117,8 +110,8 @@ mod tests {
     #[test]
     fn a_second_daemon_is_kept_out() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = Identity::claim(dir.path()).unwrap();
-        let error = Identity::claim(dir.path()).unwrap_err();
+        let _first = Identity::claim(dir.path(), &Env::real()).unwrap();
+        let error = Identity::claim(dir.path(), &Env::real()).unwrap_err();
         assert!(matches!(error, IdentityError::InUse { .. }), "{error}");
     }
 
@@ -126,7 +119,7 @@ mod tests {
     fn a_damaged_worker_id_is_not_silently_replaced() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("worker-id"), "gpu-03").unwrap();
-        let error = Identity::claim(dir.path()).unwrap_err();
+        let error = Identity::claim(dir.path(), &Env::real()).unwrap_err();
         assert!(error.to_string().contains("worker-id"), "{error}");
     }
 }

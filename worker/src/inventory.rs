@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::gpus::{NVML_START_MAX, nvml};
+use crate::proc;
 
 /// How long `marquee-trainer --version` may take: it loads libtorch, from a cold disk if need be.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,27 +45,17 @@ fn clamp_u32(n: usize) -> u32 {
 
 /// The host's memory, or less where a cgroup allows less.
 fn memory_bytes() -> u64 {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let host = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024);
-    let own_group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    cgroup_limits(&own_group).into_iter().fold(host, u64::min)
+    let limits = cgroup_limits(&proc::own_cgroups());
+    limits.into_iter().fold(proc::memory_bytes(), u64::min)
 }
 
 /// Memory limits of the process's own cgroup and of those above it, of either cgroup version.
-fn cgroup_limits(own_group: &str) -> Vec<u64> {
+fn cgroup_limits(own: &[(Vec<String>, String)]) -> Vec<u64> {
     let mut limits = Vec::new();
-    for line in own_group.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
-            continue;
-        };
+    for (controllers, group) in own {
         let (root, file) = if controllers.is_empty() {
             ("/sys/fs/cgroup", "memory.max")
-        } else if controllers.split(',').any(|c| c == "memory") {
+        } else if controllers.iter().any(|c| c == "memory") {
             ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
         } else {
             continue;

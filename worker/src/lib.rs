@@ -6,22 +6,22 @@
 //!
 //! Not here: libtorch, SQL, and any decision about what runs where.
 
-pub mod backoff;
 pub mod cache;
-pub mod clock;
 pub mod config;
 mod connect;
 mod daemon;
 pub mod doctor;
 mod durable;
+pub mod env;
 pub mod gpus;
 pub mod identity;
 pub mod inventory;
 pub mod notify;
+mod proc;
 pub mod process;
 pub mod rank;
 pub mod session;
 pub mod supervisor;
 pub mod transfer;
 
-pub use daemon::run;
+pub use daemon::{run, serve};

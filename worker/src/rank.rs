@@ -6,6 +6,7 @@
 //! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Manifest;
@@ -15,9 +16,12 @@ use marquee_proto::convert::BadField;
 use marquee_proto::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::process::keeper::claim_path;
+
 pub mod environment;
 mod follow;
 pub mod held;
+pub mod life;
 pub mod lines;
 mod prepare;
 pub mod pump;
@@ -208,6 +212,11 @@ impl RankDir {
     #[must_use]
     pub fn rank_file(&self) -> PathBuf {
         self.0.join("rank.json")
+    }
+
+    /// Whether a child was launched here, or a launch fenced off.
+    pub fn has_launched(&self) -> io::Result<bool> {
+        claim_path(&self.0, 1).try_exists()
     }
 
     #[must_use]

@@ -4,7 +4,6 @@
 //! grow.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,12 +17,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use self::beats::Beats;
+use self::orders::{Order, Orders};
 use self::outbox::Outbox;
-use crate::backoff::{Backoff, jitter};
 use crate::connect;
 use crate::gpus::SAMPLE_EVERY;
 use crate::notify::Notifier;
@@ -31,6 +30,7 @@ use crate::rank::held::Host;
 use crate::supervisor::Supervisor;
 
 mod beats;
+mod orders;
 mod outbox;
 
 /// How long a connection may take to come up, until the coordinator's answer to Hello.
@@ -41,8 +41,6 @@ const STEADY: Duration = Duration::from_secs(5);
 const MESSAGES_AHEAD: usize = 16;
 /// How often the loop wakes without a cause: for resends, and as a sign of life to systemd.
 const PULSE: Duration = Duration::from_millis(500);
-/// How long `marquee-prep` may take to say its version.
-const CODE_MAX: Duration = Duration::from_secs(3);
 /// How long a goodbye may take to be sent.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
@@ -101,7 +99,7 @@ impl From<Status> for Broken {
 impl Session {
     /// Keeps a session with the coordinator until it is told to end.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = connect::backoff();
         while self.goes_on() {
             let connected = tokio::select! {
                 connected = timeout(CONNECT_MAX, self.connect()) => {
@@ -126,7 +124,7 @@ impl Session {
                 }
                 Err(broken) => broken,
             };
-            let wait = backoff.next(jitter());
+            let wait = backoff.next_spread(self.host.env.random.unit());
             warn!(coordinator = %self.host.config.coordinator, cause = %broken, ?wait,
                 "not connected; ranks go on, and so do the tries");
             self.notifier.status(&format!("not connected: {broken}"));
@@ -162,15 +160,19 @@ impl Session {
     > {
         let endpoint = connect::endpoint(&self.host.config);
         let endpoint = endpoint.map_err(|e| Broken::Connection(connect::with_causes(&e)))?;
-        let channel = endpoint
-            .connect()
+        let env = &self.host.env;
+        let channel = env
+            .net
+            .connect(endpoint)
             .await
             .map_err(|e| Broken::Connection(connect::with_causes(&e)))?;
         let mut client = WorkerSessionClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
             .max_encoding_message_size(MESSAGE_MAX_BYTES);
         let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
-        let hello = self.hello(prep_code(&self.host.config.bin_dir).await);
+        // Asked at each connect, since the program may have been replaced.
+        let prep_code = env.machine.prep_code(&self.host.config.bin_dir).await;
+        let hello = self.hello(prep_code);
         // There is room: the channel is new.
         let _sent = sender.try_send(message(ToCoordinator::Hello(hello)));
         let greeting = async {
@@ -216,16 +218,30 @@ impl Session {
         self.supervisor
             .ranks()
             .iter()
-            .map(|rank| rank.to_wire())
+            .map(|rank| rank.to_wire(self.host.env.clock.as_ref()))
             .collect()
     }
 
     /// Speaks and listens until the stream breaks (an error) or the session shall end.
     async fn converse(
         &mut self,
+        stream: Streaming<v1::CoordinatorMessage>,
+        sender: &mpsc::Sender<v1::WorkerMessage>,
+        welcome: &v1::Welcome,
+    ) -> Result<(), Broken> {
+        let orders = Orders::follow(Arc::clone(&self.supervisor));
+        let end = self.turn(stream, sender, welcome, &orders).await;
+        orders.finish().await;
+        end
+    }
+
+    /// The session's loop.
+    async fn turn(
+        &mut self,
         mut stream: Streaming<v1::CoordinatorMessage>,
         sender: &mpsc::Sender<v1::WorkerMessage>,
         welcome: &v1::Welcome,
+        orders: &Orders,
     ) -> Result<(), Broken> {
         let mut outbox = Outbox::new(&self.supervisor.ranks(), Instant::now());
         let every = match welcome.heartbeat_every_ms {
@@ -240,9 +256,20 @@ impl Session {
         // A sampler that hangs publishes nothing: that, too, has to be said.
         let mut gpu_pulse = interval(2 * SAMPLE_EVERY);
         gpu_pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut beats = Beats::default();
+        let mut beats = Beats::new(Arc::clone(&self.host.env.clock));
         loop {
+            // What has its time goes first, so that no flood of reports or orders keeps it back.
             tokio::select! {
+                biased;
+                _ = self.until.changed() => {
+                    if *self.until.borrow() == Until::Goodbye {
+                        let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye {}));
+                        let _in_time = timeout(GOODBYE_MAX, sender.send(goodbye)).await;
+                        // The stream closes behind it; give the connection a moment to carry it.
+                        let _closed = timeout(GOODBYE_MAX, stream.message()).await;
+                    }
+                    return Ok(());
+                }
                 _ = heartbeat.tick() => {
                     let held = self.held();
                     self.notifier.status(&format!("connected; {} ranks held", held.len()));
@@ -258,39 +285,29 @@ impl Session {
                 }
                 () = gpus.changed() => self.send_gpus(sender).await?,
                 _ = gpu_pulse.tick(), if !gpus.is_empty() => self.send_gpus(sender).await?,
-                () = self.host.news.notified() => outbox = self.send_reports(outbox, sender).await?,
-                incoming = stream.message() => match incoming? {
-                    Some(v1::CoordinatorMessage { body: Some(body) }) => {
-                        if let FromCoordinator::Ack(ack) = &body {
-                            let key = RankKey::new(ack.job_id, ack.attempt, ack.rank);
-                            outbox.acked(key, ack.sequence, Instant::now());
-                            self.host.news.notify_one();
-                        }
-                        let until_ms = match &body {
-                            FromCoordinator::RateShares(shares) => beats.end_of(shares),
-                            FromCoordinator::Welcome(_)
-                            | FromCoordinator::Assign(_)
-                            | FromCoordinator::Start(_)
-                            | FromCoordinator::Stop(_)
-                            | FromCoordinator::RanksLost(_)
-                            | FromCoordinator::Ack(_) => 0,
-                        };
-                        self.follow(body, until_ms).await?;
-                    }
-                    Some(v1::CoordinatorMessage { body: None }) => {
+                incoming = next_order(orders, &mut stream) => {
+                    let (room, body) = incoming?;
+                    let Some(body) = body else {
                         warn!("a message of a kind that this version does not know was ignored");
+                        continue;
+                    };
+                    if let FromCoordinator::Ack(ack) = &body {
+                        let key = RankKey::new(ack.job_id, ack.attempt, ack.rank);
+                        outbox.acked(key, ack.sequence, Instant::now());
+                        self.host.news.notify_one();
                     }
-                    None => return Err(Broken::Closed),
-                },
-                _ = self.until.changed() => {
-                    if *self.until.borrow() == Until::Goodbye {
-                        let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye {}));
-                        let _in_time = timeout(GOODBYE_MAX, sender.send(goodbye)).await;
-                        // The stream closes behind it; give the connection a moment to carry it.
-                        let _closed = timeout(GOODBYE_MAX, stream.message()).await;
-                    }
-                    return Ok(());
+                    let until_ms = match &body {
+                        FromCoordinator::RateShares(shares) => beats.end_of(shares),
+                        FromCoordinator::Welcome(_)
+                        | FromCoordinator::Assign(_)
+                        | FromCoordinator::Start(_)
+                        | FromCoordinator::Stop(_)
+                        | FromCoordinator::RanksLost(_)
+                        | FromCoordinator::Ack(_) => 0,
+                    };
+                    room.send(Order { body, until_ms });
                 }
+                () = self.host.news.notified() => outbox = self.send_reports(outbox, sender).await?,
             }
         }
     }
@@ -321,48 +338,16 @@ impl Session {
             }
         }
     }
-
-    /// Does what the coordinator says; shares of rates hold until `until_ms`. Orders are written to
-    /// disk, so this may block.
-    async fn follow(&self, body: FromCoordinator, until_ms: u64) -> Result<(), Broken> {
-        let supervisor = Arc::clone(&self.supervisor);
-        let work = move || match body {
-            FromCoordinator::Assign(assign) => supervisor.assign(assign),
-            FromCoordinator::Start(start) => supervisor.start(start),
-            FromCoordinator::RanksLost(lost) => supervisor.ranks_lost(&lost),
-            FromCoordinator::Stop(stop) => supervisor.stop(stop),
-            FromCoordinator::Ack(ack) => supervisor.ack(
-                RankKey::new(ack.job_id, ack.attempt, ack.rank),
-                ack.sequence,
-            ),
-            FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
-            FromCoordinator::Welcome(_) => {
-                warn!("a second Welcome was ignored");
-                Ok(())
-            }
-        };
-        // The order is repeated with the next heartbeat; one bad message must not end the session.
-        if let Err(fault) = tokio::task::spawn_blocking(work)
-            .await
-            .map_err(io::Error::other)?
-        {
-            error!(%fault, "an order of the coordinator cannot be followed");
-        }
-        Ok(())
-    }
 }
 
-/// What this host's `marquee-prep` says of its code; empty where it says nothing. Asked at each
-/// connect, since the program may have been replaced.
-async fn prep_code(bin_dir: &Path) -> String {
-    let mut command = tokio::process::Command::new(bin_dir.join("marquee-prep"));
-    command.arg("code").kill_on_drop(true);
-    match timeout(CODE_MAX, command.output()).await {
-        Ok(Ok(said)) if said.status.success() => String::from_utf8(said.stdout)
-            .map(|code| code.trim().to_owned())
-            .unwrap_or_default(),
-        Ok(Ok(_) | Err(_)) | Err(_) => String::new(),
-    }
+/// The next message, once there is room for it.
+async fn next_order<'a>(
+    orders: &'a Orders,
+    stream: &mut Streaming<v1::CoordinatorMessage>,
+) -> Result<(mpsc::Permit<'a, Order>, Option<FromCoordinator>), Broken> {
+    let room = orders.room().await.ok_or(Broken::Closed)?;
+    let message = stream.message().await?.ok_or(Broken::Closed)?;
+    Ok((room, message.body))
 }
 
 async fn ended(mut until: watch::Receiver<Until>) {

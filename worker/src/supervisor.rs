@@ -19,7 +19,8 @@ use tracing::{error, info, warn};
 
 use crate::durable;
 use crate::rank::held::{HeldRank, Host};
-use crate::rank::task::{Closed, RankTask};
+use crate::rank::life::Closed;
+use crate::rank::task::RankTask;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
 
 /// How long a rendezvous store outlives its rank, so that slower ranks can say goodbye to it.
@@ -30,7 +31,7 @@ const STORE_LINGER: Duration = Duration::from_secs(5);
 pub struct Supervisor {
     host: Arc<Host>,
     state: Mutex<State>,
-    /// Rung when a rank's task has ended.
+    /// Rung when a rank's task has ended, or a rank is held no longer.
     closed: Notify,
     /// Cancelled when stores shall linger no longer.
     no_linger: CancellationToken,
@@ -269,10 +270,15 @@ impl Supervisor {
         }
     }
 
-    /// Whether nothing is held any more.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.state().ranks.is_empty()
+    /// Waits until nothing is held any more.
+    pub async fn all_gone(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.state().ranks.is_empty() {
+                return;
+            }
+            closed.await;
+        }
     }
 
     /// Every held rank.
@@ -336,6 +342,7 @@ impl Supervisor {
             }
         });
         drop(state);
+        self.closed.notify_waiters();
         self.host.news.notify_one();
     }
 

@@ -7,11 +7,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use marquee_domain::artifact::{Digest, FileEntry, InvalidManifest, Manifest};
+use marquee_domain::backoff::Backoff;
+use marquee_domain::env::Random;
 use marquee_domain::limits::{CHUNK_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::upload_blob_request::Part;
@@ -25,7 +28,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
-use crate::backoff::{Backoff, jitter};
+use crate::connect;
 use crate::durable;
 
 /// Files in flight at once: enough to hide a round trip, few enough not to thrash a disk.
@@ -43,6 +46,7 @@ const CHUNKS_AHEAD: usize = 4;
 #[derive(Debug, Clone)]
 pub struct Transfers {
     client: ArtifactsClient<Channel>,
+    random: Arc<dyn Random>,
 }
 
 /// Why files did not get through.
@@ -80,11 +84,11 @@ enum Failed {
 impl Transfers {
     /// Transfers over `channel`, which may connect when it is first used.
     #[must_use]
-    pub fn new(channel: Channel) -> Self {
+    pub fn new(channel: Channel, random: Arc<dyn Random>) -> Self {
         let client = ArtifactsClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
             .max_encoding_message_size(MESSAGE_MAX_BYTES);
-        Self { client }
+        Self { client, random }
     }
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
@@ -144,7 +148,7 @@ impl Transfers {
     }
 
     async fn download_blob(&self, file: &FileEntry, part: &Path) -> Result<(), TransferError> {
-        let (mut backoff, mut damaged) = (Backoff::default(), 0);
+        let (mut backoff, mut damaged) = (connect::backoff(), 0);
         loop {
             match self.try_download(file, part).await {
                 Ok(()) => return Ok(()),
@@ -160,7 +164,7 @@ impl Transfers {
                         });
                     }
                 }
-                Err(Failed::Away(status)) => wait_out(&mut backoff, &status).await,
+                Err(Failed::Away(status)) => self.wait_out(&mut backoff, &status).await,
             }
         }
     }
@@ -260,7 +264,7 @@ impl Transfers {
         let all: Vec<String> = digests.map(Digest::to_string).collect();
         let mut missing = Vec::new();
         for some in all.chunks(DIGESTS_PER_QUESTION) {
-            let mut backoff = Backoff::default();
+            let mut backoff = connect::backoff();
             let answer = loop {
                 let request = FindMissingBlobsRequest {
                     digests: some.to_vec(),
@@ -269,7 +273,7 @@ impl Transfers {
                 match in_time(async move { call.clone().find_missing_blobs(request).await }).await {
                     Ok(answer) => break answer.into_inner(),
                     Err(status) => match failed("to say which blobs it lacks", status) {
-                        Failed::Away(status) => wait_out(&mut backoff, &status).await,
+                        Failed::Away(status) => self.wait_out(&mut backoff, &status).await,
                         Failed::For(error) => return Err(error),
                         Failed::Damaged => {}
                     },
@@ -286,16 +290,22 @@ impl Transfers {
     }
 
     async fn upload_blob(&self, file: FileEntry, folder: &Path) -> Result<(), TransferError> {
-        let mut backoff = Backoff::default();
+        let mut backoff = connect::backoff();
         let path = folder.join(&file.path);
         loop {
             match self.try_upload(&file, &path).await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Away(status)) => wait_out(&mut backoff, &status).await,
+                Err(Failed::Away(status)) => self.wait_out(&mut backoff, &status).await,
                 Err(Failed::For(error)) => return Err(error),
                 Err(Failed::Damaged) => {}
             }
         }
+    }
+
+    async fn wait_out(&self, backoff: &mut Backoff, status: &Status) {
+        let wait = backoff.next_spread(self.random.unit());
+        debug!(%status, ?wait, "the coordinator is away; the transfer waits");
+        tokio::time::sleep(wait).await;
     }
 
     async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
@@ -364,12 +374,6 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, 
     tokio::time::timeout(STALL, call)
         .await
         .unwrap_or_else(stalled)
-}
-
-async fn wait_out(backoff: &mut Backoff, status: &Status) {
-    let wait = backoff.next(jitter());
-    debug!(%status, ?wait, "the coordinator is away; the transfer waits");
-    tokio::time::sleep(wait).await;
 }
 
 fn disk(path: &Path) -> impl FnOnce(io::Error) -> TransferError {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use marquee_domain::env::Clock as _;
 use marquee_domain::resources::GpuInfo;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
@@ -23,7 +24,7 @@ use super::health::History;
 use super::nvml::{self, Driver};
 use super::xid::{KernelLog, is_same_bus};
 use super::{NOT_AT_WORK, SAMPLE_EVERY, Sample};
-use crate::clock::SystemClock;
+use crate::env::SystemClock;
 
 /// While a device does not answer, the library is opened anew this often: a device that was reset
 /// or a driver that was loaded is only seen through a new one.

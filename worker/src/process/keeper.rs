@@ -10,19 +10,24 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::{ProcessId, find, oom_kills, signal};
+use super::launcher::Exit;
+use super::{ProcessId, signal};
 use crate::durable;
+use crate::proc::{self, oom_kills};
 
 /// Asks a keeper to kill everything below it.
 pub const KILL_REQUEST: Signal = Signal::SIGUSR1;
@@ -37,18 +42,9 @@ pub struct Claim {
     pub child: Option<i32>,
 }
 
-/// How a child ended, `exit-N.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Exit {
-    /// It left by itself with this status.
-    Code(i32),
-    /// A signal killed it. `oom` says whether the kernel's out-of-memory killer struck on this
-    /// host while the child ran.
-    Signal { number: i32, oom: bool },
-    /// It could not be started.
-    NotStarted { error: String },
-}
+/// How long what outlived the child may stay, at most, until it is looked for again: one that was
+/// being forked while the list was read is not in it.
+const RESCAN_MS: u8 = 20;
 
 pub(crate) fn claim_path(dir: &Path, launch: u32) -> PathBuf {
     dir.join(format!("claim-{launch}.json"))
@@ -102,7 +98,7 @@ pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
     let ooms_before = oom_kills();
     let exit = match start(argv, &signals) {
         Ok(child) => {
-            durable::write_json(
+            durable::replace_json(
                 &claim_path(dir, launch),
                 &Claim {
                     keeper,
@@ -116,8 +112,9 @@ pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
             error: error.to_string(),
         },
     };
-    bury_the_rest()?;
-    durable::write_json(&exit_path(dir, launch), &exit)?;
+    bury_the_rest(&signals)?;
+    // The last thing it does: who sees the keeper gone finds the file, or knows that there is none.
+    durable::replace_json(&exit_path(dir, launch), &exit)?;
     Ok(())
 }
 
@@ -179,29 +176,53 @@ fn exit_of(status: WaitStatus, ooms_before: u64) -> Exit {
     }
 }
 
-/// Kills what outlived the child, until nothing is left to wait for.
-fn bury_the_rest() -> nix::Result<()> {
+/// Kills what outlived the child, until nothing is left to wait for. Mostly nothing is, and then the
+/// first question to the kernel says so.
+fn bury_the_rest(signals: &SigSet) -> nix::Result<()> {
+    let mut ends = None;
     loop {
-        descendants()
-            .into_iter()
-            .for_each(|pid| signal(pid, Signal::SIGKILL));
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Err(Errno::ECHILD) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
             // A process in an uninterruptible wait dies when the kernel lets it.
-            Ok(WaitStatus::StillAlive) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Ok(WaitStatus::StillAlive) => {
+                descendants()
+                    .into_iter()
+                    .for_each(|pid| signal(pid, Signal::SIGKILL));
+                let ends = match &ends {
+                    Some(ends) => ends,
+                    None => ends.insert(SignalFd::with_flags(
+                        signals,
+                        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+                    )?),
+                };
+                wait_a_moment(ends)?;
+            }
             Ok(_buried) => {}
         }
     }
 }
 
+/// Waits for the next signal, such as that of a child's end, but not for long.
+fn wait_a_moment(signals: &SignalFd) -> nix::Result<()> {
+    let mut asked = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut asked, PollTimeout::from(RESCAN_MS)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(e),
+    }
+    while signals.read_signal()?.is_some() {}
+    Ok(())
+}
+
 /// Everything below this process.
 fn descendants() -> Vec<i32> {
+    let all = proc::running();
     let mut family = vec![Pid::this().as_raw()];
     let mut next = 0;
     while let Some(parent) = family.get(next).copied() {
-        family.extend(find(|_, stat| stat.parent == parent));
+        let children = all.iter().filter(|(_, stat)| stat.parent == parent);
+        family.extend(children.map(|(pid, _)| *pid));
         next += 1;
     }
     family.split_off(1)

@@ -1,19 +1,27 @@
-//! A child behind its keeper, as the daemon sees it: launched by this daemon or found again after
-//! a restart, which makes no difference from then on.
+//! Children behind keepers: how the daemon starts them and finds them again.
+//!
+//! What is true of a child stands in its folder (claim and exit file) and in the kernel. The daemon
+//! hears of changes from the keeper's end and from inotify; where the kernel does not tell, it looks.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use super::keeper::{self, Claim, Exit, KILL_REQUEST};
-use super::{ProcessId, find, signal};
+use super::departure::Departure;
+use super::keeper::{self, Claim, KILL_REQUEST};
+use super::launcher::{Child, Launch, Launcher, News, Status, stderr_path, stdout_path};
+use super::watch::{FolderWatch, Watches};
+use super::{ProcessId, signal};
+use crate::proc;
 
 /// The daemon's own program, even when its file was replaced by an upgrade.
 const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -29,47 +37,30 @@ const NOT_FOR_CHILDREN: [&str; 7] = [
 ];
 /// Prefix of the daemon's own settings.
 const OWN_VARIABLES: &str = "MARQUEE_WORKER__";
+/// How often to look where the kernel tells of ends and output: only for what it may have missed.
+const LOOK_WHEN_TOLD: Duration = Duration::from_secs(1);
+/// How often to look where it does not: short enough for a live log.
+const LOOK_WHEN_NOT: Duration = Duration::from_millis(100);
 
-/// What to start.
-#[derive(Debug)]
-pub struct Launch<'a> {
-    /// Folder of the claim, the exit status and the output files.
-    pub dir: &'a Path,
-    pub work_dir: &'a Path,
-    pub argv: Vec<OsString>,
-    /// Added to the daemon's own environment.
-    pub env: BTreeMap<String, String>,
+/// Starts each child behind a keeper, a process that outlives the daemon.
+#[derive(Debug, Default)]
+pub struct Keepers {
+    /// Made with the first child; None where the kernel gives none.
+    watches: OnceLock<Option<Arc<Watches>>>,
 }
 
-/// One child behind its keeper.
-#[derive(Debug, Clone)]
-pub struct Kept {
-    dir: PathBuf,
-    launch: u32,
-    /// None while the keeper has not made its claim yet.
-    keeper: Option<ProcessId>,
-    /// The keeper's id as the parent knows it, until the claim says it with the start time.
-    spawned: Option<i32>,
-    child: Option<i32>,
+impl Keepers {
+    fn watch(&self, dir: &Path) -> Option<FolderWatch> {
+        let watches = self.watches.get_or_init(Watches::new);
+        watches.as_ref().and_then(|watches| watches.watch(dir))
+    }
 }
 
-/// How a child is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// Its keeper is about to start it.
-    Starting,
-    Running,
-    /// It ended. None: its keeper was killed before it could say how.
-    Gone(Option<Exit>),
-}
-
-impl Kept {
-    /// Starts a program behind a keeper. Its stdout and stderr are appended to the files of
-    /// [`stdout_path`] and [`stderr_path`]; stdin is empty.
-    pub fn start(launch: &Launch<'_>) -> io::Result<Self> {
+impl Launcher for Keepers {
+    fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>> {
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
         let append = |path| OpenOptions::new().create(true).append(true).open(path);
-        let mut command = Command::new(OWN_PROGRAM);
+        let mut command = tokio::process::Command::new(OWN_PROGRAM);
         command
             .arg0("marquee-worker")
             .args([
@@ -88,74 +79,71 @@ impl Kept {
         for name in own.filter(|name| !is_for_children(name)) {
             command.env_remove(name);
         }
-        // From here on the claim is what counts. A thread of its own buries the keeper, which
-        // would stay a zombie otherwise.
-        let mut child = command.spawn()?;
-        let spawned = i32::try_from(child.id()).ok();
-        std::thread::spawn(move || child.wait());
-        Ok(Self {
+        // Before there is anything to miss.
+        let watch = self.watch(launch.dir);
+        // From here on the claim is what counts.
+        let child = command.spawn()?;
+        Ok(Box::new(Kept {
             dir: launch.dir.to_owned(),
             launch: number,
             keeper: None,
-            spawned,
+            spawned: child.id().and_then(|pid| i32::try_from(pid).ok()),
             child: None,
-        })
+            departure: Departure::Own(Box::new(child)),
+            watch,
+        }))
     }
 
-    /// The child that an earlier daemon of the same boot launched in `dir`, running or ended. If
-    /// that daemon may have died while launching, the launch is fenced off and there is none.
-    pub fn find(dir: &Path) -> io::Result<Option<Self>> {
-        let next = match newest_claim(dir)? {
-            Some((
-                launch,
-                Claim {
-                    keeper: Some(keeper),
-                    ..
-                },
-            )) => {
-                let dir = dir.to_owned();
-                return Ok(Some(Self {
-                    dir,
-                    launch,
-                    keeper: Some(keeper),
-                    spawned: None,
-                    child: None,
-                }));
-            }
-            Some((launch, Claim { keeper: None, .. })) => launch + 1,
-            None => 1,
-        };
-        if keeper::try_claim(
-            dir,
-            next,
-            &Claim {
-                keeper: None,
-                child: None,
-            },
-        )? {
+    fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>> {
+        let Some((launch, keeper)) = find(dir)? else {
             return Ok(None);
-        }
-        Self::find(dir)
+        };
+        Ok(Some(Box::new(Kept {
+            dir: dir.to_owned(),
+            launch,
+            keeper: Some(keeper),
+            spawned: None,
+            child: None,
+            departure: Departure::of(keeper),
+            watch: self.watch(dir),
+        })))
     }
+}
 
-    /// How the child is doing.
-    pub fn status(&mut self) -> io::Result<Status> {
+/// One child behind its keeper.
+#[derive(Debug)]
+struct Kept {
+    dir: PathBuf,
+    launch: u32,
+    /// None while the keeper has not made its claim yet.
+    keeper: Option<ProcessId>,
+    /// The keeper's id as the parent knows it, until the claim says it with the start time.
+    spawned: Option<i32>,
+    child: Option<i32>,
+    /// Of the keeper: to leave an exit file is the last thing it does.
+    departure: Departure,
+    /// Of the folder, for the child's start and its output.
+    watch: Option<FolderWatch>,
+}
+
+impl Child for Kept {
+    fn status(&mut self) -> io::Result<Status> {
         // Before the exit file, so that one written in between is seen.
         let keeper_lives = match (self.keeper, self.spawned) {
             (Some(keeper), _) => keeper.is_alive(),
-            (None, Some(pid)) => {
-                super::stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
-            }
+            (None, Some(pid)) => proc::stat(pid).is_some_and(|stat| !stat.is_zombie),
             (None, None) => false,
         };
         // To leave an exit file is the last that a keeper does: while it lives, nothing else is to be read.
         if keeper_lives && self.keeper.is_some() && self.child.is_some() {
             return Ok(Status::Running);
         }
+        // The exit before the claim: once it is there, the claim says all that it ever will.
+        let exit = read(&keeper::exit_path(&self.dir, self.launch))?;
         let claim: Option<Claim> = read(&keeper::claim_path(&self.dir, self.launch))?;
         self.keeper = self.keeper.or(claim.and_then(|claim| claim.keeper));
         self.child = self.child.or(claim.and_then(|claim| claim.child));
-        if let Some(exit) = read(&keeper::exit_path(&self.dir, self.launch))? {
+        if let Some(exit) = exit {
             return Ok(Status::Gone(Some(exit)));
         }
         if !keeper_lives {
@@ -168,44 +156,65 @@ impl Kept {
         })
     }
 
-    /// Process id of the child, once it was started.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
+    fn pid(&self) -> Option<u32> {
         self.child.and_then(|pid| u32::try_from(pid).ok())
     }
 
-    /// Asks the whole process group to leave.
-    pub fn terminate(&self) {
+    fn news(&mut self) -> BoxFuture<'_, News> {
+        let (departure, watch) = (&mut self.departure, &mut self.watch);
+        async move {
+            let change = async {
+                match watch {
+                    Some(watch) => watch.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = departure.wait() => News::State,
+                news = change => news,
+            }
+        }
+        .boxed()
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.watch.is_some() && self.departure.is_told() {
+            LOOK_WHEN_TOLD
+        } else {
+            LOOK_WHEN_NOT
+        }
+    }
+
+    fn terminate(&self) {
         if let Some(pid) = self.keeper_pid() {
             let _gone_already = killpg(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
 
-    /// Kills everything the child started, by way of its keeper.
-    pub fn kill(&self) {
+    fn kill(&self) {
         if let Some(pid) = self.keeper_pid() {
             signal(pid, KILL_REQUEST);
         }
     }
 
-    /// Kills what is left of the child's session, the keeper included.
-    pub fn kill_session(&self) {
+    fn kill_session(&self) {
         self.survivors()
             .into_iter()
             .for_each(|pid| signal(pid, Signal::SIGKILL));
     }
 
-    /// What is left of the child's session.
-    #[must_use]
-    pub fn survivors(&self) -> Vec<i32> {
-        match self.keeper {
-            Some(keeper) => {
-                find(|_, stat| stat.session == keeper.pid && stat.start >= keeper.start)
-            }
-            None => Vec::new(),
-        }
+    fn survivors(&self) -> Vec<i32> {
+        let Some(keeper) = self.keeper else {
+            return Vec::new();
+        };
+        let all = proc::running().into_iter();
+        let own = all.filter(|(_, stat)| stat.session == keeper.pid && stat.start >= keeper.start);
+        own.map(|(pid, _)| pid).collect()
     }
+}
 
+impl Kept {
     fn keeper_pid(&self) -> Option<i32> {
         match self.keeper {
             Some(keeper) => keeper.is_alive().then_some(keeper.pid),
@@ -214,16 +223,27 @@ impl Kept {
     }
 }
 
-/// File that a child's stdout goes into.
-#[must_use]
-pub fn stdout_path(dir: &Path) -> PathBuf {
-    dir.join("stdout")
-}
-
-/// File that a child's stderr goes into.
-#[must_use]
-pub fn stderr_path(dir: &Path) -> PathBuf {
-    dir.join("stderr")
+/// The launch in `dir` and its keeper, living or not; a launch without one is fenced off.
+fn find(dir: &Path) -> io::Result<Option<(u32, ProcessId)>> {
+    let next = match newest_claim(dir)? {
+        Some((
+            launch,
+            Claim {
+                keeper: Some(keeper),
+                ..
+            },
+        )) => return Ok(Some((launch, keeper))),
+        Some((launch, Claim { keeper: None, .. })) => launch + 1,
+        None => 1,
+    };
+    let fence = Claim {
+        keeper: None,
+        child: None,
+    };
+    if keeper::try_claim(dir, next, &fence)? {
+        return Ok(None);
+    }
+    find(dir)
 }
 
 fn is_for_children(name: &OsStr) -> bool {

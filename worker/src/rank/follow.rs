@@ -19,20 +19,20 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::lines::Position;
+use super::prepare::KEEPER_KILL_MAX;
 use super::pump::{self, Cursor, LocalCheckpoint, Stdout, own_line};
-use super::task::{Interrupt, RankTask, local_fault};
+use super::task::{DISK_RETRY, Interrupt, RankTask, Unsaid, local_fault};
 use super::verdict::STDERR_TAIL_BYTES;
 use super::{StopCause, StopOrder};
-use crate::process::keeper::Exit;
-use crate::process::kept::{Kept, Status, stderr_path, stdout_path};
-use crate::rank::prepare::KEEPER_KILL_MAX;
+use crate::process::launcher::{Child, Exit, News, Status, stderr_path, stdout_path};
 use crate::transfer::TransferError;
 
-/// How often a child's output is read. Short enough for a live log, long enough that the sync of
-/// the spool costs nothing.
+/// The least time between two readings of a child that lives. The first line after a silence is read
+/// at once, and one that never stops costs ten syncs of the spool a second.
 const TICK: Duration = Duration::from_millis(100);
-/// Wait before the next try when the spool cannot be written, as on a full disk.
-const DISK_RETRY: Duration = Duration::from_secs(1);
+/// How long a child that has just been started may go unreported. Most quick ones end sooner: all of
+/// such a one goes in one write to the disk and one message.
+const FIRST_WORD: Duration = Duration::from_millis(25);
 /// How long checkpoints may still be stored after an order to stop.
 const STOP_UPLOAD_MAX: Duration = Duration::from_secs(30);
 /// The same when the daemon itself is being stopped, and someone waits for it.
@@ -41,6 +41,9 @@ const SHUTDOWN_UPLOAD_MAX: Duration = Duration::from_secs(10);
 const PUNCH_BYTES: u64 = 16 * 1024 * 1024;
 /// After this long a child that cannot be killed is worth a line in the daemon's log.
 const UNKILLABLE_AFTER: Duration = Duration::from_secs(10);
+/// How often a child that does not leave is told again, and what does not die is looked for.
+const PRESS_EVERY: Duration = Duration::from_millis(100);
+const BURY_EVERY: Duration = Duration::from_millis(20);
 
 type Upload = BoxFuture<'static, (LocalCheckpoint, Result<Manifest, TransferError>)>;
 
@@ -70,57 +73,117 @@ impl Output {
     }
 }
 
+/// When a child is looked at next.
+#[derive(Debug)]
+struct Pace {
+    /// Without a cause.
+    due: Instant,
+    /// At the earliest, where it has written something.
+    earliest: Instant,
+}
+
 impl RankTask {
-    /// Follows a child to its end, and says how that was.
+    /// Follows a child to its end, and says how that was. What it said last is left in `unsaid`.
     pub(super) async fn follow(
         &self,
-        mut kept: Kept,
+        mut child: Box<dyn Child>,
         kind: Stdout,
+        unsaid: &mut Unsaid,
     ) -> Result<Option<Exit>, Interrupt> {
         let output = Output::open(self.rank.dir.path())
             .map_err(|e| local_fault(&format!("the child's output cannot be read: {e}")))?;
         let mut orders = self.rank.orders();
         let mut upload: Option<Upload> = None;
-        let mut stopping = None;
+        let (mut stopping, mut first_word) = (None, None);
         loop {
-            let status = kept.status().unwrap_or_else(|error| {
+            let mut is_known = true;
+            let status = child.status().unwrap_or_else(|error| {
                 warn!(rank = %self.rank.key, %error, "the child's state cannot be read");
+                is_known = false;
                 Status::Running
             });
             let gone = matches!(status, Status::Gone(_));
-            if gone {
-                self.bury(&kept).await;
-            }
-            let at_end = self.pump(&output, kind, gone, kept.pid()).await;
-            if upload.is_none() {
-                upload = self.next_upload().await;
-            }
-            match status {
-                Status::Gone(exit) if at_end => {
-                    self.finish_uploads(upload).await;
-                    return Ok(exit);
-                }
-                Status::Gone(_) => continue,
-                Status::Starting | Status::Running if !at_end => continue,
-                Status::Starting | Status::Running => {}
+            if status == Status::Gone(None) {
+                self.bury(child.as_ref()).await;
             }
             let stop = orders.borrow_and_update().stop.clone();
+            let hold = match &status {
+                Status::Starting => Some(Instant::now() + child.look_every()),
+                Status::Running if stop.is_none() => self.hold(&mut first_word),
+                Status::Running | Status::Gone(_) => None,
+            };
+            let mut pace = if let Some(until) = hold {
+                Pace {
+                    due: until,
+                    earliest: until,
+                }
+            } else {
+                let at_end = self.pump(&output, kind, gone, child.pid(), unsaid).await;
+                if upload.is_none() {
+                    upload = self.next_upload().await;
+                }
+                match status {
+                    Status::Gone(exit) if at_end => {
+                        self.finish_uploads(upload).await;
+                        return Ok(exit);
+                    }
+                    Status::Gone(_) => continue,
+                    Status::Starting | Status::Running if !at_end => continue,
+                    Status::Starting | Status::Running => {}
+                }
+                let now = Instant::now();
+                Pace {
+                    due: now + child.look_every(),
+                    earliest: now + TICK,
+                }
+            };
             if let Some(stop) = stop {
-                self.press(&kept, &status, &stop, &mut stopping).await;
+                let again = self
+                    .press(child.as_ref(), &status, &stop, &mut stopping)
+                    .await;
+                pace.due = pace.due.min(again.unwrap_or(pace.due));
             }
-            tokio::select! {
-                () = tokio::time::sleep(TICK) => {}
-                _ = orders.changed() => {}
-                done = async { upload.as_mut().expect("guarded by the branch's condition").await }, if upload.is_some() => {
-                    upload = None;
-                    self.checkpoint_done(done).await;
+            if !is_known {
+                pace.due = Instant::now() + DISK_RETRY;
+            }
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = orders.changed() => break,
+                    done = async { upload.as_mut().expect("guarded by the branch's condition").await }, if upload.is_some() => {
+                        upload = None;
+                        self.checkpoint_done(done).await;
+                        break;
+                    }
+                    news = child.news(), if is_known => match news {
+                        News::State => break,
+                        News::Output => pace.due = pace.due.min(pace.earliest),
+                    },
+                    () = tokio::time::sleep_until(pace.due) => break,
                 }
             }
         }
     }
 
-    /// Reads on in the child's output and spools what it says. Whether all was read.
-    async fn pump(&self, output: &Arc<Output>, kind: Stdout, gone: bool, pid: Option<u32>) -> bool {
+    /// Until when a child that was started a moment ago is left alone; None when it is time to look.
+    fn hold(&self, first_word: &mut Option<Instant>) -> Option<Instant> {
+        if self.rank.state() >= RankState::Running {
+            return None;
+        }
+        let until = *first_word.get_or_insert_with(|| Instant::now() + FIRST_WORD);
+        (Instant::now() < until).then_some(until)
+    }
+
+    /// Reads on in the child's output and spools what it says; the last of one that is gone stays
+    /// `unsaid`. Whether all was read.
+    async fn pump(
+        &self,
+        output: &Arc<Output>,
+        kind: Stdout,
+        gone: bool,
+        pid: Option<u32>,
+        unsaid: &mut Unsaid,
+    ) -> bool {
         {
             // Most looks find nothing, and each that reads takes a thread away from the child's cores.
             let spool = self.rank.spool();
@@ -134,7 +197,7 @@ impl RankTask {
             Arc::clone(&self.host),
             Arc::clone(output),
         );
-        let step = move || -> io::Result<bool> {
+        let step = move || -> io::Result<(bool, Unsaid)> {
             let spool = rank.spool();
             let before = spool.cursor().clone();
             let is_new = spool.state() < RankState::Running;
@@ -145,15 +208,23 @@ impl RankTask {
                 .filter(|_| is_new)
                 .map(|pid| Body::Started(v1::RankStarted { pid }));
             let bodies: Vec<Body> = started.into_iter().chain(pumped.bodies).collect();
+            // A checkpoint has to be stored first: it is known by the spool's cursor.
+            if gone && pumped.at_end && cursor.checkpoints.is_empty() {
+                let cursor = Some(cursor);
+                return Ok((true, Unsaid { bodies, cursor }));
+            }
             if !bodies.is_empty() || cursor != before {
                 give_back(&output.stdout, before.stdout.offset, cursor.stdout.offset);
                 give_back(&output.stderr, before.stderr.offset, cursor.stderr.offset);
                 rank.report(&host, bodies, |current| *current = cursor)?;
             }
-            Ok(pumped.at_end)
+            Ok((pumped.at_end, Unsaid::default()))
         };
         match tokio::task::spawn_blocking(step).await {
-            Ok(Ok(at_end)) => at_end,
+            Ok(Ok((at_end, last))) => {
+                *unsaid = last;
+                at_end
+            }
             Ok(Err(error)) => {
                 warn!(rank = %self.rank.key, %error, "reports cannot be spooled; trying again");
                 tokio::time::sleep(DISK_RETRY).await;
@@ -167,33 +238,44 @@ impl RankTask {
         }
     }
 
-    /// Carries out an order to stop: TERM, after the grace KILL, and at last the keeper too.
+    /// Carries out an order to stop: TERM, after the grace KILL, and at last the keeper too. When to
+    /// press again; None where the child's next news will tell.
     async fn press(
         &self,
-        kept: &Kept,
+        child: &dyn Child,
         status: &Status,
         stop: &StopOrder,
         since: &mut Option<Instant>,
-    ) {
+    ) -> Option<Instant> {
         let grace = Duration::from_millis(u64::from(stop.grace_ms));
+        let again = Instant::now() + PRESS_EVERY;
         match *since {
-            None if *status == Status::Starting => {}
+            None if *status == Status::Starting => None,
             // Its peers are not to stop with it, which is what one that leaves in order asks them to.
             None if grace.is_zero() || self.is_to_be_left_behind(stop) => {
                 info!(rank = %self.rank.key, reason = %stop.reason, "ending the child");
                 *since = Some(Instant::now());
                 self.note(&format!("ended at once: {}", stop.reason)).await;
-                kept.kill();
+                child.kill();
+                Some(again)
             }
             None => {
                 info!(rank = %self.rank.key, reason = %stop.reason, ?grace, "stopping the child");
-                *since = Some(Instant::now());
+                let begin = Instant::now();
+                *since = Some(begin);
                 self.note(&format!("stopping: {}", stop.reason)).await;
-                kept.terminate();
+                child.terminate();
+                Some(begin + grace)
             }
-            Some(since) if since.elapsed() >= grace + KEEPER_KILL_MAX => kept.kill_session(),
-            Some(since) if since.elapsed() >= grace => kept.kill(),
-            Some(_) => {}
+            Some(since) if since.elapsed() >= grace => {
+                if since.elapsed() >= grace + KEEPER_KILL_MAX {
+                    child.kill_session();
+                } else {
+                    child.kill();
+                }
+                Some(again)
+            }
+            Some(since) => Some(since + grace),
         }
     }
 
@@ -206,21 +288,22 @@ impl RankTask {
         stop.cause == StopCause::Shutdown && is_elastic()
     }
 
-    /// Waits until no process of the child's session is left, and sees to it.
-    async fn bury(&self, kept: &Kept) {
+    /// Waits until no process of the child's session is left, and sees to it. Only where the keeper
+    /// could not: one that left an exit file had nothing left to wait for.
+    async fn bury(&self, child: &dyn Child) {
         let since = Instant::now();
         let mut warned = false;
         loop {
-            let left = kept.survivors();
+            let left = child.survivors();
             if left.is_empty() {
                 return;
             }
-            kept.kill_session();
+            child.kill_session();
             if since.elapsed() >= UNKILLABLE_AFTER && !warned {
                 warned = true;
                 warn!(rank = %self.rank.key, pids = ?left, "processes of the rank do not die; its devices stay taken");
             }
-            tokio::time::sleep(TICK / 5).await;
+            tokio::time::sleep(BURY_EVERY).await;
         }
     }
 
@@ -313,31 +396,6 @@ impl RankTask {
         tokio::select! {
             () = all => {}
             () = out_of_time => warn!(rank = %self.rank.key, "stopped before all checkpoints were stored"),
-        }
-    }
-
-    /// A line of the worker's own in the rank's log.
-    pub(super) async fn note(&self, text: &str) {
-        self.spool_surely(vec![own_line(text)], |_| {}).await;
-    }
-
-    /// Spools, and waits for as long as the disk refuses.
-    pub(super) async fn spool_surely(
-        &self,
-        bodies: Vec<Body>,
-        change: impl Fn(&mut pump::Cursor) + Clone + Send + 'static,
-    ) {
-        loop {
-            let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
-            let (bodies, change) = (bodies.clone(), change.clone());
-            match tokio::task::spawn_blocking(move || rank.report(&host, bodies, change)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => {
-                    warn!(rank = %self.rank.key, %error, "a report cannot be spooled; trying again");
-                }
-                Err(join) => warn!(rank = %self.rank.key, error = %join, "spooling failed"),
-            }
-            tokio::time::sleep(DISK_RETRY).await;
         }
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use marquee_domain::env::Clock;
 use marquee_domain::job::RankState;
 use marquee_domain::rate::RateShare;
 use marquee_domain::{BootId, RankKey};
@@ -19,9 +20,9 @@ use super::rate;
 use super::spool::Spool;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
-use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::durable;
+use crate::env::Env;
 use crate::gpus::Gpus;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
@@ -36,7 +37,7 @@ pub struct Host {
     pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
-    pub clock: SystemClock,
+    pub env: Env,
     /// Rung when there are reports to send or ranks have come or gone.
     pub news: Notify,
 }
@@ -70,42 +71,50 @@ impl HeldRank {
     pub fn accept(host: &Host, assignment: Assignment) -> io::Result<Self> {
         let dir = RankDir::new(&host.attempts(), assignment.key);
         fs::create_dir_all(dir.path())?;
+        let spool = Spool::open(&dir.spool(), assignment.key)?;
         let file = RankFile {
             boot: host.boot,
             orders: Orders::with(&assignment),
             assignment,
         };
-        durable::write_json(&dir.rank_file(), &file)?;
-        durable::sync_parent(dir.path())?;
-        Self::open(host, dir, file, true)
+        // Last, so that it makes the spool's entry durable too.
+        durable::write_first(&dir.rank_file(), &serde_json::to_vec_pretty(&file)?)?;
+        Ok(Self::new(host, dir, file, spool, true))
     }
 
     /// A rank that an earlier daemon accepted; None where it had not got so far.
     pub fn recover(host: &Host, key: RankKey) -> io::Result<Option<Self>> {
         let dir = RankDir::new(&host.attempts(), key);
-        match fs::read(dir.rank_file()) {
-            Ok(bytes) => Self::open(host, dir, serde_json::from_slice(&bytes)?, false).map(Some),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+        let bytes = match fs::read(dir.rank_file()) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let spool = Spool::open(&dir.spool(), key)?;
+        match serde_json::from_slice(&bytes) {
+            Ok(file) => Ok(Some(Self::new(host, dir, file, spool, false))),
+            // A power cut while it was being accepted: of a rank without a report and without a
+            // launch nobody knows anything.
+            Err(_) if spool.is_untouched() && !dir.has_launched()? => Ok(None),
+            Err(e) => Err(e.into()),
         }
     }
 
-    fn open(host: &Host, dir: RankDir, file: RankFile, is_new: bool) -> io::Result<Self> {
-        let key = file.assignment.key;
+    fn new(host: &Host, dir: RankDir, file: RankFile, spool: Spool, is_new: bool) -> Self {
         let pins = file
             .assignment
             .artifacts()
             .map(|manifest| host.cache.pin(manifest.digest()));
-        Ok(Self {
-            key,
-            spool: Mutex::new(Spool::open(&dir.spool(), key)?),
+        Self {
+            key: file.assignment.key,
+            spool: Mutex::new(spool),
             orders: watch::Sender::new(file.orders),
             pins: Mutex::new(pins.collect()),
             assignment: file.assignment,
             boot: file.boot,
             is_new,
             dir,
-        })
+        }
     }
 
     /// The rank's spool. It is locked during writes to the disk: not to be held over an await.
@@ -171,7 +180,7 @@ impl HeldRank {
         let mut spool = self.spool();
         let mut cursor = spool.cursor().clone();
         change(&mut cursor);
-        spool.append(host.clock.now(), bodies, cursor)?;
+        spool.append(host.env.clock.now(), bodies, cursor)?;
         drop(spool);
         host.news.notify_one();
         Ok(())
@@ -193,7 +202,7 @@ impl HeldRank {
             step: cursor.step,
             values: values.into_iter().collect(),
         };
-        spool.append(host.clock.now(), vec![Body::Metrics(metrics)], cursor)?;
+        spool.append(host.env.clock.now(), vec![Body::Metrics(metrics)], cursor)?;
         drop(spool);
         host.news.notify_one();
         Ok(())
@@ -224,7 +233,7 @@ impl HeldRank {
 
     /// The rank as heartbeats list it.
     #[must_use]
-    pub fn to_wire(&self) -> v1::HeldRank {
+    pub fn to_wire(&self, clock: &dyn Clock) -> v1::HeldRank {
         let spool = self.spool();
         v1::HeldRank {
             job_id: self.key.job.0,
@@ -233,7 +242,7 @@ impl HeldRank {
             state: v1::RankState::from(spool.state()).into(),
             last_sequence: spool.last_sequence(),
             rate: (spool.state() == RankState::Running)
-                .then(|| rate::of(&self.dir.rate()))
+                .then(|| rate::of(&self.dir.rate(), rate::now_ms(clock)))
                 .flatten(),
         }
     }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -15,15 +14,15 @@ use tracing::warn;
 
 use super::task::{Interrupt, RankTask, local_fault};
 use crate::cache::CacheError;
-use crate::process::kept::{Kept, Launch, Status, stderr_path, stdout_path};
+use crate::process::launcher::{Child, Launch, Status, stderr_path, stdout_path};
 use crate::transfer::{TransferError, is_disk_full};
 
 /// How long the rendezvous store may take to listen: it loads libtorch, from a cold disk if need be.
 const STORE_START_MAX: Duration = Duration::from_secs(60);
-/// How often the store's output is looked at while it starts.
-const STORE_POLL: Duration = Duration::from_millis(20);
 /// How long a keeper may take to end what it keeps before its session is killed around it.
 pub(super) const KEEPER_KILL_MAX: Duration = Duration::from_secs(3);
+/// How often a child that is to end is told so again.
+const KILL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Inputs and checkpoint as folders.
 #[derive(Debug, Default)]
@@ -71,7 +70,7 @@ impl RankTask {
     /// Brings all inputs into the cache.
     pub(super) async fn fetch_inputs(&self) -> Result<Inputs, Interrupt> {
         let mut inputs = Inputs::default();
-        let now = || SystemTime::from(self.host.clock.now());
+        let now = || SystemTime::from(self.host.env.clock.now());
         for (name, manifest) in &self.rank.assignment.inputs {
             let folder = self
                 .host
@@ -100,7 +99,7 @@ impl RankTask {
             let scratch = self.rank.dir.scratch(self.rank.key);
             fs::create_dir_all(&scratch)
                 .map_err(|e| local_fault(&format!("folder {scratch:?} cannot be made: {e}")))?;
-            sweep_scratch(&scratch, SystemTime::from(self.host.clock.now()));
+            sweep_scratch(&scratch, SystemTime::from(self.host.env.clock.now()));
         }
         for folder in [
             self.rank.dir.work(),
@@ -130,7 +129,7 @@ impl RankTask {
             // Rank 0's own program will listen, as under torchrun.
             JobKind::Command | JobKind::Fetch | JobKind::Preprocess => {
                 let host = self.host.inventory.address.clone();
-                let port = free_port(&host).map_err(|e| {
+                let port = self.host.env.machine.free_port(&host).map_err(|e| {
                     local_fault(&format!("no port for the rendezvous at {host}: {e}; check the worker's \"address\" setting"))
                 })?;
                 Ok(Some(Rendezvous { host, port }))
@@ -144,38 +143,42 @@ impl RankTask {
         let fault =
             |e: io::Error| local_fault(&format!("the rendezvous store cannot be started: {e}"));
         fs::create_dir_all(&dir).map_err(fault)?;
-        let mut store = match Kept::find(&dir).map_err(fault)? {
+        let launcher = &self.host.env.launcher;
+        let mut store = match launcher.adopt(&dir).map_err(fault)? {
             Some(store) => store,
-            None => Kept::start(&Launch {
-                dir: &dir,
-                work_dir: &dir,
-                argv: vec![
-                    self.host.config.bin_dir.join("marquee-trainer").into(),
-                    "store".into(),
-                    "--host".into(),
-                    self.host.inventory.address.clone().into(),
-                    "--port".into(),
-                    "0".into(),
-                ],
-                env: BTreeMap::new(),
-            })
-            .map_err(fault)?,
+            None => launcher
+                .start(&Launch {
+                    dir: &dir,
+                    work_dir: &dir,
+                    argv: vec![
+                        self.host.config.bin_dir.join("marquee-trainer").into(),
+                        "store".into(),
+                        "--host".into(),
+                        self.host.inventory.address.clone().into(),
+                        "--port".into(),
+                        "0".into(),
+                    ],
+                    env: BTreeMap::new(),
+                })
+                .map_err(fault)?,
         };
         let listening = async {
             loop {
+                // In this order: what it said before it ended is there when its end is seen.
+                let status = store.status().map_err(fault)?;
                 if let Some(rendezvous) =
                     listening(&fs::read(stdout_path(&dir)).unwrap_or_default())
                 {
                     return Ok(rendezvous);
                 }
-                if let Status::Gone(exit) = store.status().map_err(fault)? {
+                if let Status::Gone(exit) = status {
                     let said = fs::read_to_string(stderr_path(&dir)).unwrap_or_default();
                     return Err(local_fault(&format!(
                         "the rendezvous store ended before it listened ({exit:?}): {}",
                         said.trim()
                     )));
                 }
-                tokio::time::sleep(STORE_POLL).await;
+                news_of(store.as_mut()).await;
             }
         };
         let too_long = |_| Err(local_fault("the rendezvous store did not listen in time"));
@@ -190,7 +193,7 @@ impl RankTask {
         if !dir.exists() || self.rank.boot != self.host.boot {
             return;
         }
-        match Kept::find(&dir) {
+        match self.host.env.launcher.adopt(&dir) {
             Ok(Some(store)) => end(store).await,
             Ok(None) => {}
             Err(error) => {
@@ -200,15 +203,21 @@ impl RankTask {
     }
 }
 
-/// Kills what is kept until nothing of it is left.
-pub(super) async fn end(mut kept: Kept) {
+/// Waits until it is time to look at a child again.
+async fn news_of(child: &mut dyn Child) {
+    let look = child.look_every();
+    let _either = tokio::time::timeout(look, child.news()).await;
+}
+
+/// Kills a child until nothing of it is left.
+pub(super) async fn end(mut child: Box<dyn Child>) {
     let since = tokio::time::Instant::now();
-    kept.kill();
-    while matches!(kept.status(), Ok(Status::Starting | Status::Running)) {
+    while matches!(child.status(), Ok(Status::Starting | Status::Running)) {
+        child.kill();
         if since.elapsed() >= KEEPER_KILL_MAX {
-            kept.kill_session();
+            child.kill_session();
         }
-        tokio::time::sleep(STORE_POLL).await;
+        let _either = tokio::time::timeout(KILL_AGAIN, child.news()).await;
     }
 }
 
@@ -220,15 +229,6 @@ fn listening(stdout: &[u8]) -> Option<Rendezvous> {
         let StoreEvent::Listening { host, port } = serde_json::from_slice(line).ok()?;
         Some(Rendezvous { host, port })
     })
-}
-
-/// A port that nobody listens at just now, below the ephemeral range's reach for a moment at least.
-pub(super) fn free_port(host: &str) -> io::Result<u16> {
-    let address = (host, 0)
-        .to_socket_addrs()?
-        .next()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-    Ok(TcpListener::bind(address)?.local_addr()?.port())
 }
 
 #[allow(
@@ -278,11 +278,5 @@ mod tests {
                 port: 41
             }
         );
-    }
-
-    #[test]
-    fn a_free_port_can_be_bound() {
-        let port = free_port("127.0.0.1").unwrap();
-        TcpListener::bind(("127.0.0.1", port)).unwrap();
     }
 }

@@ -103,6 +103,12 @@ impl Spool {
         self.head.last_sequence
     }
 
+    /// Whether nothing was ever spooled.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.end == 0
+    }
+
     /// Number up to which the coordinator has all.
     #[must_use]
     pub fn acked(&self) -> u64 {

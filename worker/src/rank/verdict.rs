@@ -7,7 +7,7 @@ use marquee_domain::spec::JobKind;
 use serde_json::Value;
 
 use super::pump::LastWord;
-use crate::process::keeper::Exit;
+use crate::process::launcher::Exit;
 
 /// Bytes and lines of stderr shown in a failure's message: the last ones, where the cause mostly is.
 pub const STDERR_TAIL_BYTES: usize = 2_000;

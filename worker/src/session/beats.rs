@@ -1,20 +1,23 @@
 //! Heartbeats of one session: their numbers, when each was sent, and what they said of rates.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use marquee_domain::env::Clock;
 use marquee_proto::v1;
 use marquee_proto::v1::worker_message::Body as ToCoordinator;
 
-use crate::rank::rate::boot_ms;
+use crate::rank::rate::now_ms;
 
 /// Heartbeats that an answer may still come to.
 const REMEMBERED: usize = 64;
 
 /// The heartbeats of one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Beats {
+    clock: Arc<dyn Clock>,
     sequence: u64,
-    /// Number, and milliseconds of the machine's clock since its boot.
+    /// Number, and milliseconds of the clock that shares run out by.
     sent: VecDeque<(u64, u64)>,
     said: Vec<Word>,
 }
@@ -23,11 +26,21 @@ pub(super) struct Beats {
 type Word = (i64, u32, u32, u64, usize);
 
 impl Beats {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            sequence: 0,
+            sent: VecDeque::new(),
+            said: Vec::new(),
+        }
+    }
+
     /// The next heartbeat, to be sent now.
     pub(super) fn next(&mut self, held: Vec<v1::HeldRank>) -> ToCoordinator {
         self.sequence += 1;
         // Before it is on its way: what the answer allows counts from here.
-        self.sent.push_back((self.sequence, boot_ms()));
+        self.sent
+            .push_back((self.sequence, now_ms(self.clock.as_ref())));
         if self.sent.len() > REMEMBERED {
             self.sent.pop_front();
         }
@@ -66,6 +79,11 @@ fn words(held: &[v1::HeldRank]) -> Vec<Word> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::SystemClock;
+
+    fn beats() -> Beats {
+        Beats::new(Arc::new(SystemClock))
+    }
 
     fn asking(taken: u64) -> Vec<v1::HeldRank> {
         let rate = v1::RateUse {
@@ -82,8 +100,8 @@ mod tests {
 
     #[test]
     fn shares_count_from_the_heartbeat_that_they_answer() {
-        let mut beats = Beats::default();
-        let before = boot_ms();
+        let mut beats = beats();
+        let before = now_ms(&SystemClock);
         beats.next(Vec::new());
         let shares = |heartbeat| v1::RateShares {
             shares: Vec::new(),
@@ -92,7 +110,7 @@ mod tests {
         };
         let end = beats.end_of(&shares(1));
         assert!(
-            (before + 10_000..=boot_ms() + 10_000).contains(&end),
+            (before + 10_000..=now_ms(&SystemClock) + 10_000).contains(&end),
             "{end}"
         );
         assert_eq!(beats.end_of(&shares(2)), 0);
@@ -104,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_share_that_was_taken_is_told_at_once() {
-        let mut beats = Beats::default();
+        let mut beats = beats();
         assert!(!beats.has_news(&asking(0)));
         beats.next(Vec::new());
         assert!(beats.has_news(&asking(0)));

@@ -12,6 +12,7 @@ use std::time::Duration;
 use marquee_domain::RankKey;
 use marquee_domain::limits::REPORTS_IN_FLIGHT_MAX;
 use marquee_proto::v1;
+use prost::Message as _;
 use tokio::time::Instant;
 
 use crate::rank::held::HeldRank;
@@ -80,7 +81,8 @@ impl Outbox {
         sent.up_to = sent.up_to.max(sequence);
     }
 
-    /// The next message, if there is anything to send: reports of one rank.
+    /// The next message, if there is anything to send: of as many ranks as fit, since what comes in one
+    /// message the coordinator can store in one transaction.
     pub(super) fn next(
         &mut self,
         held: &[Arc<HeldRank>],
@@ -108,7 +110,11 @@ impl Outbox {
         }
         let turn =
             held.partition_point(|rank| self.served.is_some_and(|served| rank.key <= served));
+        let (mut reports, mut bytes) = (Vec::new(), 0);
         for rank in held[turn..].iter().chain(&held[..turn]) {
+            if reports.len() >= room || bytes >= MESSAGE_BYTES {
+                break;
+            }
             let Some(sent) = self
                 .sent
                 .get_mut(&rank.key)
@@ -120,16 +126,22 @@ impl Outbox {
             if sent.up_to >= spool.last_sequence() {
                 continue;
             }
-            let reports = spool.read(sent.up_to + 1, room, MESSAGE_BYTES)?;
-            let Some(last) = reports.last() else { continue };
+            let more = spool.read(sent.up_to + 1, room - reports.len(), MESSAGE_BYTES - bytes)?;
+            let Some(last) = more.last() else { continue };
+            let size: usize = more.iter().map(v1::Report::encoded_len).sum();
+            // One report may be as large as a message: it goes alone.
+            if !reports.is_empty() && bytes + size > MESSAGE_BYTES {
+                break;
+            }
             if sent.up_to == sent.acked {
                 sent.progress = now;
             }
             sent.up_to = last.sequence;
             self.served = Some(rank.key);
-            return Ok(Some(v1::Reports { reports }));
+            reports.extend(more);
+            bytes += size;
         }
-        Ok(None)
+        Ok((!reports.is_empty()).then_some(v1::Reports { reports }))
     }
 }
 

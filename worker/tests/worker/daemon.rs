@@ -14,6 +14,7 @@ use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as ToWorker;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::fake::{Fake, Key, PATIENCE};
 
@@ -23,6 +24,8 @@ pub(crate) struct Daemon {
     child: Option<Child>,
     arguments: Vec<String>,
     env: Vec<(String, String)>,
+    /// System calls that its kernel refuses, and how.
+    pub(crate) refused: Vec<(i64, i32)>,
 }
 
 impl Daemon {
@@ -39,6 +42,7 @@ impl Daemon {
             child: None,
             arguments: Vec::new(),
             env,
+            refused: Vec::new(),
         };
         daemon.arguments = vec![
             format!("--coordinator=http://{}", fake.address),
@@ -71,13 +75,19 @@ impl Daemon {
             .append(true)
             .open(self.log())
             .unwrap();
-        self.child = Some(
-            self.command()
-                .stdin(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap(),
-        );
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stderr(log);
+        // From a thread of its own, since a filter stays with the thread for good.
+        let spawn = || {
+            self.refused.iter().for_each(|refused| refuse(*refused));
+            command.spawn().unwrap()
+        };
+        let child = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
+        self.child = Some(child);
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
     }
 
     fn log(&self) -> PathBuf {
@@ -115,8 +125,7 @@ impl Daemon {
     }
 
     pub(crate) fn send(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     pub(crate) fn wait(&mut self) -> ExitStatus {
@@ -157,6 +166,19 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// Lets a system call fail for this thread and all it starts, as an older kernel or one at its limit
+/// would.
+fn refuse((call, errno): (i64, i32)) {
+    let filter = SeccompFilter::new(
+        BTreeMap::from([(call, Vec::new())]),
+        SeccompAction::Allow,
+        SeccompAction::Errno(u32::try_from(errno).unwrap()),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
 }
 
 /// Whether a process runs; a zombie does not.

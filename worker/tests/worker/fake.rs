@@ -49,6 +49,8 @@ pub(crate) struct State {
     /// (digest, offset) of each download.
     pub(crate) downloads: Vec<(String, u64)>,
     pub(crate) uploads: usize,
+    /// How often it was asked which blobs it lacks.
+    pub(crate) questions: usize,
     /// No acknowledgements while set.
     pub(crate) silent: bool,
     /// Downloads stop after this many bytes, without an end, and then hang.
@@ -389,6 +391,7 @@ impl Artifacts for Fake {
         &self,
         request: Request<v1::FindMissingBlobsRequest>,
     ) -> Result<Response<v1::FindMissingBlobsResponse>, Status> {
+        self.change(|state| state.questions += 1);
         let state = self.state();
         let asked = request.into_inner().digests.into_iter();
         let digests = asked

@@ -15,4 +15,6 @@ mod gpus;
 mod life;
 mod limits;
 mod nvml;
+mod quick;
+mod simulated;
 mod stopping;

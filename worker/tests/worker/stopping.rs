@@ -120,6 +120,8 @@ async fn a_rank_to_be_forgotten_goes_without_a_word() {
     let daemon = Daemon::start(&fake, &[]);
     run(&fake, KEY, shell("sleep 1000")).await;
     let pid = i32::try_from(fake.until_running(KEY).await).unwrap();
+    fake.until("a heartbeat that lists it", |state| !state.held.is_empty())
+        .await;
     stop(&fake, KEY, 1000, true).await;
     fake.until_nothing_is_held().await;
     assert!(!is_alive(pid));

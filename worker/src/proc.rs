@@ -1,0 +1,107 @@
+//! What the kernel shows in `/proc`, through the crate `procfs`: the only place of this crate that
+//! reads there.
+
+use std::io;
+
+use procfs::process::{ProcState, all_processes};
+use procfs::{Current as _, FromRead as _};
+
+/// What `/proc/<pid>/stat` says, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) parent: i32,
+    pub(crate) session: i32,
+    /// Clock ticks since boot.
+    pub(crate) start: u64,
+    /// It ended, and is listed until its parent takes notice. It holds no device and no memory.
+    pub(crate) is_zombie: bool,
+}
+
+impl From<procfs::process::Stat> for Stat {
+    fn from(stat: procfs::process::Stat) -> Self {
+        let is_zombie = matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead));
+        Self {
+            parent: stat.ppid,
+            session: stat.session,
+            start: stat.starttime,
+            is_zombie,
+        }
+    }
+}
+
+/// One process; None where there is none. Opens one file, since it is asked often.
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    let stat = procfs::process::Stat::from_file(format!("/proc/{pid}/stat"));
+    stat.ok().map(Stat::from)
+}
+
+/// Every process that runs.
+pub(crate) fn running() -> Vec<(i32, Stat)> {
+    let Ok(all) = all_processes() else {
+        return Vec::new();
+    };
+    // One that ends while the list is read is not in it.
+    all.flatten()
+        .filter_map(|process| Some((process.pid, Stat::from(process.stat().ok()?))))
+        .filter(|(_, stat)| !stat.is_zombie)
+        .collect()
+}
+
+/// How often the kernel's out-of-memory killer has struck on this host since it was booted.
+pub(crate) fn oom_kills() -> u64 {
+    let count = procfs::vmstat()
+        .ok()
+        .and_then(|all| all.get("oom_kill").copied());
+    count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+}
+
+/// The host's memory.
+pub(crate) fn memory_bytes() -> u64 {
+    procfs::Meminfo::current().map_or(0, |memory| memory.mem_total)
+}
+
+/// The cgroups of this process: their controllers (none in version 2) and their path.
+pub(crate) fn own_cgroups() -> Vec<(Vec<String>, String)> {
+    let groups = procfs::process::Process::myself().and_then(|own| own.cgroups());
+    let groups = groups.map_or_else(|_| Vec::new(), |groups| groups.0);
+    groups
+        .into_iter()
+        .map(|group| (group.controllers, group.pathname))
+        .collect()
+}
+
+/// The kernel's boot id: when it changed, no process of the old boot lives.
+pub(crate) fn boot_id() -> io::Result<String> {
+    procfs::sys::kernel::random::boot_id().map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_listed_with_its_parent_until_it_ends() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let listed = || running().into_iter().find(|(found, _)| *found == pid);
+        let (_, stat) = listed().unwrap();
+        assert_eq!((stat.parent, stat.is_zombie), (own, false));
+        child.kill().unwrap();
+        while !super::stat(pid).unwrap().is_zombie {
+            std::thread::yield_now();
+        }
+        assert!(listed().is_none(), "a zombie does not run");
+        child.wait().unwrap();
+        assert_eq!(super::stat(pid), None);
+    }
+
+    #[test]
+    fn this_host_has_memory_and_a_boot_id() {
+        assert!(memory_bytes() > 64 * 1024 * 1024);
+        assert_eq!(boot_id().unwrap().trim().len(), 36);
+    }
+}

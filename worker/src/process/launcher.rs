@@ -1,0 +1,112 @@
+//! What a rank's life needs of whoever starts its child. The real one is
+//! [`super::kept::Keepers`]; a simulation brings one whose children are scripts.
+//!
+//! A child writes to files ([`stdout_path`], [`stderr_path`]), so that it outlives the daemon and its
+//! output does too. Invariant: a folder has one child at a time, and [`Launcher::adopt`] finds it
+//! after the daemon was killed at any instant, or makes sure that none is to come.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Debug;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// Starts children, and finds those that an earlier daemon started.
+pub trait Launcher: Debug + Send + Sync {
+    /// Starts a program. Its stdout and stderr are appended to the files of [`stdout_path`] and
+    /// [`stderr_path`], which are there from now on; stdin is empty. May block.
+    fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>>;
+
+    /// The child that an earlier daemon of the same boot launched in `dir`, running or ended. If that
+    /// daemon may have died while launching, the launch is fenced off and there is none. May block.
+    fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>>;
+}
+
+/// A child, launched by this daemon or taken over from an earlier one: no difference from then on.
+pub trait Child: Debug + Send + Sync {
+    /// How it is doing. An end that was seen once is not taken back.
+    fn status(&mut self) -> io::Result<Status>;
+
+    /// Its process id, once it was started.
+    fn pid(&self) -> Option<u32>;
+
+    /// Waits until there is something to look at. May speak up without a cause; an end is never
+    /// missed, but output may be: [`Child::look_every`] says how often to look all the same.
+    /// Nothing is lost when the wait is given up half-way.
+    fn news(&mut self) -> BoxFuture<'_, News>;
+
+    /// How often to look without a cause.
+    fn look_every(&self) -> Duration;
+
+    /// Asks all of it to leave.
+    fn terminate(&self);
+
+    /// Kills all that it started. It counts as running until nothing of it is left.
+    fn kill(&self);
+
+    /// Kills what is left even where [`Child::kill`] has no effect.
+    fn kill_session(&self);
+
+    /// What is left of a child that ended without an [`Exit`].
+    fn survivors(&self) -> Vec<i32>;
+}
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Folder of the claim, the exit status and the output files.
+    pub dir: &'a Path,
+    pub work_dir: &'a Path,
+    pub argv: Vec<OsString>,
+    /// Added to the daemon's own environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// What a look at a child may find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It may have started or ended.
+    State,
+    /// It may have written something.
+    Output,
+}
+
+/// How a child is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// It is about to be started.
+    Starting,
+    Running,
+    /// It ended, and with an [`Exit`] nothing of it is left. None: who watched over it was killed
+    /// before it could say how it ended.
+    Gone(Option<Exit>),
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It left by itself with this status.
+    Code(i32),
+    /// A signal killed it. `oom` says whether the kernel's out-of-memory killer struck on this
+    /// host while the child ran.
+    Signal { number: i32, oom: bool },
+    /// It could not be started.
+    NotStarted { error: String },
+}
+
+/// File that a child's stdout goes into.
+#[must_use]
+pub fn stdout_path(dir: &Path) -> PathBuf {
+    dir.join("stdout")
+}
+
+/// File that a child's stderr goes into.
+#[must_use]
+pub fn stderr_path(dir: &Path) -> PathBuf {
+    dir.join("stderr")
+}

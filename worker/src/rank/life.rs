@@ -1,0 +1,290 @@
+//! A rank's life, from its assignment to its last report. The same path is walked again after a
+//! restart of the daemon: each step looks at what is on the disk first.
+
+use std::fs;
+use std::sync::Arc;
+
+use marquee_domain::artifact::Manifest;
+use marquee_domain::failure::Failure;
+use marquee_domain::job::RankState;
+use marquee_domain::spec::{JobKind, JobSpec, Work};
+use marquee_domain::{FailureClass, Rendezvous};
+use marquee_proto::v1;
+use marquee_proto::v1::report::Body;
+use serde_json::Value;
+use tracing::{info, warn};
+
+use super::environment::ChildPlan;
+use super::prepare::Inputs;
+use super::pump::{Stdout, own_line};
+use super::task::{Interrupt, RankTask, Unsaid, local_fault};
+use super::verdict::{Ending, judge};
+use super::{StartOrder, StopCause};
+use crate::durable;
+use crate::process::launcher::{Child, Launch};
+use crate::transfer::{TransferError, is_disk_full};
+
+/// How a rank's task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// The last report is spooled.
+    Reported,
+    /// Nothing of the rank is left and nobody wants to hear of it.
+    Forget,
+}
+
+/// What a rank that did its work has to show.
+struct Done {
+    summary: Value,
+    output: Option<Manifest>,
+}
+
+impl RankTask {
+    /// Walks the rank to its end.
+    pub async fn run(self) -> Closed {
+        if self.rank.state().has_ended() {
+            self.rank.release_inputs();
+            return Closed::Reported;
+        }
+        let mut unsaid = Unsaid::default();
+        let end = self.live(&mut unsaid).await;
+        self.close(end, unsaid).await
+    }
+
+    async fn live(&self, unsaid: &mut Unsaid) -> Result<Done, Interrupt> {
+        let spec = self.spec()?;
+        let child = match self.find_child()? {
+            Some(child) => child,
+            None => {
+                let inputs = self.unless_stopped(self.prepare(&spec)).await?;
+                let start = self
+                    .unless_stopped(async { Ok(self.start_ordered().await) })
+                    .await?;
+                self.launch(&spec, inputs, start).await?
+            }
+        };
+        let stdout = match spec.work.kind() {
+            JobKind::Command => Stdout::Log,
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => Stdout::Events,
+        };
+        let exit = self.follow(child, stdout, unsaid).await?;
+        if self.rank.orders().borrow().stop.is_some() {
+            return Err(Interrupt::Stopped);
+        }
+        let cursor = match &unsaid.cursor {
+            Some(cursor) => cursor.clone(),
+            None => self.rank.spool().cursor().clone(),
+        };
+        if cursor.dropped_bytes > 0 {
+            let dropped = cursor.dropped_bytes;
+            let note = own_line(&format!("{dropped} bytes of this rank's log were dropped"));
+            unsaid.bodies.push(note);
+        }
+        let ending = Ending {
+            kind: spec.work.kind(),
+            program: program(&spec.work),
+            exit,
+            word: cursor.word.clone(),
+            stderr_tail: &self.stderr_tail(),
+        };
+        let summary = judge(&ending).map_err(Interrupt::Failed)?;
+        let is_first = cursor.is_first(self.rank.key.rank);
+        let output = if is_first && !self.has_nothing_to_store(spec.work.kind()) {
+            // An upload may take long, and what the child said is not to wait for it.
+            unsaid.cursor.get_or_insert(cursor);
+            self.say(unsaid).await;
+            Some(self.unless_stopped(self.store_output()).await?)
+        } else {
+            None
+        };
+        Ok(Done { summary, output })
+    }
+
+    /// The child that an earlier daemon started, if it did.
+    fn find_child(&self) -> Result<Option<Box<dyn Child>>, Interrupt> {
+        if self.rank.boot != self.host.boot {
+            let message = format!(
+                "host {} was restarted while it held the rank",
+                self.host.inventory.hostname
+            );
+            return Err(Interrupt::Failed(Failure {
+                class: FailureClass::LostWorker,
+                message,
+            }));
+        }
+        if self.rank.is_new || self.rank.orders().borrow().start.is_none() {
+            return Ok(None);
+        }
+        let found = self.host.env.launcher.adopt(self.rank.dir.path());
+        let found =
+            found.map_err(|e| local_fault(&format!("the rank's child cannot be found: {e}")))?;
+        if found.is_some() {
+            info!(rank = %self.rank.key, "taking over a child that an earlier daemon started");
+        }
+        Ok(found)
+    }
+
+    async fn prepare(&self, spec: &JobSpec) -> Result<Inputs, Interrupt> {
+        let inputs = self.fetch_inputs().await?;
+        if self.rank.state() >= RankState::Prepared {
+            return Ok(inputs);
+        }
+        self.make_folders(spec.work.kind())?;
+        if self.rank.assignment.start {
+            // Nobody waits to hear that it is prepared.
+            return Ok(inputs);
+        }
+        let rendezvous = self
+            .host_rendezvous(spec.work.kind())
+            .await?
+            .map(v1::Rendezvous::from);
+        self.spool_surely(
+            vec![Body::Prepared(v1::RankPrepared { rendezvous })],
+            |_| {},
+        )
+        .await;
+        Ok(inputs)
+    }
+
+    async fn launch(
+        &self,
+        spec: &JobSpec,
+        inputs: Inputs,
+        start: StartOrder,
+    ) -> Result<Box<dyn Child>, Interrupt> {
+        let fault = |e: std::io::Error| local_fault(&format!("the child cannot be started: {e}"));
+        let rendezvous = match start.rendezvous {
+            Some(rendezvous) => rendezvous,
+            None => self.alone().map_err(fault)?,
+        };
+        let plan = ChildPlan {
+            assignment: &self.rank.assignment,
+            spec,
+            inventory: &self.host.inventory,
+            dir: &self.rank.dir,
+            bin_dir: &self.host.config.bin_dir,
+            inputs: inputs.folders,
+            resume: inputs.resume,
+            rendezvous,
+            standby: start.standby,
+        };
+        let (child_spec, argv, env) = (plan.child_spec(), plan.argv(), plan.variables());
+        info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
+        let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
+        let start = move || {
+            if let Some(child_spec) = child_spec {
+                durable::replace_json(&rank.dir.spec(), &child_spec)?;
+            }
+            host.env.launcher.start(&Launch {
+                dir: rank.dir.path(),
+                work_dir: &rank.dir.work(),
+                argv,
+                env,
+            })
+        };
+        let started = tokio::task::spawn_blocking(start).await;
+        started
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(fault)
+    }
+
+    /// A rendezvous for a world of one: scripts for torchrun want it all the same.
+    fn alone(&self) -> std::io::Result<Rendezvous> {
+        const LOOPBACK: &str = "127.0.0.1";
+        Ok(Rendezvous {
+            host: LOOPBACK.to_owned(),
+            port: self.host.env.machine.free_port(LOOPBACK)?,
+        })
+    }
+
+    /// Whether the rank need not put forward an output: a command's that left its folder empty. The
+    /// other kinds always have one, even if it is empty: none from them means that it got lost.
+    fn has_nothing_to_store(&self, kind: JobKind) -> bool {
+        match kind {
+            JobKind::Command => fs::read_dir(self.rank.dir.output())
+                .is_ok_and(|mut entries| entries.next().is_none()),
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => false,
+        }
+    }
+
+    /// Stores the job's output. The first rank's alone counts.
+    async fn store_output(&self) -> Result<Manifest, Interrupt> {
+        let stored = self.host.transfers.upload(&self.rank.dir.output()).await;
+        stored.map_err(|error| {
+            let class = match &error {
+                TransferError::NotAFile { .. }
+                | TransferError::Name { .. }
+                | TransferError::Manifest(_)
+                | TransferError::TooLong { .. } => FailureClass::UserError,
+                TransferError::Disk { .. } if is_disk_full(&error) => FailureClass::OutOfMemory,
+                TransferError::Disk { .. } | TransferError::Damaged { .. } => FailureClass::Crash,
+                TransferError::Refused { .. } => FailureClass::Network,
+            };
+            Interrupt::Failed(Failure {
+                class,
+                message: format!("the output cannot be stored: {error}"),
+            })
+        })
+    }
+
+    /// The rank's last report, when nothing of it runs any more.
+    async fn close(&self, end: Result<Done, Interrupt>, unsaid: Unsaid) -> Closed {
+        if end.is_err() {
+            self.stop_store().await;
+        }
+        self.rank.release_inputs();
+        let cause = self
+            .rank
+            .orders()
+            .borrow()
+            .stop
+            .as_ref()
+            .map(|stop| stop.cause);
+        let body = match (cause, end) {
+            (Some(StopCause::Forget), _) => return Closed::Forget,
+            (Some(StopCause::Coordinator), _) => Body::Stopped(v1::RankStopped {}),
+            (Some(StopCause::Shutdown), _) => {
+                let message = format!("worker {:?} was shut down", self.host.config.name);
+                failed(Failure {
+                    class: FailureClass::LostWorker,
+                    message,
+                })
+            }
+            (None, Ok(done)) => Body::Finished(v1::RankFinished {
+                summary_json: done.summary.to_string(),
+                output: done.output.as_ref().map(v1::Manifest::from),
+            }),
+            (None, Err(Interrupt::Failed(failure))) => {
+                warn!(rank = %self.rank.key, class = failure.class.as_str(), cause = %failure.message, "the rank failed");
+                failed(failure)
+            }
+            // Only an order interrupts, and orders are not taken back.
+            (None, Err(Interrupt::Stopped)) => Body::Stopped(v1::RankStopped {}),
+        };
+        let Unsaid { mut bodies, cursor } = unsaid;
+        bodies.push(body);
+        let change = move |current: &mut _| {
+            if let Some(cursor) = &cursor {
+                Clone::clone_from(current, cursor);
+            }
+        };
+        self.spool_surely(bodies, change).await;
+        info!(rank = %self.rank.key, state = self.rank.state().as_str(), "the rank has ended");
+        Closed::Reported
+    }
+}
+
+fn failed(failure: Failure) -> Body {
+    Body::Failed(v1::RankFailed {
+        failure: Some(failure.into()),
+    })
+}
+
+fn program(work: &Work) -> &str {
+    match work {
+        Work::Fetch(_) | Work::Preprocess(_) => "marquee-prep",
+        Work::Train(_) | Work::Eval(_) => "marquee-trainer",
+        Work::Command(command) => command.argv.first().map_or("", String::as_str),
+    }
+}

@@ -1,0 +1,90 @@
+//! The coordinator's orders, followed one after the other in a task of their own: each is written to
+//! the disk, and neither reports nor heartbeats are to wait for that.
+
+use std::io;
+use std::sync::Arc;
+
+use marquee_domain::RankKey;
+use marquee_proto::v1::coordinator_message::Body as FromCoordinator;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use crate::supervisor::Supervisor;
+
+/// Orders that wait to be followed. While there are so many, no more are read from the stream, and
+/// the coordinator waits.
+const AHEAD: usize = 256;
+/// Orders followed in one turn: a turn is a change of threads.
+const TURN: usize = 64;
+
+/// An order.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) body: FromCoordinator,
+    /// Of shares of rates: when they run out.
+    pub(super) until_ms: u64,
+}
+
+/// Where a session's orders go.
+#[derive(Debug)]
+pub(super) struct Orders {
+    queue: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Orders {
+    pub(super) fn follow(supervisor: Arc<Supervisor>) -> Self {
+        let (queue, orders) = mpsc::channel(AHEAD);
+        Self {
+            queue,
+            task: tokio::spawn(follow(supervisor, orders)),
+        }
+    }
+
+    /// Room for one more order; None when nobody follows them any more.
+    pub(super) async fn room(&self) -> Option<mpsc::Permit<'_, Order>> {
+        self.queue.reserve().await.ok()
+    }
+
+    /// Ends when what was given is followed, so that the next session's Hello lists all of it.
+    pub(super) async fn finish(self) {
+        drop(self.queue);
+        if let Err(join) = self.task.await {
+            error!(error = %join, "following orders failed");
+        }
+    }
+}
+
+async fn follow(supervisor: Arc<Supervisor>, mut queue: mpsc::Receiver<Order>) {
+    let mut turn = Vec::new();
+    while queue.recv_many(&mut turn, TURN).await > 0 {
+        let (supervisor, orders) = (Arc::clone(&supervisor), std::mem::take(&mut turn));
+        let work = move || orders.into_iter().for_each(|order| one(&supervisor, order));
+        if let Err(join) = tokio::task::spawn_blocking(work).await {
+            error!(error = %join, "following an order failed");
+        }
+    }
+}
+
+/// Follows one. It is repeated with the next heartbeat, so one that cannot be followed ends nothing.
+fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
+    let followed: io::Result<()> = match body {
+        FromCoordinator::Assign(assign) => supervisor.assign(assign),
+        FromCoordinator::Start(start) => supervisor.start(start),
+        FromCoordinator::RanksLost(lost) => supervisor.ranks_lost(&lost),
+        FromCoordinator::Stop(stop) => supervisor.stop(stop),
+        FromCoordinator::Ack(ack) => supervisor.ack(
+            RankKey::new(ack.job_id, ack.attempt, ack.rank),
+            ack.sequence,
+        ),
+        FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
+        FromCoordinator::Welcome(_) => {
+            warn!("a second Welcome was ignored");
+            Ok(())
+        }
+    };
+    if let Err(fault) = followed {
+        error!(%fault, "an order of the coordinator cannot be followed");
+    }
+}
