@@ -103,11 +103,7 @@ ALTER TABLE jobs
     ALTER COLUMN max_attempts SET NOT NULL,
     ADD CONSTRAINT jobs_state_check CHECK (state IN ('open', 'succeeded', 'failed', 'cancelled')),
     ALTER COLUMN state SET DEFAULT 'open',
-    ADD CONSTRAINT jobs_spec_or_array CHECK (spec IS NOT NULL OR array_job_id IS NOT NULL),
-    DROP COLUMN last_attempt,
-    DROP COLUMN not_before,
-    DROP COLUMN cancel_requested,
-    DROP COLUMN queued_at;
+    ADD CONSTRAINT jobs_spec_or_array CHECK (spec IS NOT NULL OR array_job_id IS NOT NULL);
 ALTER TABLE jobs SET (fillfactor = 80);
 COMMENT ON COLUMN jobs.reason IS 'why it was cancelled; empty in every other state';
 
@@ -122,21 +118,6 @@ ALTER TABLE attempts ADD CONSTRAINT attempts_state_check
 -- with the reason in failure_message.
 ALTER TABLE attempts ADD COLUMN interruption text;
 ALTER TABLE attempt_ranks SET (fillfactor = 60);
-
--- A job as transitions and listings see it, whether it is open or has ended.
-CREATE VIEW job_states AS
-SELECT j.id, j.pipeline_id, j.position, j.name, j.kind, j.priority, j.ranks, j.created_at, j.array_job_id,
-       j.array_index, j.array_size, j.max_attempts, j.reused_from, j.cancelled_for, j.reason, j.step_digest,
-       COALESCE(o.state, j.state) AS state,
-       COALESCE(o.attempt, j.attempt) AS attempt,
-       COALESCE(o.last_attempt, j.attempt) AS last_attempt,
-       COALESCE(o.cancel_requested, false) AS cancel_requested,
-       o.not_before, o.needs_left, o.obstacle, o.queued_at,
-       COALESCE(o.failure_class, j.failure_class) AS failure_class,
-       COALESCE(o.failure_message, j.failure_message) AS failure_message,
-       COALESCE(o.started_at, j.started_at) AS started_at,
-       j.finished_at
-FROM jobs j LEFT JOIN open_jobs o ON o.job_id = j.id;
 
 -- Who asked for it: "local", or the name in a certificate; empty: Marquee itself.
 ALTER TABLE job_events ADD COLUMN caller text NOT NULL DEFAULT '';

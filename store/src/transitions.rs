@@ -244,10 +244,11 @@ pub async fn mark_jobs_succeeded(
            ), ended AS (
                DELETE FROM open_jobs o USING given g
                WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'running'
-               RETURNING o.job_id, o.attempt, o.started_at, o.array_job_id
+               RETURNING o.job_id, o.attempt, o.queued_at, o.started_at, o.array_job_id
            ), stored AS (
                UPDATE jobs j
-               SET state = 'succeeded', attempt = e.attempt, started_at = e.started_at,
+               SET state = 'succeeded', attempt = e.attempt, queued_at = e.queued_at,
+                   started_at = e.started_at,
                    finished_at = $1, failure_class = NULL, failure_message = NULL, reason = ''
                FROM ended e WHERE j.id = e.job_id
            ), attempted AS (
@@ -370,10 +371,11 @@ pub async fn mark_job_failed(
         "WITH ended AS (
              DELETE FROM open_jobs
              WHERE job_id = $1 AND attempt = $2 AND state = ANY ($3)
-             RETURNING job_id, attempt, started_at, array_job_id
+             RETURNING job_id, attempt, queued_at, started_at, array_job_id
          ), stored AS (
              UPDATE jobs j
-             SET state = 'failed', attempt = e.attempt, started_at = e.started_at, finished_at = $4,
+             SET state = 'failed', attempt = e.attempt, queued_at = e.queued_at,
+                   started_at = e.started_at, finished_at = $4,
                  failure_class = $5, failure_message = $6, reason = ''
              FROM ended e WHERE j.id = e.job_id
          ), counted AS (
@@ -444,10 +446,11 @@ pub async fn mark_jobs_cancelled(
                DELETE FROM open_jobs o
                USING unnest($1::bigint[], $2::int[]) AS g (job_id, attempt)
                WHERE o.job_id = g.job_id AND o.attempt = g.attempt
-               RETURNING o.job_id, o.attempt, o.started_at, o.array_job_id
+               RETURNING o.job_id, o.attempt, o.queued_at, o.started_at, o.array_job_id
            ), stored AS (
                UPDATE jobs j
-               SET state = 'cancelled', attempt = e.attempt, started_at = e.started_at,
+               SET state = 'cancelled', attempt = e.attempt, queued_at = e.queued_at,
+                   started_at = e.started_at,
                    finished_at = $3, reason = $4, cancelled_for = $5, failure_class = NULL,
                    failure_message = NULL
                FROM ended e WHERE j.id = e.job_id
