@@ -95,6 +95,19 @@ impl App {
         self.tell(jobs, true);
     }
 
+    /// The same of jobs that have succeeded: the scheduling loop has nothing to read of them.
+    pub fn jobs_succeeded(&self, jobs: &[JobId]) {
+        if jobs.is_empty() {
+            return;
+        }
+        self.index.touch_succeeded(jobs.iter().copied());
+        for job in jobs {
+            let (job, ended) = (*job, true);
+            let _ = self.changes.send(Change { job, ended });
+        }
+        self.wake.notify_one();
+    }
+
     fn tell(&self, jobs: &[JobId], ended: bool) {
         if jobs.is_empty() {
             return;

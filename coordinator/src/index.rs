@@ -31,6 +31,8 @@ pub struct Index {
 pub struct Touched {
     /// Jobs to read again. An array stands for its elements too.
     pub jobs: BTreeSet<JobId>,
+    /// Jobs that have succeeded: they are open no more and hold nothing, and will not come back.
+    pub succeeded: BTreeSet<JobId>,
     /// A worker came, went, or said something new of itself.
     pub workers: bool,
 }
@@ -62,6 +64,7 @@ pub struct Known {
 pub struct Open {
     pub queue: Queue,
     jobs: HashMap<JobId, Known>,
+    running: BTreeSet<JobId>,
     elements: HashMap<JobId, HashSet<JobId>>,
     /// What is stored of why jobs wait, by their line in the queue.
     told: HashMap<Line, Told>,
@@ -88,6 +91,11 @@ impl Index {
     /// Says that a transaction has changed these jobs: their rows are read before the next plan.
     pub fn touch(&self, jobs: impl IntoIterator<Item = JobId>) {
         lock(&self.touched).jobs.extend(jobs);
+    }
+
+    /// Says that these jobs have succeeded. Nothing is left to be read of them.
+    pub fn touch_succeeded(&self, jobs: impl IntoIterator<Item = JobId>) {
+        lock(&self.touched).succeeded.extend(jobs);
     }
 
     /// Says that a worker's row has changed.
@@ -126,8 +134,7 @@ impl Open {
 
     /// The jobs that run.
     pub fn running(&self) -> impl Iterator<Item = JobId> {
-        let running = self.jobs.iter().filter(|(_, known)| known.is_running);
-        running.map(|(job, _)| *job)
+        self.running.iter().copied()
     }
 
     /// Whether any of these jobs, or an element of them, runs or holds devices.
@@ -174,6 +181,9 @@ impl Open {
         }
         let elements = &self.elements;
         self.specs.retain(|array, _| elements.contains_key(array));
+        if freed.is_empty() {
+            return Vec::new();
+        }
         // The step may have gone on with the job that had it.
         freed.retain(|step| !self.steps.contains_key(step));
         let waiting = self.jobs.iter().filter(|(_, known)| {
@@ -188,6 +198,7 @@ impl Open {
     fn forget(&mut self, job: JobId) -> Option<Digest> {
         self.leave_queue(job);
         let known = self.jobs.remove(&job)?;
+        self.running.remove(&job);
         if let Some((array, _)) = known.element
             && let Some(all) = self.elements.get_mut(&array)
         {
@@ -233,6 +244,9 @@ impl Open {
             obstacle,
             twin: None,
         };
+        if known.is_running {
+            self.running.insert(job.id);
+        }
         self.jobs.insert(job.id, known);
         self.line_up(job.id);
     }
@@ -361,6 +375,7 @@ impl Open {
     pub fn placed(&mut self, job: JobId, ranks: impl IntoIterator<Item = HeldRank>) {
         self.leave_queue(job);
         if let Some(known) = self.jobs.get_mut(&job) {
+            self.running.insert(job);
             known.is_running = true;
             known.attempt += 1;
             known.not_before = None;

@@ -60,15 +60,18 @@ pub async fn place(
     }
     tx.commit().await?;
 
-    let mut workers = BTreeSet::new();
+    let mut given: BTreeMap<WorkerId, Vec<RankKey>> = BTreeMap::new();
     {
         let mut open = app.index.open();
         for placement in placements.iter().filter(|p| placed.contains(&p.job)) {
             let Some(known) = known.get(&placement.job) else {
                 continue;
             };
-            workers.extend(placement.ranks.iter().map(|rank| rank.worker));
-            open.placed(placement.job, held(placement, known.attempt + 1));
+            let held: Vec<HeldRank> = held(placement, known.attempt + 1).collect();
+            for rank in &held {
+                given.entry(rank.worker).or_default().push(rank.key);
+            }
+            open.placed(placement.job, held);
         }
     }
     for job in known.keys() {
@@ -85,7 +88,9 @@ pub async fn place(
     if !placed.is_empty() {
         tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");
     }
-    app.sessions.nudge(&workers.into_iter().collect::<Vec<_>>());
+    for (worker, keys) in given {
+        app.sessions.placed(worker, &keys);
+    }
     Ok(())
 }
 

@@ -22,7 +22,9 @@ use crate::app::App;
 pub struct Settled {
     /// Jobs whose rows have changed. An array stands for its elements too.
     changed: Vec<JobId>,
-    /// Jobs that have ended.
+    /// Jobs that have succeeded.
+    pub succeeded: Vec<JobId>,
+    /// Jobs that have ended in another way, or go on in another attempt.
     ended: Vec<JobId>,
     /// Arrays whose counts have changed, and nothing else of them or their elements.
     counted: Vec<JobId>,
@@ -36,6 +38,7 @@ impl Settled {
     /// Wakes whoever has something to do or to show now.
     pub fn tell(&self, app: &App) {
         app.jobs_changed(&self.changed);
+        app.jobs_succeeded(&self.succeeded);
         app.jobs_ended(&self.ended);
         app.jobs_shown(&self.counted);
         app.sessions.nudge(&self.workers);
@@ -76,9 +79,10 @@ impl Settled {
             .iter()
             .filter(|(live, _)| live.is_needed && done.contains(&live.job));
         let needed: Vec<JobId> = needed.map(|(live, _)| live.job).collect();
-        self.ended.extend(done);
+        self.succeeded.extend(done);
         for count in &arrays {
             if count.left == 0 {
+                // It is committed, or has failed, with its last element.
                 self.ended.push(count.array);
             } else {
                 self.counted.push(count.array);
@@ -101,7 +105,7 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
     let pipelines = transitions::list_pipelines_of_jobs(&mut tx, jobs).await?;
     pipelines::lock_pipelines(&mut tx, &pipelines).await?;
     let settled = settle(app, &mut tx, jobs, &outputs).await?;
-    if settled.changed.is_empty() && settled.ended.is_empty() {
+    if settled.changed.is_empty() && settled.ended.is_empty() && settled.succeeded.is_empty() {
         return Ok(());
     }
     tx.commit().await?;

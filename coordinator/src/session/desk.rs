@@ -367,7 +367,12 @@ async fn write(
 
 fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {
     // A rank's end frees its devices, whatever becomes of the attempt.
-    app.jobs_changed(moved);
+    let read: Vec<JobId> = moved
+        .iter()
+        .copied()
+        .filter(|job| !settled.succeeded.contains(job))
+        .collect();
+    app.jobs_changed(&read);
     for outcome in outcomes.iter().filter(|outcome| !outcome.moved) {
         app.jobs_shown(&[outcome.key.job]);
     }

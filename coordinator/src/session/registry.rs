@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use marquee_domain::RankKey;
 use marquee_domain::ids::WorkerId;
 use marquee_proto::v1;
 use tokio::sync::Notify;
@@ -28,8 +29,33 @@ struct Entry {
     gpus: Vec<v1::GpuReading>,
     replaced: CancellationToken,
     nudge: Arc<Notify>,
+    placed: Arc<Placed>,
     /// Held by the session at work.
     turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Ranks that were just placed on a worker. A hint: what it should hold is read at each heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    keys: Mutex<Vec<RankKey>>,
+    news: Notify,
+}
+
+impl Placed {
+    fn add(&self, keys: &[RankKey]) {
+        self.lock().extend_from_slice(keys);
+        self.news.notify_one();
+    }
+
+    /// Waits for placements, and gives them.
+    pub(super) async fn next(&self) -> Vec<RankKey> {
+        self.news.notified().await;
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<RankKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A session's place in the registry.
@@ -41,6 +67,7 @@ pub(super) struct Seat {
     pub(super) replaced: CancellationToken,
     /// Somebody changed what the worker should hold.
     pub(super) nudge: Arc<Notify>,
+    pub(super) placed: Arc<Placed>,
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -55,6 +82,7 @@ impl Sessions {
             gpus: Vec::new(),
             replaced: CancellationToken::new(),
             nudge: Arc::new(Notify::new()),
+            placed: Arc::default(),
             turn: Arc::new(tokio::sync::Mutex::new(())),
         });
         entry.replaced.cancel();
@@ -66,6 +94,7 @@ impl Sessions {
             number: entry.number,
             replaced: entry.replaced.clone(),
             nudge: entry.nudge.clone(),
+            placed: entry.placed.clone(),
             turn: entry.turn.clone(),
         }
     }
@@ -139,6 +168,13 @@ impl Sessions {
             if let Some(entry) = entries.get(worker) {
                 entry.nudge.notify_one();
             }
+        }
+    }
+
+    /// Lets the session of a worker give it these ranks at once.
+    pub fn placed(&self, worker: WorkerId, keys: &[RankKey]) {
+        if let Some(entry) = self.lock().get(&worker) {
+            entry.placed.add(keys);
         }
     }
 

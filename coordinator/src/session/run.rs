@@ -1,5 +1,6 @@
 //! One session at work: reads the worker's messages in order, stores, decides, answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
@@ -32,6 +33,9 @@ pub(super) const OUTBOX_MAX: usize = 1_024;
 const INBOX_MAX: usize = 256;
 /// Bytes of an assignment: one message, with room for its envelope.
 const ASSIGN_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 1024;
+/// A rank that was given to the worker and is in none of so many heartbeats after that is not there: the first may
+/// have been on its way when the assignment was.
+const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause before storing a message is tried again while Postgres is away.
@@ -49,6 +53,8 @@ pub(super) struct Session {
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
+    /// Ranks given to the worker, with the number of its newest heartbeat then.
+    given: BTreeMap<RankKey, u64>,
     /// The worker starts a rank of its own accord where its assignment says so.
     starts_by_assignment: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
@@ -95,6 +101,7 @@ impl Session {
             held,
             heartbeat: 0,
             heard: Instant::now(),
+            given: BTreeMap::new(),
             starts_by_assignment,
             outbox,
         }
@@ -137,6 +144,7 @@ impl Session {
         let replaced = self.seat.replaced.clone();
         let shutdown = self.app.shutdown.clone();
         let nudge = self.seat.nudge.clone();
+        let placed = self.seat.placed.clone();
         let work = async {
             if let Err(end) = self.welcome().await {
                 return end;
@@ -150,6 +158,7 @@ impl Session {
                         None => Err(End::Closed),
                     },
                     () = nudge.notified() => self.nudged().await,
+                    keys = placed.next() => self.persist(Work::Placed(keys)).await,
                 };
                 if let Err(end) = done {
                     return end;
@@ -255,6 +264,7 @@ impl Session {
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
                 Work::Nudge => self.reconcile(Occasion::Nudge).await,
+                Work::Placed(keys) => self.assign(keys).await,
                 Work::Heartbeat => self.heartbeat().await,
                 Work::Reports(reports) => self.reports(reports).await,
                 Work::Goodbye => self.goodbye().await,
@@ -299,9 +309,13 @@ impl Session {
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
         let mut assigned = Vec::new();
+        self.given
+            .retain(|_, since| since.saturating_add(HEARTBEATS_UNTIL_ABSENT) > self.heartbeat);
         for (key, action) in decide(&rows, &self.held, occasion) {
             match action {
                 Action::Assign => assigned.push(key),
+                // The list may be older than the assignment, by which the worker may start it yet.
+                Action::Gone if self.given.contains_key(&key) => {}
                 other => self.act(key, other).await?,
             }
         }
@@ -321,7 +335,10 @@ impl Session {
                 Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
                     self.gone(key, Some(&too_large(&assign))).await?;
                 }
-                Ok(assign) => self.send(Out::Assign(assign)).await?,
+                Ok(assign) => {
+                    self.given.insert(key, self.heartbeat);
+                    self.send(Out::Assign(assign)).await?;
+                }
                 Err(failure) => self.gone(key, Some(&failure)).await?,
             }
         }
@@ -477,6 +494,8 @@ impl Session {
 enum Work {
     Welcome,
     Nudge,
+    /// Ranks that were just placed on the worker.
+    Placed(Vec<RankKey>),
     Heartbeat,
     Reports(Vec<v1::Report>),
     Goodbye,

@@ -22,6 +22,7 @@ pub(super) async fn changes(app: &App) -> Result<()> {
         Ok(read) => read,
         Err(error) => {
             app.index.touch(touched.jobs);
+            app.index.touch_succeeded(touched.succeeded);
             if touched.workers {
                 app.index.touch_workers();
             }
@@ -34,8 +35,14 @@ pub(super) async fn changes(app: &App) -> Result<()> {
 
 /// Returns jobs that cannot be read, with why, and jobs whose twin has left its step.
 async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec<JobId>)> {
+    let mut freed = Vec::new();
+    if !touched.succeeded.is_empty() {
+        let mut open = app.index.open();
+        freed = open.replace(&touched.succeeded, Vec::new());
+        open.replace_held(&touched.succeeded, Vec::new());
+    }
     if !touched.workers && touched.jobs.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok((Vec::new(), freed));
     }
     let mut conn = app.db.read().await?;
     if touched.workers {
@@ -43,7 +50,7 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         app.index.open().workers = workers;
     }
     if touched.jobs.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
+        return Ok((Vec::new(), freed));
     }
     let ids: Vec<JobId> = touched.jobs.iter().copied().collect();
     let read = read_open(app, &mut conn, Which::Of(&ids)).await?;
@@ -56,7 +63,7 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         None
     };
     let mut open = app.index.open();
-    let freed = open.replace(&touched.jobs, read.jobs);
+    freed.extend(open.replace(&touched.jobs, read.jobs));
     if let Some(held) = held {
         open.replace_held(&touched.jobs, held);
     }
@@ -128,7 +135,8 @@ pub(super) async fn everything(app: &App) -> Result<()> {
     let held = open::list_held_ranks(&mut conn, Which::All).await?;
     drop(conn);
     // What is touched by now may have been read before or after its change.
-    let unread = app.index.touched().jobs;
+    let touched = app.index.touched();
+    let unread = &touched.jobs | &touched.succeeded;
     let differences = {
         let mut open = app.index.open();
         open.workers = workers;
