@@ -135,9 +135,25 @@ fn compile_shim(sources: &Path, include: &Path, flavour: &Flavour) {
     if !flavour.cxx11_abi {
         build.define("_GLIBCXX_USE_CXX11_ABI", "0");
     }
+    // All in one: libtorch's headers take nearly all of a compiler's time, and are read once this way. Without
+    // what a debugger wants of them, which would take as long again.
     build
-        .files(SOURCES.iter().map(|file| sources.join(file)))
+        .debug(false)
+        .file(together(sources))
         .compile("marquee_shim");
+}
+
+/// One file that includes all of the shim's.
+fn together(sources: &Path) -> PathBuf {
+    let package =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where we are"));
+    let include = |file: &&str| format!("#include {:?}\n", package.join(sources).join(file));
+    let text: String = SOURCES.iter().map(|file| include(file)).collect();
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives us a folder"));
+    let file = out.join("shim.cpp");
+    fs::write(&file, text)
+        .unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+    file
 }
 
 /// The version of the headers, such as "2.11.0". Stops the build with a clear word when it is not

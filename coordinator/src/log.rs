@@ -64,7 +64,7 @@ mod tests {
             let default = filter_of(nothing);
             assert!(default.would_enable("marquee_coordinator", &Level::INFO));
             assert!(
-                !default.would_enable("sqlx::query", &Level::INFO),
+                !default.would_enable("sqlx::postgres", &Level::INFO),
                 "{nothing:?}"
             );
         }
