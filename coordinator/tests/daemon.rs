@@ -170,6 +170,34 @@ async fn a_postgres_that_dies_is_started_again() {
     }
 }
 
+/// Postgres believes in a connection that we have given up: that is no other coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_whose_connection_hangs_is_taken_again() {
+    let folder = data_dir();
+    let coordinator = Coordinator::start(folder.path());
+    let url = database_url(folder.path());
+    let holder = "SELECT pid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    let old = number(&url, holder).await;
+    let process = Pid::from_raw(i32::try_from(old).unwrap());
+    kill(process, Signal::SIGSTOP).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_told = || {
+        let log = coordinator.log();
+        log.contains("our own old connection still holds the database's lock")
+    };
+    while !is_told() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Whatever came of it: a process that is stopped cannot be ended with its server.
+    kill(process, Signal::SIGCONT).unwrap();
+    assert!(is_told());
+    eventually("the lock is taken again", Duration::from_secs(60), || {
+        coordinator.log().contains("took the database's lock again")
+    });
+    assert_ne!(number(&url, holder).await, old);
+    list_artifacts(&coordinator).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_folder_and_a_database_have_one_coordinator() {
     let folder = data_dir();
