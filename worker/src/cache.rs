@@ -4,7 +4,7 @@
 //! Invariants: a folder in `artifacts/` is complete; what a held rank pins is never evicted; one
 //! download serves all who wait for the same artifact, and an interrupted one goes on later.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,13 +28,13 @@ pub struct Cache {
 
 #[derive(Debug, Default)]
 struct Index {
-    present: HashMap<Digest, Present>,
+    present: BTreeMap<Digest, Present>,
     /// How many ranks need an artifact, whether it is here or still to come.
-    pins: HashMap<Digest, u32>,
+    pins: BTreeMap<Digest, u32>,
     /// Bytes promised to downloads that are under way.
-    reserved: HashMap<Digest, u64>,
+    reserved: BTreeMap<Digest, u64>,
     /// One download at a time for each artifact.
-    gates: HashMap<Digest, Arc<tokio::sync::Mutex<()>>>,
+    gates: BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +94,7 @@ impl Cache {
         for folder in ["artifacts", "incoming"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        let mut present = HashMap::new();
+        let mut present = BTreeMap::new();
         for entry in fs::read_dir(root.join("artifacts"))? {
             let entry = entry?;
             if entry

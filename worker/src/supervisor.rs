@@ -42,8 +42,8 @@ struct State {
     ranks: BTreeMap<RankKey, Entry>,
     /// Work on ranks that are held no longer: ending their stores, removing their folders.
     retiring: JoinSet<()>,
-    /// No new ranks: the daemon is being stopped.
-    closing: bool,
+    /// No new ranks: the daemon is being stopped, and each is told so.
+    closing: Option<StopOrder>,
 }
 
 #[derive(Debug)]
@@ -64,8 +64,11 @@ impl Supervisor {
             closed: Notify::new(),
             no_linger: CancellationToken::new(),
         });
-        for entry in fs::read_dir(&attempts)? {
-            let path = entry?.path();
+        let found = fs::read_dir(&attempts)?.map(|entry| Ok(entry?.path()));
+        let mut found = found.collect::<io::Result<Vec<_>>>()?;
+        // The same order each time, whatever the file system says.
+        found.sort();
+        for path in found {
             let name = path
                 .file_name()
                 .unwrap_or_default()
@@ -131,7 +134,7 @@ impl Supervisor {
             if state.ranks.contains_key(&key) {
                 return Ok(());
             }
-            if state.closing {
+            if state.closing.is_some() {
                 info!(rank = %key, "not accepted: this worker is being stopped");
                 return Ok(());
             }
@@ -139,7 +142,12 @@ impl Supervisor {
         info!(rank = %key, world_size = assignment.world_size, "assigned");
         self.hold(HeldRank::accept(&self.host, assignment)?);
         self.host.news.notify_one();
-        Ok(())
+        // One that was being accepted while all were stopped.
+        let closing = self.state().closing.clone();
+        match (closing, self.find(key)) {
+            (Some(stop), Some(rank)) => rank.order_stop(stop),
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 
     /// Lets a prepared rank start its child.
@@ -245,15 +253,14 @@ impl Supervisor {
 
     /// Stops all ranks for the daemon's own end, and takes no more.
     pub fn stop_all(&self, grace: Duration, reason: &str) {
-        self.state().closing = true;
-        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        let stop = StopOrder {
+            grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+            reason: reason.to_owned(),
+            cause: StopCause::Shutdown,
+        };
+        self.state().closing = Some(stop.clone());
         for rank in self.ranks() {
-            let stop = StopOrder {
-                grace_ms,
-                reason: reason.to_owned(),
-                cause: StopCause::Shutdown,
-            };
-            if let Err(fault) = rank.order_stop(stop) {
+            if let Err(fault) = rank.order_stop(stop.clone()) {
                 error!(rank = %rank.key, %fault, "the rank cannot be stopped");
             }
         }

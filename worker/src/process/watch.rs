@@ -150,14 +150,15 @@ impl Room {
     }
 }
 
-/// What a change of the file `name` means; None for files that the daemon writes itself.
+/// What a change of the file `name` means; None for files that the daemon writes itself, and for exit
+/// files: while their keeper lives they are not looked at, and its end is told otherwise.
 fn rings(name: &str) -> Option<Rings> {
     if name == "stdout" || name == "stderr" {
         Some(Rings {
             state: 0,
             output: 1,
         })
-    } else if name.ends_with(".json") && (name.starts_with("claim-") || name.starts_with("exit-")) {
+    } else if name.starts_with("claim-") && name.ends_with(".json") {
         Some(Rings {
             state: 1,
             output: 0,
