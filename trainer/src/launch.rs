@@ -104,9 +104,9 @@ pub(crate) fn run_ranks(
     let mut results = Vec::new();
     for process in processes {
         let lost = process.was_lost();
-        results.push((lost, verdict(process)));
+        results.push((lost, outcome_of(process)));
     }
-    conclude(results, size)
+    outcome_of_all(results, size)
 }
 
 fn start(
@@ -308,7 +308,7 @@ fn signal_running(processes: &[RankProcess], signal: Signal) {
 }
 
 /// What became of a rank.
-fn verdict(process: RankProcess) -> Result<Outcome, RunError> {
+fn outcome_of(process: RankProcess) -> Result<Outcome, RunError> {
     let RankProcess {
         rank,
         child,
@@ -345,7 +345,7 @@ fn verdict(process: RankProcess) -> Result<Outcome, RunError> {
 
 /// One result for all ranks: the failure that knows most, else a stop, else the lowest rank's
 /// summary. What became of ranks that were lost counts only where too few were left.
-fn conclude(
+fn outcome_of_all(
     results: Vec<(bool, Result<Outcome, RunError>)>,
     size: Size,
 ) -> Result<Outcome, RunError> {

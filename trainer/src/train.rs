@@ -22,9 +22,9 @@ mod precision;
 mod prepare;
 mod regroup;
 mod save;
-mod session;
 mod step;
 mod tell;
+mod training;
 mod validate;
 #[cfg(test)]
 mod vectors;
@@ -32,9 +32,9 @@ mod vectors;
 pub(crate) use clock::StepResult;
 pub(crate) use precision::{Numbers, kind_of};
 use prepare::Given;
-pub(crate) use session::REPORT_EVERY_STEPS;
-use session::{Ending, Session};
 pub(crate) use step::{Recipe, StepInput, Stepper};
+pub(crate) use training::REPORT_EVERY_STEPS;
+use training::{Ending, Training};
 
 /// Does a train job's work on one rank.
 pub(crate) fn run(
@@ -70,22 +70,22 @@ pub(crate) fn run(
         events,
         stop,
     };
-    let Some(mut session) = Session::prepare(given, peers, train)? else {
+    let Some(mut training) = Training::prepare(given, peers, train)? else {
         return Ok(Outcome::Stopped);
     };
-    let step = session.position.step;
-    match session.run()? {
+    let step = training.position.step;
+    match training.run()? {
         Ending::Stopped => {
             tracing::info!(
-                step = session.position.step,
+                step = training.position.step,
                 "stopped as asked, with a checkpoint"
             );
-            session.leave();
+            training.leave();
             Ok(Outcome::Stopped)
         }
         Ending::Done => {
-            let summary = session.summary(step, started);
-            session.leave();
+            let summary = training.summary(step, started);
+            training.leave();
             Ok(Outcome::finished(&summary))
         }
     }

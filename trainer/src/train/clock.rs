@@ -47,19 +47,19 @@ pub(crate) struct StepResult {
 
 /// Measures the phases of steps on one device.
 #[derive(Debug)]
-pub(super) enum Clock {
+pub(super) enum PhaseClock {
     Host {
         since: Instant,
     },
     /// As `Host`, but no phase is measured: for a benchmark of what measuring costs.
     Stopped,
-    Gpu(Pipeline),
+    Gpu(InFlight),
 }
 
-impl Clock {
+impl PhaseClock {
     pub(super) fn of(device: Device) -> Self {
         match ffi::gpu_index(device) {
-            Some(index) => Self::Gpu(Pipeline::new(index)),
+            Some(index) => Self::Gpu(InFlight::new(index)),
             None => Self::Host {
                 since: Instant::now(),
             },
@@ -89,7 +89,7 @@ impl Clock {
                 Ok(())
             }
             Self::Stopped => Ok(()),
-            Self::Gpu(pipeline) => pipeline.begin(waited_s),
+            Self::Gpu(in_flight) => in_flight.begin(waited_s),
         }
     }
 
@@ -102,7 +102,7 @@ impl Clock {
                 Ok(())
             }
             Self::Stopped => Ok(()),
-            Self::Gpu(pipeline) => pipeline.end(phase),
+            Self::Gpu(in_flight) => in_flight.end(phase),
         }
     }
 
@@ -123,11 +123,11 @@ impl Clock {
                 Ok(())
             }
             Self::Stopped => Ok(ffi::backward_untimed(loss)?),
-            Self::Gpu(pipeline) => {
-                let computed = pipeline.spare()?;
-                ffi::backward_marked(loss, Some((&computed, pipeline.index)))?;
-                pipeline.laps.push((Phase::Backward, computed));
-                pipeline.end(waiting)
+            Self::Gpu(in_flight) => {
+                let computed = in_flight.spare()?;
+                ffi::backward_marked(loss, Some((&computed, in_flight.index)))?;
+                in_flight.laps.push((Phase::Backward, computed));
+                in_flight.end(waiting)
             }
         }
     }
@@ -136,11 +136,11 @@ impl Clock {
     pub(super) fn wait(&mut self, peers: &Peers) -> Result<(), RunError> {
         match self {
             Self::Host { .. } | Self::Stopped => Ok(()),
-            Self::Gpu(pipeline) => {
-                let here = pipeline.spare()?;
-                here.set(pipeline.index)?;
+            Self::Gpu(in_flight) => {
+                let here = in_flight.spare()?;
+                here.set(in_flight.index)?;
                 wait_for(&here, peers)?;
-                pipeline.spares.push(here);
+                in_flight.spares.push(here);
                 Ok(())
             }
         }
@@ -156,11 +156,11 @@ impl Clock {
     ) -> Result<Vec<StepResult>, RunError> {
         match self {
             Self::Host { .. } | Self::Stopped => Ok(vec![read(told)?]),
-            Self::Gpu(pipeline) => {
-                pipeline.finish(told)?;
+            Self::Gpu(in_flight) => {
+                in_flight.finish(told)?;
                 let mut known = Vec::new();
-                while pipeline.open.len() > AHEAD {
-                    known.extend(pipeline.settle(peers, phases)?);
+                while in_flight.open.len() > AHEAD {
+                    known.extend(in_flight.settle(peers, phases)?);
                 }
                 Ok(known)
             }
@@ -175,13 +175,13 @@ impl Clock {
     ) -> Result<Vec<StepResult>, RunError> {
         match self {
             Self::Host { .. } | Self::Stopped => Ok(Vec::new()),
-            Self::Gpu(pipeline) => {
+            Self::Gpu(in_flight) => {
                 let mut known = Vec::new();
-                while let Some(told) = pipeline.settle(peers, phases)? {
+                while let Some(told) = in_flight.settle(peers, phases)? {
                     known.push(told);
                 }
                 // The pause until the next step is not idle time of the GPU: nobody gave it work.
-                pipeline.spares.extend(pipeline.before.take());
+                in_flight.spares.extend(in_flight.before.take());
                 Ok(known)
             }
         }
@@ -189,8 +189,8 @@ impl Clock {
 
     /// Forgets steps whose results will never be known, because their exchange failed.
     pub(super) fn forget(&mut self) {
-        if let Self::Gpu(pipeline) = self {
-            *pipeline = Pipeline::new(pipeline.index);
+        if let Self::Gpu(in_flight) = self {
+            *in_flight = InFlight::new(in_flight.index);
         }
     }
 }
@@ -226,7 +226,7 @@ fn wait_for(mark: &Mark, peers: &Peers) -> Result<(), RunError> {
 
 /// Steps that a GPU works on, the oldest first.
 #[derive(Debug)]
-pub(super) struct Pipeline {
+pub(super) struct InFlight {
     index: usize,
     /// Marks of finished steps, to be used again: making one is a call of the driver.
     spares: Vec<Mark>,
@@ -249,7 +249,7 @@ struct Open {
     told: Tensor,
 }
 
-impl Pipeline {
+impl InFlight {
     fn new(index: usize) -> Self {
         Self {
             index,
@@ -337,7 +337,7 @@ mod tests {
     #[test]
     fn on_the_host_a_step_tells_at_once_and_its_phases_make_up_its_time() {
         let (peers, mut phases) = (Peers::alone(), PhaseTimes::default());
-        let mut clock = Clock::of(Device::Cpu);
+        let mut clock = PhaseClock::of(Device::Cpu);
         let started = Instant::now();
         clock.begin(0.25, &mut phases).unwrap();
         clock.end(Phase::Forward, &mut phases).unwrap();
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn without_libtorchs_cuda_half_a_gpu_has_no_clock() {
-        let mut clock = Clock::of(Device::Cuda(0));
+        let mut clock = PhaseClock::of(Device::Cuda(0));
         assert!(clock.begin(0.0, &mut PhaseTimes::default()).is_err());
     }
 }

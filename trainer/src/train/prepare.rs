@@ -10,8 +10,8 @@ use marquee_domain::spec::TrainSettings;
 use tch::Device;
 
 use super::precision::{self, Numbers, Trial, kind_of};
-use super::session::{Session, Window};
 use super::step::{Recipe, Stepper};
+use super::training::{Training, Window};
 use crate::checkpoint::{self, Position, RunIdentity, Writer};
 use crate::compat;
 use crate::data::{self, Augment, Mixing, Sampler, SplitReader, StepPlan};
@@ -69,7 +69,7 @@ impl Given<'_> {
     }
 }
 
-impl<'a> Session<'a> {
+impl<'a> Training<'a> {
     /// None if asked to stop meanwhile.
     pub(super) fn prepare(
         given: Given<'a>,
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
             crop: settings.crop,
             colour: settings.colour,
         };
-        let mut session = Self {
+        let mut training = Self {
             spec,
             settings,
             events,
@@ -189,8 +189,8 @@ impl<'a> Session<'a> {
             pictures: 0,
             steps_here: 0,
         };
-        session.open_board()?;
-        Ok(Some(session))
+        training.open_board()?;
+        Ok(Some(training))
     }
 }
 

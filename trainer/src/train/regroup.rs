@@ -12,12 +12,12 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::WentOn;
 
-use super::session::{Session, Window};
+use super::training::{Training, Window};
 use crate::error::RunError;
 use crate::rendezvous::Standing;
 use crate::tensors::Tensors;
 
-impl Session<'_> {
+impl Training<'_> {
     /// Whether `error` is that of a lost peer, and the job goes on without.
     pub(super) fn may_go_on_after(&self, error: &RunError) -> bool {
         error.class == FailureClass::Network && self.peers.may_regroup()

@@ -5,13 +5,13 @@ use std::time::Instant;
 use marquee_domain::child::ChildEvent;
 use marquee_evaluation::{SplitScores, tuned_thresholds};
 
-use super::session::Session;
+use super::training::Training;
 use super::validate;
 use crate::checkpoint::{Snapshot, Written};
 use crate::error::RunError;
 use crate::model_folder::{self, ModelCard};
 
-impl Session<'_> {
+impl Training<'_> {
     /// Copies the state, and has it written while training goes on. If the checkpoint before is not
     /// on disk yet, waits for it.
     pub(super) fn write_checkpoint(&mut self) -> Result<(), RunError> {

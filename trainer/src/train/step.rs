@@ -22,7 +22,7 @@
 use marquee_domain::report::PhaseTimes;
 use tch::{Device, Kind, Tensor};
 
-use super::clock::{Clock, Phase, StepResult};
+use super::clock::{Phase, PhaseClock, StepResult};
 use super::precision::Numbers;
 use crate::data::Batch;
 use crate::ema::Ema;
@@ -60,7 +60,7 @@ pub(crate) struct Stepper {
     ema: Option<Ema>,
     reducer: Option<Reducer>,
     wish: Tensor,
-    clock: Clock,
+    clock: PhaseClock,
     world_size: u32,
     device: Device,
     kind: Kind,
@@ -100,7 +100,7 @@ impl Stepper {
             ema,
             reducer: None,
             wish,
-            clock: Clock::of(device),
+            clock: PhaseClock::of(device),
             world_size: 1,
             device,
             kind,

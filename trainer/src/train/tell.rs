@@ -8,7 +8,7 @@ use marquee_domain::report::{FeaturesReport, PhaseTimes, TrainSummary};
 use marquee_evaluation::EpochRow;
 use tch::Device;
 
-use super::session::Session;
+use super::training::Training;
 use super::validate;
 use crate::error::RunError;
 use crate::ffi::{self, PeakMemory};
@@ -16,7 +16,7 @@ use crate::learner::features;
 use crate::model_folder;
 use crate::tensorboard::Board;
 
-impl Session<'_> {
+impl Training<'_> {
     /// Starts the event file, on the rank that writes one.
     pub(super) fn open_board(&mut self) -> Result<(), RunError> {
         if self.peers.is_first() && self.settings.tensorboard && self.board.is_none() {

@@ -40,7 +40,8 @@ pub(super) struct Window {
     pub(super) seconds: f64,
 }
 
-pub(super) struct Session<'a> {
+/// A train job's work on one rank, from its first step to its end.
+pub(super) struct Training<'a> {
     pub(super) spec: &'a ChildSpec,
     pub(super) settings: &'a TrainSettings,
     pub(super) events: &'a Events,
@@ -77,7 +78,7 @@ pub(super) struct Session<'a> {
     pub(super) steps_here: u64,
 }
 
-impl Session<'_> {
+impl Training<'_> {
     /// Trains to the end, going on with fewer ranks where that is allowed.
     pub(super) fn run(&mut self) -> Result<Ending, RunError> {
         let mut result = self.train();
