@@ -20,10 +20,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use common::{Gang, Run, settings, write_shards, write_shards_of};
+use marquee_domain::bottleneck::{Bottleneck, diagnose};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::TrainSettings;
-use marquee_domain::bottleneck::{Bottleneck, diagnose};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

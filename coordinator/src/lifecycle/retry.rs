@@ -31,7 +31,7 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     }
     let mut changed = revive(
         &mut tx,
-        &[head.clone()],
+        std::slice::from_ref(&head),
         "a user asked for a retry",
         caller,
         now,

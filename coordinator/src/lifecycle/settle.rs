@@ -146,7 +146,12 @@ pub async fn settle(
                 }
                 Some(Err(failure)) => Verdict::Fail(failure),
             },
-            verdict => verdict,
+            other @ (Verdict::Wait
+            | Verdict::Start
+            | Verdict::GoOn(_)
+            | Verdict::Fail(_)
+            | Verdict::Interrupt { .. }
+            | Verdict::Cancel) => other,
         };
         let changed = match verdict {
             Verdict::Wait | Verdict::Commit => continue,

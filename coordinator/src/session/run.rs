@@ -316,7 +316,13 @@ impl Session {
                 Action::Assign => assigned.push(key),
                 // The list may be older than the assignment, by which the worker may start it yet.
                 Action::Gone if self.given.contains_key(&key) => {}
-                other => self.act(key, other).await?,
+                other @ (Action::Start { .. }
+                | Action::Stop { .. }
+                | Action::Kill { .. }
+                | Action::TellLost { .. }
+                | Action::Ack { .. }
+                | Action::Lost
+                | Action::Gone) => self.act(key, other).await?,
             }
         }
         self.assign(&assigned).await

@@ -6,6 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::ops::RangeFrom;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct FakeWorker {
     held: Held,
     outbox: mpsc::Sender<v1::WorkerMessage>,
     inbox: Streaming<v1::CoordinatorMessage>,
+    /// Assignments that came while it waited for something else, in order.
+    given: VecDeque<v1::Assign>,
     heartbeats: JoinHandle<()>,
 }
 
@@ -129,6 +132,7 @@ impl FakeWorker {
             .await?
             .into_inner();
         let mut worker = Self {
+            given: VecDeque::new(),
             name: name.into(),
             id,
             held: held.clone(),
@@ -156,8 +160,12 @@ impl FakeWorker {
                     .await
                     .unwrap()
                     .expect("the stream goes on");
-                if let Some(found) = wanted(message.body.unwrap()) {
+                let body = message.body.unwrap();
+                if let Some(found) = wanted(body.clone()) {
                     return found;
+                }
+                if let In::Assign(assign) = body {
+                    self.given.push_back(assign);
                 }
             }
         });
@@ -169,12 +177,18 @@ impl FakeWorker {
     /// Takes the next assignment of a rank that it does not hold yet.
     pub async fn take(&mut self) -> v1::Assign {
         let held = self.held.clone();
-        let assign = self
-            .wait("assignment", |body| match body {
-                In::Assign(a) => (!held.lock().unwrap().contains_key(&key_of(&a))).then_some(a),
-                _ => None,
-            })
-            .await;
+        let is_new = |assign: &v1::Assign| !held.lock().unwrap().contains_key(&key_of(assign));
+        self.given.retain(is_new);
+        let assign = match self.given.pop_front() {
+            Some(assign) => assign,
+            None => {
+                self.wait("assignment", |body| match body {
+                    In::Assign(assign) => is_new(&assign).then_some(assign),
+                    _ => None,
+                })
+                .await
+            }
+        };
         let (job_id, attempt, rank) = key_of(&assign);
         let state = RankState::Assigned.into();
         let rank = v1::HeldRank {

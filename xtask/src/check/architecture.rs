@@ -18,7 +18,10 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-arrow", &[]),
     ("marquee-datasets", &["marquee-arrow", "marquee-domain"]),
     // The test server, and what tries and measures the data path.
-    ("marquee-catalogue", &["marquee-arrow", "marquee-domain", "marquee-datasets"]),
+    (
+        "marquee-catalogue",
+        &["marquee-arrow", "marquee-domain", "marquee-datasets"],
+    ),
     ("marquee-evaluation", &["marquee-arrow", "marquee-domain"]),
     ("marquee-weights", &["marquee-domain"]),
     (

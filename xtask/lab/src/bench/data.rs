@@ -332,7 +332,11 @@ fn shards(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
 fn tables(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     const ROUNDS: usize = 9;
     let pairs = [
-        ("table of examples to Arrow", "table", Some(Goal::Ratio(1.0))),
+        (
+            "table of examples to Arrow",
+            "table",
+            Some(Goal::Ratio(1.0)),
+        ),
         ("table of examples to rows", "rows", None),
     ];
     for (what, task, goal) in pairs {
