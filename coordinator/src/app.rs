@@ -17,7 +17,7 @@ use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
 use crate::index::Index;
 use crate::rates::Rates;
-use crate::session::{Desk, Sessions};
+use crate::session::{Counter, Sessions};
 
 /// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
 /// pipeline's placement with room to spare, at 8 bytes each.
@@ -45,7 +45,7 @@ pub struct App {
     /// Queued jobs, hosts and held devices, as the scheduler sees them.
     pub index: Arc<Index>,
     /// Where sessions bring their workers' reports, to be stored together.
-    pub desk: Desk,
+    pub reports: Counter,
     /// The workers that are connected to this process.
     pub sessions: Sessions,
     /// Shares of hosts' rates that fetch ranks have.

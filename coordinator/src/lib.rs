@@ -108,7 +108,7 @@ async fn assemble(
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         index: Arc::default(),
-        desk: session::Desk::default(),
+        reports: session::Counter::default(),
         sessions: session::Sessions::default(),
         rates,
         settings: config.settings,

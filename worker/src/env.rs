@@ -11,17 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use marquee_domain::BootId;
 use marquee_domain::env::{Clock, Random};
 use marquee_domain::resources::Inventory;
-use nix::time::{ClockId, clock_gettime};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::process::kept::Keepers;
 use crate::process::launcher::Launcher;
@@ -77,26 +76,6 @@ pub trait Machine: std::fmt::Debug + Send + Sync {
 
     /// A port of `host` that nobody listens at just now.
     fn free_port(&self, host: &str) -> io::Result<u16>;
-}
-
-/// The host's clocks. The steady one counts from its boot (`CLOCK_BOOTTIME`); children read it too,
-/// for when a share of a host's rate runs out.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "the one place that asks for the time"
-    )]
-    fn now(&self) -> DateTime<Utc> {
-        Utc::now()
-    }
-
-    fn monotonic(&self) -> Duration {
-        // Every kernel that runs this has the clock; one that would not tell it ends every share.
-        clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
-    }
 }
 
 /// The kernel's random source.

@@ -7,6 +7,7 @@
 //! Not here: libtorch, SQL, and any decision about what runs where.
 
 pub mod cache;
+pub mod clock;
 pub mod config;
 mod connect;
 mod daemon;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::lifecycle;
-use crate::session::Desk;
+use crate::session;
 
 pub use round::hosts;
 
@@ -27,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub fn start(app: &App) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(round::run(app.clone()));
-    tasks.spawn(Desk::serve(app.clone()));
+    tasks.spawn(session::store_reports(app.clone()));
     tasks.spawn(attempts::run(app.clone()));
     tasks.spawn(leases::run(app.clone()));
     tasks

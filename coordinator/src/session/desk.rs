@@ -6,123 +6,44 @@
 //! which do not notice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
-use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_store::ranks::{self, LockedRank, RankKey, Reported};
 use marquee_store::{Tx, pipelines, transitions};
-use tokio::sync::{mpsc, oneshot};
 
+use super::counter::{Answer, Batch, Outcome};
 use super::reports::{Taken, next_in_order, refusal};
 use super::{hello, regroup};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError, Outputs, Result, Settled};
 
-/// Batches that wait to be stored. Each session brings one at a time, so that this is more than there are
-/// sessions.
-const WAITING_MAX: usize = 1_024;
 /// Reports stored in one transaction: enough that the commit's cost vanishes, few enough that nobody waits
 /// long for theirs.
 const REPORTS_AT_ONCE: usize = 2_000;
 
-/// What became of one rank's reports.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) key: RankKey,
-    pub(super) answer: Answer,
-    /// Other ranks of its attempt were lost by what it said.
-    pub(super) regrouped: bool,
-    /// The rank is in another state than before.
-    moved: bool,
-}
-
-/// What to tell the worker.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Every report up to `sequence` is stored.
-    Stored { sequence: u64, state: RankState },
-    /// Nothing more is taken of this rank.
-    Refused { reason: &'static str },
-    /// The same, for the attempt has gone on without it.
-    Lost,
-}
-
-/// A worker's batch, and who waits for it.
-#[derive(Debug)]
-struct Batch {
-    worker: WorkerId,
-    reports: Vec<v1::Report>,
-    answer: oneshot::Sender<Result<Vec<Outcome>>>,
-}
-
-/// Takes reports, and is served by one loop.
-#[derive(Debug, Clone)]
-pub struct Desk {
-    batches: mpsc::Sender<Batch>,
-    /// For the loop that serves it; None once there is one.
-    waiting: Arc<Mutex<Option<mpsc::Receiver<Batch>>>>,
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        let (batches, waiting) = mpsc::channel(WAITING_MAX);
-        Self {
-            batches,
-            waiting: Arc::new(Mutex::new(Some(waiting))),
-        }
-    }
-}
-
-impl Desk {
-    /// Stores a batch, together with what others bring. Returns what became of each rank's reports.
-    pub(super) async fn store(
-        &self,
-        worker: WorkerId,
-        reports: Vec<v1::Report>,
-    ) -> Result<Vec<Outcome>> {
-        let (answer, answered) = oneshot::channel();
-        let batch = Batch {
-            worker,
-            reports,
-            answer,
+/// Serves the desk until the coordinator stops.
+pub(crate) async fn run(app: App) {
+    let Some(mut waiting) = app.reports.take() else {
+        return;
+    };
+    loop {
+        let first = tokio::select! {
+            () = app.shutdown.cancelled() => return,
+            batch = waiting.recv() => batch,
         };
-        if self.batches.send(batch).await.is_err() {
-            return Err(LifecycleError::Stopping);
+        let Some(first) = first else { return };
+        let mut count = first.reports.len();
+        let mut batches = vec![first];
+        // An idle desk stores at once; a busy one finds what came meanwhile.
+        while count < REPORTS_AT_ONCE
+            && let Ok(batch) = waiting.try_recv()
+        {
+            count += batch.reports.len();
+            batches.push(batch);
         }
-        answered.await.unwrap_or(Err(LifecycleError::Stopping))
-    }
-
-    /// Serves the desk until the coordinator stops.
-    pub(crate) async fn serve(app: App) {
-        let waiting = app
-            .desk
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(mut waiting) = waiting else {
-            return;
-        };
-        loop {
-            let first = tokio::select! {
-                () = app.shutdown.cancelled() => return,
-                batch = waiting.recv() => batch,
-            };
-            let Some(first) = first else { return };
-            let mut count = first.reports.len();
-            let mut batches = vec![first];
-            // An idle desk stores at once; a busy one finds what came meanwhile.
-            while count < REPORTS_AT_ONCE
-                && let Ok(batch) = waiting.try_recv()
-            {
-                count += batch.reports.len();
-                batches.push(batch);
-            }
-            serve(&app, batches).await;
-        }
+        serve(&app, batches).await;
     }
 }
 

@@ -6,6 +6,7 @@
 //! Not here: verdicts on attempts (`lifecycle`) and on silent workers (`background::leases`).
 
 mod assign;
+mod counter;
 mod desk;
 mod gpus;
 mod hello;
@@ -16,6 +17,7 @@ mod reports;
 mod run;
 mod service;
 
-pub use desk::Desk;
+pub use counter::Counter;
+pub(crate) use desk::run as store_reports;
 pub use registry::Sessions;
 pub use service::SessionService;

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::desk::Answer;
+use super::counter::Answer;
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
@@ -420,7 +420,7 @@ impl Session {
     async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {
         let stored = self
             .app
-            .desk
+            .reports
             .store(self.seat.worker, batch.to_vec())
             .await?;
         for outcome in stored {

@@ -18,7 +18,7 @@ use marquee_coordinator::app::CHANGES_MAX;
 use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
-use marquee_coordinator::session::{Desk, Sessions};
+use marquee_coordinator::session::{Counter, Sessions};
 use marquee_coordinator::{App, Settings, background, rpc};
 use marquee_domain::artifact::Digest;
 use marquee_proto::v1;
@@ -260,7 +260,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         index: Arc::default(),
-        desk: Desk::default(),
+        reports: Counter::default(),
         sessions: Sessions::default(),
         rates,
         settings: Settings {

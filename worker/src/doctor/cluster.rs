@@ -9,9 +9,9 @@ use marquee_domain::env::Clock as _;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_proto::{certificate, convert, v1};
 
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::connect;
-use crate::env::SystemClock;
 
 /// How long the coordinator may take, from dialling to its answer.
 const ANSWER_MAX: Duration = Duration::from_secs(8);

@@ -24,7 +24,7 @@ use super::health::History;
 use super::nvml::{self, Driver};
 use super::xid::{KernelLog, is_same_bus};
 use super::{NOT_AT_WORK, SAMPLE_EVERY, Sample};
-use crate::env::SystemClock;
+use crate::clock::SystemClock;
 
 /// While a device does not answer, the library is opened anew this often: a device that was reset
 /// or a driver that was loaded is only seen through a new one.

@@ -79,7 +79,7 @@ fn words(held: &[v1::HeldRank]) -> Vec<Word> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::SystemClock;
+    use crate::clock::SystemClock;
 
     fn beats() -> Beats {
         Beats::new(Arc::new(SystemClock))

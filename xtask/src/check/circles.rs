@@ -20,33 +20,7 @@ use graph::{Circle, Graph};
 
 /// Circles that are there and wait to be cut: all their files, below the checkout. The list only shrinks:
 /// a circle that is gone must be taken out of it, so that it cannot come back.
-const TOLERATED: &[&[&str]] = &[
-    &["cli/src/bench/here.rs", "cli/src/commands/bench.rs"],
-    &[
-        "coordinator/src/lifecycle/array.rs",
-        "coordinator/src/lifecycle/dependents.rs",
-    ],
-    &[
-        "datasets/src/catalogue/faults.rs",
-        "datasets/src/catalogue/storm.rs",
-    ],
-    &["datasets/src/fetch/folder.rs", "datasets/src/fetch/list.rs"],
-    &["datasets/src/fetch/http.rs", "datasets/src/fetch/shares.rs"],
-    &[
-        "datasets/src/preprocess/decode.rs",
-        "datasets/src/preprocess/picture.rs",
-        "datasets/src/shards.rs",
-        "datasets/src/shards/read.rs",
-    ],
-    &["trainer/src/data.rs", "trainer/src/learner/features.rs"],
-    &["trainer/src/data/order.rs", "trainer/src/data/shuffle.rs"],
-    &[
-        "trainer/src/eval.rs",
-        "trainer/src/run.rs",
-        "trainer/src/train.rs",
-    ],
-    &["worker/src/rank/prepare.rs", "worker/src/rank/task.rs"],
-];
+const TOLERATED: &[&[&str]] = &[];
 
 pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
     let folders = workspace.packages.iter().map(|package| &package.folder);
