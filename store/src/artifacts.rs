@@ -4,20 +4,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{AttemptNumber, JobId, JobName, PipelineId};
 
-use crate::{Conn, Result, Tx, convert};
-
-/// An artifact to commit.
-#[derive(Debug, Clone)]
-pub struct NewArtifact<'a> {
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    /// What it is: the job kind's output.
-    pub name: &'a str,
-    pub manifest: &'a Manifest,
-    /// Version of the code that made it; empty where nobody said.
-    pub code: &'a str,
-    pub committed_at: DateTime<Utc>,
-}
+use crate::{Conn, Result, convert};
 
 /// A committed artifact without its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,30 +56,6 @@ impl TryFrom<Row> for Artifact {
             committed_at: row.committed_at,
         })
     }
-}
-
-/// Commits an artifact. The caller's transaction holds the job's lock and has checked the fence; a
-/// second artifact of one job is refused by the primary key.
-pub async fn insert_artifact(tx: &mut Tx, new: &NewArtifact<'_>) -> Result<()> {
-    let file_count = u32::try_from(new.manifest.files.len()).unwrap_or(u32::MAX);
-    let digest = new.manifest.digest();
-    sqlx::query!(
-        "INSERT INTO artifacts
-             (job_id, attempt, name, digest, size_bytes, file_count, manifest, committed_at, code)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        new.job.0,
-        convert::int("attempt", new.attempt.0)?,
-        new.name,
-        digest.as_str(),
-        convert::bigint("size of the artifact", new.manifest.size_bytes())?,
-        convert::int("file count", file_count)?,
-        convert::to_json("manifest", new.manifest)?,
-        new.committed_at,
-        new.code,
-    )
-    .execute(tx.sql())
-    .await?;
-    Ok(())
 }
 
 /// The artifact that a job committed.

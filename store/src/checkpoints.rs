@@ -47,7 +47,7 @@ pub async fn insert_checkpoint(
         convert::int("attempt", key.attempt.0)?,
         convert::bigint("step", key.step)?,
         digest.as_str(),
-        convert::to_json("manifest", manifest)?,
+        convert::to_document("manifest", manifest)?,
         at,
     )
     .execute(tx.sql())

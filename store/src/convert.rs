@@ -47,15 +47,42 @@ pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreErr
     }
 }
 
-/// A `jsonb` column holding a value of ours.
+/// Version of the documents in `jsonb` columns (specs, inventories, progress, manifests): raised when an older reader
+/// would take one for something that it is not. Those of 0.1 say none, and are version 1.
+const DOCUMENT_VERSION: u64 = 1;
+/// The key that says it, beside those of the value.
+const VERSION_KEY: &str = "document_version";
+
+/// A `jsonb` column holding a value of ours. A document of a later version is not guessed at.
 pub(crate) fn json<T: serde::de::DeserializeOwned>(
     column: &'static str,
     value: serde_json::Value,
 ) -> Result<T> {
+    let version = value.get(VERSION_KEY).and_then(serde_json::Value::as_u64);
+    if let Some(version) = version.filter(|version| *version > DOCUMENT_VERSION) {
+        return Err(unreadable(
+            column,
+            format!(
+                "a document of version {version}, of which this program reads up to {DOCUMENT_VERSION}"
+            ),
+        ));
+    }
     T::deserialize(&value).map_err(|error| unreadable(column, format!("{value} ({error})")))
 }
 
-/// A value of ours for a `jsonb` column.
+/// A document of ours for a `jsonb` column, with its version.
+pub(crate) fn to_document<T: serde::Serialize>(
+    what: &'static str,
+    value: &T,
+) -> Result<serde_json::Value> {
+    let mut document = to_json(what, value)?;
+    if let Some(fields) = document.as_object_mut() {
+        fields.insert(VERSION_KEY.to_owned(), DOCUMENT_VERSION.into());
+    }
+    Ok(document)
+}
+
+/// A plain value of ours for a `jsonb` column.
 pub(crate) fn to_json<T: serde::Serialize>(
     what: &'static str,
     value: &T,
@@ -102,4 +129,50 @@ pub(crate) fn failure(class: Option<String>, message: Option<String>) -> Result<
     let class =
         FailureClass::from_word(&class).ok_or_else(|| unreadable("failure_class", class))?;
     Ok(Some(Failure { class, message }))
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::resources::Inventory;
+    use serde_json::json;
+
+    use super::*;
+
+    fn inventory() -> Inventory {
+        Inventory {
+            hostname: "a".into(),
+            cpu_threads: 2,
+            memory_bytes: 1,
+            cpu_slots: 2,
+            threads_per_slot: 1,
+            gpus: vec![],
+            address: "127.0.0.1".into(),
+            flavour: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_document_says_its_version_and_one_without_is_of_the_first() {
+        let document = to_document("inventory", &inventory()).unwrap();
+        assert_eq!(document[VERSION_KEY], DOCUMENT_VERSION);
+        assert_eq!(
+            json::<Inventory>("c", document.clone()).unwrap(),
+            inventory()
+        );
+        let mut first = document;
+        first.as_object_mut().unwrap().remove(VERSION_KEY);
+        assert_eq!(json::<Inventory>("c", first).unwrap(), inventory());
+    }
+
+    #[test]
+    fn a_document_of_a_later_version_is_not_guessed_at() {
+        let mut document = to_document("inventory", &inventory()).unwrap();
+        document[VERSION_KEY] = json!(DOCUMENT_VERSION + 1);
+        let error = json::<Inventory>("workers.inventory", document).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("workers.inventory") && text.contains("version 2"),
+            "{text}"
+        );
+    }
 }

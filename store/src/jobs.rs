@@ -121,7 +121,7 @@ pub async fn insert_jobs(
     };
     let specs: Result<Vec<serde_json::Value>> = new
         .iter()
-        .map(|job| convert::to_json("spec", job.spec))
+        .map(|job| convert::to_document("spec", job.spec))
         .collect();
     let arrays: Result<Vec<Option<i32>>> = new
         .iter()

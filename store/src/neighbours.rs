@@ -19,21 +19,6 @@ pub struct Neighbour {
     pub is_array: bool,
 }
 
-/// A job as those beside it see it.
-pub async fn get_neighbour(conn: &mut Conn, job: JobId) -> Result<Neighbour> {
-    let row = sqlx::query_as!(
-        RawNeighbour,
-        r#"SELECT id AS "id!", name AS "name!", state AS "state!", attempt AS "attempt!",
-                  cancelled_for, array_size IS NOT NULL AS "is_array!"
-           FROM job_states WHERE id = $1"#,
-        job.0,
-    )
-    .fetch_optional(conn.sql())
-    .await?
-    .ok_or(StoreError::JobNotFound(job))?;
-    Neighbour::try_from(row)
-}
-
 /// The jobs that `job` needs, in pipeline order; for an element, those that its array needs.
 pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(

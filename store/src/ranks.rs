@@ -100,19 +100,6 @@ pub async fn list_ranks(
     ranks.collect()
 }
 
-/// What a rank has put forward as the job's artifact.
-pub async fn find_rank_output(conn: &mut Conn, key: RankKey) -> Result<Option<Manifest>> {
-    let output = sqlx::query_scalar!(
-        "SELECT output FROM attempt_ranks WHERE job_id = $1 AND attempt = $2 AND rank = $3",
-        key.job.0,
-        convert::int("attempt", key.attempt.0)?,
-        convert::int("rank", key.rank.0)?,
-    )
-    .fetch_optional(conn.sql())
-    .await?;
-    output.flatten().map(convert::manifest).transpose()
-}
-
 /// A rank that should be, or is said to be, on a worker: what reconciling decides by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRank {
@@ -376,7 +363,7 @@ pub async fn mark_ranks_reported(
             r.change
                 .progress
                 .as_ref()
-                .map(|p| convert::to_json("progress", p)),
+                .map(|p| convert::to_document("progress", p)),
         )
     });
     let summaries: Vec<Option<serde_json::Value>> =
@@ -386,7 +373,7 @@ pub async fn mark_ranks_reported(
             r.change
                 .output
                 .as_ref()
-                .map(|m| convert::to_json("output", m)),
+                .map(|m| convert::to_document("output", m)),
         )
     });
     let classes: Vec<Option<String>> = reported

@@ -235,7 +235,7 @@ pub async fn mark_jobs_succeeded(
     });
     let manifests = successes
         .iter()
-        .map(|success| convert::to_json("manifest", success.manifest));
+        .map(|success| convert::to_document("manifest", success.manifest));
     let rows = sqlx::query!(
         r#"WITH given AS (
                SELECT * FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],

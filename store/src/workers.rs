@@ -91,7 +91,7 @@ pub async fn mark_worker_online(
         hello.boot_id.0,
         hello.instance_id,
         hello.version,
-        convert::to_json("inventory", &hello.inventory)?,
+        convert::to_document("inventory", &hello.inventory)?,
         now,
         hello.prep_code,
         hello.identity.as_deref().unwrap_or_default(),

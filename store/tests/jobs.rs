@@ -8,7 +8,6 @@ use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{JobState, JobStateName};
-use marquee_store::artifacts::{NewArtifact, insert_artifact};
 use marquee_store::attempts::{self, list_jobs_to_advance};
 use marquee_store::events::list_events;
 use marquee_store::jobs::{JobFilter, get_job, get_job_spec, list_jobs, list_pipeline_jobs};
@@ -157,15 +156,13 @@ async fn a_job_commits_one_artifact() {
         .await
         .unwrap();
     assert_eq!(done, [key.job]);
-    let new = NewArtifact {
-        job: key.job,
-        attempt: key.attempt,
-        name: "output",
-        manifest: &manifest,
-        code: "",
-        committed_at: at(2),
-    };
-    assert!(insert_artifact(&mut tx, &new).await.is_err());
+    // The same attempt again, and any other one: it is not running any more.
+    for attempt in [key.attempt.0, key.attempt.0 + 1] {
+        let at_attempt = (key.job, AttemptNumber(attempt));
+        let again = [success(at_attempt, &manifest)];
+        let (done, _) = mark_jobs_succeeded(&mut tx, &again, at(3)).await.unwrap();
+        assert_eq!(done, []);
+    }
     let stored = get_job(&mut tx, key.job).await.unwrap();
     assert_eq!(stored.artifact, Some(manifest.digest()));
 }

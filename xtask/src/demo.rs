@@ -62,7 +62,7 @@ fn plan(bin_dir: &Path, set_up: &[String], options: &Options) -> String {
         .map_or("3,000".to_owned(), |films| films.to_string());
     let mut lines: Vec<String> = set_up.to_vec();
     lines.push(format!(
-        "build five binaries into {} (the first time about ten minutes on 2 cores, later seconds)",
+        "build six binaries into {} (the first time some minutes, later seconds)",
         bin_dir.display()
     ));
     lines.push(format!(

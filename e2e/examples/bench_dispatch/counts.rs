@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use crate::cluster::Cluster;
 
 /// Statements that are ours alone to count with.
-const OWN: &str = "query !~ 'pg_stat_statements|pg_current_wal'";
+const OWN: &str = "query !~ 'pg_stat_statements|pg_current_wal|^(BEGIN|COMMIT|ROLLBACK)'";
 
 /// The state of the counters when a measurement began.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ pub(crate) struct Counted {
     pub(crate) seconds: f64,
     /// Of coordinator, worker, their children and Postgres.
     pub(crate) cpu_ms: f64,
-    /// None: this Postgres has no pg_stat_statements.
+    /// Without those that begin and end transactions, which are counted apart. None: this Postgres has no
+    /// pg_stat_statements.
     pub(crate) statements: Option<f64>,
     /// Transactions that wrote anything: each took a number.
     pub(crate) writes: f64,
