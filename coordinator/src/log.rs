@@ -42,7 +42,9 @@ fn filter() -> Targets {
 /// What cannot be read counts as not said: a daemon that keeps quiet about its log would be worse.
 fn filter_of(text: Option<&str>) -> Targets {
     let read = |text: &str| text.parse().ok();
-    text.and_then(read)
+    // "=" alone reads as a module without a name, of which there is none.
+    text.filter(|text| *text != "=")
+        .and_then(read)
         .or_else(|| read(DEFAULT_FILTER))
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO))
 }

@@ -5,8 +5,7 @@
     reason = "a test waits for one message of many"
 )]
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeFrom;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +42,8 @@ pub struct FakeWorker {
     inbox: Streaming<v1::CoordinatorMessage>,
     /// Assignments that came while it waited for something else, in order.
     given: VecDeque<v1::Assign>,
+    /// Ranks that it has taken before: an assignment that was on its way twice is none of another one.
+    taken: BTreeSet<Key>,
     heartbeats: JoinHandle<()>,
 }
 
@@ -133,6 +134,7 @@ impl FakeWorker {
             .into_inner();
         let mut worker = Self {
             given: VecDeque::new(),
+            taken: BTreeSet::new(),
             name: name.into(),
             id,
             held: held.clone(),
@@ -176,8 +178,11 @@ impl FakeWorker {
 
     /// Takes the next assignment of a rank that it does not hold yet.
     pub async fn take(&mut self) -> v1::Assign {
-        let held = self.held.clone();
-        let is_new = |assign: &v1::Assign| !held.lock().unwrap().contains_key(&key_of(assign));
+        let (held, taken) = (self.held.clone(), self.taken.clone());
+        let is_new = |assign: &v1::Assign| {
+            let key = key_of(assign);
+            !held.lock().unwrap().contains_key(&key) && !taken.contains(&key)
+        };
         self.given.retain(is_new);
         let assign = match self.given.pop_front() {
             Some(assign) => assign,
@@ -189,6 +194,7 @@ impl FakeWorker {
                 .await
             }
         };
+        self.taken.insert(key_of(&assign));
         let (job_id, attempt, rank) = key_of(&assign);
         let state = RankState::Assigned.into();
         let rank = v1::HeldRank {
