@@ -148,7 +148,7 @@ fn together(sources: &Path) -> PathBuf {
     let package =
         PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where we are"));
     let include = |file: &&str| format!("#include {:?}\n", package.join(sources).join(file));
-    let text: String = SOURCES.iter().map(|file| include(file)).collect();
+    let text: String = SOURCES.iter().map(include).collect();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo gives us a folder"));
     let file = out.join("shim.cpp");
     fs::write(&file, text)

@@ -6,7 +6,7 @@
 //! before the pictures.
 //! With a [`Storm`] it misbehaves by seed, and a truth file says what must become of every id.
 //!
-//! The same generated films are what [`fuzz`] and [`bench`] try and measure the data path with. All of
+//! The same generated films are what [`mod@fuzz`] and [`mod@bench`] try and measure the data path with. All of
 //! this is a crate and a program of its own so that `marquee-prep`, which reads files from strangers
 //! on every training host, holds nothing that it does not need there.
 //! Not here: searches, people, series, which no fetch job asks for.

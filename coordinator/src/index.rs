@@ -3,7 +3,7 @@
 //! Invariant: Postgres has the truth. What is here was read there, and is read again for each job that a
 //! committed transaction names ([`Index::touch`]); the order of those words does not matter, since the rows
 //! are read after them. Only the schedule loop changes it, so that a plan and what it was made from agree.
-//! A slow look at everything compares the two and says every difference ([`Index::differences`]).
+//! A slow look at everything compares the two and says every difference ([`Open::reconcile`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

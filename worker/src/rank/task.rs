@@ -1,5 +1,5 @@
 //! What every stage of a rank's life works with: its rank, its way to report, and what interrupts it.
-//! The stages themselves are [`super::life`], [`super::prepare`] and [`super::follow`].
+//! The stages themselves are `life`, `prepare` and `follow` beside this file.
 
 use std::sync::Arc;
 use std::time::Duration;
