@@ -197,8 +197,8 @@ impl Open {
     /// Returns the step that the job was at.
     fn forget(&mut self, job: JobId) -> Option<Digest> {
         self.leave_queue(job);
-        let known = self.jobs.remove(&job)?;
         self.running.remove(&job);
+        let known = self.jobs.remove(&job)?;
         if let Some((array, _)) = known.element
             && let Some(all) = self.elements.get_mut(&array)
         {
@@ -216,13 +216,16 @@ impl Open {
 
     fn take_in(&mut self, job: OpenJob) {
         let spec = match (job.spec, job.element) {
-            (Some(Ok(spec)), _) => Arc::new(spec),
-            (None, Some((array, _))) => match self.specs.get(&array) {
-                Some(spec) => Arc::clone(spec),
-                // Its array's spec cannot be read: the caller has failed the array.
-                None => return,
-            },
-            (Some(Err(_)) | None, _) => return,
+            (Some(Ok(spec)), _) => Some(Arc::new(spec)),
+            (None, Some((array, _))) => self.specs.get(&array).map(Arc::clone),
+            (Some(Err(_)) | None, _) => None,
+        };
+        let Some(spec) = spec else {
+            // Queued, it fails for it, or its array does. Running, its time still counts, and its end.
+            if job.is_running {
+                self.running.insert(job.id);
+            }
+            return;
         };
         let obstacle = job.obstacle.as_ref().and_then(|obstacle| {
             let class = obstacle.get("class")?.as_str()?;
@@ -456,8 +459,14 @@ impl Open {
                 Some(_) => {}
             }
         }
+        for job in &self.running {
+            if !self.jobs.contains_key(job) && !known.contains_key(job) && !is_unread(*job, None) {
+                differences.push(format!("job {job} is running here and not open"));
+            }
+        }
         for job in &read {
-            if !self.jobs.contains_key(&job.id) && !is_unread(job.id, job.element) {
+            let is_known = self.jobs.contains_key(&job.id) || self.running.contains(&job.id);
+            if !is_known && !is_unread(job.id, job.element) {
                 differences.push(format!("job {} is open and not known here", job.id));
             }
         }
@@ -483,7 +492,7 @@ impl Open {
         }
         differences.sort_unstable();
         if !differences.is_empty() {
-            let all: BTreeSet<JobId> = self.jobs.keys().copied().collect();
+            let all: BTreeSet<JobId> = self.jobs.keys().chain(&self.running).copied().collect();
             self.replace(&all, read);
             let holders: BTreeSet<JobId> = self.held_by.keys().copied().collect();
             self.replace_held(&holders, held);
@@ -495,3 +504,6 @@ impl Open {
 fn line_of(pending: &Pending) -> Line {
     (std::cmp::Reverse(pending.priority), pending.shape)
 }
+
+#[cfg(test)]
+mod tests;

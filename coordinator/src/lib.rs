@@ -13,6 +13,8 @@ mod certificate;
 pub mod config;
 pub mod database;
 pub mod doctor;
+#[cfg(test)]
+mod draw;
 pub mod env;
 pub mod index;
 pub mod lifecycle;

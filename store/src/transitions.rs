@@ -11,6 +11,7 @@ use marquee_domain::end::AttemptBudget;
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::JobKind;
 use marquee_domain::transitions::{JobLife, JobStage};
 
 use crate::{Conn, Result, StoreError, Tx, convert};
@@ -20,6 +21,9 @@ use crate::{Conn, Result, StoreError, Tx, convert};
 pub struct JobHead {
     pub id: JobId,
     pub pipeline_id: PipelineId,
+    /// As people read it: an element has its place in its array behind its name.
+    pub display_name: String,
+    pub kind: JobKind,
     pub state: JobStateName,
     /// Number of the newest attempt, 0 before the first.
     pub attempt: u32,
@@ -95,10 +99,10 @@ pub async fn get_pipeline_of_job(conn: &mut Conn, id: JobId) -> Result<PipelineI
 pub async fn list_job_heads(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobHead>> {
     let ids = numbers(jobs);
     let rows = sqlx::query!(
-        r#"SELECT id AS "id!", pipeline_id AS "pipeline_id!", state AS "state!", attempt AS "attempt!",
-                  last_attempt AS "last_attempt!", max_attempts AS "max_attempts!",
-                  cancel_requested AS "cancel_requested!", array_job_id, cancelled_for,
-                  array_size IS NOT NULL AS "is_array!"
+        r#"SELECT id AS "id!", pipeline_id AS "pipeline_id!", name AS "name!", array_index,
+                  kind AS "kind!", state AS "state!", attempt AS "attempt!", last_attempt AS "last_attempt!",
+                  max_attempts AS "max_attempts!", cancel_requested AS "cancel_requested!",
+                  array_job_id, cancelled_for, array_size IS NOT NULL AS "is_array!"
            FROM job_states WHERE id = ANY ($1) ORDER BY id"#,
         &ids,
     )
@@ -108,6 +112,11 @@ pub async fn list_job_heads(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobHe
         Ok(JobHead {
             id: JobId(row.id),
             pipeline_id: PipelineId(row.pipeline_id),
+            display_name: match row.array_index {
+                Some(index) => format!("{}[{index}]", row.name),
+                None => row.name,
+            },
+            kind: convert::kind(&row.kind)?,
             state: convert::job_state(&row.state)?,
             attempt: convert::u32_of("open_jobs.attempt", row.attempt)?,
             last_attempt: convert::u32_of("open_jobs.last_attempt", row.last_attempt)?,

@@ -129,6 +129,9 @@ fn attempt(attempt: &v1::Attempt) -> Value {
 pub fn job_detail(detail: &v1::JobDetail) -> Value {
     let mut value = detail.job.as_ref().map_or_else(|| json!({}), job);
     value["spec"] = embedded(&detail.spec_json);
+    if !detail.spec_unreadable.is_empty() {
+        value["spec_unreadable"] = json!(detail.spec_unreadable);
+    }
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text });
     value["events"] = detail.events.iter().map(event).collect();
@@ -174,6 +177,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
         "version": worker.version,
         "last_seen_at": time(worker.last_seen_at.as_ref()),
         "inventory": inventory,
+        "unreadable": text(&worker.unreadable),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
     })
 }

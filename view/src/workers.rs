@@ -51,7 +51,11 @@ fn row(worker: &Worker, now: DateTime<Utc>) -> Vec<Cell> {
         .map(|at| format!("{} ago", units::about(units::between(at, now))))
         .unwrap_or_default();
     let inventory = worker.inventory.clone().unwrap_or_default();
-    let devices = devices(&inventory);
+    let devices = if worker.unreadable.is_empty() {
+        devices(&inventory)
+    } else {
+        format!("unreadable: {}", worker.unreadable)
+    };
     let busy: usize = worker.ranks.iter().map(|rank| rank.devices.len()).sum();
     let offered = u64::from(inventory.cpu_slots) + inventory.gpus.len() as u64;
     let runs = worker.ranks.iter().map(|rank| {

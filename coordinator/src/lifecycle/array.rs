@@ -14,7 +14,7 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_store::transitions::{self, Success};
-use marquee_store::{StoreError, Tx, artifacts, events, jobs};
+use marquee_store::{StoreError, Tx, artifacts, events};
 
 /// Commits an array, all of whose elements have succeeded: waiting -> succeeded.
 ///
@@ -37,7 +37,7 @@ pub(super) async fn commit(
     };
     let head = transitions::get_job_head(tx, array).await?;
     let number = transitions::mark_job_running_here(tx, array, head.attempt, now).await?;
-    let name = jobs::get_job_spec(tx, array).await?.work.kind().output();
+    let name = head.kind.output();
     let digest = manifest.digest();
     let success = Success {
         at: (array, number),
@@ -68,7 +68,7 @@ pub(super) async fn element_failed(
         // Another element was first, or a user cancelled it.
         return Ok(false);
     }
-    let name = jobs::get_job_spec(tx, element).await?.display_name();
+    let name = transitions::get_job_head(tx, element).await?.display_name;
     let failure = Failure {
         class: failure.class,
         message: format!(

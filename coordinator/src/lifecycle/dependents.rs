@@ -5,7 +5,7 @@ use marquee_domain::failure::Failure;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_store::transitions::{self, ArrayCount};
-use marquee_store::{StoreError, Tx, jobs, neighbours};
+use marquee_store::{StoreError, Tx, neighbours};
 
 use super::array;
 
@@ -75,7 +75,7 @@ pub(super) async fn cancel(
     if waiting.is_empty() {
         return Ok(Vec::new());
     }
-    let name = jobs::get_job_spec(tx, job).await?.display_name();
+    let name = transitions::get_job_head(tx, job).await?.display_name;
     let reason = format!(
         "job {job} ({name:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back"
     );

@@ -103,13 +103,19 @@ impl JobsService {
     async fn detail(&self, id: JobId) -> Result<v1::JobDetail, LifecycleError> {
         let mut conn = self.connection().await?;
         let job = jobs::get_job(&mut conn, id).await?;
-        let spec = jobs::get_job_spec(&mut conn, id).await?;
+        let (spec, spec_unreadable) = match jobs::get_job_spec(&mut conn, id).await {
+            Ok(spec) => (serde_json::json!(spec).to_string(), String::new()),
+            // Everything else of the job can be read, and says what became of it.
+            Err(error @ StoreError::Unreadable { .. }) => (String::new(), error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
         let attempts = attempts::list_attempts(&mut conn, id).await?;
         let ranks = ranks::list_ranks(&mut conn, id, None).await?;
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
         Ok(v1::JobDetail {
             job: reasons::with_reason(&self.app, job),
-            spec_json: serde_json::json!(spec).to_string(),
+            spec_json: spec,
+            spec_unreadable,
             attempts: attempts
                 .into_iter()
                 .map(|a| encode::attempt(a, &ranks))

@@ -9,8 +9,8 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::Rank;
 use marquee_domain::report::WentOn;
 use marquee_proto::v1;
-use marquee_store::Tx;
 use marquee_store::ranks::{self, RankKey, RankRow};
+use marquee_store::{StoreError, Tx};
 use marquee_store::{events, jobs};
 
 use super::reconcile::LOST;
@@ -26,9 +26,14 @@ pub(super) async fn settle(
 ) -> Result<bool> {
     let mut changed = false;
     for report in reports {
-        let spec = jobs::get_job_spec(tx, key.job).await?;
+        let min_ranks = match jobs::get_job_spec(tx, key.job).await {
+            Ok(spec) => spec.resources.min_ranks,
+            // Nothing says that fewer ranks will do: the gang ends as one that needs them all.
+            Err(StoreError::Unreadable { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         let rows = ranks::list_ranks(tx, key.job, Some(key.attempt)).await?;
-        if !is_credible(report, key.rank, &rows, spec.resources.min_ranks) {
+        if !is_credible(report, key.rank, &rows, min_ranks) {
             tracing::warn!(job = %key.job, rank = %key.rank, ranks = ?report.ranks, "a list of ranks that go on makes no sense");
             continue;
         }

@@ -7,7 +7,9 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
-use marquee_domain::limits::LOG_LINE_MAX_BYTES;
+use marquee_domain::limits::{
+    FAILURE_MESSAGE_MAX_BYTES, LOG_LINE_MAX_BYTES, PROBLEM_CLASSES_MAX, PROGRESS_WORD_MAX_BYTES,
+};
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -18,10 +20,8 @@ use marquee_store::events;
 use marquee_store::ranks::{LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
 
+use super::bounds;
 use crate::lifecycle::Result;
-
-/// Classes of problems kept of one rank: ours are some thirty.
-const PROBLEM_CLASSES_MAX: usize = 100;
 
 /// The reports that follow `last` without a gap, in order.
 pub(super) fn next_in_order<'a>(reports: &[&'a v1::Report], last: u64) -> Vec<&'a v1::Report> {
@@ -137,14 +137,18 @@ impl Taken {
                 self.change.state = Some(RankState::Running);
             }
             Body::Progress(new) => {
+                bounds::progress(new)?;
                 let new = read_progress(new, progress.as_ref(), at);
                 *progress = Some(new.clone());
                 self.change.progress = Some(new);
             }
             Body::Metrics(metrics) => {
-                let values = metrics.values.iter().map(|(name, value)| Metric {
+                let names: Vec<String> = metrics.values.keys().map(|name| storable(name)).collect();
+                bounds::metrics(metrics.step, &names)?;
+                let values = names.into_iter().zip(metrics.values.values());
+                let values = values.map(|(name, value)| Metric {
                     sequence: report.sequence,
-                    name: storable(name),
+                    name,
                     step: metrics.step,
                     value: *value,
                     at,
@@ -153,6 +157,7 @@ impl Taken {
             }
             Body::Log(log) => self.add_log(report.sequence, log, at)?,
             Body::Checkpoint(saved) => {
+                bounds::count("checkpoint.step", saved.step)?;
                 let manifest = saved.manifest.clone().unwrap_or_default().try_into()?;
                 self.checkpoints.push((saved.step, manifest, at));
             }
@@ -175,14 +180,17 @@ impl Taken {
                     .clone()
                     .ok_or_else(|| BadField::missing("failure"))?;
                 let failure = Failure::try_from(failure)?;
-                let message = storable(&failure.message);
+                let message = storable(cut(&failure.message, FAILURE_MESSAGE_MAX_BYTES));
                 self.change.failure = Some(Failure {
                     class: failure.class,
                     message,
                 });
                 self.end(RankState::Failed, at);
             }
-            Body::Regrouped(regrouped) => self.regrouped.push(regrouped.clone()),
+            Body::Regrouped(regrouped) => {
+                bounds::regrouped(regrouped)?;
+                self.regrouped.push(regrouped.clone());
+            }
             Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
         }
         Ok(())
@@ -203,7 +211,7 @@ impl Taken {
             sequence,
             line,
             stream,
-            text: storable(cut(text)),
+            text: storable(cut(text, LOG_LINE_MAX_BYTES)),
             at,
         });
         self.lines.extend(lines);
@@ -264,7 +272,8 @@ fn rendezvous(wire: &v1::Rendezvous) -> std::result::Result<Rendezvous, BadField
 }
 
 fn read_progress(new: &v1::RankProgress, old: Option<&Progress>, at: DateTime<Utc>) -> Progress {
-    let phase = storable(&new.phase);
+    let word = |text: &str| storable(cut(text, PROGRESS_WORD_MAX_BYTES));
+    let phase = word(&new.phase);
     let same = old.filter(|old| old.phase == phase);
     let problems = new.problems.iter().take(PROBLEM_CLASSES_MAX);
     Progress {
@@ -273,12 +282,12 @@ fn read_progress(new: &v1::RankProgress, old: Option<&Progress>, at: DateTime<Ut
         phase_started_bytes: same.map_or(new.bytes.unwrap_or(0), |old| old.phase_started_bytes),
         bytes: new.bytes,
         problems: problems
-            .map(|(class, count)| (storable(class), *count))
+            .map(|(class, count)| (word(class), *count))
             .collect(),
         phase,
         done: new.done,
         total: new.total,
-        unit: storable(&new.unit),
+        unit: word(&new.unit),
         at,
     }
 }
@@ -289,9 +298,9 @@ fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}").replace("\\u0000", "\\ufffd")
 }
 
-/// A line within its limit. A worker cuts lines itself; one that does not must not fill the table.
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LOG_LINE_MAX_BYTES)]
+/// Text within its limit. A worker cuts it itself; one that does not must not fill the table.
+fn cut(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 #[cfg(test)]

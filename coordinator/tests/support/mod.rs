@@ -72,6 +72,12 @@ impl Cluster {
         self.running = run(&self.database, &self.blobs).await;
     }
 
+    /// Starts another coordinator that answers, and does nothing by itself.
+    pub async fn start_idle(&mut self) {
+        self.running = run(&self.database, &self.blobs).await;
+        self.running.loops.shutdown().await;
+    }
+
     /// Ends every task of the coordinator where it stands.
     pub async fn kill(&mut self) {
         self.running.loops.shutdown().await;

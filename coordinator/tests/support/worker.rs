@@ -308,7 +308,7 @@ impl FakeWorker {
     }
 
     /// Waits until the last report of a rank is acknowledged, and lets go of it.
-    async fn acknowledged(&mut self, key: Key) {
+    pub async fn acknowledged(&mut self, key: Key) {
         let last = self.held.lock().unwrap()[&key].last_sequence;
         while self.ack(key).await < last {}
         self.held.lock().unwrap().remove(&key);

@@ -86,15 +86,15 @@ async fn read_open(
     let mut jobs = Vec::new();
     for row in open::list_open_jobs(conn, which).await? {
         match row {
-            Ok(OpenJob {
-                id,
-                spec: Some(Err(why)),
-                ..
-            })
-            | Err((id, why)) => {
+            Err((id, why)) => {
                 unreadable.insert(id, why);
             }
-            Ok(job) => jobs.push(job),
+            Ok(job) => {
+                if let Some(Err(why)) = &job.spec {
+                    unreadable.insert(job.id, why.clone());
+                }
+                jobs.push(job);
+            }
         }
     }
     let needs_array = |job: &OpenJob| job.element.filter(|_| job.spec.is_none());

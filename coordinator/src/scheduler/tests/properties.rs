@@ -1,29 +1,9 @@
 //! What holds of any plan: cases drawn by a small generator of our own, the same on every run and machine.
 
 use super::*;
-
-/// SplitMix64 (Steele, Lea, Flood 2014): enough for drawing test cases.
-struct Draw(u64);
+use crate::draw::Draw;
 
 impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u32) -> u32 {
-        u32::try_from(self.next() % u64::from(end)).unwrap()
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for end in (1..items.len()).rev() {
-            items.swap(end, self.below(u32::try_from(end + 1).unwrap()) as usize);
-        }
-    }
-
     fn hosts(&mut self) -> Vec<Host> {
         let mut next_job = 1000;
         (0..self.below(6))
