@@ -16,6 +16,7 @@ pub(crate) struct Counts {
     cpu_ms: f64,
     writes: f64,
     wal_bytes: f64,
+    scanned: f64,
 }
 
 /// What happened since.
@@ -30,8 +31,12 @@ pub(crate) struct Counted {
     /// Transactions that wrote anything: each took a number.
     pub(crate) writes: f64,
     pub(crate) wal_bytes: f64,
+    /// Rows read by going through whole tables: what makes a long queue slow.
+    pub(crate) scanned: f64,
     /// The statements that were run most often.
     pub(crate) most: String,
+    /// The statements that took Postgres longest in all.
+    pub(crate) longest: String,
 }
 
 impl Counts {
@@ -45,6 +50,7 @@ impl Counts {
             cpu_ms: cluster.cpu_ms(),
             writes,
             wal_bytes,
+            scanned: scanned(cluster)?,
         })
     }
 
@@ -52,16 +58,21 @@ impl Counts {
         let seconds = self.start.elapsed().as_secs_f64();
         let cpu_ms = cluster.cpu_ms() - self.cpu_ms;
         let (writes, wal_bytes) = written(cluster)?;
-        let (statements, most) = if cluster.counts_statements() {
+        let (statements, most, longest) = if cluster.counts_statements() {
             let all = format!("select coalesce(sum(calls), 0) from pg_stat_statements where {OWN}");
             let most = format!(
                 "select calls || 'x ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 60) \
                  from pg_stat_statements where {OWN} order by calls desc limit 3"
             );
             let most = cluster.psql(&most)?.replace('\n', "; ");
-            (Some(cluster.psql(&all)?.parse()?), most)
+            let longest = format!(
+                "select round(total_exec_time) || ' ms ' || left(regexp_replace(query, '\\s+', ' ', 'g'), 60) \
+                 from pg_stat_statements where {OWN} order by total_exec_time desc limit 5"
+            );
+            let longest = cluster.psql(&longest)?.replace('\n', "; ");
+            (Some(cluster.psql(&all)?.parse()?), most, longest)
         } else {
-            (None, String::new())
+            (None, String::new(), String::new())
         };
         Ok(Counted {
             seconds,
@@ -69,9 +80,17 @@ impl Counts {
             statements,
             writes: writes - self.writes,
             wal_bytes: wal_bytes - self.wal_bytes,
+            scanned: scanned(cluster)? - self.scanned,
             most,
+            longest,
         })
     }
+}
+
+/// Rows that were read by scans of whole tables. Postgres says it up to a second late.
+fn scanned(cluster: &Cluster) -> Result<f64> {
+    let all = "select coalesce(sum(seq_tup_read), 0) from pg_stat_user_tables";
+    Ok(cluster.psql(all)?.parse()?)
 }
 
 /// The number of the next transaction and the place in the log, at once true: Postgres' own statistics

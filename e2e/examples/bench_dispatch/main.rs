@@ -41,12 +41,18 @@ impl Options {
         let mut words = words.into_iter();
         let mut bin = None;
         let mut quick = false;
+        let mut sizes = None;
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
                 "--quick" => quick = true,
+                "--sizes" => {
+                    let words = words.next().context("--sizes needs numbers, as in 300,10000")?;
+                    let numbers = words.split(',').map(str::parse);
+                    sizes = Some(numbers.collect::<Result<Vec<u32>, _>>().context("--sizes")?);
+                }
                 other => {
-                    bail!("{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick]")
+                    bail!("{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N]")
                 }
             }
         }
@@ -56,18 +62,20 @@ impl Options {
                 bail!("--bin-dir: there is no {}", bin.join(name).display());
             }
         }
+        // Sizes that are asked for are all that is measured of arrays, and after one job to warm up.
+        let jobs = if sizes.is_some() { 1 } else { 200 };
         Ok(if quick {
             Self {
                 bin,
                 jobs: 30,
-                sizes: vec![100, 300, 10_000],
+                sizes: sizes.unwrap_or_else(|| vec![100, 300, 10_000]),
                 window: Duration::from_secs(10),
             }
         } else {
             Self {
                 bin,
-                jobs: 200,
-                sizes: SIZES.to_vec(),
+                jobs,
+                sizes: sizes.unwrap_or_else(|| SIZES.to_vec()),
                 window: Duration::from_secs(30),
             }
         })

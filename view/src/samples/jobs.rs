@@ -138,6 +138,7 @@ pub fn failed_train() -> JobDetail {
             ..job(17, "train", JobKind::Train, JobState::Failed)
         }),
         spec_json: r#"{"name":"train"}"#.into(),
+        spec_unreadable: String::new(),
         attempts: vec![first, second],
         events: vec![
             event(300, 0, "submitted"),
