@@ -47,12 +47,20 @@ impl Options {
                 "--bin-dir" => bin = Some(words.next().context("--bin-dir needs a folder")?),
                 "--quick" => quick = true,
                 "--sizes" => {
-                    let words = words.next().context("--sizes needs numbers, as in 300,10000")?;
+                    let words = words
+                        .next()
+                        .context("--sizes needs numbers, as in 300,10000")?;
                     let numbers = words.split(',').map(str::parse);
-                    sizes = Some(numbers.collect::<Result<Vec<u32>, _>>().context("--sizes")?);
+                    sizes = Some(
+                        numbers
+                            .collect::<Result<Vec<u32>, _>>()
+                            .context("--sizes")?,
+                    );
                 }
                 other => {
-                    bail!("{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N]")
+                    bail!(
+                        "{other:?} is not known; usage: bench_dispatch --bin-dir DIR [--quick] [--sizes N,N]"
+                    )
                 }
             }
         }

@@ -47,5 +47,11 @@ INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks, stat
 SELECT a.pipeline_id, 7, 'elements', 'command', '{"max_attempts": 3}', 0, 1, e.state, 1, 3, now(), now(), a.id, e.index
 FROM jobs a, (VALUES (0, 'succeeded'), (1, 'failed'), (2, 'cancelled'), (3, 'running')) AS e (index, state)
 WHERE a.name = 'elements' AND a.array_size = 4;
+INSERT INTO attempts (job_id, number, state, created_at)
+SELECT id, 1, 'running', now() FROM jobs
+WHERE name = 'elements' AND state = 'running' AND array_job_id IS NOT NULL;
+INSERT INTO attempt_ranks (job_id, attempt, rank, worker_id, local_rank, devices, state)
+SELECT id, 1, 0, '00000000-0000-4000-8000-000000000001', 0, '[{"kind": "cpu", "index": 1}]', 'running'
+FROM jobs WHERE name = 'elements' AND state = 'running' AND array_job_id IS NOT NULL;
 INSERT INTO job_needs (job_id, needs_job_id)
 SELECT array_job_id, id FROM jobs WHERE name = 'elements' AND array_job_id IS NOT NULL;
