@@ -2,11 +2,16 @@
 //!
 //! A worker starts `marquee-prep run SPEC` (fetch, preprocess) or `marquee-trainer run SPEC`
 //! (train, eval), one process a rank, in a process group of its own, with the path of a
-//! [`ChildSpec`] as JSON. The child writes one [`ChildEvent`] a line to stdout and free text for
-//! people to stderr, puts its results into `output`, and leaves with an [`ExitCode`]. On SIGTERM
-//! it writes a checkpoint if it can and leaves with [`ExitCode::STOPPED`].
+//! [`ChildSpec`] as JSON. The child writes one [`ChildEvent`] a line to its event channel, the
+//! descriptor that [`env::EVENTS_FD`] names, puts its results into `output`, and leaves with an
+//! [`ExitCode`]. On SIGTERM it writes a checkpoint if it can and leaves with [`ExitCode::STOPPED`].
 //!
-//! A command job's program gets no spec: it has the environment alone, and all it prints is log.
+//! What it writes to stdout and stderr is log, whatever it looks like: the child runs code of others
+//! (a TorchScript module prints what it likes), and none of it may be taken for the child's own word.
+//! Where no channel is named (a person started it, or a worker of version 0.1), events go to stdout.
+//!
+//! A command job's program gets neither spec nor channel: it has the environment alone, and all it prints
+//! is log.
 //! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` mean what torchrun means by
 //! them, for every kind of job.
 
@@ -47,6 +52,9 @@ pub mod env {
     /// Elements of the array. Set for elements alone.
     pub const ARRAY_SIZE: &str = "MARQUEE_ARRAY_SIZE";
     pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+    /// Number of the open descriptor that takes [`super::ChildEvent`]s. Set for `marquee-prep` and
+    /// `marquee-trainer` alone.
+    pub const EVENTS_FD: &str = "MARQUEE_EVENTS_FD";
 }
 
 /// Folder in the artifact of a job array that holds one folder for each element, named by its
@@ -84,7 +92,7 @@ pub struct ChildSpec {
     pub threads: u32,
 }
 
-/// One line of a child's stdout.
+/// One line of a child's event channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ChildEvent {

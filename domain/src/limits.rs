@@ -36,8 +36,20 @@ pub const CHUNK_BYTES: usize = 256 * 1024;
 pub const FRAME_BYTES: u32 = 260 * 1024;
 /// How long a stopped child may take to write a checkpoint and leave before it is killed.
 pub const STOP_GRACE: Duration = Duration::from_secs(15);
-/// Bytes of one line that a child writes to stdout. A longer one is a fault of the child.
+/// Bytes of one line of a child's event channel. A longer one is a fault of the child.
 pub const CHILD_LINE_MAX_BYTES: usize = 1024 * 1024;
+/// Bytes of a metric's name. It is part of a key in the database, which holds some 2,700 bytes.
+pub const METRIC_NAME_MAX_BYTES: usize = 256;
+/// Values of one report of metrics: each is a row, and a curve that nobody could tell from the others.
+pub const METRICS_PER_REPORT_MAX: usize = 4_096;
+/// A step, and whatever else a child counts: the database's integers are signed.
+pub const COUNT_MAX: u64 = i64::MAX as u64;
+/// Bytes of the words in a child's progress (its phase, its unit, a class of problems).
+pub const PROGRESS_WORD_MAX_BYTES: usize = 256;
+/// Classes of problems in a child's progress: ours are some thirty.
+pub const PROBLEM_CLASSES_MAX: usize = 100;
+/// Bytes of a failure's message as a child gives it; the rest is cut.
+pub const FAILURE_MESSAGE_MAX_BYTES: usize = 16 * 1024;
 /// Bytes of one stored log line; the rest of a longer line is cut and marked.
 pub const LOG_LINE_MAX_BYTES: usize = 16 * 1024;
 /// Bytes of log (stdout or stderr) stored of one rank; what follows is dropped, and a line says so.

@@ -85,7 +85,7 @@ enum_pair!(RankState, v1::RankState, "state", {
 enum_pair!(FailureClass, v1::FailureClass, "class", {
     UserError => UserError, OutOfMemory => OutOfMemory, BadInput => BadInput,
     DeviceFault => DeviceFault, LostWorker => LostWorker, Timeout => Timeout,
-    Network => Network, Crash => Crash,
+    Network => Network, Crash => Crash, DiskFull => DiskFull,
 });
 
 impl From<Failure> for v1::Failure {

@@ -1,7 +1,7 @@
 //! The binary `marquee-trainer`: a job's work as a child process, one a rank.
 //!
-//! Events go to stdout as JSON lines, words for people to stderr. Exit codes are those of
-//! [`marquee_domain::child::ExitCode`].
+//! Events go to the channel that `MARQUEE_EVENTS_FD` names, else to stdout, as JSON lines; words for people
+//! go to stderr. Exit codes are those of [`marquee_domain::child::ExitCode`].
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

@@ -223,6 +223,9 @@ fn advice(class: FailureClass) -> &'static str {
             "Check that the hosts reach each other and the service it names, then retry."
         }
         FailureClass::Crash => "The program died by itself: its last words in the log say most.",
+        FailureClass::DiskFull => {
+            "Make room on the host's disk (\"marquee-worker doctor\" there says how much is left), or let the job write less, then retry."
+        }
     }
 }
 
