@@ -18,6 +18,7 @@ use crate::env::Env;
 use crate::gpus::{Gpus, series};
 use crate::identity::Identity;
 use crate::notify::Notifier;
+use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
@@ -131,6 +132,11 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
+        base_env: BaseEnv::new(
+            env.machine.environment(),
+            config.command_secrets.clone(),
+            config.fetch_secrets.clone(),
+        ),
         transfers: Transfers::new(channel, Arc::clone(&env.random)),
         env,
         news: Notify::new(),

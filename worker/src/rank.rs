@@ -2,7 +2,7 @@
 //!
 //! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
 //! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
-//! child's output was read), `stdout` and `stderr` (the child writes them itself), `work/`,
+//! child's output was read), `stdout`, `stderr` and `events` (the child writes them itself), `work/`,
 //! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
@@ -18,11 +18,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::keeper::claim_path;
 
+pub mod base_env;
+mod checkpoints;
+mod ending;
 pub mod environment;
+mod events;
 mod follow;
 pub mod held;
 pub mod life;
 pub mod lines;
+mod output;
 mod prepare;
 pub mod pump;
 pub mod rate;

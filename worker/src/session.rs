@@ -325,14 +325,15 @@ impl Session {
     ) -> Result<Outbox, Broken> {
         let mut outbox = outbox;
         loop {
-            let supervisor = Arc::clone(&self.supervisor);
+            let (supervisor, host) = (Arc::clone(&self.supervisor), Arc::clone(&self.host));
             let read = tokio::task::spawn_blocking(move || {
-                let next = outbox.next(&supervisor.ranks(), Instant::now());
+                let clock = host.env.clock.as_ref();
+                let next = outbox.next(&supervisor.ranks(), Instant::now(), clock);
                 (outbox, next)
             });
             let next;
             (outbox, next) = read.await.map_err(io::Error::other)?;
-            match next? {
+            match next {
                 Some(reports) => send(sender, ToCoordinator::Reports(reports)).await?,
                 None => return Ok(outbox),
             }

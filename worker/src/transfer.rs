@@ -22,6 +22,8 @@ use marquee_proto::v1::{
     self, DownloadBlobRequest, FindMissingBlobsRequest, UploadBlobHeader, UploadBlobRequest,
 };
 use prost::Message as _;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::transport::Channel;
@@ -29,7 +31,6 @@ use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use crate::connect;
-use crate::durable;
 
 /// Files in flight at once: enough to hide a round trip, few enough not to thrash a disk.
 const CONCURRENT_FILES: usize = 4;
@@ -191,6 +192,13 @@ impl Transfers {
             offset += n as u64;
         }
         if offset < file.size_bytes {
+            // Before the first byte is asked for: a disk that is too full says so now.
+            let whole = fallocate(&out, FallocateFlags::KEEP_SIZE, 0, file.size_bytes);
+            if let Err(error) = whole
+                && error != Errno::OPNOTSUPP
+            {
+                return Err(io(error.into()));
+            }
             let request = DownloadBlobRequest {
                 digest: file.digest.to_string(),
                 offset,
@@ -478,11 +486,6 @@ fn digest_file(path: &Path) -> io::Result<(u64, Digest)> {
 #[must_use]
 pub fn is_disk_full(error: &TransferError) -> bool {
     matches!(error, TransferError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull)
-}
-
-/// Removes a tree of read-only files.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    durable::remove_folder(path)
 }
 
 #[cfg(test)]

@@ -408,10 +408,28 @@ pub(super) fn command(table: &mut Table<'_>) -> CommandSettings {
             );
         }
     }
+    let env_from_worker = table.texts("env_from_worker").unwrap_or_default();
+    for name in &env_from_worker {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            table.add_error(
+                "env_from_worker",
+                "names no environment variable: \"=\" and NUL may not stand in it",
+            );
+        } else if env.contains_key(name) {
+            table.add_error(
+                "env_from_worker",
+                format!("names {name:?}, which env sets; leave one of the two out"),
+            );
+        }
+    }
     if argv.iter().any(|arg| arg.contains('\0')) {
         table.add_error("argv", "holds a NUL character, which no argument can");
     }
-    CommandSettings { argv, env }
+    CommandSettings {
+        argv,
+        env,
+        env_from_worker,
+    }
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl ChildPlan<'_> {
         self.assignment.shares_rates && self.spec.work.kind() == JobKind::Fetch
     }
 
-    /// What is added to the daemon's own environment. A job's own variables come first: those of
+    /// What is added to what every child gets ([`super::base_env`]). A job's own variables come first: those of
     /// the contract cannot be overridden, but for the number of threads.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
@@ -192,6 +192,7 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
+            env_from_worker: Vec::new(),
         };
         let spec = JobSpec {
             name: "hello".parse().unwrap(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
-use marquee_domain::spec::{JobKind, JobSpec, Work};
+use marquee_domain::spec::{JobKind, JobSpec};
 use marquee_domain::{FailureClass, Rendezvous};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::environment::ChildPlan;
 use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
-use super::task::{Interrupt, RankTask, Unsaid, local_fault};
+use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
 use super::{StartOrder, StopCause};
 use crate::durable;
@@ -68,6 +68,7 @@ impl RankTask {
             JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => Stdout::Events,
         };
         let exit = self.follow(child, stdout, unsaid).await?;
+        let disk_room = self.disk_room();
         if self.rank.orders().borrow().stop.is_some() {
             return Err(Interrupt::Stopped);
         }
@@ -80,12 +81,18 @@ impl RankTask {
             let note = own_line(&format!("{dropped} bytes of this rank's log were dropped"));
             unsaid.bodies.push(note);
         }
+        if let Some(why) = &cursor.breach {
+            return Err(self.broken(why));
+        }
         let ending = Ending {
             kind: spec.work.kind(),
             program: program(&spec.work),
             exit,
             word: cursor.word.clone(),
             stderr_tail: &self.stderr_tail(),
+            full_disk: disk_room
+                .filter(|bytes| *bytes < DISK_LOW_BYTES)
+                .map(|_| self.host.config.data_dir.as_path()),
         };
         let summary = judge(&ending).map_err(Interrupt::Failed)?;
         let is_first = cursor.is_first(self.rank.key.rank);
@@ -168,7 +175,10 @@ impl RankTask {
             rendezvous,
             standby: start.standby,
         };
-        let (child_spec, argv, env) = (plan.child_spec(), plan.argv(), plan.variables());
+        let (child_spec, argv) = (plan.child_spec(), plan.argv());
+        let has_channel = child_spec.is_some();
+        let env = self.host.base_env.for_child(spec, plan.variables());
+        let env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
         let start = move || {
@@ -180,6 +190,7 @@ impl RankTask {
                 work_dir: &rank.dir.work(),
                 argv,
                 env,
+                events: has_channel,
             })
         };
         let started = tokio::task::spawn_blocking(start).await;
@@ -217,7 +228,7 @@ impl RankTask {
                 | TransferError::Name { .. }
                 | TransferError::Manifest(_)
                 | TransferError::TooLong { .. } => FailureClass::UserError,
-                TransferError::Disk { .. } if is_disk_full(&error) => FailureClass::OutOfMemory,
+                TransferError::Disk { .. } if is_disk_full(&error) => FailureClass::DiskFull,
                 TransferError::Disk { .. } | TransferError::Damaged { .. } => FailureClass::Crash,
                 TransferError::Refused { .. } => FailureClass::Network,
             };
@@ -279,12 +290,4 @@ fn failed(failure: Failure) -> Body {
     Body::Failed(v1::RankFailed {
         failure: Some(failure.into()),
     })
-}
-
-fn program(work: &Work) -> &str {
-    match work {
-        Work::Fetch(_) | Work::Preprocess(_) => "marquee-prep",
-        Work::Train(_) | Work::Eval(_) => "marquee-trainer",
-        Work::Command(command) => command.argv.first().map_or("", String::as_str),
-    }
 }

@@ -16,6 +16,7 @@ use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{RankLog, RankMetrics, RankProgress, RankRegrouped};
 use serde::{Deserialize, Serialize};
 
+use super::events;
 use super::lines::{self, Line, Position};
 
 /// Bytes of log lines in one report, about: many lines travel together, and none waits.
@@ -28,6 +29,9 @@ pub const OWN_LINE: &str = "[marquee]";
 pub struct Cursor {
     pub stdout: Position,
     pub stderr: Position,
+    /// Of its channel for events.
+    #[serde(default)]
+    pub events: Position,
     /// Bytes of log reported, of both streams.
     pub log_bytes: u64,
     /// Bytes of log dropped because of the limit.
@@ -42,6 +46,9 @@ pub struct Cursor {
     /// The ranks that go on, since others were lost.
     #[serde(default)]
     pub group: Option<Vec<u32>>,
+    /// How it broke the child contract. Nothing that it says counts any more.
+    #[serde(default)]
+    pub breach: Option<String>,
 }
 
 impl Cursor {
@@ -73,7 +80,7 @@ pub struct LocalCheckpoint {
 /// How stdout is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdout {
-    /// [`ChildEvent`]s, one a line.
+    /// [`ChildEvent`]s, one a line, and log: of a child that a daemon of version 0.1 started.
     Events,
     /// Log, like stderr.
     Log,
@@ -85,6 +92,28 @@ pub struct Pumped {
     pub bodies: Vec<Body>,
     /// Nothing more to read until the child writes more.
     pub at_end: bool,
+}
+
+/// Reads on in the channel for events from `cursor`, and moves it. A last line without an end was never
+/// sent: its writer died over it.
+pub fn step_events(file: &File, cursor: &mut Cursor) -> io::Result<Pumped> {
+    let read = lines::read(file, &mut cursor.events, CHILD_LINE_MAX_BYTES, false)?;
+    let mut sink = Sink {
+        cursor,
+        bodies: Vec::new(),
+    };
+    for line in read.lines {
+        match events::read(&line) {
+            Ok(Some(event)) => sink.event(event),
+            // Of a later version: told, and of no consequence.
+            Ok(None) => sink.log(Stream::Stdout, line),
+            Err(why) => sink.break_contract(why),
+        }
+    }
+    Ok(Pumped {
+        bodies: sink.bodies,
+        at_end: read.at_end,
+    })
 }
 
 /// Reads on from `cursor`, and moves it.
@@ -111,7 +140,10 @@ pub fn step(
     };
     for line in out.lines {
         match (kind, event(&line)) {
-            (Stdout::Events, Some(event)) => sink.event(event),
+            (Stdout::Events, Some(event)) => match events::check(&event) {
+                Ok(()) => sink.event(event),
+                Err(why) => sink.break_contract(why),
+            },
             (Stdout::Events, None) | (Stdout::Log, _) => sink.log(Stream::Stdout, line),
         }
     }
@@ -147,7 +179,15 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    /// The first time counts.
+    fn break_contract(&mut self, why: String) {
+        self.cursor.breach.get_or_insert(why);
+    }
+
     fn event(&mut self, event: ChildEvent) {
+        if self.cursor.breach.is_some() {
+            return;
+        }
         match event {
             ChildEvent::Progress {
                 phase,
@@ -198,6 +238,7 @@ impl Sink<'_> {
                 self.cursor.word = Some(LastWord::Finished { summary })
             }
             ChildEvent::Failed { class, message } => {
+                let message = events::cut(message);
                 self.cursor.word = Some(LastWord::Failed(Failure { class, message }));
             }
         }
@@ -329,6 +370,32 @@ mod tests {
             message: "no labels".into(),
         };
         assert_eq!(cursor.word, Some(LastWord::Failed(failure)));
+    }
+
+    #[test]
+    fn after_a_breach_nothing_counts_and_what_was_not_finished_was_not_said() {
+        let mut cursor = Cursor::default();
+        let (events, _) = files(
+            concat!(
+                r#"{"event":"metrics","step":1,"values":{"a":1}}"#,
+                "\n",
+                r#"{"event":"metrics","step":18446744073709551615,"values":{"a":1}}"#,
+                "\n",
+                r#"{"event":"finished","summary":{}}"#,
+                "\n"
+            )
+            .as_bytes(),
+            b"",
+        );
+        let pumped = step_events(&events, &mut cursor).unwrap();
+        assert!(pumped.at_end && pumped.bodies.len() == 1, "{pumped:?}");
+        assert!(cursor.breach.unwrap().contains("step is 1844"));
+        assert_eq!((cursor.word, cursor.step), (None, 1));
+        let mut cursor = Cursor::default();
+        let (events, _) = files(br#"{"event":"finished","summ"#, b"");
+        let pumped = step_events(&events, &mut cursor).unwrap();
+        assert!(pumped.at_end && pumped.bodies.is_empty());
+        assert_eq!(cursor, Cursor::default());
     }
 
     #[test]

@@ -212,6 +212,7 @@ pub(crate) fn shell(script: &str) -> Work {
     Work::Command(CommandSettings {
         argv,
         env: BTreeMap::new(),
+        env_from_worker: Vec::new(),
     })
 }
 

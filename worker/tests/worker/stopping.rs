@@ -274,7 +274,7 @@ async fn a_daemon_that_is_stopped_leaves_no_store_behind() {
     let script = format!(
         r#"if [ "$1" = store ]; then echo $$ > {}
         echo '{{"event":"listening","host":"h","port":1}}'; exec sleep 1000; fi
-        echo '{{"event":"finished","summary":{{}}}}'"#,
+        echo '{{"event":"finished","summary":{{}}}}' >&$MARQUEE_EVENTS_FD"#,
         pid_file.display()
     );
     daemon.install("marquee-trainer", &script);
