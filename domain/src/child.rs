@@ -12,8 +12,9 @@
 //!
 //! A command job's program gets neither spec nor channel: it has the environment alone, and all it prints
 //! is log.
-//! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` mean what torchrun means by
-//! them, for every kind of job.
+//! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT`, and all else that torchrun sets
+//! (`LOCAL_WORLD_SIZE`, `GROUP_*`, `ROLE_*`, `TORCHELASTIC_*`), mean what torchrun means by them, for every kind
+//! of job. A host is what torchrun calls a node.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ pub mod env {
     /// Prefix of one variable for each input, `MARQUEE_INPUT_<NAME>`: the artifact's folder.
     pub const INPUT_PREFIX: &str = "MARQUEE_INPUT_";
     pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+    /// The rank's own GPUs among those that it sees, by their places there, joined by commas. A command sees those
+    /// of all its gang's ranks on the host, in the order of local ranks; other kinds of job see their own.
+    pub const GPUS: &str = "MARQUEE_GPUS";
     /// Index of this element of a job array, from 0. Set for elements alone.
     pub const ARRAY_INDEX: &str = "MARQUEE_ARRAY_INDEX";
     /// Elements of the array. Set for elements alone.

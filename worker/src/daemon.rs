@@ -1,6 +1,6 @@
 //! The daemon's life: from its settings to its last word.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,7 +16,8 @@ use crate::config::{Config, OnStop};
 use crate::connect;
 use crate::env::Env;
 use crate::gpus::{Gpus, series};
-use crate::identity::Identity;
+use crate::identity::{Identity, Membership};
+use crate::kept::Kept;
 use crate::notify::Notifier;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
@@ -57,6 +58,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
+    host.kept.sweep(host.env.clock.now());
+
     let (until, until_seen) = watch::channel(Until::Ever);
     let notifier = Notifier::new();
     let session = Session {
@@ -64,6 +67,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         supervisor: Arc::clone(&supervisor),
         worker_id: identity.worker.to_string(),
         instance: identity.instance,
+        cluster: Membership::read(&host.config.data_dir)?,
         notifier,
         until: until_seen,
     };
@@ -138,6 +142,8 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
             config.fetch_secrets.clone(),
         ),
         transfers: Transfers::new(channel, Arc::clone(&env.random)),
+        kept: Kept::new(&config.data_dir),
+        rescued: Mutex::default(),
         env,
         news: Notify::new(),
         config,

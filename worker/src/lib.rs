@@ -19,6 +19,7 @@ mod files;
 pub mod gpus;
 pub mod identity;
 pub mod inventory;
+pub mod kept;
 pub mod notify;
 mod proc;
 pub mod process;

@@ -173,7 +173,8 @@ fn start_log(format: LogFormat) {
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
-            let log = log.with_ansi(std::io::stderr().is_terminal());
+            let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let log = log.with_ansi(std::io::stderr().is_terminal() && !is_plain);
             log.finish().with(filter).init();
         }
         LogFormat::Json => log.json().finish().with(filter).init(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use marquee_domain::RankKey;
 use marquee_domain::rate::RateShare;
 use marquee_proto::v1;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +23,10 @@ use crate::fault::at;
 use crate::files;
 use crate::rank::held::{HeldRank, Host};
 use crate::rank::life::Closed;
+use crate::rank::store::failure;
 use crate::rank::task::RankTask;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
+use crate::transfer::{NoRoom, TransferError};
 
 /// How long a rendezvous store outlives its rank, so that slower ranks can say goodbye to it.
 const STORE_LINGER: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ pub struct Supervisor {
     state: Mutex<State>,
     /// Rung when a rank's task has ended, or a rank is held no longer.
     closed: Notify,
+    /// Where work goes on that an order began.
+    runtime: Handle,
     /// Cancelled when stores shall linger no longer.
     no_linger: CancellationToken,
 }
@@ -65,6 +70,7 @@ impl Supervisor {
             host,
             state: Mutex::default(),
             closed: Notify::new(),
+            runtime: Handle::current(),
             no_linger: CancellationToken::new(),
         });
         let found = fs::read_dir(&attempts).map_err(|e| at(&attempts, e))?;
@@ -253,6 +259,48 @@ impl Supervisor {
         }
     }
 
+    /// Stores an output that was kept, and answers when that is done or given up.
+    pub fn rescue(&self, message: &v1::Rescue) -> io::Result<()> {
+        let key = RankKey::new(message.job_id, message.attempt, message.rank);
+        if message.committed {
+            info!(rank = %key, "the kept output is stored");
+            return self.host.kept.drop_output(key);
+        }
+        let host = Arc::clone(&self.host);
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            let stored = match host.kept.find(key) {
+                Some(folder) => host.transfers.upload(&folder, NoRoom::Fail).await,
+                None => {
+                    let path = host.config.data_dir.join("kept").join(key.to_string());
+                    let source = io::ErrorKind::NotFound.into();
+                    Err(TransferError::Disk { path, source })
+                }
+            };
+            let (output, failed) = match &stored {
+                Ok(manifest) => (Some(v1::Manifest::from(manifest)), None),
+                Err(error) => (None, Some(failure(error).into())),
+            };
+            let answer = v1::Rescued {
+                job_id: key.job.0,
+                attempt: key.attempt.0,
+                rank: key.rank.0,
+                output,
+                failure: failed,
+            };
+            let rescued = host.rescued.lock();
+            rescued.unwrap_or_else(PoisonError::into_inner).push(answer);
+            host.news.notify_one();
+        });
+        Ok(())
+    }
+
+    /// Whether the daemon is being stopped: no new rank is accepted.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.state().closing.is_some()
+    }
+
     /// Stops all ranks for the daemon's own end, and takes no more.
     pub fn stop_all(&self, grace: Duration, reason: &str) {
         let stop = StopOrder {
@@ -261,6 +309,7 @@ impl Supervisor {
             cause: StopCause::Shutdown,
         };
         self.state().closing = Some(stop.clone());
+        self.host.news.notify_one();
         for rank in self.ranks() {
             rank.order_stop(stop.clone());
         }

@@ -71,12 +71,34 @@ impl Layout {
         self.folder.join("log").join(format!("{name}.log"))
     }
 
+    pub(super) fn coordinator_data(&self) -> PathBuf {
+        self.folder.join("coordinator")
+    }
+
+    fn worker_data(&self, name: &str) -> PathBuf {
+        self.folder.join("workers").join(name)
+    }
+
+    /// Lets a worker join no cluster but this one, also while it has never met it: should our coordinator fail,
+    /// another one may listen in its place. A folder that belongs to a cluster already stays with it.
+    pub(super) fn belong(&self, number: u32, cluster: &str) -> Result<()> {
+        let folder = self.worker_data(&worker_name(number));
+        let path = folder.join("cluster-id");
+        if path.exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(&path, format!("{cluster}\n")))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
+    }
+
     pub(super) fn coordinator(&self, options: &ClusterOptions) -> Result<Program> {
         let args = vec![
             "--listen".into(),
             options.listen.to_string().into(),
             "--data-dir".into(),
-            self.folder.join("coordinator").into(),
+            self.coordinator_data().into(),
         ];
         self.program(
             "coordinator",
@@ -87,7 +109,7 @@ impl Layout {
     }
 
     pub(super) fn worker(&self, options: &ClusterOptions, number: u32) -> Result<Program> {
-        let name = format!("worker-{number}");
+        let name = worker_name(number);
         let port = options.listen.port();
         let host = match options.listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
@@ -101,7 +123,7 @@ impl Layout {
             "--name".into(),
             name.as_str().into(),
             "--data-dir".into(),
-            self.folder.join("workers").join(&name).into(),
+            self.worker_data(&name).into(),
             "--cpu-slots".into(),
             options.slots_per_worker.to_string().into(),
             "--threads-per-slot".into(),
@@ -130,6 +152,10 @@ impl Layout {
         args.extend(["--config".into(), settings.into()]);
         Ok(Program::new(name, beside_us(binary)?, args, self.log(name)))
     }
+}
+
+fn worker_name(number: u32) -> String {
+    format!("worker-{number}")
 }
 
 impl Drop for Layout {

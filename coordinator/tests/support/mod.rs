@@ -233,6 +233,7 @@ pub fn manifest(path: &str, contents: &[u8]) -> v1::Manifest {
             size_bytes,
             digest,
         }],
+        ..v1::Manifest::default()
     }
 }
 
@@ -251,6 +252,9 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
     let env = Env::system();
     let mut conn = database.db.read().await.unwrap();
     let rates = Rates::load(&mut conn, env.clock.now()).await.unwrap();
+    let cluster = marquee_store::cluster::get_cluster_id(&mut conn)
+        .await
+        .unwrap();
     drop(conn);
     let app = App {
         db: database.db.clone(),
@@ -263,6 +267,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
         reports: Counter::default(),
         sessions: Sessions::default(),
         rates,
+        cluster,
         settings: Settings {
             lease: LEASE,
             heartbeat_every: Duration::from_millis(100),

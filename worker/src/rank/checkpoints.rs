@@ -16,7 +16,7 @@ use super::ending::PATIENCE;
 use super::pump::{Cursor, LocalCheckpoint, own_line};
 use super::task::{DISK_LOW_BYTES, DISK_RETRY, RankTask};
 use crate::remove;
-use crate::transfer::TransferError;
+use crate::transfer::{NoRoom, TransferError};
 
 /// How long checkpoints may still be stored after an order to stop.
 const STOP_UPLOAD_MAX: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ impl RankTask {
         }
         let (transfers, checkpoint) = (self.host.transfers.clone(), newest.clone());
         let upload = async move {
-            let stored = transfers.upload(&checkpoint.path).await;
+            let stored = transfers.upload(&checkpoint.path, NoRoom::Fail).await;
             (checkpoint, stored)
         };
         Some(upload.boxed())

@@ -137,7 +137,7 @@ impl RankTask {
             let mut cursor = rank.spool().cursor().clone();
             let mut bodies = Vec::new();
             loop {
-                let pumped = output.step(&mut cursor, kind, true)?;
+                let pumped = output.step(&mut cursor, kind, true, false)?;
                 for body in pumped.bodies {
                     if let Body::Log(log) = body {
                         let bytes: usize = log.lines.iter().map(String::len).sum();

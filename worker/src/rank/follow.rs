@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a child that has just been started may go unreported. Most quick ones end sooner: all of
 /// such a one goes in one write to the disk and one message.
 const FIRST_WORD: Duration = Duration::from_millis(25);
+/// How often a line is shown that is written over and over, such as a progress bar.
+const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// When a child is looked at next.
 #[derive(Debug)]
 struct Pace {
@@ -67,6 +69,7 @@ impl RankTask {
         let mut upload_from = Instant::now();
         let (mut stopping, mut first_word, mut stuck) = (None, None, None);
         let mut is_buried = false;
+        let mut shown = Instant::now();
         loop {
             let mut is_known = true;
             let status = child.status().unwrap_or_else(|error| {
@@ -99,8 +102,13 @@ impl RankTask {
                     earliest: until,
                 }
             } else {
+                let show = shown.elapsed() >= SHOW_EVERY;
+                if show {
+                    shown = Instant::now();
+                }
+                let pid = child.pid();
                 let read = match &output {
-                    Some(output) => self.pump(output, kind, gone, child.pid(), unsaid).await,
+                    Some(output) => self.pump(output, kind, (gone, show), pid, unsaid).await,
                     None => Read::All,
                 };
                 if upload.is_none() && Instant::now() >= upload_from {
@@ -199,7 +207,7 @@ impl RankTask {
         &self,
         output: &Arc<Output>,
         kind: Stdout,
-        gone: bool,
+        (gone, show): (bool, bool),
         pid: Option<u32>,
         unsaid: &mut Unsaid,
     ) -> Read {
@@ -222,7 +230,7 @@ impl RankTask {
             let is_new = spool.state() < RankState::Running;
             drop(spool);
             let mut cursor = before.clone();
-            let pumped = output.step(&mut cursor, kind, gone)?;
+            let pumped = output.step(&mut cursor, kind, gone, show)?;
             let started = pid
                 .filter(|_| is_new)
                 .map(|pid| Body::Started(v1::RankStarted { pid }));

@@ -29,6 +29,7 @@ use crate::env::Env;
 use crate::fault::{at, is_full};
 use crate::files;
 use crate::gpus::Gpus;
+use crate::kept::Kept;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ pub struct Host {
     pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
+    pub kept: Kept,
+    /// Outputs that were asked for, as they are to be answered.
+    pub rescued: Mutex<Vec<v1::Rescued>>,
     pub env: Env,
     /// What children get of the daemon's environment.
     pub base_env: BaseEnv,

@@ -1,7 +1,6 @@
 //! A rank's life, from its assignment to its last report. The same path is walked again after a
 //! restart of the daemon: each step looks at what is on the disk first.
 
-use std::fs;
 use std::sync::Arc;
 
 use marquee_domain::artifact::Manifest;
@@ -22,7 +21,6 @@ use super::verdict::{Ending, judge};
 use super::{StartOrder, StopCause};
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
-use crate::transfer::{TransferError, is_disk_full};
 
 /// How a rank's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +98,10 @@ impl RankTask {
             // An upload may take long, and what the child said is not to wait for it.
             unsaid.cursor.get_or_insert(cursor);
             self.say(unsaid).await;
-            Some(self.unless_stopped(self.store_output()).await?)
+            match self.unless_stopped(self.store_output()).await {
+                Ok(output) => Some(output),
+                Err(interrupt) => return Err(self.keep_output(interrupt).await),
+            }
         } else {
             None
         };
@@ -209,36 +210,6 @@ impl RankTask {
         })
     }
 
-    /// Whether the rank need not put forward an output: a command's that left its folder empty. The
-    /// other kinds always have one, even if it is empty: none from them means that it got lost.
-    fn has_nothing_to_store(&self, kind: JobKind) -> bool {
-        match kind {
-            JobKind::Command => fs::read_dir(self.rank.dir.output())
-                .is_ok_and(|mut entries| entries.next().is_none()),
-            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => false,
-        }
-    }
-
-    /// Stores the job's output. The first rank's alone counts.
-    async fn store_output(&self) -> Result<Manifest, Interrupt> {
-        let stored = self.host.transfers.upload(&self.rank.dir.output()).await;
-        stored.map_err(|error| {
-            let class = match &error {
-                TransferError::NotAFile { .. }
-                | TransferError::Name { .. }
-                | TransferError::Manifest(_)
-                | TransferError::TooLong { .. } => FailureClass::UserError,
-                TransferError::Disk { .. } if is_disk_full(&error) => FailureClass::DiskFull,
-                TransferError::Disk { .. } | TransferError::Damaged { .. } => FailureClass::Crash,
-                TransferError::Refused { .. } => FailureClass::Network,
-            };
-            Interrupt::Failed(Failure {
-                class,
-                message: format!("the output cannot be stored: {error}"),
-            })
-        })
-    }
-
     /// The rank's last report, when nothing of it runs any more.
     async fn close(&self, end: Result<Done, Interrupt>, unsaid: Unsaid) -> Closed {
         if end.is_err() {
@@ -254,13 +225,9 @@ impl RankTask {
             .map(|stop| stop.cause);
         let body = match (cause, end) {
             (Some(StopCause::Forget), _) => return Closed::Forget,
-            (Some(StopCause::Coordinator), _) => Body::Stopped(v1::RankStopped {}),
-            (Some(StopCause::Shutdown), _) => {
-                let message = format!("worker {:?} was shut down", self.host.config.name);
-                failed(Failure {
-                    class: FailureClass::LostWorker,
-                    message,
-                })
+            // Nothing went wrong with it: that the coordinator did not ask for it says why.
+            (Some(StopCause::Coordinator | StopCause::Shutdown), _) => {
+                Body::Stopped(v1::RankStopped {})
             }
             (None, Ok(done)) => Body::Finished(v1::RankFinished {
                 summary_json: done.summary.to_string(),

@@ -51,7 +51,13 @@ impl Output {
     }
 
     /// Reads on in all of them.
-    pub(super) fn step(&self, cursor: &mut Cursor, kind: Stdout, gone: bool) -> io::Result<Pumped> {
+    pub(super) fn step(
+        &self,
+        cursor: &mut Cursor,
+        kind: Stdout,
+        gone: bool,
+        show: bool,
+    ) -> io::Result<Pumped> {
         let events = self.events.as_ref();
         let said = events.map(|events| pump::step_events(events, cursor));
         let mut said = said.transpose()?.unwrap_or(Pumped {
@@ -60,7 +66,7 @@ impl Output {
         });
         // Of a child with a channel nothing else is its word.
         let kind = if events.is_some() { Stdout::Log } else { kind };
-        let logged = pump::step((&self.stdout, &self.stderr), cursor, kind, gone)?;
+        let logged = pump::step((&self.stdout, &self.stderr), cursor, kind, gone, show)?;
         said.bodies.extend(logged.bodies);
         said.at_end &= logged.at_end;
         Ok(said)

@@ -249,8 +249,8 @@ fn input_failure(name: &str, error: &CacheError) -> Interrupt {
         },
         CacheError::Transfer(
             TransferError::Disk { .. }
-            | TransferError::NotAFile { .. }
-            | TransferError::Name { .. }
+            | TransferError::Unstorable(_)
+            | TransferError::NoRoom(_)
             | TransferError::Manifest(_)
             | TransferError::TooLong { .. },
         ) => FailureClass::Crash,

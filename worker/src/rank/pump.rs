@@ -17,7 +17,7 @@ use marquee_proto::v1::{RankLog, RankMetrics, RankProgress, RankRegrouped};
 use serde::{Deserialize, Serialize};
 
 use super::events;
-use super::lines::{self, Line, Position};
+use super::lines::{self, Cut, Line, Position};
 
 /// Bytes of log lines in one report, about: many lines travel together, and none waits.
 const LOG_REPORT_BYTES: usize = 64 * 1024;
@@ -97,7 +97,13 @@ pub struct Pumped {
 /// Reads on in the channel for events from `cursor`, and moves it. A last line without an end was never
 /// sent: its writer died over it.
 pub fn step_events(file: &File, cursor: &mut Cursor) -> io::Result<Pumped> {
-    let read = lines::read(file, &mut cursor.events, CHILD_LINE_MAX_BYTES, false)?;
+    let read = lines::read(
+        file,
+        &mut cursor.events,
+        CHILD_LINE_MAX_BYTES,
+        false,
+        Cut::LineFeeds,
+    )?;
     let mut sink = Sink {
         cursor,
         bodies: Vec::new(),
@@ -116,24 +122,23 @@ pub fn step_events(file: &File, cursor: &mut Cursor) -> io::Result<Pumped> {
     })
 }
 
-/// Reads on from `cursor`, and moves it.
+/// Reads on from `cursor`, and moves it. `show`: a line of log that is written over and over counts as it
+/// stands now.
 pub fn step(
     (stdout, stderr): (&File, &File),
     cursor: &mut Cursor,
     kind: Stdout,
     child_is_gone: bool,
+    show: bool,
 ) -> io::Result<Pumped> {
-    let stdout_line_max = match kind {
-        Stdout::Events => CHILD_LINE_MAX_BYTES,
-        Stdout::Log => LOG_LINE_MAX_BYTES,
+    let log = Cut::Terminal { show };
+    let (line_max, cut) = match kind {
+        Stdout::Events => (CHILD_LINE_MAX_BYTES, Cut::LineFeeds),
+        Stdout::Log => (LOG_LINE_MAX_BYTES, log),
     };
-    let out = lines::read(stdout, &mut cursor.stdout, stdout_line_max, child_is_gone)?;
-    let err = lines::read(
-        stderr,
-        &mut cursor.stderr,
-        LOG_LINE_MAX_BYTES,
-        child_is_gone,
-    )?;
+    let out = lines::read(stdout, &mut cursor.stdout, line_max, child_is_gone, cut)?;
+    let (line_max, position) = (LOG_LINE_MAX_BYTES, &mut cursor.stderr);
+    let err = lines::read(stderr, position, line_max, child_is_gone, log)?;
     let mut sink = Sink {
         cursor,
         bodies: Vec::new(),
@@ -314,7 +319,7 @@ mod tests {
         let (out, err) = files(stdout, stderr);
         let (mut cursor, mut bodies) = (Cursor::default(), Vec::new());
         loop {
-            let pumped = step((&out, &err), &mut cursor, kind, true).unwrap();
+            let pumped = step((&out, &err), &mut cursor, kind, true, false).unwrap();
             bodies.extend(pumped.bodies);
             if pumped.at_end {
                 return (bodies, cursor);
@@ -447,7 +452,7 @@ mod tests {
         };
         let mut lines = Vec::new();
         loop {
-            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true).unwrap();
+            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true, false).unwrap();
             lines.extend(log_lines(&pumped.bodies));
             if pumped.at_end {
                 break;

@@ -88,6 +88,7 @@ fn chain(body: &FromCoordinator) -> Option<RankKey> {
         FromCoordinator::Start(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::RanksLost(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Stop(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
+        FromCoordinator::Rescue(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Ack(_) | FromCoordinator::RateShares(_) | FromCoordinator::Welcome(_) => {
             None
         }
@@ -110,6 +111,7 @@ fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
             Ok(())
         }
         FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
+        FromCoordinator::Rescue(rescue) => supervisor.rescue(&rescue),
         FromCoordinator::Welcome(_) => {
             warn!("a second Welcome was ignored");
             Ok(())

@@ -307,6 +307,7 @@ impl Assigned {
             }),
             shares_rates: false,
             start: self.start,
+            ..v1::Assign::default()
         }
     }
 }

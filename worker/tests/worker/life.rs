@@ -280,7 +280,7 @@ async fn failures_name_their_class_and_cause() {
         (
             shell("ln -s /etc/passwd $MARQUEE_OUTPUT/x"),
             FailureClass::UserError,
-            "is a symbolic link",
+            "\"x\" is a link to \"/etc/passwd\", which lies outside the output",
         ),
     ];
     for (job, (work, class, message)) in (1..).zip(cases) {
