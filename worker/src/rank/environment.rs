@@ -409,6 +409,7 @@ mod tests {
         Work::Command(CommandSettings {
             argv: vec!["true".into()],
             env: BTreeMap::new(),
+            env_from_worker: Vec::new(),
         })
     }
 
