@@ -106,3 +106,16 @@ async fn a_worker_that_leaves_in_order_takes_its_children_along_and_costs_no_att
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_programs_write_no_colours_into_logs() -> Result<()> {
+    let cluster = TestCluster::start(1).await?;
+    let document = "name = \"gone\"\n[jobs.gone]\nkind = \"fetch\"\nsource = { type = \"folder\", path = \"/no/such/folder\" }\n";
+    let submitted = cluster.submit("gone", document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    let failed = |detail: &JobDetail| state(detail) == JobState::Failed;
+    cluster.wait_job(job, "failed", DEADLINE, failed).await?;
+    let log = cluster.log_of(job).await?;
+    assert!(!log.is_empty() && !log.contains('\u{1b}'), "{log:?}");
+    Ok(())
+}

@@ -27,6 +27,8 @@ use crate::transfer::Transfers;
 
 /// After the grace: time for last checkpoints and for what does not want to die.
 const STOP_MAX: Duration = Duration::from_secs(15);
+/// How often kept outputs are looked at for those whose time is over.
+const SWEEP_KEPT_EVERY: Duration = Duration::from_secs(3_600);
 /// How long last reports may wait for their acknowledgement; the spool keeps them.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
 /// How long the session may take to say goodbye.
@@ -58,7 +60,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
-    host.kept.sweep(host.env.clock.now());
+    tokio::spawn(sweep_kept(Arc::clone(&host)));
 
     let (until, until_seen) = watch::channel(Until::Ever);
     let notifier = Notifier::new();
@@ -108,6 +110,19 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     }
     info!("stopped");
     Ok(())
+}
+
+/// Removes kept outputs whose time is over, for as long as the daemon lives.
+async fn sweep_kept(host: Arc<Host>) {
+    loop {
+        let host = Arc::clone(&host);
+        let swept =
+            tokio::task::spawn_blocking(move || host.kept.sweep(host.env.clock.now())).await;
+        if let Err(join) = swept {
+            warn!(error = %join, "kept outputs were not looked at");
+        }
+        tokio::time::sleep(SWEEP_KEPT_EVERY).await;
+    }
 }
 
 /// Comes back when the daemon is told to stop. Without anybody who could tell, never.

@@ -2,9 +2,11 @@
 //! was barred.
 //!
 //! `kept/<job>-<attempt>-<rank>/` holds `output/`, moved there as it was, and `until`, when it is removed.
+//! Without that file it is counted from when the folder was made.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,10 +64,13 @@ impl Kept {
         let place = folder.join("output");
         if !place.is_dir() {
             fs::create_dir_all(&folder)?;
-            durable::write(&folder.join("until"), until.to_rfc3339().as_bytes())?;
+            // A job may have taken that right from itself, and a folder that moves is written to.
+            let _ = fs::set_permissions(output, fs::Permissions::from_mode(0o700));
             fs::rename(output, &place)?;
-            durable::sync_parent(&place)?;
-            durable::sync_parent(&folder)?;
+            // On a full disk it has no note, and is kept from the time it came.
+            if let Err(error) = self.note(&folder, until) {
+                warn!(rank = %key, %error, "until when an output is kept cannot be written down");
+            }
         }
         self.sweep(now);
         Ok((place, self.until(&folder).unwrap_or(until)))
@@ -125,11 +130,21 @@ impl Kept {
         self.root.join(key.to_string())
     }
 
+    fn note(&self, folder: &Path, until: DateTime<Utc>) -> io::Result<()> {
+        durable::write(&folder.join("until"), until.to_rfc3339().as_bytes())?;
+        durable::sync_parent(folder)
+    }
+
     fn until(&self, folder: &Path) -> Option<DateTime<Utc>> {
-        let text = fs::read_to_string(folder.join("until")).ok()?;
-        DateTime::parse_from_rfc3339(text.trim())
-            .ok()
-            .map(|until| until.to_utc())
+        let noted = fs::read_to_string(folder.join("until")).ok();
+        let noted = noted.and_then(|text| DateTime::parse_from_rfc3339(text.trim()).ok());
+        match noted {
+            Some(until) => Some(until.to_utc()),
+            None => {
+                let came = fs::metadata(folder).and_then(|found| found.modified());
+                came.ok().map(|came| DateTime::<Utc>::from(came) + KEPT_FOR)
+            }
+        }
     }
 }
 
@@ -166,6 +181,23 @@ mod tests {
         assert!(place.exists());
         kept.sweep(at(8));
         assert!(!place.exists() && kept.list().is_empty());
+    }
+
+    #[test]
+    fn without_its_note_and_read_only_it_is_kept_all_the_same() {
+        let data = tempfile::tempdir().unwrap();
+        let kept = Kept::new(data.path());
+        let output = data.path().join("output");
+        fs::create_dir(&output).unwrap();
+        fs::set_permissions(&output, fs::Permissions::from_mode(0o500)).unwrap();
+        let key = RankKey::new(7, 1, 0);
+        kept.keep(key, &output, at(0)).unwrap();
+        fs::remove_file(data.path().join("kept/7-1-0/until")).unwrap();
+        let made = fs::metadata(data.path().join("kept/7-1-0")).unwrap();
+        let made = DateTime::<Utc>::from(made.modified().unwrap());
+        assert_eq!(kept.list()[0].until, made + KEPT_FOR);
+        kept.sweep(made + KEPT_FOR + Duration::from_secs(1));
+        assert_eq!(kept.list(), []);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -31,7 +32,11 @@ impl Layout {
             let folder = folder.display();
             format!("the data folder {folder} cannot be used; choose another with --data-dir")
         };
-        fs::create_dir_all(folder.join("log")).with_context(cannot)?;
+        // Passable for the account that a private Postgres may run as; what is in it is nobody else's business.
+        make_private(&folder, 0o711).with_context(cannot)?;
+        for inner in ["log", "workers"] {
+            make_private(&folder.join(inner), 0o700).with_context(cannot)?;
+        }
         let path = folder.join("up.lock");
         let mut lock = File::options()
             .read(true)
@@ -80,17 +85,26 @@ impl Layout {
     }
 
     /// Lets a worker join no cluster but this one, also while it has never met it: should our coordinator fail,
-    /// another one may listen in its place. A folder that belongs to a cluster already stays with it.
+    /// another one may listen in its place.
     pub(super) fn belong(&self, number: u32, cluster: &str) -> Result<()> {
         let folder = self.worker_data(&worker_name(number));
         let path = folder.join("cluster-id");
-        if path.exists() {
-            return Ok(());
+        match fs::read_to_string(&path) {
+            Ok(known) if known.trim() == cluster => Ok(()),
+            Ok(known) => Err(anyhow!(
+                "the folder {} belongs to cluster {}, and the coordinator here is of cluster {cluster}; was its own \
+                 folder removed or replaced? Then remove that of the worker too",
+                folder.display(),
+                known.trim()
+            )
+            .into()),
+            Err(_) => {
+                fs::create_dir_all(&folder)
+                    .and_then(|()| fs::write(&path, format!("{cluster}\n")))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                Ok(())
+            }
         }
-        fs::create_dir_all(&folder)
-            .and_then(|()| fs::write(&path, format!("{cluster}\n")))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(())
     }
 
     pub(super) fn coordinator(&self, options: &ClusterOptions) -> Result<Program> {
@@ -154,6 +168,12 @@ impl Layout {
     }
 }
 
+/// Makes a folder if needed, with parents as usual, and gives it the mode also where it was there before.
+fn make_private(folder: &Path, mode: u32) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+}
+
 fn worker_name(number: u32) -> String {
     format!("worker-{number}")
 }
@@ -202,6 +222,23 @@ mod tests {
         first.unlock();
         assert!(!folder.path().join("up.lock").exists());
         Layout::lock(folder.path()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path()), 0o711);
+        assert_eq!(mode(&folder.path().join("workers")), 0o700);
+        assert_eq!(mode(&folder.path().join("log")), 0o700);
+    }
+
+    #[test]
+    fn a_workers_folder_belongs_to_one_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::lock(folder.path()).unwrap();
+        layout.belong(1, "c1").unwrap();
+        layout.belong(1, "c1").unwrap();
+        let error = layout.belong(1, "c2").unwrap_err().to_string();
+        assert!(
+            error.contains("worker-1") && error.contains("cluster c1"),
+            "{error}"
+        );
     }
 
     #[test]
