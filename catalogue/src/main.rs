@@ -1,6 +1,7 @@
 //! `marquee-catalogue`: a TMDb-compatible server to fetch from, and what tries and measures the data
 //! path: the fuzzer and the benchmarks that `cargo xtask` runs.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,8 +31,10 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !is_plain)
         .init();
     match args.command {
         Command::Serve(args) => runtime()?.block_on(serve::serve(args)),

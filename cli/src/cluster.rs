@@ -96,7 +96,11 @@ impl LocalCluster {
     pub(crate) async fn start(&mut self) -> Result<()> {
         let place = self.place();
         self.coordinator.start()?;
-        ready::coordinator(&mut self.coordinator, &place).await?;
+        let data_dir = self.layout.coordinator_data();
+        let cluster = ready::coordinator(&mut self.coordinator, &place, &data_dir).await?;
+        for number in 1..=self.options.workers {
+            self.layout.belong(number, &cluster)?;
+        }
         for worker in &mut self.workers {
             worker.start()?;
         }

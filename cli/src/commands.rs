@@ -216,7 +216,7 @@ mod tests {
                 "succeeded",
             ),
             ("marquee show Train", ErrorKind::ValueValidation, "p3/train"),
-            ("marquee report train", ErrorKind::ValueValidation, "p3"),
+            ("marquee report Train", ErrorKind::ValueValidation, "p3"),
             (
                 "marquee logs 17 --tail 0",
                 ErrorKind::ValueValidation,

@@ -192,9 +192,9 @@ impl Demo {
 async fn fetch_report(remote: &Remote, summary: &Summary, folder: &Folder) -> Result<PathBuf> {
     let job = summary.eval_job.context("the pipeline has no eval job")?;
     let artifact = requests::artifacts::find(remote, Which::JobId(job)).await?;
-    let files = artifact.manifest.unwrap_or_default().files;
+    let manifest = artifact.manifest.unwrap_or_default();
     let to = folder.report()?;
-    let written = download::files(remote, &files, &to).await?;
+    let written = download::files(remote, manifest, &to).await?;
     let page = written
         .into_iter()
         .find(|path| path.ends_with("report.html"));

@@ -28,6 +28,7 @@ mod requests;
 mod say;
 mod session;
 mod signals;
+mod source_paths;
 mod target;
 mod watch;
 

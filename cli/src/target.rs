@@ -1,5 +1,5 @@
 //! How users name jobs and pipelines: `17` is a job, `p3` a pipeline, `p3/train` the job `train`
-//! of pipeline 3, and `train` the newest job of that name.
+//! of pipeline 3, and `train` the newest job of that name, or else the newest pipeline of that name.
 
 use std::str::FromStr;
 
@@ -10,6 +10,7 @@ use marquee_proto::v1;
 
 use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
+use crate::requests::jobs;
 
 /// Newest jobs among which a name is looked for.
 const NAME_SEARCH_MAX: u32 = 1_000;
@@ -48,12 +49,28 @@ impl FromStr for Target {
     }
 }
 
-/// Reads a pipeline, with or without its `p`.
-pub(crate) fn parse_pipeline(text: &str) -> Result<PipelineId, String> {
-    let digits = text.strip_prefix('p').unwrap_or(text);
-    digits
-        .parse()
-        .map_err(|_| "write a pipeline's number, as in p3".to_owned())
+/// A pipeline, as options take it: one that is named as a [`Target`], and a bare number is a pipeline's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OfPipeline(Target);
+
+impl FromStr for OfPipeline {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self(Target::Pipeline(id)));
+        }
+        text.parse().map(Self).map_err(|_| {
+            "write a pipeline (p3), its name, or the name of a job of it (train)".to_owned()
+        })
+    }
+}
+
+impl OfPipeline {
+    /// Looks names up; numbers are taken as they are.
+    pub(crate) async fn resolve(&self, remote: &Remote) -> Result<i64> {
+        self.0.resolve_pipeline(remote).await
+    }
 }
 
 /// The job or pipeline that a target names.
@@ -69,8 +86,8 @@ impl Target {
         match self {
             Self::Job(id) => Ok(Resolved::Job(id.0)),
             Self::Pipeline(id) => Ok(Resolved::Pipeline(id.0)),
-            Self::JobOfPipeline(id, name) => find(remote, id.0, name).await.map(Resolved::Job),
-            Self::Named(name) => find(remote, 0, name).await.map(Resolved::Job),
+            Self::JobOfPipeline(id, name) => find_in(remote, *id, name).await.map(Resolved::Job),
+            Self::Named(name) => find_named(remote, name).await,
         }
     }
 
@@ -84,9 +101,55 @@ impl Target {
             ))),
         }
     }
+
+    /// The same for commands that take a pipeline: that of a job, where one is named.
+    pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
+        match self {
+            Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
+            Self::Job(_) | Self::Named(_) => match self.resolve(remote).await? {
+                Resolved::Pipeline(id) => Ok(id),
+                Resolved::Job(id) => {
+                    let detail = jobs::get(remote, id).await?;
+                    Ok(detail.job.map_or(0, |job| job.pipeline_id))
+                }
+            },
+        }
+    }
 }
 
-async fn find(remote: &Remote, pipeline_id: i64, name: &JobName) -> Result<i64> {
+/// The newest job of a name; where there is none, the newest pipeline.
+async fn find_named(remote: &Remote, name: &JobName) -> Result<Resolved> {
+    let jobs = newest_jobs(remote, 0).await?;
+    let named = jobs.iter().filter(|job| job.name == name.as_str());
+    if let Some(id) = named.map(|job| job.id).max() {
+        return Ok(Resolved::Job(id));
+    }
+    let of_named = jobs.iter().filter(|job| job.pipeline_name == name.as_str());
+    if let Some(id) = of_named.map(|job| job.pipeline_id).max() {
+        return Ok(Resolved::Pipeline(id));
+    }
+    let names = jobs
+        .iter()
+        .flat_map(|job| [job.name.as_str(), job.pipeline_name.as_str()]);
+    let meant = meant(name, names);
+    Err(not_found(format!(
+        "there is no job or pipeline \"{name}\" among the newest {NAME_SEARCH_MAX} jobs; \
+         {meant}\"marquee jobs\" lists them"
+    )))
+}
+
+async fn find_in(remote: &Remote, pipeline: PipelineId, name: &JobName) -> Result<i64> {
+    let jobs = newest_jobs(remote, pipeline.0).await?;
+    let named = jobs.iter().filter(|job| job.name == name.as_str());
+    named.map(|job| job.id).max().ok_or_else(|| {
+        let meant = meant(name, jobs.iter().map(|job| job.name.as_str()));
+        not_found(format!(
+            "pipeline p{pipeline} has no job \"{name}\"; {meant}see \"marquee show p{pipeline}\""
+        ))
+    })
+}
+
+async fn newest_jobs(remote: &Remote, pipeline_id: i64) -> Result<Vec<v1::Job>> {
     let request = v1::ListJobsRequest {
         pipeline_id,
         page_size: NAME_SEARCH_MAX,
@@ -97,35 +160,21 @@ async fn find(remote: &Remote, pipeline_id: i64, name: &JobName) -> Result<i64> 
             remote.jobs().list_jobs(quick(request.clone())).await
         })
         .await?;
-    let found = page
-        .jobs
-        .iter()
-        .filter(|job| job.name == name.as_str())
-        .map(|job| job.id)
-        .max();
-    found.ok_or_else(|| {
-        let names = page.jobs.iter().map(|job| job.name.as_str());
-        let meant = match nearest(name.as_str(), names) {
-            Some(meant) => format!("did you mean \"{meant}\"? "),
-            None => String::new(),
-        };
-        let message = if pipeline_id == 0 {
-            format!(
-                "there is no job \"{name}\" among the newest {NAME_SEARCH_MAX}; {meant}\"marquee \
-                 jobs\" lists them"
-            )
-        } else {
-            format!(
-                "pipeline p{pipeline_id} has no job \"{name}\"; {meant}see \"marquee show \
-                 p{pipeline_id}\""
-            )
-        };
-        let code = Some(ErrorCode::JobNotFound.as_str().to_owned());
-        CliError::Refused(PublicError {
-            code,
-            message,
-            fields: Vec::new(),
-        })
+    Ok(page.jobs)
+}
+
+fn meant<'a>(name: &JobName, names: impl Iterator<Item = &'a str>) -> String {
+    match nearest(name.as_str(), names) {
+        Some(meant) => format!("did you mean \"{meant}\"? "),
+        None => String::new(),
+    }
+}
+
+fn not_found(message: String) -> CliError {
+    CliError::Refused(PublicError {
+        code: Some(ErrorCode::JobNotFound.as_str().to_owned()),
+        message,
+        fields: Vec::new(),
     })
 }
 
@@ -149,6 +198,8 @@ mod tests {
                 "{bad}"
             );
         }
-        assert_eq!(parse_pipeline("p3"), parse_pipeline("3"));
+        assert_eq!("p3".parse::<OfPipeline>(), "3".parse());
+        assert_eq!("demo".parse(), Ok(OfPipeline(Target::Named(name("demo")))));
+        assert!("Demo".parse::<OfPipeline>().is_err());
     }
 }

@@ -12,6 +12,7 @@ use marquee_domain::limits;
 use marquee_store::Db;
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
@@ -50,6 +51,8 @@ pub struct App {
     pub sessions: Sessions,
     /// Shares of hosts' rates that fetch ranks have.
     pub rates: Rates,
+    /// Which cluster this is.
+    pub cluster: Uuid,
     pub settings: Settings,
     /// Cancelled when the coordinator is asked to stop: streams end, loops leave.
     pub shutdown: CancellationToken,

@@ -101,7 +101,9 @@ async fn assemble(
     let (db, lock) = database.open(env.random.uuid()).await?;
     let mut conn = db.read().await?;
     let rates = rates::Rates::load(&mut conn, env.clock.now()).await?;
+    let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
     drop(conn);
+    lock::note_cluster(&config.data_dir, cluster)?;
     let app = App {
         db,
         blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
@@ -113,6 +115,7 @@ async fn assemble(
         reports: session::Counter::default(),
         sessions: session::Sessions::default(),
         rates,
+        cluster,
         settings: config.settings,
         shutdown,
     };

@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use uuid::Uuid;
 
 /// Takes the data folder, and makes it where there is none. The lock lives as long as the file.
 pub fn data_folder(folder: &Path) -> anyhow::Result<File> {
@@ -43,6 +44,15 @@ pub fn data_folder(folder: &Path) -> anyhow::Result<File> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// Writes down which cluster the data folder is of, for whoever starts us and wants to know who answers.
+pub fn note_cluster(folder: &Path, cluster: Uuid) -> anyhow::Result<()> {
+    let path = folder.join("cluster-id");
+    let aside = folder.join("cluster-id.new");
+    std::fs::write(&aside, format!("{cluster}\n"))
+        .and_then(|()| std::fs::rename(&aside, &path))
+        .with_context(|| format!("could not write {path:?}"))
 }
 
 #[cfg(test)]

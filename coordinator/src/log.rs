@@ -23,11 +23,12 @@ pub enum Format {
 
 /// Starts the log of this process. Called once.
 pub fn start(format: Format) {
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         // The filter below says what is logged.
         .with_max_level(LevelFilter::TRACE)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(io::stderr().is_terminal() && !is_plain);
     match format {
         Format::Text => log.finish().with(filter()).init(),
         Format::Json => log.json().finish().with(filter()).init(),

@@ -212,7 +212,8 @@ impl Commits {
             work: Work::Command(CommandSettings {
                 argv: vec!["true".into()],
                 env: [].into(),
-            }),
+                env_from_worker: Vec::new(),
+}),
             needs: vec![],
             inputs: [].into(),
             resources: Resources {

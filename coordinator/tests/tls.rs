@@ -219,6 +219,7 @@ async fn a_worker_belongs_to_the_certificate_that_it_first_came_with() {
             state: v1::RankState::Running.into(),
             ..v1::HeldRank::default()
         }],
+        ..v1::Heartbeat::default()
     };
     let body = Some(Body::Heartbeat(heartbeat));
     outbox.send(v1::WorkerMessage { body }).await.unwrap();

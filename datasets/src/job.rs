@@ -1,7 +1,7 @@
 //! What a job of this crate tells its worker while it runs, and how it can end.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use marquee_domain::child::ChildEvent;
 use marquee_domain::failure::Failure;
 use tokio::sync::watch;
 
+use crate::channel::Channel;
 use crate::clock::Clock;
 use crate::dataset::DatasetError;
 use crate::shards::ShardError;
@@ -119,7 +120,7 @@ pub struct Reporter {
 }
 
 struct State {
-    out: Box<dyn Write + Send>,
+    out: Channel,
     phase: String,
     last_progress: Option<Instant>,
     last_metrics: Option<(Instant, u64, u64)>,
@@ -151,9 +152,9 @@ pub(crate) const FETCHED: &str = "fetched";
 impl Reporter {
     /// A reporter that writes to `out`.
     #[must_use]
-    pub fn new(out: impl Write + Send + 'static) -> Self {
+    pub fn new(out: Channel) -> Self {
         let state = State {
-            out: Box::new(out),
+            out,
             phase: String::new(),
             last_progress: None,
             last_metrics: None,
@@ -170,6 +171,15 @@ impl Reporter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .write(event);
+    }
+
+    /// Writes the event that decides about the job, and waits for room where the disk is full.
+    pub fn last_word(&self, event: &ChildEvent) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.write(event);
+        if let Err(error) = state.out.finish() {
+            tracing::error!(%error, "the last word cannot be written");
+        }
     }
 
     /// Tells how far the work is and how fast it goes, unless it was told a moment ago. The first

@@ -9,6 +9,7 @@
     reason = "pixels and colours are cut to size on purpose; counts and ids are converted checked"
 )]
 
+pub mod channel;
 pub mod clock;
 pub mod code;
 pub mod dataset;

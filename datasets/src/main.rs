@@ -1,5 +1,6 @@
 //! `marquee-prep`: fetch and preprocess as a child process, and export.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,8 +34,11 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    // A worker stores what we write, and shows it to people on other terminals.
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !is_plain)
         .init();
     match args.command {
         Command::Run(args) => runtime()?.block_on(run::run(args)),

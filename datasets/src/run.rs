@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use marquee_datasets::channel::Channel;
 use marquee_datasets::job::{Context, JobError, Reporter, Stop};
 use marquee_datasets::{fetch, preprocess};
 use marquee_domain::FailureClass;
@@ -22,8 +23,16 @@ pub(crate) struct RunArgs {
     spec: PathBuf,
 }
 
-/// Does the job. Events go to stdout, text for people to stderr; the exit status says how it ended.
+/// Does the job. Events go to the worker's channel, text for people to stderr; the exit status says how it
+/// ended.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let channel = match Channel::from_env() {
+        Ok(channel) => channel,
+        Err(error) => {
+            tracing::error!("events cannot be written: {error}");
+            return Ok(exit(child::ExitCode::USAGE));
+        }
+    };
     let spec = match read_spec(&args.spec) {
         Ok(spec) => spec,
         Err(error) => {
@@ -34,14 +43,16 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // One provider of cryptography for all TLS, chosen here so that no library brings its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let context = Context {
-        reporter: Reporter::new(std::io::stdout()),
+        reporter: Reporter::new(channel),
         stop: stop_on_signals()?,
         clock: system_clock,
         helper: Some(std::env::current_exe().context("this program cannot find itself")?),
     };
     let code = match work(spec, &context).await {
         Ok(summary) => {
-            context.reporter.event(&ChildEvent::Finished { summary });
+            context
+                .reporter
+                .last_word(&ChildEvent::Finished { summary });
             child::ExitCode::OK
         }
         Err(JobError::Stopped) => {
@@ -52,7 +63,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             tracing::error!(class = class.as_str(), "{message}");
             context
                 .reporter
-                .event(&ChildEvent::Failed { class, message });
+                .last_word(&ChildEvent::Failed { class, message });
             child::ExitCode::FAILED
         }
     };

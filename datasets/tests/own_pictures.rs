@@ -401,6 +401,7 @@ fn a_spec_that_is_none_is_a_usage_error_and_one_of_another_kind_a_user_error() {
     let command = Work::Command(CommandSettings {
         argv,
         env: BTreeMap::new(),
+        env_from_worker: Vec::new(),
     });
     let failure = workplace.run(command).failure();
     assert_eq!(failure.class, FailureClass::UserError);

@@ -2,13 +2,19 @@
 //!
 //! A worker starts `marquee-prep run SPEC` (fetch, preprocess) or `marquee-trainer run SPEC`
 //! (train, eval), one process a rank, in a process group of its own, with the path of a
-//! [`ChildSpec`] as JSON. The child writes one [`ChildEvent`] a line to stdout and free text for
-//! people to stderr, puts its results into `output`, and leaves with an [`ExitCode`]. On SIGTERM
-//! it writes a checkpoint if it can and leaves with [`ExitCode::STOPPED`].
+//! [`ChildSpec`] as JSON. The child writes one [`ChildEvent`] a line to its event channel, the
+//! descriptor that [`env::EVENTS_FD`] names, puts its results into `output`, and leaves with an
+//! [`ExitCode`]. On SIGTERM it writes a checkpoint if it can and leaves with [`ExitCode::STOPPED`].
 //!
-//! A command job's program gets no spec: it has the environment alone, and all it prints is log.
-//! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` mean what torchrun means by
-//! them, for every kind of job.
+//! What it writes to stdout and stderr is log, whatever it looks like: the child runs code of others
+//! (a TorchScript module prints what it likes), and none of it may be taken for the child's own word.
+//! Where no channel is named (a person started it, or a worker of version 0.1), events go to stdout.
+//!
+//! A command job's program gets neither spec nor channel: it has the environment alone, and all it prints
+//! is log.
+//! `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT`, and all else that torchrun sets
+//! (`LOCAL_WORLD_SIZE`, `GROUP_*`, `ROLE_*`, `TORCHELASTIC_*`), mean what torchrun means by them, for every kind
+//! of job. A host is what torchrun calls a node.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,11 +48,17 @@ pub mod env {
     /// Prefix of one variable for each input, `MARQUEE_INPUT_<NAME>`: the artifact's folder.
     pub const INPUT_PREFIX: &str = "MARQUEE_INPUT_";
     pub const CUDA_VISIBLE_DEVICES: &str = "CUDA_VISIBLE_DEVICES";
+    /// The rank's own GPUs among those that it sees, by their places there, joined by commas. A command sees those
+    /// of all its gang's ranks on the host, in the order of local ranks; other kinds of job see their own.
+    pub const GPUS: &str = "MARQUEE_GPUS";
     /// Index of this element of a job array, from 0. Set for elements alone.
     pub const ARRAY_INDEX: &str = "MARQUEE_ARRAY_INDEX";
     /// Elements of the array. Set for elements alone.
     pub const ARRAY_SIZE: &str = "MARQUEE_ARRAY_SIZE";
     pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+    /// Number of the open descriptor that takes [`super::ChildEvent`]s. Set for `marquee-prep` and
+    /// `marquee-trainer` alone.
+    pub const EVENTS_FD: &str = "MARQUEE_EVENTS_FD";
 }
 
 /// Folder in the artifact of a job array that holds one folder for each element, named by its
@@ -84,7 +96,7 @@ pub struct ChildSpec {
     pub threads: u32,
 }
 
-/// One line of a child's stdout.
+/// One line of a child's event channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum ChildEvent {

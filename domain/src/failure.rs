@@ -23,11 +23,13 @@ pub enum FailureClass {
     Network,
     /// The child died by a signal nobody sent on purpose, or broke the child contract.
     Crash,
+    /// A disk of the host ran out.
+    DiskFull,
 }
 
 impl FailureClass {
     /// Every class, for documentation and conversion tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UserError,
         Self::OutOfMemory,
         Self::BadInput,
@@ -36,6 +38,7 @@ impl FailureClass {
         Self::Timeout,
         Self::Network,
         Self::Crash,
+        Self::DiskFull,
     ];
 
     /// The word used in SQL, JSON and on screen.
@@ -50,6 +53,7 @@ impl FailureClass {
             Self::Timeout => "timeout",
             Self::Network => "network",
             Self::Crash => "crash",
+            Self::DiskFull => "disk_full",
         }
     }
 
@@ -68,7 +72,8 @@ impl FailureClass {
             | Self::DeviceFault
             | Self::LostWorker
             | Self::Network
-            | Self::Crash => true,
+            | Self::Crash
+            | Self::DiskFull => true,
         }
     }
 
@@ -77,7 +82,9 @@ impl FailureClass {
     #[must_use]
     pub fn spares_the_others(self) -> bool {
         match self {
-            Self::DeviceFault | Self::LostWorker | Self::Network | Self::Crash => true,
+            Self::DeviceFault | Self::LostWorker | Self::Network | Self::Crash | Self::DiskFull => {
+                true
+            }
             Self::UserError | Self::OutOfMemory | Self::BadInput | Self::Timeout => false,
         }
     }
@@ -91,10 +98,11 @@ impl FailureClass {
             Self::Timeout => 1,
             Self::LostWorker => 2,
             Self::Crash => 3,
-            Self::DeviceFault => 4,
-            Self::BadInput => 5,
-            Self::OutOfMemory => 6,
-            Self::UserError => 7,
+            Self::DiskFull => 4,
+            Self::DeviceFault => 5,
+            Self::BadInput => 6,
+            Self::OutOfMemory => 7,
+            Self::UserError => 8,
         }
     }
 }

@@ -28,10 +28,9 @@ pub fn digest(work: &Work, inputs: &BTreeMap<String, Manifest>) -> Digest {
 /// The digest of an artifact without the notes of how it came about.
 fn contents(manifest: &Manifest) -> Digest {
     let is_note = |path: &str| path.rsplit('/').next() == Some(RUN_NOTE_FILE);
-    let files = manifest.files.iter().filter(|file| !is_note(&file.path));
-    let rest = Manifest {
-        files: files.cloned().collect(),
-    };
+    let mut rest = manifest.clone();
+    rest.files.retain(|file| !is_note(&file.path));
+    rest.executables.retain(|path| !is_note(path));
     rest.digest()
 }
 

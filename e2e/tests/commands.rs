@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use marquee_e2e::TestCluster;
 use marquee_e2e::jobs::state;
-use marquee_proto::v1::{FailureClass, JobDetail, JobState};
+use marquee_proto::v1::{Attempt, AttemptState, FailureClass, JobDetail, JobState};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -69,23 +69,53 @@ async fn a_program_that_fails_is_the_users_and_is_not_tried_again() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_leaves_in_order_takes_its_children_along() -> Result<()> {
+async fn a_worker_that_leaves_in_order_takes_its_children_along_and_costs_no_attempt() -> Result<()>
+{
     let mut cluster = TestCluster::start(1).await?;
-    let document =
-        "name = \"long\"\n[jobs.long]\nkind = \"command\"\nargv = [\"sleep\", \"600\"]\n";
+    let document = "name = \"long\"\n[jobs.long]\nkind = \"command\"\nargv = [\"sleep\", \"600\"]\nmax_attempts = 1\n";
     let submitted = cluster.submit("long", document, &[]).await?;
     let job = submitted.jobs[0].id;
-    let running = |detail: &JobDetail| detail.attempts.iter().any(|a| a.started_at.is_some());
-    cluster.wait_job(job, "running", DEADLINE, running).await?;
+    for stops in 1..=2 {
+        let running = |detail: &JobDetail| {
+            state(detail) == JobState::Running
+                && detail
+                    .attempts
+                    .last()
+                    .is_some_and(|a| a.started_at.is_some())
+        };
+        cluster.wait_job(job, "running", DEADLINE, running).await?;
 
-    assert_eq!(cluster.worker(0).stop()?, 0);
-    let sleeping = marquee_e2e::process::processes_with("sleep 600");
-    assert_eq!(sleeping, []);
-    let queued = |detail: &JobDetail| state(detail) == JobState::Queued;
-    let detail = cluster
-        .wait_job(job, "queued again", Duration::from_secs(10), queued)
-        .await?;
-    let reason = detail.job.map(|job| job.reason).unwrap_or_default();
-    assert!(!reason.is_empty(), "a job that waits says why");
+        assert_eq!(cluster.worker(0).stop()?, 0);
+        let sleeping = marquee_e2e::process::processes_with("sleep 600");
+        assert_eq!(sleeping, []);
+        let queued = |detail: &JobDetail| state(detail) == JobState::Queued;
+        let detail = cluster
+            .wait_job(job, "queued again", Duration::from_secs(10), queued)
+            .await?;
+        let reason = detail.job.map(|job| job.reason).unwrap_or_default();
+        assert!(!reason.is_empty(), "a job that waits says why");
+        // One attempt for each stop: none went to the worker while it left.
+        assert_eq!(detail.attempts.len(), stops);
+        let costs_nothing = |a: &Attempt| a.state() == AttemptState::Interrupted;
+        assert!(
+            detail.attempts.iter().all(costs_nothing),
+            "{:#?}",
+            detail.attempts
+        );
+        cluster.restart_worker(0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_programs_write_no_colours_into_logs() -> Result<()> {
+    let cluster = TestCluster::start(1).await?;
+    let document = "name = \"gone\"\n[jobs.gone]\nkind = \"fetch\"\nsource = { type = \"folder\", path = \"/no/such/folder\" }\n";
+    let submitted = cluster.submit("gone", document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    let failed = |detail: &JobDetail| state(detail) == JobState::Failed;
+    cluster.wait_job(job, "failed", DEADLINE, failed).await?;
+    let log = cluster.log_of(job).await?;
+    assert!(!log.is_empty() && !log.contains('\u{1b}'), "{log:?}");
     Ok(())
 }

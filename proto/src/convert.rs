@@ -85,7 +85,7 @@ enum_pair!(RankState, v1::RankState, "state", {
 enum_pair!(FailureClass, v1::FailureClass, "class", {
     UserError => UserError, OutOfMemory => OutOfMemory, BadInput => BadInput,
     DeviceFault => DeviceFault, LostWorker => LostWorker, Timeout => Timeout,
-    Network => Network, Crash => Crash,
+    Network => Network, Crash => Crash, DiskFull => DiskFull,
 });
 
 impl From<Failure> for v1::Failure {
@@ -116,6 +116,8 @@ impl From<&Manifest> for v1::Manifest {
         });
         Self {
             files: files.collect(),
+            executables: manifest.executables.clone(),
+            empty_folders: manifest.empty_folders.clone(),
         }
     }
 }
@@ -138,7 +140,8 @@ impl TryFrom<v1::Manifest> for Manifest {
                 })
             })
             .collect();
-        Self::new(files?).map_err(|e| BadField::invalid("files", e))
+        Self::with_modes(files?, manifest.executables, manifest.empty_folders)
+            .map_err(|e| BadField::invalid("files", e))
     }
 }
 
@@ -268,7 +271,11 @@ mod tests {
             size_bytes: 0,
             digest,
         };
-        let error = Manifest::try_from(v1::Manifest { files: vec![file] }).unwrap_err();
+        let manifest = v1::Manifest {
+            files: vec![file],
+            ..v1::Manifest::default()
+        };
+        let error = Manifest::try_from(manifest).unwrap_err();
         assert_eq!(error.field, "files");
     }
 

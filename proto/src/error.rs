@@ -28,6 +28,10 @@ pub enum ErrorCode {
     WorkerNameTaken,
     /// The worker's id or name belongs to another certificate.
     WorkerOwned,
+    /// The worker belongs to another cluster.
+    OtherCluster,
+    /// No output of the job is kept that could become its artifact.
+    CannotRescue,
     /// An upload's size or digest does not fit what was announced.
     BlobMismatch,
     /// Postgres or the artifact folder cannot be reached just now.
@@ -40,7 +44,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -52,6 +56,8 @@ impl ErrorCode {
         Self::JobNotRetryable,
         Self::WorkerNameTaken,
         Self::WorkerOwned,
+        Self::OtherCluster,
+        Self::CannotRescue,
         Self::BlobMismatch,
         Self::StorageUnavailable,
         Self::LimitReached,
@@ -73,6 +79,8 @@ impl ErrorCode {
             Self::JobNotRetryable => "MQ0302",
             Self::WorkerNameTaken => "MQ0303",
             Self::WorkerOwned => "MQ0304",
+            Self::OtherCluster => "MQ0305",
+            Self::CannotRescue => "MQ0306",
             Self::BlobMismatch => "MQ0401",
             Self::StorageUnavailable => "MQ0501",
             Self::LimitReached => "MQ0502",
@@ -90,9 +98,11 @@ impl ErrorCode {
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
             | Self::BlobNotFound => Code::NotFound,
-            Self::JobHasEnded | Self::JobNotRetryable | Self::WorkerNameTaken => {
-                Code::FailedPrecondition
-            }
+            Self::JobHasEnded
+            | Self::JobNotRetryable
+            | Self::WorkerNameTaken
+            | Self::OtherCluster
+            | Self::CannotRescue => Code::FailedPrecondition,
             Self::WorkerOwned => Code::PermissionDenied,
             Self::BlobMismatch => Code::DataLoss,
             Self::StorageUnavailable => Code::Unavailable,

@@ -12,6 +12,7 @@
 pub mod artifacts;
 pub mod attempts;
 pub mod checkpoints;
+pub mod cluster;
 mod conn;
 mod convert;
 mod db;

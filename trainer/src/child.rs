@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use marquee_datasets::channel::Channel;
 use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
 
@@ -21,7 +22,13 @@ use crate::stop::{Stop, when_stdin_ends};
 /// all of `size` on this machine. With `until_eof` the end of stdin is taken as a request to stop.
 #[must_use]
 pub fn run_as_child(spec: &Path, size: Size, until_eof: bool) -> ExitCode {
-    let events = Arc::new(Events::to_stdout());
+    let events = match Channel::from_env() {
+        Ok(channel) => Arc::new(Events::to(channel)),
+        Err(error) => {
+            tracing::error!("events cannot be written: {error}");
+            return ExitCode::USAGE;
+        }
+    };
     let result = catch_unwind(AssertUnwindSafe(|| {
         run_or_launch(spec, size, until_eof, &events)
     }));

@@ -1,13 +1,14 @@
-//! What the child says: one JSON object a line on stdout, flushed at once.
+//! What the child says: one JSON object a line on its event channel, flushed at once.
 //!
-//! Invariant: values are finite, for JSON has no NaN. A failure to write is not an error: when the worker
-//! restarts, nobody reads for a while, and the rank must live until the new worker adopts it.
+//! Invariant: values are finite, for JSON has no NaN. A failure to write is not an error: the rank goes on,
+//! and its last word and exit code tell what came of it.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use marquee_datasets::channel::Channel;
 use marquee_domain::child::ChildEvent;
 
 /// Shortest time between two progress lines: a bar that moves twice a second looks alive.
@@ -21,7 +22,7 @@ pub(crate) struct Events {
 }
 
 struct State {
-    out: Box<dyn Write + Send>,
+    out: Channel,
     broken: bool,
     progress_at: Option<Instant>,
     progress_phase: String,
@@ -35,15 +36,8 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Events on stdout.
     #[must_use]
-    pub(crate) fn to_stdout() -> Self {
-        Self::to(Box::new(std::io::stdout()))
-    }
-
-    /// Events on any writer.
-    #[must_use]
-    pub(crate) fn to(out: Box<dyn Write + Send>) -> Self {
+    pub(crate) fn to(out: Channel) -> Self {
         let state = State {
             out,
             broken: false,
@@ -59,6 +53,17 @@ impl Events {
     /// Writes `event`.
     pub(crate) fn emit(&self, event: &ChildEvent) {
         self.lock().write(event);
+    }
+
+    /// Writes the event that decides about the job, and waits for room where the disk is full.
+    pub(crate) fn last_word(&self, event: &ChildEvent) {
+        let mut state = self.lock();
+        state.write(event);
+        if !state.broken
+            && let Err(error) = state.out.finish()
+        {
+            tracing::error!(%error, "the last word cannot be written");
+        }
     }
 
     /// Writes a line that is an event already.
@@ -142,6 +147,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::Arc;
 
     use super::*;
@@ -170,7 +176,7 @@ mod tests {
     #[test]
     fn progress_is_thinned_out_but_the_first_and_the_last_line_of_a_phase_are_there() {
         let sink = Sink::default();
-        let events = Events::to(Box::new(sink.clone()));
+        let events = Events::to(Channel::to(Box::new(sink.clone())));
         for done in 0..=100 {
             events.progress("epoch 1/2", done, 100, "images");
         }
@@ -186,7 +192,7 @@ mod tests {
     #[test]
     fn values_that_json_cannot_hold_are_left_out() {
         let sink = Sink::default();
-        let events = Events::to(Box::new(sink.clone()));
+        let events = Events::to(Channel::to(Box::new(sink.clone())));
         events.metrics(7, &[("a", 1.5), ("b", f64::NAN)]);
         events.metrics(8, &[("b", f64::INFINITY)]);
         assert_eq!(

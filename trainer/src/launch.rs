@@ -1,13 +1,15 @@
 //! `run --ranks N`: a whole gang on this machine, by hand, without coordinator or worker.
 //!
 //! This process serves the rendezvous store and starts one child a rank. Invariant: to whoever
-//! reads its stdout it behaves like one child: the events of the lowest rank that lives, and one last
-//! word for all. No rank outlives it: their stdin ends when it does.
+//! reads its events it behaves like one child: those of the lowest rank that lives, and one last
+//! word for all. What ranks print is for people, and goes to stderr. No rank outlives it: their stdin ends
+//! when it does.
 //!
 //! With `--min-ranks`, ranks that are left go on by themselves when one is lost; this process then does
 //! not end them, and takes the lost rank's failure for no failure of the job.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +22,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::child::{ChildEvent, ExitCode, env};
 use marquee_domain::limits::STOP_GRACE;
 use marquee_domain::resources::Device;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -130,7 +133,11 @@ fn start(
     )? {
         command.env(env::CUDA_VISIBLE_DEVICES, gpu);
     }
-    let mut child = command
+    // Inherited by this child alone: the next one is started when it is closed here.
+    let (events_out, events_in) = std::io::pipe().map_err(failed)?;
+    fcntl(&events_in, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| failed(e.into()))?;
+    let people = std::io::stderr().as_fd().try_clone_to_owned();
+    let child = command
         .args(["run", "--until-eof"])
         .arg(spec)
         .env(env::RANK, rank.to_string())
@@ -138,24 +145,23 @@ fn start(
         .env(env::WORLD_SIZE, size.ranks.to_string())
         .env(env::MASTER_ADDR, &store.host)
         .env(env::MASTER_PORT, store.port.to_string())
+        .env(env::EVENTS_FD, events_in.as_raw_fd().to_string())
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
+        .stdout(people.map_err(failed)?)
         // Ctrl-C reaches this process alone, which passes it on once.
         .process_group(0)
         .spawn()
         .map_err(failed)?;
     tracing::info!(rank, pid = child.id(), "started");
-    let stdout = child
-        .stdout
-        .take()
-        .ok_or_else(|| RunError::host(format!("rank {rank} has no stdout")))?;
+    // The rank has the only end left, so that what it says ends with it.
+    drop(events_in);
     let said = Arc::new(Mutex::new(LastWords::default()));
     let (words, speaker, events) = (said.clone(), speaker.clone(), events.clone());
     let reader = thread::Builder::new()
         .name(format!("rank-{rank}"))
         .spawn(move || {
             let speaks = || speaker.load(Ordering::Relaxed) == rank;
-            listen(BufReader::new(stdout), rank, &words, &events, speaks);
+            listen(BufReader::new(events_out), rank, &words, &events, speaks);
         })
         .map_err(failed)?;
     Ok(RankProcess {

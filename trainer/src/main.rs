@@ -1,7 +1,7 @@
 //! The binary `marquee-trainer`: a job's work as a child process, one a rank.
 //!
-//! Events go to stdout as JSON lines, words for people to stderr. Exit codes are those of
-//! [`marquee_domain::child::ExitCode`].
+//! Events go to the channel that `MARQUEE_EVENTS_FD` names, else to stdout, as JSON lines; words for people
+//! go to stderr. Exit codes are those of [`marquee_domain::child::ExitCode`].
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -77,9 +77,10 @@ fn main() {
     let filter: Targets = asked_for
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !is_plain)
         // The filter says what is logged.
         .with_max_level(LevelFilter::TRACE)
         .finish()

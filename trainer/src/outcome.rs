@@ -25,13 +25,13 @@ impl Outcome {
 pub(crate) fn conclude(result: Result<Outcome, RunError>, events: &Events) -> ExitCode {
     match result {
         Ok(Outcome::Finished(summary)) => {
-            events.emit(&ChildEvent::Finished { summary });
+            events.last_word(&ChildEvent::Finished { summary });
             ExitCode::OK
         }
         Ok(Outcome::Stopped) => ExitCode::STOPPED,
         Err(error) => {
             tracing::error!(class = error.class.as_str(), "{}", error.message);
-            events.emit(&ChildEvent::Failed {
+            events.last_word(&ChildEvent::Failed {
                 class: error.class,
                 message: error.message,
             });

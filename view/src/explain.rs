@@ -8,7 +8,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::JobStateName;
-use marquee_proto::v1::{Job, JobDetail};
+use marquee_proto::v1::{Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
 use crate::page::{Page, View};
@@ -179,6 +179,14 @@ impl Explanation<'_> {
                 let class = job.failure.as_ref().and_then(words::failure_class);
                 let mut hints: Vec<Hint> =
                     class.map(advice).map(Hint::Sentence).into_iter().collect();
+                let rescue = format!("marquee artifacts rescue {id}");
+                let names_it = |failure: &Failure| failure.message.contains(&rescue);
+                if job.failure.as_ref().is_some_and(names_it) {
+                    hints.push(Hint::command(
+                        rescue,
+                        "makes the output that was kept its result, once the cause is gone",
+                    ));
+                }
                 hints.push(Hint::command(
                     format!("marquee logs {id} --tail 50"),
                     "shows its last words",
@@ -223,6 +231,9 @@ fn advice(class: FailureClass) -> &'static str {
             "Check that the hosts reach each other and the service it names, then retry."
         }
         FailureClass::Crash => "The program died by itself: its last words in the log say most.",
+        FailureClass::DiskFull => {
+            "Make room on the host's disk (\"marquee-worker doctor\" there says how much is left), or let the job write less, then retry."
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Job<'a>(pub &'a v1::JobDetail);
 impl View for Job<'_> {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         if let Some(job) = &self.0.job {
-            let mut fields = facts(job, now);
+            let mut fields = facts(self.0, job, now);
             fields.extend(outcome::result(self.0).map(|words| ("result", words.into())));
             if let Some([first, ..]) = outcome::trained(self.0).as_deref() {
                 let told = trained::lines(first).into_iter();
@@ -42,7 +42,20 @@ impl View for Job<'_> {
     }
 }
 
-fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Cell)> {
+/// How many attempts were made; those that made room at no fault of the job are told apart.
+fn attempts(detail: &v1::JobDetail, job: &v1::Job) -> String {
+    let interrupted = |attempt: &&v1::Attempt| attempt.state() == v1::AttemptState::Interrupted;
+    let (made, most) = (job.attempt, job.max_attempts);
+    match detail.attempts.iter().filter(interrupted).count() {
+        0 if made > most => made.to_string(),
+        0 => format!("{made} of at most {most}"),
+        free => format!(
+            "{made}, of which {free} were interrupted and are not counted; at most {most} count"
+        ),
+    }
+}
+
+fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Cell)> {
     let at = |time: &Option<_>| {
         units::time(time.as_ref())
             .map(units::rfc3339)
@@ -67,7 +80,7 @@ fn facts(job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Cell)> {
     let problems = problems.unwrap_or_default();
     let attempts = match job.elements {
         Some(_) => String::new(),
-        None => format!("{} of at most {}", job.attempt, job.max_attempts),
+        None => attempts(detail, job),
     };
     vec![
         (

@@ -68,7 +68,7 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Cell> {
 fn attempts(job: &Job) -> String {
     match job.elements {
         Some(_) => String::new(),
-        None => format!("{}/{}", job.attempt, job.max_attempts),
+        None => words::attempt_of(job),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{units, words};
 pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
     let reused = job.reused_from_job_id != 0;
     let attempt = if job.attempt > 1 && job.elements.is_none() && !reused {
-        format!("attempt {}/{}", job.attempt, job.max_attempts)
+        format!("attempt {}", words::attempt_of(job))
     } else {
         String::new()
     };

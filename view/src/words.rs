@@ -92,6 +92,17 @@ pub fn job_kind(job: &v1::Job) -> &'static str {
     JobKind::try_from(job.kind()).map_or(UNKNOWN, JobKind::as_str)
 }
 
+/// `2/3`: the second attempt of at most three. Attempts that cost nothing, and those before a retry, have numbers
+/// too: of a number beyond the limit that says nothing, so it stands alone.
+#[must_use]
+pub fn attempt_of(job: &v1::Job) -> String {
+    if job.attempt > job.max_attempts {
+        job.attempt.to_string()
+    } else {
+        format!("{}/{}", job.attempt, job.max_attempts)
+    }
+}
+
 #[must_use]
 pub fn attempt_state(attempt: &v1::Attempt) -> &'static str {
     AttemptStateName::try_from(attempt.state()).map_or(UNKNOWN, AttemptStateName::as_str)

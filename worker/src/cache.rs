@@ -16,7 +16,12 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::durable;
-use crate::transfer::{TransferError, Transfers, parts_folder, remove_tree};
+use crate::fault::at;
+use crate::files;
+use crate::transfer::{TransferError, Transfers, parts_folder};
+
+/// Bytes of the disk that inputs leave free: for the spools of ranks, and for what jobs write.
+pub const DISK_RESERVE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The artifacts of this host.
 #[derive(Debug)]
@@ -77,6 +82,16 @@ pub enum CacheError {
         "an input of {needed} bytes does not fit: the cache may hold {max} bytes, and {pinned} of them are in use by ranks on this host; raise cache_max_bytes in the worker's settings"
     )]
     NoRoom { needed: u64, max: u64, pinned: u64 },
+    #[error(
+        "an input of {needed} bytes does not fit on the disk of {path:?}: {room} bytes are free there, of which {reserve} stay free and {promised} are promised to other inputs; make room, or send the job elsewhere",
+        reserve = DISK_RESERVE_BYTES
+    )]
+    DiskFull {
+        path: PathBuf,
+        needed: u64,
+        room: u64,
+        promised: u64,
+    },
     #[error(transparent)]
     Transfer(#[from] TransferError),
     #[error("the artifact cache at {path:?}: {source}")]
@@ -92,19 +107,13 @@ impl Cache {
             index: Mutex::default(),
         };
         for folder in ["artifacts", "incoming"] {
-            fs::create_dir_all(root.join(folder))?;
+            files::make_folder(&root.join(folder))?;
         }
+        let artifacts = root.join("artifacts");
+        durable::sweep(&artifacts)?;
         let mut present = BTreeMap::new();
-        for entry in fs::read_dir(root.join("artifacts"))? {
-            let entry = entry?;
-            if entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(durable::DOOMED_PREFIX)
-            {
-                fs::remove_dir_all(entry.path())?;
-                continue;
-            }
+        for entry in fs::read_dir(&artifacts).map_err(|e| at(&artifacts, e))? {
+            let entry = entry.map_err(|e| at(&artifacts, e))?;
             let Some(digest) = entry
                 .file_name()
                 .to_str()
@@ -114,7 +123,9 @@ impl Cache {
             };
             match cache.note(&digest) {
                 Ok(note) => {
-                    let used = fs::metadata(cache.note_path(&digest))?.modified()?;
+                    let used =
+                        fs::metadata(cache.note_path(&digest)).and_then(|note| note.modified());
+                    let used = used.unwrap_or(SystemTime::UNIX_EPOCH);
                     present.insert(
                         digest,
                         Present {
@@ -125,7 +136,7 @@ impl Cache {
                 }
                 Err(error) => {
                     warn!(%digest, %error, "an artifact without its note leaves the cache");
-                    remove_tree(&entry.path())?;
+                    durable::remove_or_leave(&entry.path());
                 }
             }
         }
@@ -144,18 +155,23 @@ impl Cache {
     }
 
     /// Removes begun downloads that no held rank waits for. To be called when all are pinned.
-    pub fn sweep(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join("incoming"))? {
-            let entry = entry?;
-            let wanted = entry
-                .path()
+    pub fn sweep(&self) {
+        let incoming = self.root.join("incoming");
+        let entries = match fs::read_dir(&incoming) {
+            Ok(entries) => entries,
+            Err(error) => {
+                warn!(?incoming, %error, "begun downloads cannot be looked through");
+                return;
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let digest = path
                 .file_stem()
                 .and_then(|stem| stem.to_str()?.parse::<Digest>().ok());
-            if !wanted.is_some_and(|digest| self.index().pins.contains_key(&digest)) {
-                fs::remove_dir_all(entry.path())?;
+            if !digest.is_some_and(|digest| self.index().pins.contains_key(&digest)) {
+                durable::remove_or_leave(&path);
             }
         }
-        Ok(())
     }
 
     /// The folder of an artifact, brought here if it is not. `now` orders evictions.
@@ -198,10 +214,10 @@ impl Cache {
         }
         if !self.is_unchanged(digest) {
             warn!(%digest, "an artifact in the cache was changed by someone; it is fetched again");
-            self.evict(digest).map_err(disk)?;
+            self.evict(digest);
             return Ok(false);
         }
-        fs::File::open(self.note_path(digest))
+        files::open(&self.note_path(digest))
             .and_then(|file| file.set_modified(now))
             .map_err(disk)?;
         if let Some(present) = self.index().present.get_mut(digest) {
@@ -220,8 +236,10 @@ impl Cache {
             .iter()
             .zip(&note.modified_ns)
             .all(|(file, modified)| {
-                fs::metadata(folder.join(&file.path)).is_ok_and(|found| {
-                    found.len() == file.size_bytes && modified_ns(&found) == *modified
+                fs::symlink_metadata(folder.join(&file.path)).is_ok_and(|found| {
+                    found.is_file()
+                        && found.len() == file.size_bytes
+                        && modified_ns(&found) == *modified
                 })
             })
     }
@@ -246,11 +264,11 @@ impl Cache {
                 modified_ns,
             },
         )?;
-        fs::File::open(self.note_path(digest))?.set_modified(now)?;
+        files::open(&self.note_path(digest))?.set_modified(now)?;
         let target = self.artifact_path(digest);
-        fs::rename(incoming, &target)?;
+        fs::rename(incoming, &target).map_err(|e| at(&target, e))?;
         durable::sync_parent(&target)?;
-        remove_tree(&parts_folder(incoming))?;
+        durable::remove_or_leave(&parts_folder(incoming));
         let present = Present {
             bytes: manifest.size_bytes(),
             used: now,
@@ -259,14 +277,24 @@ impl Cache {
         Ok(())
     }
 
-    /// Makes room, oldest use first, and keeps it for the download of `digest`.
+    /// Makes room, oldest use first, and keeps it for the download of `digest`: room that the settings
+    /// allow, and room that the disk has.
     fn reserve(&self, digest: &Digest, needed: u64) -> Result<Reservation<'_>, CacheError> {
+        // What an earlier try brought is on the disk already.
+        let missing = needed.saturating_sub(self.begun_bytes(digest));
         loop {
+            let room = self.disk_room();
             let victim = {
                 let mut index = self.index();
                 let held: u64 = index.present.values().map(|p| p.bytes).sum();
                 let promised: u64 = index.reserved.values().sum();
-                if held + promised + needed <= self.max_bytes {
+                let is_allowed =
+                    held.saturating_add(promised).saturating_add(needed) <= self.max_bytes;
+                let wanted = promised
+                    .saturating_add(missing)
+                    .saturating_add(DISK_RESERVE_BYTES);
+                let fits = room.is_none_or(|room| wanted <= room) || missing == 0;
+                if is_allowed && fits {
                     index.reserved.insert(digest.clone(), needed);
                     return Ok(Reservation {
                         cache: self,
@@ -279,6 +307,14 @@ impl Cache {
                     .filter(|(d, _)| !index.pins.contains_key(*d));
                 match unpinned.min_by_key(|(_, present)| present.used) {
                     Some((victim, _)) => victim.clone(),
+                    None if is_allowed => {
+                        return Err(CacheError::DiskFull {
+                            path: self.root.clone(),
+                            needed,
+                            room: room.unwrap_or(0),
+                            promised,
+                        });
+                    }
                     None => {
                         let (max, pinned) = (self.max_bytes, held + promised);
                         return Err(CacheError::NoRoom {
@@ -290,20 +326,44 @@ impl Cache {
                 }
             };
             info!(digest = %victim, "evicting the artifact that was not used for longest");
-            let path = self.artifact_path(&victim);
-            self.evict(&victim)
-                .map_err(|source| CacheError::Disk { path, source })?;
+            self.evict(&victim);
         }
     }
 
-    fn evict(&self, digest: &Digest) -> io::Result<()> {
+    /// Bytes that the disk has left. None where it does not say.
+    fn disk_room(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.root).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Bytes that a download has brought so far.
+    fn begun_bytes(&self, digest: &Digest) -> u64 {
+        let incoming = self.root.join("incoming").join(digest.as_str());
+        let mut folders = vec![parts_folder(&incoming), incoming];
+        let mut bytes = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.metadata() {
+                    Ok(found) if found.is_dir() => folders.push(entry.path()),
+                    Ok(found) => bytes += found.len(),
+                    Err(_) => {}
+                }
+            }
+        }
+        bytes
+    }
+
+    /// Lets go of an artifact. What cannot be removed is set aside: the next download does not meet it.
+    fn evict(&self, digest: &Digest) {
         self.index().present.remove(digest);
-        remove_tree(&self.artifact_path(digest))?;
-        fs::remove_file(self.note_path(digest))
+        durable::remove_or_leave(&self.artifact_path(digest));
+        durable::remove_or_leave(&self.note_path(digest));
     }
 
     fn note(&self, digest: &Digest) -> io::Result<Note> {
-        Ok(serde_json::from_slice(&fs::read(self.note_path(digest))?)?)
+        Ok(serde_json::from_slice(&files::read(
+            &self.note_path(digest),
+        )?)?)
     }
 
     fn artifact_path(&self, digest: &Digest) -> PathBuf {

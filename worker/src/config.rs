@@ -15,6 +15,8 @@ pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7700";
 /// Bytes of inputs kept: some dozens of prepared datasets, a small part of a training host's disk.
 pub const DEFAULT_CACHE_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// What fetch jobs may name as their credential, where nothing else is said.
+pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "MARQUEE_WORKER";
 
@@ -34,7 +36,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 15] = [
     "coordinator",
     "name",
     "data_dir",
@@ -45,6 +47,8 @@ const KEYS: [&str; 13] = [
     "address",
     "on_stop",
     "log_format",
+    "command_secrets",
+    "fetch_secrets",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -88,6 +92,10 @@ pub struct Config {
     pub address: Option<String>,
     pub on_stop: OnStop,
     pub log_format: LogFormat,
+    /// Variables of the worker's environment that command jobs get where they name them.
+    pub command_secrets: Vec<String>,
+    /// Variables that fetch jobs may name as their credential.
+    pub fetch_secrets: Vec<String>,
     pub tls: Option<Tls>,
 }
 
@@ -172,8 +180,26 @@ impl Config {
             log_format: values
                 .word("log_format", &LOG_FORMAT)?
                 .unwrap_or(LogFormat::Text),
+            command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
+            fetch_secrets: names(values, "fetch_secrets")?
+                .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
         })
     }
+}
+
+/// Names of environment variables, separated by spaces or commas.
+fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+    let must_be = "it must be names of environment variables, separated by spaces";
+    let is_name = |name: &str| {
+        let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        name.bytes().all(is_fine) && !name.starts_with(ENV_PREFIX)
+    };
+    let names = |text: &str| {
+        let names = text.split([' ', ',']).filter(|name| !name.is_empty());
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        names.iter().all(|name| is_name(name)).then_some(names)
+    };
+    Ok(values.parsed(key, must_be, names)?)
 }
 
 /// The word that stands for a meaning, as a file would have it.
@@ -199,6 +225,8 @@ impl Config {
             address: None,
             on_stop: OnStop::Stop,
             log_format: LogFormat::Text,
+            command_secrets: Vec::new(),
+            fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
             tls: None,
         }
     }
@@ -342,17 +370,35 @@ mod tests {
     fn the_list_of_keys_is_the_list_of_fields() {
         let all = "coordinator = \"http://h:1\"\nname = \"n\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
-            on_stop = \"keep\"\nlog_format = \"json\"";
+            on_stop = \"keep\"\nlog_format = \"json\"\n\
+            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
         assert_eq!(config.address.as_deref(), Some("a"));
         assert_eq!(config.on_stop, OnStop::Keep);
         assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
+        assert!(config.fetch_secrets.is_empty());
         assert_eq!(
             (config.data_dir, config.bin_dir),
             ("/d".into(), "/b".into())
         );
+    }
+
+    #[test]
+    fn a_secret_is_named_and_never_written_into_the_settings() {
+        for wrong in ["WANDB_API_KEY=abc", "MARQUEE_WORKER__TLS__KEY", "A;B"] {
+            let text = format!("command_secrets = {wrong:?}");
+            let error = load(&text, &[], Settings::default()).unwrap_err();
+            assert!(
+                error.to_string().contains("names of environment"),
+                "{error}"
+            );
+        }
+        let usual = load("", &[], Settings::default()).unwrap();
+        assert!(usual.command_secrets.is_empty());
+        assert_eq!(usual.fetch_secrets, DEFAULT_FETCH_SECRETS);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The daemon's life: from its settings to its last word.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,8 +16,10 @@ use crate::config::{Config, OnStop};
 use crate::connect;
 use crate::env::Env;
 use crate::gpus::{Gpus, series};
-use crate::identity::Identity;
+use crate::identity::{Identity, Membership};
+use crate::kept::Kept;
 use crate::notify::Notifier;
+use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
@@ -25,6 +27,8 @@ use crate::transfer::Transfers;
 
 /// After the grace: time for last checkpoints and for what does not want to die.
 const STOP_MAX: Duration = Duration::from_secs(15);
+/// How often kept outputs are looked at for those whose time is over.
+const SWEEP_KEPT_EVERY: Duration = Duration::from_secs(3_600);
 /// How long last reports may wait for their acknowledgement; the spool keeps them.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
 /// How long the session may take to say goodbye.
@@ -56,6 +60,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
+    tokio::spawn(sweep_kept(Arc::clone(&host)));
+
     let (until, until_seen) = watch::channel(Until::Ever);
     let notifier = Notifier::new();
     let session = Session {
@@ -63,6 +69,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         supervisor: Arc::clone(&supervisor),
         worker_id: identity.worker.to_string(),
         instance: identity.instance,
+        cluster: Membership::read(&host.config.data_dir)?,
         notifier,
         until: until_seen,
     };
@@ -105,6 +112,19 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     Ok(())
 }
 
+/// Removes kept outputs whose time is over, for as long as the daemon lives.
+async fn sweep_kept(host: Arc<Host>) {
+    loop {
+        let host = Arc::clone(&host);
+        let swept =
+            tokio::task::spawn_blocking(move || host.kept.sweep(host.env.clock.now())).await;
+        if let Err(join) = swept {
+            warn!(error = %join, "kept outputs were not looked at");
+        }
+        tokio::time::sleep(SWEEP_KEPT_EVERY).await;
+    }
+}
+
 /// Comes back when the daemon is told to stop. Without anybody who could tell, never.
 async fn told(stop: &mut mpsc::Receiver<()>) {
     if stop.recv().await.is_none() {
@@ -131,7 +151,14 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
+        base_env: BaseEnv::new(
+            env.machine.environment(),
+            config.command_secrets.clone(),
+            config.fetch_secrets.clone(),
+        ),
         transfers: Transfers::new(channel, Arc::clone(&env.random)),
+        kept: Kept::new(&config.data_dir),
+        rescued: Mutex::default(),
         env,
         news: Notify::new(),
         config,

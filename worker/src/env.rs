@@ -5,6 +5,8 @@
 //! Waiting is tokio's clock, and files are real: under a simulation the first is driven by it, and the
 //! second cost no simulated time.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::path::Path;
@@ -74,6 +76,9 @@ pub trait Machine: std::fmt::Debug + Send + Sync {
     /// What its `marquee-prep` says of its code; empty where it says nothing.
     fn prep_code<'a>(&'a self, bin_dir: &'a Path) -> BoxFuture<'a, String>;
 
+    /// The environment that the daemon was started in.
+    fn environment(&self) -> BTreeMap<OsString, OsString>;
+
     /// A port of `host` that nobody listens at just now.
     fn free_port(&self, host: &str) -> io::Result<u16>;
 }
@@ -127,6 +132,10 @@ impl Machine for ThisMachine {
 
     fn prep_code<'a>(&'a self, bin_dir: &'a Path) -> BoxFuture<'a, String> {
         prep_code(bin_dir).boxed()
+    }
+
+    fn environment(&self) -> BTreeMap<OsString, OsString> {
+        std::env::vars_os().collect()
     }
 
     fn free_port(&self, host: &str) -> io::Result<u16> {

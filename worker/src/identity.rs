@@ -34,6 +34,10 @@ pub enum IdentityError {
         "{path:?} holds no UUID; it names this worker for ever: restore it, or delete it to join as a new worker"
     )]
     WorkerId { path: PathBuf },
+    #[error(
+        "{path:?} holds no UUID; it names the cluster that this worker belongs to: restore it, or delete it to join the next coordinator's"
+    )]
+    ClusterId { path: PathBuf },
     #[error("the kernel's boot id cannot be read: {source}")]
     BootId { source: io::Error },
 }
@@ -65,6 +69,52 @@ impl Identity {
             instance: env.random.uuid(),
             _lock: lock,
         })
+    }
+}
+
+/// Which cluster the worker's data folder belongs to: the first that welcomed it. Ranks are named alike in all
+/// clusters, so that in another one it would report for jobs that are not its own.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    path: PathBuf,
+    cluster: Option<Uuid>,
+}
+
+impl Membership {
+    /// What earlier daemons noted.
+    pub fn read(data_dir: &Path) -> Result<Self, IdentityError> {
+        let path = data_dir.join("cluster-id");
+        let cluster = match fs::read_to_string(&path) {
+            Ok(text) => {
+                let id = text.trim().parse();
+                Some(id.map_err(|_| IdentityError::ClusterId { path: path.clone() })?)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(IdentityError::Folder { path, source }),
+        };
+        Ok(Self { path, cluster })
+    }
+
+    /// The cluster's id, as Hello carries it; empty before the first welcome.
+    #[must_use]
+    pub fn to_wire(&self) -> String {
+        self.cluster.map(|id| id.to_string()).unwrap_or_default()
+    }
+
+    /// Whether a coordinator is of this worker's cluster. The first one is, from then on. One of an older
+    /// version does not say what it is.
+    pub fn admits(&mut self, cluster_id: &str) -> io::Result<bool> {
+        let Ok(theirs) = cluster_id.parse::<Uuid>() else {
+            return Ok(true);
+        };
+        match self.cluster {
+            Some(ours) => Ok(ours == theirs),
+            None => {
+                durable::write(&self.path, format!("{theirs}\n").as_bytes())?;
+                self.cluster = Some(theirs);
+                Ok(true)
+            }
+        }
     }
 }
 
@@ -113,6 +163,23 @@ mod tests {
         let _first = Identity::claim(dir.path(), &Env::real()).unwrap();
         let error = Identity::claim(dir.path(), &Env::real()).unwrap_err();
         assert!(matches!(error, IdentityError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_data_folder_belongs_to_the_cluster_that_welcomed_it_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut membership = Membership::read(dir.path()).unwrap();
+        assert_eq!(membership.to_wire(), "");
+        assert!(membership.admits("").unwrap(), "an older coordinator");
+        let [ours, theirs] = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        assert!(membership.admits(&ours.to_string()).unwrap());
+        let mut again = Membership::read(dir.path()).unwrap();
+        assert_eq!(again.to_wire(), ours.to_string());
+        assert!(!again.admits(&theirs.to_string()).unwrap());
+        assert!(again.admits(&ours.to_string()).unwrap());
+        assert!(again.admits("").unwrap());
+        fs::write(dir.path().join("cluster-id"), "x").unwrap();
+        assert!(Membership::read(dir.path()).is_err());
     }
 
     #[test]

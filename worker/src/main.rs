@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
-use marquee_worker::process::keeper;
+use marquee_worker::process::keeper::{self, Keep};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -70,6 +70,10 @@ enum Command {
     Keep {
         dir: PathBuf,
         launch: u32,
+        #[arg(long)]
+        events: bool,
+        #[arg(long)]
+        cgroup: Option<PathBuf>,
         #[arg(last = true, required = true)]
         argv: Vec<OsString>,
     },
@@ -80,8 +84,20 @@ fn main() -> anyhow::Result<ExitCode> {
     match arguments.command {
         Some(Command::Doctor { json }) => look(arguments, json),
         // Single-threaded, as blocking its signals demands.
-        Some(Command::Keep { dir, launch, argv }) => {
-            keeper::keep(&dir, launch, &argv)?;
+        Some(Command::Keep {
+            dir,
+            launch,
+            events,
+            cgroup,
+            argv,
+        }) => {
+            keeper::keep(&Keep {
+                dir,
+                launch,
+                events,
+                cgroup,
+                argv,
+            })?;
             Ok(ExitCode::SUCCESS)
         }
         None => {
@@ -157,7 +173,8 @@ fn start_log(format: LogFormat) {
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
-            let log = log.with_ansi(std::io::stderr().is_terminal());
+            let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+            let log = log.with_ansi(std::io::stderr().is_terminal() && !is_plain);
             log.finish().with(filter).init();
         }
         LogFormat::Json => log.json().finish().with(filter).init(),

@@ -1,6 +1,7 @@
 //! What the kernel shows in `/proc`, through the crate `procfs`: the only place of this crate that
 //! reads there.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use procfs::process::{ProcState, all_processes};
@@ -15,16 +16,20 @@ pub(crate) struct Stat {
     pub(crate) start: u64,
     /// It ended, and is listed until its parent takes notice. It holds no device and no memory.
     pub(crate) is_zombie: bool,
+    /// A signal holds it up until another one lets it go on.
+    pub(crate) is_stopped: bool,
 }
 
 impl From<procfs::process::Stat> for Stat {
     fn from(stat: procfs::process::Stat) -> Self {
         let is_zombie = matches!(stat.state(), Ok(ProcState::Zombie | ProcState::Dead));
+        let is_stopped = matches!(stat.state(), Ok(ProcState::Stopped | ProcState::Tracing));
         Self {
             parent: stat.ppid,
             session: stat.session,
             start: stat.starttime,
             is_zombie,
+            is_stopped,
         }
     }
 }
@@ -45,6 +50,42 @@ pub(crate) fn running() -> Vec<(i32, Stat)> {
         .filter_map(|process| Some((process.pid, Stat::from(process.stat().ok()?))))
         .filter(|(_, stat)| !stat.is_zombie)
         .collect()
+}
+
+/// All processes below one of `tops`, without these themselves.
+pub(crate) fn below(tops: &[i32], all: &[(i32, Stat)]) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, stat) in all {
+        children.entry(stat.parent).or_default().push(*pid);
+    }
+    let mut family = tops.to_vec();
+    let mut next = 0;
+    while let Some(parent) = family.get(next) {
+        family.extend(children.remove(parent).unwrap_or_default());
+        next += 1;
+    }
+    family.split_off(tops.len())
+}
+
+/// The children of this process, those that have ended and wait for its notice among them. None where the
+/// kernel does not say.
+pub(crate) fn own_children() -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        let text = std::fs::read_to_string(task.path().join("children")).ok()?;
+        children.extend(
+            text.split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
+    Some(children)
+}
+
+/// Whether a process was started with this among its environment (`NAME=value`). False where the process
+/// cannot be asked.
+pub(crate) fn has_variable(pid: i32, variable: &[u8]) -> bool {
+    std::fs::read(format!("/proc/{pid}/environ"))
+        .is_ok_and(|all| all.split(|byte| *byte == 0).any(|one| one == variable))
 }
 
 /// How often the kernel's out-of-memory killer has struck on this host since it was booted.
@@ -97,6 +138,42 @@ mod tests {
         assert!(listed().is_none(), "a zombie does not run");
         child.wait().unwrap();
         assert_eq!(super::stat(pid), None);
+    }
+
+    #[test]
+    fn a_family_is_told_from_its_neighbours() {
+        let of = |pid, parent| {
+            let stat = Stat {
+                parent,
+                session: 1,
+                start: 1,
+                is_zombie: false,
+                is_stopped: false,
+            };
+            (pid, stat)
+        };
+        let all = [of(2, 1), of(3, 2), of(4, 3), of(5, 1), of(6, 5), of(7, 99)];
+        assert_eq!(below(&[2], &all), [3, 4]);
+        assert_eq!(below(&[2, 99], &all), [3, 7, 4]);
+        // A parent of itself, as nobody is, ends nothing.
+        assert_eq!(below(&[8], &[of(8, 8)]), [8]);
+    }
+
+    #[test]
+    fn an_environment_is_looked_into_and_own_children_are_known() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .env("MARQUEE_TEST_MARK", "x")
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert!(has_variable(pid, b"MARQUEE_TEST_MARK=x"));
+        assert!(!has_variable(pid, b"MARQUEE_TEST_MARK="));
+        if let Some(children) = own_children() {
+            assert!(children.contains(&pid));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

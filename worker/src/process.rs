@@ -14,10 +14,12 @@ use tokio::io::unix::AsyncFd;
 
 use crate::proc;
 
+mod cgroup;
 mod departure;
 pub mod keeper;
 pub mod kept;
 pub mod launcher;
+mod strays;
 mod watch;
 
 /// One process, beyond doubt as long as the kernel is not booted again.

@@ -2,7 +2,7 @@
 //!
 //! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
 //! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
-//! child's output was read), `stdout` and `stderr` (the child writes them itself), `work/`,
+//! child's output was read), `stdout`, `stderr` and `events` (the child writes them itself), `work/`,
 //! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
@@ -18,15 +18,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::keeper::claim_path;
 
+pub mod base_env;
+mod checkpoints;
+mod ending;
 pub mod environment;
+mod events;
 mod follow;
 pub mod held;
 pub mod life;
 pub mod lines;
+mod output;
 mod prepare;
 pub mod pump;
 pub mod rate;
 pub mod spool;
+pub(crate) mod store;
 pub mod task;
 pub mod verdict;
 
@@ -58,6 +64,30 @@ pub struct Assignment {
     /// The order to start came with the assignment. Never set where others have to be waited for.
     #[serde(default)]
     pub start: bool,
+    #[serde(default)]
+    pub group: Group,
+}
+
+/// Where the rank stands among its attempt's ranks on the same host, and that host among theirs. Of an older
+/// coordinator nothing is known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Devices of each of the attempt's ranks on this host, in the order of their local ranks.
+    pub local_ranks: Vec<Vec<Device>>,
+    pub rank: u32,
+    pub world_size: u32,
+}
+
+impl Group {
+    fn fill(&mut self, local_ranks: Vec<v1::LocalRank>) -> Result<(), BadField> {
+        let devices =
+            |rank: v1::LocalRank| rank.devices.into_iter().map(Device::try_from).collect();
+        self.local_ranks = local_ranks
+            .into_iter()
+            .map(devices)
+            .collect::<Result<_, _>>()?;
+        Ok(())
+    }
 }
 
 impl Assignment {
@@ -79,8 +109,16 @@ impl Assignment {
             shares_rates: wire.shares_rates,
             // A coordinator that sets it for a gang is wrong: no rank of one may start alone.
             start: wire.start && wire.world_size <= 1,
+            group: Group {
+                local_ranks: Vec::new(),
+                rank: wire.group_rank,
+                world_size: wire.group_world_size,
+            },
         };
-        if let Err(bad) = assignment.fill(wire.inputs, wire.devices, wire.resume) {
+        let filled = assignment
+            .fill(wire.inputs, wire.devices, wire.resume)
+            .and_then(|()| assignment.group.fill(wire.local_ranks));
+        if let Err(bad) = filled {
             assignment.problem = Some(bad.to_string());
         }
         assignment

@@ -4,7 +4,7 @@
 //! grow.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use marquee_domain::RankKey;
@@ -20,11 +20,12 @@ use tonic::{Status, Streaming};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use self::beats::Beats;
+use self::beats::{Beats, More};
 use self::orders::{Order, Orders};
 use self::outbox::Outbox;
 use crate::connect;
 use crate::gpus::SAMPLE_EVERY;
+use crate::identity::Membership;
 use crate::notify::Notifier;
 use crate::rank::held::Host;
 use crate::supervisor::Supervisor;
@@ -62,6 +63,7 @@ pub struct Session {
     pub supervisor: Arc<Supervisor>,
     pub worker_id: String,
     pub instance: Uuid,
+    pub cluster: Membership,
     pub notifier: Notifier,
     pub until: watch::Receiver<Until>,
 }
@@ -77,6 +79,10 @@ enum Broken {
     Closed,
     #[error("the coordinator did not answer in time")]
     Silent,
+    #[error(
+        "the coordinator is of cluster {theirs}, and this worker's data folder belongs to cluster {ours}; give it the address of its own coordinator, or another --data-dir (docs/errors/MQ0305.md)"
+    )]
+    OtherCluster { ours: String, theirs: String },
     #[error("{0}")]
     Local(#[from] io::Error),
 }
@@ -109,6 +115,10 @@ impl Session {
                 () = ended(self.until.clone()) => return,
             };
             let broken = match connected {
+                Ok((_, _, welcome)) if !self.admits(&welcome.cluster_id) => Broken::OtherCluster {
+                    ours: self.cluster.to_wire(),
+                    theirs: welcome.cluster_id,
+                },
                 Ok((stream, sender, welcome)) => {
                     let since = Instant::now();
                     info!(coordinator = %self.host.config.coordinator, version = %welcome.version, "connected");
@@ -134,6 +144,14 @@ impl Session {
                 () = ended(self.until.clone()) => {}
             }
         }
+    }
+
+    /// Before anything that this coordinator says is followed.
+    fn admits(&mut self, cluster_id: &str) -> bool {
+        self.cluster.admits(cluster_id).unwrap_or_else(|error| {
+            warn!(%error, "which cluster this worker belongs to cannot be written down; tried again at the next connection");
+            true
+        })
     }
 
     fn goes_on(&self) -> bool {
@@ -188,7 +206,8 @@ impl Session {
                     | FromCoordinator::RanksLost(_)
                     | FromCoordinator::Stop(_)
                     | FromCoordinator::Ack(_)
-                    | FromCoordinator::RateShares(_),
+                    | FromCoordinator::RateShares(_)
+                    | FromCoordinator::Rescue(_),
                 )
                 | None => Err(Broken::Connection(
                     "the coordinator did not begin with Welcome".into(),
@@ -211,6 +230,9 @@ impl Session {
             gpus: self.host.gpus.readings(),
             prep_code,
             features: vec![v1::WorkerFeature::StartWithAssign.into()],
+            cluster_id: self.cluster.to_wire(),
+            leaving: self.supervisor.is_leaving(),
+            kept: self.host.kept.to_wire(),
         }
     }
 
@@ -273,13 +295,13 @@ impl Session {
                 _ = heartbeat.tick() => {
                     let held = self.held();
                     self.notifier.status(&format!("connected; {} ranks held", held.len()));
-                    send(sender, beats.next(held)).await?;
+                    send(sender, beats.next(held, self.more())).await?;
                 }
                 _ = pulse.tick() => {
                     self.notifier.alive();
                     let held = self.held();
                     if beats.has_news(&held) {
-                        send(sender, beats.next(held)).await?;
+                        send(sender, beats.next(held, self.more())).await?;
                     }
                     outbox = self.send_reports(outbox, sender).await?;
                 }
@@ -303,13 +325,39 @@ impl Session {
                         | FromCoordinator::Start(_)
                         | FromCoordinator::Stop(_)
                         | FromCoordinator::RanksLost(_)
-                        | FromCoordinator::Ack(_) => 0,
+                        | FromCoordinator::Ack(_)
+                        | FromCoordinator::Rescue(_) => 0,
                     };
                     room.send(Order { body, until_ms });
                 }
-                () = self.host.news.notified() => outbox = self.send_reports(outbox, sender).await?,
+                () = self.host.news.notified() => {
+                    if self.supervisor.is_leaving() && !beats.have_said_leaving() {
+                        // Before its ranks report their ends: what they leave is not to be placed here again.
+                        send(sender, beats.next(self.held(), self.more())).await?;
+                    }
+                    for rescued in self.rescued() {
+                        send(sender, ToCoordinator::Rescued(rescued)).await?;
+                    }
+                    outbox = self.send_reports(outbox, sender).await?;
+                }
             }
         }
+    }
+
+    fn more(&self) -> More {
+        More {
+            leaving: self.supervisor.is_leaving(),
+            kept: self.host.kept.to_wire(),
+        }
+    }
+
+    fn rescued(&self) -> Vec<v1::Rescued> {
+        let mut rescued = self
+            .host
+            .rescued
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *rescued)
     }
 
     async fn send_gpus(&self, sender: &mpsc::Sender<v1::WorkerMessage>) -> Result<(), Broken> {
@@ -325,14 +373,15 @@ impl Session {
     ) -> Result<Outbox, Broken> {
         let mut outbox = outbox;
         loop {
-            let supervisor = Arc::clone(&self.supervisor);
+            let (supervisor, host) = (Arc::clone(&self.supervisor), Arc::clone(&self.host));
             let read = tokio::task::spawn_blocking(move || {
-                let next = outbox.next(&supervisor.ranks(), Instant::now());
+                let clock = host.env.clock.as_ref();
+                let next = outbox.next(&supervisor.ranks(), Instant::now(), clock);
                 (outbox, next)
             });
             let next;
             (outbox, next) = read.await.map_err(io::Error::other)?;
-            match next? {
+            match next {
                 Some(reports) => send(sender, ToCoordinator::Reports(reports)).await?,
                 None => return Ok(outbox),
             }

@@ -12,16 +12,21 @@ use std::time::Duration;
 use marquee_domain::RankKey;
 use marquee_domain::rate::RateShare;
 use marquee_proto::v1;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::durable;
+use crate::fault::at;
+use crate::files;
 use crate::rank::held::{HeldRank, Host};
 use crate::rank::life::Closed;
+use crate::rank::store::failure;
 use crate::rank::task::RankTask;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
+use crate::transfer::{NoRoom, TransferError};
 
 /// How long a rendezvous store outlives its rank, so that slower ranks can say goodbye to it.
 const STORE_LINGER: Duration = Duration::from_secs(5);
@@ -33,6 +38,8 @@ pub struct Supervisor {
     state: Mutex<State>,
     /// Rung when a rank's task has ended, or a rank is held no longer.
     closed: Notify,
+    /// Where work goes on that an order began.
+    runtime: Handle,
     /// Cancelled when stores shall linger no longer.
     no_linger: CancellationToken,
 }
@@ -57,14 +64,17 @@ impl Supervisor {
     /// Takes over what an earlier daemon held.
     pub fn recover(host: Arc<Host>) -> io::Result<Arc<Self>> {
         let attempts = host.attempts();
-        fs::create_dir_all(&attempts)?;
+        files::make_folder(&attempts)?;
+        durable::sweep(&attempts)?;
         let supervisor = Arc::new(Self {
             host,
             state: Mutex::default(),
             closed: Notify::new(),
+            runtime: Handle::current(),
             no_linger: CancellationToken::new(),
         });
-        let found = fs::read_dir(&attempts)?.map(|entry| Ok(entry?.path()));
+        let found = fs::read_dir(&attempts).map_err(|e| at(&attempts, e))?;
+        let found = found.map(|entry| Ok(entry.map_err(|e| at(&attempts, e))?.path()));
         let mut found = found.collect::<io::Result<Vec<_>>>()?;
         // The same order each time, whatever the file system says.
         found.sort();
@@ -75,9 +85,6 @@ impl Supervisor {
                 .to_string_lossy()
                 .into_owned();
             let Ok(key) = name.parse::<RankKey>() else {
-                if name.starts_with(durable::DOOMED_PREFIX) {
-                    fs::remove_dir_all(&path)?;
-                }
                 continue;
             };
             match HeldRank::recover(&supervisor.host, key) {
@@ -86,13 +93,13 @@ impl Supervisor {
                     supervisor.hold(rank);
                 }
                 // Never accepted: nothing was started.
-                Ok(None) => durable::remove_folder(&path)?,
+                Ok(None) => durable::remove_or_leave(&path),
                 Err(fault) => {
                     error!(rank = %key, %fault, ?path, "the rank's folder cannot be read; it stays as it is, look into it and remove it");
                 }
             }
         }
-        supervisor.host.cache.sweep()?;
+        supervisor.host.cache.sweep();
         Ok(supervisor)
     }
 
@@ -140,14 +147,18 @@ impl Supervisor {
             }
         }
         info!(rank = %key, world_size = assignment.world_size, "assigned");
-        self.hold(HeldRank::accept(&self.host, assignment)?);
+        let rank = HeldRank::accept(&self.host, assignment.clone()).or_else(|fault| {
+            error!(rank = %key, %fault, "the rank cannot be taken; it is reported as failed");
+            HeldRank::refuse(&self.host, assignment, &fault)
+        })?;
+        self.hold(rank);
         self.host.news.notify_one();
         // One that was being accepted while all were stopped.
         let closing = self.state().closing.clone();
-        match (closing, self.find(key)) {
-            (Some(stop), Some(rank)) => rank.order_stop(stop),
-            (Some(_) | None, _) => Ok(()),
+        if let (Some(stop), Some(rank)) = (closing, self.find(key)) {
+            rank.order_stop(stop);
         }
+        Ok(())
     }
 
     /// Lets a prepared rank start its child.
@@ -173,8 +184,7 @@ impl Supervisor {
             return Ok(());
         };
         let path = rank.dir.lost_ranks();
-        let known = fs::read(&path).ok();
-        let known = known.and_then(|bytes| serde_json::from_slice::<Vec<u32>>(&bytes).ok());
+        let known = files::read_json::<Vec<u32>>(&path).ok().flatten();
         if known.as_ref() == Some(&message.lost) {
             return Ok(());
         }
@@ -183,10 +193,10 @@ impl Supervisor {
     }
 
     /// Stops a rank, or forgets it. One that is not held is no concern.
-    pub fn stop(self: &Arc<Self>, message: v1::Stop) -> io::Result<()> {
+    pub fn stop(self: &Arc<Self>, message: v1::Stop) {
         let key = RankKey::new(message.job_id, message.attempt, message.rank);
         let Some(rank) = self.find(key) else {
-            return Ok(());
+            return;
         };
         let cause = if message.forget {
             StopCause::Forget
@@ -197,9 +207,8 @@ impl Supervisor {
             grace_ms: message.grace_ms,
             reason: message.reason,
             cause,
-        })?;
+        });
         self.forget_if_told(key);
-        Ok(())
     }
 
     /// Lets go of a rank that has ended and that nobody wants to hear of. Looked at after either
@@ -236,19 +245,60 @@ impl Supervisor {
     }
 
     /// Notes what the coordinator has stored. A rank whose last report it has is held no longer.
-    pub fn ack(self: &Arc<Self>, key: RankKey, sequence: u64) -> io::Result<()> {
+    pub fn ack(self: &Arc<Self>, key: RankKey, sequence: u64) {
         let Some(rank) = self.find(key) else {
-            return Ok(());
+            return;
         };
         let is_done = {
             let mut spool = rank.spool();
-            spool.ack(sequence)?;
+            spool.ack(sequence);
             spool.state().has_ended() && spool.acked() == spool.last_sequence()
         };
         if is_done {
             self.retire(key);
         }
+    }
+
+    /// Stores an output that was kept, and answers when that is done or given up.
+    pub fn rescue(&self, message: &v1::Rescue) -> io::Result<()> {
+        let key = RankKey::new(message.job_id, message.attempt, message.rank);
+        if message.committed {
+            info!(rank = %key, "the kept output is stored");
+            return self.host.kept.drop_output(key);
+        }
+        let host = Arc::clone(&self.host);
+        let runtime = self.runtime.clone();
+        runtime.spawn(async move {
+            let stored = match host.kept.find(key) {
+                Some(folder) => host.transfers.upload(&folder, NoRoom::Fail).await,
+                None => {
+                    let path = host.config.data_dir.join("kept").join(key.to_string());
+                    let source = io::ErrorKind::NotFound.into();
+                    Err(TransferError::Disk { path, source })
+                }
+            };
+            let (output, failed) = match &stored {
+                Ok(manifest) => (Some(v1::Manifest::from(manifest)), None),
+                Err(error) => (None, Some(failure(error).into())),
+            };
+            let answer = v1::Rescued {
+                job_id: key.job.0,
+                attempt: key.attempt.0,
+                rank: key.rank.0,
+                output,
+                failure: failed,
+            };
+            let rescued = host.rescued.lock();
+            rescued.unwrap_or_else(PoisonError::into_inner).push(answer);
+            host.news.notify_one();
+        });
         Ok(())
+    }
+
+    /// Whether the daemon is being stopped: no new rank is accepted.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.state().closing.is_some()
     }
 
     /// Stops all ranks for the daemon's own end, and takes no more.
@@ -259,10 +309,9 @@ impl Supervisor {
             cause: StopCause::Shutdown,
         };
         self.state().closing = Some(stop.clone());
+        self.host.news.notify_one();
         for rank in self.ranks() {
-            if let Err(fault) = rank.order_stop(stop.clone()) {
-                error!(rank = %rank.key, %fault, "the rank cannot be stopped");
-            }
+            rank.order_stop(stop.clone());
         }
     }
 
@@ -343,9 +392,9 @@ impl Supervisor {
             task.stop_store().await;
             let folder = task.rank.dir.path().to_owned();
             let removed =
-                tokio::task::spawn_blocking(move || durable::remove_folder(&folder)).await;
-            if let Err(error) = removed.map_err(io::Error::other).flatten() {
-                warn!(rank = %key, %error, "the rank's folder cannot be removed");
+                tokio::task::spawn_blocking(move || durable::remove_or_leave(&folder)).await;
+            if let Err(error) = removed {
+                warn!(rank = %key, %error, "removing the rank's folder failed");
             }
         });
         drop(state);

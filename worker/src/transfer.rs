@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,14 +23,20 @@ use marquee_proto::v1::{
     self, DownloadBlobRequest, FindMissingBlobsRequest, UploadBlobHeader, UploadBlobRequest,
 };
 use prost::Message as _;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use crate::connect;
-use crate::durable;
+
+mod tree;
+
+pub use tree::{Problems, digest_tree};
 
 /// Files in flight at once: enough to hide a round trip, few enough not to thrash a disk.
 const CONCURRENT_FILES: usize = 4;
@@ -39,6 +46,10 @@ const STALL: Duration = Duration::from_secs(30);
 const DAMAGED_MAX: u32 = 3;
 /// Digests in one question of what the coordinator lacks.
 const DIGESTS_PER_QUESTION: usize = 10_000;
+/// Waits for a coordinator whose disk is full: each try costs it a look at the disk, and people who make room
+/// are not that quick.
+const ROOM_RETRY_FIRST: Duration = Duration::from_secs(1);
+const ROOM_RETRY_CEILING: Duration = Duration::from_secs(30);
 /// Chunks of an upload that wait to be sent.
 const CHUNKS_AHEAD: usize = 4;
 
@@ -60,14 +71,23 @@ pub enum TransferError {
     Refused { what: String, status: Status },
     #[error("{path:?}: {source}")]
     Disk { path: PathBuf, source: io::Error },
-    #[error("{path:?} is {kind}; an artifact holds plain files only, put a copy of the file there")]
-    NotAFile { path: PathBuf, kind: &'static str },
-    #[error("{path:?} has a name that is no UTF-8; rename it")]
-    Name { path: PathBuf },
+    #[error("{0}")]
+    Unstorable(Problems),
+    #[error("the coordinator's disk is full: {0}")]
+    NoRoom(String),
     #[error(transparent)]
     Manifest(#[from] InvalidManifest),
     #[error("the list of the artifact's {count} files takes {bytes} bytes, and {max} is the limit; pack them into shards", max = MANIFEST_MAX_BYTES)]
     TooLong { count: usize, bytes: usize },
+}
+
+/// What to do while the coordinator has no room for a file.
+#[derive(Debug, Clone, Copy)]
+pub enum NoRoom<'a> {
+    /// Wait and try again, as while it is away; it is said here why.
+    Wait(&'a watch::Sender<Option<String>>),
+    /// Give up: something newer comes, or somebody waits for the answer.
+    Fail,
 }
 
 /// A manifest travels in one message, with room for what stands around it.
@@ -77,8 +97,17 @@ const MANIFEST_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 64 * 1024;
 enum Failed {
     /// Worth another try when the coordinator is back.
     Away(Status),
+    /// Worth another try when somebody has made room.
+    NoRoom(Status),
     Damaged,
     For(TransferError),
+}
+
+/// A file of an artifact that is to be brought here.
+#[derive(Debug)]
+struct Wanted {
+    file: FileEntry,
+    executable: bool,
 }
 
 impl Transfers {
@@ -93,12 +122,12 @@ impl Transfers {
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
     pub async fn download(&self, manifest: &Manifest, folder: &Path) -> Result<(), TransferError> {
-        let mut by_digest: BTreeMap<&Digest, Vec<FileEntry>> = BTreeMap::new();
+        let mut by_digest: BTreeMap<&Digest, Vec<Wanted>> = BTreeMap::new();
         for file in &manifest.files {
-            by_digest
-                .entry(&file.digest)
-                .or_default()
-                .push(file.clone());
+            by_digest.entry(&file.digest).or_default().push(Wanted {
+                file: file.clone(),
+                executable: manifest.is_executable(&file.path),
+            });
         }
         futures::stream::iter(
             by_digest
@@ -108,40 +137,42 @@ impl Transfers {
         .buffer_unordered(CONCURRENT_FILES)
         .try_collect::<Vec<()>>()
         .await?;
-        let folder = folder.to_owned();
-        blocking(move || sync_tree(&folder)).await
+        let (folder, empty) = (folder.to_owned(), manifest.empty_folders.clone());
+        blocking(move || {
+            for path in empty {
+                let path = folder.join(path);
+                fs::create_dir_all(&path).map_err(disk(&path))?;
+            }
+            sync_tree(&folder)
+        })
+        .await
     }
 
     /// Brings one blob to all the paths that hold it. A path exists only when it is verified.
-    async fn download_files(
-        &self,
-        files: Vec<FileEntry>,
-        folder: &Path,
-    ) -> Result<(), TransferError> {
+    async fn download_files(&self, files: Vec<Wanted>, folder: &Path) -> Result<(), TransferError> {
         let Some((first, others)) = files.split_first() else {
             return Ok(());
         };
-        let target = folder.join(&first.path);
+        let target = folder.join(&first.file.path);
         if !target.exists() {
             make_parent(&target)?;
-            let part = part_path(folder, &first.digest);
+            let part = part_path(folder, &first.file.digest);
             make_parent(&part)?;
-            self.download_blob(first, &part).await?;
-            let read_only = fs::metadata(&part).map(|metadata| {
-                let mut permissions = metadata.permissions();
-                permissions.set_readonly(true);
-                permissions
-            });
-            read_only
-                .and_then(|p| fs::set_permissions(&part, p))
-                .map_err(disk(&part))?;
+            self.download_blob(&first.file, &part).await?;
+            fs::set_permissions(&part, mode(first.executable)).map_err(disk(&part))?;
             fs::rename(&part, &target).map_err(disk(&target))?;
         }
         for other in others {
-            let path = folder.join(&other.path);
-            if !path.exists() {
-                make_parent(&path)?;
+            let path = folder.join(&other.file.path);
+            if path.exists() {
+                continue;
+            }
+            make_parent(&path)?;
+            if other.executable == first.executable {
                 fs::hard_link(&target, &path).map_err(disk(&path))?;
+            } else {
+                // One file has one mode, under all its names.
+                copy_aside(&target, &path, other.executable).map_err(disk(&path))?;
             }
         }
         Ok(())
@@ -164,7 +195,9 @@ impl Transfers {
                         });
                     }
                 }
-                Err(Failed::Away(status)) => self.wait_out(&mut backoff, &status).await,
+                Err(Failed::Away(status) | Failed::NoRoom(status)) => {
+                    self.wait_out(&mut backoff, &status).await;
+                }
             }
         }
     }
@@ -191,6 +224,13 @@ impl Transfers {
             offset += n as u64;
         }
         if offset < file.size_bytes {
+            // Before the first byte is asked for: a disk that is too full says so now.
+            let whole = fallocate(&out, FallocateFlags::KEEP_SIZE, 0, file.size_bytes);
+            if let Err(error) = whole
+                && error != Errno::OPNOTSUPP
+            {
+                return Err(io(error.into()));
+            }
             let request = DownloadBlobRequest {
                 digest: file.digest.to_string(),
                 offset,
@@ -225,7 +265,11 @@ impl Transfers {
     }
 
     /// Stores all files of `folder` at the coordinator, and says what they are.
-    pub async fn upload(&self, folder: &Path) -> Result<Manifest, TransferError> {
+    pub async fn upload(
+        &self,
+        folder: &Path,
+        no_room: NoRoom<'_>,
+    ) -> Result<Manifest, TransferError> {
         let root = folder.to_owned();
         let manifest = blocking(move || digest_tree(&root)).await?;
         let bytes = v1::Manifest::from(&manifest).encoded_len();
@@ -250,10 +294,14 @@ impl Transfers {
             ?folder,
             "uploading"
         );
-        futures::stream::iter(files.into_iter().map(|file| self.upload_blob(file, folder)))
-            .buffer_unordered(CONCURRENT_FILES)
-            .try_collect::<Vec<()>>()
-            .await?;
+        futures::stream::iter(
+            files
+                .into_iter()
+                .map(|file| self.upload_blob(file, folder, no_room)),
+        )
+        .buffer_unordered(CONCURRENT_FILES)
+        .try_collect::<Vec<()>>()
+        .await?;
         Ok(manifest)
     }
 
@@ -273,7 +321,9 @@ impl Transfers {
                 match in_time(async move { call.clone().find_missing_blobs(request).await }).await {
                     Ok(answer) => break answer.into_inner(),
                     Err(status) => match failed("to say which blobs it lacks", status) {
-                        Failed::Away(status) => self.wait_out(&mut backoff, &status).await,
+                        Failed::Away(status) | Failed::NoRoom(status) => {
+                            self.wait_out(&mut backoff, &status).await;
+                        }
                         Failed::For(error) => return Err(error),
                         Failed::Damaged => {}
                     },
@@ -289,13 +339,25 @@ impl Transfers {
         Ok(missing)
     }
 
-    async fn upload_blob(&self, file: FileEntry, folder: &Path) -> Result<(), TransferError> {
-        let mut backoff = connect::backoff();
+    async fn upload_blob(
+        &self,
+        file: FileEntry,
+        folder: &Path,
+        no_room: NoRoom<'_>,
+    ) -> Result<(), TransferError> {
+        let (mut backoff, mut until_room) = (connect::backoff(), room_backoff());
         let path = folder.join(&file.path);
         loop {
             match self.try_upload(&file, &path).await {
                 Ok(()) => return Ok(()),
                 Err(Failed::Away(status)) => self.wait_out(&mut backoff, &status).await,
+                Err(Failed::NoRoom(status)) => match no_room {
+                    NoRoom::Wait(said) => {
+                        said.send_replace(Some(status.message().to_owned()));
+                        self.wait_out(&mut until_room, &status).await;
+                    }
+                    NoRoom::Fail => return Err(TransferError::NoRoom(status.message().to_owned())),
+                },
                 Err(Failed::For(error)) => return Err(error),
                 Err(Failed::Damaged) => {}
             }
@@ -304,7 +366,7 @@ impl Transfers {
 
     async fn wait_out(&self, backoff: &mut Backoff, status: &Status) {
         let wait = backoff.next_spread(self.random.unit());
-        debug!(%status, ?wait, "the coordinator is away; the transfer waits");
+        debug!(%status, ?wait, "the coordinator is away or full; the transfer waits");
         tokio::time::sleep(wait).await;
     }
 
@@ -362,6 +424,7 @@ fn failed(what: &str, status: Status) -> Failed {
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
             Failed::Away(status)
         }
+        Code::ResourceExhausted => Failed::NoRoom(status),
         _ => Failed::For(TransferError::Refused {
             what: what.to_owned(),
             status,
@@ -404,6 +467,31 @@ pub fn parts_folder(folder: &Path) -> PathBuf {
     folder.with_extension("parts")
 }
 
+const fn room_backoff() -> Backoff {
+    Backoff::new(ROOM_RETRY_FIRST, ROOM_RETRY_CEILING)
+}
+
+/// Of a file that many ranks share: nobody may write to it.
+fn mode(executable: bool) -> fs::Permissions {
+    fs::Permissions::from_mode(if executable { 0o555 } else { 0o444 })
+}
+
+/// First letters of the name of a copy that is being made.
+const COPY_PREFIX: &str = ".copy-";
+
+/// Copies a verified file; under its own name it is whole.
+fn copy_aside(from: &Path, to: &Path, executable: bool) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(COPY_PREFIX);
+    name.push(to.file_name().unwrap_or_default());
+    let aside = to.with_file_name(name);
+    // One that an earlier daemon left half-way is read-only.
+    let _ = fs::remove_file(&aside);
+    fs::copy(from, &aside)?;
+    fs::set_permissions(&aside, mode(executable))?;
+    fs::File::open(&aside)?.sync_all()?;
+    fs::rename(&aside, to)
+}
+
 fn make_parent(path: &Path) -> Result<(), TransferError> {
     let parent = path.parent().unwrap_or(path);
     fs::create_dir_all(parent).map_err(disk(parent))
@@ -423,93 +511,8 @@ fn sync_tree(folder: &Path) -> Result<(), TransferError> {
         .map_err(disk(folder))
 }
 
-/// What a folder holds.
-pub fn digest_tree(folder: &Path) -> Result<Manifest, TransferError> {
-    let mut files = Vec::new();
-    let mut folders = vec![(folder.to_owned(), String::new())];
-    while let Some((folder, prefix)) = folders.pop() {
-        for entry in fs::read_dir(&folder).map_err(disk(&folder))? {
-            let entry = entry.map_err(disk(&folder))?;
-            let path = entry.path();
-            let name = entry
-                .file_name()
-                .into_string()
-                .map_err(|_| TransferError::Name { path: path.clone() })?;
-            let kind = entry.file_type().map_err(disk(&path))?;
-            let relative = format!("{prefix}{name}");
-            if kind.is_dir() {
-                folders.push((path, format!("{relative}/")));
-            } else if kind.is_file() {
-                let (size_bytes, digest) = digest_file(&path).map_err(disk(&path))?;
-                files.push(FileEntry {
-                    path: relative,
-                    size_bytes,
-                    digest,
-                });
-            } else {
-                let kind = if kind.is_symlink() {
-                    "a symbolic link"
-                } else {
-                    "a device, pipe or socket"
-                };
-                return Err(TransferError::NotAFile { path, kind });
-            }
-        }
-    }
-    Ok(Manifest::new(files)?)
-}
-
-fn digest_file(path: &Path) -> io::Result<(u64, Digest)> {
-    let mut file = fs::File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut size = 0;
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        let n = io::Read::read(&mut file, &mut buffer)?;
-        if n == 0 {
-            return Ok((size, Digest::from_hash(&hash.finalize())));
-        }
-        hash.update(&buffer[..n]);
-        size += n as u64;
-    }
-}
-
 /// Whether a folder cannot take what a transfer brings, because the disk is full.
 #[must_use]
 pub fn is_disk_full(error: &TransferError) -> bool {
     matches!(error, TransferError::Disk { source, .. } if source.kind() == io::ErrorKind::StorageFull)
-}
-
-/// Removes a tree of read-only files.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    durable::remove_folder(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_digested_with_its_subfolders() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("b")).unwrap();
-        fs::write(dir.path().join("b/c"), "abc").unwrap();
-        fs::write(dir.path().join("a"), "").unwrap();
-        let manifest = digest_tree(dir.path()).unwrap();
-        let paths: Vec<_> = manifest
-            .files
-            .iter()
-            .map(|f| (f.path.as_str(), f.size_bytes))
-            .collect();
-        assert_eq!(paths, [("a", 0), ("b/c", 3)]);
-        assert_eq!(manifest.files[1].digest, Digest::of(b"abc"));
-    }
-
-    #[test]
-    fn a_link_in_an_output_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
-        let error = digest_tree(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("link\" is a symbolic link"), "{error}");
-    }
 }

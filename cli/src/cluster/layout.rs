@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -31,7 +32,11 @@ impl Layout {
             let folder = folder.display();
             format!("the data folder {folder} cannot be used; choose another with --data-dir")
         };
-        fs::create_dir_all(folder.join("log")).with_context(cannot)?;
+        // Passable for the account that a private Postgres may run as; what is in it is nobody else's business.
+        make_private(&folder, 0o711).with_context(cannot)?;
+        for inner in ["log", "workers"] {
+            make_private(&folder.join(inner), 0o700).with_context(cannot)?;
+        }
         let path = folder.join("up.lock");
         let mut lock = File::options()
             .read(true)
@@ -71,12 +76,43 @@ impl Layout {
         self.folder.join("log").join(format!("{name}.log"))
     }
 
+    pub(super) fn coordinator_data(&self) -> PathBuf {
+        self.folder.join("coordinator")
+    }
+
+    fn worker_data(&self, name: &str) -> PathBuf {
+        self.folder.join("workers").join(name)
+    }
+
+    /// Lets a worker join no cluster but this one, also while it has never met it: should our coordinator fail,
+    /// another one may listen in its place.
+    pub(super) fn belong(&self, number: u32, cluster: &str) -> Result<()> {
+        let folder = self.worker_data(&worker_name(number));
+        let path = folder.join("cluster-id");
+        match fs::read_to_string(&path) {
+            Ok(known) if known.trim() == cluster => Ok(()),
+            Ok(known) => Err(anyhow!(
+                "the folder {} belongs to cluster {}, and the coordinator here is of cluster {cluster}; was its own \
+                 folder removed or replaced? Then remove that of the worker too",
+                folder.display(),
+                known.trim()
+            )
+            .into()),
+            Err(_) => {
+                fs::create_dir_all(&folder)
+                    .and_then(|()| fs::write(&path, format!("{cluster}\n")))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                Ok(())
+            }
+        }
+    }
+
     pub(super) fn coordinator(&self, options: &ClusterOptions) -> Result<Program> {
         let args = vec![
             "--listen".into(),
             options.listen.to_string().into(),
             "--data-dir".into(),
-            self.folder.join("coordinator").into(),
+            self.coordinator_data().into(),
         ];
         self.program(
             "coordinator",
@@ -87,7 +123,7 @@ impl Layout {
     }
 
     pub(super) fn worker(&self, options: &ClusterOptions, number: u32) -> Result<Program> {
-        let name = format!("worker-{number}");
+        let name = worker_name(number);
         let port = options.listen.port();
         let host = match options.listen.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
@@ -101,7 +137,7 @@ impl Layout {
             "--name".into(),
             name.as_str().into(),
             "--data-dir".into(),
-            self.folder.join("workers").join(&name).into(),
+            self.worker_data(&name).into(),
             "--cpu-slots".into(),
             options.slots_per_worker.to_string().into(),
             "--threads-per-slot".into(),
@@ -130,6 +166,16 @@ impl Layout {
         args.extend(["--config".into(), settings.into()]);
         Ok(Program::new(name, beside_us(binary)?, args, self.log(name)))
     }
+}
+
+/// Makes a folder if needed, with parents as usual, and gives it the mode also where it was there before.
+fn make_private(folder: &Path, mode: u32) -> std::io::Result<()> {
+    fs::create_dir_all(folder)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(mode))
+}
+
+fn worker_name(number: u32) -> String {
+    format!("worker-{number}")
 }
 
 impl Drop for Layout {
@@ -176,6 +222,23 @@ mod tests {
         first.unlock();
         assert!(!folder.path().join("up.lock").exists());
         Layout::lock(folder.path()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(folder.path()), 0o711);
+        assert_eq!(mode(&folder.path().join("workers")), 0o700);
+        assert_eq!(mode(&folder.path().join("log")), 0o700);
+    }
+
+    #[test]
+    fn a_workers_folder_belongs_to_one_cluster() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::lock(folder.path()).unwrap();
+        layout.belong(1, "c1").unwrap();
+        layout.belong(1, "c1").unwrap();
+        let error = layout.belong(1, "c2").unwrap_err().to_string();
+        assert!(
+            error.contains("worker-1") && error.contains("cluster c1"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! Waits until daemons that were started are ready, or says why they are not.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use marquee_proto::v1::{ListWorkersRequest, Worker, WorkerState};
+use marquee_proto::v1::{ListWorkersRequest, ProbeRequest, ProbeResponse, Worker, WorkerState};
 use tokio::time::{Instant, sleep};
 use tonic::{Request, Status};
 
 use super::program::Program;
 use crate::client::Remote;
 use crate::context::Place;
-use crate::error::Result;
+use crate::error::{CliError, Result};
 
 /// The first start makes a Postgres cluster and its tables: two seconds, more on a busy disk.
 const COORDINATOR_START: Duration = Duration::from_secs(90);
@@ -21,15 +23,24 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long one check may take.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
-/// Returns when the coordinator answers.
-pub(super) async fn coordinator(program: &mut Program, place: &Place) -> Result<()> {
+/// Returns when our own coordinator answers, with the id of its cluster. It writes the id into `data_dir` before it
+/// answers anybody, so that another one on this port, which answers at once, is told from it.
+pub(super) async fn coordinator(
+    program: &mut Program,
+    place: &Place,
+    data_dir: &Path,
+) -> Result<String> {
     let remote = Remote::new(place.clone())?;
     let started = Instant::now();
     loop {
         let programs = std::slice::from_mut(program);
-        if list(&remote).await.is_ok() {
-            // Somebody else's coordinator on this port would have answered too.
-            return still_running(programs);
+        if let Ok(answered) = probe(&remote).await {
+            let ours = fs::read_to_string(data_dir.join("cluster-id")).unwrap_or_default();
+            if !ours.trim().is_empty() && ours.trim() == answered.cluster_id {
+                still_running(programs)?;
+                return Ok(answered.cluster_id);
+            }
+            return Err(taken(place, &answered.cluster_id));
         }
         check(programs, started, COORDINATOR_START, "does not answer")?;
         sleep(LOOK_EVERY).await;
@@ -55,6 +66,25 @@ pub(super) async fn workers(programs: &mut [Program], place: &Place) -> Result<(
         check(programs, started, WORKERS_START, "is not online")?;
         sleep(LOOK_EVERY).await;
     }
+}
+
+fn taken(place: &Place, cluster_id: &str) -> CliError {
+    let addr = place.addr.trim_start_matches("http://");
+    let which = match cluster_id {
+        "" => "an older one".to_owned(),
+        id => format!("cluster {id}"),
+    };
+    anyhow!(
+        "another coordinator ({which}) listens on {addr} already; stop it, use it (\"MARQUEE_ADDR={addr} marquee \
+         jobs\"), or choose another address with --listen (127.0.0.1:0 takes a free port)"
+    )
+    .into()
+}
+
+async fn probe(remote: &Remote) -> Result<ProbeResponse, Status> {
+    let mut request = Request::new(ProbeRequest {});
+    request.set_timeout(LOOK_MAX);
+    Ok(remote.workers().probe(request).await?.into_inner())
 }
 
 async fn list(remote: &Remote) -> Result<Vec<Worker>, Status> {

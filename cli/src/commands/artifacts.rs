@@ -1,10 +1,9 @@
-//! `marquee artifacts ls|get`.
+//! `marquee artifacts ls|get|rescue`.
 
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use marquee_domain::PipelineId;
 use marquee_proto::v1::{self, Artifact};
 use marquee_view::artifacts::Artifacts;
 use marquee_view::{Page, View, json, units};
@@ -15,7 +14,7 @@ use crate::error::{CliError, Result};
 use crate::requests::download;
 use crate::say::say;
 use crate::session::Session;
-use crate::target::{Target, parse_pipeline};
+use crate::target::{OfPipeline, Target};
 use crate::{clock, requests};
 
 /// List and fetch what jobs made: datasets, shards, models, reports
@@ -24,7 +23,8 @@ use crate::{clock, requests};
 Examples:
   marquee artifacts ls --pipeline p3
   marquee artifacts get train --to model/
-  marquee artifacts get 5a3cf0918d22 report.html --to .")]
+  marquee artifacts get 5a3cf0918d22 report.html --to .
+  marquee artifacts rescue train")]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Action,
@@ -34,14 +34,15 @@ pub(super) struct Args {
 enum Action {
     Ls(LsArgs),
     Get(GetArgs),
+    Rescue(RescueArgs),
 }
 
 /// List artifacts, newest first
 #[derive(Debug, clap::Args)]
 struct LsArgs {
     /// Only those of this pipeline
-    #[arg(long, short, value_name = "PIPELINE", value_parser = parse_pipeline)]
-    pipeline: Option<PipelineId>,
+    #[arg(long, short, value_name = "PIPELINE")]
+    pipeline: Option<OfPipeline>,
     /// Only that of this job
     #[arg(long, short)]
     job: Option<Target>,
@@ -64,11 +65,22 @@ struct GetArgs {
     to: Option<PathBuf>,
 }
 
+/// Store an output that could not be stored when its job ended, and make it the job's artifact
+///
+/// A job whose work was done and whose output could not be stored fails, and its worker keeps the output for 7 days;
+/// \"marquee explain JOB\" says where, and why. Mend that, and run this. Jobs that were cancelled for its sake come
+/// back.
+#[derive(Debug, clap::Args)]
+struct RescueArgs {
+    job: Target,
+}
+
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     match args.action {
         Action::Ls(args) => ls(args, &remote, session).await,
         Action::Get(args) => get(args, &remote, session).await,
+        Action::Rescue(args) => rescue(args, &remote, session).await,
     }
 }
 
@@ -77,8 +89,12 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
         Some(job) => job.resolve_job(remote).await?,
         None => 0,
     };
+    let pipeline_id = match &args.pipeline {
+        Some(pipeline) => pipeline.resolve(remote).await?,
+        None => 0,
+    };
     let request = v1::ListArtifactsRequest {
-        pipeline_id: args.pipeline.map_or(0, |id| id.0),
+        pipeline_id,
         job_id,
         ..v1::ListArtifactsRequest::default()
     };
@@ -103,8 +119,8 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
             units::short_digest(&artifact.digest)
         ))
     });
-    let files = chosen(&artifact, &args.paths)?;
-    let written = download::files(remote, &files, &folder).await?;
+    let chosen = chosen(&artifact, &args.paths)?;
+    let written = download::files(remote, chosen, &folder).await?;
     session.output.show(
         &Fetched {
             artifact: &artifact,
@@ -116,15 +132,23 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// The files of an artifact that were asked for: all of them, or those named.
-fn chosen(artifact: &Artifact, paths: &[String]) -> Result<Vec<v1::FileEntry>> {
-    let files = artifact
-        .manifest
-        .as_ref()
-        .map_or(&[][..], |manifest| &manifest.files);
-    if paths.is_empty() {
-        return Ok(files.to_vec());
+async fn rescue(args: RescueArgs, remote: &Remote, session: &Session) -> Result<()> {
+    let job_id = args.job.resolve_job(remote).await?;
+    if session.output.is_for_people() {
+        say!("job {job_id}: its worker stores the output that it kept");
     }
+    let artifact = requests::artifacts::rescue(remote, job_id).await?;
+    session.output.show(&Rescued(&artifact), clock::now())?;
+    Ok(())
+}
+
+/// What of an artifact was asked for: all of it, or the files that are named.
+fn chosen(artifact: &Artifact, paths: &[String]) -> Result<v1::Manifest> {
+    let manifest = artifact.manifest.clone().unwrap_or_default();
+    if paths.is_empty() {
+        return Ok(manifest);
+    }
+    let files = &manifest.files;
     let find = |path: &String| {
         files
             .iter()
@@ -144,7 +168,38 @@ fn chosen(artifact: &Artifact, paths: &[String]) -> Result<Vec<v1::FileEntry>> {
                 ))
             })
     };
-    paths.iter().map(find).collect()
+    let files: Vec<v1::FileEntry> = paths.iter().map(find).collect::<Result<_>>()?;
+    let is_chosen = |path: &String| files.iter().any(|file| file.path == *path);
+    let executables = manifest.executables.into_iter().filter(is_chosen);
+    Ok(v1::Manifest {
+        executables: executables.collect(),
+        empty_folders: Vec::new(),
+        files,
+    })
+}
+
+/// An output that became an artifact after all.
+struct Rescued<'a>(&'a Artifact);
+
+impl View for Rescued<'_> {
+    fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
+        page.line(format!(
+            "job {} {} has succeeded: {} {}, {}",
+            self.0.job_id,
+            self.0.job_name,
+            self.0.name,
+            units::short_digest(&self.0.digest),
+            units::plural(self.0.file_count as usize, "file"),
+        ));
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        json::artifact(self.0)
+    }
+
+    fn ids(&self) -> Vec<String> {
+        vec![self.0.digest.clone()]
+    }
 }
 
 /// What a download left on this machine.
@@ -198,11 +253,14 @@ mod tests {
         let artifact = Artifact {
             manifest: Some(v1::Manifest {
                 files: vec![file("report.html"), file("report.json")],
+                executables: vec!["report.html".into()],
+                empty_folders: vec!["logs".into()],
             }),
             ..Artifact::default()
         };
-        assert_eq!(chosen(&artifact, &["report.json".into()]).unwrap().len(), 1);
-        assert_eq!(chosen(&artifact, &[]).unwrap().len(), 2);
+        let one = chosen(&artifact, &["report.json".into()]).unwrap();
+        assert_eq!((one.files.len(), one.executables.len()), (1, 0));
+        assert_eq!(Some(chosen(&artifact, &[]).unwrap()), artifact.manifest);
         let error = chosen(&artifact, &["report.htm".into()])
             .unwrap_err()
             .to_string();

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use marquee_domain::PipelineId;
 use marquee_proto::v1;
 
 use super::submit::parse_override;
@@ -16,7 +15,7 @@ use crate::output::Format;
 use crate::requests::artifacts;
 use crate::session::Session;
 use crate::signals::Signals;
-use crate::target::parse_pipeline;
+use crate::target::OfPipeline;
 
 /// Measure how fast a model trains here: devices x input x TensorBoard
 #[derive(Debug, clap::Args)]
@@ -77,8 +76,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_override)]
     set: Vec<v1::Override>,
     /// Show what an earlier bench has measured
-    #[arg(long, value_name = "PIPELINE", value_parser = parse_pipeline)]
-    show: Option<PipelineId>,
+    #[arg(long, value_name = "PIPELINE")]
+    show: Option<OfPipeline>,
     /// Draw the figures into this SVG file
     #[arg(long, value_name = "FILE")]
     chart: Option<PathBuf>,
@@ -105,9 +104,10 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         json: args.json || session.output.format == Format::Json,
         output: session.output,
     };
-    if let Some(id) = args.show {
+    if let Some(pipeline) = args.show {
         let remote = session.remote()?;
-        return shown.show(&bench::gather(&remote, id.0).await?);
+        let id = pipeline.resolve(&remote).await?;
+        return shown.show(&bench::gather(&remote, id).await?);
     }
     let mut plan = plan(&args);
     if args.here {

@@ -9,7 +9,7 @@ use marquee_view::jobs::Jobs;
 use crate::error::Result;
 use crate::say::say;
 use crate::session::Session;
-use crate::target::{Target, parse_pipeline};
+use crate::target::{OfPipeline, Target};
 use crate::{clock, requests};
 
 /// List jobs, newest first
@@ -28,8 +28,8 @@ pub(super) struct Args {
     #[arg(long, short, value_enum)]
     kind: Vec<KindArg>,
     /// Only jobs of this pipeline
-    #[arg(long, short, value_name = "PIPELINE", value_parser = parse_pipeline)]
-    pipeline: Option<marquee_domain::PipelineId>,
+    #[arg(long, short, value_name = "PIPELINE")]
+    pipeline: Option<OfPipeline>,
     /// The elements of this job array, which are left out otherwise
     #[arg(long, short, value_name = "JOB")]
     array: Option<Target>,
@@ -87,11 +87,15 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Some(array) => array.resolve_job(&remote).await?,
         None => 0,
     };
+    let pipeline = match &args.pipeline {
+        Some(pipeline) => pipeline.resolve(&remote).await?,
+        None => 0,
+    };
     let filtered =
         array != 0 || args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
         array_job_id: array,
-        pipeline_id: args.pipeline.map_or(0, |id| id.0),
+        pipeline_id: pipeline,
         states: args
             .state
             .iter()

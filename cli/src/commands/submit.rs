@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::wait::follow;
+use crate::client::Remote;
 use crate::error::{CliError, Result};
 use crate::output::Output;
 use crate::say::say;
 use crate::session::Session;
 use crate::target::Resolved;
-use crate::{clock, requests};
+use crate::{clock, requests, source_paths};
 
 /// Submit a pipeline: a file of jobs
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,8 @@ Examples:
   id=$(marquee submit pipeline.toml --output quiet | head -1)
 
 The file is checked as a whole: either every job is stored, or none is and every wrong field is
-named. docs/pipeline.md describes the fields.")]
+named. docs/pipeline.md describes the fields. Where the coordinator runs on this machine, a relative
+`source.path` is taken relative to the file (with --set: to this folder), and ~ is your home.")]
 pub(super) struct Args {
     /// A TOML file, or JSON if it ends in .json; \"-\" reads TOML from stdin
     file: PathBuf,
@@ -68,11 +70,12 @@ fn parse_request_id(text: &str) -> Result<String, String> {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let document = read_document(&args.file)?;
-    let remote = session.remote()?;
+    let place = session.place()?;
+    let mut set = source_paths::absolute(&document, &args.file, args.set, &place)?;
+    let remote = Remote::new(place)?;
     let request_id = args
         .request_id
         .unwrap_or_else(|| Uuid::new_v4().to_string());
-    let mut set = args.set;
     set.extend(args.fresh.then(no_reuse));
     let submitted = Submitted(requests::jobs::submit(&remote, document, set, request_id).await?);
     if !args.wait {

@@ -112,8 +112,23 @@ fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session
     say!("In another terminal:");
     say!("  {prefix}marquee submit examples/posters.toml --wait");
     say!("  {prefix}marquee jobs");
+    say!("{}", who_may(&addr));
     say!("Ctrl-C stops everything in order");
     Ok(())
+}
+
+/// Who can run programs here now, and as whom: nothing on this address asks for a name or a password.
+fn who_may(addr: &str) -> String {
+    if nix::unistd::geteuid().is_root() {
+        format!(
+            "Jobs run as root here, and whoever can connect to {addr} can start them: every user of this machine, where \
+             it is a loopback address. Run it as an account of its own instead (docs/deploy.md)"
+        )
+    } else {
+        format!(
+            "Whoever can connect to {addr}, such as every user of this machine, can run jobs as you"
+        )
+    }
 }
 
 fn machine_threads() -> u32 {

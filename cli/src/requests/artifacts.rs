@@ -52,6 +52,16 @@ pub(crate) async fn which(text: &str, remote: &Remote) -> Result<Which> {
     target.resolve_job(remote).await.map(Which::JobId)
 }
 
+/// Makes the output that a worker kept the artifact of its job. As long as an upload takes.
+pub(crate) async fn rescue(remote: &Remote, job_id: i64) -> Result<Artifact> {
+    let request = v1::RescueOutputRequest { job_id };
+    remote
+        .call(Repeat::Safe, async || {
+            remote.artifacts().rescue_output(request).await
+        })
+        .await
+}
+
 /// One artifact with its files.
 pub(crate) async fn find(remote: &Remote, which: Which) -> Result<Artifact> {
     let request = v1::GetArtifactRequest { which: Some(which) };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use marquee_domain::artifact::{Digest, Manifest};
+use marquee_domain::artifact::{Digest, FileEntry, Manifest};
 use marquee_proto::v1;
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
@@ -23,16 +23,13 @@ const TRIES_MAX: u32 = 10;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes the files under `folder` and returns their paths, in the same order.
+/// Writes what a manifest lists under `folder` and returns the files' paths, in the same order.
 pub(crate) async fn files(
     remote: &Remote,
-    files: &[v1::FileEntry],
+    wire: v1::Manifest,
     folder: &Path,
 ) -> Result<Vec<PathBuf>> {
     // The conversion refuses paths that leave the folder, whoever sent them.
-    let wire = v1::Manifest {
-        files: files.to_vec(),
-    };
     let manifest = Manifest::try_from(wire).context("the coordinator sent a wrong manifest")?;
     let mut written = Vec::with_capacity(manifest.files.len());
     for file in &manifest.files {
@@ -40,8 +37,14 @@ pub(crate) async fn files(
         let parent = path.parent().unwrap_or(folder);
         fs::create_dir_all(parent)
             .with_context(|| format!("cannot make the folder {}", parent.display()))?;
-        one(remote, &file.digest, file.size_bytes, &path).await?;
+        let executable = manifest.is_executable(&file.path);
+        one(remote, file, executable, &path).await?;
         written.push(path);
+    }
+    for empty in &manifest.empty_folders {
+        let path = folder.join(empty);
+        fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
     }
     Ok(written)
 }
@@ -57,7 +60,8 @@ pub(crate) async fn contents(remote: &Remote, digest: &Digest) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-async fn one(remote: &Remote, digest: &Digest, size: u64, path: &Path) -> Result<()> {
+async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -> Result<()> {
+    let (digest, size) = (&file.digest, file.size_bytes);
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || format!("cannot write {}", path.display());
     let mut aside = tempfile::Builder::new()
@@ -85,17 +89,18 @@ async fn one(remote: &Remote, digest: &Digest, size: u64, path: &Path) -> Result
         .persist(path)
         .map_err(|error| error.error)
         .with_context(write)?;
-    make_readable(&file).with_context(write)?;
+    make_readable(&file, executable).with_context(write)?;
     Ok(())
 }
 
 /// Gives a fetched file the mode that the user's other new files have: a temporary file is for its
 /// owner alone.
-fn make_readable(file: &File) -> std::io::Result<()> {
+fn make_readable(file: &File, executable: bool) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
-    file.set_permissions(fs::Permissions::from_mode(0o666 & !mask.bits()))
+    let all = if executable { 0o777 } else { 0o666 };
+    file.set_permissions(fs::Permissions::from_mode(all & !mask.bits()))
 }
 
 /// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte.

@@ -8,7 +8,7 @@
 //! Invariant: an array is never placed on a worker, and has an attempt only to hold its artifact.
 
 use chrono::{DateTime, Utc};
-use marquee_domain::artifact::{FileEntry, InvalidManifest, Manifest};
+use marquee_domain::artifact::{InvalidManifest, Manifest};
 use marquee_domain::child::ELEMENTS_FOLDER;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
@@ -99,18 +99,13 @@ pub(super) async fn fail(
 
 /// The artifact of an array from those of its elements.
 fn union(elements: Vec<(u32, Manifest)>) -> Result<Manifest, InvalidManifest> {
-    let files = elements.into_iter().flat_map(|(index, manifest)| {
-        manifest.files.into_iter().map(move |file| FileEntry {
-            path: format!("{ELEMENTS_FOLDER}/{index:04}/{}", file.path),
-            ..file
-        })
-    });
-    Manifest::new(files.collect())
+    let below = |(index, manifest)| (format!("{ELEMENTS_FOLDER}/{index:04}"), manifest);
+    Manifest::union(elements.into_iter().map(below).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use marquee_domain::artifact::Digest;
+    use marquee_domain::artifact::{Digest, FileEntry};
 
     use super::*;
 

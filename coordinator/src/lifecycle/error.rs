@@ -99,6 +99,8 @@ impl From<LifecycleError> for Status {
             | ErrorCode::JobNotRetryable
             | ErrorCode::WorkerNameTaken
             | ErrorCode::WorkerOwned
+            | ErrorCode::OtherCluster
+            | ErrorCode::CannotRescue
             | ErrorCode::BlobMismatch
             | ErrorCode::LimitReached => {}
         }

@@ -1,4 +1,4 @@
-//! What happens to jobs: submitted, placed, settled, cancelled, retried.
+//! What happens to jobs: submitted, placed, settled, cancelled, retried, rescued.
 //!
 //! Invariant: each function is one transaction under the locks of the pipelines concerned, made of the
 //! store's guarded transitions; it may be called again, by anybody, at any time, and then changes nothing
@@ -13,6 +13,7 @@ mod dependents;
 mod error;
 mod output;
 mod place;
+mod rescue;
 mod retry;
 mod reuse;
 mod settle;
@@ -25,6 +26,7 @@ pub use dependents::waits_for;
 pub use error::LifecycleError;
 pub use output::Outputs;
 pub use place::place;
+pub use rescue::rescue;
 pub use retry::retry_job;
 pub use reuse::reuse;
 pub use settle::{Settled, advance, settle};

@@ -18,44 +18,54 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
+    let changed = bring_back(&mut tx, &head, "a user asked for a retry", caller, now).await?;
+    tx.commit().await?;
+    tracing::info!(%job, attempt = head.attempt, back = changed.len(), "job retried");
+    app.jobs_changed(&changed);
+    Ok(())
+}
+
+/// Makes a failed or cancelled job an open one again, and those that were cancelled for its sake. The caller
+/// holds the pipeline's lock. Returns what changed.
+pub(super) async fn bring_back(
+    tx: &mut Tx,
+    head: &JobHead,
+    text: &str,
+    caller: &str,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>> {
+    let job = head.id;
     if head.life().retry(false, now).is_err() {
         return Err(LifecycleError::JobHasNotEnded {
             job,
             state: head.state,
         });
     }
-    let needs = neighbours::list_needs(&mut tx, job).await?;
+    let needs = neighbours::list_needs(tx, job).await?;
     if let Some(need) = needs.iter().find(|need| ended_badly(need.state)) {
         let (needs, name) = (need.id, need.name.to_string());
         return Err(LifecycleError::NeedHasNotSucceeded { job, needs, name });
     }
-    let mut changed = revive(
-        &mut tx,
-        std::slice::from_ref(&head),
-        "a user asked for a retry",
-        caller,
-        now,
-    )
-    .await?;
+    let mut changed = revive(tx, std::slice::from_ref(head), text, caller, now).await?;
     let text = format!("back, because job {job} is retried");
     // An array ended with its element: it comes back with it.
     let mut also = Vec::new();
     if let Some(array) = head.array_job {
-        let array = transitions::get_job_head(&mut tx, array).await?;
+        let array = transitions::get_job_head(tx, array).await?;
         if array.life().revive(true, now).is_ok() {
             also.push(array);
         }
     }
     let origin = head.array_job.unwrap_or(job);
     let mut back: BTreeSet<JobId> = BTreeSet::from([job, origin]);
-    let dependents = neighbours::list_dependents(&mut tx, origin).await?;
+    let dependents = neighbours::list_dependents(tx, origin).await?;
     let ids: Vec<JobId> = dependents.iter().map(|dependent| dependent.id).collect();
     // In pipeline order, so that what each needs is decided before it is.
-    for head in in_order(&ids, transitions::list_job_heads(&mut tx, &ids).await?) {
+    for head in in_order(&ids, transitions::list_job_heads(tx, &ids).await?) {
         if head.life().revive(true, now).is_err() {
             continue;
         }
-        let needs = neighbours::list_needs(&mut tx, head.id).await?;
+        let needs = neighbours::list_needs(tx, head.id).await?;
         let stays =
             |need: &neighbours::Neighbour| ended_badly(need.state) && !back.contains(&need.id);
         if !needs.iter().any(stays) {
@@ -63,11 +73,8 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
             also.push(head);
         }
     }
-    changed.extend(revive(&mut tx, &also, &text, caller, now).await?);
-    tx.commit().await?;
-    tracing::info!(%job, attempt = head.attempt, back = changed.len(), "job retried");
-    app.jobs_changed(&changed);
-    Ok(())
+    changed.extend(revive(tx, &also, &text, caller, now).await?);
+    Ok(changed)
 }
 
 fn in_order(ids: &[JobId], mut heads: Vec<JobHead>) -> Vec<JobHead> {

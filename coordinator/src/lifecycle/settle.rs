@@ -8,7 +8,7 @@ use marquee_domain::failure::Failure;
 use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::job::JobStateName;
 use marquee_store::live::{self, Live};
-use marquee_store::ranks::{self, RankKey};
+use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::transitions::{self, Success};
 use marquee_store::{StoreError, Tx, attempts, events, pipelines};
 
@@ -133,7 +133,7 @@ pub async fn settle(
                 continue;
             }
         };
-        let verdict = match verdict(&live, app.settings.settle, now) {
+        let verdict = match verdict(&live, app, now) {
             Verdict::Commit => match outputs.of(&live) {
                 None => {
                     // It finished since somebody looked: its files are to be checked first.
@@ -179,7 +179,9 @@ pub async fn settle(
     Ok(settled)
 }
 
-fn verdict(live: &Live, settle: std::time::Duration, now: DateTime<Utc>) -> Verdict {
+fn verdict(live: &Live, app: &App, now: DateTime<Utc>) -> Verdict {
+    let is_leaving =
+        |rank: &RankRow| !rank.state.has_ended() && app.sessions.is_leaving(rank.worker);
     judge(&Situation {
         attempt: &live.attempt,
         ranks: &live.ranks,
@@ -188,7 +190,8 @@ fn verdict(live: &Live, settle: std::time::Duration, now: DateTime<Utc>) -> Verd
         timeout: live
             .timeout_s
             .map(|s| std::time::Duration::from_secs(s.into())),
-        settle,
+        settle: app.settings.settle,
+        is_leaving: live.ranks.iter().any(is_leaving),
         now,
     })
 }

@@ -25,6 +25,8 @@ pub(super) struct Situation<'a> {
     pub(super) timeout: Option<Duration>,
     /// How long after a rank's failure its peers may still name a better cause.
     pub(super) settle: Duration,
+    /// A worker that has a rank of it is being shut down: what the others died of may be that.
+    pub(super) is_leaving: bool,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -73,14 +75,14 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
             Some(since) => since + situation.settle <= now,
             None => true,
         };
-        if !settled && !members().all(is_gone) {
+        if (!settled || situation.is_leaving) && !members().all(is_gone) {
             return Verdict::Wait;
         }
-        return match (lost_ranks(situation), interruption(ranks, &failure)) {
+        return match (lost_ranks(situation), shut_down(ranks)) {
             (Some(lost), _) => Verdict::GoOn(lost),
-            (None, Some(cause)) => Verdict::Interrupt {
-                cause,
-                message: failure.message,
+            (None, Some(stopped)) => Verdict::Interrupt {
+                cause: Interruption::Drained,
+                message: stopped.message,
             },
             (None, None) => Verdict::Fail(with_least(failure, situation)),
         };
@@ -104,13 +106,26 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     Verdict::Start
 }
 
-/// Whether the attempt ended because a worker that is being shut down stopped a rank: nobody asked for that
-/// on the job's account, and its peers only lost their connection to it.
-fn interruption(ranks: &[RankRow], cause: &Failure) -> Option<Interruption> {
-    let was_stopped = ranks
-        .iter()
-        .any(|rank| rank.lost_at.is_none() && rank.state == RankState::Stopped);
-    (was_stopped && cause.class == FailureClass::LostWorker).then_some(Interruption::Drained)
+/// Where the attempt ended because a worker that is being shut down stopped a rank: what is to be said of it.
+/// Nobody asked for that on the job's account. Whatever its peers died of, they only lost their connection to
+/// it; and what would have failed without that too fails in the next attempt.
+fn shut_down(ranks: &[RankRow]) -> Option<Failure> {
+    let mut members = ranks.iter().filter(|rank| rank.lost_at.is_none());
+    failure_of(members.find(|rank| was_shut_down(rank))?)
+}
+
+/// Nobody asked the rank to stop but its own worker. One of 0.1 calls that a failure.
+fn was_shut_down(rank: &RankRow) -> bool {
+    let says_so = |failure: &Failure| {
+        failure.class == FailureClass::LostWorker && failure.message.ends_with("was shut down")
+    };
+    match rank.state {
+        RankState::Stopped => true,
+        RankState::Failed => rank.failure.as_ref().is_some_and(says_so),
+        RankState::Assigned | RankState::Prepared | RankState::Running | RankState::Finished => {
+            false
+        }
+    }
 }
 
 /// The ranks that are lost, where the others go on without them.
@@ -331,6 +346,7 @@ mod tests {
             min_ranks: None,
             timeout: Some(Duration::from_secs(100)),
             settle: Duration::from_secs(1),
+            is_leaving: false,
             now: at(now),
         })
     }
@@ -407,21 +423,49 @@ mod tests {
             &[rank(0, RankState::Stopped)],
             false
         )));
-        // Its peer lost the connection to it, which tells nothing new.
+        // Its peer lost the connection to it: whatever it makes of that tells nothing new.
+        for class in FailureClass::ALL {
+            let gang = [failed(0, class), rank(1, RankState::Stopped)];
+            assert!(drained(judge_at(11, Running, &gang, false)), "{class:?}");
+        }
+        // What a worker of 0.1 says at its end.
+        let message = "worker \"gpu-1\" was shut down".to_owned();
+        let class = FailureClass::LostWorker;
+        let of_old = RankRow {
+            failure: Some(Failure { class, message }),
+            ..rank(1, RankState::Failed)
+        };
+        assert!(drained(judge_at(11, Running, &[of_old], false)));
+        let lost = [failed(0, FailureClass::LostWorker)];
+        assert!(!drained(judge_at(11, Running, &lost, false)));
+    }
+
+    #[test]
+    fn what_fails_while_a_worker_leaves_is_judged_when_that_has_stopped_its_rank() {
+        let judge_leaving = |ranks: &[RankRow], is_leaving| {
+            judge(&Situation {
+                attempt: &attempt(Running),
+                ranks,
+                cancel_requested: false,
+                min_ranks: None,
+                timeout: None,
+                settle: Duration::from_secs(1),
+                is_leaving,
+                now: at(30),
+            })
+        };
         let gang = [
-            failed(0, FailureClass::Network),
-            rank(1, RankState::Stopped),
-        ];
-        assert!(drained(judge_at(11, Running, &gang, false)));
-        // What went wrong before counts.
-        let broken = [
             failed(0, FailureClass::UserError),
-            rank(1, RankState::Stopped),
+            rank(1, RankState::Running),
         ];
-        assert_eq!(
-            class(judge_at(11, Running, &broken, false)),
-            FailureClass::UserError
-        );
+        assert_eq!(judge_leaving(&gang, true), Verdict::Wait);
+        assert_eq!(class(judge_leaving(&gang, false)), FailureClass::UserError);
+        // It never came back, and its lease ran out.
+        let gone = [
+            failed(0, FailureClass::UserError),
+            lost(1, RankState::Running),
+        ];
+        assert_eq!(class(judge_leaving(&gone, true)), FailureClass::UserError);
     }
 
     /// Judged as a gang of three that may go on with two, half a minute after the first step.
@@ -452,6 +496,7 @@ mod tests {
             min_ranks: Some(2),
             timeout: None,
             settle: Duration::from_secs(1),
+            is_leaving: false,
             now: at(30),
         })
     }
@@ -536,6 +581,7 @@ mod tests {
             min_ranks: Some(2),
             timeout: None,
             settle: Duration::from_secs(1),
+            is_leaving: false,
             now: at(30),
         });
         assert_eq!(class(verdict), FailureClass::Crash);

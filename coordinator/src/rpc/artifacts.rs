@@ -16,10 +16,10 @@ use marquee_proto::v1::upload_blob_request::Part;
 use marquee_proto::v1::{
     Artifact, DownloadBlobRequest, DownloadBlobResponse, FindMissingBlobsRequest,
     FindMissingBlobsResponse, GetArtifactRequest, ListArtifactsRequest, ListArtifactsResponse,
-    UploadBlobHeader, UploadBlobRequest, UploadBlobResponse,
+    RescueOutputRequest, UploadBlobHeader, UploadBlobRequest, UploadBlobResponse,
 };
 use marquee_store::Conn;
-use marquee_store::artifacts as table;
+use marquee_store::{artifacts as table, jobs};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::app::App;
@@ -97,6 +97,30 @@ impl Artifacts for ArtifactsService {
     ) -> Result<Response<UploadBlobResponse>, Status> {
         receive(&self.app.blobs, request.into_inner()).await?;
         Ok(Response::new(UploadBlobResponse {}))
+    }
+
+    async fn rescue_output(
+        &self,
+        request: Request<RescueOutputRequest>,
+    ) -> Result<Response<Artifact>, Status> {
+        let job = JobId(request.into_inner().job_id);
+        let mut conn = self.connection().await?;
+        let store = |error| Status::from(LifecycleError::from(error));
+        // A request that is repeated since its answer was lost finds what it asked for.
+        let committed = table::find_artifact_of_job(&mut conn, job)
+            .await
+            .map_err(store)?;
+        if committed.is_none() {
+            jobs::get_job(&mut conn, job).await.map_err(store)?;
+            drop(conn);
+            rescue(&self.app, job).await?;
+            conn = self.connection().await?;
+        }
+        let (artifact, manifest) = find(&mut conn, Which::JobId(job.0)).await?;
+        Ok(Response::new(Artifact {
+            manifest: Some((&manifest).into()),
+            ..to_wire(artifact)
+        }))
     }
 
     type DownloadBlobStream = BoxStream<'static, Result<DownloadBlobResponse, Status>>;
@@ -266,6 +290,29 @@ fn parse_digests(texts: &[String]) -> Result<Vec<Digest>, BadField> {
         return Err(BadField::invalid("digests", problem));
     }
     texts.iter().map(|text| parse_digest(text)).collect()
+}
+
+/// Lets the worker that keeps an output of the job store it, and waits until it is the job's artifact.
+async fn rescue(app: &App, job: JobId) -> Result<(), Status> {
+    let (worker, kept) = app.sessions.kept_of(job).ok_or_else(|| {
+        ErrorCode::CannotRescue.status(format!(
+            "no connected worker keeps an output of job {job}; \"marquee explain {job}\" says whether one was kept, where, and until when: start that worker, or run \"marquee retry {job}\""
+        ))
+    })?;
+    let gone = || {
+        ErrorCode::StorageUnavailable.status(format!(
+            "the worker that keeps the output of job {job} went away; run this again when it is back"
+        ))
+    };
+    let answer = app.sessions.rescue(worker, kept.key).ok_or_else(gone)?;
+    match answer.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(failure)) => Err(ErrorCode::CannotRescue.status(format!(
+            "job {job}: {}; it is kept in {:?} on its worker: mend that there and run this again",
+            failure.message, kept.path
+        ))),
+        Err(_) => Err(gone()),
+    }
 }
 
 /// Takes an upload: a header, then chunks.

@@ -66,6 +66,7 @@ impl v1::workers_server::Workers for WorkersService {
         Ok(Response::new(v1::ProbeResponse {
             version: env!("CARGO_PKG_VERSION").into(),
             now: Some(timestamp(self.app.clock.now())),
+            cluster_id: self.app.cluster.to_string(),
         }))
     }
 }

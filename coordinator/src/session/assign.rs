@@ -1,9 +1,13 @@
 //! The messages that give ranks to a worker, made from the stored rows.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use marquee_domain::failure::{Failure, FailureClass};
+use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::spec::InputRef;
 use marquee_proto::v1;
-use marquee_store::ranks::{self, Assignment, RankKey};
+use marquee_store::ranks::{self, Assignment, RankKey, RankRow};
 use marquee_store::{Conn, artifacts, checkpoints};
 
 use crate::lifecycle::Result;
@@ -18,17 +22,70 @@ pub(super) async fn assignments(
     starts_by_assignment: bool,
 ) -> Result<Vec<(RankKey, Assigned)>> {
     let mut all = Vec::with_capacity(keys.len());
+    let mut gangs: BTreeMap<(JobId, AttemptNumber), Vec<RankRow>> = BTreeMap::new();
     for stored in ranks::list_assignments(conn, keys).await? {
         let key = stored.key;
-        all.push((key, assignment(conn, stored, starts_by_assignment).await?));
+        let group = if stored.world_size == 1 {
+            alone(&stored)
+        } else {
+            let gang = (key.job, key.attempt);
+            if let Entry::Vacant(new) = gangs.entry(gang) {
+                new.insert(ranks::list_ranks(conn, key.job, Some(key.attempt)).await?);
+            }
+            let found = gangs.get(&gang).and_then(|ranks| group(ranks, key));
+            // It was there a moment ago.
+            found.unwrap_or_else(|| alone(&stored))
+        };
+        let assign = assignment(conn, stored, starts_by_assignment, group).await?;
+        all.push((key, assign));
     }
     Ok(all)
+}
+
+/// Where a rank stands among the ranks of its attempt on the same host, and its host among theirs.
+struct Group {
+    local_ranks: Vec<v1::LocalRank>,
+    rank: u32,
+    size: u32,
+}
+
+fn alone(stored: &Assignment) -> Group {
+    Group {
+        local_ranks: vec![v1::LocalRank {
+            devices: stored.devices.iter().map(v1::Device::from).collect(),
+        }],
+        rank: 0,
+        size: 1,
+    }
+}
+
+/// Hosts are counted in the order of their first ranks, and the ranks of one in their own order, as local
+/// ranks are. None where the rank is not among them.
+fn group(ranks: &[RankRow], key: RankKey) -> Option<Group> {
+    let mut hosts: Vec<WorkerId> = Vec::new();
+    for rank in ranks {
+        if !hosts.contains(&rank.worker) {
+            hosts.push(rank.worker);
+        }
+    }
+    let own = ranks.iter().find(|rank| rank.key == key)?.worker;
+    let local = ranks.iter().filter(|rank| rank.worker == own);
+    Some(Group {
+        local_ranks: local
+            .map(|rank| v1::LocalRank {
+                devices: rank.devices.iter().map(v1::Device::from).collect(),
+            })
+            .collect(),
+        rank: u32::try_from(hosts.iter().position(|host| *host == own)?).ok()?,
+        size: u32::try_from(hosts.len()).ok()?,
+    })
 }
 
 async fn assignment(
     conn: &mut Conn,
     stored: Assignment,
     starts_by_assignment: bool,
+    group: Group,
 ) -> Result<Assigned> {
     let key = stored.key;
     let bad = |message| Failure {
@@ -89,5 +146,8 @@ async fn assignment(
         shares_rates: true,
         // A rank alone has nobody to wait for.
         start: starts_by_assignment && stored.world_size == 1,
+        local_ranks: group.local_ranks,
+        group_rank: group.rank,
+        group_world_size: group.size,
     }))
 }

@@ -11,6 +11,7 @@ mod counter;
 mod desk;
 mod gpus;
 mod hello;
+mod kept;
 mod reconcile;
 mod registry;
 mod regroup;

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use marquee_domain::RankKey;
-use marquee_domain::ids::WorkerId;
+use marquee_domain::ids::{JobId, WorkerId};
 use marquee_proto::v1;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::kept::{self, KeptOutput, Outcome, Rescues};
 
 /// The workers that are connected to this process.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,10 @@ struct Entry {
     connected: bool,
     /// What its GPUs said last.
     gpus: Vec<v1::GpuReading>,
+    /// Its daemon is being stopped: it accepts nothing.
+    leaving: bool,
+    kept: Vec<KeptOutput>,
+    rescues: Arc<Rescues>,
     replaced: CancellationToken,
     nudge: Arc<Notify>,
     placed: Arc<Placed>,
@@ -68,6 +74,7 @@ pub(super) struct Seat {
     /// Somebody changed what the worker should hold.
     pub(super) nudge: Arc<Notify>,
     pub(super) placed: Arc<Placed>,
+    pub(super) rescues: Arc<Rescues>,
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -80,6 +87,9 @@ impl Sessions {
             number: 0,
             connected: false,
             gpus: Vec::new(),
+            leaving: false,
+            kept: Vec::new(),
+            rescues: Arc::default(),
             replaced: CancellationToken::new(),
             nudge: Arc::new(Notify::new()),
             placed: Arc::default(),
@@ -95,6 +105,7 @@ impl Sessions {
             replaced: entry.replaced.clone(),
             nudge: entry.nudge.clone(),
             placed: entry.placed.clone(),
+            rescues: entry.rescues.clone(),
             turn: entry.turn.clone(),
         }
     }
@@ -106,7 +117,47 @@ impl Sessions {
 
     /// The session has ended. That is no verdict: the worker may come back within its lease.
     pub(super) fn leave(&self, seat: &Seat) {
-        self.update(seat, |entry| entry.connected = false);
+        self.update(seat, |entry| {
+            entry.connected = false;
+            entry.kept.clear();
+            entry.rescues.give_up();
+        });
+    }
+
+    /// Whether the worker's daemon is being stopped. Whether that is news.
+    pub(super) fn set_leaving(&self, seat: &Seat, leaving: bool) -> bool {
+        let mut is_news = false;
+        self.update(seat, |entry| {
+            is_news = entry.leaving != leaving;
+            entry.leaving = leaving;
+        });
+        is_news
+    }
+
+    /// The outputs that the worker keeps.
+    pub(super) fn set_kept(&self, seat: &Seat, kept: Vec<KeptOutput>) {
+        self.update(seat, |entry| entry.kept = kept);
+    }
+
+    /// The newest output of a job that a connected worker keeps.
+    #[must_use]
+    pub fn kept_of(&self, job: JobId) -> Option<(WorkerId, KeptOutput)> {
+        let workers = self.lock();
+        let connected = workers.iter().filter(|(_, entry)| entry.connected);
+        let kept = connected
+            .filter_map(|(worker, entry)| Some((*worker, kept::newest(&entry.kept, job)?.clone())));
+        kept.max_by_key(|(_, kept)| kept.key)
+    }
+
+    /// Asks a worker to store an output that it keeps. None where it is not connected.
+    pub(crate) fn rescue(
+        &self,
+        worker: WorkerId,
+        key: RankKey,
+    ) -> Option<oneshot::Receiver<Outcome>> {
+        let workers = self.lock();
+        let entry = workers.get(&worker).filter(|entry| entry.connected)?;
+        Some(entry.rescues.ask(key))
     }
 
     /// A message came.
@@ -159,6 +210,22 @@ impl Sessions {
         self.lock()
             .get(&worker)
             .is_some_and(|entry| entry.connected)
+    }
+
+    /// Whether a worker takes new ranks: it is connected, and its daemon is not being stopped.
+    #[must_use]
+    pub fn takes_ranks(&self, worker: WorkerId) -> bool {
+        self.lock()
+            .get(&worker)
+            .is_some_and(|entry| entry.connected && !entry.leaving)
+    }
+
+    /// Whether the daemon of a connected worker is being stopped.
+    #[must_use]
+    pub fn is_leaving(&self, worker: WorkerId) -> bool {
+        self.lock()
+            .get(&worker)
+            .is_some_and(|entry| entry.connected && entry.leaving)
     }
 
     /// Lets the sessions of these workers look at once at what their workers should hold.

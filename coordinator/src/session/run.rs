@@ -21,7 +21,7 @@ use super::counter::Answer;
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
-use super::{assign, gpus};
+use super::{assign, gpus, kept};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 use crate::rates::Asks;
@@ -145,6 +145,7 @@ impl Session {
         let shutdown = self.app.shutdown.clone();
         let nudge = self.seat.nudge.clone();
         let placed = self.seat.placed.clone();
+        let rescues = self.seat.rescues.clone();
         let work = async {
             if let Err(end) = self.welcome().await {
                 return end;
@@ -159,6 +160,7 @@ impl Session {
                     },
                     () = nudge.notified() => self.nudged().await,
                     keys = placed.next() => self.persist(Work::Placed(keys)).await,
+                    keys = rescues.next() => self.rescue(&keys).await,
                 };
                 if let Err(end) = done {
                     return end;
@@ -180,6 +182,7 @@ impl Session {
             heartbeat_every_ms: ms(settings.heartbeat_every),
             lease_ms: ms(settings.lease),
             version: env!("CARGO_PKG_VERSION").into(),
+            cluster_id: self.app.cluster.to_string(),
         }))
         .await?;
         self.persist(Work::Welcome).await
@@ -194,6 +197,12 @@ impl Session {
                 }
                 self.heartbeat = heartbeat.sequence;
                 self.heard = Instant::now();
+                if self.app.sessions.set_leaving(&self.seat, heartbeat.leaving) {
+                    self.app.wake.notify_one();
+                }
+                self.app
+                    .sessions
+                    .set_kept(&self.seat, kept::read(heartbeat.kept));
                 self.share_rates(hello::rates(&heartbeat.held)).await?;
                 self.held = hello::held(heartbeat.held).map_err(nonsense)?;
                 self.persist(Work::Heartbeat).await
@@ -211,8 +220,48 @@ impl Session {
                 }
                 Ok(())
             }
+            Some(In::Rescued(rescued)) => self.rescued(rescued).await,
             Some(In::Hello(_)) => Err(nonsense("a second Hello")),
             None => Err(nonsense("a message without a body")),
+        }
+    }
+
+    /// Somebody asked for outputs that the worker keeps.
+    async fn rescue(&self, keys: &[RankKey]) -> Result<(), End> {
+        for key in keys {
+            self.send(rescue(*key, false)).await?;
+        }
+        Ok(())
+    }
+
+    /// An output that the worker kept is stored, or cannot be: whoever asked for it is told.
+    async fn rescued(&self, rescued: v1::Rescued) -> Result<(), End> {
+        let key = hello::key(rescued.job_id, rescued.attempt, rescued.rank);
+        let broken = |message: String| Failure {
+            class: FailureClass::Crash,
+            message,
+        };
+        let outcome = match (rescued.output, rescued.failure) {
+            (Some(output), _) => match output.try_into() {
+                Ok(manifest) => {
+                    let by = format!("rescued from worker {:?}", self.name);
+                    lifecycle::rescue(&self.app, key, &manifest, &by)
+                        .await
+                        .map_err(|error| broken(error.to_string()))
+                }
+                Err(bad) => Err(broken(bad.to_string())),
+            },
+            (None, Some(failure)) => Err(failure.try_into().map_err(nonsense)?),
+            (None, None) => Err(broken("the worker did not say why".into())),
+        };
+        self.seat.rescues.answer(key, &outcome);
+        match outcome {
+            Ok(()) => self.send(rescue(key, true)).await,
+            Err(failure) => {
+                let (job, message) = (key.job, failure.message);
+                tracing::warn!(%job, worker = self.name, message, "an output was not rescued");
+                Ok(())
+            }
         }
     }
 
@@ -557,6 +606,15 @@ fn kill(key: RankKey, reason: &str) -> Out {
         grace_ms: 0,
         reason: reason.into(),
         forget: true,
+    })
+}
+
+fn rescue(key: RankKey, committed: bool) -> Out {
+    Out::Rescue(v1::Rescue {
+        job_id: key.job.0,
+        attempt: key.attempt.0,
+        rank: key.rank.0,
+        committed,
     })
 }
 

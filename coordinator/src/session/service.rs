@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::run::{OUTBOX_MAX, Session};
-use super::{gpus, hello};
+use super::{gpus, hello, kept};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
@@ -64,6 +64,11 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let starts_by_assignment = hello
             .features()
             .any(|feature| feature == v1::WorkerFeature::StartWithAssign);
+        if !hello.cluster_id.is_empty() && hello.cluster_id != self.app.cluster.to_string() {
+            return Err(other_cluster(&hello, &self.app.cluster.to_string()));
+        }
+        let leaving = hello.leaving;
+        let kept = kept::read(std::mem::take(&mut hello.kept));
         let (worker, held) = hello::read(hello, &caller)?;
         // Before it takes the seat: that ends the session of the worker whose id it names.
         self.check_owner(&worker).await.map_err(refused)?;
@@ -75,6 +80,8 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         self.store_online(&worker).await.map_err(refused)?;
         // Before the scheduler may use it: an ill GPU is to be known as one.
         self.app.sessions.set_gpus(&seat, gpus);
+        self.app.sessions.set_leaving(&seat, leaving);
+        self.app.sessions.set_kept(&seat, kept);
         self.app.sessions.begin(&seat);
         self.app.workers_changed();
 
@@ -104,10 +111,28 @@ async fn first(inbound: &mut Streaming<v1::WorkerMessage>) -> Result<v1::Hello, 
         })??;
     match first.and_then(|message| message.body) {
         Some(Body::Hello(hello)) => Ok(hello),
-        Some(Body::Heartbeat(_) | Body::Reports(_) | Body::Goodbye(_) | Body::Gpus(_)) | None => {
-            Err(BadField::invalid("body", "the first message must be a Hello").into())
-        }
+        Some(
+            Body::Heartbeat(_)
+            | Body::Reports(_)
+            | Body::Goodbye(_)
+            | Body::Gpus(_)
+            | Body::Rescued(_),
+        )
+        | None => Err(BadField::invalid("body", "the first message must be a Hello").into()),
     }
+}
+
+/// What its ranks are called here are other ranks there: it would report for them.
+fn other_cluster(hello: &v1::Hello, ours: &str) -> Status {
+    tracing::warn!(
+        name = hello.name,
+        theirs = hello.cluster_id,
+        "worker refused: it belongs to another cluster"
+    );
+    ErrorCode::OtherCluster.status(format!(
+        "worker {:?} belongs to cluster {}, and this is cluster {ours}; give it the address of its own coordinator, or another data folder; if its cluster is gone for good, delete cluster-id in its data folder",
+        hello.name, hello.cluster_id
+    ))
 }
 
 fn busy() -> Status {

@@ -239,6 +239,7 @@ pub fn manifest(path: &str, contents: &[u8]) -> v1::Manifest {
             size_bytes,
             digest,
         }],
+        ..v1::Manifest::default()
     }
 }
 
@@ -257,6 +258,9 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
     let env = Env::system();
     let mut conn = database.db.read().await.unwrap();
     let rates = Rates::load(&mut conn, env.clock.now()).await.unwrap();
+    let cluster = marquee_store::cluster::get_cluster_id(&mut conn)
+        .await
+        .unwrap();
     drop(conn);
     let app = App {
         db: database.db.clone(),
@@ -269,6 +273,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
         reports: Counter::default(),
         sessions: Sessions::default(),
         rates,
+        cluster,
         settings: Settings {
             lease: LEASE,
             heartbeat_every: Duration::from_millis(100),

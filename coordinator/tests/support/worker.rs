@@ -32,12 +32,15 @@ const CODE: &str = "code-1";
 /// (job, attempt, rank)
 pub type Key = (i64, u32, u32);
 type Held = Arc<Mutex<BTreeMap<Key, v1::HeldRank>>>;
+type More = Arc<Mutex<v1::Heartbeat>>;
 
 /// A worker with two CPU slots.
 pub struct FakeWorker {
     pub name: String,
     id: String,
     held: Held,
+    /// What its heartbeats say besides.
+    more: More,
     outbox: mpsc::Sender<v1::WorkerMessage>,
     inbox: Streaming<v1::CoordinatorMessage>,
     /// Assignments that came while it waited for something else, in order.
@@ -120,7 +123,7 @@ impl FakeWorker {
             gpus: Vec::new(),
             held: held.lock().unwrap().values().cloned().collect(),
             prep_code: code.into(),
-            features: Vec::new(),
+            ..v1::Hello::default()
         };
         outbox
             .send(v1::WorkerMessage {
@@ -138,6 +141,7 @@ impl FakeWorker {
             name: name.into(),
             id,
             held: held.clone(),
+            more: More::default(),
             heartbeats: tokio::spawn(async {}),
             outbox: outbox.clone(),
             inbox,
@@ -148,7 +152,8 @@ impl FakeWorker {
                 _ => None,
             })
             .await;
-        worker.heartbeats = tokio::spawn(heartbeats(outbox, held, 1.., every));
+        let more = worker.more.clone();
+        worker.heartbeats = tokio::spawn(heartbeats(outbox, held, more, 1.., every));
         Ok(worker)
     }
 
@@ -393,6 +398,57 @@ impl FakeWorker {
         timeout(SOON, closed).await.unwrap();
     }
 
+    /// Its daemon is being stopped, as its heartbeats say from now on.
+    pub fn leave(&self) {
+        self.more.lock().unwrap().leaving = true;
+    }
+
+    /// Stops a rank of its own accord, as one that is being stopped does.
+    pub async fn stop_unasked(&mut self, key: Key) {
+        self.report(key, Body::Stopped(v1::RankStopped {})).await;
+        self.acknowledged(key).await;
+    }
+
+    /// Says with its heartbeats that it keeps the output of a rank.
+    pub fn keep_output(&self, key: Key, path: &str) {
+        let (job_id, attempt, rank) = key;
+        self.more.lock().unwrap().kept = vec![v1::KeptOutput {
+            job_id,
+            attempt,
+            rank,
+            path: path.into(),
+            until: Some(timestamp(now())),
+        }];
+    }
+
+    /// The next order about an output that it keeps.
+    pub async fn asked_to_rescue(&mut self) -> v1::Rescue {
+        self.wait("rescue", |body| match body {
+            In::Rescue(rescue) => Some(rescue),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn rescued(
+        &mut self,
+        (job_id, attempt, rank): Key,
+        output: Result<v1::Manifest, v1::Failure>,
+    ) {
+        let (output, failure) = match output {
+            Ok(output) => (Some(output), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        self.send(Out::Rescued(v1::Rescued {
+            job_id,
+            attempt,
+            rank,
+            output,
+            failure,
+        }))
+        .await;
+    }
+
     /// Falls silent, with its stream open, as behind a partition.
     pub fn fall_silent(&self) {
         self.heartbeats.abort();
@@ -404,7 +460,8 @@ impl FakeWorker {
         // Above every number that it has used.
         let numbers = 1_000_000..;
         let (outbox, held) = (self.outbox.clone(), self.held.clone());
-        self.heartbeats = tokio::spawn(heartbeats(outbox, held, numbers, 100));
+        let more = self.more.clone();
+        self.heartbeats = tokio::spawn(heartbeats(outbox, held, more, numbers, 100));
     }
 
     async fn send(&mut self, body: Out) {
@@ -418,13 +475,18 @@ impl FakeWorker {
 async fn heartbeats(
     outbox: mpsc::Sender<v1::WorkerMessage>,
     held: Held,
+    more: More,
     numbers: RangeFrom<u64>,
     every_ms: u32,
 ) {
     for sequence in numbers {
         tokio::time::sleep(Duration::from_millis(every_ms.into())).await;
         let held = held.lock().unwrap().values().cloned().collect();
-        let heartbeat = v1::Heartbeat { sequence, held };
+        let heartbeat = v1::Heartbeat {
+            sequence,
+            held,
+            ..more.lock().unwrap().clone()
+        };
         let message = v1::WorkerMessage {
             body: Some(Out::Heartbeat(heartbeat)),
         };

@@ -36,7 +36,7 @@ pub(super) fn fetch(table: &mut Table<'_>) -> Option<FetchSettings> {
         "tmdb" => tmdb(&mut source),
         "list" => list(&mut source),
         _ => Source::Folder {
-            path: source.required_text("path", "the path of a folder or .zip on the worker"),
+            path: host_path(&mut source, "the path of a folder or .zip on the worker"),
         },
     };
     source.finish();
@@ -51,13 +51,34 @@ pub(super) fn fetch(table: &mut Table<'_>) -> Option<FetchSettings> {
 
 fn list(source: &mut Table<'_>) -> Source {
     Source::List {
-        path: source.required_text("path", "the path of a .csv or .parquet list on the worker"),
+        path: host_path(source, "the path of a .csv or .parquet list on the worker"),
         requests_per_second: source.int("requests_per_second", 1..=100_000, Some(40)),
         concurrency: source.int("concurrency", 1..=1_024, Some(16)),
         request_timeout_s: source.int("request_timeout_s", 1..=3_600, Some(30)),
         request_attempts: source.int("request_attempts", 1..=20, Some(5)),
         outage_s: source.int("outage_s", 1..=86_400, Some(OUTAGE_S_DEFAULT)),
     }
+}
+
+/// `path`, of something on the worker's host. Absolute: what a relative one is relative to, no worker knows.
+fn host_path(source: &mut Table<'_>, example: &str) -> String {
+    let path = source.required_text("path", example);
+    if path.is_empty() || path.starts_with('/') {
+        return path;
+    }
+    let problem = if path.starts_with('~') {
+        "begins with \"~\", which only a shell knows"
+    } else {
+        "is no absolute path, and a worker does not know what it is relative to"
+    };
+    let name = path.trim_start_matches(['~', '.', '/']);
+    source.add_error(
+        "path",
+        format!(
+            "{path:?} {problem}; give {example}, from \"/\" on, such as \"/data/{name}\" (\"marquee submit\" makes paths beside the file absolute where the coordinator runs on the same machine)"
+        ),
+    );
+    path
 }
 
 /// A day in the form 2026-01-31, or None where the key is absent or wrong.
@@ -408,10 +429,28 @@ pub(super) fn command(table: &mut Table<'_>) -> CommandSettings {
             );
         }
     }
+    let env_from_worker = table.texts("env_from_worker").unwrap_or_default();
+    for name in &env_from_worker {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            table.add_error(
+                "env_from_worker",
+                "names no environment variable: \"=\" and NUL may not stand in it",
+            );
+        } else if env.contains_key(name) {
+            table.add_error(
+                "env_from_worker",
+                format!("names {name:?}, which env sets; leave one of the two out"),
+            );
+        }
+    }
     if argv.iter().any(|arg| arg.contains('\0')) {
         table.add_error("argv", "holds a NUL character, which no argument can");
     }
-    CommandSettings { argv, env }
+    CommandSettings {
+        argv,
+        env,
+        env_from_worker,
+    }
 }
 
 #[cfg(test)]

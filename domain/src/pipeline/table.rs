@@ -447,6 +447,9 @@ pub(super) fn unknown(word: &str, known: &[&str]) -> String {
 }
 
 fn suggestion(word: &str, known: &[&str]) -> String {
+    if known.is_empty() {
+        return "leave it out: nothing may stand here".to_owned();
+    }
     match nearest(word, known.iter().copied()) {
         Some(name) => format!("did you mean {name:?}?"),
         None => format!("use {}", one_of(known)),
@@ -456,7 +459,7 @@ fn suggestion(word: &str, known: &[&str]) -> String {
 fn one_of(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     match quoted.as_slice() {
-        [] => "nothing here".into(),
+        [] => "none of them".into(),
         [only] => only.clone(),
         [first @ .., last] => format!("{} or {last}", first.join(", ")),
     }

@@ -307,4 +307,8 @@ pub struct CommandSettings {
     pub argv: Vec<String>,
     /// Variables added to the environment.
     pub env: BTreeMap<String, String>,
+    /// Variables of the worker's own environment, such as a token, that its operator gives to jobs which name
+    /// them. Their values are in no spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_from_worker: Vec<String>,
 }

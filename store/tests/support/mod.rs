@@ -53,7 +53,8 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         work: Work::Command(CommandSettings {
             argv: vec!["true".into()],
             env: Default::default(),
-        }),
+            env_from_worker: Vec::new(),
+}),
         needs: vec![],
         inputs: Default::default(),
         resources: Resources {

@@ -51,6 +51,15 @@ impl Departure {
         }
     }
 
+    /// Whether the process is known to have left by itself and in order. False where it was killed, and
+    /// where its status is not ours to know.
+    pub(super) fn was_in_order(&mut self) -> bool {
+        match self {
+            Self::Own(child) => matches!(child.try_wait(), Ok(Some(status)) if status.success()),
+            Self::Other(_) | Self::Past | Self::Untold => false,
+        }
+    }
+
     /// Waits for the end. Never comes back where the kernel does not tell.
     pub(super) async fn wait(&mut self) {
         match self {

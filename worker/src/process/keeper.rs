@@ -5,17 +5,24 @@
 //! subreaper of all that the child starts, it also knows when nothing of it is left: it kills what
 //! outlives the child, wherever it hid, and only then writes `exit-N.json`.
 //!
+//! A full disk does not end it: room for what it writes is kept from the start, and where there was none
+//! it tries again until somebody makes some.
+//!
 //! Not here: any decision. TERM to the group passes it by; [`KILL_REQUEST`] makes it kill.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use marquee_domain::child::env::EVENTS_FD;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
@@ -24,9 +31,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::launcher::Exit;
-use super::{ProcessId, signal};
-use crate::durable;
+use super::launcher::{Exit, events_path};
+use super::{ProcessId, cgroup, signal};
+use crate::durable::Room;
+use crate::files;
 use crate::proc::{self, oom_kills};
 
 /// Asks a keeper to kill everything below it.
@@ -34,17 +42,54 @@ pub const KILL_REQUEST: Signal = Signal::SIGUSR1;
 
 /// The claim on launch number N, `claim-N.json`: made once, by the keeper, or by a daemon that
 /// wants to be sure that no late keeper starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// None where a daemon fenced this launch off.
     pub keeper: Option<ProcessId>,
     /// The child, once it is started.
     pub child: Option<i32>,
+    /// The cgroup that it was started in.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
-/// How long what outlived the child may stay, at most, until it is looked for again: one that was
+/// What to keep: the rest of the keeper's command line.
+#[derive(Debug)]
+pub struct Keep {
+    /// Folder of the launch.
+    pub dir: PathBuf,
+    /// Number of the launch.
+    pub launch: u32,
+    /// The child gets a channel for its events.
+    pub events: bool,
+    /// The child's cgroup; it is gone when the keeper is.
+    pub cgroup: Option<PathBuf>,
+    pub argv: Vec<OsString>,
+}
+
+/// The child's environment on its way to the keeper, which works with the daemon's: a job's own `LD_PRELOAD`
+/// is nothing for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ChildEnv(Vec<(OsString, OsString)>);
+
+impl ChildEnv {
+    pub(super) fn new(env: &BTreeMap<OsString, OsString>) -> Self {
+        let pairs = env.iter();
+        Self(
+            pairs
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )
+    }
+}
+
+/// How long what outlived the child may stay, at least, until it is looked for again: one that was
 /// being forked while the list was read is not in it.
-const RESCAN_MS: u8 = 20;
+const RESCAN_MIN: Duration = Duration::from_millis(20);
+/// A look at all processes may take a third of a core at most, however many there are.
+const REST_FACTOR: u32 = 2;
+/// Between two tries to write to a full disk.
+const WRITE_AGAIN: Duration = Duration::from_millis(200);
 
 pub(crate) fn claim_path(dir: &Path, launch: u32) -> PathBuf {
     dir.join(format!("claim-{launch}.json"))
@@ -56,8 +101,9 @@ pub(crate) fn exit_path(dir: &Path, launch: u32) -> PathBuf {
 
 /// Writes a claim if there is none yet: whole, and only one of several that try.
 pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bool> {
+    use std::io::Write as _;
     let aside = dir.join(format!("claim-{launch}.{}", std::process::id()));
-    fs::write(&aside, serde_json::to_vec(claim)?)?;
+    files::make(&aside)?.write_all(&serde_json::to_vec(claim)?)?;
     let linked = fs::hard_link(&aside, claim_path(dir, launch));
     fs::remove_file(&aside)?;
     match linked {
@@ -68,7 +114,8 @@ pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bo
 }
 
 /// The keeper's whole life. Returns when the child and all its descendants are gone.
-pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
+pub fn keep(order: &Keep) -> anyhow::Result<()> {
+    let (dir, launch) = (order.dir.as_path(), order.launch);
     // Blocked, so that `wait_for` takes them one by one; `start` lifts the mask for the child.
     let mut signals = SigSet::empty();
     for each in [
@@ -83,61 +130,125 @@ pub fn keep(dir: &Path, launch: u32, argv: &[OsString]) -> anyhow::Result<()> {
     signals.thread_block()?;
     setsid()?;
     set_child_subreaper(true)?;
+    // Whole, or the daemon died over it and will start another one.
+    let env: ChildEnv = serde_json::from_reader(io::stdin().lock())?;
+    let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
-    if !try_claim(
-        dir,
-        launch,
-        &Claim {
-            keeper,
-            child: None,
-        },
-    )? {
+    let claim = Claim {
+        keeper,
+        child: None,
+        cgroup: order.cgroup.clone(),
+    };
+    if !try_claim(dir, launch, &claim)? {
         anyhow::bail!("launch {launch} in {dir:?} is fenced off");
     }
+    let mut claim_room = Room::keep(&claim_path(dir, launch));
+    let mut exit_room = Room::keep(&exit_path(dir, launch));
     let ooms_before = oom_kills();
-    let exit = match start(argv, &signals) {
+    // The child is born where the keeper is: it goes there for the birth.
+    let birth = order.cgroup.as_deref().map(Birth::in_cgroup);
+    let started = start(order, env, &signals);
+    let cgroup = birth.and_then(Birth::go_home);
+    let exit = match started {
         Ok(child) => {
-            durable::replace_json(
-                &claim_path(dir, launch),
-                &Claim {
-                    keeper,
-                    child: Some(child),
-                },
-            )?;
-            let status = wait_for(child, &signals)?;
+            let claim = Claim {
+                child: Some(child),
+                ..claim
+            };
+            surely(|| claim_room.fill_json(&claim), &ends);
+            let status = wait_for(child, &ends, cgroup)?;
             exit_of(status, ooms_before)
         }
         Err(error) => Exit::NotStarted {
             error: error.to_string(),
         },
     };
-    bury_the_rest(&signals)?;
+    bury_the_rest(&ends, cgroup)?;
+    if let Some(folder) = &order.cgroup {
+        cgroup::remove(folder);
+    }
     // The last thing it does: who sees the keeper gone finds the file, or knows that there is none.
-    durable::replace_json(&exit_path(dir, launch), &exit)?;
+    surely(|| exit_room.fill_json(&exit), &ends);
     Ok(())
+}
+
+/// The keeper's visit to the cgroup of its child.
+struct Birth<'a> {
+    cgroup: &'a Path,
+    /// Where the keeper was before; an error where it could not leave.
+    home: io::Result<PathBuf>,
+}
+
+impl<'a> Birth<'a> {
+    fn in_cgroup(cgroup: &'a Path) -> Self {
+        let home = cgroup::enter(cgroup);
+        Self { cgroup, home }
+    }
+
+    /// The cgroup, where the child is in it and the keeper is not: then all in it may be killed.
+    fn go_home(self) -> Option<&'a Path> {
+        match self.home.and_then(|home| cgroup::join(&home)) {
+            Ok(()) => Some(self.cgroup),
+            Err(error) => {
+                eprintln!("[marquee] this rank has no cgroup of its own: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// Writes, for as long as it takes, and goes on doing what it is there for meanwhile.
+fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
+    while let Err(error) = write() {
+        // To the log of the rank: there is nobody else to tell.
+        eprintln!("[marquee] the keeper cannot write: {error}");
+        if error.kind() == io::ErrorKind::NotFound {
+            // The child removed the folder it belongs into.
+            return;
+        }
+        if wait_a_moment(ends, WRITE_AGAIN).unwrap_or(false) {
+            kill_all(None);
+        }
+    }
 }
 
 /// Starts the child from a thread of its own, whose mask alone is lifted: a child inherits the mask
 /// of the thread that starts it, and with TERM blocked it could never be told to stop.
-fn start(argv: &[OsString], blocked: &SigSet) -> io::Result<i32> {
-    let (program, arguments) = argv
+fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
+    let (program, arguments) = order
+        .argv
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .arg0(program)
+        .env_clear()
+        .envs(env.0)
+        .stdin(Stdio::null());
+    let channel = order.events.then(|| channel(&order.dir)).transpose()?;
+    if let Some(channel) = &channel {
+        command.env(EVENTS_FD, channel.as_raw_fd().to_string());
+    }
     let spawn = || -> io::Result<i32> {
         blocked.thread_unblock()?;
-        let child = Command::new(program)
-            .args(arguments)
-            .arg0(program)
-            .spawn()?;
+        let child = command.spawn()?;
         i32::try_from(child.id()).map_err(io::Error::other)
     };
     std::thread::scope(|scope| scope.spawn(spawn).join())
         .map_err(|_| io::Error::other("the thread that starts the child panicked"))?
 }
 
+/// The file of the child's events, open for it to inherit.
+fn channel(dir: &Path) -> io::Result<File> {
+    let file = files::open_append(&events_path(dir))?;
+    fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(file)
+}
+
 /// Reaps all that ends until `child` does.
-fn wait_for(child: i32, signals: &SigSet) -> nix::Result<WaitStatus> {
+fn wait_for(child: i32, ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<WaitStatus> {
     loop {
         loop {
             let status = waitpid(None, Some(WaitPidFlag::WNOHANG))?;
@@ -148,10 +259,8 @@ fn wait_for(child: i32, signals: &SigSet) -> nix::Result<WaitStatus> {
                 return Ok(status);
             }
         }
-        if signals.wait()? == KILL_REQUEST {
-            descendants()
-                .into_iter()
-                .for_each(|pid| signal(pid, Signal::SIGKILL));
+        if wait(ends, PollTimeout::NONE)? {
+            kill_all(cgroup);
         }
     }
 }
@@ -178,52 +287,55 @@ fn exit_of(status: WaitStatus, ooms_before: u64) -> Exit {
 
 /// Kills what outlived the child, until nothing is left to wait for. Mostly nothing is, and then the
 /// first question to the kernel says so.
-fn bury_the_rest(signals: &SigSet) -> nix::Result<()> {
-    let mut ends = None;
+fn bury_the_rest(ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<()> {
+    let mut look_at = Instant::now();
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Err(Errno::ECHILD) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e),
-            // A process in an uninterruptible wait dies when the kernel lets it.
-            Ok(WaitStatus::StillAlive) => {
-                descendants()
-                    .into_iter()
-                    .for_each(|pid| signal(pid, Signal::SIGKILL));
-                let ends = match &ends {
-                    Some(ends) => ends,
-                    None => ends.insert(SignalFd::with_flags(
-                        signals,
-                        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-                    )?),
-                };
-                wait_a_moment(ends)?;
+        // All that have ended, before anything else is looked at: there may be thousands.
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Err(Errno::ECHILD) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(_buried) => {}
             }
-            Ok(_buried) => {}
         }
+        let now = Instant::now();
+        if now >= look_at {
+            kill_all(cgroup);
+            // A process in an uninterruptible wait dies when the kernel lets it.
+            look_at = Instant::now() + RESCAN_MIN.max(now.elapsed() * REST_FACTOR);
+        }
+        wait_a_moment(ends, look_at.saturating_duration_since(Instant::now()))?;
     }
 }
 
-/// Waits for the next signal, such as that of a child's end, but not for long.
-fn wait_a_moment(signals: &SignalFd) -> nix::Result<()> {
-    let mut asked = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut asked, PollTimeout::from(RESCAN_MS)) {
+/// Waits for the next signal, such as that of a child's end, but not for long. Whether one asked to kill.
+fn wait_a_moment(ends: &SignalFd, most: Duration) -> nix::Result<bool> {
+    let ms = u16::try_from(most.as_millis() + 1).unwrap_or(u16::MAX);
+    wait(ends, PollTimeout::from(ms))
+}
+
+/// Waits for signals and takes all there are. Whether one of them asked to kill.
+fn wait(ends: &SignalFd, most: PollTimeout) -> nix::Result<bool> {
+    let mut asked = [PollFd::new(ends.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut asked, most) {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(e) => return Err(e),
     }
-    while signals.read_signal()?.is_some() {}
-    Ok(())
+    let mut shall_kill = false;
+    while let Some(signal) = ends.read_signal()? {
+        shall_kill |= i32::try_from(signal.ssi_signo).is_ok_and(|n| n == KILL_REQUEST as i32);
+    }
+    Ok(shall_kill)
 }
 
-/// Everything below this process.
-fn descendants() -> Vec<i32> {
-    let all = proc::running();
-    let mut family = vec![Pid::this().as_raw()];
-    let mut next = 0;
-    while let Some(parent) = family.get(next).copied() {
-        let children = all.iter().filter(|(_, stat)| stat.parent == parent);
-        family.extend(children.map(|(pid, _)| *pid));
-        next += 1;
+/// Kills everything below this process, and whatever else is in the child's cgroup.
+fn kill_all(cgroup: Option<&Path>) {
+    if let Some(folder) = cgroup {
+        cgroup::kill(folder);
     }
-    family.split_off(1)
+    for pid in proc::below(&[Pid::this().as_raw()], &proc::running()) {
+        signal(pid, Signal::SIGKILL);
+    }
 }

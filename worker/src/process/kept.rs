@@ -2,12 +2,16 @@
 //!
 //! What is true of a child stands in its folder (claim and exit file) and in the kernel. The daemon
 //! hears of changes from the keeper's end and from inotify; where the kernel does not tell, it looks.
+//!
+//! A child can kill or stop its keeper, since both run under one account. What is left of it is then found
+//! by four signs: its cgroup, its session, the mark in its environment, and that it became a child of the
+//! daemon when its parents died. See `docs/limits.md` for what none of them catches.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,28 +19,21 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tracing::warn;
 
+use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
-use super::keeper::{self, Claim, KILL_REQUEST};
-use super::launcher::{Child, Launch, Launcher, News, Status, stderr_path, stdout_path};
+use super::keeper::{self, ChildEnv, Claim, KILL_REQUEST};
+use super::launcher::{
+    Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
+};
+use super::strays::{self, Strays};
 use super::watch::{FolderWatch, Watches};
 use super::{ProcessId, signal};
-use crate::proc;
+use crate::{files, proc};
 
 /// The daemon's own program, even when its file was replaced by an upgrade.
 const OWN_PROGRAM: &str = "/proc/self/exe";
-/// Variables that speak to the daemon, not to its children.
-const NOT_FOR_CHILDREN: [&str; 7] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-];
-/// Prefix of the daemon's own settings.
-const OWN_VARIABLES: &str = "MARQUEE_WORKER__";
 /// How often to look where the kernel tells of ends and output: only for what it may have missed.
 const LOOK_WHEN_TOLD: Duration = Duration::from_secs(1);
 /// How often to look where it does not: short enough for a live log.
@@ -47,6 +44,9 @@ const LOOK_WHEN_NOT: Duration = Duration::from_millis(100);
 pub struct Keepers {
     /// Made with the first child; None where the kernel gives none.
     watches: OnceLock<Option<Arc<Watches>>>,
+    /// The same; None where the daemon owns no part of the tree.
+    cgroups: OnceLock<Option<Cgroups>>,
+    strays: OnceLock<Arc<Strays>>,
 }
 
 impl Keepers {
@@ -54,12 +54,46 @@ impl Keepers {
         let watches = self.watches.get_or_init(Watches::new);
         watches.as_ref().and_then(|watches| watches.watch(dir))
     }
+
+    fn strays(&self) -> &Arc<Strays> {
+        self.strays.get_or_init(Strays::watch_over)
+    }
+
+    fn cgroup(&self, dir: &Path, launch: u32) -> Option<PathBuf> {
+        let find = || {
+            Cgroups::find(&format!(
+                "{:08x}",
+                crc32c::crc32c(home(dir).as_os_str().as_bytes())
+            ))
+        };
+        let cgroups = self.cgroups.get_or_init(find).as_ref()?;
+        cgroups.make(&cgroup_name(dir, launch))
+    }
+}
+
+/// The folder above those of all children: it tells daemons of one host apart.
+fn home(dir: &Path) -> &Path {
+    let attempts = dir.ancestors().find(|above| above.ends_with("attempts"));
+    attempts.unwrap_or(dir)
+}
+
+fn cgroup_name(dir: &Path, launch: u32) -> String {
+    let inside = dir.strip_prefix(home(dir)).unwrap_or(dir);
+    let words = inside
+        .iter()
+        .map(|part| part.to_string_lossy().into_owned());
+    let name = words.collect::<Vec<_>>().join("-");
+    format!("{name}-{launch}")
 }
 
 impl Launcher for Keepers {
     fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>> {
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
-        let append = |path| OpenOptions::new().create(true).append(true).open(path);
+        let cgroup = self.cgroup(launch.dir, number);
+        let mut env = launch.env.clone();
+        env.insert(strays::MARK.into(), launch.dir.into());
+        let env = serde_json::to_vec(&ChildEnv::new(&env))?;
+        let (env_out, mut env_in) = io::pipe()?;
         let mut command = tokio::process::Command::new(OWN_PROGRAM);
         command
             .arg0("marquee-worker")
@@ -68,44 +102,56 @@ impl Launcher for Keepers {
                 launch.dir.as_os_str(),
                 OsStr::new(&number.to_string()),
             ])
-            .arg("--")
-            .args(&launch.argv)
             .current_dir(launch.work_dir)
-            .envs(&launch.env)
-            .stdin(Stdio::null())
-            .stdout(append(stdout_path(launch.dir))?)
-            .stderr(append(stderr_path(launch.dir))?);
-        let own = std::env::vars_os().map(|(name, _)| name);
-        for name in own.filter(|name| !is_for_children(name)) {
-            command.env_remove(name);
+            .env_clear()
+            .stdin(env_out)
+            .stdout(files::open_append(&stdout_path(launch.dir))?)
+            .stderr(files::open_append(&stderr_path(launch.dir))?);
+        if launch.events {
+            files::open_append(&events_path(launch.dir))?;
+            command.arg("--events");
         }
+        if let Some(cgroup) = &cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        command.arg("--").args(&launch.argv);
         // Before there is anything to miss.
         let watch = self.watch(launch.dir);
         // From here on the claim is what counts.
-        let child = command.spawn()?;
+        let child = self.strays().spawn(&mut command)?;
+        // Its own end of the pipe, too: a keeper that died is to be noticed here, not waited for.
+        drop(command);
+        if let Err(error) = env_in.write_all(&env) {
+            warn!(dir = ?launch.dir, %error, "a keeper does not take the environment of its child");
+        }
+        drop(env_in);
         Ok(Box::new(Kept {
             dir: launch.dir.to_owned(),
             launch: number,
             keeper: None,
             spawned: child.id().and_then(|pid| i32::try_from(pid).ok()),
             child: None,
+            cgroup,
             departure: Departure::Own(Box::new(child)),
             watch,
+            strays: Arc::clone(self.strays()),
         }))
     }
 
     fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>> {
-        let Some((launch, keeper)) = find(dir)? else {
+        let Some(found) = find(dir)? else {
             return Ok(None);
         };
         Ok(Some(Box::new(Kept {
             dir: dir.to_owned(),
-            launch,
-            keeper: Some(keeper),
+            launch: found.launch,
+            keeper: found.keeper,
             spawned: None,
             child: None,
-            departure: Departure::of(keeper),
+            cgroup: found.cgroup,
+            departure: found.keeper.map_or(Departure::Past, Departure::of),
             watch: self.watch(dir),
+            strays: Arc::clone(self.strays()),
         })))
     }
 }
@@ -120,34 +166,51 @@ struct Kept {
     /// The keeper's id as the parent knows it, until the claim says it with the start time.
     spawned: Option<i32>,
     child: Option<i32>,
+    cgroup: Option<PathBuf>,
     /// Of the keeper: to leave an exit file is the last thing it does.
     departure: Departure,
     /// Of the folder, for the child's start and its output.
     watch: Option<FolderWatch>,
+    strays: Arc<Strays>,
 }
 
 impl Child for Kept {
     fn status(&mut self) -> io::Result<Status> {
         // Before the exit file, so that one written in between is seen.
-        let keeper_lives = match (self.keeper, self.spawned) {
-            (Some(keeper), _) => keeper.is_alive(),
-            (None, Some(pid)) => proc::stat(pid).is_some_and(|stat| !stat.is_zombie),
-            (None, None) => false,
+        let stat = match (self.keeper, self.spawned) {
+            (Some(keeper), _) => proc::stat(keeper.pid).filter(|stat| stat.start == keeper.start),
+            (None, Some(pid)) => proc::stat(pid),
+            (None, None) => None,
         };
+        let keeper_lives = stat.is_some_and(|stat| !stat.is_zombie);
+        if stat.is_some_and(|stat| stat.is_stopped)
+            && let Some(pid) = self.keeper_pid()
+        {
+            // Nobody but its child would stop a keeper, and a stopped one sees no end.
+            signal(pid, Signal::SIGCONT);
+        }
         // To leave an exit file is the last that a keeper does: while it lives, nothing else is to be read.
         if keeper_lives && self.keeper.is_some() && self.child.is_some() {
             return Ok(Status::Running);
         }
         // The exit before the claim: once it is there, the claim says all that it ever will.
-        let exit = read(&keeper::exit_path(&self.dir, self.launch))?;
-        let claim: Option<Claim> = read(&keeper::claim_path(&self.dir, self.launch))?;
-        self.keeper = self.keeper.or(claim.and_then(|claim| claim.keeper));
-        self.child = self.child.or(claim.and_then(|claim| claim.child));
+        let exit = files::read_json(&keeper::exit_path(&self.dir, self.launch));
+        let claim = files::read_json::<Claim>(&keeper::claim_path(&self.dir, self.launch));
+        if !keeper_lives {
+            // Nobody will write them any more: what cannot be read says nothing.
+            let claim = claim.ok().flatten();
+            self.keeper = self
+                .keeper
+                .or(claim.as_ref().and_then(|claim| claim.keeper));
+            return Ok(Status::Gone(exit.ok().flatten()));
+        }
+        let (exit, claim) = (exit?, claim?);
+        self.keeper = self
+            .keeper
+            .or(claim.as_ref().and_then(|claim| claim.keeper));
+        self.child = self.child.or(claim.as_ref().and_then(|claim| claim.child));
         if let Some(exit) = exit {
             return Ok(Status::Gone(Some(exit)));
-        }
-        if !keeper_lives {
-            return Ok(Status::Gone(None));
         }
         Ok(if self.child.is_some() {
             Status::Running
@@ -195,22 +258,58 @@ impl Child for Kept {
     fn kill(&self) {
         if let Some(pid) = self.keeper_pid() {
             signal(pid, KILL_REQUEST);
+            // One that its child stopped hears nothing.
+            signal(pid, Signal::SIGCONT);
         }
     }
 
     fn kill_session(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup::kill(cgroup);
+        }
         self.survivors()
             .into_iter()
             .for_each(|pid| signal(pid, Signal::SIGKILL));
     }
 
+    fn is_buried(&mut self) -> bool {
+        // A keeper leaves in order when it has buried all; one that was killed may have left anything, and an
+        // exit file beside it may be the child's own work.
+        self.departure.was_in_order()
+    }
+
     fn survivors(&self) -> Vec<i32> {
-        let Some(keeper) = self.keeper else {
-            return Vec::new();
-        };
-        let all = proc::running().into_iter();
-        let own = all.filter(|(_, stat)| stat.session == keeper.pid && stat.start >= keeper.start);
-        own.map(|(pid, _)| pid).collect()
+        let all = proc::running();
+        let mut found: BTreeSet<i32> = self.strays.among(&all).into_iter().collect();
+        if let Some(cgroup) = &self.cgroup {
+            found.extend(cgroup::processes(cgroup).unwrap_or_default());
+        }
+        let since = self.keeper.map_or(0, |keeper| keeper.start);
+        if let Some(keeper) = self.keeper {
+            let own = all
+                .iter()
+                .filter(|(_, stat)| stat.session == keeper.pid && stat.start >= since);
+            found.extend(own.map(|(pid, _)| *pid));
+        }
+        let mark = strays::mark_of(&self.dir);
+        let later = all.iter().filter(|(_, stat)| stat.start >= since);
+        found.extend(
+            later
+                .map(|(pid, _)| *pid)
+                .filter(|pid| proc::has_variable(*pid, &mark)),
+        );
+        let tops: Vec<i32> = found.iter().copied().collect();
+        found.extend(proc::below(&tops, &all));
+        // This process is below nobody of these, whatever they did.
+        found.remove(&Pid::this().as_raw());
+        let runs = |pid: &i32| proc::stat(*pid).is_some_and(|stat| !stat.is_zombie);
+        let left: Vec<i32> = found.into_iter().filter(runs).collect();
+        if left.is_empty()
+            && let Some(cgroup) = &self.cgroup
+        {
+            cgroup::remove(cgroup);
+        }
+        left
     }
 }
 
@@ -223,22 +322,47 @@ impl Kept {
     }
 }
 
-/// The launch in `dir` and its keeper, living or not; a launch without one is fenced off.
-fn find(dir: &Path) -> io::Result<Option<(u32, ProcessId)>> {
-    let next = match newest_claim(dir)? {
-        Some((
+/// A launch that was claimed.
+struct Found {
+    launch: u32,
+    /// Living or not; None where the claim cannot be read any more.
+    keeper: Option<ProcessId>,
+    cgroup: Option<PathBuf>,
+}
+
+/// The launch in `dir`; one without a claim is fenced off.
+fn find(dir: &Path) -> io::Result<Option<Found>> {
+    let next = match newest_claim(dir) {
+        Ok(Some((
             launch,
             Claim {
                 keeper: Some(keeper),
+                cgroup,
                 ..
             },
-        )) => return Ok(Some((launch, keeper))),
-        Some((launch, Claim { keeper: None, .. })) => launch + 1,
-        None => 1,
+        ))) => {
+            return Ok(Some(Found {
+                launch,
+                keeper: Some(keeper),
+                cgroup,
+            }));
+        }
+        Ok(Some((launch, Claim { keeper: None, .. }))) => launch + 1,
+        Ok(None) => 1,
+        // Something was launched, and spoiled its own claim. It is found by its mark, and ended.
+        Err(error) => {
+            warn!(?dir, %error, "a child's claim cannot be read; it is looked for and ended");
+            return Ok(Some(Found {
+                launch: 1,
+                keeper: None,
+                cgroup: None,
+            }));
+        }
     };
     let fence = Claim {
         keeper: None,
         child: None,
+        cgroup: None,
     };
     if keeper::try_claim(dir, next, &fence)? {
         return Ok(None);
@@ -246,23 +370,10 @@ fn find(dir: &Path) -> io::Result<Option<(u32, ProcessId)>> {
     find(dir)
 }
 
-fn is_for_children(name: &OsStr) -> bool {
-    name.to_str()
-        .is_none_or(|name| !NOT_FOR_CHILDREN.contains(&name) && !name.starts_with(OWN_VARIABLES))
-}
-
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 fn newest_claim(dir: &Path) -> io::Result<Option<(u32, Claim)>> {
     let mut newest = None;
     for launch in 1.. {
-        match read(&keeper::claim_path(dir, launch))? {
+        match files::read_json(&keeper::claim_path(dir, launch))? {
             Some(claim) => newest = Some((launch, claim)),
             None => break,
         }

@@ -1,8 +1,8 @@
 //! What a rank's life needs of whoever starts its child. The real one is
 //! [`super::kept::Keepers`]; a simulation brings one whose children are scripts.
 //!
-//! A child writes to files ([`stdout_path`], [`stderr_path`]), so that it outlives the daemon and its
-//! output does too. Invariant: a folder has one child at a time, and [`Launcher::adopt`] finds it
+//! A child writes to files ([`stdout_path`], [`stderr_path`], [`events_path`]), so that it outlives the
+//! daemon and its output does too. Invariant: a folder has one child at a time, and [`Launcher::adopt`] finds it
 //! after the daemon was killed at any instant, or makes sure that none is to come.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 /// Starts children, and finds those that an earlier daemon started.
 pub trait Launcher: Debug + Send + Sync {
     /// Starts a program. Its stdout and stderr are appended to the files of [`stdout_path`] and
-    /// [`stderr_path`], which are there from now on; stdin is empty. May block.
+    /// [`stderr_path`], which are there from now on, and so is that of [`events_path`] where it has such a
+    /// channel; stdin is empty. May block.
     fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>>;
 
     /// The child that an earlier daemon of the same boot launched in `dir`, running or ended. If that
@@ -51,7 +52,11 @@ pub trait Child: Debug + Send + Sync {
     /// Kills what is left even where [`Child::kill`] has no effect.
     fn kill_session(&self);
 
-    /// What is left of a child that ended without an [`Exit`].
+    /// Whether nothing is left of it, beyond doubt. Only of one that is gone; where it is not so,
+    /// [`Child::survivors`] has to be asked.
+    fn is_buried(&mut self) -> bool;
+
+    /// What is left of it, as far as the kernel tells. Looks at every process of the host.
     fn survivors(&self) -> Vec<i32>;
 }
 
@@ -62,8 +67,10 @@ pub struct Launch<'a> {
     pub dir: &'a Path,
     pub work_dir: &'a Path,
     pub argv: Vec<OsString>,
-    /// Added to the daemon's own environment.
-    pub env: BTreeMap<String, String>,
+    /// All of its environment, but for what the launcher adds: it gets nothing of the daemon's own.
+    pub env: BTreeMap<OsString, OsString>,
+    /// It gets a channel for events.
+    pub events: bool,
 }
 
 /// What a look at a child may find.
@@ -81,8 +88,7 @@ pub enum Status {
     /// It is about to be started.
     Starting,
     Running,
-    /// It ended, and with an [`Exit`] nothing of it is left. None: who watched over it was killed
-    /// before it could say how it ended.
+    /// It ended. None: who watched over it was killed before it could say how. See [`Child::is_buried`].
     Gone(Option<Exit>),
 }
 
@@ -109,4 +115,10 @@ pub fn stdout_path(dir: &Path) -> PathBuf {
 #[must_use]
 pub fn stderr_path(dir: &Path) -> PathBuf {
     dir.join("stderr")
+}
+
+/// File that a child's events go into. There is one where the child was given a channel.
+#[must_use]
+pub fn events_path(dir: &Path) -> PathBuf {
+    dir.join("events")
 }

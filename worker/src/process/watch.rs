@@ -153,7 +153,7 @@ impl Room {
 /// What a change of the file `name` means; None for files that the daemon writes itself, and for exit
 /// files: while their keeper lives they are not looked at, and its end is told otherwise.
 fn rings(name: &str) -> Option<Rings> {
-    if name == "stdout" || name == "stderr" {
+    if matches!(name, "stdout" | "stderr" | "events") {
         Some(Rings {
             state: 0,
             output: 1,

@@ -89,13 +89,17 @@ impl ChildPlan<'_> {
         self.assignment.shares_rates && self.spec.work.kind() == JobKind::Fetch
     }
 
-    /// What is added to the daemon's own environment. A job's own variables come first: those of
+    /// What is added to what every child gets ([`super::base_env`]). A job's own variables come first: those of
     /// the contract cannot be overridden, but for the number of threads.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
         let key = self.assignment.key;
         let mut vars =
             BTreeMap::from([(env::OMP_NUM_THREADS.to_owned(), self.threads().to_string())]);
+        vars.insert(
+            torchrun::NCCL_ERRORS.0.to_owned(),
+            torchrun::NCCL_ERRORS.1.to_owned(),
+        );
         if let Work::Command(command) = &self.spec.work {
             vars.extend(command.env.clone());
         }
@@ -103,6 +107,9 @@ impl ChildPlan<'_> {
         set(env::RANK, key.rank.to_string());
         set(env::WORLD_SIZE, self.assignment.world_size.to_string());
         set(env::LOCAL_RANK, self.assignment.local_rank.to_string());
+        for (name, value) in self.of_torchrun() {
+            set(name, value);
+        }
         set(env::MASTER_ADDR, self.rendezvous.host.clone());
         set(env::MASTER_PORT, self.rendezvous.port.to_string());
         set(env::JOB, key.job.to_string());
@@ -111,7 +118,9 @@ impl ChildPlan<'_> {
             env::OUTPUT,
             self.dir.output().to_string_lossy().into_owned(),
         );
-        set(env::CUDA_VISIBLE_DEVICES, self.visible_gpus());
+        let (visible, own) = self.visible_gpus();
+        set(env::CUDA_VISIBLE_DEVICES, visible);
+        set(env::GPUS, own);
         set(CUDA_DEVICE_ORDER.0, CUDA_DEVICE_ORDER.1.to_owned());
         if let Some(element) = self.spec.element {
             set(env::ARRAY_INDEX, element.index.to_string());
@@ -134,22 +143,94 @@ impl ChildPlan<'_> {
         vars
     }
 
-    /// The rank's GPUs by UUID, which no renumbering can confuse; empty hides all of them.
-    fn visible_gpus(&self) -> String {
-        let gpus = self
-            .assignment
-            .devices
-            .iter()
-            .filter_map(|device| match device {
+    /// What torchrun sets beside the rank itself, as if each host were one of its nodes.
+    fn of_torchrun(&self) -> Vec<(&'static str, String)> {
+        let (assignment, group) = (&self.assignment, &self.assignment.group);
+        // An older coordinator does not say: then the rank is as good as alone on its host.
+        let known = group.world_size > 0;
+        let local_world_size = if known { group.local_ranks.len() } else { 1 };
+        let (rank, hosts) = match known {
+            true => (group.rank, group.world_size),
+            false => (assignment.key.rank.0, assignment.world_size),
+        };
+        let restarts = assignment.key.attempt.0.saturating_sub(1);
+        vec![
+            ("LOCAL_WORLD_SIZE", local_world_size.to_string()),
+            ("GROUP_RANK", rank.to_string()),
+            ("GROUP_WORLD_SIZE", hosts.to_string()),
+            // torchrun gives it to what it starts its agents with; Lightning and others read it.
+            ("NODE_RANK", rank.to_string()),
+            ("ROLE_NAME", torchrun::ROLE.to_owned()),
+            ("ROLE_RANK", assignment.key.rank.to_string()),
+            ("ROLE_WORLD_SIZE", assignment.world_size.to_string()),
+            (
+                "TORCHELASTIC_RUN_ID",
+                format!("marquee-{}", assignment.key.job),
+            ),
+            ("TORCHELASTIC_RESTART_COUNT", restarts.to_string()),
+            (
+                "TORCHELASTIC_MAX_RESTARTS",
+                self.spec.max_attempts.saturating_sub(1).to_string(),
+            ),
+            // Rank 0 itself listens at MASTER_PORT.
+            ("TORCHELASTIC_USE_AGENT_STORE", "False".to_owned()),
+            (
+                "TORCHELASTIC_ERROR_FILE",
+                self.dir
+                    .path()
+                    .join("torch-error.json")
+                    .display()
+                    .to_string(),
+            ),
+        ]
+    }
+
+    /// The GPUs that the rank sees, by UUID, which no renumbering can confuse, and which of them are its own, by
+    /// their places among those; empty hides all of them.
+    ///
+    /// A command sees those of all its gang's ranks on this host, in the order of local ranks: its script picks
+    /// its own by `LOCAL_RANK`, as under torchrun. Our own programs see theirs alone.
+    fn visible_gpus(&self) -> (String, String) {
+        let gpus = |devices: &[Device]| -> Vec<u32> {
+            let gpus = devices.iter().filter_map(|device| match device {
                 Device::Cpu { .. } => None,
                 Device::Gpu { index } => Some(*index),
             });
-        let names = gpus.map(|index| {
-            let known = self.inventory.gpus.iter().find(|gpu| gpu.index == index);
+            gpus.collect()
+        };
+        let own = gpus(&self.assignment.devices);
+        let shares = &self.assignment.group.local_ranks;
+        let all = match self.spec.work.kind() {
+            JobKind::Command if shares.len() > 1 => {
+                shares.iter().flat_map(|one| gpus(one)).collect()
+            }
+            JobKind::Command
+            | JobKind::Fetch
+            | JobKind::Preprocess
+            | JobKind::Train
+            | JobKind::Eval => own.clone(),
+        };
+        let name = |index: &u32| {
+            let known = self.inventory.gpus.iter().find(|gpu| gpu.index == *index);
             known.map_or_else(|| index.to_string(), |gpu| gpu.uuid.clone())
-        });
-        names.collect::<Vec<_>>().join(",")
+        };
+        let place = |index: &u32| all.iter().position(|gpu| gpu == index);
+        let own: Vec<String> = own
+            .iter()
+            .filter_map(place)
+            .map(|at| at.to_string())
+            .collect();
+        let visible: Vec<String> = all.iter().map(name).collect();
+        (visible.join(","), own.join(","))
     }
+}
+
+/// Values of torchrun's own.
+mod torchrun {
+    /// Of workers whose role has no name.
+    pub(super) const ROLE: &str = "default";
+    /// A rank whose peer is gone ends instead of waiting for ever. A job may set it otherwise.
+    pub(super) const NCCL_ERRORS: (&str, &str) = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
 }
 
 /// `MARQUEE_INPUT_<NAME>`, with "_" for what no variable's name may hold.
@@ -172,7 +253,9 @@ mod tests {
     use super::*;
     use marquee_domain::RankKey;
     use marquee_domain::resources::{DeviceKind, GpuInfo, Resources};
-    use marquee_domain::spec::CommandSettings;
+    use marquee_domain::spec::{CommandSettings, EvalSettings};
+
+    use super::super::Group;
 
     fn gpu(index: u32) -> GpuInfo {
         let (uuid, name) = (format!("GPU-{index}"), "H100".to_owned());
@@ -192,10 +275,20 @@ mod tests {
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
+            env_from_worker: Vec::new(),
         };
+        variables_of(Work::Command(settings), devices, Group::default(), 0)
+    }
+
+    fn variables_of(
+        work: Work,
+        devices: Vec<Device>,
+        group: Group,
+        local_rank: u32,
+    ) -> BTreeMap<String, String> {
         let spec = JobSpec {
             name: "hello".parse().unwrap(),
-            work: Work::Command(settings),
+            work,
             needs: Vec::new(),
             inputs: BTreeMap::new(),
             resources: Resources {
@@ -224,7 +317,7 @@ mod tests {
         let assignment = Assignment {
             key: RankKey::new(17, 2, 1),
             world_size: 2,
-            local_rank: 0,
+            local_rank,
             spec_json: String::new(),
             inputs: BTreeMap::new(),
             devices,
@@ -233,6 +326,7 @@ mod tests {
             problem: None,
             shares_rates: false,
             start: false,
+            group,
         };
         let plan = ChildPlan {
             assignment: &assignment,
@@ -301,5 +395,86 @@ mod tests {
             ),
             ("1", "1", "y")
         );
+    }
+
+    fn gang(devices: [&[Device]; 2]) -> Group {
+        Group {
+            local_ranks: devices.map(<[Device]>::to_vec).to_vec(),
+            rank: 1,
+            world_size: 3,
+        }
+    }
+
+    fn command() -> Work {
+        Work::Command(CommandSettings {
+            argv: vec!["true".into()],
+            env: BTreeMap::new(),
+            env_from_worker: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn a_rank_knows_its_place_as_under_torchrun() {
+        let cpu = |index| [Device::Cpu { index }];
+        let (zero, one) = (cpu(0), cpu(1));
+        let vars = variables_of(command(), one.to_vec(), gang([&zero, &one]), 1);
+        for (name, value) in [
+            ("RANK", "1"),
+            ("WORLD_SIZE", "2"),
+            ("LOCAL_RANK", "1"),
+            ("LOCAL_WORLD_SIZE", "2"),
+            ("GROUP_RANK", "1"),
+            ("GROUP_WORLD_SIZE", "3"),
+            ("NODE_RANK", "1"),
+            ("ROLE_NAME", "default"),
+            ("ROLE_RANK", "1"),
+            ("ROLE_WORLD_SIZE", "2"),
+            ("TORCHELASTIC_RUN_ID", "marquee-17"),
+            ("TORCHELASTIC_RESTART_COUNT", "1"),
+            ("TORCHELASTIC_MAX_RESTARTS", "2"),
+            ("TORCHELASTIC_USE_AGENT_STORE", "False"),
+            ("TORCHELASTIC_ERROR_FILE", "/d/17-2-1/torch-error.json"),
+            ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        ] {
+            assert_eq!(vars.get(name).map(String::as_str), Some(value), "{name}");
+        }
+        // Of an older coordinator nothing is known but the rank itself.
+        let vars = variables_of(command(), zero.to_vec(), Group::default(), 0);
+        let of = |name: &str| vars[name].clone();
+        assert_eq!(
+            [
+                of("LOCAL_WORLD_SIZE"),
+                of("GROUP_RANK"),
+                of("GROUP_WORLD_SIZE")
+            ],
+            ["1", "1", "2"]
+        );
+    }
+
+    #[test]
+    fn a_commands_ranks_see_all_gpus_of_their_gang_and_ours_their_own() {
+        let gpu = |index| Device::Gpu { index };
+        let group = || gang([&[gpu(1)], &[gpu(0)]]);
+        let vars = variables_of(command(), vec![gpu(0)], group(), 1);
+        assert_eq!(vars["CUDA_VISIBLE_DEVICES"], "GPU-1,GPU-0");
+        assert_eq!(vars["MARQUEE_GPUS"], "1", "its own, as LOCAL_RANK says");
+        let eval = Work::Eval(EvalSettings {
+            batch_size: 1,
+            thresholds: BTreeMap::new(),
+            bootstrap_resamples: 0,
+            gallery: 0,
+            seed: 0,
+        });
+        let vars = variables_of(eval, vec![gpu(0)], group(), 1);
+        assert_eq!(
+            (
+                vars["CUDA_VISIBLE_DEVICES"].as_str(),
+                vars["MARQUEE_GPUS"].as_str()
+            ),
+            ("GPU-0", "0")
+        );
+        let two = gang([&[gpu(0), gpu(1)], &[]]);
+        let vars = variables_of(command(), vec![gpu(0), gpu(1)], two, 0);
+        assert_eq!(vars["MARQUEE_GPUS"], "0,1");
     }
 }

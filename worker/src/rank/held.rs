@@ -2,19 +2,22 @@
 //! the work itself is in [`super::task`].
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use marquee_domain::env::Clock;
+use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
 use marquee_domain::rate::RateShare;
-use marquee_domain::{BootId, RankKey};
+use marquee_domain::{BootId, FailureClass, RankKey};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
+use super::base_env::BaseEnv;
 use super::pump::Cursor;
 use super::rate;
 use super::spool::Spool;
@@ -23,7 +26,10 @@ use crate::cache::{Cache, Pin};
 use crate::config::Config;
 use crate::durable;
 use crate::env::Env;
+use crate::fault::{at, is_full};
+use crate::files;
 use crate::gpus::Gpus;
+use crate::kept::Kept;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
 use std::sync::Arc;
@@ -37,7 +43,12 @@ pub struct Host {
     pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
+    pub kept: Kept,
+    /// Outputs that were asked for, as they are to be answered.
+    pub rescued: Mutex<Vec<v1::Rescued>>,
     pub env: Env,
+    /// What children get of the daemon's environment.
+    pub base_env: BaseEnv,
     /// Rung when there are reports to send or ranks have come or gone.
     pub news: Notify,
 }
@@ -60,8 +71,12 @@ pub struct HeldRank {
     pub boot: BootId,
     /// This daemon accepted it: no earlier one can have started its child.
     pub is_new: bool,
+    /// Why nothing of it can be on this host's disk. It only reports that.
+    pub refusal: Option<Failure>,
     spool: Mutex<Spool>,
     orders: watch::Sender<Orders>,
+    /// The newest orders are not on the disk yet.
+    is_note_due: AtomicBool,
     /// Keep its inputs in the cache until its work has ended.
     pins: Mutex<Vec<Pin>>,
 }
@@ -70,7 +85,7 @@ impl HeldRank {
     /// Accepts an assignment: from here on the rank is held, whatever is killed.
     pub fn accept(host: &Host, assignment: Assignment) -> io::Result<Self> {
         let dir = RankDir::new(&host.attempts(), assignment.key);
-        fs::create_dir_all(dir.path())?;
+        files::make_folder(dir.path())?;
         let spool = Spool::open(&dir.spool(), assignment.key)?;
         let file = RankFile {
             boot: host.boot,
@@ -82,10 +97,34 @@ impl HeldRank {
         Ok(Self::new(host, dir, file, spool, true))
     }
 
+    /// A rank that cannot be accepted, as on a full disk: held in memory until the coordinator knows. If the
+    /// daemon is killed before, nobody holds it, which says as much.
+    pub fn refuse(host: &Host, assignment: Assignment, fault: &io::Error) -> io::Result<Self> {
+        let class = if is_full(fault) {
+            FailureClass::DiskFull
+        } else {
+            FailureClass::Crash
+        };
+        let message = format!(
+            "worker {:?} cannot take the rank: {fault}",
+            host.config.name
+        );
+        let spool = Spool::in_memory(assignment.key)?;
+        let file = RankFile {
+            boot: host.boot,
+            orders: Orders::with(&assignment),
+            assignment,
+        };
+        let dir = RankDir::new(&host.attempts(), file.assignment.key);
+        let mut rank = Self::new(host, dir, file, spool, true);
+        rank.refusal = Some(Failure { class, message });
+        Ok(rank)
+    }
+
     /// A rank that an earlier daemon accepted; None where it had not got so far.
     pub fn recover(host: &Host, key: RankKey) -> io::Result<Option<Self>> {
         let dir = RankDir::new(&host.attempts(), key);
-        let bytes = match fs::read(dir.rank_file()) {
+        let bytes = match files::read(&dir.rank_file()) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
@@ -96,7 +135,7 @@ impl HeldRank {
             // A power cut while it was being accepted: of a rank without a report and without a
             // launch nobody knows anything.
             Err(_) if spool.is_untouched() && !dir.has_launched()? => Ok(None),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(at(&dir.rank_file(), e.into())),
         }
     }
 
@@ -113,6 +152,8 @@ impl HeldRank {
             assignment: file.assignment,
             boot: file.boot,
             is_new,
+            refusal: None,
+            is_note_due: AtomicBool::new(false),
             dir,
         }
     }
@@ -137,9 +178,11 @@ impl HeldRank {
         })
     }
 
-    /// Tells the rank to stop. A later order can only be stricter.
-    pub fn order_stop(&self, stop: StopOrder) -> io::Result<()> {
-        self.order(|orders| match &mut orders.stop {
+    /// Tells the rank to stop, at once: no disk, however full, keeps an order from being followed. A later
+    /// order can only be stricter.
+    pub fn order_stop(&self, stop: StopOrder) {
+        let mut orders = self.orders.borrow().clone();
+        let is_new = match &mut orders.stop {
             None => {
                 orders.stop = Some(stop);
                 true
@@ -151,23 +194,44 @@ impl HeldRank {
                 (before.grace_ms, before.cause) = (grace_ms, cause);
                 is_new
             }
-        })
+        };
+        if is_new {
+            self.orders.send_replace(orders.clone());
+        } else if !self.is_note_due.load(Ordering::Relaxed) {
+            return;
+        }
+        // Without the note the next daemon hears of it from the coordinator, which repeats it.
+        let noted = self.note(&orders);
+        self.is_note_due.store(noted.is_err(), Ordering::Relaxed);
+        // It may be gone already, with its folder.
+        if let Err(error) = noted
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(rank = %self.key, %error, "an order to stop is followed, but cannot be noted");
+        }
     }
 
-    /// Writes orders down before anyone follows them.
+    /// Writes an order down before anyone follows it.
     fn order(&self, change: impl FnOnce(&mut Orders) -> bool) -> io::Result<()> {
         let mut orders = self.orders.borrow().clone();
         if !change(&mut orders) {
             return Ok(());
         }
+        self.note(&orders)?;
+        self.orders.send_replace(orders);
+        Ok(())
+    }
+
+    fn note(&self, orders: &Orders) -> io::Result<()> {
+        if self.refusal.is_some() {
+            return Ok(());
+        }
         let file = RankFile {
             boot: self.boot,
             assignment: self.assignment.clone(),
-            orders,
+            orders: orders.clone(),
         };
-        durable::write_json(&self.dir.rank_file(), &file)?;
-        self.orders.send_replace(file.orders);
-        Ok(())
+        durable::write_json(&self.dir.rank_file(), &file)
     }
 
     /// Adds reports, and changes the cursor in the same write.
@@ -241,7 +305,8 @@ impl HeldRank {
             rank: self.key.rank.0,
             state: v1::RankState::from(spool.state()).into(),
             last_sequence: spool.last_sequence(),
-            rate: (spool.state() == RankState::Running)
+            // Of no other kind of job: what lies there is then nobody's word.
+            rate: (spool.state() == RankState::Running && self.assignment.shares_rates)
                 .then(|| rate::of(&self.dir.rate(), rate::now_ms(clock)))
                 .flatten(),
         }

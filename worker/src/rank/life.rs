@@ -1,13 +1,12 @@
 //! A rank's life, from its assignment to its last report. The same path is walked again after a
 //! restart of the daemon: each step looks at what is on the disk first.
 
-use std::fs;
 use std::sync::Arc;
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
-use marquee_domain::spec::{JobKind, JobSpec, Work};
+use marquee_domain::spec::{JobKind, JobSpec};
 use marquee_domain::{FailureClass, Rendezvous};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -17,12 +16,11 @@ use tracing::{info, warn};
 use super::environment::ChildPlan;
 use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
-use super::task::{Interrupt, RankTask, Unsaid, local_fault};
+use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
 use super::{StartOrder, StopCause};
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
-use crate::transfer::{TransferError, is_disk_full};
 
 /// How a rank's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +66,7 @@ impl RankTask {
             JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => Stdout::Events,
         };
         let exit = self.follow(child, stdout, unsaid).await?;
+        let disk_room = self.disk_room();
         if self.rank.orders().borrow().stop.is_some() {
             return Err(Interrupt::Stopped);
         }
@@ -80,12 +79,18 @@ impl RankTask {
             let note = own_line(&format!("{dropped} bytes of this rank's log were dropped"));
             unsaid.bodies.push(note);
         }
+        if let Some(why) = &cursor.breach {
+            return Err(self.broken(why));
+        }
         let ending = Ending {
             kind: spec.work.kind(),
             program: program(&spec.work),
             exit,
             word: cursor.word.clone(),
             stderr_tail: &self.stderr_tail(),
+            full_disk: disk_room
+                .filter(|bytes| *bytes < DISK_LOW_BYTES)
+                .map(|_| self.host.config.data_dir.as_path()),
         };
         let summary = judge(&ending).map_err(Interrupt::Failed)?;
         let is_first = cursor.is_first(self.rank.key.rank);
@@ -93,7 +98,10 @@ impl RankTask {
             // An upload may take long, and what the child said is not to wait for it.
             unsaid.cursor.get_or_insert(cursor);
             self.say(unsaid).await;
-            Some(self.unless_stopped(self.store_output()).await?)
+            match self.unless_stopped(self.store_output()).await {
+                Ok(output) => Some(output),
+                Err(interrupt) => return Err(self.keep_output(interrupt).await),
+            }
         } else {
             None
         };
@@ -168,7 +176,10 @@ impl RankTask {
             rendezvous,
             standby: start.standby,
         };
-        let (child_spec, argv, env) = (plan.child_spec(), plan.argv(), plan.variables());
+        let (child_spec, argv) = (plan.child_spec(), plan.argv());
+        let has_channel = child_spec.is_some();
+        let env = self.host.base_env.for_child(spec, plan.variables());
+        let env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
         let start = move || {
@@ -180,6 +191,7 @@ impl RankTask {
                 work_dir: &rank.dir.work(),
                 argv,
                 env,
+                events: has_channel,
             })
         };
         let started = tokio::task::spawn_blocking(start).await;
@@ -198,36 +210,6 @@ impl RankTask {
         })
     }
 
-    /// Whether the rank need not put forward an output: a command's that left its folder empty. The
-    /// other kinds always have one, even if it is empty: none from them means that it got lost.
-    fn has_nothing_to_store(&self, kind: JobKind) -> bool {
-        match kind {
-            JobKind::Command => fs::read_dir(self.rank.dir.output())
-                .is_ok_and(|mut entries| entries.next().is_none()),
-            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => false,
-        }
-    }
-
-    /// Stores the job's output. The first rank's alone counts.
-    async fn store_output(&self) -> Result<Manifest, Interrupt> {
-        let stored = self.host.transfers.upload(&self.rank.dir.output()).await;
-        stored.map_err(|error| {
-            let class = match &error {
-                TransferError::NotAFile { .. }
-                | TransferError::Name { .. }
-                | TransferError::Manifest(_)
-                | TransferError::TooLong { .. } => FailureClass::UserError,
-                TransferError::Disk { .. } if is_disk_full(&error) => FailureClass::OutOfMemory,
-                TransferError::Disk { .. } | TransferError::Damaged { .. } => FailureClass::Crash,
-                TransferError::Refused { .. } => FailureClass::Network,
-            };
-            Interrupt::Failed(Failure {
-                class,
-                message: format!("the output cannot be stored: {error}"),
-            })
-        })
-    }
-
     /// The rank's last report, when nothing of it runs any more.
     async fn close(&self, end: Result<Done, Interrupt>, unsaid: Unsaid) -> Closed {
         if end.is_err() {
@@ -243,13 +225,9 @@ impl RankTask {
             .map(|stop| stop.cause);
         let body = match (cause, end) {
             (Some(StopCause::Forget), _) => return Closed::Forget,
-            (Some(StopCause::Coordinator), _) => Body::Stopped(v1::RankStopped {}),
-            (Some(StopCause::Shutdown), _) => {
-                let message = format!("worker {:?} was shut down", self.host.config.name);
-                failed(Failure {
-                    class: FailureClass::LostWorker,
-                    message,
-                })
+            // Nothing went wrong with it: that the coordinator did not ask for it says why.
+            (Some(StopCause::Coordinator | StopCause::Shutdown), _) => {
+                Body::Stopped(v1::RankStopped {})
             }
             (None, Ok(done)) => Body::Finished(v1::RankFinished {
                 summary_json: done.summary.to_string(),
@@ -279,12 +257,4 @@ fn failed(failure: Failure) -> Body {
     Body::Failed(v1::RankFailed {
         failure: Some(failure.into()),
     })
-}
-
-fn program(work: &Work) -> &str {
-    match work {
-        Work::Fetch(_) | Work::Preprocess(_) => "marquee-prep",
-        Work::Train(_) | Work::Eval(_) => "marquee-trainer",
-        Work::Command(command) => command.argv.first().map_or("", String::as_str),
-    }
 }

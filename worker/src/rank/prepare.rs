@@ -12,10 +12,12 @@ use marquee_domain::{FailureClass, Rendezvous};
 use serde::Deserialize;
 use tracing::warn;
 
-use super::task::{Interrupt, RankTask, local_fault};
+use super::task::{Interrupt, RankTask, disk_fault, local_fault};
 use crate::cache::CacheError;
+use crate::fault::is_full;
 use crate::process::launcher::{Child, Launch, Status, stderr_path, stdout_path};
 use crate::transfer::{TransferError, is_disk_full};
+use crate::{durable, files, remove};
 
 /// How long the rendezvous store may take to listen: it loads libtorch, from a cold disk if need be.
 const STORE_START_MAX: Duration = Duration::from_secs(60);
@@ -57,11 +59,8 @@ fn sweep_scratch(own: &std::path::Path, now: SystemTime) {
         let is_old = changed
             .and_then(|changed| now.duration_since(changed).ok())
             .is_some_and(|age| age > SCRATCH_KEPT_FOR);
-        if folder != own
-            && is_old
-            && let Err(error) = fs::remove_dir_all(&folder)
-        {
-            warn!(folder = %folder.display(), "an old scratch folder stays: {error}");
+        if folder != own && is_old {
+            durable::remove_or_leave(&folder);
         }
     }
 }
@@ -97,8 +96,8 @@ impl RankTask {
     pub(super) fn make_folders(&self, kind: JobKind) -> Result<(), Interrupt> {
         if kind == JobKind::Fetch {
             let scratch = self.rank.dir.scratch(self.rank.key);
-            fs::create_dir_all(&scratch)
-                .map_err(|e| local_fault(&format!("folder {scratch:?} cannot be made: {e}")))?;
+            files::make_folder(&scratch)
+                .map_err(|e| disk_fault("the scratch folder cannot be made", &e))?;
             sweep_scratch(&scratch, SystemTime::from(self.host.env.clock.now()));
         }
         for folder in [
@@ -107,11 +106,8 @@ impl RankTask {
             self.rank.dir.checkpoints(),
             self.rank.dir.rate(),
         ] {
-            let fresh = match fs::remove_dir_all(&folder) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                Ok(()) | Err(_) => fs::create_dir_all(&folder),
-            };
-            fresh.map_err(|e| local_fault(&format!("folder {folder:?} cannot be made: {e}")))?;
+            let fresh = remove::all(&folder).and_then(|()| files::make_folder(&folder));
+            fresh.map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
         }
         Ok(())
     }
@@ -142,7 +138,7 @@ impl RankTask {
         let dir = self.rank.dir.store();
         let fault =
             |e: io::Error| local_fault(&format!("the rendezvous store cannot be started: {e}"));
-        fs::create_dir_all(&dir).map_err(fault)?;
+        files::make_folder(&dir).map_err(fault)?;
         let launcher = &self.host.env.launcher;
         let mut store = match launcher.adopt(&dir).map_err(fault)? {
             Some(store) => store,
@@ -158,7 +154,8 @@ impl RankTask {
                         "--port".into(),
                         "0".into(),
                     ],
-                    env: BTreeMap::new(),
+                    env: self.host.base_env.own(),
+                    events: false,
                 })
                 .map_err(fault)?,
         };
@@ -167,15 +164,15 @@ impl RankTask {
                 // In this order: what it said before it ended is there when its end is seen.
                 let status = store.status().map_err(fault)?;
                 if let Some(rendezvous) =
-                    listening(&fs::read(stdout_path(&dir)).unwrap_or_default())
+                    listening(&files::read(&stdout_path(&dir)).unwrap_or_default())
                 {
                     return Ok(rendezvous);
                 }
                 if let Status::Gone(exit) = status {
-                    let said = fs::read_to_string(stderr_path(&dir)).unwrap_or_default();
+                    let said = files::read(&stderr_path(&dir)).unwrap_or_default();
                     return Err(local_fault(&format!(
                         "the rendezvous store ended before it listened ({exit:?}): {}",
-                        said.trim()
+                        String::from_utf8_lossy(&said).trim()
                     )));
                 }
                 news_of(store.as_mut()).await;
@@ -219,6 +216,10 @@ pub(super) async fn end(mut child: Box<dyn Child>) {
         }
         let _either = tokio::time::timeout(KILL_AGAIN, child.news()).await;
     }
+    // One whose keeper was killed may have left something; it holds no device, and is not waited for.
+    if !child.is_buried() && !child.survivors().is_empty() {
+        child.kill_session();
+    }
 }
 
 fn listening(stdout: &[u8]) -> Option<Rendezvous> {
@@ -237,9 +238,10 @@ fn listening(stdout: &[u8]) -> Option<Rendezvous> {
 )]
 fn input_failure(name: &str, error: &CacheError) -> Interrupt {
     let class = match error {
-        CacheError::NoRoom { .. } => FailureClass::OutOfMemory,
+        CacheError::NoRoom { .. } | CacheError::DiskFull { .. } => FailureClass::DiskFull,
+        CacheError::Disk { source, .. } if is_full(source) => FailureClass::DiskFull,
         CacheError::Disk { .. } => FailureClass::Crash,
-        CacheError::Transfer(transfer) if is_disk_full(transfer) => FailureClass::OutOfMemory,
+        CacheError::Transfer(transfer) if is_disk_full(transfer) => FailureClass::DiskFull,
         CacheError::Transfer(TransferError::Damaged { .. }) => FailureClass::BadInput,
         CacheError::Transfer(TransferError::Refused { status, .. }) => match status.code() {
             tonic::Code::NotFound | tonic::Code::DataLoss => FailureClass::BadInput,
@@ -247,8 +249,8 @@ fn input_failure(name: &str, error: &CacheError) -> Interrupt {
         },
         CacheError::Transfer(
             TransferError::Disk { .. }
-            | TransferError::NotAFile { .. }
-            | TransferError::Name { .. }
+            | TransferError::Unstorable(_)
+            | TransferError::NoRoom(_)
             | TransferError::Manifest(_)
             | TransferError::TooLong { .. },
         ) => FailureClass::Crash,

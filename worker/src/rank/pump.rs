@@ -16,7 +16,8 @@ use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{RankLog, RankMetrics, RankProgress, RankRegrouped};
 use serde::{Deserialize, Serialize};
 
-use super::lines::{self, Line, Position};
+use super::events;
+use super::lines::{self, Cut, Line, Position};
 
 /// Bytes of log lines in one report, about: many lines travel together, and none waits.
 const LOG_REPORT_BYTES: usize = 64 * 1024;
@@ -28,6 +29,9 @@ pub const OWN_LINE: &str = "[marquee]";
 pub struct Cursor {
     pub stdout: Position,
     pub stderr: Position,
+    /// Of its channel for events.
+    #[serde(default)]
+    pub events: Position,
     /// Bytes of log reported, of both streams.
     pub log_bytes: u64,
     /// Bytes of log dropped because of the limit.
@@ -42,6 +46,9 @@ pub struct Cursor {
     /// The ranks that go on, since others were lost.
     #[serde(default)]
     pub group: Option<Vec<u32>>,
+    /// How it broke the child contract. Nothing that it says counts any more.
+    #[serde(default)]
+    pub breach: Option<String>,
 }
 
 impl Cursor {
@@ -73,7 +80,7 @@ pub struct LocalCheckpoint {
 /// How stdout is understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stdout {
-    /// [`ChildEvent`]s, one a line.
+    /// [`ChildEvent`]s, one a line, and log: of a child that a daemon of version 0.1 started.
     Events,
     /// Log, like stderr.
     Log,
@@ -87,31 +94,61 @@ pub struct Pumped {
     pub at_end: bool,
 }
 
-/// Reads on from `cursor`, and moves it.
+/// Reads on in the channel for events from `cursor`, and moves it. A last line without an end was never
+/// sent: its writer died over it.
+pub fn step_events(file: &File, cursor: &mut Cursor) -> io::Result<Pumped> {
+    let read = lines::read(
+        file,
+        &mut cursor.events,
+        CHILD_LINE_MAX_BYTES,
+        false,
+        Cut::LineFeeds,
+    )?;
+    let mut sink = Sink {
+        cursor,
+        bodies: Vec::new(),
+    };
+    for line in read.lines {
+        match events::read(&line) {
+            Ok(Some(event)) => sink.event(event),
+            // Of a later version: told, and of no consequence.
+            Ok(None) => sink.log(Stream::Stdout, line),
+            Err(why) => sink.break_contract(why),
+        }
+    }
+    Ok(Pumped {
+        bodies: sink.bodies,
+        at_end: read.at_end,
+    })
+}
+
+/// Reads on from `cursor`, and moves it. `show`: a line of log that is written over and over counts as it
+/// stands now.
 pub fn step(
     (stdout, stderr): (&File, &File),
     cursor: &mut Cursor,
     kind: Stdout,
     child_is_gone: bool,
+    show: bool,
 ) -> io::Result<Pumped> {
-    let stdout_line_max = match kind {
-        Stdout::Events => CHILD_LINE_MAX_BYTES,
-        Stdout::Log => LOG_LINE_MAX_BYTES,
+    let log = Cut::Terminal { show };
+    let (line_max, cut) = match kind {
+        Stdout::Events => (CHILD_LINE_MAX_BYTES, Cut::LineFeeds),
+        Stdout::Log => (LOG_LINE_MAX_BYTES, log),
     };
-    let out = lines::read(stdout, &mut cursor.stdout, stdout_line_max, child_is_gone)?;
-    let err = lines::read(
-        stderr,
-        &mut cursor.stderr,
-        LOG_LINE_MAX_BYTES,
-        child_is_gone,
-    )?;
+    let out = lines::read(stdout, &mut cursor.stdout, line_max, child_is_gone, cut)?;
+    let (line_max, position) = (LOG_LINE_MAX_BYTES, &mut cursor.stderr);
+    let err = lines::read(stderr, position, line_max, child_is_gone, log)?;
     let mut sink = Sink {
         cursor,
         bodies: Vec::new(),
     };
     for line in out.lines {
         match (kind, event(&line)) {
-            (Stdout::Events, Some(event)) => sink.event(event),
+            (Stdout::Events, Some(event)) => match events::check(&event) {
+                Ok(()) => sink.event(event),
+                Err(why) => sink.break_contract(why),
+            },
             (Stdout::Events, None) | (Stdout::Log, _) => sink.log(Stream::Stdout, line),
         }
     }
@@ -147,7 +184,15 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
+    /// The first time counts.
+    fn break_contract(&mut self, why: String) {
+        self.cursor.breach.get_or_insert(why);
+    }
+
     fn event(&mut self, event: ChildEvent) {
+        if self.cursor.breach.is_some() {
+            return;
+        }
         match event {
             ChildEvent::Progress {
                 phase,
@@ -198,6 +243,7 @@ impl Sink<'_> {
                 self.cursor.word = Some(LastWord::Finished { summary })
             }
             ChildEvent::Failed { class, message } => {
+                let message = events::cut(message);
                 self.cursor.word = Some(LastWord::Failed(Failure { class, message }));
             }
         }
@@ -273,7 +319,7 @@ mod tests {
         let (out, err) = files(stdout, stderr);
         let (mut cursor, mut bodies) = (Cursor::default(), Vec::new());
         loop {
-            let pumped = step((&out, &err), &mut cursor, kind, true).unwrap();
+            let pumped = step((&out, &err), &mut cursor, kind, true, false).unwrap();
             bodies.extend(pumped.bodies);
             if pumped.at_end {
                 return (bodies, cursor);
@@ -332,6 +378,32 @@ mod tests {
     }
 
     #[test]
+    fn after_a_breach_nothing_counts_and_what_was_not_finished_was_not_said() {
+        let mut cursor = Cursor::default();
+        let (events, _) = files(
+            concat!(
+                r#"{"event":"metrics","step":1,"values":{"a":1}}"#,
+                "\n",
+                r#"{"event":"metrics","step":18446744073709551615,"values":{"a":1}}"#,
+                "\n",
+                r#"{"event":"finished","summary":{}}"#,
+                "\n"
+            )
+            .as_bytes(),
+            b"",
+        );
+        let pumped = step_events(&events, &mut cursor).unwrap();
+        assert!(pumped.at_end && pumped.bodies.len() == 1, "{pumped:?}");
+        assert!(cursor.breach.unwrap().contains("step is 1844"));
+        assert_eq!((cursor.word, cursor.step), (None, 1));
+        let mut cursor = Cursor::default();
+        let (events, _) = files(br#"{"event":"finished","summ"#, b"");
+        let pumped = step_events(&events, &mut cursor).unwrap();
+        assert!(pumped.at_end && pumped.bodies.is_empty());
+        assert_eq!(cursor, Cursor::default());
+    }
+
+    #[test]
     fn the_first_of_those_that_go_on_writes_for_all() {
         let stdout = concat!(
             r#"{"event":"regrouped","step":7,"ranks":[1,2],"steps_lost":0,"seconds":3.5}"#,
@@ -380,7 +452,7 @@ mod tests {
         };
         let mut lines = Vec::new();
         loop {
-            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true).unwrap();
+            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true, false).unwrap();
             lines.extend(log_lines(&pumped.bodies));
             if pumped.at_end {
                 break;

@@ -1,7 +1,6 @@
 //! A fetch rank's share of hosts' rates, between its child's folder and the session: the worker's side
 //! of `marquee_domain::rate`.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -9,6 +8,8 @@ use marquee_domain::env::Clock;
 use marquee_domain::rate::{RateShare, RateUse, SHARE_FILE, USE_FILE};
 use marquee_proto::v1;
 use serde::de::DeserializeOwned;
+
+use crate::{durable, files};
 
 /// A child that said nothing for so long wants nothing: it says something every second.
 const QUIET_FROM_MS: u64 = 4_000;
@@ -35,9 +36,7 @@ pub fn of(folder: &Path, now_ms: u64) -> Option<v1::RateUse> {
 /// Puts a share where the child finds it, whole. It need not survive the machine.
 pub fn give(folder: &Path, share: &RateShare) -> io::Result<()> {
     let file = folder.join(SHARE_FILE);
-    let aside = file.with_extension("partial");
-    fs::write(&aside, serde_json::to_vec(share)?)?;
-    fs::rename(&aside, &file)
+    durable::replace_json(&file, share)
 }
 
 /// Milliseconds of the clock that shares run out by: the child reads it too.
@@ -47,12 +46,13 @@ pub fn now_ms(clock: &dyn Clock) -> u64 {
 
 /// A file that is not there, or cannot be understood, says nothing.
 fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(file).ok()?).ok()
+    files::read_json(file).ok().flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const NOW: u64 = 500_000;
 

@@ -4,11 +4,12 @@
 //! a batch is there whole, with its cursor, or not at all. The newest batch is never dropped, so
 //! the file always tells the last number, the rank's state and the cursor.
 //!
-//! Format: batches of `u32` length, `u32` CRC-32C, and that many bytes: `u32` length of a JSON
-//! head, the head, and the reports as a protobuf `Reports` message. Integers are little-endian.
+//! Room on the disk is kept behind the last batch, for the last one: whatever fills the disk, a rank can
+//! say how it ended. Damage costs what it hit and no more: the batches behind it are found, and in place of
+//! each report that is lost goes one that says so, since numbers have no gap.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -20,24 +21,23 @@ use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
+use rustix::io::Errno;
+use tracing::{debug, warn};
 
-use super::pump::Cursor;
-use crate::durable;
+use self::frame::{Head, decode, encode, find_next};
+use super::pump::{Cursor, own_line};
+use crate::fault::at;
+use crate::{durable, files};
+
+mod frame;
 
 /// Acknowledged bytes after which the file is written anew without them.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
-/// Length and checksum in front of a batch.
-const FRAME_HEAD_BYTES: u64 = 8;
-
-/// What a batch says beside its reports.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Head {
-    /// Number of the newest report after this batch.
-    last_sequence: u64,
-    state: RankState,
-    cursor: Cursor,
-}
+/// Room kept for a rank's last report: a summary and the list of some thousand files.
+const LAST_BYTES: u64 = 256 * 1024;
+/// Room for what comes before it is taken in steps of this size.
+const STEP_BYTES: u64 = 64 * 1024;
 
 /// Where a batch lies and which reports it holds.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,8 @@ struct Frame {
     last: u64,
     offset: u64,
     bytes: u64,
+    /// It cannot be read any more.
+    is_lost: bool,
 }
 
 /// The spool of one rank.
@@ -57,44 +59,115 @@ pub struct Spool {
     file: File,
     /// End of the last whole batch.
     end: u64,
+    /// Up to where the disk's room is ours.
+    kept_to: u64,
     frames: VecDeque<Frame>,
     head: Head,
     acked: u64,
+    /// Something behind the last batch was no batch when it was opened.
+    was_torn: bool,
 }
 
 impl Spool {
     /// Opens or makes the spool of `key`. A batch that was cut short by a crash was never handed
     /// out, and is dropped.
     pub fn open(path: &Path, key: RankKey) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = files::open_or_make(path)?;
+        let mut spool = Self::empty(path, key, file);
+        loop {
+            let offset = spool.end;
+            if let Some(batch) = decode(&spool.file, offset).map_err(|e| at(path, e))? {
+                spool.take(offset, batch);
+                continue;
+            }
+            let next = find_next(&spool.file, offset).map_err(|e| at(path, e))?;
+            let is_later = |batch: &frame::Batch| batch.first() > spool.head.last_sequence;
+            let Some((next, batch)) = next.filter(|(_, batch)| is_later(batch)) else {
+                break;
+            };
+            // None lost where it held a cursor alone.
+            let (first, last) = (spool.head.last_sequence + 1, batch.first() - 1);
+            warn!(rank = %key, ?path, offset, bytes = next - offset, reports = (last + 1).saturating_sub(first),
+                "the spool is damaged: these reports are lost");
+            spool.frames.push_back(Frame {
+                first,
+                last,
+                offset,
+                bytes: next - offset,
+                is_lost: true,
+            });
+            spool.take(next, batch);
+        }
+        let length = spool.file.metadata().map_err(|e| at(path, e))?.len();
+        if length > spool.end {
+            spool.was_torn = true;
+            warn!(rank = %key, ?path, bytes = length - spool.end,
+                "dropped what was no whole batch at the spool's end");
+            spool.file.set_len(spool.end).map_err(|e| at(path, e))?;
+        }
+        // What was dropped by an earlier compaction had been acknowledged.
+        spool.acked = spool.frames.front().map_or(0, |frame| frame.first - 1);
+        if let Err(error) = spool.keep_room(spool.end + STEP_BYTES + LAST_BYTES) {
+            debug!(rank = %key, %error, "no room for a spool; it is taken when there is some");
+        }
+        Ok(spool)
+    }
+
+    /// A spool that does not outlive the daemon: for a rank that is refused because no file can be made.
+    pub fn in_memory(key: RankKey) -> io::Result<Self> {
+        let file = File::from(memfd_create("spool", MemfdFlags::CLOEXEC)?);
+        Ok(Self::empty(Path::new("memory"), key, file))
+    }
+
+    fn empty(path: &Path, key: RankKey, file: File) -> Self {
         let head = Head {
             last_sequence: 0,
             state: RankState::Assigned,
             cursor: Cursor::default(),
         };
-        let mut spool = Self {
+        Self {
             key,
             path: path.to_owned(),
             file,
             end: 0,
+            kept_to: 0,
             frames: VecDeque::new(),
             head,
             acked: 0,
-        };
-        while let Some((frame, head)) = spool.read_frame(spool.end)? {
-            spool.end += frame.bytes;
-            spool.frames.push_back(frame);
-            spool.head = head;
+            was_torn: false,
         }
-        spool.file.set_len(spool.end)?;
-        // What was dropped by an earlier compaction had been acknowledged.
-        spool.acked = spool.frames.front().map_or(0, |frame| frame.first - 1);
-        Ok(spool)
+    }
+
+    fn take(&mut self, offset: u64, batch: frame::Batch) {
+        self.frames.push_back(Frame {
+            first: batch.first(),
+            last: batch.head.last_sequence,
+            offset,
+            bytes: batch.bytes,
+            is_lost: false,
+        });
+        self.end = offset + batch.bytes;
+        self.head = batch.head;
+    }
+
+    /// Makes the disk's room ours up to `until`. Where a file system cannot promise room, there is none to
+    /// be had, and writing finds out.
+    fn keep_room(&mut self, until: u64) -> io::Result<()> {
+        if until <= self.kept_to {
+            return Ok(());
+        }
+        match fallocate(
+            &self.file,
+            FallocateFlags::KEEP_SIZE,
+            self.end,
+            until - self.end,
+        ) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {
+                self.kept_to = until;
+                Ok(())
+            }
+            Err(error) => Err(at(&self.path, error.into())),
+        }
     }
 
     /// Number of the newest report, 0 before the first.
@@ -127,7 +200,8 @@ impl Spool {
         &self.head.cursor
     }
 
-    /// Adds reports and the cursor that goes with them, synced, or nothing of it.
+    /// Adds reports and the cursor that goes with them, synced, or nothing of it. All but the rank's last
+    /// leave the room that is kept for the last.
     pub fn append(
         &mut self,
         at: DateTime<Utc>,
@@ -141,7 +215,7 @@ impl Spool {
             .fold(self.head.state, RankState::max);
         let reports: Vec<v1::Report> = (first..)
             .zip(bodies)
-            .map(|(sequence, body)| self.report(sequence, at, body))
+            .map(|(sequence, body)| self.report(sequence, Some(at), body))
             .collect();
         let last = self.head.last_sequence + reports.len() as u64;
         let head = Head {
@@ -150,181 +224,185 @@ impl Spool {
             cursor,
         };
         let bytes = encode(&head, v1::Reports { reports })?;
+        let end = self.end + bytes.len() as u64;
+        if !state.has_ended() && end + LAST_BYTES > self.kept_to {
+            self.keep_room((end + LAST_BYTES).next_multiple_of(STEP_BYTES))?;
+        }
         let written = self
             .file
             .write_all_at(&bytes, self.end)
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // What is left behind `end` is written over or, after a restart, fails its checksum.
+            // What is left behind `end` is written over or, after a restart, fails its checksum. Cutting it
+            // off gives the room back, which may be gone then.
             let _best_effort = self.file.set_len(self.end);
-            return Err(error);
+            let kept = std::mem::take(&mut self.kept_to);
+            let _best_effort = self.keep_room(kept);
+            return Err(crate::fault::at(&self.path, error));
         }
-        let frame = Frame {
+        self.frames.push_back(Frame {
             first,
             last,
             offset: self.end,
             bytes: bytes.len() as u64,
-        };
-        self.end += frame.bytes;
-        self.frames.push_back(frame);
+            is_lost: false,
+        });
+        self.end = end;
         self.head = head;
         Ok(())
     }
 
-    fn report(&self, sequence: u64, at: DateTime<Utc>, body: Body) -> v1::Report {
+    fn report(&self, sequence: u64, at: Option<DateTime<Utc>>, body: Body) -> v1::Report {
         v1::Report {
             job_id: self.key.job.0,
             attempt: self.key.attempt.0,
             rank: self.key.rank.0,
             sequence,
-            at: Some(timestamp(at)),
+            at: at.map(timestamp),
             body: Some(body),
         }
     }
 
     /// Reports from number `from` on: at most `count` of them, and no further batch once there are
-    /// `bytes` of them.
-    pub fn read(&self, from: u64, count: usize, bytes: usize) -> io::Result<Vec<v1::Report>> {
+    /// `bytes` of them. `now` stands in reports that say that others are lost.
+    pub fn read(
+        &mut self,
+        from: u64,
+        count: usize,
+        bytes: usize,
+        now: DateTime<Utc>,
+    ) -> Vec<v1::Report> {
         let mut found: Vec<v1::Report> = Vec::new();
         let mut size = 0;
         let passed = self.frames.partition_point(|frame| frame.last < from);
-        for frame in self
-            .frames
-            .iter()
-            .skip(passed)
-            .filter(|frame| frame.first <= frame.last)
-        {
-            let (_, _, reports) = self.decode(frame.offset)?.ok_or_else(|| self.damaged())?;
+        for n in passed..self.frames.len() {
+            let frame = self.frames[n];
+            if frame.first > frame.last {
+                continue;
+            }
+            let reports = match self.batch(frame) {
+                Some(reports) => reports,
+                None => {
+                    self.frames[n].is_lost = true;
+                    let is_last = n + 1 == self.frames.len();
+                    self.in_place_of(frame, is_last, now)
+                }
+            };
             for report in reports.into_iter().filter(|report| report.sequence >= from) {
                 size += report.encoded_len();
                 if found.len() == count || (size > bytes && !found.is_empty()) {
-                    return Ok(found);
+                    return found;
                 }
                 found.push(report);
             }
         }
-        Ok(found)
+        found
+    }
+
+    fn batch(&self, frame: Frame) -> Option<Vec<v1::Report>> {
+        if frame.is_lost {
+            return None;
+        }
+        let read = decode(&self.file, frame.offset);
+        let whole = read.as_ref().ok().and_then(Option::as_ref);
+        if whole.is_none_or(|batch| batch.head.last_sequence != frame.last) {
+            warn!(rank = %self.key, path = ?self.path, first = frame.first, last = frame.last, error = ?read.err(),
+                "the spool is damaged: these reports are lost");
+            return None;
+        }
+        read.ok().flatten().map(|batch| batch.reports)
+    }
+
+    /// What goes out for reports that are lost: as many, the first with a line for the rank's log.
+    fn in_place_of(&self, frame: Frame, is_last: bool, now: DateTime<Utc>) -> Vec<v1::Report> {
+        let count = frame.last + 1 - frame.first;
+        let text = format!(
+            "{count} reports of this rank are lost here (numbers {} to {}): its spool on the worker's disk is damaged",
+            frame.first, frame.last
+        );
+        let numbers = frame.first..=frame.last;
+        let body = |sequence| {
+            if sequence == frame.last && is_last && self.head.state.has_ended() {
+                return lost_end(&text);
+            }
+            if sequence == frame.first {
+                return own_line(&text);
+            }
+            Body::Log(v1::RankLog {
+                stream: v1::log_line::Stream::Stderr.into(),
+                lines: Vec::new(),
+            })
+        };
+        numbers
+            .map(|sequence| self.report(sequence, Some(now), body(sequence)))
+            .collect()
     }
 
     /// The coordinator has all reports up to `sequence`.
-    pub fn ack(&mut self, sequence: u64) -> io::Result<()> {
+    pub fn ack(&mut self, sequence: u64) {
+        if sequence > self.head.last_sequence && self.was_torn {
+            warn!(rank = %self.key, had = sequence, have = self.head.last_sequence,
+                "the coordinator has reports that this spool has lost; numbers go on behind them, and some lines may be told twice");
+            self.head.last_sequence = sequence;
+        }
         self.acked = self.acked.max(sequence.min(self.head.last_sequence));
         let done = self.frames.iter().take(self.frames.len().saturating_sub(1));
         let done: u64 = done
             .take_while(|frame| frame.last <= self.acked)
             .map(|frame| frame.bytes)
             .sum();
-        if done >= COMPACT_BYTES {
-            self.compact()
-        } else {
-            Ok(())
+        // It only saves room: what it wants is not what an acknowledgement hangs on.
+        if done >= COMPACT_BYTES
+            && let Err(error) = self.compact()
+        {
+            debug!(rank = %self.key, %error, "the spool stays as long as it is");
         }
     }
 
     /// Writes the file anew without acknowledged batches, but with the newest.
     fn compact(&mut self) -> io::Result<()> {
-        while self.frames.len() > 1 && self.frames[0].last <= self.acked {
-            self.frames.pop_front();
-        }
-        let start = self.frames.front().map_or(self.end, |frame| frame.offset);
+        let gone = self.frames.iter().take(self.frames.len().saturating_sub(1));
+        let gone = gone.take_while(|frame| frame.last <= self.acked).count();
+        let start = self.frames.get(gone).map_or(self.end, |frame| frame.offset);
         let mut kept = vec![0; usize::try_from(self.end - start).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut kept, start)?;
         let aside = self.path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&aside)?;
+        let mut file = files::make(&aside)?;
         file.write_all(&kept)?;
+        // With the room for what comes, or not at all.
+        fallocate(
+            &file,
+            FallocateFlags::KEEP_SIZE,
+            0,
+            kept.len() as u64 + LAST_BYTES,
+        )
+        .or_else(|error| {
+            if error == Errno::OPNOTSUPP {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })?;
         file.sync_all()?;
         fs::rename(&aside, &self.path)?;
-        durable::sync_parent(&self.path)?;
+        self.frames.drain(..gone);
         self.file = file;
         self.end -= start;
+        self.kept_to = self.end + LAST_BYTES;
         self.frames
             .iter_mut()
             .for_each(|frame| frame.offset -= start);
-        Ok(())
-    }
-
-    fn read_frame(&self, offset: u64) -> io::Result<Option<(Frame, Head)>> {
-        Ok(self.decode(offset)?.map(|(bytes, head, reports)| {
-            let first = reports
-                .first()
-                .map_or(head.last_sequence + 1, |report| report.sequence);
-            (
-                Frame {
-                    first,
-                    last: head.last_sequence,
-                    offset,
-                    bytes,
-                },
-                head,
-            )
-        }))
-    }
-
-    /// The batch at `offset`; None where no whole one is.
-    fn decode(&self, offset: u64) -> io::Result<Option<(u64, Head, Vec<v1::Report>)>> {
-        let length = self.file.metadata()?.len();
-        let mut frame_head = [0; 8];
-        if offset + FRAME_HEAD_BYTES > length {
-            return Ok(None);
-        }
-        self.file.read_exact_at(&mut frame_head, offset)?;
-        let (size, checksum) = frame_head.split_at(4);
-        let size = u64::from(le_u32(size));
-        let bytes = FRAME_HEAD_BYTES + size;
-        if offset + bytes > length {
-            return Ok(None);
-        }
-        let mut payload = vec![0; usize::try_from(size).map_err(io::Error::other)?];
-        self.file
-            .read_exact_at(&mut payload, offset + FRAME_HEAD_BYTES)?;
-        if crc32c::crc32c(&payload) != le_u32(checksum) || payload.len() < 4 {
-            return Ok(None);
-        }
-        let (head_len, rest) = payload.split_at(4);
-        let (head, reports) = rest
-            .split_at_checked(le_u32(head_len) as usize)
-            .ok_or_else(|| self.damaged())?;
-        let head: Head = serde_json::from_slice(head)?;
-        let reports = v1::Reports::decode(reports).map_err(io::Error::other)?;
-        Ok(Some((bytes, head, reports.reports)))
-    }
-
-    fn damaged(&self) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("spool {:?} is damaged", self.path),
-        )
+        durable::sync_parent(&self.path)
     }
 }
 
-fn le_u32(bytes: &[u8]) -> u32 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |value, byte| value << 8 | u32::from(*byte))
-}
-
-fn encode(head: &Head, reports: v1::Reports) -> io::Result<Vec<u8>> {
-    let head = serde_json::to_vec(head)?;
-    let too_large = |_| io::Error::other("a batch of reports of 4 GiB");
-    let mut payload = u32::try_from(head.len())
-        .map_err(too_large)?
-        .to_le_bytes()
-        .to_vec();
-    payload.extend(head);
-    payload.extend(reports.encode_to_vec());
-    let mut bytes = u32::try_from(payload.len())
-        .map_err(too_large)?
-        .to_le_bytes()
-        .to_vec();
-    bytes.extend(crc32c::crc32c(&payload).to_le_bytes());
-    bytes.extend(payload);
-    Ok(bytes)
+fn lost_end(text: &str) -> Body {
+    Body::Failed(v1::RankFailed {
+        failure: Some(v1::Failure {
+            class: v1::FailureClass::Crash.into(),
+            message: format!("how it ended is not known: {text}"),
+        }),
+    })
 }
 
 /// The state that a report tells of.
@@ -344,118 +422,4 @@ fn state_after(body: &Body) -> RankState {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rank::pump::own_line;
-
-    const KEY: (i64, u32, u32) = (7, 1, 0);
-
-    fn open(dir: &tempfile::TempDir) -> Spool {
-        Spool::open(&dir.path().join("spool"), RankKey::new(KEY.0, KEY.1, KEY.2)).unwrap()
-    }
-
-    fn append(spool: &mut Spool, count: usize, stderr_offset: u64) {
-        let mut cursor = Cursor::default();
-        cursor.stderr.offset = stderr_offset;
-        let bodies = (0..count).map(|n| own_line(&n.to_string())).collect();
-        spool.append(DateTime::UNIX_EPOCH, bodies, cursor).unwrap();
-    }
-
-    fn numbers(reports: &[v1::Report]) -> Vec<u64> {
-        reports.iter().map(|report| report.sequence).collect()
-    }
-
-    #[test]
-    fn numbers_state_and_cursor_survive_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(&dir);
-        append(&mut spool, 3, 30);
-        let started = Body::Started(v1::RankStarted { pid: 4 });
-        spool
-            .append(DateTime::UNIX_EPOCH, vec![started], spool.cursor().clone())
-            .unwrap();
-        append(&mut spool, 0, 40);
-        let mut spool = open(&dir);
-        assert_eq!(
-            (spool.last_sequence(), spool.state()),
-            (4, RankState::Running)
-        );
-        assert_eq!(spool.cursor().stderr.offset, 40);
-        append(&mut spool, 2, 50);
-        assert_eq!(
-            numbers(&spool.read(1, 100, 1 << 20).unwrap()),
-            [1, 2, 3, 4, 5, 6]
-        );
-        assert_eq!(numbers(&spool.read(3, 2, 1 << 20).unwrap()), [3, 4]);
-        assert_eq!(
-            numbers(&spool.read(3, 100, 1).unwrap()),
-            [3],
-            "one always goes"
-        );
-    }
-
-    #[test]
-    fn a_batch_that_was_cut_short_is_dropped_whole_wherever_it_was_cut() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(&dir);
-        append(&mut spool, 2, 20);
-        let whole = spool.end;
-        append(&mut spool, 2, 40);
-        let full = spool.end;
-        drop(spool);
-        let bytes = fs::read(dir.path().join("spool")).unwrap();
-        for cut in whole..full {
-            fs::write(
-                dir.path().join("spool"),
-                &bytes[..usize::try_from(cut).unwrap()],
-            )
-            .unwrap();
-            let spool = open(&dir);
-            assert_eq!(
-                (spool.last_sequence(), spool.cursor().stderr.offset),
-                (2, 20),
-                "cut at {cut}"
-            );
-        }
-        let mut garbled = bytes.clone();
-        *garbled.last_mut().unwrap() ^= 1;
-        fs::write(dir.path().join("spool"), &garbled).unwrap();
-        assert_eq!(open(&dir).last_sequence(), 2);
-    }
-
-    #[test]
-    fn acknowledged_reports_leave_the_disk_but_numbers_go_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(&dir);
-        let line = "z".repeat(1 << 20);
-        for n in 1..=12 {
-            let mut cursor = Cursor::default();
-            cursor.stderr.offset = n;
-            spool
-                .append(DateTime::UNIX_EPOCH, vec![own_line(&line)], cursor)
-                .unwrap();
-        }
-        spool.ack(12).unwrap();
-        assert!(fs::metadata(dir.path().join("spool")).unwrap().len() < 2 << 20);
-        let mut spool = open(&dir);
-        assert_eq!(
-            (spool.last_sequence(), spool.acked()),
-            (12, 11),
-            "the newest batch stays"
-        );
-        assert_eq!(spool.cursor().stderr.offset, 12);
-        append(&mut spool, 1, 13);
-        assert_eq!(numbers(&spool.read(13, 9, 9999).unwrap()), [13]);
-    }
-
-    #[test]
-    fn an_acknowledgement_of_what_was_never_made_is_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut spool = open(&dir);
-        append(&mut spool, 2, 0);
-        spool.ack(9).unwrap();
-        assert_eq!(spool.acked(), 2);
-        spool.ack(1).unwrap();
-        assert_eq!(spool.acked(), 2);
-    }
-}
+mod tests;

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
-use marquee_domain::spec::JobSpec;
+use marquee_domain::spec::{JobSpec, Work};
 use marquee_proto::v1::report::Body;
 use tracing::warn;
 
 use super::held::{HeldRank, Host};
 use super::pump::{Cursor, own_line};
 use super::{StartOrder, StopOrder};
+use crate::fault::is_full;
 
 /// Wait before the next try when the spool cannot be written, as on a full disk.
 pub(super) const DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// A disk with less than this left counts as full.
+pub(super) const DISK_LOW_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Works for one rank.
 #[derive(Debug, Clone)]
@@ -39,6 +43,17 @@ pub(super) fn local_fault(message: &str) -> Interrupt {
     })
 }
 
+/// A fault of this host's disk.
+pub(super) fn disk_fault(what: &str, error: &std::io::Error) -> Interrupt {
+    if is_full(error) {
+        return Interrupt::Failed(Failure {
+            class: FailureClass::DiskFull,
+            message: format!("{what}: {error}; make room on the worker's disk"),
+        });
+    }
+    local_fault(&format!("{what}: {error}"))
+}
+
 /// The last that a child said, read and not yet spooled: it goes with the rank's last report, in one
 /// write to the disk and one message. A daemon that is killed before reads it again.
 #[derive(Debug, Default)]
@@ -46,6 +61,15 @@ pub(super) struct Unsaid {
     pub(super) bodies: Vec<Body>,
     /// Where reading goes on behind it.
     pub(super) cursor: Option<Cursor>,
+}
+
+/// The program that does a work, for messages.
+pub(super) fn program(work: &Work) -> &str {
+    match work {
+        Work::Fetch(_) | Work::Preprocess(_) => "marquee-prep",
+        Work::Train(_) | Work::Eval(_) => "marquee-trainer",
+        Work::Command(command) => command.argv.first().map_or("", String::as_str),
+    }
 }
 
 impl RankTask {
@@ -56,25 +80,59 @@ impl RankTask {
                 "worker version {version} cannot read the assignment: {why}; give all hosts the coordinator's version"
             ))
         };
+        if let Some(refusal) = &self.rank.refusal {
+            return Err(Interrupt::Failed(refusal.clone()));
+        }
         if let Some(problem) = &self.rank.assignment.problem {
             return Err(cannot(problem));
         }
         serde_json::from_str(&self.rank.assignment.spec_json).map_err(|e| cannot(&e.to_string()))
     }
 
-    /// A line of the worker's own in the rank's log.
-    pub(super) async fn note(&self, text: &str) {
-        self.spool_surely(vec![own_line(text)], |_| {}).await;
+    /// Bytes that the disk of the data folder has left. None where it does not say.
+    pub(super) fn disk_room(&self) -> Option<u64> {
+        let disk = rustix::fs::statvfs(&self.host.config.data_dir).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
-    /// Spools what was read of a child before something that takes its time.
+    /// A line of the worker's own in the rank's log, where the disk has room for it.
+    pub(super) async fn note(&self, text: &str) {
+        let _said = self.try_spool(vec![own_line(text)], |_| {}).await;
+    }
+
+    /// Spools what was read of a child before something that takes its time. Where the disk has no room, it
+    /// waits for the rank's last report, which has room of its own.
     pub(super) async fn say(&self, unsaid: &mut Unsaid) {
-        let Unsaid { bodies, cursor } = std::mem::take(unsaid);
-        let Some(cursor) = cursor else { return };
-        if !bodies.is_empty() || *self.rank.spool().cursor() != cursor {
-            self.spool_surely(bodies, move |current| current.clone_from(&cursor))
+        let Some(cursor) = unsaid.cursor.clone() else {
+            return;
+        };
+        let is_new = !unsaid.bodies.is_empty() || *self.rank.spool().cursor() != cursor;
+        let said = !is_new
+            || self
+                .try_spool(unsaid.bodies.clone(), move |current| {
+                    current.clone_from(&cursor)
+                })
                 .await;
+        if said {
+            *unsaid = Unsaid::default();
         }
+    }
+
+    /// Spools, or not: whether it did.
+    pub(super) async fn try_spool(
+        &self,
+        bodies: Vec<Body>,
+        change: impl FnOnce(&mut Cursor) + Send + 'static,
+    ) -> bool {
+        let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
+        match tokio::task::spawn_blocking(move || rank.report(&host, bodies, change)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => {
+                warn!(rank = %self.rank.key, %error, "a report cannot be spooled");
+            }
+            Err(join) => warn!(rank = %self.rank.key, error = %join, "spooling failed"),
+        }
+        false
     }
 
     /// Spools, and waits for as long as the disk refuses.
@@ -83,16 +141,7 @@ impl RankTask {
         bodies: Vec<Body>,
         change: impl Fn(&mut Cursor) + Clone + Send + 'static,
     ) {
-        loop {
-            let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
-            let (bodies, change) = (bodies.clone(), change.clone());
-            match tokio::task::spawn_blocking(move || rank.report(&host, bodies, change)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => {
-                    warn!(rank = %self.rank.key, %error, "a report cannot be spooled; trying again");
-                }
-                Err(join) => warn!(rank = %self.rank.key, error = %join, "spooling failed"),
-            }
+        while !self.try_spool(bodies.clone(), change.clone()).await {
             tokio::time::sleep(DISK_RETRY).await;
         }
     }

@@ -1,5 +1,7 @@
 //! How a child's end is judged, from its exit status and its last word.
 
+use std::path::Path;
+
 use marquee_domain::FailureClass;
 use marquee_domain::child::ExitCode;
 use marquee_domain::failure::Failure;
@@ -24,14 +26,53 @@ pub struct Ending<'a> {
     pub word: Option<LastWord>,
     /// The end of its stderr.
     pub stderr_tail: &'a str,
+    /// The worker's data folder, where its disk was full when the child ended.
+    pub full_disk: Option<&'a Path>,
 }
+
+/// How programs say that a disk is full.
+const FULL_WORDS: [&str; 4] = [
+    "No space left on device",
+    "os error 28",
+    "Disk quota exceeded",
+    "ENOSPC",
+];
 
 /// The summary of a child that did its work, or why it did not.
 pub fn judge(ending: &Ending<'_>) -> Result<Value, Failure> {
-    match ending.kind {
+    let judged = match ending.kind {
         JobKind::Command => judge_command(ending),
         JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => judge_own(ending),
+    };
+    judged.map_err(|failure| for_want_of_room(failure, ending))
+}
+
+/// A failure that a full disk explains is called so: another host, or the same one later, may have room.
+fn for_want_of_room(failure: Failure, ending: &Ending<'_>) -> Failure {
+    match failure.class {
+        FailureClass::UserError | FailureClass::Crash => {}
+        FailureClass::OutOfMemory
+        | FailureClass::BadInput
+        | FailureClass::DeviceFault
+        | FailureClass::LostWorker
+        | FailureClass::Timeout
+        | FailureClass::Network
+        | FailureClass::DiskFull => return failure,
     }
+    let says = |text: &str| FULL_WORDS.iter().any(|word| text.contains(word));
+    let message = &failure.message;
+    let message = match ending.full_disk {
+        Some(folder) => format!(
+            "{message}; the worker's disk is full: make room where {folder:?} is, or let the job write less"
+        ),
+        None if says(message) || says(ending.stderr_tail) => {
+            format!(
+                "{message}; a disk of the worker is full: make room there, or let the job write less"
+            )
+        }
+        None => return failure,
+    };
+    fail(FailureClass::DiskFull, message)
 }
 
 /// Any program: its status is all that counts.
@@ -150,6 +191,7 @@ mod tests {
             exit: Some(exit),
             word,
             stderr_tail: "it broke\n",
+            full_disk: None,
         }
     }
 
@@ -227,6 +269,29 @@ mod tests {
         .unwrap_err();
         assert_eq!(killed.class, FailureClass::Crash);
         assert_eq!(killed.message, "prog was killed by signal 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn what_a_full_disk_explains_is_called_so() {
+        let of = |stderr_tail, full_disk| {
+            let exited = ending(JobKind::Command, Exit::Code(1), None);
+            judge(&Ending {
+                stderr_tail,
+                full_disk,
+                ..exited
+            })
+            .unwrap_err()
+        };
+        let told = of("cp: error writing 'x': No space left on device", None);
+        assert_eq!(told.class, FailureClass::DiskFull);
+        let seen = of("it broke", Some(Path::new("/data")));
+        assert_eq!(seen.class, FailureClass::DiskFull);
+        assert!(
+            seen.message.contains("status 1") && seen.message.contains("/data"),
+            "{}",
+            seen.message
+        );
+        assert_eq!(of("it broke", None).class, FailureClass::UserError);
     }
 
     #[test]

@@ -20,6 +20,14 @@ pub(super) struct Beats {
     /// Number, and milliseconds of the clock that shares run out by.
     sent: VecDeque<(u64, u64)>,
     said: Vec<Word>,
+    said_leaving: bool,
+}
+
+/// What a heartbeat says beside the ranks that are held.
+#[derive(Debug, Default)]
+pub(super) struct More {
+    pub(super) leaving: bool,
+    pub(super) kept: Vec<v1::KeptOutput>,
 }
 
 /// What the coordinator should hear of a rank's requests at once, not with the next heartbeat.
@@ -32,11 +40,12 @@ impl Beats {
             sequence: 0,
             sent: VecDeque::new(),
             said: Vec::new(),
+            said_leaving: false,
         }
     }
 
     /// The next heartbeat, to be sent now.
-    pub(super) fn next(&mut self, held: Vec<v1::HeldRank>) -> ToCoordinator {
+    pub(super) fn next(&mut self, held: Vec<v1::HeldRank>, more: More) -> ToCoordinator {
         self.sequence += 1;
         // Before it is on its way: what the answer allows counts from here.
         self.sent
@@ -45,10 +54,18 @@ impl Beats {
             self.sent.pop_front();
         }
         self.said = words(&held);
+        self.said_leaving = more.leaving;
         ToCoordinator::Heartbeat(v1::Heartbeat {
             sequence: self.sequence,
             held,
+            leaving: more.leaving,
+            kept: more.kept,
         })
+    }
+
+    /// Whether the coordinator was told that the daemon is being stopped.
+    pub(super) fn have_said_leaving(&self) -> bool {
+        self.said_leaving
     }
 
     /// Whether ranks began or ceased to ask, ask others, or took another share since the last one.
@@ -102,7 +119,7 @@ mod tests {
     fn shares_count_from_the_heartbeat_that_they_answer() {
         let mut beats = beats();
         let before = now_ms(&SystemClock);
-        beats.next(Vec::new());
+        beats.next(Vec::new(), More::default());
         let shares = |heartbeat| v1::RateShares {
             shares: Vec::new(),
             heartbeat,
@@ -115,7 +132,7 @@ mod tests {
         );
         assert_eq!(beats.end_of(&shares(2)), 0);
         for _ in 0..REMEMBERED {
-            beats.next(Vec::new());
+            beats.next(Vec::new(), More::default());
         }
         assert_eq!(beats.end_of(&shares(1)), 0);
     }
@@ -124,9 +141,9 @@ mod tests {
     fn a_share_that_was_taken_is_told_at_once() {
         let mut beats = beats();
         assert!(!beats.has_news(&asking(0)));
-        beats.next(Vec::new());
+        beats.next(Vec::new(), More::default());
         assert!(beats.has_news(&asking(0)));
-        beats.next(asking(0));
+        beats.next(asking(0), More::default());
         assert!(!beats.has_news(&asking(0)));
         assert!(beats.has_news(&asking(1)));
         assert!(beats.has_news(&[]));

@@ -88,6 +88,7 @@ fn chain(body: &FromCoordinator) -> Option<RankKey> {
         FromCoordinator::Start(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::RanksLost(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Stop(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
+        FromCoordinator::Rescue(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Ack(_) | FromCoordinator::RateShares(_) | FromCoordinator::Welcome(_) => {
             None
         }
@@ -100,12 +101,17 @@ fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
         FromCoordinator::Assign(assign) => supervisor.assign(assign),
         FromCoordinator::Start(start) => supervisor.start(start),
         FromCoordinator::RanksLost(lost) => supervisor.ranks_lost(&lost),
-        FromCoordinator::Stop(stop) => supervisor.stop(stop),
-        FromCoordinator::Ack(ack) => supervisor.ack(
-            RankKey::new(ack.job_id, ack.attempt, ack.rank),
-            ack.sequence,
-        ),
+        FromCoordinator::Stop(stop) => {
+            supervisor.stop(stop);
+            Ok(())
+        }
+        FromCoordinator::Ack(ack) => {
+            let key = RankKey::new(ack.job_id, ack.attempt, ack.rank);
+            supervisor.ack(key, ack.sequence);
+            Ok(())
+        }
         FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
+        FromCoordinator::Rescue(rescue) => supervisor.rescue(&rescue),
         FromCoordinator::Welcome(_) => {
             warn!("a second Welcome was ignored");
             Ok(())

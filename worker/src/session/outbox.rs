@@ -5,11 +5,11 @@
 //! coordinator says it has.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::RankKey;
+use marquee_domain::env::Clock;
 use marquee_domain::limits::REPORTS_IN_FLIGHT_MAX;
 use marquee_proto::v1;
 use prost::Message as _;
@@ -87,7 +87,8 @@ impl Outbox {
         &mut self,
         held: &[Arc<HeldRank>],
         now: Instant,
-    ) -> io::Result<Option<v1::Reports>> {
+        clock: &dyn Clock,
+    ) -> Option<v1::Reports> {
         self.sent
             .retain(|key, _| held.iter().any(|rank| rank.key == *key));
         for rank in held {
@@ -106,7 +107,7 @@ impl Outbox {
             .saturating_sub(in_flight)
             .min(MESSAGE_REPORTS);
         if room == 0 {
-            return Ok(None);
+            return None;
         }
         let turn =
             held.partition_point(|rank| self.served.is_some_and(|served| rank.key <= served));
@@ -122,11 +123,12 @@ impl Outbox {
             else {
                 continue;
             };
-            let spool = rank.spool();
+            let mut spool = rank.spool();
             if sent.up_to >= spool.last_sequence() {
                 continue;
             }
-            let more = spool.read(sent.up_to + 1, room - reports.len(), MESSAGE_BYTES - bytes)?;
+            let (from, count) = (sent.up_to + 1, room - reports.len());
+            let more = spool.read(from, count, MESSAGE_BYTES - bytes, clock.now());
             let Some(last) = more.last() else { continue };
             let size: usize = more.iter().map(v1::Report::encoded_len).sum();
             // One report may be as large as a message: it goes alone.
@@ -141,7 +143,7 @@ impl Outbox {
             reports.extend(more);
             bytes += size;
         }
-        Ok((!reports.is_empty()).then_some(v1::Reports { reports }))
+        (!reports.is_empty()).then_some(v1::Reports { reports })
     }
 }
 

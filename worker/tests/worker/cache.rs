@@ -190,7 +190,7 @@ async fn the_longest_unused_artifact_makes_room_but_never_one_in_use() {
         panic!("not failed")
     };
     let failure = failed.failure.unwrap();
-    assert_eq!(failure.class(), FailureClass::OutOfMemory);
+    assert_eq!(failure.class(), FailureClass::DiskFull);
     assert!(
         failure.message.contains("raise cache_max_bytes"),
         "{}",

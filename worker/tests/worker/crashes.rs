@@ -256,7 +256,7 @@ async fn a_checkpoint_waits_for_a_coordinator_that_is_away_and_survives_the_daem
             r#"
         dir=$(dirname $2); while [ ! -e {0}.go ]; do sleep 0.05; done
         for s in 1 2 3; do mkdir $dir/checkpoints/$s; printf $s > $dir/checkpoints/$s/w
-        echo '{{"event":"checkpoint","step":'$s',"path":"'$dir/checkpoints/$s'"}}'; done
+        echo '{{"event":"checkpoint","step":'$s',"path":"'$dir/checkpoints/$s'"}}' >&$MARQUEE_EVENTS_FD; done
         echo 1 > {0}; sleep 0.5; kill -9 $$"#,
             mark.display()
         ),

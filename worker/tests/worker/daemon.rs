@@ -212,6 +212,7 @@ pub(crate) fn shell(script: &str) -> Work {
     Work::Command(CommandSettings {
         argv,
         env: BTreeMap::new(),
+        env_from_worker: Vec::new(),
     })
 }
 
@@ -306,6 +307,7 @@ impl Assigned {
             }),
             shares_rates: false,
             start: self.start,
+            ..v1::Assign::default()
         }
     }
 }

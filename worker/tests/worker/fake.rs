@@ -49,8 +49,19 @@ pub(crate) struct State {
     /// (digest, offset) of each download.
     pub(crate) downloads: Vec<(String, u64)>,
     pub(crate) uploads: usize,
+    /// Uploads that were refused since the disk is full.
+    pub(crate) refusals: usize,
     /// How often it was asked which blobs it lacks.
     pub(crate) questions: usize,
+    /// Outputs that it keeps, as its newest heartbeat says.
+    pub(crate) kept: Vec<v1::KeptOutput>,
+    pub(crate) rescued: Vec<v1::Rescued>,
+    /// Its daemon is being stopped, as its newest heartbeat says.
+    pub(crate) leaving: bool,
+    /// How many ranks had ended when it first said so.
+    pub(crate) ends_at_leaving: Option<usize>,
+    /// The disk is full: uploads are refused.
+    pub(crate) is_full: bool,
     /// No acknowledgements while set.
     pub(crate) silent: bool,
     /// Downloads stop after this many bytes, without an end, and then hang.
@@ -58,6 +69,16 @@ pub(crate) struct State {
     /// The next download breaks after this many bytes.
     pub(crate) break_after: Option<usize>,
     sender: Option<Sender>,
+}
+
+impl State {
+    /// Ranks that have ended.
+    fn ends(&self) -> usize {
+        let is_last =
+            |body: &Body| matches!(body, Body::Finished(_) | Body::Failed(_) | Body::Stopped(_));
+        let ended = self.reports.keys().filter(|key| has(self, **key, is_last));
+        ended.count()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -253,6 +274,7 @@ impl Fake {
             heartbeat_every_ms: 100,
             lease_ms: 10_000,
             version: "test".into(),
+            ..v1::Welcome::default()
         };
         let stored = |rank: &v1::HeldRank| {
             let key = (rank.job_id, rank.attempt, rank.rank);
@@ -344,7 +366,18 @@ impl WorkerSession for Fake {
                 }
                 match message.body.unwrap() {
                     FromWorker::Hello(_) => panic!("a second Hello"),
-                    FromWorker::Heartbeat(beat) => fake.change(|state| state.held = beat.held),
+                    FromWorker::Heartbeat(beat) => fake.change(|state| {
+                        state.held = beat.held;
+                        state.kept = beat.kept;
+                        state.leaving = beat.leaving;
+                        let ends = state.ends();
+                        if beat.leaving {
+                            state.ends_at_leaving.get_or_insert(ends);
+                        }
+                    }),
+                    FromWorker::Rescued(rescued) => {
+                        fake.change(|state| state.rescued.push(rescued));
+                    }
                     FromWorker::Reports(reports) => {
                         let acks = fake.take(reports.reports);
                         if !fake.state().silent {
@@ -413,6 +446,10 @@ impl Artifacts for Fake {
             }
         }
         let header = header.ok_or_else(|| Status::invalid_argument("no header"))?;
+        if self.state().is_full {
+            self.change(|state| state.refusals += 1);
+            return Err(Status::resource_exhausted("no room for 75 MiB"));
+        }
         if header.size_bytes != bytes.len() as u64 || header.digest != Digest::of(&bytes).as_str() {
             return Err(Status::data_loss("not what was announced"));
         }
@@ -421,6 +458,13 @@ impl Artifacts for Fake {
             state.blobs.insert(header.digest, bytes);
         });
         Ok(Response::new(v1::UploadBlobResponse {}))
+    }
+
+    async fn rescue_output(
+        &self,
+        _: Request<v1::RescueOutputRequest>,
+    ) -> Result<Response<v1::Artifact>, Status> {
+        Err(Status::unimplemented("no worker asks"))
     }
 
     async fn download_blob(

@@ -158,14 +158,14 @@ async fn a_child_of_ours_reports_by_events_and_its_checkpoints_are_stored() {
         [ "$1" = run ] || exit 2
         dir=$(dirname $2)
         grep -q '"threads": 3' $2 || exit 2
-        echo '{"event":"progress","phase":"epoch 1/2","done":1,"total":2,"unit":"steps"}'
-        echo '{"event":"metrics","step":7,"values":{"train/loss":0.25}}'
+        echo '{"event":"progress","phase":"epoch 1/2","done":1,"total":2,"unit":"steps"}' >&$MARQUEE_EVENTS_FD
+        echo '{"event":"metrics","step":7,"values":{"train/loss":0.25}}' >&$MARQUEE_EVENTS_FD
         mkdir $dir/checkpoints/7; printf W > $dir/checkpoints/7/weights
-        echo '{"event":"checkpoint","step":7,"path":"'$dir/checkpoints/7'"}'
+        echo '{"event":"checkpoint","step":7,"path":"'$dir/checkpoints/7'"}' >&$MARQUEE_EVENTS_FD
         while [ -e $dir/checkpoints/7 ]; do sleep 0.05; done
         echo resumed from $(cat $(sed -n 's/.*"resume": "\(.*\)",/\1/p' $2)/position) >&2
         printf R > $dir/output/report
-        echo '{"event":"finished","summary":{"steps":7}}'"#,
+        echo '{"event":"finished","summary":{"steps":7}}' >&$MARQUEE_EVENTS_FD"#,
     );
     let mut assigned = Assigned::new(KEY, eval());
     assigned.resume = Some((3, manifest(vec![fake.put("position", b"step 3")])));
@@ -211,7 +211,7 @@ async fn the_rendezvous_store_lives_outside_the_ranks_and_goes_with_the_attempt(
             echo $$ > {}; echo '{{"event":"listening","host":"'$3'","port":4711}}'; exec sleep 1000
         fi
         echo $MASTER_ADDR $MASTER_PORT >&2
-        echo '{{"event":"failed","class":"bad_input","message":"no such shard"}}'; exit 1"#,
+        echo '{{"event":"failed","class":"bad_input","message":"no such shard"}}' >&$MARQUEE_EVENTS_FD; exit 1"#,
             pid_file.display()
         ),
     );
@@ -280,7 +280,7 @@ async fn failures_name_their_class_and_cause() {
         (
             shell("ln -s /etc/passwd $MARQUEE_OUTPUT/x"),
             FailureClass::UserError,
-            "is a symbolic link",
+            "\"x\" is a link to \"/etc/passwd\", which lies outside the output",
         ),
     ];
     for (job, (work, class, message)) in (1..).zip(cases) {

@@ -50,8 +50,8 @@ async fn unacknowledged_reports_are_limited_and_sent_again_when_asked() {
     let daemon = Daemon::start(&fake, &[]);
     fake.change(|state| state.silent = true);
     daemon.install("marquee-trainer", r#"
-        n=0; while [ $n -lt 3000 ]; do n=$((n+1)); echo '{"event":"metrics","step":'$n',"values":{"v":1}}'; done
-        echo '{"event":"finished","summary":{}}'"#);
+        n=0; while [ $n -lt 3000 ]; do n=$((n+1)); echo '{"event":"metrics","step":'$n',"values":{"v":1}}' >&$MARQUEE_EVENTS_FD; done
+        echo '{"event":"finished","summary":{}}' >&$MARQUEE_EVENTS_FD"#);
     run(&fake, KEY, eval()).await;
     let stored = |state: &crate::fake::State| state.reports.get(&KEY).map_or(0, Vec::len);
     fake.until("as many as may be under way", |s| {

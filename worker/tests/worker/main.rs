@@ -15,6 +15,7 @@ mod gpus;
 mod life;
 mod limits;
 mod nvml;
+mod outputs;
 mod quick;
 mod simulated;
 mod stopping;

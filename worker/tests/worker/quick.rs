@@ -96,7 +96,7 @@ async fn an_empty_output_costs_no_call_and_only_a_commands_counts_as_none() {
     assert_eq!(finished.output, None);
     daemon.install(
         "marquee-trainer",
-        r#"echo '{"event":"finished","summary":{}}'"#,
+        r#"echo '{"event":"finished","summary":{}}' >&$MARQUEE_EVENTS_FD"#,
     );
     run(&fake, (6, 1, 0), eval()).await;
     let Body::Finished(finished) = fake.until_ended((6, 1, 0)).await else {

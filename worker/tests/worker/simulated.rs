@@ -2,6 +2,7 @@
 //! its children are given, and it cannot tell.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ struct Actor {
     dir: PathBuf,
     pid: u32,
     argv: Vec<String>,
-    env: BTreeMap<String, String>,
+    env: BTreeMap<OsString, OsString>,
     status: watch::Sender<Status>,
     output: watch::Sender<u64>,
     /// How it was told to go.
@@ -163,6 +164,13 @@ impl Machine for Part {
         async { "code 5".to_owned() }.boxed()
     }
 
+    fn environment(&self) -> BTreeMap<OsString, OsString> {
+        let given = [("PATH", "/played/bin"), ("PLAYED_SECRET", "s")];
+        given
+            .map(|(name, value)| (name.into(), value.into()))
+            .into()
+    }
+
     fn free_port(&self, _: &str) -> io::Result<u16> {
         Ok(4_242)
     }
@@ -255,6 +263,10 @@ impl Child for Handle {
         self.actor.exit(Some(killed));
     }
 
+    fn is_buried(&mut self) -> bool {
+        true
+    }
+
     fn kill_session(&self) {
         self.tell("KILL ALL");
     }
@@ -315,6 +327,7 @@ fn command(argv: &[&str]) -> Work {
     Work::Command(CommandSettings {
         argv: argv.iter().map(|text| (*text).to_owned()).collect(),
         env: BTreeMap::new(),
+        env_from_worker: Vec::new(),
     })
 }
 
@@ -329,7 +342,9 @@ async fn a_daemon_takes_its_time_chance_host_and_children_from_its_world() {
         .await;
     let child = world.child(KEY).await;
     assert_eq!(child.argv, ["play", "hamlet"]);
-    assert_eq!(child.env["MASTER_PORT"], "4242");
+    assert_eq!(child.env[OsStr::new("MASTER_PORT")], "4242");
+    assert_eq!(child.env[OsStr::new("PATH")], "/played/bin");
+    assert!(!child.env.contains_key(OsStr::new("PLAYED_SECRET")));
     child.say("to be");
     fake.until("its line", |s| {
         has(s, KEY, |body| matches!(body, Body::Log(_)))

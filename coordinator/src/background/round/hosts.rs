@@ -36,7 +36,7 @@ fn host(open: &Open, sessions: &Sessions, worker: &Worker, inventory: &Inventory
     Host {
         worker: worker.id,
         name: worker.name.clone(),
-        accepting: worker.state == WorkerState::Online && sessions.is_connected(worker.id),
+        accepting: worker.state == WorkerState::Online && sessions.takes_ranks(worker.id),
         devices: devices(inventory),
         gpus: gpus(inventory, &sessions.gpus(worker.id)),
         flavour: inventory.flavour.clone(),

@@ -1,0 +1,185 @@
+//! The environment that children get of the worker's own: little, and no secret.
+//!
+//! A command job's program is anybody's. It gets what a program needs to run at all ([`PASSED`]), what its
+//! document names, and the secrets that the document asks for by name and the worker's operator allows.
+//! `marquee-prep` and `marquee-trainer` get their own settings beside it, and a fetch job the one
+//! credential that it names.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use marquee_domain::FailureClass;
+use marquee_domain::failure::Failure;
+use marquee_domain::spec::{JobSpec, Source, Work};
+
+/// What every child gets of the worker's environment: where programs and libraries are, whose they run as,
+/// language and time. `docs/pipeline.md` lists them.
+const PASSED: [&str; 17] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "XDG_RUNTIME_DIR",
+];
+/// The same by their first letters: language, GPUs, and the threads and networks of numeric libraries.
+const PASSED_PREFIXES: [&str; 11] = [
+    "LC_", "CUDA_", "NVIDIA_", "NCCL_", "UCX_", "GLOO_", "OMP_", "KMP_", "MKL_", "TORCH_",
+    "PYTORCH_",
+];
+/// What our own programs get beside it, but for the worker's settings.
+const OURS_PREFIXES: [&str; 3] = ["MARQUEE_", "RUST_", "MALLOC_"];
+/// Prefix of the daemon's own settings.
+const OWN_VARIABLES: &str = "MARQUEE_WORKER__";
+/// How the network is reached. A proxy's address may hold a password: fetch jobs alone get it unasked.
+const PROXIES: [&str; 8] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+];
+
+/// The worker's environment, and who may have what of it.
+#[derive(Clone, Default)]
+pub struct BaseEnv {
+    all: BTreeMap<OsString, OsString>,
+    /// Variables that command jobs may ask for.
+    for_commands: Vec<String>,
+    /// Variables that fetch jobs may name as their credential.
+    for_fetches: Vec<String>,
+}
+
+/// Names alone: values are secrets.
+impl std::fmt::Debug for BaseEnv {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BaseEnv")
+            .field("variables", &self.all.len())
+            .field("for_commands", &self.for_commands)
+            .field("for_fetches", &self.for_fetches)
+            .finish()
+    }
+}
+
+impl BaseEnv {
+    #[must_use]
+    pub fn new(
+        all: BTreeMap<OsString, OsString>,
+        for_commands: Vec<String>,
+        for_fetches: Vec<String>,
+    ) -> Self {
+        Self {
+            all,
+            for_commands,
+            for_fetches,
+        }
+    }
+
+    /// What one of our own programs gets that works for no job.
+    #[must_use]
+    pub fn own(&self) -> BTreeMap<OsString, OsString> {
+        self.chosen(|name| is_passed(name) || is_ours(name))
+    }
+
+    /// All that the child of `spec` gets, with the variables of the child contract.
+    pub fn for_child(
+        &self,
+        spec: &JobSpec,
+        contract: BTreeMap<String, String>,
+    ) -> Result<BTreeMap<OsString, OsString>, Failure> {
+        let mut env = match &spec.work {
+            Work::Command(command) => {
+                let mut env = self.chosen(is_passed);
+                for name in &command.env_from_worker {
+                    let value = self.secret(
+                        name,
+                        &self.for_commands,
+                        "env_from_worker",
+                        "command_secrets",
+                    )?;
+                    env.insert(name.into(), value);
+                }
+                env
+            }
+            Work::Fetch(settings) => {
+                let mut env =
+                    self.chosen(|name| is_passed(name) || is_ours(name) || PROXIES.contains(&name));
+                if let Source::Tmdb {
+                    credential_env: Some(name),
+                    ..
+                } = &settings.source
+                {
+                    let value =
+                        self.secret(name, &self.for_fetches, "credential_env", "fetch_secrets")?;
+                    env.insert(name.into(), value);
+                }
+                env
+            }
+            Work::Preprocess(_) | Work::Train(_) | Work::Eval(_) => self.own(),
+        };
+        env.extend(
+            contract
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+        Ok(env)
+    }
+
+    fn chosen(&self, is_chosen: impl Fn(&str) -> bool) -> BTreeMap<OsString, OsString> {
+        let chosen = self
+            .all
+            .iter()
+            .filter(|(name, _)| name.to_str().is_some_and(&is_chosen));
+        chosen
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
+    fn secret(
+        &self,
+        name: &str,
+        allowed: &[String],
+        key: &str,
+        setting: &str,
+    ) -> Result<OsString, Failure> {
+        let refuse = |message: String| Failure {
+            class: FailureClass::UserError,
+            message,
+        };
+        if !allowed.iter().any(|one| one == name) {
+            return Err(refuse(format!(
+                "{key} names {name:?}, which this worker gives to no such job; its operator allows it with {setting} = {name:?} in the worker's settings"
+            )));
+        }
+        self.all.get(OsStr::new(name)).cloned().ok_or_else(|| {
+            refuse(format!(
+                "{key} names {name:?}, which is not set in this worker's environment; set it there and restart the worker"
+            ))
+        })
+    }
+}
+
+fn is_passed(name: &str) -> bool {
+    PASSED.contains(&name)
+        || PASSED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+fn is_ours(name: &str) -> bool {
+    OURS_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with(OWN_VARIABLES)
+}
