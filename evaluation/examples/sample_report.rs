@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use jpeg_encoder::{ColorType, Encoder};
-use marquee_domain::report::SourceNote;
+use marquee_domain::report::{Overlap, SourceNote};
 use marquee_evaluation::{EpochRow, EvalInput, SplitScores, Timing, write_report};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -56,6 +56,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             f1_micro_ceiling: Some(0.831),
             ..SourceNote::default()
         },
+        overlap: Overlap {
+            recorded: true,
+            comparable: true,
+            trained_pictures: 1_400,
+            tuned_pictures: 300,
+            unrecorded: vec!["resnet18.safetensors".to_owned()],
+            ..Overlap::default()
+        },
+        allow_overlap: false,
         history: history(),
         timing: Timing {
             images_per_second: 412.0,

@@ -28,6 +28,7 @@ mod report;
 mod rules;
 #[cfg(test)]
 mod sklearn_parity;
+mod trained_on;
 mod warnings;
 
 use std::path::Path;
@@ -35,8 +36,9 @@ use std::path::Path;
 pub use confusion::{Confusion, counts, f1_micro};
 pub use error::EvalError;
 pub use history::EpochRow;
-pub use input::{EvalInput, SplitScores, Timing};
+pub use input::{EvalInput, SplitScores, Timing, check_overlap};
 use marquee_domain::report::EvalReport;
+pub use trained_on::{Evaluated, Key, KnownBy, RECORD_FILE, SplitKeys, TrainingRecord};
 
 /// For each class the threshold of the best F1 on `split`: the one that reports call "per_class".
 #[must_use]

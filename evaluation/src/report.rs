@@ -86,6 +86,7 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
         images_per_second: input.timing.images_per_second,
         seconds: input.timing.seconds,
         warnings: Vec::new(),
+        overlap: Some(input.overlap.clone()),
     };
     report.warnings = warnings::find(input, &report);
     Evaluation {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use marquee_domain::report::EvalReport;
+use marquee_domain::report::{EvalReport, Overlap};
 
 use crate::input::EvalInput;
 use crate::ranking::DEFAULT_THRESHOLD;
@@ -13,6 +13,7 @@ const NAMED_AT_MOST: usize = 5;
 /// Every warning, the gravest first.
 pub(crate) fn find(input: &EvalInput<'_>, report: &EvalReport) -> Vec<String> {
     let mut warnings = Vec::new();
+    warnings.extend(learned_pictures(&input.overlap));
     warnings.extend(shared_pictures(input));
     warnings.extend(above_ceiling(report));
     warnings.extend(repeated_pictures("validation", &input.validation.ids));
@@ -20,6 +21,45 @@ pub(crate) fn find(input: &EvalInput<'_>, report: &EvalReport) -> Vec<String> {
     warnings.extend(no_better_than_all(report));
     warnings.extend(untuned_classes(input));
     warnings.extend(untested_classes(report));
+    warnings
+}
+
+/// What the model's own record of its training says of these pictures.
+fn learned_pictures(overlap: &Overlap) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if overlap.is_leak() {
+        warnings.push(format!(
+            "leak: {}; no figure here says how good the model is on new pictures. Evaluate on the shards \
+             that it was trained with, or train again on these",
+            overlap.words()
+        ));
+    }
+    if !overlap.recorded {
+        warnings.push(
+            "the model has no record of the pictures that it was trained on, since an earlier version \
+             trained it: whether these test pictures are new to it is not known. Train it again, or make \
+             sure that these are the shards that it was trained with"
+                .to_owned(),
+        );
+    } else if !overlap.comparable {
+        warnings.push(
+            "the model's record knows pictures by their files and these shards by stored bytes alone, or \
+             the other way round: whether these test pictures are new to it is not known. Evaluate on \
+             shards of a preprocess job"
+                .to_owned(),
+        );
+    }
+    if overlap.namesakes > 0 {
+        warnings.push(format!(
+            "{} of groups whose names training knew, though no single picture is the same: if these are \
+             the same groups, this is a leak",
+            count(
+                usize::try_from(overlap.namesakes).unwrap_or(usize::MAX),
+                "picture is",
+                "pictures are"
+            )
+        ));
+    }
     warnings
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Float32Type;
-use marquee_domain::report::{EvalReport, SourceNote};
+use marquee_domain::report::{EvalReport, Overlap, SourceNote};
 use marquee_evaluation::{
     EpochRow, EvalError, EvalInput, SplitScores, Timing, f1_micro, write_report,
 };
@@ -52,6 +52,12 @@ fn input(rows: usize) -> EvalInput<'static> {
         gallery: 2,
         seed: 1,
         source: SourceNote::default(),
+        overlap: Overlap {
+            recorded: true,
+            comparable: true,
+            ..Overlap::default()
+        },
+        allow_overlap: false,
         history: vec![EpochRow {
             epoch: 1,
             step: 10,

@@ -10,7 +10,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::EvalSettings;
-use marquee_evaluation::{EvalInput, SplitScores, Timing, write_report};
+use marquee_evaluation::{EvalInput, SplitScores, Timing, check_overlap, write_report};
 use tch::Device;
 
 use crate::data::{self, Prefetch, SplitReader, scoring_requests};
@@ -23,6 +23,7 @@ use crate::outcome::Outcome;
 use crate::rendezvous::Place;
 use crate::stop::Stop;
 use crate::tensors::flat;
+use crate::training_record;
 
 /// JPEG quality of the gallery's pictures: small, and good enough to recognise.
 const THUMBNAIL_QUALITY: u8 = 80;
@@ -45,6 +46,9 @@ pub(crate) fn run(
     let shards = data::open(spec)?;
     let trained = model_folder::read(model_dir(spec)?, device)?;
     check_classes(&trained, &shards)?;
+    let overlap = training_record::overlap(model_dir(spec)?, spec, &shards)?;
+    // Before any scoring: whoever must not see the figures need not wait for them.
+    check_overlap(&overlap, settings.allow_overlap)?;
 
     let started = Instant::now();
     let mut scored = Vec::new();
@@ -82,6 +86,8 @@ pub(crate) fn run(
             gallery: settings.gallery,
             seed: settings.seed,
             source: shards.index().source.clone(),
+            overlap,
+            allow_overlap: settings.allow_overlap,
             history: trained.history,
             timing,
             thumbnail: &|split, row| thumbnail(&shards, split, row),

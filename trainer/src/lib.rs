@@ -45,6 +45,7 @@ mod store;
 mod tensorboard;
 mod tensors;
 mod train;
+mod training_record;
 
 pub use child::run_as_child;
 pub use error::RunError;

@@ -1,6 +1,7 @@
 //! The artifact of a train job: weights, and what is needed to use them.
 //!
-//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]), where
+//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]),
+//! `trained_on.bin` (the pictures that it was trained and tuned on, see `training_record`), where
 //! asked for `tensorboard/`, and `module.pt` where the job brought a TorchScript module of its own.
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use crate::tensors;
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The whole network, for `torch.jit.load`, where the job brought its own.
-const SCRIPT: &str = "module.pt";
+pub(crate) const SCRIPT: &str = "module.pt";
 const CARD: &str = "model.json";
 const HISTORY: &str = "history.json";
 /// Folder of the event files.

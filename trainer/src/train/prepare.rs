@@ -27,6 +27,7 @@ use crate::parameters::Start;
 use crate::rendezvous::Peers;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
+use crate::training_record::Draft;
 
 /// What a run is given.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +85,7 @@ impl<'a> Training<'a> {
             events,
             stop,
         } = given;
+        let record = Draft::begin(spec, settings, shards)?;
         device::choose_kernels(device, settings.deterministic, settings.precision)?;
         let (mut learner, weights) = given.learner(train.index())?;
         let size = (train.index().width, train.index().height);
@@ -164,6 +166,8 @@ impl<'a> Training<'a> {
             events,
             stop,
             peers,
+            shards: Arc::clone(shards),
+            record,
             validation: validation.map(|split| split.pinned_for(device)),
             train: train
                 .augmented(augment)

@@ -75,6 +75,9 @@ impl Training<'_> {
             return Ok(());
         }
         let index = self.train.index();
+        // Before the card, without which the folder is no model: there is none without its record.
+        self.record
+            .write(self.spec, &self.shards, &self.spec.output)?;
         self.stepper.with_final_weights(|stepper| {
             let learner = stepper.learner();
             let card = ModelCard::new(
