@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 mod eval;
 mod overlap;
+mod provenance;
 
-pub use eval::{Baseline, ClassScores, EvalReport, RuleScores};
+pub use eval::{Baseline, Candidate, ClassScores, EvalReport, Headline, RuleScores, rule_words};
 pub use overlap::Overlap;
+pub use provenance::{NamedJob, Provenance, TrainedBy, iso_utc};
 
 /// What a fetch job did. `fetched + gone + rejected + failed` is `asked`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -121,6 +123,10 @@ pub struct PhaseTimes {
     pub checkpoint_s: f64,
     /// Validation at the ends of epochs; not part of `step_s`.
     pub validation_s: f64,
+    /// Passes of frozen networks before the first step, or reading what an earlier job had kept of them;
+    /// not part of `step_s`.
+    #[serde(default)]
+    pub features_s: f64,
 }
 
 /// What became of the weights that a train job was given for one network.
@@ -143,14 +149,22 @@ pub struct WeightsReport {
 /// Features of frozen networks that were computed once instead of in every epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FeaturesReport {
+    /// Pictures of the training and validation splits.
     pub pictures: u64,
+    /// Pictures that the networks were run on, over all ranks: each training picture twice where mirrored
+    /// ones are trained on too. 0: an earlier job's were taken, or an earlier version did not count.
+    #[serde(default)]
+    pub passes: u64,
+    /// Wall time of the passes, or of reading what was kept.
+    #[serde(default)]
+    pub seconds: f64,
     /// Features of one picture.
     pub width: u64,
     /// Whether an earlier job had left them in `feature_cache`.
     pub from_cache: bool,
-    /// What the networks take for one picture, over all ranks.
+    /// What one pass takes, over all ranks.
     pub seconds_per_picture: f64,
-    /// How many times faster training went than with the networks in every step.
+    /// How many times faster steps went than with the networks in them; the passes are not counted.
     pub speedup: f64,
 }
 
@@ -187,7 +201,8 @@ pub struct TrainSummary {
     /// Weights that learnt at the end.
     #[serde(default)]
     pub learning: u64,
-    /// Training pictures of all ranks per second of this attempt's steps.
+    /// Training pictures of all ranks per second of this attempt's steps. Where features were computed
+    /// once, steps read those instead of pictures: see [`TrainSummary::whole_images_per_second`].
     pub images_per_second: f64,
     pub final_loss: f64,
     pub seconds: f64,
@@ -204,6 +219,22 @@ pub struct TrainSummary {
     /// Each of these times, in order.
     #[serde(default)]
     pub went_on: Vec<WentOn>,
+}
+
+impl TrainSummary {
+    /// Training pictures of all ranks per second of steps and feature passes together: what the job did
+    /// for each picture, whenever it did it.
+    #[must_use]
+    pub fn whole_images_per_second(&self) -> f64 {
+        let PhaseTimes {
+            step_s, features_s, ..
+        } = self.phases;
+        if step_s + features_s > 0.0 {
+            self.images_per_second * step_s / (step_s + features_s)
+        } else {
+            self.images_per_second
+        }
+    }
 }
 
 /// How a gang went on after ranks were lost.

@@ -135,14 +135,10 @@ struct LeftOut {
 }
 
 impl LeftOut {
-    fn draw(
-        split: &SplitScores,
-        tuner: &Tuner,
-        classes: usize,
-        random: &mut ChaCha8Rng,
-    ) -> Self {
+    fn draw(split: &SplitScores, tuner: &Tuner, classes: usize, random: &mut ChaCha8Rng) -> Self {
         let rows = split.truth.len() / classes;
-        let wanted = (DECISIONS_AT_ALL / split.truth.len().max(1)).clamp(RESAMPLES_MIN, RESAMPLES_MAX);
+        let wanted =
+            (DECISIONS_AT_ALL / split.truth.len().max(1)).clamp(RESAMPLES_MIN, RESAMPLES_MAX);
         let mut found = Self::default();
         let mut times = vec![0_u32; rows];
         for _ in 0..wanted {
@@ -169,7 +165,10 @@ impl LeftOut {
 /// The counts of each rule on the rows that were not drawn.
 fn score(split: &SplitScores, tuned: &Tuned, times: &[u32], classes: usize) -> [Confusion; 4] {
     let mut counts = [Confusion::default(); 4];
-    let rows = split.truth.chunks_exact(classes).zip(split.scores.chunks_exact(classes));
+    let rows = split
+        .truth
+        .chunks_exact(classes)
+        .zip(split.scores.chunks_exact(classes));
     for ((truth, scores), _) in rows.zip(times).filter(|(_, times)| **times == 0) {
         for (thresholds, counts) in tuned.iter().zip(&mut counts) {
             for ((is_true, score), threshold) in truth.iter().zip(scores).zip(thresholds) {
@@ -198,4 +197,255 @@ fn in_words(candidates: &[Candidate], chosen: usize, resamples: u32) -> String {
         rule_words(&chosen.rule),
         others.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decisions::Decisions;
+    use crate::rules;
+
+    /// Made-up scores of which the truth is known: a picture's evidence for a class is normal around plus
+    /// or minus half of what sets the two apart, so its posterior is known in logits.
+    #[derive(Clone, Copy)]
+    struct World {
+        classes: usize,
+        /// How far the model's logits of each class are off, as a standard deviation over classes.
+        off_by_class: f64,
+        /// How far all of them are off.
+        off: f64,
+    }
+
+    struct Class {
+        prevalence: f64,
+        apart: f64,
+        off: f64,
+    }
+
+    fn normal(random: &mut ChaCha8Rng) -> f64 {
+        // The sum of twelve uniform draws: variance 1, and normal enough.
+        (0..12).map(|_| random.random_range(-0.5..0.5)).sum()
+    }
+
+    impl World {
+        fn classes(self, random: &mut ChaCha8Rng) -> Vec<Class> {
+            (0..self.classes)
+                .map(|_| Class {
+                    prevalence: random.random_range(0.02_f64.ln()..0.3_f64.ln()).exp(),
+                    apart: random.random_range(1.0..2.5),
+                    off: self.off + self.off_by_class * normal(random),
+                })
+                .collect()
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "scores are f32")]
+    fn draw(classes: &[Class], rows: usize, random: &mut ChaCha8Rng) -> SplitScores {
+        let mut split = SplitScores::default();
+        for row in 0..rows {
+            split.ids.push(row.to_string());
+            for class in classes {
+                let is_true = random.random_bool(class.prevalence);
+                let side = if is_true { 0.5 } else { -0.5 };
+                let evidence = normal(random) + side * class.apart;
+                let prior = (class.prevalence / (1.0 - class.prevalence)).ln();
+                let logit = prior + class.apart * evidence + class.off;
+                split.truth.push(u8::from(is_true));
+                split.scores.push((1.0 / (1.0 + (-logit).exp())) as f32);
+            }
+        }
+        split
+    }
+
+    /// Over several data sets: the mean micro F1, on many fresh pictures, of each rule, of the chosen one
+    /// and of the best, and how often each rule was chosen.
+    struct Tried {
+        rules: [f64; 4],
+        chosen: f64,
+        best: f64,
+        choices: [u32; 4],
+    }
+
+    fn tried(world: World, validation_rows: usize, data_sets: u64) -> Tried {
+        let mut sum = Tried {
+            rules: [0.0; 4],
+            chosen: 0.0,
+            best: 0.0,
+            choices: [0; 4],
+        };
+        let share = 1.0 / data_sets as f64;
+        for seed in 0..data_sets {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            let classes = world.classes(&mut random);
+            let validation = draw(&classes, validation_rows, &mut random);
+            let fresh = draw(&classes, 4_000, &mut random);
+            let choice = choose(&validation, world.classes);
+            let f1 = Rule::ALL
+                .map(|rule| rules::score("", &Decisions::new(&fresh, choice.of(rule))).f1_micro);
+            let chosen = Rule::ALL
+                .iter()
+                .position(|rule| *rule == choice.rule)
+                .unwrap();
+            sum.choices[chosen] += 1;
+            sum.chosen += share * f1[chosen];
+            sum.best += share * f1.into_iter().fold(0.0, f64::max);
+            for (sum, f1) in sum.rules.iter_mut().zip(f1) {
+                *sum += share * f1;
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn the_choice_is_near_the_best_rule_on_small_and_large_sets_whatever_is_wrong_with_the_scores()
+    {
+        let calibrated = World {
+            classes: 12,
+            off_by_class: 0.0,
+            off: 0.0,
+        };
+        let shy = World {
+            off: -1.5,
+            ..calibrated
+        };
+        let uneven = World {
+            off_by_class: 1.0,
+            ..calibrated
+        };
+        // Where the best one threshold for all happens to be 0.5.
+        let right = World {
+            off: 0.75,
+            ..calibrated
+        };
+        for (name, world) in [
+            ("calibrated", calibrated),
+            ("shy", shy),
+            ("uneven", uneven),
+            ("right", right),
+        ] {
+            for (rows, data_sets) in [(60, 12), (300, 8), (1_500, 4)] {
+                let found = tried(world, rows, data_sets);
+                let told = format!(
+                    "{name}, {rows} rows: rules {:.3?}, chosen {:.3}, best {:.3}, choices {:?}",
+                    found.rules, found.chosen, found.best, found.choices
+                );
+                println!("{told}");
+                // On 60 pictures nobody can tell the rules apart for sure.
+                let near = if rows < 100 { 0.03 } else { 0.01 };
+                assert!(found.best - found.chosen < near, "{told}");
+                // What used to be the headline is never better than the choice.
+                assert!(found.chosen > found.rules[3] - 0.003, "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn validation_decides_by_what_is_wrong_with_the_scores() {
+        let world = World {
+            classes: 12,
+            off_by_class: 0.0,
+            off: 0.0,
+        };
+        let [half, global, shrunk, own] = tried(world, 1_500, 4).choices;
+        assert!(
+            global == 4,
+            "one threshold is best for calibrated scores: {half} {global} {shrunk} {own}"
+        );
+        let uneven = World {
+            off_by_class: 1.5,
+            ..world
+        };
+        let [_, _, shrunk, own] = tried(uneven, 1_500, 4).choices;
+        assert_eq!(
+            shrunk + own,
+            4,
+            "classes that are off in their own ways need their own"
+        );
+    }
+
+    #[test]
+    fn the_same_validation_gives_the_same_choice_and_says_why() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let world = World {
+            classes: 5,
+            off_by_class: 0.5,
+            off: 0.0,
+        };
+        let classes = world.classes(&mut random);
+        let mut validation = draw(&classes, 150, &mut random);
+        let choice = choose(&validation, 5);
+        // Ids have no say: a training has none at hand.
+        validation.ids.clear();
+        assert_eq!(choice, choose(&validation, 5));
+        assert_eq!(choice.resamples, 200);
+        assert_eq!(choice.candidates.len(), 4);
+        let wins: f64 = choice
+            .candidates
+            .iter()
+            .map(|candidate| candidate.best_share)
+            .sum();
+        assert!((wins - 1.0).abs() < 1e-9, "{wins}");
+        assert!(
+            choice
+                .why
+                .starts_with("chosen on validation alone: tuned on 200 resamples"),
+            "{}",
+            choice.why
+        );
+    }
+
+    #[test]
+    fn of_equal_rules_the_plainest_is_chosen() {
+        // Every threshold between the two scores is as good.
+        let split = SplitScores {
+            ids: Vec::new(),
+            truth: [1, 0].repeat(40),
+            scores: [0.9, 0.1].repeat(40),
+        };
+        let choice = choose(&split, 2);
+        assert_eq!(choice.rule, Rule::Half, "{:?}", choice.candidates);
+    }
+
+    #[test]
+    fn what_cannot_be_chosen_on_is_a_half_and_says_so() {
+        let empty = choose(&SplitScores::default(), 3);
+        assert_eq!(
+            (empty.rule, empty.thresholds()),
+            (Rule::Half, &[0.5; 3][..])
+        );
+        assert!(empty.why.contains("no validation split"));
+        let barren = SplitScores {
+            ids: Vec::new(),
+            truth: vec![0; 30],
+            scores: vec![0.7; 30],
+        };
+        assert!(choose(&barren, 3).why.contains("no label is true"));
+        let one = SplitScores {
+            ids: Vec::new(),
+            truth: vec![1, 0],
+            scores: vec![0.7, 0.2],
+        };
+        let choice = choose(&one, 2);
+        assert_eq!(choice.rule, Rule::Half);
+        assert!(choice.why.contains("too small"), "{}", choice.why);
+    }
+
+    #[test]
+    fn a_large_validation_is_drawn_from_and_not_walked_two_hundred_times() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let rows = DECISIONS_MAX / 1_000 + 7;
+        let split = SplitScores {
+            ids: Vec::new(),
+            truth: vec![0; rows * 1_000],
+            scores: Vec::new(),
+        };
+        let mut split = SplitScores {
+            scores: vec![0.5; split.truth.len()],
+            ..split
+        };
+        split.truth[0] = 1;
+        let part = part_of(&split, 1_000, rows, &mut random).unwrap();
+        assert_eq!(part.truth.len(), DECISIONS_MAX);
+        assert!(part_of(&split, 100, rows, &mut random).is_none());
+    }
 }

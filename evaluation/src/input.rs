@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use marquee_domain::report::{Overlap, SourceNote};
+use marquee_domain::report::{Overlap, Provenance, SourceNote};
 
 use crate::error::EvalError;
 use crate::history::EpochRow;
@@ -15,6 +15,10 @@ const EXAMPLES_IN_ERROR: usize = 5;
 pub struct EvalInput<'a> {
     /// Name of the model, such as "simple-cnn".
     pub model: String,
+    /// Which run this is, for a reader who has several reports.
+    pub provenance: Provenance,
+    /// Pixels of the gallery's pictures, width and height; their frames have these proportions.
+    pub picture_size: (u32, u32),
     /// Labels, in the order of the columns of `truth` and `scores`.
     pub classes: Vec<String>,
     /// Thresholds are tuned on it. May be empty: every class then keeps 0.5.

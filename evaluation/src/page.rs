@@ -10,9 +10,11 @@ mod definitions;
 mod format;
 mod gallery;
 mod plot;
+mod provenance;
 mod roc;
 mod standing;
 
+use marquee_domain::report::EvalReport;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::input::EvalInput;
@@ -35,19 +37,20 @@ pub(crate) fn render(input: &EvalInput<'_>, evaluation: &Evaluation) -> String {
                 meta http-equiv="Content-Security-Policy" content=(SECURITY_POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (report.model) " · Marquee evaluation" }
+                title { (provenance::title(report)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 a.skip href="#main" { "Skip to the figures" }
                 (header(input, evaluation))
                 main #main {
+                    (banner(report))
                     (warnings(&report.warnings))
                     (standing::section(input, report))
                     (classes::section(report))
                     (curves::section(&input.history))
                     (roc::section(report, &evaluation.rankings))
-                    (gallery::section(input, &evaluation.decisions))
+                    (gallery::section(input, report.chosen_rule(), &evaluation.decisions))
                     (definitions::section(input, report))
                 }
                 footer { p { "Written by Marquee. Every score is in predictions.parquet, every figure in report.json." } }
@@ -73,6 +76,7 @@ fn header(input: &EvalInput<'_>, evaluation: &Evaluation) -> Markup {
                         span { b { (format::rate(input.timing.images_per_second)) } " pictures/s" }
                     }
                 }
+                (provenance::facts(report))
                 @if report.source.synthetic {
                     p.synthetic {
                         strong { "Synthetic pictures." }
@@ -83,6 +87,19 @@ fn header(input: &EvalInput<'_>, evaluation: &Evaluation) -> Markup {
                 @if let Some(attribution) = &report.source.attribution {
                     p.attribution { (attribution) }
                 }
+            }
+        }
+    }
+}
+
+/// Over figures that are no test of the model.
+fn banner(report: &EvalReport) -> Markup {
+    let leak = report.overlap.as_ref().filter(|overlap| overlap.is_leak());
+    html! {
+        @if let Some(overlap) = leak {
+            section.banner aria-labelledby="banner" {
+                h2 #banner { span aria-hidden="true" { "✗ " } "Not a test" }
+                p { "The model has learned from pictures that are scored here: " (overlap.words()) ". Its figures on them are no headline, here or anywhere." }
             }
         }
     }

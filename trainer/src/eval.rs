@@ -20,6 +20,7 @@ use crate::events::Events;
 use crate::model_folder::{self, Trained};
 use crate::models::Pass;
 use crate::outcome::Outcome;
+use crate::provenance;
 use crate::rendezvous::Place;
 use crate::stop::Stop;
 use crate::tensors::flat;
@@ -77,6 +78,8 @@ pub(crate) fn run(
     let report = write_report(
         &spec.output,
         &EvalInput {
+            provenance: provenance::of(spec, settings.seed, &trained.card, &shards),
+            picture_size: (shards.index().width, shards.index().height),
             model: trained.card.model,
             classes: trained.card.classes,
             validation,
@@ -98,7 +101,7 @@ pub(crate) fn run(
 
 fn model_dir(spec: &ChildSpec) -> Result<&PathBuf, RunError> {
     spec.inputs
-        .get("model")
+        .get(provenance::MODEL)
         .ok_or_else(|| RunError::user("the job has no input \"model\"; name a train job's output"))
 }
 

@@ -35,6 +35,7 @@ mod models;
 mod optimizer;
 mod outcome;
 mod parameters;
+mod provenance;
 mod rendezvous;
 mod run;
 mod scaler;

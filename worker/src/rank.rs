@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::resources::Device;
-use marquee_domain::{BootId, RankKey, Rendezvous};
+use marquee_domain::{BootId, PipelineId, RankKey, Rendezvous};
 use marquee_proto::convert::BadField;
 use marquee_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct Assignment {
     /// The order to start came with the assignment. Never set where others have to be waited for.
     #[serde(default)]
     pub start: bool,
+    /// None: the coordinator did not say.
+    #[serde(default)]
+    pub pipeline: Option<PipelineId>,
 }
 
 impl Assignment {
@@ -79,6 +82,7 @@ impl Assignment {
             shares_rates: wire.shares_rates,
             // A coordinator that sets it for a gang is wrong: no rank of one may start alone.
             start: wire.start && wire.world_size <= 1,
+            pipeline: Some(PipelineId(wire.pipeline_id)).filter(|id| id.0 > 0),
         };
         if let Err(bad) = assignment.fill(wire.inputs, wire.devices, wire.resume) {
             assignment.problem = Some(bad.to_string());

@@ -89,5 +89,6 @@ async fn assignment(
         shares_rates: true,
         // A rank alone has nobody to wait for.
         start: starts_by_assignment && stored.world_size == 1,
+        pipeline_id: stored.pipeline.0,
     }))
 }

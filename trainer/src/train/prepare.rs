@@ -160,6 +160,10 @@ impl<'a> Training<'a> {
             crop: settings.crop,
             colour: settings.colour,
         };
+        let phases = PhaseTimes {
+            features_s: features.as_ref().map_or(0.0, |features| features.seconds),
+            ..PhaseTimes::default()
+        };
         let mut training = Self {
             spec,
             settings,
@@ -188,8 +192,8 @@ impl<'a> Training<'a> {
             went_on: Vec::new(),
             stop_agreed: false,
             window: Window::default(),
-            phases: PhaseTimes::default(),
-            phases_before: PhaseTimes::default(),
+            phases,
+            phases_before: phases,
             pictures: 0,
             steps_here: 0,
         };

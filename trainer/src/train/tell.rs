@@ -172,7 +172,7 @@ impl Training<'_> {
         tracing::info!(
             speedup = report.speedup,
             from_cache = report.from_cache,
-            "training went so many times faster than with the frozen networks in every step"
+            "steps went so many times faster than with the frozen networks in them"
         );
         Some(report)
     }

@@ -122,7 +122,7 @@ impl Training<'_> {
             if done == total {
                 self.finish_writing()?;
                 let thresholds = self.thresholds()?;
-                self.write_model(&thresholds)?;
+                self.write_model(thresholds.as_ref())?;
                 self.peers.meet()?;
                 return Ok(Ending::Done);
             }

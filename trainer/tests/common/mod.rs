@@ -196,6 +196,7 @@ impl Run {
         let spec = ChildSpec {
             job: JobId(1),
             job_name: "train".parse().unwrap(),
+            pipeline: None,
             attempt: AttemptNumber(1),
             work,
             element: None,

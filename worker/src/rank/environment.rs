@@ -67,6 +67,7 @@ impl ChildPlan<'_> {
                 Some(ChildSpec {
                     job: self.assignment.key.job,
                     job_name: self.spec.name.clone(),
+                    pipeline: self.assignment.pipeline,
                     attempt: self.assignment.key.attempt,
                     work: self.spec.work.clone(),
                     element: self.spec.element,
@@ -233,6 +234,7 @@ mod tests {
             problem: None,
             shares_rates: false,
             start: false,
+            pipeline: None,
         };
         let plan = ChildPlan {
             assignment: &assignment,

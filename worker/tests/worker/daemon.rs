@@ -307,6 +307,7 @@ impl Assigned {
             }),
             shares_rates: false,
             start: self.start,
+            pipeline_id: 0,
         }
     }
 }
