@@ -136,6 +136,7 @@ fn history() -> Vec<EpochRow> {
                 validation_f1_micro: Some(0.75 - 0.9 * decay),
                 seconds: 11.2 + 0.1 * f64::from(epoch),
                 images_per_second: 214.0,
+                of_features: false,
             }
         })
         .collect()

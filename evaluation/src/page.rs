@@ -115,3 +115,25 @@ fn warnings(warnings: &[String]) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hidden text is placed absolutely. In a box that scrolls sideways and is not its containing block it
+    /// would lie beside the box and make the whole page as wide as the box's content.
+    #[test]
+    fn boxes_that_scroll_or_clip_hold_their_hidden_texts() {
+        let rule = STYLE
+            .lines()
+            .find(|line| line.ends_with("{ position: relative; }"))
+            .unwrap();
+        for class in [".scroll", ".panel", ".example", ".chip"] {
+            assert!(rule.contains(class), "{class}: {rule}");
+        }
+        assert!(
+            STYLE.contains("aspect-ratio: var(--frame"),
+            "frames follow the pictures"
+        );
+    }
+}

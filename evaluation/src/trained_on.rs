@@ -117,6 +117,9 @@ struct About {
     /// Weights that the model started from without a record of theirs.
     #[serde(default)]
     unrecorded: BTreeSet<String>,
+    /// The same of models of an earlier version.
+    #[serde(default)]
+    unrecorded_models: BTreeSet<String>,
     #[serde(default)]
     counts: Counts,
 }
@@ -202,15 +205,21 @@ impl TrainingRecord {
         for weights in &earlier.about.unrecorded {
             self.add_unrecorded(weights);
         }
+        for model in &earlier.about.unrecorded_models {
+            self.add_unrecorded_model(model);
+        }
         self.trained.add(&earlier.trained);
         self.tuned.add(&earlier.tuned);
     }
 
     /// Adds that the model started from `weights`, of whose pictures there is no record.
     pub fn add_unrecorded(&mut self, weights: &str) {
-        if self.about.unrecorded.len() < UNRECORDED_MAX {
-            self.about.unrecorded.insert(weights.to_owned());
-        }
+        insert(&mut self.about.unrecorded, weights);
+    }
+
+    /// Adds that the model started from `model`, which an earlier version trained without a record.
+    pub fn add_unrecorded_model(&mut self, model: &str) {
+        insert(&mut self.about.unrecorded_models, model);
     }
 
     /// What of these splits the model has learned from. Each test picture is counted once.
@@ -232,6 +241,7 @@ impl TrainingRecord {
             test_pictures: test.pictures.len() as u64,
             validation_pictures: validation.pictures.len() as u64,
             unrecorded: self.about.unrecorded.iter().cloned().collect(),
+            unrecorded_models: self.about.unrecorded_models.iter().cloned().collect(),
             ..Overlap::default()
         };
         let pictures = |split: &SplitKeys| {
@@ -402,6 +412,12 @@ impl TrainingRecord {
     }
 }
 
+fn insert(names: &mut BTreeSet<String>, name: &str) {
+    if names.len() < UNRECORDED_MAX {
+        names.insert(name.to_owned());
+    }
+}
+
 fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let (number, rest) = bytes.split_first_chunk::<4>()?;
     Some((u32::from_le_bytes(*number), rest))
@@ -507,6 +523,7 @@ mod tests {
         let mut record = TrainingRecord::new(&plain(0..5), &plain(5..8));
         let mut first = TrainingRecord::new(&plain(100..110), &plain(110..112));
         first.add_unrecorded("resnet50.safetensors");
+        first.add_unrecorded_model("artifact 0123456789ab");
         record.add(&first);
         record.add(&first);
         let read = TrainingRecord::decode(&record.encode().unwrap()).unwrap();
@@ -527,6 +544,7 @@ mod tests {
         );
         assert_eq!((found.trained_pictures, found.tuned_pictures), (15, 5));
         assert_eq!(found.unrecorded, ["resnet50.safetensors"]);
+        assert_eq!(found.unrecorded_models, ["artifact 0123456789ab"]);
     }
 
     #[test]

@@ -49,6 +49,14 @@ fn learned_pictures(overlap: &Overlap) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if !overlap.unrecorded_models.is_empty() {
+        warnings.push(format!(
+            "training started from {}, of which there is no record since an earlier version trained it: \
+             whether these test pictures are new to the model is not wholly known. Train that one again \
+             first, or make sure",
+            overlap.unrecorded_models.join(", ")
+        ));
+    }
     if overlap.namesakes > 0 {
         warnings.push(format!(
             "{} of groups whose names training knew, though no single picture is the same: if these are \

@@ -69,6 +69,7 @@ fn input(rows: usize) -> EvalInput<'static> {
             validation_f1_micro: Some(0.4),
             seconds: 3.0,
             images_per_second: 100.0,
+            of_features: false,
         }],
         timing: Timing {
             images_per_second: 400.0,

@@ -24,7 +24,7 @@ use crate::tensors;
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The whole network, for `torch.jit.load`, where the job brought its own.
 pub(crate) const SCRIPT: &str = "module.pt";
-const CARD: &str = "model.json";
+pub(crate) const CARD: &str = "model.json";
 const HISTORY: &str = "history.json";
 /// Folder of the event files.
 pub(crate) const TENSORBOARD: &str = "tensorboard";

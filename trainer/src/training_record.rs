@@ -60,6 +60,9 @@ impl Draft {
         {
             match read(folder)? {
                 Some(earlier) => draft.record.add(&earlier),
+                None if folder.join(model_folder::CARD).exists() => {
+                    draft.record.add_unrecorded_model(&name_of(folder));
+                }
                 None => draft.record.add_unrecorded(&name_of(folder)),
             }
         }

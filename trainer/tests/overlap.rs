@@ -206,4 +206,20 @@ fn a_model_of_an_earlier_version_is_scored_with_a_warning_and_a_damaged_record_i
         old.warnings
     );
     assert!(!old.overlap.unwrap().recorded);
+
+    // What started from it does not know it all either, and says so.
+    let mut next = Run::train(folder.path(), short());
+    let input = ("weights".to_owned(), model.spec.output.clone());
+    next.spec.inputs.extend([input]);
+    next.succeed(1);
+    let report = evaluated(folder.path(), &next.spec.output);
+    assert_eq!(report.overlap.unwrap().unrecorded_models.len(), 1);
+    assert!(
+        report
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("not wholly known")),
+        "{:?}",
+        report.warnings
+    );
 }

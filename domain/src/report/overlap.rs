@@ -38,9 +38,12 @@ pub struct Overlap {
     /// record: most likely another data set that numbers its groups as well. They count as no leak.
     #[serde(default)]
     pub namesakes: u64,
-    /// Weights that the model started from and of whose pictures there is no record.
+    /// Weights that the model started from and of whose pictures there is no record, such as published ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unrecorded: Vec<String>,
+    /// The same of models that were trained here, by an earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unrecorded_models: Vec<String>,
 }
 
 impl Overlap {

@@ -240,7 +240,8 @@ fn compute(
         all.f_narrow(0, first.cast_signed(), count.cast_signed())?
             .f_copy_(&batch)?;
         first += count;
-        events.progress(&phase, first, total, "images");
+        // Each picture twice where mirrored ones are learned from as well.
+        events.progress(&phase, first, total, "passes");
     }
     Ok(Some(all))
 }
