@@ -190,7 +190,10 @@ impl Demo {
 
 /// Brings the report to where it outlives the demo, and returns the path of the page to open.
 async fn fetch_report(remote: &Remote, summary: &Summary, folder: &Folder) -> Result<PathBuf> {
-    let job = summary.eval_job.context("the pipeline has no eval job")?;
+    let job = summary
+        .main_eval()
+        .context("the pipeline has no eval job")?
+        .job_id;
     let artifact = requests::artifacts::find(remote, Which::JobId(job)).await?;
     let manifest = artifact.manifest.unwrap_or_default();
     let to = folder.report()?;

@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use marquee_domain::artifact::Digest;
 use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
+use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::v1::{
     AttemptRank, AttemptState, Job, JobKind, JobState, get_artifact_request::Which,
 };
-use marquee_view::report::Summary;
+use marquee_view::report::{Part, Summary};
 use serde::de::DeserializeOwned;
 
 use crate::client::Remote;
@@ -16,48 +17,77 @@ use crate::requests::{artifacts, download, jobs};
 /// The file of a report artifact that holds its figures.
 const REPORT_FILE: &str = "report.json";
 
-/// Reads what a pipeline's jobs left behind.
+/// Reads what all jobs of a pipeline left behind.
 pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary> {
     let pipeline = jobs::get_pipeline(remote, pipeline_id).await?;
-    // A job that reused a step did no work of its own: the summary is that of the job that did.
-    let last_succeeded = |kind: JobKind| {
-        let done = |job: &&Job| job.kind() == kind && job.state() == JobState::Succeeded;
-        let job = pipeline.jobs.iter().rfind(done)?;
-        Some(match job.reused_from_job_id {
-            0 => job.id,
-            from => from,
-        })
-    };
-    let eval_job = last_succeeded(JobKind::Eval);
-    let eval = match eval_job {
-        Some(id) => Some(eval_report(remote, id).await?),
-        None => None,
-    };
-    let ranks = match last_succeeded(JobKind::Train) {
-        Some(id) => {
-            let mut ranks: Vec<TrainSummary> = summaries(remote, id).await?;
-            ranks.sort_by_key(|summary| summary.rank);
-            ranks
-        }
-        None => Vec::new(),
-    };
-    let fetch = match last_succeeded(JobKind::Fetch) {
-        Some(id) => fetch_summary(remote, id).await?,
-        None => None,
-    };
-    let preprocess = match last_succeeded(JobKind::Preprocess) {
-        Some(id) => summaries(remote, id).await?.into_iter().next(),
-        None => None,
-    };
-    Ok(Summary {
+    let mut summary = Summary {
         pipeline_id,
         pipeline_name: pipeline.name,
-        jobs: pipeline.jobs,
-        fetch,
-        preprocess,
-        eval,
-        ranks,
-        eval_job,
+        jobs: Vec::new(),
+        fetches: Vec::new(),
+        preprocesses: Vec::new(),
+        trainings: Vec::new(),
+        evals: Vec::new(),
+    };
+    let succeeded = |job: &&Job| job.state() == JobState::Succeeded;
+    for job in pipeline.jobs.iter().filter(succeeded) {
+        match job.kind() {
+            JobKind::Fetch => {
+                if let Some(fetched) = fetch_summary(remote, worker_of(job)).await? {
+                    summary.fetches.push(part(remote, job, fetched).await?);
+                }
+            }
+            JobKind::Preprocess => {
+                let prepared = summaries(remote, worker_of(job)).await?;
+                if let Some(prepared) = prepared.into_iter().next() {
+                    summary
+                        .preprocesses
+                        .push(part(remote, job, prepared).await?);
+                }
+            }
+            JobKind::Train => {
+                let mut ranks: Vec<TrainSummary> = summaries(remote, worker_of(job)).await?;
+                ranks.sort_by_key(|summary| summary.rank);
+                summary.trainings.push(part(remote, job, ranks).await?);
+            }
+            JobKind::Eval => {
+                let report = eval_report(remote, worker_of(job)).await?;
+                summary.evals.push(part(remote, job, report).await?);
+            }
+            JobKind::Command | JobKind::Unspecified => {}
+        }
+    }
+    summary.jobs = pipeline.jobs;
+    Ok(summary)
+}
+
+/// The job that did the work: one that reused a step did none of its own.
+fn worker_of(job: &Job) -> i64 {
+    match job.reused_from_job_id {
+        0 => job.id,
+        from => from,
+    }
+}
+
+/// What `job` left, with what it worked on.
+async fn part<T>(remote: &Remote, job: &Job, left: T) -> Result<Part<T>> {
+    let detail = jobs::get(remote, job.id).await?;
+    // A spec that this CLI cannot read costs the names of inputs, not the figures.
+    let inputs = serde_json::from_str::<JobSpec>(&detail.spec_json)
+        .map(|spec| spec.inputs)
+        .unwrap_or_default();
+    let what = |input: InputRef| match input {
+        InputRef::Job { job, .. } => job.to_string(),
+        InputRef::Artifact(digest) => format!("artifact {}", digest.short()),
+    };
+    Ok(Part {
+        job_id: worker_of(job),
+        name: job.name.clone(),
+        inputs: inputs
+            .into_iter()
+            .map(|(name, input)| (name, what(input)))
+            .collect(),
+        left,
     })
 }
 

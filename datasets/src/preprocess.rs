@@ -28,6 +28,7 @@ mod classes;
 mod finish;
 mod helper;
 mod look;
+mod origins;
 mod packing;
 mod page;
 mod prepare;
@@ -38,6 +39,7 @@ mod tables;
 mod worker;
 
 pub use self::books::PreprocessBooks;
+pub use self::origins::{Origin, origins};
 pub use crate::code::CODE_VERSION;
 
 /// Runs a preprocess job on the dataset in `input` into the empty folder `output`.

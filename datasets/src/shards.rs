@@ -77,6 +77,15 @@ impl ShardIndex {
     }
 }
 
+/// What the preprocess job noted of its work in every shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeFrom {
+    /// Of the ids, labels, groups and pictures that went in.
+    pub dataset: Digest,
+    /// By which they were dealt into splits.
+    pub seed: u64,
+}
+
 /// One file of a split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardFile {

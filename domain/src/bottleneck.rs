@@ -1,4 +1,8 @@
-//! What the phase times of a train job's ranks come to, in plain words: what holds it up.
+//! What the times of a train job's ranks come to, in plain words: what holds it up.
+//!
+//! The verdict is about the whole job. Where most of it is not steps (features of frozen networks that are
+//! computed first, validation, the start of a short job), that is what holds it up; else it is what holds
+//! its steps up.
 //!
 //! A pure function of the ranks' own summaries. All-reduce time contains the wait for slower peers,
 //! so a slow rank is told from a slow exchange by who waits: if one rank alone hardly does, the
@@ -6,6 +10,9 @@
 //! booked as all-reduce by the others, and taken off before ranks are compared.
 
 use crate::report::{PhaseTimes, TrainSummary};
+
+mod parts;
+pub use parts::JobParts;
 
 /// Shares of a step from which a part of it is worth a word. Below them the gain would be lost in
 /// the noise from run to run.
@@ -41,6 +48,25 @@ pub enum Bottleneck {
     Checkpoint { share: f64 },
     /// Nothing but the computation itself.
     Compute { share: f64 },
+    /// Most of the job computes features of frozen networks, before its first step.
+    Features {
+        /// Of the whole job.
+        share: f64,
+        seconds: f64,
+        /// Pictures that the networks were run on; 0 where an earlier job's features were read.
+        passes: u64,
+    },
+    /// Most of the job validates.
+    Validation {
+        /// Of the whole job.
+        share: f64,
+    },
+    /// The job is so short that its start and end are most of it.
+    Start {
+        /// Of the whole job.
+        share: f64,
+        seconds: f64,
+    },
 }
 
 impl Bottleneck {
@@ -53,6 +79,9 @@ impl Bottleneck {
             Self::Straggler { .. } => "straggler",
             Self::Checkpoint { .. } => "checkpoint",
             Self::Compute { .. } => "compute",
+            Self::Features { .. } => "features",
+            Self::Validation { .. } => "validation",
+            Self::Start { .. } => "start",
         }
     }
 
@@ -107,6 +136,34 @@ impl Bottleneck {
                  precision would help",
                 percent(share)
             ),
+            Self::Features {
+                share, passes: 0, ..
+            } => format!(
+                "features-bound: {} of the job reads features that an earlier job kept; a faster disk \
+                 would help",
+                percent(share)
+            ),
+            Self::Features {
+                share,
+                seconds,
+                passes,
+            } => format!(
+                "features-bound: {} of the job computes features of frozen networks ({passes} passes, \
+                 {:.0} a second); more ranks or faster devices would help, and feature_cache spares it to \
+                 later jobs",
+                percent(share),
+                passes as f64 / seconds.max(f64::MIN_POSITIVE)
+            ),
+            Self::Validation { share } => format!(
+                "validation-bound: {} of the job validates at the ends of epochs; a smaller validation \
+                 split would help",
+                percent(share)
+            ),
+            Self::Start { share, seconds } => format!(
+                "too short to judge: {} of the job's {seconds:.1} s is its start and end (reading weights \
+                 and shards, meeting the other ranks, writing the model)",
+                percent(share)
+            ),
         }
     }
 }
@@ -114,6 +171,44 @@ impl Bottleneck {
 /// What holds the job of these ranks up most; None where nothing was measured.
 #[must_use]
 pub fn diagnose(ranks: &[TrainSummary]) -> Option<Bottleneck> {
+    let of_steps = diagnose_steps(ranks)?;
+    let parts = JobParts::of(ranks)?;
+    let whole = parts.whole_s();
+    let passes = ranks.iter().find_map(|rank| rank.features.as_ref());
+    let others = [
+        (
+            parts.features_s,
+            Bottleneck::Features {
+                share: parts.features_s / whole,
+                seconds: parts.features_s,
+                passes: passes.map_or(0, |features| features.passes),
+            },
+        ),
+        (
+            parts.validation_s,
+            Bottleneck::Validation {
+                share: parts.validation_s / whole,
+            },
+        ),
+        (
+            parts.rest_s,
+            Bottleneck::Start {
+                share: parts.rest_s / whole,
+                seconds: whole,
+            },
+        ),
+    ];
+    let largest = others
+        .into_iter()
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .filter(|(seconds, _)| *seconds > parts.steps_s);
+    Some(largest.map_or(of_steps, |(_, bottleneck)| bottleneck))
+}
+
+/// What holds the steps of these ranks up most, whatever share of the job they are; None where nothing
+/// was measured.
+#[must_use]
+pub fn diagnose_steps(ranks: &[TrainSummary]) -> Option<Bottleneck> {
     let times: Vec<&PhaseTimes> = ranks.iter().map(|rank| &rank.phases).collect();
     if times.is_empty() || times.iter().any(|times| times.step_s <= 0.0) {
         return None;
@@ -291,6 +386,55 @@ mod tests {
             }) => {}
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_verdict_is_about_the_whole_job_and_not_about_the_steps_alone() {
+        // A job of 48 s that computes features for 45 s, and whose steps wait for checkpoints.
+        let steps = TrainSummary {
+            seconds: 48.0,
+            features: Some(crate::report::FeaturesReport {
+                pictures: 2_145,
+                passes: 3_921,
+                seconds: 45.0,
+                ..Default::default()
+            }),
+            images_per_second: 47_324.0,
+            phases: PhaseTimes {
+                step_s: 0.9,
+                forward_s: 0.7,
+                checkpoint_s: 0.15,
+                validation_s: 0.2,
+                features_s: 45.0,
+                ..PhaseTimes::default()
+            },
+            ..TrainSummary::default()
+        };
+        assert!(matches!(
+            diagnose_steps(std::slice::from_ref(&steps)),
+            Some(Bottleneck::Checkpoint { .. })
+        ));
+        let rate = steps.whole_images_per_second();
+        assert!((rate - 47_324.0 * 0.9 / 45.9).abs() < 1e-9, "{rate}");
+        let short = TrainSummary {
+            seconds: 400.0,
+            ..rank(0, 1.0, 4.0, 0.0)
+        };
+        let mut validates = rank(0, 1.0, 4.0, 0.0);
+        validates.phases.validation_s = 150.0;
+        let parts = JobParts::of(std::slice::from_ref(&steps)).unwrap().words();
+        insta::assert_snapshot!([
+            words(&[steps]),
+            parts,
+            words(&[short]),
+            words(&[validates]),
+        ]
+        .join("\n"), @"
+        features-bound: 94 % of the job computes features of frozen networks (3921 passes, 87 a second); more ranks or faster devices would help, and feature_cache spares it to later jobs
+        48.0 s in all: 94 % features of frozen networks, 2 % steps, 4 % start and end
+        too short to judge: 75 % of the job's 400.0 s is its start and end (reading weights and shards, meeting the other ranks, writing the model)
+        validation-bound: 60 % of the job validates at the ends of epochs; a smaller validation split would help
+        ");
     }
 
     #[test]

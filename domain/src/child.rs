@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::FailureClass;
-use crate::ids::{AttemptNumber, JobId, JobName};
+use crate::ids::{AttemptNumber, JobId, JobName, PipelineId};
 use crate::resources::Device;
 use crate::spec::{ArrayElement, Work};
 
@@ -70,6 +70,9 @@ pub const ELEMENTS_FOLDER: &str = "elements";
 pub struct ChildSpec {
     pub job: JobId,
     pub job_name: JobName,
+    /// None: nobody said, as where the child was started by hand.
+    #[serde(default)]
+    pub pipeline: Option<PipelineId>,
     pub attempt: AttemptNumber,
     pub work: Work,
     /// The share of the work that is this child's. None: all of it.

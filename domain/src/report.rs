@@ -5,6 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+mod eval;
+mod overlap;
+mod provenance;
+
+pub use eval::{Baseline, Candidate, ClassScores, EvalReport, Headline, RuleScores, rule_words};
+pub use overlap::Overlap;
+pub use provenance::{NamedJob, Provenance, TrainedBy, iso_utc};
+
 /// What a fetch job did. `fetched + gone + rejected + failed` is `asked`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FetchSummary {
@@ -115,6 +123,10 @@ pub struct PhaseTimes {
     pub checkpoint_s: f64,
     /// Validation at the ends of epochs; not part of `step_s`.
     pub validation_s: f64,
+    /// Passes of frozen networks before the first step, or reading what an earlier job had kept of them;
+    /// not part of `step_s`.
+    #[serde(default)]
+    pub features_s: f64,
 }
 
 /// What became of the weights that a train job was given for one network.
@@ -137,14 +149,22 @@ pub struct WeightsReport {
 /// Features of frozen networks that were computed once instead of in every epoch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct FeaturesReport {
+    /// Pictures of the training and validation splits.
     pub pictures: u64,
+    /// Pictures that the networks were run on, over all ranks: each training picture twice where mirrored
+    /// ones are trained on too. 0: an earlier job's were taken, or an earlier version did not count.
+    #[serde(default)]
+    pub passes: u64,
+    /// Wall time of the passes, or of reading what was kept.
+    #[serde(default)]
+    pub seconds: f64,
     /// Features of one picture.
     pub width: u64,
     /// Whether an earlier job had left them in `feature_cache`.
     pub from_cache: bool,
-    /// What the networks take for one picture, over all ranks.
+    /// What one pass takes, over all ranks.
     pub seconds_per_picture: f64,
-    /// How many times faster training went than with the networks in every step.
+    /// How many times faster steps went than with the networks in them; the passes are not counted.
     pub speedup: f64,
 }
 
@@ -181,7 +201,8 @@ pub struct TrainSummary {
     /// Weights that learnt at the end.
     #[serde(default)]
     pub learning: u64,
-    /// Training pictures of all ranks per second of this attempt's steps.
+    /// Training pictures of all ranks per second of this attempt's steps. Where features were computed
+    /// once, steps read those instead of pictures: see [`TrainSummary::whole_images_per_second`].
     pub images_per_second: f64,
     pub final_loss: f64,
     pub seconds: f64,
@@ -198,6 +219,22 @@ pub struct TrainSummary {
     /// Each of these times, in order.
     #[serde(default)]
     pub went_on: Vec<WentOn>,
+}
+
+impl TrainSummary {
+    /// Training pictures of all ranks per second of steps and feature passes together: what the job did
+    /// for each picture, whenever it did it.
+    #[must_use]
+    pub fn whole_images_per_second(&self) -> f64 {
+        let PhaseTimes {
+            step_s, features_s, ..
+        } = self.phases;
+        if step_s + features_s > 0.0 {
+            self.images_per_second * step_s / (step_s + features_s)
+        } else {
+            self.images_per_second
+        }
+    }
 }
 
 /// How a gang went on after ranks were lost.
@@ -232,77 +269,4 @@ impl WentOn {
         };
         format!("went on with {ranks} of {of} ranks from step {step} after {seconds:.1} s; {lost}")
     }
-}
-
-/// F1 of one threshold rule on the test split.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct RuleScores {
-    /// "0.5", "0.25", "per_class" or "fixed".
-    pub rule: String,
-    pub f1_micro: f64,
-    pub f1_macro: f64,
-    pub f1_weighted: f64,
-    pub f1_samples: f64,
-    pub precision_micro: f64,
-    pub recall_micro: f64,
-    pub subset_accuracy: f64,
-    pub hamming_loss: f64,
-    /// 95 % bootstrap interval, where it was asked for.
-    pub f1_micro_interval: Option<(f64, f64)>,
-    pub f1_weighted_interval: Option<(f64, f64)>,
-}
-
-/// A classifier that looks at no picture.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Baseline {
-    /// "all", "none", "coin" or "prevalence".
-    pub name: String,
-    pub f1_micro: f64,
-    pub f1_weighted: f64,
-}
-
-/// Figures of one class on the test split. None where the definition has no value.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct ClassScores {
-    pub class: String,
-    pub support: u64,
-    pub prevalence: f64,
-    pub roc_auc: Option<f64>,
-    pub average_precision: Option<f64>,
-    /// Tuned on validation.
-    pub threshold: f64,
-    pub precision: f64,
-    pub recall: f64,
-    pub f1: f64,
-    /// F1 at 0.5, for comparison.
-    pub f1_at_half: f64,
-}
-
-/// `report.json` of an eval job.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct EvalReport {
-    /// Version of this layout.
-    pub format: u32,
-    pub model: String,
-    pub classes: Vec<String>,
-    pub source: SourceNote,
-    /// Pictures scored in each split.
-    pub pictures: BTreeMap<String, u64>,
-    /// Digest of the validation rows on which thresholds were tuned.
-    pub thresholds_from: String,
-    pub rules: Vec<RuleScores>,
-    pub baselines: Vec<Baseline>,
-    /// Mean over classes that have a value, and how many those are.
-    pub map: Option<f64>,
-    pub map_classes: u32,
-    /// Mean over classes that have a value, and how many those are.
-    pub roc_auc_macro: Option<f64>,
-    #[serde(default)]
-    pub roc_auc_classes: u32,
-    pub per_class: Vec<ClassScores>,
-    pub images_per_second: f64,
-    pub seconds: f64,
-    /// Reasons to doubt these figures (a leak, a class that was never tested), the gravest first.
-    #[serde(default)]
-    pub warnings: Vec<String>,
 }

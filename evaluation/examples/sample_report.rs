@@ -8,7 +8,9 @@
 use std::path::PathBuf;
 
 use jpeg_encoder::{ColorType, Encoder};
-use marquee_domain::report::SourceNote;
+use marquee_domain::artifact::Digest;
+use marquee_domain::ids::{JobId, JobName, PipelineId};
+use marquee_domain::report::{NamedJob, Overlap, Provenance, SourceNote, TrainedBy};
 use marquee_evaluation::{EpochRow, EvalInput, SplitScores, Timing, write_report};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -43,6 +45,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let truth = test.truth.clone();
     let input = EvalInput {
         model: "simple-cnn".to_owned(),
+        provenance: provenance()?,
+        picture_size: (48, 72),
         classes: CLASSES.map(|(name, _)| name.to_owned()).to_vec(),
         validation: scores(&mut random, "val"),
         test,
@@ -56,6 +60,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             f1_micro_ceiling: Some(0.831),
             ..SourceNote::default()
         },
+        overlap: Overlap {
+            recorded: true,
+            comparable: true,
+            trained_pictures: 1_400,
+            tuned_pictures: 300,
+            unrecorded: vec!["resnet18.safetensors".to_owned()],
+            ..Overlap::default()
+        },
+        allow_overlap: false,
         history: history(),
         timing: Timing {
             images_per_second: 412.0,
@@ -70,6 +83,29 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         report.warnings.len()
     );
     Ok(())
+}
+
+fn provenance() -> Result<Provenance, Box<dyn std::error::Error>> {
+    let (eval, train): (JobName, JobName) = ("eval".parse()?, "train".parse()?);
+    let job = |id, name: &JobName| NamedJob {
+        job: JobId(id),
+        name: name.clone(),
+        pipeline: Some(PipelineId(3)),
+    };
+    Ok(Provenance {
+        job: Some(job(18, &eval)),
+        at: Some("2026-11-30T02:10:00Z".to_owned()),
+        seed: 1,
+        model: Some(Digest::of(b"model")),
+        trained_by: Some(TrainedBy {
+            job: job(17, &train),
+            seed: 11,
+        }),
+        shards: Some(Digest::of(b"shards")),
+        dataset: Some(Digest::of(b"data set")),
+        split_seed: Some(2),
+        layout: "raw, 48 x 72 pixels".to_owned(),
+    })
 }
 
 fn scores(random: &mut ChaCha8Rng, prefix: &str) -> SplitScores {
@@ -100,6 +136,7 @@ fn history() -> Vec<EpochRow> {
                 validation_f1_micro: Some(0.75 - 0.9 * decay),
                 seconds: 11.2 + 0.1 * f64::from(epoch),
                 images_per_second: 214.0,
+                of_features: false,
             }
         })
         .collect()

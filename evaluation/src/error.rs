@@ -25,6 +25,14 @@ pub enum EvalError {
     )]
     EmptyTest,
     #[error(
+        "this eval is no test: {what}. Evaluate on the shards that the model was trained with, train again \
+         on these shards, or set allow_overlap = true to see the figures under a banner"
+    )]
+    Overlap {
+        /// In numbers, what the model has learned from.
+        what: String,
+    },
+    #[error(
         "split {split:?}: scores that are no probabilities (0 to 1) in {pictures} of {of} pictures, \
          such as {examples}; train again with a lower learning rate, or apply the sigmoid to the \
          outputs"

@@ -22,4 +22,8 @@ pub struct EpochRow {
     pub seconds: f64,
     /// Training pictures of all ranks per second.
     pub images_per_second: f64,
+    /// Whether steps read features of frozen networks, computed once before, in place of pictures. Their
+    /// rate is then no rate of pictures.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_features: bool,
 }

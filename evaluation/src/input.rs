@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use marquee_domain::report::SourceNote;
+use marquee_domain::report::{Overlap, Provenance, SourceNote};
 
 use crate::error::EvalError;
 use crate::history::EpochRow;
@@ -15,6 +15,10 @@ const EXAMPLES_IN_ERROR: usize = 5;
 pub struct EvalInput<'a> {
     /// Name of the model, such as "simple-cnn".
     pub model: String,
+    /// Which run this is, for a reader who has several reports.
+    pub provenance: Provenance,
+    /// Pixels of the gallery's pictures, width and height; their frames have these proportions.
+    pub picture_size: (u32, u32),
     /// Labels, in the order of the columns of `truth` and `scores`.
     pub classes: Vec<String>,
     /// Thresholds are tuned on it. May be empty: every class then keeps 0.5.
@@ -30,6 +34,10 @@ pub struct EvalInput<'a> {
     /// Of the bootstrap and the gallery's random pictures.
     pub seed: u64,
     pub source: SourceNote,
+    /// What of these pictures the model has learned from.
+    pub overlap: Overlap,
+    /// Whether to report in spite of it, without a headline.
+    pub allow_overlap: bool,
     /// From the model's `history.json`; may be empty.
     pub history: Vec<EpochRow>,
     pub timing: Timing,
@@ -70,6 +78,7 @@ impl EvalInput<'_> {
         if self.test.ids.is_empty() {
             return Err(EvalError::EmptyTest);
         }
+        check_overlap(&self.overlap, self.allow_overlap)?;
         for (label, &value) in &self.thresholds {
             if !self.classes.contains(label) {
                 let known = self.classes.join(", ");
@@ -87,6 +96,20 @@ impl EvalInput<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses to evaluate on pictures that the model has learned from, unless that is `allowed`. An eval
+/// job asks before it scores; [`crate::write_report`] asks again.
+///
+/// # Errors
+/// [`EvalError::Overlap`], with the numbers and the ways out.
+pub fn check_overlap(overlap: &Overlap, allowed: bool) -> Result<(), EvalError> {
+    if overlap.is_leak() && !allowed {
+        return Err(EvalError::Overlap {
+            what: overlap.words(),
+        });
+    }
+    Ok(())
 }
 
 impl SplitScores {

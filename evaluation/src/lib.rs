@@ -14,6 +14,7 @@
 
 mod baselines;
 mod bootstrap;
+mod choice;
 mod confusion;
 mod decisions;
 mod error;
@@ -28,6 +29,8 @@ mod report;
 mod rules;
 #[cfg(test)]
 mod sklearn_parity;
+mod trained_on;
+mod tuning;
 mod warnings;
 
 use std::path::Path;
@@ -35,15 +38,28 @@ use std::path::Path;
 pub use confusion::{Confusion, counts, f1_micro};
 pub use error::EvalError;
 pub use history::EpochRow;
-pub use input::{EvalInput, SplitScores, Timing};
+pub use input::{EvalInput, SplitScores, Timing, check_overlap};
 use marquee_domain::report::EvalReport;
+pub use trained_on::{Evaluated, Key, KnownBy, RECORD_FILE, SplitKeys, TrainingRecord};
 
-/// For each class the threshold of the best F1 on `split`: the one that reports call "per_class".
+/// Thresholds that a model goes out with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChosenThresholds {
+    /// The rule's name in reports, such as "global".
+    pub rule: &'static str,
+    /// One for each class.
+    pub thresholds: Vec<f64>,
+}
+
+/// The thresholds of the rule that validation chooses, as the headline of a report on the same scores
+/// has them. The ids of `validation` are not looked at.
 #[must_use]
-pub fn tuned_thresholds(split: &SplitScores, classes: usize) -> Vec<f64> {
-    (0..classes)
-        .map(|class| ranking::Ranking::of_class(split, classes, class).best_threshold())
-        .collect()
+pub fn choose_thresholds(validation: &SplitScores, classes: usize) -> ChosenThresholds {
+    let choice = choice::choose(validation, classes);
+    ChosenThresholds {
+        rule: choice.rule.name(),
+        thresholds: choice.thresholds().to_vec(),
+    }
 }
 
 /// Score `input` and write the report's four files into the existing folder `dir`:

@@ -10,9 +10,11 @@ mod definitions;
 mod format;
 mod gallery;
 mod plot;
+mod provenance;
 mod roc;
 mod standing;
 
+use marquee_domain::report::EvalReport;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::input::EvalInput;
@@ -35,19 +37,20 @@ pub(crate) fn render(input: &EvalInput<'_>, evaluation: &Evaluation) -> String {
                 meta http-equiv="Content-Security-Policy" content=(SECURITY_POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (report.model) " · Marquee evaluation" }
+                title { (provenance::title(report)) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 a.skip href="#main" { "Skip to the figures" }
                 (header(input, evaluation))
                 main #main {
+                    (banner(report))
                     (warnings(&report.warnings))
                     (standing::section(input, report))
                     (classes::section(report))
                     (curves::section(&input.history))
                     (roc::section(report, &evaluation.rankings))
-                    (gallery::section(input, &evaluation.decisions))
+                    (gallery::section(input, report.chosen_rule(), &evaluation.decisions))
                     (definitions::section(input, report))
                 }
                 footer { p { "Written by Marquee. Every score is in predictions.parquet, every figure in report.json." } }
@@ -73,6 +76,7 @@ fn header(input: &EvalInput<'_>, evaluation: &Evaluation) -> Markup {
                         span { b { (format::rate(input.timing.images_per_second)) } " pictures/s" }
                     }
                 }
+                (provenance::facts(report))
                 @if report.source.synthetic {
                     p.synthetic {
                         strong { "Synthetic pictures." }
@@ -88,6 +92,19 @@ fn header(input: &EvalInput<'_>, evaluation: &Evaluation) -> Markup {
     }
 }
 
+/// Over figures that are no test of the model.
+fn banner(report: &EvalReport) -> Markup {
+    let leak = report.overlap.as_ref().filter(|overlap| overlap.is_leak());
+    html! {
+        @if let Some(overlap) = leak {
+            section.banner aria-labelledby="banner" {
+                h2 #banner { span aria-hidden="true" { "✗ " } "Not a test" }
+                p { "The model has learned from pictures that are scored here: " (overlap.words()) ". Its figures on them are no headline, here or anywhere." }
+            }
+        }
+    }
+}
+
 fn warnings(warnings: &[String]) -> Markup {
     html! {
         @if !warnings.is_empty() {
@@ -96,5 +113,27 @@ fn warnings(warnings: &[String]) -> Markup {
                 ul { @for warning in warnings { li { (warning) } } }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hidden text is placed absolutely. In a box that scrolls sideways and is not its containing block it
+    /// would lie beside the box and make the whole page as wide as the box's content.
+    #[test]
+    fn boxes_that_scroll_or_clip_hold_their_hidden_texts() {
+        let rule = STYLE
+            .lines()
+            .find(|line| line.ends_with("{ position: relative; }"))
+            .unwrap();
+        for class in [".scroll", ".panel", ".example", ".chip"] {
+            assert!(rule.contains(class), "{class}: {rule}");
+        }
+        assert!(
+            STYLE.contains("aspect-ratio: var(--frame"),
+            "frames follow the pictures"
+        );
     }
 }

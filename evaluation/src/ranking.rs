@@ -1,5 +1,4 @@
-//! One class's scores in descending order: ROC curve, average precision and the best threshold,
-//! from a single sort.
+//! One class's scores in descending order: ROC curve and average precision, from a single sort.
 //!
 //! Definitions: scikit-learn's `roc_auc_score` and `average_precision_score`. Equal scores form one
 //! step, whatever their order in the input. A figure without a definition (one-class truth) is
@@ -7,13 +6,9 @@
 
 use crate::input::SplitScores;
 
-/// Where validation says nothing about a class.
-pub(crate) const DEFAULT_THRESHOLD: f64 = 0.5;
-
-/// What is predicted when every score down to `threshold` is.
+/// What is predicted when every score down to one of them is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Step {
-    threshold: f64,
     true_positive: u64,
     false_positive: u64,
 }
@@ -42,7 +37,6 @@ impl Ranking {
                 true_positive += positives as u64;
                 false_positive += (tied.len() - positives) as u64;
                 Step {
-                    threshold: f64::from(tied[0].0),
                     true_positive,
                     false_positive,
                 }
@@ -101,28 +95,5 @@ impl Ranking {
             )
         });
         std::iter::once((0.0, 0.0)).chain(rates).collect()
-    }
-
-    /// The highest threshold among those with the best F1 under `score >= threshold`. It is one of
-    /// the scores. [`DEFAULT_THRESHOLD`] without positives, where every threshold has F1 0.
-    pub(crate) fn best_threshold(&self) -> f64 {
-        let mut best: Option<(u64, u64, f64)> = None;
-        for step in &self.steps {
-            // F1 = 2 TP / (predicted + positives), compared as fractions: no rounding, so that a tie
-            // is a tie and keeps the higher threshold.
-            let numerator = step.true_positive;
-            let denominator = step.true_positive + step.false_positive + self.positives;
-            let is_better = match best {
-                None => numerator > 0,
-                Some((n, d, _)) => {
-                    u128::from(numerator) * u128::from(d) > u128::from(n) * u128::from(denominator)
-                }
-            };
-            if is_better {
-                best = Some((numerator, denominator, step.threshold));
-            }
-        }
-        // Adding zero turns -0.0 into 0.0, which reads better in a report.
-        best.map_or(DEFAULT_THRESHOLD, |(_, _, threshold)| threshold + 0.0)
     }
 }

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::{ClassScores, EvalReport, RuleScores};
+use marquee_domain::report::{ClassScores, EvalReport, Headline, Overlap, RuleScores};
 use sha2::{Digest as _, Sha256};
 
 use crate::baselines::baselines;
 use crate::bootstrap::intervals;
+use crate::choice::{Choice, choose};
 use crate::confusion::{Confusion, ratio};
 use crate::decisions::Decisions;
 use crate::input::{EvalInput, SplitScores};
-use crate::ranking::{DEFAULT_THRESHOLD, Ranking};
+use crate::ranking::Ranking;
+use crate::tuning::Rule;
 use crate::{rules, warnings};
 
 /// Version of `report.json`'s layout.
@@ -21,7 +23,7 @@ const FORMAT: u32 = 1;
 #[derive(Debug)]
 pub(crate) struct Evaluation {
     pub(crate) report: EvalReport,
-    /// What the rule "per_class" decided on the test split.
+    /// What the chosen rule decided on the test split.
     pub(crate) decisions: Decisions,
     /// Of the test split, for each class.
     pub(crate) rankings: Vec<Ranking>,
@@ -30,15 +32,17 @@ pub(crate) struct Evaluation {
 /// Score checked input. Pure: no file, no clock.
 pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
     let classes = input.classes.len();
-    let tuned = tuned_thresholds(&input.validation, classes);
-    let half = vec![DEFAULT_THRESHOLD; classes];
+    let choice = choose(&input.validation, classes);
+    let tuned = |rule| (Rule::name(rule), choice.of(rule).to_vec());
     let mut thresholds = vec![
-        ("0.5", half),
+        tuned(Rule::Half),
         ("0.25", vec![0.25; classes]),
-        ("per_class", tuned.clone()),
+        tuned(Rule::Global),
+        tuned(Rule::Shrunk),
+        tuned(Rule::PerClass),
     ];
     if !input.thresholds.is_empty() {
-        thresholds.push(("fixed", fixed_thresholds(input, &tuned)));
+        thresholds.push(("fixed", fixed_thresholds(input, choice.thresholds())));
     }
     let mut decided: Vec<Decisions> = thresholds
         .iter()
@@ -61,14 +65,25 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
         .map(|class| Ranking::of_class(&input.test, classes, class))
         .collect();
     let at_half = decided[0].per_class();
-    let decisions = decided.swap_remove(2);
-    let per_class = class_scores(input, &rankings, &tuned, &decisions.per_class(), &at_half);
+    let chosen = thresholds
+        .iter()
+        .position(|(name, _)| *name == choice.rule.name())
+        .unwrap_or(0);
+    let decisions = decided.swap_remove(chosen);
+    let per_class = class_scores(
+        input,
+        &rankings,
+        choice.thresholds(),
+        &decisions.per_class(),
+        &at_half,
+    );
     let (map, map_classes) = mean_of_known(per_class.iter().map(|class| class.average_precision));
     let (roc_auc_macro, roc_auc_classes) =
         mean_of_known(per_class.iter().map(|class| class.roc_auc));
     let mut report = EvalReport {
         format: FORMAT,
         model: input.model.clone(),
+        provenance: Some(input.provenance.clone()),
         classes: input.classes.clone(),
         source: input.source.clone(),
         pictures: BTreeMap::from([
@@ -76,7 +91,9 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
             ("test".to_owned(), input.test.ids.len() as u64),
         ]),
         thresholds_from: rows_digest(&input.validation, classes).to_string(),
+        test_from: rows_digest(&input.test, classes).to_string(),
         rules,
+        headline: Some(headline(&choice, &input.overlap)),
         baselines: baselines(&input.validation, &input.test, classes),
         map,
         map_classes,
@@ -86,6 +103,7 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
         images_per_second: input.timing.images_per_second,
         seconds: input.timing.seconds,
         warnings: Vec::new(),
+        overlap: Some(input.overlap.clone()),
     };
     report.warnings = warnings::find(input, &report);
     Evaluation {
@@ -95,14 +113,24 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
     }
 }
 
-/// For each class the threshold with the best F1 on validation; 0.5 for a class without positives
-/// there.
-fn tuned_thresholds(validation: &SplitScores, classes: usize) -> Vec<f64> {
-    (0..classes)
-        .map(|class| Ranking::of_class(validation, classes, class).best_threshold())
-        .collect()
+/// The choice as the report has it. Figures on pictures that the model has learned from are no headline,
+/// whoever asked for them.
+fn headline(choice: &Choice, overlap: &Overlap) -> Headline {
+    let stands = !overlap.is_leak();
+    Headline {
+        rule: choice.rule.name().to_owned(),
+        stands,
+        why: if stands {
+            choice.why.clone()
+        } else {
+            format!("there is no headline: {}", overlap.words())
+        },
+        resamples: choice.resamples,
+        candidates: choice.candidates.clone(),
+    }
 }
 
+/// The job's own thresholds; labels that it does not name keep that of the chosen rule.
 fn fixed_thresholds(input: &EvalInput<'_>, tuned: &[f64]) -> Vec<f64> {
     let given = |label| input.thresholds.get(label).copied();
     input
@@ -148,7 +176,7 @@ fn mean_of_known(values: impl Iterator<Item = Option<f64>>) -> (Option<f64>, u32
 }
 
 /// SHA-256 over each row's id (preceded by its length as u64, little endian) and truth bytes, so
-/// that two reports tuned on the same rows can be told from two that were not.
+/// that two reports on the same rows can be told from two that are not.
 fn rows_digest(split: &SplitScores, classes: usize) -> Digest {
     let mut hash = Sha256::new();
     for (id, truth) in split.ids.iter().zip(split.truth.chunks_exact(classes)) {

@@ -8,8 +8,9 @@ use serde::Deserialize;
 use crate::confusion::Confusion;
 use crate::decisions::Decisions;
 use crate::input::SplitScores;
-use crate::ranking::{DEFAULT_THRESHOLD, Ranking};
+use crate::ranking::Ranking;
 use crate::rules;
+use crate::tuning::{DEFAULT_THRESHOLD, Tuned, Tuner};
 
 const TOLERANCE: f64 = 1e-9;
 
@@ -36,6 +37,8 @@ struct Expected {
     thresholds: [f64; 8],
     auc: [Option<f64>; 3],
     ap: [Option<f64>; 3],
+    /// The best F1 of any one threshold for all classes, then of any for the first two classes.
+    best: [f64; 3],
 }
 
 struct Case {
@@ -217,6 +220,66 @@ fn f1_fraction(split: &SplitScores, classes: usize, class: usize, threshold: f64
     )
 }
 
+/// Each row once.
+fn tuned(split: &SplitScores, classes: usize) -> Tuned {
+    Tuner::new(split, classes).tune(&vec![1; split.ids.len()])
+}
+
+/// The split with all its cells as one class.
+fn in_one_class(split: &SplitScores) -> SplitScores {
+    SplitScores {
+        ids: (0..split.truth.len())
+            .map(|cell| cell.to_string())
+            .collect(),
+        ..split.clone()
+    }
+}
+
+#[test]
+fn tuned_thresholds_reach_the_best_f1_that_sklearn_finds() {
+    for (number, expected) in vectors().cases.iter().enumerate() {
+        let Case { split, classes, .. } = make_case(number as u64);
+        let [_, global, _, own] = tuned(&split, classes);
+        let whole = in_one_class(&split);
+        let found = [
+            f1_fraction(&whole, 1, 0, global[0]),
+            f1_fraction(&split, classes, 0, own[0]),
+            f1_fraction(&split, classes, 1, own[1]),
+        ];
+        for (what, (found, expected)) in ["global", "first class", "second class"]
+            .into_iter()
+            .zip(found.into_iter().zip(expected.best))
+        {
+            let found = found.0 as f64 / found.1 as f64;
+            assert_same(number, what, Some(found), Some(expected));
+        }
+        // One threshold for all is a threshold for each, and micro F1 cannot tell the difference.
+        let rule = rules::score("global", &Decisions::new(&split, &global));
+        assert_same(
+            number,
+            "global",
+            Some(rule.f1_micro),
+            Some(expected.best[0]),
+        );
+    }
+}
+
+/// The highest of the thresholds with the best F1, found by trying each.
+fn best_by_brute_force(split: &SplitScores, classes: usize, class: usize) -> f64 {
+    let mut candidates: Vec<f64> = (0..split.ids.len())
+        .map(|row| f64::from(split.scores[row * classes + class]))
+        .collect();
+    candidates.sort_by(f64::total_cmp);
+    let mut best = (0, 1, DEFAULT_THRESHOLD);
+    for &candidate in candidates.iter().rev() {
+        let (part, whole) = f1_fraction(split, classes, class, candidate);
+        if part * best.1 > best.0 * whole {
+            best = (part, whole, candidate);
+        }
+    }
+    best.2
+}
+
 #[test]
 fn tuned_threshold_is_the_highest_of_the_best_by_brute_force() {
     for number in 0..400 {
@@ -224,23 +287,20 @@ fn tuned_threshold_is_the_highest_of_the_best_by_brute_force() {
         if split.ids.len() > 120 {
             continue;
         }
-        for class in 0..classes {
-            let found = Ranking::of_class(&split, classes, class).best_threshold();
-            let mut candidates: Vec<f64> = (0..split.ids.len())
-                .map(|row| f64::from(split.scores[row * classes + class]))
-                .collect();
-            candidates.sort_by(f64::total_cmp);
-            let mut best = (0, 1, DEFAULT_THRESHOLD);
-            for &candidate in candidates.iter().rev() {
-                let (part, whole) = f1_fraction(&split, classes, class, candidate);
-                if part * best.1 > best.0 * whole {
-                    best = (part, whole, candidate);
-                }
-            }
+        let [_, global, _, own] = tuned(&split, classes);
+        for (class, found) in own.into_iter().enumerate() {
+            let best = best_by_brute_force(&split, classes, class);
             assert!(
-                found == best.2,
-                "case {number}, class {class}: {found}, not {}",
-                best.2
+                found == best,
+                "case {number}, class {class}: {found}, not {best}"
+            );
+        }
+        if split.truth.len() < 400 {
+            let best = best_by_brute_force(&in_one_class(&split), 1, 0);
+            assert!(
+                global[0] == best,
+                "case {number}: {}, not {best}",
+                global[0]
             );
         }
     }

@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use marquee_domain::report::EvalReport;
+use marquee_domain::report::{EvalReport, Overlap};
 
-use crate::input::EvalInput;
-use crate::ranking::DEFAULT_THRESHOLD;
+use crate::input::{EvalInput, SplitScores};
 
 /// Ids or labels named in a warning.
 const NAMED_AT_MOST: usize = 5;
@@ -13,13 +12,62 @@ const NAMED_AT_MOST: usize = 5;
 /// Every warning, the gravest first.
 pub(crate) fn find(input: &EvalInput<'_>, report: &EvalReport) -> Vec<String> {
     let mut warnings = Vec::new();
+    warnings.extend(learned_pictures(&input.overlap));
     warnings.extend(shared_pictures(input));
     warnings.extend(above_ceiling(report));
     warnings.extend(repeated_pictures("validation", &input.validation.ids));
     warnings.extend(repeated_pictures("test", &input.test.ids));
-    warnings.extend(no_better_than_all(report));
+    warnings.extend(constant_classes(input));
+    warnings.extend(no_better_than_all(input, report));
     warnings.extend(untuned_classes(input));
     warnings.extend(untested_classes(report));
+    warnings
+}
+
+/// What the model's own record of its training says of these pictures.
+fn learned_pictures(overlap: &Overlap) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if overlap.is_leak() {
+        warnings.push(format!(
+            "leak: {}; no figure here says how good the model is on new pictures. Evaluate on the shards \
+             that it was trained with, or train again on these",
+            overlap.words()
+        ));
+    }
+    if !overlap.recorded {
+        warnings.push(
+            "the model has no record of the pictures that it was trained on, since an earlier version \
+             trained it: whether these test pictures are new to it is not known. Train it again, or make \
+             sure that these are the shards that it was trained with"
+                .to_owned(),
+        );
+    } else if !overlap.comparable {
+        warnings.push(
+            "the model's record knows pictures by their files and these shards by stored bytes alone, or \
+             the other way round: whether these test pictures are new to it is not known. Evaluate on \
+             shards of a preprocess job"
+                .to_owned(),
+        );
+    }
+    if !overlap.unrecorded_models.is_empty() {
+        warnings.push(format!(
+            "training started from {}, of which there is no record since an earlier version trained it: \
+             whether these test pictures are new to the model is not wholly known. Train that one again \
+             first, or make sure",
+            overlap.unrecorded_models.join(", ")
+        ));
+    }
+    if overlap.namesakes > 0 {
+        warnings.push(format!(
+            "{} of groups whose names training knew, though no single picture is the same: if these are \
+             the same groups, this is a leak",
+            count(
+                usize::try_from(overlap.namesakes).unwrap_or(usize::MAX),
+                "picture is",
+                "pictures are"
+            )
+        ));
+    }
     warnings
 }
 
@@ -82,7 +130,34 @@ fn repeated_pictures(split: &str, ids: &[String]) -> Option<String> {
     })
 }
 
-fn no_better_than_all(report: &EvalReport) -> Option<String> {
+/// Classes that are true of every picture of a split that is scored.
+fn always_true<'a>(input: &'a EvalInput<'_>) -> Vec<&'a str> {
+    let of_all = |split: &SplitScores, class: usize| {
+        let mut column = split.truth.iter().skip(class).step_by(input.classes.len());
+        !split.truth.is_empty() && column.all(|&is_true| is_true != 0)
+    };
+    let classes = input.classes.iter().enumerate();
+    classes
+        .filter(|(class, _)| of_all(&input.test, *class))
+        .map(|(_, name)| name.as_str())
+        .collect()
+}
+
+/// What is true of everything can neither be learned nor measured, and lifts every figure.
+fn constant_classes(input: &EvalInput<'_>) -> Option<String> {
+    let always = always_true(input);
+    (!always.is_empty()).then(|| {
+        format!(
+            "{} true of every test picture ({}): there is nothing to tell apart, and micro F1 is lifted by \
+             answers that need no picture; bring pictures of which it is not true (in a table of 0 and 1 \
+             the zeros say so), or leave it out by the preprocess job's labels",
+            count(always.len(), "class is", "classes are"),
+            some_of(&always)
+        )
+    })
+}
+
+fn no_better_than_all(input: &EvalInput<'_>, report: &EvalReport) -> Option<String> {
     let all = report
         .baselines
         .iter()
@@ -93,11 +168,43 @@ fn no_better_than_all(report: &EvalReport) -> Option<String> {
         .max_by(|a, b| a.f1_micro.total_cmp(&b.f1_micro))?;
     (best.f1_micro <= all.f1_micro).then(|| {
         format!(
-            "the model has learned nothing useful yet: its best micro F1 {:.3} is no better than \
-             {:.3} for predicting every label for every picture; train longer",
-            best.f1_micro, all.f1_micro
+            "the model has learned nothing useful: its best micro F1 {:.3} is no better than {:.3} for \
+             predicting every label for every picture; {}",
+            best.f1_micro,
+            all.f1_micro,
+            cure_of_no_learning(input)
         )
     })
+}
+
+/// What helps a model that has learned nothing depends on how its training went.
+fn cure_of_no_learning(input: &EvalInput<'_>) -> &'static str {
+    if always_true(input).len() == input.classes.len() {
+        return "with classes that are true of every picture no model can be: give it something to tell \
+                apart";
+    }
+    let losses: Vec<f64> = input
+        .history
+        .iter()
+        .filter_map(|epoch| epoch.validation_loss)
+        .collect();
+    let best = losses
+        .iter()
+        .copied()
+        .enumerate()
+        .min_by(|a, b| a.1.total_cmp(&b.1));
+    match (best, losses.last()) {
+        (Some((at, _)), Some(_)) if at + 1 == losses.len() => {
+            "its validation loss was still falling at the end: train longer"
+        }
+        (Some((_, best)), Some(last)) if *last > best => {
+            "its validation loss rose again before the end: more epochs will not help, but more pictures, \
+             augmentation or published weights to start from may"
+        }
+        (Some(_) | None, Some(_) | None) => {
+            "train longer, and see whether the labels are of these pictures"
+        }
+    }
 }
 
 fn untuned_classes(input: &EvalInput<'_>) -> Option<String> {
@@ -117,7 +224,8 @@ fn untuned_classes(input: &EvalInput<'_>) -> Option<String> {
         .collect();
     (!untuned.is_empty()).then(|| {
         format!(
-            "{} without a positive in validation ({}): the threshold stays {DEFAULT_THRESHOLD}",
+            "{} without a positive in validation ({}): no threshold of its own can be tuned; give \
+             validation a larger share, or leave it out by min_label_count",
             count(untuned.len(), "class", "classes"),
             some_of(&untuned)
         )
@@ -133,8 +241,9 @@ fn untested_classes(report: &EvalReport) -> Option<String> {
         .collect();
     (!untested.is_empty()).then(|| {
         format!(
-            "{} without a positive in the test split ({}): no AUC and no average precision; macro F1 \
-             counts F1 0 for it",
+            "{} without a positive in the test split ({}): no AUC and no average precision, and \
+             macro F1 counts 0 for it; give the test split a larger share, or leave it out by \
+             min_label_count",
             count(untested.len(), "class", "classes"),
             some_of(&untested)
         )

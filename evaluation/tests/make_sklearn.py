@@ -84,6 +84,15 @@ def class_figures(truth, scores):
     return auc, average_precision
 
 
+def best_f1(y, s):
+    """The best F1 that any threshold gives under score >= threshold; 0 without positives."""
+    if y.max() == 0:
+        return 0.0
+    precision, recall, _ = metrics.precision_recall_curve(y, s.astype(np.float64))
+    whole = precision + recall
+    return float(np.max(np.where(whole > 0, 2 * precision * recall / np.where(whole > 0, whole, 1), 0)))
+
+
 def rounded(values):
     return [None if v is None else round(float(v), DECIMALS) for v in values]
 
@@ -104,6 +113,8 @@ def expected(truth, scores, thresholds):
         "thresholds": figures[1],
         "auc": rounded([known_mean(auc)] + auc[:2]),
         "ap": rounded([known_mean(average_precision)] + average_precision[:2]),
+        # One threshold for all cells, then one for each of the first two classes.
+        "best": rounded([best_f1(truth.ravel(), scores.ravel())] + [best_f1(truth[:, c], scores[:, c]) for c in (0, 1)]),
     }
 
 

@@ -39,6 +39,8 @@ pub(crate) use request::{Request, scoring_requests};
 pub(crate) use sampler::Sampler;
 pub(crate) use share::share;
 
+/// Input by which a job is given shards.
+pub(crate) const SHARDS: &str = "shards";
 /// Names of the splits, as the preprocess job writes them.
 pub(crate) const TRAIN: &str = "train";
 pub(crate) const VALIDATION: &str = "validation";
@@ -46,7 +48,7 @@ pub(crate) const TEST: &str = "test";
 
 /// Opens the shards that a job was given.
 pub(crate) fn open(spec: &ChildSpec) -> Result<Arc<ShardSet>, RunError> {
-    let dir = spec.inputs.get("shards").ok_or_else(|| {
+    let dir = spec.inputs.get(SHARDS).ok_or_else(|| {
         RunError::user("the job has no input \"shards\"; name a preprocess job's output")
     })?;
     // Checksums are not compared here: the worker's artifact cache did so just now. For a run by hand the

@@ -164,6 +164,7 @@ impl From<EvalError> for RunError {
             EvalError::NoClasses
             | EvalError::Shape { .. }
             | EvalError::EmptyTest
+            | EvalError::Overlap { .. }
             | EvalError::NotAProbability { .. }
             | EvalError::NotATruth { .. } => FailureClass::BadInput,
         };

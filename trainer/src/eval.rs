@@ -10,7 +10,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::EvalSettings;
-use marquee_evaluation::{EvalInput, SplitScores, Timing, write_report};
+use marquee_evaluation::{EvalInput, SplitScores, Timing, check_overlap, write_report};
 use tch::Device;
 
 use crate::data::{self, Prefetch, SplitReader, scoring_requests};
@@ -20,9 +20,11 @@ use crate::events::Events;
 use crate::model_folder::{self, Trained};
 use crate::models::Pass;
 use crate::outcome::Outcome;
+use crate::provenance;
 use crate::rendezvous::Place;
 use crate::stop::Stop;
 use crate::tensors::flat;
+use crate::training_record;
 
 /// JPEG quality of the gallery's pictures: small, and good enough to recognise.
 const THUMBNAIL_QUALITY: u8 = 80;
@@ -45,6 +47,9 @@ pub(crate) fn run(
     let shards = data::open(spec)?;
     let trained = model_folder::read(model_dir(spec)?, device)?;
     check_classes(&trained, &shards)?;
+    let overlap = training_record::overlap(model_dir(spec)?, spec, &shards)?;
+    // Before any scoring: whoever must not see the figures need not wait for them.
+    check_overlap(&overlap, settings.allow_overlap)?;
 
     let started = Instant::now();
     let mut scored = Vec::new();
@@ -73,6 +78,8 @@ pub(crate) fn run(
     let report = write_report(
         &spec.output,
         &EvalInput {
+            provenance: provenance::of(spec, settings.seed, &trained.card, &shards),
+            picture_size: (shards.index().width, shards.index().height),
             model: trained.card.model,
             classes: trained.card.classes,
             validation,
@@ -82,6 +89,8 @@ pub(crate) fn run(
             gallery: settings.gallery,
             seed: settings.seed,
             source: shards.index().source.clone(),
+            overlap,
+            allow_overlap: settings.allow_overlap,
             history: trained.history,
             timing,
             thumbnail: &|split, row| thumbnail(&shards, split, row),
@@ -92,7 +101,7 @@ pub(crate) fn run(
 
 fn model_dir(spec: &ChildSpec) -> Result<&PathBuf, RunError> {
     spec.inputs
-        .get("model")
+        .get(provenance::MODEL)
         .ok_or_else(|| RunError::user("the job has no input \"model\"; name a train job's output"))
 }
 

@@ -35,6 +35,7 @@ mod models;
 mod optimizer;
 mod outcome;
 mod parameters;
+mod provenance;
 mod rendezvous;
 mod run;
 mod scaler;
@@ -45,6 +46,7 @@ mod store;
 mod tensorboard;
 mod tensors;
 mod train;
+mod training_record;
 
 pub use child::run_as_child;
 pub use error::RunError;

@@ -1,14 +1,16 @@
 //! The artifact of a train job: weights, and what is needed to use them.
 //!
-//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]), where
+//! `model.safetensors`, `model.json` ([`ModelCard`]), `history.json` (an array of [`EpochRow`]),
+//! `trained_on.bin` (the pictures that it was trained and tuned on, see `training_record`), where
 //! asked for `tensorboard/`, and `module.pt` where the job brought a TorchScript module of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use marquee_domain::report::TrainedBy;
 use marquee_domain::spec::HeadSettings;
 use marquee_domain::zoo;
-use marquee_evaluation::EpochRow;
+use marquee_evaluation::{ChosenThresholds, EpochRow};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
@@ -21,8 +23,8 @@ use crate::tensors;
 
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The whole network, for `torch.jit.load`, where the job brought its own.
-const SCRIPT: &str = "module.pt";
-const CARD: &str = "model.json";
+pub(crate) const SCRIPT: &str = "module.pt";
+pub(crate) const CARD: &str = "model.json";
 const HISTORY: &str = "history.json";
 /// Folder of the event files.
 pub(crate) const TENSORBOARD: &str = "tensorboard";
@@ -50,10 +52,17 @@ pub(crate) struct ModelCard {
     networks: Vec<PartCard>,
     #[serde(default)]
     head: HeadSettings,
-    /// For each class the score from which it counts as predicted: the best F1 on validation.
+    /// For each class the score from which it counts as predicted.
     #[serde(default)]
     thresholds: BTreeMap<String, f64>,
+    /// The rule that they are by, which validation chose: "0.5", "global", "shrunk" or "per_class". In
+    /// cards of earlier versions it is missing and means "per_class".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    threshold_rule: Option<String>,
     pub(crate) parameters: u64,
+    /// None in cards of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trained_by: Option<TrainedBy>,
     /// How a picture comes to `width` x `height`: as the preprocess job of the shards did it.
     resize: String,
 }
@@ -67,7 +76,7 @@ impl ModelCard {
         head: &HeadSettings,
         classes: &[String],
         (width, height): (u32, u32),
-        thresholds: &[f64],
+        chosen: Option<&ChosenThresholds>,
     ) -> Self {
         let networks = learner.cards();
         let [mean, std] = networks
@@ -86,10 +95,26 @@ impl ModelCard {
             thresholds: classes
                 .iter()
                 .cloned()
-                .zip(thresholds.iter().copied())
+                .zip(
+                    chosen
+                        .into_iter()
+                        .flat_map(|chosen| chosen.thresholds.iter().copied()),
+                )
                 .collect(),
+            threshold_rule: chosen.map(|chosen| chosen.rule.to_owned()),
             parameters: learner.parameters.count(),
+            trained_by: None,
             resize: RESIZE.to_owned(),
+        }
+    }
+}
+
+impl ModelCard {
+    /// With which training made the model.
+    pub(crate) fn trained_by(self, by: TrainedBy) -> Self {
+        Self {
+            trained_by: Some(by),
+            ..self
         }
     }
 }

@@ -66,16 +66,20 @@ fn features_computed_once_train_the_same_classifier_and_are_kept_for_later_jobs(
     assert_eq!(told.features, None);
     assert!(told.learning < told.parameters);
     let (once, told) = run(1, Some(cache.path()), 1);
-    let features = told.features.unwrap();
+    let features = told.features.as_ref().unwrap();
     assert!(
         !features.from_cache && features.speedup > 1.0,
         "{features:?}"
     );
-    assert_eq!(features.pictures, 65);
+    // The 45 training pictures are mirrored too: 45 * 2 + 20 passes, which are the job's and no step's.
+    assert_eq!((features.pictures, features.passes), (65, 110));
+    assert!(features.seconds > 0.0 && told.phases.features_s >= features.seconds);
+    assert!(told.whole_images_per_second() < told.images_per_second);
     assert!(weights_apart(&plain, &once).0 < 1e-12);
 
     let (again, told) = run(1, Some(cache.path()), 1);
-    assert!(told.features.unwrap().from_cache);
+    let kept = told.features.unwrap();
+    assert!(kept.from_cache && kept.passes == 0, "{kept:?}");
     assert_eq!(again, once);
 
     // Without a folder they last for the job; two ranks compute them together.

@@ -20,7 +20,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use common::{Gang, Run, settings, write_shards, write_shards_of};
-use marquee_domain::bottleneck::{Bottleneck, diagnose};
+use marquee_domain::bottleneck::{Bottleneck, diagnose_steps};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::TrainSettings;
@@ -168,7 +168,8 @@ fn verdict(
         })
         .collect();
     drop(brake);
-    let verdict = diagnose(&summaries).unwrap();
+    // The runs are short, so that their start may be most of them; what is tried here are their steps.
+    let verdict = diagnose_steps(&summaries).unwrap();
     println!("{step:?} a step; {}", verdict.words());
     for summary in summaries {
         println!("  rank {}: {:?}", summary.rank, summary.phases);

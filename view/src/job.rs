@@ -16,6 +16,11 @@ impl View for Job<'_> {
         if let Some(job) = &self.0.job {
             let mut fields = facts(self.0, job, now);
             fields.extend(outcome::result(self.0).map(|words| ("result", words.into())));
+            fields.extend(
+                outcome::eval_warnings(self.0)
+                    .into_iter()
+                    .map(|words| ("WARNING", toned(words, Tone::Warn))),
+            );
             if let Some([first, ..]) = outcome::trained(self.0).as_deref() {
                 let told = trained::lines(first).into_iter();
                 fields.extend(told.map(|(label, line)| (label, line.into())));

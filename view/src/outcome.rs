@@ -3,26 +3,66 @@
 use std::collections::BTreeMap;
 
 use marquee_domain::bottleneck::diagnose;
-use marquee_domain::report::{FetchSummary, PreprocessSummary, TrainSummary};
+use marquee_domain::report::{
+    EvalReport, FetchSummary, PreprocessSummary, TrainSummary, rule_words,
+};
 use marquee_domain::spec::JobKind;
 use marquee_proto::v1;
 
 use crate::units::{bytes, count, first_line};
 use crate::words::failure_word;
 
-/// What a fetch or preprocess job that succeeded came to; None for others.
+/// What a fetch, preprocess or eval job that succeeded came to; None for others.
 #[must_use]
 pub fn result(detail: &v1::JobDetail) -> Option<String> {
-    let job = detail.job.as_ref()?;
-    let ended = detail.attempts.iter().rev();
-    let summary = ended
-        .filter(|attempt| attempt.state() == v1::AttemptState::Succeeded)
-        .find_map(|attempt| Some(attempt.ranks.first()?.summary_json.as_str()))?;
-    match JobKind::try_from(job.kind()).ok()? {
+    let summary = summary_of(detail)?;
+    match JobKind::try_from(detail.job.as_ref()?.kind()).ok()? {
         JobKind::Fetch => serde_json::from_str(summary).ok().as_ref().map(fetched),
         JobKind::Preprocess => serde_json::from_str(summary).ok().as_ref().map(prepared),
-        JobKind::Train | JobKind::Eval | JobKind::Command => None,
+        JobKind::Eval => serde_json::from_str(summary).ok().as_ref().map(scored),
+        JobKind::Train | JobKind::Command => None,
     }
+}
+
+/// What the report of an eval job that succeeded warns of; nothing for others.
+#[must_use]
+pub fn eval_warnings(detail: &v1::JobDetail) -> Vec<String> {
+    let is_eval = detail
+        .job
+        .as_ref()
+        .is_some_and(|job| JobKind::try_from(job.kind()) == Ok(JobKind::Eval));
+    summary_of(detail)
+        .filter(|_| is_eval)
+        .and_then(|summary| serde_json::from_str::<EvalReport>(summary).ok())
+        .map(|report| report.warnings)
+        .unwrap_or_default()
+}
+
+/// The summary of the first rank of the attempt that succeeded.
+fn summary_of(detail: &v1::JobDetail) -> Option<&str> {
+    let ended = detail.attempts.iter().rev();
+    ended
+        .filter(|attempt| attempt.state() == v1::AttemptState::Succeeded)
+        .find_map(|attempt| Some(attempt.ranks.first()?.summary_json.as_str()))
+}
+
+/// `micro F1 0.740 (0.710 to 0.770) with one threshold tuned for all classes, on 450 test pictures`.
+fn scored(report: &EvalReport) -> String {
+    let pictures = count(report.pictures.get("test").copied().unwrap_or_default());
+    let Some(scores) = report.headline_scores() else {
+        return format!(
+            "no headline, on {pictures} test pictures of which the model had seen some"
+        );
+    };
+    let interval = scores
+        .f1_micro_interval
+        .map(|(low, high)| format!(" ({low:.3} to {high:.3})"))
+        .unwrap_or_default();
+    format!(
+        "micro F1 {:.3}{interval} {}, on {pictures} test pictures",
+        scores.f1_micro,
+        rule_words(&scores.rule)
+    )
 }
 
 /// `2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed`.
@@ -157,7 +197,7 @@ pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::samples::train_summary;
+    use crate::samples::{train_summary, two_models};
 
     use super::*;
 
@@ -194,6 +234,34 @@ mod tests {
             "2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed; \
              12 had not changed and were not sent again"
         );
+    }
+
+    #[test]
+    fn an_eval_that_ended_says_its_headline_and_what_to_doubt() {
+        let detail = |report: &EvalReport| v1::JobDetail {
+            job: Some(v1::Job {
+                kind: v1::JobKind::Eval.into(),
+                ..v1::Job::default()
+            }),
+            attempts: vec![v1::Attempt {
+                state: v1::AttemptState::Succeeded.into(),
+                ranks: vec![v1::AttemptRank {
+                    summary_json: serde_json::to_string(report).unwrap(),
+                    ..v1::AttemptRank::default()
+                }],
+                ..v1::Attempt::default()
+            }],
+            ..v1::JobDetail::default()
+        };
+        let both = two_models();
+        assert_eq!(
+            result(&detail(&both.evals[0].left)).unwrap(),
+            "micro F1 0.740 (0.710 to 0.770) with thresholds tuned per class, on 450 test pictures"
+        );
+        let leak = detail(&both.evals[1].left);
+        assert!(result(&leak).unwrap().starts_with("no headline"));
+        assert!(eval_warnings(&leak)[0].starts_with("leak: "));
+        assert!(eval_warnings(&v1::JobDetail::default()).is_empty());
     }
 
     #[test]

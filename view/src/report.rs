@@ -5,35 +5,51 @@
 //! its `report.json` and from the ranks' own summaries.
 
 mod data;
+mod figures;
 mod quality;
 mod time;
 
 use chrono::{DateTime, Utc};
-use marquee_domain::bottleneck::diagnose;
 use marquee_domain::report::{EvalReport, FetchSummary, PreprocessSummary, TrainSummary};
 use marquee_proto::v1::Job;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::page::{Page, View};
-use crate::{jobs, units, words};
-use quality::HEADLINE_RULE;
+use crate::{jobs, units};
 
-/// All that the table shows.
+/// All that the page shows.
 #[derive(Debug)]
 pub struct Summary {
     pub pipeline_id: i64,
     pub pipeline_name: String,
     pub jobs: Vec<Job>,
-    /// None while no fetch job has succeeded, or there is none.
-    pub fetch: Option<FetchSummary>,
-    /// The same of preprocess jobs.
-    pub preprocess: Option<PreprocessSummary>,
-    /// None while no eval job has succeeded.
-    pub eval: Option<EvalReport>,
-    /// Of the newest succeeded train job, by rank.
-    pub ranks: Vec<TrainSummary>,
-    /// The eval job whose report this is.
-    pub eval_job: Option<i64>,
+    /// Of the jobs that succeeded, in the pipeline's order, as are those that follow.
+    pub fetches: Vec<Part<FetchSummary>>,
+    pub preprocesses: Vec<Part<PreprocessSummary>>,
+    /// The summaries of each train job's ranks, by rank; at least one.
+    pub trainings: Vec<Part<Vec<TrainSummary>>>,
+    pub evals: Vec<Part<EvalReport>>,
+}
+
+/// What one job of the pipeline left behind.
+#[derive(Debug)]
+pub struct Part<T> {
+    /// The job that did the work: an earlier one where its artifact was taken.
+    pub job_id: i64,
+    /// Its name in this pipeline.
+    pub name: String,
+    /// What it worked on: the name of each input, and what it is, a job's name or an artifact.
+    pub inputs: Vec<(String, String)>,
+    pub left: T,
+}
+
+impl<T> Part<T> {
+    /// What the input `name` is.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Option<&str> {
+        let of_name = self.inputs.iter().find(|(input, _)| input == name);
+        of_name.map(|(_, what)| what.as_str())
+    }
 }
 
 impl Summary {
@@ -54,6 +70,19 @@ impl Summary {
     }
 }
 
+impl Summary {
+    /// The eval whose figures stand for the pipeline where one place holds one: the last one that may
+    /// be a headline at all, else the last one.
+    #[must_use]
+    pub fn main_eval(&self) -> Option<&Part<EvalReport>> {
+        let stands = |part: &&Part<EvalReport>| part.left.headline_scores().is_some();
+        self.evals
+            .iter()
+            .rfind(stands)
+            .or_else(|| self.evals.last())
+    }
+}
+
 impl View for Summary {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
         page.heading(format!(
@@ -61,101 +90,49 @@ impl View for Summary {
             self.pipeline_id, self.pipeline_name
         ));
         jobs::table(page, &self.jobs, now);
-        let data = data::lines(self.fetch.as_ref(), self.preprocess.as_ref());
+        let data = data::lines(&self.fetches, &self.preprocesses);
         if !data.is_empty() {
             page.heading("Data");
             data.into_iter().for_each(|line| page.line(line));
         }
-        if let Some(eval) = &self.eval {
-            page.heading(quality::title(eval));
-            quality::table(page, eval);
+        if self.evals.len() > 1 {
+            quality::side_by_side(page, &self.evals);
         }
-        if let [first, ..] = self.ranks.as_slice() {
-            page.heading(time::title(first));
-            for went_on in &first.went_on {
-                page.line(went_on.words());
-            }
-            time::table(page, &self.ranks, first);
+        for eval in &self.evals {
+            quality::section(page, eval);
         }
-        if self.eval.is_none() {
+        for training in &self.trainings {
+            time::section(page, training);
+        }
+        if self.evals.is_empty() {
             page.gap();
             page.line("no eval job has succeeded yet: there are no scores");
         }
-        let attribution = self
-            .eval
-            .as_ref()
-            .and_then(|eval| eval.source.attribution.as_ref());
-        if let Some(attribution) = attribution {
+        let mut attributions: Vec<&String> = self
+            .evals
+            .iter()
+            .filter_map(|eval| eval.left.source.attribution.as_ref())
+            .collect();
+        attributions.dedup();
+        for attribution in attributions {
             page.gap();
             page.line(attribution);
         }
     }
 
     fn json(&self, _now: DateTime<Utc>) -> Value {
-        let eval = self.eval.as_ref();
-        let headline =
-            eval.and_then(|eval| eval.rules.iter().find(|rule| rule.rule == HEADLINE_RULE));
-        let baselines = eval.map(|eval| {
-            let figures = eval.baselines.iter().map(|baseline| {
-                let scores =
-                    json!({ "f1_micro": baseline.f1_micro, "f1_weighted": baseline.f1_weighted });
-                (baseline.name.clone(), scores)
-            });
-            figures.collect::<serde_json::Map<_, _>>()
-        });
-        json!({
-            "pipeline_id": self.pipeline_id,
-            "jobs": self.jobs.iter().map(job_line).collect::<Vec<_>>(),
-            "fetch": self.fetch,
-            "preprocess": self.preprocess,
-            "f1_micro": headline.map(|rule| rule.f1_micro),
-            "f1_weighted": headline.map(|rule| rule.f1_weighted),
-            "f1_micro_ceiling": eval.and_then(|eval| eval.source.f1_micro_ceiling),
-            "synthetic": eval.map(|eval| eval.source.synthetic),
-            "baselines": baselines,
-            "rules": eval.map(|eval| &eval.rules),
-            "seconds": self.seconds(),
-            "images_per_second": self.ranks.first().map(|rank| rank.images_per_second),
-            "world_size": self.ranks.first().map(|rank| rank.world_size),
-            "verdict": diagnose(&self.ranks).map(|bottleneck| {
-                json!({ "bottleneck": bottleneck.name(), "words": bottleneck.words() })
-            }),
-            "weights": self.ranks.first().map(|rank| &rank.weights),
-            "features": self.ranks.first().and_then(|rank| rank.features.as_ref()),
-            "phases": self.ranks.iter().map(phases).collect::<Vec<_>>(),
-        })
+        figures::json(self)
     }
 
     fn ids(&self) -> Vec<String> {
-        self.eval_job.iter().map(ToString::to_string).collect()
+        let jobs = self.evals.iter().map(|eval| eval.job_id);
+        jobs.map(|job| job.to_string()).collect()
     }
-}
-
-fn job_line(job: &Job) -> Value {
-    let ran = match (&job.started_at, &job.finished_at) {
-        (Some(started), Some(finished)) => units::time(Some(started))
-            .zip(units::time(Some(finished)))
-            .map(|(from, to)| units::between(from, to).as_secs_f64()),
-        (None, _) | (_, None) => None,
-    };
-    json!({
-        "name": job.name,
-        "kind": words::job_kind(job),
-        "state": words::job_state(job),
-        "attempts": job.attempt,
-        "seconds": ran,
-    })
-}
-
-fn phases(rank: &TrainSummary) -> Value {
-    let mut value = serde_json::to_value(rank.phases).unwrap_or_default();
-    value["rank"] = rank.rank.into();
-    value
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::samples::{now, summary};
+    use crate::samples::{now, summary, two_models};
 
     use super::*;
 
@@ -169,5 +146,47 @@ mod tests {
         assert_eq!(json["world_size"], 2);
         assert_eq!(json["phases"][1]["rank"], 1);
         assert_eq!(json["phases"][1]["backward_s"], 22.5);
+        assert_eq!(json["rule"], "per_class");
+        assert_eq!(json["warnings"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn every_eval_and_training_is_there_with_what_it_is_of() {
+        let json = two_models().json(now());
+        let names = |key: &str, field: &str| -> Vec<String> {
+            let all = json[key].as_array().unwrap().iter();
+            all.map(|one| one[field].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(
+            names("evals", "name"),
+            ["eval-from-scratch", "eval-fine-tune"]
+        );
+        assert_eq!(names("evals", "model_of"), ["from-scratch", "fine-tune"]);
+        assert_eq!(names("trainings", "name"), ["from-scratch", "fine-tune"]);
+        // The second has learned from its test pictures: it is shown, and stands for nothing.
+        assert!(json["evals"][1]["f1_micro"].is_null());
+        assert_eq!(json["evals"][1]["rules"][0]["f1_micro"], 0.97);
+        assert_eq!(
+            (&json["eval"], &json["f1_micro"]),
+            (&"eval-from-scratch".into(), &0.74.into())
+        );
+        assert!(
+            json["warnings"][0]
+                .as_str()
+                .unwrap()
+                .starts_with("eval-fine-tune: leak: ")
+        );
+    }
+
+    #[test]
+    fn alone_an_eval_that_is_none_gives_no_headline_at_all() {
+        let mut summary = two_models();
+        summary.evals.remove(0);
+        let json = summary.json(now());
+        assert!(
+            json["f1_micro"].is_null() && json["f1_weighted"].is_null(),
+            "{json}"
+        );
     }
 }

@@ -6,4 +6,4 @@ mod report;
 
 pub use gpus::gpu_workers;
 pub use jobs::{failed_train, failure, job, now, pipeline};
-pub use report::{summary, train_summary};
+pub use report::{summary, train_summary, two_models};

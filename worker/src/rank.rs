@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::resources::Device;
-use marquee_domain::{BootId, RankKey, Rendezvous};
+use marquee_domain::{BootId, PipelineId, RankKey, Rendezvous};
 use marquee_proto::convert::BadField;
 use marquee_proto::v1;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub struct Assignment {
     pub start: bool,
     #[serde(default)]
     pub group: Group,
+    /// None: the coordinator did not say.
+    #[serde(default)]
+    pub pipeline: Option<PipelineId>,
 }
 
 /// Where the rank stands among its attempt's ranks on the same host, and that host among theirs. Of an older
@@ -114,6 +117,7 @@ impl Assignment {
                 rank: wire.group_rank,
                 world_size: wire.group_world_size,
             },
+            pipeline: Some(PipelineId(wire.pipeline_id)).filter(|id| id.0 > 0),
         };
         let filled = assignment
             .fill(wire.inputs, wire.devices, wire.resume)

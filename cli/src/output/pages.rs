@@ -181,16 +181,16 @@ fn the_summary_sets_scores_beside_ceiling_and_baselines_and_shows_where_time_wen
     fetched 2,990 of 3,000 (190.0 MiB), 4 gone, not usable 6 (no_poster 6)
     2,987 of 2,990 pictures in 2 classes: 2,091 train, 448 validation, 448 test; skipped 3 (truncated 1, undecodable 2)
 
-    Quality of simple-cnn on 450 synthetic test pictures (generated, never to be set beside real ones), 2 classes
-    THRESHOLD                       MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
-    0.5                                0.680                        0.660     0.650
-    0.25                               0.710                        0.690     0.680
-    per class, tuned on validation     0.740  0.710 to 0.770        0.720     0.710
-    ceiling of this source             0.831
-    baseline: every class              0.370                        0.370
-    baseline: by prevalence            0.245                        0.245
+    eval: quality of simple-cnn (trained by train) on 450 synthetic test pictures of preprocess (generated, never to be set beside real ones), 2 classes
+    THRESHOLD                    MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
+    0.5                             0.680                        0.660     0.650
+    0.25                            0.710                        0.690     0.680
+    per class, tuned (headline)     0.740  0.710 to 0.770        0.720     0.710
+    ceiling of this source          0.831
+    baseline: every class           0.370                        0.370
+    baseline: by prevalence         0.245                        0.245
 
-    Training: 512 images/s on 2 ranks (gloo), 340 steps, 83,456 parameters
+    train: training of simple-cnn at 512 images/s on 2 ranks (gloo), 340 steps, 83,456 parameters
     WHERE THE TIME WENT        RANK 0        RANK 1
     input                 1.2 s   3 %   1.2 s   3 %
     forward              14.0 s  33 %  14.0 s  33 %
@@ -201,17 +201,80 @@ fn the_summary_sets_scores_beside_ceiling_and_baselines_and_shows_where_time_wen
     other                 0.3 s   1 %   0.3 s   1 %
     all steps            42.0 s        42.0 s
     validation            4.4 s         4.4 s
+    46.4 s in all: 91 % steps, 9 % validation
     compute-bound: 89 % of the step computes; only faster devices, more ranks or a lower precision would help
     "#);
 }
 
 #[test]
+fn a_pipeline_of_two_models_shows_both_and_takes_no_leak_for_a_score() {
+    let text = drawn(&samples::two_models(), samples::now(), None);
+    let (_, evals) = text.split_once("\n\nEvaluations").unwrap();
+    insta::assert_snapshot!(evals, @"
+    EVAL               MODEL                  TRAINED BY    TEST PICTURES  MICRO F1   95 % INTERVAL  THRESHOLD
+    eval-from-scratch  simple-cnn             from-scratch            450     0.740  0.710 to 0.770  per class, tuned
+    eval-fine-tune     tf_efficientnet_lite0  fine-tune               450   no test
+    these are of different test pictures: their figures do not compare
+
+    eval-from-scratch: quality of simple-cnn (trained by from-scratch) on 450 synthetic test pictures of preprocess (generated, never to be set beside real ones), 2 classes
+    THRESHOLD                    MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
+    0.5                             0.680                        0.660     0.650
+    0.25                            0.710                        0.690     0.680
+    per class, tuned (headline)     0.740  0.710 to 0.770        0.720     0.710
+    ceiling of this source          0.831
+    baseline: every class           0.370                        0.370
+    baseline: by prevalence         0.245                        0.245
+
+    eval-fine-tune: quality of tf_efficientnet_lite0 (trained by fine-tune) on 450 synthetic test pictures of preprocess (generated, never to be set beside real ones), 2 classes
+    WARNING: leak: of 450 test pictures the model was trained on 189; evaluate elsewhere
+    THRESHOLD                MICRO F1   95 % INTERVAL  WEIGHTED F1  MACRO F1
+    0.5                         0.970                        0.660     0.650
+    0.25                        0.710                        0.690     0.680
+    per class, tuned            0.740  0.710 to 0.770        0.720     0.710
+    ceiling of this source      0.831
+    baseline: every class       0.370                        0.370
+    baseline: by prevalence     0.245                        0.245
+    there is no headline: of 450 test pictures the model was trained on 189
+
+    from-scratch: training of simple-cnn at 512 images/s on 2 ranks (gloo), 340 steps, 83,456 parameters
+    WHERE THE TIME WENT        RANK 0        RANK 1
+    input                 1.2 s   3 %   1.2 s   3 %
+    forward              14.0 s  33 %  14.0 s  33 %
+    backward             22.5 s  54 %  22.5 s  54 %
+    all-reduce            3.0 s   7 %   3.0 s   7 %
+    optimizer             0.8 s   2 %   0.8 s   2 %
+    checkpoint            0.2 s   0 %   0.2 s   0 %
+    other                 0.3 s   1 %   0.3 s   1 %
+    all steps            42.0 s        42.0 s
+    validation            4.4 s         4.4 s
+    46.4 s in all: 91 % steps, 9 % validation
+    compute-bound: 89 % of the step computes; only faster devices, more ranks or a lower precision would help
+
+    fine-tune: training of tf_efficientnet_lite0 at 928 images/s with the passes for features, 47324 in steps alone, on 2 ranks (gloo), 340 steps, 83,456 parameters
+    WHERE THE TIME WENT        RANK 0        RANK 1
+    input                 0.0 s   0 %   0.0 s   0 %
+    forward               0.7 s  78 %   0.7 s  78 %
+    backward              0.0 s   0 %   0.0 s   0 %
+    all-reduce            0.0 s   0 %   0.0 s   0 %
+    optimizer             0.0 s   0 %   0.0 s   0 %
+    checkpoint            0.1 s  17 %   0.1 s  17 %
+    other                 0.1 s   6 %   0.1 s   6 %
+    all steps             0.9 s         0.9 s
+    validation            0.2 s         0.2 s
+    features, once       45.0 s        45.0 s
+    48.0 s in all: 94 % features of frozen networks, 2 % steps, 4 % start and end
+    features-bound: 94 % of the job computes features of frozen networks (3921 passes, 87 a second); more ranks or faster devices would help, and feature_cache spares it to later jobs
+    features: computed once: 3,921 passes over 2,145 pictures in 45.0 s, 11.5 ms each; steps were then 38 times as fast as with the frozen networks in them
+    ");
+}
+
+#[test]
 fn without_scores_none_are_invented() {
     let empty = Summary {
-        fetch: None,
-        preprocess: None,
-        eval: None,
-        ranks: Vec::new(),
+        fetches: Vec::new(),
+        preprocesses: Vec::new(),
+        evals: Vec::new(),
+        trainings: Vec::new(),
         ..samples::summary()
     };
     let text = drawn(&empty, DateTime::UNIX_EPOCH, None);

@@ -149,5 +149,6 @@ async fn assignment(
         local_ranks: group.local_ranks,
         group_rank: group.rank,
         group_world_size: group.size,
+        pipeline_id: stored.pipeline.0,
     }))
 }

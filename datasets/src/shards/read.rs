@@ -14,7 +14,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::{FORMAT, INDEX_FILE, ShardError, ShardFile, ShardIndex, key};
+use super::{FORMAT, INDEX_FILE, MadeFrom, ShardError, ShardFile, ShardIndex, key};
 use crate::ipc;
 use crate::mapping::{self, Mapping};
 use crate::picture::Shrinker;
@@ -59,6 +59,14 @@ impl ShardSet {
     #[must_use]
     pub fn index(&self) -> &ShardIndex {
         &self.index
+    }
+
+    /// What the shards were made from. None: they do not say, as those do not that were made by hand.
+    #[must_use]
+    pub fn made_from(&self) -> Option<&MadeFrom> {
+        self.splits
+            .values()
+            .find_map(|split| split.made_from.as_ref())
     }
 
     /// The split `name`, if the folder has it.
@@ -113,6 +121,7 @@ pub struct Split {
     encoding: ImageEncoding,
     batches: Vec<Batch>,
     rows: usize,
+    made_from: Option<MadeFrom>,
 }
 
 #[derive(Debug)]
@@ -158,6 +167,7 @@ impl Split {
             encoding: index.encoding,
             batches: Vec::new(),
             rows: 0,
+            made_from: None,
         }
     }
 
@@ -302,8 +312,13 @@ impl Split {
                 "its digest is not the one in shards.json".to_owned(),
             ));
         }
-        let batches = ipc::decode(&bytes, |schema| check_schema(schema, index, &self.name))
-            .map_err(damaged)?;
+        let mut made_from = None;
+        let batches = ipc::decode(&bytes, |schema| {
+            made_from = made_from_of(schema);
+            check_schema(schema, index, &self.name)
+        })
+        .map_err(damaged)?;
+        self.made_from = made_from;
         let rows_before = self.rows;
         for batch in batches {
             let rows = batch.num_rows();
@@ -349,6 +364,14 @@ impl Split {
             mapping: None,
         })
     }
+}
+
+fn made_from_of(schema: &Schema) -> Option<MadeFrom> {
+    let note = |key: &str| schema.metadata.get(key);
+    Some(MadeFrom {
+        dataset: note(key::DATASET)?.parse().ok()?,
+        seed: note(key::SEED)?.parse().ok()?,
+    })
 }
 
 fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), String> {

@@ -191,6 +191,7 @@ impl Workplace {
         let spec = ChildSpec {
             job: JobId(7),
             job_name: kind.parse().unwrap(),
+            pipeline: None,
             attempt: AttemptNumber(1),
             work,
             element: self.element,

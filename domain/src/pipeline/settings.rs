@@ -404,6 +404,7 @@ pub(super) fn eval(table: &mut Table<'_>) -> EvalSettings {
         bootstrap_resamples: table.int("bootstrap_resamples", 0..=100_000, Some(1_000)),
         gallery: table.int("gallery", 0..=200, Some(8)),
         seed: table.int("seed", 0..=SEED_MAX, Some(0)),
+        allow_overlap: table.flag("allow_overlap", false),
     }
 }
 

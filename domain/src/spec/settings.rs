@@ -298,6 +298,10 @@ pub struct EvalSettings {
     /// Pictures of each kind in the report's gallery.
     pub gallery: u32,
     pub seed: u64,
+    /// Whether pictures that the model has learned from may be scored. The report then says so, and has no
+    /// headline.
+    #[serde(default)]
+    pub allow_overlap: bool,
 }
 
 /// Settings of a command job: any program.

@@ -3,13 +3,13 @@
 use marquee_domain::report::{ClassScores, EvalReport};
 use maud::{Markup, html};
 
-use super::format::{count, css_percent, figure, maybe_figure, percent};
+use super::format::{count, css_percent, figure, maybe_figure, percent, rule};
 
 pub(super) fn section(report: &EvalReport) -> Markup {
     html! {
         section aria-labelledby="classes" {
             h2 #classes { "Class by class" }
-            p.lede { "Frequent classes first. The bar is F1 at the tuned threshold; the tick in it is F1 at 0.5." }
+            p.lede { "Frequent classes first. The bar is F1 at the threshold of the rule " b { (rule(report.chosen_rule())) } "; the tick in it is F1 at 0.5." }
             div.scroll tabindex="0" role="region" aria-labelledby="classes" {
                 table.figures {
                     thead { tr {

@@ -18,6 +18,9 @@ pub(super) fn section(history: &[EpochRow]) -> Markup {
                     (figure_of("F1 micro at 0.5", &[by_epoch("validation", "second", history, |row| row.validation_f1_micro)]))
                 }
                 (table(history))
+                @if history.iter().any(|row| row.of_features) {
+                    p.note { "Steps read features of frozen networks, which were computed once before the first epoch: time and rate of an epoch leave those passes out." }
+                }
             }
         }
     }
@@ -87,7 +90,7 @@ fn table(history: &[EpochRow]) -> Markup {
                         th scope="col" { "Validation loss" }
                         th scope="col" { "F1 micro at 0.5" }
                         th scope="col" { "Time" }
-                        th scope="col" { "Pictures/s" }
+                        th scope="col" { @if history.iter().any(|row| row.of_features) { "Features/s" } @else { "Pictures/s" } }
                     } }
                     tbody {
                         @for row in history {

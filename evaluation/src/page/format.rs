@@ -67,6 +67,8 @@ pub(super) fn duration(seconds: f64) -> String {
 /// A threshold rule in words.
 pub(super) fn rule(name: &str) -> String {
     match name {
+        "global" => "One tuned for all".to_owned(),
+        "shrunk" => "Per class, shrunk".to_owned(),
         "per_class" => "Tuned per class".to_owned(),
         "fixed" => "Fixed by the job".to_owned(),
         value => format!("Threshold {value}"),

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use maud::{Markup, html};
 
-use super::format::count;
+use super::format::{count, rule};
 use crate::decisions::{Decision, Decisions, Outcome};
 use crate::gallery::{Kind, choose};
 use crate::input::EvalInput;
@@ -15,13 +15,13 @@ const THUMBNAIL_BYTES_AT_MOST: usize = 256 * 1024;
 /// Chips shown on a picture; an untrained model may predict every class.
 const CHIPS_AT_MOST: usize = 8;
 
-pub(super) fn section(input: &EvalInput<'_>, decisions: &Decisions) -> Markup {
+pub(super) fn section(input: &EvalInput<'_>, chosen: &str, decisions: &Decisions) -> Markup {
     let each = usize::try_from(input.gallery).unwrap_or(usize::MAX);
     html! {
         @if each > 0 {
-            section aria-labelledby="gallery" {
+            section.examples aria-labelledby="gallery" style={ "--frame:" (input.picture_size.0.max(1)) "/" (input.picture_size.1.max(1)) } {
                 h2 #gallery { "Reality check" }
-                p.lede { "Test pictures with the labels that the tuned thresholds give, and the score of each." }
+                p.lede { "Test pictures with the labels that the rule " b { (rule(chosen)) } " gives, and the score of each." }
                 ul.key {
                     li { (chip_of(Outcome::Right, "right", None)) "true and predicted" }
                     li { (chip_of(Outcome::Missed, "missed", None)) "true, not predicted" }

@@ -1,26 +1,67 @@
 //! The headline: how good is it, how sure are we, and against what?
 
-use marquee_domain::report::{EvalReport, RuleScores};
+use marquee_domain::report::{EvalReport, Headline, RuleScores};
 use maud::{Markup, html};
 
 use super::format::{count, css_percent, figure, interval, maybe_figure, percent, rule};
 use crate::input::EvalInput;
 
-/// The rule of the headline: tuned without a look at the test split.
-const HEADLINE_RULE: &str = "per_class";
-
 pub(super) fn section(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
     html! {
         section aria-labelledby="standing" {
             h2 #standing { "Where it stands" }
-            p.lede { "On the test split, with a threshold for each class that was tuned on validation." }
-            @if let Some(headline) = report.rules.iter().find(|rule| rule.rule == HEADLINE_RULE) {
-                (cards(report, headline))
+            @match report.headline_scores() {
+                Some(headline) => {
+                    p.lede { "On the test split. Rule of the headline: " b { (rule(&headline.rule)) } "." }
+                    (cards(report, headline))
+                }
+                None => { p.lede { b { "There is no headline." } " The model has learned from pictures that are scored here, so no figure on this page says how good it is on new ones." } }
             }
             (ruler(report))
             (rules_table(input, report))
+            @if let Some(headline) = &report.headline { (choice(headline)) }
         }
     }
+}
+
+/// How validation chose the rule.
+fn choice(headline: &Headline) -> Markup {
+    html! {
+        h3 #choice { "Why this rule" }
+        p.lede { (capital(&headline.why)) "." }
+        @if !headline.candidates.is_empty() {
+            div.scroll tabindex="0" role="region" aria-labelledby="choice" {
+                table.figures {
+                    thead { tr {
+                        th scope="col" { "Rule" }
+                        th scope="col" { "Micro F1 on validation pictures left out" }
+                        th scope="col" { "Best in" }
+                    } }
+                    tbody {
+                        @for candidate in &headline.candidates {
+                            tr {
+                                th scope="row" {
+                                    (rule(&candidate.rule))
+                                    @if candidate.rule == headline.rule { span.bounds { "chosen" } }
+                                }
+                                td { (figure(candidate.f1_micro)) }
+                                td { (percent(candidate.best_share)) " of resamples" }
+                            }
+                        }
+                    }
+                }
+            }
+            p.note { "The test split has no say: a rule that is chosen by the figures it is then shown with would flatter itself." }
+        }
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars).collect())
+        .unwrap_or_default()
 }
 
 fn cards(report: &EvalReport, headline: &RuleScores) -> Markup {
@@ -167,6 +208,7 @@ fn track(mark: &Mark) -> Markup {
 }
 
 fn rules_table(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
+    let headline = report.headline_scores().map(|scores| scores.rule.as_str());
     html! {
         h3 #rules { "Threshold rules" }
         p.lede { "A label is predicted when its score is at or above the threshold. Tuned thresholds come from the validation split alone." }
@@ -184,7 +226,7 @@ fn rules_table(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
                     th scope="col" { "Hamming loss" }
                 } }
                 tbody {
-                    @for scores in &report.rules { (rule_row(scores)) }
+                    @for scores in &report.rules { (rule_row(scores, headline == Some(&scores.rule))) }
                     @for baseline in &report.baselines {
                         tr.quiet {
                             th scope="row" { (baseline_words(&baseline.name)) }
@@ -202,7 +244,7 @@ fn rules_table(input: &EvalInput<'_>, report: &EvalReport) -> Markup {
     }
 }
 
-fn rule_row(scores: &RuleScores) -> Markup {
+fn rule_row(scores: &RuleScores, is_headline: bool) -> Markup {
     let with_bounds = |value: f64, bounds: Option<(f64, f64)>| {
         html! {
             b { (figure(value)) }
@@ -211,7 +253,10 @@ fn rule_row(scores: &RuleScores) -> Markup {
     };
     html! {
         tr {
-            th scope="row" { (rule(&scores.rule)) }
+            th scope="row" {
+                (rule(&scores.rule))
+                @if is_headline { span.bounds { "headline" } }
+            }
             td { (with_bounds(scores.f1_micro, scores.f1_micro_interval)) }
             td { (with_bounds(scores.f1_weighted, scores.f1_weighted_interval)) }
             td { (figure(scores.f1_macro)) }

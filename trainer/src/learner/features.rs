@@ -77,6 +77,7 @@ pub(crate) fn prepare(
     if !pays(settings, work.learner, rules, rows) {
         return Ok(Some(None));
     }
+    let started = Instant::now();
     let file = match &settings.transfer.feature_cache {
         Some(folder) => Some(file_in(Path::new(folder), work.learner, &splits)?),
         None => None,
@@ -88,6 +89,12 @@ pub(crate) fn prepare(
     };
     let kept = kept(file.as_deref(), work.peers)?;
     report.from_cache = kept.is_some();
+    if !report.from_cache {
+        report.passes = splits
+            .iter()
+            .map(|(split, is_mirrored)| split.rows() * passes_of_each(*is_mirrored))
+            .sum();
+    }
     let tables = match kept {
         Some(kept) => kept,
         None => match compute_all(work, &splits, settings.batch_size)? {
@@ -112,8 +119,11 @@ pub(crate) fn prepare(
         let named = tables.iter().map(|(name, tensor)| (name.as_str(), tensor));
         files::write(&file, tensors::encode(named)?.as_ref())?;
     }
+    report.seconds = started.elapsed().as_secs_f64();
     tracing::info!(
         pictures = rows,
+        passes = report.passes,
+        seconds = report.seconds,
         width = report.width,
         from_cache = report.from_cache,
         seconds_per_picture = report.seconds_per_picture,
@@ -160,6 +170,11 @@ fn kept(file: Option<&Path>, peers: &Peers) -> Result<Option<Tensors>, RunError>
     Ok(found.filter(|_| have.to_bits() == f64::from(peers.world_size).to_bits()))
 }
 
+/// How often the networks run on each picture: once more for the mirrored one.
+fn passes_of_each(is_mirrored: bool) -> u64 {
+    if is_mirrored { 2 } else { 1 }
+}
+
 fn compute_all(
     work: Work<'_>,
     splits: &[(&mut SplitReader, bool)],
@@ -172,10 +187,10 @@ fn compute_all(
         let Some(features) = compute(work, split, *is_mirrored, u64::from(batch_size))? else {
             return Ok(None);
         };
-        passes += split.rows() * if *is_mirrored { 2 } else { 1 };
+        passes += split.rows() * passes_of_each(*is_mirrored);
         tables.insert(split.name().to_owned(), features);
     }
-    // What one rank takes for one picture, as it would in training.
+    // Of all ranks together, as in training.
     let seconds = started.elapsed().as_secs_f64() / passes.max(1) as f64;
     tables.insert(SECONDS.to_owned(), Tensor::from(seconds));
     Ok(Some(tables))
@@ -225,7 +240,8 @@ fn compute(
         all.f_narrow(0, first.cast_signed(), count.cast_signed())?
             .f_copy_(&batch)?;
         first += count;
-        events.progress(&phase, first, total, "images");
+        // Each picture twice where mirrored ones are learned from as well.
+        events.progress(&phase, first, total, "passes");
     }
     Ok(Some(all))
 }

@@ -27,6 +27,7 @@ use crate::parameters::Start;
 use crate::rendezvous::Peers;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
+use crate::training_record::Draft;
 
 /// What a run is given.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +85,7 @@ impl<'a> Training<'a> {
             events,
             stop,
         } = given;
+        let record = Draft::begin(spec, settings, shards)?;
         device::choose_kernels(device, settings.deterministic, settings.precision)?;
         let (mut learner, weights) = given.learner(train.index())?;
         let size = (train.index().width, train.index().height);
@@ -158,12 +160,18 @@ impl<'a> Training<'a> {
             crop: settings.crop,
             colour: settings.colour,
         };
+        let phases = PhaseTimes {
+            features_s: features.as_ref().map_or(0.0, |features| features.seconds),
+            ..PhaseTimes::default()
+        };
         let mut training = Self {
             spec,
             settings,
             events,
             stop,
             peers,
+            shards: Arc::clone(shards),
+            record,
             validation: validation.map(|split| split.pinned_for(device)),
             train: train
                 .augmented(augment)
@@ -184,8 +192,8 @@ impl<'a> Training<'a> {
             went_on: Vec::new(),
             stop_agreed: false,
             window: Window::default(),
-            phases: PhaseTimes::default(),
-            phases_before: PhaseTimes::default(),
+            phases,
+            phases_before: phases,
             pictures: 0,
             steps_here: 0,
         };

@@ -3,13 +3,15 @@
 use std::time::Instant;
 
 use marquee_domain::child::ChildEvent;
-use marquee_evaluation::{SplitScores, tuned_thresholds};
+use marquee_domain::report::TrainedBy;
+use marquee_evaluation::{ChosenThresholds, SplitScores, choose_thresholds};
 
 use super::training::Training;
 use super::validate;
 use crate::checkpoint::{Snapshot, Written};
 use crate::error::RunError;
 use crate::model_folder::{self, ModelCard};
+use crate::provenance;
 
 impl Training<'_> {
     /// Copies the state, and has it written while training goes on. If the checkpoint before is not
@@ -49,11 +51,11 @@ impl Training<'_> {
         });
     }
 
-    /// For each class the threshold of the best F1 on validation; none without a validation split.
-    /// All ranks take part.
-    pub(super) fn thresholds(&mut self) -> Result<Vec<f64>, RunError> {
+    /// The thresholds of the rule that validation chooses; none without a validation split. All ranks
+    /// take part.
+    pub(super) fn thresholds(&mut self) -> Result<Option<ChosenThresholds>, RunError> {
         let Some(split) = &self.validation else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let started = Instant::now();
         let mut scores = SplitScores::default();
@@ -64,10 +66,18 @@ impl Training<'_> {
             validate::score(stepper, split, threads, batch_size, &self.peers, into)
         })?;
         self.phases.validation_s += started.elapsed().as_secs_f64();
-        Ok(tuned_thresholds(&scores, split.index().classes.len()))
+        // The choice alone takes time on large splits, and the first rank alone needs it.
+        let classes = split.index().classes.len();
+        Ok(self
+            .peers
+            .is_first()
+            .then(|| choose_thresholds(&scores, classes)))
     }
 
-    pub(super) fn write_model(&mut self, thresholds: &[f64]) -> Result<(), RunError> {
+    pub(super) fn write_model(
+        &mut self,
+        thresholds: Option<&ChosenThresholds>,
+    ) -> Result<(), RunError> {
         if let Some(board) = &mut self.board {
             board.close()?;
         }
@@ -75,6 +85,13 @@ impl Training<'_> {
             return Ok(());
         }
         let index = self.train.index();
+        // Before the card, without which the folder is no model: there is none without its record.
+        self.record
+            .write(self.spec, &self.shards, &self.spec.output)?;
+        let by = TrainedBy {
+            job: provenance::job_of(self.spec),
+            seed: self.settings.seed,
+        };
         self.stepper.with_final_weights(|stepper| {
             let learner = stepper.learner();
             let card = ModelCard::new(
@@ -83,7 +100,8 @@ impl Training<'_> {
                 &index.classes,
                 (index.width, index.height),
                 thresholds,
-            );
+            )
+            .trained_by(by);
             model_folder::write(&self.spec.output, learner, &card, &self.position.history)
         })
     }

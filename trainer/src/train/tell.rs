@@ -94,6 +94,7 @@ impl Training<'_> {
             validation_f1_micro: scores.map(|scores| scores.f1_micro),
             seconds: sums.seconds,
             images_per_second: sums.pictures as f64 / sums.seconds.max(f64::MIN_POSITIVE),
+            of_features: self.features.is_some(),
         };
         if self.peers.is_first() {
             let values = epoch_values(&row);
@@ -172,7 +173,7 @@ impl Training<'_> {
         tracing::info!(
             speedup = report.speedup,
             from_cache = report.from_cache,
-            "training went so many times faster than with the frozen networks in every step"
+            "steps went so many times faster than with the frozen networks in them"
         );
         Some(report)
     }

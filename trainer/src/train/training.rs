@@ -4,8 +4,10 @@
 //! validate) at the same step, because each follows from the step number or from a value that all of
 //! them received.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::report::{FeaturesReport, PhaseTimes, WeightsReport, WentOn};
 use marquee_domain::spec::{Precision, TrainSettings};
@@ -22,6 +24,7 @@ use crate::rendezvous::Peers;
 use crate::schedule::Schedule;
 use crate::stop::Stop;
 use crate::tensorboard::Board;
+use crate::training_record::Draft;
 
 /// Steps over which a reported loss is averaged. The exchange that it takes costs two numbers.
 pub(crate) const REPORT_EVERY_STEPS: u64 = 10;
@@ -47,6 +50,9 @@ pub(super) struct Training<'a> {
     pub(super) events: &'a Events,
     pub(super) stop: &'a Stop,
     pub(super) peers: Peers,
+    pub(super) shards: Arc<ShardSet>,
+    /// What the model will have been trained and tuned on.
+    pub(super) record: Draft,
     pub(super) train: SplitReader,
     pub(super) validation: Option<SplitReader>,
     pub(super) plan: StepPlan,
@@ -116,7 +122,7 @@ impl Training<'_> {
             if done == total {
                 self.finish_writing()?;
                 let thresholds = self.thresholds()?;
-                self.write_model(&thresholds)?;
+                self.write_model(thresholds.as_ref())?;
                 self.peers.meet()?;
                 return Ok(Ending::Done);
             }

@@ -81,7 +81,12 @@ pub fn write_shards(dir: &Path, rows: [usize; 3]) {
 }
 
 /// The same, with pictures of another size.
-pub fn write_shards_of(dir: &Path, rows: [usize; 3], (width, height): (u32, u32)) {
+pub fn write_shards_of(dir: &Path, rows: [usize; 3], size: (u32, u32)) {
+    write_shards_from(7, dir, rows, size);
+}
+
+/// The same, with the pictures that `seed` draws, in their order: train first, test last.
+pub fn write_shards_from(seed: u64, dir: &Path, rows: [usize; 3], (width, height): (u32, u32)) {
     std::fs::create_dir_all(dir).unwrap();
     let layout = ShardLayout {
         width,
@@ -97,7 +102,7 @@ pub fn write_shards_of(dir: &Path, rows: [usize; 3], (width, height): (u32, u32)
         notes: BTreeMap::new(),
     };
     let mut writer = ShardWriter::create(dir, layout).unwrap();
-    let mut dice = Dice::new(7);
+    let mut dice = Dice::new(seed);
     for (split, rows) in ["train", "validation", "test"].into_iter().zip(rows) {
         for row in 0..rows {
             let labels = [(); 3].map(|()| u8::from(dice.below(5) < 2));
@@ -159,6 +164,15 @@ impl Run {
         Self::of(Work::Train(settings), [("shards", shards)])
     }
 
+    /// An eval that scores pictures even if the model has learned from them.
+    pub fn eval_in_spite<const N: usize>(inputs: [(&str, &Path); N]) -> Self {
+        let mut run = Self::eval(inputs);
+        if let Work::Eval(settings) = &mut run.spec.work {
+            settings.allow_overlap = true;
+        }
+        run
+    }
+
     pub fn eval<const N: usize>(inputs: [(&str, &Path); N]) -> Self {
         let settings = EvalSettings {
             batch_size: 64,
@@ -166,6 +180,7 @@ impl Run {
             bootstrap_resamples: 0,
             gallery: 4,
             seed: 1,
+            allow_overlap: false,
         };
         Self::of(Work::Eval(settings), inputs)
     }
@@ -181,6 +196,7 @@ impl Run {
         let spec = ChildSpec {
             job: JobId(1),
             job_name: "train".parse().unwrap(),
+            pipeline: None,
             attempt: AttemptNumber(1),
             work,
             element: None,

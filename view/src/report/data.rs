@@ -4,43 +4,60 @@ use std::collections::BTreeMap;
 
 use marquee_domain::report::{FetchSummary, PreprocessSummary};
 
+use super::Part;
 use crate::units;
 
-/// What came, what was left out and why: nothing is dropped in silence.
+/// What came, what was left out and why: nothing is dropped in silence. Where several jobs did the same,
+/// each line begins with the job's name.
 pub(super) fn lines(
-    fetch: Option<&FetchSummary>,
-    preprocess: Option<&PreprocessSummary>,
+    fetches: &[Part<FetchSummary>],
+    preprocesses: &[Part<PreprocessSummary>],
 ) -> Vec<String> {
-    let mut lines = Vec::new();
-    if let Some(fetch) = fetch {
-        let mut line = format!(
-            "fetched {} of {} ({})",
-            units::count(fetch.fetched),
-            units::count(fetch.asked),
-            units::bytes(fetch.bytes)
-        );
-        if fetch.gone > 0 {
-            line.push_str(&format!(", {} gone", units::count(fetch.gone)));
-        }
-        line.push_str(&by_class(", not usable", &fetch.rejected));
-        line.push_str(&by_class(", failed", &fetch.failed));
-        lines.push(line);
+    let fetched = fetches
+        .iter()
+        .map(|fetch| named(fetch, fetches.len(), fetched(&fetch.left)));
+    let prepared = preprocesses
+        .iter()
+        .map(|prepared| named(prepared, preprocesses.len(), self::prepared(&prepared.left)));
+    fetched.chain(prepared).collect()
+}
+
+fn named<T>(part: &Part<T>, of: usize, line: String) -> String {
+    if of > 1 {
+        format!("{}: {line}", part.name)
+    } else {
+        line
     }
-    if let Some(prepared) = preprocess {
-        let splits = ["train", "validation", "test"].map(|split| {
-            let rows = prepared.splits.get(split).copied().unwrap_or_default();
-            format!("{} {split}", units::count(rows))
-        });
-        lines.push(format!(
-            "{} of {} pictures in {} classes: {}{}",
-            units::count(prepared.splits.values().sum()),
-            units::count(prepared.pictures),
-            prepared.classes.len(),
-            splits.join(", "),
-            by_class("; skipped", &prepared.skipped)
-        ));
+}
+
+fn fetched(fetch: &FetchSummary) -> String {
+    let mut line = format!(
+        "fetched {} of {} ({})",
+        units::count(fetch.fetched),
+        units::count(fetch.asked),
+        units::bytes(fetch.bytes)
+    );
+    if fetch.gone > 0 {
+        line.push_str(&format!(", {} gone", units::count(fetch.gone)));
     }
-    lines
+    line.push_str(&by_class(", not usable", &fetch.rejected));
+    line.push_str(&by_class(", failed", &fetch.failed));
+    line
+}
+
+fn prepared(prepared: &PreprocessSummary) -> String {
+    let splits = ["train", "validation", "test"].map(|split| {
+        let rows = prepared.splits.get(split).copied().unwrap_or_default();
+        format!("{} {split}", units::count(rows))
+    });
+    format!(
+        "{} of {} pictures in {} classes: {}{}",
+        units::count(prepared.splits.values().sum()),
+        units::count(prepared.pictures),
+        prepared.classes.len(),
+        splits.join(", "),
+        by_class("; skipped", &prepared.skipped)
+    )
 }
 
 /// `; skipped 3 (truncated 1, undecodable 2)`, or nothing where there is none.

@@ -1,12 +1,25 @@
 //! Where each rank's time went, and what held training up.
 
-use marquee_domain::bottleneck::diagnose;
+use marquee_domain::bottleneck::{JobParts, diagnose};
 use marquee_domain::report::{PhaseTimes, TrainSummary};
 
+use super::Part;
 use crate::page::{Cell, Page, left, right};
 use crate::{outcome, trained, units};
 
-pub(super) fn title(first: &TrainSummary) -> String {
+/// One train job: how fast it was, and where the time of its ranks went.
+pub(super) fn section(page: &mut Page, training: &Part<Vec<TrainSummary>>) {
+    let [first, ..] = training.left.as_slice() else {
+        return;
+    };
+    page.heading(title(&training.name, first));
+    for went_on in &first.went_on {
+        page.line(went_on.words());
+    }
+    table(page, &training.left, first);
+}
+
+fn title(name: &str, first: &TrainSummary) -> String {
     let backend = if first.backend == "none" {
         String::new()
     } else {
@@ -20,9 +33,19 @@ pub(super) fn title(first: &TrainSummary) -> String {
     } else {
         String::new()
     };
+    // Steps over features read no picture, so their rate alone would be that of another job.
+    let rate = if first.phases.features_s > 0.0 {
+        format!(
+            "{} images/s with the passes for features, {} in steps alone,",
+            units::rate(first.whole_images_per_second()),
+            units::rate(first.images_per_second)
+        )
+    } else {
+        format!("{} images/s", units::rate(first.images_per_second))
+    };
     format!(
-        "Training: {} images/s on {}{backend}, {} steps, {} parameters{resumed}",
-        units::rate(first.images_per_second),
+        "{name}: training of {} at {rate} on {}{backend}, {} steps, {} parameters{resumed}",
+        first.model,
         units::plural(first.world_size as usize, "rank"),
         units::count(first.steps),
         units::count(first.parameters)
@@ -44,7 +67,7 @@ const PHASES: [Phase; 6] = [
 /// Ranks that fit beside each other; JSON has all.
 const RANKS_SHOWN: usize = 6;
 
-pub(super) fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
+fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
     let shown = &ranks[..ranks.len().min(RANKS_SHOWN)];
     let mut heads = vec![left("WHERE THE TIME WENT")];
     heads.extend(
@@ -66,15 +89,24 @@ pub(super) fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummar
     rows.push(row("all steps", &|times| {
         format!("{:.1} s      ", times.step_s)
     }));
-    rows.push(row("validation", &|times| {
-        format!("{:.1} s      ", times.validation_s)
-    }));
+    let whole: [Phase; 2] = [
+        ("validation", |times| times.validation_s),
+        ("features, once", |times| times.features_s),
+    ];
+    for (name, read) in whole {
+        if name == "validation" || shown.iter().any(|rank| read(&rank.phases) > 0.0) {
+            rows.push(row(name, &|times| format!("{:.1} s      ", read(times))));
+        }
+    }
     page.table(heads, rows);
     if ranks.len() > shown.len() {
         page.line(format!(
             "(and {} more; --output json has all)",
             ranks.len() - shown.len()
         ));
+    }
+    if let Some(parts) = JobParts::of(ranks) {
+        page.line(parts.words());
     }
     if let Some(bottleneck) = diagnose(ranks) {
         page.line(bottleneck.words());

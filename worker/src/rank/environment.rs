@@ -67,6 +67,7 @@ impl ChildPlan<'_> {
                 Some(ChildSpec {
                     job: self.assignment.key.job,
                     job_name: self.spec.name.clone(),
+                    pipeline: self.assignment.pipeline,
                     attempt: self.assignment.key.attempt,
                     work: self.spec.work.clone(),
                     element: self.spec.element,
@@ -327,6 +328,7 @@ mod tests {
             shares_rates: false,
             start: false,
             group,
+            pipeline: None,
         };
         let plan = ChildPlan {
             assignment: &assignment,

@@ -224,6 +224,7 @@ pub(crate) fn eval() -> Work {
         bootstrap_resamples: 0,
         gallery: 0,
         seed: 0,
+        allow_overlap: false,
     })
 }
 
