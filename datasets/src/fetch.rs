@@ -23,14 +23,12 @@ mod client;
 mod credential;
 mod engine;
 mod files;
+mod find;
 mod folder;
 mod in_flight;
-
 mod journal;
 mod judge;
 mod labels;
-mod labels_csv;
-mod layouts;
 mod list;
 mod manners;
 mod miss;
@@ -39,6 +37,7 @@ mod pace;
 mod place;
 mod plan;
 mod shares;
+mod table;
 mod terms;
 mod tmdb;
 mod transport;
@@ -73,9 +72,11 @@ pub async fn run(
     match &settings.source {
         Source::Tmdb { .. } => tmdb::run(settings, &place, seed, context).await,
         Source::List { .. } => list::run(settings, &place, seed, context).await,
-        Source::Folder { path } => {
+        Source::Folder { path, rules } => {
             // Reading files and packing them is one long stretch of blocking work.
-            tokio::task::block_in_place(|| folder::run(settings, Path::new(path), &place, context))
+            tokio::task::block_in_place(|| {
+                folder::run(settings, Path::new(path), rules, &place, context)
+            })
         }
     }
 }
