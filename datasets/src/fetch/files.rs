@@ -45,11 +45,20 @@ fn not_plain() -> io::Error {
 
 /// Reads at most `limit` bytes, whatever size the file claims to have.
 pub(super) fn read_up_to(file: impl Read, limit: usize) -> Result<Vec<u8>, Miss> {
+    read_or(file, limit, miss_of_io)
+}
+
+/// Reads at most `limit` bytes; `miss_of` says what an error of reading is.
+pub(super) fn read_or(
+    file: impl Read,
+    limit: usize,
+    miss_of: impl Fn(&io::Error) -> Miss,
+) -> Result<Vec<u8>, Miss> {
     let mut bytes = Vec::new();
     // One more byte than is allowed tells a file that is too large from one that just fits.
     file.take(limit as u64 + 1)
         .read_to_end(&mut bytes)
-        .map_err(|error| miss_of_io(&error))?;
+        .map_err(|error| miss_of(&error))?;
     if bytes.len() > limit {
         let detail = format!("it has more than {limit} bytes");
         return Err(Miss::rejected(MissClass::TooLarge, detail));

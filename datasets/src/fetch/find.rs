@@ -1,7 +1,8 @@
 //! Which file a table means. Names are compared under NFC, since macOS takes accents apart and others do
 //! not; capitals count only where they decide. What fits two files is nobody's guess.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use marquee_domain::nearest::nearest;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
@@ -60,29 +61,68 @@ fn parted(path: &str) -> (&str, &str) {
 pub(super) struct Index<'a> {
     names: &'a [String],
     exact: HashSet<&'a str>,
-    /// By folded name without folders.
-    by_name: HashMap<String, Vec<usize>>,
+    /// Every file by its folded name without folders.
+    by_name: Places,
     /// Pictures by folded name without folders and ending.
-    by_stem: HashMap<String, Vec<usize>>,
+    by_stem: Places,
+}
+
+/// Files by a text, in order of its hash: the texts of millions of files would fill memory once more.
+#[derive(Debug, Default)]
+struct Places(Vec<(u64, usize)>);
+
+impl Places {
+    fn add(&mut self, text: &str, at: usize) {
+        self.0.push((hash_of(text), at));
+    }
+
+    /// Those that were added under `text`, and by chance some others.
+    fn of(&self, text: &str) -> impl Iterator<Item = usize> {
+        let hash = hash_of(text);
+        let first = self.0.partition_point(|(other, _)| *other < hash);
+        let found = self.0[first..]
+            .iter()
+            .take_while(move |(other, _)| *other == hash);
+        found.map(|(_, at)| *at)
+    }
+}
+
+fn hash_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl<'a> Index<'a> {
     pub(super) fn of(names: &'a [String]) -> Self {
-        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
-        let mut by_stem: HashMap<String, Vec<usize>> = HashMap::new();
+        let (mut by_name, mut by_stem) = (Places::default(), Places::default());
         for (at, path) in names.iter().enumerate() {
             let name = folded(parted(path).1);
             if let Some(stem) = stem_of(&name) {
-                by_stem.entry(stem.to_owned()).or_default().push(at);
+                by_stem.add(stem, at);
             }
-            by_name.entry(name).or_default().push(at);
+            by_name.add(&name, at);
         }
+        by_name.0.sort_unstable();
+        by_stem.0.sort_unstable();
         Self {
             names,
             exact: names.iter().map(String::as_str).collect(),
             by_name,
             by_stem,
         }
+    }
+
+    /// Files whose folded name without folders is `name`.
+    fn named<'b>(&'b self, name: &'b str) -> impl Iterator<Item = usize> + 'b {
+        let found = self.by_name.of(name);
+        found.filter(move |at| folded(parted(&self.names[*at]).1) == name)
+    }
+
+    /// Pictures whose folded name without folders and ending is `stem`.
+    fn stemmed<'b>(&'b self, stem: &'b str) -> impl Iterator<Item = usize> + 'b {
+        let found = self.by_stem.of(stem);
+        found.filter(move |at| stem_of(&folded(parted(&self.names[*at]).1)) == Some(stem))
     }
 
     /// The file at `path`, but for accents and capitals.
@@ -92,12 +132,9 @@ impl<'a> Index<'a> {
             return Found::One(path);
         }
         let wanted = folded(&path);
-        let alike = self.by_name.get(&folded(parted(&path).1));
-        let same = |at: &&usize| folded(&self.names[**at]) == wanted;
-        self.decide(
-            &path,
-            alike.into_iter().flatten().filter(same).copied().collect(),
-        )
+        let alike = self.named(parted(&wanted).1);
+        let same = |at: &usize| folded(&self.names[*at]) == wanted;
+        self.decide(&path, alike.filter(same).collect())
     }
 
     /// The picture that `id` means: a path, its end or its beginning lost on the way from another
@@ -110,23 +147,23 @@ impl<'a> Index<'a> {
         let wanted = folded(&path);
         let (folders, name) = parted(&wanted);
         let has_ending = is_picture(name);
-        let alike = if has_ending {
-            self.by_name.get(name)
+        let alike: Vec<usize> = if has_ending {
+            self.named(name).collect()
         } else {
-            self.by_stem.get(name)
+            self.stemmed(name).collect()
         };
         let mut tiers: [Vec<usize>; 3] = Default::default();
-        for at in alike.into_iter().flatten() {
-            let own = folded(&self.names[*at]);
+        for at in alike {
+            let own = folded(&self.names[at]);
             let own_folders = parted(&own).0;
             if ends_with(own_folders, folders) {
                 // All of what the table says.
-                tiers[0].push(*at);
+                tiers[0].push(at);
             } else if ends_with(folders, own_folders) {
                 // The table says more, such as where the files lay on another machine.
-                tiers[1].push(*at);
+                tiers[1].push(at);
             } else if has_ending {
-                tiers[2].push(*at);
+                tiers[2].push(at);
             }
         }
         let most = |at: &usize| self.names[*at].matches('/').count();
@@ -162,8 +199,8 @@ impl<'a> Index<'a> {
         let name = parted(&path).1;
         // The same name in another folder or with another ending comes before a similar one.
         let stem = stem_of(name).unwrap_or(name);
-        if let Some(same) = self.by_stem.get(stem).and_then(|found| found.first()) {
-            return Some(&self.names[*same]);
+        if let Some(same) = self.stemmed(stem).next() {
+            return Some(&self.names[same]);
         }
         let names: Vec<String> = self
             .names
@@ -176,8 +213,8 @@ impl<'a> Index<'a> {
             .map(String::as_str)
             .filter(|own| own.len().abs_diff(name.len()) <= 3);
         let found = nearest(name, close)?;
-        let at = self.by_name.get(found)?.first()?;
-        Some(&self.names[*at])
+        let at = self.named(found).next()?;
+        Some(&self.names[at])
     }
 }
 

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::csv_rows::CsvRows;
 use self::parquet_rows::ParquetTable;
@@ -102,7 +103,7 @@ pub(super) type Rows = Box<dyn Iterator<Item = Result<Row, Fault>>>;
 
 enum Content {
     CsvFile(PathBuf),
-    CsvBytes(Vec<u8>),
+    CsvBytes(Arc<[u8]>),
     Parquet(ParquetTable),
 }
 
@@ -146,7 +147,7 @@ impl Table {
 
     /// The CSV table that `bytes` are.
     pub(super) fn of_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, String> {
-        Self::of_csv(name.to_owned(), Content::CsvBytes(bytes))?.with_checked_header()
+        Self::of_csv(name.to_owned(), Content::CsvBytes(bytes.into()))?.with_checked_header()
     }
 
     fn of_csv(name: String, content: Content) -> Result<Self, String> {
@@ -219,7 +220,6 @@ impl Table {
                 open_plain(path)
                     .map_err(|error| format!("{} cannot be opened: {error}", self.name))?,
             ),
-            // A copy: two questions are asked of a table that was read once.
             Content::CsvBytes(bytes) => Box::new(Cursor::new(bytes.clone())),
             Content::Parquet(_) => Box::new(std::io::empty()),
         };

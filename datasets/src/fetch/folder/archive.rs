@@ -6,14 +6,14 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::litter::{Kind, PassedOver, kind_of_name};
-use crate::fetch::files::{miss_of_io, no_such_file, open_plain, read_up_to};
+use crate::fetch::files::{no_such_file, open_plain, read_or};
 use crate::fetch::miss::{Miss, MissClass};
 use crate::job::JobError;
 
@@ -177,7 +177,7 @@ impl Archive {
             return Ok(Err(no_such_file()));
         };
         let read = match self.zip.by_index(*number) {
-            Ok(file) => read_up_to(file, limit),
+            Ok(file) => read_or(file, limit, miss_of_reading),
             Err(error) => Err(miss_of_zip(&error)),
         };
         self.unpacked = self.unpacked.saturating_add(match &read {
@@ -213,9 +213,20 @@ fn other_archive(start: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// What an error of unpacking is: the archive's own, where it is one.
+fn miss_of_reading(error: &io::Error) -> Miss {
+    let own = error
+        .get_ref()
+        .and_then(|own| own.downcast_ref::<ZipError>());
+    match own {
+        Some(own) => miss_of_zip(own),
+        None => Miss::failed(MissClass::Unreadable, error.to_string()),
+    }
+}
+
 fn miss_of_zip(error: &ZipError) -> Miss {
     if let ZipError::Io(error) = error {
-        return miss_of_io(error);
+        return miss_of_reading(error);
     }
     if matches!(error, ZipError::FileNotFound) {
         return no_such_file();
