@@ -16,6 +16,7 @@ use crate::job::{Context, JobError};
 
 mod address;
 mod answer;
+mod any;
 mod assemble;
 mod books;
 mod breaker;
@@ -42,6 +43,8 @@ mod terms;
 mod tmdb;
 mod transport;
 
+pub use self::folder::{archive_samples, read_any_archive, read_any_table, table_samples};
+pub use self::list::{list_samples, read_any_list};
 pub use self::tmdb::{read_any_answer, read_any_export_line};
 
 /// Bytes of one picture's file, at most. The largest posters of public services are near 20 MB.

@@ -26,6 +26,7 @@ use crate::dataset::{DatasetWriter, Example};
 use crate::job::{Context, FETCHED, JobError, Step};
 use crate::sniff::format_of;
 
+mod any;
 mod archive;
 mod described;
 mod labels_csv;
@@ -33,6 +34,8 @@ mod layouts;
 mod litter;
 mod store;
 mod tree;
+
+pub use self::any::{archive_samples, read_any_archive, read_any_table, table_samples};
 
 const LABELS_NAME: &str = "labels.csv";
 /// Bytes of a folder's table, at most: room for several million pictures.
@@ -142,14 +145,23 @@ fn described(store: &mut Store, path: &Path, rules: &LabelRules) -> Result<Descr
         JobError::bad_input(format!("{shown} cannot be read: {}", miss.detail()))
     })?;
     let index = Index::of(&names);
-    let described = Table::of_bytes(&shown, text).and_then(|table| {
-        if labels_csv::is_one(&table) {
-            labels_csv::rows(&table, rules, &index, &names)
-        } else {
-            layouts::rows_of_table(&table, rules, &index, &names)
-        }
-    });
+    let described =
+        Table::of_bytes(&shown, text).and_then(|table| read_table(&table, rules, &index, &names));
     Ok(with_joined(described.map_err(JobError::bad_input)?, false))
+}
+
+/// The rows of a table of pictures among `files`, or what is wrong with it.
+fn read_table(
+    table: &Table,
+    rules: &LabelRules,
+    index: &Index<'_>,
+    files: &[String],
+) -> Result<Described, String> {
+    if labels_csv::is_one(table) {
+        labels_csv::rows(table, rules, index, files)
+    } else {
+        layouts::rows_of_table(table, rules, index, files)
+    }
 }
 
 /// Adds the warning of labels that are made of others.

@@ -33,8 +33,11 @@ use crate::dice::Dice;
 use crate::job::{Context, JobError};
 use crate::sniff::format_of;
 
+mod any;
 mod place;
 mod rows;
+
+pub use self::any::{list_samples, read_any_list};
 
 pub(super) async fn run(
     fetch: &FetchSettings,

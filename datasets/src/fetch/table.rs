@@ -16,6 +16,7 @@ use super::files::open_plain;
 pub(super) mod columns;
 mod csv_rows;
 pub(super) mod faults;
+mod flags;
 pub(super) mod joined;
 pub(super) mod label_cell;
 mod parquet_cell;
@@ -130,17 +131,21 @@ impl Table {
         let is_parquet = path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("parquet"));
+        if is_parquet {
+            return Self::open_parquet(path);
+        }
+        let content = Content::CsvFile(path.to_owned());
+        Self::of_csv(path.display().to_string(), content)?.with_checked_header()
+    }
+
+    /// The Parquet file at `path`.
+    pub(super) fn open_parquet(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
-        let table = if is_parquet {
-            let table = ParquetTable::open(path).map_err(|problem| format!("{name}: {problem}"))?;
-            Self {
-                header: table.names(),
-                name,
-                content: Content::Parquet(table),
-            }
-        } else {
-            let content = Content::CsvFile(path.to_owned());
-            Self::of_csv(name, content)?
+        let table = ParquetTable::open(path).map_err(|problem| format!("{name}: {problem}"))?;
+        let table = Self {
+            header: table.names(),
+            name,
+            content: Content::Parquet(table),
         };
         table.with_checked_header()
     }

@@ -39,7 +39,7 @@ impl List {
         list.map_err(JobError::bad_input)
     }
 
-    fn of(table: Table, rules: &LabelRules) -> Result<Self, String> {
+    pub(super) fn of(table: Table, rules: &LabelRules) -> Result<Self, String> {
         let (Some(id), Some(url)) = (table.find("id"), table.find("url")) else {
             return Err(format!(
                 "{} line 1: its columns are {:?}; write id,url,labels or id,url,labels,group",
