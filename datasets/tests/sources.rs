@@ -268,6 +268,9 @@ folder = sys.argv[1]
 for name, labels in [("lists", [["cat", "dog"], ["dog"], []]), ("texts", ["cat|dog", "dog", None])]:
     table = pa.table({"id": [1, 2, 3], "url": ["files/one.jpg", "files/two.jpg", "files/one.jpg"], "labels": labels, "extra": [0.5, None, 1.0]})
     pq.write_table(table, f"{folder}/{name}.parquet")
+texts = pa.array(["cat|dog", "dog", None]).dictionary_encode()
+table = pa.table({"id": pa.array([1, 2, 3], pa.uint8()), "url": pa.array(["files/one.jpg", "files/two.jpg", "files/one.jpg"], pa.large_string()), "labels": texts})
+pq.write_table(table, f"{folder}/categories.parquet", compression="zstd")
 "#;
 
 #[test]
@@ -288,7 +291,7 @@ fn a_parquet_list_is_read_with_labels_as_lists_or_texts() {
     );
     let mut tables = Vec::new();
     // An empty list says that there is no label, null says nothing.
-    for (name, fetched) in [("lists", 3), ("texts", 2)] {
+    for (name, fetched) in [("lists", 3), ("texts", 2), ("categories", 2)] {
         let place = Workplace::new();
         let summary = place
             .fetch(list(&folder.join(format!("{name}.parquet"))))
@@ -304,6 +307,7 @@ fn a_parquet_list_is_read_with_labels_as_lists_or_texts() {
         );
     }
     assert_eq!(tables[0][..2], tables[1]);
+    assert_eq!(tables[1], tables[2]);
     assert_eq!(tables[0][0].0, "1");
     assert!(tables[0][2].1.is_empty());
 }

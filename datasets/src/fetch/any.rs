@@ -28,6 +28,7 @@ pub(super) fn in_memory(bytes: &[u8], read: impl Fn(&Path) -> Result<String, Job
 /// The words of a message without what stands in quotes and its numbers: a new kind of error is a new
 /// verdict.
 pub(super) fn words(message: &str) -> String {
+    let message = message.replace("\\\"", "");
     let outside = message.split('"').step_by(2);
     let words = outside.flat_map(|part| part.split(|c: char| !c.is_ascii_alphabetic()));
     let words: Vec<&str> = words.filter(|word| word.len() > 3).take(8).collect();

@@ -1,6 +1,7 @@
 //! The rows of a Parquet table.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
@@ -54,7 +55,7 @@ impl ParquetTable {
             .collect();
         read.sort_unstable();
         read.dedup();
-        check_codecs(&builder, &read)?;
+        check_columns(&builder, &read, bytes_of(&self.path))?;
         let picks = columns
             .iter()
             .map(|at| {
@@ -67,11 +68,8 @@ impl ParquetTable {
             })
             .collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), read);
-        let reader = builder
-            .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|error| error.to_string())?;
+        let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+        let reader = guarded(|| builder.build().map_err(|error| error.to_string()))?;
         Ok(ParquetRows {
             reader,
             picks,
@@ -85,8 +83,16 @@ impl ParquetTable {
 
 fn builder_of(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, String> {
     let file = open_plain(path).map_err(|error| format!("it cannot be opened: {error}"))?;
-    ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|error| format!("it is no Parquet file that can be read: {error}"))
+    guarded(|| {
+        ParquetRecordBatchReaderBuilder::try_new(file)
+            .map_err(|error| format!("it is no Parquet file that can be read: {error}"))
+    })
+}
+
+/// Runs a reader that panics on some files that are torn or made to harm: such a file is bad input, and no
+/// fault of this program that would be tried again.
+fn guarded<T>(read: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
 }
 
 fn can_be_cell(kind: &DataType) -> bool {
@@ -97,15 +103,34 @@ fn can_be_cell(kind: &DataType) -> bool {
         ))
 }
 
-/// Refuses what is packed in a way that is not unpacked here, before half of it was read.
-fn check_codecs(
+fn bytes_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+/// Refuses columns that lie outside of the file, or are packed in a way that is not unpacked here, before
+/// half of them was read.
+fn check_columns(
     builder: &ParquetRecordBatchReaderBuilder<std::fs::File>,
     roots: &[usize],
+    file_bytes: u64,
 ) -> Result<(), String> {
     let schema = builder.parquet_schema();
     for group in builder.metadata().row_groups() {
         for (at, column) in group.columns().iter().enumerate() {
             let is_read = roots.contains(&schema.get_column_root_idx(at));
+            let start = column
+                .dictionary_page_offset()
+                .unwrap_or(column.data_page_offset());
+            let end = start.checked_add(column.compressed_size());
+            let is_within = start >= 0
+                && column.compressed_size() >= 0
+                && end.is_some_and(|end| u64::try_from(end).is_ok_and(|end| end <= file_bytes));
+            if is_read && !is_within {
+                return Err(format!(
+                    "it is damaged: its column {} lies outside of it",
+                    column.column_path()
+                ));
+            }
             if is_read && matches!(column.compression(), Compression::LZO) {
                 return Err(format!(
                     "its column {} is packed with LZO, which is not read; write it with snappy, zstd, gzip, \
@@ -177,7 +202,10 @@ impl Iterator for ParquetRows {
             .as_ref()
             .is_none_or(|batch| self.at >= batch.num_rows())
         {
-            match self.reader.next()? {
+            let reader = &mut self.reader;
+            let next = guarded(|| Ok(reader.next()))
+                .map(|next| next.map(|batch| batch.map_err(|error| error.to_string())));
+            match next.transpose()?.and_then(|batch| batch) {
                 Ok(batch) => {
                     self.batch = Some(batch);
                     self.at = 0;
@@ -194,7 +222,13 @@ impl Iterator for ParquetRows {
             Pick::Column(place, classes) => cell_at(batch.column(*place), self.at, classes),
             Pick::Odd(kind) => Cell::Odd(kind.clone()),
         });
-        let cells = cells.collect();
+        let cells = match guarded(|| Ok(cells.collect())) {
+            Ok(cells) => cells,
+            Err(problem) => {
+                self.is_over = true;
+                return Some(Err(Fault::of_row(self.number + 1, problem)));
+            }
+        };
         self.at += 1;
         self.number += 1;
         Some(Ok(Row {
@@ -400,6 +434,27 @@ mod tests {
             assert_eq!(rows[2_999].cells[0].text(), texts[2_999], "{compression}");
             assert_eq!(rows[2_999].number, 3_000);
         }
+    }
+
+    #[test]
+    fn a_column_that_lies_outside_of_its_file_is_refused_and_no_panic() {
+        let column: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+        let written = write(&[("x", column)], Compression::SNAPPY, None);
+        let whole = std::fs::read(written.path()).unwrap();
+        // Whatever byte of the footer is another one: the file is read, refused, or has faults.
+        let footer = whole.len() - 8 - usize::from(whole[whole.len() - 8]).min(whole.len() - 12);
+        let mut refused = 0;
+        for at in footer..whole.len() - 8 {
+            for byte in [0_u8, 0x7f, 0x80, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                std::fs::write(written.path(), &bytes).unwrap();
+                let read = ParquetTable::open(&written.path())
+                    .and_then(|table| Ok(table.rows(&[0])?.count()));
+                refused += usize::from(read.is_err());
+            }
+        }
+        assert!(refused > 0);
     }
 
     #[test]
