@@ -1,4 +1,5 @@
-//! A fuzzer of our own for what reads bytes from strangers: answers of an API, pictures, shards.
+//! A fuzzer of our own for what reads bytes from strangers: answers of an API, pictures, shards, tables,
+//! lists, archives.
 //!
 //! It mutates a corpus that it makes itself, and keeps every input whose verdict it has not seen
 //! before. That is less than the coverage that instrumented fuzzers go by, and in exchange it needs
@@ -37,14 +38,23 @@ pub enum Target {
     Image,
     /// The reader of shards.
     Shard,
+    /// The reader of tables that say what is on pictures.
+    Table,
+    /// The reader of lists in Parquet.
+    List,
+    /// The reader of `.zip` archives of pictures.
+    Archive,
 }
 
 impl Target {
     /// Every target by its name.
-    pub const ALL: [(&'static str, Self); 3] = [
+    pub const ALL: [(&'static str, Self); 6] = [
         ("json", Self::Json),
         ("image", Self::Image),
         ("shard", Self::Shard),
+        ("table", Self::Table),
+        ("list", Self::List),
+        ("archive", Self::Archive),
     ];
 
     /// The verdict on an input: a word or two, the same for inputs that are taken alike.
@@ -57,6 +67,9 @@ impl Target {
             }
             Self::Image => readers::read_any_picture(input),
             Self::Shard => readers::read_any_shard(input),
+            Self::Table => readers::read_any_table(input),
+            Self::List => readers::read_any_list(input),
+            Self::Archive => readers::read_any_archive(input),
         }
     }
 
@@ -65,6 +78,9 @@ impl Target {
             Self::Json => corpus::api_answers(),
             Self::Image => corpus::pictures(),
             Self::Shard => readers::shard_samples(),
+            Self::Table => readers::table_samples(),
+            Self::List => readers::list_samples(),
+            Self::Archive => readers::archive_samples(),
         }
     }
 }

@@ -100,7 +100,7 @@ fn what_it_cannot_do_it_refuses_with_the_way_out() {
     let port = taken.local_addr().unwrap().port().to_string();
     assert!(refusal(&["serve", "--port", &port]).contains("choose another --port"));
     assert!(refusal(&["serve", "--fault", "movie=418"]).contains("write ROUTE=KIND"));
-    assert!(refusal(&["fuzz", "video"]).contains("use json, image, shard"));
+    assert!(refusal(&["fuzz", "video"]).contains("use json, image, shard, table, list, archive"));
     assert!(refusal(&["bench", "rounds", "coffee", "."]).contains("use decode, loader"));
 }
 

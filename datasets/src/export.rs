@@ -117,7 +117,11 @@ fn plain_table(dataset: &Dataset, paths: &[String]) -> io::Result<Vec<u8>> {
     let mut table = csv::Writer::from_writer(Vec::new());
     table.write_record(["path", "labels", "group"])?;
     for (example, path) in dataset.examples().iter().zip(paths) {
-        let labels = example.labels.join("|");
+        // An empty cell would say that nobody has looked.
+        let labels = match example.labels.as_slice() {
+            [] => "[]".to_owned(),
+            labels => labels.join("|"),
+        };
         table.write_record([path, &labels, example.group.as_deref().unwrap_or_default()])?;
     }
     table.into_inner().map_err(io::Error::other)

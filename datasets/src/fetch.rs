@@ -16,6 +16,7 @@ use crate::job::{Context, JobError};
 
 mod address;
 mod answer;
+mod any;
 mod assemble;
 mod books;
 mod breaker;
@@ -23,14 +24,12 @@ mod client;
 mod credential;
 mod engine;
 mod files;
+mod find;
 mod folder;
 mod in_flight;
-
 mod journal;
 mod judge;
 mod labels;
-mod labels_csv;
-mod layouts;
 mod list;
 mod manners;
 mod miss;
@@ -39,10 +38,13 @@ mod pace;
 mod place;
 mod plan;
 mod shares;
+mod table;
 mod terms;
 mod tmdb;
 mod transport;
 
+pub use self::folder::{archive_samples, read_any_archive, read_any_table, table_samples};
+pub use self::list::{list_samples, read_any_list};
 pub use self::tmdb::{read_any_answer, read_any_export_line};
 
 /// Bytes of one picture's file, at most. The largest posters of public services are near 20 MB.
@@ -73,9 +75,11 @@ pub async fn run(
     match &settings.source {
         Source::Tmdb { .. } => tmdb::run(settings, &place, seed, context).await,
         Source::List { .. } => list::run(settings, &place, seed, context).await,
-        Source::Folder { path } => {
+        Source::Folder { path, rules } => {
             // Reading files and packing them is one long stretch of blocking work.
-            tokio::task::block_in_place(|| folder::run(settings, Path::new(path), &place, context))
+            tokio::task::block_in_place(|| {
+                folder::run(settings, Path::new(path), rules, &place, context)
+            })
         }
     }
 }

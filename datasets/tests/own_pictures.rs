@@ -12,7 +12,9 @@ use marquee_datasets::dataset::Dataset;
 use marquee_datasets::shards::{ShardIndex, ShardSet};
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::FailureClass;
-use marquee_domain::spec::{CommandSettings, ImageEncoding, PreprocessSettings, Source, Work};
+use marquee_domain::spec::{
+    CommandSettings, ImageEncoding, LabelRules, PreprocessSettings, Source, Work,
+};
 
 mod support;
 use support::{Ended, Workplace, program, results, settings};
@@ -93,6 +95,7 @@ fn write_zip(target: &Path, inside: &str, files: &BTreeMap<String, Vec<u8>>) {
 fn folder_source(path: &Path) -> Source {
     Source::Folder {
         path: path.display().to_string(),
+        rules: LabelRules::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use marquee_datasets::dataset::Dataset;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::FailureClass;
-use marquee_domain::spec::Source;
+use marquee_domain::spec::{LabelRules, Source};
 
 mod support;
 use support::{Catalogue, Workplace, program, results};
@@ -23,6 +23,7 @@ fn list(path: &Path) -> Source {
         request_timeout_s: 5,
         request_attempts: 2,
         outage_s: 2,
+        rules: LabelRules::default(),
     }
 }
 
@@ -132,7 +133,10 @@ fn a_list_that_cannot_be_read_says_where_and_why() {
             .replace(&workplace.path("").display().to_string(), "/w/")
     };
     insta::assert_snapshot!(message("id,link,labels\n"), @r#"/w/list.csv line 1: its columns are "id,link,labels"; write id,url,labels or id,url,labels,group"#);
-    insta::assert_snapshot!(message("id,url,labels\na,b.jpg,x,y\n"), @"/w/list.csv line 2: it has 4 fields and the header has 3; put fields with commas in quotes");
+    insta::assert_snapshot!(message("id,url,labels\na,b.jpg,x,y\n"), @r"
+    /w/list.csv cannot be used:
+      line 2: there are 4 columns, the header has 3; put fields with commas in quotes
+    ");
     insta::assert_snapshot!(message("id,url,labels\n"), @"/w/list.csv names no picture; write one line a picture below the header id,url,labels");
 }
 
@@ -154,6 +158,7 @@ fn an_exported_archive_is_a_source_again_in_both_layouts() {
         let again = Workplace::new();
         let source = Source::Folder {
             path: archive.display().to_string(),
+            rules: LabelRules::default(),
         };
         again.fetch(source).fetched();
         let read = Dataset::open(&again.path("dataset")).unwrap();
@@ -263,6 +268,9 @@ folder = sys.argv[1]
 for name, labels in [("lists", [["cat", "dog"], ["dog"], []]), ("texts", ["cat|dog", "dog", None])]:
     table = pa.table({"id": [1, 2, 3], "url": ["files/one.jpg", "files/two.jpg", "files/one.jpg"], "labels": labels, "extra": [0.5, None, 1.0]})
     pq.write_table(table, f"{folder}/{name}.parquet")
+texts = pa.array(["cat|dog", "dog", None]).dictionary_encode()
+table = pa.table({"id": pa.array([1, 2, 3], pa.uint8()), "url": pa.array(["files/one.jpg", "files/two.jpg", "files/one.jpg"], pa.large_string()), "labels": texts})
+pq.write_table(table, f"{folder}/categories.parquet", compression="zstd")
 "#;
 
 #[test]
@@ -282,13 +290,13 @@ fn a_parquet_list_is_read_with_labels_as_lists_or_texts() {
         String::from_utf8_lossy(&written.stderr)
     );
     let mut tables = Vec::new();
-    for name in ["lists", "texts"] {
+    // An empty list says that there is no label, null says nothing.
+    for (name, fetched) in [("lists", 3), ("texts", 2), ("categories", 2)] {
         let place = Workplace::new();
         let summary = place
             .fetch(list(&folder.join(format!("{name}.parquet"))))
             .fetched();
-        assert_eq!((summary.asked, summary.fetched), (3, 2));
-        assert_eq!(summary.rejected["no_labels"], 1);
+        assert_eq!((summary.asked, summary.fetched), (3, fetched));
         let dataset = Dataset::open(&place.path("dataset")).unwrap();
         tables.push(
             dataset
@@ -298,8 +306,10 @@ fn a_parquet_list_is_read_with_labels_as_lists_or_texts() {
                 .collect::<Vec<_>>(),
         );
     }
-    assert_eq!(tables[0], tables[1]);
+    assert_eq!(tables[0][..2], tables[1]);
+    assert_eq!(tables[1], tables[2]);
     assert_eq!(tables[0][0].0, "1");
+    assert!(tables[0][2].1.is_empty());
 }
 
 #[test]
@@ -314,6 +324,7 @@ fn data_whose_term_is_over_is_not_used() {
     .unwrap();
     let source = Source::Folder {
         path: folder.display().to_string(),
+        rules: LabelRules::default(),
     };
     workplace.fetch(source).fetched();
     let books = workplace.path("dataset/fetch.json");

@@ -9,7 +9,7 @@ use marquee_datasets::dataset::{Dataset, outcomes};
 use marquee_datasets::preprocess;
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::artifact::Digest;
-use marquee_domain::spec::Source;
+use marquee_domain::spec::{LabelRules, Source};
 
 mod support;
 use support::{Workplace, settings};
@@ -99,6 +99,7 @@ fn a_fetch_goes_on_from_a_checkpoint_of_an_earlier_version() {
         request_timeout_s: 10,
         request_attempts: 1,
         outage_s: 10,
+        rules: LabelRules::default(),
     };
     let workplace = workplace.with_resume(&checkpoint).with_licence("CC0");
     let summary = workplace.fetch(source).fetched();

@@ -37,6 +37,66 @@ pub struct FetchSummary {
     pub resumed: u64,
     /// What the source says about itself, such as that its pictures are synthetic.
     pub source: SourceNote,
+    /// What is worth knowing besides the counts.
+    #[serde(default, skip_serializing_if = "Remarks::is_empty")]
+    pub remarks: Remarks,
+}
+
+/// What a fetch says besides its counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Remarks {
+    /// The source says of every picture which labels it does not have, as columns of 0 and 1 do: a picture
+    /// without a label is then an example of none, not one that nobody has labelled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub zeros_stated: bool,
+    /// Pictures that were fetched and have no label.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub without_label: u64,
+    /// What lay among the pictures and was passed over, by kind ("hidden", "special_file", ...).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed_over: BTreeMap<String, u64>,
+    /// How the source was read, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What may be wrong with the source, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Remarks {
+    /// Whether there is nothing to say.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds those of another share of the same source, which says much the same.
+    fn add(&mut self, other: Self) {
+        self.zeros_stated |= other.zeros_stated;
+        self.without_label += other.without_label;
+        for (kind, count) in other.passed_over {
+            let most = self.passed_over.entry(kind).or_default();
+            *most = count.max(*most);
+        }
+        for (own, others) in [
+            (&mut self.notes, other.notes),
+            (&mut self.warnings, other.warnings),
+        ] {
+            for text in others {
+                if !own.contains(&text) {
+                    own.push(text);
+                }
+            }
+        }
+    }
 }
 
 impl FetchSummary {
@@ -51,6 +111,7 @@ impl FetchSummary {
         self.unchanged += other.unchanged;
         self.resumed += other.resumed;
         self.seconds = self.seconds.max(other.seconds);
+        self.remarks.add(other.remarks);
         for (sum, classes) in [
             (&mut self.rejected, other.rejected),
             (&mut self.failed, other.failed),
@@ -105,6 +166,9 @@ pub struct PreprocessSummary {
     /// Version of the code that did it, as `marquee-prep code` says; empty from earlier versions.
     #[serde(default)]
     pub code: String,
+    /// What may be wrong with the classes, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Where the time of one rank's steps went, in seconds over the whole run. The phases add up to

@@ -82,16 +82,35 @@ fn fetched(fetch: &FetchSummary) -> String {
             count(fetch.unchanged)
         ));
     }
+    let remarks = &fetch.remarks;
+    if remarks.without_label > 0 {
+        text.push_str(&format!(
+            "; {} have none of the labels",
+            count(remarks.without_label)
+        ));
+    }
+    for note in &remarks.notes {
+        text.push_str(&format!("; {note}"));
+    }
+    add_warnings(&mut text, &remarks.warnings);
     text
+}
+
+fn add_warnings(text: &mut String, warnings: &[String]) {
+    for warning in warnings {
+        text.push_str(&format!("; WARNING: {warning}"));
+    }
 }
 
 /// `2,980 pictures in splits, 10 skipped (undecodable 10)`.
 fn prepared(prepared: &PreprocessSummary) -> String {
-    format!(
+    let mut text = format!(
         "{} pictures in splits, {}",
         count(prepared.splits.values().sum()),
         by_class("skipped", &prepared.skipped)
-    )
+    );
+    add_warnings(&mut text, &prepared.warnings);
+    text
 }
 
 fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
@@ -197,6 +216,8 @@ pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use marquee_domain::report::Remarks;
+
     use crate::samples::{train_summary, two_models};
 
     use super::*;
@@ -210,6 +231,12 @@ mod tests {
             rejected: BTreeMap::from([("no_poster".to_owned(), 6)]),
             bytes: 190 << 20,
             unchanged: 12,
+            remarks: Remarks {
+                without_label: 1_200,
+                notes: vec!["columns not used: \"year\"".to_owned()],
+                warnings: vec!["labels are made of other labels".to_owned()],
+                ..Remarks::default()
+            },
             ..FetchSummary::default()
         };
         let rank = v1::AttemptRank {
@@ -232,7 +259,8 @@ mod tests {
         assert_eq!(
             result(&detail).unwrap(),
             "2,990 of 3,000 fetched (190.0 MiB), 4 gone, 6 rejected (no_poster 6), 0 failed; \
-             12 had not changed and were not sent again"
+             12 had not changed and were not sent again; 1,200 have none of the labels; \
+             columns not used: \"year\"; WARNING: labels are made of other labels"
         );
     }
 

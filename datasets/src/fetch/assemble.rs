@@ -31,6 +31,7 @@ impl Assembly<'_> {
     /// Writes the dataset from what `journal` holds, and closes the books.
     pub(super) fn dataset(&self, journal: &mut Journal) -> Result<FetchSummary, JobError> {
         let mut books = Books::open(self.plan.entries, self.resumed);
+        books.remarks = self.plan.remarks.clone();
         let mut writer = DatasetWriter::create(self.place.output)?;
         // The source's own list first, so that the order of classes does not depend on which pictures came.
         let mut labels = Labels::new(&self.plan.labels);
@@ -51,6 +52,7 @@ impl Assembly<'_> {
                     books.fetched(body.len(), example.earlier);
                     writer.settled(&id, FETCHED, None)?;
                     let row = self.row_of(id, example, &body, &mut labels);
+                    books.labelled(&row.labels);
                     writer.push(row, body)?;
                 }
                 Err(miss) => {

@@ -1,12 +1,16 @@
 //! The books of a fetch: what became of every id.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
-use marquee_domain::report::{FetchSummary, SourceNote};
+use marquee_domain::report::{FetchSummary, Remarks, SourceNote};
 
 use super::miss::Miss;
 use crate::dataset::{FetchBooks, PROBLEMS_MAX, Problem};
 use crate::job::JobError;
+
+/// Problems that are told when nothing at all could be used.
+const TOLD_MAX: usize = 3;
 
 /// Counts as it goes.
 #[derive(Debug, Default)]
@@ -22,6 +26,8 @@ pub(super) struct Books {
     problems: Vec<Problem>,
     /// What was missed so far, by outcome and class.
     missed: BTreeMap<String, u64>,
+    /// What is worth knowing besides.
+    pub(super) remarks: Remarks,
 }
 
 impl Books {
@@ -38,6 +44,11 @@ impl Books {
         self.fetched += 1;
         self.unchanged += u64::from(is_unchanged);
         self.bytes += bytes as u64;
+    }
+
+    /// Takes note of the labels of what was fetched.
+    pub(super) fn labelled(&mut self, labels: &[String]) {
+        self.remarks.without_label += u64::from(labels.is_empty());
     }
 
     pub(super) fn missed(&mut self, id: &str, miss: &Miss) {
@@ -87,10 +98,7 @@ impl Books {
         }
         // An element of an array may have no share at all; then others have.
         if self.fetched == 0 && self.asked > 0 {
-            return Err(JobError::bad_input(format!(
-                "none of the {} pictures of the source is usable: {} gone, rejected {:?}, failed {:?}",
-                self.asked, self.gone, self.rejected, self.failed
-            )));
+            return Err(JobError::bad_input(self.nothing()));
         }
         let summary = FetchSummary {
             asked: self.asked,
@@ -103,12 +111,31 @@ impl Books {
             unchanged: self.unchanged,
             resumed: self.resumed,
             source,
+            remarks: self.remarks,
         };
         Ok(FetchBooks {
             summary,
             listed_on: Some(listed_on.to_owned()),
             problems: self.problems,
         })
+    }
+
+    /// Why nothing came: how many of each class, and the first by name.
+    fn nothing(&self) -> String {
+        let counts: Vec<String> = self
+            .missed
+            .iter()
+            .map(|(what, count)| format!("{count} {}", what.replacen('_', ": ", 1)))
+            .collect();
+        let mut text = format!(
+            "none of the {} pictures of the source is usable ({}); the first:",
+            self.asked,
+            counts.join(", ")
+        );
+        for problem in self.problems.iter().take(TOLD_MAX) {
+            let _ = write!(text, "\n  {:?}: {}", problem.id, problem.detail);
+        }
+        text
     }
 }
 

@@ -251,6 +251,8 @@ fn is_trouble(class: &MissClass) -> bool {
         | MissClass::Disk
         | MissClass::Unreadable
         | MissClass::Code(_)
+        | MissClass::Uncertain
+        | MissClass::NotAFile
         | MissClass::Other(_) => false,
     }
 }

@@ -1,36 +1,43 @@
 //! Pictures from a list: CSV or Parquet with the columns `id`, `url`, `labels` and optionally
 //! `group`. What stands in `url` is a URL, or a path below the list's own folder.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::rate::HOSTS_MAX;
 use marquee_domain::report::{FetchSummary, SourceNote};
-use marquee_domain::spec::{ArrayElement, FetchSettings, Source};
+use marquee_domain::spec::{ArrayElement, FetchSettings, LabelRules, Source};
 use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 
-use self::rows::ListRow;
+use self::place::{ListFolder, is_url};
+use self::rows::{List, ListRow};
 use super::PICTURE_MAX_BYTES;
 use super::answer::{Body, Conditional, NoAnswer, Validators};
 use super::client::{PoliteClient, service_of};
 use super::engine::Engine;
-use super::files::{miss_of_io, name_of, read_up_to};
+use super::files::{name_of, open_plain};
 use super::manners::Manners;
 use super::miss::{Miss, MissClass};
 use super::outcome::{Fetched, Outcome, Settled};
 use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry, PlanWriter};
+use super::table::joined::LabelCounts;
+use super::table::label_cell::RowLabels;
+use super::table::repeats::{Repeat, Repeats};
 use super::terms;
 use crate::dice::Dice;
 use crate::job::{Context, JobError};
 use crate::sniff::format_of;
 
+mod any;
+mod place;
 mod rows;
+
+pub use self::any::{list_samples, read_any_list};
 
 pub(super) async fn run(
     fetch: &FetchSettings,
@@ -45,6 +52,7 @@ pub(super) async fn run(
         request_timeout_s,
         request_attempts,
         outage_s,
+        rules,
     } = &fetch.source
     else {
         return Err(JobError::crash("the source is no list"));
@@ -60,17 +68,23 @@ pub(super) async fn run(
     let list = PathBuf::from(path);
     let jitter = Dice::keyed(&[seed]);
     let client = PoliteClient::new(manners, None, false, jitter, context.clock, place.shares)?;
-    let fingerprint = fingerprint(fetch, &list)?;
+    let fingerprint = fingerprint(fetch, &list, rules)?;
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {
         Some(plan) => plan,
         None => tokio::task::block_in_place(|| {
-            make_plan(fetch, &list, &dir, fingerprint, place.element, context)
+            let work = PlanWork {
+                fetch,
+                list: &list,
+                rules,
+                fingerprint,
+            };
+            work.make_plan(&dir, place.element, context)
         })?,
     };
     let asker = Asker {
         client,
-        folder: list.parent().unwrap_or(Path::new("")).to_owned(),
+        folder: ListFolder::of(&list),
         place,
     };
     let asker = &asker;
@@ -84,7 +98,7 @@ pub(super) async fn run(
 }
 
 /// Of the list's bytes and of what is kept, not of how fast.
-fn fingerprint(fetch: &FetchSettings, list: &Path) -> Result<Digest, JobError> {
+fn fingerprint(fetch: &FetchSettings, list: &Path, rules: &LabelRules) -> Result<Digest, JobError> {
     let unreadable = |error: io::Error| {
         JobError::user(format!(
             "{} cannot be opened on this worker: {error}",
@@ -92,10 +106,14 @@ fn fingerprint(fetch: &FetchSettings, list: &Path) -> Result<Digest, JobError> {
         ))
     };
     let mut hash = Sha256::new();
-    let mut file = File::open(list).map_err(unreadable)?;
+    let mut file = open_plain(list).map_err(unreadable)?;
     let mut sink = Hashing(&mut hash);
     io::copy(&mut file, &mut sink).map_err(unreadable)?;
     hash.update(fetch.licence.as_deref().unwrap_or_default());
+    // Nothing for rules that nobody set: journals of earlier versions go on.
+    if *rules != LabelRules::default() {
+        hash.update(serde_json::to_vec(rules).unwrap_or_default());
+    }
     Ok(Digest::from_hash(&hash.finalize()))
 }
 
@@ -106,7 +124,8 @@ fn urls_of(dir: &Path) -> io::Result<Vec<Url>> {
         let PlanEntry::Picture { location, .. } = entry? else {
             continue;
         };
-        if let Ok(url) = Url::parse(&location)
+        if is_url(&location).is_ok_and(|is_url| is_url)
+            && let Ok(url) = Url::parse(&location)
             && urls.len() <= HOSTS_MAX
         {
             urls.entry(service_of(&url)).or_insert(url);
@@ -128,72 +147,108 @@ impl io::Write for Hashing<'_> {
     }
 }
 
-fn make_plan(
-    fetch: &FetchSettings,
-    list: &Path,
-    dir: &Path,
+/// What a plan is made from.
+struct PlanWork<'a> {
+    fetch: &'a FetchSettings,
+    list: &'a Path,
+    rules: &'a LabelRules,
     fingerprint: Digest,
-    element: Option<ArrayElement>,
-    context: &Context,
-) -> Result<FetchPlan, JobError> {
-    let mut writer = PlanWriter::create(dir, element).map_err(|error| on_disk(dir, &error))?;
-    let mut seen = HashSet::new();
-    let mut push = |row: ListRow| {
-        // Half a hash is enough to tell some million ids apart, and takes a fixed room.
-        let hash: [u8; 16] = Sha256::digest(row.id.as_bytes())[..16]
-            .try_into()
-            .unwrap_or_default();
-        let rejected = |class: MissClass, detail: &str| PlanEntry::Rejected {
-            id: row.id.clone(),
-            class,
-            detail: detail.to_owned(),
-        };
-        // Refused rows are entries too: the books must name every row of the list.
-        let entry = if !seen.insert(hash) {
-            rejected(MissClass::DuplicateId, "the list has it twice")
-        } else if row.labels.is_empty() {
-            rejected(MissClass::NoLabels, "its labels are empty")
-        } else if row.location.is_empty() {
-            rejected(MissClass::NoUrl, "its url is empty")
-        } else {
-            PlanEntry::Picture {
-                id: row.id,
-                location: row.location,
-                labels: row.labels,
-                group: row.group,
+}
+
+impl PlanWork<'_> {
+    fn make_plan(
+        self,
+        dir: &Path,
+        element: Option<ArrayElement>,
+        context: &Context,
+    ) -> Result<FetchPlan, JobError> {
+        let list = List::open(self.list, self.rules)?;
+        let mut writer = PlanWriter::create(dir, element).map_err(|error| on_disk(dir, &error))?;
+        let (mut repeats, mut labels) = (Repeats::default(), LabelCounts::default());
+        list.read(&mut |row| {
+            let said = format!("{:?} {:?} {:?}", row.location, row.labels, row.group);
+            let repeat = repeats.see(row.number, &row.id, &said);
+            if let RowLabels::Said(said) = &row.labels {
+                said.iter().for_each(|label| labels.add(label));
             }
+            match entry_of(row, repeat, list.unit()) {
+                Some(entry) => writer.push(&entry).map_err(|error| on_disk(dir, &error)),
+                None => Ok(()),
+            }
+        })?;
+        if writer.listed() == 0 {
+            return Err(JobError::bad_input(format!(
+                "{} names no picture; write one line a picture below the header id,url,labels",
+                self.list.display()
+            )));
+        }
+        let mut remarks = list.remarks();
+        remarks.notes.extend(repeats.note(list.unit()));
+        let cure = |separator: &str| {
+            format!(
+                "if {separator:?} joins labels, set separator = {separator:?} in the job's source"
+            )
         };
-        writer.push(&entry).map_err(|error| on_disk(dir, &error))
-    };
-    rows::read(list, &mut push)?;
-    if writer.listed() == 0 {
-        return Err(JobError::bad_input(format!(
-            "{} names no picture; write one line a picture below the header id,url,labels",
-            list.display()
-        )));
+        remarks.warnings.extend(labels.warning(cure));
+        let today = (context.clock)().date_naive();
+        let plan = FetchPlan {
+            fingerprint: self.fingerprint,
+            entries: writer.entries(),
+            labels: list.known().into_iter().map(|name| (None, name)).collect(),
+            note: SourceNote {
+                name: name_of(self.list),
+                licence: self.fetch.licence.clone(),
+                use_until: terms::use_until(self.fetch, false, today),
+                ..SourceNote::default()
+            },
+            pictures: None,
+            listed_on: today.to_string(),
+            remarks,
+        };
+        writer.finish(&plan).map_err(|error| on_disk(dir, &error))?;
+        Ok(plan)
     }
-    let today = (context.clock)().date_naive();
-    let plan = FetchPlan {
-        fingerprint,
-        entries: writer.entries(),
-        labels: Vec::new(),
-        note: SourceNote {
-            name: name_of(list),
-            licence: fetch.licence.clone(),
-            use_until: terms::use_until(fetch, false, today),
-            ..SourceNote::default()
+}
+
+/// What is asked for because of a row; None where an earlier row says the same.
+fn entry_of(row: ListRow, repeat: Repeat, unit: &str) -> Option<PlanEntry> {
+    let rejected =
+        |id: String, class: MissClass, detail: String| PlanEntry::Rejected { id, class, detail };
+    // Refused rows are entries too: the books must name every row of the list.
+    Some(match (repeat, row.labels) {
+        (Repeat::Same, _) => return None,
+        (Repeat::Other { earlier }, _) => {
+            let detail = format!(
+                "{unit} {} has it again with another url, other labels or another group than {unit} {earlier}",
+                row.number
+            );
+            rejected(row.id, MissClass::DuplicateId, detail)
+        }
+        (Repeat::No, RowLabels::Unsaid) => rejected(
+            row.id,
+            MissClass::NoLabels,
+            "its labels are empty".to_owned(),
+        ),
+        (Repeat::No, RowLabels::Uncertain { column }) => {
+            let detail = format!("its column {column:?} is -1");
+            rejected(row.id, MissClass::Uncertain, detail)
+        }
+        (Repeat::No, RowLabels::Said(_)) if row.location.is_empty() => {
+            rejected(row.id, MissClass::NoUrl, "its url is empty".to_owned())
+        }
+        (Repeat::No, RowLabels::Said(labels)) => PlanEntry::Picture {
+            id: row.id,
+            location: row.location,
+            labels,
+            group: row.group,
         },
-        pictures: None,
-        listed_on: today.to_string(),
-    };
-    writer.finish(&plan).map_err(|error| on_disk(dir, &error))?;
-    Ok(plan)
+    })
 }
 
 /// Gets the pictures of a list.
 struct Asker<'a> {
     client: PoliteClient,
-    folder: PathBuf,
+    folder: ListFolder,
     place: &'a Workplace<'a>,
 }
 
@@ -227,7 +282,7 @@ impl Asker<'_> {
     async fn picture(&self, id: &str, location: &str, said: Said) -> Result<(Fetched, Body), Miss> {
         let row = self.place.earlier(id);
         let known = row.map_or_else(Validators::default, Validators::of_picture);
-        let (body, picture, digest) = if is_url(location) {
+        let (body, picture, digest) = if is_url(location)? {
             match self.fetch_url(location, &known).await? {
                 Conditional::New { value, validators } => {
                     let digest = Digest::of(&value.bytes);
@@ -239,7 +294,7 @@ impl Asker<'_> {
                 }
             }
         } else {
-            let bytes = self.read_file(location)?;
+            let bytes = self.folder.read(location)?;
             let digest = Digest::of(&bytes);
             (Some(Body::of(bytes)), Validators::default(), digest)
         };
@@ -297,23 +352,4 @@ impl Asker<'_> {
             NoAnswer::Down { detail } => Miss::failed(MissClass::HostDown, detail),
         })
     }
-
-    fn read_file(&self, location: &str) -> Result<Vec<u8>, Miss> {
-        let is_below = Path::new(location)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-        if !is_below {
-            let detail = "it leads out of the list's folder";
-            return Err(Miss::rejected(MissClass::OddPath, detail));
-        }
-        match File::open(self.folder.join(location)) {
-            Ok(file) => read_up_to(file, PICTURE_MAX_BYTES),
-            Err(error) => Err(miss_of_io(&error)),
-        }
-    }
-}
-
-fn is_url(location: &str) -> bool {
-    let start = location.get(..8).unwrap_or(location).to_ascii_lowercase();
-    start.starts_with("http://") || start.starts_with("https://")
 }

@@ -80,6 +80,8 @@ miss_classes! {
     NoUrl => "no_url",
     OddUrl => "odd_url",
     OddPath => "odd_path",
+    /// The table is not sure of its labels.
+    Uncertain => "uncertain",
     /// A plan holds what its source never lists.
     NoFilm => "no_film",
     NoEarlierRow => "no_earlier_row",
@@ -87,6 +89,8 @@ miss_classes! {
     // This machine.
     Disk => "disk",
     Unreadable => "unreadable",
+    /// A folder, pipe, socket or device.
+    NotAFile => "not_a_file",
 }
 
 impl MissClass {
@@ -214,6 +218,6 @@ mod tests {
     #[test]
     fn the_words_are_those_that_are_stored() {
         // Journals and tables of every earlier version hold these: a word that is missing here was lost.
-        insta::assert_snapshot!(FIXED_WORDS.join(" "), @"connect timeout network truncated redirects closed host_down empty nonsense too_large refused wrong_film unknown_format poster_missing adult no_labels no_poster odd_poster_path duplicate_id unreadable_line no_url odd_url odd_path no_film no_earlier_row disk unreadable");
+        insta::assert_snapshot!(FIXED_WORDS.join(" "), @"connect timeout network truncated redirects closed host_down empty nonsense too_large refused wrong_film unknown_format poster_missing adult no_labels no_poster odd_poster_path duplicate_id unreadable_line no_url odd_url odd_path uncertain no_film no_earlier_row disk unreadable not_a_file");
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::SourceNote;
+use marquee_domain::report::{Remarks, SourceNote};
 use marquee_domain::spec::ArrayElement;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,9 @@ pub(super) struct FetchPlan {
     pub(super) pictures: Option<String>,
     /// ISO date of the day on which the source was listed.
     pub(super) listed_on: String,
+    /// What reading the source came to besides.
+    #[serde(default, skip_serializing_if = "Remarks::is_empty")]
+    pub(super) remarks: Remarks,
 }
 
 /// Writes the entries of a plan.

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::{FetchSummary, SourceNote};
+use marquee_domain::report::{FetchSummary, Remarks, SourceNote};
 use marquee_domain::spec::{FetchSettings, FilmList};
 use reqwest::Url;
 
@@ -133,6 +133,7 @@ impl Catalogue<'_> {
             note: self.note(&configuration, &images, fetch, today)?,
             pictures: Some(images.to_string()),
             listed_on: today.to_string(),
+            remarks: Remarks::default(),
         };
         writer.finish(&plan).map_err(|error| on_disk(dir, &error))?;
         Ok(plan)

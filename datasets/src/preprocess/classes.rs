@@ -84,6 +84,63 @@ pub(super) fn choose(
     Ok((Classes::new(kept), dropped))
 }
 
+/// The classes that each of these examples has; none, where there is no example.
+pub(super) fn always<'a>(
+    classes: &Classes,
+    examples: impl Iterator<Item = &'a Example>,
+) -> Vec<String> {
+    let mut counts = vec![0_u64; classes.names.len()];
+    let mut all = 0;
+    for example in examples {
+        all += 1;
+        // By set: a label that stands there twice is one.
+        for (count, is_there) in counts.iter_mut().zip(classes.bytes_of(example)) {
+            *count += u64::from(is_there);
+        }
+    }
+    let named = classes.names.iter().zip(counts);
+    named
+        .filter(|(_, count)| all > 0 && *count == all)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Refuses classes of which none can be learned, because each picture has all of them.
+pub(super) fn check_learnable<'a>(
+    classes: &Classes,
+    examples: impl Iterator<Item = &'a Example>,
+) -> Result<(), JobError> {
+    let always = always(classes, examples);
+    if always.len() == classes.names.len() {
+        return Err(nothing_to_learn(&always));
+    }
+    Ok(())
+}
+
+pub(super) fn nothing_to_learn(always: &[String]) -> JobError {
+    JobError::bad_input(format!(
+        "every picture has {}: there is nothing to tell apart; bring pictures without it (a row of zeros in a \
+         table of 0 and 1, or [] in a column of labels), or name other classes in labels",
+        quoted(always)
+    ))
+}
+
+/// What to say of classes that every picture of `split` has.
+pub(super) fn warning(always: &[String], split: &str) -> Option<String> {
+    (!always.is_empty()).then(|| {
+        format!(
+            "every picture of split {split} has {}: it cannot be learned or measured there; bring pictures \
+             without it, or name the classes in labels without it",
+            quoted(always)
+        )
+    })
+}
+
+fn quoted(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    names.join(" and ")
+}
+
 fn check_known(labels: &[String], asked: &[String]) -> Result<(), JobError> {
     let unknown: Vec<_> = asked
         .iter()

@@ -12,7 +12,7 @@ use super::assign::SPLITS;
 use super::books::PreprocessBooks;
 use super::look::Look;
 use super::packing::{Fate, Packing};
-use super::{page, quality, tables};
+use super::{classes, page, quality, tables};
 use crate::dataset::DatasetError;
 use crate::durable::{AsideFile, write_json};
 use crate::job::JobError;
@@ -30,6 +30,7 @@ impl Packing<'_> {
     pub(super) fn finish(mut self, started: Instant) -> Result<PreprocessBooks, JobError> {
         // First what can refuse the whole: useless shards must not get an index.
         self.check_splits()?;
+        self.check_classes()?;
         self.write_tables()?;
         self.write_report()?;
         fs::remove_file(&self.spool)
@@ -71,6 +72,24 @@ impl Packing<'_> {
                 self.classes.names()[empty]
             ))),
         }
+    }
+
+    /// Looks at the classes once more, now that pictures were left out: in training and test a class must be
+    /// there and not there.
+    fn check_classes(&mut self) -> Result<(), JobError> {
+        let examples = self.dataset.examples();
+        for (number, split) in SPLITS.iter().enumerate() {
+            let rows = self.rows.iter().filter(|row| row.split == number);
+            let always = classes::always(self.classes, rows.map(|row| &examples[row.example]));
+            if number == 0 && always.len() == self.classes.names().len() {
+                return Err(classes::nothing_to_learn(&always));
+            }
+            if let Some(warning) = classes::warning(&always, split) {
+                tracing::warn!("{warning}");
+                self.summary.warnings.push(warning);
+            }
+        }
+        Ok(())
     }
 
     fn place_of(&self, example: usize) -> Result<&'static str, &str> {

@@ -17,13 +17,13 @@ use marquee_domain::report::PreprocessSummary;
 use marquee_domain::spec::PreprocessSettings;
 
 use super::assign::{Assigned, Deal, SPLITS, assign};
-use super::classes::Classes;
+use super::classes::{self, Classes};
 use super::look::Look;
 use super::prepare::Prepared;
 use super::worker::Worker;
 use super::{quality, similar};
 use crate::code::CODE_VERSION;
-use crate::dataset::{Dataset, PROBLEMS_MAX, Problem};
+use crate::dataset::{Dataset, Example, PROBLEMS_MAX, Problem};
 use crate::job::{Context, JobError, Step};
 use crate::mapping::map;
 use crate::ordered::in_order;
@@ -111,18 +111,23 @@ impl<'a> Packing<'a> {
         })
     }
 
-    /// The examples that are wanted: those with a class, released when the settings say.
+    /// The examples that are wanted: those with a class, or of which the source says that they have none;
+    /// released when the settings say.
     pub(super) fn filter(&mut self) -> Result<Vec<usize>, JobError> {
         let day = |text: &Option<String>| text.as_deref().and_then(|text| text.parse().ok());
         let (from, to): (Option<NaiveDate>, Option<NaiveDate>) = (
             day(&self.settings.released_from),
             day(&self.settings.released_to),
         );
+        // A picture that has none of the classes is an example of none where its source says what it does not
+        // have. Elsewhere it may have classes that nobody noted.
+        let zeros_stated = self.dataset.books().summary.remarks.zeros_stated;
+        let says_none = |example: &Example| zeros_stated || example.labels.is_empty();
         // Before any picture is decoded: what is not wanted should cost nothing.
         let mut usable = Vec::new();
         for (at, example) in self.dataset.examples().iter().enumerate() {
             let date = example.release_date;
-            if !self.classes.bytes_of(example).contains(&1) {
+            if !says_none(example) && !self.classes.bytes_of(example).contains(&1) {
                 let detail = format!(
                     "none of its labels is a class: {}",
                     example.labels.join(", ")
@@ -145,6 +150,8 @@ impl<'a> Packing<'a> {
                 "no picture of the dataset has any of the classes",
             ));
         }
+        let examples = self.dataset.examples();
+        classes::check_learnable(self.classes, usable.iter().map(|at| &examples[*at]))?;
         Ok(usable)
     }
 

@@ -20,6 +20,8 @@ use marquee_domain::spec::{
 use marquee_domain::{AttemptNumber, JobId};
 use tokio::runtime::Runtime;
 
+pub(crate) mod own;
+
 pub(crate) fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_marquee-prep"))
 }

@@ -5,8 +5,9 @@ use super::learning;
 use super::recipe;
 use super::table::{Table, unknown};
 use crate::spec::{
-    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, OUTAGE_S_DEFAULT,
-    Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LabelRules,
+    OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
+    Uncertain, Unlabelled,
 };
 use crate::zoo::{self, MODELS};
 
@@ -18,6 +19,8 @@ const BATCH_MAX: u32 = 1_000_000;
 /// Largest seed that every reader of JSON keeps exactly (2^53 - 1).
 const SEED_MAX: u64 = (1 << 53) - 1;
 const MIB: u64 = 1024 * 1024;
+/// What joins labels in a cell is a character or two.
+const SEPARATOR_MAX_BYTES: usize = 8;
 /// How far the splits' sum may be from 1.
 const SPLIT_SUM_TOLERANCE: f64 = 1e-9;
 
@@ -37,6 +40,7 @@ pub(super) fn fetch(table: &mut Table<'_>) -> Option<FetchSettings> {
         "list" => list(&mut source),
         _ => Source::Folder {
             path: host_path(&mut source, "the path of a folder or .zip on the worker"),
+            rules: label_rules(&mut source),
         },
     };
     source.finish();
@@ -57,6 +61,42 @@ fn list(source: &mut Table<'_>) -> Source {
         request_timeout_s: source.int("request_timeout_s", 1..=3_600, Some(30)),
         request_attempts: source.int("request_attempts", 1..=20, Some(5)),
         outage_s: source.int("outage_s", 1..=86_400, Some(OUTAGE_S_DEFAULT)),
+        rules: label_rules(source),
+    }
+}
+
+/// How the labels of a user's own table are read.
+fn label_rules(source: &mut Table<'_>) -> LabelRules {
+    let separator = source.text("separator");
+    if separator
+        .as_ref()
+        .is_some_and(|text| text.is_empty() || text.len() > SEPARATOR_MAX_BYTES)
+    {
+        source.add_error(
+            "separator",
+            format!(
+                "must be 1 to {SEPARATOR_MAX_BYTES} bytes; give what joins labels in a cell, such as \" \" or \",\""
+            ),
+        );
+    }
+    let unlabelled = [
+        ("auto", Unlabelled::Auto),
+        ("keep", Unlabelled::Keep),
+        ("leave_out", Unlabelled::LeaveOut),
+    ];
+    let uncertain = [
+        ("absent", Uncertain::Absent),
+        ("present", Uncertain::Present),
+        ("leave_out", Uncertain::LeaveOut),
+    ];
+    LabelRules {
+        separator,
+        unlabelled: source
+            .choice("unlabelled", &unlabelled, Some(Unlabelled::Auto))
+            .unwrap_or_default(),
+        uncertain: source
+            .choice("uncertain", &uncertain, Some(Uncertain::Absent))
+            .unwrap_or_default(),
     }
 }
 

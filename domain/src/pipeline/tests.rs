@@ -1,7 +1,10 @@
 //! The door, tried with good and bad documents. Messages are pinned: they are the product.
 
 use super::*;
-use crate::spec::{InputRef, Learning, Mix, Optimizer, Shuffle, Work};
+use crate::spec::{
+    FetchSettings, InputRef, LabelRules, Learning, Mix, Optimizer, Shuffle, Source, Uncertain,
+    Unlabelled, Work,
+};
 
 const POSTERS: &str = r#"
 name = "posters"
@@ -269,6 +272,47 @@ fn a_fetch_takes_an_earlier_dataset_a_list_or_a_span_of_days() {
     insta::assert_snapshot!(wrong(&format!("{api}, films = \"discover\"")), @r#"jobs.fetch.source.from: is missing: discover is asked slice by slice of release dates; give the first day, such as "1900-01-01""#);
     insta::assert_snapshot!(wrong(&format!("{api}, films = \"changes\", from = \"2026-02-30\"")), @r#"jobs.fetch.source.from: "2026-02-30" is no day; write it as "2026-01-31""#);
     insta::assert_snapshot!(wrong(&format!("{api}, to = \"2026-01-31\"")), @r#"jobs.fetch.source.from: and to say nothing to the export, which lists every film; set films = "changes" or "discover", or leave them out"#);
+}
+
+#[test]
+fn a_table_of_labels_is_read_by_rules_that_a_source_may_set() {
+    let document = |source: &str| {
+        format!("name = \"data\"\n[jobs.fetch]\nkind = \"fetch\"\nsource = {{ {source} }}\n")
+    };
+    let rules_of = |source: &str| {
+        let spec = parse(&document(source)).unwrap();
+        match &spec.jobs[0].work {
+            Work::Fetch(FetchSettings {
+                source: Source::Folder { rules, .. } | Source::List { rules, .. },
+                ..
+            }) => rules.clone(),
+            Work::Fetch(_)
+            | Work::Preprocess(_)
+            | Work::Train(_)
+            | Work::Eval(_)
+            | Work::Command(_) => panic!("it is no fetch from a table"),
+        }
+    };
+    let folder = "type = \"folder\", path = \"/x\"";
+    assert_eq!(rules_of(folder), LabelRules::default());
+    for place in [folder, "type = \"list\", path = \"/l.csv\""] {
+        let keys = "separator = \" \", unlabelled = \"keep\", uncertain = \"leave_out\"";
+        let rules = rules_of(&format!("{place}, {keys}"));
+        assert_eq!(rules.separator.as_deref(), Some(" "));
+        assert_eq!(rules.unlabelled, Unlabelled::Keep);
+        assert_eq!(rules.uncertain, Uncertain::LeaveOut);
+    }
+    let keys = "separator = \"\", unlabelled = \"kept\", uncertain = \"maybe\"";
+    insta::assert_snapshot!(refused(&document(&format!("{folder}, {keys}"))), @r#"
+    jobs.fetch.source.separator: must be 1 to 8 bytes; give what joins labels in a cell, such as " " or ","
+    jobs.fetch.source.unlabelled: "kept" is unknown; did you mean "keep"?
+    jobs.fetch.source.uncertain: "maybe" is unknown; use "absent", "present" or "leave_out"
+    "#);
+
+    // What nobody set is in no stored spec, so that older workers and coordinators read it too.
+    let stored = r#"{"type":"folder","path":"/x"}"#;
+    let source: Source = serde_json::from_str(stored).unwrap();
+    assert_eq!(serde_json::to_string(&source).unwrap(), stored);
 }
 
 #[test]

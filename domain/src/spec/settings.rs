@@ -103,13 +103,59 @@ pub enum Source {
         request_attempts: u32,
         /// Seconds that a host may answer nothing before its pictures count as failed.
         outage_s: u32,
+        #[serde(flatten)]
+        rules: LabelRules,
     },
     /// A folder, or a `.zip` archive of one: with `labels.csv` (header `path,labels`, optional
     /// column `group`), in the layout of Kaggle's data sets, or with one folder a label.
     Folder {
         /// Path on the worker that runs the job.
         path: String,
+        #[serde(flatten)]
+        rules: LabelRules,
     },
+}
+
+/// How the labels of a user's own table are read, where the table alone does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LabelRules {
+    /// What joins the labels of one cell. None: what the layout has, such as `|`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub unlabelled: Unlabelled,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub uncertain: Uncertain,
+}
+
+/// What becomes of a picture that has none of the labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unlabelled {
+    /// It stays where its table says so (columns of 0 and 1, an empty list), and is left out where its cell
+    /// is empty.
+    #[default]
+    Auto,
+    Keep,
+    LeaveOut,
+}
+
+/// What -1 says in a column that has 0 or blanks too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Uncertain {
+    /// The picture does not have the label.
+    #[default]
+    Absent,
+    /// The picture has it.
+    Present,
+    /// The picture is left out.
+    LeaveOut,
+}
+
+/// Specs that were stored before a rule existed, and those that do not use it, are the same text.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A user's statement that they hold the rights to use a source for training.

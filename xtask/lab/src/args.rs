@@ -86,12 +86,18 @@ fn parse_fuzz(words: Vec<String>) -> Result<Task> {
         match word.as_str() {
             "--minutes" => options.minutes = number("a number of minutes")?,
             "--seed" => options.seed = number("a number")?,
-            "json" | "image" | "shard" if options.target.is_empty() => options.target = word,
+            "json" | "image" | "shard" | "table" | "list" | "archive"
+                if options.target.is_empty() =>
+            {
+                options.target = word
+            }
             _ => return Err(unknown("fuzz", &word)),
         }
     }
     if options.target.is_empty() {
-        bail!(r#"say what to try: "cargo xtask fuzz json", "image" or "shard""#);
+        bail!(
+            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list" or "archive""#
+        );
     }
     Ok(Task::Fuzz(options))
 }
