@@ -25,7 +25,6 @@ mod engine;
 mod files;
 mod folder;
 mod in_flight;
-
 mod journal;
 mod judge;
 mod labels;
@@ -38,9 +37,11 @@ mod outcome;
 mod pace;
 mod place;
 mod plan;
+mod redirect;
 mod shares;
 mod terms;
 mod tmdb;
+mod tolerant;
 mod transport;
 
 pub use self::tmdb::{read_any_answer, read_any_export_line};

@@ -42,6 +42,12 @@ fn fetched(fetch: &FetchSummary) -> String {
             count(fetch.unchanged)
         ));
     }
+    if fetch.replaced_text > 0 {
+        text.push_str(&format!(
+            "; {} with characters that could not be read, now \u{fffd}",
+            count(fetch.replaced_text)
+        ));
+    }
     text
 }
 
