@@ -16,9 +16,11 @@
     reason = "pixels and colours are cut to size on purpose; counts and ids are converted checked"
 )]
 
+pub mod animation;
 mod answers;
 pub mod bench;
 mod count;
+mod drawings;
 mod fault;
 mod faults;
 mod film;

@@ -13,6 +13,7 @@ use jpeg_encoder::{ColorType, Encoder};
 use marquee_datasets::scale::{Rgb, scale};
 use marquee_datasets::thumbnail::jpeg_of;
 
+use super::animation;
 use super::storm::Oddity;
 
 /// JPEG quality of the files.
@@ -66,10 +67,16 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
             })
         }
         Oddity::Polyglot => [plain(&picture), empty_archive()].concat(),
-        Oddity::Gif => b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;".to_vec(),
-        Oddity::PageAsJpeg => {
-            [&[0xff, 0xd8, 0xff, 0xe0][..], b"<html><title>404</title>", &[0xff, 0xd9]].concat()
-        }
+        Oddity::Gif => animation::gif(width, height, &frames(&picture)),
+        Oddity::AnimatedPng => animation::png(width, height, &frames(&picture)),
+        Oddity::AnimatedWebP => animation::webp(width, height, &frames(&picture)),
+        Oddity::Bitmap => bitmap(),
+        Oddity::PageAsJpeg => [
+            &[0xff, 0xd8, 0xff, 0xe0][..],
+            b"<html><title>404</title>",
+            &[0xff, 0xd9],
+        ]
+        .concat(),
         Oddity::Truncated => {
             let mut file = plain(&picture);
             file.truncate(file.len() * 3 / 5);
@@ -110,6 +117,20 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
             jpeg_of(&small.bytes, width, height, 70)
         }
     }
+}
+
+/// The frames of an animation that begins with the picture and ends in black.
+fn frames(picture: &Rgb) -> [Vec<u8>; 2] {
+    [picture.bytes.clone(), vec![0; picture.bytes.len()]]
+}
+
+/// A BMP of one white pixel: a picture, of a format that nobody serves posters in.
+fn bitmap() -> Vec<u8> {
+    let mut file =
+        b"BM\x3a\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\x18\0".to_vec();
+    file.extend([0; 24]);
+    file.extend([255, 255, 255, 0]);
+    file
 }
 
 fn luma(rgb: &[u8]) -> u8 {

@@ -38,7 +38,12 @@ pub(crate) enum Oddity {
     Rotated,
     /// A JPEG with a ZIP archive behind it.
     Polyglot,
+    /// An animation, as the two below.
     Gif,
+    AnimatedPng,
+    AnimatedWebP,
+    /// A BMP: of no format that is taken.
+    Bitmap,
     /// A page behind the first bytes of a JPEG.
     PageAsJpeg,
     Truncated,
@@ -63,7 +68,7 @@ pub(crate) enum Oddity {
 }
 
 /// All that can befall a film, each as likely as the others.
-const PLANTS: [Plant; 52] = [
+const PLANTS: [Plant; 56] = [
     Plant::Details(FaultKind::NotFound, None),
     Plant::Details(FaultKind::InvalidId, None),
     Plant::Details(FaultKind::Html, None),
@@ -71,6 +76,7 @@ const PLANTS: [Plant; 52] = [
     Plant::Details(FaultKind::Truncated, None),
     Plant::Details(FaultKind::Server(500), None),
     Plant::Details(FaultKind::Redirect, None),
+    Plant::Details(FaultKind::RedirectLoop, None),
     Plant::Details(FaultKind::Invalid, None),
     Plant::Details(FaultKind::Html, Some(1)),
     Plant::Details(FaultKind::Empty, Some(1)),
@@ -101,6 +107,9 @@ const PLANTS: [Plant; 52] = [
     Plant::Oddity(Oddity::Rotated),
     Plant::Oddity(Oddity::Polyglot),
     Plant::Oddity(Oddity::Gif),
+    Plant::Oddity(Oddity::AnimatedPng),
+    Plant::Oddity(Oddity::AnimatedWebP),
+    Plant::Oddity(Oddity::Bitmap),
     Plant::Oddity(Oddity::PageAsJpeg),
     Plant::Oddity(Oddity::Truncated),
     Plant::Oddity(Oddity::Garbage),
@@ -205,7 +214,7 @@ fn expected(fate: Fate, plant: Option<Plant>) -> (&'static str, Option<&'static 
         Some(Plant::Details(kind, None)) => of_details(kind).unwrap_or(natural),
         Some(Plant::WrongFilm) if fate != Fate::Vanished => ("failed", Some("wrong_film")),
         Some(Plant::Poster(kind, None)) if natural == fetched => of_poster(kind).unwrap_or(natural),
-        Some(Plant::Oddity(Oddity::Gif)) if natural == fetched => {
+        Some(Plant::Oddity(Oddity::Bitmap)) if natural == fetched => {
             ("rejected", Some("unknown_format"))
         }
         Some(
@@ -228,9 +237,10 @@ fn of_details(kind: FaultKind) -> Option<(&'static str, Option<&'static str>)> {
         FaultKind::Empty => Some(("failed", Some("empty"))),
         FaultKind::Truncated => Some(("failed", Some("truncated"))),
         FaultKind::Server(_) => Some(("failed", Some("http_500"))),
-        FaultKind::Redirect | FaultKind::RedirectLoop => Some(("failed", Some("http_302"))),
+        FaultKind::RedirectLoop => Some(("failed", Some("redirects"))),
         FaultKind::Invalid => Some(("failed", Some("http_422"))),
-        FaultKind::Reset
+        FaultKind::Redirect
+        | FaultKind::Reset
         | FaultKind::Endless
         | FaultKind::SlowBody
         | FaultKind::Slow(_)
@@ -276,6 +286,9 @@ impl Oddity {
             | Self::Rotated
             | Self::Polyglot
             | Self::Gif
+            | Self::AnimatedPng
+            | Self::AnimatedWebP
+            | Self::Bitmap
             | Self::OnePixel
             | Self::Tiny
             | Self::Thin
@@ -302,12 +315,17 @@ impl Oddity {
             Self::Placeholder => &["placeholder"],
             Self::SameFile => &["exact_duplicate"],
             Self::SamePicture => &["near_duplicate"],
-            Self::Png | Self::Png16 | Self::WebP => &["format_mismatch"],
+            Self::Png
+            | Self::Png16
+            | Self::WebP
+            | Self::Gif
+            | Self::AnimatedPng
+            | Self::AnimatedWebP => &["format_mismatch"],
             Self::Cmyk
             | Self::Progressive
             | Self::Rotated
             | Self::Polyglot
-            | Self::Gif
+            | Self::Bitmap
             | Self::PageAsJpeg
             | Self::Truncated
             | Self::Garbage

@@ -37,10 +37,12 @@ mod outcome;
 mod pace;
 mod place;
 mod plan;
+mod redirect;
 mod shares;
 mod table;
 mod terms;
 mod tmdb;
+mod tolerant;
 mod transport;
 
 pub use self::folder::{archive_samples, read_any_archive, read_any_table, table_samples};

@@ -9,7 +9,11 @@ pub(crate) enum Format {
     Jpeg,
     Png,
     WebP,
+    Gif,
 }
+
+/// What is said of a file of no such format.
+pub(crate) const NO_PICTURE: &str = "it is no JPEG, PNG, WebP or GIF";
 
 impl Format {
     /// The word for it in tables.
@@ -18,6 +22,7 @@ impl Format {
             Self::Jpeg => "jpeg",
             Self::Png => "png",
             Self::WebP => "webp",
+            Self::Gif => "gif",
         }
     }
 
@@ -28,6 +33,7 @@ impl Format {
             "jpg" | "jpeg" => Some(Self::Jpeg),
             "png" => Some(Self::Png),
             "webp" => Some(Self::WebP),
+            "gif" => Some(Self::Gif),
             _ => None,
         }
     }
@@ -41,6 +47,8 @@ pub(crate) fn format_of(bytes: &[u8]) -> Option<Format> {
         Some(Format::Png)
     } else if bytes.len() >= 12 && bytes.starts_with(b"RIFF") && &bytes[8..12] == b"WEBP" {
         Some(Format::WebP)
+    } else if bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a") {
+        Some(Format::Gif)
     } else {
         None
     }
@@ -62,6 +70,8 @@ mod tests {
         assert_eq!(format_of(b"\x89PNG\r\n\x1a\nrest"), Some(Format::Png));
         assert_eq!(format_of(b"RIFF\x10\0\0\0WEBPVP8 "), Some(Format::WebP));
         assert_eq!(format_of(b"RIFF\x10\0\0\0WAVE"), None);
+        assert_eq!(format_of(b"GIF87a rest"), Some(Format::Gif));
+        assert_eq!(format_of(b"GIF88a rest"), None);
         assert_eq!(format_of(b""), None);
         assert!(is_text_answer(b"\n <!DOCTYPE html>") && is_text_answer(b"{\"success\":false}"));
         assert!(!is_text_answer(b"\xff\xd8\xff"));

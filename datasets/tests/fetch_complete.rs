@@ -128,6 +128,9 @@ fn a_storm_of_every_fault_leaves_books_that_agree_with_the_truth() {
     assert_eq!(preprocessed.pictures, summary.fetched);
 }
 
+/// Requests that a job of these tests has in flight at once.
+const CONCURRENCY: usize = 8;
+
 /// A catalogue that takes its time, and a job against it that is killed when `done` films are there.
 fn killed_after(workplace: &Workplace, source: Source, done: u64) -> u64 {
     let mut job = workplace
@@ -201,22 +204,58 @@ fn a_job_that_is_killed_again_and_again_fetches_nothing_twice() {
         run["resumed"].as_u64() >= Some(400) && run["seconds"].as_f64() > Some(0.0),
         "{run}"
     );
-    // Each film was asked for once, but for those in flight at a kill.
+    // Each film's details and each poster were asked for once, but for the requests in flight at a kill.
     const KILLS: usize = 3;
-    const IN_FLIGHT: usize = 8 * 2;
-    let requests = catalogue.requests();
-    let is_of_a_film = |path: &str| path.contains("/movie/") && !path.contains("genre");
-    let films: Vec<_> = requests
-        .iter()
-        .filter(|(path, _)| is_of_a_film(path))
-        .collect();
-    let twice = films.iter().filter(|(_, count)| **count > 1).count();
+    let again = asked_again(&catalogue);
     assert!(
-        twice <= KILLS * IN_FLIGHT,
-        "{twice} films were asked for twice"
+        again <= KILLS * CONCURRENCY,
+        "{again} requests were made again"
     );
-    assert!(films.len() > 550, "{}", films.len());
-    println!("600 films, 3 kills: {twice} films asked for twice");
+    let requests = catalogue.requests();
+    let films = requests.keys().filter(|path| path.contains("/movie/"));
+    assert!(films.count() > 550);
+    println!("600 films, 3 kills: {again} requests made again");
+}
+
+/// Requests for details and posters that were made before.
+fn asked_again(catalogue: &Catalogue) -> usize {
+    let requests = catalogue.requests();
+    let of_films = requests.iter().filter(|(path, _)| {
+        (path.contains("/movie/") && !path.contains("genre")) || path.contains("poster")
+    });
+    of_films.map(|(_, count)| count - 1).sum()
+}
+
+#[test]
+fn what_is_told_after_a_kill_is_of_the_whole_job() {
+    let catalogue = Catalogue::start(&["--films", "400", "--sketches"]);
+    let workplace = Workplace::new().with_scratch();
+    killed_after(&workplace, slow(&catalogue, 400), 200);
+    let ended = workplace.fetch(catalogue.source());
+    let summary = ended.fetched();
+    let told: Vec<_> = ended
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            ChildEvent::Progress { done, problems, .. } => Some((done, problems)),
+            ChildEvent::Checkpoint { .. }
+            | ChildEvent::Metrics { .. }
+            | ChildEvent::Regrouped { .. }
+            | ChildEvent::Finished { .. }
+            | ChildEvent::Failed { .. } => None,
+        })
+        .collect();
+    let not_well = |problems: &BTreeMap<String, u64>| problems.values().sum::<u64>();
+    // Half of the films were settled before, and so were half of those that are not well.
+    let (done, first) = told[0];
+    assert!(*done >= 200 && not_well(first) > 5, "{told:?}");
+    let last = told.iter().rfind(|(done, _)| **done == 400).unwrap().1;
+    let missed: u64 = summary
+        .rejected
+        .values()
+        .chain(summary.failed.values())
+        .sum();
+    assert_eq!(not_well(last), summary.gone + missed, "{last:?}");
 }
 
 #[test]
@@ -251,12 +290,8 @@ fn a_job_that_is_told_to_stop_leaves_a_checkpoint_that_another_host_goes_on_from
     let second = Workplace::new().with_resume(&path);
     let summary = second.fetch(catalogue.source()).fetched();
     assert_eq!((summary.resumed, summary.asked), (step, 400));
-    let requests = catalogue.requests();
-    let twice = requests
-        .iter()
-        .filter(|(path, count)| path.contains("poster") && **count > 1)
-        .count();
-    assert!(twice <= 16, "{twice}");
+    let again = asked_again(&catalogue);
+    assert!(again <= CONCURRENCY, "{again} requests were made again");
 }
 
 #[test]

@@ -35,6 +35,10 @@ pub struct FetchSummary {
     /// Of all, those that an earlier attempt at this job had settled.
     #[serde(default)]
     pub resumed: u64,
+    /// Of the fetched, those with characters in their texts that could not be read; U+FFFD stands in
+    /// their place.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replaced_text: u64,
     /// What the source says about itself, such as that its pictures are synthetic.
     pub source: SourceNote,
     /// What is worth knowing besides the counts.
@@ -110,6 +114,7 @@ impl FetchSummary {
         self.bytes += other.bytes;
         self.unchanged += other.unchanged;
         self.resumed += other.resumed;
+        self.replaced_text += other.replaced_text;
         self.seconds = self.seconds.max(other.seconds);
         self.remarks.add(other.remarks);
         for (sum, classes) in [
@@ -122,6 +127,10 @@ impl FetchSummary {
         }
         self
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What travels with a dataset from its source into every report.

@@ -82,6 +82,12 @@ fn fetched(fetch: &FetchSummary) -> String {
             count(fetch.unchanged)
         ));
     }
+    if fetch.replaced_text > 0 {
+        text.push_str(&format!(
+            "; {} with characters that could not be read, now \u{fffd}",
+            count(fetch.replaced_text)
+        ));
+    }
     let remarks = &fetch.remarks;
     if remarks.without_label > 0 {
         text.push_str(&format!(

@@ -128,6 +128,10 @@ async fn movie(
         }
         (Some(_) | None, _) => Reply::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND),
     };
+    // Who was sent on once is not sent on again.
+    if params.contains_key("again") {
+        return answer.into_response();
+    }
     app.deliver_known(Route::Movie, position.unwrap_or(0), answer, &headers)
         .await
 }

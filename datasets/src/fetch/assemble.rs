@@ -17,6 +17,9 @@ use super::plan::{self, FetchPlan};
 use crate::dataset::{DatasetWriter, Example};
 use crate::job::{FETCHED, JobError};
 
+/// The class of what was fetched all the same.
+const REPLACED_TEXT: &str = "replaced_text";
+
 /// What a dataset is made of, besides the journal.
 #[derive(Debug)]
 pub(super) struct Assembly<'a> {
@@ -50,7 +53,12 @@ impl Assembly<'_> {
                 Ok(example) => {
                     let body = self.picture_of(&id, &example, body)?;
                     books.fetched(body.len(), example.earlier);
-                    writer.settled(&id, FETCHED, None)?;
+                    let replaced = example.replaced_text.then_some((
+                        REPLACED_TEXT,
+                        "characters that could not be read are now \u{fffd}",
+                    ));
+                    books.replaced(&id, replaced);
+                    writer.settled(&id, FETCHED, replaced)?;
                     let row = self.row_of(id, example, &body, &mut labels);
                     books.labelled(&row.labels);
                     writer.push(row, body)?;

@@ -23,6 +23,7 @@ pub(super) struct Books {
     bytes: u64,
     unchanged: u64,
     resumed: u64,
+    replaced_text: u64,
     problems: Vec<Problem>,
     /// What was missed so far, by outcome and class.
     missed: BTreeMap<String, u64>,
@@ -51,6 +52,26 @@ impl Books {
         self.remarks.without_label += u64::from(labels.is_empty());
     }
 
+    /// Notes what had to be replaced in the texts of a picture that was fetched, if anything had.
+    pub(super) fn replaced(&mut self, id: &str, replaced: Option<(&str, &str)>) {
+        let Some((class, detail)) = replaced else {
+            return;
+        };
+        self.replaced_text += 1;
+        self.note(id, class, detail);
+    }
+
+    /// The counts hold all; the list is for looking into, and must not grow with the source.
+    fn note(&mut self, id: &str, class: &str, detail: &str) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem {
+                id: id.to_owned(),
+                class: class.to_owned(),
+                detail: detail.to_owned(),
+            });
+        }
+    }
+
     pub(super) fn missed(&mut self, id: &str, miss: &Miss) {
         *self.missed.entry(miss.counted_as()).or_default() += 1;
         let class = miss.class();
@@ -59,14 +80,7 @@ impl Books {
             Miss::Rejected { .. } => *self.rejected.entry(class.clone()).or_default() += 1,
             Miss::Failed { .. } => *self.failed.entry(class.clone()).or_default() += 1,
         }
-        // The counts above hold all; the list is for looking into, and must not grow with the source.
-        if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(Problem {
-                id: id.to_owned(),
-                class,
-                detail: miss.detail().to_owned(),
-            });
-        }
+        self.note(id, &class, miss.detail());
     }
 
     /// How much was missed so far, by outcome and class.
@@ -110,6 +124,7 @@ impl Books {
             seconds,
             unchanged: self.unchanged,
             resumed: self.resumed,
+            replaced_text: self.replaced_text,
             source,
             remarks: self.remarks,
         };

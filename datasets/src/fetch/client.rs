@@ -2,7 +2,7 @@
 //! retries with back-off and jitter, `Retry-After` obeyed, and hosts that are down left alone.
 //!
 //! Invariant: every request, whatever it is for, goes through [`PoliteClient::retrying`] and so past
-//! the limit in flight, the host's breaker and the rate, in this order.
+//! the time that its host asked for, the limit in flight, the host's breaker and the rate, in this order.
 //! Not here: what a request and its answer look like (`transport`).
 
 use std::collections::BTreeSet;
@@ -20,6 +20,7 @@ use super::in_flight::InFlight;
 use super::manners::Manners;
 use super::miss::MissClass;
 use super::pace::Pace;
+use super::redirect::REDIRECTS_MAX;
 use super::shares;
 use super::transport::{Transport, Try};
 use crate::clock::Clock;
@@ -35,9 +36,10 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Longest wait that a service may choose for us; whatever it says, it is asked again after this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
-/// How often one request may meet 429. These waits are the service's will rather than its failure,
-/// so they do not count as attempts, but they have an end too.
-const RATE_LIMITED_MAX: u32 = 30;
+/// How often a service may make one request wait: by 429, or by a `Retry-After` with any other status.
+/// These waits are the service's will rather than its failure, so they do not count as attempts, but
+/// they have an end too.
+const WAITS_MAX: u32 = 30;
 
 /// A client of the hosts that one job asks.
 #[derive(Debug)]
@@ -86,7 +88,7 @@ impl PoliteClient {
         url: Url,
         known: &Validators,
     ) -> Result<Conditional<T>, NoAnswer> {
-        self.retrying(&url, async || self.transport.json(&url, known).await)
+        self.retrying(&url, async |url| self.transport.json(url, known).await)
             .await
     }
 
@@ -97,16 +99,16 @@ impl PoliteClient {
         limit: usize,
         known: &Validators,
     ) -> Result<Conditional<Body>, NoAnswer> {
-        self.retrying(&url, async || {
-            self.transport.image(&url, limit, known).await
+        self.retrying(&url, async |url| {
+            self.transport.image(url, limit, known).await
         })
         .await
     }
 
     /// Gets an export file of at most `limit` bytes into the file `to`.
     pub(super) async fn download(&self, url: Url, limit: u64, to: &Path) -> Result<(), NoAnswer> {
-        self.retrying(&url, async || {
-            self.transport.download(&url, limit, to).await
+        self.retrying(&url, async |url| {
+            self.transport.download(url, limit, to).await
         })
         .await
     }
@@ -115,38 +117,53 @@ impl PoliteClient {
     async fn retrying<T>(
         &self,
         url: &Url,
-        try_once: impl AsyncFn() -> Try<T>,
+        try_once: impl AsyncFn(&Url) -> Try<T>,
     ) -> Result<T, NoAnswer> {
-        let (mut attempt, mut rate_limited) = (0, 0);
+        let (mut attempt, mut waits) = (0, 0);
+        // Where it is asked for: a redirect holds until something goes wrong.
+        let (mut place, mut redirects) = (url.clone(), 0);
         loop {
-            let wait = match self.once(url, &try_once).await {
+            let (class, detail, asked_for) = match self.once(url, &place, &try_once).await {
                 Try::Done(answer) => return Ok(answer),
                 Try::Over(answer) => return Err(answer),
+                Try::Moved { to, wait } if redirects < REDIRECTS_MAX => {
+                    (place, redirects) = (to, redirects + 1);
+                    if let Some(wait) = wait {
+                        tokio::time::sleep(self.obey(url, wait)).await;
+                    }
+                    continue;
+                }
+                Try::Moved { .. } => {
+                    let detail = format!("it was sent on more than {REDIRECTS_MAX} times");
+                    (MissClass::Redirects, detail, None)
+                }
                 Try::Again {
                     class,
                     detail,
                     wait,
-                } => {
-                    attempt += 1;
-                    if attempt >= self.attempts {
-                        let detail = format!("{detail} ({attempt} attempts)");
-                        return Err(NoAnswer::Failed { class, detail });
-                    }
-                    let asked_for = wait.map(|wait| self.obey(url, wait));
-                    // A service that says "at once" while it is in trouble is not taken at its word.
-                    self.back_off(attempt).max(asked_for.unwrap_or_default())
-                }
+                } => (class, detail, wait),
                 Try::TooMany { detail, wait } => {
-                    rate_limited += 1;
-                    if rate_limited >= RATE_LIMITED_MAX {
-                        let class = MissClass::Http(429);
-                        return Err(NoAnswer::Failed { class, detail });
-                    }
-                    let wait = wait.unwrap_or_else(|| self.back_off(rate_limited));
-                    self.obey(url, wait)
+                    let wait = wait.unwrap_or_else(|| self.back_off(waits + 1));
+                    (MissClass::Http(429), detail, Some(wait))
                 }
             };
+            let wait = if let Some(wait) = asked_for {
+                waits += 1;
+                if waits >= WAITS_MAX {
+                    let detail = format!("{detail} (it was made to wait {waits} times)");
+                    return Err(NoAnswer::Failed { class, detail });
+                }
+                self.obey(url, wait)
+            } else {
+                attempt += 1;
+                if attempt >= self.attempts {
+                    let detail = format!("{detail} ({attempt} attempts)");
+                    return Err(NoAnswer::Failed { class, detail });
+                }
+                self.back_off(attempt)
+            };
             tokio::time::sleep(wait).await;
+            (place, redirects) = (url.clone(), 0);
         }
     }
 
@@ -158,16 +175,20 @@ impl PoliteClient {
         wait
     }
 
-    /// One try, when its turn has come.
-    async fn once<T>(&self, url: &Url, try_once: impl AsyncFn() -> Try<T>) -> Try<T> {
+    /// One try of what is asked of `url` and lies at `place`, when its turn has come.
+    async fn once<T>(
+        &self,
+        url: &Url,
+        place: &Url,
+        try_once: impl AsyncFn(&Url) -> Try<T>,
+    ) -> Try<T> {
+        let (host, service) = (url.host_str().unwrap_or_default(), service_of(url));
+        // A host that asked to be left alone is not down, and who waits for it is not in flight: neither its
+        // breaker's patience nor other hosts' turns are used up meanwhile.
+        self.pace.until_open(&service).await;
         let Ok(_permit) = self.in_flight.acquire().await else {
-            return Try::Again {
-                class: MissClass::Closed,
-                detail: "the job ends".to_owned(),
-                wait: None,
-            };
+            return Try::again(MissClass::Closed, "the job ends");
         };
-        let host = url.host_str().unwrap_or_default();
         // The breaker before the rate: who waits for a host that is down must not use up slots of the
         // rate that requests to other hosts could have.
         let turn = match self.breakers.turn(host).await {
@@ -178,14 +199,21 @@ impl PoliteClient {
                 });
             }
         };
-        self.pace.turn(&service_of(url)).await;
-        let tried = try_once().await;
+        // A redirect counts for the host that was asked, unless it asks that host again.
+        if url == place || service_of(place) == service {
+            self.pace.turn(&service).await;
+        }
+        let tried = try_once(place).await;
         match &tried {
-            // Nothing came, or the host said that it is in trouble.
-            Try::Again { class, .. } if is_trouble(class) => self.breakers.failed(host, turn),
-            Try::Again { .. } | Try::Done(_) | Try::Over(_) | Try::TooMany { .. } => {
-                self.breakers.answered(host);
-            }
+            // Nothing came, or the host said that it is in trouble, and not for how long.
+            Try::Again {
+                class, wait: None, ..
+            } if is_trouble(class) => self.breakers.failed(host, turn),
+            Try::Again { .. }
+            | Try::Done(_)
+            | Try::Over(_)
+            | Try::TooMany { .. }
+            | Try::Moved { .. } => self.breakers.answered(host),
         }
         tried
     }

@@ -2,9 +2,10 @@
 //! and at the end a dataset in the plan's order.
 //!
 //! Invariant: each entry of the plan is settled once in the journal before it counts, whatever the
-//! order of the answers; what is settled is never asked for again, by this attempt or a later one.
+//! order of the answers; what is settled is never asked for again, by this attempt or a later one. An
+//! answer is in the journal before the request after it goes: an attempt that is killed costs the
+//! requests that were in flight.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -12,18 +13,18 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::stream;
+use futures::stream::FuturesUnordered;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::FetchSummary;
 
 use super::answer::Body;
 use super::assemble::Assembly;
-use super::journal::Journal;
+use super::journal::{Journal, Standing};
 use super::miss::Miss;
-use super::outcome::{Outcome, Settled};
+use super::outcome::{Details, Noted, Outcome, Settled};
 use super::place::{Workplace, link, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry};
-use crate::job::{Context, FETCHED, JobError, Step};
+use crate::job::{Context, JobError, Step};
 
 /// Entries that may be under way for each request in flight: a film takes two requests, and while
 /// one waits to be tried again others go on.
@@ -43,7 +44,6 @@ pub(super) struct Engine<'a> {
     context: &'a Context,
     /// Entries that earlier attempts had settled.
     resumed: u64,
-    counts: BTreeMap<String, u64>,
     checkpointed: (Instant, u64),
     /// How often `failed` came in a row.
     failed_in_a_row: u32,
@@ -60,9 +60,13 @@ impl<'a> Engine<'a> {
     ) -> Result<Self, JobError> {
         // What failed may have failed for a passing reason: a new attempt asks for it again. What is gone
         // or was rejected is so by what the service said, and stands.
-        let stands = |outcome: &Outcome| !matches!(outcome, Outcome::Failed { .. });
+        let judge = |noted: &Noted| match noted {
+            Noted::Settled(Outcome::Failed { .. }) => Standing::Nothing,
+            Noted::Settled(outcome) => Standing::Settled(outcome.counted_as()),
+            Noted::Known(_) => Standing::Known,
+        };
         let journal =
-            Journal::open(&dir, plan.entries, stands).map_err(|error| on_disk(&dir, &error))?;
+            Journal::open(&dir, plan.entries, judge).map_err(|error| on_disk(&dir, &error))?;
         let resumed = journal.settled();
         if resumed > 0 {
             tracing::info!(
@@ -80,17 +84,16 @@ impl<'a> Engine<'a> {
             place,
             context,
             resumed,
-            counts: BTreeMap::new(),
             failed_in_a_row: 0,
         })
     }
 
-    /// Settles every entry with `ask`, at most `concurrency` requests at once, and makes the
+    /// Settles every entry with `ask`, which is also told what is known of the entry, at most `concurrency` requests at once, and makes the
     /// dataset. Told to stop, it leaves a checkpoint.
     pub(super) async fn run<F: Future<Output = Settled>>(
         mut self,
         concurrency: u32,
-        ask: impl Fn(PlanEntry) -> F,
+        ask: impl Fn(PlanEntry, Option<Box<Details>>) -> F,
     ) -> Result<FetchSummary, JobError> {
         let stop = self.context.stop.clone();
         let settled = tokio::select! {
@@ -124,7 +127,7 @@ impl<'a> Engine<'a> {
     async fn settle_all<F: Future<Output = Settled>>(
         &mut self,
         concurrency: u32,
-        ask: impl Fn(PlanEntry) -> F,
+        ask: impl Fn(PlanEntry, Option<Box<Details>>) -> F,
     ) -> Result<(), JobError> {
         let window = concurrency.max(1) as usize * AHEAD;
         let entries = plan::entries(&self.dir).map_err(|error| on_disk(&self.dir, &error))?;
@@ -132,55 +135,75 @@ impl<'a> Engine<'a> {
         let done: Vec<bool> = (0..self.plan.entries)
             .map(|at| self.journal.has(at))
             .collect();
-        let open = (0_u64..)
+        let mut open = (0_u64..)
             .zip(entries)
             .filter(|(at, _)| !done.get(*at as usize).copied().unwrap_or(false));
-        let ask = &ask;
-        let mut answers = stream::iter(open)
-            .map(|(at, entry)| async move {
-                let settled = match entry {
-                    Ok(PlanEntry::Rejected { class, detail, .. }) => {
-                        Settled::As(Outcome::Rejected { class, detail }, Body::default())
-                    }
-                    Ok(entry) => ask(entry).await,
-                    Err(error) => Settled::Over(JobError::crash(format!(
-                        "entry {at} of the plan cannot be read: {error}"
-                    ))),
-                };
-                (at, settled)
-            })
-            // In whatever order they come: a slow host must not hold up what others have sent. The order of
-            // the plan comes back when the dataset is written.
-            .buffer_unordered(window);
-        while let Some((at, settled)) = answers.next().await {
-            let (outcome, body) = match settled {
-                Settled::As(outcome, body) => (outcome, body),
-                Settled::Over(error) => return Err(error),
-            };
-            self.count(&outcome)?;
-            self.journal
-                .append(at, &outcome, &body.bytes)
-                .map_err(|error| on_disk(&self.dir, &error))?;
-            self.tell();
-            let (since, settled) = self.checkpointed;
-            if since.elapsed() >= CHECKPOINT_EVERY && self.journal.settled() > settled {
-                self.checkpoint()
-                    .map_err(|error| on_disk(self.place.checkpoints, &error))?;
+        let settle = |at: u64, entry: PlanEntry, known| {
+            let asked = ask(entry.clone(), known);
+            async move { (at, entry, asked.await) }
+        };
+        // Answers in whatever order they come: a slow host must not hold up what others have sent. The
+        // order of the plan comes back when the dataset is written.
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < window
+                && let Some((at, entry)) = open.next()
+            {
+                let entry = entry.map_err(|error| {
+                    JobError::crash(format!("entry {at} of the plan cannot be read: {error}"))
+                })?;
+                if let PlanEntry::Rejected { class, detail, .. } = entry {
+                    self.settle(at, Outcome::Rejected { class, detail }, Body::default())?;
+                    continue;
+                }
+                let known = self.known(at)?;
+                under_way.push(settle(at, entry, known));
             }
+            let Some((at, entry, settled)) = under_way.next().await else {
+                return Ok(());
+            };
+            match settled {
+                Settled::As(outcome, body) => self.settle(at, outcome, body)?,
+                Settled::Known(details) => {
+                    let noted = self.journal.note(at, &details);
+                    noted.map_err(|error| on_disk(&self.dir, &error))?;
+                    under_way.push(settle(at, entry, Some(details)));
+                }
+                Settled::Over(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What an earlier attempt has learned of an entry.
+    fn known(&mut self, at: u64) -> Result<Option<Box<Details>>, JobError> {
+        match self.journal.known(at) {
+            Ok(Some(Noted::Known(details))) => Ok(Some(details)),
+            Ok(Some(Noted::Settled(_)) | None) => Ok(None),
+            Err(error) => Err(on_disk(&self.dir, &error)),
+        }
+    }
+
+    /// Writes down what became of an entry, and leaves a checkpoint now and then.
+    fn settle(&mut self, at: u64, outcome: Outcome, body: Body) -> Result<(), JobError> {
+        let outcome = outcome.bounded();
+        self.check_luck(&outcome)?;
+        self.journal
+            .append(at, &outcome, &outcome.counted_as(), &body.bytes)
+            .map_err(|error| on_disk(&self.dir, &error))?;
+        self.tell();
+        let (since, settled) = self.checkpointed;
+        if since.elapsed() >= CHECKPOINT_EVERY && self.journal.settled() > settled {
+            self.checkpoint()
+                .map_err(|error| on_disk(self.place.checkpoints, &error))?;
         }
         Ok(())
     }
 
-    /// Counts an outcome, and ends the job when too many have failed in a row: a service that answers, but
-    /// with nothing of use, is as good as down.
-    fn count(&mut self, outcome: &Outcome) -> Result<(), JobError> {
+    /// Ends the job when too many have failed in a row: a service that answers, but with nothing of use,
+    /// is as good as down.
+    fn check_luck(&mut self, outcome: &Outcome) -> Result<(), JobError> {
         const FAILED_IN_A_ROW_MAX: u32 = 100;
-        let miss = outcome.miss();
-        let counted_as = miss
-            .as_ref()
-            .map_or_else(|| FETCHED.to_owned(), Miss::counted_as);
-        *self.counts.entry(counted_as).or_default() += 1;
-        let Some(Miss::Failed { class, detail }) = miss else {
+        let Some(Miss::Failed { class, detail }) = outcome.miss() else {
             // Gone and rejected are answers that make sense: whoever gives them is well.
             self.failed_in_a_row = 0;
             return Ok(());
@@ -203,7 +226,8 @@ impl<'a> Engine<'a> {
             done: self.journal.settled(),
             total: self.plan.entries,
             bytes: self.journal.body_bytes(),
-            counts: &self.counts,
+            // Of all attempts, as what is done is.
+            counts: self.journal.counts(),
         });
     }
 

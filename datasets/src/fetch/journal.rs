@@ -1,5 +1,5 @@
 //! The journal of a fetch: what became of each entry of the plan, with its picture, in the order in
-//! which it became known.
+//! which it became known; and what is known of entries whose picture is still to come.
 //!
 //! A journal is a folder of segments, `segment-NNNNN.journal`, each a sequence of frames: the word
 //! `MQJ1`, the length of the header, the length of the body, the CRC-32 of both (all four little
@@ -8,15 +8,18 @@
 //! Invariant: a frame is there whole or does not count, so a process may be killed at any byte; a
 //! segment is never written again once another one is begun, so it may be linked elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use flate2::Crc;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
 
 const MAGIC: &[u8; 4] = b"MQJ1";
 const FRAME_HEAD_BYTES: usize = 16;
@@ -27,13 +30,31 @@ const BODY_MAX_BYTES: u32 = 128 * 1024 * 1024;
 /// Bytes after which a new segment is begun, whether or not a checkpoint closed the one before.
 const SEGMENT_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Classes that are counted apart. The words of a service's own codes are without end.
+const CLASSES_MAX: usize = 1_000;
+/// What all others are counted as.
+const OTHERS: &str = "others";
+
 /// Where the newest frame of an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot {
     segment: u32,
     header: u32,
     body: u32,
+    /// What the entry is counted as: a place in the journal's classes.
+    class: u16,
     offset: u64,
+}
+
+/// What a frame that is read again is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its entry is settled, and counted as this.
+    Settled(String),
+    /// Its entry is not settled, but what it says is known.
+    Known,
+    /// It is as if it were not there.
+    Nothing,
 }
 
 /// What every header says.
@@ -51,6 +72,9 @@ pub(super) struct Journal {
     dir: PathBuf,
     /// By place in the plan.
     slots: Vec<Option<Slot>>,
+    /// What is known of entries that are not settled.
+    known: HashMap<u64, Slot>,
+    classes: Classes,
     settled: u64,
     body_bytes: u64,
     writing: Option<(File, u32, u64)>,
@@ -60,15 +84,17 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal in `dir` for a plan of `entries` entries, and reads what is there.
-    /// `is_settled` says whether an outcome stands; one that does not is as if it were not there.
+    /// `judge` says what each frame is worth.
     pub(super) fn open<T: DeserializeOwned>(
         dir: &Path,
         entries: u64,
-        is_settled: impl Fn(&T) -> bool,
+        judge: impl Fn(&T) -> Standing,
     ) -> io::Result<Self> {
         let mut journal = Self {
             dir: dir.to_owned(),
             slots: vec![None; usize::try_from(entries).map_err(io::Error::other)?],
+            known: HashMap::new(),
+            classes: Classes::default(),
             settled: 0,
             body_bytes: 0,
             writing: None,
@@ -78,7 +104,7 @@ impl Journal {
         for (number, path) in segments_in(dir)? {
             // Segments in the order in which they were written: of an entry that was settled twice,
             // the later frame counts.
-            journal.scan(number, &path, &is_settled)?;
+            journal.scan(number, &path, &judge)?;
             // A segment of an earlier attempt is never written on: its end may be torn, and a
             // checkpoint may have a link to it.
             journal.next_segment = journal.next_segment.max(number + 1);
@@ -96,6 +122,11 @@ impl Journal {
         self.body_bytes
     }
 
+    /// How many entries are counted as what.
+    pub(super) fn counts(&self) -> &BTreeMap<String, u64> {
+        &self.classes.counts
+    }
+
     pub(super) fn has(&self, at: u64) -> bool {
         usize::try_from(at)
             .ok()
@@ -103,18 +134,39 @@ impl Journal {
             .is_some_and(Option::is_some)
     }
 
-    /// Settles an entry.
+    /// Settles an entry, which is counted as `class`.
     pub(super) fn append<T: Serialize>(
         &mut self,
         at: u64,
         outcome: &T,
+        class: &str,
         body: &[u8],
     ) -> io::Result<()> {
+        let slot = self.write(at, outcome, body)?;
+        self.settle(at, class, slot);
+        Ok(())
+    }
+
+    /// Keeps what is known of an entry that is not settled yet.
+    pub(super) fn note<T: Serialize>(&mut self, at: u64, known: &T) -> io::Result<()> {
+        let slot = self.write(at, known, &[])?;
+        self.known.insert(at, slot);
+        Ok(())
+    }
+
+    /// Writes a frame at the journal's end.
+    fn write<T: Serialize>(&mut self, at: u64, outcome: &T, body: &[u8]) -> io::Result<Slot> {
         let header = serde_json::to_vec(&Header { at, outcome })?;
-        let too_long = |_| io::Error::other("a frame is too long");
+        let length_of = |part: &[u8], limit: u32| {
+            let length = u32::try_from(part.len()).ok();
+            // Whoever reads the journal again takes a longer one for the end of it.
+            length
+                .filter(|length| *length <= limit)
+                .ok_or_else(|| io::Error::other("a frame is too long"))
+        };
         let head = (
-            u32::try_from(header.len()).map_err(too_long)?,
-            u32::try_from(body.len()).map_err(too_long)?,
+            length_of(&header, HEADER_MAX_BYTES)?,
+            length_of(body, BODY_MAX_BYTES)?,
         );
         if self
             .writing
@@ -138,11 +190,19 @@ impl Journal {
             segment: *number,
             header: head.0,
             body: head.1,
+            class: 0,
             offset: *written,
         };
         *written += (frame.len() + body.len()) as u64;
-        self.settle(at, slot);
-        Ok(())
+        Ok(slot)
+    }
+
+    /// What is known of an entry that is not settled.
+    pub(super) fn known<T: DeserializeOwned>(&mut self, at: u64) -> io::Result<Option<T>> {
+        match self.known.get(&at).copied() {
+            Some(slot) => self.read_slot(at, slot).map(|(known, _)| Some(known)),
+            None => Ok(None),
+        }
     }
 
     /// The outcome of an entry with its body; None if it is not settled.
@@ -151,9 +211,13 @@ impl Journal {
         at: u64,
     ) -> io::Result<Option<(T, Vec<u8>)>> {
         let slot = usize::try_from(at).ok().and_then(|at| self.slots.get(at));
-        let Some(slot) = slot.copied().flatten() else {
-            return Ok(None);
-        };
+        match slot.copied().flatten() {
+            Some(slot) => self.read_slot(at, slot).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn read_slot<T: DeserializeOwned>(&mut self, at: u64, slot: Slot) -> io::Result<(T, Vec<u8>)> {
         let file = match self.reading.entry(slot.segment) {
             std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
             std::collections::btree_map::Entry::Vacant(none) => {
@@ -173,7 +237,7 @@ impl Journal {
             )));
         }
         let header: Header<T> = serde_json::from_slice(header)?;
-        Ok(Some((header.outcome, body)))
+        Ok((header.outcome, body))
     }
 
     /// Ends the segment that is being written, safely on disk.
@@ -195,15 +259,22 @@ impl Journal {
             .collect())
     }
 
-    fn settle(&mut self, at: u64, slot: Slot) {
+    fn settle(&mut self, at: u64, class: &str, slot: Slot) {
+        self.known.remove(&at);
         let place = usize::try_from(at)
             .ok()
             .and_then(|at| self.slots.get_mut(at));
-        if let Some(place) = place {
-            self.settled += u64::from(place.is_none());
-            self.body_bytes += u64::from(slot.body);
-            *place = Some(slot);
+        let Some(place) = place else { return };
+        match place {
+            Some(before) => {
+                self.classes.take_back(before.class);
+                self.body_bytes -= u64::from(before.body);
+            }
+            None => self.settled += 1,
         }
+        self.body_bytes += u64::from(slot.body);
+        let class = self.classes.count(class);
+        *place = Some(Slot { class, ..slot });
     }
 
     fn segment(&mut self) -> io::Result<(&mut File, &u32, &mut u64)> {
@@ -225,11 +296,12 @@ impl Journal {
         &mut self,
         number: u32,
         path: &Path,
-        is_settled: &impl Fn(&T) -> bool,
+        judge: &impl Fn(&T) -> Standing,
     ) -> io::Result<()> {
         let mut file = BufReader::with_capacity(64 * 1024, File::open(path)?);
         let end = file.get_ref().metadata()?.len();
         let (mut offset, mut head, mut header) = (0, [0; FRAME_HEAD_BYTES], Vec::new());
+        let mut last = None;
         while offset + FRAME_HEAD_BYTES as u64 <= end {
             file.read_exact(&mut head)?;
             let word = |at: usize| {
@@ -252,44 +324,87 @@ impl Journal {
             let Ok(read) = serde_json::from_slice::<Header<T>>(&header) else {
                 break;
             };
-            // What does not stand keeps its place in the file, but none in memory.
-            if is_settled(&read.outcome) {
-                let slot = Slot {
-                    segment: number,
-                    header: header_bytes,
-                    body: body_bytes,
-                    offset,
-                };
-                self.settle(read.at, slot);
+            let slot = Slot {
+                segment: number,
+                header: header_bytes,
+                body: body_bytes,
+                class: 0,
+                offset,
+            };
+            if let Some((at, standing, slot)) = last.replace((read.at, judge(&read.outcome), slot))
+            {
+                self.take_in(at, standing, slot);
             }
             offset += length;
         }
-        self.check_last(number, path)
-    }
-
-    /// The last frame of a segment may have its length but not its bytes, if power was lost.
-    fn check_last(&mut self, number: u32, path: &Path) -> io::Result<()> {
-        let last = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(at, slot)| slot.map(|slot| (at, slot)))
-            .filter(|(_, slot)| slot.segment == number)
-            .max_by_key(|(_, slot)| slot.offset);
-        let Some((at, slot)) = last else {
-            return Ok(());
-        };
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(slot.offset))?;
-        let mut frame = vec![0; FRAME_HEAD_BYTES + slot.header as usize + slot.body as usize];
-        file.read_exact(&mut frame)?;
-        let (header, body) = frame[FRAME_HEAD_BYTES..].split_at(slot.header as usize);
-        if frame[12..FRAME_HEAD_BYTES] != checksum(header, body).to_le_bytes() {
-            self.slots[at] = None;
-            self.settled -= 1;
+        // The last frame of a segment may have its length but not its bytes, if power was lost.
+        if let Some((at, standing, slot)) = last
+            && is_whole(path, slot)?
+        {
+            self.take_in(at, standing, slot);
         }
         Ok(())
     }
+
+    /// A frame of an earlier attempt. One that is worth nothing keeps its place in the file, but none in
+    /// memory.
+    fn take_in(&mut self, at: u64, standing: Standing, slot: Slot) {
+        match standing {
+            Standing::Settled(class) => self.settle(at, &class, slot),
+            Standing::Known if !self.has(at) => drop(self.known.insert(at, slot)),
+            Standing::Known | Standing::Nothing => {}
+        }
+    }
+}
+
+/// How many entries are counted as what.
+#[derive(Debug, Default)]
+struct Classes {
+    counts: BTreeMap<String, u64>,
+    /// By number, and the other way round.
+    names: Vec<String>,
+    numbers: HashMap<String, u16>,
+}
+
+impl Classes {
+    /// Counts one more of the class, and says the class's number.
+    fn count(&mut self, class: &str) -> u16 {
+        let class = if self.numbers.contains_key(class) || self.names.len() < CLASSES_MAX {
+            class
+        } else {
+            OTHERS
+        };
+        *self.counts.entry(class.to_owned()).or_default() += 1;
+        if let Some(number) = self.numbers.get(class) {
+            return *number;
+        }
+        // There are far fewer classes than numbers.
+        let number = u16::try_from(self.names.len()).unwrap_or(u16::MAX);
+        self.names.push(class.to_owned());
+        self.numbers.insert(class.to_owned(), number);
+        number
+    }
+
+    fn take_back(&mut self, number: u16) {
+        let Some(class) = self.names.get(usize::from(number)) else {
+            return;
+        };
+        if let Some(count) = self.counts.get_mut(class) {
+            *count -= 1;
+            // A class of nothing is none.
+            if *count == 0 {
+                self.counts.remove(class);
+            }
+        }
+    }
+}
+
+/// Whether the frame has the bytes that its sum says.
+fn is_whole(path: &Path, slot: Slot) -> io::Result<bool> {
+    let mut frame = vec![0; FRAME_HEAD_BYTES + slot.header as usize + slot.body as usize];
+    File::open(path)?.read_exact_at(&mut frame, slot.offset)?;
+    let (header, body) = frame[FRAME_HEAD_BYTES..].split_at(slot.header as usize);
+    Ok(frame[12..FRAME_HEAD_BYTES] == checksum(header, body).to_le_bytes())
 }
 
 fn checksum(header: &[u8], body: &[u8]) -> u32 {
@@ -318,74 +433,4 @@ fn segments_in(dir: &Path) -> io::Result<Vec<(u32, PathBuf)>> {
     }
     found.sort();
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
-    struct Note {
-        word: String,
-    }
-
-    fn note(word: &str) -> Note {
-        Note {
-            word: word.to_owned(),
-        }
-    }
-
-    fn open(dir: &Path) -> Journal {
-        Journal::open(dir, 10, |note: &Note| note.word != "again").unwrap()
-    }
-
-    #[test]
-    fn what_was_written_is_there_again_and_the_newest_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = open(dir.path());
-        journal.append(3, &note("again"), b"").unwrap();
-        journal.append(7, &note("b"), b"body of 7").unwrap();
-        drop(journal);
-        let mut journal = open(dir.path());
-        assert_eq!(
-            (journal.settled(), journal.has(3), journal.has(7)),
-            (1, false, true)
-        );
-        journal.append(3, &note("c"), b"new").unwrap();
-        for _ in 0..2 {
-            assert_eq!(journal.read(3).unwrap(), Some((note("c"), b"new".to_vec())));
-            assert_eq!(
-                journal.read(7).unwrap(),
-                Some((note("b"), b"body of 7".to_vec()))
-            );
-            assert_eq!(journal.read::<Note>(4).unwrap(), None);
-            journal = open(dir.path());
-        }
-        assert_eq!(journal.segments().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_journal_that_was_cut_anywhere_keeps_its_whole_frames() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = open(dir.path());
-        for at in 0..4 {
-            journal.append(at, &note("x"), &[7; 50]).unwrap();
-        }
-        drop(journal);
-        let file = path_of(dir.path(), 0);
-        let whole = fs::read(&file).unwrap();
-        for length in 0..whole.len() {
-            fs::write(&file, &whole[..length]).unwrap();
-            let journal = open(dir.path());
-            assert_eq!(
-                journal.settled(),
-                (length * 4 / whole.len()) as u64,
-                "{length}"
-            );
-        }
-        let mut altered = whole.clone();
-        *altered.last_mut().unwrap() ^= 1;
-        fs::write(&file, altered).unwrap();
-        assert_eq!(open(dir.path()).settled(), 3);
-    }
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use serde::Deserialize;
 
 use super::miss::MissClass;
+use super::tolerant;
 
 /// How an answer is to be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ struct Problem {
 
 /// Judges an answer of the API by HTTP's status and its own code.
 pub(in crate::fetch) fn judge(status: u16, body: &[u8]) -> Judged {
-    let problem: Option<Problem> = serde_json::from_slice(body).ok();
+    let problem: Option<Problem> = tolerant::read(body).ok();
     let code = problem
         .as_ref()
         .and_then(|problem| problem.status_code)
@@ -116,18 +117,37 @@ pub(in crate::fetch) fn retry_after(
     now: DateTime<Utc>,
 ) -> Option<Duration> {
     let value = value?.trim();
-    if let Ok(seconds) = value.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+    // Some write a fraction. A number beyond all bounds is one all the same, and the wait has a limit of its
+    // own.
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !whole.is_empty() && is_number(whole) && is_number(fraction) {
+        let seconds = whole.parse::<u64>().unwrap_or(u64::MAX);
+        let begun = fraction.bytes().any(|digit| digit != b'0');
+        return Some(Duration::from_secs(
+            seconds.saturating_add(u64::from(begun)),
+        ));
     }
     let until = http_date(value)?;
     let since = answered_at.and_then(http_date).unwrap_or(now);
     Some((until - since).to_std().unwrap_or_default())
 }
 
+/// A date in one of the three forms that HTTP knows (RFC 9110, 5.6.7). The day of the week is not looked
+/// at: some servers get it wrong.
 fn http_date(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc2822(text.trim())
-        .ok()
-        .map(|date| date.to_utc())
+    let text = text.trim();
+    let rest = text.split_once(' ').map_or("", |(_, rest)| rest).trim();
+    [
+        "%d %b %Y %H:%M:%S GMT",
+        "%d-%b-%y %H:%M:%S GMT",
+        "%b %e %H:%M:%S %Y",
+    ]
+    .iter()
+    .find_map(|form| NaiveDateTime::parse_from_str(rest, form).ok())
+    .map(|date| date.and_utc())
+    // Others that mail knows, such as a zone by number.
+    .or_else(|| Some(DateTime::parse_from_rfc2822(text).ok()?.to_utc()))
 }
 
 #[cfg(test)]
@@ -192,7 +212,22 @@ mod tests {
         let date = Some("Fri, 20 Nov 2026 12:00:25 GMT");
         assert_eq!(wait(Some("Fri, 20 Nov 2026 12:00:30 GMT"), date), Some(5));
         assert_eq!(wait(Some("Fri, 20 Nov 2026 11:00:00 GMT"), None), Some(0));
-        assert_eq!(wait(Some("soon"), None), None);
+        for (value, seconds) in [
+            ("Friday, 20-Nov-26 12:00:30 GMT", 30),
+            ("Fri Nov 20 12:00:30 2026", 30),
+            ("Mon, 20 Nov 2026 12:00:30 GMT", 30),
+            ("Fri, 20 Nov 2026 13:00:30 +0100", 30),
+            (" 21 ", 21),
+            ("0", 0),
+            ("1.5", 2),
+            ("2.0", 2),
+            ("99999999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(wait(Some(value), None), Some(seconds), "{value}");
+        }
+        for value in ["soon", "", "-1", "+5", ".5", "1.5.2", "1e3", "Fri, 20 Nov"] {
+            assert_eq!(wait(Some(value), None), None, "{value}");
+        }
         assert_eq!(wait(None, None), None);
     }
 }

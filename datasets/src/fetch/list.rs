@@ -22,7 +22,7 @@ use super::engine::Engine;
 use super::files::{name_of, open_plain};
 use super::manners::Manners;
 use super::miss::{Miss, MissClass};
-use super::outcome::{Fetched, Outcome, Settled};
+use super::outcome::{Details, Fetched, Outcome, Settled};
 use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan, PlanEntry, PlanWriter};
 use super::table::joined::LabelCounts;
@@ -31,7 +31,7 @@ use super::table::repeats::{Repeat, Repeats};
 use super::terms;
 use crate::dice::Dice;
 use crate::job::{Context, JobError};
-use crate::sniff::format_of;
+use crate::sniff::{NO_PICTURE, format_of};
 
 mod any;
 mod place;
@@ -93,7 +93,7 @@ pub(super) async fn run(
         asker.client.declare(urls);
     }
     Engine::open(dir, plan, "pictures", place, context)?
-        .run(*concurrency, |entry| asker.settle(entry))
+        .run(*concurrency, |entry, _| asker.settle(entry))
         .await
 }
 
@@ -307,20 +307,14 @@ impl Asker<'_> {
             } else {
                 MissClass::UnknownFormat
             };
-            return Err(Miss::rejected(class, "it is no JPEG, PNG or WebP"));
+            return Err(Miss::rejected(class, NO_PICTURE));
         }
-        let fetched = Fetched {
+        let details = Details {
             labels: said.labels.into_iter().map(|name| (None, name)).collect(),
             group: said.group,
-            title: None,
-            release_date: None,
-            popularity: None,
-            language: None,
-            digest,
-            details: Validators::default(),
-            picture,
-            earlier: body.is_none(),
+            ..Details::at(String::new())
         };
+        let fetched = details.with_picture(digest, picture, body.is_none());
         Ok((fetched, body.unwrap_or_default()))
     }
 

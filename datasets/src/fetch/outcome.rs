@@ -7,7 +7,22 @@ use super::answer::{Body, Validators};
 use super::labels::Label;
 use super::miss::{Miss, MissClass};
 use crate::dataset::Example;
-use crate::job::JobError;
+use crate::job::{FETCHED, JobError};
+
+/// Bytes of all texts of one picture, at most: titles and labels have some hundreds. A frame of the
+/// journal, in which each byte may take six, has room for that.
+const TEXTS_MAX_BYTES: usize = 128 * 1024;
+/// Characters of a reason that are kept.
+const DETAIL_MAX_CHARS: usize = 1_000;
+
+/// As much of a text as is kept.
+pub(super) fn clipped(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(DETAIL_MAX_CHARS) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 /// What became of an entry.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +57,41 @@ impl Outcome {
         }
     }
 
+    /// What it is counted as in progress and metrics.
+    pub(super) fn counted_as(&self) -> String {
+        self.miss()
+            .map_or_else(|| FETCHED.to_owned(), |miss| miss.counted_as())
+    }
+
+    /// The same, if it is not too long to be written down. What a source says may have any length.
+    pub(super) fn bounded(self) -> Self {
+        match self {
+            Self::Fetched(fetched) => {
+                let labels = fetched.labels.iter().map(|(_, name)| name.len());
+                let others = [&fetched.group, &fetched.title, &fetched.language];
+                let others = others.into_iter().flatten().map(String::len);
+                let length: usize = labels.chain(others).sum();
+                if length <= TEXTS_MAX_BYTES {
+                    return Self::Fetched(fetched);
+                }
+                let detail =
+                    format!("its labels and texts have {length} bytes, {TEXTS_MAX_BYTES} are kept");
+                Miss::rejected(MissClass::TooLarge, detail).into()
+            }
+            Self::Gone { detail } => Self::Gone {
+                detail: clipped(detail),
+            },
+            Self::Rejected { class, detail } => Self::Rejected {
+                class,
+                detail: clipped(detail),
+            },
+            Self::Failed { class, detail } => Self::Failed {
+                class,
+                detail: clipped(detail),
+            },
+        }
+    }
+
     /// The picture, or why there is none.
     pub(super) fn into_fetched(self) -> Result<Fetched, Miss> {
         match self {
@@ -67,6 +117,87 @@ pub(super) struct Fetched {
     pub(super) picture: Validators,
     /// The picture is that of the earlier dataset.
     pub(super) earlier: bool,
+    /// Its texts had characters that could not be read.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) replaced_text: bool,
+}
+
+/// What is known of a picture before it has come itself: kept, so that an attempt that goes on asks for
+/// the picture alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Details {
+    /// Tells it apart from an outcome in the journal.
+    pub(super) outcome: NotYet,
+    /// Where the picture is, as the source says it.
+    pub(super) place: String,
+    pub(super) labels: Vec<Label>,
+    pub(super) group: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) release_date: Option<chrono::NaiveDate>,
+    pub(super) popularity: Option<f64>,
+    pub(super) language: Option<String>,
+    pub(super) details: Validators,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) replaced_text: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum NotYet {
+    #[default]
+    #[serde(rename = "known")]
+    Known,
+}
+
+impl Details {
+    /// Details of the picture at `place`, with nothing else known.
+    pub(super) fn at(place: String) -> Self {
+        Self {
+            outcome: NotYet::Known,
+            place,
+            labels: Vec::new(),
+            group: None,
+            title: None,
+            release_date: None,
+            popularity: None,
+            language: None,
+            details: Validators::default(),
+            replaced_text: false,
+        }
+    }
+
+    /// The picture, now that it has come.
+    pub(super) fn with_picture(
+        self,
+        digest: Digest,
+        picture: Validators,
+        earlier: bool,
+    ) -> Fetched {
+        Fetched {
+            labels: self.labels,
+            group: self.group,
+            title: self.title,
+            release_date: self.release_date,
+            popularity: self.popularity,
+            language: self.language,
+            digest,
+            details: self.details,
+            picture,
+            earlier,
+            replaced_text: self.replaced_text,
+        }
+    }
+}
+
+/// What the journal says of an entry.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Noted {
+    Settled(Outcome),
+    Known(Box<Details>),
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Fetched {
@@ -90,6 +221,7 @@ impl Fetched {
             },
             picture: Validators::of_picture(row),
             earlier: true,
+            replaced_text: false,
         }
     }
 }
@@ -97,6 +229,8 @@ impl Fetched {
 /// An answer to one entry.
 pub(super) enum Settled {
     As(Outcome, Body),
+    /// Its details have come, and its picture is to be asked for.
+    Known(Box<Details>),
     /// Nothing more will come: the job ends.
     Over(JobError),
 }
@@ -127,6 +261,42 @@ mod tests {
             let outcome: Outcome = serde_json::from_str(text).unwrap();
             let written = serde_json::to_value(&outcome).unwrap();
             assert_eq!(written, serde_json::from_str::<Value>(text).unwrap());
+            let noted: Noted = serde_json::from_str(text).unwrap();
+            assert_eq!(noted, Noted::Settled(outcome));
         }
+    }
+
+    #[test]
+    fn details_are_told_apart_from_outcomes() {
+        let details = Details {
+            title: Some("A".to_owned()),
+            labels: vec![(Some(28), "Action".to_owned()), (None, "cat".to_owned())],
+            ..Details::at("a.jpg".to_owned())
+        };
+        let text = serde_json::to_string(&details).unwrap();
+        assert!(
+            text.starts_with(r#"{"outcome":"known","place":"a.jpg""#),
+            "{text}"
+        );
+        // Neither is taken for the other, and an earlier version takes it for nothing.
+        assert!(serde_json::from_str::<Outcome>(&text).is_err());
+        let noted: Noted = serde_json::from_str(&text).unwrap();
+        assert_eq!(noted, Noted::Known(Box::new(details)));
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_written_down_is_rejected_or_clipped() {
+        let long = "ü".repeat(100_000);
+        let fetched = Details {
+            title: Some(long.clone()),
+            ..Details::at(String::new())
+        }
+        .with_picture(Digest::of(b""), Validators::default(), false);
+        let outcome = Outcome::Fetched(Box::new(fetched)).bounded();
+        assert_eq!(outcome.counted_as(), "rejected_too_large");
+        let Outcome::Gone { detail } = (Outcome::Gone { detail: long }).bounded() else {
+            panic!("it is gone");
+        };
+        assert_eq!(detail.chars().count(), DETAIL_MAX_CHARS + 1);
     }
 }

@@ -102,7 +102,6 @@ impl Pace {
 
     /// Waits for a slot for a request to `host`.
     pub(super) async fn turn(&self, host: &str) {
-        self.declare([host]);
         loop {
             self.until_open(host).await;
             if self.take_slot(host).await {
@@ -139,7 +138,8 @@ impl Pace {
 
     /// Waits until there is a share for `host` and its hold is over: outside the queue, so that one
     /// host that has no share, or wants to be left alone, does not hold up requests to others.
-    async fn until_open(&self, host: &str) {
+    pub(super) async fn until_open(&self, host: &str) {
+        self.declare([host]);
         loop {
             let changed = self.changed.notified();
             let wait = {

@@ -16,6 +16,7 @@ use super::address::{Base, check_rights};
 use super::answer::{Conditional, NoAnswer, Validators};
 use super::client::PoliteClient;
 use super::engine::Engine;
+use super::miss::MissClass;
 use super::place::{Workplace, on_disk};
 use super::plan::{self, FetchPlan, PlanWriter};
 use super::terms;
@@ -81,7 +82,9 @@ pub(super) async fn run(
     let concurrency = catalogue.settings.manners.concurrency;
     let (catalogue, images) = (&catalogue, &images);
     Engine::open(dir, plan, "films", place, context)?
-        .run(concurrency, |entry| catalogue.settle(entry, images))
+        .run(concurrency, |entry, known| {
+            catalogue.settle(entry, known, images)
+        })
         .await
 }
 
@@ -186,6 +189,13 @@ impl Catalogue<'_> {
             Err(NoAnswer::Unauthorized { detail }) => Err(self.unauthorized(&detail)),
             Err(NoAnswer::Gone { detail }) => Err(JobError::user(format!(
                 "{api} has no {what} ({detail}); check that api_url ends in the API's version, such as /3"
+            ))),
+            // It will be sent on in the same way again.
+            Err(NoAnswer::Failed {
+                class: MissClass::Redirects,
+                detail,
+            }) => Err(JobError::user(format!(
+                "{what} of {api} cannot be had: {detail}"
             ))),
             Err(NoAnswer::Failed { detail, .. } | NoAnswer::Down { detail }) => {
                 Err(network(&detail))

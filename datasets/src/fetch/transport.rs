@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reqwest::header::{
     AUTHORIZATION, DATE, ETAG, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
-    RETRY_AFTER,
+    LOCATION, RETRY_AFTER,
 };
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
@@ -25,14 +25,16 @@ use super::answer::{Body, Conditional, NoAnswer, Validators};
 use super::credential::Credential;
 use super::judge::{Judged, Refusal, judge, judge_status, retry_after};
 use super::miss::MissClass;
+use super::redirect::{Scope, target, without};
+use super::tolerant;
 use crate::clock::Clock;
 use crate::job::JobError;
 use crate::sniff::is_text_answer;
 
 /// Longest time that a download may take in all.
 const DOWNLOAD_MAX: Duration = Duration::from_secs(3_600);
-/// Redirects followed for images and exports; the API has none.
-const REDIRECTS_MAX: usize = 5;
+/// The key's name in the query.
+const KEY_NAME: &str = "api_key";
 /// Bytes of one answer of the API. A film's details are some 5 KB.
 const JSON_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes from which on a file counts as large.
@@ -41,13 +43,15 @@ const LARGE_FROM_BYTES: usize = 2 * 1024 * 1024;
 const LARGE_MAX: usize = 2;
 /// Characters of a validator that is kept: an `ETag` is a hash, not a text.
 const VALIDATOR_MAX_CHARS: usize = 256;
+/// The status of an answer whose body is what was asked for.
+const OK: u16 = 200;
 
 /// What one try came to.
 #[derive(Debug)]
 pub(super) enum Try<T> {
     Done(T),
     Over(NoAnswer),
-    /// It may pass. `wait`: as long as the service asked for.
+    /// It may pass. `wait`: as long as the service asked for, which is never no time at all.
     Again {
         class: MissClass,
         detail: String,
@@ -57,10 +61,15 @@ pub(super) enum Try<T> {
         detail: String,
         wait: Option<Duration>,
     },
+    /// It is elsewhere. `wait`: before it may be asked for there.
+    Moved {
+        to: Url,
+        wait: Option<Duration>,
+    },
 }
 
 impl<T> Try<T> {
-    fn again(class: MissClass, detail: impl Into<String>) -> Self {
+    pub(super) fn again(class: MissClass, detail: impl Into<String>) -> Self {
         Self::Again {
             class,
             detail: detail.into(),
@@ -77,8 +86,7 @@ impl<T> Try<T> {
 /// The connections to a service.
 #[derive(Debug)]
 pub(super) struct Transport {
-    api: Client,
-    files: Client,
+    http: Client,
     credential: Option<Credential>,
     large: Arc<Semaphore>,
     timeout: Duration,
@@ -105,25 +113,23 @@ impl Transport {
         is_loopback: bool,
         clock: Clock,
     ) -> Result<Self, JobError> {
-        let build = |redirects: Policy| {
-            let mut builder = Client::builder()
-                .user_agent(concat!("marquee-prep/", env!("CARGO_PKG_VERSION")))
-                .timeout(timeout)
-                .redirect(redirects)
-                // A referer would carry the URL, and with it a key in the query, to others.
-                .referer(false);
-            if is_loopback {
-                // A proxy could not reach this machine's own server.
-                builder = builder.no_proxy();
-            }
-            builder
-                .build()
-                .map_err(|error| JobError::crash(format!("no HTTP client can be made: {error}")))
-        };
+        let mut builder = Client::builder()
+            .user_agent(concat!("marquee-prep/", env!("CARGO_PKG_VERSION")))
+            .timeout(timeout)
+            // Redirects come back to whoever asks: where they may lead depends on what is asked for, and
+            // a host that sends us on may want us to wait before.
+            .redirect(Policy::none())
+            // A referer would carry the URL, and with it a key in the query, to others.
+            .referer(false);
+        if is_loopback {
+            // A proxy could not reach this machine's own server.
+            builder = builder.no_proxy();
+        }
+        let http = builder
+            .build()
+            .map_err(|error| JobError::crash(format!("no HTTP client can be made: {error}")))?;
         Ok(Self {
-            // A redirect of the API would take the credential elsewhere.
-            api: build(Policy::none())?,
-            files: build(Policy::limited(REDIRECTS_MAX))?,
+            http,
             credential,
             large: Arc::new(Semaphore::new(LARGE_MAX)),
             timeout,
@@ -141,22 +147,24 @@ impl Transport {
         url: &Url,
         known: &Validators,
     ) -> Try<Conditional<T>> {
-        let mut url = url.clone();
+        let url = without(url, KEY_NAME);
+        let mut with_key = url.clone();
         let key = self.credential.as_ref().and_then(Credential::query);
         if let Some(key) = key {
-            url.query_pairs_mut().append_pair("api_key", key);
+            with_key.query_pairs_mut().append_pair(KEY_NAME, key);
         }
-        let mut request = self.api.get(url);
+        let mut request = self.http.get(with_key);
         if let Some(value) = self.credential.as_ref().and_then(Credential::header) {
             request = request.header(AUTHORIZATION, value);
         }
-        let (head, body) = match self.answer(request, known, JSON_MAX_BYTES).await {
+        let way = (&url, Scope::SameOrigin);
+        let (head, body) = match self.answer(request, way, known, JSON_MAX_BYTES).await {
             Ok(answer) => answer,
             Err(tried) => return tried,
         };
         let judged = judge(head.status, &body.bytes);
         self.accept(judged, head, known, body, |body| {
-            serde_json::from_slice(&body.bytes)
+            tolerant::read(&body.bytes)
                 .map_err(|error| format!("it is not what was asked for: {error}"))
         })
     }
@@ -168,8 +176,9 @@ impl Transport {
         limit: usize,
         known: &Validators,
     ) -> Try<Conditional<Body>> {
-        let request = self.files.get(url.clone());
-        let (head, body) = match self.answer(request, known, limit).await {
+        let request = self.http.get(url.clone());
+        let way = (url, Scope::Anywhere);
+        let (head, body) = match self.answer(request, way, known, limit).await {
             Ok(answer) => answer,
             Err(tried) => return tried,
         };
@@ -189,13 +198,16 @@ impl Transport {
         let stalled = || Try::again(MissClass::Timeout, "the file stopped coming");
         // The time limit of a request is for small answers. A file takes as long as it takes, as long
         // as something comes: each part has that limit anew.
-        let request = self.files.get(url.clone()).timeout(DOWNLOAD_MAX);
+        let request = self.http.get(url.clone()).timeout(DOWNLOAD_MAX);
         let mut response = match timeout(self.timeout, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return self.broken(&error, MissClass::Truncated),
             Err(_) => return stalled(),
         };
         let head = self.head_of(&response);
+        if let Some(moved) = self.moved(&response, &head, (url, Scope::Anywhere)) {
+            return moved;
+        }
         match judge_status(head.status, format!("HTTP {}", head.status)) {
             Judged::Good => {}
             Judged::Unchanged => return Try::again(MissClass::Nonsense, "HTTP 304"),
@@ -236,10 +248,11 @@ impl Transport {
         Try::Done(())
     }
 
-    /// Sends a request and reads its whole answer.
+    /// Sends a request for what is at `way`, and reads its whole answer.
     async fn answer<T>(
         &self,
         mut request: reqwest::RequestBuilder,
+        way: (&Url, Scope),
         known: &Validators,
         limit: usize,
     ) -> Result<(Head, Body), Try<T>> {
@@ -252,14 +265,33 @@ impl Transport {
         let response = request.send().await;
         let response = response.map_err(|error| self.broken(&error, MissClass::Network))?;
         let head = self.head_of(&response);
+        if let Some(moved) = self.moved(&response, &head, way) {
+            return Err(moved);
+        }
         match self.read_body(response, limit).await {
             Ok(body) => Ok((head, body)),
+            // The page that goes with a refusal may be cut or endless: its status, and the wait that it
+            // asks for, were said before.
+            Err(_) if head.status != OK => Ok((head, Body::default())),
             Err(Unread::TooLarge) => {
                 let detail = format!("it has more than {limit} bytes");
                 Err(Try::failed(MissClass::TooLarge, detail))
             }
             Err(Unread::Broken(error)) => Err(self.broken(&error, MissClass::Truncated)),
         }
+    }
+
+    /// What a redirect comes to; None: the answer is none.
+    fn moved<T>(&self, response: &Response, head: &Head, way: (&Url, Scope)) -> Option<Try<T>> {
+        let (from, scope) = way;
+        let location = text_of(response, LOCATION);
+        Some(match target(head.status, location, from, scope)? {
+            Ok(to) => Try::Moved {
+                to,
+                wait: head.wait,
+            },
+            Err(detail) => Try::failed(MissClass::Redirects, self.redact(&detail)),
+        })
     }
 
     /// What a whole answer comes to; `read` makes of its body what was asked for.
@@ -302,6 +334,13 @@ impl Transport {
             Refusal::Gone { detail } => Try::Over(NoAnswer::Gone {
                 detail: self.redact(&detail),
             }),
+            // Whoever says when to come back says that it will pass, whatever the status: limits come as
+            // 403 and 413, too.
+            Refusal::Failed { class, detail } if wait.is_some() => Try::Again {
+                class,
+                detail: self.redact(&detail),
+                wait,
+            },
             Refusal::Failed { class, detail } => Try::failed(class, self.redact(&detail)),
             Refusal::Again { class, detail } => Try::Again {
                 class,
@@ -318,9 +357,7 @@ impl Transport {
     /// A request that had no complete answer, of the class `otherwise` if the error says no more.
     /// The error's own text names the URL, which may hold the key, so only its causes are shown.
     fn broken<T>(&self, error: &reqwest::Error, otherwise: MissClass) -> Try<T> {
-        let class = if error.is_redirect() {
-            MissClass::Redirects
-        } else if error.is_timeout() {
+        let class = if error.is_timeout() {
             MissClass::Timeout
         } else if error.is_connect() {
             MissClass::Connect
@@ -339,11 +376,13 @@ impl Transport {
     fn head_of(&self, response: &Response) -> Head {
         Head {
             status: response.status().as_u16(),
+            // "At once" says nothing that we would not do anyway.
             wait: retry_after(
                 text_of(response, RETRY_AFTER),
                 text_of(response, DATE),
                 (self.clock)(),
-            ),
+            )
+            .filter(|wait| !wait.is_zero()),
             validators: Validators {
                 etag: validator(response, ETAG),
                 last_modified: validator(response, LAST_MODIFIED),

@@ -3,6 +3,7 @@
 //! Invariant: a file is a whole RGB picture or a [`Skip`] with a class; a decoder that panics skips
 //! the picture. Not here: a bound in time; a decoder's work grows with the pixels, which are bounded.
 
+use std::error::Error;
 use std::io::{self, Cursor};
 
 use image::{DynamicImage, ImageError, ImageFormat, ImageReader, Limits, RgbaImage};
@@ -15,13 +16,19 @@ use zune_jpeg::errors::DecodeErrors;
 use super::jpeg_file::{End, end_of, is_page, orientation_of};
 use super::skip::Skip;
 use crate::scale::Rgb;
-use crate::sniff::{Format, format_of};
+use crate::sniff::{Format, NO_PICTURE, format_of};
+
+/// What the decoder of GIF says of a file that ends before its picture does.
+const GIF_ENDS_EARLY: [&str; 2] = ["Unexpected End of File", "End-Code Not Found"];
+
+#[cfg(test)]
+mod tests;
 
 /// Pixels of a side, at most.
 const SIDE_MAX: u32 = 32_768;
 /// Pixels of a picture, at most: 8000 x 8000. Posters of public services end near 6 million.
 const PIXELS_MAX: u64 = 64_000_000;
-/// Bytes that a decoder of PNG or WebP may allocate: four for each pixel, twice.
+/// Bytes that a decoder of PNG, WebP or GIF may allocate: four for each pixel, twice.
 const ALLOCATION_MAX_BYTES: u64 = PIXELS_MAX * 8;
 
 /// Decodes a file, upright.
@@ -38,8 +45,9 @@ pub(super) fn decode_with(file: &[u8], spare: &mut Vec<u8>) -> Result<(Rgb, Form
         }
         Some(Format::Png) => Ok((decode_other(file, ImageFormat::Png)?, Format::Png)),
         Some(Format::WebP) => Ok((decode_other(file, ImageFormat::WebP)?, Format::WebP)),
+        Some(Format::Gif) => Ok((decode_other(file, ImageFormat::Gif)?, Format::Gif)),
         None if file.is_empty() => Err(Skip::new("empty", "the file has no bytes")),
-        None => Err(Skip::new("unknown_format", "it is no JPEG, PNG or WebP")),
+        None => Err(Skip::new("unknown_format", NO_PICTURE)),
     }
 }
 
@@ -155,6 +163,7 @@ fn upright(picture: Rgb, orientation: u8) -> Rgb {
     }
 }
 
+/// Of an animation, the first frame on its canvas.
 fn decode_other(file: &[u8], format: ImageFormat) -> Result<Rgb, Skip> {
     let reader = |file| {
         let mut reader = ImageReader::with_format(Cursor::new(file), format);
@@ -188,15 +197,25 @@ fn skip_of(error: &ImageError) -> Skip {
     if let ImageError::Limits(limits) = error {
         return too_large(&limits.to_string());
     }
-    match error {
-        ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => truncated(),
-        ImageError::Decoding(_)
-        | ImageError::Encoding(_)
-        | ImageError::Parameter(_)
-        | ImageError::Limits(_)
-        | ImageError::Unsupported(_)
-        | ImageError::IoError(_) => Skip::new("undecodable", error.to_string()),
+    if ends_early(error) {
+        return truncated();
     }
+    Skip::new("undecodable", error.to_string())
+}
+
+/// Whether an error, or whatever caused it, is that the file ends.
+fn ends_early(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        let is_end = io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof);
+        // The decoder of GIF has errors of its own for it, and no way to tell them but their words.
+        if is_end || GIF_ENDS_EARLY.contains(&error.to_string().as_str()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Transparent pictures are drawn for light pages.
@@ -212,199 +231,4 @@ fn over_white(picture: &RgbaImage) -> Vec<u8> {
             [blend(r, alpha), blend(g, alpha), blend(b, alpha)]
         })
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use image::codecs::png::PngEncoder;
-    use image::codecs::webp::WebPEncoder;
-    use image::{ExtendedColorType, ImageEncoder};
-    use jpeg_encoder::{ColorType, Encoder};
-
-    use super::*;
-
-    fn jpeg(pixel: &[u8], kind: ColorType, progressive: bool) -> Vec<u8> {
-        let mut file = Vec::new();
-        let mut encoder = Encoder::new(&mut file, 95);
-        encoder.set_progressive(progressive);
-        encoder
-            .encode(&pixel.repeat(64 * 48), 64, 48, kind)
-            .unwrap();
-        file
-    }
-
-    fn png(pixel: &[u8], kind: ExtendedColorType) -> Vec<u8> {
-        let mut file = Vec::new();
-        PngEncoder::new(&mut file)
-            .write_image(&pixel.repeat(64 * 48), 64, 48, kind)
-            .unwrap();
-        file
-    }
-
-    fn webp(pixel: &[u8]) -> Vec<u8> {
-        let mut file = Vec::new();
-        WebPEncoder::new_lossless(&mut file)
-            .write_image(&pixel.repeat(64 * 48), 64, 48, ExtendedColorType::Rgb8)
-            .unwrap();
-        file
-    }
-
-    #[track_caller]
-    fn assert_is(file: &[u8], wanted: [u8; 3]) {
-        let (pixels, _) = decode(file).unwrap();
-        assert_eq!((pixels.width, pixels.height), (64, 48));
-        for pixel in pixels.bytes.chunks_exact(3) {
-            let near = pixel
-                .iter()
-                .zip(wanted)
-                .all(|(got, want)| got.abs_diff(want) <= 4);
-            assert!(near, "{pixel:?} is not {wanted:?}");
-        }
-    }
-
-    #[test]
-    fn every_kind_of_file_becomes_rgb() {
-        assert_is(&jpeg(&[200, 90, 30], ColorType::Rgb, false), [200, 90, 30]);
-        assert_is(&jpeg(&[200, 90, 30], ColorType::Rgb, true), [200, 90, 30]);
-        assert_is(&jpeg(&[140], ColorType::Luma, false), [140; 3]);
-        // No cyan, half magenta, all yellow, no black.
-        assert_is(
-            &jpeg(&[0, 128, 255, 0], ColorType::Cmyk, false),
-            [255, 127, 0],
-        );
-        assert_is(
-            &jpeg(&[0, 128, 255, 0], ColorType::CmykAsYcck, false),
-            [255, 127, 0],
-        );
-        assert_is(&png(&[200, 90, 30], ExtendedColorType::Rgb8), [200, 90, 30]);
-        assert_is(&png(&[140], ExtendedColorType::L8), [140; 3]);
-        assert_is(&png(&[0, 0, 0, 0], ExtendedColorType::Rgba8), [255; 3]);
-        assert_is(&png(&[0, 0, 0, 128], ExtendedColorType::Rgba8), [127; 3]);
-        assert_is(
-            &png(
-                &[0xc8, 0xc8, 0x5a, 0x5a, 0x1e, 0x1e],
-                ExtendedColorType::Rgb16,
-            ),
-            [200, 90, 30],
-        );
-        assert_is(&webp(&[200, 90, 30]), [200, 90, 30]);
-    }
-
-    #[test]
-    fn a_file_that_is_cut_anywhere_is_skipped_and_mostly_known_as_truncated() {
-        let mut dice = crate::dice::Dice::keyed(&[3]);
-        let noise: Vec<u8> = (0..64 * 48 * 3)
-            .map(|_| (dice.bits() & 0xff) as u8)
-            .collect();
-        for progressive in [false, true] {
-            let mut file = Vec::new();
-            let mut encoder = Encoder::new(&mut file, 85);
-            encoder.set_progressive(progressive);
-            encoder.encode(&noise, 64, 48, ColorType::Rgb).unwrap();
-            for length in (4..file.len()).step_by(37) {
-                let skip = decode(&file[..length]).unwrap_err();
-                assert_eq!(skip.class, "truncated", "{length} of {}", file.len());
-            }
-            assert!(decode(&file).is_ok());
-        }
-        let file = png(&[1, 2, 3], ExtendedColorType::Rgb8);
-        assert!(decode(&file[..file.len() / 2]).is_err());
-    }
-
-    #[test]
-    fn a_picture_that_is_stored_turned_is_set_upright() {
-        // A picture with four different corners, as each orientation stores it.
-        let upright_corners = [[250, 0, 0], [0, 250, 0], [0, 0, 250], [250, 250, 0]];
-        let corner = |x: u32, y: u32| upright_corners[((y / 32) * 2 + x / 32) as usize];
-        for orientation in 1..=8_u8 {
-            let stored: Vec<u8> = (0..64 * 64_u32)
-                .map(|at| (at % 64, at / 64))
-                .flat_map(|(column, row)| match orientation {
-                    2 => corner(63 - column, row),
-                    3 => corner(63 - column, 63 - row),
-                    4 => corner(column, 63 - row),
-                    5 => corner(row, column),
-                    6 => corner(63 - row, column),
-                    7 => corner(63 - row, 63 - column),
-                    8 => corner(row, 63 - column),
-                    _ => corner(column, row),
-                })
-                .collect();
-            let mut file = Vec::new();
-            let mut encoder = Encoder::new(&mut file, 95);
-            // A TIFF structure with one entry, as cameras write it.
-            let mut note = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
-            note.extend([orientation, 0, 0, 0, 0, 0, 0]);
-            encoder.add_app_segment(1, note).unwrap();
-            encoder.encode(&stored, 64, 64, ColorType::Rgb).unwrap();
-            let (picture, _) = decode(&file).unwrap();
-            for (place, wanted) in [(8, 8), (56, 8), (8, 56), (56, 56)]
-                .iter()
-                .zip(upright_corners)
-            {
-                let at = (place.1 * 64 + place.0) * 3;
-                let found = &picture.bytes[at..at + 3];
-                let is_near = found.iter().zip(wanted).all(|(a, b)| a.abs_diff(b) < 20);
-                assert!(
-                    is_near,
-                    "orientation {orientation}: {found:?} is not {wanted:?}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_thumbnails_end_is_not_the_pictures() {
-        let thumbnail = jpeg(&[9, 9, 9], ColorType::Rgb, false);
-        let mut file = Vec::new();
-        let mut encoder = Encoder::new(&mut file, 85);
-        encoder.add_app_segment(1, thumbnail).unwrap();
-        encoder
-            .encode(&[200, 90, 30].repeat(64 * 48), 64, 48, ColorType::Rgb)
-            .unwrap();
-        assert_is(&file, [200, 90, 30]);
-        let skip = decode(&file[..file.len() - 40]).unwrap_err();
-        assert_eq!(skip.class, "truncated");
-    }
-
-    #[test]
-    fn what_is_no_picture_or_too_much_of_one_has_its_class() {
-        let class = |file: &[u8]| decode(file).unwrap_err().class;
-        assert_eq!(class(b""), "empty");
-        assert_eq!(class(b"GIF89a"), "unknown_format");
-        let mut garbage = jpeg(&[1, 2, 3], ColorType::Rgb, false);
-        for byte in garbage.iter_mut().skip(3) {
-            *byte = 0x5a;
-        }
-        garbage.extend([0xff, 0xd9]);
-        assert_eq!(class(&garbage), "undecodable");
-        // A header that promises 40,000 x 40,000 pixels.
-        let mut bomb = jpeg(&[1, 2, 3], ColorType::Rgb, false);
-        let frame = bomb
-            .windows(2)
-            .position(|pair| pair == [0xff, 0xc0])
-            .unwrap();
-        bomb[frame + 5..frame + 9].copy_from_slice(&[0x9c, 0x40, 0x9c, 0x40]);
-        assert_eq!(class(&bomb), "too_large");
-        bomb[frame + 5..frame + 9].copy_from_slice(&[0x7d, 0x00, 0x7d, 0x00]);
-        assert_eq!(class(&bomb), "too_large");
-    }
-
-    #[test]
-    fn no_flipped_byte_brings_the_program_down() {
-        for file in [
-            jpeg(&[200, 90, 30], ColorType::Rgb, true),
-            png(&[200, 90, 30], ExtendedColorType::Rgb8),
-            webp(&[200, 90, 30]),
-        ] {
-            for at in 0..file.len() {
-                for flip in [0x01, 0x80, 0xff] {
-                    let mut bad = file.clone();
-                    bad[at] ^= flip;
-                    // Whether it still decodes is the decoder's business.
-                    let _ = std::panic::catch_unwind(|| decode(&bad).map(|_| ()));
-                }
-            }
-        }
-    }
 }

@@ -4,6 +4,8 @@
 use chrono::NaiveDate;
 use serde::Deserialize;
 
+use crate::fetch::tolerant;
+
 /// `/configuration`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Configuration {
@@ -83,6 +85,16 @@ impl Movie {
             .cloned()
     }
 
+    /// Whether a text that is kept had characters that could not be read, so that
+    /// [`tolerant::REPLACEMENT`] stands in their place.
+    pub(super) fn has_replaced_text(&self) -> bool {
+        let genres = self.genres.iter().flatten();
+        let names = genres.filter_map(|genre| genre.name.as_deref());
+        let texts = [self.title(), self.original_language.clone()];
+        let is_replaced = |text: &str| text.contains(tolerant::REPLACEMENT);
+        texts.iter().flatten().any(|text| is_replaced(text)) || names.into_iter().any(is_replaced)
+    }
+
     /// The release date. `""` stands for none, and nonsense is none as well: a wrong date is no
     /// reason to lose a film.
     pub(super) fn release_date(&self) -> Option<NaiveDate> {
@@ -122,12 +134,13 @@ pub(super) struct Listed {
 #[must_use]
 pub fn read_any_answer(bytes: &[u8]) -> bool {
     let _ = crate::fetch::judge::judge(200, bytes);
-    let _ = serde_json::from_slice::<Configuration>(bytes).map(|read| read.ceiling());
-    let _ = serde_json::from_slice::<GenreList>(bytes);
-    let _ = serde_json::from_slice::<Page>(bytes);
-    match serde_json::from_slice::<Movie>(bytes) {
+    let _ = tolerant::read::<Configuration>(bytes).map(|read| read.ceiling());
+    let _ = tolerant::read::<GenreList>(bytes);
+    let _ = tolerant::read::<Page>(bytes);
+    match tolerant::read::<Movie>(bytes) {
         Ok(movie) => {
             let _ = (movie.title(), movie.release_date(), movie.group());
+            let _ = movie.has_replaced_text();
             true
         }
         Err(_) => false,
@@ -137,7 +150,7 @@ pub fn read_any_answer(bytes: &[u8]) -> bool {
 /// Whether whatever bytes are a line of the export.
 #[must_use]
 pub fn read_any_export_line(bytes: &[u8]) -> bool {
-    serde_json::from_slice::<ExportLine>(bytes).is_ok()
+    tolerant::read::<ExportLine>(bytes).is_ok()
 }
 
 #[cfg(test)]
@@ -145,7 +158,7 @@ mod tests {
     use super::*;
 
     fn movie(text: &str) -> Movie {
-        serde_json::from_str(text).unwrap()
+        tolerant::read(text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -162,6 +175,10 @@ mod tests {
             movie(r#"{"id":5,"release_date":"0000-00-00"}"#).release_date(),
             None
         );
+        assert!(!sparse.has_replaced_text());
+        let half = movie(r#"{"id":7,"title":"Half a smile \ud83d"}"#);
+        assert_eq!(half.title().as_deref(), Some("Half a smile \u{fffd}"));
+        assert!(half.has_replaced_text());
         let full =
             movie(r#"{"id":11,"release_date":"1977-05-25","belongs_to_collection":{"id":10}}"#);
         assert_eq!(full.release_date().unwrap().to_string(), "1977-05-25");

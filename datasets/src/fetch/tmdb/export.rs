@@ -12,6 +12,7 @@ use crate::fetch::address::Base;
 use crate::fetch::answer::NoAnswer;
 use crate::fetch::client::PoliteClient;
 use crate::fetch::miss::MissClass;
+use crate::fetch::tolerant;
 use crate::job::JobError;
 
 /// Today's file is there from about 08:00 UTC on; older ones stay for three months. A week back
@@ -109,7 +110,7 @@ fn lines_of(
             continue;
         }
         given += 1;
-        let read = serde_json::from_slice::<ExportLine>(&line);
+        let read = tolerant::read::<ExportLine>(&line);
         sink(read.map_or(Line::Unreadable(number), Line::Film))
             .map_err(|error| error.to_string())?;
     }

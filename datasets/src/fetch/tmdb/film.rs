@@ -8,10 +8,13 @@ use crate::fetch::PICTURE_MAX_BYTES;
 use crate::fetch::address::Base;
 use crate::fetch::answer::{Body, Conditional, NoAnswer, Validators};
 use crate::fetch::miss::{Miss, MissClass};
-use crate::fetch::outcome::{Fetched, Outcome, Settled};
+use crate::fetch::outcome::{Details, Fetched, Outcome, Settled, clipped};
 use crate::fetch::plan::PlanEntry;
 use crate::job::JobError;
-use crate::sniff::format_of;
+use crate::sniff::{NO_PICTURE, format_of};
+
+/// Bytes of a poster's path, at most: longer ones no server takes.
+const PATH_MAX_BYTES: usize = 2_000;
 
 /// Why a film has no picture.
 enum NotHad {
@@ -27,27 +30,33 @@ impl From<Miss> for NotHad {
 }
 
 impl Catalogue<'_> {
-    /// What becomes of an entry of the plan.
-    pub(super) async fn settle(&self, entry: PlanEntry, images: &Base) -> Settled {
-        let had = match entry {
-            PlanEntry::Film(id) => self.film(id, images).await,
-            PlanEntry::Kept(id) => self.keep(&id).map_err(NotHad::from),
-            PlanEntry::Picture { id, .. } | PlanEntry::Rejected { id, .. } => {
+    /// What becomes of an entry of the plan. `known`: the details of a film that came before.
+    pub(super) async fn settle(
+        &self,
+        entry: PlanEntry,
+        known: Option<Box<Details>>,
+        images: &Base,
+    ) -> Settled {
+        let had = match (entry, known) {
+            (PlanEntry::Film(id), Some(known)) => self.poster(id, *known, images).await,
+            (PlanEntry::Film(id), None) => self.details(id).await,
+            (PlanEntry::Kept(id), _) => self.keep(&id).map_err(NotHad::from),
+            (PlanEntry::Picture { id, .. } | PlanEntry::Rejected { id, .. }, _) => {
                 let detail = format!("{id} is no film of an API");
                 Err(Miss::failed(MissClass::NoFilm, detail).into())
             }
         };
         match had {
-            Ok((fetched, body)) => Settled::As(Outcome::Fetched(Box::new(fetched)), body),
+            Ok(settled) => settled,
             Err(NotHad::Missed(miss)) => Settled::missed(miss),
             Err(NotHad::Over(error)) => Settled::Over(error),
         }
     }
 
     /// The row of the earlier dataset, as it is.
-    fn keep(&self, id: &str) -> Result<(Fetched, Body), Miss> {
+    fn keep(&self, id: &str) -> Result<Settled, Miss> {
         match self.place.earlier(id) {
-            Some(row) => Ok((Fetched::earlier(row), Body::default())),
+            Some(row) => Ok(fetched(Fetched::earlier(row), Body::default())),
             None => {
                 let detail = "the earlier dataset has it no longer";
                 Err(Miss::failed(MissClass::NoEarlierRow, detail))
@@ -55,8 +64,8 @@ impl Catalogue<'_> {
         }
     }
 
-    /// Details, then poster.
-    async fn film(&self, id: i64, images: &Base) -> Result<(Fetched, Body), NotHad> {
+    /// The film's details: whether there is a poster to ask for, and where.
+    async fn details(&self, id: i64) -> Result<Settled, NotHad> {
         let row = self.place.earlier(&id.to_string());
         let known = Validators {
             etag: row.and_then(|row| row.details_etag.clone()),
@@ -69,44 +78,50 @@ impl Catalogue<'_> {
             (Conditional::New { value, validators }, _) => (value, validators),
             // Neither the film's poster nor its genres are others.
             (Conditional::Unchanged, Some(row)) => {
-                return Ok((Fetched::earlier(row), Body::default()));
+                return Ok(fetched(Fetched::earlier(row), Body::default()));
             }
             (Conditional::Unchanged, None) => return Err(unasked_for().into()),
         };
-        let path = usable_poster(&movie, id)?;
-        let url = images.join(&format!("{}/{path}", self.settings.poster_size));
-        let known = row.map_or_else(Validators::default, Validators::of_picture);
-        let answer = self.client.image(url, PICTURE_MAX_BYTES, &known).await;
-        let answer = answer.map_err(|answer| self.of_an_image(answer))?;
-        let film = |digest, picture, earlier| Fetched {
-            labels: movie
-                .genres
-                .iter()
-                .flatten()
+        let place = usable_poster(&movie, id)?.to_owned();
+        let replaced_text = movie.has_replaced_text();
+        if replaced_text {
+            tracing::warn!(id, "a text of the film has characters that cannot be read");
+        }
+        let genres = movie.genres.iter().flatten();
+        Ok(Settled::Known(Box::new(Details {
+            labels: genres
                 .map(|genre| (Some(genre.id), genre.name.clone().unwrap_or_default()))
                 .collect(),
             group: movie.group(),
-            title: movie.title(),
+            title: movie.title().map(clipped),
             release_date: movie.release_date(),
             popularity: movie.popularity,
-            language: movie.original_language.clone(),
-            digest,
+            language: movie.original_language.map(clipped),
             details,
-            picture,
-            earlier,
-        };
+            replaced_text,
+            ..Details::at(place)
+        })))
+    }
+
+    /// The film's poster.
+    async fn poster(&self, id: i64, film: Details, images: &Base) -> Result<Settled, NotHad> {
+        let row = self.place.earlier(&id.to_string());
+        let url = images.join(&format!("{}/{}", self.settings.poster_size, film.place));
+        let known = row.map_or_else(Validators::default, Validators::of_picture);
+        let answer = self.client.image(url, PICTURE_MAX_BYTES, &known).await;
+        let answer = answer.map_err(|answer| self.of_an_image(answer))?;
         match (answer, row) {
             (Conditional::New { value, .. }, _) if format_of(&value.bytes).is_none() => {
-                let detail = "its poster is no JPEG, PNG or WebP";
-                Err(Miss::rejected(MissClass::UnknownFormat, detail).into())
+                Err(Miss::rejected(MissClass::UnknownFormat, NO_PICTURE).into())
             }
             (Conditional::New { value, validators }, _) => {
-                Ok((film(Digest::of(&value.bytes), validators, false), value))
+                let digest = Digest::of(&value.bytes);
+                Ok(fetched(film.with_picture(digest, validators, false), value))
             }
-            (Conditional::Unchanged, Some(row)) => Ok((
-                film(row.picture_digest.clone(), known, true),
-                Body::default(),
-            )),
+            (Conditional::Unchanged, Some(row)) => {
+                let film = film.with_picture(row.picture_digest.clone(), known, true);
+                Ok(fetched(film, Body::default()))
+            }
             (Conditional::Unchanged, None) => Err(unasked_for().into()),
         }
     }
@@ -137,6 +152,10 @@ impl Catalogue<'_> {
     }
 }
 
+fn fetched(film: Fetched, poster: Body) -> Settled {
+    Settled::As(Outcome::Fetched(Box::new(film)), poster)
+}
+
 /// A service that says "unchanged" of what we never had.
 fn unasked_for() -> Miss {
     Miss::failed(
@@ -163,8 +182,8 @@ fn usable_poster(movie: &Movie, id: i64) -> Result<&str, Miss> {
         .map(|path| path.trim_matches('/'))
     {
         None | Some("") => Err(Miss::rejected(MissClass::NoPoster, "it has no poster")),
-        Some(path) if path.split('/').any(|part| part == "..") => {
-            let detail = "its poster's path leads elsewhere";
+        Some(path) if path.len() > PATH_MAX_BYTES || path.split('/').any(|part| part == "..") => {
+            let detail = "its poster's path leads elsewhere, or is too long";
             Err(Miss::rejected(MissClass::OddPosterPath, detail))
         }
         Some(path) => Ok(path),
