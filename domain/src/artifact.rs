@@ -1,10 +1,13 @@
 //! Artifacts: immutable folders of files, named by what they hold.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::limits::{ARTIFACT_MAX_BYTES, ARTIFACT_NAME_MAX_BYTES, ARTIFACT_PATH_MAX_BYTES};
 
 /// A SHA-256 digest in lowercase hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,7 +86,7 @@ impl fmt::Display for Digest {
 /// One file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Path within the artifact, `/`-separated, never absolute, without `.` or `..`.
+    /// Path within the artifact, `/`-separated, never absolute, without `.` or `..`, without control characters.
     pub path: String,
     pub size_bytes: u64,
     pub digest: Digest,
@@ -102,12 +105,27 @@ pub enum InvalidManifest {
         "file path {0:?} is not a plain relative path; use names joined by \"/\" without \".\" or \"..\""
     )]
     Path(String),
+    #[error(
+        "file path {0:?} holds a control character, with which one list of files could pass for another; give the file a plain name"
+    )]
+    Control(String),
+    #[error(
+        "file path {start:?}... has {bytes} bytes; at most {max} fit, and {name} for each name in it",
+        max = ARTIFACT_PATH_MAX_BYTES, name = ARTIFACT_NAME_MAX_BYTES
+    )]
+    PathTooLong { start: String, bytes: usize },
     #[error("file path {0:?} stands in the manifest twice")]
     Duplicate(String),
+    #[error("{file:?} is a file, and {beside:?} would lie in it; give one of them another name")]
+    FileAndFolder { file: String, beside: String },
+    #[error("{0:?} is said to have {1} bytes and, under the same digest, {2}")]
+    TwoSizes(String, u64, u64),
     #[error("an artifact may hold {max} files, this one has {count}; pack them into shards", max = crate::limits::ARTIFACT_MAX_FILES)]
     TooMany { count: usize },
     #[error("the paths of an artifact may have {max} bytes together, these have {bytes}; use shorter names, or pack the files into shards", max = crate::limits::ARTIFACT_MAX_PATH_BYTES)]
     PathsTooLong { bytes: usize },
+    #[error("the files of an artifact may have {max} bytes together, and {path:?} goes beyond", max = ARTIFACT_MAX_BYTES)]
+    TooLarge { path: String },
 }
 
 impl Manifest {
@@ -121,19 +139,52 @@ impl Manifest {
             return Err(InvalidManifest::PathsTooLong { bytes });
         }
         files.sort();
-        for file in &files {
-            if !is_plain_relative_path(&file.path) {
-                return Err(InvalidManifest::Path(file.path.clone()));
+        let manifest = Self { files };
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Whether its files can be stored and created as they stand: what [`new`](Self::new) makes sure of, and a
+    /// manifest that was stored by an earlier version, or changed by hand, may lack.
+    pub fn check(&self) -> Result<(), InvalidManifest> {
+        let mut total: u64 = 0;
+        let mut sizes: HashMap<&Digest, u64> = HashMap::new();
+        for file in &self.files {
+            check_path(&file.path)?;
+            let size = *sizes.entry(&file.digest).or_insert(file.size_bytes);
+            if size != file.size_bytes {
+                let path = file.path.clone();
+                return Err(InvalidManifest::TwoSizes(path, size, file.size_bytes));
+            }
+            let sum = total.checked_add(file.size_bytes);
+            total = sum
+                .filter(|total| *total <= ARTIFACT_MAX_BYTES)
+                .ok_or_else(|| InvalidManifest::TooLarge {
+                    path: file.path.clone(),
+                })?;
+        }
+        let mut paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        paths.sort_unstable();
+        if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidManifest::Duplicate(pair[0].to_owned()));
+        }
+        for file in &paths {
+            // What would lie in it, sorted, begins here.
+            let folder = format!("{file}/");
+            let first = paths.partition_point(|path| *path < folder.as_str());
+            if let Some(beside) = paths.get(first).filter(|path| path.starts_with(&folder)) {
+                return Err(InvalidManifest::FileAndFolder {
+                    file: (*file).to_owned(),
+                    beside: (*beside).to_owned(),
+                });
             }
         }
-        if let Some(pair) = files.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            return Err(InvalidManifest::Duplicate(pair[0].path.clone()));
-        }
-        Ok(Self { files })
+        Ok(())
     }
 
     /// The artifact's digest: SHA-256 over the line `<file digest>  <path>\n` of each file in path
-    /// order, so that `sha256sum` on the files reproduces it.
+    /// order, so that `sha256sum` on the files reproduces it. No path holds a line feed, so that a line is one
+    /// file and two different lists never read alike.
     #[must_use]
     pub fn digest(&self) -> Digest {
         let mut hash = Sha256::new();
@@ -149,16 +200,29 @@ impl Manifest {
     /// Bytes of all files together.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+        // Of a stored manifest nobody may have checked the sum.
+        let sizes = self.files.iter().map(|file| file.size_bytes);
+        sizes.fold(0, u64::saturating_add)
     }
 }
 
-fn is_plain_relative_path(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains(['\0', '\\'])
-        && path
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != "..")
+fn check_path(path: &str) -> Result<(), InvalidManifest> {
+    let bytes = path.len();
+    let names = || path.split('/');
+    if bytes > ARTIFACT_PATH_MAX_BYTES || names().any(|name| name.len() > ARTIFACT_NAME_MAX_BYTES) {
+        let start = path[..path.floor_char_boundary(60)].to_owned();
+        return Err(InvalidManifest::PathTooLong { start, bytes });
+    }
+    if path.chars().any(char::is_control) {
+        return Err(InvalidManifest::Control(path.to_owned()));
+    }
+    let is_plain =
+        !path.contains('\\') && names().all(|name| !name.is_empty() && name != "." && name != "..");
+    if is_plain {
+        Ok(())
+    } else {
+        Err(InvalidManifest::Path(path.to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -205,13 +269,92 @@ mod tests {
                 count: ARTIFACT_MAX_FILES + 1
             })
         );
-        let long = "x".repeat(ARTIFACT_MAX_PATH_BYTES);
-        assert!(Manifest::new(vec![file(&long)]).is_ok());
+        let long = |index: usize| format!("{index:0255}/{}", "x".repeat(255));
+        let fits = ARTIFACT_MAX_PATH_BYTES / 511;
+        let paths = |count| (0..count).map(|index| file(&long(index))).collect();
+        assert!(Manifest::new(paths(fits)).is_ok());
         assert_eq!(
-            Manifest::new(vec![file(&long), file("y")]),
+            Manifest::new(paths(fits + 1)),
             Err(InvalidManifest::PathsTooLong {
-                bytes: ARTIFACT_MAX_PATH_BYTES + 1
+                bytes: (fits + 1) * 511
             })
+        );
+    }
+
+    #[test]
+    fn what_no_folder_can_hold_is_refused() {
+        let refused = |paths: &[&str]| {
+            let files = paths.iter().map(|path| file(path)).collect();
+            Manifest::new(files).unwrap_err()
+        };
+        let clash = |file: &str, beside: &str| InvalidManifest::FileAndFolder {
+            file: file.into(),
+            beside: beside.into(),
+        };
+        assert_eq!(refused(&["a", "a/b"]), clash("a", "a/b"));
+        assert_eq!(refused(&["a-", "a/b/c", "a", "a0"]), clash("a", "a/b/c"));
+        assert_eq!(refused(&["x/y/z", "x/y"]), clash("x/y", "x/y/z"));
+        let fine = ["a", "a-b", "a.b", "ab/a", "b/a"].map(file);
+        assert!(Manifest::new(fine.into()).is_ok());
+        for long in ["x".repeat(256), "x/".repeat(1_600) + "x"] {
+            let error = refused(&[&long]);
+            assert!(
+                matches!(error, InvalidManifest::PathTooLong { .. }),
+                "{error}"
+            );
+            assert!(error.to_string().len() < 200);
+        }
+    }
+
+    /// Such a name made the digest of one folder from the files of another.
+    #[test]
+    fn no_name_of_a_file_forges_the_digest_of_another_folder() {
+        let honest = Manifest::new(vec![file("a"), file("b")]).unwrap();
+        let forged = Manifest {
+            files: vec![file(&format!("a\n{}  b", Digest::of(b"abc")))],
+        };
+        assert_eq!(forged.digest(), honest.digest());
+        let path = forged.files[0].path.clone();
+        assert_eq!(forged.check(), Err(InvalidManifest::Control(path)));
+        for control in ["a\nb", "a\0b", "\u{1b}[2J", "\u{7f}", "\u{9b}x", "a\r"] {
+            assert_eq!(
+                Manifest::new(vec![file(control)]),
+                Err(InvalidManifest::Control(control.into()))
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_disk_has_are_refused() {
+        let sized = |path: &str, size_bytes| FileEntry {
+            path: path.into(),
+            size_bytes,
+            digest: Digest::of(path.as_bytes()),
+        };
+        let too_large = |path: &str| InvalidManifest::TooLarge { path: path.into() };
+        for (sizes, wanted) in [
+            ([u64::MAX, 0], "a"),
+            ([1 << 63, 1 << 63], "a"),
+            ([1, u64::MAX], "b"),
+            ([ARTIFACT_MAX_BYTES, 1], "b"),
+        ] {
+            let files = vec![sized("a", sizes[0]), sized("b", sizes[1])];
+            assert_eq!(Manifest::new(files.clone()), Err(too_large(wanted)));
+            // As it may be stored: nothing that reads it overflows.
+            assert!(Manifest { files }.size_bytes() >= 1);
+        }
+        let fits = vec![sized("a", ARTIFACT_MAX_BYTES - 1), sized("b", 1)];
+        assert_eq!(
+            Manifest::new(fits).unwrap().size_bytes(),
+            ARTIFACT_MAX_BYTES
+        );
+        let same = |path: &str, size_bytes| FileEntry {
+            size_bytes,
+            ..file(path)
+        };
+        assert_eq!(
+            Manifest::new(vec![same("a", 3), same("b", 4)]),
+            Err(InvalidManifest::TwoSizes("b".into(), 3, 4))
         );
     }
 

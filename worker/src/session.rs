@@ -188,7 +188,8 @@ impl Session {
                     | FromCoordinator::RanksLost(_)
                     | FromCoordinator::Stop(_)
                     | FromCoordinator::Ack(_)
-                    | FromCoordinator::RateShares(_),
+                    | FromCoordinator::RateShares(_)
+                    | FromCoordinator::Notice(_),
                 )
                 | None => Err(Broken::Connection(
                     "the coordinator did not begin with Welcome".into(),
@@ -303,7 +304,8 @@ impl Session {
                         | FromCoordinator::Start(_)
                         | FromCoordinator::Stop(_)
                         | FromCoordinator::RanksLost(_)
-                        | FromCoordinator::Ack(_) => 0,
+                        | FromCoordinator::Ack(_)
+                        | FromCoordinator::Notice(_) => 0,
                     };
                     room.send(Order { body, until_ms });
                 }

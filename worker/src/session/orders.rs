@@ -88,9 +88,10 @@ fn chain(body: &FromCoordinator) -> Option<RankKey> {
         FromCoordinator::Start(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::RanksLost(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Stop(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
-        FromCoordinator::Ack(_) | FromCoordinator::RateShares(_) | FromCoordinator::Welcome(_) => {
-            None
-        }
+        FromCoordinator::Ack(_)
+        | FromCoordinator::RateShares(_)
+        | FromCoordinator::Welcome(_)
+        | FromCoordinator::Notice(_) => None,
     }
 }
 
@@ -108,6 +109,10 @@ fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
         FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
         FromCoordinator::Welcome(_) => {
             warn!("a second Welcome was ignored");
+            Ok(())
+        }
+        FromCoordinator::Notice(notice) => {
+            warn!(text = ?notice.text, "the coordinator says");
             Ok(())
         }
     };
