@@ -242,11 +242,10 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
         assert!(request.await.unwrap().is_err());
     }
     let mut coordinator = Coordinator::start(folder.path());
-    let log = coordinator.log();
-    assert!(
-        log.contains("safe mode") && log.contains("request /marquee.v1.Jobs/SubmitPipeline"),
-        "{log}"
-    );
+    eventually("it says so", Duration::from_secs(20), || {
+        let log = coordinator.log();
+        log.contains("safe mode") && log.contains("request /marquee.v1.Jobs/SubmitPipeline")
+    });
     list_artifacts(&coordinator).await.unwrap();
     let mut jobs = JobsClient::new(coordinator.channel().await);
     let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await;

@@ -9,6 +9,7 @@ use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
 use marquee_proto::v1::worker_message::Body as In;
+use marquee_store::StoreError;
 use marquee_store::attempts::Rendezvous;
 use marquee_store::ranks::{self, RankKey};
 use marquee_store::workers::{self, WorkerState};
@@ -424,15 +425,22 @@ impl Session {
     async fn gone(&self, key: RankKey, failure: Option<&Failure>) -> Result<(), End> {
         let now = self.app.clock.now();
         let mut tx = self.app.db.write("rank gone").await?;
-        ranks::mark_rank_gone(&mut tx, key, failure, now).await?;
-        tx.commit().await?;
+        match ranks::mark_rank_gone(&mut tx, key, failure, now).await {
+            Ok(()) => tx.commit().await?,
+            // It ended meanwhile, in whatever way. To try that again would hold up all that this worker says.
+            Err(StoreError::StaleRank { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
         tracing::info!(
             job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
             "rank is not held any more"
         );
         self.app.jobs_changed(&[key.job]);
-        lifecycle::advance(&self.app, &[key.job]).await?;
-        Ok(())
+        match lifecycle::advance(&self.app, &[key.job]).await {
+            // Somebody else did it.
+            Err(error) if error.is_stale() => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {

@@ -46,11 +46,11 @@ async fn upload(client: &mut Client, contents: &'static [u8]) {
         digest: Digest::of(contents).to_string(),
         size_bytes: contents.len() as u64,
     };
-    let parts = [
-        Part::Header(header),
-        Part::Chunk(Bytes::from_static(contents)),
-    ];
-    let parts = parts.map(|part| v1::UploadBlobRequest { part: Some(part) });
+    let chunks = contents.chunks(CHUNK_BYTES).map(Bytes::from_static);
+    let parts: Vec<v1::UploadBlobRequest> = std::iter::once(Part::Header(header))
+        .chain(chunks.map(Part::Chunk))
+        .map(|part| v1::UploadBlobRequest { part: Some(part) })
+        .collect();
     client
         .upload_blob(futures::stream::iter(parts))
         .await

@@ -145,8 +145,8 @@ async fn many_large_documents_at_once_lose_no_worker() {
     let cluster = Cluster::start().await;
     let mut worker = cluster.worker("w").await;
     let jobs = cluster.jobs().await;
-    let large = format!("{}# {}", good(), "a = [[1, 2, {} ]] # ".repeat(350_000));
-    let submissions = (0..16).map(|_| {
+    let large = format!("{}# {}", good(), "a = [[1, 2, {} ]] # ".repeat(150_000));
+    let submissions = (0..8).map(|_| {
         let (mut jobs, request) = (jobs.clone(), submission(large.clone(), &[]));
         async move { jobs.submit_pipeline(request).await }
     });

@@ -128,7 +128,7 @@ async fn a_report_that_cannot_be_stored_fails_its_rank_and_nobody_elses() {
             finished("{}", &[("../../etc/passwd", 0)]),
         ),
         (
-            "were not uploaded",
+            "was not uploaded",
             finished(&format!("{{\"a\":{wide}}}"), &[("a", 5)]),
         ),
         (
