@@ -33,6 +33,8 @@ const SAY_WAITING_AFTER: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one request with one answer. Storing a pipeline of 1,000 jobs takes far less.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long what deletes many things may take; asked again, it goes on.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// A silent connection is asked for a sign of life this often ...
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 /// ... and given up when none comes for this long.
@@ -146,6 +148,13 @@ impl Remote {
 pub(crate) fn quick<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
+    request
+}
+
+/// A request that may take as long as many rows and files take to be deleted.
+pub(crate) fn patient<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(PATIENCE);
     request
 }
 

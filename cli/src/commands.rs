@@ -13,6 +13,7 @@ mod metrics;
 mod models;
 mod report;
 mod retry;
+mod rm;
 mod show;
 mod submit;
 mod up;
@@ -93,6 +94,7 @@ enum Command {
     Metrics(metrics::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
+    Rm(rm::Args),
     Wait(wait::Args),
     Workers(workers::Args),
     Models(models::Args),
@@ -124,6 +126,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Metrics(args) => metrics::run(args, &session).await,
         Command::Cancel(args) => cancel::run(args, &session).await,
         Command::Retry(args) => retry::run(args, &session).await,
+        Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Models(args) => models::run(&args, &session),

@@ -7,6 +7,7 @@ use std::io::{ErrorKind, IsTerminal as _};
 use std::process::ExitCode;
 
 use marquee_proto::error::PublicError;
+use marquee_view::harmless;
 
 use crate::say::say;
 
@@ -96,13 +97,13 @@ impl CliError {
             }
             Self::Refused(refused) => render_refused(&mut text, refused, colour),
             Self::Unreachable { tried, hints, .. } => {
-                let _ = write!(text, "{} {self}\n  {tried}", label("error:", colour));
-                for hint in hints {
-                    let _ = write!(text, "\n  {hint}");
+                let _ = write!(text, "{} {}", label("error:", colour), said(self));
+                for line in std::iter::once(tried).chain(hints) {
+                    let _ = write!(text, "\n  {}", harmless(line));
                 }
             }
             Self::Usage(_) | Self::JobsFailed(_) | Self::Other(_) => {
-                let _ = write!(text, "{} {self}", label("error:", colour));
+                let _ = write!(text, "{} {}", label("error:", colour), said(self));
             }
         }
         text
@@ -114,13 +115,19 @@ fn render_refused(text: &mut String, refused: &PublicError, colour: bool) {
         Some(code) => format!("error[{code}]:"),
         None => "error:".to_owned(),
     };
-    let _ = write!(text, "{} {}", label(&title, colour), refused.message);
+    let message = harmless(&refused.message);
+    let _ = write!(text, "{} {message}", label(&title, colour));
     for error in &refused.fields {
-        let _ = write!(text, "\n  {}: {}", error.field, error.message);
+        let _ = write!(text, "\n  {}", harmless(&error.to_string()));
     }
     if let Some(code) = &refused.code {
         let _ = write!(text, "\n  docs/errors/{code}.md says more");
     }
+}
+
+/// An error's words, without what a terminal would obey: it may repeat what somebody sent or printed.
+fn said(error: &CliError) -> String {
+    harmless(&error.to_string()).into_owned()
 }
 
 fn label(word: &str, colour: bool) -> String {
@@ -170,6 +177,37 @@ mod tests {
           docs/errors/MQ0101.md says more
         "#);
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn no_error_steers_the_terminal() {
+        let attack = "\u{1b}]52;c;ZXZpbA==\u{7}\u{9b}2J".to_owned();
+        let field = FieldError {
+            field: attack.clone(),
+            message: attack.clone(),
+        };
+        for error in [
+            CliError::Usage(attack.clone()),
+            CliError::JobsFailed(attack.clone()),
+            CliError::Other(anyhow::anyhow!("{attack}")),
+            CliError::Refused(PublicError {
+                code: None,
+                message: attack.clone(),
+                fields: vec![field],
+            }),
+            CliError::Unreachable {
+                addr: attack.clone(),
+                origin: String::new(),
+                tried: attack.clone(),
+                hints: vec![attack],
+            },
+        ] {
+            let text = error.render(false);
+            assert!(
+                !text.contains(|c: char| c.is_control() && c != '\n'),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
-use marquee_view::{Page, View};
+use marquee_view::{Page, View, harmless, harmless_json};
 
 /// What `--output` chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -49,17 +49,25 @@ impl Output {
     pub(crate) fn show(&self, view: &impl View, now: DateTime<Utc>) -> std::io::Result<()> {
         match self.format {
             Format::Table => self.text(&self.page(view, now)),
-            Format::Json => self.text(&format!("{:#}\n", view.json(now))),
+            Format::Json => {
+                let json = format!("{:#}\n", view.json(now));
+                self.text(&harmless_json(&json))
+            }
             Format::Quiet => view
                 .ids()
                 .iter()
-                .try_for_each(|id| self.text(&format!("{id}\n"))),
+                .try_for_each(|id| self.text(&format!("{}\n", harmless(id)))),
         }
     }
 
     /// The page for people, whatever the format.
     pub(crate) fn page(&self, view: &impl View, now: DateTime<Utc>) -> String {
         terminal::draw(&Page::of(view, now), self.colour, self.width)
+    }
+
+    /// Whether stdout is a terminal, which obeys what it is sent.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.width.is_some()
     }
 
     /// Writes text as it is.

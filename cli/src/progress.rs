@@ -11,6 +11,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use chrono::{DateTime, Utc};
 use marquee_proto::v1::Job;
+use marquee_view::harmless;
 
 use bars::Bars;
 use lines::Lines;
@@ -34,7 +35,7 @@ impl PlainStderr {
     fn write(lines: &[String]) {
         let mut out = std::io::stderr().lock();
         for line in lines {
-            let _ = writeln!(out, "{line}");
+            let _ = writeln!(out, "{}", harmless(line));
         }
     }
 }

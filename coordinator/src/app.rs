@@ -19,6 +19,7 @@ use crate::env::{Clock, Random};
 use crate::index::Index;
 use crate::rates::Rates;
 use crate::session::{Counter, Sessions};
+use crate::walls::Walls;
 
 /// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
 /// pipeline's placement with room to spare, at 8 bytes each.
@@ -54,6 +55,8 @@ pub struct App {
     /// Which cluster this is.
     pub cluster: Uuid,
     pub settings: Settings,
+    /// What keeps one part's fault from the others.
+    pub walls: Walls,
     /// Cancelled when the coordinator is asked to stop: streams end, loops leave.
     pub shutdown: CancellationToken,
 }

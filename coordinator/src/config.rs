@@ -97,9 +97,13 @@ pub enum ConfigError {
         beside: &'static str,
     },
     #[error(
-        "key \"listen\" is \"{listen}\", which other hosts can reach, and there is no [tls]: anybody there could run programs on your workers; set tls.cert and tls.key, or listen on 127.0.0.1"
+        "key \"listen\" is \"{listen}\", which other hosts can reach, and {missing}: anybody there could run programs on your workers; set tls.cert and tls.key, and tls.client_ca so that only clients with a certificate of your authority are let in (docs/deploy.md, \"Start, many hosts\"), or listen on 127.0.0.1"
     )]
-    OpenWithoutTls { listen: SocketAddr },
+    Open {
+        listen: SocketAddr,
+        /// What would keep others out, and is not there.
+        missing: &'static str,
+    },
     #[error("there is no folder for data_dir: set it, or HOME")]
     NoDataDir,
 }
@@ -115,8 +119,16 @@ impl Config {
             .argument("database_url", flags.database_url.as_ref())?;
         let tls = tls(&values)?;
         let listen = listen(&values)?;
-        if !listen.ip().is_loopback() && tls.is_none() {
-            return Err(ConfigError::OpenWithoutTls { listen });
+        let missing = match &tls {
+            None => Some("there is no [tls]"),
+            // It would be encrypted, and open to all.
+            Some(files) if files.client_ca.is_none() => {
+                Some("key \"tls.client_ca\" is missing beside \"tls.cert\"")
+            }
+            Some(_) => None,
+        };
+        if let Some(missing) = missing.filter(|_| !listen.ip().is_loopback()) {
+            return Err(ConfigError::Open { listen, missing });
         }
         let variable = |name: &str| environment.get(name).map(Into::into);
         let data_dir = values
@@ -281,15 +293,27 @@ mod tests {
     }
 
     #[test]
-    fn beyond_loopback_it_wants_tls() {
-        let text = error_of("listen = \"0.0.0.0:7700\"", &[]);
-        assert!(
-            text.contains("key \"listen\"") && text.contains("set tls.cert"),
-            "{text}"
-        );
-        assert!(load("listen = \"[::1]:7700\"", &[]).is_ok());
-        let with_tls = "listen = \"0.0.0.0:7700\"\n[tls]\ncert = \"/c\"\nkey = \"/k\"";
-        assert!(load(with_tls, &[]).is_ok());
+    fn beyond_loopback_it_wants_tls_and_the_authority_of_its_clients() {
+        let tls = "\n[tls]\ncert = \"/c\"\nkey = \"/k\"\n";
+        for open in ["0.0.0.0", "[::]", "10.0.0.7", "[2001:db8::7]"] {
+            let listen = format!("listen = \"{open}:7700\"");
+            let text = error_of(&listen, &[]);
+            assert!(text.contains("there is no [tls]"), "{text}");
+            // Each message names all that is needed, so that nobody is led to an open door by the first.
+            let half = error_of(&format!("{listen}{tls}"), &[]);
+            assert!(half.contains("key \"tls.client_ca\" is missing"), "{half}");
+            for text in [text, half] {
+                let needed = ["key \"listen\"", "tls.cert", "tls.key", "tls.client_ca"];
+                assert!(needed.iter().all(|key| text.contains(key)), "{text}");
+            }
+            let whole = format!("{listen}{tls}client_ca = \"/ca\"");
+            assert!(load(&whole, &[]).is_ok());
+        }
+        for inside in ["127.0.0.1", "127.9.9.9", "[::1]"] {
+            let listen = format!("listen = \"{inside}:7700\"");
+            assert!(load(&listen, &[]).is_ok());
+            assert!(load(&format!("{listen}{tls}"), &[]).is_ok());
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 use uuid::Uuid;
 
+use crate::doorman::Doorman;
+
 /// The coordinator's surroundings.
 #[derive(Debug, Clone)]
 pub struct Env {
@@ -110,11 +112,14 @@ impl Net for SystemNet {
             // Without the delay that gathers small packets: assignments and acknowledgements are small and
             // waited for.
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let connections = incoming.map(|stream| {
-                stream.map(|stream| {
+            let doorman = Doorman::default();
+            let connections = incoming.filter_map(move |stream| {
+                let connection = stream.map(|stream| {
                     let info = stream.connect_info();
-                    Connection::new(stream, info)
-                })
+                    let stream = doorman.admit(stream, info.remote_addr()?.ip())?;
+                    Some(Connection::new(stream, info))
+                });
+                std::future::ready(connection.transpose())
             });
             Ok(Listener {
                 address,

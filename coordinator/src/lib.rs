@@ -15,6 +15,7 @@ pub mod database;
 pub mod doctor;
 #[cfg(test)]
 mod draw;
+mod doorman;
 pub mod env;
 pub mod index;
 pub mod lifecycle;
@@ -27,6 +28,7 @@ pub mod scheduler;
 pub mod session;
 pub mod systemd;
 pub mod tls;
+pub mod walls;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -48,6 +50,7 @@ use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
 use crate::env::{Env, Listener};
+use crate::walls::{SAFE_MODE_FOR, STEADY, Starts, Walls};
 
 /// How long streams and requests may take to end when we are asked to stop. Clients go on with
 /// the next coordinator, so this is politeness, not safety.
@@ -63,6 +66,21 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
 pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
     let _data_folder = lock::data_folder(&config.data_dir)?;
+    let (mut starts, walls) = Starts::begin(&config.data_dir)
+        .with_context(|| format!("could not write in data_dir {:?}", config.data_dir))?;
+    let result = run_within(&config, &env, &shutdown, walls, &mut starts).await;
+    // In order, whatever came of it: what an error says needs no other mode.
+    starts.is_well();
+    result
+}
+
+async fn run_within(
+    config: &Config,
+    env: &Env,
+    shutdown: &CancellationToken,
+    walls: Walls,
+    starts: &mut Starts,
+) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
     let listener = env.net.listen(config.listen).await.with_context(|| {
         format!(
@@ -71,19 +89,15 @@ pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> an
         )
     })?;
 
-    let Some(database) = unless(&shutdown, Database::start(&config))
+    let Some(database) = unless(shutdown, Database::start(config))
         .await
         .transpose()?
     else {
         return Ok(());
     };
-    let result = match unless(
-        &shutdown,
-        assemble(&config, &env, &database, shutdown.clone()),
-    )
-    .await
-    {
-        Some(Ok((app, lock))) => serve(app, lock, listener, tls).await,
+    let assembled = assemble(config, env, &database, walls, shutdown.clone());
+    let result = match unless(shutdown, assembled).await {
+        Some(Ok((app, lock))) => serve(app, lock, listener, tls, starts).await,
         Some(Err(error)) => Err(error),
         None => Ok(()),
     };
@@ -96,6 +110,7 @@ async fn assemble(
     config: &Config,
     env: &Env,
     database: &Database,
+    walls: Walls,
     shutdown: CancellationToken,
 ) -> anyhow::Result<(App, DatabaseLock)> {
     let (db, lock) = database.open(env.random.uuid()).await?;
@@ -117,6 +132,7 @@ async fn assemble(
         rates,
         cluster,
         settings: config.settings,
+        walls,
         shutdown,
     };
     Ok((app, lock))
@@ -128,6 +144,7 @@ async fn serve(
     lock: DatabaseLock,
     listener: Listener,
     tls: Option<ServerTlsConfig>,
+    starts: &mut Starts,
 ) -> anyhow::Result<()> {
     let Listener {
         address,
@@ -140,16 +157,35 @@ async fn serve(
     let server =
         server.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
-    let mut loops = background::start(&app);
+    let loops = match &app.walls.safe_mode {
+        None => background::start(&app),
+        Some(why) => {
+            tracing::error!("{why}");
+            background::alive_only(&app)
+        }
+    };
     announce(address)?;
 
+    let is_safe = app.walls.safe_mode.is_some();
+    let safe_mode_over = async {
+        if !is_safe {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(SAFE_MODE_FOR).await;
+    };
+    let is_steady = async {
+        tokio::time::sleep(STEADY).await;
+        starts.is_well();
+        std::future::pending::<()>().await;
+    };
     let result = tokio::select! {
         // In order: asked to stop, the loops end too, and that is no failure.
         biased;
         () = shutdown.cancelled() => Ok(()),
         ended = &mut server => Err(anyhow::anyhow!("the server ended: {ended:?}")),
         error = lock.keep() => Err(error.into()),
-        ended = loop_ended(&mut loops) => Err(ended),
+        () = is_steady => Ok(()),
+        () = safe_mode_over => Err(anyhow::anyhow!("the safe mode has lasted long enough; the next start tries again")),
     };
     if let Err(error) = &result {
         tracing::error!(%error, "stopping");
@@ -173,16 +209,6 @@ fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
     tracing::info!(%address, "listening");
     systemd::ready();
     Ok(())
-}
-
-/// A loop ends only when it panicked: restarted alone it would meet the same, so all of us starts
-/// anew.
-async fn loop_ended(loops: &mut JoinSet<()>) -> anyhow::Error {
-    match loops.join_next().await {
-        Some(Err(error)) => anyhow::Error::from(error).context("a background loop failed"),
-        Some(Ok(())) => anyhow::anyhow!("a background loop ended by itself"),
-        None => std::future::pending().await,
-    }
 }
 
 async fn end(

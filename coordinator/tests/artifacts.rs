@@ -63,6 +63,7 @@ async fn download(client: &mut Client, digest: &Digest, offset: u64) -> Result<V
     let request = DownloadBlobRequest {
         digest: digest.to_string(),
         offset,
+        size_bytes: None,
     };
     let mut chunks = client.download_blob(request).await?.into_inner();
     let mut bytes = Vec::new();

@@ -6,8 +6,10 @@ mod program;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use marquee_proto::v1;
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_store::testing::number;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -54,6 +56,7 @@ fn a_missing_certificate_file_is_named() {
     let mut command = command(folder.path(), "0.0.0.0:0");
     command.env("MARQUEE_COORDINATOR__TLS__CERT", "/nowhere/cert.pem");
     command.env("MARQUEE_COORDINATOR__TLS__KEY", "/nowhere/key.pem");
+    command.env("MARQUEE_COORDINATOR__TLS__CLIENT_CA", "/nowhere/ca.pem");
     let said = refused(command);
     assert!(
         said.contains("/nowhere/cert.pem") && said.contains("tls.cert"),
@@ -168,6 +171,94 @@ async fn a_postgres_that_dies_is_started_again() {
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// As on a disk that hangs, or in a suspended machine. Nobody else has the lock: there is nothing to do but wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_stands_still_is_waited_for() {
+    let folder = data_dir();
+    let mut coordinator = Coordinator::start(folder.path());
+    for _ in 0..2 {
+        let all = postgres_of(folder.path());
+        for process in &all {
+            kill(*process, Signal::SIGSTOP).unwrap();
+        }
+        // Until it has noticed, and has tried for a while to take the lock again.
+        tokio::time::sleep(Duration::from_secs(16)).await;
+        for process in &all {
+            // One that ended meanwhile needs none.
+            let _ = kill(*process, Signal::SIGCONT);
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(status) = list_artifacts(&coordinator).await {
+            assert!(coordinator.is_running(), "{}", coordinator.log());
+            assert!(Instant::now() < deadline, "{status}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    eventually("the lock is taken again", Duration::from_secs(60), || {
+        coordinator.log().contains("took the database's lock again")
+    });
+    let log = coordinator.log();
+    assert!(!log.contains("another coordinator"), "{log}");
+    assert!(log.contains("Postgres does not answer"), "{log}");
+    list_artifacts(&coordinator).await.unwrap();
+}
+
+/// Killed three times while it is at the same thing, as one that dies of it: the next one only answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
+    let folder = data_dir();
+    let submission = || {
+        let toml = "name = \"one\"\n[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
+        v1::SubmitPipelineRequest {
+            request_id: "request".into(),
+            document: Some(v1::Document {
+                format: Some(v1::document::Format::Toml(toml.into())),
+            }),
+            overrides: vec![],
+        }
+    };
+    for _ in 0..3 {
+        let mut coordinator = Coordinator::start(folder.path());
+        assert!(!coordinator.log().contains("safe mode"));
+        let mut jobs = JobsClient::new(coordinator.channel().await);
+        // It hangs in the middle of a submission: its Postgres stands still.
+        let all = postgres_of(folder.path());
+        for process in &all {
+            kill(*process, Signal::SIGSTOP).unwrap();
+        }
+        let request = tokio::spawn(async move { jobs.submit_pipeline(submission()).await });
+        let trail = folder.path().join("trail");
+        eventually("it is at the submission", Duration::from_secs(20), || {
+            let trail = std::fs::read(&trail).unwrap();
+            String::from_utf8_lossy(&trail).contains("SubmitPipeline")
+        });
+        coordinator.signal(Signal::SIGKILL);
+        coordinator.wait(Duration::from_secs(20));
+        for process in &all {
+            let _ = kill(*process, Signal::SIGCONT);
+        }
+        assert!(request.await.unwrap().is_err());
+    }
+    let mut coordinator = Coordinator::start(folder.path());
+    eventually("it says so", Duration::from_secs(20), || {
+        let log = coordinator.log();
+        log.contains("safe mode") && log.contains("request /marquee.v1.Jobs/SubmitPipeline")
+    });
+    list_artifacts(&coordinator).await.unwrap();
+    let mut jobs = JobsClient::new(coordinator.channel().await);
+    let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await;
+    listed.unwrap();
+    let refused = jobs.submit_pipeline(submission()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("SubmitPipeline"), "{refused}");
+    // Ended in order, the next one tries again.
+    coordinator.signal(Signal::SIGTERM);
+    assert!(coordinator.wait(Duration::from_secs(20)).success());
+    let coordinator = Coordinator::start(folder.path());
+    let mut jobs = JobsClient::new(coordinator.channel().await);
+    jobs.submit_pipeline(submission()).await.unwrap();
 }
 
 /// Postgres believes in a connection that we have given up: that is no other coordinator.

@@ -1,10 +1,13 @@
 //! Artifacts: immutable folders of files, named by what they hold.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::limits::{ARTIFACT_MAX_BYTES, ARTIFACT_NAME_MAX_BYTES, ARTIFACT_PATH_MAX_BYTES};
 
 /// A SHA-256 digest in lowercase hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -83,7 +86,7 @@ impl fmt::Display for Digest {
 /// One file of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// Path within the artifact, `/`-separated, never absolute, without `.` or `..`.
+    /// Path within the artifact, `/`-separated, never absolute, without `.` or `..`, without control characters.
     pub path: String,
     pub size_bytes: u64,
     pub digest: Digest,
@@ -111,8 +114,21 @@ pub enum InvalidManifest {
         "file path {0:?} is not a plain relative path; use names joined by \"/\" without \".\" or \"..\""
     )]
     Path(String),
+    #[error(
+        "file path {0:?} holds a control character, with which one list of files could pass for another; give the file a plain name"
+    )]
+    Control(String),
+    #[error(
+        "file path {start:?}... has {bytes} bytes; at most {max} fit, and {name} for each name in it",
+        max = ARTIFACT_PATH_MAX_BYTES, name = ARTIFACT_NAME_MAX_BYTES
+    )]
+    PathTooLong { start: String, bytes: usize },
     #[error("file path {0:?} stands in the manifest twice")]
     Duplicate(String),
+    #[error("{file:?} is a file, and {beside:?} would lie in it; give one of them another name")]
+    FileAndFolder { file: String, beside: String },
+    #[error("{0:?} is said to have {1} bytes and, under the same digest, {2}")]
+    TwoSizes(String, u64, u64),
     #[error("{0:?} is said to be executable, and is no file of the artifact")]
     NoSuchExecutable(String),
     #[error("folder {0:?} is said to be empty, and holds files, or stands in the manifest twice")]
@@ -121,37 +137,19 @@ pub enum InvalidManifest {
     TooMany { count: usize },
     #[error("the paths of an artifact may have {max} bytes together, these have {bytes}; use shorter names, or pack the files into shards", max = crate::limits::ARTIFACT_MAX_PATH_BYTES)]
     PathsTooLong { bytes: usize },
+    #[error("the files of an artifact may have {max} bytes together, and {path:?} goes beyond", max = ARTIFACT_MAX_BYTES)]
+    TooLarge { path: String },
 }
 
 impl Manifest {
     /// A manifest of `files` in canonical order, if every path is safe to create under a folder.
-    pub fn new(mut files: Vec<FileEntry>) -> Result<Self, InvalidManifest> {
-        if files.len() > crate::limits::ARTIFACT_MAX_FILES {
-            return Err(InvalidManifest::TooMany { count: files.len() });
-        }
-        let bytes = files.iter().map(|file| file.path.len()).sum();
-        if bytes > crate::limits::ARTIFACT_MAX_PATH_BYTES {
-            return Err(InvalidManifest::PathsTooLong { bytes });
-        }
-        files.sort();
-        for file in &files {
-            if !is_plain_relative_path(&file.path) {
-                return Err(InvalidManifest::Path(file.path.clone()));
-            }
-        }
-        if let Some(pair) = files.windows(2).find(|pair| pair[0].path == pair[1].path) {
-            return Err(InvalidManifest::Duplicate(pair[0].path.clone()));
-        }
-        Ok(Self {
-            files,
-            executables: Vec::new(),
-            empty_folders: Vec::new(),
-        })
+    pub fn new(files: Vec<FileEntry>) -> Result<Self, InvalidManifest> {
+        Self::with_modes(files, Vec::new(), Vec::new())
     }
 
     /// The same with those of the files that may be executed, and the folders in which there is nothing.
     pub fn with_modes(
-        files: Vec<FileEntry>,
+        mut files: Vec<FileEntry>,
         mut executables: Vec<String>,
         mut empty_folders: Vec<String>,
     ) -> Result<Self, InvalidManifest> {
@@ -159,51 +157,22 @@ impl Manifest {
         if count > crate::limits::ARTIFACT_MAX_FILES {
             return Err(InvalidManifest::TooMany { count });
         }
-        let manifest = Self::new(files)?;
-        let paths = manifest.files.iter().map(|file| &file.path);
+        let paths = files.iter().map(|file| &file.path);
         let bytes = paths.chain(&empty_folders).map(String::len).sum();
         if bytes > crate::limits::ARTIFACT_MAX_PATH_BYTES {
             return Err(InvalidManifest::PathsTooLong { bytes });
         }
+        files.sort();
         executables.sort_unstable();
         executables.dedup();
-        if let Some(path) = executables.iter().find(|path| !manifest.has_file(path)) {
-            return Err(InvalidManifest::NoSuchExecutable(path.clone()));
-        }
         empty_folders.sort_unstable();
-        for folder in &empty_folders {
-            if !is_plain_relative_path(folder) {
-                return Err(InvalidManifest::Path(folder.clone()));
-            }
-            let below = format!("{folder}/");
-            let next = |paths: &[FileEntry]| paths.partition_point(|file| file.path < below);
-            let holds_file = manifest
-                .files
-                .get(next(&manifest.files))
-                .is_some_and(|file| file.path.starts_with(&below));
-            if holds_file || manifest.has_file(folder) {
-                return Err(InvalidManifest::NotEmpty(folder.clone()));
-            }
-            // Neither a file nor an empty folder can have something below it.
-            let mut parents = folder.match_indices('/').map(|(at, _)| &folder[..at]);
-            let is_below = |parent: &str| {
-                manifest.has_file(parent)
-                    || empty_folders
-                        .binary_search_by(|known| known.as_str().cmp(parent))
-                        .is_ok()
-            };
-            if let Some(parent) = parents.find(|parent| is_below(parent)) {
-                return Err(InvalidManifest::NotEmpty(parent.to_owned()));
-            }
-        }
-        if let Some(pair) = empty_folders.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(InvalidManifest::NotEmpty(pair[0].clone()));
-        }
-        Ok(Self {
+        let manifest = Self {
+            files,
             executables,
             empty_folders,
-            ..manifest
-        })
+        };
+        manifest.check()?;
+        Ok(manifest)
     }
 
     /// The artifact of several, the files of each below a folder of its own.
@@ -219,6 +188,74 @@ impl Manifest {
             empty_folders.extend(part.empty_folders.into_iter().map(below));
         }
         Self::with_modes(files, executables, empty_folders)
+    }
+
+    /// Whether its files can be stored and created as they stand: what [`new`](Self::new) makes sure of, and a
+    /// manifest that was stored by an earlier version, or changed by hand, may lack.
+    pub fn check(&self) -> Result<(), InvalidManifest> {
+        let mut total: u64 = 0;
+        let mut sizes: HashMap<&Digest, u64> = HashMap::new();
+        for file in &self.files {
+            check_path(&file.path)?;
+            let size = *sizes.entry(&file.digest).or_insert(file.size_bytes);
+            if size != file.size_bytes {
+                let path = file.path.clone();
+                return Err(InvalidManifest::TwoSizes(path, size, file.size_bytes));
+            }
+            let sum = total.checked_add(file.size_bytes);
+            total = sum
+                .filter(|total| *total <= ARTIFACT_MAX_BYTES)
+                .ok_or_else(|| InvalidManifest::TooLarge {
+                    path: file.path.clone(),
+                })?;
+        }
+        let mut paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
+        paths.sort_unstable();
+        if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(InvalidManifest::Duplicate(pair[0].to_owned()));
+        }
+        for file in &paths {
+            // What would lie in it, sorted, begins here.
+            let folder = format!("{file}/");
+            let first = paths.partition_point(|path| *path < folder.as_str());
+            if let Some(beside) = paths.get(first).filter(|path| path.starts_with(&folder)) {
+                return Err(InvalidManifest::FileAndFolder {
+                    file: (*file).to_owned(),
+                    beside: (*beside).to_owned(),
+                });
+            }
+        }
+        self.check_modes(&paths)
+    }
+
+    /// What is said of files and folders beside their bytes. `paths` are those of the files, sorted.
+    fn check_modes(&self, paths: &[&str]) -> Result<(), InvalidManifest> {
+        let is_file = |path: &str| paths.binary_search(&path).is_ok();
+        if let Some(path) = self.executables.iter().find(|path| !is_file(path)) {
+            return Err(InvalidManifest::NoSuchExecutable(path.clone()));
+        }
+        let mut folders: Vec<&str> = self.empty_folders.iter().map(String::as_str).collect();
+        folders.sort_unstable();
+        for folder in &folders {
+            check_path(folder)?;
+            let below = format!("{folder}/");
+            let next = paths.partition_point(|path| *path < below.as_str());
+            let holds_file = paths.get(next).is_some_and(|path| path.starts_with(&below));
+            // Neither a file nor an empty folder can have something below it.
+            let mut parents = folder.match_indices('/').map(|(at, _)| &folder[..at]);
+            let is_below =
+                |parent: &str| is_file(parent) || folders.binary_search(&parent).is_ok();
+            if holds_file || is_file(folder) {
+                return Err(InvalidManifest::NotEmpty((*folder).to_owned()));
+            }
+            if let Some(parent) = parents.find(|parent| is_below(parent)) {
+                return Err(InvalidManifest::NotEmpty(parent.to_owned()));
+            }
+        }
+        match folders.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(InvalidManifest::NotEmpty(pair[0].to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Which form it is in: 1 has files alone; 2 says more of them, and an older reader would lose that.
@@ -240,15 +277,9 @@ impl Manifest {
         found.is_ok()
     }
 
-    fn has_file(&self, path: &str) -> bool {
-        let found = self
-            .files
-            .binary_search_by(|file| file.path.as_str().cmp(path));
-        found.is_ok()
-    }
-
     /// The artifact's digest: SHA-256 over the line `<file digest>  <path>\n` of each file in path
-    /// order, so that `sha256sum` on the files reproduces it. A manifest of [`version`](Self::version) 2 goes
+    /// order, so that `sha256sum` on the files reproduces it. No path holds a line feed, so that a line is one
+    /// file and two different lists never read alike. A manifest of [`version`](Self::version) 2 goes
     /// on with a line that says so, and then `x  <path>\n` for each executable file and `d  <path>\n` for
     /// each empty folder: no such line is one of a file, whose first 64 characters are a digest.
     #[must_use]
@@ -274,135 +305,30 @@ impl Manifest {
     /// Bytes of all files together.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size_bytes).sum()
+        // Of a stored manifest nobody may have checked the sum.
+        let sizes = self.files.iter().map(|file| file.size_bytes);
+        sizes.fold(0, u64::saturating_add)
     }
 }
 
-fn is_plain_relative_path(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains(['\0', '\\'])
-        && path
-            .split('/')
-            .all(|part| !part.is_empty() && part != "." && part != "..")
+fn check_path(path: &str) -> Result<(), InvalidManifest> {
+    let bytes = path.len();
+    let names = || path.split('/');
+    if bytes > ARTIFACT_PATH_MAX_BYTES || names().any(|name| name.len() > ARTIFACT_NAME_MAX_BYTES) {
+        let start = path[..path.floor_char_boundary(60)].to_owned();
+        return Err(InvalidManifest::PathTooLong { start, bytes });
+    }
+    if path.chars().any(char::is_control) {
+        return Err(InvalidManifest::Control(path.to_owned()));
+    }
+    let is_plain =
+        !path.contains('\\') && names().all(|name| !name.is_empty() && name != "." && name != "..");
+    if is_plain {
+        Ok(())
+    } else {
+        Err(InvalidManifest::Path(path.to_owned()))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(path: &str) -> FileEntry {
-        FileEntry {
-            path: path.into(),
-            size_bytes: 3,
-            digest: Digest::of(b"abc"),
-        }
-    }
-
-    #[test]
-    fn digest_is_that_of_sha256sum_output() {
-        // printf abc > b; printf abc > a; sha256sum a b | sha256sum
-        let manifest = Manifest::new(vec![file("b"), file("a")]).unwrap();
-        assert_eq!(manifest.files[0].path, "a");
-        assert_eq!(
-            manifest.digest().as_str(),
-            "6e0534855d1d183250459e82c311fb77578cf75019787625a10154399462260d",
-        );
-    }
-
-    #[test]
-    fn a_path_that_could_leave_the_folder_is_refused() {
-        for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a\\b"] {
-            assert_eq!(
-                Manifest::new(vec![file(bad)]),
-                Err(InvalidManifest::Path(bad.into()))
-            );
-        }
-        assert!(Manifest::new(vec![file("tensorboard/events")]).is_ok());
-    }
-
-    #[test]
-    fn more_than_one_message_could_carry_is_refused() {
-        use crate::limits::{ARTIFACT_MAX_FILES, ARTIFACT_MAX_PATH_BYTES};
-        let many = (0..=ARTIFACT_MAX_FILES).map(|i| file(&format!("{i}")));
-        assert_eq!(
-            Manifest::new(many.collect()),
-            Err(InvalidManifest::TooMany {
-                count: ARTIFACT_MAX_FILES + 1
-            })
-        );
-        let long = "x".repeat(ARTIFACT_MAX_PATH_BYTES);
-        assert!(Manifest::new(vec![file(&long)]).is_ok());
-        assert_eq!(
-            Manifest::new(vec![file(&long), file("y")]),
-            Err(InvalidManifest::PathsTooLong {
-                bytes: ARTIFACT_MAX_PATH_BYTES + 1
-            })
-        );
-    }
-
-    #[test]
-    fn what_may_be_executed_and_empty_folders_change_the_digest_and_nothing_else_does() {
-        let files = || vec![file("run.sh"), file("weights")];
-        let plain = Manifest::new(files()).unwrap();
-        let with = |executables: &[&str], folders: &[&str]| {
-            let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
-            Manifest::with_modes(files(), owned(executables), owned(folders))
-        };
-        let same = with(&[], &[]).unwrap();
-        assert_eq!((same.version(), same.digest()), (1, plain.digest()));
-        assert_eq!(
-            serde_json::to_string(&same).unwrap(),
-            serde_json::to_string(&plain).unwrap()
-        );
-        let mut digests = vec![
-            plain.digest(),
-            with(&["run.sh"], &[]).unwrap().digest(),
-            with(&["weights"], &[]).unwrap().digest(),
-            with(&[], &["logs"]).unwrap().digest(),
-            with(&["run.sh"], &["logs"]).unwrap().digest(),
-        ];
-        let both = with(&["run.sh", "run.sh"], &["logs/b", "logs/a"]).unwrap();
-        assert!(both.is_executable("run.sh") && !both.is_executable("weights"));
-        let read: Manifest = serde_json::from_str(&serde_json::to_string(&both).unwrap()).unwrap();
-        assert_eq!((read.version(), read.digest()), (2, both.digest()));
-        digests.push(both.digest());
-        digests.sort();
-        digests.dedup();
-        assert_eq!(digests.len(), 6);
-        assert_eq!(
-            with(&["gone"], &[]),
-            Err(InvalidManifest::NoSuchExecutable("gone".into()))
-        );
-        for (bad, named) in [
-            (vec!["run.sh"], "run.sh"),
-            (vec!["run.sh/x"], "run.sh"),
-            (vec!["a", "a-b", "a/b"], "a"),
-            (vec!["a", "a"], "a"),
-        ] {
-            assert_eq!(
-                with(&[], &bad),
-                Err(InvalidManifest::NotEmpty(named.into()))
-            );
-        }
-        assert_eq!(
-            with(&[], &["../a"]),
-            Err(InvalidManifest::Path("../a".into()))
-        );
-    }
-
-    #[test]
-    fn a_manifest_that_an_older_version_stored_is_read() {
-        let stored = format!(
-            r#"{{"files":[{{"path":"a","size_bytes":3,"digest":"{}"}}]}}"#,
-            Digest::of(b"abc")
-        );
-        let manifest: Manifest = serde_json::from_str(&stored).unwrap();
-        assert_eq!(manifest, Manifest::new(vec![file("a")]).unwrap());
-    }
-
-    #[test]
-    fn a_path_stands_once() {
-        let twice = Manifest::new(vec![file("a"), file("a")]);
-        assert_eq!(twice, Err(InvalidManifest::Duplicate("a".into())));
-    }
-}
+mod tests;

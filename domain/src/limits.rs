@@ -7,13 +7,29 @@ use std::time::Duration;
 pub const NAME_MAX_BYTES: usize = 63;
 /// Bytes of a pipeline document. A pipeline is a page of text; more is a mistake.
 pub const DOCUMENT_MAX_BYTES: usize = 1024 * 1024;
+/// Values that are put into a document before it is read (`--set`): a document with more is better written down.
+pub const OVERRIDES_MAX: usize = 1_000;
+/// Bytes of all overrides of one submission together, paths and values.
+pub const OVERRIDES_MAX_BYTES: usize = DOCUMENT_MAX_BYTES;
+/// Keys of an override's path. The deepest key that the format has is the sixth.
+pub const OVERRIDE_PATH_MAX_KEYS: usize = 16;
+/// Tables and lists within each other in a document. What reads, copies and drops it calls itself once a level.
+pub const DOCUMENT_MAX_DEPTH: usize = 32;
 /// Jobs of one pipeline. Larger submissions are job arrays.
 pub const PIPELINE_MAX_JOBS: usize = 1_000;
 /// Elements of a job array. Each is a row: that many are stored within seconds, and more would be a
 /// document that nobody meant.
 pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
-/// CPU slots of one host that are looked at: the largest hosts have some hundred threads.
+/// CPU slots of one host: the largest hosts have some hundred threads.
 pub const HOST_DEVICES_MAX: u32 = 4_096;
+/// Hardware threads of one host.
+pub const HOST_THREADS_MAX: u32 = 65_536;
+/// Bytes of memory of one host, and of one GPU: 1 PiB.
+pub const HOST_MEMORY_MAX_BYTES: u64 = 1 << 50;
+/// GPUs of one host: the largest boxes have 16, and each may be divided into seven.
+pub const HOST_GPUS_MAX: usize = 128;
+/// Bytes of a text by which a host or one of its devices describes itself.
+pub const HOST_TEXT_MAX_BYTES: usize = 256;
 /// Bytes of a `request_id`: room for a UUID with a prefix.
 pub const REQUEST_ID_MAX_BYTES: usize = 128;
 /// Ranks of one job: 100 hosts of 16 GPUs with room to spare.
@@ -54,11 +70,22 @@ pub const FAILURE_MESSAGE_MAX_BYTES: usize = 16 * 1024;
 pub const LOG_LINE_MAX_BYTES: usize = 16 * 1024;
 /// Bytes of log (stdout or stderr) stored of one rank; what follows is dropped, and a line says so.
 pub const LOG_RANK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Most of anything that a rank's progress counts, bytes included: those of a thousand elements are added up.
+pub const PROGRESS_MAX: u64 = 1_000_000_000_000_000;
+/// Bytes of the summary that a child hands back, which is one line of its own.
+pub const SUMMARY_MAX_BYTES: usize = CHILD_LINE_MAX_BYTES;
+/// Reports in one message of a worker: four times as many as a worker has under way.
+pub const REPORTS_IN_MESSAGE_MAX: usize = 4 * REPORTS_IN_FLIGHT_MAX;
 /// Reports in flight between a worker and the coordinator: above it the worker waits for
 /// acknowledgements, and its spool on disk holds the rest.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 1_024;
 /// Files of one artifact. With the paths below their own limit a manifest of so many stays at half
 /// of [`MESSAGE_MAX_BYTES`]: it travels as one message.
 pub const ARTIFACT_MAX_FILES: usize = 20_000;
+/// Bytes of all files of one artifact together: 1 PiB, far above any disk, and sums of it fit their column.
+pub const ARTIFACT_MAX_BYTES: u64 = 1 << 50;
+/// Bytes of one file's path within its artifact, and of each name in it: what Linux can create below a folder.
+pub const ARTIFACT_PATH_MAX_BYTES: usize = 3_072;
+pub const ARTIFACT_NAME_MAX_BYTES: usize = 255;
 /// Bytes of all paths of one artifact together.
 pub const ARTIFACT_MAX_PATH_BYTES: usize = 2 * 1024 * 1024;

@@ -16,10 +16,12 @@ use crate::ids::JobName;
 use crate::limits;
 use crate::spec::{JobSpec, PipelineSpec};
 
+mod bounds;
 mod graph;
 mod job;
 mod labels;
 mod learning;
+pub use bounds::check_size;
 pub use labels::TMDB_GENRES;
 mod overrides;
 mod recipe;
@@ -68,12 +70,10 @@ pub fn parse_pipeline(
     overrides: &[Override],
     cluster: Option<Capacity>,
 ) -> Result<PipelineSpec, Vec<FieldError>> {
+    check_size(document, overrides)?;
     let errors = Errors::default();
-    let root = read(document, &errors);
-    let spec = root.and_then(|mut root| {
-        overrides::apply(&mut root, "", overrides, &errors);
-        pipeline(&root, cluster, &errors)
-    });
+    let root = read(document, overrides, &errors);
+    let spec = root.and_then(|root| pipeline(&root, cluster, &errors));
     errors.into_result(spec)
 }
 
@@ -84,10 +84,16 @@ pub fn parse_job(
     overrides: &[Override],
     cluster: Option<Capacity>,
 ) -> Result<PipelineSpec, Vec<FieldError>> {
+    check_size(document, overrides)?;
+    if let Err(why) = name.parse::<JobName>() {
+        return Err(vec![FieldError {
+            field: "name".to_owned(),
+            message: format!("{:?} {why}", bounds::start_of(name)),
+        }]);
+    }
     let errors = Errors::default();
-    let job = read(document, &errors);
-    let spec = job.and_then(|mut job| {
-        overrides::apply(&mut job, "", overrides, &errors);
+    let job = read(document, overrides, &errors);
+    let spec = job.and_then(|job| {
         let jobs = Map::from_iter([(name.to_owned(), Value::Object(job))]);
         let root = Map::from_iter([
             ("name".to_owned(), Value::String(name.to_owned())),
@@ -98,39 +104,34 @@ pub fn parse_job(
     errors.into_result(spec)
 }
 
-fn read(document: DocumentText<'_>, errors: &Errors) -> Option<Map<String, Value>> {
-    let (text, parsed) = match document {
-        DocumentText::Toml(text) => (
-            text,
-            toml::from_str::<Value>(text).map_err(|e| toml_message(text, &e)),
-        ),
-        DocumentText::Json(text) => (text, serde_json::from_str(text).map_err(|e| e.to_string())),
+/// Reads a document of a size that was checked, and puts the overrides into it.
+fn read(
+    document: DocumentText<'_>,
+    overrides: &[Override],
+    errors: &Errors,
+) -> Option<Map<String, Value>> {
+    let parsed = match document {
+        DocumentText::Toml(text) => {
+            toml::from_str::<Value>(text).map_err(|e| toml_message(text, &e))
+        }
+        DocumentText::Json(text) => serde_json::from_str(text).map_err(|e| e.to_string()),
     };
-    if text.len() > limits::DOCUMENT_MAX_BYTES {
-        let size = text.len();
-        errors.add(
-            "document",
-            format!(
-                "{size} bytes are too many; at most {} fit",
-                limits::DOCUMENT_MAX_BYTES
-            ),
-        );
-        return None;
-    }
-    match parsed {
-        Ok(Value::Object(root)) => Some(root),
+    let mut root = match parsed {
+        Ok(Value::Object(root)) => root,
         Ok(other) => {
             errors.add(
                 "document",
                 format!("must be a table of keys, not {}", table::kind_of(&other)),
             );
-            None
+            return None;
         }
         Err(message) => {
             errors.add("document", message);
-            None
+            return None;
         }
-    }
+    };
+    overrides::apply(&mut root, overrides, errors);
+    bounds::check_values(&root, errors).then_some(root)
 }
 
 fn toml_message(text: &str, error: &toml::de::Error) -> String {
@@ -200,5 +201,7 @@ fn pipeline(
     name.map(|name| PipelineSpec { name, jobs })
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

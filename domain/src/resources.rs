@@ -1,6 +1,12 @@
 //! What hosts have and what jobs ask for.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    HOST_DEVICES_MAX, HOST_GPUS_MAX, HOST_MEMORY_MAX_BYTES, HOST_TEXT_MAX_BYTES, HOST_THREADS_MAX,
+};
 
 /// The kind of device a job asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -80,7 +86,86 @@ pub struct Inventory {
     pub flavour: String,
 }
 
+/// A field of an inventory that no host has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {problem}")]
+pub struct OutOfBounds {
+    /// Such as "inventory.cpu_slots".
+    pub field: &'static str,
+    /// What is wrong, and the bounds.
+    pub problem: String,
+}
+
+/// Highest part of a compute capability; the newest GPUs are at 12.
+const CAPABILITY_MAX: u32 = 1_000;
+
 impl Inventory {
+    /// Whether a host can have all this. What is planned, shown and kept in memory follows from these numbers, so
+    /// that a mistyped one must not get in: a worker looks before it says Hello, the coordinator when it hears it,
+    /// and again at what an earlier version stored.
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        let number = |field, value: u64, max: u64| {
+            let problem = format!("is {value}; at most {max} are believed");
+            (value <= max)
+                .then_some(())
+                .ok_or(OutOfBounds { field, problem })
+        };
+        number(
+            "inventory.cpu_slots",
+            self.cpu_slots.into(),
+            HOST_DEVICES_MAX.into(),
+        )?;
+        let threads = [
+            ("inventory.cpu_threads", self.cpu_threads),
+            ("inventory.threads_per_slot", self.threads_per_slot),
+        ];
+        for (field, value) in threads {
+            number(field, value.into(), HOST_THREADS_MAX.into())?;
+        }
+        number(
+            "inventory.memory_bytes",
+            self.memory_bytes,
+            HOST_MEMORY_MAX_BYTES,
+        )?;
+        let texts = [
+            ("inventory.hostname", &self.hostname),
+            ("inventory.address", &self.address),
+            ("inventory.flavour", &self.flavour),
+        ];
+        for (field, value) in texts {
+            text(field, value)?;
+        }
+        number(
+            "inventory.gpus",
+            self.gpus.len() as u64,
+            HOST_GPUS_MAX as u64,
+        )?;
+        let mut indices = BTreeSet::new();
+        for gpu in &self.gpus {
+            let highest = HOST_GPUS_MAX as u64 - 1;
+            number("inventory.gpus.index", gpu.index.into(), highest)?;
+            if !indices.insert(gpu.index) {
+                return Err(OutOfBounds {
+                    field: "inventory.gpus.index",
+                    problem: format!("{} stands twice", gpu.index),
+                });
+            }
+            text("inventory.gpus.uuid", &gpu.uuid)?;
+            text("inventory.gpus.name", &gpu.name)?;
+            let memory = gpu.memory_bytes;
+            number("inventory.gpus.memory_bytes", memory, HOST_MEMORY_MAX_BYTES)?;
+            let (major, minor) = gpu.compute_capability;
+            for part in [major, minor] {
+                number(
+                    "inventory.gpus.compute_capability",
+                    part.into(),
+                    CAPABILITY_MAX.into(),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
     /// How many devices of `kind` this host offers; for `Any`, of the better kind it has.
     #[must_use]
     pub fn devices(&self, kind: DeviceKind) -> u32 {
@@ -89,6 +174,89 @@ impl Inventory {
             DeviceKind::Cpu => self.cpu_slots,
             DeviceKind::Gpu => gpus,
             DeviceKind::Any => gpus.max(self.cpu_slots),
+        }
+    }
+}
+
+/// A text that can be stored, and shown in one line.
+fn text(field: &'static str, value: &str) -> Result<(), OutOfBounds> {
+    let problem = if value.len() > HOST_TEXT_MAX_BYTES {
+        format!(
+            "has {} bytes; at most {HOST_TEXT_MAX_BYTES} fit",
+            value.len()
+        )
+    } else if value.chars().any(char::is_control) {
+        "holds control characters".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(OutOfBounds { field, problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Inventory {
+        Inventory {
+            hostname: "gpu-1".into(),
+            cpu_threads: 512,
+            memory_bytes: 6 << 40,
+            cpu_slots: 512,
+            threads_per_slot: 1,
+            gpus: (0..16)
+                .map(|index| GpuInfo {
+                    index,
+                    uuid: format!("GPU-{index}"),
+                    name: "NVIDIA H200".into(),
+                    memory_bytes: 141 << 30,
+                    compute_capability: (9, 0),
+                })
+                .collect(),
+            address: "10.0.0.7".into(),
+            flavour: "libtorch-2.11.0".into(),
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_host_has_its_bounds() {
+        assert_eq!(host().check(), Ok(()));
+        type Change = fn(&mut Inventory);
+        let hostile: [(&str, Change); 15] = [
+            ("inventory.cpu_slots", |host| host.cpu_slots = 4_000_000_000),
+            ("inventory.cpu_slots", |host| host.cpu_slots = u32::MAX),
+            ("inventory.cpu_threads", |host| host.cpu_threads = u32::MAX),
+            ("inventory.threads_per_slot", |host| {
+                host.threads_per_slot = u32::MAX;
+            }),
+            ("inventory.memory_bytes", |host| {
+                host.memory_bytes = u64::MAX
+            }),
+            ("inventory.hostname", |host| host.hostname = "h".repeat(257)),
+            ("inventory.hostname", |host| host.hostname = "a\0b".into()),
+            ("inventory.address", |host| host.address = "a\nb".into()),
+            ("inventory.flavour", |host| {
+                host.flavour = "\u{1b}[2J".into()
+            }),
+            ("inventory.gpus", |host| {
+                host.gpus = vec![host.gpus[0].clone(); 129];
+            }),
+            ("inventory.gpus.index", |host| host.gpus[1].index = u32::MAX),
+            ("inventory.gpus.index", |host| host.gpus[1].index = 0),
+            ("inventory.gpus.name", |host| {
+                host.gpus[0].name = "\0".into()
+            }),
+            ("inventory.gpus.memory_bytes", |host| {
+                host.gpus[0].memory_bytes = u64::MAX;
+            }),
+            ("inventory.gpus.compute_capability", |host| {
+                host.gpus[0].compute_capability = (u32::MAX, 0);
+            }),
+        ];
+        for (field, change) in hostile {
+            let mut host = host();
+            change(&mut host);
+            assert_eq!(host.check().unwrap_err().field, field);
         }
     }
 }

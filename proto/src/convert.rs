@@ -5,11 +5,17 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{FileEntry, Manifest};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::limits::HOST_TEXT_MAX_BYTES;
 use marquee_domain::rank::Rendezvous;
-use marquee_domain::resources::{Device, GpuInfo, Inventory};
+use marquee_domain::resources::{Device, GpuInfo, Inventory, OutOfBounds};
 use marquee_domain::spec::JobKind;
 
 use crate::v1;
+
+/// Bytes of a sender's text that an error repeats.
+const REPEATED_MAX_BYTES: usize = 80;
+/// The first second of the year 10,000.
+const TIME_END_S: i64 = 253_402_300_800;
 
 /// A field of a message that holds no valid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -189,8 +195,9 @@ impl From<&Inventory> for v1::Inventory {
     }
 }
 
-impl From<v1::Inventory> for Inventory {
-    fn from(inventory: v1::Inventory) -> Self {
+impl TryFrom<v1::Inventory> for Inventory {
+    type Error = BadField;
+    fn try_from(inventory: v1::Inventory) -> Result<Self, BadField> {
         let gpus = inventory.gpus.into_iter().map(|gpu| GpuInfo {
             index: gpu.index,
             uuid: gpu.uuid,
@@ -198,7 +205,7 @@ impl From<v1::Inventory> for Inventory {
             memory_bytes: gpu.memory_bytes,
             compute_capability: (gpu.compute_major, gpu.compute_minor),
         });
-        Self {
+        let inventory = Self {
             gpus: gpus.collect(),
             hostname: inventory.hostname,
             cpu_threads: inventory.cpu_threads,
@@ -207,7 +214,11 @@ impl From<v1::Inventory> for Inventory {
             threads_per_slot: inventory.threads_per_slot,
             address: inventory.address,
             flavour: inventory.flavour,
-        }
+        };
+        inventory
+            .check()
+            .map_err(|OutOfBounds { field, problem }| BadField { field, problem })?;
+        Ok(inventory)
     }
 }
 
@@ -215,10 +226,8 @@ impl TryFrom<v1::Rendezvous> for Rendezvous {
     type Error = BadField;
     fn try_from(wire: v1::Rendezvous) -> Result<Self, BadField> {
         let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
-        Ok(Self {
-            host: wire.host,
-            port,
-        })
+        let host = text("rendezvous.host", wire.host, HOST_TEXT_MAX_BYTES)?;
+        Ok(Self { host, port })
     }
 }
 
@@ -241,11 +250,44 @@ pub fn timestamp(at: DateTime<Utc>) -> prost_types::Timestamp {
     }
 }
 
-/// A time from the wire.
+/// A time from the wire: of the years 1970 to 9999, beyond which nobody's clock is and not every column goes.
 pub fn datetime(at: &prost_types::Timestamp) -> Result<DateTime<Utc>, BadField> {
     let nanos = u32::try_from(at.nanos).map_err(|e| BadField::invalid("at.nanos", e))?;
     DateTime::from_timestamp(at.seconds, nanos)
-        .ok_or_else(|| BadField::invalid("at.seconds", "out of range"))
+        .filter(|_| (0..TIME_END_S).contains(&at.seconds))
+        .ok_or_else(|| {
+            let seconds = at.seconds;
+            BadField::invalid(
+                "at.seconds",
+                format!("{seconds} is in no year from 1970 to 9999"),
+            )
+        })
+}
+
+/// A number for a column that has no more than 63 bits.
+pub fn bounded(field: &'static str, value: u64) -> Result<u64, BadField> {
+    if i64::try_from(value).is_ok() {
+        return Ok(value);
+    }
+    Err(BadField::invalid(
+        field,
+        format!("{value} is more than {}", i64::MAX),
+    ))
+}
+
+/// A text that is stored and shown in one line: of at most `max_bytes`, without control characters.
+pub fn text(field: &'static str, value: String, max_bytes: usize) -> Result<String, BadField> {
+    let bytes = value.len();
+    if bytes > max_bytes {
+        let why = format!("it has {bytes} bytes, at most {max_bytes} fit");
+        return Err(BadField::invalid(field, why));
+    }
+    if value.chars().any(char::is_control) {
+        let start = &value[..value.floor_char_boundary(REPEATED_MAX_BYTES)];
+        let why = format!("{start:?} holds control characters");
+        return Err(BadField::invalid(field, why));
+    }
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -277,6 +319,33 @@ mod tests {
         };
         let error = Manifest::try_from(manifest).unwrap_err();
         assert_eq!(error.field, "files");
+    }
+
+    #[test]
+    fn a_time_that_no_column_holds_is_refused() {
+        for seconds in [i64::MIN, -1, TIME_END_S, i64::MAX] {
+            let at = prost_types::Timestamp { seconds, nanos: 0 };
+            assert_eq!(datetime(&at).unwrap_err().field, "at.seconds");
+        }
+        let nanos = prost_types::Timestamp {
+            seconds: 1,
+            nanos: -1,
+        };
+        assert_eq!(datetime(&nanos).unwrap_err().field, "at.nanos");
+        let last = DateTime::from_timestamp(TIME_END_S - 1, 0).unwrap();
+        assert_eq!(datetime(&timestamp(last)), Ok(last));
+    }
+
+    #[test]
+    fn a_text_is_one_line_that_fits_and_a_number_fits_its_column() {
+        assert_eq!(text("f", "gpu-1".into(), 5), Ok("gpu-1".into()));
+        for bad in ["gpu-12", "a\0", "a\nb", "\u{1b}[2J", "\u{9b}2J"] {
+            assert_eq!(text("f", bad.into(), 5).unwrap_err().field, "f", "{bad:?}");
+        }
+        let largest = i64::MAX as u64;
+        assert_eq!(bounded("f", largest), Ok(largest));
+        assert!(bounded("f", largest + 1).is_err());
+        assert!(bounded("f", u64::MAX).is_err());
     }
 
     #[test]

@@ -7,6 +7,20 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// `ErrorInfo.domain` of every error of ours.
 pub const DOMAIN: &str = "marquee";
 
+// A status travels in headers, and clients give up on more than 16 KiB of them: with an error that repeats what
+// somebody sent, they would see a broken connection instead. Details are sent in base64, a third longer.
+
+/// Bytes of a message. In headers a character that is none of ASCII's takes up to three times as many.
+const MESSAGE_MAX_BYTES: usize = 2_000;
+/// Bytes of a field's name and of what is wrong with it.
+const FIELD_MAX_BYTES: usize = 300;
+const FIELD_MESSAGE_MAX_BYTES: usize = 1_000;
+/// Bytes of all fields that are told, and of what stands around each.
+const FIELDS_MAX_BYTES: usize = 6_000;
+const FIELD_FRAME_BYTES: usize = 12;
+/// What stands in place of what was cut off.
+const CUT: &str = " [...]";
+
 /// Every public error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -32,19 +46,27 @@ pub enum ErrorCode {
     OtherCluster,
     /// No output of the job is kept that could become its artifact.
     CannotRescue,
+    /// What is to be removed is still needed.
+    StillNeeded,
+    /// Another daemon with the worker's id is connected.
+    WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
     BlobMismatch,
+    /// A stored file is not what its digest says, or what was asked for.
+    BlobDamaged,
     /// Postgres or the artifact folder cannot be reached just now.
     StorageUnavailable,
     /// A written limit was reached.
     LimitReached,
     /// A fault of Marquee's own.
     Internal,
+    /// The coordinator died again and again of the same thing, and only reads are served.
+    SafeMode,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -58,10 +80,14 @@ impl ErrorCode {
         Self::WorkerOwned,
         Self::OtherCluster,
         Self::CannotRescue,
+        Self::WorkerIdInUse,
+        Self::StillNeeded,
         Self::BlobMismatch,
+        Self::BlobDamaged,
         Self::StorageUnavailable,
         Self::LimitReached,
         Self::Internal,
+        Self::SafeMode,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.
@@ -81,10 +107,14 @@ impl ErrorCode {
             Self::WorkerOwned => "MQ0304",
             Self::OtherCluster => "MQ0305",
             Self::CannotRescue => "MQ0306",
+            Self::WorkerIdInUse => "MQ0307",
+            Self::StillNeeded => "MQ0308",
             Self::BlobMismatch => "MQ0401",
+            Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
             Self::LimitReached => "MQ0502",
             Self::Internal => "MQ0503",
+            Self::SafeMode => "MQ0504",
         }
     }
 
@@ -102,9 +132,12 @@ impl ErrorCode {
             | Self::JobNotRetryable
             | Self::WorkerNameTaken
             | Self::OtherCluster
-            | Self::CannotRescue => Code::FailedPrecondition,
+            | Self::CannotRescue
+            | Self::WorkerIdInUse
+            | Self::StillNeeded
+            | Self::SafeMode => Code::FailedPrecondition,
             Self::WorkerOwned => Code::PermissionDenied,
-            Self::BlobMismatch => Code::DataLoss,
+            Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable => Code::Unavailable,
             Self::LimitReached => Code::ResourceExhausted,
             Self::Internal => Code::Internal,
@@ -114,6 +147,7 @@ impl ErrorCode {
     /// A status of this code.
     #[must_use]
     pub fn status(self, message: impl Into<String>) -> Status {
+        let message = start_of(message.into(), MESSAGE_MAX_BYTES);
         Status::with_error_details(self.grpc(), message, self.details())
     }
 
@@ -122,23 +156,41 @@ impl ErrorCode {
     }
 }
 
-/// The status that refuses a document, with one violation a wrong field.
+/// The status that refuses a document, with one violation a wrong field, as far as they fit.
 #[must_use]
 pub fn invalid_document(errors: &[FieldError]) -> Status {
     let code = ErrorCode::InvalidDocument;
     let mut details = code.details();
-    for error in errors {
-        details.add_bad_request_violation(&error.field, &error.message);
+    let (mut told, mut room) = (0, FIELDS_MAX_BYTES);
+    for FieldError { field, message } in errors {
+        let field = start_of(field.clone(), FIELD_MAX_BYTES);
+        let message = start_of(message.clone(), FIELD_MESSAGE_MAX_BYTES);
+        let bytes = field.len() + message.len() + FIELD_FRAME_BYTES;
+        if bytes > room {
+            break;
+        }
+        room -= bytes;
+        told += 1;
+        details.add_bad_request_violation(field, message);
     }
-    let noun = if errors.len() == 1 { "error" } else { "errors" };
-    Status::with_error_details(
-        code.grpc(),
-        format!(
-            "the document has {} {noun}; nothing was stored",
-            errors.len()
-        ),
-        details,
-    )
+    let count = errors.len();
+    let noun = if count == 1 { "error" } else { "errors" };
+    let which = if told < count {
+        format!(", the first {told} of which are told")
+    } else {
+        String::new()
+    };
+    let text = format!("the document has {count} {noun}{which}; nothing was stored");
+    Status::with_error_details(code.grpc(), text, details)
+}
+
+/// As much of a text as fits; what was cut off is marked.
+fn start_of(mut text: String, max_bytes: usize) -> String {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes - CUT.len()));
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// What a client can read out of a status.
@@ -187,6 +239,44 @@ mod tests {
         codes.dedup();
         assert_eq!(codes.len(), ErrorCode::ALL.len());
         assert!(codes.is_sorted());
+    }
+
+    /// Bytes of a status in HTTP headers, and what clients take.
+    fn header_bytes(status: &Status) -> usize {
+        let headers = status.clone().into_http::<()>();
+        let headers = headers.headers().iter();
+        headers
+            .map(|(name, value)| name.as_str().len() + value.len() + 32)
+            .sum()
+    }
+
+    #[test]
+    fn whatever_is_repeated_in_an_error_a_client_can_read_it() {
+        let large = "\u{1b}\u{20ac}\n".repeat(1_000_000);
+        let errors = vec![
+            FieldError {
+                field: large.clone(),
+                message: large.clone(),
+            };
+            100
+        ];
+        let document = invalid_document(&errors);
+        assert!(
+            header_bytes(&document) < 15_000,
+            "{}",
+            header_bytes(&document)
+        );
+        let told = PublicError::from(&document).fields.len();
+        assert!(
+            document
+                .message()
+                .contains(&format!("100 errors, the first {told} of which")),
+            "{}",
+            document.message()
+        );
+        let status = ErrorCode::InvalidRequest.status(large);
+        assert!(header_bytes(&status) < 15_000, "{}", header_bytes(&status));
+        assert!(status.message().ends_with(CUT));
     }
 
     #[test]

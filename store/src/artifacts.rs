@@ -90,7 +90,15 @@ pub async fn list_artifacts_by_digest(conn: &mut Conn, prefix: &str) -> Result<V
     )
     .fetch_all(conn.sql())
     .await?;
-    rows.into_iter().map(Artifact::try_from).collect()
+    Ok(rows.into_iter().filter_map(readable).collect())
+}
+
+/// An artifact, unless its row is damaged: one must not hide all others from who lists them.
+fn readable(row: Row) -> Option<Artifact> {
+    let job = row.job_id;
+    Artifact::try_from(row)
+        .inspect_err(|error| tracing::error!(job, %error, "an artifact's row cannot be read"))
+        .ok()
 }
 
 /// The files of the artifact that a job committed.
@@ -118,8 +126,11 @@ pub async fn find_manifest_by_name(
     manifest.map(convert::manifest).transpose()
 }
 
-/// What the elements of an array have committed, in order.
-pub async fn list_element_manifests(conn: &mut Conn, array: JobId) -> Result<Vec<(u32, Manifest)>> {
+/// What the elements of an array have committed, in order, or why that cannot be used.
+pub async fn list_element_manifests(
+    conn: &mut Conn,
+    array: JobId,
+) -> Result<Vec<(u32, std::result::Result<Manifest, String>)>> {
     let rows = sqlx::query!(
         r#"SELECT j.array_index AS "array_index!", a.manifest
            FROM artifacts a JOIN jobs j ON j.id = a.job_id
@@ -131,7 +142,8 @@ pub async fn list_element_manifests(conn: &mut Conn, array: JobId) -> Result<Vec
     .await?;
     let manifests = rows.into_iter().map(|row| {
         let index = convert::u32_of("jobs.array_index", row.array_index)?;
-        Ok((index, convert::manifest(row.manifest)?))
+        let manifest = convert::manifest(row.manifest).map_err(|error| error.to_string());
+        Ok((index, manifest))
     });
     manifests.collect()
 }
@@ -173,5 +185,5 @@ pub async fn list_artifacts(
     )
     .fetch_all(conn.sql())
     .await?;
-    rows.into_iter().map(Artifact::try_from).collect()
+    Ok(rows.into_iter().filter_map(readable).collect())
 }

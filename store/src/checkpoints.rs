@@ -55,7 +55,8 @@ pub async fn insert_checkpoint(
     Ok(())
 }
 
-/// The `limit` checkpoints of a job with the most steps done, most first.
+/// The `limit` checkpoints of a job with the most steps done, most first. One that cannot be read is left out
+/// and logged: the job goes on from an earlier one.
 pub async fn list_checkpoints(
     conn: &mut Conn,
     job: JobId,
@@ -69,14 +70,19 @@ pub async fn list_checkpoints(
     )
     .fetch_all(conn.sql())
     .await?;
-    let checkpoints = rows.into_iter().map(|row| {
-        let key = CheckpointKey {
-            attempt: AttemptNumber(convert::u32_of("checkpoints.attempt", row.attempt)?),
-            step: convert::u64_of("checkpoints.step", row.step)?,
+    let checkpoints = rows.into_iter().filter_map(|row| {
+        let read = || -> Result<(CheckpointKey, Manifest)> {
+            let key = CheckpointKey {
+                attempt: AttemptNumber(convert::u32_of("checkpoints.attempt", row.attempt)?),
+                step: convert::u64_of("checkpoints.step", row.step)?,
+            };
+            Ok((key, convert::manifest(row.manifest)?))
         };
-        Ok((key, convert::manifest(row.manifest)?))
+        read()
+            .inspect_err(|error| tracing::error!(%job, %error, "a checkpoint cannot be read"))
+            .ok()
     });
-    checkpoints.collect()
+    Ok(checkpoints.collect())
 }
 
 /// The files of one checkpoint.

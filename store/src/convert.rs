@@ -41,11 +41,16 @@ pub(crate) fn u64_of(column: &'static str, value: i64) -> Result<u64> {
 }
 
 pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreError {
-    StoreError::Unreadable {
-        column,
-        value: value.to_string(),
+    let mut value = value.to_string();
+    if value.len() > SHOWN_MAX_BYTES {
+        value.truncate(value.floor_char_boundary(SHOWN_MAX_BYTES));
+        value.push_str(" [...]");
     }
+    StoreError::Unreadable { column, value }
 }
+
+/// Bytes of a value that an error shows: a document may have megabytes, and the error is stored with its job.
+const SHOWN_MAX_BYTES: usize = 500;
 
 /// Version of the documents in `jsonb` columns (specs, inventories, progress, manifests): raised when an older reader
 /// would take one for something that it is not. Those of 0.1 say none, and are version 1.
@@ -67,7 +72,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
             ),
         ));
     }
-    T::deserialize(&value).map_err(|error| unreadable(column, format!("{value} ({error})")))
+    T::deserialize(&value).map_err(|error| unreadable(column, format!("{error}, in {value}")))
 }
 
 /// A document of ours for a `jsonb` column, with its version.
@@ -117,8 +122,14 @@ pub(crate) fn digest(text: String) -> Result<Digest> {
     text.parse().map_err(|_| unreadable("digest", text))
 }
 
+/// A stored manifest. One that an earlier version took though no folder can hold it, or whose names could pass
+/// for other files, is given to nobody.
 pub(crate) fn manifest(value: serde_json::Value) -> Result<Manifest> {
-    json("manifest", value)
+    let manifest: Manifest = json("manifest", value)?;
+    manifest
+        .check()
+        .map_err(|error| unreadable("manifest", error))?;
+    Ok(manifest)
 }
 
 /// The two columns of a failure; both are null where there is none.

@@ -27,6 +27,7 @@ pub mod neighbours;
 pub mod open;
 pub mod pipelines;
 pub mod ranks;
+pub mod removal;
 pub mod reports;
 pub mod reuse;
 pub mod stats;

@@ -80,9 +80,12 @@ pub async fn list_live(
     Ok(all.collect())
 }
 
-/// What rank 0, or the first that went on, put forward as each job's artifact; without those that put
-/// forward none.
-pub async fn list_outputs(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<(JobId, Manifest)>> {
+/// What rank 0, or the first that went on, put forward as each job's artifact, or why that cannot be used;
+/// without those that put forward none.
+pub async fn list_outputs(
+    conn: &mut Conn,
+    keys: &[RankKey],
+) -> Result<Vec<(JobId, std::result::Result<Manifest, String>)>> {
     let jobs: Vec<i64> = keys.iter().map(|key| key.job.0).collect();
     let attempts = keys
         .iter()
@@ -100,10 +103,10 @@ pub async fn list_outputs(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<(JobI
     .fetch_all(conn.sql())
     .await?;
     let outputs = rows.into_iter().map(|row| {
-        let manifest = convert::manifest(row.output)?;
-        Ok((JobId(row.job_id), manifest))
+        let manifest = convert::manifest(row.output).map_err(|error| error.to_string());
+        (JobId(row.job_id), manifest)
     });
-    outputs.collect()
+    Ok(outputs.collect())
 }
 
 struct Row {

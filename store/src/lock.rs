@@ -31,6 +31,9 @@ const TAKE_EVERY: Duration = Duration::from_millis(100);
 const CHECK_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// How often it is said that Postgres is still away.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// The lock of the database.
 #[derive(Debug)]
 pub struct DatabaseLock {
@@ -111,7 +114,9 @@ impl DatabaseLock {
             if matches!(answer, Ok(Ok(()))) {
                 continue;
             }
-            tracing::warn!("lost the connection that holds the database's lock; taking it again");
+            tracing::warn!(
+                "Postgres does not answer on the connection that holds the database's lock; taking the lock again"
+            );
             match self.take_again().await {
                 Ok(()) => tracing::info!("took the database's lock again"),
                 Err(holder) => return LockError::TakenOver(holder),
@@ -121,7 +126,16 @@ impl DatabaseLock {
 
     async fn take_again(&mut self) -> Result<(), Holder> {
         let mut was_told = false;
+        let (since, mut told_at) = (Instant::now(), Instant::now());
         loop {
+            if told_at.elapsed() > TELL_EVERY {
+                told_at = Instant::now();
+                tracing::warn!(
+                    away_for = ?since.elapsed(),
+                    "Postgres does not answer, and this coordinator waits for it: nobody else has the database's lock, \
+                     workers go on, and nothing is stored or placed until it does"
+                );
+            }
             match timeout(ANSWER_WITHIN, attempt(&self.options)).await {
                 Ok(Ok(Try::Taken(connection))) => {
                     self.connection = connection;

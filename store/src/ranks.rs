@@ -87,10 +87,7 @@ pub async fn list_ranks(
             worker_online: row.worker_online,
             devices: convert::json("attempt_ranks.devices", row.devices)?,
             state: convert::rank_state(&row.state)?,
-            progress: row
-                .progress
-                .map(|p| convert::json("progress", p))
-                .transpose()?,
+            progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
             summary: row.summary,
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,

@@ -51,11 +51,13 @@ pub async fn list_reusable(
     )
     .fetch_all(conn.sql())
     .await?;
-    let found = rows.into_iter().map(|row| {
-        Ok(Reusable {
-            job: JobId(row.id),
-            manifest: convert::manifest(row.manifest)?,
-        })
+    let found = rows.into_iter().filter_map(|row| {
+        let job = JobId(row.id);
+        let manifest = convert::manifest(row.manifest);
+        let manifest = manifest
+            .inspect_err(|error| tracing::error!(%job, %error, "an artifact cannot be reused"))
+            .ok()?;
+        Some(Reusable { job, manifest })
     });
-    found.collect()
+    Ok(found.collect())
 }

@@ -196,7 +196,14 @@ pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Wo
             .into_iter()
             .find(|state| state.as_str() == row.state)
             .ok_or_else(|| convert::unreadable("workers.state", &row.state))?;
-        let inventory = convert::json("workers.inventory", row.inventory);
+        let inventory =
+            convert::json("workers.inventory", row.inventory).and_then(|inventory: Inventory| {
+                // Versions before 0.2 stored whatever a worker said.
+                inventory.check().map_err(|bad| {
+                    convert::unreadable("workers.inventory", format!("a host whose {bad}"))
+                })?;
+                Ok(inventory)
+            });
         Ok(Worker {
             id: WorkerId(row.id),
             name: row.name,

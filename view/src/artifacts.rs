@@ -40,6 +40,14 @@ impl View for Artifacts<'_> {
             ]
         });
         page.table(heads, rows.collect());
+        for artifact in self
+            .0
+            .iter()
+            .filter(|artifact| !artifact.damaged.is_empty())
+        {
+            let digest = units::short_digest(&artifact.digest);
+            page.line(format!("{digest} is damaged: {}", artifact.damaged));
+        }
     }
 
     fn json(&self, _now: DateTime<Utc>) -> Value {

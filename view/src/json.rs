@@ -178,6 +178,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
         "last_seen_at": time(worker.last_seen_at.as_ref()),
         "inventory": inventory,
         "unreadable": text(&worker.unreadable),
+        "rival": text(&worker.rival),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
     })
 }
@@ -262,6 +263,7 @@ pub fn artifact(artifact: &v1::Artifact) -> Value {
         "file_count": artifact.file_count,
         "committed_at": time(artifact.committed_at.as_ref()),
         "files": files,
+        "damaged": text(&artifact.damaged),
     })
 }
 

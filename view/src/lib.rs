@@ -12,6 +12,7 @@ pub mod artifacts;
 pub mod doctor;
 pub mod explain;
 pub mod gpus;
+mod harmless;
 pub mod history;
 pub mod job;
 pub mod jobs;
@@ -31,4 +32,5 @@ pub mod units;
 pub mod words;
 pub mod workers;
 
+pub use harmless::{harmless, harmless_json, harmless_line};
 pub use page::{Align, Block, Cell, Column, Page, Table, Tone, View, left, right, toned};

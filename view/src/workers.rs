@@ -30,6 +30,13 @@ impl View for Workers<'_> {
             heads,
             self.0.iter().map(|worker| row(worker, now)).collect(),
         );
+        for worker in self.0 {
+            for trouble in [&worker.unreadable, &worker.rival] {
+                if !trouble.is_empty() {
+                    page.line(format!("{}: {trouble}", worker.name));
+                }
+            }
+        }
     }
 
     fn json(&self, _now: DateTime<Utc>) -> Value {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use marquee_domain::limits::NAME_MAX_BYTES;
+use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, NAME_MAX_BYTES};
 use marquee_settings::{SettingsError, Values, default_data_dir, variables};
 
 /// Read when it exists and no other file is named.
@@ -155,7 +155,7 @@ impl Config {
 
     fn of(values: &Values) -> Result<Self, ConfigError> {
         let coordinator = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
-        let threads_per_slot = values.number("threads_per_slot", 0..=u32::MAX)?;
+        let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
         if threads_per_slot == Some(0) {
             return Err(value(
                 "threads_per_slot",
@@ -170,7 +170,9 @@ impl Config {
             name: name(values.text("name"))?,
             data_dir: absolute("data_dir", data_dir)?,
             bin_dir: absolute("bin_dir", bin_dir)?,
-            cpu_slots: values.number("cpu_slots", 0..=u32::MAX)?.unwrap_or(1),
+            cpu_slots: values
+                .number("cpu_slots", 0..=HOST_DEVICES_MAX)?
+                .unwrap_or(1),
             threads_per_slot,
             cache_max_bytes: values
                 .number("cache_max_bytes", 0..=u64::MAX)?
@@ -348,6 +350,15 @@ mod tests {
         assert_eq!(config.cpu_slots, 3);
         assert_eq!(config.coordinator, "http://10.0.0.1:7700");
         assert_eq!(config.on_stop, OnStop::Stop);
+    }
+
+    #[test]
+    fn more_slots_than_any_host_has_are_a_typing_error() {
+        for (key, text) in [("cpu_slots", "4000000000"), ("threads_per_slot", "70000")] {
+            let error = load(&format!("{key} = {text}"), &[], Settings::default()).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(key) && error.contains(text), "{error}");
+        }
     }
 
     #[test]

@@ -144,6 +144,12 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
     let cache = Cache::open(&cache_dir, config.cache_max_bytes)
         .with_context(|| format!("the artifact cache {cache_dir:?} cannot be used"))?;
     let inventory = env.machine.inventory(&config).await;
+    // The coordinator would refuse it, again and again; here somebody is looking.
+    inventory.check().map_err(|bad| {
+        anyhow::anyhow!(
+            "what this host would offer is not believed: {bad}; look at the worker's settings"
+        )
+    })?;
     // For files, apart from the session's, so that no heartbeat queues behind them.
     let channel = env.net.connect_lazily(endpoint);
     Ok(Host {

@@ -207,7 +207,8 @@ impl Session {
                     | FromCoordinator::Stop(_)
                     | FromCoordinator::Ack(_)
                     | FromCoordinator::RateShares(_)
-                    | FromCoordinator::Rescue(_),
+                    | FromCoordinator::Rescue(_)
+                    | FromCoordinator::Notice(_),
                 )
                 | None => Err(Broken::Connection(
                     "the coordinator did not begin with Welcome".into(),
@@ -326,7 +327,8 @@ impl Session {
                         | FromCoordinator::Stop(_)
                         | FromCoordinator::RanksLost(_)
                         | FromCoordinator::Ack(_)
-                        | FromCoordinator::Rescue(_) => 0,
+                        | FromCoordinator::Rescue(_)
+                        | FromCoordinator::Notice(_) => 0,
                     };
                     room.send(Order { body, until_ms });
                 }

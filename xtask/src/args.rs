@@ -35,6 +35,7 @@ pub(crate) enum Task {
     Check {
         names: Vec<String>,
     },
+    Notice,
     SqlxPrepare {
         check: bool,
     },
@@ -59,6 +60,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "test" => parse_test(rest),
         "check" if wants_help => help(help::CHECK),
         "check" => parse_check(rest),
+        "notice" if wants_help => help(help::NOTICE),
+        "notice" => none("notice", &rest).map(|()| Task::Notice),
         "setup" if wants_help => help(help::SETUP),
         "setup" => none("setup", &rest).map(|()| Task::Setup),
         "nccl-shim" if wants_help => help(help::NCCL_SHIM),

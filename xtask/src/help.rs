@@ -16,6 +16,7 @@ Tasks:
   weights-check compare imported and trained weights with PyTorch
   study         run the pipelines of examples/study, made small, from the API to the report
   transfer      show on real pictures that a pretrained network beats one from scratch
+  notice        write NOTICE: the crates that are linked, with their licences
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
@@ -41,6 +42,13 @@ Options:
   --data-dir DIR  where the demo keeps its data
 ";
 
+pub(crate) const NOTICE: &str = "\
+Write NOTICE: every crate that is linked into our programs, with its version and licence. The check \"licences\"
+fails where it is out of date, where a licence does not let us pass a crate on, and where one is not from crates.io
+
+Usage: cargo xtask notice
+";
+
 pub(crate) const TEST: &str = "\
 Build the workspace's binaries and run all its tests, with cargo-nextest where it is installed
 
@@ -50,7 +58,7 @@ Example: cargo xtask test -- lost_worker
 ";
 
 pub(crate) const CHECK: &str = "\
-Run every static check: fmt, architecture rules, circles of files, clippy, the trainer for old GPUs (types
+Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked, clippy, the trainer for old GPUs (types
 and lockfile alone), doc, .sqlx, linkage, systemd units
 
 Usage: cargo xtask check [NAME..]

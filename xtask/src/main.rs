@@ -32,6 +32,10 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test { filter } => test::run(&workspace, &filter),
         Task::Check { names } => check::run(&workspace, &names),
+        Task::Notice => {
+            check::licences::write(&workspace)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::NcclShim { to } => nccl_shim::run(&workspace, to.as_deref()),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),

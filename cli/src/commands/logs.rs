@@ -1,9 +1,11 @@
 //! `marquee logs`.
 
-use marquee_proto::v1::{self, LogLine};
-use marquee_view::json;
+use std::borrow::Cow;
 
-use crate::error::Result;
+use marquee_proto::v1::{self, LogLine};
+use marquee_view::{harmless_json, harmless_line, json};
+
+use crate::error::{CliError, Result};
 use crate::output::Format;
 use crate::requests;
 use crate::session::Session;
@@ -15,6 +17,7 @@ use crate::target::Target;
 Examples:
   marquee logs train --tail 20
   marquee logs -f train --rank 0
+  marquee logs train --rank 0 --raw > train.log
   marquee logs 17 --attempt 1 --output json")]
 pub(super) struct Args {
     job: Target,
@@ -30,9 +33,16 @@ pub(super) struct Args {
     /// Only the last so many stored lines
     #[arg(long, short = 'n', value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
     tail: Option<u32>,
+    /// Every byte as the program printed it, for a file or a pipe; without it, what a terminal would obey is left out
+    #[arg(long)]
+    raw: bool,
 }
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    if args.raw && session.output.is_terminal() {
+        let text = "--raw is for a file or a pipe: this terminal would obey whatever the program printed; leave it out";
+        return Err(CliError::Usage(text.to_owned()));
+    }
     let remote = session.remote()?;
     let request = v1::LogsRequest {
         job_id: args.job.resolve_job(&remote).await?,
@@ -43,18 +53,56 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     };
     let one_rank = request.rank.is_some();
     let output = session.output;
+    let raw = args.raw;
     requests::logs::each(&remote, request, |line| {
-        Ok(output.text(&render(&line, output.format, one_rank))?)
+        Ok(output.text(&render(&line, output.format, one_rank, raw))?)
     })
     .await
 }
 
 /// A line as printed; the rank stands before it unless one was asked for.
-fn render(line: &LogLine, format: Format, one_rank: bool) -> String {
+fn render(line: &LogLine, format: Format, one_rank: bool, raw: bool) -> String {
+    let text = if raw {
+        Cow::Borrowed(line.text.as_str())
+    } else {
+        harmless_line(&line.text)
+    };
     match format {
-        Format::Table if one_rank => format!("{}\n", line.text),
-        Format::Table => format!("[{}] {}\n", line.rank, line.text),
-        Format::Json => format!("{}\n", json::log_line(line)),
-        Format::Quiet => format!("{}\n", line.text),
+        Format::Table if one_rank => format!("{text}\n"),
+        Format::Table => format!("[{}] {text}\n", line.rank),
+        Format::Json => {
+            let json = json::log_line(line).to_string();
+            format!("{}\n", harmless_json(&json))
+        }
+        Format::Quiet => format!("{text}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_job_printed_reaches_no_terminal_and_every_pipe_that_asks_for_it() {
+        let line = LogLine {
+            rank: 3,
+            text: "\u{1b}]52;c;ZXZpbA==\u{7}loss 0.1".into(),
+            ..LogLine::default()
+        };
+        let shown = |format, one_rank| render(&line, format, one_rank, false);
+        for text in [
+            shown(Format::Table, true),
+            shown(Format::Table, false),
+            shown(Format::Quiet, true),
+            shown(Format::Json, true),
+        ] {
+            let line = text.trim_end_matches('\n');
+            assert!(!line.contains(char::is_control), "{text:?}");
+            assert!(text.contains("loss 0.1"));
+        }
+        assert_eq!(
+            render(&line, Format::Quiet, true, true),
+            format!("{}\n", line.text)
+        );
     }
 }

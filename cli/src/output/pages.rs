@@ -362,6 +362,7 @@ fn report_artifact() -> Artifact {
         committed_at: Some(timestamp(samples::now() - chrono::TimeDelta::minutes(4))),
         file_count: 2,
         manifest: None,
+        damaged: String::new(),
     }
 }
 

@@ -1,11 +1,9 @@
 //! Draws pages as aligned text: tables, fields and lines, without frames, so that they can be read,
 //! copied and grepped.
 
-use std::borrow::Cow;
-
 use comfy_table::presets::NOTHING;
 use comfy_table::{Attribute, CellAlignment, Color, ContentArrangement};
-use marquee_view::{Align, Block, Cell, Page, Table, Tone};
+use marquee_view::{Align, Block, Cell, Page, Table, Tone, harmless};
 
 /// Spaces between two columns.
 const GAP: u16 = 2;
@@ -28,17 +26,6 @@ pub(crate) fn draw(page: &Page, colour: bool, width: Option<u16>) -> String {
         }
     }
     text.text
-}
-
-/// Text without what a terminal would obey: a job's name, reason or failure may hold anything that a
-/// program printed. Line ends and tabs stay.
-pub(crate) fn harmless(text: &str) -> Cow<'_, str> {
-    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(obeyed) {
-        text.replace(obeyed, "\u{fffd}").into()
-    } else {
-        text.into()
-    }
 }
 
 /// Text in the making.

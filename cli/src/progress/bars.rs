@@ -7,10 +7,9 @@ use console::Style;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use marquee_domain::job::JobStateName;
 use marquee_proto::v1::Job;
-use marquee_view::{progress, status, words};
+use marquee_view::{harmless, progress, status, words};
 
 use super::reporter::Reporter;
-use crate::output::terminal::harmless;
 use crate::say::say;
 
 /// Redraws a second, at most.
@@ -108,7 +107,7 @@ impl Reporter for Bars {
 
     fn note(&mut self, text: &str) {
         // Printed above the bars. It fails only when the terminal is gone, and then nobody reads it.
-        let _ = self.all.println(text);
+        let _ = self.all.println(harmless(text));
     }
 
     /// Leaves ordinary lines where the bars were: what comes after may scroll.

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::v1::Job;
-use marquee_view::{status, words};
-
-use crate::output::terminal::harmless;
+use marquee_view::{harmless, status, words};
 
 /// Least time between two lines about a job whose state stays the same, so that the log of a run
 /// that takes a day can still be read.

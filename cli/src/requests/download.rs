@@ -52,7 +52,7 @@ pub(crate) async fn files(
 /// One file's contents, in memory: for the small ones that the CLI reads itself.
 pub(crate) async fn contents(remote: &Remote, digest: &Digest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    receive(remote, digest, &mut |chunk| {
+    receive(remote, digest, None, &mut |chunk| {
         bytes.extend_from_slice(chunk);
         Ok(())
     })
@@ -71,7 +71,7 @@ async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -
         .with_context(write)?;
     let mut hash = Sha256::new();
     let mut length = 0;
-    receive(remote, digest, &mut |chunk| {
+    receive(remote, digest, Some(size), &mut |chunk| {
         hash.update(chunk);
         length += chunk.len() as u64;
         aside.write_all(chunk)
@@ -103,17 +103,19 @@ fn make_readable(file: &File, executable: bool) -> std::io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(all & !mask.bits()))
 }
 
-/// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte.
+/// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte. `size` is what
+/// its manifest says, where one does.
 async fn receive(
     remote: &Remote,
     digest: &Digest,
+    size: Option<u64>,
     take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<()> {
     let mut offset = 0;
     let mut tries = 0;
     loop {
         let before = offset;
-        let status = match stream(remote, digest, &mut offset, take).await? {
+        let status = match stream(remote, digest, size, &mut offset, take).await? {
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
@@ -128,12 +130,14 @@ async fn receive(
 async fn stream(
     remote: &Remote,
     digest: &Digest,
+    size: Option<u64>,
     offset: &mut u64,
     take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<Result<(), Status>> {
     let request = v1::DownloadBlobRequest {
         digest: digest.to_string(),
         offset: *offset,
+        size_bytes: size,
     };
     let mut chunks = match remote.artifacts().download_blob(request).await {
         Ok(response) => response.into_inner(),

@@ -9,6 +9,7 @@ use marquee_store::attempts::list_jobs_to_advance;
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
+use crate::walls::caught;
 
 pub(super) async fn run(app: App) {
     // Often enough that a failure is settled soon after its time.
@@ -21,6 +22,14 @@ pub(super) async fn run(app: App) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
+    let _step = app.walls.trail.step(|| match jobs {
+        [job] => format!("attempt of job {job}"),
+        jobs => format!("attempts of {} jobs", jobs.len()),
+    });
+    caught(lifecycle::advance(app, jobs)).await?
 }
 
 async fn round(app: &App) -> Result<()> {
@@ -36,14 +45,14 @@ async fn round(app: &App) -> Result<()> {
     if jobs.is_empty() {
         return Ok(());
     }
-    match lifecycle::advance(app, &jobs).await {
+    match advance(app, &jobs).await {
         Err(error) if error.may_pass() => return Err(error),
         Ok(()) => return Ok(()),
         Err(_) => {}
     }
     // One job that cannot be advanced must not hold up the others.
     for job in jobs {
-        match lifecycle::advance(app, &[job]).await {
+        match advance(app, &[job]).await {
             Ok(()) => {}
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => tracing::error!(%job, %error, "could not advance the attempt"),

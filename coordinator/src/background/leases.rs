@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
+use crate::walls::caught;
 
 /// Looks in one lease: a lost worker is found at most this part of a lease late.
 const LOOKS_PER_LEASE: u32 = 10;
@@ -47,7 +48,14 @@ async fn round(app: &App, listening: &mut Listening) -> Result<()> {
     for (worker, name) in online {
         let heard = app.sessions.last_seen(worker);
         if has_expired(now, listening.since, heard, app.settings.lease) {
-            lose(app, worker, &name).await?;
+            match caught(lose(app, worker, &name)).await? {
+                Ok(()) => {}
+                Err(error) if error.may_pass() => return Err(error),
+                // One worker whose jobs cannot be read must not keep the others' from being placed elsewhere.
+                Err(error) => {
+                    tracing::error!(%worker, %error, "a worker's end could not be settled")
+                }
+            }
         }
     }
     Ok(())

@@ -7,6 +7,7 @@
 mod attempts;
 mod leases;
 mod round;
+mod sweep;
 
 use std::time::Duration;
 
@@ -15,21 +16,53 @@ use tokio::task::JoinSet;
 use crate::app::App;
 use crate::lifecycle;
 use crate::session;
+use crate::walls::guarded;
 
 pub use round::hosts;
+pub use sweep::round as sweep;
 
 /// Longest pause between rounds that fail: Postgres was away, and should not be met by silence
 /// when it is back.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// Starts every loop. They end when `app.shutdown` is cancelled.
+/// Starts every loop. They end when `app.shutdown` is cancelled. One that panics is started again, by itself.
 #[must_use = "dropping the set ends the loops"]
 pub fn start(app: &App) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(round::run(app.clone()));
-    tasks.spawn(session::store_reports(app.clone()));
-    tasks.spawn(attempts::run(app.clone()));
-    tasks.spawn(leases::run(app.clone()));
+    let stop = || app.shutdown.clone();
+    let (schedule, reports) = (app.clone(), app.clone());
+    let (attempts, leases) = (app.clone(), app.clone());
+    let files = app.clone();
+    tasks.spawn(guarded("schedule", stop(), move || {
+        round::run(schedule.clone())
+    }));
+    tasks.spawn(guarded("reports", stop(), move || {
+        session::store_reports(reports.clone())
+    }));
+    tasks.spawn(guarded("attempts", stop(), move || {
+        attempts::run(attempts.clone())
+    }));
+    tasks.spawn(guarded("sweep", stop(), move || sweep::run(files.clone())));
+    tasks.spawn(guarded("leases", stop(), move || {
+        leases::run(leases.clone())
+    }));
+    tasks
+}
+
+/// No loop but one that tells the service manager that this process lives: in safe mode nothing changes.
+#[must_use = "dropping the set ends the loops"]
+pub fn alive_only(app: &App) -> JoinSet<()> {
+    let (every, shutdown) = (app.settings.poll_every, app.shutdown.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            crate::systemd::alive();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+        }
+    });
     tasks
 }
 

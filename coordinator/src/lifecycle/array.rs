@@ -25,7 +25,18 @@ pub(super) async fn commit(
     array: JobId,
     now: DateTime<Utc>,
 ) -> Result<Result<(), Failure>, StoreError> {
-    let elements = artifacts::list_element_manifests(tx, array).await?;
+    let mut elements = Vec::new();
+    for (index, manifest) in artifacts::list_element_manifests(tx, array).await? {
+        match manifest {
+            Ok(manifest) => elements.push((index, manifest)),
+            Err(error) => {
+                return Ok(Err(Failure {
+                    class: FailureClass::BadInput,
+                    message: format!("the artifact of its element {index} cannot be used: {error}"),
+                }));
+            }
+        }
+    }
     let manifest = match union(elements) {
         Ok(manifest) => manifest,
         Err(error) => {

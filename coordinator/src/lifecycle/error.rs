@@ -1,5 +1,6 @@
 //! Why something cannot happen to a job, and the status that says so.
 
+use marquee_domain::artifact::Digest;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
@@ -8,6 +9,7 @@ use marquee_store::StoreError;
 use tonic::Status;
 
 use crate::blobs::BlobError;
+use crate::walls::Panicked;
 
 /// Why something cannot happen to a job.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +37,19 @@ pub enum LifecycleError {
     /// What came with others' could not be stored now; each of them tries again.
     #[error("{0}")]
     Unstored(String),
+    #[error("there is no artifact {0}; run \"marquee artifacts ls\"")]
+    ArtifactNotFound(Digest),
+    #[error("{what} is still needed: jobs {by} {how}")]
+    Needed {
+        what: String,
+        /// The first of those that need it.
+        by: String,
+        how: &'static str,
+    },
     #[error("the coordinator stops")]
     Stopping,
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -52,6 +65,9 @@ impl LifecycleError {
             // A full or broken disk is mended by people, and then everything goes on.
             Self::Blobs(_) | Self::Unstored(_) => true,
             Self::Stopping
+            | Self::Panicked(_)
+            | Self::ArtifactNotFound(_)
+            | Self::Needed { .. }
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
@@ -80,6 +96,9 @@ impl From<LifecycleError> for Status {
                 ErrorCode::JobNotRetryable
             }
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
+            LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
+            LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
+            LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(error) => store_code(error),
             LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
         };
@@ -101,8 +120,12 @@ impl From<LifecycleError> for Status {
             | ErrorCode::WorkerOwned
             | ErrorCode::OtherCluster
             | ErrorCode::CannotRescue
+            | ErrorCode::WorkerIdInUse
+            | ErrorCode::StillNeeded
             | ErrorCode::BlobMismatch
-            | ErrorCode::LimitReached => {}
+            | ErrorCode::BlobDamaged
+            | ErrorCode::LimitReached
+            | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())
     }

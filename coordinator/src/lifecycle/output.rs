@@ -32,6 +32,9 @@ impl Outputs {
     }
 }
 
+/// A rank's manifest, or why it cannot be used.
+type PutForward = std::result::Result<Manifest, String>;
+
 /// Reads the outputs of those among `jobs` whose ranks have all finished, and makes sure that each of
 /// their files is here.
 pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
@@ -49,7 +52,7 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         return Ok(Outputs::default());
     }
     let keys: Vec<RankKey> = finished.iter().map(|(_, key)| *key).collect();
-    let mut outputs: BTreeMap<JobId, Manifest> = live::list_outputs(&mut conn, &keys)
+    let mut outputs: BTreeMap<JobId, PutForward> = live::list_outputs(&mut conn, &keys)
         .await?
         .into_iter()
         .collect();
@@ -66,7 +69,7 @@ async fn check(
     app: &App,
     live: &Live,
     key: RankKey,
-    output: Option<Manifest>,
+    output: Option<PutForward>,
 ) -> Result<std::result::Result<Manifest, Failure>> {
     let first = key.rank;
     let broken = |message| Failure {
@@ -85,19 +88,21 @@ async fn check(
             }
         });
     };
-    let digests = manifest.files.iter().map(|file| file.digest.clone());
-    let missing = app.blobs.missing(digests.collect()).await?;
-    let path = manifest
-        .files
-        .iter()
-        .find(|file| missing.first() == Some(&file.digest));
-    Ok(match path {
+    let manifest = match manifest {
+        Ok(manifest) => manifest,
+        Err(why) => {
+            return Ok(Err(broken(format!(
+                "what rank {first} put forward cannot be stored: {why}"
+            ))));
+        }
+    };
+    let wrong = app.blobs.check(&manifest).await?;
+    Ok(match wrong.first() {
         None => Ok(manifest),
-        Some(file) => Err(broken(format!(
-            "rank {first} put forward {} files, but {} of them were not uploaded, among them {:?}",
+        Some(first_wrong) => Err(broken(format!(
+            "rank {first} put forward {} files, but {} of them are not here as it says, among them {first_wrong}",
             manifest.files.len(),
-            missing.len(),
-            file.path
+            wrong.len(),
         ))),
     })
 }

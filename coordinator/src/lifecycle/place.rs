@@ -152,12 +152,11 @@ async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Optio
     let newest = checkpoints::list_checkpoints(&mut conn, job, CHECKPOINTS_TRIED_MAX).await?;
     drop(conn);
     for (key, manifest) in newest {
-        let digests = manifest.files.into_iter().map(|file| file.digest).collect();
-        let missing = app.blobs.missing(digests).await?;
-        if missing.is_empty() {
+        let wrong = app.blobs.check(&manifest).await?;
+        let Some(first) = wrong.first() else {
             return Ok(Some(key));
-        }
-        tracing::warn!(%job, step = key.step, missing = missing.len(), "checkpoint skipped: files are missing");
+        };
+        tracing::warn!(%job, step = key.step, files = wrong.len(), %first, "checkpoint skipped: files are missing or damaged");
     }
     Ok(None)
 }

@@ -18,6 +18,7 @@ use marquee_store::{Conn, artifacts, pipelines};
 use super::{Result, dependents};
 use crate::app::App;
 use crate::index::Known;
+use crate::walls::caught;
 
 /// Earlier artifacts looked at for one whose files are all here: more that are broken is a broken
 /// disk, and then the work itself beats a search.
@@ -35,19 +36,32 @@ pub async fn reuse(app: &App, read: &BTreeSet<JobId>, freed: Vec<JobId>) -> Resu
             .filter(|(_, known)| !known.is_running && known.spec.work.kind().is_reusable())
             .collect()
     };
-    for (id, mut known) in candidates {
-        if known.step.is_none() {
-            known.step = note_step(app, id, &known).await?;
-            if let Some(step) = known.step.clone() {
-                app.index.open().learn_step(id, step);
+    for (id, known) in candidates {
+        let is_freed = freed.contains(&id);
+        match caught(consider(app, id, known, is_freed)).await? {
+            Ok(()) => {}
+            Err(error) if error.may_pass() => return Err(error),
+            // It does its own work, and the others do not notice.
+            Err(error) => {
+                tracing::error!(job = %id, %error, "not reused: what it needs cannot be read")
             }
-        } else if freed.contains(&id) {
-            app.index.open().without_twin(id);
         }
-        let code = app.index.open().common_code().map(str::to_owned);
-        if let (Some(step), Some(code), true) = (&known.step, code, known.spec.reuse) {
-            take_earlier(app, id, &known, step, &code).await?;
+    }
+    Ok(())
+}
+
+async fn consider(app: &App, id: JobId, mut known: Known, is_freed: bool) -> Result<()> {
+    if known.step.is_none() {
+        known.step = note_step(app, id, &known).await?;
+        if let Some(step) = known.step.clone() {
+            app.index.open().learn_step(id, step);
         }
+    } else if is_freed {
+        app.index.open().without_twin(id);
+    }
+    let code = app.index.open().common_code().map(str::to_owned);
+    if let (Some(step), Some(code), true) = (&known.step, code, known.spec.reuse) {
+        take_earlier(app, id, &known, step, &code).await?;
     }
     Ok(())
 }
@@ -90,19 +104,17 @@ async fn take_earlier(app: &App, id: JobId, job: &Known, step: &Digest, code: &s
     let earlier = reuse::list_reusable(&mut conn, step, code, today, ARTIFACTS_TRIED_MAX).await?;
     drop(conn);
     for source in earlier {
-        let digests = source.manifest.files.iter();
-        let digests = digests.map(|file| file.digest.clone()).collect();
-        let missing = app.blobs.missing(digests).await?;
-        if missing.is_empty() {
+        let wrong = app.blobs.check(&source.manifest).await?;
+        let Some(first) = wrong.first() else {
             return match commit(app, id, job, &source, code).await {
                 // Cancelled since we read it.
                 Err(error) if error.is_stale() => Ok(()),
                 done => done,
             };
-        }
+        };
         tracing::warn!(
-            job = %id, from = %source.job, missing = missing.len(),
-            "an identical step is not reused: files of its artifact are missing"
+            job = %id, from = %source.job, files = wrong.len(), %first,
+            "an identical step is not reused: files of its artifact are missing or damaged"
         );
     }
     Ok(())

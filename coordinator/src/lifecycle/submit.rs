@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobName, PipelineId};
 use marquee_domain::pipeline::{
-    Capacity, DocumentText, FieldError, Override, parse_job, parse_pipeline,
+    Capacity, DocumentText, FieldError, Override, check_size, parse_job, parse_pipeline,
 };
 use marquee_domain::resources::DeviceKind;
 use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
@@ -40,6 +40,9 @@ pub struct Submitted {
 /// Stores a pipeline with its jobs. The same request with the same document is the same pipeline,
 /// also when both arrive at once.
 pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted> {
+    // Before anything else is done with it: its digest alone would take a while.
+    check_size(submission.document, submission.overrides)
+        .map_err(LifecycleError::InvalidDocument)?;
     let digest = submission.digest();
     let spec = match parse(app, submission).await? {
         Ok(spec) => spec,

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::limits::CHUNK_BYTES;
-use marquee_proto::convert::{BadField, timestamp};
+use marquee_proto::convert::{BadField, datetime, timestamp};
 use marquee_proto::error::ErrorCode;
 use marquee_proto::v1::artifacts_server::Artifacts;
 use marquee_proto::v1::get_artifact_request::Which;
@@ -16,15 +16,18 @@ use marquee_proto::v1::upload_blob_request::Part;
 use marquee_proto::v1::{
     Artifact, DownloadBlobRequest, DownloadBlobResponse, FindMissingBlobsRequest,
     FindMissingBlobsResponse, GetArtifactRequest, ListArtifactsRequest, ListArtifactsResponse,
-    RescueOutputRequest, UploadBlobHeader, UploadBlobRequest, UploadBlobResponse,
+    RemoveArtifactRequest, Removed, RescueOutputRequest, UploadBlobHeader, UploadBlobRequest,
+    UploadBlobResponse, remove_artifact_request,
 };
 use marquee_store::Conn;
 use marquee_store::{artifacts as table, jobs};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::jobs::encode;
 use crate::app::App;
 use crate::blobs::{BlobError, BlobStore};
-use crate::lifecycle::LifecycleError;
+use crate::caller::Caller;
+use crate::lifecycle::{self, LifecycleError};
 
 /// Digits of a digest that name an artifact, at least: what listings show.
 const PREFIX_MIN_DIGITS: usize = 12;
@@ -34,6 +37,8 @@ const PAGE_SIZE_MAX: u32 = 1_000;
 const DIGESTS_MAX: usize = 10_000;
 /// How long the next part of an upload may take: longer means that the sender is gone.
 const NEXT_PART_WITHIN: Duration = Duration::from_secs(60);
+/// The slowest upload, beside that time: one that drips would keep its room on the disk from others for ever.
+const SLOWEST_BYTES_PER_S: u64 = 64 * 1024;
 
 /// The service.
 #[derive(Debug)]
@@ -62,8 +67,16 @@ impl Artifacts for ArtifactsService {
         request: Request<ListArtifactsRequest>,
     ) -> Result<Response<ListArtifactsResponse>, Status> {
         let page = Page::try_from(request.into_inner())?;
-        let rows = page.read(&mut self.connection().await?).await?;
-        Ok(Response::new(page.answer(rows)))
+        let mut conn = self.connection().await?;
+        let rows = page.read(&mut conn).await?;
+        let mut answer = page.answer(rows);
+        if self.app.blobs.has_damaged() {
+            for artifact in &mut answer.artifacts {
+                let job = JobId(artifact.job_id);
+                artifact.damaged = damaged(&mut conn, &self.app.blobs, job).await;
+            }
+        }
+        Ok(Response::new(answer))
     }
 
     async fn get_artifact(
@@ -75,10 +88,36 @@ impl Artifacts for ArtifactsService {
             .which
             .ok_or_else(|| BadField::missing("which"))?;
         let (artifact, manifest) = find(&mut self.connection().await?, which).await?;
+        let wrong = self.app.blobs.check(&manifest).await.map_err(blob_status)?;
+        let damaged = wrong.first().map(|first| {
+            format!(
+                "{} of its files cannot be had, among them {first}",
+                wrong.len()
+            )
+        });
         Ok(Response::new(Artifact {
             manifest: Some((&manifest).into()),
+            damaged: damaged.unwrap_or_default(),
             ..to_wire(artifact)
         }))
+    }
+
+    async fn remove_artifact(
+        &self,
+        request: Request<RemoveArtifactRequest>,
+    ) -> Result<Response<Removed>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let RemoveArtifactRequest { which, dry_run } = request.into_inner();
+        let which = match which.ok_or_else(|| BadField::missing("which"))? {
+            remove_artifact_request::Which::Digest(digest) => Which::Digest(digest),
+            remove_artifact_request::Which::JobId(id) => Which::JobId(id),
+        };
+        let mut conn = self.connection().await?;
+        let digest = find_row(&mut conn, which).await?.digest;
+        drop(conn);
+        let why = "its artifact was removed";
+        let removed = lifecycle::remove_artifact(&self.app, &digest, dry_run, &caller, why).await?;
+        Ok(Response::new(encode::removed(&removed)))
     }
 
     async fn find_missing_blobs(
@@ -129,8 +168,13 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<DownloadBlobRequest>,
     ) -> Result<Response<Self::DownloadBlobStream>, Status> {
-        let DownloadBlobRequest { digest, offset } = request.into_inner();
-        let reader = self.app.blobs.read(parse_digest(&digest)?, offset).await;
+        let DownloadBlobRequest {
+            digest,
+            offset,
+            size_bytes,
+        } = request.into_inner();
+        let digest = parse_digest(&digest)?;
+        let reader = self.app.blobs.read(digest, offset, size_bytes).await;
         let chunks = stream::try_unfold(reader.map_err(blob_status)?, |mut reader| async move {
             let chunk = reader.next().await.map_err(blob_status)?;
             Ok(chunk.map(|chunk| (DownloadBlobResponse { chunk }, reader)))
@@ -208,6 +252,8 @@ fn token_after(artifact: &table::Artifact) -> String {
 fn parse_token(token: &str) -> Option<table::After> {
     let (micros, job) = token.split_once('-')?;
     let committed_at = chrono::DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+    // A time that no column holds stands in no token of ours.
+    let committed_at = datetime(&timestamp(committed_at)).ok()?;
     Some(table::After {
         committed_at,
         job: job.parse().ok()?,
@@ -215,8 +261,19 @@ fn parse_token(token: &str) -> Option<table::After> {
 }
 
 async fn find(conn: &mut Conn, which: Which) -> Result<(table::Artifact, Manifest), Status> {
+    let artifact = find_row(conn, which).await?;
+    let manifest = table::find_manifest_of_job(conn, artifact.job)
+        .await
+        .map_err(LifecycleError::from)?;
+    let manifest = manifest.ok_or_else(|| {
+        ErrorCode::Internal.status(format!("the artifact of job {} has vanished", artifact.job))
+    })?;
+    Ok((artifact, manifest))
+}
+
+async fn find_row(conn: &mut Conn, which: Which) -> Result<table::Artifact, Status> {
     let store = |error| Status::from(LifecycleError::from(error));
-    let artifact = match which {
+    Ok(match which {
         Which::JobId(id) => {
             let found = table::find_artifact_of_job(&mut *conn, JobId(id))
                 .await
@@ -241,14 +298,20 @@ async fn find(conn: &mut Conn, which: Which) -> Result<(table::Artifact, Manifes
                 ErrorCode::ArtifactNotFound.status(text)
             })?
         }
-    };
-    let manifest = table::find_manifest_of_job(conn, artifact.job)
-        .await
-        .map_err(store)?;
-    let manifest = manifest.ok_or_else(|| {
-        ErrorCode::Internal.status(format!("the artifact of job {} has vanished", artifact.job))
-    })?;
-    Ok((artifact, manifest))
+    })
+}
+
+/// Which file of a job's artifact was set aside; empty: none.
+async fn damaged(conn: &mut Conn, blobs: &BlobStore, job: JobId) -> String {
+    match table::find_manifest_of_job(conn, job).await {
+        Ok(None) => String::new(),
+        Ok(Some(manifest)) => match blobs.damaged_among(&manifest) {
+            Some(path) => format!("its file {path:?} is damaged here and was set aside"),
+            None => String::new(),
+        },
+        // The listing goes on without it.
+        Err(error) => error.to_string(),
+    }
 }
 
 fn check_prefix(prefix: &str) -> Result<(), BadField> {
@@ -276,6 +339,7 @@ fn to_wire(artifact: table::Artifact) -> Artifact {
         committed_at: Some(timestamp(artifact.committed_at)),
         file_count: artifact.file_count,
         manifest: None,
+        damaged: String::new(),
     }
 }
 
@@ -326,12 +390,25 @@ async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> 
         .write(parse_digest(&digest)?, size_bytes)
         .await
         .map_err(blob_status)?;
-    while let Some(part) = next_part(&mut parts).await? {
-        let chunk = match part {
-            Part::Chunk(chunk) => checked_chunk(chunk)?,
-            Part::Header(_) => return Err(BadField::invalid("header", "it came twice").into()),
-        };
-        writer.push(chunk).await.map_err(blob_status)?;
+    let longest = NEXT_PART_WITHIN + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S);
+    let all = async {
+        while let Some(part) = next_part(&mut parts).await? {
+            let chunk = match part {
+                Part::Chunk(chunk) => checked_chunk(chunk)?,
+                Part::Header(_) => return Err(BadField::invalid("header", "it came twice").into()),
+            };
+            writer.push(chunk).await.map_err(blob_status)?;
+        }
+        Ok::<(), Status>(())
+    };
+    match tokio::time::timeout(longest, all).await {
+        Ok(done) => done?,
+        Err(_) => {
+            let seconds = longest.as_secs();
+            return Err(Status::deadline_exceeded(format!(
+                "an upload of {size_bytes} bytes may take {seconds} s; send it again"
+            )));
+        }
     }
     writer.finish().await.map_err(blob_status)
 }
@@ -365,6 +442,9 @@ fn blob_status(error: BlobError) -> Status {
     let code = match &error {
         BlobError::NotFound(_) => ErrorCode::BlobNotFound,
         BlobError::OffsetTooLarge { .. } => ErrorCode::InvalidRequest,
+        BlobError::Damaged { .. } | BlobError::OtherSize { .. } => ErrorCode::BlobDamaged,
+        // What is promised to others is free again when they are through.
+        BlobError::Promised { .. } => ErrorCode::StorageUnavailable,
         BlobError::WrongSize { .. } | BlobError::WrongDigest { .. } => ErrorCode::BlobMismatch,
         BlobError::DiskFull { .. } => ErrorCode::LimitReached,
         BlobError::Io { .. } => {
@@ -387,7 +467,15 @@ mod tests {
             job: JobId(42),
         };
         assert_eq!(parse_token("1790000000123456-42"), Some(after));
-        for bad in ["", "x", "1-", "-1", "1-2-3", "99999999999999999999-1"] {
+        for bad in [
+            "",
+            "x",
+            "1-",
+            "-1",
+            "1-2-3",
+            "99999999999999999999-1",
+            "9000000000000000000-1",
+        ] {
             assert_eq!(parse_token(bad), None, "{bad:?}");
         }
     }

@@ -15,10 +15,13 @@ use tower::{Layer, Service};
 /// How long an answer may take to begin. What a handler waits for, a lock or a connection of
 /// Postgres, has shorter limits; this one catches what they miss.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Answered after the last part of a long stream, or when a worker has sent a whole output.
-const UNLIMITED: [&str; 2] = [
+/// Answered after the last part of a long stream, when a worker has sent a whole output, or when many rows and
+/// files are deleted.
+const UNLIMITED: [&str; 4] = [
     "/marquee.v1.Artifacts/UploadBlob",
     "/marquee.v1.Artifacts/RescueOutput",
+    "/marquee.v1.Artifacts/RemoveArtifact",
+    "/marquee.v1.Jobs/RemovePipeline",
 ];
 
 /// Puts a limit around a service.

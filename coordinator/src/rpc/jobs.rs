@@ -1,6 +1,6 @@
 //! Submitting, watching and steering jobs.
 
-mod encode;
+pub(super) mod encode;
 mod follow;
 mod lines;
 mod merge;
@@ -14,7 +14,7 @@ use marquee_domain::job::JobStateName;
 use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
 use marquee_domain::pipeline::{DocumentText, Override};
 use marquee_domain::spec::JobKind;
-use marquee_proto::convert::{BadField, timestamp};
+use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
 use marquee_store::jobs::{self, JobFilter};
@@ -65,6 +65,7 @@ impl JobsService {
             );
             return Err(BadField::invalid("request_id", why).into());
         }
+        let request_id = &convert::text("request_id", request_id.to_owned(), REQUEST_ID_MAX_BYTES)?;
         let format = document.and_then(|document| document.format);
         let document = match format
             .as_ref()
@@ -235,6 +236,17 @@ impl v1::jobs_server::Jobs for JobsService {
         let id = JobId(request.into_inner().id);
         lifecycle::retry_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn remove_pipeline(
+        &self,
+        request: Request<v1::RemovePipelineRequest>,
+    ) -> Answer<v1::Removed> {
+        let caller = Caller::of(&request).to_string();
+        let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
+        let removed =
+            lifecycle::remove_pipeline(&self.app, PipelineId(id), dry_run, &caller).await?;
+        Ok(Response::new(encode::removed(&removed)))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {

@@ -5,6 +5,8 @@
 
 mod artifacts;
 mod deadline;
+mod guard;
+mod inflow;
 mod jobs;
 mod workers;
 
@@ -23,6 +25,8 @@ use tower::layer::util::{Identity, Stack};
 use crate::app::App;
 use crate::session::SessionService;
 use deadline::DeadlineLayer;
+use guard::GuardLayer;
+use inflow::Inflow;
 
 /// How often a quiet connection is asked whether the other end lives, and how long it may take to
 /// answer. Together below the lease: a host that vanished must not keep a half-open connection
@@ -37,19 +41,22 @@ const STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
+/// Bytes of one message to services that are sent small ones alone: a chunk, 10,000 digests, a question.
+const SMALL_MESSAGE_MAX_BYTES: usize = 1024 * 1024;
+
+/// What stands around every request, the outermost last.
+pub type Layers = Stack<GuardLayer, Stack<DeadlineLayer, Identity>>;
+
 /// The server with every service, ready to be given connections.
-pub async fn server(
-    app: &App,
-    tls: Option<ServerTlsConfig>,
-) -> anyhow::Result<Router<Stack<DeadlineLayer, Identity>>> {
+pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<Router<Layers>> {
     let jobs = JobsServer::new(jobs::JobsService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let artifacts = ArtifactsServer::new(artifacts::ArtifactsService::new(app.clone()))
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
@@ -83,6 +90,10 @@ pub async fn server(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .layer(DeadlineLayer {
             limit: deadline::ANSWER_WITHIN,
+        })
+        .layer(GuardLayer {
+            walls: app.walls.clone(),
+            inflow: Inflow::default(),
         });
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;

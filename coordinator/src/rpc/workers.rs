@@ -43,7 +43,11 @@ impl WorkersService {
         let with_ranks = |worker: Worker| {
             let ranks = held.remove(&worker.id).unwrap_or_default();
             let gpus = self.app.sessions.gpus(worker.id);
-            encode(worker, ranks, gpus)
+            let rival = self.app.sessions.rival(worker.id).unwrap_or_default();
+            v1::Worker {
+                rival,
+                ..encode(worker, ranks, gpus)
+            }
         };
         Ok(workers.into_iter().map(with_ranks).collect())
     }
@@ -87,6 +91,7 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>
         last_seen_at: Some(timestamp(worker.last_seen_at)),
         ranks,
         gpus,
+        rival: String::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::spec::InputRef;
 use marquee_proto::v1;
 use marquee_store::ranks::{self, Assignment, RankKey, RankRow};
-use marquee_store::{Conn, artifacts, checkpoints};
+use marquee_store::{Conn, StoreError, artifacts, checkpoints};
 
 use crate::lifecycle::Result;
 
@@ -105,14 +105,24 @@ async fn assignment(
     for (name, input) in &spec.inputs {
         let manifest = match input {
             InputRef::Job { job, .. } => {
-                artifacts::find_manifest_by_name(conn, stored.pipeline, job).await?
+                artifacts::find_manifest_by_name(conn, stored.pipeline, job).await
             }
-            InputRef::Artifact(digest) => artifacts::find_manifest_by_digest(conn, digest).await?,
+            InputRef::Artifact(digest) => artifacts::find_manifest_by_digest(conn, digest).await,
         };
-        let Some(manifest) = manifest else {
-            return Ok(Err(bad(format!(
-                "the artifact of its input {name:?} is not stored any more"
-            ))));
+        let manifest = match manifest {
+            Ok(Some(manifest)) => manifest,
+            Ok(None) => {
+                return Ok(Err(bad(format!(
+                    "the artifact of its input {name:?} is not stored any more"
+                ))));
+            }
+            // One job's rows must not end its worker's session, on which all others depend.
+            Err(error @ StoreError::Unreadable { .. }) => {
+                return Ok(Err(bad(format!(
+                    "the artifact of its input {name:?} cannot be used: {error}"
+                ))));
+            }
+            Err(error) => return Err(error.into()),
         };
         let manifest = Some((&manifest).into());
         inputs.push(v1::AssignedInput {

@@ -1,12 +1,12 @@
 //! The counter at which sessions leave their workers' reports for the desk, and wait for what became of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use marquee_domain::ids::WorkerId;
 use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_store::ranks::RankKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, oneshot};
 
 use crate::lifecycle::{LifecycleError, Result};
 
@@ -48,8 +48,8 @@ pub(super) struct Batch {
 #[derive(Debug, Clone)]
 pub struct Counter {
     batches: mpsc::Sender<Batch>,
-    /// For the loop that serves it; None once there is one.
-    waiting: Arc<Mutex<Option<mpsc::Receiver<Batch>>>>,
+    /// For the loop that serves it, which holds it for as long as it does.
+    waiting: Arc<Mutex<mpsc::Receiver<Batch>>>,
 }
 
 impl Default for Counter {
@@ -57,7 +57,7 @@ impl Default for Counter {
         let (batches, waiting) = mpsc::channel(WAITING_MAX);
         Self {
             batches,
-            waiting: Arc::new(Mutex::new(Some(waiting))),
+            waiting: Arc::new(Mutex::new(waiting)),
         }
     }
 }
@@ -81,11 +81,9 @@ impl Counter {
         answered.await.unwrap_or(Err(LifecycleError::Stopping))
     }
 
-    /// What is brought, for the one loop that stores it. None: there is one already.
-    pub(super) fn take(&self) -> Option<mpsc::Receiver<Batch>> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    /// What is brought, for the one loop that stores it. None: there is one already. One that fails lets go of it,
+    /// for the next.
+    pub(super) fn take(&self) -> Option<OwnedMutexGuard<mpsc::Receiver<Batch>>> {
+        self.waiting.clone().try_lock_owned().ok()
     }
 }

@@ -18,6 +18,7 @@ use super::reports::{Taken, next_in_order, refusal};
 use super::{hello, regroup};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError, Outputs, Result, Settled};
+use crate::walls::caught;
 
 /// Reports stored in one transaction: enough that the commit's cost vanishes, few enough that nobody waits
 /// long for theirs.
@@ -118,7 +119,21 @@ fn parcels(batches: &[Batch]) -> Vec<Parcel<'_>> {
 }
 
 async fn store(app: &App, parcels: &[Parcel<'_>]) -> Result<Vec<Outcome>> {
-    store_with(app, parcels, None).await
+    let _step = app.walls.trail.step(|| under_way(parcels));
+    // One rank's reports that this version stumbles over are tried apart from the others', like any that cannot
+    // be stored.
+    caught(store_with(app, parcels, None)).await?
+}
+
+/// What the desk is at, for whoever looks after a crash.
+fn under_way(parcels: &[Parcel<'_>]) -> String {
+    match parcels {
+        [] => "reports of nobody".to_owned(),
+        [((key, _), _)] => format!("reports of rank {key}"),
+        [((key, _), _), others @ ..] => {
+            format!("reports of rank {key} and of {} others", others.len())
+        }
+    }
 }
 
 /// Stores parcels in one transaction and settles the attempts that they move. With `refused` only that the

@@ -4,10 +4,14 @@
 //! after a restart every worker's Hello brings them again. What outlives them are the metrics of the
 //! jobs that ran on a GPU.
 
+use marquee_domain::limits::{HOST_GPUS_MAX, HOST_MEMORY_MAX_BYTES};
+use marquee_proto::convert::datetime;
 use marquee_proto::v1;
 
-/// GPUs of one host; more are cut off. The largest boxes have 16, MIG aside.
-const GPUS_MAX: usize = 64;
+/// GPUs of one host; more are cut off.
+const GPUS_MAX: usize = HOST_GPUS_MAX;
+/// A share in percent. Some fans turn faster than their rating.
+const PERCENT_MAX: u32 = 200;
 /// Bytes of a text in a reading.
 const TEXT_MAX_BYTES: usize = 512;
 /// Throttle reasons, processes and Xid errors of one reading, as the protocol says.
@@ -52,10 +56,32 @@ pub(super) fn bounded(mut readings: Vec<v1::GpuReading>) -> Vec<v1::GpuReading> 
         reading.processes.iter_mut().for_each(|p| cut(&mut p.name));
         let too_many = reading.xids.len().saturating_sub(XIDS_MAX);
         reading.xids.drain(..too_many);
+        believable(reading);
     }
     readings.sort_by_key(|reading| reading.index);
     readings.dedup_by_key(|reading| reading.index);
     readings
+}
+
+/// Leaves out numbers and times that no GPU has: what shows them need not reckon with them.
+fn believable(reading: &mut v1::GpuReading) {
+    let percent = |value: &mut Option<u32>| *value = value.filter(|value| *value <= PERCENT_MAX);
+    percent(&mut reading.utilisation_percent);
+    percent(&mut reading.memory_utilisation_percent);
+    percent(&mut reading.fan_percent);
+    let bytes = |value: &mut Option<u64>| {
+        *value = value.filter(|value| *value <= HOST_MEMORY_MAX_BYTES);
+    };
+    bytes(&mut reading.memory_used_bytes);
+    bytes(&mut reading.memory_total_bytes);
+    for process in &mut reading.processes {
+        bytes(&mut process.memory_bytes);
+    }
+    let time = |at: &mut Option<_>| *at = at.take().filter(|at| datetime(at).is_ok());
+    time(&mut reading.at);
+    for xid in &mut reading.xids {
+        time(&mut xid.at);
+    }
 }
 
 fn cut(text: &mut String) {
@@ -73,12 +99,23 @@ mod tests {
             fault: "x".repeat(10_000),
             xids: vec![v1::XidError::default(); 20],
             processes: vec![v1::GpuProcess::default(); 100],
+            utilisation_percent: Some(u32::MAX),
+            fan_percent: Some(110),
+            memory_used_bytes: Some(u64::MAX),
+            at: Some(marquee_proto::convert::timestamp(
+                chrono::DateTime::<chrono::Utc>::MAX_UTC,
+            )),
             ..v1::GpuReading::default()
         };
         let kept = bounded((0..1_000).rev().map(reading).collect());
         assert_eq!(kept.len(), GPUS_MAX);
         assert!(kept.is_sorted_by_key(|reading| reading.index));
         let first = &kept[0];
+        assert_eq!(
+            (first.utilisation_percent, first.fan_percent),
+            (None, Some(110))
+        );
+        assert_eq!((first.memory_used_bytes, first.at), (None, None));
         assert_eq!(
             (first.fault.len(), first.xids.len(), first.processes.len()),
             (TEXT_MAX_BYTES, XIDS_MAX, PROCESSES_MAX)

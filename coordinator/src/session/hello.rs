@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::RankState;
-use marquee_domain::limits::NAME_MAX_BYTES;
-use marquee_proto::convert::BadField;
+use marquee_domain::limits::{HOST_TEXT_MAX_BYTES, NAME_MAX_BYTES};
+use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::WorkerHello;
@@ -39,7 +39,8 @@ pub(super) fn read(
     }
     let inventory = hello
         .inventory
-        .ok_or_else(|| BadField::missing("inventory"))?;
+        .ok_or_else(|| BadField::missing("inventory"))?
+        .try_into()?;
     let worker = WorkerHello {
         id: hello
             .worker_id
@@ -54,10 +55,10 @@ pub(super) fn read(
             .instance_id
             .parse()
             .map_err(|e| BadField::invalid("instance_id", e))?,
-        version: hello.version,
-        prep_code: hello.prep_code,
+        version: convert::text("version", hello.version, HOST_TEXT_MAX_BYTES)?,
+        prep_code: convert::text("prep_code", hello.prep_code, HOST_TEXT_MAX_BYTES)?,
         identity: caller.identity().map(str::to_owned),
-        inventory: inventory.into(),
+        inventory,
     };
     Ok((worker, held(hello.held)?))
 }

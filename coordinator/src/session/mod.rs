@@ -6,7 +6,6 @@
 //! Not here: verdicts on attempts (`lifecycle`) and on silent workers (`background::leases`).
 
 mod assign;
-mod bounds;
 mod counter;
 mod desk;
 mod gpus;

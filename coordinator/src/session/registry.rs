@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use marquee_domain::RankKey;
 use marquee_domain::ids::{JobId, WorkerId};
@@ -12,6 +13,7 @@ use marquee_proto::v1;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::kept::{self, KeptOutput, Outcome, Rescues};
 
@@ -24,6 +26,10 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Entry {
     last_seen: Instant,
+    /// Which daemon has the seat.
+    daemon: Daemon,
+    /// Another daemon that wanted it, and when; whether the worker's session has been told.
+    rival: Option<Rival>,
     /// Counts the worker's sessions: an old one cannot end a new one.
     number: u64,
     connected: bool,
@@ -39,6 +45,35 @@ struct Entry {
     /// Held by the session at work.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// One start of a worker's daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Daemon {
+    /// Drawn anew at each start.
+    pub(super) instance: Uuid,
+    /// Its name, and where it called from.
+    pub(super) who: String,
+}
+
+#[derive(Debug)]
+struct Rival {
+    daemon: Daemon,
+    at: Instant,
+    is_told: bool,
+}
+
+/// The seat is another daemon's, which lives.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the id of this worker is in use by another daemon, {owner}, which is connected and keeps it; was the data \
+     directory copied? Delete worker-id in the copy's, and restart the copy"
+)]
+pub(super) struct InUse {
+    owner: String,
+}
+
+/// How long after its last try a rival is shown.
+const RIVAL_SHOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Ranks that were just placed on a worker. A hint: what it should hold is read at each heartbeat.
 #[derive(Debug, Default)]
@@ -78,12 +113,31 @@ pub(super) struct Seat {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+impl Rival {
+    fn words(&self) -> String {
+        format!(
+            "another daemon came with this worker's id and was refused: {}; was the data directory copied? Delete \
+             worker-id in the copy's",
+            self.daemon.who
+        )
+    }
+}
+
 impl Sessions {
-    /// Takes a seat for a new session of `worker`, and tells an older one to leave.
-    pub(super) fn admit(&self, worker: WorkerId) -> Seat {
+    /// Takes a seat for a new session of `worker`, and tells an older one of the same daemon to leave. Another
+    /// daemon is refused for as long as the one that has the seat is connected and was heard within `lease`: an id
+    /// never changes hands while its owner lives.
+    pub(super) fn admit(
+        &self,
+        worker: WorkerId,
+        daemon: Daemon,
+        lease: Duration,
+    ) -> Result<Seat, InUse> {
         let mut workers = self.lock();
         let entry = workers.entry(worker).or_insert_with(|| Entry {
             last_seen: Instant::now(),
+            daemon: daemon.clone(),
+            rival: None,
             number: 0,
             connected: false,
             gpus: Vec::new(),
@@ -95,11 +149,35 @@ impl Sessions {
             placed: Arc::default(),
             turn: Arc::new(tokio::sync::Mutex::new(())),
         });
+        let owner = &entry.daemon;
+        let lives = entry.connected && entry.last_seen.elapsed() < lease;
+        if lives && owner.instance != daemon.instance {
+            // It calls from another port each time.
+            let is_it = |rival: &Rival| rival.daemon.instance == daemon.instance;
+            let known = entry.rival.as_ref().is_some_and(is_it);
+            if !known {
+                tracing::warn!(
+                    %worker, owner = owner.who, refused = daemon.who,
+                    "two daemons have one worker id: the second was refused; was a data directory copied?"
+                );
+                entry.nudge.notify_one();
+            }
+            let error = InUse {
+                owner: owner.who.clone(),
+            };
+            entry.rival = Some(Rival {
+                daemon,
+                at: Instant::now(),
+                is_told: known && entry.rival.as_ref().is_some_and(|rival| rival.is_told),
+            });
+            return Err(error);
+        }
+        entry.daemon = daemon;
         entry.replaced.cancel();
         entry.replaced = CancellationToken::new();
         entry.number += 1;
         entry.last_seen = Instant::now();
-        Seat {
+        Ok(Seat {
             worker,
             number: entry.number,
             replaced: entry.replaced.clone(),
@@ -107,7 +185,27 @@ impl Sessions {
             placed: entry.placed.clone(),
             rescues: entry.rescues.clone(),
             turn: entry.turn.clone(),
-        }
+        })
+    }
+
+    /// What a session has to tell its worker of a rival, once.
+    pub(super) fn rival_to_tell(&self, seat: &Seat) -> Option<String> {
+        let mut news = None;
+        self.update(seat, |entry| {
+            if let Some(rival) = entry.rival.as_mut().filter(|rival| !rival.is_told) {
+                rival.is_told = true;
+                news = Some(rival.words());
+            }
+        });
+        news
+    }
+
+    /// Who else came with a worker's id of late.
+    #[must_use]
+    pub fn rival(&self, worker: WorkerId) -> Option<String> {
+        let workers = self.lock();
+        let rival = workers.get(&worker)?.rival.as_ref()?;
+        (rival.at.elapsed() < RIVAL_SHOWN_FOR).then(|| rival.words())
     }
 
     /// The session has its turn: work may be placed on its worker.
@@ -253,17 +351,25 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn daemon(number: u128) -> Daemon {
+        Daemon {
+            instance: Uuid::from_u128(number),
+            who: format!("daemon {number}"),
+        }
+    }
 
     #[test]
     fn an_old_session_cannot_end_a_new_one() {
         let sessions = Sessions::default();
         let worker = WorkerId(Uuid::from_u128(1));
-        let old = sessions.admit(worker);
+        let admit = || sessions.admit(worker, daemon(1), LEASE).unwrap();
+        let old = admit();
         sessions.begin(&old);
-        let new = sessions.admit(worker);
+        let new = admit();
         sessions.begin(&new);
         assert!(old.replaced.is_cancelled());
         sessions.leave(&old);
@@ -274,5 +380,35 @@ mod tests {
             sessions.last_seen(worker).is_some(),
             "the lease runs on from its last word"
         );
+    }
+
+    #[test]
+    fn an_id_is_its_owners_for_as_long_as_that_lives() {
+        let sessions = Sessions::default();
+        let worker = WorkerId(Uuid::from_u128(1));
+        let admit = |number| sessions.admit(worker, daemon(number), LEASE);
+        let owner = admit(1).unwrap();
+        sessions.begin(&owner);
+        assert!(sessions.rival(worker).is_none());
+        for _ in 0..3 {
+            let error = admit(2).unwrap_err();
+            assert_eq!(error.owner, "daemon 1");
+        }
+        assert!(!owner.replaced.is_cancelled(), "the owner goes on");
+        // Both are told, the owner once, and whoever lists the workers.
+        assert!(sessions.rival_to_tell(&owner).unwrap().contains("daemon 2"));
+        assert_eq!(sessions.rival_to_tell(&owner), None);
+        assert!(sessions.rival(worker).unwrap().contains("daemon 2"));
+        // A connection of the owner's own that hangs is replaced at once.
+        let again = admit(1).unwrap();
+        sessions.begin(&again);
+        assert!(owner.replaced.is_cancelled());
+        // An owner that fell silent for its lease is no owner any more, nor is one that left.
+        let heir = sessions.admit(worker, daemon(2), Duration::ZERO).unwrap();
+        sessions.begin(&heir);
+        assert!(again.replaced.is_cancelled());
+        assert!(admit(1).is_err());
+        sessions.leave(&heir);
+        assert!(admit(1).is_ok());
     }
 }

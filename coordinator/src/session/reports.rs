@@ -8,7 +8,7 @@ use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::{
-    FAILURE_MESSAGE_MAX_BYTES, LOG_LINE_MAX_BYTES, PROBLEM_CLASSES_MAX, PROGRESS_WORD_MAX_BYTES,
+    FAILURE_MESSAGE_MAX_BYTES, LOG_LINE_MAX_BYTES, METRICS_PER_REPORT_MAX, METRIC_NAME_MAX_BYTES, PROBLEM_CLASSES_MAX, PROGRESS_MAX, PROGRESS_WORD_MAX_BYTES, RANKS_MAX, SUMMARY_MAX_BYTES,
 };
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
@@ -20,7 +20,6 @@ use marquee_store::events;
 use marquee_store::ranks::{LockedRank, Progress, RankChange, RankKey};
 use marquee_store::reports::{self, LogLine, LogStream, Metric};
 
-use super::bounds;
 use crate::lifecycle::Result;
 
 /// The reports that follow `last` without a gap, in order.
@@ -137,31 +136,41 @@ impl Taken {
                 self.change.state = Some(RankState::Running);
             }
             Body::Progress(new) => {
-                bounds::progress(new)?;
-                let new = read_progress(new, progress.as_ref(), at);
+                let new = read_progress(new, progress.as_ref(), at)?;
                 *progress = Some(new.clone());
                 self.change.progress = Some(new);
             }
             Body::Metrics(metrics) => {
-                let names: Vec<String> = metrics.values.keys().map(|name| storable(name)).collect();
-                bounds::metrics(metrics.step, &names)?;
-                let values = names.into_iter().zip(metrics.values.values());
-                let values = values.map(|(name, value)| Metric {
-                    sequence: report.sequence,
-                    name,
-                    step: metrics.step,
-                    value: *value,
-                    at,
-                });
-                self.metrics.extend(values);
+                let step = convert::bounded("metrics.step", metrics.step)?;
+                let count = metrics.values.len();
+                if count > METRICS_PER_REPORT_MAX {
+                    let why = format!("{count} values, at most {METRICS_PER_REPORT_MAX}");
+                    return Err(BadField::invalid("metrics.values", why));
+                }
+                for (name, value) in &metrics.values {
+                    let name =
+                        convert::text("metrics.values", name.clone(), METRIC_NAME_MAX_BYTES)?;
+                    self.metrics.push(Metric {
+                        sequence: report.sequence,
+                        name,
+                        step,
+                        value: *value,
+                        at,
+                    });
+                }
             }
             Body::Log(log) => self.add_log(report.sequence, log, at)?,
             Body::Checkpoint(saved) => {
-                bounds::count("checkpoint.step", saved.step)?;
                 let manifest = saved.manifest.clone().unwrap_or_default().try_into()?;
-                self.checkpoints.push((saved.step, manifest, at));
+                let step = convert::bounded("checkpoint.step", saved.step)?;
+                self.checkpoints.push((step, manifest, at));
             }
             Body::Finished(finished) => {
+                let bytes = finished.summary_json.len();
+                if bytes > SUMMARY_MAX_BYTES {
+                    let why = format!("{bytes} bytes are more than {SUMMARY_MAX_BYTES}");
+                    return Err(BadField::invalid("summary_json", why));
+                }
                 let summary = storable(&finished.summary_json);
                 let summary = serde_json::from_str(&summary)
                     .map_err(|e| BadField::invalid("summary_json", e))?;
@@ -188,8 +197,15 @@ impl Taken {
                 self.end(RankState::Failed, at);
             }
             Body::Regrouped(regrouped) => {
-                bounds::regrouped(regrouped)?;
-                self.regrouped.push(regrouped.clone());
+                convert::bounded("regrouped.step", regrouped.step)?;
+                convert::bounded("regrouped.steps_lost", regrouped.steps_lost)?;
+                let count = regrouped.ranks.len();
+                if u32::try_from(count).is_ok_and(|count| count <= RANKS_MAX) {
+                    self.regrouped.push(regrouped.clone());
+                } else {
+                    let why = format!("{count} ranks, at most {RANKS_MAX}");
+                    return Err(BadField::invalid("regrouped.ranks", why));
+                }
             }
             Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
         }
@@ -264,32 +280,48 @@ impl Taken {
 }
 
 fn rendezvous(wire: &v1::Rendezvous) -> std::result::Result<Rendezvous, BadField> {
-    let port = u16::try_from(wire.port).map_err(|e| BadField::invalid("rendezvous.port", e))?;
-    Ok(Rendezvous {
-        host: storable(&wire.host),
-        port,
+    let marquee_domain::Rendezvous { host, port } = wire.clone().try_into()?;
+    Ok(Rendezvous { host, port })
+}
+
+fn read_progress(
+    new: &v1::RankProgress,
+    old: Option<&Progress>,
+    at: DateTime<Utc>,
+) -> std::result::Result<Progress, BadField> {
+    let word = |field, text: &String| convert::text(field, text.clone(), PROGRESS_WORD_MAX_BYTES);
+    let number = |field, value: Option<u64>| -> std::result::Result<Option<u64>, BadField> {
+        value.map(|value| count(field, value)).transpose()
+    };
+    let phase = word("progress.phase", &new.phase)?;
+    let done = count("progress.done", new.done)?;
+    let bytes = number("progress.bytes", new.bytes)?;
+    let problems = new.problems.iter().take(PROBLEM_CLASSES_MAX);
+    let problems = problems.map(|(class, number)| {
+        let field = "progress.problems";
+        Ok((word(field, class)?, count(field, *number)?))
+    });
+    let same = old.filter(|old| old.phase == phase);
+    Ok(Progress {
+        phase_started_at: same.map_or(at, |old| old.phase_started_at),
+        phase_started_done: same.map_or(done, |old| old.phase_started_done),
+        phase_started_bytes: same.map_or(bytes.unwrap_or(0), |old| old.phase_started_bytes),
+        bytes,
+        problems: problems.collect::<std::result::Result<_, BadField>>()?,
+        phase,
+        done,
+        total: number("progress.total", new.total)?,
+        unit: word("progress.unit", &new.unit)?,
+        at,
     })
 }
 
-fn read_progress(new: &v1::RankProgress, old: Option<&Progress>, at: DateTime<Utc>) -> Progress {
-    let word = |text: &str| storable(cut(text, PROGRESS_WORD_MAX_BYTES));
-    let phase = word(&new.phase);
-    let same = old.filter(|old| old.phase == phase);
-    let problems = new.problems.iter().take(PROBLEM_CLASSES_MAX);
-    Progress {
-        phase_started_at: same.map_or(at, |old| old.phase_started_at),
-        phase_started_done: same.map_or(new.done, |old| old.phase_started_done),
-        phase_started_bytes: same.map_or(new.bytes.unwrap_or(0), |old| old.phase_started_bytes),
-        bytes: new.bytes,
-        problems: problems
-            .map(|(class, count)| (word(class), *count))
-            .collect(),
-        phase,
-        done: new.done,
-        total: new.total,
-        unit: word(&new.unit),
-        at,
+fn count(field: &'static str, value: u64) -> std::result::Result<u64, BadField> {
+    if value <= PROGRESS_MAX {
+        return Ok(value);
     }
+    let why = format!("{value} is more than {PROGRESS_MAX}");
+    Err(BadField::invalid(field, why))
 }
 
 /// Text that Postgres can store: it has no NUL.
@@ -379,6 +411,105 @@ mod tests {
             "{}",
             failure.message
         );
+    }
+
+    /// Each ends its rank by itself, before Postgres or a later reader stumbles over it.
+    #[test]
+    fn what_no_column_and_no_reader_takes_ends_its_rank() {
+        let metrics = |step, name: &str| {
+            let values = [(name.to_owned(), 1.0)].into();
+            Body::Metrics(v1::RankMetrics { step, values })
+        };
+        let counted = |done, total, bytes| {
+            Body::Progress(v1::RankProgress {
+                phase: "p".into(),
+                done,
+                total,
+                bytes,
+                ..v1::RankProgress::default()
+            })
+        };
+        let problem = |class: &str, count| {
+            Body::Progress(v1::RankProgress {
+                problems: [(class.to_owned(), count)].into(),
+                ..v1::RankProgress::default()
+            })
+        };
+        let sized = |size_bytes| v1::Manifest {
+            files: vec![v1::FileEntry {
+                path: "a".into(),
+                size_bytes,
+                digest: "0".repeat(64),
+            }],
+        };
+        let finished = |summary: String, output| {
+            Body::Finished(v1::RankFinished {
+                summary_json: summary,
+                output,
+            })
+        };
+        let at = v1::Rendezvous {
+            host: "h\0".into(),
+            port: 1,
+        };
+        let far = u64::MAX;
+        let attacks = [
+            ("metrics.step", metrics(far, "loss")),
+            ("metrics.step", metrics(1 << 63, "loss")),
+            ("metrics.values", metrics(1, &"m".repeat(3_000))),
+            ("metrics.values", metrics(1, "a\0")),
+            ("progress.done", counted(far, None, None)),
+            ("progress.total", counted(0, Some(far), None)),
+            ("progress.bytes", counted(0, None, Some(far))),
+            ("progress.phase", progress(&"p".repeat(257))),
+            ("progress.phase", progress("\u{1b}]52;c;eA==\u{7}")),
+            ("progress.problems", problem("gone", far)),
+            ("progress.problems", problem("a\nb", 1)),
+            (
+                "checkpoint.step",
+                Body::Checkpoint(v1::CheckpointSaved {
+                    step: far,
+                    manifest: None,
+                }),
+            ),
+            (
+                "1125899906842624 bytes together",
+                finished("{}".into(), Some(sized(far))),
+            ),
+            ("summary_json", finished("[".repeat(200_000), None)),
+            (
+                "summary_json",
+                finished(format!("\"{}\"", "x".repeat(SUMMARY_MAX_BYTES)), None),
+            ),
+            (
+                "rendezvous.host",
+                Body::Prepared(v1::RankPrepared {
+                    rendezvous: Some(at),
+                }),
+            ),
+            (
+                "regrouped.ranks",
+                Body::Regrouped(v1::RankRegrouped {
+                    ranks: vec![0; 5_000],
+                    ..v1::RankRegrouped::default()
+                }),
+            ),
+        ];
+        for (field, body) in attacks {
+            let report = report(1, body);
+            let taken = Taken::fold(&rank(RankState::Running, 0), &[&report], self::at(9));
+            assert_eq!(taken.change.state, Some(RankState::Failed), "{field}");
+            let message = taken.change.failure.unwrap().message;
+            assert!(message.contains(field), "{field}: {message}");
+            assert!(message.len() < 1_000, "{message}");
+            assert!(taken.metrics.is_empty() && taken.checkpoints.is_empty());
+        }
+        let mut late = report(1, progress("p"));
+        late.at = Some(convert::timestamp(
+            DateTime::from_timestamp(1 << 40, 0).unwrap(),
+        ));
+        let taken = Taken::fold(&rank(RankState::Running, 0), &[&late], self::at(9));
+        assert_eq!(taken.change.state, Some(RankState::Failed));
     }
 
     #[test]

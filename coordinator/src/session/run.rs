@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::limits::MESSAGE_MAX_BYTES;
+use marquee_domain::limits::{MESSAGE_MAX_BYTES, REPORTS_IN_MESSAGE_MAX};
 use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
 use marquee_proto::v1::worker_message::Body as In;
+use marquee_store::StoreError;
 use marquee_store::attempts::Rendezvous;
 use marquee_store::ranks::{self, RankKey};
 use marquee_store::workers::{self, WorkerState};
@@ -25,6 +26,7 @@ use super::{assign, gpus, kept};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 use crate::rates::Asks;
+use crate::walls::caught;
 
 /// Messages to a worker that wait to be sent: an assignment for each of its ranks with room to
 /// spare. A worker that does not read them in time is let go, and comes back.
@@ -117,7 +119,10 @@ impl Session {
         tracing::info!(%worker, name = self.name, held = self.held.len(), "worker connected");
         let (inbox_in, inbox) = mpsc::channel(INBOX_MAX);
         let reader = tokio::spawn(read(self.app.clone(), self.seat.clone(), inbound, inbox_in));
-        let end = self.work(inbox).await;
+        let end = match caught(self.work(inbox)).await {
+            Ok(end) => end,
+            Err(panicked) => End::Failed(panicked.into()),
+        };
         reader.abort();
         self.app.sessions.leave(&self.seat);
         self.app.wake.notify_one();
@@ -207,7 +212,15 @@ impl Session {
                 self.held = hello::held(heartbeat.held).map_err(nonsense)?;
                 self.persist(Work::Heartbeat).await
             }
-            Some(In::Reports(batch)) => self.persist(Work::Reports(batch.reports)).await,
+            Some(In::Reports(batch)) => {
+                let count = batch.reports.len();
+                if count > REPORTS_IN_MESSAGE_MAX {
+                    return Err(nonsense(format!(
+                        "{count} reports in one message, at most {REPORTS_IN_MESSAGE_MAX}"
+                    )));
+                }
+                self.persist(Work::Reports(batch.reports)).await
+            }
             Some(In::Goodbye(_)) => {
                 self.persist(Work::Goodbye).await?;
                 Err(End::Goodbye)
@@ -266,6 +279,9 @@ impl Session {
     }
 
     async fn nudged(&mut self) -> Result<(), End> {
+        if let Some(text) = self.app.sessions.rival_to_tell(&self.seat) {
+            self.send(Out::Notice(v1::Notice { text })).await?;
+        }
         if self.heartbeat > 0 {
             self.send_shares().await?;
         }
@@ -309,7 +325,9 @@ impl Session {
     /// Does `work`, again and again while Postgres is away.
     async fn persist(&mut self, work: Work) -> Result<(), End> {
         let mut pause = RETRY_FIRST;
+        let trail = self.app.walls.trail.clone();
         loop {
+            let step = trail.step(|| format!("{} of worker {}", work.name(), self.name));
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
                 Work::Nudge => self.reconcile(Occasion::Nudge).await,
@@ -318,6 +336,7 @@ impl Session {
                 Work::Reports(reports) => self.reports(reports).await,
                 Work::Goodbye => self.goodbye().await,
             };
+            drop(step);
             match done {
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
                     if pause == RETRY_FIRST && !error.is_stale() {
@@ -455,15 +474,22 @@ impl Session {
     async fn gone(&self, key: RankKey, failure: Option<&Failure>) -> Result<(), End> {
         let now = self.app.clock.now();
         let mut tx = self.app.db.write("rank gone").await?;
-        ranks::mark_rank_gone(&mut tx, key, failure, now).await?;
-        tx.commit().await?;
+        match ranks::mark_rank_gone(&mut tx, key, failure, now).await {
+            Ok(()) => tx.commit().await?,
+            // It ended meanwhile, in whatever way. To try that again would hold up all that this worker says.
+            Err(StoreError::StaleRank { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
         tracing::info!(
             job = %key.job, attempt = %key.attempt, rank = %key.rank, worker = %self.seat.worker,
             "rank is not held any more"
         );
         self.app.jobs_changed(&[key.job]);
-        lifecycle::advance(&self.app, &[key.job]).await?;
-        Ok(())
+        match lifecycle::advance(&self.app, &[key.job]).await {
+            // Somebody else did it.
+            Err(error) if error.is_stale() => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     async fn reports(&mut self, batch: &[v1::Report]) -> Result<(), End> {
@@ -554,6 +580,18 @@ enum Work {
     Heartbeat,
     Reports(Vec<v1::Report>),
     Goodbye,
+}
+
+impl Work {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Welcome => "welcome",
+            Self::Nudge | Self::Placed(_) => "assignments",
+            Self::Heartbeat => "heartbeat",
+            Self::Reports(_) => "reports",
+            Self::Goodbye => "goodbye",
+        }
+    }
 }
 
 /// Reads the stream: every message is a sign of life, however long the ones before it take to be

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::registry::Daemon;
 use super::run::{OUTBOX_MAX, Session};
 use super::{gpus, hello, kept};
 use crate::app::App;
@@ -73,7 +74,19 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         // Before it takes the seat: that ends the session of the worker whose id it names.
         self.check_owner(&worker).await.map_err(refused)?;
 
-        let seat = self.app.sessions.admit(worker.id);
+        let daemon = Daemon {
+            instance: worker.instance_id,
+            who: format!(
+                "worker {:?} (instance {}, {caller})",
+                worker.name, worker.instance_id
+            ),
+        };
+        let lease = self.app.settings.lease;
+        let seat = self
+            .app
+            .sessions
+            .admit(worker.id, daemon, lease)
+            .map_err(|error| ErrorCode::WorkerIdInUse.status(error.to_string()))?;
         let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
             .await
             .map_err(|_| busy())?;

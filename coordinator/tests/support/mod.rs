@@ -19,6 +19,7 @@ use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
 use marquee_coordinator::session::{Counter, Sessions};
+use marquee_coordinator::walls::Walls;
 use marquee_coordinator::{App, Settings, background, rpc};
 use marquee_domain::artifact::Digest;
 use marquee_proto::v1;
@@ -58,8 +59,13 @@ impl Cluster {
     }
 
     pub async fn start_on(database: TestDatabase) -> Self {
+        Self::start_in(database, Env::system()).await
+    }
+
+    /// Starts a coordinator in surroundings of the test's own.
+    pub async fn start_in(database: TestDatabase, env: Env) -> Self {
         let blobs = tempfile::tempdir().unwrap();
-        let running = run(&database, &blobs).await;
+        let running = run(&database, &blobs, env).await;
         Self {
             database,
             running,
@@ -69,7 +75,12 @@ impl Cluster {
 
     /// Starts another coordinator on what a killed one left.
     pub async fn start_again(&mut self) {
-        self.running = run(&self.database, &self.blobs).await;
+        self.running = run(&self.database, &self.blobs, Env::system()).await;
+    }
+
+    /// Where a stored file lies.
+    pub fn blob(&self, contents: &[u8]) -> std::path::PathBuf {
+        self.app().blobs.path(&Digest::of(contents))
     }
 
     /// Starts another coordinator that answers, and does nothing by itself.
@@ -254,8 +265,7 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
     }
 }
 
-async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
-    let env = Env::system();
+async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Running {
     let mut conn = database.db.read().await.unwrap();
     let rates = Rates::load(&mut conn, env.clock.now()).await.unwrap();
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn)
@@ -281,6 +291,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir) -> Running {
             stop_grace: Duration::from_millis(100),
             settle: Duration::from_millis(300),
         },
+        walls: Walls::default(),
         shutdown: CancellationToken::new(),
     };
     let at = "127.0.0.1:0".parse().unwrap();

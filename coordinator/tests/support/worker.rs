@@ -38,6 +38,8 @@ type More = Arc<Mutex<v1::Heartbeat>>;
 pub struct FakeWorker {
     pub name: String,
     id: String,
+    /// Of this start of the daemon.
+    instance: Uuid,
     held: Held,
     /// What its heartbeats say besides.
     more: More,
@@ -56,6 +58,40 @@ impl Drop for FakeWorker {
     }
 }
 
+/// What a worker with two CPU slots says of itself.
+pub fn hello(name: &str) -> v1::Hello {
+    v1::Hello {
+        worker_id: Uuid::new_v4().to_string(),
+        name: name.into(),
+        boot_id: Uuid::from_u128(1).to_string(),
+        instance_id: Uuid::new_v4().to_string(),
+        version: "test".into(),
+        inventory: Some(v1::Inventory {
+            hostname: name.into(),
+            cpu_threads: 2,
+            cpu_slots: 2,
+            threads_per_slot: 1,
+            address: "127.0.0.1".into(),
+            flavour: "libtorch-2.11.0".into(),
+            ..v1::Inventory::default()
+        }),
+        prep_code: CODE.into(),
+        ..v1::Hello::default()
+    }
+}
+
+/// Says any message first, and gives the answer where it was let in.
+pub async fn say_first(
+    address: &str,
+    message: v1::WorkerMessage,
+) -> Result<Streaming<v1::CoordinatorMessage>, Status> {
+    let mut client = WorkerSessionClient::new(super::channel(address).await);
+    let (outbox, outbound) = mpsc::channel(1);
+    outbox.send(message).await.unwrap();
+    let stream = client.connect(ReceiverStream::new(outbound)).await?;
+    Ok(stream.into_inner())
+}
+
 impl FakeWorker {
     pub async fn connect(address: &str, name: &str) -> Self {
         Self::connect_with_code(address, name, CODE).await
@@ -64,7 +100,8 @@ impl FakeWorker {
     /// Connects with a `marquee-prep` of this code.
     pub async fn connect_with_code(address: &str, name: &str, code: &str) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, code, Held::default(), Vec::new())
+        let daemon = (id, Uuid::new_v4());
+        Self::connect_as(address, name, daemon, code, Held::default(), Vec::new())
             .await
             .unwrap()
     }
@@ -72,7 +109,8 @@ impl FakeWorker {
     /// A worker whose host has GPUs besides.
     pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, CODE, Held::default(), gpus)
+        let daemon = (id, Uuid::new_v4());
+        Self::connect_as(address, name, daemon, CODE, Held::default(), gpus)
             .await
             .unwrap()
     }
@@ -85,46 +123,50 @@ impl FakeWorker {
 
     /// Connects again as the same worker, holding what it held.
     pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
-        let (id, held) = (self.id.clone(), self.held.clone());
-        Self::connect_as(address, &self.name, id, CODE, held, Vec::new()).await
+        let (daemon, held) = ((self.id.clone(), self.instance), self.held.clone());
+        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+    }
+
+    /// Another daemon with this one's data folder says Hello, holding what this one holds.
+    pub async fn connect_clone(&self, address: &str) -> Result<Self, Status> {
+        let (daemon, held) = ((self.id.clone(), Uuid::new_v4()), self.held.clone());
+        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+    }
+
+    /// What the coordinator has to say to whoever looks after this worker.
+    pub async fn notice(&mut self) -> String {
+        self.wait("notice", |body| match body {
+            In::Notice(notice) => Some(notice.text),
+            _ => None,
+        })
+        .await
     }
 
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
-        let id = Uuid::new_v4().to_string();
-        Self::connect_as(address, name, id, CODE, Held::default(), Vec::new()).await
+        let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
+        Self::connect_as(address, name, daemon, CODE, Held::default(), Vec::new()).await
     }
 
     async fn connect_as(
         address: &str,
         name: &str,
-        id: String,
+        (id, instance): (String, Uuid),
         code: &str,
         held: Held,
         gpus: Vec<v1::Gpu>,
     ) -> Result<Self, Status> {
         let mut client = WorkerSessionClient::new(super::channel(address).await);
         let (outbox, outbound) = mpsc::channel(64);
-        let hello = v1::Hello {
+        let mut hello = v1::Hello {
             worker_id: id.clone(),
-            name: name.into(),
-            boot_id: Uuid::from_u128(1).to_string(),
-            instance_id: Uuid::new_v4().to_string(),
-            version: "test".into(),
-            inventory: Some(v1::Inventory {
-                hostname: name.into(),
-                cpu_threads: 2,
-                cpu_slots: 2,
-                threads_per_slot: 1,
-                address: "127.0.0.1".into(),
-                flavour: "libtorch-2.11.0".into(),
-                gpus,
-                ..v1::Inventory::default()
-            }),
-            gpus: Vec::new(),
+            instance_id: instance.to_string(),
             held: held.lock().unwrap().values().cloned().collect(),
             prep_code: code.into(),
-            ..v1::Hello::default()
+            ..hello(name)
         };
+        if let Some(inventory) = &mut hello.inventory {
+            inventory.gpus = gpus;
+        }
         outbox
             .send(v1::WorkerMessage {
                 body: Some(Out::Hello(hello)),
@@ -140,6 +182,7 @@ impl FakeWorker {
             taken: BTreeSet::new(),
             name: name.into(),
             id,
+            instance,
             held: held.clone(),
             more: More::default(),
             heartbeats: tokio::spawn(async {}),
@@ -371,6 +414,25 @@ impl FakeWorker {
         self.held.lock().unwrap().contains_key(&key)
     }
 
+    /// Waits until the coordinator has ended the session, and gives its reason.
+    pub async fn ended(&mut self) -> Status {
+        let ended = async {
+            loop {
+                match self.inbox.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Status::ok("the stream ended"),
+                    Err(status) => return status,
+                }
+            }
+        };
+        timeout(SOON, ended).await.expect("the session ends")
+    }
+
+    /// Lets go of a rank that the coordinator has ended for what it reported.
+    pub fn forget(&self, key: Key) {
+        self.held.lock().unwrap().remove(&key);
+    }
+
     /// Holds a rank that nobody gave to it.
     pub fn hold(&self, key: Key) {
         let (job_id, attempt, rank) = key;
@@ -464,7 +526,7 @@ impl FakeWorker {
         self.heartbeats = tokio::spawn(heartbeats(outbox, held, more, numbers, 100));
     }
 
-    async fn send(&mut self, body: Out) {
+    pub async fn send(&mut self, body: Out) {
         self.outbox
             .send(v1::WorkerMessage { body: Some(body) })
             .await

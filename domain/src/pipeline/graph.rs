@@ -1,6 +1,6 @@
 //! What jobs need of each other: names that exist, inputs that fit, no cycle, and an order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::job::Draft;
 use super::table::{Errors, unknown};
@@ -18,6 +18,10 @@ pub(super) fn check_and_sort(mut jobs: Vec<Draft>, errors: &Errors) -> Vec<JobSp
         .map(|job| (job.name.clone(), job.kind))
         .collect();
     for job in &mut jobs {
+        if errors.is_full() {
+            // Nothing more would be told, and each name is held against all others for it.
+            return Vec::new();
+        }
         check_needs(job, &kinds, errors);
         check_inputs(job, &kinds, errors);
     }
@@ -34,6 +38,9 @@ fn check_needs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
         .filter(|name| *name != job.name.as_str())
         .collect();
     for (index, need) in job.needs.iter().enumerate() {
+        if errors.is_full() {
+            break;
+        }
         let field = format!("jobs.{}.needs[{index}]", job.name);
         if *need == job.name {
             errors.add(
@@ -167,26 +174,42 @@ fn takes(kind: JobKind) -> String {
 }
 
 /// Kahn's algorithm; what is left when no job is free is on a cycle or behind one.
-fn sort(mut left: Vec<Draft>, errors: &Errors) -> Vec<Draft> {
-    left.sort_by(|a, b| a.name.cmp(&b.name));
+fn sort(jobs: Vec<Draft>, errors: &Errors) -> Vec<Draft> {
+    let mut missing: BTreeMap<JobName, usize> = BTreeMap::new();
+    let mut needed_by: BTreeMap<JobName, Vec<JobName>> = BTreeMap::new();
+    for job in &jobs {
+        missing.insert(job.name.clone(), job.needs.len());
+        for need in &job.needs {
+            let dependents = needed_by.entry(need.clone()).or_default();
+            dependents.push(job.name.clone());
+        }
+    }
+    let free = missing.iter().filter(|(_, count)| **count == 0);
+    let mut free: BTreeSet<JobName> = free.map(|(name, _)| name.clone()).collect();
+    let mut left: BTreeMap<JobName, Draft> = jobs
+        .into_iter()
+        .map(|job| (job.name.clone(), job))
+        .collect();
     let mut sorted: Vec<Draft> = Vec::with_capacity(left.len());
-    while !left.is_empty() {
-        let is_free = |job: &Draft| {
-            job.needs
-                .iter()
-                .all(|need| sorted.iter().any(|done| done.name == *need))
-        };
-        match left.iter().position(is_free) {
-            Some(index) => sorted.push(left.remove(index)),
-            None => {
-                let cycle = a_cycle(&left);
-                errors.add(
-                    format!("jobs.{}.needs", cycle[0]),
-                    format!("forms a cycle: {}", cycle.join(" needs ")),
-                );
-                sorted.append(&mut left);
+    while let Some(name) = free.pop_first() {
+        sorted.extend(left.remove(&name));
+        for dependent in needed_by.remove(&name).into_iter().flatten() {
+            if let Some(count) = missing.get_mut(&dependent) {
+                *count -= 1;
+                if *count == 0 {
+                    free.insert(dependent);
+                }
             }
         }
+    }
+    if !left.is_empty() {
+        let left: Vec<Draft> = left.into_values().collect();
+        let cycle = a_cycle(&left);
+        errors.add(
+            format!("jobs.{}.needs", cycle[0]),
+            format!("forms a cycle: {}", cycle.join(" needs ")),
+        );
+        sorted.extend(left);
     }
     sorted
 }

@@ -1,6 +1,6 @@
 //! What all kinds of jobs have in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Capacity;
 use super::settings;
@@ -207,16 +207,22 @@ fn array(table: &mut Table<'_>, kind: JobKind) -> Option<u32> {
 
 fn needs(table: &mut Table<'_>) -> Vec<JobName> {
     let mut needs = Vec::new();
-    for (index, text) in table
-        .texts("needs")
-        .unwrap_or_default()
-        .into_iter()
-        .enumerate()
-    {
-        match text.parse() {
-            Ok(name) if !needs.contains(&name) => needs.push(name),
+    let mut seen = BTreeSet::new();
+    let texts = table.texts("needs").unwrap_or_default();
+    for (index, text) in texts.into_iter().enumerate() {
+        match text.parse::<JobName>() {
+            Ok(name) if seen.insert(name.clone()) => needs.push(name),
             Ok(_) => {}
             Err(why) => table.add_error(&format!("needs[{index}]"), format!("{text:?} {why}")),
+        }
+        if needs.len() > limits::PIPELINE_MAX_JOBS {
+            let max = limits::PIPELINE_MAX_JOBS;
+            table.add_error(
+                "needs",
+                format!("names more than {max} jobs, and no pipeline has more"),
+            );
+            needs.clear();
+            break;
         }
     }
     needs
@@ -225,6 +231,9 @@ fn needs(table: &mut Table<'_>) -> Vec<JobName> {
 fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {
     let mut inputs = BTreeMap::new();
     for (name, text) in table.text_map("inputs") {
+        if table.errors().is_full() {
+            break;
+        }
         let field = format!("inputs.{name}");
         if name.parse::<JobName>().is_err() {
             table.add_error(

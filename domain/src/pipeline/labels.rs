@@ -1,5 +1,7 @@
 //! Labels that a document names, checked against those that its source is known to have.
 
+use std::collections::BTreeSet;
+
 use super::table::{Errors, unknown};
 use crate::spec::{InputRef, JobSpec, Source, Work};
 
@@ -36,6 +38,9 @@ pub(super) fn check(jobs: &[JobSpec], errors: &Errors) {
                     continue;
                 };
                 for (index, label) in settings.labels.iter().flatten().enumerate() {
+                    if errors.is_full() {
+                        return;
+                    }
                     if !known.contains(&label.as_str()) {
                         errors.add(
                             format!("jobs.{}.labels[{index}]", job.name),
@@ -48,8 +53,12 @@ pub(super) fn check(jobs: &[JobSpec], errors: &Errors) {
                 let Some(known) = classes(job, jobs) else {
                     continue;
                 };
+                let sorted: BTreeSet<&str> = known.iter().copied().collect();
                 for label in settings.thresholds.keys() {
-                    if !known.contains(&label.as_str()) {
+                    if errors.is_full() {
+                        return;
+                    }
+                    if !sorted.contains(label.as_str()) {
                         errors.add(
                             format!("jobs.{}.thresholds.{label}", job.name),
                             unknown_label(label, &known),

@@ -4,26 +4,37 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::Override;
+use super::bounds::start_of;
 use super::table::Errors;
+use crate::limits::OVERRIDE_PATH_MAX_KEYS;
 
 /// Puts each override into `root`, making tables on the way.
-pub(super) fn apply(
-    root: &mut Map<String, Value>,
-    prefix: &str,
-    overrides: &[Override],
-    errors: &Errors,
-) {
+pub(super) fn apply(root: &mut Map<String, Value>, overrides: &[Override], errors: &Errors) {
     for Override { path, value } in overrides {
-        let keys: Vec<&str> = path.split('.').collect();
+        // One key more than may be tells that there are too many, however many there are.
+        let keys: Vec<&str> = path.splitn(OVERRIDE_PATH_MAX_KEYS + 1, '.').collect();
+        if keys.len() > OVERRIDE_PATH_MAX_KEYS {
+            errors.add(
+                start_of(path),
+                format!(
+                    "is a path of more than {OVERRIDE_PATH_MAX_KEYS} keys, deeper than any key of a document; \
+                     write keys joined by dots, such as jobs.train.epochs=3"
+                ),
+            );
+            continue;
+        }
         if keys.iter().any(|key| key.is_empty()) {
             errors.add(
-                format!("{prefix}{path}"),
+                start_of(path),
                 "is no path; write keys joined by dots, such as jobs.train.epochs=3",
             );
             continue;
         }
         if let Err(at) = put(root, &keys, read_value(value)) {
-            errors.add(at, format!("is no table, so {path:?} cannot be set in it"));
+            errors.add(
+                start_of(&at),
+                format!("is no table, so {:?} cannot be set in it", start_of(path)),
+            );
         }
     }
 }
@@ -37,19 +48,20 @@ fn read_value(text: &str) -> Value {
 }
 
 /// Sets `keys` to `value`, or gives back the path at which no table stands.
-fn put(table: &mut Map<String, Value>, keys: &[&str], value: Value) -> Result<(), String> {
-    let Some((key, rest)) = keys.split_first() else {
+fn put(root: &mut Map<String, Value>, keys: &[&str], value: Value) -> Result<(), String> {
+    let Some((last, tables)) = keys.split_last() else {
         return Ok(());
     };
-    if rest.is_empty() {
-        table.insert((*key).to_owned(), value);
-        return Ok(());
+    let mut table = root;
+    for (depth, key) in tables.iter().enumerate() {
+        let inner = table
+            .entry(*key)
+            .or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(inner) = inner else {
+            return Err(tables[..=depth].join("."));
+        };
+        table = inner;
     }
-    match table
-        .entry(*key)
-        .or_insert_with(|| Value::Object(Map::new()))
-    {
-        Value::Object(inner) => put(inner, rest, value).map_err(|at| format!("{key}.{at}")),
-        _ => Err((*key).to_owned()),
-    }
+    table.insert((*last).to_owned(), value);
+    Ok(())
 }

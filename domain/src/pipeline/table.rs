@@ -16,6 +16,8 @@ use crate::nearest::nearest;
 
 /// How many errors are told at once: enough for a page, few enough for a message.
 const ERRORS_MAX: usize = 100;
+/// Names that an error proposes: a page of them helps nobody.
+const NAMES_TOLD_MAX: usize = 60;
 /// Bytes of a value that an error repeats.
 const QUOTED_MAX_BYTES: usize = 80;
 
@@ -24,6 +26,12 @@ const QUOTED_MAX_BYTES: usize = 80;
 pub(super) struct Errors(RefCell<Vec<FieldError>>);
 
 impl Errors {
+    /// Whether no further error would be told: looking for one is work for nothing, which a hostile document
+    /// could make endless.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.borrow().len() >= ERRORS_MAX
+    }
+
     pub(super) fn add(&self, field: impl Into<String>, message: impl Into<String>) {
         let mut errors = self.0.borrow_mut();
         if errors.len() < ERRORS_MAX {
@@ -102,6 +110,9 @@ impl<'a> Table<'a> {
     }
 
     fn wrong_type(&self, key: &str, expected: &str, value: &Value) {
+        if self.errors.is_full() {
+            return;
+        }
         self.add_error(
             key,
             format!(
@@ -406,6 +417,9 @@ impl<'a> Table<'a> {
     /// Notes every key that nobody asked for. The last call on each table.
     pub(super) fn finish(self) {
         for key in self.map.keys() {
+            if self.errors.is_full() {
+                return;
+            }
             if !self.known.contains(&key.as_str()) {
                 self.add_error(
                     key,
@@ -457,7 +471,12 @@ fn suggestion(word: &str, known: &[&str]) -> String {
 }
 
 fn one_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    let mut quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+    if quoted.len() > NAMES_TOLD_MAX {
+        let others = quoted.len() - NAMES_TOLD_MAX;
+        quoted.truncate(NAMES_TOLD_MAX);
+        quoted.push(format!("one of {others} others"));
+    }
     match quoted.as_slice() {
         [] => "none of them".into(),
         [only] => only.clone(),

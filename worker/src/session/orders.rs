@@ -89,9 +89,10 @@ fn chain(body: &FromCoordinator) -> Option<RankKey> {
         FromCoordinator::RanksLost(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Stop(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
         FromCoordinator::Rescue(to) => Some(RankKey::new(to.job_id, to.attempt, to.rank)),
-        FromCoordinator::Ack(_) | FromCoordinator::RateShares(_) | FromCoordinator::Welcome(_) => {
-            None
-        }
+        FromCoordinator::Ack(_)
+        | FromCoordinator::RateShares(_)
+        | FromCoordinator::Welcome(_)
+        | FromCoordinator::Notice(_) => None,
     }
 }
 
@@ -114,6 +115,10 @@ fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
         FromCoordinator::Rescue(rescue) => supervisor.rescue(&rescue),
         FromCoordinator::Welcome(_) => {
             warn!("a second Welcome was ignored");
+            Ok(())
+        }
+        FromCoordinator::Notice(notice) => {
+            warn!(text = ?notice.text, "the coordinator says");
             Ok(())
         }
     };

@@ -6,6 +6,7 @@
 mod architecture;
 mod circles;
 mod flavours;
+pub mod licences;
 mod linkage;
 mod nccl;
 mod sources;
@@ -33,11 +34,12 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 12] = [
     "fmt",
     "architecture",
     "sources",
     "circles",
+    "licences",
     "clippy",
     "flavours",
     "doc",
@@ -55,6 +57,7 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         &|| architecture::check(workspace),
         &|| sources::check(workspace),
         &|| circles::check(workspace),
+        &|| licences::check(workspace),
         &|| clippy(workspace, &setup),
         &|| flavours::check(workspace),
         &|| doc(workspace, &setup),

@@ -1,5 +1,6 @@
 //! Writes a plan down: all its placements in one transaction, and for those left why, where that changed.
 
+use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use serde_json::Value;
 
@@ -7,7 +8,8 @@ use super::plan::Planned;
 use crate::app::App;
 use crate::index::Open;
 use crate::lifecycle::{self, Result};
-use crate::scheduler::{Line, Obstacle, Plan};
+use crate::scheduler::{Line, Obstacle, Placement, Plan};
+use crate::walls::caught;
 
 /// Jobs whose obstacle is written in one round: a plan writes down a bounded amount, however many jobs
 /// were submitted one by one. The rest follows in later rounds.
@@ -20,7 +22,11 @@ pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
         return Ok(());
     }
     let obstacles: Vec<(JobId, Value)> = changed.iter().flat_map(Changed::rows).collect();
-    lifecycle::place(app, &plan.placements, &obstacles, now).await?;
+    match place(app, &plan.placements, &obstacles, now).await {
+        Ok(()) => {}
+        Err(error) if error.may_pass() => return Err(error),
+        Err(_) => place_apart(app, &plan.placements, &obstacles, now).await?,
+    }
     let mut open = app.index.open();
     for Changed {
         line,
@@ -31,6 +37,35 @@ pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
         open.told(line, obstacle.class(), &jobs);
     }
     Ok(())
+}
+
+async fn place(
+    app: &App,
+    placements: &[Placement],
+    obstacles: &[(JobId, Value)],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    caught(lifecycle::place(app, placements, obstacles, now)).await?
+}
+
+/// One by one: a job that cannot be placed fails for it, and the others do not notice.
+async fn place_apart(
+    app: &App,
+    placements: &[Placement],
+    obstacles: &[(JobId, Value)],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    for placement in placements {
+        match place(app, std::slice::from_ref(placement), &[], now).await {
+            Ok(()) => {}
+            Err(error) if error.may_pass() => return Err(error),
+            Err(error) => {
+                let failed = vec![(placement.job, error.to_string())];
+                lifecycle::fail_unreadable(app, failed).await?;
+            }
+        }
+    }
+    place(app, &[], obstacles, now).await
 }
 
 /// Jobs of a line that something else keeps waiting than what is stored. The elements of an array have one

@@ -8,6 +8,8 @@ use marquee_store::events::JobEvent;
 use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
 
+use crate::lifecycle::Removed;
+
 pub(super) fn job(job: Job) -> v1::Job {
     let (reason, finished_at, cancel_requested, running) = match &job.state {
         JobState::Waiting { reason } | JobState::Queued { reason, .. } => {
@@ -99,6 +101,15 @@ pub(super) fn event(event: JobEvent) -> v1::JobEvent {
         attempt: event.attempt,
         text: event.text,
         caller: event.caller,
+    }
+}
+
+pub(in crate::rpc) fn removed(removed: &Removed) -> v1::Removed {
+    v1::Removed {
+        jobs: removed.jobs,
+        artifacts: removed.artifacts,
+        files: removed.files,
+        bytes: removed.bytes,
     }
 }
 

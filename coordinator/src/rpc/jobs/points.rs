@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
-use marquee_proto::convert::timestamp;
+use marquee_domain::limits::METRIC_NAME_MAX_BYTES;
+use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::Conn;
 use marquee_store::StoreError;
@@ -12,6 +13,9 @@ use tonic::Status;
 use super::Streamed;
 use super::stored::{self, Rows, Wanted};
 use crate::app::App;
+
+/// Names that may be asked for at once.
+const NAMES_MAX: usize = 1_000;
 
 pub(super) async fn start(
     app: &App,
@@ -30,7 +34,15 @@ pub(super) async fn start(
         rank: rank.map(Rank),
         follow,
     };
-    let names = Some(names).filter(|names| !names.is_empty());
+    if names.len() > NAMES_MAX {
+        let why = format!("{} names, at most {NAMES_MAX}; none gives all", names.len());
+        return Err(BadField::invalid("names", why).into());
+    }
+    let names: Result<Vec<String>, BadField> = names
+        .into_iter()
+        .map(|name| convert::text("names", name, METRIC_NAME_MAX_BYTES))
+        .collect();
+    let names = Some(names?).filter(|names| !names.is_empty());
     stored::start(app, Points { names }, wanted).await
 }
 

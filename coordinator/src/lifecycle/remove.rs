@@ -1,0 +1,197 @@
+//! Taking away what ended: a pipeline with all that is stored of it, an artifact by itself, and then the files that
+//! nothing names any more.
+//!
+//! Invariant: what an open job needs stays, and whoever asks is told who needs it. The rows go first, in one
+//! transaction; a file goes only when no stored manifest names it, so that a crash in between leaves a file too many,
+//! which `background::sweep` finds, and never one too few.
+
+use marquee_domain::artifact::Digest;
+use marquee_domain::ids::{JobId, PipelineId};
+use marquee_store::removal::{self, Going};
+use marquee_store::{Conn, Tx, events, pipelines, transitions};
+
+use super::{LifecycleError, Result};
+use crate::app::App;
+
+/// What went, or would go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    pub jobs: u64,
+    pub artifacts: u64,
+    /// Files that nothing named any more, and their bytes on the disk.
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Removes a pipeline whose jobs have all ended.
+pub async fn remove_pipeline(
+    app: &App,
+    id: PipelineId,
+    dry_run: bool,
+    caller: &str,
+) -> Result<Removed> {
+    let mut conn = app.db.read().await?;
+    pipelines::get_pipeline(&mut conn, id).await?;
+    let jobs = removal::list_all_jobs(&mut conn, id).await?;
+    let going = pipeline_is_free(&mut conn, id).await?;
+    let files = removal::list_files(&mut conn, &jobs).await?;
+    drop(conn);
+    let counted = |files: u64, bytes| Removed {
+        jobs: jobs.len() as u64,
+        artifacts: going.len() as u64,
+        files,
+        bytes,
+    };
+    if dry_run {
+        return Ok(counted(files.len() as u64, sum(&going)));
+    }
+    // Logs can be many: they go in pieces, before the pipeline itself, which is still there if this is cut short.
+    loop {
+        let mut tx = app.db.write("remove rows").await?;
+        let some = removal::delete_some_rows(&mut tx, &jobs).await?;
+        tx.commit().await?;
+        if !some {
+            break;
+        }
+    }
+    let mut tx = app.db.write("remove pipeline").await?;
+    pipelines::lock_pipeline(&mut tx, id).await?;
+    // A retry may have come in between.
+    pipeline_is_free(&mut tx, id).await?;
+    removal::delete_pipeline(&mut tx, id).await?;
+    tx.commit().await?;
+    let (gone, bytes) = collect(app, &files).await?;
+    tracing::info!(pipeline = %id, jobs = jobs.len(), files = gone, bytes, caller, "pipeline removed");
+    Ok(counted(gone, bytes))
+}
+
+/// Removes the artifacts with this digest.
+pub async fn remove_artifact(
+    app: &App,
+    digest: &Digest,
+    dry_run: bool,
+    caller: &str,
+    why: &str,
+) -> Result<Removed> {
+    let mut conn = app.db.read().await?;
+    let going = artifact_is_free(&mut conn, digest).await?;
+    let jobs: Vec<JobId> = going.iter().map(|going| going.job).collect();
+    let files = removal::list_files(&mut conn, &jobs).await?;
+    drop(conn);
+    let counted = |files, bytes| Removed {
+        jobs: 0,
+        artifacts: going.len() as u64,
+        files,
+        bytes,
+    };
+    if dry_run {
+        return Ok(counted(files.len() as u64, sum(&going)));
+    }
+    let now = app.clock.now();
+    let mut tx = app.db.write("remove artifact").await?;
+    let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
+    of.sort_unstable();
+    of.dedup();
+    pipelines::lock_pipelines(&mut tx, &of).await?;
+    artifact_is_free(&mut tx, digest).await?;
+    removal::delete_artifacts(&mut tx, &jobs).await?;
+    for job in &jobs {
+        note(&mut tx, *job, why, caller, now).await?;
+    }
+    tx.commit().await?;
+    let (gone, bytes) = collect(app, &files).await?;
+    tracing::info!(
+        artifact = digest.short(),
+        files = gone,
+        bytes,
+        caller,
+        why,
+        "artifact removed"
+    );
+    app.jobs_shown(&jobs);
+    Ok(counted(gone, bytes))
+}
+
+async fn note(
+    tx: &mut Tx,
+    job: JobId,
+    why: &str,
+    caller: &str,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<()> {
+    let head = transitions::get_job_head(tx, job).await?;
+    events::insert_event_by(tx, job, head.attempt, why, caller, now).await?;
+    Ok(())
+}
+
+/// The artifacts of a pipeline, unless somebody needs it.
+async fn pipeline_is_free(conn: &mut Conn, id: PipelineId) -> Result<Vec<Going>> {
+    let what = || format!("pipeline p{id}");
+    let open = removal::list_open(conn, id).await?;
+    unless_needed(what, "have not ended; cancel them first", &open)?;
+    let held = removal::list_held(conn, id).await?;
+    unless_needed(
+        what,
+        "have ended, but their worker has not said yet that nothing is left of them",
+        &held,
+    )?;
+    let going = removal::list_going(conn, Some(id), None).await?;
+    let digests: Vec<Digest> = going.iter().map(|going| going.digest.clone()).collect();
+    let users = removal::list_users(conn, &digests, Some(id)).await?;
+    unless_needed(
+        what,
+        "of other pipelines take its artifacts as inputs",
+        &users,
+    )?;
+    Ok(going)
+}
+
+/// The artifacts with a digest, unless somebody needs them.
+async fn artifact_is_free(conn: &mut Conn, digest: &Digest) -> Result<Vec<Going>> {
+    let going = removal::list_going(conn, None, Some(digest)).await?;
+    if going.is_empty() {
+        return Err(LifecycleError::ArtifactNotFound(digest.clone()));
+    }
+    let what = || format!("artifact {}", digest.short());
+    let users = removal::list_users(conn, std::slice::from_ref(digest), None).await?;
+    unless_needed(what, "take it as an input", &users)?;
+    let jobs: Vec<JobId> = going.iter().map(|going| going.job).collect();
+    let dependents = removal::list_dependents(conn, &jobs).await?;
+    unless_needed(what, "need the job that made it", &dependents)?;
+    Ok(going)
+}
+
+fn unless_needed(what: impl Fn() -> String, how: &'static str, by: &[JobId]) -> Result<()> {
+    if by.is_empty() {
+        return Ok(());
+    }
+    let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+    Err(LifecycleError::Needed {
+        what: what(),
+        by: by.join(", "),
+        how,
+    })
+}
+
+fn sum(going: &[Going]) -> u64 {
+    let sizes = going.iter().map(|going| going.size_bytes);
+    sizes.fold(0, u64::saturating_add)
+}
+
+/// Removes those files that no stored manifest names. An upload that found one of them here a moment ago, and did not
+/// send it again, fails its attempt, which is tried again: nothing that was committed is ever without its files.
+pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
+    let (mut gone, mut bytes) = (0, 0);
+    for some in files.chunks(FILES_AT_ONCE) {
+        let mut conn = app.db.read().await?;
+        let unnamed = removal::list_unnamed(&mut conn, some).await?;
+        drop(conn);
+        let (count, size) = app.blobs.remove(unnamed).await?;
+        gone += count;
+        bytes += size;
+    }
+    Ok((gone, bytes))
+}
+
+/// Files whose names are asked for in one statement.
+const FILES_AT_ONCE: usize = 10_000;

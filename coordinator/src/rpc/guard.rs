@@ -1,0 +1,181 @@
+//! What stands around every request: a panic of its handler is its own error, a coordinator in safe mode refuses
+//! what writes, and a message that is still to come whole has a deadline and room that was kept for it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use marquee_proto::error::ErrorCode;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tower::{Layer, Service};
+
+use super::inflow::{Inflow, Metered};
+use crate::walls::{Panicked, Walls, caught};
+
+/// What may be asked of a coordinator in safe mode. Everything else changes something, or keeps a session that would.
+const READS: [&str; 10] = [
+    "/marquee.v1.Jobs/GetJob",
+    "/marquee.v1.Jobs/GetPipeline",
+    "/marquee.v1.Jobs/ListJobs",
+    "/marquee.v1.Jobs/Watch",
+    "/marquee.v1.Jobs/Logs",
+    "/marquee.v1.Jobs/Metrics",
+    "/marquee.v1.Artifacts/ListArtifacts",
+    "/marquee.v1.Artifacts/GetArtifact",
+    "/marquee.v1.Artifacts/DownloadBlob",
+    "/marquee.v1.Workers/",
+];
+/// Services that say what there is, of whatever coordinator.
+const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+/// Under way for as long as a file takes, or whenever a coordinator starts: that they are when the process ends says
+/// nothing.
+const LONG: [&str; 2] = [
+    "/marquee.v1.Artifacts/UploadBlob",
+    "/marquee.v1.WorkerSession/Connect",
+];
+
+/// Puts the guard around a service.
+#[derive(Debug, Clone)]
+pub struct GuardLayer {
+    pub(super) walls: Walls,
+    pub(super) inflow: Inflow,
+}
+
+impl<S> Layer<S> for GuardLayer {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guarded {
+            inner,
+            guard: self.clone(),
+        }
+    }
+}
+
+/// A guarded service.
+#[derive(Debug, Clone)]
+pub struct Guarded<S> {
+    inner: S,
+    guard: GuardLayer,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path().to_owned();
+        if let Some(why) = &self.guard.walls.safe_mode
+            && !is_read(&path)
+        {
+            let status = ErrorCode::SafeMode.status(why.as_ref());
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
+        let room = self.guard.inflow.of(peer(&request));
+        let request = request.map(|body| Body::new(Metered::new(body, room)));
+        let begins = AssertUnwindSafe(|| self.inner.call(request));
+        let answer = match catch_unwind(begins) {
+            Ok(answer) => answer,
+            Err(panic) => {
+                let answer = fault(&path, &Panicked::from_panic(panic.as_ref()));
+                return Box::pin(async move { Ok(answer) });
+            }
+        };
+        let trail = self.guard.walls.trail.clone();
+        Box::pin(async move {
+            // Reads are served in safe mode too: what they die of, that mode would not keep away.
+            let says_something = !is_read(&path) && !LONG.contains(&path.as_str());
+            let _step = says_something.then(|| trail.step(|| format!("request {path}")));
+            match caught(answer).await {
+                Ok(answer) => answer,
+                Err(panicked) => Ok(fault(&path, &panicked)),
+            }
+        })
+    }
+}
+
+fn is_read(path: &str) -> bool {
+    let mut allowed = READS.iter().chain(&ABOUT);
+    allowed.any(|read| path == *read || read.ends_with(['/', '.']) && path.starts_with(read))
+}
+
+fn peer(request: &Request<Body>) -> Option<std::net::SocketAddr> {
+    let extensions = request.extensions();
+    let plain = extensions.get::<TcpConnectInfo>();
+    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+    plain
+        .or_else(|| tls.map(TlsConnectInfo::get_ref))
+        .and_then(TcpConnectInfo::remote_addr)
+}
+
+/// The answer to a request whose handler panicked.
+fn fault(path: &str, panicked: &Panicked) -> Response<Body> {
+    tracing::error!(path, %panicked, "a request failed; everything else goes on");
+    ErrorCode::Internal.status(panicked.to_string()).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    async fn code(walls: Walls, path: &str) -> Option<Code> {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            assert_ne!(request.uri().path(), "/marquee.v1.Jobs/GetJob", "a fault");
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let inflow = Inflow::default();
+        let mut service = GuardLayer { walls, inflow }.layer(service);
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let answer = service.call(request).await.unwrap();
+        Status::from_header_map(answer.headers()).map(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_with_an_error() {
+        let walls = Walls::default;
+        let fault = code(walls(), "/marquee.v1.Jobs/GetJob").await;
+        assert_eq!(fault, Some(Code::Internal));
+        assert_eq!(code(walls(), "/marquee.v1.Jobs/ListJobs").await, None);
+    }
+
+    #[tokio::test]
+    async fn in_safe_mode_only_reads_are_answered() {
+        let walls = || Walls {
+            safe_mode: Some("it died three times".into()),
+            ..Walls::default()
+        };
+        for read in [
+            "/marquee.v1.Jobs/ListJobs",
+            "/marquee.v1.Workers/ListWorkers",
+            "/marquee.v1.Artifacts/DownloadBlob",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert_eq!(code(walls(), read).await, None, "{read}");
+        }
+        for write in [
+            "/marquee.v1.Jobs/SubmitPipeline",
+            "/marquee.v1.Jobs/CancelJob",
+            "/marquee.v1.Jobs/ListJobsAndMore",
+            "/marquee.v1.Artifacts/UploadBlob",
+            "/marquee.v1.WorkerSession/Connect",
+            "/marquee.v1.Workers",
+        ] {
+            let refused = code(walls(), write).await;
+            assert_eq!(refused, Some(Code::FailedPrecondition), "{write}");
+        }
+    }
+}

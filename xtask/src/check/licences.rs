@@ -1,0 +1,252 @@
+//! What is linked into our programs: that each crate comes from crates.io, under a licence that lets us pass it on,
+//! and that `NOTICE` names it. `cargo xtask notice` writes that file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::Outcome;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Licences under which a part may be passed on with an Apache-2.0 program, by their SPDX names.
+const ALLOWED: [&str; 17] = [
+    "0BSD",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "CC0-1.0",
+    "CDLA-Permissive-2.0",
+    "IJG",
+    "ISC",
+    "MIT",
+    "MIT-0",
+    "Unicode-3.0",
+    "Unicode-DFS-2016",
+    "Unlicense",
+    "WTFPL",
+    "Zlib",
+];
+/// The one registry that parts are taken from.
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+const FILE: &str = "NOTICE";
+const HEAD: &str = "\
+Marquee
+Licensed under the Apache License, Version 2.0; see LICENSE.
+
+Its programs are linked with the following crates from crates.io, each under the licence that stands beside it; their
+sources, authors and licence texts are at https://crates.io/crates/<name>. The trainer also links libtorch (PyTorch,
+BSD-3-Clause, https://github.com/pytorch/pytorch). Nothing else is passed on with it: PostgreSQL, CUDA and NCCL are
+those of the host.
+
+This file is written by `cargo xtask notice`.
+
+";
+
+/// A crate that is linked into a program of ours.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Linked {
+    name: String,
+    version: String,
+    licence: String,
+    source: String,
+}
+
+pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
+    let linked = linked(workspace)?;
+    let mut wrong = Vec::new();
+    for part in &linked {
+        let Linked {
+            name,
+            version,
+            licence,
+            source,
+        } = part;
+        if source != REGISTRY {
+            wrong.push(format!(
+                "{name} {version} comes from {source}, not from crates.io"
+            ));
+        }
+        if !is_allowed(licence) {
+            wrong.push(format!(
+                "{name} {version} is under {licence:?}, which is none of {ALLOWED:?}"
+            ));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
+    let path = workspace.root.join(FILE);
+    let found = fs::read_to_string(&path).unwrap_or_default();
+    if found != notice(&linked) {
+        bail!("{FILE} does not name what is linked; run \"cargo xtask notice\"");
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Writes `NOTICE`.
+pub fn write(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join(FILE);
+    fs::write(&path, notice(&linked(workspace)?)).with_context(|| format!("cannot write {path:?}"))
+}
+
+fn notice(linked: &[Linked]) -> String {
+    let mut text = HEAD.to_owned();
+    for part in linked {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {}: {}", part.name, part.version, part.licence);
+    }
+    text
+}
+
+fn linked(workspace: &Workspace) -> Result<Vec<Linked>> {
+    let mut command = workspace.cargo("metadata");
+    command.args(["--format-version", "1", "--locked", "--filter-platform"]);
+    command.arg("x86_64-unknown-linux-gnu");
+    let text = process::read(&mut command)?;
+    let metadata: Value = serde_json::from_str(&text)?;
+    read(&metadata).context("cargo metadata printed something unexpected")
+}
+
+/// The crates that members depend on to run, directly or by way of others: neither for tests nor for the build.
+fn read(metadata: &Value) -> Option<Vec<Linked>> {
+    let text = |value: &Value| Some(value.as_str()?.to_owned());
+    let packages: BTreeMap<&str, &Value> = metadata["packages"]
+        .as_array()?
+        .iter()
+        .filter_map(|package| Some((package["id"].as_str()?, package)))
+        .collect();
+    let nodes: BTreeMap<&str, &Value> = metadata["resolve"]["nodes"]
+        .as_array()?
+        .iter()
+        .filter_map(|node| Some((node["id"].as_str()?, node)))
+        .collect();
+    let mut left: Vec<&str> = metadata["workspace_members"]
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let mut seen: BTreeSet<&str> = left.iter().copied().collect();
+    while let Some(id) = left.pop() {
+        for dependency in nodes.get(id)?["deps"].as_array()? {
+            let mut kinds = dependency["dep_kinds"].as_array()?.iter();
+            let id = dependency["pkg"].as_str()?;
+            // A kind of null is that of what runs.
+            if kinds.any(|kind| kind["kind"].is_null())
+                && !is_macro(packages.get(id)?)
+                && seen.insert(id)
+            {
+                left.push(id);
+            }
+        }
+    }
+    let mut linked = Vec::new();
+    for id in seen {
+        let package = packages.get(id)?;
+        // Our own have no source.
+        let Some(source) = package["source"].as_str() else {
+            continue;
+        };
+        linked.push(Linked {
+            name: text(&package["name"])?,
+            version: text(&package["version"])?,
+            licence: text(&package["license"]).unwrap_or_default(),
+            source: source.to_owned(),
+        });
+    }
+    linked.sort();
+    Some(linked)
+}
+
+/// Whether a package runs in the compiler alone.
+fn is_macro(package: &Value) -> bool {
+    let targets = package["targets"].as_array().into_iter().flatten();
+    let mut kinds = targets.filter_map(|target| target["kind"].as_array());
+    kinds.any(|kinds| kinds.iter().any(|kind| kind == "proc-macro"))
+}
+
+/// Whether an SPDX expression leaves a way that is allowed. `/` is how older manifests write OR.
+fn is_allowed(expression: &str) -> bool {
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let mut at = 0;
+    let allowed = any(&words, &mut at);
+    allowed && at == words.len()
+}
+
+/// Parts joined by OR. They nest as deep as manifests write parentheses: once or twice.
+fn any(words: &[&str], at: &mut usize) -> bool {
+    let mut allowed = all(words, at);
+    while words.get(*at) == Some(&"OR") {
+        *at += 1;
+        allowed |= all(words, at);
+    }
+    allowed
+}
+
+fn all(words: &[&str], at: &mut usize) -> bool {
+    let mut allowed = one(words, at);
+    while words.get(*at) == Some(&"AND") {
+        *at += 1;
+        allowed &= one(words, at);
+    }
+    allowed
+}
+
+fn one(words: &[&str], at: &mut usize) -> bool {
+    let Some(word) = words.get(*at) else {
+        return false;
+    };
+    *at += 1;
+    if *word == "(" {
+        let allowed = any(words, at);
+        let closes = words.get(*at) == Some(&")");
+        *at += 1;
+        return allowed && closes;
+    }
+    let mut name = (*word).to_owned();
+    if words.get(*at) == Some(&"WITH") {
+        name = format!("{name} WITH {}", words.get(*at + 1).unwrap_or(&""));
+        *at += 2;
+    }
+    ALLOWED.contains(&name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_licence_needs_one_way_that_is_allowed() {
+        for allowed in [
+            "MIT",
+            "MIT/Apache-2.0",
+            "MIT OR GPL-3.0",
+            "GPL-3.0 OR (MIT AND ISC)",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
+            "Apache-2.0 WITH LLVM-exception OR GPL-2.0",
+        ] {
+            assert!(is_allowed(allowed), "{allowed}");
+        }
+        for refused in [
+            "",
+            "GPL-3.0",
+            "MIT AND GPL-3.0",
+            "(MIT OR ISC) AND AGPL-3.0",
+            "MIT ISC",
+            "(MIT",
+            "Apache-2.0 WITH",
+            "MIT WITH",
+        ] {
+            assert!(!is_allowed(refused), "{refused}");
+        }
+    }
+}
