@@ -1,7 +1,6 @@
 //! A worker whose disk is full: jobs can be cancelled, ends are told as they were, and the rest goes on when
 //! there is room again.
 
-use std::fs;
 use std::process::{Command, Stdio};
 
 use marquee_proto::v1::FailureClass;

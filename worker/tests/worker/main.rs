@@ -20,3 +20,4 @@ mod nvml;
 mod quick;
 mod simulated;
 mod stopping;
+mod walls;
