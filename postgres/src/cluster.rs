@@ -128,7 +128,8 @@ impl Cluster {
                 "--encoding",
                 "UTF8",
             ])
-            .args(["--locale", "C", "--no-instructions"])
+            // Checksums: a page that the disk changed, of logs or of anything else, is an error that says so.
+            .args(["--locale", "C", "--no-instructions", "--data-checksums"])
             .output()
             .map_err(PostgresError::io("start", &self.launcher))?;
         if !output.status.success() {

@@ -1,15 +1,18 @@
 //! Who this worker is: an id that stays with the data directory, the kernel's boot id, and an id
 //! of this start of the daemon. Holds the lock that keeps a second daemon out of the directory.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use marquee_domain::{BootId, WorkerId};
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::durable;
 use crate::env::Env;
+use crate::files;
 
 /// Who this worker is.
 #[derive(Debug)]
@@ -49,8 +52,9 @@ impl Identity {
             path: data_dir.to_owned(),
             source,
         };
-        fs::create_dir_all(data_dir).map_err(folder_error)?;
-        let lock = File::create(data_dir.join("lock")).map_err(folder_error)?;
+        files::make_folder(data_dir).map_err(folder_error)?;
+        close_to_others(data_dir);
+        let lock = files::open_or_make(&data_dir.join("lock")).map_err(folder_error)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -118,10 +122,24 @@ impl Membership {
     }
 }
 
+/// Keeps other accounts out of all that is in the folder: jobs' files, and what they were started with.
+fn close_to_others(folder: &Path) {
+    let closed = fs::metadata(folder).and_then(|found| {
+        let mode = found.permissions().mode();
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        fs::set_permissions(folder, Permissions::from_mode(mode & 0o700))
+    });
+    if let Err(error) = closed {
+        warn!(?folder, %error, "other accounts of this host can look into the data folder");
+    }
+}
+
 fn worker_id(data_dir: &Path, env: &Env) -> Result<WorkerId, IdentityError> {
     let path = data_dir.join("worker-id");
-    match fs::read_to_string(&path) {
-        Ok(text) => text
+    match files::read(&path) {
+        Ok(text) => String::from_utf8_lossy(&text)
             .trim()
             .parse()
             .map_err(|_| IdentityError::WorkerId { path }),

@@ -17,6 +17,7 @@ pub mod env;
 mod fault;
 mod files;
 pub mod gpus;
+mod harden;
 pub mod identity;
 pub mod inventory;
 pub mod kept;
@@ -30,3 +31,4 @@ pub mod supervisor;
 pub mod transfer;
 
 pub use daemon::{run, serve};
+pub use harden::harden;

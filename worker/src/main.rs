@@ -136,6 +136,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     };
     let config = Config::load(sources, arguments.into_settings())?;
     start_log(config.log_format);
+    marquee_worker::harden();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;

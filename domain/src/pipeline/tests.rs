@@ -254,6 +254,28 @@ fn credentials_never_enter_a_spec_and_tmdb_itself_needs_rights() {
 }
 
 #[test]
+fn a_command_names_the_secrets_that_it_wants_and_not_what_they_are() {
+    let command = |rest: &str| {
+        format!("name = \"own\"\n[jobs.own]\nkind = \"command\"\nargv = [\"true\"]\n{rest}")
+    };
+    let spec = parse(&command("env_from_worker = [\"WANDB_API_KEY\"]")).unwrap();
+    let Work::Command(settings) = &spec.jobs[0].work else {
+        panic!("not a command")
+    };
+    assert_eq!(settings.env_from_worker, ["WANDB_API_KEY"]);
+    // As it was stored before the key existed, and so that its digest stays.
+    let without = serde_json::to_string(&parse(&command("")).unwrap().jobs[0]).unwrap();
+    assert!(!without.contains("env_from_worker"), "{without}");
+    let wrong = refused(&command("env_from_worker = [\"A=b\"]"));
+    assert!(
+        wrong.contains("env_from_worker: names no environment variable"),
+        "{wrong}"
+    );
+    let both = refused(&command("env = { A = \"b\" }\nenv_from_worker = [\"A\"]"));
+    assert!(both.contains("names \"A\", which env sets"), "{both}");
+}
+
+#[test]
 fn a_fetch_takes_an_earlier_dataset_a_list_or_a_span_of_days() {
     let document = |job: &str| format!("name = \"data\"\n[jobs.fetch]\nkind = \"fetch\"\n{job}\n");
     let previous = format!("inputs = {{ previous = \"artifact:{}\" }}", "0".repeat(64));

@@ -198,17 +198,11 @@ impl Child for Kept {
         let claim = files::read_json::<Claim>(&keeper::claim_path(&self.dir, self.launch));
         if !keeper_lives {
             // Nobody will write them any more: what cannot be read says nothing.
-            let claim = claim.ok().flatten();
-            self.keeper = self
-                .keeper
-                .or(claim.as_ref().and_then(|claim| claim.keeper));
+            self.learn(claim.ok().flatten());
             return Ok(Status::Gone(exit.ok().flatten()));
         }
-        let (exit, claim) = (exit?, claim?);
-        self.keeper = self
-            .keeper
-            .or(claim.as_ref().and_then(|claim| claim.keeper));
-        self.child = self.child.or(claim.as_ref().and_then(|claim| claim.child));
+        let exit = exit?;
+        self.learn(claim?);
         if let Some(exit) = exit {
             return Ok(Status::Gone(Some(exit)));
         }
@@ -314,6 +308,13 @@ impl Child for Kept {
 }
 
 impl Kept {
+    /// What a claim says first stands.
+    fn learn(&mut self, claim: Option<Claim>) {
+        let Some(claim) = claim else { return };
+        self.keeper = self.keeper.or(claim.keeper);
+        self.child = self.child.or(claim.child);
+    }
+
     fn keeper_pid(&self) -> Option<i32> {
         match self.keeper {
             Some(keeper) => keeper.is_alive().then_some(keeper.pid),

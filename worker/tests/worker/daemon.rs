@@ -18,8 +18,23 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::fake::{Fake, Key, PATIENCE};
 
+/// What a daemon's host is like, where that matters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
+    /// As an account that is not root's, where the test has the choice.
+    pub(crate) unprivileged: bool,
+    /// The data folder is a disk of its own, of this size.
+    pub(crate) disk_bytes: Option<u64>,
+    /// It is started in this cgroup.
+    pub(crate) cgroup: Option<PathBuf>,
+}
+
+/// The account of an unprivileged daemon.
+const NOBODY: u32 = 65_534;
+
 /// A worker under test with its folder.
 pub(crate) struct Daemon {
+    place: Place,
     pub(crate) dir: tempfile::TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
@@ -35,9 +50,27 @@ impl Daemon {
 
     /// With more environment, such as a [`crate::nvml::FakeNvml`]'s.
     pub(crate) fn start_in(fake: &Fake, extra: &[&str], env: Vec<(String, String)>) -> Self {
+        Self::start_at(fake, extra, env, Place::default())
+    }
+
+    /// On a host of a certain kind.
+    pub(crate) fn start_at(
+        fake: &Fake,
+        extra: &[&str],
+        env: Vec<(String, String)>,
+        place: Place,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("bin")).unwrap();
+        if place.unprivileged && is_root() {
+            for path in [dir.path().to_owned(), dir.path().join("bin")] {
+                std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+            // Where the tests were built, others may not look.
+            fs::copy(BINARY, dir.path().join("marquee-worker")).unwrap();
+        }
         let mut daemon = Self {
+            place,
             dir,
             child: None,
             arguments: Vec::new(),
@@ -60,12 +93,54 @@ impl Daemon {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_marquee-worker"));
+        let mut command = self.program();
         command
             .args(&self.arguments)
             .envs(self.env.clone())
             .env("MARQUEE_LOG", "debug,h2=info,hyper=info,tower=info");
         command
+    }
+
+    /// The daemon's program, where it shall run.
+    fn program(&self) -> Command {
+        if let Some(bytes) = self.place.disk_bytes {
+            fs::create_dir_all(self.data()).unwrap();
+            let data = self.data().display().to_string();
+            let script =
+                format!("mount -t tmpfs -o size={bytes},mode=0700 none '{data}' && exec \"$@\"");
+            let mut command = Command::new("unshare");
+            let rights: &[&str] = if is_root() { &["-m"] } else { &["-r", "-m"] };
+            command
+                .args(rights)
+                .args(["sh", "-c", &script, "sh", BINARY]);
+            return command;
+        }
+        if let Some(cgroup) = &self.place.cgroup {
+            let script = format!(
+                "echo $$ > '{}/cgroup.procs' && exec \"$@\"",
+                cgroup.display()
+            );
+            let mut command = Command::new("sh");
+            command.args(["-c", &script, "sh", BINARY]);
+            return command;
+        }
+        if self.place.unprivileged && is_root() {
+            use std::os::unix::process::CommandExt as _;
+            let mut command = Command::new(self.dir.path().join("marquee-worker"));
+            command.uid(NOBODY).gid(NOBODY);
+            return command;
+        }
+        Command::new(BINARY)
+    }
+
+    /// The data folder as the daemon sees it.
+    pub(crate) fn seen_data(&self) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid()));
+        root.join(self.data().strip_prefix("/").unwrap())
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
     }
 
     pub(crate) fn start_again(&mut self) {
@@ -166,6 +241,13 @@ impl Drop for Daemon {
             }
         }
     }
+}
+
+/// The program under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_marquee-worker");
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
 }
 
 /// Lets a system call fail for this thread and all it starts, as an older kernel or one at its limit

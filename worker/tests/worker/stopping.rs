@@ -52,7 +52,7 @@ async fn a_child_that_leaves_on_term_is_not_kept_waiting_and_its_checkpoint_is_s
     daemon.install("marquee-trainer", r#"
         dir=$(dirname $2)
         trap 'mkdir $dir/checkpoints/9; printf w > $dir/checkpoints/9/w
-            echo "{\"event\":\"checkpoint\",\"step\":9,\"path\":\"$dir/checkpoints/9\"}"; exit 75' TERM
+            echo "{\"event\":\"checkpoint\",\"step\":9,\"path\":\"$dir/checkpoints/9\"}" >&$MARQUEE_EVENTS_FD; exit 75' TERM
         echo ready >&2; while :; do sleep 0.05; done"#);
     run(&fake, KEY, eval()).await;
     fake.until("its trap", |s| {
