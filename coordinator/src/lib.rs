@@ -13,9 +13,9 @@ mod certificate;
 pub mod config;
 pub mod database;
 pub mod doctor;
+mod doorman;
 #[cfg(test)]
 mod draw;
-mod doorman;
 pub mod env;
 pub mod index;
 pub mod lifecycle;

@@ -214,7 +214,7 @@ impl Commits {
                 argv: vec!["true".into()],
                 env: [].into(),
                 env_from_worker: Vec::new(),
-}),
+            }),
             needs: vec![],
             inputs: [].into(),
             resources: Resources {

@@ -1,5 +1,7 @@
 //! Workers that are stopped in order: their jobs pay nothing, and nothing new comes to them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use marquee_proto::error::PublicError;

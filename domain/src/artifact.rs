@@ -243,8 +243,7 @@ impl Manifest {
             let holds_file = paths.get(next).is_some_and(|path| path.starts_with(&below));
             // Neither a file nor an empty folder can have something below it.
             let mut parents = folder.match_indices('/').map(|(at, _)| &folder[..at]);
-            let is_below =
-                |parent: &str| is_file(parent) || folders.binary_search(&parent).is_ok();
+            let is_below = |parent: &str| is_file(parent) || folders.binary_search(&parent).is_ok();
             if holds_file || is_file(folder) {
                 return Err(InvalidManifest::NotEmpty((*folder).to_owned()));
             }

@@ -129,10 +129,6 @@ impl FetchSummary {
     }
 }
 
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 /// What travels with a dataset from its source into every report.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct SourceNote {

@@ -17,6 +17,7 @@ fn spec() -> JobSpec {
         work: Work::Command(CommandSettings {
             argv: vec!["true".into()],
             env: BTreeMap::new(),
+            env_from_worker: Vec::new(),
         }),
         needs: Vec::new(),
         inputs: BTreeMap::new(),

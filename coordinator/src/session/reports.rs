@@ -8,7 +8,8 @@ use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::{
-    FAILURE_MESSAGE_MAX_BYTES, LOG_LINE_MAX_BYTES, METRICS_PER_REPORT_MAX, METRIC_NAME_MAX_BYTES, PROBLEM_CLASSES_MAX, PROGRESS_MAX, PROGRESS_WORD_MAX_BYTES, RANKS_MAX, SUMMARY_MAX_BYTES,
+    FAILURE_MESSAGE_MAX_BYTES, LOG_LINE_MAX_BYTES, METRIC_NAME_MAX_BYTES, METRICS_PER_REPORT_MAX,
+    PROBLEM_CLASSES_MAX, PROGRESS_MAX, PROGRESS_WORD_MAX_BYTES, RANKS_MAX, SUMMARY_MAX_BYTES,
 };
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
@@ -441,6 +442,7 @@ mod tests {
                 size_bytes,
                 digest: "0".repeat(64),
             }],
+            ..v1::Manifest::default()
         };
         let finished = |summary: String, output| {
             Body::Finished(v1::RankFinished {

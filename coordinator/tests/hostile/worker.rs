@@ -90,6 +90,7 @@ fn finished(summary: &str, files: &[(&str, u64)]) -> Body {
         summary_json: summary.into(),
         output: Some(v1::Manifest {
             files: files.collect(),
+            ..v1::Manifest::default()
         }),
     })
 }

@@ -85,7 +85,7 @@ impl Cluster {
 
     /// Starts another coordinator that answers, and does nothing by itself.
     pub async fn start_idle(&mut self) {
-        self.running = run(&self.database, &self.blobs).await;
+        self.running = run(&self.database, &self.blobs, Env::system()).await;
         self.running.loops.shutdown().await;
     }
 

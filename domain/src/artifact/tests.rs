@@ -113,7 +113,14 @@ fn sizes_that_no_disk_has_are_refused() {
         let files = vec![sized("a", sizes[0]), sized("b", sizes[1])];
         assert_eq!(Manifest::new(files.clone()), Err(too_large(wanted)));
         // As it may be stored: nothing that reads it overflows.
-        assert!(Manifest { files, ..Manifest::default() }.size_bytes() >= 1);
+        assert!(
+            Manifest {
+                files,
+                ..Manifest::default()
+            }
+            .size_bytes()
+                >= 1
+        );
     }
     let fits = vec![sized("a", ARTIFACT_MAX_BYTES - 1), sized("b", 1)];
     assert_eq!(

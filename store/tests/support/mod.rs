@@ -54,7 +54,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
             argv: vec!["true".into()],
             env: Default::default(),
             env_from_worker: Vec::new(),
-}),
+        }),
         needs: vec![],
         inputs: Default::default(),
         resources: Resources {

@@ -466,6 +466,7 @@ mod tests {
             bootstrap_resamples: 0,
             gallery: 0,
             seed: 0,
+            allow_overlap: false,
         });
         let vars = variables_of(eval, vec![gpu(0)], group(), 1);
         assert_eq!(

@@ -5,7 +5,7 @@ use marquee_domain::RankKey;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::limits::{
     CHILD_LINE_MAX_BYTES, COUNT_MAX, FAILURE_MESSAGE_MAX_BYTES, METRIC_NAME_MAX_BYTES,
-    METRICS_PER_REPORT_MAX, PROBLEM_CLASSES_MAX, PROGRESS_WORD_MAX_BYTES, RANKS_MAX,
+    METRICS_PER_REPORT_MAX, PROBLEM_CLASSES_MAX, PROGRESS_MAX, PROGRESS_WORD_MAX_BYTES, RANKS_MAX,
 };
 use serde::Deserialize;
 
@@ -62,20 +62,20 @@ pub(super) fn check(event: &ChildEvent) -> Result<(), String> {
             bytes,
             problems,
         } => {
-            count("done", *done)?;
-            count("total", total.unwrap_or(0))?;
-            count("bytes", bytes.unwrap_or(0))?;
+            count("done", *done, PROGRESS_MAX)?;
+            count("total", total.unwrap_or(0), PROGRESS_MAX)?;
+            count("bytes", bytes.unwrap_or(0), PROGRESS_MAX)?;
             word("phase", phase, PROGRESS_WORD_MAX_BYTES)?;
             word("unit", unit, PROGRESS_WORD_MAX_BYTES)?;
             at_most("classes of problems", problems.len(), PROBLEM_CLASSES_MAX)?;
             for (class, number) in problems {
                 word("class of problems", class, PROGRESS_WORD_MAX_BYTES)?;
-                count(class, *number)?;
+                count(class, *number, PROGRESS_MAX)?;
             }
             Ok(())
         }
         ChildEvent::Metrics { step, values } => {
-            count("step", *step)?;
+            count("step", *step, COUNT_MAX)?;
             at_most("metrics of one step", values.len(), METRICS_PER_REPORT_MAX)?;
             for (name, value) in values {
                 word("metric", name, METRIC_NAME_MAX_BYTES)?;
@@ -85,15 +85,15 @@ pub(super) fn check(event: &ChildEvent) -> Result<(), String> {
             }
             Ok(())
         }
-        ChildEvent::Checkpoint { step, path: _ } => count("step", *step),
+        ChildEvent::Checkpoint { step, path: _ } => count("step", *step, COUNT_MAX),
         ChildEvent::Regrouped {
             step,
             ranks,
             steps_lost,
             seconds,
         } => {
-            count("step", *step)?;
-            count("steps_lost", *steps_lost)?;
+            count("step", *step, COUNT_MAX)?;
+            count("steps_lost", *steps_lost, COUNT_MAX)?;
             if !seconds.is_finite() {
                 return Err(format!("it regrouped in {seconds} seconds"));
             }
@@ -108,11 +108,11 @@ pub(super) fn check(event: &ChildEvent) -> Result<(), String> {
     }
 }
 
-fn count(what: &str, value: u64) -> Result<(), String> {
-    if value <= COUNT_MAX {
+fn count(what: &str, value: u64, most: u64) -> Result<(), String> {
+    if value <= most {
         return Ok(());
     }
-    Err(format!("{what} is {value}, and {COUNT_MAX} is the most"))
+    Err(format!("{what} is {value}, and {most} is the most"))
 }
 
 fn at_most(what: &str, found: usize, most: usize) -> Result<(), String> {

@@ -460,6 +460,13 @@ impl Artifacts for Fake {
         Ok(Response::new(v1::UploadBlobResponse {}))
     }
 
+    async fn remove_artifact(
+        &self,
+        _: Request<v1::RemoveArtifactRequest>,
+    ) -> Result<Response<v1::Removed>, Status> {
+        Err(Status::unimplemented("no worker asks"))
+    }
+
     async fn rescue_output(
         &self,
         _: Request<v1::RescueOutputRequest>,
