@@ -4,6 +4,7 @@
 //! - Every figure follows scikit-learn's definition (pinned by its own values in `tests/`), in f64.
 //! - A label is predicted when **score >= threshold**, here and everywhere else.
 //! - Thresholds are tuned on validation alone; the test split is only ever scored.
+//! - Figures on pictures that the model has learned from are refused, or stand for nothing.
 //! - The same input gives the same files, byte for byte: randomness comes from the seed, and there
 //!   is no clock.
 //!

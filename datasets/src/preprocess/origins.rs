@@ -27,7 +27,7 @@ pub struct Origin {
 }
 
 /// The origins of split `split` of the shards in `dir`, in the order of its rows. None: the folder has no
-/// table of it, as shards have none that were made by hand.
+/// such table of it, as shards have none that were made by hand.
 pub fn origins(dir: &Path, split: &str) -> Result<Option<Vec<Origin>>, DatasetError> {
     let file = dir.join(format!("{split}.parquet"));
     let damaged = |problem: String| DatasetError::Damaged {
@@ -46,6 +46,11 @@ pub fn origins(dir: &Path, split: &str) -> Result<Option<Vec<Origin>>, DatasetEr
     };
     let builder = ParquetRecordBatchReaderBuilder::try_new(open)
         .map_err(|error| damaged(error.to_string()))?;
+    let has = |name: &&str| builder.schema().column_with_name(name).is_some();
+    // Somebody's own table beside shards that were made by hand says nothing of where they come from.
+    if !COLUMNS.iter().all(has) {
+        return Ok(None);
+    }
     let columns = ProjectionMask::columns(builder.parquet_schema(), COLUMNS);
     let reader = builder
         .with_projection(columns)
@@ -82,7 +87,9 @@ mod tests {
     use super::super::classes::tests::example;
     use super::super::tables::{self, TableRow};
     use super::*;
-    use crate::dataset::Example;
+    use crate::dataset::{Example, table};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use std::sync::Arc;
 
     #[test]
     fn what_preprocess_writes_is_read_back_row_by_row_and_what_is_not_there_is_none() {
@@ -114,7 +121,13 @@ mod tests {
         assert_eq!(origins(dir.path(), "validation").unwrap(), Some(Vec::new()));
         assert_eq!(origins(dir.path(), "train").unwrap(), None);
 
-        std::fs::write(dir.path().join("train.parquet"), b"PAR1 and no more").unwrap();
+        let foreign = Schema::new(vec![Field::new("path", DataType::Utf8, false)]);
+        let file = dir.path().join("train.parquet");
+        let table = table::create(&file, &Arc::new(foreign)).unwrap();
+        table::commit(&file, table).unwrap();
+        assert_eq!(origins(dir.path(), "train").unwrap(), None);
+
+        std::fs::write(&file, b"PAR1 and no more").unwrap();
         let problem = origins(dir.path(), "train").unwrap_err().to_string();
         assert!(problem.contains("train.parquet"), "{problem}");
     }
