@@ -18,11 +18,13 @@ use serde::Serialize;
 mod client;
 mod pictures;
 mod shards;
+mod similar;
 mod tables;
 
 pub use client::load;
 pub use pictures::{PICTURES_FOLDER, make_pictures};
 pub use shards::make_shards;
+pub use similar::similar;
 pub use tables::make_table;
 
 /// Pixels of a side that pictures are brought to.

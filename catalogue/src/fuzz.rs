@@ -1,5 +1,5 @@
 //! A fuzzer of our own for what reads bytes from strangers: answers of an API, pictures, shards, tables,
-//! lists, archives.
+//! lists, archives, weights.
 //!
 //! It mutates a corpus that it makes itself, and keeps every input whose verdict it has not seen
 //! before. That is less than the coverage that instrumented fuzzers go by, and in exchange it needs
@@ -44,17 +44,20 @@ pub enum Target {
     List,
     /// The reader of `.zip` archives of pictures.
     Archive,
+    /// The readers of published weights.
+    Weights,
 }
 
 impl Target {
     /// Every target by its name.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("json", Self::Json),
         ("image", Self::Image),
         ("shard", Self::Shard),
         ("table", Self::Table),
         ("list", Self::List),
         ("archive", Self::Archive),
+        ("weights", Self::Weights),
     ];
 
     /// The verdict on an input: a word or two, the same for inputs that are taken alike.
@@ -70,6 +73,7 @@ impl Target {
             Self::Table => readers::read_any_table(input),
             Self::List => readers::read_any_list(input),
             Self::Archive => readers::read_any_archive(input),
+            Self::Weights => weights(input),
         }
     }
 
@@ -81,8 +85,32 @@ impl Target {
             Self::Table => readers::table_samples(),
             Self::List => readers::list_samples(),
             Self::Archive => readers::archive_samples(),
+            Self::Weights => corpus::weights(),
         }
     }
+}
+
+/// How a file of weights was taken.
+fn weights(input: &[u8]) -> String {
+    let read = marquee_weights::read(input);
+    let renamed = read.and_then(|(format, tensors, others)| {
+        let (tensors, _) = marquee_weights::to_timm(tensors)?;
+        Ok(format!(
+            "{format:?} {} {}",
+            tensors.len().min(3),
+            others.len().min(3)
+        ))
+    });
+    renamed.unwrap_or_else(|error| {
+        // The words of an error without what the file itself has put there.
+        let text = error.to_string();
+        let words = text.split(|c: char| !c.is_ascii_alphabetic());
+        words
+            .filter(|word| word.len() > 3)
+            .take(5)
+            .collect::<Vec<_>>()
+            .join(" ")
+    })
 }
 
 /// What a run came to.

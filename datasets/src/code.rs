@@ -2,7 +2,7 @@
 
 /// Version of what a preprocess job makes: it grows whenever equal input and settings give other output,
 /// so that digest(version, settings, input) names a result.
-pub const CODE_VERSION: u32 = 3;
+pub const CODE_VERSION: u32 = 4;
 
 /// Version, and a digest of the sources that it was built from.
 #[must_use]

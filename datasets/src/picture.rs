@@ -8,3 +8,11 @@ mod skip;
 
 pub use self::shrink::Shrinker;
 pub(crate) use self::skip::Skip;
+
+/// A picture file in full, upright. The error is for people.
+pub fn decoded(file: &[u8]) -> Result<crate::scale::Rgb, String> {
+    match decode::decode(file) {
+        Ok((picture, _)) => Ok(picture),
+        Err(skip) => Err(skip.detail),
+    }
+}

@@ -22,6 +22,7 @@ use crate::dataset::{Dataset, DatasetError};
 use crate::durable::write_json;
 use crate::job::{Context, JobError};
 
+mod alike;
 mod assign;
 mod books;
 mod classes;
@@ -34,6 +35,8 @@ mod page;
 mod prepare;
 mod quality;
 mod similar;
+mod sketch;
+mod spectrum;
 mod stratify;
 mod tables;
 mod worker;
@@ -113,6 +116,47 @@ fn check_size(settings: &PreprocessSettings) -> Result<(), JobError> {
 /// Id and quality flags of every example in the table `examples.parquet` of the shards in `dir`.
 pub fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, DatasetError> {
     tables::flags_of(dir)
+}
+
+/// What preprocess finds in picture files that are a set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Places of those that look the same, two or more each.
+    pub sets: Vec<Vec<usize>>,
+    /// The same by the strict rule alone: one picture, at whatever size and quality it was stored.
+    pub strict_sets: Vec<Vec<usize>>,
+    /// Places of those with few grey values, of which some are flagged `low_information`, and of these.
+    pub few_greys: Vec<usize>,
+    pub low_information: Vec<usize>,
+    /// Seconds of the search for those that look the same.
+    pub search_s: f64,
+}
+
+/// What the quality report would say of these files. For benchmarks.
+pub fn examine(files: &[Vec<u8>]) -> Found {
+    let mut preparer = Preparer::new(16, 16, ImageEncoding::Raw);
+    let looks: Vec<_> = files
+        .iter()
+        .map(|file| match preparer.prepare(file) {
+            Prepared::Image(_, look) => Some(*look),
+            Prepared::Skipped(_) => None,
+        })
+        .collect();
+    let began = Instant::now();
+    let clusters = similar::clusters(&looks);
+    let search_s = began.elapsed().as_secs_f64();
+    let places = |is_so: fn(&look::Look) -> bool| {
+        let found = looks.iter().enumerate();
+        let found = found.filter(|(_, look)| look.as_ref().is_some_and(is_so));
+        found.map(|(at, _)| at).collect()
+    };
+    Found {
+        sets: clusters.all,
+        strict_sets: clusters.strict,
+        few_greys: places(|look| look.information < look::limit::LOW_INFORMATION),
+        low_information: places(look::Look::is_of_low_information),
+        search_s,
+    }
 }
 
 /// Prepares whatever bytes as a picture, and says what became of it.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use marquee_domain::spec::{ImageEncoding, PreprocessSettings};
+use marquee_domain::spec::{ImageEncoding, LEAVE_OUT_DEFAULT, PreprocessSettings};
 
 mod support;
 use support::{Catalogue, Workplace, settings};
@@ -60,6 +60,7 @@ fn planted_faults_are_found_and_sound_pictures_are_left_in_peace() {
         height: 144,
         test_rows: Some(100),
         group_near_duplicates: true,
+        leave_out: LEAVE_OUT_DEFAULT.map(str::to_owned).to_vec(),
         ..settings()
     };
     let summary = workplace.preprocess(settings, "shards", 2).preprocessed();
@@ -79,6 +80,24 @@ fn planted_faults_are_found_and_sound_pictures_are_left_in_peace() {
     }
 
     let flags = flags_by_film(&workplace);
+    // What shows nothing is in no split, and is counted by the first of its flags.
+    let shows_nothing =
+        |has: &&BTreeSet<String>| LEAVE_OUT_DEFAULT.iter().any(|flag| has.contains(*flag));
+    let of_flags = summary
+        .skipped
+        .iter()
+        .filter(|(why, _)| why.starts_with("flag_"));
+    let left_out: u64 = of_flags.clone().map(|(_, count)| count).sum();
+    assert_eq!(
+        left_out,
+        flags.values().filter(shows_nothing).count() as u64
+    );
+    for (why, count) in of_flags {
+        assert_eq!(quality["skipped"][why], *count, "{why}");
+    }
+    for flag in LEAVE_OUT_DEFAULT {
+        assert!(summary.skipped[&format!("flag_{flag}")] > 0, "{summary:?}");
+    }
     let mut found: BTreeMap<String, [u32; 2]> = BTreeMap::new();
     let (mut sound, mut accused) = (0, BTreeMap::<String, u32>::new());
     for line in fs::read_to_string(&truth).unwrap().lines() {

@@ -19,9 +19,9 @@ pub use learning::{
 };
 pub use recipe::{Backend, Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{
-    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LabelRules,
-    OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
-    Uncertain, Unlabelled,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LEAVE_OUT_DEFAULT,
+    LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
+    Splits, TrainSettings, Uncertain, Unlabelled,
 };
 
 /// What a job does, without its settings.

@@ -170,6 +170,7 @@ fn what_cannot_be_done_is_refused_with_its_class_and_the_way_out() {
         group_near_duplicates: true,
         max_per_class: None,
         test_rows: None,
+        leave_out: Vec::new(),
     });
     assert_eq!(failure(&fetch).0, FailureClass::UserError);
 }

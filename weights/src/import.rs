@@ -44,6 +44,8 @@ pub struct Note {
     /// How many names changed, and whose they were.
     pub renamed: usize,
     pub renamed_from: Option<&'static str>,
+    /// What wrappers had put before names, and was taken off.
+    pub unwrapped: Vec<&'static str>,
     /// Tensors left out: no network has them.
     pub dropped: Vec<String>,
     /// What the file held beside tensors.
@@ -102,6 +104,7 @@ pub fn import(file: &Path, to: &Path, source: Source) -> Result<Import> {
         numbers: tensors.values().map(Tensor::count).sum(),
         renamed: renamed.changed,
         renamed_from: renamed.from,
+        unwrapped: renamed.unwrapped.into_iter().collect(),
         dropped: renamed.dropped,
         ignored,
     };
@@ -118,7 +121,11 @@ pub fn import(file: &Path, to: &Path, source: Source) -> Result<Import> {
     })
 }
 
-fn read(bytes: &[u8]) -> Result<(Format, Tensors, Vec<String>)> {
+/// Reads the tensors of a file in any of the formats; also what it held beside them, by name.
+///
+/// # Errors
+/// [`WeightsError`] when it is torn, is of no format that is known, or holds more than tensors among them.
+pub fn read(bytes: &[u8]) -> Result<(Format, Tensors, Vec<String>)> {
     // A safetensors file starts with the length of its JSON header.
     if bytes.get(8) != Some(&b'{') {
         return read_torch(bytes);

@@ -1,8 +1,8 @@
 //! Weights that the world publishes, brought into safetensors files under timm's names.
 //!
 //! A PyTorch checkpoint is a pickle, and a pickle is a program. Invariant: here it is read as data.
-//! The reader knows the few things of which tensors are made and refuses all else by name; nothing
-//! a file says is ever run, and no length that a file claims is believed before it is compared with
+//! The reader knows the few things of which tensors are made. All else is inert: it is left out by name where
+//! it lies beside the weights, and refused by name among them. Nothing a file says is ever run, and no length that a file claims is believed before it is compared with
 //! what is there.
 //!
 //! Not here: networks and libtorch. What fits which network is the trainer's to say.
@@ -17,7 +17,7 @@ mod pickle;
 mod tensor;
 mod torch;
 
-pub use import::{Import, Imported, Note, Source, import};
+pub use import::{Import, Imported, Note, Source, import, read};
 pub use names::{Renamed, to_timm};
 pub use tensor::{Dtype, Tensor, Tensors};
 pub use torch::{Format, read_torch};
@@ -28,9 +28,9 @@ pub enum WeightsError {
     /// The file is none that we read, is torn, or contradicts itself.
     #[error("{0}")]
     Damaged(String),
-    /// The pickle asks for something of which no tensor is made.
+    /// Among its weights the pickle asks for something of which no tensor is made.
     #[error(
-        "the file asks to use {name:?}, which no tensor needs; it was not run. {}",
+        "among its weights the file asks to use {name:?}, which no tensor needs; it was not run. {}",
         way_out(name)
     )]
     Forbidden {

@@ -4,11 +4,23 @@
 //! the same everywhere (torchvision's ResNet, DenseNet, Inception v3) stay as they are. Invariant:
 //! shapes change only where the table says so, and never the order of numbers.
 
+use std::collections::BTreeSet;
+
 use crate::tensor::{Tensor, Tensors};
 use crate::{Result, WeightsError};
 
-/// What `DataParallel` puts in front of every name.
-const PARALLEL: &str = "module.";
+/// What wrappers put before the name of what they hold, wherever in the network that is: torch.compile,
+/// FSDP, activation checkpointing, Lightning Fabric. No network calls its own parts so.
+const WRAPPERS: [&str; 5] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_original_module",
+];
+/// What stands before every name of a network that is a part of a larger thing: DataParallel and
+/// DistributedDataParallel, and the modules of training frameworks.
+const HOLDERS: [&str; 2] = ["module", "model"];
 /// Blocks of each stage of EfficientNet-B0 and Lite0.
 const EFFICIENTNET_STAGES: [usize; 7] = [1, 2, 2, 3, 3, 4, 1];
 
@@ -21,6 +33,8 @@ pub struct Renamed {
     pub from: Option<&'static str>,
     /// How many changed.
     pub changed: usize,
+    /// What was taken off names, such as `_orig_mod` and `module`.
+    pub unwrapped: BTreeSet<&'static str>,
     /// Names that no network of ours has: heads used in training alone, batch counters.
     pub dropped: Vec<String>,
 }
@@ -116,7 +130,7 @@ const FAMILIES: &[Family] = &[
 /// [`WeightsError`] when two tensors would get one name, or a shape cannot be what it should.
 pub fn to_timm(tensors: Tensors) -> Result<(Tensors, Renamed)> {
     let mut report = Renamed::default();
-    let tensors = without_prefix(tensors, &mut report);
+    let tensors = unwrapped(tensors, &mut report)?;
     let has = |name: &str| tensors.contains_key(name);
     let family = FAMILIES
         .iter()
@@ -148,14 +162,36 @@ pub fn to_timm(tensors: Tensors) -> Result<(Tensors, Renamed)> {
     Ok((renamed, report))
 }
 
-fn without_prefix(tensors: Tensors, report: &mut Renamed) -> Tensors {
-    if !tensors.keys().all(|name| name.starts_with(PARALLEL)) {
-        return tensors;
+/// The tensors without what wrappers put before their names, in whatever order and mix: a checkpoint of a
+/// compiled, parallel network has `module._orig_mod.`, or the other way round, or both beside each other.
+fn unwrapped(tensors: Tensors, report: &mut Renamed) -> Result<Tensors> {
+    let mut bare = Tensors::new();
+    for (old, tensor) in tensors {
+        let new = without_wrappers(&old, &mut report.unwrapped);
+        if bare.insert(new.clone(), tensor).is_some() {
+            return Err(WeightsError::damaged(format!(
+                "{old:?} and another of its tensors are both {new:?} without what wrappers put before it; save \
+                 the weights of one of the two alone"
+            )));
+        }
     }
-    report.changed += tensors.len();
-    report.from = Some("DataParallel");
-    let strip = |(name, tensor): (String, Tensor)| (name[PARALLEL.len()..].to_owned(), tensor);
-    tensors.into_iter().map(strip).collect()
+    Ok(bare)
+}
+
+fn without_wrappers(name: &str, taken: &mut BTreeSet<&'static str>) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut parts = name.split('.').peekable();
+    while let Some(part) = parts.next() {
+        // The last part is the tensor itself.
+        let is_inside = parts.peek().is_some();
+        let holders = if kept.is_empty() { &HOLDERS[..] } else { &[] };
+        let mut known = WRAPPERS.iter().chain(holders);
+        match known.find(|known| is_inside && **known == part) {
+            Some(known) => drop(taken.insert(known)),
+            None => kept.push(part),
+        }
+    }
+    kept.join(".")
 }
 
 /// VGG's first hidden layers are convolutions in timm, ConvNeXt's layer scale is a vector.
@@ -399,13 +435,62 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_stay_and_the_prefix_of_parallel_training_goes() {
-        let (names, report) = renamed(&[("module.a.weight", &[1]), ("module.b", &[2])]);
-        assert_eq!(names, ["a.weight [1]", "b [2]"]);
-        assert_eq!((report.model, report.from), (None, Some("DataParallel")));
-        let (names, report) = renamed(&[("module.a", &[1]), ("b", &[2])]);
-        assert_eq!(names, ["b [2]", "module.a [1]"]);
-        assert_eq!(report.changed, 0);
+    fn unknown_names_stay_and_what_wrappers_put_before_them_goes_in_any_mix() {
+        let (names, report) = renamed(&[
+            ("module.a.weight", &[1]),
+            ("_orig_mod.b.weight", &[1]),
+            ("module._orig_mod.c.weight", &[1]),
+            ("_orig_mod.module.d.weight", &[1]),
+            ("model.module._orig_mod._forward_module.e.weight", &[1]),
+            (
+                "f._fsdp_wrapped_module.0._checkpoint_wrapped_module.g",
+                &[1],
+            ),
+            ("loss.weight", &[1]),
+            // Parts of a network may be called so themselves, and so may a tensor.
+            ("h.model.module.weight", &[1]),
+            ("model.model", &[1]),
+        ]);
+        assert_eq!(
+            names,
+            [
+                "a.weight [1]",
+                "b.weight [1]",
+                "c.weight [1]",
+                "d.weight [1]",
+                "e.weight [1]",
+                "f.0.g [1]",
+                "h.model.module.weight [1]",
+                "loss.weight [1]",
+                "model [1]",
+            ]
+        );
+        assert_eq!((report.model, report.from, report.changed), (None, None, 0));
+        let taken: Vec<_> = report.unwrapped.into_iter().collect();
+        assert!(
+            taken.contains(&"_orig_mod") && taken.contains(&"module"),
+            "{taken:?}"
+        );
+    }
+
+    #[test]
+    fn a_family_is_known_behind_wrappers() {
+        let (names, report) = renamed(&[
+            ("_orig_mod.module.features.28.weight", &[1]),
+            ("_orig_mod.module.classifier.6.bias", &[5]),
+        ]);
+        assert_eq!(names, ["features.28.weight [1]", "head.fc.bias [5]"]);
+        assert_eq!(
+            (report.model, report.from),
+            (Some("vgg16"), Some("torchvision"))
+        );
+    }
+
+    #[test]
+    fn two_networks_in_one_file_are_not_mixed_up() {
+        let two = tensors(&[("model.a.weight", &[1]), ("module.a.weight", &[1])]);
+        let error = to_timm(two).unwrap_err().to_string();
+        assert!(error.contains("both \"a.weight\""), "{error}");
     }
 
     #[test]

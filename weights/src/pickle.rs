@@ -1,9 +1,10 @@
 //! A reader for the pickles that `torch.save` writes: a machine with a stack and a memo that can call
 //! nothing. (A pickle is a program; Python's own reader runs whatever function it names.)
 //!
-//! Invariants: of the opcodes it knows those that build plain data; of the functions and classes a
-//! pickle may name, only [`Global`]. `REDUCE` and `BUILD` are no calls: each case is written out
-//! below. Values are numbers into a heap, so that the deepest nesting is no recursion, and every
+//! Invariants: of the opcodes it knows those that build plain data; of the functions and classes that a
+//! pickle may name, only those of [`Global`] mean anything. `REDUCE` and `BUILD` are no calls: each case is
+//! written out below, and whatever else a file would make or call is a [`Node::Object`], which knows its
+//! name and nothing more. Values are numbers into a heap, so that the deepest nesting is no recursion, and every
 //! opcode adds at most one node: a pickle of n bytes makes O(n) of them.
 
 use std::cell::Cell;
@@ -26,22 +27,23 @@ pub(crate) enum Global {
     RebuildParameter,
     Size,
     Storage(Dtype),
+    /// Anything else: a place among the names of the pickle. It is never called.
+    Other(u32),
 }
 
 impl Global {
-    fn of(module: &str, name: &str) -> Result<Self> {
-        let known = match (module, name) {
+    fn of(module: &str, name: &str) -> Option<Self> {
+        match (module, name) {
             ("collections", "OrderedDict") => Some(Self::OrderedDict),
             ("torch._utils", "_rebuild_tensor") => Some(Self::RebuildTensor),
             ("torch._utils", "_rebuild_tensor_v2") => Some(Self::RebuildTensorV2),
-            ("torch._utils", "_rebuild_parameter") => Some(Self::RebuildParameter),
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                Some(Self::RebuildParameter)
+            }
             ("torch", "Size") => Some(Self::Size),
             ("torch" | "torch.storage", class) => Dtype::of_storage(class).map(Self::Storage),
             _ => None,
-        };
-        known.ok_or_else(|| WeightsError::Forbidden {
-            name: format!("{module}.{name}"),
-        })
+        }
     }
 }
 
@@ -70,6 +72,9 @@ pub(crate) enum Node {
     /// What a file calls a persistent id: a reference to a storage.
     Persistent(Value),
     Tensor(View),
+    /// What something else than a tensor would make, by the place of its name: an object of a class, or
+    /// what a function returned. Whatever is put into it is gone.
+    Object(u32),
 }
 
 /// A tensor as a pickle describes it: a view of a storage.
@@ -87,6 +92,8 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct Pickle {
     heap: Vec<Node>,
+    /// Of functions and classes that mean nothing here, such as `argparse.Namespace`.
+    names: Vec<String>,
     pub(crate) root: Value,
     /// Bytes it took, from the start of what it was read from.
     pub(crate) length: usize,
@@ -99,6 +106,8 @@ impl Pickle {
             bytes,
             at: 0,
             heap: Vec::new(),
+            names: Vec::new(),
+            numbers: HashMap::new(),
             stack: Vec::new(),
             memo: HashMap::new(),
             copied: Cell::new(0),
@@ -106,6 +115,7 @@ impl Pickle {
         let root = machine.run()?;
         Ok(Self {
             heap: machine.heap,
+            names: machine.names,
             root,
             length: machine.at,
         })
@@ -123,14 +133,35 @@ impl Pickle {
         }
     }
 
-    /// All tensors that it describes, wherever they are.
-    pub(crate) fn views(&self) -> impl Iterator<Item = &View> {
-        self.heap.iter().filter_map(|node| {
-            let Node::Tensor(view) = node else {
-                return None;
-            };
-            Some(view)
-        })
+    /// All references to storages that it makes, wherever they are.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = Value> {
+        let nodes = self.heap.iter().enumerate();
+        nodes
+            .filter_map(|(at, node)| matches!(node, Node::Persistent(_)).then_some(Value::Node(at)))
+    }
+
+    /// The name of what a value is or would be made by, if that means nothing here.
+    pub(crate) fn stranger(&self, value: Value) -> Option<&str> {
+        let number = match value {
+            Value::Global(Global::Other(number)) => number,
+            Value::None
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float(_)
+            | Value::Global(_)
+            | Value::Node(_)
+            | Value::Mark => match self.node(value)? {
+                Node::Object(number) => *number,
+                Node::Text(_)
+                | Node::Big(_)
+                | Node::Tuple(_)
+                | Node::List(_)
+                | Node::Dict(_)
+                | Node::Persistent(_)
+                | Node::Tensor(_) => return None,
+            },
+        };
+        self.names.get(number as usize).map(String::as_str)
     }
 
     pub(crate) fn text(&self, value: Value) -> Option<&str> {
@@ -175,6 +206,9 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     heap: Vec<Node>,
+    names: Vec<String>,
+    /// The place of each of the names.
+    numbers: HashMap<String, u32>,
     stack: Vec<Value>,
     memo: HashMap<u64, Value>,
     /// Items that calls have copied; a list may be given to many.
@@ -291,7 +325,14 @@ impl<'a> Machine<'a> {
                 let number = self.number(2)?;
                 self.stack.push(Value::Int(number.cast_signed()));
             }
-            0x8a => self.long()?,
+            0x8a => {
+                let bytes = self.sized(1)?;
+                self.long(bytes);
+            }
+            0x8b => {
+                let bytes = self.sized(4)?;
+                self.long(bytes);
+            }
             b'G' => {
                 let bytes = self.take(8)?.try_into().map_err(|_| torn())?;
                 self.stack.push(Value::Float(f64::from_be_bytes(bytes)));
@@ -304,23 +345,26 @@ impl<'a> Machine<'a> {
                 let text = self.sized(1)?;
                 self.push_text(text)?;
             }
+            // Bytes, which nothing that is looked at has.
+            b'B' | b'C' => {
+                let bytes = self.sized(if opcode == b'B' { 4 } else { 1 })?;
+                self.push_node(Node::Big(bytes.to_vec()));
+            }
             _ => return Ok(false),
         }
         Ok(true)
     }
 
-    /// A whole number of up to 255 bytes, in two's complement.
-    fn long(&mut self) -> Result<()> {
-        let bytes = self.sized(1)?;
+    /// A whole number of any length, in two's complement.
+    fn long(&mut self, bytes: &[u8]) {
         if bytes.len() > 8 {
             self.push_node(Node::Big(bytes.to_vec()));
-            return Ok(());
+            return;
         }
         let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
         let mut wide = [if is_negative { 0xff } else { 0 }; 8];
         wide[..bytes.len()].copy_from_slice(bytes);
         self.stack.push(Value::Int(i64::from_le_bytes(wide)));
-        Ok(())
     }
 
     /// Tuples, lists and dictionaries.
@@ -328,7 +372,8 @@ impl<'a> Machine<'a> {
         match opcode {
             b'(' => self.stack.push(Value::Mark),
             b')' => self.push_node(Node::Tuple(Vec::new())),
-            b']' => self.push_node(Node::List(Vec::new())),
+            // A set is a list that has each item once; its items are put in as those of a list.
+            b']' | 0x8f => self.push_node(Node::List(Vec::new())),
             b'}' => self.push_node(Node::Dict(Vec::new())),
             b't' => {
                 let items = self.since_mark()?;
@@ -346,9 +391,13 @@ impl<'a> Machine<'a> {
                 let item = self.pop()?;
                 self.append(vec![item])?;
             }
-            b'e' => {
+            b'e' | 0x90 => {
                 let items = self.since_mark()?;
                 self.append(items)?;
+            }
+            0x91 => {
+                let items = self.since_mark()?;
+                self.push_node(Node::List(items));
             }
             b's' => {
                 let value = self.pop()?;
@@ -365,23 +414,35 @@ impl<'a> Machine<'a> {
     }
 
     fn append(&mut self, items: Vec<Value>) -> Result<()> {
-        let Node::List(list) = self.top_node()? else {
-            return Err(odd("something is appended to what is no list"));
-        };
-        list.extend(items);
+        match self.top_node()? {
+            Node::List(list) => list.extend(items),
+            Node::Object(_) => {}
+            Node::Text(_)
+            | Node::Big(_)
+            | Node::Tuple(_)
+            | Node::Dict(_)
+            | Node::Persistent(_)
+            | Node::Tensor(_) => return Err(odd("something is appended to what is no list")),
+        }
         Ok(())
     }
 
     fn set_items(&mut self, items: &[Value]) -> Result<()> {
         let (pairs, rest) = items.as_chunks::<2>();
         let no_dict = || odd("an entry is put into what is no dictionary");
-        let Node::Dict(entries) = self.top_node()? else {
-            return Err(no_dict());
-        };
         if !rest.is_empty() {
             return Err(no_dict());
         }
-        entries.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+        match self.top_node()? {
+            Node::Dict(entries) => entries.extend(pairs.iter().map(|[key, value]| (*key, *value))),
+            Node::Object(_) => {}
+            Node::Text(_)
+            | Node::Big(_)
+            | Node::Tuple(_)
+            | Node::List(_)
+            | Node::Persistent(_)
+            | Node::Tensor(_) => return Err(no_dict()),
+        }
         Ok(())
     }
 
@@ -405,6 +466,12 @@ impl<'a> Machine<'a> {
                 self.stack.push(value);
             }
             b'0' => drop(self.pop()?),
+            // The mark and what is above it, or the top once more.
+            b'1' => drop(self.since_mark()?),
+            b'2' => {
+                let top = self.pop()?;
+                self.stack.extend([top, top]);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -415,25 +482,33 @@ impl<'a> Machine<'a> {
         match opcode {
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(Global::of(module, name)?));
+                let global = self.global(module, name);
+                self.stack.push(Value::Global(global));
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (module, name) = (self.own_text(module)?, self.own_text(name)?);
-                self.stack.push(Value::Global(Global::of(&module, &name)?));
+                let global = self.global(&module, &name);
+                self.stack.push(Value::Global(global));
+            }
+            // An object of a class, with arguments by place (and by name).
+            0x81 | 0x92 => {
+                if opcode == 0x92 {
+                    self.pop()?;
+                }
+                let (arguments, class) = (self.pop()?, self.pop()?);
+                let made = self.reduce(class, arguments)?;
+                self.push_made(made);
             }
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 let made = self.reduce(function, arguments)?;
-                match made {
-                    Made::Node(node) => self.push_node(node),
-                    Made::Value(value) => self.stack.push(value),
-                }
+                self.push_made(made);
             }
             b'b' => {
-                // Attributes of a state_dict are versions of modules; nothing else has any.
+                // Attributes of a state_dict are versions of modules; those of strangers say nothing.
                 self.pop()?;
-                if !matches!(self.top_node()?, Node::Dict(_)) {
+                if !matches!(self.top_node()?, Node::Dict(_) | Node::Object(_)) {
                     return Err(odd("attributes are set on what has none"));
                 }
             }
@@ -444,6 +519,28 @@ impl<'a> Machine<'a> {
             other => return Err(odd(&format!("opcode {other:#04x} at byte {}", self.at - 1))),
         }
         Ok(())
+    }
+
+    fn push_made(&mut self, made: Made) {
+        match made {
+            Made::Node(node) => self.push_node(node),
+            Made::Value(value) => self.stack.push(value),
+        }
+    }
+
+    /// What a name means here.
+    fn global(&mut self, module: &str, name: &str) -> Global {
+        Global::of(module, name).unwrap_or_else(|| {
+            let full = format!("{module}.{name}");
+            // A pickle of more names than that would not fit in memory.
+            let next = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+            let names = &mut self.names;
+            let number = self.numbers.entry(full).or_insert_with_key(|full| {
+                names.push(full.clone());
+                next
+            });
+            Global::Other(*number)
+        })
     }
 
     fn own_text(&self, value: Value) -> Result<String> {
@@ -459,8 +556,19 @@ impl<'a> Machine<'a> {
     /// What PyTorch's functions would return for `arguments`.
     fn reduce(&self, function: Value, arguments: Value) -> Result<Made> {
         let given = items(&self.heap, arguments).ok_or_else(|| odd("arguments are no tuple"))?;
-        let Value::Global(function) = function else {
-            return Err(odd("what is called is no function"));
+        let function = match function {
+            Value::Global(Global::Other(name)) => return Ok(Made::Node(Node::Object(name))),
+            Value::Global(function) => function,
+            // What a stranger returned would be called: that is the stranger's, too.
+            Value::Node(at) if matches!(self.heap[at], Node::Object(_)) => {
+                return Ok(Made::Node(self.heap[at].clone()));
+            }
+            Value::None
+            | Value::Bool(_)
+            | Value::Int(_)
+            | Value::Float(_)
+            | Value::Node(_)
+            | Value::Mark => return Err(odd("what is called is no function")),
         };
         match (function, given) {
             (Global::OrderedDict, []) => Ok(Made::Node(Node::Dict(Vec::new()))),

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io::{Cursor, Read as _};
 
+use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::pickle::{Global, Node, Pickle, Value, View, size};
@@ -23,13 +24,14 @@ const EXPANSION_FREE_BYTES: usize = 1 << 20;
 /// Files in an archive: one a storage, and a handful.
 const ARCHIVE_FILES_MAX: usize = 1 << 20;
 /// Where training scripts put the state_dict within what they save.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 7] = [
     "state_dict",
     "model_state_dict",
     "model",
     "state_dict_ema",
     "model_ema",
     "net",
+    "module",
 ];
 
 /// How a checkpoint was written.
@@ -64,15 +66,11 @@ pub fn read_torch(bytes: &[u8]) -> Result<(Format, Tensors, Vec<String>)> {
 type Storages<'a> = HashMap<String, std::borrow::Cow<'a, [u8]>>;
 
 fn read_zip(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
-    let broken = |error: zip::result::ZipError| {
-        WeightsError::damaged(format!(
-            "the archive cannot be read, it may be truncated: {error}"
-        ))
-    };
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
     if archive.len() > ARCHIVE_FILES_MAX {
         return Err(WeightsError::damaged("the archive has too many files"));
     }
+    check_entries(&mut archive, bytes.len())?;
     let names = archive
         .file_names()
         .map(|name| name.map(std::borrow::Cow::into_owned))
@@ -120,6 +118,37 @@ fn read_zip(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
         }
     }
     tensors(&pickle, &storages, bytes.len())
+}
+
+/// Refuses an archive whose entries share bytes. Each of ten thousand of them could be the whole file: read one
+/// by one, they would be ten thousand times as large.
+fn check_entries(archive: &mut ZipArchive<Cursor<&[u8]>>, file_bytes: usize) -> Result<()> {
+    let overlap = || {
+        WeightsError::damaged(
+            "the archive's entries overlap, or are larger than the file; torch.save writes no such archive, so it \
+             is not to be trusted",
+        )
+    };
+    let mut spans = Vec::with_capacity(archive.len());
+    for at in 0..archive.len() {
+        let entry = archive.by_index_raw(at).map_err(broken)?;
+        let data = entry.data_start().unwrap_or(entry.header_start());
+        let end = data.checked_add(entry.compressed_size());
+        let end = end.filter(|end| *end <= file_bytes as u64);
+        spans.push((entry.header_start(), end.ok_or_else(overlap)?));
+    }
+    spans.sort_unstable();
+    // Entries that do not overlap are together no larger than the file.
+    if spans.windows(2).any(|pair| pair[1].0 < pair[0].1) {
+        return Err(overlap());
+    }
+    Ok(())
+}
+
+fn broken(error: ZipError) -> WeightsError {
+    WeightsError::damaged(format!(
+        "the archive cannot be read, it may be truncated: {error}"
+    ))
 }
 
 fn read_legacy(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
@@ -214,25 +243,49 @@ fn storage(pickle: &Pickle, value: Value) -> Result<(String, Dtype, usize)> {
 /// A tensor's name and what it is a view of.
 type Named<'a> = (String, &'a View);
 
-/// The tensors of a checkpoint by name, and the names of what is none.
+/// The tensors of a checkpoint by name, and the names of what is none: beside them, and beside the dictionary
+/// that holds them.
+///
+/// What strangers would make (a `Namespace` of arguments, a device, an optimizer) is left out where it lies
+/// beside that dictionary. Within it nothing but tensors belongs, so there it is refused.
 fn entries(pickle: &Pickle) -> Result<(Vec<Named<'_>>, Vec<String>)> {
     let none = || WeightsError::damaged("it holds no dictionary of tensors by name");
-    let mut dict = pickle.dict(pickle.root).ok_or_else(none)?;
+    let forbidden = |name: &str| WeightsError::Forbidden {
+        name: name.to_owned(),
+    };
+    if let Some(name) = pickle.stranger(pickle.root) {
+        return Err(forbidden(name));
+    }
+    let root = pickle.dict(pickle.root).ok_or_else(none)?;
     let below = |name: &str| {
         let is_it = |(key, _): &&(Value, Value)| pickle.text(*key) == Some(name);
-        pickle.dict(dict.iter().find(is_it)?.1)
+        pickle.dict(root.iter().find(is_it)?.1)
     };
     // In the order of PLACES, not of the file: a file with a running mean beside the weights gives the
     // weights.
-    if let Some(found) = PLACES.iter().find_map(|place| below(place)) {
-        dict = found;
-    }
+    let place = PLACES
+        .iter()
+        .find_map(|place| Some((*place, below(place)?)));
     let (mut tensors, mut others) = (Vec::new(), Vec::new());
-    for (key, value) in dict {
-        let name = pickle.text(*key).ok_or_else(none)?.to_owned();
+    let called = |name: &str, value: Value| match pickle.stranger(value) {
+        Some(stranger) => format!("{name} ({stranger})"),
+        None => name.to_owned(),
+    };
+    if let Some((place, _)) = place {
+        let beside = root
+            .iter()
+            .filter_map(|(key, value)| Some((pickle.text(*key)?, *value)));
+        let beside = beside.filter(|(name, _)| *name != place);
+        others.extend(beside.map(|(name, value)| called(name, value)));
+    }
+    for (key, value) in place.map_or(root, |(_, dict)| dict) {
+        let name = pickle.text(*key).ok_or_else(none)?;
         match pickle.node(*value) {
-            Some(Node::Tensor(view)) => tensors.push((name, view)),
-            Some(_) | None => others.push(name),
+            Some(Node::Tensor(view)) => tensors.push((name.to_owned(), view)),
+            Some(Node::Object(_)) => {
+                return Err(forbidden(pickle.stranger(*value).unwrap_or(name)));
+            }
+            Some(_) | None => others.push(called(name, *value)),
         }
     }
     if tensors.is_empty() {
@@ -241,10 +294,14 @@ fn entries(pickle: &Pickle) -> Result<(Vec<Named<'_>>, Vec<String>)> {
     Ok((tensors, others))
 }
 
+/// What is known of the numbers of each storage. References that no tensor could be made of are not
+/// looked at: they are strangers'.
 fn storages_of(pickle: &Pickle) -> Result<HashMap<String, (Dtype, usize)>> {
     let mut known = HashMap::new();
-    for view in pickle.views() {
-        let (key, dtype, count) = storage(pickle, view.storage)?;
+    for value in pickle.storages() {
+        let Ok((key, dtype, count)) = storage(pickle, value) else {
+            continue;
+        };
         // Else the same bytes would be read as two kinds of numbers.
         if *known.entry(key.clone()).or_insert((dtype, count)) != (dtype, count) {
             return Err(WeightsError::damaged(format!(

@@ -24,6 +24,15 @@ enum What {
     },
     /// Do rounds of a task, as many items as each line of stdin says
     Rounds { task: String, folder: PathBuf },
+    /// Find copies of pictures that were mirrored, turned, cropped or coloured anew: one JSON object a line
+    Similar {
+        /// Pictures of each kind
+        #[arg(long, default_value_t = 400)]
+        pictures: usize,
+        /// Of the pictures below this folder instead of generated ones
+        #[arg(long)]
+        folder: Option<PathBuf>,
+    },
     /// Ask a server for each line of stdin, a path
     Load {
         address: SocketAddr,
@@ -56,6 +65,9 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
                 std::io::stdin().lock(),
                 std::io::stdout().lock(),
             )?;
+        }
+        What::Similar { pictures, folder } => {
+            bench::similar(*pictures, folder.as_deref(), &mut std::io::stdout().lock())?;
         }
         What::Load {
             address,

@@ -9,7 +9,7 @@ use marquee_catalogue::fuzz::{self, Target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct FuzzArgs {
-    /// What to try: json, image, shard, table, list or archive
+    /// What to try: json, image, shard, table, list, archive or weights
     target: String,
     /// How long
     #[arg(long, default_value_t = 1.0)]

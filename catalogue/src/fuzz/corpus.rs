@@ -44,3 +44,20 @@ pub(super) fn pictures() -> Vec<Vec<u8>> {
         .filter(|file| file.len() < FILE_MAX_BYTES)
         .collect()
 }
+
+/// Checkpoints that PyTorch wrote, honest and hostile, and what is in them as safetensors.
+pub(super) fn weights() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 9] = [
+        include_bytes!("../../../weights/tests/files/zip.pth"),
+        include_bytes!("../../../weights/tests/files/legacy.pth"),
+        include_bytes!("../../../weights/tests/files/training.pth"),
+        include_bytes!("../../../weights/tests/files/norm.pth"),
+        include_bytes!("../../../weights/tests/files/model.pth"),
+        include_bytes!("../../../weights/tests/files/evil.pth"),
+        include_bytes!("../../../weights/tests/files/evil_legacy.pth"),
+        include_bytes!("../../../weights/tests/files/expected.safetensors"),
+        // A stranger's object, its attributes, and a call of what a call returned.
+        b"\x80\x02}(X\x04\0\0\0argscargparse\nNamespace\n)\x81}X\x01\0\0\0aK\x01sbX\x01\0\0\0bcx\ny\n)R)Ru.",
+    ];
+    files.map(<[u8]>::to_vec).to_vec()
+}

@@ -78,6 +78,12 @@ impl View for Imported {
             units::count(note.numbers as u64),
             note.sha256.short()
         ));
+        if !note.unwrapped.is_empty() {
+            page.line(format!(
+                "taken off names: {}, which wrappers put before them",
+                note.unwrapped.join(", ")
+            ));
+        }
         if let Some(from) = note.renamed_from {
             page.line(format!(
                 "{} names changed from {from}'s to timm's",

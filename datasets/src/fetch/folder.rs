@@ -204,7 +204,7 @@ fn picture_of(store: &mut Store, row: &PictureRow) -> Result<Result<Labelled, Mi
         Err(miss @ (Miss::Rejected { .. } | Miss::Failed { .. })) => return Ok(Err(miss)),
     };
     if format_of(&bytes).is_none() {
-        let detail = "it is no JPEG, PNG or WebP";
+        let detail = crate::sniff::NO_PICTURE;
         return Ok(Err(Miss::rejected(MissClass::UnknownFormat, detail)));
     }
     Ok(Ok((bytes, labels)))

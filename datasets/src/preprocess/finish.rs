@@ -140,7 +140,7 @@ impl Packing<'_> {
                     .collect(),
             })
             .collect();
-        let report = quality::report(&seen, &self.clusters, examples);
+        let report = quality::report(&seen, &self.clusters, examples, &self.flags_of_most);
         let write = || -> io::Result<()> {
             write_json(&self.output.join(QUALITY_FILE), &report)?;
             let thumbnails = self.thumbnails(&page::shown(&report))?;

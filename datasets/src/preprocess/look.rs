@@ -8,6 +8,7 @@
 use fast_image_resize::Resizer;
 use serde::{Deserialize, Serialize};
 
+use super::sketch::Sketch;
 use crate::scale::{Rgb, scale};
 use crate::sniff::Format;
 
@@ -19,6 +20,10 @@ const SHARPNESS_SIDE: u32 = 64;
 const TILE_SIDE: u32 = 4;
 const HASH_SIDE: usize = 32;
 const HASH_KEPT: usize = 8;
+/// Cells along the longer side, in each of which something may be seen.
+const CELLS: usize = 32;
+/// Difference of grey values within a cell from which on there is an edge in it.
+const EDGE_MIN: u8 = 24;
 /// How far colours may be apart in a grey picture: JPEG rounds.
 const GREY_SPREAD_MAX: u8 = 6;
 /// Share of the pixels that may be further apart.
@@ -29,6 +34,11 @@ pub(super) mod limit {
     pub(in crate::preprocess) const DARK: f64 = 0.32;
     pub(in crate::preprocess) const LIGHT: f64 = 0.05;
     pub(in crate::preprocess) const LOW_INFORMATION: f64 = 0.3;
+    /// Share of the picture in which something is to be seen. A drawing in a few plain colours has few grey
+    /// values and shows much all the same.
+    pub(in crate::preprocess) const STRUCTURE: f64 = 0.05;
+    /// Difference of the lightest and the darkest value of a channel up to which there is one colour.
+    pub(in crate::preprocess) const BLANK: u8 = 8;
     /// One or two plain colours: their hashes are alike whatever the colours.
     pub(in crate::preprocess) const NO_DETAIL: f64 = 0.15;
     pub(in crate::preprocess) const BLURRY: f64 = 0.29;
@@ -57,6 +67,12 @@ pub(super) struct Look {
     pub(super) dhash: u64,
     /// Of a picture with hardly any detail, whose hashes say nothing, its colours; else 0.
     pub(super) colours: u64,
+    /// The largest difference of two values of one channel, in a small copy.
+    pub(super) contrast: u8,
+    /// Share of the parts of the picture in which there are edges.
+    pub(super) structure: f64,
+    /// What it shows; None for a picture of one plain colour.
+    pub(super) sketch: Option<Sketch>,
 }
 
 impl Look {
@@ -76,6 +92,11 @@ impl Look {
         } else {
             0
         };
+        let contrast = contrast(&small);
+        let sketch = match contrast {
+            0..=limit::BLANK => None,
+            _ => Some(Sketch::of(resizer, &copy)?),
+        };
         Ok(Self {
             width: picture.width,
             height: picture.height,
@@ -88,7 +109,15 @@ impl Look {
             phash: phash(&square),
             dhash: dhash(&strip),
             colours,
+            contrast,
+            structure: rounded(structure(&grey, copy.width as usize)),
+            sketch,
         })
+    }
+
+    /// Whether hardly anything is to be seen: few grey values, and edges nearly nowhere.
+    pub(super) fn is_of_low_information(&self) -> bool {
+        self.information < limit::LOW_INFORMATION && self.structure < limit::STRUCTURE
     }
 
     /// Shorter over longer side.
@@ -185,6 +214,38 @@ fn entropy(grey: &[u8]) -> f64 {
             -share * share.log2()
         })
         .sum()
+}
+
+/// The largest difference of two values of one channel.
+fn contrast(picture: &Rgb) -> u8 {
+    let of_channel = |channel: usize| {
+        let values = picture.bytes.iter().skip(channel).step_by(3);
+        let (low, high) = values.fold((u8::MAX, u8::MIN), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        });
+        high.saturating_sub(low)
+    };
+    (0..3).map(of_channel).max().unwrap_or(0)
+}
+
+/// Share of the cells of a picture whose values differ by more than what compression and shading do.
+fn structure(grey: &[u8], width: usize) -> f64 {
+    let height = grey.len() / width.max(1);
+    let cell = width.max(height).div_ceil(CELLS).max(2);
+    let (mut all, mut with_edges) = (0_u32, 0_u32);
+    for top in (0..height).step_by(cell) {
+        for left in (0..width).step_by(cell) {
+            let right = (left + cell).min(width);
+            let rows = grey.chunks_exact(width).skip(top).take(cell);
+            let values = rows.flat_map(|row| &row[left..right]);
+            let (low, high) = values.fold((u8::MAX, u8::MIN), |(low, high), value| {
+                (low.min(*value), high.max(*value))
+            });
+            all += 1;
+            with_edges += u32::from(high.saturating_sub(low) >= EDGE_MIN);
+        }
+    }
+    f64::from(with_edges) / f64::from(all.max(1))
 }
 
 fn sharpness(grey: &[u8], width: usize) -> f64 {
@@ -293,6 +354,15 @@ mod tests {
         assert!(look(&picture(90, 140, |_, _| [9, 8, 10])).brightest < limit::DARK);
         let white = look(&picture(90, 140, |_, _| [253; 3]));
         assert!(white.darkest < limit::LIGHT && white.information < limit::LOW_INFORMATION);
+        assert!(white.contrast <= limit::BLANK && white.structure < limit::STRUCTURE);
+        assert!(white.sketch.is_none() && good.sketch.is_some());
+        // A drawing of thin lines: nearly all of it is paper, and nothing is missing.
+        let lines = look(&picture(200, 200, |x, y| match (x % 40, y % 50) {
+            (0 | 1, _) | (_, 0 | 1) => [0; 3],
+            _ => [255; 3],
+        }));
+        assert!(lines.information < limit::LOW_INFORMATION && lines.structure > limit::STRUCTURE);
+        assert!(lines.contrast > limit::BLANK);
         let smooth = look(&picture(200, 300, |x, y| {
             [(x / 2) as u8, (y / 3) as u8, ((x + y) / 4) as u8]
         }));

@@ -60,7 +60,9 @@ pub(super) struct Packing<'a> {
     pub(super) spooled: Vec<(u64, u32)>,
     pub(super) spool: PathBuf,
     pub(super) rows: Vec<Assigned>,
-    pub(super) clusters: Vec<Vec<usize>>,
+    pub(super) clusters: similar::Clusters,
+    /// Flags that were to leave pictures out, and would have left out most of them.
+    pub(super) flags_of_most: Vec<&'static str>,
 }
 
 impl<'a> Packing<'a> {
@@ -107,7 +109,8 @@ impl<'a> Packing<'a> {
             spooled: vec![(0, 0); examples],
             spool: output.join(SPOOL_FILE),
             rows: Vec::new(),
-            clusters: Vec::new(),
+            clusters: similar::Clusters::default(),
+            flags_of_most: Vec::new(),
         })
     }
 
@@ -224,9 +227,10 @@ impl<'a> Packing<'a> {
             .copied()
             .filter(|example| self.looks[*example].is_some())
             .collect();
+        let usable = self.leave_out(usable);
         // Flags come first: a test set of exact size takes pictures without a flag alone.
         let together = if self.settings.group_near_duplicates {
-            self.clusters.as_slice()
+            self.clusters.all.as_slice()
         } else {
             &[]
         };
@@ -247,6 +251,32 @@ impl<'a> Packing<'a> {
         }
         self.rows = dealt.rows;
         Ok(())
+    }
+
+    /// Those of the usable examples that have no flag by which pictures are left out.
+    fn leave_out(&mut self, usable: Vec<usize>) -> Vec<usize> {
+        let asked = &self.settings.leave_out;
+        let (flags, of_most) = quality::flags_that_leave_out(asked, &self.flags, &usable);
+        for flag in &of_most {
+            tracing::warn!(
+                flag,
+                "more than half of the pictures have it, so it leaves out none"
+            );
+        }
+        self.flags_of_most = of_most;
+        let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+        for example in usable {
+            match flags.iter().find(|flag| self.flags[example].contains(flag)) {
+                Some(flag) => left_out.push((example, *flag)),
+                None => kept.push(example),
+            }
+        }
+        for (example, flag) in left_out {
+            let detail =
+                format!("it has the quality flag {flag}; leave_out names the flags that count");
+            self.skip(example, Skip::new(format!("flag_{flag}"), detail));
+        }
+        kept
     }
 
     /// Writes the shards from the spool.

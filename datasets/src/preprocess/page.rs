@@ -103,7 +103,7 @@ fn figures(page: &mut String, report: &Report) {
     figure(page, report.clusters_in_all, "sets that look the same");
     figure(
         page,
-        report.disagreements_in_all,
+        report.clusters_that_disagree,
         "of them with other labels",
     );
     page.push_str("</div>");
@@ -148,6 +148,13 @@ fn figure_of(page: &mut String, id: &str, thumbnails: &Thumbnails) {
 }
 
 fn skipped(page: &mut String, report: &Report) {
+    if !report.flags_of_most.is_empty() {
+        let flags = report.flags_of_most.join(", ").replace('_', " ");
+        let _ = write!(
+            page,
+            "<p class=\"note\">More than half of the pictures are {flags}: that is what this set is like, and none was left out for it.</p>"
+        );
+    }
     if report.skipped.is_empty() {
         return;
     }
@@ -167,7 +174,7 @@ fn skipped(page: &mut String, report: &Report) {
 
 fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     if !report.clusters.is_empty() {
-        page.push_str("<h2>Pictures that look the same</h2><p class=\"quiet\">The largest sets first. Pictures of one set are never in two splits, unless the settings say so.</p><div class=\"kinds\">");
+        page.push_str("<h2>Pictures that look the same</h2><p class=\"quiet\">At another size or quality, mirrored, turned by a quarter, cropped or in other colours. The largest sets first. Pictures of one set are never in two splits, unless the settings say so.</p><div class=\"kinds\">");
         for cluster in report.clusters.iter().take(PAIRS_SHOWN) {
             let kind = if cluster.is_placeholder {
                 "placeholder"
@@ -187,7 +194,13 @@ fn same(page: &mut String, report: &Report, thumbnails: &Thumbnails) {
     if report.disagreements.is_empty() {
         return;
     }
-    page.push_str("<h2>The same picture, other labels</h2><p class=\"quiet\">How often that happens is an estimate of how often labels are wrong.</p><div class=\"scroll\"><table>");
+    page.push_str("<h2>The same picture, other labels</h2><p class=\"quiet\">How often that happens is an estimate of how often labels are wrong.");
+    let _ = write!(
+        page,
+        " {} pairs in {} sets.</p><div class=\"scroll\"><table>",
+        grouped(report.disagreements_in_all),
+        grouped(report.clusters_that_disagree)
+    );
     for pair in report.disagreements.iter().take(PAIRS_SHOWN) {
         page.push_str("<tr>");
         for (id, labels) in pair.pictures.iter().zip(&pair.labels) {

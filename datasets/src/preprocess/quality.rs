@@ -9,7 +9,7 @@ use chrono::Datelike;
 use serde::Serialize;
 
 use super::look::{Look, limit};
-use super::similar::PLACEHOLDER_MIN;
+use super::similar::{Clusters, PLACEHOLDER_MIN};
 use crate::dataset::Example;
 use crate::sniff::Format;
 
@@ -24,7 +24,7 @@ const IQR_FACTOR: f64 = 3.0;
 const IQR_MIN_SHARE: f64 = 0.05;
 
 /// Every flag, with what it means.
-pub(super) const FLAGS: [(&str, &str); 12] = [
+pub(super) const FLAGS: [(&str, &str); 13] = [
     ("tiny", "the shorter side is under 50 pixels"),
     (
         "odd_aspect",
@@ -42,9 +42,10 @@ pub(super) const FLAGS: [(&str, &str); 12] = [
         "light",
         "even its darkest parts are light (5th percentile above 0.95)",
     ),
+    ("blank", "it is of one plain colour"),
     (
         "low_information",
-        "it has few grey values (entropy under 3 bits)",
+        "it has few grey values (entropy under 3 bits), and edges in under 5 % of it",
     ),
     ("blurry", "it has no sharp edges (score under 0.29)"),
     ("greyscale", "it has no colours"),
@@ -53,7 +54,10 @@ pub(super) const FLAGS: [(&str, &str); 12] = [
         "exact_duplicate",
         "an earlier picture is the very same file",
     ),
-    ("near_duplicate", "an earlier picture looks the same"),
+    (
+        "near_duplicate",
+        "an earlier picture shows the same, perhaps mirrored, turned, cropped or in other colours",
+    ),
     (
         "placeholder",
         "five or more that do not belong together show the same",
@@ -67,7 +71,7 @@ pub(super) const HARMLESS: [&str; 2] = ["greyscale", "format_mismatch"];
 pub(super) fn flags(
     examples: &[Example],
     looks: &[Option<Look>],
-    clusters: &[Vec<usize>],
+    clusters: &Clusters,
 ) -> Vec<Vec<&'static str>> {
     let mut flags: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); examples.len()];
     let place = |name: &str| {
@@ -89,7 +93,8 @@ pub(super) fn flags(
             ("odd_size", sizes(look)),
             ("dark", look.brightest < limit::DARK),
             ("light", look.darkest < limit::LIGHT),
-            ("low_information", look.information < limit::LOW_INFORMATION),
+            ("blank", look.contrast <= limit::BLANK),
+            ("low_information", look.is_of_low_information()),
             ("blurry", look.sharpness < limit::BLURRY),
             ("greyscale", look.is_grey),
             ("format_mismatch", look.format != promised),
@@ -100,13 +105,19 @@ pub(super) fn flags(
             }
         }
     }
-    for cluster in clusters {
-        let is_placeholder = strangers(examples, cluster) >= PLACEHOLDER_MIN;
+    // A picture that many strangers share says nothing of any of them. The very picture: what merely shows
+    // the same may be a motif.
+    for cluster in clusters
+        .strict
+        .iter()
+        .filter(|cluster| is_placeholder(examples, cluster))
+    {
+        for example in cluster {
+            flags[*example].insert(place("placeholder"));
+        }
+    }
+    for cluster in &clusters.all {
         for (nth, example) in cluster.iter().enumerate() {
-            // A picture that many strangers share says nothing of any of them.
-            if is_placeholder {
-                flags[*example].insert(place("placeholder"));
-            }
             // A copy of the file is that, and nothing near.
             if nth > 0 && !flags[*example].contains(&place("exact_duplicate")) {
                 flags[*example].insert(place("near_duplicate"));
@@ -115,6 +126,12 @@ pub(super) fn flags(
     }
     let names = |set: BTreeSet<usize>| set.into_iter().map(|at| FLAGS[at].0).collect();
     flags.into_iter().map(names).collect()
+}
+
+/// Whether so many of the examples do not belong to one group that their picture is what a service shows
+/// for none.
+fn is_placeholder(examples: &[Example], cluster: &[usize]) -> bool {
+    strangers(examples, cluster) >= PLACEHOLDER_MIN
 }
 
 /// How many of the examples do not belong to one group.
@@ -185,7 +202,11 @@ pub(super) struct Report {
     pub(super) clusters_in_all: u64,
     /// Pictures that look the same with other labels: an estimate of how often labels are wrong.
     pub(super) disagreements: Vec<Disagreement>,
+    /// Pairs with other labels, and the clusters that they are of.
     pub(super) disagreements_in_all: u64,
+    pub(super) clusters_that_disagree: u64,
+    /// Flags that would have left out more than half of the pictures, and so left out none.
+    pub(super) flags_of_most: Vec<&'static str>,
 }
 
 /// One example as the report sees it.
@@ -199,7 +220,12 @@ pub(super) struct Seen<'a> {
     pub(super) classes: Vec<&'a str>,
 }
 
-pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], examples: &[Example]) -> Report {
+pub(super) fn report(
+    seen: &[Seen<'_>],
+    clusters: &Clusters,
+    examples: &[Example],
+    flags_of_most: &[&'static str],
+) -> Report {
     let mut report = Report {
         pictures: seen.len() as u64,
         flags: FLAGS.iter().map(|(flag, _)| (*flag, 0)).collect(),
@@ -209,14 +235,24 @@ pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], examples: &[Exa
         classes: BTreeMap::new(),
         label_counts: BTreeMap::new(),
         clusters: Vec::new(),
-        clusters_in_all: clusters.len() as u64,
+        clusters_in_all: clusters.all.len() as u64,
         disagreements: Vec::new(),
         disagreements_in_all: 0,
+        clusters_that_disagree: 0,
+        flags_of_most: flags_of_most.to_vec(),
     };
     for one in seen {
         report.add(one);
     }
-    let mut by_size: Vec<&Vec<usize>> = clusters.iter().collect();
+    let placeholders: BTreeSet<usize> = clusters
+        .strict
+        .iter()
+        .filter(|cluster| is_placeholder(examples, cluster))
+        .flatten()
+        .copied()
+        .collect();
+    let of_none = |cluster: &[usize]| cluster.iter().all(|at| placeholders.contains(at));
+    let mut by_size: Vec<&Vec<usize>> = clusters.all.iter().collect();
     by_size.sort_by_key(|cluster| (std::cmp::Reverse(cluster.len()), cluster[0]));
     for cluster in by_size.into_iter().take(LISTED_MAX) {
         report.clusters.push(LookAlikes {
@@ -226,10 +262,11 @@ pub(super) fn report(seen: &[Seen<'_>], clusters: &[Vec<usize>], examples: &[Exa
                 .take(SAMPLES)
                 .map(|example| examples[*example].id.clone())
                 .collect(),
-            is_placeholder: strangers(examples, cluster) >= PLACEHOLDER_MIN,
+            is_placeholder: of_none(cluster),
         });
     }
-    for cluster in clusters {
+    // A placeholder says nothing about labels.
+    for cluster in clusters.all.iter().filter(|cluster| !of_none(cluster)) {
         report.compare_labels(examples, cluster);
     }
     report
@@ -268,18 +305,16 @@ impl Report {
         }
     }
 
-    /// A placeholder says nothing about labels; every other example of a cluster is set beside the first.
+    /// Every other example of a cluster is set beside the first.
     fn compare_labels(&mut self, examples: &[Example], cluster: &[usize]) {
-        if strangers(examples, cluster) >= PLACEHOLDER_MIN {
-            return;
-        }
         let set = |example: usize| examples[example].labels.iter().collect::<BTreeSet<_>>();
         let first = cluster[0];
-        for other in &cluster[1..] {
-            if set(first) == set(*other) {
-                continue;
-            }
-            self.disagreements_in_all += 1;
+        let others = cluster[1..]
+            .iter()
+            .filter(|other| set(first) != set(**other));
+        let mut pairs = 0;
+        for other in others {
+            pairs += 1;
             if self.disagreements.len() < LISTED_MAX {
                 self.disagreements.push(Disagreement {
                     pictures: [examples[first].id.clone(), examples[*other].id.clone()],
@@ -290,5 +325,88 @@ impl Report {
                 });
             }
         }
+        self.disagreements_in_all += pairs;
+        self.clusters_that_disagree += u64::from(pairs > 0);
+    }
+}
+
+/// Flags that say what a picture is by itself. Where most pictures have one, it is what the set is like.
+const OF_ONE_PICTURE: [&str; 10] = [
+    "tiny",
+    "odd_aspect",
+    "odd_size",
+    "dark",
+    "light",
+    "blank",
+    "low_information",
+    "blurry",
+    "greyscale",
+    "format_mismatch",
+];
+
+/// Which of the flags to leave out by leave out pictures, and which would leave out more than half of them.
+pub(super) fn flags_that_leave_out(
+    asked: &[String],
+    flags: &[Vec<&'static str>],
+    usable: &[usize],
+) -> (Vec<&'static str>, Vec<&'static str>) {
+    let named = FLAGS.iter().map(|(flag, _)| *flag);
+    let named = named.filter(|flag| asked.iter().any(|asked| asked == flag));
+    named.partition(|flag| {
+        let with = usable
+            .iter()
+            .filter(|at| flags[**at].contains(flag))
+            .count();
+        !OF_ONE_PICTURE.contains(flag) || with * 2 <= usable.len()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::spec::QUALITY_FLAGS;
+
+    use super::super::classes::tests::example;
+    use super::*;
+
+    #[test]
+    fn the_flags_are_those_that_documents_may_name() {
+        assert_eq!(FLAGS.map(|(flag, _)| flag), QUALITY_FLAGS);
+        assert!(
+            OF_ONE_PICTURE
+                .iter()
+                .all(|flag| QUALITY_FLAGS.contains(flag))
+        );
+    }
+
+    #[test]
+    fn a_flag_that_most_have_leaves_out_none_but_a_placeholder_always() {
+        let asked = ["placeholder", "tiny", "blank"].map(str::to_owned);
+        let with = |flags: &[&'static str], count: usize| vec![flags.to_vec(); count];
+        let mut flags = with(&["tiny", "placeholder"], 60);
+        flags.extend(with(&["blank"], 30));
+        flags.extend(with(&[], 10));
+        let usable: Vec<usize> = (0..100).collect();
+        let (leave, most) = flags_that_leave_out(&asked, &flags, &usable);
+        assert_eq!((leave, most), (vec!["blank", "placeholder"], vec!["tiny"]));
+        // Of the usable ones it may be the few.
+        let (leave, _) = flags_that_leave_out(&asked, &flags, &usable[30..]);
+        assert_eq!(leave, ["tiny", "blank", "placeholder"]);
+        assert_eq!(flags_that_leave_out(&[], &flags, &usable).0, [""; 0]);
+    }
+
+    #[test]
+    fn sets_with_other_labels_are_counted_as_sets_and_pairs_as_pairs() {
+        let examples: Vec<_> = (0..9)
+            .map(|at| example(at, if at % 4 == 0 { "a" } else { "b" }, None))
+            .collect();
+        let all = vec![vec![0, 1, 2, 3], vec![4, 5], vec![6, 7]];
+        let clusters = Clusters {
+            strict: Vec::new(),
+            all,
+        };
+        let report = report(&[], &clusters, &examples, &[]);
+        assert_eq!(report.clusters_in_all, 3);
+        assert_eq!(report.clusters_that_disagree, 2);
+        assert_eq!(report.disagreements_in_all, 4);
     }
 }

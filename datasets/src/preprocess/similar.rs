@@ -1,11 +1,13 @@
 //! Pictures that look the same, found without comparing all with all.
 //!
-//! A hash of 64 bits is cut into four parts of 16. Two hashes that differ in four bits at most have a
+//! Those that are one picture are found here by two hashes; those that show the same in spite of more than
+//! another size or quality by `alike`. A hash of 64 bits is cut into four parts of 16. Two hashes that differ in four bits at most have a
 //! part in which they differ in one at most, so it is enough to compare a hash with those that have the
 //! same part, or one of the 16 parts that are a bit away from it.
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::alike;
 use super::look::Look;
 
 /// Bits in which the perceptual hashes of one picture differ at most, however it was stored.
@@ -21,7 +23,46 @@ const BANDS: u32 = 4;
 type Hashes = (u64, u64, u64);
 
 /// The clusters of pictures that look the same, each with two places in `looks` or more, in order.
-pub(super) fn clusters(looks: &[Option<Look>]) -> Vec<Vec<usize>> {
+#[derive(Debug, Default)]
+pub(super) struct Clusters {
+    /// Those that are one picture, at whatever size and quality it was stored.
+    pub(super) strict: Vec<Vec<usize>>,
+    /// Those that show the same, also mirrored, turned, cropped or coloured anew.
+    pub(super) all: Vec<Vec<usize>>,
+}
+
+pub(super) fn clusters(looks: &[Option<Look>]) -> Clusters {
+    let strict = strict_clusters(looks);
+    let mut sets = DisjointSets::new(looks.len());
+    // One of each strict cluster stands for all: a placeholder that is there a thousand times is compared
+    // once.
+    let mut stands = vec![true; looks.len()];
+    for cluster in &strict {
+        for other in &cluster[1..] {
+            sets.join(cluster[0], *other);
+            stands[*other] = false;
+        }
+    }
+    let sketches: Vec<_> = looks
+        .iter()
+        .zip(stands)
+        .map(|(look, stands)| look.as_ref().filter(|_| stands)?.sketch.as_ref())
+        .collect();
+    for (a, b) in alike::pairs(&sketches) {
+        sets.join(a, b);
+    }
+    let mut by_root: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for at in 0..looks.len() {
+        by_root.entry(sets.root(at)).or_default().push(at);
+    }
+    let all = by_root.into_values().filter(|cluster| cluster.len() > 1);
+    Clusters {
+        all: all.collect(),
+        strict,
+    }
+}
+
+fn strict_clusters(looks: &[Option<Look>]) -> Vec<Vec<usize>> {
     // Many pictures may have one hash, as placeholders do: each hash is compared once.
     let mut by_hash: BTreeMap<Hashes, Vec<usize>> = BTreeMap::new();
     for (at, look) in looks.iter().enumerate() {
@@ -121,6 +162,9 @@ mod tests {
             phash,
             dhash,
             colours: 0,
+            contrast: 255,
+            structure: 1.0,
+            sketch: None,
         })
     }
 
@@ -145,12 +189,13 @@ mod tests {
                 wanted.push(vec![looks.len() - 3, looks.len() - 1]);
             }
         }
-        assert_eq!(clusters(&looks), wanted);
+        assert_eq!(clusters(&looks).strict, wanted);
+        assert_eq!(clusters(&looks).all, wanted);
     }
 
     #[test]
     fn a_crowd_of_one_picture_is_one_cluster() {
         let looks: Vec<_> = (0..20_000).map(|_| look(7, 9)).collect();
-        assert_eq!(clusters(&looks).len(), 1);
+        assert_eq!(clusters(&looks).all.len(), 1);
     }
 }

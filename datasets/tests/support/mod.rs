@@ -344,6 +344,7 @@ pub(crate) fn settings() -> PreprocessSettings {
         group_near_duplicates: false,
         max_per_class: None,
         test_rows: None,
+        leave_out: Vec::new(),
     }
 }
 

@@ -257,6 +257,8 @@ fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {
 
 fn input_ref(text: &str) -> Option<InputRef> {
     if let Some(digest) = text.strip_prefix("artifact:") {
+        // As `sha256sum --tag`, OCI and others write it.
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
         return digest.parse().ok().map(InputRef::Artifact);
     }
     let (job, output) = text.split_once('.')?;

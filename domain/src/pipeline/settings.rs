@@ -5,9 +5,9 @@ use super::learning;
 use super::recipe;
 use super::table::{Table, unknown};
 use crate::spec::{
-    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LabelRules,
-    OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, Rights, Source, Splits, TrainSettings,
-    Uncertain, Unlabelled,
+    CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LEAVE_OUT_DEFAULT,
+    LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
+    Splits, TrainSettings, Uncertain, Unlabelled,
 };
 use crate::zoo::{self, MODELS};
 
@@ -308,7 +308,23 @@ pub(super) fn preprocess(table: &mut Table<'_>) -> PreprocessSettings {
         test_rows: table
             .has("test_rows")
             .then(|| table.int("test_rows", 1..=10_000_000, None)),
+        leave_out: leave_out(table),
     }
+}
+
+/// The flags in the order of reports, each once: jobs that leave out the same are the same.
+fn leave_out(table: &mut Table<'_>) -> Vec<String> {
+    let Some(named) = table.texts("leave_out") else {
+        return LEAVE_OUT_DEFAULT.map(str::to_owned).to_vec();
+    };
+    for (index, flag) in named.iter().enumerate() {
+        if !QUALITY_FLAGS.contains(&flag.as_str()) {
+            let problem = unknown(flag, &QUALITY_FLAGS);
+            table.add_error(&format!("leave_out[{index}]"), problem);
+        }
+    }
+    let flags = QUALITY_FLAGS.iter().map(|flag| (*flag).to_owned());
+    flags.filter(|flag| named.contains(flag)).collect()
 }
 
 fn check_labels(table: &Table<'_>, labels: &[String]) {

@@ -349,6 +349,36 @@ fn settings_that_were_stored_before_a_key_existed_still_read() {
         panic!("an old spec cannot be read");
     };
     assert!(read.undated && read.group_near_duplicates && read.test_rows.is_none());
+    // What was accepted then left nothing out.
+    assert!(read.leave_out.is_empty());
+}
+
+#[test]
+fn what_shows_nothing_is_left_out_unless_the_document_says_otherwise() {
+    let read = |keys: &[(&str, &str)]| {
+        let keys = keys
+            .iter()
+            .map(|(key, value)| set(&format!("jobs.preprocess.{key}"), value));
+        let overrides: Vec<Override> = keys.collect();
+        parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None)
+    };
+    let left_out = |keys: &[(&str, &str)]| {
+        let spec = read(keys).unwrap();
+        let mut jobs = spec.jobs.into_iter();
+        match jobs.find_map(|job| match job.work {
+            Work::Preprocess(settings) => Some(settings.leave_out),
+            Work::Fetch(_) | Work::Train(_) | Work::Eval(_) | Work::Command(_) => None,
+        }) {
+            Some(flags) => flags.join(" "),
+            None => panic!("there is no preprocess job"),
+        }
+    };
+    assert_eq!(left_out(&[]), "tiny blank placeholder");
+    assert_eq!(left_out(&[("leave_out", "[]")]), "");
+    let twice = r#"["placeholder", "dark", "dark"]"#;
+    assert_eq!(left_out(&[("leave_out", twice)]), "dark placeholder");
+    let errors = read(&[("leave_out", r#"["dark", "placeholders"]"#)]).unwrap_err();
+    insta::assert_snapshot!(errors[0].to_string(), @r#"jobs.preprocess.leave_out[1]: "placeholders" is unknown; did you mean "placeholder"?"#);
 }
 
 #[test]
@@ -481,21 +511,32 @@ fn one_job_is_a_pipeline_of_its_own() {
 #[test]
 fn an_artifact_can_be_named_by_digest() {
     let digest = "0".repeat(64);
-    let overrides = [set(
-        "jobs.train.inputs.shards",
-        &format!("artifact:{digest}"),
-    )];
-    let spec = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap();
-    let train = spec
-        .jobs
-        .iter()
-        .find(|job| job.name.as_str() == "train")
-        .unwrap();
-    assert_eq!(
-        train.inputs["shards"],
-        InputRef::Artifact(digest.parse().unwrap())
-    );
-    assert!(train.needs.is_empty());
+    for named in [
+        format!("artifact:{digest}"),
+        format!("artifact:sha256:{digest}"),
+    ] {
+        let overrides = [set("jobs.train.inputs.shards", &named)];
+        let spec = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap();
+        let train = spec
+            .jobs
+            .iter()
+            .find(|job| job.name.as_str() == "train")
+            .unwrap();
+        assert_eq!(
+            train.inputs["shards"],
+            InputRef::Artifact(digest.parse().unwrap())
+        );
+        assert!(train.needs.is_empty());
+    }
+    for wrong in [
+        format!("artifact:sha512:{digest}"),
+        format!("artifact:sha256:sha256:{digest}"),
+        "artifact:sha256:".to_owned(),
+    ] {
+        let overrides = [set("jobs.train.inputs.shards", &wrong)];
+        let errors = parse_pipeline(DocumentText::Toml(POSTERS), &overrides, None).unwrap_err();
+        assert_eq!(errors[0].field, "jobs.train.inputs.shards", "{wrong}");
+    }
 }
 
 #[test]

@@ -199,6 +199,27 @@ impl ImageEncoding {
     }
 }
 
+/// The quality flags that a picture may have, in the order of reports.
+pub const QUALITY_FLAGS: [&str; 13] = [
+    "tiny",
+    "odd_aspect",
+    "odd_size",
+    "dark",
+    "light",
+    "blank",
+    "low_information",
+    "blurry",
+    "greyscale",
+    "format_mismatch",
+    "exact_duplicate",
+    "near_duplicate",
+    "placeholder",
+];
+
+/// Pictures with these flags are in no split unless a job says otherwise: they show nothing of what
+/// their labels say.
+pub const LEAVE_OUT_DEFAULT: [&str; 3] = ["tiny", "blank", "placeholder"];
+
 /// Settings of a preprocess job: filter, encode labels, split, resize and pack.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PreprocessSettings {
@@ -234,6 +255,9 @@ pub struct PreprocessSettings {
     /// of `splits`.
     #[serde(default)]
     pub test_rows: Option<u32>,
+    /// Pictures with one of these quality flags are in no split. Specs of earlier versions have none.
+    #[serde(default)]
+    pub leave_out: Vec<String>,
 }
 
 fn flag_true() -> bool {

@@ -184,8 +184,11 @@ pub(super) fn judge(report: &WeightsReport, partial: PartialWeights) -> Result<(
     } = report;
     if *loaded == 0 {
         return Err(RunError::input(format!(
-            "{file} has none of the network's weights; it is of another model, or its names are not \
-             timm's: \"marquee weights import\" translates torchvision's"
+            "{file} has none of the network's weights: its names are such as {}, the network's such as {}. It \
+             is of another model, or its names are others than timm's: \"marquee weights import\" translates \
+             torchvision's and takes off what wrappers put before them",
+            first_name(skipped),
+            first_name(missing)
         )));
     }
     match partial {
@@ -199,6 +202,14 @@ pub(super) fn judge(report: &WeightsReport, partial: PartialWeights) -> Result<(
             missing.len(),
             some(missing)
         ))),
+    }
+}
+
+/// The first name of a report's lines, each a name and, after a colon, what is wrong with it.
+fn first_name(lines: &[String]) -> String {
+    match lines.first() {
+        Some(line) => format!("{:?}", line.split(": ").next().unwrap_or(line)),
+        None => "none".to_owned(),
     }
 }
 

@@ -86,7 +86,7 @@ fn parse_fuzz(words: Vec<String>) -> Result<Task> {
         match word.as_str() {
             "--minutes" => options.minutes = number("a number of minutes")?,
             "--seed" => options.seed = number("a number")?,
-            "json" | "image" | "shard" | "table" | "list" | "archive"
+            "json" | "image" | "shard" | "table" | "list" | "archive" | "weights"
                 if options.target.is_empty() =>
             {
                 options.target = word
@@ -96,7 +96,7 @@ fn parse_fuzz(words: Vec<String>) -> Result<Task> {
     }
     if options.target.is_empty() {
         bail!(
-            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list" or "archive""#
+            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list", "archive" or "weights""#
         );
     }
     Ok(Task::Fuzz(options))

@@ -76,9 +76,13 @@ Try a reader of bytes from strangers on inputs that are made to break it
 Usage: cargo xtask fuzz NAME [--minutes M] [--seed N]
 
 Names:
-  json   answers of the API, lines of the export
-  image  a picture's way from its file into a shard
-  shard  files of shards
+  json     answers of the API, lines of the export
+  image    a picture's way from its file into a shard
+  shard    files of shards
+  table    tables that say what is on pictures
+  list     lists in Parquet
+  archive  archives of pictures
+  weights  checkpoints of PyTorch, and safetensors
 
 What breaks one is kept in the folder fuzz-findings beside the binaries.
 ";
@@ -89,7 +93,8 @@ Measure a part of Marquee beside what teams use today, in one run, and print the
 Usage: cargo xtask bench GROUP [PART..] [--json] [--quick]
 
 Groups:
-  data      decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow
+  data      decoding, loading, shards, tables, preprocess and fetch beside torchvision, PIL, tf.data, pyarrow;
+            similar: recall and precision on planted copies of pictures
   train     training steps, from files to training, two ranks, and Marquee's own cost, beside PyTorch
   input     what of a training step waits for pictures, reads the clock, writes checkpoints
   dispatch  jobs of the program true: how long one takes, how many a second with up to 100,000 queued, what each

@@ -20,7 +20,12 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     // The test server, and what tries and measures the data path.
     (
         "marquee-catalogue",
-        &["marquee-arrow", "marquee-domain", "marquee-datasets"],
+        &[
+            "marquee-arrow",
+            "marquee-domain",
+            "marquee-datasets",
+            "marquee-weights",
+        ],
     ),
     ("marquee-evaluation", &["marquee-arrow", "marquee-domain"]),
     ("marquee-weights", &["marquee-domain"]),

@@ -20,6 +20,7 @@ use marquee_xtask::{process, report};
 mod fetch;
 mod job;
 mod preprocess;
+mod similar;
 
 /// What can be asked for alone.
 pub(super) const PARTS: &[&str] = &[
@@ -28,6 +29,7 @@ pub(super) const PARTS: &[&str] = &[
     "shards",
     "tables",
     "preprocess",
+    "similar",
     "fetch",
 ];
 
@@ -68,12 +70,13 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
         make.args(["--pictures", &PICTURES.to_string()]);
         process::run(make.args(["--rows", &TABLE_ROWS.to_string()]))
     })?;
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("decode", decode),
         ("loader", loader),
         ("shards", shards),
         ("tables", tables),
         ("preprocess", preprocess::run),
+        ("similar", similar::run),
         ("fetch", fetch::run),
     ];
     for (name, part) in parts {
