@@ -28,7 +28,7 @@ pub mod held;
 pub mod life;
 pub mod lines;
 mod output;
-mod prepare;
+pub(crate) mod prepare;
 pub mod pump;
 pub mod rate;
 pub mod spool;

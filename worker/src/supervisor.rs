@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,8 +22,10 @@ use tracing::{error, info, warn};
 use crate::durable;
 use crate::fault::at;
 use crate::files;
+use crate::process::launcher::Status;
 use crate::rank::held::{HeldRank, Host};
 use crate::rank::life::Closed;
+use crate::rank::prepare::end;
 use crate::rank::store::failure;
 use crate::rank::task::RankTask;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
@@ -96,6 +99,7 @@ impl Supervisor {
                 Ok(None) => durable::remove_or_leave(&path),
                 Err(fault) => {
                     error!(rank = %key, %fault, ?path, "the rank's folder cannot be read; it stays as it is, look into it and remove it");
+                    tokio::spawn(end_what_runs_in(Arc::clone(&supervisor.host), path));
                 }
             }
         }
@@ -404,5 +408,20 @@ impl Supervisor {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the child of a rank that cannot be taken over: nobody holds it any more, and its device counts as
+/// free. Only where its keeper lives, so that no process of another boot is taken for it.
+async fn end_what_runs_in(host: Arc<Host>, dir: PathBuf) {
+    match host.env.launcher.adopt(&dir) {
+        Ok(Some(mut child)) => {
+            if matches!(child.status(), Ok(Status::Starting | Status::Running)) {
+                warn!(?dir, "a child of a rank that cannot be read is ended");
+                end(child).await;
+            }
+        }
+        Ok(None) => {}
+        Err(error) => warn!(?dir, %error, "what runs there cannot be found"),
     }
 }

@@ -86,7 +86,8 @@ impl HeldRank {
     pub fn accept(host: &Host, assignment: Assignment) -> io::Result<Self> {
         let dir = RankDir::new(&host.attempts(), assignment.key);
         files::make_folder(dir.path())?;
-        let spool = Spool::open(&dir.spool(), assignment.key)?;
+        let mut spool = Spool::open(&dir.spool(), assignment.key)?;
+        spool.keep_room_for_the_end()?;
         let file = RankFile {
             boot: host.boot,
             orders: Orders::with(&assignment),

@@ -207,7 +207,7 @@ async fn news_of(child: &mut dyn Child) {
 }
 
 /// Kills a child until nothing of it is left.
-pub(super) async fn end(mut child: Box<dyn Child>) {
+pub(crate) async fn end(mut child: Box<dyn Child>) {
     let since = tokio::time::Instant::now();
     while matches!(child.status(), Ok(Status::Starting | Status::Running)) {
         child.kill();

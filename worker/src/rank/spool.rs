@@ -107,7 +107,7 @@ impl Spool {
         }
         // What was dropped by an earlier compaction had been acknowledged.
         spool.acked = spool.frames.front().map_or(0, |frame| frame.first - 1);
-        if let Err(error) = spool.keep_room(spool.end + STEP_BYTES + LAST_BYTES) {
+        if let Err(error) = spool.keep_room_for_the_end() {
             debug!(rank = %key, %error, "no room for a spool; it is taken when there is some");
         }
         Ok(spool)
@@ -148,6 +148,11 @@ impl Spool {
         });
         self.end = offset + batch.bytes;
         self.head = batch.head;
+    }
+
+    /// Room for the rank's last report, whatever comes: to be had before the rank is accepted.
+    pub fn keep_room_for_the_end(&mut self) -> io::Result<()> {
+        self.keep_room(self.end + STEP_BYTES + LAST_BYTES)
     }
 
     /// Makes the disk's room ours up to `until`. Where a file system cannot promise room, there is none to

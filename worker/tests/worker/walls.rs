@@ -256,6 +256,32 @@ async fn a_cached_input_that_was_made_read_only_is_let_go_and_what_cannot_be_rem
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_spoiled_its_own_assignment_runs_on_no_device_that_counts_as_free() {
+    let fake = Fake::start().await;
+    let mut daemon = Daemon::start(&fake, &[]);
+    let sleeper = sleeper(201);
+    let script =
+        format!("sleep 0.3; rm ../rank.json; mkfifo ../rank.json; echo ready; exec {sleeper}");
+    Assigned::new(KEY, shell(&script))
+        .started()
+        .tell(&fake)
+        .await;
+    fake.until("the attack", |s| {
+        format!("{:?}", s.reports.get(&KEY)).contains("ready")
+    })
+    .await;
+    until("its sleep", || !running(&sleeper).is_empty()).await;
+    restart(&fake, &mut daemon, Duration::ZERO).await;
+    until("its end", || running(&sleeper).is_empty()).await;
+    neighbour(&fake, (1, 1, 0)).await;
+    assert!(
+        daemon
+            .log_text()
+            .contains("rank.json is a device, FIFO or socket")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cgroup_holds_all_that_a_rank_starts_and_is_killed_at_once() {
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
     let Some(mount) = mounts.into_iter().find(|m| m.join("cgroup.procs").exists()) else {
