@@ -70,7 +70,10 @@ async fn until_leaving(cluster: &Cluster) {
         v1::workers_client::WorkersClient::new(channel)
     };
     let listed = client().await.list_workers(v1::ListWorkersRequest {}).await;
-    let worker = listed.unwrap().into_inner().workers[0].id.parse().unwrap();
+    let workers = listed.unwrap().into_inner().workers;
+    // Those of earlier rounds have left under the same name.
+    let online = |worker: &&v1::Worker| worker.state() == v1::WorkerState::Online;
+    let worker = workers.iter().find(online).unwrap().id.parse().unwrap();
     let since = tokio::time::Instant::now();
     while cluster.app().sessions.takes_ranks(worker) {
         assert!(since.elapsed() < support::SOON);

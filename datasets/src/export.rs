@@ -88,7 +88,8 @@ fn path_of(
     let id = example.id.strip_prefix("images/").unwrap_or(&example.id);
     let stem = match id.rsplit_once('.') {
         Some((stem, end))
-            if ["jpg", "jpeg", "png", "webp", "gif"].contains(&end.to_ascii_lowercase().as_str()) =>
+            if ["jpg", "jpeg", "png", "webp", "gif"]
+                .contains(&end.to_ascii_lowercase().as_str()) =>
         {
             stem
         }
