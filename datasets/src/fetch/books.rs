@@ -128,6 +128,12 @@ impl Books {
             source,
             remarks: self.remarks,
         };
+        for note in &summary.remarks.notes {
+            tracing::info!("{note}");
+        }
+        for warning in &summary.remarks.warnings {
+            tracing::warn!("{warning}");
+        }
         Ok(FetchBooks {
             summary,
             listed_on: Some(listed_on.to_owned()),

@@ -33,7 +33,8 @@ fn stem_of(name: &str) -> Option<&str> {
     name.rsplit_once('.').map(|(stem, _)| stem)
 }
 
-fn nfc(text: &str) -> String {
+/// A text with its accents composed.
+pub(super) fn nfc(text: &str) -> String {
     if is_nfc(text) {
         text.to_owned()
     } else {
@@ -42,7 +43,7 @@ fn nfc(text: &str) -> String {
 }
 
 /// A text in which only what decides is left: accents composed, no capitals, one ending for JPEG.
-fn folded(text: &str) -> String {
+pub(super) fn folded(text: &str) -> String {
     let mut folded = nfc(&text.to_lowercase());
     if let Some(stem) = folded.strip_suffix(".jpeg") {
         let end = stem.len();

@@ -18,8 +18,10 @@ use crate::job::JobError;
 
 /// Folders within folders that are looked into.
 const DEPTH_MAX: usize = 32;
-/// Files of a folder, at most: links may lead to the same ones in many ways.
-pub(super) const FILES_MAX: usize = 20_000_000;
+/// Files of a folder, at most.
+const FILES_MAX: usize = 20_000_000;
+/// Folders that are looked into, at most: links from a few folders to each other make any number of ways.
+const FOLDERS_MAX: u64 = 1_000_000;
 
 /// A folder whose files are known.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn open(root: &Path) -> Result<Self, JobError> {
+        Self::open_within(root, FOLDERS_MAX)
+    }
+
+    fn open_within(root: &Path, folders_max: u64) -> Result<Self, JobError> {
         let mut tree = Self {
             root: root.to_owned(),
             names: Vec::new(),
@@ -48,6 +54,7 @@ impl Tree {
         let mut walk = Walk {
             real,
             way: vec![identity(&found)],
+            folders_left: folders_max,
             tree: &mut tree,
         };
         walk.below(root, "", false)?;
@@ -96,12 +103,22 @@ struct Walk<'a> {
     real: PathBuf,
     /// The folders from the root to the one that is looked into.
     way: Vec<(u64, u64)>,
+    /// How many more may be looked into.
+    folders_left: u64,
     tree: &'a mut Tree,
 }
 
 impl Walk<'_> {
     /// `is_out`: a link out of the folder was followed to come here.
     fn below(&mut self, folder: &Path, prefix: &str, is_out: bool) -> Result<(), JobError> {
+        let left = self.folders_left.checked_sub(1).ok_or_else(|| {
+            JobError::user(format!(
+                "{} leads to more than {FOLDERS_MAX} folders, by links to the same ones in many ways; remove \
+                 links, or give a folder within it",
+                self.tree.root.display()
+            ))
+        })?;
+        self.folders_left = left;
         let entries: io::Result<Vec<fs::DirEntry>> =
             fs::read_dir(folder).and_then(Iterator::collect);
         let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
@@ -113,12 +130,35 @@ impl Walk<'_> {
                 self.tree.passed.add(kind, &name);
                 continue;
             }
-            self.entry(&entry.path(), &file_name, name, is_out)?;
+            let kind = entry
+                .file_type()
+                .map_err(|error| unreadable(&entry.path(), &error))?;
+            // Most entries are plain files, and the listing of their folder says so already.
+            if kind.is_file() {
+                self.file(&entry.path(), &file_name, name)?;
+            } else {
+                self.other(&entry.path(), &file_name, name, is_out)?;
+            }
         }
         Ok(())
     }
 
-    fn entry(
+    fn file(&mut self, path: &Path, file_name: &OsStr, name: String) -> Result<(), JobError> {
+        if self.tree.names.len() == FILES_MAX {
+            return Err(JobError::user(format!(
+                "{} holds more than {FILES_MAX} files; give a folder within it",
+                self.tree.root.display()
+            )));
+        }
+        if file_name.to_str().is_none() {
+            self.tree.odd.insert(name.clone(), path.to_owned());
+        }
+        self.tree.names.push(name);
+        Ok(())
+    }
+
+    /// A folder, a link, or what is no file at all.
+    fn other(
         &mut self,
         path: &Path,
         file_name: &OsStr,
@@ -131,17 +171,9 @@ impl Walk<'_> {
         };
         let leads_out = !is_out && self.leads_out(path, &name);
         if found.is_file() {
-            if self.tree.names.len() == FILES_MAX {
-                return Err(JobError::user(format!(
-                    "{} holds more than {FILES_MAX} files; give a folder within it",
-                    self.tree.root.display()
-                )));
-            }
-            if file_name.to_str().is_none() {
-                self.tree.odd.insert(name.clone(), path.to_owned());
-            }
-            self.tree.names.push(name);
-        } else if found.is_dir() {
+            return self.file(path, file_name, name);
+        }
+        if found.is_dir() {
             let folder = identity(&found);
             if self.way.contains(&folder) {
                 self.tree.passed.add(Kind::LinkCircle, &name);
@@ -208,6 +240,25 @@ mod tests {
     use nix::unistd::mkfifo;
 
     use super::*;
+
+    #[test]
+    fn folders_that_all_link_to_each_other_are_refused_in_bounded_time() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: String| place.path().join(name);
+        for from in 0..12 {
+            fs::create_dir(path(format!("{from}"))).unwrap();
+            for to in 0..12 {
+                symlink(path(format!("{to}")), path(format!("{from}/{to}"))).unwrap();
+            }
+        }
+        let Err(JobError::Failed(failure)) = Tree::open_within(place.path(), 2_000) else {
+            panic!("twelve factorial ways were gone");
+        };
+        assert!(
+            failure.message.contains("by links to the same ones"),
+            "{failure:?}"
+        );
+    }
 
     #[test]
     fn links_are_followed_circles_are_not_and_all_else_is_counted() {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fetch::PICTURE_MAX_BYTES;
 use crate::fetch::files::{miss_of_io, open_plain, read_up_to};
-use crate::fetch::find::{Found, Index};
+use crate::fetch::find::{Index, folded, nfc};
 use crate::fetch::miss::{Miss, MissClass};
 
 /// Schemes that are written without `//`.
@@ -62,8 +62,8 @@ pub(super) fn is_url(location: &str) -> Result<bool, Miss> {
 #[derive(Debug)]
 pub(super) struct ListFolder {
     root: PathBuf,
-    /// Names in folders that were looked into.
-    listings: Mutex<HashMap<PathBuf, Arc<Vec<String>>>>,
+    /// Folders that were looked into.
+    listings: Mutex<HashMap<PathBuf, Arc<Listing>>>,
     nearest_told: AtomicU32,
 }
 
@@ -111,18 +111,18 @@ impl ListFolder {
                 path.push(part);
                 continue;
             }
-            let names = self.names_in(&path);
-            let index = Index::of(&names);
-            match index.at_path(part) {
-                Found::One(name) => path.push(name),
-                Found::Several(names) => {
-                    let detail = format!("it fits {} files: {}", names.len(), names.join(" and "));
+            let listing = self.listing_of(&path);
+            match listing.alike(part).as_slice() {
+                [name] => path.push(name),
+                several @ [_, _, ..] => {
+                    let (count, names) = (several.len(), several.join(" and "));
+                    let detail = format!("it fits {count} files: {names}");
                     return Err(Miss::rejected(MissClass::OddPath, detail));
                 }
-                Found::None => {
+                [] => {
                     let mut detail = "there is no such file".to_owned();
                     if self.nearest_told.fetch_add(1, Ordering::Relaxed) < NEAREST_MAX
-                        && let Some(nearest) = index.nearest(part)
+                        && let Some(nearest) = Index::of(&listing.names).nearest(part)
                     {
                         let nearest = path.join(nearest);
                         let nearest = nearest.strip_prefix(&self.root).unwrap_or(&nearest);
@@ -135,21 +135,50 @@ impl ListFolder {
         Ok(path)
     }
 
-    fn names_in(&self, folder: &Path) -> Arc<Vec<String>> {
+    fn listing_of(&self, folder: &Path) -> Arc<Listing> {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(names) = listings.get(folder) {
-            return names.clone();
+        if let Some(listing) = listings.get(folder) {
+            return listing.clone();
         }
+        let listing = Arc::new(Listing::of(folder));
+        if listings.len() >= LISTINGS_MAX {
+            listings.clear();
+        }
+        listings.insert(folder.to_owned(), listing.clone());
+        listing
+    }
+}
+
+/// What is in one folder.
+#[derive(Debug)]
+struct Listing {
+    names: Vec<String>,
+    /// By name without what does not decide.
+    by_folded: HashMap<String, Vec<usize>>,
+}
+
+impl Listing {
+    fn of(folder: &Path) -> Self {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<String> = names.collect();
         names.sort();
-        let names = Arc::new(names);
-        if listings.len() >= LISTINGS_MAX {
-            listings.clear();
+        let mut by_folded: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, name) in names.iter().enumerate() {
+            by_folded.entry(folded(name)).or_default().push(at);
         }
-        listings.insert(folder.to_owned(), names.clone());
-        names
+        Self { names, by_folded }
+    }
+
+    /// The names that are `name` but for accents and capitals; the one with the same capitals alone.
+    fn alike(&self, name: &str) -> Vec<&str> {
+        let places = self.by_folded.get(&folded(name)).into_iter().flatten();
+        let alike: Vec<&str> = places.map(|at| self.names[*at].as_str()).collect();
+        let wanted = nfc(name);
+        match alike.iter().find(|own| nfc(own) == wanted) {
+            Some(same) => vec![*same],
+            None => alike,
+        }
     }
 }
 
