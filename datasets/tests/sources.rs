@@ -268,8 +268,8 @@ folder = sys.argv[1]
 for name, labels in [("lists", [["cat", "dog"], ["dog"], []]), ("texts", ["cat|dog", "dog", None])]:
     table = pa.table({"id": [1, 2, 3], "url": ["files/one.jpg", "files/two.jpg", "files/one.jpg"], "labels": labels, "extra": [0.5, None, 1.0]})
     pq.write_table(table, f"{folder}/{name}.parquet")
-texts = pa.array(["cat|dog", "dog", None]).dictionary_encode()
-table = pa.table({"id": pa.array([1, 2, 3], pa.uint8()), "url": pa.array(["files/one.jpg", "files/two.jpg", "files/one.jpg"], pa.large_string()), "labels": texts})
+texts = pa.array(["cat|dog", "dog", None, None]).dictionary_encode()
+table = pa.table({"id": pa.array([1, 2, 3, None], pa.uint8()), "url": pa.array(["files/one.jpg", "files/two.jpg", "files/one.jpg", None], pa.large_string()), "labels": texts})
 pq.write_table(table, f"{folder}/categories.parquet", compression="zstd")
 "#;
 

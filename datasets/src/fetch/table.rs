@@ -4,6 +4,7 @@
 //! A table is gone through once for each question (which columns hold labels, what each row says): it may
 //! be larger than memory.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -173,13 +174,11 @@ impl Table {
                 self.header.len()
             ));
         }
-        let twice = self
-            .header
-            .iter()
-            .enumerate()
-            .find(|(at, name)| !name.is_empty() && self.header[..*at].contains(name));
+        let mut seen = HashSet::new();
+        let mut names = self.header.iter().filter(|name| !name.is_empty());
+        let twice = names.find(|name| !seen.insert(name.as_str()));
         match twice {
-            Some((_, name)) => Err(format!(
+            Some(name) => Err(format!(
                 "{} has two columns of the name {name:?}; rename or remove one",
                 self.name
             )),

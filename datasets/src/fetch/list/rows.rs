@@ -90,6 +90,13 @@ impl List {
         let rows = self.table.rows(&asked).map_err(JobError::bad_input)?;
         let mut faults = Faults::default();
         for row in rows {
+            // Rows of nulls, which a spreadsheet leaves at the end of what was written from it.
+            if row
+                .as_ref()
+                .is_ok_and(|row| row.cells.iter().all(Cell::is_empty))
+            {
+                continue;
+            }
             match row.and_then(|row| self.row(&row, &asked)) {
                 Ok(row) => push(row)?,
                 Err(fault) => faults.add(fault),

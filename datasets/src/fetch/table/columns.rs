@@ -130,10 +130,10 @@ impl LabelColumns {
                 tally.add(row.number, cell);
             }
         }
-        // A column without a name is an index that pandas wrote: it may be 0, 1 by chance.
+        // A column without a name is an index that a program wrote: it may be 0, 1 by chance.
         let is_label = |at: &usize, tally: &Tally| {
             let name = table.header[*at].as_str();
-            tally.is_flags() && !name.is_empty() && !name.starts_with("Unnamed: ")
+            tally.is_flags() && !name.is_empty()
         };
         let mut this = Self {
             places: Vec::new(),

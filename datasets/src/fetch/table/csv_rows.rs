@@ -62,7 +62,10 @@ impl CsvRows {
                     at + 1
                 )
             })?;
-            header.push(name.trim().to_owned());
+            // What pandas calls a column that has no name.
+            let name = name.trim();
+            let is_named = !name.starts_with("Unnamed: ");
+            header.push(if is_named { name } else { "" }.to_owned());
         }
         while header.last().is_some_and(String::is_empty) {
             header.pop();
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn blank_rows_and_columns_are_passed_over_and_lines_stay_those_of_the_file() {
-        let text = b"\n,,\npath,labels,,\r\n\r\na.jpg,cat,,\r\n , ,\r\nb.jpg,\"dog\r\nlarge\"\r\nc.jpg,dog\r\n,,,,\r\n\r\n";
+        let text = b"\n,,\npath,labels,,Unnamed: 3\r\n\r\na.jpg,cat,,\r\n , ,\r\nb.jpg,\"dog\r\nlarge\"\r\nc.jpg,dog\r\n,,,,\r\n\r\n";
         assert_eq!(
             shown(text),
             ["5: a.jpg/cat", "7: b.jpg/dog\r\nlarge", "9: c.jpg/dog"]

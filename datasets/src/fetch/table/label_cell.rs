@@ -1,5 +1,7 @@
 //! The labels of one cell.
 
+use std::collections::HashSet;
+
 use super::Cell;
 
 /// What the labels of a row came to.
@@ -24,10 +26,10 @@ pub(in crate::fetch) enum Separator {
 
 /// The labels of a cell. None: it says nothing. An empty list (`[]`) says that there are none.
 pub(in crate::fetch) fn labels_in(cell: &Cell, separator: &Separator) -> Option<Vec<String>> {
-    let mut labels = Vec::new();
+    let (mut labels, mut seen) = (Vec::new(), HashSet::new());
     let mut add = |label: &str| {
         let label = label.trim();
-        if !label.is_empty() && !labels.iter().any(|known| known == label) {
+        if !label.is_empty() && seen.insert(label.to_owned()) {
             labels.push(label.to_owned());
         }
     };
