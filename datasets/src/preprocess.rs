@@ -41,7 +41,7 @@ mod stratify;
 mod tables;
 mod worker;
 
-pub use self::books::PreprocessBooks;
+pub use self::books::{PreprocessBooks, warnings};
 pub use self::origins::{Origin, origins};
 pub use crate::code::CODE_VERSION;
 

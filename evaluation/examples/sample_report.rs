@@ -60,6 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             f1_micro_ceiling: Some(0.831),
             ..SourceNote::default()
         },
+        data_warnings: Vec::new(),
         overlap: Overlap {
             recorded: true,
             comparable: true,

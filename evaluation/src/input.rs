@@ -34,6 +34,8 @@ pub struct EvalInput<'a> {
     /// Of the bootstrap and the gallery's random pictures.
     pub seed: u64,
     pub source: SourceNote,
+    /// What the preprocess job warned of, such as a class that is true of every training picture.
+    pub data_warnings: Vec<String>,
     /// What of these pictures the model has learned from.
     pub overlap: Overlap,
     /// Whether to report in spite of it, without a headline.

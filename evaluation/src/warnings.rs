@@ -17,7 +17,12 @@ pub(crate) fn find(input: &EvalInput<'_>, report: &EvalReport) -> Vec<String> {
     warnings.extend(above_ceiling(report));
     warnings.extend(repeated_pictures("validation", &input.validation.ids));
     warnings.extend(repeated_pictures("test", &input.test.ids));
-    warnings.extend(constant_classes(input));
+    // Whoever prepared the pictures has looked at the classes of every split, the test split too.
+    if input.data_warnings.is_empty() {
+        warnings.extend(constant_classes(input));
+    } else {
+        warnings.extend(input.data_warnings.iter().cloned());
+    }
     warnings.extend(no_better_than_all(input, report));
     warnings.extend(untuned_classes(input));
     warnings.extend(untested_classes(report));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use marquee_datasets::preprocess;
 use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
@@ -89,6 +90,11 @@ pub(crate) fn run(
             gallery: settings.gallery,
             seed: settings.seed,
             source: shards.index().source.clone(),
+            data_warnings: spec
+                .inputs
+                .get(data::SHARDS)
+                .map(|dir| preprocess::warnings(dir))
+                .unwrap_or_default(),
             overlap,
             allow_overlap: settings.allow_overlap,
             history: trained.history,

@@ -180,6 +180,29 @@ mod tests {
     }
 
     #[test]
+    fn what_fetch_and_preprocess_warn_of_is_told_on_the_page_and_in_json() {
+        let mut summary = summary();
+        summary.fetches[0].left.remarks.warnings = vec!["labels are made of other labels".into()];
+        summary.preprocesses[0].left.warnings =
+            vec!["every picture of split train has Horror".into()];
+        let json = summary.json(now());
+        assert_eq!(
+            json["warnings"],
+            serde_json::json!([
+                "fetch: labels are made of other labels",
+                "preprocess: every picture of split train has Horror"
+            ])
+        );
+        let page = format!("{:?}", Page::of(&summary, now()).blocks());
+        for warning in json["warnings"].as_array().unwrap() {
+            assert!(
+                page.contains(&format!("WARNING: {}", warning.as_str().unwrap())),
+                "{page}"
+            );
+        }
+    }
+
+    #[test]
     fn alone_an_eval_that_is_none_gives_no_headline_at_all() {
         let mut summary = two_models();
         summary.evals.remove(0);

@@ -121,6 +121,13 @@ fn a_class_that_is_true_of_every_picture_is_named_with_a_cure_that_fits() {
         "{constant}"
     );
 
+    // What the preprocess job said of the same is said in its words, and once.
+    input.data_warnings = vec!["every picture of split train has Drama: bring others".to_owned()];
+    let told = report_of(&input).warnings;
+    let of_class = |warning: &&String| warning.contains("every ") && warning.contains("Drama");
+    assert_eq!(told.iter().filter(of_class).count(), 1, "{told:?}");
+    assert!(told.contains(&input.data_warnings[0]), "{told:?}");
+
     // Alone it leaves nothing to learn: "train longer" would be no cure.
     let mut alone = super::input(40);
     alone.classes.truncate(1);

@@ -57,6 +57,7 @@ fn input(rows: usize) -> EvalInput<'static> {
         gallery: 2,
         seed: 1,
         source: SourceNote::default(),
+        data_warnings: Vec::new(),
         overlap: Overlap {
             recorded: true,
             comparable: true,

@@ -13,13 +13,31 @@ pub(super) fn lines(
     fetches: &[Part<FetchSummary>],
     preprocesses: &[Part<PreprocessSummary>],
 ) -> Vec<String> {
-    let fetched = fetches
-        .iter()
-        .map(|fetch| named(fetch, fetches.len(), fetched(&fetch.left)));
-    let prepared = preprocesses
-        .iter()
-        .map(|prepared| named(prepared, preprocesses.len(), self::prepared(&prepared.left)));
-    fetched.chain(prepared).collect()
+    let mut lines = Vec::new();
+    for fetch in fetches {
+        lines.push(named(fetch, fetches.len(), fetched(&fetch.left)));
+        let remarks = &fetch.left.remarks;
+        for note in &remarks.notes {
+            lines.push(named(fetch, fetches.len(), note.clone()));
+        }
+        lines.extend(
+            remarks
+                .warnings
+                .iter()
+                .map(|warning| warned(fetch, warning)),
+        );
+    }
+    for preprocess in preprocesses {
+        let line = prepared(&preprocess.left);
+        lines.push(named(preprocess, preprocesses.len(), line));
+        let warnings = preprocess.left.warnings.iter();
+        lines.extend(warnings.map(|warning| warned(preprocess, warning)));
+    }
+    lines
+}
+
+fn warned<T>(part: &Part<T>, warning: &str) -> String {
+    format!("WARNING: {}: {warning}", part.name)
 }
 
 fn named<T>(part: &Part<T>, of: usize, line: String) -> String {
@@ -42,6 +60,12 @@ fn fetched(fetch: &FetchSummary) -> String {
     }
     line.push_str(&by_class(", not usable", &fetch.rejected));
     line.push_str(&by_class(", failed", &fetch.failed));
+    if fetch.remarks.without_label > 0 {
+        line.push_str(&format!(
+            "; {} have none of the labels",
+            units::count(fetch.remarks.without_label)
+        ));
+    }
     line
 }
 

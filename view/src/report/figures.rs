@@ -15,18 +15,22 @@ pub(super) fn json(summary: &Summary) -> Value {
     let of_eval = main.map(eval).unwrap_or_default();
     let last = summary.trainings.last();
     let of_training = last.map(training).unwrap_or_default();
-    let warnings: Vec<String> = summary
-        .evals
-        .iter()
-        .flat_map(|eval| {
-            let of_one = eval.left.warnings.iter();
-            of_one.map(|warning| format!("{}: {warning}", eval.name))
-        })
-        .chain(summary.trainings.iter().flat_map(|training| {
-            let of_one = outcome::warnings(&training.left).into_iter();
-            of_one.map(|warning| format!("{}: {warning}", training.name))
-        }))
-        .collect();
+    let mut warnings = Vec::new();
+    let mut warn = |job: &str, of_job: &[String]| {
+        warnings.extend(of_job.iter().map(|warning| format!("{job}: {warning}")));
+    };
+    for fetch in &summary.fetches {
+        warn(&fetch.name, &fetch.left.remarks.warnings);
+    }
+    for preprocess in &summary.preprocesses {
+        warn(&preprocess.name, &preprocess.left.warnings);
+    }
+    for eval in &summary.evals {
+        warn(&eval.name, &eval.left.warnings);
+    }
+    for training in &summary.trainings {
+        warn(&training.name, &outcome::warnings(&training.left));
+    }
     json!({
         "pipeline_id": summary.pipeline_id,
         "jobs": summary.jobs.iter().map(job_line).collect::<Vec<_>>(),
