@@ -232,7 +232,7 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
         let trail = folder.path().join("trail");
         eventually("it is at the submission", Duration::from_secs(20), || {
             let trail = std::fs::read(&trail).unwrap();
-            String::from_utf8_lossy(&trail).contains("SubmitPipeline")
+            String::from_utf8_lossy(&trail).contains("submission")
         });
         coordinator.signal(Signal::SIGKILL);
         coordinator.wait(Duration::from_secs(20));
@@ -244,7 +244,7 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
     let mut coordinator = Coordinator::start(folder.path());
     eventually("it says so", Duration::from_secs(20), || {
         let log = coordinator.log();
-        log.contains("safe mode") && log.contains("request /marquee.v1.Jobs/SubmitPipeline")
+        log.contains("safe mode") && log.contains("submission \"request\"")
     });
     list_artifacts(&coordinator).await.unwrap();
     let mut jobs = JobsClient::new(coordinator.channel().await);
@@ -252,7 +252,10 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
     listed.unwrap();
     let refused = jobs.submit_pipeline(submission()).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
-    assert!(refused.message().contains("SubmitPipeline"), "{refused}");
+    assert!(
+        refused.message().contains("submission \"request\""),
+        "{refused}"
+    );
     // Ended in order, the next one tries again.
     coordinator.signal(Signal::SIGTERM);
     assert!(coordinator.wait(Duration::from_secs(20)).success());

@@ -27,7 +27,8 @@ pub(super) async fn run(app: App) {
 async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
     let _step = app.walls.trail.step(|| match jobs {
         [job] => format!("attempt of job {job}"),
-        jobs => format!("attempts of {} jobs", jobs.len()),
+        [] => "attempts of no job".to_owned(),
+        [first, others @ ..] => format!("attempts of job {first} and {} others", others.len()),
     });
     caught(lifecycle::advance(app, jobs)).await?
 }

@@ -59,14 +59,10 @@ pub(super) async fn run(app: App) {
 
 /// One round. Returns how long until the earliest back-off ends, where a job is in one.
 async fn one(app: &App) -> Result<Option<Duration>> {
-    let step = app.walls.trail.step(|| "reading changed jobs".into());
     load::changes(app).await?;
-    drop(step);
-    let step = app.walls.trail.step(|| "planning".into());
     let Some(planned) = plan::plan(app).await? else {
         return Ok(None);
     };
-    drop(step);
     let due = planned.due;
     apply::apply(app, planned).await?;
     Ok(due)

@@ -16,10 +16,12 @@ use crate::app::App;
 /// has no ranks.
 pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> Result<()> {
     let job = key.job;
-    let digests = manifest.files.iter().map(|file| file.digest.clone());
-    let missing = app.blobs.missing(digests.collect()).await?;
-    if !missing.is_empty() {
-        let text = format!("{} of its files were not uploaded", missing.len());
+    let wrong = app.blobs.check(manifest).await?;
+    if let Some(first) = wrong.first() {
+        let text = format!(
+            "{} of its files are not here, among them {first}",
+            wrong.len()
+        );
         return Err(LifecycleError::Unstored(text));
     }
     let now = app.clock.now();

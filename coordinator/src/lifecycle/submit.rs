@@ -40,6 +40,11 @@ pub struct Submitted {
 /// Stores a pipeline with its jobs. The same request with the same document is the same pipeline,
 /// also when both arrive at once.
 pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted> {
+    // By its own id, under which a client sends it again after a crash.
+    let _step = app
+        .walls
+        .trail
+        .step(|| format!("submission {:?}", submission.request_id));
     // Before anything else is done with it: its digest alone would take a while.
     check_size(submission.document, submission.overrides)
         .map_err(LifecycleError::InvalidDocument)?;

@@ -29,12 +29,6 @@ const READS: [&str; 10] = [
 ];
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
-/// Under way for as long as a file takes, or whenever a coordinator starts: that they are when the process ends says
-/// nothing.
-const LONG: [&str; 2] = [
-    "/marquee.v1.Artifacts/UploadBlob",
-    "/marquee.v1.WorkerSession/Connect",
-];
 
 /// Puts the guard around a service.
 #[derive(Debug, Clone)]
@@ -92,11 +86,7 @@ where
                 return Box::pin(async move { Ok(answer) });
             }
         };
-        let trail = self.guard.walls.trail.clone();
         Box::pin(async move {
-            // Reads are served in safe mode too: what they die of, that mode would not keep away.
-            let says_something = !is_read(&path) && !LONG.contains(&path.as_str());
-            let _step = says_something.then(|| trail.step(|| format!("request {path}")));
             match caught(answer).await {
                 Ok(answer) => answer,
                 Err(panicked) => Ok(fault(&path, &panicked)),

@@ -325,9 +325,7 @@ impl Session {
     /// Does `work`, again and again while Postgres is away.
     async fn persist(&mut self, work: Work) -> Result<(), End> {
         let mut pause = RETRY_FIRST;
-        let trail = self.app.walls.trail.clone();
         loop {
-            let step = trail.step(|| format!("{} of worker {}", work.name(), self.name));
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
                 Work::Nudge => self.reconcile(Occasion::Nudge).await,
@@ -336,7 +334,6 @@ impl Session {
                 Work::Reports(reports) => self.reports(reports).await,
                 Work::Goodbye => self.goodbye().await,
             };
-            drop(step);
             match done {
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
                     if pause == RETRY_FIRST && !error.is_stale() {
@@ -580,18 +577,6 @@ enum Work {
     Heartbeat,
     Reports(Vec<v1::Report>),
     Goodbye,
-}
-
-impl Work {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Welcome => "welcome",
-            Self::Nudge | Self::Placed(_) => "assignments",
-            Self::Heartbeat => "heartbeat",
-            Self::Reports(_) => "reports",
-            Self::Goodbye => "goodbye",
-        }
-    }
 }
 
 /// Reads the stream: every message is a sign of life, however long the ones before it take to be

@@ -53,8 +53,9 @@ impl Trail {
         Ok((Self(Some(Arc::new(Slots { file, free }))), before))
     }
 
-    /// Notes that something begins. What is always the same has the same text, since that is what a crash that
-    /// comes again is known by.
+    /// Notes that something begins, by what it is about: the same input has the same text each time, since that is
+    /// what a crash that comes again is known by, and another input has another, or whoever kills a busy
+    /// coordinator three times would have made a crash loop.
     #[must_use = "dropped, it is through"]
     pub fn step(&self, what: impl FnOnce() -> String) -> Step {
         let Some(slots) = &self.0 else {

@@ -25,10 +25,17 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     }
     let now = app.clock.now();
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
+    let trail = app.walls.trail.clone();
     let planned = tokio::task::spawn_blocking(move || {
         let mut open = index.open();
         let hosts = hosts(&open, &sessions);
         let next = open.queue.wake(now);
+        // By figures of what is planned: the same rows read at the next start have the same.
+        let devices: usize = hosts.iter().map(|host| host.devices.len()).sum();
+        let _step = trail.step(|| {
+            let (jobs, hosts) = (open.queue.len(), hosts.len());
+            format!("planning of {jobs} jobs on {hosts} hosts with {devices} devices")
+        });
         let plan = scheduler::plan(&open.queue, &hosts, now);
         open.reservations.clone_from(&plan.reservations);
         Planned {
