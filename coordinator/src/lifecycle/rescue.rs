@@ -16,10 +16,8 @@ use crate::app::App;
 /// has no ranks.
 pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> Result<()> {
     let job = key.job;
-    let digests = manifest.files.iter().map(|file| file.digest.clone());
-    let missing = app.blobs.missing(digests.collect()).await?;
-    if !missing.is_empty() {
-        let text = format!("{} of its files were not uploaded", missing.len());
+    if let Some(wrong) = app.blobs.check(manifest).await?.first() {
+        let text = format!("its file {:?} {}", wrong.path, wrong.why);
         return Err(LifecycleError::Unstored(text));
     }
     let now = app.clock.now();
