@@ -30,6 +30,15 @@ pub use self::room::FREE_FLOOR_BYTES;
 use self::room::Room;
 pub use self::write::BlobWriter;
 
+/// Bytes as people who look at a disk count them.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a tenth of a MiB is all that is shown"
+)]
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
+}
+
 /// Why a blob could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
@@ -65,7 +74,8 @@ pub enum BlobError {
     )]
     Damaged { digest: Digest, problem: String },
     #[error(
-        "blob of {size_bytes} bytes does not fit: {free_bytes} bytes are free in {folder:?}, and {FREE_FLOOR_BYTES} of them must stay free; make room there"
+        "a file of {} does not fit: {} are free in {folder:?}, and {} of them must stay free; make room there, such as with \"marquee rm\"",
+        mib(*size_bytes), mib(*free_bytes), mib(FREE_FLOOR_BYTES)
     )]
     DiskFull {
         size_bytes: u64,
@@ -73,7 +83,8 @@ pub enum BlobError {
         folder: PathBuf,
     },
     #[error(
-        "blob of {size_bytes} bytes does not fit now: of {free_bytes} bytes free in {folder:?}, {promised_bytes} are promised to uploads under way, and {FREE_FLOOR_BYTES} must stay free; try again"
+        "a file of {} does not fit now: of {} free in {folder:?}, {} are promised to uploads under way, and {} must stay free; try again",
+        mib(*size_bytes), mib(*free_bytes), mib(*promised_bytes), mib(FREE_FLOOR_BYTES)
     )]
     Promised {
         size_bytes: u64,

@@ -82,7 +82,7 @@ async fn a_kept_output_becomes_the_artifact_and_what_waited_for_it_runs() {
         .rescued(key, Ok(support::manifest("never", b"uploaded")))
         .await;
     let refused = asked.await.unwrap().unwrap_err();
-    assert!(refused.message().contains("were not uploaded"), "{refused}");
+    assert!(refused.message().contains("was not uploaded"), "{refused}");
 
     let output = cluster.output("weights", b"w").await;
     let mut asking = client(&cluster).await;

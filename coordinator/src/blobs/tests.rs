@@ -150,6 +150,15 @@ async fn an_upload_that_would_fill_the_disk_is_refused_at_the_door() {
         matches!(refused, Err(BlobError::DiskFull { .. })),
         "{refused:?}"
     );
+    // In the unit in which people look at disks, with the way out.
+    let said = refused.unwrap_err().to_string();
+    for expected in [
+        " MiB are free in ",
+        "256.0 MiB of them must stay free",
+        "marquee rm",
+    ] {
+        assert!(said.contains(expected), "{said}");
+    }
 }
 
 fn file(path: &str, size_bytes: u64, digest: &Digest) -> FileEntry {
