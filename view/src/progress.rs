@@ -104,6 +104,8 @@ pub fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
 pub fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
     let done = units::count(progress.done);
     let mut text = match progress.total {
+        // It waits for something, and there is nothing to count.
+        None if progress.unit.is_empty() && progress.done == 0 => progress.phase.clone(),
         Some(total) => {
             format!(
                 "{} {done}/{} {}",
