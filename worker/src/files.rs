@@ -45,6 +45,11 @@ pub(crate) fn open_or_make(path: &Path) -> io::Result<File> {
     open_as(path, OFlags::RDWR | OFlags::CREATE)
 }
 
+/// Opens a plain file for reading, and for writing at its end, making it if it is not there.
+pub(crate) fn open_to_go_on(path: &Path) -> io::Result<File> {
+    open_as(path, OFlags::RDWR | OFlags::APPEND | OFlags::CREATE)
+}
+
 /// Makes a file, in place of whatever has its name.
 pub(crate) fn make(path: &Path) -> io::Result<File> {
     let flags = SAFE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;

@@ -88,9 +88,9 @@ impl Membership {
     /// What earlier daemons noted.
     pub fn read(data_dir: &Path) -> Result<Self, IdentityError> {
         let path = data_dir.join("cluster-id");
-        let cluster = match fs::read_to_string(&path) {
+        let cluster = match files::read(&path) {
             Ok(text) => {
-                let id = text.trim().parse();
+                let id = String::from_utf8_lossy(&text).trim().parse();
                 Some(id.map_err(|_| IdentityError::ClusterId { path: path.clone() })?)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,

@@ -17,6 +17,7 @@ use marquee_proto::v1;
 use tracing::{info, warn};
 
 use crate::durable;
+use crate::files;
 
 /// How long an output is kept: over a weekend, and a few days to read about it.
 pub const KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -63,7 +64,7 @@ impl Kept {
         let folder = self.folder(key);
         let place = folder.join("output");
         if !place.is_dir() {
-            fs::create_dir_all(&folder)?;
+            files::make_folder(&folder)?;
             // A job may have taken that right from itself, and a folder that moves is written to.
             let _ = fs::set_permissions(output, fs::Permissions::from_mode(0o700));
             fs::rename(output, &place)?;
@@ -136,7 +137,8 @@ impl Kept {
     }
 
     fn until(&self, folder: &Path) -> Option<DateTime<Utc>> {
-        let noted = fs::read_to_string(folder.join("until")).ok();
+        let noted = files::read(&folder.join("until")).ok();
+        let noted = noted.and_then(|text| String::from_utf8(text).ok());
         let noted = noted.and_then(|text| DateTime::parse_from_rfc3339(text.trim()).ok());
         match noted {
             Some(until) => Some(until.to_utc()),

@@ -33,6 +33,7 @@ use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use crate::connect;
+use crate::files;
 
 mod tree;
 
@@ -205,14 +206,7 @@ impl Transfers {
     /// One try: goes on behind what `part` holds, and verifies the whole.
     async fn try_download(&self, file: &FileEntry, part: &Path) -> Result<(), Failed> {
         let io = |e| Failed::For(disk(part)(e));
-        let mut options = tokio::fs::OpenOptions::new();
-        let mut out = options
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(part)
-            .await
-            .map_err(io)?;
+        let mut out = tokio::fs::File::from_std(files::open_to_go_on(part).map_err(io)?);
         let (mut hash, mut offset) = (Sha256::new(), 0);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
