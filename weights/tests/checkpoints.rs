@@ -218,7 +218,7 @@ fn among_the_weights_a_stranger_is_refused_by_name() {
     for file in [
         saved(&[("w", b"TENSOR"), ("args", stranger)]),
         saved(&[("state_dict", stranger), ("w", b"TENSOR")]),
-        legacy(b"\x80\x02cargparse\nNamespace\n)\x81."),
+        legacy(b"\x80\x02cargparse\nNamespace\n)\x81.\x80\x02]."),
     ] {
         let error = read_torch(&file).unwrap_err().to_string();
         assert!(error.contains("argparse.Namespace"), "{error}");
@@ -248,7 +248,7 @@ fn overlapping(names: &[String]) -> Vec<u8> {
         }
     }
     let size = (content.len() as u32).to_le_bytes();
-    let about = [&[0; 10][..], &(!crc).to_le_bytes(), &size, &size].concat();
+    let about = [&[0; 8][..], &(!crc).to_le_bytes(), &size, &size].concat();
     let mut file = [b"PK\x03\x04\x14\0", &about[..], &[0; 4], &content].concat();
     let start = file.len() as u32;
     for name in names {
