@@ -167,7 +167,10 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        assert!(has_variable(pid, b"MARQUEE_TEST_MARK=x"));
+        // For a moment after exec a process has no environment yet.
+        while !has_variable(pid, b"MARQUEE_TEST_MARK=x") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         assert!(!has_variable(pid, b"MARQUEE_TEST_MARK="));
         if let Some(children) = own_children() {
             assert!(children.contains(&pid));

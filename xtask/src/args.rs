@@ -239,6 +239,7 @@ mod tests {
             "setup",
             "sqlx-prepare",
             "nccl-shim",
+            "notice",
             "help",
         ];
         known.extend(LAB);
