@@ -48,15 +48,7 @@ pub struct Db {
 impl Db {
     /// Opens connections to `url` (`postgres://...`) and makes sure that one works.
     pub async fn connect(url: &str) -> Result<Self> {
-        let options = PgConnectOptions::from_str(url)?
-            .application_name("marquee")
-            .options([
-                ("statement_timeout", STATEMENT_TIMEOUT_MS),
-                (
-                    "idle_in_transaction_session_timeout",
-                    IDLE_TRANSACTION_TIMEOUT_MS,
-                ),
-            ]);
+        let options = settings_of(PgConnectOptions::from_str(url)?.application_name("marquee"));
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -144,4 +136,20 @@ impl Db {
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
+}
+
+/// What each connection sets, whatever the server's own settings are.
+pub(crate) fn settings_of(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([
+        ("statement_timeout", STATEMENT_TIMEOUT_MS),
+        (
+            "idle_in_transaction_session_timeout",
+            IDLE_TRANSACTION_TIMEOUT_MS,
+        ),
+        // Whatever runs often goes by a key. A plan that was kept from when a table was empty would go through
+        // all of it, again and again, until Postgres has looked at the table anew.
+        ("enable_seqscan", "off"),
+        // What a scan is made to seem to cost must not have a statement compiled.
+        ("jit", "off"),
+    ])
 }

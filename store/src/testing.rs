@@ -97,6 +97,7 @@ impl TestDatabase {
 
     async fn open(url: String) -> Self {
         let options = PgConnectOptions::from_str(&url).expect("the URL is made here");
+        let options = crate::db::settings_of(options);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .connect_with(options)
