@@ -1,6 +1,6 @@
 //! The environment that children get of the worker's own: little, and no secret.
 //!
-//! A command job's program is anybody's. It gets what a program needs to run at all ([`PASSED`]), what its
+//! A command job's program is anybody's. It gets what a program needs to run at all (`PASSED`), what its
 //! document names, and the secrets that the document asks for by name and the worker's operator allows.
 //! `marquee-prep` and `marquee-trainer` get their own settings beside it, and a fetch job the one
 //! credential that it names.
