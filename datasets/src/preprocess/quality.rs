@@ -330,19 +330,9 @@ impl Report {
     }
 }
 
-/// Flags that say what a picture is by itself. Where most pictures have one, it is what the set is like.
-const OF_ONE_PICTURE: [&str; 10] = [
-    "tiny",
-    "odd_aspect",
-    "odd_size",
-    "dark",
-    "light",
-    "blank",
-    "low_information",
-    "blurry",
-    "greyscale",
-    "format_mismatch",
-];
+/// Flags that say how a picture stands to others. Every other one says what it is by itself: where most pictures
+/// have that, it is what the set is like.
+const OF_SEVERAL: [&str; 3] = ["exact_duplicate", "near_duplicate", "placeholder"];
 
 /// Which of the flags to leave out by leave out pictures, and which would leave out more than half of them.
 pub(super) fn flags_that_leave_out(
@@ -357,7 +347,7 @@ pub(super) fn flags_that_leave_out(
             .iter()
             .filter(|at| flags[**at].contains(flag))
             .count();
-        !OF_ONE_PICTURE.contains(flag) || with * 2 <= usable.len()
+        OF_SEVERAL.contains(flag) || with * 2 <= usable.len()
     })
 }
 
