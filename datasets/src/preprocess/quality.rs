@@ -361,11 +361,7 @@ mod tests {
     #[test]
     fn the_flags_are_those_that_documents_may_name() {
         assert_eq!(FLAGS.map(|(flag, _)| flag), QUALITY_FLAGS);
-        assert!(
-            OF_ONE_PICTURE
-                .iter()
-                .all(|flag| QUALITY_FLAGS.contains(flag))
-        );
+        assert!(OF_SEVERAL.iter().all(|flag| QUALITY_FLAGS.contains(flag)));
     }
 
     #[test]
