@@ -13,6 +13,7 @@ use marquee_domain::limits;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -80,6 +81,11 @@ impl Remote {
 
     pub(crate) fn artifacts(&self) -> ArtifactsClient<Channel> {
         ArtifactsClient::new(self.channel.clone())
+            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
+        ProjectsClient::new(self.channel.clone())
             .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 

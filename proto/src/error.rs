@@ -48,6 +48,12 @@ pub enum ErrorCode {
     CannotRescue,
     /// What is to be removed is still needed.
     StillNeeded,
+    /// Only a job that waits or is queued can be held and released.
+    JobNotHoldable,
+    ProjectNotFound,
+    /// The project has as much as it may have.
+    OverQuota,
+    WorkerNotFound,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -66,7 +72,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -82,6 +88,10 @@ impl ErrorCode {
         Self::CannotRescue,
         Self::WorkerIdInUse,
         Self::StillNeeded,
+        Self::JobNotHoldable,
+        Self::ProjectNotFound,
+        Self::OverQuota,
+        Self::WorkerNotFound,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -109,6 +119,10 @@ impl ErrorCode {
             Self::CannotRescue => "MQ0306",
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
+            Self::JobNotHoldable => "MQ0330",
+            Self::ProjectNotFound => "MQ0331",
+            Self::OverQuota => "MQ0332",
+            Self::WorkerNotFound => "MQ0333",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -127,9 +141,12 @@ impl ErrorCode {
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
+            | Self::ProjectNotFound
+            | Self::WorkerNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
+            | Self::JobNotHoldable
             | Self::WorkerNameTaken
             | Self::OtherCluster
             | Self::CannotRescue
@@ -139,7 +156,7 @@ impl ErrorCode {
             Self::WorkerOwned => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable => Code::Unavailable,
-            Self::LimitReached => Code::ResourceExhausted,
+            Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,
             Self::Internal => Code::Internal,
         }
     }

@@ -26,11 +26,13 @@ pub mod lock;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
+pub mod projects;
 pub mod ranks;
 pub mod removal;
 pub mod reports;
 pub mod reuse;
 pub mod stats;
+pub mod steering;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;

@@ -30,6 +30,9 @@ pub(super) struct Args {
     /// Only jobs of this pipeline
     #[arg(long, short, value_name = "PIPELINE")]
     pipeline: Option<OfPipeline>,
+    /// Only jobs of this project
+    #[arg(long, value_name = "PROJECT", value_parser = super::project::parse_name)]
+    project: Option<String>,
     /// The elements of this job array, which are left out otherwise
     #[arg(long, short, value_name = "JOB")]
     array: Option<Target>,
@@ -91,10 +94,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Some(pipeline) => pipeline.resolve(&remote).await?,
         None => 0,
     };
-    let filtered =
-        array != 0 || args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
+    let filtered = array != 0
+        || args.pipeline.is_some()
+        || args.project.is_some()
+        || !args.state.is_empty()
+        || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
         array_job_id: array,
+        project: args.project.unwrap_or_default(),
         pipeline_id: pipeline,
         states: args
             .state

@@ -238,6 +238,20 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
+    async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::hold_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::release_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
     async fn remove_pipeline(
         &self,
         request: Request<v1::RemovePipelineRequest>,
@@ -278,6 +292,7 @@ fn page(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField> {
         ids: None,
         states: Some(states?).filter(|states| !states.is_empty()),
         kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),
+        project: Some(request.project.clone()).filter(|project| !project.is_empty()),
         before: before
             .map_err(|_| BadField::invalid("page_token", "it is from no earlier page"))?,
     };

@@ -8,6 +8,7 @@ mod deadline;
 mod guard;
 mod inflow;
 mod jobs;
+mod projects;
 mod workers;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::jobs_server::JobsServer;
+use marquee_proto::v1::projects_server::ProjectsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
@@ -58,6 +60,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -71,6 +76,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .await;
     reporter
         .set_serving::<WorkersServer<workers::WorkersService>>()
+        .await;
+    reporter
+        .set_serving::<ProjectsServer<projects::ProjectsService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -102,6 +110,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(jobs)
         .add_service(artifacts)
         .add_service(workers)
+        .add_service(projects)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)

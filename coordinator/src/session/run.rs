@@ -441,7 +441,7 @@ impl Session {
                 }))
                 .await
             }
-            Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Stop { reason, forget } => self.send(self.stop(key, &reason, forget)).await,
             Action::Kill { reason } => self.send(kill(key, reason)).await,
             Action::TellLost { ranks } => {
                 self.send(Out::RanksLost(v1::RanksLost {
