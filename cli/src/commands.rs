@@ -4,6 +4,7 @@ mod artifacts;
 mod bench;
 mod cancel;
 mod completions;
+mod coordinators;
 mod demo;
 mod doctor;
 mod explain;
@@ -61,7 +62,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The coordinator, as host:port or a URL [or MARQUEE_ADDR, or the context file]
+    /// The coordinator, as host:port or a URL; of several, with commas between them [or MARQUEE_ADDR, or the context file]
     #[arg(
         long,
         global = true,
@@ -97,6 +98,7 @@ enum Command {
     Rm(rm::Args),
     Wait(wait::Args),
     Workers(workers::Args),
+    Coordinators(coordinators::Args),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
@@ -129,6 +131,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
+        Command::Coordinators(args) => coordinators::run(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,

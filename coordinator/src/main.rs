@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use marquee_coordinator::config::{Config, Flags};
 use marquee_coordinator::doctor;
+use marquee_coordinator::election::{self, TakenOver};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
 use marquee_settings::variables;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if error.is::<TakenOver>() {
+                return ExitCode::from(election::TAKEN_OVER);
+            }
             ExitCode::FAILURE
         }
     }

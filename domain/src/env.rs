@@ -19,6 +19,12 @@ pub trait Clock: Debug + Send + Sync {
     /// Time since a fixed moment of this clock's own. It never goes back and, other than the clock
     /// that measures sleeps, it goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
+
+    /// Whether a simulation plays the time. Postgres' own clock then stands still, and whatever it would judge has to
+    /// be told this one's.
+    fn is_played(&self) -> bool {
+        false
+    }
 }
 
 /// Where a daemon takes chance from.

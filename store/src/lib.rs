@@ -20,7 +20,9 @@ mod error;
 pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
+mod fence;
 pub mod jobs;
+pub mod leader;
 pub mod live;
 pub mod lock;
 pub mod neighbours;
@@ -30,6 +32,7 @@ pub mod ranks;
 pub mod removal;
 pub mod reports;
 pub mod reuse;
+mod schema;
 pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -41,6 +44,7 @@ pub use db::Db;
 pub use error::{MigrateError, PostgresError, StoreError};
 #[cfg(feature = "testing")]
 pub use faults::When;
+pub use schema::Schema;
 
 /// What every function of this crate returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::fence::Fence;
 use crate::{Db, Result, Tx};
 
 /// The role that owns everything.
@@ -103,7 +104,7 @@ impl TestDatabase {
             .connect_with(options)
             .await
             .expect("a database that was just made can be opened");
-        let db = Db::over(pool);
+        let db = Db::over(pool, Fence::open());
         Self { db, url }
     }
 }

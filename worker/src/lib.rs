@@ -10,6 +10,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 mod connect;
+pub mod coordinators;
 mod daemon;
 pub mod doctor;
 mod durable;

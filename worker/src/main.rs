@@ -25,7 +25,7 @@ struct Arguments {
     /// Settings file; must exist when named [default: /etc/marquee/worker.toml if it exists]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// URL of the coordinator [default: http://127.0.0.1:7700]
+    /// URL of the coordinator; of several, with commas between them [default: http://127.0.0.1:7700]
     #[arg(long, global = true)]
     coordinator: Option<String>,
     /// Name of this worker, unique in the cluster [default: the host's name]

@@ -33,6 +33,7 @@ use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use crate::connect;
+use crate::coordinators::Coordinators;
 use crate::files;
 
 mod tree;
@@ -57,7 +58,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// The coordinator's files.
 #[derive(Debug, Clone)]
 pub struct Transfers {
-    client: ArtifactsClient<Channel>,
+    coordinators: Coordinators,
     random: Arc<dyn Random>,
 }
 
@@ -112,13 +113,22 @@ struct Wanted {
 }
 
 impl Transfers {
-    /// Transfers over `channel`, which may connect when it is first used.
+    /// Transfers to and from the coordinator that leads.
     #[must_use]
-    pub fn new(channel: Channel, random: Arc<dyn Random>) -> Self {
-        let client = ArtifactsClient::new(channel)
+    pub fn new(coordinators: Coordinators, random: Arc<dyn Random>) -> Self {
+        Self {
+            coordinators,
+            random,
+        }
+    }
+
+    /// A client of the coordinator that is asked now: the session may find another one between two tries.
+    fn client(&self) -> Result<ArtifactsClient<Channel>, Status> {
+        let channel = self.coordinators.channel();
+        let channel = channel.map_err(|error| Status::unavailable(connect::with_causes(&error)))?;
+        Ok(ArtifactsClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
-            .max_encoding_message_size(MESSAGE_MAX_BYTES);
-        Self { client, random }
+            .max_encoding_message_size(MESSAGE_MAX_BYTES))
     }
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
@@ -230,8 +240,8 @@ impl Transfers {
                 offset,
                 size_bytes: Some(file.size_bytes),
             };
-            let call = self.client.clone();
-            let mut chunks = in_time(async move { call.clone().download_blob(request).await })
+            let mut client = self.client().map_err(Failed::Away)?;
+            let mut chunks = in_time(async move { client.download_blob(request).await })
                 .await
                 .map_err(|status| failed(&format!("to send blob {}", file.digest), status))?
                 .into_inner();
@@ -311,8 +321,8 @@ impl Transfers {
                 let request = FindMissingBlobsRequest {
                     digests: some.to_vec(),
                 };
-                let call = self.client.clone();
-                match in_time(async move { call.clone().find_missing_blobs(request).await }).await {
+                let asked = async { self.client()?.find_missing_blobs(request).await };
+                match in_time(asked).await {
                     Ok(answer) => break answer.into_inner(),
                     Err(status) => match failed("to say which blobs it lacks", status) {
                         Failed::Away(status) | Failed::NoRoom(status) => {
@@ -372,7 +382,7 @@ impl Transfers {
         };
         let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let reader = tokio::task::spawn_blocking(move || send_parts(&source, header, &sender));
-        let mut client = self.client.clone();
+        let mut client = self.client().map_err(Failed::Away)?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
         read.map_err(io::Error::other)

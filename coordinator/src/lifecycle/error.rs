@@ -4,7 +4,7 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
-use marquee_proto::error::{ErrorCode, invalid_document};
+use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
 use marquee_store::StoreError;
 use tonic::Status;
 
@@ -76,6 +76,12 @@ impl LifecycleError {
         }
     }
 
+    /// Whether the same again at once most likely works: another transaction was in the way of this one.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_conflict())
+    }
+
     /// Whether somebody else changed the job first: the caller looks again, or lets it be.
     #[must_use]
     pub fn is_stale(&self) -> bool {
@@ -99,6 +105,10 @@ impl From<LifecycleError> for Status {
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
             LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
+            LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
+                let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
+                return not_leading(error.to_string(), leader);
+            }
             LifecycleError::Store(error) => store_code(error),
             LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
         };
@@ -122,6 +132,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::CannotRescue
             | ErrorCode::WorkerIdInUse
             | ErrorCode::StillNeeded
+            | ErrorCode::NotLeading
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
@@ -133,6 +144,7 @@ impl From<LifecycleError> for Status {
 
 fn store_code(error: &StoreError) -> ErrorCode {
     match error {
+        StoreError::NotLeading { .. } => ErrorCode::NotLeading,
         StoreError::JobNotFound(_) => ErrorCode::JobNotFound,
         StoreError::PipelineNotFound(_) => ErrorCode::PipelineNotFound,
         StoreError::WorkerNameTaken(_) => ErrorCode::WorkerNameTaken,

@@ -93,6 +93,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         })
         .layer(GuardLayer {
             walls: app.walls.clone(),
+            role: app.role.clone(),
             inflow: Inflow::default(),
         });
     if let Some(tls) = tls {

@@ -298,6 +298,10 @@ impl Session {
 
     /// Sends the shares that the worker's ranks have now, counted from its newest heartbeat.
     async fn send_shares(&self) -> Result<(), End> {
+        // No statement of Postgres stands behind a share: one that may have been taken over from gives none.
+        if !self.app.role.is_sure() {
+            return Ok(());
+        }
         let shares = self
             .app
             .rates
@@ -558,7 +562,10 @@ impl Session {
     }
 
     async fn send(&self, body: Out) -> Result<(), End> {
-        let message = v1::CoordinatorMessage { body: Some(body) };
+        let message = v1::CoordinatorMessage {
+            body: Some(body),
+            epoch: self.app.role.epoch(),
+        };
         match self.outbox.send_timeout(Ok(message), SEND_MAX).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::Stuck),
