@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::blocking::blocking;
 use crate::durable;
 use crate::fault::at;
 use crate::files;
@@ -395,8 +396,7 @@ impl Supervisor {
             }
             task.stop_store().await;
             let folder = task.rank.dir.path().to_owned();
-            let removed =
-                tokio::task::spawn_blocking(move || durable::remove_or_leave(&folder)).await;
+            let removed = blocking(move || durable::remove_or_leave(&folder)).await;
             if let Err(error) = removed {
                 warn!(rank = %key, %error, "removing the rank's folder failed");
             }

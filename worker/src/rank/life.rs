@@ -19,6 +19,7 @@ use super::pump::{Stdout, own_line};
 use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
 use super::{StartOrder, StopCause};
+use crate::blocking::blocking;
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
 
@@ -194,7 +195,7 @@ impl RankTask {
                 events: has_channel,
             })
         };
-        let started = tokio::task::spawn_blocking(start).await;
+        let started = blocking(start).await;
         started
             .map_err(std::io::Error::other)
             .flatten()
