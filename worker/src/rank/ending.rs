@@ -63,6 +63,8 @@ impl RankTask {
                 self.note(&format!("stopping: {}", stop.reason)).await;
                 Some(begin + grace)
             }
+            #[cfg(feature = "planted")]
+            Some(_) if marquee_domain::planted::is("no-kill-after-grace") => None,
             Some(since) if since.elapsed() >= grace => {
                 if since.elapsed() >= grace + KEEPER_KILL_MAX {
                     child.kill_session();
