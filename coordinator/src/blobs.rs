@@ -221,7 +221,7 @@ fn sync_folder(folder: &Path) -> Result<(), BlobError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::blocking(work).await {
         Ok(result) => result,
         // Only a panic in `work` or the runtime's end comes here.
         Err(error) => Err(io_error("work in", Path::new("the blob folder"))(

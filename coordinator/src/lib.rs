@@ -8,6 +8,7 @@
 pub mod app;
 pub mod background;
 pub mod blobs;
+mod blocking;
 pub mod caller;
 mod certificate;
 pub mod config;

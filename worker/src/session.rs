@@ -24,6 +24,7 @@ use uuid::Uuid;
 use self::beats::{Beats, More};
 use self::orders::{Order, Orders};
 use self::outbox::Outbox;
+use crate::blocking::blocking;
 use crate::connect;
 use crate::gpus::SAMPLE_EVERY;
 use crate::identity::Membership;
@@ -445,7 +446,7 @@ impl Session {
         let mut outbox = outbox;
         loop {
             let (supervisor, host) = (Arc::clone(&self.supervisor), Arc::clone(&self.host));
-            let read = tokio::task::spawn_blocking(move || {
+            let read = blocking(move || {
                 let clock = host.env.clock.as_ref();
                 let next = outbox.next(&supervisor.ranks(), Instant::now(), clock);
                 (outbox, next)

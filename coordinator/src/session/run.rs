@@ -445,7 +445,13 @@ impl Session {
                 }))
                 .await
             }
-            Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Stop { reason, forget } => {
+                #[cfg(feature = "planted")]
+                if marquee_domain::planted::is("free-when-told") {
+                    self.gone(key, None).await?;
+                }
+                self.send(self.stop(key, reason, forget)).await
+            }
             Action::Kill { reason } => self.send(kill(key, reason)).await,
             Action::TellLost { ranks } => {
                 self.send(Out::RanksLost(v1::RanksLost {

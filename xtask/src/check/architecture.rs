@@ -72,6 +72,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-evaluation",
         ],
     ),
+    // All of the control plane, in one thread.
+    (
+        "marquee-sim",
+        &[
+            "marquee-domain",
+            "marquee-postgres",
+            "marquee-proto",
+            "marquee-store",
+            "marquee-coordinator",
+            "marquee-worker",
+        ],
+    ),
     ("marquee-xtask", &["marquee-postgres"]),
     ("marquee-xtask-lab", &["marquee-xtask"]),
 ];
@@ -85,6 +97,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["marquee-trainer"]),
     ("torch-sys", &["marquee-trainer"]),
     ("sqlx", &["marquee-store"]),
+    // Other hosts' time and other dice than the machine's.
+    ("turmoil", &["marquee-sim"]),
+    ("mad-turmoil", &["marquee-sim"]),
 ];
 
 /// Foreign crates that a package must do without: the language has no IO and no async, the core
