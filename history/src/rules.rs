@@ -26,10 +26,13 @@ pub(crate) fn judge(line: &mut Line<'_>, event: &Event) {
             jobs::cancel_is_final(line, *key);
             attempts::no_gap(line, *key);
             attempts::one_live(line, *key);
-            gangs::granted_whole(line, *key);
+            gangs::granted_before_the_rest(line, *key);
             devices::held_once(line, *key, *worker, devices);
         }
-        What::Started { job, attempt } => attempts::fenced(line, *job, *attempt, "it was started"),
+        What::Started { job, attempt } => {
+            attempts::fenced(line, *job, *attempt, "it was started");
+            gangs::granted_whole(line, *job, *attempt);
+        }
         What::RankStarted { key } => {
             attempts::fenced(line, key.job, key.attempt, "one of its ranks started");
             gangs::start_together(line, *key);
@@ -48,11 +51,15 @@ pub(crate) fn judge(line: &mut Line<'_>, event: &Event) {
             job,
             attempt,
             state,
-        } => attempts::ends_once(line, *job, *attempt, *state),
+        } => {
+            attempts::ends_once(line, *job, *attempt, *state);
+            gangs::granted_whole(line, *job, *attempt);
+        }
         What::Committed { job, attempt, .. } => {
             attempts::one_commit(line, *job, *attempt);
             attempts::newest_commits(line, *job, *attempt);
             attempts::whole_commit(line, *job, *attempt);
+            gangs::granted_whole(line, *job, *attempt);
         }
         What::JobEnded { job, .. } => {
             jobs::nothing_after_its_end(line, *job, "it ended again");

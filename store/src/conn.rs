@@ -26,6 +26,8 @@ pub struct Conn {
 enum On {
     Connection(PoolConnection<Postgres>),
     Transaction(Transaction<'static, Postgres>),
+    /// Reads alone, all of one moment. Rolled back when it is dropped.
+    Snapshot(Transaction<'static, Postgres>),
 }
 
 impl Conn {
@@ -36,12 +38,19 @@ impl Conn {
         }
     }
 
+    pub(crate) fn snapshot(transaction: Transaction<'static, Postgres>, meter: Meter) -> Self {
+        Self {
+            on: On::Snapshot(transaction),
+            meter,
+        }
+    }
+
     /// What one statement runs on. Called once for each statement, which it counts.
     pub(crate) fn sql(&mut self) -> &mut PgConnection {
         self.meter.statement();
         match &mut self.on {
             On::Connection(connection) => connection,
-            On::Transaction(transaction) => transaction,
+            On::Transaction(transaction) | On::Snapshot(transaction) => transaction,
         }
     }
 }

@@ -1,22 +1,32 @@
 //! Rule 7: a gang is granted whole and starts together.
 
+use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::rank::RankKey;
 
 use crate::checker::Line;
 use crate::finding::Rule;
 
-/// 7a.
-pub(crate) fn granted_whole(line: &mut Line<'_>, key: RankKey) {
+/// 7a: ranks of one transaction come in any order, and all of them before anything else of their attempt.
+pub(crate) fn granted_before_the_rest(line: &mut Line<'_>, key: RankKey) {
     let live = line.state.live.get(&key.job);
-    let live = live.filter(|live| live.number == key.attempt);
-    let next = live.map_or(0, |live| live.ranks.len());
-    let started = live.is_some_and(|live| live.started);
-    if usize::try_from(key.rank.0) != Ok(next) || started {
-        let text = match started {
-            true => "it was granted after its attempt had started".to_owned(),
-            false => format!("rank {} was granted where rank {next} is next", key.rank),
-        };
+    if live.is_some_and(|live| live.number == key.attempt && live.started) {
+        let text = "it was granted after its attempt had started".to_owned();
         line.broken(Rule::GangWhole, key, text);
+    }
+}
+
+/// 7a, once something else is said of the attempt.
+pub(crate) fn granted_whole(line: &mut Line<'_>, job: JobId, attempt: AttemptNumber) {
+    let live = line.state.live.get(&job);
+    let Some(live) = live.filter(|live| live.number == attempt) else {
+        return;
+    };
+    let missing = (0..)
+        .zip(live.ranks.keys())
+        .find(|(place, rank)| place != *rank);
+    if let Some((rank, _)) = missing {
+        let text = format!("its rank {rank} was not granted, and later ones were");
+        line.broken(Rule::GangWhole, (job, attempt), text);
     }
 }
 
