@@ -10,6 +10,7 @@ Tasks:
   demo          build everything and train a model on generated posters, on this machine
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
+  chaos         kill, pause and cut off the parts of a real cluster, and prove that nothing is lost
   trainer       build the trainer for old GPUs, test it, compare it with the current one
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
@@ -55,6 +56,25 @@ Build the workspace's binaries and run all its tests, with cargo-nextest where i
 Usage: cargo xtask test [-- <arguments for the test runner>]
 
 Example: cargo xtask test -- lost_worker
+";
+
+pub(crate) const CHAOS: &str = "\
+Start a real cluster (Postgres, coordinators, workers, each link through a relay), keep it busy, and kill, pause and
+cut off its parts at random. Then wait until all is quiet and hold the history, the results and what the jobs wrote
+down of themselves against the rules of docs/reliability.md
+
+Usage: cargo xtask chaos [options]
+
+Options:
+  --minutes M       how long faults are done [10]; they end 20 s before that
+  --seed S          which faults and jobs come in which order [1]
+  --workers N       2 to 9 [3]
+  --coordinators N  1 to 9, of which one leads [1]
+  --training        also fetch, prepare, train on two ranks with the real trainer, and evaluate
+  --keep            leave the folder with every log and say where it is
+  --json            print the result as one JSON object
+
+The exit code is 0 if nothing was lost, doubled or left in disorder.
 ";
 
 pub(crate) const CHECK: &str = "\

@@ -69,6 +69,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "marquee-e2e",
         &[
             "marquee-domain",
+            "marquee-postgres",
             "marquee-proto",
             "marquee-store",
             "marquee-coordinator",
