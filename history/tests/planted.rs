@@ -476,3 +476,13 @@ fn a_hundred_thousand_jobs_leave_nothing_open() {
     assert_eq!(report.findings, []);
     assert_eq!(report.events, 300_000);
 }
+
+/// Who is told of a broken rule looks it up there.
+#[test]
+fn the_documentation_has_each_rule_as_it_is() {
+    let page = include_str!("../../docs/reliability.md");
+    for rule in Rule::ALL {
+        let row = format!("| {} | {} |", rule.code(), rule.sentence());
+        assert!(page.contains(&row), "docs/reliability.md lacks {row:?}");
+    }
+}

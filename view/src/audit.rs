@@ -227,3 +227,89 @@ pub fn line(line: &AuditLine) -> Value {
         "detail": detail,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken() -> AuditFinding {
+        AuditFinding {
+            rule: "4a".into(),
+            sentence: "a device is held by one rank at a time".into(),
+            text: "rank 4-2-0 was granted GPU 1, which rank 3-1-0 held".into(),
+            line: 17,
+            job_id: 4,
+            attempt: 2,
+            rank: Some(0),
+            ..AuditFinding::default()
+        }
+    }
+
+    fn shown(findings: &[AuditFinding], all: u64) -> (String, Value) {
+        let summary = AuditSummary {
+            lines: 40,
+            jobs: 3,
+            grants: 5,
+            commits: 2,
+            artifacts: 2,
+            findings: all,
+            took_ms: 1_240,
+            ..AuditSummary::default()
+        };
+        let view = Verified {
+            findings,
+            summary: &summary,
+        };
+        let now = DateTime::UNIX_EPOCH;
+        let page = Page::of(&view, now);
+        (format!("{:?}", page.blocks()), view.json(now))
+    }
+
+    #[test]
+    fn a_clean_history_says_how_much_was_looked_at() {
+        let (page, json) = shown(&[], 0);
+        assert!(page.contains("every rule was kept"), "{page}");
+        assert!(
+            page.contains("40 lines of 3 jobs, 5 grants, 2 commits"),
+            "{page}"
+        );
+        assert_eq!(json["clean"], true);
+        assert_eq!(json["seconds"], 1.24);
+    }
+
+    #[test]
+    fn a_finding_names_its_rule_and_place_and_what_is_not_shown_is_counted() {
+        let (page, json) = shown(&[broken()], 1_200);
+        assert!(page.contains("4a a device is held by one rank"), "{page}");
+        assert!(
+            page.contains("line 17, job 4, attempt 2, rank 0: rank 4-2-0"),
+            "{page}"
+        );
+        assert!(page.contains("and 1,199 more"), "{page}");
+        assert_eq!(json["clean"], false);
+        assert_eq!(json["by_rule"]["4a"], 1);
+        assert_eq!(json["findings"][0]["job_id"], 4);
+        assert_eq!(json["findings"][0]["worker_id"], Value::Null);
+    }
+
+    #[test]
+    fn a_line_has_what_it_is_about_and_null_for_the_rest() {
+        let json = line(&AuditLine {
+            number: 9,
+            kind: "cancel_asked".into(),
+            job_id: 4,
+            actor: "ada".into(),
+            detail_json: r#"{"a":1}"#.into(),
+            ..AuditLine::default()
+        });
+        assert_eq!(
+            (&json["what"], &json["who"]),
+            (&"cancel_asked".into(), &"ada".into())
+        );
+        assert_eq!(
+            (&json["rank"], &json["epoch"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert_eq!(json["detail"]["a"], 1);
+    }
+}
