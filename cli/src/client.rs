@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use marquee_domain::limits;
 use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
@@ -102,6 +103,10 @@ impl Remote {
 
     pub(crate) fn artifacts(&self) -> ArtifactsClient<Channel> {
         ArtifactsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {

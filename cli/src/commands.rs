@@ -1,6 +1,7 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
 mod artifacts;
+mod audit;
 mod bench;
 mod cancel;
 mod completions;
@@ -46,6 +47,7 @@ Exit codes:
   1    a job failed, or the coordinator refused
   2    the command line is wrong
   3    no coordinator answers
+  4    the cluster's history breaks a rule (audit verify)
   130  interrupted";
 
 /// Train models on your own hosts: submit, watch and steer jobs
@@ -102,6 +104,7 @@ enum Command {
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
+    Audit(audit::Args),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
@@ -135,6 +138,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
+        Command::Audit(args) => audit::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),

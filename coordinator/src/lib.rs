@@ -6,6 +6,7 @@
 //! loses nothing. [`run`] puts the parts together.
 
 pub mod app;
+pub mod audit;
 pub mod background;
 pub mod blobs;
 mod blocking;

@@ -27,6 +27,8 @@ pub struct Conn {
 enum On {
     Connection(PoolConnection<Postgres>),
     Transaction(Transaction),
+    /// Reads alone, all of one moment. Rolled back when it is dropped.
+    Snapshot(sqlx::Transaction<'static, Postgres>),
 }
 
 /// A connection with a transaction on it. Not sqlx's own: that one begins in a round trip of its own, and what stands
@@ -90,12 +92,20 @@ impl Conn {
         }
     }
 
+    pub(crate) fn snapshot(transaction: sqlx::Transaction<'static, Postgres>, meter: Meter) -> Self {
+        Self {
+            on: On::Snapshot(transaction),
+            meter,
+        }
+    }
+
     /// What one statement runs on. Called once for each statement, which it counts.
     pub(crate) fn sql(&mut self) -> &mut PgConnection {
         self.meter.statement();
         match &mut self.on {
             On::Connection(connection) => connection,
             On::Transaction(transaction) => transaction.connection(),
+            On::Snapshot(transaction) => transaction,
         }
     }
 }

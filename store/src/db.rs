@@ -124,6 +124,14 @@ impl Db {
         Ok(Conn::reading(connection, self.counters.reading()))
     }
 
+    /// A connection on which every statement sees what was committed when the first one began. Rows that change
+    /// meanwhile are kept for it: for reads of minutes at most.
+    pub async fn snapshot(&self) -> Result<Conn> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let transaction = self.pool.begin_with(BEGIN).await?;
+        Ok(Conn::snapshot(transaction, self.counters.reading()))
+    }
+
     /// Begins a transaction that writes. `operation` names what it is for, in a few plain words: counts, times
     /// and injected failures go by it. [`StoreError::NotLeading`](crate::StoreError::NotLeading) where another
     /// coordinator leads by now.

@@ -11,6 +11,7 @@
 
 pub mod artifacts;
 pub mod attempts;
+pub mod audit;
 pub mod checkpoints;
 pub mod cluster;
 mod conn;

@@ -33,6 +33,8 @@ pub(crate) enum Task {
     Test {
         filter: Vec<String>,
     },
+    /// With the words for the program that does it.
+    Chaos(Vec<String>),
     Check {
         names: Vec<String>,
     },
@@ -60,6 +62,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "demo" => Ok(Task::Demo(parse_demo(rest)?)),
         "test" if wants_help => help(help::TEST),
         "test" => parse_test(rest),
+        "chaos" if wants_help => help(help::CHAOS),
+        "chaos" => Ok(Task::Chaos(rest)),
         "check" if wants_help => help(help::CHECK),
         "check" => parse_check(rest),
         "sim" if wants_help => help(help::SIM),
@@ -253,6 +257,13 @@ mod tests {
     }
 
     #[test]
+    fn chaos_gets_its_words_as_they_are() {
+        let expected = Task::Chaos(vec!["--minutes".into(), "10".into()]);
+        assert_eq!(words("chaos --minutes 10").unwrap(), expected);
+        assert_eq!(words("chaos --help").unwrap(), Task::Help(help::CHAOS));
+    }
+
+    #[test]
     fn what_follows_the_dashes_belongs_to_the_test_runner() {
         assert_eq!(
             words("test -- --help lost").unwrap(),
@@ -290,6 +301,7 @@ mod tests {
         let mut known = vec![
             "demo",
             "test",
+            "chaos",
             "check",
             "setup",
             "sim",

@@ -11,6 +11,7 @@ Tasks:
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
   sim           play the control plane in a simulation: faults drawn from a seed, the real Postgres
+  chaos         kill, pause and cut off the parts of a real cluster, and prove that nothing is lost
   trainer       build the trainer for old GPUs, test it, compare it with the current one
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
@@ -74,6 +75,25 @@ cargo-nextest where it is installed
 Usage: cargo xtask test [-- <arguments for the test runner>]
 
 Example: cargo xtask test -- lost_worker
+";
+
+pub(crate) const CHAOS: &str = "\
+Start a real cluster (Postgres, coordinators, workers, each link through a relay), keep it busy, and kill, pause and
+cut off its parts at random. Then wait until all is quiet and hold the history, the results and what the jobs wrote
+down of themselves against the rules of docs/reliability.md
+
+Usage: cargo xtask chaos [options]
+
+Options:
+  --minutes M       how long faults are done [10]; they end 20 s before that
+  --seed S          which faults and jobs come in which order [1]
+  --workers N       2 to 9 [3]
+  --coordinators N  1 to 9, of which one leads [1]
+  --training        also fetch, prepare, train on two ranks with the real trainer, and evaluate
+  --keep            leave the folder with every log and say where it is
+  --json            print the result as one JSON object
+
+The exit code is 0 if nothing was lost, doubled or left in disorder.
 ";
 
 pub(crate) const CHECK: &str = "\

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_store::transitions::{self, ArrayCount, JobHead};
-use marquee_store::{Tx, neighbours, pipelines};
+use marquee_store::{Tx, audit, neighbours, pipelines};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -15,6 +15,7 @@ use crate::app::App;
 pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let now = app.clock.now();
     let mut tx = app.db.write("retry").await?;
+    audit::act_as(&mut tx, caller).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;

@@ -4,6 +4,7 @@
 //! Not here: what a request does (`lifecycle`, `session`, `blobs`, the store).
 
 mod artifacts;
+mod audit;
 mod deadline;
 mod guard;
 mod inflow;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
+use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
@@ -58,6 +60,8 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let audit = AuditServer::new(audit::AuditService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -71,6 +75,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .await;
     reporter
         .set_serving::<WorkersServer<workers::WorkersService>>()
+        .await;
+    reporter
+        .set_serving::<AuditServer<audit::AuditService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -103,6 +110,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(jobs)
         .add_service(artifacts)
         .add_service(workers)
+        .add_service(audit)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)
