@@ -5,13 +5,14 @@
 //! fsynced before anybody is told (`write`). One that turns out to be something else is no blob any more: it is
 //! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
 //! what a killed process leaves lies in `<root>/tmp`, which is emptied at start (the data folder's lock keeps a
-//! second process from doing that to a living one).
+//! second process from doing that to a living one). One that somebody is about to name is not removed (`vouch`).
 //! Not here: who may refer to a blob (the artifacts table).
 
 mod damaged;
 mod read;
 mod remove;
 mod room;
+mod vouch;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub use self::damaged::Wrong;
 pub use self::read::BlobReader;
 pub use self::room::FREE_FLOOR_BYTES;
 use self::room::Room;
+pub use self::vouch::Vouch;
+use self::vouch::Vouches;
 pub use self::write::BlobWriter;
 
 /// Bytes as people who look at a disk count them.
@@ -111,6 +114,15 @@ pub struct BlobStore {
     root: Arc<Path>,
     room: Room,
     damaged: Damaged,
+    vouches: Vouches,
+}
+
+/// What a look at the files of a manifest found.
+#[derive(Debug)]
+pub struct Checked {
+    pub wrong: Vec<Wrong>,
+    /// Those that are right stay for as long as this is held.
+    pub vouch: Vouch,
 }
 
 impl BlobStore {
@@ -131,22 +143,27 @@ impl BlobStore {
             Ok(Self {
                 room: Room::of(&root),
                 damaged,
+                vouches: Vouches::default(),
                 root: root.into(),
             })
         })
         .await
     }
 
-    /// Which of `digests` are not here, in the same order.
+    /// Which of `digests` are not here, in the same order. The others stay for a while: whoever asks will not send
+    /// them, and is about to name them.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
         let store = self.clone();
         blocking(move || {
+            // Before the look: what is here then cannot go between the look and the answer.
+            store.vouches.answer(&digests);
             let mut missing = Vec::new();
             for digest in digests {
                 if store.size(&digest)?.is_none() {
                     missing.push(digest);
                 }
             }
+            store.vouches.settle_answers(&missing);
             Ok(missing)
         })
         .await
@@ -154,7 +171,9 @@ impl BlobStore {
 
     /// The files of a manifest that are not here as it says: missing, of another size, or damaged. Sizes are
     /// looked at; only a file of another size is read as a whole, to tell a broken file from a wrong list.
-    pub async fn check(&self, manifest: &Manifest) -> Result<Vec<Wrong>, BlobError> {
+    ///
+    /// Whoever makes a row name them holds the vouch until that is committed.
+    pub async fn check(&self, manifest: &Manifest) -> Result<Checked, BlobError> {
         let mut files: BTreeMap<Digest, (String, u64)> = BTreeMap::new();
         for file in &manifest.files {
             let wanted = (file.path.clone(), file.size_bytes);
@@ -162,6 +181,7 @@ impl BlobStore {
         }
         let store = self.clone();
         blocking(move || {
+            let vouch = store.vouches.vouch(files.keys().cloned().collect());
             let mut wrong = Vec::new();
             for (digest, (path, size_bytes)) in files {
                 let why = match store.size(&digest)? {
@@ -174,7 +194,7 @@ impl BlobStore {
                 };
                 wrong.push(Wrong { path, digest, why });
             }
-            Ok(wrong)
+            Ok(Checked { wrong, vouch })
         })
         .await
     }
