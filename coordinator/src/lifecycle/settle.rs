@@ -128,6 +128,7 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
         return Ok(());
     }
     tx.commit().await?;
+    outputs.are_named(&settled.succeeded);
     settled.tell(app);
     Ok(())
 }
