@@ -29,6 +29,7 @@ pub mod session;
 pub mod systemd;
 pub mod tls;
 pub mod walls;
+mod web;
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -21,19 +21,23 @@ pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
 pub mod jobs;
+pub mod listing;
 pub mod live;
 pub mod lock;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
 pub mod ranks;
+pub mod relatives;
 pub mod removal;
 pub mod reports;
 pub mod reuse;
+pub mod series;
 pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;
+pub mod usage;
 pub mod workers;
 
 pub use conn::{Conn, Tx};
