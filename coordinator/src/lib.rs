@@ -33,6 +33,7 @@ pub mod session;
 pub mod systemd;
 pub mod tls;
 pub mod walls;
+mod web;
 
 use std::io::Write as _;
 use std::net::SocketAddr;

@@ -263,6 +263,7 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
             format: Some(v1::document::Format::Toml(toml)),
         }),
         overrides: vec![],
+        dry_run: false,
     }
 }
 

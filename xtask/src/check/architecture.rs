@@ -42,6 +42,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-proto",
             "marquee-settings",
             "marquee-store",
+            // What it explains to browsers it says in the words of the command line.
+            "marquee-view",
         ],
     ),
     (
