@@ -9,6 +9,7 @@ mod doctor;
 mod explain;
 mod jobs;
 mod logs;
+mod man;
 mod metrics;
 mod models;
 mod report;
@@ -104,6 +105,8 @@ enum Command {
     Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
 }
@@ -136,6 +139,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, Cli::command(), &session),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
     }
 }
