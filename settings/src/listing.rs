@@ -97,9 +97,9 @@ mod tests {
     fn each_key_has_the_value_in_force_and_its_origin_and_secrets_have_none() {
         let text = as_toml(&listing(), true);
         let says = |line: &str| assert!(text.lines().any(|is| is == line), "{text}");
-        says("listen = \"127.0.0.1:1\"         # default");
+        says("listen = \"127.0.0.1:1\"        # default");
         says(
-            "database_url = \"(not shown)\"   # in the variable MARQUEE_D__DATABASE_URL of the environment",
+            "database_url = \"(not shown)\"  # in the variable MARQUEE_D__DATABASE_URL of the environment",
         );
         says("# lease_ms is not set");
         assert!(!text.contains("secret"), "{text}");
