@@ -11,6 +11,7 @@ mod doctor;
 mod explain;
 mod jobs;
 mod logs;
+mod man;
 mod metrics;
 mod models;
 mod report;
@@ -109,6 +110,8 @@ enum Command {
     Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
 }
@@ -143,6 +146,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, Cli::command(), &session),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
     }
 }

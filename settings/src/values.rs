@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 
 /// What was written, by key.
 pub struct Values {
-    keys: &'static [&'static str],
+    pub(crate) keys: &'static [&'static str],
     lists: &'static [&'static str],
     values: BTreeMap<&'static str, (String, Origin)>,
 }

@@ -11,7 +11,7 @@ use marquee_xtask::words::{none, path_option, split, unknown};
 use crate::help;
 
 /// Tasks of the crate `marquee-xtask-lab`.
-const LAB: [&str; 10] = [
+const LAB: [&str; 11] = [
     "trainer",
     "sample",
     "weights-check",
@@ -20,6 +20,7 @@ const LAB: [&str; 10] = [
     "zoo-check",
     "gpu-check",
     "data-check",
+    "dist",
     "fuzz",
     "bench",
 ];

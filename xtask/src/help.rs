@@ -22,6 +22,7 @@ Tasks:
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
+  dist          make Debian packages, and an archive with an install script
   nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it
