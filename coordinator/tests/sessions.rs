@@ -330,3 +330,25 @@ async fn whoever_asks_hears_the_coordinators_version_and_time() {
     assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
     assert!(answer.now.is_some_and(|now| now.seconds > 1_700_000_000));
 }
+
+#[tokio::test]
+async fn a_rank_whose_assignment_may_be_on_its_way_keeps_its_device_however_many_heartbeats_lack_it()
+ {
+    let cluster = Cluster::start().await;
+    let worker = cluster.worker("w1").await;
+    // As when a link holds messages back and then delivers them all at once.
+    worker.say_followed(0);
+    let id = cluster.submit(ONE).await[0].id;
+    let running = |job: &v1::Job| job.state() == JobState::Running;
+    cluster.wait_until(id, "placed", running).await;
+    let request = v1::CancelJobRequest { id };
+    cluster.jobs().await.cancel_job(request).await.unwrap();
+    // The time of ten heartbeats, of which two were proof enough.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(cluster.job(id).await.state(), JobState::Running);
+    }
+    // It has followed the assignment and still does not hold the rank: now that is proof.
+    worker.say_followed(1);
+    cluster.wait_for(id, JobState::Cancelled).await;
+}

@@ -38,10 +38,10 @@ pub trait Clock: Debug + Send + Sync {
     /// that measures sleeps, it goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
 
-    /// Whether a simulation plays the time. Postgres' own clock then stands still, and whatever it would judge has to
-    /// be told this one's.
-    fn is_played(&self) -> bool {
-        false
+    /// Postgres' clock, where a simulation plays it: the real one then stands still, and whatever it would judge has
+    /// to be told this one's. It is the same for all hosts, however wrong their own time of day.
+    fn of_postgres(&self) -> Option<DateTime<Utc>> {
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 //! so that the simulation can show that it would be found. No other build has any of them.
 
 /// What there is. The names are those of the places that ask for them.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 15] = [
     // No hold-off of one lease after a start, an outage of Postgres or a pause.
     "verdict-at-once",
     // A worker takes an assignment that it holds already as a new one.
@@ -27,6 +27,10 @@ pub const NAMES: [&str; 13] = [
     "no-kill-after-grace",
     // A daemon does not look for the children of the one before it.
     "children-not-adopted",
+    // A coordinator that does not lead any more writes on.
+    "epoch-unchecked",
+    // A worker follows a coordinator that another one has taken over from.
+    "lower-epoch-followed",
     // What a daemon held before its host's restart counts as if it still ran.
     "boot-not-compared",
 ];

@@ -192,28 +192,33 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) ledger: Ledger,
     pub(crate) timeline: Timeline,
+    /// The hosts of all coordinators: who does not answer, or does not lead, is not asked again at once.
+    pub(crate) coordinators: Vec<String>,
 }
 
 impl Client {
     pub(crate) async fn live(self, wishes: Vec<(u64, Wish)>) -> turmoil::Result {
-        let endpoint = Endpoint::from_shared(format!("http://coordinator:{PORT}"))?
-            .connect_timeout(ANSWER_WITHIN)
-            .timeout(ANSWER_WITHIN)
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2));
-        let channel = endpoint.connect_with_connector_lazy(service_fn(connect));
+        let mut channels = Vec::new();
+        for host in &self.coordinators {
+            let endpoint = Endpoint::from_shared(format!("http://{host}:{PORT}"))?
+                .connect_timeout(ANSWER_WITHIN)
+                .timeout(ANSWER_WITHIN)
+                .http2_keep_alive_interval(Duration::from_secs(2))
+                .keep_alive_timeout(Duration::from_secs(2));
+            channels.push(endpoint.connect_with_connector_lazy(service_fn(connect)));
+        }
         for (at, wish) in wishes {
             let wait = at.saturating_sub(self.timeline.now_ms());
             sleep(Duration::from_millis(wait)).await;
-            self.fulfil(&channel, &wish).await;
+            self.fulfil(&channels, &wish).await;
         }
         Ok(())
     }
 
-    async fn fulfil(&self, channel: &Channel, wish: &Wish) {
-        let mut jobs = JobsClient::new(channel.clone());
+    async fn fulfil(&self, channels: &[Channel], wish: &Wish) {
         let mut tries = 0;
         loop {
+            let mut jobs = JobsClient::new(channels[tries % channels.len()].clone());
             tries += 1;
             let answer = match wish {
                 Wish::Submit {

@@ -9,16 +9,17 @@ use marquee_store::testing;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::audit;
 use crate::clients::{Ledger, Told};
 use crate::processes::{Life, Processes};
-use crate::world::{Place, coordinator_folder};
+use crate::world::{Place, artifacts_folder};
 
 /// All of it.
 #[derive(Debug)]
 pub struct History {
     pub told: Vec<Told>,
     pub lives: Vec<Life>,
-    /// What was seen to go wrong while it happened.
+    /// What was seen to go wrong while it happened, and what the cluster's own history says.
     pub wrong: Vec<String>,
     pub pipelines: Vec<Pipeline>,
     pub jobs: BTreeMap<i64, Job>,
@@ -135,7 +136,7 @@ impl History {
         Ok(Self {
             told: ledger.entries(),
             lives: processes.lives(),
-            wrong: processes.wrong(),
+            wrong: [processes.wrong(), runtime.block_on(audit::findings(&url))?].concat(),
             pipelines: rows.of("SELECT id, name, request_id FROM pipelines ORDER BY id")?,
             jobs: jobs.into_iter().map(|job| (job.id, job)).collect(),
             needs: rows.of("SELECT job_id, needs_job_id FROM job_needs ORDER BY 1, 2")?,
@@ -148,7 +149,7 @@ impl History {
             )?,
             artifacts: artifacts.collect(),
             lines,
-            blobs: coordinator_folder(place).join("blobs"),
+            blobs: artifacts_folder(place),
         })
     }
 }

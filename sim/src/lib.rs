@@ -7,6 +7,7 @@
 //! Invariant: nothing depends on the machine. The same seed gives the same time line in every process; each is
 //! played in a process of its own ([`batch`]).
 
+pub mod audit;
 pub mod batch;
 pub mod check;
 pub mod clients;

@@ -119,11 +119,16 @@ impl Relay {
         for &place in &order {
             self.turn(place)?;
         }
-        // Whoever waits for a lock may have it now that others have moved.
+        self.links.retain(|link| !link.is_over);
+        self.listen_again()
+    }
+
+    /// Whoever waits for a lock may have it now that others have moved.
+    pub fn listen_again(&mut self) -> anyhow::Result<()> {
         let mut has_moved = true;
         while has_moved {
             has_moved = false;
-            for &place in &order {
+            for place in 0..self.links.len() {
                 if self.links[place].is_waiting && self.listen(place, 0)? {
                     has_moved = true;
                 }

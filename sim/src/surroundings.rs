@@ -49,6 +49,12 @@ impl HostClock {
         }
     }
 
+    /// The right time of day.
+    fn right(&self) -> DateTime<Utc> {
+        let since = i64::try_from(self.world.now_us()).unwrap_or(i64::MAX);
+        DateTime::from_timestamp(BEGIN, 0).unwrap_or_default() + TimeDelta::microseconds(since)
+    }
+
     pub(crate) fn set_skew(&self, ms: i64) {
         self.skew_ms.store(ms, Ordering::Relaxed);
     }
@@ -61,10 +67,11 @@ impl HostClock {
 
 impl Clock for HostClock {
     fn now(&self) -> DateTime<Utc> {
-        let since = i64::try_from(self.world.now_us()).unwrap_or(i64::MAX);
-        let begin = DateTime::from_timestamp(BEGIN, 0).unwrap_or_default();
-        let skew = TimeDelta::milliseconds(self.skew_ms.load(Ordering::Relaxed));
-        begin + TimeDelta::microseconds(since) + skew
+        self.right() + TimeDelta::milliseconds(self.skew_ms.load(Ordering::Relaxed))
+    }
+
+    fn of_postgres(&self) -> Option<DateTime<Utc>> {
+        Some(self.right())
     }
 
     fn monotonic(&self) -> Duration {
@@ -103,7 +110,7 @@ impl coordinator::Net for Network {
                 let accepted = listener.accept().await;
                 let connection = accepted.map(|(stream, from)| {
                     let info = TcpConnectInfo {
-                        local_addr: Some(SocketAddr::from(([0, 0, 0, 0], PORT))),
+                        local_addr: Some(at),
                         remote_addr: Some(from),
                     };
                     coordinator::Connection::new(stream, info)

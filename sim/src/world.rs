@@ -1,50 +1,36 @@
 //! One simulated cluster: its hosts, its faults, and the run from its beginning to its rest.
 
+mod hosts;
+
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use marquee_coordinator::config::{Config, DatabaseUrl};
-use marquee_coordinator::env::Env as CoordinatorEnv;
-use marquee_coordinator::{Settings, run_in};
 use marquee_domain::env::play;
-use marquee_domain::limits::LEASE;
 use marquee_store::testing;
-use marquee_worker::config::Config as WorkerConfig;
-use marquee_worker::env::Env as WorkerEnv;
-use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
+use self::hosts::{Head, WorkerHost};
 use crate::clients::{Client, Ledger, wishes};
 use crate::draw::Draw;
 use crate::faults::{Fault, Planned, plan};
 use crate::history::History;
-use crate::machine::HostMachine;
-use crate::processes::{HostLauncher, Processes};
-use crate::relay::Relay;
-use crate::surroundings::{HostClock, HostRandom, Network, PORT, coordinator_env};
+use crate::processes::Processes;
 use crate::timeline::Timeline;
 
 /// One step of the simulation, and what a round trip to Postgres takes.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(4);
 /// The slowest that a message is on a link without a fault, and on one that is slow.
 const LATENCY_MAX: Duration = Duration::from_millis(20);
 const LATENCY_SLOW: Duration = Duration::from_millis(1_500);
-/// Devices of each worker.
-const SLOTS: u32 = 2;
-/// How long a stopped child may take to leave. Shorter than in production, so that a world comes to rest sooner.
-const STOP_GRACE: Duration = Duration::from_secs(3);
 /// A world that is not at rest this long after its last fault never will be.
 const REST_WITHIN_MS: u64 = 120_000;
 /// How often it is looked whether it is at rest.
 const LOOK_EVERY_MS: u64 = 1_000;
-/// How soon a daemon that ended is started again, as by systemd.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// Worlds in a hundred in which a second coordinator stands by.
+const WITH_STANDBY: u64 = 60;
 
-const COORDINATOR: &str = "coordinator";
 const CLIENTS: [&str; 2] = ["anna", "ben"];
 
 /// Where a world is.
@@ -73,6 +59,23 @@ fn url(socket: &Path, database: &str) -> String {
     )
 }
 
+fn head_name(index: usize) -> String {
+    format!("head-{index}")
+}
+
+fn worker_name(index: usize) -> String {
+    format!("worker-{index}")
+}
+
+fn worker_folder(place: &Place, index: usize) -> PathBuf {
+    place.folder.join(worker_name(index))
+}
+
+/// Where the coordinators keep artifacts.
+pub(crate) fn artifacts_folder(place: &Place) -> PathBuf {
+    place.folder.join("artifacts")
+}
+
 /// How a world went.
 #[derive(Debug)]
 pub struct Outcome {
@@ -89,13 +92,9 @@ struct World<'a> {
     sim: Sim<'a>,
     place: Place,
     timeline: Timeline,
-    relay: Relay,
+    heads: Vec<Head>,
+    workers: Vec<WorkerHost>,
     processes: Processes,
-    machines: Vec<Arc<HostMachine>>,
-    clock: Arc<HostClock>,
-    clocks: Vec<Arc<HostClock>>,
-    /// How long the coordinator stands still next.
-    stillness: Arc<Mutex<Option<Duration>>>,
     draw: Draw,
     /// For the world's own look into the database.
     outside: tokio::runtime::Runtime,
@@ -109,33 +108,34 @@ pub fn run(seed: u64, place: &Place) -> anyhow::Result<Outcome> {
     play();
     let timeline = Timeline::new(&place.folder);
     timeline.listen()?;
-    let workers = usize::try_from(Draw::of(seed, "size").between(2, 3))?;
-    let faults = plan(&mut Draw::of(seed, "faults"), workers);
+    let mut size = Draw::of(seed, "size");
+    let workers = usize::try_from(size.between(2, 3))?;
+    let heads = if size.chance(WITH_STANDBY) { 2 } else { 1 };
+    let faults = plan(&mut Draw::of(seed, "faults"), heads, workers);
     let ledger = Ledger::default();
-    let mut world = World::new(seed, workers, place, &timeline)?;
+    let mut world = World::new(seed, heads, workers, place, &timeline)?;
     world.add_clients(seed, &ledger);
     let rest_ms = world.run(&faults)?;
     let history = History::read(&world.outside, place, &world.processes, &ledger)?;
-    let (requests, lock_waits) = (world.relay.requests, world.relay.lock_waits);
+    let relays = || world.heads.iter().map(|head| &head.relay);
     Ok(Outcome {
         timeline,
         history,
         faults,
         rest_ms,
-        requests,
-        lock_waits,
+        requests: relays().map(|relay| relay.requests).sum(),
+        lock_waits: relays().map(|relay| relay.lock_waits).sum(),
     })
 }
 
-impl<'a> World<'a> {
-    fn new(seed: u64, workers: usize, place: &Place, timeline: &Timeline) -> anyhow::Result<Self> {
-        let relay = Relay::new(
-            &place.folder.join("pg"),
-            &place.postgres,
-            Draw::of(seed, "relay"),
-            timeline.clone(),
-        )?;
-        let processes = Processes::new(timeline.clone());
+impl World<'_> {
+    fn new(
+        seed: u64,
+        heads: usize,
+        workers: usize,
+        place: &Place,
+        timeline: &Timeline,
+    ) -> anyhow::Result<Self> {
         let mut sim = turmoil::Builder::new()
             .rng_seed(seed)
             .enable_tokio_io()
@@ -145,30 +145,22 @@ impl<'a> World<'a> {
             .simulation_duration(Duration::from_secs(3_600))
             .tcp_capacity(4_096)
             .build();
-        let stillness = Arc::default();
-        let clock = Arc::new(HostClock::new(timeline.clone()));
-        add_coordinator(&mut sim, seed, place, timeline, &clock, &stillness);
-        let (mut machines, mut clocks) = (Vec::new(), Vec::new());
-        for index in 0..workers {
-            let clock = Arc::new(HostClock::new(timeline.clone()));
-            let machine = HostMachine::new(Draw::of(seed, &format!("boots of {index}")), SLOTS);
-            let machine = Arc::new(machine);
-            add_worker(
-                &mut sim, seed, place, timeline, index, &clock, &machine, &processes,
-            );
-            machines.push(machine);
-            clocks.push(clock);
-        }
+        let processes = Processes::new(timeline.clone());
+        let names: Vec<String> = (0..heads).map(head_name).collect();
+        let heads = names
+            .iter()
+            .map(|name| Head::add(&mut sim, seed, place, timeline, name))
+            .collect::<anyhow::Result<_>>()?;
+        let add =
+            |index| WorkerHost::add(&mut sim, seed, place, index, &names, &processes, timeline);
+        let workers = (0..workers).map(add).collect();
         Ok(Self {
             sim,
             place: place.clone(),
             timeline: timeline.clone(),
-            relay,
+            heads,
+            workers,
             processes,
-            machines,
-            clock,
-            clocks,
-            stillness,
             draw: Draw::of(seed, "world"),
             outside: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -187,6 +179,7 @@ impl<'a> World<'a> {
                 name: name.to_owned(),
                 ledger: ledger.clone(),
                 timeline: self.timeline.clone(),
+                coordinators: (0..self.heads.len()).map(head_name).collect(),
             };
             self.sim.client(name, client.live(mine.cloned().collect()));
         }
@@ -208,11 +201,7 @@ impl<'a> World<'a> {
             while let Some((_, is_begin, fault)) = turns.next_if(|(at, ..)| *at <= now_ms) {
                 self.turn(fault, is_begin)?;
             }
-            self.processes.play();
-            let clients_done = self.sim.step().map_err(|error| anyhow!("{error}"))?;
-            self.relay.settle()?;
-            let now_us = u64::try_from(self.sim.elapsed().as_micros())?;
-            self.timeline.set_now_us(now_us);
+            let clients_done = self.step()?;
             if now_ms >= look_ms {
                 look_ms = now_ms + LOOK_EVERY_MS;
                 if clients_done && self.is_at_rest()? {
@@ -227,6 +216,22 @@ impl<'a> World<'a> {
         }
     }
 
+    /// One step of everything. Whether all clients have their answers.
+    fn step(&mut self) -> anyhow::Result<bool> {
+        self.processes.play();
+        let clients_done = self.sim.step().map_err(|error| anyhow!("{error}"))?;
+        for head in &mut self.heads {
+            head.relay.settle()?;
+        }
+        // What one waits for may be another's.
+        for head in &mut self.heads {
+            head.relay.listen_again()?;
+        }
+        let now_us = u64::try_from(self.sim.elapsed().as_micros())?;
+        self.timeline.set_now_us(now_us);
+        Ok(clients_done)
+    }
+
     /// No job is open, nobody holds a rank, and nothing runs.
     fn is_at_rest(&self) -> anyhow::Result<bool> {
         let url = self.place.url();
@@ -234,18 +239,14 @@ impl<'a> World<'a> {
         if self.outside.block_on(open) > 0 {
             return Ok(false);
         }
-        for index in 0..self.machines.len() {
+        for index in 0..self.workers.len() {
             let held = worker_folder(&self.place, index).join("attempts");
-            let is_empty = std::fs::read_dir(&held)?.next().is_none();
-            if !is_empty {
+            if std::fs::read_dir(&held)?.next().is_some() {
                 return Ok(false);
             }
         }
-        Ok(self
-            .processes
-            .lives()
-            .iter()
-            .all(|life| life.ended.is_some()))
+        let lives = self.processes.lives();
+        Ok(lives.iter().all(|life| life.ended.is_some()))
     }
 
     /// Begins a fault, or puts it right.
@@ -256,226 +257,99 @@ impl<'a> World<'a> {
             Fault::Commit(_)
                 | Fault::BackendEnded
                 | Fault::KeeperKilled
-                | Fault::CoordinatorStoodStill
+                | Fault::CoordinatorStoodStill(_)
         );
         if is_begin || is_lasting {
             self.timeline.say("world", format!("* {fault} {word}"));
         }
-        let sim = &mut self.sim;
-        match (fault, is_begin) {
-            (Fault::Partition(w), true) => sim.partition(worker_name(w), COORDINATOR),
-            (Fault::Partition(w), false) => sim.repair(worker_name(w), COORDINATOR),
-            (Fault::Deaf(w), true) => sim.partition_oneway(worker_name(w), COORDINATOR),
-            (Fault::Deaf(w), false) => sim.repair_oneway(worker_name(w), COORDINATOR),
-            (Fault::Mute(w), true) => sim.partition_oneway(COORDINATOR, worker_name(w)),
-            (Fault::Mute(w), false) => sim.repair_oneway(COORDINATOR, worker_name(w)),
-            (Fault::Hold(w), true) => sim.hold(worker_name(w), COORDINATOR),
-            (Fault::Hold(w), false) => sim.release(worker_name(w), COORDINATOR),
-            (Fault::Slow(w), is_begin) => {
-                let latency = if is_begin { LATENCY_SLOW } else { LATENCY_MAX };
-                sim.set_link_max_message_latency(worker_name(w), COORDINATOR, latency);
-            }
-            (Fault::NoClients, is_begin) => {
-                for client in CLIENTS {
-                    if is_begin {
-                        sim.partition(client, COORDINATOR);
-                    } else {
-                        sim.repair(client, COORDINATOR);
-                    }
-                }
-            }
-            (Fault::CoordinatorKilled, true) => sim.crash(COORDINATOR),
-            (Fault::CoordinatorKilled, false) => sim.bounce(COORDINATOR),
-            (Fault::WorkerKilled(w), true) => sim.crash(worker_name(w)),
-            (Fault::WorkerKilled(w), false) => sim.bounce(worker_name(w)),
-            (Fault::PowerLost(w), true) => {
-                sim.crash(worker_name(w));
+        match fault {
+            Fault::Partition(_)
+            | Fault::Deaf(_)
+            | Fault::Mute(_)
+            | Fault::Hold(_)
+            | Fault::Slow(_)
+            | Fault::NoClients => self.turn_links(fault, is_begin),
+            Fault::CoordinatorKilled(c) if is_begin => self.sim.crash(head_name(c)),
+            Fault::CoordinatorKilled(c) => self.sim.bounce(head_name(c)),
+            Fault::WorkerKilled(w) if is_begin => self.sim.crash(worker_name(w)),
+            Fault::PowerLost(w) if is_begin => {
+                self.sim.crash(worker_name(w));
                 self.processes.power_off(&worker_name(w));
-                self.machines[w].boot();
+                self.workers[w].machine.boot();
             }
-            (Fault::PowerLost(w), false) => sim.bounce(worker_name(w)),
-            (Fault::KeeperKilled, true) => {
+            Fault::WorkerKilled(w) | Fault::PowerLost(w) => self.sim.bounce(worker_name(w)),
+            Fault::KeeperKilled if is_begin => {
                 if let Some(key) = self.processes.kill_keeper(&mut self.draw) {
                     self.timeline.say("world", format!("it was that of {key}"));
                 }
             }
-            (Fault::Commit(cut), true) => self.relay.cuts.push_back(cut),
-            (Fault::PostgresAway, is_begin) => {
-                self.relay.is_away = is_begin;
-                self.relay.cut_all()?;
+            Fault::Commit(cut) if is_begin => self.some_head().relay.cuts.push_back(cut),
+            Fault::PostgresAway(c) => {
+                self.heads[c].relay.is_away = is_begin;
+                self.heads[c].relay.cut_all()?;
             }
-            (Fault::PostgresSlow, true) => self.relay.slowness = self.draw.between(5, 150),
-            (Fault::PostgresSlow, false) => self.relay.slowness = 0,
-            (Fault::BackendEnded, true) => self.relay.terminate_one()?,
-            (Fault::CoordinatorStoodStill, true) => {
+            Fault::PostgresSlow(c) => {
+                let slowness = if is_begin {
+                    self.draw.between(3, 75)
+                } else {
+                    0
+                };
+                self.heads[c].relay.slowness = slowness;
+            }
+            Fault::BackendEnded if is_begin => self.some_head().relay.terminate_one()?,
+            Fault::CoordinatorStoodStill(c) if is_begin => {
                 let time = Duration::from_millis(self.draw.between(3_000, 25_000));
-                let mut still = self
-                    .stillness
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                *still = Some(time);
+                let stillness = &self.heads[c].stillness;
+                *stillness.lock().unwrap_or_else(PoisonError::into_inner) = Some(time);
             }
-            (Fault::CoordinatorClock(ms), true) => self.clock.set_skew(ms),
-            (Fault::CoordinatorClock(_), false) => self.clock.set_skew(0),
-            (Fault::WorkerClock(w, ms), true) => self.clocks[w].set_skew(ms),
-            (Fault::WorkerClock(w, _), false) => self.clocks[w].set_skew(0),
-            (
-                Fault::KeeperKilled
-                | Fault::Commit(_)
-                | Fault::BackendEnded
-                | Fault::CoordinatorStoodStill,
-                false,
-            ) => {}
+            Fault::CoordinatorClock(c, ms) => {
+                self.heads[c].clock.set_skew(if is_begin { ms } else { 0 });
+            }
+            Fault::WorkerClock(w, ms) => {
+                self.workers[w]
+                    .clock
+                    .set_skew(if is_begin { ms } else { 0 });
+            }
+            Fault::KeeperKilled
+            | Fault::Commit(_)
+            | Fault::BackendEnded
+            | Fault::CoordinatorStoodStill(_) => {}
         }
         Ok(())
     }
-}
 
-fn worker_name(index: usize) -> String {
-    format!("worker-{index}")
-}
+    fn some_head(&mut self) -> &mut Head {
+        let index = self.draw.index(self.heads.len());
+        &mut self.heads[index]
+    }
 
-pub(crate) fn worker_folder(place: &Place, index: usize) -> PathBuf {
-    place.folder.join(worker_name(index))
-}
-
-/// The coordinator's folder.
-pub(crate) fn coordinator_folder(place: &Place) -> PathBuf {
-    place.folder.join(COORDINATOR)
-}
-
-fn add_coordinator(
-    sim: &mut Sim<'_>,
-    seed: u64,
-    place: &Place,
-    timeline: &Timeline,
-    clock: &Arc<HostClock>,
-    stillness: &Arc<Mutex<Option<Duration>>>,
-) {
-    let config = Config {
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], PORT)),
-        data_dir: coordinator_folder(place),
-        database_url: Some(DatabaseUrl(url(&place.folder.join("pg"), &place.database))),
-        postgres_bin: None,
-        tls: None,
-        settings: Settings {
-            stop_grace: STOP_GRACE,
-            lease: LEASE,
-            ..Settings::default()
-        },
-    };
-    let random = Arc::new(HostRandom::new(Draw::of(seed, COORDINATOR)));
-    let env: CoordinatorEnv = coordinator_env(clock.clone(), random);
-    let (timeline, clock, stillness) = (timeline.clone(), clock.clone(), stillness.clone());
-    sim.host(COORDINATOR, move || {
-        let (config, env, timeline) = (config.clone(), env.clone(), timeline.clone());
-        tokio::spawn(stand_still(clock.clone(), stillness.clone()));
-        async move {
-            loop {
-                let life = run_in(config.clone(), env.clone(), CancellationToken::new());
-                let end = OfItsRuntime::new(life).await.map_err(|e| e.to_string());
-                timeline.say(COORDINATOR, format!("ended: {end:?}"));
-                tokio::time::sleep(RESTART_AFTER).await;
+    /// The same of what happens to links, those to every coordinator alike.
+    fn turn_links(&mut self, fault: Fault, is_begin: bool) {
+        for head in (0..self.heads.len()).map(head_name) {
+            let (sim, head) = (&self.sim, head.as_str());
+            let worker = fault.silences().map(worker_name).unwrap_or_default();
+            let worker = worker.as_str();
+            match (fault, is_begin) {
+                (Fault::Partition(_), true) => sim.partition(worker, head),
+                (Fault::Partition(_), false) => sim.repair(worker, head),
+                (Fault::Deaf(_), true) => sim.partition_oneway(worker, head),
+                (Fault::Deaf(_), false) => sim.repair_oneway(worker, head),
+                (Fault::Mute(_), true) => sim.partition_oneway(head, worker),
+                (Fault::Mute(_), false) => sim.repair_oneway(head, worker),
+                (Fault::Hold(_), true) => sim.hold(worker, head),
+                (Fault::Hold(_), false) => sim.release(worker, head),
+                (Fault::Slow(_), true) => {
+                    sim.set_link_max_message_latency(worker, head, LATENCY_SLOW);
+                }
+                (Fault::Slow(_), false) => {
+                    sim.set_link_max_message_latency(worker, head, LATENCY_MAX);
+                }
+                // From the clients.
+                (_, true) => CLIENTS
+                    .iter()
+                    .for_each(|client| sim.partition(*client, head)),
+                (_, false) => CLIENTS.iter().for_each(|client| sim.repair(*client, head)),
             }
         }
-    });
-}
-
-/// A future that is dropped where it ran: connections that it holds are given back by tasks. turmoil drops a host's
-/// first future when its runtime is gone already.
-struct OfItsRuntime<F> {
-    future: Option<Pin<Box<F>>>,
-    runtime: tokio::runtime::Handle,
-}
-
-impl<F: Future> OfItsRuntime<F> {
-    fn new(future: F) -> Self {
-        Self {
-            future: Some(Box::pin(future)),
-            runtime: tokio::runtime::Handle::current(),
-        }
     }
-}
-
-impl<F: Future> Future for OfItsRuntime<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        match &mut self.future {
-            Some(future) => future.as_mut().poll(context),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl<F> Drop for OfItsRuntime<F> {
-    fn drop(&mut self) {
-        let _entered = self.runtime.enter();
-        self.future = None;
-    }
-}
-
-/// Lets the host's clock jump when it is told to, as it does for a process that was stopped: it finds that much
-/// time gone, and all that was due in it due at once.
-async fn stand_still(clock: Arc<HostClock>, stillness: Arc<Mutex<Option<Duration>>>) {
-    loop {
-        let next = stillness
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(time) = next {
-            clock.miss(time);
-            tokio::time::advance(time).await;
-        }
-        tokio::time::sleep(TICK).await;
-    }
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "all that makes a worker, in one place"
-)]
-fn add_worker(
-    sim: &mut Sim<'_>,
-    seed: u64,
-    place: &Place,
-    timeline: &Timeline,
-    index: usize,
-    clock: &Arc<HostClock>,
-    machine: &Arc<HostMachine>,
-    processes: &Processes,
-) {
-    let name = worker_name(index);
-    let config = WorkerConfig {
-        coordinator: format!("http://{COORDINATOR}:{PORT}"),
-        name: name.clone(),
-        data_dir: worker_folder(place, index),
-        bin_dir: PathBuf::from("/played"),
-        cpu_slots: SLOTS,
-        ..WorkerConfig::default_settings()
-    };
-    let env = WorkerEnv {
-        clock: clock.clone(),
-        random: Arc::new(HostRandom::new(Draw::of(seed, &name))),
-        net: Arc::new(Network),
-        machine: machine.clone(),
-        launcher: Arc::new(HostLauncher {
-            processes: processes.clone(),
-            host: name.clone(),
-        }),
-    };
-    let timeline = timeline.clone();
-    sim.host(name.clone(), move || {
-        let (config, env, timeline) = (config.clone(), env.clone(), timeline.clone());
-        let name = name.clone();
-        async move {
-            loop {
-                let (_told, stop) = tokio::sync::mpsc::channel(1);
-                let life = tokio::spawn(marquee_worker::serve(config.clone(), env.clone(), stop));
-                let end = life.await?.map_err(|e| e.to_string());
-                timeline.say(&name, format!("ended: {end:?}"));
-                tokio::time::sleep(RESTART_AFTER).await;
-            }
-        }
-    });
 }

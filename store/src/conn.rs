@@ -92,7 +92,10 @@ impl Conn {
         }
     }
 
-    pub(crate) fn snapshot(transaction: sqlx::Transaction<'static, Postgres>, meter: Meter) -> Self {
+    pub(crate) fn snapshot(
+        transaction: sqlx::Transaction<'static, Postgres>,
+        meter: Meter,
+    ) -> Self {
         Self {
             on: On::Snapshot(transaction),
             meter,

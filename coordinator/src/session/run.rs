@@ -35,8 +35,9 @@ pub(super) const OUTBOX_MAX: usize = 1_024;
 const INBOX_MAX: usize = 256;
 /// Bytes of an assignment: one message, with room for its envelope.
 const ASSIGN_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 1024;
-/// A rank that was given to the worker and is in none of so many heartbeats after that is not there: the first may
-/// have been on its way when the assignment was.
+/// Of a worker that does not count its assignments: a rank that was given to it and is in none of so many heartbeats
+/// after that counts as not there. The first may have been on its way when the assignment was, and so may others that
+/// a slow link delivers together.
 const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
@@ -55,11 +56,24 @@ pub(super) struct Session {
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
-    /// Ranks given to the worker, with the number of its newest heartbeat then.
-    given: BTreeMap<RankKey, u64>,
+    /// Ranks given to the worker that it may not have taken yet.
+    given: BTreeMap<RankKey, Given>,
+    /// Assignments that were sent in this session.
+    assignments: u64,
+    /// Of them, those that the worker had followed before its newest heartbeat; None: it does not count them.
+    followed: Option<u64>,
     /// The worker starts a rank of its own accord where its assignment says so.
     starts_by_assignment: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
+}
+
+/// When a rank was given to the worker.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// The number of its assignment in this session, from 1.
+    assignment: u64,
+    /// That of the worker's newest heartbeat then.
+    heartbeat: u64,
 }
 
 /// Why a session ends.
@@ -104,6 +118,8 @@ impl Session {
             heartbeat: 0,
             heard: Instant::now(),
             given: BTreeMap::new(),
+            assignments: 0,
+            followed: None,
             starts_by_assignment,
             outbox,
         }
@@ -201,6 +217,7 @@ impl Session {
                     return Ok(());
                 }
                 self.heartbeat = heartbeat.sequence;
+                self.followed = heartbeat.assignments;
                 self.heard = Instant::now();
                 if self.app.sessions.set_leaving(&self.seat, heartbeat.leaving) {
                     self.app.wake.notify_one();
@@ -378,13 +395,17 @@ impl Session {
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
         let mut assigned = Vec::new();
-        self.given
-            .retain(|_, since| since.saturating_add(HEARTBEATS_UNTIL_ABSENT) > self.heartbeat);
+        let (followed, heartbeat) = (self.followed, self.heartbeat);
+        self.given.retain(|_, given| match followed {
+            Some(followed) => given.assignment > followed,
+            None => given.heartbeat.saturating_add(HEARTBEATS_UNTIL_ABSENT) > heartbeat,
+        });
         for (key, action) in decide(&rows, &self.held, occasion) {
             match action {
+                // The list may be older than the assignment, by which the worker may start it yet. A second one might
+                // come when it has done its work and forgotten it.
+                Action::Gone | Action::Assign if self.given.contains_key(&key) => {}
                 Action::Assign => assigned.push(key),
-                // The list may be older than the assignment, by which the worker may start it yet.
-                Action::Gone if self.given.contains_key(&key) => {}
                 other @ (Action::Start { .. }
                 | Action::Stop { .. }
                 | Action::Kill { .. }
@@ -411,7 +432,12 @@ impl Session {
                     self.gone(key, Some(&too_large(&assign))).await?;
                 }
                 Ok(assign) => {
-                    self.given.insert(key, self.heartbeat);
+                    self.assignments += 1;
+                    let given = Given {
+                        assignment: self.assignments,
+                        heartbeat: self.heartbeat,
+                    };
+                    self.given.insert(key, given);
                     self.send(Out::Assign(assign)).await?;
                 }
                 Err(failure) => self.gone(key, Some(&failure)).await?,

@@ -252,7 +252,7 @@ fn a_world_that_does_not_rest_says_what_is_open() {
 
 #[test]
 fn only_what_was_cut_off_may_be_lost() {
-    let line = " 20.500 coordinator ! worker lost: nothing was heard worker=x name=worker-1 jobs=0";
+    let line = " 20.500 head-0      ! worker lost: nothing was heard worker=x name=worker-1 jobs=0";
     let fault = |fault, begin_ms, end_ms| Planned {
         fault,
         begin_ms,
@@ -265,7 +265,7 @@ fn only_what_was_cut_off_may_be_lost() {
     for innocent in [
         vec![],
         vec![fault(Fault::Hold(0), 9_000, 21_000)],
-        vec![fault(Fault::CoordinatorStoodStill, 9_000, 21_000)],
+        vec![fault(Fault::CoordinatorStoodStill(0), 9_000, 21_000)],
         vec![fault(Fault::Hold(1), 21_000, 22_000)],
     ] {
         assert_eq!(losses(line, &innocent).len(), 1, "{innocent:?}");

@@ -85,6 +85,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "marquee-sim",
         &[
             "marquee-domain",
+            "marquee-history",
             "marquee-postgres",
             "marquee-proto",
             "marquee-store",
