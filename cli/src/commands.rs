@@ -5,11 +5,13 @@ mod audit;
 mod bench;
 mod cancel;
 mod completions;
+mod coordinators;
 mod demo;
 mod doctor;
 mod explain;
 mod jobs;
 mod logs;
+mod man;
 mod metrics;
 mod models;
 mod report;
@@ -63,7 +65,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The coordinator, as host:port or a URL [or MARQUEE_ADDR, or the context file]
+    /// The coordinator, as host:port or a URL; of several, with commas between them [or MARQUEE_ADDR, or the context file]
     #[arg(
         long,
         global = true,
@@ -99,6 +101,7 @@ enum Command {
     Rm(rm::Args),
     Wait(wait::Args),
     Workers(workers::Args),
+    Coordinators(coordinators::Args),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
@@ -107,6 +110,8 @@ enum Command {
     Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
 }
@@ -132,6 +137,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
+        Command::Coordinators(args) => coordinators::run(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
@@ -140,6 +146,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, Cli::command(), &session),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
     }
 }

@@ -21,6 +21,7 @@ mod pg;
 pub mod process;
 pub mod report;
 pub mod setup;
+pub mod sim;
 pub mod sqlx;
 pub mod test;
 pub mod words;

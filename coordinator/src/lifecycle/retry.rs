@@ -42,6 +42,17 @@ pub(super) async fn bring_back(
             state: head.state,
         });
     }
+    if head.is_array {
+        // They will end cancelled, and the array would wait for ever for what it does not know to be brought back.
+        let open = transitions::list_open_elements(tx, job).await?;
+        let elements = open
+            .iter()
+            .filter(|element| element.cancel_requested)
+            .count();
+        if elements > 0 {
+            return Err(LifecycleError::ElementsStop { job, elements });
+        }
+    }
     let needs = neighbours::list_needs(tx, job).await?;
     if let Some(need) = needs.iter().find(|need| ended_badly(need.state)) {
         let (needs, name) = (need.id, need.name.to_string());

@@ -98,6 +98,21 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     })
 }
 
+/// What would be stored: all that a submission is asked, and nothing done.
+pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpec> {
+    check_size(submission.document, submission.overrides)
+        .map_err(LifecycleError::InvalidDocument)?;
+    let spec = parse(app, submission)
+        .await?
+        .map_err(LifecycleError::InvalidDocument)?;
+    let missing = missing_artifacts(app, &spec).await?;
+    if missing.is_empty() {
+        Ok(spec)
+    } else {
+        Err(LifecycleError::InvalidDocument(missing))
+    }
+}
+
 /// A document that is refused may have been stored all the same, when the cluster was larger or an artifact
 /// was there: the answer to a repeated request must not depend on that.
 async fn before_or(

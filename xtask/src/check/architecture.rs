@@ -42,6 +42,8 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-proto",
             "marquee-settings",
             "marquee-store",
+            // What it explains to browsers it says in the words of the command line.
+            "marquee-view",
         ],
     ),
     (
@@ -78,6 +80,18 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-evaluation",
         ],
     ),
+    // All of the control plane, in one thread.
+    (
+        "marquee-sim",
+        &[
+            "marquee-domain",
+            "marquee-postgres",
+            "marquee-proto",
+            "marquee-store",
+            "marquee-coordinator",
+            "marquee-worker",
+        ],
+    ),
     ("marquee-xtask", &["marquee-postgres"]),
     ("marquee-xtask-lab", &["marquee-xtask"]),
 ];
@@ -91,6 +105,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["marquee-trainer"]),
     ("torch-sys", &["marquee-trainer"]),
     ("sqlx", &["marquee-store"]),
+    // Other hosts' time and other dice than the machine's.
+    ("turmoil", &["marquee-sim"]),
+    ("mad-turmoil", &["marquee-sim"]),
 ];
 
 /// Foreign crates that a package must do without: the language has no IO and no async, the core
