@@ -124,6 +124,11 @@ impl Site {
         command
             .env("MARQUEE_COORDINATOR__DATA_DIR", &coordinator.data_dir)
             .env("MARQUEE_COORDINATOR__DATABASE_URL", self.postgres.url())
+            // Whoever leads has all of them.
+            .env(
+                "MARQUEE_COORDINATOR__ARTIFACTS_DIR",
+                self.folder().join("artifacts"),
+            )
             .env("MARQUEE_COORDINATOR__LISTEN", listen);
         let log = self.folder().join(format!("{}.log", coordinator.name));
         let mut daemon = Daemon::start(&coordinator.name, &mut command, &log)?;
