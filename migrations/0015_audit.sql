@@ -85,28 +85,28 @@ END $$;
 CREATE TRIGGER audit AFTER UPDATE ON open_jobs FOR EACH ROW
     WHEN (NEW.cancel_requested AND NOT OLD.cancel_requested) EXECUTE FUNCTION audit_cancel_asked();
 
-CREATE FUNCTION audit_attempt() RETURNS trigger LANGUAGE plpgsql AS $$
+-- What many jobs do at once is written by one statement for all of them: a line costs a tenth of what it would by itself.
+CREATE FUNCTION audit_attempts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.state = 'running' THEN
-        INSERT INTO audit (kind, job_id, attempt) VALUES ('started', NEW.job_id, NEW.number);
-    ELSIF NEW.state <> 'succeeded' THEN
-        INSERT INTO audit (kind, job_id, attempt, detail)
-        VALUES ('attempt_ended', NEW.job_id, NEW.number, jsonb_strip_nulls(jsonb_build_object(
-            'state', NEW.state, 'class', NEW.failure_class, 'interruption', NEW.interruption)));
-    END IF;
+    INSERT INTO audit (kind, job_id, attempt, detail)
+    SELECT CASE n.state WHEN 'running' THEN 'started' ELSE 'attempt_ended' END, n.job_id, n.number,
+           CASE WHEN n.state <> 'running' THEN jsonb_strip_nulls(jsonb_build_object(
+               'state', n.state, 'class', n.failure_class, 'interruption', n.interruption)) END
+    FROM changed n JOIN before o ON o.job_id = n.job_id AND o.number = n.number
+    WHERE n.state <> o.state AND n.state <> 'succeeded';
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER UPDATE ON attempts FOR EACH ROW
-    WHEN (OLD.state IS DISTINCT FROM NEW.state) EXECUTE FUNCTION audit_attempt();
+CREATE TRIGGER audit AFTER UPDATE ON attempts REFERENCING OLD TABLE AS before NEW TABLE AS changed
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_attempts();
 
 CREATE FUNCTION audit_granted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO audit (kind, job_id, attempt, rank, worker_id, detail)
-    VALUES ('granted', NEW.job_id, NEW.attempt, NEW.rank, NEW.worker_id,
-            jsonb_build_object('devices', NEW.devices));
+    SELECT 'granted', job_id, attempt, rank, worker_id, jsonb_build_object('devices', devices) FROM added;
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit_granted AFTER INSERT ON attempt_ranks FOR EACH ROW EXECUTE FUNCTION audit_granted();
+CREATE TRIGGER audit_granted AFTER INSERT ON attempt_ranks REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_granted();
 
 CREATE FUNCTION audit_rank() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -129,28 +129,33 @@ CREATE TRIGGER audit AFTER UPDATE ON attempt_ranks FOR EACH ROW
 CREATE FUNCTION audit_released() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO audit (kind, job_id, attempt, rank, worker_id, detail)
-    SELECT 'released', OLD.job_id, OLD.attempt, OLD.rank, OLD.worker_id,
+    SELECT 'released', h.job_id, h.attempt, h.rank, h.worker_id,
            jsonb_strip_nulls(jsonb_build_object('state', r.state, 'class', r.failure_class))
-    FROM (VALUES (1)) one
-    LEFT JOIN attempt_ranks r
-        ON r.job_id = OLD.job_id AND r.attempt = OLD.attempt AND r.rank = OLD.rank;
+    FROM freed h
+    LEFT JOIN attempt_ranks r ON r.job_id = h.job_id AND r.attempt = h.attempt AND r.rank = h.rank;
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER DELETE ON held_ranks FOR EACH ROW EXECUTE FUNCTION audit_released();
+CREATE TRIGGER audit AFTER DELETE ON held_ranks REFERENCING OLD TABLE AS freed
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_released();
 
-CREATE FUNCTION audit_artifact() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION audit_committed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO audit (kind, job_id, attempt, detail)
-        VALUES ('committed', NEW.job_id, NEW.attempt,
-                jsonb_build_object('digest', NEW.digest, 'name', NEW.name));
-    ELSIF current_setting('marquee.removal', true) IS DISTINCT FROM 'on' THEN
-        INSERT INTO audit (kind, job_id, attempt, detail)
-        VALUES ('artifact_removed', OLD.job_id, OLD.attempt, jsonb_build_object('digest', OLD.digest));
-    END IF;
+    INSERT INTO audit (kind, job_id, attempt, detail)
+    SELECT 'committed', job_id, attempt, jsonb_build_object('digest', digest, 'name', name) FROM added;
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER INSERT OR DELETE ON artifacts FOR EACH ROW EXECUTE FUNCTION audit_artifact();
+CREATE TRIGGER audit_committed AFTER INSERT ON artifacts REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_committed();
+
+CREATE FUNCTION audit_artifact_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit (kind, job_id, attempt, detail)
+    SELECT 'artifact_removed', job_id, attempt, jsonb_build_object('digest', digest) FROM gone
+    WHERE current_setting('marquee.removal', true) IS DISTINCT FROM 'on';
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit_removed AFTER DELETE ON artifacts REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_artifact_removed();
 
 CREATE FUNCTION audit_worker() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -163,3 +168,12 @@ CREATE TRIGGER audit_new AFTER INSERT ON workers FOR EACH ROW EXECUTE FUNCTION a
 CREATE TRIGGER audit AFTER UPDATE ON workers FOR EACH ROW
     WHEN (OLD.state IS DISTINCT FROM NEW.state OR OLD.instance_id IS DISTINCT FROM NEW.instance_id)
     EXECUTE FUNCTION audit_worker();
+
+CREATE FUNCTION audit_leader() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit (kind, epoch, detail)
+    VALUES ('leader', NEW.epoch, jsonb_build_object(
+        'epoch', NEW.epoch, 'process', NEW.process, 'address', NEW.address));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit AFTER INSERT ON leaderships FOR EACH ROW EXECUTE FUNCTION audit_leader();

@@ -60,7 +60,8 @@ impl Fence {
             return Ok(());
         }
         let begin = format!(
-            "BEGIN; SELECT pg_advisory_xact_lock_shared({LOCK_KEY}); SELECT epoch, address FROM leader"
+            "BEGIN; SET LOCAL marquee.epoch = {mine}; SELECT pg_advisory_xact_lock_shared({LOCK_KEY}); \
+             SELECT epoch, address FROM leader"
         );
         let answers = sqlx::raw_sql(AssertSqlSafe(begin))
             .fetch_all(&mut **connection)

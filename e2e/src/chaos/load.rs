@@ -219,7 +219,7 @@ impl Load {
                 match client(url).cancel_job(CancelJobRequest { id }).await {
                     Ok(_) => return,
                     // It was through before.
-                    Err(status) if is_final(&status) && self.urls.len() == 1 => return,
+                    Err(status) if is_final(&status) => return,
                     Err(_) => {}
                 }
             }

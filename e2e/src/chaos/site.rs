@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::postgres::Postgres;
 use super::relay::Relay;
-use crate::process::{Daemon, Process, bin_dir, kill_hard, processes_with};
+use crate::process::{Daemon, Process, bin_dir_with, kill_hard, processes_with};
 
 /// How long one question may take while a fault is looked through.
 const ASK_WITHIN: Duration = Duration::from_secs(3);
@@ -55,7 +55,7 @@ pub struct Worker {
 impl Site {
     /// Starts everything and waits until it is well.
     pub async fn start(coordinators: usize, workers: usize) -> Result<Self> {
-        let bin = bin_dir()?;
+        let bin = bin_dir_with(&["marquee", "marquee-coordinator", "marquee-worker"])?;
         // A socket's path may have 107 bytes, so the folder's name is short.
         let folder = tempfile::Builder::new().prefix("mqc").tempdir()?;
         let mut site = Self {
@@ -124,6 +124,11 @@ impl Site {
         command
             .env("MARQUEE_COORDINATOR__DATA_DIR", &coordinator.data_dir)
             .env("MARQUEE_COORDINATOR__DATABASE_URL", self.postgres.url())
+            // Whoever leads has all of them.
+            .env(
+                "MARQUEE_COORDINATOR__ARTIFACTS_DIR",
+                self.folder().join("artifacts"),
+            )
             .env("MARQUEE_COORDINATOR__LISTEN", listen);
         let log = self.folder().join(format!("{}.log", coordinator.name));
         let mut daemon = Daemon::start(&coordinator.name, &mut command, &log)?;
