@@ -11,6 +11,7 @@ Tasks:
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
   trainer       build the trainer for old GPUs, test it, compare it with the current one
+  web           build the web page, which the next build of the coordinator takes in
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
   weights-check compare imported and trained weights with PyTorch
@@ -49,8 +50,18 @@ fails where it is out of date, where a licence does not let us pass a crate on, 
 Usage: cargo xtask notice
 ";
 
+pub(crate) const WEB: &str = "\
+Build the web page from web/ into web/dist/page, from where the next build of marquee-coordinator takes it in
+
+Usage: cargo xtask web
+
+Takes the Node.js on PATH if it is 22.12 or newer, else fetches one (61 MB, hash-checked, through pip) into the user's
+cache folder. demo and test do this by themselves when a source of the page has changed.
+";
+
 pub(crate) const TEST: &str = "\
-Build the workspace's binaries and run all its tests, with cargo-nextest where it is installed
+Build the web page and the workspace's binaries and run all their tests, with cargo-nextest where it is
+installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]
 
@@ -59,7 +70,7 @@ Example: cargo xtask test -- lost_worker
 
 pub(crate) const CHECK: &str = "\
 Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked, clippy, the trainer for old GPUs (types
-and lockfile alone), doc, .sqlx, linkage, systemd units
+and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
 
 Usage: cargo xtask check [NAME..]
 

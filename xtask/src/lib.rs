@@ -22,5 +22,6 @@ pub mod report;
 pub mod setup;
 pub mod sqlx;
 pub mod test;
+pub mod web;
 pub mod words;
 pub mod workspace;
