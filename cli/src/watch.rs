@@ -8,7 +8,7 @@ use marquee_view::words;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};
 use crate::progress::Reporter;
@@ -60,7 +60,7 @@ pub(crate) async fn until_ended(
         let status = outcome
             .err()
             .unwrap_or_else(|| Status::new(Code::Unavailable, "the coordinator is stopping"));
-        if !is_passing(&status) {
+        if !remote.may_pass(&status) {
             reporter.finish(clock::now());
             return Err(remote.error(&status, 1, Duration::ZERO));
         }

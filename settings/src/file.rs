@@ -12,7 +12,13 @@ use crate::{Origin, SettingsError};
 pub(crate) type Pair = (String, String);
 
 /// Reads a file; None where there is none and there need not be one.
-pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<Pair>>, SettingsError> {
+///
+/// Keys among `lists` may hold a list of texts, which is then one text with commas between them.
+pub(crate) fn read(
+    path: &Path,
+    must_exist: bool,
+    lists: &[&str],
+) -> Result<Option<Vec<Pair>>, SettingsError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
@@ -25,7 +31,13 @@ pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<Pair>>, S
     };
     let table: Table = toml::from_str(&text).map_err(|error| syntax(path, &text, &error))?;
     let mut pairs = Vec::new();
-    flatten("", &table, &Origin::File(path.to_owned()), &mut pairs)?;
+    flatten(
+        "",
+        &table,
+        lists,
+        &Origin::File(path.to_owned()),
+        &mut pairs,
+    )?;
     Ok(Some(pairs))
 }
 
@@ -42,6 +54,7 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> SettingsError {
 fn flatten(
     section: &str,
     table: &Table,
+    lists: &[&str],
     origin: &Origin,
     pairs: &mut Vec<Pair>,
 ) -> Result<(), SettingsError> {
@@ -53,7 +66,7 @@ fn flatten(
         };
         let text = match value {
             Value::Table(inner) => {
-                flatten(&key, inner, origin, pairs)?;
+                flatten(&key, inner, lists, origin, pairs)?;
                 continue;
             }
             Value::String(text) => text.clone(),
@@ -61,11 +74,17 @@ fn flatten(
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
             Value::Datetime(at) => at.to_string(),
-            Value::Array(_) => {
-                return Err(SettingsError::List {
-                    key,
-                    origin: origin.clone(),
-                });
+            Value::Array(items) => {
+                let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+                match texts {
+                    Some(texts) if lists.contains(&key.as_str()) => texts.join(", "),
+                    Some(_) | None => {
+                        return Err(SettingsError::List {
+                            key,
+                            origin: origin.clone(),
+                        });
+                    }
+                }
             }
         };
         pairs.push((key, text));

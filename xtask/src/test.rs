@@ -8,12 +8,15 @@ use anyhow::{Context, Result};
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report, web};
+use crate::{process, report, sim, web};
 
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     web::build_if_possible(workspace);
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
+    if filter.is_empty() {
+        report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))?;
+    }
     // A filter is for the tests of the crates.
     let page = if filter.is_empty() {
         report::step("test: the web page", || web::test(workspace))?

@@ -4,6 +4,7 @@
 //! Not here: what a request does (`lifecycle`, `session`, `blobs`, the store).
 
 mod artifacts;
+mod audit;
 mod cluster;
 mod deadline;
 mod guard;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
+use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
@@ -62,6 +64,8 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let audit = AuditServer::new(audit::AuditService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -79,6 +83,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .await;
     reporter
         .set_serving::<WorkersServer<workers::WorkersService>>()
+        .await;
+    reporter
+        .set_serving::<AuditServer<audit::AuditService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -107,6 +114,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         })
         .layer(GuardLayer {
             walls: app.walls.clone(),
+            role: app.role.clone(),
             inflow: Inflow::default(),
         });
     if let Some(tls) = tls {
@@ -116,6 +124,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(jobs)
         .add_service(artifacts)
         .add_service(workers)
+        .add_service(audit)
         .add_service(cluster)
         .add_service(session)
         .add_service(health)

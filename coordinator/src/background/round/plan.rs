@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::hosts::hosts;
 use crate::app::App;
+use crate::blocking::blocking;
 use crate::lifecycle::Result;
 use crate::scheduler::{self, Plan};
 
@@ -26,7 +27,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     let now = app.clock.now();
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
     let trail = app.walls.trail.clone();
-    let planned = tokio::task::spawn_blocking(move || {
+    let planned = blocking(move || {
         let mut open = index.open();
         let hosts = hosts(&open, &sessions);
         let next = open.queue.wake(now);
