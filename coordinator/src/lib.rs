@@ -24,6 +24,7 @@ pub mod index;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
+mod metrics;
 pub mod postgres;
 pub mod rates;
 pub mod role;

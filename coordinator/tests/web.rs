@@ -7,7 +7,6 @@ mod support;
 
 use marquee_proto::v1;
 use marquee_proto::v1::cluster_client::ClusterClient;
-use prost::Message as _;
 use support::{Cluster, channel, request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -419,4 +418,70 @@ async fn many_values_become_a_curve_of_few_points_that_keeps_its_peaks() {
         client.series(nobody).await.unwrap_err().code(),
         tonic::Code::NotFound
     );
+}
+
+/// Families that stand in an answer, with whether each has help and a type.
+fn families(text: &str) -> std::collections::BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|rest| rest.split(' ').next().unwrap().to_owned())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_what_dashboard_and_alerts_ask_for() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w").await;
+    let job = cluster
+        .submit("[jobs.a]\nkind = \"command\"\nargv = [\"true\"]\nmax_attempts = 1\n")
+        .await
+        .remove(0);
+    let key = worker.take_and_start().await;
+    worker.fail(key, v1::FailureClass::Crash, "it died").await;
+    cluster.wait_for(job.id, v1::JobState::Failed).await;
+    let (status, head, body) = ask(&cluster, "GET /metrics HTTP/1.1\r\nhost: localhost", b"").await;
+    assert_eq!(status, 200, "{head}");
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    let text = String::from_utf8(body).unwrap();
+    for line in [
+        "marquee_workers{state=\"online\"} 1",
+        "marquee_rpcs_total{method=\"marquee.v1.Jobs/SubmitPipeline\",code=\"ok\"}",
+        "marquee_attempt_failures_total{class=\"crash\"}",
+        "marquee_queue_jobs{reason=\"busy\"} 0",
+        "marquee_time_to_place_seconds_bucket{le=\"+Inf\"}",
+        "marquee_database_operations_total{operation=\"place\",outcome=\"done\"}",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    // By Prometheus' rules: each family has help, counters end in _total, units are whole words.
+    let exported = families(&text);
+    for family in &exported {
+        assert!(text.contains(&format!("# HELP {family} ")), "{family}");
+        assert!(
+            !family.ends_with("_ms") && !family.ends_with("_mb"),
+            "{family}"
+        );
+        let is_counter = text.contains(&format!("# TYPE {family} counter"));
+        assert_eq!(is_counter, family.ends_with("_total"), "{family}");
+    }
+    for file in ["prometheus/alerts.yml", "grafana/marquee.json"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../deploy")
+            .join(file);
+        let asks = std::fs::read_to_string(&path).unwrap();
+        let mut found = 0;
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        for name in asks.split(word).filter(|word| word.starts_with("marquee_")) {
+            let family = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .unwrap_or(name);
+            assert!(
+                exported.contains(family) || exported.contains(name),
+                "{file} asks for {name}, which is not exported"
+            );
+            found += 1;
+        }
+        assert!(found > 5, "{file}");
+    }
 }

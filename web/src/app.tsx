@@ -105,6 +105,7 @@ function Page({ place }: { place: Place }) {
   }
   return (
     <Empty title="There is no such page">
+      <h1 class="sr">No such page</h1>
       <p>
         <Link to="/jobs">All jobs</Link> or <Link to="/">the overview</Link> may have what you look for.
       </p>

@@ -41,6 +41,7 @@ pub(crate) enum Task {
     },
     Sim(sim::Options),
     Notice,
+    Web,
     SqlxPrepare {
         check: bool,
     },
@@ -71,6 +72,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "sim" => Ok(Task::Sim(parse_sim(rest)?)),
         "notice" if wants_help => help(help::NOTICE),
         "notice" => none("notice", &rest).map(|()| Task::Notice),
+        "web" if wants_help => help(help::WEB),
+        "web" => none("web", &rest).map(|()| Task::Web),
         "setup" if wants_help => help(help::SETUP),
         "setup" => none("setup", &rest).map(|()| Task::Setup),
         "nccl-shim" if wants_help => help(help::NCCL_SHIM),

@@ -13,6 +13,7 @@ Tasks:
   sim           play the control plane in a simulation: faults drawn from a seed, the real Postgres
   chaos         kill, pause and cut off the parts of a real cluster, and prove that nothing is lost
   trainer       build the trainer for old GPUs, test it, compare it with the current one
+  web           build the web page, which the next build of the coordinator takes in
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
   weights-check compare imported and trained weights with PyTorch
@@ -52,6 +53,15 @@ fails where it is out of date, where a licence does not let us pass a crate on, 
 Usage: cargo xtask notice
 ";
 
+pub(crate) const WEB: &str = "\
+Build the web page from web/ into web/dist/page, from where the next build of marquee-coordinator takes it in
+
+Usage: cargo xtask web
+
+Takes the Node.js on PATH if it is 22.12 or newer, else fetches one (61 MB, hash-checked, through pip) into the user's
+cache folder. demo and test do this by themselves when a source of the page has changed.
+";
+
 pub(crate) const SIM: &str = "\
 Play the control plane in a simulation: the real coordinator, real workers and a real Postgres in one thread, with
 faults drawn from a seed, and hold each history against what must be true
@@ -70,8 +80,8 @@ Exit code 1 if a world is wrong, or a planted bug is not found.
 ";
 
 pub(crate) const TEST: &str = "\
-Build the workspace's binaries, play 40 simulated worlds (\"cargo xtask sim\" plays more), and run all tests, with
-cargo-nextest where it is installed
+Build the web page and the workspace's binaries, play 40 simulated worlds (\"cargo xtask sim\" plays more), and run all
+tests, with cargo-nextest where it is installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]
 
@@ -99,7 +109,7 @@ The exit code is 0 if nothing was lost, doubled or left in disorder.
 
 pub(crate) const CHECK: &str = "\
 Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked, clippy, the trainer for old GPUs (types
-and lockfile alone), doc, .sqlx, linkage, systemd units
+and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
 
 Usage: cargo xtask check [NAME..]
 

@@ -24,5 +24,6 @@ pub mod setup;
 pub mod sim;
 pub mod sqlx;
 pub mod test;
+pub mod web;
 pub mod words;
 pub mod workspace;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use args::Task;
 use marquee_xtask::workspace::Workspace;
-use marquee_xtask::{chaos, check, demo, lab, nccl_shim, setup, sim, sqlx, test};
+use marquee_xtask::{chaos, check, demo, lab, nccl_shim, setup, sim, sqlx, test, web};
 
 fn main() -> ExitCode {
     match args::parse(std::env::args().skip(1)).and_then(run) {
@@ -39,6 +39,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Task::NcclShim { to } => nccl_shim::run(&workspace, to.as_deref()),
+        Task::Web => web::run(&workspace),
         Task::SqlxPrepare { check: false } => sqlx::prepare(&workspace),
         Task::SqlxPrepare { check: true } => sqlx::check(&workspace),
         Task::Lab(words) => lab::run(&workspace, &words),

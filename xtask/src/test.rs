@@ -8,14 +8,21 @@ use anyhow::{Context, Result};
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report, sim};
+use crate::{process, report, sim, web};
 
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
+    web::build_if_possible(workspace);
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
     if filter.is_empty() {
         report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))?;
     }
+    // A filter is for the tests of the crates.
+    let page = if filter.is_empty() {
+        report::step("test: the web page", || web::test(workspace))?
+    } else {
+        true
+    };
     let has_nextest = has_nextest(workspace);
     if has_nextest && filter.is_empty() {
         // nextest leaves examples in documentation out; they go first, so that its summary is last.
@@ -46,6 +53,10 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let status = environment(workspace, &setup, &mut runner)
         .status()
         .with_context(|| format!("cannot start {}", process::line(&runner)))?;
+    if !page {
+        report::note("the tests of the web page failed; see above");
+        return Ok(ExitCode::FAILURE);
+    }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
+use crate::metrics;
 use crate::walls::caught;
 
 /// Looks in one lease: a lost worker is found at most this part of a lease late.
@@ -121,6 +122,7 @@ async fn lose(app: &App, id: WorkerId, name: &str) -> Result<()> {
         worker = %id, name, jobs = jobs.len(),
         "worker lost: nothing was heard from it for a whole lease"
     );
+    metrics::worker_lost();
     app.workers_changed();
     // What this does not reach, the attempts loop will.
     lifecycle::advance(app, &jobs).await

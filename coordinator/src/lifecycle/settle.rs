@@ -16,6 +16,7 @@ use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
 use super::{Result, array, dependents};
 use crate::app::App;
+use crate::metrics;
 
 /// What a settling changed, to be told once it is committed.
 #[derive(Debug, Default)]
@@ -287,6 +288,9 @@ async fn end(
     };
     let life = head.life().end_attempt(after, now).map_err(stale)?;
     attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
+    if let AttemptEnd::Failed(failure) = &end {
+        metrics::attempt_failed(failure.class);
+    }
     let (cause, message) = (end.cause(), end.message().unwrap_or_default());
     let failure = match &end {
         AttemptEnd::Failed(failure) => Some(failure),

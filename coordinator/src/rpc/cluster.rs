@@ -3,6 +3,8 @@
 mod overview;
 mod usage;
 
+pub(crate) use overview::devices;
+
 use std::collections::BTreeSet;
 
 use marquee_proto::v1;

@@ -29,6 +29,7 @@ use tower::layer::util::{Identity, Stack};
 use crate::app::App;
 use crate::session::SessionService;
 use crate::web::WebLayer;
+pub(crate) use cluster::devices;
 use deadline::DeadlineLayer;
 use guard::GuardLayer;
 use inflow::Inflow;

@@ -20,10 +20,12 @@ use http_body::Frame;
 use tonic::body::Body;
 use tonic::codegen::http::request::Parts;
 use tonic::codegen::http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
+use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
 use crate::app::App;
+use crate::metrics;
 use gate::Refusal;
 
 /// Puts the page and gRPC-Web around the services.
@@ -120,8 +122,14 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let asked = asked(request.method(), request.version(), request.headers());
+        let path = request.uri().path().to_owned();
         if asked == Asked::Grpc {
-            return Box::pin(self.inner.call(request));
+            let answer = self.inner.call(request);
+            return Box::pin(async move {
+                let answer = answer.await?;
+                count(&path, &answer);
+                Ok(answer)
+            });
         }
         let shared = self.shared.clone();
         if let Err(refusal) = gate::check(&request, shared.is_tls) {
@@ -132,6 +140,7 @@ where
                 let answer = GrpcWebLayer::new().layer(&mut self.inner).call(request);
                 Box::pin(async move {
                     let mut answer = answer.await?;
+                    count(&path, &answer);
                     headers::of_data(answer.headers_mut());
                     Ok(answer)
                 })
@@ -149,7 +158,9 @@ where
 /// What a GET of this path gives. Paths that are none of ours are places within the page, which reads them itself.
 async fn read(app: &App, request: &Parts) -> Response<Body> {
     let path = request.uri.path();
-    let mut answer = if let Some(job) = path
+    let mut answer = if path == "/metrics" {
+        figures(app)
+    } else if let Some(job) = path
         .strip_prefix("/reports/")
         .and_then(|rest| rest.strip_suffix("/document"))
     {
@@ -161,6 +172,21 @@ async fn read(app: &App, request: &Parts) -> Response<Body> {
         *answer.body_mut() = Body::empty();
     }
     answer
+}
+
+/// What Prometheus scrapes.
+fn figures(app: &App) -> Response<Body> {
+    let mut answer = Response::new(whole(Bytes::from(metrics::render(app))));
+    let headers = answer.headers_mut();
+    headers::of_data(headers);
+    headers::set(headers, header::CONTENT_TYPE, metrics::CONTENT_TYPE);
+    answer
+}
+
+/// Counts what a request was answered with; whether a stream went on well is not known yet.
+fn count(path: &str, answer: &Response<Body>) {
+    let code = Status::from_header_map(answer.headers()).map_or(Code::Ok, |status| status.code());
+    metrics::rpc_answered(path.trim_start_matches('/'), code);
 }
 
 fn refused(refusal: &Refusal) -> Response<Body> {

@@ -57,7 +57,7 @@ function OneAttempt({ job, attempt }: { job: bigint; attempt: Attempt }) {
           ) : null}
         </div>
       ) : null}
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="Table">
         <table class="list">
           <thead>
             <tr>

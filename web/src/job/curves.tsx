@@ -62,8 +62,8 @@ export function Curves({ detail, job }: { detail: JobDetail; job: Job }) {
     return (
       <Card title="Curves">
         <Empty title={isOpen(job.state) ? "No values yet" : "It reported no values"}>
-          <p>A training job reports its loss and speed by itself. Any program can:</p>
-          <Command line={'echo "::marquee metric loss=0.3 step=10"'} />
+          <p>A training job reports its loss, scores and speed by itself; a command job reports none.</p>
+          <Command line={`marquee metrics ${job.id}`} />
         </Empty>
       </Card>
     );

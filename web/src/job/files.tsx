@@ -47,7 +47,7 @@ export function Contents({ artifact }: { artifact: Artifact }) {
         </div>
       </Card>
       <Card title="Files">
-        <div class="wide">
+        <div class="wide" tabIndex={0} role="group" aria-label="Table">
           <table class="list">
             <thead>
               <tr>

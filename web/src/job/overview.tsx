@@ -20,6 +20,11 @@ export function Overview({ detail, job }: { detail: JobDetail; job: Job }) {
       <div class="stack">
         {why && why.why.length > 0 ? (
           <div class="why">
+            {why.result === "" ? null : (
+              <p>
+                <strong>{why.result}</strong>
+              </p>
+            )}
             {why.why.map((sentence) => (
               <p key={sentence}>{sentence}</p>
             ))}

@@ -43,7 +43,13 @@ export function JobPage({ id, part, query }: { id: bigint; part: string; query: 
   const detail = answer.value;
   const job = live ?? detail?.job;
   const why = answer.trouble ?? (job ? undefined : stream.trouble);
-  if (!detail || !job) return why ? <TroubleBox of={why} again={again} /> : <Skeleton lines={10} />;
+  if (!detail || !job)
+    return (
+      <>
+        <h1 class="sr">Job {String(id)}</h1>
+        {why ? <TroubleBox of={why} again={again} /> : <Skeleton lines={10} />}
+      </>
+    );
   const base = `/jobs/${id}`;
   const checked = PARTS.find((known) => known === part);
   const tabs = [
@@ -178,6 +184,15 @@ function Head({ job, again }: { job: Job; again: () => void }) {
   );
 }
 
+/** The place of this page that shows what a command would. */
+function placeOf(command: string): { to: string; name: string } | undefined {
+  const [, verb = "", id = ""] = /^marquee (logs|explain|artifacts get)(?: -f)? (\d+)\b/.exec(command) ?? [];
+  if (verb === "logs") return { to: `/jobs/${id}/logs`, name: "open the log" };
+  if (verb === "explain") return { to: `/jobs/${id}`, name: "go there" };
+  if (verb === "artifacts get") return { to: `/jobs/${id}/files`, name: "see its files" };
+  return command === "marquee workers" ? { to: "/workers", name: "see the workers" } : undefined;
+}
+
 /** What to do, as a command to type or a sentence. */
 export function Hints({ of }: { of: { command: string; text: string }[] }) {
   if (of.length === 0) return null;
@@ -187,11 +202,19 @@ export function Hints({ of }: { of: { command: string; text: string }[] }) {
         hint.command === "" ? (
           <span key={hint.text}>{hint.text}</span>
         ) : (
-          <span key={hint.command} class="hint">
-            <Command line={hint.command} /> {hint.text}
-          </span>
+          <Hinted key={hint.command} command={hint.command} text={hint.text} />
         ),
       )}
     </div>
+  );
+}
+
+function Hinted({ command, text }: { command: string; text: string }) {
+  const place = placeOf(command);
+  return (
+    <span class="hint">
+      <Command line={command} />
+      {place ? <Link to={place.to}>{place.name}</Link> : text}
+    </span>
   );
 }

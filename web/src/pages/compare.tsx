@@ -163,7 +163,7 @@ function Settings({ runs }: { runs: Run[] }) {
       {rows.length === 0 ? (
         <Empty title="Nothing: they were asked the same" />
       ) : (
-        <div class="wide">
+        <div class="wide" tabIndex={0} role="group" aria-label="Table">
           <table class="list">
             <thead>
               <tr>
@@ -204,7 +204,7 @@ function Quality({ runs }: { runs: Run[] }) {
   if (rated.length === 0) return null;
   return (
     <Card title="Quality on test pictures">
-      <div class="wide">
+      <div class="wide" tabIndex={0} role="group" aria-label="Table">
         <table class="list">
           <thead>
             <tr>

@@ -275,7 +275,7 @@ function UsedOf({ usage }: { usage: Usage }) {
       <Area curves={curves} from={ms(usage.from) ?? 0} to={ms(usage.to) ?? 0} label="Devices held over time" />
       {usage.pipelines.length === 0 ? <p class="quiet">Nothing ran in this time.</p> : null}
       {usage.pipelines.length > 0 ? (
-        <div class="wide">
+        <div class="wide" tabIndex={0} role="group" aria-label="Table">
           <table class="list">
             <thead>
               <tr>

@@ -23,7 +23,12 @@ export function PipelinePage({ id }: { id: bigint }) {
   );
   const pipeline = answer.value;
   if (!pipeline)
-    return answer.trouble ? <TroubleBox of={answer.trouble} again={answer.again} /> : <Skeleton lines={9} />;
+    return (
+      <>
+        <h1 class="sr">Pipeline {String(id)}</h1>
+        {answer.trouble ? <TroubleBox of={answer.trouble} again={answer.again} /> : <Skeleton lines={9} />}
+      </>
+    );
   const jobs = pipeline.jobs.map((job) => fresh.get(job.id) ?? job);
   const open = jobs.filter((job) => isOpen(job.state));
   const evaluations = jobs.filter((job) => kindWord(job.kind) === "eval" && job.state === JobState.SUCCEEDED);
@@ -172,14 +177,14 @@ function Node({ job }: { job: Job }) {
     <>
       <span class="node-row">
         <strong>{jobName(job)}</strong>
-        <State of={job.state} small />
+        {job.id === 0n ? null : <State of={job.state} small />}
       </span>
       <span class="node-row quiet">
         <span>
           {kindWord(job.kind)}
           {job.ranks > 1 ? ` × ${job.ranks}` : ""}
         </span>
-        <RanFor job={job} />
+        {job.id === 0n ? null : <RanFor job={job} />}
       </span>
       {job.state === JobState.RUNNING ? (
         <Bar value={percent(job.progress)} label={`${jobName(job)}: progress`} />

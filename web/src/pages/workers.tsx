@@ -1,11 +1,13 @@
 /** Hosts: what each has, what runs on it, and what is wrong with it. */
 
 import { useEffect, useRef } from "preact/hooks";
-import { workers as service } from "../api";
+import { cluster, workers as service } from "../api";
+import type { GpuPast } from "../gen/marquee/v1/cluster_pb";
 import { WorkerState, type GpuReading, type Worker } from "../gen/marquee/v1/workers_pb";
 import { useAnswer } from "../live";
 import { useOverview } from "../overview";
 import { Link } from "../router";
+import { Area } from "../ui/area";
 import { Ago, Bar, Card, Command, Empty, Facts, Skeleton, TroubleBox } from "../ui/parts";
 import { Word } from "../job/attempts";
 import { bytes, plural, workerWord } from "../words";
@@ -101,7 +103,15 @@ export function slots(worker: Worker): Slot[] {
   ];
 }
 
+/** Seconds between two looks at what GPUs said before. */
+const PAST_EVERY = 10n;
+
 function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
+  const wanted = whole && worker.gpus.length > 0;
+  const beat = (worker.gpus[0]?.at?.seconds ?? 0n) / PAST_EVERY;
+  const past = useAnswer(wanted ? `past ${worker.name} ${beat}` : null, (signal) =>
+    cluster.getGpuHistory({ workerName: worker.name }, { signal }),
+  ).value;
   const inventory = worker.inventory;
   const all = slots(worker);
   const busy = all.filter((slot) => slot.held).length;
@@ -143,7 +153,7 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
           </div>
         ) : null}
         {worker.gpus.map((gpu) => (
-          <Gpu key={gpu.index} gpu={gpu} whole={whole} />
+          <Gpu key={gpu.index} gpu={gpu} whole={whole} past={past?.gpus.find((one) => one.index === gpu.index)} />
         ))}
         {worker.ranks.length > 0 ? (
           <ul class="legend" style={{ listStyle: "none" }}>
@@ -195,7 +205,7 @@ function Bulb({ slot }: { slot: Slot }) {
   return <Link to={`/jobs/${slot.held.job}`} class={`bulb bulb-${slot.kind}${look}`} aria-label={says} title={says} />;
 }
 
-function Gpu({ gpu, whole }: { gpu: GpuReading; whole: boolean }) {
+function Gpu({ gpu, whole, past }: { gpu: GpuReading; whole: boolean; past: GpuPast | undefined }) {
   const memory =
     gpu.memoryUsedBytes !== undefined && gpu.memoryTotalBytes !== undefined && gpu.memoryTotalBytes > 0n
       ? (100 * Number(gpu.memoryUsedBytes)) / Number(gpu.memoryTotalBytes)
@@ -230,6 +240,7 @@ function Gpu({ gpu, whole }: { gpu: GpuReading; whole: boolean }) {
         </p>
       )}
       {gpu.throttleReasons.length > 0 ? <p class="quiet">slowed down: {gpu.throttleReasons.join(", ")}</p> : null}
+      {whole && past ? <Past of={past} gpu={gpu} /> : null}
       {whole ? (
         <Card title={`gpu ${gpu.index}`}>
           <div class="inside">
@@ -251,5 +262,20 @@ function Gpu({ gpu, whole }: { gpu: GpuReading; whole: boolean }) {
         </Card>
       ) : null}
     </div>
+  );
+}
+
+/** The last hour of a GPU: how busy it was, and how full. */
+function Past({ of, gpu }: { of: GpuPast; gpu: GpuReading }) {
+  const [first, last] = [of.samples[0], of.samples.at(-1)];
+  if (!first || !last || first === last) return null;
+  const total = Number(gpu.memoryTotalBytes ?? 0n);
+  const memory = of.samples.map((sample) => (total === 0 ? 0 : (100 * Number(sample.memoryUsedBytes ?? 0n)) / total));
+  const curves = [
+    { name: "busy %", values: of.samples.map((sample) => sample.utilisationPercent ?? 0), colour: "var(--chart-1)" },
+    { name: "memory %", values: memory, colour: "var(--chart-2)" },
+  ];
+  return (
+    <Area curves={curves} from={Number(first.atMs)} to={Number(last.atMs)} label={`gpu ${gpu.index}, the last hour`} />
   );
 }

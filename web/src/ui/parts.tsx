@@ -114,7 +114,7 @@ export function Doing({ job }: { job: Job }) {
     ) : job.progress ? (
       <Progress of={job.progress} name={jobName(job)} />
     ) : (
-      <span class="quiet">starts</span>
+      <span class="quiet">under way</span>
     );
   if (job.failure && job.state !== JobState.SUCCEEDED) return <span class="clip">{job.failure.message}</span>;
   if (job.reusedFromJobId !== 0n)

