@@ -124,6 +124,7 @@ async fn assemble(
         blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         index: Arc::default(),
