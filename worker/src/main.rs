@@ -1,6 +1,5 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,41 +64,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Watches over one child; started by the daemon itself.
-    #[command(hide = true)]
-    Keep {
-        dir: PathBuf,
-        launch: u32,
-        #[arg(long)]
-        events: bool,
-        #[arg(long)]
-        cgroup: Option<PathBuf>,
-        #[arg(last = true, required = true)]
-        argv: Vec<OsString>,
-    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
+    if words.next().is_some_and(|word| word == keeper::COMMAND) {
+        keeper::keep(&Keep::read(words)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Doctor { json }) => look(arguments, json),
-        // Single-threaded, as blocking its signals demands.
-        Some(Command::Keep {
-            dir,
-            launch,
-            events,
-            cgroup,
-            argv,
-        }) => {
-            keeper::keep(&Keep {
-                dir,
-                launch,
-                events,
-                cgroup,
-                argv,
-            })?;
-            Ok(ExitCode::SUCCESS)
-        }
         None => {
             serve(arguments)?;
             Ok(ExitCode::SUCCESS)
