@@ -15,6 +15,8 @@ pub(crate) type Pair = (String, String);
 pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<Pair>>, SettingsError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
+        // A file that somebody named and that is not there is an error: going on with the defaults would be going
+        // on with other settings than he believes.
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(source) => {
             return Err(SettingsError::Unreadable {
@@ -61,6 +63,8 @@ fn flatten(
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
             Value::Datetime(at) => at.to_string(),
+            // No setting is a list in the environment or on the command line, and a file must not be able to say
+            // more than those.
             Value::Array(_) => {
                 return Err(SettingsError::List {
                     key,

@@ -107,7 +107,8 @@ async fn a_job_that_the_planner_stumbles_over_is_set_aside_and_all_others_run() 
     };
     let cluster = Cluster::start_in(TestDatabase::create().await, env).await;
     let mut worker = cluster.worker("w").await;
-    let odd = format!("[jobs.odd]\nkind = \"command\"\nargv = [\"true\"]\npriority = {ODD_PRIORITY}\n");
+    let odd =
+        format!("[jobs.odd]\nkind = \"command\"\nargv = [\"true\"]\npriority = {ODD_PRIORITY}\n");
     let odd = cluster.submit(&odd).await[0].id;
     // Of the same shape, and behind it in the queue.
     all_is_well(&cluster, &mut worker).await;
