@@ -21,7 +21,8 @@ pub(crate) fn absolute(
     mut set: Vec<v1::Override>,
     place: &Place,
 ) -> Result<Vec<v1::Override>> {
-    if !is_this_machine(&place.addr) {
+    let mut all = std::iter::once(&place.addr).chain(&place.others);
+    if !all.all(|addr| is_this_machine(addr)) {
         return Ok(set);
     }
     let here = std::env::current_dir().context("cannot tell the current folder")?;

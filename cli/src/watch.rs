@@ -8,7 +8,7 @@ use marquee_view::words;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};
 use crate::progress::Reporter;
@@ -62,7 +62,7 @@ pub(crate) async fn until_ended(
             .unwrap_or_else(|| Status::new(Code::Unavailable, "the coordinator is stopping"));
         // What will not pass, such as a job that does not exist, is told at once instead of being asked for five
         // minutes.
-        if !is_passing(&status) {
+        if !remote.may_pass(&status) {
             reporter.finish(clock::now());
             return Err(remote.error(&status, 1, Duration::ZERO));
         }

@@ -18,6 +18,7 @@ use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
 use crate::index::Index;
 use crate::rates::Rates;
+use crate::role::Role;
 use crate::scheduler::Planner;
 use crate::session::{Counter, Sessions};
 use crate::walls::Walls;
@@ -57,7 +58,11 @@ pub struct App {
     pub rates: Rates,
     /// Which cluster this is.
     pub cluster: Uuid,
+    /// Drawn anew by each process.
+    pub process: Uuid,
     pub settings: Settings,
+    /// Whether this process leads, among others on the same database.
+    pub role: Role,
     /// What keeps one part's fault from the others.
     pub walls: Walls,
     /// Cancelled when the coordinator is asked to stop: streams end, loops leave.

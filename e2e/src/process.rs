@@ -113,6 +113,12 @@ impl Daemon {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Its exit code, if it has left; -1 where a signal ended it.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let status = self.child.try_wait()?;
+        Ok(status.map(|status| status.code().unwrap_or(-1)))
+    }
+
     /// SIGKILL, as a crash.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;

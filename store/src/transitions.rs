@@ -568,6 +568,12 @@ pub async fn mark_jobs_revived(
     )
     .fetch_all(tx.sql())
     .await?;
+    #[cfg(feature = "planted")]
+    if marquee_domain::planted::is("attempt-number-again") {
+        let before =
+            "UPDATE open_jobs SET attempt = attempt - 1 WHERE job_id = ANY ($1) AND attempt > 0";
+        sqlx::query(before).bind(&rows).execute(tx.sql()).await?;
+    }
     Ok(rows.into_iter().map(JobId).collect())
 }
 

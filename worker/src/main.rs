@@ -4,7 +4,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use marquee_settings::{Setting, as_toml};
 use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
 use marquee_worker::process::keeper::{self, Keep};
@@ -24,7 +25,7 @@ struct Arguments {
     /// Settings file; must exist when named [default: /etc/marquee/worker.toml if it exists]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// URL of the coordinator [default: http://127.0.0.1:7700]
+    /// URL of the coordinator; of several, with commas between them [default: http://127.0.0.1:7700]
     #[arg(long, global = true)]
     coordinator: Option<String>,
     /// Name of this worker, unique in the cluster [default: the host's name]
@@ -64,6 +65,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at the settings, without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the manual page; for packages.
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum ConfigCommand {
+    /// Read the settings as a start would; exit code 1, with the key and the way out, if they cannot be used
+    Check,
+    /// Print the settings in force as a settings file
+    Show {
+        /// Beside each value, where it was written
+        #[arg(long)]
+        origin: bool,
+        /// One JSON array instead: of each key its value and its origin
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -76,6 +98,16 @@ fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Doctor { json }) => look(arguments, json),
+        Some(Command::Config(command)) => {
+            let text = settings_text(&command, &arguments.listing()?)?;
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man) => {
+            let page = clap_mangen::Man::new(Arguments::command()).section("8");
+            page.render(&mut std::io::stdout())?;
+            Ok(ExitCode::SUCCESS)
+        }
         None => {
             serve(arguments)?;
             Ok(ExitCode::SUCCESS)
@@ -104,6 +136,16 @@ fn look(arguments: Arguments, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+fn settings_text(command: &ConfigCommand, listing: &[Setting]) -> anyhow::Result<String> {
+    Ok(match command {
+        ConfigCommand::Check => "settings: ok\n".to_owned(),
+        ConfigCommand::Show { json: true, .. } => {
+            format!("{}\n", serde_json::to_string(listing)?)
+        }
+        ConfigCommand::Show { origin, .. } => as_toml(listing, *origin),
+    })
+}
+
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments.config.clone();
     let sources = Sources {
@@ -123,6 +165,15 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
+    fn listing(self) -> anyhow::Result<Vec<Setting>> {
+        let file = self.config.clone();
+        let sources = Sources {
+            file: file.as_deref(),
+            env: None,
+        };
+        Ok(Config::listing(sources, self.into_settings())?)
+    }
+
     fn into_settings(self) -> Settings {
         Settings {
             coordinator: self.coordinator,

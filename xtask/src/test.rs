@@ -8,11 +8,14 @@ use anyhow::{Context, Result};
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report};
+use crate::{process, report, sim};
 
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
+    if filter.is_empty() {
+        report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))?;
+    }
     let has_nextest = has_nextest(workspace);
     if has_nextest && filter.is_empty() {
         // nextest leaves examples in documentation out; they go first, so that its summary is last.

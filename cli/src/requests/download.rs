@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 use tonic::Status;
 
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::error::Result;
 
 /// How often one file is tried without receiving a single new byte.
@@ -120,7 +120,7 @@ async fn receive(
             Err(status) => status,
         };
         tries = if offset > before { 0 } else { tries + 1 };
-        if !is_passing(&status) || tries >= TRIES_MAX {
+        if !remote.may_pass(&status) || tries >= TRIES_MAX {
             return Err(remote.error(&status, tries.max(1), PAUSE * tries));
         }
         sleep(PAUSE).await;

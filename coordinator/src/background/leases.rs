@@ -102,6 +102,10 @@ fn has_expired(
     heard: Option<Instant>,
     lease: Duration,
 ) -> bool {
+    #[cfg(feature = "planted")]
+    if marquee_domain::planted::is("verdict-at-once") {
+        return heard.is_none_or(|heard| now.duration_since(heard) > lease);
+    }
     let silent_since = heard.map_or(listening_since, |heard| heard.max(listening_since));
     now.duration_since(silent_since) > lease
 }

@@ -152,7 +152,7 @@ async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Optio
     let newest = checkpoints::list_checkpoints(&mut conn, job, CHECKPOINTS_TRIED_MAX).await?;
     drop(conn);
     for (key, manifest) in newest {
-        let wrong = app.blobs.check(&manifest).await?;
+        let wrong = app.blobs.check(&manifest).await?.wrong;
         let Some(first) = wrong.first() else {
             return Ok(Some(key));
         };

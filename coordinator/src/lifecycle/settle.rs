@@ -32,11 +32,25 @@ pub struct Settled {
     workers: Vec<WorkerId>,
     /// Jobs that can be committed once their outputs are looked at.
     pub with_outputs: Vec<JobId>,
+    /// What a planted bug does in a transaction of its own.
+    #[cfg(feature = "planted")]
+    apart: Option<(Vec<JobId>, Vec<transitions::ArrayCount>, DateTime<Utc>)>,
 }
 
 impl Settled {
     /// Wakes whoever has something to do or to show now.
     pub fn tell(&self, app: &App) {
+        #[cfg(feature = "planted")]
+        if let Some((needed, arrays, now)) = self.apart.clone() {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let mut tx = app.db.write("dependents apart").await?;
+                let released = dependents::release(&mut tx, needed, &arrays, now).await?;
+                tx.commit().await?;
+                app.jobs_changed(&released);
+                Ok::<(), StoreError>(())
+            });
+        }
         app.jobs_changed(&self.changed);
         app.jobs_succeeded(&self.succeeded);
         app.jobs_ended(&self.ended);
@@ -88,6 +102,11 @@ impl Settled {
                 self.counted.push(count.array);
             }
         }
+        #[cfg(feature = "planted")]
+        if marquee_domain::planted::is("dependents-apart") {
+            self.apart = Some((needed, arrays, now));
+            return Ok(());
+        }
         let released = dependents::release(tx, needed, &arrays, now).await?;
         self.changed.extend(released);
         Ok(())
@@ -109,6 +128,7 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
         return Ok(());
     }
     tx.commit().await?;
+    outputs.are_named(&settled.succeeded);
     settled.tell(app);
     Ok(())
 }

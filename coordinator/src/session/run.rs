@@ -302,6 +302,10 @@ impl Session {
 
     /// Sends the shares that the worker's ranks have now, counted from its newest heartbeat.
     async fn send_shares(&self) -> Result<(), End> {
+        // No statement of Postgres stands behind a share: one that may have been taken over from gives none.
+        if !self.app.role.is_sure() {
+            return Ok(());
+        }
         let shares = self
             .app
             .rates
@@ -445,7 +449,13 @@ impl Session {
                 }))
                 .await
             }
-            Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Stop { reason, forget } => {
+                #[cfg(feature = "planted")]
+                if marquee_domain::planted::is("free-when-told") {
+                    self.gone(key, None).await?;
+                }
+                self.send(self.stop(key, reason, forget)).await
+            }
             Action::Kill { reason } => self.send(kill(key, reason)).await,
             Action::TellLost { ranks } => {
                 self.send(Out::RanksLost(v1::RanksLost {
@@ -562,7 +572,10 @@ impl Session {
     }
 
     async fn send(&self, body: Out) -> Result<(), End> {
-        let message = v1::CoordinatorMessage { body: Some(body) };
+        let message = v1::CoordinatorMessage {
+            body: Some(body),
+            epoch: self.app.role.epoch(),
+        };
         match self.outbox.send_timeout(Ok(message), SEND_MAX).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::Stuck),

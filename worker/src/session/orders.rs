@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, warn};
 
+use crate::blocking::blocking;
 use crate::supervisor::Supervisor;
 
 /// Orders that wait to be followed. While there are so many, no more are read from the stream, and
@@ -69,12 +70,12 @@ async fn follow(supervisor: Arc<Supervisor>, mut queue: mpsc::Receiver<Order>) {
         let mut following = JoinSet::new();
         for orders in chains.into_values() {
             let supervisor = Arc::clone(&supervisor);
-            following.spawn_blocking(move || {
+            following.spawn(blocking(move || {
                 orders.into_iter().for_each(|order| one(&supervisor, order));
-            });
+            }));
         }
         while let Some(followed) = following.join_next().await {
-            if let Err(join) = followed {
+            if let Err(join) = followed.flatten() {
                 error!(error = %join, "following an order failed");
             }
         }

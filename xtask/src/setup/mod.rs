@@ -84,8 +84,7 @@ pub fn kepler_runtime() -> Result<PathBuf> {
     )
 }
 
-/// Postgres alone, for a test that needs nothing else.
-#[cfg(test)]
+/// Postgres alone, for what needs nothing else: the folder for MARQUEE_POSTGRES_BIN.
 pub fn postgres_bin() -> Result<PathBuf> {
     postgres::ensure()
 }

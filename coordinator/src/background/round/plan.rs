@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use super::hosts::hosts;
 use super::isolate;
 use crate::app::App;
+use crate::blocking::blocking;
 use crate::index::Open;
 use crate::lifecycle::Result;
 use crate::scheduler::Plan;
@@ -28,7 +29,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     let now = app.clock.now();
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
     let (trail, planner) = (app.walls.trail.clone(), app.planner);
-    let planned = tokio::task::spawn_blocking(move || {
+    let planned = blocking(move || {
         let mut open = index.open();
         let hosts = hosts(&open, &sessions);
         let next = open.queue.wake(now);

@@ -16,7 +16,7 @@ use crate::lifecycle::waits_for;
 use crate::scheduler::{Explainer, Host, Obstacle, Shape, back_off};
 
 /// Jobs as messages, those that wait with the reason.
-pub(super) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
+pub(in crate::rpc) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
     let now = app.clock.now();
     let is_queued = |job: &Job| matches!(job.state, JobState::Queued { .. });
     if !jobs.iter().any(is_queued) {
