@@ -106,7 +106,7 @@ impl Remote {
     }
 
     pub(crate) fn audit(&self) -> AuditClient<Channel> {
-        AuditClient::new(self.channel.clone()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+        AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {
