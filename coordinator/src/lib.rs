@@ -168,6 +168,7 @@ async fn assemble(
         blobs,
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         index: Arc::default(),

@@ -156,5 +156,6 @@ pub(crate) fn coordinator_env(clock: Arc<HostClock>, random: Arc<HostRandom>) ->
         clock,
         random,
         net: Arc::new(Network),
+        ..coordinator::Env::system()
     }
 }

@@ -1,6 +1,5 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -72,18 +71,6 @@ enum Command {
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
-    /// Watches over one child; started by the daemon itself.
-    #[command(hide = true)]
-    Keep {
-        dir: PathBuf,
-        launch: u32,
-        #[arg(long)]
-        events: bool,
-        #[arg(long)]
-        cgroup: Option<PathBuf>,
-        #[arg(last = true, required = true)]
-        argv: Vec<OsString>,
-    },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -102,6 +89,12 @@ enum ConfigCommand {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
+    if words.next().is_some_and(|word| word == keeper::COMMAND) {
+        keeper::keep(&Keep::read(words)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Doctor { json }) => look(arguments, json),
@@ -113,23 +106,6 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(Command::Man) => {
             let page = clap_mangen::Man::new(Arguments::command()).section("8");
             page.render(&mut std::io::stdout())?;
-            Ok(ExitCode::SUCCESS)
-        }
-        // Single-threaded, as blocking its signals demands.
-        Some(Command::Keep {
-            dir,
-            launch,
-            events,
-            cgroup,
-            argv,
-        }) => {
-            keeper::keep(&Keep {
-                dir,
-                launch,
-                events,
-                cgroup,
-                argv,
-            })?;
             Ok(ExitCode::SUCCESS)
         }
         None => {

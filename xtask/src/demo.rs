@@ -37,6 +37,7 @@ const PACKAGES: [&str; 6] = [
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
+    // Before the first byte is fetched: some 500 MB and a private Postgres should surprise nobody.
     eprint!("{}", plan(&workspace.bin_dir, &setup::plan(), options));
     let setup = Setup::ensure()?;
     web::build_if_possible(workspace);

@@ -37,6 +37,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     }
     let mut runner = if has_nextest {
         let mut command = workspace.cargo("nextest");
+        // All of them: who waited for a build wants every failure of it, not the first.
         command.args(["run", "--workspace", "--no-fail-fast"]);
         command
     } else {

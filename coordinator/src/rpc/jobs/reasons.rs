@@ -11,7 +11,7 @@ use marquee_store::jobs::Job;
 use super::encode;
 use crate::app::App;
 use crate::background::hosts;
-use crate::index::Open;
+use crate::index::{Open, aside};
 use crate::lifecycle::waits_for;
 use crate::scheduler::{Explainer, Host, Obstacle, Shape, back_off};
 
@@ -93,6 +93,9 @@ fn queued(
         return back_off(until);
     }
     let shape = Shape::of(&known.spec);
+    if let Some(why) = open.aside.why(job.id, shape) {
+        return aside::words(why);
+    }
     let reason = said
         .entry(shape)
         .or_insert_with(|| explainer.explain(shape));
