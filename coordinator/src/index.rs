@@ -21,12 +21,16 @@ use marquee_store::open::{HeldRank, OpenJob};
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::{Worker, WorkerState};
 
+pub use aside::Aside;
+
 use crate::scheduler::{
     Claim, Group, Limits, Line, Pending, Preemptible, ProjectId, Queue, Reservation, RulesId, Shape,
 };
 pub use accounts::{Account, Accounts};
 use names::Names;
 use turns::Turns;
+
+pub mod aside;
 
 /// The index, shared by the schedule loop, which keeps it, and those who ask why a job waits.
 #[derive(Debug, Default)]
@@ -98,6 +102,8 @@ pub struct Open {
     /// Which job is at a step: it runs, or is the first in the queue.
     steps: HashMap<Digest, JobId>,
     pub workers: Vec<Worker>,
+    /// What the planner cannot plan.
+    pub aside: Aside,
     /// What the newest round held back, and for whom.
     pub reservations: Vec<Reservation>,
     /// What others left for jobs that have not started yet.

@@ -42,7 +42,7 @@ pub use retry::retry_job;
 pub use reuse::reuse;
 pub use settle::{Settled, advance, settle};
 pub use standing::set_standing;
-pub use submit::{Submission, Submitted, submit};
+pub use submit::{Submission, Submitted, check, submit};
 pub use unreadable::fail_unreadable;
 pub use verdict::PREPARE_MAX;
 

@@ -8,6 +8,7 @@ use marquee_domain::standing::{Decision, Drain, Standing};
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::jobs;
+use marquee_store::leader::{self, Living};
 use marquee_store::open::{self, HeldRank, Which};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use tonic::{Request, Response, Status};
@@ -80,6 +81,31 @@ impl WorkersService {
     }
 }
 
+impl WorkersService {
+    async fn coordinators(&self) -> Result<v1::ListCoordinatorsResponse, LifecycleError> {
+        let app = &self.app;
+        let mut conn = app.db.read().await?;
+        let (leader, living) = leader::list_coordinators(&mut conn, &app.clock).await?;
+        let leaderless = leader.process.is_none() || leader.has_expired;
+        let encode = |living: Living| v1::Coordinator {
+            leads: !leaderless && Some(living.process) == leader.process,
+            other_storage: leader
+                .storage
+                .is_some_and(|theirs| theirs != living.storage),
+            answers: living.process == app.process,
+            address: living.address,
+            version: living.version,
+            since: Some(timestamp(living.since)),
+        };
+        Ok(v1::ListCoordinatorsResponse {
+            coordinators: living.into_iter().map(encode).collect(),
+            epoch: u64::try_from(leader.epoch).unwrap_or(0),
+            leader: leader.address,
+            leaderless,
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl v1::workers_server::Workers for WorkersService {
     async fn list_workers(
@@ -88,6 +114,13 @@ impl v1::workers_server::Workers for WorkersService {
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let workers = self.list().await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn list_coordinators(
+        &self,
+        _: Request<v1::ListCoordinatorsRequest>,
+    ) -> Result<Response<v1::ListCoordinatorsResponse>, Status> {
+        Ok(Response::new(self.coordinators().await?))
     }
 
     async fn drain_worker(

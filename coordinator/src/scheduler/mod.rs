@@ -119,6 +119,9 @@ pub struct Reservation {
     kinds: Kinds,
 }
 
+/// What decides a round: [`plan`], or one that a test gives.
+pub type Planner = fn(&Queue, &[Host], &Limits, DateTime<Utc>) -> Plan;
+
 /// Decides which jobs of `queue` start now, and where. The caller has woken those whose time has come
 /// ([`Queue::wake`]).
 ///

@@ -6,9 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use marquee_store::steering;
 
 use super::hosts::hosts;
+use super::isolate;
 use crate::app::App;
+use crate::blocking::blocking;
+use crate::index::Open;
 use crate::lifecycle::Result;
-use crate::scheduler::{self, Plan};
+use crate::scheduler::Plan;
 
 /// Checkpoints come every few minutes at most: what one would save is known well enough for the choice of victims.
 const CHECKPOINTS_LOOKED_AT_EVERY: TimeDelta = TimeDelta::seconds(5);
@@ -53,8 +56,8 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     let now = app.clock.now();
     look_at_checkpoints(app, now).await?;
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
-    let trail = app.walls.trail.clone();
-    let planned = tokio::task::spawn_blocking(move || {
+    let (trail, planner) = (app.walls.trail.clone(), app.planner);
+    let planned = blocking(move || {
         let mut open = index.open();
         let hosts = hosts(&open, &sessions, now);
         let next = open.queue.wake(now);
@@ -65,7 +68,10 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
             format!("planning of {jobs} jobs on {hosts} hosts with {devices} devices")
         });
         let limits = open.limits(now);
-        let plan = scheduler::plan(&open.queue, &hosts, &limits, now);
+        let Open { queue, aside, .. } = &mut *open;
+        let plan = isolate::plan(queue, aside, now, |queue| {
+            planner(queue, &hosts, &limits, now)
+        });
         open.reservations.clone_from(&plan.reservations);
         open.claims.clone_from(&plan.claims);
         let next = [next, open.next_deadline()].into_iter().flatten().min();
@@ -75,7 +81,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
             due: next.and_then(|next| (next - now).to_std().ok()),
         }
     });
-    // Ends only with a panic, which is passed on to who watches the loops.
+    // Ends only with a panic of something else than the planner, which is passed on to who watches the loops.
     match planned.await {
         Ok(planned) => Ok(Some(planned)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),

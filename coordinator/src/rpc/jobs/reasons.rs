@@ -12,7 +12,7 @@ use marquee_store::jobs::Job;
 use super::encode;
 use crate::app::App;
 use crate::background::hosts;
-use crate::index::{Known, Open};
+use crate::index::{Known, Open, aside};
 use crate::lifecycle::waits_for;
 use crate::scheduler::{
     AtOnce, Explainer, Host, Limits, Obstacle, Pending, ProjectId, QuotaHit, Shape, back_off,
@@ -23,7 +23,7 @@ use crate::scheduler::{
 const NAMED_JOBS_MAX: usize = 3;
 
 /// Jobs as messages, those that wait with the reason.
-pub(super) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
+pub(in crate::rpc) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
     let now = app.clock.now();
     let is_queued = |job: &Job| matches!(job.state, JobState::Queued { .. });
     if !jobs.iter().any(is_queued) {
@@ -121,6 +121,9 @@ fn queued(
     let Some(line) = open.queue.get(job.id).map(Pending::line) else {
         return as_stored(job);
     };
+    if let Some(why) = open.aside.why(job.id, line.shape) {
+        return aside::words(why);
+    }
     if let Some(hit) = explainer.quota(line) {
         let project = known.spec.sharing.project.as_str();
         let frees_at = open.frees_at(project, now);
