@@ -20,7 +20,9 @@ async fn one_that_stands_by_sends_the_worker_to_the_one_that_leads() {
     leader.change(|state| state.epoch = 1);
     // The worker knows the first alone; that one names the other.
     let _daemon = Daemon::start(&standby, &[]);
-    leader.until("a session", |state| !state.hellos.is_empty()).await;
+    leader
+        .until("a session", |state| !state.hellos.is_empty())
+        .await;
     // Files go where the session goes.
     let output = "sleep 0.2; echo result > $MARQUEE_OUTPUT/f";
     run(&leader, KEY, shell(output)).await;
@@ -45,7 +47,9 @@ async fn a_worker_finds_the_successor_and_its_child_goes_on() {
     daemon.start_again();
     run(&first, KEY, shell("echo begun; sleep 1000")).await;
     first
-        .until("its log", |state| has(state, KEY, |body| matches!(body, Body::Log(_))))
+        .until("its log", |state| {
+            has(state, KEY, |body| matches!(body, Body::Log(_)))
+        })
         .await;
     first.go_away().await;
     second
@@ -91,7 +95,8 @@ async fn a_lower_epoch_is_not_followed() {
             state.held.clear();
         });
         fake.break_session();
-        fake.until("heartbeats", |state| state.held.len() == 1).await;
+        fake.until("heartbeats", |state| state.held.len() == 1)
+            .await;
     }
     stop(&fake, KEY, 100, false).await;
     assert!(matches!(fake.until_ended(KEY).await, Body::Stopped(_)));
