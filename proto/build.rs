@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 6] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
     "marquee/v1/workers.proto",
+    "marquee/v1/audit.proto",
+    "marquee/v1/cluster.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

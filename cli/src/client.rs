@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use marquee_domain::limits;
 use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
@@ -104,6 +105,10 @@ impl Remote {
         ArtifactsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
+    pub(crate) fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {
         WorkersClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
@@ -168,6 +173,7 @@ impl Remote {
                 Some(_) => self.retry_for.max(TAKE_OVER_FOR),
                 None => self.retry_for,
             };
+            // The pause counts: a wait with no try behind it helps nobody.
             if !may_repeat(&status, repeat) || started.elapsed() + pause > retry_for {
                 return Err(self.error(&status, tries, started.elapsed()));
             }
@@ -240,6 +246,7 @@ fn is_passing(status: &Status) -> bool {
 fn may_repeat(status: &Status, repeat: Repeat) -> bool {
     match repeat {
         Repeat::Safe => is_passing(status),
+        // What broke on its way has other codes, and may have been carried out.
         Repeat::Unsafe => status.code() == Code::Unavailable,
     }
 }
@@ -266,6 +273,7 @@ fn hints(place: &Place, status: &Status) -> Vec<String> {
                 .to_owned(),
         );
     }
+    // Where nobody listens it is "unavailable"; a port with TLS answers with something that is no HTTP/2.
     if place.addr.starts_with("http://") && status.code() != Code::Unavailable {
         hints.push("does it expect TLS? then write https:// and give [tls] in the context".into());
     }
@@ -291,6 +299,7 @@ fn endpoint(place: &Place, addr: &str) -> Result<Endpoint> {
         .max_frame_size(limits::FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        // A watch is silent for hours while a job queues, and a dead connection would look the same.
         .keep_alive_while_idle(true);
     if !addr.starts_with("https://") {
         return Ok(endpoint);

@@ -1,6 +1,7 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
 mod artifacts;
+mod audit;
 mod bench;
 mod cancel;
 mod completions;
@@ -10,6 +11,7 @@ mod doctor;
 mod explain;
 mod jobs;
 mod logs;
+mod man;
 mod metrics;
 mod models;
 mod report;
@@ -46,6 +48,7 @@ Exit codes:
   1    a job failed, or the coordinator refused
   2    the command line is wrong
   3    no coordinator answers
+  4    the cluster's history breaks a rule (audit verify)
   130  interrupted";
 
 /// Train models on your own hosts: submit, watch and steer jobs
@@ -102,10 +105,13 @@ enum Command {
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
+    Audit(audit::Args),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
 }
@@ -135,10 +141,12 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
+        Command::Audit(args) => audit::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, Cli::command(), &session),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
     }
 }

@@ -105,6 +105,7 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
     };
     if let Some((addr, origin)) = stated {
         let (addr, others) = several(addr, false, &origin)?;
+        // Who types an address without https means one without, whatever the file has for its own.
         let tls = tls.filter(|_| addr.starts_with("https://"));
         return Ok(Place {
             addr,
@@ -282,6 +283,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
+        // With the open, not after it: in between others could open it.
         .mode(0o600)
         .open(&aside)?;
     file.write_all(text.as_bytes())?;

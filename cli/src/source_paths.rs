@@ -72,6 +72,7 @@ fn found(base: &Path, written: &str) -> Option<PathBuf> {
     let path = match written.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
             let home = std::env::var_os("HOME").filter(|home| !home.is_empty())?;
+            // Joined with its slash it would be absolute, and the home forgotten.
             Path::new(&home).join(rest.trim_start_matches('/'))
         }
         Some(_) => return None,

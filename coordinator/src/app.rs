@@ -19,6 +19,7 @@ use crate::env::{Clock, Random};
 use crate::index::Index;
 use crate::rates::Rates;
 use crate::role::Role;
+use crate::scheduler::Planner;
 use crate::session::{Counter, Sessions};
 use crate::walls::Walls;
 
@@ -41,6 +42,8 @@ pub struct App {
     pub blobs: BlobStore,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+    /// How rounds are planned.
+    pub planner: Planner,
     /// Wakes the scheduling loop early; its own slow poll is the truth.
     pub wake: Arc<Notify>,
     /// Jobs that changed. A hint for watchers: what changed is read from Postgres.

@@ -5,7 +5,8 @@
 //! fsynced before anybody is told (`write`). One that turns out to be something else is no blob any more: it is
 //! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
 //! what a killed process leaves lies in `<root>/tmp`, which the coordinator that leads empties when it begins to: several
-//! may have this folder, and only that one writes.
+//! may have this folder, and only that one writes. One that somebody is about to name is
+//! not removed (`vouch`).
 //! Not here: who may refer to a blob (the artifacts table).
 
 mod damaged;
@@ -13,6 +14,7 @@ mod read;
 mod remove;
 mod room;
 mod storage;
+mod vouch;
 mod write;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,8 @@ pub use self::damaged::Wrong;
 pub use self::read::BlobReader;
 pub use self::room::FREE_FLOOR_BYTES;
 use self::room::Room;
+pub use self::vouch::Vouch;
+use self::vouch::Vouches;
 pub use self::write::BlobWriter;
 
 /// Bytes as people who look at a disk count them.
@@ -112,6 +116,15 @@ pub struct BlobStore {
     root: Arc<Path>,
     room: Room,
     damaged: Damaged,
+    vouches: Vouches,
+}
+
+/// What a look at the files of a manifest found.
+#[derive(Debug)]
+pub struct Checked {
+    pub wrong: Vec<Wrong>,
+    /// Those that are right stay for as long as this is held.
+    pub vouch: Vouch,
 }
 
 impl BlobStore {
@@ -128,6 +141,7 @@ impl BlobStore {
             Ok(Self {
                 room: Room::of(&root),
                 damaged,
+                vouches: Vouches::default(),
                 root: root.into(),
             })
         })
@@ -152,16 +166,20 @@ impl BlobStore {
         .await
     }
 
-    /// Which of `digests` are not here, in the same order.
+    /// Which of `digests` are not here, in the same order. The others stay for a while: whoever asks will not send
+    /// them, and is about to name them.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
         let store = self.clone();
         blocking(move || {
+            // Before the look: what is here then cannot go between the look and the answer.
+            store.vouches.answer(&digests);
             let mut missing = Vec::new();
             for digest in digests {
                 if store.size(&digest)?.is_none() {
                     missing.push(digest);
                 }
             }
+            store.vouches.settle_answers(&missing);
             Ok(missing)
         })
         .await
@@ -169,7 +187,9 @@ impl BlobStore {
 
     /// The files of a manifest that are not here as it says: missing, of another size, or damaged. Sizes are
     /// looked at; only a file of another size is read as a whole, to tell a broken file from a wrong list.
-    pub async fn check(&self, manifest: &Manifest) -> Result<Vec<Wrong>, BlobError> {
+    ///
+    /// Whoever makes a row name them holds the vouch until that is committed.
+    pub async fn check(&self, manifest: &Manifest) -> Result<Checked, BlobError> {
         let mut files: BTreeMap<Digest, (String, u64)> = BTreeMap::new();
         for file in &manifest.files {
             let wanted = (file.path.clone(), file.size_bytes);
@@ -177,6 +197,7 @@ impl BlobStore {
         }
         let store = self.clone();
         blocking(move || {
+            let vouch = store.vouches.vouch(files.keys().cloned().collect());
             let mut wrong = Vec::new();
             for (digest, (path, size_bytes)) in files {
                 let why = match store.size(&digest)? {
@@ -189,7 +210,7 @@ impl BlobStore {
                 };
                 wrong.push(Wrong { path, digest, why });
             }
-            Ok(wrong)
+            Ok(Checked { wrong, vouch })
         })
         .await
     }
@@ -221,7 +242,7 @@ fn sync_folder(folder: &Path) -> Result<(), BlobError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::blocking(work).await {
         Ok(result) => result,
         // Only a panic in `work` or the runtime's end comes here.
         Err(error) => Err(io_error("work in", Path::new("the blob folder"))(

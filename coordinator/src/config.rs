@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use marquee_settings::{SettingsError, Values, default_data_dir};
+use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
 use crate::app::Settings;
 
@@ -128,14 +128,36 @@ pub enum ConfigError {
 impl Config {
     /// Reads the settings. `environment` is this process's.
     pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
-        let values = Values::of(&KEYS)
-            .file(flags.config.as_deref(), Path::new(DEFAULT_FILE))?
-            .environment(ENV_PREFIX, &environment)?
-            .argument("listen", flags.listen.as_ref())?
-            .path_argument("data_dir", flags.data_dir.as_deref())?
-            .argument("database_url", flags.database_url.as_ref())?;
-        let tls = tls(&values)?;
-        let listen = listen(&values)?;
+        Self::of(&values(flags, &environment)?, &environment)
+    }
+
+    /// The settings in force, with the place where each was written.
+    pub fn listing(
+        flags: &Flags,
+        environment: HashMap<String, String>,
+    ) -> Result<Vec<Setting>, ConfigError> {
+        let values = values(flags, &environment)?;
+        let config = Self::of(&values, &environment)?;
+        Ok(values.listing(|key| config.in_force(key), &["database_url"]))
+    }
+
+    /// What is in force for a key that nobody wrote. None: nothing.
+    fn in_force(&self, key: &str) -> Option<String> {
+        let ms = |time: Duration| Some(time.as_millis().to_string());
+        match key {
+            "listen" => Some(self.listen.to_string()),
+            "data_dir" => Some(self.data_dir.display().to_string()),
+            "timing.lease_ms" => ms(self.settings.lease),
+            "timing.heartbeat_every_ms" => ms(self.settings.heartbeat_every),
+            "timing.poll_every_ms" => ms(self.settings.poll_every),
+            "timing.stop_grace_ms" => ms(self.settings.stop_grace),
+            _ => None,
+        }
+    }
+
+    fn of(values: &Values, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        let tls = tls(values)?;
+        let listen = listen(values)?;
         let missing = match &tls {
             None => Some("there is no [tls]"),
             // It would be encrypted, and open to all.
@@ -174,9 +196,19 @@ impl Config {
                 .map(|url| DatabaseUrl(url.to_owned())),
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
             tls,
-            settings: settings(&values)?,
+            settings: settings(values)?,
         })
     }
+}
+
+/// What was written, the later over the earlier.
+fn values(flags: &Flags, environment: &HashMap<String, String>) -> Result<Values, SettingsError> {
+    Values::of(&KEYS)
+        .file(flags.config.as_deref(), Path::new(DEFAULT_FILE))?
+        .environment(ENV_PREFIX, environment)?
+        .argument("listen", flags.listen.as_ref())?
+        .path_argument("data_dir", flags.data_dir.as_deref())?
+        .argument("database_url", flags.database_url.as_ref())
 }
 
 fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {

@@ -17,7 +17,11 @@ use marquee_store::open::{HeldRank, OpenJob};
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::{Worker, WorkerState};
 
+pub use aside::Aside;
+
 use crate::scheduler::{Line, Pending, Queue, Reservation, Shape};
+
+pub mod aside;
 
 /// The index, shared by the schedule loop, which keeps it, and those who ask why a job waits.
 #[derive(Debug, Default)]
@@ -74,6 +78,8 @@ pub struct Open {
     /// Which job is at a step: it runs, or is the first in the queue.
     steps: HashMap<Digest, JobId>,
     pub workers: Vec<Worker>,
+    /// What the planner cannot plan.
+    pub aside: Aside,
     /// What the newest round held back, and for whom.
     pub reservations: Vec<Reservation>,
 }

@@ -6,8 +6,10 @@
 //! loses nothing. [`run`] puts the parts together.
 
 pub mod app;
+pub mod audit;
 pub mod background;
 pub mod blobs;
+mod blocking;
 pub mod caller;
 mod certificate;
 pub mod config;
@@ -22,6 +24,7 @@ pub mod index;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
+mod metrics;
 pub mod postgres;
 pub mod rates;
 pub mod role;
@@ -31,6 +34,7 @@ pub mod session;
 pub mod systemd;
 pub mod tls;
 pub mod walls;
+mod web;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -164,6 +168,7 @@ async fn assemble(
         blobs,
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         index: Arc::default(),

@@ -10,8 +10,11 @@ use marquee_proto::error::not_leading;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// The one call that reads blobs.
-const DOWNLOAD: &str = "/marquee.v1.Artifacts/DownloadBlob";
+/// The calls that look at blobs.
+const OF_BLOBS: [&str; 2] = [
+    "/marquee.v1.Artifacts/DownloadBlob",
+    "/marquee.v1.Audit/Verify",
+];
 
 /// What this process is. A cheap handle. By default it is alone: there is no election, as in tests of one coordinator.
 #[derive(Debug, Clone, Default)]
@@ -83,7 +86,7 @@ impl Role {
         let why = match standby.unreadable {
             Some(why) => why,
             None if !is_read => "and changes nothing",
-            None if path == DOWNLOAD && standby.other_storage => {
+            None if OF_BLOBS.contains(&path) && standby.other_storage => {
                 "and has another folder of artifacts (artifacts_dir) than the one that leads"
             }
             None => return None,
@@ -126,7 +129,9 @@ mod tests {
         };
         role.stands_by(standby.clone());
         assert!(role.refusal("/marquee.v1.Jobs/ListJobs", true).is_none());
-        assert!(role.refusal(DOWNLOAD, true).is_none());
+        for path in OF_BLOBS {
+            assert!(role.refusal(path, true).is_none(), "{path}");
+        }
         let refusal = role.refusal(submit, false).unwrap();
         assert_eq!(
             leader_elsewhere(&refusal),
@@ -135,7 +140,12 @@ mod tests {
         standby.other_storage = true;
         standby.leader = None;
         role.stands_by(standby.clone());
-        let refusal = role.refusal(DOWNLOAD, true).unwrap();
+        assert!(
+            OF_BLOBS
+                .iter()
+                .all(|path| role.refusal(path, true).is_some())
+        );
+        let refusal = role.refusal(OF_BLOBS[0], true).unwrap();
         assert!(refusal.message().contains("artifacts_dir"), "{refusal}");
         assert!(refusal.message().contains("nobody leads"), "{refusal}");
         assert_eq!(leader_elsewhere(&refusal), Some(None));

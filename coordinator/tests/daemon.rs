@@ -214,6 +214,7 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
                 format: Some(v1::document::Format::Toml(toml.into())),
             }),
             overrides: vec![],
+            dry_run: false,
         }
     };
     for _ in 0..3 {

@@ -98,6 +98,7 @@ async fn a_coordinator_lives_by_the_clock_chance_and_network_that_it_is_given() 
             listens,
             came: came.clone(),
         }),
+        ..Env::system()
     };
     let shutdown = CancellationToken::new();
     let coordinator = marquee_coordinator::run_in(config, env, shutdown.clone());

@@ -19,6 +19,7 @@ pub mod job;
 pub mod limits;
 pub mod nearest;
 pub mod pipeline;
+pub mod planted;
 pub mod rank;
 pub mod rate;
 pub mod report;

@@ -70,6 +70,8 @@ pub const FAILURE_MESSAGE_MAX_BYTES: usize = 16 * 1024;
 pub const LOG_LINE_MAX_BYTES: usize = 16 * 1024;
 /// Bytes of log (stdout or stderr) stored of one rank; what follows is dropped, and a line says so.
 pub const LOG_RANK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Lines of log stored of one rank: each is a row, however short, and a million fill a disk as 64 MiB of text do.
+pub const LOG_RANK_MAX_LINES: u64 = 1_000_000;
 /// Most of anything that a rank's progress counts, bytes included: those of a thousand elements are added up.
 pub const PROGRESS_MAX: u64 = 1_000_000_000_000_000;
 /// Bytes of the summary that a child hands back, which is one line of its own.

@@ -21,6 +21,8 @@ pub(crate) fn read(
 ) -> Result<Option<Vec<Pair>>, SettingsError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
+        // A file that somebody named and that is not there is an error: going on with the defaults would be going
+        // on with other settings than he believes.
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(source) => {
             return Err(SettingsError::Unreadable {
@@ -74,6 +76,8 @@ fn flatten(
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
             Value::Datetime(at) => at.to_string(),
+            // No setting is a list in the environment or on the command line, and a file must not be able to say
+            // more than those; the keys in `lists` are read there with commas.
             Value::Array(items) => {
                 let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
                 match texts {

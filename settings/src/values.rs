@@ -15,7 +15,7 @@ const SEPARATOR: &str = "__";
 
 /// What was written, by key.
 pub struct Values {
-    keys: &'static [&'static str],
+    pub(crate) keys: &'static [&'static str],
     lists: &'static [&'static str],
     values: BTreeMap<&'static str, (String, Origin)>,
 }
@@ -69,6 +69,7 @@ impl Values {
             .collect();
         ours.sort();
         for (name, text) in ours {
+            // Two underscores, since names of keys have single ones.
             let key = name[prefix.len()..].to_lowercase().replace(SEPARATOR, ".");
             self.set(&key, text.clone(), Origin::Variable(name.clone()))?;
         }
@@ -102,6 +103,8 @@ impl Values {
     }
 
     fn set(&mut self, key: &str, text: String, origin: Origin) -> Result<(), SettingsError> {
+        // Refused wherever it stands: a misspelt key that was passed over would leave the default in force
+        // without a word.
         let Some(known) = self.keys.iter().find(|known| **known == key) else {
             return Err(self.unknown(key, origin));
         };

@@ -198,7 +198,8 @@ pub async fn list_jobs_to_advance(
                           WHERE r.job_id = a.job_id AND r.attempt = a.number
                             AND r.state = 'assigned'))
                   OR a.started_at + make_interval(
-                         secs => number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s')) <= $1
+                         -- Nobody waits longer than a century, and more fits no interval.
+                         secs => LEAST(number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s'), 3155760000)) <= $1
                   OR EXISTS (
                           SELECT 1 FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                           WHERE r.job_id = a.job_id AND r.attempt = a.number

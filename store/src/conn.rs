@@ -3,10 +3,12 @@
 //! What a function of this crate takes says what it does: `&mut Conn` reads, `&mut Tx` writes or locks. A
 //! transaction can be read on too, so a `&mut Tx` passes for a `&mut Conn`.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
+use marquee_domain::ids::JobId;
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres};
 
@@ -27,6 +29,8 @@ pub struct Conn {
 enum On {
     Connection(PoolConnection<Postgres>),
     Transaction(Transaction),
+    /// Reads alone, all of one moment. Rolled back when it is dropped.
+    Snapshot(sqlx::Transaction<'static, Postgres>),
 }
 
 /// A connection with a transaction on it. Not sqlx's own: that one begins in a round trip of its own, and what stands
@@ -90,20 +94,36 @@ impl Conn {
         }
     }
 
+    pub(crate) fn snapshot(
+        transaction: sqlx::Transaction<'static, Postgres>,
+        meter: Meter,
+    ) -> Self {
+        Self {
+            on: On::Snapshot(transaction),
+            meter,
+        }
+    }
+
     /// What one statement runs on. Called once for each statement, which it counts.
     pub(crate) fn sql(&mut self) -> &mut PgConnection {
         self.meter.statement();
         match &mut self.on {
             On::Connection(connection) => connection,
             On::Transaction(transaction) => transaction.connection(),
+            On::Snapshot(transaction) => transaction,
         }
     }
 }
+
+/// Who caused what, by job.
+#[derive(Debug, Default)]
+struct Callers(BTreeMap<JobId, String>);
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit) it is rolled back.
 #[derive(Debug)]
 pub struct Tx {
     conn: Conn,
+    callers: Callers,
     #[cfg(feature = "testing")]
     faults: Arc<Faults>,
 }
@@ -119,6 +139,7 @@ impl Tx {
                 on: On::Transaction(transaction),
                 meter,
             },
+            callers: Callers::default(),
             #[cfg(feature = "testing")]
             faults,
         }
@@ -133,8 +154,20 @@ impl Tx {
     ) -> Self {
         Self {
             conn: Conn::reading(connection, meter),
+            callers: Callers::default(),
             faults,
         }
+    }
+
+    /// Says who caused what happens to a job in this transaction: the worker whose report moved it. Lines that its
+    /// history gets from now on name it, where they name nobody else.
+    pub fn caused_by(&mut self, job: JobId, caller: &str) {
+        self.callers.0.insert(job, caller.to_owned());
+    }
+
+    /// Who caused what happens to a job; empty: the coordinator itself.
+    pub(crate) fn caller_of(&self, job: JobId) -> String {
+        self.callers.0.get(&job).cloned().unwrap_or_default()
     }
 
     /// Makes what was written visible to others, and lasting.

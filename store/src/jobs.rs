@@ -93,6 +93,8 @@ pub struct JobFilter {
     /// The elements of this array.
     pub array: Option<JobId>,
     pub ids: Option<Vec<JobId>>,
+    /// As `ids`, of a listing: rows that cannot be read are left out.
+    pub among: Option<Vec<JobId>>,
     pub states: Option<Vec<JobStateName>>,
     pub kinds: Option<Vec<JobKind>>,
     /// Only jobs submitted before this one.
@@ -241,6 +243,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
     let ids = filter
         .ids
         .as_ref()
+        .or(filter.among.as_ref())
         .map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
     let states = filter
         .states

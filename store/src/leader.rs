@@ -2,7 +2,7 @@
 //! those of the coordinators beside it, is said here.
 //!
 //! The row is judged by Postgres' clock alone, so that no two hosts' clocks are compared. Only a simulation, in which
-//! Postgres' time stands still, gives its own ([`Clock::is_played`]).
+//! Postgres' time stands still, gives its own ([`Clock::of_postgres`]).
 //!
 //! Invariants: an epoch is led by one process; each take-over raises it, under the exclusive lock that every writing
 //! transaction shares (`fence`), so that none of an earlier epoch is open by then and none can begin afterwards.
@@ -88,7 +88,7 @@ pub struct Post {
     connection: Option<PgConnection>,
     me: Candidate,
     lease: Duration,
-    clock: Option<Arc<dyn Clock>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Post {
@@ -101,7 +101,7 @@ impl Post {
             connection: None,
             me,
             lease,
-            clock: clock.is_played().then(|| clock.clone()),
+            clock: clock.clone(),
         })
     }
 
@@ -224,7 +224,7 @@ impl Post {
     }
 
     fn now(&self) -> Option<DateTime<Utc>> {
-        self.clock.as_ref().map(|clock| clock.now())
+        self.clock.of_postgres()
     }
 
     /// Asks on the connection, which is made anew after anything went wrong on it. An answer that does not come
@@ -334,7 +334,7 @@ pub async fn list_coordinators(
     conn: &mut Conn,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Leader, Vec<Living>)> {
-    let now = clock.is_played().then(|| clock.now());
+    let now = clock.of_postgres();
     let leader = look(conn.sql(), now).await?;
     let mut living = sqlx::query_as!(
         Living,

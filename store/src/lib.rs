@@ -11,6 +11,7 @@
 
 pub mod artifacts;
 pub mod attempts;
+pub mod audit;
 pub mod checkpoints;
 pub mod cluster;
 mod conn;
@@ -23,20 +24,24 @@ mod faults;
 mod fence;
 pub mod jobs;
 pub mod leader;
+pub mod listing;
 pub mod live;
 pub mod lock;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
 pub mod ranks;
+pub mod relatives;
 pub mod removal;
 pub mod reports;
 pub mod reuse;
 mod schema;
+pub mod series;
 pub mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;
+pub mod usage;
 pub mod workers;
 
 pub use conn::{Conn, Tx};

@@ -191,7 +191,7 @@ pub async fn list_worker_ranks(
 pub struct Assignment {
     pub key: RankKey,
     pub pipeline: PipelineId,
-    /// What the job was asked to do, or why that cannot be read.
+    /// What the job was asked to do, or why that, or the devices it was given, cannot be read.
     pub spec: std::result::Result<JobSpec, String>,
     pub world_size: u32,
     pub local_rank: u32,
@@ -227,13 +227,19 @@ pub async fn list_assignments(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<A
     .fetch_all(conn.sql())
     .await?;
     let assignments = rows.into_iter().map(|row| {
+        // Of a kind that a newer version gave out: that rank fails for it, and the others of its worker do not wait.
+        let devices = convert::json::<Vec<Device>>("attempt_ranks.devices", row.devices);
+        let (devices, spec) = match devices {
+            Ok(devices) => (devices, element_spec(row.spec, row.array_index)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         Ok(Assignment {
             key: key(row.job_id, row.attempt, row.rank)?,
             pipeline: PipelineId(row.pipeline_id),
-            spec: element_spec(row.spec, row.array_index).map_err(|error| error.to_string()),
+            spec: spec.map_err(|error| error.to_string()),
             world_size: convert::u32_of("jobs.ranks", row.ranks)?,
             local_rank: convert::u32_of("attempt_ranks.local_rank", row.local_rank)?,
-            devices: convert::json("attempt_ranks.devices", row.devices)?,
+            devices,
             resume: CheckpointKey::from_columns(row.resumed_from_attempt, row.resumed_from_step)?,
             standby_rank: row
                 .standby_rank

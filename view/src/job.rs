@@ -81,6 +81,7 @@ fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'st
         String::new()
     };
     let progress = job.progress.as_ref();
+    // All of them here, where there is room; a listing names the most frequent alone.
     let problems = progress.and_then(|progress| progress::problems_text(progress, usize::MAX));
     let problems = problems.unwrap_or_default();
     let attempts = match job.elements {
@@ -213,26 +214,31 @@ mod tests {
             {
               "at": "2027-01-15T07:55:00.000Z",
               "attempt": 0,
+              "caller": null,
               "text": "submitted"
             },
             {
               "at": "2027-01-15T07:56:39.000Z",
               "attempt": 1,
+              "caller": null,
               "text": "placed on worker-1 and worker-2"
             },
             {
               "at": "2027-01-15T07:57:30.000Z",
               "attempt": 1,
+              "caller": null,
               "text": "failed (lost_worker): worker \"worker-2\" was not heard from for 10 s"
             },
             {
               "at": "2027-01-15T07:57:39.000Z",
               "attempt": 2,
+              "caller": null,
               "text": "placed on worker-1 and worker-2"
             },
             {
               "at": "2027-01-15T07:58:45.000Z",
               "attempt": 2,
+              "caller": null,
               "text": "failed (out_of_memory): rank 1 was killed"
             }
           ],

@@ -23,6 +23,8 @@ fn text(value: &str) -> Value {
 
 /// JSON that travels inside a message; null where there is none.
 fn embedded(value: &str) -> Value {
+    // A summary that is no JSON is a program's own doing: it is passed on as the text it is, and breaks nobody's
+    // script.
     serde_json::from_str(value).unwrap_or_else(|_| text(value))
 }
 
@@ -133,7 +135,7 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
         value["spec_unreadable"] = json!(detail.spec_unreadable);
     }
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
-    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text });
+    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
     value
 }
@@ -203,6 +205,7 @@ pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::Gpu
         "uuid": text(&reading.uuid),
         "name": text(name),
         "at": time(reading.at.as_ref()),
+        // Null where it was never read: "healthy" would be a claim that nobody has checked.
         "healthy": reading.at.map(|_| reading.fault.is_empty()),
         "fault": text(&reading.fault),
         "cure": text(&reading.cure),

@@ -9,6 +9,7 @@
 //! pure function: the time is an argument, and nothing is read, asked for or printed here.
 
 pub mod artifacts;
+pub mod audit;
 pub mod coordinators;
 pub mod doctor;
 pub mod explain;

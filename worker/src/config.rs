@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, NAME_MAX_BYTES};
-use marquee_settings::{SettingsError, Values, default_data_dir, variables};
+use marquee_settings::{Setting, SettingsError, Values, default_data_dir, variables};
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
@@ -140,22 +140,31 @@ pub struct Sources<'a> {
 impl Config {
     /// Reads the settings. `flags` win over the environment, which wins over the file.
     pub fn load(sources: Sources<'_>, flags: Settings) -> Result<Self, ConfigError> {
-        let environment = sources.env.unwrap_or_else(variables);
-        let values = Values::of(&KEYS)
-            .lists(&["coordinator"])
-            .file(sources.file, Path::new(DEFAULT_FILE))?
-            .environment(ENV_PREFIX, &environment)?
-            .argument("coordinator", flags.coordinator)?
-            .argument("name", flags.name)?
-            .path_argument("data_dir", flags.data_dir.as_deref())?
-            .path_argument("bin_dir", flags.bin_dir.as_deref())?
-            .argument("cpu_slots", flags.cpu_slots)?
-            .argument("threads_per_slot", flags.threads_per_slot)?
-            .argument("cache_max_bytes", flags.cache_max_bytes)?
-            .argument("address", flags.address)?
-            .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
-            .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))?;
-        Self::of(&values)
+        Self::of(&values(sources, flags)?)
+    }
+
+    /// The settings in force, with the place where each was written.
+    pub fn listing(sources: Sources<'_>, flags: Settings) -> Result<Vec<Setting>, ConfigError> {
+        let values = values(sources, flags)?;
+        let config = Self::of(&values)?;
+        Ok(values.listing(|key| config.in_force(key), &[]))
+    }
+
+    /// What is in force for a key that nobody wrote. None: nothing, or what follows from the host.
+    fn in_force(&self, key: &str) -> Option<String> {
+        let word = |word: Option<&'static str>| word.map(str::to_owned);
+        match key {
+            "coordinator" => Some(self.coordinator.clone()),
+            "name" => Some(self.name.clone()),
+            "data_dir" => Some(self.data_dir.display().to_string()),
+            "bin_dir" => Some(self.bin_dir.display().to_string()),
+            "cpu_slots" => Some(self.cpu_slots.to_string()),
+            "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
+            "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
+            "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
+            "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
+            _ => None,
+        }
     }
 
     fn of(values: &Values) -> Result<Self, ConfigError> {
@@ -194,6 +203,25 @@ impl Config {
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
         })
     }
+}
+
+/// What was written, the later over the earlier.
+fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError> {
+    let environment = sources.env.unwrap_or_else(variables);
+    Values::of(&KEYS)
+        .lists(&["coordinator"])
+        .file(sources.file, Path::new(DEFAULT_FILE))?
+        .environment(ENV_PREFIX, &environment)?
+        .argument("coordinator", flags.coordinator)?
+        .argument("name", flags.name)?
+        .path_argument("data_dir", flags.data_dir.as_deref())?
+        .path_argument("bin_dir", flags.bin_dir.as_deref())?
+        .argument("cpu_slots", flags.cpu_slots)?
+        .argument("threads_per_slot", flags.threads_per_slot)?
+        .argument("cache_max_bytes", flags.cache_max_bytes)?
+        .argument("address", flags.address)?
+        .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
+        .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
 
 /// Names of environment variables, separated by spaces or commas.

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::blocking::blocking;
 use crate::cache::Cache;
 use crate::config::{Config, OnStop};
 use crate::coordinators::Coordinators;
@@ -117,8 +118,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
 async fn sweep_kept(host: Arc<Host>) {
     loop {
         let host = Arc::clone(&host);
-        let swept =
-            tokio::task::spawn_blocking(move || host.kept.sweep(host.env.clock.now())).await;
+        let swept = blocking(move || host.kept.sweep(host.env.clock.now())).await;
         if let Err(join) = swept {
             warn!(error = %join, "kept outputs were not looked at");
         }

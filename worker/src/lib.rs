@@ -6,6 +6,7 @@
 //!
 //! Not here: libtorch, SQL, and any decision about what runs where.
 
+mod blocking;
 pub mod cache;
 pub mod clock;
 pub mod config;

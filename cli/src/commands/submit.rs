@@ -75,6 +75,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = Remote::new(place)?;
     let request_id = args
         .request_id
+        // Drawn here and not by the coordinator: a request that is sent again after a broken connection is the
+        // same submission.
         .unwrap_or_else(|| Uuid::new_v4().to_string());
     set.extend(args.fresh.then(no_reuse));
     let submitted = Submitted(requests::jobs::submit(&remote, document, set, request_id).await?);
@@ -111,6 +113,7 @@ fn read_document(path: &Path) -> Result<v1::Document> {
         std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the pipeline {}", path.display()))?
     };
+    // Told here too, so that a file which was mistaken for a pipeline is not sent over the network first.
     if text.len() > limits::DOCUMENT_MAX_BYTES {
         return Err(CliError::Usage(format!(
             "{} has {}; a pipeline may have {}",

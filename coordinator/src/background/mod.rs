@@ -11,6 +11,7 @@ mod sweep;
 
 use std::time::Duration;
 
+use marquee_domain::backoff::Backoff;
 use tokio::task::JoinSet;
 
 use crate::app::App;
@@ -72,7 +73,7 @@ pub fn alive_only(app: &App) -> JoinSet<()> {
 struct Pace {
     name: &'static str,
     every: Duration,
-    failures: u32,
+    backoff: Backoff,
 }
 
 impl Pace {
@@ -80,28 +81,25 @@ impl Pace {
         Self {
             name,
             every,
-            failures: 0,
+            backoff: Backoff::new(every.saturating_mul(2), BACKOFF_MAX.max(every)),
         }
     }
 
     fn after<T>(&mut self, round: &lifecycle::Result<T>) -> Duration {
         match round {
             Ok(_) => {
-                if self.failures > 0 {
-                    tracing::info!(task = self.name, failures = self.failures, "works again");
-                    self.failures = 0;
+                if self.backoff.failures() > 0 {
+                    let failures = self.backoff.failures();
+                    tracing::info!(task = self.name, failures, "works again");
+                    self.backoff.reset();
                 }
                 self.every
             }
             Err(error) => {
-                if self.failures == 0 {
+                if self.backoff.failures() == 0 {
                     tracing::warn!(task = self.name, %error, "a round failed; trying again");
                 }
-                self.failures += 1;
-                let doublings = self.failures.min(10);
-                self.every
-                    .saturating_mul(1 << doublings)
-                    .min(BACKOFF_MAX.max(self.every))
+                self.backoff.next_whole()
             }
         }
     }

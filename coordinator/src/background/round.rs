@@ -6,6 +6,7 @@
 
 mod apply;
 mod hosts;
+mod isolate;
 mod load;
 mod plan;
 

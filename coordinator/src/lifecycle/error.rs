@@ -34,6 +34,10 @@ pub enum LifecycleError {
         needs: JobId,
         name: String,
     },
+    #[error(
+        "{elements} element(s) of job {job} are still being stopped; retry it when they have ended (\"marquee jobs --array {job}\")"
+    )]
+    ElementsStop { job: JobId, elements: usize },
     /// What came with others' could not be stored now; each of them tries again.
     #[error("{0}")]
     Unstored(String),
@@ -72,6 +76,7 @@ impl LifecycleError {
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
+            | Self::ElementsStop { .. }
             | Self::NeedHasNotSucceeded { .. } => false,
         }
     }
@@ -98,9 +103,9 @@ impl From<LifecycleError> for Status {
             LifecycleError::InvalidDocument(fields) => return invalid_document(fields),
             LifecycleError::RequestIdReused(_) => ErrorCode::RequestIdReused,
             LifecycleError::JobHasEnded { .. } => ErrorCode::JobHasEnded,
-            LifecycleError::JobHasNotEnded { .. } | LifecycleError::NeedHasNotSucceeded { .. } => {
-                ErrorCode::JobNotRetryable
-            }
+            LifecycleError::JobHasNotEnded { .. }
+            | LifecycleError::ElementsStop { .. }
+            | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
             LifecycleError::Needed { .. } => ErrorCode::StillNeeded,

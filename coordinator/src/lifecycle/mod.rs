@@ -32,7 +32,7 @@ pub use rescue::rescue;
 pub use retry::retry_job;
 pub use reuse::reuse;
 pub use settle::{Settled, advance, settle};
-pub use submit::{Submission, Submitted, submit};
+pub use submit::{Submission, Submitted, check, submit};
 pub use unreadable::fail_unreadable;
 pub use verdict::PREPARE_MAX;
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Result;
 use crate::app::{App, Change};
 use crate::index::Known;
+use crate::metrics;
 use crate::scheduler::Placement;
 
 /// Checkpoints looked at for one whose files are all here: more that are broken is a broken disk,
@@ -85,6 +86,10 @@ pub async fn place(
             app.index.touch([*job]);
         }
     }
+    metrics::placed_after(known.iter().filter_map(|(job, known)| {
+        let waited = (now - known.queued_at).to_std().ok()?;
+        placed.contains(job).then_some(waited)
+    }));
     if !placed.is_empty() {
         tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");
     }
@@ -152,7 +157,7 @@ async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Optio
     let newest = checkpoints::list_checkpoints(&mut conn, job, CHECKPOINTS_TRIED_MAX).await?;
     drop(conn);
     for (key, manifest) in newest {
-        let wrong = app.blobs.check(&manifest).await?;
+        let wrong = app.blobs.check(&manifest).await?.wrong;
         let Some(first) = wrong.first() else {
             return Ok(Some(key));
         };

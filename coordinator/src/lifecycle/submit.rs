@@ -12,7 +12,7 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines};
+use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -60,6 +60,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
 
     let now = app.clock.now();
     let mut tx = app.db.write("submit").await?;
+    audit::act_as(&mut tx, submission.caller).await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,
@@ -95,6 +96,21 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         pipeline,
         repeated: false,
     })
+}
+
+/// What would be stored: all that a submission is asked, and nothing done.
+pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpec> {
+    check_size(submission.document, submission.overrides)
+        .map_err(LifecycleError::InvalidDocument)?;
+    let spec = parse(app, submission)
+        .await?
+        .map_err(LifecycleError::InvalidDocument)?;
+    let missing = missing_artifacts(app, &spec).await?;
+    if missing.is_empty() {
+        Ok(spec)
+    } else {
+        Err(LifecycleError::InvalidDocument(missing))
+    }
 }
 
 /// A document that is refused may have been stored all the same, when the cluster was larger or an artifact

@@ -16,17 +16,21 @@ use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
 /// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 10] = [
+const READS: [&str; 14] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
     "/marquee.v1.Jobs/Watch",
     "/marquee.v1.Jobs/Logs",
     "/marquee.v1.Jobs/Metrics",
+    "/marquee.v1.Jobs/Series",
+    "/marquee.v1.Jobs/Explain",
     "/marquee.v1.Artifacts/ListArtifacts",
     "/marquee.v1.Artifacts/GetArtifact",
     "/marquee.v1.Artifacts/DownloadBlob",
     "/marquee.v1.Workers/",
+    "/marquee.v1.Audit/",
+    "/marquee.v1.Cluster/",
 ];
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];

@@ -98,6 +98,9 @@ pub struct Reservation {
     pub shape: Shape,
 }
 
+/// What decides a round: [`plan`], or one that a test gives.
+pub type Planner = fn(&Queue, &[Host], DateTime<Utc>) -> Plan;
+
 /// Decides which jobs of `queue` start now, and where. The caller has woken those whose back-off is
 /// over ([`Queue::wake`]).
 ///

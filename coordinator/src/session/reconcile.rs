@@ -136,6 +136,12 @@ fn for_absent(row: &WorkerRank, occasion: Occasion) -> Option<Action> {
         // A worker that was never told, or has not heard it yet: it holds nothing, and will not be
         // told to start.
         (RankState::Assigned, Occasion::Heartbeat) => Some(Action::Gone),
+        #[cfg(feature = "planted")]
+        (RankState::Prepared | RankState::Running, Occasion::Heartbeat)
+            if marquee_domain::planted::is("absent-rank-ignored") =>
+        {
+            None
+        }
         (RankState::Prepared | RankState::Running, Occasion::Heartbeat)
             if is_live(row) && !row.is_lost =>
         {
@@ -153,6 +159,14 @@ fn is_live(row: &WorkerRank) -> bool {
 
 /// Why a rank should not be there, and whether its reports are refused.
 fn unwanted(row: &WorkerRank) -> Option<(&'static str, bool)> {
+    #[cfg(feature = "planted")]
+    {
+        let is_old = AttemptNumber(row.newest_attempt) != row.key.attempt || !is_live(row);
+        let is_left = is_old && marquee_domain::planted::is("old-attempts-kept");
+        if is_left || !is_old && marquee_domain::planted::is("cancel-not-sent") {
+            return None;
+        }
+    }
     if AttemptNumber(row.newest_attempt) != row.key.attempt {
         Some(("a newer attempt has taken its place", true))
     } else if !is_live(row) {

@@ -263,6 +263,7 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
             format: Some(v1::document::Format::Toml(toml)),
         }),
         overrides: vec![],
+        dry_run: false,
     }
 }
 
@@ -278,6 +279,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         index: Arc::default(),

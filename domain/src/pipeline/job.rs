@@ -116,6 +116,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         JobKind::Command => Some(Work::Command(settings::command(&mut table))),
     };
     if let Some(Work::Train(train)) = &work
+        // A rank without a picture would hold the others up at each step and add nothing.
         && train.batch_size < resources.ranks
     {
         let (batch, ranks) = (train.batch_size, resources.ranks);
@@ -167,6 +168,7 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
             concurrency,
             ..
         } => {
+            // Rates are whole requests: an element that was given less than one would ask nobody, and never end.
             let least = (*requests_per_second).min(*concurrency);
             if size > least {
                 table.add_error(
@@ -178,6 +180,8 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
                 );
             }
         }
+        // Reading a folder is not what takes the time, and elements on other hosts would find another folder, or
+        // none.
         Source::Folder { .. } => table.add_error(
             "array",
             "a folder lies on one worker, which reads it at once; leave it out",
@@ -211,6 +215,7 @@ fn needs(table: &mut Table<'_>) -> Vec<JobName> {
     let texts = table.texts("needs").unwrap_or_default();
     for (index, text) in texts.into_iter().enumerate() {
         match text.parse::<JobName>() {
+            // Once: the store has one row for each need, and counts those rows.
             Ok(name) if seen.insert(name.clone()) => needs.push(name),
             Ok(_) => {}
             Err(why) => table.add_error(&format!("needs[{index}]"), format!("{text:?} {why}")),
@@ -282,6 +287,8 @@ fn ranks(table: &mut Table<'_>, kind: JobKind) -> (u32, Option<u32>) {
         .then(|| ranks.int("min", 1..=limits::RANKS_MAX, None));
     if let Some(min) = min {
         if kind != JobKind::Train {
+            // Only training can share its work out anew among fewer; any other gang has lost a part of its
+            // result.
             ranks.add_error(
                 "min",
                 format!("a {kind} job cannot go on without a rank; only train jobs can"),

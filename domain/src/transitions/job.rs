@@ -211,6 +211,8 @@ impl JobLife {
     }
 
     /// running -> succeeded. A cancel that came too late to stop the work does not undo it.
+    // The flag is not looked at: the artifact is complete, and throwing it away would give nobody his devices
+    // back any sooner.
     pub fn succeed(self) -> Outcome {
         match self.stage {
             JobStage::Running { .. } => Ok(self.at(JobStage::Succeeded)),
@@ -270,6 +272,7 @@ impl JobLife {
     }
 
     /// running -> failed, for good.
+    // Also where a cancel was asked for: that it failed by itself is what its owner has to know.
     pub fn give_up(self) -> Outcome {
         match self.stage {
             JobStage::Running { .. } => Ok(self.at(JobStage::Failed)),
@@ -282,6 +285,8 @@ impl JobLife {
     }
 
     /// waiting or queued -> failed, without an attempt.
+    // A running job is refused: its ranks hold devices, and what becomes of those is decided by the end of its
+    // attempt.
     pub fn fail_unplaced(self) -> Outcome {
         match self.stage {
             JobStage::Waiting | JobStage::Queued { .. } => Ok(self.at(JobStage::Failed)),

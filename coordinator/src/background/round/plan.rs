@@ -5,9 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::hosts::hosts;
+use super::isolate;
 use crate::app::App;
+use crate::blocking::blocking;
+use crate::index::Open;
 use crate::lifecycle::Result;
-use crate::scheduler::{self, Plan};
+use crate::scheduler::Plan;
 
 /// A plan with the time it was made for.
 #[derive(Debug)]
@@ -25,8 +28,8 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     }
     let now = app.clock.now();
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
-    let trail = app.walls.trail.clone();
-    let planned = tokio::task::spawn_blocking(move || {
+    let (trail, planner) = (app.walls.trail.clone(), app.planner);
+    let planned = blocking(move || {
         let mut open = index.open();
         let hosts = hosts(&open, &sessions);
         let next = open.queue.wake(now);
@@ -36,7 +39,8 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
             let (jobs, hosts) = (open.queue.len(), hosts.len());
             format!("planning of {jobs} jobs on {hosts} hosts with {devices} devices")
         });
-        let plan = scheduler::plan(&open.queue, &hosts, now);
+        let Open { queue, aside, .. } = &mut *open;
+        let plan = isolate::plan(queue, aside, now, |queue| planner(queue, &hosts, now));
         open.reservations.clone_from(&plan.reservations);
         Planned {
             plan,
@@ -44,7 +48,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
             due: next.and_then(|next| (next - now).to_std().ok()),
         }
     });
-    // Ends only with a panic, which is passed on to who watches the loops.
+    // Ends only with a panic of something else than the planner, which is passed on to who watches the loops.
     match planned.await {
         Ok(planned) => Ok(Some(planned)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),

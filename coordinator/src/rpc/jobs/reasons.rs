@@ -11,12 +11,12 @@ use marquee_store::jobs::Job;
 use super::encode;
 use crate::app::App;
 use crate::background::hosts;
-use crate::index::Open;
+use crate::index::{Open, aside};
 use crate::lifecycle::waits_for;
 use crate::scheduler::{Explainer, Host, Obstacle, Shape, back_off};
 
 /// Jobs as messages, those that wait with the reason.
-pub(super) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
+pub(in crate::rpc) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
     let now = app.clock.now();
     let is_queued = |job: &Job| matches!(job.state, JobState::Queued { .. });
     if !jobs.iter().any(is_queued) {
@@ -93,6 +93,9 @@ fn queued(
         return back_off(until);
     }
     let shape = Shape::of(&known.spec);
+    if let Some(why) = open.aside.why(job.id, shape) {
+        return aside::words(why);
+    }
     let reason = said
         .entry(shape)
         .or_insert_with(|| explainer.explain(shape));
