@@ -15,6 +15,7 @@ use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -107,6 +108,11 @@ impl Remote {
 
     pub(crate) fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
+        ProjectsClient::new(self.channel.clone())
+            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {

@@ -8,12 +8,15 @@ mod completions;
 mod coordinators;
 mod demo;
 mod doctor;
+mod drain;
 mod explain;
+mod hold;
 mod jobs;
 mod logs;
 mod man;
 mod metrics;
 mod models;
+mod project;
 mod report;
 mod retry;
 mod rm;
@@ -98,10 +101,17 @@ enum Command {
     Metrics(metrics::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
+    Hold(hold::HoldArgs),
+    Release(hold::ReleaseArgs),
     Rm(rm::Args),
     Wait(wait::Args),
     Workers(workers::Args),
     Coordinators(coordinators::Args),
+    Drain(drain::DrainArgs),
+    Resume(drain::ResumeArgs),
+    Quarantine(drain::QuarantineArgs),
+    Project(project::Args),
+    Quota(project::QuotaArgs),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
@@ -134,10 +144,17 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Metrics(args) => metrics::run(args, &session).await,
         Command::Cancel(args) => cancel::run(args, &session).await,
         Command::Retry(args) => retry::run(args, &session).await,
+        Command::Hold(args) => hold::hold(args, &session).await,
+        Command::Release(args) => hold::release(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Coordinators(args) => coordinators::run(args, &session).await,
+        Command::Drain(args) => drain::drain(args, &session).await,
+        Command::Resume(args) => drain::resume(args, &session).await,
+        Command::Quarantine(args) => drain::quarantine(args, &session).await,
+        Command::Project(args) => project::run(args, &session).await,
+        Command::Quota(args) => project::quota(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
@@ -240,6 +257,21 @@ mod tests {
                 "marquee up --workers 0",
                 ErrorKind::ValueValidation,
                 "--workers",
+            ),
+            (
+                "marquee project set Vision",
+                ErrorKind::ValueValidation,
+                "NAME",
+            ),
+            (
+                "marquee project set vision --weight NaN",
+                ErrorKind::ValueValidation,
+                "--weight",
+            ),
+            (
+                "marquee drain gpu-3 --deadline soon",
+                ErrorKind::ValueValidation,
+                "--deadline",
             ),
             (
                 "marquee jobs --output yaml",

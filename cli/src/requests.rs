@@ -9,5 +9,6 @@ pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 mod pages;
+pub(crate) mod projects;
 mod resume;
 pub(crate) mod workers;

@@ -232,6 +232,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            sharing: Default::default(),
         };
         let file = FileEntry {
             path: "out.txt".into(),

@@ -34,6 +34,14 @@ pub const HOST_TEXT_MAX_BYTES: usize = 256;
 pub const REQUEST_ID_MAX_BYTES: usize = 128;
 /// Ranks of one job: 100 hosts of 16 GPUs with room to spare.
 pub const RANKS_MAX: u32 = 4_096;
+/// Bytes of a concurrency key: room for a repository, a branch and an environment.
+pub const CONCURRENCY_KEY_MAX_BYTES: usize = 200;
+/// Labels of a host, and labels or hosts that a job wants or avoids.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of a label.
+pub const LABEL_MAX_BYTES: usize = 63;
+/// Bytes of a reason that a person gives for a change.
+pub const REASON_MAX_BYTES: usize = 500;
 /// Attempts of one job, the first included.
 pub const ATTEMPTS_MAX: u32 = 100;
 

@@ -52,6 +52,12 @@ pub enum ErrorCode {
     StillNeeded,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
+    /// Only a job that waits or is queued can be held and released.
+    JobNotHoldable,
+    ProjectNotFound,
+    /// The project has as much as it may have.
+    OverQuota,
+    WorkerNotFound,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -70,7 +76,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -87,6 +93,10 @@ impl ErrorCode {
         Self::WorkerIdInUse,
         Self::StillNeeded,
         Self::NotLeading,
+        Self::JobNotHoldable,
+        Self::ProjectNotFound,
+        Self::OverQuota,
+        Self::WorkerNotFound,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -115,6 +125,10 @@ impl ErrorCode {
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
             Self::NotLeading => "MQ0320",
+            Self::JobNotHoldable => "MQ0330",
+            Self::ProjectNotFound => "MQ0331",
+            Self::OverQuota => "MQ0332",
+            Self::WorkerNotFound => "MQ0333",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -133,9 +147,12 @@ impl ErrorCode {
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
+            | Self::ProjectNotFound
+            | Self::WorkerNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
+            | Self::JobNotHoldable
             | Self::WorkerNameTaken
             | Self::OtherCluster
             | Self::CannotRescue
@@ -145,7 +162,7 @@ impl ErrorCode {
             Self::WorkerOwned => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
-            Self::LimitReached => Code::ResourceExhausted,
+            Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,
             Self::Internal => Code::Internal,
         }
     }

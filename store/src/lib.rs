@@ -30,6 +30,7 @@ pub mod lock;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
+pub mod projects;
 pub mod ranks;
 pub mod relatives;
 pub mod removal;
@@ -38,6 +39,7 @@ pub mod reuse;
 mod schema;
 pub mod series;
 pub mod stats;
+pub mod steering;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;

@@ -67,6 +67,7 @@ pub async fn list_job_ids(
                   SELECT FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                   WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND w.name = $6))
              AND ($7::bigint IS NULL OR j.id < $7)
+             AND ($9::text IS NULL OR j.project = $9)
            ORDER BY j.id DESC
            LIMIT $8"#,
         filter.pipeline.map(|id| id.0),
@@ -77,6 +78,7 @@ pub async fn list_job_ids(
         wanted.worker_name,
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
+        filter.project,
     )
     .fetch_all(conn.sql())
     .await?;

@@ -108,6 +108,8 @@ pub struct WorkerRank {
     /// Number of the job's newest attempt.
     pub newest_attempt: u32,
     pub cancel_requested: bool,
+    /// The attempt is to make room: for whose sake.
+    pub makes_room: Option<String>,
     /// Ranks of the attempt.
     pub world_size: u32,
     pub rendezvous: Option<Rendezvous>,
@@ -144,7 +146,7 @@ pub async fn list_worker_ranks(
            SELECT r.job_id, r.attempt, r.rank, r.state, r.last_sequence,
                   a.state AS attempt_state, COALESCE(o.attempt, j.attempt) AS "newest_attempt!",
                   COALESCE(o.cancel_requested, false) AS "cancel_requested!",
-                  j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
+                  o.interruption_message AS "makes_room?", j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
                   a.standby_port, r.lost_at IS NOT NULL AS "is_lost!",
                   ARRAY(SELECT l.rank FROM attempt_ranks l
                         WHERE l.job_id = r.job_id AND l.attempt = r.attempt
@@ -172,6 +174,7 @@ pub async fn list_worker_ranks(
             attempt_state: convert::attempt_state(&row.attempt_state)?,
             newest_attempt: convert::u32_of("jobs.attempt", row.newest_attempt)?,
             cancel_requested: row.cancel_requested,
+            makes_room: row.makes_room,
             world_size: convert::u32_of("jobs.ranks", row.world_size)?,
             rendezvous: attempts::rendezvous(row.rendezvous_host, row.rendezvous_port)?,
             standby: attempts::rendezvous(row.standby_host, row.standby_port)?,

@@ -25,6 +25,7 @@ pub mod outcome;
 mod page;
 pub mod pipeline;
 pub mod progress;
+pub mod projects;
 pub mod report;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;

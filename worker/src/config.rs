@@ -1,12 +1,13 @@
 //! The daemon's settings: a file, over it environment variables `MARQUEE_WORKER__<KEY>`, over
 //! these the flags. A key that does not exist is an error, wherever it stands.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, NAME_MAX_BYTES};
+use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
+use marquee_domain::resources::check_label;
 use marquee_settings::{Setting, SettingsError, Values, default_data_dir, variables};
 
 /// Read when it exists and no other file is named.
@@ -38,7 +39,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "coordinator",
     "name",
     "data_dir",
@@ -51,6 +52,7 @@ const KEYS: [&str; 15] = [
     "log_format",
     "command_secrets",
     "fetch_secrets",
+    "labels",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -100,6 +102,8 @@ pub struct Config {
     pub command_secrets: Vec<String>,
     /// Variables that fetch jobs may name as their credential.
     pub fetch_secrets: Vec<String>,
+    /// Words for the host that jobs ask for or avoid.
+    pub labels: BTreeSet<String>,
     pub tls: Option<Tls>,
 }
 
@@ -201,6 +205,7 @@ impl Config {
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
+            labels: labels(values)?,
         })
     }
 }
@@ -239,6 +244,21 @@ fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, Conf
     Ok(values.parsed(key, must_be, names)?)
 }
 
+/// Words for the host, separated by blanks or commas.
+fn labels(values: &Values) -> Result<BTreeSet<String>, ConfigError> {
+    let must_be = "it must be at most 32 labels of letters, digits and . _ - = / :, separated by blanks or commas";
+    let labels = |text: &str| {
+        let labels = text.split([' ', ',']).filter(|label| !label.is_empty());
+        let labels: BTreeSet<String> = labels.map(str::to_owned).collect();
+        let fit =
+            labels.len() <= LABELS_MAX && labels.iter().all(|label| check_label(label).is_ok());
+        fit.then_some(labels)
+    };
+    Ok(values
+        .parsed("labels", must_be, labels)?
+        .unwrap_or_default())
+}
+
 /// The word that stands for a meaning, as a file would have it.
 fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: Option<T>) -> Option<&'static str> {
     let meaning = meaning?;
@@ -265,6 +285,7 @@ impl Config {
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            labels: BTreeSet::new(),
             tls: None,
         }
     }
@@ -442,7 +463,8 @@ mod tests {
         let all = "coordinator = \"http://h:1\"\nname = \"n\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
             on_stop = \"keep\"\nlog_format = \"json\"\n\
-            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"";
+            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
+            labels = \"switch=a fast-disk\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
@@ -451,6 +473,9 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
         assert!(config.fetch_secrets.is_empty());
+        assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));
+        let error = load("labels = \"a;b\"", &[], Settings::default()).unwrap_err();
+        assert!(error.to_string().contains("labels"), "{error}");
         assert_eq!(
             (config.data_dir, config.bin_dir),
             ("/d".into(), "/b".into())

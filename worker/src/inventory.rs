@@ -36,6 +36,7 @@ pub async fn take(config: &Config) -> Inventory {
         gpus: gpus().await,
         address: address(config),
         flavour: flavour(&config.bin_dir.join("marquee-trainer")).await,
+        labels: config.labels.clone(),
     }
 }
 

@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Only jobs of this pipeline
     #[arg(long, short, value_name = "PIPELINE")]
     pipeline: Option<OfPipeline>,
+    /// Only jobs of this project
+    #[arg(long, value_name = "PROJECT", value_parser = super::project::parse_name)]
+    project: Option<String>,
     /// The elements of this job array, which are left out otherwise
     #[arg(long, short, value_name = "JOB")]
     array: Option<Target>,
@@ -102,10 +105,12 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         || args.pipeline.is_some()
         || args.search.is_some()
         || args.worker.is_some()
+        || args.project.is_some()
         || !args.state.is_empty()
         || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
         array_job_id: array,
+        project: args.project.unwrap_or_default(),
         pipeline_id: pipeline,
         states: args
             .state

@@ -4,7 +4,9 @@
 //! A round that fails is logged once and tried again with back-off: Postgres may be away for as
 //! long as it likes. Not here: the decisions (`scheduler`, `lifecycle`).
 
+mod accounts;
 mod attempts;
+mod drains;
 mod leases;
 mod round;
 mod sweep;
@@ -33,7 +35,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let stop = || app.shutdown.clone();
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
-    let files = app.clone();
+    let (files, used, drained) = (app.clone(), app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -44,6 +46,12 @@ pub fn start(app: &App) -> JoinSet<()> {
         attempts::run(attempts.clone())
     }));
     tasks.spawn(guarded("sweep", stop(), move || sweep::run(files.clone())));
+    tasks.spawn(guarded("accounts", stop(), move || {
+        accounts::run(used.clone())
+    }));
+    tasks.spawn(guarded("drains", stop(), move || {
+        drains::run(drained.clone())
+    }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())
     }));

@@ -38,6 +38,20 @@ pub enum LifecycleError {
         "{elements} element(s) of job {job} are still being stopped; retry it when they have ended (\"marquee jobs --array {job}\")"
     )]
     ElementsStop { job: JobId, elements: usize },
+    #[error(
+        "job {job} is {}; only a job that waits or is queued can be held and released", state.as_str()
+    )]
+    JobCannotBeHeld { job: JobId, state: JobStateName },
+    #[error(
+        "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
+    )]
+    ProjectNotFound(String),
+    #[error("{0}")]
+    OverQuota(String),
+    #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
+    WorkerNotFound(String),
+    #[error("{0}")]
+    BadSetting(String),
     /// What came with others' could not be stored now; each of them tries again.
     #[error("{0}")]
     Unstored(String),
@@ -77,6 +91,11 @@ impl LifecycleError {
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
             | Self::ElementsStop { .. }
+            | Self::JobCannotBeHeld { .. }
+            | Self::ProjectNotFound(_)
+            | Self::OverQuota(_)
+            | Self::WorkerNotFound(_)
+            | Self::BadSetting(_)
             | Self::NeedHasNotSucceeded { .. } => false,
         }
     }
@@ -106,6 +125,11 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasNotEnded { .. }
             | LifecycleError::ElementsStop { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
+            LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
+            LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
+            LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
+            LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
+            LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
             LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
@@ -138,6 +162,10 @@ impl From<LifecycleError> for Status {
             | ErrorCode::WorkerIdInUse
             | ErrorCode::StillNeeded
             | ErrorCode::NotLeading
+            | ErrorCode::JobNotHoldable
+            | ErrorCode::ProjectNotFound
+            | ErrorCode::OverQuota
+            | ErrorCode::WorkerNotFound
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached

@@ -207,6 +207,8 @@ fn verdict(live: &Live, app: &App, now: DateTime<Utc>) -> Verdict {
         attempt: &live.attempt,
         ranks: &live.ranks,
         cancel_requested: live.cancel_requested,
+        makes_room: live.makes_room.as_ref(),
+        deadline: live.deadline,
         min_ranks: live.min_ranks,
         timeout: live
             .timeout_s

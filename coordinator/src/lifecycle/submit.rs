@@ -14,7 +14,7 @@ use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines};
 
-use super::{LifecycleError, Result};
+use super::{LifecycleError, Result, projects};
 use crate::app::App;
 
 /// What a user sent.
@@ -53,7 +53,8 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         Ok(spec) => spec,
         Err(fields) => return before_or(app, submission, &digest, fields).await,
     };
-    let missing = missing_artifacts(app, &spec).await?;
+    let mut missing = projects::check_projects(app, &spec).await?;
+    missing.extend(missing_artifacts(app, &spec).await?);
     if !missing.is_empty() {
         return before_or(app, submission, &digest, missing).await;
     }
@@ -75,6 +76,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
             .await?
             .ok_or_else(|| StoreError::Vanished("pipeline").into());
     };
+    projects::check_queued(app, &mut tx, &spec).await?;
     let mut positions: BTreeMap<&JobName, u32> = BTreeMap::new();
     let mut jobs = Vec::with_capacity(spec.jobs.len());
     for (position, job) in (0..).zip(&spec.jobs) {

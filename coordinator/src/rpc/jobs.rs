@@ -254,6 +254,20 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
+    async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::hold_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::release_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
     async fn remove_pipeline(
         &self,
         request: Request<v1::RemovePipelineRequest>,

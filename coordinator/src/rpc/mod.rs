@@ -10,6 +10,7 @@ mod deadline;
 mod guard;
 mod inflow;
 mod jobs;
+mod projects;
 mod workers;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
+use marquee_proto::v1::projects_server::ProjectsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
@@ -66,6 +68,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let audit = AuditServer::new(audit::AuditService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
+    let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -86,6 +91,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .await;
     reporter
         .set_serving::<AuditServer<audit::AuditService>>()
+        .await;
+    reporter
+        .set_serving::<ProjectsServer<projects::ProjectsService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -126,6 +134,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(workers)
         .add_service(audit)
         .add_service(cluster)
+        .add_service(projects)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)

@@ -480,7 +480,7 @@ impl Session {
                 if marquee_domain::planted::is("free-when-told") {
                     self.gone(key, None).await?;
                 }
-                self.send(self.stop(key, reason, forget)).await
+                self.send(self.stop(key, &reason, forget)).await
             }
             Action::Kill { reason } => self.send(kill(key, reason)).await,
             Action::TellLost { ranks } => {

@@ -70,6 +70,17 @@ impl JobStage {
     }
 }
 
+impl JobStage {
+    /// Whether somebody may keep the job from being placed. It stays in its state: a hold is no event of its life.
+    #[must_use]
+    pub fn may_be_held(self) -> bool {
+        match self {
+            Self::Waiting | Self::Queued { .. } => true,
+            Self::Running { .. } | Self::Succeeded | Self::Failed | Self::Cancelled { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for JobStage {
     /// To be read after "a job that".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

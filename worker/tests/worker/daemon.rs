@@ -376,6 +376,7 @@ impl Assigned {
             array: None,
             reuse: true,
             element: None,
+            sharing: Default::default(),
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
             name: (*name).to_owned(),

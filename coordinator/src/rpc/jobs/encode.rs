@@ -65,6 +65,10 @@ pub(super) fn job(job: Job) -> v1::Job {
             index: element.index,
         }),
         reused_from_job_id: job.reused_from.map_or(0, |from| from.0),
+        project: job.project,
+        held_at: job.held.as_ref().map(|(_, at)| timestamp(*at)),
+        held_by: job.held.map(|(by, _)| by).unwrap_or_default(),
+        makes_room: job.makes_room.filter(|_| running).unwrap_or_default(),
     }
 }
 

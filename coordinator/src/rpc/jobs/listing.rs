@@ -99,6 +99,7 @@ fn filter(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField>
         among: None,
         states: Some(states?).filter(|states| !states.is_empty()),
         kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),
+        project: Some(request.project.clone()).filter(|project| !project.is_empty()),
         before: before
             .map_err(|_| BadField::invalid("page_token", "it is from no earlier page"))?,
     };
