@@ -202,7 +202,13 @@ async fn serve(
         tracing::error!("{why}");
     }
     let mut loops = JoinSet::new();
-    election.start(&app, &mut loops).await?;
+    match unless(&shutdown, election.start(&app, &mut loops)).await {
+        Some(started) => started?,
+        None => {
+            election.leave().await;
+            return Ok(());
+        }
+    }
     let server = rpc::server(&app, tls)
         .await
         .context("could not set up the server")?;
