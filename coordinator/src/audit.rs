@@ -165,7 +165,7 @@ async fn wrong_with(app: &App, job: JobId) -> Result<Option<String>> {
     let Some(manifest) = manifest(app, job).await? else {
         return Ok(None);
     };
-    let wrong = app.blobs.check(&manifest).await?;
+    let wrong = app.blobs.check(&manifest).await?.wrong;
     if wrong.is_empty() || manifest_is_gone(app, job).await? {
         return Ok(None);
     }

@@ -150,7 +150,7 @@ pub async fn execute(url: &str, statements: &str) {
 
 /// Brings the tables of the database at `url` to this version.
 pub async fn migrate(url: &str) -> Result<()> {
-    let db = Db::connect(url, Uuid::nil()).await?;
+    let db = Db::connect(url, uuid::Uuid::nil()).await?;
     let migrated = db.migrate().await;
     db.close().await;
     migrated
