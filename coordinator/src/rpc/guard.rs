@@ -16,7 +16,7 @@ use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
 /// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 14] = [
+const READS: [&str; 17] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
@@ -28,9 +28,12 @@ const READS: [&str; 14] = [
     "/marquee.v1.Artifacts/ListArtifacts",
     "/marquee.v1.Artifacts/GetArtifact",
     "/marquee.v1.Artifacts/DownloadBlob",
-    "/marquee.v1.Workers/",
+    "/marquee.v1.Workers/ListWorkers",
+    "/marquee.v1.Workers/ListCoordinators",
+    "/marquee.v1.Workers/Probe",
     "/marquee.v1.Audit/",
     "/marquee.v1.Cluster/",
+    "/marquee.v1.Projects/ListProjects",
 ];
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
