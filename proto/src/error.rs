@@ -48,6 +48,8 @@ pub enum ErrorCode {
     CannotRescue,
     /// What is to be removed is still needed.
     StillNeeded,
+    /// The account that asks may not use this coordinator.
+    NotAllowed,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -66,7 +68,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -81,6 +83,7 @@ impl ErrorCode {
         Self::OtherCluster,
         Self::CannotRescue,
         Self::WorkerIdInUse,
+        Self::NotAllowed,
         Self::StillNeeded,
         Self::BlobMismatch,
         Self::BlobDamaged,
@@ -109,6 +112,7 @@ impl ErrorCode {
             Self::CannotRescue => "MQ0306",
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
+            Self::NotAllowed => "MQ0340",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -136,7 +140,7 @@ impl ErrorCode {
             | Self::WorkerIdInUse
             | Self::StillNeeded
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::WorkerOwned => Code::PermissionDenied,
+            Self::WorkerOwned | Self::NotAllowed => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable => Code::Unavailable,
             Self::LimitReached => Code::ResourceExhausted,

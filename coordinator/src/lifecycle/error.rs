@@ -125,6 +125,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
+            | ErrorCode::NotAllowed
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

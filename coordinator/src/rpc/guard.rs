@@ -1,5 +1,5 @@
-//! What stands around every request: a panic of its handler is its own error, a coordinator in safe mode refuses
-//! what writes, and a message that is still to come whole has a deadline and room that was kept for it.
+//! What stands around every request: who may not ask is refused, a panic of its handler is its own error, a
+//! coordinator in safe mode refuses what writes, and a message that is still to come whole has a deadline and room that was kept for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -28,7 +28,9 @@ const READS: [&str; 10] = [
     "/marquee.v1.Workers/",
 ];
 /// Services that say what there is, of whatever coordinator.
-const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];
+/// Whether we are well: anybody who can connect may know.
+const HEALTH: &str = "/grpc.health.";
 
 /// Puts the guard around a service.
 #[derive(Debug, Clone)]
@@ -68,15 +70,22 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
+        let remote = peer(&request);
+        if let Err(refused) = self.guard.walls.access.admit(&mut request, remote)
+            && !path.starts_with(HEALTH)
+        {
+            let status = ErrorCode::NotAllowed.status(refused.to_string());
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
         if let Some(why) = &self.guard.walls.safe_mode
             && !is_read(&path)
         {
             let status = ErrorCode::SafeMode.status(why.as_ref());
             return Box::pin(async move { Ok(status.into_http()) });
         }
-        let room = self.guard.inflow.of(peer(&request));
+        let room = self.guard.inflow.of(remote);
         let request = request.map(|body| Body::new(Metered::new(body, room)));
         let begins = AssertUnwindSafe(|| self.inner.call(request));
         let answer = match catch_unwind(begins) {
