@@ -33,10 +33,12 @@ pub struct Settings {
     pub address: Option<String>,
     pub on_stop: Option<OnStop>,
     pub log_format: Option<LogFormat>,
+    /// Paths separated by colons.
+    pub sandbox_hide: Option<String>,
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 17] = [
     "coordinator",
     "name",
     "data_dir",
@@ -49,6 +51,8 @@ const KEYS: [&str; 15] = [
     "log_format",
     "command_secrets",
     "fetch_secrets",
+    "sandbox",
+    "sandbox_hide",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -62,6 +66,22 @@ pub enum OnStop {
     /// They go on, and the next daemon takes them over: for upgrades.
     Keep,
 }
+
+/// Whether command jobs are kept from the worker's own files and from other jobs'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where it takes nothing from them that they are used to.
+    Auto,
+    On,
+    Off,
+}
+
+/// The words of [`Sandbox`].
+const SANDBOX: [(&str, Sandbox); 3] = [
+    ("auto", Sandbox::Auto),
+    ("on", Sandbox::On),
+    ("off", Sandbox::Off),
+];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +116,11 @@ pub struct Config {
     pub command_secrets: Vec<String>,
     /// Variables that fetch jobs may name as their credential.
     pub fetch_secrets: Vec<String>,
+    pub sandbox: Sandbox,
+    /// What is hidden from command jobs beside the data folder.
+    pub sandbox_hide: Vec<PathBuf>,
+    /// The file of the certificate's key.
+    pub tls_key: Option<PathBuf>,
     pub tls: Option<Tls>,
 }
 
@@ -148,6 +173,7 @@ impl Config {
             .argument("threads_per_slot", flags.threads_per_slot)?
             .argument("cache_max_bytes", flags.cache_max_bytes)?
             .argument("address", flags.address)?
+            .argument("sandbox_hide", flags.sandbox_hide)?
             .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
             .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))?;
         Self::of(&values)
@@ -182,6 +208,9 @@ impl Config {
             log_format: values
                 .word("log_format", &LOG_FORMAT)?
                 .unwrap_or(LogFormat::Text),
+            sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
+            sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
+            tls_key: values.path("tls.key"),
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
@@ -202,6 +231,17 @@ fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, Conf
         names.iter().all(|name| is_name(name)).then_some(names)
     };
     Ok(values.parsed(key, must_be, names)?)
+}
+
+/// Absolute paths, separated by colons as in PATH.
+fn paths(values: &Values, key: &'static str) -> Result<Option<Vec<PathBuf>>, ConfigError> {
+    let paths = |text: &str| {
+        let paths = text.split(':').filter(|path| !path.is_empty());
+        let paths: Vec<PathBuf> = paths.map(PathBuf::from).collect();
+        paths.iter().all(|path| path.is_absolute()).then_some(paths)
+    };
+    let must_be = "it must be absolute paths, separated by colons";
+    Ok(values.parsed(key, must_be, paths)?)
 }
 
 /// The word that stands for a meaning, as a file would have it.
@@ -229,6 +269,9 @@ impl Config {
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            sandbox: Sandbox::Auto,
+            sandbox_hide: Vec::new(),
+            tls_key: None,
             tls: None,
         }
     }
@@ -382,7 +425,8 @@ mod tests {
         let all = "coordinator = \"http://h:1\"\nname = \"n\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
             on_stop = \"keep\"\nlog_format = \"json\"\n\
-            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"";
+            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
+            sandbox = \"on\"\nsandbox_hide = \"/srv/secret:/srv/more\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
@@ -391,6 +435,10 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
         assert!(config.fetch_secrets.is_empty());
+        assert_eq!(config.sandbox, Sandbox::On);
+        assert_eq!(config.sandbox_hide.len(), 2);
+        let relative = load("sandbox_hide = \"secret\"", &[], Settings::default());
+        assert!(relative.unwrap_err().to_string().contains("absolute paths"));
         assert_eq!(
             (config.data_dir, config.bin_dir),
             ("/d".into(), "/b".into())

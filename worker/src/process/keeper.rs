@@ -31,6 +31,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::fence::Fence;
 use super::launcher::{Exit, events_path};
 use super::{ProcessId, cgroup, signal};
 use crate::durable::Room;
@@ -67,19 +68,23 @@ pub struct Keep {
     pub argv: Vec<OsString>,
 }
 
-/// The child's environment on its way to the keeper, which works with the daemon's: a job's own `LD_PRELOAD`
-/// is nothing for it.
+/// What is the child's alone, on its way to the keeper: its environment, since a job's own `LD_PRELOAD` is nothing for
+/// the keeper, and its fence, behind which the keeper could not work.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ChildEnv(Vec<(OsString, OsString)>);
+pub(super) struct ChildOrder {
+    env: Vec<(OsString, OsString)>,
+    fence: Option<Fence>,
+}
 
-impl ChildEnv {
-    pub(super) fn new(env: &BTreeMap<OsString, OsString>) -> Self {
+impl ChildOrder {
+    pub(super) fn new(env: &BTreeMap<OsString, OsString>, fence: Option<Fence>) -> Self {
         let pairs = env.iter();
-        Self(
-            pairs
+        Self {
+            env: pairs
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
-        )
+            fence,
+        }
     }
 }
 
@@ -131,7 +136,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     setsid()?;
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
-    let env: ChildEnv = serde_json::from_reader(io::stdin().lock())?;
+    let child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
@@ -148,7 +153,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     let ooms_before = oom_kills();
     // The child is born where the keeper is: it goes there for the birth.
     let birth = order.cgroup.as_deref().map(Birth::in_cgroup);
-    let started = start(order, env, &signals);
+    let started = start(order, child, &signals);
     let cgroup = birth.and_then(Birth::go_home);
     let exit = match started {
         Ok(child) => {
@@ -213,9 +218,10 @@ fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
     }
 }
 
-/// Starts the child from a thread of its own, whose mask alone is lifted: a child inherits the mask
-/// of the thread that starts it, and with TERM blocked it could never be told to stop.
-fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
+/// Starts the child from a thread of its own, whose mask alone is lifted, and which alone is behind the fence: a child
+/// inherits both of the thread that starts it. With TERM blocked it could never be told to stop.
+fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
+    let ChildOrder { env, fence } = own;
     let (program, arguments) = order
         .argv
         .split_first()
@@ -225,7 +231,7 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
         .args(arguments)
         .arg0(program)
         .env_clear()
-        .envs(env.0)
+        .envs(env)
         .stdin(Stdio::null());
     let channel = order.events.then(|| channel(&order.dir)).transpose()?;
     if let Some(channel) = &channel {
@@ -233,6 +239,10 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
     }
     let spawn = || -> io::Result<i32> {
         blocked.thread_unblock()?;
+        if let Some(fence) = &fence {
+            // A kernel without Landlock is named by the doctor, and is no reason not to work.
+            fence.raise()?;
+        }
         let child = command.spawn()?;
         i32::try_from(child.id()).map_err(io::Error::other)
     };

@@ -156,6 +156,7 @@ impl RankTask {
                     ],
                     env: self.host.base_env.own(),
                     events: false,
+                    fence: None,
                 })
                 .map_err(fault)?,
         };
