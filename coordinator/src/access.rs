@@ -4,21 +4,20 @@
 //! or to leak, and every client is served as it is: the command line, workers, older versions, `grpcurl`, a browser.
 //! In are this coordinator's own account, root (who could take the database anyhow), the accounts and the group of
 //! the settings, and nobody else. With `tls.client_ca` the certificate decides, and nothing here is asked.
-//!
-//! A browser runs what pages of strangers say, as its user: what it sends must come from a page of this coordinator,
-//! asked for by a name of loopback, or a page elsewhere could give itself our address and speak with us.
+//! What a browser sends has passed `web::gate` before.
 
 mod sockets;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
-use tonic::codegen::http::{HeaderMap, Request, Uri, Version, header};
+use tonic::codegen::http::Request;
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 use crate::env::{Connection, Listener};
 
@@ -103,10 +102,6 @@ pub enum Refused {
         "this coordinator cannot tell whose connection this is; connect again, or use a certificate ([tls] with client_ca)"
     )]
     Unknown,
-    #[error(
-        "this request comes from a page of {0:?}, not from one of this coordinator; open it as http://127.0.0.1 or http://localhost with its port"
-    )]
-    OtherSite(String),
 }
 
 impl Access {
@@ -165,17 +160,11 @@ impl Access {
     }
 
     /// Lets a request in, and notes whose it is.
-    pub fn admit<T>(
-        &self,
-        request: &mut Request<T>,
-        remote: Option<SocketAddr>,
-    ) -> Result<(), Refused> {
+    pub fn admit<T>(&self, request: &mut Request<T>) -> Result<(), Refused> {
         let Rule::Accounts { accounts, group } = &*self.rule else {
             return Ok(());
         };
-        if let Some(site) = other_site(request.version(), request.uri(), request.headers()) {
-            return Err(Refused::OtherSite(site));
-        }
+        let remote = remote(request);
         let who = remote.and_then(|remote| self.connections().get(&remote).cloned());
         match who.unwrap_or(Who::Unknown) {
             Who::In(account) => {
@@ -267,35 +256,14 @@ fn sees_own_accounts_alone() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !whole(map))
 }
 
-/// The page that a browser's request comes from, where that is none of ours. None: it is, or no browser asks.
-fn other_site(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let origin = headers.get(header::ORIGIN);
-    // No browser speaks HTTP/2 without TLS, and each says where a page's request comes from.
-    if version == Version::HTTP_2 && origin.is_none() {
-        return None;
-    }
-    let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let host = headers.get(header::HOST).map(text);
-    let host = host
-        .or_else(|| uri.authority().map(ToString::to_string))
-        .unwrap_or_default();
-    if !is_loopback(&host) {
-        return Some(host);
-    }
-    let origin = text(origin?);
-    let of_origin = origin
-        .strip_prefix("http://")
-        .or_else(|| origin.strip_prefix("https://"));
-    (of_origin != Some(host.as_str())).then_some(origin)
-}
-
-fn is_loopback(authority: &str) -> bool {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        Some(_) | None => authority,
-    };
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+/// The address that a request comes from.
+pub fn remote<T>(request: &Request<T>) -> Option<SocketAddr> {
+    let extensions = request.extensions();
+    let plain = extensions.get::<TcpConnectInfo>();
+    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
+    plain
+        .or_else(|| tls.map(TlsConnectInfo::get_ref))
+        .and_then(TcpConnectInfo::remote_addr)
 }
 
 #[cfg(test)]
@@ -328,51 +296,5 @@ mod tests {
             assert!(in_group(nobody.gid.as_raw()) && !in_group(nobody.gid.as_raw() - 7));
         }
         assert!(Rule::Everybody.lets_in(stranger, ""));
-    }
-
-    #[test]
-    fn a_page_of_another_site_is_told_from_our_own() {
-        let site = |version, host: &str, origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, origin.parse().unwrap());
-            }
-            other_site(version, &Uri::from_static("/x"), &headers)
-        };
-        let (old, new) = (Version::HTTP_11, Version::HTTP_2);
-        for host in [
-            "127.0.0.1:7700",
-            "localhost:7700",
-            "[::1]:7700",
-            "127.8.9.1",
-        ] {
-            assert_eq!(site(old, host, None), None, "{host}");
-            assert_eq!(site(new, host, None), None);
-            let own = format!("http://{host}");
-            assert_eq!(site(old, host, Some(&own)), None);
-            for other in [
-                "http://evil.example",
-                "null",
-                "http://localhost:1",
-                "ftp://localhost:7700",
-            ] {
-                assert_eq!(site(old, host, Some(other)).as_deref(), Some(other));
-                assert_eq!(site(new, host, Some(other)).as_deref(), Some(other));
-            }
-        }
-        // A name that its owner gave our address.
-        for host in [
-            "evil.example:7700",
-            "localhost.evil.example",
-            "10.0.0.1:7700",
-            "",
-        ] {
-            assert_eq!(site(old, host, None).as_deref(), Some(host));
-            let own = format!("http://{host}");
-            assert_eq!(site(new, host, Some(&own)).as_deref(), Some(host));
-        }
-        // Programs that dial such a name are no browsers.
-        assert_eq!(site(new, "head.lab:7700", None), None);
     }
 }

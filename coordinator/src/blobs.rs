@@ -4,14 +4,16 @@
 //! aside in the same file system, hashed on the way, fsynced, renamed into place, and its folder
 //! fsynced before anybody is told (`write`). One that turns out to be something else is no blob any more: it is
 //! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
-//! what a killed process leaves lies in `<root>/tmp`, which is emptied at start (the data folder's lock keeps a
-//! second process from doing that to a living one). One that somebody is about to name is not removed (`vouch`).
+//! what a killed process leaves lies in `<root>/tmp`, which the coordinator that leads empties when it begins to: several
+//! may have this folder, and only that one writes. One that somebody is about to name is
+//! not removed (`vouch`).
 //! Not here: who may refer to a blob (the artifacts table).
 
 mod damaged;
 mod read;
 mod remove;
 mod room;
+mod storage;
 mod vouch;
 mod write;
 
@@ -126,7 +128,7 @@ pub struct Checked {
 }
 
 impl BlobStore {
-    /// Opens the store at `root`, makes its folders, and removes what unfinished uploads left.
+    /// Opens the store at `root`, and makes its folders.
     pub async fn open(root: PathBuf) -> Result<Self, BlobError> {
         blocking(move || {
             let tmp = root.join("tmp");
@@ -134,10 +136,6 @@ impl BlobStore {
             let mut private = fs::DirBuilder::new();
             let private = private.recursive(true).mode(0o700);
             private.create(&tmp).map_err(io_error("create", &tmp))?;
-            for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
-                let leftover = entry.map_err(io_error("list", &tmp))?.path();
-                fs::remove_file(&leftover).map_err(io_error("remove", &leftover))?;
-            }
             let damaged = Damaged::open(&root)?;
             sync_folder(&root)?;
             Ok(Self {
@@ -146,6 +144,24 @@ impl BlobStore {
                 vouches: Vouches::default(),
                 root: root.into(),
             })
+        })
+        .await
+    }
+
+    /// Removes what unfinished uploads left, of whatever process.
+    pub async fn remove_leftovers(&self) -> Result<(), BlobError> {
+        let tmp = self.root.join("tmp");
+        blocking(move || {
+            for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
+                let leftover = entry.map_err(io_error("list", &tmp))?.path();
+                match fs::remove_file(&leftover) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(io_error("remove", &leftover)(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
         })
         .await
     }
@@ -226,7 +242,7 @@ fn sync_folder(folder: &Path) -> Result<(), BlobError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::blocking(work).await {
         Ok(result) => result,
         // Only a panic in `work` or the runtime's end comes here.
         Err(error) => Err(io_error("work in", Path::new("the blob folder"))(

@@ -14,6 +14,7 @@ use crate::access::{Access, Rule};
 use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles};
 use crate::env::{Clock as _, SystemClock};
 use crate::postgres;
+use uuid::Uuid;
 
 /// How long a Postgres that is configured may take to answer.
 const DATABASE_MAX: Duration = Duration::from_secs(8);
@@ -86,7 +87,8 @@ fn access(rule: &Rule) -> Check {
 /// The Postgres that is configured. Its URL may hold a password and is not shown.
 async fn database(url: &DatabaseUrl) -> Check {
     let cure = "is database_url right, and does the server run? try \"psql\" with the same URL";
-    let connected = tokio::time::timeout(DATABASE_MAX, marquee_store::Db::connect(&url.0)).await;
+    let connecting = marquee_store::Db::connect(&url.0, Uuid::nil());
+    let connected = tokio::time::timeout(DATABASE_MAX, connecting).await;
     match connected {
         Ok(Ok(db)) => {
             db.close().await;

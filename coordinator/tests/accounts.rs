@@ -137,29 +137,3 @@ fn accounts_and_a_group_of_the_settings_are_served_too_and_all_where_it_is_open(
         }
     }
 }
-
-/// What a page of a stranger sends when its name was made to lead to us.
-#[test]
-fn a_page_of_another_site_is_not_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let coordinator = start(folder.path(), "");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let mut jobs = JobsClient::new(coordinator.channel().await);
-        for (origin, may) in [
-            (format!("http://{}", coordinator.address), true),
-            ("http://evil.example".to_owned(), false),
-            ("null".to_owned(), false),
-        ] {
-            let mut request = tonic::Request::new(submission());
-            let metadata = request.metadata_mut();
-            metadata.insert("origin", origin.parse().unwrap());
-            let answer = jobs.submit_pipeline(request).await;
-            if may {
-                assert_eq!(answer.unwrap().into_inner().jobs.len(), 1);
-            } else {
-                assert_refused(answer.map(tonic::Response::into_inner), &[&origin]);
-            }
-        }
-    });
-}

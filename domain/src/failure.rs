@@ -67,7 +67,10 @@ impl FailureClass {
     #[must_use]
     pub fn is_worth_a_retry(self) -> bool {
         match self {
+            // The same document, the same bytes and the same time limit would end the same way. A time-out is no
+            // bad luck: it was set because more time is not to be had.
             Self::UserError | Self::BadInput | Self::Timeout => false,
+            // Memory is shared with whatever else ran there: the next host may have more left.
             Self::OutOfMemory
             | Self::DeviceFault
             | Self::LostWorker
@@ -85,6 +88,8 @@ impl FailureClass {
             Self::DeviceFault | Self::LostWorker | Self::Network | Self::Crash | Self::DiskFull => {
                 true
             }
+            // Whoever goes on would meet the same: with fewer ranks each has a larger part of the batch in
+            // memory.
             Self::UserError | Self::OutOfMemory | Self::BadInput | Self::Timeout => false,
         }
     }
@@ -94,6 +99,8 @@ impl FailureClass {
     #[must_use]
     pub fn precedence(self) -> u8 {
         match self {
+            // Symptoms first, causes last: a connection breaks because something else happened to the rank at its
+            // other end.
             Self::Network => 0,
             Self::Timeout => 1,
             Self::LostWorker => 2,
@@ -102,6 +109,7 @@ impl FailureClass {
             Self::DeviceFault => 5,
             Self::BadInput => 6,
             Self::OutOfMemory => 7,
+            // The program itself said what is wrong, which nothing that is seen from outside can better.
             Self::UserError => 8,
         }
     }

@@ -13,6 +13,7 @@ use crate::resources::Resources;
 mod learning;
 mod recipe;
 mod settings;
+mod sharing;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
     ScriptSettings, Shuffle, Transfer, matches,
@@ -23,6 +24,7 @@ pub use settings::{
     LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
+pub use sharing::{HostRules, Sharing};
 
 /// What a job does, without its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -212,10 +214,17 @@ pub struct JobSpec {
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
+    /// For whom, when and where it runs, and what may interrupt it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sharing: Sharing,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl JobSpec {

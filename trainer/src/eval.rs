@@ -134,6 +134,7 @@ fn score(
     stop: &Stop,
 ) -> Result<Option<SplitScores>, RunError> {
     let mut scores = SplitScores::default();
+    // A data set without validation is one, and then nothing is tuned.
     let Some(split) = split else {
         return Ok(Some(scores));
     };

@@ -30,6 +30,7 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
             rows.push(own);
             continue;
         }
+        // One cause is told once: with a rank to blame it stands in that rank's row.
         let blamed = attempt.ranks.iter().any(|rank| rank.failure.is_some());
         for (place, rank) in attempt.ranks.iter().enumerate() {
             let mut row = if place == 0 {
@@ -99,6 +100,7 @@ fn failure(failure: Option<&v1::Failure>) -> Cell {
 
 /// The newest events, in order.
 pub fn events(page: &mut Page, events: &[v1::JobEvent]) {
+    // The newest are what somebody who asks why wants to see.
     let left_out = events.len().saturating_sub(EVENTS_SHOWN);
     if left_out > 0 {
         page.line(format!(

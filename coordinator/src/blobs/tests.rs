@@ -118,15 +118,41 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_is_removed_at_start() {
+async fn what_a_killed_process_left_is_removed_by_the_one_that_leads() {
     let (folder, store) = store().await;
     put(&store, &Digest::of(b"kept"), b"kept").await.unwrap();
-    fs::write(folder.path().join("blobs/tmp/half"), b"half a pos").unwrap();
+    let half = folder.path().join("blobs/tmp/half");
+    fs::write(&half, b"half a pos").unwrap();
+    // Whoever only stands by leaves what a living one may be writing.
     let store = BlobStore::open(folder.path().join("blobs")).await.unwrap();
+    assert!(half.exists());
+    store.remove_leftovers().await.unwrap();
     assert_eq!(
         files_under(folder.path()),
         [store.path(&Digest::of(b"kept"))]
     );
+}
+
+#[tokio::test]
+async fn a_folder_has_one_id_whoever_asks_first() {
+    let (folder, store) = store().await;
+    let root = folder.path().join("blobs");
+    let ask = |number| {
+        let root = root.clone();
+        async move {
+            let store = BlobStore::open(root).await.unwrap();
+            store.storage(uuid::Uuid::from_u128(number)).await.unwrap()
+        }
+    };
+    let ids = futures::future::join_all((1..=8).map(ask)).await;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(
+        store.storage(uuid::Uuid::from_u128(99)).await.unwrap(),
+        ids[0]
+    );
+    fs::write(root.join("storage-id"), "half").unwrap();
+    let damaged = store.storage(uuid::Uuid::from_u128(1)).await.unwrap_err();
+    assert!(damaged.to_string().contains("storage-id"), "{damaged}");
 }
 
 #[tokio::test]

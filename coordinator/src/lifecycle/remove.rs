@@ -9,7 +9,7 @@
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_store::removal::{self, Going};
-use marquee_store::{Conn, Tx, events, pipelines, transitions};
+use marquee_store::{Conn, Tx, audit, events, pipelines, transitions};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -56,6 +56,7 @@ pub async fn remove_pipeline(
         }
     }
     let mut tx = app.db.write("remove pipeline").await?;
+    audit::act_as(&mut tx, caller).await?;
     pipelines::lock_pipeline(&mut tx, id).await?;
     // A retry may have come in between.
     pipeline_is_free(&mut tx, id).await?;
@@ -90,6 +91,7 @@ pub async fn remove_artifact(
     }
     let now = app.clock.now();
     let mut tx = app.db.write("remove artifact").await?;
+    audit::act_as(&mut tx, caller).await?;
     let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
     of.sort_unstable();
     of.dedup();

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::kept::{self, KeptOutput, Outcome, Rescues};
+use super::track::Track;
 
 /// The workers that are connected to this process.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +36,8 @@ struct Entry {
     connected: bool,
     /// What its GPUs said last.
     gpus: Vec<v1::GpuReading>,
+    /// And before that.
+    track: Track,
     /// Its daemon is being stopped: it accepts nothing.
     leaving: bool,
     kept: Vec<KeptOutput>,
@@ -141,6 +144,7 @@ impl Sessions {
             number: 0,
             connected: false,
             gpus: Vec::new(),
+            track: Track::default(),
             leaving: false,
             kept: Vec::new(),
             rescues: Arc::default(),
@@ -273,6 +277,7 @@ impl Sessions {
                     .collect()
             };
             is_news = faults(&entry.gpus) != faults(&gpus);
+            entry.track.add(&gpus);
             entry.gpus = gpus;
         });
         is_news
@@ -284,6 +289,15 @@ impl Sessions {
         self.lock()
             .get(&worker)
             .map(|entry| entry.gpus.clone())
+            .unwrap_or_default()
+    }
+
+    /// What they said over the last hour, by index.
+    #[must_use]
+    pub fn gpu_past(&self, worker: WorkerId) -> Vec<v1::GpuPast> {
+        self.lock()
+            .get(&worker)
+            .map(|entry| entry.track.all())
             .unwrap_or_default()
     }
 

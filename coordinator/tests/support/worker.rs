@@ -460,6 +460,11 @@ impl FakeWorker {
         timeout(SOON, closed).await.unwrap();
     }
 
+    /// From now on its heartbeats say that so many assignments were followed before their list was made.
+    pub fn say_followed(&self, assignments: u64) {
+        self.more.lock().unwrap().assignments = Some(assignments);
+    }
+
     /// Its daemon is being stopped, as its heartbeats say from now on.
     pub fn leave(&self) {
         self.more.lock().unwrap().leaving = true;

@@ -43,6 +43,7 @@ pub fn hello(number: u128, name: &str) -> WorkerHello {
             gpus: vec![],
             address: "127.0.0.1".into(),
             flavour: String::new(),
+            labels: Default::default(),
         },
     }
 }
@@ -69,6 +70,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         array: None,
         reuse: true,
         element: None,
+        sharing: Default::default(),
     }
 }
 

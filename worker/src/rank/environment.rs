@@ -304,6 +304,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            sharing: Default::default(),
         };
         let inventory = Inventory {
             hostname: "h".into(),
@@ -314,6 +315,7 @@ mod tests {
             gpus: vec![gpu(0), gpu(1)],
             address: "10.0.0.1".into(),
             flavour: String::new(),
+            labels: Default::default(),
         };
         let assignment = Assignment {
             key: RankKey::new(17, 2, 1),

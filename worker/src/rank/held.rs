@@ -24,6 +24,7 @@ use super::spool::Spool;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
 use crate::config::Config;
+use crate::coordinators::Coordinators;
 use crate::durable;
 use crate::env::Env;
 use crate::fault::{at, is_full};
@@ -43,6 +44,8 @@ pub struct Host {
     pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
+    /// Whom the session and the transfers ask.
+    pub coordinators: Coordinators,
     pub kept: Kept,
     /// Outputs that were asked for, as they are to be answered.
     pub rescued: Mutex<Vec<v1::Rescued>>,

@@ -21,6 +21,7 @@ use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, prog
 use super::verdict::{Ending, judge};
 use super::walls::Walls;
 use super::{StartOrder, StopCause};
+use crate::blocking::blocking;
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
 
@@ -112,7 +113,10 @@ impl RankTask {
 
     /// The child that an earlier daemon started, if it did.
     fn find_child(&self) -> Result<Option<Box<dyn Child>>, Interrupt> {
-        if self.rank.boot != self.host.boot {
+        let is_of_this_boot = self.rank.boot == self.host.boot;
+        #[cfg(feature = "planted")]
+        let is_of_this_boot = is_of_this_boot || marquee_domain::planted::is("boot-not-compared");
+        if !is_of_this_boot {
             let message = format!(
                 "host {} was restarted while it held the rank",
                 self.host.inventory.hostname
@@ -123,6 +127,10 @@ impl RankTask {
             }));
         }
         if self.rank.is_new || self.rank.orders().borrow().start.is_none() {
+            return Ok(None);
+        }
+        #[cfg(feature = "planted")]
+        if marquee_domain::planted::is("children-not-adopted") {
             return Ok(None);
         }
         let found = self.host.env.launcher.adopt(self.rank.dir.path());
@@ -206,7 +214,7 @@ impl RankTask {
                 fence,
             })
         };
-        let started = tokio::task::spawn_blocking(start).await;
+        let started = blocking(start).await;
         started
             .map_err(std::io::Error::other)
             .flatten()

@@ -28,6 +28,8 @@ pub(super) struct Beats {
 pub(super) struct More {
     pub(super) leaving: bool,
     pub(super) kept: Vec<v1::KeptOutput>,
+    /// Assignments that had been followed before the list of held ranks was made.
+    pub(super) assignments: u64,
 }
 
 /// What the coordinator should hear of a rank's requests at once, not with the next heartbeat.
@@ -60,6 +62,7 @@ impl Beats {
             held,
             leaving: more.leaving,
             kept: more.kept,
+            assignments: Some(more.assignments),
         })
     }
 

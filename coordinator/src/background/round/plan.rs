@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use marquee_store::steering;
 
 use super::hosts::hosts;
+use super::isolate;
 use crate::app::App;
+use crate::blocking::blocking;
+use crate::index::Open;
 use crate::lifecycle::Result;
-use crate::scheduler::{self, Plan};
+use crate::scheduler::Plan;
+
+/// Checkpoints come every few minutes at most: what one would save is known well enough for the choice of victims.
+const CHECKPOINTS_LOOKED_AT_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// A plan with the time it was made for.
 #[derive(Debug)]
@@ -18,17 +25,41 @@ pub(super) struct Planned {
     pub(super) due: Option<Duration>,
 }
 
+/// Reads when the checkpoints were stored of running jobs that may have to make room: what they would lose.
+async fn look_at_checkpoints(app: &App, now: DateTime<Utc>) -> Result<()> {
+    let jobs = {
+        let mut open = app.index.open();
+        let is_recent = open
+            .saved_read_at
+            .is_some_and(|at| now - at < CHECKPOINTS_LOOKED_AT_EVERY);
+        // While somebody leaves already, nobody else is asked.
+        if is_recent || !open.claims.is_empty() {
+            return Ok(());
+        }
+        open.saved_read_at = Some(now);
+        open.may_give_way(now)
+    };
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let mut conn = app.db.read().await?;
+    let saved = steering::list_saved_at(&mut conn, &jobs).await?;
+    app.index.open().saved_at.extend(saved);
+    Ok(())
+}
+
 /// None where nothing is queued.
 pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     if app.index.open().queue.is_empty() {
         return Ok(None);
     }
     let now = app.clock.now();
+    look_at_checkpoints(app, now).await?;
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
-    let trail = app.walls.trail.clone();
-    let planned = tokio::task::spawn_blocking(move || {
+    let (trail, planner) = (app.walls.trail.clone(), app.planner);
+    let planned = blocking(move || {
         let mut open = index.open();
-        let hosts = hosts(&open, &sessions);
+        let hosts = hosts(&open, &sessions, now);
         let next = open.queue.wake(now);
         // By figures of what is planned: the same rows read at the next start have the same.
         let devices: usize = hosts.iter().map(|host| host.devices.len()).sum();
@@ -36,15 +67,21 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
             let (jobs, hosts) = (open.queue.len(), hosts.len());
             format!("planning of {jobs} jobs on {hosts} hosts with {devices} devices")
         });
-        let plan = scheduler::plan(&open.queue, &hosts, now);
+        let limits = open.limits(now);
+        let Open { queue, aside, .. } = &mut *open;
+        let plan = isolate::plan(queue, aside, now, |queue| {
+            planner(queue, &hosts, &limits, now)
+        });
         open.reservations.clone_from(&plan.reservations);
+        open.claims.clone_from(&plan.claims);
+        let next = [next, open.next_deadline()].into_iter().flatten().min();
         Planned {
             plan,
             now,
             due: next.and_then(|next| (next - now).to_std().ok()),
         }
     });
-    // Ends only with a panic, which is passed on to who watches the loops.
+    // Ends only with a panic of something else than the planner, which is passed on to who watches the loops.
     match planned.await {
         Ok(planned) => Ok(Some(planned)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),
