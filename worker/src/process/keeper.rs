@@ -480,7 +480,7 @@ mod orders {
         std::fs::create_dir_all(dir.path().join("folder/tool")).unwrap();
         let find = |program: &str, folders: &[&str]| {
             let path = std::env::join_paths(folders.iter().map(|folder| dir.path().join(folder)));
-            let env = ChildEnv(vec![("PATH".into(), path.unwrap())]);
+            let env = vec![("PATH".into(), path.unwrap())];
             found_in_path(OsStr::new(program), &env)
         };
         let first = Some(dir.path().join("first/tool"));
@@ -497,11 +497,8 @@ mod orders {
         );
         assert_eq!(find("/bin/true", &["first"]), None);
         assert_eq!(find("", &["first"]), None);
-        assert_eq!(
-            found_in_path(OsStr::new("tool"), &ChildEnv(Vec::new())),
-            None
-        );
-        let relative = ChildEnv(vec![("PATH".into(), ".:bin".into())]);
+        assert_eq!(found_in_path(OsStr::new("tool"), &[]), None);
+        let relative = vec![("PATH".into(), ".:bin".into())];
         assert_eq!(found_in_path(OsStr::new("tool"), &relative), None);
     }
 }
