@@ -136,6 +136,8 @@ impl Net for SystemNet {
 
 /// A connection of any kind, with the addresses of its ends.
 pub struct Connection {
+    /// Before the connection itself, so that it is dropped first.
+    _held: Option<Box<dyn Send>>,
     io: Pin<Box<dyn Duplex>>,
     info: TcpConnectInfo,
 }
@@ -147,8 +149,30 @@ impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 impl Connection {
     pub fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, info: TcpConnectInfo) -> Self {
         Self {
+            _held: None,
             io: Box::pin(io),
             info,
+        }
+    }
+
+    /// The address of this end.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.info.local_addr()
+    }
+
+    /// The address of the client's end.
+    #[must_use]
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.info.remote_addr()
+    }
+
+    /// Holds something for as long as the connection stands: it is dropped before that is closed.
+    #[must_use]
+    pub fn holding(self, held: impl Send + 'static) -> Self {
+        Self {
+            _held: Some(Box::new(held)),
+            ..self
         }
     }
 }

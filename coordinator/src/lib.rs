@@ -5,6 +5,7 @@
 //! lives in Postgres (`marquee-store`) and in the blob folder (`blobs`); killing this process
 //! loses nothing. [`run`] puts the parts together.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod background;
@@ -53,6 +54,7 @@ pub use app::{App, Settings};
 use marquee_store::Db;
 use marquee_store::leader::Post;
 
+use crate::access::Access;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
@@ -99,6 +101,16 @@ async fn run_within(
             config.listen
         )
     })?;
+    let walls = Walls {
+        access: Access::new(config.access.clone()),
+        ..walls
+    };
+    if walls.access.is_blind() {
+        tracing::warn!(
+            "every account of this host may use this coordinator: in a user namespace of its own (PrivateUsers=yes) it cannot tell them apart; install the unit of this version"
+        );
+    }
+    let listener = walls.access.watch(listener);
 
     let Some(database) = unless(shutdown, Database::start(config))
         .await

@@ -326,6 +326,9 @@ pub fn log_line(line: &v1::LogLine) -> Value {
         "stream": stream,
         "at": time(line.at.as_ref()),
         "text": line.text,
+        "lost_before": line.lost_before,
+        "lost_after": line.lost_after,
+        "damaged": line.damaged,
     })
 }
 

@@ -36,10 +36,12 @@ pub struct Settings {
     pub address: Option<String>,
     pub on_stop: Option<OnStop>,
     pub log_format: Option<LogFormat>,
+    /// Paths separated by colons.
+    pub sandbox_hide: Option<String>,
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "coordinator",
     "name",
     "data_dir",
@@ -52,6 +54,8 @@ const KEYS: [&str; 16] = [
     "log_format",
     "command_secrets",
     "fetch_secrets",
+    "sandbox",
+    "sandbox_hide",
     "labels",
     "tls.ca",
     "tls.cert",
@@ -66,6 +70,22 @@ pub enum OnStop {
     /// They go on, and the next daemon takes them over: for upgrades.
     Keep,
 }
+
+/// Whether command jobs are kept from the worker's own files and from other jobs'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where it takes nothing from them that they are used to.
+    Auto,
+    On,
+    Off,
+}
+
+/// The words of [`Sandbox`].
+const SANDBOX: [(&str, Sandbox); 3] = [
+    ("auto", Sandbox::Auto),
+    ("on", Sandbox::On),
+    ("off", Sandbox::Off),
+];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -102,6 +122,11 @@ pub struct Config {
     pub command_secrets: Vec<String>,
     /// Variables that fetch jobs may name as their credential.
     pub fetch_secrets: Vec<String>,
+    pub sandbox: Sandbox,
+    /// What is hidden from command jobs beside the data folder.
+    pub sandbox_hide: Vec<PathBuf>,
+    /// The file of the certificate's key.
+    pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
     pub labels: BTreeSet<String>,
     pub tls: Option<Tls>,
@@ -164,6 +189,7 @@ impl Config {
             "bin_dir" => Some(self.bin_dir.display().to_string()),
             "cpu_slots" => Some(self.cpu_slots.to_string()),
             "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
+            "sandbox" => word(word_of(&SANDBOX, Some(self.sandbox))),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
             "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
@@ -202,6 +228,9 @@ impl Config {
             log_format: values
                 .word("log_format", &LOG_FORMAT)?
                 .unwrap_or(LogFormat::Text),
+            sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
+            sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
+            tls_key: values.path("tls.key"),
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
@@ -225,6 +254,7 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
         .argument("threads_per_slot", flags.threads_per_slot)?
         .argument("cache_max_bytes", flags.cache_max_bytes)?
         .argument("address", flags.address)?
+        .argument("sandbox_hide", flags.sandbox_hide)?
         .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
         .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
@@ -242,6 +272,17 @@ fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, Conf
         names.iter().all(|name| is_name(name)).then_some(names)
     };
     Ok(values.parsed(key, must_be, names)?)
+}
+
+/// Absolute paths, separated by colons as in PATH.
+fn paths(values: &Values, key: &'static str) -> Result<Option<Vec<PathBuf>>, ConfigError> {
+    let paths = |text: &str| {
+        let paths = text.split(':').filter(|path| !path.is_empty());
+        let paths: Vec<PathBuf> = paths.map(PathBuf::from).collect();
+        paths.iter().all(|path| path.is_absolute()).then_some(paths)
+    };
+    let must_be = "it must be absolute paths, separated by colons";
+    Ok(values.parsed(key, must_be, paths)?)
 }
 
 /// Words for the host, separated by blanks or commas.
@@ -285,6 +326,9 @@ impl Config {
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            sandbox: Sandbox::Auto,
+            sandbox_hide: Vec::new(),
+            tls_key: None,
             labels: BTreeSet::new(),
             tls: None,
         }
@@ -464,7 +508,8 @@ mod tests {
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
             on_stop = \"keep\"\nlog_format = \"json\"\n\
             command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
-            labels = \"switch=a fast-disk\"";
+            labels = \"switch=a fast-disk\"\n\
+            sandbox = \"on\"\nsandbox_hide = \"/srv/secret:/srv/more\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
@@ -473,6 +518,10 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
         assert!(config.fetch_secrets.is_empty());
+        assert_eq!(config.sandbox, Sandbox::On);
+        assert_eq!(config.sandbox_hide.len(), 2);
+        let relative = load("sandbox_hide = \"secret\"", &[], Settings::default());
+        assert!(relative.unwrap_err().to_string().contains("absolute paths"));
         assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));
         let error = load("labels = \"a;b\"", &[], Settings::default()).unwrap_err();
         assert!(error.to_string().contains("labels"), "{error}");

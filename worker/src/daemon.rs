@@ -1,5 +1,6 @@
 //! The daemon's life: from its settings to its last word.
 
+use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::kept::Kept;
 use crate::notify::Notifier;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
+use crate::rank::walls::Walls;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
 use crate::transfer::Transfers;
@@ -145,13 +147,18 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
             "what this host would offer is not believed: {bad}; look at the worker's settings"
         )
     })?;
+    let environment = env.machine.environment();
+    let home = environment.get(OsStr::new("HOME"));
+    if let Walls::None(why) = Walls::of(&config, home.map(OsString::as_os_str)) {
+        info!(why, "command jobs can read and change each other's files");
+    }
     Ok(Host {
         boot: identity.boot,
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
         base_env: BaseEnv::new(
-            env.machine.environment(),
+            environment,
             config.command_secrets.clone(),
             config.fetch_secrets.clone(),
         ),

@@ -35,6 +35,7 @@ pub mod spool;
 pub(crate) mod store;
 pub mod task;
 pub mod verdict;
+pub mod walls;
 
 /// A checkpoint to go on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //! Invariant: a rank's reports are taken in order and without gaps; a repeated report is skipped, one after
 //! a gap is left for later, and an old attempt's is refused. Not here: the transaction (`desk`).
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
@@ -224,12 +224,17 @@ impl Taken {
             v1::log_line::Stream::Stderr => LogStream::Stderr,
             v1::log_line::Stream::Unspecified => return Err(BadField::missing("log.stream")),
         };
-        let lines = (0..).zip(&log.lines).map(|(line, text)| LogLine {
+        // No message is long enough for more.
+        let count = u32::try_from(log.lines.len()).unwrap_or(u32::MAX);
+        let lines = (0..count).zip(&log.lines).map(|(line, text)| LogLine {
             sequence,
             line,
+            left: count - 1 - line,
             stream,
             text: storable(cut(text, LOG_LINE_MAX_BYTES)),
-            at,
+            // As it is stored and read back.
+            at: at.trunc_subsecs(6),
+            is_damaged: false,
         });
         self.lines.extend(lines);
         Ok(())

@@ -22,7 +22,7 @@ use tracing::warn;
 
 use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
-use super::keeper::{self, ChildEnv, Claim, KILL_REQUEST, Keep};
+use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
 };
@@ -91,7 +91,7 @@ impl Launcher for Keepers {
         let cgroup = self.cgroup(launch.dir, number);
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
-        let env = serde_json::to_vec(&ChildEnv::new(&env))?;
+        let own = serde_json::to_vec(&ChildOrder::new(&env, launch.fence.clone()))?;
         let (env_out, mut env_in) = io::pipe()?;
         let mut command = tokio::process::Command::new(OWN_PROGRAM);
         let order = Keep {
@@ -118,7 +118,7 @@ impl Launcher for Keepers {
         let child = self.strays().spawn(&mut command)?;
         // Its own end of the pipe, too: a keeper that died is to be noticed here, not waited for.
         drop(command);
-        if let Err(error) = env_in.write_all(&env) {
+        if let Err(error) = env_in.write_all(&own) {
             warn!(dir = ?launch.dir, %error, "a keeper does not take the environment of its child");
         }
         drop(env_in);

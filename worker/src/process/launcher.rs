@@ -15,6 +15,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use super::fence::Fence;
+
 /// Starts children, and finds those that an earlier daemon started.
 pub trait Launcher: Debug + Send + Sync {
     /// Starts a program. Its stdout and stderr are appended to the files of [`stdout_path`] and
@@ -71,6 +73,8 @@ pub struct Launch<'a> {
     pub env: BTreeMap<OsString, OsString>,
     /// It gets a channel for events.
     pub events: bool,
+    /// What of the host is closed to it.
+    pub fence: Option<Fence>,
 }
 
 /// What a look at a child may find.

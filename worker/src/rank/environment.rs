@@ -178,7 +178,7 @@ impl ChildPlan<'_> {
             (
                 "TORCHELASTIC_ERROR_FILE",
                 self.dir
-                    .path()
+                    .work()
                     .join("torch-error.json")
                     .display()
                     .to_string(),
@@ -437,7 +437,7 @@ mod tests {
             ("TORCHELASTIC_RESTART_COUNT", "1"),
             ("TORCHELASTIC_MAX_RESTARTS", "2"),
             ("TORCHELASTIC_USE_AGENT_STORE", "False"),
-            ("TORCHELASTIC_ERROR_FILE", "/d/17-2-1/torch-error.json"),
+            ("TORCHELASTIC_ERROR_FILE", "/d/17-2-1/work/torch-error.json"),
             ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         ] {
             assert_eq!(vars.get(name).map(String::as_str), Some(value), "{name}");

@@ -1,6 +1,7 @@
 //! A rank's life, from its assignment to its last report. The same path is walked again after a
 //! restart of the daemon: each step looks at what is on the disk first.
 
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use marquee_domain::artifact::Manifest;
@@ -18,6 +19,7 @@ use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
 use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
+use super::walls::Walls;
 use super::{StartOrder, StopCause};
 use crate::blocking::blocking;
 use crate::durable;
@@ -173,6 +175,7 @@ impl RankTask {
             Some(rendezvous) => rendezvous,
             None => self.alone().map_err(fault)?,
         };
+        let folders = inputs.folders.clone();
         let plan = ChildPlan {
             assignment: &self.rank.assignment,
             spec,
@@ -187,10 +190,18 @@ impl RankTask {
         let (child_spec, argv) = (plan.child_spec(), plan.argv());
         let has_channel = child_spec.is_some();
         let env = self.host.base_env.for_child(spec, plan.variables());
-        let env = env.map_err(Interrupt::Failed)?;
+        let mut env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
+        let is_strangers = spec.work.kind() == JobKind::Command;
         let start = move || {
+            let fence = if is_strangers {
+                let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
+                let walls = Walls::of(&host.config, home);
+                walls.fence(&host.config.data_dir, &rank.dir, &folders, &mut env)?
+            } else {
+                None
+            };
             if let Some(child_spec) = child_spec {
                 durable::replace_json(&rank.dir.spec(), &child_spec)?;
             }
@@ -200,6 +211,7 @@ impl RankTask {
                 argv,
                 env,
                 events: has_channel,
+                fence,
             })
         };
         let started = blocking(start).await;

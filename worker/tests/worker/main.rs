@@ -20,6 +20,7 @@ mod limits;
 mod nvml;
 mod outputs;
 mod quick;
+mod sandbox;
 mod simulated;
 mod stopping;
 mod walls;
