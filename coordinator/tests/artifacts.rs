@@ -229,6 +229,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            watch: Default::default(),
         };
         let file = FileEntry {
             path: "out.txt".into(),

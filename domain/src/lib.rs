@@ -24,6 +24,8 @@ pub mod rate;
 pub mod report;
 pub mod resources;
 pub mod spec;
+pub mod standing;
+pub mod steady;
 pub mod step;
 pub mod transitions;
 pub mod zoo;

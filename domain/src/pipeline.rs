@@ -27,6 +27,7 @@ mod overrides;
 mod recipe;
 mod settings;
 mod table;
+mod watch;
 
 use job::Draft;
 use table::{Errors, Table};

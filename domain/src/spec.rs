@@ -13,6 +13,7 @@ use crate::resources::Resources;
 mod learning;
 mod recipe;
 mod settings;
+mod watch;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
     ScriptSettings, Shuffle, Transfer, matches,
@@ -23,6 +24,7 @@ pub use settings::{
     LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
+pub use watch::{OnDisconnect, Watch};
 
 /// What a job does, without its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -212,6 +214,8 @@ pub struct JobSpec {
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
+    #[serde(default)]
+    pub watch: Watch,
 }
 
 fn yes() -> bool {

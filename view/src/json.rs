@@ -99,7 +99,7 @@ pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
 }
 
 fn rank(rank: &v1::AttemptRank) -> Value {
-    json!({
+    let mut value = json!({
         "rank": rank.rank,
         "worker_name": rank.worker_name,
         "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
@@ -108,7 +108,20 @@ fn rank(rank: &v1::AttemptRank) -> Value {
         "summary": embedded(&rank.summary_json),
         "failure": failure(rank.failure.as_ref()),
         "lost_at": time(rank.lost_at.as_ref()),
-    })
+    });
+    // Of one that does not get on: most do.
+    if let (Some(standing), Some(fields)) = (&rank.standing, value.as_object_mut()) {
+        let standing = json!({
+            "idle_s": standing.idle_ms as f64 / 1_000.0,
+            "step": standing.step,
+            "phase": standing.phase,
+            "is_stopped": standing.is_stopped,
+            "waits_for_peers": standing.waits_for_peers,
+            "process": standing.process,
+        });
+        fields.insert("standing".into(), standing);
+    }
+    value
 }
 
 fn attempt(attempt: &v1::Attempt) -> Value {

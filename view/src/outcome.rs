@@ -175,6 +175,59 @@ pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
+/// Ranks of the attempt that runs which make no progress, one sentence each, those that hang before those that wait.
+#[must_use]
+pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
+    let mut ranks = stalled(detail);
+    ranks.sort_by_key(|(rank, standing)| (waits(standing), rank.rank));
+    let told = ranks.into_iter().map(|(rank, standing)| {
+        let (number, worker) = (rank.rank, &rank.worker_name);
+        let step = standing.step.map(|step| format!(" at step {}", count(step)));
+        let step = step.unwrap_or_default();
+        let seconds = standing.idle_ms / 1_000;
+        let phase = &standing.phase;
+        if waits(standing) {
+            format!("Rank {number} on {worker} waits in {phase}{step}, for {seconds} s.")
+        } else if standing.is_stopped {
+            format!(
+                "Rank {number} on {worker} hangs: it is stopped by a signal (state T){step}, for {seconds} s; \"kill -CONT\" lets it go on."
+            )
+        } else {
+            let of = if phase.is_empty() { String::new() } else { format!(" in {phase}") };
+            let process = match standing.process.as_str() {
+                "" => String::new(),
+                process => format!("; its main thread {process}"),
+            };
+            format!("Rank {number} on {worker} hangs: no progress{of}{step} for {seconds} s{process}.")
+        }
+    });
+    told.collect()
+}
+
+/// The first rank that hangs and does not only wait for others.
+#[must_use]
+pub fn hung_rank(detail: &v1::JobDetail) -> Option<u32> {
+    let ranks = stalled(detail);
+    let hung = ranks.iter().find(|(_, standing)| !waits(standing));
+    hung.or(ranks.first()).map(|(rank, _)| rank.rank)
+}
+
+/// Whether it waits for others in an exchange, rather than they for it.
+pub(crate) fn waits(standing: &v1::Standing) -> bool {
+    standing.waits_for_peers && !standing.is_stopped
+}
+
+fn stalled(detail: &v1::JobDetail) -> Vec<(&v1::AttemptRank, &v1::Standing)> {
+    let ranks = detail
+        .attempts
+        .last()
+        .into_iter()
+        .flat_map(|attempt| &attempt.ranks);
+    ranks
+        .filter_map(|rank| Some((rank, rank.standing.as_ref()?)))
+        .collect()
+}
+
 /// Which ranks the newest attempt lost and went on without, as sentences.
 #[must_use]
 pub fn losses(detail: &v1::JobDetail) -> Vec<String> {

@@ -16,6 +16,7 @@ use crate::proc;
 
 mod cgroup;
 mod departure;
+pub mod inside;
 pub mod keeper;
 pub mod kept;
 pub mod launcher;

@@ -8,7 +8,7 @@ use super::table::Table;
 use crate::ids::JobName;
 use crate::limits;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{InputRef, JobKind, JobSpec, Source, Work};
+use crate::spec::{InputRef, JobKind, JobSpec, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -38,6 +38,7 @@ struct Rest {
     timeout_s: Option<u32>,
     reuse: bool,
     array: Option<u32>,
+    watch: Watch,
 }
 
 impl Draft {
@@ -51,6 +52,7 @@ impl Draft {
             timeout_s,
             reuse,
             array,
+            watch,
         } = self.rest?;
         let Self {
             name,
@@ -70,6 +72,7 @@ impl Draft {
             reuse,
             array,
             element: None,
+            watch,
         })
     }
 }
@@ -106,6 +109,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
     let priority = table.int("priority", -1_000..=1_000, Some(0));
     let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
     let timeout_s = timeout(&mut table);
+    let watch = super::watch::watch(&mut table, kind);
     let reuse = reuse(&mut table, kind);
     let array = array(&mut table, kind);
     let work = match kind {
@@ -128,8 +132,10 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         check_fetch_array(&table, size, &fetch.source);
     }
     table.finish();
+    let work = work?;
     Some(Rest {
-        work: work?,
+        watch: watch.of(&work, resources.ranks),
+        work,
         resources,
         priority,
         max_attempts,
@@ -349,7 +355,7 @@ fn timeout(table: &mut Table<'_>) -> Option<u32> {
     seconds
 }
 
-fn duration_s(text: &str) -> Option<u64> {
+pub(super) fn duration_s(text: &str) -> Option<u64> {
     let unit_s = match text.chars().last()? {
         's' => 1,
         'm' => 60,

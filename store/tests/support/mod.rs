@@ -69,6 +69,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         array: None,
         reuse: true,
         element: None,
+        watch: Default::default(),
     }
 }
 

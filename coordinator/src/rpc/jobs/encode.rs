@@ -1,6 +1,6 @@
 //! Stored jobs as messages.
 
-use marquee_domain::job::JobState;
+use marquee_domain::job::{JobState, RankState};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
@@ -9,6 +9,7 @@ use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
 
 use crate::lifecycle::Removed;
+use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
     let (reason, finished_at, cancel_requested, running) = match &job.state {
@@ -62,7 +63,7 @@ pub(super) fn job(job: Job) -> v1::Job {
     }
 }
 
-pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow]) -> v1::Attempt {
+pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1::Attempt {
     let own = ranks
         .iter()
         .filter(|rank| rank.key.attempt == attempt.number);
@@ -73,12 +74,12 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow]) -> v1::Attempt {
         started_at: attempt.started_at.map(timestamp),
         finished_at: attempt.finished_at.map(timestamp),
         failure: attempt.failure.map(v1::Failure::from),
-        ranks: own.map(rank).collect(),
+        ranks: own.map(|one| rank(one, hangs)).collect(),
         resumed_from_step: attempt.resumed_from.map(|from| from.step),
     }
 }
 
-fn rank(rank: &RankRow) -> v1::AttemptRank {
+fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
     v1::AttemptRank {
         rank: rank.key.rank.0,
         worker_name: rank.worker_name.clone(),
@@ -92,6 +93,9 @@ fn rank(rank: &RankRow) -> v1::AttemptRank {
             .unwrap_or_default(),
         failure: rank.failure.clone().map(v1::Failure::from),
         lost_at: rank.lost_at.map(timestamp),
+        standing: hangs
+            .standing(rank.worker, rank.key)
+            .filter(|_| rank.state == RankState::Running),
     }
 }
 
