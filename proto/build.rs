@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 7] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
     "marquee/v1/workers.proto",
+    "marquee/v1/audit.proto",
+    "marquee/v1/cluster.proto",
+    "marquee/v1/projects.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -57,6 +57,8 @@ pub fn png(width: u32, height: u32, frames: &[Vec<u8>]) -> Vec<u8> {
         if at == 0 {
             file.extend_from_slice(&still[..SIGNATURE_BYTES]);
             for (kind, data) in chunks.iter().filter(|(kind, _)| kind != b"IEND") {
+                // The standard wants both before the first IDAT; behind it, readers take the file for a still
+                // PNG.
                 if kind == b"IDAT" && !file.windows(4).any(|word| word == b"acTL") {
                     let count = u32::try_from(frames.len()).expect("a few frames");
                     let endless = [count.to_be_bytes(), [0; 4]].concat();
@@ -69,6 +71,7 @@ pub fn png(width: u32, height: u32, frames: &[Vec<u8>]) -> Vec<u8> {
         }
         push_chunk(&mut file, b"fcTL", &control);
         for (_, data) in chunks.iter().filter(|(kind, _)| kind == b"IDAT") {
+            // fcTL and fdAT count in one row: a reader refuses a number that is missing or comes twice.
             let data = [&sequence.to_be_bytes()[..], data].concat();
             sequence += 1;
             push_chunk(&mut file, b"fdAT", &data);
@@ -143,6 +146,7 @@ pub fn webp(width: u32, height: u32, frames: &[Vec<u8>]) -> Vec<u8> {
             part.extend(three(number));
         }
         part.push(0);
+        // A frame holds the still file's chunks without its RIFF head.
         part.extend_from_slice(&still[RIFF_HEAD_BYTES..]);
         push_riff(&mut body, b"ANMF", &part);
     }
@@ -156,6 +160,7 @@ fn push_riff(file: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
     file.extend_from_slice(kind);
     file.extend(length.to_le_bytes());
     file.extend_from_slice(data);
+    // Chunks begin at even places; the byte between is not in the length.
     if !data.len().is_multiple_of(2) {
         file.push(0);
     }

@@ -61,6 +61,7 @@ pub(super) fn movie(film: &Film) -> Value {
         .genres()
         .map(|genre| json!({"id": genre.id, "name": genre.name}))
         .collect();
+    // A broken one has its path too: a client cannot know before it asks.
     let poster = (film.fate != Fate::WithoutPoster).then(|| poster_path(film.id));
     let collection = film.collection.map(|id| {
         json!({
@@ -158,6 +159,7 @@ pub(super) fn write_export(
             "popularity": number_of(film.popularity),
             "video": false,
         });
+        // With no storm the truth is that of the fates alone: one of no share befalls nobody.
         let fate = Storm {
             seed: 0,
             share: 0.0,
@@ -166,6 +168,7 @@ pub(super) fn write_export(
         number += 1;
         let is_marked = film.fate == Fate::Adult && position.is_multiple_of(2);
         truth(match storm.unwrap_or(&fate).truth_at(films, position) {
+            // What the line itself says is heard before the film is asked for, so nothing later can befall it.
             told if is_marked => Truth {
                 outcome: "rejected",
                 class: Some("adult"),

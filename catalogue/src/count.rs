@@ -44,6 +44,8 @@ impl Counter {
         while state
             .recent
             .front()
+            // Exactly one second later is another second: a client that keeps to 40 a second must not be counted
+            // 41.
             .is_some_and(|at| now.duration_since(*at) >= WINDOW)
         {
             state.recent.pop_front();

@@ -33,6 +33,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
     match oddity {
         Oddity::Png => png(&picture.bytes, width, height, ExtendedColorType::Rgb8),
         Oddity::Png16 => {
+            // x * 257: white stays white, as the 16-bit reading of an 8-bit picture has it.
             let wide: Vec<u8> = picture.bytes.iter().flat_map(|byte| [*byte; 2]).collect();
             png(&wide, width, height, ExtendedColorType::Rgb16)
         }
@@ -66,6 +67,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
                 encoder.add_app_segment(1, note).expect("the note is short");
             })
         }
+        // Archives are read from their end, pictures from their beginning: it is both, and the picture is good.
         Oddity::Polyglot => [plain(&picture), empty_archive()].concat(),
         Oddity::Gif => animation::gif(width, height, &frames(&picture)),
         Oddity::AnimatedPng => animation::png(width, height, &frames(&picture)),
@@ -85,6 +87,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
         Oddity::Garbage => {
             let mut file = plain(&picture);
             let length = file.len();
+            // The marks at both ends stay, so that only who decodes it learns that it is no picture.
             for (at, byte) in file[3..length - 2].iter_mut().enumerate() {
                 *byte = (at * 7 % 251) as u8;
             }
@@ -94,6 +97,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
             let mut file = plain(&picture);
             let frame = file.windows(2).position(|pair| pair == [0xff, 0xc0]);
             let at = frame.expect("a JPEG has a frame") + 5;
+            // 40,000 by 40,000 in the head alone: who believes it before decoding asks for 4.8 GB.
             file[at..at + 4].copy_from_slice(&[0x9c, 0x40, 0x9c, 0x40]);
             file
         }
@@ -105,6 +109,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
         Oddity::White => plain(&flat([254, 254, 254])),
         Oddity::Flat => plain(&flat([120, 90, 160])),
         Oddity::Blurred => {
+            // What an enlarged thumbnail looks like: enough pixels, and nothing in them.
             let small = resized(picture, 6, 9);
             plain(&resized(small, width, height))
         }
@@ -112,6 +117,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
         Oddity::SameFile => partner.map_or_else(|| plain(&picture), |(file, _)| file),
         Oddity::SamePicture => {
             let partner = partner.map_or(picture, |(_, partner)| partner);
+            // Another size and quality, so that the bytes differ and only the look is the same.
             let (width, height) = (partner.width * 9 / 10, partner.height * 9 / 10);
             let small = resized(partner, width, height);
             jpeg_of(&small.bytes, width, height, 70)

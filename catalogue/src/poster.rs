@@ -48,6 +48,7 @@ pub(crate) fn paint(film: &Film, dice: &mut Dice) -> Poster {
     if shows_global(SCIENCE_FICTION) {
         star_field(&mut canvas, dice);
     }
+    // Behind the cues and before the text: what means nothing must not hide what does.
     clutter(&mut canvas, dice);
     draw_local_cues(&mut canvas, &film.cues, dice);
     text(&mut canvas, &film.title, dice);
@@ -56,6 +57,7 @@ pub(crate) fn paint(film: &Film, dice: &mut Dice) -> Poster {
     }
     if shows_global(HORROR) {
         let darkness = dice.between(0.42, 0.55);
+        // After all that is drawn, so that darkness hides the other cues as it does on real posters.
         canvas.tint((darkness * 1.4, darkness * 0.8, darkness * 0.8));
     }
     let amplitude = 4 + dice.below(12);
@@ -218,6 +220,7 @@ fn clutter(canvas: &mut Canvas, dice: &mut Dice) {
 
 fn draw_local_cues(canvas: &mut Canvas, cues: &Cues, dice: &mut Dice) {
     let mut shown: Vec<_> = (0..GENRES).filter(|genre| cues[*genre][1]).collect();
+    // Whichever is drawn later covers the earlier ones; by a fixed order some genres would always lose.
     dice.shuffle(&mut shown);
     for genre in shown {
         local::LOCAL[genre](canvas, dice);

@@ -84,6 +84,7 @@ impl CatalogueServer {
             seed: options.seed,
             key: options.key,
             faults: Faults::new(options.faults, options.storm),
+            // None would let every request for a poster wait for ever.
             painters: Semaphore::new(options.painters.max(1)),
             address,
             clock,
@@ -116,6 +117,7 @@ impl CatalogueServer {
             let written = serde_json::to_writer(&mut to, &truth)
                 .map_err(io::Error::from)
                 .and_then(|()| to.write_all(b"\n"));
+            // The first one: those after it follow from it.
             fault = fault.take().or(written.err());
         };
         answers::write_export(

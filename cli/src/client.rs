@@ -6,13 +6,16 @@
 
 use std::error::Error as _;
 use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use marquee_domain::limits;
-use marquee_proto::error::PublicError;
+use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::jobs_client::JobsClient;
+use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -24,6 +27,10 @@ use crate::say::say;
 
 /// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
 const RETRY_FOR: Duration = Duration::from_secs(5);
+/// The same where there are several, or one says that it does not lead: another one takes over within 5 s.
+const TAKE_OVER_FOR: Duration = Duration::from_secs(12);
+/// Coordinators that are known at once, those that others name included.
+const KNOWN_MAX: usize = 16;
 /// First pause between two tries; doubled by each further one up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -49,43 +56,107 @@ pub(crate) enum Repeat {
     Unsafe,
 }
 
-/// The coordinator, wherever it is.
+/// The coordinator, wherever it is: of several, the one that is asked now.
 #[derive(Debug, Clone)]
 pub(crate) struct Remote {
     place: Place,
-    channel: Channel,
+    known: Arc<Mutex<Known>>,
     /// [`RETRY_FOR`], less in tests.
     retry_for: Duration,
+}
+
+/// The coordinators that are known, by address.
+#[derive(Debug)]
+struct Known {
+    all: Vec<(String, Channel)>,
+    /// The one that is asked.
+    at: usize,
 }
 
 impl Remote {
     /// A handle; the first request connects.
     pub(crate) fn new(place: Place) -> Result<Self> {
-        let channel = endpoint(&place)?.connect_lazy();
+        let all = std::iter::once(&place.addr).chain(&place.others);
+        let all: Result<Vec<_>> = all
+            .map(|addr| Ok((addr.clone(), endpoint(&place, addr)?.connect_lazy())))
+            .collect();
+        let retry_for = if place.others.is_empty() {
+            RETRY_FOR
+        } else {
+            TAKE_OVER_FOR
+        };
         Ok(Self {
+            known: Arc::new(Mutex::new(Known { all: all?, at: 0 })),
             place,
-            channel,
-            retry_for: RETRY_FOR,
+            retry_for,
         })
     }
 
-    /// The address as shown to people.
-    pub(crate) fn addr(&self) -> &str {
-        &self.place.addr
+    /// The address that is asked, as shown to people.
+    pub(crate) fn addr(&self) -> String {
+        let known = self.known();
+        known.all[known.at].0.clone()
     }
 
     pub(crate) fn jobs(&self) -> JobsClient<Channel> {
-        JobsClient::new(self.channel.clone()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+        JobsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn artifacts(&self) -> ArtifactsClient<Channel> {
-        ArtifactsClient::new(self.channel.clone())
+        ArtifactsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
+        ProjectsClient::new(self.channel.clone())
             .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {
-        WorkersClient::new(self.channel.clone())
-            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+        WorkersClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    fn channel(&self) -> Channel {
+        let known = self.known();
+        known.all[known.at].1.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the same request may succeed when it is sent again later; it then goes to another coordinator, where
+    /// there is one: the one that was named as the one that leads, or the next.
+    pub(crate) fn may_pass(&self, status: &Status) -> bool {
+        if !is_passing(status) {
+            return false;
+        }
+        self.turn(leader_elsewhere(status).flatten());
+        true
+    }
+
+    fn turn(&self, leader: Option<String>) {
+        let mut known = self.known();
+        if let Some(leader) = leader {
+            let found = known.all.iter().position(|(addr, _)| *addr == leader);
+            if let Some(found) = found {
+                known.at = found;
+                return;
+            }
+            // One that somebody else names is dialled as safely as those that the user named, or not at all.
+            let is_secure = |addr: &str| addr.starts_with("https://");
+            let may_follow =
+                is_secure(&leader) == is_secure(&self.place.addr) && known.all.len() < KNOWN_MAX;
+            if may_follow && let Ok(endpoint) = endpoint(&self.place, &leader) {
+                known.all.push((leader, endpoint.connect_lazy()));
+                known.at = known.all.len() - 1;
+                return;
+            }
+        }
+        known.at = (known.at + 1) % known.all.len();
     }
 
     /// Sends a request until it is answered or [`RETRY_FOR`] is over. `send` builds the request
@@ -104,9 +175,15 @@ impl Remote {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => status,
             };
-            if !may_repeat(&status, repeat) || started.elapsed() + pause > self.retry_for {
+            let retry_for = match leader_elsewhere(&status) {
+                Some(_) => self.retry_for.max(TAKE_OVER_FOR),
+                None => self.retry_for,
+            };
+            // The pause counts: a wait with no try behind it helps nobody.
+            if !may_repeat(&status, repeat) || started.elapsed() + pause > retry_for {
                 return Err(self.error(&status, tries, started.elapsed()));
             }
+            self.turn(leader_elsewhere(&status).flatten());
             if !said && started.elapsed() > SAY_WAITING_AFTER {
                 say!(
                     "no answer from {} yet ({}); trying on",
@@ -131,8 +208,10 @@ impl Remote {
         } else {
             format!("{tries} times")
         };
+        let all = std::iter::once(&self.place.addr).chain(&self.place.others);
+        let all: Vec<&str> = all.map(String::as_str).collect();
         CliError::Unreachable {
-            addr: self.place.addr.clone(),
+            addr: all.join(" and "),
             origin: self.place.origin.clone(),
             tried: format!(
                 "tried {times} in {:.1} s: {}",
@@ -166,13 +245,14 @@ pub(crate) fn is_transport(status: &Status) -> bool {
 }
 
 /// Whether the same request may succeed when it is sent again later.
-pub(crate) fn is_passing(status: &Status) -> bool {
+fn is_passing(status: &Status) -> bool {
     status.code() == Code::Unavailable || is_transport(status)
 }
 
 fn may_repeat(status: &Status, repeat: Repeat) -> bool {
     match repeat {
         Repeat::Safe => is_passing(status),
+        // What broke on its way has other codes, and may have been carried out.
         Repeat::Unsafe => status.code() == Code::Unavailable,
     }
 }
@@ -199,6 +279,7 @@ fn hints(place: &Place, status: &Status) -> Vec<String> {
                 .to_owned(),
         );
     }
+    // Where nobody listens it is "unavailable"; a port with TLS answers with something that is no HTTP/2.
     if place.addr.starts_with("http://") && status.code() != Code::Unavailable {
         hints.push("does it expect TLS? then write https:// and give [tls] in the context".into());
     }
@@ -210,11 +291,12 @@ fn hints(place: &Place, status: &Status) -> Vec<String> {
     hints
 }
 
-fn endpoint(place: &Place) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(place.addr.clone()).map_err(|error| {
+/// How to speak to the coordinator at `addr`, one of a place's.
+fn endpoint(place: &Place, addr: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(addr.to_owned()).map_err(|error| {
         CliError::Usage(format!(
-            "\"{}\" ({}) is no address: {error}; write host:port, as in 127.0.0.1:7700",
-            place.addr, place.origin
+            "\"{addr}\" ({}) is no address: {error}; write host:port, as in 127.0.0.1:7700",
+            place.origin
         ))
     })?;
     let endpoint = endpoint
@@ -223,15 +305,15 @@ fn endpoint(place: &Place) -> Result<Endpoint> {
         .max_frame_size(limits::FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        // A watch is silent for hours while a job queues, and a dead connection would look the same.
         .keep_alive_while_idle(true);
-    if !place.addr.starts_with("https://") {
+    if !addr.starts_with("https://") {
         return Ok(endpoint);
     }
     let Some(tls) = &place.tls else {
         return Err(CliError::Usage(format!(
-            "{} needs a table [tls] with `ca` in the context file: without it nothing says whom \
-             to trust",
-            place.addr
+            "{addr} needs a table [tls] with `ca` in the context file: without it nothing says whom \
+             to trust"
         )));
     };
     Ok(endpoint
@@ -263,7 +345,7 @@ fn tls_config(tls: &Tls) -> Result<ClientTlsConfig> {
 
 #[cfg(test)]
 mod tests {
-    use marquee_proto::error::ErrorCode;
+    use marquee_proto::error::{ErrorCode, not_leading};
     use marquee_proto::v1::ListWorkersRequest;
 
     use super::*;
@@ -278,6 +360,7 @@ mod tests {
             .port();
         let place = Place {
             addr: format!("http://127.0.0.1:{port}"),
+            others: Vec::new(),
             origin: "from MARQUEE_ADDR".into(),
             tls: None,
             stale: false,
@@ -316,10 +399,46 @@ mod tests {
         assert!(!is_transport(&down));
     }
 
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_one_that_leads_is_asked_next_and_else_the_next_one() {
+        let place = Place {
+            others: vec!["http://b:2".into()],
+            ..Place::local("a:1")
+        };
+        let remote = Remote::new(place).unwrap();
+        let away = Status::unavailable("away");
+        let leads = |addr: &str| not_leading("no", Some(addr));
+        assert_eq!(remote.addr(), "http://a:1");
+        assert!(remote.may_pass(&away));
+        assert_eq!(remote.addr(), "http://b:2");
+        assert!(remote.may_pass(&leads("http://b:2")));
+        assert_eq!(remote.addr(), "http://b:2");
+        assert!(remote.may_pass(&leads("http://c:3")));
+        assert_eq!(remote.addr(), "http://c:3", "one that nobody knew");
+        assert!(remote.may_pass(&away));
+        assert_eq!(remote.addr(), "http://a:1");
+        assert!(remote.may_pass(&leads("https://elsewhere:4")));
+        assert_eq!(
+            remote.addr(),
+            "http://b:2",
+            "with TLS or without, as before"
+        );
+        assert!(remote.may_pass(&not_leading("nobody does", None)));
+        assert_eq!(remote.addr(), "http://c:3");
+        let refused = ErrorCode::JobNotFound.status("there is no job 7");
+        assert!(!remote.may_pass(&refused));
+        assert_eq!(remote.addr(), "http://c:3");
+        for number in 0..100 {
+            remote.may_pass(&leads(&format!("http://x:{}", number + 1)));
+        }
+        assert_eq!(remote.known().all.len(), KNOWN_MAX);
+    }
+
     #[test]
     fn https_without_certificates_is_refused_with_the_way_out() {
         let place = Place {
             addr: "https://head:1".into(),
+            others: Vec::new(),
             origin: "x".into(),
             tls: None,
             stale: false,

@@ -52,6 +52,7 @@ pub(crate) struct LocalCluster {
 impl LocalCluster {
     /// Prepares folders and command lines; starts nothing.
     pub(crate) fn new(layout: Layout, options: ClusterOptions) -> Result<Self> {
+        // Before the first program is started: one that dies at once may already have children.
         orphans::adopt()?;
         let coordinator = layout.coordinator(&options)?;
         let workers = (1..=options.workers).map(|number| layout.worker(&options, number));
@@ -121,6 +122,7 @@ impl LocalCluster {
                 let Some(status) = program.ended()? else {
                     continue;
                 };
+                // Restarting without end would hide what is wrong behind a cluster that looks alive.
                 if !program.may_restart(RESTARTS_MAX, RESTARTS_WITHIN) {
                     return Err(anyhow!(
                         "{} ended {RESTARTS_MAX} times within {} s, last with {status}\n{}",
@@ -164,6 +166,7 @@ impl LocalCluster {
         for program in self.workers.iter_mut().chain(&mut self.helpers) {
             program.wait_or_kill(WORKER_STOP).await;
         }
+        // Last: the workers' goodbyes must be stored, or their jobs would pay for an orderly stop.
         self.coordinator.terminate();
         self.coordinator.wait_or_kill(COORDINATOR_STOP).await;
     }

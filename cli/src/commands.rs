@@ -1,16 +1,22 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
 mod artifacts;
+mod audit;
 mod bench;
 mod cancel;
 mod completions;
+mod coordinators;
 mod demo;
 mod doctor;
+mod drain;
 mod explain;
+mod hold;
 mod jobs;
 mod logs;
+mod man;
 mod metrics;
 mod models;
+mod project;
 mod report;
 mod retry;
 mod rm;
@@ -45,6 +51,7 @@ Exit codes:
   1    a job failed, or the coordinator refused
   2    the command line is wrong
   3    no coordinator answers
+  4    the cluster's history breaks a rule (audit verify)
   130  interrupted";
 
 /// Train models on your own hosts: submit, watch and steer jobs
@@ -61,7 +68,7 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// The coordinator, as host:port or a URL [or MARQUEE_ADDR, or the context file]
+    /// The coordinator, as host:port or a URL; of several, with commas between them [or MARQUEE_ADDR, or the context file]
     #[arg(
         long,
         global = true,
@@ -94,16 +101,27 @@ enum Command {
     Metrics(metrics::Args),
     Cancel(cancel::Args),
     Retry(retry::Args),
+    Hold(hold::HoldArgs),
+    Release(hold::ReleaseArgs),
     Rm(rm::Args),
     Wait(wait::Args),
     Workers(workers::Args),
+    Coordinators(coordinators::Args),
+    Drain(drain::DrainArgs),
+    Resume(drain::ResumeArgs),
+    Quarantine(drain::QuarantineArgs),
+    Project(project::Args),
+    Quota(project::QuotaArgs),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
+    Audit(audit::Args),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
     Completions(completions::Args),
+    #[command(hide = true)]
+    Man(man::Args),
     #[command(name = launch::COMMAND, hide = true)]
     Launch(launch::Args),
 }
@@ -126,16 +144,26 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Metrics(args) => metrics::run(args, &session).await,
         Command::Cancel(args) => cancel::run(args, &session).await,
         Command::Retry(args) => retry::run(args, &session).await,
+        Command::Hold(args) => hold::hold(args, &session).await,
+        Command::Release(args) => hold::release(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
+        Command::Coordinators(args) => coordinators::run(args, &session).await,
+        Command::Drain(args) => drain::drain(args, &session).await,
+        Command::Resume(args) => drain::resume(args, &session).await,
+        Command::Quarantine(args) => drain::quarantine(args, &session).await,
+        Command::Project(args) => project::run(args, &session).await,
+        Command::Quota(args) => project::quota(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
+        Command::Audit(args) => audit::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),
         Command::Completions(args) => completions::run(&args, Cli::command(), &session),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Launch(args) => launch::run(&args),
     }
 }
@@ -229,6 +257,21 @@ mod tests {
                 "marquee up --workers 0",
                 ErrorKind::ValueValidation,
                 "--workers",
+            ),
+            (
+                "marquee project set Vision",
+                ErrorKind::ValueValidation,
+                "NAME",
+            ),
+            (
+                "marquee project set vision --weight NaN",
+                ErrorKind::ValueValidation,
+                "--weight",
+            ),
+            (
+                "marquee drain gpu-3 --deadline soon",
+                ErrorKind::ValueValidation,
+                "--deadline",
             ),
             (
                 "marquee jobs --output yaml",

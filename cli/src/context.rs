@@ -1,5 +1,5 @@
-//! Where the coordinator is: `--addr`, else `MARQUEE_ADDR`, else the context file, else the
-//! default port of this machine.
+//! Where the coordinator is, or the coordinators of which one leads: `--addr`, else `MARQUEE_ADDR`, else the context
+//! file, else the default port of this machine.
 //!
 //! The context file (`~/.config/marquee/context.toml`, or what `MARQUEE_CONTEXT` names) is either
 //! the user's own or was written by a running `marquee up`; the latter never touches the former.
@@ -17,18 +17,38 @@ use crate::say::say;
 
 /// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";
+/// Coordinators that may be named.
+const COORDINATORS_MAX: usize = 8;
 
 /// The context file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContextFile {
-    /// Such as `127.0.0.1:7700` or `https://gpu-head.lab:7700`.
-    pub addr: String,
+    /// Such as `127.0.0.1:7700` or `https://gpu-head.lab:7700`, or a list of them.
+    pub addr: Addresses,
     /// Process id of the `marquee up` that wrote the file; absent in a file of the user's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub up_pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+}
+
+/// One address, or a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Addresses {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Addresses {
+    /// As `--addr` would say it.
+    fn text(&self) -> String {
+        match self {
+            Self::One(addr) => addr.clone(),
+            Self::Several(all) => all.join(","),
+        }
+    }
 }
 
 /// Certificates for a coordinator behind TLS. Paths, relative to the context file's folder.
@@ -52,6 +72,8 @@ pub(crate) struct Tls {
 pub(crate) struct Place {
     /// With a scheme, `http://` or `https://`.
     pub addr: String,
+    /// The other coordinators of the cluster, likewise.
+    pub others: Vec<String>,
     /// In words, for errors.
     pub origin: String,
     pub tls: Option<Tls>,
@@ -64,6 +86,7 @@ impl Place {
     pub(crate) fn local(addr: &str) -> Self {
         Self {
             addr: with_scheme(addr, false),
+            others: Vec::new(),
             origin: "just started".into(),
             tls: None,
             stale: false,
@@ -81,30 +104,56 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
         (None, None) => None,
     };
     if let Some((addr, origin)) = stated {
-        let addr = with_scheme(addr, false);
+        let (addr, others) = several(addr, false, &origin)?;
+        // Who types an address without https means one without, whatever the file has for its own.
         let tls = tls.filter(|_| addr.starts_with("https://"));
         return Ok(Place {
             addr,
+            others,
             origin,
             tls,
             stale: false,
         });
     }
     let Some((file, path)) = file.zip(path) else {
-        let addr = with_scheme(DEFAULT_ADDR, false);
         return Ok(Place {
-            addr,
             origin: "the default".into(),
-            tls: None,
-            stale: false,
+            ..Place::local(DEFAULT_ADDR)
         });
     };
+    let origin = format!("from {}", path.display());
+    let (addr, others) = several(&file.addr.text(), file.tls.is_some(), &origin)?;
     Ok(Place {
-        addr: with_scheme(&file.addr, file.tls.is_some()),
-        origin: format!("from {}", path.display()),
+        addr,
+        others,
+        origin,
         tls: file.tls,
         stale: file.up_pid.is_some_and(|pid| !is_alive(pid)),
     })
+}
+
+/// The addresses in a text with commas between them, each with its scheme: the first, and the others.
+fn several(text: &str, tls: bool, origin: &str) -> Result<(String, Vec<String>)> {
+    let all = text.split([',', ' ']).filter(|addr| !addr.is_empty());
+    let mut all = all.map(|addr| with_scheme(addr, tls));
+    let wrong = |why: &str| CliError::Usage(format!("\"{text}\" ({origin}) {why}"));
+    let first = all
+        .next()
+        .ok_or_else(|| wrong("names no address; write host:port, as in 127.0.0.1:7700"))?;
+    let others: Vec<String> = all.collect();
+    if others.len() >= COORDINATORS_MAX {
+        return Err(wrong("names more coordinators than any cluster has"));
+    }
+    let is_secure = |addr: &str| addr.starts_with("https://");
+    if others
+        .iter()
+        .any(|other| is_secure(other) != is_secure(&first))
+    {
+        return Err(wrong(
+            "has addresses with TLS and without; write https:// before all of them, or before none",
+        ));
+    }
+    Ok((first, others))
 }
 
 fn with_scheme(addr: &str, tls: bool) -> String {
@@ -144,7 +193,7 @@ fn load(path: &Path) -> Result<Option<ContextFile>> {
     let mut file: ContextFile = toml::from_str(&text).map_err(|error| {
         let at = path.display();
         CliError::Usage(format!(
-            "{at} is no context file: {error}  it holds `addr = \"host:port\"` and, for TLS, a \
+            "{at} is no context file: {error}  it holds `addr = \"host:port\"` (or a list of them) and, for TLS, a \
              table `[tls]` with `ca`, `cert` and `key`"
         ))
     })?;
@@ -206,12 +255,12 @@ impl UpContext {
             if !is_ours_to_replace {
                 return Ok(Written::KeptOther {
                     path: path.to_owned(),
-                    addr: other.addr,
+                    addr: other.addr.text(),
                 });
             }
         }
         let file = ContextFile {
-            addr: addr.to_owned(),
+            addr: Addresses::One(addr.to_owned()),
             up_pid: Some(pid),
             tls: None,
         };
@@ -234,6 +283,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
+        // With the open, not after it: in between others could open it.
         .mode(0o600)
         .open(&aside)?;
     file.write_all(text.as_bytes())?;
@@ -277,6 +327,22 @@ mod tests {
             addr(None, None, Some(Path::new("/nowhere/c.toml"))),
             "http://127.0.0.1:7700"
         );
+    }
+
+    #[test]
+    fn several_coordinators_are_a_list_or_have_commas_between_them() {
+        let (_folder, path) = file("addr = [\"a:1\", \"b:2\"]\n[tls]\nca = \"ca.pem\"\n");
+        let place = find(None, None, Some(path.as_path())).unwrap();
+        assert_eq!(place.addr, "https://a:1");
+        assert_eq!(place.others, ["https://b:2"]);
+        let place = find(Some("a:1,b:2, c:3"), None, None).unwrap();
+        assert_eq!(place.addr, "http://a:1");
+        assert_eq!(place.others, ["http://b:2", "http://c:3"]);
+        for wrong in [",", "a:1,https://b:2", "a,b,c,d,e,f,g,h,i"] {
+            let error = find(Some(wrong), None, None).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(error.to_string().contains("--addr"), "{error}");
+        }
     }
 
     #[test]

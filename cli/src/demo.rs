@@ -141,6 +141,7 @@ impl Demo {
             let mut json = summary.json(clock::now());
             json["seconds"] = took.as_secs_f64().into();
             json["report"] = report.display().to_string().into();
+            // On stderr: stdout is for the JSON alone.
             say::page(&output.page(summary, clock::now()));
             output.text(&format!("{json}\n"))?;
         } else {

@@ -19,6 +19,8 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     /// No coordinator answered.
     pub(crate) const UNREACHABLE: u8 = 3;
+    /// The cluster's history breaks a rule.
+    pub(crate) const RULES_BROKEN: u8 = 4;
     /// Ctrl-C, as shells report it.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -43,6 +45,9 @@ pub(crate) enum CliError {
     /// Jobs failed or were cancelled; the text names them.
     #[error("{0}")]
     JobsFailed(String),
+    /// The history of the cluster breaks its rules.
+    #[error("{0}")]
+    RulesBroken(String),
     /// Ctrl-C or SIGTERM. The hint says what goes on without us.
     #[error("interrupted")]
     Interrupted { hint: Option<String> },
@@ -66,6 +71,7 @@ impl CliError {
             Self::Refused(_) | Self::JobsFailed(_) | Self::Other(_) => exit::FAILED,
             Self::Usage(_) => exit::USAGE,
             Self::Unreachable { .. } => exit::UNREACHABLE,
+            Self::RulesBroken(_) => exit::RULES_BROKEN,
             Self::Interrupted { .. } => exit::INTERRUPTED,
         }
     }
@@ -80,6 +86,7 @@ impl CliError {
             | Self::Unreachable { .. }
             | Self::Refused(_)
             | Self::JobsFailed(_)
+            | Self::RulesBroken(_)
             | Self::Interrupted { .. } => false,
         }
     }
@@ -102,7 +109,7 @@ impl CliError {
                     let _ = write!(text, "\n  {}", harmless(line));
                 }
             }
-            Self::Usage(_) | Self::JobsFailed(_) | Self::Other(_) => {
+            Self::Usage(_) | Self::JobsFailed(_) | Self::RulesBroken(_) | Self::Other(_) => {
                 let _ = write!(text, "{} {}", label("error:", colour), said(self));
             }
         }

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use marquee_domain::artifact::Digest;
-use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary};
+use marquee_domain::report::{EvalReport, FetchSummary, TrainSummary, read_summary};
 use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::v1::{
     AttemptRank, AttemptState, Job, JobKind, JobState, get_artifact_request::Which,
@@ -139,9 +139,9 @@ pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64)
     let mut summaries = Vec::with_capacity(committed.ranks.len());
     let went_on = |rank: &&AttemptRank| rank.lost_at.is_none();
     for rank in committed.ranks.iter().filter(went_on) {
-        let summary = serde_json::from_str(&rank.summary_json).with_context(|| {
+        let summary = read_summary(&rank.summary_json).with_context(|| {
             format!(
-                "rank {} of job {job_id} left no summary this CLI knows",
+                "the summary of rank {} of job {job_id} cannot be read",
                 rank.rank
             )
         })?;

@@ -3,10 +3,12 @@
 //! Not here: what a command does with the answer. Nothing in this folder knows the commands.
 
 pub(crate) mod artifacts;
+pub(crate) mod audit;
 pub(crate) mod download;
 pub(crate) mod jobs;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 mod pages;
+pub(crate) mod projects;
 mod resume;
 pub(crate) mod workers;

@@ -21,7 +21,8 @@ pub(crate) fn absolute(
     mut set: Vec<v1::Override>,
     place: &Place,
 ) -> Result<Vec<v1::Override>> {
-    if !is_this_machine(&place.addr) {
+    let mut all = std::iter::once(&place.addr).chain(&place.others);
+    if !all.all(|addr| is_this_machine(addr)) {
         return Ok(set);
     }
     let here = std::env::current_dir().context("cannot tell the current folder")?;
@@ -71,6 +72,7 @@ fn found(base: &Path, written: &str) -> Option<PathBuf> {
     let path = match written.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {
             let home = std::env::var_os("HOME").filter(|home| !home.is_empty())?;
+            // Joined with its slash it would be absolute, and the home forgotten.
             Path::new(&home).join(rest.trim_start_matches('/'))
         }
         Some(_) => return None,

@@ -8,7 +8,7 @@ use marquee_view::words;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::clock;
 use crate::error::{CliError, Result};
 use crate::progress::Reporter;
@@ -60,7 +60,9 @@ pub(crate) async fn until_ended(
         let status = outcome
             .err()
             .unwrap_or_else(|| Status::new(Code::Unavailable, "the coordinator is stopping"));
-        if !is_passing(&status) {
+        // What will not pass, such as a job that does not exist, is told at once instead of being asked for five
+        // minutes.
+        if !remote.may_pass(&status) {
             reporter.finish(clock::now());
             return Err(remote.error(&status, 1, Duration::ZERO));
         }
@@ -122,6 +124,7 @@ pub(crate) fn verdict(jobs: &[Job]) -> Result<()> {
         .iter()
         .filter(|job| job.state() != v1::JobState::Succeeded)
         .collect();
+    // A failed one before a cancelled one: it is the cause, and the others mostly followed from it.
     let Some(first) = bad
         .iter()
         .find(|job| job.state() == v1::JobState::Failed)

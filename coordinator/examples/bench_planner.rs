@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use marquee_coordinator::scheduler::{self, Gpu, Held, Host, Pending, Queue, Shape};
+use marquee_coordinator::scheduler::{
+    self, Gpu, Group, Held, Host, Limits, Pending, ProjectId, Queue, RulesId, Shape,
+};
 use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind};
 use nix::time::{ClockId, clock_gettime};
@@ -61,10 +63,16 @@ fn measure(
 ) -> Result<(f64, f64, usize, usize)> {
     let (mut cpu, mut wall) = (Vec::new(), Vec::new());
     let mut placed = 0;
+    let limits = Limits::default();
     let start = Instant::now();
     while cpu.len() < ROUNDS && (cpu.is_empty() || start.elapsed().as_secs() < 10) {
         let (round, cpu_before) = (Instant::now(), thread_ms()?);
-        let plan = black_box(scheduler::plan(black_box(pending), black_box(hosts), now));
+        let plan = black_box(scheduler::plan(
+            black_box(pending),
+            black_box(hosts),
+            &limits,
+            now,
+        ));
         cpu.push(thread_ms()? - cpu_before);
         wall.push(1e3 * round.elapsed().as_secs_f64());
         placed = plan.placements.len();
@@ -96,8 +104,12 @@ fn job(id: i64, now: DateTime<Utc>) -> Pending {
             device,
             devices_per_rank: 1,
             needs_trainer: id % 2 == 0,
+            rules: RulesId::NONE,
+            limit_s: None,
         },
         priority: 0,
+        project: ProjectId(0),
+        group: Group::None,
         // None has waited so long that devices are held back for it.
         queued_at: now,
         not_before: None,
@@ -115,11 +127,14 @@ fn hosts(busy: u32) -> Vec<Host> {
         let held = Held {
             job: JobId(1_000_000 + i64::from(index)),
             devices: (0..busy).map(|index| Device::Gpu { index }).collect(),
+            ends_at: None,
         };
         Host {
             worker: WorkerId(Uuid::from_u128(u128::from(index) + 1)),
             name: format!("host-{index:03}"),
             accepting: true,
+            closed: None,
+            labels: BTreeSet::new(),
             devices: (0..GPUS_A_HOST)
                 .map(|index| Device::Gpu { index })
                 .collect::<BTreeSet<_>>(),

@@ -18,6 +18,8 @@ use crate::blobs::BlobStore;
 use crate::env::{Clock, Random};
 use crate::index::Index;
 use crate::rates::Rates;
+use crate::role::Role;
+use crate::scheduler::Planner;
 use crate::session::{Counter, Sessions};
 use crate::walls::Walls;
 
@@ -40,6 +42,8 @@ pub struct App {
     pub blobs: BlobStore,
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
+    /// How rounds are planned.
+    pub planner: Planner,
     /// Wakes the scheduling loop early; its own slow poll is the truth.
     pub wake: Arc<Notify>,
     /// Jobs that changed. A hint for watchers: what changed is read from Postgres.
@@ -54,7 +58,11 @@ pub struct App {
     pub rates: Rates,
     /// Which cluster this is.
     pub cluster: Uuid,
+    /// Drawn anew by each process.
+    pub process: Uuid,
     pub settings: Settings,
+    /// Whether this process leads, among others on the same database.
+    pub role: Role,
     /// What keeps one part's fault from the others.
     pub walls: Walls,
     /// Cancelled when the coordinator is asked to stop: streams end, loops leave.

@@ -4,14 +4,17 @@
 //! aside in the same file system, hashed on the way, fsynced, renamed into place, and its folder
 //! fsynced before anybody is told (`write`). One that turns out to be something else is no blob any more: it is
 //! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
-//! what a killed process leaves lies in `<root>/tmp`, which is emptied at start (the data folder's lock keeps a
-//! second process from doing that to a living one).
+//! what a killed process leaves lies in `<root>/tmp`, which the coordinator that leads empties when it begins to: several
+//! may have this folder, and only that one writes. One that somebody is about to name is
+//! not removed (`vouch`).
 //! Not here: who may refer to a blob (the artifacts table).
 
 mod damaged;
 mod read;
 mod remove;
 mod room;
+mod storage;
+mod vouch;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,6 +31,8 @@ pub use self::damaged::Wrong;
 pub use self::read::BlobReader;
 pub use self::room::FREE_FLOOR_BYTES;
 use self::room::Room;
+pub use self::vouch::Vouch;
+use self::vouch::Vouches;
 pub use self::write::BlobWriter;
 
 /// Bytes as people who look at a disk count them.
@@ -111,10 +116,19 @@ pub struct BlobStore {
     root: Arc<Path>,
     room: Room,
     damaged: Damaged,
+    vouches: Vouches,
+}
+
+/// What a look at the files of a manifest found.
+#[derive(Debug)]
+pub struct Checked {
+    pub wrong: Vec<Wrong>,
+    /// Those that are right stay for as long as this is held.
+    pub vouch: Vouch,
 }
 
 impl BlobStore {
-    /// Opens the store at `root`, makes its folders, and removes what unfinished uploads left.
+    /// Opens the store at `root`, and makes its folders.
     pub async fn open(root: PathBuf) -> Result<Self, BlobError> {
         blocking(move || {
             let tmp = root.join("tmp");
@@ -122,31 +136,50 @@ impl BlobStore {
             let mut private = fs::DirBuilder::new();
             let private = private.recursive(true).mode(0o700);
             private.create(&tmp).map_err(io_error("create", &tmp))?;
-            for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
-                let leftover = entry.map_err(io_error("list", &tmp))?.path();
-                fs::remove_file(&leftover).map_err(io_error("remove", &leftover))?;
-            }
             let damaged = Damaged::open(&root)?;
             sync_folder(&root)?;
             Ok(Self {
                 room: Room::of(&root),
                 damaged,
+                vouches: Vouches::default(),
                 root: root.into(),
             })
         })
         .await
     }
 
-    /// Which of `digests` are not here, in the same order.
+    /// Removes what unfinished uploads left, of whatever process.
+    pub async fn remove_leftovers(&self) -> Result<(), BlobError> {
+        let tmp = self.root.join("tmp");
+        blocking(move || {
+            for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
+                let leftover = entry.map_err(io_error("list", &tmp))?.path();
+                match fs::remove_file(&leftover) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(io_error("remove", &leftover)(error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Which of `digests` are not here, in the same order. The others stay for a while: whoever asks will not send
+    /// them, and is about to name them.
     pub async fn missing(&self, digests: Vec<Digest>) -> Result<Vec<Digest>, BlobError> {
         let store = self.clone();
         blocking(move || {
+            // Before the look: what is here then cannot go between the look and the answer.
+            store.vouches.answer(&digests);
             let mut missing = Vec::new();
             for digest in digests {
                 if store.size(&digest)?.is_none() {
                     missing.push(digest);
                 }
             }
+            store.vouches.settle_answers(&missing);
             Ok(missing)
         })
         .await
@@ -154,7 +187,9 @@ impl BlobStore {
 
     /// The files of a manifest that are not here as it says: missing, of another size, or damaged. Sizes are
     /// looked at; only a file of another size is read as a whole, to tell a broken file from a wrong list.
-    pub async fn check(&self, manifest: &Manifest) -> Result<Vec<Wrong>, BlobError> {
+    ///
+    /// Whoever makes a row name them holds the vouch until that is committed.
+    pub async fn check(&self, manifest: &Manifest) -> Result<Checked, BlobError> {
         let mut files: BTreeMap<Digest, (String, u64)> = BTreeMap::new();
         for file in &manifest.files {
             let wanted = (file.path.clone(), file.size_bytes);
@@ -162,6 +197,7 @@ impl BlobStore {
         }
         let store = self.clone();
         blocking(move || {
+            let vouch = store.vouches.vouch(files.keys().cloned().collect());
             let mut wrong = Vec::new();
             for (digest, (path, size_bytes)) in files {
                 let why = match store.size(&digest)? {
@@ -174,7 +210,7 @@ impl BlobStore {
                 };
                 wrong.push(Wrong { path, digest, why });
             }
-            Ok(wrong)
+            Ok(Checked { wrong, vouch })
         })
         .await
     }
@@ -206,7 +242,7 @@ fn sync_folder(folder: &Path) -> Result<(), BlobError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, BlobError> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::blocking::blocking(work).await {
         Ok(result) => result,
         // Only a panic in `work` or the runtime's end comes here.
         Err(error) => Err(io_error("work in", Path::new("the blob folder"))(

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use marquee_settings::{SettingsError, Values, default_data_dir};
+use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
 use crate::app::Settings;
 
@@ -21,10 +21,20 @@ const ENV_PREFIX: &str = "MARQUEE_COORDINATOR";
 /// Where workers and users connect when nothing else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
 
+/// How long a coordinator leads without renewing it: by then one that stands by takes over. Shorter, a busy host loses
+/// the lead for nothing; longer, everybody waits after it died.
+const LEADER_LEASE: Duration = Duration::from_secs(3);
+const LEADER_LEASE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
+
+/// Bytes of `address`: a name in the DNS has 253.
+const ADDRESS_MAX_BYTES: usize = 260;
+
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 14] = [
     "listen",
+    "address",
     "data_dir",
+    "artifacts_dir",
     "database_url",
     "postgres_bin",
     "tls.cert",
@@ -34,20 +44,27 @@ const KEYS: [&str; 11] = [
     "timing.heartbeat_every_ms",
     "timing.poll_every_ms",
     "timing.stop_grace_ms",
+    "timing.leader_lease_ms",
 ];
 
 /// A coordinator's settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Host and port where workers and clients reach it. None: what it listens on.
+    pub address: Option<String>,
     /// Absolute.
     pub data_dir: PathBuf,
+    /// Absolute. Where artifacts lie; coordinators on one database need the same.
+    pub artifacts_dir: PathBuf,
     /// None: a private Postgres in `data_dir`.
     pub database_url: Option<DatabaseUrl>,
     /// The folder of the server's programs, for a private Postgres.
     pub postgres_bin: Option<PathBuf>,
     pub tls: Option<TlsFiles>,
     pub settings: Settings,
+    /// How long a leader's lease is.
+    pub leader_lease: Duration,
 }
 
 /// PEM files.
@@ -111,14 +128,36 @@ pub enum ConfigError {
 impl Config {
     /// Reads the settings. `environment` is this process's.
     pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
-        let values = Values::of(&KEYS)
-            .file(flags.config.as_deref(), Path::new(DEFAULT_FILE))?
-            .environment(ENV_PREFIX, &environment)?
-            .argument("listen", flags.listen.as_ref())?
-            .path_argument("data_dir", flags.data_dir.as_deref())?
-            .argument("database_url", flags.database_url.as_ref())?;
-        let tls = tls(&values)?;
-        let listen = listen(&values)?;
+        Self::of(&values(flags, &environment)?, &environment)
+    }
+
+    /// The settings in force, with the place where each was written.
+    pub fn listing(
+        flags: &Flags,
+        environment: HashMap<String, String>,
+    ) -> Result<Vec<Setting>, ConfigError> {
+        let values = values(flags, &environment)?;
+        let config = Self::of(&values, &environment)?;
+        Ok(values.listing(|key| config.in_force(key), &["database_url"]))
+    }
+
+    /// What is in force for a key that nobody wrote. None: nothing.
+    fn in_force(&self, key: &str) -> Option<String> {
+        let ms = |time: Duration| Some(time.as_millis().to_string());
+        match key {
+            "listen" => Some(self.listen.to_string()),
+            "data_dir" => Some(self.data_dir.display().to_string()),
+            "timing.lease_ms" => ms(self.settings.lease),
+            "timing.heartbeat_every_ms" => ms(self.settings.heartbeat_every),
+            "timing.poll_every_ms" => ms(self.settings.poll_every),
+            "timing.stop_grace_ms" => ms(self.settings.stop_grace),
+            _ => None,
+        }
+    }
+
+    fn of(values: &Values, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
+        let tls = tls(values)?;
+        let listen = listen(values)?;
         let missing = match &tls {
             None => Some("there is no [tls]"),
             // It would be encrypted, and open to all.
@@ -136,18 +175,40 @@ impl Config {
             .or_else(|| default_data_dir("coordinator", variable))
             .ok_or(ConfigError::NoDataDir)?;
         let postgres_bin = environment.get("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
+        let absolute = |key, path: &Path| {
+            std::path::absolute(path)
+                .map_err(|error| values.wrong(key, path.display(), error.to_string()))
+        };
+        let data_dir = absolute("data_dir", &data_dir)?;
+        let artifacts_dir = match values.path("artifacts_dir") {
+            Some(folder) => absolute("artifacts_dir", &folder)?,
+            None => data_dir.join("blobs"),
+        };
+        let leader_lease = values.number("timing.leader_lease_ms", LEADER_LEASE_MS)?;
         Ok(Self {
             listen,
-            data_dir: std::path::absolute(&data_dir)
-                .map_err(|error| values.wrong("data_dir", data_dir.display(), error.to_string()))?,
+            address: address(&values)?,
+            data_dir,
+            artifacts_dir,
+            leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),
             database_url: values
                 .text("database_url")
                 .map(|url| DatabaseUrl(url.to_owned())),
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
             tls,
-            settings: settings(&values)?,
+            settings: settings(values)?,
         })
     }
+}
+
+/// What was written, the later over the earlier.
+fn values(flags: &Flags, environment: &HashMap<String, String>) -> Result<Values, SettingsError> {
+    Values::of(&KEYS)
+        .file(flags.config.as_deref(), Path::new(DEFAULT_FILE))?
+        .environment(ENV_PREFIX, environment)?
+        .argument("listen", flags.listen.as_ref())?
+        .path_argument("data_dir", flags.data_dir.as_deref())?
+        .argument("database_url", flags.database_url.as_ref())
 }
 
 fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {
@@ -156,6 +217,20 @@ fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {
         "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\"";
     text.parse()
         .map_err(|_| values.wrong("listen", text, problem).into())
+}
+
+fn address(values: &Values) -> Result<Option<String>, ConfigError> {
+    let must_be =
+        "it must be a host's name or IP address and a port, such as \"head-1.example.org:7700\"";
+    let address = |text: &str| {
+        let (host, port) = text.rsplit_once(':')?;
+        let is_fine = !host.is_empty()
+            && text.len() <= ADDRESS_MAX_BYTES
+            && !text.contains(|c: char| c.is_whitespace() || "/,@".contains(c))
+            && port.parse::<u16>().is_ok_and(|port| port > 0);
+        is_fine.then(|| text.to_owned())
+    };
+    Ok(values.parsed("address", must_be, address)?)
 }
 
 fn tls(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
@@ -329,6 +404,46 @@ mod tests {
         );
         let text = error_of("[tls]\ncert = \"/c\"", &[]);
         assert!(text.contains("key"), "{text}");
+    }
+
+    #[test]
+    fn where_others_reach_it_is_a_host_and_a_port() {
+        let address = |text: &str| load(&format!("address = {text:?}"), &[]);
+        for fine in ["head-1:7700", "10.0.0.7:7700", "[2001:db8::7]:7700"] {
+            assert_eq!(address(fine).unwrap().address.as_deref(), Some(fine));
+        }
+        for wrong in [
+            "head-1",
+            ":7700",
+            "head:0",
+            "https://head:7700",
+            "a:1, b:2",
+            "u@h:1",
+        ] {
+            let error = address(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("\"address\"") && error.contains("a port"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_lease_of_a_leader_has_bounds_and_artifacts_lie_with_the_data_or_elsewhere() {
+        let config = load("", &[]).unwrap();
+        assert_eq!(config.leader_lease, LEADER_LEASE);
+        assert_eq!(config.artifacts_dir, Path::new("/state/blobs"));
+        let config = load(
+            "artifacts_dir = \"/shared/a\"\n[timing]\nleader_lease_ms = 900",
+            &[],
+        );
+        let config = config.unwrap();
+        assert_eq!(config.leader_lease, Duration::from_millis(900));
+        assert_eq!(config.artifacts_dir, Path::new("/shared/a"));
+        for wrong in [0, 100, 3_600_000] {
+            let text = error_of(&format!("[timing]\nleader_lease_ms = {wrong}"), &[]);
+            assert!(text.contains("timing.leader_lease_ms"), "{text}");
+        }
     }
 
     #[test]

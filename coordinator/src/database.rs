@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use marquee_store::Db;
 use marquee_store::lock::DatabaseLock;
+use marquee_store::{Db, Schema};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -41,20 +41,31 @@ impl Database {
         private(data_dir, bin, launcher).await
     }
 
-    /// The database with tables of this version, and its lock.
-    /// `process` is drawn anew by each process.
-    pub async fn open(&self, process: Uuid) -> anyhow::Result<(Db, DatabaseLock)> {
-        let db = self.connect().await?;
-        let lock = DatabaseLock::take(&self.url, process).await?;
-        db.migrate().await?;
-        Ok((db, lock))
+    /// Whether the server is ours: then no other coordinator can work with it.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.keeper.is_some()
     }
 
-    async fn connect(&self) -> anyhow::Result<Db> {
+    /// The database, with tables in which a leader can be chosen: where there are none, or those of a version that
+    /// knew no leader, they are made under that version's lock. Nothing can be written until somebody leads.
+    /// `process` is drawn anew by each process.
+    pub async fn open(&self, process: Uuid) -> anyhow::Result<(Db, Schema)> {
+        let db = self.connect(process).await?;
+        let mut schema = db.schema().await?;
+        if schema == Schema::BeforeLeaders {
+            let _lock = DatabaseLock::take(&self.url).await?;
+            db.migrate().await?;
+            schema = Schema::Ours;
+        }
+        Ok((db, schema))
+    }
+
+    async fn connect(&self, process: Uuid) -> anyhow::Result<Db> {
         let deadline = Instant::now() + ANSWER_WITHIN;
         let mut was_told = false;
         loop {
-            match Db::connect(&self.url).await {
+            match Db::connect(&self.url, process).await {
                 Ok(db) => return Ok(db),
                 Err(error) if error.may_pass() && Instant::now() < deadline => {
                     if !was_told {

@@ -13,6 +13,7 @@ use nix::sys::statvfs::statvfs;
 use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles};
 use crate::env::{Clock as _, SystemClock};
 use crate::postgres;
+use uuid::Uuid;
 
 /// How long a Postgres that is configured may take to answer.
 const DATABASE_MAX: Duration = Duration::from_secs(8);
@@ -65,7 +66,8 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
 /// The Postgres that is configured. Its URL may hold a password and is not shown.
 async fn database(url: &DatabaseUrl) -> Check {
     let cure = "is database_url right, and does the server run? try \"psql\" with the same URL";
-    let connected = tokio::time::timeout(DATABASE_MAX, marquee_store::Db::connect(&url.0)).await;
+    let connecting = marquee_store::Db::connect(&url.0, Uuid::nil());
+    let connected = tokio::time::timeout(DATABASE_MAX, connecting).await;
     match connected {
         Ok(Ok(db)) => {
             db.close().await;

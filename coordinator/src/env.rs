@@ -3,7 +3,8 @@
 //! - the time, and chance: [`Clock`] and [`Random`], which worker and coordinator share;
 //! - waiting: tokio's clock, which a simulation drives without a word from us;
 //! - the network: [`Net`] says how connections come in. Nothing here connects to Postgres: its URL may name a
-//!   socket on which a simulation listens.
+//!   socket on which a simulation listens;
+//! - the planner: a test gives one that stumbles.
 //!
 //! Not here: files. They are real in a simulation too, in a folder of its own.
 
@@ -27,6 +28,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 use uuid::Uuid;
 
 use crate::doorman::Doorman;
+use crate::scheduler::Planner;
 
 /// The coordinator's surroundings.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     pub random: Arc<dyn Random>,
     pub net: Arc<dyn Net>,
+    /// How rounds are planned.
+    pub planner: Planner,
 }
 
 impl Env {
@@ -44,6 +48,7 @@ impl Env {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             net: Arc::new(SystemNet),
+            planner: crate::scheduler::plan,
         }
     }
 }

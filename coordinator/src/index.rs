@@ -5,19 +5,32 @@
 //! are read after them. Only the schedule loop changes it, so that a plan and what it was made from agree.
 //! A slow look at everything compares the two and says every difference ([`Open::reconcile`]).
 
+mod accounts;
+mod names;
+mod turns;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
 use marquee_domain::resources::Device;
-use marquee_domain::spec::JobSpec;
+use marquee_domain::spec::{HostRules, JobSpec};
 use marquee_store::open::{HeldRank, OpenJob};
 use marquee_store::ranks::RankKey;
 use marquee_store::workers::{Worker, WorkerState};
 
-use crate::scheduler::{Line, Pending, Queue, Reservation, Shape};
+pub use aside::Aside;
+
+use crate::scheduler::{
+    Claim, Group, Limits, Line, Pending, Preemptible, ProjectId, Queue, Reservation, RulesId, Shape,
+};
+pub use accounts::{Account, Accounts};
+use names::Names;
+use turns::Turns;
+
+pub mod aside;
 
 /// Jobs that avoid hosts: far more than fail at a time.
 const AVOIDING_MAX: usize = 10_000;
@@ -41,6 +54,8 @@ pub struct Touched {
     pub succeeded: BTreeSet<JobId>,
     /// A worker came, went, or said something new of itself.
     pub workers: bool,
+    /// A project was made, or its weight or quotas were changed.
+    pub projects: bool,
 }
 
 /// A job that is queued or runs.
@@ -56,7 +71,20 @@ pub struct Known {
     pub spec: Arc<JobSpec>,
     pub priority: i32,
     pub queued_at: DateTime<Utc>,
+    /// End of its back-off.
     pub not_before: Option<DateTime<Utc>>,
+    /// When its newest attempt was placed.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Who holds it, and since when.
+    pub held: Option<(String, DateTime<Utc>)>,
+    /// It runs and is to make room, or to be cancelled.
+    pub is_leaving: bool,
+    /// How often it made room, and on which day it did so last.
+    pub preempted: (u32, Option<NaiveDate>),
+    /// What it asks of the hosts.
+    pub shape: Shape,
+    /// Those of which only some may run at a time.
+    pub group: Group,
     /// What it does, of a kind whose results are used again.
     pub step: Option<Digest>,
     /// Class of what keeps it waiting, as it is stored.
@@ -74,14 +102,37 @@ pub struct Open {
     elements: HashMap<JobId, HashSet<JobId>>,
     /// What is stored of why jobs wait, by their line in the queue.
     told: HashMap<Line, Told>,
-    held: HashMap<WorkerId, BTreeMap<RankKey, Vec<Device>>>,
+    held: HashMap<WorkerId, BTreeMap<RankKey, Holding>>,
     held_by: HashMap<JobId, BTreeSet<(WorkerId, RankKey)>>,
     specs: HashMap<JobId, Arc<JobSpec>>,
     /// Which job is at a step: it runs, or is the first in the queue.
     steps: HashMap<Digest, JobId>,
     pub workers: Vec<Worker>,
+    /// What the planner cannot plan.
+    pub aside: Aside,
     /// What the newest round held back, and for whom.
     pub reservations: Vec<Reservation>,
+    /// What others left for jobs that have not started yet.
+    pub claims: BTreeMap<JobId, Claim>,
+    /// What projects use and may have.
+    pub accounts: Accounts,
+    rules: Names<HostRules>,
+    turns: Turns,
+    /// Jobs that run and give way to a higher priority.
+    preemptible: BTreeSet<JobId>,
+    /// When their newest checkpoints were stored, as far as somebody has looked.
+    pub saved_at: HashMap<JobId, DateTime<Utc>>,
+    /// When somebody last looked.
+    pub saved_read_at: Option<DateTime<Utc>>,
+    /// Queued jobs that fail when they have not ended by a time.
+    deadlines: BTreeSet<(DateTime<Utc>, JobId)>,
+}
+
+/// What a rank holds, and who is charged for it.
+#[derive(Debug)]
+struct Holding {
+    devices: Vec<Device>,
+    project: ProjectId,
 }
 
 /// What is stored of why the jobs of a line wait: of an array once for all its elements.
@@ -133,6 +184,11 @@ impl Index {
         lock(&self.touched).workers = true;
     }
 
+    /// Says that a project has changed.
+    pub fn touch_projects(&self) {
+        lock(&self.touched).projects = true;
+    }
+
     /// What is to be read again; it counts as read from now on. What cannot be read after all is given back
     /// with [`touch`](Self::touch).
     pub fn take_touched(&self) -> Touched {
@@ -181,7 +237,119 @@ impl Open {
 
     /// What ranks hold on a worker.
     pub fn held_on(&self, worker: WorkerId) -> impl Iterator<Item = (&RankKey, &Vec<Device>)> {
-        self.held.get(&worker).into_iter().flatten()
+        let held = self.held.get(&worker).into_iter().flatten();
+        held.map(|(key, holding)| (key, &holding.devices))
+    }
+
+    /// When a running job has ended at the latest, by its time limit from its placement on. Inputs that took long
+    /// to fetch move its end: one that is overdue gets a quarter of its limit more, again and again.
+    #[must_use]
+    pub fn ends_at(&self, job: JobId, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let known = self.jobs.get(&job).filter(|known| known.is_running)?;
+        let limit = TimeDelta::seconds(i64::from(known.spec.timeout_s?));
+        let ends_at = known.started_at? + limit;
+        Some(if ends_at > now {
+            ends_at
+        } else {
+            now + limit / 4
+        })
+    }
+
+    /// When devices of a project come back at the latest, as far as time limits of its jobs tell.
+    #[must_use]
+    pub fn frees_at(&self, project: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let of_project = self.running.iter().filter(|job| {
+            let known = self.jobs.get(job);
+            known.is_some_and(|known| known.spec.sharing.project.as_str() == project)
+        });
+        of_project.filter_map(|job| self.ends_at(*job, now)).min()
+    }
+
+    /// What bounds the next plan besides devices.
+    #[must_use]
+    pub fn limits(&self, now: DateTime<Utc>) -> Limits {
+        let rules = self.rules.iter();
+        Limits {
+            projects: self.accounts.shares(now),
+            groups: self.turns.left(),
+            rules: rules
+                .map(|(id, rules)| (RulesId(id), rules.clone()))
+                .collect(),
+            preemptible: self.preemptible(now),
+            leaving: self
+                .preemptible
+                .iter()
+                .filter(|job| self.jobs.get(job).is_some_and(|known| known.is_leaving))
+                .copied()
+                .collect(),
+            claims: self.claims.clone(),
+        }
+    }
+
+    /// The running jobs that give way, where one that waits goes before any of them.
+    fn preemptible(&self, now: DateTime<Utc>) -> Vec<Preemptible> {
+        let today = now.date_naive();
+        let Some(highest) = self.queue.highest_priority() else {
+            return Vec::new();
+        };
+        let running = self.preemptible.iter().filter_map(|job| {
+            let known = self.jobs.get(job)?;
+            let started_at = known.started_at?;
+            let (times, day) = known.preempted;
+            Some(Preemptible {
+                job: *job,
+                priority: known.priority,
+                saved_at: self
+                    .saved_at
+                    .get(job)
+                    .map_or(started_at, |at| (*at).max(started_at)),
+                started_at,
+                times_today: if day == Some(today) { times } else { 0 },
+            })
+        });
+        running.filter(|job| job.priority < highest).collect()
+    }
+
+    /// The running jobs whose checkpoints matter to the next plan.
+    #[must_use]
+    pub fn may_give_way(&self, now: DateTime<Utc>) -> Vec<JobId> {
+        self.preemptible(now).iter().map(|job| job.job).collect()
+    }
+
+    /// At most `max` queued jobs whose deadline has passed.
+    #[must_use]
+    pub fn overdue(&self, now: DateTime<Utc>, max: usize) -> Vec<(JobId, DateTime<Utc>)> {
+        let overdue = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        overdue.take(max).map(|(at, job)| (*job, *at)).collect()
+    }
+
+    /// When the next deadline of a queued job passes.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<DateTime<Utc>> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Jobs of the same group that run, at most `max`: what one waits for whose turn has not come.
+    #[must_use]
+    pub fn running_of(&self, group: Group, max: usize) -> Vec<JobId> {
+        self.turns.running_of(group, max)
+    }
+
+    /// The workers on which something of a job is.
+    pub fn workers_of(&self, job: JobId) -> impl Iterator<Item = WorkerId> {
+        let held = self.held_by.get(&job).into_iter().flatten();
+        held.map(|(worker, _)| *worker)
+    }
+
+    /// The jobs that run on a worker and were not asked to leave.
+    #[must_use]
+    pub fn staying_on(&self, worker: WorkerId) -> Vec<JobId> {
+        let jobs: BTreeSet<JobId> = self.held_on(worker).map(|(key, _)| key.job).collect();
+        let stays = |job: &JobId| {
+            let known = self.jobs.get(job);
+            known.is_some_and(|known| known.is_running && !known.is_leaving)
+        };
+        jobs.into_iter().filter(stays).collect()
     }
 
     /// The spec of an array, where its elements were read before.
@@ -228,7 +396,15 @@ impl Open {
     fn forget(&mut self, job: JobId) -> Option<Digest> {
         self.leave_queue(job);
         self.running.remove(&job);
+        self.preemptible.remove(&job);
+        self.saved_at.remove(&job);
         let known = self.jobs.remove(&job)?;
+        if let Some(deadline) = known.spec.sharing.deadline {
+            self.deadlines.remove(&(deadline, job));
+        }
+        self.rules.leave(known.shape.rules.0);
+        self.turns
+            .leave(known.group, job, self.held_by.contains_key(&job));
         if let Some((array, _)) = known.element
             && let Some(all) = self.elements.get_mut(&array)
         {
@@ -264,8 +440,27 @@ impl Open {
         if let Some((array, _)) = job.element {
             self.elements.entry(array).or_default().insert(job.id);
         }
+        let rules = match &spec.sharing.hosts {
+            rules if rules.is_empty() => RulesId::NONE,
+            rules => RulesId(self.rules.take(rules)),
+        };
+        let group = self.turns.join(&spec, job.element.map(|(array, _)| array));
+        if job.is_running {
+            self.turns.run(group, job.id);
+            if spec.sharing.preemptible {
+                self.preemptible.insert(job.id);
+            }
+        } else if let Some(deadline) = spec.sharing.deadline {
+            self.deadlines.insert((deadline, job.id));
+        }
         let known = Known {
             pipeline: job.pipeline_id,
+            shape: Shape::of(&spec, rules),
+            group,
+            started_at: job.started_at,
+            held: job.held,
+            is_leaving: job.is_leaving,
+            preempted: job.preempted,
             element: job.element,
             attempt: job.attempt,
             is_running: job.is_running,
@@ -296,18 +491,20 @@ impl Open {
             let first = *self.steps.entry(step).or_insert(id);
             known.twin = (first != id && !known.is_running).then_some(first);
         }
-        if known.is_running || known.twin.is_some() {
+        if known.is_running || known.twin.is_some() || known.held.is_some() {
             return;
         }
         let pending = Pending {
             job: id,
-            shape: Shape::of(&known.spec),
+            shape: known.shape,
             priority: known.priority,
+            project: self.accounts.id(known.spec.sharing.project.as_str()),
+            group: known.group,
             queued_at: known.queued_at,
-            not_before: known.not_before,
+            not_before: known.not_before.max(known.spec.sharing.start_after),
         };
         let owner = known.element.map_or(id, |(array, _)| array);
-        let told = self.told.entry(line_of(&pending)).or_default();
+        let told = self.told.entry(pending.line()).or_default();
         let (jobs, class) = told
             .classes
             .entry(owner)
@@ -325,7 +522,7 @@ impl Open {
         };
         let element = self.jobs.get(&job).and_then(|known| known.element);
         let owner = element.map_or(job, |(array, _)| array);
-        let line = line_of(&pending);
+        let line = pending.line();
         if let Some(told) = self.told.get_mut(&line) {
             if let Some((jobs, _)) = told.classes.get_mut(&owner) {
                 *jobs -= 1;
@@ -363,6 +560,15 @@ impl Open {
             let all = told.classes.values();
             let alike = |(_, stored): &(usize, Option<String>)| stored.as_deref() == Some(class);
             told.all = all.clone().all(alike).then_some(class);
+        }
+    }
+
+    /// Takes down that running jobs were asked to make room.
+    pub fn asked_to_leave(&mut self, jobs: &[JobId]) {
+        for job in jobs {
+            if let Some(known) = self.jobs.get_mut(job) {
+                known.is_leaving = true;
+            }
         }
     }
 
@@ -405,10 +611,25 @@ impl Open {
     }
 
     /// Takes down that a placement was committed.
-    pub fn placed(&mut self, job: JobId, ranks: impl IntoIterator<Item = HeldRank>) {
+    pub fn placed(
+        &mut self,
+        job: JobId,
+        ranks: impl IntoIterator<Item = HeldRank>,
+        now: DateTime<Utc>,
+    ) {
         self.leave_queue(job);
+        self.claims.remove(&job);
         if let Some(known) = self.jobs.get_mut(&job) {
             self.running.insert(job);
+            self.turns.run(known.group, job);
+            if known.spec.sharing.preemptible {
+                self.preemptible.insert(job);
+            }
+            if let Some(deadline) = known.spec.sharing.deadline {
+                self.deadlines.remove(&(deadline, job));
+            }
+            known.started_at = Some(now);
+            known.is_leaving = false;
             known.is_running = true;
             known.attempt += 1;
             known.not_before = None;
@@ -424,10 +645,20 @@ impl Open {
             .entry(rank.key.job)
             .or_default()
             .insert((rank.worker, rank.key));
-        self.held
+        let project = self.accounts.id(&rank.project);
+        self.accounts.hold(project, &rank.devices);
+        let holding = Holding {
+            devices: rank.devices,
+            project,
+        };
+        let before = self
+            .held
             .entry(rank.worker)
             .or_default()
-            .insert(rank.key, rank.devices);
+            .insert(rank.key, holding);
+        if let Some(before) = before {
+            self.accounts.let_go(before.project, &before.devices);
+        }
     }
 
     /// Forgets what ranks of `jobs`, and of elements of those that are arrays, held, and takes in what they
@@ -439,7 +670,9 @@ impl Open {
         for job in &named {
             for (worker, key) in self.held_by.remove(job).into_iter().flatten() {
                 if let Some(on_worker) = self.held.get_mut(&worker) {
-                    on_worker.remove(&key);
+                    if let Some(free) = on_worker.remove(&key) {
+                        self.accounts.let_go(free.project, &free.devices);
+                    }
                     if on_worker.is_empty() {
                         self.held.remove(&worker);
                     }
@@ -448,6 +681,11 @@ impl Open {
         }
         for rank in held {
             self.hold(rank);
+        }
+        for job in named {
+            if !self.held_by.contains_key(&job) && !self.running.contains(&job) {
+                self.turns.free(job);
+            }
         }
     }
 
@@ -529,10 +767,6 @@ impl Open {
         }
         differences
     }
-}
-
-fn line_of(pending: &Pending) -> Line {
-    (std::cmp::Reverse(pending.priority), pending.shape)
 }
 
 #[cfg(test)]

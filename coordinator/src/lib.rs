@@ -6,8 +6,10 @@
 //! loses nothing. [`run`] puts the parts together.
 
 pub mod app;
+pub mod audit;
 pub mod background;
 pub mod blobs;
+mod blocking;
 pub mod caller;
 mod certificate;
 pub mod config;
@@ -16,21 +18,26 @@ pub mod doctor;
 mod doorman;
 #[cfg(test)]
 mod draw;
+pub mod election;
 pub mod env;
 pub mod index;
 pub mod lifecycle;
 pub mod lock;
 pub mod log;
+mod metrics;
 pub mod postgres;
 pub mod rates;
+pub mod role;
 pub mod rpc;
 pub mod scheduler;
 pub mod session;
 pub mod systemd;
 pub mod tls;
 pub mod walls;
+mod web;
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,12 +51,14 @@ use tonic::transport::ServerTlsConfig;
 
 pub use app::{App, Settings};
 use marquee_store::Db;
-use marquee_store::lock::DatabaseLock;
+use marquee_store::leader::Post;
 
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
+use crate::election::{Election, Terms};
 use crate::env::{Env, Listener};
+use crate::role::Role;
 use crate::walls::{SAFE_MODE_FOR, STEADY, Starts, Walls};
 
 /// How long streams and requests may take to end when we are asked to stop. Clients go on with
@@ -65,10 +74,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
 pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let _data_folder = lock::data_folder(&config.data_dir)?;
+    let data_folder = lock::data_folder(&config.data_dir)?;
+    let seat = lock::seat(&data_folder)?;
     let (mut starts, walls) = Starts::begin(&config.data_dir)
         .with_context(|| format!("could not write in data_dir {:?}", config.data_dir))?;
-    let result = run_within(&config, &env, &shutdown, walls, &mut starts).await;
+    let result = run_within(&config, &env, &shutdown, walls, &mut starts, seat).await;
     // In order, whatever came of it: what an error says needs no other mode.
     starts.is_well();
     result
@@ -80,6 +90,7 @@ async fn run_within(
     shutdown: &CancellationToken,
     walls: Walls,
     starts: &mut Starts,
+    seat: String,
 ) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
     let listener = env.net.listen(config.listen).await.with_context(|| {
@@ -95,9 +106,11 @@ async fn run_within(
     else {
         return Ok(());
     };
-    let assembled = assemble(config, env, &database, walls, shutdown.clone());
+    let address = address_of(config, listener.address);
+    let me = (seat, address);
+    let assembled = assemble(config, env, &database, walls, me, shutdown.clone());
     let result = match unless(shutdown, assembled).await {
-        Some(Ok((app, lock))) => serve(app, lock, listener, tls, starts).await,
+        Some(Ok((app, election))) => serve(app, election, listener, tls, starts).await,
         Some(Err(error)) => Err(error),
         None => Ok(()),
     };
@@ -106,42 +119,76 @@ async fn run_within(
     result
 }
 
+/// Where workers and clients reach this coordinator.
+fn address_of(config: &Config, listening: SocketAddr) -> String {
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let at = match &config.address {
+        Some(address) => address.clone(),
+        None if listening.ip().is_unspecified() => match nix::unistd::gethostname() {
+            Ok(name) => format!("{}:{}", name.to_string_lossy(), listening.port()),
+            Err(_) => listening.to_string(),
+        },
+        None => listening.to_string(),
+    };
+    format!("{scheme}://{at}")
+}
+
 async fn assemble(
     config: &Config,
     env: &Env,
     database: &Database,
     walls: Walls,
+    (seat, address): (String, String),
     shutdown: CancellationToken,
-) -> anyhow::Result<(App, DatabaseLock)> {
-    let (db, lock) = database.open(env.random.uuid()).await?;
+) -> anyhow::Result<(App, Election)> {
+    let process = env.random.uuid();
+    let (db, schema) = database.open(process).await?;
+    let blobs = BlobStore::open(config.artifacts_dir.clone()).await?;
+    let storage = blobs.storage(env.random.uuid()).await?;
+    let me = election::candidate(process, seat, address, storage);
+    let role = Role::default();
+    let terms = Terms {
+        schema,
+        lease: config.leader_lease,
+        is_alone: database.is_private(),
+        is_passive: walls.safe_mode.is_some(),
+    };
+    let post = Post::new(&database.url, me, config.leader_lease, &env.clock)?;
+    let election = Election::begin(post, db.clone(), role.clone(), terms).await?;
     let mut conn = db.read().await?;
-    let rates = rates::Rates::load(&mut conn, env.clock.now()).await?;
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
     drop(conn);
     lock::note_cluster(&config.data_dir, cluster)?;
     let app = App {
         db,
-        blobs: BlobStore::open(config.data_dir.join("blobs")).await?,
+        blobs,
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(app::CHANGES_MAX).0,
         index: Arc::default(),
         reports: session::Counter::default(),
         sessions: session::Sessions::default(),
-        rates,
+        rates: rates::Rates::default(),
         cluster,
+        process,
         settings: config.settings,
+        role,
         walls,
         shutdown,
     };
-    Ok((app, lock))
+    Ok((app, election))
 }
 
 /// Serves until `app.shutdown` is cancelled, or something fails that only a new start can mend.
 async fn serve(
     app: App,
-    lock: DatabaseLock,
+    mut election: Election,
     listener: Listener,
     tls: Option<ServerTlsConfig>,
     starts: &mut Starts,
@@ -151,20 +198,18 @@ async fn serve(
         connections,
     } = listener;
     let shutdown = app.shutdown.clone();
+    if let Some(why) = &app.walls.safe_mode {
+        tracing::error!("{why}");
+    }
+    let mut loops = JoinSet::new();
+    election.start(&app, &mut loops).await?;
     let server = rpc::server(&app, tls)
         .await
         .context("could not set up the server")?;
     let server =
         server.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
     let mut server = tokio::spawn(server);
-    let loops = match &app.walls.safe_mode {
-        None => background::start(&app),
-        Some(why) => {
-            tracing::error!("{why}");
-            background::alive_only(&app)
-        }
-    };
-    announce(address)?;
+    announce(address, &election)?;
 
     let is_safe = app.walls.safe_mode.is_some();
     let safe_mode_over = async {
@@ -183,7 +228,7 @@ async fn serve(
         biased;
         () = shutdown.cancelled() => Ok(()),
         ended = &mut server => Err(anyhow::anyhow!("the server ended: {ended:?}")),
-        error = lock.keep() => Err(error.into()),
+        error = election.run(&app, &mut loops) => Err(error),
         () = is_steady => Ok(()),
         () = safe_mode_over => Err(anyhow::anyhow!("the safe mode has lasted long enough; the next start tries again")),
     };
@@ -191,13 +236,20 @@ async fn serve(
         tracing::error!(%error, "stopping");
     }
     shutdown.cancel();
-    end(server, loops, &app.db).await;
+    end_loops(loops).await;
+    // Before the streams, whose readers may take their time: who stands by can begin.
+    election.leave().await;
+    end(server, &app.db).await;
     result
 }
 
 /// Tells whoever started us that requests are taken, and where.
-fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
-    let line = serde_json::json!({ "event": "listening", "address": address.to_string() });
+fn announce(address: SocketAddr, election: &Election) -> anyhow::Result<()> {
+    let line = serde_json::json!({
+        "event": "listening",
+        "address": address.to_string(),
+        "leads": election.leads(),
+    });
     let mut stdout = std::io::stdout();
     // A reader that went away after the start is no reason to stop.
     if writeln!(stdout, "{line}")
@@ -211,19 +263,18 @@ fn announce(address: std::net::SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn end(
-    mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
-    mut loops: JoinSet<()>,
-    db: &Db,
-) {
-    if !server.is_finished() && timeout(STREAMS_END_WITHIN, &mut server).await.is_err() {
-        tracing::warn!(limit = ?STREAMS_END_WITHIN, "some streams did not end; closing them");
-        server.abort();
-    }
+async fn end_loops(mut loops: JoinSet<()>) {
     let all = async { while loops.join_next().await.is_some() {} };
     if timeout(LOOPS_END_WITHIN, all).await.is_err() {
         tracing::warn!(limit = ?LOOPS_END_WITHIN, "some loops did not end; dropping them");
         loops.abort_all();
+    }
+}
+
+async fn end(mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>, db: &Db) {
+    if !server.is_finished() && timeout(STREAMS_END_WITHIN, &mut server).await.is_err() {
+        tracing::warn!(limit = ?STREAMS_END_WITHIN, "some streams did not end; closing them");
+        server.abort();
     }
     // Says goodbye to Postgres; what is still in use is cut off with us.
     let _ = timeout(LOOPS_END_WITHIN, db.close()).await;

@@ -1,11 +1,11 @@
 //! One coordinator on a data folder: two processes must not share a private Postgres and a blob folder.
 //!
-//! The lock ends with the process that holds it, however it dies. That of the database, which keeps
-//! coordinators on two hosts apart, is [`marquee_store::lock`].
+//! The lock ends with the process that holds it, however it dies. Which of several coordinators on one database leads
+//! is another matter ([`crate::election`]).
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -44,6 +44,17 @@ pub fn data_folder(folder: &Path) -> anyhow::Result<File> {
     file.set_len(0)?;
     writeln!(file, "{}", std::process::id())?;
     Ok(file)
+}
+
+/// What names a data folder, by the file that locks it, as no other folder is named while this host runs. Whoever holds
+/// the lock knows that no other process with this name lives; a folder that was copied has another name.
+pub fn seat(file: &File) -> anyhow::Result<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("could not read the host's boot id")?;
+    let found = file
+        .metadata()
+        .context("could not look at coordinator.lock")?;
+    Ok(format!("{} {}:{}", boot.trim(), found.dev(), found.ino()))
 }
 
 /// Writes down which cluster the data folder is of, for whoever starts us and wants to know who answers.

@@ -4,12 +4,13 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use marquee_coordinator::config::{Config, Flags};
 use marquee_coordinator::doctor;
+use marquee_coordinator::election::{self, TakenOver};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
-use marquee_settings::variables;
+use marquee_settings::{as_toml, variables};
 
 /// Keeps the jobs of a Marquee cluster, schedules them, and speaks with its workers.
 #[derive(Debug, Parser)]
@@ -32,6 +33,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at the settings, without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the manual page; for packages.
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Read the settings as a start would; exit code 1, with the key and the way out, if they cannot be used
+    Check,
+    /// Print the settings in force as a settings file; passwords are not shown
+    Show {
+        /// Beside each value, where it was written
+        #[arg(long)]
+        origin: bool,
+        /// One JSON array instead: of each key its value and its origin
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -43,6 +65,8 @@ fn main() -> ExitCode {
         let args = Args::parse();
         match args.command {
             Some(Command::Doctor { json }) => look(&args.flags, json),
+            Some(Command::Config(command)) => settings(&args.flags, &command),
+            Some(Command::Man) => manual(),
             None => run(&args).map(|()| ExitCode::SUCCESS),
         }
     };
@@ -50,6 +74,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if error.is::<TakenOver>() {
+                return ExitCode::from(election::TAKEN_OVER);
+            }
             ExitCode::FAILURE
         }
     }
@@ -74,4 +101,23 @@ fn look(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn settings(flags: &Flags, command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+    let listing = Config::listing(flags, variables())?;
+    let text = match command {
+        ConfigCommand::Check => "settings: ok\n".to_owned(),
+        ConfigCommand::Show { json: true, .. } => {
+            format!("{}\n", serde_json::to_string(&listing)?)
+        }
+        ConfigCommand::Show { origin, .. } => as_toml(&listing, *origin),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manual() -> anyhow::Result<ExitCode> {
+    let page = clap_mangen::Man::new(Args::command()).section("8");
+    page.render(&mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -112,6 +112,17 @@ struct State {
     nudged: BTreeMap<WorkerId, Instant>,
 }
 
+impl State {
+    fn starting(unheard: BTreeSet<WorkerId>, number: u64, now: Instant) -> Self {
+        Self {
+            quiet_until: Some(now + SHARE_FOR),
+            unheard,
+            number,
+            ..Self::default()
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     worker: WorkerId,
@@ -150,20 +161,28 @@ impl Rates {
         conn: &mut Conn,
         now: DateTime<Utc>,
     ) -> Result<Self, marquee_store::StoreError> {
+        let rates = Self::default();
+        rates.begin(conn, now).await?;
+        Ok(rates)
+    }
+
+    /// Begins anew, as a process does that has just taken the lead.
+    pub async fn begin(
+        &self,
+        conn: &mut Conn,
+        now: DateTime<Utc>,
+    ) -> Result<(), marquee_store::StoreError> {
         let held = open::list_held_ranks(conn, Which::All).await?;
         let unheard = held.into_iter().map(|rank| rank.worker).collect();
         // Larger than any number of an earlier process, as long as clocks go forward.
         let number = u64::try_from(now.timestamp_micros()).unwrap_or(0);
-        Ok(Self::starting(unheard, number, Instant::now()))
+        *self.state() = State::starting(unheard, number, Instant::now());
+        Ok(())
     }
 
+    #[cfg(test)]
     fn starting(unheard: BTreeSet<WorkerId>, number: u64, now: Instant) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            quiet_until: Some(now + SHARE_FOR),
-            unheard,
-            number,
-            ..State::default()
-        })))
+        Self(Arc::new(Mutex::new(State::starting(unheard, number, now))))
     }
 
     /// Takes what a worker's heartbeat, which came at `now`, says of its fetch ranks. Returns the

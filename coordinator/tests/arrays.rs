@@ -187,6 +187,11 @@ async fn cancelling_an_array_cancels_its_elements_and_retrying_it_brings_them_ba
     let running = worker.take_and_start().await;
     let cancel = v1::CancelJobRequest { id: fetch };
     cluster.jobs().await.cancel_job(cancel).await.unwrap();
+    // Brought back now, it would not know that an element of it is about to end cancelled.
+    let retry = v1::RetryJobRequest { id: fetch };
+    let early = cluster.jobs().await.retry_job(retry).await.unwrap_err();
+    assert_eq!(early.code(), Code::FailedPrecondition);
+    assert!(early.message().contains("1 element(s) of job"), "{early}");
     worker.stop(running).await;
     for id in [fetch, train, running.0] {
         cluster.wait_for(id, JobState::Cancelled).await;

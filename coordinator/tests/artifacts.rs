@@ -186,7 +186,10 @@ struct Commits {
 
 impl Commits {
     async fn open(data_dir: &Path) -> Self {
-        let db = Db::connect(&database_url(data_dir)).await.unwrap();
+        let db = Db::connect(&database_url(data_dir), uuid::Uuid::nil())
+            .await
+            .unwrap()
+            .without_election();
         let at = DateTime::from_timestamp(1_790_000_000, 0).unwrap();
         let new = NewPipeline {
             name: &"posters".parse().unwrap(),
@@ -230,6 +233,7 @@ impl Commits {
             reuse: true,
             element: None,
             watch: Default::default(),
+            sharing: Default::default(),
         };
         let file = FileEntry {
             path: "out.txt".into(),

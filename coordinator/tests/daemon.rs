@@ -161,19 +161,16 @@ async fn a_postgres_that_dies_is_started_again() {
         assert!(Instant::now() < deadline, "{status}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // The lock of the database ended with the server, and is taken again.
+    // Its lease may have run out meanwhile: nobody took over, and it is renewed.
     let url = database_url(folder.path());
-    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
-    while number(&url, locks).await == 0 {
-        assert!(
-            Instant::now() < deadline,
-            "nobody holds the database's lock"
-        );
+    let leads = "SELECT count(*) FROM leader WHERE epoch = 1 AND expires_at > clock_timestamp()";
+    while number(&url, leads).await == 0 {
+        assert!(Instant::now() < deadline, "nobody leads");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// As on a disk that hangs, or in a suspended machine. Nobody else has the lock: there is nothing to do but wait.
+/// As on a disk that hangs, or in a suspended machine. Nobody else has taken over: there is nothing to do but wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_stands_still_is_waited_for() {
     let folder = data_dir();
@@ -183,7 +180,7 @@ async fn a_postgres_that_stands_still_is_waited_for() {
         for process in &all {
             kill(*process, Signal::SIGSTOP).unwrap();
         }
-        // Until it has noticed, and has tried for a while to take the lock again.
+        // Until it has noticed, and has tried for a while to renew its lease.
         tokio::time::sleep(Duration::from_secs(16)).await;
         for process in &all {
             // One that ended meanwhile needs none.
@@ -196,8 +193,8 @@ async fn a_postgres_that_stands_still_is_waited_for() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    eventually("the lock is taken again", Duration::from_secs(60), || {
-        coordinator.log().contains("took the database's lock again")
+    eventually("it leads on", Duration::from_secs(60), || {
+        coordinator.log().contains("this coordinator leads on")
     });
     let log = coordinator.log();
     assert!(!log.contains("another coordinator"), "{log}");
@@ -217,6 +214,7 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
                 format: Some(v1::document::Format::Toml(toml.into())),
             }),
             overrides: vec![],
+            dry_run: false,
         }
     };
     for _ in 0..3 {
@@ -264,36 +262,30 @@ async fn a_crash_loop_ends_in_a_safe_mode_that_serves_reads() {
     jobs.submit_pipeline(submission()).await.unwrap();
 }
 
-/// Postgres believes in a connection that we have given up: that is no other coordinator.
+/// Postgres believes in a connection that does not answer: the lease is renewed over another one, before it is over.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_whose_connection_hangs_is_taken_again() {
+async fn a_lease_whose_connection_hangs_is_renewed_over_another_one() {
     let folder = data_dir();
     let coordinator = Coordinator::start(folder.path());
     let url = database_url(folder.path());
-    let holder = "SELECT pid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted";
-    let old = number(&url, holder).await;
+    let renews =
+        "SELECT max(pid)::bigint FROM pg_stat_activity WHERE application_name = 'marquee leader'";
+    let old = number(&url, renews).await;
     let process = Pid::from_raw(i32::try_from(old).unwrap());
     kill(process, Signal::SIGSTOP).unwrap();
+    let leads_on = || coordinator.log().contains("this coordinator leads on");
     let deadline = Instant::now() + Duration::from_secs(60);
-    let is_told = || {
-        let log = coordinator.log();
-        log.contains("our own old connection still holds the database's lock")
-    };
-    while !is_told() && Instant::now() < deadline {
+    while !leads_on() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // Whatever came of it: a process that is stopped cannot be ended with its server.
     kill(process, Signal::SIGCONT).unwrap();
-    assert!(is_told());
-    eventually("the lock is taken again", Duration::from_secs(60), || {
-        coordinator.log().contains("took the database's lock again")
-    });
-    assert_ne!(number(&url, holder).await, old);
+    assert!(leads_on(), "{}", coordinator.log());
     list_artifacts(&coordinator).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_and_a_database_have_one_coordinator() {
+async fn a_data_folder_has_one_coordinator_and_a_database_one_that_leads() {
     let folder = data_dir();
     let coordinator = Coordinator::start(folder.path());
 
@@ -306,17 +298,21 @@ async fn a_data_folder_and_a_database_have_one_coordinator() {
     let other = data_dir();
     let mut command = command(other.path(), "127.0.0.1:0");
     command.env("MARQUEE_COORDINATOR__DATABASE_URL", &url);
-    let said = refused(command);
+    let second = Coordinator::start_with(command);
+    let mut jobs = JobsClient::new(second.channel().await);
+    let cancel = v1::CancelJobRequest { id: 1 };
+    let refused = jobs.cancel_job(cancel).await.unwrap_err();
     assert!(
-        said.contains("another coordinator works with this database"),
-        "{said}"
+        refused.message().contains(&coordinator.address),
+        "{refused}"
     );
     assert!(
-        !said.contains(password.trim()),
+        !second.log().contains(password.trim()) && !refused.message().contains(password.trim()),
         "the password is never shown"
     );
+    drop(second);
 
-    // When the first is gone, the second may. Its Postgres goes with it, so stop at the first step.
+    // Its Postgres goes with the first.
     drop(coordinator);
     let mut again = Coordinator::start(folder.path());
     again.signal(Signal::SIGINT);

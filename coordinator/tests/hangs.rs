@@ -15,23 +15,23 @@ use support::{Cluster, LEASE, SOON};
 const GANG: &str = "[jobs.gang]\nkind = \"command\"\nargv = [\"true\"]\nranks = 4\n";
 const ONCE: &str = "[jobs.once]\nkind = \"command\"\nargv = [\"true\"]\nmax_attempts = 1\n";
 
-fn stopped() -> Option<v1::Standing> {
-    Some(v1::Standing {
+fn stopped() -> Option<v1::Stall> {
+    Some(v1::Stall {
         idle_ms: 46_000,
         step: Some(12),
         phase: "forward".into(),
         is_stopped: true,
-        ..v1::Standing::default()
+        ..v1::Stall::default()
     })
 }
 
-fn waiting() -> Option<v1::Standing> {
-    Some(v1::Standing {
+fn waiting() -> Option<v1::Stall> {
+    Some(v1::Stall {
         idle_ms: 45_000,
         step: Some(12),
         phase: "all-reduce".into(),
         waits_for_peers: true,
-        ..v1::Standing::default()
+        ..v1::Stall::default()
     })
 }
 
@@ -89,7 +89,7 @@ async fn a_gang_that_hangs_says_who_does_before_it_fails_and_is_placed_on_anothe
     let ranks = &cluster.detail(id).await.attempts[0].ranks;
     let stops: Vec<bool> = ranks
         .iter()
-        .map(|rank| rank.standing.as_ref().unwrap().is_stopped)
+        .map(|rank| rank.stall.as_ref().unwrap().is_stopped)
         .collect();
     assert_eq!(stops, [false, false, true, false]);
     assert_eq!(

@@ -69,7 +69,10 @@ async fn cluster() -> (Cluster, Wire) {
     let (name, folder) = direct.url.split_once("?host=").unwrap();
     let wire = Wire::to(PathBuf::from(folder).join(SOCKET));
     let url = format!("{name}?host={}", wire.folder.path().display());
-    let db = Db::connect(&url).await.unwrap();
+    let db = Db::connect(&url, uuid::Uuid::nil())
+        .await
+        .unwrap()
+        .without_election();
     (Cluster::start_on(TestDatabase { db, url }).await, wire)
 }
 

@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use marquee_coordinator::background;
+use marquee_domain::artifact::Digest;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
@@ -208,4 +210,109 @@ async fn a_sweep_takes_what_has_expired_and_old_files_that_nobody_names() {
     assert_eq!(cluster.job(artifacts[0].id).await.artifact_digest, "");
     assert_eq!(cluster.job(artifacts[1].id).await.artifact_digest.len(), 64);
     assert_eq!(background::sweep(cluster.app()).await.unwrap(), (0, 0));
+}
+
+/// Between the look at an output's files and its commit, and between the question who names a file and its removal,
+/// nothing may come: here everything does, on purpose.
+#[tokio::test]
+async fn a_file_that_is_committed_while_it_is_removed_stays() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w").await;
+    let app = cluster.app();
+    let output = cluster.output("f", b"shared").await;
+    let digest = Digest::of(b"shared");
+    cluster.submit(ONE).await;
+    let key = worker.take_and_start().await;
+    // A removal has asked who names the file, and nobody does ...
+    let condemned = app.blobs.condemn(std::slice::from_ref(&digest)).await;
+    let mut conn = app.db.read().await.unwrap();
+    let asked = std::slice::from_ref(&digest);
+    let unnamed = marquee_store::removal::list_unnamed(&mut conn, asked);
+    let unnamed = unnamed.await.unwrap();
+    drop(conn);
+    assert_eq!(unnamed, std::slice::from_ref(&digest));
+    // ... an output of that file is reported, looked at and committed, and only then it goes on.
+    worker.finish(key, Some(output.clone())).await;
+    let first = cluster.wait_for(key.0, JobState::Succeeded).await;
+    assert_eq!(condemned.remove(unnamed).await.unwrap(), (0, 0));
+    assert!(has_blob(&cluster, b"shared"));
+
+    // Its artifact goes after a worker was told that it need not send the file.
+    cluster.submit(ONE).await;
+    let key = worker.take_and_start().await;
+    let mut client = ArtifactsClient::new(channel(&cluster.running.address).await);
+    let digests = vec![digest.to_string()];
+    let asked = v1::FindMissingBlobsRequest { digests };
+    let missing = client.find_missing_blobs(asked).await.unwrap();
+    assert!(missing.into_inner().digests.is_empty());
+    let gone = remove_artifact(&cluster, &first.artifact_digest).await;
+    let gone = gone.unwrap();
+    assert_eq!((gone.artifacts, gone.files), (1, 0));
+    worker.finish(key, Some(output)).await;
+    let second = cluster.wait_for(key.0, JobState::Succeeded).await;
+    assert_eq!((second.attempt, second.artifact_digest.len()), (1, 64));
+    assert!(has_blob(&cluster, b"shared"));
+    // Named, nobody waits for it any more.
+    let gone = remove_artifact(&cluster, &second.artifact_digest).await;
+    assert_eq!(gone.unwrap().files, 1);
+    assert!(!has_blob(&cluster, b"shared"));
+}
+
+/// Files that many outputs share, in outputs that are committed and removed at the same time.
+#[tokio::test]
+async fn outputs_that_share_files_are_committed_whole_while_others_are_removed() {
+    const JOBS: usize = 24;
+    const POOL: [&[u8]; 4] = [b"one", b"two", b"three", b"four"];
+    let cluster = Cluster::start().await;
+    let committed: Mutex<Vec<String>> = Mutex::default();
+    for _ in 0..JOBS {
+        cluster.submit(ONE).await;
+    }
+    let mut worker = cluster.worker("w").await;
+    let commit = async {
+        let mut client = ArtifactsClient::new(channel(&cluster.running.address).await);
+        for turn in 0..JOBS {
+            let key = worker.take_and_start().await;
+            let files = [POOL[turn % 4], POOL[(turn / 4 + 1) % 4]];
+            let digests = files.map(|file| Digest::of(file).to_string()).to_vec();
+            let asked = v1::FindMissingBlobsRequest { digests };
+            let missing = client.find_missing_blobs(asked).await.unwrap();
+            let missing = missing.into_inner().digests;
+            let mut output = v1::Manifest::default();
+            for (path, file) in ["a", "b"].into_iter().zip(files) {
+                let entry = support::manifest(path, file);
+                if missing.contains(&entry.files[0].digest) {
+                    cluster.output(path, file).await;
+                }
+                output.files.extend(entry.files);
+            }
+            worker.finish(key, Some(output)).await;
+            let done = cluster.wait_for(key.0, JobState::Succeeded).await;
+            assert_eq!(done.attempt, 1, "{done:?}");
+            committed.lock().unwrap().push(done.artifact_digest);
+        }
+    };
+    let remove = async {
+        let (mut left, mut removed) = (JOBS - 4, 0);
+        while left > 0 {
+            let next = committed.lock().unwrap().pop();
+            let Some(digest) = next else {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                continue;
+            };
+            left -= 1;
+            // Another job's artifact of the same files may have gone with an earlier one.
+            removed += usize::from(remove_artifact(&cluster, &digest).await.is_ok());
+        }
+        removed
+    };
+    let ((), removed) = tokio::join!(commit, remove);
+    assert!(removed > JOBS / 4, "{removed}");
+    let mut client = ArtifactsClient::new(channel(&cluster.running.address).await);
+    let all = client.list_artifacts(v1::ListArtifactsRequest::default());
+    for artifact in all.await.unwrap().into_inner().artifacts {
+        let which = Some(v1::get_artifact_request::Which::JobId(artifact.job_id));
+        let found = client.get_artifact(v1::GetArtifactRequest { which }).await;
+        assert_eq!(found.unwrap().into_inner().damaged, "");
+    }
 }

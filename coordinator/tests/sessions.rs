@@ -53,6 +53,47 @@ async fn a_repeated_report_is_stored_once_and_one_after_a_gap_waits() {
 }
 
 #[tokio::test]
+async fn a_history_names_the_worker_whose_report_each_line_follows_from() {
+    let cluster = Cluster::start().await;
+    let two = "[jobs.a]\nkind = \"command\"\nargv = [\"true\"]\n[jobs.b]\nkind = \"command\"\nargv = [\"true\"]\nneeds = [\"a\"]\nmax_attempts = 1\n";
+    let jobs = cluster.submit(two).await;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    worker.finish(key, None).await;
+    let key = worker.take_and_start().await;
+    worker
+        .fail(key, FailureClass::UserError, "it had enough")
+        .await;
+    cluster.wait_for(jobs[1].id, JobState::Failed).await;
+    let callers = |events: Vec<v1::JobEvent>, text: &str| -> Vec<String> {
+        let of = events
+            .into_iter()
+            .filter(|event| event.text.starts_with(text));
+        of.map(|event| event.caller).collect()
+    };
+    for (job, line) in [(0, "succeeded"), (1, "failed (user_error)")] {
+        let events = cluster.detail(jobs[job].id).await.events;
+        let by = callers(events.clone(), line);
+        assert!(
+            by.len() == 1 && by[0].starts_with("worker w1: local via rpc from 127.0.0.1:"),
+            "{line}: {by:?}"
+        );
+        assert_eq!(
+            callers(events.clone(), "placed on"),
+            [""],
+            "the coordinator's own"
+        );
+        assert!(
+            callers(events, "submitted")[0].starts_with("local via rpc"),
+            "the client's"
+        );
+    }
+    // What another job's end did to this one is not the worker's word of it.
+    let events = cluster.detail(jobs[1].id).await.events;
+    assert_eq!(callers(events, "queued"), [""]);
+}
+
+#[tokio::test]
 async fn a_lost_worker_requeues_its_attempt_and_what_it_says_later_is_refused() {
     let cluster = Cluster::start().await;
     let id = cluster.submit(ONE).await[0].id;
@@ -329,4 +370,26 @@ async fn whoever_asks_hears_the_coordinators_version_and_time() {
         .into_inner();
     assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
     assert!(answer.now.is_some_and(|now| now.seconds > 1_700_000_000));
+}
+
+#[tokio::test]
+async fn a_rank_whose_assignment_may_be_on_its_way_keeps_its_device_however_many_heartbeats_lack_it()
+ {
+    let cluster = Cluster::start().await;
+    let worker = cluster.worker("w1").await;
+    // As when a link holds messages back and then delivers them all at once.
+    worker.say_followed(0);
+    let id = cluster.submit(ONE).await[0].id;
+    let running = |job: &v1::Job| job.state() == JobState::Running;
+    cluster.wait_until(id, "placed", running).await;
+    let request = v1::CancelJobRequest { id };
+    cluster.jobs().await.cancel_job(request).await.unwrap();
+    // The time of ten heartbeats, of which two were proof enough.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(cluster.job(id).await.state(), JobState::Running);
+    }
+    // It has followed the assignment and still does not hold the rank: now that is proof.
+    worker.say_followed(1);
+    cluster.wait_for(id, JobState::Cancelled).await;
 }

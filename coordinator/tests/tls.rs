@@ -137,6 +137,7 @@ async fn a_jobs_history_says_whose_certificate_asked() {
             format: Some(format),
         }),
         overrides: vec![],
+        dry_run: false,
     };
     let submitted = jobs.submit_pipeline(request).await.unwrap().into_inner();
     let id = submitted.jobs[0].id;

@@ -10,6 +10,7 @@ use marquee_datasets::{fetch, preprocess};
 use marquee_domain::FailureClass;
 use marquee_domain::child::{self, ChildEvent, ChildSpec};
 use marquee_domain::failure::Failure;
+use marquee_domain::report;
 use marquee_domain::spec::Work;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,9 +51,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let code = match work(spec, &context).await {
         Ok(summary) => {
-            context
-                .reporter
-                .last_word(&ChildEvent::Finished { summary });
+            context.reporter.last_word(&ChildEvent::Finished {
+                summary: report::summary(&summary),
+            });
             child::ExitCode::OK
         }
         Err(JobError::Stopped) => {

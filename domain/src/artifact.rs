@@ -53,6 +53,8 @@ impl Digest {
 impl TryFrom<String> for Digest {
     type Error = InvalidDigest;
     fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        // Lowercase alone: digests are compared as text, in Postgres and in file names, where two spellings would
+        // be two files.
         let is_hex = text
             .bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -154,6 +156,7 @@ impl Manifest {
         mut empty_folders: Vec<String>,
     ) -> Result<Self, InvalidManifest> {
         let count = files.len() + empty_folders.len();
+        // Before anything is sorted or compared: a list without end is to cost nothing.
         if count > crate::limits::ARTIFACT_MAX_FILES {
             return Err(InvalidManifest::TooMany { count });
         }
@@ -162,6 +165,8 @@ impl Manifest {
         if bytes > crate::limits::ARTIFACT_MAX_PATH_BYTES {
             return Err(InvalidManifest::PathsTooLong { bytes });
         }
+        // One order for all: the digest is over the files as they stand, and must not depend on how a folder was
+        // read.
         files.sort();
         executables.sort_unstable();
         executables.dedup();
@@ -197,6 +202,8 @@ impl Manifest {
         let mut sizes: HashMap<&Digest, u64> = HashMap::new();
         for file in &self.files {
             check_path(&file.path)?;
+            // One digest is one content, so that two sizes under it are a lie or a mistake; the store would keep
+            // the first and hand out the wrong one.
             let size = *sizes.entry(&file.digest).or_insert(file.size_bytes);
             if size != file.size_bytes {
                 let path = file.path.clone();
@@ -238,6 +245,7 @@ impl Manifest {
         folders.sort_unstable();
         for folder in &folders {
             check_path(folder)?;
+            // Paths are sorted, so that whatever lies in the folder begins right behind this.
             let below = format!("{folder}/");
             let next = paths.partition_point(|path| *path < below.as_str());
             let holds_file = paths.get(next).is_some_and(|path| path.starts_with(&below));
@@ -291,6 +299,7 @@ impl Manifest {
             hash.update("\n");
         }
         if self.version() > 1 {
+            // A line that no list of files can hold: an older manifest never gets the digest of a newer one.
             hash.update("marquee manifest 2\n");
         }
         for (kind, paths) in [("x", &self.executables), ("d", &self.empty_folders)] {
@@ -321,6 +330,8 @@ fn check_path(path: &str) -> Result<(), InvalidManifest> {
         return Err(InvalidManifest::Control(path.to_owned()));
     }
     let is_plain =
+        // A backslash separates folders on Windows, and in some tools everywhere: what is one name here would be
+        // a path there.
         !path.contains('\\') && names().all(|name| !name.is_empty() && name != "." && name != "..");
     if is_plain {
         Ok(())

@@ -201,6 +201,8 @@ pub fn diagnose(ranks: &[TrainSummary]) -> Option<Bottleneck> {
     let largest = others
         .into_iter()
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        // Steps are what people mean by training: something else is named only where it takes longer than all of
+        // them.
         .filter(|(seconds, _)| *seconds > parts.steps_s);
     Some(largest.map_or(of_steps, |(_, bottleneck)| bottleneck))
 }
@@ -210,6 +212,7 @@ pub fn diagnose(ranks: &[TrainSummary]) -> Option<Bottleneck> {
 #[must_use]
 pub fn diagnose_steps(ranks: &[TrainSummary]) -> Option<Bottleneck> {
     let times: Vec<&PhaseTimes> = ranks.iter().map(|rank| &rank.phases).collect();
+    // A rank without steps, as of a job that ended before its first, would make every share infinite.
     if times.is_empty() || times.iter().any(|times| times.step_s <= 0.0) {
         return None;
     }
@@ -224,6 +227,8 @@ pub fn diagnose_steps(ranks: &[TrainSummary]) -> Option<Bottleneck> {
     let exposed = times
         .iter()
         .map(|times| wait_s(times) / times.step_s)
+        // The least over the ranks: what even the slowest rank waits is the exchange itself, the rest is waiting
+        // for others.
         .fold(f64::INFINITY, f64::min);
     let decodes = ranks.iter().any(|rank| rank.encoding == "jpeg");
 
@@ -291,10 +296,14 @@ fn straggler(
         return None;
     }
     let theirs = mean(others.iter().map(|times| work_s(times)));
+    // Against the others' mean and not against all: in a gang of two the slow rank would be half of its own
+    // measure.
     let factor = work_s(&slowest.phases) / theirs.max(f64::MIN_POSITIVE);
     let waiting = |times: &PhaseTimes| wait_s(times) / times.step_s;
     let in_all = mean(others.iter().map(|times| waiting(times)));
     let share = in_all - waiting(&slowest.phases);
+    // Both must show: a rank with more work that nobody waits for costs nothing, and a wait without more work is
+    // the network.
     if share < STRAGGLER_SHARE || factor < STRAGGLER_FACTOR {
         return None;
     }

@@ -153,6 +153,8 @@ impl AttemptBudget {
     #[must_use]
     pub(crate) fn with_next(self) -> Self {
         Self {
+            // The fence grows with every attempt, paid for or not: two attempts with one number could both
+            // commit.
             newest: self.newest + 1,
             ..self
         }
@@ -162,6 +164,7 @@ impl AttemptBudget {
     #[must_use]
     pub(crate) fn with_newest_refunded(self) -> Self {
         Self {
+            // The number itself stays used. Raising the ceiling is what gives the attempt back.
             last: self.last.saturating_add(1),
             ..self
         }
@@ -171,6 +174,7 @@ impl AttemptBudget {
     #[must_use]
     pub(crate) fn with_all_granted_again(self) -> Self {
         Self {
+            // Counted from the newest number, for numbers never start again.
             last: self.newest.saturating_add(self.granted),
             ..self
         }
@@ -209,6 +213,7 @@ pub fn after_end(end: &AttemptEnd, budget: AttemptBudget, jitter: f64) -> AfterE
             after: Duration::ZERO,
         },
         AttemptEnd::Failed(failure) => {
+            // Both: a bad document fails the same way each time, and a flaky host must not hold devices for ever.
             if failure.class.is_worth_a_retry() && budget.left() > 0 {
                 AfterEnd::Requeue {
                     spends_attempt: true,
@@ -225,11 +230,13 @@ pub fn after_end(end: &AttemptEnd, budget: AttemptBudget, jitter: f64) -> AfterE
 /// five times waits no longer after its first failure than any other.
 fn back_off(class: FailureClass, spent: u32, jitter: f64) -> Duration {
     let rule = class.rule();
+    // The first failure waits one first step, not two.
     let doublings = spent.saturating_sub(1).min(DOUBLINGS_MAX);
     let full = rule
         .first_wait
         .saturating_mul(1 << doublings)
         .min(rule.longest_wait);
+    // At least half of it, or jobs that failed together over one service would be back at it at once.
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
 

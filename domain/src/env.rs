@@ -4,11 +4,29 @@
 //!
 //! Waiting is not here: both daemons wait with tokio's clock, which a simulation drives itself.
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
+
+thread_local! {
+    static IS_PLAYED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Declares this thread a simulation's: all daemons in it are played by this one thread, and what they do must
+/// not depend on how fast the machine is. From now on they do no work in threads of their own, and judge
+/// nothing by real time that their [`Clock`] and tokio's do not give them.
+pub fn play() {
+    IS_PLAYED.set(true);
+}
+
+/// Whether this thread is a simulation's.
+#[must_use]
+pub fn is_played() -> bool {
+    IS_PLAYED.get()
+}
 
 /// Where a daemon takes the time from.
 pub trait Clock: Debug + Send + Sync {
@@ -19,6 +37,12 @@ pub trait Clock: Debug + Send + Sync {
     /// Time since a fixed moment of this clock's own. It never goes back and, other than the clock
     /// that measures sleeps, it goes on while the machine is suspended.
     fn monotonic(&self) -> Duration;
+
+    /// Postgres' clock, where a simulation plays it: the real one then stands still, and whatever it would judge has
+    /// to be told this one's. It is the same for all hosts, however wrong their own time of day.
+    fn of_postgres(&self) -> Option<DateTime<Utc>> {
+        None
+    }
 }
 
 /// Where a daemon takes chance from.

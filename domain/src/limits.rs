@@ -34,6 +34,14 @@ pub const HOST_TEXT_MAX_BYTES: usize = 256;
 pub const REQUEST_ID_MAX_BYTES: usize = 128;
 /// Ranks of one job: 100 hosts of 16 GPUs with room to spare.
 pub const RANKS_MAX: u32 = 4_096;
+/// Bytes of a concurrency key: room for a repository, a branch and an environment.
+pub const CONCURRENCY_KEY_MAX_BYTES: usize = 200;
+/// Labels of a host, and labels or hosts that a job wants or avoids.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of a label.
+pub const LABEL_MAX_BYTES: usize = 63;
+/// Bytes of a reason that a person gives for a change.
+pub const REASON_MAX_BYTES: usize = 500;
 /// Attempts of one job, the first included.
 pub const ATTEMPTS_MAX: u32 = 100;
 
@@ -70,6 +78,8 @@ pub const FAILURE_MESSAGE_MAX_BYTES: usize = 16 * 1024;
 pub const LOG_LINE_MAX_BYTES: usize = 16 * 1024;
 /// Bytes of log (stdout or stderr) stored of one rank; what follows is dropped, and a line says so.
 pub const LOG_RANK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Lines of log stored of one rank: each is a row, however short, and a million fill a disk as 64 MiB of text do.
+pub const LOG_RANK_MAX_LINES: u64 = 1_000_000;
 /// Most of anything that a rank's progress counts, bytes included: those of a thousand elements are added up.
 pub const PROGRESS_MAX: u64 = 1_000_000_000_000_000;
 /// Bytes of the summary that a child hands back, which is one line of its own.

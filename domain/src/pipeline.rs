@@ -26,6 +26,7 @@ pub use labels::TMDB_GENRES;
 mod overrides;
 mod recipe;
 mod settings;
+mod sharing;
 mod table;
 mod watch;
 
@@ -156,6 +157,7 @@ fn pipeline(
     let mut table = Table::new(String::new(), root, errors);
     let name = table.parsed::<JobName>("name", "text such as \"posters\"");
     let reuse = table.flag("reuse", true);
+    let project = sharing::project(&mut table).unwrap_or_default();
     let jobs = table.table("jobs");
     table.finish();
 
@@ -168,7 +170,7 @@ fn pipeline(
     };
     let jobs: Vec<Draft> = jobs
         .tables()
-        .filter_map(|(key, table)| job::job(&key, table, cluster))
+        .filter_map(|(key, table)| job::job(&key, table, cluster, &project))
         .collect();
     if root
         .get("jobs")

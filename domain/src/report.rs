@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 mod eval;
 mod overlap;
 mod provenance;
+mod version;
 
 pub use eval::{Baseline, Candidate, ClassScores, EvalReport, Headline, RuleScores, rule_words};
 pub use overlap::Overlap;
 pub use provenance::{NamedJob, Provenance, TrainedBy, iso_utc};
+pub use version::{SUMMARY_VERSION, UnreadableSummary, read_summary, summary};
 
 /// What a fetch job did. `fetched + gone + rejected + failed` is `asked`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{
     HOST_DEVICES_MAX, HOST_GPUS_MAX, HOST_MEMORY_MAX_BYTES, HOST_TEXT_MAX_BYTES, HOST_THREADS_MAX,
+    LABEL_MAX_BYTES, LABELS_MAX,
 };
 
 /// The kind of device a job asks for.
@@ -84,6 +85,23 @@ pub struct Inventory {
     pub address: String,
     /// What the host's trainer links, such as "libtorch-2.11.0".
     pub flavour: String,
+    /// Words that its owner gave the host, such as "switch=a": jobs ask for them or avoid them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub labels: BTreeSet<String>,
+}
+
+/// Whether a text can be a label of a host: what fits into a list of several, in a file and on a command line.
+///
+/// # Errors
+/// What a label must be.
+pub fn check_label(label: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "._-=/:".contains(c);
+    if !label.is_empty() && label.len() <= LABEL_MAX_BYTES && label.chars().all(fine) {
+        return Ok(());
+    }
+    Err(format!(
+        "{label:?} is no label; use 1 to {LABEL_MAX_BYTES} letters, digits and . _ - = / :, such as \"switch=a\""
+    ))
 }
 
 /// A field of an inventory that no host has.
@@ -134,6 +152,17 @@ impl Inventory {
         ];
         for (field, value) in texts {
             text(field, value)?;
+        }
+        number(
+            "inventory.labels",
+            self.labels.len() as u64,
+            LABELS_MAX as u64,
+        )?;
+        for label in &self.labels {
+            check_label(label).map_err(|problem| OutOfBounds {
+                field: "inventory.labels",
+                problem,
+            })?;
         }
         number(
             "inventory.gpus",
@@ -215,6 +244,7 @@ mod tests {
                 .collect(),
             address: "10.0.0.7".into(),
             flavour: "libtorch-2.11.0".into(),
+            labels: BTreeSet::from(["switch=a".into()]),
         }
     }
 
@@ -222,7 +252,13 @@ mod tests {
     fn every_field_of_a_host_has_its_bounds() {
         assert_eq!(host().check(), Ok(()));
         type Change = fn(&mut Inventory);
-        let hostile: [(&str, Change); 15] = [
+        let hostile: [(&str, Change); 17] = [
+            ("inventory.labels", |host| {
+                host.labels = (0..33).map(|label| label.to_string()).collect();
+            }),
+            ("inventory.labels", |host| {
+                host.labels.insert("a\u{1b}b".into());
+            }),
             ("inventory.cpu_slots", |host| host.cpu_slots = 4_000_000_000),
             ("inventory.cpu_slots", |host| host.cpu_slots = u32::MAX),
             ("inventory.cpu_threads", |host| host.cpu_threads = u32::MAX),

@@ -13,6 +13,7 @@ use crate::resources::Resources;
 mod learning;
 mod recipe;
 mod settings;
+mod sharing;
 mod watch;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
@@ -24,6 +25,7 @@ pub use settings::{
     LabelRules, OUTAGE_S_DEFAULT, Optimizer, PreprocessSettings, QUALITY_FLAGS, Rights, Source,
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
+pub use sharing::{HostRules, Sharing};
 pub use watch::{OnDisconnect, Watch};
 
 /// What a job does, without its settings.
@@ -214,12 +216,19 @@ pub struct JobSpec {
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
+    /// For whom, when and where it runs, and what may interrupt it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sharing: Sharing,
     #[serde(default)]
     pub watch: Watch,
 }
 
 fn yes() -> bool {
     true
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl JobSpec {

@@ -1,183 +1,120 @@
-//! Where a rank of `marquee-trainer` stands, in a small file that it keeps mapped and its worker reads.
-//!
-//! A rank that hangs answers nothing, and one that a signal holds up cannot even try. So it writes down what
-//! it is about to do before it does it: eight words of eight bytes, in the machine's byte order, at the path
-//! that [`crate::child::env::STANDING`] names. A word is written whole; two that are read may be a moment
-//! apart, which changes no verdict.
-//!
-//! ```text
-//! 0 MAGIC   1 beats   2 steps done   3 phase   4 since_ms   5 answers   6, 7 zero
-//! ```
-//!
-//! On SIGUSR2 a rank whose `answers` is 1 writes the stacks of its threads to the same path with
-//! [`STACKS_SUFFIX`], and [`STACKS_END`] as the last line.
+//! What an operator decided about a host: whether it is drained, and what of it is in quarantine.
 
-/// Bytes of the file.
-pub const FILE_BYTES: usize = 64;
-/// The first word.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"MQSTAND1");
-/// What the path of the stacks has more than that of the file.
-pub const STACKS_SUFFIX: &str = ".stacks";
-/// Last line of whole stacks.
-pub const STACKS_END: &str = "-- end --";
-/// Bytes of stacks that a rank writes at most.
-pub const STACKS_MAX_BYTES: u64 = 256 * 1024;
+use std::collections::BTreeMap;
 
-/// What a rank is at. Numbers are the file's, and only grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub enum Phase {
-    /// It reads its inputs and builds its model.
-    Preparing = 0,
-    /// It waits for the other ranks to come.
-    Joining = 1,
-    /// It waits for its next batch.
-    Input = 2,
-    Forward = 3,
-    Backward = 4,
-    /// It waits in an exchange for the other ranks.
-    AllReduce = 5,
-    Optimizer = 6,
-    Validation = 7,
-    Checkpoint = 8,
-    /// It scores pictures, without learning from them.
-    Scoring = 9,
-    /// It writes its results.
-    Writing = 10,
-    /// It waits for its GPU, which may itself wait in an exchange for other ranks.
-    Device = 11,
-}
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
-impl Phase {
-    /// Every phase.
-    pub const ALL: [Self; 12] = [
-        Self::Preparing,
-        Self::Joining,
-        Self::Input,
-        Self::Forward,
-        Self::Backward,
-        Self::AllReduce,
-        Self::Optimizer,
-        Self::Validation,
-        Self::Checkpoint,
-        Self::Scoring,
-        Self::Writing,
-        Self::Device,
-    ];
-
-    /// The word for people.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Joining => "joining the others",
-            Self::Input => "input",
-            Self::Forward => "forward",
-            Self::Backward => "backward",
-            Self::AllReduce => "all-reduce",
-            Self::Optimizer => "optimizer",
-            Self::Validation => "validation",
-            Self::Checkpoint => "checkpoint",
-            Self::Scoring => "scoring",
-            Self::Writing => "writing results",
-            Self::Device => "waiting for the GPU",
-        }
-    }
-
-    /// Whether a rank in it waits for what other ranks do.
-    #[must_use]
-    pub const fn waits_for_peers(self) -> bool {
-        match self {
-            Self::Joining | Self::AllReduce | Self::Device => true,
-            Self::Preparing
-            | Self::Input
-            | Self::Forward
-            | Self::Backward
-            | Self::Optimizer
-            | Self::Validation
-            | Self::Checkpoint
-            | Self::Scoring
-            | Self::Writing => false,
-        }
-    }
-
-    fn of(number: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| *phase as u64 == number)
-    }
-}
-
-/// Where a rank stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A host's standing. What says nothing is a host that takes work.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Standing {
-    /// Grows whenever it comes to something new.
-    pub beats: u64,
-    /// Steps done.
-    pub step: u64,
-    /// None: of a later version.
-    pub phase: Option<Phase>,
-    /// When it came there, in milliseconds of the machine's clock since its boot (`CLOCK_BOOTTIME`).
-    pub since_ms: u64,
-    /// It writes its stacks on SIGUSR2.
-    pub answers: bool,
+    /// It takes no new work. None: it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
+    /// Nothing of it is used. None: all that is well is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Decision>,
+    /// GPUs, by index, that are not used.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub gpus: BTreeMap<u32, Decision>,
 }
 
-/// Reads the file's contents. None where they are no such file's.
-#[must_use]
-pub fn read(bytes: &[u8]) -> Option<Standing> {
-    let mut words = [0; FILE_BYTES / 8];
-    let (chunks, _) = bytes.as_chunks::<8>();
-    if chunks.len() < words.len() {
-        return None;
+/// Who decided, when, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub by: String,
+    pub at: DateTime<Utc>,
+    /// In the operator's words; empty: none were given.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// A host that is being emptied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// What runs by then is checkpointed and moved. None: it may finish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DateTime<Utc>>,
+}
+
+impl Standing {
+    /// Why the host takes no new work, in words; None: it does.
+    #[must_use]
+    pub fn closed(&self) -> Option<String> {
+        if let Some(decision) = &self.quarantine {
+            return Some(format!("is in quarantine{}", decision.words()));
+        }
+        let drain = self.drain.as_ref()?;
+        let until = match drain.deadline {
+            Some(at) => format!(
+                "; what runs at {} UTC is moved",
+                at.format("%Y-%m-%d %H:%M")
+            ),
+            None => String::new(),
+        };
+        Some(format!("is drained{}{until}", drain.decision.words()))
     }
-    for (word, chunk) in words.iter_mut().zip(chunks) {
-        *word = u64::from_ne_bytes(*chunk);
+
+    /// Why a GPU is not used, in words; None: it is.
+    #[must_use]
+    pub fn gpu(&self, index: u32) -> Option<String> {
+        let decision = self.gpus.get(&index)?;
+        Some(format!("in quarantine{}", decision.words()))
     }
-    let [magic, beats, step, phase, since_ms, answers, ..] = words;
-    (magic == MAGIC).then_some(Standing {
-        beats,
-        step,
-        phase: Phase::of(phase),
-        since_ms,
-        answers: answers == 1,
-    })
+}
+
+impl Decision {
+    /// " since 2027-01-15 08:00 UTC: fan is loud".
+    fn words(&self) -> String {
+        let since = self.at.format("%Y-%m-%d %H:%M");
+        match self.reason.as_str() {
+            "" => format!(" since {since} UTC"),
+            reason => format!(" since {since} UTC: {reason}"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(words: [u64; 8]) -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    fn decision(reason: &str) -> Decision {
+        Decision {
+            by: "local".into(),
+            at: "2027-01-15T08:00:00Z".parse().unwrap(),
+            reason: reason.into(),
+        }
     }
 
     #[test]
-    fn what_is_written_is_read_and_anything_else_is_nothing() {
-        let standing = read(&file([MAGIC, 9, 12, 5, 40_000, 1, 0, 0])).unwrap();
-        assert_eq!(standing.phase, Some(Phase::AllReduce));
+    fn a_standing_says_why_and_is_read_as_it_was_stored() {
+        assert_eq!(Standing::default().closed(), None);
+        let empty: Standing = serde_json::from_str("{}").unwrap();
+        assert_eq!(empty, Standing::default());
+        let standing = Standing {
+            drain: Some(Drain {
+                decision: decision(""),
+                deadline: Some("2027-01-15T09:00:00Z".parse().unwrap()),
+            }),
+            quarantine: None,
+            gpus: BTreeMap::from([(3, decision("fan is loud"))]),
+        };
         assert_eq!(
-            (standing.beats, standing.step, standing.since_ms),
-            (9, 12, 40_000)
+            standing.closed().unwrap(),
+            "is drained since 2027-01-15 08:00 UTC; what runs at 2027-01-15 09:00 UTC is moved"
         );
-        assert!(standing.answers && standing.phase.unwrap().waits_for_peers());
-        let later = read(&file([MAGIC, 9, 12, 99, 1, 0, 0, 0])).unwrap();
-        assert_eq!((later.phase, later.answers), (None, false));
-        for odd in [
-            file([1, 9, 12, 5, 4, 1, 0, 0]),
-            vec![],
-            file([MAGIC; 8])[..63].to_vec(),
-        ] {
-            assert_eq!(read(&odd), None);
-        }
-    }
-
-    #[test]
-    fn numbers_and_words_of_phases_are_told_apart() {
-        for (place, phase) in (0..).zip(Phase::ALL) {
-            assert_eq!(phase as u64, place);
-            assert_eq!(Phase::of(place), Some(phase));
-        }
-        let mut words = Phase::ALL.map(Phase::as_str);
-        words.sort_unstable();
-        assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
+        assert_eq!(
+            standing.gpu(3).unwrap(),
+            "in quarantine since 2027-01-15 08:00 UTC: fan is loud"
+        );
+        assert_eq!(standing.gpu(0), None);
+        let stored = serde_json::to_value(&standing).unwrap();
+        assert_eq!(
+            serde_json::from_value::<Standing>(stored).unwrap(),
+            standing
+        );
     }
 }

@@ -29,6 +29,7 @@ pub fn request(request_id: &str, toml: &str, overrides: &[(&str, &str)]) -> Subm
             format: Some(Format::Toml(toml.into())),
         }),
         overrides: overrides.iter().map(set).collect(),
+        dry_run: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariant: a test waits for a named state with a deadline, never for time to pass; and a
 //! [`TestCluster`] that is dropped leaves no process behind.
 
+pub mod chaos;
 pub mod cluster;
 pub mod jobs;
 pub mod process;

@@ -16,8 +16,23 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a process may take to leave after SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(40);
 
+/// All that a cluster runs.
+const PROGRAMS: [&str; 6] = [
+    "marquee",
+    "marquee-coordinator",
+    "marquee-worker",
+    "marquee-prep",
+    "marquee-catalogue",
+    "marquee-trainer",
+];
+
 /// The folder of Marquee's binaries: `MARQUEE_BIN_DIR`, or where this test itself was built.
 pub fn bin_dir() -> Result<PathBuf> {
+    bin_dir_with(&PROGRAMS)
+}
+
+/// The same for a test that needs these programs alone.
+pub fn bin_dir_with(programs: &[&str]) -> Result<PathBuf> {
     let dir = match std::env::var_os("MARQUEE_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
         None => {
@@ -28,14 +43,7 @@ pub fn bin_dir() -> Result<PathBuf> {
                 .to_owned()
         }
     };
-    for name in [
-        "marquee",
-        "marquee-coordinator",
-        "marquee-worker",
-        "marquee-prep",
-        "marquee-catalogue",
-        "marquee-trainer",
-    ] {
+    for name in programs {
         if !dir.join(name).exists() {
             bail!(
                 "{} is missing; run the tests with \"cargo xtask test\", which builds it",
@@ -111,6 +119,12 @@ impl Daemon {
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its exit code, if it has left; -1 where a signal ended it.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let status = self.child.try_wait()?;
+        Ok(status.map(|status| status.code().unwrap_or(-1)))
     }
 
     /// SIGKILL, as a crash.

@@ -20,6 +20,7 @@ pub(crate) fn baselines(
 ) -> Vec<Baseline> {
     let positives = positives(test, classes);
     let pictures = test.ids.len() as f64;
+    // From validation and not from test: a baseline that has seen the answers would be beaten by nothing.
     let prevalence: Vec<f64> = self::positives(validation, classes)
         .into_iter()
         .map(|count| {

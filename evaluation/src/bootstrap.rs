@@ -24,6 +24,7 @@ pub(crate) struct Intervals {
 pub(crate) fn intervals(rules: &[Decisions], resamples: u32, seed: u64) -> Option<Vec<Intervals>> {
     let pictures = rules.first()?.pictures();
     if resamples == 0 || pictures == 0 {
+        // Without pictures or draws there is no interval, and a made-up one would be believed.
         return None;
     }
     // A generator whose stream never changes between versions, unlike the library's default one: a report

@@ -68,6 +68,7 @@ pub(crate) fn choose(validation: &SplitScores, classes: usize) -> Choice {
     if rows == 0 {
         return unable("there is no validation split to tune or to choose on");
     }
+    // Every threshold has the same F1 of 0 then, and whichever came first would look chosen.
     if validation.truth.iter().all(|is_true| *is_true == 0) {
         return unable("no label is true in validation, so nothing can be tuned or chosen there");
     }
@@ -146,6 +147,7 @@ impl LeftOut {
             for _ in 0..rows {
                 times[random.random_range(0..rows)] += 1;
             }
+            // Nothing was left out, so nothing can be scored that was not tuned on.
             if times.iter().all(|times| *times > 0) {
                 continue;
             }
@@ -154,6 +156,8 @@ impl LeftOut {
             let best = (0..f1.len()).fold(0, |best, at| if f1[at] > f1[best] { at } else { best });
             found.wins[best] += 1;
             found.resamples += 1;
+            // Counts are added up, not F1 values: a mean of F1 would weigh a draw with three positives like one
+            // with three hundred.
             for (sum, counts) in found.counts.iter_mut().zip(counts) {
                 *sum += counts;
             }

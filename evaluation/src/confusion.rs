@@ -83,6 +83,8 @@ pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
 
 /// Whether `score` predicts its label: `score >= threshold`. The one place where this is decided.
 pub(crate) fn is_predicted(score: f32, threshold: f64) -> bool {
+    // In f64: a threshold that was tuned is a score itself, and must predict the very picture that it was taken
+    // from.
     f64::from(score) >= threshold
 }
 

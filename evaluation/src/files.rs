@@ -15,6 +15,7 @@ pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), EvalErro
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
+        // The rename is an entry of the folder: without this a power cut could leave a report without its files.
         File::open(dir)?.sync_all()
     })();
     written.map_err(|source| EvalError::Write { path, source })

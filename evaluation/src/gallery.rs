@@ -51,6 +51,7 @@ pub(crate) fn choose(
         .filter_map(|(row, picture)| Some((picture.surest_mistake?, row)))
         .filter(|(_, row)| !best.contains(row) && !worst.contains(row))
         .collect();
+    // Of equals the earlier row, so that the page of one evaluation is the same each time.
     wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     let over_confident = wrong.into_iter().map(|(_, row)| row).take(each).collect();
 

@@ -32,6 +32,7 @@ pub(crate) struct Evaluation {
 /// Score checked input. Pure: no file, no clock.
 pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
     let classes = input.classes.len();
+    // Before test is looked at: nothing of it can reach the choice from here.
     let choice = choose(&input.validation, classes);
     let tuned = |rule| (Rule::name(rule), choice.of(rule).to_vec());
     let mut thresholds = vec![

@@ -250,6 +250,8 @@ impl TrainingRecord {
             pairs.collect::<Vec<(Key, Option<Key>)>>()
         };
         for (picture, group) in pictures(test) {
+            // The gravest first, for each picture is counted once: one that was trained on is no less so for
+            // having been tuned on.
             let count = if self.trained.has_picture(&picture) {
                 &mut found.test_trained
             } else if self.trained.has_group(group.as_ref()) {

@@ -47,6 +47,7 @@ impl Cluster {
         let data = data_dir.join("postgres");
         let made_by = version_of(&data)?;
         let binaries = find::find(postgres_bin, made_by, &data)?;
+        // Before the first file is made: with another account it would belong to the wrong one.
         let rights = launch::rights(launcher, &binaries.folder.join("postgres"))?;
         let mut cluster = Self {
             socket_folder: socket::folder(data_dir, &rights)?,
@@ -63,6 +64,7 @@ impl Cluster {
             let note = format!("made a private Postgres cluster in {:?}", cluster.data);
             cluster.notes.push(note);
         }
+        // A server that a killed coordinator left behind still writes. Two on one folder would destroy it.
         let stopped = leftover::clear(&cluster.data, &cluster.socket_folder)?;
         cluster.notes.extend(stopped);
         Ok(cluster)
@@ -108,6 +110,7 @@ impl Cluster {
 
     fn make(&self, data_dir: &Path) -> Result<(), PostgresError> {
         let aside = data_dir.join("postgres.new");
+        // An initdb that was killed leaves half a cluster, of which nothing can be used.
         if aside.exists() {
             fs::remove_dir_all(&aside).map_err(PostgresError::io("remove", &aside))?;
         }
@@ -162,8 +165,11 @@ impl Cluster {
             .arg("-k")
             .arg(&self.socket_folder);
         for setting in [
+            // No port at all: whoever reaches the socket's folder is already the right account.
             "listen_addresses=",
             "unix_socket_permissions=0700",
+            // Only a part of the socket's name here. The usual one, so that a person's psql finds it with -h
+            // alone.
             "port=5432",
             "cluster_name=marquee",
             "logging_collector=off",
@@ -220,6 +226,7 @@ fn password(file: &Path, rights: &Rights) -> Result<String, PostgresError> {
         .open(file)
         .map_err(PostgresError::io("create", file))?;
     writeln!(open, "{password}").map_err(PostgresError::io("write", file))?;
+    // The cluster is made with it next. A password that is lost then locks everybody out of a whole cluster.
     open.sync_all().map_err(PostgresError::io("fsync", file))?;
     rights.give(file)?;
     Ok(password)

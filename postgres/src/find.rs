@@ -47,6 +47,7 @@ pub(crate) fn find(
     if found.is_empty() {
         return Err(not_found());
     }
+    // A cluster that is there decides: its files are of one major version, and a newer server refuses them.
     let Some(made_by) = wanted else {
         return Ok(found.remove(0));
     };
@@ -97,6 +98,7 @@ pub fn installed() -> Vec<Binaries> {
         }
     }
     let mut seen = BTreeSet::new();
+    // Each is started once to ask for its version, which takes its time.
     folders.retain(|folder| seen.insert(folder.clone()));
     let mut found: Vec<Binaries> = folders
         .iter()

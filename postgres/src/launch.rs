@@ -32,6 +32,8 @@ pub(crate) fn rights(launcher: &Path, postgres: &Path) -> Result<Rights, Postgre
         .iter()
         .find_map(|name| User::from_name(name).ok().flatten())
         .map(Rights::Account);
+    // The namespace first: the files stay root's, so that no other account has to be able to reach the data
+    // folder.
     [Some(Rights::Namespace), account]
         .into_iter()
         .flatten()

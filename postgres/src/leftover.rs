@@ -26,6 +26,7 @@ const POLL_EVERY: Duration = Duration::from_millis(20);
 pub(crate) fn clear(data: &Path, socket_folder: &Path) -> Result<Vec<String>, PostgresError> {
     let pid_file = data.join("postmaster.pid");
     let mut notes = Vec::new();
+    // Without the file no server runs there: it is the first that one writes and the last that it removes.
     let Some(postmaster) = postmaster_pid(&pid_file) else {
         return Ok(notes);
     };
@@ -93,6 +94,7 @@ fn processes_in(data: &Path, _postmaster: Pid) -> Vec<Pid> {
         };
         let is_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data);
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        // Both: a person's shell may stand in the folder, and is not ours to kill.
         if is_there && name.trim_end() == "postgres" {
             found.push(Pid::from_raw(pid));
         }

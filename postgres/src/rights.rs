@@ -49,6 +49,7 @@ impl Rights {
             #[cfg(not(target_os = "linux"))]
             Self::Namespace => Err(nix::errno::Errno::ENOSYS),
             Self::Account(user) => {
+                // The group first: without root's rights it could not be changed any more.
                 nix::unistd::setgid(user.gid)?;
                 nix::unistd::setuid(user.uid)
             }

@@ -44,6 +44,7 @@ impl Server {
                 why: why.to_owned(),
                 log: log.to_owned(),
             };
+            // Its end before its readiness: the file of one that crashed at once may still say "ready".
             if let Some(status) = server.ended()? {
                 return Err(not_ready(&format!("it ended with {status}")));
             }
@@ -73,6 +74,7 @@ impl Server {
     pub fn stop(mut self) -> Vec<&'static str> {
         let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
         let mut unheeded = Vec::new();
+        // Each stronger one costs the next start something: after a quit it recovers from its log.
         for signal in STOP {
             if let Ok(pid) = pid {
                 // Gone already: the wait below sees it.

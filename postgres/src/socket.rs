@@ -32,6 +32,7 @@ pub(crate) fn folder(data_dir: &Path, rights: &Rights) -> Result<PathBuf, Postgr
     .into_iter()
     .flatten()
     .collect();
+    // The first that is short enough: the kernel cuts no address, it refuses it.
     for folder in &candidates {
         if folder.as_os_str().len() + SOCKET_NAME.len() <= PATH_MAX_BYTES {
             make_private(folder, rights)?;

@@ -83,6 +83,7 @@ impl Throwaway {
         data: &Path,
         settings: &[&str],
     ) -> Result<Self, PostgresError> {
+        // Copied files spare each of dozens of tests an initdb of its own.
         let folder = fresh_folder()?;
         let copied = run(
             "cp",

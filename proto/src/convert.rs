@@ -197,6 +197,7 @@ impl From<&Inventory> for v1::Inventory {
             gpus: gpus.collect(),
             address: inventory.address.clone(),
             flavour: inventory.flavour.clone(),
+            labels: inventory.labels.iter().cloned().collect(),
         }
     }
 }
@@ -220,6 +221,7 @@ impl TryFrom<v1::Inventory> for Inventory {
             threads_per_slot: inventory.threads_per_slot,
             address: inventory.address,
             flavour: inventory.flavour,
+            labels: inventory.labels.into_iter().collect(),
         };
         inventory
             .check()

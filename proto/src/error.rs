@@ -1,5 +1,7 @@
 //! Public errors: a short code that names a page of `docs/errors`, mapped once to a gRPC status.
 
+use std::collections::HashMap;
+
 use marquee_domain::pipeline::FieldError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -48,6 +50,14 @@ pub enum ErrorCode {
     CannotRescue,
     /// What is to be removed is still needed.
     StillNeeded,
+    /// Another coordinator leads, or none does just now; this one may change nothing.
+    NotLeading,
+    /// Only a job that waits or is queued can be held and released.
+    JobNotHoldable,
+    ProjectNotFound,
+    /// The project has as much as it may have.
+    OverQuota,
+    WorkerNotFound,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -66,7 +76,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -82,6 +92,11 @@ impl ErrorCode {
         Self::CannotRescue,
         Self::WorkerIdInUse,
         Self::StillNeeded,
+        Self::NotLeading,
+        Self::JobNotHoldable,
+        Self::ProjectNotFound,
+        Self::OverQuota,
+        Self::WorkerNotFound,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -109,6 +124,11 @@ impl ErrorCode {
             Self::CannotRescue => "MQ0306",
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
+            Self::NotLeading => "MQ0320",
+            Self::JobNotHoldable => "MQ0330",
+            Self::ProjectNotFound => "MQ0331",
+            Self::OverQuota => "MQ0332",
+            Self::WorkerNotFound => "MQ0333",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -127,9 +147,12 @@ impl ErrorCode {
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
+            | Self::ProjectNotFound
+            | Self::WorkerNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
+            | Self::JobNotHoldable
             | Self::WorkerNameTaken
             | Self::OtherCluster
             | Self::CannotRescue
@@ -138,8 +161,8 @@ impl ErrorCode {
             | Self::SafeMode => Code::FailedPrecondition,
             Self::WorkerOwned => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
-            Self::StorageUnavailable => Code::Unavailable,
-            Self::LimitReached => Code::ResourceExhausted,
+            Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
+            Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,
             Self::Internal => Code::Internal,
         }
     }
@@ -154,6 +177,41 @@ impl ErrorCode {
     fn details(self) -> ErrorDetails {
         ErrorDetails::with_error_info(self.as_str(), DOMAIN, [])
     }
+}
+
+/// Where a refusal names the address of the coordinator that leads.
+const LEADER: &str = "leader";
+/// Bytes of such an address that are believed.
+const ADDRESS_MAX_BYTES: usize = 300;
+
+/// The status of a coordinator that does not lead. `leader` is the address of the one that does, where it is known.
+#[must_use]
+pub fn not_leading(message: impl Into<String>, leader: Option<&str>) -> Status {
+    let code = ErrorCode::NotLeading;
+    let metadata: HashMap<String, String> = leader
+        .map(|address| (LEADER.to_owned(), address.to_owned()))
+        .into_iter()
+        .collect();
+    let details = ErrorDetails::with_error_info(code.as_str(), DOMAIN, metadata);
+    Status::with_error_details(
+        code.grpc(),
+        start_of(message.into(), MESSAGE_MAX_BYTES),
+        details,
+    )
+}
+
+/// Whether the coordinator that was asked does not lead; with the address that it names, if it names one.
+#[must_use]
+pub fn leader_elsewhere(status: &Status) -> Option<Option<String>> {
+    let details = status.get_error_details();
+    let info = details.error_info()?;
+    let is_it = info.domain == DOMAIN && info.reason == ErrorCode::NotLeading.as_str();
+    let named = info.metadata.get(LEADER);
+    is_it.then(|| {
+        named
+            .filter(|named| named.len() <= ADDRESS_MAX_BYTES)
+            .cloned()
+    })
 }
 
 /// The status that refuses a document, with one violation a wrong field, as far as they fit.
@@ -277,6 +335,21 @@ mod tests {
         let status = ErrorCode::InvalidRequest.status(large);
         assert!(header_bytes(&status) < 15_000, "{}", header_bytes(&status));
         assert!(status.message().ends_with(CUT));
+    }
+
+    #[test]
+    fn who_does_not_lead_names_who_does_over_the_wire() {
+        let read = |status: Status| {
+            let headers = status.into_http::<()>();
+            leader_elsewhere(&Status::from_header_map(headers.headers()).unwrap())
+        };
+        let named = not_leading("b leads", Some("https://b:7700"));
+        assert_eq!(read(named), Some(Some("https://b:7700".to_owned())));
+        assert_eq!(read(not_leading("nobody leads", None)), Some(None));
+        let long = "x".repeat(ADDRESS_MAX_BYTES + 1);
+        assert_eq!(read(not_leading("strange", Some(&long))), Some(None));
+        assert_eq!(read(ErrorCode::SafeMode.status("no")), None);
+        assert_eq!(read(Status::unavailable("no")), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub fn default_data_dir(
     role: &str,
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Option<PathBuf> {
+    // First: under systemd it is the one folder that a hardened unit may write to.
     if let Some(folder) = variable("STATE_DIRECTORY") {
         return Some(folder.into());
     }

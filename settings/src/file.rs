@@ -12,9 +12,17 @@ use crate::{Origin, SettingsError};
 pub(crate) type Pair = (String, String);
 
 /// Reads a file; None where there is none and there need not be one.
-pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<Pair>>, SettingsError> {
+///
+/// Keys among `lists` may hold a list of texts, which is then one text with commas between them.
+pub(crate) fn read(
+    path: &Path,
+    must_exist: bool,
+    lists: &[&str],
+) -> Result<Option<Vec<Pair>>, SettingsError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
+        // A file that somebody named and that is not there is an error: going on with the defaults would be going
+        // on with other settings than he believes.
         Err(error) if error.kind() == ErrorKind::NotFound && !must_exist => return Ok(None),
         Err(source) => {
             return Err(SettingsError::Unreadable {
@@ -25,7 +33,13 @@ pub(crate) fn read(path: &Path, must_exist: bool) -> Result<Option<Vec<Pair>>, S
     };
     let table: Table = toml::from_str(&text).map_err(|error| syntax(path, &text, &error))?;
     let mut pairs = Vec::new();
-    flatten("", &table, &Origin::File(path.to_owned()), &mut pairs)?;
+    flatten(
+        "",
+        &table,
+        lists,
+        &Origin::File(path.to_owned()),
+        &mut pairs,
+    )?;
     Ok(Some(pairs))
 }
 
@@ -42,6 +56,7 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> SettingsError {
 fn flatten(
     section: &str,
     table: &Table,
+    lists: &[&str],
     origin: &Origin,
     pairs: &mut Vec<Pair>,
 ) -> Result<(), SettingsError> {
@@ -53,7 +68,7 @@ fn flatten(
         };
         let text = match value {
             Value::Table(inner) => {
-                flatten(&key, inner, origin, pairs)?;
+                flatten(&key, inner, lists, origin, pairs)?;
                 continue;
             }
             Value::String(text) => text.clone(),
@@ -61,11 +76,19 @@ fn flatten(
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
             Value::Datetime(at) => at.to_string(),
-            Value::Array(_) => {
-                return Err(SettingsError::List {
-                    key,
-                    origin: origin.clone(),
-                });
+            // No setting is a list in the environment or on the command line, and a file must not be able to say
+            // more than those; the keys in `lists` are read there with commas.
+            Value::Array(items) => {
+                let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
+                match texts {
+                    Some(texts) if lists.contains(&key.as_str()) => texts.join(", "),
+                    Some(_) | None => {
+                        return Err(SettingsError::List {
+                            key,
+                            origin: origin.clone(),
+                        });
+                    }
+                }
             }
         };
         pairs.push((key, text));

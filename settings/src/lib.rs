@@ -11,11 +11,13 @@ mod data_dir;
 mod environment;
 mod error;
 mod file;
+mod listing;
 mod origin;
 mod values;
 
 pub use data_dir::default_data_dir;
 pub use environment::variables;
 pub use error::SettingsError;
+pub use listing::{Setting, as_toml};
 pub use origin::Origin;
 pub use values::Values;

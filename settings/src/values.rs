@@ -15,7 +15,8 @@ const SEPARATOR: &str = "__";
 
 /// What was written, by key.
 pub struct Values {
-    keys: &'static [&'static str],
+    pub(crate) keys: &'static [&'static str],
+    lists: &'static [&'static str],
     values: BTreeMap<&'static str, (String, Origin)>,
 }
 
@@ -32,14 +33,23 @@ impl Values {
     pub fn of(keys: &'static [&'static str]) -> Self {
         Self {
             keys,
+            lists: &[],
             values: BTreeMap::new(),
         }
+    }
+
+    /// Keys that a file may also write as a list of texts. Elsewhere, and in [`text`](Self::text), it is one text with
+    /// commas between them.
+    #[must_use]
+    pub fn lists(mut self, lists: &'static [&'static str]) -> Self {
+        self.lists = lists;
+        self
     }
 
     /// Takes what stands in a file: the one that was named, which must be there, or the usual one.
     pub fn file(mut self, named: Option<&Path>, usual: &Path) -> Result<Self, SettingsError> {
         let path = named.unwrap_or(usual);
-        for (key, text) in file::read(path, named.is_some())?.unwrap_or_default() {
+        for (key, text) in file::read(path, named.is_some(), self.lists)?.unwrap_or_default() {
             self.set(&key, text, Origin::File(path.to_owned()))?;
         }
         Ok(self)
@@ -59,6 +69,7 @@ impl Values {
             .collect();
         ours.sort();
         for (name, text) in ours {
+            // Two underscores, since names of keys have single ones.
             let key = name[prefix.len()..].to_lowercase().replace(SEPARATOR, ".");
             self.set(&key, text.clone(), Origin::Variable(name.clone()))?;
         }
@@ -92,6 +103,8 @@ impl Values {
     }
 
     fn set(&mut self, key: &str, text: String, origin: Origin) -> Result<(), SettingsError> {
+        // Refused wherever it stands: a misspelt key that was passed over would leave the default in force
+        // without a word.
         let Some(known) = self.keys.iter().find(|known| **known == key) else {
             return Err(self.unknown(key, origin));
         };
@@ -239,6 +252,26 @@ mod tests {
         Values::of(&KEYS)
             .file(Some(&path), Path::new("/usual"))?
             .environment("MARQUEE_DAEMON", &variables)
+    }
+
+    #[test]
+    fn some_keys_may_be_lists_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("daemon.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let values = Values::of(&KEYS).lists(&["listen"]);
+            values.file(Some(&path), Path::new("/usual"))
+        };
+        let values = read("listen = [\"a:1\", \"b:2\"]").unwrap();
+        assert_eq!(values.text("listen"), Some("a:1, b:2"));
+        assert_eq!(
+            read("listen = \"a:1\"").unwrap().text("listen"),
+            Some("a:1")
+        );
+        for wrong in ["listen = [1, 2]", "on_stop = [\"keep\"]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[track_caller]

@@ -95,9 +95,13 @@ pub async fn insert_attempts(
            ), placed AS (
                UPDATE open_jobs o
                SET state = 'running', attempt = o.attempt + 1, not_before = NULL, obstacle = NULL,
-                   started_at = $1, failure_class = NULL, failure_message = NULL
+                   started_at = $1, failure_class = NULL, failure_message = NULL,
+                   interruption = NULL, interruption_message = NULL
                FROM given g
                WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'queued'
+                 AND o.held_by IS NULL
+                 AND NOT EXISTS (SELECT FROM open_jobs y
+                                 WHERE y.job_id = o.array_job_id AND y.held_by IS NOT NULL)
                RETURNING o.job_id, o.attempt, o.array_job_id
            ), attempted AS (
                INSERT INTO attempts (job_id, number, state, resumed_from_attempt, resumed_from_step,
@@ -191,14 +195,17 @@ pub async fn list_jobs_to_advance(
            JOIN jobs j ON j.id = o.job_id
            LEFT JOIN jobs y ON y.id = j.array_job_id
            WHERE o.job_id = ANY ($3) AND o.state = 'running' AND a.state IN ('assigned', 'running')
-             AND (o.cancel_requested
+             AND (o.cancel_requested OR o.interruption IS NOT NULL
+                  OR number_in(COALESCE(j.spec, y.spec) #>> '{sharing,deadline}')
+                     <= extract(epoch FROM $1::timestamptz)
                   OR (a.state = 'assigned' AND a.created_at <= $2)
                   OR (a.state = 'assigned' AND NOT EXISTS (
                           SELECT 1 FROM attempt_ranks r
                           WHERE r.job_id = a.job_id AND r.attempt = a.number
                             AND r.state = 'assigned'))
                   OR a.started_at + make_interval(
-                         secs => number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s')) <= $1
+                         -- Nobody waits longer than a century, and more fits no interval.
+                         secs => LEAST(number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s'), 3155760000)) <= $1
                   OR EXISTS (
                           SELECT 1 FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                           WHERE r.job_id = a.job_id AND r.attempt = a.number

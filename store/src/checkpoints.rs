@@ -101,3 +101,41 @@ pub async fn find_checkpoint(
     .await?;
     manifest.map(convert::manifest).transpose()
 }
+
+/// A checkpoint as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointRow {
+    pub key: CheckpointKey,
+    pub size_bytes: u64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// The `limit` checkpoints of a job with the most steps done, most first, without their files.
+pub async fn list_checkpoint_rows(
+    conn: &mut Conn,
+    job: JobId,
+    limit: u32,
+) -> Result<Vec<CheckpointRow>> {
+    let rows = sqlx::query!(
+        r#"SELECT attempt, step, created_at,
+                  COALESCE((SELECT sum(number_in(f.value ->> 'size_bytes')) FROM jsonb_array_elements(
+                      CASE WHEN jsonb_typeof(manifest -> 'files') = 'array' THEN manifest -> 'files'
+                           ELSE '[]' END) f), 0)::bigint AS "size_bytes!"
+           FROM checkpoints WHERE job_id = $1 ORDER BY step DESC, attempt DESC LIMIT $2"#,
+        job.0,
+        i64::from(limit),
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let rows = rows.into_iter().map(|row| {
+        Ok(CheckpointRow {
+            key: CheckpointKey {
+                attempt: AttemptNumber(convert::u32_of("checkpoints.attempt", row.attempt)?),
+                step: convert::u64_of("checkpoints.step", row.step)?,
+            },
+            size_bytes: convert::u64_of("checkpoints.size_bytes", row.size_bytes)?,
+            created_at: row.created_at,
+        })
+    });
+    rows.collect()
+}

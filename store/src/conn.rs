@@ -3,16 +3,19 @@
 //! What a function of this crate takes says what it does: `&mut Conn` reads, `&mut Tx` writes or locks. A
 //! transaction can be read on too, so a `&mut Tx` passes for a `&mut Conn`.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 #[cfg(feature = "testing")]
 use std::sync::Arc;
 
+use marquee_domain::ids::JobId;
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres};
 
 use crate::Result;
 #[cfg(feature = "testing")]
 use crate::faults::{Faults, When};
+use crate::fence::Fence;
 use crate::stats::Meter;
 
 /// A connection to read on.
@@ -25,7 +28,62 @@ pub struct Conn {
 #[derive(Debug)]
 enum On {
     Connection(PoolConnection<Postgres>),
-    Transaction(Transaction<'static, Postgres>),
+    Transaction(Transaction),
+    /// Reads alone, all of one moment. Rolled back when it is dropped.
+    Snapshot(sqlx::Transaction<'static, Postgres>),
+}
+
+/// A connection with a transaction on it. Not sqlx's own: that one begins in a round trip of its own, and what stands
+/// behind BEGIN could not be read.
+#[derive(Debug)]
+pub(crate) struct Transaction(Option<PoolConnection<Postgres>>);
+
+impl Transaction {
+    /// Begins one that `fence` lets through.
+    pub(crate) async fn begin(connection: PoolConnection<Postgres>, fence: &Fence) -> Result<Self> {
+        // Before the first await, so that whatever becomes of it, it is rolled back.
+        let mut begun = Self(Some(connection));
+        fence.begin(begun.connection()).await?;
+        Ok(begun)
+    }
+
+    #[allow(
+        clippy::expect_used,
+        reason = "only `end` and `drop` take it, and both are the last"
+    )]
+    fn connection(&mut self) -> &mut PoolConnection<Postgres> {
+        self.0
+            .as_mut()
+            .expect("a transaction has its connection to its end")
+    }
+
+    async fn end(mut self, statement: &'static str) -> Result<()> {
+        sqlx::raw_sql(statement)
+            .execute(&mut **self.connection())
+            .await?;
+        // Nothing is left to roll back.
+        drop(self.0.take());
+        Ok(())
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.0.take() else {
+            return;
+        };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            connection.close_on_drop();
+            return;
+        };
+        runtime.spawn(async move {
+            let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
+            if rolled_back.is_err() {
+                // Whoever got it next would be in the middle of our transaction.
+                connection.close_on_drop();
+            }
+        });
+    }
 }
 
 impl Conn {
@@ -36,27 +94,43 @@ impl Conn {
         }
     }
 
+    pub(crate) fn snapshot(
+        transaction: sqlx::Transaction<'static, Postgres>,
+        meter: Meter,
+    ) -> Self {
+        Self {
+            on: On::Snapshot(transaction),
+            meter,
+        }
+    }
+
     /// What one statement runs on. Called once for each statement, which it counts.
     pub(crate) fn sql(&mut self) -> &mut PgConnection {
         self.meter.statement();
         match &mut self.on {
             On::Connection(connection) => connection,
-            On::Transaction(transaction) => transaction,
+            On::Transaction(transaction) => transaction.connection(),
+            On::Snapshot(transaction) => transaction,
         }
     }
 }
+
+/// Who caused what, by job.
+#[derive(Debug, Default)]
+struct Callers(BTreeMap<JobId, String>);
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit) it is rolled back.
 #[derive(Debug)]
 pub struct Tx {
     conn: Conn,
+    callers: Callers,
     #[cfg(feature = "testing")]
     faults: Arc<Faults>,
 }
 
 impl Tx {
     pub(crate) fn new(
-        transaction: Transaction<'static, Postgres>,
+        transaction: Transaction,
         meter: Meter,
         #[cfg(feature = "testing")] faults: Arc<Faults>,
     ) -> Self {
@@ -65,6 +139,7 @@ impl Tx {
                 on: On::Transaction(transaction),
                 meter,
             },
+            callers: Callers::default(),
             #[cfg(feature = "testing")]
             faults,
         }
@@ -79,8 +154,20 @@ impl Tx {
     ) -> Self {
         Self {
             conn: Conn::reading(connection, meter),
+            callers: Callers::default(),
             faults,
         }
+    }
+
+    /// Says who caused what happens to a job in this transaction: the worker whose report moved it. Lines that its
+    /// history gets from now on name it, where they name nobody else.
+    pub fn caused_by(&mut self, job: JobId, caller: &str) {
+        self.callers.0.insert(job, caller.to_owned());
+    }
+
+    /// Who caused what happens to a job; empty: the coordinator itself.
+    pub(crate) fn caller_of(&self, job: JobId) -> String {
+        self.callers.0.get(&job).cloned().unwrap_or_default()
     }
 
     /// Makes what was written visible to others, and lasting.
@@ -88,11 +175,7 @@ impl Tx {
     /// An error does not say that nothing was stored: where the connection broke after Postgres had taken the
     /// COMMIT, only its answer is lost. So every caller must be safe to run again with the same request.
     ///
-    /// This is also where a coordinator that was replaced will be stopped. Once there is an elected leader,
-    /// each `Tx` takes `pg_advisory_xact_lock_shared` on the leader's key and reads the leader's epoch in a
-    /// statement after that; a commit by an epoch that is not the newest is refused. The lock comes first
-    /// since each statement sees what is committed when it begins, and the successor raises the epoch under
-    /// the exclusive lock: it waits for writes in flight, and none can follow.
+    /// Which coordinator wrote it was checked when the transaction began (`fence`), and stays true to its end.
     pub async fn commit(self) -> Result<()> {
         let Conn { on, mut meter } = self.conn;
         let On::Transaction(transaction) = on else {
@@ -103,10 +186,10 @@ impl Tx {
         let fault = self.faults.take(meter.operation());
         #[cfg(feature = "testing")]
         if fault == Some(When::BeforeCommit) {
-            transaction.rollback().await?;
+            transaction.end("ROLLBACK").await?;
             return Err(Faults::error());
         }
-        transaction.commit().await?;
+        transaction.end("COMMIT").await?;
         meter.committed();
         #[cfg(feature = "testing")]
         if fault == Some(When::AfterCommit) {

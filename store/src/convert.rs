@@ -5,6 +5,7 @@ use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobName;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::project::ProjectName;
 use marquee_domain::spec::JobKind;
 
 use crate::{Result, StoreError};
@@ -118,6 +119,10 @@ pub(crate) fn job_name(text: String) -> Result<JobName> {
     text.parse().map_err(|_| unreadable("jobs.name", text))
 }
 
+pub(crate) fn project(text: String) -> Result<ProjectName> {
+    text.parse().map_err(|_| unreadable("project", text))
+}
+
 pub(crate) fn digest(text: String) -> Result<Digest> {
     text.parse().map_err(|_| unreadable("digest", text))
 }
@@ -159,6 +164,7 @@ mod tests {
             gpus: vec![],
             address: "127.0.0.1".into(),
             flavour: String::new(),
+            labels: Default::default(),
         }
     }
 

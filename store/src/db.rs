@@ -7,13 +7,17 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::env::is_played;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
+use uuid::Uuid;
 
 use crate::Result;
-use crate::conn::{Conn, Tx};
+use crate::conn::{Conn, Transaction, Tx};
 #[cfg(feature = "testing")]
 use crate::faults::{Faults, When};
+use crate::fence::Fence;
+use crate::schema::{self, Schema};
 use crate::stats::{Counters, DbStats};
 
 /// Connections of one coordinator: a stock Postgres allows 100, and the sessions of 100 workers
@@ -41,35 +45,62 @@ pub(crate) static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrati
 pub struct Db {
     pool: PgPool,
     counters: Arc<Counters>,
+    fence: Arc<Fence>,
     #[cfg(feature = "testing")]
     faults: Arc<Faults>,
 }
 
 impl Db {
-    /// Opens connections to `url` (`postgres://...`) and makes sure that one works.
-    pub async fn connect(url: &str) -> Result<Self> {
-        let options = settings_of(PgConnectOptions::from_str(url)?.application_name("marquee"));
+    /// Opens connections to `url` (`postgres://...`) and makes sure that one works. Nothing can be written until
+    /// [`lead`](Self::lead) says by which epoch. `process` names the connections: a successor ends those of the
+    /// process that it takes over from.
+    pub async fn connect(url: &str, process: Uuid) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)?.application_name(&connection_name(process));
+        let options = settings_of(options);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|conn, about| {
-                Box::pin(
-                    async move { Ok(about.idle_for < TRUSTED_FOR || conn.ping().await.is_ok()) },
-                )
+                Box::pin(async move {
+                    // sqlx counts in real time, which a simulation must not see.
+                    let is_fresh = is_played() || about.idle_for < TRUSTED_FOR;
+                    Ok(is_fresh || conn.ping().await.is_ok())
+                })
             })
             .connect_with(options)
             .await?;
-        Ok(Self::over(pool))
+        Ok(Self::over(pool, Fence::default()))
     }
 
-    pub(crate) fn over(pool: PgPool) -> Self {
+    pub(crate) fn over(pool: PgPool, fence: Fence) -> Self {
         Self {
             pool,
             counters: Arc::default(),
+            fence: Arc::new(fence),
             #[cfg(feature = "testing")]
             faults: Arc::default(),
         }
+    }
+
+    /// From now on transactions write as the leader of `epoch`; each checks that it is the newest. None: nothing
+    /// is written.
+    pub fn lead(&self, epoch: Option<i64>) {
+        self.fence.set(epoch);
+    }
+
+    /// Lets transactions write without an election: for tests that fill tables or run one coordinator.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn without_election(self) -> Self {
+        self.fence.set_open();
+        self
+    }
+
+    /// What the tables are to this version.
+    pub async fn schema(&self) -> Result<Schema> {
+        let mut conn = self.pool.acquire().await?;
+        schema::read(&mut conn).await
     }
 
     /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.
@@ -93,10 +124,20 @@ impl Db {
         Ok(Conn::reading(connection, self.counters.reading()))
     }
 
+    /// A connection on which every statement sees what was committed when the first one began. Rows that change
+    /// meanwhile are kept for it: for reads of minutes at most.
+    pub async fn snapshot(&self) -> Result<Conn> {
+        const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let transaction = self.pool.begin_with(BEGIN).await?;
+        Ok(Conn::snapshot(transaction, self.counters.reading()))
+    }
+
     /// Begins a transaction that writes. `operation` names what it is for, in a few plain words: counts, times
-    /// and injected failures go by it.
+    /// and injected failures go by it. [`StoreError::NotLeading`](crate::StoreError::NotLeading) where another
+    /// coordinator leads by now.
     pub async fn write(&self, operation: &'static str) -> Result<Tx> {
-        let transaction = self.pool.begin().await?;
+        let connection = self.pool.acquire().await?;
+        let transaction = Transaction::begin(connection, &self.fence).await?;
         Ok(Tx::new(
             transaction,
             self.counters.writing(operation),
@@ -136,6 +177,11 @@ impl Db {
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
+}
+
+/// The name that Postgres shows of the connections of a process.
+pub(crate) fn connection_name(process: Uuid) -> String {
+    format!("marquee {}", process.simple())
 }
 
 /// What each connection sets, whatever the server's own settings are.

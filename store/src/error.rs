@@ -18,6 +18,14 @@ pub enum StoreError {
         attempt: AttemptNumber,
         rank: Rank,
     },
+    /// Another coordinator leads, or nobody does, and this one may change nothing.
+    #[error("{}", not_leading(*mine, leader))]
+    NotLeading {
+        /// The epoch by which this one wanted to write; None: it does not lead.
+        mine: Option<i64>,
+        /// Where the coordinator that leads can be reached; empty where that is not known here.
+        leader: String,
+    },
     #[error("there is no job {0}")]
     JobNotFound(JobId),
     #[error("there is no pipeline {0}")]
@@ -74,12 +82,25 @@ impl From<sqlx::migrate::MigrateError> for StoreError {
 }
 
 impl StoreError {
+    /// Whether two transactions were in each other's way, and Postgres ended this one so that the other could go on
+    /// (serialization failures and deadlocks): nothing was stored, and the same again at once most likely works.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let Self::Postgres(PostgresError(sqlx::Error::Database(error))) = self else {
+            return false;
+        };
+        error
+            .code()
+            .is_some_and(|code| CONFLICTS.contains(&code.as_ref()))
+    }
+
     /// Whether the same call may work later, because Postgres is away, busy or starting.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Postgres(error) => postgres_may_pass(&error.0),
-            Self::StaleAttempt { .. }
+            Self::NotLeading { .. }
+            | Self::StaleAttempt { .. }
             | Self::StaleRank { .. }
             | Self::JobNotFound(_)
             | Self::PipelineNotFound(_)
@@ -93,9 +114,28 @@ impl StoreError {
     }
 }
 
+fn not_leading(mine: Option<i64>, leader: &str) -> String {
+    let whom = if leader.is_empty() {
+        String::new()
+    } else {
+        format!(" ({leader})")
+    };
+    match mine {
+        Some(epoch) => format!(
+            "this coordinator led as epoch {epoch}, and another one has taken over{whom}: nothing was changed"
+        ),
+        None => "this coordinator does not lead: nothing was changed".to_owned(),
+    }
+}
+
 /// Classes of SQLSTATE that pass: connection exceptions, serialization failures and deadlocks,
 /// too many connections and the like, shutdown and start-up, and I/O errors.
 const PASSING_CLASSES: [&str; 5] = ["08", "40", "53", "57", "58"];
+
+/// A transaction that lay idle for too long, since this host was starved or stood still: its connection was closed.
+const IDLE_TRANSACTION: &str = "25P03";
+/// Serialization failure, and deadlock.
+const CONFLICTS: [&str; 2] = ["40001", "40P01"];
 
 #[allow(
     clippy::wildcard_enum_match_arm,
@@ -108,9 +148,9 @@ fn postgres_may_pass(error: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| PASSING_CLASSES.iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code == IDLE_TRANSACTION || PASSING_CLASSES.iter().any(|class| code.starts_with(class))
+        }),
         _ => false,
     }
 }

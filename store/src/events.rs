@@ -12,11 +12,13 @@ pub struct JobEvent {
     /// Newest attempt at that time, 0 before the first.
     pub attempt: u32,
     pub text: String,
-    /// Who asked for it, by what means and from where; empty: the coordinator itself.
+    /// Who asked for it or, of a worker, whose report it follows from, by what means and from where; empty: the
+    /// coordinator itself.
     pub caller: String,
 }
 
-/// Adds a line to a job's history that nobody asked for: Marquee did it.
+/// Adds a line to a job's history that nobody asked for: Marquee did it, or who the transaction says
+/// ([`Tx::caused_by`]).
 pub async fn insert_event(
     tx: &mut Tx,
     job: JobId,
@@ -24,7 +26,8 @@ pub async fn insert_event(
     text: &str,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    insert_event_by(tx, job, attempt, text, "", now).await
+    let caller = tx.caller_of(job);
+    insert_event_by(tx, job, attempt, text, &caller, now).await
 }
 
 /// Adds a line to a job's history for what `caller` asked for.

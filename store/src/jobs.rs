@@ -56,6 +56,11 @@ pub struct Job {
     pub element: Option<ElementOf>,
     /// The job whose artifact was taken for its own.
     pub reused_from: Option<JobId>,
+    pub project: String,
+    /// Who holds it, and since when.
+    pub held: Option<(String, DateTime<Utc>)>,
+    /// Of a running job that is to make room: for whose sake.
+    pub makes_room: Option<String>,
 }
 
 /// How many elements of an array are in each state.
@@ -93,8 +98,11 @@ pub struct JobFilter {
     /// The elements of this array.
     pub array: Option<JobId>,
     pub ids: Option<Vec<JobId>>,
+    /// As `ids`, of a listing: rows that cannot be read are left out.
+    pub among: Option<Vec<JobId>>,
     pub states: Option<Vec<JobStateName>>,
     pub kinds: Option<Vec<JobKind>>,
+    pub project: Option<String>,
     /// Only jobs submitted before this one.
     pub before: Option<JobId>,
 }
@@ -140,12 +148,14 @@ pub async fn insert_jobs(
     let rows = sqlx::query_scalar!(
         r#"WITH given AS (
                SELECT * FROM unnest($3::int[], $4::text[], $5::text[], $6::jsonb[], $7::int[],
-                                    $8::int[], $9::int[], $10::int[], $11::int[])
-                   AS g (position, name, kind, spec, priority, ranks, max_attempts, array_size, needs)
+                                    $8::int[], $9::int[], $10::int[], $11::int[], $15::text[])
+                   AS g (position, name, kind, spec, priority, ranks, max_attempts, array_size, needs,
+                         project)
            ), stored AS (
                INSERT INTO jobs (pipeline_id, position, name, kind, spec, priority, ranks,
-                                 max_attempts, array_size, created_at)
-               SELECT $1, position, name, kind, spec, priority, ranks, max_attempts, array_size, $2
+                                 max_attempts, array_size, created_at, project)
+               SELECT $1, position, name, kind, spec, priority, ranks, max_attempts, array_size, $2,
+                      project
                FROM given ORDER BY position
                RETURNING id, position
            ), opened AS (
@@ -181,6 +191,7 @@ pub async fn insert_jobs(
         &dependents,
         &needed,
         caller,
+        &texts(|spec| spec.sharing.project.to_string()),
     )
     .fetch_all(tx.sql())
     .await?;
@@ -195,9 +206,9 @@ async fn insert_elements(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
     sqlx::query!(
         "WITH elements AS (
              INSERT INTO jobs (pipeline_id, position, name, kind, priority, ranks, max_attempts,
-                               created_at, array_job_id, array_index)
+                               created_at, array_job_id, array_index, project)
              SELECT a.pipeline_id, a.position, a.name, a.kind, a.priority, a.ranks, a.max_attempts,
-                    a.created_at, a.id, i
+                    a.created_at, a.id, i, a.project
              FROM jobs a CROSS JOIN LATERAL generate_series(0, a.array_size - 1) i
              WHERE a.pipeline_id = $1 AND a.array_size IS NOT NULL
              ORDER BY a.position, i
@@ -241,6 +252,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
     let ids = filter
         .ids
         .as_ref()
+        .or(filter.among.as_ref())
         .map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
     let states = filter
         .states
@@ -268,9 +280,12 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
                         WHERE j.needs_left > 0 AND d.job_id = COALESCE(j.array_job_id, j.id)
                           AND n.state <> 'succeeded'
                         ORDER BY n.position) AS "waits_for!",
-                  c.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from
+                  c.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from,
+                  j.project AS "project!", COALESCE(j.held_by, y.held_by) AS held_by,
+                  COALESCE(j.held_at, y.held_at) AS held_at, j.interruption_message
            FROM job_states j
            JOIN pipelines p ON p.id = j.pipeline_id
+           LEFT JOIN open_jobs y ON y.job_id = j.array_job_id
            LEFT JOIN LATERAL (
                SELECT f.progress FROM attempt_ranks f
                WHERE f.job_id = j.id AND f.attempt = j.attempt AND f.lost_at IS NULL
@@ -340,6 +355,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
              AND ($3::text[] IS NULL OR s.state = ANY ($3))
              AND ($4::text[] IS NULL OR j.kind = ANY ($4))
              AND ($5::bigint IS NULL OR j.id < $5)
+             AND ($9::text IS NULL OR j.project = $9)
              AND CASE WHEN $7::bigint IS NOT NULL THEN j.array_job_id = $7
                       ELSE $2::bigint[] IS NOT NULL OR j.array_job_id IS NULL END
            ORDER BY j.id DESC
@@ -352,6 +368,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         i64::try_from(limit).unwrap_or(i64::MAX),
         filter.array.map(|id| id.0),
         PROGRESS_ELEMENTS_MAX,
+        filter.project,
     )
     .fetch_all(conn.sql())
     .await?;
@@ -427,6 +444,10 @@ struct RawJob {
     array_job_id: Option<i64>,
     array_index: Option<i32>,
     reused_from: Option<i64>,
+    project: String,
+    held_by: Option<String>,
+    held_at: Option<DateTime<Utc>>,
+    interruption_message: Option<String>,
 }
 
 impl RawJob {
@@ -510,6 +531,9 @@ impl TryFrom<RawJob> for Job {
                 .transpose()?,
             element: element_of(raw.array_job_id, raw.array_index)?,
             reused_from: raw.reused_from.map(JobId),
+            project: raw.project,
+            held: raw.held_by.zip(raw.held_at),
+            makes_room: raw.interruption_message,
         })
     }
 }

@@ -11,6 +11,7 @@
 
 pub mod artifacts;
 pub mod attempts;
+pub mod audit;
 pub mod checkpoints;
 pub mod cluster;
 mod conn;
@@ -20,20 +21,29 @@ mod error;
 pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
+mod fence;
 pub mod jobs;
+pub mod leader;
+pub mod listing;
 pub mod live;
 pub mod lock;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
+pub mod projects;
 pub mod ranks;
+pub mod relatives;
 pub mod removal;
 pub mod reports;
 pub mod reuse;
+mod schema;
+pub mod series;
 pub mod stats;
+pub mod steering;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;
+pub mod usage;
 pub mod workers;
 
 pub use conn::{Conn, Tx};
@@ -41,6 +51,7 @@ pub use db::Db;
 pub use error::{MigrateError, PostgresError, StoreError};
 #[cfg(feature = "testing")]
 pub use faults::When;
+pub use schema::Schema;
 
 /// What every function of this crate returns.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
+use marquee_domain::end::Interruption;
 use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
 use marquee_domain::spec::JobKind;
 
@@ -19,6 +20,10 @@ pub struct Live {
     /// The array that it is an element of.
     pub array: Option<JobId>,
     pub cancel_requested: bool,
+    /// It is to make room: why, and for whose sake.
+    pub makes_room: Option<(Interruption, String)>,
+    /// When it is too late for its result.
+    pub deadline: Option<DateTime<Utc>>,
     /// The highest attempt number that may still be made.
     pub last_attempt: u32,
     /// Seconds that an attempt may run.
@@ -52,6 +57,8 @@ pub async fn list_live(
                   r.output IS NOT NULL AS "has_output!",
                   number_in(COALESCE(j.spec, y.spec) ->> 'timeout_s') AS timeout_s,
                   number_in(COALESCE(j.spec, y.spec) #>> '{resources,min_ranks}') AS min_ranks,
+                  number_in(COALESCE(j.spec, y.spec) #>> '{sharing,deadline}') AS deadline,
+                  o.interruption, o.interruption_message,
                   a.number, a.state, a.rendezvous_host, a.rendezvous_port, a.standby_host,
                   a.standby_port, a.resumed_from_attempt, a.resumed_from_step, a.created_at,
                   a.started_at, r.rank, r.worker_id, w.name AS worker_name,
@@ -120,6 +127,9 @@ struct Row {
     has_output: bool,
     timeout_s: Option<i64>,
     min_ranks: Option<i64>,
+    deadline: Option<i64>,
+    interruption: Option<String>,
+    interruption_message: Option<String>,
     number: i32,
     state: String,
     rendezvous_host: Option<String>,
@@ -175,6 +185,14 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
                 kind: convert::kind(&row.kind)?,
                 array: row.array_job_id.map(JobId),
                 cancel_requested: row.cancel_requested,
+                makes_room: row
+                    .interruption
+                    .as_deref()
+                    .and_then(Interruption::from_word)
+                    .zip(row.interruption_message),
+                deadline: row
+                    .deadline
+                    .and_then(|seconds| DateTime::from_timestamp(seconds, 0)),
                 last_attempt: convert::u32_of("open_jobs.last_attempt", row.last_attempt)?,
                 timeout_s: small("jobs.spec timeout_s", row.timeout_s)?,
                 min_ranks: small("jobs.spec resources.min_ranks", row.min_ranks)?,

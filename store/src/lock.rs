@@ -1,13 +1,8 @@
-//! The lock that keeps two coordinators from working with one database: they would judge each other's
-//! workers. It is an advisory lock of Postgres, and lives as long as the connection that took it.
+//! The lock by which coordinators of versions before the leader's row keep one another out: an advisory lock of
+//! Postgres that lives as long as the connection that took it. Tables of such a version are brought to this one under
+//! it, so that no coordinator of that version is at work meanwhile.
 //!
-//! Invariant: a lock that is lost is taken again, for as long as it takes, unless another process has it. When
-//! Postgres stands still, or the network is cut, Postgres may still believe in our old connection: it then
-//! refuses us our own lock. Every connection that asks for the lock carries the name of its process, so that
-//! the two can be told apart.
-//!
-//! Not here: leases and epochs. A process that hangs keeps this lock; it keeps a second coordinator out, and
-//! is no proof that the first one lives.
+//! Not here: who leads (`leader`). This lock is no lease: a process that hangs keeps it.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -16,39 +11,30 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::postgres::{PgAdvisoryLock, PgConnectOptions};
 use sqlx::{Connection as _, Either, PgConnection};
-use tokio::time::{Instant, sleep, timeout};
-use uuid::Uuid;
+use tokio::time::{Instant, sleep};
 
 use crate::{Result, StoreError};
 
 /// Names the lock within a database; sqlx makes a number of it.
 const LOCK_NAME: &str = "marquee coordinator";
-/// How long to wait at start for a lock that another holds: Postgres notices the end of a killed
-/// coordinator's connection in milliseconds on one host, a little later over a network.
+/// How long to wait for a lock that another holds: Postgres notices the end of a killed coordinator's connection in
+/// milliseconds on one host, a little later over a network.
 const TAKE_WITHIN: Duration = Duration::from_secs(5);
 const TAKE_EVERY: Duration = Duration::from_millis(100);
-/// How often the connection that holds the lock is tried, and how long it may take to answer.
-const CHECK_EVERY: Duration = Duration::from_secs(2);
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often it is said that Postgres is still away.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-
-/// The lock of the database.
+/// The lock of the database. Dropped, it is free.
 #[derive(Debug)]
 pub struct DatabaseLock {
-    options: PgConnectOptions,
-    name: String,
-    connection: PgConnection,
+    _connection: PgConnection,
 }
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another coordinator works with this database ({0}); stop that one first")]
+    #[error(
+        "a coordinator of an earlier version works with this database ({0}); stop that one first: this version brings the tables to its own"
+    )]
     InUse(Holder),
-    #[error("another coordinator took over this database ({0})")]
-    TakenOver(Holder),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,7 +43,6 @@ pub enum LockError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     pid: i32,
-    name: String,
     address: Option<String>,
     since: Option<DateTime<Utc>>,
 }
@@ -81,20 +66,17 @@ enum Try {
 }
 
 impl DatabaseLock {
-    /// Takes the lock. `process` is drawn anew by each process.
-    pub async fn take(url: &str, process: Uuid) -> Result<Self, LockError> {
-        let name = format!("marquee {}", process.simple());
+    /// Takes the lock.
+    pub async fn take(url: &str) -> Result<Self, LockError> {
         let options = PgConnectOptions::from_str(url)
             .map_err(StoreError::from)?
-            .application_name(&name);
+            .application_name("marquee");
         let deadline = Instant::now() + TAKE_WITHIN;
         loop {
             match attempt(&options).await? {
                 Try::Taken(connection) => {
                     return Ok(Self {
-                        options,
-                        name,
-                        connection,
+                        _connection: connection,
                     });
                 }
                 Try::Held(Some(holder)) if Instant::now() > deadline => {
@@ -102,61 +84,6 @@ impl DatabaseLock {
                 }
                 Try::Held(_) => sleep(TAKE_EVERY).await,
             }
-        }
-    }
-
-    /// Holds the lock, and takes it again when Postgres was away. Returns only when another
-    /// coordinator has it: then this one must stop.
-    pub async fn keep(mut self) -> LockError {
-        loop {
-            sleep(CHECK_EVERY).await;
-            let answer = timeout(ANSWER_WITHIN, self.connection.ping()).await;
-            if matches!(answer, Ok(Ok(()))) {
-                continue;
-            }
-            tracing::warn!(
-                "Postgres does not answer on the connection that holds the database's lock; taking the lock again"
-            );
-            match self.take_again().await {
-                Ok(()) => tracing::info!("took the database's lock again"),
-                Err(holder) => return LockError::TakenOver(holder),
-            }
-        }
-    }
-
-    async fn take_again(&mut self) -> Result<(), Holder> {
-        let mut was_told = false;
-        let (since, mut told_at) = (Instant::now(), Instant::now());
-        loop {
-            if told_at.elapsed() > TELL_EVERY {
-                told_at = Instant::now();
-                tracing::warn!(
-                    away_for = ?since.elapsed(),
-                    "Postgres does not answer, and this coordinator waits for it: nobody else has the database's lock, \
-                     workers go on, and nothing is stored or placed until it does"
-                );
-            }
-            match timeout(ANSWER_WITHIN, attempt(&self.options)).await {
-                Ok(Ok(Try::Taken(connection))) => {
-                    self.connection = connection;
-                    return Ok(());
-                }
-                Ok(Ok(Try::Held(Some(holder)))) if holder.name != self.name => return Err(holder),
-                Ok(Ok(Try::Held(Some(own)))) => {
-                    if !was_told {
-                        tracing::warn!(
-                            pid = own.pid,
-                            "our own old connection still holds the database's lock; ending it"
-                        );
-                        was_told = true;
-                    }
-                    // It has nothing to do any more. Over a cut network Postgres may believe in it for hours.
-                    let _ = timeout(ANSWER_WITHIN, end(&self.options, &own)).await;
-                }
-                // Its holder has just gone, or Postgres is away: nobody else can take it either.
-                Ok(Ok(Try::Held(None)) | Err(_)) | Err(_) => {}
-            }
-            sleep(TAKE_EVERY).await;
         }
     }
 }
@@ -181,9 +108,9 @@ async fn holder(connection: &mut PgConnection, lock: &PgAdvisoryLock) -> Result<
         return Ok(None);
     };
     // Postgres shows a key of 64 bits in two columns.
-    type Row = (i32, String, Option<String>, Option<DateTime<Utc>>);
+    type Row = (i32, Option<String>, Option<DateTime<Utc>>);
     let row: Option<Row> = sqlx::query_as(
-        "SELECT l.pid, COALESCE(a.application_name, ''), host(a.client_addr), a.backend_start
+        "SELECT l.pid, host(a.client_addr), a.backend_start
          FROM pg_locks l JOIN pg_stat_activity a USING (pid)
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -192,25 +119,9 @@ async fn holder(connection: &mut PgConnection, lock: &PgAdvisoryLock) -> Result<
     .bind(key)
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|(pid, name, address, since)| Holder {
+    Ok(row.map(|(pid, address, since)| Holder {
         pid,
-        name,
         address,
         since,
     }))
-}
-
-/// Ends a connection of our own. Its name is asked for again: its number may be another's by now.
-async fn end(options: &PgConnectOptions, own: &Holder) -> Result<()> {
-    let mut connection = PgConnection::connect_with(options).await?;
-    sqlx::query(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-         WHERE pid = $1 AND application_name = $2",
-    )
-    .bind(own.pid)
-    .bind(&own.name)
-    .execute(&mut connection)
-    .await?;
-    let _ = connection.close().await;
-    Ok(())
 }

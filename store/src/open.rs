@@ -3,7 +3,7 @@
 //!
 //! Invariant: what cannot be read of one row is said in its place and hides no other row.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::resources::Device;
@@ -43,6 +43,14 @@ pub struct OpenJob {
     pub priority: i32,
     pub queued_at: DateTime<Utc>,
     pub not_before: Option<DateTime<Utc>>,
+    /// When its newest attempt was placed.
+    pub started_at: Option<DateTime<Utc>>,
+    /// Who holds it, or its array, and since when.
+    pub held: Option<(String, DateTime<Utc>)>,
+    /// Of a running job: it is to make room.
+    pub is_leaving: bool,
+    /// How often it made room, and on which day it did so last.
+    pub preempted: (u32, Option<NaiveDate>),
     /// What it does, once somebody has looked.
     pub step: Option<Digest>,
     /// Class and figures of what keeps it waiting, as stored.
@@ -60,8 +68,12 @@ pub async fn list_open_jobs(
     let rows = sqlx::query!(
         r#"SELECT o.job_id, o.array_job_id, j.array_index, o.state, o.attempt, o.not_before,
                   COALESCE(o.queued_at, j.created_at) AS "queued_at!", o.obstacle, j.pipeline_id,
-                  j.priority, j.step_digest, j.spec
+                  j.priority, j.step_digest, j.spec, o.started_at,
+                  COALESCE(o.held_by, y.held_by) AS held_by, COALESCE(o.held_at, y.held_at) AS held_at,
+                  o.interruption IS NOT NULL OR o.cancel_requested AS "is_leaving!", o.preempted,
+                  o.preempted_on
            FROM open_jobs o JOIN jobs j ON j.id = o.job_id
+           LEFT JOIN open_jobs y ON y.job_id = o.array_job_id
            WHERE o.state <> 'waiting'
              AND ($1::bigint[] IS NULL OR o.job_id = ANY ($1) OR o.array_job_id = ANY ($1))
            ORDER BY o.job_id"#,
@@ -86,6 +98,13 @@ pub async fn list_open_jobs(
                 priority: row.priority,
                 queued_at: row.queued_at,
                 not_before: row.not_before,
+                started_at: row.started_at,
+                held: row.held_by.zip(row.held_at),
+                is_leaving: row.is_leaving,
+                preempted: (
+                    convert::u32_of("open_jobs.preempted", row.preempted)?,
+                    row.preempted_on,
+                ),
                 step: row.step_digest.map(convert::digest).transpose()?,
                 obstacle: row.obstacle,
                 spec: row
@@ -123,6 +142,8 @@ pub struct HeldRank {
     pub key: RankKey,
     pub worker: WorkerId,
     pub devices: Vec<Device>,
+    /// Whom they are charged to.
+    pub project: String,
 }
 
 /// Every rank that has not ended: devices are free only when nothing is left on them. One whose devices
@@ -131,8 +152,9 @@ pub struct HeldRank {
 pub async fn list_held_ranks(conn: &mut Conn, which: Which<'_>) -> Result<Vec<HeldRank>> {
     let ids = which.ids();
     let rows = sqlx::query!(
-        "SELECT h.job_id, h.attempt, h.rank, h.worker_id, r.devices
+        "SELECT h.job_id, h.attempt, h.rank, h.worker_id, r.devices, j.project
          FROM held_ranks h
+         JOIN jobs j ON j.id = h.job_id
          JOIN attempt_ranks r ON r.job_id = h.job_id AND r.attempt = h.attempt AND r.rank = h.rank
          LEFT JOIN open_jobs o ON $1::bigint[] IS NOT NULL AND o.job_id = h.job_id
          WHERE $1::bigint[] IS NULL OR h.job_id = ANY ($1) OR o.array_job_id = ANY ($1)
@@ -151,6 +173,7 @@ pub async fn list_held_ranks(conn: &mut Conn, which: Which<'_>) -> Result<Vec<He
                 },
                 worker: WorkerId(row.worker_id),
                 devices: convert::json("attempt_ranks.devices", row.devices)?,
+                project: row.project,
             })
         };
         match read() {

@@ -28,13 +28,21 @@ pub struct Pipeline {
 /// Stores a pipeline. None when its `request_id` is taken; where a transaction that is still open
 /// has it, this waits for that one's end.
 pub async fn insert_pipeline(tx: &mut Tx, new: &NewPipeline<'_>) -> Result<Option<PipelineId>> {
+    #[cfg(feature = "planted")]
+    let request_id = if marquee_domain::planted::is("submit-without-request-id") {
+        &format!("{} at {}", new.request_id, new.created_at)
+    } else {
+        new.request_id
+    };
+    #[cfg(not(feature = "planted"))]
+    let request_id = new.request_id;
     let id = sqlx::query_scalar!(
         "INSERT INTO pipelines (name, request_id, document_digest, created_at)
          VALUES ($1, $2, $3, $4)
          ON CONFLICT (request_id) DO NOTHING
          RETURNING id",
         new.name.as_str(),
-        new.request_id,
+        request_id,
         new.document_digest.as_str(),
         new.created_at,
     )

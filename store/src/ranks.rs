@@ -108,6 +108,8 @@ pub struct WorkerRank {
     /// Number of the job's newest attempt.
     pub newest_attempt: u32,
     pub cancel_requested: bool,
+    /// The attempt is to make room: for whose sake.
+    pub makes_room: Option<String>,
     /// Ranks of the attempt.
     pub world_size: u32,
     pub rendezvous: Option<Rendezvous>,
@@ -144,7 +146,7 @@ pub async fn list_worker_ranks(
            SELECT r.job_id, r.attempt, r.rank, r.state, r.last_sequence,
                   a.state AS attempt_state, COALESCE(o.attempt, j.attempt) AS "newest_attempt!",
                   COALESCE(o.cancel_requested, false) AS "cancel_requested!",
-                  j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
+                  o.interruption_message AS "makes_room?", j.ranks AS world_size, a.rendezvous_host, a.rendezvous_port, a.standby_host,
                   a.standby_port, r.lost_at IS NOT NULL AS "is_lost!",
                   ARRAY(SELECT l.rank FROM attempt_ranks l
                         WHERE l.job_id = r.job_id AND l.attempt = r.attempt
@@ -172,6 +174,7 @@ pub async fn list_worker_ranks(
             attempt_state: convert::attempt_state(&row.attempt_state)?,
             newest_attempt: convert::u32_of("jobs.attempt", row.newest_attempt)?,
             cancel_requested: row.cancel_requested,
+            makes_room: row.makes_room,
             world_size: convert::u32_of("jobs.ranks", row.world_size)?,
             rendezvous: attempts::rendezvous(row.rendezvous_host, row.rendezvous_port)?,
             standby: attempts::rendezvous(row.standby_host, row.standby_port)?,
@@ -191,7 +194,7 @@ pub async fn list_worker_ranks(
 pub struct Assignment {
     pub key: RankKey,
     pub pipeline: PipelineId,
-    /// What the job was asked to do, or why that cannot be read.
+    /// What the job was asked to do, or why that, or the devices it was given, cannot be read.
     pub spec: std::result::Result<JobSpec, String>,
     pub world_size: u32,
     pub local_rank: u32,
@@ -227,13 +230,19 @@ pub async fn list_assignments(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<A
     .fetch_all(conn.sql())
     .await?;
     let assignments = rows.into_iter().map(|row| {
+        // Of a kind that a newer version gave out: that rank fails for it, and the others of its worker do not wait.
+        let devices = convert::json::<Vec<Device>>("attempt_ranks.devices", row.devices);
+        let (devices, spec) = match devices {
+            Ok(devices) => (devices, element_spec(row.spec, row.array_index)),
+            Err(error) => (Vec::new(), Err(error)),
+        };
         Ok(Assignment {
             key: key(row.job_id, row.attempt, row.rank)?,
             pipeline: PipelineId(row.pipeline_id),
-            spec: element_spec(row.spec, row.array_index).map_err(|error| error.to_string()),
+            spec: spec.map_err(|error| error.to_string()),
             world_size: convert::u32_of("jobs.ranks", row.ranks)?,
             local_rank: convert::u32_of("attempt_ranks.local_rank", row.local_rank)?,
-            devices: convert::json("attempt_ranks.devices", row.devices)?,
+            devices,
             resume: CheckpointKey::from_columns(row.resumed_from_attempt, row.resumed_from_step)?,
             standby_rank: row
                 .standby_rank

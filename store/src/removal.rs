@@ -6,7 +6,7 @@
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 
-use crate::{Conn, Result, Tx, convert};
+use crate::{Conn, Result, Tx, audit, convert};
 
 /// Who keeps something from being taken away: the first so many are named.
 const NAMED_MAX: i64 = 10;
@@ -216,6 +216,7 @@ pub async fn delete_some_rows(tx: &mut Tx, jobs: &[JobId]) -> Result<bool> {
 /// Deletes a pipeline whose jobs have all ended, with all that is stored of them but logs and metrics, which go
 /// before. What another pipeline's job took from one of them is its own by now.
 pub async fn delete_pipeline(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
+    audit::forget_pipeline(tx, pipeline).await?;
     sqlx::query!(
         "UPDATE jobs SET reused_from = NULL
          WHERE pipeline_id <> $1 AND reused_from IN (SELECT id FROM jobs WHERE pipeline_id = $1)",

@@ -27,7 +27,7 @@ pub async fn mark_step(tx: &mut Tx, id: JobId, step: &Digest) -> Result<()> {
 }
 
 /// The newest `limit` jobs that did this step with this code, by their own work, and whose data may
-/// still be used on the day `today`.
+/// still be used on the day `today`. Where the word on that cannot be read, they are not.
 pub async fn list_reusable(
     conn: &mut Conn,
     step: &Digest,
@@ -41,7 +41,11 @@ pub async fn list_reusable(
          JOIN artifacts a ON a.job_id = j.id
          JOIN attempt_ranks r ON r.job_id = j.id AND r.attempt = a.attempt AND r.rank = 0
          WHERE j.step_digest = $1 AND a.code = $2 AND j.state = 'succeeded'
-           AND COALESCE((r.summary #>> '{source,use_until}')::date >= $3, true)
+           -- As text: a word that is no date must not fail the statement, on which everybody's queue waits.
+           AND CASE WHEN r.summary #>> '{source,use_until}' IS NULL THEN true
+                    WHEN r.summary #>> '{source,use_until}' ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}$'
+                        THEN r.summary #>> '{source,use_until}' >= to_char($3::date, 'YYYY-MM-DD')
+                    ELSE false END
          ORDER BY a.committed_at DESC, j.id DESC
          LIMIT $4",
         step.as_str(),

@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use crate::fence::Fence;
 use crate::{Db, Result, Tx};
 
 /// The role that owns everything.
@@ -103,7 +104,7 @@ impl TestDatabase {
             .connect_with(options)
             .await
             .expect("a database that was just made can be opened");
-        let db = Db::over(pool);
+        let db = Db::over(pool, Fence::open());
         Self { db, url }
     }
 }
@@ -113,15 +114,53 @@ impl TestDatabase {
 /// # Panics
 /// When Postgres does not answer, or gives none.
 pub async fn number(url: &str, query: &str) -> i64 {
-    let options = PgConnectOptions::from_str(url).expect("the test knows its database");
-    let mut connection = PgConnection::connect_with(&options)
-        .await
-        .unwrap_or_else(|error| panic!("the database does not answer: {error}"));
+    let mut connection = connect(url).await;
     let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
         .fetch_one(&mut connection)
         .await;
     let _ = connection.close().await;
     number.unwrap_or_else(|error| panic!("{query}: {error}"))
+}
+
+/// The words that a query gives on the database at `url`, one a row.
+///
+/// # Panics
+/// When Postgres does not answer, or refuses it.
+pub async fn words(url: &str, query: &str) -> Vec<String> {
+    let mut connection = connect(url).await;
+    let words = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+        .fetch_all(&mut connection)
+        .await;
+    let _ = connection.close().await;
+    words.unwrap_or_else(|error| panic!("{query}: {error}"))
+}
+
+/// Runs statements on the database at `url`.
+///
+/// # Panics
+/// When Postgres does not answer, or refuses one.
+pub async fn execute(url: &str, statements: &str) {
+    let mut connection = connect(url).await;
+    let done = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))
+        .execute(&mut connection)
+        .await;
+    let _ = connection.close().await;
+    done.unwrap_or_else(|error| panic!("{statements}: {error}"));
+}
+
+/// Brings the tables of the database at `url` to this version.
+pub async fn migrate(url: &str) -> Result<()> {
+    let db = Db::connect(url, Uuid::nil()).await?;
+    let migrated = db.migrate().await;
+    db.close().await;
+    migrated
+}
+
+async fn connect(url: &str) -> PgConnection {
+    let options = PgConnectOptions::from_str(url).expect("the test knows its database");
+    PgConnection::connect_with(&options)
+        .await
+        .unwrap_or_else(|error| panic!("the database does not answer: {error}"))
 }
 
 impl Tx {
@@ -147,15 +186,7 @@ impl Server {
     }
 
     async fn execute(&self, statement: String) {
-        let options = PgConnectOptions::from_str(&self.url("postgres")).expect("it is made here");
-        let mut connection = PgConnection::connect_with(&options)
-            .await
-            .expect("the test Postgres runs");
-        let done = sqlx::raw_sql(AssertSqlSafe(statement.clone()))
-            .execute(&mut connection)
-            .await;
-        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        let _ = connection.close().await;
+        execute(&self.url("postgres"), &statement).await;
     }
 
     fn url(&self, database: &str) -> String {

@@ -245,11 +245,15 @@ pub async fn mark_jobs_succeeded(
     let manifests = successes
         .iter()
         .map(|success| convert::to_document("manifest", success.manifest));
+    let callers: Vec<String> = successes
+        .iter()
+        .map(|success| tx.caller_of(success.at.0))
+        .collect();
     let rows = sqlx::query!(
         r#"WITH given AS (
                SELECT * FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
-                                    $7::int[], $8::jsonb[], $9::text[], $10::text[])
-                   AS g (job_id, attempt, name, digest, size_bytes, file_count, manifest, code, text)
+                                    $7::int[], $8::jsonb[], $9::text[], $10::text[], $11::text[])
+                   AS g (job_id, attempt, name, digest, size_bytes, file_count, manifest, code, text, caller)
            ), ended AS (
                DELETE FROM open_jobs o USING given g
                WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'running'
@@ -272,8 +276,9 @@ pub async fn mark_jobs_succeeded(
                       $1, g.code
                FROM given g JOIN ended e ON e.job_id = g.job_id
            ), told AS (
-               INSERT INTO job_events (job_id, attempt, text, at)
-               SELECT g.job_id, g.attempt, g.text, $1 FROM given g JOIN ended e ON e.job_id = g.job_id
+               INSERT INTO job_events (job_id, attempt, text, at, caller)
+               SELECT g.job_id, g.attempt, g.text, $1, g.caller
+               FROM given g JOIN ended e ON e.job_id = g.job_id
            ), counted AS (
                UPDATE arrays a SET succeeded = a.succeeded + c.more
                FROM (SELECT array_job_id, count(*)::int AS more FROM ended
@@ -294,6 +299,7 @@ pub async fn mark_jobs_succeeded(
         &manifests.collect::<Result<Vec<_>>>()?,
         &each(|success| success.code.to_owned()),
         &each(|success| success.text.to_owned()),
+        &callers,
     )
     .fetch_all(tx.sql())
     .await?;
@@ -417,7 +423,7 @@ pub async fn mark_job_requeued(
     let done = sqlx::query!(
         "UPDATE open_jobs
          SET state = 'queued', not_before = $3, failure_class = $4, failure_message = $5,
-             last_attempt = $6
+             last_attempt = $6, interruption = NULL, interruption_message = NULL
          WHERE job_id = $1 AND state = 'running' AND attempt = $2",
         id.0,
         convert::int("attempt", attempt.0)?,
@@ -562,6 +568,12 @@ pub async fn mark_jobs_revived(
     )
     .fetch_all(tx.sql())
     .await?;
+    #[cfg(feature = "planted")]
+    if marquee_domain::planted::is("attempt-number-again") {
+        let before =
+            "UPDATE open_jobs SET attempt = attempt - 1 WHERE job_id = ANY ($1) AND attempt > 0";
+        sqlx::query(before).bind(&rows).execute(tx.sql()).await?;
+    }
     Ok(rows.into_iter().map(JobId).collect())
 }
 

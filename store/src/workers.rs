@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{BootId, JobId, WorkerId};
 use marquee_domain::resources::Inventory;
+use marquee_domain::standing::Standing;
 use uuid::Uuid;
 
 use crate::{Conn, Result, StoreError, Tx, convert};
@@ -60,6 +61,8 @@ pub struct Worker {
     /// Version of the code of its `marquee-prep`; empty where it does not say.
     pub prep_code: String,
     pub last_seen_at: DateTime<Utc>,
+    /// What an operator decided about it. One that cannot be read keeps new work away: it was not for nothing.
+    pub standing: std::result::Result<Standing, String>,
 }
 
 /// The unique index that keeps two workers of one name from being online.
@@ -184,7 +187,7 @@ pub enum WhichWorkers {
 /// Workers, by name. What cannot be read of one is said in its place.
 pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Worker>> {
     let rows = sqlx::query!(
-        "SELECT id, name, state, version, inventory, prep_code, last_seen_at
+        "SELECT id, name, state, version, inventory, prep_code, last_seen_at, standing
          FROM workers WHERE $1 OR state <> 'left' ORDER BY name, id",
         which == WhichWorkers::Ever,
     )
@@ -212,6 +215,8 @@ pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Wo
             inventory: inventory.map_err(|error| error.to_string()),
             prep_code: row.prep_code,
             last_seen_at: row.last_seen_at,
+            standing: convert::json("workers.standing", row.standing)
+                .map_err(|error| error.to_string()),
         })
     });
     workers.collect()

@@ -1,5 +1,5 @@
 // Where this process stands, in a page that its worker reads, and the stacks of its threads, for when it
-// hangs. The layout is that of domain/src/standing.rs.
+// hangs. The layout is that of domain/src/pulse.rs.
 //
 // Plain stores into memory that is mapped: they cost a step nothing, and are read also when a signal holds
 // this process up.
@@ -36,7 +36,7 @@ namespace {
 struct Page {
   std::atomic<uint64_t> magic, beats, step, phase, since_ms, answers, spare[2];
 };
-static_assert(sizeof(Page) == 64, "the layout of domain/src/standing.rs");
+static_assert(sizeof(Page) == 64, "the layout of domain/src/pulse.rs");
 
 // Where nobody reads, until a file is mapped.
 Page nowhere;

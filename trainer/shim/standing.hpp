@@ -5,7 +5,7 @@
 
 namespace marquee {
 
-// `Phase::AllReduce` of domain/src/standing.rs: it waits in an exchange for other ranks.
+// `Phase::AllReduce` of domain/src/pulse.rs: it waits in an exchange for other ranks.
 constexpr uint64_t kWaitsForPeers = 5;
 
 // Says that this process is at something else from now on, and gives what it was at before.

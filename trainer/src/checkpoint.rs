@@ -194,6 +194,7 @@ pub(crate) fn restore(
             dir.display()
         )));
     }
+    // Before any tensor is read: half of the state of another run must not get into this one.
     if let Some(difference) = run.difference(&position.run) {
         return Err(RunError::input(format!(
             "checkpoint {} is of another run: {difference}; start anew without it",

@@ -43,7 +43,7 @@ fn run_or_launch(
     events: &Arc<Events>,
 ) -> Result<Outcome, RunError> {
     let stop = Stop::on_signals()?;
-    if let Some(path) = std::env::var_os(env::STANDING).map(PathBuf::from) {
+    if let Some(path) = std::env::var_os(env::PULSE).map(PathBuf::from) {
         // Whether it hangs can be told without, if less surely.
         if let Err(error) = ffi::open_standing(&path) {
             tracing::warn!(%error, "where this rank stands cannot be told");

@@ -37,6 +37,8 @@ pub(crate) fn set_environment() {
 /// through `CUDA_VISIBLE_DEVICES`, as number 0.
 pub(crate) fn choose(spec: &ChildSpec) -> Result<Device, RunError> {
     let threads = i32::try_from(spec.threads.max(1)).unwrap_or(1);
+    // Before the first operation: libtorch makes its pool then, for all the host's threads, and ranks on one host
+    // would fight for them.
     tch::set_num_threads(threads);
     let wants_gpu = spec.devices.iter().any(|device| match device {
         Granted::Gpu { .. } => true,

@@ -48,6 +48,7 @@ impl Ema {
 
     /// Takes the weights of one more step in.
     pub(crate) fn update(&mut self) -> Result<(), RunError> {
+        // The first step is taken whole: a mean that began at zero would need hundreds of steps to forget it.
         let weight = if self.updates == 0 {
             1.0
         } else {
@@ -62,6 +63,7 @@ impl Ema {
     pub(crate) fn swap(&self) -> Result<(), RunError> {
         no_grad(|| {
             for (mean, weight) in self.means.iter().zip(&self.parameters) {
+                // Copied into place and not exchanged: optimizer and reducer hold these very tensors.
                 let kept = weight.f_detach()?.copy();
                 weight.f_detach()?.f_copy_(mean)?;
                 mean.shallow_clone().f_copy_(&kept)?;

@@ -11,7 +11,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::EvalSettings;
-use marquee_domain::standing::Phase;
+use marquee_domain::pulse::Phase;
 use marquee_evaluation::{EvalInput, SplitScores, Timing, check_overlap, write_report};
 use tch::Device;
 
@@ -137,6 +137,7 @@ fn score(
     stop: &Stop,
 ) -> Result<Option<SplitScores>, RunError> {
     let mut scores = SplitScores::default();
+    // A data set without validation is one, and then nothing is tuned.
     let Some(split) = split else {
         return Ok(Some(scores));
     };

@@ -79,6 +79,7 @@ impl Events {
         let is_recent = state
             .progress_at
             .is_some_and(|at| at.elapsed() < PROGRESS_EVERY);
+        // The last one of a phase goes out whenever it comes, or a bar would stop at 98 %.
         if same_phase && is_recent && done < total {
             return;
         }
@@ -109,6 +110,8 @@ impl Events {
     pub(crate) fn metrics(&self, step: u64, values: &[(&str, f64)]) {
         let values: BTreeMap<String, f64> = values
             .iter()
+            // A loss that is no number ends the run elsewhere, with a message; as a point in a curve nothing
+            // could store it.
             .filter(|(_, value)| value.is_finite())
             .map(|(name, value)| ((*name).to_owned(), *value))
             .collect();

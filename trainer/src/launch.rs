@@ -186,6 +186,7 @@ fn gpu_of(rank: u32, uses_gpus: bool, visible: Option<String>) -> Result<Option<
     if !uses_gpus {
         return Ok(None);
     }
+    // Nothing was narrowed down by whoever started this: ranks take the host's GPUs in order.
     let Some(visible) = visible else {
         return Ok(Some(rank.to_string()));
     };

@@ -62,6 +62,8 @@ impl Loss {
         let targets = if self.smoothing > 0.0 {
             smoothed = targets
                 .f_mul_scalar(1.0 - self.smoothing)?
+                // Half of it: each label is a question of yes or no of its own, so that "cannot tell" is 0.5 and
+                // not one in all classes.
                 .f_add_scalar(self.smoothing / 2.0)?;
             &smoothed
         } else {
@@ -89,6 +91,7 @@ impl Loss {
 fn positive_weights(train: &SplitReader, cap: f64) -> Result<Vec<f64>, RunError> {
     let counts = train.label_counts()?;
     let rows = train.rows() as f64;
+    // Capped: a class with one picture in ten thousand would drown all others in its own gradient.
     let weight = |count: u64| ((rows - count as f64) / count.max(1) as f64).min(cap);
     Ok(counts.into_iter().map(weight).collect())
 }

@@ -43,6 +43,7 @@ impl Optimizer {
     ) -> Result<Self, RunError> {
         let mut groups: Vec<(Rule, Vec<String>, Vec<Tensor>)> = Vec::new();
         for ((name, tensor), rule) in parameters.entries().iter().zip(rules) {
+            // What never learns has no state either: of a frozen network that is most of the memory.
             if rule.from_epoch.is_none() {
                 continue;
             }
@@ -161,6 +162,7 @@ impl Optimizer {
         for group in &self.groups {
             group
                 .state
+                // Adam's correction counts the updates that were made: a step that overflowed was none.
                 .count((self.steps - self.skipped - group.from_step).max(0))?;
         }
         Ok(())

@@ -17,7 +17,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     pub(crate) fn finished(summary: &impl Serialize) -> Self {
-        Self::Finished(serde_json::to_value(summary).unwrap_or_default())
+        Self::Finished(marquee_domain::report::summary(summary))
     }
 }
 

@@ -156,6 +156,7 @@ impl Parameters {
             }
             no_grad(|| tensor.shallow_clone().f_copy_(given))?;
         }
+        // Also what is too much: a file with more weights is of another network, whatever fits by accident.
         match from.keys().find(|name| !self.knows(name)) {
             Some(name) => Err(RunError::input(format!(
                 "{whence} has a weight {name:?} that the model does not know"

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,8 @@ use crate::error::RunError;
 
 /// What the first record of a file says.
 const FILE_VERSION: &str = "brain.Event:2";
+/// Events that wait for the disk, some hundred bytes each; beyond them training waits too.
+const AHEAD_MAX: usize = 4_096;
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
@@ -97,7 +99,7 @@ impl EventFile {
 /// An event file that a thread of its own writes, so that training waits for no disk.
 #[derive(Debug)]
 pub(crate) struct Board {
-    values: Option<Sender<Event>>,
+    values: Option<SyncSender<Event>>,
     thread: Option<JoinHandle<Result<(), RunError>>>,
 }
 
@@ -105,7 +107,7 @@ impl Board {
     /// Starts an event file in the folder `dir`.
     pub(crate) fn create(dir: &Path) -> Result<Self, RunError> {
         let mut file = EventFile::create(dir)?;
-        let (values, events) = channel::<Event>();
+        let (values, events) = sync_channel::<Event>(AHEAD_MAX);
         let thread = thread::Builder::new()
             .name("tensorboard".to_owned())
             .spawn(move || events.iter().try_for_each(|event| file.write(&event)))

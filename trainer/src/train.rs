@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::TrainSettings;
-use marquee_domain::standing::Phase;
+use marquee_domain::pulse::Phase;
 
 use crate::compat;
 use crate::data::{self, SplitReader};

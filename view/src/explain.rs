@@ -109,6 +109,7 @@ impl Explanation<'_> {
                     .events
                     .last()
                     .map_or("", |event| event.text.as_str());
+                // Where no reason is stored, the last event says it.
                 let cause = or(&job.reason, or(last, "by a user"));
                 vec![format!("It was cancelled: {cause}.")]
             }
@@ -127,6 +128,7 @@ impl Explanation<'_> {
             words::failure_word(failure),
             failure.message
         )];
+        // The rank that is to blame has its failure beside it; the others only lost their connection to it.
         let rank = self
             .detail
             .attempts
@@ -191,16 +193,19 @@ impl Explanation<'_> {
                 vec![Hint::command(line, "fetches its result")]
             }
             Some(JobStateName::Failed) => {
-                let class = job.failure.as_ref().and_then(words::failure_class);
-                let mut hints: Vec<Hint> =
-                    class.map(advice).map(Hint::Sentence).into_iter().collect();
                 let rescue = format!("marquee artifacts rescue {id}");
                 let names_it = |failure: &Failure| failure.message.contains(&rescue);
+                let mut hints = Vec::new();
                 if job.failure.as_ref().is_some_and(names_it) {
+                    // The work is done and its result lies there: nothing has to be computed again, whatever
+                    // the class of the failure would usually advise.
                     hints.push(Hint::command(
                         rescue,
                         "makes the output that was kept its result, once the cause is gone",
                     ));
+                } else {
+                    let class = job.failure.as_ref().and_then(words::failure_class);
+                    hints.extend(class.map(advice).map(Hint::Sentence));
                 }
                 hints.push(Hint::command(
                     format!("marquee logs {id} --tail 50"),
@@ -374,14 +379,14 @@ mod tests {
         job.finished_at = None;
         let attempt = detail.attempts.last_mut().unwrap();
         attempt.failure = None;
-        attempt.ranks[0].standing = Some(marquee_proto::v1::Standing {
+        attempt.ranks[0].stall = Some(marquee_proto::v1::Stall {
             idle_ms: 45_000,
             step: Some(12),
             phase: "all-reduce".into(),
             waits_for_peers: true,
             ..Default::default()
         });
-        attempt.ranks[1].standing = Some(marquee_proto::v1::Standing {
+        attempt.ranks[1].stall = Some(marquee_proto::v1::Stall {
             idle_ms: 46_200,
             step: Some(12),
             phase: "forward".into(),
@@ -446,6 +451,42 @@ mod tests {
         assert!(Page::of(&explanation, samples::now()).blocks().is_empty());
         assert_eq!(explanation.json(samples::now()), Value::Null);
         assert!(explanation.ids().is_empty());
+    }
+
+    #[test]
+    fn a_kept_output_is_to_be_rescued_and_not_made_again() {
+        let failed = |message: &str| Job {
+            id: 7,
+            state: JobState::Failed.into(),
+            failure: Some(marquee_proto::v1::Failure {
+                class: marquee_proto::v1::FailureClass::UserError.into(),
+                message: message.into(),
+            }),
+            ..Job::default()
+        };
+        let first = |job: &Job| {
+            let detail = JobDetail {
+                job: Some(job.clone()),
+                ..JobDetail::default()
+            };
+            let explanation = Explanation {
+                detail: &detail,
+                needs: &[],
+            };
+            let hints = explanation.what_to_do(job);
+            let all: Vec<String> = hints.iter().map(ToString::to_string).collect();
+            (all[0].clone(), all.join("\n"))
+        };
+        let kept =
+            "latest.pt leads outside; kept for 7 days: \"marquee artifacts rescue 7\" stores it";
+        let (hint, all) = first(&failed(kept));
+        assert!(hint.starts_with("marquee artifacts rescue 7"), "{hint}");
+        assert!(!all.contains("submit it again"), "{all}");
+        // Another job's number is no rescue of this one.
+        let other = "see \"marquee artifacts rescue 70\" of another job";
+        let (hint, all) = first(&failed(&other.replace("70", "8")));
+        assert!(hint.contains("submit it again"), "{hint}");
+        assert!(!all.contains("rescue"), "{all}");
     }
 
     #[test]

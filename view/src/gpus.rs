@@ -40,6 +40,8 @@ impl<'a> Gpus<'a> {
                     reading: worker.gpus.iter().find(|r| r.index == gpu.index),
                 })
                 .collect();
+            // A device that fell off the bus is missing from the inventory of a restarted worker, and its reading
+            // says why.
             for reading in &worker.gpus {
                 if gpus.iter().all(|gpu| gpu.index != reading.index) {
                     gpus.push(Gpu {
@@ -97,6 +99,7 @@ impl Gpu<'_> {
     }
 
     fn health(&self, now: DateTime<Utc>) -> Cell {
+        // What a worker said before it went says nothing of now.
         if self.worker.state() != v1::WorkerState::Online {
             let state = words::worker_state(self.worker);
             return toned(format!("worker {state}"), Tone::Faint);

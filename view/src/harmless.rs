@@ -30,6 +30,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 /// is shown with the last that it drew.
 #[must_use]
 pub fn harmless_line(text: &str) -> Cow<'_, str> {
+    // The end of a line in files from Windows, which draws nothing over anything.
     let text = text.trim_end_matches('\r');
     harmless(text.rsplit('\r').next().unwrap_or(text))
 }

@@ -30,6 +30,7 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
             rows.push(own);
             continue;
         }
+        // One cause is told once: with a rank to blame it stands in that rank's row.
         let blamed = attempt.ranks.iter().any(|rank| rank.failure.is_some());
         for (place, rank) in attempt.ranks.iter().enumerate() {
             let mut row = if place == 0 {
@@ -57,8 +58,8 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
 fn rank_state(rank: &v1::AttemptRank) -> &'static str {
     if rank.lost_at.is_some() {
         "lost"
-    } else if let Some(standing) = &rank.standing {
-        if outcome::waits(standing) {
+    } else if let Some(stall) = &rank.stall {
+        if outcome::waits(stall) {
             "waits"
         } else {
             "hangs"
@@ -105,6 +106,7 @@ fn failure(failure: Option<&v1::Failure>) -> Cell {
 
 /// The newest events, in order.
 pub fn events(page: &mut Page, events: &[v1::JobEvent]) {
+    // The newest are what somebody who asks why wants to see.
     let left_out = events.len().saturating_sub(EVENTS_SHOWN);
     if left_out > 0 {
         page.line(format!(

@@ -60,6 +60,15 @@ fn attempts(detail: &v1::JobDetail, job: &v1::Job) -> String {
     }
 }
 
+/// The project, unless it is the one of whoever names none.
+fn project(job: &v1::Job) -> String {
+    if job.project == marquee_domain::project::DEFAULT {
+        String::new()
+    } else {
+        job.project.clone()
+    }
+}
+
 fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'static str, Cell)> {
     let at = |time: &Option<_>| {
         units::time(time.as_ref())
@@ -81,6 +90,7 @@ fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'st
         String::new()
     };
     let progress = job.progress.as_ref();
+    // All of them here, where there is room; a listing names the most frequent alone.
     let problems = progress.and_then(|progress| progress::problems_text(progress, usize::MAX));
     let problems = problems.unwrap_or_default();
     let attempts = match job.elements {
@@ -105,6 +115,7 @@ fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'st
         ("elements", elements.into()),
         ("ranks", job.ranks.to_string().into()),
         ("priority", job.priority.to_string().into()),
+        ("project", project(job).into()),
         ("created", at(&job.created_at).into()),
         ("started", at(&job.started_at).into()),
         ("finished", at(&job.finished_at).into()),
@@ -213,26 +224,31 @@ mod tests {
             {
               "at": "2027-01-15T07:55:00.000Z",
               "attempt": 0,
+              "caller": null,
               "text": "submitted"
             },
             {
               "at": "2027-01-15T07:56:39.000Z",
               "attempt": 1,
+              "caller": null,
               "text": "placed on worker-1 and worker-2"
             },
             {
               "at": "2027-01-15T07:57:30.000Z",
               "attempt": 1,
+              "caller": null,
               "text": "failed (lost_worker): worker \"worker-2\" was not heard from for 10 s"
             },
             {
               "at": "2027-01-15T07:57:39.000Z",
               "attempt": 2,
+              "caller": null,
               "text": "placed on worker-1 and worker-2"
             },
             {
               "at": "2027-01-15T07:58:45.000Z",
               "attempt": 2,
+              "caller": null,
               "text": "failed (out_of_memory): rank 1 was killed"
             }
           ],
@@ -241,8 +257,11 @@ mod tests {
             "message": "rank 1 was killed: the host's memory ran out; lower batch_size"
           },
           "finished_at": "2027-01-15T07:58:45.000Z",
+          "held_at": null,
+          "held_by": null,
           "id": 17,
           "kind": "train",
+          "makes_room": null,
           "max_attempts": 2,
           "name": "train",
           "needs": [
@@ -252,6 +271,7 @@ mod tests {
           "pipeline_name": "posters",
           "priority": 0,
           "progress": null,
+          "project": null,
           "ranks": 2,
           "reason": null,
           "reused_from_job_id": null,

@@ -74,6 +74,7 @@ fn attempts(job: &Job) -> String {
 
 /// The job's detail, unless it would only repeat the time that stands in another column.
 fn detail(job: &Job, now: DateTime<Utc>) -> String {
+    // A column that repeats the one beside it takes room from those that say something.
     let only_time = match words::state_name(job) {
         Some(JobStateName::Succeeded) => job.elements.is_none() && job.reused_from_job_id == 0,
         Some(JobStateName::Running) => {

@@ -23,6 +23,8 @@ fn text(value: &str) -> Value {
 
 /// JSON that travels inside a message; null where there is none.
 fn embedded(value: &str) -> Value {
+    // A summary that is no JSON is a program's own doing: it is passed on as the text it is, and breaks nobody's
+    // script.
     serde_json::from_str(value).unwrap_or_else(|_| text(value))
 }
 
@@ -85,6 +87,10 @@ pub fn job(job: &v1::Job) -> Value {
             "index": element.index,
         })),
         "reused_from_job_id": (job.reused_from_job_id != 0).then_some(job.reused_from_job_id),
+        "project": text(&job.project),
+        "held_by": text(&job.held_by),
+        "held_at": time(job.held_at.as_ref()),
+        "makes_room": text(&job.makes_room),
     })
 }
 
@@ -110,16 +116,16 @@ fn rank(rank: &v1::AttemptRank) -> Value {
         "lost_at": time(rank.lost_at.as_ref()),
     });
     // Of one that does not get on: most do.
-    if let (Some(standing), Some(fields)) = (&rank.standing, value.as_object_mut()) {
-        let standing = json!({
-            "idle_s": standing.idle_ms as f64 / 1_000.0,
-            "step": standing.step,
-            "phase": standing.phase,
-            "is_stopped": standing.is_stopped,
-            "waits_for_peers": standing.waits_for_peers,
-            "process": standing.process,
+    if let (Some(stall), Some(fields)) = (&rank.stall, value.as_object_mut()) {
+        let stall = json!({
+            "idle_s": stall.idle_ms as f64 / 1_000.0,
+            "step": stall.step,
+            "phase": stall.phase,
+            "is_stopped": stall.is_stopped,
+            "waits_for_peers": stall.waits_for_peers,
+            "process": stall.process,
         });
-        fields.insert("standing".into(), standing);
+        fields.insert("stall".into(), stall);
     }
     value
 }
@@ -146,7 +152,7 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
         value["spec_unreadable"] = json!(detail.spec_unreadable);
     }
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
-    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text });
+    let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
     value
 }
@@ -172,6 +178,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "gpus": host.gpus.iter().map(gpu).collect::<Vec<_>>(),
             "address": host.address,
             "flavour": text(&host.flavour),
+            "labels": host.labels,
         })
     });
     let rank = |rank: &v1::RunningRank| {
@@ -192,6 +199,13 @@ pub fn worker(worker: &v1::Worker) -> Value {
         "inventory": inventory,
         "unreadable": text(&worker.unreadable),
         "rival": text(&worker.rival),
+        "closed": text(&worker.closed),
+        "drain_deadline": time(worker.drain_deadline.as_ref()),
+        "quarantined_gpus": worker.quarantined_gpus.iter().map(|gpu| json!({
+            "index": gpu.index,
+            "reason": gpu.reason,
+            "by": gpu.by,
+        })).collect::<Vec<_>>(),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
     })
 }
@@ -216,6 +230,7 @@ pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::Gpu
         "uuid": text(&reading.uuid),
         "name": text(name),
         "at": time(reading.at.as_ref()),
+        // Null where it was never read: "healthy" would be a claim that nobody has checked.
         "healthy": reading.at.map(|_| reading.fault.is_empty()),
         "fault": text(&reading.fault),
         "cure": text(&reading.cure),
@@ -254,6 +269,37 @@ pub fn gpu(worker: &v1::Worker, index: u32, name: &str, reading: Option<&v1::Gpu
         "persistence_mode": reading.persistence_mode,
         "compute_mode": text(&reading.compute_mode),
         "mig_enabled": reading.mig_enabled,
+    })
+}
+
+#[must_use]
+pub fn project(project: &v1::Project) -> Value {
+    let quotas = project.quotas.clone().unwrap_or_default();
+    let change = |change: &v1::ProjectChange| {
+        json!({
+            "at": time(change.at.as_ref()),
+            "text": change.text,
+            "caller": text(&change.caller),
+        })
+    };
+    json!({
+        "name": project.name,
+        "weight": project.weight,
+        "quotas": {
+            "gpus": quotas.gpus,
+            "cpu_slots": quotas.cpu_slots,
+            "queued": quotas.queued,
+            "gpu_hours_week": quotas.gpu_hours_week,
+            "reset": text(&quotas.reset),
+        },
+        "gpus_used": project.gpus_used,
+        "cpu_slots_used": project.cpu_slots_used,
+        "queued_jobs": project.queued_jobs,
+        "gpu_hours_used": project.gpu_hours_used,
+        "gpu_hours_free_at": time(project.gpu_hours_free_at.as_ref()),
+        "devices_free_at": time(project.devices_free_at.as_ref()),
+        "usage_gpu_seconds": project.usage_gpu_seconds,
+        "changes": project.changes.iter().map(change).collect::<Vec<_>>(),
     })
 }
 

@@ -9,6 +9,8 @@
 //! pure function: the time is an argument, and nothing is read, asked for or printed here.
 
 pub mod artifacts;
+pub mod audit;
+pub mod coordinators;
 pub mod doctor;
 pub mod explain;
 pub mod gpus;
@@ -23,6 +25,7 @@ pub mod outcome;
 mod page;
 pub mod pipeline;
 pub mod progress;
+pub mod projects;
 pub mod report;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;

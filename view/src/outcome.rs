@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use marquee_domain::bottleneck::diagnose;
 use marquee_domain::report::{
-    EvalReport, FetchSummary, PreprocessSummary, TrainSummary, rule_words,
+    EvalReport, FetchSummary, PreprocessSummary, TrainSummary, UnreadableSummary, read_summary,
+    rule_words,
 };
 use marquee_domain::spec::JobKind;
 use marquee_proto::v1;
@@ -17,10 +18,22 @@ use crate::words::failure_word;
 pub fn result(detail: &v1::JobDetail) -> Option<String> {
     let summary = summary_of(detail)?;
     match JobKind::try_from(detail.job.as_ref()?.kind()).ok()? {
-        JobKind::Fetch => serde_json::from_str(summary).ok().as_ref().map(fetched),
-        JobKind::Preprocess => serde_json::from_str(summary).ok().as_ref().map(prepared),
-        JobKind::Eval => serde_json::from_str(summary).ok().as_ref().map(scored),
+        JobKind::Fetch => said(read_summary(summary), fetched),
+        JobKind::Preprocess => said(read_summary(summary), prepared),
+        JobKind::Eval => said(read_summary(summary), scored),
         JobKind::Train | JobKind::Command => None,
+    }
+}
+
+/// A summary in words, or that a newer release wrote it: silence would look like a job without a result.
+fn said<T>(summary: Result<T, UnreadableSummary>, words: impl Fn(&T) -> String) -> Option<String> {
+    match summary {
+        Ok(summary) => Some(words(&summary)),
+        Err(newer @ UnreadableSummary::Newer(_)) => {
+            Some(format!("its summary cannot be shown: {newer}"))
+        }
+        // Of a job that left none, or a program that is not ours.
+        Err(UnreadableSummary::Other(_)) => None,
     }
 }
 
@@ -33,7 +46,7 @@ pub fn eval_warnings(detail: &v1::JobDetail) -> Vec<String> {
         .is_some_and(|job| JobKind::try_from(job.kind()) == Ok(JobKind::Eval));
     summary_of(detail)
         .filter(|_| is_eval)
-        .and_then(|summary| serde_json::from_str::<EvalReport>(summary).ok())
+        .and_then(|summary| read_summary::<EvalReport>(summary).ok())
         .map(|report| report.warnings)
         .unwrap_or_default()
 }
@@ -140,7 +153,8 @@ pub fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
             .ranks
             .iter()
             .filter(|rank| rank.lost_at.is_none())
-            .map(|rank| serde_json::from_str(&rank.summary_json).ok())
+            // All or nothing: a verdict about ranks of which one is missing could name the wrong one as slow.
+            .map(|rank| read_summary(&rank.summary_json).ok())
             .collect()
     };
     detail.attempts.iter().rev().find_map(summaries)
@@ -179,22 +193,22 @@ pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
 #[must_use]
 pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
     let mut ranks = stalled(detail);
-    ranks.sort_by_key(|(rank, standing)| (waits(standing), rank.rank));
-    let told = ranks.into_iter().map(|(rank, standing)| {
+    ranks.sort_by_key(|(rank, stall)| (waits(stall), rank.rank));
+    let told = ranks.into_iter().map(|(rank, stall)| {
         let (number, worker) = (rank.rank, &rank.worker_name);
-        let step = standing.step.map(|step| format!(" at step {}", count(step)));
+        let step = stall.step.map(|step| format!(" at step {}", count(step)));
         let step = step.unwrap_or_default();
-        let seconds = standing.idle_ms / 1_000;
-        let phase = &standing.phase;
-        if waits(standing) {
+        let seconds = stall.idle_ms / 1_000;
+        let phase = &stall.phase;
+        if waits(stall) {
             format!("Rank {number} on {worker} waits in {phase}{step}, for {seconds} s.")
-        } else if standing.is_stopped {
+        } else if stall.is_stopped {
             format!(
                 "Rank {number} on {worker} hangs: it is stopped by a signal (state T){step}, for {seconds} s; \"kill -CONT\" lets it go on."
             )
         } else {
             let of = if phase.is_empty() { String::new() } else { format!(" in {phase}") };
-            let process = match standing.process.as_str() {
+            let process = match stall.process.as_str() {
                 "" => String::new(),
                 process => format!("; its main thread {process}"),
             };
@@ -208,23 +222,23 @@ pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
 #[must_use]
 pub fn hung_rank(detail: &v1::JobDetail) -> Option<u32> {
     let ranks = stalled(detail);
-    let hung = ranks.iter().find(|(_, standing)| !waits(standing));
+    let hung = ranks.iter().find(|(_, stall)| !waits(stall));
     hung.or(ranks.first()).map(|(rank, _)| rank.rank)
 }
 
 /// Whether it waits for others in an exchange, rather than they for it.
-pub(crate) fn waits(standing: &v1::Standing) -> bool {
-    standing.waits_for_peers && !standing.is_stopped
+pub(crate) fn waits(stall: &v1::Stall) -> bool {
+    stall.waits_for_peers && !stall.is_stopped
 }
 
-fn stalled(detail: &v1::JobDetail) -> Vec<(&v1::AttemptRank, &v1::Standing)> {
+fn stalled(detail: &v1::JobDetail) -> Vec<(&v1::AttemptRank, &v1::Stall)> {
     let ranks = detail
         .attempts
         .last()
         .into_iter()
         .flat_map(|attempt| &attempt.ranks);
     ranks
-        .filter_map(|rank| Some((rank, rank.standing.as_ref()?)))
+        .filter_map(|rank| Some((rank, rank.stall.as_ref()?)))
         .collect()
 }
 
@@ -263,7 +277,7 @@ pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
     )];
     let first = attempt.ranks.iter().find(|rank| rank.lost_at.is_none());
     let summary: Option<TrainSummary> =
-        first.and_then(|rank| serde_json::from_str(&rank.summary_json).ok());
+        first.and_then(|rank| read_summary(&rank.summary_json).ok());
     lines.extend(
         summary
             .iter()

@@ -27,6 +27,12 @@ pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
             None => job.reason.clone(),
         },
         Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
+        Some(JobStateName::Running) if !job.makes_room.is_empty() => {
+            format!("makes room: {}", job.makes_room)
+        }
+        Some(JobStateName::Running) if !job.held_by.is_empty() && job.elements.is_some() => {
+            job.reason.clone()
+        }
         Some(JobStateName::Running) => match &job.progress {
             Some(progress) => progress_text(progress, now),
             None => match words::ran_for(job, now) {

@@ -36,6 +36,19 @@ impl View for Workers<'_> {
                     page.line(format!("{}: {trouble}", worker.name));
                 }
             }
+            if !worker.closed.is_empty() {
+                page.line(format!("{} {}", worker.name, worker.closed));
+            }
+            for gpu in &worker.quarantined_gpus {
+                page.line(format!(
+                    "gpu {} of {} is {}",
+                    gpu.index, worker.name, gpu.reason
+                ));
+            }
+            let labels = worker.inventory.as_ref().map(|host| host.labels.join(", "));
+            if let Some(labels) = labels.filter(|labels| !labels.is_empty()) {
+                page.line(format!("{} has the labels {labels}", worker.name));
+            }
         }
     }
 

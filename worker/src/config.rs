@@ -1,13 +1,14 @@
 //! The daemon's settings: a file, over it environment variables `MARQUEE_WORKER__<KEY>`, over
 //! these the flags. A key that does not exist is an error, wherever it stands.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, NAME_MAX_BYTES};
-use marquee_settings::{SettingsError, Values, default_data_dir, variables};
+use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
+use marquee_domain::resources::check_label;
+use marquee_settings::{Setting, SettingsError, Values, default_data_dir, variables};
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
@@ -22,6 +23,8 @@ pub const DEFAULT_FINISH_WITHIN_S: u32 = 3_600;
 const FINISH_WITHIN_MAX_S: u32 = 7 * 24 * 3_600;
 /// What fetch jobs may name as their credential, where nothing else is said.
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
+/// Coordinators that may be named: each further one makes finding the one that leads slower.
+const COORDINATORS_MAX: usize = 8;
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "MARQUEE_WORKER";
 
@@ -41,7 +44,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "coordinator",
     "name",
     "data_dir",
@@ -55,6 +58,7 @@ const KEYS: [&str; 16] = [
     "log_format",
     "command_secrets",
     "fetch_secrets",
+    "labels",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -93,8 +97,10 @@ const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", 
 /// Complete, checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// URL of the coordinator; `https` where it has TLS.
+    /// URL of the coordinator, the first where there are several; `https` where it has TLS.
     pub coordinator: String,
+    /// URLs of all coordinators of the cluster, of which one leads.
+    pub coordinators: Vec<String>,
     pub name: String,
     pub data_dir: PathBuf,
     /// Folder of `marquee-prep` and `marquee-trainer`.
@@ -113,6 +119,8 @@ pub struct Config {
     pub command_secrets: Vec<String>,
     /// Variables that fetch jobs may name as their credential.
     pub fetch_secrets: Vec<String>,
+    /// Words for the host that jobs ask for or avoid.
+    pub labels: BTreeSet<String>,
     pub tls: Option<Tls>,
 }
 
@@ -153,25 +161,36 @@ pub struct Sources<'a> {
 impl Config {
     /// Reads the settings. `flags` win over the environment, which wins over the file.
     pub fn load(sources: Sources<'_>, flags: Settings) -> Result<Self, ConfigError> {
-        let environment = sources.env.unwrap_or_else(variables);
-        let values = Values::of(&KEYS)
-            .file(sources.file, Path::new(DEFAULT_FILE))?
-            .environment(ENV_PREFIX, &environment)?
-            .argument("coordinator", flags.coordinator)?
-            .argument("name", flags.name)?
-            .path_argument("data_dir", flags.data_dir.as_deref())?
-            .path_argument("bin_dir", flags.bin_dir.as_deref())?
-            .argument("cpu_slots", flags.cpu_slots)?
-            .argument("threads_per_slot", flags.threads_per_slot)?
-            .argument("cache_max_bytes", flags.cache_max_bytes)?
-            .argument("address", flags.address)?
-            .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
-            .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))?;
-        Self::of(&values)
+        Self::of(&values(sources, flags)?)
+    }
+
+    /// The settings in force, with the place where each was written.
+    pub fn listing(sources: Sources<'_>, flags: Settings) -> Result<Vec<Setting>, ConfigError> {
+        let values = values(sources, flags)?;
+        let config = Self::of(&values)?;
+        Ok(values.listing(|key| config.in_force(key), &[]))
+    }
+
+    /// What is in force for a key that nobody wrote. None: nothing, or what follows from the host.
+    fn in_force(&self, key: &str) -> Option<String> {
+        let word = |word: Option<&'static str>| word.map(str::to_owned);
+        match key {
+            "coordinator" => Some(self.coordinator.clone()),
+            "name" => Some(self.name.clone()),
+            "data_dir" => Some(self.data_dir.display().to_string()),
+            "bin_dir" => Some(self.bin_dir.display().to_string()),
+            "cpu_slots" => Some(self.cpu_slots.to_string()),
+            "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
+            "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
+            "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
+            "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
+            _ => None,
+        }
     }
 
     fn of(values: &Values) -> Result<Self, ConfigError> {
-        let coordinator = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
+        let coordinators = coordinators(values)?;
+        let coordinator = coordinators[0].clone();
         let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
         if threads_per_slot == Some(0) {
             return Err(value(
@@ -182,8 +201,9 @@ impl Config {
         let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
         let bin_dir = values.path("bin_dir").map_or_else(own_folder, Ok)?;
         Ok(Self {
-            tls: tls(coordinator, values)?,
-            coordinator: coordinator.to_owned(),
+            tls: tls(&coordinators, values)?,
+            coordinator,
+            coordinators,
             name: name(values.text("name"))?,
             data_dir: absolute("data_dir", data_dir)?,
             bin_dir: absolute("bin_dir", bin_dir)?,
@@ -207,8 +227,28 @@ impl Config {
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
+            labels: labels(values)?,
         })
     }
+}
+
+/// What was written, the later over the earlier.
+fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError> {
+    let environment = sources.env.unwrap_or_else(variables);
+    Values::of(&KEYS)
+        .lists(&["coordinator"])
+        .file(sources.file, Path::new(DEFAULT_FILE))?
+        .environment(ENV_PREFIX, &environment)?
+        .argument("coordinator", flags.coordinator)?
+        .argument("name", flags.name)?
+        .path_argument("data_dir", flags.data_dir.as_deref())?
+        .path_argument("bin_dir", flags.bin_dir.as_deref())?
+        .argument("cpu_slots", flags.cpu_slots)?
+        .argument("threads_per_slot", flags.threads_per_slot)?
+        .argument("cache_max_bytes", flags.cache_max_bytes)?
+        .argument("address", flags.address)?
+        .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
+        .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
 
 /// Names of environment variables, separated by spaces or commas.
@@ -226,6 +266,21 @@ fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, Conf
     Ok(values.parsed(key, must_be, names)?)
 }
 
+/// Words for the host, separated by blanks or commas.
+fn labels(values: &Values) -> Result<BTreeSet<String>, ConfigError> {
+    let must_be = "it must be at most 32 labels of letters, digits and . _ - = / :, separated by blanks or commas";
+    let labels = |text: &str| {
+        let labels = text.split([' ', ',']).filter(|label| !label.is_empty());
+        let labels: BTreeSet<String> = labels.map(str::to_owned).collect();
+        let fit =
+            labels.len() <= LABELS_MAX && labels.iter().all(|label| check_label(label).is_ok());
+        fit.then_some(labels)
+    };
+    Ok(values
+        .parsed("labels", must_be, labels)?
+        .unwrap_or_default())
+}
+
 /// The word that stands for a meaning, as a file would have it.
 fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: Option<T>) -> Option<&'static str> {
     let meaning = meaning?;
@@ -240,6 +295,7 @@ impl Config {
     pub fn default_settings() -> Self {
         Self {
             coordinator: DEFAULT_COORDINATOR.to_owned(),
+            coordinators: vec![DEFAULT_COORDINATOR.to_owned()],
             name: "unnamed".to_owned(),
             data_dir: usual_data_dir().unwrap_or_else(|_| std::env::temp_dir()),
             bin_dir: own_folder().unwrap_or_default(),
@@ -252,6 +308,7 @@ impl Config {
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            labels: BTreeSet::new(),
             tls: None,
         }
     }
@@ -264,12 +321,36 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
     }
 }
 
-fn tls(coordinator: &str, values: &Values) -> Result<Option<Tls>, ConfigError> {
+/// At least one.
+fn coordinators(values: &Values) -> Result<Vec<String>, ConfigError> {
+    let text = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
+    let urls = text.split([',', ' ']).filter(|url| !url.is_empty());
+    let urls: Vec<String> = urls.map(str::to_owned).collect();
+    match urls.len() {
+        1..=COORDINATORS_MAX => Ok(urls),
+        count => Err(value(
+            "coordinator",
+            format!("= {text:?} names {count} coordinators; name 1 to {COORDINATORS_MAX}"),
+        )),
+    }
+}
+
+fn tls(coordinators: &[String], values: &Values) -> Result<Option<Tls>, ConfigError> {
+    let coordinator = &coordinators[0];
     let read = |key: &'static str, path: &Path| {
         fs::read_to_string(path).map_err(|e| value(key, format!("= {path:?} cannot be read: {e}")))
     };
-    let scheme = coordinator.split_once("://").map(|(scheme, _)| scheme);
-    match (scheme, values.path("tls.ca")) {
+    let scheme_of = |url: &String| Some(url.split_once("://")?.0.to_owned());
+    let scheme = scheme_of(coordinator);
+    if let Some(other) = coordinators.iter().find(|url| scheme_of(url) != scheme) {
+        return Err(value(
+            "coordinator",
+            format!(
+                "= {coordinator:?}, {other:?}: write http:// before all of them, or https:// before all"
+            ),
+        ));
+    }
+    match (scheme.as_deref(), values.path("tls.ca")) {
         (Some("http"), None) => Ok(None),
         (Some("http"), Some(_)) => Err(value(
             "coordinator",
@@ -405,7 +486,8 @@ mod tests {
         let all = "coordinator = \"http://h:1\"\nname = \"n\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
             on_stop = \"keep\"\nlog_format = \"json\"\n\
-            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"";
+            command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
+            labels = \"switch=a fast-disk\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
@@ -414,6 +496,9 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
         assert!(config.fetch_secrets.is_empty());
+        assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));
+        let error = load("labels = \"a;b\"", &[], Settings::default()).unwrap_err();
+        assert!(error.to_string().contains("labels"), "{error}");
         assert_eq!(
             (config.data_dir, config.bin_dir),
             ("/d".into(), "/b".into())
@@ -447,6 +532,33 @@ mod tests {
         assert!(error.to_string().contains("write https://"), "{error}");
         let no_url = load("coordinator = \"c:1\"", &[], Settings::default()).unwrap_err();
         assert!(no_url.to_string().contains("is no URL"), "{no_url}");
+    }
+
+    #[test]
+    fn several_coordinators_are_a_list_or_have_commas_between_them() {
+        let both = ["http://a:1", "http://b:2"];
+        for file in [
+            "coordinator = [\"http://a:1\", \"http://b:2\"]",
+            "coordinator = \"http://a:1,http://b:2\"",
+        ] {
+            let config = load(file, &[], Settings::default()).unwrap();
+            assert_eq!(config.coordinators, both);
+            assert_eq!(config.coordinator, both[0]);
+        }
+        let env = [("MARQUEE_WORKER__COORDINATOR", "http://a:1, http://b:2")];
+        assert_eq!(
+            load("", &env, Settings::default()).unwrap().coordinators,
+            both
+        );
+        for wrong in [
+            "coordinator = []",
+            "coordinator = [\"http://a:1\", \"https://b:2\"]",
+            "coordinator = [\"http://a:1\", \"b:2\"]",
+            "coordinator = \", ,\"",
+        ] {
+            let error = load(wrong, &[], Settings::default()).unwrap_err();
+            assert!(error.to_string().contains("coordinator"), "{error}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use marquee_domain::backoff::Backoff;
 use marquee_domain::limits::FRAME_BYTES;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::config::Config;
+use crate::config::Tls;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,16 +26,19 @@ pub(crate) const fn backoff() -> Backoff {
     Backoff::new(RETRY_FIRST, RETRY_CEILING)
 }
 
-/// Where the coordinator is and how to speak to it.
-pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(config.coordinator.clone())?
+/// How to speak to a coordinator at `url`.
+pub(crate) fn endpoint_at(
+    url: &str,
+    tls: Option<&Tls>,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(url.to_owned())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .max_frame_size(FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    let Some(tls) = &config.tls else {
+    let Some(tls) = tls else {
         return Ok(endpoint);
     };
     let mut client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));

@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use crate::blocking::blocking;
 use crate::cache::Cache;
 use crate::config::{Config, OnStop};
-use crate::connect;
+use crate::coordinators::Coordinators;
 use crate::durable;
 use crate::env::Env;
 use crate::files;
@@ -80,6 +81,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         cluster: Membership::read(&host.config.data_dir)?,
         notifier,
         until: until_seen,
+        epoch: 0,
     };
     let session = tokio::spawn(session.run());
     if !host.gpus.is_empty() {
@@ -91,7 +93,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         ));
     }
     notifier.ready();
-    info!(name = %host.config.name, worker = %identity.worker, coordinator = %host.config.coordinator,
+    info!(name = %host.config.name, worker = %identity.worker, coordinators = %host.config.coordinators.join(", "),
         cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
         flavour = %host.inventory.flavour, address = %host.inventory.address, "worker is up");
 
@@ -133,8 +135,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
 async fn sweep_kept(host: Arc<Host>) {
     loop {
         let host = Arc::clone(&host);
-        let swept =
-            tokio::task::spawn_blocking(move || host.kept.sweep(host.env.clock.now())).await;
+        let swept = blocking(move || host.kept.sweep(host.env.clock.now())).await;
         if let Err(join) = swept {
             warn!(error = %join, "kept outputs were not looked at");
         }
@@ -150,13 +151,7 @@ async fn told(stop: &mut mpsc::Receiver<()>) {
 }
 
 async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<Host> {
-    let endpoint = connect::endpoint(&config).map_err(|e| {
-        anyhow::anyhow!(
-            "coordinator {:?} cannot be dialled: {}",
-            config.coordinator,
-            connect::with_causes(&e)
-        )
-    })?;
+    let coordinators = Coordinators::new(&config, Arc::clone(&env.net))?;
     let cache_dir = config.data_dir.join("cache");
     let cache = Cache::open(&cache_dir, config.cache_max_bytes)
         .with_context(|| format!("the artifact cache {cache_dir:?} cannot be used"))?;
@@ -167,8 +162,6 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
             "what this host would offer is not believed: {bad}; look at the worker's settings"
         )
     })?;
-    // For files, apart from the session's, so that no heartbeat queues behind them.
-    let channel = env.net.connect_lazily(endpoint);
     Ok(Host {
         lease: Lease::open(&config.data_dir, identity.boot),
         host_was_stopped: was_stopped_in_order(&config, identity.boot),
@@ -181,7 +174,8 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
             config.command_secrets.clone(),
             config.fetch_secrets.clone(),
         ),
-        transfers: Transfers::new(channel, Arc::clone(&env.random)),
+        transfers: Transfers::new(coordinators.clone(), Arc::clone(&env.random)),
+        coordinators,
         kept: Kept::new(&config.data_dir),
         rescued: Mutex::default(),
         env,

@@ -43,7 +43,7 @@ fn settings(file: Option<&Path>, flags: Settings, checks: &mut Vec<Check>) -> Co
             let found = format!(
                 "worker {:?}, coordinator {}, data in {}",
                 config.name,
-                config.coordinator,
+                config.coordinators.join(", "),
                 config.data_dir.display()
             );
             checks.push(Check::ok("settings", found));

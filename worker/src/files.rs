@@ -127,6 +127,17 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes an empty folder, in place of whatever has its name.
+pub(crate) fn make_new_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    // Mostly nothing is there.
+    if fs::DirBuilder::new().mode(0o700).create(path).is_ok() {
+        return Ok(());
+    }
+    remove::all(path)?;
+    make_folder(path)
+}
+
 fn odd(path: &Path, what: &str) -> io::Error {
     let text = format!("{} is {what}, and no plain file any more", path.display());
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -156,6 +167,23 @@ mod tests {
         }
         assert_eq!(fs::read(path("secret")).unwrap(), b"key");
         assert!(read_json::<u32>(&path("nothing")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_new_folder_is_empty_whatever_had_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("secret"), "key").unwrap();
+        fs::create_dir_all(path("full/deep")).unwrap();
+        fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path(), path("link")).unwrap();
+        for name in ["new", "full", "file", "link"] {
+            make_new_folder(&path(name)).unwrap();
+            let found = fs::symlink_metadata(path(name)).unwrap();
+            assert!(found.is_dir(), "{name}");
+            assert_eq!(fs::read_dir(path(name)).unwrap().count(), 0, "{name}");
+        }
+        assert_eq!(fs::read(path("secret")).unwrap(), b"key");
     }
 
     #[test]

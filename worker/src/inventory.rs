@@ -36,6 +36,7 @@ pub async fn take(config: &Config) -> Inventory {
         gpus: gpus().await,
         address: address(config),
         flavour: flavour(&config.bin_dir.join("marquee-trainer")).await,
+        labels: config.labels.clone(),
     }
 }
 
@@ -108,7 +109,8 @@ fn address(config: &Config) -> String {
     if let Some(address) = &config.address {
         return address.clone();
     }
-    match address_towards(&config.coordinator) {
+    let mut coordinators = config.coordinators.iter();
+    match coordinators.find_map(|url| address_towards(url)) {
         Some(address) => address.to_string(),
         None => {
             info!("the way to the coordinator is unknown; the host's name serves as address");

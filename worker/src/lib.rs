@@ -6,10 +6,12 @@
 //!
 //! Not here: libtorch, SQL, and any decision about what runs where.
 
+mod blocking;
 pub mod cache;
 pub mod clock;
 pub mod config;
 mod connect;
+pub mod coordinators;
 mod daemon;
 pub mod doctor;
 mod durable;

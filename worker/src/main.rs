@@ -1,11 +1,11 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
-use std::ffi::OsString;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use marquee_settings::{Setting, as_toml};
 use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
 use marquee_worker::process::keeper::{self, Keep};
@@ -25,7 +25,7 @@ struct Arguments {
     /// Settings file; must exist when named [default: /etc/marquee/worker.toml if it exists]
     #[arg(long, global = true)]
     config: Option<PathBuf>,
-    /// URL of the coordinator [default: http://127.0.0.1:7700]
+    /// URL of the coordinator; of several, with commas between them [default: http://127.0.0.1:7700]
     #[arg(long, global = true)]
     coordinator: Option<String>,
     /// Name of this worker, unique in the cluster [default: the host's name]
@@ -65,39 +65,47 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Watches over one child; started by the daemon itself.
+    /// Look at the settings, without starting anything
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the manual page; for packages.
     #[command(hide = true)]
-    Keep {
-        dir: PathBuf,
-        launch: u32,
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum ConfigCommand {
+    /// Read the settings as a start would; exit code 1, with the key and the way out, if they cannot be used
+    Check,
+    /// Print the settings in force as a settings file
+    Show {
+        /// Beside each value, where it was written
         #[arg(long)]
-        events: bool,
+        origin: bool,
+        /// One JSON array instead: of each key its value and its origin
         #[arg(long)]
-        cgroup: Option<PathBuf>,
-        #[arg(last = true, required = true)]
-        argv: Vec<OsString>,
+        json: bool,
     },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
+    let mut words = std::env::args_os().skip(1);
+    // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
+    if words.next().is_some_and(|word| word == keeper::COMMAND) {
+        keeper::keep(&Keep::read(words)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let arguments = Arguments::parse();
     match arguments.command {
         Some(Command::Doctor { json }) => look(arguments, json),
-        // Single-threaded, as blocking its signals demands.
-        Some(Command::Keep {
-            dir,
-            launch,
-            events,
-            cgroup,
-            argv,
-        }) => {
-            keeper::keep(&Keep {
-                dir,
-                launch,
-                events,
-                cgroup,
-                argv,
-            })?;
+        Some(Command::Config(command)) => {
+            let text = settings_text(&command, &arguments.listing()?)?;
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Man) => {
+            let page = clap_mangen::Man::new(Arguments::command()).section("8");
+            page.render(&mut std::io::stdout())?;
             Ok(ExitCode::SUCCESS)
         }
         None => {
@@ -128,6 +136,16 @@ fn look(arguments: Arguments, json: bool) -> anyhow::Result<ExitCode> {
     })
 }
 
+fn settings_text(command: &ConfigCommand, listing: &[Setting]) -> anyhow::Result<String> {
+    Ok(match command {
+        ConfigCommand::Check => "settings: ok\n".to_owned(),
+        ConfigCommand::Show { json: true, .. } => {
+            format!("{}\n", serde_json::to_string(listing)?)
+        }
+        ConfigCommand::Show { origin, .. } => as_toml(listing, *origin),
+    })
+}
+
 fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let file = arguments.config.clone();
     let sources = Sources {
@@ -147,6 +165,15 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
+    fn listing(self) -> anyhow::Result<Vec<Setting>> {
+        let file = self.config.clone();
+        let sources = Sources {
+            file: file.as_deref(),
+            env: None,
+        };
+        Ok(Config::listing(sources, self.into_settings())?)
+    }
+
     fn into_settings(self) -> Settings {
         Settings {
             coordinator: self.coordinator,

@@ -173,10 +173,12 @@ pub(crate) fn has_variable(pid: i32, variable: &[u8]) -> bool {
 
 /// How often the kernel's out-of-memory killer has struck on this host since it was booted.
 pub(crate) fn oom_kills() -> u64 {
-    let count = procfs::vmstat()
-        .ok()
-        .and_then(|all| all.get("oom_kill").copied());
-    count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+    // One of some two hundred counters, asked for each child: the others need not be read as numbers.
+    let all = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = all.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 /// The host's memory.

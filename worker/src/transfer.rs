@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use marquee_domain::artifact::{Digest, FileEntry, InvalidManifest, Manifest};
 use marquee_domain::backoff::Backoff;
-use marquee_domain::env::Random;
+use marquee_domain::env::{Random, is_played};
 use marquee_domain::limits::{CHUNK_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::upload_blob_request::Part;
@@ -26,13 +26,14 @@ use prost::Message as _;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, warn};
 
+use crate::blocking;
 use crate::connect;
+use crate::coordinators::Coordinators;
 use crate::files;
 
 mod tree;
@@ -57,7 +58,7 @@ const CHUNKS_AHEAD: usize = 4;
 /// The coordinator's files.
 #[derive(Debug, Clone)]
 pub struct Transfers {
-    client: ArtifactsClient<Channel>,
+    coordinators: Coordinators,
     random: Arc<dyn Random>,
 }
 
@@ -112,13 +113,22 @@ struct Wanted {
 }
 
 impl Transfers {
-    /// Transfers over `channel`, which may connect when it is first used.
+    /// Transfers to and from the coordinator that leads.
     #[must_use]
-    pub fn new(channel: Channel, random: Arc<dyn Random>) -> Self {
-        let client = ArtifactsClient::new(channel)
+    pub fn new(coordinators: Coordinators, random: Arc<dyn Random>) -> Self {
+        Self {
+            coordinators,
+            random,
+        }
+    }
+
+    /// A client of the coordinator that is asked now: the session may find another one between two tries.
+    fn client(&self) -> Result<ArtifactsClient<Channel>, Status> {
+        let channel = self.coordinators.channel();
+        let channel = channel.map_err(|error| Status::unavailable(connect::with_causes(&error)))?;
+        Ok(ArtifactsClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
-            .max_encoding_message_size(MESSAGE_MAX_BYTES);
-        Self { client, random }
+            .max_encoding_message_size(MESSAGE_MAX_BYTES))
     }
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
@@ -206,17 +216,22 @@ impl Transfers {
     /// One try: goes on behind what `part` holds, and verifies the whole.
     async fn try_download(&self, file: &FileEntry, part: &Path) -> Result<(), Failed> {
         let io = |e| Failed::For(disk(part)(e));
-        let mut out = tokio::fs::File::from_std(files::open_to_go_on(part).map_err(io)?);
-        let (mut hash, mut offset) = (Sha256::new(), 0);
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let n = out.read(&mut buffer).await.map_err(io)?;
-            if n == 0 {
-                break;
+        let out = Arc::new(files::open_to_go_on(part).map_err(io)?);
+        let begun = Arc::clone(&out);
+        let read = blocking::blocking(move || {
+            let (mut hash, mut size) = (Sha256::new(), 0);
+            let mut buffer = vec![0; CHUNK_BYTES];
+            loop {
+                match (&*begun).read(&mut buffer)? {
+                    0 => return io::Result::Ok((hash, size)),
+                    n => {
+                        hash.update(&buffer[..n]);
+                        size += n as u64;
+                    }
+                }
             }
-            hash.update(&buffer[..n]);
-            offset += n as u64;
-        }
+        });
+        let (mut hash, mut offset) = read.await.map_err(io::Error::other).flatten().map_err(io)?;
         if offset < file.size_bytes {
             // Before the first byte is asked for: a disk that is too full says so now.
             let whole = fallocate(&out, FallocateFlags::KEEP_SIZE, 0, file.size_bytes);
@@ -230,8 +245,8 @@ impl Transfers {
                 offset,
                 size_bytes: Some(file.size_bytes),
             };
-            let call = self.client.clone();
-            let mut chunks = in_time(async move { call.clone().download_blob(request).await })
+            let mut client = self.client().map_err(Failed::Away)?;
+            let mut chunks = in_time(async move { client.download_blob(request).await })
                 .await
                 .map_err(|status| failed(&format!("to send blob {}", file.digest), status))?
                 .into_inner();
@@ -244,11 +259,17 @@ impl Transfers {
                     return Err(Failed::Damaged);
                 }
                 hash.update(&message.chunk);
-                out.write_all(&message.chunk).await.map_err(io)?;
+                let out = Arc::clone(&out);
+                let write = blocking::blocking(move || (&*out).write_all(&message.chunk));
+                write
+                    .await
+                    .map_err(io::Error::other)
+                    .flatten()
+                    .map_err(io)?;
             }
         }
-        out.flush().await.map_err(io)?;
-        out.sync_all().await.map_err(io)?;
+        let sync = blocking::blocking(move || out.sync_all());
+        sync.await.map_err(io::Error::other).flatten().map_err(io)?;
         // A stream that broke is an error. One that ends in order before all has come was all there is: the blob is
         // short, and waiting for the rest would be waiting for ever.
         if offset == file.size_bytes && Digest::from_hash(&hash.finalize()) == file.digest {
@@ -311,8 +332,8 @@ impl Transfers {
                 let request = FindMissingBlobsRequest {
                     digests: some.to_vec(),
                 };
-                let call = self.client.clone();
-                match in_time(async move { call.clone().find_missing_blobs(request).await }).await {
+                let asked = async { self.client()?.find_missing_blobs(request).await };
+                match in_time(asked).await {
                     Ok(answer) => break answer.into_inner(),
                     Err(status) => match failed("to say which blobs it lacks", status) {
                         Failed::Away(status) | Failed::NoRoom(status) => {
@@ -365,19 +386,16 @@ impl Transfers {
     }
 
     async fn try_upload(&self, file: &FileEntry, path: &Path) -> Result<(), Failed> {
-        let source = path.to_owned();
         let header = UploadBlobHeader {
             digest: file.digest.to_string(),
             size_bytes: file.size_bytes,
         };
         let (sender, chunks) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let reader = tokio::task::spawn_blocking(move || send_parts(&source, header, &sender));
-        let mut client = self.client.clone();
+        let reader = send_parts(path.to_owned(), header, sender);
+        let mut client = self.client().map_err(Failed::Away)?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
-        read.map_err(io::Error::other)
-            .flatten()
-            .map_err(|e| Failed::For(disk(path)(e)))?;
+        read.map_err(|e| Failed::For(disk(path)(e)))?;
         answer.map_err(|status| failed(&format!("to store {path:?}"), status))?;
         Ok(())
     }
@@ -385,26 +403,48 @@ impl Transfers {
 
 /// Reads a file for an upload, from a thread of its own: by turns with the sending it would take a
 /// change of threads for each read.
-fn send_parts(
+async fn send_parts(
+    source: PathBuf,
+    header: UploadBlobHeader,
+    to: tokio::sync::mpsc::Sender<UploadBlobRequest>,
+) -> io::Result<()> {
+    // A receiver that left has an answer to give; that one counts.
+    if is_played() {
+        for part in parts(&source, header)? {
+            if to.send(part?).await.is_err() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        for part in parts(&source, header)? {
+            if to.blocking_send(part?).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    read.await.map_err(io::Error::other).flatten()
+}
+
+/// What an upload sends: its header, then the file chunk by chunk.
+fn parts(
     source: &Path,
     header: UploadBlobHeader,
-    to: &tokio::sync::mpsc::Sender<UploadBlobRequest>,
-) -> io::Result<()> {
+) -> io::Result<impl Iterator<Item = io::Result<UploadBlobRequest>> + use<>> {
     let mut source = fs::File::open(source)?;
-    let mut part = Part::Header(header);
-    // A receiver that left has an answer to give; that one counts.
-    while to
-        .blocking_send(UploadBlobRequest { part: Some(part) })
-        .is_ok()
-    {
+    let chunks = std::iter::from_fn(move || {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         let mut some = io::Read::take(&mut source, CHUNK_BYTES as u64);
-        if io::Read::read_to_end(&mut some, &mut chunk)? == 0 {
-            break;
+        match io::Read::read_to_end(&mut some, &mut chunk) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok(Part::Chunk(Bytes::from(chunk)))),
+            Err(error) => Some(Err(error)),
         }
-        part = Part::Chunk(Bytes::from(chunk));
-    }
-    Ok(())
+    });
+    let parts = std::iter::once(Ok(Part::Header(header))).chain(chunks);
+    Ok(parts.map(|part| part.map(|part| UploadBlobRequest { part: Some(part) })))
 }
 
 /// Sorts a refusal from a coordinator that is away.
@@ -441,7 +481,7 @@ fn disk(path: &Path) -> impl FnOnce(io::Error) -> TransferError {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TransferError> + Send + 'static,
 ) -> Result<T, TransferError> {
-    match tokio::task::spawn_blocking(work).await {
+    match blocking::blocking(work).await {
         Ok(result) => result,
         Err(join) => Err(TransferError::Disk {
             path: PathBuf::new(),

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use marquee_xtask::check;
 use marquee_xtask::demo;
+use marquee_xtask::sim;
 use marquee_xtask::words::{none, path_option, split, unknown};
 
 use crate::help;
 
 /// Tasks of the crate `marquee-xtask-lab`.
-const LAB: [&str; 10] = [
+const LAB: [&str; 11] = [
     "trainer",
     "sample",
     "weights-check",
@@ -19,6 +20,7 @@ const LAB: [&str; 10] = [
     "zoo-check",
     "gpu-check",
     "data-check",
+    "dist",
     "fuzz",
     "bench",
 ];
@@ -32,10 +34,14 @@ pub(crate) enum Task {
     Test {
         filter: Vec<String>,
     },
+    /// With the words for the program that does it.
+    Chaos(Vec<String>),
     Check {
         names: Vec<String>,
     },
+    Sim(sim::Options),
     Notice,
+    Web,
     SqlxPrepare {
         check: bool,
     },
@@ -58,10 +64,16 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "demo" => Ok(Task::Demo(parse_demo(rest)?)),
         "test" if wants_help => help(help::TEST),
         "test" => parse_test(rest),
+        "chaos" if wants_help => help(help::CHAOS),
+        "chaos" => Ok(Task::Chaos(rest)),
         "check" if wants_help => help(help::CHECK),
         "check" => parse_check(rest),
+        "sim" if wants_help => help(help::SIM),
+        "sim" => Ok(Task::Sim(parse_sim(rest)?)),
         "notice" if wants_help => help(help::NOTICE),
         "notice" => none("notice", &rest).map(|()| Task::Notice),
+        "web" if wants_help => help(help::WEB),
+        "web" => none("web", &rest).map(|()| Task::Web),
         "setup" if wants_help => help(help::SETUP),
         "setup" => none("setup", &rest).map(|()| Task::Setup),
         "nccl-shim" if wants_help => help(help::NCCL_SHIM),
@@ -113,6 +125,40 @@ fn parse_films(text: &str) -> Result<u32> {
         Ok(films) if films > 0 => Ok(films),
         _ => bail!(r#""--films {text}": give a whole number of films, 1 or more"#),
     }
+}
+
+fn parse_sim(words: Vec<String>) -> Result<sim::Options> {
+    let mut options = sim::Options::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let (name, inline) = match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (word.clone(), None),
+        };
+        let number = match name.as_str() {
+            "--seeds" => &mut options.seeds,
+            "--first" => &mut options.first,
+            "--minutes" => &mut options.minutes,
+            "--replay" => &mut options.replay,
+            "--planted" => {
+                let value = inline.or_else(|| words.next());
+                let value = value.ok_or_else(|| {
+                    anyhow::anyhow!(r#""--planted" needs a NAME, or "all", as in "--planted all""#)
+                })?;
+                options.planted = Some(value);
+                continue;
+            }
+            _ => return Err(unknown("sim", &word)),
+        };
+        let Some(value) = inline.or_else(|| words.next()) else {
+            bail!(r#""{name}" needs a number, as in "{name} 200""#);
+        };
+        match value.parse() {
+            Ok(parsed) => *number = Some(parsed),
+            Err(_) => bail!(r#""{name} {value}": give a whole number"#),
+        }
+    }
+    Ok(options)
 }
 
 fn parse_test(words: Vec<String>) -> Result<Task> {
@@ -181,6 +227,10 @@ mod tests {
             ("check fast", r#"no check "fast"; the checks are fmt, "#),
             ("check --fast", r#""--fast""#),
             ("setup now", r#""now""#),
+            ("sim --seeds many", r#""--seeds many""#),
+            ("sim --replay", r#""--replay" needs a number"#),
+            ("sim --planted", r#""--planted" needs a NAME"#),
+            ("sim --sedes 3", r#""--sedes""#),
             ("nccl-shim here", r#""here""#),
             ("sqlx-prepare --chekc", r#""--chekc""#),
         ] {
@@ -190,11 +240,31 @@ mod tests {
     }
 
     #[test]
+    fn a_simulation_takes_its_numbers_in_both_spellings() {
+        let expected = Task::Sim(sim::Options {
+            seeds: Some(200),
+            first: Some(7),
+            minutes: Some(10),
+            replay: None,
+            planted: Some("all".into()),
+        });
+        let line = "sim --seeds 200 --first=7 --minutes 10 --planted=all";
+        assert_eq!(words(line).unwrap(), expected);
+    }
+
+    #[test]
     fn checks_are_chosen_by_name() {
         let names = vec!["circles".to_owned(), "fmt".to_owned()];
         assert_eq!(words("check circles fmt").unwrap(), Task::Check { names });
         let names = Vec::new();
         assert_eq!(words("check").unwrap(), Task::Check { names });
+    }
+
+    #[test]
+    fn chaos_gets_its_words_as_they_are() {
+        let expected = Task::Chaos(vec!["--minutes".into(), "10".into()]);
+        assert_eq!(words("chaos --minutes 10").unwrap(), expected);
+        assert_eq!(words("chaos --help").unwrap(), Task::Help(help::CHAOS));
     }
 
     #[test]
@@ -235,8 +305,10 @@ mod tests {
         let mut known = vec![
             "demo",
             "test",
+            "chaos",
             "check",
             "setup",
+            "sim",
             "sqlx-prepare",
             "nccl-shim",
             "notice",

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::setup::{self, Setup};
 use crate::workspace::Workspace;
-use crate::{process, report};
+use crate::{process, report, web};
 
 /// The options of `demo`, handed on to `marquee demo`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,8 +37,10 @@ const PACKAGES: [&str; 6] = [
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let start = Instant::now();
+    // Before the first byte is fetched: some 500 MB and a private Postgres should surprise nobody.
     eprint!("{}", plan(&workspace.bin_dir, &setup::plan(), options));
     let setup = Setup::ensure()?;
+    web::build_if_possible(workspace);
     report::step(
         "build: coordinator, worker, prep, catalogue, trainer, CLI",
         || build(workspace, &setup),

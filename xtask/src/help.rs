@@ -10,7 +10,10 @@ Tasks:
   demo          build everything and train a model on generated posters, on this machine
   test          build everything and run all tests of the workspace
   check         formatting, lints, docs, SQL metadata, architecture rules, systemd units
+  sim           play the control plane in a simulation: faults drawn from a seed, the real Postgres
+  chaos         kill, pause and cut off the parts of a real cluster, and prove that nothing is lost
   trainer       build the trainer for old GPUs, test it, compare it with the current one
+  web           build the web page, which the next build of the coordinator takes in
   setup         only fetch what the other tasks need; prints the variables a shell can use
   sample        make a data set of real pictures to try Marquee on
   weights-check compare imported and trained weights with PyTorch
@@ -20,6 +23,7 @@ Tasks:
   sqlx-prepare  compute .sqlx (the checked queries) again from the migrations
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
+  dist          make Debian packages, and an archive with an install script
   nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it
@@ -49,17 +53,63 @@ fails where it is out of date, where a licence does not let us pass a crate on, 
 Usage: cargo xtask notice
 ";
 
+pub(crate) const WEB: &str = "\
+Build the web page from web/ into web/dist/page, from where the next build of marquee-coordinator takes it in
+
+Usage: cargo xtask web
+
+Takes the Node.js on PATH if it is 22.12 or newer, else fetches one (61 MB, hash-checked, through pip) into the user's
+cache folder. demo and test do this by themselves when a source of the page has changed.
+";
+
+pub(crate) const SIM: &str = "\
+Play the control plane in a simulation: the real coordinator, real workers and a real Postgres in one thread, with
+faults drawn from a seed, and hold each history against what must be true
+
+Usage: cargo xtask sim [options]
+
+Options:
+  --seeds N       so many worlds, each in a process of its own [200]
+  --first SEED    the first seed [1]
+  --minutes M     begin no world after so many minutes
+  --replay SEED   one world again, with a time line of what each part said and did
+  --planted NAME  plant a bug and look for it; \"all\": one after the other, and say after how many worlds each
+                  was found (a build of its own)
+
+Exit code 1 if a world is wrong, or a planted bug is not found.
+";
+
 pub(crate) const TEST: &str = "\
-Build the workspace's binaries and run all its tests, with cargo-nextest where it is installed
+Build the web page and the workspace's binaries, play 40 simulated worlds (\"cargo xtask sim\" plays more), and run all
+tests, with cargo-nextest where it is installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]
 
 Example: cargo xtask test -- lost_worker
 ";
 
+pub(crate) const CHAOS: &str = "\
+Start a real cluster (Postgres, coordinators, workers, each link through a relay), keep it busy, and kill, pause and
+cut off its parts at random. Then wait until all is quiet and hold the history, the results and what the jobs wrote
+down of themselves against the rules of docs/reliability.md
+
+Usage: cargo xtask chaos [options]
+
+Options:
+  --minutes M       how long faults are done [10]; they end 20 s before that
+  --seed S          which faults and jobs come in which order [1]
+  --workers N       2 to 9 [3]
+  --coordinators N  1 to 9, of which one leads [1]
+  --training        also fetch, prepare, train on two ranks with the real trainer, and evaluate
+  --keep            leave the folder with every log and say where it is
+  --json            print the result as one JSON object
+
+The exit code is 0 if nothing was lost, doubled or left in disorder.
+";
+
 pub(crate) const CHECK: &str = "\
 Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked, clippy, the trainer for old GPUs (types
-and lockfile alone), doc, .sqlx, linkage, systemd units
+and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
 
 Usage: cargo xtask check [NAME..]
 

@@ -11,6 +11,7 @@
 //! run, so that it compiles in seconds; it depends on none of them but `marquee-postgres`, which is small
 //! and starts the private Postgres of a task. What a demo does is in the CLI (`marquee demo`).
 
+pub mod chaos;
 pub mod check;
 pub mod demo;
 pub mod flavour;
@@ -20,7 +21,9 @@ mod pg;
 pub mod process;
 pub mod report;
 pub mod setup;
+pub mod sim;
 pub mod sqlx;
 pub mod test;
+pub mod web;
 pub mod words;
 pub mod workspace;

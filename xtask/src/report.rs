@@ -105,6 +105,7 @@ fn progress_line(what: &str, bytes: u64, total_bytes: u64, elapsed: Duration) ->
     )]
     let rate = (bytes as f64 / seconds) as u64;
     let left = match (total_bytes - bytes).checked_div(rate) {
+        // Of the first bytes no rate follows, and a guess of hours would make people give up.
         _ if bytes < MEGABYTE => "starting".to_owned(),
         Some(0) if bytes == total_bytes => "checking its hash".to_owned(),
         Some(left_seconds) => format!("{} left", duration(Duration::from_secs(left_seconds))),

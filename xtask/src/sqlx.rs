@@ -31,6 +31,7 @@ pub fn prepare(workspace: &Workspace) -> Result<ExitCode> {
     let folder = workspace.root.join(".sqlx");
     let committed = read_queries(&folder)?;
     fs::create_dir_all(&folder)?;
+    // Those of queries that are gone would be read by nobody and reviewed by everybody.
     for name in committed.keys().filter(|name| !fresh.contains_key(*name)) {
         fs::remove_file(folder.join(name))?;
     }

@@ -8,11 +8,21 @@ use anyhow::{Context, Result};
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report};
+use crate::{process, report, sim, web};
 
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
+    web::build_if_possible(workspace);
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
+    if filter.is_empty() {
+        report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))?;
+    }
+    // A filter is for the tests of the crates.
+    let page = if filter.is_empty() {
+        report::step("test: the web page", || web::test(workspace))?
+    } else {
+        true
+    };
     let has_nextest = has_nextest(workspace);
     if has_nextest && filter.is_empty() {
         // nextest leaves examples in documentation out; they go first, so that its summary is last.
@@ -27,6 +37,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     }
     let mut runner = if has_nextest {
         let mut command = workspace.cargo("nextest");
+        // All of them: who waited for a build wants every failure of it, not the first.
         command.args(["run", "--workspace", "--no-fail-fast"]);
         command
     } else {
@@ -43,6 +54,10 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let status = environment(workspace, &setup, &mut runner)
         .status()
         .with_context(|| format!("cannot start {}", process::line(&runner)))?;
+    if !page {
+        report::note("the tests of the web page failed; see above");
+        return Ok(ExitCode::FAILURE);
+    }
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -52,6 +52,7 @@ async fn log(State(app): State<Arc<App>>, request: Request, next: Next) -> Respo
 }
 
 async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    // Before the limiter: what is judged is what the client sent, served or not.
     app.counter.note(std::time::Instant::now());
     next.run(request).await
 }
@@ -122,6 +123,7 @@ async fn movie(
                 .and_then(|storm| storm.plant_at(position));
             let mut body = answers::movie(&film);
             if plant == Some(Plant::WrongFilm) {
+                // A neighbour's number is the likeliest to be taken unseen.
                 body["id"] = (film.id + 1).into();
             }
             Reply::json(&body)
@@ -138,6 +140,7 @@ async fn movie(
 
 /// Films that changed in a span of days, 100 a page.
 async fn changes(State(app): State<Arc<App>>, headers: HeaderMap, params: Params) -> Response {
+    // The limits of the real service, so that a client that asks for more is found out here.
     const SPAN_MAX_DAYS: i64 = 14;
     const PER_PAGE: usize = 100;
     if let Some(refusal) = app.refuse(&headers, &params) {
@@ -187,6 +190,7 @@ async fn discover(State(app): State<Arc<App>>, headers: HeaderMap, params: Param
         .filter(|(date, _)| from.is_none_or(|from| date.is_some_and(|date| date >= from)))
         .filter(|(date, _)| to.is_none_or(|to| date.is_some_and(|date| date <= to)))
         .collect();
+    // By day and then by place, so that a page is the same whenever it is asked for.
     found.sort_unstable();
     let found: Vec<usize> = found.into_iter().map(|(_, position)| position).collect();
     let answer = page_of(films, &found, PER_PAGE, &params, answers::page);

@@ -141,6 +141,8 @@ async fn measured(remote: &Remote, job_id: i64) -> Result<Measured> {
 /// allocated and caches filled; None where there is no other.
 fn steady(windows: &[f64]) -> Option<f64> {
     let windows = windows.get(1..).filter(|windows| !windows.is_empty())?;
+    // Windows are of as many pictures each, not of as long: the mean of their rates would weigh the fast ones too
+    // much.
     let seconds: f64 = windows.iter().map(|rate| 1.0 / rate).sum();
     #[allow(clippy::cast_precision_loss, reason = "a run has few windows")]
     let count = windows.len() as f64;

@@ -116,6 +116,8 @@ impl BenchPlan {
             .iter()
             .map(|input| input.word().to_owned())
             .collect();
+        // Rounds outside, cases inside: what drifts, such as the host's heat and its other users, meets all cases
+        // alike.
         for round in 1..=self.rounds {
             for case in self.cases() {
                 let name = case.job_name(round);

@@ -42,6 +42,7 @@ impl Layout {
             .read(true)
             .write(true)
             .create(true)
+            // Until the lock is ours the pid in it is another's, and the error names it.
             .truncate(false)
             .open(&path)
             .with_context(cannot)?;
@@ -126,6 +127,7 @@ impl Layout {
         let name = worker_name(number);
         let port = options.listen.port();
         let host = match options.listen.ip() {
+            // All addresses can be listened on and none of them dialled.
             IpAddr::V4(ip) if ip.is_unspecified() => "127.0.0.1".to_owned(),
             IpAddr::V6(ip) if ip.is_unspecified() => "[::1]".to_owned(),
             IpAddr::V4(ip) => ip.to_string(),

@@ -69,6 +69,7 @@ async fn signal_until_none(known: &[u32], signal: Signal, limit: Duration) {
     loop {
         reap(known);
         let left = strangers(known);
+        // Looked for anew each time: what is ended leaves its own children to us.
         if left.is_empty() || started.elapsed() > limit {
             return;
         }

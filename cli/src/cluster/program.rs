@@ -74,6 +74,7 @@ impl Program {
     }
 
     fn spawn(&mut self, stdout: Stdio, stderr: Stdio) -> Result<()> {
+        // The file that runs, even where another has taken its name since.
         let child = Command::new("/proc/self/exe")
             .arg(launch::COMMAND)
             .args(["--parent", &std::process::id().to_string(), "--"])

@@ -36,6 +36,8 @@ pub(super) async fn coordinator(
         let programs = std::slice::from_mut(program);
         if let Ok(answered) = probe(&remote).await {
             let ours = fs::read_to_string(data_dir.join("cluster-id")).unwrap_or_default();
+            // Any answer would do for a port alone; workers that join another cluster would run its jobs and die
+            // with it.
             if !ours.trim().is_empty() && ours.trim() == answered.cluster_id {
                 still_running(programs)?;
                 return Ok(answered.cluster_id);

@@ -19,6 +19,7 @@ Examples:
   marquee jobs
   marquee jobs --state failed --kind train
   marquee jobs --pipeline p3 --output json
+  marquee jobs --search posters --worker gpu-03
   marquee jobs --array 17 --state failed")]
 pub(super) struct Args {
     /// Only jobs in this state; may be given several times
@@ -30,9 +31,18 @@ pub(super) struct Args {
     /// Only jobs of this pipeline
     #[arg(long, short, value_name = "PIPELINE")]
     pipeline: Option<OfPipeline>,
+    /// Only jobs of this project
+    #[arg(long, value_name = "PROJECT", value_parser = super::project::parse_name)]
+    project: Option<String>,
     /// The elements of this job array, which are left out otherwise
     #[arg(long, short, value_name = "JOB")]
     array: Option<Target>,
+    /// Only jobs in whose name, or whose pipeline's name, this stands, in upper or lower case
+    #[arg(long, value_name = "TEXT")]
+    search: Option<String>,
+    /// Only jobs whose newest attempt has or had a rank on this worker
+    #[arg(long, value_name = "WORKER")]
+    worker: Option<String>,
     /// At most this many
     #[arg(long, short = 'n', default_value_t = 50)]
     limit: usize,
@@ -91,10 +101,16 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Some(pipeline) => pipeline.resolve(&remote).await?,
         None => 0,
     };
-    let filtered =
-        array != 0 || args.pipeline.is_some() || !args.state.is_empty() || !args.kind.is_empty();
+    let filtered = array != 0
+        || args.pipeline.is_some()
+        || args.search.is_some()
+        || args.worker.is_some()
+        || args.project.is_some()
+        || !args.state.is_empty()
+        || !args.kind.is_empty();
     let request = v1::ListJobsRequest {
         array_job_id: array,
+        project: args.project.unwrap_or_default(),
         pipeline_id: pipeline,
         states: args
             .state
@@ -106,6 +122,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
             .iter()
             .map(|kind| v1::JobKind::from(kind.0).into())
             .collect(),
+        text: args.search.unwrap_or_default(),
+        worker_name: args.worker.unwrap_or_default(),
         ..v1::ListJobsRequest::default()
     };
     let (jobs, more) = requests::jobs::list(&remote, request, args.limit).await?;

@@ -27,6 +27,7 @@ Examples:
   marquee submit examples/posters.toml --wait
   marquee submit pipeline.toml --set jobs.train.epochs=3 --set jobs.train.ranks=4
   marquee submit pipeline.toml --fresh
+  marquee submit pipeline.toml --project vision
   id=$(marquee submit pipeline.toml --output quiet | head -1)
 
 The file is checked as a whole: either every job is stored, or none is and every wrong field is
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// Run every job, also one whose very step was done before
     #[arg(long)]
     fresh: bool,
+    /// The project that its jobs belong to [or MARQUEE_PROJECT, where the file names none]
+    #[arg(long, value_name = "PROJECT", value_parser = super::project::parse_name)]
+    project: Option<String>,
     /// Name this submission: sent again with the same id and file, it is the same jobs
     #[arg(long, value_name = "ID", value_parser = parse_request_id)]
     request_id: Option<String>,
@@ -75,8 +79,11 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = Remote::new(place)?;
     let request_id = args
         .request_id
+        // Drawn here and not by the coordinator: a request that is sent again after a broken connection is the
+        // same submission.
         .unwrap_or_else(|| Uuid::new_v4().to_string());
     set.extend(args.fresh.then(no_reuse));
+    set.extend(project(args.project, &document)?);
     let submitted = Submitted(requests::jobs::submit(&remote, document, set, request_id).await?);
     if !args.wait {
         return submitted.show(session.output);
@@ -90,6 +97,41 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         session,
     )
     .await
+}
+
+/// The variable that names the project of pipelines that name none.
+const PROJECT_ENV: &str = "MARQUEE_PROJECT";
+
+/// The project to put into the document: the one of the command line replaces what stands there, the one of the
+/// environment does not.
+fn project(given: Option<String>, document: &v1::Document) -> Result<Option<v1::Override>> {
+    let name = match given {
+        Some(name) => Some(name),
+        None if names_project(document) => None,
+        None => match std::env::var(PROJECT_ENV) {
+            Ok(name) if !name.is_empty() => {
+                let name = super::project::parse_name(&name)
+                    .map_err(|why| CliError::Usage(format!("{PROJECT_ENV}={name:?}: {why}")))?;
+                Some(name)
+            }
+            Ok(_) | Err(_) => None,
+        },
+    };
+    Ok(name.map(|name| v1::Override {
+        path: "project".to_owned(),
+        // In quotes: a project may be called "true" or "inf", which TOML reads as something else.
+        value: format!("{name:?}"),
+    }))
+}
+
+/// Whether a document says whose its jobs are. One that cannot be read says nothing; the coordinator tells why.
+fn names_project(document: &v1::Document) -> bool {
+    let root: Option<Value> = match &document.format {
+        Some(document::Format::Toml(text)) => toml::from_str(text).ok(),
+        Some(document::Format::Json(text)) => serde_json::from_str(text).ok(),
+        None => None,
+    };
+    root.is_some_and(|root| root.get("project").is_some())
 }
 
 /// What a pipeline says that reuses nothing.
@@ -111,6 +153,7 @@ fn read_document(path: &Path) -> Result<v1::Document> {
         std::fs::read_to_string(path)
             .with_context(|| format!("cannot read the pipeline {}", path.display()))?
     };
+    // Told here too, so that a file which was mistaken for a pipeline is not sent over the network first.
     if text.len() > limits::DOCUMENT_MAX_BYTES {
         return Err(CliError::Usage(format!(
             "{} has {}; a pipeline may have {}",
@@ -197,6 +240,23 @@ mod tests {
                 .contains("KEY=VALUE")
         );
         assert!(parse_override("=3").is_err());
+    }
+
+    #[test]
+    fn the_project_of_the_command_line_replaces_the_documents() {
+        let toml = |text: &str| v1::Document {
+            format: Some(document::Format::Toml(text.into())),
+        };
+        let set = project(Some("true".into()), &toml("project = \"vision\""))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (set.path.as_str(), set.value.as_str()),
+            ("project", "\"true\"")
+        );
+        assert!(names_project(&toml("name = \"p\"\nproject = \"vision\"")));
+        assert!(!names_project(&toml("name = \"p\"")));
+        assert!(!names_project(&toml("= broken")));
     }
 
     #[test]

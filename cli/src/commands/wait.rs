@@ -43,6 +43,7 @@ pub(super) async fn follow(remote: &Remote, targets: &[Resolved], session: &Sess
         jobs = watch::until_ended(remote, request, reporter.as_mut()) => jobs?,
         () = signals.next() => {
             reporter.finish(clock::now());
+            // Never a cancel: whoever closes his terminal means to stop watching, not to lose a night's training.
             return Err(CliError::Interrupted { hint: Some(still_running(targets)) });
         }
     };

@@ -7,6 +7,7 @@ use marquee_domain::zoo;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1::{self, Artifact, Job, JobDetail, JobKind, JobState, MetricPoint, Worker};
 use marquee_view::artifacts::Artifacts;
+use marquee_view::coordinators::Coordinators;
 use marquee_view::doctor::Reports;
 use marquee_view::explain::Explanation;
 use marquee_view::gpus::Gpus;
@@ -280,6 +281,44 @@ fn without_scores_none_are_invented() {
     let text = drawn(&empty, DateTime::UNIX_EPOCH, None);
     assert!(text.contains("no eval job has succeeded yet"));
     assert!(empty.json(samples::now())["f1_micro"].is_null());
+}
+
+#[test]
+fn coordinators_show_who_leads_and_who_would_take_over() {
+    let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+    let one = |address: &str, seconds| v1::Coordinator {
+        address: address.into(),
+        version: "0.1.0".into(),
+        since: Some(timestamp(now - chrono::TimeDelta::seconds(seconds))),
+        ..v1::Coordinator::default()
+    };
+    let leads = v1::Coordinator {
+        leads: true,
+        ..one("https://head-1:7700", 7_300)
+    };
+    let other = v1::Coordinator {
+        other_storage: true,
+        ..one("https://head-3:7700", 3)
+    };
+    let mut all = v1::ListCoordinatorsResponse {
+        coordinators: vec![leads, one("https://head-2:7700", 40), other],
+        epoch: 7,
+        leader: "https://head-1:7700".into(),
+        leaderless: false,
+    };
+    insta::assert_snapshot!(drawn(&Coordinators(&all), now, None));
+    assert_eq!(
+        Coordinators(&all).json(now)["leader"],
+        "https://head-1:7700"
+    );
+    all.leaderless = true;
+    all.coordinators.clear();
+    let text = drawn(&Coordinators(&all), now, None);
+    assert!(
+        text.contains("nobody leads just now; the last one was https://head-1:7700"),
+        "{text}"
+    );
+    assert!(Coordinators(&all).json(now)["leader"].is_null());
 }
 
 #[test]

@@ -85,6 +85,8 @@ impl Text {
 
     fn blank_table(&self) -> comfy_table::Table {
         let mut table = comfy_table::Table::new();
+        // The table would look at the terminal by itself; what it is like was decided above, for tests and pipes
+        // too.
         table.load_style(NOTHING).force_no_tty();
         if let Some(width) = self.width {
             table
@@ -119,6 +121,7 @@ impl Text {
             column.set_padding((0, GAP));
         }
         for line in table.lines() {
+            // Spaces at the end would be copied with the line, and wrap where the terminal is just wide enough.
             self.line(line.trim_end());
         }
     }

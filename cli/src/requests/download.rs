@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 use tonic::Status;
 
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::error::Result;
 
 /// How often one file is tried without receiving a single new byte.
@@ -64,6 +64,7 @@ async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -
     let (digest, size) = (&file.digest, file.size_bytes);
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || format!("cannot write {}", path.display());
+    // In the same folder: a rename cannot cross file systems.
     let mut aside = tempfile::Builder::new()
         .prefix(".marquee-")
         .suffix(".part")
@@ -97,6 +98,7 @@ async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -
 /// owner alone.
 fn make_readable(file: &File, executable: bool) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
+    // The kernel tells the mask only to somebody who sets another.
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     nix::sys::stat::umask(mask);
     let all = if executable { 0o777 } else { 0o666 };
@@ -119,8 +121,9 @@ async fn receive(
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
+        // Whatever comes is progress: a line that breaks every minute still gets a large file there in the end.
         tries = if offset > before { 0 } else { tries + 1 };
-        if !is_passing(&status) || tries >= TRIES_MAX {
+        if !remote.may_pass(&status) || tries >= TRIES_MAX {
             return Err(remote.error(&status, tries.max(1), PAUSE * tries));
         }
         sleep(PAUSE).await;

@@ -71,6 +71,7 @@ pub(crate) async fn submit(
         request_id,
         document: Some(document),
         overrides,
+        dry_run: false,
     };
     remote
         .call(Repeat::Safe, async || {

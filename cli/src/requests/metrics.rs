@@ -7,7 +7,7 @@ use marquee_view::units;
 use tonic::Status;
 
 use super::resume::{Patience, Resume};
-use crate::client::{Remote, is_passing};
+use crate::client::Remote;
 use crate::error::Result;
 
 /// Hands each point on as it comes, over broken connections, none twice.
@@ -23,7 +23,7 @@ pub(crate) async fn each(
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
-        if !is_passing(&status) || patience.is_over() {
+        if !remote.may_pass(&status) || patience.is_over() {
             return Err(remote.error(&status, patience.tries(), Duration::ZERO));
         }
         patience.pause().await;

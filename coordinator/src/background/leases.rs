@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
+use crate::metrics;
 use crate::walls::caught;
 
 /// Looks in one lease: a lost worker is found at most this part of a lease late.
@@ -102,6 +103,10 @@ fn has_expired(
     heard: Option<Instant>,
     lease: Duration,
 ) -> bool {
+    #[cfg(feature = "planted")]
+    if marquee_domain::planted::is("verdict-at-once") {
+        return heard.is_none_or(|heard| now.duration_since(heard) > lease);
+    }
     let silent_since = heard.map_or(listening_since, |heard| heard.max(listening_since));
     now.duration_since(silent_since) > lease
 }
@@ -117,6 +122,7 @@ async fn lose(app: &App, id: WorkerId, name: &str) -> Result<()> {
         worker = %id, name, jobs = jobs.len(),
         "worker lost: nothing was heard from it for a whole lease"
     );
+    metrics::worker_lost();
     app.workers_changed();
     // What this does not reach, the attempts loop will.
     lifecycle::advance(app, &jobs).await

@@ -4,13 +4,16 @@
 //! A round that fails is logged once and tried again with back-off: Postgres may be away for as
 //! long as it likes. Not here: the decisions (`scheduler`, `lifecycle`).
 
+mod accounts;
 mod attempts;
+mod drains;
 mod leases;
 mod round;
 mod sweep;
 
 use std::time::Duration;
 
+use marquee_domain::backoff::Backoff;
 use tokio::task::JoinSet;
 
 use crate::app::App;
@@ -32,7 +35,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let stop = || app.shutdown.clone();
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
-    let files = app.clone();
+    let (files, used, drained) = (app.clone(), app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -43,6 +46,12 @@ pub fn start(app: &App) -> JoinSet<()> {
         attempts::run(attempts.clone())
     }));
     tasks.spawn(guarded("sweep", stop(), move || sweep::run(files.clone())));
+    tasks.spawn(guarded("accounts", stop(), move || {
+        accounts::run(used.clone())
+    }));
+    tasks.spawn(guarded("drains", stop(), move || {
+        drains::run(drained.clone())
+    }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())
     }));
@@ -72,7 +81,7 @@ pub fn alive_only(app: &App) -> JoinSet<()> {
 struct Pace {
     name: &'static str,
     every: Duration,
-    failures: u32,
+    backoff: Backoff,
 }
 
 impl Pace {
@@ -80,28 +89,25 @@ impl Pace {
         Self {
             name,
             every,
-            failures: 0,
+            backoff: Backoff::new(every.saturating_mul(2), BACKOFF_MAX.max(every)),
         }
     }
 
     fn after<T>(&mut self, round: &lifecycle::Result<T>) -> Duration {
         match round {
             Ok(_) => {
-                if self.failures > 0 {
-                    tracing::info!(task = self.name, failures = self.failures, "works again");
-                    self.failures = 0;
+                if self.backoff.failures() > 0 {
+                    let failures = self.backoff.failures();
+                    tracing::info!(task = self.name, failures, "works again");
+                    self.backoff.reset();
                 }
                 self.every
             }
             Err(error) => {
-                if self.failures == 0 {
+                if self.backoff.failures() == 0 {
                     tracing::warn!(task = self.name, %error, "a round failed; trying again");
                 }
-                self.failures += 1;
-                let doublings = self.failures.min(10);
-                self.every
-                    .saturating_mul(1 << doublings)
-                    .min(BACKOFF_MAX.max(self.every))
+                self.backoff.next_whole()
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod apply;
 mod hosts;
+mod isolate;
 mod load;
 mod plan;
 
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use super::Pace;
 use crate::app::App;
-use crate::lifecycle::Result;
+use crate::lifecycle::{self, Result};
 
 pub use hosts::hosts;
 
@@ -60,6 +61,7 @@ pub(super) async fn run(app: App) {
 /// One round. Returns how long until the earliest back-off ends, where a job is in one.
 async fn one(app: &App) -> Result<Option<Duration>> {
     load::changes(app).await?;
+    lifecycle::fail_overdue(app).await?;
     let Some(planned) = plan::plan(app).await? else {
         return Ok(None);
     };

@@ -6,31 +6,52 @@ use std::io;
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 
+use super::vouch::Turn;
 use super::{BlobError, BlobStore, blocking, io_error};
 
-impl BlobStore {
-    /// Removes blobs. Returns how many there were, and their bytes.
-    pub async fn remove(&self, digests: Vec<Digest>) -> Result<(u64, u64), BlobError> {
-        let store = self.clone();
+/// Blobs that are to go. Ask for their names after this was made: what is named since then is not removed.
+#[derive(Debug)]
+pub struct Condemned {
+    store: BlobStore,
+    turn: Turn,
+}
+
+impl Condemned {
+    /// Removes those of the condemned that nobody names, nor has begun to count on since. Returns how many there
+    /// were, and their bytes.
+    pub async fn remove(self, unnamed: Vec<Digest>) -> Result<(u64, u64), BlobError> {
         blocking(move || {
+            let Self { store, turn } = self;
             let (mut count, mut bytes) = (0, 0);
-            for digest in digests {
-                let Some(size) = store.size(&digest)? else {
-                    continue;
-                };
+            for digest in unnamed {
                 let path = store.path(&digest);
-                match fs::remove_file(&path) {
-                    Ok(()) => {
+                let removed = turn.if_condemned(&digest, || {
+                    let size = fs::metadata(&path)?.len();
+                    fs::remove_file(&path).map(|()| size)
+                });
+                match removed {
+                    Some(Ok(size)) => {
                         count += 1;
                         bytes += size;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(io_error("remove", &path)(error)),
+                    None => {}
+                    Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    Some(Err(error)) => return Err(io_error("remove", &path)(error)),
                 }
             }
             Ok((count, bytes))
         })
         .await
+    }
+}
+
+impl BlobStore {
+    /// Begins to remove blobs. Those that somebody counts on without a row that names them stay.
+    pub async fn condemn(&self, digests: &[Digest]) -> Condemned {
+        Condemned {
+            turn: self.vouches.condemn(digests).await,
+            store: self.clone(),
+        }
     }
 
     /// Blobs that were stored before `before`.

@@ -118,15 +118,41 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_is_removed_at_start() {
+async fn what_a_killed_process_left_is_removed_by_the_one_that_leads() {
     let (folder, store) = store().await;
     put(&store, &Digest::of(b"kept"), b"kept").await.unwrap();
-    fs::write(folder.path().join("blobs/tmp/half"), b"half a pos").unwrap();
+    let half = folder.path().join("blobs/tmp/half");
+    fs::write(&half, b"half a pos").unwrap();
+    // Whoever only stands by leaves what a living one may be writing.
     let store = BlobStore::open(folder.path().join("blobs")).await.unwrap();
+    assert!(half.exists());
+    store.remove_leftovers().await.unwrap();
     assert_eq!(
         files_under(folder.path()),
         [store.path(&Digest::of(b"kept"))]
     );
+}
+
+#[tokio::test]
+async fn a_folder_has_one_id_whoever_asks_first() {
+    let (folder, store) = store().await;
+    let root = folder.path().join("blobs");
+    let ask = |number| {
+        let root = root.clone();
+        async move {
+            let store = BlobStore::open(root).await.unwrap();
+            store.storage(uuid::Uuid::from_u128(number)).await.unwrap()
+        }
+    };
+    let ids = futures::future::join_all((1..=8).map(ask)).await;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(
+        store.storage(uuid::Uuid::from_u128(99)).await.unwrap(),
+        ids[0]
+    );
+    fs::write(root.join("storage-id"), "half").unwrap();
+    let damaged = store.storage(uuid::Uuid::from_u128(1)).await.unwrap_err();
+    assert!(damaged.to_string().contains("storage-id"), "{damaged}");
 }
 
 #[tokio::test]
@@ -231,7 +257,7 @@ async fn a_damaged_blob_is_told_at_once_set_aside_and_whole_again_when_it_is_sto
             assert_eq!(store.damaged_among(&manifest), None);
             assert!(!store.has_damaged());
             assert_eq!(read_all(&store, &digest, 0).await, bytes);
-            assert!(store.check(&manifest).await.unwrap().is_empty());
+            assert!(store.check(&manifest).await.unwrap().wrong.is_empty());
         }
     }
 }
@@ -248,7 +274,7 @@ async fn a_list_of_files_that_lies_costs_no_blob() {
     );
     let gone = Digest::of(b"gone");
     let manifest = Manifest::new(vec![file("a", 1 << 40, &digest), file("b", 4, &gone)]).unwrap();
-    let wrong = store.check(&manifest).await.unwrap();
+    let wrong = store.check(&manifest).await.unwrap().wrong;
     let mut told: Vec<String> = wrong.iter().map(ToString::to_string).collect();
     told.sort();
     assert!(
@@ -274,4 +300,32 @@ async fn uploads_that_begin_at_once_are_not_given_the_same_room() {
     assert!((1..=3).contains(&begun), "{begun}");
     drop(writers);
     assert!(store.write(Digest::of(b"x"), each).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_somebody_is_about_to_name_is_not_removed() {
+    let (_folder, store) = store().await;
+    let names = ["looked at", "told of", "stored now", "nobody's"];
+    let all = names.map(|name| Digest::of(name.as_bytes()));
+    for (name, digest) in names.iter().zip(&all) {
+        put(&store, digest, name.as_bytes()).await.unwrap();
+    }
+    let size = names[0].len() as u64;
+    let manifest = Manifest::new(vec![file("f", size, &all[0])]).unwrap();
+    let condemned = store.condemn(&all).await;
+    let checked = store.check(&manifest).await.unwrap();
+    assert!(checked.wrong.is_empty());
+    let gone = Digest::of(b"gone");
+    let asked = vec![all[1].clone(), gone.clone()];
+    assert_eq!(store.missing(asked).await.unwrap(), [gone]);
+    put(&store, &all[2], names[2].as_bytes()).await.unwrap();
+    let removed = condemned.remove(all.to_vec()).await.unwrap();
+    assert_eq!(removed, (1, names[3].len() as u64));
+    // The next one may take what nobody counts on any more.
+    drop(checked);
+    let condemned = store.condemn(&all).await;
+    let (count, _) = condemned.remove(all.to_vec()).await.unwrap();
+    assert_eq!(count, 2);
+    let here = all.map(|digest| store.path(&digest).exists());
+    assert_eq!(here, [false, true, false, false]);
 }

@@ -92,6 +92,7 @@ impl BlobWriter {
                 });
             }
             let place = self.store.path(&self.digest);
+            self.store.vouches.spare(&self.digest);
             put_in_place(open.file, &place)?;
             self.store.damaged.forget(&self.digest);
             Ok(())

@@ -34,6 +34,7 @@ fn spec() -> JobSpec {
         array: None,
         element: None,
         watch: Default::default(),
+        sharing: Default::default(),
     }
 }
 
@@ -47,6 +48,10 @@ fn queued(id: i64) -> OpenJob {
         priority: 0,
         queued_at: at(id),
         not_before: None,
+        started_at: None,
+        held: None,
+        is_leaving: false,
+        preempted: (0, None),
         step: None,
         obstacle: None,
         spec: Some(Ok(spec())),
@@ -84,6 +89,7 @@ fn held(job: i64, attempt: u32) -> HeldRank {
         devices: vec![Device::Cpu {
             index: u32::try_from(job).unwrap(),
         }],
+        project: "default".into(),
     }
 }
 
@@ -111,6 +117,7 @@ fn with_code(open: &mut Open, codes: &[&str]) {
         inventory: Err("not looked at here".into()),
         prep_code: (*code).into(),
         last_seen_at: at(0),
+        standing: Ok(Default::default()),
     };
     open.workers = codes.iter().map(worker).collect();
 }
@@ -195,7 +202,7 @@ fn what_is_stored_of_a_line_is_known_by_job_and_once_for_an_array() {
             element(12, 10, 1),
         ],
     );
-    let line = line_of(open.queue.get(JobId(1)).unwrap());
+    let line = open.queue.get(JobId(1)).unwrap().line();
     assert_eq!(open.unlike(line, "busy", 9), [JobId(1), JobId(10)]);
     assert_eq!(
         open.unlike(line, "busy", 1),
@@ -227,8 +234,8 @@ fn what_is_held_is_known_by_host_and_by_job_and_let_go_of_as_it_was_taken() {
     let mut open = Open::default();
     open.learn_spec(JobId(10), spec());
     open.replace(&ids(&[]), vec![queued(1), element(11, 10, 0)]);
-    open.placed(JobId(1), [held(1, 1)]);
-    open.placed(JobId(11), [held(11, 1)]);
+    open.placed(JobId(1), [held(1, 1)], at(100));
+    open.placed(JobId(11), [held(11, 1)], at(100));
     assert!(open.holds_any(&ids(&[1])) && open.holds_any(&ids(&[10])));
     assert!(!open.holds_any(&ids(&[2])));
     assert_eq!(open.running().collect::<BTreeSet<_>>(), ids(&[1, 11]));
@@ -279,7 +286,7 @@ fn a_job_that_runs_with_an_unreadable_spec_is_known_to_run_until_it_ends() {
 #[test]
 fn every_difference_from_postgres_is_named_and_put_right() {
     let mut open = open(vec![queued(1), queued(2), queued(3)]);
-    open.placed(JobId(3), [held(3, 1)]);
+    open.placed(JobId(3), [held(3, 1)], at(100));
     let stored = vec![queued(1), running(2, 1), queued(4)];
     let differences = open.reconcile(stored.clone(), vec![held(2, 1)], &ids(&[]));
     assert_eq!(
@@ -306,7 +313,7 @@ fn what_changed_while_everything_was_read_is_no_difference() {
     let mut open = Open::default();
     open.learn_spec(JobId(10), spec());
     open.replace(&ids(&[]), vec![queued(1), element(11, 10, 0)]);
-    open.placed(JobId(1), [held(1, 1)]);
+    open.placed(JobId(1), [held(1, 1)], at(100));
     // Job 1 was read before it was placed; array 10 was cancelled after it was read.
     let read = vec![queued(1)];
     assert_eq!(
@@ -373,7 +380,7 @@ fn what_is_kept_by_changes_is_what_reading_everything_gives() {
                     let rank = held(id, job.attempt);
                     stored.held.entry(id).or_default().push(rank.clone());
                     if draw.below(2) == 0 && !touched.contains(&JobId(id)) {
-                        open.placed(JobId(id), [rank]);
+                        open.placed(JobId(id), [rank], at(100));
                     } else {
                         touched.insert(JobId(id));
                     }

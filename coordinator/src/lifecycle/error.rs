@@ -4,7 +4,7 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
-use marquee_proto::error::{ErrorCode, invalid_document};
+use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
 use marquee_store::StoreError;
 use tonic::Status;
 
@@ -34,6 +34,24 @@ pub enum LifecycleError {
         needs: JobId,
         name: String,
     },
+    #[error(
+        "{elements} element(s) of job {job} are still being stopped; retry it when they have ended (\"marquee jobs --array {job}\")"
+    )]
+    ElementsStop { job: JobId, elements: usize },
+    #[error(
+        "job {job} is {}; only a job that waits or is queued can be held and released", state.as_str()
+    )]
+    JobCannotBeHeld { job: JobId, state: JobStateName },
+    #[error(
+        "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
+    )]
+    ProjectNotFound(String),
+    #[error("{0}")]
+    OverQuota(String),
+    #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
+    WorkerNotFound(String),
+    #[error("{0}")]
+    BadSetting(String),
     /// What came with others' could not be stored now; each of them tries again.
     #[error("{0}")]
     Unstored(String),
@@ -72,8 +90,20 @@ impl LifecycleError {
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
+            | Self::ElementsStop { .. }
+            | Self::JobCannotBeHeld { .. }
+            | Self::ProjectNotFound(_)
+            | Self::OverQuota(_)
+            | Self::WorkerNotFound(_)
+            | Self::BadSetting(_)
             | Self::NeedHasNotSucceeded { .. } => false,
         }
+    }
+
+    /// Whether the same again at once most likely works: another transaction was in the way of this one.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_conflict())
     }
 
     /// Whether somebody else changed the job first: the caller looks again, or lets it be.
@@ -92,13 +122,22 @@ impl From<LifecycleError> for Status {
             LifecycleError::InvalidDocument(fields) => return invalid_document(fields),
             LifecycleError::RequestIdReused(_) => ErrorCode::RequestIdReused,
             LifecycleError::JobHasEnded { .. } => ErrorCode::JobHasEnded,
-            LifecycleError::JobHasNotEnded { .. } | LifecycleError::NeedHasNotSucceeded { .. } => {
-                ErrorCode::JobNotRetryable
-            }
+            LifecycleError::JobHasNotEnded { .. }
+            | LifecycleError::ElementsStop { .. }
+            | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
+            LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
+            LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
+            LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
+            LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
+            LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
             LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
+            LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
+                let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
+                return not_leading(error.to_string(), leader);
+            }
             LifecycleError::Store(error) => store_code(error),
             LifecycleError::Blobs(_) => ErrorCode::StorageUnavailable,
         };
@@ -122,6 +161,11 @@ impl From<LifecycleError> for Status {
             | ErrorCode::CannotRescue
             | ErrorCode::WorkerIdInUse
             | ErrorCode::StillNeeded
+            | ErrorCode::NotLeading
+            | ErrorCode::JobNotHoldable
+            | ErrorCode::ProjectNotFound
+            | ErrorCode::OverQuota
+            | ErrorCode::WorkerNotFound
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
@@ -133,6 +177,7 @@ impl From<LifecycleError> for Status {
 
 fn store_code(error: &StoreError) -> ErrorCode {
     match error {
+        StoreError::NotLeading { .. } => ErrorCode::NotLeading,
         StoreError::JobNotFound(_) => ErrorCode::JobNotFound,
         StoreError::PipelineNotFound(_) => ErrorCode::PipelineNotFound,
         StoreError::WorkerNameTaken(_) => ErrorCode::WorkerNameTaken,

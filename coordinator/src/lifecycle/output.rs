@@ -13,11 +13,13 @@ use marquee_store::ranks::RankKey;
 
 use super::Result;
 use crate::app::App;
+use crate::blobs::{Checked, Vouch, Wrong};
 
-/// Outputs that were looked at, by job.
+/// Outputs that were looked at, by job. Their files stay until this is dropped, which is after the commit.
 #[derive(Debug, Default)]
 pub struct Outputs {
     looked_at: BTreeMap<JobId, (AttemptNumber, std::result::Result<Manifest, Failure>)>,
+    vouches: BTreeMap<JobId, Vouch>,
 }
 
 impl Outputs {
@@ -29,6 +31,13 @@ impl Outputs {
         }
         let (attempt, files) = self.looked_at.get(&live.job)?;
         (*attempt == live.attempt.number).then(|| files.clone())
+    }
+
+    /// The artifacts of these jobs are committed.
+    pub(super) fn are_named(mut self, jobs: &[JobId]) {
+        for vouch in jobs.iter().filter_map(|job| self.vouches.remove(job)) {
+            vouch.named();
+        }
     }
 }
 
@@ -57,27 +66,35 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         .into_iter()
         .collect();
     drop(conn);
-    let mut looked_at = BTreeMap::new();
+    let mut looked = Outputs::default();
     for (live, key) in finished {
-        let files = check(app, &live, key, outputs.remove(&live.job)).await?;
-        looked_at.insert(live.job, (live.attempt.number, files));
+        let number = live.attempt.number;
+        let files = match put_forward(&live, key, outputs.remove(&live.job)) {
+            Ok(manifest) => {
+                let Checked { wrong, vouch } = app.blobs.check(&manifest).await?;
+                looked.vouches.insert(live.job, vouch);
+                all_here(key, manifest, &wrong)
+            }
+            Err(failure) => Err(failure),
+        };
+        looked.looked_at.insert(live.job, (number, files));
     }
-    Ok(Outputs { looked_at })
+    Ok(looked)
 }
 
-async fn check(
-    app: &App,
+/// What a rank put forward, whether its files are here or not.
+fn put_forward(
     live: &Live,
     key: RankKey,
     output: Option<PutForward>,
-) -> Result<std::result::Result<Manifest, Failure>> {
+) -> std::result::Result<Manifest, Failure> {
     let first = key.rank;
-    let broken = |message| Failure {
-        class: FailureClass::Crash,
-        message,
-    };
-    let Some(manifest) = output else {
-        return Ok(match live.kind {
+    match output {
+        Some(Ok(manifest)) => Ok(manifest),
+        Some(Err(why)) => Err(broken(format!(
+            "what rank {first} put forward cannot be stored: {why}"
+        ))),
+        None => match live.kind {
             JobKind::Command => Ok(Manifest::default()),
             JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
                 Err(lost_with_output(live).unwrap_or_else(|| {
@@ -86,25 +103,31 @@ async fn check(
                     ))
                 }))
             }
-        });
-    };
-    let manifest = match manifest {
-        Ok(manifest) => manifest,
-        Err(why) => {
-            return Ok(Err(broken(format!(
-                "what rank {first} put forward cannot be stored: {why}"
-            ))));
-        }
-    };
-    let wrong = app.blobs.check(&manifest).await?;
-    Ok(match wrong.first() {
+        },
+    }
+}
+
+fn all_here(
+    key: RankKey,
+    manifest: Manifest,
+    wrong: &[Wrong],
+) -> std::result::Result<Manifest, Failure> {
+    match wrong.first() {
         None => Ok(manifest),
         Some(first_wrong) => Err(broken(format!(
-            "rank {first} put forward {} files, but {} of them are not here as it says, among them {first_wrong}",
+            "rank {} put forward {} files, but {} of them are not here as it says, among them {first_wrong}",
+            key.rank,
             manifest.files.len(),
             wrong.len(),
         ))),
-    })
+    }
+}
+
+fn broken(message: String) -> Failure {
+    Failure {
+        class: FailureClass::Crash,
+        message,
+    }
 }
 
 /// A rank was lost so late that the others had finished, and none of them has a copy of the output.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::Result;
 use crate::app::{App, Change};
 use crate::index::Known;
+use crate::metrics;
 use crate::scheduler::Placement;
 
 /// Checkpoints looked at for one whose files are all here: more that are broken is a broken disk,
@@ -67,11 +68,11 @@ pub async fn place(
             let Some(known) = known.get(&placement.job) else {
                 continue;
             };
-            let held: Vec<HeldRank> = held(placement, known.attempt + 1).collect();
+            let held: Vec<HeldRank> = held(placement, known).collect();
             for rank in &held {
                 given.entry(rank.worker).or_default().push(rank.key);
             }
-            open.placed(placement.job, held);
+            open.placed(placement.job, held, now);
         }
     }
     for job in known.keys() {
@@ -85,6 +86,10 @@ pub async fn place(
             app.index.touch([*job]);
         }
     }
+    metrics::placed_after(known.iter().filter_map(|(job, known)| {
+        let waited = (now - known.queued_at).to_std().ok()?;
+        placed.contains(job).then_some(waited)
+    }));
     if !placed.is_empty() {
         tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");
     }
@@ -130,8 +135,9 @@ fn attempt<'a>(
     }
 }
 
-fn held(placement: &Placement, attempt: u32) -> impl Iterator<Item = HeldRank> {
-    let job = placement.job;
+fn held(placement: &Placement, known: &Known) -> impl Iterator<Item = HeldRank> {
+    let (job, attempt) = (placement.job, known.attempt + 1);
+    let project = &known.spec.sharing.project;
     placement.ranks.iter().map(move |rank| HeldRank {
         key: RankKey {
             job,
@@ -140,6 +146,7 @@ fn held(placement: &Placement, attempt: u32) -> impl Iterator<Item = HeldRank> {
         },
         worker: rank.worker,
         devices: rank.devices.clone(),
+        project: project.to_string(),
     })
 }
 
@@ -161,7 +168,7 @@ async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Optio
     let told = reports::find_last_step(&mut conn, job, AttemptNumber(known.attempt)).await?;
     drop(conn);
     for (key, manifest) in newest {
-        let wrong = app.blobs.check(&manifest).await?;
+        let wrong = app.blobs.check(&manifest).await?.wrong;
         let Some(first) = wrong.first() else {
             let steps_lost = told.unwrap_or(0).saturating_sub(key.step);
             return Ok(Some(Resume {

@@ -3,12 +3,13 @@
 //!
 //! Invariant: what an open job needs stays, and whoever asks is told who needs it. The rows go first, in one
 //! transaction; a file goes only when no stored manifest names it, so that a crash in between leaves a file too many,
-//! which `background::sweep` finds, and never one too few.
+//! which `background::sweep` finds, and never one too few. A file that somebody is about to name stays too
+//! (`blobs::vouch`), and is left to the sweep.
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_store::removal::{self, Going};
-use marquee_store::{Conn, Tx, events, pipelines, transitions};
+use marquee_store::{Conn, Tx, audit, events, pipelines, transitions};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -55,6 +56,7 @@ pub async fn remove_pipeline(
         }
     }
     let mut tx = app.db.write("remove pipeline").await?;
+    audit::act_as(&mut tx, caller).await?;
     pipelines::lock_pipeline(&mut tx, id).await?;
     // A retry may have come in between.
     pipeline_is_free(&mut tx, id).await?;
@@ -89,6 +91,7 @@ pub async fn remove_artifact(
     }
     let now = app.clock.now();
     let mut tx = app.db.write("remove artifact").await?;
+    audit::act_as(&mut tx, caller).await?;
     let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
     of.sort_unstable();
     of.dedup();
@@ -178,19 +181,16 @@ fn sum(going: &[Going]) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
-/// Removes those files that no stored manifest names. An upload that found one of them here a moment ago, and did not
-/// send it again, fails its attempt, which is tried again.
-///
-/// Known gap: an output that is looked at before a file goes, and committed after its name was asked for here, is
-/// committed without that file. It takes an output of the very bytes of a file that nobody has named for two days, or
-/// that is removed at this moment.
+/// Removes those files that no stored manifest names, and that nobody is about to name.
 pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
     let (mut gone, mut bytes) = (0, 0);
     for some in files.chunks(FILES_AT_ONCE) {
+        // Condemned before the manifests are read: what is committed between the two saves its files.
+        let condemned = app.blobs.condemn(some).await;
         let mut conn = app.db.read().await?;
         let unnamed = removal::list_unnamed(&mut conn, some).await?;
         drop(conn);
-        let (count, size) = app.blobs.remove(unnamed).await?;
+        let (count, size) = condemned.remove(unnamed).await?;
         gone += count;
         bytes += size;
     }

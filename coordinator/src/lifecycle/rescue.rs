@@ -3,11 +3,12 @@
 use marquee_domain::artifact::Manifest;
 use marquee_store::ranks::RankKey;
 use marquee_store::transitions::{self, Success};
-use marquee_store::{jobs, pipelines};
+use marquee_store::{audit, jobs, pipelines};
 
 use super::retry::bring_back;
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
+use crate::blobs::Checked;
 
 /// failed or cancelled -> succeeded, with the output that an earlier attempt left; jobs that were cancelled
 /// for its sake come back. `by` says whose output it is.
@@ -16,7 +17,7 @@ use crate::app::App;
 /// has no ranks.
 pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> Result<()> {
     let job = key.job;
-    let wrong = app.blobs.check(manifest).await?;
+    let Checked { wrong, vouch } = app.blobs.check(manifest).await?;
     if let Some(first) = wrong.first() {
         let text = format!(
             "{} of its files are not here, among them {first}",
@@ -26,6 +27,7 @@ pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> R
     }
     let now = app.clock.now();
     let mut tx = app.db.write("rescue").await?;
+    audit::act_as(&mut tx, by).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -47,6 +49,7 @@ pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> R
     let (done, arrays) = transitions::mark_jobs_succeeded(&mut tx, &[success], now).await?;
     changed.extend(dependents::release(&mut tx, done, &arrays, now).await?);
     tx.commit().await?;
+    vouch.named();
     tracing::info!(%job, from_attempt = %key.attempt, artifact = digest.short(), by, "an output was rescued");
     app.jobs_changed(&changed);
     app.jobs_ended(&[job]);

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_store::transitions::{self, ArrayCount, JobHead};
-use marquee_store::{Tx, neighbours, pipelines};
+use marquee_store::{Tx, audit, neighbours, pipelines};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -15,6 +15,7 @@ use crate::app::App;
 pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let now = app.clock.now();
     let mut tx = app.db.write("retry").await?;
+    audit::act_as(&mut tx, caller).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -40,6 +41,17 @@ pub(super) async fn bring_back(
             job,
             state: head.state,
         });
+    }
+    if head.is_array {
+        // They will end cancelled, and the array would wait for ever for what it does not know to be brought back.
+        let open = transitions::list_open_elements(tx, job).await?;
+        let elements = open
+            .iter()
+            .filter(|element| element.cancel_requested)
+            .count();
+        if elements > 0 {
+            return Err(LifecycleError::ElementsStop { job, elements });
+        }
     }
     let needs = neighbours::list_needs(tx, job).await?;
     if let Some(need) = needs.iter().find(|need| ended_badly(need.state)) {

@@ -17,6 +17,7 @@ use marquee_store::{Conn, artifacts, pipelines};
 
 use super::{Result, dependents};
 use crate::app::App;
+use crate::blobs::Checked;
 use crate::index::Known;
 use crate::walls::caught;
 
@@ -104,9 +105,12 @@ async fn take_earlier(app: &App, id: JobId, job: &Known, step: &Digest, code: &s
     let earlier = reuse::list_reusable(&mut conn, step, code, today, ARTIFACTS_TRIED_MAX).await?;
     drop(conn);
     for source in earlier {
-        let wrong = app.blobs.check(&source.manifest).await?;
+        let Checked { wrong, vouch } = app.blobs.check(&source.manifest).await?;
         let Some(first) = wrong.first() else {
-            return match commit(app, id, job, &source, code).await {
+            let done = commit(app, id, job, &source, code).await;
+            // Whoever removes that artifact meanwhile leaves its files, which are this job's now.
+            drop(vouch);
+            return match done {
                 // Cancelled since we read it.
                 Err(error) if error.is_stale() => Ok(()),
                 done => done,

@@ -18,6 +18,7 @@ use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
 use super::{Result, array, dependents};
 use crate::app::App;
+use crate::metrics;
 
 /// What a settling changed, to be told once it is committed.
 #[derive(Debug, Default)]
@@ -34,11 +35,25 @@ pub struct Settled {
     workers: Vec<WorkerId>,
     /// Jobs that can be committed once their outputs are looked at.
     pub with_outputs: Vec<JobId>,
+    /// What a planted bug does in a transaction of its own.
+    #[cfg(feature = "planted")]
+    apart: Option<(Vec<JobId>, Vec<transitions::ArrayCount>, DateTime<Utc>)>,
 }
 
 impl Settled {
     /// Wakes whoever has something to do or to show now.
     pub fn tell(&self, app: &App) {
+        #[cfg(feature = "planted")]
+        if let Some((needed, arrays, now)) = self.apart.clone() {
+            let app = app.clone();
+            tokio::spawn(async move {
+                let mut tx = app.db.write("dependents apart").await?;
+                let released = dependents::release(&mut tx, needed, &arrays, now).await?;
+                tx.commit().await?;
+                app.jobs_changed(&released);
+                Ok::<(), StoreError>(())
+            });
+        }
         app.jobs_changed(&self.changed);
         app.jobs_succeeded(&self.succeeded);
         app.jobs_ended(&self.ended);
@@ -90,6 +105,11 @@ impl Settled {
                 self.counted.push(count.array);
             }
         }
+        #[cfg(feature = "planted")]
+        if marquee_domain::planted::is("dependents-apart") {
+            self.apart = Some((needed, arrays, now));
+            return Ok(());
+        }
         let released = dependents::release(tx, needed, &arrays, now).await?;
         self.changed.extend(released);
         Ok(())
@@ -111,6 +131,7 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
         return Ok(());
     }
     tx.commit().await?;
+    outputs.are_named(&settled.succeeded);
     settled.tell(app);
     Ok(())
 }
@@ -195,6 +216,8 @@ fn verdict(live: &Live, app: &App, now: DateTime<Utc>) -> Verdict {
         attempt: &live.attempt,
         ranks: &live.ranks,
         cancel_requested: live.cancel_requested,
+        makes_room: live.makes_room.as_ref(),
+        deadline: live.deadline,
         min_ranks: live.min_ranks,
         timeout: live
             .timeout_s
@@ -213,8 +236,8 @@ fn at_fault(app: &App, live: &Live, class: FailureClass) -> Vec<WorkerId> {
         return Vec::new();
     }
     let hangs = |rank: &RankRow| {
-        let standing = app.sessions.hangs.standing(rank.worker, rank.key);
-        standing.is_some_and(|standing| standing.is_stopped || !standing.waits_for_peers)
+        let stall = app.sessions.hangs.stall(rank.worker, rank.key);
+        stall.is_some_and(|stall| stall.is_stopped || !stall.waits_for_peers)
     };
     let is_at_fault = |rank: &&RankRow| match &rank.failure {
         Some(failure) => failure.class == class,
@@ -318,6 +341,9 @@ async fn end(
     };
     let life = life.end_attempt(after, now).map_err(stale)?;
     attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
+    if let AttemptEnd::Failed(failure) = &end {
+        metrics::attempt_failed(failure.class);
+    }
     let (cause, message) = (end.cause(), end.message().unwrap_or_default());
     let failure = match &end {
         AttemptEnd::Failed(failure) => Some(failure),

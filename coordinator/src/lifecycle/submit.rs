@@ -12,9 +12,9 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines};
+use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines};
 
-use super::{LifecycleError, Result};
+use super::{LifecycleError, Result, projects};
 use crate::app::App;
 
 /// What a user sent.
@@ -53,13 +53,15 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         Ok(spec) => spec,
         Err(fields) => return before_or(app, submission, &digest, fields).await,
     };
-    let missing = missing_artifacts(app, &spec).await?;
+    let mut missing = projects::check_projects(app, &spec).await?;
+    missing.extend(missing_artifacts(app, &spec).await?);
     if !missing.is_empty() {
         return before_or(app, submission, &digest, missing).await;
     }
 
     let now = app.clock.now();
     let mut tx = app.db.write("submit").await?;
+    audit::act_as(&mut tx, submission.caller).await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,
@@ -74,6 +76,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
             .await?
             .ok_or_else(|| StoreError::Vanished("pipeline").into());
     };
+    projects::check_queued(app, &mut tx, &spec).await?;
     let mut positions: BTreeMap<&JobName, u32> = BTreeMap::new();
     let mut jobs = Vec::with_capacity(spec.jobs.len());
     for (position, job) in (0..).zip(&spec.jobs) {
@@ -95,6 +98,21 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         pipeline,
         repeated: false,
     })
+}
+
+/// What would be stored: all that a submission is asked, and nothing done.
+pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpec> {
+    check_size(submission.document, submission.overrides)
+        .map_err(LifecycleError::InvalidDocument)?;
+    let spec = parse(app, submission)
+        .await?
+        .map_err(LifecycleError::InvalidDocument)?;
+    let missing = missing_artifacts(app, &spec).await?;
+    if missing.is_empty() {
+        Ok(spec)
+    } else {
+        Err(LifecycleError::InvalidDocument(missing))
+    }
 }
 
 /// A document that is refused may have been stored all the same, when the cluster was larger or an artifact

@@ -20,6 +20,10 @@ pub(super) struct Situation<'a> {
     pub(super) attempt: &'a Attempt,
     pub(super) ranks: &'a [RankRow],
     pub(super) cancel_requested: bool,
+    /// It is to make room: why, and for whose sake.
+    pub(super) makes_room: Option<&'a (Interruption, String)>,
+    /// When it is too late for its result.
+    pub(super) deadline: Option<DateTime<Utc>>,
     /// With how few ranks the job goes on. None: all are needed.
     pub(super) min_ranks: Option<u32>,
     /// How long the job's attempts may run.
@@ -74,6 +78,18 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         } else {
             Verdict::Wait
         };
+    }
+    if let Some((cause, message)) = situation.makes_room
+        && all_gone
+    {
+        return Verdict::Interrupt {
+            cause: *cause,
+            message: message.clone(),
+        };
+    }
+    if situation.makes_room.is_some() {
+        // Whatever a rank says while it is being stopped, the job is not to blame.
+        return Verdict::Wait;
     }
     if let Some((failure, since)) = cause(ranks) {
         let settled = match since {
@@ -279,6 +295,17 @@ fn failure_of(rank: &RankRow) -> Option<Failure> {
     }
 }
 
+/// A job that has not ended by its deadline.
+pub(super) fn too_late(deadline: DateTime<Utc>) -> Failure {
+    Failure {
+        class: FailureClass::Timeout,
+        message: format!(
+            "it had not ended by its deadline, {} UTC; submit it with a later one, or a higher priority",
+            deadline.format("%Y-%m-%d %H:%M:%S")
+        ),
+    }
+}
+
 fn out_of_time(situation: &Situation<'_>) -> Option<Failure> {
     let Situation {
         attempt,
@@ -287,6 +314,9 @@ fn out_of_time(situation: &Situation<'_>) -> Option<Failure> {
         now,
         ..
     } = *situation;
+    if let Some(deadline) = situation.deadline.filter(|deadline| *deadline <= now) {
+        return Some(too_late(deadline));
+    }
     match (attempt.started_at, timeout) {
         (Some(started_at), Some(timeout)) => (started_at + timeout <= now).then(|| Failure {
             class: FailureClass::Timeout,
@@ -387,6 +417,8 @@ mod tests {
             attempt: &attempt(state),
             ranks,
             cancel_requested: cancel,
+            makes_room: None,
+            deadline: None,
             min_ranks: None,
             timeout: Some(Duration::from_secs(100)),
             settle: Duration::from_secs(1),
@@ -493,6 +525,8 @@ mod tests {
                 attempt: &attempt(Running),
                 ranks,
                 cancel_requested: false,
+                makes_room: None,
+                deadline: None,
                 min_ranks: None,
                 timeout: None,
                 settle: Duration::from_secs(1),
@@ -553,6 +587,8 @@ mod tests {
                 attempt: &attempt(Running),
                 ranks: &[lost(0, RankState::Running)],
                 cancel_requested: false,
+                makes_room: None,
+                deadline: None,
                 min_ranks: None,
                 timeout: None,
                 settle: Duration::from_secs(1),
@@ -576,6 +612,8 @@ mod tests {
                 attempt: &attempt(Running),
                 ranks,
                 cancel_requested: false,
+                makes_room: None,
+                deadline: None,
                 min_ranks: None,
                 timeout: None,
                 settle: Duration::from_secs(1),
@@ -636,6 +674,8 @@ mod tests {
             attempt: &attempt(Running),
             ranks: &ranks,
             cancel_requested: false,
+            makes_room: None,
+            deadline: None,
             min_ranks: Some(2),
             timeout: None,
             settle: Duration::from_secs(1),
@@ -723,6 +763,8 @@ mod tests {
             attempt: &attempt(Running),
             ranks: &ranks,
             cancel_requested: false,
+            makes_room: None,
+            deadline: None,
             min_ranks: Some(2),
             timeout: None,
             settle: Duration::from_secs(1),
@@ -756,6 +798,57 @@ mod tests {
         assert_eq!(judge_at(1, Running, &some, true), Verdict::Wait);
         let none = [rank(0, RankState::Stopped), lost(1, RankState::Running)];
         assert_eq!(judge_at(1, Running, &none, true), Verdict::Cancel);
+    }
+
+    fn judge_with(ranks: &[RankRow], makes_room: bool, deadline: Option<i64>) -> Verdict {
+        let why = (Interruption::Preempted, "job 9 goes first".to_owned());
+        judge(&Situation {
+            attempt: &attempt(Running),
+            ranks,
+            cancel_requested: false,
+            makes_room: makes_room.then_some(&why),
+            deadline: deadline.map(at),
+            min_ranks: None,
+            timeout: None,
+            settle: Duration::from_secs(1),
+            is_leaving: false,
+            was_not_replaced: false,
+            hung: None,
+            now: at(30),
+        })
+    }
+
+    #[test]
+    fn who_makes_room_is_interrupted_when_nothing_is_left_of_it_whatever_its_ranks_say() {
+        let some = [
+            failed(0, FailureClass::UserError),
+            rank(1, RankState::Running),
+        ];
+        assert_eq!(judge_with(&some, true, None), Verdict::Wait);
+        let none = [
+            failed(0, FailureClass::Network),
+            rank(1, RankState::Stopped),
+        ];
+        assert_eq!(
+            judge_with(&none, true, None),
+            Verdict::Interrupt {
+                cause: Interruption::Preempted,
+                message: "job 9 goes first".into()
+            }
+        );
+        // It had finished before the word came.
+        let done = [rank(0, RankState::Finished), rank(1, RankState::Finished)];
+        assert_eq!(judge_with(&done, true, None), Verdict::Commit);
+    }
+
+    #[test]
+    fn a_deadline_ends_what_runs() {
+        let ranks = [rank(0, RankState::Running)];
+        assert_eq!(judge_with(&ranks, false, Some(31)), Verdict::Wait);
+        assert_eq!(
+            class(judge_with(&ranks, false, Some(30))),
+            FailureClass::Timeout
+        );
     }
 
     #[test]

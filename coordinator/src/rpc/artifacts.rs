@@ -88,7 +88,8 @@ impl Artifacts for ArtifactsService {
             .which
             .ok_or_else(|| BadField::missing("which"))?;
         let (artifact, manifest) = find(&mut self.connection().await?, which).await?;
-        let wrong = self.app.blobs.check(&manifest).await.map_err(blob_status)?;
+        let checked = self.app.blobs.check(&manifest).await;
+        let wrong = checked.map_err(blob_status)?.wrong;
         let damaged = wrong.first().map(|first| {
             format!(
                 "{} of its files cannot be had, among them {first}",

@@ -1,5 +1,5 @@
-//! What stands around every request: a panic of its handler is its own error, a coordinator in safe mode refuses
-//! what writes, and a message that is still to come whole has a deadline and room that was kept for it.
+//! What stands around every request: a panic of its handler is its own error, a coordinator in safe mode or one that
+//! stands by refuses what writes, and a message that is still to come whole has a deadline and room that was kept for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -12,20 +12,25 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Layer, Service};
 
 use super::inflow::{Inflow, Metered};
+use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
-/// What may be asked of a coordinator in safe mode. Everything else changes something, or keeps a session that would.
-const READS: [&str; 10] = [
+/// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
+const READS: [&str; 14] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
     "/marquee.v1.Jobs/Watch",
     "/marquee.v1.Jobs/Logs",
     "/marquee.v1.Jobs/Metrics",
+    "/marquee.v1.Jobs/Series",
+    "/marquee.v1.Jobs/Explain",
     "/marquee.v1.Artifacts/ListArtifacts",
     "/marquee.v1.Artifacts/GetArtifact",
     "/marquee.v1.Artifacts/DownloadBlob",
     "/marquee.v1.Workers/",
+    "/marquee.v1.Audit/",
+    "/marquee.v1.Cluster/",
 ];
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
@@ -34,6 +39,7 @@ const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
     pub(super) walls: Walls,
+    pub(super) role: Role,
     pub(super) inflow: Inflow,
 }
 
@@ -76,6 +82,11 @@ where
             let status = ErrorCode::SafeMode.status(why.as_ref());
             return Box::pin(async move { Ok(status.into_http()) });
         }
+        if !is_about(&path)
+            && let Some(status) = self.guard.role.refusal(&path, is_read(&path))
+        {
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
         let room = self.guard.inflow.of(peer(&request));
         let request = request.map(|body| Body::new(Metered::new(body, room)));
         let begins = AssertUnwindSafe(|| self.inner.call(request));
@@ -96,8 +107,16 @@ where
 }
 
 fn is_read(path: &str) -> bool {
-    let mut allowed = READS.iter().chain(&ABOUT);
-    allowed.any(|read| path == *read || read.ends_with(['/', '.']) && path.starts_with(read))
+    is_about(path) || is_one_of(&READS, path)
+}
+
+fn is_about(path: &str) -> bool {
+    is_one_of(&ABOUT, path)
+}
+
+fn is_one_of(paths: &[&str], path: &str) -> bool {
+    let mut paths = paths.iter();
+    paths.any(|read| path == *read || read.ends_with(['/', '.']) && path.starts_with(read))
 }
 
 fn peer(request: &Request<Body>) -> Option<std::net::SocketAddr> {
@@ -127,7 +146,13 @@ mod tests {
             Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
         });
         let inflow = Inflow::default();
-        let mut service = GuardLayer { walls, inflow }.layer(service);
+        let role = Role::default();
+        let mut service = GuardLayer {
+            walls,
+            role,
+            inflow,
+        }
+        .layer(service);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
         let answer = service.call(request).await.unwrap();
         Status::from_header_map(answer.headers()).map(|status| status.code())

@@ -1,23 +1,24 @@
 //! Submitting, watching and steering jobs.
 
 pub(super) mod encode;
-mod follow;
+pub(super) mod follow;
 mod lines;
+mod listing;
 mod merge;
 mod points;
-mod reasons;
+pub(super) mod reasons;
+mod relatives;
+mod series;
 mod stored;
 mod watch;
 
 use marquee_domain::ids::{JobId, PipelineId};
-use marquee_domain::job::JobStateName;
 use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
 use marquee_domain::pipeline::{DocumentText, Override};
-use marquee_domain::spec::JobKind;
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
-use marquee_store::jobs::{self, JobFilter};
+use marquee_store::jobs;
 use marquee_store::{Conn, StoreError};
 use marquee_store::{attempts, events, pipelines, ranks};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,8 +28,6 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::{self, LifecycleError, Submission};
 
-const PAGE_SIZE_DEFAULT: u32 = 100;
-const PAGE_SIZE_MAX: u32 = 1_000;
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
 
@@ -56,6 +55,7 @@ impl JobsService {
         job_name: Option<&str>,
         document: Option<v1::Document>,
         overrides: Vec<v1::Override>,
+        dry_run: bool,
         caller: &str,
     ) -> Answer<v1::SubmitResponse> {
         if request_id.is_empty() || request_id.len() > REQUEST_ID_MAX_BYTES {
@@ -85,6 +85,13 @@ impl JobsService {
             overrides: &overrides,
             caller,
         };
+        if dry_run {
+            let spec = lifecycle::check(&self.app, &submission).await?;
+            return Ok(Response::new(v1::SubmitResponse {
+                jobs: spec.jobs.iter().map(encode::planned).collect(),
+                ..v1::SubmitResponse::default()
+            }));
+        }
         let submitted = lifecycle::submit(&self.app, &submission).await?;
         let jobs = self.pipeline_jobs(submitted.pipeline).await?;
         Ok(Response::new(v1::SubmitResponse {
@@ -105,17 +112,24 @@ impl JobsService {
         let mut conn = self.connection().await?;
         let job = jobs::get_job(&mut conn, id).await?;
         let (spec, spec_unreadable) = match jobs::get_job_spec(&mut conn, id).await {
-            Ok(spec) => (serde_json::json!(spec).to_string(), String::new()),
+            Ok(spec) => (Some(spec), String::new()),
             // Everything else of the job can be read, and says what became of it.
-            Err(error @ StoreError::Unreadable { .. }) => (String::new(), error.to_string()),
+            Err(error @ StoreError::Unreadable { .. }) => (None, error.to_string()),
             Err(error) => return Err(error.into()),
         };
         let attempts = attempts::list_attempts(&mut conn, id).await?;
         let ranks = ranks::list_ranks(&mut conn, id, None).await?;
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
+        let checkpoints = relatives::checkpoints(&mut conn, id).await?;
+        let (takes_from, taken_by) = relatives::both_sides(&mut conn, id, spec.as_ref()).await?;
         Ok(v1::JobDetail {
             job: reasons::with_reason(&self.app, job),
-            spec_json: spec,
+            spec_json: spec
+                .map(|spec| serde_json::json!(spec).to_string())
+                .unwrap_or_default(),
+            checkpoints,
+            takes_from,
+            taken_by,
             spec_unreadable,
             attempts: attempts
                 .into_iter()
@@ -123,6 +137,16 @@ impl JobsService {
                 .collect(),
             events: events.into_iter().map(encode::event).collect(),
         })
+    }
+
+    /// The jobs that a job needs.
+    async fn needs(&self, detail: &v1::JobDetail) -> Result<Vec<v1::Job>, LifecycleError> {
+        let Some(job) = detail.job.as_ref().filter(|job| !job.needs.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let mut jobs = self.pipeline_jobs(PipelineId(job.pipeline_id)).await?;
+        jobs.retain(|other| job.needs.contains(&other.name));
+        Ok(jobs)
     }
 
     async fn pipeline(&self, id: PipelineId) -> Result<v1::Pipeline, LifecycleError> {
@@ -161,6 +185,7 @@ impl v1::jobs_server::Jobs for JobsService {
             None,
             request.document,
             request.overrides,
+            request.dry_run,
             &caller,
         )
         .await
@@ -178,6 +203,7 @@ impl v1::jobs_server::Jobs for JobsService {
             name,
             request.document,
             request.overrides,
+            false,
             &caller,
         )
         .await
@@ -199,19 +225,9 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Answer<v1::ListJobsResponse> {
-        let (filter, size) = page(&request.into_inner())?;
-        let mut conn = self.connection().await?;
-        // One more than the page tells whether another one follows.
-        let mut jobs = jobs::list_jobs(&mut conn, &filter, size + 1)
-            .await
-            .map_err(LifecycleError::from)?;
-        let more = jobs.len() > size;
-        jobs.truncate(size);
-        let last = jobs.last().filter(|_| more);
-        Ok(Response::new(v1::ListJobsResponse {
-            next_page_token: last.map(|job| job.id.to_string()).unwrap_or_default(),
-            jobs: reasons::with_reasons(&self.app, jobs),
-        }))
+        Ok(Response::new(
+            listing::page(&self.app, &request.into_inner()).await?,
+        ))
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
@@ -235,6 +251,20 @@ impl v1::jobs_server::Jobs for JobsService {
         let caller = Caller::of(&request).to_string();
         let id = JobId(request.into_inner().id);
         lifecycle::retry_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::hold_job(&self.app, id, &caller).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
+    async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        lifecycle::release_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
@@ -263,31 +293,20 @@ impl v1::jobs_server::Jobs for JobsService {
         let stream = points::start(&self.app, request.into_inner()).await?;
         Ok(Response::new(stream))
     }
-}
 
-/// Reads which jobs a listing is about, and how many fit on its page.
-fn page(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField> {
-    let states: Result<Vec<_>, _> = request.states().map(JobStateName::try_from).collect();
-    let kinds: Result<Vec<_>, _> = request.kinds().map(JobKind::try_from).collect();
-    let some = |id: i64| (id != 0).then_some(id);
-    let token = request.page_token.as_str();
-    let before = (!token.is_empty()).then(|| token.parse()).transpose();
-    let filter = JobFilter {
-        pipeline: some(request.pipeline_id).map(PipelineId),
-        array: some(request.array_job_id).map(JobId),
-        ids: None,
-        states: Some(states?).filter(|states| !states.is_empty()),
-        kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),
-        before: before
-            .map_err(|_| BadField::invalid("page_token", "it is from no earlier page"))?,
-    };
-    let size = match request.page_size {
-        0 => PAGE_SIZE_DEFAULT,
-        size if size <= PAGE_SIZE_MAX => size,
-        size => {
-            let why = format!("{size} is more than {PAGE_SIZE_MAX}; ask for several pages");
-            return Err(BadField::invalid("page_size", why));
-        }
-    };
-    Ok((filter, size as usize))
+    async fn series(&self, request: Request<v1::SeriesRequest>) -> Answer<v1::SeriesResponse> {
+        Ok(Response::new(
+            series::look(&self.app, request.into_inner()).await?,
+        ))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let detail = self.detail(JobId(request.into_inner().job_id)).await?;
+        let needs = self.needs(&detail).await?;
+        Ok(Response::new(encode::explanation(
+            &detail,
+            &needs,
+            self.app.clock.now(),
+        )))
+    }
 }

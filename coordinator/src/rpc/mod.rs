@@ -4,10 +4,13 @@
 //! Not here: what a request does (`lifecycle`, `session`, `blobs`, the store).
 
 mod artifacts;
+mod audit;
+mod cluster;
 mod deadline;
 mod guard;
 mod inflow;
 mod jobs;
+mod projects;
 mod workers;
 
 use std::time::Duration;
@@ -15,7 +18,10 @@ use std::time::Duration;
 use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
+use marquee_proto::v1::audit_server::AuditServer;
+use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
+use marquee_proto::v1::projects_server::ProjectsServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
@@ -24,6 +30,8 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::app::App;
 use crate::session::SessionService;
+use crate::web::WebLayer;
+pub(crate) use cluster::devices;
 use deadline::DeadlineLayer;
 use guard::GuardLayer;
 use inflow::Inflow;
@@ -45,7 +53,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 const SMALL_MESSAGE_MAX_BYTES: usize = 1024 * 1024;
 
 /// What stands around every request, the outermost last.
-pub type Layers = Stack<GuardLayer, Stack<DeadlineLayer, Identity>>;
+pub type Layers = Stack<GuardLayer, Stack<DeadlineLayer, Stack<WebLayer, Identity>>>;
 
 /// The server with every service, ready to be given connections.
 pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<Router<Layers>> {
@@ -58,8 +66,17 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     let workers = WorkersServer::new(workers::WorkersService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let audit = AuditServer::new(audit::AuditService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
+    let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+
+    let cluster = ClusterServer::new(cluster::ClusterService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -73,7 +90,16 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .set_serving::<WorkersServer<workers::WorkersService>>()
         .await;
     reporter
+        .set_serving::<AuditServer<audit::AuditService>>()
+        .await;
+    reporter
+        .set_serving::<ProjectsServer<projects::ProjectsService>>()
+        .await;
+    reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
+        .await;
+    reporter
+        .set_serving::<ClusterServer<cluster::ClusterService>>()
         .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -88,11 +114,15 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .max_frame_size(FRAME_BYTES)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // For browsers: what they do not send as gRPC-Web ends in the layer of the page.
+        .accept_http1(true)
+        .layer(WebLayer::new(app, tls.is_some()))
         .layer(DeadlineLayer {
             limit: deadline::ANSWER_WITHIN,
         })
         .layer(GuardLayer {
             walls: app.walls.clone(),
+            role: app.role.clone(),
             inflow: Inflow::default(),
         });
     if let Some(tls) = tls {
@@ -102,6 +132,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(jobs)
         .add_service(artifacts)
         .add_service(workers)
+        .add_service(audit)
+        .add_service(cluster)
+        .add_service(projects)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)

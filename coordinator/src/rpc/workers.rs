@@ -3,15 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::ids::{JobId, JobName, WorkerId};
-use marquee_proto::convert::timestamp;
+use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES};
+use marquee_domain::standing::{Decision, Drain, Standing};
+use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::jobs;
+use marquee_store::leader::{self, Living};
 use marquee_store::open::{self, HeldRank, Which};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
-use crate::lifecycle::LifecycleError;
+use crate::caller::Caller;
+use crate::lifecycle::{self, LifecycleError};
 
 /// The service.
 #[derive(Debug)]
@@ -51,6 +55,55 @@ impl WorkersService {
         };
         Ok(workers.into_iter().map(with_ranks).collect())
     }
+
+    fn decision(&self, caller: &str, reason: String) -> Result<Decision, BadField> {
+        let reason = convert::text("reason", reason, REASON_MAX_BYTES)?;
+        Ok(Decision {
+            by: caller.to_owned(),
+            at: self.app.clock.now(),
+            reason,
+        })
+    }
+
+    async fn set_standing(
+        &self,
+        name: &str,
+        text: &str,
+        caller: &str,
+        change: impl FnOnce(&mut Standing),
+    ) -> Result<Response<v1::Worker>, Status> {
+        let id = lifecycle::set_standing(&self.app, name, text, caller, change).await?;
+        let id = id.to_string();
+        let workers = self.list().await?;
+        let worker = workers.into_iter().find(|worker| worker.id == id);
+        let gone = || LifecycleError::WorkerNotFound(name.to_owned());
+        Ok(Response::new(worker.ok_or_else(gone)?))
+    }
+}
+
+impl WorkersService {
+    async fn coordinators(&self) -> Result<v1::ListCoordinatorsResponse, LifecycleError> {
+        let app = &self.app;
+        let mut conn = app.db.read().await?;
+        let (leader, living) = leader::list_coordinators(&mut conn, &app.clock).await?;
+        let leaderless = leader.process.is_none() || leader.has_expired;
+        let encode = |living: Living| v1::Coordinator {
+            leads: !leaderless && Some(living.process) == leader.process,
+            other_storage: leader
+                .storage
+                .is_some_and(|theirs| theirs != living.storage),
+            answers: living.process == app.process,
+            address: living.address,
+            version: living.version,
+            since: Some(timestamp(living.since)),
+        };
+        Ok(v1::ListCoordinatorsResponse {
+            coordinators: living.into_iter().map(encode).collect(),
+            epoch: u64::try_from(leader.epoch).unwrap_or(0),
+            leader: leader.address,
+            leaderless,
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -61,6 +114,79 @@ impl v1::workers_server::Workers for WorkersService {
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
         let workers = self.list().await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn list_coordinators(
+        &self,
+        _: Request<v1::ListCoordinatorsRequest>,
+    ) -> Result<Response<v1::ListCoordinatorsResponse>, Status> {
+        Ok(Response::new(self.coordinators().await?))
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let v1::DrainWorkerRequest {
+            name,
+            deadline,
+            reason,
+        } = request.into_inner();
+        let deadline = deadline.as_ref().map(convert::datetime).transpose()?;
+        let decision = self.decision(&caller, reason)?;
+        let drain = Drain { decision, deadline };
+        let text = match deadline {
+            Some(at) => format!(
+                "is drained; what runs at {} UTC is moved",
+                at.format("%Y-%m-%d %H:%M:%S")
+            ),
+            None => "is drained: what runs finishes".to_owned(),
+        };
+        let change = |standing: &mut Standing| standing.drain = Some(drain);
+        self.set_standing(&name, &text, &caller, change).await
+    }
+
+    async fn resume_worker(
+        &self,
+        request: Request<v1::ResumeWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let name = request.into_inner().name;
+        let change = |standing: &mut Standing| standing.drain = None;
+        self.set_standing(&name, "is drained no more", &caller, change)
+            .await
+    }
+
+    async fn quarantine_worker(
+        &self,
+        request: Request<v1::QuarantineWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let v1::QuarantineWorkerRequest {
+            name,
+            gpu,
+            reason,
+            lift,
+        } = request.into_inner();
+        if let Some(index) = gpu.filter(|index| *index as usize >= HOST_GPUS_MAX) {
+            let why = format!("{index} is out of range; hosts have at most {HOST_GPUS_MAX} GPUs");
+            return Err(BadField::invalid("gpu", why).into());
+        }
+        let decision = self.decision(&caller, reason)?;
+        let what = gpu.map_or_else(|| "it".to_owned(), |index| format!("its gpu {index}"));
+        let text = if lift {
+            format!("had {what} taken out of quarantine")
+        } else {
+            format!("had {what} put into quarantine")
+        };
+        let decision = (!lift).then_some(decision);
+        let change = |standing: &mut Standing| match (gpu, decision) {
+            (None, decision) => standing.quarantine = decision,
+            (Some(index), Some(decision)) => drop(standing.gpus.insert(index, decision)),
+            (Some(index), None) => drop(standing.gpus.remove(&index)),
+        };
+        self.set_standing(&name, &text, &caller, change).await
     }
 
     async fn probe(
@@ -81,7 +207,32 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>
         WorkerState::Lost => v1::WorkerState::Lost,
         WorkerState::Left => v1::WorkerState::Left,
     };
+    let (closed, drain_deadline, quarantined_gpus) = match &worker.standing {
+        Ok(standing) => (
+            standing.closed(),
+            standing.drain.as_ref().and_then(|drain| drain.deadline),
+            standing
+                .gpus
+                .iter()
+                .map(|(index, decision)| v1::QuarantinedGpu {
+                    index: *index,
+                    reason: standing.gpu(*index).unwrap_or_default(),
+                    by: decision.by.clone(),
+                })
+                .collect(),
+        ),
+        Err(why) => (
+            Some(format!(
+                "takes no work, for what was decided about it cannot be read: {why}"
+            )),
+            None,
+            Vec::new(),
+        ),
+    };
     v1::Worker {
+        closed: closed.unwrap_or_default(),
+        drain_deadline: drain_deadline.map(timestamp),
+        quarantined_gpus,
         id: worker.id.to_string(),
         name: worker.name,
         state: state.into(),

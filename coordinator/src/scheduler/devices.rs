@@ -5,14 +5,19 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
+use chrono::{DateTime, Utc};
 use marquee_domain::flavour;
-use marquee_domain::ids::JobId;
+use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::resources::Device;
+use marquee_domain::spec::HostRules;
 
-use super::Host;
+use super::held::HeldBack;
+use super::limits::Limits;
+use super::shape::RulesId;
+use super::{Host, PlacedRank};
 
 /// A kind that a device has (a job may also ask for "any").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,12 +57,14 @@ pub(super) enum Trainer<'a> {
 pub(super) struct Wanted<'a> {
     pub(super) kind: Kind,
     pub(super) trainer: Trainer<'a>,
+    /// None: any host will do.
+    pub(super) rules: Option<&'a HostRules>,
 }
 
 impl Wanted<'_> {
     /// Whether a device of a host would do, were it free.
     pub(super) fn fits(self, host: &Host, device: &Device) -> bool {
-        if Kind::of(device) != self.kind {
+        if Kind::of(device) != self.kind || !self.allows(host) {
             return false;
         }
         let has_trainer = match self.trainer {
@@ -76,7 +83,17 @@ impl Wanted<'_> {
             }
     }
 
-    fn count<'d>(self, host: &Host, devices: impl IntoIterator<Item = &'d Device>) -> u32 {
+    /// Whether a rank may run on this host.
+    pub(super) fn allows(self, host: &Host) -> bool {
+        self.rules
+            .is_none_or(|rules| rules.allow(&host.name, &host.labels))
+    }
+
+    pub(super) fn count<'d>(
+        self,
+        host: &Host,
+        devices: impl IntoIterator<Item = &'d Device>,
+    ) -> u32 {
         let fitting = devices.into_iter().filter(|device| self.fits(host, device));
         u32::try_from(fitting.count()).unwrap_or(u32::MAX)
     }
@@ -94,6 +111,9 @@ pub(super) struct Share {
 #[derive(Debug)]
 pub(super) struct Pool<'a> {
     members: Vec<Member<'a>>,
+    /// Hosts from which an operator keeps new work away, by name.
+    closed: Vec<&'a Host>,
+    limits: &'a Limits,
     held_back: Vec<HeldBack<'a>>,
     /// Free devices of each host that would do, for each thing that was wanted so far: counted once a
     /// round, and again for a host only when devices of it are taken.
@@ -103,24 +123,23 @@ pub(super) struct Pool<'a> {
 }
 
 #[derive(Debug)]
-struct Member<'a> {
-    host: &'a Host,
-    free: BTreeSet<Device>,
-    /// Jobs that were given devices here in this round.
-    started: Vec<(JobId, Vec<Device>)>,
+pub(super) struct Member<'a> {
+    pub(super) host: &'a Host,
+    pub(super) free: BTreeSet<Device>,
+    /// Jobs that were given devices here in this round, with the time at which they end at the latest.
+    pub(super) started: Vec<Started>,
 }
 
-/// One kind's reservation.
+/// What a job was given on a host in this round.
 #[derive(Debug)]
-struct HeldBack<'a> {
-    wanted: Wanted<'a>,
-    job: JobId,
-    /// Devices by host index; 0 where none are held back.
-    devices: Vec<u32>,
+pub(super) struct Started {
+    pub(super) job: JobId,
+    pub(super) devices: Vec<Device>,
+    pub(super) ends_at: Option<DateTime<Utc>>,
 }
 
 impl<'a> Pool<'a> {
-    pub(super) fn new(hosts: &'a [Host]) -> Self {
+    pub(super) fn new(hosts: &'a [Host], limits: &'a Limits) -> Self {
         let mut members: Vec<Member<'_>> = hosts
             .iter()
             .filter(|host| host.accepting)
@@ -137,8 +156,12 @@ impl<'a> Pool<'a> {
             })
             .collect();
         members.sort_by_key(|member| (&member.host.name, member.host.worker));
+        let mut closed: Vec<&Host> = hosts.iter().filter(|host| host.closed.is_some()).collect();
+        closed.sort_by_key(|host| (&host.name, host.worker));
         Self {
             members,
+            closed,
+            limits,
             held_back: Vec::new(),
             free: RefCell::default(),
             offered: RefCell::default(),
@@ -151,6 +174,27 @@ impl<'a> Pool<'a> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Hosts from which an operator keeps new work away.
+    pub(super) fn closed(&self) -> &[&'a Host] {
+        &self.closed
+    }
+
+    pub(super) fn limits(&self) -> &'a Limits {
+        self.limits
+    }
+
+    /// The rules of a shape.
+    pub(super) fn rules(&self, rules: RulesId) -> Option<&'a HostRules> {
+        self.limits.rules.get(&rules)
+    }
+
+    /// Which of the hosts, in the order of this pool's indices.
+    pub(super) fn index_of(&self, worker: WorkerId) -> Option<usize> {
+        self.members
+            .iter()
+            .position(|member| member.host.worker == worker)
     }
 
     /// Every accepting host.
@@ -199,9 +243,14 @@ impl<'a> Pool<'a> {
         self.free_on_each(wanted).iter().sum()
     }
 
-    /// The job that devices of `kind` are held back for.
+    /// The job that devices of `kind` are held back for: one for which others made room goes before one that has
+    /// waited longest.
     pub(super) fn held_back_for(&self, kind: Kind) -> Option<JobId> {
-        self.reservation(kind).map(|held| held.job)
+        let held = self.held_back.iter();
+        let of_kind = held.filter(|held| held.wanted.kind == kind);
+        of_kind
+            .max_by_key(|held| held.is_claim)
+            .map(|held| held.job)
     }
 
     /// Who holds devices that would do: jobs with their host, in order of job number.
@@ -212,34 +261,112 @@ impl<'a> Pool<'a> {
             let would_do = |devices: &[Device]| devices.iter().any(|d| wanted.fits(host, d));
             let running = host.running.iter().filter(|held| would_do(&held.devices));
             holders.extend(running.map(|held| (held.job, name)));
-            let started = started.iter().filter(|(_, taken)| would_do(taken));
-            holders.extend(started.map(|(job, _)| (*job, name)));
+            let started = started.iter().filter(|taken| would_do(&taken.devices));
+            holders.extend(started.map(|taken| (taken.job, name)));
         }
         holders
     }
 
+    /// What is held back of a kind for the job that has waited longest.
     fn reservation(&self, kind: Kind) -> Option<&HeldBack<'a>> {
-        self.held_back.iter().find(|held| held.wanted.kind == kind)
+        let of_kind = |held: &&HeldBack<'_>| held.wanted.kind == kind && !held.is_claim;
+        self.held_back.iter().find(of_kind)
     }
 
-    /// Where a gang could start now, leaving alone what is held back for others.
+    /// Where a gang could start now, leaving alone what is held back for others. One that `ends_at` a known time
+    /// may use what is held back until later.
     pub(super) fn fit_now(
         &self,
         wanted: Wanted<'a>,
         ranks: u32,
         per_rank: u32,
+        ends_at: Option<DateTime<Utc>>,
     ) -> Option<Vec<Share>> {
         let free = self.free_on_each(wanted);
-        match self.reservation(wanted.kind) {
-            None => fit(&free, ranks, per_rank),
-            Some(held) => {
-                let members = self.members.iter().zip(free.iter()).enumerate();
-                let left: Vec<u32> = members
-                    .map(|(index, (member, free))| held.leaves(index, member, wanted, *free))
-                    .collect();
-                fit(&left, ranks, per_rank)
+        let bars = |held: &&HeldBack<'_>| held.wanted.kind == wanted.kind && held.bars(ends_at);
+        let mut bars = self.held_back.iter().filter(bars).peekable();
+        if bars.peek().is_none() {
+            return fit(&free, ranks, per_rank);
+        }
+        let mut left = free.to_vec();
+        for held in bars {
+            for (index, (member, free)) in self.members.iter().zip(free.iter()).enumerate() {
+                let kept = free - held.leaves(index, member, wanted, *free);
+                left[index] = left[index].saturating_sub(kept);
             }
         }
+        fit(&left, ranks, per_rank)
+    }
+
+    /// Where a gang could start once these jobs have left, leaving alone what is held back for others.
+    pub(super) fn fit_without(
+        &self,
+        leaving: &HashSet<JobId>,
+        wanted: Wanted<'a>,
+        ranks: u32,
+        per_rank: u32,
+    ) -> Option<Vec<Share>> {
+        let held_back = self
+            .held_back
+            .iter()
+            .filter(|held| held.wanted.kind == wanted.kind);
+        let held_back: Vec<_> = held_back.collect();
+        let free = self.free_on_each(wanted);
+        let each = self.members.iter().zip(free.iter()).enumerate();
+        let left = each.map(|(index, (member, free))| {
+            let kept = held_back
+                .iter()
+                .map(|held| free - held.leaves(index, member, wanted, *free));
+            let running = member.host.running.iter();
+            let given = running
+                .filter(|held| leaving.contains(&held.job))
+                .map(|held| wanted.count(member.host, &held.devices));
+            free.saturating_sub(kept.sum()) + given.sum::<u32>()
+        });
+        let left: Vec<u32> = left.collect();
+        fit(&left, ranks, per_rank)
+    }
+
+    /// When a gang could start on `shares` if nobody else took anything there: by the time limits of what runs.
+    /// None: one that must end has no limit.
+    pub(super) fn fits_at(
+        &self,
+        wanted: Wanted<'a>,
+        shares: &[Share],
+        per_rank: u32,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let free = self.free_on_each(wanted);
+        let mut latest = now;
+        for share in shares {
+            let Member { host, started, .. } = &self.members[share.host];
+            let mut missing = (share.ranks * per_rank).saturating_sub(free[share.host]);
+            let running = host
+                .running
+                .iter()
+                .map(|held| (held.ends_at, wanted.count(host, &held.devices)));
+            let started = started
+                .iter()
+                .map(|taken| (taken.ends_at, wanted.count(host, &taken.devices)));
+            let mut ends: Vec<(DateTime<Utc>, u32)> = running
+                .chain(started)
+                .filter_map(|(ends_at, devices)| Some((ends_at?, devices)))
+                .collect();
+            ends.sort_unstable();
+            for (ends_at, devices) in ends {
+                if missing == 0 {
+                    break;
+                }
+                if devices > 0 {
+                    latest = latest.max(ends_at);
+                }
+                missing = missing.saturating_sub(devices);
+            }
+            if missing > 0 {
+                return None;
+            }
+        }
+        Some(latest)
     }
 
     /// Whether a gang could start now if nothing were held back.
@@ -264,12 +391,14 @@ impl<'a> Pool<'a> {
         host: usize,
         wanted: Wanted<'_>,
         devices: u32,
-        job: JobId,
+        (job, ends_at): (JobId, Option<DateTime<Utc>>),
     ) -> Vec<Device> {
-        let reserved = self.reservation(wanted.kind).map(|held| held.wanted);
+        let of_kind = |held: &&HeldBack<'a>| held.wanted.kind == wanted.kind;
+        let held_back = self.held_back.iter().filter(of_kind);
+        let reserved: Vec<Wanted<'a>> = held_back.map(|held| held.wanted).collect();
         let member = &mut self.members[host];
         let is_reserved =
-            |device: &Device| reserved.is_some_and(|reserved| reserved.fits(member.host, device));
+            |device: &Device| reserved.iter().any(|held| held.fits(member.host, device));
         let mut fitting: Vec<&Device> = member
             .free
             .iter()
@@ -285,53 +414,58 @@ impl<'a> Pool<'a> {
         for device in &taken {
             member.free.remove(device);
         }
-        member.started.push((job, taken.clone()));
+        member.started.push(Started {
+            job,
+            devices: taken.clone(),
+            ends_at,
+        });
         for (counted, counts) in self.free.get_mut() {
             Rc::make_mut(counts)[host] = counted.count(member.host, &member.free);
         }
         taken
     }
 
-    /// Leaves `shares` to `job`: later jobs of this round may not take what it needs there. Each
-    /// kind has one reservation; false if there was one already.
-    pub(super) fn hold_back(
-        &mut self,
-        wanted: Wanted<'a>,
-        job: JobId,
-        shares: &[Share],
-        per_rank: u32,
-    ) -> bool {
-        if self.reservation(wanted.kind).is_some() {
+    /// Leaves devices on each host to a job: later ones of this round may not take what it needs there. Each kind
+    /// has one such reservation besides the claims; false if there was one already.
+    pub(super) fn hold_back(&mut self, held: HeldBack<'a>) -> bool {
+        if !held.is_claim && self.reservation(held.wanted.kind).is_some() {
             return false;
         }
+        self.held_back.push(held);
+        true
+    }
+
+    /// Devices by host index, from shares.
+    pub(super) fn by_host(&self, shares: &[Share], per_rank: u32) -> Vec<u32> {
         let mut devices = vec![0; self.members.len()];
         for share in shares {
             devices[share.host] = share.ranks * per_rank;
         }
-        self.held_back.push(HeldBack {
-            wanted,
-            job,
-            devices,
-        });
-        true
+        devices
     }
-}
 
-impl HeldBack<'_> {
-    /// Of a host's `free` devices those that may be taken. Where some are held back, as many as the
-    /// gang needs stay free of those that it could use; the others are anybody's.
-    fn leaves(&self, index: usize, member: &Member<'_>, wanted: Wanted<'_>, free: u32) -> u32 {
-        let held_back = self.devices[index];
-        if held_back == 0 {
-            return free;
+    /// Gives every rank its devices, in the order of shares.
+    pub(super) fn place(
+        &mut self,
+        shares: &[Share],
+        wanted: Wanted<'_>,
+        per_rank: u32,
+        job: (JobId, Option<DateTime<Utc>>),
+    ) -> Vec<PlacedRank> {
+        let mut placed = Vec::new();
+        let mut next_rank = 0..;
+        for share in shares {
+            for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
+                let devices = self.take(share.host, wanted, per_rank, job);
+                placed.push(PlacedRank {
+                    rank: marquee_domain::ids::Rank(rank),
+                    worker: self.host(share.host).worker,
+                    local_rank,
+                    devices,
+                });
+            }
         }
-        let theirs = self.wanted.count(member.host, &member.free);
-        let theirs_too = member
-            .free
-            .iter()
-            .filter(|device| wanted.fits(member.host, device));
-        let shared = self.wanted.count(member.host, theirs_too);
-        (free - shared) + shared.min(theirs.saturating_sub(held_back))
+        placed
     }
 }
 

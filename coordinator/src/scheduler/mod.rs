@@ -5,26 +5,34 @@
 //! the number of jobs. Not here: reading the world and writing the plan down (`background`).
 
 mod devices;
+mod held;
+mod limits;
 mod obstacles;
+mod order;
+mod preempt;
 mod queue;
 mod reason;
 mod shape;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::flavour::Capability;
 use marquee_domain::ids::{JobId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind};
 
-use devices::{Kind, Pool, Trainer, Wanted};
+use devices::{Kind, Pool, Share, Trainer, Wanted};
+use held::HeldBack;
+pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Spent};
+use limits::{Purses, Turns};
+use order::Order;
+pub use preempt::{PREEMPT_AFTER, Preemption, RUNS_AT_LEAST, TIMES_A_DAY_MAX};
 pub use queue::{Line, Pending, Queue};
-pub use reason::{Explainer, Obstacle, back_off};
-pub use shape::Shape;
+pub use reason::{Explainer, Obstacle, back_off, not_before};
+pub use shape::{Group, ProjectId, RulesId, Shape};
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
@@ -37,12 +45,15 @@ pub struct Host {
     pub name: String,
     /// Whether new ranks may be placed here: its session is up and its lease runs.
     pub accepting: bool,
+    /// Why an operator keeps new work away from it, to be read after its name. None: nobody does.
+    pub closed: Option<String>,
     /// Every device the host offers.
     pub devices: BTreeSet<Device>,
     /// What is known of its GPUs, by index.
     pub gpus: BTreeMap<u32, Gpu>,
     /// What its trainer is built on; empty: it has none.
     pub flavour: String,
+    pub labels: BTreeSet<String>,
     /// Ranks that hold devices here. A device is free when none of them has it.
     pub running: Vec<Held>,
 }
@@ -61,10 +72,12 @@ pub struct Gpu {
 pub struct Held {
     pub job: JobId,
     pub devices: Vec<Device>,
+    /// When it has ended at the latest, by its time limit. None: nobody knows.
+    pub ends_at: Option<DateTime<Utc>>,
 }
 
 /// What to do now.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// Jobs to start, in the order in which they were chosen.
     pub placements: Vec<Placement>,
@@ -72,6 +85,10 @@ pub struct Plan {
     pub waiting: BTreeMap<Line, Obstacle>,
     /// Devices held back in this round, at most once for each kind.
     pub reservations: Vec<Reservation>,
+    /// Running jobs that are to make room.
+    pub preemptions: Vec<Preemption>,
+    /// What is kept for jobs for which others made room, those of this round included.
+    pub claims: BTreeMap<JobId, Claim>,
 }
 
 /// A whole gang with a place for each rank, in rank order.
@@ -96,67 +113,205 @@ pub struct PlacedRank {
 pub struct Reservation {
     pub job: JobId,
     pub shape: Shape,
+    /// When it can start at the latest, where the time limits of what runs tell.
+    pub until: Option<DateTime<Utc>>,
+    /// What its project may take.
+    kinds: Kinds,
 }
 
-/// Decides which jobs of `queue` start now, and where. The caller has woken those whose back-off is
-/// over ([`Queue::wake`]).
+/// What decides a round: [`plan`], or one that a test gives.
+pub type Planner = fn(&Queue, &[Host], &Limits, DateTime<Utc>) -> Plan;
+
+/// Decides which jobs of `queue` start now, and where. The caller has woken those whose time has come
+/// ([`Queue::wake`]).
 ///
-/// Jobs are taken in order of priority and number by merging the lines of those alike. A line is left
-/// at its first job that does not fit: what is free only shrinks within a round, so none behind it
-/// would fit either.
+/// Jobs are taken in order of priority, of what their projects used for their weight, and of number, by merging
+/// the lines of those alike. A line is left at its first job that does not fit: what is free, and what a project
+/// may still take, only shrinks within a round, so none behind it would fit either.
 #[must_use]
-pub fn plan(queue: &Queue, hosts: &[Host], now: DateTime<Utc>) -> Plan {
-    let mut pool = Pool::new(hosts);
-    let mut plan = Plan::default();
-    let mut closed: BTreeMap<Shape, Obstacle> = BTreeMap::new();
-    let mut lines: BTreeMap<_, _> = queue
-        .alike()
-        .iter()
-        .map(|(rank, alike)| (*rank, alike.jobs.iter().copied().peekable()))
-        .collect();
-    let mut heads: BinaryHeap<Reverse<(Reverse<i32>, JobId, Shape)>> = lines
-        .iter_mut()
-        .filter_map(|((priority, shape), line)| {
-            let job = line.peek()?;
-            Some(Reverse((*priority, *job, *shape)))
-        })
-        .collect();
-    while let Some(Reverse((priority, job, shape))) = heads.pop() {
-        let rank = (priority, shape);
-        let found = if closed.contains_key(&shape) {
-            None
-        } else {
-            start(&mut pool, job, shape)
-        };
-        let Some(ranks) = found else {
-            let obstacle = closed
-                .entry(shape)
-                .or_insert_with(|| reason::obstacle(&pool, shape));
-            plan.waiting.insert(rank, *obstacle);
-            // Those before this job in its line have just been placed.
-            let longest = queue
-                .alike()
-                .get(&rank)
-                .and_then(|alike| alike.longest_wait(job));
-            if let Some((since, waiter)) = longest
-                && has_waited_long(since, now)
-            {
-                let reservation = Reservation { job: waiter, shape };
-                if reserve(&mut pool, reservation) {
-                    plan.reservations.push(reservation);
-                }
+pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) -> Plan {
+    let mut round = Round {
+        pool: Pool::new(hosts, limits),
+        purses: Purses::new(limits),
+        turns: Turns::new(limits),
+        closed: BTreeMap::new(),
+        plan: Plan::default(),
+        now,
+    };
+    let mut order = Order::new(queue);
+    while let Some((line, job)) = order.head(&round.purses) {
+        match round.start(line, job) {
+            Ok(ranks) => {
+                round.plan.placements.push(Placement { job, ranks });
+                order.placed(&round.purses);
             }
-            continue;
-        };
-        plan.placements.push(Placement { job, ranks });
-        if let Some(line) = lines.get_mut(&rank) {
-            line.next();
-            if let Some(next) = line.peek() {
-                heads.push(Reverse((priority, *next, shape)));
+            Err(left) => {
+                round.plan.waiting.insert(line, left.obstacle);
+                // Those before this job in its line have just been placed.
+                let longest = queue
+                    .alike()
+                    .get(&line)
+                    .and_then(|alike| alike.longest_wait(job));
+                if let (Some(longest), Some(head)) = (longest, queue.get(job)) {
+                    round.keep_for(queue, head, left, longest);
+                }
+                order.leave(&round.purses);
             }
         }
     }
-    plan
+    round.plan
+}
+
+/// One round, as far as it is.
+#[derive(Debug)]
+struct Round<'a> {
+    pool: Pool<'a>,
+    purses: Purses,
+    turns: Turns,
+    /// What kept a shape from being placed on the kinds that its project may have.
+    closed: BTreeMap<(Shape, Kinds), Obstacle>,
+    plan: Plan,
+    now: DateTime<Utc>,
+}
+
+/// The kinds of devices that a job may take: those of its shape that no quota of its project rules out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Kinds {
+    gpu: bool,
+    cpu: bool,
+}
+
+impl Kinds {
+    /// Whatever the shape says.
+    const ALL: Self = Self {
+        gpu: true,
+        cpu: true,
+    };
+
+    fn has(self, kind: Kind) -> bool {
+        match kind {
+            Kind::Gpu => self.gpu,
+            Kind::Cpu => self.cpu,
+        }
+    }
+}
+
+/// Why a job was left, and which kinds it may take all the same.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Left {
+    obstacle: Obstacle,
+    allowed: Kinds,
+}
+
+impl Round<'_> {
+    /// Takes devices for every rank of `job`, or none at all.
+    fn start(&mut self, line: Line, job: JobId) -> Result<Vec<PlacedRank>, Left> {
+        let Line {
+            project,
+            group,
+            shape,
+            ..
+        } = line;
+        let devices = shape.devices();
+        let mut allowed = Kinds {
+            gpu: false,
+            cpu: false,
+        };
+        let mut hit = None;
+        for kind in kinds(shape.device) {
+            match (self.purses.allows(project, *kind, devices), kind) {
+                (Ok(()), Kind::Gpu) => allowed.gpu = true,
+                (Ok(()), Kind::Cpu) => allowed.cpu = true,
+                // Of the better kind.
+                (Err(quota), _) => hit = hit.or(Some(quota)),
+            }
+        }
+        let left = |obstacle| Left { obstacle, allowed };
+        if !self.turns.allows(group) {
+            return Err(left(Obstacle::Turn));
+        }
+        if let Some(obstacle) = self.closed.get(&(shape, allowed)) {
+            return Err(left(*obstacle));
+        }
+        let ends_at = ends_at(shape, self.now);
+        let per_rank = shape.devices_per_rank;
+        let choices = choices(&self.pool, shape, allowed);
+        let found = choices.iter().find_map(|wanted| {
+            let shares = self.pool.fit_now(*wanted, shape.ranks, per_rank, ends_at)?;
+            Some((*wanted, shares))
+        });
+        let Some((wanted, shares)) = found else {
+            let is_possible = choices.iter().any(|wanted| {
+                let shares = self.pool.fit_if_empty(*wanted, shape.ranks, per_rank);
+                shares.is_some()
+            });
+            if let Some(quota) = hit
+                && !is_possible
+            {
+                // Only what its quota rules out would do. Another project may have it: nothing is closed.
+                return Err(left(Obstacle::Quota { quota }));
+            }
+            let obstacle = reason::obstacle(&self.pool, shape, allowed);
+            self.closed.insert((shape, allowed), obstacle);
+            return Err(left(obstacle));
+        };
+        self.turns.take(group);
+        self.purses.charge(project, wanted.kind, devices);
+        Ok(self.pool.place(&shares, wanted, per_rank, (job, ends_at)))
+    }
+
+    /// Sees to it that jobs which devices keep waiting get their turn: what others left for one stays its own,
+    /// others are asked to make room for the first of the line, or devices are held back for the one that has
+    /// waited longest.
+    fn keep_for(
+        &mut self,
+        queue: &Queue,
+        head: &Pending,
+        Left { obstacle, allowed }: Left,
+        (since, waiter): (DateTime<Utc>, JobId),
+    ) {
+        match obstacle {
+            // Whatever came free, these would not start.
+            Obstacle::Turn | Obstacle::Quota { .. } | Obstacle::NoWorker | Obstacle::Impossible => {
+                return;
+            }
+            Obstacle::HeldBack { .. } | Obstacle::Busy { .. } => {}
+        }
+        let line = head.line();
+        let shape = line.shape;
+        let of_line = |(job, _): &(&JobId, &Claim)| {
+            queue.get(**job).is_some_and(|other| other.line() == line)
+        };
+        let claims = &self.pool.limits().claims;
+        if let Some((job, claim)) = claims.iter().find(of_line)
+            && allowed.has(claim.kind)
+            && preempt::hold_claim(&mut self.pool, *job, shape, claim)
+        {
+            self.plan.claims.insert(*job, claim.clone());
+            return;
+        }
+        let waited = |since: DateTime<Utc>| (self.now - since).to_std().unwrap_or_default();
+        // One at a time: the next one is looked at when it is known what this one's victims left.
+        if claims.is_empty()
+            && self.plan.preemptions.is_empty()
+            && waited(head.queued_at) >= PREEMPT_AFTER
+            && let Some((victims, claim)) =
+                preempt::preempt(&self.pool, shape, allowed, line.priority, self.now)
+            && preempt::hold_claim(&mut self.pool, head.job, shape, &claim)
+        {
+            self.plan.preemptions.push(Preemption {
+                for_job: head.job,
+                victims,
+            });
+            self.plan.claims.insert(head.job, claim);
+            return;
+        }
+        if waited(since) >= RESERVE_AFTER
+            && let Some(reservation) = reserve(&mut self.pool, waiter, shape, allowed, self.now)
+        {
+            self.plan.reservations.push(reservation);
+        }
+    }
 }
 
 /// The kinds that a job may have, the better first.
@@ -168,33 +323,16 @@ fn kinds(wanted: DeviceKind) -> &'static [Kind] {
     }
 }
 
-/// Takes devices for every rank of `job`, or none at all.
-fn start(pool: &mut Pool<'_>, job: JobId, shape: Shape) -> Option<Vec<PlacedRank>> {
-    let (wanted, shares) = choices(pool, shape).into_iter().find_map(|wanted| {
-        let shares = pool.fit_now(wanted, shape.ranks, shape.devices_per_rank)?;
-        Some((wanted, shares))
-    })?;
-
-    let mut placed = Vec::new();
-    let mut next_rank = 0..shape.ranks;
-    for share in shares {
-        for (local_rank, rank) in (0..).zip(next_rank.by_ref().take(share.ranks as usize)) {
-            let devices = pool.take(share.host, wanted, shape.devices_per_rank, job);
-            let worker = pool.host(share.host).worker;
-            placed.push(PlacedRank {
-                rank: Rank(rank),
-                worker,
-                local_rank,
-                devices,
-            });
-        }
-    }
-    Some(placed)
+/// When a job that is placed now has ended, by its time limit.
+fn ends_at(shape: Shape, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let limit = TimeDelta::seconds(i64::from(shape.limit_s?));
+    now.checked_add_signed(limit)
 }
 
 /// What would do for a gang, the better first: each is one kind of device and, where it needs a
 /// trainer, one flavour, so that neither is ever mixed.
-fn choices<'a>(pool: &Pool<'a>, shape: Shape) -> Vec<Wanted<'a>> {
+fn choices<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Vec<Wanted<'a>> {
+    let rules = pool.rules(shape.rules);
     let of_kind = |kind: &Kind| {
         let kind = *kind;
         let flavours: Vec<Trainer<'a>> = if shape.needs_trainer {
@@ -202,28 +340,45 @@ fn choices<'a>(pool: &Pool<'a>, shape: Shape) -> Vec<Wanted<'a>> {
         } else {
             vec![Trainer::NotNeeded]
         };
-        flavours
-            .into_iter()
-            .map(move |trainer| Wanted { kind, trainer })
+        flavours.into_iter().map(move |trainer| Wanted {
+            kind,
+            trainer,
+            rules,
+        })
     };
-    kinds(shape.device).iter().flat_map(of_kind).collect()
-}
-
-fn has_waited_long(since: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    (now - since)
-        .to_std()
-        .is_ok_and(|waited| waited >= RESERVE_AFTER)
+    let kinds = kinds(shape.device).iter();
+    let kinds = kinds.filter(|kind| allowed.has(**kind));
+    kinds.flat_map(of_kind).collect()
 }
 
 /// Holds devices back on the hosts that the job would take in an empty cluster, unless another job
-/// already has a reservation for that kind, or no empty cluster would do. True if it did.
-fn reserve(pool: &mut Pool<'_>, reservation: Reservation) -> bool {
-    let Reservation { job, shape } = reservation;
-    let found = choices(pool, shape).into_iter().find_map(|wanted| {
-        let shares = pool.fit_if_empty(wanted, shape.ranks, shape.devices_per_rank)?;
-        Some((wanted, shares))
-    });
-    found.is_some_and(|(wanted, shares)| {
-        pool.hold_back(wanted, job, &shares, shape.devices_per_rank)
+/// already has a reservation for that kind, or no empty cluster would do.
+fn reserve(
+    pool: &mut Pool<'_>,
+    job: JobId,
+    shape: Shape,
+    kinds: Kinds,
+    now: DateTime<Utc>,
+) -> Option<Reservation> {
+    let per_rank = shape.devices_per_rank;
+    let (wanted, shares): (_, Vec<Share>) =
+        choices(pool, shape, kinds).into_iter().find_map(|wanted| {
+            let shares = pool.fit_if_empty(wanted, shape.ranks, per_rank)?;
+            Some((wanted, shares))
+        })?;
+    let until = pool.fits_at(wanted, &shares, per_rank, now);
+    let devices = pool.by_host(&shares, per_rank);
+    let held = HeldBack {
+        wanted,
+        job,
+        devices,
+        until,
+        is_claim: false,
+    };
+    pool.hold_back(held).then_some(Reservation {
+        job,
+        shape,
+        until,
+        kinds,
     })
 }

@@ -41,11 +41,23 @@ pub(super) fn all(pool: &Pool<'_>, kind: Kind, needs_trainer: bool) -> Vec<Strin
     found
 }
 
+/// Hosts that an operator closed, with devices of a kind that the job could use there.
+pub(super) fn closed(pool: &Pool<'_>, wanted: Wanted<'_>) -> Vec<String> {
+    let has_any = |host: &&&Host| host.devices.iter().any(|device| wanted.fits(host, device));
+    let closed = pool.closed().iter().filter(has_any);
+    let words = closed.map(|host| {
+        let why = host.closed.as_deref().unwrap_or("takes no work");
+        format!("{} {why}", host.name)
+    });
+    words.collect()
+}
+
 /// Why a host's trainer cannot use its devices; None where it can, or there are none.
 fn mismatch(host: &Host, kind: Kind) -> Option<String> {
     let any = Wanted {
         kind,
         trainer: Trainer::NotNeeded,
+        rules: None,
     };
     let first = host.devices.iter().find(|device| any.fits(host, device))?;
     let name = &host.name;
@@ -73,6 +85,7 @@ pub(super) fn flavours(pool: &Pool<'_>, kind: Kind) -> String {
     let any = Wanted {
         kind,
         trainer: Trainer::Any,
+        rules: None,
     };
     for (host, count) in pool.offers(any).filter(|(_, count)| *count > 0) {
         *devices.entry(&host.flavour).or_default() += count;

@@ -1,29 +1,43 @@
 //! The jobs that could run, kept between rounds in the order in which they are tried.
 //!
-//! Invariant: each job stands in exactly one place: among those of its priority and shape, or
-//! among those whose back-off has not ended.
+//! Invariant: each job stands in exactly one place: among those of its line, or among those whose time has
+//! not come.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 
-use super::Shape;
+use super::shape::{Group, ProjectId, Shape};
 
-/// A job that may run: all it needs has succeeded, and no cancel was asked for.
+/// A job that may run: all it needs has succeeded, nobody holds it, and no cancel was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
     pub job: JobId,
     pub shape: Shape,
     pub priority: i32,
+    pub project: ProjectId,
+    pub group: Group,
     /// When it was queued: a job that waits for long has devices held back for it.
     pub queued_at: DateTime<Utc>,
-    /// End of the back-off after a failed attempt.
+    /// End of the back-off after a failed attempt, or the time that its owner gave.
     pub not_before: Option<DateTime<Utc>>,
 }
 
-/// Jobs of one priority and shape: where one does not fit, none does.
+impl Pending {
+    /// Where it stands in the queue.
+    #[must_use]
+    pub fn line(&self) -> Line {
+        Line {
+            priority: self.priority,
+            project: self.project,
+            group: self.group,
+            shape: self.shape,
+        }
+    }
+}
+
+/// Jobs alike: where one does not fit, none does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Alike {
     /// In the order of submission.
@@ -39,9 +53,15 @@ impl Alike {
     }
 }
 
-/// Jobs alike: of one priority, higher first, and one shape. Within a priority, lines are merged by the
-/// numbers of their jobs.
-pub type Line = (Reverse<i32>, Shape);
+/// What jobs have in common that stand in one line. Lines of a priority and project are merged by the numbers of
+/// their jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Line {
+    pub priority: i32,
+    pub project: ProjectId,
+    pub group: Group,
+    pub shape: Shape,
+}
 
 /// All pending jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,10 +85,7 @@ impl Queue {
     }
 
     fn line_up(&mut self, job: &Pending) {
-        let alike = self
-            .alike
-            .entry((Reverse(job.priority), job.shape))
-            .or_default();
+        let alike = self.alike.entry(job.line()).or_default();
         alike.jobs.insert(job.job);
         alike.waits.insert((job.queued_at, job.job));
     }
@@ -79,7 +96,7 @@ impl Queue {
         if let Some(until) = job.not_before {
             self.delayed.remove(&(until, job.job));
         }
-        let line = (Reverse(job.priority), job.shape);
+        let line = job.line();
         if let Some(alike) = self.alike.get_mut(&line) {
             alike.jobs.remove(&job.job);
             alike.waits.remove(&(job.queued_at, job.job));
@@ -90,7 +107,7 @@ impl Queue {
         Some(job)
     }
 
-    /// Lines up the jobs whose back-off ends by `now`, and gives the time at which the next one does.
+    /// Lines up the jobs whose time has come by `now`, and gives the time at which the next one's does.
     pub fn wake(&mut self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         while let Some((until, job)) = self.delayed.first().copied() {
             if until > now {
@@ -127,6 +144,12 @@ impl Queue {
     /// Every pending job, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Pending> {
         self.jobs.values()
+    }
+
+    /// The highest priority of a job whose time has come.
+    #[must_use]
+    pub fn highest_priority(&self) -> Option<i32> {
+        self.alike.last_key_value().map(|(line, _)| line.priority)
     }
 
     pub(super) fn alike(&self) -> &BTreeMap<Line, Alike> {

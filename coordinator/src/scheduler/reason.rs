@@ -2,11 +2,15 @@
 //! which are made when somebody reads them.
 
 use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobId;
 use marquee_domain::resources::DeviceKind;
 use serde::{Deserialize, Serialize};
 
 use super::devices::{Kind, Pool, Trainer, Wanted};
-use super::{Host, Reservation, Shape, choices, obstacles, reserve};
+use super::limits::{Limits, Purses, QuotaHit};
+use super::{
+    Host, Kinds, Line, Reservation, Shape, choices, ends_at, kinds, obstacles, preempt, reserve,
+};
 
 /// Jobs named in one reason; more make it unreadable.
 const NAMED_JOBS_MAX: usize = 3;
@@ -14,7 +18,7 @@ const NAMED_JOBS_MAX: usize = 3;
 /// What keeps jobs of a shape from being placed, in the figures of the round that left them.
 ///
 /// It names no job and no host: those change from round to round, and are looked up by who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "class", rename_all = "snake_case")]
 pub enum Obstacle {
     /// No worker is online.
@@ -25,6 +29,10 @@ pub enum Obstacle {
     HeldBack { needs: u32 },
     /// Too few devices are free, or not as the gang needs them together.
     Busy { needs: u32, free: u32, total: u32 },
+    /// As many of its array, or of its concurrency key, run as may run at a time.
+    Turn,
+    /// Its project has as much as it may have.
+    Quota { quota: QuotaHit },
 }
 
 impl Obstacle {
@@ -36,6 +44,8 @@ impl Obstacle {
             Self::Impossible => "impossible",
             Self::HeldBack { .. } => "held_back",
             Self::Busy { .. } => "busy",
+            Self::Turn => "turn",
+            Self::Quota { .. } => "quota",
         }
     }
 
@@ -53,8 +63,45 @@ impl Obstacle {
             Self::Busy { needs, free, total } => format!(
                 "needs {needs} devices, {free} of {total} were free when it was last looked at"
             ),
+            Self::Turn => "as many as may run at a time were running".into(),
+            Self::Quota { quota } => format!("quota of its project: {}", quota.words()),
         }
     }
+}
+
+impl QuotaHit {
+    /// What is used up, and when it frees; to be read after "quota of project vision: ".
+    #[must_use]
+    pub fn words(self) -> String {
+        let when = |frees_at: Option<DateTime<Utc>>, otherwise: &str| match frees_at {
+            Some(at) => format!("frees by {} UTC", at.format("%Y-%m-%d %H:%M")),
+            None => otherwise.to_owned(),
+        };
+        let at_once = |used: u32, quota: u32, what: &str, frees_at| {
+            let when = when(frees_at, "frees when a job of the project ends");
+            format!("{used} of {quota} {what} are in use; {when}")
+        };
+        match self {
+            Self::Gpus(of) => at_once(of.used, of.quota, "GPUs", of.frees_at),
+            Self::CpuSlots(of) => at_once(of.used, of.quota, "CPU slots", of.frees_at),
+            Self::GpuHours(spent) => {
+                let when = when(spent.frees_at, "frees as they age");
+                format!(
+                    "{:.1} of {:.1} GPU-hours of its week are used; {when}",
+                    spent.used_hours, spent.quota_hours
+                )
+            }
+        }
+    }
+}
+
+/// Its owner asked for it not to start before.
+#[must_use]
+pub fn not_before(until: DateTime<Utc>) -> String {
+    format!(
+        "starts after {} UTC, as its document says",
+        until.format("%Y-%m-%d %H:%M:%S")
+    )
 }
 
 /// A failed attempt's back-off has not ended.
@@ -67,18 +114,18 @@ pub fn back_off(until: DateTime<Utc>) -> String {
 }
 
 /// What keeps `shape` from being placed now.
-pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape) -> Obstacle {
+pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape, allowed: Kinds) -> Obstacle {
     if pool.is_empty() {
         return Obstacle::NoWorker;
     }
     let needs = shape.devices();
-    let Some(wanted) = possible(pool, shape) else {
+    let Some(wanted) = possible(pool, shape, allowed) else {
         return Obstacle::Impossible;
     };
     if fits_unreserved(pool, wanted.kind, shape) {
         return Obstacle::HeldBack { needs };
     }
-    let usable = usable(wanted.kind, shape);
+    let usable = usable(pool, wanted.kind, shape);
     Obstacle::Busy {
         needs,
         free: pool.free(usable),
@@ -90,35 +137,90 @@ pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape) -> Obstacle {
 #[derive(Debug)]
 pub struct Explainer<'a> {
     pool: Pool<'a>,
+    now: DateTime<Utc>,
 }
 
 impl<'a> Explainer<'a> {
     /// Looks at `hosts` with what the newest round held back.
     #[must_use]
-    pub fn new(hosts: &'a [Host], reservations: &[Reservation]) -> Self {
-        let mut pool = Pool::new(hosts);
-        for reservation in reservations {
-            reserve(&mut pool, *reservation);
+    pub fn new(
+        hosts: &'a [Host],
+        limits: &'a Limits,
+        reservations: &[Reservation],
+        shape_of: impl Fn(JobId) -> Option<Shape>,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let mut pool = Pool::new(hosts, limits);
+        for (job, claim) in &limits.claims {
+            if let Some(shape) = shape_of(*job) {
+                preempt::hold_claim(&mut pool, *job, shape, claim);
+            }
         }
-        Self { pool }
+        for reservation in reservations {
+            let Reservation {
+                job, shape, kinds, ..
+            } = *reservation;
+            reserve(&mut pool, job, shape, kinds, now);
+        }
+        Self { pool, now }
     }
 
-    /// Why a job of this shape is not placed, in words that name what is missing and what it waits
+    /// Which quota keeps a job of a line from being placed: it rules out every kind that would do.
+    #[must_use]
+    pub fn quota(&self, line: Line) -> Option<QuotaHit> {
+        let (allowed, hit) = self.allowed(line);
+        possible(&self.pool, line.shape, allowed)
+            .is_none()
+            .then_some(hit)?
+    }
+
+    /// The kinds that a project may take for a job, and what rules out the best of the others.
+    fn allowed(&self, line: Line) -> (Kinds, Option<QuotaHit>) {
+        let purses = Purses::new(self.pool.limits());
+        let mut allowed = Kinds {
+            gpu: false,
+            cpu: false,
+        };
+        let mut hit = None;
+        for kind in kinds(line.shape.device) {
+            match purses.allows(line.project, *kind, line.shape.devices()) {
+                Ok(()) => match kind {
+                    Kind::Gpu => allowed.gpu = true,
+                    Kind::Cpu => allowed.cpu = true,
+                },
+                Err(quota) => hit = hit.or(Some(quota)),
+            }
+        }
+        (allowed, hit)
+    }
+
+    /// Why a job of this line is not placed, in words that name what is missing and what it waits
     /// for. None: it could be placed now, and the next round will.
     #[must_use]
-    pub fn explain(&self, shape: Shape) -> Option<String> {
+    pub fn explain(&self, line: Line) -> Option<String> {
+        let shape = line.shape;
+        let (allowed, _) = self.allowed(line);
         let pool = &self.pool;
         if pool.is_empty() {
-            return Some("no worker is online; start one with \"marquee-worker\"".into());
+            let closed = kinds(shape.device).iter();
+            let closed =
+                closed.flat_map(|kind| obstacles::closed(pool, usable(pool, *kind, shape)));
+            let closed: Vec<String> = closed.collect();
+            return Some(if closed.is_empty() {
+                "no worker is online; start one with \"marquee-worker\"".into()
+            } else {
+                format!("no worker takes new work: {}", obstacles::list(&closed))
+            });
         }
-        let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank);
-        if choices(pool, shape)
+        let ends_at = ends_at(shape, self.now);
+        let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank, ends_at);
+        if choices(pool, shape, allowed)
             .into_iter()
             .any(|wanted| fits(wanted).is_some())
         {
             return None;
         }
-        Some(match possible(pool, shape) {
+        Some(match possible(pool, shape, allowed) {
             Some(wanted) => busy(pool, wanted.kind, shape),
             None => impossible(pool, shape),
         })
@@ -126,8 +228,8 @@ impl<'a> Explainer<'a> {
 }
 
 /// The best choice that the hosts could give if nothing ran: the job waits for devices of that kind.
-fn possible<'a>(pool: &Pool<'a>, shape: Shape) -> Option<Wanted<'a>> {
-    choices(pool, shape).into_iter().find(|wanted| {
+fn possible<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Option<Wanted<'a>> {
+    choices(pool, shape, allowed).into_iter().find(|wanted| {
         pool.fit_if_empty(*wanted, shape.ranks, shape.devices_per_rank)
             .is_some()
     })
@@ -135,7 +237,7 @@ fn possible<'a>(pool: &Pool<'a>, shape: Shape) -> Option<Wanted<'a>> {
 
 /// Whether the gang could start now if nothing were held back.
 fn fits_unreserved(pool: &Pool<'_>, kind: Kind, shape: Shape) -> bool {
-    let of_kind = choices(pool, shape)
+    let of_kind = choices(pool, shape, Kinds::ALL)
         .into_iter()
         .filter(|wanted| wanted.kind == kind);
     of_kind
@@ -149,13 +251,17 @@ fn total<'a>(pool: &Pool<'a>, wanted: Wanted<'a>) -> u32 {
 }
 
 /// Devices of a kind that the job could use, of whatever flavour.
-fn usable<'a>(kind: Kind, shape: Shape) -> Wanted<'a> {
+fn usable<'a>(pool: &Pool<'a>, kind: Kind, shape: Shape) -> Wanted<'a> {
     let trainer = if shape.needs_trainer {
         Trainer::Any
     } else {
         Trainer::NotNeeded
     };
-    Wanted { kind, trainer }
+    Wanted {
+        kind,
+        trainer,
+        rules: pool.rules(shape.rules),
+    }
 }
 
 /// The gang would fit if nothing ran, so it waits for others.
@@ -166,7 +272,7 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
         let holder = holder.map_or_else(|| "another job".into(), |job| format!("job {job}"));
         return format!("{needs}, which are held back for {holder}: that one has waited longer");
     }
-    let usable = usable(kind, shape);
+    let usable = usable(pool, kind, shape);
     let free = pool.free(usable);
     let mut text = format!("{needs}, {free} of {} are free", total(pool, usable));
     if pool.fit_unreserved(usable, shape.ranks, shape.devices_per_rank) {
@@ -176,7 +282,9 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
         text += &format!(" but not {per_rank} together on one host for each rank");
     }
     text += &waits_for(pool, usable);
-    with(text, &obstacles::faults(pool, kind))
+    let mut others = obstacles::faults(pool, kind);
+    others.extend(obstacles::closed(pool, usable));
+    with(text, &others)
 }
 
 /// A reason with what else stands in the way.
@@ -206,7 +314,7 @@ fn waits_for(pool: &Pool<'_>, usable: Wanted<'_>) -> String {
 
 /// Even if nothing ran the gang would not fit: a host must come or be cured, or the job must change.
 fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
-    let offered = |kind| total(pool, usable(kind, shape));
+    let offered = |kind| total(pool, usable(pool, kind, shape));
     let kind = match shape.device {
         DeviceKind::Cpu => Kind::Cpu,
         DeviceKind::Gpu => Kind::Gpu,
@@ -214,15 +322,19 @@ fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
         DeviceKind::Any if offered(Kind::Gpu) > offered(Kind::Cpu) => Kind::Gpu,
         DeviceKind::Any => Kind::Cpu,
     };
-    let obstacles = obstacles::all(pool, kind, shape.needs_trainer);
+    let mut obstacles = obstacles::all(pool, kind, shape.needs_trainer);
+    obstacles.extend(obstacles::closed(pool, usable(pool, kind, shape)));
     let total = offered(kind);
     if total == 0 {
+        if let Some(text) = no_host_allowed(pool, kind, shape) {
+            return text;
+        }
         return none_at_all(kind, &obstacles);
     }
     let per_rank = shape.devices_per_rank;
     // Ties go to the first name.
     let largest = pool
-        .offers(usable(kind, shape))
+        .offers(usable(pool, kind, shape))
         .min_by_key(|(_, devices)| std::cmp::Reverse(*devices));
     if let Some((host, devices)) = largest.filter(|(_, devices)| *devices < per_rank) {
         let (kind, name) = (kind.as_str(), &host.name);
@@ -239,7 +351,7 @@ fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
         return with(text, &obstacles);
     }
     if pool
-        .fit_if_empty(usable(kind, shape), shape.ranks, per_rank)
+        .fit_if_empty(usable(pool, kind, shape), shape.ranks, per_rank)
         .is_some()
     {
         let flavours = obstacles::flavours(pool, kind);
@@ -251,6 +363,34 @@ fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
         "{needs}, {per_rank} on one host for each rank; the workers that are online have {total}, but not so together"
     );
     with(text, &obstacles)
+}
+
+/// There are devices, and none on a host that the job wants.
+fn no_host_allowed(pool: &Pool<'_>, kind: Kind, shape: Shape) -> Option<String> {
+    let rules = pool.rules(shape.rules)?;
+    let anywhere = Shape {
+        rules: super::RulesId::NONE,
+        ..shape
+    };
+    if total(pool, usable(pool, kind, anywhere)) == 0 {
+        return None;
+    }
+    let list = |words: &std::collections::BTreeSet<String>| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        words.join(", ")
+    };
+    let mut wants = Vec::new();
+    if !rules.labels.is_empty() {
+        wants.push(format!("has the labels {}", list(&rules.labels)));
+    }
+    if !rules.avoid.is_empty() {
+        wants.push(format!("is none of {}", list(&rules.avoid)));
+    }
+    Some(format!(
+        "no worker that is online and {} has {} devices; \"marquee workers\" shows the hosts' labels",
+        wants.join(" and "),
+        kind.as_str()
+    ))
 }
 
 fn none_at_all(kind: Kind, obstacles: &[String]) -> String {

@@ -1,7 +1,32 @@
 //! What decides where a job fits. Jobs alike in it are tried once a round, however many they are.
 
+use marquee_domain::ids::JobId;
 use marquee_domain::resources::{DeviceKind, Resources};
 use marquee_domain::spec::{JobKind, JobSpec};
+
+/// A set of host rules, numbered by whoever keeps them ([`super::Limits::rules`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct RulesId(pub u32);
+
+impl RulesId {
+    /// Any host will do.
+    pub const NONE: Self = Self(0);
+}
+
+/// A project, numbered by whoever keeps them ([`super::Limits::projects`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ProjectId(pub u32);
+
+/// Jobs of which only some may run at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Group {
+    #[default]
+    None,
+    /// The elements of an array.
+    Array(JobId),
+    /// Jobs of one concurrency key, numbered by whoever keeps them.
+    Key(u32),
+}
 
 /// What a job asks of the hosts. An array's elements all have one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,12 +39,16 @@ pub struct Shape {
     /// Whether its ranks run `marquee-trainer`: then they need hosts that have one, all of one
     /// flavour, with kernels for their GPUs.
     pub needs_trainer: bool,
+    /// On which hosts it may run.
+    pub rules: RulesId,
+    /// Seconds after which it has ended, whatever becomes of it. None: nobody knows.
+    pub limit_s: Option<u32>,
 }
 
 impl Shape {
     /// The shape of a job.
     #[must_use]
-    pub fn of(spec: &JobSpec) -> Self {
+    pub fn of(spec: &JobSpec, rules: RulesId) -> Self {
         let Resources {
             ranks,
             min_ranks: _,
@@ -35,6 +64,8 @@ impl Shape {
             device,
             devices_per_rank,
             needs_trainer,
+            rules,
+            limit_s: spec.timeout_s,
         }
     }
 

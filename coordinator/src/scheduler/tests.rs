@@ -1,5 +1,6 @@
 //! Examples that read as sentences, and properties over generated clusters.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::TimeDelta;
@@ -8,7 +9,9 @@ use uuid::Uuid;
 
 use super::*;
 
+mod contract;
 mod properties;
+mod sharing;
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
@@ -24,9 +27,11 @@ fn host(name: &str) -> Host {
         worker,
         name: name.into(),
         accepting: true,
+        closed: None,
         devices,
         gpus: BTreeMap::new(),
         flavour: "libtorch-2.11.0".into(),
+        labels: BTreeSet::new(),
         running: Vec::new(),
     }
 }
@@ -73,7 +78,25 @@ impl Host {
         self.running.push(Held {
             job: JobId(job),
             devices: devices.to_vec(),
+            ends_at: None,
         });
+        self
+    }
+
+    /// What runs here last ends at this second.
+    fn until(mut self, second: i64) -> Self {
+        self.running.last_mut().unwrap().ends_at = Some(at(second));
+        self
+    }
+
+    fn label(mut self, label: &str) -> Self {
+        self.labels.insert(label.into());
+        self
+    }
+
+    fn closed(mut self, why: &str) -> Self {
+        self.accepting = false;
+        self.closed = Some(why.into());
         self
     }
 
@@ -91,8 +114,12 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
             device,
             devices_per_rank: 1,
             needs_trainer: false,
+            rules: RulesId::NONE,
+            limit_s: None,
         },
         priority: 0,
+        project: ProjectId(0),
+        group: Group::None,
         queued_at: at(0),
         not_before: None,
     }
@@ -106,6 +133,26 @@ impl Pending {
 
     fn trains(mut self) -> Self {
         self.shape.needs_trainer = true;
+        self
+    }
+
+    fn of(mut self, project: u32) -> Self {
+        self.project = ProjectId(project);
+        self
+    }
+
+    fn group(mut self, group: Group) -> Self {
+        self.group = group;
+        self
+    }
+
+    fn rules(mut self, rules: u32) -> Self {
+        self.shape.rules = RulesId(rules);
+        self
+    }
+
+    fn limit(mut self, seconds: u32) -> Self {
+        self.shape.limit_s = Some(seconds);
         self
     }
 
@@ -134,9 +181,24 @@ struct Waiting {
 }
 
 fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Outcome {
+    place_within(pending, hosts, &Limits::default(), now)
+}
+
+fn place_within(
+    pending: &[Pending],
+    hosts: &[Host],
+    limits: &Limits,
+    now: DateTime<Utc>,
+) -> Outcome {
     let mut queue: Queue = pending.iter().copied().collect();
     queue.wake(now);
-    let plan = plan(&queue, hosts, now);
+    let plan = plan(&queue, hosts, limits, now);
+    let shape_of = |job: JobId| Some(queue.get(job)?.shape);
+    let shapes: BTreeMap<JobId, Shape> = plan
+        .claims
+        .keys()
+        .filter_map(|job| Some((*job, shape_of(*job)?)))
+        .collect();
     let mut after = hosts.to_vec();
     for placement in &plan.placements {
         queue.remove(placement.job);
@@ -145,10 +207,16 @@ fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Outcome {
             host.unwrap().running.push(Held {
                 job: placement.job,
                 devices: rank.devices.clone(),
+                ends_at: None,
             });
         }
     }
-    let explainer = Explainer::new(&after, &plan.reservations);
+    let after_limits = Limits {
+        claims: plan.claims.clone(),
+        ..limits.clone()
+    };
+    let shape_of = |job: JobId| shapes.get(&job).copied();
+    let explainer = Explainer::new(&after, &after_limits, &plan.reservations, shape_of, now);
     let mut left: Vec<&Pending> = queue.iter().collect();
     left.sort_by_key(|job| (Reverse(job.priority), job.job));
     let waiting = left.into_iter().map(|pending| Waiting {
@@ -156,9 +224,17 @@ fn place(pending: &[Pending], hosts: &[Host], now: DateTime<Utc>) -> Outcome {
         reason: match pending.not_before {
             Some(until) => back_off(until),
             None => {
-                let line = (Reverse(pending.priority), pending.shape);
-                assert!(plan.waiting.contains_key(&line), "its class is known too");
-                explainer.explain(pending.shape).unwrap()
+                let obstacle = plan
+                    .waiting
+                    .get(&pending.line())
+                    .expect("its class is known too");
+                match obstacle {
+                    Obstacle::Turn | Obstacle::Quota { .. } => obstacle.words(),
+                    Obstacle::NoWorker
+                    | Obstacle::Impossible
+                    | Obstacle::HeldBack { .. }
+                    | Obstacle::Busy { .. } => explainer.explain(pending.line()).unwrap(),
+                }
             }
         },
     });

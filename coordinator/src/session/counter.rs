@@ -40,6 +40,8 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) worker: WorkerId,
+    /// The worker as histories name it.
+    pub(super) caller: Arc<str>,
     pub(super) reports: Vec<v1::Report>,
     pub(super) answer: oneshot::Sender<Result<Vec<Outcome>>>,
 }
@@ -67,11 +69,13 @@ impl Counter {
     pub(super) async fn store(
         &self,
         worker: WorkerId,
+        caller: Arc<str>,
         reports: Vec<v1::Report>,
     ) -> Result<Vec<Outcome>> {
         let (answer, answered) = oneshot::channel();
         let batch = Batch {
             worker,
+            caller,
             reports,
             answer,
         };

@@ -31,7 +31,7 @@ pub struct Hangs {
 
 #[derive(Debug, Default)]
 struct Known {
-    ranks: HashMap<WorkerId, BTreeMap<RankKey, v1::Standing>>,
+    ranks: HashMap<WorkerId, BTreeMap<RankKey, v1::Stall>>,
     attempts: BTreeMap<(JobId, AttemptNumber), Told>,
 }
 
@@ -49,13 +49,13 @@ impl Hangs {
         worker: WorkerId,
         held: &[v1::HeldRank],
     ) -> BTreeSet<(JobId, AttemptNumber)> {
-        let now: BTreeMap<RankKey, v1::Standing> = held
+        let now: BTreeMap<RankKey, v1::Stall> = held
             .iter()
             .filter_map(|rank| {
-                let standing = bounded(rank.standing.clone()?);
+                let stall = bounded(rank.stall.clone()?);
                 Some((
                     super::hello::key(rank.job_id, rank.attempt, rank.rank),
-                    standing,
+                    stall,
                 ))
             })
             .collect();
@@ -79,7 +79,7 @@ impl Hangs {
 
     /// Where a rank stands that does not get on.
     #[must_use]
-    pub fn standing(&self, worker: WorkerId, key: RankKey) -> Option<v1::Standing> {
+    pub fn stall(&self, worker: WorkerId, key: RankKey) -> Option<v1::Stall> {
         self.lock().ranks.get(&worker)?.get(&key).cloned()
     }
 
@@ -99,14 +99,14 @@ impl Hangs {
 }
 
 /// A worker's words within their limits.
-fn bounded(mut standing: v1::Standing) -> v1::Standing {
-    for word in [&mut standing.phase, &mut standing.process] {
+fn bounded(mut stall: v1::Stall) -> v1::Stall {
+    for word in [&mut stall.phase, &mut stall.process] {
         word.truncate(word.floor_char_boundary(WORD_MAX_BYTES));
         if word.contains(char::is_control) {
             *word = word.replace(char::is_control, "?");
         }
     }
-    standing
+    stall
 }
 
 /// Says in a job's history that its attempt hangs, or that it goes on.
@@ -122,12 +122,12 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
     }
     let rows = ranks::list_ranks(&mut conn, job, Some(attempt)).await?;
     drop(conn);
-    let members: Vec<(RankRow, Option<v1::Standing>)> = rows
+    let members: Vec<(RankRow, Option<v1::Stall>)> = rows
         .into_iter()
         .filter(|row| row.lost_at.is_none() && row.state == RankState::Running)
         .map(|row| {
-            let standing = app.sessions.hangs.standing(row.worker, row.key);
-            (row, standing)
+            let stall = app.sessions.hangs.stall(row.worker, row.key);
+            (row, stall)
         })
         .collect();
     let text = {
@@ -135,8 +135,8 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
         let Some(told) = known.attempts.get_mut(&(job, attempt)) else {
             return Ok(());
         };
-        let any = members.iter().any(|(_, standing)| standing.is_some());
-        let all = members.iter().all(|(_, standing)| standing.is_some());
+        let any = members.iter().any(|(_, stall)| stall.is_some());
+        let all = members.iter().all(|(_, stall)| stall.is_some());
         match (&told.text, any) {
             (None, false) => {
                 known.attempts.remove(&(job, attempt));
@@ -168,19 +168,19 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
 
 /// Who hangs and who only waits: "hung: rank 1 on gpu-2 is stopped by a signal (state T) at step 12 since 46 s;
 /// ranks 0 and 2 wait in all-reduce".
-fn diagnosis(members: &[(RankRow, Option<v1::Standing>)]) -> String {
+fn diagnosis(members: &[(RankRow, Option<v1::Stall>)]) -> String {
     let known = || {
         let known = members.iter();
-        known.filter_map(|(row, standing)| Some((row, standing.as_ref()?)))
+        known.filter_map(|(row, stall)| Some((row, stall.as_ref()?)))
     };
-    let waits = |standing: &v1::Standing| standing.waits_for_peers && !standing.is_stopped;
+    let waits = |stall: &v1::Stall| stall.waits_for_peers && !stall.is_stopped;
     let hung: Vec<String> = known()
-        .filter(|(_, standing)| !waits(standing))
-        .map(|(row, standing)| one(row, standing))
+        .filter(|(_, stall)| !waits(stall))
+        .map(|(row, stall)| one(row, stall))
         .collect();
     let mut waiting: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (row, standing) in known().filter(|(_, standing)| waits(standing)) {
-        let ranks = waiting.entry(&standing.phase).or_default();
+    for (row, stall) in known().filter(|(_, stall)| waits(stall)) {
+        let ranks = waiting.entry(&stall.phase).or_default();
         ranks.push(row.key.rank.to_string());
     }
     let mut parts = hung;
@@ -189,7 +189,7 @@ fn diagnosis(members: &[(RankRow, Option<v1::Standing>)]) -> String {
         [rank] => format!("rank {rank} waits in {phase}"),
         ranks => format!("ranks {} wait in {phase}", listed(ranks)),
     }));
-    let silent = members.iter().filter(|(_, standing)| standing.is_none());
+    let silent = members.iter().filter(|(_, stall)| stall.is_none());
     let silent: Vec<String> = silent.map(|(row, _)| row.key.rank.to_string()).collect();
     match &silent[..] {
         [] if nobody_hangs => {
@@ -202,24 +202,24 @@ fn diagnosis(members: &[(RankRow, Option<v1::Standing>)]) -> String {
     format!("hung: {}", parts.join("; "))
 }
 
-fn one(row: &RankRow, standing: &v1::Standing) -> String {
+fn one(row: &RankRow, stall: &v1::Stall) -> String {
     let (rank, worker) = (row.key.rank, &row.worker_name);
-    let does = if standing.is_stopped {
+    let does = if stall.is_stopped {
         "is stopped by a signal (state T)".to_owned()
-    } else if standing.phase.is_empty() {
+    } else if stall.phase.is_empty() {
         "makes no progress".to_owned()
     } else {
-        format!("makes no progress in {}", standing.phase)
+        format!("makes no progress in {}", stall.phase)
     };
-    let step = standing.step.map(|step| format!(" at step {step}"));
-    let process = match (standing.is_stopped, &standing.process) {
+    let step = stall.step.map(|step| format!(" at step {step}"));
+    let process = match (stall.is_stopped, &stall.process) {
         (false, process) if !process.is_empty() => format!(" (its main thread {process})"),
         (_, _) => String::new(),
     };
     format!(
         "rank {rank} on {worker} {does}{} since {} s{process}",
         step.unwrap_or_default(),
-        standing.idle_ms / 1_000,
+        stall.idle_ms / 1_000,
     )
 }
 
@@ -259,8 +259,8 @@ mod tests {
         }
     }
 
-    fn stopped() -> Option<v1::Standing> {
-        Some(v1::Standing {
+    fn stopped() -> Option<v1::Stall> {
+        Some(v1::Stall {
             idle_ms: 46_700,
             step: Some(12),
             phase: "forward".into(),
@@ -270,13 +270,13 @@ mod tests {
         })
     }
 
-    fn waiting() -> Option<v1::Standing> {
-        Some(v1::Standing {
+    fn waiting() -> Option<v1::Stall> {
+        Some(v1::Stall {
             idle_ms: 45_100,
             step: Some(12),
             phase: "all-reduce".into(),
             waits_for_peers: true,
-            ..v1::Standing::default()
+            ..v1::Stall::default()
         })
     }
 
@@ -298,10 +298,10 @@ mod tests {
             "hung: ranks 0 and 1 wait in all-reduce; each waits for the others: the exchange itself hangs, look at the \
              network between the hosts"
         );
-        let alone = v1::Standing {
+        let alone = v1::Stall {
             idle_ms: 50_000,
             process: "sleeps in futex_wait".into(),
-            ..v1::Standing::default()
+            ..v1::Stall::default()
         };
         let late = [(row(0), Some(alone)), (row(1), None)];
         assert_eq!(
@@ -313,10 +313,10 @@ mod tests {
 
     #[test]
     fn a_workers_words_have_their_limits() {
-        let odd = v1::Standing {
+        let odd = v1::Stall {
             phase: "\u{1b}]52;c;eA==\u{7}".into(),
             process: "p".repeat(10_000),
-            ..v1::Standing::default()
+            ..v1::Stall::default()
         };
         let bounded = bounded(odd);
         assert_eq!(bounded.phase, "?]52;c;eA==?");
@@ -327,19 +327,19 @@ mod tests {
     fn what_a_heartbeat_does_not_say_any_more_is_looked_at_once_more() {
         let hangs = Hangs::default();
         let worker = WorkerId(Uuid::from_u128(1));
-        let held = |standing| v1::HeldRank {
+        let held = |stall| v1::HeldRank {
             job_id: 7,
             attempt: 1,
             rank: 0,
-            standing,
+            stall,
             ..v1::HeldRank::default()
         };
         assert!(hangs.heard(worker, &[held(None)]).is_empty());
         let attempt = BTreeSet::from([(JobId(7), AttemptNumber(1))]);
         assert_eq!(hangs.heard(worker, &[held(stopped())]), attempt);
-        assert!(hangs.standing(worker, row(0).key).is_some());
+        assert!(hangs.stall(worker, row(0).key).is_some());
         assert_eq!(hangs.heard(worker, &[held(None)]), attempt);
-        assert!(hangs.standing(worker, row(0).key).is_none());
+        assert!(hangs.stall(worker, row(0).key).is_none());
         assert!(hangs.heard(worker, &[held(None)]).is_empty());
     }
 }

@@ -18,6 +18,7 @@ mod regroup;
 mod reports;
 mod run;
 mod service;
+mod track;
 
 pub use counter::Counter;
 pub(crate) use desk::run as store_reports;

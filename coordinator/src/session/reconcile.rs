@@ -3,6 +3,7 @@
 //! Every message is idempotent for the worker, and is decided anew at each heartbeat until the
 //! rows and the list agree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use marquee_domain::ids::{AttemptNumber, Rank};
@@ -30,7 +31,7 @@ pub(super) enum Action {
         standby: Option<Rendezvous>,
     },
     Stop {
-        reason: &'static str,
+        reason: Cow<'static, str>,
         forget: bool,
     },
     /// The attempt has gone on without it: end it at once, for as long as it lives it may hold the
@@ -70,7 +71,7 @@ pub(super) fn decide(
             (
                 *key,
                 Action::Stop {
-                    reason,
+                    reason: reason.into(),
                     forget: true,
                 },
             )
@@ -97,7 +98,7 @@ fn for_held(row: &WorkerRank, held: Held) -> Option<Action> {
             }
         } else {
             Action::Stop {
-                reason: "the rank has ended",
+                reason: "the rank has ended".into(),
                 forget: true,
             }
         });
@@ -136,6 +137,12 @@ fn for_absent(row: &WorkerRank, occasion: Occasion) -> Option<Action> {
         // A worker that was never told, or has not heard it yet: it holds nothing, and will not be
         // told to start.
         (RankState::Assigned, Occasion::Heartbeat) => Some(Action::Gone),
+        #[cfg(feature = "planted")]
+        (RankState::Prepared | RankState::Running, Occasion::Heartbeat)
+            if marquee_domain::planted::is("absent-rank-ignored") =>
+        {
+            None
+        }
         (RankState::Prepared | RankState::Running, Occasion::Heartbeat)
             if is_live(row) && !row.is_lost =>
         {
@@ -152,15 +159,25 @@ fn is_live(row: &WorkerRank) -> bool {
 }
 
 /// Why a rank should not be there, and whether its reports are refused.
-fn unwanted(row: &WorkerRank) -> Option<(&'static str, bool)> {
+fn unwanted(row: &WorkerRank) -> Option<(Cow<'static, str>, bool)> {
+    #[cfg(feature = "planted")]
+    {
+        let is_old = AttemptNumber(row.newest_attempt) != row.key.attempt || !is_live(row);
+        let is_left = is_old && marquee_domain::planted::is("old-attempts-kept");
+        if is_left || !is_old && marquee_domain::planted::is("cancel-not-sent") {
+            return None;
+        }
+    }
     if AttemptNumber(row.newest_attempt) != row.key.attempt {
-        Some(("a newer attempt has taken its place", true))
+        Some(("a newer attempt has taken its place".into(), true))
     } else if !is_live(row) {
-        Some(("its attempt has ended", false))
+        Some(("its attempt has ended".into(), false))
     } else if row.cancel_requested {
-        Some(("a user cancelled the job", false))
+        Some(("a user cancelled the job".into(), false))
     } else {
-        None
+        // TERM first, so that it can write a checkpoint.
+        let why = row.makes_room.as_ref()?;
+        Some((format!("it makes room: {why}").into(), false))
     }
 }
 
@@ -184,6 +201,7 @@ mod tests {
             attempt_state,
             newest_attempt: 2,
             cancel_requested: false,
+            makes_room: None,
             world_size: 1,
             rendezvous: None,
             standby: None,
@@ -287,6 +305,17 @@ mod tests {
             ..row(RankState::Running, Running)
         };
         assert!(!forget(decide_one(cancelled, &held, Nudge)));
+        let makes_room = WorkerRank {
+            makes_room: Some("job 9 goes first".into()),
+            ..row(RankState::Running, Running)
+        };
+        assert_eq!(
+            decide_one(makes_room, &held, Nudge),
+            Some(Action::Stop {
+                reason: "it makes room: job 9 goes first".into(),
+                forget: false
+            })
+        );
         let old = WorkerRank {
             newest_attempt: 3,
             ..row(RankState::Running, Failed)

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::hangs::Hangs;
 use super::kept::{self, KeptOutput, Outcome, Rescues};
+use super::track::Track;
 
 /// The workers that are connected to this process.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +39,8 @@ struct Entry {
     connected: bool,
     /// What its GPUs said last.
     gpus: Vec<v1::GpuReading>,
+    /// And before that.
+    track: Track,
     /// Its daemon is being stopped: it accepts nothing.
     leaving: bool,
     /// Its daemon is being replaced: until then silence is no loss.
@@ -148,6 +151,7 @@ impl Sessions {
             number: 0,
             connected: false,
             gpus: Vec::new(),
+            track: Track::default(),
             leaving: false,
             away_until: None,
             kept: Vec::new(),
@@ -299,6 +303,7 @@ impl Sessions {
                     .collect()
             };
             is_news = faults(&entry.gpus) != faults(&gpus);
+            entry.track.add(&gpus);
             entry.gpus = gpus;
         });
         is_news
@@ -310,6 +315,15 @@ impl Sessions {
         self.lock()
             .get(&worker)
             .map(|entry| entry.gpus.clone())
+            .unwrap_or_default()
+    }
+
+    /// What they said over the last hour, by index.
+    #[must_use]
+    pub fn gpu_past(&self, worker: WorkerId) -> Vec<v1::GpuPast> {
+        self.lock()
+            .get(&worker)
+            .map(|entry| entry.track.all())
             .unwrap_or_default()
     }
 

@@ -1,6 +1,7 @@
 //! One session at work: reads the worker's messages in order, stores, decides, answers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
@@ -35,8 +36,9 @@ pub(super) const OUTBOX_MAX: usize = 1_024;
 const INBOX_MAX: usize = 256;
 /// Bytes of an assignment: one message, with room for its envelope.
 const ASSIGN_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 1024;
-/// A rank that was given to the worker and is in none of so many heartbeats after that is not there: the first may
-/// have been on its way when the assignment was.
+/// Of a worker that does not count its assignments: a rank that was given to it and is in none of so many heartbeats
+/// after that counts as not there. The first may have been on its way when the assignment was, and so may others that
+/// a slow link delivers together.
 const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
@@ -50,18 +52,33 @@ pub(super) struct Session {
     app: App,
     seat: Seat,
     name: String,
+    /// The worker as histories name it.
+    caller: Arc<str>,
     /// The worker's newest list, brought forward by the reports that came since.
     held: HeldRanks,
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
-    /// Ranks given to the worker, with the number of its newest heartbeat then.
-    given: BTreeMap<RankKey, u64>,
+    /// Ranks given to the worker that it may not have taken yet.
+    given: BTreeMap<RankKey, Given>,
+    /// Assignments that were sent in this session.
+    assignments: u64,
+    /// Of them, those that the worker had followed before its newest heartbeat; None: it does not count them.
+    followed: Option<u64>,
     /// The worker starts a rank of its own accord where its assignment says so.
     starts_by_assignment: bool,
     /// The worker counts its lease by the answers to its heartbeats.
     keeps_lease: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
+}
+
+/// When a rank was given to the worker.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// The number of its assignment in this session, from 1.
+    assignment: u64,
+    /// That of the worker's newest heartbeat then.
+    heartbeat: u64,
 }
 
 /// Why a session ends.
@@ -93,7 +110,7 @@ impl Session {
     pub(super) fn new(
         app: App,
         seat: Seat,
-        name: String,
+        (name, caller): (String, Arc<str>),
         held: HeldRanks,
         (starts_by_assignment, keeps_lease): (bool, bool),
         outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
@@ -102,10 +119,13 @@ impl Session {
             app,
             seat,
             name,
+            caller,
             held,
             heartbeat: 0,
             heard: Instant::now(),
             given: BTreeMap::new(),
+            assignments: 0,
+            followed: None,
             starts_by_assignment,
             keeps_lease,
             outbox,
@@ -213,6 +233,7 @@ impl Session {
                     return Ok(());
                 }
                 self.heartbeat = heartbeat.sequence;
+                self.followed = heartbeat.assignments;
                 self.heard = Instant::now();
                 if self.app.sessions.set_leaving(&self.seat, heartbeat.leaving) {
                     self.app.wake.notify_one();
@@ -324,6 +345,10 @@ impl Session {
 
     /// Sends the shares that the worker's ranks have now, counted from its newest heartbeat.
     async fn send_shares(&self) -> Result<(), End> {
+        // No statement of Postgres stands behind a share: one that may have been taken over from gives none.
+        if !self.app.role.is_sure() {
+            return Ok(());
+        }
         let shares = self
             .app
             .rates
@@ -400,13 +425,17 @@ impl Session {
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
         let mut assigned = Vec::new();
-        self.given
-            .retain(|_, since| since.saturating_add(HEARTBEATS_UNTIL_ABSENT) > self.heartbeat);
+        let (followed, heartbeat) = (self.followed, self.heartbeat);
+        self.given.retain(|_, given| match followed {
+            Some(followed) => given.assignment > followed,
+            None => given.heartbeat.saturating_add(HEARTBEATS_UNTIL_ABSENT) > heartbeat,
+        });
         for (key, action) in decide(&rows, &self.held, occasion) {
             match action {
+                // The list may be older than the assignment, by which the worker may start it yet. A second one might
+                // come when it has done its work and forgotten it.
+                Action::Gone | Action::Assign if self.given.contains_key(&key) => {}
                 Action::Assign => assigned.push(key),
-                // The list may be older than the assignment, by which the worker may start it yet.
-                Action::Gone if self.given.contains_key(&key) => {}
                 other @ (Action::Start { .. }
                 | Action::Stop { .. }
                 | Action::Kill { .. }
@@ -433,7 +462,12 @@ impl Session {
                     self.gone(key, Some(&too_large(&assign))).await?;
                 }
                 Ok(assign) => {
-                    self.given.insert(key, self.heartbeat);
+                    self.assignments += 1;
+                    let given = Given {
+                        assignment: self.assignments,
+                        heartbeat: self.heartbeat,
+                    };
+                    self.given.insert(key, given);
                     self.send(Out::Assign(assign)).await?;
                 }
                 Err(failure) => self.gone(key, Some(&failure)).await?,
@@ -467,7 +501,13 @@ impl Session {
                 }))
                 .await
             }
-            Action::Stop { reason, forget } => self.send(self.stop(key, reason, forget)).await,
+            Action::Stop { reason, forget } => {
+                #[cfg(feature = "planted")]
+                if marquee_domain::planted::is("free-when-told") {
+                    self.gone(key, None).await?;
+                }
+                self.send(self.stop(key, &reason, forget)).await
+            }
             Action::Kill { reason } => self.send(kill(key, reason)).await,
             Action::TellLost { ranks } => {
                 self.send(Out::RanksLost(v1::RanksLost {
@@ -519,7 +559,7 @@ impl Session {
         let stored = self
             .app
             .reports
-            .store(self.seat.worker, batch.to_vec())
+            .store(self.seat.worker, self.caller.clone(), batch.to_vec())
             .await?;
         for outcome in stored {
             let key = outcome.key;
@@ -584,7 +624,10 @@ impl Session {
     }
 
     async fn send(&self, body: Out) -> Result<(), End> {
-        let message = v1::CoordinatorMessage { body: Some(body) };
+        let message = v1::CoordinatorMessage {
+            body: Some(body),
+            epoch: self.app.role.epoch(),
+        };
         match self.outbox.send_timeout(Ok(message), SEND_MAX).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(End::Stuck),
@@ -623,7 +666,10 @@ async fn read(
                         sequence: heartbeat.sequence,
                     });
                     // One that is full is of a worker that does not read, and has its own end.
-                    let _sent = answers.try_send(Ok(v1::CoordinatorMessage { body: Some(seen) }));
+                    let _sent = answers.try_send(Ok(v1::CoordinatorMessage {
+                        body: Some(seen),
+                        epoch: app.role.epoch(),
+                    }));
                 }
                 if inbox.send(message).await.is_err() {
                     return;

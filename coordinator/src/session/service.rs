@@ -1,5 +1,6 @@
 //! The gRPC service: admits a worker and starts its session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_proto::convert::BadField;
@@ -74,6 +75,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         // Before it takes the seat: that ends the session of the worker whose id it names.
         self.check_owner(&worker).await.map_err(refused)?;
 
+        let in_histories: Arc<str> = format!("worker {}: {caller}", worker.name).into();
         let daemon = Daemon {
             instance: worker.instance_id,
             who: format!(
@@ -102,7 +104,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let session = Session::new(
             self.app.clone(),
             seat,
-            worker.name,
+            (worker.name, in_histories),
             held,
             (starts_by_assignment, keeps_lease),
             outbox,

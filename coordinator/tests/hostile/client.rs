@@ -22,6 +22,7 @@ fn submission(toml: String, overrides: &[(&str, &str)]) -> v1::SubmitPipelineReq
             format: Some(Format::Toml(toml)),
         }),
         overrides: overrides.collect(),
+        dry_run: false,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use marquee_coordinator::env::{Clock, Env, SystemClock};
+use marquee_coordinator::scheduler::{Host, Plan, Queue, plan};
 use marquee_proto::v1::JobState;
 use marquee_store::testing::TestDatabase;
 
@@ -84,4 +85,43 @@ async fn a_panic_in_a_loop_a_session_or_a_request_ends_nothing_else() {
         cluster.wait_for(id, JobState::Succeeded).await;
     }
     all_is_well(&cluster, &mut worker).await;
+}
+
+const ODD_PRIORITY: i32 = 7;
+
+/// Plans what it is given, but for one job that nobody had thought of.
+fn stumbles_over_one(queue: &Queue, hosts: &[Host], now: DateTime<Utc>) -> Plan {
+    assert!(
+        !queue.iter().any(|job| job.priority == ODD_PRIORITY),
+        "a job that nobody had thought of"
+    );
+    plan(queue, hosts, now)
+}
+
+/// Without a wall each round ended with it, and nothing was placed any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_the_planner_stumbles_over_is_set_aside_and_all_others_run() {
+    let env = Env {
+        planner: stumbles_over_one,
+        ..Env::system()
+    };
+    let cluster = Cluster::start_in(TestDatabase::create().await, env).await;
+    let mut worker = cluster.worker("w").await;
+    let odd =
+        format!("[jobs.odd]\nkind = \"command\"\nargv = [\"true\"]\npriority = {ODD_PRIORITY}\n");
+    let odd = cluster.submit(&odd).await[0].id;
+    // Of the same shape, and behind it in the queue.
+    all_is_well(&cluster, &mut worker).await;
+    let job = cluster.job(odd).await;
+    assert_eq!(job.state(), JobState::Queued);
+    assert!(
+        job.reason.contains("MQ0503") && job.reason.contains("nobody had thought of"),
+        "{}",
+        job.reason
+    );
+    all_is_well(&cluster, &mut worker).await;
+    // It stays its owner's: it can be cancelled like any other.
+    let request = marquee_proto::v1::CancelJobRequest { id: odd };
+    cluster.jobs().await.cancel_job(request).await.unwrap();
+    cluster.wait_for(odd, JobState::Cancelled).await;
 }

@@ -18,6 +18,7 @@ use marquee_coordinator::app::CHANGES_MAX;
 use marquee_coordinator::blobs::BlobStore;
 use marquee_coordinator::env::{Env, Listener};
 use marquee_coordinator::rates::Rates;
+use marquee_coordinator::role::Role;
 use marquee_coordinator::session::{Counter, Sessions};
 use marquee_coordinator::walls::Walls;
 use marquee_coordinator::{App, Settings, background, rpc};
@@ -262,6 +263,7 @@ pub fn request(request_id: &str, body: &str) -> v1::SubmitPipelineRequest {
             format: Some(v1::document::Format::Toml(toml)),
         }),
         overrides: vec![],
+        dry_run: false,
     }
 }
 
@@ -277,6 +279,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         blobs: BlobStore::open(blobs.path().join("blobs")).await.unwrap(),
         clock: env.clock.clone(),
         random: env.random.clone(),
+        planner: env.planner,
         wake: Arc::new(Notify::new()),
         changes: broadcast::channel(CHANGES_MAX).0,
         index: Arc::default(),
@@ -284,6 +287,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         sessions: Sessions::default(),
         rates,
         cluster,
+        process: env.random.uuid(),
         settings: Settings {
             lease: LEASE,
             heartbeat_every: Duration::from_millis(100),
@@ -291,6 +295,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
             stop_grace: Duration::from_millis(100),
             settle: Duration::from_millis(300),
         },
+        role: Role::default(),
         walls: Walls::default(),
         shutdown: CancellationToken::new(),
     };

@@ -461,6 +461,11 @@ impl FakeWorker {
         timeout(SOON, closed).await.unwrap();
     }
 
+    /// From now on its heartbeats say that so many assignments were followed before their list was made.
+    pub fn say_followed(&self, assignments: u64) {
+        self.more.lock().unwrap().assignments = Some(assignments);
+    }
+
     /// Its daemon is being stopped, as its heartbeats say from now on.
     pub fn leave(&self) {
         self.more.lock().unwrap().leaving = true;
@@ -494,8 +499,8 @@ impl FakeWorker {
     }
 
     /// Says with its heartbeats where a rank stands that does not get on.
-    pub fn stands(&self, key: Key, standing: Option<v1::Standing>) {
-        self.held.lock().unwrap().get_mut(&key).unwrap().standing = standing;
+    pub fn stands(&self, key: Key, stall: Option<v1::Stall>) {
+        self.held.lock().unwrap().get_mut(&key).unwrap().stall = stall;
     }
 
     /// Its daemon goes to be replaced by another one, as its heartbeats say from now on.

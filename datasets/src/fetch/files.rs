@@ -21,6 +21,16 @@ pub(super) fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
+/// What to say of links that lead out of a folder: what they bring is in nobody's backup of it.
+pub(super) fn note_of_links(count: u64, link: &str, target: &Path, whose: &str) -> String {
+    let (lead, were) = match count {
+        1 => ("1 link leads".to_owned(), "was"),
+        more => (format!("{more} links lead"), "were"),
+    };
+    let target = target.display().to_string();
+    format!("{lead} out of {whose} and {were} followed, such as {link:?} to {target:?}")
+}
+
 /// Opens a plain file. A pipe that nobody writes to would be waited for, a device may never end.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()

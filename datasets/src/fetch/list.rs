@@ -13,6 +13,7 @@ use marquee_domain::spec::{ArrayElement, FetchSettings, LabelRules, Source};
 use reqwest::Url;
 use sha2::{Digest as _, Sha256};
 
+use self::links::LinksOut;
 use self::place::{ListFolder, is_url};
 use self::rows::{List, ListRow};
 use super::PICTURE_MAX_BYTES;
@@ -34,6 +35,7 @@ use crate::job::{Context, JobError};
 use crate::sniff::{NO_PICTURE, format_of};
 
 mod any;
+mod links;
 mod place;
 mod rows;
 
@@ -165,6 +167,7 @@ impl PlanWork<'_> {
         let list = List::open(self.list, self.rules)?;
         let mut writer = PlanWriter::create(dir, element).map_err(|error| on_disk(dir, &error))?;
         let (mut repeats, mut labels) = (Repeats::default(), LabelCounts::default());
+        let mut links = LinksOut::of(self.list);
         list.read(&mut |row| {
             let said = format!("{:?} {:?} {:?}", row.location, row.labels, row.group);
             let repeat = repeats.see(row.number, &row.id, &said);
@@ -172,7 +175,12 @@ impl PlanWork<'_> {
                 said.iter().for_each(|label| labels.add(label));
             }
             match entry_of(row, repeat, list.unit()) {
-                Some(entry) => writer.push(&entry).map_err(|error| on_disk(dir, &error)),
+                Some(entry) => {
+                    if let PlanEntry::Picture { location, .. } = &entry {
+                        links.see(location);
+                    }
+                    writer.push(&entry).map_err(|error| on_disk(dir, &error))
+                }
                 None => Ok(()),
             }
         })?;
@@ -184,6 +192,7 @@ impl PlanWork<'_> {
         }
         let mut remarks = list.remarks();
         remarks.notes.extend(repeats.note(list.unit()));
+        remarks.notes.extend(links.note());
         let cure = |separator: &str| {
             format!(
                 "if {separator:?} joins labels, set separator = {separator:?} in the job's source"

@@ -103,6 +103,7 @@ impl Search<'_> {
                 if other >= at || !self.is_new(other) || !budget.compares() {
                     continue;
                 }
+                // Only once a hash asks for it: hardly any turn of a picture has a neighbour.
                 let own = own.get_or_insert_with(|| {
                     Maps::of(
                         &turned(&sight.sketch.light, turn),
@@ -123,7 +124,9 @@ impl Search<'_> {
         let mut budget = Budget::new();
         for (x, y, hash) in windows.hashes(&sight.sketch.light) {
             self.question += 1;
+            // A picture has nearly 200 windows, so each is looked up less widely than a whole.
             for other in light.near(hash, Reach::One, WINDOW_BITS, &mut budget) {
+                // Also those behind it: which of the two is the crop is not known.
                 if other == at || !self.is_new(other) || !budget.compares() {
                     continue;
                 }

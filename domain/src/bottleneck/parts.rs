@@ -24,6 +24,7 @@ impl JobParts {
         if ranks.is_empty() {
             return None;
         }
+        // Means: ranks wait for each other at each step, so that their whole times hardly differ.
         let part = |read: fn(&TrainSummary) -> f64| mean(ranks.iter().map(read));
         let (features_s, steps_s, validation_s) = (
             part(|rank| rank.phases.features_s),

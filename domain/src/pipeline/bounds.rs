@@ -71,6 +71,7 @@ pub(super) fn check_values(root: &Map<String, Value>, errors: &Errors) -> bool {
         refused += 1;
     };
     let mut left: Vec<(String, Place<'_>)> = vec![(String::new(), Place::Table(root, 0))];
+    // A list instead of calls: a document of a million brackets would otherwise end the process by its stack.
     while let Some((path, place)) = left.pop() {
         let (place, depth) = match place {
             Place::Table(map, depth) => {
@@ -120,6 +121,8 @@ pub(super) fn check_values(root: &Map<String, Value>, errors: &Errors) -> bool {
                 let items = items.iter().enumerate();
                 left.extend(
                     items
+                        // Numbers cannot offend. A list of a hundred thousand of them would only be copied for
+                        // its paths.
                         .filter(|(_, item)| !matches!(item, Value::Number(_) | Value::Bool(_)))
                         .map(|(index, item)| {
                             (format!("{path}[{index}]"), Place::Value(item, depth + 1))

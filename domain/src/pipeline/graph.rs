@@ -57,6 +57,7 @@ fn check_needs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
             );
         }
     }
+    // What is wrong was told. Left in, it would come up again as a cycle, or as a job that can never run.
     job.needs
         .retain(|need| kinds.contains_key(need) && *need != job.name);
 }
@@ -185,6 +186,8 @@ fn sort(jobs: Vec<Draft>, errors: &Errors) -> Vec<Draft> {
         }
     }
     let free = missing.iter().filter(|(_, count)| **count == 0);
+    // By name among those that are free: the same document gives the same order, and with it the same numbers of
+    // jobs.
     let mut free: BTreeSet<JobName> = free.map(|(name, _)| name.clone()).collect();
     let mut left: BTreeMap<JobName, Draft> = jobs
         .into_iter()
@@ -209,6 +212,7 @@ fn sort(jobs: Vec<Draft>, errors: &Errors) -> Vec<Draft> {
             format!("jobs.{}.needs", cycle[0]),
             format!("forms a cycle: {}", cycle.join(" needs ")),
         );
+        // They go on, so that other faults of theirs are told in the same answer.
         sorted.extend(left);
     }
     sorted

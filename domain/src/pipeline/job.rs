@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Capacity;
 use super::settings;
+use super::sharing::sharing;
 use super::table::Table;
 use crate::ids::JobName;
 use crate::limits;
+use crate::project::ProjectName;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{InputRef, JobKind, JobSpec, Source, Watch, Work};
+use crate::spec::{InputRef, JobKind, JobSpec, Sharing, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -39,6 +41,7 @@ struct Rest {
     reuse: bool,
     array: Option<u32>,
     watch: Watch,
+    sharing: Sharing,
 }
 
 impl Draft {
@@ -53,6 +56,7 @@ impl Draft {
             reuse,
             array,
             watch,
+            sharing,
         } = self.rest?;
         let Self {
             name,
@@ -73,12 +77,18 @@ impl Draft {
             array,
             element: None,
             watch,
+            sharing,
         })
     }
 }
 
 /// Reads `[jobs.<key>]`.
-pub(super) fn job(key: &str, mut table: Table<'_>, cluster: Option<Capacity>) -> Option<Draft> {
+pub(super) fn job(
+    key: &str,
+    mut table: Table<'_>,
+    cluster: Option<Capacity>,
+    project: &ProjectName,
+) -> Option<Draft> {
     let name = match key.parse::<JobName>() {
         Ok(name) => Some(name),
         Err(why) => {
@@ -94,7 +104,7 @@ pub(super) fn job(key: &str, mut table: Table<'_>, cluster: Option<Capacity>) ->
     let needs = needs(&mut table);
     let inputs = inputs(&mut table);
     // Without a kind nothing can be said of the other keys, so they are left alone.
-    let rest = kind.and_then(|kind| rest(kind, table, cluster));
+    let rest = kind.and_then(|kind| rest(kind, table, cluster, project));
     Some(Draft {
         name: name?,
         kind,
@@ -104,7 +114,12 @@ pub(super) fn job(key: &str, mut table: Table<'_>, cluster: Option<Capacity>) ->
     })
 }
 
-fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Option<Rest> {
+fn rest(
+    kind: JobKind,
+    mut table: Table<'_>,
+    cluster: Option<Capacity>,
+    project: &ProjectName,
+) -> Option<Rest> {
     let resources = resources(&mut table, kind, cluster);
     let priority = table.int("priority", -1_000..=1_000, Some(0));
     let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
@@ -112,6 +127,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
     let watch = super::watch::watch(&mut table, kind);
     let reuse = reuse(&mut table, kind);
     let array = array(&mut table, kind);
+    let sharing = sharing(&mut table, array, project);
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
         JobKind::Preprocess => Some(Work::Preprocess(settings::preprocess(&mut table))),
@@ -120,6 +136,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         JobKind::Command => Some(Work::Command(settings::command(&mut table))),
     };
     if let Some(Work::Train(train)) = &work
+        // A rank without a picture would hold the others up at each step and add nothing.
         && train.batch_size < resources.ranks
     {
         let (batch, ranks) = (train.batch_size, resources.ranks);
@@ -142,6 +159,7 @@ fn rest(kind: JobKind, mut table: Table<'_>, cluster: Option<Capacity>) -> Optio
         timeout_s,
         reuse,
         array,
+        sharing,
     })
 }
 
@@ -173,6 +191,7 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
             concurrency,
             ..
         } => {
+            // Rates are whole requests: an element that was given less than one would ask nobody, and never end.
             let least = (*requests_per_second).min(*concurrency);
             if size > least {
                 table.add_error(
@@ -184,6 +203,8 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
                 );
             }
         }
+        // Reading a folder is not what takes the time, and elements on other hosts would find another folder, or
+        // none.
         Source::Folder { .. } => table.add_error(
             "array",
             "a folder lies on one worker, which reads it at once; leave it out",
@@ -217,6 +238,7 @@ fn needs(table: &mut Table<'_>) -> Vec<JobName> {
     let texts = table.texts("needs").unwrap_or_default();
     for (index, text) in texts.into_iter().enumerate() {
         match text.parse::<JobName>() {
+            // Once: the store has one row for each need, and counts those rows.
             Ok(name) if seen.insert(name.clone()) => needs.push(name),
             Ok(_) => {}
             Err(why) => table.add_error(&format!("needs[{index}]"), format!("{text:?} {why}")),
@@ -288,6 +310,8 @@ fn ranks(table: &mut Table<'_>, kind: JobKind) -> (u32, Option<u32>) {
         .then(|| ranks.int("min", 1..=limits::RANKS_MAX, None));
     if let Some(min) = min {
         if kind != JobKind::Train {
+            // Only training can share its work out anew among fewer; any other gang has lost a part of its
+            // result.
             ranks.add_error(
                 "min",
                 format!("a {kind} job cannot go on without a rank; only train jobs can"),

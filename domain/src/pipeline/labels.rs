@@ -87,6 +87,7 @@ fn source_labels(preprocess: &JobSpec, jobs: &[JobSpec]) -> Option<Vec<&'static 
     match &maker(preprocess, "dataset", jobs)?.work {
         Work::Fetch(fetch) => match fetch.source {
             Source::Tmdb { .. } => Some(TMDB_GENRES.iter().map(|(_, name)| *name).collect()),
+            // Their labels stand in files that this host does not see.
             Source::List { .. } | Source::Folder { .. } => None,
         },
         Work::Preprocess(_) | Work::Train(_) | Work::Eval(_) | Work::Command(_) => None,

@@ -46,6 +46,8 @@ pub(super) fn learning(table: &mut Table<'_>) -> Learning {
         ("balanced", Sampling::Balanced),
         ("weighted", Sampling::Weighted),
     ];
+    // A picture is mixed in one way at most. With both asked for and neither share given, each gets half of the
+    // pictures.
     let share = if table.has("mixup") && table.has("cutmix") {
         0.5
     } else {
@@ -106,6 +108,8 @@ fn shuffle(table: &mut Table<'_>, sampling: Sampling) -> Shuffle {
         }
         return Shuffle::Global;
     }
+    // Balanced and weighted draws pick single pictures from the whole set, which is what reading shard by shard
+    // avoids.
     if sampling != Sampling::Shuffle {
         let message =
             "\"shards\" visits each picture once; set sampling = \"shuffle\", or leave shuffle out";
@@ -180,6 +184,8 @@ fn module(table: &mut Table<'_>, model: &str) -> Option<ScriptSettings> {
         }
         return None;
     }
+    // Refused and not passed over: a key without effect would let somebody believe that his network was
+    // regularised.
     for key in OF_THE_ZOO.iter().filter(|key| table.has(key)) {
         table.add_error(
             key,
@@ -197,6 +203,7 @@ fn module(table: &mut Table<'_>, model: &str) -> Option<ScriptSettings> {
         .is_some_and(|inputs| inputs.has("module"));
     let mut module = table.table("module")?;
     let file = module.required_text("file", "a file, such as \"net.pt\"");
+    // An artifact comes from anybody's job: its file must not name something else of the worker's disk.
     let is_within = !file.starts_with('/') && file.split('/').all(|part| part != "..");
     if has_input && !is_within {
         module.add_error(

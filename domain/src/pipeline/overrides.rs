@@ -30,6 +30,7 @@ pub(super) fn apply(root: &mut Map<String, Value>, overrides: &[Override], error
             );
             continue;
         }
+        // Never in place of something that is no table: the rest of the path would silently vanish.
         if let Err(at) = put(root, &keys, read_value(value)) {
             errors.add(
                 start_of(&at),

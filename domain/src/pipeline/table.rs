@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
 use super::FieldError;
@@ -20,6 +21,11 @@ const ERRORS_MAX: usize = 100;
 const NAMES_TOLD_MAX: usize = 60;
 /// Bytes of a value that an error repeats.
 const QUOTED_MAX_BYTES: usize = 80;
+
+/// The key under which the TOML reader hands over a date and time.
+const TOML_DATETIME: &str = "$__toml_private_datetime";
+/// The last second of the year 9999.
+const TIMESTAMP_MAX: i64 = 253_402_300_799;
 
 /// The errors met so far.
 #[derive(Debug, Default)]
@@ -274,6 +280,36 @@ impl<'a> Table<'a> {
             Some(other) => {
                 self.wrong_type(key, "true or false", other);
                 default
+            }
+        }
+    }
+
+    /// An instant: RFC 3339 text, or a TOML date and time, with its offset from UTC. None where the key is absent
+    /// or wrong.
+    pub(super) fn instant(&mut self, key: &'static str) -> Option<DateTime<Utc>> {
+        let value = self.get(key)?;
+        let text = match value {
+            Value::String(text) => Some(text.as_str()),
+            // As the TOML reader hands over a date and time that is not in quotes.
+            Value::Object(map) => map.get(TOML_DATETIME).and_then(Value::as_str),
+            _ => None,
+        };
+        let Some(text) = text else {
+            self.wrong_type(key, "a date and time", value);
+            return None;
+        };
+        match DateTime::parse_from_rfc3339(text) {
+            // Stored as whole seconds, within the years that every calendar has.
+            Ok(at) if (0..=TIMESTAMP_MAX).contains(&at.timestamp()) => Some(at.to_utc()),
+            Ok(_) | Err(_) => {
+                self.add_error(
+                    key,
+                    format!(
+                        "{text:?} is no instant from 1970 to 9999; write date, time and offset from UTC, such as \
+                         \"2027-03-01T06:00:00+01:00\""
+                    ),
+                );
+                None
             }
         }
     }

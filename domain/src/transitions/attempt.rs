@@ -45,6 +45,8 @@ impl AttemptStateName {
     /// takes over an earlier artifact has no ranks to start, and a rank can fail while it prepares.
     pub fn end(self, end: &AttemptEnd) -> Result<Self, InvalidTransition> {
         match self {
+            // The state of the end, not of the caller's choosing: an attempt that failed cannot be written down
+            // as cancelled.
             Self::Assigned | Self::Running => Ok(end.state()),
             Self::Succeeded | Self::Failed | Self::Cancelled | Self::Interrupted => {
                 Err(self.refuse(AttemptEvent::End))

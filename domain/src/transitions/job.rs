@@ -70,6 +70,17 @@ impl JobStage {
     }
 }
 
+impl JobStage {
+    /// Whether somebody may keep the job from being placed. It stays in its state: a hold is no event of its life.
+    #[must_use]
+    pub fn may_be_held(self) -> bool {
+        match self {
+            Self::Waiting | Self::Queued { .. } => true,
+            Self::Running { .. } | Self::Succeeded | Self::Failed | Self::Cancelled { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for JobStage {
     /// To be read after "a job that".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,6 +222,8 @@ impl JobLife {
     }
 
     /// running -> succeeded. A cancel that came too late to stop the work does not undo it.
+    // The flag is not looked at: the artifact is complete, and throwing it away would give nobody his devices
+    // back any sooner.
     pub fn succeed(self) -> Outcome {
         match self.stage {
             JobStage::Running { .. } => Ok(self.at(JobStage::Succeeded)),
@@ -270,6 +283,7 @@ impl JobLife {
     }
 
     /// running -> failed, for good.
+    // Also where a cancel was asked for: that it failed by itself is what its owner has to know.
     pub fn give_up(self) -> Outcome {
         match self.stage {
             JobStage::Running { .. } => Ok(self.at(JobStage::Failed)),
@@ -282,6 +296,8 @@ impl JobLife {
     }
 
     /// waiting or queued -> failed, without an attempt.
+    // A running job is refused: its ranks hold devices, and what becomes of those is decided by the end of its
+    // attempt.
     pub fn fail_unplaced(self) -> Outcome {
         match self.stage {
             JobStage::Waiting | JobStage::Queued { .. } => Ok(self.at(JobStage::Failed)),

@@ -58,6 +58,8 @@ impl RankState {
     /// end nothing is taken: its devices may be another's by then.
     pub fn apply(self, event: RankEvent) -> Result<Self, InvalidTransition> {
         match self {
+            // The later of the two: after a cut a worker repeats "prepared" of a rank that runs by now, and a
+            // rank that went back would be told to start a second time.
             Self::Assigned | Self::Prepared | Self::Running => Ok(event.leads_to().max(self)),
             Self::Finished | Self::Failed | Self::Stopped => {
                 Err(InvalidTransition::Rank { from: self, event })

@@ -43,6 +43,7 @@ pub fn hello(number: u128, name: &str) -> WorkerHello {
             gpus: vec![],
             address: "127.0.0.1".into(),
             flavour: String::new(),
+            labels: Default::default(),
         },
     }
 }
@@ -70,6 +71,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         reuse: true,
         element: None,
         watch: Default::default(),
+        sharing: Default::default(),
     }
 }
 

@@ -108,6 +108,7 @@ impl StepPlan {
         let global = self.batch_size.min(self.rows - first);
         let mine = share(global, self.rank, self.world_size);
         let (is_stand_in, first_of_mine) = (mine.is_empty(), mine.start);
+        // A rank without a picture takes part in the step's exchanges all the same, with one that does not count.
         let positions = if is_stand_in { 0..1 } else { mine };
         let view = |position| {
             let row = match &self.sampler {
@@ -152,6 +153,7 @@ impl StepPlan {
         let EpochOrder::Shards(shards) = order else {
             return Vec::new();
         };
+        // Drawn rows lie anywhere: there is no part that comes next.
         if self.sampler.is_some() {
             return Vec::new();
         }

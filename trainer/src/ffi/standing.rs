@@ -1,10 +1,10 @@
-//! Where this process stands, for its worker to read ([`marquee_domain::standing`]). Where nobody asked for
+//! Where this process stands, for its worker to read ([`marquee_domain::pulse`]). Where nobody asked for
 //! it, all of this goes nowhere.
 
 use std::ffi::{c_char, c_int};
 use std::path::Path;
 
-use marquee_domain::standing::{MAGIC, Phase, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
+use marquee_domain::pulse::{MAGIC, Phase, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
 
 use super::{c_text, check};
 use crate::error::TorchError;
@@ -63,7 +63,7 @@ mod tests {
     use std::fs;
     use std::time::{Duration, Instant};
 
-    use marquee_domain::standing;
+    use marquee_domain::pulse;
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
 
@@ -74,7 +74,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("standing");
         open_standing(&path).unwrap();
-        let read = || standing::read(&fs::read(&path).unwrap()).unwrap();
+        let read = || pulse::read(&fs::read(&path).unwrap()).unwrap();
         let before = read();
         assert!(before.answers && before.since_ms > 0);
         stand_at_step(12);

@@ -115,6 +115,7 @@ pub(crate) fn prepare(
         let rows = split.rows();
         split.set_features(Arc::new(FeatureTable::new(features.shallow_clone(), rows)));
     }
+    // All hold the same, and the folder may be one for all.
     if let Some(file) = file.filter(|_| !report.from_cache && work.peers.is_first()) {
         let named = tables.iter().map(|(name, tensor)| (name.as_str(), tensor));
         files::write(&file, tensors::encode(named)?.as_ref())?;
@@ -166,6 +167,8 @@ fn kept(file: Option<&Path>, peers: &Peers) -> Result<Option<Tensors>, RunError>
     } else {
         None
     };
+    // The folder may be on some hosts only: ranks that have it would not come to the exchanges of those that
+    // compute.
     let [have] = peers.sum([if found.is_some() { 1.0 } else { 0.0 }])?;
     Ok(found.filter(|_| have.to_bits() == f64::from(peers.world_size).to_bits()))
 }
@@ -223,6 +226,7 @@ fn compute(
             return Ok(None);
         }
         let count = batch_size.min(total - first);
+        // Zeros where other ranks compute: the sum over ranks is then everybody's.
         let batch = Tensor::f_zeros([count.cast_signed(), width], options)?;
         let mine = share(count, peers.rank, peers.world_size);
         if !mine.is_empty() {

@@ -65,6 +65,7 @@ impl Joining {
         }
         match self.nccl(store, &group)? {
             Ok(by_nccl) => {
+                // The one with NCCL has a Gloo of its own.
                 group.close();
                 let name = "nccl";
                 Ok((
@@ -152,6 +153,7 @@ impl Joining {
                 let one = Tensor::f_ones([1], (Kind::Float, this.device))?;
                 group.all_reduce_sum(&one)?;
                 let sum = one.f_double_value(&[0])?;
+                // That it connected does not say that it carries.
                 if sum.to_bits() == f64::from(this.size).to_bits() {
                     Ok(group)
                 } else {

@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use marquee_domain::child::ChildSpec;
-use marquee_domain::standing::Phase;
+use marquee_domain::pulse::Phase;
 use tch::Tensor;
 
 use super::arrive::{RENDEZVOUS_TIMEOUT, connect, own_address, wait_for_all};

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use marquee_domain::report::PhaseTimes;
-use marquee_domain::standing::Phase as Standing;
+use marquee_domain::pulse::Phase as Standing;
 use tch::{Device, Tensor};
 
 use crate::error::RunError;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::WentOn;
-use marquee_domain::standing::Phase;
+use marquee_domain::pulse::Phase;
 
 use super::training::{Training, Window};
 use crate::error::RunError;

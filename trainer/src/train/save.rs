@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainedBy;
-use marquee_domain::standing::Phase;
+use marquee_domain::pulse::Phase;
 use marquee_evaluation::{ChosenThresholds, SplitScores, choose_thresholds};
 
 use super::training::Training;

@@ -20,7 +20,7 @@
 //! On GPUs all are the GPU's own times (see [`super::clock`]).
 
 use marquee_domain::report::PhaseTimes;
-use marquee_domain::standing::Phase as Standing;
+use marquee_domain::pulse::Phase as Standing;
 use tch::{Device, Kind, Tensor};
 
 use super::clock::{Phase, PhaseClock, StepResult};

@@ -71,6 +71,7 @@ pub(super) fn temperature(reading: &GpuReading) -> Cell {
 
 /// `3/0`: corrected and uncorrected errors, since the driver was loaded and ever.
 pub(super) fn ecc(reading: &GpuReading) -> (Cell, Cell) {
+    // Zero errors of a device that counts none would look like health.
     if reading.ecc_enabled != Some(true) {
         let word = if reading.ecc_enabled.is_some() {
             "off"

@@ -151,5 +151,6 @@ pub fn failed_train() -> JobDetail {
             event(141, 2, "placed on worker-1 and worker-2"),
             event(75, 2, "failed (out_of_memory): rank 1 was killed"),
         ],
+        ..JobDetail::default()
     }
 }

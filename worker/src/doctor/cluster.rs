@@ -21,16 +21,18 @@ const OFFSET_MAX: TimeDelta = TimeDelta::seconds(1);
 /// Looks at all of it.
 pub(super) async fn look(config: &Config, checks: &mut Vec<Check>) {
     certificates(config, checks);
-    match tokio::time::timeout(ANSWER_MAX, probe(config)).await {
-        Ok(Ok(answer)) => {
-            let found = format!("{} answers, version {}", config.coordinator, answer.version);
-            checks.push(version(found, &answer.version));
-            checks.push(offset(&answer));
-        }
-        Ok(Err(why)) => unreachable_now(config, &why, checks),
-        Err(_) => {
-            let why = format!("no answer in {} s", ANSWER_MAX.as_secs());
-            unreachable_now(config, &why, checks);
+    for url in &config.coordinators {
+        match tokio::time::timeout(ANSWER_MAX, probe(config, url)).await {
+            Ok(Ok(answer)) => {
+                let found = format!("{url} answers, version {}", answer.version);
+                checks.push(version(found, &answer.version));
+                checks.push(offset(&answer));
+            }
+            Ok(Err(why)) => unreachable_now(url, &why, checks),
+            Err(_) => {
+                let why = format!("no answer in {} s", ANSWER_MAX.as_secs());
+                unreachable_now(url, &why, checks);
+            }
         }
     }
 }
@@ -60,8 +62,9 @@ struct Answer {
     heard: DateTime<Utc>,
 }
 
-async fn probe(config: &Config) -> Result<Answer, String> {
-    let endpoint = connect::endpoint(config).map_err(|e| connect::with_causes(&e))?;
+async fn probe(config: &Config, url: &str) -> Result<Answer, String> {
+    let endpoint = connect::endpoint_at(url, config.tls.as_ref());
+    let endpoint = endpoint.map_err(|e| connect::with_causes(&e))?;
     let channel = endpoint
         .connect()
         .await
@@ -94,8 +97,7 @@ async fn probe(config: &Config) -> Result<Answer, String> {
     }
 }
 
-fn unreachable_now(config: &Config, why: &str, checks: &mut Vec<Check>) {
-    let url = &config.coordinator;
+fn unreachable_now(url: &str, why: &str, checks: &mut Vec<Check>) {
     let cure = format!(
         "on its host: \"systemctl status marquee-coordinator\"; from here: is \"coordinator\" in {} right, and the port open?",
         Path::new(crate::config::DEFAULT_FILE).display()

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Gpus;
+use crate::blocking::blocking;
 use crate::rank::held::{HeldRank, Host};
 use crate::supervisor::Supervisor;
 use marquee_domain::RankKey;
@@ -48,8 +49,7 @@ pub async fn report(host: Arc<Host>, supervisor: Arc<Supervisor>, mut gpus: Gpus
             }
             let host = Arc::clone(&host);
             // The spool is synced to disk.
-            let report =
-                tokio::task::spawn_blocking(move || rank.report_while_running(&host, values));
+            let report = blocking(move || rank.report_while_running(&host, values));
             match report.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => warn!(%error, "metrics of a GPU cannot be spooled"),

@@ -11,15 +11,17 @@
 //! Not here: any decision. TERM to the group passes it by; [`KILL_REQUEST`] makes it kill.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use marquee_domain::child::env::EVENTS_FD;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -28,7 +30,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, setsid};
+use nix::unistd::{AccessFlags, Pid, access, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::launcher::{Exit, events_path};
@@ -53,8 +55,11 @@ pub struct Claim {
     pub cgroup: Option<PathBuf>,
 }
 
+/// The first word of the keeper's command line.
+pub const COMMAND: &str = "keep";
+
 /// What to keep: the rest of the keeper's command line.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Keep {
     /// Folder of the launch.
     pub dir: PathBuf,
@@ -65,6 +70,54 @@ pub struct Keep {
     /// The child's cgroup; it is gone when the keeper is.
     pub cgroup: Option<PathBuf>,
     pub argv: Vec<OsString>,
+}
+
+impl Keep {
+    /// Reads what [`Keep::words`] wrote. By hand: a keeper is started for every child, and a parser for all that the
+    /// daemon can be told costs it more than its own work.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> anyhow::Result<Self> {
+        let mut words = words.into_iter();
+        let mut next = || words.next().context("a keeper's command line ends early");
+        let dir = PathBuf::from(next()?);
+        let launch = next()?;
+        let launch = launch.to_str().and_then(|launch| launch.parse().ok());
+        let launch = launch.context("a keeper's launch is no number")?;
+        let (mut events, mut cgroup) = (false, None);
+        loop {
+            let word = next()?;
+            match word.to_str() {
+                Some("--events") => events = true,
+                Some("--cgroup") => cgroup = Some(PathBuf::from(next()?)),
+                Some("--") => break,
+                _ => anyhow::bail!("a keeper does not know {word:?}"),
+            }
+        }
+        let argv: Vec<OsString> = words.collect();
+        anyhow::ensure!(!argv.is_empty(), "a keeper was given no program");
+        Ok(Self {
+            dir,
+            launch,
+            events,
+            cgroup,
+            argv,
+        })
+    }
+
+    /// The command line behind the program's name.
+    #[must_use]
+    pub fn words(&self) -> Vec<OsString> {
+        let mut words = vec![COMMAND.into(), self.dir.clone().into()];
+        words.push(self.launch.to_string().into());
+        if self.events {
+            words.push("--events".into());
+        }
+        if let Some(cgroup) = &self.cgroup {
+            words.extend(["--cgroup".into(), cgroup.clone().into()]);
+        }
+        words.push("--".into());
+        words.extend(self.argv.iter().cloned());
+        words
+    }
 }
 
 /// The child's environment on its way to the keeper, which works with the daemon's: a job's own `LD_PRELOAD`
@@ -223,7 +276,7 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
         .argv
         .split_first()
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program"))?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(found_in_path(program, &env).unwrap_or_else(|| program.into()));
     command
         .args(arguments)
         .arg0(program)
@@ -241,6 +294,26 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
     };
     std::thread::scope(|scope| scope.spawn(spawn).join())
         .map_err(|_| io::Error::other("the thread that starts the child panicked"))?
+}
+
+/// Where in the child's `PATH` its program lies. The standard library then starts it without copying this process
+/// first, which costs more than all else that a keeper does. None: it is left to the library to find it, which also
+/// knows what to do with a text that says no interpreter, and what to say of one that cannot be found.
+fn found_in_path(program: &OsStr, env: &ChildEnv) -> Option<PathBuf> {
+    const KNOWN_STARTS: [&[u8]; 2] = [b"\x7fELF", b"#!"];
+    if program.is_empty() || program.as_bytes().contains(&b'/') {
+        return None;
+    }
+    let (_, path) = env.0.iter().find(|(name, _)| name == "PATH")?;
+    let named = std::env::split_paths(path).map(|folder| folder.join(program));
+    // The first that may be run is the one: what stands behind it is never looked at.
+    let found = named
+        .into_iter()
+        .find(|path| access(path.as_path(), AccessFlags::X_OK).is_ok() && path.is_file())?;
+    let mut start = [0; 4];
+    File::open(&found).ok()?.read_exact(&mut start).ok()?;
+    (found.is_absolute() && KNOWN_STARTS.iter().any(|known| start.starts_with(known)))
+        .then_some(found)
 }
 
 /// The file of the child's events, open for it to inherit.
@@ -351,6 +424,89 @@ fn kill_all(cgroup: Option<&Path>) {
     }
     for pid in proc::below(&[Pid::this().as_raw()], &proc::running()) {
         signal(pid, Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod orders {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_keeper_reads_the_order_that_the_daemon_wrote_whatever_is_in_it() {
+        let plain = Keep {
+            dir: "/d/17-1-0".into(),
+            launch: 3,
+            events: false,
+            cgroup: None,
+            argv: vec!["true".into()],
+        };
+        let odd = Keep {
+            dir: OsStr::from_bytes(b"/d\xff/--").into(),
+            launch: u32::MAX,
+            events: true,
+            cgroup: Some("--events".into()),
+            argv: ["--", "--cgroup", "", "keep"].map(OsString::from).into(),
+        };
+        for order in [plain, odd] {
+            let words = order.words();
+            assert_eq!(words[0], COMMAND);
+            assert_eq!(Keep::read(words.into_iter().skip(1)).unwrap(), order);
+        }
+        let wrong = [
+            "",
+            "/d",
+            "/d x -- true",
+            "/d 1 --events",
+            "/d 1 --cgroup",
+            "/d 1 --",
+            "/d 1 --wrong -- true",
+        ];
+        for line in wrong {
+            let words = line.split_whitespace().map(OsString::from);
+            assert!(Keep::read(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_found_where_the_childs_path_says_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |folder: &str, text: &str, mode| {
+            let path = dir.path().join(folder).join("tool");
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        put("closed", "#!/bin/sh\n", 0o600);
+        put("first", "#!/bin/sh\n", 0o700);
+        put("second", "#!/bin/sh\n", 0o700);
+        put("text", "echo no interpreter\n", 0o700);
+        std::fs::create_dir_all(dir.path().join("folder/tool")).unwrap();
+        let find = |program: &str, folders: &[&str]| {
+            let path = std::env::join_paths(folders.iter().map(|folder| dir.path().join(folder)));
+            let env = ChildEnv(vec![("PATH".into(), path.unwrap())]);
+            found_in_path(OsStr::new(program), &env)
+        };
+        let first = Some(dir.path().join("first/tool"));
+        assert_eq!(
+            find("tool", &["none", "closed", "folder", "first", "second"]),
+            first
+        );
+        // The library's to find, or to say why not.
+        assert_eq!(find("tool", &["none"]), None);
+        assert_eq!(
+            find("tool", &["text", "first"]),
+            None,
+            "the first is the one"
+        );
+        assert_eq!(find("/bin/true", &["first"]), None);
+        assert_eq!(find("", &["first"]), None);
+        assert_eq!(
+            found_in_path(OsStr::new("tool"), &ChildEnv(Vec::new())),
+            None
+        );
+        let relative = ChildEnv(vec![("PATH".into(), ".:bin".into())]);
+        assert_eq!(found_in_path(OsStr::new("tool"), &relative), None);
     }
 }
 

@@ -8,7 +8,6 @@
 //! daemon when its parents died. See `docs/limits.md` for what none of them catches.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use tracing::warn;
 use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
 use super::inside::{self, Inside};
-use super::keeper::{self, ChildEnv, Claim, KILL_REQUEST};
+use super::keeper::{self, ChildEnv, Claim, KILL_REQUEST, Keep};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
 };
@@ -96,13 +95,16 @@ impl Launcher for Keepers {
         let env = serde_json::to_vec(&ChildEnv::new(&env))?;
         let (env_out, mut env_in) = io::pipe()?;
         let mut command = tokio::process::Command::new(OWN_PROGRAM);
+        let order = Keep {
+            dir: launch.dir.to_owned(),
+            launch: number,
+            events: launch.events,
+            cgroup,
+            argv: launch.argv.clone(),
+        };
         command
             .arg0("marquee-worker")
-            .args([
-                OsStr::new("keep"),
-                launch.dir.as_os_str(),
-                OsStr::new(&number.to_string()),
-            ])
+            .args(order.words())
             .current_dir(launch.work_dir)
             .env_clear()
             .stdin(env_out)
@@ -110,12 +112,7 @@ impl Launcher for Keepers {
             .stderr(files::open_append(&stderr_path(launch.dir))?);
         if launch.events {
             files::open_append(&events_path(launch.dir))?;
-            command.arg("--events");
         }
-        if let Some(cgroup) = &cgroup {
-            command.arg("--cgroup").arg(cgroup);
-        }
-        command.arg("--").args(&launch.argv);
         // Before there is anything to miss.
         let watch = self.watch(launch.dir);
         // From here on the claim is what counts.
@@ -132,7 +129,7 @@ impl Launcher for Keepers {
             keeper: None,
             spawned: child.id().and_then(|pid| i32::try_from(pid).ok()),
             child: None,
-            cgroup,
+            cgroup: order.cgroup,
             departure: Departure::Own(Box::new(child)),
             watch,
             strays: Arc::clone(self.strays()),
@@ -194,19 +191,17 @@ impl Child for Kept {
         if keeper_lives && self.keeper.is_some() && self.child.is_some() {
             return Ok(Status::Running);
         }
-        // The exit before the claim: once it is there, the claim says all that it ever will.
-        let exit = files::read_json(&keeper::exit_path(&self.dir, self.launch));
         let claim = files::read_json::<Claim>(&keeper::claim_path(&self.dir, self.launch));
         if !keeper_lives {
             // Nobody will write them any more: what cannot be read says nothing.
             self.learn(claim.ok().flatten());
+            let exit = files::read_json(&keeper::exit_path(&self.dir, self.launch));
             return Ok(Status::Gone(exit.ok().flatten()));
         }
-        let exit = exit?;
+        // An exit file beside a living keeper is a quick child's, a moment before the keeper is gone too, or a
+        // forged one. Only a keeper that left can be asked whether it left in order: taken for gone before, a look
+        // at every process of the host would have to answer that.
         self.learn(claim?);
-        if let Some(exit) = exit {
-            return Ok(Status::Gone(Some(exit)));
-        }
         Ok(if self.child.is_some() {
             Status::Running
         } else {

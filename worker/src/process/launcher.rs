@@ -71,7 +71,7 @@ pub trait Child: Debug + Send + Sync {
         None
     }
 
-    /// Asks it for its stacks, of which [`marquee_domain::standing`] tells.
+    /// Asks it for its stacks, of which [`marquee_domain::pulse`] tells.
     fn ask_for_stacks(&self) {}
 }
 

@@ -15,6 +15,7 @@ use super::StopCause;
 use super::ending::PATIENCE;
 use super::pump::{Cursor, LocalCheckpoint, own_line};
 use super::task::{DISK_LOW_BYTES, DISK_RETRY, RankTask};
+use crate::blocking::blocking;
 use crate::remove;
 use crate::transfer::{NoRoom, TransferError};
 
@@ -92,7 +93,7 @@ impl RankTask {
         }
         if checkpoint.path.parent() == Some(&self.rank.dir.checkpoints()) {
             let path = checkpoint.path.clone();
-            let removed = tokio::task::spawn_blocking(move || remove::all(&path)).await;
+            let removed = blocking(move || remove::all(&path)).await;
             if let Err(error) = removed.map_err(io::Error::other).flatten() {
                 debug!(rank = %self.rank.key, %error, "a checkpoint's folder cannot be removed");
             }

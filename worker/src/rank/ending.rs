@@ -13,6 +13,7 @@ use super::prepare::KEEPER_KILL_MAX;
 use super::pump::Stdout;
 use super::task::{RankTask, Unsaid};
 use super::{StopCause, StopOrder};
+use crate::blocking::blocking;
 use crate::process::launcher::{Child, Status};
 use crate::remove;
 
@@ -62,6 +63,8 @@ impl RankTask {
                 self.note(&format!("stopping: {}", stop.reason)).await;
                 Some(begin + grace)
             }
+            #[cfg(feature = "planted")]
+            Some(_) if marquee_domain::planted::is("no-kill-after-grace") => None,
             Some(since) if since.elapsed() >= grace => {
                 if since.elapsed() >= grace + KEEPER_KILL_MAX {
                     child.kill_session();
@@ -119,7 +122,7 @@ impl RankTask {
         unsaid: &mut Unsaid,
     ) -> Read {
         let work = self.rank.dir.work();
-        let removed = tokio::task::spawn_blocking(move || remove::all(&work)).await;
+        let removed = blocking(move || remove::all(&work)).await;
         if let Err(error) = removed.map_err(io::Error::other).flatten() {
             debug!(rank = %self.rank.key, %error, "the work folder stays");
         }
@@ -133,7 +136,7 @@ impl RankTask {
         }
         warn!(rank = %self.rank.key, "the disk is full: the end of the rank's log is dropped");
         let (rank, output) = (Arc::clone(&self.rank), Arc::clone(output));
-        let rest = tokio::task::spawn_blocking(move || -> io::Result<Unsaid> {
+        let rest = blocking(move || -> io::Result<Unsaid> {
             let mut cursor = rank.spool().cursor().clone();
             let mut bodies = Vec::new();
             loop {

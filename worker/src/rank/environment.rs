@@ -141,7 +141,7 @@ impl ChildPlan<'_> {
         match self.spec.work.kind() {
             JobKind::Train | JobKind::Eval => {
                 let standing = self.dir.standing();
-                set(env::STANDING, standing.to_string_lossy().into_owned());
+                set(env::PULSE, standing.to_string_lossy().into_owned());
             }
             JobKind::Fetch | JobKind::Preprocess | JobKind::Command => {}
         }
@@ -312,6 +312,7 @@ mod tests {
             reuse: true,
             element: None,
             watch: Default::default(),
+            sharing: Default::default(),
         };
         let inventory = Inventory {
             hostname: "h".into(),
@@ -322,6 +323,7 @@ mod tests {
             gpus: vec![gpu(0), gpu(1)],
             address: "10.0.0.1".into(),
             flavour: String::new(),
+            labels: Default::default(),
         };
         let assignment = Assignment {
             key: RankKey::new(17, 2, 1),

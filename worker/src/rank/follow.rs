@@ -25,6 +25,7 @@ use super::stall::Watched;
 use super::task::{DISK_RETRY, Interrupt, RankTask, Unsaid, program};
 use super::verdict::STDERR_TAIL_BYTES;
 use super::{StopCause, StopOrder};
+use crate::blocking::blocking;
 use crate::files;
 use crate::process::launcher::{Child, Exit, News, Status, stderr_path};
 
@@ -294,7 +295,7 @@ impl RankTask {
             }
             Ok((pumped.at_end, Unsaid::default()))
         };
-        match tokio::task::spawn_blocking(step).await {
+        match blocking(step).await {
             Ok(Ok((at_end, last))) => {
                 *unsaid = last;
                 if at_end { Read::All } else { Read::Some }

@@ -26,6 +26,7 @@ use super::stall::Stalled;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
 use crate::config::Config;
+use crate::coordinators::Coordinators;
 use crate::durable;
 use crate::env::Env;
 use crate::fault::{at, is_full};
@@ -46,6 +47,8 @@ pub struct Host {
     pub gpus: Gpus,
     pub cache: Arc<Cache>,
     pub transfers: Transfers,
+    /// Whom the session and the transfers ask.
+    pub coordinators: Coordinators,
     pub kept: Kept,
     pub lease: Lease,
     /// The daemon before this one ended in order, in another boot: what it held ended with its host's.
@@ -338,7 +341,7 @@ impl HeldRank {
             rate: (spool.state() == RankState::Running && self.assignment.shares_rates)
                 .then(|| rate::of(&self.dir.rate(), rate::now_ms(clock)))
                 .flatten(),
-            standing: self
+            stall: self
                 .stalled()
                 .filter(|_| spool.state() == RankState::Running)
                 .map(|stalled| stalled.to_wire()),

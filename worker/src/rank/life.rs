@@ -20,6 +20,7 @@ use super::stall::Watched;
 use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
 use super::{StartOrder, StopCause, StopOrder};
+use crate::blocking::blocking;
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
 
@@ -118,7 +119,10 @@ impl RankTask {
 
     /// The child that an earlier daemon started, if it did.
     fn find_child(&self) -> Result<Option<Box<dyn Child>>, Interrupt> {
-        if self.rank.boot != self.host.boot && self.host.host_was_stopped {
+        let is_of_this_boot = self.rank.boot == self.host.boot;
+        #[cfg(feature = "planted")]
+        let is_of_this_boot = is_of_this_boot || marquee_domain::planted::is("boot-not-compared");
+        if !is_of_this_boot && self.host.host_was_stopped {
             self.rank.order_stop(StopOrder {
                 grace_ms: 0,
                 reason: format!(
@@ -129,7 +133,7 @@ impl RankTask {
             });
             return Err(Interrupt::Stopped);
         }
-        if self.rank.boot != self.host.boot {
+        if !is_of_this_boot {
             let message = format!(
                 "host {} was restarted while it held the rank",
                 self.host.inventory.hostname
@@ -140,6 +144,10 @@ impl RankTask {
             }));
         }
         if self.rank.is_new || self.rank.orders().borrow().start.is_none() {
+            return Ok(None);
+        }
+        #[cfg(feature = "planted")]
+        if marquee_domain::planted::is("children-not-adopted") {
             return Ok(None);
         }
         let found = self.host.env.launcher.adopt(self.rank.dir.path());
@@ -213,7 +221,7 @@ impl RankTask {
                 events: has_channel,
             })
         };
-        let started = tokio::task::spawn_blocking(start).await;
+        let started = blocking(start).await;
         started
             .map_err(std::io::Error::other)
             .flatten()

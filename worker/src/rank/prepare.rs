@@ -17,7 +17,7 @@ use crate::cache::CacheError;
 use crate::fault::is_full;
 use crate::process::launcher::{Child, Launch, Status, stderr_path, stdout_path};
 use crate::transfer::{TransferError, is_disk_full};
-use crate::{durable, files, remove};
+use crate::{durable, files};
 
 /// How long the rendezvous store may take to listen: it loads libtorch, from a cold disk if need be.
 const STORE_START_MAX: Duration = Duration::from_secs(60);
@@ -100,14 +100,18 @@ impl RankTask {
                 .map_err(|e| disk_fault("the scratch folder cannot be made", &e))?;
             sweep_scratch(&scratch, SystemTime::from(self.host.env.clock.now()));
         }
-        for folder in [
-            self.rank.dir.work(),
-            self.rank.dir.output(),
-            self.rank.dir.checkpoints(),
-            self.rank.dir.rate(),
-        ] {
-            let fresh = remove::all(&folder).and_then(|()| files::make_folder(&folder));
-            fresh.map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
+        let dir = &self.rank.dir;
+        let mut folders = vec![dir.work(), dir.output()];
+        match kind {
+            // Nobody tells it of any other.
+            JobKind::Command => {}
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
+                folders.extend([dir.checkpoints(), dir.rate()]);
+            }
+        }
+        for folder in folders {
+            files::make_new_folder(&folder)
+                .map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use marquee_domain::Rank;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::failure::Failure;
-use marquee_domain::limits::{CHILD_LINE_MAX_BYTES, LOG_LINE_MAX_BYTES, LOG_RANK_MAX_BYTES};
+use marquee_domain::limits::{
+    CHILD_LINE_MAX_BYTES, LOG_LINE_MAX_BYTES, LOG_RANK_MAX_BYTES, LOG_RANK_MAX_LINES,
+};
 use marquee_proto::v1::log_line::Stream;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{RankLog, RankMetrics, RankProgress, RankRegrouped};
@@ -21,6 +23,8 @@ use super::lines::{self, Cut, Line, Position};
 
 /// Bytes of log lines in one report, about: many lines travel together, and none waits.
 const LOG_REPORT_BYTES: usize = 64 * 1024;
+/// Lines in one report: empty ones have no bytes, and each is a row for the coordinator.
+const LOG_REPORT_LINES: usize = 1_000;
 /// First word of lines that the worker itself puts into a rank's log.
 pub const OWN_LINE: &str = "[marquee]";
 
@@ -34,7 +38,10 @@ pub struct Cursor {
     pub events: Position,
     /// Bytes of log reported, of both streams.
     pub log_bytes: u64,
-    /// Bytes of log dropped because of the limit.
+    /// Lines of log reported, of both streams.
+    #[serde(default)]
+    pub log_lines: u64,
+    /// Bytes of log dropped because of the limits, line ends among them.
     pub dropped_bytes: u64,
     /// The step of its newest metrics.
     #[serde(default)]
@@ -278,17 +285,25 @@ impl Sink<'_> {
     fn log(&mut self, stream: Stream, line: Line) {
         let text = log_text(line);
         let bytes = text.len() as u64;
-        if self.cursor.log_bytes + bytes > LOG_RANK_MAX_BYTES {
+        let limit = if self.cursor.log_bytes + bytes > LOG_RANK_MAX_BYTES {
+            Some(format!("{} MiB", LOG_RANK_MAX_BYTES / (1024 * 1024)))
+        } else if self.cursor.log_lines >= LOG_RANK_MAX_LINES {
+            Some(format!("{LOG_RANK_MAX_LINES} lines"))
+        } else {
+            None
+        };
+        if let Some(limit) = limit {
             if self.cursor.dropped_bytes == 0 {
-                let limit = LOG_RANK_MAX_BYTES / (1024 * 1024);
                 self.bodies.push(own_line(&format!(
-                    "this rank's log has reached {limit} MiB; what follows is dropped"
+                    "this rank's log has reached {limit}; what follows is dropped"
                 )));
             }
-            self.cursor.dropped_bytes += bytes;
+            // With its end: a flood of empty lines is dropped bytes too.
+            self.cursor.dropped_bytes += bytes + 1;
             return;
         }
         self.cursor.log_bytes += bytes;
+        self.cursor.log_lines += 1;
         match self.bodies.last_mut() {
             Some(Body::Log(last)) if last.stream() == stream && has_room(last, text.len()) => {
                 last.lines.push(text);
@@ -304,7 +319,9 @@ impl Sink<'_> {
 }
 
 fn has_room(log: &RankLog, more: usize) -> bool {
-    log.lines.iter().map(String::len).sum::<usize>() + more <= LOG_REPORT_BYTES
+    // Their number first: adding up their bytes costs as much as there are of them.
+    log.lines.len() < LOG_REPORT_LINES
+        && log.lines.iter().map(String::len).sum::<usize>() + more <= LOG_REPORT_BYTES
 }
 
 /// The text of a log line as a terminal would have shown it: valid UTF-8, and after the last
@@ -490,6 +507,52 @@ mod tests {
         }
         assert_eq!(lines.len(), 3, "two lines fit");
         assert!(lines[2].contains("64 MiB"), "{}", lines[2]);
-        assert_eq!(cursor.dropped_bytes, 18 * 16_000);
+        assert_eq!(cursor.dropped_bytes, 18 * 16_001);
+    }
+
+    #[test]
+    fn a_flood_of_empty_lines_ends_at_its_limit_and_no_report_has_more_than_its_share() {
+        let mut cursor = Cursor {
+            log_lines: LOG_RANK_MAX_LINES - 2_500,
+            ..Cursor::default()
+        };
+        let (out, err) = files(&b"\n".repeat(9_000), b"");
+        let mut reports: Vec<usize> = Vec::new();
+        let mut said = Vec::new();
+        loop {
+            let pumped = step((&out, &err), &mut cursor, Stdout::Log, true, false).unwrap();
+            for body in &pumped.bodies {
+                let lines = log_lines(std::slice::from_ref(body));
+                said.extend(lines.iter().filter(|line| !line.is_empty()).cloned());
+                reports.push(lines.len());
+            }
+            if pumped.at_end {
+                break;
+            }
+        }
+        assert!(
+            reports.iter().all(|lines| *lines <= LOG_REPORT_LINES),
+            "{reports:?}"
+        );
+        assert_eq!(reports.iter().sum::<usize>(), 2_500 + 1);
+        assert!(
+            said.len() == 1 && said[0].contains("1000000 lines"),
+            "{said:?}"
+        );
+        assert_eq!(
+            (cursor.log_lines, cursor.dropped_bytes),
+            (LOG_RANK_MAX_LINES, 6_500)
+        );
+        // What an earlier version wrote of a rank that it left running.
+        let mut earlier = serde_json::to_value(&cursor).unwrap();
+        earlier
+            .as_object_mut()
+            .unwrap()
+            .remove("log_lines")
+            .unwrap();
+        assert_eq!(
+            serde_json::from_value::<Cursor>(earlier).unwrap().log_lines,
+            0
+        );
     }
 }

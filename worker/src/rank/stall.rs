@@ -7,7 +7,7 @@ use std::time::Duration;
 use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::spec::{JobKind, Watch};
-use marquee_domain::standing::{self, FILE_BYTES, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
+use marquee_domain::pulse::{self, FILE_BYTES, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
 use marquee_proto::v1;
 use marquee_proto::v1::RankLog;
 use marquee_proto::v1::log_line::Stream;
@@ -54,8 +54,8 @@ pub struct Stalled {
 impl Stalled {
     /// As heartbeats tell it.
     #[must_use]
-    pub fn to_wire(&self) -> v1::Standing {
-        v1::Standing {
+    pub fn to_wire(&self) -> v1::Stall {
+        v1::Stall {
             idle_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             step: self.step,
             phase: self.phase.clone(),
@@ -211,11 +211,11 @@ impl RankTask {
         (mark, stalled)
     }
 
-    fn own_word(&self) -> Option<standing::Standing> {
+    fn own_word(&self) -> Option<pulse::Pulse> {
         let mut file = files::open(&self.rank.dir.standing()).ok()?;
         let mut bytes = [0; FILE_BYTES];
         file.read_exact(&mut bytes).ok()?;
-        standing::read(&bytes)
+        pulse::read(&bytes)
     }
 
     /// Says of a rank that it hangs: to the coordinator where it stands, and to its log what its threads do.

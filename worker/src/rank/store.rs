@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::pump::own_line;
 use super::task::{Interrupt, RankTask};
+use crate::blocking::blocking;
 use crate::transfer::{NoRoom, TransferError, is_disk_full};
 
 /// What a rank says it is at while the coordinator has no room for its output.
@@ -83,7 +84,7 @@ impl RankTask {
     pub(super) async fn keep_output(&self, interrupt: Interrupt) -> Interrupt {
         let (kept, key) = (self.host.kept.clone(), self.rank.key);
         let (output, now) = (self.rank.dir.output(), self.host.env.clock.now());
-        let moved = tokio::task::spawn_blocking(move || kept.keep(key, &output, now)).await;
+        let moved = blocking(move || kept.keep(key, &output, now)).await;
         let text = match moved.map_err(std::io::Error::other).flatten() {
             Ok((place, until)) => {
                 info!(rank = %key, ?place, %until, "the output is kept");

@@ -13,6 +13,7 @@ use tracing::warn;
 use super::held::{HeldRank, Host};
 use super::pump::{Cursor, own_line};
 use super::{StartOrder, StopOrder};
+use crate::blocking::blocking;
 use crate::fault::is_full;
 
 /// Wait before the next try when the spool cannot be written, as on a full disk.
@@ -125,7 +126,7 @@ impl RankTask {
         change: impl FnOnce(&mut Cursor) + Send + 'static,
     ) -> bool {
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
-        match tokio::task::spawn_blocking(move || rank.report(&host, bodies, change)).await {
+        match blocking(move || rank.report(&host, bodies, change)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 warn!(rank = %self.rank.key, %error, "a report cannot be spooled");

@@ -31,6 +31,8 @@ pub(super) struct More {
     pub(super) kept: Vec<v1::KeptOutput>,
     /// How long nothing may be heard of this worker.
     pub(super) away: Duration,
+    /// Assignments that had been followed before the list of held ranks was made.
+    pub(super) assignments: u64,
 }
 
 /// What the coordinator should hear of a rank's requests at once, not with the next heartbeat.
@@ -64,6 +66,7 @@ impl Beats {
             leaving: more.leaving,
             kept: more.kept,
             away_ms: u32::try_from(more.away.as_millis()).unwrap_or(u32::MAX),
+            assignments: Some(more.assignments),
         })
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use marquee_domain::RankKey;
 use marquee_proto::v1::coordinator_message::Body as FromCoordinator;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, warn};
 
+use crate::blocking::blocking;
 use crate::supervisor::Supervisor;
 
 /// Orders that wait to be followed. While there are so many, no more are read from the stream, and
@@ -32,15 +34,24 @@ pub(super) struct Order {
 pub(super) struct Orders {
     queue: mpsc::Sender<Order>,
     task: JoinHandle<()>,
+    /// Assignments that were followed.
+    assignments: Arc<AtomicU64>,
 }
 
 impl Orders {
     pub(super) fn follow(supervisor: Arc<Supervisor>) -> Self {
         let (queue, orders) = mpsc::channel(AHEAD);
+        let assignments = Arc::<AtomicU64>::default();
         Self {
             queue,
-            task: tokio::spawn(follow(supervisor, orders)),
+            task: tokio::spawn(follow(supervisor, orders, assignments.clone())),
+            assignments,
         }
+    }
+
+    /// How many assignments were followed so far. Their ranks are held, or were not taken.
+    pub(super) fn assignments(&self) -> u64 {
+        self.assignments.load(Ordering::SeqCst)
     }
 
     /// Room for one more order; None when nobody follows them any more.
@@ -57,27 +68,34 @@ impl Orders {
     }
 }
 
-async fn follow(supervisor: Arc<Supervisor>, mut queue: mpsc::Receiver<Order>) {
+async fn follow(
+    supervisor: Arc<Supervisor>,
+    mut queue: mpsc::Receiver<Order>,
+    assignments: Arc<AtomicU64>,
+) {
     let mut turn = Vec::new();
     while queue.recv_many(&mut turn, TURN).await > 0 {
         // Those of one rank in their order; ranks side by side, since disks take many syncs in the
         // time of one.
         let mut chains: BTreeMap<Option<RankKey>, Vec<Order>> = BTreeMap::new();
+        let is_assignment = |order: &&Order| matches!(order.body, FromCoordinator::Assign(_));
+        let assigned = turn.iter().filter(is_assignment).count() as u64;
         for order in turn.drain(..) {
             chains.entry(chain(&order.body)).or_default().push(order);
         }
         let mut following = JoinSet::new();
         for orders in chains.into_values() {
             let supervisor = Arc::clone(&supervisor);
-            following.spawn_blocking(move || {
+            following.spawn(blocking(move || {
                 orders.into_iter().for_each(|order| one(&supervisor, order));
-            });
+            }));
         }
         while let Some(followed) = following.join_next().await {
-            if let Err(join) = followed {
+            if let Err(join) = followed.flatten() {
                 error!(error = %join, "following an order failed");
             }
         }
+        assignments.fetch_add(assigned, Ordering::SeqCst);
     }
 }
 

@@ -158,6 +158,15 @@ impl Daemon {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
 
+    /// From its next start on it knows these coordinators.
+    pub(crate) fn know(&mut self, fakes: &[&Fake]) {
+        let urls: Vec<String> = fakes
+            .iter()
+            .map(|fake| format!("http://{}", fake.address))
+            .collect();
+        self.arguments[0] = format!("--coordinator={}", urls.join(","));
+    }
+
     pub(crate) fn start_again(&mut self) {
         assert!(self.child.is_none());
         let log = fs::File::options()
@@ -391,6 +400,7 @@ impl Assigned {
             reuse: true,
             element: None,
             watch: self.watch,
+            sharing: Default::default(),
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
             name: (*name).to_owned(),

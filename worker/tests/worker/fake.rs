@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use marquee_domain::artifact::{Digest, FileEntry, Manifest};
+use marquee_proto::error::not_leading;
 use marquee_proto::v1::artifacts_server::{Artifacts, ArtifactsServer};
 use marquee_proto::v1::coordinator_message::Body as ToWorker;
 use marquee_proto::v1::report::Body;
@@ -72,6 +73,12 @@ pub(crate) struct State {
     pub(crate) stall_after: Option<usize>,
     /// The next download breaks after this many bytes.
     pub(crate) break_after: Option<usize>,
+    /// The epoch that its messages carry.
+    pub(crate) epoch: u64,
+    /// It stands by: a Hello is refused, with the address of the one that leads, if there is one.
+    pub(crate) stands_by: Option<Option<String>>,
+    /// Hellos that were refused.
+    pub(crate) sent_away: usize,
     sender: Option<Sender>,
 }
 
@@ -173,9 +180,15 @@ impl Fake {
     pub(crate) async fn tell(&self, body: ToWorker) {
         self.until("a session", |state| state.sender.is_some())
             .await;
-        let sender = self.state().sender.clone().unwrap();
+        let (sender, epoch) = {
+            let state = self.state();
+            (state.sender.clone().unwrap(), state.epoch)
+        };
         sender
-            .send(Ok(v1::CoordinatorMessage { body: Some(body) }))
+            .send(Ok(v1::CoordinatorMessage {
+                body: Some(body),
+                epoch,
+            }))
             .await
             .unwrap();
     }
@@ -288,8 +301,10 @@ impl Fake {
             ToWorker::Ack(ack((key, stored as u64)))
         };
         let acks: Vec<ToWorker> = hello.held.iter().map(stored).collect();
+        let epoch = self.state().epoch;
         send(
             sender,
+            epoch,
             std::iter::once(ToWorker::Welcome(welcome)).chain(acks),
         )
         .await;
@@ -328,11 +343,14 @@ fn ack((key, sequence): (Key, u64)) -> v1::Ack {
     }
 }
 
-async fn send(sender: &Sender, bodies: impl IntoIterator<Item = ToWorker>) {
+async fn send(sender: &Sender, epoch: u64, bodies: impl IntoIterator<Item = ToWorker>) {
     for body in bodies {
         // A worker that left hears nothing.
         let _sent = sender
-            .send(Ok(v1::CoordinatorMessage { body: Some(body) }))
+            .send(Ok(v1::CoordinatorMessage {
+                body: Some(body),
+                epoch,
+            }))
             .await;
     }
 }
@@ -354,6 +372,11 @@ impl WorkerSession for Fake {
         &self,
         request: Request<Streaming<v1::WorkerMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
+        let leader = self.state().stands_by.clone();
+        if let Some(leader) = leader {
+            self.change(|state| state.sent_away += 1);
+            return Err(not_leading("this one stands by", leader.as_deref()));
+        }
         let (sender, receiver) = mpsc::channel(64);
         let (fake, mut stream) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
@@ -395,8 +418,12 @@ impl WorkerSession for Fake {
                     }
                     FromWorker::Reports(reports) => {
                         let acks = fake.take(reports.reports);
-                        if !fake.state().silent {
-                            send(&sender, acks.into_iter().map(ToWorker::Ack)).await;
+                        let (silent, epoch) = {
+                            let state = fake.state();
+                            (state.silent, state.epoch)
+                        };
+                        if !silent {
+                            send(&sender, epoch, acks.into_iter().map(ToWorker::Ack)).await;
                         }
                     }
                     FromWorker::Gpus(readings) => fake.change(|state| {

@@ -14,6 +14,7 @@ mod fake;
 mod full_disk;
 mod gpus;
 mod hostile;
+mod leaders;
 mod life;
 mod limits;
 mod links;

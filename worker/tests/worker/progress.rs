@@ -47,14 +47,14 @@ async fn a_rank_that_makes_no_step_is_said_to_hang_with_what_it_does_and_is_ende
     daemon.install("marquee-trainer", script);
     run_watched(&fake, eval(), watch(Some(2), Some(14))).await;
     fake.until("that it hangs", |state| {
-        state.held.iter().any(|rank| rank.standing.is_some())
+        state.held.iter().any(|rank| rank.stall.is_some())
     })
     .await;
-    let standing = fake.state().held[0].standing.clone().unwrap();
-    assert!(standing.idle_ms >= 2_000, "{standing:?}");
-    assert_eq!(standing.phase, "epoch 1/2");
-    assert!(!standing.is_stopped && !standing.waits_for_peers);
-    assert!(standing.process.contains("sleeps"), "{standing:?}");
+    let stall = fake.state().held[0].stall.clone().unwrap();
+    assert!(stall.idle_ms >= 2_000, "{stall:?}");
+    assert_eq!(stall.phase, "epoch 1/2");
+    assert!(!stall.is_stopped && !stall.waits_for_peers);
+    assert!(stall.process.contains("sleeps"), "{stall:?}");
     // Its log has what its threads do, before anything is done about it.
     fake.until("what it does", |s| {
         format!("{:?}", s.reports.get(&KEY)).contains("(sleep)")
@@ -84,8 +84,8 @@ async fn a_rank_that_a_signal_holds_up_is_named_as_such_and_goes_on_when_it_may(
     .await;
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     fake.until("that it hangs", |state| {
-        let standing = state.held.iter().find_map(|rank| rank.standing.as_ref());
-        standing.is_some_and(|standing| standing.is_stopped)
+        let stall = state.held.iter().find_map(|rank| rank.stall.as_ref());
+        stall.is_some_and(|stall| stall.is_stopped)
     })
     .await;
     fake.until("its state", |s| {
@@ -95,7 +95,7 @@ async fn a_rank_that_a_signal_holds_up_is_named_as_such_and_goes_on_when_it_may(
     assert!(is_alive(pid), "a look ends nothing");
     kill(Pid::from_raw(pid), Signal::SIGCONT).unwrap();
     fake.until("that it goes on", |state| {
-        state.held.iter().all(|rank| rank.standing.is_none())
+        state.held.iter().all(|rank| rank.stall.is_none())
     })
     .await;
     fake.until("a word of it", |s| {

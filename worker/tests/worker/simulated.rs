@@ -156,6 +156,7 @@ impl Machine for Part {
             gpus: Vec::new(),
             address: "played.example".into(),
             flavour: "libtorch-9".into(),
+            labels: Default::default(),
         };
         async move { inventory }.boxed()
     }

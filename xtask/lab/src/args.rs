@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use marquee_xtask::words::{none, path_option, split, unknown};
 
 use crate::help;
-use crate::{bench, data, gpu_check, trainer, zoo_check};
+use crate::{bench, data, dist, gpu_check, trainer, zoo_check};
 
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(crate) enum Task {
     ZooCheck(zoo_check::Options),
     GpuCheck(gpu_check::Options),
     DataCheck,
+    Dist(dist::Options),
     Fuzz(data::FuzzOptions),
     Bench(bench::Options),
 }
@@ -35,6 +36,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "trainer" => parse_trainer(rest),
         "data-check" if wants_help => help(help::DATA_CHECK),
         "data-check" => none("data-check", &rest).map(|()| Task::DataCheck),
+        "dist" if wants_help => help(help::DIST),
+        "dist" => parse_dist(rest),
         "fuzz" if wants_help => help(help::FUZZ),
         "fuzz" => parse_fuzz(rest),
         "bench" if wants_help => help(help::BENCH),
@@ -72,6 +75,23 @@ fn parse_sample(words: &[String]) -> Result<Task> {
         [what, word, ..] if what == "clipart" => Err(unknown("sample clipart", word)),
         [what, ..] => Err(unknown("sample", what)),
     }
+}
+
+fn parse_dist(words: Vec<String>) -> Result<Task> {
+    let mut options = dist::Options::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--debug" => options.debug = true,
+            "--no-deb" => options.no_deb = true,
+            "--to" => match words.next() {
+                Some(folder) => options.to = Some(folder.into()),
+                None => bail!(r#""--to" needs DIR"#),
+            },
+            _ => return Err(unknown("dist", &word)),
+        }
+    }
+    Ok(Task::Dist(options))
 }
 
 fn parse_fuzz(words: Vec<String>) -> Result<Task> {

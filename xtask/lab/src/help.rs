@@ -50,6 +50,21 @@ Options:
 On the other machine: tar xzf marquee-gpu-check.tar.gz && python3 marquee-gpu-check/gpu_check.py
 ";
 
+pub(crate) const DIST: &str = "\
+Make what hosts install: Debian packages (marquee, marquee-coordinator, marquee-worker, marquee-trainer), and an
+archive with install.sh for other distributions
+
+Usage: cargo xtask dist [--to DIR] [--debug] [--no-deb]
+
+Options:
+  --to DIR  where the results go [target/dist, which is made anew]
+  --debug   take the development build and compress little, to try the packages
+  --no-deb  make the archive alone
+
+Builds cargo-deb once, into the user's cache folder. Packages hold libtorch's CPU half; for hosts with GPUs see
+docs/deploy.md. Build on a distribution that is not newer than the oldest host's.
+";
+
 pub(crate) const SAMPLE: &str = "\
 Make a folder of real pictures with labels, for examples/clipart.toml
 

@@ -7,6 +7,7 @@ mod args;
 mod bench;
 mod cluster;
 mod data;
+mod dist;
 mod gpu_check;
 mod help;
 mod sample;
@@ -41,6 +42,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
         Task::Help(_) => Ok(ExitCode::SUCCESS),
         Task::Trainer(options) => trainer::run(&workspace, &options),
+        Task::Dist(options) => dist::run(&workspace, &options),
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),

@@ -11,10 +11,14 @@ use crate::workspace::{Package, Workspace};
 /// Each package of the workspace and those of ours it may depend on.
 const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("marquee-domain", &[]),
+    ("marquee-history", &["marquee-domain"]),
     ("marquee-proto", &["marquee-domain"]),
     ("marquee-postgres", &[]),
     // The starter is for its tests.
-    ("marquee-store", &["marquee-domain", "marquee-postgres"]),
+    (
+        "marquee-store",
+        &["marquee-domain", "marquee-history", "marquee-postgres"],
+    ),
     ("marquee-arrow", &[]),
     ("marquee-datasets", &["marquee-arrow", "marquee-domain"]),
     // The test server, and what tries and measures the data path.
@@ -33,10 +37,13 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "marquee-coordinator",
         &[
             "marquee-domain",
+            "marquee-history",
             "marquee-postgres",
             "marquee-proto",
             "marquee-settings",
             "marquee-store",
+            // What it explains to browsers it says in the words of the command line.
+            "marquee-view",
         ],
     ),
     (
@@ -64,12 +71,26 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
         "marquee-e2e",
         &[
             "marquee-domain",
+            "marquee-postgres",
             "marquee-proto",
             "marquee-store",
             "marquee-coordinator",
             "marquee-worker",
             "marquee-datasets",
             "marquee-evaluation",
+        ],
+    ),
+    // All of the control plane, in one thread.
+    (
+        "marquee-sim",
+        &[
+            "marquee-domain",
+            "marquee-history",
+            "marquee-postgres",
+            "marquee-proto",
+            "marquee-store",
+            "marquee-coordinator",
+            "marquee-worker",
         ],
     ),
     ("marquee-xtask", &["marquee-postgres"]),
@@ -85,6 +106,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("tch", &["marquee-trainer"]),
     ("torch-sys", &["marquee-trainer"]),
     ("sqlx", &["marquee-store"]),
+    // Other hosts' time and other dice than the machine's.
+    ("turmoil", &["marquee-sim"]),
+    ("mad-turmoil", &["marquee-sim"]),
 ];
 
 /// Foreign crates that a package must do without: the language has no IO and no async, the core
@@ -94,6 +118,8 @@ const NEVER_IN: &[(&str, &[&str])] = &[
         "marquee-domain",
         &["tokio", "tonic", "reqwest", "futures", "rand"],
     ),
+    // A history is judged by what it says alone.
+    ("marquee-history", &["tokio", "tonic", "sqlx", "rand"]),
     ("marquee-evaluation", &["tokio", "tonic", "reqwest"]),
     // A view is a pure function, whoever draws it.
     (

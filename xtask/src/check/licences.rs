@@ -13,7 +13,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Licences under which a part may be passed on with an Apache-2.0 program, by their SPDX names.
-const ALLOWED: [&str; 17] = [
+const ALLOWED: [&str; 18] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -26,6 +26,7 @@ const ALLOWED: [&str; 17] = [
     "ISC",
     "MIT",
     "MIT-0",
+    "OFL-1.1",
     "Unicode-3.0",
     "Unicode-DFS-2016",
     "Unlicense",
@@ -42,7 +43,8 @@ Licensed under the Apache License, Version 2.0; see LICENSE.
 Its programs are linked with the following crates from crates.io, each under the licence that stands beside it; their
 sources, authors and licence texts are at https://crates.io/crates/<name>. The trainer also links libtorch (PyTorch,
 BSD-3-Clause, https://github.com/pytorch/pytorch). Nothing else is passed on with it: PostgreSQL, CUDA and NCCL are
-those of the host.
+those of the host. Behind the crates stand the packages from npm that are part of the web page; theirs are at
+https://www.npmjs.com/package/<name>.
 
 This file is written by `cargo xtask notice`.
 
@@ -83,7 +85,13 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
     }
     let path = workspace.root.join(FILE);
     let found = fs::read_to_string(&path).unwrap_or_default();
-    if found != notice(&linked) {
+    let page = of_page(workspace)?;
+    for (name, licence) in &page {
+        if !is_allowed(licence) {
+            bail!("{name} of the web page is under {licence:?}, which is none of {ALLOWED:?}");
+        }
+    }
+    if found != notice(&linked, &page) {
         bail!("{FILE} does not name what is linked; run \"cargo xtask notice\"");
     }
     Ok(Outcome::Passed)
@@ -92,16 +100,43 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
 /// Writes `NOTICE`.
 pub fn write(workspace: &Workspace) -> Result<()> {
     let path = workspace.root.join(FILE);
-    fs::write(&path, notice(&linked(workspace)?)).with_context(|| format!("cannot write {path:?}"))
+    let text = notice(&linked(workspace)?, &of_page(workspace)?);
+    fs::write(&path, text).with_context(|| format!("cannot write {path:?}"))
 }
 
-fn notice(linked: &[Linked]) -> String {
+fn notice(linked: &[Linked], page: &[(String, String)]) -> String {
     let mut text = HEAD.to_owned();
     for part in linked {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{} {}: {}", part.name, part.version, part.licence);
     }
+    text.push('\n');
+    for (name, licence) in page {
+        let _ = writeln!(text, "{name}: {licence}");
+    }
     text
+}
+
+/// The packages that are part of the web page, with their licences, as its lockfile says.
+fn of_page(workspace: &Workspace) -> Result<Vec<(String, String)>> {
+    let path = workspace.root.join("web/package-lock.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path:?}"))?;
+    let lockfile: Value = serde_json::from_str(&text).with_context(|| format!("{path:?}"))?;
+    let packages = lockfile["packages"].as_object();
+    let packages = packages.with_context(|| format!("{path:?} has no packages"))?;
+    let shipped = packages.iter().filter_map(|(path, package)| {
+        let name = path.strip_prefix("node_modules/")?;
+        // What builds and tests the page is no part of it.
+        let is_tool = package["dev"] == true || package["devOptional"] == true;
+        let text = |key: &str| package[key].as_str().unwrap_or_default();
+        (!is_tool).then(|| {
+            (
+                format!("{name} {}", text("version")),
+                text("license").to_owned(),
+            )
+        })
+    });
+    Ok(shipped.collect())
 }
 
 fn linked(workspace: &Workspace) -> Result<Vec<Linked>> {

@@ -19,7 +19,7 @@ use anyhow::Result;
 
 use crate::setup::Setup;
 use crate::workspace::Workspace;
-use crate::{process, report, sqlx, test};
+use crate::{process, report, sqlx, test, web};
 
 /// What became of a check that did not fail.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 13] = [
     "fmt",
     "architecture",
     "sources",
@@ -47,6 +47,7 @@ pub const NAMES: [&str; 12] = [
     "linkage",
     "nccl",
     "units",
+    "web",
 ];
 
 /// Runs the checks of these names; none: all.
@@ -71,6 +72,10 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         },
         &|| nccl::check(workspace, &setup),
         &|| units::check(workspace),
+        &|| match web::check(workspace)? {
+            None => Ok(Outcome::Passed),
+            Some(why) => Ok(Outcome::Skipped(why)),
+        },
     ];
     let start = Instant::now();
     let wanted = NAMES
@@ -140,4 +145,29 @@ fn doc(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
         .env("RUSTDOCFLAGS", "--deny warnings");
     process::run(setup.apply(&mut command))?;
     Ok(Outcome::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_is_listed_as_what_became_of_it() {
+        let line = |outcome: fn() -> Result<Outcome>| run_one(&("units", &outcome));
+        assert!(line(|| Ok(Outcome::Passed)).starts_with("passed   units"));
+        let skipped = line(|| Ok(Outcome::Skipped("systemd is not installed".to_owned())));
+        assert_eq!(skipped, "SKIPPED  units: systemd is not installed");
+        let failed = line(|| anyhow::bail!("a unit is open"));
+        assert!(failed.starts_with("FAILED   units"), "{failed}");
+        assert_eq!(
+            [0, 1, 2].map(verdict),
+            ["nothing failed", "1 check failed", "2 checks failed"]
+        );
+    }
+
+    #[test]
+    fn the_help_names_no_check_that_there_is_not() {
+        let names: std::collections::BTreeSet<&str> = NAMES.into_iter().collect();
+        assert_eq!(names.len(), NAMES.len(), "one name for two checks");
+    }
 }

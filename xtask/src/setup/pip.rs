@@ -39,8 +39,10 @@ pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<Path
     let mut command = Command::new("python3");
     command
         .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:"])
+        // No cache: pip would keep a second copy of half a gigabyte that nobody uses again.
         .args(["--require-hashes", "--no-cache-dir", "--no-input"])
         .args(["--disable-pip-version-check", "--progress-bar=off"])
+        // The wheel's Python and not the user's: nothing in it is run, so that any Python may fetch it.
         .args(["--implementation=cp", "--platform", wheel.platform])
         .args(["--python-version", PYTHON_VERSION, "--abi", PYTHON_ABI])
         .arg("--dest")
@@ -117,4 +119,47 @@ fn only_file(folder: &Path) -> Result<PathBuf> {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::pins::LIBTORCH;
+
+    #[test]
+    fn pip_is_given_one_version_and_one_hash() {
+        let wheel = &LIBTORCH.wheels[0];
+        let line = requirement(wheel);
+        assert_eq!(
+            line,
+            format!("torch=={} --hash=sha256:{}\n", wheel.version, wheel.sha256)
+        );
+        assert_eq!(line.lines().count(), 1);
+    }
+
+    #[test]
+    fn the_end_of_a_long_log_is_shown_and_a_short_one_whole() {
+        let long: String = (1..=40).map(|n| format!("line {n}\n")).collect();
+        let shown = tail(&long);
+        assert_eq!(shown.lines().count(), LOG_TAIL_LINES);
+        assert!(
+            shown.starts_with("line 26") && shown.ends_with("line 40"),
+            "{shown}"
+        );
+        assert_eq!(tail("one\n\n"), "one");
+        assert_eq!(tail(""), "");
+    }
+
+    #[test]
+    fn a_download_that_left_none_or_several_files_is_no_download() {
+        let folder = std::env::temp_dir().join(format!("marquee-pip-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let none = only_file(&folder).unwrap_err().to_string();
+        assert!(none.contains("0 files"), "{none}");
+        fs::write(folder.join("a.whl"), "").unwrap();
+        assert_eq!(only_file(&folder).unwrap(), folder.join("a.whl"));
+        fs::write(folder.join("b.whl"), "").unwrap();
+        assert!(only_file(&folder).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -18,6 +18,9 @@ const OBSTACLES_MAX: usize = 500;
 pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
     let Planned { plan, now, .. } = planned;
     let changed = changed_obstacles(&app.index.open(), &plan);
+    for preemption in &plan.preemptions {
+        lifecycle::preempt(app, preemption).await?;
+    }
     if plan.placements.is_empty() && changed.is_empty() {
         return Ok(());
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use marquee_domain::limits::HOST_DEVICES_MAX;
 use marquee_domain::resources::{Device, GpuInfo, Inventory};
 use marquee_proto::v1;
@@ -12,34 +13,47 @@ use crate::scheduler::{Gpu, Held, Host};
 use crate::session::Sessions;
 
 /// The hosts that are here or may come back. One whose inventory cannot be read offers nothing.
-pub fn hosts(open: &Open, sessions: &Sessions) -> Vec<Host> {
+pub fn hosts(open: &Open, sessions: &Sessions, now: DateTime<Utc>) -> Vec<Host> {
     let here = open.workers.iter().filter(|worker| match worker.state {
         WorkerState::Online | WorkerState::Lost => true,
         WorkerState::Left => false,
     });
     here.filter_map(|worker| {
-        Some(host(
-            open,
-            sessions,
-            worker,
-            worker.inventory.as_ref().ok()?,
-        ))
+        let inventory = worker.inventory.as_ref().ok()?;
+        Some(host(open, sessions, worker, inventory, now))
     })
     .collect()
 }
 
-fn host(open: &Open, sessions: &Sessions, worker: &Worker, inventory: &Inventory) -> Host {
+fn host(
+    open: &Open,
+    sessions: &Sessions,
+    worker: &Worker,
+    inventory: &Inventory,
+    now: DateTime<Utc>,
+) -> Host {
     let running = open.held_on(worker.id).map(|(key, devices)| Held {
         job: key.job,
         devices: devices.clone(),
+        ends_at: open.ends_at(key.job, now),
     });
+    let closed = match &worker.standing {
+        Ok(standing) => standing.closed(),
+        Err(why) => Some(format!(
+            "takes no work, for what was decided about it cannot be read: {why}"
+        )),
+    };
     Host {
         worker: worker.id,
         name: worker.name.clone(),
-        accepting: worker.state == WorkerState::Online && sessions.takes_ranks(worker.id),
+        accepting: worker.state == WorkerState::Online
+            && closed.is_none()
+            && sessions.takes_ranks(worker.id),
+        closed,
         devices: devices(inventory),
-        gpus: gpus(inventory, &sessions.gpus(worker.id)),
+        gpus: gpus(inventory, worker, &sessions.gpus(worker.id)),
         flavour: inventory.flavour.clone(),
+        labels: inventory.labels.clone(),
         running: running.collect(),
     }
 }
@@ -55,8 +69,16 @@ fn devices(inventory: &Inventory) -> BTreeSet<Device> {
 }
 
 /// The host's GPUs with what they said last.
-fn gpus(inventory: &Inventory, readings: &[v1::GpuReading]) -> BTreeMap<u32, Gpu> {
+fn gpus(inventory: &Inventory, worker: &Worker, readings: &[v1::GpuReading]) -> BTreeMap<u32, Gpu> {
     let fault = |index: u32| {
+        let standing = worker.standing.as_ref().ok();
+        let decided = standing.and_then(|standing| standing.gpu(index));
+        if let Some(decided) = decided {
+            let name = &worker.name;
+            return Some(format!(
+                "{decided}; \"marquee quarantine {name}/{index} --lift\" ends that"
+            ));
+        }
         let reading = readings.iter().find(|reading| reading.index == index)?;
         let is_ill = !reading.fault.is_empty();
         is_ill.then(|| format!("{}: {}", reading.fault, reading.cure))

@@ -6,10 +6,10 @@ use marquee_domain::ids::JobId;
 use marquee_domain::spec::JobSpec;
 use marquee_store::open::{self, OpenJob, Which};
 use marquee_store::workers::{self, WhichWorkers};
-use marquee_store::{Conn, StoreError};
+use marquee_store::{Conn, StoreError, projects};
 
 use crate::app::App;
-use crate::index::Touched;
+use crate::index::{Accounts, Touched};
 use crate::lifecycle::{self, Result};
 
 /// Differences named in the log at once; more have a common cause.
@@ -17,6 +17,9 @@ const DIFFERENCES_NAMED_MAX: usize = 10;
 
 /// Reads what was touched since the last round.
 pub(super) async fn changes(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    // What was held until now is counted before anything changes.
+    app.index.open().accounts.count_to(now);
     let touched = app.index.take_touched();
     let (unreadable, freed) = match read(app, &touched).await {
         Ok(read) => read,
@@ -25,6 +28,9 @@ pub(super) async fn changes(app: &App) -> Result<()> {
             app.index.touch_succeeded(touched.succeeded);
             if touched.workers {
                 app.index.touch_workers();
+            }
+            if touched.projects {
+                app.index.touch_projects();
             }
             return Err(error);
         }
@@ -41,10 +47,13 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         freed = open.replace(&touched.succeeded, Vec::new());
         open.replace_held(&touched.succeeded, Vec::new());
     }
-    if !touched.workers && touched.jobs.is_empty() {
+    if !touched.workers && !touched.projects && touched.jobs.is_empty() {
         return Ok((Vec::new(), freed));
     }
     let mut conn = app.db.read().await?;
+    if touched.projects {
+        projects(app, &mut conn).await?;
+    }
     if touched.workers {
         let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
         app.index.open().workers = workers;
@@ -68,6 +77,17 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         open.replace_held(&touched.jobs, held);
     }
     Ok((read.unreadable, freed))
+}
+
+/// Reads the projects, their quotas and what is stored of their use.
+async fn projects(app: &App, conn: &mut Conn) -> std::result::Result<(), StoreError> {
+    let keep_from = Accounts::keep_from(app.clock.now());
+    let counted_to = projects::get_counted_to(conn).await?;
+    let hours = projects::list_hours(conn, keep_from).await?;
+    let projects = projects::list_projects(conn).await?;
+    let mut open = app.index.open();
+    open.accounts.load(projects, hours, counted_to);
+    Ok(())
 }
 
 /// Open jobs as they were read.
@@ -130,6 +150,7 @@ async fn read_open(
 pub(super) async fn everything(app: &App) -> Result<()> {
     let is_first = app.index.open().workers.is_empty();
     let mut conn = app.db.read().await?;
+    projects(app, &mut conn).await?;
     let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
     let read = read_open(app, &mut conn, Which::All).await?;
     let held = open::list_held_ranks(&mut conn, Which::All).await?;

@@ -1,12 +1,18 @@
 //! Stored jobs as messages.
 
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
 use marquee_domain::job::{JobState, RankState};
+use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
 use marquee_store::events::JobEvent;
 use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
+use marquee_view::explain::{Explanation, Hint};
+use marquee_view::outcome;
 
 use crate::lifecycle::Removed;
 use crate::session::Hangs;
@@ -60,6 +66,65 @@ pub(super) fn job(job: Job) -> v1::Job {
             index: element.index,
         }),
         reused_from_job_id: job.reused_from.map_or(0, |from| from.0),
+        project: job.project,
+        held_at: job.held.as_ref().map(|(_, at)| timestamp(*at)),
+        held_by: job.held.map(|(by, _)| by).unwrap_or_default(),
+        makes_room: job.makes_room.filter(|_| running).unwrap_or_default(),
+    }
+}
+
+/// A job that would be stored: it has no number yet.
+pub(super) fn planned(spec: &JobSpec) -> v1::Job {
+    let named = spec.inputs.values().filter_map(|input| match input {
+        InputRef::Job { job, .. } => Some(job),
+        InputRef::Artifact(_) => None,
+    });
+    let needs: BTreeSet<String> = spec
+        .needs
+        .iter()
+        .chain(named)
+        .map(ToString::to_string)
+        .collect();
+    v1::Job {
+        name: spec.name.to_string(),
+        kind: v1::JobKind::from(spec.work.kind()).into(),
+        ranks: spec.resources.ranks,
+        priority: spec.priority,
+        max_attempts: spec.max_attempts,
+        needs: needs.into_iter().collect(),
+        elements: spec.array.map(|waiting| v1::ElementCounts {
+            waiting,
+            ..v1::ElementCounts::default()
+        }),
+        ..v1::Job::default()
+    }
+}
+
+/// Why a job is where it is, in the words of the command line.
+pub(super) fn explanation(
+    detail: &v1::JobDetail,
+    needs: &[v1::Job],
+    now: DateTime<Utc>,
+) -> v1::ExplainResponse {
+    let explanation = Explanation { detail, needs };
+    let Some(job) = &detail.job else {
+        return v1::ExplainResponse::default();
+    };
+    let hint = |hint| match hint {
+        Hint::Command { line, does } => v1::Hint {
+            command: line,
+            text: does,
+        },
+        Hint::Sentence(text) => v1::Hint {
+            command: String::new(),
+            text: text.to_owned(),
+        },
+    };
+    v1::ExplainResponse {
+        why: explanation.why(job, now),
+        what_to_do: explanation.what_to_do(job).into_iter().map(hint).collect(),
+        result: outcome::result(detail).unwrap_or_default(),
+        warnings: outcome::eval_warnings(detail),
     }
 }
 
@@ -93,8 +158,8 @@ fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
             .unwrap_or_default(),
         failure: rank.failure.clone().map(v1::Failure::from),
         lost_at: rank.lost_at.map(timestamp),
-        standing: hangs
-            .standing(rank.worker, rank.key)
+        stall: hangs
+            .stall(rank.worker, rank.key)
             .filter(|_| rank.state == RankState::Running),
     }
 }

@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::app::{App, Change};
 
 /// Messages of one stream that wait for their reader; then the stream waits for it.
-pub(super) const BUFFERED_MAX: usize = 64;
+pub(in crate::rpc) const BUFFERED_MAX: usize = 64;
 /// Shortest time between two looks at Postgres, however much happens; where a job has ended, which somebody
 /// may wait for, and otherwise.
 const LOOK_AT_END_AFTER: Duration = Duration::from_millis(5);
@@ -26,7 +26,7 @@ const OUTAGE_MAX: Duration = Duration::from_secs(120);
 
 /// Waits between looks.
 #[derive(Debug)]
-pub(super) struct News {
+pub(in crate::rpc) struct News {
     app: App,
     changes: broadcast::Receiver<Change>,
     last_look: Instant,
@@ -37,10 +37,10 @@ pub(super) struct News {
 
 /// The stream's end: its reader went away, or the coordinator stops.
 #[derive(Debug)]
-pub(super) struct Over;
+pub(in crate::rpc) struct Over;
 
 impl News {
-    pub(super) fn new(app: &App) -> Self {
+    pub(in crate::rpc) fn new(app: &App) -> Self {
         let changes = app.changes.subscribe();
         Self {
             app: app.clone(),
@@ -52,7 +52,7 @@ impl News {
     }
 
     /// Waits until it is worth looking again at `jobs`: one of them changed, or time went by.
-    pub(super) async fn next<T>(
+    pub(in crate::rpc) async fn next<T>(
         &mut self,
         jobs: &BTreeSet<JobId>,
         reader: &mpsc::Sender<T>,
@@ -91,7 +91,7 @@ impl News {
 
     /// What a look brought: something; nothing, because Postgres is away; or an error that ends
     /// the stream.
-    pub(super) fn seen<T>(
+    pub(in crate::rpc) fn seen<T>(
         &mut self,
         look: Result<T, crate::lifecycle::LifecycleError>,
     ) -> Result<Option<T>, Status> {

@@ -178,6 +178,7 @@ fn no_job_that_fits_is_left_while_nothing_is_held_back() {
                 host.running.push(Held {
                     job: placement.job,
                     devices: rank.devices.clone(),
+                    ends_at: None,
                 });
             }
         }
@@ -225,6 +226,7 @@ fn second_of_start(mut hosts: Vec<Host>, ranks: u32, seed: u64) -> Option<i64> {
                 host.running.push(Held {
                     job: placement.job,
                     devices: rank.devices,
+                    ends_at: None,
                 });
             }
         }
@@ -277,6 +279,7 @@ fn each_of_several_large_gangs_gets_its_turn() {
                 hosts[0].running.push(Held {
                     job: placement.job,
                     devices: rank.devices,
+                    ends_at: None,
                 });
             }
         }

@@ -57,6 +57,7 @@ impl Archive {
         let bytes = file.metadata().map_err(cannot)?.len();
         let mut start = Vec::new();
         (&mut file)
+            // The mark of a .tar stands 257 bytes behind its beginning.
             .take(300)
             .read_to_end(&mut start)
             .map_err(cannot)?;
@@ -110,6 +111,7 @@ impl Archive {
             drop(entry);
             self.take(number, &name, is_dir, is_link)?;
         }
+        // In order of their beginnings: those that share bytes are then neighbours.
         places.sort_unstable();
         let shared = places.windows(2).find(|pair| pair[0].1 > pair[1].0);
         if let Some([(.., first), (.., second)]) = shared {
@@ -185,6 +187,7 @@ impl Archive {
             Err(Miss::Rejected {
                 class: MissClass::TooLarge,
                 ..
+            // So much was unpacked before it was given up.
             }) => limit as u64,
             Err(Miss::Rejected { .. } | Miss::Gone { .. } | Miss::Failed { .. }) => 0,
         });

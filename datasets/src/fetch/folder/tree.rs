@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::litter::{Kind, PassedOver, kind_of_name};
-use crate::fetch::files::{miss_of_io, open_plain, read_up_to};
+use crate::fetch::files::{miss_of_io, note_of_links, open_plain, read_up_to};
 use crate::fetch::miss::Miss;
 use crate::job::JobError;
 
@@ -65,15 +65,7 @@ impl Tree {
     pub(super) fn note_of_links(&self) -> Option<String> {
         let (count, first) = &self.out;
         let (link, target) = first.as_ref()?;
-        Some(format!(
-            "{} out of the folder and {} followed, such as {link:?} to {:?}",
-            match count {
-                1 => "1 link leads".to_owned(),
-                more => format!("{more} links lead"),
-            },
-            if *count == 1 { "was" } else { "were" },
-            target.display().to_string()
-        ))
+        Some(note_of_links(*count, link, target, "the folder"))
     }
 
     pub(super) fn read(&self, path: &str, limit: usize) -> Result<Vec<u8>, Miss> {

@@ -34,6 +34,7 @@ pub(super) fn is_url(location: &str) -> Result<bool, Miss> {
         return Ok(false);
     };
     let scheme = scheme.trim().to_ascii_lowercase();
+    // One letter is a drive of Windows.
     let is_scheme = scheme.len() > 1
         && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme
@@ -142,6 +143,7 @@ impl ListFolder {
         }
         let listing = Arc::new(Listing::of(folder));
         if listings.len() >= LISTINGS_MAX {
+            // All of them: a list goes through its folders one after the other.
             listings.clear();
         }
         listings.insert(folder.to_owned(), listing.clone());

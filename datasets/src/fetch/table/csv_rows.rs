@@ -39,6 +39,7 @@ impl CsvRows {
         let delimiter = delimiter_of(start);
         let reader = csv::ReaderBuilder::new()
             .has_headers(false)
+            // A row of another width is a fault with its line (`row`), and not the end of the table.
             .flexible(true)
             .delimiter(delimiter)
             .from_reader(text);

@@ -53,6 +53,7 @@ impl ParquetTable {
             .copied()
             .filter(|at| can_be_cell(self.schema.field(*at).data_type()))
             .collect();
+        // The reader gives columns in the order of the file, whatever the order of asking.
         read.sort_unstable();
         read.dedup();
         check_columns(&builder, &read, bytes_of(&self.path))?;

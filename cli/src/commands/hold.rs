@@ -1,0 +1,67 @@
+//! `marquee hold` and `marquee release`.
+
+use marquee_proto::v1;
+use marquee_view::jobs::Jobs;
+
+use crate::client::{Repeat, quick};
+use crate::clock;
+use crate::error::Result;
+use crate::session::Session;
+use crate::target::Target;
+
+/// Keep jobs that wait or are queued from being placed
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee hold 17
+  marquee hold p3/train     also before what it needs has succeeded
+
+Of an array, the elements that run go on and no further one starts. \"marquee release\" lets it go, at its
+old place in the queue.")]
+pub(super) struct HoldArgs {
+    /// Jobs
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<Target>,
+}
+
+/// Let held jobs be placed again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee release 17
+  marquee release train")]
+pub(super) struct ReleaseArgs {
+    /// Jobs
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<Target>,
+}
+
+pub(super) async fn hold(args: HoldArgs, session: &Session) -> Result<()> {
+    set(&args.jobs, true, session).await
+}
+
+pub(super) async fn release(args: ReleaseArgs, session: &Session) -> Result<()> {
+    set(&args.jobs, false, session).await
+}
+
+/// Both do the same when they are sent twice.
+async fn set(targets: &[Target], hold: bool, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    let mut jobs = Vec::new();
+    for target in targets {
+        let id = target.resolve_job(&remote).await?;
+        let request = v1::HoldJobRequest { id };
+        let job = remote
+            .call(Repeat::Safe, async || {
+                let request = quick(request);
+                if hold {
+                    remote.jobs().hold_job(request).await
+                } else {
+                    remote.jobs().release_job(request).await
+                }
+            })
+            .await?;
+        jobs.push(job);
+    }
+    session.output.show(&Jobs(&jobs), clock::now())
+}

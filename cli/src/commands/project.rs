@@ -1,0 +1,216 @@
+//! `marquee project` and `marquee quota`: who shares the cluster, and how much each may have.
+
+use clap::Subcommand;
+use marquee_domain::project::{ProjectName, Reset, check_weight};
+use marquee_proto::v1;
+use marquee_view::projects::{Projects, QuotasOf};
+
+use crate::error::Result;
+use crate::session::Session;
+use crate::{clock, requests};
+
+/// Share the cluster between projects: weights and quotas
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee project list
+  marquee project set vision --weight 2 --gpus 8
+  marquee project set vision --gpu-hours-week 41 --reset mon
+  marquee project set vision --gpus none
+
+A job belongs to the project that its document names (project = \"vision\"), or --project of submit, or
+MARQUEE_PROJECT, or else \"default\". Jobs of a higher priority go first; of one priority, those of the
+project that used least for its weight, half of what was used being forgotten after 7 days.
+Quotas keep jobs from starting; nothing that runs is stopped for one.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    List(List),
+    Set(Set),
+}
+
+/// List projects with what they use
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee project list
+  marquee project list --output json")]
+struct List {}
+
+/// Make a project, or change its weight and quotas; what is not given stays as it is
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee project set vision
+  marquee project set vision --weight 2 --gpus 8 --queued 5000
+  marquee project set vision --gpu-hours-week none")]
+struct Set {
+    /// 1 to 63 of a-z, 0-9, - and _, a letter first
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    name: String,
+    /// Share beside other projects: 2 is given twice as much as 1
+    #[arg(long, value_name = "NUMBER", value_parser = parse_weight)]
+    weight: Option<f64>,
+    /// GPUs at once, or none for no quota
+    #[arg(long, value_name = "NUMBER|none", value_parser = parse_quota::<u32>)]
+    gpus: Option<Quota<u32>>,
+    /// CPU slots at once, or none for no quota
+    #[arg(long, value_name = "NUMBER|none", value_parser = parse_quota::<u32>)]
+    cpu_slots: Option<Quota<u32>>,
+    /// Jobs that wait or are queued, each element of an array counted, or none for no quota
+    #[arg(long, value_name = "NUMBER|none", value_parser = parse_quota::<u32>)]
+    queued: Option<Quota<u32>>,
+    /// GPU-hours in a week, or none for no quota
+    #[arg(long, value_name = "HOURS|none", value_parser = parse_quota::<f64>)]
+    gpu_hours_week: Option<Quota<f64>>,
+    /// When used GPU-hours are given back: rolling (each 168 hours later), or on a day at 00:00 UTC
+    #[arg(long, value_name = "rolling|mon|...|sun", value_parser = parse_reset)]
+    reset: Option<String>,
+}
+
+/// Show what a project has used of its quotas, and when it frees
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee quota
+  marquee quota vision
+  marquee quota vision --output json | jq '.[0].quotas'")]
+pub(super) struct QuotaArgs {
+    /// Only this project, with who changed it
+    #[arg(value_name = "PROJECT", value_parser = parse_name)]
+    project: Option<String>,
+}
+
+/// A quota as typed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Quota<T> {
+    None,
+    Of(T),
+}
+
+impl<T: Copy> Quota<T> {
+    fn value(self) -> Option<T> {
+        match self {
+            Self::None => None,
+            Self::Of(value) => Some(value),
+        }
+    }
+}
+
+fn parse_quota<T: std::str::FromStr>(text: &str) -> Result<Quota<T>, String> {
+    if text == "none" {
+        return Ok(Quota::None);
+    }
+    let number = text.parse().map(Quota::Of);
+    number.map_err(|_| "write a number from 0, or none for no quota".to_owned())
+}
+
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
+    let name: ProjectName = text
+        .parse()
+        .map_err(|why| format!("a project's name {why}"))?;
+    Ok(name.to_string())
+}
+
+fn parse_weight(text: &str) -> Result<f64, String> {
+    let weight = text
+        .parse()
+        .map_err(|_| "write a number, such as 2 or 0.5".to_owned())?;
+    check_weight(weight)
+}
+
+fn parse_reset(text: &str) -> Result<String, String> {
+    match Reset::from_word(text) {
+        Some(reset) => Ok(reset.as_str().to_owned()),
+        None => Err("write rolling, or a day: mon, tue, wed, thu, fri, sat, sun".to_owned()),
+    }
+}
+
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    match args.command {
+        Command::List(List {}) => {
+            let projects = requests::projects::list(&remote, None).await?;
+            session.output.show(&Projects(&projects), clock::now())
+        }
+        Command::Set(set) => {
+            let project = requests::projects::set(&remote, request(set)).await?;
+            session.output.show(&QuotasOf(&[project]), clock::now())
+        }
+    }
+}
+
+fn request(set: Set) -> v1::SetProjectRequest {
+    let mut lift = Vec::new();
+    let mut lifts = |name: &str, is_lifted: bool| lift.extend(is_lifted.then(|| name.to_owned()));
+    lifts("gpus", set.gpus == Some(Quota::None));
+    lifts("cpu_slots", set.cpu_slots == Some(Quota::None));
+    lifts("queued", set.queued == Some(Quota::None));
+    lifts("gpu_hours_week", set.gpu_hours_week == Some(Quota::None));
+    v1::SetProjectRequest {
+        name: set.name,
+        weight: set.weight,
+        quotas: Some(v1::Quotas {
+            gpus: set.gpus.and_then(Quota::value),
+            cpu_slots: set.cpu_slots.and_then(Quota::value),
+            queued: set.queued.and_then(Quota::value),
+            gpu_hours_week: set.gpu_hours_week.and_then(Quota::value),
+            reset: set.reset.unwrap_or_default(),
+        }),
+        lift,
+    }
+}
+
+pub(super) async fn quota(args: QuotaArgs, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    let projects = requests::projects::list(&remote, args.project.as_deref()).await?;
+    session.output.show(&QuotasOf(&projects), clock::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_values_are_refused_at_the_door() {
+        for name in ["", "Vision", "a b", "../x", "\u{1b}[2J", "é"] {
+            assert!(
+                parse_name(name).unwrap_err().contains("must be 1 to 63"),
+                "{name:?}"
+            );
+        }
+        for weight in ["0", "-1", "NaN", "inf", "two", "1e12"] {
+            assert!(parse_weight(weight).is_err(), "{weight}");
+        }
+        assert!(parse_quota::<u32>("-1").is_err());
+        assert_eq!(parse_quota::<u32>("none"), Ok(Quota::None));
+        assert_eq!(
+            parse_reset("Mon").unwrap_err().split(',').next(),
+            Some("write rolling")
+        );
+    }
+
+    #[test]
+    fn what_is_not_given_is_not_sent() {
+        let set = Set {
+            name: "vision".into(),
+            weight: None,
+            gpus: Some(Quota::None),
+            cpu_slots: None,
+            queued: Some(Quota::Of(5)),
+            gpu_hours_week: None,
+            reset: None,
+        };
+        let request = request(set);
+        let quotas = request.quotas.unwrap();
+        assert_eq!(
+            (quotas.gpus, quotas.queued, quotas.cpu_slots),
+            (None, Some(5), None)
+        );
+        assert_eq!(request.lift, ["gpus"]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Asking running jobs to make room: for one that goes first, or because a host is emptied. Their ranks get TERM and
+//! time to write a checkpoint; then the jobs are queued again at their old place, at no cost.
+
+use std::collections::BTreeSet;
+
+use marquee_domain::end::Interruption;
+use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
+use marquee_store::{pipelines, steering, transitions};
+
+use super::Result;
+use crate::app::App;
+use crate::scheduler::Preemption;
+
+/// Asks the victims of a preemption to make room.
+pub async fn preempt(app: &App, preemption: &Preemption) -> Result<()> {
+    let Preemption { for_job, victims } = preemption;
+    let message = format!("job {for_job}, of a higher priority, needs its devices");
+    interrupt(app, victims, Interruption::Preempted, &message).await
+}
+
+/// Asks jobs to leave a host that an operator empties.
+pub async fn move_away(app: &App, jobs: &[JobId], worker: &str) -> Result<()> {
+    let message = format!("worker {worker} is drained and its deadline has passed");
+    interrupt(app, jobs, Interruption::Drained, &message).await
+}
+
+async fn interrupt(app: &App, jobs: &[JobId], cause: Interruption, message: &str) -> Result<()> {
+    let (at, pipelines, workers) = {
+        let open = app.index.open();
+        let known = jobs.iter().filter_map(|job| Some((*job, open.job(*job)?)));
+        let running: Vec<_> = known.filter(|(_, known)| known.is_running).collect();
+        let at: Vec<(JobId, AttemptNumber)> = running
+            .iter()
+            .map(|(job, known)| (*job, AttemptNumber(known.attempt)))
+            .collect();
+        let pipelines: BTreeSet<PipelineId> =
+            running.iter().map(|(_, known)| known.pipeline).collect();
+        let workers: BTreeSet<WorkerId> = running
+            .iter()
+            .flat_map(|(job, _)| open.workers_of(*job))
+            .collect();
+        (at, pipelines, workers)
+    };
+    if at.is_empty() {
+        return Ok(());
+    }
+    let pipelines: Vec<PipelineId> = pipelines.into_iter().collect();
+    let mut tx = app.db.write("interrupt").await?;
+    pipelines::lock_pipelines(&mut tx, &pipelines).await?;
+    // The guard is the statement's: who has ended, or is to be cancelled, is not among those that were asked.
+    let heads =
+        transitions::list_job_heads(&mut tx, &at.iter().map(|(job, _)| *job).collect::<Vec<_>>())
+            .await?;
+    let may: BTreeSet<JobId> = heads
+        .into_iter()
+        .filter(|head| head.life().interrupt().is_ok())
+        .map(|head| head.id)
+        .collect();
+    let at: Vec<_> = at
+        .into_iter()
+        .filter(|(job, _)| may.contains(job))
+        .collect();
+    let asked = steering::mark_interrupted(&mut tx, &at, cause, message, app.clock.now()).await?;
+    tx.commit().await?;
+    tracing::info!(jobs = asked.len(), first = ?asked.first(), cause = cause.as_str(), message, "asked to make room");
+    app.index.open().asked_to_leave(&asked);
+    app.jobs_changed(&asked);
+    let workers: Vec<WorkerId> = workers.into_iter().collect();
+    app.sessions.nudge(&workers);
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! Projects: making and changing them, and whether what somebody submits is within their quotas.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use marquee_domain::nearest::nearest;
+use marquee_domain::pipeline::FieldError;
+use marquee_domain::project::{self, PROJECTS_MAX, ProjectName, Quotas, Reset};
+use marquee_domain::spec::{JobSpec, PipelineSpec};
+use marquee_store::projects::{self, Project, ProjectChange};
+use marquee_store::{Conn, Tx};
+
+use super::{LifecycleError, Result};
+use crate::app::App;
+
+/// What is to change of a project. None: it stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ProjectUpdate {
+    pub weight: Option<f64>,
+    pub gpus: Option<Option<u32>>,
+    pub cpu_slots: Option<Option<u32>>,
+    pub queued: Option<Option<u32>>,
+    pub gpu_hours_week: Option<Option<f64>>,
+    pub reset: Option<Reset>,
+}
+
+/// Makes a project, or changes what the update names, and notes who did so.
+pub async fn set_project(
+    app: &App,
+    name: &ProjectName,
+    update: &ProjectUpdate,
+    caller: &str,
+) -> Result<()> {
+    let now = app.clock.now();
+    let mut tx = app.db.write("set project").await?;
+    let before = if projects::lock_project(&mut tx, name).await? {
+        let all = projects::list_projects(&mut tx).await?;
+        all.into_iter().find(|project| project.name == *name)
+    } else {
+        if projects::count_projects(&mut tx).await? >= PROJECTS_MAX as u64 {
+            let why = format!("there are {PROJECTS_MAX} projects, and no more fit");
+            return Err(LifecycleError::BadSetting(why));
+        }
+        None
+    };
+    let weight = update
+        .weight
+        .or(before.as_ref().map(|project| project.weight));
+    let weight = project::check_weight(weight.unwrap_or(1.0))
+        .map_err(|why| LifecycleError::BadSetting(format!("weight: {why}")))?;
+    let old = before
+        .as_ref()
+        .map(|project| project.quotas)
+        .unwrap_or_default();
+    let quotas = Quotas {
+        gpus: update.gpus.unwrap_or(old.gpus),
+        cpu_slots: update.cpu_slots.unwrap_or(old.cpu_slots),
+        queued: update.queued.unwrap_or(old.queued),
+        gpu_hours_week: update.gpu_hours_week.unwrap_or(old.gpu_hours_week),
+        reset: update.reset.unwrap_or(old.reset),
+    };
+    check_quotas(&quotas)?;
+    let text = change_text(before.as_ref(), weight, &quotas);
+    projects::upsert_project(&mut tx, name, weight, &quotas, now).await?;
+    if let Some(text) = text {
+        let change = ProjectChange {
+            text,
+            caller: caller.to_owned(),
+            at: now,
+        };
+        projects::insert_project_change(&mut tx, name, &change).await?;
+        tracing::info!(project = %name, caller, change = change.text, "project set");
+    }
+    tx.commit().await?;
+    app.index.touch_projects();
+    app.wake.notify_one();
+    Ok(())
+}
+
+fn check_quotas(quotas: &Quotas) -> Result<()> {
+    let most = i32::MAX.unsigned_abs();
+    for (what, value) in [
+        ("gpus", quotas.gpus),
+        ("cpu_slots", quotas.cpu_slots),
+        ("queued", quotas.queued),
+    ] {
+        if let Some(value) = value.filter(|value| *value > most) {
+            let why = format!("{what}: {value} is out of range; give 0 to {most}, or \"none\"");
+            return Err(LifecycleError::BadSetting(why));
+        }
+    }
+    let is_bad = |hours: &f64| !hours.is_finite() || *hours < 0.0 || *hours > 1e9;
+    if let Some(hours) = quotas.gpu_hours_week.filter(is_bad) {
+        let why =
+            format!("gpu_hours_week: {hours} is out of range; give 0 to 1000000000, or \"none\"");
+        return Err(LifecycleError::BadSetting(why));
+    }
+    Ok(())
+}
+
+/// "weight 1 -> 2, gpus none -> 8"; None where nothing changes.
+fn change_text(before: Option<&Project>, weight: f64, quotas: &Quotas) -> Option<String> {
+    let words = |weight: f64, quotas: &Quotas| {
+        let number = |value: Option<u32>| value.map_or_else(|| "none".into(), |v| v.to_string());
+        let hours = quotas.gpu_hours_week;
+        [
+            ("weight", weight.to_string()),
+            ("gpus", number(quotas.gpus)),
+            ("cpu_slots", number(quotas.cpu_slots)),
+            ("queued", number(quotas.queued)),
+            (
+                "gpu_hours_week",
+                hours.map_or_else(|| "none".into(), |hours| hours.to_string()),
+            ),
+            ("reset", quotas.reset.as_str().to_owned()),
+        ]
+    };
+    let new = words(weight, quotas);
+    let Some(before) = before else {
+        let set = new.into_iter().filter(|(_, value)| value != "none");
+        let set: Vec<String> = set.map(|(what, value)| format!("{what} {value}")).collect();
+        return Some(format!("made with {}", set.join(", ")));
+    };
+    let old = words(before.weight, &before.quotas);
+    let changed: Vec<String> = old
+        .into_iter()
+        .zip(new)
+        .filter(|(old, new)| old != new)
+        .map(|((what, old), (_, new))| format!("{what} {old} -> {new}"))
+        .collect();
+    (!changed.is_empty()).then(|| changed.join(", "))
+}
+
+/// The quotas of the projects that a pipeline names, as far as they are there.
+async fn quotas_of(app: &App, spec: &PipelineSpec) -> Result<Known> {
+    let names: BTreeSet<&ProjectName> = spec.jobs.iter().map(|job| &job.sharing.project).collect();
+    {
+        let open = app.index.open();
+        let accounts = &open.accounts;
+        let of = |name: &&ProjectName| {
+            let account = accounts.get(name.as_str())?;
+            account.is_stored.then(|| ((*name).clone(), account.quotas))
+        };
+        let known: BTreeMap<ProjectName, Quotas> = names.iter().filter_map(of).collect();
+        if accounts.is_loaded() && known.len() == names.len() {
+            return Ok(Known {
+                quotas: known,
+                all: Vec::new(),
+            });
+        }
+    }
+    // Nobody has read them yet, or one was made just now.
+    let mut conn = app.db.read().await?;
+    let all = projects::list_projects(&mut conn).await?;
+    let quotas = all
+        .iter()
+        .map(|project| (project.name.clone(), project.quotas));
+    Ok(Known {
+        quotas: quotas.collect(),
+        all: all
+            .into_iter()
+            .map(|project| project.name.to_string())
+            .collect(),
+    })
+}
+
+struct Known {
+    quotas: BTreeMap<ProjectName, Quotas>,
+    /// Names of all projects, where one was missing.
+    all: Vec<String>,
+}
+
+/// What is wrong with a pipeline's projects: names that no project has, and jobs that no quota of theirs would ever
+/// let start.
+pub(super) async fn check_projects(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
+    let known = quotas_of(app, spec).await?;
+    let check = |job: &JobSpec| {
+        let project = &job.sharing.project;
+        let error = |key: &str, message: String| {
+            Some(FieldError {
+                field: format!("jobs.{}.{key}", job.name),
+                message,
+            })
+        };
+        let Some(quotas) = known.quotas.get(project) else {
+            let meant = nearest(project.as_str(), known.all.iter().map(String::as_str));
+            let way = match meant {
+                Some(meant) => format!("did you mean {meant:?}?"),
+                None => format!("\"marquee project set {project}\" makes it"),
+            };
+            return error(
+                "project",
+                format!("there is no project {:?}; {way}", project.as_str()),
+            );
+        };
+        let resources = &job.resources;
+        let devices = resources.ranks.saturating_mul(resources.devices_per_rank);
+        let quota = quotas.never_fits(resources.device, devices)?;
+        error(
+            "ranks",
+            format!(
+                "{} ranks need {devices} devices, and project {project} may have {quota}: it would never start; ask \
+                 for fewer, or raise the quota (\"marquee quota {project}\")",
+                resources.ranks
+            ),
+        )
+    };
+    Ok(spec.jobs.iter().filter_map(check).collect())
+}
+
+/// Refuses jobs that are more than their projects may have queued, whole arrays as one decision. Holds the lock of
+/// each project that has such a quota, so that of two who come at once each counts the other.
+pub(super) async fn check_queued(app: &App, tx: &mut Tx, spec: &PipelineSpec) -> Result<()> {
+    let mut new: BTreeMap<&ProjectName, u64> = BTreeMap::new();
+    for job in &spec.jobs {
+        *new.entry(&job.sharing.project).or_default() += u64::from(job.array.unwrap_or(1));
+    }
+    let limits: Vec<(&ProjectName, u64, u64)> = {
+        let open = app.index.open();
+        let limits = new.into_iter().filter_map(|(name, more)| {
+            let quota = open.accounts.get(name.as_str())?.quotas.queued?;
+            Some((name, more, u64::from(quota)))
+        });
+        limits.collect()
+    };
+    for (name, more, quota) in limits {
+        projects::lock_project(tx, name).await?;
+        let queued = projects::count_queued(tx, name).await?;
+        if queued + more > quota {
+            return Err(LifecycleError::OverQuota(format!(
+                "project {name} may have {quota} jobs queued, has {queued}, and this submission has {more} more; \
+                 nothing was stored. Wait until some have run, submit fewer, or raise the quota (\"marquee quota \
+                 {name}\")"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A project with what it has queued and its newest changes, for whoever looks.
+pub async fn queued_and_changes(
+    conn: &mut Conn,
+    name: &ProjectName,
+    changes_max: u32,
+) -> Result<(u64, Vec<ProjectChange>)> {
+    let queued = projects::count_queued(conn, name).await?;
+    let changes = projects::list_project_changes(conn, name, changes_max).await?;
+    Ok((queued, changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use marquee_domain::project::Usage;
+
+    use super::*;
+
+    #[test]
+    fn a_change_says_what_was_and_what_is() {
+        let before = Project {
+            name: ProjectName::default(),
+            weight: 1.0,
+            quotas: Quotas::default(),
+            usage: Usage::new(0.0, DateTime::UNIX_EPOCH),
+        };
+        let quotas = Quotas {
+            gpus: Some(8),
+            gpu_hours_week: Some(41.5),
+            ..Quotas::default()
+        };
+        assert_eq!(
+            change_text(Some(&before), 2.0, &quotas).unwrap(),
+            "weight 1 -> 2, gpus none -> 8, gpu_hours_week none -> 41.5"
+        );
+        assert_eq!(change_text(Some(&before), 1.0, &Quotas::default()), None);
+        assert_eq!(
+            change_text(None, 1.0, &quotas).unwrap(),
+            "made with weight 1, gpus 8, gpu_hours_week 41.5, reset rolling"
+        );
+    }
+
+    #[test]
+    fn quotas_that_are_none_are_refused_by_name() {
+        for hours in [f64::NAN, f64::INFINITY, -1.0] {
+            let quotas = Quotas {
+                gpu_hours_week: Some(hours),
+                ..Quotas::default()
+            };
+            let error = check_quotas(&quotas).unwrap_err().to_string();
+            assert!(error.contains("gpu_hours_week"), "{error}");
+        }
+        let quotas = Quotas {
+            gpus: Some(u32::MAX),
+            ..Quotas::default()
+        };
+        assert!(
+            check_quotas(&quotas)
+                .unwrap_err()
+                .to_string()
+                .contains("gpus")
+        );
+    }
+}

@@ -1,0 +1,378 @@
+//! Figures of this process for Prometheus, in its text format: `GET /metrics` on the port that everything uses.
+//!
+//! Counters live as long as the process, as Prometheus expects of them, and are the process's own: what counts need
+//! not be handed through everything that is counted. Gauges are looked up when somebody asks. Labels have few values:
+//! no job, no text of a user.
+
+mod text;
+
+use std::collections::BTreeMap;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use marquee_domain::failure::FailureClass;
+use marquee_store::workers::WorkerState;
+
+use crate::app::App;
+use crate::background::hosts;
+use crate::rpc::devices;
+use text::{Kind, Text};
+
+/// Bounds of the histograms, in seconds: from what a person does not notice to what makes him look.
+const BOUNDS: [f64; 12] = [
+    0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0,
+];
+
+/// What the format is called.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+static COUNTS: LazyLock<Mutex<Counts>> = LazyLock::new(Mutex::default);
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Requests whose answer has begun, by method and code.
+    rpcs: BTreeMap<(String, &'static str), u64>,
+    /// Attempts that ended without success, by class of what ended them.
+    failures: BTreeMap<&'static str, u64>,
+    placed: Histogram,
+    workers_lost: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Histogram {
+    /// Values up to each bound and above the one before it.
+    buckets: [u64; BOUNDS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Histogram {
+    fn add(&mut self, seconds: f64) {
+        if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
+            self.buckets[bucket] += 1;
+        }
+        self.count += 1;
+        self.sum += seconds;
+    }
+}
+
+fn counts() -> MutexGuard<'static, Counts> {
+    // Counts are whole after each addition, whoever panicked.
+    COUNTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The answer to a request has begun. `method` is one of ours, or there is no label for it.
+pub(crate) fn rpc_answered(method: &str, code: tonic::Code) {
+    // Whoever makes names up must not make memory of them.
+    let method = if code == tonic::Code::Unimplemented {
+        "unknown"
+    } else {
+        method
+    };
+    let mut counts = counts();
+    *counts
+        .rpcs
+        .entry((method.to_owned(), name_of(code)))
+        .or_default() += 1;
+}
+
+/// Jobs were placed, each after it had waited for so long.
+pub(crate) fn placed_after(waits: impl Iterator<Item = Duration>) {
+    let mut counts = counts();
+    for wait in waits {
+        counts.placed.add(wait.as_secs_f64());
+    }
+}
+
+/// An attempt ended, and its job did not succeed by it.
+pub(crate) fn attempt_failed(class: FailureClass) {
+    *counts().failures.entry(class.as_str()).or_default() += 1;
+}
+
+/// Nothing was heard from a worker for a whole lease.
+pub(crate) fn worker_lost() {
+    counts().workers_lost += 1;
+}
+
+fn name_of(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::Ok => "ok",
+        tonic::Code::Cancelled => "cancelled",
+        tonic::Code::Unknown => "unknown",
+        tonic::Code::InvalidArgument => "invalid_argument",
+        tonic::Code::DeadlineExceeded => "deadline_exceeded",
+        tonic::Code::NotFound => "not_found",
+        tonic::Code::AlreadyExists => "already_exists",
+        tonic::Code::PermissionDenied => "permission_denied",
+        tonic::Code::ResourceExhausted => "resource_exhausted",
+        tonic::Code::FailedPrecondition => "failed_precondition",
+        tonic::Code::Aborted => "aborted",
+        tonic::Code::OutOfRange => "out_of_range",
+        tonic::Code::Unimplemented => "unimplemented",
+        tonic::Code::Internal => "internal",
+        tonic::Code::Unavailable => "unavailable",
+        tonic::Code::DataLoss => "data_loss",
+        tonic::Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+/// Everything, as Prometheus reads it. Asks the database nothing: that it is away must be seen too.
+pub(crate) fn render(app: &App) -> String {
+    let mut text = Text::default();
+    text.family(
+        "marquee_build_info",
+        Kind::Gauge,
+        "Always 1; which coordinator this is.",
+    );
+    let version = env!("CARGO_PKG_VERSION");
+    text.value(
+        &[("version", version), ("cluster", &app.cluster.to_string())],
+        1.0,
+    );
+    text.family(
+        "marquee_safe_mode",
+        Kind::Gauge,
+        "Whether the coordinator only answers questions, after three crashes.",
+    );
+    text.value(&[], f64::from(u8::from(app.walls.safe_mode.is_some())));
+    of_index(app, &mut text);
+    of_database(app, &mut text);
+    of_counts(&mut text);
+    text.into_string()
+}
+
+fn of_index(app: &App, text: &mut Text) {
+    let open = app.index.open();
+    let mut waiting: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut longest = Duration::ZERO;
+    let now = app.clock.now();
+    for pending in open.queue.iter() {
+        let known = open.job(pending.job);
+        let class = if pending.not_before.is_some() {
+            "back_off"
+        } else {
+            known
+                .and_then(|job| job.obstacle.as_deref())
+                .unwrap_or("next_round")
+        };
+        *waiting.entry(class).or_default() += 1;
+        longest = longest.max((now - pending.queued_at).to_std().unwrap_or_default());
+    }
+    text.family(
+        "marquee_queue_jobs",
+        Kind::Gauge,
+        "Jobs and elements of arrays that are queued, by what keeps them waiting.",
+    );
+    for class in [
+        "no_worker",
+        "impossible",
+        "held_back",
+        "busy",
+        "back_off",
+        "next_round",
+    ] {
+        let jobs = waiting.remove(class).unwrap_or_default();
+        text.value(&[("reason", class)], f64::from(jobs));
+    }
+    // Reasons that came after this list was written.
+    for (class, jobs) in waiting {
+        text.value(&[("reason", class)], f64::from(jobs));
+    }
+    text.family(
+        "marquee_queue_longest_wait_seconds",
+        Kind::Gauge,
+        "How long the job that has been queued longest has waited.",
+    );
+    text.value(&[], longest.as_secs_f64());
+    text.family(
+        "marquee_running_jobs",
+        Kind::Gauge,
+        "Jobs and elements of arrays that run.",
+    );
+    text.value(
+        &[],
+        f64::from(u32::try_from(open.running().count()).unwrap_or(u32::MAX)),
+    );
+    text.family("marquee_workers", Kind::Gauge, "Workers, by state.");
+    for state in WorkerState::ALL {
+        let workers = open
+            .workers
+            .iter()
+            .filter(|worker| worker.state == state)
+            .count();
+        text.value(
+            &[("state", state.as_str())],
+            f64::from(u32::try_from(workers).unwrap_or(u32::MAX)),
+        );
+    }
+    let (cpus, gpus) = devices(&hosts(&open, &app.sessions));
+    let kinds = [("cpu", cpus), ("gpu", gpus)];
+    text.family(
+        "marquee_devices",
+        Kind::Gauge,
+        "Devices of workers that are here or may come back.",
+    );
+    for (kind, count) in kinds {
+        text.value(&[("kind", kind)], f64::from(count.all));
+    }
+    text.family(
+        "marquee_devices_held",
+        Kind::Gauge,
+        "Devices that ranks hold.",
+    );
+    for (kind, count) in kinds {
+        text.value(&[("kind", kind)], f64::from(count.held));
+    }
+    text.family(
+        "marquee_devices_closed",
+        Kind::Gauge,
+        "Devices that are offered to nobody: ill, or of a worker that takes no ranks.",
+    );
+    for (kind, count) in kinds {
+        text.value(&[("kind", kind)], f64::from(count.closed));
+    }
+    of_gpus(app, &open.workers, text);
+}
+
+fn of_gpus(app: &App, workers: &[marquee_store::workers::Worker], text: &mut Text) {
+    let readings: Vec<(String, marquee_proto::v1::GpuReading)> = workers
+        .iter()
+        .filter(|worker| worker.state == WorkerState::Online)
+        .flat_map(|worker| {
+            let gpus = app.sessions.gpus(worker.id);
+            gpus.into_iter().map(|gpu| (worker.name.clone(), gpu))
+        })
+        .collect();
+    type Read = fn(&marquee_proto::v1::GpuReading) -> Option<f64>;
+    let families: [(&str, &str, Read); 5] = [
+        (
+            "marquee_gpu_healthy",
+            "Whether a GPU takes new ranks.",
+            |gpu| Some(f64::from(u8::from(gpu.fault.is_empty()))),
+        ),
+        (
+            "marquee_gpu_utilisation_ratio",
+            "Share of the last sample period in which a kernel ran.",
+            |gpu| Some(f64::from(gpu.utilisation_percent?) / 100.0),
+        ),
+        (
+            "marquee_gpu_memory_used_bytes",
+            "Memory of a GPU in use.",
+            |gpu| {
+                #[allow(
+                    clippy::cast_precision_loss,
+                    reason = "beyond 9 PB a byte more or less is nothing"
+                )]
+                Some(gpu.memory_used_bytes? as f64)
+            },
+        ),
+        (
+            "marquee_gpu_power_watts",
+            "Power that a GPU draws.",
+            |gpu| Some(f64::from(gpu.power_mw?) / 1_000.0),
+        ),
+        (
+            "marquee_gpu_temperature_celsius",
+            "Temperature of a GPU.",
+            |gpu| Some(f64::from(gpu.temperature_c?)),
+        ),
+    ];
+    for (name, help, read) in families {
+        text.family(name, Kind::Gauge, help);
+        for (worker, gpu) in &readings {
+            if let Some(value) = read(gpu) {
+                let index = gpu.index.to_string();
+                text.value(
+                    &[("worker", worker), ("gpu", &index), ("uuid", &gpu.uuid)],
+                    value,
+                );
+            }
+        }
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a counter beyond 2^53 has other troubles"
+)]
+fn of_database(app: &App, text: &mut Text) {
+    let stats = app.db.stats();
+    let all = || {
+        let writes = stats.writes.iter().map(|(name, write)| (*name, write));
+        std::iter::once(("read", &stats.reads)).chain(writes)
+    };
+    text.family(
+        "marquee_database_operations_total",
+        Kind::Counter,
+        "Reads and transactions that have ended, by what they were for and how.",
+    );
+    for (name, operation) in all() {
+        let done = if name == "read" {
+            operation.begun
+        } else {
+            operation.committed
+        };
+        text.value(&[("operation", name), ("outcome", "done")], done as f64);
+        text.value(
+            &[("operation", name), ("outcome", "rolled_back")],
+            operation.rolled_back as f64,
+        );
+    }
+    text.family(
+        "marquee_database_connection_seconds_total",
+        Kind::Counter,
+        "Time for which connections to Postgres were held.",
+    );
+    for (name, operation) in all() {
+        text.value(&[("operation", name)], operation.held.as_secs_f64());
+    }
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a counter beyond 2^53 has other troubles"
+)]
+fn of_counts(text: &mut Text) {
+    let counts = counts();
+    text.family(
+        "marquee_rpcs_total",
+        Kind::Counter,
+        "Requests whose answer has begun, by method and code.",
+    );
+    for ((method, code), count) in &counts.rpcs {
+        text.value(&[("method", method), ("code", code)], *count as f64);
+    }
+    text.family(
+        "marquee_attempt_failures_total",
+        Kind::Counter,
+        "Attempts that ended without success, by class.",
+    );
+    for class in FailureClass::ALL {
+        let count = counts
+            .failures
+            .get(class.as_str())
+            .copied()
+            .unwrap_or_default();
+        text.value(&[("class", class.as_str())], count as f64);
+    }
+    text.family(
+        "marquee_workers_lost_total",
+        Kind::Counter,
+        "Workers from which nothing was heard for a whole lease.",
+    );
+    text.value(&[], counts.workers_lost as f64);
+    text.family(
+        "marquee_time_to_place_seconds",
+        Kind::Histogram,
+        "How long jobs were queued before an attempt was placed.",
+    );
+    let placed = counts.placed;
+    let mut below = 0;
+    for (bound, count) in BOUNDS.iter().zip(placed.buckets) {
+        below += count;
+        text.part("_bucket", &[("le", &bound.to_string())], below as f64);
+    }
+    text.part("_bucket", &[("le", "+Inf")], placed.count as f64);
+    text.part("_sum", &[], placed.sum);
+    text.part("_count", &[], placed.count as f64);
+}

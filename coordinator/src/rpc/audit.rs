@@ -1,0 +1,244 @@
+//! What happened on this cluster, and whether every rule was kept.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use marquee_domain::ids::{JobId, PipelineId};
+use marquee_history::Finding;
+use marquee_proto::convert::{datetime, text, timestamp};
+use marquee_proto::error::ErrorCode;
+use marquee_proto::v1::{self, verify_audit_response::Body};
+use marquee_store::audit::{self, Filter, Line};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::app::App;
+use crate::audit::{Progress, Verified, WITHIN, Wanted, verify};
+use crate::lifecycle::LifecycleError;
+
+/// Messages that wait for a slow reader; then the check goes on without telling how far it is.
+const WAITING_MAX: usize = 64;
+/// Lines read at once.
+const PAGE_LINES: u32 = 1_000;
+/// Bytes of a name to search for.
+const WORD_MAX_BYTES: usize = 200;
+
+type Streamed<T> = ReceiverStream<Result<T, Status>>;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct AuditService {
+    app: App,
+    /// One check at a time: each keeps a connection and old rows.
+    one: Arc<Semaphore>,
+}
+
+impl AuditService {
+    pub(super) fn new(app: App) -> Self {
+        Self {
+            app,
+            one: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::audit_server::Audit for AuditService {
+    type VerifyStream = Streamed<v1::VerifyAuditResponse>;
+    type ListStream = Streamed<v1::AuditLine>;
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        let request = request.into_inner();
+        let wanted = Wanted {
+            skip_files: request.skip_files,
+            expect_quiet: request.expect_quiet,
+        };
+        let Ok(permit) = self.one.clone().try_acquire_owned() else {
+            let text = "another check of the history is running; run this again when it is through";
+            return Err(ErrorCode::LimitReached.status(text));
+        };
+        let (send, receive) = mpsc::channel(WAITING_MAX);
+        let app = self.app.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = send.closed() => {}
+                () = app.shutdown.cancelled() => {}
+                () = tell(&app, wanted, &send) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let request = request.into_inner();
+        let word = |field, word: String| -> Result<Option<String>, Status> {
+            let word = text(field, word, WORD_MAX_BYTES)?;
+            Ok((!word.is_empty()).then_some(word))
+        };
+        let mut filter = Filter {
+            job: (request.job_id != 0).then_some(JobId(request.job_id)),
+            pipeline: (request.pipeline_id != 0).then_some(PipelineId(request.pipeline_id)),
+            worker: word("worker", request.worker)?,
+            actor: word("actor", request.actor)?,
+            after: 0,
+        };
+        if let Some(since) = &request.since {
+            let since = datetime(since)?;
+            let mut conn = self.app.db.read().await.map_err(LifecycleError::from)?;
+            filter.after = audit::find_line_before(&mut conn, since)
+                .await
+                .map_err(LifecycleError::from)?;
+        }
+        let (send, receive) = mpsc::channel(WAITING_MAX);
+        let app = self.app.clone();
+        tokio::spawn(async move {
+            let listed = list(&app, filter, request.limit, &send);
+            tokio::select! {
+                () = app.shutdown.cancelled() => {}
+                listed = listed => if let Err(error) = listed {
+                    let _ = send.send(Err(error.into())).await;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+}
+
+/// Checks, and sends what it finds.
+async fn tell(
+    app: &App,
+    wanted: Wanted,
+    send: &mpsc::Sender<Result<v1::VerifyAuditResponse, Status>>,
+) {
+    let begun = Instant::now();
+    let (progress, mut steps) = mpsc::channel::<Progress>(WAITING_MAX);
+    let steps = async {
+        while let Some(step) = steps.recv().await {
+            let step = v1::AuditProgress {
+                phase: step.phase.into(),
+                done: step.done,
+            };
+            let _ = send.try_send(Ok(answer(Body::Progress(step))));
+        }
+    };
+    let check = async {
+        let verified = tokio::time::timeout(WITHIN, verify(app, wanted, &progress)).await;
+        drop(progress);
+        verified
+    };
+    let (verified, ()) = tokio::join!(check, steps);
+    let messages = match verified {
+        Ok(Ok(verified)) => encode(&verified, begun),
+        Ok(Err(error)) => vec![Err(error.into())],
+        Err(_) => {
+            let text = format!(
+                "the check took longer than {} s; try it when less is going on, or without files",
+                WITHIN.as_secs()
+            );
+            vec![Err(ErrorCode::LimitReached.status(text))]
+        }
+    };
+    for message in messages {
+        if send.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(body: Body) -> v1::VerifyAuditResponse {
+    v1::VerifyAuditResponse { body: Some(body) }
+}
+
+fn encode(verified: &Verified, begun: Instant) -> Vec<Result<v1::VerifyAuditResponse, Status>> {
+    let report = &verified.report;
+    let summary = v1::AuditSummary {
+        lines: report.events,
+        jobs: report.jobs,
+        grants: report.grants,
+        commits: report.commits,
+        artifacts: verified.artifacts,
+        findings: report.findings.len() as u64 + report.more,
+        took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        began_at: verified.began_at.map(timestamp),
+    };
+    let findings = report
+        .findings
+        .iter()
+        .map(|finding| Body::Finding(encode_finding(finding)));
+    let bodies = findings.chain([Body::Summary(summary)]);
+    bodies.map(|body| Ok(answer(body))).collect()
+}
+
+fn encode_finding(finding: &Finding) -> v1::AuditFinding {
+    let subject = &finding.subject;
+    v1::AuditFinding {
+        rule: finding.rule.code().into(),
+        sentence: finding.rule.sentence().into(),
+        text: finding.text.clone(),
+        at: finding.at.map(timestamp),
+        line: finding.event.unwrap_or(0),
+        pipeline_id: subject.pipeline.map_or(0, |id| id.0),
+        job_id: subject.job.map_or(0, |id| id.0),
+        attempt: subject.attempt.map_or(0, |number| number.0),
+        rank: subject.rank.map(|rank| rank.0),
+        worker_id: subject.worker.map(|id| id.to_string()).unwrap_or_default(),
+        device: subject.device.as_ref().map(v1::Device::from),
+    }
+}
+
+async fn list(
+    app: &App,
+    mut filter: Filter,
+    limit: u32,
+    send: &mpsc::Sender<Result<v1::AuditLine, Status>>,
+) -> Result<(), LifecycleError> {
+    let mut left = if limit == 0 { u32::MAX } else { limit };
+    while left > 0 {
+        let mut conn = app.db.read().await?;
+        let page = audit::list_lines(&mut conn, &filter, left.min(PAGE_LINES)).await?;
+        // A slow reader holds up no connection.
+        drop(conn);
+        left -= u32::try_from(page.lines.len())
+            .unwrap_or(u32::MAX)
+            .min(left);
+        for line in page.lines {
+            if send.send(Ok(encode_line(line))).await.is_err() {
+                return Ok(());
+            }
+        }
+        match page.next {
+            Some(next) => filter.after = next,
+            None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+fn encode_line(line: Line) -> v1::AuditLine {
+    v1::AuditLine {
+        number: line.number,
+        at: Some(timestamp(line.at)),
+        kind: line.kind,
+        pipeline_id: line.pipeline.map_or(0, |id| id.0),
+        job_id: line.job.map_or(0, |id| id.0),
+        attempt: line.attempt.map_or(0, |number| number.0),
+        rank: line.rank.map(|rank| rank.0),
+        worker_id: line.worker.map(|id| id.to_string()).unwrap_or_default(),
+        worker_name: line.worker_name.unwrap_or_default(),
+        epoch: line.epoch.unwrap_or(0),
+        actor: line.actor,
+        detail_json: if line.detail.is_null() {
+            String::new()
+        } else {
+            line.detail.to_string()
+        },
+    }
+}

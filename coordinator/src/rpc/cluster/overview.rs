@@ -1,0 +1,169 @@
+//! How the cluster is now.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use marquee_domain::ids::JobId;
+use marquee_domain::job::JobStateName;
+use marquee_domain::resources::Device;
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use marquee_store::jobs::{self, JobFilter};
+use marquee_store::listing::{self, Wanted};
+use marquee_store::workers::WorkerState;
+
+use crate::app::App;
+use crate::background::hosts;
+use crate::lifecycle::LifecycleError;
+use crate::rpc::jobs::reasons;
+use crate::scheduler::{Explainer, Host, Shape};
+
+/// An overview that has not changed is sent again after so long.
+pub(super) const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
+/// Ended jobs are counted for so long.
+const ENDED_WITHIN: TimeDelta = TimeDelta::hours(24);
+const REASONS_MAX: usize = 20;
+const JOBS_SHOWN: u32 = 20;
+
+/// Looks at rows for the jobs, and at the index for what is asked every second of a queue of any length.
+pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, LifecycleError> {
+    let now = app.clock.now();
+    let mut conn = app.db.read().await?;
+    let counts = listing::count_jobs(&mut conn, now - ENDED_WITHIN).await?;
+    let newest = listing::find_newest_id(&mut conn).await?;
+    let ended = listing::list_ended_ids(&mut conn, JOBS_SHOWN).await?;
+    let running = JobFilter {
+        states: Some(vec![JobStateName::Running]),
+        ..JobFilter::default()
+    };
+    let running =
+        listing::list_job_ids(&mut conn, &running, &Wanted::default(), JOBS_SHOWN as usize).await?;
+    let shown: Vec<JobId> = running.iter().chain(&ended).copied().collect();
+    let filter = JobFilter {
+        ids: Some(shown),
+        ..JobFilter::default()
+    };
+    let shown = jobs::list_jobs(&mut conn, &filter, usize::MAX).await?;
+    drop(conn);
+
+    let shown: BTreeMap<i64, v1::Job> = reasons::with_reasons(app, shown)
+        .into_iter()
+        .map(|job| (job.id, job))
+        .collect();
+    let of = |ids: &[JobId]| {
+        ids.iter()
+            .filter_map(|id| shown.get(&id.0).cloned())
+            .collect()
+    };
+    let (ended, running) = (of(&ended), of(&running));
+    let states = counts.into_iter().map(|(state, jobs)| v1::StateCount {
+        state: v1::JobState::from(state).into(),
+        jobs,
+    });
+    Ok(v1::Overview {
+        now: Some(timestamp(now)),
+        version: env!("CARGO_PKG_VERSION").into(),
+        cluster_id: app.cluster.to_string(),
+        safe_mode: app
+            .walls
+            .safe_mode
+            .as_deref()
+            .unwrap_or_default()
+            .to_owned(),
+        jobs: states.collect(),
+        newest_job_id: newest.map_or(0, |id| id.0),
+        running,
+        ended,
+        caller: caller.to_owned(),
+        ..in_memory(app, now)
+    })
+}
+
+/// The queue and the devices, as the scheduler sees them.
+fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
+    let open = app.index.open();
+    let hosts: Vec<Host> = hosts(&open, &app.sessions);
+    let explainer = Explainer::new(&hosts, &open.reservations);
+    let mut shapes: BTreeMap<Shape, (u32, JobId)> = BTreeMap::new();
+    let mut delayed: Option<(u32, JobId)> = None;
+    for pending in open.queue.iter() {
+        let backs_off = pending.not_before.is_some_and(|until| until > now);
+        let (count, example) = if backs_off {
+            delayed.get_or_insert((0, pending.job))
+        } else {
+            shapes.entry(pending.shape).or_insert((0, pending.job))
+        };
+        *count += 1;
+        *example = (*example).min(pending.job);
+    }
+    // Shapes may wait for the same thing in the same words.
+    let mut reasons: BTreeMap<String, (u32, JobId)> = BTreeMap::new();
+    let explained = shapes.into_iter().map(|(shape, jobs)| {
+        let why = explainer.explain(shape);
+        (
+            why.unwrap_or_else(|| "is placed in the next round".into()),
+            jobs,
+        )
+    });
+    let delayed = delayed.map(|jobs| {
+        (
+            "waits out a back-off after a failed attempt".to_owned(),
+            jobs,
+        )
+    });
+    for (why, (jobs, example)) in explained.chain(delayed) {
+        let (count, first) = reasons.entry(why).or_insert((0, example));
+        *count += jobs;
+        *first = (*first).min(example);
+    }
+    let mut queue: Vec<v1::QueueReason> = reasons
+        .into_iter()
+        .map(|(text, (jobs, example))| v1::QueueReason {
+            text,
+            jobs,
+            example_job_id: example.0,
+        })
+        .collect();
+    queue.sort_by_key(|reason| std::cmp::Reverse(reason.jobs));
+    queue.truncate(REASONS_MAX);
+    let state = |wanted| {
+        let of = open.workers.iter().filter(|worker| worker.state == wanted);
+        u32::try_from(of.count()).unwrap_or(u32::MAX)
+    };
+    let (cpus, gpus) = devices(&hosts);
+    v1::Overview {
+        queue,
+        queued: u32::try_from(open.queue.len()).unwrap_or(u32::MAX),
+        workers_online: state(WorkerState::Online),
+        workers_lost: state(WorkerState::Lost),
+        cpus: Some(cpus),
+        gpus: Some(gpus),
+        ..v1::Overview::default()
+    }
+}
+
+/// CPU devices and GPUs of all hosts.
+pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
+    let (mut cpus, mut gpus) = (v1::DeviceCount::default(), v1::DeviceCount::default());
+    for host in hosts {
+        let held = |device: &Device| {
+            host.running
+                .iter()
+                .any(|held| held.devices.contains(device))
+        };
+        for device in &host.devices {
+            let (count, is_well) = match device {
+                Device::Cpu { .. } => (&mut cpus, true),
+                Device::Gpu { index } => {
+                    let fault = host.gpus.get(index).and_then(|gpu| gpu.fault.as_ref());
+                    (&mut gpus, fault.is_none())
+                }
+            };
+            count.all += 1;
+            count.held += u32::from(held(device));
+            count.closed += u32::from(!host.accepting || !is_well);
+        }
+    }
+    (cpus, gpus)
+}

@@ -1,0 +1,175 @@
+//! Who shares the cluster: projects with their weights, quotas and use.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::project::{ProjectName, Reset};
+use marquee_proto::convert::{BadField, timestamp};
+use marquee_proto::v1;
+use marquee_store::projects::{self, Project, ProjectChange};
+use tonic::{Request, Response, Status};
+
+use crate::app::App;
+use crate::caller::Caller;
+use crate::index::{Account, Open};
+use crate::lifecycle::{self, LifecycleError, ProjectUpdate};
+
+/// Changes that come with a project that was named.
+const CHANGES_MAX: u32 = 20;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct ProjectsService {
+    app: App,
+}
+
+impl ProjectsService {
+    pub(super) fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    /// Every project, or the one of this name with its changes.
+    async fn list(&self, name: Option<&ProjectName>) -> Result<Vec<v1::Project>, LifecycleError> {
+        let now = self.app.clock.now();
+        let mut conn = self.app.db.read().await?;
+        let mut stored = projects::list_projects(&mut conn).await?;
+        if let Some(name) = name {
+            stored.retain(|project| project.name == *name);
+            if stored.is_empty() {
+                return Err(LifecycleError::ProjectNotFound(name.to_string()));
+            }
+        }
+        let mut answer = Vec::with_capacity(stored.len());
+        let changes_max = if name.is_some() { CHANGES_MAX } else { 0 };
+        for project in stored {
+            let (queued, changes) =
+                lifecycle::queued_and_changes(&mut conn, &project.name, changes_max).await?;
+            let open = self.app.index.open();
+            answer.push(encode(&open, project, queued, changes, now));
+        }
+        Ok(answer)
+    }
+}
+
+#[tonic::async_trait]
+impl v1::projects_server::Projects for ProjectsService {
+    async fn list_projects(
+        &self,
+        request: Request<v1::ListProjectsRequest>,
+    ) -> Result<Response<v1::ListProjectsResponse>, Status> {
+        let name = request.into_inner().name;
+        let name = if name.is_empty() {
+            None
+        } else {
+            Some(project_name(&name)?)
+        };
+        let projects = self.list(name.as_ref()).await?;
+        Ok(Response::new(v1::ListProjectsResponse { projects }))
+    }
+
+    async fn set_project(
+        &self,
+        request: Request<v1::SetProjectRequest>,
+    ) -> Result<Response<v1::Project>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let request = request.into_inner();
+        let name = project_name(&request.name)?;
+        let update = update(&request)?;
+        lifecycle::set_project(&self.app, &name, &update, &caller).await?;
+        let mut projects = self.list(Some(&name)).await?;
+        let project = projects.pop();
+        Ok(Response::new(project.ok_or(
+            LifecycleError::ProjectNotFound(name.to_string()),
+        )?))
+    }
+}
+
+fn project_name(text: &str) -> Result<ProjectName, BadField> {
+    text.parse()
+        .map_err(|why| BadField::invalid("name", format!("{:?} {why}", start_of(text))))
+}
+
+/// As much of a name as an error repeats.
+fn start_of(text: &str) -> &str {
+    &text[..text.floor_char_boundary(100)]
+}
+
+fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
+    let quotas = request.quotas.clone().unwrap_or_default();
+    let mut update = ProjectUpdate {
+        weight: request.weight,
+        gpus: quotas.gpus.map(Some),
+        cpu_slots: quotas.cpu_slots.map(Some),
+        queued: quotas.queued.map(Some),
+        gpu_hours_week: quotas.gpu_hours_week.map(Some),
+        reset: None,
+    };
+    if !quotas.reset.is_empty() {
+        let reset = Reset::from_word(&quotas.reset).ok_or_else(|| {
+            let why = format!(
+                "{:?} is no day; give \"rolling\", or \"mon\" to \"sun\"",
+                start_of(&quotas.reset)
+            );
+            BadField::invalid("quotas.reset", why)
+        })?;
+        update.reset = Some(reset);
+    }
+    for lifted in &request.lift {
+        match lifted.as_str() {
+            "gpus" => update.gpus = Some(None),
+            "cpu_slots" => update.cpu_slots = Some(None),
+            "queued" => update.queued = Some(None),
+            "gpu_hours_week" => update.gpu_hours_week = Some(None),
+            other => {
+                let why = format!(
+                    "{:?} is no quota; give gpus, cpu_slots, queued or gpu_hours_week",
+                    start_of(other)
+                );
+                return Err(BadField::invalid("lift", why));
+            }
+        }
+    }
+    Ok(update)
+}
+
+fn encode(
+    open: &Open,
+    project: Project,
+    queued_jobs: u64,
+    changes: Vec<ProjectChange>,
+    now: DateTime<Utc>,
+) -> v1::Project {
+    let name = project.name.to_string();
+    let account: Option<&Account> = open.accounts.get(&name);
+    let quotas = project.quotas;
+    let is_full = account.is_some_and(|account| {
+        quotas.gpus.is_some_and(|quota| account.gpus >= quota)
+            || quotas
+                .cpu_slots
+                .is_some_and(|quota| account.cpu_slots >= quota)
+    });
+    let devices_free_at = is_full.then(|| open.frees_at(&name, now)).flatten();
+    let spent = account.and_then(|account| account.spent(now));
+    let change = |change: ProjectChange| v1::ProjectChange {
+        at: Some(timestamp(change.at)),
+        text: change.text,
+        caller: change.caller,
+    };
+    v1::Project {
+        weight: project.weight,
+        quotas: Some(v1::Quotas {
+            gpus: quotas.gpus,
+            cpu_slots: quotas.cpu_slots,
+            queued: quotas.queued,
+            gpu_hours_week: quotas.gpu_hours_week,
+            reset: quotas.reset.as_str().to_owned(),
+        }),
+        gpus_used: account.map_or(0, |account| account.gpus),
+        cpu_slots_used: account.map_or(0, |account| account.cpu_slots),
+        queued_jobs,
+        gpu_hours_used: account.map_or(0.0, |account| account.week_hours(now)),
+        gpu_hours_free_at: spent.and_then(|spent| spent.frees_at).map(timestamp),
+        devices_free_at: devices_free_at.map(timestamp),
+        usage_gpu_seconds: account.map_or(0.0, |account| account.used(now)),
+        changes: changes.into_iter().map(change).collect(),
+        name,
+    }
+}

@@ -1,0 +1,89 @@
+//! What the GPUs of a host said over the last hour, thinned out: for whoever wants to see how it came about. In memory
+//! alone, like the newest readings; a coordinator that starts knows no past.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use marquee_proto::v1;
+
+/// Milliseconds between two readings that are kept, and how many are: an hour.
+const KEPT_EVERY_MS: i64 = 10_000;
+const KEPT_MAX: usize = 360;
+
+/// The past of a host's GPUs, by index.
+#[derive(Debug, Default)]
+pub(super) struct Track {
+    gpus: BTreeMap<u32, VecDeque<v1::GpuSample>>,
+}
+
+impl Track {
+    /// Takes in readings, which are bounded already ([`super::gpus::bounded`]). GPUs that are gone are forgotten.
+    pub(super) fn add(&mut self, readings: &[v1::GpuReading]) {
+        self.gpus
+            .retain(|index, _| readings.iter().any(|reading| reading.index == *index));
+        for reading in readings {
+            let Some(at) = &reading.at else { continue };
+            let at_ms = at.seconds.saturating_mul(1_000) + i64::from(at.nanos / 1_000_000);
+            let past = self.gpus.entry(reading.index).or_default();
+            if let Some(last) = past.back() {
+                if at_ms < last.at_ms {
+                    // The host's clock was put back: what it said before lies in the future.
+                    past.clear();
+                } else if at_ms - last.at_ms < KEPT_EVERY_MS {
+                    continue;
+                }
+            }
+            if past.len() >= KEPT_MAX {
+                past.pop_front();
+            }
+            past.push_back(v1::GpuSample {
+                at_ms,
+                utilisation_percent: reading.utilisation_percent,
+                memory_used_bytes: reading.memory_used_bytes,
+                power_mw: reading.power_mw,
+                temperature_c: reading.temperature_c,
+                is_well: reading.fault.is_empty(),
+            });
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<v1::GpuPast> {
+        let past = |(index, samples): (&u32, &VecDeque<v1::GpuSample>)| v1::GpuPast {
+            index: *index,
+            samples: samples.iter().copied().collect(),
+        };
+        self.gpus.iter().map(past).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(index: u32, seconds: i64) -> v1::GpuReading {
+        v1::GpuReading {
+            index,
+            at: chrono::DateTime::from_timestamp(seconds, 0).map(marquee_proto::convert::timestamp),
+            utilisation_percent: Some(50),
+            ..v1::GpuReading::default()
+        }
+    }
+
+    #[test]
+    fn an_hour_is_kept_thinned_out_and_a_clock_put_back_begins_anew() {
+        let mut track = Track::default();
+        let lengths = |track: &Track| -> Vec<usize> {
+            track.all().iter().map(|gpu| gpu.samples.len()).collect()
+        };
+        for second in 0..5_000 {
+            track.add(&[reading(0, second), reading(3, second)]);
+        }
+        assert_eq!(lengths(&track), [KEPT_MAX, KEPT_MAX]);
+        let first = &track.all()[0].samples[0];
+        assert_eq!(
+            (first.at_ms, first.utilisation_percent),
+            (1_400_000, Some(50))
+        );
+        track.add(&[reading(0, 10)]);
+        assert_eq!(lengths(&track), [1], "one was put back, one is gone");
+    }
+}

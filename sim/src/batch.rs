@@ -1,0 +1,304 @@
+//! Many worlds: one Postgres, a database and a process for each seed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use marquee_postgres::{BIN_VARIABLE, Throwaway, by_environment};
+use marquee_store::testing;
+use serde::{Deserialize, Serialize};
+
+use crate::check;
+use crate::world::{self, Outcome, Place};
+
+const TEMPLATE: &str = "marquee_template";
+/// Room for the connections of as many worlds as there are cores.
+const SETTINGS: [&str; 4] = [
+    "max_connections=400",
+    "autovacuum=off",
+    "shared_buffers=64MB",
+    "deadlock_timeout=60s",
+];
+/// A world takes seconds; one that takes this long hangs.
+const WORLD_WITHIN: Duration = Duration::from_secs(300);
+const POLL_EVERY: Duration = Duration::from_millis(5);
+
+/// What a world's process says at its end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    pub seed: u64,
+    /// What is wrong; empty: nothing.
+    pub wrong: Vec<String>,
+    pub virtual_ms: u64,
+    pub requests: u64,
+    pub lock_waits: u64,
+    pub jobs: usize,
+    pub attempts: usize,
+    pub losses: usize,
+    /// How often each kind of fault came.
+    pub faults: BTreeMap<String, u32>,
+}
+
+/// A server that worlds share.
+#[derive(Debug)]
+pub struct Server(Throwaway);
+
+impl Server {
+    /// Starts a server with an empty, migrated database to copy.
+    ///
+    /// # Errors
+    /// When Postgres' programs are not found or do not start.
+    pub fn start() -> anyhow::Result<Self> {
+        let found = by_environment()
+            .with_context(|| format!("{BIN_VARIABLE} names the folder of Postgres' programs"))?;
+        let server = Throwaway::make(&found.folder, "marquee", &["--wal-segsize=1"], &SETTINGS)?;
+        let runtime = runtime()?;
+        let create = format!("CREATE DATABASE {TEMPLATE}");
+        runtime.block_on(testing::execute(&server.url("postgres"), &create));
+        runtime.block_on(testing::migrate(&server.url(TEMPLATE)))?;
+        Ok(Self(server))
+    }
+
+    /// The folder of its socket.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.0.folder()
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+/// Plays one world here, in this process. `timeline`: a file for what happened when.
+///
+/// # Errors
+/// When the simulation itself breaks.
+pub fn play(seed: u64, postgres: &Path, timeline: Option<&Path>) -> anyhow::Result<Report> {
+    let folder = shared_memory().join(format!("marquee-sim-{}-{seed}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let place = Place {
+        database: format!("sim_{}_{seed}", std::process::id()),
+        postgres: postgres.to_owned(),
+        folder,
+    };
+    let admin = Place {
+        database: "postgres".to_owned(),
+        ..place.clone()
+    }
+    .url();
+    let name = &place.database;
+    let create = format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}");
+    runtime()?.block_on(testing::execute(&admin, &create));
+    let played = world::run(seed, &place);
+    let report = played.map(|outcome| {
+        let text = outcome.timeline.text();
+        let written = timeline.map_or(Ok(()), |file| fs::write(file, text + "\n"));
+        (report(seed, &outcome), written)
+    });
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    runtime()?.block_on(testing::execute(&admin, &drop));
+    fs::remove_dir_all(&place.folder)?;
+    let (report, written) = report?;
+    written?;
+    Ok(report)
+}
+
+fn report(seed: u64, outcome: &Outcome) -> Report {
+    let text = outcome.timeline.text();
+    let mut wrong = check::check(&outcome.history, outcome.rest_ms.is_some());
+    wrong.extend(check::losses(&text, &outcome.faults));
+    let mut faults = BTreeMap::new();
+    for planned in &outcome.faults {
+        let words = format!("{:?}", planned.fault);
+        let kind = words.split('(').next().unwrap_or_default().to_owned();
+        *faults.entry(kind).or_default() += 1;
+    }
+    Report {
+        seed,
+        wrong,
+        virtual_ms: outcome.timeline.now_ms(),
+        requests: outcome.requests,
+        lock_waits: outcome.lock_waits,
+        jobs: outcome.history.jobs.len(),
+        attempts: outcome.history.attempts.len(),
+        losses: text.matches("worker lost: ").count(),
+        faults,
+    }
+}
+
+/// Files of a world are many, small and synced: they lie in memory where there is such a place.
+fn shared_memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Which worlds to play.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub first: u64,
+    pub count: u64,
+    /// Begin no world after this long.
+    pub within: Option<Duration>,
+    /// Worlds at once.
+    pub at_once: usize,
+    /// The bug that is planted.
+    pub planted: Option<String>,
+    /// End with the first world that is wrong.
+    pub first_wrong: bool,
+    /// Folder for the time line of each world that is wrong, or of all.
+    pub timelines: Option<PathBuf>,
+}
+
+/// What came of a batch.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub worlds: u64,
+    pub wrong: Vec<Report>,
+    pub virtual_ms: u64,
+    pub requests: u64,
+    pub lock_waits: u64,
+    pub jobs: usize,
+    pub attempts: usize,
+    pub losses: usize,
+    pub faults: BTreeMap<String, u32>,
+}
+
+impl Tally {
+    fn add(&mut self, report: Report) {
+        self.worlds += 1;
+        self.virtual_ms += report.virtual_ms;
+        self.requests += report.requests;
+        self.lock_waits += report.lock_waits;
+        self.jobs += report.jobs;
+        self.attempts += report.attempts;
+        self.losses += report.losses;
+        for (kind, count) in &report.faults {
+            *self.faults.entry(kind.clone()).or_default() += count;
+        }
+        if !report.wrong.is_empty() {
+            self.wrong.push(report);
+        }
+    }
+}
+
+struct Running {
+    seed: u64,
+    child: Child,
+    since: Duration,
+}
+
+/// Real time, since the machine's start. The clocks of the standard library stand still in this program:
+/// `mad-turmoil` gives it its own, so that no library can tell how fast a world is played.
+#[must_use]
+pub fn real_time() -> Duration {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split(' ').next().and_then(|word| word.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(0.0))
+}
+
+impl Batch {
+    /// Plays its worlds, each in a process of its own. `each` hears of every world as it ends.
+    ///
+    /// # Errors
+    /// When a process cannot be started.
+    pub fn run(&self, server: &Server, mut each: impl FnMut(&Report)) -> anyhow::Result<Tally> {
+        let began = real_time();
+        let mut seeds: VecDeque<u64> = (self.first..self.first + self.count).collect();
+        let mut running: Vec<Running> = Vec::new();
+        let mut tally = Tally::default();
+        loop {
+            let is_over = self
+                .within
+                .is_some_and(|within| real_time() - began > within)
+                || self.first_wrong && !tally.wrong.is_empty();
+            while !is_over && running.len() < self.at_once {
+                let Some(seed) = seeds.pop_front() else { break };
+                running.push(self.start(seed, server)?);
+            }
+            if running.is_empty() {
+                return Ok(tally);
+            }
+            std::thread::sleep(POLL_EVERY);
+            let (ended, still): (Vec<_>, Vec<_>) = running
+                .into_iter()
+                .map(Running::look)
+                .partition(|(_, ended)| *ended);
+            running = still.into_iter().map(|(world, _)| world).collect();
+            for (world, _) in ended {
+                let report = world.report()?;
+                each(&report);
+                tally.add(report);
+            }
+        }
+    }
+
+    fn start(&self, seed: u64, server: &Server) -> anyhow::Result<Running> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["world", &seed.to_string(), "--postgres"])
+            .arg(server.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(folder) = &self.timelines {
+            command
+                .arg("--timeline")
+                .arg(folder.join(format!("{seed}.txt")));
+        }
+        if let Some(name) = &self.planted {
+            command.args(["--planted", name]);
+        }
+        Ok(Running {
+            seed,
+            child: command.spawn()?,
+            since: real_time(),
+        })
+    }
+}
+
+impl Running {
+    fn look(mut self) -> (Self, bool) {
+        let has_ended = matches!(self.child.try_wait(), Ok(Some(_)) | Err(_));
+        if !has_ended && real_time() - self.since > WORLD_WITHIN {
+            let _ = self.child.kill();
+        }
+        (self, has_ended)
+    }
+
+    /// The last line of its stdout; a process that died without one is wrong.
+    fn report(mut self) -> anyhow::Result<Report> {
+        let (mut out, mut err) = (String::new(), String::new());
+        let (Some(stdout), Some(stderr)) = (&mut self.child.stdout, &mut self.child.stderr) else {
+            bail!("the process of seed {} has no output", self.seed);
+        };
+        stdout.read_to_string(&mut out)?;
+        stderr.read_to_string(&mut err)?;
+        let status = self.child.wait()?;
+        if let Some(Ok(report)) = out.lines().last().map(serde_json::from_str) {
+            return Ok(report);
+        }
+        let why = format!("its process ended with {status}: {}", err.trim());
+        Ok(Report {
+            seed: self.seed,
+            wrong: vec![why],
+            virtual_ms: 0,
+            requests: 0,
+            lock_waits: 0,
+            jobs: 0,
+            attempts: 0,
+            losses: 0,
+            faults: BTreeMap::new(),
+        })
+    }
+}

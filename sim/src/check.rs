@@ -1,0 +1,443 @@
+//! The history checker: what must be true of every world, whatever went wrong in it.
+//!
+//! A rule says what is wrong in words that name the job; none says why. Each has a history of its own in the tests
+//! that breaks it alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use marquee_domain::resources::Device;
+
+use crate::clients::Told;
+use crate::faults::Planned;
+use crate::history::{History, Job};
+use crate::processes::{Ended, Life};
+
+/// A worker that was cut off takes so long to be heard again at most: until it notices, and until its next try comes
+/// through.
+const RECOVERY_MS: u64 = 15_000;
+/// The lease, as everywhere.
+const LEASE_MS: u64 = 10_000;
+
+/// All that is wrong with a history; empty: nothing.
+#[must_use]
+pub fn check(history: &History, at_rest: bool) -> Vec<String> {
+    let mut wrong = history.wrong.clone();
+    wrong.extend(acknowledged(history));
+    wrong.extend(numbers(history));
+    wrong.extend(commits(history));
+    wrong.extend(work_was_done(history));
+    wrong.extend(results(history));
+    wrong.extend(devices(history));
+    wrong.extend(reports(history));
+    wrong.extend(cancels(history));
+    wrong.extend(order(history));
+    if !at_rest {
+        wrong.extend(unrest(history));
+    }
+    wrong
+}
+
+/// Each acknowledged request has one pipeline with all its jobs.
+fn acknowledged(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut names: BTreeMap<&str, u32> = BTreeMap::new();
+    for pipeline in &history.pipelines {
+        *names.entry(&pipeline.name).or_default() += 1;
+    }
+    for (name, count) in names.iter().filter(|(_, count)| **count > 1) {
+        wrong.push(format!(
+            "{name} was submitted once and is there {count} times"
+        ));
+    }
+    for told in &history.told {
+        let Told::Submitted {
+            request,
+            pipeline,
+            count,
+            ..
+        } = told
+        else {
+            continue;
+        };
+        let found = history.pipelines.iter().find(|row| row.id == *pipeline);
+        match found {
+            None => wrong.push(format!(
+                "{request} was acknowledged, and its pipeline {pipeline} is not there"
+            )),
+            Some(row) if !row.request_id.starts_with(request.as_str()) => {
+                wrong.push(format!(
+                    "{request} was given pipeline {pipeline}, which is of {}",
+                    row.request_id
+                ));
+            }
+            Some(_) => {
+                let jobs = history
+                    .jobs
+                    .values()
+                    .filter(|job| job.pipeline_id == *pipeline);
+                let there = jobs.count() as u64;
+                if there != *count {
+                    wrong.push(format!(
+                        "{request} makes {count} jobs, and {there} are there"
+                    ));
+                }
+            }
+        }
+    }
+    wrong
+}
+
+/// A job's attempts are numbered 1, 2, 3 and so on, and the job knows the newest.
+fn numbers(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for job in history.jobs.values() {
+        let attempts = history.attempts.iter().filter(|row| row.job_id == job.id);
+        let numbers: Vec<u32> = attempts.map(|row| row.number).collect();
+        let expected: Vec<u32> = (1..=job.attempt).collect();
+        if numbers != expected {
+            wrong.push(format!(
+                "job {}: attempts {numbers:?}, and it says that {} is its newest",
+                job.id, job.attempt
+            ));
+        }
+    }
+    wrong
+}
+
+/// A job has one commit at most, by its newest attempt, and it has one just when it has succeeded.
+fn commits(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for job in history.jobs.values() {
+        let id = job.id;
+        let succeeded: Vec<u32> = history
+            .attempts
+            .iter()
+            .filter(|row| row.job_id == id && row.state == "succeeded")
+            .map(|row| row.number)
+            .collect();
+        let artifact = history.artifacts.iter().find(|row| row.job_id == id);
+        match (job.state.as_str(), artifact, succeeded.as_slice()) {
+            ("succeeded", Some(artifact), [attempt])
+                if artifact.attempt == *attempt && job.attempt == *attempt => {}
+            // An array is committed by its last element, with an attempt or without one.
+            ("succeeded", Some(_), []) if job.array_size.is_some() => {}
+            ("succeeded", artifact, attempts) => wrong.push(format!(
+                "job {id} succeeded with attempt {}, its artifact is of {:?}, and {attempts:?} say that they succeeded",
+                job.attempt,
+                artifact.map(|row| row.attempt),
+            )),
+            (state, artifact, attempts) => {
+                if artifact.is_some() || !attempts.is_empty() {
+                    wrong.push(format!(
+                        "job {id} is {state}, and has an artifact ({}) or attempts that succeeded ({attempts:?})",
+                        artifact.is_some()
+                    ));
+                }
+            }
+        }
+        let live = |state: &str| matches!(state, "assigned" | "running");
+        let open: Vec<u32> = history
+            .attempts
+            .iter()
+            .filter(|row| row.job_id == id && live(&row.state))
+            .map(|row| row.number)
+            .collect();
+        if !(open.is_empty() || open == [job.attempt] && job.state == "running") {
+            wrong.push(format!(
+                "job {id} is {}, and its attempts {open:?} are live",
+                job.state
+            ));
+        }
+    }
+    wrong
+}
+
+/// An attempt that succeeded had every rank, each of which ran once and left in order.
+fn work_was_done(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for attempt in history
+        .attempts
+        .iter()
+        .filter(|row| row.state == "succeeded")
+    {
+        let of_attempt =
+            |life: &&Life| life.key.job.0 == attempt.job_id && life.key.attempt.0 == attempt.number;
+        let lives: Vec<&Life> = history.lives.iter().filter(of_attempt).collect();
+        if history
+            .jobs
+            .get(&attempt.job_id)
+            .is_some_and(|job| job.array_size.is_some())
+        {
+            continue;
+        }
+        let size = lives.first().map_or(1, |life| life.world_size);
+        for rank in 0..size {
+            let ends: Vec<_> = lives
+                .iter()
+                .filter(|life| life.key.rank.0 == rank)
+                .map(|life| life.ended.as_ref().map(|(_, how)| how))
+                .collect();
+            if ends != [Some(&Ended::Left(0))] {
+                wrong.push(format!(
+                    "attempt {} of job {} succeeded, and its rank {rank} ended as {ends:?}",
+                    attempt.number, attempt.job_id
+                ));
+            }
+        }
+    }
+    for (key, count) in starts(history) {
+        if count > 1 {
+            wrong.push(format!("rank {key:?} was started {count} times"));
+        }
+    }
+    wrong
+}
+
+fn starts(history: &History) -> BTreeMap<(i64, u32, u32), u32> {
+    let mut starts = BTreeMap::new();
+    for life in &history.lives {
+        *starts.entry(key(life)).or_default() += 1;
+    }
+    starts
+}
+
+fn key(life: &Life) -> (i64, u32, u32) {
+    (life.key.job.0, life.key.attempt.0, life.key.rank.0)
+}
+
+/// What was committed is there, and is what the attempt's first rank wrote.
+fn results(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for artifact in &history.artifacts {
+        for (path, digest) in &artifact.files {
+            let name = digest.as_str();
+            let file = history.blobs.join(&name[..2]).join(name);
+            let Ok(text) = std::fs::read_to_string(&file) else {
+                wrong.push(format!(
+                    "job {}: blob of {path} is not there",
+                    artifact.job_id
+                ));
+                continue;
+            };
+            let is_array = history
+                .jobs
+                .get(&artifact.job_id)
+                .is_some_and(|job| job.array_size.is_some());
+            let expected = format!("{}-{}-0\n", artifact.job_id, artifact.attempt);
+            if !is_array && path == "result" && text != expected {
+                wrong.push(format!(
+                    "job {}: its result is {text:?}, and attempt {} wrote {expected:?}",
+                    artifact.job_id, artifact.attempt
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// A device's use: from when to when, and by whom.
+type Use = (u64, u64, String);
+
+/// No two children are on one device at once.
+fn devices(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let given: BTreeMap<(i64, u32, u32), (&str, &[Device])> = history
+        .ranks
+        .iter()
+        .map(|row| {
+            (
+                (row.job_id, row.attempt, row.rank),
+                (row.worker.as_str(), row.devices.as_slice()),
+            )
+        })
+        .collect();
+    let mut uses: BTreeMap<(String, String), Vec<Use>> = BTreeMap::new();
+    for life in &history.lives {
+        let Some((worker, devices)) = given.get(&key(life)) else {
+            wrong.push(format!(
+                "rank {} ran on {}, and nobody gave it a device",
+                life.key, life.host
+            ));
+            continue;
+        };
+        if *worker != life.host {
+            wrong.push(format!(
+                "rank {} was given to {worker}, and ran on {}",
+                life.key, life.host
+            ));
+        }
+        let end = life.ended.as_ref().map_or(u64::MAX, |(at, _)| *at);
+        for device in *devices {
+            let place = (life.host.clone(), format!("{device:?}"));
+            uses.entry(place)
+                .or_default()
+                .push((life.began_ms, end, life.key.to_string()));
+        }
+    }
+    for ((host, device), mut uses) in uses {
+        uses.sort();
+        for pair in uses.windows(2) {
+            let ((_, end, first), (begin, _, second)) = (&pair[0], &pair[1]);
+            if begin < end {
+                wrong.push(format!(
+                    "{host}, {device}: rank {second} began while rank {first} ran there"
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// What is stored of a rank is what it said, in order, each line once; all of it where the rank has finished.
+fn reports(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let none = Vec::new();
+    for row in &history.ranks {
+        let key_of_row = (row.job_id, row.attempt, row.rank);
+        let stored = history.lines.get(&key_of_row).unwrap_or(&none);
+        let life = history.lives.iter().find(|life| key(life) == key_of_row);
+        let said = life.map_or(&none, |life| &life.said);
+        let is_whole = row.state == "finished";
+        if !said.starts_with(stored) || is_whole && said.len() != stored.len() {
+            wrong.push(format!(
+                "rank {key_of_row:?} ({}) said {said:?}, and stored is {stored:?}",
+                row.state
+            ));
+        }
+    }
+    wrong
+}
+
+/// A job whose cancel was acknowledged ends cancelled, unless it had finished already or was brought back.
+fn cancels(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for told in &history.told {
+        let Told::Cancelled { job, .. } = told else {
+            continue;
+        };
+        let Some(row) = history.jobs.get(job) else {
+            continue;
+        };
+        let is_back = brought_back(history, row);
+        if !is_back && !matches!(row.state.as_str(), "cancelled" | "succeeded") {
+            wrong.push(format!(
+                "the cancel of job {job} was acknowledged, and it is {}",
+                row.state
+            ));
+        }
+    }
+    for life in history.lives.iter().filter(|life| life.ended.is_none()) {
+        let state = history
+            .jobs
+            .get(&life.key.job.0)
+            .map(|job| job.state.as_str());
+        if !matches!(state, Some("running")) {
+            wrong.push(format!(
+                "rank {} still runs on {}, and its job is {state:?}",
+                life.key, life.host
+            ));
+        }
+    }
+    wrong
+}
+
+/// Whether somebody was told that a job of the same pipeline is retried, or may have been without hearing so.
+fn brought_back(history: &History, job: &Job) -> bool {
+    let pipeline = |id: &i64| history.jobs.get(id).map(|job| job.pipeline_id);
+    history.told.iter().any(|told| match told {
+        Told::Retried { job: other, .. } => pipeline(other) == Some(job.pipeline_id),
+        Told::Refused { what } => what.starts_with("Retry"),
+        Told::Submitted { .. } | Told::Cancelled { .. } => false,
+    })
+}
+
+/// A job begins when what it needs is done.
+fn order(history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let array_of = |id: i64| history.jobs.get(&id).and_then(|job| job.array_job_id);
+    let began = |id: i64| {
+        let mine = history
+            .lives
+            .iter()
+            .filter(move |life| life.key.job.0 == id || array_of(life.key.job.0) == Some(id));
+        mine.map(|life| life.began_ms).min()
+    };
+    for need in &history.needs {
+        let Some(began) = began(need.job_id) else {
+            continue;
+        };
+        let of_need: BTreeSet<i64> = match history.jobs.get(&need.needs_job_id) {
+            Some(job) if job.array_size.is_some() => history
+                .jobs
+                .values()
+                .filter(|element| element.array_job_id == Some(job.id))
+                .map(|element| element.id)
+                .collect(),
+            Some(_) | None => BTreeSet::from([need.needs_job_id]),
+        };
+        for id in of_need {
+            let is_done = history.lives.iter().any(|life| {
+                let ended_well = matches!(&life.ended, Some((at, Ended::Left(0))) if *at <= began);
+                life.key.job.0 == id && ended_well
+            });
+            if !is_done {
+                wrong.push(format!(
+                    "job {} began at {began} ms, and job {id}, which it needs, had not finished",
+                    need.job_id
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// What kept a world from coming to rest.
+fn unrest(history: &History) -> Vec<String> {
+    let open = |state: &str| matches!(state, "waiting" | "queued" | "running");
+    let jobs = history.jobs.values().filter(|job| open(&job.state));
+    let mut wrong: Vec<String> = jobs
+        .map(|job| {
+            format!(
+                "job {} is still {} (attempt {})",
+                job.id, job.state, job.attempt
+            )
+        })
+        .collect();
+    if wrong.is_empty() {
+        wrong
+            .push("no job is open, and yet a worker holds a rank or a client has no answer".into());
+    }
+    wrong
+}
+
+/// Nobody is lost whose words reached the coordinator within the lease: only what cuts a worker off makes it silent.
+#[must_use]
+pub fn losses(timeline: &str, faults: &[Planned]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for line in timeline
+        .lines()
+        .filter(|line| line.contains("worker lost: "))
+    {
+        let at_ms = line
+            .split_whitespace()
+            .next()
+            .and_then(|at| at.replace('.', "").parse::<u64>().ok())
+            .unwrap_or(0);
+        let name = line.split("name=worker-").nth(1);
+        let index = name.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+        let is_cut_off = |planned: &Planned| {
+            planned.fault.silences() == index
+                && planned.begin_ms <= at_ms
+                && at_ms <= planned.end_ms + LEASE_MS + RECOVERY_MS
+        };
+        if !faults.iter().any(is_cut_off) {
+            wrong.push(format!(
+                "worker-{index:?} was judged lost, and nothing had kept it silent: {line}"
+            ));
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Which jobs a person looks for: by state, kind, words and worker. Here only their ids are found, from narrow rows;
+//! what is shown of them is read afterwards ([`jobs::list_jobs`](crate::jobs::list_jobs)), so that a filter that lets
+//! few of many jobs through costs little.
+
+use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobId;
+use marquee_domain::job::JobStateName;
+
+use crate::jobs::JobFilter;
+use crate::{Conn, Result, convert};
+
+/// Of the jobs that have ended, only so many of the newest are looked at for counts of the last day.
+const ENDED_LOOKED_AT: i64 = 20_000;
+
+/// What a person looks for, beside what a [`JobFilter`] says. Elements of arrays are found where their array is named.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Stands in the name of the job or of its pipeline.
+    pub text: Option<String>,
+    /// Its newest attempt has or had a rank there.
+    pub worker_name: Option<String>,
+}
+
+/// The newest `limit` jobs, newest first.
+pub async fn list_job_ids(
+    conn: &mut Conn,
+    filter: &JobFilter,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<Vec<JobId>> {
+    let states = filter
+        .states
+        .as_ref()
+        .map(|states| states.iter().map(|s| s.as_str().to_owned()).collect());
+    let states: Option<Vec<String>> = states;
+    let kinds: Option<Vec<String>> = filter
+        .kinds
+        .as_ref()
+        .map(|kinds| kinds.iter().map(|k| k.as_str().to_owned()).collect());
+    // What a user typed is text, not a pattern.
+    let pattern = wanted.text.as_ref().map(|text| {
+        let escaped = text
+            .replace('\\', r"\\")
+            .replace('%', r"\%")
+            .replace('_', r"\_");
+        format!("%{escaped}%")
+    });
+    let ids = sqlx::query_scalar!(
+        r#"SELECT j.id
+           FROM jobs j
+           JOIN pipelines p ON p.id = j.pipeline_id
+           LEFT JOIN open_jobs o ON o.job_id = j.id
+           WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
+             AND CASE WHEN $2::bigint IS NULL THEN j.array_job_id IS NULL ELSE j.array_job_id = $2 END
+             AND ($3::text[] IS NULL OR
+                  CASE WHEN o.state IS NULL THEN j.state
+                       -- An array whose elements have begun runs.
+                       WHEN o.state = 'waiting' AND j.array_size IS NOT NULL AND (
+                            EXISTS (SELECT FROM arrays n WHERE n.job_id = j.id AND n.succeeded > 0)
+                            OR EXISTS (SELECT FROM held_ranks h JOIN open_jobs e ON e.job_id = h.job_id
+                                       WHERE e.array_job_id = j.id AND e.state = 'running'))
+                       THEN 'running'
+                       ELSE o.state END = ANY ($3))
+             AND ($4::text[] IS NULL OR j.kind = ANY ($4))
+             AND ($5::text IS NULL OR j.name ILIKE $5 OR p.name ILIKE $5)
+             AND ($6::text IS NULL OR EXISTS (
+                  SELECT FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
+                  WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND w.name = $6))
+             AND ($7::bigint IS NULL OR j.id < $7)
+             AND ($9::text IS NULL OR j.project = $9)
+           ORDER BY j.id DESC
+           LIMIT $8"#,
+        filter.pipeline.map(|id| id.0),
+        filter.array.map(|id| id.0),
+        states.as_deref(),
+        kinds.as_deref(),
+        pattern,
+        wanted.worker_name,
+        filter.before.map(|id| id.0),
+        i64::try_from(limit).unwrap_or(i64::MAX),
+        filter.project,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(ids.into_iter().map(JobId).collect())
+}
+
+/// How many jobs, without elements of arrays, are in each state: those that are open, and of the newest 20,000 those
+/// that ended after `since`.
+pub async fn count_jobs(conn: &mut Conn, since: DateTime<Utc>) -> Result<Vec<(JobStateName, u32)>> {
+    let rows = sqlx::query!(
+        r#"SELECT o.state AS "state!", count(*) AS "count!" FROM (
+               SELECT CASE WHEN o.state = 'waiting' AND n.succeeded > 0 THEN 'running' ELSE o.state END AS state
+               FROM open_jobs o LEFT JOIN arrays n ON n.job_id = o.job_id
+               WHERE o.array_job_id IS NULL) o
+           GROUP BY o.state
+           UNION ALL
+           SELECT e.state, count(*) FROM (
+               SELECT state, finished_at FROM jobs WHERE array_job_id IS NULL ORDER BY id DESC LIMIT $2) e
+           WHERE e.state <> 'open' AND e.finished_at >= $1
+           GROUP BY e.state"#,
+        since,
+        ENDED_LOOKED_AT,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let counts = rows.into_iter().map(|row| {
+        let count = u32::try_from(row.count).unwrap_or(u32::MAX);
+        Ok((convert::job_state(&row.state)?, count))
+    });
+    counts.collect()
+}
+
+/// The jobs that ended last, of the newest 20,000, latest first; without elements of arrays.
+pub async fn list_ended_ids(conn: &mut Conn, limit: u32) -> Result<Vec<JobId>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT id FROM (
+             SELECT id, state, finished_at FROM jobs WHERE array_job_id IS NULL ORDER BY id DESC LIMIT $2) e
+         WHERE state <> 'open' AND finished_at IS NOT NULL
+         ORDER BY finished_at DESC LIMIT $1",
+        i64::from(limit),
+        ENDED_LOOKED_AT,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(ids.into_iter().map(JobId).collect())
+}
+
+/// The newest job, elements of arrays included. None: there has been none.
+pub async fn find_newest_id(conn: &mut Conn) -> Result<Option<JobId>> {
+    let id = sqlx::query_scalar!("SELECT max(id) FROM jobs")
+        .fetch_one(conn.sql())
+        .await?;
+    Ok(id.map(JobId))
+}

@@ -1,0 +1,40 @@
+//! Which version the tables are of, beside this program's.
+
+use sqlx::PgConnection;
+
+use crate::Result;
+use crate::db::MIGRATOR;
+
+/// How the tables stand to this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    /// There are none, or they are of a version that knew no leader's row: coordinators of that version keep
+    /// others out by a lock ([`crate::lock`]).
+    BeforeLeaders,
+    /// Of a version before this one: whoever leads may bring them to this one.
+    Older,
+    /// Of this version, or of a later one, which this one can read.
+    Ours,
+}
+
+/// Reads it. This asks what sqlx keeps, not tables of ours, so it is not checked against the migrations.
+pub(crate) async fn read(connection: &mut PgConnection) -> Result<Schema> {
+    let has_leader: bool = sqlx::query_scalar(
+        "SELECT to_regclass('leader') IS NOT NULL AND to_regclass('_sqlx_migrations') IS NOT NULL",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !has_leader {
+        return Ok(Schema::BeforeLeaders);
+    }
+    let newest: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(connection)
+            .await?;
+    let ours = MIGRATOR.iter().map(|migration| migration.version).max();
+    Ok(if newest < ours {
+        Schema::Older
+    } else {
+        Schema::Ours
+    })
+}

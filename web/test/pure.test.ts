@@ -1,0 +1,239 @@
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { describe, expect, test } from "vitest";
+import { AttemptState, JobKind, JobState } from "../src/gen/marquee/v1/common_pb";
+import { JobDetailSchema, JobSchema, ProgressSchema } from "../src/gen/marquee/v1/jobs_pb";
+import { WorkerSchema } from "../src/gen/marquee/v1/workers_pb";
+import { layout } from "../src/graph";
+import { inOrder } from "../src/job/curves";
+import { rows } from "../src/job/phases";
+import { differences } from "../src/job/spec";
+import { segments } from "../src/job/timeline";
+import { at, flat, parse } from "../src/json";
+import { locate } from "../src/locate";
+import { readJobs } from "../src/pages/compare";
+import { readFilter } from "../src/pages/jobs";
+import { slots } from "../src/pages/workers";
+import { read } from "../src/router";
+import { scores } from "../src/scores";
+import { smoothed, table } from "../src/ui/chart";
+import { bytes, duration, figure, jobName, percent, relative, stateWord, timeLeft } from "../src/words";
+
+describe("words", () => {
+  test("say times and sizes as the command line does", () => {
+    expect([3_400, 59_900, 125_000, 4_320_000, 273_600_000].map(duration)).toEqual([
+      "3.4 s",
+      "59 s",
+      "2 m 05 s",
+      "1 h 12 m",
+      "3 d 4 h",
+    ]);
+    expect([0, 12_000, 300_000, 7_200_000, -300_000].map((ago) => relative(0, ago))).toEqual([
+      "just now",
+      "12 s ago",
+      "5 m ago",
+      "2 h ago",
+      "in 5 m",
+    ]);
+    expect([0n, 1023n, 1536n, 190n << 20n].map(bytes)).toEqual(["0 B", "1023 B", "1.5 KiB", "190 MiB"]);
+    expect([0.00012, 0.6931, 42, 1234.56, 3e9, Infinity].map(figure)).toEqual([
+      "1.20e-4",
+      "0.6931",
+      "42",
+      "1234.6",
+      "3.00e+9",
+      "Infinity",
+    ]);
+  });
+
+  test("of a newer coordinator are unknown, and no error", () => {
+    const newer = fromBinary(JobSchema, new Uint8Array([0x30, 99]));
+    expect(stateWord(newer.state)).toBe("unknown");
+  });
+
+  test("tell arrays and elements by name, and how far they are", () => {
+    const array = create(JobSchema, { name: "fetch", elements: { succeeded: 12, running: 4 } });
+    expect(jobName(array)).toBe("fetch[0-15]");
+    expect(jobName(create(JobSchema, { name: "fetch", element: { index: 3 } }))).toBe("fetch[3]");
+    const progress = create(ProgressSchema, {
+      done: 50n,
+      total: 200n,
+      phaseStartedDone: 0n,
+      phaseStartedAt: timestampFromMs(0),
+      at: timestampFromMs(10_000),
+    });
+    expect(percent(progress)).toBe(25);
+    expect(timeLeft(progress)).toBe(30_000);
+    expect(percent(create(ProgressSchema, { done: 5n }))).toBeUndefined();
+    expect(percent(create(ProgressSchema, { done: 5n, total: 0n }))).toBeUndefined();
+  });
+});
+
+describe("addresses", () => {
+  test("of any kind are read, and those that nobody meant mean nothing", () => {
+    expect(read({ pathname: "/jobs/17/logs", search: "?rank=0" }).parts).toEqual(["jobs", "17", "logs"]);
+    expect(read({ pathname: "//workers/%", search: "" }).parts).toEqual(["workers", "%"]);
+    const filter = readFilter(new URLSearchParams("state=failed,nonsense&kind=train&pipeline=-1&text=%3Cb%3E"));
+    expect(filter).toMatchObject({ states: [JobState.FAILED], kinds: [JobKind.TRAIN], pipeline: 0n, text: "<b>" });
+    expect(readJobs(new URLSearchParams("jobs=3,3,x,99999999999999999999,4"))).toEqual([3n, 4n]);
+  });
+});
+
+describe("a graph", () => {
+  test("puts each job behind what it needs", () => {
+    const drawn = layout([
+      { name: "fetch", needs: [] },
+      { name: "prep", needs: ["fetch"] },
+      { name: "a", needs: ["prep"] },
+      { name: "b", needs: ["prep"] },
+      { name: "eval", needs: ["a", "prep", "elsewhere"] },
+    ]);
+    const columns = Object.fromEntries([...drawn.nodes].map(([name, { column }]) => [name, column]));
+    expect(columns).toEqual({ fetch: 0, prep: 1, a: 2, b: 2, eval: 3 });
+    expect([drawn.columns, drawn.rows, drawn.edges.length]).toEqual([4, 2, 5]);
+  });
+
+  test("of a circle, or of nothing, ends all the same", () => {
+    expect(layout([]).nodes.size).toBe(0);
+    const circle = layout([
+      { name: "a", needs: ["b"] },
+      { name: "b", needs: ["a", "b"] },
+    ]);
+    expect(circle.nodes.size).toBe(2);
+  });
+});
+
+describe("a wrong field", () => {
+  const document = [
+    'name = "x"',
+    "",
+    "[jobs.train]",
+    'kind = "train"',
+    "epochs = 0",
+    'optimizer = { name = "sgd" }',
+    '[jobs."other job"]',
+    'kind = "nothing"',
+  ].join("\n");
+  test("is found in its document, or the nearest thing to it", () => {
+    for (const [field, why, line] of [
+      ["jobs.train.epochs", "", 4],
+      ["jobs.train.optimizer.name", "", 5],
+      ["jobs.train.model", "it is missing", 2],
+      ['jobs."other job".kind', "", 7],
+      ["name", "", 0],
+      ["document", "expected `=` at line 3, column 1", 2],
+      ["other", "", undefined],
+    ] as const)
+      expect(locate(document, field, why), field).toBe(line);
+  });
+});
+
+describe("a job's life", () => {
+  test("is one bar without gaps", () => {
+    const detail = create(JobDetailSchema, {
+      attempts: [
+        {
+          number: 1,
+          state: AttemptState.FAILED,
+          createdAt: timestampFromMs(10_000),
+          startedAt: timestampFromMs(12_000),
+          finishedAt: timestampFromMs(20_000),
+        },
+        {
+          number: 2,
+          state: AttemptState.RUNNING,
+          createdAt: timestampFromMs(30_000),
+          startedAt: timestampFromMs(31_000),
+        },
+      ],
+    });
+    const job = create(JobSchema, { state: JobState.RUNNING, createdAt: timestampFromMs(0) });
+    const all = segments(detail, job, 40_000);
+    expect(all.map(({ look, from, to }) => [look, from / 1000, to / 1000])).toEqual([
+      ["wait", 0, 10],
+      ["prepare", 10, 12],
+      ["bad", 12, 20],
+      ["wait", 20, 30],
+      ["prepare", 30, 31],
+      ["run", 31, 40],
+    ]);
+    // Clocks of two hosts: an attempt that ended before it began takes no time, and breaks nothing.
+    const odd = create(JobDetailSchema, {
+      attempts: [{ number: 1, createdAt: timestampFromMs(5), finishedAt: timestampFromMs(1) }],
+    });
+    expect(segments(odd, job, 10).every(({ from, to }) => to > from)).toBe(true);
+  });
+});
+
+describe("documents within messages", () => {
+  test("may be anything", () => {
+    for (const text of [
+      "",
+      "{",
+      "null",
+      "[]",
+      '"x"',
+      '{"phases": 7, "rules": {"a": 1}}',
+      '{"phases": {"step_s": "1"}}',
+    ]) {
+      expect(scores(parse(text))).toBeUndefined();
+      const detail = create(JobDetailSchema, { attempts: [{ ranks: [{ summaryJson: text }] }] });
+      expect(rows(detail)).toEqual([]);
+    }
+    expect(at(parse('{"__proto__": 1}'), "constructor")).toBeNull();
+  });
+
+  test("give scores with their interval, beside the baselines", () => {
+    const found = scores(
+      parse(
+        '{"rules": [{"rule": "global", "f1_micro": 0.7, "f1_micro_interval": [0.6, 0.8]}], "headline": {"rule": "global", "stands": true}, "baselines": [{"name": "all", "f1_micro": 0.3}]}',
+      ),
+    );
+    expect(found?.scores).toEqual([
+      { name: "micro F1", value: 0.7, isBaseline: false, interval: [0.6, 0.8] },
+      { name: "baseline “all”", value: 0.3, isBaseline: true },
+    ]);
+  });
+
+  test("are compared key by key", () => {
+    const [a, b] = [flat(parse('{"x": {"lr": 1, "m": [1]}, "y": true}')), flat(parse('{"x": {"lr": 2, "m": [1]}}'))];
+    expect(differences([a, b])).toEqual([
+      ["x.lr", ["1", "2"]],
+      ["y", ["true", undefined]],
+    ]);
+  });
+});
+
+describe("curves", () => {
+  test("are smoothed without a false start, and hold what is no number apart", () => {
+    expect(smoothed([1, 1, 1], 0.9)).toEqual([1, expect.closeTo(1), expect.closeTo(1)]);
+    expect(smoothed([1, NaN, 3], 0)).toEqual([1, null, 3]);
+    const curve = { name: "a", x: [1, 2], mean: [5, -1], low: [5, -1], high: [5, -1], colour: 0 };
+    expect(table([curve, { ...curve, x: [2, 3] }], 0, true)[0]).toEqual([1, 2, 3]);
+    expect(table([curve], 0, true)[1]).toEqual([5, null]);
+    expect(table([], 0, false)).toEqual([[]]);
+  });
+
+  test("stand in the order in which people look at them", () => {
+    expect(inOrder(["gpu_power_w", "lr", "val_f1", "train_loss", "other"])).toEqual([
+      "train_loss",
+      "val_f1",
+      "lr",
+      "other",
+      "gpu_power_w",
+    ]);
+  });
+});
+
+test("a worker's devices know who holds them", () => {
+  const worker = create(WorkerSchema, {
+    inventory: { cpuSlots: 2, gpus: [{ index: 3 }] },
+    ranks: [{ jobId: 7n, jobName: "train", rank: 1, devices: [{ kind: { case: "gpu", value: 3 } }] }],
+    gpus: [{ index: 3, fault: "fell off the bus" }],
+  });
+  expect(slots(worker).map(({ kind, index, held, ill }) => [kind, index, held?.job, ill])).toEqual([
+    ["gpu", 3, 7n, true],
+    ["cpu", 0, undefined, false],
+    ["cpu", 1, undefined, false],
+  ]);
+});

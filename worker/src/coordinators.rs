@@ -1,0 +1,199 @@
+//! The coordinators that this worker knows, and which of them it asks: the one that leads, once it is found.
+//!
+//! The session finds it, since every session begins with a question that only the one that leads answers; transfers
+//! follow. Invariant: another address is tried before the same one again, and nobody is asked a second time without a
+//! pause.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::{Config, Tls};
+use crate::connect;
+use crate::env::Net;
+
+/// The coordinators of this worker's cluster. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct Coordinators {
+    tls: Option<Tls>,
+    net: Arc<dyn Net>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    known: Vec<String>,
+    /// One that another has named as the one that leads, and that is not among the known.
+    named: Option<String>,
+    /// The one to ask.
+    at: String,
+    /// Those that were asked in vain since the last pause.
+    tried: BTreeSet<String>,
+    channels: BTreeMap<String, Channel>,
+}
+
+impl Coordinators {
+    /// Those of the settings, the first first.
+    pub(crate) fn new(config: &Config, net: Arc<dyn Net>) -> Result<Self, Unusable> {
+        for url in &config.coordinators {
+            connect::endpoint_at(url, config.tls.as_ref()).map_err(|error| Unusable {
+                url: url.clone(),
+                why: connect::with_causes(&error),
+            })?;
+        }
+        Ok(Self {
+            tls: config.tls.clone(),
+            net,
+            state: Arc::new(Mutex::new(State {
+                known: config.coordinators.clone(),
+                named: None,
+                at: config.coordinator.clone(),
+                tried: BTreeSet::new(),
+                channels: BTreeMap::new(),
+            })),
+        })
+    }
+
+    /// The URL of the one to ask.
+    pub(crate) fn current(&self) -> String {
+        self.state().at.clone()
+    }
+
+    /// How to speak to it.
+    pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, tonic::transport::Error> {
+        connect::endpoint_at(url, self.tls.as_ref())
+    }
+
+    /// A channel for files to the one to ask, apart from the session's, so that no heartbeat queues behind them. It
+    /// connects when it is used.
+    pub(crate) fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        let mut state = self.state();
+        if let Some(channel) = state.channels.get(&state.at) {
+            return Ok(channel.clone());
+        }
+        let channel = self.net.connect_lazily(self.endpoint(&state.at)?);
+        let at = state.at.clone();
+        // What is not asked any more need not be kept open.
+        state.channels.clear();
+        state.channels.insert(at, channel.clone());
+        Ok(channel)
+    }
+
+    /// `url` answers, and leads.
+    pub(crate) fn settle(&self) {
+        self.state().tried.clear();
+    }
+
+    /// The one at `url` was asked in vain; it may have named the one that leads. Whether there is another one to ask
+    /// at once; where not, a pause is due.
+    pub(crate) fn turn(&self, url: &str, leader: Option<&str>) -> bool {
+        let leader = leader.filter(|leader| self.may_follow(leader));
+        self.state().turn(url, leader)
+    }
+
+    /// An address that somebody else names is dialled as safely as those of the settings, or not at all.
+    fn may_follow(&self, url: &str) -> bool {
+        let scheme = if self.tls.is_some() {
+            "https://"
+        } else {
+            "http://"
+        };
+        url.starts_with(scheme) && self.endpoint(url).is_ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever panicked left an address to ask.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An address of the settings that cannot be dialled.
+#[derive(Debug, thiserror::Error)]
+#[error("coordinator {url:?} cannot be dialled: {why}")]
+pub(crate) struct Unusable {
+    url: String,
+    why: String,
+}
+
+impl State {
+    fn turn(&mut self, url: &str, leader: Option<&str>) -> bool {
+        self.tried.insert(url.to_owned());
+        if let Some(leader) = leader
+            && !self.known.iter().any(|known| known == leader)
+        {
+            self.named = Some(leader.to_owned());
+        }
+        let all: Vec<&String> = self.known.iter().chain(&self.named).collect();
+        let place = all.iter().position(|known| *known == url).unwrap_or(0);
+        // Those behind it first, then from the beginning.
+        let following = || all.iter().cycle().skip(place + 1).take(all.len());
+        let untried = |url: &str| !self.tried.contains(url);
+        let next = leader
+            .filter(|leader| untried(leader))
+            .or_else(|| following().find(|url| untried(url)).map(|url| url.as_str()));
+        let is_another = next.is_some();
+        let next = next
+            .or(leader)
+            .or_else(|| following().next().map(|url| url.as_str()));
+        if let Some(next) = next {
+            self.at = next.to_owned();
+        }
+        if !is_another {
+            self.tried.clear();
+        }
+        is_another
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(known: &[&str]) -> State {
+        State {
+            known: known.iter().map(|url| (*url).to_owned()).collect(),
+            named: None,
+            at: known[0].to_owned(),
+            tried: BTreeSet::new(),
+            channels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn all_are_asked_once_and_then_there_is_a_pause() {
+        let mut state = state(&["a", "b", "c"]);
+        assert!(state.turn("a", None));
+        assert_eq!(state.at, "b");
+        assert!(state.turn("b", None));
+        assert_eq!(state.at, "c");
+        assert!(!state.turn("c", None));
+        assert_eq!(state.at, "a");
+        assert!(state.turn("a", None), "a new round");
+    }
+
+    #[test]
+    fn one_alone_is_asked_again_after_each_pause() {
+        let mut state = state(&["a"]);
+        for _ in 0..3 {
+            assert!(!state.turn("a", None));
+            assert_eq!(state.at, "a");
+        }
+    }
+
+    #[test]
+    fn the_one_that_is_named_goes_first_whether_it_is_known_or_not() {
+        let mut state = state(&["a", "b", "c"]);
+        assert!(state.turn("a", Some("c")));
+        assert_eq!(state.at, "c");
+        // Two that name each other, as in the middle of a take-over, are not asked in circles.
+        assert!(state.turn("c", Some("a")));
+        assert_eq!(state.at, "b");
+        assert!(!state.turn("b", Some("a")));
+        assert_eq!(state.at, "a");
+        assert!(state.turn("a", Some("d")));
+        assert_eq!(state.at, "d");
+        assert!(state.turn("d", None));
+        assert_eq!(state.at, "b", "those of the settings are not forgotten");
+    }
+}

@@ -1,0 +1,167 @@
+//! The web page: built from `web/` into `web/dist/page`, from where the coordinator's build takes it in.
+//!
+//! Invariant: no build of ours needs it. Where Node.js or the packages cannot be had, the tasks say so and go on, and
+//! the coordinator serves a page that says what is missing.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::setup::Node;
+use crate::workspace::Workspace;
+use crate::{process, report};
+
+/// What the page is made of, below the checkout.
+const SOURCES: [&str; 9] = [
+    "proto/marquee",
+    "web/proto",
+    "web/src",
+    "web/index.html",
+    "web/package.json",
+    "web/package-lock.json",
+    "web/buf.gen.yaml",
+    "web/tsconfig.json",
+    "web/vite.config.ts",
+];
+/// Names the sources that the page was built from.
+const STAMP: &str = "web/dist/stamp";
+/// The same of the packages that were installed.
+const PACKAGES_STAMP: &str = "web/node_modules/.marquee-stamp";
+/// Browsers that the tests can drive, by the names that distributions give them.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// `cargo xtask web`: builds the page, whether it is built or not.
+pub fn run(workspace: &Workspace) -> Result<ExitCode> {
+    let _ = fs::remove_file(workspace.root.join(STAMP));
+    let built = report::step("web page", || build(workspace))?;
+    report::note(&format!("built: {}", built.display()));
+    report::note("the next build of marquee-coordinator takes it in");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the page unless it is built, for tasks that work without it too.
+pub fn build_if_possible(workspace: &Workspace) {
+    let built = report::step("web page: npm packages and build", || build(workspace));
+    if let Err(error) = built {
+        report::note(&format!(
+            "the web page is not built, everything else is: {error:#}"
+        ));
+    }
+}
+
+fn build(workspace: &Workspace) -> Result<PathBuf> {
+    let page = workspace.root.join("web/dist/page");
+    let stamp = workspace.root.join(STAMP);
+    let sources = digest(&workspace.root, &SOURCES)?;
+    let is_built = fs::read_to_string(&stamp).is_ok_and(|found| found == sources);
+    if is_built && page.join("index.html").exists() {
+        return Ok(page);
+    }
+    let npm = packages(workspace)?;
+    process::run(npm.npm(&workspace.root.join("web")).args(["run", "build"]))?;
+    fs::write(&stamp, sources).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(page)
+}
+
+/// Node.js with the packages of the lockfile, which npm checks by their hashes. No package runs a program of its own.
+fn packages(workspace: &Workspace) -> Result<Node> {
+    let node = Node::ensure()?;
+    let stamp = workspace.root.join(PACKAGES_STAMP);
+    let wanted = digest(&workspace.root, &["web/package-lock.json"])?;
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(node);
+    }
+    let mut command = node.npm(&workspace.root.join("web"));
+    process::run(command.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))
+        .context("the packages of web/package-lock.json could not be installed")?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(node)
+}
+
+/// Types, lints and format of the page's sources. None: checked; else why it could not be.
+pub fn check(workspace: &Workspace) -> Result<Option<String>> {
+    let node = match packages(workspace) {
+        Ok(node) => node,
+        Err(error) => return Ok(Some(format!("{error:#}"))),
+    };
+    process::run(node.npm(&workspace.root.join("web")).args(["run", "check"]))?;
+    Ok(None)
+}
+
+/// The tests of the page: its functions, and where a browser is, the page itself on a real cluster. Says whether
+/// nothing failed.
+pub fn test(workspace: &Workspace) -> Result<bool> {
+    let node = match packages(workspace) {
+        Ok(node) => node,
+        Err(error) => {
+            report::note(&format!("SKIPPED  tests of the web page: {error:#}"));
+            return Ok(true);
+        }
+    };
+    let folder = workspace.root.join("web");
+    let functions = process::run(node.npm(&folder).args(["run", "test"]));
+    let browser = match browser() {
+        Some(browser) => process::run(
+            node.npm(&folder)
+                .args(["run", "browser"])
+                .env("MARQUEE_BIN_DIR", &workspace.bin_dir)
+                .env("MARQUEE_CHROMIUM", browser),
+        ),
+        None => {
+            report::note(&format!(
+                "SKIPPED  tests in a browser: none of {} is on PATH; apt install chromium, or set MARQUEE_CHROMIUM",
+                BROWSERS.join(", ")
+            ));
+            Ok(())
+        }
+    };
+    for error in [&functions, &browser]
+        .into_iter()
+        .filter_map(|r| r.as_ref().err())
+    {
+        report::note(&format!("FAILED   {error:#}"));
+    }
+    Ok(functions.is_ok() && browser.is_ok())
+}
+
+fn browser() -> Option<PathBuf> {
+    match std::env::var_os("MARQUEE_CHROMIUM") {
+        Some(named) if !named.is_empty() => Some(named.into()),
+        _ => BROWSERS.iter().find_map(|name| process::on_path(name)),
+    }
+}
+
+/// Tells whether files are as they were: names and contents of everything below some paths.
+fn digest(root: &Path, paths: &[&str]) -> Result<String> {
+    let mut files = Vec::new();
+    for path in paths {
+        collect(&root.join(path), &mut files)?;
+    }
+    files.sort();
+    let mut hash = DefaultHasher::new();
+    for file in files {
+        // What is generated follows from the rest.
+        if file.starts_with(root.join("web/src/gen")) {
+            continue;
+        }
+        let contents =
+            fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        file.strip_prefix(root)?.hash(&mut hash);
+        contents.hash(&mut hash);
+    }
+    Ok(format!("{:016x}\n", hash.finish()))
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+        collect(&entry?.path(), files)?;
+    }
+    Ok(())
+}
