@@ -205,7 +205,7 @@ fn of_index(app: &App, text: &mut Text) {
             f64::from(u32::try_from(workers).unwrap_or(u32::MAX)),
         );
     }
-    let (cpus, gpus) = devices(&hosts(&open, &app.sessions));
+    let (cpus, gpus) = devices(&hosts(&open, &app.sessions, now));
     let kinds = [("cpu", cpus), ("gpu", gpus)];
     text.family(
         "marquee_devices",

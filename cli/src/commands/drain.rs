@@ -189,7 +189,8 @@ pub(super) async fn quarantine(args: QuarantineArgs, session: &Session) -> Resul
 fn show(worker: &v1::Worker, session: &Session) -> Result<()> {
     session
         .output
-        .show(&Workers(std::slice::from_ref(worker)), clock::now())
+        .show(&Workers(std::slice::from_ref(worker)), clock::now())?;
+    Ok(())
 }
 
 #[cfg(test)]

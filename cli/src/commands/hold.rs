@@ -63,5 +63,6 @@ async fn set(targets: &[Target], hold: bool, session: &Session) -> Result<()> {
             .await?;
         jobs.push(job);
     }
-    session.output.show(&Jobs(&jobs), clock::now())
+    session.output.show(&Jobs(&jobs), clock::now())?;
+    Ok(())
 }

@@ -135,13 +135,14 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     match args.command {
         Command::List(List {}) => {
             let projects = requests::projects::list(&remote, None).await?;
-            session.output.show(&Projects(&projects), clock::now())
+            session.output.show(&Projects(&projects), clock::now())?;
         }
         Command::Set(set) => {
             let project = requests::projects::set(&remote, request(set)).await?;
-            session.output.show(&QuotasOf(&[project]), clock::now())
+            session.output.show(&QuotasOf(&[project]), clock::now())?;
         }
     }
+    Ok(())
 }
 
 fn request(set: Set) -> v1::SetProjectRequest {
@@ -168,7 +169,8 @@ fn request(set: Set) -> v1::SetProjectRequest {
 pub(super) async fn quota(args: QuotaArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     let projects = requests::projects::list(&remote, args.project.as_deref()).await?;
-    session.output.show(&QuotasOf(&projects), clock::now())
+    session.output.show(&QuotasOf(&projects), clock::now())?;
+    Ok(())
 }
 
 #[cfg(test)]

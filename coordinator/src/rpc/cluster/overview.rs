@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::background::hosts;
 use crate::lifecycle::LifecycleError;
 use crate::rpc::jobs::reasons;
-use crate::scheduler::{Explainer, Host, Shape};
+use crate::scheduler::{Explainer, Host, Line};
 
 /// An overview that has not changed is sent again after so long.
 pub(super) const SIGN_OF_LIFE_EVERY: Duration = Duration::from_secs(5);
@@ -83,24 +83,29 @@ pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, Lifecy
 /// The queue and the devices, as the scheduler sees them.
 fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
     let open = app.index.open();
-    let hosts: Vec<Host> = hosts(&open, &app.sessions);
-    let explainer = Explainer::new(&hosts, &open.reservations);
-    let mut shapes: BTreeMap<Shape, (u32, JobId)> = BTreeMap::new();
+    let hosts: Vec<Host> = hosts(&open, &app.sessions, now);
+    let limits = open.limits(now);
+    let shape_of = |job| Some(open.job(job)?.shape);
+    let explainer = Explainer::new(&hosts, &limits, &open.reservations, shape_of, now);
+    let mut lines: BTreeMap<Line, (u32, JobId)> = BTreeMap::new();
     let mut delayed: Option<(u32, JobId)> = None;
     for pending in open.queue.iter() {
         let backs_off = pending.not_before.is_some_and(|until| until > now);
         let (count, example) = if backs_off {
             delayed.get_or_insert((0, pending.job))
         } else {
-            shapes.entry(pending.shape).or_insert((0, pending.job))
+            lines.entry(pending.line()).or_insert((0, pending.job))
         };
         *count += 1;
         *example = (*example).min(pending.job);
     }
-    // Shapes may wait for the same thing in the same words.
+    // Lines may wait for the same thing in the same words.
     let mut reasons: BTreeMap<String, (u32, JobId)> = BTreeMap::new();
-    let explained = shapes.into_iter().map(|(shape, jobs)| {
-        let why = explainer.explain(shape);
+    let explained = lines.into_iter().map(|(line, jobs)| {
+        let why = match explainer.quota(line) {
+            Some(hit) => Some(format!("its project has what it may have: {}", hit.words())),
+            None => explainer.explain(line),
+        };
         (
             why.unwrap_or_else(|| "is placed in the next round".into()),
             jobs,
