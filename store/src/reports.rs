@@ -140,6 +140,22 @@ pub async fn insert_metrics(tx: &mut Tx, key: RankKey, metrics: &[Metric]) -> Re
     Ok(())
 }
 
+/// The step of the newest values that rank 0 of an attempt reported. None where it reported none.
+pub async fn find_last_step(
+    conn: &mut Conn,
+    job: JobId,
+    attempt: AttemptNumber,
+) -> Result<Option<u64>> {
+    let step = sqlx::query_scalar!(
+        "SELECT step FROM metrics WHERE job_id = $1 AND attempt = $2 AND rank = 0 ORDER BY sequence DESC LIMIT 1",
+        job.0,
+        convert::int("attempt", attempt.0)?,
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    step.map(|step| convert::u64_of("metrics.step", step)).transpose()
+}
+
 /// The next log lines of each rank after its cursor, at most `limit` a rank; by rank, in order.
 pub async fn list_log_lines(
     conn: &mut Conn,

@@ -16,6 +16,11 @@ pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7700";
 /// Bytes of inputs kept: some dozens of prepared datasets, a small part of a training host's disk.
 pub const DEFAULT_CACHE_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// How long ranks may go on when the daemon is told to stop and lets them finish: most jobs of a shared cluster
+/// end within an hour.
+pub const DEFAULT_FINISH_WITHIN_S: u32 = 3_600;
+/// A week: longer is a host that does not want to be stopped.
+const FINISH_WITHIN_MAX_S: u32 = 7 * 24 * 3_600;
 /// What fetch jobs may name as their credential, where nothing else is said.
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Coordinators that may be named: each further one makes finding the one that leads slower.
@@ -41,7 +46,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "coordinator",
     "name",
     "data_dir",
@@ -51,6 +56,7 @@ const KEYS: [&str; 18] = [
     "cache_max_bytes",
     "address",
     "on_stop",
+    "finish_within_s",
     "log_format",
     "command_secrets",
     "fetch_secrets",
@@ -65,10 +71,13 @@ const KEYS: [&str; 18] = [
 /// What happens to running children when the daemon is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnStop {
-    /// They are stopped, and their attempts are placed elsewhere.
-    Stop,
+    /// They are told to leave, write a checkpoint if they can, and are handed back to be placed elsewhere.
+    #[value(alias = "stop")]
+    Checkpoint,
     /// They go on, and the next daemon takes them over: for upgrades.
     Keep,
+    /// They may end by themselves for `finish_within_s`; what is left then is told to leave.
+    Finish,
 }
 
 /// Whether command jobs are kept from the worker's own files and from other jobs'.
@@ -95,7 +104,13 @@ pub enum LogFormat {
 }
 
 /// The words of [`OnStop`].
-const ON_STOP: [(&str, OnStop); 2] = [("stop", OnStop::Stop), ("keep", OnStop::Keep)];
+const ON_STOP: [(&str, OnStop); 4] = [
+    ("checkpoint", OnStop::Checkpoint),
+    // Its name in version 0.1.
+    ("stop", OnStop::Checkpoint),
+    ("keep", OnStop::Keep),
+    ("finish", OnStop::Finish),
+];
 /// The words of [`LogFormat`].
 const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -117,6 +132,8 @@ pub struct Config {
     /// None: the address from which this host reaches the coordinator.
     pub address: Option<String>,
     pub on_stop: OnStop,
+    /// How long ranks may go on where `on_stop` is "finish", in seconds.
+    pub finish_within_s: u32,
     pub log_format: LogFormat,
     /// Variables of the worker's environment that command jobs get where they name them.
     pub command_secrets: Vec<String>,
@@ -224,7 +241,12 @@ impl Config {
                 .number("cache_max_bytes", 0..=u64::MAX)?
                 .unwrap_or(DEFAULT_CACHE_MAX_BYTES),
             address: values.text("address").map(str::to_owned),
-            on_stop: values.word("on_stop", &ON_STOP)?.unwrap_or(OnStop::Stop),
+            on_stop: values
+                .word("on_stop", &ON_STOP)?
+                .unwrap_or(OnStop::Checkpoint),
+            finish_within_s: values
+                .number("finish_within_s", 1..=FINISH_WITHIN_MAX_S)?
+                .unwrap_or(DEFAULT_FINISH_WITHIN_S),
             log_format: values
                 .word("log_format", &LOG_FORMAT)?
                 .unwrap_or(LogFormat::Text),
@@ -322,7 +344,8 @@ impl Config {
             threads_per_slot: None,
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
             address: None,
-            on_stop: OnStop::Stop,
+            on_stop: OnStop::Checkpoint,
+            finish_within_s: DEFAULT_FINISH_WITHIN_S,
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
@@ -474,7 +497,7 @@ mod tests {
         assert_eq!(config.name, "flag");
         assert_eq!(config.cpu_slots, 3);
         assert_eq!(config.coordinator, "http://10.0.0.1:7700");
-        assert_eq!(config.on_stop, OnStop::Stop);
+        assert_eq!(config.on_stop, OnStop::Checkpoint);
     }
 
     #[test]

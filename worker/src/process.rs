@@ -17,6 +17,7 @@ use crate::proc;
 mod cgroup;
 mod departure;
 pub mod fence;
+pub mod inside;
 pub mod keeper;
 pub mod kept;
 pub mod launcher;

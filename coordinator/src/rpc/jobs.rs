@@ -133,7 +133,7 @@ impl JobsService {
             spec_unreadable,
             attempts: attempts
                 .into_iter()
-                .map(|a| encode::attempt(a, &ranks))
+                .map(|a| encode::attempt(a, &ranks, &self.app.sessions.hangs))
                 .collect(),
             events: events.into_iter().map(encode::event).collect(),
         })

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, SubsecRound as _, Utc};
 use marquee_domain::artifact::Manifest;
+use marquee_domain::end::{Interruption, StoppedFor};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::{
@@ -208,7 +209,14 @@ impl Taken {
                     return Err(BadField::invalid("regrouped.ranks", why));
                 }
             }
-            Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
+            Body::Stopped(stopped) => {
+                if let Some(cause) = Interruption::from_word(&stopped.cause) {
+                    let reason = storable(cut(&stopped.reason, FAILURE_MESSAGE_MAX_BYTES));
+                    let told = StoppedFor { cause, reason };
+                    self.change.summary = serde_json::to_value(told).ok();
+                }
+                self.end(RankState::Stopped, at);
+            }
         }
         Ok(())
     }

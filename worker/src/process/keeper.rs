@@ -146,6 +146,8 @@ impl ChildOrder {
 const RESCAN_MIN: Duration = Duration::from_millis(20);
 /// A look at all processes may take a third of a core at most, however many there are.
 const REST_FACTOR: u32 = 2;
+/// A shell's exit status where its program was killed by SIGKILL. Alone it proves nothing.
+const SHELL_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 /// Between two tries to write to a full disk.
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
 
@@ -216,7 +218,8 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
             };
             surely(|| claim_room.fill_json(&claim), &ends);
             let status = wait_for(child, &ends, cgroup)?;
-            exit_of(status, ooms_before)
+            let own = cgroup.and_then(cgroup::oom_kills);
+            exit_of(status, own, || oom_kills() > ooms_before)
         }
         Err(error) => Exit::NotStarted {
             error: error.to_string(),
@@ -352,16 +355,27 @@ fn wait_for(child: i32, ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<W
     clippy::wildcard_enum_match_arm,
     reason = "waitpid was not asked for stops and continues"
 )]
-fn exit_of(status: WaitStatus, ooms_before: u64) -> Exit {
+fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() -> bool) -> Exit {
+    // Its own cgroup knows whom the killer struck. Without one, that it struck anybody on this host meanwhile is
+    // all there is to know.
+    let kills = own_kills.unwrap_or(0);
+    let is_suspect = || own_kills.is_none() && host_had_some();
+    let by_kernel = |how: String| Exit::OutOfMemory { how, kills };
     match status {
-        WaitStatus::Exited(_, code) => Exit::Code(code),
-        WaitStatus::Signaled(_, by, _) => {
-            let oom = by == Signal::SIGKILL && oom_kills() > ooms_before;
-            Exit::Signal {
-                number: by as i32,
-                oom,
-            }
+        WaitStatus::Exited(_, 0) => Exit::Code(0),
+        WaitStatus::Exited(_, code) if kills > 0 => by_kernel(format!("exited with status {code}")),
+        // How a shell says that its program was killed.
+        WaitStatus::Exited(_, code @ SHELL_KILLED) if is_suspect() => {
+            by_kernel(format!("exited with status {code}"))
         }
+        WaitStatus::Exited(_, code) => Exit::Code(code),
+        WaitStatus::Signaled(_, by, _) if kills > 0 => {
+            by_kernel(format!("was killed by signal {} ({by})", by as i32))
+        }
+        WaitStatus::Signaled(_, by, _) => Exit::Signal {
+            number: by as i32,
+            oom: by == Signal::SIGKILL && is_suspect(),
+        },
         other => Exit::NotStarted {
             error: format!("waitpid said {other:?}"),
         },
@@ -500,5 +514,44 @@ mod orders {
         assert_eq!(found_in_path(OsStr::new("tool"), &[]), None);
         let relative = vec![("PATH".into(), ".:bin".into())];
         assert_eq!(found_in_path(OsStr::new("tool"), &relative), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_told_from_any_other_by_the_kernels_word() {
+        let pid = Pid::this();
+        let exited = |code| WaitStatus::Exited(pid, code);
+        let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+        let is_oom = |exit: Exit| {
+            matches!(
+                exit,
+                Exit::OutOfMemory { .. } | Exit::Signal { oom: true, .. }
+            )
+        };
+        // The rank's own cgroup decides, where it has one.
+        assert!(is_oom(exit_of(killed, Some(1), || false)));
+        assert!(is_oom(exit_of(exited(137), Some(2), || false)));
+        assert!(
+            is_oom(exit_of(exited(1), Some(1), || false)),
+            "a loader's helper was killed"
+        );
+        assert!(
+            !is_oom(exit_of(killed, Some(0), || true)),
+            "somebody else's"
+        );
+        assert!(!is_oom(exit_of(exited(137), Some(0), || true)));
+        // One that went well did well, whomever it lost.
+        assert_eq!(exit_of(exited(0), Some(1), || true), Exit::Code(0));
+        // Elsewhere the host's count is all there is.
+        assert!(is_oom(exit_of(killed, None, || true)));
+        assert!(is_oom(exit_of(exited(137), None, || true)));
+        assert!(!is_oom(exit_of(exited(1), None, || true)));
+        // Neither 137 nor SIGKILL is a proof.
+        assert_eq!(exit_of(exited(137), None, || false), Exit::Code(137));
+        assert!(!is_oom(exit_of(killed, None, || false)));
     }
 }

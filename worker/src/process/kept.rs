@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
+use super::inside::{self, Inside};
 use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
@@ -267,6 +268,20 @@ impl Child for Kept {
         self.departure.was_in_order()
     }
 
+    fn is_held_up(&self) -> bool {
+        self.living().is_some_and(inside::is_held_up)
+    }
+
+    fn look_inside(&self) -> Option<Inside> {
+        inside::look(self.living()?)
+    }
+
+    fn ask_for_stacks(&self) {
+        if let Some(pid) = self.living() {
+            signal(pid, Signal::SIGUSR2);
+        }
+    }
+
     fn survivors(&self) -> Vec<i32> {
         let all = proc::running();
         let mut found: BTreeSet<i32> = self.strays.among(&all).into_iter().collect();
@@ -303,6 +318,12 @@ impl Child for Kept {
 }
 
 impl Kept {
+    /// What runs, as long as its keeper has not buried it.
+    fn living(&self) -> Option<i32> {
+        self.keeper.filter(|keeper| keeper.is_alive())?;
+        self.child
+    }
+
     /// What a claim says first stands.
     fn learn(&mut self, claim: Option<Claim>) {
         let Some(claim) = claim else { return };

@@ -138,6 +138,13 @@ impl ChildPlan<'_> {
                 format!("{}:{}", standby.host, standby.port),
             );
         }
+        match self.spec.work.kind() {
+            JobKind::Train | JobKind::Eval => {
+                let standing = self.dir.standing();
+                set(env::PULSE, standing.to_string_lossy().into_owned());
+            }
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Command => {}
+        }
         for (name, folder) in &self.inputs {
             set(&input_variable(name), folder.to_string_lossy().into_owned());
         }
@@ -304,6 +311,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            watch: Default::default(),
             sharing: Default::default(),
         };
         let inventory = Inventory {
