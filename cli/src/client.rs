@@ -111,7 +111,7 @@ impl Remote {
     }
 
     pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
-        ProjectsClient::new(self.channel.clone())
+        ProjectsClient::new(self.channel())
             .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
