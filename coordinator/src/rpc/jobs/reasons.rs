@@ -135,7 +135,26 @@ fn queued(
     let reason = said
         .entry((line.project, line.shape))
         .or_insert_with(|| explainer.explain(line));
-    reason.clone().unwrap_or_default()
+    let reason = reason.clone().unwrap_or_default();
+    match kept_for(open, job.id) {
+        Some(kept) if !reason.is_empty() => format!("{reason}; {kept}"),
+        Some(_) | None => reason,
+    }
+}
+
+/// What is done for a job that waits for devices: it gets those that others leave, or that come free.
+fn kept_for(open: &Open, job: JobId) -> Option<String> {
+    if open.claims.contains_key(&job) {
+        return Some("others make room for it, and what they leave is kept for it".to_owned());
+    }
+    let reservation = open.reservations.iter().find(|other| other.job == job)?;
+    Some(match reservation.until {
+        Some(at) => format!(
+            "devices are held back for it: it starts by {} UTC at the latest, by the time limits of what runs",
+            at.format("%Y-%m-%d %H:%M:%S")
+        ),
+        None => "devices are held back for it as they come free".to_owned(),
+    })
 }
 
 /// A quota of devices with the time at which some come back.
