@@ -111,8 +111,7 @@ impl Remote {
     }
 
     pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
-        ProjectsClient::new(self.channel.clone())
-            .max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+        ProjectsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {

@@ -187,7 +187,7 @@ impl Config {
         let leader_lease = values.number("timing.leader_lease_ms", LEADER_LEASE_MS)?;
         Ok(Self {
             listen,
-            address: address(&values)?,
+            address: address(values)?,
             data_dir,
             artifacts_dir,
             leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use marquee_coordinator::env::{Clock, Env, SystemClock};
-use marquee_coordinator::scheduler::{Host, Plan, Queue, plan};
+use marquee_coordinator::scheduler::{Host, Limits, Plan, Queue, plan};
 use marquee_proto::v1::JobState;
 use marquee_store::testing::TestDatabase;
 
@@ -90,12 +90,12 @@ async fn a_panic_in_a_loop_a_session_or_a_request_ends_nothing_else() {
 const ODD_PRIORITY: i32 = 7;
 
 /// Plans what it is given, but for one job that nobody had thought of.
-fn stumbles_over_one(queue: &Queue, hosts: &[Host], now: DateTime<Utc>) -> Plan {
+fn stumbles_over_one(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) -> Plan {
     assert!(
         !queue.iter().any(|job| job.priority == ODD_PRIORITY),
         "a job that nobody had thought of"
     );
-    plan(queue, hosts, now)
+    plan(queue, hosts, limits, now)
 }
 
 /// Without a wall each round ended with it, and nothing was placed any more.

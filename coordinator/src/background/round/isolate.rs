@@ -137,7 +137,7 @@ mod tests {
     use marquee_domain::resources::{Device, DeviceKind};
 
     use super::*;
-    use crate::scheduler::{self, Host};
+    use crate::scheduler::{self, Group, Host, Limits, ProjectId, RulesId};
 
     fn job(id: i64, devices_per_rank: u32) -> Pending {
         Pending {
@@ -147,8 +147,12 @@ mod tests {
                 device: DeviceKind::Cpu,
                 devices_per_rank,
                 needs_trainer: false,
+                rules: RulesId::NONE,
+                limit_s: None,
             },
             priority: 0,
+            project: ProjectId(0),
+            group: Group::None,
             queued_at: DateTime::UNIX_EPOCH,
             not_before: None,
         }
@@ -159,9 +163,11 @@ mod tests {
             worker: WorkerId(uuid::Uuid::from_u128(1)),
             name: "w".into(),
             accepting: true,
+            closed: None,
             devices: (0..slots).map(|index| Device::Cpu { index }).collect(),
             gpus: BTreeMap::new(),
             flavour: String::new(),
+            labels: BTreeSet::new(),
             running: Vec::new(),
         }
     }
@@ -182,7 +188,7 @@ mod tests {
         let plan = plan(&queue, aside, now(), |queue| {
             plans.set(plans.get() + 1);
             assert!(!stumbles(queue), "nobody thought of that");
-            scheduler::plan(queue, &[host(10_000)], now())
+            scheduler::plan(queue, &[host(10_000)], &Limits::default(), now())
         });
         let placed = plan.placements.iter().map(|placement| placement.job.0);
         (placed.collect(), plans.get())
