@@ -56,12 +56,14 @@ const SOURCES: &[&str] = &[
     "shim/optimizer.cpp",
     "shim/runtime.cpp",
     "shim/script.cpp",
+    "shim/standing.cpp",
 ];
 
 const HEADERS: &[&str] = &[
     "shim/address_filter.hpp",
     "shim/guard.hpp",
     "shim/plain_steps.hpp",
+    "shim/standing.hpp",
     "shim/versions.hpp",
 ];
 

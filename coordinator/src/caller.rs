@@ -1,13 +1,14 @@
 //! Who asks: made once of each request, passed to what the request changes, and stored with its events.
 //!
-//! Until there are users, who asks is the name in the certificate that the client showed. Without client
-//! certificates everybody who can connect is `local`.
+//! Until there are users, who asks is the name in the certificate that the client showed, or else the account of
+//! this host that made the connection. Where neither is asked for, it is `local`.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use tonic::Request;
 
+use crate::access::Account;
 use crate::certificate;
 
 /// Bytes of a name that are kept: a certificate's fields have no limit of their own.
@@ -20,6 +21,8 @@ const LOCAL: &str = "local";
 pub struct Caller {
     /// The name in the certificate; None: no certificate was asked for.
     identity: Option<String>,
+    /// The account of this host; None: nobody looked.
+    account: Option<String>,
     /// None where the connection has no address, as in a simulation.
     address: Option<SocketAddr>,
 }
@@ -32,6 +35,10 @@ impl Caller {
         let own = certificates.as_ref().and_then(|all| all.first());
         Self {
             identity: own.map(|own| storable(&certificate::name(own))),
+            account: request
+                .extensions()
+                .get::<Account>()
+                .map(|account| storable(&account.name)),
             address: request.remote_addr(),
         }
     }
@@ -43,12 +50,12 @@ impl Caller {
     }
 }
 
-/// As it is stored: `gpu-01 via certificate from 10.0.0.7:40112`, `local via rpc from 127.0.0.1:40112`.
+/// As it is stored: `gpu-01 via certificate from 10.0.0.7:40112`, `alice via rpc from 127.0.0.1:40112`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.identity {
             Some(name) => write!(f, "{name} via certificate")?,
-            None => write!(f, "{LOCAL} via rpc")?,
+            None => write!(f, "{} via rpc", self.account.as_deref().unwrap_or(LOCAL))?,
         }
         match self.address {
             Some(address) => write!(f, " from {address}"),
@@ -86,6 +93,7 @@ mod tests {
         let address = Some("10.0.0.7:40112".parse().unwrap());
         let caller = |identity: Option<&str>| Caller {
             identity: identity.map(storable),
+            account: None,
             address,
         };
         assert_eq!(
@@ -97,6 +105,10 @@ mod tests {
             "gpu-01 via certificate from 10.0.0.7:40112"
         );
         assert_eq!(Caller::of(&Request::new(())).to_string(), "local via rpc");
+        let mut request = Request::new(());
+        let name = "alice".to_owned();
+        request.extensions_mut().insert(Account { uid: 1000, name });
+        assert_eq!(Caller::of(&request).to_string(), "alice via rpc");
     }
 
     #[test]

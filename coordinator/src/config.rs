@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
+use crate::access::{Group, Rule};
 use crate::app::Settings;
 
 /// The file that is read when none is named, if it is there.
@@ -21,6 +22,8 @@ const ENV_PREFIX: &str = "MARQUEE_COORDINATOR";
 /// Where workers and users connect when nothing else is said.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
 
+/// Accounts that may ask over loopback beside our own and root's: that of a worker on this host, as it is installed.
+const DEFAULT_ACCOUNTS: &str = "marquee-worker";
 /// How long a coordinator leads without renewing it: by then one that stands by takes over. Shorter, a busy host loses
 /// the lead for nothing; longer, everybody waits after it died.
 const LEADER_LEASE: Duration = Duration::from_secs(3);
@@ -30,7 +33,7 @@ const LEADER_LEASE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
 const ADDRESS_MAX_BYTES: usize = 260;
 
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 17] = [
     "listen",
     "address",
     "data_dir",
@@ -40,6 +43,9 @@ const KEYS: [&str; 14] = [
     "tls.cert",
     "tls.key",
     "tls.client_ca",
+    "access.loopback",
+    "access.accounts",
+    "access.group",
     "timing.lease_ms",
     "timing.heartbeat_every_ms",
     "timing.poll_every_ms",
@@ -62,6 +68,8 @@ pub struct Config {
     /// The folder of the server's programs, for a private Postgres.
     pub postgres_bin: Option<PathBuf>,
     pub tls: Option<TlsFiles>,
+    /// Who may ask.
+    pub access: Rule,
     pub settings: Settings,
     /// How long a leader's lease is.
     pub leader_lease: Duration,
@@ -121,6 +129,10 @@ pub enum ConfigError {
         /// What would keep others out, and is not there.
         missing: &'static str,
     },
+    #[error(
+        "key \"access.group\" is \"{0}\", and this host has no such group; make it (groupadd), or leave the key out"
+    )]
+    NoGroup(String),
     #[error("there is no folder for data_dir: set it, or HOME")]
     NoDataDir,
 }
@@ -195,6 +207,7 @@ impl Config {
                 .text("database_url")
                 .map(|url| DatabaseUrl(url.to_owned())),
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
+            access: access(values, tls.as_ref())?,
             tls,
             settings: settings(values)?,
         })
@@ -246,6 +259,41 @@ fn tls(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
         (None, Some(_)) => missing("tls.cert", "tls.key"),
         (None, None) if client_ca.is_some() => missing("tls.cert", "tls.client_ca"),
         (None, None) => Ok(None),
+    }
+}
+
+/// Whether whoever can connect may ask, or accounts are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loopback {
+    Account,
+    Open,
+}
+
+fn access(values: &Values, tls: Option<&TlsFiles>) -> Result<Rule, ConfigError> {
+    let words = [("account", Loopback::Account), ("open", Loopback::Open)];
+    let loopback = values.word("access.loopback", &words)?;
+    let accounts = values.text("access.accounts").unwrap_or(DEFAULT_ACCOUNTS);
+    let accounts = accounts.split([' ', ',']).filter(|name| !name.is_empty());
+    let accounts = accounts.map(str::to_owned).collect();
+    let group = match values.text("access.group").filter(|name| !name.is_empty()) {
+        Some(name) => Some(group(name)?),
+        None => None,
+    };
+    let shows_certificates = tls.is_some_and(|files| files.client_ca.is_some());
+    Ok(match loopback {
+        Some(Loopback::Open) => Rule::Everybody,
+        Some(Loopback::Account) | None if shows_certificates => Rule::Everybody,
+        Some(Loopback::Account) | None => Rule::Accounts { accounts, group },
+    })
+}
+
+fn group(name: &str) -> Result<Group, ConfigError> {
+    match nix::unistd::Group::from_name(name) {
+        Ok(Some(group)) => Ok(Group {
+            name: group.name,
+            id: group.gid.as_raw(),
+        }),
+        Ok(None) | Err(_) => Err(ConfigError::NoGroup(name.to_owned())),
     }
 }
 
@@ -404,6 +452,34 @@ mod tests {
         );
         let text = error_of("[tls]\ncert = \"/c\"", &[]);
         assert!(text.contains("key"), "{text}");
+    }
+
+    #[test]
+    fn over_loopback_accounts_are_told_apart_unless_certificates_are_or_the_settings_say_otherwise()
+    {
+        let accounts = |rule| match rule {
+            Rule::Accounts { accounts, group } => (accounts, group.map(|group| group.id)),
+            Rule::Everybody => panic!("everybody may ask"),
+        };
+        let usual = load("", &[]).unwrap().access;
+        assert_eq!(accounts(usual), (vec!["marquee-worker".to_owned()], None));
+        let named = "[access]\naccounts = \"alice, bob\"\ngroup = \"root\"";
+        let named = load(named, &[]).unwrap().access;
+        let both = vec!["alice".to_owned(), "bob".to_owned()];
+        assert_eq!(accounts(named), (both, Some(0)));
+        let tls = "[tls]\ncert = \"/c\"\nkey = \"/k\"\n";
+        accounts(load(tls, &[]).unwrap().access);
+        let certificates = load(&format!("{tls}client_ca = \"/ca\""), &[]).unwrap();
+        assert_eq!(certificates.access, Rule::Everybody);
+        let open = load("[access]\nloopback = \"open\"", &[]).unwrap();
+        assert_eq!(open.access, Rule::Everybody);
+        let text = error_of("[access]\nloopback = \"closed\"", &[]);
+        assert!(text.contains("\"account\" or \"open\""), "{text}");
+        let text = error_of("[access]\ngroup = \"no such group\"", &[]);
+        assert!(
+            text.contains("access.group") && text.contains("groupadd"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use marquee_domain::doctor::{Check, Report};
 use marquee_proto::certificate;
 use nix::sys::statvfs::statvfs;
 
+use crate::access::{Access, Rule};
 use crate::config::{Config, DEFAULT_FILE, DatabaseUrl, Flags, TlsFiles};
 use crate::env::{Clock as _, SystemClock};
 use crate::postgres;
@@ -49,6 +50,7 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
         config.data_dir.display()
     );
     checks.push(Check::ok("settings", found));
+    checks.push(access(&config.access));
     checks.push(match &config.database_url {
         Some(url) => database(url).await,
         None => programs(config),
@@ -60,6 +62,25 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
             "certificates",
             "no [tls]: only this host can reach the coordinator",
         )),
+    }
+}
+
+/// Who may ask. Seen from here: a service may be in a namespace of its own.
+fn access(rule: &Rule) -> Check {
+    let name = "access";
+    match rule {
+        Rule::Everybody => Check::ok(name, "certificates decide, or access.loopback is \"open\""),
+        Rule::Accounts { .. } if Access::new(rule.clone()).is_blind() => Check::warning(
+            name,
+            "this process cannot tell accounts apart, and serves all of this host",
+            "run it outside of a user namespace; in a unit, without PrivateUsers=yes",
+        ),
+        Rule::Accounts { accounts, group } => {
+            let mut who = vec!["the coordinator's account".to_owned(), "root".to_owned()];
+            who.extend(accounts.iter().cloned());
+            who.extend(group.iter().map(|group| format!("group {}", group.name)));
+            Check::ok(name, format!("over loopback: {}", who.join(", ")))
+        }
     }
 }
 

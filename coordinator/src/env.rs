@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 pub use marquee_domain::env::{Clock, Random};
+use marquee_domain::steady::Steady;
 use nix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
@@ -62,7 +63,19 @@ impl Clock for SystemClock {
         reason = "this is the clock that everything else is given"
     )]
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        // Rows keep what was told, and are compared with it: one time for the whole process.
+        static STEADY: Mutex<Option<Steady>> = Mutex::new(None);
+        let (wall, monotonic) = (Utc::now(), self.monotonic());
+        let mut steady = STEADY.lock().unwrap_or_else(PoisonError::into_inner);
+        let steady = steady.get_or_insert_with(|| Steady::starting(wall, monotonic));
+        let now = steady.now(wall, monotonic);
+        if let Some(off) = steady.jump(wall) {
+            tracing::warn!(
+                off_s = off.num_seconds(),
+                "the host's clock was set; times go on as they were and come nearer to it by one second in twenty"
+            );
+        }
+        now
     }
 
     fn monotonic(&self) -> Duration {
@@ -136,6 +149,8 @@ impl Net for SystemNet {
 
 /// A connection of any kind, with the addresses of its ends.
 pub struct Connection {
+    /// Before the connection itself, so that it is dropped first.
+    _held: Option<Box<dyn Send>>,
     io: Pin<Box<dyn Duplex>>,
     info: TcpConnectInfo,
 }
@@ -147,8 +162,30 @@ impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 impl Connection {
     pub fn new(io: impl AsyncRead + AsyncWrite + Send + 'static, info: TcpConnectInfo) -> Self {
         Self {
+            _held: None,
             io: Box::pin(io),
             info,
+        }
+    }
+
+    /// The address of this end.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.info.local_addr()
+    }
+
+    /// The address of the client's end.
+    #[must_use]
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.info.remote_addr()
+    }
+
+    /// Holds something for as long as the connection stands: it is dropped before that is closed.
+    #[must_use]
+    pub fn holding(self, held: impl Send + 'static) -> Self {
+        Self {
+            _held: Some(Box::new(held)),
+            ..self
         }
     }
 }

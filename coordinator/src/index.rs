@@ -32,11 +32,17 @@ use turns::Turns;
 
 pub mod aside;
 
+/// Jobs that avoid hosts: far more than fail at a time.
+const AVOIDING_MAX: usize = 10_000;
+
 /// The index, shared by the schedule loop, which keeps it, and those who ask why a job waits.
 #[derive(Debug, Default)]
 pub struct Index {
     touched: Mutex<Touched>,
     open: Mutex<Open>,
+    /// Workers on which attempts of a job failed in a way that may be their fault. A wish, no rule: it is lost
+    /// with this process.
+    avoided: Mutex<BTreeMap<JobId, BTreeSet<WorkerId>>>,
 }
 
 /// What changed since somebody read it.
@@ -146,7 +152,31 @@ impl Index {
 
     /// Says that these jobs have succeeded. Nothing is left to be read of them.
     pub fn touch_succeeded(&self, jobs: impl IntoIterator<Item = JobId>) {
+        let jobs: Vec<JobId> = jobs.into_iter().collect();
+        let mut avoided = lock(&self.avoided);
+        jobs.iter().for_each(|job| drop(avoided.remove(job)));
+        drop(avoided);
         lock(&self.touched).succeeded.extend(jobs);
+    }
+
+    /// Says that a job's next attempts had better not be placed on these workers.
+    pub fn avoid(&self, job: JobId, workers: impl IntoIterator<Item = WorkerId>) {
+        let mut avoided = lock(&self.avoided);
+        let mut workers = workers.into_iter().peekable();
+        if workers.peek().is_none() {
+            return;
+        }
+        avoided.entry(job).or_default().extend(workers);
+        // The oldest jobs have long ended, in whatever way.
+        if avoided.len() > AVOIDING_MAX {
+            avoided.pop_first();
+        }
+    }
+
+    /// The workers that a job had better not be placed on.
+    #[must_use]
+    pub fn avoided(&self, job: JobId) -> BTreeSet<WorkerId> {
+        lock(&self.avoided).get(&job).cloned().unwrap_or_default()
     }
 
     /// Says that a worker's row has changed.

@@ -5,6 +5,7 @@
 //! lives in Postgres (`marquee-store`) and in the blob folder (`blobs`); killing this process
 //! loses nothing. [`run`] puts the parts together.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod background;
@@ -53,6 +54,7 @@ pub use app::{App, Settings};
 use marquee_store::Db;
 use marquee_store::leader::Post;
 
+use crate::access::Access;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::database::Database;
@@ -99,6 +101,16 @@ async fn run_within(
             config.listen
         )
     })?;
+    let walls = Walls {
+        access: Access::new(config.access.clone()),
+        ..walls
+    };
+    if walls.access.is_blind() {
+        tracing::warn!(
+            "every account of this host may use this coordinator: in a user namespace of its own (PrivateUsers=yes) it cannot tell them apart; install the unit of this version"
+        );
+    }
+    let listener = walls.access.watch(listener);
 
     let Some(database) = unless(shutdown, Database::start(config))
         .await
@@ -202,7 +214,13 @@ async fn serve(
         tracing::error!("{why}");
     }
     let mut loops = JoinSet::new();
-    election.start(&app, &mut loops).await?;
+    match unless(&shutdown, election.start(&app, &mut loops)).await {
+        Some(started) => started?,
+        None => {
+            election.leave().await;
+            return Ok(());
+        }
+    }
     let server = rpc::server(&app, tls)
         .await
         .context("could not set up the server")?;

@@ -76,6 +76,15 @@ impl Role {
         *self.state() = State::StandsBy(standby);
     }
 
+    /// What it knows where it does not lead. None: it leads, or is alone.
+    #[must_use]
+    pub fn standby(&self) -> Option<Standby> {
+        match &*self.state() {
+            State::StandsBy(standby) => Some(standby.clone()),
+            State::Alone | State::Leads { .. } => None,
+        }
+    }
+
     /// Why a request cannot be answered here; None: it can.
     #[must_use]
     pub fn refusal(&self, path: &str, is_read: bool) -> Option<Status> {

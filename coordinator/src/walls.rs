@@ -18,6 +18,8 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
+
 pub use starts::{SAFE_MODE_FOR, STEADY, Starts};
 pub use trail::{Step, Trail};
 
@@ -35,6 +37,8 @@ pub struct Walls {
     pub trail: Trail,
     /// Why only reads are served; None: all is.
     pub safe_mode: Option<Arc<str>>,
+    /// Who may ask; by default whoever can connect.
+    pub access: Access,
 }
 
 /// Work that panicked: a fault of this version.

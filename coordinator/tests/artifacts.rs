@@ -232,6 +232,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            watch: Default::default(),
             sharing: Default::default(),
         };
         let file = FileEntry {

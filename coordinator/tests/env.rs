@@ -86,6 +86,7 @@ async fn a_coordinator_lives_by_the_clock_chance_and_network_that_it_is_given() 
         database_url: Some(DatabaseUrl(database.url.clone())),
         postgres_bin: None,
         tls: None,
+        access: marquee_coordinator::access::Rule::default(),
         settings: Settings::default(),
     };
     let (listens, mut address) = mpsc::unbounded_channel();

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use marquee_proto::v1;
 use marquee_proto::v1::{JobState, WorkerState};
-use marquee_store::Db;
 use marquee_store::testing::TestDatabase;
+use marquee_store::{Db, When};
 use support::worker::FakeWorker;
 use support::{Cluster, LEASE};
 use tokio::io::copy_bidirectional;
@@ -111,4 +111,212 @@ async fn what_happens_while_postgres_is_away_is_stored_when_it_is_back() {
     // The loops go on too.
     let key = worker.take_and_start().await;
     assert_eq!(key.0, next);
+}
+
+/// Backends are ended under every piece of work, again and again, as by an administrator or a failover.
+#[tokio::test]
+async fn backends_that_are_ended_in_the_middle_of_work_lose_and_double_nothing() {
+    const JOBS: usize = 12;
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    let url = cluster.database.url.clone();
+    let storm = tokio::spawn(async move {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let mut ended = 0;
+        loop {
+            ended += marquee_store::testing::number(&url, end).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            if ended > 200 {
+                return ended;
+            }
+        }
+    });
+    let mut ids = Vec::new();
+    for number in 0..JOBS {
+        let request = support::request(&format!("storm {number}"), ONE);
+        // As the CLI does: the same request again, for as long as it may pass.
+        let job = loop {
+            match cluster.jobs().await.submit_pipeline(request.clone()).await {
+                Ok(answer) => break answer.into_inner().jobs.remove(0),
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        ids.push(job.id);
+        let key = worker.take_and_start().await;
+        worker.log(key, &["one line"]).await;
+        worker.finish(key, None).await;
+    }
+    for id in &ids {
+        let done = until_succeeded(&cluster, *id).await;
+        assert_eq!(done.attempt, 1, "job {id}");
+    }
+    storm.abort();
+    let stored = "SELECT count(*) FROM jobs";
+    assert_eq!(cluster.database.number(stored).await, JOBS as i64);
+    for id in ids {
+        let logs = v1::LogsRequest {
+            job_id: id,
+            ..Default::default()
+        };
+        assert_eq!(cluster.logs(logs).await, ["one line"]);
+    }
+    assert_eq!(cluster.workers().await[0].state(), WorkerState::Online);
+}
+
+/// Asks until it has succeeded, whatever stands in the way of an answer.
+async fn until_succeeded(cluster: &Cluster, id: i64) -> v1::Job {
+    let asks = async {
+        loop {
+            let answer = cluster.jobs().await.get_job(v1::GetJobRequest { id }).await;
+            if let Ok(detail) = answer {
+                let job = detail.into_inner().job.unwrap();
+                if job.state() == JobState::Succeeded {
+                    return job;
+                }
+                assert_ne!(job.state(), JobState::Failed, "{job:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(support::SOON * 3, asks).await.unwrap()
+}
+
+/// For each kind of write on a job's way: its COMMIT is stored and not answered, breaks before, or meets another one.
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_safe_to_try_again() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    let db = &cluster.database.db;
+    for when in [When::AfterCommit, When::BeforeCommit, When::Conflict] {
+        for operation in ["submit", "place", "reports", "advance", "worker heartbeat"] {
+            let before = cluster.database.number("SELECT count(*) FROM jobs").await;
+            db.fail_next(operation, when);
+            let request = support::request(&format!("{operation} {when:?}"), ONE);
+            let mut refused = 0;
+            let job = loop {
+                match cluster.jobs().await.submit_pipeline(request.clone()).await {
+                    Ok(answer) => break answer.into_inner().jobs.remove(0),
+                    Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+                }
+                refused += 1;
+                assert!(refused < 10, "{operation} {when:?}");
+            };
+            // Of two that are in each other's way, one is tried again before anybody is told.
+            let is_told = operation == "submit" && when != When::Conflict;
+            assert_eq!(refused, i32::from(is_told), "{operation} {when:?}");
+            let key = worker.take_and_start().await;
+            worker.log(key, &["one line"]).await;
+            worker.finish(key, None).await;
+            let done = cluster.wait_for(job.id, JobState::Succeeded).await;
+            assert_eq!(done.attempt, 1, "{operation} {when:?}");
+            let logs = v1::LogsRequest {
+                job_id: job.id,
+                ..Default::default()
+            };
+            assert_eq!(
+                cluster.logs(logs).await,
+                ["one line"],
+                "{operation} {when:?}"
+            );
+            let after = cluster.database.number("SELECT count(*) FROM jobs").await;
+            assert_eq!(after, before + 1, "{operation} {when:?}");
+        }
+        for operation in ["cancel", "retry"] {
+            let job = cluster.submit(ONE).await.remove(0);
+            let key = worker.take_and_start().await;
+            if operation == "retry" {
+                let cancel = v1::CancelJobRequest { id: job.id };
+                cluster.jobs().await.cancel_job(cancel).await.unwrap();
+                worker.stop(key).await;
+                cluster.wait_for(job.id, JobState::Cancelled).await;
+            }
+            db.fail_next(operation, when);
+            let ask = async || {
+                let id = job.id;
+                let mut jobs = cluster.jobs().await;
+                match operation {
+                    "cancel" => jobs.cancel_job(v1::CancelJobRequest { id }).await,
+                    _ => jobs.retry_job(v1::RetryJobRequest { id }).await,
+                }
+            };
+            let first = ask().await;
+            if when == When::Conflict {
+                first.unwrap();
+            } else {
+                assert_eq!(first.unwrap_err().code(), tonic::Code::Unavailable);
+                let again = ask().await;
+                // What was stored although nobody heard so is there, and says so.
+                let is_stored = when == When::AfterCommit;
+                assert!(
+                    again.is_ok() || (is_stored && again.is_err()),
+                    "{operation} {when:?}"
+                );
+            }
+            if operation == "cancel" {
+                worker.stop(key).await;
+                cluster.wait_for(job.id, JobState::Cancelled).await;
+            } else {
+                let key = worker.take_and_start().await;
+                worker.finish(key, None).await;
+                let done = cluster.wait_for(job.id, JobState::Succeeded).await;
+                assert_eq!(done.attempt, 2, "retried once: {when:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pool_that_is_exhausted_is_told_and_recovers() {
+    let cluster = Cluster::start().await;
+    let job = cluster.submit(ONE).await.remove(0);
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    let db = &cluster.database.db;
+    let mut held = Vec::new();
+    // Sessions and loops take their turns between: all that come free.
+    while let Ok(Ok(conn)) = tokio::time::timeout(Duration::from_secs(2), db.read()).await {
+        held.push(conn);
+    }
+    let id = job.id;
+    let refused = cluster.jobs().await.get_job(v1::GetJobRequest { id }).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
+    worker.log(key, &["meanwhile"]).await;
+    tokio::time::sleep(LEASE + Duration::from_millis(500)).await;
+    drop(held);
+    worker.finish(key, None).await;
+    let done = cluster.wait_for(id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1);
+    let logs = v1::LogsRequest {
+        job_id: id,
+        ..Default::default()
+    };
+    assert_eq!(cluster.logs(logs).await, ["meanwhile"]);
+    assert_eq!(cluster.workers().await[0].state(), WorkerState::Online);
+}
+
+/// Longer than any back-off of ours, and than a lease of the default length many times over.
+#[tokio::test]
+async fn after_a_minute_without_postgres_all_goes_on() {
+    let (cluster, mut wire) = cluster().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    wire.cut().await;
+    for second in 0..60 {
+        worker.log(key, &[&format!("second {second}")]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    wire.mend();
+    worker.finish(key, None).await;
+    let done = until_succeeded(&cluster, id).await;
+    assert_eq!(done.attempt, 1);
+    let logs = v1::LogsRequest {
+        job_id: id,
+        ..Default::default()
+    };
+    let expected: Vec<String> = (0..60).map(|second| format!("second {second}")).collect();
+    assert_eq!(cluster.logs(logs).await, expected);
+    assert_eq!(cluster.workers().await[0].state(), WorkerState::Online);
 }

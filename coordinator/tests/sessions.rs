@@ -372,6 +372,39 @@ async fn whoever_asks_hears_the_coordinators_version_and_time() {
     assert!(answer.now.is_some_and(|now| now.seconds > 1_700_000_000));
 }
 
+/// As after a hold of the network: what a worker said one after the other comes at once, the last of it twice. A grant is
+/// a row, made by the scheduler and not for a heartbeat; its message may be repeated, and is the same one then.
+#[tokio::test]
+async fn heartbeats_that_come_in_a_bunch_grant_nothing_twice() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    worker.fall_silent();
+    let two = format!("{ONE}{}", ONE.replace("one", "two"));
+    let jobs = cluster.submit(&two).await;
+    for sequence in [2_000, 2_001, 2_002, 2_003, 2_003, 2_001] {
+        let heartbeat = v1::Heartbeat {
+            sequence,
+            ..v1::Heartbeat::default()
+        };
+        worker
+            .send(v1::worker_message::Body::Heartbeat(heartbeat))
+            .await;
+    }
+    let keys = [worker.take_and_start().await, worker.take_and_start().await];
+    worker.speak_again();
+    assert_ne!(keys[0], keys[1]);
+    for key in keys {
+        worker.finish(key, None).await;
+    }
+    for job in jobs {
+        let done = cluster.wait_for(job.id, JobState::Succeeded).await;
+        assert_eq!(done.attempt, 1);
+    }
+    let granted =
+        "SELECT (SELECT count(*) FROM attempts) * 100 + (SELECT count(*) FROM attempt_ranks)";
+    assert_eq!(cluster.database.number(granted).await, 202);
+}
+
 #[tokio::test]
 async fn a_rank_whose_assignment_may_be_on_its_way_keeps_its_device_however_many_heartbeats_lack_it()
  {

@@ -56,6 +56,8 @@ pub mod env {
     /// Elements of the array. Set for elements alone.
     pub const ARRAY_SIZE: &str = "MARQUEE_ARRAY_SIZE";
     pub const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+    /// File in which `marquee-trainer` says where it stands, as [`crate::pulse`] describes.
+    pub const PULSE: &str = "MARQUEE_PULSE_FILE";
     /// Number of the open descriptor that takes [`super::ChildEvent`]s. Set for `marquee-prep` and
     /// `marquee-trainer` alone.
     pub const EVENTS_FD: &str = "MARQUEE_EVENTS_FD";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::job::AttemptStateName;
 
 /// Why an attempt was stopped although nothing was wrong with its job. The cluster wanted the
@@ -19,13 +19,21 @@ pub enum Interruption {
     Preempted,
     /// An operator emptied one of its hosts.
     Drained,
-    /// One of its hosts was stopped to install a new version.
+    /// One of its hosts was stopped in order, as for a new version, and started anew.
     HostUpgraded,
+    /// A worker heard nothing of the coordinator for its whole lease, and the job is one that then stops
+    /// (`on_disconnect = "stop"`).
+    Disconnected,
 }
 
 impl Interruption {
     /// Every cause, for documentation and conversion tables.
-    pub const ALL: [Self; 3] = [Self::Preempted, Self::Drained, Self::HostUpgraded];
+    pub const ALL: [Self; 4] = [
+        Self::Preempted,
+        Self::Drained,
+        Self::HostUpgraded,
+        Self::Disconnected,
+    ];
 
     /// The word used in SQL, JSON and on screen.
     #[must_use]
@@ -34,6 +42,7 @@ impl Interruption {
             Self::Preempted => "preempted",
             Self::Drained => "drained",
             Self::HostUpgraded => "host_upgraded",
+            Self::Disconnected => "disconnected",
         }
     }
 
@@ -42,6 +51,15 @@ impl Interruption {
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == word)
     }
+}
+
+/// Why a worker stopped a rank of its own accord, as the rank's row keeps it in place of a summary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedFor {
+    #[serde(rename = "stopped_for")]
+    pub cause: Interruption,
+    /// In words.
+    pub reason: String,
 }
 
 /// How an attempt ended.
@@ -120,6 +138,17 @@ impl AttemptBudget {
         self.granted.saturating_sub(self.left())
     }
 
+    /// After an attempt that failed, but got further than all before it: whatever those spent is forgiven, and
+    /// this one is the first that counts. A training of weeks is not to end by the third fault of the world.
+    #[must_use]
+    pub fn renewed_by_progress(self) -> Self {
+        let left = self.granted.saturating_sub(1);
+        Self {
+            last: self.newest.saturating_add(left).max(self.last),
+            ..self
+        }
+    }
+
     /// After the next attempt was made: its number is `newest`.
     #[must_use]
     pub(crate) fn with_next(self) -> Self {
@@ -168,10 +197,6 @@ pub enum AfterEnd {
     GiveUp,
 }
 
-/// First back-off; doubled by each further attempt that was spent.
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-/// Longest back-off: a fault that a minute did not cure is worth a look each minute, not each hour.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// Doublings after which the back-off has long reached its ceiling; more would overflow.
 const DOUBLINGS_MAX: u32 = 10;
 
@@ -192,7 +217,7 @@ pub fn after_end(end: &AttemptEnd, budget: AttemptBudget, jitter: f64) -> AfterE
             if failure.class.is_worth_a_retry() && budget.left() > 0 {
                 AfterEnd::Requeue {
                     spends_attempt: true,
-                    after: back_off(budget.spent(), jitter),
+                    after: back_off(failure.class, budget.spent(), jitter),
                 }
             } else {
                 AfterEnd::GiveUp
@@ -203,12 +228,14 @@ pub fn after_end(end: &AttemptEnd, budget: AttemptBudget, jitter: f64) -> AfterE
 
 /// How long to wait after `spent` attempts. Interruptions do not count: a job that had to make room
 /// five times waits no longer after its first failure than any other.
-fn back_off(spent: u32, jitter: f64) -> Duration {
+fn back_off(class: FailureClass, spent: u32, jitter: f64) -> Duration {
+    let rule = class.rule();
     // The first failure waits one first step, not two.
     let doublings = spent.saturating_sub(1).min(DOUBLINGS_MAX);
-    let full = BACKOFF_FIRST
+    let full = rule
+        .first_wait
         .saturating_mul(1 << doublings)
-        .min(BACKOFF_MAX);
+        .min(rule.longest_wait);
     // At least half of it, or jobs that failed together over one service would be back at it at once.
     full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
 }
@@ -216,7 +243,6 @@ fn back_off(spent: u32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::FailureClass;
 
     fn failed(class: FailureClass) -> AttemptEnd {
         let message = "broke".into();
@@ -323,7 +349,7 @@ mod tests {
             .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         let longest = wait_after(budget(u32::MAX - 1, u32::MAX, u32::MAX), 1.0);
-        assert_eq!(longest, BACKOFF_MAX);
+        assert_eq!(longest, FailureClass::LostWorker.rule().longest_wait);
     }
 
     #[test]
@@ -338,6 +364,30 @@ mod tests {
             let wait = wait_after(budget(1, 3, 3), jitter);
             assert_eq!(wait, Duration::from_millis(millis), "{jitter}");
         }
+    }
+
+    #[test]
+    fn progress_forgives_what_was_spent_and_takes_nothing_away() {
+        // The third of three failed, and had got further than those before: two more may follow.
+        let renewed = budget(3, 3, 3).renewed_by_progress();
+        assert_eq!((renewed.left(), renewed.spent()), (2, 1));
+        // One that may be tried once is tried once.
+        assert_eq!(budget(1, 1, 1).renewed_by_progress().left(), 0);
+        // Interruptions had raised it already.
+        assert_eq!(budget(2, 9, 3).renewed_by_progress().left(), 7);
+    }
+
+    #[test]
+    fn each_class_waits_by_its_own_rule() {
+        let after = |class| match after_end(&failed(class), budget(1, 3, 3), 1.0) {
+            AfterEnd::Requeue { after, .. } => after.as_secs(),
+            other @ (AfterEnd::Succeed | AfterEnd::Cancel | AfterEnd::GiveUp) => {
+                panic!("{class:?}: {other:?}")
+            }
+        };
+        assert_eq!(after(FailureClass::Crash), 1);
+        assert_eq!(after(FailureClass::Network), 5);
+        assert_eq!(after(FailureClass::DiskFull), 10);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod recipe;
 mod settings;
 mod sharing;
 mod table;
+mod watch;
 
 use job::Draft;
 use table::{Errors, Table};

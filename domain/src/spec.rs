@@ -14,6 +14,7 @@ mod learning;
 mod recipe;
 mod settings;
 mod sharing;
+mod watch;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
     ScriptSettings, Shuffle, Transfer, matches,
@@ -25,6 +26,7 @@ pub use settings::{
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
 pub use sharing::{HostRules, Sharing};
+pub use watch::{OnDisconnect, Watch};
 
 /// What a job does, without its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -217,6 +219,8 @@ pub struct JobSpec {
     /// For whom, when and where it runs, and what may interrupt it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sharing: Sharing,
+    #[serde(default)]
+    pub watch: Watch,
 }
 
 fn yes() -> bool {

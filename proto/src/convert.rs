@@ -92,6 +92,7 @@ enum_pair!(FailureClass, v1::FailureClass, "class", {
     UserError => UserError, OutOfMemory => OutOfMemory, BadInput => BadInput,
     DeviceFault => DeviceFault, LostWorker => LostWorker, Timeout => Timeout,
     Network => Network, Crash => Crash, DiskFull => DiskFull,
+    Hang => Hang, Collective => Collective,
 });
 
 impl From<Failure> for v1::Failure {
@@ -105,9 +106,14 @@ impl From<Failure> for v1::Failure {
 
 impl TryFrom<v1::Failure> for Failure {
     type Error = BadField;
+    /// A class that only a newer version knows counts as a crash: what it says in words is kept.
     fn try_from(failure: v1::Failure) -> Result<Self, BadField> {
+        let class = match v1::FailureClass::try_from(failure.class) {
+            Ok(class) => class.try_into()?,
+            Err(_) => FailureClass::Crash,
+        };
         Ok(Self {
-            class: failure.class().try_into()?,
+            class,
             message: failure.message,
         })
     }

@@ -50,6 +50,8 @@ pub enum ErrorCode {
     CannotRescue,
     /// What is to be removed is still needed.
     StillNeeded,
+    /// The account that asks may not use this coordinator.
+    NotAllowed,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
     /// Only a job that waits or is queued can be held and released.
@@ -76,7 +78,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -91,6 +93,7 @@ impl ErrorCode {
         Self::OtherCluster,
         Self::CannotRescue,
         Self::WorkerIdInUse,
+        Self::NotAllowed,
         Self::StillNeeded,
         Self::NotLeading,
         Self::JobNotHoldable,
@@ -124,6 +127,7 @@ impl ErrorCode {
             Self::CannotRescue => "MQ0306",
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
+            Self::NotAllowed => "MQ0340",
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
             Self::ProjectNotFound => "MQ0331",
@@ -159,7 +163,7 @@ impl ErrorCode {
             | Self::WorkerIdInUse
             | Self::StillNeeded
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::WorkerOwned => Code::PermissionDenied,
+            Self::WorkerOwned | Self::NotAllowed => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,

@@ -232,7 +232,7 @@ impl Client {
                         document: Some(v1::Document {
                             format: Some(format),
                         }),
-                        overrides: Vec::new(),
+                        ..v1::SubmitPipelineRequest::default()
                     });
                     submitted.await.map(|answer| {
                         let answer = answer.into_inner();

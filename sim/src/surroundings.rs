@@ -106,7 +106,7 @@ impl coordinator::Net for Network {
     fn listen(&self, at: SocketAddr) -> BoxFuture<'static, io::Result<coordinator::Listener>> {
         async move {
             let listener = TcpListener::bind(("0.0.0.0", at.port())).await?;
-            let connections = futures::stream::unfold(listener, |listener| async move {
+            let connections = futures::stream::unfold(listener, move |listener| async move {
                 let accepted = listener.accept().await;
                 let connection = accepted.map(|(stream, from)| {
                     let info = TcpConnectInfo {

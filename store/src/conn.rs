@@ -189,6 +189,10 @@ impl Tx {
             transaction.end("ROLLBACK").await?;
             return Err(Faults::error());
         }
+        #[cfg(feature = "testing")]
+        if fault == Some(When::Conflict) {
+            return transaction.end(Faults::CONFLICT).await;
+        }
         transaction.end("COMMIT").await?;
         meter.committed();
         #[cfg(feature = "testing")]

@@ -100,7 +100,8 @@ impl Db {
     /// What the tables are to this version.
     pub async fn schema(&self) -> Result<Schema> {
         let mut conn = self.pool.acquire().await?;
-        schema::read(&mut conn).await
+        let ours = MIGRATOR.iter().map(|migration| migration.version).max();
+        schema::read(&mut conn, ours).await
     }
 
     /// Brings the tables to this version. Two coordinators may call it at once: sqlx takes a lock.

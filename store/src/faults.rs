@@ -12,6 +12,8 @@ pub enum When {
     BeforeCommit,
     /// It breaks after the COMMIT: what was written is stored, and the caller does not hear so.
     AfterCommit,
+    /// Another transaction was in its way, and Postgres ends this one: nothing is stored.
+    Conflict,
 }
 
 /// The failures that are still to come, each for one write.
@@ -29,6 +31,9 @@ impl Faults {
         let place = planned.iter().position(|(name, _)| *name == operation)?;
         Some(planned.remove(place).1)
     }
+
+    /// The statement by which Postgres ends a transaction as it does one of two that are in each other's way.
+    pub(crate) const CONFLICT: &str = "DO $$ BEGIN RAISE EXCEPTION 'a test asked for it' USING ERRCODE = 'serialization_failure'; END $$";
 
     /// What a caller sees of a connection that broke.
     pub(crate) fn error() -> StoreError {

@@ -28,6 +28,14 @@ pub async fn list_job_ids(
     wanted: &Wanted,
     limit: usize,
 ) -> Result<Vec<JobId>> {
+    let is_open = |states: &Vec<JobStateName>| !states.iter().any(|state| state.is_final());
+    let only_open = filter.states.as_ref().is_some_and(is_open);
+    // Few jobs are open: without this all that have ended would be gone through for them, again and again.
+    let among = if only_open {
+        Some(list_open_ids(conn, filter.array.map(|id| id.0)).await?)
+    } else {
+        None
+    };
     let states = filter
         .states
         .as_ref()
@@ -67,7 +75,8 @@ pub async fn list_job_ids(
                   SELECT FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
                   WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND w.name = $6))
              AND ($7::bigint IS NULL OR j.id < $7)
-             AND ($9::text IS NULL OR j.project = $9)
+             AND ($9::bigint[] IS NULL OR j.id = ANY ($9))
+             AND ($10::text IS NULL OR j.project = $10)
            ORDER BY j.id DESC
            LIMIT $8"#,
         filter.pipeline.map(|id| id.0),
@@ -78,11 +87,24 @@ pub async fn list_job_ids(
         wanted.worker_name,
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
+        among.as_deref(),
         filter.project,
     )
     .fetch_all(conn.sql())
     .await?;
     Ok(ids.into_iter().map(JobId).collect())
+}
+
+/// Jobs that are open, without elements; or the open elements of an array.
+async fn list_open_ids(conn: &mut Conn, array: Option<i64>) -> Result<Vec<i64>> {
+    let ids = sqlx::query_scalar!(
+        "SELECT job_id FROM open_jobs
+         WHERE CASE WHEN $1::bigint IS NULL THEN array_job_id IS NULL ELSE array_job_id = $1 END",
+        array,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(ids)
 }
 
 /// How many jobs, without elements of arrays, are in each state: those that are open, and of the newest 20,000 those

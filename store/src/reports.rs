@@ -1,5 +1,6 @@
 //! Log lines and metric values, stored under (attempt, rank, sequence): the primary keys make a
-//! second storing of the same report an error instead of a doubled line.
+//! second storing of the same report an error instead of a doubled line. A line has a checksum, so that one that the
+//! disk or a hand has altered is told from what a job printed.
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
@@ -31,9 +32,33 @@ pub struct LogLine {
     pub sequence: u64,
     /// Place of the line within its report.
     pub line: u32,
+    /// How many lines of the same report come after it.
+    pub left: u32,
     pub stream: LogStream,
     pub text: String,
     pub at: DateTime<Utc>,
+    /// It is not what was stored. Nobody stores it so.
+    pub is_damaged: bool,
+}
+
+impl LogLine {
+    /// Over all that is stored of it but for whose it is.
+    fn checksum(&self) -> i32 {
+        let places = [self.sequence, self.line.into(), self.left.into()];
+        let at = self.at.timestamp_micros().to_le_bytes();
+        let places = places.iter().flat_map(|place| place.to_le_bytes());
+        let head: Vec<u8> = places.chain(at).collect();
+        let sum = crc32c::crc32c(&head);
+        let sum = crc32c::crc32c_append(sum, self.stream.as_str().as_bytes());
+        crc32c::crc32c_append(sum, self.text.as_bytes()).cast_signed()
+    }
+}
+
+/// How far a reader is in a report: the last line that it has read, and how many come after it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LineEnd {
+    pub line: u32,
+    pub left: u32,
 }
 
 /// A metric value to store, or one that is.
@@ -64,11 +89,13 @@ pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> R
     let streams: Vec<String> = lines.iter().map(|l| l.stream.as_str().to_owned()).collect();
     let texts: Vec<String> = lines.iter().map(|l| l.text.clone()).collect();
     let ats: Vec<DateTime<Utc>> = lines.iter().map(|l| l.at).collect();
+    let checksums: Vec<i32> = lines.iter().map(LogLine::checksum).collect();
+    let left = lines.iter().map(|l| convert::int("lines_left", l.left));
     sqlx::query!(
-        "INSERT INTO log_lines (job_id, attempt, rank, sequence, line, stream, text, at)
-         SELECT $1, $2, $3, l.sequence, l.line, l.stream, l.text, l.at
-         FROM unnest($4::bigint[], $5::int[], $6::text[], $7::text[], $8::timestamptz[])
-              AS l (sequence, line, stream, text, at)",
+        "INSERT INTO log_lines (job_id, attempt, rank, sequence, line, stream, text, at, checksum, lines_left)
+         SELECT $1, $2, $3, l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
+         FROM unnest($4::bigint[], $5::int[], $6::text[], $7::text[], $8::timestamptz[], $9::int[], $10::int[])
+              AS l (sequence, line, stream, text, at, checksum, lines_left)",
         key.job.0,
         convert::int("attempt", key.attempt.0)?,
         convert::int("rank", key.rank.0)?,
@@ -77,6 +104,8 @@ pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> R
         &streams,
         &texts,
         &ats,
+        &checksums,
+        &left.collect::<Result<Vec<_>>>()?,
     )
     .execute(tx.sql())
     .await?;
@@ -111,25 +140,41 @@ pub async fn insert_metrics(tx: &mut Tx, key: RankKey, metrics: &[Metric]) -> Re
     Ok(())
 }
 
+/// The step of the newest values that rank 0 of an attempt reported. None where it reported none.
+pub async fn find_last_step(
+    conn: &mut Conn,
+    job: JobId,
+    attempt: AttemptNumber,
+) -> Result<Option<u64>> {
+    let step = sqlx::query_scalar!(
+        "SELECT step FROM metrics WHERE job_id = $1 AND attempt = $2 AND rank = 0 ORDER BY sequence DESC LIMIT 1",
+        job.0,
+        convert::int("attempt", attempt.0)?,
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    step.map(|step| convert::u64_of("metrics.step", step)).transpose()
+}
+
 /// The next log lines of each rank after its cursor, at most `limit` a rank; by rank, in order.
 pub async fn list_log_lines(
     conn: &mut Conn,
     job: JobId,
     attempt: AttemptNumber,
-    after: &[Cursor<u32>],
+    after: &[Cursor<LineEnd>],
     limit: u32,
 ) -> Result<Vec<(Rank, LogLine)>> {
     let (ranks, sequences) = cursor_columns(after)?;
     let lines = after
         .iter()
-        .map(|c| convert::int("line", c.last))
+        .map(|c| convert::int("line", c.last.line))
         .collect::<Result<Vec<_>>>()?;
     let rows = sqlx::query_as!(
         RawLogLine,
-        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at
+        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
            FROM unnest($3::int[], $4::bigint[], $5::int[]) AS c (rank, sequence, line)
            CROSS JOIN LATERAL (
-               SELECT sequence, line, stream, text, at FROM log_lines
+               SELECT sequence, line, stream, text, at, checksum, lines_left FROM log_lines
                WHERE job_id = $1 AND attempt = $2 AND rank = c.rank
                  AND (sequence, line) > (c.sequence, c.line)
                ORDER BY sequence, line LIMIT $6) l
@@ -160,10 +205,10 @@ pub async fn list_last_log_lines(
         .collect::<Result<Vec<_>>>()?;
     let rows = sqlx::query_as!(
         RawLogLine,
-        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at
+        r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
            FROM unnest($3::int[]) AS c (rank)
            CROSS JOIN LATERAL (
-               SELECT sequence, line, stream, text, at FROM log_lines
+               SELECT sequence, line, stream, text, at, checksum, lines_left FROM log_lines
                WHERE job_id = $1 AND attempt = $2 AND rank = c.rank
                ORDER BY sequence DESC, line DESC LIMIT $4) l
            ORDER BY c.rank, l.sequence, l.line"#,
@@ -240,6 +285,8 @@ struct RawLogLine {
     stream: String,
     text: String,
     at: DateTime<Utc>,
+    checksum: Option<i32>,
+    lines_left: Option<i32>,
 }
 
 impl RawLogLine {
@@ -251,10 +298,14 @@ impl RawLogLine {
         let line = LogLine {
             sequence: convert::u64_of("log_lines.sequence", self.sequence)?,
             line: convert::u32_of("log_lines.line", self.line)?,
+            left: convert::u32_of("log_lines.lines_left", self.lines_left.unwrap_or(0))?,
             stream,
             text: self.text,
             at: self.at,
+            is_damaged: false,
         };
+        let is_damaged = self.checksum.is_some_and(|sum| sum != line.checksum());
+        let line = LogLine { is_damaged, ..line };
         Ok((Rank(convert::u32_of("log_lines.rank", self.rank)?), line))
     }
 }

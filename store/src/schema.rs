@@ -3,7 +3,6 @@
 use sqlx::PgConnection;
 
 use crate::Result;
-use crate::db::MIGRATOR;
 
 /// How the tables stand to this program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +16,8 @@ pub enum Schema {
     Ours,
 }
 
-/// Reads it. This asks what sqlx keeps, not tables of ours, so it is not checked against the migrations.
-pub(crate) async fn read(connection: &mut PgConnection) -> Result<Schema> {
+/// Reads it; `ours` is the newest migration of this program. This asks what sqlx keeps, not tables of ours, so it is not checked against the migrations.
+pub(crate) async fn read(connection: &mut PgConnection, ours: Option<i64>) -> Result<Schema> {
     let has_leader: bool = sqlx::query_scalar(
         "SELECT to_regclass('leader') IS NOT NULL AND to_regclass('_sqlx_migrations') IS NOT NULL",
     )
@@ -31,7 +30,6 @@ pub(crate) async fn read(connection: &mut PgConnection) -> Result<Schema> {
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(connection)
             .await?;
-    let ours = MIGRATOR.iter().map(|migration| migration.version).max();
     Ok(if newest < ours {
         Schema::Older
     } else {

@@ -364,9 +364,11 @@ async fn a_pipeline_that_is_removed_takes_all_of_its_own_and_nothing_of_others()
     let line = LogLine {
         sequence: 1,
         line: 0,
+        left: 0,
         stream: LogStream::Stdout,
         text: "hello".into(),
         at: at(1),
+        is_damaged: false,
     };
     reports::insert_log_lines(&mut tx, key, &[line])
         .await

@@ -46,8 +46,8 @@ impl Clock for Played {
         Duration::ZERO
     }
 
-    fn is_played(&self) -> bool {
-        true
+    fn of_postgres(&self) -> Option<DateTime<Utc>> {
+        Some(self.now())
     }
 }
 

@@ -8,7 +8,7 @@ use marquee_domain::job::RankState;
 use marquee_store::StoreError;
 use marquee_store::open::{Which, list_held_ranks};
 use marquee_store::ranks::{self, RankChange, RankKey};
-use marquee_store::reports::{self, Cursor, LogLine, LogStream, Metric};
+use marquee_store::reports::{self, Cursor, LineEnd, LogLine, LogStream, Metric};
 use marquee_store::testing::TestDatabase;
 use marquee_store::workers::{self, WorkerHello, WorkerState};
 use support::{at, hello, report, running_job};
@@ -18,9 +18,11 @@ fn line(sequence: u64, line: u32, text: &str) -> LogLine {
     LogLine {
         sequence,
         line,
+        left: 0,
         stream: LogStream::Stderr,
         text: text.into(),
         at: at(5),
+        is_damaged: false,
     }
 }
 
@@ -126,7 +128,10 @@ async fn lines_and_values_are_read_on_from_where_a_reader_is() {
         let after = [Cursor {
             rank: Rank(0),
             sequence,
-            last,
+            last: LineEnd {
+                line: last,
+                left: 0,
+            },
         }];
         let rows = reports::list_log_lines(&mut conn, key.job, key.attempt, &after, limit);
         rows.await
@@ -240,4 +245,33 @@ async fn a_worker_belongs_to_the_first_certificate_that_it_shows() {
     // Without certificates nobody is asked, and the owner stays.
     assert_eq!(online(&shows(1, "a", None)).await, None);
     assert_eq!(online(&shows(1, "a", Some("host-b"))).await, owned("id"));
+}
+
+#[tokio::test]
+async fn a_line_that_is_not_what_was_stored_is_told_from_the_others() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let (_, key) = running_job(&mut tx).await;
+    let lines: Vec<LogLine> = (0..6).map(|n| line(1, n, &format!("line {n}"))).collect();
+    reports::insert_log_lines(&mut tx, key, &lines)
+        .await
+        .unwrap();
+    for (n, change) in [
+        (1, "text = 'line 7'"),
+        (2, "stream = 'stdout'"),
+        (3, "at = at + interval '1 second'"),
+        (4, "lines_left = 3"),
+        // As lines of before have it.
+        (5, "checksum = NULL, lines_left = NULL, text = 'older'"),
+    ] {
+        let change = format!("UPDATE log_lines SET {change} WHERE line = {n}");
+        database.execute(&change).await;
+    }
+    let rows = reports::list_last_log_lines(&mut tx, key.job, key.attempt, &[Rank(0)], 9).await;
+    let damaged: Vec<bool> = rows
+        .unwrap()
+        .iter()
+        .map(|(_, line)| line.is_damaged)
+        .collect();
+    assert_eq!(damaged, [false, true, true, true, true, false]);
 }

@@ -5,6 +5,7 @@
 // fail, or the group's time-out has passed.
 
 #include "guard.hpp"
+#include "standing.hpp"
 #include "versions.hpp"
 
 #include <torch/csrc/autograd/engine.h>
@@ -55,6 +56,7 @@ void require_sound(const Group& group) {
 
 // Waits here, not only on the device, until the tensor has what the operation gives.
 void finish(const c10::intrusive_ptr<c10d::Work>& work, const at::Tensor& tensor, const Group& group) {
+  marquee::Waiting waiting;
   if (tensor.is_cpu()) {
     work->wait();
     return;
@@ -247,6 +249,7 @@ int marquee_group_allreduce_sum(void* group, TensorPtr tensor) {
 int marquee_group_broadcast(void* group, const TensorPtr* tensors, size_t count, int root) {
   return guarded([&] {
     at::NoGradGuard no_grad;
+    marquee::Waiting waiting;
     auto list = marquee::tensors(tensors, count);
     auto& self = group_of(group);
     c10d::broadcast_coalesced(self.inner, list, kBroadcastBytes, root);
@@ -257,7 +260,10 @@ int marquee_group_broadcast(void* group, const TensorPtr* tensors, size_t count,
 
 // By Gloo, whatever carries tensors: it notices a lost peer at once.
 int marquee_group_barrier(void* group) {
-  return guarded([&] { group_of(group).inner->getBackend(c10::DeviceType::CPU)->barrier()->wait(); });
+  return guarded([&] {
+    marquee::Waiting waiting;
+    group_of(group).inner->getBackend(c10::DeviceType::CPU)->barrier()->wait();
+  });
 }
 
 // Hooks the gradients of `parameters`: from now on each backward pass averages them over the group.
@@ -326,6 +332,7 @@ int marquee_backward(TensorPtr loss, void* computed, int index, double* compute_
     root.register_hook([=](const at::Tensor&) {
       torch::autograd::Engine::get_default_engine().queue_callback([=] {
         *elapsed = seconds_since(start);
+        marquee::stand(marquee::kWaitsForPeers);
         if (computed != nullptr) {
           TORCH_CHECK(marquee_event_record(computed, index) == 0, marquee::last_error());
         }

@@ -3,15 +3,16 @@
 //! Invariant: it has a last word and an exit code whatever happens, a panic included.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use marquee_datasets::channel::Channel;
 use marquee_domain::FailureClass;
-use marquee_domain::child::ExitCode;
+use marquee_domain::child::{ExitCode, env};
 
 use crate::error::RunError;
 use crate::events::Events;
+use crate::ffi;
 use crate::launch::{Size, run_ranks};
 use crate::outcome::{Outcome, conclude};
 use crate::rendezvous::Place;
@@ -42,6 +43,12 @@ fn run_or_launch(
     events: &Arc<Events>,
 ) -> Result<Outcome, RunError> {
     let stop = Stop::on_signals()?;
+    if let Some(path) = std::env::var_os(env::PULSE).map(PathBuf::from) {
+        // Whether it hangs can be told without, if less surely.
+        if let Err(error) = ffi::open_standing(&path) {
+            tracing::warn!(%error, "where this rank stands cannot be told");
+        }
+    }
     if until_eof {
         when_stdin_ends()?;
     }

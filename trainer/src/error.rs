@@ -127,7 +127,7 @@ impl From<TorchError> for RunError {
                 ),
             ),
             TorchError::Network(text) => Self::new(
-                FailureClass::Network,
+                FailureClass::Collective,
                 format!(
                     "a peer rank was lost or did not answer in time: {}",
                     first_lines(&text)
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn messages_of_libtorch_find_their_class() {
         let gloo = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711";
-        assert_eq!(class_of(gloo), FailureClass::Network);
+        assert_eq!(class_of(gloo), FailureClass::Collective);
         let memory = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes";
         assert_eq!(class_of(memory), FailureClass::OutOfMemory);
         let device = "CUDA error: an illegal memory access was encountered";

@@ -11,6 +11,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::EvalSettings;
+use marquee_domain::pulse::Phase;
 use marquee_evaluation::{EvalInput, SplitScores, Timing, check_overlap, write_report};
 use tch::Device;
 
@@ -18,6 +19,7 @@ use crate::data::{self, Prefetch, SplitReader, scoring_requests};
 use crate::device;
 use crate::error::RunError;
 use crate::events::Events;
+use crate::ffi;
 use crate::model_folder::{self, Trained};
 use crate::models::Pass;
 use crate::outcome::Outcome;
@@ -76,6 +78,7 @@ pub(crate) fn run(
         images_per_second: pictures / seconds.max(f64::MIN_POSITIVE),
         seconds,
     };
+    ffi::stand(Phase::Writing);
     let report = write_report(
         &spec.output,
         &EvalInput {
@@ -145,6 +148,7 @@ fn score(
     )?;
     let phase = format!("scoring {name}");
     let mut done = 0;
+    ffi::stand(Phase::Scoring);
     events.progress(&phase, done, split.rows(), "images");
     while let Some(batch) = batches.next() {
         if stop.is_requested() {
@@ -161,6 +165,7 @@ fn score(
         scores.scores.extend(flat::<f32>(&probabilities)?);
         scores.truth.extend(flat::<u8>(&batch.labels)?);
         done += batch.counted;
+        ffi::beat();
         events.progress(&phase, done, split.rows(), "images");
     }
     let rows = split.split();

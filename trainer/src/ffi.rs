@@ -22,6 +22,7 @@ mod gpu;
 mod memory;
 mod nccl;
 mod script;
+mod standing;
 mod step;
 
 pub(crate) use exchange::{Group, Reducer, Store};
@@ -32,6 +33,7 @@ pub(crate) use gpu::{
 pub(crate) use memory::{copy_out, keep_memory};
 pub(crate) use nccl::{Nccl, load_cuda};
 pub(crate) use script::Script;
+pub(crate) use standing::{beat, open_standing, stand, stand_at_step};
 pub(crate) use step::{
     AdamWState, AdamWStep, SgdStep, adamw_step, backward, backward_marked, backward_untimed,
     clip_gradients, forget_gradients, move_towards, sgd_step, unscale_gradients,

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use marquee_domain::child::ChildSpec;
 use marquee_domain::spec::TrainSettings;
+use marquee_domain::pulse::Phase;
 
 use crate::compat;
 use crate::data::{self, SplitReader};
 use crate::device;
 use crate::error::RunError;
 use crate::events::Events;
+use crate::ffi;
 use crate::outcome::Outcome;
 use crate::rendezvous::{Exchange, Peers, Place};
 use crate::stop::Stop;
@@ -62,6 +64,7 @@ pub(crate) fn run(
     let Some(peers) = Peers::join(spec, place, exchange, stop)? else {
         return Ok(Outcome::Stopped);
     };
+    ffi::stand(Phase::Preparing);
     let given = Given {
         spec,
         settings,

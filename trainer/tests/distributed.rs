@@ -411,7 +411,7 @@ fn a_killed_rank_is_an_error_of_the_other_at_once() {
     let (class, message) = gang.ranks[0].fail();
     let took = killed.elapsed();
     println!("noticed and left after {took:?}: {message}");
-    assert_eq!(class, FailureClass::Network);
+    assert_eq!(class, FailureClass::Collective);
     assert!(
         message.contains("training step") && message.contains("peer"),
         "{message}"
@@ -436,7 +436,7 @@ fn a_rank_that_hangs_is_an_error_after_the_time_out() {
     let stopped = Instant::now();
     let (class, message) = gang.ranks[0].fail();
     let took = stopped.elapsed().as_secs_f64();
-    assert_eq!(class, FailureClass::Network, "{message}");
+    assert_eq!(class, FailureClass::Collective, "{message}");
     assert!((2.0..15.0).contains(&took), "took {took} s: {message}");
     kill(gang.ranks[1].pid(), Signal::SIGKILL).unwrap();
 }

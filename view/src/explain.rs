@@ -83,6 +83,7 @@ impl Explanation<'_> {
             Some(JobStateName::Running) => {
                 let mut why = vec![format!("It runs: {detail}.")];
                 why.extend(outcome::losses(self.detail));
+                why.extend(outcome::hangs(self.detail));
                 why
             }
             Some(JobStateName::Succeeded) if job.reused_from_job_id != 0 => {
@@ -169,10 +170,24 @@ impl Explanation<'_> {
                 let line = "marquee workers".to_owned();
                 vec![Hint::command(line, "shows what each host has and does")]
             }
-            Some(JobStateName::Running) => vec![
-                Hint::command(format!("marquee logs -f {id}"), "follows what it prints"),
-                Hint::command(format!("marquee wait {id}"), "follows its progress"),
-            ],
+            Some(JobStateName::Running) => {
+                let mut hints = Vec::new();
+                if let Some(rank) = outcome::hung_rank(self.detail) {
+                    hints.push(Hint::command(
+                        format!("marquee logs {id} --rank {rank}"),
+                        "shows what the threads of the rank that hangs do",
+                    ));
+                }
+                hints.push(Hint::command(
+                    format!("marquee logs -f {id}"),
+                    "follows what it prints",
+                ));
+                hints.push(Hint::command(
+                    format!("marquee wait {id}"),
+                    "follows its progress",
+                ));
+                hints
+            }
             Some(JobStateName::Succeeded) => {
                 let line = format!("marquee artifacts get {id}");
                 vec![Hint::command(line, "fetches its result")]
@@ -238,6 +253,12 @@ fn advice(class: FailureClass) -> &'static str {
         FailureClass::Crash => "The program died by itself: its last words in the log say most.",
         FailureClass::DiskFull => {
             "Make room on the host's disk (\"marquee-worker doctor\" there says how much is left), or let the job write less, then retry."
+        }
+        FailureClass::Hang => {
+            "What each thread of its ranks did is in their logs (lines that begin with [marquee]); \"hang_after\" and \"step_timeout\" say how long a step may take."
+        }
+        FailureClass::Collective => {
+            "A peer was lost or did not answer: look at the other ranks' failures and logs, then at the network between their hosts; \"collective_timeout_s\" says how long a rank waits."
         }
     }
 }
@@ -347,6 +368,43 @@ mod tests {
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
         ");
+    }
+
+    #[test]
+    fn a_job_that_hangs_says_which_rank_does_and_which_only_waits() {
+        let mut detail = samples::failed_train();
+        let job = detail.job.as_mut().unwrap();
+        job.state = JobState::Running.into();
+        job.failure = None;
+        job.finished_at = None;
+        let attempt = detail.attempts.last_mut().unwrap();
+        attempt.failure = None;
+        attempt.ranks[0].stall = Some(marquee_proto::v1::Stall {
+            idle_ms: 45_000,
+            step: Some(12),
+            phase: "all-reduce".into(),
+            waits_for_peers: true,
+            ..Default::default()
+        });
+        attempt.ranks[1].stall = Some(marquee_proto::v1::Stall {
+            idle_ms: 46_200,
+            step: Some(12),
+            phase: "forward".into(),
+            is_stopped: true,
+            ..Default::default()
+        });
+        let explanation = Explanation {
+            detail: &detail,
+            needs: &[],
+        };
+        let job = detail.job.as_ref().unwrap();
+        let why = explanation.why(job, samples::now());
+        insta::assert_snapshot!(why[1..].join("\n"), @r#"
+        Rank 1 on worker-2 hangs: it is stopped by a signal (state T) at step 12, for 46 s; "kill -CONT" lets it go on.
+        Rank 0 on worker-1 waits in all-reduce at step 12, for 45 s.
+        "#);
+        let hints = explanation.what_to_do(job);
+        assert!(hints[0].to_string().contains("--rank 1"), "{hints:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use marquee_proto::v1::{self, Attempt};
 
 use crate::page::{Cell, Page, Tone, left, right, toned};
-use crate::{units, words};
+use crate::{outcome, units, words};
 
 /// Events shown of a job; its JSON has all that are kept.
 const EVENTS_SHOWN: usize = 20;
@@ -58,6 +58,12 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
 fn rank_state(rank: &v1::AttemptRank) -> &'static str {
     if rank.lost_at.is_some() {
         "lost"
+    } else if let Some(stall) = &rank.stall {
+        if outcome::waits(stall) {
+            "waits"
+        } else {
+            "hangs"
+        }
     } else {
         words::rank_state(rank)
     }

@@ -105,7 +105,7 @@ pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
 }
 
 fn rank(rank: &v1::AttemptRank) -> Value {
-    json!({
+    let mut value = json!({
         "rank": rank.rank,
         "worker_name": rank.worker_name,
         "devices": rank.devices.iter().map(words::device).collect::<Vec<_>>(),
@@ -114,7 +114,20 @@ fn rank(rank: &v1::AttemptRank) -> Value {
         "summary": embedded(&rank.summary_json),
         "failure": failure(rank.failure.as_ref()),
         "lost_at": time(rank.lost_at.as_ref()),
-    })
+    });
+    // Of one that does not get on: most do.
+    if let (Some(stall), Some(fields)) = (&rank.stall, value.as_object_mut()) {
+        let stall = json!({
+            "idle_s": stall.idle_ms as f64 / 1_000.0,
+            "step": stall.step,
+            "phase": stall.phase,
+            "is_stopped": stall.is_stopped,
+            "waits_for_peers": stall.waits_for_peers,
+            "process": stall.process,
+        });
+        fields.insert("stall".into(), stall);
+    }
+    value
 }
 
 fn attempt(attempt: &v1::Attempt) -> Value {
@@ -326,6 +339,9 @@ pub fn log_line(line: &v1::LogLine) -> Value {
         "stream": stream,
         "at": time(line.at.as_ref()),
         "text": line.text,
+        "lost_before": line.lost_before,
+        "lost_after": line.lost_after,
+        "damaged": line.damaged,
     })
 }
 

@@ -189,6 +189,59 @@ pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
+/// Ranks of the attempt that runs which make no progress, one sentence each, those that hang before those that wait.
+#[must_use]
+pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
+    let mut ranks = stalled(detail);
+    ranks.sort_by_key(|(rank, stall)| (waits(stall), rank.rank));
+    let told = ranks.into_iter().map(|(rank, stall)| {
+        let (number, worker) = (rank.rank, &rank.worker_name);
+        let step = stall.step.map(|step| format!(" at step {}", count(step)));
+        let step = step.unwrap_or_default();
+        let seconds = stall.idle_ms / 1_000;
+        let phase = &stall.phase;
+        if waits(stall) {
+            format!("Rank {number} on {worker} waits in {phase}{step}, for {seconds} s.")
+        } else if stall.is_stopped {
+            format!(
+                "Rank {number} on {worker} hangs: it is stopped by a signal (state T){step}, for {seconds} s; \"kill -CONT\" lets it go on."
+            )
+        } else {
+            let of = if phase.is_empty() { String::new() } else { format!(" in {phase}") };
+            let process = match stall.process.as_str() {
+                "" => String::new(),
+                process => format!("; its main thread {process}"),
+            };
+            format!("Rank {number} on {worker} hangs: no progress{of}{step} for {seconds} s{process}.")
+        }
+    });
+    told.collect()
+}
+
+/// The first rank that hangs and does not only wait for others.
+#[must_use]
+pub fn hung_rank(detail: &v1::JobDetail) -> Option<u32> {
+    let ranks = stalled(detail);
+    let hung = ranks.iter().find(|(_, stall)| !waits(stall));
+    hung.or(ranks.first()).map(|(rank, _)| rank.rank)
+}
+
+/// Whether it waits for others in an exchange, rather than they for it.
+pub(crate) fn waits(stall: &v1::Stall) -> bool {
+    stall.waits_for_peers && !stall.is_stopped
+}
+
+fn stalled(detail: &v1::JobDetail) -> Vec<(&v1::AttemptRank, &v1::Stall)> {
+    let ranks = detail
+        .attempts
+        .last()
+        .into_iter()
+        .flat_map(|attempt| &attempt.ranks);
+    ranks
+        .filter_map(|rank| Some((rank, rank.stall.as_ref()?)))
+        .collect()
+}
+
 /// Which ranks the newest attempt lost and went on without, as sentences.
 #[must_use]
 pub fn losses(detail: &v1::JobDetail) -> Vec<String> {

@@ -152,6 +152,13 @@ function Broken() {
         <strong>Safe mode.</strong> {overview.safeMode}
       </div>
     );
+  if (overview?.standsBy)
+    return (
+      <div class="banner" role="alert">
+        <strong>This coordinator stands by.</strong> Queue, devices and workers are known to the one that leads
+        {overview.leader === "" ? ", which is not known now" : `: ${overview.leader}`}; changes are made there.
+      </div>
+    );
   return null;
 }
 

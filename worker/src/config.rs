@@ -16,6 +16,11 @@ pub const DEFAULT_FILE: &str = "/etc/marquee/worker.toml";
 pub const DEFAULT_COORDINATOR: &str = "http://127.0.0.1:7700";
 /// Bytes of inputs kept: some dozens of prepared datasets, a small part of a training host's disk.
 pub const DEFAULT_CACHE_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
+/// How long ranks may go on when the daemon is told to stop and lets them finish: most jobs of a shared cluster
+/// end within an hour.
+pub const DEFAULT_FINISH_WITHIN_S: u32 = 3_600;
+/// A week: longer is a host that does not want to be stopped.
+const FINISH_WITHIN_MAX_S: u32 = 7 * 24 * 3_600;
 /// What fetch jobs may name as their credential, where nothing else is said.
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Coordinators that may be named: each further one makes finding the one that leads slower.
@@ -36,10 +41,12 @@ pub struct Settings {
     pub address: Option<String>,
     pub on_stop: Option<OnStop>,
     pub log_format: Option<LogFormat>,
+    /// Paths separated by colons.
+    pub sandbox_hide: Option<String>,
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "coordinator",
     "name",
     "data_dir",
@@ -49,9 +56,12 @@ const KEYS: [&str; 16] = [
     "cache_max_bytes",
     "address",
     "on_stop",
+    "finish_within_s",
     "log_format",
     "command_secrets",
     "fetch_secrets",
+    "sandbox",
+    "sandbox_hide",
     "labels",
     "tls.ca",
     "tls.cert",
@@ -61,11 +71,30 @@ const KEYS: [&str; 16] = [
 /// What happens to running children when the daemon is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnStop {
-    /// They are stopped, and their attempts are placed elsewhere.
-    Stop,
+    /// They are told to leave, write a checkpoint if they can, and are handed back to be placed elsewhere.
+    #[value(alias = "stop")]
+    Checkpoint,
     /// They go on, and the next daemon takes them over: for upgrades.
     Keep,
+    /// They may end by themselves for `finish_within_s`; what is left then is told to leave.
+    Finish,
 }
+
+/// Whether command jobs are kept from the worker's own files and from other jobs'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sandbox {
+    /// Where it takes nothing from them that they are used to.
+    Auto,
+    On,
+    Off,
+}
+
+/// The words of [`Sandbox`].
+const SANDBOX: [(&str, Sandbox); 3] = [
+    ("auto", Sandbox::Auto),
+    ("on", Sandbox::On),
+    ("off", Sandbox::Off),
+];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,7 +104,13 @@ pub enum LogFormat {
 }
 
 /// The words of [`OnStop`].
-const ON_STOP: [(&str, OnStop); 2] = [("stop", OnStop::Stop), ("keep", OnStop::Keep)];
+const ON_STOP: [(&str, OnStop); 4] = [
+    ("checkpoint", OnStop::Checkpoint),
+    // Its name in version 0.1.
+    ("stop", OnStop::Checkpoint),
+    ("keep", OnStop::Keep),
+    ("finish", OnStop::Finish),
+];
 /// The words of [`LogFormat`].
 const LOG_FORMAT: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -97,11 +132,18 @@ pub struct Config {
     /// None: the address from which this host reaches the coordinator.
     pub address: Option<String>,
     pub on_stop: OnStop,
+    /// How long ranks may go on where `on_stop` is "finish", in seconds.
+    pub finish_within_s: u32,
     pub log_format: LogFormat,
     /// Variables of the worker's environment that command jobs get where they name them.
     pub command_secrets: Vec<String>,
     /// Variables that fetch jobs may name as their credential.
     pub fetch_secrets: Vec<String>,
+    pub sandbox: Sandbox,
+    /// What is hidden from command jobs beside the data folder.
+    pub sandbox_hide: Vec<PathBuf>,
+    /// The file of the certificate's key.
+    pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
     pub labels: BTreeSet<String>,
     pub tls: Option<Tls>,
@@ -164,6 +206,7 @@ impl Config {
             "bin_dir" => Some(self.bin_dir.display().to_string()),
             "cpu_slots" => Some(self.cpu_slots.to_string()),
             "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
+            "sandbox" => word(word_of(&SANDBOX, Some(self.sandbox))),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
             "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
@@ -198,10 +241,18 @@ impl Config {
                 .number("cache_max_bytes", 0..=u64::MAX)?
                 .unwrap_or(DEFAULT_CACHE_MAX_BYTES),
             address: values.text("address").map(str::to_owned),
-            on_stop: values.word("on_stop", &ON_STOP)?.unwrap_or(OnStop::Stop),
+            on_stop: values
+                .word("on_stop", &ON_STOP)?
+                .unwrap_or(OnStop::Checkpoint),
+            finish_within_s: values
+                .number("finish_within_s", 1..=FINISH_WITHIN_MAX_S)?
+                .unwrap_or(DEFAULT_FINISH_WITHIN_S),
             log_format: values
                 .word("log_format", &LOG_FORMAT)?
                 .unwrap_or(LogFormat::Text),
+            sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
+            sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
+            tls_key: values.path("tls.key"),
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
@@ -225,6 +276,7 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
         .argument("threads_per_slot", flags.threads_per_slot)?
         .argument("cache_max_bytes", flags.cache_max_bytes)?
         .argument("address", flags.address)?
+        .argument("sandbox_hide", flags.sandbox_hide)?
         .argument("on_stop", word_of(&ON_STOP, flags.on_stop))?
         .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
@@ -242,6 +294,17 @@ fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, Conf
         names.iter().all(|name| is_name(name)).then_some(names)
     };
     Ok(values.parsed(key, must_be, names)?)
+}
+
+/// Absolute paths, separated by colons as in PATH.
+fn paths(values: &Values, key: &'static str) -> Result<Option<Vec<PathBuf>>, ConfigError> {
+    let paths = |text: &str| {
+        let paths = text.split(':').filter(|path| !path.is_empty());
+        let paths: Vec<PathBuf> = paths.map(PathBuf::from).collect();
+        paths.iter().all(|path| path.is_absolute()).then_some(paths)
+    };
+    let must_be = "it must be absolute paths, separated by colons";
+    Ok(values.parsed(key, must_be, paths)?)
 }
 
 /// Words for the host, separated by blanks or commas.
@@ -281,10 +344,14 @@ impl Config {
             threads_per_slot: None,
             cache_max_bytes: DEFAULT_CACHE_MAX_BYTES,
             address: None,
-            on_stop: OnStop::Stop,
+            on_stop: OnStop::Checkpoint,
+            finish_within_s: DEFAULT_FINISH_WITHIN_S,
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            sandbox: Sandbox::Auto,
+            sandbox_hide: Vec::new(),
+            tls_key: None,
             labels: BTreeSet::new(),
             tls: None,
         }
@@ -430,7 +497,7 @@ mod tests {
         assert_eq!(config.name, "flag");
         assert_eq!(config.cpu_slots, 3);
         assert_eq!(config.coordinator, "http://10.0.0.1:7700");
-        assert_eq!(config.on_stop, OnStop::Stop);
+        assert_eq!(config.on_stop, OnStop::Checkpoint);
     }
 
     #[test]
@@ -464,7 +531,8 @@ mod tests {
             cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
             on_stop = \"keep\"\nlog_format = \"json\"\n\
             command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
-            labels = \"switch=a fast-disk\"";
+            labels = \"switch=a fast-disk\"\n\
+            sandbox = \"on\"\nsandbox_hide = \"/srv/secret:/srv/more\"";
         let config = load(all, &[], Settings::default()).unwrap();
         assert_eq!(config.threads_per_slot, Some(4));
         assert_eq!(config.cache_max_bytes, 5);
@@ -473,6 +541,10 @@ mod tests {
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
         assert!(config.fetch_secrets.is_empty());
+        assert_eq!(config.sandbox, Sandbox::On);
+        assert_eq!(config.sandbox_hide.len(), 2);
+        let relative = load("sandbox_hide = \"secret\"", &[], Settings::default());
+        assert!(relative.unwrap_err().to_string().contains("absolute paths"));
         assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));
         let error = load("labels = \"a;b\"", &[], Settings::default()).unwrap_err();
         assert!(error.to_string().contains("labels"), "{error}");

@@ -1,10 +1,14 @@
 //! The daemon's life: from its settings to its last word.
 
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use marquee_domain::BootId;
 use marquee_domain::limits::STOP_GRACE;
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -15,13 +19,17 @@ use crate::blocking::blocking;
 use crate::cache::Cache;
 use crate::config::{Config, OnStop};
 use crate::coordinators::Coordinators;
+use crate::durable;
 use crate::env::Env;
+use crate::files;
 use crate::gpus::{Gpus, series};
 use crate::identity::{Identity, Membership};
 use crate::kept::Kept;
+use crate::lease::Lease;
 use crate::notify::Notifier;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
+use crate::rank::walls::Walls;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
 use crate::transfer::Transfers;
@@ -30,6 +38,8 @@ use crate::transfer::Transfers;
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// How often kept outputs are looked at for those whose time is over.
 const SWEEP_KEPT_EVERY: Duration = Duration::from_secs(3_600);
+/// How often systemd is told that the daemon is still at its end: it would kill it after TimeoutStopSec.
+const EXTEND_EVERY: Duration = Duration::from_secs(30);
 /// How long last reports may wait for their acknowledgement; the spool keeps them.
 const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
 /// How long the session may take to say goodbye.
@@ -91,6 +101,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
 
     told(&mut stop).await;
     notifier.stopping();
+    // Before anything is ended: a machine that goes down meanwhile was stopped all the same.
+    note_end(&host);
     match host.config.on_stop {
         OnStop::Keep => {
             info!(
@@ -99,7 +111,14 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
             );
             end(session, &until, Until::Silence).await;
         }
-        OnStop::Stop => {
+        OnStop::Checkpoint | OnStop::Finish => {
+            if host.config.on_stop == OnStop::Finish {
+                tokio::select! {
+                    () = let_finish(&host, &supervisor, notifier) => {}
+                    // Told twice: they have had their time.
+                    () = told(&mut stop) => {}
+                }
+            }
             tokio::select! {
                 () = stop_ranks(&host, &supervisor) => {}
                 () = told(&mut stop) => hurry(&supervisor).await,
@@ -145,13 +164,20 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
             "what this host would offer is not believed: {bad}; look at the worker's settings"
         )
     })?;
+    let environment = env.machine.environment();
+    let home = environment.get(OsStr::new("HOME"));
+    if let Walls::None(why) = Walls::of(&config, home.map(OsString::as_os_str)) {
+        info!(why, "command jobs can read and change each other's files");
+    }
     Ok(Host {
+        lease: Lease::open(&config.data_dir, identity.boot),
+        host_was_stopped: was_stopped_in_order(&config, identity.boot),
         boot: identity.boot,
         gpus: Gpus::start(&inventory.gpus),
         inventory,
         cache,
         base_env: BaseEnv::new(
-            env.machine.environment(),
+            environment,
             config.command_secrets.clone(),
             config.fetch_secrets.clone(),
         ),
@@ -163,6 +189,63 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         news: Notify::new(),
         config,
     })
+}
+
+/// Lets ranks that run come to their end by themselves, for a while. Nothing new is begun.
+async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier) {
+    let within = Duration::from_secs(host.config.finish_within_s.into());
+    info!(
+        ranks = supervisor.ranks().len(),
+        ?within,
+        "stopping; ranks that run may finish"
+    );
+    let reason = format!("worker {:?} is being stopped", host.config.name);
+    supervisor.begin_nothing_more(&reason);
+    let ends = async {
+        let mut pulse = tokio::time::interval(EXTEND_EVERY);
+        let closed = supervisor.all_closed();
+        tokio::pin!(closed);
+        loop {
+            tokio::select! {
+                () = &mut closed => return,
+                _ = pulse.tick() => notifier.still_stopping(2 * EXTEND_EVERY),
+            }
+        }
+    };
+    if timeout(within, ends).await.is_err() {
+        warn!(
+            left = supervisor.ranks().len(),
+            "not all ranks have finished in time"
+        );
+    }
+}
+
+/// Notes that this daemon was told to end, in this boot of the host.
+fn note_end(host: &Host) {
+    let note = StoppedInOrder { boot: host.boot };
+    if let Err(error) = durable::write_json(&stopped_file(&host.config.data_dir), &note) {
+        warn!(%error, "that this daemon was stopped in order cannot be noted");
+    }
+}
+
+/// Whether the daemon before this one was told to end. The note is of no use once it was read.
+fn was_stopped_in_order(config: &Config, boot: BootId) -> bool {
+    let file = stopped_file(&config.data_dir);
+    let note = files::read_json::<StoppedInOrder>(&file).ok().flatten();
+    // In the same boot ranks went on, or ended with a word of their own.
+    let was = note.is_some_and(|note| note.boot != boot);
+    durable::remove_or_leave(&file);
+    was
+}
+
+/// The note of a daemon that was told to end.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoppedInOrder {
+    boot: BootId,
+}
+
+fn stopped_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("stopped-in-order.json")
 }
 
 /// Stops all children in order, and waits until the coordinator knows.

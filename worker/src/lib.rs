@@ -23,6 +23,7 @@ mod harden;
 pub mod identity;
 pub mod inventory;
 pub mod kept;
+pub mod lease;
 pub mod notify;
 mod proc;
 pub mod process;

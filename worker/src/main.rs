@@ -52,6 +52,9 @@ struct Arguments {
     /// When stopped, leave children running for the next daemon (same as on_stop = "keep")
     #[arg(long)]
     keep_children: bool,
+    /// Folders and files that command jobs do not see, beside the worker's own; separated by colons
+    #[arg(long, value_name = "PATHS")]
+    sandbox_hide: Option<String>,
     /// How log lines on stderr look; MARQUEE_LOG filters them, such as "debug" [default: text]
     #[arg(long)]
     log_format: Option<LogFormat>,
@@ -186,6 +189,7 @@ impl Arguments {
             address: self.address,
             on_stop: self.keep_children.then_some(OnStop::Keep),
             log_format: self.log_format,
+            sandbox_hide: self.sandbox_hide,
         }
     }
 }

@@ -36,6 +36,12 @@ impl Notifier {
         }
     }
 
+    /// The daemon is on its way out, and may be for at least so long from now.
+    pub fn still_stopping(self, most: Duration) {
+        let micros = u32::try_from(most.as_micros()).unwrap_or(u32::MAX);
+        tell(&[NotifyState::ExtendTimeoutUsec(micros)]);
+    }
+
     /// The daemon is on its way out.
     pub fn stopping(self) {
         tell(&[NotifyState::Stopping]);

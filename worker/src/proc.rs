@@ -81,6 +81,89 @@ pub(crate) fn own_children() -> Option<Vec<i32>> {
     Some(children)
 }
 
+/// One thread of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Thread {
+    pub(crate) id: i32,
+    pub(crate) name: String,
+    /// As the kernel writes it: R, S, D, T, ...
+    pub(crate) state: char,
+    /// The kernel's function that it waits in. None where it runs, or the kernel does not say.
+    pub(crate) wchan: Option<String>,
+    /// Its stack in the kernel, the innermost function first. Empty where only root may see it.
+    pub(crate) stack: Vec<String>,
+}
+
+/// The threads of a process, the main one first. None are left of one that is gone.
+pub(crate) fn threads(pid: i32) -> Vec<Thread> {
+    let folder = format!("/proc/{pid}/task");
+    let ids = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+    let mut ids: Vec<i32> = ids
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    ids.sort_by_key(|id| (*id != pid, *id));
+    let thread = |id: i32| {
+        let read = |name: &str| std::fs::read_to_string(format!("{folder}/{id}/{name}")).ok();
+        let stat = read("stat")?;
+        // The name stands in brackets and may hold any character.
+        let state = stat[stat.rfind(')')? + 1..].trim_start().chars().next()?;
+        let wchan = read("wchan").unwrap_or_default();
+        let wchan = wchan.trim();
+        let stack = read("stack").unwrap_or_default();
+        Some(Thread {
+            id,
+            name: read("comm")?.trim_end().to_owned(),
+            state,
+            wchan: (!wchan.is_empty() && wchan != "0").then(|| wchan.to_owned()),
+            stack: stack.lines().map(frame).collect(),
+        })
+    };
+    ids.into_iter().filter_map(thread).collect()
+}
+
+/// `[<0>] futex_wait_queue+0x60/0x90` without the address, which the kernel hides.
+fn frame(line: &str) -> String {
+    let text = line.trim();
+    let name = text.split_once("] ").map_or(text, |(_, name)| name);
+    name.to_owned()
+}
+
+/// The name of a process's program; empty where it is gone.
+pub(crate) fn command(pid: i32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.unwrap_or_default().trim_end().to_owned()
+}
+
+/// All processes below one, zombies left out, by the kernel's lists of children: cheaper than a look at all
+/// processes of the host. Where there are no such lists, that is what it takes.
+pub(crate) fn family(top: i32) -> Vec<i32> {
+    let children = |pid: i32| -> Option<Vec<i32>> {
+        let mut found = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))
+            .ok()?
+            .flatten()
+        {
+            let text = std::fs::read_to_string(task.path().join("children")).ok()?;
+            found.extend(
+                text.split_whitespace()
+                    .filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+        Some(found)
+    };
+    let Some(first) = children(top) else {
+        return below(&[top], &running());
+    };
+    let mut family = first;
+    let mut next = 0;
+    while let Some(pid) = family.get(next).copied() {
+        family.extend(children(pid).unwrap_or_default());
+        next += 1;
+    }
+    family.retain(|pid| stat(*pid).is_some_and(|stat| !stat.is_zombie));
+    family
+}
+
 /// Whether a process was started with this among its environment (`NAME=value`). False where the process
 /// cannot be asked.
 pub(crate) fn has_variable(pid: i32, variable: &[u8]) -> bool {

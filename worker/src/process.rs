@@ -16,6 +16,8 @@ use crate::proc;
 
 mod cgroup;
 mod departure;
+pub mod fence;
+pub mod inside;
 pub mod keeper;
 pub mod kept;
 pub mod launcher;

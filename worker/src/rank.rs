@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use marquee_domain::artifact::Manifest;
+use marquee_domain::end::Interruption;
 use marquee_domain::resources::Device;
 use marquee_domain::{BootId, PipelineId, RankKey, Rendezvous};
 use marquee_proto::convert::BadField;
@@ -32,9 +33,12 @@ pub(crate) mod prepare;
 pub mod pump;
 pub mod rate;
 pub mod spool;
+pub mod stall;
 pub(crate) mod store;
 pub mod task;
 pub mod verdict;
+mod vigil;
+pub mod walls;
 
 /// A checkpoint to go on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -209,8 +213,12 @@ pub enum StopCause {
     Coordinator,
     /// The coordinator, which wants to hear no more of it.
     Forget,
-    /// The daemon is being stopped: the attempt lost its worker.
+    /// The daemon is being stopped, and hands the rank back.
     Shutdown,
+    /// Nothing was heard of the coordinator for a whole lease, and the job is one that then stops.
+    Disconnected,
+    /// The host was stopped in order, and booted again since.
+    HostUpgraded,
 }
 
 impl StopCause {
@@ -221,7 +229,20 @@ impl StopCause {
         match (self, other) {
             (Self::Forget, _) | (_, Self::Forget) => Self::Forget,
             (Self::Coordinator, _) | (_, Self::Coordinator) => Self::Coordinator,
+            (Self::Disconnected, _) | (_, Self::Disconnected) => Self::Disconnected,
+            (Self::HostUpgraded, _) | (_, Self::HostUpgraded) => Self::HostUpgraded,
             (Self::Shutdown, Self::Shutdown) => Self::Shutdown,
+        }
+    }
+
+    /// The interruption that it is for the job. None: the coordinator asked for it, and knows why.
+    #[must_use]
+    pub fn interruption(self) -> Option<Interruption> {
+        match self {
+            Self::Coordinator | Self::Forget => None,
+            Self::Shutdown => Some(Interruption::Drained),
+            Self::Disconnected => Some(Interruption::Disconnected),
+            Self::HostUpgraded => Some(Interruption::HostUpgraded),
         }
     }
 }
@@ -296,6 +317,12 @@ impl RankDir {
     #[must_use]
     pub fn lost_ranks(&self) -> PathBuf {
         self.0.join("lost-ranks.json")
+    }
+
+    /// Where the trainer's rank writes down where it stands.
+    #[must_use]
+    pub fn standing(&self) -> PathBuf {
+        self.0.join("standing")
     }
 
     #[must_use]

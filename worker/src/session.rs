@@ -47,6 +47,11 @@ const PULSE: Duration = Duration::from_millis(500);
 /// How long a goodbye may take to be sent.
 const GOODBYE_MAX: Duration = Duration::from_millis(500);
 
+/// How long the next daemon may take to come, where ranks go on without one: an upgrade of a package with slow disks.
+const AWAY: Duration = Duration::from_secs(120);
+/// A moment for the connection to carry that, where nothing comes back.
+const AWAY_SENT: Duration = Duration::from_millis(200);
+
 /// How long the session shall go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
@@ -236,6 +241,7 @@ impl Session {
         // Asked at each connect, since the program may have been replaced.
         let prep_code = env.machine.prep_code(&self.host.config.bin_dir).await;
         let hello = self.hello(prep_code);
+        let said = env.clock.monotonic();
         // There is room: the channel is new.
         let _sent = sender.try_send(message(ToCoordinator::Hello(hello)));
         let greeting = async {
@@ -254,6 +260,7 @@ impl Session {
                     | FromCoordinator::Ack(_)
                     | FromCoordinator::RateShares(_)
                     | FromCoordinator::Rescue(_)
+                    | FromCoordinator::HeartbeatSeen(_)
                     | FromCoordinator::Notice(_),
                 )
                 | None => Err(Broken::Connection(
@@ -262,6 +269,11 @@ impl Session {
             }
         };
         let (stream, welcome, epoch) = greeting.await?;
+        if welcome.keeps_leases {
+            self.renew(said, &welcome);
+        } else {
+            self.host.lease.forget();
+        }
         Ok(Connected {
             stream,
             sender,
@@ -302,12 +314,22 @@ impl Session {
             held: self.held(),
             gpus: self.host.gpus.readings(),
             prep_code,
-            features: vec![v1::WorkerFeature::StartWithAssign.into()],
+            features: vec![
+                v1::WorkerFeature::StartWithAssign.into(),
+                v1::WorkerFeature::Lease.into(),
+            ],
             cluster_id: self.cluster.to_wire(),
             leaving: self.supervisor.is_leaving(),
             kept: self.host.kept.to_wire(),
             epoch: self.epoch,
         }
+    }
+
+    /// What was said at `sent` has come to the coordinator.
+    fn renew(&self, sent: Duration, welcome: &v1::Welcome) {
+        let length = Duration::from_millis(u64::from(welcome.lease_ms));
+        let is_kept = self.supervisor.stops_with_lease();
+        self.host.lease.renew(sent, length, is_kept);
     }
 
     fn held(&self) -> Vec<v1::HeldRank> {
@@ -358,6 +380,13 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = self.until.changed() => {
+                    if *self.until.borrow() == Until::Silence {
+                        // That its leases are not to end for it: the next daemon will be here soon.
+                        let more = More { away: AWAY, ..self.more(orders) };
+                        let away = message(beats.next(self.held(), more));
+                        let _in_time = timeout(GOODBYE_MAX, sender.send(away)).await;
+                        let _sent = timeout(AWAY_SENT, stream.message()).await;
+                    }
                     if *self.until.borrow() == Until::Goodbye {
                         let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye {}));
                         let _in_time = timeout(GOODBYE_MAX, sender.send(goodbye)).await;
@@ -393,6 +422,12 @@ impl Session {
                         outbox.acked(key, ack.sequence, Instant::now());
                         self.host.news.notify_one();
                     }
+                    if let FromCoordinator::HeartbeatSeen(seen) = &body {
+                        if let Some(sent) = beats.sent_at(seen.sequence) {
+                            self.renew(sent, welcome);
+                        }
+                        continue;
+                    }
                     let until_ms = match &body {
                         FromCoordinator::RateShares(shares) => beats.end_of(shares),
                         FromCoordinator::Welcome(_)
@@ -402,6 +437,7 @@ impl Session {
                         | FromCoordinator::RanksLost(_)
                         | FromCoordinator::Ack(_)
                         | FromCoordinator::Rescue(_)
+                        | FromCoordinator::HeartbeatSeen(_)
                         | FromCoordinator::Notice(_) => 0,
                     };
                     room.send(Order { body, until_ms });
@@ -427,6 +463,7 @@ impl Session {
             assignments: orders.assignments(),
             leaving: self.supervisor.is_leaving(),
             kept: self.host.kept.to_wire(),
+            away: Duration::ZERO,
         }
     }
 

@@ -54,7 +54,7 @@ struct State {
     /// Work on ranks that are held no longer: ending their stores, removing their folders.
     retiring: JoinSet<()>,
     /// No new ranks: the daemon is being stopped, and each is told so.
-    closing: Option<StopOrder>,
+    leaving: Option<StopOrder>,
 }
 
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Supervisor {
             if is_held {
                 return Ok(());
             }
-            if state.closing.is_some() {
+            if state.leaving.is_some() {
                 info!(rank = %key, "not accepted: this worker is being stopped");
                 return Ok(());
             }
@@ -162,7 +162,7 @@ impl Supervisor {
         self.hold(rank);
         self.host.news.notify_one();
         // One that was being accepted while all were stopped.
-        let closing = self.state().closing.clone();
+        let closing = self.state().leaving.clone();
         if let (Some(stop), Some(rank)) = (closing, self.find(key)) {
             rank.order_stop(stop);
         }
@@ -306,7 +306,34 @@ impl Supervisor {
     /// Whether the daemon is being stopped: no new rank is accepted.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.state().closing.is_some()
+        self.state().leaving.is_some()
+    }
+
+    /// Whether a rank is held that stops when the lease is over.
+    #[must_use]
+    pub fn stops_with_lease(&self) -> bool {
+        self.state()
+            .ranks
+            .values()
+            .any(|entry| entry.rank.stops_with_lease)
+    }
+
+    /// Takes no more ranks for the daemon's own end, and stops those that have not begun. Those that run go on.
+    pub fn begin_nothing_more(&self, reason: &str) {
+        let stop = StopOrder {
+            grace_ms: 0,
+            reason: reason.to_owned(),
+            cause: StopCause::Shutdown,
+        };
+        self.state().leaving = Some(stop.clone());
+        self.host.news.notify_one();
+        for rank in self.ranks() {
+            // One that was told to start is about to run.
+            let has_begun = rank.orders().borrow().start.is_some();
+            if !has_begun {
+                rank.order_stop(stop.clone());
+            }
+        }
     }
 
     /// Stops all ranks for the daemon's own end, and takes no more.
@@ -316,7 +343,7 @@ impl Supervisor {
             reason: reason.to_owned(),
             cause: StopCause::Shutdown,
         };
-        self.state().closing = Some(stop.clone());
+        self.state().leaving = Some(stop.clone());
         self.host.news.notify_one();
         for rank in self.ranks() {
             rank.order_stop(stop.clone());

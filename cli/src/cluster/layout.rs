@@ -144,6 +144,9 @@ impl Layout {
             options.slots_per_worker.to_string().into(),
             "--threads-per-slot".into(),
             options.threads_per_slot.to_string().into(),
+            // The coordinator's data and the other workers' are here too.
+            "--sandbox-hide".into(),
+            self.folder.clone().into(),
         ];
         self.program(&name, "marquee-worker", "worker.toml", args)
     }

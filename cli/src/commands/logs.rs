@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use marquee_proto::v1::{self, LogLine};
-use marquee_view::{harmless_json, harmless_line, json};
+use marquee_view::{harmless_json, harmless_line, json, units};
 
 use crate::error::{CliError, Result};
 use crate::output::Format;
 use crate::requests;
+use crate::say::say;
 use crate::session::Session;
 use crate::target::Target;
 
@@ -54,10 +55,20 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let one_rank = request.rank.is_some();
     let output = session.output;
     let raw = args.raw;
+    let (mut lost, mut damaged) = (0_u64, 0_u64);
     requests::logs::each(&remote, request, |line| {
+        lost += u64::from(line.lost_before) + u64::from(line.lost_after);
+        damaged += u64::from(line.damaged);
         Ok(output.text(&render(&line, output.format, one_rank, raw))?)
     })
-    .await
+    .await?;
+    if lost + damaged > 0 {
+        say!(
+            "warning: this log is not whole: {lost} lines are lost and {damaged} are not what was stored; the \
+             database was damaged, or somebody changed it"
+        );
+    }
+    Ok(())
 }
 
 /// A line as printed; the rank stands before it unless one was asked for.
@@ -67,7 +78,7 @@ fn render(line: &LogLine, format: Format, one_rank: bool, raw: bool) -> String {
     } else {
         harmless_line(&line.text)
     };
-    match format {
+    let shown = match format {
         Format::Table if one_rank => format!("{text}\n"),
         Format::Table => format!("[{}] {text}\n", line.rank),
         Format::Json => {
@@ -75,7 +86,29 @@ fn render(line: &LogLine, format: Format, one_rank: bool, raw: bool) -> String {
             format!("{}\n", harmless_json(&json))
         }
         Format::Quiet => format!("{text}\n"),
+    };
+    // JSON says it in fields of its own, and a file is to have what the program printed.
+    if raw || format != Format::Table {
+        return shown;
     }
+    let gap = |count| match count {
+        0 => String::new(),
+        count => format!(
+            "[marquee] {} of rank {} lost here\n",
+            units::plural(count, "line"),
+            line.rank
+        ),
+    };
+    let (before, after) = (
+        gap(line.lost_before as usize),
+        gap(line.lost_after as usize),
+    );
+    let damage = if line.damaged {
+        "[marquee] the next line is not what was stored\n"
+    } else {
+        ""
+    };
+    format!("{before}{damage}{shown}{after}")
 }
 
 #[cfg(test)]
@@ -100,6 +133,19 @@ mod tests {
             assert!(!line.contains(char::is_control), "{text:?}");
             assert!(text.contains("loss 0.1"));
         }
+        let torn = LogLine {
+            lost_before: 2,
+            lost_after: 1,
+            damaged: true,
+            text: "x".into(),
+            ..line.clone()
+        };
+        assert_eq!(
+            render(&torn, Format::Table, false, false),
+            "[marquee] 2 lines of rank 3 lost here\n[marquee] the next line is not what was stored\n[3] x\n\
+             [marquee] 1 line of rank 3 lost here\n"
+        );
+        assert_eq!(render(&torn, Format::Quiet, false, false), "x\n");
         assert_eq!(
             render(&line, Format::Quiet, true, true),
             format!("{}\n", line.text)

@@ -69,6 +69,9 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 /// Starts everything and keeps it running; returns only with an error.
 async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
     say!("starting in {}", cluster.layout().folder().display());
+    if nix::unistd::geteuid().is_root() {
+        say!("as root: every job of this cluster will run as root");
+    }
     cluster.start().await?;
     let path = context::default_path();
     let context = match &path {
@@ -117,17 +120,20 @@ fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session
     Ok(())
 }
 
-/// Who can run programs here now, and as whom: nothing on this address asks for a name or a password.
+/// Who can run programs here now, and as whom: the coordinator serves its own account and root.
 fn who_may(addr: &str) -> String {
+    let account = nix::unistd::User::from_uid(nix::unistd::geteuid());
+    let account = account.ok().flatten().map_or_else(
+        || format!("uid {}", nix::unistd::geteuid()),
+        |user| user.name,
+    );
     if nix::unistd::geteuid().is_root() {
         format!(
-            "Jobs run as root here, and whoever can connect to {addr} can start them: every user of this machine, where \
-             it is a loopback address. Run it as an account of its own instead (docs/deploy.md)"
+            "Jobs run as root, with all that root may do; root alone can start them at {addr}. Better: run it as an \
+             account of its own (docs/deploy.md)"
         )
     } else {
-        format!(
-            "Whoever can connect to {addr}, such as every user of this machine, can run jobs as you"
-        )
+        format!("Jobs run as {account}; only {account} and root can start them at {addr}")
     }
 }
 

@@ -33,6 +33,7 @@ fn spec() -> JobSpec {
         reuse: true,
         array: None,
         element: None,
+        watch: Default::default(),
         sharing: Default::default(),
     }
 }

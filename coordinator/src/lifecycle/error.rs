@@ -169,6 +169,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
+            | ErrorCode::NotAllowed
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

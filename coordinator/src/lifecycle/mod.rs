@@ -46,5 +46,14 @@ pub use submit::{Submission, Submitted, check, submit};
 pub use unreadable::fail_unreadable;
 pub use verdict::PREPARE_MAX;
 
+/// Does `work`, and the same once more where another transaction was in the way of its own and Postgres ended it: nothing
+/// was stored then. Whoever asked would have to send it again otherwise; loops and sessions do so by themselves.
+pub async fn once_more<T, F: Future<Output = Result<T>>>(mut work: impl FnMut() -> F) -> Result<T> {
+    match work().await {
+        Err(error) if error.is_conflict() => work().await,
+        done => done,
+    }
+}
+
 /// What every function of this module returns.
 pub type Result<T> = std::result::Result<T, LifecycleError>;

@@ -8,7 +8,7 @@ use marquee_domain::spec::JobKind;
 use marquee_store::attempts::{self, NewAttempt, NewRank};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::open::{self, HeldRank};
-use marquee_store::pipelines;
+use marquee_store::{pipelines, reports};
 use marquee_store::ranks::RankKey;
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ pub async fn place(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let known = known(app, placements);
-    let mut resumes: BTreeMap<JobId, CheckpointKey> = BTreeMap::new();
+    let mut resumes: BTreeMap<JobId, Resume> = BTreeMap::new();
     for (job, known) in &known {
         if let Some(from) = newest_checkpoint(app, *job, known).await? {
             resumes.insert(*job, from);
@@ -117,7 +117,7 @@ fn worker_names(app: &App) -> BTreeMap<WorkerId, String> {
 fn attempt<'a>(
     placement: &'a Placement,
     known: &Known,
-    resume: Option<CheckpointKey>,
+    resume: Option<Resume>,
     names: &BTreeMap<WorkerId, String>,
 ) -> NewAttempt<'a> {
     let ranks = placement.ranks.iter().map(|rank| NewRank {
@@ -129,7 +129,7 @@ fn attempt<'a>(
     NewAttempt {
         job: placement.job,
         after: known.attempt,
-        resume,
+        resume: resume.map(|resume| resume.from),
         ranks: ranks.collect(),
         text: describe(&workers, names, resume),
     }
@@ -150,29 +150,42 @@ fn held(placement: &Placement, known: &Known) -> impl Iterator<Item = HeldRank> 
     })
 }
 
+/// What an attempt goes on from.
+#[derive(Debug, Clone, Copy)]
+struct Resume {
+    from: CheckpointKey,
+    /// Steps that the attempt before had told of, and that are done again.
+    steps_lost: u64,
+}
+
 /// The newest checkpoint of the job's earlier attempts whose files are all here.
-async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Option<CheckpointKey>> {
+async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Option<Resume>> {
     if known.attempt == 0 || known.spec.work.kind() != JobKind::Train {
         return Ok(None);
     }
     let mut conn = app.db.read().await?;
     let newest = checkpoints::list_checkpoints(&mut conn, job, CHECKPOINTS_TRIED_MAX).await?;
+    let told = reports::find_last_step(&mut conn, job, AttemptNumber(known.attempt)).await?;
     drop(conn);
     for (key, manifest) in newest {
         let wrong = app.blobs.check(&manifest).await?.wrong;
         let Some(first) = wrong.first() else {
-            return Ok(Some(key));
+            let steps_lost = told.unwrap_or(0).saturating_sub(key.step);
+            return Ok(Some(Resume {
+                from: key,
+                steps_lost,
+            }));
         };
         tracing::warn!(%job, step = key.step, files = wrong.len(), %first, "checkpoint skipped: files are missing or damaged");
     }
     Ok(None)
 }
 
-/// "placed on gpu-1 and gpu-2, to go on from step 120".
+/// "placed on gpu-1 and gpu-2, to go on from step 120; 7 steps are done again".
 fn describe(
     workers: &BTreeSet<WorkerId>,
     names: &BTreeMap<WorkerId, String>,
-    resume: Option<CheckpointKey>,
+    resume: Option<Resume>,
 ) -> String {
     let names: Vec<String> = workers
         .iter()
@@ -183,7 +196,14 @@ fn describe(
                 .unwrap_or_else(|| worker.to_string())
         })
         .collect();
-    let resume = resume.map(|key| format!(", to go on from step {}", key.step));
+    let resume = resume.map(|resume| {
+        let again = match resume.steps_lost {
+            0 => String::new(),
+            1 => "; 1 step is done again".to_owned(),
+            steps => format!("; {steps} steps are done again"),
+        };
+        format!(", to go on from step {}{again}", resume.from.step)
+    });
     format!(
         "placed on {}{}",
         names.join(", "),

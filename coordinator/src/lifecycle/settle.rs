@@ -4,9 +4,11 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::{AfterEnd, AttemptBudget, AttemptEnd, after_end};
-use marquee_domain::failure::Failure;
+use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{JobId, WorkerId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::JobKind;
+use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::live::{self, Live};
 use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::transitions::{self, Success};
@@ -180,7 +182,11 @@ pub async fn settle(
             Verdict::GoOn(lost) => go_on(tx, &live, &lost, now).await?,
             Verdict::Fail(failure) => {
                 let jitter = app.random.unit();
-                end(tx, &live, AttemptEnd::Failed(failure), jitter, now).await?
+                let at_fault = at_fault(app, &live, failure.class);
+                let ended = end(tx, &live, AttemptEnd::Failed(failure), jitter, now).await?;
+                // Should this not be committed, it avoids a host for a while without need.
+                app.index.avoid(live.job, at_fault);
+                ended
             }
             Verdict::Interrupt { cause, message } => {
                 let interrupted = AttemptEnd::Interrupted { cause, message };
@@ -203,6 +209,9 @@ pub async fn settle(
 fn verdict(live: &Live, app: &App, now: DateTime<Utc>) -> Verdict {
     let is_leaving =
         |rank: &RankRow| !rank.state.has_ended() && app.sessions.is_leaving(rank.worker);
+    let was_not_replaced =
+        |rank: &RankRow| !rank.worker_online && app.sessions.went_to_be_replaced(rank.worker);
+    let hung = app.sessions.hangs.told(live.job, live.attempt.number);
     judge(&Situation {
         attempt: &live.attempt,
         ranks: &live.ranks,
@@ -215,7 +224,44 @@ fn verdict(live: &Live, app: &App, now: DateTime<Utc>) -> Verdict {
             .map(|s| std::time::Duration::from_secs(s.into())),
         settle: app.settings.settle,
         is_leaving: live.ranks.iter().any(is_leaving),
+        was_not_replaced: live.ranks.iter().any(was_not_replaced),
+        hung: hung.as_deref(),
         now,
+    })
+}
+
+/// The workers that the next attempt had better not be placed on.
+fn at_fault(app: &App, live: &Live, class: FailureClass) -> Vec<WorkerId> {
+    if !class.rule().avoids_host {
+        return Vec::new();
+    }
+    let hangs = |rank: &RankRow| {
+        let stall = app.sessions.hangs.stall(rank.worker, rank.key);
+        stall.is_some_and(|stall| stall.is_stopped || !stall.waits_for_peers)
+    };
+    let is_at_fault = |rank: &&RankRow| match &rank.failure {
+        Some(failure) => failure.class == class,
+        None => !rank.worker_online || (class == FailureClass::Hang && hangs(rank)),
+    };
+    let members = live.ranks.iter().filter(|rank| rank.lost_at.is_none());
+    members
+        .filter(is_at_fault)
+        .map(|rank| rank.worker)
+        .collect()
+}
+
+/// Whether an attempt that fails has got further than all before it: it stored a checkpoint beyond theirs.
+async fn has_progressed(tx: &mut Tx, live: &Live) -> std::result::Result<bool, StoreError> {
+    if live.kind != JobKind::Train {
+        return Ok(false);
+    }
+    // Of two at the same step the later attempt's comes first, which is not further.
+    let newest = checkpoints::list_checkpoints(tx, live.job, 2).await?;
+    let own = |key: &CheckpointKey| key.attempt == live.attempt.number;
+    Ok(match &newest[..] {
+        [(first, _)] => own(first),
+        [(first, _), (second, _), ..] => own(first) && (own(second) || first.step > second.step),
+        [] => false,
     })
 }
 
@@ -278,17 +324,22 @@ async fn end(
 ) -> std::result::Result<Vec<JobId>, StoreError> {
     let (job, number) = (live.job, live.attempt.number);
     let head = transitions::get_job_head(tx, job).await?;
-    let budget = AttemptBudget {
+    let mut budget = AttemptBudget {
         newest: number.0,
         last: live.last_attempt,
         granted: live.max_attempts,
     };
+    let mut life = head.life();
+    if matches!(end, AttemptEnd::Failed(_)) && has_progressed(tx, live).await? {
+        budget = budget.renewed_by_progress();
+        life.budget = budget;
+    }
     let after = after_end(&end, budget, jitter);
     let stale = |_| StoreError::StaleAttempt {
         job,
         attempt: number.0,
     };
-    let life = head.life().end_attempt(after, now).map_err(stale)?;
+    let life = life.end_attempt(after, now).map_err(stale)?;
     attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
     if let AttemptEnd::Failed(failure) = &end {
         metrics::attempt_failed(failure.class);

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use marquee_domain::end::Interruption;
+use marquee_domain::end::{Interruption, StoppedFor};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_store::attempts::Attempt;
 use marquee_store::ranks::{RankKey, RankRow};
+use serde::Deserialize as _;
 
 /// How long the ranks of an attempt may take to fetch their inputs: a terabyte over a slow network
 /// takes hours, a worker that hangs takes for ever.
@@ -31,6 +32,10 @@ pub(super) struct Situation<'a> {
     pub(super) settle: Duration,
     /// A worker that has a rank of it is being shut down: what the others died of may be that.
     pub(super) is_leaving: bool,
+    /// The daemon of a worker that has a rank of it went in order, to be replaced, and did not come back.
+    pub(super) was_not_replaced: bool,
+    /// What is known of it, where it hangs: who does and who only waits.
+    pub(super) hung: Option<&'a str>,
     pub(super) now: DateTime<Utc>,
 }
 
@@ -96,11 +101,19 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         }
         return match (lost_ranks(situation), shut_down(ranks)) {
             (Some(lost), _) => Verdict::GoOn(lost),
-            (None, Some(stopped)) => Verdict::Interrupt {
-                cause: Interruption::Drained,
-                message: stopped.message,
-            },
-            (None, None) => Verdict::Fail(with_least(failure, situation)),
+            (None, Some((cause, message))) => Verdict::Interrupt { cause, message },
+            (None, None)
+                if situation.was_not_replaced && failure.class == FailureClass::LostWorker =>
+            {
+                Verdict::Interrupt {
+                    cause: Interruption::HostUpgraded,
+                    message: format!(
+                        "{}; it was stopped in order, and no new daemon came",
+                        failure.message
+                    ),
+                }
+            }
+            (None, None) => Verdict::Fail(with_least(by_hang(failure, situation.hung), situation)),
         };
     }
     if let Some(failure) = out_of_time(situation) {
@@ -122,12 +135,43 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     Verdict::Start
 }
 
-/// Where the attempt ended because a worker that is being shut down stopped a rank: what is to be said of it.
+/// The peers of a rank that hangs give it up before its own time is over: what they say of it is that the exchange
+/// failed. Who hangs is known by then.
+fn by_hang(failure: Failure, hung: Option<&str>) -> Failure {
+    let is_consequence = matches!(
+        failure.class,
+        FailureClass::Collective | FailureClass::Network | FailureClass::Hang
+    );
+    match hung {
+        Some(hung) if is_consequence => Failure {
+            class: FailureClass::Hang,
+            message: format!("{hung}; {}", failure.message),
+        },
+        Some(_) | None => failure,
+    }
+}
+
+/// Where the attempt ended because a worker stopped a rank of its own accord: why, and what is to be said of it.
 /// Nobody asked for that on the job's account. Whatever its peers died of, they only lost their connection to
 /// it; and what would have failed without that too fails in the next attempt.
-fn shut_down(ranks: &[RankRow]) -> Option<Failure> {
+fn shut_down(ranks: &[RankRow]) -> Option<(Interruption, String)> {
     let mut members = ranks.iter().filter(|rank| rank.lost_at.is_none());
-    failure_of(members.find(|rank| was_shut_down(rank))?)
+    let rank = members.find(|rank| was_shut_down(rank))?;
+    if let Some(told) = stopped_for(rank) {
+        let (number, worker) = (rank.key.rank, &rank.worker_name);
+        let message = format!("rank {number} on worker {worker:?}: {}", told.reason);
+        return Some((told.cause, message));
+    }
+    Some((Interruption::Drained, failure_of(rank)?.message))
+}
+
+/// What its worker said of why it stopped the rank. One of 0.1 does not say.
+fn stopped_for(rank: &RankRow) -> Option<StoppedFor> {
+    let told = rank
+        .summary
+        .as_ref()
+        .filter(|_| rank.state == RankState::Stopped)?;
+    StoppedFor::deserialize(told).ok()
 }
 
 /// Nobody asked the rank to stop but its own worker. One of 0.1 calls that a failure.
@@ -379,6 +423,8 @@ mod tests {
             timeout: Some(Duration::from_secs(100)),
             settle: Duration::from_secs(1),
             is_leaving: false,
+            was_not_replaced: false,
+            hung: None,
             now: at(now),
         })
     }
@@ -485,6 +531,8 @@ mod tests {
                 timeout: None,
                 settle: Duration::from_secs(1),
                 is_leaving,
+                was_not_replaced: false,
+                hung: None,
                 now: at(30),
             })
         };
@@ -500,6 +548,105 @@ mod tests {
             lost(1, RankState::Running),
         ];
         assert_eq!(class(judge_leaving(&gone, true)), FailureClass::UserError);
+    }
+
+    #[test]
+    fn what_a_worker_said_of_a_stop_is_told_and_costs_nothing() {
+        for cause in Interruption::ALL {
+            let told = StoppedFor {
+                cause,
+                reason: "it had to be".into(),
+            };
+            let stopped = RankRow {
+                summary: serde_json::to_value(told).ok(),
+                ..rank(1, RankState::Stopped)
+            };
+            let gang = [failed(0, FailureClass::Collective), stopped];
+            match judge_at(11, Running, &gang, false) {
+                Verdict::Interrupt {
+                    cause: found,
+                    message,
+                } => {
+                    assert_eq!(found, cause);
+                    assert_eq!(message, "rank 1 on worker \"w1\": it had to be");
+                }
+                other @ (Verdict::Wait
+                | Verdict::Start
+                | Verdict::Commit
+                | Verdict::GoOn(_)
+                | Verdict::Fail(_)
+                | Verdict::Cancel) => panic!("{cause:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_went_to_be_replaced_and_did_not_come_back_costs_its_jobs_nothing() {
+        let judge_gone = |was_not_replaced| {
+            judge(&Situation {
+                attempt: &attempt(Running),
+                ranks: &[lost(0, RankState::Running)],
+                cancel_requested: false,
+                makes_room: None,
+                deadline: None,
+                min_ranks: None,
+                timeout: None,
+                settle: Duration::from_secs(1),
+                is_leaving: false,
+                was_not_replaced,
+                hung: None,
+                now: at(200),
+            })
+        };
+        let cause = Interruption::HostUpgraded;
+        assert!(
+            matches!(judge_gone(true), Verdict::Interrupt { cause: found, .. } if found == cause)
+        );
+        assert_eq!(class(judge_gone(false)), FailureClass::LostWorker);
+    }
+
+    #[test]
+    fn who_hangs_is_named_where_its_peers_gave_it_up() {
+        let judge_hung = |ranks: &[RankRow], hung| {
+            judge(&Situation {
+                attempt: &attempt(Running),
+                ranks,
+                cancel_requested: false,
+                makes_room: None,
+                deadline: None,
+                min_ranks: None,
+                timeout: None,
+                settle: Duration::from_secs(1),
+                is_leaving: false,
+                was_not_replaced: false,
+                hung,
+                now: at(30),
+            })
+        };
+        let hung = Some("hung: rank 1 on w1 is stopped by a signal");
+        let gang = [
+            failed(0, FailureClass::Collective),
+            rank(1, RankState::Running),
+        ];
+        match judge_hung(&gang, hung) {
+            Verdict::Fail(failure) => {
+                assert_eq!(failure.class, FailureClass::Hang);
+                assert!(
+                    failure.message.starts_with("hung: rank 1 on w1"),
+                    "{failure:?}"
+                );
+            }
+            other @ (Verdict::Wait
+            | Verdict::Start
+            | Verdict::Commit
+            | Verdict::GoOn(_)
+            | Verdict::Interrupt { .. }
+            | Verdict::Cancel) => panic!("{other:?}"),
+        }
+        assert_eq!(class(judge_hung(&gang, None)), FailureClass::Collective);
+        // What hangs explains no other failure.
+        let crashed = [failed(0, FailureClass::Crash), rank(1, RankState::Running)];
+        assert_eq!(class(judge_hung(&crashed, hung)), FailureClass::Crash);
     }
 
     /// Judged as a gang of three that may go on with two, half a minute after the first step.
@@ -533,6 +680,8 @@ mod tests {
             timeout: None,
             settle: Duration::from_secs(1),
             is_leaving: false,
+            was_not_replaced: false,
+            hung: None,
             now: at(30),
         })
     }
@@ -620,6 +769,8 @@ mod tests {
             timeout: None,
             settle: Duration::from_secs(1),
             is_leaving: false,
+            was_not_replaced: false,
+            hung: None,
             now: at(30),
         });
         assert_eq!(class(verdict), FailureClass::Crash);
@@ -661,6 +812,8 @@ mod tests {
             timeout: None,
             settle: Duration::from_secs(1),
             is_leaving: false,
+            was_not_replaced: false,
+            hung: None,
             now: at(30),
         })
     }

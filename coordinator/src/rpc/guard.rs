@@ -1,5 +1,6 @@
-//! What stands around every request: a panic of its handler is its own error, a coordinator in safe mode or one that
-//! stands by refuses what writes, and a message that is still to come whole has a deadline and room that was kept for it.
+//! What stands around every request: who may not ask is refused, a panic of its handler is its own error, a
+//! coordinator in safe mode or one that stands by refuses what writes, and a message that is still to come whole has a
+//! deadline and room that was kept for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -8,10 +9,10 @@ use std::task::{Context, Poll};
 use marquee_proto::error::ErrorCode;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tower::{Layer, Service};
 
 use super::inflow::{Inflow, Metered};
+use crate::access::remote;
 use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
@@ -36,7 +37,9 @@ const READS: [&str; 17] = [
     "/marquee.v1.Projects/ListProjects",
 ];
 /// Services that say what there is, of whatever coordinator.
-const ABOUT: [&str; 2] = ["/grpc.health.", "/grpc.reflection."];
+const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];
+/// Whether we are well: anybody who can connect may know.
+const HEALTH: &str = "/grpc.health.";
 
 /// Puts the guard around a service.
 #[derive(Debug, Clone)]
@@ -77,8 +80,14 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
+        if let Err(refused) = self.guard.walls.access.admit(&mut request)
+            && !path.starts_with(HEALTH)
+        {
+            let status = ErrorCode::NotAllowed.status(refused.to_string());
+            return Box::pin(async move { Ok(status.into_http()) });
+        }
         if let Some(why) = &self.guard.walls.safe_mode
             && !is_read(&path)
         {
@@ -90,7 +99,7 @@ where
         {
             return Box::pin(async move { Ok(status.into_http()) });
         }
-        let room = self.guard.inflow.of(peer(&request));
+        let room = self.guard.inflow.of(remote(&request));
         let request = request.map(|body| Body::new(Metered::new(body, room)));
         let begins = AssertUnwindSafe(|| self.inner.call(request));
         let answer = match catch_unwind(begins) {
@@ -120,15 +129,6 @@ fn is_about(path: &str) -> bool {
 fn is_one_of(paths: &[&str], path: &str) -> bool {
     let mut paths = paths.iter();
     paths.any(|read| path == *read || read.ends_with(['/', '.']) && path.starts_with(read))
-}
-
-fn peer(request: &Request<Body>) -> Option<std::net::SocketAddr> {
-    let extensions = request.extensions();
-    let plain = extensions.get::<TcpConnectInfo>();
-    let tls = extensions.get::<TlsConnectInfo<TcpConnectInfo>>();
-    plain
-        .or_else(|| tls.map(TlsConnectInfo::get_ref))
-        .and_then(TcpConnectInfo::remote_addr)
 }
 
 /// The answer to a request whose handler panicked.

@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::caller::Caller;
-use crate::lifecycle::{self, LifecycleError, Submission};
+use crate::lifecycle::{self, LifecycleError, Submission, once_more};
 
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
@@ -92,7 +92,7 @@ impl JobsService {
                 ..v1::SubmitResponse::default()
             }));
         }
-        let submitted = lifecycle::submit(&self.app, &submission).await?;
+        let submitted = once_more(|| lifecycle::submit(&self.app, &submission)).await?;
         let jobs = self.pipeline_jobs(submitted.pipeline).await?;
         Ok(Response::new(v1::SubmitResponse {
             pipeline_id: submitted.pipeline.0,
@@ -133,7 +133,7 @@ impl JobsService {
             spec_unreadable,
             attempts: attempts
                 .into_iter()
-                .map(|a| encode::attempt(a, &ranks))
+                .map(|a| encode::attempt(a, &ranks, &self.app.sessions.hangs))
                 .collect(),
             events: events.into_iter().map(encode::event).collect(),
         })
@@ -233,7 +233,7 @@ impl v1::jobs_server::Jobs for JobsService {
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
         let caller = Caller::of(&request).to_string();
         let id = JobId(request.into_inner().id);
-        lifecycle::cancel_job(&self.app, id, &caller).await?;
+        once_more(|| lifecycle::cancel_job(&self.app, id, &caller)).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
@@ -243,14 +243,14 @@ impl v1::jobs_server::Jobs for JobsService {
     ) -> Answer<v1::Pipeline> {
         let caller = Caller::of(&request).to_string();
         let id = PipelineId(request.into_inner().id);
-        lifecycle::cancel_pipeline(&self.app, id, &caller).await?;
+        once_more(|| lifecycle::cancel_pipeline(&self.app, id, &caller)).await?;
         Ok(Response::new(self.pipeline(id).await?))
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
         let caller = Caller::of(&request).to_string();
         let id = JobId(request.into_inner().id);
-        lifecycle::retry_job(&self.app, id, &caller).await?;
+        once_more(|| lifecycle::retry_job(&self.app, id, &caller)).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
@@ -274,8 +274,8 @@ impl v1::jobs_server::Jobs for JobsService {
     ) -> Answer<v1::Removed> {
         let caller = Caller::of(&request).to_string();
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
-        let removed =
-            lifecycle::remove_pipeline(&self.app, PipelineId(id), dry_run, &caller).await?;
+        let remove = || lifecycle::remove_pipeline(&self.app, PipelineId(id), dry_run, &caller);
+        let removed = once_more(remove).await?;
         Ok(Response::new(encode::removed(&removed)))
     }
 

@@ -9,6 +9,7 @@ mod assign;
 mod counter;
 mod desk;
 mod gpus;
+mod hangs;
 mod hello;
 mod kept;
 mod reconcile;
@@ -21,5 +22,6 @@ mod track;
 
 pub use counter::Counter;
 pub(crate) use desk::run as store_reports;
+pub use hangs::Hangs;
 pub use registry::Sessions;
 pub use service::SessionService;

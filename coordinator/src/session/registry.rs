@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::hangs::Hangs;
 use super::kept::{self, KeptOutput, Outcome, Rescues};
 use super::track::Track;
 
@@ -22,6 +23,8 @@ use super::track::Track;
 #[derive(Debug, Clone, Default)]
 pub struct Sessions {
     workers: Arc<Mutex<HashMap<WorkerId, Entry>>>,
+    /// Ranks that do not get on.
+    pub hangs: Arc<Hangs>,
 }
 
 #[derive(Debug)]
@@ -40,6 +43,8 @@ struct Entry {
     track: Track,
     /// Its daemon is being stopped: it accepts nothing.
     leaving: bool,
+    /// Its daemon is being replaced: until then silence is no loss.
+    away_until: Option<Instant>,
     kept: Vec<KeptOutput>,
     rescues: Arc<Rescues>,
     replaced: CancellationToken,
@@ -75,6 +80,8 @@ pub(super) struct InUse {
     owner: String,
 }
 
+/// Longest time that a daemon may take to be replaced without its worker being held to be lost.
+const AWAY_MAX: Duration = Duration::from_secs(120);
 /// How long after its last try a rival is shown.
 const RIVAL_SHOWN_FOR: Duration = Duration::from_secs(60);
 
@@ -146,6 +153,7 @@ impl Sessions {
             gpus: Vec::new(),
             track: Track::default(),
             leaving: false,
+            away_until: None,
             kept: Vec::new(),
             rescues: Arc::default(),
             replaced: CancellationToken::new(),
@@ -180,6 +188,7 @@ impl Sessions {
         entry.replaced.cancel();
         entry.replaced = CancellationToken::new();
         entry.number += 1;
+        entry.away_until = None;
         entry.last_seen = Instant::now();
         Ok(Seat {
             worker,
@@ -234,6 +243,23 @@ impl Sessions {
             entry.leaving = leaving;
         });
         is_news
+    }
+
+    /// The worker's daemon is about to be replaced, and its ranks go on meanwhile.
+    pub(super) fn set_away(&self, seat: &Seat, away: Duration) {
+        let until = Instant::now() + away.min(AWAY_MAX);
+        self.update(seat, |entry| {
+            entry.away_until = (!away.is_zero()).then_some(until);
+        });
+    }
+
+    /// Whether the worker's daemon went in order, to be replaced, and has not come back.
+    #[must_use]
+    pub fn went_to_be_replaced(&self, worker: WorkerId) -> bool {
+        let workers = self.lock();
+        workers
+            .get(&worker)
+            .is_some_and(|entry| !entry.connected && entry.away_until.is_some())
     }
 
     /// The outputs that the worker keeps.
@@ -310,10 +336,17 @@ impl Sessions {
         }
     }
 
-    /// When a worker was last heard by this process.
+    /// When a worker was last heard by this process. Of one that said for how long it would be away, when that is
+    /// over.
     #[must_use]
     pub fn last_seen(&self, worker: WorkerId) -> Option<Instant> {
-        self.lock().get(&worker).map(|entry| entry.last_seen)
+        let workers = self.lock();
+        let entry = workers.get(&worker)?;
+        Some(
+            entry
+                .away_until
+                .map_or(entry.last_seen, |until| until.max(entry.last_seen)),
+        )
     }
 
     /// Whether a worker has a session with this process.
@@ -394,6 +427,25 @@ mod tests {
             sessions.last_seen(worker).is_some(),
             "the lease runs on from its last word"
         );
+    }
+
+    #[test]
+    fn a_daemon_that_is_being_replaced_is_expected_and_not_lost() {
+        let sessions = Sessions::default();
+        let worker = WorkerId(Uuid::from_u128(1));
+        let seat = sessions.admit(worker, daemon(1), LEASE).unwrap();
+        sessions.begin(&seat);
+        let before = Instant::now();
+        sessions.set_away(&seat, Duration::from_secs(1_000_000));
+        sessions.leave(&seat);
+        assert!(sessions.went_to_be_replaced(worker));
+        let until = sessions.last_seen(worker).unwrap();
+        assert!(until > before + AWAY_MAX - LEASE && until <= Instant::now() + AWAY_MAX);
+        // The next daemon is heard like any other.
+        let next = sessions.admit(worker, daemon(2), LEASE).unwrap();
+        sessions.begin(&next);
+        assert!(!sessions.went_to_be_replaced(worker));
+        assert!(sessions.last_seen(worker).unwrap() <= Instant::now());
     }
 
     #[test]

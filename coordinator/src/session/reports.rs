@@ -3,8 +3,9 @@
 //! Invariant: a rank's reports are taken in order and without gaps; a repeated report is skipped, one after
 //! a gap is left for later, and an old attempt's is refused. Not here: the transaction (`desk`).
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use marquee_domain::artifact::Manifest;
+use marquee_domain::end::{Interruption, StoppedFor};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::limits::{
@@ -208,7 +209,14 @@ impl Taken {
                     return Err(BadField::invalid("regrouped.ranks", why));
                 }
             }
-            Body::Stopped(v1::RankStopped {}) => self.end(RankState::Stopped, at),
+            Body::Stopped(stopped) => {
+                if let Some(cause) = Interruption::from_word(&stopped.cause) {
+                    let reason = storable(cut(&stopped.reason, FAILURE_MESSAGE_MAX_BYTES));
+                    let told = StoppedFor { cause, reason };
+                    self.change.summary = serde_json::to_value(told).ok();
+                }
+                self.end(RankState::Stopped, at);
+            }
         }
         Ok(())
     }
@@ -224,12 +232,17 @@ impl Taken {
             v1::log_line::Stream::Stderr => LogStream::Stderr,
             v1::log_line::Stream::Unspecified => return Err(BadField::missing("log.stream")),
         };
-        let lines = (0..).zip(&log.lines).map(|(line, text)| LogLine {
+        // No message is long enough for more.
+        let count = u32::try_from(log.lines.len()).unwrap_or(u32::MAX);
+        let lines = (0..count).zip(&log.lines).map(|(line, text)| LogLine {
             sequence,
             line,
+            left: count - 1 - line,
             stream,
             text: storable(cut(text, LOG_LINE_MAX_BYTES)),
-            at,
+            // As it is stored and read back.
+            at: at.trunc_subsecs(6),
+            is_damaged: false,
         });
         self.lines.extend(lines);
         Ok(())

@@ -23,7 +23,7 @@ use super::counter::Answer;
 use super::hello::{self, HeldRanks};
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
-use super::{assign, gpus, kept};
+use super::{assign, gpus, hangs, kept};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 use crate::rates::Asks;
@@ -67,6 +67,8 @@ pub(super) struct Session {
     followed: Option<u64>,
     /// The worker starts a rank of its own accord where its assignment says so.
     starts_by_assignment: bool,
+    /// The worker counts its lease by the answers to its heartbeats.
+    keeps_lease: bool,
     outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
 }
 
@@ -110,7 +112,7 @@ impl Session {
         seat: Seat,
         (name, caller): (String, Arc<str>),
         held: HeldRanks,
-        starts_by_assignment: bool,
+        (starts_by_assignment, keeps_lease): (bool, bool),
         outbox: mpsc::Sender<Result<v1::CoordinatorMessage, Status>>,
     ) -> Self {
         Self {
@@ -125,6 +127,7 @@ impl Session {
             assignments: 0,
             followed: None,
             starts_by_assignment,
+            keeps_lease,
             outbox,
         }
     }
@@ -138,7 +141,15 @@ impl Session {
         let worker = self.seat.worker;
         tracing::info!(%worker, name = self.name, held = self.held.len(), "worker connected");
         let (inbox_in, inbox) = mpsc::channel(INBOX_MAX);
-        let reader = tokio::spawn(read(self.app.clone(), self.seat.clone(), inbound, inbox_in));
+        let answers = self.keeps_lease.then(|| self.outbox.clone());
+        let reader = read(
+            self.app.clone(),
+            self.seat.clone(),
+            inbound,
+            inbox_in,
+            answers,
+        );
+        let reader = tokio::spawn(reader);
         let end = match caught(self.work(inbox)).await {
             Ok(end) => end,
             Err(panicked) => End::Failed(panicked.into()),
@@ -208,6 +219,7 @@ impl Session {
             lease_ms: ms(settings.lease),
             version: env!("CARGO_PKG_VERSION").into(),
             cluster_id: self.app.cluster.to_string(),
+            keeps_leases: true,
         }))
         .await?;
         self.persist(Work::Welcome).await
@@ -229,9 +241,23 @@ impl Session {
                 self.app
                     .sessions
                     .set_kept(&self.seat, kept::read(heartbeat.kept));
+                let away = Duration::from_millis(heartbeat.away_ms.into());
+                self.app.sessions.set_away(&self.seat, away);
+                let hang = self
+                    .app
+                    .sessions
+                    .hangs
+                    .heard(self.seat.worker, &heartbeat.held);
                 self.share_rates(hello::rates(&heartbeat.held)).await?;
                 self.held = hello::held(heartbeat.held).map_err(nonsense)?;
-                self.persist(Work::Heartbeat).await
+                self.persist(Work::Heartbeat).await?;
+                for attempt in hang {
+                    // Said anew with the next heartbeat.
+                    if let Err(error) = hangs::look(&self.app, attempt).await {
+                        tracing::warn!(job = %attempt.0, %error, "that it hangs is not stored yet");
+                    }
+                }
+                Ok(())
             }
             Some(In::Reports(batch)) => {
                 let count = batch.reports.len();
@@ -629,11 +655,22 @@ async fn read(
     seat: Seat,
     mut inbound: Streaming<v1::WorkerMessage>,
     inbox: mpsc::Sender<v1::WorkerMessage>,
+    answers: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
 ) {
     loop {
         match inbound.message().await {
             Ok(Some(message)) => {
                 app.sessions.seen(&seat);
+                if let (Some(answers), Some(In::Heartbeat(heartbeat))) = (&answers, &message.body) {
+                    let seen = Out::HeartbeatSeen(v1::HeartbeatSeen {
+                        sequence: heartbeat.sequence,
+                    });
+                    // One that is full is of a worker that does not read, and has its own end.
+                    let _sent = answers.try_send(Ok(v1::CoordinatorMessage {
+                        body: Some(seen),
+                        epoch: app.role.epoch(),
+                    }));
+                }
                 if inbox.send(message).await.is_err() {
                     return;
                 }

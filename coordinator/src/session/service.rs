@@ -63,9 +63,9 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let mut inbound = request.into_inner();
         let mut hello = first(&mut inbound).await?;
         let gpus = gpus::bounded(std::mem::take(&mut hello.gpus));
-        let starts_by_assignment = hello
-            .features()
-            .any(|feature| feature == v1::WorkerFeature::StartWithAssign);
+        let has = |wanted| hello.features().any(|feature| feature == wanted);
+        let starts_by_assignment = has(v1::WorkerFeature::StartWithAssign);
+        let keeps_lease = has(v1::WorkerFeature::Lease);
         if !hello.cluster_id.is_empty() && hello.cluster_id != self.app.cluster.to_string() {
             return Err(other_cluster(&hello, &self.app.cluster.to_string()));
         }
@@ -106,7 +106,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
             seat,
             (worker.name, in_histories),
             held,
-            starts_by_assignment,
+            (starts_by_assignment, keeps_lease),
             outbox,
         );
         tokio::spawn(session.run(inbound, turn));

@@ -60,7 +60,12 @@ impl Starts {
         starts.record.is_open = true;
         starts.write()?;
         let safe_mode = safe_mode.map(Arc::from);
-        Ok((starts, Walls { trail, safe_mode }))
+        let walls = Walls {
+            trail,
+            safe_mode,
+            ..Walls::default()
+        };
+        Ok((starts, walls))
     }
 
     /// This process has lived for [`STEADY`], or ends in order.

@@ -120,7 +120,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let asked = asked(request.method(), request.version(), request.headers());
         let path = request.uri().path().to_owned();
         if asked == Asked::Grpc {
@@ -146,6 +146,11 @@ where
                 })
             }
             Asked::Read => {
+                // What goes on to the services is asked there.
+                if let Err(refused) = shared.app.walls.access.admit(&mut request) {
+                    let answer = text(StatusCode::FORBIDDEN, &refused.to_string());
+                    return Box::pin(async move { Ok(answer) });
+                }
                 // A body is of no interest, and must not be held over what follows.
                 let (parts, _) = request.into_parts();
                 Box::pin(async move { Ok(read(&shared.app, &parts).await) })

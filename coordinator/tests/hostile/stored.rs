@@ -136,3 +136,55 @@ async fn one_damaged_row_hides_no_other() {
     assert_eq!(listed.into_inner().artifacts.len(), 2);
     all_is_well(&cluster, &mut worker).await;
 }
+
+/// Lines of a log that a broken disk or a hand has taken or altered.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_of_a_stored_log_is_counted_and_what_was_altered_is_named() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w").await;
+    let id = cluster.submit(ONE).await[0].id;
+    let key = worker.take_and_start().await;
+    worker.log(key, &["a", "b", "c", "d"]).await;
+    worker.log(key, &["e", "f"]).await;
+    worker.finish(key, None).await;
+    cluster.wait_for(id, JobState::Succeeded).await;
+    let read = async |tail| {
+        let request = v1::LogsRequest {
+            job_id: id,
+            tail,
+            ..v1::LogsRequest::default()
+        };
+        let mut stream = cluster
+            .jobs()
+            .await
+            .logs(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let mut lines = Vec::new();
+        while let Some(line) = stream.message().await.unwrap() {
+            lines.push((line.text, line.lost_before, line.lost_after, line.damaged));
+        }
+        lines
+    };
+    let told = |text: &str, before, after, damaged| (text.to_owned(), before, after, damaged);
+    let whole: Vec<_> = ["a", "b", "c", "d", "e", "f"]
+        .iter()
+        .map(|text| told(text, 0, 0, false))
+        .collect();
+    assert_eq!(read(0).await, whole);
+    cluster
+        .database
+        .execute(
+            "DELETE FROM log_lines WHERE text IN ('b', 'd', 'f'); UPDATE log_lines SET text = 'C' WHERE text = 'c'",
+        )
+        .await;
+    let torn = [
+        told("a", 0, 0, false),
+        told("C", 1, 0, true),
+        told("e", 1, 1, false),
+    ];
+    assert_eq!(read(0).await, torn);
+    // What came before the first of the last lines was not asked for.
+    assert_eq!(read(2).await, [told("C", 0, 0, true), torn[2].clone()]);
+}

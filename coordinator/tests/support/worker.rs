@@ -251,7 +251,7 @@ impl FakeWorker {
             rank,
             state,
             last_sequence: 0,
-            rate: None,
+            ..v1::HeldRank::default()
         };
         self.held.lock().unwrap().insert(key_of(&assign), rank);
         assign
@@ -349,7 +349,8 @@ impl FakeWorker {
         if stop.forget {
             self.held.lock().unwrap().remove(&key);
         } else {
-            self.report(key, Body::Stopped(v1::RankStopped {})).await;
+            self.report(key, Body::Stopped(v1::RankStopped::default()))
+                .await;
             self.acknowledged(key).await;
         }
         stop
@@ -443,7 +444,7 @@ impl FakeWorker {
             rank,
             state,
             last_sequence: 9,
-            rate: None,
+            ..v1::HeldRank::default()
         };
         self.held.lock().unwrap().insert(key, held);
     }
@@ -472,8 +473,39 @@ impl FakeWorker {
 
     /// Stops a rank of its own accord, as one that is being stopped does.
     pub async fn stop_unasked(&mut self, key: Key) {
-        self.report(key, Body::Stopped(v1::RankStopped {})).await;
+        self.report(key, Body::Stopped(v1::RankStopped::default()))
+            .await;
         self.acknowledged(key).await;
+    }
+
+    /// The same, with what a worker says of why.
+    pub async fn stop_because(&mut self, key: Key, cause: &str, reason: &str) {
+        let (cause, reason) = (cause.to_owned(), reason.to_owned());
+        self.report(key, Body::Stopped(v1::RankStopped { cause, reason }))
+            .await;
+        self.acknowledged(key).await;
+    }
+
+    /// Waits for an order to stop, before which nothing was assigned.
+    pub async fn stop_before_any_assignment(&mut self, key: Key) -> v1::Stop {
+        let stop = self
+            .wait("stop", |body| match body {
+                In::Stop(stop) if (stop.job_id, stop.attempt, stop.rank) == key => Some(stop),
+                _ => None,
+            })
+            .await;
+        assert!(self.given.is_empty(), "{:?}", self.given);
+        stop
+    }
+
+    /// Says with its heartbeats where a rank stands that does not get on.
+    pub fn stands(&self, key: Key, stall: Option<v1::Stall>) {
+        self.held.lock().unwrap().get_mut(&key).unwrap().stall = stall;
+    }
+
+    /// Its daemon goes to be replaced by another one, as its heartbeats say from now on.
+    pub fn goes_away(&self, away_ms: u32) {
+        self.more.lock().unwrap().away_ms = away_ms;
     }
 
     /// Says with its heartbeats that it keeps the output of a rank.

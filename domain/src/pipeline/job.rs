@@ -10,7 +10,7 @@ use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{InputRef, JobKind, JobSpec, Sharing, Source, Work};
+use crate::spec::{InputRef, JobKind, JobSpec, Sharing, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -40,6 +40,7 @@ struct Rest {
     timeout_s: Option<u32>,
     reuse: bool,
     array: Option<u32>,
+    watch: Watch,
     sharing: Sharing,
 }
 
@@ -54,6 +55,7 @@ impl Draft {
             timeout_s,
             reuse,
             array,
+            watch,
             sharing,
         } = self.rest?;
         let Self {
@@ -74,6 +76,7 @@ impl Draft {
             reuse,
             array,
             element: None,
+            watch,
             sharing,
         })
     }
@@ -121,6 +124,7 @@ fn rest(
     let priority = table.int("priority", -1_000..=1_000, Some(0));
     let max_attempts = table.int("max_attempts", 1..=limits::ATTEMPTS_MAX, Some(MAX_ATTEMPTS));
     let timeout_s = timeout(&mut table);
+    let watch = super::watch::watch(&mut table, kind);
     let reuse = reuse(&mut table, kind);
     let array = array(&mut table, kind);
     let sharing = sharing(&mut table, array, project);
@@ -145,8 +149,10 @@ fn rest(
         check_fetch_array(&table, size, &fetch.source);
     }
     table.finish();
+    let work = work?;
     Some(Rest {
-        work: work?,
+        watch: watch.of(&work, resources.ranks),
+        work,
         resources,
         priority,
         max_attempts,
@@ -373,7 +379,7 @@ fn timeout(table: &mut Table<'_>) -> Option<u32> {
     seconds
 }
 
-fn duration_s(text: &str) -> Option<u64> {
+pub(super) fn duration_s(text: &str) -> Option<u64> {
     let unit_s = match text.chars().last()? {
         's' => 1,
         'm' => 60,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use marquee_coordinator::access::Rule;
 use marquee_coordinator::config::{Config, DatabaseUrl};
 use marquee_coordinator::{Settings, run_in};
 use marquee_domain::limits::LEASE;
@@ -70,6 +71,7 @@ impl Head {
             database_url: Some(DatabaseUrl(url(&relays, &place.database))),
             postgres_bin: None,
             tls: None,
+            access: Rule::Everybody,
             settings: Settings {
                 stop_grace: STOP_GRACE,
                 lease: LEASE,

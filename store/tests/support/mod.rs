@@ -70,6 +70,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         array: None,
         reuse: true,
         element: None,
+        watch: Default::default(),
         sharing: Default::default(),
     }
 }

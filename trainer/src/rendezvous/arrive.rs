@@ -36,7 +36,7 @@ pub(super) fn connect(
         }
         if Instant::now() > deadline {
             return Err(RunError::new(
-                FailureClass::Network,
+                FailureClass::Collective,
                 format!("the rendezvous store at {host}:{port} cannot be reached: {error}"),
             ));
         }
@@ -97,7 +97,7 @@ pub(super) fn own_address(host: &str, port: u16) -> Result<String, RunError> {
     };
     find().map_err(|error| {
         RunError::new(
-            FailureClass::Network,
+            FailureClass::Collective,
             format!("no way from this host to {host}:{port}: {error}"),
         )
     })

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use marquee_domain::child::ChildSpec;
+use marquee_domain::pulse::Phase;
 use tch::Tensor;
 
 use super::arrive::{RENDEZVOUS_TIMEOUT, connect, own_address, wait_for_all};
@@ -14,7 +15,7 @@ use super::exchange::Exchange;
 use super::gathering::Gathering;
 use super::place::Place;
 use crate::error::RunError;
-use crate::ffi::Group;
+use crate::ffi::{self, Group};
 use crate::stop::Stop;
 
 /// A rank among its peers. With one rank every operation does nothing.
@@ -61,6 +62,7 @@ impl Peers {
                 ..Self::alone()
             }));
         };
+        ffi::stand(Phase::Joining);
         let deadline = Instant::now() + RENDEZVOUS_TIMEOUT;
         let Some(store) = connect(host, *port, deadline, stop)? else {
             return Ok(None);

@@ -85,7 +85,7 @@ impl Peers {
             }
         }
         Err(RunError::new(
-            FailureClass::Network,
+            FailureClass::Collective,
             format!("the coordinator has given up ranks {lost:?}"),
         ))
     }

@@ -27,7 +27,7 @@ impl StoreServer {
     pub(crate) fn start(host: &str, port: u16) -> Result<Self, RunError> {
         let failed = |error: &dyn std::fmt::Display| {
             RunError::new(
-                FailureClass::Network,
+                FailureClass::Collective,
                 format!("cannot serve a rendezvous store at {host}:{port}: {error}"),
             )
         };

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use marquee_domain::report::PhaseTimes;
+use marquee_domain::pulse::Phase as Standing;
 use tch::{Device, Tensor};
 
 use crate::error::RunError;
@@ -216,6 +217,7 @@ fn read(told: &Tensor) -> Result<StepResult, RunError> {
 }
 
 fn wait_for(mark: &Mark, peers: &Peers) -> Result<(), RunError> {
+    ffi::stand(Standing::Device);
     while !mark.is_passed()? {
         peers.check()?;
         thread::sleep(POLL);

@@ -11,21 +11,24 @@ use std::time::{Duration, Instant};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::WentOn;
+use marquee_domain::pulse::Phase;
 
 use super::training::{Training, Window};
 use crate::error::RunError;
+use crate::ffi;
 use crate::rendezvous::Standing;
 use crate::tensors::Tensors;
 
 impl Training<'_> {
     /// Whether `error` is that of a lost peer, and the job goes on without.
     pub(super) fn may_go_on_after(&self, error: &RunError) -> bool {
-        error.class == FailureClass::Network && self.peers.may_regroup()
+        error.class == FailureClass::Collective && self.peers.may_regroup()
     }
 
     /// Forms a new group with the ranks that are left, and brings all to the same state.
     pub(super) fn regroup(&mut self, cause: &RunError) -> Result<(), RunError> {
         let started = Instant::now();
+        ffi::stand(Phase::Joining);
         let before = self.peers.world_size;
         tracing::warn!(message = cause.message, "a rank was lost; regrouping");
         self.stepper.unhook()?;

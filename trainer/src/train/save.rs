@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainedBy;
+use marquee_domain::pulse::Phase;
 use marquee_evaluation::{ChosenThresholds, SplitScores, choose_thresholds};
 
 use super::training::Training;
 use super::validate;
 use crate::checkpoint::{Snapshot, Written};
 use crate::error::RunError;
+use crate::ffi;
 use crate::model_folder::{self, ModelCard};
 use crate::provenance;
 
@@ -38,6 +40,7 @@ impl Training<'_> {
 
     /// Waits for the checkpoint that is being written, and tells of it.
     pub(super) fn finish_writing(&mut self) -> Result<(), RunError> {
+        ffi::stand(Phase::Checkpoint);
         if let Some(written) = self.checkpoints.wait()? {
             self.announce(written);
         }
@@ -58,6 +61,7 @@ impl Training<'_> {
             return Ok(None);
         };
         let started = Instant::now();
+        ffi::stand(Phase::Validation);
         let mut scores = SplitScores::default();
         let threads = split.threads(self.settings.input_threads, self.spec.threads);
         let batch_size = self.settings.batch_size;
@@ -84,6 +88,7 @@ impl Training<'_> {
         if !self.peers.is_first() {
             return Ok(());
         }
+        ffi::stand(Phase::Writing);
         let index = self.train.index();
         // Before the card, without which the folder is no model: there is none without its record.
         self.record

@@ -20,6 +20,7 @@
 //! On GPUs all are the GPU's own times (see [`super::clock`]).
 
 use marquee_domain::report::PhaseTimes;
+use marquee_domain::pulse::Phase as Standing;
 use tch::{Device, Kind, Tensor};
 
 use super::clock::{Phase, PhaseClock, StepResult};
@@ -291,6 +292,7 @@ impl Stepper {
         {
             reducer.prepare()?;
         }
+        ffi::stand(Standing::Forward);
         let logits = self.forward(&batch.pixels, pass)?;
         let (mut loss, loss_sum) = self.weighted_loss(&logits, batch, wants_stop)?;
         if let Some(scaler) = &self.scaler {
@@ -304,6 +306,7 @@ impl Stepper {
         } else {
             Phase::Backward
         };
+        ffi::stand(Standing::Backward);
         self.clock.backward(&loss, waiting, phases)?;
         Ok(loss_sum)
     }
@@ -311,6 +314,7 @@ impl Stepper {
     /// Brings the gradients to size, steps along them and forgets them. Returns a number that is above
     /// 0 if they overflowed, and the device has left the weights as they were.
     fn update(&mut self, lr: f64) -> Result<Tensor, RunError> {
+        ffi::stand(Standing::Optimizer);
         let found = match &self.scaler {
             Some(scaler) => Some(scaler.unscale(&self.optimizer.moved())?),
             None => None,

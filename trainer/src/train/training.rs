@@ -11,6 +11,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::ChildSpec;
 use marquee_domain::report::{FeaturesReport, PhaseTimes, WeightsReport, WentOn};
 use marquee_domain::spec::{Precision, TrainSettings};
+use marquee_domain::pulse::Phase as Standing;
 
 use super::clock::StepResult;
 use super::step::{StepInput, Stepper};
@@ -18,6 +19,7 @@ use crate::checkpoint::{Position, Writer};
 use crate::data::{Prefetch, SplitReader, StepPlan};
 use crate::error::RunError;
 use crate::events::Events;
+use crate::ffi;
 use crate::learner::freeze::Rules;
 use crate::models::Chance;
 use crate::rendezvous::Peers;
@@ -147,6 +149,7 @@ impl Training<'_> {
             self.share_buffers()?;
         }
         if ends_epoch {
+            ffi::stand(Standing::Validation);
             self.end_epoch()
                 .map_err(|error| error.during(&format!("validation after step {done}")))?;
         }
@@ -181,6 +184,7 @@ impl Training<'_> {
             self.announce(written);
         }
         self.peers.leave_behind()?;
+        ffi::stand(Standing::Input);
         let started = Instant::now();
         let batch = batches
             .next()
@@ -215,6 +219,7 @@ impl Training<'_> {
         self.window.pictures += global;
         self.window.seconds += seconds;
         self.position.step += 1;
+        ffi::stand_at_step(self.position.step);
         self.steps_here += 1;
         self.is_settled = false;
         let epoch = self.plan.epoch_of(step) + 1;

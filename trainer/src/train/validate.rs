@@ -6,6 +6,7 @@ use tch::{Kind, Reduction, Tensor};
 use super::step::Stepper;
 use crate::data::{Prefetch, SplitReader, scoring_requests, share};
 use crate::error::RunError;
+use crate::ffi;
 use crate::rendezvous::Peers;
 use crate::tensors::flat;
 
@@ -67,6 +68,7 @@ pub(super) fn score(
             place = end;
         }
         found += counts(&truth, &scores, THRESHOLD);
+        ffi::beat();
     }
     if let (Some(all), Some(group)) = (gathered, peers.group()) {
         // Each rank has 0 in the places that others scored, so the sum over ranks holds every score.

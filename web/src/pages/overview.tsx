@@ -8,7 +8,7 @@ import type { Job } from "../gen/marquee/v1/jobs_pb";
 import { useAnswer } from "../live";
 import { useOverview } from "../overview";
 import { Link } from "../router";
-import { Ago, Card, Command, Doing, Empty, JobLink, RanFor, Skeleton, State, TroubleBox } from "../ui/parts";
+import { Ago, Card, Command, Doing, Empty, JobLink, RanFor, Skeleton, State, TroubleBox, useNow } from "../ui/parts";
 import { Area } from "../ui/area";
 import { kindWord, ms, plural } from "../words";
 
@@ -47,7 +47,7 @@ export function OverviewPage() {
         </div>
         <div class="stack">
           <Devices of={overview} />
-          <Used ended={String(overview.ended[0]?.id ?? 0)} />
+          <Used />
         </div>
       </div>
     </>
@@ -231,11 +231,12 @@ const SPANS = [
   { name: "30 d", hours: 720, buckets: 90 },
 ] as const;
 
-function Used({ ended }: { ended: string }) {
+/** Milliseconds after which it is counted again. */
+const USED_EVERY = 60_000;
+
+function Used() {
   const [span, setSpan] = useState<(typeof SPANS)[number]>(SPANS[0]);
-  // Again whenever something ended, and once in a while.
-  const minute = Math.floor(Date.now() / 300_000);
-  const key = `${span.hours}:${ended}:${minute}`;
+  const key = `${span.hours}:${Math.floor(useNow(USED_EVERY) / USED_EVERY)}`;
   const { value, trouble, again } = useAnswer(key, (signal) =>
     cluster.getUsage({ hours: span.hours, buckets: span.buckets }, { signal }),
   );

@@ -8,6 +8,8 @@ use nix::sys::statvfs::statvfs;
 
 use super::{ask, bytes};
 use crate::config::Config;
+use crate::process::fence;
+use crate::rank::walls::Walls;
 
 /// Open files below which a loader with shards, sockets and logs runs out.
 const FILES_MIN: u64 = 4_096;
@@ -31,7 +33,48 @@ pub(super) async fn look(config: &Config, has_gpus: bool, checks: &mut Vec<Check
     let cache = config.data_dir.join("cache");
     checks.push(cache_room(&cache, config.cache_max_bytes));
     checks.push(disk("temporary folder", &std::env::temp_dir()));
+    checks.push(sandbox(config));
     checks.push(clock().await);
+}
+
+/// Whether command jobs are kept from the worker's own files and from other jobs'.
+fn sandbox(config: &Config) -> Check {
+    let name = "sandbox";
+    let home = std::env::var_os("HOME");
+    let hidden = match Walls::of(config, home.as_deref()) {
+        Walls::None(why) => {
+            let found = format!("command jobs can read and change each other's files: {why}");
+            return Check::skipped(name, found);
+        }
+        Walls::Hide(hidden) => hidden,
+    };
+    let Some(version) = fence::version() else {
+        return Check::warning(
+            name,
+            "this kernel has no Landlock: command jobs can read and change each other's files, and the worker's",
+            "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK, and \"landlock\" in lsm= where its command line has that",
+        );
+    };
+    let key = config.tls_key.as_ref();
+    if let Some(key) = key.filter(|key| !hidden.iter().any(|hidden| key.starts_with(hidden))) {
+        return Check::warning(
+            name,
+            format!(
+                "command jobs can read {}: what lies in /etc cannot be hidden from them",
+                key.display()
+            ),
+            "move the key, such as to /var/lib/marquee/tls, and name it there in [tls]",
+        );
+    }
+    let hidden: Vec<String> = hidden
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let found = format!(
+        "Landlock {version}: command jobs see nothing of {} but their own",
+        hidden.join(", ")
+    );
+    Check::ok(name, found)
 }
 
 /// The limits are this process's own: those of a service stand in its unit.

@@ -96,10 +96,23 @@ impl Drop for Cgroups {
     }
 }
 
-/// Lets the cgroups in `folder` limit their processes.
+/// Lets the cgroups in `folder` limit their processes, and count kills for want of memory.
 fn hand_down(folder: &Path) -> io::Result<()> {
     let file = folder.join("cgroup.subtree_control");
+    // Where memory is not counted, the kernel's count for the whole host has to do.
+    if let Err(error) = fs::write(&file, "+memory") {
+        debug!(?file, %error, "kills for want of memory are not counted for each rank");
+    }
     fs::write(&file, "+pids").map_err(|e| at(&file, e))
+}
+
+/// How many processes of a cgroup the kernel has killed for want of memory. None where it does not count.
+pub(super) fn oom_kills(folder: &Path) -> Option<u64> {
+    let text = fs::read_to_string(folder.join("memory.events")).ok()?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "))?;
+    count.trim().parse().ok()
 }
 
 /// Moves this process into a cgroup, and gives the one where it was.

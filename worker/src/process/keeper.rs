@@ -33,6 +33,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::fence::Fence;
 use super::launcher::{Exit, events_path};
 use super::{ProcessId, cgroup, signal};
 use crate::durable::Room;
@@ -120,19 +121,23 @@ impl Keep {
     }
 }
 
-/// The child's environment on its way to the keeper, which works with the daemon's: a job's own `LD_PRELOAD`
-/// is nothing for it.
+/// What is the child's alone, on its way to the keeper: its environment, since a job's own `LD_PRELOAD` is nothing for
+/// the keeper, and its fence, behind which the keeper could not work.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct ChildEnv(Vec<(OsString, OsString)>);
+pub(super) struct ChildOrder {
+    env: Vec<(OsString, OsString)>,
+    fence: Option<Fence>,
+}
 
-impl ChildEnv {
-    pub(super) fn new(env: &BTreeMap<OsString, OsString>) -> Self {
+impl ChildOrder {
+    pub(super) fn new(env: &BTreeMap<OsString, OsString>, fence: Option<Fence>) -> Self {
         let pairs = env.iter();
-        Self(
-            pairs
+        Self {
+            env: pairs
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
-        )
+            fence,
+        }
     }
 }
 
@@ -141,6 +146,8 @@ impl ChildEnv {
 const RESCAN_MIN: Duration = Duration::from_millis(20);
 /// A look at all processes may take a third of a core at most, however many there are.
 const REST_FACTOR: u32 = 2;
+/// A shell's exit status where its program was killed by SIGKILL. Alone it proves nothing.
+const SHELL_KILLED: i32 = 128 + Signal::SIGKILL as i32;
 /// Between two tries to write to a full disk.
 const WRITE_AGAIN: Duration = Duration::from_millis(200);
 
@@ -184,7 +191,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     setsid()?;
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
-    let env: ChildEnv = serde_json::from_reader(io::stdin().lock())?;
+    let child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
@@ -201,7 +208,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     let ooms_before = oom_kills();
     // The child is born where the keeper is: it goes there for the birth.
     let birth = order.cgroup.as_deref().map(Birth::in_cgroup);
-    let started = start(order, env, &signals);
+    let started = start(order, child, &signals);
     let cgroup = birth.and_then(Birth::go_home);
     let exit = match started {
         Ok(child) => {
@@ -211,7 +218,8 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
             };
             surely(|| claim_room.fill_json(&claim), &ends);
             let status = wait_for(child, &ends, cgroup)?;
-            exit_of(status, ooms_before)
+            let own = cgroup.and_then(cgroup::oom_kills);
+            exit_of(status, own, || oom_kills() > ooms_before)
         }
         Err(error) => Exit::NotStarted {
             error: error.to_string(),
@@ -266,9 +274,10 @@ fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
     }
 }
 
-/// Starts the child from a thread of its own, whose mask alone is lifted: a child inherits the mask
-/// of the thread that starts it, and with TERM blocked it could never be told to stop.
-fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
+/// Starts the child from a thread of its own, whose mask alone is lifted, and which alone is behind the fence: a child
+/// inherits both of the thread that starts it. With TERM blocked it could never be told to stop.
+fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
+    let ChildOrder { env, fence } = own;
     let (program, arguments) = order
         .argv
         .split_first()
@@ -278,7 +287,7 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
         .args(arguments)
         .arg0(program)
         .env_clear()
-        .envs(env.0)
+        .envs(env)
         .stdin(Stdio::null());
     let channel = order.events.then(|| channel(&order.dir)).transpose()?;
     if let Some(channel) = &channel {
@@ -286,6 +295,10 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
     }
     let spawn = || -> io::Result<i32> {
         blocked.thread_unblock()?;
+        if let Some(fence) = &fence {
+            // A kernel without Landlock is named by the doctor, and is no reason not to work.
+            fence.raise()?;
+        }
         let child = command.spawn()?;
         i32::try_from(child.id()).map_err(io::Error::other)
     };
@@ -296,12 +309,12 @@ fn start(order: &Keep, env: ChildEnv, blocked: &SigSet) -> io::Result<i32> {
 /// Where in the child's `PATH` its program lies. The standard library then starts it without copying this process
 /// first, which costs more than all else that a keeper does. None: it is left to the library to find it, which also
 /// knows what to do with a text that says no interpreter, and what to say of one that cannot be found.
-fn found_in_path(program: &OsStr, env: &ChildEnv) -> Option<PathBuf> {
+fn found_in_path(program: &OsStr, env: &[(OsString, OsString)]) -> Option<PathBuf> {
     const KNOWN_STARTS: [&[u8]; 2] = [b"\x7fELF", b"#!"];
     if program.is_empty() || program.as_bytes().contains(&b'/') {
         return None;
     }
-    let (_, path) = env.0.iter().find(|(name, _)| name == "PATH")?;
+    let (_, path) = env.iter().find(|(name, _)| name == "PATH")?;
     let named = std::env::split_paths(path).map(|folder| folder.join(program));
     // The first that may be run is the one: what stands behind it is never looked at.
     let found = named
@@ -342,16 +355,27 @@ fn wait_for(child: i32, ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<W
     clippy::wildcard_enum_match_arm,
     reason = "waitpid was not asked for stops and continues"
 )]
-fn exit_of(status: WaitStatus, ooms_before: u64) -> Exit {
+fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() -> bool) -> Exit {
+    // Its own cgroup knows whom the killer struck. Without one, that it struck anybody on this host meanwhile is
+    // all there is to know.
+    let kills = own_kills.unwrap_or(0);
+    let is_suspect = || own_kills.is_none() && host_had_some();
+    let by_kernel = |how: String| Exit::OutOfMemory { how, kills };
     match status {
-        WaitStatus::Exited(_, code) => Exit::Code(code),
-        WaitStatus::Signaled(_, by, _) => {
-            let oom = by == Signal::SIGKILL && oom_kills() > ooms_before;
-            Exit::Signal {
-                number: by as i32,
-                oom,
-            }
+        WaitStatus::Exited(_, 0) => Exit::Code(0),
+        WaitStatus::Exited(_, code) if kills > 0 => by_kernel(format!("exited with status {code}")),
+        // How a shell says that its program was killed.
+        WaitStatus::Exited(_, code @ SHELL_KILLED) if is_suspect() => {
+            by_kernel(format!("exited with status {code}"))
         }
+        WaitStatus::Exited(_, code) => Exit::Code(code),
+        WaitStatus::Signaled(_, by, _) if kills > 0 => {
+            by_kernel(format!("was killed by signal {} ({by})", by as i32))
+        }
+        WaitStatus::Signaled(_, by, _) => Exit::Signal {
+            number: by as i32,
+            oom: by == Signal::SIGKILL && is_suspect(),
+        },
         other => Exit::NotStarted {
             error: format!("waitpid said {other:?}"),
         },
@@ -470,7 +494,7 @@ mod orders {
         std::fs::create_dir_all(dir.path().join("folder/tool")).unwrap();
         let find = |program: &str, folders: &[&str]| {
             let path = std::env::join_paths(folders.iter().map(|folder| dir.path().join(folder)));
-            let env = ChildEnv(vec![("PATH".into(), path.unwrap())]);
+            let env = vec![("PATH".into(), path.unwrap())];
             found_in_path(OsStr::new(program), &env)
         };
         let first = Some(dir.path().join("first/tool"));
@@ -487,11 +511,47 @@ mod orders {
         );
         assert_eq!(find("/bin/true", &["first"]), None);
         assert_eq!(find("", &["first"]), None);
-        assert_eq!(
-            found_in_path(OsStr::new("tool"), &ChildEnv(Vec::new())),
-            None
-        );
-        let relative = ChildEnv(vec![("PATH".into(), ".:bin".into())]);
+        assert_eq!(found_in_path(OsStr::new("tool"), &[]), None);
+        let relative = vec![("PATH".into(), ".:bin".into())];
         assert_eq!(found_in_path(OsStr::new("tool"), &relative), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_for_want_of_memory_is_told_from_any_other_by_the_kernels_word() {
+        let pid = Pid::this();
+        let exited = |code| WaitStatus::Exited(pid, code);
+        let killed = WaitStatus::Signaled(pid, Signal::SIGKILL, false);
+        let is_oom = |exit: Exit| {
+            matches!(
+                exit,
+                Exit::OutOfMemory { .. } | Exit::Signal { oom: true, .. }
+            )
+        };
+        // The rank's own cgroup decides, where it has one.
+        assert!(is_oom(exit_of(killed, Some(1), || false)));
+        assert!(is_oom(exit_of(exited(137), Some(2), || false)));
+        assert!(
+            is_oom(exit_of(exited(1), Some(1), || false)),
+            "a loader's helper was killed"
+        );
+        assert!(
+            !is_oom(exit_of(killed, Some(0), || true)),
+            "somebody else's"
+        );
+        assert!(!is_oom(exit_of(exited(137), Some(0), || true)));
+        // One that went well did well, whomever it lost.
+        assert_eq!(exit_of(exited(0), Some(1), || true), Exit::Code(0));
+        // Elsewhere the host's count is all there is.
+        assert!(is_oom(exit_of(killed, None, || true)));
+        assert!(is_oom(exit_of(exited(137), None, || true)));
+        assert!(!is_oom(exit_of(exited(1), None, || true)));
+        // Neither 137 nor SIGKILL is a proof.
+        assert_eq!(exit_of(exited(137), None, || false), Exit::Code(137));
+        assert!(!is_oom(exit_of(killed, None, || false)));
     }
 }

@@ -22,7 +22,8 @@ use tracing::warn;
 
 use super::cgroup::{self, Cgroups};
 use super::departure::Departure;
-use super::keeper::{self, ChildEnv, Claim, KILL_REQUEST, Keep};
+use super::inside::{self, Inside};
+use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
 };
@@ -91,7 +92,7 @@ impl Launcher for Keepers {
         let cgroup = self.cgroup(launch.dir, number);
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
-        let env = serde_json::to_vec(&ChildEnv::new(&env))?;
+        let own = serde_json::to_vec(&ChildOrder::new(&env, launch.fence.clone()))?;
         let (env_out, mut env_in) = io::pipe()?;
         let mut command = tokio::process::Command::new(OWN_PROGRAM);
         let order = Keep {
@@ -118,7 +119,7 @@ impl Launcher for Keepers {
         let child = self.strays().spawn(&mut command)?;
         // Its own end of the pipe, too: a keeper that died is to be noticed here, not waited for.
         drop(command);
-        if let Err(error) = env_in.write_all(&env) {
+        if let Err(error) = env_in.write_all(&own) {
             warn!(dir = ?launch.dir, %error, "a keeper does not take the environment of its child");
         }
         drop(env_in);
@@ -267,6 +268,20 @@ impl Child for Kept {
         self.departure.was_in_order()
     }
 
+    fn is_held_up(&self) -> bool {
+        self.living().is_some_and(inside::is_held_up)
+    }
+
+    fn look_inside(&self) -> Option<Inside> {
+        inside::look(self.living()?)
+    }
+
+    fn ask_for_stacks(&self) {
+        if let Some(pid) = self.living() {
+            signal(pid, Signal::SIGUSR2);
+        }
+    }
+
     fn survivors(&self) -> Vec<i32> {
         let all = proc::running();
         let mut found: BTreeSet<i32> = self.strays.among(&all).into_iter().collect();
@@ -303,6 +318,12 @@ impl Child for Kept {
 }
 
 impl Kept {
+    /// What runs, as long as its keeper has not buried it.
+    fn living(&self) -> Option<i32> {
+        self.keeper.filter(|keeper| keeper.is_alive())?;
+        self.child
+    }
+
     /// What a claim says first stands.
     fn learn(&mut self, claim: Option<Claim>) {
         let Some(claim) = claim else { return };

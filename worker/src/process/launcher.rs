@@ -15,6 +15,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use super::fence::Fence;
+use super::inside::Inside;
+
 /// Starts children, and finds those that an earlier daemon started.
 pub trait Launcher: Debug + Send + Sync {
     /// Starts a program. Its stdout and stderr are appended to the files of [`stdout_path`] and
@@ -58,6 +61,19 @@ pub trait Child: Debug + Send + Sync {
 
     /// What is left of it, as far as the kernel tells. Looks at every process of the host.
     fn survivors(&self) -> Vec<i32>;
+
+    /// Whether a signal holds it up. One that knows no signals is never held up.
+    fn is_held_up(&self) -> bool {
+        false
+    }
+
+    /// What its processes are at. None where nobody can tell. May block.
+    fn look_inside(&self) -> Option<Inside> {
+        None
+    }
+
+    /// Asks it for its stacks, of which [`marquee_domain::pulse`] tells.
+    fn ask_for_stacks(&self) {}
 }
 
 /// What to start.
@@ -71,6 +87,8 @@ pub struct Launch<'a> {
     pub env: BTreeMap<OsString, OsString>,
     /// It gets a channel for events.
     pub events: bool,
+    /// What of the host is closed to it.
+    pub fence: Option<Fence>,
 }
 
 /// What a look at a child may find.
@@ -101,6 +119,9 @@ pub enum Exit {
     /// A signal killed it. `oom` says whether the kernel's out-of-memory killer struck on this
     /// host while the child ran.
     Signal { number: i32, oom: bool },
+    /// It failed after the kernel's out-of-memory killer had struck at one of its processes, as its own cgroup
+    /// counted. `how` it ended is no more than a consequence.
+    OutOfMemory { how: String, kills: u64 },
     /// It could not be started.
     NotStarted { error: String },
 }

@@ -123,7 +123,9 @@ impl RankTask {
             let limit = match self.stop_ordered().await.cause {
                 StopCause::Forget => Duration::ZERO,
                 StopCause::Coordinator => STOP_UPLOAD_MAX,
-                StopCause::Shutdown => SHUTDOWN_UPLOAD_MAX,
+                StopCause::Shutdown | StopCause::Disconnected | StopCause::HostUpgraded => {
+                    SHUTDOWN_UPLOAD_MAX
+                }
             };
             tokio::time::sleep(limit).await;
         };

@@ -138,6 +138,13 @@ impl ChildPlan<'_> {
                 format!("{}:{}", standby.host, standby.port),
             );
         }
+        match self.spec.work.kind() {
+            JobKind::Train | JobKind::Eval => {
+                let standing = self.dir.standing();
+                set(env::PULSE, standing.to_string_lossy().into_owned());
+            }
+            JobKind::Fetch | JobKind::Preprocess | JobKind::Command => {}
+        }
         for (name, folder) in &self.inputs {
             set(&input_variable(name), folder.to_string_lossy().into_owned());
         }
@@ -178,7 +185,7 @@ impl ChildPlan<'_> {
             (
                 "TORCHELASTIC_ERROR_FILE",
                 self.dir
-                    .path()
+                    .work()
                     .join("torch-error.json")
                     .display()
                     .to_string(),
@@ -304,6 +311,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            watch: Default::default(),
             sharing: Default::default(),
         };
         let inventory = Inventory {
@@ -437,7 +445,7 @@ mod tests {
             ("TORCHELASTIC_RESTART_COUNT", "1"),
             ("TORCHELASTIC_MAX_RESTARTS", "2"),
             ("TORCHELASTIC_USE_AGENT_STORE", "False"),
-            ("TORCHELASTIC_ERROR_FILE", "/d/17-2-1/torch-error.json"),
+            ("TORCHELASTIC_ERROR_FILE", "/d/17-2-1/work/torch-error.json"),
             ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         ] {
             assert_eq!(vars.get(name).map(String::as_str), Some(value), "{name}");

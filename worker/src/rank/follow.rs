@@ -11,6 +11,7 @@ use std::time::Duration;
 use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
+use marquee_domain::spec::{OnDisconnect, Watch};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use tokio::time::Instant;
@@ -20,6 +21,7 @@ use super::checkpoints::Upload;
 use super::events;
 use super::output::{Output, Read};
 use super::pump::Stdout;
+use super::stall::Watched;
 use super::task::{DISK_RETRY, Interrupt, RankTask, Unsaid, program};
 use super::verdict::STDERR_TAIL_BYTES;
 use super::{StopCause, StopOrder};
@@ -35,6 +37,18 @@ const TICK: Duration = Duration::from_millis(100);
 const FIRST_WORD: Duration = Duration::from_millis(25);
 /// How often a line is shown that is written over and over, such as a progress bar.
 const SHOW_EVERY: Duration = Duration::from_secs(5);
+/// Time for a rank that hangs to leave by itself: most cannot.
+const OVERDUE_GRACE: Duration = Duration::from_secs(2);
+
+/// The order to end a rank whose `step_timeout` is over.
+fn end_of_patience(failure: &Failure) -> StopOrder {
+    StopOrder {
+        grace_ms: u32::try_from(OVERDUE_GRACE.as_millis()).unwrap_or(u32::MAX),
+        reason: failure.message.clone(),
+        cause: StopCause::Coordinator,
+    }
+}
+
 /// When a child is looked at next.
 #[derive(Debug)]
 struct Pace {
@@ -56,6 +70,7 @@ impl RankTask {
         &self,
         mut child: Box<dyn Child>,
         kind: Stdout,
+        mut watched: Watched,
         unsaid: &mut Unsaid,
     ) -> Result<Option<Exit>, Interrupt> {
         let opened = Output::open(self.rank.dir.path());
@@ -70,6 +85,7 @@ impl RankTask {
         let mut upload_from = Instant::now();
         let (mut stopping, mut first_word, mut stuck) = (None, None, None);
         let mut is_buried = false;
+        let mut overdue: Option<Failure> = None;
         let mut shown = Instant::now();
         loop {
             let mut is_known = true;
@@ -83,10 +99,16 @@ impl RankTask {
                 self.bury(child.as_ref()).await;
             }
             is_buried |= gone;
+            self.end_with_lease(watched.watch());
             let ordered = orders.borrow_and_update().stop.clone();
-            let stop = ordered.or_else(|| self.end_of_contract(unreadable.as_deref()));
+            let stop = ordered
+                .or_else(|| overdue.as_ref().map(end_of_patience))
+                .or_else(|| self.end_of_contract(unreadable.as_deref()));
             let again = match &stop {
                 Some(stop) if !gone => {
+                    if stopping.is_none() && status == Status::Running {
+                        self.look_before_end(child.as_ref(), &mut watched).await;
+                    }
                     self.press(child.as_ref(), &status, stop, &mut stopping)
                         .await
                 }
@@ -126,9 +148,10 @@ impl RankTask {
                 match (status, read) {
                     (Status::Gone(exit), Read::All) => {
                         self.finish_uploads(upload).await;
-                        return match unreadable {
-                            Some(why) => Err(self.broken(&why)),
-                            None => Ok(exit),
+                        return match (unreadable, overdue) {
+                            (Some(why), _) => Err(self.broken(&why)),
+                            (None, Some(failure)) => Err(Interrupt::Failed(failure)),
+                            (None, None) => Ok(exit),
                         };
                     }
                     (_, Read::Some) => continue,
@@ -136,7 +159,13 @@ impl RankTask {
                     (Status::Starting | Status::Running, Read::Nothing) => {
                         Pace::at(Instant::now() + DISK_RETRY)
                     }
-                    (Status::Starting | Status::Running, Read::All) => {
+                    (status @ (Status::Starting | Status::Running), Read::All) => {
+                        if status == Status::Running && stop.is_none() {
+                            overdue = self.watch_over(child.as_ref(), &mut watched).await;
+                            if overdue.is_some() {
+                                continue;
+                            }
+                        }
                         let now = Instant::now();
                         Pace {
                             due: now + child.look_every(),
@@ -168,6 +197,23 @@ impl RankTask {
                 }
             }
         }
+    }
+
+    /// Ends a rank whose worker has not heard of the coordinator for its lease, where the job wants that: told to
+    /// leave in the lease's last part, and killed with its end.
+    fn end_with_lease(&self, watch: Watch) {
+        if watch.on_disconnect == OnDisconnect::Keep {
+            return;
+        }
+        let Some(left) = self.host.lease.ends_in(self.host.env.clock.monotonic()) else {
+            return;
+        };
+        self.rank.order_stop(StopOrder {
+            grace_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            reason: "nothing was heard of the coordinator for a whole lease, and the job stops then (on_disconnect)"
+                .to_owned(),
+            cause: StopCause::Disconnected,
+        });
     }
 
     /// The order to end a child that broke the contract, or whose output nobody can read.

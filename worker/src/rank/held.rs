@@ -11,6 +11,7 @@ use marquee_domain::env::Clock;
 use marquee_domain::failure::Failure;
 use marquee_domain::job::RankState;
 use marquee_domain::rate::RateShare;
+use marquee_domain::spec::{JobSpec, OnDisconnect};
 use marquee_domain::{BootId, FailureClass, RankKey};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -21,6 +22,7 @@ use super::base_env::BaseEnv;
 use super::pump::Cursor;
 use super::rate;
 use super::spool::Spool;
+use super::stall::Stalled;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
 use crate::config::Config;
@@ -31,6 +33,7 @@ use crate::fault::{at, is_full};
 use crate::files;
 use crate::gpus::Gpus;
 use crate::kept::Kept;
+use crate::lease::Lease;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
 use std::sync::Arc;
@@ -47,6 +50,9 @@ pub struct Host {
     /// Whom the session and the transfers ask.
     pub coordinators: Coordinators,
     pub kept: Kept,
+    pub lease: Lease,
+    /// The daemon before this one ended in order, in another boot: what it held ended with its host's.
+    pub host_was_stopped: bool,
     /// Outputs that were asked for, as they are to be answered.
     pub rescued: Mutex<Vec<v1::Rescued>>,
     pub env: Env,
@@ -82,6 +88,10 @@ pub struct HeldRank {
     is_note_due: AtomicBool,
     /// Keep its inputs in the cache until its work has ended.
     pins: Mutex<Vec<Pin>>,
+    /// Set while it runs and does not get on.
+    stalled: Mutex<Option<Stalled>>,
+    /// It is one that stops when the worker's lease is over.
+    pub stops_with_lease: bool,
 }
 
 impl HeldRank {
@@ -148,6 +158,10 @@ impl HeldRank {
             .assignment
             .artifacts()
             .map(|manifest| host.cache.pin(manifest.digest()));
+        // One whose spec cannot be read never runs.
+        let spec = serde_json::from_str::<JobSpec>(&file.assignment.spec_json);
+        let stops_with_lease =
+            spec.is_ok_and(|spec| spec.watch.on_disconnect == OnDisconnect::Stop);
         Self {
             key: file.assignment.key,
             spool: Mutex::new(spool),
@@ -157,6 +171,8 @@ impl HeldRank {
             boot: file.boot,
             is_new,
             refusal: None,
+            stalled: Mutex::default(),
+            stops_with_lease,
             is_note_due: AtomicBool::new(false),
             dir,
         }
@@ -291,6 +307,18 @@ impl HeldRank {
         self.spool().state()
     }
 
+    /// Notes that it does not get on, or does again.
+    pub(super) fn set_stalled(&self, stalled: Option<Stalled>) {
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = stalled;
+    }
+
+    /// Where it stands, while it runs and does not get on.
+    #[must_use]
+    pub fn stalled(&self) -> Option<Stalled> {
+        let stalled = self.stalled.lock();
+        stalled.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Gives its child another share of hosts' rates. A rank without a child needs none.
     pub fn share_rate(&self, share: &RateShare) -> io::Result<()> {
         if self.state() == RankState::Running {
@@ -313,6 +341,10 @@ impl HeldRank {
             rate: (spool.state() == RankState::Running && self.assignment.shares_rates)
                 .then(|| rate::of(&self.dir.rate(), rate::now_ms(clock)))
                 .flatten(),
+            stall: self
+                .stalled()
+                .filter(|_| spool.state() == RankState::Running)
+                .map(|stalled| stalled.to_wire()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A rank's life, from its assignment to its last report. The same path is walked again after a
 //! restart of the daemon: each step looks at what is on the disk first.
 
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use marquee_domain::artifact::Manifest;
@@ -16,9 +17,11 @@ use tracing::{info, warn};
 use super::environment::ChildPlan;
 use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
+use super::stall::Watched;
 use super::task::{DISK_LOW_BYTES, Interrupt, RankTask, Unsaid, local_fault, program};
 use super::verdict::{Ending, judge};
-use super::{StartOrder, StopCause};
+use super::walls::Walls;
+use super::{StartOrder, StopCause, StopOrder};
 use crate::blocking::blocking;
 use crate::durable;
 use crate::process::launcher::{Child, Launch};
@@ -66,8 +69,15 @@ impl RankTask {
             JobKind::Command => Stdout::Log,
             JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => Stdout::Events,
         };
-        let exit = self.follow(child, stdout, unsaid).await?;
+        let watched = Watched::new(spec.watch, Some(spec.work.kind()));
+        let followed = self.follow(child, stdout, watched, unsaid).await;
+        self.rank.set_stalled(None);
         let disk_room = self.disk_room();
+        let exit = match followed {
+            // An order that came meanwhile goes before what it died of.
+            Err(_) if self.rank.orders().borrow().stop.is_some() => return Err(Interrupt::Stopped),
+            followed => followed?,
+        };
         if self.rank.orders().borrow().stop.is_some() {
             return Err(Interrupt::Stopped);
         }
@@ -114,6 +124,17 @@ impl RankTask {
         let is_of_this_boot = self.rank.boot == self.host.boot;
         #[cfg(feature = "planted")]
         let is_of_this_boot = is_of_this_boot || marquee_domain::planted::is("boot-not-compared");
+        if !is_of_this_boot && self.host.host_was_stopped {
+            self.rank.order_stop(StopOrder {
+                grace_ms: 0,
+                reason: format!(
+                    "host {} was stopped in order and booted again",
+                    self.host.inventory.hostname
+                ),
+                cause: StopCause::HostUpgraded,
+            });
+            return Err(Interrupt::Stopped);
+        }
         if !is_of_this_boot {
             let message = format!(
                 "host {} was restarted while it held the rank",
@@ -173,6 +194,7 @@ impl RankTask {
             Some(rendezvous) => rendezvous,
             None => self.alone().map_err(fault)?,
         };
+        let folders = inputs.folders.clone();
         let plan = ChildPlan {
             assignment: &self.rank.assignment,
             spec,
@@ -187,10 +209,18 @@ impl RankTask {
         let (child_spec, argv) = (plan.child_spec(), plan.argv());
         let has_channel = child_spec.is_some();
         let env = self.host.base_env.for_child(spec, plan.variables());
-        let env = env.map_err(Interrupt::Failed)?;
+        let mut env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
+        let is_strangers = spec.work.kind() == JobKind::Command;
         let start = move || {
+            let fence = if is_strangers {
+                let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
+                let walls = Walls::of(&host.config, home);
+                walls.fence(&host.config.data_dir, &rank.dir, &folders, &mut env)?
+            } else {
+                None
+            };
             if let Some(child_spec) = child_spec {
                 durable::replace_json(&rank.dir.spec(), &child_spec)?;
             }
@@ -200,6 +230,7 @@ impl RankTask {
                 argv,
                 env,
                 events: has_channel,
+                fence,
             })
         };
         let started = blocking(start).await;
@@ -224,19 +255,11 @@ impl RankTask {
             self.stop_store().await;
         }
         self.rank.release_inputs();
-        let cause = self
-            .rank
-            .orders()
-            .borrow()
-            .stop
-            .as_ref()
-            .map(|stop| stop.cause);
-        let body = match (cause, end) {
-            (Some(StopCause::Forget), _) => return Closed::Forget,
-            // Nothing went wrong with it: that the coordinator did not ask for it says why.
-            (Some(StopCause::Coordinator | StopCause::Shutdown), _) => {
-                Body::Stopped(v1::RankStopped {})
-            }
+        let stop = self.rank.orders().borrow().stop.clone();
+        let body = match (stop, end) {
+            (Some(stop), _) if stop.cause == StopCause::Forget => return Closed::Forget,
+            // Nothing went wrong with it.
+            (Some(stop), _) => stopped(stop),
             (None, Ok(done)) => Body::Finished(v1::RankFinished {
                 summary_json: done.summary.to_string(),
                 output: done.output.as_ref().map(v1::Manifest::from),
@@ -246,7 +269,7 @@ impl RankTask {
                 failed(failure)
             }
             // Only an order interrupts, and orders are not taken back.
-            (None, Err(Interrupt::Stopped)) => Body::Stopped(v1::RankStopped {}),
+            (None, Err(Interrupt::Stopped)) => Body::Stopped(v1::RankStopped::default()),
         };
         let Unsaid { mut bodies, cursor } = unsaid;
         bodies.push(body);
@@ -259,6 +282,15 @@ impl RankTask {
         info!(rank = %self.rank.key, state = self.rank.state().as_str(), "the rank has ended");
         Closed::Reported
     }
+}
+
+/// The last report of a rank that was told to stop.
+fn stopped(stop: StopOrder) -> Body {
+    let interruption = stop.cause.interruption();
+    Body::Stopped(v1::RankStopped {
+        cause: interruption.map_or_else(String::new, |cause| cause.as_str().to_owned()),
+        reason: interruption.map_or_else(String::new, |_| stop.reason),
+    })
 }
 
 fn failed(failure: Failure) -> Body {

@@ -160,6 +160,7 @@ impl RankTask {
                     ],
                     env: self.host.base_env.own(),
                     events: false,
+                    fence: None,
                 })
                 .map_err(fault)?,
         };

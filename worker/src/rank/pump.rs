@@ -56,6 +56,20 @@ pub struct Cursor {
     /// How it broke the child contract. Nothing that it says counts any more.
     #[serde(default)]
     pub breach: Option<String>,
+    /// How often it came further: another step, phase or checkpoint.
+    #[serde(default)]
+    pub moves: u64,
+    /// How far it said it was.
+    #[serde(default)]
+    pub reached: Option<Reached>,
+}
+
+/// How far a child is, as it said last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    pub phase: String,
+    pub done: u64,
+    pub bytes: Option<u64>,
 }
 
 impl Cursor {
@@ -209,6 +223,15 @@ impl Sink<'_> {
                 bytes,
                 problems,
             } => {
+                let reached = Reached {
+                    phase: phase.clone(),
+                    done,
+                    bytes,
+                };
+                if self.cursor.reached.as_ref() != Some(&reached) {
+                    self.cursor.moves += 1;
+                    self.cursor.reached = Some(reached);
+                }
                 // Of several in one step only the newest of a phase is of interest.
                 if let Some(Body::Progress(last)) = self.bodies.last()
                     && last.phase == phase
@@ -225,11 +248,13 @@ impl Sink<'_> {
                 }));
             }
             ChildEvent::Metrics { step, values } => {
+                self.cursor.moves += u64::from(self.cursor.step != step);
                 self.cursor.step = step;
                 self.bodies
                     .push(Body::Metrics(RankMetrics { step, values }));
             }
             ChildEvent::Checkpoint { step, path } => {
+                self.cursor.moves += 1;
                 self.cursor.checkpoints.push(LocalCheckpoint { step, path });
             }
             ChildEvent::Regrouped {
@@ -238,6 +263,7 @@ impl Sink<'_> {
                 steps_lost,
                 seconds,
             } => {
+                self.cursor.moves += 1;
                 self.cursor.group = Some(ranks.clone());
                 self.bodies.push(Body::Regrouped(RankRegrouped {
                     step,
@@ -376,6 +402,10 @@ mod tests {
         assert!(matches!(&bodies[0], Body::Progress(p) if p.done == 2));
         assert!(matches!(&bodies[1], Body::Metrics(m) if m.values["train/loss"] == 0.5));
         assert_eq!(cursor.step, 5);
+        assert_eq!(
+            cursor.moves, 4,
+            "two looks at posters, a step, a checkpoint"
+        );
         assert_eq!(
             log_lines(&bodies),
             ["a stray print", r#"{"event":"invented later"}"#]

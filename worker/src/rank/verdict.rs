@@ -41,10 +41,61 @@ const FULL_WORDS: [&str; 4] = [
 /// The summary of a child that did its work, or why it did not.
 pub fn judge(ending: &Ending<'_>) -> Result<Value, Failure> {
     let judged = match ending.kind {
-        JobKind::Command => judge_command(ending),
+        JobKind::Command => judge_command(ending).map_err(|failure| by_last_words(failure, ending)),
         JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => judge_own(ending),
     };
     judged.map_err(|failure| for_want_of_room(failure, ending))
+}
+
+/// What a program's last words prove that its exit status does not, by class: of CUDA, where memory is an error
+/// like any other, and of what carries exchanges between ranks. Words of the libraries, not of scripts.
+const LAST_WORDS: [(FailureClass, &[&str]); 3] = [
+    (
+        FailureClass::OutOfMemory,
+        &[
+            "CUDA out of memory",
+            "torch.OutOfMemoryError",
+            "CUDA error: out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "DefaultCPUAllocator: can't allocate memory",
+        ],
+    ),
+    (
+        FailureClass::Collective,
+        &[
+            "ncclRemoteError",
+            "ncclSystemError",
+            "ncclInternalError",
+            "Connection closed by peer",
+            "Watchdog caught collective operation timeout",
+            "torch.distributed.DistNetworkError",
+            "torch.distributed.DistBackendError",
+        ],
+    ),
+    (
+        FailureClass::DeviceFault,
+        &[
+            "CUDA error:",
+            "CUDNN_STATUS_",
+            "CUBLAS_STATUS_",
+            "uncorrectable ECC error",
+            "GPU is lost",
+        ],
+    ),
+];
+
+/// A program that failed is judged by its last words too, where these are a library's.
+fn by_last_words(failure: Failure, ending: &Ending<'_>) -> Failure {
+    let died = matches!(failure.class, FailureClass::UserError | FailureClass::Crash);
+    let is_said = |words: &&[&str]| words.iter().any(|word| ending.stderr_tail.contains(word));
+    let found = LAST_WORDS.iter().find(|(_, words)| is_said(words));
+    match found {
+        Some((class, _)) if died => Failure {
+            class: *class,
+            ..failure
+        },
+        Some(_) | None => failure,
+    }
 }
 
 /// A failure that a full disk explains is called so: another host, or the same one later, may have room.
@@ -57,7 +108,9 @@ fn for_want_of_room(failure: Failure, ending: &Ending<'_>) -> Failure {
         | FailureClass::LostWorker
         | FailureClass::Timeout
         | FailureClass::Network
-        | FailureClass::DiskFull => return failure,
+        | FailureClass::DiskFull
+        | FailureClass::Hang
+        | FailureClass::Collective => return failure,
     }
     let says = |text: &str| FULL_WORDS.iter().any(|word| text.contains(word));
     let message = &failure.message;
@@ -90,7 +143,7 @@ fn judge_command(ending: &Ending<'_>) -> Result<Value, Failure> {
             );
             Err(fail(FailureClass::UserError, message))
         }
-        Some(Exit::Signal { .. }) | None => Err(killed(ending)),
+        Some(Exit::Signal { .. } | Exit::OutOfMemory { .. }) | None => Err(killed(ending)),
     }
 }
 
@@ -102,7 +155,7 @@ fn judge_own(ending: &Ending<'_>) -> Result<Value, Failure> {
             let message = format!("{} could not be started: {error}", ending.program);
             return Err(fail(FailureClass::Crash, message));
         }
-        Some(Exit::Signal { .. }) | None => {
+        Some(Exit::Signal { .. } | Exit::OutOfMemory { .. }) | None => {
             // A child that said why it failed and then died on its way out did say why.
             return match &ending.word {
                 Some(LastWord::Failed(failure)) => Err(failure.clone()),
@@ -140,6 +193,18 @@ fn judge_own(ending: &Ending<'_>) -> Result<Value, Failure> {
 fn killed(ending: &Ending<'_>) -> Failure {
     let program = ending.program;
     match &ending.exit {
+        Some(Exit::OutOfMemory { how, kills }) => fail(
+            FailureClass::OutOfMemory,
+            match kills {
+                // Counted for the whole host.
+                0 => format!(
+                    "{program} {how} while the kernel's out-of-memory killer was at work on this host"
+                ),
+                kills => format!(
+                    "{program} {how} after the kernel had killed {kills} of its processes for want of memory (oom_kill of its cgroup); lower batch_size, or ask for more ranks"
+                ),
+            },
+        ),
         Some(Exit::Signal { number, oom: true }) => fail(
             FailureClass::OutOfMemory,
             format!(
@@ -269,6 +334,67 @@ mod tests {
         .unwrap_err();
         assert_eq!(killed.class, FailureClass::Crash);
         assert_eq!(killed.message, "prog was killed by signal 9 (SIGKILL)");
+    }
+
+    #[test]
+    fn a_kill_that_the_ranks_own_cgroup_counted_is_told_with_its_evidence() {
+        let exit = Exit::OutOfMemory {
+            how: "exited with status 137".into(),
+            kills: 2,
+        };
+        for kind in [JobKind::Command, JobKind::Train] {
+            let failure = judge(&ending(kind, exit.clone(), None)).unwrap_err();
+            assert_eq!(failure.class, FailureClass::OutOfMemory);
+            assert!(
+                failure
+                    .message
+                    .contains("status 137 after the kernel had killed 2"),
+                "{failure:?}"
+            );
+        }
+        // 137 alone is any program's status.
+        assert_eq!(
+            class(JobKind::Command, Exit::Code(137), None),
+            Some(FailureClass::UserError)
+        );
+    }
+
+    #[test]
+    fn a_librarys_last_words_name_the_class_of_a_programs_failure() {
+        let of = |stderr_tail| {
+            let exited = ending(JobKind::Command, Exit::Code(1), None);
+            let failure = judge(&Ending {
+                stderr_tail,
+                ..exited
+            });
+            failure.unwrap_err().class
+        };
+        let said = [
+            (
+                "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+                FailureClass::OutOfMemory,
+            ),
+            (
+                "RuntimeError: CUDA error: an illegal memory access was encountered",
+                FailureClass::DeviceFault,
+            ),
+            (
+                "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+                FailureClass::DeviceFault,
+            ),
+            (
+                "torch.distributed.DistBackendError: NCCL error, ncclRemoteError: A call failed",
+                FailureClass::Collective,
+            ),
+            (
+                "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.7]:3512",
+                FailureClass::Collective,
+            ),
+            ("KeyError: 'CUDA'", FailureClass::UserError),
+        ];
+        for (words, class) in said {
+            assert_eq!(of(words), class, "{words}");
+        }
     }
 
     #[test]

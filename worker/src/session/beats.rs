@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use marquee_domain::env::Clock;
 use marquee_proto::v1;
@@ -28,6 +29,8 @@ pub(super) struct Beats {
 pub(super) struct More {
     pub(super) leaving: bool,
     pub(super) kept: Vec<v1::KeptOutput>,
+    /// How long nothing may be heard of this worker.
+    pub(super) away: Duration,
     /// Assignments that had been followed before the list of held ranks was made.
     pub(super) assignments: u64,
 }
@@ -62,6 +65,7 @@ impl Beats {
             held,
             leaving: more.leaving,
             kept: more.kept,
+            away_ms: u32::try_from(more.away.as_millis()).unwrap_or(u32::MAX),
             assignments: Some(more.assignments),
         })
     }
@@ -75,6 +79,12 @@ impl Beats {
     pub(super) fn has_news(&self, held: &[v1::HeldRank]) -> bool {
         // The first comes with the session's own clock.
         self.sequence > 0 && words(held) != self.said
+    }
+
+    /// When a heartbeat was sent, by the clock that leases count by. None for one that is not remembered.
+    pub(super) fn sent_at(&self, sequence: u64) -> Option<Duration> {
+        let found = self.sent.iter().find(|(number, _)| *number == sequence);
+        found.map(|(_, at)| Duration::from_millis(*at))
     }
 
     /// When shares run out that answer a heartbeat; at once for one that is not remembered.

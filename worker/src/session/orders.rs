@@ -110,6 +110,7 @@ fn chain(body: &FromCoordinator) -> Option<RankKey> {
         FromCoordinator::Ack(_)
         | FromCoordinator::RateShares(_)
         | FromCoordinator::Welcome(_)
+        | FromCoordinator::HeartbeatSeen(_)
         | FromCoordinator::Notice(_) => None,
     }
 }
@@ -131,6 +132,8 @@ fn one(supervisor: &Arc<Supervisor>, Order { body, until_ms }: Order) {
         }
         FromCoordinator::RateShares(shares) => supervisor.share_rates(shares.shares, until_ms),
         FromCoordinator::Rescue(rescue) => supervisor.rescue(&rescue),
+        // The session's own.
+        FromCoordinator::HeartbeatSeen(_) => Ok(()),
         FromCoordinator::Welcome(_) => {
             warn!("a second Welcome was ignored");
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::resources::{DeviceKind, Resources};
-use marquee_domain::spec::{CommandSettings, EvalSettings, JobSpec, Work};
+use marquee_domain::spec::{CommandSettings, EvalSettings, JobSpec, Watch, Work};
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as ToWorker;
 use nix::sys::signal::{Signal, kill};
@@ -53,9 +54,23 @@ impl Daemon {
         Self::start_at(fake, extra, env, Place::default())
     }
 
+    /// With a coordinator behind another address.
+    pub(crate) fn start_towards(coordinator: SocketAddr) -> Self {
+        Self::start_by(coordinator, &[], Vec::new(), Place::default())
+    }
+
     /// On a host of a certain kind.
     pub(crate) fn start_at(
         fake: &Fake,
+        extra: &[&str],
+        env: Vec<(String, String)>,
+        place: Place,
+    ) -> Self {
+        Self::start_by(fake.address, extra, env, place)
+    }
+
+    fn start_by(
+        coordinator: SocketAddr,
         extra: &[&str],
         env: Vec<(String, String)>,
         place: Place,
@@ -78,7 +93,7 @@ impl Daemon {
             refused: Vec::new(),
         };
         daemon.arguments = vec![
-            format!("--coordinator=http://{}", fake.address),
+            format!("--coordinator=http://{coordinator}"),
             "--name=w1".into(),
             format!("--data-dir={}", daemon.data().display()),
             format!("--bin-dir={}", daemon.bin().display()),
@@ -168,6 +183,12 @@ impl Daemon {
         };
         let child = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
         self.child = Some(child);
+    }
+
+    /// From its next start on.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -328,6 +349,7 @@ pub(crate) struct Assigned {
     pub(crate) hosts_rendezvous: bool,
     pub(crate) resume: Option<(u64, Manifest)>,
     pub(crate) start: bool,
+    pub(crate) watch: Watch,
 }
 
 impl Assigned {
@@ -340,7 +362,14 @@ impl Assigned {
             hosts_rendezvous: false,
             resume: None,
             start: false,
+            watch: Watch::default(),
         }
+    }
+
+    /// Watched over so.
+    pub(crate) fn watched(mut self, watch: Watch) -> Self {
+        self.watch = watch;
+        self
     }
 
     /// With the order to start.
@@ -376,6 +405,7 @@ impl Assigned {
             array: None,
             reuse: true,
             element: None,
+            watch: self.watch,
             sharing: Default::default(),
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {

@@ -65,6 +65,10 @@ pub(crate) struct State {
     pub(crate) is_full: bool,
     /// No acknowledgements while set.
     pub(crate) silent: bool,
+    /// Heartbeats are answered, and leases are so long.
+    pub(crate) lease_ms: Option<u32>,
+    /// The newest heartbeat says that the daemon will be replaced within so long.
+    pub(crate) away_ms: u32,
     /// Downloads stop after this many bytes, without an end, and then hang.
     pub(crate) stall_after: Option<usize>,
     /// The next download breaks after this many bytes.
@@ -283,9 +287,11 @@ impl Fake {
 
     /// Answers Hello; only then may the test speak to the worker.
     async fn greet(&self, hello: v1::Hello, sender: &Sender) {
+        let lease_ms = self.state().lease_ms;
         let welcome = v1::Welcome {
             heartbeat_every_ms: 100,
-            lease_ms: 10_000,
+            lease_ms: lease_ms.unwrap_or(10_000),
+            keeps_leases: lease_ms.is_some(),
             version: "test".into(),
             ..v1::Welcome::default()
         };
@@ -389,15 +395,24 @@ impl WorkerSession for Fake {
                 }
                 match message.body.unwrap() {
                     FromWorker::Hello(_) => panic!("a second Hello"),
-                    FromWorker::Heartbeat(beat) => fake.change(|state| {
-                        state.held = beat.held;
-                        state.kept = beat.kept;
-                        state.leaving = beat.leaving;
-                        let ends = state.ends();
-                        if beat.leaving {
-                            state.ends_at_leaving.get_or_insert(ends);
+                    FromWorker::Heartbeat(beat) => {
+                        let keeps_leases = fake.state().lease_ms.is_some();
+                        if keeps_leases {
+                            let sequence = beat.sequence;
+                            let seen = v1::HeartbeatSeen { sequence };
+                            send(&sender, [ToWorker::HeartbeatSeen(seen)]).await;
                         }
-                    }),
+                        fake.change(|state| {
+                            state.away_ms = beat.away_ms;
+                            state.held = beat.held;
+                            state.kept = beat.kept;
+                            state.leaving = beat.leaving;
+                            let ends = state.ends();
+                            if beat.leaving {
+                                state.ends_at_leaving.get_or_insert(ends);
+                            }
+                        });
+                    }
                     FromWorker::Rescued(rescued) => {
                         fake.change(|state| state.rescued.push(rescued));
                     }

@@ -19,7 +19,7 @@ use marquee_domain::resources::Inventory;
 use marquee_domain::spec::{CommandSettings, Work};
 use marquee_proto::v1::FailureClass;
 use marquee_proto::v1::report::Body;
-use marquee_worker::config::{Config, Settings, Sources};
+use marquee_worker::config::{Config, OnStop, Settings, Sources};
 use marquee_worker::env::{Env, Machine, Net};
 use marquee_worker::process::launcher::{
     Child, Exit, Launch, Launcher, News, Status, stderr_path, stdout_path,
@@ -286,10 +286,15 @@ struct Played {
 
 impl Played {
     fn start(world: &Arc<World>, fake: &Fake, data: &Path) -> Self {
+        Self::start_as(world, fake, data, None)
+    }
+
+    fn start_as(world: &Arc<World>, fake: &Fake, data: &Path, on_stop: Option<OnStop>) -> Self {
         let settings = Settings {
             coordinator: Some(format!("http://{}", fake.address)),
             name: Some("played".into()),
             data_dir: Some(data.to_owned()),
+            on_stop,
             ..Settings::default()
         };
         let sources = Sources {
@@ -437,5 +442,41 @@ async fn a_host_of_another_boot_gives_up_what_it_held_and_asks_for_no_child() {
         let hellos = &fake.state().hellos;
         assert_eq!(hellos[1].worker_id, hellos[0].worker_id);
     }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_stopped_in_order_and_booted_again_costs_its_jobs_nothing() {
+    let (fake, mut world) = (Fake::start().await, World::new());
+    let data = tempfile::tempdir().unwrap();
+    let daemon = Played::start_as(&world, &fake, data.path(), Some(OnStop::Keep));
+    Assigned::new(KEY, command(&["play"]))
+        .started()
+        .tell(&fake)
+        .await;
+    fake.until_running(KEY).await;
+    daemon.stop().await;
+    // It said for how long it would be away, and nothing was ended.
+    fake.until("that it is away", |state| state.away_ms > 0)
+        .await;
+    assert!(
+        fake.bodies(KEY)
+            .iter()
+            .all(|body| !matches!(body, Body::Stopped(_)))
+    );
+    assert_eq!(fake.state().goodbyes, 0);
+    world = Arc::new(World {
+        boot: Uuid::from_u128(8),
+        drawn: AtomicU64::new(500),
+        connections: AtomicU64::new(0),
+        children: Mutex::default(),
+        pids: AtomicU32::new(900),
+    });
+    let daemon = Played::start(&world, &fake, data.path());
+    let Body::Stopped(stopped) = fake.until_ended(KEY).await else {
+        panic!("not stopped")
+    };
+    assert_eq!(stopped.cause, "host_upgraded");
+    assert!(stopped.reason.contains("booted again"), "{stopped:?}");
     daemon.stop().await;
 }

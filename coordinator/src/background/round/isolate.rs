@@ -151,7 +151,7 @@ mod tests {
                 limit_s: None,
             },
             priority: 0,
-            project: ProjectId(0),
+            project: ProjectId::default(),
             group: Group::None,
             queued_at: DateTime::UNIX_EPOCH,
             not_before: None,

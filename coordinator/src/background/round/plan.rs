@@ -9,9 +9,9 @@ use super::hosts::hosts;
 use super::isolate;
 use crate::app::App;
 use crate::blocking::blocking;
-use crate::index::Open;
+use crate::index::{Index, Open};
 use crate::lifecycle::Result;
-use crate::scheduler::Plan;
+use crate::scheduler::{Host, PlacedRank, Plan, Queue};
 
 /// Checkpoints come every few minutes at most: what one would save is known well enough for the choice of victims.
 const CHECKPOINTS_LOOKED_AT_EVERY: TimeDelta = TimeDelta::seconds(5);
@@ -69,9 +69,11 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
         });
         let limits = open.limits(now);
         let Open { queue, aside, .. } = &mut *open;
-        let plan = isolate::plan(queue, aside, now, |queue| {
+        let mut plan = isolate::plan(queue, aside, now, |queue| {
             planner(queue, &hosts, &limits, now)
         });
+        let planner = |queue: &Queue, hosts: &[Host]| planner(queue, hosts, &limits, now);
+        elsewhere(&mut plan, &open.queue, &hosts, &index, planner);
         open.reservations.clone_from(&plan.reservations);
         open.claims.clone_from(&plan.claims);
         let next = [next, open.next_deadline()].into_iter().flatten().min();
@@ -85,5 +87,46 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     match planned.await {
         Ok(planned) => Ok(Some(planned)),
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Moves jobs away from hosts on which an earlier attempt failed, where they fit elsewhere beside all else that
+/// starts in this round. Whether a job starts now is the plan's to say: here it only may start at another place.
+fn elsewhere(
+    plan: &mut Plan,
+    queue: &Queue,
+    hosts: &[Host],
+    index: &Index,
+    planner: impl Fn(&Queue, &[Host]) -> Plan,
+) {
+    for at in 0..plan.placements.len() {
+        let job = plan.placements[at].job;
+        let avoided = index.avoided(job);
+        let is_bad = |rank: &PlacedRank| avoided.contains(&rank.worker);
+        if !plan.placements[at].ranks.iter().any(is_bad) {
+            continue;
+        }
+        let Some(pending) = queue.get(job) else {
+            continue;
+        };
+        let mut left: Vec<Host> = hosts
+            .iter()
+            .filter(|host| !avoided.contains(&host.worker))
+            .cloned()
+            .collect();
+        for (place, other) in plan.placements.iter().enumerate() {
+            for rank in other.ranks.iter().filter(|_| place != at) {
+                if let Some(host) = left.iter_mut().find(|host| host.worker == rank.worker) {
+                    for device in &rank.devices {
+                        host.devices.remove(device);
+                    }
+                }
+            }
+        }
+        let alone = Queue::from_iter([*pending]);
+        let found = planner(&alone, &left).placements.pop();
+        if let Some(found) = found {
+            plan.placements[at] = found;
+        }
     }
 }

@@ -57,6 +57,7 @@ pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, Lifecy
             .collect()
     };
     let (ended, running) = (of(&ended), of(&running));
+    let standby = app.role.standby();
     let states = counts.into_iter().map(|(state, jobs)| v1::StateCount {
         state: v1::JobState::from(state).into(),
         jobs,
@@ -76,6 +77,10 @@ pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, Lifecy
         running,
         ended,
         caller: caller.to_owned(),
+        stands_by: standby.is_some(),
+        leader: standby
+            .and_then(|standby| standby.leader)
+            .unwrap_or_default(),
         ..in_memory(app, now)
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use marquee_domain::job::JobState;
+use marquee_domain::job::{JobState, RankState};
 use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
@@ -15,6 +15,7 @@ use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
 use crate::lifecycle::Removed;
+use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
     let (reason, finished_at, cancel_requested, running) = match &job.state {
@@ -127,7 +128,7 @@ pub(super) fn explanation(
     }
 }
 
-pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow]) -> v1::Attempt {
+pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1::Attempt {
     let own = ranks
         .iter()
         .filter(|rank| rank.key.attempt == attempt.number);
@@ -138,12 +139,12 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow]) -> v1::Attempt {
         started_at: attempt.started_at.map(timestamp),
         finished_at: attempt.finished_at.map(timestamp),
         failure: attempt.failure.map(v1::Failure::from),
-        ranks: own.map(rank).collect(),
+        ranks: own.map(|one| rank(one, hangs)).collect(),
         resumed_from_step: attempt.resumed_from.map(|from| from.step),
     }
 }
 
-fn rank(rank: &RankRow) -> v1::AttemptRank {
+fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
     v1::AttemptRank {
         rank: rank.key.rank.0,
         worker_name: rank.worker_name.clone(),
@@ -157,6 +158,9 @@ fn rank(rank: &RankRow) -> v1::AttemptRank {
             .unwrap_or_default(),
         failure: rank.failure.clone().map(v1::Failure::from),
         lost_at: rank.lost_at.map(timestamp),
+        stall: hangs
+            .stall(rank.worker, rank.key)
+            .filter(|_| rank.state == RankState::Running),
     }
 }
 

@@ -1,0 +1,207 @@
+//! What of this host a child may open: everything, but for some folders, of which it is given parts. Landlock, which the
+//! kernel holds against the child and all that it starts, whatever account they run as.
+//!
+//! Landlock knows permissions alone, and a permission counts for all below its folder. So what stands beside the hidden
+//! folders is allowed name by name, from the root down: names that come later in a folder above a hidden one are not
+//! among them. `rank::walls` says where that can be afforded.
+//!
+//! Here are no decisions: what is hidden from whom is said by who starts the child.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError,
+    RulesetStatus, Scope,
+};
+use serde::{Deserialize, Serialize};
+
+/// The newest of the kernel's versions of Landlock that is used: with it children signal no process outside.
+const NEWEST: ABI = ABI::V6;
+/// The versions, newest first, with their numbers.
+const VERSIONS: [(ABI, u32); 6] = [
+    (ABI::V6, 6),
+    (ABI::V5, 5),
+    (ABI::V4, 4),
+    (ABI::V3, 3),
+    (ABI::V2, 2),
+    (ABI::V1, 1),
+];
+
+/// What is closed to a child, and what of it is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Folders and files of which it sees nothing ...
+    pub hidden: Vec<PathBuf>,
+    /// ... but these, to read,
+    pub readable: Vec<PathBuf>,
+    /// and these, to change.
+    pub own: Vec<PathBuf>,
+}
+
+impl Fence {
+    /// Closes them to this thread and all that it starts from now on, for good. False where the kernel has no Landlock.
+    pub fn raise(&self) -> io::Result<bool> {
+        let hidden: Vec<PathBuf> = self.hidden.iter().filter_map(|path| real(path)).collect();
+        if hidden.is_empty() {
+            return Ok(true);
+        }
+        let mut rules = begin(NEWEST, CompatLevel::BestEffort).map_err(wrong)?;
+        let all = AccessFs::from_all(NEWEST);
+        rules = beside(Path::new("/"), &hidden, all, rules)?;
+        for folder in self.readable.iter().filter_map(|path| real(path)) {
+            rules = allow(&folder, AccessFs::from_read(NEWEST), rules)?;
+        }
+        for folder in self.own.iter().filter_map(|path| real(path)) {
+            rules = allow(&folder, all, rules)?;
+        }
+        let status = rules.restrict_self().map_err(wrong)?;
+        Ok(status.ruleset != RulesetStatus::NotEnforced)
+    }
+}
+
+/// The version of Landlock that this kernel has; None: none.
+#[must_use]
+pub fn version() -> Option<u32> {
+    let has = |abi| begin(abi, CompatLevel::HardRequirement).is_ok();
+    let found = VERSIONS.iter().find(|(abi, _)| has(*abi));
+    found.map(|(_, number)| *number)
+}
+
+fn begin(abi: ABI, level: CompatLevel) -> Result<RulesetCreated, RulesetError> {
+    let rules = Ruleset::default()
+        .set_compatibility(level)
+        .handle_access(AccessFs::from_all(abi))?;
+    let scopes = Scope::from_all(abi) & Scope::Signal;
+    let rules = if scopes.is_empty() {
+        rules
+    } else {
+        rules.scope(scopes)?
+    };
+    rules.create()
+}
+
+/// Allows all that stands in `folder` and in the folders on the way to what is hidden, but those.
+fn beside(
+    folder: &Path,
+    hidden: &[PathBuf],
+    access: BitFlags<AccessFs>,
+    mut rules: RulesetCreated,
+) -> io::Result<RulesetCreated> {
+    // One that may not be listed shows none of its entries by name; what is known of it leads to what is hidden.
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Ok(rules);
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if hidden.contains(&path) {
+            continue;
+        }
+        if hidden.iter().any(|hidden| hidden.starts_with(&path)) {
+            rules = beside(&path, hidden, access, rules)?;
+        // What a link leads to is allowed, or not, where it stands; a rule for a link would be one for that.
+        } else if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+            rules = allow(&path, access, rules)?;
+        }
+    }
+    Ok(rules)
+}
+
+/// Allows what is at a path, and below it. What went meanwhile needs no permission.
+fn allow(
+    path: &Path,
+    access: BitFlags<AccessFs>,
+    rules: RulesetCreated,
+) -> io::Result<RulesetCreated> {
+    let Ok(opened) = PathFd::new(path) else {
+        return Ok(rules);
+    };
+    let access = if path.is_dir() {
+        access
+    } else {
+        access & AccessFs::from_file(NEWEST)
+    };
+    rules
+        .add_rule(PathBeneath::new(opened, access))
+        .map_err(wrong)
+}
+
+/// The path without links; None where nothing is there.
+fn real(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path).ok()
+}
+
+fn wrong(error: RulesetError) -> io::Error {
+    io::Error::other(format!(
+        "the job cannot be kept from other jobs' files: {error}; sandbox = \"off\" in the worker's settings starts it without"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Does it behind the fence, in a thread of its own, since nothing takes a fence down.
+    fn behind<T: Send>(fence: &Fence, work: impl FnOnce() -> T + Send) -> Option<T> {
+        std::thread::scope(|scope| {
+            let behind = || fence.raise().unwrap().then(work);
+            scope.spawn(behind).join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_is_hidden_is_closed_and_its_parts_and_all_beside_it_are_not() {
+        if version().is_none() {
+            eprintln!("skipped: this kernel has no Landlock");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["data/own", "data/other", "data/input", "beside"] {
+            fs::create_dir_all(at(folder)).unwrap();
+            fs::write(at(folder).join("file"), "x").unwrap();
+        }
+        fs::write(at("key"), "x").unwrap();
+        // A link beside it that leads above all is no way around.
+        symlink("/", at("root")).unwrap();
+        let fence = Fence {
+            hidden: vec![at("data"), at("key"), at("not there")],
+            readable: vec![at("data/input")],
+            own: vec![at("data/own")],
+        };
+        let opens = |name: &str| fs::read(at(name)).is_ok();
+        let done = behind(&fence, || {
+            let read = ["data/own/file", "data/input/file", "beside/file"].map(opens);
+            let around = at("root").join(at("data/other/file").strip_prefix("/").unwrap());
+            let closed = [
+                opens("data/other/file"),
+                opens("key"),
+                around.exists() && fs::read(around).is_ok(),
+            ];
+            let writes = |name: &str| fs::write(at(name), "y").is_ok();
+            let written = [
+                "data/own/new",
+                "beside/new",
+                "data/input/file",
+                "data/other/new",
+            ]
+            .map(writes);
+            let others = (
+                fs::read_dir("/usr").is_ok(),
+                fs::read("/proc/self/stat").is_ok(),
+                fs::write("/dev/null", "x").is_ok(),
+            );
+            (read, closed, written, others)
+        });
+        let (read, closed, written, others) = done.unwrap();
+        assert_eq!((read, closed), ([true; 3], [false; 3]));
+        assert_eq!(written, [true, true, false, false]);
+        assert_eq!(others, (true, true, true));
+        // This thread is outside.
+        assert!(opens("data/other/file"));
+    }
+}
