@@ -64,6 +64,7 @@ impl Machine for HostMachine {
             gpus: Vec::new(),
             address: config.name.clone(),
             flavour: String::new(),
+            labels: Default::default(),
         };
         async move { inventory }.boxed()
     }
