@@ -154,10 +154,7 @@ mod tests {
     fn what_is_written_is_read_and_anything_else_is_nothing() {
         let pulse = read(&file([MAGIC, 9, 12, 5, 40_000, 1, 0, 0])).unwrap();
         assert_eq!(pulse.phase, Some(Phase::AllReduce));
-        assert_eq!(
-            (pulse.beats, pulse.step, pulse.since_ms),
-            (9, 12, 40_000)
-        );
+        assert_eq!((pulse.beats, pulse.step, pulse.since_ms), (9, 12, 40_000));
         assert!(pulse.answers && pulse.phase.unwrap().waits_for_peers());
         let later = read(&file([MAGIC, 9, 12, 99, 1, 0, 0, 0])).unwrap();
         assert_eq!((later.phase, later.answers), (None, false));

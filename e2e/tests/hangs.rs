@@ -30,7 +30,8 @@ async fn log_of(cluster: &TestCluster, job_id: i64, attempt: u32, rank: u32) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stopped_rank_is_told_with_stacks_of_all_and_training_goes_on_from_its_checkpoint() -> Result<()> {
+async fn a_stopped_rank_is_told_with_stacks_of_all_and_training_goes_on_from_its_checkpoint()
+-> Result<()> {
     let cluster = TestCluster::start(2).await?;
     let catalogue = Catalogue::start(cluster.folder(), 300)?;
     let overrides = [
@@ -70,7 +71,9 @@ async fn a_stopped_rank_is_told_with_stacks_of_all_and_training_goes_on_from_its
     let text = &event.context("it was there a moment ago")?.text;
     eprintln!("{text}");
     assert!(
-        text.contains(&format!("rank 1 on {place} is stopped by a signal (state T) at step ")),
+        text.contains(&format!(
+            "rank 1 on {place} is stopped by a signal (state T) at step "
+        )),
         "{text}"
     );
     assert!(text.contains("rank 0 waits in all-reduce"), "{text}");
@@ -78,12 +81,24 @@ async fn a_stopped_rank_is_told_with_stacks_of_all_and_training_goes_on_from_its
     let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
     eprintln!("{explained}");
     // Nothing of either rank was killed for it: what they do is there to be read.
-    let (waits, hangs) = (log_of(&cluster, train, 1, 0).await?, log_of(&cluster, train, 1, 1).await?);
-    assert!(hangs.contains("[marquee] hang:") && hangs.contains("(state T)"), "{hangs}");
-    assert!(waits.contains("[marquee] its stacks:") && waits.contains("gloo"), "{waits}");
+    let (waits, hangs) = (
+        log_of(&cluster, train, 1, 0).await?,
+        log_of(&cluster, train, 1, 1).await?,
+    );
+    assert!(
+        hangs.contains("[marquee] hang:") && hangs.contains("(state T)"),
+        "{hangs}"
+    );
+    assert!(
+        waits.contains("[marquee] its stacks:") && waits.contains("gloo"),
+        "{waits}"
+    );
 
     let done = cluster.wait_success(train, DEADLINE).await?;
-    let failure = done.attempts[0].failure.clone().context("the first attempt failed")?;
+    let failure = done.attempts[0]
+        .failure
+        .clone()
+        .context("the first attempt failed")?;
     assert_eq!(failure.class(), FailureClass::Hang, "{failure:?}");
     let resumed = done.attempts.last().and_then(|last| last.resumed_from_step);
     assert!(resumed.is_some_and(|step| step > 0), "{:#?}", done.attempts);

@@ -153,7 +153,8 @@ pub async fn find_last_step(
     )
     .fetch_optional(conn.sql())
     .await?;
-    step.map(|step| convert::u64_of("metrics.step", step)).transpose()
+    step.map(|step| convert::u64_of("metrics.step", step))
+        .transpose()
 }
 
 /// The next log lines of each rank after its cursor, at most `limit` a rank; by rank, in order.

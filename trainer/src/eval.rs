@@ -10,8 +10,8 @@ use marquee_datasets::preprocess;
 use marquee_datasets::shards::ShardSet;
 use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::child::ChildSpec;
-use marquee_domain::spec::EvalSettings;
 use marquee_domain::pulse::Phase;
+use marquee_domain::spec::EvalSettings;
 use marquee_evaluation::{EvalInput, SplitScores, Timing, check_overlap, write_report};
 use tch::Device;
 

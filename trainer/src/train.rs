@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use marquee_domain::child::ChildSpec;
-use marquee_domain::spec::TrainSettings;
 use marquee_domain::pulse::Phase;
+use marquee_domain::spec::TrainSettings;
 
 use crate::compat;
 use crate::data::{self, SplitReader};

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: set up, build the binaries that end-to-end tests start, run every test.
 //!
-//! Invariant: the runner's own summary is the last thing printed and its exit code is ours.
+//! Invariant: the runner's own summary is the last thing printed, but for what else failed; its exit code is ours.
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -14,15 +14,20 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     web::build_if_possible(workspace);
     report::step("build: all binaries and tests", || build(workspace, &setup))?;
-    if filter.is_empty() {
-        report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))?;
-    }
+    // What fails here is said at once and again at the end: whoever waited for the build wants all of it.
+    let mut failed = Vec::new();
     // A filter is for the tests of the crates.
-    let page = if filter.is_empty() {
-        report::step("test: the web page", || web::test(workspace))?
-    } else {
-        true
-    };
+    if filter.is_empty() {
+        if let Err(error) =
+            report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))
+        {
+            report::note(&format!("{error:#}"));
+            failed.push("the simulation");
+        }
+        if !report::step("test: the web page", || web::test(workspace))? {
+            failed.push("the tests of the web page");
+        }
+    }
     let has_nextest = has_nextest(workspace);
     if has_nextest && filter.is_empty() {
         // nextest leaves examples in documentation out; they go first, so that its summary is last.
@@ -54,8 +59,8 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let status = environment(workspace, &setup, &mut runner)
         .status()
         .with_context(|| format!("cannot start {}", process::line(&runner)))?;
-    if !page {
-        report::note("the tests of the web page failed; see above");
+    if !failed.is_empty() {
+        report::note(&format!("failed: {}; see above", failed.join(", ")));
         return Ok(ExitCode::FAILURE);
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok());

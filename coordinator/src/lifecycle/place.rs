@@ -8,8 +8,8 @@ use marquee_domain::spec::JobKind;
 use marquee_store::attempts::{self, NewAttempt, NewRank};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::open::{self, HeldRank};
-use marquee_store::{pipelines, reports};
 use marquee_store::ranks::RankKey;
+use marquee_store::{pipelines, reports};
 use serde_json::Value;
 
 use super::Result;

@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use marquee_domain::report::PhaseTimes;
 use marquee_domain::pulse::Phase as Standing;
+use marquee_domain::report::PhaseTimes;
 use tch::{Device, Tensor};
 
 use crate::error::RunError;

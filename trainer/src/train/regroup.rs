@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
-use marquee_domain::report::WentOn;
 use marquee_domain::pulse::Phase;
+use marquee_domain::report::WentOn;
 
 use super::training::{Training, Window};
 use crate::error::RunError;

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use marquee_domain::child::ChildEvent;
-use marquee_domain::report::TrainedBy;
 use marquee_domain::pulse::Phase;
+use marquee_domain::report::TrainedBy;
 use marquee_evaluation::{ChosenThresholds, SplitScores, choose_thresholds};
 
 use super::training::Training;

@@ -19,8 +19,8 @@
 //! checkpoint. What Gloo's threads take from this rank's cores during backward is in `backward_s`.
 //! On GPUs all are the GPU's own times (see [`super::clock`]).
 
-use marquee_domain::report::PhaseTimes;
 use marquee_domain::pulse::Phase as Standing;
+use marquee_domain::report::PhaseTimes;
 use tch::{Device, Kind, Tensor};
 
 use super::clock::{Phase, PhaseClock, StepResult};

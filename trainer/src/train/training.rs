@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use marquee_datasets::shards::ShardSet;
 use marquee_domain::child::ChildSpec;
+use marquee_domain::pulse::Phase as Standing;
 use marquee_domain::report::{FeaturesReport, PhaseTimes, WeightsReport, WentOn};
 use marquee_domain::spec::{Precision, TrainSettings};
-use marquee_domain::pulse::Phase as Standing;
 
 use super::clock::StepResult;
 use super::step::{StepInput, Stepper};

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
-use marquee_domain::spec::{JobKind, Watch};
 use marquee_domain::pulse::{self, FILE_BYTES, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
+use marquee_domain::spec::{JobKind, Watch};
 use marquee_proto::v1;
 use marquee_proto::v1::RankLog;
 use marquee_proto::v1::log_line::Stream;

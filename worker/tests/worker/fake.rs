@@ -396,11 +396,14 @@ impl WorkerSession for Fake {
                 match message.body.unwrap() {
                     FromWorker::Hello(_) => panic!("a second Hello"),
                     FromWorker::Heartbeat(beat) => {
-                        let keeps_leases = fake.state().lease_ms.is_some();
+                        let (keeps_leases, epoch) = {
+                            let state = fake.state();
+                            (state.lease_ms.is_some(), state.epoch)
+                        };
                         if keeps_leases {
                             let sequence = beat.sequence;
                             let seen = v1::HeartbeatSeen { sequence };
-                            send(&sender, [ToWorker::HeartbeatSeen(seen)]).await;
+                            send(&sender, epoch, [ToWorker::HeartbeatSeen(seen)]).await;
                         }
                         fake.change(|state| {
                             state.away_ms = beat.away_ms;
