@@ -169,6 +169,27 @@ function Head({ job, again }: { job: Job; again: () => void }) {
             done={again}
           />
         ) : null}
+        {(job.state === JobState.WAITING || job.state === JobState.QUEUED) && !job.element ? (
+          job.heldBy === "" ? (
+            <Act
+              label="Hold"
+              question={`Hold ${name}?`}
+              text="It keeps its place and is not placed until somebody releases it."
+              yes="Hold it"
+              act={() => service.holdJob({ id: job.id })}
+              done={again}
+            />
+          ) : (
+            <Act
+              label="Release"
+              question={`Release ${name}?`}
+              text={`It is held by ${job.heldBy}. Released, it is placed as soon as it fits.`}
+              yes="Release it"
+              act={() => service.releaseJob({ id: job.id })}
+              done={again}
+            />
+          )
+        ) : null}
         {ended ? (
           <Act
             label="Retry"
