@@ -6,6 +6,7 @@ import { JobState } from "../gen/marquee/v1/common_pb";
 import type { Job, JobDetail } from "../gen/marquee/v1/jobs_pb";
 import { lazy } from "../lazy";
 import { useAnswer, useStream } from "../live";
+import { useOverview } from "../overview";
 import { Link } from "../router";
 import { Act } from "../ui/dialog";
 import { Card, Command, Empty, Progress, Skeleton, State, Tabs, TroubleBox } from "../ui/parts";
@@ -22,8 +23,9 @@ const PARTS = ["", "attempts", "logs", "curves", "files", "spec"] as const;
 
 export function JobPage({ id, part, query }: { id: bigint; part: string; query: URLSearchParams }) {
   const [live, setLive] = useState<Job>();
+  const { returns } = useOverview();
   const stream = useStream(
-    `job ${id}`,
+    `job ${id}/${returns}`,
     (signal) => service.watch({ jobIds: [id], keepOpen: true }, { signal }),
     ({ job }) => setLive(job),
   );
