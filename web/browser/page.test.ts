@@ -159,7 +159,7 @@ test("a job is cancelled and tried again from the page, after a question", async
     .getByText(/by local via rpc from 127\.0\.0\.1/)
     .first()
     .waitFor();
-  await page.getByRole("button", { name: "Retry" }).click();
+  await page.getByRole("button", { name: "Retry", exact: true }).click();
   await page.getByRole("button", { name: "Queue it again" }).click();
   await page.locator(".head .state-running").waitFor();
   await page.getByRole("link", { name: "Logs" }).click();

@@ -12,6 +12,9 @@ const PAUSE_MAX = 5_000;
 /** A page that nobody sees lets go of its streams after so long. */
 const HIDDEN_AFTER = 60_000;
 
+/** A stream that beats is dead when it was silent for so long: a path that breaks says nothing of it. */
+export const SILENT_AFTER = 15_000;
+
 export type Health = "starting" | "live" | "broken" | "ended";
 
 export interface Stream {
@@ -29,10 +32,12 @@ export function useStream<T>(
   open: (signal: AbortSignal) => AsyncIterable<T>,
   take: (message: T) => void,
   begin?: () => void,
+  /** Milliseconds after which it is given up; undefined: it may be silent for ever. */
+  silentAfter?: number,
 ): Stream {
   const [stream, setStream] = useState<Stream>({ health: "starting" });
-  const latest = useRef({ open, take, begin });
-  latest.current = { open, take, begin };
+  const latest = useRef({ open, take, begin, silentAfter });
+  latest.current = { open, take, begin, silentAfter };
   useEffect(() => {
     if (key === null) return;
     const stop = new AbortController();
@@ -47,7 +52,16 @@ interface Parts<T> {
   open: (signal: AbortSignal) => AsyncIterable<T>;
   take: (message: T) => void;
   begin?: (() => void) | undefined;
+  silentAfter?: number | undefined;
 }
+
+const SILENT: Trouble = {
+  title: "The coordinator does not answer",
+  text: "nothing was heard from it for a while",
+  code: "",
+  fields: [],
+  passes: true,
+};
 
 async function follow<T>(stop: AbortSignal, parts: () => Parts<T>, tell: (stream: Stream) => void): Promise<void> {
   let pause = PAUSE_FIRST;
@@ -57,9 +71,21 @@ async function follow<T>(stop: AbortSignal, parts: () => Parts<T>, tell: (stream
     const end = () => once.abort();
     stop.addEventListener("abort", end, { once: true });
     const unseen = whenUnseen(end);
+    const { silentAfter } = parts();
+    let silence: ReturnType<typeof setTimeout> | undefined;
+    const listen = () => {
+      clearTimeout(silence);
+      if (silentAfter === undefined) return;
+      silence = setTimeout(() => {
+        if (!document.hidden) tell({ health: "broken", trouble: SILENT });
+        end();
+      }, silentAfter);
+    };
     try {
       parts().begin?.();
+      listen();
       for await (const message of parts().open(once.signal)) {
+        listen();
         tell({ health: "live" });
         pause = PAUSE_FIRST;
         parts().take(message);
@@ -76,6 +102,7 @@ async function follow<T>(stop: AbortSignal, parts: () => Parts<T>, tell: (stream
       await sleep(pause, stop);
       pause = Math.min(pause * 2, PAUSE_MAX);
     } finally {
+      clearTimeout(silence);
       unseen();
       stop.removeEventListener("abort", end);
     }

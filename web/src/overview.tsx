@@ -5,7 +5,7 @@ import type { ComponentChildren } from "preact";
 import { useContext, useState } from "preact/hooks";
 import { cluster } from "./api";
 import type { Overview } from "./gen/marquee/v1/cluster_pb";
-import { useStream, type Stream } from "./live";
+import { SILENT_AFTER, useStream, type Stream } from "./live";
 
 export interface Known extends Stream {
   overview?: Overview;
@@ -25,6 +25,7 @@ export function OverviewKeeper({ children }: { children: ComponentChildren }) {
     (signal) => cluster.watchOverview({}, { signal }),
     setOverview,
     () => setBegins((now) => now + 1),
+    SILENT_AFTER,
   );
   const known = { ...stream, returns: Math.max(begins, 0), ...(overview ? { overview } : {}) };
   return <Context.Provider value={known}>{children}</Context.Provider>;

@@ -8,6 +8,7 @@ import { pieces, plain } from "../ansi";
 import { jobs as service } from "../api";
 import { LogLine_Stream, type Job, type JobDetail, type LogLine } from "../gen/marquee/v1/jobs_pb";
 import { useStream } from "../live";
+import { useOverview } from "../overview";
 import { go, withQuery } from "../router";
 import { Command, Empty, Skeleton, TroubleBox } from "../ui/parts";
 import { exact, isOpen, ms } from "../words";
@@ -36,8 +37,10 @@ export function Logs({ detail, job, query }: { detail: JobDetail; job: Job; quer
   };
   useEffect(() => () => cancelAnimationFrame(due.current), []);
   const hasRun = job.attempt > 0;
+  // A log may be silent for long, so that a broken path is not seen here: it begins anew when the overview did.
+  const { returns } = useOverview();
   const stream = useStream(
-    hasRun ? `logs ${job.id}/${attempt ?? 0}/${rank ?? "all"}/${all}/${isOpen(job.state)}` : null,
+    hasRun ? `logs ${job.id}/${attempt ?? 0}/${rank ?? "all"}/${all}/${isOpen(job.state)}/${returns}` : null,
     (signal) =>
       service.logs(
         {

@@ -6,6 +6,7 @@ import { JobState } from "../gen/marquee/v1/common_pb";
 import type { Job, JobDetail } from "../gen/marquee/v1/jobs_pb";
 import { lazy } from "../lazy";
 import { useAnswer, useStream } from "../live";
+import { useOverview } from "../overview";
 import { Link } from "../router";
 import { Act } from "../ui/dialog";
 import { Card, Command, Empty, Progress, Skeleton, State, Tabs, TroubleBox } from "../ui/parts";
@@ -22,8 +23,9 @@ const PARTS = ["", "attempts", "logs", "curves", "files", "spec"] as const;
 
 export function JobPage({ id, part, query }: { id: bigint; part: string; query: URLSearchParams }) {
   const [live, setLive] = useState<Job>();
+  const { returns } = useOverview();
   const stream = useStream(
-    `job ${id}`,
+    `job ${id}/${returns}`,
     (signal) => service.watch({ jobIds: [id], keepOpen: true }, { signal }),
     ({ job }) => setLive(job),
   );
@@ -168,6 +170,27 @@ function Head({ job, again }: { job: Job; again: () => void }) {
             act={() => service.cancelJob({ id: job.id })}
             done={again}
           />
+        ) : null}
+        {(job.state === JobState.WAITING || job.state === JobState.QUEUED) && !job.element ? (
+          job.heldBy === "" ? (
+            <Act
+              label="Hold"
+              question={`Hold ${name}?`}
+              text="It keeps its place and is not placed until somebody releases it."
+              yes="Hold it"
+              act={() => service.holdJob({ id: job.id })}
+              done={again}
+            />
+          ) : (
+            <Act
+              label="Release"
+              question={`Release ${name}?`}
+              text={`It is held by ${job.heldBy}. Released, it is placed as soon as it fits.`}
+              yes="Release it"
+              act={() => service.releaseJob({ id: job.id })}
+              done={again}
+            />
+          )
         ) : null}
         {ended ? (
           <Act

@@ -107,7 +107,7 @@ function useListing(filter: Filter) {
   const [fresh, setFresh] = useState<Map<bigint, Job>>(new Map());
   const ids = answer.value?.jobs.map((job) => job.id) ?? [];
   useStream(
-    ids.length === 0 ? null : ids.join(),
+    ids.length === 0 ? null : `${ids.join()}/${returns}`,
     (signal) => service.watch({ jobIds: ids, keepOpen: true }, { signal }),
     ({ job }) => {
       if (job) setFresh((old) => new Map(old).set(job.id, job));

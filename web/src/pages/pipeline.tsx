@@ -6,6 +6,7 @@ import { JobState } from "../gen/marquee/v1/common_pb";
 import type { Job } from "../gen/marquee/v1/jobs_pb";
 import { layout } from "../graph";
 import { useAnswer, useStream } from "../live";
+import { useOverview } from "../overview";
 import { go, Link } from "../router";
 import { Act } from "../ui/dialog";
 import { Ago, Bar, Card, Doing, JobLink, RanFor, Skeleton, State, TroubleBox } from "../ui/parts";
@@ -14,8 +15,9 @@ import { isOpen, jobName, kindWord, percent, plural } from "../words";
 export function PipelinePage({ id }: { id: bigint }) {
   const answer = useAnswer(`pipeline ${id}`, (signal) => service.getPipeline({ id }, { signal }));
   const [fresh, setFresh] = useState<Map<bigint, Job>>(new Map());
+  const { returns } = useOverview();
   useStream(
-    answer.value ? `pipeline ${id}` : null,
+    answer.value ? `pipeline ${id}/${returns}` : null,
     (signal) => service.watch({ pipelineId: id, keepOpen: true }, { signal }),
     ({ job }) => {
       if (job) setFresh((old) => new Map(old).set(job.id, job));

@@ -8,6 +8,7 @@ import { useAnswer } from "../live";
 import { useOverview } from "../overview";
 import { Link } from "../router";
 import { Area } from "../ui/area";
+import { Act } from "../ui/dialog";
 import { Ago, Bar, Card, Command, Empty, Facts, Skeleton, TroubleBox } from "../ui/parts";
 import { Word } from "../job/attempts";
 import { bytes, plural, workerWord } from "../words";
@@ -130,6 +131,12 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
           <p class="trouble-title">Its inventory cannot be read: {worker.unreadable}</p>
         )}
         {worker.rival === "" ? null : <p class="trouble-title">{worker.rival}</p>}
+        {worker.closed === "" ? null : (
+          <p>
+            <strong>Closed:</strong> it {worker.closed}.
+          </p>
+        )}
+        {whole && worker.state === WorkerState.ONLINE ? <Drain worker={worker} /> : null}
         {worker.state === WorkerState.LOST ? (
           <p class="trouble-title">
             Nothing was heard from it since <Ago at={worker.lastSeenAt} />. Is the host up, and marquee-worker running?
@@ -277,5 +284,31 @@ function Past({ of, gpu }: { of: GpuPast; gpu: GpuReading }) {
   ];
   return (
     <Area curves={curves} from={Number(first.atMs)} to={Number(last.atMs)} label={`gpu ${gpu.index}, the last hour`} />
+  );
+}
+
+/** Keeps new work away from a worker, or lets it come again. */
+function Drain({ worker }: { worker: Worker }) {
+  const { name } = worker;
+  return (
+    <div class="actions">
+      {worker.closed === "" ? (
+        <Act
+          label="Drain"
+          question={`Drain ${name}?`}
+          text="What runs there may finish; nothing new is placed on it until it is resumed."
+          yes="Drain it"
+          act={() => service.drainWorker({ name })}
+        />
+      ) : (
+        <Act
+          label="Resume"
+          question={`Resume ${name}?`}
+          text="It takes new ranks again."
+          yes="Resume it"
+          act={() => service.resumeWorker({ name })}
+        />
+      )}
+    </div>
   );
 }
