@@ -24,7 +24,7 @@ fn submission() -> v1::SubmitPipelineRequest {
         document: Some(v1::Document {
             format: Some(format),
         }),
-        overrides: Vec::new(),
+        ..v1::SubmitPipelineRequest::default()
     }
 }
 
