@@ -109,7 +109,7 @@ impl App {
         self.tell(jobs, true);
     }
 
-    /// The same of jobs that have succeeded: the scheduling loop has nothing to read of them.
+    /// The same of jobs that have succeeded and hold nothing any more: the scheduling loop has nothing to read of them.
     pub fn jobs_succeeded(&self, jobs: &[JobId]) {
         if jobs.is_empty() {
             return;

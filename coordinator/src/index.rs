@@ -150,7 +150,7 @@ impl Index {
         lock(&self.touched).jobs.extend(jobs);
     }
 
-    /// Says that these jobs have succeeded. Nothing is left to be read of them.
+    /// Says that these jobs have succeeded and hold no devices, of no attempt. Nothing is left to be read of them.
     pub fn touch_succeeded(&self, jobs: impl IntoIterator<Item = JobId>) {
         let jobs: Vec<JobId> = jobs.into_iter().collect();
         let mut avoided = lock(&self.avoided);

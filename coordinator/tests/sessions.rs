@@ -166,6 +166,33 @@ async fn devices_of_a_lost_worker_are_free_only_when_it_says_so() {
 }
 
 #[tokio::test]
+async fn what_a_lost_worker_holds_stays_held_although_the_job_has_succeeded_elsewhere() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut old = cluster.worker("w1").await;
+    let old_key = old.take_and_start().await;
+    let mut new = cluster.worker("w2").await;
+    old.fall_silent();
+    let new_key = new.take_and_start().await;
+    assert_eq!(new_key, (id, 2, 0));
+    new.finish(new_key, None).await;
+    cluster.wait_for(id, JobState::Succeeded).await;
+    new.fall_silent();
+    // The first attempt's child runs still, on one of its worker's two slots.
+    let mut back = old.reconnect(&cluster.running.address).await.unwrap();
+    let both = "[jobs.both]\nkind = \"command\"\nargv = [\"true\"]\nranks = 2\n";
+    let next = cluster.submit(both).await[0].id;
+    let reason = cluster
+        .wait_until(next, "explained", |j| j.reason.contains("1 of 2"))
+        .await
+        .reason;
+    assert!(reason.contains(&format!("job {id}")), "{reason}");
+    assert!(back.stop(old_key).await.forget);
+    back.forget_all();
+    assert_eq!(back.take().await.job_id, next);
+}
+
+#[tokio::test]
 async fn a_worker_that_comes_back_without_its_ranks_has_lost_them() {
     let cluster = Cluster::start().await;
     let id = cluster.submit(ONE).await[0].id;

@@ -1,11 +1,13 @@
 //! Moves jobs' live attempts to where their ranks are: start, commit, fail, interrupt or cancel them, all
 //! that come together in one transaction.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::{AfterEnd, AttemptBudget, AttemptEnd, after_end};
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::{JobId, WorkerId};
+use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::JobKind;
 use marquee_store::checkpoints::{self, CheckpointKey};
@@ -27,6 +29,8 @@ pub struct Settled {
     changed: Vec<JobId>,
     /// Jobs that have succeeded.
     pub succeeded: Vec<JobId>,
+    /// Of those, the ones that may hold devices still.
+    hold_devices: BTreeSet<JobId>,
     /// Jobs that have ended in another way, or go on in another attempt.
     ended: Vec<JobId>,
     /// Arrays whose counts have changed, and nothing else of them or their elements.
@@ -55,7 +59,10 @@ impl Settled {
             });
         }
         app.jobs_changed(&self.changed);
-        app.jobs_succeeded(&self.succeeded);
+        let is_left = |job: &&JobId| self.hold_devices.contains(*job);
+        let (left, free): (Vec<&JobId>, Vec<&JobId>) = self.succeeded.iter().partition(is_left);
+        app.jobs_succeeded(&free.into_iter().copied().collect::<Vec<_>>());
+        app.jobs_ended(&left.into_iter().copied().collect::<Vec<_>>());
         app.jobs_ended(&self.ended);
         app.jobs_shown(&self.counted);
         app.sessions.nudge(&self.workers);
@@ -96,6 +103,8 @@ impl Settled {
             .iter()
             .filter(|(live, _)| live.is_needed && done.contains(&live.job));
         let needed: Vec<JobId> = needed.map(|(live, _)| live.job).collect();
+        let left = commits.iter().filter(|(live, _)| may_hold_devices(live));
+        self.hold_devices.extend(left.map(|(live, _)| live.job));
         self.succeeded.extend(done);
         for count in &arrays {
             if count.left == 0 {
@@ -114,6 +123,13 @@ impl Settled {
         self.changed.extend(released);
         Ok(())
     }
+}
+
+/// Whether a job that succeeds may hold devices still. Its output came from its newest attempt; a rank that was lost
+/// with its worker, of this attempt or of an earlier one, may run on where nobody can see it, and its devices are
+/// not free before that worker says so.
+fn may_hold_devices(live: &Live) -> bool {
+    live.attempt.number > AttemptNumber(1) || live.ranks.iter().any(|rank| !rank.state.has_ended())
 }
 
 /// Looks at jobs' live attempts and does what follows from their ranks. Without a live attempt, nothing
