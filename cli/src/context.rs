@@ -134,7 +134,10 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
 
 /// The addresses in a text with commas between them, each with its scheme: the first, and the others.
 fn several(text: &str, tls: bool, origin: &str) -> Result<(String, Vec<String>)> {
-    let all = text.split([',', ' ']).filter(|addr| !addr.is_empty());
+    let all = text
+        .split(',')
+        .map(str::trim)
+        .filter(|addr| !addr.is_empty());
     let mut all = all.map(|addr| with_scheme(addr, tls));
     let wrong = |why: &str| CliError::Usage(format!("\"{text}\" ({origin}) {why}"));
     let first = all

@@ -137,7 +137,8 @@ async fn who_asked_for_what_is_searched_by_job_worker_and_name() {
     };
     let lines = list(&cluster, of_job.clone()).await;
     let words: Vec<&str> = lines.iter().map(|line| line.kind.as_str()).collect();
-    assert_eq!(words[..2], ["granted", "rank_started"]);
+    assert_eq!(words[0], "granted");
+    assert!(words.contains(&"rank_started"), "{words:?}");
     let asked = lines
         .iter()
         .find(|line| line.kind == "cancel_asked")

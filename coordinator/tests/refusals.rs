@@ -13,7 +13,6 @@ use tonic::{Code, Status};
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\nmax_attempts = 1\n";
 const TWO: &str = "[jobs.first]\nkind = \"command\"\nargv = [\"true\"]\n\
                    [jobs.second]\nkind = \"command\"\nargv = [\"true\"]\nneeds = [\"first\"]\n";
-const ON_A_GPU: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\ndevice = \"gpu\"\n";
 
 #[derive(Debug, Clone, Copy)]
 enum Ask {
@@ -78,9 +77,11 @@ async fn every_state_refuses_what_it_must_and_is_as_it_was() {
     let request = v1::CancelJobRequest { id: stopping };
     cluster.jobs().await.cancel_job(request).await.unwrap();
 
-    let queued = cluster.submit(ON_A_GPU).await[0].id;
+    // Both slots are taken.
+    let queued = cluster.submit(ONE).await[0].id;
 
-    let table: [(i64, JobState, &[(Ask, &str)]); 7] = [
+    type Refused = &'static [(Ask, &'static str)];
+    let table: [(i64, JobState, Refused); 7] = [
         (waiting, JobState::Waiting, OPEN),
         (queued, JobState::Queued, OPEN),
         (running, JobState::Running, OPEN),

@@ -316,7 +316,7 @@ async fn turns_and_times_keep_jobs_waiting_with_a_reason() {
 async fn a_running_job_is_stopped_at_its_deadline() {
     let cluster = Cluster::start().await;
     let mut worker = cluster.worker("w1").await;
-    let deadline = chrono::Utc::now() + chrono::TimeDelta::seconds(4);
+    let deadline = cluster.app().clock.now() + chrono::TimeDelta::seconds(4);
     let id = cluster
         .submit(&job(
             "a",
@@ -361,7 +361,7 @@ async fn a_drained_worker_is_emptied_at_its_deadline_at_no_cost_and_takes_work_a
     );
     // With a deadline that has passed, what runs is moved: asked to stop, and queued again as if nothing was.
     let with_deadline = v1::DrainWorkerRequest {
-        deadline: Some(timestamp(chrono::Utc::now())),
+        deadline: Some(timestamp(cluster.app().clock.now())),
         ..drain
     };
     client.drain_worker(with_deadline).await.unwrap();

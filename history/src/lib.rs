@@ -12,11 +12,13 @@
 mod checker;
 mod event;
 mod finding;
+mod line;
 mod rules;
 mod state;
 mod stored;
 
-pub use checker::{Checker, Limits};
+pub use checker::Checker;
 pub use event::{Event, What};
 pub use finding::{Finding, Report, Rule, Subject};
+pub use line::Limits;
 pub use stored::{MissingFile, StoredJob, StoredPipeline, StoredRank};

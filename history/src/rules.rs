@@ -9,8 +9,8 @@ pub(crate) mod reports;
 pub(crate) mod stored;
 pub(crate) mod workers;
 
-use crate::checker::Line;
 use crate::event::{Event, What};
+use crate::line::Line;
 
 /// Holds a line against every rule that speaks of such lines.
 pub(crate) fn judge(line: &mut Line<'_>, event: &Event) {

@@ -192,14 +192,12 @@ fn same(found: &Value, wanted: &Value) -> Result<(), String> {
     match (found, wanted) {
         (Value::Message(found), Value::Message(wanted)) => says(found, wanted),
         (Value::List(found), Value::List(wanted)) if found.len() == wanted.len() => {
-            let pairs = found.iter().zip(wanted);
-            pairs.map(|(found, wanted)| same(found, wanted)).collect()
+            let mut pairs = found.iter().zip(wanted);
+            pairs.try_for_each(|(found, wanted)| same(found, wanted))
         }
         (Value::Map(found), Value::Map(wanted)) if found.len() == wanted.len() => {
-            let pairs = wanted.iter().map(|(key, wanted)| (found.get(key), wanted));
-            pairs
-                .map(|(found, wanted)| same(found.ok_or("a key is lost")?, wanted))
-                .collect()
+            let mut pairs = wanted.iter().map(|(key, wanted)| (found.get(key), wanted));
+            pairs.try_for_each(|(found, wanted)| same(found.ok_or("a key is lost")?, wanted))
         }
         (found, wanted) if found == wanted => Ok(()),
         (found, wanted) => Err(format!("{found:?} is not {wanted:?}")),

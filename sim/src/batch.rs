@@ -13,7 +13,8 @@ use marquee_store::testing;
 use serde::{Deserialize, Serialize};
 
 use crate::check;
-use crate::world::{self, Outcome, Place};
+use crate::place::Place;
+use crate::world::{self, Outcome};
 
 const TEMPLATE: &str = "marquee_template";
 /// Room for the connections of as many worlds as there are cores.

@@ -184,6 +184,6 @@ mod tests {
             let words = plan.iter().map(|p| format!("{:?}", p.fault));
             seen.extend(words.map(|word| word.split('(').next().unwrap().to_owned()));
         }
-        assert_eq!(seen.len(), 16, "{seen:?}");
+        assert_eq!(seen.len(), 17, "{seen:?}");
     }
 }

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::audit;
 use crate::clients::{Ledger, Told};
+use crate::place::{Place, artifacts_folder};
 use crate::processes::{Life, Processes};
-use crate::world::{Place, artifacts_folder};
 
 /// All of it.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ pub mod draw;
 pub mod faults;
 pub mod history;
 pub mod machine;
+pub mod place;
 pub mod processes;
 pub mod relay;
 pub mod script;

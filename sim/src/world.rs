@@ -2,7 +2,7 @@
 
 mod hosts;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::clients::{Client, Ledger, wishes};
 use crate::draw::Draw;
 use crate::faults::{Fault, Planned, plan};
 use crate::history::History;
+use crate::place::Place;
 use crate::processes::Processes;
 use crate::timeline::Timeline;
 
@@ -33,32 +34,6 @@ const WITH_STANDBY: u64 = 60;
 
 const CLIENTS: [&str; 2] = ["anna", "ben"];
 
-/// Where a world is.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// Empty, and gone afterwards.
-    pub folder: PathBuf,
-    /// The folder of the server's socket.
-    pub postgres: PathBuf,
-    /// A migrated and empty database of that server.
-    pub database: String,
-}
-
-impl Place {
-    /// The database, without a relay.
-    #[must_use]
-    pub fn url(&self) -> String {
-        url(&self.postgres, &self.database)
-    }
-}
-
-fn url(socket: &Path, database: &str) -> String {
-    format!(
-        "postgres://marquee@localhost/{database}?host={}&sslmode=disable",
-        socket.display()
-    )
-}
-
 fn head_name(index: usize) -> String {
     format!("head-{index}")
 }
@@ -69,11 +44,6 @@ fn worker_name(index: usize) -> String {
 
 fn worker_folder(place: &Place, index: usize) -> PathBuf {
     place.folder.join(worker_name(index))
-}
-
-/// Where the coordinators keep artifacts.
-pub(crate) fn artifacts_folder(place: &Place) -> PathBuf {
-    place.folder.join("artifacts")
 }
 
 /// How a world went.

@@ -285,7 +285,10 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
                   COALESCE(j.held_at, y.held_at) AS held_at, j.interruption_message
            FROM job_states j
            JOIN pipelines p ON p.id = j.pipeline_id
-           LEFT JOIN open_jobs y ON y.job_id = j.array_job_id
+           LEFT JOIN LATERAL (
+               -- Row by row: to look at one job is not to go through all that are open.
+               SELECT o.held_by, o.held_at FROM open_jobs o WHERE o.job_id = j.array_job_id LIMIT 1
+           ) y ON true
            LEFT JOIN LATERAL (
                SELECT f.progress FROM attempt_ranks f
                WHERE f.job_id = j.id AND f.attempt = j.attempt AND f.lost_at IS NULL

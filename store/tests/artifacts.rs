@@ -18,7 +18,7 @@ use marquee_store::transitions::{
     Success, list_open_elements, mark_jobs_cancelled, mark_jobs_succeeded,
 };
 use marquee_store::workers::mark_worker_online;
-use marquee_store::{Tx, jobs, removal, reuse};
+use marquee_store::{Tx, audit, jobs, removal, reuse};
 use serde_json::{Value, json};
 use support::{at, hello, pipeline, place, report, spec};
 
@@ -424,6 +424,7 @@ async fn a_pipeline_that_is_removed_takes_all_of_its_own_and_nothing_of_others()
     let mut both = vec![Digest::of(b"shared"), Digest::of(b"own")];
     both.sort();
     assert_eq!(named, both);
+    audit::forget_pipeline(&mut tx, gone).await.unwrap();
     while removal::delete_some_rows(&mut tx, &of_it).await.unwrap() {}
     removal::delete_pipeline(&mut tx, gone).await.unwrap();
     // The file that the other one names too stays.
@@ -476,7 +477,7 @@ fn removal_users(
 ) -> impl AsyncFn(&mut Tx) -> Vec<JobId> {
     let digest = manifest.digest();
     async move |tx: &mut Tx| {
-        removal::list_users(tx, &[digest.clone()], outside)
+        removal::list_users(tx, std::slice::from_ref(&digest), outside)
             .await
             .unwrap()
     }

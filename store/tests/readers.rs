@@ -395,18 +395,15 @@ async fn locks_of_pipelines_are_taken_in_one_order_and_held_to_the_end() {
     let backwards: Vec<PipelineId> = ids.iter().rev().copied().collect();
     // Named forwards and backwards at once, again and again: a deadlock would end one of them with an error.
     let orders = [ids.clone(), backwards];
-    let rounds = ids
-        .iter()
-        .zip(orders.iter().cycle())
-        .map(|(_, order)| {
-            let (db, order) = (database.db.clone(), order.clone());
-            tokio::spawn(async move {
-                let mut tx = db.write("test").await.unwrap();
-                pipelines::lock_pipelines(&mut tx, &order).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                tx.commit().await.unwrap();
-            })
-        });
+    let rounds = ids.iter().zip(orders.iter().cycle()).map(|(_, order)| {
+        let (db, order) = (database.db.clone(), order.clone());
+        tokio::spawn(async move {
+            let mut tx = db.write("test").await.unwrap();
+            pipelines::lock_pipelines(&mut tx, &order).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            tx.commit().await.unwrap();
+        })
+    });
     for round in rounds.collect::<Vec<_>>() {
         round.await.unwrap();
     }

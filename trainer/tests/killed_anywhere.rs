@@ -118,8 +118,8 @@ fn kill_ranks(gang: &Gang, victims: &[usize]) {
 /// The newest checkpoint that rank 0 told of before it ended, as its worker would have stored it.
 fn newest_of(gang: &mut Gang) -> Option<(u64, PathBuf)> {
     let (events, _) = gang.ranks[0].finish();
-    let told = events.iter().filter_map(checkpoint_in);
-    told.map(|(step, path)| (step, path.to_owned())).last()
+    let mut told = events.iter().filter_map(checkpoint_in);
+    told.next_back().map(|(step, path)| (step, path.to_owned()))
 }
 
 /// Whether a checkpoint that is not whole lies there.

@@ -34,6 +34,7 @@ pub mod pump;
 pub mod rate;
 pub mod spool;
 pub mod stall;
+pub mod stalled;
 pub(crate) mod store;
 pub mod task;
 pub mod verdict;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 
-use super::devices::{Member, Wanted};
+use super::wanted::{Member, Wanted};
 
 /// What is held back for one job.
 #[derive(Debug)]

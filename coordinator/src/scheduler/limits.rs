@@ -11,8 +11,8 @@ use marquee_domain::project::{CPU_SLOT_SHARE, FORESIGHT_S};
 use marquee_domain::spec::HostRules;
 use serde::{Deserialize, Serialize};
 
-use super::devices::Kind;
 use super::shape::{Group, ProjectId, RulesId};
+use super::wanted::Kind;
 
 /// What bounds a plan besides devices. With none of it every job is of one project without quotas.
 #[derive(Debug, Clone, Default, PartialEq)]

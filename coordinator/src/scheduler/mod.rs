@@ -15,6 +15,7 @@ mod reason;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use marquee_domain::flavour::Capability;
 use marquee_domain::ids::{JobId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind};
 
-use devices::{Kind, Pool, Share, Trainer, Wanted};
+use devices::{Pool, Share};
 use held::HeldBack;
 pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Spent};
 use limits::{Purses, Turns};
@@ -33,6 +34,7 @@ pub use preempt::{PREEMPT_AFTER, Preemption, RUNS_AT_LEAST, TIMES_A_DAY_MAX};
 pub use queue::{Line, Pending, Queue};
 pub use reason::{Explainer, Obstacle, back_off, not_before};
 pub use shape::{Group, ProjectId, RulesId, Shape};
+use wanted::{Kind, Trainer, Wanted};
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.

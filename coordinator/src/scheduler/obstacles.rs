@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use marquee_domain::flavour;
 use marquee_domain::resources::Device;
 
-use super::devices::{Kind, Pool, Trainer, Wanted};
+use super::devices::Pool;
+use super::wanted::{Kind, Trainer, Wanted};
 use super::{Gpu, Host};
 
 /// Obstacles named in one reason; a cluster with more has a common cause.

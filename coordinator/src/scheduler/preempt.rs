@@ -11,10 +11,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::ids::{JobId, WorkerId};
 
-use super::devices::{Pool, Share, Trainer, Wanted};
+use super::devices::{Pool, Share};
 use super::held::HeldBack;
 use super::limits::{Claim, Preemptible};
 use super::shape::Shape;
+use super::wanted::{Trainer, Wanted};
 use super::{Host, Kinds, choices};
 
 /// A job waits for this long before others make room for it: what ends by itself meanwhile loses nothing.

@@ -6,8 +6,9 @@ use marquee_domain::ids::JobId;
 use marquee_domain::resources::DeviceKind;
 use serde::{Deserialize, Serialize};
 
-use super::devices::{Kind, Pool, Trainer, Wanted};
+use super::devices::Pool;
 use super::limits::{Limits, Purses, QuotaHit};
+use super::wanted::{Kind, Trainer, Wanted};
 use super::{
     Host, Kinds, Line, Reservation, Shape, choices, ends_at, kinds, obstacles, preempt, reserve,
 };

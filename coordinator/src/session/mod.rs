@@ -11,6 +11,7 @@ mod desk;
 mod gpus;
 mod hangs;
 mod hello;
+mod hung;
 mod kept;
 mod reconcile;
 mod registry;
@@ -22,6 +23,6 @@ mod track;
 
 pub use counter::Counter;
 pub(crate) use desk::run as store_reports;
-pub use hangs::Hangs;
+pub use hung::Hangs;
 pub use registry::Sessions;
 pub use service::SessionService;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::hangs::Hangs;
+use super::hung::Hangs;
 use super::kept::{self, KeptOutput, Outcome, Rescues};
 use super::track::Track;
 

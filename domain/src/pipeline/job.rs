@@ -368,7 +368,7 @@ fn resources(table: &mut Table<'_>, kind: JobKind, cluster: Option<Capacity>) ->
 /// `"2h"`, `"30m"`, `"90s"`, or nothing.
 fn timeout(table: &mut Table<'_>) -> Option<u32> {
     let text = table.text("timeout")?;
-    let seconds = duration_s(&text).filter(|s| (1..=TIMEOUT_MAX_S).contains(s));
+    let seconds = super::watch::duration_s(&text).filter(|s| (1..=TIMEOUT_MAX_S).contains(s));
     let seconds = seconds.and_then(|s| u32::try_from(s).ok());
     if seconds.is_none() {
         table.add_error(
@@ -377,18 +377,4 @@ fn timeout(table: &mut Table<'_>) -> Option<u32> {
         );
     }
     seconds
-}
-
-pub(super) fn duration_s(text: &str) -> Option<u64> {
-    let unit_s = match text.chars().last()? {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 24 * 3600,
-        _ => return None,
-    };
-    text[..text.len() - 1]
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit_s)
 }

@@ -113,7 +113,7 @@ fn limit(table: &mut Table<'_>, key: &'static str) -> Limit {
     if text == OFF {
         return Limit::Off;
     }
-    let seconds = super::job::duration_s(&text).filter(|s| (1..=LONGEST_S).contains(s));
+    let seconds = duration_s(&text).filter(|s| (1..=LONGEST_S).contains(s));
     match seconds.and_then(|s| u32::try_from(s).ok()) {
         Some(seconds) => Limit::After(seconds),
         None => {
@@ -124,4 +124,18 @@ fn limit(table: &mut Table<'_>, key: &'static str) -> Limit {
             Limit::Usual
         }
     }
+}
+
+pub(super) fn duration_s(text: &str) -> Option<u64> {
+    let unit_s = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return None,
+    };
+    text[..text.len() - 1]
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit_s)
 }

@@ -4,8 +4,8 @@ use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{AttemptStateName, RankState};
 use marquee_domain::rank::RankKey;
 
-use crate::checker::{Line, ended_badly};
 use crate::finding::Rule;
+use crate::line::{Line, ended_badly};
 use crate::state::{End, Job, RankLife};
 
 /// Whether `attempt` may follow what is known of the job.

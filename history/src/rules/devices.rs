@@ -5,8 +5,8 @@ use marquee_domain::job::RankState;
 use marquee_domain::rank::RankKey;
 use marquee_domain::resources::Device;
 
-use crate::checker::Line;
 use crate::finding::{Rule, Subject};
+use crate::line::Line;
 
 /// 4a.
 pub(crate) fn held_once(line: &mut Line<'_>, key: RankKey, worker: WorkerId, devices: &[Device]) {

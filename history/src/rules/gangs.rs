@@ -3,8 +3,8 @@
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::rank::RankKey;
 
-use crate::checker::Line;
 use crate::finding::Rule;
+use crate::line::Line;
 
 /// 7a: ranks of one transaction come in any order, and all of them before anything else of their attempt.
 pub(crate) fn granted_before_the_rest(line: &mut Line<'_>, key: RankKey) {

@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use marquee_domain::ids::JobId;
 use marquee_domain::rank::RankKey;
 
-use crate::checker::Line;
 use crate::finding::{Rule, Subject};
+use crate::line::Line;
 use crate::state::End;
 
 /// A request id as 16 bytes. Two of a million share them once in 10^26 histories.

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::checker::{Findings, Limits};
 use crate::finding::{Rule, Subject};
+use crate::line::{Findings, Limits};
 use crate::state::{Held, State};
 
 /// 9a. A worker that is away lets go when it is back.

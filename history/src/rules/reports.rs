@@ -2,8 +2,8 @@
 
 use marquee_domain::rank::RankKey;
 
-use crate::checker::{Findings, Line};
 use crate::finding::Rule;
+use crate::line::{Findings, Line};
 use crate::stored::StoredRank;
 
 /// 5a, where the history has each storing.

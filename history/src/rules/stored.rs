@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 
-use crate::checker::Findings;
 use crate::finding::Rule;
+use crate::line::Findings;
 use crate::state::State;
 use crate::stored::{StoredJob, StoredPipeline};
 

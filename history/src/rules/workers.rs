@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::WorkerId;
 
-use crate::checker::Line;
 use crate::event::{Event, What};
 use crate::finding::{Rule, Subject};
+use crate::line::Line;
 
 /// 3d.
 pub(crate) fn epochs_grow(line: &mut Line<'_>, event: &Event) {

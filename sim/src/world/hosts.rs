@@ -15,9 +15,10 @@ use marquee_worker::env::Env as WorkerEnv;
 use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
-use super::{Place, TICK, artifacts_folder, url, worker_folder, worker_name};
+use super::{TICK, worker_folder, worker_name};
 use crate::draw::Draw;
 use crate::machine::HostMachine;
+use crate::place::{Place, artifacts_folder, url};
 use crate::processes::{HostLauncher, Processes};
 use crate::relay::Relay;
 use crate::surroundings::{HostClock, HostRandom, Network, PORT, coordinator_env};

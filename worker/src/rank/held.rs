@@ -22,7 +22,7 @@ use super::base_env::BaseEnv;
 use super::pump::Cursor;
 use super::rate;
 use super::spool::Spool;
-use super::stall::Stalled;
+use super::stalled::Stalled;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
 use crate::config::Config;

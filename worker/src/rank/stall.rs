@@ -8,7 +8,6 @@ use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::pulse::{self, FILE_BYTES, STACKS_END, STACKS_MAX_BYTES, STACKS_SUFFIX};
 use marquee_domain::spec::{JobKind, Watch};
-use marquee_proto::v1;
 use marquee_proto::v1::RankLog;
 use marquee_proto::v1::log_line::Stream;
 use marquee_proto::v1::report::Body;
@@ -16,6 +15,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::pump::OWN_LINE;
+use super::stalled::Stalled;
 use super::task::RankTask;
 use super::vigil::{Finding, Mark, Vigil};
 use crate::files;
@@ -36,53 +36,6 @@ const LINES_MAX: usize = 1_500;
 const LINES_IN_REPORT: usize = 200;
 /// Bytes of one line.
 const LINE_MAX_BYTES: usize = 300;
-
-/// A rank that does not get on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stalled {
-    /// Since its last progress.
-    pub since: Instant,
-    pub step: Option<u64>,
-    /// What it is at; empty where it does not say.
-    pub phase: String,
-    pub is_stopped: bool,
-    pub waits_for_peers: bool,
-    /// What its main thread does, by the kernel.
-    pub process: String,
-}
-
-impl Stalled {
-    /// As heartbeats tell it.
-    #[must_use]
-    pub fn to_wire(&self) -> v1::Stall {
-        v1::Stall {
-            idle_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            step: self.step,
-            phase: self.phase.clone(),
-            is_stopped: self.is_stopped,
-            waits_for_peers: self.waits_for_peers,
-            process: self.process.clone(),
-        }
-    }
-
-    /// To be read after "it".
-    fn words(&self) -> String {
-        let mut words = format!(
-            "has made no progress for {} s",
-            self.since.elapsed().as_secs()
-        );
-        if let Some(step) = self.step {
-            words += &format!(", after step {step}");
-        }
-        if !self.phase.is_empty() {
-            words += &format!(", in {}", self.phase);
-        }
-        if !self.process.is_empty() {
-            words += &format!("; its main thread {}", self.process);
-        }
-        words
-    }
-}
 
 /// What is remembered of a rank while it runs.
 #[derive(Debug)]

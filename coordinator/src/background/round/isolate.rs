@@ -46,7 +46,8 @@ pub(super) fn plan(
             continue;
         };
         // Where two that have nothing in common but their shape fail, all of that shape would.
-        let is_shape = jobs.len() == 1 || search.fails(first) && search.fails(last);
+        // Of one alone nobody knows whether it is its shape.
+        let is_shape = jobs.len() > 1 && search.fails(first) && search.fails(last);
         if !is_shape {
             let each: Vec<Vec<Pending>> = jobs.iter().map(|job| vec![*job]).collect();
             search.clear(&each);

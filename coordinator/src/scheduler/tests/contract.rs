@@ -576,7 +576,7 @@ fn o_jobs_alike_cost_one_try_however_many_wait() {
             tries += 1;
             if free >= 4 {
                 free -= 2;
-                purses.charge(line.project, devices::Kind::Gpu, 2);
+                purses.charge(line.project, wanted::Kind::Gpu, 2);
                 order.placed(&purses);
             } else {
                 order.leave(&purses);

@@ -1,0 +1,107 @@
+//! What ranks ask of devices, and the devices of one host during a round.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use marquee_domain::flavour;
+use marquee_domain::ids::JobId;
+use marquee_domain::resources::Device;
+use marquee_domain::spec::HostRules;
+
+use super::Host;
+
+/// A kind that a device has (a job may also ask for "any").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Cpu,
+    Gpu,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+
+    fn of(device: &Device) -> Self {
+        match device {
+            Device::Cpu { .. } => Self::Cpu,
+            Device::Gpu { .. } => Self::Gpu,
+        }
+    }
+}
+
+/// What a gang needs of the hosts' trainers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Trainer<'a> {
+    NotNeeded,
+    /// For counting: any flavour that has kernels for the device.
+    Any,
+    /// This flavour, with kernels for the device.
+    Of(&'a str),
+}
+
+/// What a rank asks of each of its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Wanted<'a> {
+    pub(super) kind: Kind,
+    pub(super) trainer: Trainer<'a>,
+    /// None: any host will do.
+    pub(super) rules: Option<&'a HostRules>,
+}
+
+impl Wanted<'_> {
+    /// Whether a device of a host would do, were it free.
+    pub(super) fn fits(self, host: &Host, device: &Device) -> bool {
+        if Kind::of(device) != self.kind || !self.allows(host) {
+            return false;
+        }
+        let has_trainer = match self.trainer {
+            Trainer::NotNeeded => true,
+            Trainer::Any => !host.flavour.is_empty(),
+            Trainer::Of(flavour) => host.flavour == flavour,
+        };
+        has_trainer
+            && match device {
+                Device::Cpu { .. } => true,
+                Device::Gpu { index } => host.gpus.get(index).is_none_or(|gpu| {
+                    let has_kernels = self.trainer == Trainer::NotNeeded
+                        || flavour::runs_on(&host.flavour, gpu.capability);
+                    gpu.fault.is_none() && has_kernels
+                }),
+            }
+    }
+
+    /// Whether a rank may run on this host.
+    pub(super) fn allows(self, host: &Host) -> bool {
+        self.rules
+            .is_none_or(|rules| rules.allow(&host.name, &host.labels))
+    }
+
+    pub(super) fn count<'d>(
+        self,
+        host: &Host,
+        devices: impl IntoIterator<Item = &'d Device>,
+    ) -> u32 {
+        let fitting = devices.into_iter().filter(|device| self.fits(host, device));
+        u32::try_from(fitting.count()).unwrap_or(u32::MAX)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Member<'a> {
+    pub(super) host: &'a Host,
+    pub(super) free: BTreeSet<Device>,
+    /// Jobs that were given devices here in this round, with the time at which they end at the latest.
+    pub(super) started: Vec<Started>,
+}
+
+/// What a job was given on a host in this round.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) job: JobId,
+    pub(super) devices: Vec<Device>,
+    pub(super) ends_at: Option<DateTime<Utc>>,
+}
