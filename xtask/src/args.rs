@@ -310,6 +310,7 @@ mod tests {
             "setup",
             "sim",
             "sqlx-prepare",
+            "web",
             "nccl-shim",
             "notice",
             "help",
