@@ -309,9 +309,10 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
                CROSS JOIN LATERAL (
                    SELECT count(DISTINCT h.job_id) AS running
                    FROM held_ranks h CROSS JOIN LATERAL (
-                       SELECT FROM open_jobs o
-                       WHERE o.job_id = h.job_id AND o.array_job_id = n.job_id AND o.state = 'running'
-                       OFFSET 0) o) q
+                       -- By its own key alone: by the array's, each would go through all elements.
+                       SELECT o.array_job_id, o.state FROM open_jobs o WHERE o.job_id = h.job_id
+                       OFFSET 0) o
+                   WHERE o.array_job_id = n.job_id AND o.state = 'running') q
                CROSS JOIN LATERAL (
                    SELECT GREATEST(n.size - n.succeeded - n.failed - n.cancelled - q.running, 0)
                           AS pending) p

@@ -424,9 +424,12 @@ async fn a_pipeline_that_is_removed_takes_all_of_its_own_and_nothing_of_others()
     let mut both = vec![Digest::of(b"shared"), Digest::of(b"own")];
     both.sort();
     assert_eq!(named, both);
-    audit::forget_pipeline(&mut tx, gone).await.unwrap();
-    while removal::delete_some_rows(&mut tx, &of_it).await.unwrap() {}
-    removal::delete_pipeline(&mut tx, gone).await.unwrap();
+    // In one transaction: the audit's lines go with what they are about, and not by themselves.
+    let mut whole = database.db.write("remove").await.unwrap();
+    audit::forget_pipeline(&mut whole, gone).await.unwrap();
+    while removal::delete_some_rows(&mut whole, &of_it).await.unwrap() {}
+    removal::delete_pipeline(&mut whole, gone).await.unwrap();
+    whole.commit().await.unwrap();
     // The file that the other one names too stays.
     assert_eq!(
         removal::list_unnamed(&mut tx, &named).await.unwrap(),

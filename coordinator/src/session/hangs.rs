@@ -47,11 +47,16 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
         };
         let any = members.iter().any(|(_, stall)| stall.is_some());
         let all = members.iter().all(|(_, stall)| stall.is_some());
+        let only_waits = members
+            .iter()
+            .all(|(_, stall)| stall.as_ref().is_none_or(only_waits_for_peers));
         match (&told.text, any) {
             (None, false) => {
                 known.attempts.remove(&(job, attempt));
                 return Ok(());
             }
+            // Whom those that are known only wait for may be in its first steps, which take longer.
+            (None, true) if !all && only_waits => return Ok(()),
             // Those that wait for it are looked at within the same seconds.
             (None, true) if !all && told.since.elapsed() < ALL_LOOKED_AT => return Ok(()),
             (None, true) => {
@@ -76,6 +81,10 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
     Ok(())
 }
 
+fn only_waits_for_peers(stall: &v1::Stall) -> bool {
+    stall.waits_for_peers && !stall.is_stopped
+}
+
 /// Who hangs and who only waits: "hung: rank 1 on gpu-2 is stopped by a signal (state T) at step 12 since 46 s;
 /// ranks 0 and 2 wait in all-reduce".
 fn diagnosis(members: &[(RankRow, Option<v1::Stall>)]) -> String {
@@ -83,7 +92,7 @@ fn diagnosis(members: &[(RankRow, Option<v1::Stall>)]) -> String {
         let known = members.iter();
         known.filter_map(|(row, stall)| Some((row, stall.as_ref()?)))
     };
-    let waits = |stall: &v1::Stall| stall.waits_for_peers && !stall.is_stopped;
+    let waits = only_waits_for_peers;
     let hung: Vec<String> = known()
         .filter(|(_, stall)| !waits(stall))
         .map(|(row, stall)| one(row, stall))

@@ -106,7 +106,7 @@ impl Vigil {
         }
         self.held_up_since = is_held_up.then(|| self.held_up_since.unwrap_or(now));
         let idle = self.idle(now);
-        if !self.hangs(idle, now) {
+        if !self.hangs(idle, waits, now) {
             if self.is_told {
                 self.is_told = false;
                 return Finding::GoesOn(idle);
@@ -148,7 +148,7 @@ impl Vigil {
         Finding::Fine
     }
 
-    fn hangs(&self, idle: Duration, now: Instant) -> bool {
+    fn hangs(&self, idle: Duration, waits: bool, now: Instant) -> bool {
         let held_up_after = self
             .hang_after()
             .unwrap_or(HELD_UP_AFTER)
@@ -156,7 +156,13 @@ impl Vigil {
         let is_held_up = self
             .held_up_since
             .is_some_and(|since| now.duration_since(since) >= held_up_after);
-        is_held_up || self.patience().is_some_and(|patience| idle >= patience)
+        // One that waits does nothing that its first steps could make slow. Who it waits for says so by itself.
+        let patience = if waits {
+            self.usual_patience()
+        } else {
+            self.patience()
+        };
+        is_held_up || patience.is_some_and(|patience| idle >= patience)
     }
 
     fn hang_after(&self) -> Option<Duration> {
@@ -166,13 +172,18 @@ impl Vigil {
 
     /// How long it may make no progress. None: for ever.
     fn patience(&self) -> Option<Duration> {
-        let hang_after = self.hang_after()?;
         if self.pauses.len() < FIRST_STEPS {
-            return Some(hang_after * FIRST_STEPS_TAKE);
+            return Some(self.hang_after()? * FIRST_STEPS_TAKE);
         }
+        self.usual_patience()
+    }
+
+    /// The same without the room for first steps.
+    fn usual_patience(&self) -> Option<Duration> {
+        let hang_after = self.hang_after()?;
         let mut pauses: Vec<Duration> = self.pauses.iter().copied().collect();
         pauses.sort_unstable();
-        let usual = pauses[pauses.len() / 2];
+        let usual = pauses.get(pauses.len() / 2).copied().unwrap_or_default();
         Some(hang_after.max(usual * MORE_THAN_USUAL))
     }
 }
