@@ -254,6 +254,12 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         .as_ref()
         .or(filter.among.as_ref())
         .map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
+    // Between which ids: an index serves these, whatever plan Postgres keeps, which it does not do for a list that
+    // may be null. Without them a look at one job would go through all that are newer.
+    let below = filter.before.map_or(i64::MAX, |id| id.0.saturating_sub(1));
+    let named = ids.iter().flatten();
+    let last = named.clone().max().map_or(below, |id| below.min(*id));
+    let first = named.min().copied().unwrap_or(i64::MIN);
     let states = filter
         .states
         .as_ref()
@@ -358,7 +364,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
              AND ($2::bigint[] IS NULL OR j.id = ANY ($2))
              AND ($3::text[] IS NULL OR s.state = ANY ($3))
              AND ($4::text[] IS NULL OR j.kind = ANY ($4))
-             AND ($5::bigint IS NULL OR j.id < $5)
+             AND j.id BETWEEN $5 AND $10
              AND ($9::text IS NULL OR j.project = $9)
              AND CASE WHEN $7::bigint IS NOT NULL THEN j.array_job_id = $7
                       ELSE $2::bigint[] IS NOT NULL OR j.array_job_id IS NULL END
@@ -368,11 +374,12 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         ids.as_deref(),
         states.as_deref(),
         kinds.as_deref(),
-        filter.before.map(|id| id.0),
+        first,
         i64::try_from(limit).unwrap_or(i64::MAX),
         filter.array.map(|id| id.0),
         PROGRESS_ELEMENTS_MAX,
         filter.project,
+        last,
     )
     .fetch_all(conn.sql())
     .await?;
