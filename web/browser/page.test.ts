@@ -156,7 +156,7 @@ test("a job is cancelled and tried again from the page, after a question", async
   await page.getByText("It was cancelled").waitFor();
   // Who asked is part of the history.
   await page
-    .getByText(/by local via rpc from 127\.0\.0\.1/)
+    .getByText(/ via rpc from 127\.0\.0\.1/)
     .first()
     .waitFor();
   await page.getByRole("button", { name: "Retry", exact: true }).click();

@@ -51,7 +51,7 @@ describe.skipIf(missing.length > 0)("a pipeline", () => {
     const trained = (await train.getAttribute("href")) ?? "";
     await train.click();
     await page.getByText("Where the time went").waitFor();
-    await page.getByText("Checkpoints").waitFor();
+    await page.getByRole("heading", { name: "Checkpoints" }).waitFor();
     await page.getByText("Its speed:").waitFor();
     await accessible(page, "a training job");
     await shot("train");
