@@ -2,7 +2,7 @@
 //! somebody sets a host's clock an hour on, no job is to have run an hour longer for it.
 //!
 //! It starts as the host's clock says, goes on with the clock that cannot be set, and comes nearer to the host's by
-//! at most [`SLEW`] of the time that passes: so what is counted with it is off by no more than that. A process
+//! at most `SLEW` of the time that passes: so what is counted with it is off by no more than that. A process
 //! that starts anew begins with the host's time as it is then.
 
 use std::time::Duration;

@@ -19,7 +19,7 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     // A filter is for the tests of the crates.
     if filter.is_empty() {
         if let Err(error) =
-            report::step("test: 40 simulated worlds", || sim::test(workspace, &setup))
+            report::step("test: 20 simulated worlds", || sim::test(workspace, &setup))
         {
             report::note(&format!("{error:#}"));
             failed.push("the simulation");
