@@ -13,6 +13,8 @@ mod hangs;
 mod hello;
 mod hung;
 mod kept;
+mod messages;
+mod reader;
 mod reconcile;
 mod registry;
 mod regroup;

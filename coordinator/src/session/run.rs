@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::limits::{MESSAGE_MAX_BYTES, REPORTS_IN_MESSAGE_MAX};
+use marquee_domain::limits::REPORTS_IN_MESSAGE_MAX;
 use marquee_domain::rate::SHARE_FOR;
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as Out;
@@ -21,6 +21,8 @@ use tonic::{Status, Streaming};
 
 use super::counter::Answer;
 use super::hello::{self, HeldRanks};
+use super::messages::{ASSIGN_MAX_BYTES, ack, kill, rescue, too_large};
+use super::reader::read;
 use super::reconcile::{Action, LOST, Occasion, decide};
 use super::registry::Seat;
 use super::{assign, gpus, hangs, kept};
@@ -34,8 +36,6 @@ use crate::walls::caught;
 pub(super) const OUTBOX_MAX: usize = 1_024;
 /// Messages from a worker that wait to be stored; above it the stream itself holds the rest.
 const INBOX_MAX: usize = 256;
-/// Bytes of an assignment: one message, with room for its envelope.
-const ASSIGN_MAX_BYTES: usize = MESSAGE_MAX_BYTES - 1024;
 /// Of a worker that does not count its assignments: a rank that was given to it and is in none of so many heartbeats
 /// after that counts as not there. The first may have been on its way when the assignment was, and so may others that
 /// a slow link delivers together.
@@ -646,89 +646,6 @@ enum Work {
     Heartbeat,
     Reports(Vec<v1::Report>),
     Goodbye,
-}
-
-/// Reads the stream: every message is a sign of life, however long the ones before it take to be
-/// stored.
-async fn read(
-    app: App,
-    seat: Seat,
-    mut inbound: Streaming<v1::WorkerMessage>,
-    inbox: mpsc::Sender<v1::WorkerMessage>,
-    answers: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
-) {
-    loop {
-        match inbound.message().await {
-            Ok(Some(message)) => {
-                app.sessions.seen(&seat);
-                if let (Some(answers), Some(In::Heartbeat(heartbeat))) = (&answers, &message.body) {
-                    let seen = Out::HeartbeatSeen(v1::HeartbeatSeen {
-                        sequence: heartbeat.sequence,
-                    });
-                    // One that is full is of a worker that does not read, and has its own end.
-                    let _sent = answers.try_send(Ok(v1::CoordinatorMessage {
-                        body: Some(seen),
-                        epoch: app.role.epoch(),
-                    }));
-                }
-                if inbox.send(message).await.is_err() {
-                    return;
-                }
-            }
-            Ok(None) => return,
-            Err(status) => {
-                tracing::debug!(worker = %seat.worker, %status, "stream broke");
-                return;
-            }
-        }
-    }
-}
-
-/// Why an assignment that does not fit into a message ends its attempt.
-fn too_large(assign: &v1::Assign) -> Failure {
-    let inputs = assign
-        .inputs
-        .iter()
-        .filter_map(|input| input.manifest.as_ref());
-    let files: usize = inputs.map(|manifest| manifest.files.len()).sum();
-    Failure {
-        class: FailureClass::BadInput,
-        message: format!(
-            "its inputs have {files} files, whose names alone take {} bytes; at most {ASSIGN_MAX_BYTES} can be sent: pack them into fewer files",
-            assign.encoded_len()
-        ),
-    }
-}
-
-/// Ends a rank without a moment to leave in order, in which it would ask its peers to stop with it.
-fn kill(key: RankKey, reason: &str) -> Out {
-    Out::Stop(v1::Stop {
-        job_id: key.job.0,
-        attempt: key.attempt.0,
-        rank: key.rank.0,
-        grace_ms: 0,
-        reason: reason.into(),
-        forget: true,
-    })
-}
-
-fn rescue(key: RankKey, committed: bool) -> Out {
-    Out::Rescue(v1::Rescue {
-        job_id: key.job.0,
-        attempt: key.attempt.0,
-        rank: key.rank.0,
-        committed,
-    })
-}
-
-fn ack(key: RankKey, sequence: u64) -> Out {
-    let (job_id, attempt, rank) = (key.job.0, key.attempt.0, key.rank.0);
-    Out::Ack(v1::Ack {
-        job_id,
-        attempt,
-        rank,
-        sequence,
-    })
 }
 
 fn nonsense(why: impl ToString) -> End {
