@@ -6,7 +6,10 @@
 //! A slow look at everything compares the two and says every difference ([`Open::reconcile`]).
 
 mod accounts;
+mod compare;
+mod holdings;
 mod names;
+mod told;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
-use marquee_domain::resources::Device;
 use marquee_domain::spec::{HostRules, JobSpec};
 use marquee_store::open::{HeldRank, OpenJob};
 use marquee_store::ranks::RankKey;
@@ -24,10 +26,12 @@ use marquee_store::workers::{Worker, WorkerState};
 pub use aside::Aside;
 
 use crate::scheduler::{
-    Claim, Group, Limits, Line, Pending, Preemptible, ProjectId, Queue, Reservation, RulesId, Shape,
+    Claim, Group, Limits, Line, Pending, Preemptible, Queue, Reservation, RulesId, Shape,
 };
 pub use accounts::{Account, Accounts};
+use holdings::Holding;
 use names::Names;
+use told::Told;
 use turns::Turns;
 
 pub mod aside;
@@ -128,22 +132,6 @@ pub struct Open {
     deadlines: BTreeSet<(DateTime<Utc>, JobId)>,
 }
 
-/// What a rank holds, and who is charged for it.
-#[derive(Debug)]
-struct Holding {
-    devices: Vec<Device>,
-    project: ProjectId,
-}
-
-/// What is stored of why the jobs of a line wait: of an array once for all its elements.
-#[derive(Debug, Default)]
-struct Told {
-    /// By job, or array with the number of its elements in the line: the class that is stored.
-    classes: BTreeMap<JobId, (usize, Option<String>)>,
-    /// The class that all have; None: they differ, or nobody has looked.
-    all: Option<&'static str>,
-}
-
 impl Index {
     /// Says that a transaction has changed these jobs: their rows are read before the next plan.
     pub fn touch(&self, jobs: impl IntoIterator<Item = JobId>) {
@@ -221,24 +209,6 @@ impl Open {
     /// The jobs that run.
     pub fn running(&self) -> impl Iterator<Item = JobId> {
         self.running.iter().copied()
-    }
-
-    /// Whether any of these jobs, or an element of them, runs or holds devices.
-    #[must_use]
-    pub fn holds_any(&self, jobs: &BTreeSet<JobId>) -> bool {
-        jobs.iter().any(|job| {
-            self.held_by.contains_key(job)
-                || self
-                    .elements
-                    .get(job)
-                    .is_some_and(|all| all.iter().any(|element| self.held_by.contains_key(element)))
-        })
-    }
-
-    /// What ranks hold on a worker.
-    pub fn held_on(&self, worker: WorkerId) -> impl Iterator<Item = (&RankKey, &Vec<Device>)> {
-        let held = self.held.get(&worker).into_iter().flatten();
-        held.map(|(key, holding)| (key, &holding.devices))
     }
 
     /// When a running job has ended at the latest, by its time limit from its placement on. Inputs that took long
@@ -333,23 +303,6 @@ impl Open {
     #[must_use]
     pub fn running_of(&self, group: Group, max: usize) -> Vec<JobId> {
         self.turns.running_of(group, max)
-    }
-
-    /// The workers on which something of a job is.
-    pub fn workers_of(&self, job: JobId) -> impl Iterator<Item = WorkerId> {
-        let held = self.held_by.get(&job).into_iter().flatten();
-        held.map(|(worker, _)| *worker)
-    }
-
-    /// The jobs that run on a worker and were not asked to leave.
-    #[must_use]
-    pub fn staying_on(&self, worker: WorkerId) -> Vec<JobId> {
-        let jobs: BTreeSet<JobId> = self.held_on(worker).map(|(key, _)| key.job).collect();
-        let stays = |job: &JobId| {
-            let known = self.jobs.get(job);
-            known.is_some_and(|known| known.is_running && !known.is_leaving)
-        };
-        jobs.into_iter().filter(stays).collect()
     }
 
     /// The spec of an array, where its elements were read before.
@@ -536,33 +489,6 @@ impl Open {
         }
     }
 
-    /// At most `max` jobs and arrays of a line whose stored class is another one.
-    #[must_use]
-    pub fn unlike(&self, line: Line, class: &'static str, max: usize) -> Vec<JobId> {
-        let Some(told) = self.told.get(&line).filter(|told| told.all != Some(class)) else {
-            return Vec::new();
-        };
-        let unlike = told
-            .classes
-            .iter()
-            .filter(|(_, (_, stored))| stored.as_deref() != Some(class));
-        unlike.map(|(job, _)| *job).take(max).collect()
-    }
-
-    /// Takes down that the class of what keeps these jobs and arrays of a line waiting was stored.
-    pub fn told(&mut self, line: Line, class: &'static str, jobs: &[JobId]) {
-        if let Some(told) = self.told.get_mut(&line) {
-            for job in jobs {
-                if let Some((_, stored)) = told.classes.get_mut(job) {
-                    *stored = Some(class.to_owned());
-                }
-            }
-            let all = told.classes.values();
-            let alike = |(_, stored): &(usize, Option<String>)| stored.as_deref() == Some(class);
-            told.all = all.clone().all(alike).then_some(class);
-        }
-    }
-
     /// Takes down that running jobs were asked to make room.
     pub fn asked_to_leave(&mut self, jobs: &[JobId]) {
         for job in jobs {
@@ -638,134 +564,6 @@ impl Open {
         for rank in ranks {
             self.hold(rank);
         }
-    }
-
-    fn hold(&mut self, rank: HeldRank) {
-        self.held_by
-            .entry(rank.key.job)
-            .or_default()
-            .insert((rank.worker, rank.key));
-        let project = self.accounts.id(&rank.project);
-        self.accounts.hold(project, &rank.devices);
-        let holding = Holding {
-            devices: rank.devices,
-            project,
-        };
-        let before = self
-            .held
-            .entry(rank.worker)
-            .or_default()
-            .insert(rank.key, holding);
-        if let Some(before) = before {
-            self.accounts.let_go(before.project, &before.devices);
-        }
-    }
-
-    /// Forgets what ranks of `jobs`, and of elements of those that are arrays, held, and takes in what they
-    /// hold now.
-    pub fn replace_held(&mut self, jobs: &BTreeSet<JobId>, held: Vec<HeldRank>) {
-        // Elements were read with their arrays: whose row is gone is named by itself when it ends.
-        let mut named: BTreeSet<JobId> = held.iter().map(|rank| rank.key.job).collect();
-        named.extend(jobs);
-        for job in &named {
-            for (worker, key) in self.held_by.remove(job).into_iter().flatten() {
-                if let Some(on_worker) = self.held.get_mut(&worker) {
-                    if let Some(free) = on_worker.remove(&key) {
-                        self.accounts.let_go(free.project, &free.devices);
-                    }
-                    if on_worker.is_empty() {
-                        self.held.remove(&worker);
-                    }
-                }
-            }
-        }
-        for rank in held {
-            self.hold(rank);
-        }
-        for job in named {
-            if !self.held_by.contains_key(&job) && !self.running.contains(&job) {
-                self.turns.free(job);
-            }
-        }
-    }
-
-    /// Names each difference between what is here and what was read of everything, leaving out jobs in
-    /// `unread`: those changed meanwhile. Then takes over what was read.
-    pub fn reconcile(
-        &mut self,
-        read: Vec<OpenJob>,
-        held: Vec<HeldRank>,
-        unread: &BTreeSet<JobId>,
-    ) -> Vec<String> {
-        let is_unread = |job: JobId, element: Option<(JobId, u32)>| {
-            unread.contains(&job) || element.is_some_and(|(array, _)| unread.contains(&array))
-        };
-        let mut differences = Vec::new();
-        let known: HashMap<JobId, (u32, bool)> = read
-            .iter()
-            .map(|job| (job.id, (job.attempt, job.is_running)))
-            .collect();
-        for (job, here) in &self.jobs {
-            if is_unread(*job, here.element) {
-                continue;
-            }
-            let words = |running| if running { "running" } else { "queued" };
-            match known.get(job) {
-                None => differences.push(format!(
-                    "job {job} is {} here and not open",
-                    words(here.is_running)
-                )),
-                Some(stored) if *stored != (here.attempt, here.is_running) => {
-                    differences.push(format!(
-                        "job {job} is {} at attempt {} here and {} at attempt {} in Postgres",
-                        words(here.is_running),
-                        here.attempt,
-                        words(stored.1),
-                        stored.0
-                    ));
-                }
-                Some(_) => {}
-            }
-        }
-        for job in &self.running {
-            if !self.jobs.contains_key(job) && !known.contains_key(job) && !is_unread(*job, None) {
-                differences.push(format!("job {job} is running here and not open"));
-            }
-        }
-        for job in &read {
-            let is_known = self.jobs.contains_key(&job.id) || self.running.contains(&job.id);
-            if !is_known && !is_unread(job.id, job.element) {
-                differences.push(format!("job {} is open and not known here", job.id));
-            }
-        }
-        let held_now: BTreeSet<RankKey> = held.iter().map(|rank| rank.key).collect();
-        let held_here: BTreeSet<RankKey> = self
-            .held
-            .values()
-            .flat_map(|ranks| ranks.keys().copied())
-            .collect();
-        for key in held_now.symmetric_difference(&held_here) {
-            let element = self.jobs.get(&key.job).and_then(|known| known.element);
-            if !is_unread(key.job, element) {
-                let place = if held_now.contains(key) {
-                    "in Postgres"
-                } else {
-                    "here"
-                };
-                differences.push(format!(
-                    "rank {} of job {} attempt {} holds devices {place} alone",
-                    key.rank, key.job, key.attempt
-                ));
-            }
-        }
-        differences.sort_unstable();
-        if !differences.is_empty() {
-            let all: BTreeSet<JobId> = self.jobs.keys().chain(&self.running).copied().collect();
-            self.replace(&all, read);
-            let holders: BTreeSet<JobId> = self.held_by.keys().copied().collect();
-            self.replace_held(&holders, held);
-        }
-        differences
     }
 }
 
