@@ -340,13 +340,8 @@ mod tests {
 
     #[test]
     fn a_job_that_goes_on_without_a_rank_says_so() {
-        let mut detail = samples::failed_train();
-        let job = detail.job.as_mut().unwrap();
-        job.state = JobState::Running.into();
-        job.failure = None;
-        job.finished_at = None;
+        let mut detail = samples::still_running();
         let attempt = detail.attempts.last_mut().unwrap();
-        attempt.failure = None;
         attempt.ranks[0].summary_json = serde_json::to_string(&TrainSummary {
             went_on: vec![WentOn {
                 step: 120,
@@ -372,13 +367,8 @@ mod tests {
 
     #[test]
     fn a_job_that_hangs_says_which_rank_does_and_which_only_waits() {
-        let mut detail = samples::failed_train();
-        let job = detail.job.as_mut().unwrap();
-        job.state = JobState::Running.into();
-        job.failure = None;
-        job.finished_at = None;
+        let mut detail = samples::still_running();
         let attempt = detail.attempts.last_mut().unwrap();
-        attempt.failure = None;
         attempt.ranks[0].stall = Some(marquee_proto::v1::Stall {
             idle_ms: 45_000,
             step: Some(12),

@@ -80,6 +80,21 @@ pub fn failure() -> Failure {
     }
 }
 
+/// [`failed_train`] while its second attempt still runs.
+#[must_use]
+pub fn still_running() -> JobDetail {
+    let mut detail = failed_train();
+    if let Some(job) = detail.job.as_mut() {
+        job.state = JobState::Running.into();
+        job.failure = None;
+        job.finished_at = None;
+    }
+    if let Some(attempt) = detail.attempts.last_mut() {
+        attempt.failure = None;
+    }
+    detail
+}
+
 /// A train job that lost a worker first and its memory then.
 #[must_use]
 pub fn failed_train() -> JobDetail {
