@@ -68,7 +68,7 @@ pub async fn place(
         jobs: known.keys().copied().collect(),
     };
     let placed = stored.await?;
-    unsure.is_sure();
+    unsure.answered();
 
     let mut given: BTreeMap<WorkerId, Vec<RankKey>> = BTreeMap::new();
     {
@@ -116,7 +116,7 @@ struct Unsure<'a> {
 }
 
 impl Unsure<'_> {
-    fn is_sure(mut self) {
+    fn answered(mut self) {
         self.jobs.clear();
     }
 }
