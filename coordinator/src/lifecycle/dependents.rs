@@ -24,6 +24,12 @@ pub(super) async fn release(
     let mut changed = Vec::new();
     for count in counts.iter().filter(|count| count.left == 0) {
         changed.push(count.array);
+        let head = transitions::get_job_head(tx, count.array).await?;
+        if head.life().fail_unplaced().is_err() {
+            // It was cancelled, or has failed, while its last elements came to their end: it stays so, and what they have
+            // committed is kept for a retry.
+            continue;
+        }
         match array::commit(tx, count.array, now).await? {
             // An array is no element of another one, so this goes no deeper.
             Ok(()) => done.push(count.array),
