@@ -160,7 +160,11 @@ const REFUSED_WORDS: [&str; 4] = [
 
 /// What a program was refused may be what the walls around it do not let it write to.
 fn or_fenced(message: String, ending: &Ending<'_>) -> String {
-    if !ending.is_fenced || !REFUSED_WORDS.iter().any(|word| ending.stderr_tail.contains(word)) {
+    if !ending.is_fenced
+        || !REFUSED_WORDS
+            .iter()
+            .any(|word| ending.stderr_tail.contains(word))
+    {
         return message;
     }
     format!(
