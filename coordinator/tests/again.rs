@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::worker::{FakeWorker, Key, key_of};
+use crate::support::{Cluster, channel};
 use marquee_domain::limits::MADE_AGAIN_MAX;
 use marquee_proto::v1;
 use marquee_proto::v1::verify_audit_response::Body as Answer;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
 use serde_json::json;
-use support::worker::{FakeWorker, Key, key_of};
-use support::{Cluster, channel};
 
 const CHAIN: &str = "
     [jobs.make]
