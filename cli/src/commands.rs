@@ -22,6 +22,7 @@ mod retry;
 mod rm;
 mod show;
 mod submit;
+mod top;
 mod up;
 mod wait;
 mod weights;
@@ -105,6 +106,7 @@ enum Command {
     Release(hold::ReleaseArgs),
     Rm(rm::Args),
     Wait(wait::Args),
+    Top(top::Args),
     Workers(workers::Args),
     Coordinators(coordinators::Args),
     Drain(drain::DrainArgs),
@@ -148,6 +150,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Release(args) => hold::release(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
+        Command::Top(args) => top::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Coordinators(args) => coordinators::run(args, &session).await,
         Command::Drain(args) => drain::drain(args, &session).await,

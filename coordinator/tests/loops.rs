@@ -1,14 +1,12 @@
 //! Every background loop twice, over the same tables and sessions: a round that somebody else has done already
 //! changes nothing.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::{Cluster, LEASE, SOON};
 use marquee_coordinator::background;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
-use support::{Cluster, LEASE, SOON};
 use tokio::time::timeout;
 
 const JOBS: usize = 6;

@@ -37,15 +37,19 @@ pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     rows.into_iter().map(Neighbour::try_from).collect()
 }
 
-/// The jobs that need `job`, directly or through others, each after what it needs. Elements of arrays
-/// are not among them: they go where their array goes.
+/// The jobs that cannot run without `job`: those that need it, directly or through others that wait or have ended
+/// without success, each after what it needs. Elements of arrays are not among them: they go where their array goes.
+///
+/// Whoever is queued, runs or has succeeded has had all that it needs, also where that is made again meanwhile.
 pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query_as!(
         RawNeighbour,
         r#"WITH RECURSIVE dependents (id) AS (
                SELECT job_id FROM job_needs WHERE needs_job_id = $1
                UNION
-               SELECT n.job_id FROM job_needs n JOIN dependents d ON n.needs_job_id = d.id
+               SELECT n.job_id FROM dependents d
+               JOIN job_states s ON s.id = d.id AND s.state IN ('waiting', 'failed', 'cancelled')
+               JOIN job_needs n ON n.needs_job_id = d.id
            )
            SELECT j.id AS "id!", j.name AS "name!", j.state AS "state!", j.attempt AS "attempt!",
                   j.cancelled_for, j.array_size IS NOT NULL AS "is_array!"

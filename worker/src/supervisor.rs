@@ -29,6 +29,7 @@ use crate::rank::life::Closed;
 use crate::rank::prepare::end;
 use crate::rank::store::failure;
 use crate::rank::task::RankTask;
+use crate::rank::temporary;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
 use crate::transfer::{NoRoom, TransferError};
 
@@ -445,7 +446,12 @@ impl Supervisor {
             }
             task.stop_store().await;
             let folder = task.rank.dir.path().to_owned();
-            let removed = blocking(move || durable::remove_or_leave(&folder)).await;
+            let rank = Arc::clone(&task.rank);
+            let removed = blocking(move || {
+                temporary::remove(&rank.dir);
+                durable::remove_or_leave(&folder);
+            })
+            .await;
             if let Err(error) = removed {
                 warn!(rank = %key, %error, "removing the rank's folder failed");
             }

@@ -73,9 +73,12 @@ pub(super) async fn cancel(
         }
         waiting.push((dependent.id, dependent.attempt));
         if dependent.is_array {
-            // They wait with it: what it needs, they need.
+            // They wait with it: what it needs, they need. One that runs while that is made again goes on.
             let elements = transitions::list_open_elements(tx, dependent.id).await?;
-            waiting.extend(elements.into_iter().map(|head| (head.id, head.attempt)));
+            let waits = elements
+                .iter()
+                .filter(|head| head.state == JobStateName::Waiting);
+            waiting.extend(waits.map(|head| (head.id, head.attempt)));
         }
     }
     if waiting.is_empty() {

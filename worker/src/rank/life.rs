@@ -23,7 +23,9 @@ use super::verdict::{Ending, judge};
 use super::walls::Walls;
 use super::{StartOrder, StopCause, StopOrder};
 use crate::blocking::blocking;
+use crate::config::Sandbox;
 use crate::durable;
+use crate::process::fence;
 use crate::process::launcher::{Child, Launch};
 
 /// How a rank's task ended.
@@ -106,6 +108,7 @@ impl RankTask {
             full_disk: disk_room
                 .filter(|bytes| *bytes < DISK_LOW_BYTES)
                 .map(|_| self.host.config.data_dir.as_path()),
+            is_fenced: self.host.config.sandbox != Sandbox::Off && fence::version().is_some(),
         };
         let summary = judge(&ending).map_err(Interrupt::Failed)?;
         let is_first = cursor.is_first(self.rank.key.rank);
@@ -237,6 +240,7 @@ impl RankTask {
                 env,
                 events: has_channel,
                 fence,
+                tasks_max: host.config.tasks_max,
             })
         };
         let started = blocking(start).await;
