@@ -289,11 +289,12 @@ async fn a_leader_that_was_stopped_changes_nothing_any_more_and_ends() {
         "{status}"
     );
     assert_eq!(site.database.number(written).await, before);
+    // Its last words are read by a thread of their own.
+    eventually("it says why", SOON, || {
+        old.log()
+            .contains("another coordinator has taken over (epoch 2")
+    });
     let log = old.log();
-    assert!(
-        log.contains("another coordinator has taken over (epoch 2"),
-        "{log}"
-    );
     assert!(!log.contains("worker lost"), "{log}");
     // Started again it stands by.
     let again = site.start("a");

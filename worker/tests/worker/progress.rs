@@ -113,6 +113,12 @@ async fn a_rank_that_is_held_up_when_it_is_told_to_stop_is_looked_at_first() {
     run(&fake, KEY, shell(TALKS)).await;
     let pid = i32::try_from(fake.until_running(KEY).await).unwrap();
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+    // A process obeys when it has its turn next, which on a busy machine takes a while.
+    until("it is held up", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    })
+    .await;
     stop(&fake, KEY, 500, false).await;
     assert!(matches!(fake.until_ended(KEY).await, Body::Stopped(_)));
     assert!(says(&fake, "(state T)"), "{:?}", fake.log(KEY));
