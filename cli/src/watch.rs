@@ -122,7 +122,7 @@ async fn follow_once(
 pub(crate) fn verdict(jobs: &[Job]) -> Result<()> {
     let bad: Vec<&Job> = jobs
         .iter()
-        .filter(|job| job.state() != v1::JobState::Succeeded)
+        .filter(|job| !words::is_well(job))
         .collect();
     // A failed one before a cancelled one: it is the cause, and the others mostly followed from it.
     let Some(first) = bad

@@ -219,6 +219,7 @@ impl Commits {
                 env_from_worker: Vec::new(),
             }),
             needs: vec![],
+            needs_on: Default::default(),
             inputs: [].into(),
             resources: Resources {
                 ranks: 1,
@@ -232,6 +233,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

@@ -27,6 +27,7 @@ pub mod leader;
 pub mod listing;
 pub mod live;
 pub mod lock;
+pub mod needs;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;

@@ -8,6 +8,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::NeedOn;
 use marquee_proto::v1::{Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
@@ -63,14 +64,8 @@ impl Explanation<'_> {
                 why.extend(
                     self.needs
                         .iter()
-                        .filter(|need| !succeeded(need))
-                        .map(|need| {
-                            let state = words::job_state(need);
-                            format!(
-                                "It needs {} (job {}), which is {state}.",
-                                need.name, need.id
-                            )
-                        }),
+                        .filter(|need| is_waited_for(job, need))
+                        .map(|need| waits_for(job, need)),
                 );
                 why
             }
@@ -111,6 +106,12 @@ impl Explanation<'_> {
                     .map_or("", |event| event.text.as_str());
                 // Where no reason is stored, the last event says it.
                 let cause = or(&job.reason, or(last, "by a user"));
+                if job.not_needed {
+                    return vec![
+                        "It did not have to run, and nothing is wrong with that.".to_owned(),
+                        format!("It was {cause}."),
+                    ];
+                }
                 vec![format!("It was cancelled: {cause}.")]
             }
             None => {
@@ -158,7 +159,7 @@ impl Explanation<'_> {
             Some(JobStateName::Waiting) => self
                 .needs
                 .iter()
-                .filter(|need| !succeeded(need))
+                .filter(|need| is_waited_for(job, need))
                 .map(|need| {
                     Hint::command(
                         format!("marquee explain {}", need.id),
@@ -217,6 +218,7 @@ impl Explanation<'_> {
                 ));
                 hints
             }
+            Some(JobStateName::Cancelled) if job.not_needed => Vec::new(),
             Some(JobStateName::Cancelled) => {
                 vec![Hint::command(
                     format!("marquee retry {id}"),
@@ -263,6 +265,33 @@ fn advice(class: FailureClass) -> &'static str {
     }
 }
 
+/// Whether a waiting job still waits for this one of its needs.
+fn is_waited_for(job: &Job, need: &Job) -> bool {
+    match words::needs_of(job, &need.name) {
+        NeedOn::Succeeded => !succeeded(need),
+        // An array has ended with its last element.
+        NeedOn::Finished | NeedOn::Failed => {
+            let open = need.elements.as_ref().is_some_and(|counts| {
+                counts.waiting + counts.queued + counts.running > 0
+            });
+            open || !words::has_ended(need)
+        }
+    }
+}
+
+fn waits_for(job: &Job, need: &Job) -> String {
+    let (name, id, state) = (&need.name, need.id, words::job_state(need));
+    match words::needs_of(job, name) {
+        NeedOn::Succeeded => format!("It needs {name} (job {id}), which is {state}."),
+        NeedOn::Finished => {
+            format!("It runs when {name} (job {id}) has ended, however it does; that is {state}.")
+        }
+        NeedOn::Failed => {
+            format!("It runs only if {name} (job {id}) fails; that is {state}.")
+        }
+    }
+}
+
 fn succeeded(job: &Job) -> bool {
     words::state_name(job) == Some(JobStateName::Succeeded)
 }
@@ -289,6 +318,7 @@ impl View for Explanation<'_> {
                 .into(),
             ),
             ("state", jobs::state(job)),
+            ("values", words::values(job).into()),
         ]);
         page.heading("Why");
         for line in self.why(job, now) {

@@ -73,6 +73,11 @@ pub fn job(job: &v1::Job) -> Value {
         "progress": progress(job.progress.as_ref()),
         "artifact_digest": text(&job.artifact_digest),
         "needs": job.needs,
+        "needs_on": job.needs_on.iter().map(|need| (need.job_name.clone(), need.on.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
+        "not_needed": job.not_needed,
+        "values": job.values.iter().map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
         "cancel_requested": job.cancel_requested,
         "elements": job.elements.as_ref().map(|counts| json!({
             "waiting": counts.waiting,

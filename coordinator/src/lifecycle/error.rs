@@ -35,6 +35,19 @@ pub enum LifecycleError {
         name: String,
     },
     #[error(
+        "job {job} is there for an end of job {needs} ({name:?}) that did not come: it {ended}; there is nothing left for it to do"
+    )]
+    NotNeeded {
+        job: JobId,
+        needs: JobId,
+        name: String,
+        ended: &'static str,
+    },
+    #[error(
+        "job {by} is at work because of how job {job} ended; retry it when that has ended, or cancel that first (\"marquee cancel {by}\")"
+    )]
+    FollowerAtWork { job: JobId, by: JobId },
+    #[error(
         "{elements} element(s) of job {job} are still being stopped; retry it when they have ended (\"marquee jobs --array {job}\")"
     )]
     ElementsStop { job: JobId, elements: usize },
@@ -91,6 +104,8 @@ impl LifecycleError {
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
             | Self::ElementsStop { .. }
+            | Self::NotNeeded { .. }
+            | Self::FollowerAtWork { .. }
             | Self::JobCannotBeHeld { .. }
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
@@ -124,6 +139,8 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasEnded { .. } => ErrorCode::JobHasEnded,
             LifecycleError::JobHasNotEnded { .. }
             | LifecycleError::ElementsStop { .. }
+            | LifecycleError::NotNeeded { .. }
+            | LifecycleError::FollowerAtWork { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,

@@ -82,10 +82,12 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     for (position, job) in (0..).zip(&spec.jobs) {
         // The parser has put every job after what it needs.
         let needs = all_needs(job);
-        let needs = needs.iter().filter_map(|name| positions.get(name));
+        let needs = needs
+            .iter()
+            .filter_map(|name| Some((*positions.get(name)?, job.needs_of(name))));
         jobs.push(NewJob {
             spec: job,
-            needs: needs.copied().collect(),
+            needs: needs.collect(),
         });
         positions.insert(&job.name, position);
     }

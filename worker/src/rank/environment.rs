@@ -298,6 +298,7 @@ mod tests {
             name: "hello".parse().unwrap(),
             work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: 2,
@@ -311,6 +312,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

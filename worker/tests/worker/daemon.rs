@@ -392,6 +392,7 @@ impl Assigned {
             name: "job".parse().unwrap(),
             work: self.work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: self.world_size,
@@ -405,6 +406,7 @@ impl Assigned {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: self.watch,
             sharing: Default::default(),
         };

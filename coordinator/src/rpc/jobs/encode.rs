@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobName;
 use marquee_domain::job::{JobState, RankState};
-use marquee_domain::spec::{InputRef, JobSpec};
+use marquee_domain::spec::{InputRef, JobSpec, NeedOn, value_text};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
@@ -51,7 +52,18 @@ pub(super) fn job(job: Job) -> v1::Job {
         failure: job.failure.map(v1::Failure::from),
         progress: job.progress.filter(|_| running).map(progress),
         artifact_digest: job.artifact.map(String::from).unwrap_or_default(),
-        needs: job.needs.into_iter().map(String::from).collect(),
+        needs_on: needs_on(job.needs.iter().map(|(name, on)| (name, *on))),
+        needs: job
+            .needs
+            .into_iter()
+            .map(|(name, _)| String::from(name))
+            .collect(),
+        not_needed: job.is_not_needed,
+        values: job
+            .values
+            .iter()
+            .map(|(name, value)| (name.clone(), value_text(value)))
+            .collect(),
         cancel_requested,
         elements: job.elements.map(|counts| v1::ElementCounts {
             waiting: counts.waiting,
@@ -73,6 +85,16 @@ pub(super) fn job(job: Job) -> v1::Job {
     }
 }
 
+fn needs_on<'a>(needs: impl Iterator<Item = (&'a JobName, NeedOn)>) -> Vec<v1::NeedOn> {
+    needs
+        .filter(|(_, on)| *on != NeedOn::Succeeded)
+        .map(|(name, on)| v1::NeedOn {
+            job_name: name.to_string(),
+            on: on.as_str().to_owned(),
+        })
+        .collect()
+}
+
 /// A job that would be stored: it has no number yet.
 pub(super) fn planned(spec: &JobSpec) -> v1::Job {
     let named = spec.inputs.values().filter_map(|input| match input {
@@ -92,6 +114,7 @@ pub(super) fn planned(spec: &JobSpec) -> v1::Job {
         priority: spec.priority,
         max_attempts: spec.max_attempts,
         needs: needs.into_iter().collect(),
+        needs_on: needs_on(spec.needs_on.iter().map(|(name, on)| (name, *on))),
         elements: spec.array.map(|waiting| v1::ElementCounts {
             waiting,
             ..v1::ElementCounts::default()
