@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod explain;
+mod gc;
 mod hold;
 mod jobs;
 mod logs;
@@ -104,6 +105,8 @@ enum Command {
     Hold(hold::HoldArgs),
     Release(hold::ReleaseArgs),
     Rm(rm::Args),
+    Gc(gc::GcArgs),
+    Keep(gc::KeepArgs),
     Wait(wait::Args),
     Workers(workers::Args),
     Coordinators(coordinators::Args),
@@ -147,6 +150,8 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Hold(args) => hold::hold(args, &session).await,
         Command::Release(args) => hold::release(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
+        Command::Gc(args) => gc::gc(args, &session).await,
+        Command::Keep(args) => gc::keep(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Coordinators(args) => coordinators::run(args, &session).await,

@@ -36,6 +36,7 @@ pub mod ranks;
 pub mod relatives;
 pub mod removal;
 pub mod reports;
+pub mod retention;
 pub mod reuse;
 mod schema;
 pub mod series;

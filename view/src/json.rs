@@ -105,6 +105,8 @@ pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
         "id": pipeline.id,
         "name": pipeline.name,
         "created_at": time(pipeline.created_at.as_ref()),
+        "kept_by": text(&pipeline.kept_by),
+        "kept_at": time(pipeline.kept_at.as_ref()),
         "jobs": pipeline.jobs.iter().map(job).collect::<Vec<_>>(),
     })
 }
@@ -304,6 +306,8 @@ pub fn project(project: &v1::Project) -> Value {
         "gpu_hours_free_at": time(project.gpu_hours_free_at.as_ref()),
         "devices_free_at": time(project.devices_free_at.as_ref()),
         "usage_gpu_seconds": project.usage_gpu_seconds,
+        "keep_days": project.keep_days,
+        "keep_log_days": project.keep_log_days,
         "changes": project.changes.iter().map(change).collect::<Vec<_>>(),
     })
 }

@@ -54,6 +54,19 @@ impl BlobStore {
         }
     }
 
+    /// Bytes of those of these blobs that are here.
+    pub async fn bytes_of(&self, digests: Vec<Digest>) -> Result<u64, BlobError> {
+        let store = self.clone();
+        blocking(move || {
+            let mut bytes = 0_u64;
+            for digest in &digests {
+                bytes = bytes.saturating_add(store.size(digest)?.unwrap_or(0));
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
     /// Blobs that were stored before `before`.
     pub async fn list_older(&self, before: DateTime<Utc>) -> Result<Vec<Digest>, BlobError> {
         let store = self.clone();

@@ -1,7 +1,7 @@
 //! Why something cannot happen to a job, and the status that says so.
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::ids::JobId;
+use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
 use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
@@ -77,6 +77,10 @@ pub enum LifecycleError {
         by: String,
         how: &'static str,
     },
+    #[error("pipeline p{pipeline} is kept by {by}; \"marquee keep p{pipeline} --lift\" lets it go")]
+    Kept { pipeline: PipelineId, by: String },
+    #[error("pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile")]
+    NotAged(PipelineId),
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -99,6 +103,8 @@ impl LifecycleError {
             | Self::Panicked(_)
             | Self::ArtifactNotFound(_)
             | Self::Needed { .. }
+            | Self::Kept { .. }
+            | Self::NotAged(_)
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
@@ -149,7 +155,9 @@ impl From<LifecycleError> for Status {
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
-            LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
+            LifecycleError::Needed { .. }
+            | LifecycleError::Kept { .. }
+            | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
                 let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());

@@ -20,13 +20,13 @@ use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
 use marquee_store::jobs;
 use marquee_store::{Conn, StoreError};
-use marquee_store::{attempts, events, pipelines, ranks};
+use marquee_store::{attempts, events, pipelines, ranks, retention};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::caller::Caller;
-use crate::lifecycle::{self, LifecycleError, Submission, once_more};
+use crate::lifecycle::{self, Because, LifecycleError, Submission, once_more};
 
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
@@ -152,7 +152,10 @@ impl JobsService {
     async fn pipeline(&self, id: PipelineId) -> Result<v1::Pipeline, LifecycleError> {
         let mut conn = self.connection().await?;
         let pipeline = pipelines::get_pipeline(&mut conn, id).await?;
+        let kept = retention::find_keeper(&mut conn, id).await?;
         Ok(v1::Pipeline {
+            kept_at: kept.as_ref().map(|(_, at)| timestamp(*at)),
+            kept_by: kept.map(|(by, _)| by).unwrap_or_default(),
             id: id.0,
             name: pipeline.name.to_string(),
             created_at: Some(timestamp(pipeline.created_at)),
@@ -274,9 +277,40 @@ impl v1::jobs_server::Jobs for JobsService {
     ) -> Answer<v1::Removed> {
         let caller = Caller::of(&request).to_string();
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
-        let remove = || lifecycle::remove_pipeline(&self.app, PipelineId(id), dry_run, &caller);
+        let id = PipelineId(id);
+        let remove =
+            || lifecycle::remove_pipeline(&self.app, id, Because::Asked, dry_run, &caller);
         let removed = once_more(remove).await?;
         Ok(Response::new(encode::removed(&removed)))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Answer<v1::CollectGarbageResponse> {
+        let caller = Caller::of(&request).to_string();
+        let v1::CollectGarbageRequest {
+            dry_run,
+            after_pipeline_id,
+        } = request.into_inner();
+        let after = PipelineId(after_pipeline_id);
+        let step = once_more(|| lifecycle::retire(&self.app, after, dry_run, &caller)).await?;
+        let (files, bytes) = match step.next {
+            Some(_) => (0, 0),
+            None => lifecycle::collect_unnamed(&self.app, dry_run).await?,
+        };
+        Ok(Response::new(encode::step(step, files, bytes)))
+    }
+
+    async fn keep_pipeline(
+        &self,
+        request: Request<v1::KeepPipelineRequest>,
+    ) -> Answer<v1::Pipeline> {
+        let caller = Caller::of(&request).to_string();
+        let v1::KeepPipelineRequest { id, lift } = request.into_inner();
+        let id = PipelineId(id);
+        lifecycle::keep_pipeline(&self.app, id, !lift, &caller).await?;
+        Ok(Response::new(self.pipeline(id).await?))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {

@@ -15,7 +15,7 @@ use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
-use crate::lifecycle::Removed;
+use crate::lifecycle::{Removed, Step};
 use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
@@ -202,6 +202,23 @@ pub(in crate::rpc) fn removed(removed: &Removed) -> v1::Removed {
         artifacts: removed.artifacts,
         files: removed.files,
         bytes: removed.bytes,
+    }
+}
+
+pub(super) fn step(step: Step, unnamed_files: u64, unnamed_bytes: u64) -> v1::CollectGarbageResponse {
+    let pipelines = step.retired.into_iter().map(|one| v1::RetiredPipeline {
+        id: one.id.0,
+        name: one.name,
+        ended_at: Some(timestamp(one.ended_at)),
+        stays: one.stays.unwrap_or_default(),
+        removed: Some(removed(&one.removed)),
+    });
+    v1::CollectGarbageResponse {
+        pipelines: pipelines.collect(),
+        logs_of_jobs: step.logs_of,
+        next_pipeline_id: step.next.map_or(0, |next| next.0),
+        unnamed_files,
+        unnamed_bytes,
     }
 }
 
