@@ -22,6 +22,7 @@ pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
 mod fence;
+pub mod forecasts;
 pub mod jobs;
 pub mod leader;
 pub mod listing;

@@ -13,7 +13,7 @@ use marquee_proto::v1::{Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
 use crate::page::{Page, View};
-use crate::{history, jobs, json, outcome, status, units, words};
+use crate::{forecast, history, jobs, json, outcome, status, units, words};
 
 /// A job, what it needs, and what can be said about both.
 #[derive(Debug)]
@@ -70,13 +70,16 @@ impl Explanation<'_> {
                 why
             }
             Some(JobStateName::Queued) => {
-                vec![format!(
+                let mut why = vec![format!(
                     "It could run and does not yet: {}.",
                     or(&detail, "the scheduler has not looked at it yet")
-                )]
+                )];
+                why.extend(forecast::expected(self.detail, now));
+                why
             }
             Some(JobStateName::Running) => {
                 let mut why = vec![format!("It runs: {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(outcome::hangs(self.detail));
                 why
@@ -91,13 +94,18 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Succeeded) => {
                 let mut why = vec![format!("It succeeded {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(
                     outcome::bottleneck(self.detail).map(|words| format!("Its speed: {words}.")),
                 );
                 why
             }
-            Some(JobStateName::Failed) => self.why_failed(job),
+            Some(JobStateName::Failed) => {
+                let mut why = self.why_failed(job);
+                why.extend(forecast::looking_back(self.detail));
+                why
+            }
             Some(JobStateName::Cancelled) => {
                 let last = self
                     .detail

@@ -161,6 +161,21 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
+    let forecast = |forecast: &v1::Forecast| {
+        json!({
+            "said_at": time(forecast.said_at.as_ref()),
+            "expected_at": time(forecast.expected_at.as_ref()),
+            "likely_by": time(forecast.likely_by.as_ref()),
+            "basis": forecast.basis,
+        })
+    };
+    // Where there is something to say: of most jobs there is not.
+    if let Some(expected) = &detail.expected {
+        value["expected"] = forecast(expected);
+    }
+    if let Some(first) = &detail.first_said {
+        value["first_said"] = forecast(first);
+    }
     value
 }
 

@@ -13,12 +13,14 @@ mod stored;
 mod watch;
 
 use marquee_domain::ids::{JobId, PipelineId};
+use marquee_domain::job::JobState;
 use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
 use marquee_domain::pipeline::{DocumentText, Override};
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
-use marquee_store::jobs;
+use marquee_store::forecasts::{self, Forecast};
+use marquee_store::jobs::{self, Job};
 use marquee_store::{Conn, StoreError};
 use marquee_store::{attempts, events, pipelines, ranks, retention};
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +28,7 @@ use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::caller::Caller;
+use crate::forecast;
 use crate::lifecycle::{self, Because, LifecycleError, Submission, once_more};
 
 /// Lines of history that come with a job, the newest.
@@ -122,7 +125,13 @@ impl JobsService {
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
         let checkpoints = relatives::checkpoints(&mut conn, id).await?;
         let (takes_from, taken_by) = relatives::both_sides(&mut conn, id, spec.as_ref()).await?;
+        let first_said = forecasts::find_forecast(&mut conn, id).await?;
+        drop(conn);
+        let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
         Ok(v1::JobDetail {
+            first_said: first_said.map(encode::forecast),
+            expected: expected.map(encode::forecast),
+            no_forecast,
             job: reasons::with_reason(&self.app, job),
             spec_json: spec
                 .map(|spec| serde_json::json!(spec).to_string())
@@ -137,6 +146,35 @@ impl JobsService {
                 .collect(),
             events: events.into_iter().map(encode::event).collect(),
         })
+    }
+
+    /// When a queued job is expected to start, or why nobody can tell. Kept when it is said for the first time.
+    async fn expected(&self, job: &Job, is_first: bool) -> (Option<Forecast>, String) {
+        if !matches!(job.state, JobState::Queued { .. }) {
+            return (None, String::new());
+        }
+        let expected = match forecast::expected(&self.app, job.id).await {
+            None => return (None, String::new()),
+            Some(Err(why)) => return (None, why),
+            Some(Ok(expected)) => expected,
+        };
+        let said = Forecast {
+            said_at: self.app.clock.now(),
+            expected_at: expected.at,
+            likely_by: expected.by,
+            basis: expected.basis,
+        };
+        if is_first && let Err(error) = self.keep(job.id, &said).await {
+            // Who asks why a job waits is answered all the same.
+            tracing::debug!(job = %job.id, %error, "what was said of a start is not kept");
+        }
+        (Some(said), String::new())
+    }
+
+    async fn keep(&self, job: JobId, said: &Forecast) -> Result<(), StoreError> {
+        let mut tx = self.app.db.write("keep forecast").await?;
+        forecasts::insert_forecast(&mut tx, job, said).await?;
+        tx.commit().await
     }
 
     /// The jobs that a job needs.

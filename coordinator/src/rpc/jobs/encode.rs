@@ -10,6 +10,7 @@ use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
 use marquee_store::events::JobEvent;
+use marquee_store::forecasts::Forecast;
 use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
@@ -184,6 +185,15 @@ fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
         stall: hangs
             .stall(rank.worker, rank.key)
             .filter(|_| rank.state == RankState::Running),
+    }
+}
+
+pub(super) fn forecast(forecast: Forecast) -> v1::Forecast {
+    v1::Forecast {
+        said_at: Some(timestamp(forecast.said_at)),
+        expected_at: Some(timestamp(forecast.expected_at)),
+        likely_by: Some(timestamp(forecast.likely_by)),
+        basis: forecast.basis,
     }
 }
 
