@@ -34,7 +34,9 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some((array, index)) = text.strip_suffix(']').and_then(|t| t.split_once('[')) {
             let wrong = || {
-                format!("{text:?} is no element of a job array; write 17[3] or sweep[3], counted from 0")
+                format!(
+                    "{text:?} is no element of a job array; write 17[3] or sweep[3], counted from 0"
+                )
             };
             let index = index.parse().map_err(|_| wrong())?;
             return match array.parse()? {
@@ -106,9 +108,7 @@ impl Target {
             Self::Named(name) => find_named(remote, name).await,
             Self::Element(array, index) => {
                 let array = Box::pin(array.resolve_job(remote)).await?;
-                find_element(remote, array, *index)
-                    .await
-                    .map(Resolved::Job)
+                find_element(remote, array, *index).await.map(Resolved::Job)
             }
         }
     }
@@ -128,13 +128,15 @@ impl Target {
     pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
         match self {
             Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
-            Self::Job(_) | Self::Named(_) | Self::Element(..) => match self.resolve(remote).await? {
-                Resolved::Pipeline(id) => Ok(id),
-                Resolved::Job(id) => {
-                    let detail = jobs::get(remote, id).await?;
-                    Ok(detail.job.map_or(0, |job| job.pipeline_id))
+            Self::Job(_) | Self::Named(_) | Self::Element(..) => {
+                match self.resolve(remote).await? {
+                    Resolved::Pipeline(id) => Ok(id),
+                    Resolved::Job(id) => {
+                        let detail = jobs::get(remote, id).await?;
+                        Ok(detail.job.map_or(0, |job| job.pipeline_id))
+                    }
                 }
-            },
+            }
         }
     }
 }
@@ -199,7 +201,9 @@ async fn find_element(remote: &Remote, array: i64, index: u32) -> Result<i64> {
         .await?;
     let element = page.jobs.first().filter(|job| {
         // A coordinator that does not know this question answers another one.
-        job.element.as_ref().is_some_and(|element| element.index == index)
+        job.element
+            .as_ref()
+            .is_some_and(|element| element.index == index)
     });
     element.map(|job| job.id).ok_or_else(|| {
         not_found(format!(

@@ -127,7 +127,10 @@ fn basis(limited: usize, measured: usize, silent: usize) -> String {
         parts.push(format!("the time limits of {}", count(limited)));
     }
     if silent > 0 {
-        parts.push(format!("nothing of {}, which may run for ever", count(silent)));
+        parts.push(format!(
+            "nothing of {}, which may run for ever",
+            count(silent)
+        ));
     }
     match parts.as_slice() {
         [] => "the queue, with nothing running".to_owned(),

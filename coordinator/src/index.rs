@@ -31,10 +31,10 @@ use crate::scheduler::{
     Claim, Group, Limits, Line, Pending, Preemptible, Queue, Reservation, RulesId, Shape,
 };
 pub use accounts::{Account, Accounts};
-pub use lengths::{Length, Lengths, Step};
-pub use plays::{Expected, Play, Plays};
 use holdings::Holding;
+pub use lengths::{Length, Lengths, Step};
 use names::Names;
+pub use plays::{Expected, Play, Plays};
 use told::Told;
 use turns::Turns;
 

@@ -80,10 +80,7 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     );
     assert_eq!(waits.needs_on.len(), 1);
     let why = explain(&cluster, id("clean")).await;
-    assert!(
-        why.contains("It runs when work (job"),
-        "{why}"
-    );
+    assert!(why.contains("It runs when work (job"), "{why}");
     let mut worker = cluster.worker("w1").await;
     let work = worker.take_and_start().await;
     assert_eq!(work.0, id("work"));
@@ -97,10 +94,15 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     let refused = retry(&cluster, id("work")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(PublicError::from(&refused).code.as_deref(), Some("MQ0302"));
-    assert!(refused.message().contains("is at work because of"), "{refused}");
+    assert!(
+        refused.message().contains("is at work because of"),
+        "{refused}"
+    );
     worker.finish(first, None).await;
     // Of one that tells of a failure, that it failed itself is nobody's business but its own.
-    worker.fail(second, FailureClass::UserError, "no mail").await;
+    worker
+        .fail(second, FailureClass::UserError, "no mail")
+        .await;
     let after = worker.take_and_start().await;
     assert_eq!(after.0, id("after"));
     worker.finish(after, None).await;
@@ -117,7 +119,9 @@ async fn what_cleans_up_and_what_tells_run_after_a_failure_and_a_retry_waits_for
     cluster.wait_for(id("use"), JobState::Succeeded).await;
     let refused = retry(&cluster, id("tell")).await.unwrap_err();
     assert!(
-        refused.message().contains("there is nothing left for it to do"),
+        refused
+            .message()
+            .contains("there is nothing left for it to do"),
         "{refused}"
     );
 }
@@ -133,7 +137,10 @@ async fn what_waits_for_a_failure_is_not_needed_after_a_success() {
     assert_eq!([first.0, second.0], [id("clean"), id("use")]);
     worker.finish(second, None).await;
     let tell = cluster.wait_for(id("tell"), JobState::Cancelled).await;
-    assert!(tell.not_needed && tell.reason.starts_with("not needed: job"), "{tell:?}");
+    assert!(
+        tell.not_needed && tell.reason.starts_with("not needed: job"),
+        "{tell:?}"
+    );
     let why = explain(&cluster, id("tell")).await;
     assert!(why.starts_with("It did not have to run"), "{why}");
     worker.finish(first, None).await;
@@ -155,7 +162,10 @@ async fn a_job_that_is_cancelled_by_name_is_cleaned_up_after_and_did_not_fail() 
     assert_eq!(clean.state(), JobState::Queued);
     // It waits for a place: what was cancelled does not come back beside it.
     let refused = retry(&cluster, id("work")).await.unwrap_err();
-    assert!(refused.message().contains("is at work because of"), "{refused}");
+    assert!(
+        refused.message().contains("is at work because of"),
+        "{refused}"
+    );
     // Of a whole pipeline nothing is left, whatever it waited for.
     let pipeline = clean.pipeline_id;
     let cancel = v1::CancelPipelineRequest { id: pipeline };
@@ -194,8 +204,18 @@ async fn an_array_over_values_is_cleaned_up_after_its_last_element() {
         array_index: Some(1),
         ..Default::default()
     };
-    let one = cluster.jobs().await.list_jobs(one).await.unwrap().into_inner().jobs;
-    assert_eq!(one.iter().map(|job| job.id).collect::<Vec<_>>(), [keys[1].0]);
+    let one = cluster
+        .jobs()
+        .await
+        .list_jobs(one)
+        .await
+        .unwrap()
+        .into_inner()
+        .jobs;
+    assert_eq!(
+        one.iter().map(|job| job.id).collect::<Vec<_>>(),
+        [keys[1].0]
+    );
 
     worker.fail(keys[0], FailureClass::UserError, "no").await;
     cluster.wait_for(id("sweep"), JobState::Failed).await;

@@ -50,7 +50,10 @@ async fn set(cluster: &Cluster, keep_days: Option<u32>, keep_log_days: Option<u3
         ..Default::default()
     };
     let project = client.set_project(request).await.unwrap().into_inner();
-    assert_eq!((project.keep_days, project.keep_log_days), (keep_days, keep_log_days));
+    assert_eq!(
+        (project.keep_days, project.keep_log_days),
+        (keep_days, keep_log_days)
+    );
 }
 
 async fn keep(cluster: &Cluster, id: i64, lift: bool) -> v1::Pipeline {
@@ -108,7 +111,10 @@ async fn what_has_had_its_time_goes_and_what_is_kept_stays_with_all_that_it_came
         .map(|one| (one.id, one.stays.as_str()))
         .collect();
     let by = format!("kept by {}", kept.kept_by);
-    let taken = format!("job {} of p{} took an artifact of it", taker.id, taker.pipeline_id);
+    let taken = format!(
+        "job {} of p{} took an artifact of it",
+        taker.id, taker.pipeline_id
+    );
     assert_eq!(
         stays,
         [
@@ -124,7 +130,12 @@ async fn what_has_had_its_time_goes_and_what_is_kept_stays_with_all_that_it_came
         id: taker.pipeline_id,
         dry_run: false,
     };
-    let refused = cluster.jobs().await.remove_pipeline(refused).await.unwrap_err();
+    let refused = cluster
+        .jobs()
+        .await
+        .remove_pipeline(refused)
+        .await
+        .unwrap_err();
     assert_eq!(PublicError::from(&refused).code.as_deref(), Some("MQ0308"));
 
     assert_eq!(background::retire(cluster.app()).await.unwrap(), (1, 0));
@@ -176,7 +187,10 @@ async fn logs_go_before_their_jobs_and_what_is_open_or_was_retried_is_left_alone
         told.last().unwrap().text,
         "its logs and metrics were removed: its project keeps them for 7 days"
     );
-    assert_eq!(cluster.detail(old.id).await.job.unwrap().artifact_digest, old.artifact_digest);
+    assert_eq!(
+        cluster.detail(old.id).await.job.unwrap().artifact_digest,
+        old.artifact_digest
+    );
     worker.finish(key, None).await;
     cluster.wait_for(open.id, JobState::Succeeded).await;
     assert_eq!(lines(&open).await, 1);

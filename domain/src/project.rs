@@ -410,7 +410,12 @@ mod tests {
         };
         assert_eq!(of(None, None).check(), Ok(()));
         assert_eq!(of(Some(1), Some(KEEP_DAYS_MAX)).check(), Ok(()));
-        assert!(of(Some(0), None).check().unwrap_err().starts_with("keep_days: 0"));
+        assert!(
+            of(Some(0), None)
+                .check()
+                .unwrap_err()
+                .starts_with("keep_days: 0")
+        );
         let told = of(None, Some(KEEP_DAYS_MAX + 1)).check().unwrap_err();
         assert!(told.starts_with("keep_log_days: 3651"), "{told}");
     }

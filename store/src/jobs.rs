@@ -558,16 +558,8 @@ impl TryFrom<RawJob> for Job {
             // Of a version that took any number, or damaged: the job is worth more than how far it is.
             progress: raw.progress.and_then(|p| convert::json("progress", p).ok()),
             artifact: raw.artifact.map(convert::digest).transpose()?,
-            needs: raw
-                .needs
-                .into_iter()
-                .map(need)
-                .collect::<Result<_>>()?,
-            waits_for: raw
-                .waits_for
-                .into_iter()
-                .map(need)
-                .collect::<Result<_>>()?,
+            needs: raw.needs.into_iter().map(need).collect::<Result<_>>()?,
+            waits_for: raw.waits_for.into_iter().map(need).collect::<Result<_>>()?,
             is_not_needed: raw.is_not_needed,
             obstacle: raw.obstacle,
             elements: raw

@@ -23,7 +23,11 @@ pub struct Released {
 
 /// Takes what `ended` off the needs of those that waited for that end: waiting -> queued for each that has none left,
 /// and for the elements of an array that has none left.
-pub async fn release(tx: &mut Tx, ended: &[(JobId, Ended)], now: DateTime<Utc>) -> Result<Released> {
+pub async fn release(
+    tx: &mut Tx,
+    ended: &[(JobId, Ended)],
+    now: DateTime<Utc>,
+) -> Result<Released> {
     let ids: Vec<i64> = ended.iter().map(|(job, _)| job.0).collect();
     let ends: Vec<String> = ended
         .iter()

@@ -46,7 +46,9 @@ async fn an_array_counts_its_elements_in_every_state() {
     let first = spec("first", 1);
     let [first, array] = jobs(&mut tx, pipeline, [(&first, &[]), (&many, &[0])]).await;
     assert_eq!(counts(&mut tx, array).await, [5, 0, 0, 0, 0, 0]);
-    release(&mut tx, &[(first, Ended::Succeeded)], at(1)).await.unwrap();
+    release(&mut tx, &[(first, Ended::Succeeded)], at(1))
+        .await
+        .unwrap();
     assert_eq!(counts(&mut tx, array).await, [0, 5, 0, 0, 0, 0]);
 
     let elements = list_open_elements(&mut tx, array).await.unwrap();

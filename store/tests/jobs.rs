@@ -257,7 +257,9 @@ async fn what_a_job_needs_is_counted_down_once() {
         ],
     )
     .await;
-    let released = release(&mut tx, &[(a, Ended::Succeeded)], at(2)).await.unwrap();
+    let released = release(&mut tx, &[(a, Ended::Succeeded)], at(2))
+        .await
+        .unwrap();
     assert_eq!(
         (released.queued, released.arrays, released.waiting),
         (vec![], vec![array], vec![c])
@@ -266,10 +268,14 @@ async fn what_a_job_needs_is_counted_down_once() {
     assert_eq!(elements.len(), 2);
     assert!(elements.iter().all(|e| e.state == JobStateName::Queued));
     assert_eq!(get_elements_left(&mut tx, array).await.unwrap(), 2);
-    let released = release(&mut tx, &[(b, Ended::Succeeded)], at(3)).await.unwrap();
+    let released = release(&mut tx, &[(b, Ended::Succeeded)], at(3))
+        .await
+        .unwrap();
     assert_eq!((released.queued, released.waiting), (vec![c], vec![]));
     // It waits no longer: what comes twice changes nothing.
-    let again = release(&mut tx, &[(b, Ended::Succeeded)], at(4)).await.unwrap();
+    let again = release(&mut tx, &[(b, Ended::Succeeded)], at(4))
+        .await
+        .unwrap();
     assert_eq!((again.queued, again.waiting), (vec![], vec![]));
 }
 
@@ -288,7 +294,10 @@ async fn a_need_of_another_end_is_met_by_that_end_alone() {
         (&array, on(&[(0, NeedOn::Succeeded)])),
         (&names[1], on(&[(1, NeedOn::Finished)])),
         (&names[2], on(&[(1, NeedOn::Failed)])),
-        (&names[3], on(&[(1, NeedOn::Succeeded), (2, NeedOn::Finished)])),
+        (
+            &names[3],
+            on(&[(1, NeedOn::Succeeded), (2, NeedOn::Finished)]),
+        ),
     ]
     .map(|(spec, needs)| NewJob { spec, needs });
     let ids = insert_jobs(&mut tx, pipeline, &new, "test", at(0))
@@ -314,7 +323,10 @@ async fn a_need_of_another_end_is_met_by_that_end_alone() {
     let needs = list_needs(&mut tx, clean).await.unwrap();
     assert_eq!((needs[0].ended, needs[0].is_missed()), (None, false));
     let elements = list_open_elements(&mut tx, array).await.unwrap();
-    let elements: Vec<_> = elements.iter().map(|head| (head.id, head.attempt)).collect();
+    let elements: Vec<_> = elements
+        .iter()
+        .map(|head| (head.id, head.attempt))
+        .collect();
     mark_jobs_cancelled(&mut tx, &elements, "", None, "", at(3))
         .await
         .unwrap();
@@ -332,9 +344,16 @@ async fn a_need_of_another_end_is_met_by_that_end_alone() {
         (vec![clean, tell], vec![array])
     );
     // What is brought back by the same statement counts as open again, although it had ended.
-    mark_jobs_cancelled(&mut tx, &[(clean, 0), (uses, 0)], "", Some(array), "", at(5))
-        .await
-        .unwrap();
+    mark_jobs_cancelled(
+        &mut tx,
+        &[(clean, 0), (uses, 0)],
+        "",
+        Some(array),
+        "",
+        at(5),
+    )
+    .await
+    .unwrap();
     mark_jobs_revived(&mut tx, &[(clean, 0), (uses, 0), (array, 0)], "", "", at(6))
         .await
         .unwrap();

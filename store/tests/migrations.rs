@@ -193,7 +193,9 @@ async fn what_was_open_before_open_jobs_is_open_after_it() {
         .await
         .unwrap();
     assert_eq!(succeeded, [gang]);
-    let released = needs::release(&mut tx, &[(gang, Ended::Succeeded)], now).await.unwrap();
+    let released = needs::release(&mut tx, &[(gang, Ended::Succeeded)], now)
+        .await
+        .unwrap();
     assert_eq!(released.queued, [waits.id]);
 }
 

@@ -88,9 +88,16 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
 async fn jobs_are_listed_and_counted_by_project_and_elements_are_their_arrays() {
     let database = TestDatabase::create().await;
     let tx = &mut database.db.write("test").await.unwrap();
-    projects::upsert_project(tx, &name("vision"), 1.0, &Quotas::default(), Retention::default(), at(0))
-        .await
-        .unwrap();
+    projects::upsert_project(
+        tx,
+        &name("vision"),
+        1.0,
+        &Quotas::default(),
+        Retention::default(),
+        at(0),
+    )
+    .await
+    .unwrap();
     let id = pipeline(tx, "r").await;
     let mut array = spec("array", 1);
     array.array = Some(3);

@@ -7,7 +7,7 @@ use crate::units;
 
 /// What can be said of the start of a queued job.
 #[must_use]
-pub fn expected(detail: &JobDetail, now: DateTime<Utc>) -> Option<String> {
+pub(crate) fn expected(detail: &JobDetail, now: DateTime<Utc>) -> Option<String> {
     let Some((expected_at, likely_by, basis)) = detail.expected.as_ref().and_then(times) else {
         let why = &detail.no_forecast;
         return (!why.is_empty()).then(|| format!("When it starts cannot be said: {why}."));
@@ -22,20 +22,27 @@ pub fn expected(detail: &JobDetail, now: DateTime<Utc>) -> Option<String> {
 
 /// What was first said of the start of a job that has started, and how wrong it was.
 #[must_use]
-pub fn looking_back(detail: &JobDetail) -> Option<String> {
+pub(crate) fn looking_back(detail: &JobDetail) -> Option<String> {
     let said = detail.first_said.as_ref()?;
     let (expected_at, likely_by, _) = times(said)?;
     let said_at = units::time(said.said_at.as_ref())?;
     let first = detail.attempts.first()?;
     let began = units::time(first.created_at.as_ref())?;
     let late = (began - expected_at).num_seconds();
-    let wrong = units::duration(units::between(expected_at.min(began), expected_at.max(began)));
+    let wrong = units::duration(units::between(
+        expected_at.min(began),
+        expected_at.max(began),
+    ));
     let how = match late {
         -1..=1 => "as was expected".to_owned(),
         2.. => format!("{wrong} later than was expected"),
         _ => format!("{wrong} earlier than was expected"),
     };
-    let within = if began <= likely_by { "within" } else { "beyond" };
+    let within = if began <= likely_by {
+        "within"
+    } else {
+        "beyond"
+    };
     Some(format!(
         "It started {how}: at {} it was expected at {}, and in nine cases of ten by {}; it was {within} that.",
         clock(said_at),
@@ -121,7 +128,10 @@ mod tests {
         assert!(began(540).starts_with("It started 1.0 m earlier than was expected"));
         assert!(began(540).ends_with("it was within that."));
         let late = began(1_200);
-        assert!(late.starts_with("It started 10.0 m later than was expected"), "{late}");
+        assert!(
+            late.starts_with("It started 10.0 m later than was expected"),
+            "{late}"
+        );
         assert!(late.ends_with("it was beyond that."), "{late}");
         assert_eq!(looking_back(&JobDetail::default()), None);
     }

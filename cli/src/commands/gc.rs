@@ -130,7 +130,10 @@ fn count(number: u64, what: &str) -> String {
 impl View for Collected<'_> {
     fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
         let removed = |one: &v1::RetiredPipeline| one.removed.unwrap_or_default();
-        let going: Vec<_> = self.pipelines().filter(|one| one.stays.is_empty()).collect();
+        let going: Vec<_> = self
+            .pipelines()
+            .filter(|one| one.stays.is_empty())
+            .collect();
         if !going.is_empty() {
             let heads = [
                 left("PIPELINE"),
@@ -151,7 +154,10 @@ impl View for Collected<'_> {
             });
             page.table(heads, rows.collect());
         }
-        let staying: Vec<_> = self.pipelines().filter(|one| !one.stays.is_empty()).collect();
+        let staying: Vec<_> = self
+            .pipelines()
+            .filter(|one| !one.stays.is_empty())
+            .collect();
         if !staying.is_empty() {
             page.heading("Beyond their time, and here to stay");
             for one in staying {

@@ -106,7 +106,10 @@ impl Lengths {
     /// How long runs of a step took, where there were enough.
     #[must_use]
     pub fn of(&self, step: &Step) -> Option<Measured> {
-        let runs = self.by_step.get(step).filter(|runs| runs.len() >= RUNS_MIN)?;
+        let runs = self
+            .by_step
+            .get(step)
+            .filter(|runs| runs.len() >= RUNS_MIN)?;
         let mut sorted: Vec<i64> = runs.iter().copied().collect();
         sorted.sort_unstable();
         // The nearest rank: a length that was measured.
@@ -176,8 +179,14 @@ mod tests {
             Some((length.half, length.most, length.is_measured))
         };
         assert_eq!(of(None, None), None);
-        assert_eq!(of(None, Some(seconds(7))), Some((seconds(7), seconds(7), false)));
-        assert_eq!(of(Some(measured), None), Some((seconds(50), seconds(90), true)));
+        assert_eq!(
+            of(None, Some(seconds(7))),
+            Some((seconds(7), seconds(7), false))
+        );
+        assert_eq!(
+            of(Some(measured), None),
+            Some((seconds(50), seconds(90), true))
+        );
         let cut = of(Some(measured), Some(seconds(60)));
         assert_eq!(cut, Some((seconds(50), seconds(60), true)));
     }

@@ -79,7 +79,9 @@ pub enum LifecycleError {
     },
     #[error("pipeline p{pipeline} is kept by {by}; \"marquee keep p{pipeline} --lift\" lets it go")]
     Kept { pipeline: PipelineId, by: String },
-    #[error("pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile")]
+    #[error(
+        "pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile"
+    )]
     NotAged(PipelineId),
     #[error("the coordinator stops")]
     Stopping,

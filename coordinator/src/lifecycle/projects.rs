@@ -299,7 +299,10 @@ mod tests {
             change_text(Some(&before), 1.0, &same, month).unwrap(),
             "keep_days none -> 30"
         );
-        assert_eq!(change_text(Some(&before), 1.0, &same, before.retention), None);
+        assert_eq!(
+            change_text(Some(&before), 1.0, &same, before.retention),
+            None
+        );
         assert_eq!(
             change_text(None, 1.0, &quotas, Retention::default()).unwrap(),
             "made with weight 1, gpus 8, gpu_hours_week 41.5, reset rolling"

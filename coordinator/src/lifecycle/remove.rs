@@ -131,13 +131,7 @@ pub async fn remove_artifact(
     Ok(counted(gone, bytes))
 }
 
-async fn note(
-    tx: &mut Tx,
-    job: JobId,
-    why: &str,
-    caller: &str,
-    now: DateTime<Utc>,
-) -> Result<()> {
+async fn note(tx: &mut Tx, job: JobId, why: &str, caller: &str, now: DateTime<Utc>) -> Result<()> {
     let head = transitions::get_job_head(tx, job).await?;
     events::insert_event_by(tx, job, head.attempt, why, caller, now).await?;
     Ok(())
@@ -213,7 +207,7 @@ fn sum(going: &[Going]) -> u64 {
 }
 
 /// Removes those files that no stored manifest names, and that nobody is about to name.
-pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
+pub(super) async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
     let (mut gone, mut bytes) = (0, 0);
     for some in files.chunks(FILES_AT_ONCE) {
         // Condemned before the manifests are read: what is committed between the two saves its files.
@@ -229,7 +223,7 @@ pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
 }
 
 /// Files that were stored before `before` and that no stored manifest names: how many would go, and their bytes.
-pub async fn count_unnamed(app: &App, before: DateTime<Utc>) -> Result<(u64, u64)> {
+pub(super) async fn count_unnamed(app: &App, before: DateTime<Utc>) -> Result<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0);
     for some in app.blobs.list_older(before).await?.chunks(FILES_AT_ONCE) {
         let mut conn = app.db.read().await?;

@@ -20,7 +20,7 @@ const PIPELINES_AT_ONCE: u32 = 100;
 const JOBS_AT_ONCE: u32 = 100;
 /// A file that nobody names is one that somebody may be about to name, until it is this old: a rank uploads its
 /// files before it names them.
-pub const ABOUT_TO_BE_NAMED: TimeDelta = TimeDelta::days(2);
+const ABOUT_TO_BE_NAMED: TimeDelta = TimeDelta::days(2);
 
 /// A pipeline whose time has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +71,11 @@ pub async fn retire(app: &App, after: PipelineId, dry_run: bool, caller: &str) -
             removed: Removed::default(),
         };
         if retired.stays.is_none() {
-            let because = if dry_run { Because::Asked } else { Because::Aged };
+            let because = if dry_run {
+                Because::Asked
+            } else {
+                Because::Aged
+            };
             match remove_pipeline(app, one.id, because, dry_run, caller).await {
                 Ok(removed) => retired.removed = removed,
                 Err(error) if error.may_pass() => return Err(error),

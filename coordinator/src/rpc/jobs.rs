@@ -316,8 +316,7 @@ impl v1::jobs_server::Jobs for JobsService {
         let caller = Caller::of(&request).to_string();
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
         let id = PipelineId(id);
-        let remove =
-            || lifecycle::remove_pipeline(&self.app, id, Because::Asked, dry_run, &caller);
+        let remove = || lifecycle::remove_pipeline(&self.app, id, Because::Asked, dry_run, &caller);
         let removed = once_more(remove).await?;
         Ok(Response::new(encode::removed(&removed)))
     }

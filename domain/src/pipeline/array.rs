@@ -100,7 +100,10 @@ fn over(array: &mut Table<'_>) -> BTreeMap<String, Vec<Value>> {
             "is empty; give lists by name, such as { lr = [0.1, 0.01] }",
         );
     } else if over.len() > max {
-        array.add_error("over", format!("has {} lists; at most {max} fit", over.len()));
+        array.add_error(
+            "over",
+            format!("has {} lists; at most {max} fit", over.len()),
+        );
         return BTreeMap::new();
     }
     let bytes = serde_json::to_string(&over).map_or(usize::MAX, |text| text.len());
@@ -179,7 +182,8 @@ mod tests {
 
     #[test]
     fn an_array_over_values_has_an_element_for_each_combination() {
-        let sweep = read("array = { over = { seed = [1, 2], lr = [0.1, 0.01, \"auto\"] } }").unwrap();
+        let sweep =
+            read("array = { over = { seed = [1, 2], lr = [0.1, 0.01, \"auto\"] } }").unwrap();
         assert_eq!(sweep.array, Some(6));
         let element = sweep.element_at(3);
         assert_eq!(element.element, Some(ArrayElement { index: 3, size: 6 }));
@@ -189,17 +193,27 @@ mod tests {
         assert_eq!(command.argv, ["run", "0.01"]);
         assert_eq!(command.env["MARQUEE_VALUE_SEED"], "2");
         assert_eq!(element.values.here["lr"], 0.01);
-        assert!(element.values.over.is_empty(), "an element carries its own values alone");
+        assert!(
+            element.values.over.is_empty(),
+            "an element carries its own values alone"
+        );
         assert_eq!(element.display_name(), "sweep[3]");
         // As it was before there were values.
         let plain = read("array = 3").unwrap();
-        assert!(serde_json::to_value(&plain).unwrap().get("values").is_none());
+        assert!(
+            serde_json::to_value(&plain)
+                .unwrap()
+                .get("values")
+                .is_none()
+        );
     }
 
     #[test]
     fn lists_that_cannot_be_meant_are_refused_by_name() {
         let long = format!("array = {{ over = {{ a = [\"{}\"] }} }}", "x".repeat(1_025));
-        let heavy: Vec<String> = (0..40).map(|n| format!("\"{n}{}\"", "x".repeat(500))).collect();
+        let heavy: Vec<String> = (0..40)
+            .map(|n| format!("\"{n}{}\"", "x".repeat(500)))
+            .collect();
         let heavy = format!("array = {{ over = {{ a = [{}] }} }}", heavy.join(", "));
         let tens = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]";
         let product = ["a", "b", "c", "d", "e", "f"].map(|name| format!("{name} = {tens}"));
@@ -209,17 +223,38 @@ mod tests {
         for (keys, said) in [
             ("array = {}", "jobs.sweep.array.over: is missing"),
             ("array = { over = {} }", "jobs.sweep.array.over: is empty"),
-            ("array = { over = { lr = [] } }", "jobs.sweep.array.over.lr: is empty"),
-            ("array = { over = { lr = 3 } }", "jobs.sweep.array.over.lr: must be a list of values"),
-            ("array = { over = { lr = [[1]] } }", "jobs.sweep.array.over.lr[0]: must be text, a number"),
-            ("array = { over = { lr = [nan] } }", "jobs.sweep.array.over.lr[0]"),
+            (
+                "array = { over = { lr = [] } }",
+                "jobs.sweep.array.over.lr: is empty",
+            ),
+            (
+                "array = { over = { lr = 3 } }",
+                "jobs.sweep.array.over.lr: must be a list of values",
+            ),
+            (
+                "array = { over = { lr = [[1]] } }",
+                "jobs.sweep.array.over.lr[0]: must be text, a number",
+            ),
+            (
+                "array = { over = { lr = [nan] } }",
+                "jobs.sweep.array.over.lr[0]",
+            ),
             ("array = { over = { lr = [1, 1] } }", "has 1 twice"),
-            ("array = { over = { LR = [1] } }", "jobs.sweep.array.over.LR: is no name of a value"),
+            (
+                "array = { over = { LR = [1] } }",
+                "jobs.sweep.array.over.LR: is no name of a value",
+            ),
             ("array = { ovr = { lr = [1] } }", "did you mean \"over\"?"),
-            ("array = { over = { lr = [1] }, size = 3 }", "jobs.sweep.array.size: unknown key"),
+            (
+                "array = { over = { lr = [1] }, size = 3 }",
+                "jobs.sweep.array.size: unknown key",
+            ),
             (long.as_str(), "1025 bytes are too many"),
             (heavy.as_str(), "bytes as JSON; at most 16384 fit"),
-            (product.as_str(), "10 x 10 x 10 x 10 x 10 x 10 combinations are too many"),
+            (
+                product.as_str(),
+                "10 x 10 x 10 x 10 x 10 x 10 combinations are too many",
+            ),
             (names.as_str(), "has 17 lists; at most 16 fit"),
         ] {
             let told = refused(keys);
@@ -228,6 +263,9 @@ mod tests {
         let fetch = "kind = \"fetch\"\nsource = { type = \"tmdb\", api_url = \"http://h/3\" }\n\
                      array = { over = { lr = [1] } }";
         let told = parse_job("f", DocumentText::Toml(fetch), &[], None).unwrap_err();
-        assert!(told[0].message.contains("Only command jobs go over values"), "{told:?}");
+        assert!(
+            told[0].message.contains("Only command jobs go over values"),
+            "{told:?}"
+        );
     }
 }

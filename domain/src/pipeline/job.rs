@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::sharing::sharing;
-use super::{Capacity, array, needs, settings};
 use super::table::Table;
+use super::{Capacity, array, needs, settings};
 use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{
-    ArrayValues, InputRef, JobKind, JobSpec, NeedOn, Sharing, Source, Watch, Work,
-};
+use crate::spec::{ArrayValues, InputRef, JobKind, JobSpec, NeedOn, Sharing, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;

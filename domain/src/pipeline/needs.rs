@@ -85,7 +85,10 @@ mod tests {
              [jobs.last]\nkind = \"command\"\nargv = [\"true\"]\n{needs}\n"
         );
         let spec = parse_pipeline(DocumentText::Toml(&text), &[], None)?;
-        let last = spec.jobs.into_iter().find(|job| job.name.as_str() == "last");
+        let last = spec
+            .jobs
+            .into_iter()
+            .find(|job| job.name.as_str() == "last");
         Ok(last.unwrap())
     }
 
@@ -112,13 +115,31 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_name() {
         for (needs, said) in [
-            ("needs = [7]", "jobs.last.needs[0]: must be a job's name, or a table such as"),
+            (
+                "needs = [7]",
+                "jobs.last.needs[0]: must be a job's name, or a table such as",
+            ),
             ("needs = \"a\"", "jobs.last.needs: must be a list"),
-            ("needs = [{ on = \"failed\" }]", "jobs.last.needs[0].job: is missing"),
-            ("needs = [{ job = \"a\", on = \"fails\" }]", "did you mean \"failed\"?"),
-            ("needs = [{ job = \"a\", when = \"failed\" }]", "jobs.last.needs[0].when: unknown key"),
-            ("needs = [{ job = \"aa\", on = \"failed\" }]", "jobs.last.needs[0]: no job of this pipeline"),
-            ("needs = [{ job = \"last\", on = \"failed\" }]", "is the job itself"),
+            (
+                "needs = [{ on = \"failed\" }]",
+                "jobs.last.needs[0].job: is missing",
+            ),
+            (
+                "needs = [{ job = \"a\", on = \"fails\" }]",
+                "did you mean \"failed\"?",
+            ),
+            (
+                "needs = [{ job = \"a\", when = \"failed\" }]",
+                "jobs.last.needs[0].when: unknown key",
+            ),
+            (
+                "needs = [{ job = \"aa\", on = \"failed\" }]",
+                "jobs.last.needs[0]: no job of this pipeline",
+            ),
+            (
+                "needs = [{ job = \"last\", on = \"failed\" }]",
+                "is the job itself",
+            ),
             (
                 "needs = [\"a\", { job = \"a\", on = \"failed\" }]",
                 "jobs.last.needs[1]: wants \"a\" to have failed, and another one wants it to have succeeded",

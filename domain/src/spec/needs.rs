@@ -112,7 +112,11 @@ mod tests {
         assert_eq!(met(NeedOn::Failed), [false, true, false]);
         for on in NeedOn::ALL {
             assert_eq!(NeedOn::from_word(on.as_str()), Some(on));
-            assert_eq!(serde_json::json!(on), on.as_str(), "SQL reads what is stored");
+            assert_eq!(
+                serde_json::json!(on),
+                on.as_str(),
+                "SQL reads what is stored"
+            );
         }
         assert_eq!(NeedOn::from_word("always"), None);
     }

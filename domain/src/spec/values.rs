@@ -145,7 +145,9 @@ mod tests {
     fn each_combination_comes_once_and_the_last_name_changes_fastest() {
         let values = over();
         assert_eq!(values.combinations(), Some(12));
-        let all: Vec<String> = (0..12).map(|index| json!(values.at(index)).to_string()).collect();
+        let all: Vec<String> = (0..12)
+            .map(|index| json!(values.at(index)).to_string())
+            .collect();
         let mut distinct = all.clone();
         distinct.sort();
         distinct.dedup();
@@ -156,37 +158,73 @@ mod tests {
         // A row that names an element beyond the end is damaged; it must not end the process.
         assert_eq!(values.at(u32::MAX).len(), 3);
         let endless = vec![json!(0); 100_000];
-        let many = ["a", "b"].map(|name| (name.to_owned(), endless.clone())).into();
-        let many = ArrayValues { over: many, here: BTreeMap::new() };
+        let many = ["a", "b"]
+            .map(|name| (name.to_owned(), endless.clone()))
+            .into();
+        let many = ArrayValues {
+            over: many,
+            here: BTreeMap::new(),
+        };
         assert_eq!(many.combinations(), None);
     }
 
     #[test]
     fn values_stand_in_arguments_and_variables_and_nothing_else_is_touched() {
         let plain = CommandSettings {
-            argv: ["run", "--lr={lr}", "{seed}{seed}", "{print $1}", "{", "{x}", "ä{name}ö"]
-                .map(str::to_owned)
-                .to_vec(),
+            argv: [
+                "run",
+                "--lr={lr}",
+                "{seed}{seed}",
+                "{print $1}",
+                "{",
+                "{x}",
+                "ä{name}ö",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
             env: BTreeMap::from([("TAG".to_owned(), "s{seed}".to_owned())]),
             env_from_worker: Vec::new(),
         };
         let element = plain.with_values(&over().at(1));
         assert_eq!(
             element.argv,
-            ["run", "--lr=0.1", "22", "{print $1}", "{", "{x}", "äa {seed}ö"]
+            [
+                "run",
+                "--lr=0.1",
+                "22",
+                "{print $1}",
+                "{",
+                "{x}",
+                "äa {seed}ö"
+            ]
         );
-        let env: Vec<String> = element.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let env: Vec<String> = element
+            .env
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
         assert_eq!(
             env,
-            ["MARQUEE_VALUE_LR=0.1", "MARQUEE_VALUE_NAME=a {seed}", "MARQUEE_VALUE_SEED=2", "TAG=s2"]
+            [
+                "MARQUEE_VALUE_LR=0.1",
+                "MARQUEE_VALUE_NAME=a {seed}",
+                "MARQUEE_VALUE_SEED=2",
+                "TAG=s2"
+            ]
         );
     }
 
     #[test]
     fn what_has_no_values_is_stored_as_nothing() {
         assert_eq!(json!(ArrayValues::default()), json!({}));
-        assert_eq!(serde_json::from_value::<ArrayValues>(json!({})).unwrap(), ArrayValues::default());
+        assert_eq!(
+            serde_json::from_value::<ArrayValues>(json!({})).unwrap(),
+            ArrayValues::default()
+        );
         let stored = json!(over());
-        assert_eq!(serde_json::from_value::<ArrayValues>(stored).unwrap(), over());
+        assert_eq!(
+            serde_json::from_value::<ArrayValues>(stored).unwrap(),
+            over()
+        );
     }
 }

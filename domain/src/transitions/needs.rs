@@ -50,7 +50,10 @@ mod tests {
 
     fn lost_of(ended: Ended, needs: &[(i64, NeedOn, i64)]) -> Vec<i64> {
         let needs: Vec<Need> = needs.iter().copied().map(need).collect();
-        lost(JobId(0), ended, &needs).iter().map(|job| job.0).collect()
+        lost(JobId(0), ended, &needs)
+            .iter()
+            .map(|job| job.0)
+            .collect()
     }
 
     #[test]
@@ -101,17 +104,22 @@ mod tests {
             assert_eq!(set.len(), lost.len(), "each once");
             let end_of = |job: JobId| match job {
                 JobId(0) => Some(ended),
-                job => set
-                    .contains(&job)
-                    .then(|| ended.of_what_is_lost_by_it()),
+                job => set.contains(&job).then(|| ended.of_what_is_lost_by_it()),
             };
             for job in (1..=25).map(JobId) {
                 let mut own = needs.iter().filter(|need| need.job == job);
                 let is_hopeless =
                     own.any(|need| end_of(need.of).is_some_and(|end| !need.on.is_met_by(end)));
-                assert_eq!(is_hopeless, set.contains(&job), "round {round}, job {job}: {needs:?}");
+                assert_eq!(
+                    is_hopeless,
+                    set.contains(&job),
+                    "round {round}, job {job}: {needs:?}"
+                );
             }
         }
-        assert!(lost_in_all > 1_000, "the draws are worth something: {lost_in_all}");
+        assert!(
+            lost_in_all > 1_000,
+            "the draws are worth something: {lost_in_all}"
+        );
     }
 }

@@ -96,7 +96,10 @@ pub async fn jobs<const N: usize>(
 ) -> [JobId; N] {
     let new = jobs.map(|(spec, needs)| NewJob {
         spec,
-        needs: needs.iter().map(|need| (*need, NeedOn::Succeeded)).collect(),
+        needs: needs
+            .iter()
+            .map(|need| (*need, NeedOn::Succeeded))
+            .collect(),
     });
     let ids = insert_jobs(tx, pipeline, &new, "test", at(0)).await;
     ids.unwrap().try_into().unwrap()

@@ -215,7 +215,11 @@ pub(in crate::rpc) fn removed(removed: &Removed) -> v1::Removed {
     }
 }
 
-pub(super) fn step(step: Step, unnamed_files: u64, unnamed_bytes: u64) -> v1::CollectGarbageResponse {
+pub(super) fn step(
+    step: Step,
+    unnamed_files: u64,
+    unnamed_bytes: u64,
+) -> v1::CollectGarbageResponse {
     let pipelines = step.retired.into_iter().map(|one| v1::RetiredPipeline {
         id: one.id.0,
         name: one.name,

@@ -9,14 +9,20 @@ fn play(pending: &[Pending], hosts: &[Host], length: Option<i64>) -> Vec<(i64, i
         length.map(TimeDelta::seconds)
     });
     let seconds = |start: DateTime<Utc>| (start - at(0)).num_seconds();
-    found.iter().map(|(job, start)| (job.0, seconds(*start))).collect()
+    found
+        .iter()
+        .map(|(job, start)| (job.0, seconds(*start)))
+        .collect()
 }
 
 #[test]
 fn a_queue_on_one_device_starts_one_after_the_other() {
     let hosts = [host("a").gpus(1).runs(9, &[gpu(0)]).until(100)];
     let pending = [job(1, GPU, 1), job(2, GPU, 1), job(3, GPU, 1)];
-    assert_eq!(play(&pending, &hosts, Some(60)), [(1, 100), (2, 160), (3, 220)]);
+    assert_eq!(
+        play(&pending, &hosts, Some(60)),
+        [(1, 100), (2, 160), (3, 220)]
+    );
     // Nobody knows how long the first one runs: of those behind it nothing can be said.
     assert_eq!(play(&pending, &hosts, None), [(1, 100)]);
     // Nor of any where what runs says nothing.
@@ -41,7 +47,11 @@ fn a_gang_is_expected_when_the_planner_would_start_it() {
     let gang = job(1, GPU, 2).queued(-60);
     let short = job(2, GPU, 1).limit(50);
     let found = play(&[gang, short], &hosts, Some(50));
-    assert_eq!(found, [(1, 100)], "the short one starts at once, in the gap");
+    assert_eq!(
+        found,
+        [(1, 100)],
+        "the short one starts at once, in the gap"
+    );
 }
 
 #[test]

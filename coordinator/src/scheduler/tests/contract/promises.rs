@@ -42,41 +42,51 @@ impl Case {
 #[test]
 fn f_a_promised_start_is_kept_while_others_fill_the_gap() {
     let mut promises = 0;
-    holds_of(|case| {
-        let mut case = case.clone();
-        // Whoever goes before it may rightly take its devices, and a quota may rightly keep it.
-        case.limits.preemptible.clear();
-        case.limits.groups.clear();
-        case.limits.projects.clear();
-        case.pending.iter_mut().for_each(|job| job.project = ProjectId(0));
-        let mut now = at(0);
-        let first = case.plan();
-        let Some((job, until)) = first
-            .reservations
-            .iter()
-            .find_map(|held| Some((held.job, held.until?)))
-        else {
-            return Ok(0);
-        };
-        case.take(&first, now);
-        let priority = case.pending(job).priority;
-        case.pending
-            .retain(|other| other.job == job || other.priority < priority);
-        loop {
-            let ends = case.hosts.iter().flat_map(|host| &host.running);
-            let next = ends.filter_map(|held| held.ends_at).filter(|end| *end > now).min();
-            let Some(next) = next.filter(|next| *next <= until) else {
-                return Err(format!("job {job} was promised {until}, and does not start"));
+    holds_of(
+        |case| {
+            let mut case = case.clone();
+            // Whoever goes before it may rightly take its devices, and a quota may rightly keep it.
+            case.limits.preemptible.clear();
+            case.limits.groups.clear();
+            case.limits.projects.clear();
+            case.pending
+                .iter_mut()
+                .for_each(|job| job.project = ProjectId(0));
+            let mut now = at(0);
+            let first = case.plan();
+            let Some((job, until)) = first
+                .reservations
+                .iter()
+                .find_map(|held| Some((held.job, held.until?)))
+            else {
+                return Ok(0);
             };
-            now = next;
-            case.let_go(now);
-            let plan = case.plan_at(now);
-            if plan.placements.iter().any(|placement| placement.job == job) {
-                return Ok(1);
+            case.take(&first, now);
+            let priority = case.pending(job).priority;
+            case.pending
+                .retain(|other| other.job == job || other.priority < priority);
+            loop {
+                let ends = case.hosts.iter().flat_map(|host| &host.running);
+                let next = ends
+                    .filter_map(|held| held.ends_at)
+                    .filter(|end| *end > now)
+                    .min();
+                let Some(next) = next.filter(|next| *next <= until) else {
+                    return Err(format!(
+                        "job {job} was promised {until}, and does not start"
+                    ));
+                };
+                now = next;
+                case.let_go(now);
+                let plan = case.plan_at(now);
+                if plan.placements.iter().any(|placement| placement.job == job) {
+                    return Ok(1);
+                }
+                case.take(&plan, now);
             }
-            case.take(&plan, now);
-        }
-    }, &mut promises);
+        },
+        &mut promises,
+    );
     assert!(promises > 20, "the draws are worth something: {promises}");
 }
 
@@ -111,12 +121,18 @@ fn i_a_further_device_takes_no_start_away() {
         }
         let started = |case: &Case| -> BTreeSet<JobId> {
             let plan = case.plan();
-            plan.placements.iter().map(|placement| placement.job).collect()
+            plan.placements
+                .iter()
+                .map(|placement| placement.job)
+                .collect()
         };
         let before = started(&case);
         case.hosts.push(host("more").gpus(1));
         let after = started(&case);
-        ensure!(before.is_subset(&after), "{before:?} started, and with one more {after:?}");
+        ensure!(
+            before.is_subset(&after),
+            "{before:?} started, and with one more {after:?}"
+        );
         Ok(())
     });
 }
@@ -126,36 +142,44 @@ fn i_a_further_device_takes_no_start_away() {
 #[test]
 fn n_a_gang_that_comes_back_goes_before_the_newcomers_of_its_line() {
     let mut came_back = 0;
-    holds_of(|case| {
-        let mut case = case.clone();
-        let Some(like) = case.pending.first().copied() else {
-            return Ok(0);
-        };
-        let back = Pending {
-            job: JobId(0),
-            queued_at: at(-3_600),
-            ..like
-        };
-        case.pending.push(back);
-        case.pending.extend((100..104).map(|id| Pending {
-            job: JobId(id),
-            queued_at: at(0),
-            ..like
-        }));
-        let plan = case.plan();
-        let is_placed = |job: JobId| plan.placements.iter().any(|placement| placement.job == job);
-        let newcomer = case
-            .pending
-            .iter()
-            .find(|job| job.job != back.job && job.line() == back.line() && is_placed(job.job));
-        if let Some(newcomer) = newcomer {
-            ensure!(is_placed(back.job), "job {} started before it", newcomer.job);
-        }
-        let held = plan.reservations.iter().map(|held| held.job);
-        for job in held.filter(|job| case.pending(*job).line() == back.line()) {
-            ensure!(job == back.job, "devices are held back for job {job}");
-        }
-        Ok(u32::from(!is_placed(back.job)))
-    }, &mut came_back);
+    holds_of(
+        |case| {
+            let mut case = case.clone();
+            let Some(like) = case.pending.first().copied() else {
+                return Ok(0);
+            };
+            let back = Pending {
+                job: JobId(0),
+                queued_at: at(-3_600),
+                ..like
+            };
+            case.pending.push(back);
+            case.pending.extend((100..104).map(|id| Pending {
+                job: JobId(id),
+                queued_at: at(0),
+                ..like
+            }));
+            let plan = case.plan();
+            let is_placed =
+                |job: JobId| plan.placements.iter().any(|placement| placement.job == job);
+            let newcomer = case
+                .pending
+                .iter()
+                .find(|job| job.job != back.job && job.line() == back.line() && is_placed(job.job));
+            if let Some(newcomer) = newcomer {
+                ensure!(
+                    is_placed(back.job),
+                    "job {} started before it",
+                    newcomer.job
+                );
+            }
+            let held = plan.reservations.iter().map(|held| held.job);
+            for job in held.filter(|job| case.pending(*job).line() == back.line()) {
+                ensure!(job == back.job, "devices are held back for job {job}");
+            }
+            Ok(u32::from(!is_placed(back.job)))
+        },
+        &mut came_back,
+    );
     assert!(came_back > 20, "the draws are worth something: {came_back}");
 }
