@@ -268,6 +268,8 @@ mod tests {
           "needs": [
             "preprocess"
           ],
+          "needs_on": {},
+          "not_needed": false,
           "pipeline_id": 3,
           "pipeline_name": "posters",
           "priority": 0,
@@ -280,7 +282,8 @@ mod tests {
             "name": "train"
           },
           "started_at": "2027-01-15T07:57:40.000Z",
-          "state": "failed"
+          "state": "failed",
+          "values": {}
         }
         "#);
     }

@@ -56,6 +56,10 @@ pub enum LifecycleError {
     )]
     JobCannotBeHeld { job: JobId, state: JobStateName },
     #[error(
+        "job {job} is {}, or is being stopped; only a job that runs, or an element of an array that does, can be moved", state.as_str()
+    )]
+    JobCannotBeMoved { job: JobId, state: JobStateName },
+    #[error(
         "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
     )]
     ProjectNotFound(String),
@@ -115,6 +119,7 @@ impl LifecycleError {
             | Self::NotNeeded { .. }
             | Self::FollowerAtWork { .. }
             | Self::JobCannotBeHeld { .. }
+            | Self::JobCannotBeMoved { .. }
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
             | Self::WorkerNotFound(_)
@@ -151,6 +156,7 @@ impl From<LifecycleError> for Status {
             | LifecycleError::FollowerAtWork { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
+            LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
             LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
@@ -190,6 +196,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::StillNeeded
             | ErrorCode::NotLeading
             | ErrorCode::JobNotHoldable
+            | ErrorCode::JobNotMovable
             | ErrorCode::ProjectNotFound
             | ErrorCode::OverQuota
             | ErrorCode::WorkerNotFound

@@ -309,6 +309,13 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
+    async fn move_job(&self, request: Request<v1::MoveJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        once_more(|| lifecycle::move_job(&self.app, id, &caller)).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
     async fn remove_pipeline(
         &self,
         request: Request<v1::RemovePipelineRequest>,
