@@ -1,10 +1,9 @@
 //! Artifacts and blobs over the wire, from a running coordinator.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-
 use std::path::Path;
 
+use crate::program::{Coordinator, database_url};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt as _;
@@ -25,7 +24,6 @@ use marquee_store::Db;
 use marquee_store::jobs::{NewJob, insert_jobs};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
 use marquee_store::transitions::{Success, mark_job_running_here, mark_jobs_succeeded};
-use program::{Coordinator, database_url};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 

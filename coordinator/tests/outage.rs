@@ -1,17 +1,16 @@
 //! Postgres away: nothing is lost, nobody is judged, and all goes on by itself when it is back.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, LEASE};
 use marquee_proto::v1;
 use marquee_proto::v1::{JobState, WorkerState};
 use marquee_store::testing::TestDatabase;
 use marquee_store::{Db, When};
-use support::worker::FakeWorker;
-use support::{Cluster, LEASE};
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};

@@ -1,11 +1,12 @@
 //! Taking away what ended, and the files that nothing names any more.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod support;
-
+use crate::support;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, channel};
 use marquee_coordinator::background;
 use marquee_domain::artifact::Digest;
 use marquee_proto::error::PublicError;
@@ -13,8 +14,6 @@ use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::remove_artifact_request::Which;
-use support::worker::FakeWorker;
-use support::{Cluster, channel};
 use tonic::{Code, Status};
 
 const CHAIN: &str = "[jobs.make]\nkind = \"command\"\nargv = [\"true\"]\n\

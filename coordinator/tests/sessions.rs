@@ -1,9 +1,10 @@
 //! Workers that vanish, come back, repeat themselves and lie.
 
-mod support;
-
+use crate::support;
 use std::time::Duration;
 
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, LEASE};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::RankState;
 use marquee_proto::convert::timestamp;
@@ -12,8 +13,6 @@ use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState, WorkerState};
 use marquee_store::ranks::{self, RankChange, RankKey, Reported};
-use support::worker::FakeWorker;
-use support::{Cluster, LEASE};
 use tokio::time::Instant;
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";

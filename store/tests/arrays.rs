@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::{at, hello, jobs, pipeline, place, spec, success};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
@@ -18,7 +17,6 @@ use marquee_store::transitions::{
 };
 use marquee_store::workers::mark_worker_online;
 use marquee_store::{Tx, attempts};
-use support::{at, hello, jobs, pipeline, place, spec, success};
 
 /// Waiting, queued, running, succeeded, failed, cancelled.
 async fn counts(tx: &mut Tx, array: JobId) -> [u32; 6] {

@@ -1,8 +1,7 @@
 //! Jobs and their transitions on a real Postgres.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support::{at, hello, jobs, pipeline, place, running_job, spec, success, try_place};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::{Failure, FailureClass};
@@ -23,7 +22,6 @@ use marquee_store::transitions::{
     mark_jobs_revived, mark_jobs_succeeded,
 };
 use marquee_store::{StoreError, Tx, workers};
-use support::{at, hello, jobs, pipeline, place, running_job, spec, success, try_place};
 
 #[tokio::test]
 async fn a_job_comes_back_as_it_was_submitted() {

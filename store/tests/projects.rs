@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support;
+use crate::support::{at, hello, jobs as store_jobs, pipeline, spec};
 use marquee_domain::end::Interruption;
 use marquee_domain::ids::{AttemptNumber, WorkerId};
 use marquee_domain::project::{ProjectName, Quotas, Reset, Retention};
@@ -12,7 +12,6 @@ use marquee_store::open::{self, Which};
 use marquee_store::projects::{self, ProjectChange, Used};
 use marquee_store::testing::TestDatabase;
 use marquee_store::{jobs, steering, workers};
-use support::{at, hello, jobs as store_jobs, pipeline, spec};
 use uuid::Uuid;
 
 fn name(text: &str) -> ProjectName {

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
 use std::time::Duration;
 
+use crate::support::{at, hello, pipeline, place, report, spec};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::job::RankState;
 use marquee_store::open::{self, Which};
@@ -15,7 +15,6 @@ use marquee_store::transitions::{At, Success, mark_cancels_requested, mark_jobs_
 use marquee_store::workers::{self, WorkerState};
 use marquee_store::{StoreError, Tx, attempts, events, live, neighbours, pipelines};
 use serde_json::json;
-use support::{at, hello, pipeline, place, report, spec};
 
 /// `N` jobs that run on one worker, each in a pipeline of its own.
 async fn running<const N: usize>(tx: &mut Tx) -> (WorkerId, [RankKey; N]) {

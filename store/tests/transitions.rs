@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
+use crate::support::{at, hello, pipeline, place, report, spec, success, try_place};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::{AttemptEnd, Interruption};
 use marquee_domain::failure::{Failure, FailureClass};
@@ -19,7 +19,6 @@ use marquee_store::transitions::{
 };
 use marquee_store::workers::{self, WhichWorkers, WorkerHello, WorkerState};
 use marquee_store::{StoreError, Tx, jobs};
-use support::{at, hello, pipeline, place, report, spec, success, try_place};
 
 fn failure() -> Failure {
     Failure {

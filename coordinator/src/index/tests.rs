@@ -1,5 +1,5 @@
 use marquee_domain::ids::{AttemptNumber, Rank};
-use marquee_domain::resources::{DeviceKind, Resources};
+use marquee_domain::resources::{Device, DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, Work};
 use serde_json::json;
 use uuid::Uuid;

@@ -1,10 +1,6 @@
 //! What the store's tests start from: a worker, and a pipeline of jobs.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test program uses a part of it"
-)]
+#![allow(unreachable_pub, reason = "what tests share reads as an API")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use chrono::{DateTime, Utc};

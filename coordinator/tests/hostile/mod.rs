@@ -2,9 +2,6 @@
 //! while everybody else goes on. Real gRPC, real Postgres.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod artifact;
 mod client;
 mod connection;
@@ -12,10 +9,10 @@ mod faults;
 mod stored;
 mod worker;
 
+use crate::support::Cluster;
+use crate::support::worker::FakeWorker;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1::JobState;
-use support::Cluster;
-use support::worker::FakeWorker;
 use tonic::{Code, Status};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";

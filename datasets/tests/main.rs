@@ -1,0 +1,13 @@
+//! Sources, labels and shards, from files and servers as strangers make them. One program for all files: each would be
+//! linked by itself otherwise.
+
+mod fetch_api;
+mod fetch_complete;
+mod folders;
+mod labels;
+mod own_pictures;
+mod quality;
+mod shards;
+mod sources;
+mod stored;
+mod support;
