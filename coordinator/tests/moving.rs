@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::Cluster;
+use crate::support::worker::FakeWorker;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::{AttemptState, JobState};
-use support::Cluster;
-use support::worker::FakeWorker;
 
 /// A job of one CPU slot; `keys` stand in its table.
 fn job(name: &str, keys: &str) -> String {
@@ -30,7 +28,9 @@ async fn a_host_is_wanted_by_its_workers_labels_and_avoided_by_them() {
     let wants = "hosts = { labels = [\"switch=a\"] }";
     let first = cluster.submit(&job("a", wants)).await[0].id;
     let waits = cluster
-        .wait_until(first, "waits for a label", |job| job.reason.contains("label"))
+        .wait_until(first, "waits for a label", |job| {
+            job.reason.contains("label")
+        })
         .await;
     assert!(waits.reason.contains("switch=a"), "{}", waits.reason);
     // It comes with the label, and what was submitted for others goes to the other one.
@@ -57,7 +57,12 @@ async fn a_moved_job_goes_on_at_another_host_at_no_cost() {
     let key = first.take_and_start().await;
     let mut second = cluster.worker("w2").await;
     let asked = move_job(&cluster, id).await.unwrap();
-    assert!(asked.makes_room.ends_with("asked to move it to another host"), "{asked:?}");
+    assert!(
+        asked
+            .makes_room
+            .ends_with("asked to move it to another host"),
+        "{asked:?}"
+    );
     // Asking twice is asking once.
     move_job(&cluster, id).await.unwrap();
     first.stop(key).await;
@@ -95,7 +100,7 @@ async fn a_waiting_job_is_told_when_it_starts_and_afterwards_how_wrong_that_was(
         if let Some(expected) = detail.expected {
             break expected;
         }
-        assert!(since.elapsed() < support::SOON, "{detail:?}");
+        assert!(since.elapsed() < crate::support::SOON, "{detail:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let now = cluster.app().clock.now();
@@ -107,7 +112,10 @@ async fn a_waiting_job_is_told_when_it_starts_and_afterwards_how_wrong_that_was(
         "the time limits of 1 running job and nothing of 1 running job, which may run for ever"
     );
     let why = cluster.detail(both).await.no_forecast;
-    assert!(why.contains(&format!("nobody can tell when job {endless}")), "{why}");
+    assert!(
+        why.contains(&format!("nobody can tell when job {endless}")),
+        "{why}"
+    );
     let kept = cluster.detail(waits).await.first_said.unwrap();
     assert_eq!(kept.expected_at, expected.expected_at);
     // It starts far earlier than was said, and says so.

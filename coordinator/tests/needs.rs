@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::Cluster;
+use crate::support::worker::key_of;
 use marquee_domain::spec::{JobSpec, Work};
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::{FailureClass, JobState};
-use support::Cluster;
-use support::worker::key_of;
 use tonic::Code;
 
 /// Work, what needs its success, what cleans up after it, what tells of its failure, and what follows the cleaning.

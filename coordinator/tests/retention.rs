@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, channel};
 use marquee_coordinator::background;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::projects_client::ProjectsClient;
-use support::worker::FakeWorker;
-use support::{Cluster, channel};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
 

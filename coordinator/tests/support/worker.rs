@@ -113,18 +113,32 @@ impl FakeWorker {
     pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
         let id = Uuid::new_v4().to_string();
         let daemon = (id, Uuid::new_v4());
-        Self::connect_as(address, name, daemon, CODE, Held::default(), (gpus, Vec::new()))
-            .await
-            .unwrap()
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (gpus, Vec::new()),
+        )
+        .await
+        .unwrap()
     }
 
     /// A worker whose settings give its host labels.
     pub async fn connect_with_labels(address: &str, name: &str, labels: &[&str]) -> Self {
         let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
         let labels = labels.iter().map(|label| (*label).to_owned()).collect();
-        Self::connect_as(address, name, daemon, CODE, Held::default(), (Vec::new(), labels))
-            .await
-            .unwrap()
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (Vec::new(), labels),
+        )
+        .await
+        .unwrap()
     }
 
     /// Says what its GPUs are like.
