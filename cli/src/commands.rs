@@ -23,6 +23,7 @@ mod retry;
 mod rm;
 mod show;
 mod submit;
+mod top;
 mod up;
 mod wait;
 mod weights;
@@ -109,6 +110,7 @@ enum Command {
     Gc(gc::GcArgs),
     Keep(gc::KeepArgs),
     Wait(wait::Args),
+    Top(top::Args),
     Workers(workers::Args),
     Coordinators(coordinators::Args),
     Drain(drain::DrainArgs),
@@ -155,6 +157,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Gc(args) => gc::gc(args, &session).await,
         Command::Keep(args) => gc::keep(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
+        Command::Top(args) => top::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Coordinators(args) => coordinators::run(args, &session).await,
         Command::Drain(args) => drain::drain(args, &session).await,

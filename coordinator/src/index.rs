@@ -62,6 +62,8 @@ pub struct Touched {
     pub jobs: BTreeSet<JobId>,
     /// Jobs that have succeeded: they are open no more and hold nothing, and will not come back.
     pub succeeded: BTreeSet<JobId>,
+    /// Jobs of which it is not known whether they were placed. They are among `jobs` too.
+    pub unsure: BTreeSet<JobId>,
     /// A worker came, went, or said something new of itself.
     pub workers: bool,
     /// A project was made, or its weight or quotas were changed.
@@ -144,6 +146,17 @@ impl Index {
     /// Says that a transaction has changed these jobs: their rows are read before the next plan.
     pub fn touch(&self, jobs: impl IntoIterator<Item = JobId>) {
         lock(&self.touched).jobs.extend(jobs);
+    }
+
+    /// Says that a transaction which placed these jobs failed, and may be committed all the same, now or in a moment: its
+    /// connection may have been lost between the COMMIT and the answer. Until that is known nothing may be planned, since
+    /// their devices look free.
+    pub fn touch_unsure(&self, jobs: impl IntoIterator<Item = JobId>) {
+        let mut touched = lock(&self.touched);
+        for job in jobs {
+            touched.jobs.insert(job);
+            touched.unsure.insert(job);
+        }
     }
 
     /// Says that these jobs have succeeded and hold no devices, of no attempt. Nothing is left to be read of them.

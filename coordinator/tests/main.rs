@@ -2,6 +2,7 @@
 //! linked by itself otherwise.
 
 mod accounts;
+mod again;
 mod arrays;
 mod artifacts;
 mod audit;

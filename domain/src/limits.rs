@@ -95,6 +95,9 @@ pub const REPORTS_IN_MESSAGE_MAX: usize = 4 * REPORTS_IN_FLIGHT_MAX;
 /// Reports in flight between a worker and the coordinator: above it the worker waits for
 /// acknowledgements, and its spool on disk holds the rest.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 1_024;
+/// How often what a job made is made again by itself when it is found damaged. A bad disk damages it once more; one that
+/// damages all of it is for people to look at.
+pub const MADE_AGAIN_MAX: u32 = 3;
 /// Files of one artifact. With the paths below their own limit a manifest of so many stays at half
 /// of [`MESSAGE_MAX_BYTES`]: it travels as one message.
 pub const ARTIFACT_MAX_FILES: usize = 20_000;

@@ -9,6 +9,7 @@
 //! `find_` (may not be), `list_`, `lock_`, `mark_`.
 //! Not here: decisions (`coordinator`), the clock (times are arguments), retries.
 
+pub mod again;
 pub mod artifacts;
 pub mod attempts;
 pub mod audit;

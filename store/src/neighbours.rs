@@ -15,8 +15,8 @@ pub struct Neighbour {
     pub id: JobId,
     pub name: JobName,
     pub state: JobStateName,
-    /// It is queued or runs, or elements of it are and do.
-    pub is_at_work: bool,
+    /// It waited for another end than a success, and is queued or runs for it, or elements of it do.
+    pub follows_at_work: bool,
 }
 
 /// A job that another one needs.
@@ -77,7 +77,9 @@ pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Wait
         r#"WITH RECURSIVE dependents (id) AS (
                SELECT job_id FROM job_needs WHERE needs_job_id = $1
                UNION
-               SELECT n.job_id FROM job_needs n JOIN dependents d ON n.needs_job_id = d.id
+               SELECT n.job_id FROM dependents d
+               JOIN job_states s ON s.id = d.id AND s.state IN ('waiting', 'failed', 'cancelled')
+               JOIN job_needs n ON n.needs_job_id = d.id
            )
            SELECT o.job_id, o.attempt, j.array_size IS NOT NULL AS "is_array!", n.needs_job_id, n.wanted
            FROM dependents d
@@ -109,21 +111,26 @@ pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Wait
     Ok((waiting, needs))
 }
 
-/// The jobs that need `job`, directly or through others, each after what it needs. Elements of arrays
-/// are not among them: they go where their array goes.
+/// The jobs that need `job`: directly, or through others that wait or have ended without success, each after what it
+/// needs. Elements of arrays are not among them: they go where their array goes.
+///
+/// Whoever is queued, runs or has succeeded has had all that it needs, also where that is made again meanwhile.
 pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
     let rows = sqlx::query!(
-        r#"WITH RECURSIVE dependents (id) AS (
-               SELECT job_id FROM job_needs WHERE needs_job_id = $1
+        r#"WITH RECURSIVE dependents (id, follows) AS (
+               SELECT job_id, wanted <> 'succeeded' FROM job_needs WHERE needs_job_id = $1
                UNION
-               SELECT n.job_id FROM job_needs n JOIN dependents d ON n.needs_job_id = d.id
+               SELECT n.job_id, d.follows OR n.wanted <> 'succeeded' FROM dependents d
+               JOIN job_states s ON s.id = d.id AND s.state IN ('waiting', 'failed', 'cancelled')
+               JOIN job_needs n ON n.needs_job_id = d.id
            )
            SELECT j.id AS "id!", j.name AS "name!", j.state AS "state!",
-                  j.state IN ('queued', 'running')
+                  d.follows AND (j.state IN ('queued', 'running')
                   OR j.array_size IS NOT NULL
-                     AND EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id AND o.state <> 'waiting')
-                      AS "is_at_work!"
-           FROM dependents d JOIN job_states j ON j.id = d.id
+                     AND EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id AND o.state <> 'waiting'))
+                      AS "follows_at_work!"
+           FROM (SELECT id, bool_or(follows) AS follows FROM dependents GROUP BY id) d
+           JOIN job_states j ON j.id = d.id
            ORDER BY j.position, j.id"#,
         job.0,
     )
@@ -134,7 +141,7 @@ pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbou
             id: JobId(row.id),
             name: convert::job_name(row.name)?,
             state: convert::job_state(&row.state)?,
-            is_at_work: row.is_at_work,
+            follows_at_work: row.follows_at_work,
         })
     });
     dependents.collect()

@@ -221,6 +221,12 @@ pub async fn mark_jobs_succeeded(
                SELECT g.job_id, g.attempt, g.name, g.digest, g.size_bytes, g.file_count, g.manifest,
                       $1, g.code
                FROM given g JOIN ended e ON e.job_id = g.job_id
+               -- Of a job that does again what was damaged (`again`): nothing else ends twice.
+               ON CONFLICT (job_id) DO UPDATE
+               SET attempt = EXCLUDED.attempt, name = EXCLUDED.name, digest = EXCLUDED.digest,
+                   size_bytes = EXCLUDED.size_bytes, file_count = EXCLUDED.file_count,
+                   manifest = EXCLUDED.manifest, committed_at = EXCLUDED.committed_at, code = EXCLUDED.code
+               WHERE artifacts.attempt < EXCLUDED.attempt
            ), told AS (
                INSERT INTO job_events (job_id, attempt, text, at, caller)
                SELECT g.job_id, g.attempt, g.text, $1, g.caller

@@ -57,7 +57,7 @@ impl Explanation<'_> {
     #[must_use]
     pub fn why(&self, job: &Job, now: DateTime<Utc>) -> Vec<String> {
         let detail = status::detail(job, now);
-        match words::state_name(job) {
+        let mut why = match words::state_name(job) {
             Some(JobStateName::Waiting) => {
                 let reason = or(&job.reason, "waits for the jobs it needs");
                 let mut why = vec![format!("It {reason}.")];
@@ -125,7 +125,11 @@ impl Explanation<'_> {
             None => {
                 vec!["Its state is one that only a newer marquee knows; update this one.".into()]
             }
-        }
+        };
+        let mut events = self.detail.events.iter().rev();
+        let again = events.find(|event| event.text.starts_with("made again,"));
+        why.extend(again.map(|event| format!("It was {}.", event.text)));
+        why
     }
 
     fn why_failed(&self, job: &Job) -> Vec<String> {

@@ -179,6 +179,46 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value
 }
 
+/// The cluster as a whole.
+#[must_use]
+pub fn overview(overview: &v1::Overview) -> Value {
+    let devices = |count: Option<v1::DeviceCount>| {
+        let count = count.unwrap_or_default();
+        json!({ "held": count.held, "all": count.all, "closed": count.closed })
+    };
+    let word = |state: v1::JobState| {
+        words::job_state(&v1::Job {
+            state: state.into(),
+            ..v1::Job::default()
+        })
+    };
+    let jobs = overview.jobs.iter();
+    let jobs: serde_json::Map<String, Value> = jobs
+        .map(|count| (word(count.state()).to_owned(), count.jobs.into()))
+        .collect();
+    json!({
+        "now": time(overview.now.as_ref()),
+        "version": overview.version,
+        "cluster_id": overview.cluster_id,
+        "safe_mode": text(&overview.safe_mode),
+        "stands_by": overview.stands_by,
+        "leader": text(&overview.leader),
+        "jobs": jobs,
+        "queued": overview.queued,
+        "queue": overview.queue.iter().map(|reason| json!({
+            "jobs": reason.jobs,
+            "reason": reason.text,
+            "example_job_id": reason.example_job_id,
+        })).collect::<Value>(),
+        "workers_online": overview.workers_online,
+        "workers_lost": overview.workers_lost,
+        "gpus": devices(overview.gpus),
+        "cpus": devices(overview.cpus),
+        "running": overview.running.iter().map(job).collect::<Value>(),
+        "ended": overview.ended.iter().map(job).collect::<Value>(),
+    })
+}
+
 #[must_use]
 pub fn worker(worker: &v1::Worker) -> Value {
     let inventory = worker.inventory.as_ref().map_or(Value::Null, |host| {

@@ -188,9 +188,12 @@ pub fn devices(devices: &[v1::Device]) -> String {
     devices.iter().map(device).collect::<Vec<_>>().join(", ")
 }
 
-/// How long a job's newest attempt ran, or has run until now. None before the first.
+/// How long a job's newest attempt ran, or has run until now. None before the first, and between two of them.
 #[must_use]
 pub fn ran_for(job: &v1::Job, now: DateTime<Utc>) -> Option<Duration> {
+    if matches!(job.state(), v1::JobState::Waiting | v1::JobState::Queued) {
+        return None;
+    }
     let started = units::time(job.started_at.as_ref())?;
     let ended = units::time(job.finished_at.as_ref()).unwrap_or(now);
     Some(units::between(started, ended))
@@ -199,6 +202,21 @@ pub fn ran_for(job: &v1::Job, now: DateTime<Utc>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_that_was_handed_back_and_waits_again_does_not_run() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let job = |state: v1::JobState| v1::Job {
+            state: state.into(),
+            started_at: Some(marquee_proto::convert::timestamp(
+                now - Duration::from_secs(90),
+            )),
+            ..v1::Job::default()
+        };
+        let running = ran_for(&job(v1::JobState::Running), now);
+        assert_eq!(running, Some(Duration::from_secs(90)));
+        assert_eq!(ran_for(&job(v1::JobState::Queued), now), None);
+    }
 
     #[test]
     fn an_array_and_its_elements_are_told_apart_by_name() {

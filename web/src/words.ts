@@ -129,6 +129,8 @@ export function timeLeft(progress: Progress | undefined): number | undefined {
 
 /** How long the newest attempt ran, or runs. */
 export function ranFor(job: Job, now: number): number | undefined {
+  // It was handed back and waits again.
+  if (job.state === JobState.WAITING || job.state === JobState.QUEUED) return undefined;
   const started = ms(job.startedAt);
   if (started === undefined) return undefined;
   return (ms(job.finishedAt) ?? now) - started;

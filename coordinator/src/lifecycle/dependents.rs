@@ -1,11 +1,14 @@
 //! What the end of jobs means for the jobs that need them.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::JobId;
+use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, NeedOn};
 use marquee_domain::transitions::needs::{Need, lost};
-use marquee_store::transitions::{self, ArrayCount};
+use marquee_store::transitions::{self, ArrayCount, JobHead};
 use marquee_store::{StoreError, Tx, needs, neighbours};
 
 use super::array;
@@ -114,19 +117,27 @@ async fn cancel(
     let mut ended = Vec::new();
     if !lost.is_empty() {
         let mut gone = Vec::with_capacity(lost.len());
+        let mut at_work = BTreeSet::new();
         for one in waiting.iter().filter(|one| lost.contains(&one.id)) {
             gone.push((one.id, one.attempt));
             if one.is_array {
-                // They wait with it: what it needs, they need.
+                // They wait with it: what it needs, they need. One that runs while that is made again goes on, and
+                // the array is over for others when that has ended.
                 let elements = transitions::list_open_elements(tx, one.id).await?;
-                gone.extend(elements.into_iter().map(|head| (head.id, head.attempt)));
+                let waits = |head: &&JobHead| head.state == JobStateName::Waiting;
+                if !elements.iter().all(|head| waits(&head)) {
+                    at_work.insert(one.id);
+                }
+                let waiting = elements.iter().filter(waits);
+                gone.extend(waiting.map(|head| (head.id, head.attempt)));
             }
         }
         let name = transitions::get_job_head(tx, job).await?.display_name;
         let reason = reason(job, &name, how);
         changed = transitions::mark_jobs_cancelled(tx, &gone, &reason, Some(job), "", now).await?;
         let so = how.of_what_is_lost_by_it();
-        ended.extend(lost.into_iter().map(|job| (job, so)));
+        let over = lost.into_iter().filter(|job| !at_work.contains(job));
+        ended.extend(over.map(|job| (job, so)));
     }
     // Of a success those that wait for it were told before.
     if is_over && how != Ended::Succeeded {

@@ -24,8 +24,12 @@ pub enum LifecycleError {
         "job {job} has {} already; only a job that waits or runs can be cancelled", state.as_str()
     )]
     JobHasEnded { job: JobId, state: JobStateName },
-    #[error("job {job} is {}; only a failed or cancelled job can be retried", state.as_str())]
+    #[error(
+        "job {job} is {}; only a failed or cancelled job can be retried, or one whose artifact is damaged", state.as_str()
+    )]
     JobHasNotEnded { job: JobId, state: JobStateName },
+    #[error("the artifact of job {job} is damaged, and cannot be made again: {why}")]
+    CannotBeMadeAgain { job: JobId, why: String },
     #[error(
         "job {job} needs job {needs} ({name:?}), which has not succeeded; retry that one: \"marquee retry {needs}\""
     )]
@@ -115,6 +119,7 @@ impl LifecycleError {
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
+            | Self::CannotBeMadeAgain { .. }
             | Self::ElementsStop { .. }
             | Self::NotNeeded { .. }
             | Self::FollowerAtWork { .. }
@@ -151,6 +156,7 @@ impl From<LifecycleError> for Status {
             LifecycleError::RequestIdReused(_) => ErrorCode::RequestIdReused,
             LifecycleError::JobHasEnded { .. } => ErrorCode::JobHasEnded,
             LifecycleError::JobHasNotEnded { .. }
+            | LifecycleError::CannotBeMadeAgain { .. }
             | LifecycleError::ElementsStop { .. }
             | LifecycleError::NotNeeded { .. }
             | LifecycleError::FollowerAtWork { .. }

@@ -7,11 +7,13 @@
 //! Not here: decoding requests (`rpc`), speaking with workers (`session`), when to look
 //! (`background`).
 
+mod again;
 mod array;
 mod cancel;
 mod dependents;
 mod error;
 mod hold;
+mod inputs;
 mod interrupt;
 mod output;
 mod overdue;

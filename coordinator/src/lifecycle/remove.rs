@@ -4,7 +4,8 @@
 //! Invariant: what an open job needs stays, and whoever asks is told who needs it. The rows go first, in one
 //! transaction; a file goes only when no stored manifest names it, so that a crash in between leaves a file too many,
 //! which `background::sweep` finds, and never one too few. A file that somebody is about to name stays too
-//! (`blobs::vouch`), and is left to the sweep.
+//! (`blobs::vouch`), and is left to the sweep. One that a coordinator removes which no longer leads stays as well
+//! (`blobs::remove`).
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
@@ -215,7 +216,13 @@ pub(super) async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
         let mut conn = app.db.read().await?;
         let unnamed = removal::list_unnamed(&mut conn, some).await?;
         drop(conn);
-        let (count, size) = condemned.remove(unnamed).await?;
+        let going = condemned.take_out(unnamed).await?;
+        // Once more, now that they are out of their places, and as the one that leads: whatever another coordinator
+        // has committed since this one led is seen here, or this is refused. Then they are put back.
+        let mut tx = app.db.write("remove files").await?;
+        let unnamed = removal::list_unnamed(&mut tx, going.digests()).await?;
+        drop(tx);
+        let (count, size) = going.remove(unnamed).await?;
         gone += count;
         bytes += size;
     }

@@ -6,22 +6,44 @@ use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, NeedOn};
+use marquee_store::again::get_made;
 use marquee_store::neighbours::{self, Needed};
 use marquee_store::transitions::{self, ArrayCount, JobHead};
 use marquee_store::{Tx, audit, needs, pipelines};
 
-use super::{LifecycleError, Result, dependents};
+use super::again::Asked;
+use super::{LifecycleError, Result, again, dependents, inputs};
 use crate::app::App;
 
-/// Queues a failed or cancelled job again, with as many attempts as it had at first.
+/// Queues a failed or cancelled job again, with as many attempts as it had at first; or one whose artifact is damaged,
+/// however often that was made again.
 pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let now = app.clock.now();
+    let wrong = {
+        let mut conn = app.db.read().await?;
+        match transitions::get_job_head(&mut conn, job).await?.state {
+            JobStateName::Succeeded => inputs::damage(&mut conn, app, job).await?,
+            JobStateName::Waiting
+            | JobStateName::Queued
+            | JobStateName::Running
+            | JobStateName::Failed
+            | JobStateName::Cancelled => Vec::new(),
+        }
+    };
     let mut tx = app.db.write("retry").await?;
     audit::act_as(&mut tx, caller).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
-    let changed = bring_back(&mut tx, &head, "a user asked for a retry", caller, now).await?;
+    // An element of an array is made again with its array, which is damaged too.
+    let changed = if wrong.is_empty() || head.array_job.is_some() {
+        bring_back(&mut tx, &head, "a user asked for a retry", caller, now).await?
+    } else {
+        let made = get_made(&mut tx, job).await?;
+        let asked = Asked::ByUser(caller);
+        let begun = again::make_again(&mut tx, &head, &made, &wrong, asked, now).await?;
+        begun.map_err(|why| LifecycleError::CannotBeMadeAgain { job, why })?
+    };
     tx.commit().await?;
     tracing::info!(%job, attempt = head.attempt, back = changed.len(), "job retried");
     app.jobs_changed(&changed);
@@ -62,7 +84,7 @@ pub(super) async fn bring_back(
     let origin = head.array_job.unwrap_or(job);
     let dependents = neighbours::list_dependents(tx, origin).await?;
     // What cleans up after it must not do so while it runs again.
-    if let Some(by) = dependents.iter().find(|other| other.is_at_work) {
+    if let Some(by) = dependents.iter().find(|other| other.follows_at_work) {
         return Err(LifecycleError::FollowerAtWork { job, by: by.id });
     }
     let mut changed = revive(tx, std::slice::from_ref(head), text, caller, now).await?;

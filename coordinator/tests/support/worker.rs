@@ -10,6 +10,7 @@ use std::ops::RangeFrom;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use marquee_domain::ids::WorkerId;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_proto::v1::RankState;
@@ -168,6 +169,20 @@ impl FakeWorker {
         .await
     }
 
+    /// A Hello that was on its way for long comes now, from a time when it held nothing. Gives the answer's stream, in
+    /// which it says nothing more.
+    pub async fn late_hello(&self, address: &str) -> Streaming<v1::CoordinatorMessage> {
+        let hello = v1::Hello {
+            worker_id: self.id.clone(),
+            instance_id: self.instance.to_string(),
+            ..hello(&self.name)
+        };
+        let body = Some(Out::Hello(hello));
+        say_first(address, v1::WorkerMessage { body })
+            .await
+            .unwrap()
+    }
+
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
         let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
         Self::connect_as(address, name, daemon, CODE, Held::default(), NOTHING).await
@@ -282,6 +297,19 @@ impl FakeWorker {
         };
         self.held.lock().unwrap().insert(key_of(&assign), rank);
         assign
+    }
+
+    /// The next assignment that comes, of whatever rank.
+    pub async fn next_assignment(&mut self) -> v1::Assign {
+        self.wait("assignment", |body| match body {
+            In::Assign(assign) => Some(assign),
+            _ => None,
+        })
+        .await
+    }
+
+    pub fn id(&self) -> WorkerId {
+        self.id.parse().unwrap()
     }
 
     /// Takes the next assignment, prepares it, and waits for its start.
@@ -481,8 +509,17 @@ impl FakeWorker {
         self.held.lock().unwrap().clear();
     }
 
-    pub async fn goodbye(mut self) {
-        self.send(Out::Goodbye(v1::Goodbye {})).await;
+    pub async fn goodbye(self) {
+        self.goodbye_but_for(&[]).await;
+    }
+
+    /// Its daemon leaves though something of these ranks is left.
+    pub async fn goodbye_but_for(mut self, left: &[Key]) {
+        let left = left
+            .iter()
+            .map(|key| self.held.lock().unwrap()[key].clone());
+        let held = left.collect();
+        self.send(Out::Goodbye(v1::Goodbye { held })).await;
         // The coordinator closes the stream when it has stored it.
         let closed = async { while let Ok(Some(_)) = self.inbox.message().await {} };
         timeout(SOON, closed).await.unwrap();

@@ -8,7 +8,10 @@
 //!    |                    |  requeue, interrupt
 //!    |                    |
 //!    +--------------------+---- retry, revive --- failed, cancelled
+//!    +--------------------+---- make again ------ succeeded
 //! ```
+//!
+//! A job that is queued waits again when something that it needs is made again.
 //!
 //! A cancel ends a waiting or queued job at once and a running one when its ranks are gone.
 
@@ -129,11 +132,15 @@ pub enum JobEvent {
     Retry,
     /// A job for whose sake it ended is retried.
     Revive,
+    /// Its artifact is damaged, and its work is done once more.
+    MakeAgain,
+    /// A job that it needs is made again.
+    WaitAgain,
 }
 
 impl JobEvent {
     /// Every event.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Release,
         Self::Place,
         Self::Succeed,
@@ -146,6 +153,8 @@ impl JobEvent {
         Self::CancelForNeed,
         Self::Retry,
         Self::Revive,
+        Self::MakeAgain,
+        Self::WaitAgain,
     ];
 
     /// What the event does to the job, to be read after "cannot be".
@@ -164,6 +173,8 @@ impl JobEvent {
             Self::CancelForNeed => "cancelled for a job that it needs",
             Self::Retry => "retried",
             Self::Revive => "brought back",
+            Self::MakeAgain => "made again",
+            Self::WaitAgain => "made to wait again",
         }
     }
 }
@@ -383,6 +394,30 @@ impl JobLife {
             | JobStage::Queued { .. }
             | JobStage::Running { .. }
             | JobStage::Succeeded => Err(self.refuse(JobEvent::Revive)),
+        }
+    }
+
+    /// succeeded -> queued, or waiting where `waits`, with all its attempts again. Its artifact stays until another one
+    /// takes its place.
+    pub fn make_again(self, waits: bool, now: DateTime<Utc>) -> Outcome {
+        match self.stage {
+            JobStage::Succeeded => Ok(self.back(waits, now)),
+            JobStage::Waiting
+            | JobStage::Queued { .. }
+            | JobStage::Running { .. }
+            | JobStage::Failed
+            | JobStage::Cancelled { .. } => Err(self.refuse(JobEvent::MakeAgain)),
+        }
+    }
+
+    /// waiting or queued -> waiting. A running job has what it needs with it, or is queued first.
+    pub fn wait_again(self) -> Outcome {
+        match self.stage {
+            JobStage::Waiting | JobStage::Queued { .. } => Ok(self.at(JobStage::Waiting)),
+            JobStage::Running { .. }
+            | JobStage::Succeeded
+            | JobStage::Failed
+            | JobStage::Cancelled { .. } => Err(self.refuse(JobEvent::WaitAgain)),
         }
     }
 

@@ -6,7 +6,7 @@ use marquee_domain::ids::JobId;
 use marquee_domain::spec::JobSpec;
 use marquee_store::open::{self, OpenJob, Which};
 use marquee_store::workers::{self, WhichWorkers};
-use marquee_store::{Conn, StoreError, forecasts, projects};
+use marquee_store::{Conn, StoreError, forecasts, pipelines, projects, transitions};
 
 use crate::app::App;
 use crate::index::{Accounts, Step, Touched};
@@ -28,6 +28,7 @@ pub(super) async fn changes(app: &App) -> Result<()> {
         Ok(read) => read,
         Err(error) => {
             app.index.touch(touched.jobs);
+            app.index.touch_unsure(touched.unsure);
             app.index.touch_succeeded(touched.succeeded);
             if touched.workers {
                 app.index.touch_workers();
@@ -54,6 +55,9 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     if !touched.workers && !touched.projects && touched.jobs.is_empty() {
         return Ok((Vec::new(), freed));
     }
+    if !touched.unsure.is_empty() {
+        await_end_of_placing(app, &touched.unsure).await?;
+    }
     let mut conn = app.db.read().await?;
     if touched.projects {
         projects(app, &mut conn).await?;
@@ -67,9 +71,10 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     }
     let ids: Vec<JobId> = touched.jobs.iter().copied().collect();
     let read = read_open(app, &mut conn, Which::Of(&ids)).await?;
-    // A job that neither held devices before nor runs now holds none.
-    let may_hold =
-        read.jobs.iter().any(|job| job.is_running) || app.index.open().holds_any(&touched.jobs);
+    // A job that neither held devices before nor runs now holds none; one that may have been placed since may have ended.
+    let may_hold = !touched.unsure.is_empty()
+        || read.jobs.iter().any(|job| job.is_running)
+        || app.index.open().holds_any(&touched.jobs);
     let held = if may_hold {
         Some(open::list_held_ranks(&mut conn, Which::Of(&ids)).await?)
     } else {
@@ -81,6 +86,18 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         open.replace_held(&touched.jobs, held);
     }
     Ok((read.unreadable, freed))
+}
+
+/// Comes back when no transaction that placed these jobs is open any more: it has locked their pipelines until its end,
+/// whoever lost sight of it.
+async fn await_end_of_placing(
+    app: &App,
+    unsure: &BTreeSet<JobId>,
+) -> std::result::Result<(), StoreError> {
+    let jobs: Vec<JobId> = unsure.iter().copied().collect();
+    let mut tx = app.db.write("placed or not").await?;
+    let of = transitions::list_pipelines_of_jobs(&mut tx, &jobs).await?;
+    pipelines::lock_pipelines(&mut tx, &of).await
 }
 
 /// Reads the projects, their quotas and what is stored of their use.

@@ -173,11 +173,14 @@ fn n_a_gang_that_comes_back_goes_before_the_newcomers_of_its_line() {
                     newcomer.job
                 );
             }
+            if is_placed(back.job) {
+                return Ok(0);
+            }
             let held = plan.reservations.iter().map(|held| held.job);
             for job in held.filter(|job| case.pending(*job).line() == back.line()) {
                 ensure!(job == back.job, "devices are held back for job {job}");
             }
-            Ok(u32::from(!is_placed(back.job)))
+            Ok(1)
         },
         &mut came_back,
     );
