@@ -83,6 +83,7 @@ impl Supervisor {
         let mut found = found.collect::<io::Result<Vec<_>>>()?;
         // The same order each time, whatever the file system says.
         found.sort();
+        let mut ranks = Vec::new();
         for path in found {
             let name = path
                 .file_name()
@@ -95,7 +96,7 @@ impl Supervisor {
             match HeldRank::recover(&supervisor.host, key) {
                 Ok(Some(rank)) => {
                     info!(rank = %key, state = rank.state().as_str(), "taking over a rank");
-                    supervisor.hold(rank);
+                    ranks.push(rank);
                 }
                 // Never accepted: nothing was started.
                 Ok(None) => durable::remove_or_leave(&path),
@@ -104,6 +105,16 @@ impl Supervisor {
                     tokio::spawn(end_what_runs_in(Arc::clone(&supervisor.host), path));
                 }
             }
+        }
+        // Where children may run is known before any other is started.
+        for rank in &ranks {
+            if !rank.state().has_ended() && rank.dir.has_launched()? {
+                let occupied = &supervisor.host.occupied;
+                occupied.take_over(rank.key, &rank.assignment.devices);
+            }
+        }
+        for rank in ranks {
+            supervisor.hold(rank);
         }
         supervisor.host.cache.sweep();
         Ok(supervisor)
@@ -381,6 +392,14 @@ impl Supervisor {
             .values()
             .map(|entry| Arc::clone(&entry.rank))
             .collect()
+    }
+
+    /// Every held rank of which something may be left on this host.
+    #[must_use]
+    pub fn unclosed(&self) -> Vec<Arc<HeldRank>> {
+        let state = self.state();
+        let unclosed = state.ranks.values().filter(|entry| !entry.is_closed);
+        unclosed.map(|entry| Arc::clone(&entry.rank)).collect()
     }
 
     fn find(&self, key: RankKey) -> Option<Arc<HeldRank>> {

@@ -61,9 +61,13 @@ impl RankTask {
             Some(child) => child,
             None => {
                 let inputs = self.unless_stopped(self.prepare(&spec)).await?;
-                let start = self
-                    .unless_stopped(async { Ok(self.start_ordered().await) })
-                    .await?;
+                let start = self.unless_stopped(async {
+                    let start = self.start_ordered().await;
+                    let devices = &self.rank.assignment.devices;
+                    self.host.occupied.enter(self.rank.key, devices).await;
+                    Ok(start)
+                });
+                let start = start.await?;
                 self.launch(&spec, inputs, start).await?
             }
         };
@@ -160,6 +164,8 @@ impl RankTask {
             found.map_err(|e| local_fault(&format!("the rank's child cannot be found: {e}")))?;
         if found.is_some() {
             info!(rank = %self.rank.key, "taking over a child that an earlier daemon started");
+            let devices = &self.rank.assignment.devices;
+            self.host.occupied.take_over(self.rank.key, devices);
         }
         Ok(found)
     }
@@ -259,6 +265,8 @@ impl RankTask {
             self.stop_store().await;
         }
         self.rank.release_inputs();
+        // Before its last report, which the next rank on these devices may follow at once.
+        self.host.occupied.leave(self.rank.key);
         let stop = self.rank.orders().borrow().stop.clone();
         let body = match (stop, end) {
             (Some(stop), _) if stop.cause == StopCause::Forget => return Closed::Forget,
