@@ -1,6 +1,8 @@
 //! The coordinator as a whole: on a real Postgres, spoken to over gRPC and HTTP. One program for all files: each would be
 //! linked by itself otherwise.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod accounts;
 mod again;
 mod arrays;
