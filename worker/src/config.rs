@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -46,7 +47,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "coordinator",
     "name",
     "data_dir",
@@ -63,6 +64,7 @@ const KEYS: [&str; 19] = [
     "sandbox",
     "sandbox_hide",
     "labels",
+    "metrics_listen",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -146,6 +148,8 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
     pub labels: BTreeSet<String>,
+    /// Where Prometheus may ask for figures. None: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     pub tls: Option<Tls>,
 }
 
@@ -257,6 +261,11 @@ impl Config {
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
             labels: labels(values)?,
+            metrics_listen: values.parsed(
+                "metrics_listen",
+                "it must be an IP address and a port, such as 127.0.0.1:7702",
+                |text| text.parse().ok(),
+            )?,
         })
     }
 }
@@ -353,6 +362,7 @@ impl Config {
             sandbox_hide: Vec::new(),
             tls_key: None,
             labels: BTreeSet::new(),
+            metrics_listen: None,
             tls: None,
         }
     }
