@@ -161,6 +161,10 @@ fn its_picture() {
     std::fs::write(format!("{folder}/top.svg"), picture).unwrap();
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the screen has no other colours"
+)]
 fn colour(cell: &Cell) -> &'static str {
     match cell.fg {
         Color::Green => "#7ec97e",
