@@ -29,6 +29,7 @@ mod classes;
 mod finish;
 mod helper;
 mod look;
+mod near;
 mod origins;
 mod packing;
 mod page;

@@ -1,6 +1,8 @@
 //! Sources, labels and shards, from files and servers as strangers make them. One program for all files: each would be
 //! linked by itself otherwise.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod fetch_api;
 mod fetch_complete;
 mod folders;

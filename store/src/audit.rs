@@ -318,6 +318,7 @@ fn what(line: &Line) -> Option<What> {
             state: JobStateName::from_word(word("state")?)?,
         },
         "revived" => What::Revived { job: line.job? },
+        "made_again" => What::MadeAgain { job: line.job? },
         "worker_online" => What::WorkerOnline {
             worker: line.worker?,
         },

@@ -1,5 +1,7 @@
 //! The store on a real Postgres. One program for all files: each would be linked by itself otherwise.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod arrays;
 mod artifacts;
 mod audit;

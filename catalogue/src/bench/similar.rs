@@ -356,7 +356,7 @@ mod tests {
                 continue;
             };
             let least = match change {
-                "cropped to 70-95 % a side" => 0.5,
+                "cropped to 70-95 % a side" => 0.8,
                 "smaller, stored anew" => 0.95,
                 "rotated by 3 degrees" => 0.0,
                 _ => 0.85,

@@ -4,7 +4,11 @@
 //! Hashes only say whom to compare: a picture's hashes in all its turns, and of many windows of it, are
 //! looked up among the plain hashes of all others. Whether two show the same is then judged by their
 //! sketches, so the hashes may be asked loosely.
+//!
+//! A crop that cuts through a drawing on one side keeps its plain border on the others, and shows what is in a
+//! window of the sheet with the border. So windows of both are looked up.
 
+use super::near::{Budget, Index, Reach};
 use super::sketch::Sketch;
 use super::spectrum::{Basis, SIDE, Span, Spectrum, TURNS, correlation, turned, window};
 
@@ -23,6 +27,8 @@ const EDGES_ALONE_MIN: f32 = 0.88;
 /// The rule for crops, whose windows are found in steps.
 const CROP_LIGHT_MIN: f32 = 0.92;
 const CROP_EDGES_MIN: f32 = 0.70;
+/// By how much width to height may be another one than the window's: some crops are brought to a square after.
+const CROP_STRETCH_MAX: f32 = 1.4;
 /// A window that is not at least this alike is not looked at more closely.
 const CROP_FIRST_MIN: f32 = 0.60;
 /// Numbers of a side in which windows are compared.
@@ -35,11 +41,6 @@ const SPREAD_MIN: f32 = 8.0;
 /// Share of a map's variance that is not its rows' and its columns', from which on it can: stripes, bars and
 /// frames are like many others.
 const SHAPES_MIN: f32 = 0.10;
-/// Hashes that one picture's are compared with, and sketches, at most: a set in which nearly all look alike
-/// must not take all day. More than that show the same as so many others that they are found by those.
-const LOOKED_AT_MAX: usize = 200_000;
-const COMPARED_MAX: usize = 400;
-
 /// A picture to be compared, with the frequencies of both its maps.
 #[derive(Debug)]
 struct Sight<'a> {
@@ -121,8 +122,17 @@ impl Search<'_> {
     /// Those that show the same as a window of the sight at `at`.
     fn windows_of(&mut self, at: usize, light: &Index, windows: &Windows) {
         let sight = &self.sights[at];
+        let sheet = sight.sketch.sheet.as_deref().filter(|sheet| tells(sheet));
+        for whole in [Some(sight.sketch), sheet].into_iter().flatten() {
+            self.windows_in(whole, at, light, windows);
+        }
+    }
+
+    /// Those that show the same as a window of `whole`, which the sight at `at` shows.
+    fn windows_in(&mut self, whole: &Sketch, at: usize, light: &Index, windows: &Windows) {
+        let place = self.sights[at].place;
         let mut budget = Budget::new();
-        for (x, y, hash) in windows.hashes(&sight.sketch.light) {
+        for (x, y, hash) in windows.hashes(&whole.light) {
             self.question += 1;
             // A picture has nearly 200 windows, so each is looked up less widely than a whole.
             for other in light.near(hash, Reach::One, WINDOW_BITS, &mut budget) {
@@ -131,8 +141,8 @@ impl Search<'_> {
                     continue;
                 }
                 let other = &self.sights[other];
-                if shows_window(sight.sketch, x, y, other.sketch) {
-                    let (a, b) = (sight.place, other.place);
+                if shows_window(whole, x, y, other.sketch) {
+                    let (a, b) = (place, other.place);
                     self.found.push((a.min(b), a.max(b)));
                 }
             }
@@ -144,33 +154,9 @@ impl Search<'_> {
     }
 }
 
-/// How much may still be looked at for one picture.
-#[derive(Debug)]
-struct Budget {
-    hashes: usize,
-    comparisons: usize,
-}
-
-impl Budget {
-    fn new() -> Self {
-        Self {
-            hashes: LOOKED_AT_MAX,
-            comparisons: COMPARED_MAX,
-        }
-    }
-
-    fn compares(&mut self) -> bool {
-        let may = self.comparisons > 0;
-        self.comparisons = self.comparisons.saturating_sub(1);
-        may
-    }
-}
-
 impl<'a> Sight<'a> {
     fn of(place: usize, sketch: &'a Sketch, whole: &Basis) -> Option<Self> {
-        // A map that is nearly flat is like any other that is.
-        let says = |map: &[u8]| spread(map) >= SPREAD_MIN;
-        if !says(&sketch.light) || !says(&sketch.edges) || shapes(&sketch.light) < SHAPES_MIN {
+        if !tells(sketch) {
             return None;
         }
         let spectrum = |map: &[u8]| whole.columns(&whole.rows(map));
@@ -183,27 +169,42 @@ impl<'a> Sight<'a> {
     }
 }
 
+/// Whether a picture can be told from others by its sketch.
+fn tells(sketch: &Sketch) -> bool {
+    let light = numbers(&sketch.light);
+    tells_by(&light, SIDE) && spread(&numbers(&sketch.edges)) >= SPREAD_MIN
+}
+
+/// The same by its lightness alone. A map that is nearly flat is like any other that is.
+fn tells_by(light: &[f32], side: usize) -> bool {
+    spread(light) >= SPREAD_MIN && shapes(light, side) >= SHAPES_MIN
+}
+
+fn numbers(map: &[u8]) -> Vec<f32> {
+    map.iter().map(|number| f32::from(*number)).collect()
+}
+
 /// Standard deviation of a map's numbers.
-fn spread(map: &[u8]) -> f32 {
+fn spread(map: &[f32]) -> f32 {
     let count = map.len() as f32;
-    let mean = map.iter().map(|number| f32::from(*number)).sum::<f32>() / count;
-    let squares = map.iter().map(|number| (f32::from(*number) - mean).powi(2));
+    let mean = map.iter().sum::<f32>() / count;
+    let squares = map.iter().map(|number| (number - mean).powi(2));
     (squares.sum::<f32>() / count).sqrt()
 }
 
-/// Share of the variance of a map that is left when the means of its rows and of its columns are taken off.
-fn shapes(map: &[u8]) -> f32 {
-    let side = SIDE as f32;
-    let (mut rows, mut columns) = ([0.0; SIDE], [0.0; SIDE]);
+/// Share of the variance of a map of `side` x `side` that is left when the means of its rows and of its columns
+/// are taken off.
+fn shapes(map: &[f32], side: usize) -> f32 {
+    let length = side as f32;
+    let (mut rows, mut columns) = (vec![0.0; side], vec![0.0; side]);
     for (at, number) in map.iter().enumerate() {
-        rows[at / SIDE] += f32::from(*number) / side;
-        columns[at % SIDE] += f32::from(*number) / side;
+        rows[at / side] += number / length;
+        columns[at % side] += number / length;
     }
-    let mean = rows.iter().sum::<f32>() / side;
+    let mean = rows.iter().sum::<f32>() / length;
     let (mut left, mut all) = (0.0, 0.0);
     for (at, number) in map.iter().enumerate() {
-        let number = f32::from(*number);
-        left += (number - rows[at / SIDE] - columns[at % SIDE] + mean).powi(2);
+        left += (number - rows[at / side] - columns[at % side] + mean).powi(2);
         all += (number - mean).powi(2);
     }
     if all == 0.0 { 0.0 } else { left / all }
@@ -217,7 +218,6 @@ struct Maps {
 
 impl Maps {
     fn of(light: &[u8], edges: &[u8]) -> Self {
-        let numbers = |map: &[u8]| map.iter().map(|number| f32::from(*number)).collect();
         Self {
             light: numbers(light),
             edges: numbers(edges),
@@ -262,9 +262,14 @@ fn shows_window(whole: &Sketch, x: Span, y: Span, part: &Sketch) -> bool {
         step /= 2.0;
     }
     let [left, top, right, bottom] = best;
+    let stretch = (right - left) / (bottom - top) * whole.aspect / part.aspect;
+    if found < CROP_LIGHT_MIN || stretch.max(stretch.recip()) > CROP_STRETCH_MAX {
+        return false;
+    }
     let (x, y) = (between(left, right), between(top, bottom));
-    let edges = window(&whole.edges, x, y, WINDOW_SIDE);
-    found >= CROP_LIGHT_MIN && correlation(&edges, &all(&part.edges)) >= CROP_EDGES_MIN
+    let window = |map: &[u8]| window(map, x, y, WINDOW_SIDE);
+    tells_by(&window(&whole.light), WINDOW_SIDE)
+        && correlation(&window(&whole.edges), &all(&part.edges)) >= CROP_EDGES_MIN
 }
 
 fn between(start: f32, end: f32) -> Span {
@@ -304,143 +309,59 @@ impl Windows {
     }
 }
 
-/// In how many bits a part of a hash may differ from that of a hash that it is looked up by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// Finds all hashes that differ in 7 bits at most, and many of those that differ in a few more.
-    One,
-    /// Finds all that differ in 11 bits at most, and most of those that differ in a few more.
-    Two,
-}
-
-/// Hashes by each of their four parts of 16 bits: hashes that differ in few bits have a part in which they
-/// hardly differ.
-#[derive(Debug)]
-struct Index {
-    hashes: Vec<u64>,
-    /// By part: where the places begin of those with this value, and all places in that order.
-    parts: Vec<(Vec<u32>, Vec<u32>)>,
-}
-
-impl Index {
-    const PARTS: usize = 4;
-    const PART_BITS: u32 = 16;
-    const VALUES: usize = 1 << Self::PART_BITS;
-
-    fn new(hashes: Vec<u64>) -> Self {
-        let parts = (0..Self::PARTS).map(|part| {
-            let mut starts = vec![0_u32; Self::VALUES + 1];
-            for hash in &hashes {
-                starts[Self::value(*hash, part) + 1] += 1;
-            }
-            for value in 0..Self::VALUES {
-                starts[value + 1] += starts[value];
-            }
-            let mut next = starts.clone();
-            let mut places = vec![0; hashes.len()];
-            for (at, hash) in (0_u32..).zip(&hashes) {
-                let slot = &mut next[Self::value(*hash, part)];
-                places[*slot as usize] = at;
-                *slot += 1;
-            }
-            (starts, places)
-        });
-        let parts = parts.collect();
-        Self { hashes, parts }
-    }
-
-    fn value(hash: u64, part: usize) -> usize {
-        (hash >> (part as u32 * Self::PART_BITS)) as usize & (Self::VALUES - 1)
-    }
-
-    /// The places of hashes that differ from this one in so many bits at most; some more than once.
-    fn near(&self, hash: u64, reach: Reach, bits: u32, budget: &mut Budget) -> Vec<usize> {
-        let mut near = Vec::new();
-        for (part, (starts, places)) in self.parts.iter().enumerate() {
-            let own = Self::value(hash, part);
-            let mut look = |value: usize| {
-                let range = starts[value] as usize..starts[value + 1] as usize;
-                for place in &places[range] {
-                    if budget.hashes == 0 {
-                        return;
-                    }
-                    budget.hashes -= 1;
-                    let place = *place as usize;
-                    if (self.hashes[place] ^ hash).count_ones() <= bits {
-                        near.push(place);
-                    }
-                }
-            };
-            look(own);
-            for first in 0..Self::PART_BITS {
-                look(own ^ 1 << first);
-                if reach == Reach::Two {
-                    for second in 0..first {
-                        look(own ^ 1 << first ^ 1 << second);
-                    }
-                }
-            }
-        }
-        near
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::near::COMPARED_MAX;
     use super::*;
     use crate::dice::Dice;
+    use crate::scale::Rgb;
 
-    #[test]
-    fn an_index_finds_all_that_are_near_enough_and_none_that_are_not() {
-        let mut dice = Dice::keyed(&[1]);
-        let asked = dice.bits();
-        let mut hashes = Vec::new();
-        for bits in 0..20 {
-            let mut places: Vec<u32> = (0..64).collect();
-            dice.shuffle(&mut places);
-            hashes.push(
-                places[..bits]
-                    .iter()
-                    .fold(asked, |hash, bit| hash ^ 1 << bit),
-            );
-        }
-        let index = Index::new(hashes);
-        let found = |reach, bits| {
-            let mut near = index.near(asked, reach, bits, &mut Budget::new());
-            near.sort_unstable();
-            near.dedup();
-            near
-        };
-        assert_eq!(found(Reach::Two, 11), (0..=11).collect::<Vec<_>>());
-        assert_eq!(found(Reach::One, 7), (0..=7).collect::<Vec<_>>());
-        assert!(
-            Index::new(Vec::new())
-                .near(asked, Reach::Two, 11, &mut Budget::new())
-                .is_empty()
-        );
-    }
+    const DRAWN_PX: usize = 200;
 
-    /// A sketch of some rectangles; `colours` gives their lightness.
-    fn sketch(seed: u64, colours: u64) -> Sketch {
-        use crate::scale::Rgb;
+    /// Some rectangles; `colours` gives their lightness.
+    fn drawing(seed: u64, colours: u64) -> Rgb {
         let (mut dice, mut colour) = (Dice::keyed(&[seed]), Dice::keyed(&[seed, colours]));
-        let mut pixels = vec![[255_u8; 3]; 200 * 200];
+        let mut pixels = vec![[255_u8; 3]; DRAWN_PX * DRAWN_PX];
         for _ in 0..14 {
             let (left, top) = (dice.below(170), dice.below(170));
             let (right, bottom) = (left + 12 + dice.below(60), top + 12 + dice.below(60));
             let rgb = std::array::from_fn(|_| (colour.bits() & 0xff) as u8);
-            for y in top..bottom.min(200) {
-                pixels[y * 200 + left..y * 200 + right.min(200)].fill(rgb);
+            for y in top..bottom.min(DRAWN_PX) {
+                pixels[y * DRAWN_PX + left..y * DRAWN_PX + right.min(DRAWN_PX)].fill(rgb);
             }
         }
-        let picture = Rgb {
-            width: 200,
-            height: 200,
+        Rgb {
+            width: DRAWN_PX as u32,
+            height: DRAWN_PX as u32,
             bytes: pixels.concat(),
+        }
+    }
+
+    fn sketch_of(picture: &Rgb) -> Sketch {
+        Sketch::of(&mut fast_image_resize::Resizer::new(), picture).unwrap()
+    }
+
+    fn sketch(seed: u64, colours: u64) -> Sketch {
+        sketch_of(&drawing(seed, colours))
+    }
+
+    /// What is seen of a picture from (left, top) on; white beyond its edges.
+    fn part(picture: &Rgb, left: isize, top: isize, width: usize, height: usize) -> Rgb {
+        let pixel = |x: isize, y: isize| -> [u8; 3] {
+            let is_in = (0..picture.width as isize).contains(&x)
+                && (0..picture.height as isize).contains(&y);
+            let at = is_in.then(|| (y * picture.width as isize + x) as usize * 3);
+            at.map_or([255; 3], |at| {
+                std::array::from_fn(|c| picture.bytes[at + c])
+            })
         };
-        let sketch = Sketch::of(&mut fast_image_resize::Resizer::new(), &picture).unwrap();
-        assert_eq!(sketch.light.len(), SIDE * SIDE);
-        sketch
+        let pixels = (0..width * height)
+            .flat_map(|at| pixel(left + (at % width) as isize, top + (at / width) as isize));
+        Rgb {
+            width: width as u32,
+            height: height as u32,
+            bytes: pixels.collect(),
+        }
     }
 
     fn found(sketches: &[Sketch]) -> Vec<(usize, usize)> {
@@ -455,9 +376,51 @@ mod tests {
             let turned = Sketch {
                 light: turned(&own.light, turn),
                 edges: turned(&own.edges, turn),
+                ..own.clone()
             };
             let all = [own, sketch(seed + 100, 1), turned, sketch(seed + 200, 1)];
             assert_eq!(found(&all), [(0, 2)], "{seed}");
+        }
+    }
+
+    #[test]
+    fn crops_are_found_whether_they_lie_within_what_is_drawn_or_keep_a_border_on_some_sides() {
+        let (mut within, mut with_border) = (0, 0);
+        for seed in 0..10 {
+            let own = drawing(seed, 1);
+            let sheet = part(&own, -40, -30, 290, 270);
+            let all = [
+                sketch_of(&sheet),
+                sketch(seed + 100, 1),
+                sketch_of(&part(&own, 20, 15, 160, 165)),
+                // Cut through what is drawn on two sides, with the sheet on the others.
+                sketch_of(&part(&sheet, 0, 0, 220, 210)),
+                sketch(seed + 200, 1),
+            ];
+            let pairs = found(&all);
+            within += usize::from(pairs.contains(&(0, 2)));
+            with_border += usize::from(pairs.contains(&(0, 3)));
+            let is_other = |at: &usize| [1, 4].contains(at);
+            let others = pairs.iter().any(|(a, b)| is_other(a) || is_other(b));
+            assert!(!others, "{seed}: {pairs:?}");
+        }
+        assert!(within >= 8 && with_border == 10, "{within} {with_border}");
+    }
+
+    #[test]
+    fn a_crop_that_is_stretched_far_is_another_picture() {
+        let own = drawing(3, 1);
+        let crop = part(&own, 20, 15, 160, 160);
+        let stretched = |share: f32| {
+            let whole = sketch_of(&crop);
+            let aspect = whole.aspect * share;
+            [sketch_of(&own), Sketch { aspect, ..whole }]
+        };
+        for share in [1.0, 1.3, 0.77] {
+            assert_eq!(found(&stretched(share)), [(0, 1)], "{share}");
+        }
+        for share in [4.0, 0.25] {
+            assert_eq!(found(&stretched(share)), [], "{share}");
         }
     }
 
@@ -466,6 +429,8 @@ mod tests {
         let flat = Sketch {
             light: vec![200; 1_024],
             edges: vec![0; 1_024],
+            aspect: 1.0,
+            sheet: None,
         };
         assert_eq!(found(&[flat.clone(), flat]), []);
         // A striped flag, and another in other colours.
@@ -476,6 +441,8 @@ mod tests {
             edges: (0..1_024)
                 .map(|at| if at / 32 % 11 == 10 { 255 } else { 0 })
                 .collect(),
+            aspect: 1.5,
+            sheet: None,
         };
         assert_eq!(found(&[flag(0), flag(1)]), []);
         assert_eq!(pairs(&[None, None]), []);

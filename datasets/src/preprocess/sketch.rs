@@ -1,7 +1,8 @@
 //! What a picture shows, drawn very small: how light it is where, and where its edges are. Two pictures are
 //! compared by it when their hashes say that they may be the same.
 //!
-//! A plain border is cut away before: the same drawing on a larger sheet is the same drawing.
+//! A plain border is cut away before: the same drawing on a larger sheet is the same drawing. The sheet as it
+//! was is sketched as well, since a crop that cuts through the drawing on one side keeps the border on another.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,39 +22,77 @@ const LEFT_MIN_PX: usize = 8;
 /// in other colours has the same edges.
 const EDGE_FULL: u32 = 40;
 
+/// Sides that a picture may have to each other: longer ones no decoder gives.
+const ASPECT_MAX: f32 = 65_536.0;
+/// Bytes of a sketch without its sheet: the aspect, then both maps.
+const BYTES: usize = 4 + 2 * AREA;
+
 /// What a picture shows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) struct Sketch {
     /// Lightness, [`SIDE`] x [`SIDE`].
     pub(super) light: Vec<u8>,
     /// How much of an edge there is, alike.
     pub(super) edges: Vec<u8>,
+    /// Width by height of what is drawn here as a square.
+    pub(super) aspect: f32,
+    /// The whole picture, where a border was cut away.
+    pub(super) sheet: Option<Box<Sketch>>,
 }
 
 impl Sketch {
     pub(super) fn of(resizer: &mut Resizer, picture: &Rgb) -> Result<Self, String> {
-        let whole;
-        let inner = match without_border(picture) {
-            Some(inner) => {
-                whole = inner;
-                &whole
-            }
-            None => picture,
+        let sheet = Self::as_it_is(resizer, picture)?;
+        let Some(inner) = without_border(picture) else {
+            return Ok(sheet);
         };
+        Ok(Self {
+            sheet: Some(Box::new(sheet)),
+            ..Self::as_it_is(resizer, &inner)?
+        })
+    }
+
+    fn as_it_is(resizer: &mut Resizer, picture: &Rgb) -> Result<Self, String> {
         // Twice as fine as the maps: an edge lies between pixels.
         let side = SIDE as u32 * 2;
-        let fine = scale(resizer, inner, side, side)?;
+        let fine = scale(resizer, picture, side, side)?;
         Ok(Self {
             light: light_of(&fine),
             edges: edges_of(&fine),
+            aspect: picture.width as f32 / picture.height as f32,
+            sheet: None,
+        })
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, String> {
+        let (aspect, maps) = bytes.split_first_chunk().ok_or("a sketch is cut short")?;
+        let aspect = f32::from_le_bytes(*aspect);
+        if !(1.0 / ASPECT_MAX..=ASPECT_MAX).contains(&aspect) {
+            return Err(format!("a sketch has sides of {aspect} to 1"));
+        }
+        let (light, edges) = maps.split_at(AREA);
+        Ok(Self {
+            light: light.to_vec(),
+            edges: edges.to_vec(),
+            aspect,
+            sheet: None,
         })
     }
 }
 
 impl From<Sketch> for String {
     fn from(sketch: Sketch) -> Self {
-        STANDARD.encode([sketch.light, sketch.edges].concat())
+        let mut bytes = Vec::with_capacity(2 * BYTES);
+        for one in [Some(&sketch), sketch.sheet.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            bytes.extend(one.aspect.to_le_bytes());
+            bytes.extend(&one.light);
+            bytes.extend(&one.edges);
+        }
+        STANDARD.encode(bytes)
     }
 }
 
@@ -62,16 +101,20 @@ impl TryFrom<String> for Sketch {
 
     /// A helper that was taken over by a picture may say anything.
     fn try_from(text: String) -> Result<Self, String> {
-        let mut light = STANDARD.decode(text).map_err(|error| error.to_string())?;
-        if light.len() != 2 * AREA {
+        let bytes = STANDARD.decode(text).map_err(|error| error.to_string())?;
+        if bytes.len() != BYTES && bytes.len() != 2 * BYTES {
+            let (whole, twice) = (BYTES, 2 * BYTES);
             return Err(format!(
-                "a sketch has {} bytes, not {}",
-                2 * AREA,
-                light.len()
+                "a sketch has {} bytes, neither {whole} nor {twice}",
+                bytes.len()
             ));
         }
-        let edges = light.split_off(AREA);
-        Ok(Self { light, edges })
+        let (own, sheet) = bytes.split_at(BYTES);
+        let sheet = (!sheet.is_empty()).then(|| Self::read(sheet)).transpose()?;
+        Ok(Self {
+            sheet: sheet.map(Box::new),
+            ..Self::read(own)?
+        })
     }
 }
 
@@ -186,11 +229,19 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_border_is_no_part_of_what_is_shown() {
+    fn a_plain_border_is_no_part_of_what_is_shown_and_its_sheet_is_kept_beside() {
         let sketch = |picture: &Rgb| Sketch::of(&mut Resizer::new(), picture).unwrap();
         let tight = sketch(&cross(80, 60, 0, 0));
-        for other in [cross(200, 160, 70, 20), cross(300, 100, 5, 30)] {
-            assert_eq!(sketch(&other), tight);
+        assert_eq!((tight.aspect, &tight.sheet), (80.0 / 60.0, &None));
+        for (picture, aspect) in [
+            (cross(200, 160, 70, 20), 1.25),
+            (cross(300, 100, 5, 30), 3.0),
+        ] {
+            let mut other = sketch(&picture);
+            let sheet = other.sheet.take().unwrap();
+            assert_eq!((sheet.aspect, &sheet.sheet), (aspect, &None));
+            assert_ne!(sheet.light, tight.light);
+            assert_eq!(other, tight);
         }
         // Nothing but border: there is nothing to cut down to.
         assert_eq!(without_border(&cross(90, 90, 500, 500)), None);
@@ -199,9 +250,22 @@ mod tests {
 
     #[test]
     fn a_sketch_survives_the_way_from_a_helper_and_nonsense_does_not() {
-        let sketch = Sketch::of(&mut Resizer::new(), &cross(80, 60, 0, 0)).unwrap();
-        let text = serde_json::to_string(&sketch).unwrap();
-        assert_eq!(serde_json::from_str::<Sketch>(&text).unwrap(), sketch);
+        for picture in [cross(80, 60, 0, 0), cross(200, 160, 70, 20)] {
+            let sketch = Sketch::of(&mut Resizer::new(), &picture).unwrap();
+            let text = serde_json::to_string(&sketch).unwrap();
+            assert_eq!(serde_json::from_str::<Sketch>(&text).unwrap(), sketch);
+        }
+        let flat = |aspect: f32| {
+            let bytes = [aspect.to_le_bytes().to_vec(), vec![7; 2 * AREA]].concat();
+            format!("\"{}\"", STANDARD.encode(bytes))
+        };
+        assert!(serde_json::from_str::<Sketch>(&flat(1.5)).is_ok());
+        for aspect in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e30] {
+            assert!(
+                serde_json::from_str::<Sketch>(&flat(aspect)).is_err(),
+                "{aspect}"
+            );
+        }
         for nonsense in ["\"\"", "\"AAAA\"", "\"!\"", "7"] {
             assert!(
                 serde_json::from_str::<Sketch>(nonsense).is_err(),

@@ -161,18 +161,18 @@ fn its_picture() {
     std::fs::write(format!("{folder}/top.svg"), picture).unwrap();
 }
 
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "the screen has no other colours"
-)]
+const COLOURS: [(Color, &str); 4] = [
+    (Color::Green, "#7ec97e"),
+    (Color::Red, "#ff7b72"),
+    (Color::Cyan, "#62c4d8"),
+    (Color::Yellow, "#e3b341"),
+];
+
 fn colour(cell: &Cell) -> &'static str {
-    match cell.fg {
-        Color::Green => "#7ec97e",
-        Color::Red => "#ff7b72",
-        Color::Cyan => "#62c4d8",
-        Color::Yellow => "#e3b341",
-        _ if cell.modifier.contains(Modifier::DIM) => "#8b929c",
-        _ => "#e6e6e6",
+    match COLOURS.iter().find(|(colour, _)| *colour == cell.fg) {
+        Some((_, shown)) => shown,
+        None if cell.modifier.contains(Modifier::DIM) => "#8b929c",
+        None => "#e6e6e6",
     }
 }
 
