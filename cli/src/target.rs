@@ -1,5 +1,6 @@
 //! How users name jobs and pipelines: `17` is a job, `p3` a pipeline, `p3/train` the job `train`
-//! of pipeline 3, and `train` the newest job of that name, or else the newest pipeline of that name.
+//! of pipeline 3, `posters/train` that of the newest pipeline called posters, and `train` the newest job of that
+//! name, or else the newest pipeline of that name.
 
 use std::str::FromStr;
 
@@ -21,6 +22,8 @@ pub(crate) enum Target {
     Job(JobId),
     Pipeline(PipelineId),
     JobOfPipeline(PipelineId, JobName),
+    /// The pipeline's name, then the job's.
+    JobOfNamed(JobName, JobName),
     Named(JobName),
 }
 
@@ -36,14 +39,15 @@ impl FromStr for Target {
             return Ok(Self::Pipeline(id));
         }
         let parsed = match text.split_once('/') {
-            Some((id, name)) => pipeline(id)
-                .zip(name.parse().ok())
-                .map(|(id, name)| Self::JobOfPipeline(id, name)),
+            Some((of, name)) => name.parse().ok().and_then(|name| match pipeline(of) {
+                Some(id) => Some(Self::JobOfPipeline(id, name)),
+                None => Some(Self::JobOfNamed(of.parse().ok()?, name)),
+            }),
             None => text.parse().ok().map(Self::Named),
         };
         parsed.ok_or_else(|| {
-            "write a job's number (17), a job's name (train), a pipeline (p3), or a job of a \
-             pipeline (p3/train)"
+            "write a job's number (17), a job's name (train), a pipeline (p3) or its name, or a job of a \
+             pipeline (p3/train, posters/train)"
                 .to_owned()
         })
     }
@@ -87,6 +91,10 @@ impl Target {
             Self::Job(id) => Ok(Resolved::Job(id.0)),
             Self::Pipeline(id) => Ok(Resolved::Pipeline(id.0)),
             Self::JobOfPipeline(id, name) => find_in(remote, *id, name).await.map(Resolved::Job),
+            Self::JobOfNamed(pipeline, name) => {
+                let id = find_pipeline(remote, pipeline).await?;
+                find_in(remote, id, name).await.map(Resolved::Job)
+            }
             Self::Named(name) => find_named(remote, name).await,
         }
     }
@@ -106,6 +114,7 @@ impl Target {
     pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
         match self {
             Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
+            Self::JobOfNamed(name, _) => Ok(find_pipeline(remote, name).await?.0),
             Self::Job(_) | Self::Named(_) => match self.resolve(remote).await? {
                 Resolved::Pipeline(id) => Ok(id),
                 Resolved::Job(id) => {
@@ -124,9 +133,8 @@ async fn find_named(remote: &Remote, name: &JobName) -> Result<Resolved> {
     if let Some(id) = named.map(|job| job.id).max() {
         return Ok(Resolved::Job(id));
     }
-    let of_named = jobs.iter().filter(|job| job.pipeline_name == name.as_str());
-    if let Some(id) = of_named.map(|job| job.pipeline_id).max() {
-        return Ok(Resolved::Pipeline(id));
+    if let Some(id) = newest_pipeline(&jobs, name) {
+        return Ok(Resolved::Pipeline(id.0));
     }
     let names = jobs
         .iter()
@@ -136,6 +144,22 @@ async fn find_named(remote: &Remote, name: &JobName) -> Result<Resolved> {
         "there is no job or pipeline \"{name}\" among the newest {NAME_SEARCH_MAX} jobs; \
          {meant}\"marquee jobs\" lists them"
     )))
+}
+
+async fn find_pipeline(remote: &Remote, name: &JobName) -> Result<PipelineId> {
+    let jobs = newest_jobs(remote, 0).await?;
+    newest_pipeline(&jobs, name).ok_or_else(|| {
+        let meant = meant(name, jobs.iter().map(|job| job.pipeline_name.as_str()));
+        not_found(format!(
+            "there is no pipeline \"{name}\" among the newest {NAME_SEARCH_MAX} jobs; \
+             {meant}\"marquee jobs\" lists them"
+        ))
+    })
+}
+
+fn newest_pipeline(jobs: &[v1::Job], name: &JobName) -> Option<PipelineId> {
+    let of_name = jobs.iter().filter(|job| job.pipeline_name == name.as_str());
+    of_name.map(|job| PipelineId(job.pipeline_id)).max()
 }
 
 async fn find_in(remote: &Remote, pipeline: PipelineId, name: &JobName) -> Result<i64> {
@@ -190,6 +214,10 @@ mod tests {
         assert_eq!(
             "p3/train".parse(),
             Ok(Target::JobOfPipeline(PipelineId(3), name("train")))
+        );
+        assert_eq!(
+            "posters/train".parse(),
+            Ok(Target::JobOfNamed(name("posters"), name("train")))
         );
         assert_eq!("preprocess".parse(), Ok(Target::Named(name("preprocess"))));
         for bad in ["", "p3/", "/train", "Train", "x/y/z", "-"] {
