@@ -1,5 +1,6 @@
 //! A fuzzer of our own for what reads bytes from strangers: answers of an API, pictures, shards, tables,
-//! lists, archives, weights.
+//! lists, archives, weights; and what users, workers and jobs send: documents, values to set, manifests, reports,
+//! events and spools.
 //!
 //! It mutates a corpus that it makes itself, and keeps every input whose verdict it has not seen
 //! before. That is less than the coverage that instrumented fuzzers go by, and in exchange it needs
@@ -17,6 +18,7 @@ use marquee_datasets::readers;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
+mod cluster;
 mod corpus;
 
 /// Inputs that are kept, at most.
@@ -46,11 +48,23 @@ pub enum Target {
     Archive,
     /// The readers of published weights.
     Weights,
+    /// The reader of pipeline documents.
+    Document,
+    /// The reader of values that are set in a document.
+    Overrides,
+    /// The readers of lists of an artifact's files, as they are sent and as they are stored.
+    Manifest,
+    /// The reader of what workers report.
+    Reports,
+    /// The reader of what children say on their channel.
+    Event,
+    /// The reader of reports that wait on a worker's disk.
+    Spool,
 }
 
 impl Target {
     /// Every target by its name.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("json", Self::Json),
         ("image", Self::Image),
         ("shard", Self::Shard),
@@ -58,6 +72,12 @@ impl Target {
         ("list", Self::List),
         ("archive", Self::Archive),
         ("weights", Self::Weights),
+        ("document", Self::Document),
+        ("overrides", Self::Overrides),
+        ("manifest", Self::Manifest),
+        ("reports", Self::Reports),
+        ("event", Self::Event),
+        ("spool", Self::Spool),
     ];
 
     /// The verdict on an input: a word or two, the same for inputs that are taken alike.
@@ -74,6 +94,12 @@ impl Target {
             Self::List => readers::read_any_list(input),
             Self::Archive => readers::read_any_archive(input),
             Self::Weights => weights(input),
+            Self::Document => cluster::document(input),
+            Self::Overrides => cluster::overrides(input),
+            Self::Manifest => cluster::manifest(input),
+            Self::Reports => marquee_coordinator::session::readers::read_any_reports(input),
+            Self::Event => marquee_worker::rank::readers::read_any_event(input),
+            Self::Spool => cluster::spool(input),
         }
     }
 
@@ -86,6 +112,12 @@ impl Target {
             Self::List => readers::list_samples(),
             Self::Archive => readers::archive_samples(),
             Self::Weights => corpus::weights(),
+            Self::Document => cluster::documents(),
+            Self::Overrides => cluster::override_samples(),
+            Self::Manifest => cluster::manifests(),
+            Self::Reports => marquee_coordinator::session::readers::report_samples(),
+            Self::Event => cluster::events(),
+            Self::Spool => cluster::spools(),
         }
     }
 }
@@ -256,7 +288,7 @@ mod tests {
     fn each_target_runs_and_finds_nothing_in_a_moment() {
         let folder = tempfile::tempdir().unwrap();
         for (name, target) in Target::ALL {
-            let outcome = run(target, Duration::from_millis(1_500), 1, folder.path()).unwrap();
+            let outcome = run(target, Duration::from_millis(700), 1, folder.path()).unwrap();
             assert_eq!(outcome.findings, Vec::<PathBuf>::new(), "{name}");
             assert!(outcome.inputs > 50, "{name}: {outcome:?}");
             assert!(outcome.verdicts.len() > 1, "{name}: {outcome:?}");

@@ -14,6 +14,7 @@ use marquee_domain::limits;
 use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::audit_client::AuditClient;
+use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
@@ -63,6 +64,8 @@ pub(crate) struct Remote {
     known: Arc<Mutex<Known>>,
     /// [`RETRY_FOR`], less in tests.
     retry_for: Duration,
+    /// Nothing is said on stderr while it is waited.
+    is_quiet: bool,
 }
 
 /// The coordinators that are known, by address.
@@ -89,7 +92,20 @@ impl Remote {
             known: Arc::new(Mutex::new(Known { all: all?, at: 0 })),
             place,
             retry_for,
+            is_quiet: false,
         })
+    }
+
+    /// The same for whoever has the whole terminal, and says himself how the connection is.
+    pub(crate) fn quietly(self) -> Self {
+        Self {
+            is_quiet: true,
+            ..self
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 
     /// The address that is asked, as shown to people.
@@ -108,6 +124,10 @@ impl Remote {
 
     pub(crate) fn audit(&self) -> AuditClient<Channel> {
         AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
@@ -135,6 +155,16 @@ impl Remote {
         }
         self.turn(leader_elsewhere(status).flatten());
         true
+    }
+
+    /// Asks the coordinator of this address from now on, where it is another one and may be asked.
+    pub(crate) fn turn_to(&self, leader: &str) -> bool {
+        let before = self.addr();
+        if before == leader {
+            return false;
+        }
+        self.turn(Some(leader.to_owned()));
+        self.addr() != before
     }
 
     fn turn(&self, leader: Option<String>) {
@@ -183,7 +213,7 @@ impl Remote {
                 return Err(self.error(&status, tries, started.elapsed()));
             }
             self.turn(leader_elsewhere(&status).flatten());
-            if !said && started.elapsed() > SAY_WAITING_AFTER {
+            if !said && !self.is_quiet && started.elapsed() > SAY_WAITING_AFTER {
                 say!(
                     "no answer from {} yet ({}); trying on",
                     self.addr(),

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod explain;
+mod gc;
 mod hold;
 mod jobs;
 mod logs;
@@ -22,6 +23,7 @@ mod retry;
 mod rm;
 mod show;
 mod submit;
+mod top;
 mod up;
 mod wait;
 mod weights;
@@ -103,8 +105,12 @@ enum Command {
     Retry(retry::Args),
     Hold(hold::HoldArgs),
     Release(hold::ReleaseArgs),
+    Move(hold::MoveArgs),
     Rm(rm::Args),
+    Gc(gc::GcArgs),
+    Keep(gc::KeepArgs),
     Wait(wait::Args),
+    Top(top::Args),
     Workers(workers::Args),
     Coordinators(coordinators::Args),
     Drain(drain::DrainArgs),
@@ -146,8 +152,12 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Retry(args) => retry::run(args, &session).await,
         Command::Hold(args) => hold::hold(args, &session).await,
         Command::Release(args) => hold::release(args, &session).await,
+        Command::Move(args) => hold::move_away(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
+        Command::Gc(args) => gc::gc(args, &session).await,
+        Command::Keep(args) => gc::keep(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
+        Command::Top(args) => top::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,
         Command::Coordinators(args) => coordinators::run(args, &session).await,
         Command::Drain(args) => drain::drain(args, &session).await,

@@ -70,6 +70,11 @@ impl Output {
         self.width.is_some()
     }
 
+    /// Columns of the terminal that stdout is.
+    pub(crate) fn width(&self) -> Option<u16> {
+        self.width
+    }
+
     /// Writes text as it is.
     pub(crate) fn text(&self, text: &str) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();

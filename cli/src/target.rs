@@ -1,6 +1,6 @@
 //! How users name jobs and pipelines: `17` is a job, `p3` a pipeline, `p3/train` the job `train`
 //! of pipeline 3, `posters/train` that of the newest pipeline called posters, and `train` the newest job of that
-//! name, or else the newest pipeline of that name.
+//! name, or else the newest pipeline of that name. `17[3]`, `p3/sweep[3]` and `sweep[3]` are elements of job arrays.
 
 use std::str::FromStr;
 
@@ -12,6 +12,7 @@ use marquee_proto::v1;
 use crate::client::{Remote, Repeat, quick};
 use crate::error::{CliError, Result};
 use crate::requests::jobs;
+use marquee_view::words;
 
 /// Newest jobs among which a name is looked for.
 const NAME_SEARCH_MAX: u32 = 1_000;
@@ -25,12 +26,29 @@ pub(crate) enum Target {
     /// The pipeline's name, then the job's.
     JobOfNamed(JobName, JobName),
     Named(JobName),
+    /// An element of the array that is named.
+    Element(Box<Self>, u32),
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((array, index)) = text.strip_suffix(']').and_then(|t| t.split_once('[')) {
+            let wrong = || {
+                format!(
+                    "{text:?} is no element of a job array; write 17[3] or sweep[3], counted from 0"
+                )
+            };
+            let index = index.parse().map_err(|_| wrong())?;
+            return match array.parse()? {
+                Self::Pipeline(_) | Self::Element(..) => Err(wrong()),
+                array @ (Self::Job(_)
+                | Self::JobOfPipeline(..)
+                | Self::JobOfNamed(..)
+                | Self::Named(_)) => Ok(Self::Element(Box::new(array), index)),
+            };
+        }
         let pipeline = |text: &str| text.strip_prefix('p')?.parse::<PipelineId>().ok();
         if let Ok(id) = text.parse() {
             return Ok(Self::Job(id));
@@ -46,8 +64,8 @@ impl FromStr for Target {
             None => text.parse().ok().map(Self::Named),
         };
         parsed.ok_or_else(|| {
-            "write a job's number (17), a job's name (train), a pipeline (p3) or its name, or a job of a \
-             pipeline (p3/train, posters/train)"
+            "write a job's number (17), a job's name (train), a pipeline (p3) or its name, a job of a \
+             pipeline (p3/train, posters/train), or an element of an array (17[3])"
                 .to_owned()
         })
     }
@@ -96,6 +114,10 @@ impl Target {
                 find_in(remote, id, name).await.map(Resolved::Job)
             }
             Self::Named(name) => find_named(remote, name).await,
+            Self::Element(array, index) => {
+                let array = Box::pin(array.resolve_job(remote)).await?;
+                find_element(remote, array, *index).await.map(Resolved::Job)
+            }
         }
     }
 
@@ -115,13 +137,15 @@ impl Target {
         match self {
             Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
             Self::JobOfNamed(name, _) => Ok(find_pipeline(remote, name).await?.0),
-            Self::Job(_) | Self::Named(_) => match self.resolve(remote).await? {
-                Resolved::Pipeline(id) => Ok(id),
-                Resolved::Job(id) => {
-                    let detail = jobs::get(remote, id).await?;
-                    Ok(detail.job.map_or(0, |job| job.pipeline_id))
+            Self::Job(_) | Self::Named(_) | Self::Element(..) => {
+                match self.resolve(remote).await? {
+                    Resolved::Pipeline(id) => Ok(id),
+                    Resolved::Job(id) => {
+                        let detail = jobs::get(remote, id).await?;
+                        Ok(detail.job.map_or(0, |job| job.pipeline_id))
+                    }
                 }
-            },
+            }
         }
     }
 }
@@ -173,6 +197,45 @@ async fn find_in(remote: &Remote, pipeline: PipelineId, name: &JobName) -> Resul
     })
 }
 
+/// An element of an array. They are numbered one after the other, so that a page from the right place has it.
+async fn find_element(remote: &Remote, array: i64, index: u32) -> Result<i64> {
+    let answer = jobs::get(remote, array).await?;
+    let size = answer.job.as_ref().and_then(|job| job.elements.as_ref());
+    let Some(size) = size.map(words::element_count) else {
+        return Err(not_found(format!(
+            "job {array} is no array, so it has no element {index}; \"marquee show {array}\" shows it"
+        )));
+    };
+    if index >= size {
+        let last = size.saturating_sub(1);
+        return Err(not_found(format!(
+            "the elements of job {array} are {array}[0] to {array}[{last}]; there is no {array}[{index}]"
+        )));
+    }
+    let request = v1::ListJobsRequest {
+        array_job_id: array,
+        array_index: Some(index),
+        page_size: 1,
+        ..v1::ListJobsRequest::default()
+    };
+    let page = remote
+        .call(Repeat::Safe, async || {
+            remote.jobs().list_jobs(quick(request.clone())).await
+        })
+        .await?;
+    let element = page.jobs.first().filter(|job| {
+        // A coordinator that does not know this question answers another one.
+        job.element
+            .as_ref()
+            .is_some_and(|element| element.index == index)
+    });
+    element.map(|job| job.id).ok_or_else(|| {
+        not_found(format!(
+            "the coordinator does not find {array}[{index}]; \"marquee jobs --array {array}\" lists the elements"
+        ))
+    })
+}
+
 async fn newest_jobs(remote: &Remote, pipeline_id: i64) -> Result<Vec<v1::Job>> {
     let request = v1::ListJobsRequest {
         pipeline_id,
@@ -220,7 +283,18 @@ mod tests {
             Ok(Target::JobOfNamed(name("posters"), name("train")))
         );
         assert_eq!("preprocess".parse(), Ok(Target::Named(name("preprocess"))));
-        for bad in ["", "p3/", "/train", "Train", "x/y/z", "-"] {
+        let element = |of| Ok(Target::Element(Box::new(of), 3));
+        assert_eq!("17[3]".parse(), element(Target::Job(JobId(17))));
+        assert_eq!("sweep[3]".parse(), element(Target::Named(name("sweep"))));
+        assert_eq!(
+            "p3/sweep[3]".parse(),
+            element(Target::JobOfPipeline(PipelineId(3), name("sweep")))
+        );
+        for bad in ["17[]", "17[-1]", "p3[3]", "17[3][4]", "17[4294967296]"] {
+            let told = bad.parse::<Target>().unwrap_err();
+            assert!(told.contains("17[3]"), "{bad}: {told}");
+        }
+        for bad in ["", "p3/", "/train", "Train", "x/y/z", "-", "17[3", "[3]"] {
             assert!(
                 bad.parse::<Target>().unwrap_err().contains("p3/train"),
                 "{bad}"

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod pty;
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt as _;
@@ -247,4 +249,66 @@ fn ctrl_c_ends_a_command_that_waits_for_an_answer_at_once() {
     drop(connection);
     assert_eq!((ran.code, ran.signal), (None, Some(2)), "{ran:?}");
     assert_eq!(ran.out, "");
+}
+
+#[test]
+fn a_full_screen_says_that_nobody_answers_and_leaves_the_terminal_as_it_was() {
+    let home = Home::new();
+    // Bound and dropped: nobody listens there now.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let top = format!(
+        "{} top --addr 127.0.0.1:{port}",
+        env!("CARGO_BIN_EXE_marquee")
+    );
+    // The shell that becomes the program says which process it is.
+    let line = format!("sh -c 'echo pid=$$; exec {top}'");
+    let set = [("HOME", home.path().to_str().unwrap())];
+    let quit = |terminal: &mut pty::Pty, keys: &str| terminal.press(keys);
+    let terminate = |terminal: &mut pty::Pty, _: &str| {
+        let pid = pty::printed(&terminal.sent(), "pid").parse().unwrap();
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+    };
+    type End<'a> = (&'a str, &'a dyn Fn(&mut pty::Pty, &str), &'a str);
+    let ends: [End<'_>; 3] = [
+        ("q", &quit, "0"),
+        ("\u{3}", &quit, "0"),
+        ("", &terminate, "130"),
+    ];
+    for (keys, end, code) in ends {
+        let mut terminal = pty::Pty::run(&line, &set);
+        terminal.wait_for("refused", 0);
+        end(&mut terminal, keys);
+        let sent = terminal.end();
+        pty::assert_clean(&sent);
+        assert_eq!(pty::printed(&sent, "code"), code, "{keys:?}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_full_screen_where_there_is_none_names_the_way_out() {
+    let home = Home::new();
+    for arguments in [&["top"][..], &["top", "-o", "json"]] {
+        let ran = home.run(arguments);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.err.contains("--once"), "{ran:?}");
+        assert_eq!(ran.out, "");
+    }
+    let terminal = pty::Pty::run(
+        &format!("{} top", env!("CARGO_BIN_EXE_marquee")),
+        &[("TERM", "dumb"), ("HOME", home.path().to_str().unwrap())],
+    );
+    let sent = terminal.end();
+    assert!(
+        sent.contains("--once") && !sent.contains(pty::ENTERED),
+        "{sent:?}"
+    );
+    assert_eq!(pty::printed(&sent, "code"), "2");
 }

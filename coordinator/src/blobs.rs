@@ -6,7 +6,7 @@
 //! set aside in `<root>/damaged`, and may be stored again (`damaged`). A writer that is dropped leaves nothing;
 //! what a killed process leaves lies in `<root>/tmp`, which the coordinator that leads empties when it begins to: several
 //! may have this folder, and only that one writes. One that somebody is about to name is
-//! not removed (`vouch`).
+//! not removed (`vouch`), and one that is needed after all, whoever began to remove it, is put back (`remove`).
 //! Not here: who may refer to a blob (the artifacts table).
 
 mod damaged;
@@ -29,6 +29,7 @@ use marquee_domain::artifact::{Digest, Manifest};
 use self::damaged::Damaged;
 pub use self::damaged::Wrong;
 pub use self::read::BlobReader;
+pub use self::remove::{Condemned, Going};
 pub use self::room::FREE_FLOOR_BYTES;
 use self::room::Room;
 pub use self::vouch::Vouch;
@@ -136,6 +137,8 @@ impl BlobStore {
             let mut private = fs::DirBuilder::new();
             let private = private.recursive(true).mode(0o700);
             private.create(&tmp).map_err(io_error("create", &tmp))?;
+            let going = root.join("going");
+            private.create(&going).map_err(io_error("create", &going))?;
             let damaged = Damaged::open(&root)?;
             sync_folder(&root)?;
             Ok(Self {
@@ -148,10 +151,12 @@ impl BlobStore {
         .await
     }
 
-    /// Removes what unfinished uploads left, of whatever process.
+    /// Removes what unfinished uploads left, of whatever process, and puts back what unfinished removals moved away.
     pub async fn remove_leftovers(&self) -> Result<(), BlobError> {
         let tmp = self.root.join("tmp");
+        let store = self.clone();
         blocking(move || {
+            store.put_all_back()?;
             for entry in fs::read_dir(&tmp).map_err(io_error("list", &tmp))? {
                 let leftover = entry.map_err(io_error("list", &tmp))?.path();
                 match fs::remove_file(&leftover) {
@@ -224,10 +229,15 @@ impl BlobStore {
     /// Bytes of a blob; None where it is not here.
     fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
         let path = self.path(digest);
-        match fs::metadata(&path) {
-            Ok(found) => Ok(Some(found.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("look for", &path)(error)),
+        loop {
+            match fs::metadata(&path) {
+                Ok(found) => return Ok(Some(found.len())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("look for", &path)(error)),
+            }
+            if !self.recall(digest)? {
+                return Ok(None);
+            }
         }
     }
 }

@@ -1,15 +1,13 @@
 //! Who may ask a coordinator without certificates: accounts of the host, told apart by the kernel.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-
 use std::path::Path;
 
+use crate::program::{Coordinator, command};
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::jobs_client::JobsClient;
 use nix::unistd::{Uid, User, geteuid, setfsuid};
-use program::{Coordinator, command};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;

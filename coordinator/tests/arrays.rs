@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::Cluster;
+use crate::support::worker::key_of;
 use marquee_domain::spec::JobSpec;
 use marquee_proto::v1;
 use marquee_proto::v1::{FailureClass, JobState};
-use support::Cluster;
-use support::worker::key_of;
 use tonic::Code;
 
 const ARRAY: &str = "

@@ -1,10 +1,9 @@
 //! Artifacts and blobs over the wire, from a running coordinator.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-
 use std::path::Path;
 
+use crate::program::{Coordinator, database_url};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt as _;
@@ -25,7 +24,6 @@ use marquee_store::Db;
 use marquee_store::jobs::{NewJob, insert_jobs};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
 use marquee_store::transitions::{Success, mark_job_running_here, mark_jobs_succeeded};
-use program::{Coordinator, database_url};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -219,6 +217,7 @@ impl Commits {
                 env_from_worker: Vec::new(),
             }),
             needs: vec![],
+            needs_on: Default::default(),
             inputs: [].into(),
             resources: Resources {
                 ranks: 1,
@@ -232,6 +231,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support::{Cluster, channel};
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::verify_audit_response::Body as Answer;
-use support::{Cluster, channel};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
 

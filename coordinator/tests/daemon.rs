@@ -1,11 +1,10 @@
 //! The coordinator's program and its private Postgres, started, stopped and killed.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::program::{Coordinator, command, database_url, eventually, postgres_of, refused};
 use marquee_proto::v1;
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
@@ -13,7 +12,6 @@ use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_store::testing::number;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use program::{Coordinator, command, database_url, eventually, postgres_of, refused};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

@@ -1,13 +1,11 @@
 //! Gangs that go on without some of their ranks, tried with workers that do and say what a test wants.
 
-mod support;
-
+use crate::support::Cluster;
+use crate::support::worker::{FakeWorker, Key, key_of};
 use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{AttemptRank, FailureClass, JobDetail, JobState};
-use support::Cluster;
-use support::worker::{FakeWorker, Key, key_of};
 
 /// Three workers of one rank each of a train job that goes on with two; all ranks train.
 struct Gang {

@@ -1,14 +1,13 @@
 //! A whole coordinator in surroundings that the test makes: its clock, its chance, its network.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod support;
-
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{SOON, channel, request};
 use chrono::{DateTime, Utc};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -18,7 +17,6 @@ use marquee_coordinator::env::{Clock, Env, Listener, Net, Random, SystemNet};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_store::testing::TestDatabase;
-use support::{SOON, channel, request};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;

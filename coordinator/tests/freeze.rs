@@ -1,17 +1,14 @@
 //! The coordinator's program, stopped for longer than a lease and let go on.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-mod support;
-
 use std::time::Duration;
 
+use crate::program::{Coordinator, command, eventually};
+use crate::support::worker::FakeWorker;
+use crate::support::{SOON, channel, request};
 use marquee_proto::v1;
 use marquee_proto::v1::jobs_client::JobsClient;
 use nix::sys::signal::Signal;
-use program::{Coordinator, command, eventually};
-use support::worker::FakeWorker;
-use support::{SOON, channel, request};
 
 const LEASE: Duration = Duration::from_secs(2);
 

@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support::worker::{FakeWorker, Key, key_of};
+use crate::support::{Cluster, LEASE, SOON};
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
-use support::worker::{FakeWorker, Key, key_of};
-use support::{Cluster, LEASE, SOON};
 
 const GANG: &str = "[jobs.gang]\nkind = \"command\"\nargv = [\"true\"]\nranks = 4\n";
 const ONCE: &str = "[jobs.once]\nkind = \"command\"\nargv = [\"true\"]\nmax_attempts = 1\n";

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support;
+use crate::support::Cluster;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::worker_message::Body;
 use marquee_proto::v1::worker_session_client::WorkerSessionClient;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
-use support::Cluster;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};

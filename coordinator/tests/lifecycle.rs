@@ -1,7 +1,8 @@
 //! Jobs from submission to their end, with a worker that does as the test says.
 
-mod support;
-
+use crate::support;
+use crate::support::worker::key_of;
+use crate::support::{Cluster, request};
 use marquee_coordinator::lifecycle;
 use marquee_domain::ids::JobId;
 use marquee_proto::error::PublicError;
@@ -9,8 +10,6 @@ use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState};
 use marquee_store::testing::TestDatabase;
-use support::worker::key_of;
-use support::{Cluster, request};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
 const CHAIN: &str = "

@@ -1,13 +1,11 @@
 //! Every background loop twice, over the same tables and sessions: a round that somebody else has done already
 //! changes nothing.
 
-mod support;
-
 use std::collections::BTreeMap;
 
+use crate::support::Cluster;
 use marquee_coordinator::background;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
-use support::Cluster;
 
 const JOBS: usize = 6;
 

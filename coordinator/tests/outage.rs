@@ -1,17 +1,16 @@
 //! Postgres away: nothing is lost, nobody is judged, and all goes on by itself when it is back.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, LEASE};
 use marquee_proto::v1;
 use marquee_proto::v1::{JobState, WorkerState};
 use marquee_store::testing::TestDatabase;
 use marquee_store::{Db, When};
-use support::worker::FakeWorker;
-use support::{Cluster, LEASE};
 use tokio::io::copy_bidirectional;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -263,6 +262,47 @@ async fn a_commit_whose_answer_is_lost_is_safe_to_try_again() {
                 let done = cluster.wait_for(job.id, JobState::Succeeded).await;
                 assert_eq!(done.attempt, 2, "retried once: {when:?}");
             }
+        }
+    }
+}
+
+/// A placement is stored, and the scheduler hears that it failed; at the same moment another job comes that goes first.
+#[tokio::test]
+async fn devices_of_a_placement_whose_answer_is_lost_are_given_to_nobody_else() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    let both = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\nranks = 2\n";
+    for round in 0..5 {
+        cluster.database.db.fail_next("place", When::AfterCommit);
+        let first = cluster.submit(both).await.remove(0);
+        let held = "SELECT count(*) FROM held_ranks";
+        let stored = async {
+            while cluster.database.number(held).await == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(support::SOON, stored).await.unwrap();
+        let next = cluster.submit(&format!("{both}priority = 9\n")).await;
+        for _ in 0..2 {
+            let assign = worker.take().await;
+            assert_eq!(assign.job_id, first.id, "round {round}");
+            worker.prepare(&assign).await;
+        }
+        assert_eq!(cluster.job(next[0].id).await.attempt, 0, "round {round}");
+        for job in [first.id, next[0].id] {
+            if job != first.id {
+                for _ in 0..2 {
+                    let assign = worker.take().await;
+                    worker.prepare(&assign).await;
+                }
+            }
+            for rank in 0..2 {
+                worker.started((job, 1, rank)).await;
+            }
+            for rank in 0..2 {
+                worker.finish((job, 1, rank), None).await;
+            }
+            cluster.wait_for(job, JobState::Succeeded).await;
         }
     }
 }

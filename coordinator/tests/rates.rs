@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support;
+use crate::support::Cluster;
+use crate::support::worker::{FakeWorker, Key};
 use marquee_proto::v1;
-use support::Cluster;
-use support::worker::{FakeWorker, Key};
 
 const FETCH: &str = "
     [jobs.fetch]

@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support::Cluster;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1::{self, FailureClass, JobState};
-use support::Cluster;
 use tonic::{Code, Status};
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\nmax_attempts = 1\n";

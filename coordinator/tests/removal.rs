@@ -1,20 +1,19 @@
 //! Taking away what ended, and the files that nothing names any more.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod support;
-
+use crate::support;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use marquee_coordinator::background;
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, channel};
+use marquee_coordinator::{background, lifecycle};
 use marquee_domain::artifact::Digest;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::remove_artifact_request::Which;
-use support::worker::FakeWorker;
-use support::{Cluster, channel};
 use tonic::{Code, Status};
 
 const CHAIN: &str = "[jobs.make]\nkind = \"command\"\nargv = [\"true\"]\n\
@@ -234,7 +233,9 @@ async fn a_file_that_is_committed_while_it_is_removed_stays() {
     // ... an output of that file is reported, looked at and committed, and only then it goes on.
     worker.finish(key, Some(output.clone())).await;
     let first = cluster.wait_for(key.0, JobState::Succeeded).await;
-    assert_eq!(condemned.remove(unnamed).await.unwrap(), (0, 0));
+    let going = condemned.take_out(unnamed).await.unwrap();
+    assert!(going.digests().is_empty());
+    drop(going);
     assert!(has_blob(&cluster, b"shared"));
 
     // Its artifact goes after a worker was told that it need not send the file.
@@ -256,6 +257,25 @@ async fn a_file_that_is_committed_while_it_is_removed_stays() {
     let gone = remove_artifact(&cluster, &second.artifact_digest).await;
     assert_eq!(gone.unwrap().files, 1);
     assert!(!has_blob(&cluster, b"shared"));
+}
+
+/// A removal asks for names while it leads, and is stopped; another coordinator takes over and commits an output of
+/// the file; then it goes on.
+#[tokio::test]
+async fn a_coordinator_that_leads_no_more_removes_no_file() {
+    let cluster = Cluster::start().await;
+    let app = cluster.app();
+    cluster.output("f", b"needed").await;
+    let digest = Digest::of(b"needed");
+    // It has led as the first; somebody else leads as the second.
+    app.db.lead(Some(1));
+    let take = "UPDATE leader SET epoch = 2";
+    let mut tx = app.db.autocommit().await.unwrap();
+    tx.execute_raw(take).await.unwrap();
+    drop(tx);
+    let refused = lifecycle::collect(app, std::slice::from_ref(&digest)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(has_blob(&cluster, b"needed"), "it is back in its place");
 }
 
 /// Files that many outputs share, in outputs that are committed and removed at the same time.

@@ -1,13 +1,12 @@
 //! Outputs that could not be stored when their job ended, and become its artifact afterwards.
 
-mod support;
-
+use crate::support;
+use crate::support::Cluster;
+use crate::support::worker::{FakeWorker, Key};
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::{FailureClass, JobState};
-use support::Cluster;
-use support::worker::{FakeWorker, Key};
 use tonic::Status;
 use tonic::transport::Channel;
 

@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::worker::{FakeWorker, key_of};
+use crate::support::{Cluster, manifest};
 use marquee_proto::v1;
 use marquee_proto::v1::{FailureClass, JobState};
 use serde_json::json;
-use support::worker::{FakeWorker, key_of};
-use support::{Cluster, manifest};
 
 const WHOLE: &str = "
     [jobs.fetch]

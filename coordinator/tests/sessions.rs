@@ -1,9 +1,10 @@
 //! Workers that vanish, come back, repeat themselves and lie.
 
-mod support;
-
+use crate::support;
 use std::time::Duration;
 
+use crate::support::worker::FakeWorker;
+use crate::support::{Cluster, LEASE};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank};
 use marquee_domain::job::RankState;
 use marquee_proto::convert::timestamp;
@@ -12,8 +13,6 @@ use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState, WorkerState};
 use marquee_store::ranks::{self, RankChange, RankKey, Reported};
-use support::worker::FakeWorker;
-use support::{Cluster, LEASE};
 use tokio::time::Instant;
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
@@ -250,6 +249,66 @@ async fn a_goodbye_gives_its_ranks_to_others_at_once() {
         left.elapsed()
     );
     assert_eq!(cluster.workers().await[0].state(), WorkerState::Left);
+}
+
+#[tokio::test]
+async fn a_goodbye_frees_no_device_on_which_something_is_left() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    worker.goodbye_but_for(&[key]).await;
+    // The job need not wait for it, and its device is nobody else's.
+    let goes_on = |job: &v1::Job| job.state() == JobState::Queued;
+    cluster.wait_until(id, "queued again", goes_on).await;
+    let held = "SELECT count(*) FROM held_ranks WHERE attempt = 1";
+    assert_eq!(cluster.database.number(held).await, 1);
+}
+
+/// A Hello is made before a session begins, and may come when its worker has begun another one and was given more.
+#[tokio::test]
+async fn a_hello_that_comes_late_is_no_proof_that_a_rank_is_gone() {
+    let cluster = Cluster::start().await;
+    let id = cluster.submit(ONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let key = worker.take_and_start().await;
+    let mut late = worker.late_hello(&cluster.running.address).await;
+    let welcome = late.message().await.unwrap().unwrap().body;
+    assert!(
+        matches!(welcome, Some(v1::coordinator_message::Body::Welcome(_))),
+        "{welcome:?}"
+    );
+    // Whatever follows from the Hello alone has been done by the time of several heartbeats.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let job = cluster.job(id).await;
+        assert_eq!((job.state(), job.attempt), (JobState::Running, 1));
+    }
+    let mut back = worker.reconnect(&cluster.running.address).await.unwrap();
+    back.finish(key, None).await;
+    let done = cluster.wait_for(id, JobState::Succeeded).await;
+    assert_eq!(done.attempt, 1);
+}
+
+/// The word that a rank was placed waits for the worker's next session where the last one ended before it was heard.
+#[tokio::test]
+async fn a_rank_that_has_ended_before_its_worker_heard_of_it_is_not_given_out() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    let id = cluster.submit(ONE).await[0].id;
+    let key = worker.take_and_start().await;
+    worker.finish(key, None).await;
+    cluster.wait_for(id, JobState::Succeeded).await;
+    let stale = ranks::RankKey::new(key.0, key.1, key.2);
+    let mut conn = cluster.app().db.read().await.unwrap();
+    let given = ranks::list_assignments(&mut conn, &[stale]).await.unwrap();
+    assert!(given.is_empty(), "{given:?}");
+    drop(conn);
+    // The next session brings the word, as if it had waited, and gives nothing for it.
+    let sessions = &cluster.app().sessions;
+    sessions.placed(worker.id(), &[stale]);
+    let next = cluster.submit(ONE).await[0].id;
+    assert_eq!(worker.next_assignment().await.job_id, next);
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support;
 use std::time::Duration;
 
+use crate::support::worker::key_of;
+use crate::support::{Cluster, channel, request};
 use marquee_domain::ids::JobId;
 use marquee_proto::convert::timestamp;
 use marquee_proto::error::PublicError;
@@ -13,8 +14,6 @@ use marquee_proto::v1;
 use marquee_proto::v1::projects_client::ProjectsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_proto::v1::{AttemptState, JobState};
-use support::worker::key_of;
-use support::{Cluster, channel, request};
 use tonic::transport::Channel;
 
 /// A job of one CPU slot; `keys` stand in its table.
@@ -210,6 +209,7 @@ async fn what_could_never_start_or_names_nobody_is_refused_by_field() {
             weight,
             quotas: Some(quotas),
             lift: Vec::new(),
+            ..Default::default()
         };
         let status = projects(&cluster)
             .await

@@ -2,12 +2,12 @@
 //! leaves, or is stopped. The times that a take-over took are printed.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-mod support;
-
+use crate::support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::program::{Coordinator, command, eventually};
+use crate::support::worker::FakeWorker;
 use marquee_proto::error::leader_elsewhere;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
@@ -16,8 +16,6 @@ use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_store::testing::TestDatabase;
 use nix::sys::signal::Signal;
-use program::{Coordinator, command, eventually};
-use support::worker::FakeWorker;
 use tonic::{Code, Status};
 
 /// How long anything that must happen may take on a machine that is busy with other tests.

@@ -1,10 +1,9 @@
 //! Certificates, as the program and its clients use them.
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
-mod program;
-
 use std::path::Path;
 
+use crate::program::{Coordinator, command, refused};
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::ListArtifactsRequest;
@@ -13,7 +12,6 @@ use marquee_proto::v1::coordinator_message::Body as Answer;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::worker_message::Body;
 use marquee_proto::v1::worker_session_client::WorkerSessionClient;
-use program::{Coordinator, command, refused};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

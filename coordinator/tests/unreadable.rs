@@ -3,11 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::Cluster;
 use marquee_proto::v1;
 use marquee_proto::v1::{FailureClass, JobState};
-use support::Cluster;
 
 const FOUR: &str = "
     [jobs.good]

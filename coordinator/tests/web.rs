@@ -3,11 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
+use crate::support::{Cluster, channel, request};
 use marquee_proto::v1;
 use marquee_proto::v1::cluster_client::ClusterClient;
-use support::{Cluster, channel, request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 

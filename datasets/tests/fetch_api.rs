@@ -12,8 +12,7 @@ use marquee_domain::FailureClass;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::Source;
 
-mod support;
-use support::{Catalogue, Ended, Workplace, results, source};
+use crate::support::{Catalogue, Ended, Workplace, results, source};
 
 const FILMS: &str = "60";
 

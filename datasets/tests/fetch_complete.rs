@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::support;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,8 +15,7 @@ use marquee_domain::child::ChildEvent;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{FilmList, Source};
 
-mod support;
-use support::{Catalogue, Ended, Workplace, results};
+use crate::support::{Catalogue, Ended, Workplace, results};
 
 /// Films of the storm: `MARQUEE_STORM_FILMS=20000` is the full rehearsal (`cargo xtask data-check`).
 fn storm_films() -> String {

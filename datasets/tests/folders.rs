@@ -14,9 +14,8 @@ use nix::unistd::mkfifo;
 use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
 
-mod support;
-use support::Workplace;
-use support::own::{folder, labels_of, list, picture, refused, write};
+use crate::support::Workplace;
+use crate::support::own::{folder, labels_of, list, picture, refused, write};
 
 #[test]
 fn hidden_folders_litter_links_and_pipes_among_class_folders() {

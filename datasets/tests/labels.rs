@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::support;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -10,9 +11,8 @@ use marquee_datasets::shards::ShardSet;
 use marquee_domain::report::FetchSummary;
 use marquee_domain::spec::{LabelRules, PreprocessSettings, Uncertain, Unlabelled};
 
-mod support;
-use support::own::{folder, labels_of, list, picture, refused, write};
-use support::{Workplace, settings};
+use crate::support::own::{folder, labels_of, list, picture, refused, write};
+use crate::support::{Workplace, settings};
 
 /// A folder with `count` pictures `img/N.jpg` and this table.
 fn set(workplace: &Workplace, count: usize, table: &str, text: &[u8]) -> std::path::PathBuf {

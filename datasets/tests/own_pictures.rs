@@ -16,8 +16,7 @@ use marquee_domain::spec::{
     CommandSettings, ImageEncoding, LabelRules, PreprocessSettings, Source, Work,
 };
 
-mod support;
-use support::{Ended, Workplace, program, results, settings};
+use crate::support::{Ended, Workplace, program, results, settings};
 
 const SIDE: u32 = 40;
 

@@ -3,14 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
 use marquee_domain::spec::{ImageEncoding, LEAVE_OUT_DEFAULT, PreprocessSettings};
 
-mod support;
-use support::{Catalogue, Workplace, settings};
+use crate::support::{Catalogue, Workplace, settings};
 
 /// Flags that say that something is wrong. Grey and dark posters are among the generated ones, and
 /// are flagged rightly.

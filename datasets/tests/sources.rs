@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use crate::support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -12,8 +13,7 @@ use marquee_datasets::thumbnail::jpeg_of;
 use marquee_domain::FailureClass;
 use marquee_domain::spec::{LabelRules, Source};
 
-mod support;
-use support::{Catalogue, Workplace, program, results};
+use crate::support::{Catalogue, Workplace, program, results};
 
 fn list(path: &Path) -> Source {
     Source::List {

@@ -11,8 +11,7 @@ use marquee_datasets::shards::ShardSet;
 use marquee_domain::artifact::Digest;
 use marquee_domain::spec::{LabelRules, Source};
 
-mod support;
-use support::{Workplace, settings};
+use crate::support::{Workplace, settings};
 
 fn stored(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -24,15 +24,18 @@ pub enum Interruption {
     /// A worker heard nothing of the coordinator for its whole lease, and the job is one that then stops
     /// (`on_disconnect = "stop"`).
     Disconnected,
+    /// What it was given was damaged, and is made again.
+    InputDamaged,
 }
 
 impl Interruption {
     /// Every cause, for documentation and conversion tables.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Preempted,
         Self::Drained,
         Self::HostUpgraded,
         Self::Disconnected,
+        Self::InputDamaged,
     ];
 
     /// The word used in SQL, JSON and on screen.
@@ -43,6 +46,7 @@ impl Interruption {
             Self::Drained => "drained",
             Self::HostUpgraded => "host_upgraded",
             Self::Disconnected => "disconnected",
+            Self::InputDamaged => "input_damaged",
         }
     }
 

@@ -20,6 +20,12 @@ pub const PIPELINE_MAX_JOBS: usize = 1_000;
 /// Elements of a job array. Each is a row: that many are stored within seconds, and more would be a
 /// document that nobody meant.
 pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
+/// Lists of values that an array goes over.
+pub const ARRAY_VALUE_NAMES_MAX: usize = 16;
+/// Bytes of a text among the values of an array: a path, or a line of settings.
+pub const ARRAY_VALUE_MAX_BYTES: usize = 1_024;
+/// Bytes of all lists of an array as JSON: a listing of its elements reads them once for each.
+pub const ARRAY_VALUES_MAX_BYTES: usize = 16 * 1024;
 /// CPU slots of one host: the largest hosts have some hundred threads.
 pub const HOST_DEVICES_MAX: u32 = 4_096;
 /// Hardware threads of one host.
@@ -89,6 +95,9 @@ pub const REPORTS_IN_MESSAGE_MAX: usize = 4 * REPORTS_IN_FLIGHT_MAX;
 /// Reports in flight between a worker and the coordinator: above it the worker waits for
 /// acknowledgements, and its spool on disk holds the rest.
 pub const REPORTS_IN_FLIGHT_MAX: usize = 1_024;
+/// How often what a job made is made again by itself when it is found damaged. A bad disk damages it once more; one that
+/// damages all of it is for people to look at.
+pub const MADE_AGAIN_MAX: u32 = 3;
 /// Files of one artifact. With the paths below their own limit a manifest of so many stays at half
 /// of [`MESSAGE_MAX_BYTES`]: it travels as one message.
 pub const ARTIFACT_MAX_FILES: usize = 20_000;

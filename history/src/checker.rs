@@ -157,7 +157,7 @@ impl Checker {
                 };
                 job.end.get_or_insert(end);
             }
-            What::Revived { job } => {
+            What::Revived { job } | What::MadeAgain { job } => {
                 let job = state.job(*job);
                 job.end = None;
                 job.cancel_asked = false;

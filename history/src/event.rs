@@ -68,6 +68,8 @@ pub enum What {
     JobEnded { job: JobId, state: JobStateName },
     /// A job that had ended without a result is open again.
     Revived { job: JobId },
+    /// A job that had succeeded is open again, because its artifact is damaged.
+    MadeAgain { job: JobId },
     /// The worker said Hello, or was heard again after it was lost.
     WorkerOnline { worker: WorkerId },
     /// A sign of life of the worker reached a leader. Histories that are stored say it with the loss alone.

@@ -69,6 +69,7 @@ pub(crate) fn judge(line: &mut Line<'_>, event: &Event) {
             jobs::nothing_after_its_end(line, *job, "its cancel was asked for");
         }
         What::Revived { job } => jobs::revived_after_its_end(line, *job),
+        What::MadeAgain { job } => jobs::made_again_after_its_commit(line, *job),
         What::WorkerLost { worker, heard_at } => {
             workers::not_lost_while_heard(line, *worker, *heard_at);
             workers::no_haste_after_take_over(line, *worker);

@@ -115,6 +115,7 @@ fn report(seed: u64, outcome: &Outcome) -> Report {
     let text = outcome.timeline.text();
     let mut wrong = check::check(&outcome.history, outcome.rest_ms.is_some());
     wrong.extend(check::losses(&text, &outcome.faults));
+    wrong.extend(check::given_twice(&text));
     let mut faults = BTreeMap::new();
     for planned in &outcome.faults {
         let words = format!("{:?}", planned.fault);

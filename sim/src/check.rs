@@ -410,6 +410,16 @@ fn unrest(history: &History) -> Vec<String> {
     wrong
 }
 
+/// No worker was given a device twice: it lets the second child wait then, and says so.
+#[must_use]
+pub fn given_twice(timeline: &str) -> Vec<String> {
+    let said = timeline
+        .lines()
+        .filter(|line| line.contains("a device was given to two ranks: "));
+    said.map(|line| format!("a worker had to keep two ranks apart: {line}"))
+        .collect()
+}
+
 /// Nobody is lost whose words reached the coordinator within the lease: only what cuts a worker off makes it silent.
 #[must_use]
 pub fn losses(timeline: &str, faults: &[Planned]) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! Artifacts: what jobs committed. A row is written once, under the fence, and never changed.
+//! Artifacts: what jobs committed. A row is written once, under the fence, and never changed, but that the artifact of
+//! a job which does again what was damaged takes the place of the damaged one ([`crate::again`]).
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};

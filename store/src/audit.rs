@@ -50,6 +50,8 @@ pub struct Filter {
     pub actor: Option<String>,
     /// Only lines after this one.
     pub after: i64,
+    /// Only lines before this one; None: to the last. Looked at by [`list_lines_back`] alone.
+    pub before: Option<i64>,
 }
 
 /// Some lines, in order.
@@ -155,6 +157,64 @@ pub async fn list_lines(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<
     ))
 }
 
+/// The same from the newest line backwards; `next` is then what `before` should be.
+pub async fn list_lines_back(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<Page> {
+    let limit = i64::from(limit);
+    let (job, pipeline) = (filter.job.map(|id| id.0), filter.pipeline.map(|id| id.0));
+    let before = filter.before.unwrap_or(i64::MAX);
+    if job.is_some() || pipeline.is_some() {
+        let rows = sqlx::query_as!(
+            Row,
+            r#"SELECT a.id, a.at, a.kind, a.pipeline_id, a.job_id, a.attempt, a.rank, a.worker_id,
+                      w.name AS "worker_name?", a.epoch, a.actor, a.detail
+               FROM (SELECT id FROM audit WHERE job_id = $1
+                     UNION ALL SELECT id FROM audit WHERE pipeline_id = $2
+                     UNION ALL SELECT l.id FROM jobs j JOIN audit l ON l.job_id = j.id
+                               WHERE j.pipeline_id = $2) k
+               JOIN audit a ON a.id = k.id
+               LEFT JOIN workers w ON w.id = a.worker_id
+               WHERE a.id > $3 AND a.id < $4 AND ($5::text IS NULL OR w.name = $5 OR w.id::text = $5)
+                 AND ($6::text IS NULL OR strpos(a.actor, $6) > 0)
+               ORDER BY a.id DESC LIMIT $7"#,
+            job,
+            pipeline,
+            filter.after,
+            before,
+            filter.worker,
+            filter.actor,
+            limit,
+        )
+        .fetch_all(conn.sql())
+        .await?;
+        return Ok(page(rows, limit, None));
+    }
+    let newest = sqlx::query_scalar!("SELECT max(id) FROM audit WHERE id < $1", before)
+        .fetch_one(conn.sql())
+        .await?;
+    let Some(newest) = newest else {
+        return Ok(page(Vec::new(), limit, None));
+    };
+    let from = newest.saturating_sub(SCAN_LINES).max(filter.after);
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT a.id, a.at, a.kind, a.pipeline_id, a.job_id, a.attempt, a.rank, a.worker_id,
+                  w.name AS "worker_name?", a.epoch, a.actor, a.detail
+           FROM audit a LEFT JOIN workers w ON w.id = a.worker_id
+           WHERE a.id > $1 AND a.id <= $2
+             AND ($3::text IS NULL OR w.name = $3 OR w.id::text = $3)
+             AND ($4::text IS NULL OR strpos(a.actor, $4) > 0)
+           ORDER BY a.id DESC LIMIT $5"#,
+        from,
+        newest,
+        filter.worker,
+        filter.actor,
+        limit,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(page(rows, limit, (from > filter.after).then_some(from + 1)))
+}
+
 fn page(rows: Vec<Row>, limit: i64, beyond: Option<i64>) -> Page {
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= limit);
     let last = rows.last().map(|row| row.id);
@@ -258,6 +318,7 @@ fn what(line: &Line) -> Option<What> {
             state: JobStateName::from_word(word("state")?)?,
         },
         "revived" => What::Revived { job: line.job? },
+        "made_again" => What::MadeAgain { job: line.job? },
         "worker_online" => What::WorkerOnline {
             worker: line.worker?,
         },

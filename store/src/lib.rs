@@ -9,6 +9,7 @@
 //! `find_` (may not be), `list_`, `lock_`, `mark_`.
 //! Not here: decisions (`coordinator`), the clock (times are arguments), retries.
 
+pub mod again;
 pub mod artifacts;
 pub mod attempts;
 pub mod audit;
@@ -22,11 +23,13 @@ pub mod events;
 #[cfg(feature = "testing")]
 mod faults;
 mod fence;
+pub mod forecasts;
 pub mod jobs;
 pub mod leader;
 pub mod listing;
 pub mod live;
 pub mod lock;
+pub mod needs;
 pub mod neighbours;
 pub mod open;
 pub mod pipelines;
@@ -35,6 +38,7 @@ pub mod ranks;
 pub mod relatives;
 pub mod removal;
 pub mod reports;
+pub mod retention;
 pub mod reuse;
 mod schema;
 pub mod series;

@@ -204,7 +204,8 @@ pub struct Assignment {
     pub standby_rank: Option<Rank>,
 }
 
-/// The assignments of ranks; those that are not there are left out.
+/// The assignments of ranks that their worker is to take. Whatever else is asked for is left out: a rank that is not
+/// there, was taken already, or ended since somebody meant to give it out.
 pub async fn list_assignments(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<Assignment>> {
     let (jobs, attempts, ranks) = columns(keys.iter().copied())?;
     let rows = sqlx::query!(
@@ -220,8 +221,11 @@ pub async fn list_assignments(conn: &mut Conn, keys: &[RankKey]) -> Result<Vec<A
            FROM unnest($1::bigint[], $2::int[], $3::int[]) AS k (job_id, attempt, rank)
            JOIN attempt_ranks r ON r.job_id = k.job_id AND r.attempt = k.attempt AND r.rank = k.rank
            JOIN attempts a ON a.job_id = r.job_id AND a.number = r.attempt
+           JOIN open_jobs o ON o.job_id = r.job_id AND o.attempt = r.attempt
            JOIN jobs j ON j.id = r.job_id
            LEFT JOIN jobs y ON y.id = j.array_job_id
+           WHERE r.state = 'assigned' AND r.lost_at IS NULL AND a.state IN ('assigned', 'running')
+             AND NOT o.cancel_requested AND o.interruption IS NULL
            ORDER BY r.job_id, r.attempt, r.rank"#,
         &jobs,
         &attempts,

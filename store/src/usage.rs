@@ -9,6 +9,7 @@ use crate::{Conn, Result, convert};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
     pub pipeline_name: JobName,
+    pub project: String,
     pub from: DateTime<Utc>,
     /// None: it holds them still.
     pub to: Option<DateTime<Utc>>,
@@ -23,7 +24,7 @@ pub struct Held {
 /// Ranks that held devices after `since`, newest jobs first, at most `limit`. Rows that cannot be read are left out.
 pub async fn list_held(conn: &mut Conn, since: DateTime<Utc>, limit: u32) -> Result<Vec<Held>> {
     let rows = sqlx::query!(
-        r#"SELECT p.name, a.created_at,
+        r#"SELECT p.name, j.project, a.created_at,
                   CASE WHEN r.state IN ('finished', 'failed', 'stopped')
                        THEN COALESCE(r.ended_at, a.finished_at, a.created_at)
                        ELSE a.finished_at END AS ended_at,
@@ -48,6 +49,7 @@ pub async fn list_held(conn: &mut Conn, since: DateTime<Utc>, limit: u32) -> Res
         let count = |n: i64| u32::try_from(n).unwrap_or_default();
         Some(Held {
             pipeline_name: convert::job_name(row.name).ok()?,
+            project: row.project,
             from: row.created_at,
             to: row.ended_at,
             gpus: count(row.gpus),

@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
+use crate::support::{at, hello, pipeline, place, report, spec};
 use chrono::NaiveDate;
 use marquee_domain::artifact::{Digest, FileEntry, Manifest};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
@@ -20,7 +20,6 @@ use marquee_store::transitions::{
 use marquee_store::workers::mark_worker_online;
 use marquee_store::{Tx, audit, jobs, removal, reuse};
 use serde_json::{Value, json};
-use support::{at, hello, pipeline, place, report, spec};
 
 /// An artifact of one file for each word.
 fn files(words: &[&str]) -> Manifest {

@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support::{at, hello, jobs, pipeline, place, report, spec};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::{Failure, FailureClass};
@@ -21,7 +20,6 @@ use marquee_store::transitions::{
 };
 use marquee_store::workers::{WorkerState, mark_worker_gone, mark_worker_online, mark_worker_seen};
 use marquee_store::{Tx, removal};
-use support::{at, hello, jobs, pipeline, place, report, spec};
 
 async fn lines(database: &TestDatabase, filter: &Filter) -> Vec<Line> {
     let mut conn = database.db.snapshot().await.unwrap();

@@ -1,7 +1,6 @@
 //! Ranks, their reports and their workers on a real Postgres.
 
-mod support;
-
+use crate::support::{at, hello, report, running_job};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, Rank, WorkerId};
 use marquee_domain::job::RankState;
@@ -11,7 +10,6 @@ use marquee_store::ranks::{self, RankChange, RankKey};
 use marquee_store::reports::{self, Cursor, LineEnd, LogLine, LogStream, Metric};
 use marquee_store::testing::TestDatabase;
 use marquee_store::workers::{self, WorkerHello, WorkerState};
-use support::{at, hello, report, running_job};
 use uuid::Uuid;
 
 fn line(sequence: u64, line: u32, text: &str) -> LogLine {

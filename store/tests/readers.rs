@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
 use std::time::Duration;
 
+use crate::support::{at, hello, pipeline, place, report, spec};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::job::RankState;
 use marquee_store::open::{self, Which};
@@ -15,7 +15,6 @@ use marquee_store::transitions::{At, Success, mark_cancels_requested, mark_jobs_
 use marquee_store::workers::{self, WorkerState};
 use marquee_store::{StoreError, Tx, attempts, events, live, neighbours, pipelines};
 use serde_json::json;
-use support::{at, hello, pipeline, place, report, spec};
 
 /// `N` jobs that run on one worker, each in a pipeline of its own.
 async fn running<const N: usize>(tx: &mut Tx) -> (WorkerId, [RankKey; N]) {
@@ -359,8 +358,6 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         .await
         .unwrap()[0]
         .id;
-    let names =
-        |all: Vec<neighbours::Neighbour>| -> Vec<JobId> { all.iter().map(|one| one.id).collect() };
     for (job, needs) in [
         (first, vec![]),
         (array, vec![first]),
@@ -368,7 +365,12 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         (last, vec![array]),
     ] {
         assert_eq!(
-            names(neighbours::list_needs(&mut tx, job).await.unwrap()),
+            neighbours::list_needs(&mut tx, job)
+                .await
+                .unwrap()
+                .iter()
+                .map(|one| one.id)
+                .collect::<Vec<_>>(),
             needs,
             "{job}"
         );
@@ -380,7 +382,8 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         (last, vec![]),
     ] {
         let found = neighbours::list_dependents(&mut tx, job).await.unwrap();
-        assert_eq!(names(found), dependents, "{job}");
+        let found: Vec<JobId> = found.iter().map(|one| one.id).collect();
+        assert_eq!(found, dependents, "{job}");
     }
 }
 

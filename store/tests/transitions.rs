@@ -3,13 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support;
+use crate::support::{at, hello, pipeline, place, report, spec, success, try_place};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::{AttemptEnd, Interruption};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_store::again::mark_jobs_made_again;
 use marquee_store::attempts::{self, Rendezvous};
 use marquee_store::ranks::{self, RankChange, RankKey};
 use marquee_store::testing::TestDatabase;
@@ -19,7 +20,6 @@ use marquee_store::transitions::{
 };
 use marquee_store::workers::{self, WhichWorkers, WorkerHello, WorkerState};
 use marquee_store::{StoreError, Tx, jobs};
-use support::{at, hello, pipeline, place, report, spec, success, try_place};
 
 fn failure() -> Failure {
     Failure {
@@ -173,10 +173,11 @@ enum Change {
     Cancel,
     AskToCancel,
     Revive,
+    MakeAgain,
 }
 
 impl Change {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Release,
         Self::Place,
         Self::RunHere,
@@ -188,11 +189,12 @@ impl Change {
         Self::Cancel,
         Self::AskToCancel,
         Self::Revive,
+        Self::MakeAgain,
     ];
 
     /// The states that it is meant for.
     fn from(self) -> &'static [JobStateName] {
-        use JobStateName::{Cancelled, Failed, Queued, Running, Waiting};
+        use JobStateName::{Cancelled, Failed, Queued, Running, Succeeded, Waiting};
         match self {
             Self::Release => &[Waiting],
             Self::Place => &[Queued],
@@ -200,6 +202,7 @@ impl Change {
             Self::Succeed | Self::FailRunning | Self::Requeue | Self::AskToCancel => &[Running],
             Self::Reuse | Self::Cancel => &[Waiting, Queued, Running],
             Self::Revive => &[Failed, Cancelled],
+            Self::MakeAgain => &[Succeeded],
         }
     }
 
@@ -215,7 +218,8 @@ impl Change {
             | Self::Requeue
             | Self::Cancel
             | Self::AskToCancel
-            | Self::Revive => true,
+            | Self::Revive
+            | Self::MakeAgain => true,
         }
     }
 
@@ -264,6 +268,11 @@ impl Change {
             Self::Revive => mark_jobs_revived(tx, &[(job, attempt)], "back", "test", at(9))
                 .await
                 .unwrap(),
+            Self::MakeAgain => {
+                mark_jobs_made_again(tx, &[(job, attempt)], 1, "again", "test", at(9))
+                    .await
+                    .unwrap()
+            }
         };
         assert!(changed.is_empty() || changed == [job], "{changed:?}");
         !changed.is_empty()

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-mod support;
-
+use crate::support::pipeline;
 use marquee_store::pipelines::find_pipeline_by_request_id;
 use marquee_store::testing::TestDatabase;
 use marquee_store::{Db, StoreError, When};
-use support::pipeline;
 
 async fn submit(db: &Db, request_id: &str) -> Result<(), StoreError> {
     let mut tx = db.write("submit").await?;

@@ -8,11 +8,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::NeedOn;
 use marquee_proto::v1::{Attempt, AttemptRank, Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
 use crate::page::{Page, View};
-use crate::{history, jobs, json, outcome, status, units, words};
+use crate::{forecast, history, jobs, json, outcome, status, units, words};
 
 /// A job, what it needs, and what can be said about both.
 #[derive(Debug)]
@@ -56,32 +57,29 @@ impl Explanation<'_> {
     #[must_use]
     pub fn why(&self, job: &Job, now: DateTime<Utc>) -> Vec<String> {
         let detail = status::detail(job, now);
-        match words::state_name(job) {
+        let mut why = match words::state_name(job) {
             Some(JobStateName::Waiting) => {
                 let reason = or(&job.reason, "waits for the jobs it needs");
                 let mut why = vec![format!("It {reason}.")];
                 why.extend(
                     self.needs
                         .iter()
-                        .filter(|need| !succeeded(need))
-                        .map(|need| {
-                            let state = words::job_state(need);
-                            format!(
-                                "It needs {} (job {}), which is {state}.",
-                                need.name, need.id
-                            )
-                        }),
+                        .filter(|need| is_waited_for(job, need))
+                        .map(|need| waits_for(job, need)),
                 );
                 why
             }
             Some(JobStateName::Queued) => {
-                vec![format!(
+                let mut why = vec![format!(
                     "It could run and does not yet: {}.",
                     or(&detail, "the scheduler has not looked at it yet")
-                )]
+                )];
+                why.extend(forecast::expected(self.detail, now));
+                why
             }
             Some(JobStateName::Running) => {
                 let mut why = vec![format!("It runs: {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(outcome::hangs(self.detail));
                 why
@@ -96,13 +94,18 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Succeeded) => {
                 let mut why = vec![format!("It succeeded {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(
                     outcome::bottleneck(self.detail).map(|words| format!("Its speed: {words}.")),
                 );
                 why
             }
-            Some(JobStateName::Failed) => self.why_failed(job),
+            Some(JobStateName::Failed) => {
+                let mut why = self.why_failed(job);
+                why.extend(forecast::looking_back(self.detail));
+                why
+            }
             Some(JobStateName::Cancelled) => {
                 let last = self
                     .detail
@@ -111,12 +114,22 @@ impl Explanation<'_> {
                     .map_or("", |event| event.text.as_str());
                 // Where no reason is stored, the last event says it.
                 let cause = or(&job.reason, or(last, "by a user"));
+                if job.not_needed {
+                    return vec![
+                        "It did not have to run, and nothing is wrong with that.".to_owned(),
+                        format!("It was {cause}."),
+                    ];
+                }
                 vec![format!("It was cancelled: {cause}.")]
             }
             None => {
                 vec!["Its state is one that only a newer marquee knows; update this one.".into()]
             }
-        }
+        };
+        let mut events = self.detail.events.iter().rev();
+        let again = events.find(|event| event.text.starts_with("made again,"));
+        why.extend(again.map(|event| format!("It was {}.", event.text)));
+        why
     }
 
     fn why_failed(&self, job: &Job) -> Vec<String> {
@@ -152,7 +165,7 @@ impl Explanation<'_> {
             Some(JobStateName::Waiting) => self
                 .needs
                 .iter()
-                .filter(|need| !succeeded(need))
+                .filter(|need| is_waited_for(job, need))
                 .map(|need| {
                     Hint::command(
                         format!("marquee explain {}", need.id),
@@ -211,6 +224,7 @@ impl Explanation<'_> {
                 ));
                 hints
             }
+            Some(JobStateName::Cancelled) if job.not_needed => Vec::new(),
             Some(JobStateName::Cancelled) => {
                 vec![Hint::command(
                     format!("marquee retry {id}"),
@@ -257,6 +271,34 @@ fn advice(class: FailureClass) -> &'static str {
     }
 }
 
+/// Whether a waiting job still waits for this one of its needs.
+fn is_waited_for(job: &Job, need: &Job) -> bool {
+    match words::needs_of(job, &need.name) {
+        NeedOn::Succeeded => !succeeded(need),
+        // An array has ended with its last element.
+        NeedOn::Finished | NeedOn::Failed => {
+            let open = need
+                .elements
+                .as_ref()
+                .is_some_and(|counts| counts.waiting + counts.queued + counts.running > 0);
+            open || !words::has_ended(need)
+        }
+    }
+}
+
+fn waits_for(job: &Job, need: &Job) -> String {
+    let (name, id, state) = (&need.name, need.id, words::job_state(need));
+    match words::needs_of(job, name) {
+        NeedOn::Succeeded => format!("It needs {name} (job {id}), which is {state}."),
+        NeedOn::Finished => {
+            format!("It runs when {name} (job {id}) has ended, however it does; that is {state}.")
+        }
+        NeedOn::Failed => {
+            format!("It runs only if {name} (job {id}) fails; that is {state}.")
+        }
+    }
+}
+
 fn succeeded(job: &Job) -> bool {
     words::state_name(job) == Some(JobStateName::Succeeded)
 }
@@ -283,6 +325,7 @@ impl View for Explanation<'_> {
                 .into(),
             ),
             ("state", jobs::state(job)),
+            ("values", words::values(job).into()),
         ]);
         page.heading("Why");
         for line in self.why(job, now) {

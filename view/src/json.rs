@@ -73,6 +73,11 @@ pub fn job(job: &v1::Job) -> Value {
         "progress": progress(job.progress.as_ref()),
         "artifact_digest": text(&job.artifact_digest),
         "needs": job.needs,
+        "needs_on": job.needs_on.iter().map(|need| (need.job_name.clone(), need.on.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
+        "not_needed": job.not_needed,
+        "values": job.values.iter().map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
         "cancel_requested": job.cancel_requested,
         "elements": job.elements.as_ref().map(|counts| json!({
             "waiting": counts.waiting,
@@ -100,6 +105,8 @@ pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
         "id": pipeline.id,
         "name": pipeline.name,
         "created_at": time(pipeline.created_at.as_ref()),
+        "kept_by": text(&pipeline.kept_by),
+        "kept_at": time(pipeline.kept_at.as_ref()),
         "jobs": pipeline.jobs.iter().map(job).collect::<Vec<_>>(),
     })
 }
@@ -154,7 +161,62 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
+    let forecast = |forecast: &v1::Forecast| {
+        json!({
+            "said_at": time(forecast.said_at.as_ref()),
+            "expected_at": time(forecast.expected_at.as_ref()),
+            "likely_by": time(forecast.likely_by.as_ref()),
+            "basis": forecast.basis,
+        })
+    };
+    // Where there is something to say: of most jobs there is not.
+    if let Some(expected) = &detail.expected {
+        value["expected"] = forecast(expected);
+    }
+    if let Some(first) = &detail.first_said {
+        value["first_said"] = forecast(first);
+    }
     value
+}
+
+/// The cluster as a whole.
+#[must_use]
+pub fn overview(overview: &v1::Overview) -> Value {
+    let devices = |count: Option<v1::DeviceCount>| {
+        let count = count.unwrap_or_default();
+        json!({ "held": count.held, "all": count.all, "closed": count.closed })
+    };
+    let word = |state: v1::JobState| {
+        words::job_state(&v1::Job {
+            state: state.into(),
+            ..v1::Job::default()
+        })
+    };
+    let jobs = overview.jobs.iter();
+    let jobs: serde_json::Map<String, Value> = jobs
+        .map(|count| (word(count.state()).to_owned(), count.jobs.into()))
+        .collect();
+    json!({
+        "now": time(overview.now.as_ref()),
+        "version": overview.version,
+        "cluster_id": overview.cluster_id,
+        "safe_mode": text(&overview.safe_mode),
+        "stands_by": overview.stands_by,
+        "leader": text(&overview.leader),
+        "jobs": jobs,
+        "queued": overview.queued,
+        "queue": overview.queue.iter().map(|reason| json!({
+            "jobs": reason.jobs,
+            "reason": reason.text,
+            "example_job_id": reason.example_job_id,
+        })).collect::<Value>(),
+        "workers_online": overview.workers_online,
+        "workers_lost": overview.workers_lost,
+        "gpus": devices(overview.gpus),
+        "cpus": devices(overview.cpus),
+        "running": overview.running.iter().map(job).collect::<Value>(),
+        "ended": overview.ended.iter().map(job).collect::<Value>(),
+    })
 }
 
 #[must_use]
@@ -299,6 +361,8 @@ pub fn project(project: &v1::Project) -> Value {
         "gpu_hours_free_at": time(project.gpu_hours_free_at.as_ref()),
         "devices_free_at": time(project.devices_free_at.as_ref()),
         "usage_gpu_seconds": project.usage_gpu_seconds,
+        "keep_days": project.keep_days,
+        "keep_log_days": project.keep_log_days,
         "changes": project.changes.iter().map(change).collect::<Vec<_>>(),
     })
 }

@@ -46,6 +46,10 @@ test("an empty cluster says what to do next", async () => {
     "reports",
     "compare",
     "artifacts",
+    "data",
+    "admin",
+    "admin/audit",
+    "admin/projects/default",
     "submit",
     "about",
     "jobs/99",
@@ -275,6 +279,9 @@ test("in the dark, on a phone, and without movement it is as good", async () => 
       pipeline ?? "/",
       "/workers",
       "/submit",
+      "/data",
+      "/admin",
+      "/admin/audit",
       "/about",
     ];
     for (const place of places) {
@@ -314,7 +321,17 @@ test.skipIf(!shots)("its pictures", async () => {
     ["phone", { viewport: { width: 390, height: 844 } }],
   ] as const) {
     const { page } = await open(browser, cluster.url, look);
-    for (const place of ["", "jobs", "workers", "submit", "jobs/1", "jobs/1/logs", "jobs/1/spec"]) {
+    for (const place of [
+      "",
+      "jobs",
+      "workers",
+      "submit",
+      "jobs/1",
+      "jobs/1/logs",
+      "jobs/1/spec",
+      "admin",
+      "admin/audit",
+    ]) {
       await page.goto(`${cluster.url}/${place}`);
       await page.getByText("live").first().waitFor();
       await page.locator(".skeleton").waitFor({ state: "detached" });

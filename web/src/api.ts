@@ -5,8 +5,10 @@ import { Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { BadRequestSchema, ErrorInfoSchema } from "./gen/google/rpc/error_details_pb";
 import { Artifacts } from "./gen/marquee/v1/artifacts_pb";
+import { Audit } from "./gen/marquee/v1/audit_pb";
 import { Cluster } from "./gen/marquee/v1/cluster_pb";
 import { Jobs } from "./gen/marquee/v1/jobs_pb";
+import { Projects } from "./gen/marquee/v1/projects_pb";
 import { Workers } from "./gen/marquee/v1/workers_pb";
 
 const transport = createGrpcWebTransport({ baseUrl: "/" });
@@ -16,6 +18,8 @@ export const jobs = client(Jobs);
 export const artifacts = client(Artifacts);
 export const workers = client(Workers);
 export const cluster = client(Cluster);
+export const projects = client(Projects);
+export const audit = client(Audit);
 
 /** A field of a document that is wrong, and why. */
 export interface WrongField {

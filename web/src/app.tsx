@@ -16,6 +16,8 @@ const SubmitPage = lazy(() => import("./pages/submit").then((part) => part.Submi
 const ComparePage = lazy(() => import("./pages/compare").then((part) => part.ComparePage));
 const ReportsPage = lazy(() => import("./pages/reports").then((part) => part.ReportsPage));
 const ArtifactsPage = lazy(() => import("./pages/artifacts").then((part) => part.ArtifactsPage));
+const DataPage = lazy(() => import("./pages/data").then((part) => part.DataPage));
+const AdminPage = lazy(() => import("./pages/admin").then((part) => part.AdminPage));
 const AboutPage = lazy(() => import("./pages/about").then((part) => part.AboutPage));
 
 const PLACES = [
@@ -24,7 +26,9 @@ const PLACES = [
   { name: "Workers", path: "workers", key: "w" },
   { name: "Reports", path: "reports", key: "r" },
   { name: "Compare", path: "compare", key: "c" },
+  { name: "Data", path: "data", key: "d" },
   { name: "Artifacts", path: "artifacts", key: "a" },
+  { name: "Admin", path: "admin", key: "m" },
 ] as const;
 
 export function App() {
@@ -100,6 +104,11 @@ function Page({ place }: { place: Place }) {
       return <ReportsPage id={number} />;
     case "artifacts":
       return <ArtifactsPage digest={id} />;
+    case "data":
+      if (id === "" || number !== undefined) return <DataPage key={id} id={number} />;
+      break;
+    case "admin":
+      return <AdminPage part={id} name={part} query={place.query} />;
     case "about":
       return <AboutPage />;
   }

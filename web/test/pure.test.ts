@@ -2,6 +2,7 @@ import { create, fromBinary } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
 import { AttemptState, JobKind, JobState } from "../src/gen/marquee/v1/common_pb";
+import { UsageSchema } from "../src/gen/marquee/v1/cluster_pb";
 import { JobDetailSchema, JobSchema, ProgressSchema } from "../src/gen/marquee/v1/jobs_pb";
 import { WorkerSchema } from "../src/gen/marquee/v1/workers_pb";
 import { layout } from "../src/graph";
@@ -12,8 +13,11 @@ import { segments } from "../src/job/timeline";
 import { at, flat, parse } from "../src/json";
 import { locate } from "../src/locate";
 import { readJobs } from "../src/pages/compare";
+import { readAuditFilter } from "../src/pages/admin";
 import { readFilter } from "../src/pages/jobs";
+import { byProject } from "../src/pages/overview";
 import { slots } from "../src/pages/workers";
+import { imbalance, quality } from "../src/quality";
 import { read } from "../src/router";
 import { scores } from "../src/scores";
 import { smoothed, table } from "../src/ui/chart";
@@ -91,6 +95,15 @@ describe("a graph", () => {
     const columns = Object.fromEntries([...drawn.nodes].map(([name, { column }]) => [name, column]));
     expect(columns).toEqual({ fetch: 0, prep: 1, a: 2, b: 2, eval: 3 });
     expect([drawn.columns, drawn.rows, drawn.edges.length]).toEqual([4, 2, 5]);
+  });
+
+  test("tells which end of a job another one waits for", () => {
+    const drawn = layout([
+      { name: "train", needs: [] },
+      { name: "clean", needs: ["train"], needsOn: new Map([["train", "finished"]]) },
+      { name: "eval", needs: ["train"] },
+    ]);
+    expect(drawn.edges.map(({ to, on }) => `${to} ${on}`)).toEqual(["clean finished", "eval succeeded"]);
   });
 
   test("of a circle, or of nothing, ends all the same", () => {
@@ -236,4 +249,80 @@ test("a worker's devices know who holds them", () => {
     ["cpu", 0, undefined, false],
     ["cpu", 1, undefined, false],
   ]);
+});
+
+describe("what is known of pictures", () => {
+  const report = {
+    pictures: 12,
+    flags: { dark: 2, blurry: 0, near_duplicate: 3 },
+    skipped: { undecodable: 1 },
+    samples: { dark: ["a", "<img onerror=x>"], undecodable: ["z"] },
+    years: { "1999": 4, unknown: 8 },
+    classes: { train: { Drama: 6, Action: 2 }, test: { Drama: 2 }, validation: { Action: 1 } },
+    label_counts: { train: { "1": 5, "2": 2 }, validation: { "1": 1 }, test: { "10": 1, "2": 1 } },
+    clusters_in_all: 4,
+    disagreements: [{ pictures: ["a", "b"], labels: [["Drama"], ["Action", "War"]] }],
+    disagreements_in_all: 7,
+  };
+
+  test("is read from the summary and from the report", () => {
+    const summary = { pictures: 13, splits: { train: 7, validation: 1, test: 2 }, source: { synthetic: true } };
+    const found = quality(summary, report);
+    expect(found?.pictures).toBe(13);
+    expect(found?.synthetic).toBe(true);
+    expect(found?.splits.map(({ count }) => count)).toEqual([7, 1, 2]);
+    expect(found?.classes).toEqual([
+      { name: "Drama", of: { train: 6, validation: 0, test: 2 }, all: 8 },
+      { name: "Action", of: { train: 2, validation: 1, test: 0 }, all: 3 },
+    ]);
+    expect(found?.flags.map(({ name }) => name)).toEqual(["near_duplicate", "dark"]);
+    expect(found?.skipped).toEqual([{ name: "undecodable", count: 1, ids: ["z"] }]);
+    expect(found?.labels).toEqual([
+      { name: "1", count: 6 },
+      { name: "2", count: 3 },
+      { name: "10", count: 1 },
+    ]);
+    expect(found?.disagreements).toEqual([{ pictures: ["a", "b"], labels: ["Drama", "Action, War"] }]);
+    expect(imbalance(found?.classes ?? [])?.toFixed(2)).toBe("2.67");
+  });
+
+  test("is as much as there is: a taken result has no summary, an old one no report", () => {
+    expect(quality(null, report)?.splits.map(({ count }) => count)).toEqual([7, 1, 2]);
+    const old = quality({ splits: { train: 3 }, flags: { dark: 1 } }, null);
+    expect(old?.splits.map(({ count }) => count)).toEqual([3, 0, 0]);
+    expect(old?.classes).toEqual([]);
+    expect(quality(null, null)).toBeUndefined();
+    expect(quality({ splits: 7 }, { classes: [1, 2], samples: "x", disagreements: [null, 3] })?.classes).toEqual([]);
+    expect(imbalance([])).toBeUndefined();
+  });
+});
+
+describe("hours of projects", () => {
+  test("stand under their week, the present one first", () => {
+    // Monday, 2026-11-30.
+    const monday = Date.UTC(2026, 10, 30);
+    const week = (back: number) => timestampFromMs(monday - back * 7 * 24 * 3600_000);
+    const usage = create(UsageSchema, {
+      projectWeeks: [
+        { project: "vision", week: week(0), gpuHours: 2 },
+        { project: "text", week: week(0), gpuHours: 1 },
+        { project: "text", week: week(2), gpuHours: 9, lostHours: 1 },
+        { project: "old", week: week(40), gpuHours: 1 },
+      ],
+    });
+    const { weeks, rows } = byProject(usage, monday + 5 * 3600_000);
+    expect(weeks[0]).toBe(monday);
+    expect(rows).toEqual([
+      { project: "text", hours: [1, 0, 9, 0, 0] },
+      { project: "vision", hours: [2, 0, 0, 0, 0] },
+    ]);
+  });
+});
+
+describe("the audit", () => {
+  test("is asked for what the address says, and nothing odd", () => {
+    const query = new URLSearchParams("who=ada&worker=gpu-1&job=17&before=900");
+    expect(readAuditFilter(query)).toEqual({ who: "ada", worker: "gpu-1", job: 17n, before: 900n });
+    expect(readAuditFilter(new URLSearchParams("job=-1&before=x")).before).toBe(0n);
+  });
 });

@@ -21,6 +21,13 @@ pub const DEFAULT_CACHE_MAX_BYTES: u64 = 64 * 1024 * 1024 * 1024;
 pub const DEFAULT_FINISH_WITHIN_S: u32 = 3_600;
 /// A week: longer is a host that does not want to be stopped.
 const FINISH_WITHIN_MAX_S: u32 = 7 * 24 * 3_600;
+/// Processes and threads of one rank. A rank of 64 threads with as many loaders stays far below; a program that forks
+/// without end stops here and not at the host's limit.
+pub const DEFAULT_TASKS_MAX: u32 = 16_384;
+/// A shell that starts Python with a few threads needs some dozens.
+const TASKS_MAX_LEAST: u32 = 64;
+/// The most that a kernel counts (`pid_max` on 64 bits).
+const TASKS_MAX_MOST: u32 = 4_194_304;
 /// What fetch jobs may name as their credential, where nothing else is said.
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Coordinators that may be named: each further one makes finding the one that leads slower.
@@ -46,7 +53,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "coordinator",
     "name",
     "data_dir",
@@ -62,6 +69,8 @@ const KEYS: [&str; 19] = [
     "fetch_secrets",
     "sandbox",
     "sandbox_hide",
+    "writable_paths",
+    "tasks_max",
     "labels",
     "tls.ca",
     "tls.cert",
@@ -80,10 +89,10 @@ pub enum OnStop {
     Finish,
 }
 
-/// Whether command jobs are kept from the worker's own files and from other jobs'.
+/// Whether command jobs are kept from the worker's own files and from other jobs', and change nothing else of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sandbox {
-    /// Where it takes nothing from them that they are used to.
+    /// But that they can list all names where the data folder lies below their home, or where everybody has files.
     Auto,
     On,
     Off,
@@ -142,6 +151,10 @@ pub struct Config {
     pub sandbox: Sandbox,
     /// What is hidden from command jobs beside the data folder.
     pub sandbox_hide: Vec<PathBuf>,
+    /// What command jobs may change beside their own folders.
+    pub writable_paths: Vec<PathBuf>,
+    /// Processes and threads of one rank.
+    pub tasks_max: u32,
     /// The file of the certificate's key.
     pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
@@ -206,6 +219,7 @@ impl Config {
             "bin_dir" => Some(self.bin_dir.display().to_string()),
             "cpu_slots" => Some(self.cpu_slots.to_string()),
             "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
+            "tasks_max" => Some(self.tasks_max.to_string()),
             "sandbox" => word(word_of(&SANDBOX, Some(self.sandbox))),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
@@ -252,6 +266,10 @@ impl Config {
                 .unwrap_or(LogFormat::Text),
             sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
             sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
+            writable_paths: paths(values, "writable_paths")?.unwrap_or_default(),
+            tasks_max: values
+                .number("tasks_max", TASKS_MAX_LEAST..=TASKS_MAX_MOST)?
+                .unwrap_or(DEFAULT_TASKS_MAX),
             tls_key: values.path("tls.key"),
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
@@ -351,6 +369,8 @@ impl Config {
             fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
             sandbox: Sandbox::Auto,
             sandbox_hide: Vec::new(),
+            writable_paths: Vec::new(),
+            tasks_max: DEFAULT_TASKS_MAX,
             tls_key: None,
             labels: BTreeSet::new(),
             tls: None,

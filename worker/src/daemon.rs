@@ -27,6 +27,7 @@ use crate::identity::{Identity, Membership};
 use crate::kept::Kept;
 use crate::lease::Lease;
 use crate::notify::Notifier;
+use crate::occupied::Occupied;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::rank::walls::Walls;
@@ -185,6 +186,7 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         coordinators,
         kept: Kept::new(&config.data_dir),
         rescued: Mutex::default(),
+        occupied: Occupied::default(),
         env,
         news: Notify::new(),
         config,

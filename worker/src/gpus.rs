@@ -19,6 +19,7 @@ mod health;
 pub mod nvml;
 mod sampler;
 pub mod series;
+pub mod visible;
 mod xid;
 
 use health::History;

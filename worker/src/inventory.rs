@@ -12,6 +12,7 @@ use nvml_wrapper::Nvml;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
+use crate::gpus::visible::{VARIABLE, Visible, visible};
 use crate::gpus::{NVML_START_MAX, nvml};
 use crate::proc;
 
@@ -99,7 +100,23 @@ fn ask_nvml() -> Vec<GpuInfo> {
             None
         }
     });
-    gpus.collect()
+    let found: Vec<GpuInfo> = gpus.collect();
+    let of = found.len();
+    let list = std::env::var(VARIABLE).ok();
+    let Visible { offered, unknown } = visible(found, list.as_deref());
+    if let Some(list) = list {
+        info!(
+            offered = offered.len(),
+            of, list, "only GPUs that {VARIABLE} names are offered"
+        );
+    }
+    if let Some(word) = unknown {
+        warn!(
+            word,
+            "{VARIABLE} names a GPU that this host does not have; it and what follows it are left out"
+        );
+    }
+    offered
 }
 
 /// Where ranks on other hosts reach this one: as configured, else the address from which this host

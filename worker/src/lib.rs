@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod kept;
 pub mod lease;
 pub mod notify;
+mod occupied;
 mod proc;
 pub mod process;
 pub mod rank;

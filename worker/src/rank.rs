@@ -3,7 +3,7 @@
 //! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
 //! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
 //! child's output was read), `stdout`, `stderr` and `events` (the child writes them itself), `work/`,
-//! `output/`, `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
+//! `output/`, `tmp/` (its `TMPDIR`), `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,11 +32,13 @@ mod output;
 pub(crate) mod prepare;
 pub mod pump;
 pub mod rate;
+pub mod readers;
 pub mod spool;
 pub mod stall;
 pub mod stalled;
 pub(crate) mod store;
 pub mod task;
+pub(crate) mod temporary;
 pub mod verdict;
 mod vigil;
 pub mod walls;
@@ -301,6 +303,12 @@ impl RankDir {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         self.0.join("output")
+    }
+
+    /// Its temporary files; see [`temporary`].
+    #[must_use]
+    pub fn tmp(&self) -> PathBuf {
+        self.0.join("tmp")
     }
 
     #[must_use]

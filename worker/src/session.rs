@@ -156,12 +156,10 @@ impl Session {
                         theirs: welcome.cluster_id,
                     }
                 }
-                Ok(connected) if connected.epoch != 0 && connected.epoch < self.epoch => {
-                    Broken::Superseded {
-                        ours: self.epoch,
-                        theirs: connected.epoch,
-                    }
-                }
+                Ok(connected) if self.is_superseded(connected.epoch) => Broken::Superseded {
+                    ours: self.epoch,
+                    theirs: connected.epoch,
+                },
                 Ok(Connected {
                     stream,
                     sender,
@@ -285,22 +283,23 @@ impl Session {
     /// Whether a message of this epoch is one to follow. Those of a coordinator that was taken over from may still lie
     /// in a stream, or come from a process that was stopped and goes on.
     fn follow(&mut self, epoch: u64) -> Result<(), Broken> {
-        #[cfg(feature = "planted")]
-        if marquee_domain::planted::is("lower-epoch-followed") {
-            return Ok(());
-        }
-        // An older coordinator does not say.
-        if epoch == 0 {
-            return Ok(());
-        }
-        if epoch < self.epoch {
+        if self.is_superseded(epoch) {
             return Err(Broken::Superseded {
                 ours: self.epoch,
                 theirs: epoch,
             });
         }
-        self.epoch = epoch;
+        self.epoch = self.epoch.max(epoch);
         Ok(())
+    }
+
+    fn is_superseded(&self, epoch: u64) -> bool {
+        #[cfg(feature = "planted")]
+        if marquee_domain::planted::is("lower-epoch-followed") {
+            return false;
+        }
+        // An older coordinator does not say: 0.
+        epoch != 0 && epoch < self.epoch
     }
 
     fn hello(&self, prep_code: String) -> v1::Hello {
@@ -338,6 +337,13 @@ impl Session {
             .iter()
             .map(|rank| rank.to_wire(self.host.env.clock.as_ref()))
             .collect()
+    }
+
+    /// Ranks that have not ended, in spite of all.
+    fn left(&self) -> Vec<v1::HeldRank> {
+        let clock = self.host.env.clock.as_ref();
+        let left = self.supervisor.unclosed();
+        left.iter().map(|rank| rank.to_wire(clock)).collect()
     }
 
     /// Speaks and listens until the stream breaks (an error) or the session shall end.
@@ -388,7 +394,7 @@ impl Session {
                         let _sent = timeout(AWAY_SENT, stream.message()).await;
                     }
                     if *self.until.borrow() == Until::Goodbye {
-                        let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye {}));
+                        let goodbye = message(ToCoordinator::Goodbye(v1::Goodbye { held: self.left() }));
                         let _in_time = timeout(GOODBYE_MAX, sender.send(goodbye)).await;
                         // The stream closes behind it; give the connection a moment to carry it.
                         let _closed = timeout(GOODBYE_MAX, stream.message()).await;

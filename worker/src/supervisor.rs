@@ -29,6 +29,7 @@ use crate::rank::life::Closed;
 use crate::rank::prepare::end;
 use crate::rank::store::failure;
 use crate::rank::task::RankTask;
+use crate::rank::temporary;
 use crate::rank::{Assignment, StartOrder, StopCause, StopOrder};
 use crate::transfer::{NoRoom, TransferError};
 
@@ -82,6 +83,7 @@ impl Supervisor {
         let mut found = found.collect::<io::Result<Vec<_>>>()?;
         // The same order each time, whatever the file system says.
         found.sort();
+        let mut ranks = Vec::new();
         for path in found {
             let name = path
                 .file_name()
@@ -94,7 +96,7 @@ impl Supervisor {
             match HeldRank::recover(&supervisor.host, key) {
                 Ok(Some(rank)) => {
                     info!(rank = %key, state = rank.state().as_str(), "taking over a rank");
-                    supervisor.hold(rank);
+                    ranks.push(rank);
                 }
                 // Never accepted: nothing was started.
                 Ok(None) => durable::remove_or_leave(&path),
@@ -103,6 +105,16 @@ impl Supervisor {
                     tokio::spawn(end_what_runs_in(Arc::clone(&supervisor.host), path));
                 }
             }
+        }
+        // Where children may run is known before any other is started.
+        for rank in &ranks {
+            if !rank.state().has_ended() && rank.dir.has_launched()? {
+                let occupied = &supervisor.host.occupied;
+                occupied.take_over(rank.key, &rank.assignment.devices);
+            }
+        }
+        for rank in ranks {
+            supervisor.hold(rank);
         }
         supervisor.host.cache.sweep();
         Ok(supervisor)
@@ -382,6 +394,14 @@ impl Supervisor {
             .collect()
     }
 
+    /// Every held rank of which something may be left on this host.
+    #[must_use]
+    pub fn unclosed(&self) -> Vec<Arc<HeldRank>> {
+        let state = self.state();
+        let unclosed = state.ranks.values().filter(|entry| !entry.is_closed);
+        unclosed.map(|entry| Arc::clone(&entry.rank)).collect()
+    }
+
     fn find(&self, key: RankKey) -> Option<Arc<HeldRank>> {
         self.state()
             .ranks
@@ -426,7 +446,12 @@ impl Supervisor {
             }
             task.stop_store().await;
             let folder = task.rank.dir.path().to_owned();
-            let removed = blocking(move || durable::remove_or_leave(&folder)).await;
+            let rank = Arc::clone(&task.rank);
+            let removed = blocking(move || {
+                temporary::remove(&rank.dir);
+                durable::remove_or_leave(&folder);
+            })
+            .await;
             if let Err(error) = removed {
                 warn!(rank = %key, %error, "removing the rank's folder failed");
             }

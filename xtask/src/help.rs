@@ -108,8 +108,8 @@ The exit code is 0 if nothing was lost, doubled or left in disorder.
 ";
 
 pub(crate) const CHECK: &str = "\
-Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked, clippy, the trainer for old GPUs (types
-and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
+Run every static check: fmt, architecture rules, circles of files, licences and sources of what is linked,
+cargo-deny on all that builds and tests it, clippy, the trainer for old GPUs (types and lockfile alone), doc, .sqlx, linkage, systemd units, the web page's types, lints and format
 
 Usage: cargo xtask check [NAME..]
 

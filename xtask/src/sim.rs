@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// Package and program.
 const SIM: &str = "marquee-sim";
 /// Worlds in a run of the tests.
-const SEEDS_IN_TESTS: u64 = 20;
+const SEEDS_IN_TESTS: u64 = 40;
 
 /// What to play.
 #[derive(Debug, Default, PartialEq, Eq)]

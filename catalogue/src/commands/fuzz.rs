@@ -9,7 +9,8 @@ use marquee_catalogue::fuzz::{self, Target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct FuzzArgs {
-    /// What to try: json, image, shard, table, list, archive or weights
+    /// What to try: json, image, shard, table, list, archive, weights, document, overrides, manifest, reports, event or
+    /// spool
     target: String,
     /// How long
     #[arg(long, default_value_t = 1.0)]

@@ -80,7 +80,10 @@ struct LogArgs {
     /// Everything since the audit began, however much
     #[arg(long, conflicts_with_all = ["since", "limit"])]
     all: bool,
-    /// At most so many lines, the oldest of those asked for
+    /// The newest first
+    #[arg(long)]
+    newest: bool,
+    /// At most so many lines, the oldest of those asked for; with --newest the newest
     #[arg(long, value_name = "LINES", default_value_t = LINES_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
@@ -192,6 +195,8 @@ async fn log(args: LogArgs, session: &Session) -> Result<()> {
         actor: args.who.unwrap_or_default(),
         since: since.map(|since| timestamp(since.at(clock::now()))),
         limit,
+        newest_first: args.newest,
+        before: 0,
     };
     let shown_max = if args.all {
         usize::MAX

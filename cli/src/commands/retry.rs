@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::session::Session;
 use crate::target::Target;
 
-/// Queue failed or cancelled jobs again
+/// Queue failed or cancelled jobs again, and jobs whose artifact is damaged
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -19,7 +19,7 @@ Examples:
 Jobs that were cancelled because this one failed come back with it. A train job goes on from its
 newest checkpoint.")]
 pub(super) struct Args {
-    /// Jobs that have failed or were cancelled
+    /// Jobs that have failed or were cancelled, or whose artifact is damaged
     #[arg(required = true, value_name = "JOB")]
     jobs: Vec<Target>,
 }

@@ -17,7 +17,7 @@ pub(crate) async fn each(
     mut take: impl FnMut(MetricPoint) -> Result<()>,
 ) -> Result<()> {
     let mut seen = Resume::default();
-    let mut patience = Patience::default();
+    let mut patience = Patience::new(remote.is_quiet());
     loop {
         let status = match stream(remote, &request, &mut take, &mut seen, &mut patience).await? {
             Ok(()) => return Ok(()),

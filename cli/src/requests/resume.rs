@@ -73,25 +73,25 @@ pub(crate) struct Patience {
     since: Instant,
     answered: bool,
     tries: u32,
+    /// Somebody else says how the connection is.
+    is_quiet: bool,
 }
 
-impl Default for Patience {
-    fn default() -> Self {
+impl Patience {
+    pub(crate) fn new(is_quiet: bool) -> Self {
         Self {
             since: Instant::now(),
             answered: false,
             tries: 1,
+            is_quiet,
         }
     }
-}
 
-impl Patience {
     /// The coordinator answered.
     pub(crate) fn renew(&mut self) {
         *self = Self {
-            since: Instant::now(),
             answered: true,
-            tries: 1,
+            ..Self::new(self.is_quiet)
         };
     }
 
@@ -109,7 +109,7 @@ impl Patience {
     }
 
     pub(crate) async fn pause(&mut self) {
-        if self.tries == 1 && self.answered {
+        if self.tries == 1 && self.answered && !self.is_quiet {
             say!("lost the coordinator; trying again");
         }
         self.tries += 1;

@@ -104,25 +104,9 @@ impl BlobStore {
     /// Reads a whole blob. What is wrong with it, in which case it is set aside; None: it is what it should be, or
     /// not here any more.
     pub(super) fn verify(&self, digest: &Digest) -> Result<Option<String>, BlobError> {
-        let path = self.path(digest);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("open", &path)(error)),
+        let Some((found, size)) = hash_of(&self.path(digest))? else {
+            return Ok(None);
         };
-        let (mut hash, mut size) = (Sha256::new(), 0_u64);
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            let count = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(io_error("read", &path)(error)),
-            };
-            hash.update(&buffer[..count]);
-            size += count as u64;
-        }
-        let found = Digest::from_hash(&hash.finalize());
         if found == *digest {
             return Ok(None);
         }
@@ -140,6 +124,13 @@ impl BlobStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(io_error("set aside", &place)(error)),
         }
+        // Whoever found the fault may have had the file open while it was stored anew, by this process or by another
+        // coordinator on the same folder.
+        if let Some((found, _)) = hash_of(&aside)?
+            && found == *digest
+        {
+            return fs::rename(&aside, &place).map_err(io_error("put back", &place));
+        }
         tracing::error!(
             blob = %digest, problem, ?aside,
             "a stored file is damaged and was set aside; artifacts that need it are damaged until it is stored again"
@@ -147,6 +138,28 @@ impl BlobStore {
         self.damaged.digests().insert(digest.clone());
         sync_folder(&self.damaged.folder)
     }
+}
+
+/// Digest and bytes of a file; None where it is not there.
+fn hash_of(path: &Path) -> Result<Option<(Digest, u64)>, BlobError> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error("open", path)(error)),
+    };
+    let (mut hash, mut size) = (Sha256::new(), 0_u64);
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(io_error("read", path)(error)),
+        };
+        hash.update(&buffer[..count]);
+        size += count as u64;
+    }
+    Ok(Some((Digest::from_hash(&hash.finalize()), size)))
 }
 
 /// What is wrong with a file that has another digest than its name.

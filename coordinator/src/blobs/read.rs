@@ -42,12 +42,15 @@ impl BlobStore {
         let store = self.clone();
         blocking(move || {
             let path = store.path(&digest);
-            let mut file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut file = loop {
+                match File::open(&path) {
+                    Ok(file) => break file,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(io_error("open", &path)(error)),
+                }
+                if !store.recall(&digest)? {
                     return Err(store.absent(digest));
                 }
-                Err(error) => return Err(io_error("open", &path)(error)),
             };
             let size_bytes = file.metadata().map_err(io_error("look at", &path))?.len();
             if let Some(asked) = expected_bytes.filter(|asked| *asked != size_bytes) {

@@ -1,13 +1,23 @@
 //! Blobs on their way to nowhere: those that no manifest names any more.
+//!
+//! Files know no fence: a coordinator that was stopped in the middle of a removal, and goes on after another one has
+//! taken over, finds out at its next statement and not at its next file. So a file is unlinked only where nobody looks
+//! for it. It is first moved out of its place, into a folder of this removal's own, and then its names are asked for
+//! once more, by a transaction that only the one that leads can begin. Whoever misses a blob in its place looks for it
+//! in those folders and moves it back before anybody is told that it is here. Of that and the unlink one comes first,
+//! and either is right: what was moved back is not found any more by whoever would unlink it.
+//!
+//! What a killed process had moved is put back by the coordinator that leads next ([`BlobStore::remove_leftovers`]).
 
 use std::fs;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 
 use super::vouch::Turn;
-use super::{BlobError, BlobStore, blocking, io_error};
+use super::{BlobError, BlobStore, blocking, io_error, sync_folder};
 
 /// Blobs that are to go. Ask for their names after this was made: what is named since then is not removed.
 #[derive(Debug)]
@@ -16,32 +26,89 @@ pub struct Condemned {
     turn: Turn,
 }
 
+/// Blobs that are out of their places. Those that are still there when this is dropped are put back.
+#[derive(Debug)]
+pub struct Going {
+    store: BlobStore,
+    folder: PathBuf,
+    digests: Vec<Digest>,
+    /// One removes at a time.
+    turn: Turn,
+}
+
 impl Condemned {
-    /// Removes those of the condemned that nobody names, nor has begun to count on since. Returns how many there
-    /// were, and their bytes.
-    pub async fn remove(self, unnamed: Vec<Digest>) -> Result<(u64, u64), BlobError> {
+    /// Moves those of the condemned out of their places that nobody names, nor has begun to count on since.
+    pub async fn take_out(self, unnamed: Vec<Digest>) -> Result<Going, BlobError> {
         blocking(move || {
             let Self { store, turn } = self;
+            let folder = tempfile::Builder::new()
+                .prefix("")
+                .tempdir_in(store.going())
+                .map_err(io_error("create a folder in", &store.going()))?;
+            let mut going = Going {
+                store,
+                folder: folder.keep(),
+                digests: Vec::new(),
+                turn,
+            };
+            for digest in unnamed {
+                let place = going.store.path(&digest);
+                let aside = going.folder.join(digest.as_str());
+                let moved = going
+                    .turn
+                    .if_condemned(&digest, || fs::rename(&place, &aside));
+                match moved {
+                    Some(Ok(())) => going.digests.push(digest),
+                    None => {}
+                    Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                    Some(Err(error)) => return Err(io_error("move away", &place)(error)),
+                }
+            }
+            Ok(going)
+        })
+        .await
+    }
+}
+
+impl Going {
+    /// What was moved away.
+    #[must_use]
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+
+    /// Removes those that are `unnamed` still, as the coordinator that leads has found since they were moved away, and
+    /// puts the others back. Returns how many there were, and their bytes.
+    pub async fn remove(self, unnamed: Vec<Digest>) -> Result<(u64, u64), BlobError> {
+        blocking(move || {
             let (mut count, mut bytes) = (0, 0);
             for digest in unnamed {
-                let path = store.path(&digest);
-                let removed = turn.if_condemned(&digest, || {
-                    let size = fs::metadata(&path)?.len();
-                    fs::remove_file(&path).map(|()| size)
+                let aside = self.folder.join(digest.as_str());
+                let removed = fs::metadata(&aside).and_then(|found| {
+                    fs::remove_file(&aside)?;
+                    Ok(found.len())
                 });
                 match removed {
-                    Some(Ok(size)) => {
+                    Ok(size) => {
                         count += 1;
                         bytes += size;
                     }
-                    None => {}
-                    Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                    Some(Err(error)) => return Err(io_error("remove", &path)(error)),
+                    // Somebody needed it, and has it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(io_error("remove", &aside)(error)),
                 }
             }
             Ok((count, bytes))
         })
         .await
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.put_back(&self.folder) {
+            tracing::warn!(%error, "blobs that were to go are not back in their places; they are found all the same");
+        }
     }
 }
 
@@ -52,6 +119,89 @@ impl BlobStore {
             turn: self.vouches.condemn(digests).await,
             store: self.clone(),
         }
+    }
+
+    /// Bytes of those of these blobs that are here.
+    pub async fn bytes_of(&self, digests: Vec<Digest>) -> Result<u64, BlobError> {
+        let store = self.clone();
+        blocking(move || {
+            let mut bytes = 0_u64;
+            for digest in &digests {
+                bytes = bytes.saturating_add(store.size(digest)?.unwrap_or(0));
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// The folder of the folders of removals that are under way.
+    pub(super) fn going(&self) -> PathBuf {
+        self.root.join("going")
+    }
+
+    /// Puts a blob back into its place that somebody has moved away. Whether there was one.
+    pub(super) fn recall(&self, digest: &Digest) -> Result<bool, BlobError> {
+        let place = self.path(digest);
+        let going = self.going();
+        for folder in fs::read_dir(&going).map_err(io_error("list", &going))? {
+            let folder = folder.map_err(io_error("list", &going))?.path();
+            match fs::rename(folder.join(digest.as_str()), &place) {
+                Ok(()) => {
+                    tracing::info!(blob = %digest, "a blob that was to go is needed, and stays");
+                    sync_folder(place.parent().unwrap_or(&self.root))?;
+                    return Ok(true);
+                }
+                // Not in this one, or put back by somebody else.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("put back", &place)(error)),
+            }
+        }
+        Ok(place.exists())
+    }
+
+    /// Puts all blobs of a removal's folder back into their places, and removes it.
+    fn put_back(&self, folder: &Path) -> Result<(), BlobError> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            // Another coordinator has done it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error("list", folder)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(io_error("list", folder))?;
+            let Some(digest) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let place = self.path(&digest);
+            // One that was stored anew meanwhile is as good.
+            let done = if place.exists() {
+                fs::remove_file(entry.path())
+            } else {
+                fs::rename(entry.path(), &place)
+            };
+            match done {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("put back", &place)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // Not gone where somebody still moves files into it, who puts them back as well.
+        let _is_gone = fs::remove_dir(folder);
+        Ok(())
+    }
+
+    /// Puts back what the removals of killed processes had moved away.
+    pub(super) fn put_all_back(&self) -> Result<(), BlobError> {
+        let going = self.going();
+        for folder in fs::read_dir(&going).map_err(io_error("list", &going))? {
+            self.put_back(&folder.map_err(io_error("list", &going))?.path())?;
+        }
+        Ok(())
     }
 
     /// Blobs that were stored before `before`.

@@ -302,6 +302,82 @@ async fn uploads_that_begin_at_once_are_not_given_the_same_room() {
     assert!(store.write(Digest::of(b"x"), each).await.is_ok());
 }
 
+/// Removes what nobody counts on, with nobody in between.
+async fn remove(condemned: Condemned, unnamed: &[Digest]) -> (u64, u64) {
+    let going = condemned.take_out(unnamed.to_vec()).await.unwrap();
+    let still = going.digests().to_vec();
+    going.remove(still).await.unwrap()
+}
+
+/// As of a coordinator that is stopped in the middle of a removal, and goes on when another one leads, which has the
+/// same folder and knows nothing of it.
+#[tokio::test]
+async fn a_removal_that_goes_on_too_late_takes_nothing_that_was_needed_meanwhile() {
+    let (folder, old) = store().await;
+    let names = ["asked for", "looked at", "read", "sent anew", "nobody's"];
+    let all = names.map(|name| Digest::of(name.as_bytes()));
+    for (name, digest) in names.iter().zip(&all) {
+        put(&old, digest, name.as_bytes()).await.unwrap();
+    }
+    let going = old
+        .condemn(&all)
+        .await
+        .take_out(all.to_vec())
+        .await
+        .unwrap();
+    assert_eq!(going.digests(), all);
+    assert!(all.iter().all(|digest| !old.path(digest).exists()));
+    // It has asked for names, found none, and stands still.
+    let new = BlobStore::open(folder.path().join("blobs")).await.unwrap();
+    assert!(new.missing(vec![all[0].clone()]).await.unwrap().is_empty());
+    let size = names[1].len() as u64;
+    let manifest = Manifest::new(vec![file("f", size, &all[1])]).unwrap();
+    assert!(new.check(&manifest).await.unwrap().wrong.is_empty());
+    assert_eq!(read_all(&new, &all[2], 0).await, names[2].as_bytes());
+    put(&new, &all[3], names[3].as_bytes()).await.unwrap();
+    let (_, bytes) = going.remove(all.to_vec()).await.unwrap();
+    assert_eq!(bytes, (names[3].len() + names[4].len()) as u64);
+    let here = all.map(|digest| new.path(&digest).exists());
+    assert_eq!(here, [true, true, true, true, false]);
+    assert!(fs::read_dir(new.going()).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn what_a_removal_that_is_refused_or_killed_had_moved_away_is_put_back() {
+    let (folder, store) = store().await;
+    let all = ["one", "two"].map(|name| Digest::of(name.as_bytes()));
+    put(&store, &all[0], b"one").await.unwrap();
+    put(&store, &all[1], b"two").await.unwrap();
+    let condemned = store.condemn(&all).await;
+    let going = condemned.take_out(all.to_vec()).await.unwrap();
+    let (count, _) = going.remove(vec![all[1].clone()]).await.unwrap();
+    assert_eq!(count, 1);
+    assert!(store.path(&all[0]).exists(), "it is named after all");
+    let condemned = store.condemn(&all).await;
+    // A process that is killed drops nothing.
+    std::mem::forget(condemned.take_out(all.to_vec()).await.unwrap());
+    assert!(!store.path(&all[0]).exists());
+    let next = BlobStore::open(folder.path().join("blobs")).await.unwrap();
+    next.remove_leftovers().await.unwrap();
+    assert_eq!(read_all(&next, &all[0], 0).await, b"one");
+    assert!(fs::read_dir(next.going()).unwrap().next().is_none());
+}
+
+#[tokio::test]
+async fn a_fault_that_was_mended_meanwhile_takes_no_whole_file_away() {
+    let (_folder, store) = store().await;
+    let digest = Digest::of(b"whole");
+    put(&store, &digest, b"whole").await.unwrap();
+    fs::write(store.path(&digest), b"rotten").unwrap();
+    let mut reader = store.read(digest.clone(), 0, None).await.unwrap();
+    reader.next().await.unwrap();
+    // Stored anew, in the place of the file that the reader has open.
+    put(&store, &digest, b"whole").await.unwrap();
+    assert!(reader.next().await.is_err(), "what it got was rotten");
+    assert_eq!(read_all(&store, &digest, 0).await, b"whole");
+    assert!(!store.has_damaged());
+}
+
 #[tokio::test]
 async fn what_somebody_is_about_to_name_is_not_removed() {
     let (_folder, store) = store().await;
@@ -319,12 +395,12 @@ async fn what_somebody_is_about_to_name_is_not_removed() {
     let asked = vec![all[1].clone(), gone.clone()];
     assert_eq!(store.missing(asked).await.unwrap(), [gone]);
     put(&store, &all[2], names[2].as_bytes()).await.unwrap();
-    let removed = condemned.remove(all.to_vec()).await.unwrap();
+    let removed = remove(condemned, &all).await;
     assert_eq!(removed, (1, names[3].len() as u64));
     // The next one may take what nobody counts on any more.
     drop(checked);
     let condemned = store.condemn(&all).await;
-    let (count, _) = condemned.remove(all.to_vec()).await.unwrap();
+    let (count, _) = remove(condemned, &all).await;
     assert_eq!(count, 2);
     let here = all.map(|digest| store.path(&digest).exists());
     assert_eq!(here, [false, true, false, false]);

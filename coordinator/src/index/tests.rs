@@ -1,5 +1,5 @@
 use marquee_domain::ids::{AttemptNumber, Rank};
-use marquee_domain::resources::{DeviceKind, Resources};
+use marquee_domain::resources::{Device, DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, Work};
 use serde_json::json;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ fn spec() -> JobSpec {
             env_from_worker: Vec::new(),
         }),
         needs: Vec::new(),
+        needs_on: Default::default(),
         inputs: BTreeMap::new(),
         resources: Resources {
             ranks: 1,
@@ -33,6 +34,7 @@ fn spec() -> JobSpec {
         reuse: true,
         array: None,
         element: None,
+        values: Default::default(),
         watch: Default::default(),
         sharing: Default::default(),
     }

@@ -7,11 +7,13 @@
 //! Not here: decoding requests (`rpc`), speaking with workers (`session`), when to look
 //! (`background`).
 
+mod again;
 mod array;
 mod cancel;
 mod dependents;
 mod error;
 mod hold;
+mod inputs;
 mod interrupt;
 mod output;
 mod overdue;
@@ -19,6 +21,7 @@ mod place;
 mod projects;
 mod remove;
 mod rescue;
+mod retain;
 mod retry;
 mod reuse;
 mod settle;
@@ -31,13 +34,14 @@ pub use cancel::{cancel_job, cancel_pipeline};
 pub use dependents::waits_for;
 pub use error::LifecycleError;
 pub use hold::{hold_job, release_job};
-pub use interrupt::{move_away, preempt};
+pub use interrupt::{move_away, move_job, preempt};
 pub use output::Outputs;
 pub use overdue::fail_overdue;
 pub use place::place;
 pub use projects::{ProjectUpdate, queued_and_changes, set_project};
-pub use remove::{Removed, collect, remove_artifact, remove_pipeline};
+pub use remove::{Because, Removed, remove_artifact, remove_pipeline};
 pub use rescue::rescue;
+pub use retain::{Retired, Step, collect_unnamed, keep_pipeline, retire};
 pub use retry::retry_job;
 pub use reuse::reuse;
 pub use settle::{Settled, advance, settle};

@@ -1,5 +1,5 @@
-//! What attempts put forward as their jobs' artifacts: looked at before any lock is taken, since it reads
-//! the blob folder.
+//! What attempts put forward as their jobs' artifacts, and what those that failed over their inputs were given: looked
+//! at before any lock is taken, since it reads the blob folder.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use marquee_store::live::{self, Live};
 use marquee_store::ranks::RankKey;
 
 use super::Result;
+use super::inputs::{self, Input};
 use crate::app::App;
 use crate::blobs::{Checked, Vouch, Wrong};
 
@@ -20,6 +21,7 @@ use crate::blobs::{Checked, Vouch, Wrong};
 pub struct Outputs {
     looked_at: BTreeMap<JobId, (AttemptNumber, std::result::Result<Manifest, Failure>)>,
     vouches: BTreeMap<JobId, Vouch>,
+    inputs: BTreeMap<JobId, (AttemptNumber, Vec<Input>)>,
 }
 
 impl Outputs {
@@ -31,6 +33,12 @@ impl Outputs {
         }
         let (attempt, files) = self.looked_at.get(&live.job)?;
         (*attempt == live.attempt.number).then(|| files.clone())
+    }
+
+    /// The inputs of an attempt that may have failed over them. None: nobody has looked.
+    pub(super) fn inputs_of(&self, live: &Live) -> Option<&[Input]> {
+        let (attempt, inputs) = self.inputs.get(&live.job)?;
+        (*attempt == live.attempt.number).then_some(inputs)
     }
 
     /// The artifacts of these jobs are committed.
@@ -45,20 +53,26 @@ impl Outputs {
 type PutForward = std::result::Result<Manifest, String>;
 
 /// Reads the outputs of those among `jobs` whose ranks have all finished, and makes sure that each of
-/// their files is here.
+/// their files is here; and so the inputs of those that may have failed over them.
 pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
     let mut conn = app.db.read().await?;
-    let finished: Vec<(Live, RankKey)> = live::list_live(&mut conn, jobs)
-        .await?
+    let readable = live::list_live(&mut conn, jobs).await?.into_iter();
+    let readable: Vec<Live> = readable.filter_map(std::result::Result::ok).collect();
+    let mut looked = Outputs::default();
+    for live in readable.iter().filter(|live| inputs::are_suspect(live)) {
+        let found = inputs::look(app, live.job).await?;
+        let number = live.attempt.number;
+        looked.inputs.insert(live.job, (number, found));
+    }
+    let finished: Vec<(Live, RankKey)> = readable
         .into_iter()
         .filter_map(|live| {
-            let live = live.ok()?;
             let key = committing_rank(&live)?;
             (!leaves_nothing(&live, key)).then_some((live, key))
         })
         .collect();
     if finished.is_empty() {
-        return Ok(Outputs::default());
+        return Ok(looked);
     }
     let keys: Vec<RankKey> = finished.iter().map(|(_, key)| *key).collect();
     let mut outputs: BTreeMap<JobId, PutForward> = live::list_outputs(&mut conn, &keys)
@@ -66,7 +80,6 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         .into_iter()
         .collect();
     drop(conn);
-    let mut looked = Outputs::default();
     for (live, key) in finished {
         let number = live.attempt.number;
         let files = match put_forward(&live, key, outputs.remove(&live.job)) {

@@ -9,12 +9,12 @@ use marquee_store::attempts::{self, NewAttempt, NewRank};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::open::{self, HeldRank};
 use marquee_store::ranks::RankKey;
-use marquee_store::{pipelines, reports};
+use marquee_store::{StoreError, pipelines, reports};
 use serde_json::Value;
 
 use super::Result;
 use crate::app::{App, Change};
-use crate::index::Known;
+use crate::index::{Index, Known};
 use crate::metrics;
 use crate::scheduler::Placement;
 
@@ -49,17 +49,26 @@ pub async fn place(
     let pipelines: BTreeSet<PipelineId> = known.values().map(|known| known.pipeline).collect();
     let pipelines: Vec<PipelineId> = pipelines.into_iter().collect();
 
-    let mut tx = app.db.write("place").await?;
-    let mut placed = BTreeSet::new();
-    if !new.is_empty() {
-        // Whoever changes a job's state holds its pipeline's lock.
-        pipelines::lock_pipelines(&mut tx, &pipelines).await?;
-        placed.extend(attempts::insert_attempts(&mut tx, &new, now).await?);
-    }
-    if !obstacles.is_empty() {
-        open::mark_obstacles(&mut tx, obstacles).await?;
-    }
-    tx.commit().await?;
+    let stored = async {
+        let mut tx = app.db.write("place").await?;
+        let mut placed = BTreeSet::new();
+        if !new.is_empty() {
+            // Whoever changes a job's state holds its pipeline's lock.
+            pipelines::lock_pipelines(&mut tx, &pipelines).await?;
+            placed.extend(attempts::insert_attempts(&mut tx, &new, now).await?);
+        }
+        if !obstacles.is_empty() {
+            open::mark_obstacles(&mut tx, obstacles).await?;
+        }
+        tx.commit().await?;
+        Ok::<_, StoreError>(placed)
+    };
+    let unsure = Unsure {
+        index: &app.index,
+        jobs: known.keys().copied().collect(),
+    };
+    let placed = stored.await?;
+    unsure.answered();
 
     let mut given: BTreeMap<WorkerId, Vec<RankKey>> = BTreeMap::new();
     {
@@ -97,6 +106,25 @@ pub async fn place(
         app.sessions.placed(worker, &keys);
     }
     Ok(())
+}
+
+/// Placements whose transaction has not been answered. Dropped before it was, as by an error or a panic, it says so: the
+/// next round looks before it gives the same devices to others.
+struct Unsure<'a> {
+    index: &'a Index,
+    jobs: Vec<JobId>,
+}
+
+impl Unsure<'_> {
+    fn answered(mut self) {
+        self.jobs.clear();
+    }
+}
+
+impl Drop for Unsure<'_> {
+    fn drop(&mut self) {
+        self.index.touch_unsure(std::mem::take(&mut self.jobs));
+    }
 }
 
 fn known(app: &App, placements: &[Placement]) -> BTreeMap<JobId, Known> {

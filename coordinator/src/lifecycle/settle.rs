@@ -9,7 +9,7 @@ use marquee_domain::end::{AfterEnd, AttemptBudget, AttemptEnd, after_end};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::JobStateName;
-use marquee_domain::spec::JobKind;
+use marquee_domain::spec::{Ended, JobKind};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::live::{self, Live};
 use marquee_store::ranks::{self, RankKey, RankRow};
@@ -18,7 +18,7 @@ use marquee_store::{StoreError, Tx, attempts, events, pipelines};
 
 use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
-use super::{Result, array, dependents};
+use super::{Result, again, array, dependents, inputs};
 use crate::app::App;
 use crate::metrics;
 
@@ -37,8 +37,8 @@ pub struct Settled {
     counted: Vec<JobId>,
     /// Workers that have something to start or to stop.
     workers: Vec<WorkerId>,
-    /// Jobs that can be committed once their outputs are looked at.
-    pub with_outputs: Vec<JobId>,
+    /// Jobs whose attempts can end once their outputs, or their inputs, are looked at.
+    pub to_look_at: Vec<JobId>,
     /// What a planted bug does in a transaction of its own.
     #[cfg(feature = "planted")]
     apart: Option<(Vec<JobId>, Vec<transitions::ArrayCount>, DateTime<Utc>)>,
@@ -152,7 +152,7 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
     Ok(())
 }
 
-/// The same within a transaction that holds the locks of the jobs' pipelines. Jobs whose outputs are to be
+/// The same within a transaction that holds the locks of the jobs' pipelines. Jobs whose outputs or inputs are to be
 /// looked at first, and are not among `outputs`, are left as they are and named.
 pub async fn settle(
     app: &App,
@@ -176,7 +176,7 @@ pub async fn settle(
             Verdict::Commit => match outputs.of(&live) {
                 None => {
                     // It finished since somebody looked: its files are to be checked first.
-                    settled.with_outputs.push(live.job);
+                    settled.to_look_at.push(live.job);
                     continue;
                 }
                 Some(Ok(manifest)) => {
@@ -196,6 +196,15 @@ pub async fn settle(
             Verdict::Wait | Verdict::Commit => continue,
             Verdict::Start => start(tx, &live, now).await?,
             Verdict::GoOn(lost) => go_on(tx, &live, &lost, now).await?,
+            Verdict::Fail(failure) if inputs::are_to_blame(&live, &failure) => {
+                let Some(inputs) = outputs.inputs_of(&live) else {
+                    settled.to_look_at.push(live.job);
+                    continue;
+                };
+                let (how, changed) = again::remedy(tx, &live, inputs, failure, now).await?;
+                settled.changed.extend(changed);
+                end(tx, &live, how, app.random.unit(), now).await?
+            }
             Verdict::Fail(failure) => {
                 let jitter = app.random.unit();
                 let at_fault = at_fault(app, &live, failure.class);
@@ -385,6 +394,8 @@ async fn end(
             let not_before = spends_attempt.then(|| now + after);
             let last = life.budget.last;
             transitions::mark_job_requeued(tx, (job, number), last, failure, not_before).await?;
+            // What it needs may be made again since it was placed.
+            marquee_store::again::mark_waiting_again(tx, &[job], now).await?;
             events::insert_event(tx, job, number.0, &text, now).await?;
             tracing::warn!(%job, attempt = %number, cause, message, "attempt ended; queued again");
         }
@@ -401,7 +412,10 @@ async fn end(
             let jobs = [(job, number.0)];
             transitions::mark_jobs_cancelled(tx, &jobs, by_user, None, "", now).await?;
             tracing::info!(%job, attempt = %number, "job cancelled; nothing of it is left");
-            changed.extend(dependents::cancel(tx, job, "was cancelled", now).await?);
+            changed.extend(match live.array {
+                None => dependents::ended(tx, job, Ended::Cancelled, now).await?,
+                Some(array) => dependents::element_ended(tx, array, now).await?,
+            });
         }
     }
     Ok(changed)
@@ -416,12 +430,12 @@ pub(super) async fn after_failure(
     now: DateTime<Utc>,
 ) -> std::result::Result<Vec<JobId>, StoreError> {
     let Some(array) = array else {
-        return dependents::cancel(tx, job, "failed", now).await;
+        return dependents::ended(tx, job, Ended::Failed, now).await;
     };
     if !array::element_failed(tx, array, job, failure, now).await? {
-        return Ok(Vec::new());
+        return dependents::element_ended(tx, array, now).await;
     }
-    let mut changed = dependents::cancel(tx, array, "failed", now).await?;
+    let mut changed = dependents::ended(tx, array, Ended::Failed, now).await?;
     changed.push(array);
     Ok(changed)
 }

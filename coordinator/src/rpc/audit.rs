@@ -89,6 +89,7 @@ impl v1::audit_server::Audit for AuditService {
             worker: word("worker", request.worker)?,
             actor: word("actor", request.actor)?,
             after: 0,
+            before: (request.before != 0).then_some(request.before),
         };
         if let Some(since) = &request.since {
             let since = datetime(since)?;
@@ -100,7 +101,7 @@ impl v1::audit_server::Audit for AuditService {
         let (send, receive) = mpsc::channel(WAITING_MAX);
         let app = self.app.clone();
         tokio::spawn(async move {
-            let listed = list(&app, filter, request.limit, &send);
+            let listed = list(&app, filter, request.newest_first, request.limit, &send);
             tokio::select! {
                 () = app.shutdown.cancelled() => {}
                 listed = listed => if let Err(error) = listed {
@@ -197,13 +198,19 @@ fn encode_finding(finding: &Finding) -> v1::AuditFinding {
 async fn list(
     app: &App,
     mut filter: Filter,
+    newest_first: bool,
     limit: u32,
     send: &mpsc::Sender<Result<v1::AuditLine, Status>>,
 ) -> Result<(), LifecycleError> {
     let mut left = if limit == 0 { u32::MAX } else { limit };
     while left > 0 {
         let mut conn = app.db.read().await?;
-        let page = audit::list_lines(&mut conn, &filter, left.min(PAGE_LINES)).await?;
+        let wanted = left.min(PAGE_LINES);
+        let page = if newest_first {
+            audit::list_lines_back(&mut conn, &filter, wanted).await?
+        } else {
+            audit::list_lines(&mut conn, &filter, wanted).await?
+        };
         // A slow reader holds up no connection.
         drop(conn);
         left -= u32::try_from(page.lines.len())
@@ -215,6 +222,7 @@ async fn list(
             }
         }
         match page.next {
+            Some(next) if newest_first => filter.before = Some(next),
             Some(next) => filter.after = next,
             None => return Ok(()),
         }

@@ -113,7 +113,7 @@ async fn assignment(
             Ok(Some(manifest)) => manifest,
             Ok(None) => {
                 return Ok(Err(bad(format!(
-                    "the artifact of its input {name:?} is not stored any more"
+                    "the artifact of its input {name:?} is not stored any more; retry the job that made it, or submit with another one"
                 ))));
             }
             // One job's rows must not end its worker's session, on which all others depend.

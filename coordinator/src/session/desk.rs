@@ -341,14 +341,14 @@ fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {
         app.jobs_shown(&[outcome.key.job]);
     }
     settled.tell(app);
-    let with_outputs = settled.with_outputs;
-    if !with_outputs.is_empty() {
+    let to_look_at = settled.to_look_at;
+    if !to_look_at.is_empty() {
         // It reads files: others' reports must not wait for it.
         let app = app.clone();
         tokio::spawn(async move {
-            if let Err(error) = lifecycle::advance(&app, &with_outputs).await {
+            if let Err(error) = lifecycle::advance(&app, &to_look_at).await {
                 // The attempts loop tries again.
-                tracing::warn!(%error, "could not settle finished attempts");
+                tracing::warn!(%error, "could not settle attempts that have ended");
             }
         });
     }

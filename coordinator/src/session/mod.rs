@@ -15,6 +15,7 @@ mod hung;
 mod kept;
 mod messages;
 mod reader;
+pub mod readers;
 mod reconcile;
 mod registry;
 mod regroup;

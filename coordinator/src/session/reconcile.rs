@@ -16,9 +16,9 @@ use super::hello::{Held, HeldRanks};
 /// What to base the decision on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// The worker has just said what it holds: what is not in the list is not there.
+    /// The worker has just said in this session what it holds: what is not in the list is not there.
     Heartbeat,
-    /// Something changed here; the list may be older than the rows.
+    /// Something changed here, or the session has just begun; the list may be older than the rows.
     Nudge,
 }
 

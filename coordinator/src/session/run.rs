@@ -268,8 +268,9 @@ impl Session {
                 }
                 self.persist(Work::Reports(batch.reports)).await
             }
-            Some(In::Goodbye(_)) => {
-                self.persist(Work::Goodbye).await?;
+            Some(In::Goodbye(goodbye)) => {
+                let left = hello::held(goodbye.held).map_err(nonsense)?;
+                self.persist(Work::Goodbye(left)).await?;
                 Err(End::Goodbye)
             }
             Some(In::Gpus(readings)) => {
@@ -380,10 +381,10 @@ impl Session {
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
                 Work::Nudge => self.reconcile(Occasion::Nudge).await,
-                Work::Placed(keys) => self.assign(keys).await,
+                Work::Placed(keys) => self.placed(keys).await,
                 Work::Heartbeat => self.heartbeat().await,
                 Work::Reports(reports) => self.reports(reports).await,
-                Work::Goodbye => self.goodbye().await,
+                Work::Goodbye(left) => self.goodbye(left).await,
             };
             match done {
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
@@ -407,7 +408,10 @@ impl Session {
         for row in rows.iter().filter(|row| self.held.contains_key(&row.key)) {
             self.send(ack(row.key, row.last_sequence)).await?;
         }
-        self.reconcile(Occasion::Heartbeat).await
+        // Its Hello proves nothing of what it lacks: an older one may have been on its way for long, and come when
+        // the worker had been given more in a session that began in between. Its first heartbeat in this session
+        // comes at once, and was made when the worker had followed all that it was told in any session before.
+        self.reconcile(Occasion::Nudge).await
     }
 
     async fn heartbeat(&mut self) -> Result<(), End> {
@@ -448,9 +452,20 @@ impl Session {
         self.assign(&assigned).await
     }
 
+    /// Gives the worker ranks that were just placed on it, unless it has them by now. The word of it may have waited:
+    /// for Postgres, or for a session to begin after the one that had it ended.
+    async fn placed(&mut self, keys: &[RankKey]) -> Result<(), End> {
+        let is_new = |key: &&RankKey| !self.given.contains_key(key) && !self.held.contains_key(key);
+        let keys: Vec<RankKey> = keys.iter().filter(is_new).copied().collect();
+        self.assign(&keys).await
+    }
+
     /// Gives ranks to the worker.
+    ///
+    /// One that is given may be started for as long as it is among `given`, whatever becomes of its rows meanwhile.
     async fn assign(&mut self, keys: &[RankKey]) -> Result<(), End> {
-        if keys.is_empty() {
+        // Its first heartbeat in this session comes at once, and says what it has by now.
+        if keys.is_empty() || self.heartbeat == 0 {
             return Ok(());
         }
         let mut conn = self.app.db.read().await?;
@@ -593,13 +608,14 @@ impl Session {
         Ok(())
     }
 
-    /// The worker holds nothing any more, and will not come back soon.
-    async fn goodbye(&self) -> Result<(), End> {
+    /// The worker holds nothing any more but what is `left`, and will not come back soon.
+    async fn goodbye(&self, left: &HeldRanks) -> Result<(), End> {
         let worker = self.seat.worker;
         let now = self.app.clock.now();
         let mut tx = self.app.db.write("goodbye").await?;
         let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
-        for row in ranks::list_worker_ranks(&mut tx, worker, &[]).await? {
+        let rows = ranks::list_worker_ranks(&mut tx, worker, &[]).await?;
+        for row in rows.iter().filter(|row| !left.contains_key(&row.key)) {
             // It was stopped with its worker: nobody's fault, and the job goes on elsewhere.
             ranks::mark_rank_gone(&mut tx, row.key, None, now).await?;
         }
@@ -645,7 +661,8 @@ enum Work {
     Placed(Vec<RankKey>),
     Heartbeat,
     Reports(Vec<v1::Report>),
-    Goodbye,
+    /// With the ranks of which something is left all the same.
+    Goodbye(HeldRanks),
 }
 
 fn nonsense(why: impl ToString) -> End {

@@ -1,4 +1,4 @@
-//! The report of an eval job, shown within the page. It is a file that a job wrote, so it comes with walls of its own
+//! The report of an eval job, or of a preprocess job on its pictures, shown within the page. It is a file that a job wrote, so it comes with walls of its own
 //! ([`headers::of_report`]).
 
 use bytes::{Bytes, BytesMut};
@@ -11,8 +11,8 @@ use tonic::codegen::http::{Response, StatusCode, header};
 use super::{headers, text, whole};
 use crate::app::App;
 
-/// The file within the artifact.
-const FILE: &str = "report.html";
+/// The file within the artifact: of an eval job, and of a preprocess job.
+const FILES: [&str; 2] = ["report.html", "quality.html"];
 /// Bytes of a report that are shown: it is held in memory. Ours have a few megabytes; a larger one is fetched as a file.
 const SHOWN_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -28,8 +28,8 @@ pub(super) async fn serve(app: &App, job: &str) -> Response<Body> {
         Ok(Some(file)) if file.size_bytes > SHOWN_MAX_BYTES => text(
             StatusCode::PAYLOAD_TOO_LARGE,
             &format!(
-                "the report has {} bytes, and up to {SHOWN_MAX_BYTES} are shown here; fetch it: marquee artifacts get {job} {FILE}",
-                file.size_bytes
+                "the report has {} bytes, and up to {SHOWN_MAX_BYTES} are shown here; fetch it: marquee artifacts get {job} {}",
+                file.size_bytes, file.path
             ),
         ),
         Ok(Some(file)) => match load(app, &file).await {
@@ -38,7 +38,10 @@ pub(super) async fn serve(app: &App, job: &str) -> Response<Body> {
         },
         Ok(None) => text(
             StatusCode::NOT_FOUND,
-            &format!("job {job} has committed no artifact with a {FILE}"),
+            &format!(
+                "job {job} has committed no artifact with a {}",
+                FILES.join(" or a ")
+            ),
         ),
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
     }
@@ -54,7 +57,9 @@ async fn find(app: &App, job: JobId) -> Result<Option<FileEntry>, String> {
         "the report could not be looked up; try again".to_owned()
     })?;
     let files = manifest.into_iter().flat_map(|manifest| manifest.files);
-    Ok(files.into_iter().find(|file| file.path == FILE))
+    let files: Vec<FileEntry> = files.collect();
+    let named = |name: &str| files.iter().find(|file| file.path == name).cloned();
+    Ok(FILES.into_iter().find_map(named))
 }
 
 async fn load(app: &App, file: &FileEntry) -> Result<Bytes, String> {

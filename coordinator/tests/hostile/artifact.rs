@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::{ONE, all_is_well};
 use crate::support::{Cluster, SOON, channel};
-use crate::{ONE, all_is_well};
 
 type Client = ArtifactsClient<Channel>;
 

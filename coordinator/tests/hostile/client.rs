@@ -8,8 +8,8 @@ use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::upload_blob_request::Part;
 use tonic::transport::Channel;
 
+use super::{ONE, all_is_well, assert_refused};
 use crate::support::{Cluster, channel};
-use crate::{ONE, all_is_well, assert_refused};
 
 fn submission(toml: String, overrides: &[(&str, &str)]) -> v1::SubmitPipelineRequest {
     let overrides = overrides.iter().map(|(path, value)| v1::Override {

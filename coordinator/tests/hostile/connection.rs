@@ -13,7 +13,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Request, Status};
 
-use crate::all_is_well;
+use super::all_is_well;
 use crate::support::{Cluster, channel};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,8 +10,8 @@ use marquee_coordinator::scheduler::{Host, Limits, Plan, Queue, plan};
 use marquee_proto::v1::JobState;
 use marquee_store::testing::TestDatabase;
 
+use super::{ONE, all_is_well};
 use crate::support::Cluster;
-use crate::{ONE, all_is_well};
 
 /// A clock over which, while it is armed, every third that asks stumbles.
 #[derive(Debug, Default)]

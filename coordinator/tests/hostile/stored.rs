@@ -3,9 +3,9 @@
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 
+use super::{ONE, all_is_well};
 use crate::support::Cluster;
 use crate::support::worker::FakeWorker;
-use crate::{ONE, all_is_well};
 
 /// It killed the coordinator by memory, and again at each start.
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,9 @@ use marquee_proto::v1::worker_message::Body as Out;
 use marquee_proto::v1::{FailureClass, JobState};
 use tonic::Code;
 
+use super::{ONE, all_is_well, assert_refused};
 use crate::support::Cluster;
 use crate::support::worker::{Key, hello, say_first};
-use crate::{ONE, all_is_well, assert_refused};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hello_with_what_no_host_has_is_refused_by_its_field() {

@@ -1,5 +1,4 @@
 //! A coordinator as its users run it: the real program, on a data folder and a port of its own.
-#![allow(dead_code, reason = "each test file uses a part of this one")]
 #![allow(clippy::unwrap_used, reason = "what tests share fails as they do")]
 
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -1,10 +1,6 @@
 //! A coordinator in this process, on a database of its own, tried from the outside: over gRPC.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test program uses a part of it"
-)]
+#![allow(unreachable_pub, reason = "what tests share reads as an API")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 #![allow(missing_debug_implementations, reason = "no test prints them")]
 

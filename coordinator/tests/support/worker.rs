@@ -10,6 +10,7 @@ use std::ops::RangeFrom;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use marquee_domain::ids::WorkerId;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_proto::v1::RankState;
@@ -92,6 +93,9 @@ pub async fn say_first(
     Ok(stream.into_inner())
 }
 
+/// Of a host: no GPUs and no labels.
+const NOTHING: (Vec<v1::Gpu>, Vec<String>) = (Vec::new(), Vec::new());
+
 impl FakeWorker {
     pub async fn connect(address: &str, name: &str) -> Self {
         Self::connect_with_code(address, name, CODE).await
@@ -101,7 +105,7 @@ impl FakeWorker {
     pub async fn connect_with_code(address: &str, name: &str, code: &str) -> Self {
         let id = Uuid::new_v4().to_string();
         let daemon = (id, Uuid::new_v4());
-        Self::connect_as(address, name, daemon, code, Held::default(), Vec::new())
+        Self::connect_as(address, name, daemon, code, Held::default(), NOTHING)
             .await
             .unwrap()
     }
@@ -110,9 +114,32 @@ impl FakeWorker {
     pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
         let id = Uuid::new_v4().to_string();
         let daemon = (id, Uuid::new_v4());
-        Self::connect_as(address, name, daemon, CODE, Held::default(), gpus)
-            .await
-            .unwrap()
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (gpus, Vec::new()),
+        )
+        .await
+        .unwrap()
+    }
+
+    /// A worker whose settings give its host labels.
+    pub async fn connect_with_labels(address: &str, name: &str, labels: &[&str]) -> Self {
+        let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (Vec::new(), labels),
+        )
+        .await
+        .unwrap()
     }
 
     /// Says what its GPUs are like.
@@ -124,13 +151,13 @@ impl FakeWorker {
     /// Connects again as the same worker, holding what it held.
     pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), self.instance), self.held.clone());
-        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+        Self::connect_as(address, &self.name, daemon, CODE, held, NOTHING).await
     }
 
     /// Another daemon with this one's data folder says Hello, holding what this one holds.
     pub async fn connect_clone(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), Uuid::new_v4()), self.held.clone());
-        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+        Self::connect_as(address, &self.name, daemon, CODE, held, NOTHING).await
     }
 
     /// What the coordinator has to say to whoever looks after this worker.
@@ -142,9 +169,23 @@ impl FakeWorker {
         .await
     }
 
+    /// A Hello that was on its way for long comes now, from a time when it held nothing. Gives the answer's stream, in
+    /// which it says nothing more.
+    pub async fn late_hello(&self, address: &str) -> Streaming<v1::CoordinatorMessage> {
+        let hello = v1::Hello {
+            worker_id: self.id.clone(),
+            instance_id: self.instance.to_string(),
+            ..hello(&self.name)
+        };
+        let body = Some(Out::Hello(hello));
+        say_first(address, v1::WorkerMessage { body })
+            .await
+            .unwrap()
+    }
+
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
         let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
-        Self::connect_as(address, name, daemon, CODE, Held::default(), Vec::new()).await
+        Self::connect_as(address, name, daemon, CODE, Held::default(), NOTHING).await
     }
 
     async fn connect_as(
@@ -153,7 +194,7 @@ impl FakeWorker {
         (id, instance): (String, Uuid),
         code: &str,
         held: Held,
-        gpus: Vec<v1::Gpu>,
+        (gpus, labels): (Vec<v1::Gpu>, Vec<String>),
     ) -> Result<Self, Status> {
         let mut client = WorkerSessionClient::new(super::channel(address).await);
         let (outbox, outbound) = mpsc::channel(64);
@@ -166,6 +207,7 @@ impl FakeWorker {
         };
         if let Some(inventory) = &mut hello.inventory {
             inventory.gpus = gpus;
+            inventory.labels = labels;
         }
         outbox
             .send(v1::WorkerMessage {
@@ -255,6 +297,19 @@ impl FakeWorker {
         };
         self.held.lock().unwrap().insert(key_of(&assign), rank);
         assign
+    }
+
+    /// The next assignment that comes, of whatever rank.
+    pub async fn next_assignment(&mut self) -> v1::Assign {
+        self.wait("assignment", |body| match body {
+            In::Assign(assign) => Some(assign),
+            _ => None,
+        })
+        .await
+    }
+
+    pub fn id(&self) -> WorkerId {
+        self.id.parse().unwrap()
     }
 
     /// Takes the next assignment, prepares it, and waits for its start.
@@ -454,8 +509,17 @@ impl FakeWorker {
         self.held.lock().unwrap().clear();
     }
 
-    pub async fn goodbye(mut self) {
-        self.send(Out::Goodbye(v1::Goodbye {})).await;
+    pub async fn goodbye(self) {
+        self.goodbye_but_for(&[]).await;
+    }
+
+    /// Its daemon leaves though something of these ranks is left.
+    pub async fn goodbye_but_for(mut self, left: &[Key]) {
+        let left = left
+            .iter()
+            .map(|key| self.held.lock().unwrap()[key].clone());
+        let held = left.collect();
+        self.send(Out::Goodbye(v1::Goodbye { held })).await;
         // The coordinator closes the stream when it has stored it.
         let closed = async { while let Ok(Some(_)) = self.inbox.message().await {} };
         timeout(SOON, closed).await.unwrap();

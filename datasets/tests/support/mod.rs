@@ -1,7 +1,5 @@
 //! What the tests of the program share: a catalogue that runs, and jobs that run.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -8,7 +8,10 @@
 //!    |                    |  requeue, interrupt
 //!    |                    |
 //!    +--------------------+---- retry, revive --- failed, cancelled
+//!    +--------------------+---- make again ------ succeeded
 //! ```
+//!
+//! A job that is queued waits again when something that it needs is made again.
 //!
 //! A cancel ends a waiting or queued job at once and a running one when its ranks are gone.
 
@@ -34,7 +37,7 @@ pub struct JobLife {
 /// The state of a job with the facts that its next transition needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobStage {
-    /// A job that it needs has not succeeded yet.
+    /// A job that it needs has not ended yet.
     Waiting,
     Queued {
         /// Since when it could run. Its place in the queue depends on it.
@@ -50,7 +53,7 @@ pub enum JobStage {
     Succeeded,
     Failed,
     Cancelled {
-        /// The job whose end without success was the cause. None: a user cancelled it by name.
+        /// The job whose end was the cause. None: a user cancelled it by name.
         for_job: Option<JobId>,
     },
 }
@@ -105,7 +108,7 @@ impl fmt::Display for JobStage {
 /// What may happen to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobEvent {
-    /// All that it needs has succeeded.
+    /// All that it needs has ended as it wants it.
     Release,
     /// The scheduler found it a place, or its work need not be done again.
     Place,
@@ -123,17 +126,21 @@ pub enum JobEvent {
     RequestCancel,
     /// Nothing is left of the ranks of a job that was to be cancelled.
     FinishCancel,
-    /// A job that it needs ended without success.
+    /// A job that it needs ended in another way than it wants.
     CancelForNeed,
     /// A user wants it to be done after all.
     Retry,
     /// A job for whose sake it ended is retried.
     Revive,
+    /// Its artifact is damaged, and its work is done once more.
+    MakeAgain,
+    /// A job that it needs is made again.
+    WaitAgain,
 }
 
 impl JobEvent {
     /// Every event.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Release,
         Self::Place,
         Self::Succeed,
@@ -146,6 +153,8 @@ impl JobEvent {
         Self::CancelForNeed,
         Self::Retry,
         Self::Revive,
+        Self::MakeAgain,
+        Self::WaitAgain,
     ];
 
     /// What the event does to the job, to be read after "cannot be".
@@ -164,6 +173,8 @@ impl JobEvent {
             Self::CancelForNeed => "cancelled for a job that it needs",
             Self::Retry => "retried",
             Self::Revive => "brought back",
+            Self::MakeAgain => "made again",
+            Self::WaitAgain => "made to wait again",
         }
     }
 }
@@ -344,8 +355,8 @@ impl JobLife {
         }
     }
 
-    /// waiting -> cancelled, because `need` ended without success. A queued or running job has all
-    /// that it needs.
+    /// waiting -> cancelled, because of how `need` ended. A queued or running job has all that it
+    /// needs.
     pub fn cancel_for_need(self, need: JobId) -> Outcome {
         match self.stage {
             JobStage::Waiting => Ok(self.at(JobStage::Cancelled {
@@ -383,6 +394,30 @@ impl JobLife {
             | JobStage::Queued { .. }
             | JobStage::Running { .. }
             | JobStage::Succeeded => Err(self.refuse(JobEvent::Revive)),
+        }
+    }
+
+    /// succeeded -> queued, or waiting where `waits`, with all its attempts again. Its artifact stays until another one
+    /// takes its place.
+    pub fn make_again(self, waits: bool, now: DateTime<Utc>) -> Outcome {
+        match self.stage {
+            JobStage::Succeeded => Ok(self.back(waits, now)),
+            JobStage::Waiting
+            | JobStage::Queued { .. }
+            | JobStage::Running { .. }
+            | JobStage::Failed
+            | JobStage::Cancelled { .. } => Err(self.refuse(JobEvent::MakeAgain)),
+        }
+    }
+
+    /// waiting or queued -> waiting. A running job has what it needs with it, or is queued first.
+    pub fn wait_again(self) -> Outcome {
+        match self.stage {
+            JobStage::Waiting | JobStage::Queued { .. } => Ok(self.at(JobStage::Waiting)),
+            JobStage::Running { .. }
+            | JobStage::Succeeded
+            | JobStage::Failed
+            | JobStage::Cancelled { .. } => Err(self.refuse(JobEvent::WaitAgain)),
         }
     }
 

@@ -34,6 +34,11 @@ say end
 exit "$CHAOS_EXIT"
 "#;
 
+/// The side file of a site in `folder`.
+pub(super) fn side_file(folder: &Path) -> PathBuf {
+    folder.join("side")
+}
+
 /// How a job should end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
@@ -81,7 +86,7 @@ impl Load {
     pub fn new(urls: Vec<String>, folder: &Path) -> Self {
         Self {
             urls,
-            side: folder.join("side"),
+            side: side_file(folder),
             accepted: Arc::default(),
             open: Arc::default(),
             stop: Arc::default(),

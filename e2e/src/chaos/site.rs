@@ -1,5 +1,6 @@
 //! The cluster of a chaos run: coordinators on one Postgres, workers, and a relay on each way between them.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -150,11 +151,16 @@ impl Site {
             .iter()
             .map(|link| format!("http://{}", link.address))
             .collect();
+        // What is there may be written to; nothing new may be made beside a worker's data.
+        let side = super::load::side_file(self.folder());
+        File::options().create(true).append(true).open(&side)?;
         let mut command = Command::new(self.bin.join("marquee-worker"));
         command
             .env("MARQUEE_WORKER__COORDINATOR", urls.join(","))
             .env("MARQUEE_WORKER__NAME", &worker.name)
             .env("MARQUEE_WORKER__DATA_DIR", &worker.data_dir)
+            // Where the jobs say what they did.
+            .env("MARQUEE_WORKER__WRITABLE_PATHS", &side)
             .env("MARQUEE_WORKER__CPU_SLOTS", "2")
             .env("MARQUEE_WORKER__THREADS_PER_SLOT", "1");
         let log = self.folder().join(format!("{}.log", worker.name));

@@ -27,7 +27,7 @@ pub(crate) fn one_request_one_pipeline(line: &mut Line<'_>, request_id: &str) {
     }
 }
 
-/// 1b: after its end only a retry opens a job again.
+/// 1b: after its end only a retry opens a job again, or that its artifact is damaged.
 pub(crate) fn nothing_after_its_end(line: &mut Line<'_>, job: JobId, what: &str) {
     let end = line.state.jobs.get(&job).and_then(|job| job.end);
     if let Some(end) = end {
@@ -48,6 +48,21 @@ pub(crate) fn revived_after_its_end(line: &mut Line<'_>, job: JobId) {
         Some(End::Committed) => "succeeded",
     };
     let text = format!("job {job} was {was}, and was opened again");
+    line.broken(Rule::OneEnd, job, text);
+}
+
+/// 1b, of what is made again: only what had succeeded has an artifact that can be damaged.
+pub(crate) fn made_again_after_its_commit(line: &mut Line<'_>, job: JobId) {
+    let Some(known) = line.state.jobs.get(&job) else {
+        return;
+    };
+    let was = match known.end {
+        Some(End::Committed) => return,
+        None if known.is_old => return,
+        None => "open",
+        Some(end @ (End::Failed | End::Cancelled)) => end.state().as_str(),
+    };
+    let text = format!("job {job} was {was}, and its artifact was to be made again");
     line.broken(Rule::OneEnd, job, text);
 }
 

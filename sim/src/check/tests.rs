@@ -271,3 +271,10 @@ fn only_what_was_cut_off_may_be_lost() {
         assert_eq!(losses(line, &innocent).len(), 1, "{innocent:?}");
     }
 }
+
+#[test]
+fn a_worker_that_was_given_a_device_twice_says_so() {
+    let told = " 15.688 worker-2    ! a device was given to two ranks: the second waits until nothing is left of the other rank=21-1-0 device=Cpu { index: 1 } other=9-1-0";
+    assert_eq!(given_twice(told).len(), 1);
+    assert!(given_twice(&told.replace("two ranks", "a rank")).is_empty());
+}

@@ -19,6 +19,7 @@ export interface Filter {
   kinds: JobKind[];
   text: string;
   worker: string;
+  project: string;
   pipeline: bigint;
   array: bigint;
   before: string;
@@ -35,6 +36,7 @@ export function readFilter(query: URLSearchParams): Filter {
     kinds: JOB_KINDS.filter((kind) => words("kind").includes(kindWord(kind))),
     text: query.get("text") ?? "",
     worker: query.get("worker") ?? "",
+    project: query.get("project") ?? "",
     pipeline: id("pipeline"),
     array: id("array"),
     before: query.get("before") ?? "",
@@ -87,6 +89,7 @@ function useListing(filter: Filter) {
         kinds: filter.kinds,
         text: filter.text,
         workerName: filter.worker,
+        project: filter.project,
         pipelineId: filter.pipeline,
         arrayJobId: filter.array,
         pageToken: filter.before,
@@ -167,6 +170,11 @@ function Filters({ filter }: { filter: Filter }) {
       {filter.worker === "" ? null : (
         <button type="button" class="chip" aria-pressed="true" onClick={() => set({ worker: "" })}>
           on {filter.worker} ×
+        </button>
+      )}
+      {filter.project === "" ? null : (
+        <button type="button" class="chip" aria-pressed="true" onClick={() => set({ project: "" })}>
+          of {filter.project} ×
         </button>
       )}
       {filter.pipeline === 0n ? null : (

@@ -10,7 +10,7 @@ import { useOverview } from "../overview";
 import { Link } from "../router";
 import { Ago, Card, Command, Doing, Empty, JobLink, RanFor, Skeleton, State, TroubleBox, useNow } from "../ui/parts";
 import { Area } from "../ui/area";
-import { kindWord, ms, plural } from "../words";
+import { exact, kindWord, ms, plural } from "../words";
 
 export function OverviewPage() {
   const { overview, trouble } = useOverview();
@@ -48,6 +48,7 @@ export function OverviewPage() {
         <div class="stack">
           <Devices of={overview} />
           <Used />
+          <ByProject />
         </div>
       </div>
     </>
@@ -307,5 +308,77 @@ function UsedOf({ usage }: { usage: Usage }) {
       ) : null}
       {usage.isCut ? <p class="quiet">There were more attempts than are looked at; the oldest are missing.</p> : null}
     </div>
+  );
+}
+
+/** Weeks that are told apart. */
+const WEEKS = 5;
+const WEEK_MS = 7 * 24 * 3600_000;
+
+/** Device hours by project, of each week; the present one first. */
+export function byProject(
+  usage: Usage,
+  now: number,
+): { weeks: number[]; rows: { project: string; hours: number[] }[] } {
+  // 1970-01-05 was a Monday.
+  const monday = now - ((now - 4 * 24 * 3600_000) % WEEK_MS);
+  const weeks = Array.from({ length: WEEKS }, (_, back) => monday - back * WEEK_MS);
+  const hasGpus = usage.projectWeeks.some((one) => one.gpuHours > 0);
+  const rows = new Map<string, number[]>();
+  for (const one of usage.projectWeeks) {
+    const back = weeks.indexOf(ms(one.week) ?? 0);
+    if (back < 0) continue;
+    const hours = rows.get(one.project) ?? weeks.map(() => 0);
+    hours[back] = (hours[back] ?? 0) + (hasGpus ? one.gpuHours : one.cpuHours);
+    rows.set(one.project, hours);
+  }
+  const sum = (hours: number[]) => hours.reduce((all, one) => all + one, 0);
+  const sorted = [...rows].map(([project, hours]) => ({ project, hours }));
+  return { weeks, rows: sorted.toSorted((a, b) => sum(b.hours) - sum(a.hours)) };
+}
+
+function ByProject() {
+  const key = `weeks:${Math.floor(useNow(USED_EVERY) / USED_EVERY)}`;
+  const { value } = useAnswer(key, (signal) => cluster.getUsage({ hours: WEEKS * 168, buckets: 1 }, { signal }));
+  const [last, setLast] = useState<Usage>();
+  if (value && value !== last) setLast(value);
+  const usage = value ?? last;
+  if (!usage) return null;
+  const { weeks, rows } = byProject(usage, ms(usage.to) ?? Date.now());
+  if (rows.length === 0) return null;
+  const hasGpus = usage.projectWeeks.some((one) => one.gpuHours > 0);
+  const day = (week: number) =>
+    new Date(week).toLocaleDateString(undefined, { day: "numeric", month: "short", timeZone: "UTC" });
+  return (
+    <Card title={`${hasGpus ? "GPU" : "CPU"}-hours by project and week`} more={<Link to="/admin">Quotas</Link>}>
+      <div class="wide" tabIndex={0} role="group" aria-label="Table of hours">
+        <table class="list">
+          <thead>
+            <tr>
+              <th scope="col">Project</th>
+              {weeks.map((week) => (
+                <th key={week} scope="col" class="right" title={`From ${exact(week)}`}>
+                  {day(week)}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {rows.slice(0, 10).map(({ project, hours }) => (
+              <tr key={project}>
+                <td>
+                  <Link to={`/jobs?project=${encodeURIComponent(project)}`}>{project}</Link>
+                </td>
+                {hours.map((one, back) => (
+                  <td key={weeks[back]} class="right num">
+                    {one >= 0.005 ? (one < 10 ? one.toFixed(2) : one.toFixed(0)) : "–"}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </Card>
   );
 }

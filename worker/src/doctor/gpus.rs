@@ -12,6 +12,7 @@ use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
 
 use super::trainer::Trainer;
 use crate::gpus::nvml::{self, Driver, cuda_words};
+use crate::gpus::visible::{VARIABLE, Visible, visible};
 use crate::gpus::{NVML_START_MAX, look_once};
 
 /// PCI vendor of NVIDIA, and the class of display controllers, as sysfs writes them.
@@ -48,6 +49,7 @@ pub(super) async fn look(trainer: &Option<Trainer>, checks: &mut Vec<Check>) -> 
         return 0;
     }
     checks.extend(host.silent.iter().cloned());
+    checks.extend(offered(&host.gpus, std::env::var(VARIABLE).ok().as_deref()));
     for gpu in &host.gpus {
         checks.push(kernels(gpu, trainer.as_ref()));
     }
@@ -93,6 +95,27 @@ fn ask_nvml() -> Result<Host, String> {
         silent,
         health,
         minors,
+    })
+}
+
+/// Which GPUs a daemon with this environment would offer; nothing where that is all of them.
+fn offered(gpus: &[GpuInfo], list: Option<&str>) -> Option<Check> {
+    let list = list?;
+    let Visible { offered, unknown } = visible(gpus.to_vec(), Some(list));
+    let found = format!(
+        "{} of {}: {VARIABLE} is {list:?}",
+        offered.len(),
+        gpus.len()
+    );
+    Some(match unknown {
+        Some(word) => Check::warning(
+            "gpus offered",
+            format!("{found}, and this host has no GPU {word:?}"),
+            format!(
+                "name GPUs by number or UUID (\"nvidia-smi -L\"), or unset {VARIABLE} to offer all"
+            ),
+        ),
+        None => Check::ok("gpus offered", found),
     })
 }
 

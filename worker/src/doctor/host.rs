@@ -41,12 +41,12 @@ pub(super) async fn look(config: &Config, has_gpus: bool, checks: &mut Vec<Check
 fn sandbox(config: &Config) -> Check {
     let name = "sandbox";
     let home = std::env::var_os("HOME");
-    let hidden = match Walls::of(config, home.as_deref()) {
+    let around = match Walls::of(config, home.as_deref()) {
         Walls::None(why) => {
             let found = format!("command jobs can read and change each other's files: {why}");
             return Check::skipped(name, found);
         }
-        Walls::Hide(hidden) => hidden,
+        Walls::Up(around) => around,
     };
     let Some(version) = fence::version() else {
         return Check::warning(
@@ -56,7 +56,8 @@ fn sandbox(config: &Config) -> Check {
         );
     };
     let key = config.tls_key.as_ref();
-    if let Some(key) = key.filter(|key| !hidden.iter().any(|hidden| key.starts_with(hidden))) {
+    let is_hidden = |key: &&PathBuf| around.hidden.iter().any(|hidden| key.starts_with(hidden));
+    if let Some(key) = key.filter(|key| !is_hidden(key)) {
         return Check::warning(
             name,
             format!(
@@ -66,13 +67,35 @@ fn sandbox(config: &Config) -> Check {
             "move the key, such as to /var/lib/marquee/tls, and name it there in [tls]",
         );
     }
-    let hidden: Vec<String> = hidden
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let missing = around.writable.iter().find(|path| !path.exists());
+    if let Some(missing) = missing {
+        return Check::warning(
+            name,
+            format!(
+                "writable_paths names {}, which is not there: jobs cannot write to it",
+                missing.display()
+            ),
+            "make it, or take it out of writable_paths",
+        );
+    }
+    let named = |paths: &[PathBuf]| -> String {
+        let names: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        names.join(", ")
+    };
+    let writable = match &around.writable[..] {
+        [] => String::new(),
+        writable => format!(" and to {}", named(writable)),
+    };
+    let names = match &around.lists_all {
+        Some(why) => format!("; they can list the names of all files there: {why}"),
+        None => String::new(),
+    };
     let found = format!(
-        "Landlock {version}: command jobs see nothing of {} but their own",
-        hidden.join(", ")
+        "Landlock {version}: command jobs read nothing of {} but their own, and write to their own folders{writable}{names}",
+        named(&around.hidden)
     );
     Check::ok(name, found)
 }

@@ -20,11 +20,10 @@ use crate::proc;
 
 /// `DelegateSubgroup=` of the worker's unit.
 const DAEMON: &str = "daemon";
+/// Where the kernel is told how many processes and threads a cgroup may have.
+const TASKS_FILE: &str = "pids.max";
 /// Where version 2 is mounted: alone, or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// Processes and threads of one child and all that it starts. A rank of 64 threads with as many loaders
-/// stays far below; a program that forks without end stops here and not at the host's limit.
-pub(super) const TASKS_MAX: u32 = 16_384;
 
 /// The daemon's part of the tree.
 #[derive(Debug)]
@@ -69,8 +68,9 @@ impl Cgroups {
         Some(Self { folder })
     }
 
-    /// Makes the cgroup of a child. None where it cannot be had: the child runs without.
-    pub(super) fn make(&self, name: &str) -> Option<PathBuf> {
+    /// Makes the cgroup of a child of at most so many processes and threads. None where it cannot be had: the child runs
+    /// without.
+    pub(super) fn make(&self, name: &str, tasks_max: u32) -> Option<PathBuf> {
         let folder = self.folder.join(name);
         match fs::create_dir(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -79,9 +79,9 @@ impl Cgroups {
             }
             Ok(()) | Err(_) => {}
         }
-        let limit = folder.join("pids.max");
+        let limit = folder.join(TASKS_FILE);
         if limit.exists()
-            && let Err(error) = fs::write(&limit, TASKS_MAX.to_string())
+            && let Err(error) = fs::write(&limit, tasks_max.to_string())
         {
             warn!(?limit, %error, "the number of a rank's processes is not limited");
         }
@@ -104,6 +104,11 @@ fn hand_down(folder: &Path) -> io::Result<()> {
         debug!(?file, %error, "kills for want of memory are not counted for each rank");
     }
     fs::write(&file, "+pids").map_err(|e| at(&file, e))
+}
+
+/// Whether the kernel counts the processes of a cgroup.
+pub(super) fn counts_tasks(folder: &Path) -> bool {
+    folder.join(TASKS_FILE).exists()
 }
 
 /// How many processes of a cgroup the kernel has killed for want of memory. None where it does not count.

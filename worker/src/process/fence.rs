@@ -1,11 +1,12 @@
-//! What of this host a child may open: everything, but for some folders, of which it is given parts. Landlock, which the
-//! kernel holds against the child and all that it starts, whatever account they run as.
+//! What of this host a child may open, and what of it it may change. Landlock, which the kernel holds against the child
+//! and all that it starts, whatever account they run as.
 //!
+//! Reading: everything, but for some folders, of which it is given parts. Changing: what it is given, and nothing else.
 //! Landlock knows permissions alone, and a permission counts for all below its folder. So what stands beside the hidden
 //! folders is allowed name by name, from the root down: names that come later in a folder above a hidden one are not
-//! among them. `rank::walls` says where that can be afforded.
+//! among them.
 //!
-//! Here are no decisions: what is hidden from whom is said by who starts the child.
+//! Here are no decisions: what is hidden from whom, and who may change what, is said by who starts the child.
 
 use std::fs;
 use std::io;
@@ -33,29 +34,38 @@ const VERSIONS: [(ABI, u32); 6] = [
 /// What is closed to a child, and what of it is not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fence {
-    /// Folders and files of which it sees nothing ...
+    /// Folders and files that it neither reads nor changes ...
     pub hidden: Vec<PathBuf>,
     /// ... but these, to read,
     pub readable: Vec<PathBuf>,
-    /// and these, to change.
+    /// and these, to change. Nothing else on the host may it change.
     pub own: Vec<PathBuf>,
+    /// What of `own` it may read and not change.
+    pub kept: Vec<PathBuf>,
+    /// It may list the names in every folder, hidden ones too: where they lie below a folder that it has to list, since
+    /// the kernel knows no permission for that one alone.
+    pub lists_all: bool,
 }
 
 impl Fence {
     /// Closes them to this thread and all that it starts from now on, for good. False where the kernel has no Landlock.
     pub fn raise(&self) -> io::Result<bool> {
-        let hidden: Vec<PathBuf> = self.hidden.iter().filter_map(|path| real(path)).collect();
-        if hidden.is_empty() {
-            return Ok(true);
-        }
+        let real = |paths: &[PathBuf]| -> Vec<PathBuf> {
+            paths.iter().filter_map(|path| real(path)).collect()
+        };
+        let hidden = real(&self.hidden);
+        let reading = AccessFs::from_read(NEWEST);
         let mut rules = begin(NEWEST, CompatLevel::BestEffort).map_err(wrong)?;
-        let all = AccessFs::from_all(NEWEST);
-        rules = beside(Path::new("/"), &hidden, all, rules)?;
-        for folder in self.readable.iter().filter_map(|path| real(path)) {
-            rules = allow(&folder, AccessFs::from_read(NEWEST), rules)?;
+        rules = but(Path::new("/"), &hidden, reading, rules)?;
+        if self.lists_all {
+            rules = allow(Path::new("/"), AccessFs::ReadDir.into(), rules)?;
         }
-        for folder in self.own.iter().filter_map(|path| real(path)) {
-            rules = allow(&folder, all, rules)?;
+        for folder in real(&self.readable) {
+            rules = allow(&folder, reading, rules)?;
+        }
+        let closed = [hidden, real(&self.kept)].concat();
+        for folder in real(&self.own) {
+            rules = but(&folder, &closed, judged(NEWEST), rules)?;
         }
         let status = rules.restrict_self().map_err(wrong)?;
         Ok(status.ruleset != RulesetStatus::NotEnforced)
@@ -70,10 +80,15 @@ pub fn version() -> Option<u32> {
     found.map(|(_, number)| *number)
 }
 
+/// What the kernel is to judge by. Not what is asked of open devices (`ioctl`): who may open a GPU may use it.
+fn judged(abi: ABI) -> BitFlags<AccessFs> {
+    AccessFs::from_all(abi) & !BitFlags::from(AccessFs::IoctlDev)
+}
+
 fn begin(abi: ABI, level: CompatLevel) -> Result<RulesetCreated, RulesetError> {
     let rules = Ruleset::default()
         .set_compatibility(level)
-        .handle_access(AccessFs::from_all(abi))?;
+        .handle_access(judged(abi))?;
     let scopes = Scope::from_all(abi) & Scope::Signal;
     let rules = if scopes.is_empty() {
         rules
@@ -83,27 +98,33 @@ fn begin(abi: ABI, level: CompatLevel) -> Result<RulesetCreated, RulesetError> {
     rules.create()
 }
 
-/// Allows all that stands in `folder` and in the folders on the way to what is hidden, but those.
-fn beside(
+/// Allows what is in `folder`, but not what is closed below it: then, all that stands beside that, by name.
+fn but(
     folder: &Path,
-    hidden: &[PathBuf],
+    closed: &[PathBuf],
     access: BitFlags<AccessFs>,
     mut rules: RulesetCreated,
 ) -> io::Result<RulesetCreated> {
-    // One that may not be listed shows none of its entries by name; what is known of it leads to what is hidden.
+    let is_above = |path: &Path| {
+        closed
+            .iter()
+            .any(|closed| closed != path && closed.starts_with(path))
+    };
+    if closed.iter().any(|closed| closed == folder) {
+        return Ok(rules);
+    }
+    if !is_above(folder) {
+        return allow(folder, access, rules);
+    }
+    // One that may not be listed shows none of its entries by name; what is known of it leads to what is closed.
     let Ok(entries) = fs::read_dir(folder) else {
         return Ok(rules);
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        if hidden.contains(&path) {
-            continue;
-        }
-        if hidden.iter().any(|hidden| hidden.starts_with(&path)) {
-            rules = beside(&path, hidden, access, rules)?;
         // What a link leads to is allowed, or not, where it stands; a rule for a link would be one for that.
-        } else if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
-            rules = allow(&path, access, rules)?;
+        if entry.file_type().is_ok_and(|kind| !kind.is_symlink()) {
+            rules = but(&path, closed, access, rules)?;
         }
     }
     Ok(rules)
@@ -161,21 +182,31 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        for folder in ["data/own", "data/other", "data/input", "beside"] {
+        for folder in ["data/own", "data/other", "data/input", "beside", "open"] {
             fs::create_dir_all(at(folder)).unwrap();
             fs::write(at(folder).join("file"), "x").unwrap();
         }
         fs::write(at("key"), "x").unwrap();
+        fs::write(at("beside/program"), "x").unwrap();
         // A link beside it that leads above all is no way around.
         symlink("/", at("root")).unwrap();
         let fence = Fence {
             hidden: vec![at("data"), at("key"), at("not there")],
             readable: vec![at("data/input")],
-            own: vec![at("data/own")],
+            own: vec![at("data/own"), at("beside"), "/dev/null".into()],
+            kept: vec![at("beside/program")],
+            lists_all: false,
         };
         let opens = |name: &str| fs::read(at(name)).is_ok();
         let done = behind(&fence, || {
-            let read = ["data/own/file", "data/input/file", "beside/file"].map(opens);
+            let read = [
+                "data/own/file",
+                "data/input/file",
+                "beside/file",
+                "open/file",
+                "beside/program",
+            ]
+            .map(opens);
             let around = at("root").join(at("data/other/file").strip_prefix("/").unwrap());
             let closed = [
                 opens("data/other/file"),
@@ -185,7 +216,10 @@ mod tests {
             let writes = |name: &str| fs::write(at(name), "y").is_ok();
             let written = [
                 "data/own/new",
-                "beside/new",
+                "beside/file",
+                "beside/program",
+                "open/new",
+                "open/file",
                 "data/input/file",
                 "data/other/new",
             ]
@@ -198,10 +232,37 @@ mod tests {
             (read, closed, written, others)
         });
         let (read, closed, written, others) = done.unwrap();
-        assert_eq!((read, closed), ([true; 3], [false; 3]));
-        assert_eq!(written, [true, true, false, false]);
+        assert_eq!((read, closed), ([true; 5], [false; 3]));
+        assert_eq!(written, [true, true, false, false, false, false, false]);
         assert_eq!(others, (true, true, true));
         // This thread is outside.
         assert!(opens("data/other/file"));
+    }
+
+    #[test]
+    fn who_may_list_all_sees_names_of_what_is_hidden_and_nothing_else() {
+        if version().is_none() {
+            eprintln!("skipped: this kernel has no Landlock");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("data")).unwrap();
+        fs::write(at("data/file"), "x").unwrap();
+        let fence = |lists_all| Fence {
+            hidden: vec![at("data")],
+            lists_all,
+            ..Fence::default()
+        };
+        let look = || {
+            let lists = |path: &Path| fs::read_dir(path).is_ok();
+            (
+                lists(dir.path()),
+                lists(&at("data")),
+                fs::read(at("data/file")).is_ok(),
+            )
+        };
+        assert_eq!(behind(&fence(false), look), Some((false, false, false)));
+        assert_eq!(behind(&fence(true), look), Some((true, true, false)));
     }
 }

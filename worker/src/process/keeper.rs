@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -295,6 +296,9 @@ fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
     }
     let spawn = || -> io::Result<i32> {
         blocked.thread_unblock()?;
+        if !order.cgroup.as_deref().is_some_and(cgroup::counts_tasks) {
+            leave_tasks_to_others()?;
+        }
         if let Some(fence) = &fence {
             // A kernel without Landlock is named by the doctor, and is no reason not to work.
             fence.raise()?;
@@ -304,6 +308,23 @@ fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
     };
     std::thread::scope(|scope| scope.spawn(spawn).join())
         .map_err(|_| io::Error::other("the thread that starts the child panicked"))?
+}
+
+/// Where no cgroup counts a child's processes, their account is bound for the child and all that it starts: a program
+/// that forks without end then stops at half of what the host has, and one can still log in. It does not bind root.
+fn leave_tasks_to_others() -> io::Result<()> {
+    let host = ["/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"];
+    let most = host
+        .iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    let Some(half) = most.min().map(|most| most / 2) else {
+        return Ok(());
+    };
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NPROC)?;
+    if half < soft {
+        setrlimit(Resource::RLIMIT_NPROC, half, half.min(hard))?;
+    }
+    Ok(())
 }
 
 /// Where in the child's `PATH` its program lies. The standard library then starts it without copying this process

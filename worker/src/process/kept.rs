@@ -59,7 +59,7 @@ impl Keepers {
         self.strays.get_or_init(Strays::watch_over)
     }
 
-    fn cgroup(&self, dir: &Path, launch: u32) -> Option<PathBuf> {
+    fn cgroup(&self, dir: &Path, launch: u32, tasks_max: u32) -> Option<PathBuf> {
         let find = || {
             Cgroups::find(&format!(
                 "{:08x}",
@@ -67,7 +67,7 @@ impl Keepers {
             ))
         };
         let cgroups = self.cgroups.get_or_init(find).as_ref()?;
-        cgroups.make(&cgroup_name(dir, launch))
+        cgroups.make(&cgroup_name(dir, launch), tasks_max)
     }
 }
 
@@ -89,7 +89,7 @@ fn cgroup_name(dir: &Path, launch: u32) -> String {
 impl Launcher for Keepers {
     fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>> {
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
-        let cgroup = self.cgroup(launch.dir, number);
+        let cgroup = self.cgroup(launch.dir, number, launch.tasks_max);
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
         let own = serde_json::to_vec(&ChildOrder::new(&env, launch.fence.clone()))?;

@@ -89,6 +89,8 @@ pub struct Launch<'a> {
     pub events: bool,
     /// What of the host is closed to it.
     pub fence: Option<Fence>,
+    /// Processes and threads that it may have, with all that it starts.
+    pub tasks_max: u32,
 }
 
 /// What a look at a child may find.

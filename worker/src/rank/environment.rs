@@ -9,8 +9,10 @@ use marquee_domain::child::{ChildSpec, env};
 use marquee_domain::resources::{Device, Inventory};
 use marquee_domain::spec::{JobKind, JobSpec, Work};
 
-use super::{Assignment, RankDir};
+use super::{Assignment, RankDir, temporary};
 
+/// Where programs put temporary files.
+const TMPDIR: &str = "TMPDIR";
 /// Without it CUDA counts GPUs from the fastest, not in the order of their PCI addresses.
 const CUDA_DEVICE_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
 
@@ -91,7 +93,7 @@ impl ChildPlan<'_> {
     }
 
     /// What is added to what every child gets ([`super::base_env`]). A job's own variables come first: those of
-    /// the contract cannot be overridden, but for the number of threads.
+    /// the contract cannot be overridden, but for the number of threads and the place of temporary files.
     #[must_use]
     pub fn variables(&self) -> BTreeMap<String, String> {
         let key = self.assignment.key;
@@ -101,6 +103,8 @@ impl ChildPlan<'_> {
             torchrun::NCCL_ERRORS.0.to_owned(),
             torchrun::NCCL_ERRORS.1.to_owned(),
         );
+        let temporary = temporary::folder(self.dir);
+        vars.insert(TMPDIR.to_owned(), temporary.to_string_lossy().into_owned());
         if let Work::Command(command) = &self.spec.work {
             vars.extend(command.env.clone());
         }
@@ -298,6 +302,7 @@ mod tests {
             name: "hello".parse().unwrap(),
             work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: 2,
@@ -311,6 +316,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

@@ -34,6 +34,7 @@ use crate::files;
 use crate::gpus::Gpus;
 use crate::kept::Kept;
 use crate::lease::Lease;
+use crate::occupied::Occupied;
 use crate::transfer::Transfers;
 use marquee_domain::resources::Inventory;
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Host {
     pub coordinators: Coordinators,
     pub kept: Kept,
     pub lease: Lease,
+    /// Where children are.
+    pub occupied: Occupied,
     /// The daemon before this one ended in order, in another boot: what it held ended with its host's.
     pub host_was_stopped: bool,
     /// Outputs that were asked for, as they are to be answered.

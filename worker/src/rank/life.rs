@@ -23,7 +23,9 @@ use super::verdict::{Ending, judge};
 use super::walls::Walls;
 use super::{StartOrder, StopCause, StopOrder};
 use crate::blocking::blocking;
+use crate::config::Sandbox;
 use crate::durable;
+use crate::process::fence;
 use crate::process::launcher::{Child, Launch};
 
 /// How a rank's task ended.
@@ -59,9 +61,13 @@ impl RankTask {
             Some(child) => child,
             None => {
                 let inputs = self.unless_stopped(self.prepare(&spec)).await?;
-                let start = self
-                    .unless_stopped(async { Ok(self.start_ordered().await) })
-                    .await?;
+                let start = self.unless_stopped(async {
+                    let start = self.start_ordered().await;
+                    let devices = &self.rank.assignment.devices;
+                    self.host.occupied.enter(self.rank.key, devices).await;
+                    Ok(start)
+                });
+                let start = start.await?;
                 self.launch(&spec, inputs, start).await?
             }
         };
@@ -102,6 +108,7 @@ impl RankTask {
             full_disk: disk_room
                 .filter(|bytes| *bytes < DISK_LOW_BYTES)
                 .map(|_| self.host.config.data_dir.as_path()),
+            is_fenced: self.host.config.sandbox != Sandbox::Off && fence::version().is_some(),
         };
         let summary = judge(&ending).map_err(Interrupt::Failed)?;
         let is_first = cursor.is_first(self.rank.key.rank);
@@ -157,6 +164,8 @@ impl RankTask {
             found.map_err(|e| local_fault(&format!("the rank's child cannot be found: {e}")))?;
         if found.is_some() {
             info!(rank = %self.rank.key, "taking over a child that an earlier daemon started");
+            let devices = &self.rank.assignment.devices;
+            self.host.occupied.take_over(self.rank.key, devices);
         }
         Ok(found)
     }
@@ -231,6 +240,7 @@ impl RankTask {
                 env,
                 events: has_channel,
                 fence,
+                tasks_max: host.config.tasks_max,
             })
         };
         let started = blocking(start).await;
@@ -255,6 +265,8 @@ impl RankTask {
             self.stop_store().await;
         }
         self.rank.release_inputs();
+        // Before its last report, which the next rank on these devices may follow at once.
+        self.host.occupied.leave(self.rank.key);
         let stop = self.rank.orders().borrow().stop.clone();
         let body = match (stop, end) {
             (Some(stop), _) if stop.cause == StopCause::Forget => return Closed::Forget,

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::task::{Interrupt, RankTask, disk_fault, local_fault};
+use super::temporary;
 use crate::cache::CacheError;
 use crate::fault::is_full;
 use crate::process::launcher::{Child, Launch, Status, stderr_path, stdout_path};
@@ -113,6 +114,8 @@ impl RankTask {
             files::make_new_folder(&folder)
                 .map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
         }
+        temporary::make(dir)
+            .map_err(|e| disk_fault("the rank's temporary folder cannot be made", &e))?;
         Ok(())
     }
 
@@ -161,6 +164,7 @@ impl RankTask {
                     env: self.host.base_env.own(),
                     events: false,
                     fence: None,
+                    tasks_max: self.host.config.tasks_max,
                 })
                 .map_err(fault)?,
         };

@@ -30,12 +30,15 @@ use super::pump::{Cursor, own_line};
 use crate::fault::at;
 use crate::{durable, files};
 
-mod frame;
+pub(super) mod frame;
 
 /// Acknowledged bytes after which the file is written anew without them.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
 /// Room kept for a rank's last report: a summary and the list of some thousand files.
 const LAST_BYTES: u64 = 256 * 1024;
+/// Reports that damage may have taken between two batches: as many as the largest spools hold. A file that says more was
+/// written by somebody else, and what follows there is dropped: in place of each lost report one goes out.
+pub(super) const LOST_MAX: u64 = 1_000_000;
 /// Room for what comes before it is taken in steps of this size.
 const STEP_BYTES: u64 = 64 * 1024;
 
@@ -76,13 +79,17 @@ impl Spool {
         let mut spool = Self::empty(path, key, file);
         loop {
             let offset = spool.end;
-            if let Some(batch) = decode(&spool.file, offset).map_err(|e| at(path, e))? {
+            let last = spool.head.last_sequence;
+            let is_later = |batch: &frame::Batch| batch.first() > last;
+            let whole = decode(&spool.file, offset).map_err(|e| at(path, e))?;
+            if let Some(batch) = whole.filter(is_later) {
                 spool.take(offset, batch);
                 continue;
             }
             let next = find_next(&spool.file, offset).map_err(|e| at(path, e))?;
-            let is_later = |batch: &frame::Batch| batch.first() > spool.head.last_sequence;
-            let Some((next, batch)) = next.filter(|(_, batch)| is_later(batch)) else {
+            let is_near = |batch: &frame::Batch| batch.first() - 1 - last <= LOST_MAX;
+            let Some((next, batch)) = next.filter(|(_, batch)| is_later(batch) && is_near(batch))
+            else {
                 break;
             };
             // None lost where it held a cursor alone.
@@ -290,7 +297,8 @@ impl Spool {
                 None => {
                     self.frames[n].is_lost = true;
                     let is_last = n + 1 == self.frames.len();
-                    self.in_place_of(frame, is_last, now)
+                    let numbers = frame.first.max(from)..=frame.last;
+                    self.in_place_of(frame, numbers.take(count), is_last, now)
                 }
             };
             for report in reports.into_iter().filter(|report| report.sequence >= from) {
@@ -318,14 +326,19 @@ impl Spool {
         read.ok().flatten().map(|batch| batch.reports)
     }
 
-    /// What goes out for reports that are lost: as many, the first with a line for the rank's log.
-    fn in_place_of(&self, frame: Frame, is_last: bool, now: DateTime<Utc>) -> Vec<v1::Report> {
+    /// What goes out for those `numbers` of reports that are lost: as many, the first with a line for the rank's log.
+    fn in_place_of(
+        &self,
+        frame: Frame,
+        numbers: impl Iterator<Item = u64>,
+        is_last: bool,
+        now: DateTime<Utc>,
+    ) -> Vec<v1::Report> {
         let count = frame.last + 1 - frame.first;
         let text = format!(
             "{count} reports of this rank are lost here (numbers {} to {}): its spool on the worker's disk is damaged",
             frame.first, frame.last
         );
-        let numbers = frame.first..=frame.last;
         let body = |sequence| {
             if sequence == frame.last && is_last && self.head.state.has_ended() {
                 return lost_end(&text);

@@ -28,6 +28,8 @@ pub struct Ending<'a> {
     pub stderr_tail: &'a str,
     /// The worker's data folder, where its disk was full when the child ended.
     pub full_disk: Option<&'a Path>,
+    /// It could change its own files alone.
+    pub is_fenced: bool,
 }
 
 /// How programs say that a disk is full.
@@ -134,7 +136,8 @@ fn judge_command(ending: &Ending<'_>) -> Result<Value, Failure> {
         Some(Exit::Code(0)) => Ok(Value::Object(serde_json::Map::new())),
         Some(Exit::Code(code)) => {
             let message = format!("{} exited with status {code}", ending.program);
-            Err(fail(FailureClass::UserError, with_tail(message, ending)))
+            let message = with_tail(message, ending);
+            Err(fail(FailureClass::UserError, or_fenced(message, ending)))
         }
         Some(Exit::NotStarted { error }) => {
             let message = format!(
@@ -145,6 +148,28 @@ fn judge_command(ending: &Ending<'_>) -> Result<Value, Failure> {
         }
         Some(Exit::Signal { .. } | Exit::OutOfMemory { .. }) | None => Err(killed(ending)),
     }
+}
+
+/// How programs say that they may not open a file.
+const REFUSED_WORDS: [&str; 4] = [
+    "Permission denied",
+    "PermissionError",
+    "EACCES",
+    "os error 13",
+];
+
+/// What a program was refused may be what the walls around it do not let it write to.
+fn or_fenced(message: String, ending: &Ending<'_>) -> String {
+    if !ending.is_fenced
+        || !REFUSED_WORDS
+            .iter()
+            .any(|word| ending.stderr_tail.contains(word))
+    {
+        return message;
+    }
+    format!(
+        "{message}; on this worker a job may write to its own folders alone (the work folder, MARQUEE_OUTPUT, TMPDIR, ~/.cache): write there, or let the worker's operator add the path to writable_paths in its settings"
+    )
 }
 
 /// A child of ours: its status and its last word must agree.
@@ -261,6 +286,7 @@ mod tests {
             word,
             stderr_tail: "it broke\n",
             full_disk: None,
+            is_fenced: false,
         }
     }
 

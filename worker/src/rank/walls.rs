@@ -1,10 +1,16 @@
-//! What a command job does not see of its worker: the data folder, with the spool, the identity, the cache and all other
-//! jobs' folders, and the key of the worker's certificate. It is given its own folders and its inputs.
+//! What a command job sees of its worker, and what of the host it may change.
 //!
-//! Everything else of the host is open to a job as to its account: strangers' scripts need environments, data sets and
-//! caches of which no document speaks. How it is done has one price (`process::fence`): in a folder above a hidden one
-//! no new names can be made or opened. Where jobs do that as a matter of course (their home folder, folders that
-//! everybody may write to) `sandbox = "auto"` leaves it, says so, and names the way out: a data folder elsewhere.
+//! Hidden from it: the data folder, with the spool, the identity, the cache and all other jobs' folders, and the key of
+//! the worker's certificate. It is given its own folders and its inputs. Everything else of the host is open for it to
+//! read, as to its account: strangers' scripts need environments and data sets of which no document speaks.
+//!
+//! It changes what is its own: its work folder, its output, its temporary folder, shared memory, the devices that
+//! programs use, and, shared by all jobs, the caches of its home folder, which libraries fill as a matter of course.
+//! Whatever else jobs are to write to, the worker's operator names (`writable_paths`).
+//!
+//! How it is done has a price (`process::fence`): in a folder above a hidden one nothing new can be read, and no names
+//! can be listed. Names are what a home folder or `/tmp` is needed for, so where the data folder lies below one of these
+//! `sandbox = "auto"` leaves all names of the host to be listed, those in the data folder too, and says so.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,21 +19,63 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::RankDir;
+use super::{RankDir, temporary};
 use crate::config::{Config, Sandbox};
 use crate::files;
 use crate::process::fence::Fence;
+use crate::process::launcher::{stderr_path, stdout_path};
 
 const HOME: &str = "HOME";
 /// Here others replace files as a matter of course (`resolv.conf`, `passwd`): a rule by names would lose them.
 const REPLACED: &str = "/etc";
+/// The folder in a home where libraries keep what they have fetched or compiled.
+const CACHE: &str = ".cache";
+/// Caches that their programs put beside it: folder, the variable that moves it, and where to, within the cache.
+const CACHES: [(&str, &str, &str); 3] = [
+    (".nv", "CUDA_CACHE_PATH", "nv"),
+    (".triton", "TRITON_CACHE_DIR", "triton"),
+    (".keras", "KERAS_HOME", "keras"),
+];
+/// What of the cache is Marquee's: a build of it has its libtorch there, which trainers load outside of any walls.
+const OWN_CACHE: &str = "marquee";
+/// What programs open in /dev to write: the usual ones, terminals, shared memory, GPUs and fast networks. Not disks.
+const DEVICES: [&str; 15] = [
+    "full",
+    "gdrdrv",
+    "hugepages",
+    "infiniband",
+    "dri",
+    "kfd",
+    "mqueue",
+    "null",
+    "ptmx",
+    "pts",
+    "random",
+    "shm",
+    "tty",
+    "urandom",
+    "zero",
+];
+const DEVICES_OF: &str = "nvidia";
 
-/// What is hidden from the command jobs of a worker.
+/// The walls around the command jobs of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Walls {
-    Hide(Vec<PathBuf>),
-    /// Nothing, and why.
+    Up(Around),
+    /// None, and why.
     None(String),
+}
+
+/// What is closed to all of them alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Around {
+    pub hidden: Vec<PathBuf>,
+    /// What the operator lets them change.
+    pub writable: Vec<PathBuf>,
+    /// What they may not change whatever lies around it.
+    kept: Vec<PathBuf>,
+    /// Why names of what is hidden can be listed. None: they cannot.
+    pub lists_all: Option<String>,
 }
 
 impl Walls {
@@ -37,16 +85,18 @@ impl Walls {
         if config.sandbox == Sandbox::Off {
             return Self::None("sandbox is \"off\"".to_owned());
         }
-        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let mut hidden = vec![real(&config.data_dir)];
         hidden.extend(config.sandbox_hide.iter().map(|path| real(path)));
         let key = config.tls_key.as_deref().map(real);
         hidden.extend(key.filter(|key| !key.starts_with(REPLACED)));
         let home = home.map(|home| real(Path::new(home)));
-        match costly(&hidden, home.as_deref()) {
-            Some(why) if config.sandbox == Sandbox::Auto => Self::None(why),
-            Some(_) | None => Self::Hide(hidden),
-        }
+        let costly = costly(&hidden, home.as_deref());
+        Self::Up(Around {
+            hidden,
+            writable: config.writable_paths.clone(),
+            kept: vec![config.bin_dir.clone()],
+            lists_all: costly.filter(|_| config.sandbox == Sandbox::Auto),
+        })
     }
 
     /// The fence for one job, with its home folder moved out of what is hidden. None: it gets none.
@@ -57,28 +107,83 @@ impl Walls {
         inputs: &BTreeMap<String, PathBuf>,
         env: &mut BTreeMap<OsString, OsString>,
     ) -> io::Result<Option<Fence>> {
-        let Self::Hide(hidden) = self else {
+        let Self::Up(around) = self else {
             return Ok(None);
         };
-        let mut own = vec![dir.work(), dir.output(), dir.checkpoints()];
+        let mut own = vec![
+            dir.work(),
+            dir.output(),
+            dir.checkpoints(),
+            temporary::folder(dir),
+            // A script that writes to /dev/stderr opens the file behind it.
+            stdout_path(dir.path()),
+            stderr_path(dir.path()),
+        ];
+        let mut kept = around.kept.clone();
         let home = env.get(OsStr::new(HOME)).map(PathBuf::from);
-        let home = home.map(|home| fs::canonicalize(&home).unwrap_or(home));
-        if home.is_some_and(|home| hidden.iter().any(|hidden| home.starts_with(hidden))) {
-            // The account of a service has its home where its data are. What jobs keep there, such as models that they
-            // have fetched, all of them share.
-            let shared = data_dir.join("home");
-            files::make_folder(&shared)?;
-            env.insert(HOME.into(), shared.clone().into());
-            own.push(shared);
+        if let Some(home) = home {
+            let is_hidden = |hidden: &PathBuf| real(&home).starts_with(hidden);
+            if around.hidden.iter().any(is_hidden) {
+                // The account of a service has its home where its data are. What jobs keep there, such as models that
+                // they have fetched, all of them share.
+                let shared = data_dir.join("home");
+                files::make_folder(&shared)?;
+                env.insert(HOME.into(), shared.clone().into());
+                own.push(shared);
+            } else {
+                own.extend(caches(&home, env));
+                kept.push(home.join(CACHE).join(OWN_CACHE));
+            }
         }
+        own.extend(devices());
+        own.extend(around.writable.iter().cloned());
         let mut readable = vec![dir.path().to_owned()];
         readable.extend(inputs.values().cloned());
         Ok(Some(Fence {
-            hidden: hidden.clone(),
+            hidden: around.hidden.clone(),
             readable,
             own,
+            kept,
+            lists_all: around.lists_all.is_some(),
         }))
     }
+}
+
+/// The path without links where something is there.
+fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The caches of a home folder. What a program would make beside them is moved into the first, unless the job or the
+/// worker says where it is.
+fn caches(home: &Path, env: &mut BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+    let cache = home.join(CACHE);
+    // Without one, what needs it says so.
+    let _there_or_not = files::make_folder(&cache);
+    let mut found = Vec::new();
+    for (folder, variable, moved) in CACHES {
+        let folder = home.join(folder);
+        if folder.is_dir() {
+            found.push(folder);
+        } else if !env.contains_key(OsStr::new(variable)) {
+            env.insert(variable.into(), cache.join(moved).into());
+        }
+    }
+    found.push(cache);
+    found
+}
+
+fn devices() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name());
+    let is_used = |name: &OsString| {
+        let name = name.to_str().unwrap_or_default();
+        DEVICES.contains(&name) || name.starts_with(DEVICES_OF)
+    };
+    names
+        .filter(is_used)
+        .map(|name| Path::new("/dev").join(name))
+        .collect()
 }
 
 /// Why hiding these takes something from jobs that they are used to.
@@ -97,7 +202,7 @@ fn costly(hidden: &[PathBuf], home: Option<&Path>) -> Option<String> {
                 return None;
             };
             Some(format!(
-                "{} lies below {}, {what}; put data_dir elsewhere, such as /var/lib/marquee, or set sandbox = \"on\": then jobs cannot make new files right in the folders above it",
+                "{} lies below {}, {what}; put data_dir elsewhere, such as /var/lib/marquee, or set sandbox = \"on\": then jobs cannot list the folders above it",
                 path.display(),
                 above.display()
             ))
@@ -127,5 +232,32 @@ mod tests {
         );
         assert_eq!(costly(of_user, Some("/home/b")), None);
         assert!(costly("/tmp/x/data", None).unwrap().contains("everybody"));
+    }
+
+    #[test]
+    fn caches_that_are_not_there_are_moved_and_what_the_job_says_stands() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join(".nv")).unwrap();
+        let mut env = BTreeMap::from([("KERAS_HOME".into(), "/mine".into())]);
+        let mut found = caches(home.path(), &mut env);
+        found.sort();
+        let at = |name: &str| home.path().join(name);
+        assert_eq!(found, [at(".cache"), at(".nv")]);
+        assert!(at(".cache").is_dir());
+        let triton: OsString = at(".cache/triton").into();
+        let wanted: BTreeMap<OsString, OsString> = BTreeMap::from([
+            ("KERAS_HOME".into(), "/mine".into()),
+            ("TRITON_CACHE_DIR".into(), triton),
+        ]);
+        assert_eq!(env, wanted);
+    }
+
+    #[test]
+    fn the_devices_of_every_program_are_among_those_that_jobs_open_and_no_disk_is() {
+        let found = devices();
+        assert!(found.contains(&"/dev/null".into()) && found.contains(&"/dev/urandom".into()));
+        let names = found.iter().filter_map(|path| path.file_name()?.to_str());
+        let mut disks = names.filter(|name| name.starts_with("sd") || name.starts_with("vd"));
+        assert_eq!(disks.next(), None);
     }
 }

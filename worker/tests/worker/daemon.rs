@@ -111,6 +111,8 @@ impl Daemon {
         let mut command = self.program();
         command
             .args(&self.arguments)
+            // As on a kernel without Landlock: each of the other walls is tried by itself.
+            .env("MARQUEE_WORKER__SANDBOX", "off")
             .envs(self.env.clone())
             .env("MARQUEE_LOG", "debug,h2=info,hyper=info,tower=info");
         command
@@ -350,11 +352,14 @@ pub(crate) struct Assigned {
     pub(crate) resume: Option<(u64, Manifest)>,
     pub(crate) start: bool,
     pub(crate) watch: Watch,
+    slot: u32,
 }
 
 impl Assigned {
+    /// On a CPU slot that no other job has.
     pub(crate) fn new(key: Key, work: Work) -> Self {
         Self {
+            slot: u32::try_from(key.0).unwrap() * 16 + key.2,
             key,
             work,
             world_size: 1,
@@ -364,6 +369,11 @@ impl Assigned {
             start: false,
             watch: Watch::default(),
         }
+    }
+
+    pub(crate) fn on_slot(mut self, slot: u32) -> Self {
+        self.slot = slot;
+        self
     }
 
     /// Watched over so.
@@ -392,6 +402,7 @@ impl Assigned {
             name: "job".parse().unwrap(),
             work: self.work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: self.world_size,
@@ -405,6 +416,7 @@ impl Assigned {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: self.watch,
             sharing: Default::default(),
         };
@@ -421,7 +433,7 @@ impl Assigned {
             spec_json: serde_json::to_string(&spec).unwrap(),
             inputs: self.inputs.iter().map(input).collect(),
             devices: vec![v1::Device {
-                kind: Some(v1::device::Kind::Cpu(self.key.2)),
+                kind: Some(v1::device::Kind::Cpu(self.slot)),
             }],
             hosts_rendezvous: self.hosts_rendezvous,
             resume: self.resume.map(|(step, manifest)| v1::AssignedCheckpoint {

@@ -185,6 +185,22 @@ fn a_k80_under_the_current_flavour_is_refused_with_its_cure() {
 }
 
 #[test]
+fn gpus_that_the_daemon_was_not_given_are_told() {
+    let nvml = FakeNvml::new(K80);
+    for (list, verdict, said) in [
+        ("1", Verdict::Ok, "1 of 2: CUDA_VISIBLE_DEVICES is \"1\""),
+        ("1,5", Verdict::Warning, "this host has no GPU \"5\""),
+    ] {
+        let mut host = Host::new().with_gpus(&nvml);
+        host.env.push(("CUDA_VISIBLE_DEVICES".into(), list.into()));
+        let report = host.look();
+        let offered = check(&report, "gpus offered");
+        assert_eq!(offered.verdict, verdict, "{offered:?}");
+        assert!(offered.found.contains(said), "{offered:?}");
+    }
+}
+
+#[test]
 fn ill_gpus_peers_apart_and_the_verdict_of_nccl_are_told() {
     let nvml = FakeNvml::new(K80);
     nvml.say("1.return.memory 15\np2p.0.1 3\n0.temperature 95\n0.persistence 1");

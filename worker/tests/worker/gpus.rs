@@ -104,6 +104,29 @@ async fn two_dies_of_a_k80_are_offered_and_say_what_nvidia_smi_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_was_given_one_gpu_offers_and_uses_no_other() {
+    let fake = Fake::start().await;
+    let nvml = FakeNvml::new(K80);
+    let mut env = nvml.env();
+    env.push(("CUDA_VISIBLE_DEVICES".into(), "1".into()));
+    let _daemon = Daemon::start_in(&fake, &[], env);
+    until_read(&fake).await;
+    let state = fake.state();
+    let gpus = &state.hellos[0].inventory.as_ref().unwrap().gpus;
+    let offered: Vec<_> = gpus
+        .iter()
+        .map(|gpu| (gpu.index, gpu.uuid.as_str()))
+        .collect();
+    assert_eq!(
+        offered,
+        [(1, "GPU-k80-b")],
+        "the host's first GPU is somebody else's"
+    );
+    let read: Vec<u32> = state.gpus.iter().map(|gpu| gpu.index).collect();
+    assert_eq!(read, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_driver_from_before_510_is_enough() {
     let fake = Fake::start().await;
     let nvml = FakeNvml::of_an_old_driver(K80);

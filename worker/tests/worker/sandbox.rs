@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use marquee_proto::v1::report::Body;
@@ -16,7 +17,7 @@ const VICTIM: Key = (65, 1, 0);
 const THIEF: Key = (66, 1, 0);
 
 /// What the thief tries: a word, and what would succeed without walls. `{data}` is the data folder, `{other}` the folder
-/// of the other job, `{key}` a file that the settings hide.
+/// of the other job, `{key}` a file that the settings hide, `{beside}` a folder of the host to which everybody may write.
 const TRIES: &[(&str, &str)] = &[
     ("reads another job's file", "cat {other}/work/secret"),
     ("reads another job's environment", "cat {other}/rank.json"),
@@ -44,6 +45,22 @@ const TRIES: &[(&str, &str)] = &[
         "moves another job's file here",
         "mv {other}/work/secret ./mine",
     ),
+    ("makes a file of the host", "sh -c 'echo x > {beside}/new'"),
+    ("makes a folder of the host", "mkdir {beside}/folder"),
+    (
+        "changes a file of the host",
+        "sh -c 'echo x >> {beside}/file'",
+    ),
+    ("empties a file of the host", "truncate -s 0 {beside}/file"),
+    ("removes a file of the host", "rm {beside}/doomed"),
+    (
+        "links a file of the host to its own",
+        "ln -s $PWD/here2 {beside}/link",
+    ),
+    (
+        "moves its own file onto one of the host's",
+        "sh -c 'echo x > here3 && mv here3 {beside}/moved'",
+    ),
 ];
 /// What it may as ever.
 const MAY: &[(&str, &str)] = &[
@@ -67,9 +84,24 @@ const MAY: &[(&str, &str)] = &[
         "sh -c 'echo x > /dev/shm/marquee-$$ && rm /dev/shm/marquee-$$'",
     ),
     ("processes of its own", "sh -c 'sleep 60 & kill $!'"),
+    (
+        "temporary files, for it alone",
+        "sh -c 'test $(stat -c %a $TMPDIR) = 700 && echo x > $TMPDIR/file && test $(mktemp) != /tmp'",
+    ),
+    ("files of the host, to read", "cat {beside}/readable"),
+    ("a path of the settings", "sh -c 'echo x > {shared}/new'"),
+    ("its own log", "sh -c 'echo x >> /dev/stderr'"),
+    (
+        "programs in its folder",
+        "sh -c 'cp /bin/true ./program && ./program'",
+    ),
+    (
+        "a socket of Python",
+        "python3 -c 'from multiprocessing.connection import Listener; Listener(family=\"AF_UNIX\")'",
+    ),
 ];
 
-fn script(daemon: &Daemon, key: &Path) -> String {
+fn script(daemon: &Daemon, place: &Path) -> String {
     let tries = TRIES
         .iter()
         .map(|(what, how)| (format!("did: {what}"), how));
@@ -79,7 +111,9 @@ fn script(daemon: &Daemon, key: &Path) -> String {
     let places = [
         ("{other}", daemon.rank_dir(VICTIM)),
         ("{data}", daemon.data()),
-        ("{key}", key.to_owned()),
+        ("{key}", place.join("worker.key")),
+        ("{beside}", place.join("beside")),
+        ("{shared}", place.join("shared")),
     ];
     let script = places
         .iter()
@@ -96,15 +130,31 @@ async fn steal(sandbox: &str) -> (BTreeSet<String>, BTreeSet<String>) {
         unprivileged: true,
         ..Place::default()
     };
-    let keys = tempfile::tempdir().unwrap();
-    let key = keys.path().join("worker.key");
-    fs::write(&key, "a key").unwrap();
-    for path in [keys.path(), &key] {
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let host = tempfile::tempdir().unwrap();
+    let at = |name: &str| host.path().join(name);
+    for folder in ["beside", "shared"] {
+        fs::create_dir(at(folder)).unwrap();
     }
-    let hide = format!("--sandbox-hide={}", key.display());
-    let env = vec![("MARQUEE_WORKER__SANDBOX".to_owned(), sandbox.to_owned())];
+    let files = [
+        "worker.key",
+        "beside/file",
+        "beside/doomed",
+        "beside/readable",
+    ];
+    for name in files {
+        fs::write(at(name), "of the host").unwrap();
+    }
+    for name in [&["", "beside", "shared"][..], &files].concat() {
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let hide = format!("--sandbox-hide={}", at("worker.key").display());
+    let env = vec![
+        ("MARQUEE_WORKER__SANDBOX".to_owned(), sandbox.to_owned()),
+        (
+            "MARQUEE_WORKER__WRITABLE_PATHS".to_owned(),
+            at("shared").display().to_string(),
+        ),
+    ];
     let mut daemon = Daemon::start_at(&fake, &[&hide], env, place);
     // As the account of a service: its home is where its data are.
     let home = daemon.data().display().to_string();
@@ -121,7 +171,7 @@ async fn steal(sandbox: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     })
     .await;
     let input = manifest(vec![fake.put("a", b"given")]);
-    Assigned::new(THIEF, shell(&script(&daemon, &key)))
+    Assigned::new(THIEF, shell(&script(&daemon, host.path())))
         .input("data", input)
         .started()
         .tell(&fake)
@@ -158,6 +208,59 @@ async fn without_the_fence_the_same_job_finds_all_of_it() {
     let (did, may) = steal("off").await;
     assert_eq!(did, words(TRIES));
     assert_eq!(may, words(MAY));
+}
+
+/// As under a plain `marquee up`: the data folder lies below the home of jobs. A script that lies right there finds what
+/// is beside it, which it can only by listing that folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_home_of_jobs_their_files_are_closed_to_each_other_and_only_names_are_seen() {
+    if fence::version().is_none() {
+        eprintln!("skipped: this kernel has no Landlock");
+        return;
+    }
+    let fake = Fake::start().await;
+    let env = vec![("MARQUEE_WORKER__SANDBOX".to_owned(), "auto".to_owned())];
+    let mut daemon = Daemon::start_in(&fake, &[], env);
+    daemon.kill_9();
+    let home = daemon.dir.path().display().to_string();
+    daemon.set_env("HOME", &home);
+    fs::write(daemon.dir.path().join("module.py"), "word = 'imported'").unwrap();
+    fs::write(
+        daemon.dir.path().join("train.py"),
+        "import module; print(module.word)",
+    )
+    .unwrap();
+    daemon.start_again();
+    let script = format!(
+        "python3 -B {home}/train.py; ls {data} | grep attempts; cat {data}/worker-id || echo closed; \
+         echo x > {home}/.cache/model && echo cached; echo $TRITON_CACHE_DIR; echo x > {home}/new",
+        data = daemon.data().display()
+    );
+    Assigned::new(THIEF, shell(&script))
+        .started()
+        .tell(&fake)
+        .await;
+    let end = fake.until_ended(THIEF).await;
+    let Body::Failed(failed) = end else {
+        panic!("{end:?} {:?}", fake.log(THIEF));
+    };
+    let said = fake.log(THIEF).join("\n");
+    for wanted in [
+        "imported".to_owned(),
+        "attempts".to_owned(),
+        "closed".to_owned(),
+        "cached".to_owned(),
+        format!("{home}/.cache/triton"),
+    ] {
+        assert!(said.contains(&wanted), "{wanted}: {said}");
+    }
+    // It is told what it may do, and who can change that.
+    let message = failed.failure.unwrap().message;
+    assert!(
+        message.contains("Permission denied") && message.contains("writable_paths"),
+        "{message}"
+    );
+    assert!(!daemon.dir.path().join("new").exists());
 }
 
 /// Signals need a newer kernel than files.

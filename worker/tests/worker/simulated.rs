@@ -414,6 +414,46 @@ async fn played_children_survive_their_daemon_and_are_told_to_go_in_order() {
     daemon.stop().await;
 }
 
+/// A coordinator that gives a slot to one rank before the other is gone: at the same time, and after a restart of the
+/// daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_ranks_on_one_device_run_one_after_the_other() {
+    let (fake, world) = (Fake::start().await, World::new());
+    let data = tempfile::tempdir().unwrap();
+    let daemon = Played::start(&world, &fake, data.path());
+    let [first, second, elsewhere, late] = [KEY, (10, 1, 0), (11, 1, 0), (12, 1, 0)];
+    let assign = async |key, slot| {
+        let assigned = Assigned::new(key, command(&["play"])).on_slot(slot);
+        assigned.started().tell(&fake).await;
+    };
+    assign(first, 1).await;
+    fake.until_running(first).await;
+    assign(second, 1).await;
+    assign(elsewhere, 2).await;
+    fake.until_running(elsewhere).await;
+    let is_started = |key: Key| {
+        let name = format!("{}-{}-{}", key.0, key.1, key.2);
+        let children = world.children.lock().unwrap();
+        children.keys().any(|dir| dir.ends_with(&name))
+    };
+    assert!(!is_started(second));
+    world.child(first).await.exit(Some(Exit::Code(0)));
+    assert!(matches!(fake.until_ended(first).await, Body::Finished(_)));
+    fake.until_running(second).await;
+    daemon.kill().await;
+    let daemon = Played::start(&world, &fake, data.path());
+    // One that waits can be told to go.
+    assign(late, 1).await;
+    stop(&fake, late, 0, false).await;
+    assert!(matches!(fake.until_ended(late).await, Body::Stopped(_)));
+    assert!(!is_started(late));
+    for key in [second, elsewhere] {
+        world.child(key).await.exit(Some(Exit::Code(0)));
+        assert!(matches!(fake.until_ended(key).await, Body::Finished(_)));
+    }
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_of_another_boot_gives_up_what_it_held_and_asks_for_no_child() {
     let (fake, mut world) = (Fake::start().await, World::new());

@@ -282,6 +282,42 @@ async fn a_rank_that_spoiled_its_own_assignment_runs_on_no_device_that_counts_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_no_cgroup_counts_a_ranks_processes_its_account_leaves_half_of_them_to_others() {
+    let fake = Fake::start().await;
+    let place = Place {
+        unprivileged: true,
+        ..Place::default()
+    };
+    let _daemon = Daemon::start_at(&fake, &[], Vec::new(), place);
+    run(
+        &fake,
+        KEY,
+        shell("grep 'Max processes' /proc/self/limits; cat /proc/self/cgroup"),
+    )
+    .await;
+    fake.until_ended(KEY).await;
+    let log = fake.log(KEY);
+    if log
+        .iter()
+        .any(|line| line.starts_with("0::") && line.contains("/marquee-"))
+    {
+        eprintln!("skipped: the rank has a cgroup of its own here");
+        return;
+    }
+    let numbers = log[0]
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok());
+    let limits: Vec<u64> = numbers.collect();
+    let most: u64 = fs::read_to_string("/proc/sys/kernel/pid_max")
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert_eq!(limits.len(), 2, "{log:?}");
+    assert!(limits.iter().all(|limit| *limit <= most / 2), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cgroup_holds_all_that_a_rank_starts_and_is_killed_at_once() {
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
     let Some(mount) = mounts.into_iter().find(|m| m.join("cgroup.procs").exists()) else {

@@ -116,7 +116,7 @@ fn parse_fuzz(words: Vec<String>) -> Result<Task> {
     }
     if options.target.is_empty() {
         bail!(
-            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list", "archive" or "weights""#
+            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list", "archive", "weights", "document", "overrides", "manifest", "reports", "event" or "spool""#
         );
     }
     Ok(Task::Fuzz(options))

@@ -50,13 +50,13 @@ pub(crate) fn check(workspace: &Workspace) -> Result<ExitCode> {
     let interpreter = python::ensure("data", REQUIREMENTS)?;
     let mut command = workspace.cargo("test");
     command.args([
-        "--workspace",
+        "--package",
+        "marquee-datasets",
         "--test",
-        "fetch_complete",
-        "--test",
-        "quality",
+        "integration",
+        "--",
     ]);
-    command.args(["--test", "sources", "--", "--nocapture"]);
+    command.args(["--nocapture", "fetch_complete::", "quality::", "sources::"]);
     command
         .env("MARQUEE_STORM_FILMS", STORM_FILMS)
         .env("MARQUEE_QUALITY_FILMS", QUALITY_FILMS)

@@ -171,7 +171,10 @@ fn lay_out(workspace: &Workspace, setup: &Setup, built: &Path, tree: &Path) -> R
         &deploy.join("packages/install.sh"),
         &tree.join("install.sh"),
     )?;
-    copy_tree(&workspace.root.join("docs"), &tree.join("docs"))?;
+    for folder in ["docs", "deploy/slurm"] {
+        let name = Path::new(folder).file_name().unwrap_or_default();
+        copy_tree(&workspace.root.join(folder), &tree.join(name))?;
+    }
     pages(&bin, tree)?;
     libraries(setup, &tree.join("lib/marquee"))
 }

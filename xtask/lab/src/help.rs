@@ -91,13 +91,19 @@ Try a reader of bytes from strangers on inputs that are made to break it
 Usage: cargo xtask fuzz NAME [--minutes M] [--seed N]
 
 Names:
-  json     answers of the API, lines of the export
-  image    a picture's way from its file into a shard
-  shard    files of shards
-  table    tables that say what is on pictures
-  list     lists in Parquet
-  archive  archives of pictures
-  weights  checkpoints of PyTorch, and safetensors
+  json       answers of the API, lines of the export
+  image      a picture's way from its file into a shard
+  shard      files of shards
+  table      tables that say what is on pictures
+  list       lists in Parquet
+  archive    archives of pictures
+  weights    checkpoints of PyTorch, and safetensors
+  document   pipeline documents, as TOML and as JSON
+  overrides  values that are set in a document, a line each
+  manifest   lists of an artifact's files, as they are sent and as they are stored
+  reports    what workers report of their ranks
+  event      lines of a child's events
+  spool      reports that wait on a worker's disk
 
 What breaks one is kept in the folder fuzz-findings beside the binaries.
 ";

@@ -13,7 +13,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Licences under which a part may be passed on with an Apache-2.0 program, by their SPDX names.
-const ALLOWED: [&str; 18] = [
+pub(super) const ALLOWED: [&str; 18] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",

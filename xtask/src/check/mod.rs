@@ -5,6 +5,7 @@
 
 mod architecture;
 mod circles;
+mod deny;
 mod flavours;
 pub mod licences;
 mod linkage;
@@ -34,12 +35,13 @@ type Check<'a> = (&'static str, &'a dyn Fn() -> Result<Outcome>);
 
 /// The names of all checks, in the order in which they run: who breaks a rule should not wait for a build
 /// to hear of it.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "fmt",
     "architecture",
     "sources",
     "circles",
     "licences",
+    "deny",
     "clippy",
     "flavours",
     "doc",
@@ -59,6 +61,7 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         &|| sources::check(workspace),
         &|| circles::check(workspace),
         &|| licences::check(workspace),
+        &|| deny::check(workspace),
         &|| clippy(workspace, &setup),
         &|| flavours::check(workspace),
         &|| doc(workspace, &setup),

@@ -1,5 +1,5 @@
 //! Rules that are cheap to read off the sources: the scheduler is pure, SQL is in the store, every
-//! public error code has its page.
+//! public error code has its page, no test file is left out.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,6 +23,7 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
         &fs::read_to_string(root.join("proto/src/error.rs"))?,
         &file_stems(&root.join("docs/errors"))?,
     ));
+    broken.extend(left_out_tests(root)?);
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }
@@ -115,6 +116,41 @@ fn error_pages(enum_source: &str, pages: &BTreeSet<String>) -> Vec<String> {
     missing.chain(orphaned).collect()
 }
 
+/// Test files beside a `tests/main.rs` that does not name them: they would never be built, nor fail.
+fn left_out_tests(root: &Path) -> Result<Vec<String>> {
+    let mut broken = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let folder = entry?.path().join("tests");
+        let Ok(main) = fs::read_to_string(folder.join("main.rs")) else {
+            continue;
+        };
+        broken.extend(
+            left_out(&main, &folder)?
+                .into_iter()
+                .map(|name| format!("{}/main.rs: add `mod {name};`", folder.display())),
+        );
+    }
+    Ok(broken)
+}
+
+/// Names of the files and modules in `folder` that `main` has no `mod` for.
+fn left_out(main: &str, folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_module = path.join("mod.rs").is_file()
+            || (path.extension().is_some_and(|end| end == "rs") && !path.ends_with("main.rs"));
+        if let Some(name) = path.file_stem().filter(|_| is_module) {
+            let name = name.to_string_lossy().into_owned();
+            if !main.lines().any(|line| line == format!("mod {name};")) {
+                names.push(name);
+            }
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
 fn file_stems(folder: &Path) -> Result<BTreeSet<String>> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
@@ -165,6 +201,27 @@ mod tests {
         assert_eq!(
             impure_code(text),
             [(3, "::now("), (4, "sqlx"), (5, "Instant")]
+        );
+    }
+
+    #[test]
+    fn a_test_file_that_main_does_not_name_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("support")).unwrap();
+        fs::create_dir(at("data")).unwrap();
+        for file in [
+            "main.rs",
+            "jobs.rs",
+            "lost.rs",
+            "support/mod.rs",
+            "data/list.csv",
+        ] {
+            fs::write(at(file), "").unwrap();
+        }
+        assert_eq!(
+            left_out("mod jobs;\nmod support;\n", folder.path()).unwrap(),
+            ["lost"]
         );
     }
 

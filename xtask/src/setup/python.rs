@@ -3,7 +3,7 @@
 //! Invariants: a virtual environment belongs to one requirements file, by the digest of its text,
 //! and counts only when its stamp is there, so that a killed set-up or a changed pin makes a new
 //! one. Each requirement names one version. Nothing here is needed to build, test or run Marquee:
-//! only the tasks that compare it with others ask for it.
+//! only the tasks that compare it with others ask for it, and a check whose tool comes that way.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -6,14 +6,17 @@ use marquee_domain::ids::JobId;
 use marquee_domain::spec::JobSpec;
 use marquee_store::open::{self, OpenJob, Which};
 use marquee_store::workers::{self, WhichWorkers};
-use marquee_store::{Conn, StoreError, projects};
+use marquee_store::{Conn, StoreError, forecasts, pipelines, projects, transitions};
 
 use crate::app::App;
-use crate::index::{Accounts, Touched};
+use crate::index::{Accounts, Step, Touched};
 use crate::lifecycle::{self, Result};
 
 /// Differences named in the log at once; more have a common cause.
 const DIFFERENCES_NAMED_MAX: usize = 10;
+
+/// Of the newest jobs so many are looked at for how long their like takes.
+const LENGTHS_LOOKED_AT: u32 = 20_000;
 
 /// Reads what was touched since the last round.
 pub(super) async fn changes(app: &App) -> Result<()> {
@@ -25,6 +28,7 @@ pub(super) async fn changes(app: &App) -> Result<()> {
         Ok(read) => read,
         Err(error) => {
             app.index.touch(touched.jobs);
+            app.index.touch_unsure(touched.unsure);
             app.index.touch_succeeded(touched.succeeded);
             if touched.workers {
                 app.index.touch_workers();
@@ -44,11 +48,15 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     let mut freed = Vec::new();
     if !touched.succeeded.is_empty() {
         let mut open = app.index.open();
+        open.learn_lengths(&touched.succeeded, app.clock.now());
         freed = open.replace(&touched.succeeded, Vec::new());
         open.replace_held(&touched.succeeded, Vec::new());
     }
     if !touched.workers && !touched.projects && touched.jobs.is_empty() {
         return Ok((Vec::new(), freed));
+    }
+    if !touched.unsure.is_empty() {
+        await_end_of_placing(app, &touched.unsure).await?;
     }
     let mut conn = app.db.read().await?;
     if touched.projects {
@@ -63,9 +71,10 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     }
     let ids: Vec<JobId> = touched.jobs.iter().copied().collect();
     let read = read_open(app, &mut conn, Which::Of(&ids)).await?;
-    // A job that neither held devices before nor runs now holds none.
-    let may_hold =
-        read.jobs.iter().any(|job| job.is_running) || app.index.open().holds_any(&touched.jobs);
+    // A job that neither held devices before nor runs now holds none; one that may have been placed since may have ended.
+    let may_hold = !touched.unsure.is_empty()
+        || read.jobs.iter().any(|job| job.is_running)
+        || app.index.open().holds_any(&touched.jobs);
     let held = if may_hold {
         Some(open::list_held_ranks(&mut conn, Which::Of(&ids)).await?)
     } else {
@@ -77,6 +86,18 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         open.replace_held(&touched.jobs, held);
     }
     Ok((read.unreadable, freed))
+}
+
+/// Comes back when no transaction that placed these jobs is open any more: it has locked their pipelines until its end,
+/// whoever lost sight of it.
+async fn await_end_of_placing(
+    app: &App,
+    unsure: &BTreeSet<JobId>,
+) -> std::result::Result<(), StoreError> {
+    let jobs: Vec<JobId> = unsure.iter().copied().collect();
+    let mut tx = app.db.write("placed or not").await?;
+    let of = transitions::list_pipelines_of_jobs(&mut tx, &jobs).await?;
+    pipelines::lock_pipelines(&mut tx, &of).await
 }
 
 /// Reads the projects, their quotas and what is stored of their use.
@@ -154,6 +175,19 @@ pub(super) async fn everything(app: &App) -> Result<()> {
     let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
     let read = read_open(app, &mut conn, Which::All).await?;
     let held = open::list_held_ranks(&mut conn, Which::All).await?;
+    if app.index.open().lengths.is_empty() {
+        let lengths = forecasts::list_lengths(&mut conn, LENGTHS_LOOKED_AT).await?;
+        let mut open = app.index.open();
+        for took in lengths {
+            let step = Step {
+                project: took.project,
+                name: took.name,
+                kind: took.kind,
+                ranks: took.ranks,
+            };
+            open.lengths.learn(step, took.length);
+        }
+    }
     drop(conn);
     // What is touched by now may have been read before or after its change.
     let touched = app.index.touched();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike as _, NaiveTime, TimeDelta, Utc};
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::usage::{self, Held};
@@ -82,6 +82,7 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
     pipelines.truncate(PIPELINES_MAX);
+    let project_weeks = weeks(held, from, to);
     v1::Usage {
         from: Some(timestamp(from)),
         to: Some(timestamp(to)),
@@ -89,7 +90,46 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         gpus,
         pipelines,
         is_cut: held.len() >= RANKS_MAX as usize,
+        project_weeks,
     }
+}
+
+/// Monday 00:00 UTC of the week of a time.
+fn monday(time: DateTime<Utc>) -> DateTime<Utc> {
+    let day = time.date_naive();
+    let since = i64::from(day.weekday().num_days_from_monday());
+    (day - TimeDelta::days(since))
+        .and_time(NaiveTime::MIN)
+        .and_utc()
+}
+
+/// What each project held in each week, the newest first.
+fn weeks(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<v1::ProjectWeek> {
+    let mut of: BTreeMap<(DateTime<Utc>, &str), v1::ProjectWeek> = BTreeMap::new();
+    for rank in held {
+        let end = rank.to.unwrap_or(to).min(to);
+        let mut begin = rank.from.max(from);
+        while begin < end {
+            let week = monday(begin);
+            let until = (week + TimeDelta::weeks(1)).min(end);
+            let hours = (until - begin).as_seconds_f64() / 3600.0;
+            let one = of.entry((week, rank.project.as_str())).or_default();
+            one.cpu_hours += hours * f64::from(rank.cpus);
+            one.gpu_hours += hours * f64::from(rank.gpus);
+            if rank.is_lost {
+                one.lost_hours += hours * f64::from(rank.cpus + rank.gpus);
+            }
+            begin = until;
+        }
+    }
+    let newest_first = of.into_iter().rev();
+    newest_first
+        .map(|((week, project), hours)| v1::ProjectWeek {
+            project: project.to_owned(),
+            week: Some(timestamp(week)),
+            ..hours
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -101,6 +141,7 @@ mod tests {
         let at = |minutes| DateTime::from_timestamp(1_800_000_000 + minutes * 60, 0).unwrap();
         let held = |name: &str, from, to: Option<i64>, cpus, gpus, is_lost| Held {
             pipeline_name: name.parse().unwrap(),
+            project: "default".into(),
             from: at(from),
             to: to.map(at),
             cpus,
@@ -126,5 +167,59 @@ mod tests {
             .map(|p| (p.pipeline_name.as_str(), p.gpu_hours, p.lost_hours))
             .collect();
         assert_eq!(of, [("a", 0.5, 0.5), ("b", 0.0, 0.0)]);
+    }
+
+    #[test]
+    fn hours_belong_to_the_week_in_which_they_were_held() {
+        let at = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+        // Monday, 2026-11-30.
+        let now = at("2026-11-30T06:00:00Z");
+        let held = |project: &str, from: &str, to: Option<&str>, is_lost| Held {
+            pipeline_name: "p".parse().unwrap(),
+            project: project.into(),
+            from: at(from),
+            to: to.map(at),
+            cpus: 0,
+            gpus: 2,
+            is_lost,
+            is_first: true,
+        };
+        let ranks = [
+            // Over midnight of Sunday, and still running.
+            held("vision", "2026-11-29T22:00:00Z", None, false),
+            held(
+                "text",
+                "2026-11-25T00:00:00Z",
+                Some("2026-11-25T03:00:00Z"),
+                true,
+            ),
+            // Began before what was asked for.
+            held(
+                "text",
+                "2026-11-01T00:00:00Z",
+                Some("2026-11-16T01:00:00Z"),
+                false,
+            ),
+        ];
+        let weeks = weeks(&ranks, at("2026-11-15T23:00:00Z"), now);
+        let told: Vec<_> = weeks
+            .iter()
+            .map(|week| {
+                let monday = marquee_proto::convert::datetime(&week.week.unwrap()).unwrap();
+                let day = monday.format("%a %d").to_string();
+                (day, week.project.as_str(), week.gpu_hours, week.lost_hours)
+            })
+            .collect();
+        let day = str::to_owned;
+        assert_eq!(
+            told,
+            [
+                (day("Mon 30"), "vision", 12.0, 0.0),
+                (day("Mon 23"), "vision", 4.0, 0.0),
+                (day("Mon 23"), "text", 6.0, 6.0),
+                (day("Mon 16"), "text", 2.0, 0.0),
+                (day("Mon 09"), "text", 2.0, 0.0),
+            ]
+        );
     }
 }

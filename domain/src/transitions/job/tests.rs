@@ -58,6 +58,8 @@ fn apply(job: JobLife, event: JobEvent) -> Outcome {
         JobEvent::CancelForNeed => job.cancel_for_need(NEED),
         JobEvent::Retry => job.retry(false, now),
         JobEvent::Revive => job.revive(false, now),
+        JobEvent::MakeAgain => job.make_again(false, now),
+        JobEvent::WaitAgain => job.wait_again(),
     }
 }
 
@@ -65,8 +67,8 @@ fn apply(job: JobLife, event: JobEvent) -> Outcome {
 /// cancelled, succeeded, failed, cancelled by name, cancelled for a need. None: refused.
 type Row = (JobEvent, [Option<JobStateName>; 8]);
 
-fn table() -> [Row; 12] {
-    use JobStateName::{Cancelled, Failed, Queued, Running, Succeeded};
+fn table() -> [Row; 14] {
+    use JobStateName::{Cancelled, Failed, Queued, Running, Succeeded, Waiting};
     const NO: Option<JobStateName> = None;
     let to = Some;
     [
@@ -115,6 +117,14 @@ fn table() -> [Row; 12] {
             [NO, NO, NO, NO, NO, to(Queued), to(Queued), to(Queued)],
         ),
         (JobEvent::Revive, [NO, NO, NO, NO, NO, NO, NO, to(Queued)]),
+        (
+            JobEvent::MakeAgain,
+            [NO, NO, NO, NO, to(Queued), NO, NO, NO],
+        ),
+        (
+            JobEvent::WaitAgain,
+            [to(Waiting), to(Waiting), NO, NO, NO, NO, NO, NO],
+        ),
     ]
 }
 

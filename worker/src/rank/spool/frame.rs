@@ -21,16 +21,21 @@ const MAGIC: &[u8; 4] = b"MQS2";
 const HEAD_BYTES: u64 = 12;
 /// The same of version 0.1: length, checksum.
 const OLD_HEAD_BYTES: u64 = 8;
+/// The highest number of a report. Ten a second for a million years.
+const SEQUENCE_MAX: u64 = 1 << 50;
+/// What looks like the beginning of a batch and is none, in one search: in a damaged file hardly one. Each costs a look
+/// at all that it says to hold.
+const CANDIDATES_MAX: usize = 64;
 /// Bytes looked through at once for the next batch behind damage.
 const SEARCH_BYTES: usize = 256 * 1024;
 
 /// What a batch says beside its reports.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(in crate::rank) struct Head {
     /// Number of the newest report after this batch.
-    pub(super) last_sequence: u64,
-    pub(super) state: RankState,
-    pub(super) cursor: Cursor,
+    pub(in crate::rank) last_sequence: u64,
+    pub(in crate::rank) state: RankState,
+    pub(in crate::rank) cursor: Cursor,
 }
 
 /// A batch as it was read.
@@ -51,15 +56,20 @@ impl Batch {
 }
 
 /// A batch as bytes.
-pub(super) fn encode(head: &Head, reports: v1::Reports) -> io::Result<Vec<u8>> {
+pub(in crate::rank) fn encode(head: &Head, reports: v1::Reports) -> io::Result<Vec<u8>> {
     let head = serde_json::to_vec(head)?;
     let mut payload = length(head.len())?.to_vec();
     payload.extend(head);
     payload.extend(reports.encode_to_vec());
+    framed(&payload)
+}
+
+/// A payload with its letters, length and checksum.
+pub(in crate::rank) fn framed(payload: &[u8]) -> io::Result<Vec<u8>> {
     let length = length(payload.len())?;
     let mut bytes = MAGIC.to_vec();
     bytes.extend(length);
-    bytes.extend(checksum(&length, &payload).to_le_bytes());
+    bytes.extend(checksum(&length, payload).to_le_bytes());
     bytes.extend(payload);
     Ok(bytes)
 }
@@ -113,16 +123,24 @@ pub(super) fn decode(file: &File, offset: u64) -> io::Result<Option<Batch>> {
 fn batch(bytes: u64, payload: &[u8]) -> Option<Batch> {
     let (head_len, rest) = payload.split_at_checked(4)?;
     let (head, reports) = rest.split_at_checked(le_u32(head_len) as usize)?;
-    Some(Batch {
+    let head: Head = serde_json::from_slice(head).ok()?;
+    let reports = v1::Reports::decode(reports).ok()?.reports;
+    // Numbered one by one up to the head's: a checksum is right in what a job has written there, too.
+    let numbers = reports.iter().rev().map(|report| report.sequence);
+    let wanted = (1..=head.last_sequence).rev();
+    let is_numbered =
+        reports.len() as u64 <= head.last_sequence && numbers.zip(wanted).all(|(a, b)| a == b);
+    (is_numbered && head.last_sequence <= SEQUENCE_MAX).then_some(Batch {
         bytes,
-        head: serde_json::from_slice(head).ok()?,
-        reports: v1::Reports::decode(reports).ok()?.reports,
+        head,
+        reports,
     })
 }
 
 /// The next whole batch behind `offset`, which is none itself, and where it begins.
 pub(super) fn find_next(file: &File, offset: u64) -> io::Result<Option<(u64, Batch)>> {
     let mut at = offset + 1;
+    let mut candidates = 0;
     let mut some = vec![0; SEARCH_BYTES];
     loop {
         let found = file.read_at(&mut some, at)?;
@@ -134,6 +152,10 @@ pub(super) fn find_next(file: &File, offset: u64) -> io::Result<Option<(u64, Bat
             let candidate = at + n as u64;
             if let Some(batch) = decode(file, candidate)? {
                 return Ok(Some((candidate, batch)));
+            }
+            candidates += 1;
+            if candidates == CANDIDATES_MAX {
+                return Ok(None);
             }
         }
         // The letters may lie across the edge.

@@ -1,0 +1,36 @@
+//! The coordinator as a whole: on a real Postgres, spoken to over gRPC and HTTP. One program for all files: each would be
+//! linked by itself otherwise.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod accounts;
+mod again;
+mod arrays;
+mod artifacts;
+mod audit;
+mod daemon;
+mod elastic;
+mod env;
+mod freeze;
+mod hangs;
+mod hostile;
+mod leaving;
+mod lifecycle;
+mod loops;
+mod moving;
+mod needs;
+mod outage;
+mod program;
+mod rates;
+mod refusals;
+mod removal;
+mod rescue;
+mod retention;
+mod reuse;
+mod sessions;
+mod sharing;
+mod standby;
+mod support;
+mod tls;
+mod unreadable;
+mod web;
