@@ -416,6 +416,27 @@ async fn how_jobs_end_is_the_exit_code_and_what_they_made_is_on_stdout() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_up_on_a_taken_address_says_whose_it_is_and_brings_no_worker_there() -> Result<()>
+{
+    let cluster = TestCluster::start(0).await?;
+    let address = cluster.url().replace("http://", "");
+    let folder = cluster.folder().join("second");
+    let line = format!(
+        "up --data-dir {} --listen {address} --workers 1",
+        folder.display()
+    );
+    let ran = run(&cluster, &line)?;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+    for said in ["another coordinator", address.as_str(), "--listen"] {
+        assert!(ran.err.contains(said), "{said}: {ran:?}");
+    }
+    assert!(!ran.err.contains("Marquee runs"), "{ran:?}");
+    let workers = run(&cluster, "workers --output json")?.json();
+    assert_eq!(workers.as_array().map(Vec::len), Some(0), "{workers}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_goes_away_is_waited_for() -> Result<()> {
     let mut cluster = TestCluster::start(0).await?;
     let file = pipeline(&cluster, "kept", 1, "[\"true\"]")?;
