@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod drain;
 mod explain;
+mod gc;
 mod hold;
 mod jobs;
 mod logs;
@@ -104,7 +105,10 @@ enum Command {
     Retry(retry::Args),
     Hold(hold::HoldArgs),
     Release(hold::ReleaseArgs),
+    Move(hold::MoveArgs),
     Rm(rm::Args),
+    Gc(gc::GcArgs),
+    Keep(gc::KeepArgs),
     Wait(wait::Args),
     Top(top::Args),
     Workers(workers::Args),
@@ -148,7 +152,10 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Retry(args) => retry::run(args, &session).await,
         Command::Hold(args) => hold::hold(args, &session).await,
         Command::Release(args) => hold::release(args, &session).await,
+        Command::Move(args) => hold::move_away(args, &session).await,
         Command::Rm(args) => rm::run(args, &session).await,
+        Command::Gc(args) => gc::gc(args, &session).await,
+        Command::Keep(args) => gc::keep(args, &session).await,
         Command::Wait(args) => wait::run(args, &session).await,
         Command::Top(args) => top::run(args, &session).await,
         Command::Workers(args) => workers::run(args, &session).await,

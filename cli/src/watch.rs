@@ -120,10 +120,7 @@ async fn follow_once(
 
 /// An error that names the jobs which failed or were cancelled, if there are any.
 pub(crate) fn verdict(jobs: &[Job]) -> Result<()> {
-    let bad: Vec<&Job> = jobs
-        .iter()
-        .filter(|job| job.state() != v1::JobState::Succeeded)
-        .collect();
+    let bad: Vec<&Job> = jobs.iter().filter(|job| !words::is_well(job)).collect();
     // A failed one before a cancelled one: it is the cause, and the others mostly followed from it.
     let Some(first) = bad
         .iter()

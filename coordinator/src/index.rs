@@ -8,7 +8,9 @@
 mod accounts;
 mod compare;
 mod holdings;
+mod lengths;
 mod names;
+mod plays;
 mod told;
 mod turns;
 
@@ -30,7 +32,9 @@ use crate::scheduler::{
 };
 pub use accounts::{Account, Accounts};
 use holdings::Holding;
+pub use lengths::{Length, Lengths, Step};
 use names::Names;
+pub use plays::{Expected, Play, Plays};
 use told::Told;
 use turns::Turns;
 
@@ -47,6 +51,8 @@ pub struct Index {
     /// Workers on which attempts of a job failed in a way that may be their fault. A wish, no rule: it is lost
     /// with this process.
     avoided: Mutex<BTreeMap<JobId, BTreeSet<WorkerId>>>,
+    /// When waiting jobs are expected to start, as somebody asked last.
+    pub plays: Plays,
 }
 
 /// What changed since somebody read it.
@@ -130,6 +136,8 @@ pub struct Open {
     pub saved_at: HashMap<JobId, DateTime<Utc>>,
     /// When somebody last looked.
     pub saved_read_at: Option<DateTime<Utc>>,
+    /// How long jobs of each step ran.
+    pub lengths: Lengths,
     /// Queued jobs that fail when they have not ended by a time.
     deadlines: BTreeSet<(DateTime<Utc>, JobId)>,
 }
@@ -236,6 +244,37 @@ impl Open {
         } else {
             now + limit / 4
         })
+    }
+
+    /// How long an open job runs once it has started, as far as one can tell.
+    #[must_use]
+    pub fn length(&self, job: JobId) -> Option<Length> {
+        let known = self.jobs.get(&job)?;
+        let limit = known.spec.timeout_s;
+        let limit = limit.map(|limit| TimeDelta::seconds(i64::from(limit)));
+        Length::of(self.lengths.of(&Step::of(&known.spec)), limit)
+    }
+
+    /// When a running job ends, as likely earlier as later, and in nine cases of ten; and whether that follows from
+    /// earlier runs. One that runs longer than was expected gets half as much again as it has had.
+    #[must_use]
+    pub fn expected_end(
+        &self,
+        job: JobId,
+        now: DateTime<Utc>,
+    ) -> Option<(DateTime<Utc>, DateTime<Utc>, bool)> {
+        let known = self.jobs.get(&job).filter(|known| known.is_running)?;
+        let length = self.length(job)?;
+        let started_at = known.started_at?;
+        let end = |length: TimeDelta| {
+            let end = started_at + length;
+            if end > now {
+                end
+            } else {
+                now + ((now - started_at) / 2).max(TimeDelta::seconds(1))
+            }
+        };
+        Some((end(length.half), end(length.most), length.is_measured))
     }
 
     /// When devices of a project come back at the latest, as far as time limits of its jobs tell.
@@ -356,6 +395,18 @@ impl Open {
         let mut waiting: Vec<JobId> = waiting.map(|(job, _)| *job).collect();
         waiting.sort_unstable();
         waiting
+    }
+
+    /// Takes down how long those of `jobs` ran that are known here and have succeeded.
+    pub fn learn_lengths(&mut self, jobs: &BTreeSet<JobId>, now: DateTime<Utc>) {
+        for job in jobs {
+            let Some(known) = self.jobs.get(job) else {
+                continue;
+            };
+            if let Some(started_at) = known.started_at {
+                self.lengths.learn(Step::of(&known.spec), now - started_at);
+            }
+        }
     }
 
     /// Returns the step that the job was at.

@@ -21,6 +21,7 @@ mod doorman;
 mod draw;
 pub mod election;
 pub mod env;
+pub mod forecast;
 pub mod index;
 pub mod lifecycle;
 pub mod lock;

@@ -217,6 +217,7 @@ impl Commits {
                 env_from_worker: Vec::new(),
             }),
             needs: vec![],
+            needs_on: Default::default(),
             inputs: [].into(),
             resources: Resources {
                 ranks: 1,
@@ -230,6 +231,7 @@ impl Commits {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

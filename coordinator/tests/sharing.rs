@@ -209,6 +209,7 @@ async fn what_could_never_start_or_names_nobody_is_refused_by_field() {
             weight,
             quotas: Some(quotas),
             lift: Vec::new(),
+            ..Default::default()
         };
         let status = projects(&cluster)
             .await

@@ -20,6 +20,12 @@ pub const PIPELINE_MAX_JOBS: usize = 1_000;
 /// Elements of a job array. Each is a row: that many are stored within seconds, and more would be a
 /// document that nobody meant.
 pub const ARRAY_MAX_ELEMENTS: u32 = 100_000;
+/// Lists of values that an array goes over.
+pub const ARRAY_VALUE_NAMES_MAX: usize = 16;
+/// Bytes of a text among the values of an array: a path, or a line of settings.
+pub const ARRAY_VALUE_MAX_BYTES: usize = 1_024;
+/// Bytes of all lists of an array as JSON: a listing of its elements reads them once for each.
+pub const ARRAY_VALUES_MAX_BYTES: usize = 16 * 1024;
 /// CPU slots of one host: the largest hosts have some hundred threads.
 pub const HOST_DEVICES_MAX: u32 = 4_096;
 /// Hardware threads of one host.

@@ -16,6 +16,7 @@ use crate::ids::JobName;
 use crate::limits;
 use crate::spec::{JobSpec, PipelineSpec};
 
+mod array;
 mod bounds;
 mod graph;
 mod job;
@@ -23,6 +24,7 @@ mod labels;
 mod learning;
 pub use bounds::check_size;
 pub use labels::TMDB_GENRES;
+mod needs;
 mod overrides;
 mod recipe;
 mod settings;

@@ -185,6 +185,38 @@ impl Quotas {
     }
 }
 
+/// Longest time for which something is kept that is kept for a time: ten years.
+pub const KEEP_DAYS_MAX: u32 = 3_650;
+
+/// For how long a project keeps what has ended, in days. None: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Pipelines with all that is stored of them, after the end of their last job.
+    pub keep_days: Option<u32>,
+    /// Logs and metrics of jobs, after their end.
+    pub keep_log_days: Option<u32>,
+}
+
+impl Retention {
+    /// Whether a time that somebody typed can be meant.
+    ///
+    /// # Errors
+    /// Which one cannot, and what may be given.
+    pub fn check(&self) -> Result<(), String> {
+        for (what, days) in [
+            ("keep_days", self.keep_days),
+            ("keep_log_days", self.keep_log_days),
+        ] {
+            if let Some(days) = days.filter(|days| !(1..=KEEP_DAYS_MAX).contains(days)) {
+                return Err(format!(
+                    "{what}: {days} is out of range; give 1 to {KEEP_DAYS_MAX}, or \"none\" for ever"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A weight as somebody typed it.
 ///
 /// # Errors
@@ -368,6 +400,24 @@ mod tests {
             assert_eq!(Reset::from_word(word).unwrap().as_str(), word);
         }
         assert_eq!(Reset::from_word("Monday"), None);
+    }
+
+    #[test]
+    fn days_that_cannot_be_meant_are_refused_by_name() {
+        let of = |keep_days, keep_log_days| Retention {
+            keep_days,
+            keep_log_days,
+        };
+        assert_eq!(of(None, None).check(), Ok(()));
+        assert_eq!(of(Some(1), Some(KEEP_DAYS_MAX)).check(), Ok(()));
+        assert!(
+            of(Some(0), None)
+                .check()
+                .unwrap_err()
+                .starts_with("keep_days: 0")
+        );
+        let told = of(None, Some(KEEP_DAYS_MAX + 1)).check().unwrap_err();
+        assert!(told.starts_with("keep_log_days: 3651"), "{told}");
     }
 
     #[test]

@@ -11,14 +11,17 @@ use crate::ids::JobName;
 use crate::resources::Resources;
 
 mod learning;
+mod needs;
 mod recipe;
 mod settings;
 mod sharing;
+mod values;
 mod watch;
 pub use learning::{
     Activation, Backbone, HeadSettings, Learning, Loss, Mix, PartialWeights, Sampling,
     ScriptSettings, Shuffle, Transfer, matches,
 };
+pub use needs::{Ended, NeedOn};
 pub use recipe::{Backend, Colour, Crop, GradientCompression, LrSchedule, Precision, Span};
 pub use settings::{
     CommandSettings, EvalSettings, FetchSettings, FilmList, ImageEncoding, LEAVE_OUT_DEFAULT,
@@ -26,6 +29,7 @@ pub use settings::{
     Splits, TrainSettings, Uncertain, Unlabelled,
 };
 pub use sharing::{HostRules, Sharing};
+pub use values::{ArrayValues, value_text, value_variable};
 pub use watch::{OnDisconnect, Watch};
 
 /// What a job does, without its settings.
@@ -196,8 +200,12 @@ impl ArrayElement {
 pub struct JobSpec {
     pub name: JobName,
     pub work: Work,
-    /// Jobs of the same pipeline that must succeed first; those that `inputs` name are included.
+    /// Jobs of the same pipeline that must end first; those that `inputs` name are included.
     pub needs: Vec<JobName>,
+    /// How those of them must end of which it is not their success that is waited for. Beside `needs`, so that older
+    /// versions read both.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub needs_on: BTreeMap<JobName, NeedOn>,
     pub inputs: BTreeMap<String, InputRef>,
     pub resources: Resources,
     /// Higher runs first. Default 0.
@@ -216,6 +224,9 @@ pub struct JobSpec {
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
+    /// What the elements of an array go through, and what an element has of it.
+    #[serde(default, skip_serializing_if = "ArrayValues::is_empty")]
+    pub values: ArrayValues,
     /// For whom, when and where it runs, and what may interrupt it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub sharing: Sharing,
@@ -241,14 +252,31 @@ impl JobSpec {
         }
     }
 
-    /// The spec of element `index` of this array.
+    /// How the job `name`, which this one needs, must end.
+    #[must_use]
+    pub fn needs_of(&self, name: &JobName) -> NeedOn {
+        self.needs_on.get(name).copied().unwrap_or_default()
+    }
+
+    /// The spec of element `index` of this array, with its values filled in.
     #[must_use]
     pub fn element_at(&self, index: u32) -> Self {
         let size = self.array.unwrap_or(1);
+        let here = self.values.at(index);
+        let mut element = self.clone();
+        if let Work::Command(command) = &mut element.work
+            && !here.is_empty()
+        {
+            *command = command.with_values(&here);
+        }
         Self {
             array: None,
             element: Some(ArrayElement { index, size }),
-            ..self.clone()
+            values: ArrayValues {
+                over: BTreeMap::new(),
+                here,
+            },
+            ..element
         }
     }
 }

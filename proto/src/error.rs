@@ -56,6 +56,8 @@ pub enum ErrorCode {
     NotLeading,
     /// Only a job that waits or is queued can be held and released.
     JobNotHoldable,
+    /// Only what runs can be moved to another host.
+    JobNotMovable,
     ProjectNotFound,
     /// The project has as much as it may have.
     OverQuota,
@@ -78,7 +80,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -96,6 +98,7 @@ impl ErrorCode {
         Self::StillNeeded,
         Self::NotLeading,
         Self::JobNotHoldable,
+        Self::JobNotMovable,
         Self::ProjectNotFound,
         Self::OverQuota,
         Self::WorkerNotFound,
@@ -130,6 +133,7 @@ impl ErrorCode {
             Self::NotAllowed => "MQ0340",
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
+            Self::JobNotMovable => "MQ0365",
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
@@ -157,6 +161,7 @@ impl ErrorCode {
             Self::JobHasEnded
             | Self::JobNotRetryable
             | Self::JobNotHoldable
+            | Self::JobNotMovable
             | Self::WorkerNameTaken
             | Self::OtherCluster
             | Self::CannotRescue

@@ -103,9 +103,9 @@ pub async fn mark_jobs_made_again(
                FROM unnest($1::bigint[], $2::int[]) AS g (job_id, attempt)
                WHERE j.id = g.job_id AND j.attempt = g.attempt AND j.state = 'succeeded'
                RETURNING j.id, j.array_job_id, j.array_size, j.attempt, j.max_attempts,
-                         (SELECT count(*)::int FROM job_needs n JOIN jobs d ON d.id = n.needs_job_id
+                         (SELECT count(*)::int FROM need_states n
                           WHERE n.job_id = COALESCE(j.array_job_id, j.id)
-                            AND d.state <> 'succeeded') AS needs_left
+                            AND (NOT n.met OR n.needs_job_id = ANY ($1))) AS needs_left
            ), opened AS (
                INSERT INTO open_jobs (job_id, array_job_id, state, attempt, last_attempt, needs_left,
                                       queued_at)
@@ -159,8 +159,8 @@ pub async fn mark_waiting_again(
     let rows = sqlx::query_scalar!(
         r#"WITH known AS (
                SELECT c.job_id, c.state AS before, c.array_job_id,
-                      (SELECT count(*)::int FROM job_needs n JOIN jobs d ON d.id = n.needs_job_id
-                       WHERE n.job_id = COALESCE(c.array_job_id, c.job_id) AND d.state = 'open') AS open_needs
+                      (SELECT count(*)::int FROM need_states n
+                       WHERE n.job_id = COALESCE(c.array_job_id, c.job_id) AND NOT n.met) AS open_needs
                FROM open_jobs c
                WHERE (c.job_id = ANY ($1) OR c.array_job_id = ANY ($1)) AND c.state IN ('waiting', 'queued')
            ), waits AS (

@@ -6,7 +6,7 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobName;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
 use marquee_domain::project::ProjectName;
-use marquee_domain::spec::JobKind;
+use marquee_domain::spec::{Ended, JobKind, NeedOn};
 
 use crate::{Result, StoreError};
 
@@ -113,6 +113,14 @@ pub(crate) fn rank_state(word: &str) -> Result<RankState> {
 
 pub(crate) fn kind(word: &str) -> Result<JobKind> {
     JobKind::from_word(word).ok_or_else(|| unreadable("jobs.kind", word))
+}
+
+pub(crate) fn need_on(word: &str) -> Result<NeedOn> {
+    NeedOn::from_word(word).ok_or_else(|| unreadable("job_needs.wanted", word))
+}
+
+pub(crate) fn ended(word: &str) -> Result<Ended> {
+    Ended::from_word(word).ok_or_else(|| unreadable("need_states.ended", word))
 }
 
 pub(crate) fn job_name(text: String) -> Result<JobName> {

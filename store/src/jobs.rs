@@ -1,11 +1,13 @@
 //! Jobs as they are: storing new ones and reading them. Changes of state are in `transitions`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::{AttemptNumber, JobId, JobName, PipelineId};
 use marquee_domain::job::{JobState, JobStateName};
-use marquee_domain::spec::{JobKind, JobSpec};
+use marquee_domain::spec::{ArrayValues, JobKind, JobSpec, NeedOn};
 
 use crate::ranks::Progress;
 use crate::{Conn, Result, StoreError, Tx, convert, ranks};
@@ -17,8 +19,8 @@ const PROGRESS_ELEMENTS_MAX: i32 = 1_000;
 #[derive(Debug, Clone)]
 pub struct NewJob<'a> {
     pub spec: &'a JobSpec,
-    /// Places within the pipeline, from 0, of the jobs that it needs, each once.
-    pub needs: Vec<u32>,
+    /// Places within the pipeline, from 0, of the jobs that it needs, each once, and how they must end.
+    pub needs: Vec<(u32, NeedOn)>,
 }
 
 /// A stored job with what belongs to it at a glance.
@@ -44,16 +46,20 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Digest of the committed artifact.
     pub artifact: Option<Digest>,
-    /// Names of the jobs it needs, in pipeline order.
-    pub needs: Vec<JobName>,
-    /// Of a waiting job: those among them that have not succeeded.
-    pub waits_for: Vec<JobName>,
+    /// Names of the jobs it needs, in pipeline order, and how they must end.
+    pub needs: Vec<(JobName, NeedOn)>,
+    /// Of a waiting job: those among them that have not ended so.
+    pub waits_for: Vec<(JobName, NeedOn)>,
+    /// Of a cancelled job: what it was there for did not happen, and could not any more.
+    pub is_not_needed: bool,
     /// Of a queued job: class and figures of what keeps it waiting, as stored.
     pub obstacle: Option<serde_json::Value>,
     /// Of an array: its elements, by state.
     pub elements: Option<ElementCounts>,
     /// Of an element: its array and its place in it.
     pub element: Option<ElementOf>,
+    /// Of an element of an array over values: its own, by name.
+    pub values: BTreeMap<String, serde_json::Value>,
     /// The job whose artifact was taken for its own.
     pub reused_from: Option<JobId>,
     pub project: String,
@@ -136,14 +142,18 @@ pub async fn insert_jobs(
         .map(|job| convert::optional_int("array", job.spec.array))
         .collect();
     let needs = positions.iter().zip(new).flat_map(|(position, job)| {
-        let of = |need: &u32| Ok((*position, convert::int("position", *need)?));
+        let of = |(need, on): &(u32, NeedOn)| {
+            let need = convert::int("position", *need)?;
+            Ok(((*position, need), on.as_str().to_owned()))
+        };
         job.needs
             .iter()
             .map(of)
-            .collect::<Vec<Result<(i32, i32)>>>()
+            .collect::<Vec<Result<((i32, i32), String)>>>()
     });
-    let (dependents, needed): (Vec<i32>, Vec<i32>) =
+    let (pairs, wanted): (Vec<(i32, i32)>, Vec<String>) =
         needs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    let (dependents, needed): (Vec<i32>, Vec<i32>) = pairs.into_iter().unzip();
     let priorities: Vec<i32> = new.iter().map(|job| job.spec.priority).collect();
     let rows = sqlx::query_scalar!(
         r#"WITH given AS (
@@ -169,8 +179,9 @@ pub async fn insert_jobs(
                SELECT s.id, g.array_size FROM stored s JOIN given g ON g.position = s.position
                WHERE g.array_size IS NOT NULL
            ), needed AS (
-               INSERT INTO job_needs (job_id, needs_job_id)
-               SELECT s.id, d.id FROM unnest($12::int[], $13::int[]) AS n (position, needs)
+               INSERT INTO job_needs (job_id, needs_job_id, wanted)
+               SELECT s.id, d.id, n.wanted
+               FROM unnest($12::int[], $13::int[], $16::text[]) AS n (position, needs, wanted)
                JOIN stored s ON s.position = n.position JOIN stored d ON d.position = n.needs
            ), told AS (
                INSERT INTO job_events (job_id, attempt, text, at, caller)
@@ -192,6 +203,7 @@ pub async fn insert_jobs(
         &needed,
         caller,
         &texts(|spec| spec.sharing.project.to_string()),
+        &wanted,
     )
     .fetch_all(tx.sql())
     .await?;
@@ -279,13 +291,19 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
                   j.finished_at, j.cancel_requested AS "cancel_requested!",
                   j.failure_class, j.failure_message, j.obstacle,
                   COALESCE(e.progress, r.progress) AS "progress?", a.digest AS "artifact?",
-                  ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
+                  -- Names hold no space.
+                  ARRAY(SELECT n.name || ' ' || d.wanted
+                        FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
                         WHERE d.job_id = COALESCE(j.array_job_id, j.id)
                         ORDER BY n.position) AS "needs!",
-                  ARRAY(SELECT n.name FROM job_needs d JOIN jobs n ON n.id = d.needs_job_id
-                        WHERE j.needs_left > 0 AND d.job_id = COALESCE(j.array_job_id, j.id)
-                          AND n.state <> 'succeeded'
+                  ARRAY(SELECT n.name || ' ' || d.wanted
+                        FROM need_states d JOIN jobs n ON n.id = d.needs_job_id
+                        WHERE j.needs_left > 0 AND d.job_id = COALESCE(j.array_job_id, j.id) AND NOT d.met
                         ORDER BY n.position) AS "waits_for!",
+                  EXISTS (SELECT 1 FROM jobs r
+                          WHERE s.state = 'cancelled' AND r.id = j.cancelled_for AND r.state = 'succeeded')
+                      AS "is_not_needed!",
+                  (SELECT g.spec #> '{values,over}' FROM jobs g WHERE g.id = j.array_job_id) AS over_values,
                   c.counts AS "elements?", j.array_job_id, j.array_index, j.reused_from,
                   j.project AS "project!", COALESCE(j.held_by, y.held_by) AS held_by,
                   COALESCE(j.held_at, y.held_at) AS held_at, j.interruption_message
@@ -413,6 +431,19 @@ pub async fn list_job_names(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<(JobI
         .collect()
 }
 
+/// The element `index` of an array.
+pub async fn find_element(conn: &mut Conn, array: JobId, index: u32) -> Result<Option<JobId>> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM jobs WHERE array_job_id = $1 AND array_index = $2",
+        array.0,
+        // Beyond any index that is stored.
+        i32::try_from(index).unwrap_or(i32::MAX),
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    Ok(id.map(JobId))
+}
+
 /// What a job was asked to do; for an element, its array's spec with its place in it.
 pub async fn get_job_spec(conn: &mut Conn, id: JobId) -> Result<JobSpec> {
     let row = sqlx::query!(
@@ -451,6 +482,8 @@ struct RawJob {
     artifact: Option<String>,
     needs: Vec<String>,
     waits_for: Vec<String>,
+    is_not_needed: bool,
+    over_values: Option<serde_json::Value>,
     elements: Option<serde_json::Value>,
     array_job_id: Option<i64>,
     array_index: Option<i32>,
@@ -525,21 +558,15 @@ impl TryFrom<RawJob> for Job {
             // Of a version that took any number, or damaged: the job is worth more than how far it is.
             progress: raw.progress.and_then(|p| convert::json("progress", p).ok()),
             artifact: raw.artifact.map(convert::digest).transpose()?,
-            needs: raw
-                .needs
-                .into_iter()
-                .map(convert::job_name)
-                .collect::<Result<_>>()?,
-            waits_for: raw
-                .waits_for
-                .into_iter()
-                .map(convert::job_name)
-                .collect::<Result<_>>()?,
+            needs: raw.needs.into_iter().map(need).collect::<Result<_>>()?,
+            waits_for: raw.waits_for.into_iter().map(need).collect::<Result<_>>()?,
+            is_not_needed: raw.is_not_needed,
             obstacle: raw.obstacle,
             elements: raw
                 .elements
                 .map(|counts| convert::json("elements", counts))
                 .transpose()?,
+            values: values_at(raw.over_values, raw.array_index)?,
             element: element_of(raw.array_job_id, raw.array_index)?,
             reused_from: raw.reused_from.map(JobId),
             project: raw.project,
@@ -547,6 +574,30 @@ impl TryFrom<RawJob> for Job {
             makes_room: raw.interruption_message,
         })
     }
+}
+
+/// A need as the statement above writes it: "train succeeded".
+fn need(text: String) -> Result<(JobName, NeedOn)> {
+    let (name, wanted) = text.split_once(' ').unwrap_or((&text, "succeeded"));
+    Ok((
+        convert::job_name(name.to_owned())?,
+        convert::need_on(wanted)?,
+    ))
+}
+
+/// The values of an element, from the lists of its array.
+fn values_at(
+    over: Option<serde_json::Value>,
+    index: Option<i32>,
+) -> Result<BTreeMap<String, serde_json::Value>> {
+    let (Some(over), Some(index)) = (over, index) else {
+        return Ok(BTreeMap::new());
+    };
+    let values = ArrayValues {
+        over: convert::json("jobs.spec values", over)?,
+        here: BTreeMap::new(),
+    };
+    Ok(values.at(convert::u32_of("jobs.array_index", index)?))
 }
 
 fn element_of(array: Option<i64>, index: Option<i32>) -> Result<Option<ElementOf>> {

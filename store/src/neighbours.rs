@@ -4,46 +4,76 @@
 
 use marquee_domain::ids::{JobId, JobName};
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::{Ended, NeedOn};
+use marquee_domain::transitions::needs::Need;
 
-use crate::{Conn, Result, StoreError, convert};
+use crate::{Conn, Result, convert};
 
-/// A job that needs another one, is needed by it, or is an element of it.
+/// A job that needs another one, directly or through others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     pub id: JobId,
     pub name: JobName,
     pub state: JobStateName,
-    pub attempt: u32,
-    /// The job whose end without success cancelled it.
-    pub cancelled_for: Option<JobId>,
-    pub is_array: bool,
+    /// It waited for another end than a success, and is queued or runs for it, or elements of it do.
+    pub follows_at_work: bool,
+}
+
+/// A job that another one needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    pub id: JobId,
+    pub name: JobName,
+    /// How it must end.
+    pub on: NeedOn,
+    /// How it ended. None: it has not, or it is an array whose elements have not.
+    pub ended: Option<Ended>,
+}
+
+impl Needed {
+    /// Whether it has ended in another way than the one that is waited for.
+    #[must_use]
+    pub fn is_missed(&self) -> bool {
+        self.ended.is_some_and(|ended| !self.on.is_met_by(ended))
+    }
 }
 
 /// The jobs that `job` needs, in pipeline order; for an element, those that its array needs.
-pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
-    let rows = sqlx::query_as!(
-        RawNeighbour,
-        r#"SELECT n.id AS "id!", n.name AS "name!", n.state AS "state!", n.attempt AS "attempt!",
-                  n.cancelled_for, n.array_size IS NOT NULL AS "is_array!"
+pub async fn list_needs(conn: &mut Conn, job: JobId) -> Result<Vec<Needed>> {
+    let rows = sqlx::query!(
+        r#"SELECT d.id, d.name, n.wanted AS "wanted!", n.ended
            FROM jobs j
-           JOIN job_needs d ON d.job_id = COALESCE(j.array_job_id, j.id)
-           JOIN job_states n ON n.id = d.needs_job_id
+           JOIN need_states n ON n.job_id = COALESCE(j.array_job_id, j.id)
+           JOIN jobs d ON d.id = n.needs_job_id
            WHERE j.id = $1
-           ORDER BY n.position, n.id"#,
+           ORDER BY d.position, d.id"#,
         job.0,
     )
     .fetch_all(conn.sql())
     .await?;
-    rows.into_iter().map(Neighbour::try_from).collect()
+    let needs = rows.into_iter().map(|row| {
+        Ok(Needed {
+            id: JobId(row.id),
+            name: convert::job_name(row.name)?,
+            on: convert::need_on(&row.wanted)?,
+            ended: row.ended.as_deref().map(convert::ended).transpose()?,
+        })
+    });
+    needs.collect()
 }
 
-/// The jobs that cannot run without `job`: those that need it, directly or through others that wait or have ended
-/// without success, each after what it needs. Elements of arrays are not among them: they go where their array goes.
-///
-/// Whoever is queued, runs or has succeeded has had all that it needs, also where that is made again meanwhile.
-pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
-    let rows = sqlx::query_as!(
-        RawNeighbour,
+/// A job that waits, with its attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    pub id: JobId,
+    pub attempt: u32,
+    pub is_array: bool,
+}
+
+/// The jobs that wait for `job`, directly or through others, and what they need, each after what it needs. Elements
+/// of arrays are not among them: they go where their array goes.
+pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Waiting>, Vec<Need>)> {
+    let rows = sqlx::query!(
         r#"WITH RECURSIVE dependents (id) AS (
                SELECT job_id FROM job_needs WHERE needs_job_id = $1
                UNION
@@ -51,36 +81,68 @@ pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbou
                JOIN job_states s ON s.id = d.id AND s.state IN ('waiting', 'failed', 'cancelled')
                JOIN job_needs n ON n.needs_job_id = d.id
            )
-           SELECT j.id AS "id!", j.name AS "name!", j.state AS "state!", j.attempt AS "attempt!",
-                  j.cancelled_for, j.array_size IS NOT NULL AS "is_array!"
-           FROM dependents d JOIN job_states j ON j.id = d.id
+           SELECT o.job_id, o.attempt, j.array_size IS NOT NULL AS "is_array!", n.needs_job_id, n.wanted
+           FROM dependents d
+           JOIN open_jobs o ON o.job_id = d.id AND o.state = 'waiting'
+           JOIN jobs j ON j.id = d.id
+           JOIN job_needs n ON n.job_id = d.id
+           ORDER BY j.position, o.job_id, n.needs_job_id"#,
+        job.0,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut needs = Vec::with_capacity(rows.len());
+    for row in rows {
+        let id = JobId(row.job_id);
+        if waiting.last().is_none_or(|last| last.id != id) {
+            waiting.push(Waiting {
+                id,
+                attempt: convert::u32_of("open_jobs.attempt", row.attempt)?,
+                is_array: row.is_array,
+            });
+        }
+        needs.push(Need {
+            job: id,
+            of: JobId(row.needs_job_id),
+            on: convert::need_on(&row.wanted)?,
+        });
+    }
+    Ok((waiting, needs))
+}
+
+/// The jobs that need `job`: directly, or through others that wait or have ended without success, each after what it
+/// needs. Elements of arrays are not among them: they go where their array goes.
+///
+/// Whoever is queued, runs or has succeeded has had all that it needs, also where that is made again meanwhile.
+pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
+    let rows = sqlx::query!(
+        r#"WITH RECURSIVE dependents (id, follows) AS (
+               SELECT job_id, wanted <> 'succeeded' FROM job_needs WHERE needs_job_id = $1
+               UNION
+               SELECT n.job_id, d.follows OR n.wanted <> 'succeeded' FROM dependents d
+               JOIN job_states s ON s.id = d.id AND s.state IN ('waiting', 'failed', 'cancelled')
+               JOIN job_needs n ON n.needs_job_id = d.id
+           )
+           SELECT j.id AS "id!", j.name AS "name!", j.state AS "state!",
+                  d.follows AND (j.state IN ('queued', 'running')
+                  OR j.array_size IS NOT NULL
+                     AND EXISTS (SELECT 1 FROM open_jobs o WHERE o.array_job_id = j.id AND o.state <> 'waiting'))
+                      AS "follows_at_work!"
+           FROM (SELECT id, bool_or(follows) AS follows FROM dependents GROUP BY id) d
+           JOIN job_states j ON j.id = d.id
            ORDER BY j.position, j.id"#,
         job.0,
     )
     .fetch_all(conn.sql())
     .await?;
-    rows.into_iter().map(Neighbour::try_from).collect()
-}
-
-struct RawNeighbour {
-    id: i64,
-    name: String,
-    state: String,
-    attempt: i32,
-    cancelled_for: Option<i64>,
-    is_array: bool,
-}
-
-impl TryFrom<RawNeighbour> for Neighbour {
-    type Error = StoreError;
-    fn try_from(raw: RawNeighbour) -> Result<Self> {
-        Ok(Self {
-            id: JobId(raw.id),
-            name: convert::job_name(raw.name)?,
-            state: convert::job_state(&raw.state)?,
-            attempt: convert::u32_of("jobs.attempt", raw.attempt)?,
-            cancelled_for: raw.cancelled_for.map(JobId),
-            is_array: raw.is_array,
+    let dependents = rows.into_iter().map(|row| {
+        Ok(Neighbour {
+            id: JobId(row.id),
+            name: convert::job_name(row.name)?,
+            state: convert::job_state(&row.state)?,
+            follows_at_work: row.follows_at_work,
         })
-    }
+    });
+    dependents.collect()
 }

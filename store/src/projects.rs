@@ -1,7 +1,7 @@
 //! Projects: weight and quotas with who changed them, and what they used.
 
 use chrono::{DateTime, Utc};
-use marquee_domain::project::{Hours, ProjectName, Quotas, Reset, Usage};
+use marquee_domain::project::{Hours, ProjectName, Quotas, Reset, Retention, Usage};
 
 use crate::{Conn, Result, Tx, convert};
 
@@ -12,6 +12,7 @@ pub struct Project {
     /// Above 0.
     pub weight: f64,
     pub quotas: Quotas,
+    pub retention: Retention,
     pub usage: Usage,
 }
 
@@ -27,7 +28,8 @@ pub struct ProjectChange {
 /// quotas until it is set anew.
 pub async fn list_projects(conn: &mut Conn) -> Result<Vec<Project>> {
     let rows = sqlx::query!(
-        "SELECT name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage, usage_at
+        "SELECT name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage, usage_at, keep_days,
+                keep_log_days
          FROM projects ORDER BY name"
     )
     .fetch_all(conn.sql())
@@ -50,6 +52,10 @@ pub async fn list_projects(conn: &mut Conn) -> Result<Vec<Project>> {
                     gpu_hours_week: row.gpu_hours_week,
                     reset: Reset::from_word(&row.reset)
                         .ok_or_else(|| convert::unreadable("projects.reset", &row.reset))?,
+                },
+                retention: Retention {
+                    keep_days: number("projects.keep_days", row.keep_days)?,
+                    keep_log_days: number("projects.keep_log_days", row.keep_log_days)?,
                 },
                 usage: Usage::new(row.usage, row.usage_at),
             })
@@ -98,21 +104,24 @@ pub async fn get_counted_to(conn: &mut Conn) -> Result<Option<DateTime<Utc>>> {
     Ok(at)
 }
 
-/// Stores a project's weight and quotas; a new one has used nothing.
+/// Stores a project's weight, quotas and retention; a new one has used nothing.
 pub async fn upsert_project(
     tx: &mut Tx,
     name: &ProjectName,
     weight: f64,
     quotas: &Quotas,
+    retention: Retention,
     now: DateTime<Utc>,
 ) -> Result<()> {
     sqlx::query!(
-        "INSERT INTO projects (name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        "INSERT INTO projects (name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage_at, keep_days,
+                               keep_log_days)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (name) DO UPDATE
          SET weight = excluded.weight, gpus = excluded.gpus, cpu_slots = excluded.cpu_slots,
              queued = excluded.queued, gpu_hours_week = excluded.gpu_hours_week,
-             reset = excluded.reset",
+             reset = excluded.reset, keep_days = excluded.keep_days,
+             keep_log_days = excluded.keep_log_days",
         name.as_str(),
         weight,
         convert::optional_int("gpus", quotas.gpus)?,
@@ -121,6 +130,8 @@ pub async fn upsert_project(
         quotas.gpu_hours_week,
         quotas.reset.as_str(),
         now,
+        convert::optional_int("keep_days", retention.keep_days)?,
+        convert::optional_int("keep_log_days", retention.keep_log_days)?,
     )
     .execute(tx.sql())
     .await?;

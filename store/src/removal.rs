@@ -236,7 +236,9 @@ pub async fn delete_pipeline(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
               g AS (DELETE FROM attempts WHERE job_id IN (SELECT id FROM gone)),
               h AS (DELETE FROM job_needs WHERE job_id IN (SELECT id FROM gone)),
               i AS (DELETE FROM arrays WHERE job_id IN (SELECT id FROM gone)),
-              j AS (DELETE FROM jobs WHERE pipeline_id = $1)
+              j AS (DELETE FROM job_inputs WHERE job_id IN (SELECT id FROM gone)),
+              k AS (DELETE FROM job_forecasts WHERE job_id IN (SELECT id FROM gone)),
+              l AS (DELETE FROM jobs WHERE pipeline_id = $1)
          DELETE FROM pipelines WHERE id = $1",
         pipeline.0,
     )

@@ -148,62 +148,6 @@ pub async fn list_open_elements(conn: &mut Conn, array: JobId) -> Result<Vec<Job
     list_job_heads(conn, &ids).await
 }
 
-/// What became of jobs because others succeeded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Released {
-    /// waiting -> queued. Elements of arrays are not among them: their arrays are.
-    pub queued: Vec<JobId>,
-    /// Arrays whose elements were queued.
-    pub arrays: Vec<JobId>,
-    /// Still waiting, for fewer than before.
-    pub waiting: Vec<JobId>,
-}
-
-/// Takes `done` off the needs of those that need them: waiting -> queued for each that has none left, and
-/// for the elements of an array that has none left.
-pub async fn release(tx: &mut Tx, done: &[JobId], now: DateTime<Utc>) -> Result<Released> {
-    let ids = numbers(done);
-    let rows = sqlx::query!(
-        r#"WITH fewer AS (
-               SELECT job_id, count(*)::int AS succeeded FROM job_needs
-               WHERE needs_job_id = ANY ($1) GROUP BY job_id
-           ), counted AS (
-               UPDATE open_jobs o
-               SET needs_left = o.needs_left - f.succeeded,
-                   state = CASE WHEN o.needs_left = f.succeeded AND j.array_size IS NULL
-                                THEN 'queued' ELSE o.state END,
-                   queued_at = CASE WHEN o.needs_left = f.succeeded THEN $2::timestamptz END
-               FROM fewer f JOIN jobs j ON j.id = f.job_id
-               WHERE o.job_id = f.job_id AND o.state = 'waiting'
-               RETURNING o.job_id, o.attempt, o.needs_left, j.array_size IS NOT NULL AS is_array
-           ), elements AS (
-               UPDATE open_jobs o SET state = 'queued', queued_at = $2, needs_left = 0
-               FROM counted c
-               WHERE c.is_array AND c.needs_left = 0 AND o.array_job_id = c.job_id
-                 AND o.state = 'waiting'
-           ), told AS (
-               INSERT INTO job_events (job_id, attempt, text, at)
-               SELECT job_id, attempt, 'queued', $2 FROM counted WHERE needs_left = 0
-           )
-           SELECT job_id AS "job_id!", needs_left AS "needs_left!", is_array AS "is_array!"
-           FROM counted ORDER BY job_id"#,
-        &ids,
-        now,
-    )
-    .fetch_all(tx.sql())
-    .await?;
-    let mut released = Released::default();
-    for row in rows {
-        let list = match (row.needs_left, row.is_array) {
-            (0, false) => &mut released.queued,
-            (0, true) => &mut released.arrays,
-            (_, _) => &mut released.waiting,
-        };
-        list.push(JobId(row.job_id));
-    }
-    Ok(released)
-}
-
 /// A job that succeeds with what its attempt committed.
 #[derive(Debug, Clone)]
 pub struct Success<'a> {
@@ -223,6 +167,8 @@ pub struct ArrayCount {
     pub array: JobId,
     /// Elements that have not succeeded.
     pub left: u32,
+    /// Elements that have not ended.
+    pub open: u32,
 }
 
 /// running -> succeeded, each by this attempt and no other, with its attempt, its artifact and, for elements,
@@ -290,9 +236,10 @@ pub async fn mark_jobs_succeeded(
                FROM (SELECT array_job_id, count(*)::int AS more FROM ended
                      WHERE array_job_id IS NOT NULL GROUP BY array_job_id) c
                WHERE a.job_id = c.array_job_id
-               RETURNING a.job_id, a.size - a.succeeded AS left_over
+               RETURNING a.job_id, a.size - a.succeeded AS left_over,
+                         a.size - a.succeeded - a.failed - a.cancelled AS open_left
            )
-           SELECT e.job_id AS "job_id!", c.job_id AS "array?", c.left_over
+           SELECT e.job_id AS "job_id!", c.job_id AS "array?", c.left_over, c.open_left
            FROM ended e LEFT JOIN counted c ON c.job_id = e.array_job_id
            ORDER BY e.job_id"#,
         now,
@@ -313,11 +260,11 @@ pub async fn mark_jobs_succeeded(
     let mut done = Vec::with_capacity(rows.len());
     for row in rows {
         done.push(JobId(row.job_id));
-        if let (Some(array), Some(left)) = (row.array, row.left_over) {
-            let left = convert::u32_of("arrays.size", left)?;
+        if let (Some(array), Some(left), Some(open)) = (row.array, row.left_over, row.open_left) {
             arrays.push(ArrayCount {
                 array: JobId(array),
-                left,
+                left: convert::u32_of("arrays.size", left)?,
+                open: convert::u32_of("arrays.size", open)?,
             });
         }
     }
@@ -515,12 +462,12 @@ pub async fn mark_cancels_requested(tx: &mut Tx, jobs: &[At]) -> Result<Vec<JobI
     Ok(rows.into_iter().map(JobId).collect())
 }
 
-/// failed or cancelled -> queued, or waiting where something that they need has not succeeded, and always
+/// failed or cancelled -> queued, or waiting where something that they need has not ended as it must, and always
 /// so for an array, which waits for its elements. Each at its attempt, with as many attempts as it had at
 /// first. Returns those that are back.
 ///
-/// Needs are looked at as they are when the statement begins: those that come back with this call count as
-/// not succeeded, which they are.
+/// Needs are looked at as they are when the statement begins; those that come back with this call count as
+/// open, which they are then.
 pub async fn mark_jobs_revived(
     tx: &mut Tx,
     jobs: &[(JobId, u32)],
@@ -543,9 +490,9 @@ pub async fn mark_jobs_revived(
                WHERE j.id = g.job_id AND j.attempt = g.attempt AND j.state IN ('failed', 'cancelled')
                RETURNING j.id, j.array_job_id, j.array_size, j.attempt, j.max_attempts,
                          before.state AS ended,
-                         (SELECT count(*)::int FROM job_needs n JOIN jobs d ON d.id = n.needs_job_id
+                         (SELECT count(*)::int FROM need_states n
                           WHERE n.job_id = COALESCE(j.array_job_id, j.id)
-                            AND d.state <> 'succeeded') AS needs_left
+                            AND (NOT n.met OR n.needs_job_id = ANY ($1))) AS needs_left
            ), opened AS (
                INSERT INTO open_jobs (job_id, array_job_id, state, attempt, last_attempt, needs_left,
                                       queued_at)

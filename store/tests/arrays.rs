@@ -7,11 +7,13 @@ use marquee_domain::artifact::Manifest;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::Ended;
 use marquee_store::jobs::{Job, JobFilter, get_job, list_jobs};
+use marquee_store::needs::release;
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{
     list_open_elements, mark_job_failed, mark_job_requeued, mark_jobs_cancelled, mark_jobs_revived,
-    mark_jobs_succeeded, release,
+    mark_jobs_succeeded,
 };
 use marquee_store::workers::mark_worker_online;
 use marquee_store::{Tx, attempts};
@@ -42,7 +44,9 @@ async fn an_array_counts_its_elements_in_every_state() {
     let first = spec("first", 1);
     let [first, array] = jobs(&mut tx, pipeline, [(&first, &[]), (&many, &[0])]).await;
     assert_eq!(counts(&mut tx, array).await, [5, 0, 0, 0, 0, 0]);
-    release(&mut tx, &[first], at(1)).await.unwrap();
+    release(&mut tx, &[(first, Ended::Succeeded)], at(1))
+        .await
+        .unwrap();
     assert_eq!(counts(&mut tx, array).await, [0, 5, 0, 0, 0, 0]);
 
     let elements = list_open_elements(&mut tx, array).await.unwrap();

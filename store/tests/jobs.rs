@@ -7,15 +7,19 @@ use marquee_domain::end::AttemptEnd;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{JobState, JobStateName};
+use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::attempts::{self, list_jobs_to_advance};
 use marquee_store::events::list_events;
-use marquee_store::jobs::{JobFilter, get_job, get_job_spec, list_jobs, list_pipeline_jobs};
-use marquee_store::neighbours::{Neighbour, list_dependents, list_needs};
+use marquee_store::jobs::{
+    JobFilter, NewJob, get_job, get_job_spec, insert_jobs, list_jobs, list_pipeline_jobs,
+};
+use marquee_store::needs::{find_array_end, release};
+use marquee_store::neighbours::{list_dependents, list_needs};
 use marquee_store::pipelines::{NewPipeline, find_pipeline_by_request_id, insert_pipeline};
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{
     get_elements_left, list_open_elements, mark_job_failed, mark_job_requeued, mark_jobs_cancelled,
-    mark_jobs_succeeded, release,
+    mark_jobs_revived, mark_jobs_succeeded,
 };
 use marquee_store::{StoreError, Tx, workers};
 
@@ -33,7 +37,10 @@ async fn a_job_comes_back_as_it_was_submitted() {
         (stored.attempt, stored.max_attempts, stored.ranks),
         (0, 3, 2)
     );
-    assert_eq!(stored.needs, ["fetch".parse().unwrap()]);
+    assert_eq!(
+        stored.needs,
+        [("fetch".parse().unwrap(), NeedOn::Succeeded)]
+    );
     assert_eq!(stored.waits_for, stored.needs);
     assert_eq!(
         get_job_spec(&mut tx, train).await.unwrap(),
@@ -218,10 +225,14 @@ async fn dependents_come_in_pipeline_order_through_every_path() {
         ],
     )
     .await;
-    let ids = |neighbours: Vec<Neighbour>| neighbours.iter().map(|n| n.id).collect::<Vec<_>>();
-    assert_eq!(ids(list_dependents(&mut tx, a).await.unwrap()), [b, c, d]);
-    assert_eq!(ids(list_dependents(&mut tx, d).await.unwrap()), []);
-    assert_eq!(ids(list_needs(&mut tx, c).await.unwrap()), [a, b]);
+    let mut dependents = async |job| -> Vec<JobId> {
+        let found = list_dependents(&mut tx, job).await.unwrap();
+        found.iter().map(|n| n.id).collect()
+    };
+    assert_eq!(dependents(a).await, [b, c, d]);
+    assert_eq!(dependents(d).await, []);
+    let needs = list_needs(&mut tx, c).await.unwrap();
+    assert_eq!(needs.iter().map(|n| n.id).collect::<Vec<_>>(), [a, b]);
 }
 
 /// The end of an array's last need frees its elements, and the array waits for them.
@@ -244,7 +255,9 @@ async fn what_a_job_needs_is_counted_down_once() {
         ],
     )
     .await;
-    let released = release(&mut tx, &[a], at(2)).await.unwrap();
+    let released = release(&mut tx, &[(a, Ended::Succeeded)], at(2))
+        .await
+        .unwrap();
     assert_eq!(
         (released.queued, released.arrays, released.waiting),
         (vec![], vec![array], vec![c])
@@ -253,11 +266,99 @@ async fn what_a_job_needs_is_counted_down_once() {
     assert_eq!(elements.len(), 2);
     assert!(elements.iter().all(|e| e.state == JobStateName::Queued));
     assert_eq!(get_elements_left(&mut tx, array).await.unwrap(), 2);
-    let released = release(&mut tx, &[b], at(3)).await.unwrap();
+    let released = release(&mut tx, &[(b, Ended::Succeeded)], at(3))
+        .await
+        .unwrap();
     assert_eq!((released.queued, released.waiting), (vec![c], vec![]));
     // It waits no longer: what comes twice changes nothing.
-    let again = release(&mut tx, &[b], at(4)).await.unwrap();
+    let again = release(&mut tx, &[(b, Ended::Succeeded)], at(4))
+        .await
+        .unwrap();
     assert_eq!((again.queued, again.waiting), (vec![], vec![]));
+}
+
+/// What is waited for is an end: each need is counted down by its own, and told of another one.
+#[tokio::test]
+async fn a_need_of_another_end_is_met_by_that_end_alone() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let pipeline = pipeline(&mut tx, "request").await;
+    let mut array = spec("array", 1);
+    array.array = Some(2);
+    let names = ["fetch", "clean", "tell", "use"].map(|name| spec(name, 1));
+    let on = |needs: &[(u32, NeedOn)]| needs.to_vec();
+    let new = [
+        (&names[0], vec![]),
+        (&array, on(&[(0, NeedOn::Succeeded)])),
+        (&names[1], on(&[(1, NeedOn::Finished)])),
+        (&names[2], on(&[(1, NeedOn::Failed)])),
+        (
+            &names[3],
+            on(&[(1, NeedOn::Succeeded), (2, NeedOn::Finished)]),
+        ),
+    ]
+    .map(|(spec, needs)| NewJob { spec, needs });
+    let ids = insert_jobs(&mut tx, pipeline, &new, "test", at(0))
+        .await
+        .unwrap();
+    let [fetch, array, clean, tell, uses] = ids.try_into().unwrap();
+    let stored = get_job(&mut tx, uses).await.unwrap();
+    let wanted: Vec<NeedOn> = stored.needs.iter().map(|(_, on)| *on).collect();
+    assert_eq!(wanted, [NeedOn::Succeeded, NeedOn::Finished]);
+    release(&mut tx, &[(fetch, Ended::Succeeded)], at(1))
+        .await
+        .unwrap();
+    let failure = Failure {
+        class: FailureClass::UserError,
+        message: "no".into(),
+    };
+    let waiting = [JobStateName::Waiting];
+    mark_job_failed(&mut tx, array, 0, &waiting, &failure, at(2))
+        .await
+        .unwrap();
+    // Its elements go on: it is not over for those that clean up.
+    assert_eq!(find_array_end(&mut tx, array).await.unwrap(), None);
+    let needs = list_needs(&mut tx, clean).await.unwrap();
+    assert_eq!((needs[0].ended, needs[0].is_missed()), (None, false));
+    let elements = list_open_elements(&mut tx, array).await.unwrap();
+    let elements: Vec<_> = elements
+        .iter()
+        .map(|head| (head.id, head.attempt))
+        .collect();
+    mark_jobs_cancelled(&mut tx, &elements, "", None, "", at(3))
+        .await
+        .unwrap();
+    assert_eq!(
+        find_array_end(&mut tx, array).await.unwrap(),
+        Some(Ended::Failed)
+    );
+    let needs = list_needs(&mut tx, uses).await.unwrap();
+    assert!(needs[0].is_missed() && !needs[1].is_missed());
+    let released = release(&mut tx, &[(array, Ended::Failed)], at(4))
+        .await
+        .unwrap();
+    assert_eq!(
+        (released.queued, released.missed),
+        (vec![clean, tell], vec![array])
+    );
+    // What is brought back by the same statement counts as open again, although it had ended.
+    mark_jobs_cancelled(
+        &mut tx,
+        &[(clean, 0), (uses, 0)],
+        "",
+        Some(array),
+        "",
+        at(5),
+    )
+    .await
+    .unwrap();
+    mark_jobs_revived(&mut tx, &[(clean, 0), (uses, 0), (array, 0)], "", "", at(6))
+        .await
+        .unwrap();
+    for (job, left) in [(clean, 1), (uses, 2)] {
+        let stored = get_job(&mut tx, job).await.unwrap();
+        assert_eq!(stored.waits_for.len(), left, "{:?}", stored.name);
+    }
 }
 
 #[tokio::test]

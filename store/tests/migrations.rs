@@ -10,7 +10,9 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::ids::AttemptNumber;
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::jobs::{self, JobFilter};
+use marquee_store::needs;
 use marquee_store::open::{self, Which};
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{self, Success};
@@ -143,7 +145,10 @@ async fn what_was_open_before_open_jobs_is_open_after_it() {
         );
     }
     let waits = by_name("waits");
-    assert_eq!(waits.waits_for, ["gang".parse().unwrap()]);
+    assert_eq!(
+        waits.waits_for,
+        [("gang".parse().unwrap(), NeedOn::Succeeded)]
+    );
     assert_eq!(waits.needs.len(), 2);
     assert!(by_name("again").failure.is_some());
     let counts = by_name("elements").elements.unwrap();
@@ -188,7 +193,9 @@ async fn what_was_open_before_open_jobs_is_open_after_it() {
         .await
         .unwrap();
     assert_eq!(succeeded, [gang]);
-    let released = transitions::release(&mut tx, &[gang], now).await.unwrap();
+    let released = needs::release(&mut tx, &[(gang, Ended::Succeeded)], now)
+        .await
+        .unwrap();
     assert_eq!(released.queued, [waits.id]);
 }
 

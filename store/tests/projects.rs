@@ -6,7 +6,7 @@ use crate::support;
 use crate::support::{at, hello, jobs as store_jobs, pipeline, spec};
 use marquee_domain::end::Interruption;
 use marquee_domain::ids::{AttemptNumber, WorkerId};
-use marquee_domain::project::{ProjectName, Quotas, Reset};
+use marquee_domain::project::{ProjectName, Quotas, Reset, Retention};
 use marquee_domain::standing::{Decision, Standing};
 use marquee_store::open::{self, Which};
 use marquee_store::projects::{self, ProjectChange, Used};
@@ -29,9 +29,13 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
         reset: Reset::from_word("tue").unwrap(),
         ..Quotas::default()
     };
+    let kept = Retention {
+        keep_days: Some(90),
+        keep_log_days: None,
+    };
     let vision = name("vision");
     assert!(!projects::lock_project(tx, &vision).await.unwrap());
-    projects::upsert_project(tx, &vision, 2.0, &quotas, at(0))
+    projects::upsert_project(tx, &vision, 2.0, &quotas, kept, at(0))
         .await
         .unwrap();
     assert!(projects::lock_project(tx, &vision).await.unwrap());
@@ -67,6 +71,7 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[0].name, ProjectName::default());
     assert_eq!((listed[1].weight, listed[1].quotas), (2.0, quotas));
+    assert_eq!(listed[1].retention, kept);
     assert_eq!(listed[1].usage.at(at(120)), 100.0);
     let hours = projects::list_hours(tx, 0).await.unwrap();
     assert_eq!(hours.len(), 1);
@@ -82,9 +87,16 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
 async fn jobs_are_listed_and_counted_by_project_and_elements_are_their_arrays() {
     let database = TestDatabase::create().await;
     let tx = &mut database.db.write("test").await.unwrap();
-    projects::upsert_project(tx, &name("vision"), 1.0, &Quotas::default(), at(0))
-        .await
-        .unwrap();
+    projects::upsert_project(
+        tx,
+        &name("vision"),
+        1.0,
+        &Quotas::default(),
+        Retention::default(),
+        at(0),
+    )
+    .await
+    .unwrap();
     let id = pipeline(tx, "r").await;
     let mut array = spec("array", 1);
     array.array = Some(3);

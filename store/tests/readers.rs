@@ -358,8 +358,6 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         .await
         .unwrap()[0]
         .id;
-    let names =
-        |all: Vec<neighbours::Neighbour>| -> Vec<JobId> { all.iter().map(|one| one.id).collect() };
     for (job, needs) in [
         (first, vec![]),
         (array, vec![first]),
@@ -367,7 +365,12 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         (last, vec![array]),
     ] {
         assert_eq!(
-            names(neighbours::list_needs(&mut tx, job).await.unwrap()),
+            neighbours::list_needs(&mut tx, job)
+                .await
+                .unwrap()
+                .iter()
+                .map(|one| one.id)
+                .collect::<Vec<_>>(),
             needs,
             "{job}"
         );
@@ -379,7 +382,8 @@ async fn elements_have_their_arrays_needs_and_nobody_is_its_own_neighbour() {
         (last, vec![]),
     ] {
         let found = neighbours::list_dependents(&mut tx, job).await.unwrap();
-        assert_eq!(names(found), dependents, "{job}");
+        let found: Vec<JobId> = found.iter().map(|one| one.id).collect();
+        assert_eq!(found, dependents, "{job}");
     }
 }
 

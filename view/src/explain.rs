@@ -8,11 +8,12 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::JobStateName;
-use marquee_proto::v1::{Failure, Job, JobDetail};
+use marquee_domain::spec::NeedOn;
+use marquee_proto::v1::{Attempt, AttemptRank, Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
 use crate::page::{Page, View};
-use crate::{history, jobs, json, outcome, status, units, words};
+use crate::{forecast, history, jobs, json, outcome, status, units, words};
 
 /// A job, what it needs, and what can be said about both.
 #[derive(Debug)]
@@ -63,25 +64,22 @@ impl Explanation<'_> {
                 why.extend(
                     self.needs
                         .iter()
-                        .filter(|need| !succeeded(need))
-                        .map(|need| {
-                            let state = words::job_state(need);
-                            format!(
-                                "It needs {} (job {}), which is {state}.",
-                                need.name, need.id
-                            )
-                        }),
+                        .filter(|need| is_waited_for(job, need))
+                        .map(|need| waits_for(job, need)),
                 );
                 why
             }
             Some(JobStateName::Queued) => {
-                vec![format!(
+                let mut why = vec![format!(
                     "It could run and does not yet: {}.",
                     or(&detail, "the scheduler has not looked at it yet")
-                )]
+                )];
+                why.extend(forecast::expected(self.detail, now));
+                why
             }
             Some(JobStateName::Running) => {
                 let mut why = vec![format!("It runs: {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(outcome::hangs(self.detail));
                 why
@@ -96,13 +94,18 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Succeeded) => {
                 let mut why = vec![format!("It succeeded {detail}.")];
+                why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
                 why.extend(
                     outcome::bottleneck(self.detail).map(|words| format!("Its speed: {words}.")),
                 );
                 why
             }
-            Some(JobStateName::Failed) => self.why_failed(job),
+            Some(JobStateName::Failed) => {
+                let mut why = self.why_failed(job);
+                why.extend(forecast::looking_back(self.detail));
+                why
+            }
             Some(JobStateName::Cancelled) => {
                 let last = self
                     .detail
@@ -111,6 +114,12 @@ impl Explanation<'_> {
                     .map_or("", |event| event.text.as_str());
                 // Where no reason is stored, the last event says it.
                 let cause = or(&job.reason, or(last, "by a user"));
+                if job.not_needed {
+                    return vec![
+                        "It did not have to run, and nothing is wrong with that.".to_owned(),
+                        format!("It was {cause}."),
+                    ];
+                }
                 vec![format!("It was cancelled: {cause}.")]
             }
             None => {
@@ -132,13 +141,7 @@ impl Explanation<'_> {
             words::failure_word(failure),
             failure.message
         )];
-        // The rank that is to blame has its failure beside it; the others only lost their connection to it.
-        let rank = self
-            .detail
-            .attempts
-            .last()
-            .and_then(|attempt| attempt.ranks.iter().find(|rank| rank.failure.is_some()));
-        if let Some(rank) = rank {
+        if let Some(rank) = self.detail.attempts.last().and_then(to_blame) {
             why.push(format!(
                 "It was rank {} on {}.",
                 rank.rank, rank.worker_name
@@ -162,7 +165,7 @@ impl Explanation<'_> {
             Some(JobStateName::Waiting) => self
                 .needs
                 .iter()
-                .filter(|need| !succeeded(need))
+                .filter(|need| is_waited_for(job, need))
                 .map(|need| {
                     Hint::command(
                         format!("marquee explain {}", need.id),
@@ -221,6 +224,7 @@ impl Explanation<'_> {
                 ));
                 hints
             }
+            Some(JobStateName::Cancelled) if job.not_needed => Vec::new(),
             Some(JobStateName::Cancelled) => {
                 vec![Hint::command(
                     format!("marquee retry {id}"),
@@ -267,6 +271,34 @@ fn advice(class: FailureClass) -> &'static str {
     }
 }
 
+/// Whether a waiting job still waits for this one of its needs.
+fn is_waited_for(job: &Job, need: &Job) -> bool {
+    match words::needs_of(job, &need.name) {
+        NeedOn::Succeeded => !succeeded(need),
+        // An array has ended with its last element.
+        NeedOn::Finished | NeedOn::Failed => {
+            let open = need
+                .elements
+                .as_ref()
+                .is_some_and(|counts| counts.waiting + counts.queued + counts.running > 0);
+            open || !words::has_ended(need)
+        }
+    }
+}
+
+fn waits_for(job: &Job, need: &Job) -> String {
+    let (name, id, state) = (&need.name, need.id, words::job_state(need));
+    match words::needs_of(job, name) {
+        NeedOn::Succeeded => format!("It needs {name} (job {id}), which is {state}."),
+        NeedOn::Finished => {
+            format!("It runs when {name} (job {id}) has ended, however it does; that is {state}.")
+        }
+        NeedOn::Failed => {
+            format!("It runs only if {name} (job {id}) fails; that is {state}.")
+        }
+    }
+}
+
 fn succeeded(job: &Job) -> bool {
     words::state_name(job) == Some(JobStateName::Succeeded)
 }
@@ -293,6 +325,7 @@ impl View for Explanation<'_> {
                 .into(),
             ),
             ("state", jobs::state(job)),
+            ("values", words::values(job).into()),
         ]);
         page.heading("Why");
         for line in self.why(job, now) {
@@ -333,6 +366,18 @@ impl View for Explanation<'_> {
     }
 }
 
+/// The rank whose failure was the cause, as the coordinator chose it: its peers only lost their connection to it,
+/// and may have failed of that.
+fn to_blame(attempt: &Attempt) -> Option<&AttemptRank> {
+    let precedence =
+        |failure: &Failure| words::failure_class(failure).map_or(0, FailureClass::precedence);
+    let failed = attempt.ranks.iter().filter(|rank| rank.failure.is_some());
+    // Of equals the lowest rank: `max_by_key` keeps the last.
+    failed
+        .rev()
+        .max_by_key(|rank| rank.failure.as_ref().map(precedence))
+}
+
 #[cfg(test)]
 mod tests {
     use marquee_domain::report::{TrainSummary, WentOn};
@@ -367,6 +412,25 @@ mod tests {
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
         ");
+    }
+
+    #[test]
+    fn of_two_ranks_that_failed_the_one_that_was_the_cause_is_named() {
+        let mut detail = samples::failed_train();
+        let attempt = detail.attempts.last_mut().unwrap();
+        attempt.ranks[0].failure = Some(Failure {
+            class: marquee_proto::v1::FailureClass::Collective.into(),
+            message: "Connection closed by peer [10.0.0.7]:3512".into(),
+        });
+        let why = Explanation {
+            detail: &detail,
+            needs: &[],
+        }
+        .why(detail.job.as_ref().unwrap(), samples::now());
+        assert!(
+            why.contains(&"It was rank 1 on worker-2.".to_owned()),
+            "{why:?}"
+        );
     }
 
     #[test]

@@ -110,7 +110,8 @@ fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'st
         ("state", jobs::state(job)),
         ("detail", status::detail(job, now).into()),
         ("problems", problems.into()),
-        ("needs", job.needs.join(", ").into()),
+        ("needs", words::needs(job).into()),
+        ("values", words::values(job).into()),
         ("attempts", attempts.into()),
         ("elements", elements.into()),
         ("ranks", job.ranks.to_string().into()),
@@ -267,6 +268,8 @@ mod tests {
           "needs": [
             "preprocess"
           ],
+          "needs_on": {},
+          "not_needed": false,
           "pipeline_id": 3,
           "pipeline_name": "posters",
           "priority": 0,
@@ -279,7 +282,8 @@ mod tests {
             "name": "train"
           },
           "started_at": "2027-01-15T07:57:40.000Z",
-          "state": "failed"
+          "state": "failed",
+          "values": {}
         }
         "#);
     }

@@ -51,7 +51,7 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Cell> {
     vec![
         toned(job.id.to_string(), Tone::Strong),
         format!("p{} {}", job.pipeline_id, job.pipeline_name).into(),
-        words::job_name(job).into(),
+        name(job).into(),
         words::job_kind(job).into(),
         state(job),
         attempts(job).into(),
@@ -62,6 +62,16 @@ fn row(job: &Job, now: DateTime<Utc>) -> Vec<Cell> {
         age.into(),
         detail(job, now).into(),
     ]
+}
+
+/// `sweep[3] lr=0.1 seed=2`: what an element of an array over values is told apart by.
+fn name(job: &Job) -> String {
+    let values = words::values(job);
+    if values.is_empty() {
+        words::job_name(job)
+    } else {
+        format!("{} {values}", words::job_name(job))
+    }
 }
 
 /// `2/3`; an array has no attempts of its own.

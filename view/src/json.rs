@@ -73,6 +73,11 @@ pub fn job(job: &v1::Job) -> Value {
         "progress": progress(job.progress.as_ref()),
         "artifact_digest": text(&job.artifact_digest),
         "needs": job.needs,
+        "needs_on": job.needs_on.iter().map(|need| (need.job_name.clone(), need.on.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
+        "not_needed": job.not_needed,
+        "values": job.values.iter().map(|(name, value)| (name.clone(), value.clone().into()))
+            .collect::<serde_json::Map<String, Value>>(),
         "cancel_requested": job.cancel_requested,
         "elements": job.elements.as_ref().map(|counts| json!({
             "waiting": counts.waiting,
@@ -100,6 +105,8 @@ pub fn pipeline(pipeline: &v1::Pipeline) -> Value {
         "id": pipeline.id,
         "name": pipeline.name,
         "created_at": time(pipeline.created_at.as_ref()),
+        "kept_by": text(&pipeline.kept_by),
+        "kept_at": time(pipeline.kept_at.as_ref()),
         "jobs": pipeline.jobs.iter().map(job).collect::<Vec<_>>(),
     })
 }
@@ -154,6 +161,21 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
+    let forecast = |forecast: &v1::Forecast| {
+        json!({
+            "said_at": time(forecast.said_at.as_ref()),
+            "expected_at": time(forecast.expected_at.as_ref()),
+            "likely_by": time(forecast.likely_by.as_ref()),
+            "basis": forecast.basis,
+        })
+    };
+    // Where there is something to say: of most jobs there is not.
+    if let Some(expected) = &detail.expected {
+        value["expected"] = forecast(expected);
+    }
+    if let Some(first) = &detail.first_said {
+        value["first_said"] = forecast(first);
+    }
     value
 }
 
@@ -339,6 +361,8 @@ pub fn project(project: &v1::Project) -> Value {
         "gpu_hours_free_at": time(project.gpu_hours_free_at.as_ref()),
         "devices_free_at": time(project.devices_free_at.as_ref()),
         "usage_gpu_seconds": project.usage_gpu_seconds,
+        "keep_days": project.keep_days,
+        "keep_log_days": project.keep_log_days,
         "changes": project.changes.iter().map(change).collect::<Vec<_>>(),
     })
 }

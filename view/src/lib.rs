@@ -13,6 +13,7 @@ pub mod audit;
 pub mod coordinators;
 pub mod doctor;
 pub mod explain;
+mod forecast;
 pub mod gpus;
 mod harmless;
 pub mod history;

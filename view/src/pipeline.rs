@@ -20,6 +20,7 @@ impl View for Pipeline<'_> {
                 "created",
                 created.map(units::rfc3339).unwrap_or_default().into(),
             ),
+            ("kept by", self.0.kept_by.as_str().into()),
         ]);
         page.gap();
         jobs::table(page, &self.0.jobs, now);

@@ -78,6 +78,9 @@ impl View for QuotasOf<'_> {
         ];
         let rows: Vec<Vec<Cell>> = self.0.iter().flat_map(quota_rows).collect();
         page.table(heads, rows);
+        for line in self.0.iter().filter_map(keeps) {
+            page.line(line);
+        }
         for project in self.0.iter().filter(|project| !project.changes.is_empty()) {
             page.heading(format!("Changes of {} (UTC)", project.name));
             for change in &project.changes {
@@ -96,6 +99,19 @@ impl View for QuotasOf<'_> {
     fn ids(&self) -> Vec<String> {
         self.0.iter().map(|project| project.name.clone()).collect()
     }
+}
+
+/// How long a project keeps what has ended; None: for ever.
+fn keeps(project: &Project) -> Option<String> {
+    let days = |days: Option<u32>, what: &str| days.map(|days| format!("{what} {days} days"));
+    let said: Vec<String> = [
+        days(project.keep_days, "pipelines"),
+        days(project.keep_log_days, "logs and metrics"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!said.is_empty()).then(|| format!("{} keeps {}", project.name, said.join(", ")))
 }
 
 /// GPUs, CPU slots, queued jobs and GPU-hours of one project.
@@ -190,6 +206,7 @@ mod tests {
             gpu_hours_used: 40.25,
             devices_free_at: DateTime::from_timestamp(1_800_000_000, 0).map(timestamp),
             usage_gpu_seconds: 7_200.0,
+            keep_days: Some(90),
             changes: vec![ProjectChange {
                 at: DateTime::from_timestamp(1_800_000_000, 0).map(timestamp),
                 text: "gpus none -> 8".into(),
@@ -227,6 +244,7 @@ mod tests {
              vision | CPU slots at once | 0 | no quota | \n\
              vision | jobs queued | 12 | no quota | \n\
              vision | GPU-hours a week | 40.2 | 41.0 | each hour 168 hours later\n\
+             vision keeps pipelines 90 days\n\
              Changes of vision (UTC)\n\
              2027-01-15 08:00:00  gpus none -> 8  by local"
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
-use marquee_domain::spec::JobKind;
+use marquee_domain::spec::{JobKind, NeedOn};
 use marquee_proto::v1;
 
 use crate::units;
@@ -31,11 +31,46 @@ pub fn has_ended(job: &v1::Job) -> bool {
     state_name(job).is_some_and(JobStateName::is_final)
 }
 
-/// Whether every job succeeded.
+/// Whether nothing went wrong: every job succeeded, or was there for a failure that did not come.
 #[must_use]
 pub fn all_succeeded(jobs: &[v1::Job]) -> bool {
-    jobs.iter()
-        .all(|job| state_name(job) == Some(JobStateName::Succeeded))
+    jobs.iter().all(is_well)
+}
+
+/// Whether nothing went wrong with a job that has ended.
+#[must_use]
+pub fn is_well(job: &v1::Job) -> bool {
+    job.not_needed || state_name(job) == Some(JobStateName::Succeeded)
+}
+
+/// How the job `name` must end for `job` to run.
+#[must_use]
+pub fn needs_of(job: &v1::Job, name: &str) -> NeedOn {
+    let told = job.needs_on.iter().find(|need| need.job_name == name);
+    told.and_then(|need| NeedOn::from_word(&need.on))
+        .unwrap_or_default()
+}
+
+/// `fetch, train (finished)`.
+#[must_use]
+pub fn needs(job: &v1::Job) -> String {
+    let needs = job.needs.iter().map(|name| match needs_of(job, name) {
+        NeedOn::Succeeded => name.clone(),
+        on @ (NeedOn::Finished | NeedOn::Failed) => format!("{name} ({})", on.as_str()),
+    });
+    needs.collect::<Vec<_>>().join(", ")
+}
+
+/// `lr=0.1 seed=2`; empty for what is no element of an array over values.
+#[must_use]
+pub fn values(job: &v1::Job) -> String {
+    let mut values: Vec<String> = job
+        .values
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    values.sort_unstable();
+    values.join(" ")
 }
 
 /// A job's name: `fetch`, an array's `fetch[0-15]`, an element's `fetch[3]`.
@@ -52,7 +87,9 @@ pub fn job_name(job: &v1::Job) -> String {
     }
 }
 
-fn element_count(counts: &v1::ElementCounts) -> u32 {
+/// How many elements an array has.
+#[must_use]
+pub fn element_count(counts: &v1::ElementCounts) -> u32 {
     let v1::ElementCounts {
         waiting,
         queued,

@@ -3,11 +3,13 @@
 export interface Task {
   name: string;
   needs: string[];
+  /** How those of `needs` must end of which it is not their success that is waited for. */
+  needsOn?: Map<string, string>;
 }
 
 export interface Layout {
   nodes: Map<string, { column: number; row: number }>;
-  edges: { from: string; to: string }[];
+  edges: { from: string; to: string; on: string }[];
   columns: number;
   rows: number;
 }
@@ -47,7 +49,9 @@ export function layout(tasks: Task[]): Layout {
     at += same.length;
   }
   const edges = tasks.flatMap((task) =>
-    task.needs.filter((need) => byName.has(need)).map((need) => ({ from: need, to: task.name })),
+    task.needs
+      .filter((need) => byName.has(need))
+      .map((need) => ({ from: need, to: task.name, on: task.needsOn?.get(need) ?? "succeeded" })),
   );
   return { nodes, edges, columns: filled.length, rows: Math.max(0, ...filled) };
 }

@@ -40,7 +40,9 @@ export function jobName(job: Job): string {
     const size = counts.waiting + counts.queued + counts.running + counts.succeeded + counts.failed + counts.cancelled;
     return `${job.name}[0-${Math.max(size - 1, 0)}]`;
   }
-  return job.element ? `${job.name}[${job.element.index}]` : job.name;
+  if (!job.element) return job.name;
+  const values = Object.entries(job.values).sort(([a], [b]) => (a < b ? -1 : 1));
+  return [`${job.name}[${job.element.index}]`, ...values.map(([name, value]) => `${name}=${value}`)].join(" ");
 }
 
 export const ms = (time: Timestamp | undefined): number | undefined =>

@@ -97,6 +97,15 @@ describe("a graph", () => {
     expect([drawn.columns, drawn.rows, drawn.edges.length]).toEqual([4, 2, 5]);
   });
 
+  test("tells which end of a job another one waits for", () => {
+    const drawn = layout([
+      { name: "train", needs: [] },
+      { name: "clean", needs: ["train"], needsOn: new Map([["train", "finished"]]) },
+      { name: "eval", needs: ["train"] },
+    ]);
+    expect(drawn.edges.map(({ to, on }) => `${to} ${on}`)).toEqual(["clean finished", "eval succeeded"]);
+  });
+
   test("of a circle, or of nothing, ends all the same", () => {
     expect(layout([]).nodes.size).toBe(0);
     const circle = layout([

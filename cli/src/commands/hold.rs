@@ -1,4 +1,4 @@
-//! `marquee hold` and `marquee release`.
+//! `marquee hold`, `marquee release` and `marquee move`.
 
 use marquee_proto::v1;
 use marquee_view::jobs::Jobs;
@@ -34,6 +34,39 @@ pub(super) struct ReleaseArgs {
     /// Jobs
     #[arg(required = true, value_name = "JOB")]
     jobs: Vec<Target>,
+}
+
+/// Move running jobs to other hosts: they write a checkpoint and go on there
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee move 17
+  marquee move sweep[3]
+
+It costs the job no attempt, only what it did since its newest checkpoint. Where no other host would do, it
+comes back to the one it had.")]
+pub(super) struct MoveArgs {
+    /// Jobs
+    #[arg(required = true, value_name = "JOB")]
+    jobs: Vec<Target>,
+}
+
+pub(super) async fn move_away(args: MoveArgs, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    let mut jobs = Vec::new();
+    for target in &args.jobs {
+        let id = target.resolve_job(&remote).await?;
+        let request = v1::MoveJobRequest { id };
+        // Sent twice it might move the job twice.
+        let job = remote
+            .call(Repeat::Unsafe, async || {
+                remote.jobs().move_job(quick(request)).await
+            })
+            .await?;
+        jobs.push(job);
+    }
+    session.output.show(&Jobs(&jobs), clock::now())?;
+    Ok(())
 }
 
 pub(super) async fn hold(args: HoldArgs, session: &Session) -> Result<()> {

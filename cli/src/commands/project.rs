@@ -41,13 +41,16 @@ Examples:
   marquee project list --output json")]
 struct List {}
 
-/// Make a project, or change its weight and quotas; what is not given stays as it is
+/// Make a project, or change its weight, quotas and how long it keeps what ended; what is not given stays as it is
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   marquee project set vision
   marquee project set vision --weight 2 --gpus 8 --queued 5000
-  marquee project set vision --gpu-hours-week none")]
+  marquee project set vision --gpu-hours-week none
+  marquee project set vision --keep-days 90 --keep-log-days 14
+
+\"marquee gc --dry-run\" says what would go. It goes within the hour.")]
 struct Set {
     /// 1 to 63 of a-z, 0-9, - and _, a letter first
     #[arg(value_name = "NAME", value_parser = parse_name)]
@@ -70,6 +73,12 @@ struct Set {
     /// When used GPU-hours are given back: rolling (each 168 hours later), or on a day at 00:00 UTC
     #[arg(long, value_name = "rolling|mon|...|sun", value_parser = parse_reset)]
     reset: Option<String>,
+    /// Days after their end after which pipelines go, with logs, metrics, checkpoints and artifacts, or none for never
+    #[arg(long, value_name = "DAYS|none", value_parser = parse_quota::<u32>)]
+    keep_days: Option<Quota<u32>>,
+    /// Days after their end after which logs and metrics of jobs go, or none to keep them with their pipeline
+    #[arg(long, value_name = "DAYS|none", value_parser = parse_quota::<u32>)]
+    keep_log_days: Option<Quota<u32>>,
 }
 
 /// Show what a project has used of its quotas, and when it frees
@@ -152,6 +161,8 @@ fn request(set: Set) -> v1::SetProjectRequest {
     lifts("cpu_slots", set.cpu_slots == Some(Quota::None));
     lifts("queued", set.queued == Some(Quota::None));
     lifts("gpu_hours_week", set.gpu_hours_week == Some(Quota::None));
+    lifts("keep_days", set.keep_days == Some(Quota::None));
+    lifts("keep_log_days", set.keep_log_days == Some(Quota::None));
     v1::SetProjectRequest {
         name: set.name,
         weight: set.weight,
@@ -163,6 +174,8 @@ fn request(set: Set) -> v1::SetProjectRequest {
             reset: set.reset.unwrap_or_default(),
         }),
         lift,
+        keep_days: set.keep_days.and_then(Quota::value),
+        keep_log_days: set.keep_log_days.and_then(Quota::value),
     }
 }
 
@@ -206,6 +219,8 @@ mod tests {
             queued: Some(Quota::Of(5)),
             gpu_hours_week: None,
             reset: None,
+            keep_days: Some(Quota::Of(90)),
+            keep_log_days: Some(Quota::None),
         };
         let request = request(set);
         let quotas = request.quotas.unwrap();
@@ -213,6 +228,7 @@ mod tests {
             (quotas.gpus, quotas.queued, quotas.cpu_slots),
             (None, Some(5), None)
         );
-        assert_eq!(request.lift, ["gpus"]);
+        assert_eq!(request.lift, ["gpus", "keep_log_days"]);
+        assert_eq!((request.keep_days, request.keep_log_days), (Some(90), None));
     }
 }

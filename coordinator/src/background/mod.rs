@@ -8,6 +8,7 @@ mod accounts;
 mod attempts;
 mod drains;
 mod leases;
+mod retention;
 mod round;
 mod sweep;
 
@@ -21,6 +22,7 @@ use crate::lifecycle;
 use crate::session;
 use crate::walls::guarded;
 
+pub use retention::round as retire;
 pub use round::hosts;
 pub use sweep::round as sweep;
 
@@ -36,6 +38,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
+    let old = app.clone();
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -46,6 +49,9 @@ pub fn start(app: &App) -> JoinSet<()> {
         attempts::run(attempts.clone())
     }));
     tasks.spawn(guarded("sweep", stop(), move || sweep::run(files.clone())));
+    tasks.spawn(guarded("retention", stop(), move || {
+        retention::run(old.clone())
+    }));
     tasks.spawn(guarded("accounts", stop(), move || {
         accounts::run(used.clone())
     }));

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
-
 use super::Pace;
 use crate::app::App;
 use crate::lifecycle::{self, Result};
@@ -12,9 +10,6 @@ use crate::lifecycle::{self, Result};
 /// How often it looks, and how long after the start it looks first: starts are busy.
 const EVERY: Duration = Duration::from_secs(6 * 3600);
 const FIRST_AFTER: Duration = Duration::from_secs(10 * 60);
-/// A file that nobody names is one that somebody may be about to name, until it is this old: a rank uploads its
-/// files before it names them.
-const ABOUT_TO_BE_NAMED: TimeDelta = TimeDelta::days(2);
 /// Artifacts removed in one round.
 const EXPIRED_MAX: u32 = 1_000;
 
@@ -47,8 +42,7 @@ pub async fn round(app: &App) -> Result<(u64, u64)> {
             Err(error) => tracing::debug!(%job, %error, "an expired artifact stays for now"),
         }
     }
-    let old = app.blobs.list_older(now - ABOUT_TO_BE_NAMED).await?;
-    let (files, bytes) = lifecycle::collect(app, &old).await?;
+    let (files, bytes) = lifecycle::collect_unnamed(app, false).await?;
     if gone + files > 0 {
         tracing::info!(expired = gone, files, bytes, "swept");
     }

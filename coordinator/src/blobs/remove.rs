@@ -121,6 +121,19 @@ impl BlobStore {
         }
     }
 
+    /// Bytes of those of these blobs that are here.
+    pub async fn bytes_of(&self, digests: Vec<Digest>) -> Result<u64, BlobError> {
+        let store = self.clone();
+        blocking(move || {
+            let mut bytes = 0_u64;
+            for digest in &digests {
+                bytes = bytes.saturating_add(store.size(digest)?.unwrap_or(0));
+            }
+            Ok(bytes)
+        })
+        .await
+    }
+
     /// The folder of the folders of removals that are under way.
     pub(super) fn going(&self) -> PathBuf {
         self.root.join("going")

@@ -295,6 +295,7 @@ mod tests {
             name: name.parse().unwrap(),
             weight: 2.0,
             quotas,
+            retention: Default::default(),
             usage: Usage::new(0.0, at(0)),
         }
     }

@@ -20,6 +20,7 @@ fn spec() -> JobSpec {
             env_from_worker: Vec::new(),
         }),
         needs: Vec::new(),
+        needs_on: Default::default(),
         inputs: BTreeMap::new(),
         resources: Resources {
             ranks: 1,
@@ -33,6 +34,7 @@ fn spec() -> JobSpec {
         reuse: true,
         array: None,
         element: None,
+        values: Default::default(),
         watch: Default::default(),
         sharing: Default::default(),
     }

@@ -186,18 +186,12 @@ pub(super) async fn make_again(
         Err(error) => return Err(error),
     }
     for need in neighbours::list_needs(tx, job).await? {
-        match need.state {
-            JobStateName::Failed | JobStateName::Cancelled => {
-                return Ok(Err(format!(
-                    "job {job}, which made it, needs job {0} ({1:?}), which has not succeeded; \"marquee retry {0}\"",
-                    need.id,
-                    need.name.as_str()
-                )));
-            }
-            JobStateName::Waiting
-            | JobStateName::Queued
-            | JobStateName::Running
-            | JobStateName::Succeeded => {}
+        if need.is_missed() {
+            return Ok(Err(format!(
+                "job {job}, which made it, needs job {0} ({1:?}), which has not succeeded; \"marquee retry {0}\"",
+                need.id,
+                need.name.as_str()
+            )));
         }
     }
     let mut opening = vec![(job, head.attempt)];

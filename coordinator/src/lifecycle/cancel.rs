@@ -1,8 +1,11 @@
 //! Cancelling: at once while a job waits, by way of its ranks while it runs.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::Ended;
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{Tx, audit, events, jobs, pipelines, ranks};
 
@@ -90,8 +93,14 @@ async fn cancel(
     let mut changed =
         transitions::mark_jobs_cancelled(tx, &ended, BY_USER, None, caller, now).await?;
     tracing::info!(jobs = changed.len(), first = ?changed.first(), "cancelled before they ran");
+    // An array that goes with its elements tells those that wait for it itself.
+    let mut arrays: BTreeSet<JobId> = waiting.iter().filter_map(|head| head.array_job).collect();
     for head in waiting.iter().filter(|head| head.array_job.is_none()) {
-        changed.extend(dependents::cancel(tx, head.id, "was cancelled", now).await?);
+        arrays.remove(&head.id);
+        changed.extend(dependents::ended(tx, head.id, Ended::Cancelled, now).await?);
+    }
+    for array in arrays {
+        changed.extend(dependents::element_ended(tx, array, now).await?);
     }
 
     let at = |head: &JobHead| (head.id, AttemptNumber(head.attempt));

@@ -1,11 +1,15 @@
 //! What the end of jobs means for the jobs that need them.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::Failure;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use marquee_store::transitions::{self, ArrayCount};
-use marquee_store::{StoreError, Tx, neighbours};
+use marquee_domain::spec::{Ended, NeedOn};
+use marquee_domain::transitions::needs::{Need, lost};
+use marquee_store::transitions::{self, ArrayCount, JobHead};
+use marquee_store::{StoreError, Tx, needs, neighbours};
 
 use super::array;
 
@@ -22,28 +26,48 @@ pub(super) async fn release(
 ) -> Result<Changed, StoreError> {
     let mut done = done;
     let mut changed = Vec::new();
-    for count in counts.iter().filter(|count| count.left == 0) {
-        changed.push(count.array);
-        let head = transitions::get_job_head(tx, count.array).await?;
-        if head.life().fail_unplaced().is_err() {
-            // It was cancelled, or has failed, while its last elements came to their end: it stays so, and what they have
-            // committed is kept for a retry.
-            continue;
+    for count in counts {
+        let mut is_whole = count.left == 0;
+        if is_whole {
+            changed.push(count.array);
+            // One that was cancelled, or has failed, while its last elements came to their end stays so, and what they
+            // have committed is kept for a retry.
+            let head = transitions::get_job_head(tx, count.array).await?;
+            is_whole = head.life().fail_unplaced().is_ok();
         }
-        match array::commit(tx, count.array, now).await? {
-            // An array is no element of another one, so this goes no deeper.
-            Ok(()) => done.push(count.array),
-            Err(failure) => changed.extend(fail_array(tx, count.array, &failure, now).await?),
+        if is_whole {
+            match array::commit(tx, count.array, now).await? {
+                // An array is no element of another one, so this goes no deeper.
+                Ok(()) => done.push(count.array),
+                Err(failure) => changed.extend(fail_array(tx, count.array, &failure, now).await?),
+            }
+        } else if count.open == 0 {
+            changed.extend(element_ended(tx, count.array, now).await?);
         }
     }
     if done.is_empty() {
         return Ok(changed);
     }
-    let released = transitions::release(tx, &done, now).await?;
+    let ended: Vec<(JobId, Ended)> = done.iter().map(|job| (*job, Ended::Succeeded)).collect();
+    let missed = count_down(tx, &ended, &mut changed, now).await?;
+    for job in missed {
+        changed.extend(cancel(tx, job, Ended::Succeeded, true, now).await?);
+    }
+    Ok(changed)
+}
+
+/// Returns those for whose other end somebody waits.
+async fn count_down(
+    tx: &mut Tx,
+    ended: &[(JobId, Ended)],
+    changed: &mut Changed,
+    now: DateTime<Utc>,
+) -> Result<Vec<JobId>, StoreError> {
+    let released = needs::release(tx, ended, now).await?;
     changed.extend(released.queued);
     changed.extend(released.arrays);
     changed.extend(released.waiting);
-    Ok(changed)
+    Ok(released.missed)
 }
 
 async fn fail_array(
@@ -54,50 +78,123 @@ async fn fail_array(
 ) -> Result<Changed, StoreError> {
     let head = transitions::get_job_head(tx, array).await?;
     array::fail(tx, array, head.attempt, failure, now).await?;
-    cancel(tx, array, "failed", now).await
+    ended(tx, array, Ended::Failed, now).await
 }
 
-/// Cancels the jobs that cannot run without `job`, which has `ended` without success ("failed" or
-/// "was cancelled"), and the elements of those that are arrays. Returns those that changed.
-pub(super) async fn cancel(
+/// A job that has ended without success: those that cannot run without it are cancelled, with the elements of those
+/// that are arrays, and those that waited for this end are counted down. Returns those that changed.
+pub(super) async fn ended(
     tx: &mut Tx,
     job: JobId,
-    ended: &str,
+    how: Ended,
     now: DateTime<Utc>,
 ) -> Result<Changed, StoreError> {
-    let dependents = neighbours::list_dependents(tx, job).await?;
-    let mut waiting = Vec::new();
-    for dependent in &dependents {
-        if dependent.state != JobStateName::Waiting {
-            continue;
-        }
-        waiting.push((dependent.id, dependent.attempt));
-        if dependent.is_array {
-            // They wait with it: what it needs, they need. One that runs while that is made again goes on.
-            let elements = transitions::list_open_elements(tx, dependent.id).await?;
-            let waits = elements
-                .iter()
-                .filter(|head| head.state == JobStateName::Waiting);
-            waiting.extend(waits.map(|head| (head.id, head.attempt)));
-        }
-    }
-    if waiting.is_empty() {
-        return Ok(Vec::new());
-    }
-    let name = transitions::get_job_head(tx, job).await?.display_name;
-    let reason = format!(
-        "job {job} ({name:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back"
-    );
-    transitions::mark_jobs_cancelled(tx, &waiting, &reason, Some(job), "", now).await
+    // Elements of an array that failed go on. What cleans up after them waits until they have ended, and what needs
+    // its success need not.
+    let is_over = needs::find_array_end(tx, job).await?.is_some();
+    cancel(tx, job, how, is_over, now).await
 }
 
-/// What a waiting job says: the needs that have not succeeded yet.
-pub fn waits_for<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<String> = names.map(|name| format!("{name:?}")).collect();
-    match names.split_last() {
-        Some((last, [])) => format!("waits for {last} to succeed"),
-        Some((last, others)) => format!("waits for {} and {last} to succeed", others.join(", ")),
+/// An element has ended. Where it was the last one of an array that has ended without success, that array is over for
+/// those that waited for it.
+pub(super) async fn element_ended(
+    tx: &mut Tx,
+    array: JobId,
+    now: DateTime<Utc>,
+) -> Result<Changed, StoreError> {
+    match needs::find_array_end(tx, array).await? {
+        Some(how @ (Ended::Failed | Ended::Cancelled)) => cancel(tx, array, how, true, now).await,
+        Some(Ended::Succeeded) | None => Ok(Vec::new()),
+    }
+}
+
+async fn cancel(
+    tx: &mut Tx,
+    job: JobId,
+    how: Ended,
+    is_over: bool,
+    now: DateTime<Utc>,
+) -> Result<Changed, StoreError> {
+    let (waiting, mut all) = neighbours::list_waiting_needs(tx, job).await?;
+    if !is_over {
+        all.retain(|need: &Need| need.of != job || need.on == NeedOn::Succeeded);
+    }
+    let lost = lost(job, how, &all);
+    let mut changed = Vec::new();
+    let mut ended = Vec::new();
+    if !lost.is_empty() {
+        let mut gone = Vec::with_capacity(lost.len());
+        let mut at_work = BTreeSet::new();
+        for one in waiting.iter().filter(|one| lost.contains(&one.id)) {
+            gone.push((one.id, one.attempt));
+            if one.is_array {
+                // They wait with it: what it needs, they need. One that runs while that is made again goes on, and
+                // the array is over for others when that has ended.
+                let elements = transitions::list_open_elements(tx, one.id).await?;
+                let waits = |head: &&JobHead| head.state == JobStateName::Waiting;
+                if !elements.iter().all(|head| waits(&head)) {
+                    at_work.insert(one.id);
+                }
+                let waiting = elements.iter().filter(waits);
+                gone.extend(waiting.map(|head| (head.id, head.attempt)));
+            }
+        }
+        let name = transitions::get_job_head(tx, job).await?.display_name;
+        let reason = reason(job, &name, how);
+        changed = transitions::mark_jobs_cancelled(tx, &gone, &reason, Some(job), "", now).await?;
+        let so = how.of_what_is_lost_by_it();
+        let over = lost.into_iter().filter(|job| !at_work.contains(job));
+        ended.extend(over.map(|job| (job, so)));
+    }
+    // Of a success those that wait for it were told before.
+    if is_over && how != Ended::Succeeded {
+        ended.push((job, how));
+    }
+    if !ended.is_empty() {
+        // Whoever waits for another end of these is lost, and among them.
+        count_down(tx, &ended, &mut changed, now).await?;
+    }
+    Ok(changed)
+}
+
+/// Why a job is cancelled that can never run, since `job` ended so.
+fn reason(job: JobId, name: &str, how: Ended) -> String {
+    let ended = match how {
+        Ended::Succeeded => {
+            return format!(
+                "not needed: job {job} ({name:?}) succeeded, and this was for its failure"
+            );
+        }
+        Ended::Failed => "failed",
+        Ended::Cancelled => "was cancelled",
+    };
+    format!(
+        "job {job} ({name:?}), which it needs, {ended}; \"marquee retry {job}\" brings both back"
+    )
+}
+
+/// What a waiting job says: the needs that have not ended yet as they must.
+pub fn waits_for<'a>(needs: impl Iterator<Item = (&'a str, NeedOn)>) -> String {
+    let needs: Vec<(&str, NeedOn)> = needs.collect();
+    let parts = NeedOn::ALL.into_iter().filter_map(|on| {
+        let names = needs.iter().filter(|(_, wanted)| *wanted == on);
+        let names: Vec<String> = names.map(|(name, _)| format!("{name:?}")).collect();
+        let names = listed(&names)?;
+        Some(format!("{names} to {}", on.verb()))
+    });
+    let parts: Vec<String> = parts.collect();
+    match parts.split_last() {
         None => "waits for its needs".into(),
+        Some((last, [])) => format!("waits for {last}"),
+        Some((last, others)) => format!("waits for {}, and for {last}", others.join(", for ")),
+    }
+}
+
+/// `"a", "b" and "c"`.
+fn listed(names: &[String]) -> Option<String> {
+    match names.split_last()? {
+        (last, []) => Some(last.clone()),
+        (last, others) => Some(format!("{} and {last}", others.join(", "))),
     }
 }
 
@@ -107,11 +204,20 @@ mod tests {
 
     #[test]
     fn a_waiting_job_names_what_it_waits_for() {
-        let words = |names: &[&str]| waits_for(names.iter().copied());
-        assert_eq!(words(&["fetch"]), "waits for \"fetch\" to succeed");
+        use NeedOn::{Failed, Finished, Succeeded};
+        let words = |names: &[(&'static str, NeedOn)]| waits_for(names.iter().copied());
         assert_eq!(
-            words(&["a", "b", "c"]),
+            words(&[("fetch", Succeeded)]),
+            "waits for \"fetch\" to succeed"
+        );
+        assert_eq!(
+            words(&[("a", Succeeded), ("b", Succeeded), ("c", Succeeded)]),
             "waits for \"a\", \"b\" and \"c\" to succeed"
+        );
+        assert_eq!(words(&[("a", Finished)]), "waits for \"a\" to end");
+        assert_eq!(
+            words(&[("a", Failed), ("b", Succeeded), ("c", Finished)]),
+            "waits for \"b\" to succeed, for \"c\" to end, and for \"a\" to fail"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Why something cannot happen to a job, and the status that says so.
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::ids::JobId;
+use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
 use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
@@ -39,6 +39,19 @@ pub enum LifecycleError {
         name: String,
     },
     #[error(
+        "job {job} is there for an end of job {needs} ({name:?}) that did not come: it {ended}; there is nothing left for it to do"
+    )]
+    NotNeeded {
+        job: JobId,
+        needs: JobId,
+        name: String,
+        ended: &'static str,
+    },
+    #[error(
+        "job {by} is at work because of how job {job} ended; retry it when that has ended, or cancel that first (\"marquee cancel {by}\")"
+    )]
+    FollowerAtWork { job: JobId, by: JobId },
+    #[error(
         "{elements} element(s) of job {job} are still being stopped; retry it when they have ended (\"marquee jobs --array {job}\")"
     )]
     ElementsStop { job: JobId, elements: usize },
@@ -46,6 +59,10 @@ pub enum LifecycleError {
         "job {job} is {}; only a job that waits or is queued can be held and released", state.as_str()
     )]
     JobCannotBeHeld { job: JobId, state: JobStateName },
+    #[error(
+        "job {job} is {}, or is being stopped; only a job that runs, or an element of an array that does, can be moved", state.as_str()
+    )]
+    JobCannotBeMoved { job: JobId, state: JobStateName },
     #[error(
         "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
     )]
@@ -68,6 +85,12 @@ pub enum LifecycleError {
         by: String,
         how: &'static str,
     },
+    #[error("pipeline p{pipeline} is kept by {by}; \"marquee keep p{pipeline} --lift\" lets it go")]
+    Kept { pipeline: PipelineId, by: String },
+    #[error(
+        "pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile"
+    )]
+    NotAged(PipelineId),
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -90,13 +113,18 @@ impl LifecycleError {
             | Self::Panicked(_)
             | Self::ArtifactNotFound(_)
             | Self::Needed { .. }
+            | Self::Kept { .. }
+            | Self::NotAged(_)
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
             | Self::JobHasNotEnded { .. }
             | Self::CannotBeMadeAgain { .. }
             | Self::ElementsStop { .. }
+            | Self::NotNeeded { .. }
+            | Self::FollowerAtWork { .. }
             | Self::JobCannotBeHeld { .. }
+            | Self::JobCannotBeMoved { .. }
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
             | Self::WorkerNotFound(_)
@@ -130,15 +158,20 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasNotEnded { .. }
             | LifecycleError::CannotBeMadeAgain { .. }
             | LifecycleError::ElementsStop { .. }
+            | LifecycleError::NotNeeded { .. }
+            | LifecycleError::FollowerAtWork { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
+            LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
             LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
-            LifecycleError::Needed { .. } => ErrorCode::StillNeeded,
+            LifecycleError::Needed { .. }
+            | LifecycleError::Kept { .. }
+            | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
                 let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
@@ -169,6 +202,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::StillNeeded
             | ErrorCode::NotLeading
             | ErrorCode::JobNotHoldable
+            | ErrorCode::JobNotMovable
             | ErrorCode::ProjectNotFound
             | ErrorCode::OverQuota
             | ErrorCode::WorkerNotFound

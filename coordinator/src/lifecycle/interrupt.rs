@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use marquee_domain::end::Interruption;
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
-use marquee_store::{pipelines, steering, transitions};
+use marquee_store::{pipelines, ranks, steering, transitions};
 
-use super::Result;
+use super::{LifecycleError, Result};
 use crate::app::App;
 use crate::scheduler::Preemption;
 
@@ -44,6 +44,36 @@ async fn interrupt(app: &App, jobs: &[JobId], cause: Interruption, message: &str
     if at.is_empty() {
         return Ok(());
     }
+    ask(app, at, pipelines, workers, cause, message).await
+}
+
+/// Asks a job that runs to leave where it does, for another place where there is one. Asking twice is the same.
+pub async fn move_job(app: &App, job: JobId, caller: &str) -> Result<()> {
+    let mut conn = app.db.read().await?;
+    let head = transitions::get_job_head(&mut conn, job).await?;
+    if head.life().interrupt().is_err() {
+        let state = head.state;
+        return Err(LifecycleError::JobCannotBeMoved { job, state });
+    }
+    let attempt = AttemptNumber(head.attempt);
+    let ranks = ranks::list_ranks(&mut conn, job, Some(attempt)).await?;
+    drop(conn);
+    let workers: BTreeSet<WorkerId> = ranks.iter().map(|rank| rank.worker).collect();
+    // A wish: where nothing else would do it comes back.
+    app.index.avoid(job, workers.iter().copied());
+    let message = format!("{caller} asked to move it to another host");
+    let (at, pipelines) = (vec![(job, attempt)], BTreeSet::from([head.pipeline_id]));
+    ask(app, at, pipelines, workers, Interruption::Drained, &message).await
+}
+
+async fn ask(
+    app: &App,
+    at: Vec<(JobId, AttemptNumber)>,
+    pipelines: BTreeSet<PipelineId>,
+    workers: BTreeSet<WorkerId>,
+    cause: Interruption,
+    message: &str,
+) -> Result<()> {
     let pipelines: Vec<PipelineId> = pipelines.into_iter().collect();
     let mut tx = app.db.write("interrupt").await?;
     pipelines::lock_pipelines(&mut tx, &pipelines).await?;

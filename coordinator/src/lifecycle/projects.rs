@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::nearest::nearest;
 use marquee_domain::pipeline::FieldError;
-use marquee_domain::project::{self, PROJECTS_MAX, ProjectName, Quotas, Reset};
+use marquee_domain::project::{self, PROJECTS_MAX, ProjectName, Quotas, Reset, Retention};
 use marquee_domain::spec::{JobSpec, PipelineSpec};
 use marquee_store::projects::{self, Project, ProjectChange};
 use marquee_store::{Conn, Tx};
@@ -21,6 +21,8 @@ pub struct ProjectUpdate {
     pub queued: Option<Option<u32>>,
     pub gpu_hours_week: Option<Option<f64>>,
     pub reset: Option<Reset>,
+    pub keep_days: Option<Option<u32>>,
+    pub keep_log_days: Option<Option<u32>>,
 }
 
 /// Makes a project, or changes what the update names, and notes who did so.
@@ -59,8 +61,17 @@ pub async fn set_project(
         reset: update.reset.unwrap_or(old.reset),
     };
     check_quotas(&quotas)?;
-    let text = change_text(before.as_ref(), weight, &quotas);
-    projects::upsert_project(&mut tx, name, weight, &quotas, now).await?;
+    let kept = before
+        .as_ref()
+        .map(|project| project.retention)
+        .unwrap_or_default();
+    let retention = Retention {
+        keep_days: update.keep_days.unwrap_or(kept.keep_days),
+        keep_log_days: update.keep_log_days.unwrap_or(kept.keep_log_days),
+    };
+    retention.check().map_err(LifecycleError::BadSetting)?;
+    let text = change_text(before.as_ref(), weight, &quotas, retention);
+    projects::upsert_project(&mut tx, name, weight, &quotas, retention, now).await?;
     if let Some(text) = text {
         let change = ProjectChange {
             text,
@@ -98,8 +109,13 @@ fn check_quotas(quotas: &Quotas) -> Result<()> {
 }
 
 /// "weight 1 -> 2, gpus none -> 8"; None where nothing changes.
-fn change_text(before: Option<&Project>, weight: f64, quotas: &Quotas) -> Option<String> {
-    let words = |weight: f64, quotas: &Quotas| {
+fn change_text(
+    before: Option<&Project>,
+    weight: f64,
+    quotas: &Quotas,
+    retention: Retention,
+) -> Option<String> {
+    let words = |weight: f64, quotas: &Quotas, retention: Retention| {
         let number = |value: Option<u32>| value.map_or_else(|| "none".into(), |v| v.to_string());
         let hours = quotas.gpu_hours_week;
         [
@@ -112,15 +128,17 @@ fn change_text(before: Option<&Project>, weight: f64, quotas: &Quotas) -> Option
                 hours.map_or_else(|| "none".into(), |hours| hours.to_string()),
             ),
             ("reset", quotas.reset.as_str().to_owned()),
+            ("keep_days", number(retention.keep_days)),
+            ("keep_log_days", number(retention.keep_log_days)),
         ]
     };
-    let new = words(weight, quotas);
+    let new = words(weight, quotas, retention);
     let Some(before) = before else {
         let set = new.into_iter().filter(|(_, value)| value != "none");
         let set: Vec<String> = set.map(|(what, value)| format!("{what} {value}")).collect();
         return Some(format!("made with {}", set.join(", ")));
     };
-    let old = words(before.weight, &before.quotas);
+    let old = words(before.weight, &before.quotas, before.retention);
     let changed: Vec<String> = old
         .into_iter()
         .zip(new)
@@ -260,6 +278,7 @@ mod tests {
             name: ProjectName::default(),
             weight: 1.0,
             quotas: Quotas::default(),
+            retention: Retention::default(),
             usage: Usage::new(0.0, DateTime::UNIX_EPOCH),
         };
         let quotas = Quotas {
@@ -268,12 +287,24 @@ mod tests {
             ..Quotas::default()
         };
         assert_eq!(
-            change_text(Some(&before), 2.0, &quotas).unwrap(),
+            change_text(Some(&before), 2.0, &quotas, Retention::default()).unwrap(),
             "weight 1 -> 2, gpus none -> 8, gpu_hours_week none -> 41.5"
         );
-        assert_eq!(change_text(Some(&before), 1.0, &Quotas::default()), None);
+        let month = Retention {
+            keep_days: Some(30),
+            ..Retention::default()
+        };
+        let same = Quotas::default();
         assert_eq!(
-            change_text(None, 1.0, &quotas).unwrap(),
+            change_text(Some(&before), 1.0, &same, month).unwrap(),
+            "keep_days none -> 30"
+        );
+        assert_eq!(
+            change_text(Some(&before), 1.0, &same, before.retention),
+            None
+        );
+        assert_eq!(
+            change_text(None, 1.0, &quotas, Retention::default()).unwrap(),
             "made with weight 1, gpus 8, gpu_hours_week 41.5, reset rolling"
         );
     }

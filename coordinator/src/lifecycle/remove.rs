@@ -7,10 +7,11 @@
 //! (`blobs::vouch`), and is left to the sweep. One that a coordinator removes which no longer leads stays as well
 //! (`blobs::remove`).
 
+use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_store::removal::{self, Going};
-use marquee_store::{Conn, Tx, audit, events, pipelines, transitions};
+use marquee_store::{Conn, Tx, audit, events, pipelines, retention, transitions};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -25,17 +26,27 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// Who wants a pipeline to go.
+#[derive(Debug, Clone, Copy)]
+pub enum Because {
+    Asked,
+    /// Its project keeps it no longer.
+    Aged,
+}
+
 /// Removes a pipeline whose jobs have all ended.
 pub async fn remove_pipeline(
     app: &App,
     id: PipelineId,
+    because: Because,
     dry_run: bool,
     caller: &str,
 ) -> Result<Removed> {
+    let now = app.clock.now();
     let mut conn = app.db.read().await?;
     pipelines::get_pipeline(&mut conn, id).await?;
     let jobs = removal::list_all_jobs(&mut conn, id).await?;
-    let going = pipeline_is_free(&mut conn, id).await?;
+    let going = pipeline_is_free(&mut conn, id, because, now).await?;
     let files = removal::list_files(&mut conn, &jobs).await?;
     drop(conn);
     let counted = |files: u64, bytes| Removed {
@@ -50,6 +61,8 @@ pub async fn remove_pipeline(
     // Logs can be many: they go in pieces, before the pipeline itself, which is still there if this is cut short.
     loop {
         let mut tx = app.db.write("remove rows").await?;
+        pipelines::lock_pipeline(&mut tx, id).await?;
+        pipeline_is_free(&mut tx, id, because, now).await?;
         let some = removal::delete_some_rows(&mut tx, &jobs).await?;
         tx.commit().await?;
         if !some {
@@ -59,8 +72,10 @@ pub async fn remove_pipeline(
     let mut tx = app.db.write("remove pipeline").await?;
     audit::act_as(&mut tx, caller).await?;
     pipelines::lock_pipeline(&mut tx, id).await?;
+    // Locked before they are asked for: a submission that names one of them is either seen, or finds it gone.
+    retention::lock_artifacts(&mut tx, &jobs).await?;
     // A retry may have come in between.
-    pipeline_is_free(&mut tx, id).await?;
+    pipeline_is_free(&mut tx, id, because, now).await?;
     removal::delete_pipeline(&mut tx, id).await?;
     tx.commit().await?;
     let (gone, bytes) = collect(app, &files).await?;
@@ -97,6 +112,7 @@ pub async fn remove_artifact(
     of.sort_unstable();
     of.dedup();
     pipelines::lock_pipelines(&mut tx, &of).await?;
+    retention::lock_artifacts(&mut tx, &jobs).await?;
     artifact_is_free(&mut tx, digest).await?;
     removal::delete_artifacts(&mut tx, &jobs).await?;
     for job in &jobs {
@@ -116,21 +132,23 @@ pub async fn remove_artifact(
     Ok(counted(gone, bytes))
 }
 
-async fn note(
-    tx: &mut Tx,
-    job: JobId,
-    why: &str,
-    caller: &str,
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<()> {
+async fn note(tx: &mut Tx, job: JobId, why: &str, caller: &str, now: DateTime<Utc>) -> Result<()> {
     let head = transitions::get_job_head(tx, job).await?;
     events::insert_event_by(tx, job, head.attempt, why, caller, now).await?;
     Ok(())
 }
 
 /// The artifacts of a pipeline, unless somebody needs it.
-async fn pipeline_is_free(conn: &mut Conn, id: PipelineId) -> Result<Vec<Going>> {
+async fn pipeline_is_free(
+    conn: &mut Conn,
+    id: PipelineId,
+    because: Because,
+    now: DateTime<Utc>,
+) -> Result<Vec<Going>> {
     let what = || format!("pipeline p{id}");
+    if let Some((by, _)) = retention::find_keeper(conn, id).await? {
+        return Err(LifecycleError::Kept { pipeline: id, by });
+    }
     let open = removal::list_open(conn, id).await?;
     unless_needed(what, "have not ended; cancel them first", &open)?;
     let held = removal::list_held(conn, id).await?;
@@ -147,6 +165,13 @@ async fn pipeline_is_free(conn: &mut Conn, id: PipelineId) -> Result<Vec<Going>>
         "of other pipelines take its artifacts as inputs",
         &users,
     )?;
+    if let Because::Aged = because
+        && retention::find_aged(conn, id, now)
+            .await?
+            .is_none_or(|aged| aged.stays.is_some())
+    {
+        return Err(LifecycleError::NotAged(id));
+    }
     Ok(going)
 }
 
@@ -202,6 +227,19 @@ pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
         bytes += size;
     }
     Ok((gone, bytes))
+}
+
+/// Files that were stored before `before` and that no stored manifest names: how many would go, and their bytes.
+pub(super) async fn count_unnamed(app: &App, before: DateTime<Utc>) -> Result<(u64, u64)> {
+    let (mut count, mut bytes) = (0, 0);
+    for some in app.blobs.list_older(before).await?.chunks(FILES_AT_ONCE) {
+        let mut conn = app.db.read().await?;
+        let unnamed = removal::list_unnamed(&mut conn, some).await?;
+        drop(conn);
+        count += unnamed.len() as u64;
+        bytes += app.blobs.bytes_of(unnamed).await?;
+    }
+    Ok((count, bytes))
 }
 
 /// Files whose names are asked for in one statement.

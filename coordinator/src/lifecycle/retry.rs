@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
+use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::again::get_made;
+use marquee_store::neighbours::{self, Needed};
 use marquee_store::transitions::{self, ArrayCount, JobHead};
-use marquee_store::{Tx, audit, neighbours, pipelines};
+use marquee_store::{Tx, audit, needs, pipelines};
 
 use super::again::Asked;
 use super::{LifecycleError, Result, again, dependents, inputs};
@@ -76,9 +78,14 @@ pub(super) async fn bring_back(
         }
     }
     let needs = neighbours::list_needs(tx, job).await?;
-    if let Some(need) = needs.iter().find(|need| ended_badly(need.state)) {
-        let (needs, name) = (need.id, need.name.to_string());
-        return Err(LifecycleError::NeedHasNotSucceeded { job, needs, name });
+    if let Some(need) = needs.iter().find(|need| need.is_missed()) {
+        return Err(needs_another_end(job, need));
+    }
+    let origin = head.array_job.unwrap_or(job);
+    let dependents = neighbours::list_dependents(tx, origin).await?;
+    // What cleans up after it must not do so while it runs again.
+    if let Some(by) = dependents.iter().find(|other| other.follows_at_work) {
+        return Err(LifecycleError::FollowerAtWork { job, by: by.id });
     }
     let mut changed = revive(tx, std::slice::from_ref(head), text, caller, now).await?;
     let text = format!("back, because job {job} is retried");
@@ -90,25 +97,53 @@ pub(super) async fn bring_back(
             also.push(array);
         }
     }
-    let origin = head.array_job.unwrap_or(job);
     let mut back: BTreeSet<JobId> = BTreeSet::from([job, origin]);
-    let dependents = neighbours::list_dependents(tx, origin).await?;
+    let mut waiting: Vec<JobId> = Vec::new();
     let ids: Vec<JobId> = dependents.iter().map(|dependent| dependent.id).collect();
     // In pipeline order, so that what each needs is decided before it is.
     for head in in_order(&ids, transitions::list_job_heads(tx, &ids).await?) {
+        if head.state == JobStateName::Waiting {
+            waiting.push(head.id);
+        }
         if head.life().revive(true, now).is_err() {
             continue;
         }
         let needs = neighbours::list_needs(tx, head.id).await?;
-        let stays =
-            |need: &neighbours::Neighbour| ended_badly(need.state) && !back.contains(&need.id);
+        let stays = |need: &Needed| need.is_missed() && !back.contains(&need.id);
         if !needs.iter().any(stays) {
             back.insert(head.id);
             also.push(head);
         }
     }
     changed.extend(revive(tx, &also, &text, caller, now).await?);
+    if !waiting.is_empty() {
+        // What they had been waiting for had ended, and has not any more.
+        needs::recount_needs(tx, &waiting).await?;
+        changed.extend(waiting);
+    }
     Ok(changed)
+}
+
+fn needs_another_end(job: JobId, need: &Needed) -> LifecycleError {
+    let (needs, name) = (need.id, need.name.to_string());
+    match (need.on, need.ended) {
+        (NeedOn::Failed, Some(Ended::Succeeded)) => LifecycleError::NotNeeded {
+            job,
+            needs,
+            name,
+            ended: "succeeded",
+        },
+        (NeedOn::Failed, Some(Ended::Cancelled)) => LifecycleError::NotNeeded {
+            job,
+            needs,
+            name,
+            ended: "was cancelled",
+        },
+        (NeedOn::Succeeded | NeedOn::Finished, _)
+        | (NeedOn::Failed, Some(Ended::Failed) | None) => {
+            LifecycleError::NeedHasNotSucceeded { job, needs, name }
+        }
+    }
 }
 
 fn in_order(ids: &[JobId], mut heads: Vec<JobHead>) -> Vec<JobHead> {
@@ -141,19 +176,13 @@ async fn revive(
     for array in arrays {
         // Of an array that failed although its elements had succeeded, nothing is left but to commit it.
         if transitions::get_elements_left(tx, array).await? == 0 {
-            let count = ArrayCount { array, left: 0 };
+            let count = ArrayCount {
+                array,
+                left: 0,
+                open: 0,
+            };
             changed.extend(dependents::release(tx, Vec::new(), &[count], now).await?);
         }
     }
     Ok(changed)
-}
-
-fn ended_badly(state: JobStateName) -> bool {
-    match state {
-        JobStateName::Failed | JobStateName::Cancelled => true,
-        JobStateName::Waiting
-        | JobStateName::Queued
-        | JobStateName::Running
-        | JobStateName::Succeeded => false,
-    }
 }

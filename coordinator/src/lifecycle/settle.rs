@@ -9,7 +9,7 @@ use marquee_domain::end::{AfterEnd, AttemptBudget, AttemptEnd, after_end};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
 use marquee_domain::job::JobStateName;
-use marquee_domain::spec::JobKind;
+use marquee_domain::spec::{Ended, JobKind};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::live::{self, Live};
 use marquee_store::ranks::{self, RankKey, RankRow};
@@ -412,7 +412,10 @@ async fn end(
             let jobs = [(job, number.0)];
             transitions::mark_jobs_cancelled(tx, &jobs, by_user, None, "", now).await?;
             tracing::info!(%job, attempt = %number, "job cancelled; nothing of it is left");
-            changed.extend(dependents::cancel(tx, job, "was cancelled", now).await?);
+            changed.extend(match live.array {
+                None => dependents::ended(tx, job, Ended::Cancelled, now).await?,
+                Some(array) => dependents::element_ended(tx, array, now).await?,
+            });
         }
     }
     Ok(changed)
@@ -427,12 +430,12 @@ pub(super) async fn after_failure(
     now: DateTime<Utc>,
 ) -> std::result::Result<Vec<JobId>, StoreError> {
     let Some(array) = array else {
-        return dependents::cancel(tx, job, "failed", now).await;
+        return dependents::ended(tx, job, Ended::Failed, now).await;
     };
     if !array::element_failed(tx, array, job, failure, now).await? {
-        return Ok(Vec::new());
+        return dependents::element_ended(tx, array, now).await;
     }
-    let mut changed = dependents::cancel(tx, array, "failed", now).await?;
+    let mut changed = dependents::ended(tx, array, Ended::Failed, now).await?;
     changed.push(array);
     Ok(changed)
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::artifact::Digest;
-use marquee_domain::ids::{JobName, PipelineId};
+use marquee_domain::ids::{JobId, JobName, PipelineId};
 use marquee_domain::pipeline::{
     Capacity, DocumentText, FieldError, Override, check_size, parse_job, parse_pipeline,
 };
@@ -12,7 +12,7 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines};
+use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines, retention};
 
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
@@ -82,14 +82,27 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     for (position, job) in (0..).zip(&spec.jobs) {
         // The parser has put every job after what it needs.
         let needs = all_needs(job);
-        let needs = needs.iter().filter_map(|name| positions.get(name));
+        let needs = needs
+            .iter()
+            .filter_map(|name| Some((*positions.get(name)?, job.needs_of(name))));
         jobs.push(NewJob {
             spec: job,
-            needs: needs.copied().collect(),
+            needs: needs.collect(),
         });
         positions.insert(&job.name, position);
     }
     let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, submission.caller, now).await?;
+    let inputs: Vec<(JobId, Digest)> = ids
+        .iter()
+        .zip(&spec.jobs)
+        .flat_map(|(id, job)| artifacts_of(job).map(|(_, digest)| (*id, digest.clone())))
+        .collect();
+    if !retention::insert_inputs(&mut tx, &inputs).await?.is_empty() {
+        // It was there a moment ago, and somebody removed it since: the look finds it missing, and says where.
+        drop(tx);
+        let missing = missing_artifacts(app, &spec).await?;
+        return Err(LifecycleError::InvalidDocument(missing));
+    }
     tx.commit().await?;
 
     tracing::info!(%pipeline, name = %spec.name, jobs = ids.len(), "pipeline submitted");
@@ -215,13 +228,10 @@ fn capacity(workers: &[Worker]) -> Option<Capacity> {
 
 /// An error for each input that names an artifact which nobody committed.
 async fn missing_artifacts(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
-    let named = spec.jobs.iter().flat_map(|job| {
-        let named = job.inputs.iter().filter_map(|(name, input)| match input {
-            InputRef::Artifact(digest) => Some((name, digest)),
-            InputRef::Job { .. } => None,
-        });
-        named.map(|(name, digest)| (&job.name, name, digest))
-    });
+    let named = spec
+        .jobs
+        .iter()
+        .flat_map(|job| artifacts_of(job).map(|(name, digest)| (&job.name, name, digest)));
     let named: Vec<_> = named.collect();
     if named.is_empty() {
         return Ok(Vec::new());
@@ -242,6 +252,14 @@ async fn missing_artifacts(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldEr
         }
     }
     Ok(missing)
+}
+
+/// The inputs of a job that name an artifact by its digest.
+fn artifacts_of(job: &JobSpec) -> impl Iterator<Item = (&String, &Digest)> {
+    job.inputs.iter().filter_map(|(name, input)| match input {
+        InputRef::Artifact(digest) => Some((name, digest)),
+        InputRef::Job { .. } => None,
+    })
 }
 
 /// What a job waits for: what it says it needs, and the jobs that its inputs name.

@@ -17,11 +17,12 @@ use tower::{Layer, Service};
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Answered after the last part of a long stream, when a worker has sent a whole output, or when many rows and
 /// files are deleted.
-const UNLIMITED: [&str; 4] = [
+const UNLIMITED: [&str; 5] = [
     "/marquee.v1.Artifacts/UploadBlob",
     "/marquee.v1.Artifacts/RescueOutput",
     "/marquee.v1.Artifacts/RemoveArtifact",
     "/marquee.v1.Jobs/RemovePipeline",
+    "/marquee.v1.Jobs/CollectGarbage",
 ];
 
 /// Puts a limit around a service.

@@ -13,20 +13,23 @@ mod stored;
 mod watch;
 
 use marquee_domain::ids::{JobId, PipelineId};
+use marquee_domain::job::JobState;
 use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
 use marquee_domain::pipeline::{DocumentText, Override};
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
-use marquee_store::jobs;
+use marquee_store::forecasts::{self, Forecast};
+use marquee_store::jobs::{self, Job};
 use marquee_store::{Conn, StoreError};
-use marquee_store::{attempts, events, pipelines, ranks};
+use marquee_store::{attempts, events, pipelines, ranks, retention};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::caller::Caller;
-use crate::lifecycle::{self, LifecycleError, Submission, once_more};
+use crate::forecast;
+use crate::lifecycle::{self, Because, LifecycleError, Submission, once_more};
 
 /// Lines of history that come with a job, the newest.
 const EVENTS_MAX: u32 = 200;
@@ -122,7 +125,13 @@ impl JobsService {
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
         let checkpoints = relatives::checkpoints(&mut conn, id).await?;
         let (takes_from, taken_by) = relatives::both_sides(&mut conn, id, spec.as_ref()).await?;
+        let first_said = forecasts::find_forecast(&mut conn, id).await?;
+        drop(conn);
+        let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
         Ok(v1::JobDetail {
+            first_said: first_said.map(encode::forecast),
+            expected: expected.map(encode::forecast),
+            no_forecast,
             job: reasons::with_reason(&self.app, job),
             spec_json: spec
                 .map(|spec| serde_json::json!(spec).to_string())
@@ -139,6 +148,35 @@ impl JobsService {
         })
     }
 
+    /// When a queued job is expected to start, or why nobody can tell. Kept when it is said for the first time.
+    async fn expected(&self, job: &Job, is_first: bool) -> (Option<Forecast>, String) {
+        if !matches!(job.state, JobState::Queued { .. }) {
+            return (None, String::new());
+        }
+        let expected = match forecast::expected(&self.app, job.id).await {
+            None => return (None, String::new()),
+            Some(Err(why)) => return (None, why),
+            Some(Ok(expected)) => expected,
+        };
+        let said = Forecast {
+            said_at: self.app.clock.now(),
+            expected_at: expected.at,
+            likely_by: expected.by,
+            basis: expected.basis,
+        };
+        if is_first && let Err(error) = self.keep(job.id, &said).await {
+            // Who asks why a job waits is answered all the same.
+            tracing::debug!(job = %job.id, %error, "what was said of a start is not kept");
+        }
+        (Some(said), String::new())
+    }
+
+    async fn keep(&self, job: JobId, said: &Forecast) -> Result<(), StoreError> {
+        let mut tx = self.app.db.write("keep forecast").await?;
+        forecasts::insert_forecast(&mut tx, job, said).await?;
+        tx.commit().await
+    }
+
     /// The jobs that a job needs.
     async fn needs(&self, detail: &v1::JobDetail) -> Result<Vec<v1::Job>, LifecycleError> {
         let Some(job) = detail.job.as_ref().filter(|job| !job.needs.is_empty()) else {
@@ -152,7 +190,10 @@ impl JobsService {
     async fn pipeline(&self, id: PipelineId) -> Result<v1::Pipeline, LifecycleError> {
         let mut conn = self.connection().await?;
         let pipeline = pipelines::get_pipeline(&mut conn, id).await?;
+        let kept = retention::find_keeper(&mut conn, id).await?;
         Ok(v1::Pipeline {
+            kept_at: kept.as_ref().map(|(_, at)| timestamp(*at)),
+            kept_by: kept.map(|(by, _)| by).unwrap_or_default(),
             id: id.0,
             name: pipeline.name.to_string(),
             created_at: Some(timestamp(pipeline.created_at)),
@@ -268,15 +309,52 @@ impl v1::jobs_server::Jobs for JobsService {
         Ok(Response::new(self.job(id).await?))
     }
 
+    async fn move_job(&self, request: Request<v1::MoveJobRequest>) -> Answer<v1::Job> {
+        let caller = Caller::of(&request).to_string();
+        let id = JobId(request.into_inner().id);
+        once_more(|| lifecycle::move_job(&self.app, id, &caller)).await?;
+        Ok(Response::new(self.job(id).await?))
+    }
+
     async fn remove_pipeline(
         &self,
         request: Request<v1::RemovePipelineRequest>,
     ) -> Answer<v1::Removed> {
         let caller = Caller::of(&request).to_string();
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
-        let remove = || lifecycle::remove_pipeline(&self.app, PipelineId(id), dry_run, &caller);
+        let id = PipelineId(id);
+        let remove = || lifecycle::remove_pipeline(&self.app, id, Because::Asked, dry_run, &caller);
         let removed = once_more(remove).await?;
         Ok(Response::new(encode::removed(&removed)))
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Answer<v1::CollectGarbageResponse> {
+        let caller = Caller::of(&request).to_string();
+        let v1::CollectGarbageRequest {
+            dry_run,
+            after_pipeline_id,
+        } = request.into_inner();
+        let after = PipelineId(after_pipeline_id);
+        let step = once_more(|| lifecycle::retire(&self.app, after, dry_run, &caller)).await?;
+        let (files, bytes) = match step.next {
+            Some(_) => (0, 0),
+            None => lifecycle::collect_unnamed(&self.app, dry_run).await?,
+        };
+        Ok(Response::new(encode::step(step, files, bytes)))
+    }
+
+    async fn keep_pipeline(
+        &self,
+        request: Request<v1::KeepPipelineRequest>,
+    ) -> Answer<v1::Pipeline> {
+        let caller = Caller::of(&request).to_string();
+        let v1::KeepPipelineRequest { id, lift } = request.into_inner();
+        let id = PipelineId(id);
+        lifecycle::keep_pipeline(&self.app, id, !lift, &caller).await?;
+        Ok(Response::new(self.pipeline(id).await?))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {

@@ -101,6 +101,8 @@ fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
         queued: quotas.queued.map(Some),
         gpu_hours_week: quotas.gpu_hours_week.map(Some),
         reset: None,
+        keep_days: request.keep_days.map(Some),
+        keep_log_days: request.keep_log_days.map(Some),
     };
     if !quotas.reset.is_empty() {
         let reset = Reset::from_word(&quotas.reset).ok_or_else(|| {
@@ -118,9 +120,11 @@ fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
             "cpu_slots" => update.cpu_slots = Some(None),
             "queued" => update.queued = Some(None),
             "gpu_hours_week" => update.gpu_hours_week = Some(None),
+            "keep_days" => update.keep_days = Some(None),
+            "keep_log_days" => update.keep_log_days = Some(None),
             other => {
                 let why = format!(
-                    "{:?} is no quota; give gpus, cpu_slots, queued or gpu_hours_week",
+                    "{:?} is no limit; give gpus, cpu_slots, queued, gpu_hours_week, keep_days or keep_log_days",
                     start_of(other)
                 );
                 return Err(BadField::invalid("lift", why));
@@ -170,6 +174,8 @@ fn encode(
         devices_free_at: devices_free_at.map(timestamp),
         usage_gpu_seconds: account.map_or(0.0, |account| account.used(now)),
         changes: changes.into_iter().map(change).collect(),
+        keep_days: project.retention.keep_days,
+        keep_log_days: project.retention.keep_log_days,
         name,
     }
 }

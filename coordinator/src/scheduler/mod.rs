@@ -5,6 +5,7 @@
 //! the number of jobs. Not here: reading the world and writing the plan down (`background`).
 
 mod devices;
+pub mod forecast;
 mod held;
 mod limits;
 mod obstacles;

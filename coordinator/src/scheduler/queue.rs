@@ -135,6 +135,12 @@ impl Queue {
         self.jobs.len()
     }
 
+    /// How many lines they stand in.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.alike.len()
+    }
+
     /// Whether nothing is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::*;
 
 mod contract;
+mod forecast;
 mod properties;
 mod sharing;
 

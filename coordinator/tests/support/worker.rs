@@ -93,6 +93,9 @@ pub async fn say_first(
     Ok(stream.into_inner())
 }
 
+/// Of a host: no GPUs and no labels.
+const NOTHING: (Vec<v1::Gpu>, Vec<String>) = (Vec::new(), Vec::new());
+
 impl FakeWorker {
     pub async fn connect(address: &str, name: &str) -> Self {
         Self::connect_with_code(address, name, CODE).await
@@ -102,7 +105,7 @@ impl FakeWorker {
     pub async fn connect_with_code(address: &str, name: &str, code: &str) -> Self {
         let id = Uuid::new_v4().to_string();
         let daemon = (id, Uuid::new_v4());
-        Self::connect_as(address, name, daemon, code, Held::default(), Vec::new())
+        Self::connect_as(address, name, daemon, code, Held::default(), NOTHING)
             .await
             .unwrap()
     }
@@ -111,9 +114,32 @@ impl FakeWorker {
     pub async fn connect_with_gpus(address: &str, name: &str, gpus: Vec<v1::Gpu>) -> Self {
         let id = Uuid::new_v4().to_string();
         let daemon = (id, Uuid::new_v4());
-        Self::connect_as(address, name, daemon, CODE, Held::default(), gpus)
-            .await
-            .unwrap()
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (gpus, Vec::new()),
+        )
+        .await
+        .unwrap()
+    }
+
+    /// A worker whose settings give its host labels.
+    pub async fn connect_with_labels(address: &str, name: &str, labels: &[&str]) -> Self {
+        let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Self::connect_as(
+            address,
+            name,
+            daemon,
+            CODE,
+            Held::default(),
+            (Vec::new(), labels),
+        )
+        .await
+        .unwrap()
     }
 
     /// Says what its GPUs are like.
@@ -125,13 +151,13 @@ impl FakeWorker {
     /// Connects again as the same worker, holding what it held.
     pub async fn reconnect(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), self.instance), self.held.clone());
-        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+        Self::connect_as(address, &self.name, daemon, CODE, held, NOTHING).await
     }
 
     /// Another daemon with this one's data folder says Hello, holding what this one holds.
     pub async fn connect_clone(&self, address: &str) -> Result<Self, Status> {
         let (daemon, held) = ((self.id.clone(), Uuid::new_v4()), self.held.clone());
-        Self::connect_as(address, &self.name, daemon, CODE, held, Vec::new()).await
+        Self::connect_as(address, &self.name, daemon, CODE, held, NOTHING).await
     }
 
     /// What the coordinator has to say to whoever looks after this worker.
@@ -159,7 +185,7 @@ impl FakeWorker {
 
     pub async fn try_connect(address: &str, name: &str) -> Result<Self, Status> {
         let daemon = (Uuid::new_v4().to_string(), Uuid::new_v4());
-        Self::connect_as(address, name, daemon, CODE, Held::default(), Vec::new()).await
+        Self::connect_as(address, name, daemon, CODE, Held::default(), NOTHING).await
     }
 
     async fn connect_as(
@@ -168,7 +194,7 @@ impl FakeWorker {
         (id, instance): (String, Uuid),
         code: &str,
         held: Held,
-        gpus: Vec<v1::Gpu>,
+        (gpus, labels): (Vec<v1::Gpu>, Vec<String>),
     ) -> Result<Self, Status> {
         let mut client = WorkerSessionClient::new(super::channel(address).await);
         let (outbox, outbound) = mpsc::channel(64);
@@ -181,6 +207,7 @@ impl FakeWorker {
         };
         if let Some(inventory) = &mut hello.inventory {
             inventory.gpus = gpus;
+            inventory.labels = labels;
         }
         outbox
             .send(v1::WorkerMessage {

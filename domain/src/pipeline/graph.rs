@@ -58,8 +58,9 @@ fn check_needs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
         }
     }
     // What is wrong was told. Left in, it would come up again as a cycle, or as a job that can never run.
-    job.needs
-        .retain(|need| kinds.contains_key(need) && *need != job.name);
+    let is_sound = |need: &JobName| kinds.contains_key(need) && *need != job.name;
+    job.needs.retain(is_sound);
+    job.needs_on.retain(|need, _| is_sound(need));
 }
 
 fn check_inputs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
@@ -88,6 +89,16 @@ fn check_inputs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
     for (name, input) in &job.inputs {
         match check_input(&job.name, kind, name, input, kinds) {
             Err(message) => errors.add(format!("jobs.{}.inputs.{name}", job.name), message),
+            Ok(Some(maker)) if job.needs_on.contains_key(maker) => {
+                let on = job.needs_on.get(maker).copied().unwrap_or_default();
+                let message = format!(
+                    "{:?} makes it only where it succeeds, and needs waits for it to {}; leave it out of needs, or \
+                     out of inputs",
+                    maker.as_str(),
+                    on.verb()
+                );
+                errors.add(format!("jobs.{}.inputs.{name}", job.name), message);
+            }
             Ok(Some(maker)) if !job.needs.contains(maker) => job.needs.push(maker.clone()),
             Ok(_) => {}
         }

@@ -1,16 +1,15 @@
 //! What all kinds of jobs have in common.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::Capacity;
-use super::settings;
 use super::sharing::sharing;
 use super::table::Table;
+use super::{Capacity, array, needs, settings};
 use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{InputRef, JobKind, JobSpec, Sharing, Source, Watch, Work};
+use crate::spec::{ArrayValues, InputRef, JobKind, JobSpec, NeedOn, Sharing, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -26,6 +25,8 @@ pub(super) struct Draft {
     pub(super) name: JobName,
     pub(super) kind: Option<JobKind>,
     pub(super) needs: Vec<JobName>,
+    /// How those must end of which it is not their success that is waited for.
+    pub(super) needs_on: BTreeMap<JobName, NeedOn>,
     pub(super) inputs: BTreeMap<String, InputRef>,
     rest: Option<Rest>,
 }
@@ -40,6 +41,7 @@ struct Rest {
     timeout_s: Option<u32>,
     reuse: bool,
     array: Option<u32>,
+    values: ArrayValues,
     watch: Watch,
     sharing: Sharing,
 }
@@ -55,12 +57,14 @@ impl Draft {
             timeout_s,
             reuse,
             array,
+            values,
             watch,
             sharing,
         } = self.rest?;
         let Self {
             name,
             needs,
+            needs_on,
             inputs,
             ..
         } = self;
@@ -68,6 +72,7 @@ impl Draft {
             name,
             work,
             needs,
+            needs_on,
             inputs,
             resources,
             priority,
@@ -76,6 +81,7 @@ impl Draft {
             reuse,
             array,
             element: None,
+            values,
             watch,
             sharing,
         })
@@ -101,7 +107,7 @@ pub(super) fn job(
     };
     let kinds = JobKind::ALL.map(|kind| (kind.as_str(), kind));
     let kind = table.choice("kind", &kinds, None);
-    let needs = needs(&mut table);
+    let (needs, needs_on) = needs::needs(&mut table);
     let inputs = inputs(&mut table);
     // Without a kind nothing can be said of the other keys, so they are left alone.
     let rest = kind.and_then(|kind| rest(kind, table, cluster, project));
@@ -109,6 +115,7 @@ pub(super) fn job(
         name: name?,
         kind,
         needs,
+        needs_on,
         inputs,
         rest,
     })
@@ -126,7 +133,7 @@ fn rest(
     let timeout_s = timeout(&mut table);
     let watch = super::watch::watch(&mut table, kind);
     let reuse = reuse(&mut table, kind);
-    let array = array(&mut table, kind);
+    let (array, values) = array::array(&mut table, kind).unzip();
     let sharing = sharing(&mut table, array, project);
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
@@ -159,6 +166,7 @@ fn rest(
         timeout_s,
         reuse,
         array,
+        values: values.unwrap_or_default(),
         sharing,
     })
 }
@@ -210,50 +218,6 @@ fn check_fetch_array(table: &Table<'_>, size: u32, source: &Source) {
             "a folder lies on one worker, which reads it at once; leave it out",
         ),
     }
-}
-
-/// The elements of a job array, where the job's kind has a work that can be shared out.
-fn array(table: &mut Table<'_>, kind: JobKind) -> Option<u32> {
-    if !table.has("array") {
-        return None;
-    }
-    let size = table.int("array", 1..=limits::ARRAY_MAX_ELEMENTS, None);
-    match kind {
-        JobKind::Fetch | JobKind::Command => Some(size),
-        JobKind::Preprocess | JobKind::Train | JobKind::Eval => {
-            table.add_error(
-                "array",
-                format!(
-                    "a {kind} job is one piece of work; only fetch and command jobs can be arrays"
-                ),
-            );
-            None
-        }
-    }
-}
-
-fn needs(table: &mut Table<'_>) -> Vec<JobName> {
-    let mut needs = Vec::new();
-    let mut seen = BTreeSet::new();
-    let texts = table.texts("needs").unwrap_or_default();
-    for (index, text) in texts.into_iter().enumerate() {
-        match text.parse::<JobName>() {
-            // Once: the store has one row for each need, and counts those rows.
-            Ok(name) if seen.insert(name.clone()) => needs.push(name),
-            Ok(_) => {}
-            Err(why) => table.add_error(&format!("needs[{index}]"), format!("{text:?} {why}")),
-        }
-        if needs.len() > limits::PIPELINE_MAX_JOBS {
-            let max = limits::PIPELINE_MAX_JOBS;
-            table.add_error(
-                "needs",
-                format!("names more than {max} jobs, and no pipeline has more"),
-            );
-            needs.clear();
-            break;
-        }
-    }
-    needs
 }
 
 fn inputs(table: &mut Table<'_>) -> BTreeMap<String, InputRef> {

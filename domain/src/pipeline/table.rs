@@ -115,7 +115,7 @@ impl<'a> Table<'a> {
         self.map.get(key)
     }
 
-    fn wrong_type(&self, key: &str, expected: &str, value: &Value) {
+    pub(super) fn wrong_type(&self, key: &str, expected: &str, value: &Value) {
         if self.errors.is_full() {
             return;
         }
@@ -338,6 +338,22 @@ impl<'a> Table<'a> {
             self.add_error(key, unknown(&text, &names));
         }
         found
+    }
+
+    /// A list, or None where the key is absent or no list.
+    pub(super) fn list(&mut self, key: &'static str) -> Option<&'a [Value]> {
+        match self.get(key)? {
+            Value::Array(items) => Some(items),
+            other => {
+                self.wrong_type(key, "a list", other);
+                None
+            }
+        }
+    }
+
+    /// What stands in a table whose keys the user chooses.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.map.iter()
     }
 
     /// A list of texts, or None where the key is absent.

@@ -37,7 +37,7 @@ pub struct JobLife {
 /// The state of a job with the facts that its next transition needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobStage {
-    /// A job that it needs has not succeeded yet.
+    /// A job that it needs has not ended yet.
     Waiting,
     Queued {
         /// Since when it could run. Its place in the queue depends on it.
@@ -53,7 +53,7 @@ pub enum JobStage {
     Succeeded,
     Failed,
     Cancelled {
-        /// The job whose end without success was the cause. None: a user cancelled it by name.
+        /// The job whose end was the cause. None: a user cancelled it by name.
         for_job: Option<JobId>,
     },
 }
@@ -108,7 +108,7 @@ impl fmt::Display for JobStage {
 /// What may happen to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobEvent {
-    /// All that it needs has succeeded.
+    /// All that it needs has ended as it wants it.
     Release,
     /// The scheduler found it a place, or its work need not be done again.
     Place,
@@ -126,7 +126,7 @@ pub enum JobEvent {
     RequestCancel,
     /// Nothing is left of the ranks of a job that was to be cancelled.
     FinishCancel,
-    /// A job that it needs ended without success.
+    /// A job that it needs ended in another way than it wants.
     CancelForNeed,
     /// A user wants it to be done after all.
     Retry,
@@ -355,8 +355,8 @@ impl JobLife {
         }
     }
 
-    /// waiting -> cancelled, because `need` ended without success. A queued or running job has all
-    /// that it needs.
+    /// waiting -> cancelled, because of how `need` ended. A queued or running job has all that it
+    /// needs.
     pub fn cancel_for_need(self, need: JobId) -> Outcome {
         match self.stage {
             JobStage::Waiting => Ok(self.at(JobStage::Cancelled {

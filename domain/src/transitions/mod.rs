@@ -10,6 +10,7 @@
 
 mod attempt;
 mod job;
+pub mod needs;
 mod rank;
 
 pub use attempt::AttemptEvent;

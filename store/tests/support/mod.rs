@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{AttemptNumber, BootId, JobId, PipelineId, Rank, WorkerId};
 use marquee_domain::resources::{Device, DeviceKind, Inventory, Resources};
-use marquee_domain::spec::{CommandSettings, JobSpec, Work};
+use marquee_domain::spec::{CommandSettings, JobSpec, NeedOn, Work};
 use marquee_store::attempts::{NewAttempt, NewRank, insert_attempts};
 use marquee_store::jobs::{NewJob, insert_jobs};
 use marquee_store::pipelines::{NewPipeline, insert_pipeline};
@@ -53,6 +53,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
             env_from_worker: Vec::new(),
         }),
         needs: vec![],
+        needs_on: Default::default(),
         inputs: Default::default(),
         resources: Resources {
             ranks,
@@ -66,6 +67,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         array: None,
         reuse: true,
         element: None,
+        values: Default::default(),
         watch: Default::default(),
         sharing: Default::default(),
     }
@@ -90,7 +92,10 @@ pub async fn jobs<const N: usize>(
 ) -> [JobId; N] {
     let new = jobs.map(|(spec, needs)| NewJob {
         spec,
-        needs: needs.to_vec(),
+        needs: needs
+            .iter()
+            .map(|need| (*need, NeedOn::Succeeded))
+            .collect(),
     });
     let ids = insert_jobs(tx, pipeline, &new, "test", at(0)).await;
     ids.unwrap().try_into().unwrap()

@@ -69,6 +69,7 @@ pub fn pipeline() -> Pipeline {
         name: "posters".into(),
         created_at: ago(300),
         jobs: vec![fetch, preprocess, train],
+        ..Pipeline::default()
     }
 }
 

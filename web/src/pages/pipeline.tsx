@@ -129,7 +129,13 @@ const NODE = { width: 208, height: 84, across: 56, down: 22 };
 
 export function Graph({ jobs }: { jobs: Job[] }) {
   const box = useRef<HTMLDivElement>(null);
-  const places = layout(jobs.map((job) => ({ name: job.name, needs: job.needs })));
+  const places = layout(
+    jobs.map((job) => ({
+      name: job.name,
+      needs: job.needs,
+      needsOn: new Map(job.needsOn.map((need) => [need.jobName, need.on])),
+    })),
+  );
   const left = (column: number) => column * (NODE.width + NODE.across);
   const top = (row: number) => row * (NODE.height + NODE.down);
   const width = left(places.columns) - NODE.across;
@@ -138,7 +144,7 @@ export function Graph({ jobs }: { jobs: Job[] }) {
   return (
     <div class="graph" ref={box} tabIndex={0} role="group" aria-label="Graph of the jobs; each follows what it needs">
       <svg width={Math.max(width, 1)} height={Math.max(height, 1)}>
-        {places.edges.map(({ from, to }) => {
+        {places.edges.map(({ from, to, on }) => {
           const a = places.nodes.get(from);
           const b = places.nodes.get(to);
           if (!a || !b) return null;
@@ -148,9 +154,11 @@ export function Graph({ jobs }: { jobs: Job[] }) {
           return (
             <path
               key={`${from}>${to}`}
-              class={`edge${live.has(to) ? " edge-live" : ""}`}
+              class={`edge${live.has(to) ? " edge-live" : ""}${on === "succeeded" ? "" : " edge-otherwise"}`}
               d={`M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`}
-            />
+            >
+              {on === "succeeded" ? null : <title>{`${to} runs when ${from} has ${on}`}</title>}
+            </path>
           );
         })}
         {jobs.map((job) => {

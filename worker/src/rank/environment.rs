@@ -302,6 +302,7 @@ mod tests {
             name: "hello".parse().unwrap(),
             work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: 2,
@@ -315,6 +316,7 @@ mod tests {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: Default::default(),
             sharing: Default::default(),
         };

@@ -276,7 +276,7 @@ impl Drop for Daemon {
 }
 
 /// The program under test.
-const BINARY: &str = env!("CARGO_BIN_EXE_marquee-worker");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_marquee-worker");
 
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -402,6 +402,7 @@ impl Assigned {
             name: "job".parse().unwrap(),
             work: self.work,
             needs: Vec::new(),
+            needs_on: Default::default(),
             inputs: BTreeMap::new(),
             resources: Resources {
                 ranks: self.world_size,
@@ -415,6 +416,7 @@ impl Assigned {
             array: None,
             reuse: true,
             element: None,
+            values: Default::default(),
             watch: self.watch,
             sharing: Default::default(),
         };

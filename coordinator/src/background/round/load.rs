@@ -6,14 +6,17 @@ use marquee_domain::ids::JobId;
 use marquee_domain::spec::JobSpec;
 use marquee_store::open::{self, OpenJob, Which};
 use marquee_store::workers::{self, WhichWorkers};
-use marquee_store::{Conn, StoreError, pipelines, projects, transitions};
+use marquee_store::{Conn, StoreError, forecasts, pipelines, projects, transitions};
 
 use crate::app::App;
-use crate::index::{Accounts, Touched};
+use crate::index::{Accounts, Step, Touched};
 use crate::lifecycle::{self, Result};
 
 /// Differences named in the log at once; more have a common cause.
 const DIFFERENCES_NAMED_MAX: usize = 10;
+
+/// Of the newest jobs so many are looked at for how long their like takes.
+const LENGTHS_LOOKED_AT: u32 = 20_000;
 
 /// Reads what was touched since the last round.
 pub(super) async fn changes(app: &App) -> Result<()> {
@@ -45,6 +48,7 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
     let mut freed = Vec::new();
     if !touched.succeeded.is_empty() {
         let mut open = app.index.open();
+        open.learn_lengths(&touched.succeeded, app.clock.now());
         freed = open.replace(&touched.succeeded, Vec::new());
         open.replace_held(&touched.succeeded, Vec::new());
     }
@@ -171,6 +175,19 @@ pub(super) async fn everything(app: &App) -> Result<()> {
     let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
     let read = read_open(app, &mut conn, Which::All).await?;
     let held = open::list_held_ranks(&mut conn, Which::All).await?;
+    if app.index.open().lengths.is_empty() {
+        let lengths = forecasts::list_lengths(&mut conn, LENGTHS_LOOKED_AT).await?;
+        let mut open = app.index.open();
+        for took in lengths {
+            let step = Step {
+                project: took.project,
+                name: took.name,
+                kind: took.kind,
+                ranks: took.ranks,
+            };
+            open.lengths.learn(step, took.length);
+        }
+    }
     drop(conn);
     // What is touched by now may have been read before or after its change.
     let touched = app.index.touched();

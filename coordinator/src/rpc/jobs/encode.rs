@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use marquee_domain::ids::JobName;
 use marquee_domain::job::{JobState, RankState};
-use marquee_domain::spec::{InputRef, JobSpec};
+use marquee_domain::spec::{InputRef, JobSpec, NeedOn, value_text};
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
 use marquee_store::events::JobEvent;
+use marquee_store::forecasts::Forecast;
 use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
-use crate::lifecycle::Removed;
+use crate::lifecycle::{Removed, Step};
 use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
@@ -51,7 +53,18 @@ pub(super) fn job(job: Job) -> v1::Job {
         failure: job.failure.map(v1::Failure::from),
         progress: job.progress.filter(|_| running).map(progress),
         artifact_digest: job.artifact.map(String::from).unwrap_or_default(),
-        needs: job.needs.into_iter().map(String::from).collect(),
+        needs_on: needs_on(job.needs.iter().map(|(name, on)| (name, *on))),
+        needs: job
+            .needs
+            .into_iter()
+            .map(|(name, _)| String::from(name))
+            .collect(),
+        not_needed: job.is_not_needed,
+        values: job
+            .values
+            .iter()
+            .map(|(name, value)| (name.clone(), value_text(value)))
+            .collect(),
         cancel_requested,
         elements: job.elements.map(|counts| v1::ElementCounts {
             waiting: counts.waiting,
@@ -73,6 +86,16 @@ pub(super) fn job(job: Job) -> v1::Job {
     }
 }
 
+fn needs_on<'a>(needs: impl Iterator<Item = (&'a JobName, NeedOn)>) -> Vec<v1::NeedOn> {
+    needs
+        .filter(|(_, on)| *on != NeedOn::Succeeded)
+        .map(|(name, on)| v1::NeedOn {
+            job_name: name.to_string(),
+            on: on.as_str().to_owned(),
+        })
+        .collect()
+}
+
 /// A job that would be stored: it has no number yet.
 pub(super) fn planned(spec: &JobSpec) -> v1::Job {
     let named = spec.inputs.values().filter_map(|input| match input {
@@ -92,6 +115,7 @@ pub(super) fn planned(spec: &JobSpec) -> v1::Job {
         priority: spec.priority,
         max_attempts: spec.max_attempts,
         needs: needs.into_iter().collect(),
+        needs_on: needs_on(spec.needs_on.iter().map(|(name, on)| (name, *on))),
         elements: spec.array.map(|waiting| v1::ElementCounts {
             waiting,
             ..v1::ElementCounts::default()
@@ -164,6 +188,15 @@ fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
     }
 }
 
+pub(super) fn forecast(forecast: Forecast) -> v1::Forecast {
+    v1::Forecast {
+        said_at: Some(timestamp(forecast.said_at)),
+        expected_at: Some(timestamp(forecast.expected_at)),
+        likely_by: Some(timestamp(forecast.likely_by)),
+        basis: forecast.basis,
+    }
+}
+
 pub(super) fn event(event: JobEvent) -> v1::JobEvent {
     v1::JobEvent {
         at: Some(timestamp(event.at)),
@@ -179,6 +212,27 @@ pub(in crate::rpc) fn removed(removed: &Removed) -> v1::Removed {
         artifacts: removed.artifacts,
         files: removed.files,
         bytes: removed.bytes,
+    }
+}
+
+pub(super) fn step(
+    step: Step,
+    unnamed_files: u64,
+    unnamed_bytes: u64,
+) -> v1::CollectGarbageResponse {
+    let pipelines = step.retired.into_iter().map(|one| v1::RetiredPipeline {
+        id: one.id.0,
+        name: one.name,
+        ended_at: Some(timestamp(one.ended_at)),
+        stays: one.stays.unwrap_or_default(),
+        removed: Some(removed(&one.removed)),
+    });
+    v1::CollectGarbageResponse {
+        pipelines: pipelines.collect(),
+        logs_of_jobs: step.logs_of,
+        next_pipeline_id: step.next.map_or(0, |next| next.0),
+        unnamed_files,
+        unnamed_bytes,
     }
 }
 

@@ -26,7 +26,10 @@ pub(super) async fn page(
     app: &App,
     request: &v1::ListJobsRequest,
 ) -> Result<v1::ListJobsResponse, Status> {
-    let (filter, size) = filter(request)?;
+    let (mut filter, size) = filter(request)?;
+    if let (Some(array), Some(index)) = (filter.array, request.array_index) {
+        filter.among = Some(element(app, array, index).await?.into_iter().collect());
+    }
     let wanted = wanted(request)?;
     let (mut jobs, total) = read(app, &filter, &wanted, size + 1, request.with_total).await?;
     // One more than the page tells whether another one follows.
@@ -38,6 +41,11 @@ pub(super) async fn page(
         total: u32::try_from(total).unwrap_or(u32::MAX),
         jobs: reasons::with_reasons(app, jobs),
     })
+}
+
+async fn element(app: &App, array: JobId, index: u32) -> Result<Option<JobId>, LifecycleError> {
+    let mut conn = app.db.read().await?;
+    Ok(jobs::find_element(&mut conn, array, index).await?)
 }
 
 async fn read(

@@ -68,7 +68,8 @@ fn encode_with(job: Job, queued: String) -> v1::Job {
             elements.size()
         )),
         (JobState::Waiting { .. }, _) => {
-            Some(waits_for(job.waits_for.iter().map(|name| name.as_str())))
+            let needs = job.waits_for.iter();
+            Some(waits_for(needs.map(|(name, on)| (name.as_str(), *on))))
         }
         (
             JobState::Queued { .. }

@@ -6,6 +6,17 @@ use std::collections::HashMap;
 use super::*;
 use crate::draw::Draw;
 
+/// Says what is wrong unless the condition holds.
+macro_rules! ensure {
+    ($holds:expr, $($why:tt)+) => {
+        if !$holds {
+            return Err(format!($($why)+));
+        }
+    };
+}
+
+mod promises;
+
 /// Cases that each property is tried on.
 const CASES: u64 = 800;
 
@@ -185,15 +196,6 @@ impl Draw {
 }
 
 type Check = fn(&Case) -> Result<(), String>;
-
-/// Says what is wrong unless the condition holds.
-macro_rules! ensure {
-    ($holds:expr, $($why:tt)+) => {
-        if !$holds {
-            return Err(format!($($why)+));
-        }
-    };
-}
 
 /// Tries a property on every case, and tells the smallest one that breaks it.
 #[track_caller]

@@ -1,0 +1,69 @@
+//! When pending jobs will start, as far as one can tell: the planner played forward over the ends of what runs.
+//!
+//! Nothing is promised by it: jobs come and go, and what nobody knows the length of is taken to run for ever. Jobs that
+//! make room for others, and quotas that free, are not played.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use marquee_domain::ids::JobId;
+
+use super::{Held, Host, Limits, Queue, plan};
+
+/// Starts that are looked for: who comes later hears that so many come before.
+pub const STARTS_MAX: usize = 200;
+/// Lines times hosts that all rounds of a play may look at together: half a second of one core.
+const LOOKS_MAX: usize = 2_000_000;
+/// Rounds of a play, whatever they cost.
+const ROUNDS: std::ops::RangeInclusive<usize> = 4..=1_000;
+
+/// When those of `queue` start that do not start at once, at most [`STARTS_MAX`] of them. `length` is how long a job
+/// runs once it has started; None: nobody knows. What runs already says itself when it ends.
+#[must_use]
+pub fn starts(
+    mut queue: Queue,
+    mut hosts: Vec<Host>,
+    mut limits: Limits,
+    now: DateTime<Utc>,
+    length: impl Fn(JobId) -> Option<TimeDelta>,
+) -> BTreeMap<JobId, DateTime<Utc>> {
+    limits.preemptible.clear();
+    let looks = (queue.lines() * hosts.len()).max(1);
+    let rounds = (LOOKS_MAX / looks).clamp(*ROUNDS.start(), *ROUNDS.end());
+    let mut found = BTreeMap::new();
+    let mut at = now;
+    for _ in 0..rounds {
+        let wakes = queue.wake(at);
+        let placements = plan(&queue, &hosts, &limits, at).placements;
+        for placement in placements {
+            queue.remove(placement.job);
+            if at > now {
+                found.insert(placement.job, at);
+            }
+            let ends_at = length(placement.job).and_then(|length| at.checked_add_signed(length));
+            for rank in placement.ranks {
+                if let Some(host) = hosts.iter_mut().find(|host| host.worker == rank.worker) {
+                    host.running.push(Held {
+                        job: placement.job,
+                        devices: rank.devices,
+                        ends_at,
+                    });
+                }
+            }
+        }
+        if queue.is_empty() || found.len() >= STARTS_MAX {
+            break;
+        }
+        let ends = hosts.iter().flat_map(|host| &host.running);
+        let ends = ends.filter_map(|held| held.ends_at).filter(|end| *end > at);
+        let Some(next) = ends.chain(wakes).min() else {
+            break;
+        };
+        at = next;
+        for host in &mut hosts {
+            host.running
+                .retain(|held| held.ends_at.is_none_or(|end| end > at));
+        }
+    }
+    found
+}
