@@ -39,7 +39,7 @@ pub use output::Outputs;
 pub use overdue::fail_overdue;
 pub use place::place;
 pub use projects::{ProjectUpdate, queued_and_changes, set_project};
-pub use remove::{Because, Removed, remove_artifact, remove_pipeline};
+pub use remove::{Because, Removed, collect, remove_artifact, remove_pipeline};
 pub use rescue::rescue;
 pub use retain::{Retired, Step, collect_unnamed, keep_pipeline, retire};
 pub use retry::retry_job;

@@ -208,7 +208,7 @@ fn sum(going: &[Going]) -> u64 {
 }
 
 /// Removes those files that no stored manifest names, and that nobody is about to name.
-pub(super) async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
+pub async fn collect(app: &App, files: &[Digest]) -> Result<(u64, u64)> {
     let (mut gone, mut bytes) = (0, 0);
     for some in files.chunks(FILES_AT_ONCE) {
         // Condemned before the manifests are read: what is committed between the two saves its files.
