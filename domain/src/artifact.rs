@@ -125,6 +125,10 @@ pub enum InvalidManifest {
         max = ARTIFACT_PATH_MAX_BYTES, name = ARTIFACT_NAME_MAX_BYTES
     )]
     PathTooLong { start: String, bytes: usize },
+    #[error(
+        "its paths do not stand in their order, or stand in it twice; it was changed since it was made"
+    )]
+    Disordered,
     #[error("file path {0:?} stands in the manifest twice")]
     Duplicate(String),
     #[error("{file:?} is a file, and {beside:?} would lie in it; give one of them another name")]
@@ -216,8 +220,15 @@ impl Manifest {
                     path: file.path.clone(),
                 })?;
         }
-        let mut paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
-        paths.sort_unstable();
+        // In another order it has another digest, and who searches it finds nothing.
+        let ascends = |paths: &[String]| paths.is_sorted_by(|one, next| one < next);
+        if !self.files.is_sorted_by(|one, next| one.path <= next.path)
+            || !ascends(&self.executables)
+            || !self.empty_folders.is_sorted()
+        {
+            return Err(InvalidManifest::Disordered);
+        }
+        let paths: Vec<&str> = self.files.iter().map(|file| file.path.as_str()).collect();
         if let Some(pair) = paths.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(InvalidManifest::Duplicate(pair[0].to_owned()));
         }

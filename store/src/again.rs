@@ -148,7 +148,8 @@ pub async fn list_needing(conn: &mut Conn, job: JobId) -> Result<Vec<JobId>> {
 }
 
 /// waiting or queued -> waiting, of those among `jobs`, and among the elements of those that are arrays, that need
-/// something which is open. Counts anew what they wait for: `release` counts it off. Returns those that wait, elements
+/// something which is open. A need that has ended otherwise than it was wanted, since the job was placed, is none: it
+/// would be waited for without end. Counts anew what they wait for: `release` counts it off. Returns those that wait, elements
 /// left out where their array is among `jobs`.
 pub async fn mark_waiting_again(
     tx: &mut Tx,
@@ -160,7 +161,7 @@ pub async fn mark_waiting_again(
         r#"WITH known AS (
                SELECT c.job_id, c.state AS before, c.array_job_id,
                       (SELECT count(*)::int FROM need_states n
-                       WHERE n.job_id = COALESCE(c.array_job_id, c.job_id) AND NOT n.met) AS open_needs
+                       WHERE n.job_id = COALESCE(c.array_job_id, c.job_id) AND n.ended IS NULL) AS open_needs
                FROM open_jobs c
                WHERE (c.job_id = ANY ($1) OR c.array_job_id = ANY ($1)) AND c.state IN ('waiting', 'queued')
            ), waits AS (

@@ -20,6 +20,7 @@ use marquee_domain::limits::MADE_AGAIN_MAX;
 use marquee_domain::spec::InputRef;
 use marquee_store::again::{self, Made};
 use marquee_store::live::Live;
+use marquee_store::neighbours::Neighbour;
 use marquee_store::transitions::{self, JobHead};
 use marquee_store::{StoreError, Tx, jobs, neighbours};
 
@@ -193,6 +194,15 @@ pub(super) async fn make_again(
                 need.name.as_str()
             )));
         }
+    }
+    let dependents = neighbours::list_dependents(tx, job).await?;
+    let is_at_work =
+        |other: &&Neighbour| other.follows_at_work && other.state != JobStateName::Queued;
+    if let Some(other) = dependents.iter().find(is_at_work) {
+        return Ok(Err(format!(
+            "job {}, which follows the end of job {job}, is at work, and must not be while that runs again; retry when it has ended",
+            other.id
+        )));
     }
     let mut opening = vec![(job, head.attempt)];
     if head.is_array {

@@ -202,3 +202,33 @@ fn a_manifest_that_an_older_version_stored_is_read() {
     let manifest: Manifest = serde_json::from_str(&stored).unwrap();
     assert_eq!(manifest, Manifest::new(vec![file("a")]).unwrap());
 }
+
+/// What is stored is searched and digested as it stands. Found by the fuzzer.
+#[test]
+fn a_stored_manifest_out_of_order_is_refused() {
+    let entry = |path: &str| FileEntry {
+        path: path.into(),
+        size_bytes: 1,
+        digest: Digest::of(path.as_bytes()),
+    };
+    let files = vec![entry("a"), entry("b")];
+    let good = Manifest::with_modes(
+        files,
+        vec!["a".into(), "b".into()],
+        vec!["c".into(), "d".into()],
+    );
+    let good = good.unwrap();
+    let mut turned = [good.clone(), good.clone(), good.clone(), good.clone()];
+    turned[0].files.reverse();
+    turned[1].executables.reverse();
+    turned[2].empty_folders.reverse();
+    turned[3].executables.push("b".into());
+    assert_eq!(good.check(), Ok(()));
+    for turned in turned {
+        assert_eq!(
+            turned.check(),
+            Err(InvalidManifest::Disordered),
+            "{turned:?}"
+        );
+    }
+}
