@@ -1,6 +1,6 @@
 //! How users name jobs and pipelines: `17` is a job, `p3` a pipeline, `p3/train` the job `train`
-//! of pipeline 3, and `train` the newest job of that name, or else the newest pipeline of that name.
-//! `17[3]`, `p3/sweep[3]` and `sweep[3]` are elements of job arrays.
+//! of pipeline 3, `posters/train` that of the newest pipeline called posters, and `train` the newest job of that
+//! name, or else the newest pipeline of that name. `17[3]`, `p3/sweep[3]` and `sweep[3]` are elements of job arrays.
 
 use std::str::FromStr;
 
@@ -23,6 +23,8 @@ pub(crate) enum Target {
     Job(JobId),
     Pipeline(PipelineId),
     JobOfPipeline(PipelineId, JobName),
+    /// The pipeline's name, then the job's.
+    JobOfNamed(JobName, JobName),
     Named(JobName),
     /// An element of the array that is named.
     Element(Box<Self>, u32),
@@ -41,9 +43,10 @@ impl FromStr for Target {
             let index = index.parse().map_err(|_| wrong())?;
             return match array.parse()? {
                 Self::Pipeline(_) | Self::Element(..) => Err(wrong()),
-                array @ (Self::Job(_) | Self::JobOfPipeline(..) | Self::Named(_)) => {
-                    Ok(Self::Element(Box::new(array), index))
-                }
+                array @ (Self::Job(_)
+                | Self::JobOfPipeline(..)
+                | Self::JobOfNamed(..)
+                | Self::Named(_)) => Ok(Self::Element(Box::new(array), index)),
             };
         }
         let pipeline = |text: &str| text.strip_prefix('p')?.parse::<PipelineId>().ok();
@@ -54,14 +57,15 @@ impl FromStr for Target {
             return Ok(Self::Pipeline(id));
         }
         let parsed = match text.split_once('/') {
-            Some((id, name)) => pipeline(id)
-                .zip(name.parse().ok())
-                .map(|(id, name)| Self::JobOfPipeline(id, name)),
+            Some((of, name)) => name.parse().ok().and_then(|name| match pipeline(of) {
+                Some(id) => Some(Self::JobOfPipeline(id, name)),
+                None => Some(Self::JobOfNamed(of.parse().ok()?, name)),
+            }),
             None => text.parse().ok().map(Self::Named),
         };
         parsed.ok_or_else(|| {
-            "write a job's number (17), a job's name (train), a pipeline (p3), a job of a pipeline \
-             (p3/train), or an element of an array (17[3])"
+            "write a job's number (17), a job's name (train), a pipeline (p3) or its name, a job of a \
+             pipeline (p3/train, posters/train), or an element of an array (17[3])"
                 .to_owned()
         })
     }
@@ -105,6 +109,10 @@ impl Target {
             Self::Job(id) => Ok(Resolved::Job(id.0)),
             Self::Pipeline(id) => Ok(Resolved::Pipeline(id.0)),
             Self::JobOfPipeline(id, name) => find_in(remote, *id, name).await.map(Resolved::Job),
+            Self::JobOfNamed(pipeline, name) => {
+                let id = find_pipeline(remote, pipeline).await?;
+                find_in(remote, id, name).await.map(Resolved::Job)
+            }
             Self::Named(name) => find_named(remote, name).await,
             Self::Element(array, index) => {
                 let array = Box::pin(array.resolve_job(remote)).await?;
@@ -128,6 +136,7 @@ impl Target {
     pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
         match self {
             Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
+            Self::JobOfNamed(name, _) => Ok(find_pipeline(remote, name).await?.0),
             Self::Job(_) | Self::Named(_) | Self::Element(..) => {
                 match self.resolve(remote).await? {
                     Resolved::Pipeline(id) => Ok(id),
@@ -148,9 +157,8 @@ async fn find_named(remote: &Remote, name: &JobName) -> Result<Resolved> {
     if let Some(id) = named.map(|job| job.id).max() {
         return Ok(Resolved::Job(id));
     }
-    let of_named = jobs.iter().filter(|job| job.pipeline_name == name.as_str());
-    if let Some(id) = of_named.map(|job| job.pipeline_id).max() {
-        return Ok(Resolved::Pipeline(id));
+    if let Some(id) = newest_pipeline(&jobs, name) {
+        return Ok(Resolved::Pipeline(id.0));
     }
     let names = jobs
         .iter()
@@ -160,6 +168,22 @@ async fn find_named(remote: &Remote, name: &JobName) -> Result<Resolved> {
         "there is no job or pipeline \"{name}\" among the newest {NAME_SEARCH_MAX} jobs; \
          {meant}\"marquee jobs\" lists them"
     )))
+}
+
+async fn find_pipeline(remote: &Remote, name: &JobName) -> Result<PipelineId> {
+    let jobs = newest_jobs(remote, 0).await?;
+    newest_pipeline(&jobs, name).ok_or_else(|| {
+        let meant = meant(name, jobs.iter().map(|job| job.pipeline_name.as_str()));
+        not_found(format!(
+            "there is no pipeline \"{name}\" among the newest {NAME_SEARCH_MAX} jobs; \
+             {meant}\"marquee jobs\" lists them"
+        ))
+    })
+}
+
+fn newest_pipeline(jobs: &[v1::Job], name: &JobName) -> Option<PipelineId> {
+    let of_name = jobs.iter().filter(|job| job.pipeline_name == name.as_str());
+    of_name.map(|job| PipelineId(job.pipeline_id)).max()
 }
 
 async fn find_in(remote: &Remote, pipeline: PipelineId, name: &JobName) -> Result<i64> {
@@ -253,6 +277,10 @@ mod tests {
         assert_eq!(
             "p3/train".parse(),
             Ok(Target::JobOfPipeline(PipelineId(3), name("train")))
+        );
+        assert_eq!(
+            "posters/train".parse(),
+            Ok(Target::JobOfNamed(name("posters"), name("train")))
         );
         assert_eq!("preprocess".parse(), Ok(Target::Named(name("preprocess"))));
         let element = |of| Ok(Target::Element(Box::new(of), 3));

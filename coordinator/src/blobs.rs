@@ -211,6 +211,9 @@ impl BlobStore {
                         None => format!("has {size} bytes here, not {size_bytes}"),
                         Some(problem) => format!("is damaged here: {problem}"),
                     },
+                    None if store.is_damaged(&digest) => {
+                        "was damaged here and set aside".to_owned()
+                    }
                     None => "was not uploaded, or is not here any more".to_owned(),
                 };
                 wrong.push(Wrong { path, digest, why });

@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use marquee_coordinator::config::{Config, Flags};
+use marquee_coordinator::config::{Config, ConfigError, Flags};
 use marquee_coordinator::doctor;
 use marquee_coordinator::election::{self, TakenOver};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
-use marquee_settings::{as_toml, variables};
+use marquee_settings::{WRONG_SETTINGS, as_toml, variables};
 
 /// Keeps the jobs of a Marquee cluster, schedules them, and speaks with its workers.
 #[derive(Debug, Parser)]
@@ -76,6 +76,9 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             if error.is::<TakenOver>() {
                 return ExitCode::from(election::TAKEN_OVER);
+            }
+            if error.is::<ConfigError>() {
+                return ExitCode::from(WRONG_SETTINGS);
             }
             ExitCode::FAILURE
         }

@@ -4,27 +4,23 @@
 //! not be handed through everything that is counted. Gauges are looked up when somebody asks. Labels have few values:
 //! no job, no text of a user.
 
-mod text;
-
 use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use marquee_domain::failure::FailureClass;
+pub(crate) use marquee_domain::figures::CONTENT_TYPE;
+use marquee_domain::figures::{Kind, Text};
 use marquee_store::workers::WorkerState;
 
 use crate::app::App;
 use crate::background::hosts;
 use crate::rpc::devices;
-use text::{Kind, Text};
 
 /// Bounds of the histograms, in seconds: from what a person does not notice to what makes him look.
 const BOUNDS: [f64; 12] = [
     0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0,
 ];
-
-/// What the format is called.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 static COUNTS: LazyLock<Mutex<Counts>> = LazyLock::new(Mutex::default);
 

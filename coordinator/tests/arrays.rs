@@ -210,3 +210,24 @@ async fn cancelling_an_array_cancels_its_elements_and_retrying_it_brings_them_ba
         "waits for \"fetch\" to succeed"
     );
 }
+
+/// Its last element had done its work when the cancel came, and its worker could not say so before.
+#[tokio::test]
+async fn an_array_that_was_cancelled_stays_so_when_its_last_element_has_finished_all_the_same() {
+    let cluster = Cluster::start().await;
+    let fetch = cluster.submit(ALONE).await[0].id;
+    let mut worker = cluster.worker("w1").await;
+    let [first, last] = [worker.take_and_start().await, worker.take_and_start().await];
+    worker.finish(first, None).await;
+    cluster.wait_for(first.0, JobState::Succeeded).await;
+    let cancel = v1::CancelJobRequest { id: fetch };
+    cluster.jobs().await.cancel_job(cancel).await.unwrap();
+    cluster.wait_for(fetch, JobState::Cancelled).await;
+    worker.finish(last, None).await;
+    cluster.wait_for(last.0, JobState::Succeeded).await;
+    assert_eq!(cluster.job(fetch).await.state(), JobState::Cancelled);
+    // Nothing is left to be done but its commit.
+    let retry = v1::RetryJobRequest { id: fetch };
+    cluster.jobs().await.retry_job(retry).await.unwrap();
+    cluster.wait_for(fetch, JobState::Succeeded).await;
+}

@@ -172,6 +172,36 @@ async fn who_asked_for_what_is_searched_by_job_worker_and_name() {
     let lines = list(&cluster, of_pipeline).await;
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0].kind, "submitted");
+    // From the newest line backwards, page by page, it is the same in the other order.
+    let mut backwards = Vec::new();
+    let mut before = 0;
+    loop {
+        let page = v1::ListAuditRequest {
+            newest_first: true,
+            before,
+            limit: 3,
+            ..Default::default()
+        };
+        let page = list(&cluster, page).await;
+        let Some(last) = page.last() else { break };
+        before = last.number;
+        backwards.extend(page);
+    }
+    backwards.reverse();
+    assert!(backwards.len() > 6);
+    assert_eq!(
+        backwards,
+        list(&cluster, v1::ListAuditRequest::default()).await
+    );
+    let newest_of_job = v1::ListAuditRequest {
+        newest_first: true,
+        limit: 1,
+        ..of_job.clone()
+    };
+    let newest = list(&cluster, newest_of_job).await;
+    let all = list(&cluster, of_job.clone()).await;
+    assert_eq!(newest.first(), all.last());
+
     let nobody = v1::ListAuditRequest {
         worker: "w2".into(),
         ..of_job

@@ -49,6 +49,14 @@ fn beyond_loopback_it_refuses_to_start_without_tls() {
 }
 
 #[test]
+fn wrong_settings_have_an_exit_status_of_their_own() {
+    let folder = data_dir();
+    let mut command = command(folder.path(), "no address");
+    // systemd's unit names it: to start again would not help.
+    assert_eq!(command.output().unwrap().status.code(), Some(78));
+}
+
+#[test]
 fn a_missing_certificate_file_is_named() {
     let folder = data_dir();
     let mut command = command(folder.path(), "0.0.0.0:0");

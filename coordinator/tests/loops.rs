@@ -2,10 +2,12 @@
 //! changes nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::support::Cluster;
+use crate::support::{Cluster, LEASE, SOON};
 use marquee_coordinator::background;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
+use tokio::time::timeout;
 
 const JOBS: usize = 6;
 
@@ -61,4 +63,40 @@ async fn what_two_of_each_loop_do_happens_once() {
         .iter()
         .filter(|(text, _)| text.contains("lost_worker"));
     assert_eq!(failed.map(|(_, count)| *count).collect::<Vec<_>>(), [1]);
+}
+
+/// The verdict waits for the worker's row, which somebody else has locked, and in that time the worker comes back.
+#[tokio::test]
+async fn a_worker_that_comes_back_while_it_is_judged_is_not_lost() {
+    let cluster = Cluster::start().await;
+    let worker = cluster.worker("w").await;
+    let database = &cluster.database;
+    let mut tx = database.db.write("a test's own").await.unwrap();
+    tx.execute_raw("SELECT FROM workers FOR UPDATE")
+        .await
+        .unwrap();
+    let waiting = async |count| {
+        let query = "SELECT count(*) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waits = async {
+            while database.number(query).await < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, waits).await.unwrap();
+    };
+    // Its session would store a heartbeat, and then the leases loop judges it.
+    waiting(1).await;
+    worker.fall_silent();
+    tokio::time::sleep(LEASE).await;
+    waiting(2).await;
+    let back = async { worker.reconnect(&cluster.running.address).await.unwrap() };
+    let release = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(tx);
+    };
+    let (_back, ()) = tokio::join!(back, release);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let lost = "SELECT count(*) FROM audit WHERE kind = 'worker_lost'";
+    assert_eq!(database.number(lost).await, 0);
 }

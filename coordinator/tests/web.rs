@@ -454,6 +454,7 @@ async fn prometheus_finds_what_dashboard_and_alerts_ask_for() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+    by_prometheus(&["check", "metrics"], &text);
     // By Prometheus' rules: each family has help, counters end in _total, units are whole words.
     let exported = families(&text);
     for family in &exported {
@@ -485,4 +486,30 @@ async fn prometheus_finds_what_dashboard_and_alerts_ask_for() {
         }
         assert!(found > 5, "{file}");
     }
+    let alerts = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../deploy/prometheus/alerts.yml"
+    );
+    by_prometheus(&["check", "rules", alerts], "");
+}
+
+/// What Prometheus' own judge says, where it is installed.
+fn by_prometheus(arguments: &[&str], text: &str) {
+    use std::io::Write as _;
+    let judge = std::process::Command::new("promtool")
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut judge) = judge else {
+        eprintln!(
+            "SKIPPED  promtool {arguments:?}: it is not on PATH (Debian's package prometheus has it)"
+        );
+        return;
+    };
+    // One that reads files alone has closed its stdin by now.
+    let _ = judge.stdin.take().unwrap().write_all(text.as_bytes());
+    let said = judge.wait_with_output().unwrap();
+    assert!(said.status.success(), "{said:?}\n{text}");
 }

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod end;
 pub mod env;
 pub mod failure;
+pub mod figures;
 pub mod flavour;
 pub mod ids;
 pub mod job;

@@ -31,6 +31,8 @@ pub struct TestCluster {
 pub struct Worker {
     pub name: String,
     pub data_dir: PathBuf,
+    /// What its daemon has in its environment beside its settings.
+    env: Vec<(String, String)>,
     daemon: Option<Daemon>,
 }
 
@@ -79,11 +81,17 @@ impl TestCluster {
 
     /// Starts one more worker.
     pub fn add_worker(&mut self, name: &str) -> Result<()> {
+        self.add_worker_with(name, Vec::new())
+    }
+
+    /// The same, its daemon with more in its environment.
+    pub fn add_worker_with(&mut self, name: &str, env: Vec<(String, String)>) -> Result<()> {
         let data_dir = self.folder.path().join(name);
         std::fs::create_dir_all(&data_dir)?;
         self.workers.push(Worker {
             name: name.into(),
             data_dir,
+            env,
             daemon: None,
         });
         self.restart_worker(self.workers.len() - 1)
@@ -94,6 +102,7 @@ impl TestCluster {
         let mut command = Command::new(self.bin.join("marquee-worker"));
         let worker = &self.workers[index];
         command
+            .envs(worker.env.iter().cloned())
             .env("MARQUEE_WORKER__COORDINATOR", self.url())
             .env("MARQUEE_WORKER__NAME", &worker.name)
             .env("MARQUEE_WORKER__DATA_DIR", &worker.data_dir)

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -194,8 +195,10 @@ pub fn processes_with(needle: impl AsRef<OsStr>) -> Vec<Process> {
     found.collect()
 }
 
-/// SIGKILL to any process.
+/// SIGKILL to any process. One that has ended meanwhile is as good.
 pub fn kill_hard(process: &Process) -> Result<()> {
-    kill(Pid::from_raw(process.pid), Signal::SIGKILL)
-        .with_context(|| format!("killing {}", process.command))
+    match kill(Pid::from_raw(process.pid), Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("killing {}", process.command)),
+    }
 }

@@ -3,6 +3,9 @@
 //!
 //! Without a coordinator: `cli/tests/alone.rs`.
 
+#[path = "../../cli/tests/pty/mod.rs"]
+mod pty;
+
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Output, Stdio};
@@ -413,6 +416,27 @@ async fn how_jobs_end_is_the_exit_code_and_what_they_made_is_on_stdout() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_up_on_a_taken_address_says_whose_it_is_and_brings_no_worker_there() -> Result<()>
+{
+    let cluster = TestCluster::start(0).await?;
+    let address = cluster.url().replace("http://", "");
+    let folder = cluster.folder().join("second");
+    let line = format!(
+        "up --data-dir {} --listen {address} --workers 1",
+        folder.display()
+    );
+    let ran = run(&cluster, &line)?;
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+    for said in ["another coordinator", address.as_str(), "--listen"] {
+        assert!(ran.err.contains(said), "{said}: {ran:?}");
+    }
+    assert!(!ran.err.contains("Marquee runs"), "{ran:?}");
+    let workers = run(&cluster, "workers --output json")?.json();
+    assert_eq!(workers.as_array().map(Vec::len), Some(0), "{workers}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_coordinator_that_goes_away_is_waited_for() -> Result<()> {
     let mut cluster = TestCluster::start(0).await?;
     let file = pipeline(&cluster, "kept", 1, "[\"true\"]")?;
@@ -433,5 +457,70 @@ async fn a_coordinator_that_goes_away_is_waited_for() -> Result<()> {
     assert_eq!(ran.code, Some(0), "{said}");
     assert!(said.contains("back in touch"), "{said}");
     cluster.wait_success(1, DEADLINE).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_screen_shows_what_runs_goes_on_after_a_crash_and_cancels() -> Result<()> {
+    let mut cluster = TestCluster::start(1).await?;
+    let file = pipeline(
+        &cluster,
+        "sleeps",
+        1,
+        r#"["sh", "-c", "echo began; sleep 600"]"#,
+    )?;
+    assert_eq!(run(&cluster, &format!("submit {file}"))?.code, Some(0));
+    let state = |cluster: &TestCluster| -> Result<String> {
+        let job = run(cluster, "show 1 --output json")?.json();
+        Ok(job["state"].as_str().unwrap_or_default().to_owned())
+    };
+    let until = async |cluster: &TestCluster, wanted: &str| -> Result<()> {
+        let begun = std::time::Instant::now();
+        while state(cluster)? != wanted {
+            anyhow::ensure!(begun.elapsed() < DEADLINE, "the job is {}", state(cluster)?);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    };
+    until(&cluster, "running").await?;
+    // One picture for a pipe, and the same for programs.
+    let once = run(&cluster, "top --once")?;
+    assert_eq!(once.code, Some(0), "{once:?}");
+    for words in ["1 running", "sleeps-0", "worker-1", "CPU"] {
+        assert!(once.out.contains(words), "{words} is not in {once:?}");
+    }
+    let figures = run(&cluster, "top --once --output json")?.json();
+    assert_eq!(figures["jobs"]["running"], 1, "{figures}");
+    assert_eq!(figures["workers"][0]["name"], "worker-1", "{figures}");
+
+    let top = cluster.cli_command(&["top"]);
+    let program = top
+        .get_program()
+        .to_str()
+        .context("an odd path")?
+        .to_owned();
+    let home = cluster.folder().to_str().context("an odd path")?.to_owned();
+    let url = cluster.url();
+    let set = [("HOME", home.as_str()), ("MARQUEE_ADDR", url.as_str())];
+    let mut terminal = pty::Pty::run(&format!("{program} top"), &set);
+    terminal.wait_for("sleeps-0", 0);
+    // Its log, and back.
+    terminal.press("l");
+    terminal.wait_for("began", 0);
+    terminal.press("1");
+    let before = terminal.sent().len();
+    cluster.kill_coordinator()?;
+    terminal.wait_for("trying", before);
+    let before = terminal.sent().len();
+    cluster.restart_coordinator()?;
+    terminal.wait_for("live", before);
+    terminal.press("c");
+    terminal.wait_for("sure?", before);
+    terminal.press("y");
+    until(&cluster, "cancelled").await?;
+    terminal.press("q");
+    let sent = terminal.end();
+    pty::assert_clean(&sent);
+    assert_eq!(pty::printed(&sent, "code"), "0");
     Ok(())
 }

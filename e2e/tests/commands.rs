@@ -1,8 +1,10 @@
 //! Command jobs: any program, with the environment that torchrun would give it.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use marquee_e2e::TestCluster;
 use marquee_e2e::jobs::state;
 use marquee_proto::v1::{Attempt, AttemptState, FailureClass, JobDetail, JobState};
@@ -39,6 +41,71 @@ else:
     cluster.wait_success(job, DEADLINE).await?;
     let log = cluster.log_of(job).await?;
     assert!(log.contains("rank 0 heard hello from rank 1 of 2"), "{log}");
+    Ok(())
+}
+
+/// Two GPUs that there are none of: what their driver's library says, as `worker/tests/nvml/nvml.c` reads it.
+const TWO_GPUS: &str = "\
+driver 580.95.05
+cuda 13000
+count 2
+0.uuid GPU-first
+0.name NVIDIA H100
+0.capability 90
+0.bus 00000000:0A:00.0
+0.memory_total 85899345920
+1.uuid GPU-second
+1.name NVIDIA H100
+1.capability 90
+1.bus 00000000:0B:00.0
+1.memory_total 85899345920
+";
+
+/// The environment in which a worker finds these GPUs through the library that it asks on every host.
+fn driver_of(answers: &str, folder: &Path) -> Result<Vec<(String, String)>> {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/tests/nvml/nvml.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"])
+        .arg(folder.join("libnvidia-ml.so.1"))
+        .arg(source);
+    ensure!(cc.status()?.success(), "cc does not compile {source}");
+    let file = folder.join("gpus.answers");
+    std::fs::write(&file, answers)?;
+    let text = |path: &Path| path.display().to_string();
+    Ok(vec![
+        ("LD_LIBRARY_PATH".to_owned(), text(folder)),
+        ("FAKE_NVML".to_owned(), text(&file)),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ranks_on_one_host_see_all_its_gpus_and_local_rank_picks_their_own() -> Result<()> {
+    let mut cluster = TestCluster::start(0).await?;
+    let env = driver_of(TWO_GPUS, cluster.folder())?;
+    cluster.add_worker_with("gpus", env)?;
+    cluster.wait_online(1).await?;
+    // What torch.cuda.set_device(LOCAL_RANK) would choose, beside what the rank was given.
+    let program = r#"
+import os
+seen, local = os.environ["CUDA_VISIBLE_DEVICES"].split(","), int(os.environ["LOCAL_RANK"])
+print(os.environ["RANK"], local, os.environ["LOCAL_WORLD_SIZE"], seen[local], os.environ["MARQUEE_GPUS"], *seen)
+"#;
+    let document = format!(
+        "name = \"gang\"\n[jobs.gang]\nkind = \"command\"\nranks = 2\ndevice = \"gpu\"\nargv = [\"python3\", \"-c\", '''{program}''']\n"
+    );
+    let submitted = cluster.submit("gang", &document, &[]).await?;
+    let job = submitted.jobs[0].id;
+    cluster.wait_success(job, DEADLINE).await?;
+    let log = cluster.log_of(job).await?;
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "0 0 2 GPU-first 0 GPU-first GPU-second",
+            "1 1 2 GPU-second 1 GPU-first GPU-second"
+        ]
+    );
     Ok(())
 }
 

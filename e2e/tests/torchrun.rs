@@ -3,11 +3,14 @@
 //! They need a Python with these packages, which is named by `MARQUEE_TEST_PYTHON` (else `python3` is looked at). Where
 //! one of them is not there, its test says so by name and looks no further.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use marquee_e2e::TestCluster;
+use marquee_e2e::jobs::state;
+use marquee_proto::v1::{FailureClass, JobDetail, JobState};
 
 /// Importing torch takes long on a busy machine, in two processes at once.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -74,6 +77,22 @@ trainer.fit(Net(), DataLoader(TensorDataset(torch.randn(32, 4)), batch_size=4))
 print("rank", trainer.global_rank, "of", trainer.world_size, "steps", trainer.global_step, flush=True)
 "#;
 
+/// One rank fails, the other one waits for it in vain.
+const RAISES: &str = r#"
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+@record
+def main():
+    dist.init_process_group("gloo")
+    if dist.get_rank() == 1:
+        raise ValueError("the loss is NaN")
+    dist.barrier()
+main()
+"#;
+
+/// What torchrun tells its own agent alone, which is not there.
+const OF_THE_AGENT: [&str; 1] = ["TORCHELASTIC_SIGNALS_TO_HANDLE"];
+
 /// The Python to use, where it has `package`; else it is said that it has not.
 fn python_with(package: &str) -> Option<String> {
     let python = std::env::var("MARQUEE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -87,13 +106,18 @@ fn python_with(package: &str) -> Option<String> {
     None
 }
 
+fn document(name: &str, python: &str, script: &str) -> String {
+    format!(
+        "name = \"{name}\"\n[jobs.{name}]\nkind = \"command\"\nranks = 2\nargv = [\"{python}\", \"-c\", '''{script}''']\n"
+    )
+}
+
 /// Runs a script as two ranks on two workers, one slot each, and gives its log.
 async fn run_as_two(name: &str, python: &str, script: &str) -> Result<String> {
     let cluster = TestCluster::start(2).await?;
-    let document = format!(
-        "name = \"{name}\"\n[jobs.{name}]\nkind = \"command\"\nranks = 2\nargv = [\"{python}\", \"-c\", '''{script}''']\n"
-    );
-    let submitted = cluster.submit(name, &document, &[]).await?;
+    let submitted = cluster
+        .submit(name, &document(name, python, script), &[])
+        .await?;
     let job = submitted.jobs[0].id;
     let done = cluster.wait_success(job, DEADLINE).await;
     let log = cluster.log_of(job).await?;
@@ -131,6 +155,58 @@ async fn a_lightning_script_knows_its_place() -> Result<()> {
     let log = run_as_two("lightning", &python, LIGHTNING).await?;
     for said in ["rank 0 of 2 steps 2", "rank 1 of 2 steps 2"] {
         assert!(log.contains(said), "{log}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_variable_that_torchrun_sets_is_missing() -> Result<()> {
+    let Some(python) = python_with("torch") else {
+        return Ok(());
+    };
+    let names = |text: &str| -> BTreeSet<String> {
+        let names = text.lines().filter_map(|line| line.split_once('='));
+        names.map(|(name, _)| name.to_owned()).collect()
+    };
+    let mut torchrun = Command::new(&python);
+    torchrun
+        .args(["-m", "torch.distributed.run", "--standalone"])
+        .args(["--nproc-per-node", "1", "--no-python", "env"])
+        .env_clear()
+        .env("PATH", std::env::var("PATH")?)
+        // Else Python says by itself which characters it writes.
+        .env("LC_ALL", "C.UTF-8");
+    let ran = torchrun.output().context("running torchrun")?;
+    let mut set = names(&String::from_utf8(ran.stdout)?);
+    assert!(set.contains("TORCHELASTIC_RUN_ID"), "{set:?}");
+    for other in ["PATH", "LC_ALL"].iter().chain(&OF_THE_AGENT) {
+        set.remove(*other);
+    }
+    let list = "import os; print(*[f'{name}=' for name in os.environ], sep=chr(10))";
+    let log = run_as_two("environment", &python, list).await?;
+    let given = names(&log);
+    let missing: Vec<_> = set.difference(&given).collect();
+    assert!(missing.is_empty(), "{missing:?} of {set:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rank_that_raised_is_named_and_not_the_one_that_waited_for_it() -> Result<()> {
+    let Some(python) = python_with("torch") else {
+        return Ok(());
+    };
+    let cluster = TestCluster::start(2).await?;
+    let submitted = cluster
+        .submit("raises", &document("raises", &python, RAISES), &[])
+        .await?;
+    let failed = |detail: &JobDetail| state(detail) == JobState::Failed;
+    let detail = cluster
+        .wait_job(submitted.jobs[0].id, "failed", DEADLINE, failed)
+        .await?;
+    let failure = detail.job.and_then(|job| job.failure).context("why")?;
+    assert_eq!(failure.class(), FailureClass::UserError, "{failure:?}");
+    for said in ["rank 1 ", "ValueError: the loss is NaN"] {
+        assert!(failure.message.contains(said), "{failure:?}");
     }
     Ok(())
 }

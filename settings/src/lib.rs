@@ -21,3 +21,7 @@ pub use error::SettingsError;
 pub use listing::{Setting, as_toml};
 pub use origin::Origin;
 pub use values::Values;
+
+/// Exit status of a daemon whose settings are wrong (`EX_CONFIG` of sysexits.h). The units in `deploy/` do not start it
+/// again for it, as they do after any other failure.
+pub const WRONG_SETTINGS: u8 = 78;

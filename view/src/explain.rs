@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::NeedOn;
-use marquee_proto::v1::{Failure, Job, JobDetail};
+use marquee_proto::v1::{Attempt, AttemptRank, Failure, Job, JobDetail};
 use serde_json::{Value, json};
 
 use crate::page::{Page, View};
@@ -141,13 +141,7 @@ impl Explanation<'_> {
             words::failure_word(failure),
             failure.message
         )];
-        // The rank that is to blame has its failure beside it; the others only lost their connection to it.
-        let rank = self
-            .detail
-            .attempts
-            .last()
-            .and_then(|attempt| attempt.ranks.iter().find(|rank| rank.failure.is_some()));
-        if let Some(rank) = rank {
+        if let Some(rank) = self.detail.attempts.last().and_then(to_blame) {
             why.push(format!(
                 "It was rank {} on {}.",
                 rank.rank, rank.worker_name
@@ -372,6 +366,18 @@ impl View for Explanation<'_> {
     }
 }
 
+/// The rank whose failure was the cause, as the coordinator chose it: its peers only lost their connection to it,
+/// and may have failed of that.
+fn to_blame(attempt: &Attempt) -> Option<&AttemptRank> {
+    let precedence =
+        |failure: &Failure| words::failure_class(failure).map_or(0, FailureClass::precedence);
+    let failed = attempt.ranks.iter().filter(|rank| rank.failure.is_some());
+    // Of equals the lowest rank: `max_by_key` keeps the last.
+    failed
+        .rev()
+        .max_by_key(|rank| rank.failure.as_ref().map(precedence))
+}
+
 #[cfg(test)]
 mod tests {
     use marquee_domain::report::{TrainSummary, WentOn};
@@ -406,6 +412,25 @@ mod tests {
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
         ");
+    }
+
+    #[test]
+    fn of_two_ranks_that_failed_the_one_that_was_the_cause_is_named() {
+        let mut detail = samples::failed_train();
+        let attempt = detail.attempts.last_mut().unwrap();
+        attempt.ranks[0].failure = Some(Failure {
+            class: marquee_proto::v1::FailureClass::Collective.into(),
+            message: "Connection closed by peer [10.0.0.7]:3512".into(),
+        });
+        let why = Explanation {
+            detail: &detail,
+            needs: &[],
+        }
+        .why(detail.job.as_ref().unwrap(), samples::now());
+        assert!(
+            why.contains(&"It was rank 1 on worker-2.".to_owned()),
+            "{why:?}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Times, lengths, counts and sizes as people read them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -106,10 +107,15 @@ pub fn short_digest(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
-/// What fits into a table of a text that may have many lines.
+/// What fits into a table of a text that may have many lines: the first, with what a colon at its end announces.
 #[must_use]
-pub fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+pub fn first_line(text: &str) -> Cow<'_, str> {
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    match lines.next() {
+        Some(next) if first.ends_with(':') => Cow::Owned(format!("{first} {}", next.trim_start())),
+        Some(_) | None => Cow::Borrowed(first),
+    }
 }
 
 /// `1 job`, `2 jobs`.
@@ -125,6 +131,25 @@ pub fn plural(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_line_of_many_is_one_that_says_something() {
+        for (text, shown) in [
+            ("", ""),
+            ("out of memory", "out of memory"),
+            (
+                "it ended; the last line\nbefore that:\nothers",
+                "it ended; the last line",
+            ),
+            (
+                "x.csv cannot be used:\n  line 2: is blank\n  line 3: is blank",
+                "x.csv cannot be used: line 2: is blank",
+            ),
+            ("x.csv cannot be used:", "x.csv cannot be used:"),
+        ] {
+            assert_eq!(first_line(text), shown);
+        }
+    }
 
     #[test]
     fn durations_grow_coarser() {

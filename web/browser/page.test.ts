@@ -97,6 +97,18 @@ const HOSTILE = [
   "\u202egnp.exe",
 ];
 
+/** A report on pictures that no preprocess job has written. */
+const ODD = {
+  pictures: 3,
+  classes: { train: { "<img src=x onerror=alert(9)>": 2 }, test: { "<b>bold</b>": 1 } },
+  flags: { "<script>alert(10)</script>": 1 },
+  samples: { "<script>alert(10)</script>": ["<img src=x onerror=alert(11)>"] },
+  skipped: { "javascript:alert(12)": 1 },
+  label_counts: { train: { "<u>1</u>": 3 } },
+  years: { "<i>1999</i>": 3 },
+  disagreements: [{ pictures: ["<a href=x>", "b"], labels: [["<img src=x onerror=alert(13)>"], ["x"]] }],
+};
+
 test("what a job wrote is text wherever it is shown", async () => {
   const watched = await open(browser, cluster.url);
   const { page } = watched;
@@ -106,6 +118,7 @@ test("what a job wrote is text wherever it is shown", async () => {
     "END",
     String.raw`printf '\033[31mred\033[0m and plain \033]0;title\007\n'`,
     'echo hi > "$MARQUEE_OUTPUT/<img src=x onerror=alert(5)>.txt"',
+    `printf '%s' '${JSON.stringify(ODD)}' > "$MARQUEE_OUTPUT/quality.json"`,
     `echo "<script>alert(6)</script><h1>A report</h1>" > "$MARQUEE_OUTPUT/report.html"`,
   ].join("\n");
   const toml = [
@@ -133,6 +146,14 @@ test("what a job wrote is text wherever it is shown", async () => {
     const made = await page.locator("main img, main script, main svg[onload], main [onerror]").count();
     expect(made, `${part}: markup came of it`).toBe(0);
     await accessible(page, `${job}${part}`);
+  }
+  for (const place of [`/data/${job.split("/")[2] ?? ""}`, `/admin/audit?job=${job.split("/")[2] ?? ""}`]) {
+    await page.goto(`${cluster.url}${place}`);
+    await page.locator(".skeleton").waitFor({ state: "detached" });
+    if (place.startsWith("/data")) await page.getByText("<img src=x onerror=alert(9)>").first().waitFor();
+    else await page.getByText("committed").first().waitFor();
+    expect(await page.locator("main img, main script, main b, main u, main [onerror]").count(), place).toBe(0);
+    await accessible(page, place);
   }
   // Its report is shown, and runs nothing.
   await page.goto(`${cluster.url}/reports/${job.split("/")[2] ?? ""}/document`);

@@ -78,6 +78,14 @@ describe.skipIf(missing.length > 0)("a pipeline", () => {
     await accessible(page, "a report");
     await shot("report");
 
+    await page.goto(`${cluster.url}/data`);
+    await page.locator(".job-link", { hasText: "preprocess" }).click();
+    await page.getByText("Class balance").waitFor();
+    await accessible(page, "the pictures of a preprocess job");
+    await shot("data");
+    await page.getByRole("button", { name: "show" }).click();
+    await page.frameLocator("iframe.report").locator("h1").first().waitFor();
+
     await page.goto(`${cluster.url}/compare?jobs=${trained.split("/")[2] ?? ""}`);
     await page.locator("canvas").first().waitFor();
     await accessible(page, "a comparison");

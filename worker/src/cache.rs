@@ -56,6 +56,18 @@ struct Note {
     modified_ns: Vec<u128>,
 }
 
+/// What a cache holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub artifacts: usize,
+    /// Artifacts that ranks need, here or still to come.
+    pub pinned: usize,
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// Bytes left on its disk. None where that does not say.
+    pub disk_room: Option<u64>,
+}
+
 /// Keeps an artifact from eviction for as long as it lives.
 #[derive(Debug)]
 pub struct Pin {
@@ -327,6 +339,20 @@ impl Cache {
             };
             info!(digest = %victim, "evicting the artifact that was not used for longest");
             self.evict(&victim);
+        }
+    }
+
+    /// What is here, and how much room there is.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let disk_room = self.disk_room();
+        let index = self.index();
+        Usage {
+            artifacts: index.present.len(),
+            pinned: index.pins.len(),
+            bytes: index.present.values().map(|present| present.bytes).sum(),
+            max_bytes: self.max_bytes,
+            disk_room,
         }
     }
 

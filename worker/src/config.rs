@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -53,7 +54,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "coordinator",
     "name",
     "data_dir",
@@ -72,6 +73,7 @@ const KEYS: [&str; 21] = [
     "writable_paths",
     "tasks_max",
     "labels",
+    "metrics_listen",
     "tls.ca",
     "tls.cert",
     "tls.key",
@@ -159,6 +161,8 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
     pub labels: BTreeSet<String>,
+    /// Where Prometheus may ask for figures. None: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     pub tls: Option<Tls>,
 }
 
@@ -275,6 +279,11 @@ impl Config {
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
             labels: labels(values)?,
+            metrics_listen: values.parsed(
+                "metrics_listen",
+                "it must be an IP address and a port, such as 127.0.0.1:7702",
+                |text| text.parse().ok(),
+            )?,
         })
     }
 }
@@ -373,6 +382,7 @@ impl Config {
             tasks_max: DEFAULT_TASKS_MAX,
             tls_key: None,
             labels: BTreeSet::new(),
+            metrics_listen: None,
             tls: None,
         }
     }

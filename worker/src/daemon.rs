@@ -21,6 +21,7 @@ use crate::config::{Config, OnStop};
 use crate::coordinators::Coordinators;
 use crate::durable;
 use crate::env::Env;
+use crate::figures::Figures;
 use crate::files;
 use crate::gpus::{Gpus, series};
 use crate::identity::{Identity, Membership};
@@ -73,6 +74,13 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         .context("ranks of an earlier daemon cannot be taken over")?;
 
     tokio::spawn(sweep_kept(Arc::clone(&host)));
+    if let Some(address) = host.config.metrics_listen {
+        let figures = Figures::listen(address).await;
+        let figures = figures.with_context(|| {
+            format!("metrics_listen = \"{address}\" in the worker's settings cannot be used")
+        })?;
+        tokio::spawn(figures.serve(Arc::clone(&host), Arc::clone(&supervisor)));
+    }
 
     let (until, until_seen) = watch::channel(Until::Ever);
     let notifier = Notifier::new();

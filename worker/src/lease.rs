@@ -93,6 +93,12 @@ impl Lease {
         (left <= term.length / LAST_PART).then_some(left)
     }
 
+    /// How long it still runs; 0 when it has run out. None where there is none.
+    #[must_use]
+    pub fn left(&self, now: Duration) -> Option<Duration> {
+        Some((*self.lock())?.until.saturating_sub(now))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Term>> {
         self.term.lock().unwrap_or_else(PoisonError::into_inner)
     }

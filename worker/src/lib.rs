@@ -17,6 +17,7 @@ pub mod doctor;
 mod durable;
 pub mod env;
 mod fault;
+mod figures;
 mod files;
 pub mod gpus;
 mod harden;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use marquee_settings::{Setting, as_toml};
-use marquee_worker::config::{Config, LogFormat, OnStop, Settings, Sources};
+use marquee_settings::{Setting, WRONG_SETTINGS, as_toml};
+use marquee_worker::config::{Config, ConfigError, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
 use marquee_worker::process::keeper::{self, Keep};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -91,7 +91,20 @@ enum ConfigCommand {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.is::<ConfigError>() {
+                true => ExitCode::from(WRONG_SETTINGS),
+                false => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     let mut words = std::env::args_os().skip(1);
     // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
     if words.next().is_some_and(|word| word == keeper::COMMAND) {

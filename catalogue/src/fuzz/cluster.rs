@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use marquee_domain::artifact::Manifest;
+use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::pipeline::{DocumentText, FieldError, Override, parse_pipeline};
 use marquee_domain::spec::PipelineSpec;
 use marquee_proto::v1;
@@ -169,7 +169,7 @@ pub(super) fn manifests() -> Vec<Vec<u8>> {
     let file = |path: &str, size_bytes| v1::FileEntry {
         path: path.into(),
         size_bytes,
-        digest: "0a".repeat(32),
+        digest: Digest::of(path.as_bytes()).to_string(),
     };
     let sent = v1::Manifest {
         files: vec![file("a", 0), file("b/c.bin", 1 << 33), file("b/d", 7)],

@@ -44,12 +44,15 @@ async fn round(app: &App, listening: &mut Listening) -> Result<()> {
     let online = workers::list_online_workers(&mut conn).await?;
     drop(conn);
     // Looked again, since the process may have been stopped while it waited for that answer.
-    let now = Instant::now();
-    listening.look(now, app.clock.monotonic());
+    listening.look(Instant::now(), app.clock.monotonic());
     for (worker, name) in online {
-        let heard = app.sessions.last_seen(worker);
-        if has_expired(now, listening.since, heard, app.settings.lease) {
-            match caught(lose(app, worker, &name)).await? {
+        let since = listening.since;
+        let is_over = || {
+            let heard = app.sessions.last_seen(worker);
+            has_expired(Instant::now(), since, heard, app.settings.lease)
+        };
+        if is_over() {
+            match caught(lose(app, worker, &name, is_over)).await? {
                 Ok(()) => {}
                 Err(error) if error.may_pass() => return Err(error),
                 // One worker whose jobs cannot be read must not keep the others' from being placed elsewhere.
@@ -111,9 +114,14 @@ fn has_expired(
     now.duration_since(silent_since) > lease
 }
 
-async fn lose(app: &App, id: WorkerId, name: &str) -> Result<()> {
+async fn lose(app: &App, id: WorkerId, name: &str, is_over: impl Fn() -> bool) -> Result<()> {
     let mut tx = app.db.write("worker lost").await?;
     if !workers::mark_worker_gone(&mut tx, id, WorkerState::Lost).await? {
+        return Ok(());
+    }
+    // Looked again under the row's lock: it may have come back meanwhile. Whoever comes takes its seat before it is
+    // stored to be here, and is seen by that.
+    if !is_over() {
         return Ok(());
     }
     let jobs = workers::list_worker_jobs(&mut tx, id).await?;

@@ -27,8 +27,15 @@ pub(super) async fn release(
     let mut done = done;
     let mut changed = Vec::new();
     for count in counts {
-        if count.left == 0 {
+        let mut is_whole = count.left == 0;
+        if is_whole {
             changed.push(count.array);
+            // One that was cancelled, or has failed, while its last elements came to their end stays so, and what they
+            // have committed is kept for a retry.
+            let head = transitions::get_job_head(tx, count.array).await?;
+            is_whole = head.life().fail_unplaced().is_ok();
+        }
+        if is_whole {
             match array::commit(tx, count.array, now).await? {
                 // An array is no element of another one, so this goes no deeper.
                 Ok(()) => done.push(count.array),

@@ -67,8 +67,8 @@ async fn serve(app: &App, batches: Vec<Batch>) {
         }
         #[cfg(feature = "planted")]
         Err(_) if marquee_domain::planted::is("acknowledged-before-commit") => {
-            for (to, reports) in &parcels {
-                let sequence = reports.iter().map(|report| report.sequence).max();
+            for (to, sent) in &parcels {
+                let sequence = sent.reports.iter().map(|report| report.sequence).max();
                 let answer = Answer::Stored {
                     sequence: sequence.unwrap_or(0),
                     state: marquee_domain::job::RankState::Running,

@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn a_crowd_costs_no_more_than_its_budget_for_each() {
         let one = sketch(3, 1);
-        let crowd: Vec<_> = (0..600).map(|_| one.clone()).collect();
+        let crowd: Vec<_> = (0..COMPARED_MAX + 20).map(|_| one.clone()).collect();
         let pairs = found(&crowd);
         assert!(
             pairs.len() <= crowd.len() * COMPARED_MAX * 2,

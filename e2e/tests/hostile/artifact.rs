@@ -67,7 +67,7 @@ async fn what_the_disk_damaged_is_made_again_and_its_consumer_goes_on() -> Resul
 
 /// Where a file with these contents lies at the coordinator.
 fn blob(cluster: &Path, contents: &str) -> Result<PathBuf> {
-    let mut folders = vec![cluster.join("coordinator/artifacts")];
+    let mut folders = vec![cluster.join("coordinator/blobs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)?.flatten() {
             let path = entry.path();

@@ -25,7 +25,7 @@ async fn hostile_clients_are_refused_by_name_and_stop_nobody() -> Result<()> {
             "a document of 2 MiB",
             format!("{GOOD}# {}\n", "x".repeat(2 << 20)),
             "name=q".into(),
-            "too many",
+            "a pipeline may have",
         ),
         (
             "lists within lists",

@@ -68,7 +68,7 @@ function Projects() {
       <Card title="To change them">
         <div class="inside stack">
           <Command line="marquee project set vision --weight 2" />
-          <Command line="marquee quota set vision --gpus 8 --gpu-hours-week 500" />
+          <Command line="marquee project set vision --gpus 8 --gpu-hours-week 500" />
         </div>
       </Card>
     </div>
@@ -87,7 +87,7 @@ function Row({ project }: { project: Project }) {
           <Link to={`/jobs?project=${encodeURIComponent(project.name)}`}>its jobs</Link>
         </span>
       </td>
-      <td class="right num">{project.weight}</td>
+      <td class="right num row-hide">{project.weight}</td>
       <td>
         <Used name={`GPUs of ${project.name}`} used={project.gpusUsed} of={quotas?.gpus} label="GPUs" />
         <FreeAt at={ms(project.devicesFreeAt)} what="devices" />
@@ -131,7 +131,7 @@ function Used({ name, used, of, label }: { name: string; used: number; of: numbe
   return (
     <span class="progress">
       <span class={isFull ? "trouble-title" : ""}>
-        <span class="num">{figure(used)}</span> of <span class="num">{figure(of)}</span>
+        <span class="num">{figure(used)}</span> of <span class="num">{figure(of)}</span> {label}
         {isFull ? ", used up" : ""}
       </span>
       <Bar value={of === 0 ? 100 : Math.min(100, (100 * used) / of)} label={`Used of the ${name}`} />

@@ -166,13 +166,13 @@ function Found({ of, job, size, hasPictures }: { of: Quality; job: Job; size: bi
         <div class="stack">
           <Splits of={of.splits} />
           <Balance all={of.classes} />
+          <Columns title="Years" of={of.years} unit="picture" />
         </div>
         <div class="stack">
           <Odd title="Left out, and why" of={of.skipped} none="No picture was left out" />
           <Odd title="Odd pictures" of={of.flags} none="Nothing is odd about the pictures" />
           <Disagreements of={of} />
           <Columns title="Classes of a picture" of={of.labels} unit="picture" />
-          <Columns title="Years" of={of.years} unit="picture" />
         </div>
       </div>
       {hasPictures ? (

@@ -69,6 +69,7 @@ fn the_list_of_keys_is_the_list_of_fields() {
         on_stop = \"keep\"\nlog_format = \"json\"\n\
         command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
         labels = \"switch=a fast-disk\"\n\
+        metrics_listen = \"127.0.0.1:7702\"\n\
         sandbox = \"on\"\nsandbox_hide = \"/srv/secret:/srv/more\"";
     let config = load(all, &[], Settings::default()).unwrap();
     assert_eq!(config.threads_per_slot, Some(4));
@@ -80,6 +81,9 @@ fn the_list_of_keys_is_the_list_of_fields() {
     assert!(config.fetch_secrets.is_empty());
     assert_eq!(config.sandbox, Sandbox::On);
     assert_eq!(config.sandbox_hide.len(), 2);
+    assert_eq!(config.metrics_listen, "127.0.0.1:7702".parse().ok());
+    let port = load("metrics_listen = \":7702\"", &[], Settings::default());
+    assert!(port.unwrap_err().to_string().contains("127.0.0.1:7702"));
     let relative = load("sandbox_hide = \"secret\"", &[], Settings::default());
     assert!(relative.unwrap_err().to_string().contains("absolute paths"));
     assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));

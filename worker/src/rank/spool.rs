@@ -188,6 +188,12 @@ impl Spool {
         self.head.last_sequence
     }
 
+    /// Bytes of its file that hold something.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.end
+    }
+
     /// Whether nothing was ever spooled.
     #[must_use]
     pub fn is_untouched(&self) -> bool {

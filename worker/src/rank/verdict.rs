@@ -262,11 +262,15 @@ fn fail(class: FailureClass, message: String) -> Failure {
 
 fn with_tail(message: String, ending: &Ending<'_>) -> String {
     let lines: Vec<&str> = ending.stderr_tail.trim().lines().collect();
-    let tail = lines[lines.len().saturating_sub(STDERR_TAIL_LINES)..].join("\n");
-    if tail.is_empty() {
-        message
-    } else {
-        format!("{message}; stderr ends with: {tail}")
+    let shown = &lines[lines.len().saturating_sub(STDERR_TAIL_LINES)..];
+    // The last line first: where there is room for one line alone, it is mostly the cause.
+    match shown.split_last() {
+        None => message,
+        Some((last, [])) => format!("{message}; stderr ends with: {last}"),
+        Some((last, before)) => {
+            let before = before.join("\n");
+            format!("{message}; stderr ends with: {last}\nbefore that:\n{before}")
+        }
     }
 }
 
@@ -459,7 +463,7 @@ mod tests {
         };
         let message = judge(&ending).unwrap_err().message;
         assert!(
-            message.ends_with("ends with: line 5\nline 6\nline 7\nline 8\nline 9"),
+            message.ends_with("ends with: line 9\nbefore that:\nline 5\nline 6\nline 7\nline 8"),
             "{message}"
         );
     }

@@ -276,7 +276,7 @@ impl Drop for Daemon {
 }
 
 /// The program under test.
-const BINARY: &str = env!("CARGO_BIN_EXE_marquee-worker");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_marquee-worker");
 
 pub(crate) fn is_root() -> bool {
     nix::unistd::geteuid().is_root()

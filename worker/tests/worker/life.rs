@@ -5,10 +5,28 @@ use std::fs;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, RankState, WorkerFeature};
 
-use crate::daemon::{Assigned, Daemon, eval, is_alive, run, shell, start, until};
+use crate::daemon::{Assigned, BINARY, Daemon, eval, is_alive, run, shell, start, until};
 use crate::fake::{Fake, manifest};
 
 const KEY: (i64, u32, u32) = (17, 1, 0);
+
+#[test]
+fn wrong_settings_have_an_exit_status_of_their_own_and_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("worker.toml");
+    fs::write(&file, "coordinatr = \"http://127.0.0.1:1\"\n").unwrap();
+    let output = std::process::Command::new(BINARY)
+        .arg("--config")
+        .arg(&file)
+        .env("RUST_BACKTRACE", "1")
+        .output()
+        .unwrap();
+    // systemd's unit names it: to start again would not help.
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("did you mean \"coordinator\"?"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_runs_and_its_output_becomes_the_artifact() {

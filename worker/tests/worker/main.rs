@@ -11,6 +11,7 @@ mod crashes;
 mod daemon;
 mod doctor;
 mod fake;
+mod figures;
 mod full_disk;
 mod gpus;
 mod hostile;

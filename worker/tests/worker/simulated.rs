@@ -442,6 +442,8 @@ async fn two_ranks_on_one_device_run_one_after_the_other() {
     fake.until_running(second).await;
     daemon.kill().await;
     let daemon = Played::start(&world, &fake, data.path());
+    fake.until("the next daemon's session", |state| state.hellos.len() == 2)
+        .await;
     // One that waits can be told to go.
     assign(late, 1).await;
     stop(&fake, late, 0, false).await;

@@ -21,14 +21,17 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ),
     ("marquee-arrow", &[]),
     ("marquee-datasets", &["marquee-arrow", "marquee-domain"]),
-    // The test server, and what tries and measures the data path.
+    // The test server, and what measures the data path and tries every reader of foreign bytes.
     (
         "marquee-catalogue",
         &[
             "marquee-arrow",
+            "marquee-coordinator",
             "marquee-domain",
             "marquee-datasets",
+            "marquee-proto",
             "marquee-weights",
+            "marquee-worker",
         ],
     ),
     ("marquee-evaluation", &["marquee-arrow", "marquee-domain"]),

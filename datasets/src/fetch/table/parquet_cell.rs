@@ -1,11 +1,11 @@
 //! A cell of a Parquet column, whichever of its many layouts a program chose: texts large, small and by
-//! view, dictionaries of them (pandas' categories, polars' enums), bytes, numbers, and lists of all
-//! these.
+//! view, dictionaries of them (pandas' categories, polars' enums), bytes, numbers, decimals, UUIDs, and
+//! lists of all these.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    DataType, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 
 use super::Cell;
@@ -34,6 +34,20 @@ pub(super) fn cell_at(column: &dyn Array, row: usize, names: &[String]) -> Cell 
         Some(items) => list_of(&items, names),
         None => Cell::Odd(column.data_type().to_string()),
     }
+}
+
+/// The same of a column of UUIDs, in the form that everybody writes them in.
+pub(super) fn uuid_at(column: &dyn Array, row: usize) -> Cell {
+    if column.is_null(row) {
+        return Cell::Empty;
+    }
+    let bytes = column.as_fixed_size_binary_opt().map(|all| all.value(row));
+    let Some(bytes) = bytes.and_then(|bytes| <[u8; 16]>::try_from(bytes).ok()) else {
+        return Cell::Odd(column.data_type().to_string());
+    };
+    let digits = format!("{:032x}", u128::from_be_bytes(bytes));
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
+    Cell::Text(parts.join("-"))
 }
 
 fn list_of(items: &dyn Array, names: &[String]) -> Cell {
@@ -99,6 +113,10 @@ fn text_at(column: &dyn Array, row: usize) -> Option<String> {
         Some(of_float(numbers.value(row)))
     } else if let Some(numbers) = column.as_primitive_opt::<Float32Type>() {
         Some(of_float(f64::from(numbers.value(row))))
+    } else if let Some(numbers) = column.as_primitive_opt::<Decimal128Type>() {
+        Some(numbers.value_as_string(row))
+    } else if let Some(numbers) = column.as_primitive_opt::<Decimal256Type>() {
+        Some(numbers.value_as_string(row))
     } else if let Some(bytes) = column.as_binary_opt::<i32>() {
         of_bytes(bytes.value(row))
     } else if let Some(bytes) = column.as_binary_opt::<i64>() {

@@ -8,11 +8,11 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::basic::Compression;
+use parquet::basic::{Compression, LogicalType};
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::Value;
 
-use super::parquet_cell::cell_at;
+use super::parquet_cell::{cell_at, uuid_at};
 use super::{Cell, Fault, Row};
 use crate::fetch::files::open_plain;
 
@@ -57,12 +57,14 @@ impl ParquetTable {
         read.sort_unstable();
         read.dedup();
         check_columns(&builder, &read, bytes_of(&self.path))?;
+        let uuids = uuids_of(&builder);
         let picks = columns
             .iter()
             .map(|at| {
                 let field = self.schema.field(*at);
                 let classes = self.classes.get(field.name()).cloned();
                 match read.binary_search(at) {
+                    Ok(place) if uuids.contains(at) => Pick::Uuid(place),
                     Ok(place) => Pick::Column(place, classes.unwrap_or_default()),
                     Err(_) => Pick::Odd(field.data_type().to_string()),
                 }
@@ -102,6 +104,16 @@ fn can_be_cell(kind: &DataType) -> bool {
             kind,
             DataType::Struct(_) | DataType::Map(..) | DataType::Union(..)
         ))
+}
+
+/// Columns whose 16 bytes are numbers that are written in a form of their own, as DuckDB's are.
+fn uuids_of(builder: &ParquetRecordBatchReaderBuilder<std::fs::File>) -> Vec<usize> {
+    let schema = builder.parquet_schema();
+    let leaves = schema.columns().iter().enumerate();
+    leaves
+        .filter(|(_, leaf)| leaf.logical_type_ref() == Some(&LogicalType::Uuid))
+        .map(|(at, _)| schema.get_column_root_idx(at))
+        .collect()
 }
 
 fn bytes_of(path: &Path) -> u64 {
@@ -178,6 +190,8 @@ fn classes_of(metadata: &ParquetMetaData) -> HashMap<String, Vec<String>> {
 enum Pick {
     /// From this column of a batch, with the names of its classes.
     Column(usize, Vec<String>),
+    /// The same, a UUID.
+    Uuid(usize),
     /// Not at all: it is of this type.
     Odd(String),
 }
@@ -221,6 +235,7 @@ impl Iterator for ParquetRows {
         let batch = self.batch.as_ref()?;
         let cells = self.picks.iter().map(|pick| match pick {
             Pick::Column(place, classes) => cell_at(batch.column(*place), self.at, classes),
+            Pick::Uuid(place) => uuid_at(batch.column(*place), self.at),
             Pick::Odd(kind) => Cell::Odd(kind.clone()),
         });
         let cells = match guarded(|| Ok(cells.collect())) {
@@ -245,16 +260,19 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, DictionaryArray, FixedSizeListArray,
-        Float64Array, Int8Array, Int16Array, Int64Array, LargeListArray, LargeStringArray,
-        ListArray, NullArray, StringArray, StringViewArray, TimestampSecondArray, UInt32Array,
+        ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Decimal128Array, DictionaryArray,
+        FixedSizeListArray, Float64Array, Int8Array, Int16Array, Int64Array, LargeListArray,
+        LargeStringArray, ListArray, NullArray, StringArray, StringViewArray, TimestampSecondArray,
+        UInt32Array,
     };
     use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::{Field, Schema, UInt8Type};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{BrotliLevel, GzipLevel, ZstdLevel};
+    use parquet::data_type::FixedLenByteArrayType;
     use parquet::file::metadata::KeyValue;
     use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
 
     use super::*;
 
@@ -340,6 +358,44 @@ mod tests {
         assert_eq!(cells("x", Arc::new(NullArray::new(2)), None), ["-", "-"]);
         let large = UInt32Array::from(vec![u32::MAX]);
         assert_eq!(cells("x", Arc::new(large), None), ["4294967295"]);
+    }
+
+    #[test]
+    fn decimals_and_uuids_are_the_texts_that_they_are_written_as() {
+        let decimals = |scale| {
+            let numbers = Decimal128Array::from(vec![Some(1234), None, Some(-5)]);
+            Arc::new(numbers.with_precision_and_scale(20, scale).unwrap())
+        };
+        assert_eq!(cells("x", decimals(0), None), ["1234", "-", "-5"]);
+        assert_eq!(cells("x", decimals(2), None), ["12.34", "-", "-0.05"]);
+        let schema = "message m { required fixed_len_byte_array(16) x (UUID); }";
+        let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+        let folder = Written(tempfile::tempdir().unwrap());
+        let file = File::create(folder.path()).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Default::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        // The second would pass for a text.
+        let values = [[0xf0; 16], *b"0123456789abcdef"];
+        let values = values.map(|value| value.to_vec().into());
+        let typed = column.typed::<FixedLenByteArrayType>();
+        typed.write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let table = ParquetTable::open(&folder.path()).unwrap();
+        let texts: Vec<String> = table
+            .rows(&[0])
+            .unwrap()
+            .map(|row| row.unwrap().cells[0].text())
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                "f0f0f0f0-f0f0-f0f0-f0f0-f0f0f0f0f0f0",
+                "30313233-3435-3637-3839-616263646566"
+            ]
+        );
     }
 
     #[test]

@@ -1,10 +1,13 @@
-//! Prometheus' text format, version 0.0.4.
+//! Figures in Prometheus' text format, version 0.0.4, as coordinator and workers give them.
 
 use std::fmt::Write as _;
 
+/// What the format is called.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// What a family's values are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
     Counter,
     Gauge,
     Histogram,
@@ -22,14 +25,14 @@ impl Kind {
 
 /// Families of values, one behind the other.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub struct Text {
     text: String,
     name: &'static str,
 }
 
 impl Text {
     /// Begins a family; what follows belongs to it.
-    pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &str) {
+    pub fn family(&mut self, name: &'static str, kind: Kind, help: &str) {
         self.name = name;
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -39,12 +42,13 @@ impl Text {
         );
     }
 
-    pub(super) fn value(&mut self, labels: &[(&str, &str)], value: f64) {
+    /// A value of the family that was begun last.
+    pub fn value(&mut self, labels: &[(&str, &str)], value: f64) {
         self.part("", labels, value);
     }
 
     /// A value whose name is the family's with something behind it.
-    pub(super) fn part(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
+    pub fn part(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) {
         let _ = write!(self.text, "{}{suffix}", self.name);
         for (place, (label, value)) in labels.iter().enumerate() {
             let before = if place == 0 { '{' } else { ',' };
@@ -56,7 +60,9 @@ impl Text {
         let _ = writeln!(self.text, " {value}");
     }
 
-    pub(super) fn into_string(self) -> String {
+    /// All of it.
+    #[must_use]
+    pub fn into_string(self) -> String {
         self.text
     }
 }
