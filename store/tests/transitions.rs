@@ -10,13 +10,15 @@ use marquee_domain::end::{AttemptEnd, Interruption};
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
+use marquee_domain::spec::Ended;
 use marquee_store::again::mark_jobs_made_again;
 use marquee_store::attempts::{self, Rendezvous};
+use marquee_store::needs::release;
 use marquee_store::ranks::{self, RankChange, RankKey};
 use marquee_store::testing::TestDatabase;
 use marquee_store::transitions::{
     mark_cancels_requested, mark_job_failed, mark_job_requeued, mark_job_reused,
-    mark_job_running_here, mark_jobs_cancelled, mark_jobs_revived, mark_jobs_succeeded, release,
+    mark_job_running_here, mark_jobs_cancelled, mark_jobs_revived, mark_jobs_succeeded,
 };
 use marquee_store::workers::{self, WhichWorkers, WorkerHello, WorkerState};
 use marquee_store::{StoreError, Tx, jobs};
@@ -64,7 +66,9 @@ impl Bench {
         let pair = self.waiting(tx).await;
         let number = mark_job_running_here(tx, pair.needed, 0, at(1)).await;
         succeed(tx, pair.needed, number.unwrap()).await;
-        let released = release(tx, &[pair.needed], at(1)).await.unwrap();
+        let released = release(tx, &[(pair.needed, Ended::Succeeded)], at(1))
+            .await
+            .unwrap();
         assert_eq!(released.queued, [pair.job]);
         pair
     }
@@ -232,7 +236,9 @@ impl Change {
         };
         let changed = match self {
             Self::Release => {
-                let released = release(tx, &[pair.needed], at(9)).await.unwrap();
+                let released = release(tx, &[(pair.needed, Ended::Succeeded)], at(9))
+                    .await
+                    .unwrap();
                 released.queued
             }
             Self::Place => try_place(tx, job, attempt, bench.worker.id).await,

@@ -99,7 +99,7 @@ mod tests {
         };
         assert_eq!(
             expected(&detail, at(0)).unwrap(),
-            "It is expected to start at 2027-01-15 08:10:00 UTC (in 10.0 m), and in nine cases of ten by \
+            "It is expected to start at 2027-01-15 08:10:00 UTC (in 10 m 00 s), and in nine cases of ten by \
              2027-01-15 08:15:00 UTC: by the time limits of 2 running jobs."
         );
         detail.expected = None;
@@ -125,11 +125,11 @@ mod tests {
             looking_back(&detail).unwrap()
         };
         assert!(began(601).starts_with("It started as was expected: at 2027-01-15 08:00:00 UTC"));
-        assert!(began(540).starts_with("It started 1.0 m earlier than was expected"));
+        assert!(began(540).starts_with("It started 1 m 00 s earlier than was expected"));
         assert!(began(540).ends_with("it was within that."));
         let late = began(1_200);
         assert!(
-            late.starts_with("It started 10.0 m later than was expected"),
+            late.starts_with("It started 10 m 00 s later than was expected"),
             "{late}"
         );
         assert!(late.ends_with("it was beyond that."), "{late}");
