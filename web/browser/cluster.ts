@@ -31,11 +31,6 @@ export class Cluster {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** The folder of the socket of its Postgres. */
-  get postgres(): string {
-    return join(this.folder, "coordinator", "postgres", "socket");
-  }
-
   static async start(workers = 2): Promise<Cluster> {
     const cluster = new Cluster();
     cluster.port = await freePort();
