@@ -189,7 +189,11 @@ impl Slurm {
 
 impl Drop for Slurm {
     fn drop(&mut self) {
-        let _ = self.ask("scancel", &["--user=root"]);
+        // An allocation that is left ends as at its time limit; what outlives that would outlive Slurm.
+        let _ = self.ask("scancel", &["--user=root", "--signal=TERM"]);
+        let _ = self.until("end of the allocations", || {
+            Ok(self.ask("squeue", &["--noheader"])?.trim().is_empty())
+        });
         for daemon in self.daemons.iter_mut().rev() {
             let _ = daemon.kill();
             let _ = daemon.wait();
