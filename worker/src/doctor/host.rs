@@ -67,7 +67,7 @@ fn sandbox(config: &Config) -> Check {
             "move the key, such as to /var/lib/marquee/tls, and name it there in [tls]",
         );
     }
-    let missing = around.writable.iter().find(|path| !path.exists());
+    let missing = around.writable.iter().flatten().find(|path| !path.exists());
     if let Some(missing) = missing {
         return Check::warning(
             name,
@@ -85,16 +85,17 @@ fn sandbox(config: &Config) -> Check {
             .collect();
         names.join(", ")
     };
-    let writable = match &around.writable[..] {
-        [] => String::new(),
-        writable => format!(" and to {}", named(writable)),
+    let writable = match around.writable.as_deref() {
+        None => "write where the account may".to_owned(),
+        Some([]) => "write to their own folders".to_owned(),
+        Some(writable) => format!("write to their own folders and to {}", named(writable)),
     };
     let names = match &around.lists_all {
         Some(why) => format!("; they can list the names of all files there: {why}"),
         None => String::new(),
     };
     let found = format!(
-        "Landlock {version}: command jobs read nothing of {} but their own, and write to their own folders{writable}{names}",
+        "Landlock {version}: command jobs read nothing of {} but their own, and {writable}{names}",
         named(&around.hidden)
     );
     Check::ok(name, found)

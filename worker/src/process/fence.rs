@@ -38,7 +38,7 @@ pub struct Fence {
     pub hidden: Vec<PathBuf>,
     /// ... but these, to read,
     pub readable: Vec<PathBuf>,
-    /// and these, to change. Nothing else on the host may it change.
+    /// and these, to change: nothing else on the host. `/`: everything but what is hidden.
     pub own: Vec<PathBuf>,
     /// What of `own` it may read and not change.
     pub kept: Vec<PathBuf>,
@@ -56,7 +56,11 @@ impl Fence {
         let hidden = real(&self.hidden);
         let reading = AccessFs::from_read(NEWEST);
         let mut rules = begin(NEWEST, CompatLevel::BestEffort).map_err(wrong)?;
-        rules = but(Path::new("/"), &hidden, reading, rules)?;
+        let own = real(&self.own);
+        // Who may change everything else may read it.
+        if !own.iter().any(|folder| folder == Path::new("/")) {
+            rules = but(Path::new("/"), &hidden, reading, rules)?;
+        }
         if self.lists_all {
             rules = allow(Path::new("/"), AccessFs::ReadDir.into(), rules)?;
         }
@@ -64,7 +68,7 @@ impl Fence {
             rules = allow(&folder, reading, rules)?;
         }
         let closed = [hidden, real(&self.kept)].concat();
-        for folder in real(&self.own) {
+        for folder in own {
             rules = but(&folder, &closed, judged(NEWEST), rules)?;
         }
         let status = rules.restrict_self().map_err(wrong)?;

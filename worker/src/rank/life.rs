@@ -23,10 +23,9 @@ use super::verdict::{Ending, judge};
 use super::walls::Walls;
 use super::{StartOrder, StopCause, StopOrder};
 use crate::blocking::blocking;
-use crate::config::Sandbox;
 use crate::durable;
 use crate::process::fence;
-use crate::process::launcher::{Child, Launch};
+use crate::process::launcher::{Child, Exit, Launch};
 
 /// How a rank's task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +98,15 @@ impl RankTask {
         if let Some(why) = &cursor.breach {
             return Err(self.broken(why));
         }
+        let hint = match exit {
+            Some(Exit::Code(0)) => None,
+            _ if fence::version().is_none() => None,
+            Some(_) | None => {
+                let env = self.host.base_env.own();
+                let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
+                Walls::of(&self.host.config, home).hint()
+            }
+        };
         let ending = Ending {
             kind: spec.work.kind(),
             program: program(&spec.work),
@@ -108,7 +116,7 @@ impl RankTask {
             full_disk: disk_room
                 .filter(|bytes| *bytes < DISK_LOW_BYTES)
                 .map(|_| self.host.config.data_dir.as_path()),
-            is_fenced: self.host.config.sandbox != Sandbox::Off && fence::version().is_some(),
+            hint,
         };
         let summary = judge(&ending).map_err(Interrupt::Failed)?;
         let is_first = cursor.is_first(self.rank.key.rank);

@@ -28,8 +28,8 @@ pub struct Ending<'a> {
     pub stderr_tail: &'a str,
     /// The worker's data folder, where its disk was full when the child ended.
     pub full_disk: Option<&'a Path>,
-    /// It could change its own files alone.
-    pub is_fenced: bool,
+    /// What the walls around it do not let it write to, for one that was refused a file.
+    pub hint: Option<&'static str>,
 }
 
 /// How programs say that a disk is full.
@@ -160,16 +160,13 @@ const REFUSED_WORDS: [&str; 4] = [
 
 /// What a program was refused may be what the walls around it do not let it write to.
 fn or_fenced(message: String, ending: &Ending<'_>) -> String {
-    if !ending.is_fenced
-        || !REFUSED_WORDS
-            .iter()
-            .any(|word| ending.stderr_tail.contains(word))
-    {
-        return message;
+    let is_refused = REFUSED_WORDS
+        .iter()
+        .any(|word| ending.stderr_tail.contains(word));
+    match ending.hint.filter(|_| is_refused) {
+        Some(hint) => format!("{message}; {hint}"),
+        None => message,
     }
-    format!(
-        "{message}; on this worker a job may write to its own folders alone (the work folder, MARQUEE_OUTPUT, TMPDIR, ~/.cache): write there, or let the worker's operator add the path to writable_paths in its settings"
-    )
 }
 
 /// A child of ours: its status and its last word must agree.
@@ -286,7 +283,7 @@ mod tests {
             word,
             stderr_tail: "it broke\n",
             full_disk: None,
-            is_fenced: false,
+            hint: None,
         }
     }
 

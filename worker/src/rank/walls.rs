@@ -4,13 +4,15 @@
 //! the worker's certificate. It is given its own folders and its inputs. Everything else of the host is open for it to
 //! read, as to its account: strangers' scripts need environments and data sets of which no document speaks.
 //!
-//! It changes what is its own: its work folder, its output, its temporary folder, shared memory, the devices that
-//! programs use, and, shared by all jobs, the caches of its home folder, which libraries fill as a matter of course.
-//! Whatever else jobs are to write to, the worker's operator names (`writable_paths`).
+//! What it may change is for `sandbox` to say. `"auto"`: all that its account may, but for what is hidden; scripts write
+//! their results to where their author always had them, and hours of work must not be lost to a wall that nobody asked
+//! for. `"on"`: what is its own, that is its work folder, its output, its temporary folder, shared memory, the devices
+//! that programs use, and, shared by all jobs, the caches of its home folder; and what the operator names besides
+//! (`writable_paths`).
 //!
-//! How it is done has a price (`process::fence`): in a folder above a hidden one nothing new can be read, and no names
-//! can be listed. Names are what a home folder or `/tmp` is needed for, so where the data folder lies below one of these
-//! `sandbox = "auto"` leaves all names of the host to be listed, those in the data folder too, and says so.
+//! How it is done has a price (`process::fence`): right in a folder above a hidden one nothing new can be made or read,
+//! and no names can be listed. Names are what a home folder or `/tmp` is needed for, so where the data folder lies below
+//! one of these `"auto"` leaves all names of the host to be listed, those in the data folder too, and says so.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -70,8 +72,8 @@ pub enum Walls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Around {
     pub hidden: Vec<PathBuf>,
-    /// What the operator lets them change.
-    pub writable: Vec<PathBuf>,
+    /// What the operator lets them change. None: whatever their account may, but for what is hidden.
+    pub writable: Option<Vec<PathBuf>>,
     /// What they may not change whatever lies around it.
     kept: Vec<PathBuf>,
     /// Why names of what is hidden can be listed. None: they cannot.
@@ -91,12 +93,31 @@ impl Walls {
         hidden.extend(key.filter(|key| !key.starts_with(REPLACED)));
         let home = home.map(|home| real(Path::new(home)));
         let costly = costly(&hidden, home.as_deref());
+        let confines = config.sandbox == Sandbox::On;
         Self::Up(Around {
             hidden,
-            writable: config.writable_paths.clone(),
+            writable: confines.then(|| config.writable_paths.clone()),
             kept: vec![config.bin_dir.clone()],
-            lists_all: costly.filter(|_| config.sandbox == Sandbox::Auto),
+            lists_all: costly.filter(|_| !confines),
         })
+    }
+
+    /// What a job should know whose program was refused a file. None: the walls had no part in it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Up(Around {
+                writable: Some(_), ..
+            }) => Some(
+                "on this worker a job may write to its own folders alone (the work folder, MARQUEE_OUTPUT, TMPDIR, ~/.cache): write there, or let the worker's operator add the path to writable_paths in its settings",
+            ),
+            Self::Up(Around {
+                lists_all: Some(_), ..
+            }) => Some(
+                "on this worker no new file can be made right in a folder above its data folder, such as the home folder: write to a folder below it that is there, to MARQUEE_OUTPUT or to the work folder, or let the worker's operator set sandbox = \"off\"",
+            ),
+            Self::Up(_) | Self::None(_) => None,
+        }
     }
 
     /// The fence for one job, with its home folder moved out of what is hidden. None: it gets none.
@@ -135,8 +156,16 @@ impl Walls {
                 kept.push(home.join(CACHE).join(OWN_CACHE));
             }
         }
-        own.extend(devices());
-        own.extend(around.writable.iter().cloned());
+        match &around.writable {
+            Some(writable) => {
+                own.extend(devices());
+                own.extend(writable.iter().cloned());
+            }
+            None => {
+                own.push("/".into());
+                kept.clear();
+            }
+        }
         let mut readable = vec![dir.path().to_owned()];
         readable.extend(inputs.values().cloned());
         Ok(Some(Fence {
@@ -202,7 +231,7 @@ fn costly(hidden: &[PathBuf], home: Option<&Path>) -> Option<String> {
                 return None;
             };
             Some(format!(
-                "{} lies below {}, {what}; put data_dir elsewhere, such as /var/lib/marquee, or set sandbox = \"on\": then jobs cannot list the folders above it",
+                "{} lies below {}, {what}; put data_dir elsewhere, such as /var/lib/marquee, or set sandbox = \"on\": then jobs cannot list the folders above it, and write to their own alone",
                 path.display(),
                 above.display()
             ))

@@ -210,6 +210,22 @@ async fn without_the_fence_the_same_job_finds_all_of_it() {
     assert_eq!(may, words(MAY));
 }
 
+/// The default: nobody's results are lost to a wall, and what is the worker's or another job's stays closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_default_a_job_may_change_the_host_as_its_account_may_and_nothing_of_its_worker() {
+    if fence::version().is_none() {
+        eprintln!("skipped: this kernel has no Landlock");
+        return;
+    }
+    let (did, may) = steal("auto").await;
+    let of_host = TRIES.iter().filter(|(_, how)| how.contains("{beside}"));
+    let mut expected: BTreeSet<String> = of_host.map(|(what, _)| (*what).to_owned()).collect();
+    // The data folder of this test lies below /tmp, so that names can be listed.
+    expected.extend(["lists another job's folder", "lists the data folder"].map(str::to_owned));
+    assert_eq!(did, expected);
+    assert_eq!(may, words(MAY));
+}
+
 /// As under a plain `marquee up`: the data folder lies below the home of jobs. A script that lies right there finds what
 /// is beside it, which it can only by listing that folder.
 #[tokio::test(flavor = "multi_thread")]
@@ -224,6 +240,7 @@ async fn below_the_home_of_jobs_their_files_are_closed_to_each_other_and_only_na
     daemon.kill_9();
     let home = daemon.dir.path().display().to_string();
     daemon.set_env("HOME", &home);
+    fs::create_dir(daemon.dir.path().join("project")).unwrap();
     fs::write(daemon.dir.path().join("module.py"), "word = 'imported'").unwrap();
     fs::write(
         daemon.dir.path().join("train.py"),
@@ -233,6 +250,7 @@ async fn below_the_home_of_jobs_their_files_are_closed_to_each_other_and_only_na
     daemon.start_again();
     let script = format!(
         "python3 -B {home}/train.py; ls {data} | grep attempts; cat {data}/worker-id || echo closed; \
+         mkdir {home}/project/runs && echo x > {home}/project/runs/model && echo stored; \
          echo x > {home}/.cache/model && echo cached; echo $TRITON_CACHE_DIR; echo x > {home}/new",
         data = daemon.data().display()
     );
@@ -249,6 +267,7 @@ async fn below_the_home_of_jobs_their_files_are_closed_to_each_other_and_only_na
         "imported".to_owned(),
         "attempts".to_owned(),
         "closed".to_owned(),
+        "stored".to_owned(),
         "cached".to_owned(),
         format!("{home}/.cache/triton"),
     ] {
@@ -257,7 +276,7 @@ async fn below_the_home_of_jobs_their_files_are_closed_to_each_other_and_only_na
     // It is told what it may do, and who can change that.
     let message = failed.failure.unwrap().message;
     assert!(
-        message.contains("Permission denied") && message.contains("writable_paths"),
+        message.contains("Permission denied") && message.contains("right in a folder above"),
         "{message}"
     );
     assert!(!daemon.dir.path().join("new").exists());
