@@ -190,7 +190,7 @@ impl Slurm {
 impl Drop for Slurm {
     fn drop(&mut self) {
         // An allocation that is left ends as at its time limit; what outlives that would outlive Slurm.
-        let _ = self.ask("scancel", &["--user=root", "--signal=TERM"]);
+        let _ = self.ask("scancel", &["--user=root", "--batch", "--signal=TERM"]);
         let _ = self.until("end of the allocations", || {
             Ok(self.ask("squeue", &["--noheader"])?.trim().is_empty())
         });
@@ -222,8 +222,8 @@ async fn an_allocation_that_ends_hands_its_job_to_the_next() -> Result<()> {
         ensure!(start.elapsed() < DEADLINE, "the job did not begin");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // What Slurm sends to the step before the time limit.
-    slurm.ask("scancel", &["--signal=TERM", &first])?;
+    // What Slurm sends before the time limit, to the script alone.
+    slurm.ask("scancel", &["--batch", "--signal=TERM", &first])?;
     slurm.until("end of the allocation", || {
         Ok(slurm.ask("squeue", &["--noheader"])?.trim().is_empty())
     })?;

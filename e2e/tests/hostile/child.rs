@@ -5,7 +5,7 @@ use marquee_proto::v1::JobState;
 
 use crate::{Site, command};
 
-/// A program, how it ends, and what is said of it. `{folder}` is a folder of the host that is not the job's.
+/// A program, how it ends, and what is said of it.
 const ATTACKS: [(&str, &str, JobState, &str); 9] = [
     (
         "leaves-closed-folders",
@@ -72,20 +72,22 @@ async fn hostile_children_harm_themselves_alone() -> Result<()> {
         assert!(message.contains(said), "{what}: {message}");
     }
     if has_landlock() {
-        let host = site.cluster.folder().join("of-the-host");
-        std::fs::write(&host, "as it was")?;
-        let script = format!("echo owned > {}", host.display());
+        let id = "../../../worker-id";
+        let script = format!("cat {id} || echo owned > {id}");
         let (state, message) = site
-            .end_of("writes-to-the-host", &command("attack", &script, ""))
+            .end_of("turns-on-its-worker", &command("attack", &script, ""))
             .await?;
         assert_eq!(state, JobState::Failed);
-        assert!(message.contains("writable_paths"), "{message}");
-        assert_eq!(std::fs::read_to_string(&host)?, "as it was");
+        assert!(message.contains("Permission denied"), "{message}");
+        for worker in site.cluster.workers() {
+            let id = std::fs::read_to_string(worker.data_dir.join("worker-id"))?;
+            assert!(!id.contains("owned"), "{id}");
+        }
     }
     site.all_is_well().await
 }
 
-/// Whether the kernel keeps children from the host's files.
+/// Whether the kernel keeps children from their worker's files.
 fn has_landlock() -> bool {
     let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     let known = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();

@@ -58,9 +58,10 @@ fn message(body: Out) -> v1::WorkerMessage {
 async fn refusal(site: &Site, first: v1::WorkerMessage) -> String {
     match say(site, first).await {
         Err(status) => status.to_string(),
-        Ok((_outbox, mut stream)) => match stream.message().await {
-            Err(status) => status.to_string(),
-            Ok(answer) => format!("let in: {answer:?}"),
+        Ok((_outbox, mut stream)) => match tokio::time::timeout(DEADLINE, stream.message()).await {
+            Err(_) => "let in without a word".to_owned(),
+            Ok(Err(status)) => status.to_string(),
+            Ok(Ok(answer)) => format!("let in: {answer:?}"),
         },
     }
 }
@@ -120,12 +121,21 @@ async fn a_hostile_worker_is_refused_or_loses_its_own_rank_and_nobody_elses() ->
     let document = command("given", "true", "hosts = { labels = [\"evil\"] }\n");
     let job = site.cluster.submit("given", &document, &[]).await?.jobs[0].id;
     let (outbox, mut stream) = say(&site, message(Out::Hello(hello()))).await?;
-    let assign = loop {
-        let said = stream.message().await?.context("the session ended")?;
-        if let Some(In::Assign(assign)) = said.body {
-            break assign;
+    // Nothing is given to a worker that has not said yet what it holds.
+    let first = v1::Heartbeat {
+        sequence: 1,
+        ..v1::Heartbeat::default()
+    };
+    outbox.send(message(Out::Heartbeat(first))).await?;
+    let given = async {
+        loop {
+            let said = stream.message().await?.context("the session ended")?;
+            if let Some(In::Assign(assign)) = said.body {
+                break anyhow::Ok(assign);
+            }
         }
     };
+    let assign = tokio::time::timeout(DEADLINE, given).await??;
     assert_eq!(assign.job_id, job);
     let report = |sequence, body| v1::Report {
         job_id: assign.job_id,
