@@ -305,7 +305,7 @@ impl RankDir {
         self.0.join("output")
     }
 
-    /// Its temporary files; see [`temporary`].
+    /// Its temporary files.
     #[must_use]
     pub fn tmp(&self) -> PathBuf {
         self.0.join("tmp")

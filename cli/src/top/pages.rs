@@ -15,8 +15,8 @@ use ratatui::text::{Line, Span};
 
 use super::facts::Link;
 use super::ink::Ink;
-use super::screen::put;
 use super::state::{App, Place};
+use super::text::put;
 
 /// Columns before each line of a list, for the mark of what is chosen.
 const MARGIN: usize = 2;

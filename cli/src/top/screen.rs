@@ -15,7 +15,7 @@ use super::ink::Ink;
 use super::marks;
 use super::pages;
 use super::state::{App, Place, Seat};
-use super::text::{clip, columns, fill, said, wrap};
+use super::text::{clip, columns, fill, put, said, wrap};
 
 /// Smaller than this nothing can be read.
 const SMALLEST: (u16, u16) = (20, 5);
@@ -72,13 +72,6 @@ pub(super) fn draw(app: &mut App, buf: &mut Buffer, now: DateTime<Utc>) {
         }
     }
     sweep(buf, app.ink);
-}
-
-/// A line over the whole width.
-pub(super) fn put(buf: &mut Buffer, area: Rect, y: u16, line: Line<'static>) {
-    if y < area.bottom() {
-        buf.set_line(area.x, y, &line, area.width);
-    }
 }
 
 fn title(app: &App, now: DateTime<Utc>, width: u16) -> Line<'static> {

@@ -3,6 +3,8 @@
 //! Invariant: what comes from elsewhere passes [`said`] before it is put on the screen.
 
 use marquee_view::harmless;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::ink::Ink;
@@ -98,6 +100,13 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// Puts a line over the whole width of `area` at row `y`; below its end, nowhere.
+pub(super) fn put(buf: &mut Buffer, area: Rect, y: u16, line: Line<'static>) {
+    if y < area.bottom() {
+        buf.set_line(area.x, y, &line, area.width);
+    }
 }
 
 #[cfg(test)]
