@@ -11,4 +11,5 @@ pub(crate) mod metrics;
 mod pages;
 pub(crate) mod projects;
 mod resume;
+pub(crate) mod users;
 pub(crate) mod workers;

@@ -35,6 +35,7 @@ pub mod scheduler;
 pub mod session;
 pub mod systemd;
 pub mod tls;
+pub mod users;
 pub mod walls;
 mod web;
 
@@ -104,6 +105,7 @@ async fn run_within(
     })?;
     let walls = Walls {
         access: Access::new(config.access.clone()),
+        listing: config.listing.clone().into(),
         ..walls
     };
     if walls.access.is_blind() {

@@ -33,4 +33,5 @@ mod standby;
 mod support;
 mod tls;
 mod unreadable;
+mod users;
 mod web;

@@ -54,6 +54,14 @@ pub enum ErrorCode {
     NotAllowed,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
+    /// Nobody that is known asks: a token is missing, or not valid.
+    NotLoggedIn,
+    /// Who asks has a role that is not enough.
+    RoleTooLow,
+    UserNotFound,
+    TokenNotFound,
+    /// There is a user of this name already.
+    UserExists,
     /// Only a job that waits or is queued can be held and released.
     JobNotHoldable,
     /// Only what runs can be moved to another host.
@@ -80,7 +88,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 33] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -103,6 +111,11 @@ impl ErrorCode {
         Self::WorkerNotFound,
         Self::NotAllowed,
         Self::JobNotMovable,
+        Self::NotLoggedIn,
+        Self::RoleTooLow,
+        Self::UserNotFound,
+        Self::TokenNotFound,
+        Self::UserExists,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -134,6 +147,11 @@ impl ErrorCode {
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
             Self::JobNotMovable => "MQ0365",
+            Self::NotLoggedIn => "MQ0370",
+            Self::RoleTooLow => "MQ0371",
+            Self::UserNotFound => "MQ0372",
+            Self::TokenNotFound => "MQ0373",
+            Self::UserExists => "MQ0374",
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
@@ -151,12 +169,14 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused => Code::AlreadyExists,
+            Self::RequestIdReused | Self::UserExists => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
             | Self::ProjectNotFound
             | Self::WorkerNotFound
+            | Self::UserNotFound
+            | Self::TokenNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
@@ -168,7 +188,8 @@ impl ErrorCode {
             | Self::WorkerIdInUse
             | Self::StillNeeded
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::WorkerOwned | Self::NotAllowed => Code::PermissionDenied,
+            Self::WorkerOwned | Self::NotAllowed | Self::RoleTooLow => Code::PermissionDenied,
+            Self::NotLoggedIn => Code::Unauthenticated,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,

@@ -48,6 +48,7 @@ pub mod steering;
 pub mod testing;
 pub mod transitions;
 pub mod usage;
+pub mod users;
 pub mod workers;
 
 pub use conn::{Conn, Tx};

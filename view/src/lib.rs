@@ -33,6 +33,7 @@ pub mod samples;
 pub mod status;
 pub mod trained;
 pub mod units;
+pub mod users;
 pub mod words;
 pub mod workers;
 

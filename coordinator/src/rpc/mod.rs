@@ -10,7 +10,11 @@ mod deadline;
 mod guard;
 mod inflow;
 mod jobs;
+mod methods;
 mod projects;
+mod scope;
+mod until;
+mod users;
 mod workers;
 
 use std::time::Duration;
@@ -22,6 +26,7 @@ use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
+use marquee_proto::v1::users_server::UsersServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
@@ -75,6 +80,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
+    let users = UsersServer::new(users::UsersService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let cluster = ClusterServer::new(cluster::ClusterService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -101,6 +109,14 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     reporter
         .set_serving::<ClusterServer<cluster::ClusterService>>()
         .await;
+    reporter
+        .set_serving::<UsersServer<users::UsersService>>()
+        .await;
+    // So that the first requests need no look; where it cannot be read now, each of them tries.
+    let known = &app.walls.users;
+    if let Err(error) = known.ready(&app.db, &app.role, &*app.clock).await {
+        tracing::debug!(%error, "the users could not be read yet");
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -124,6 +140,8 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
             walls: app.walls.clone(),
             role: app.role.clone(),
             inflow: Inflow::default(),
+            clock: app.clock.clone(),
+            db: Some(app.db.clone()),
         });
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
@@ -135,6 +153,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(audit)
         .add_service(cluster)
         .add_service(projects)
+        .add_service(users)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)
