@@ -64,10 +64,10 @@ test("a stranger is asked for a token, and a role hides what it does not allow",
   await page.setViewportSize({ width: 1360, height: 860 });
 
   // A token that is none is said to be none, and stays in no address.
-  await page.getByLabel("Token").fill(`${viewer.slice(0, -8)}00000000`);
+  await page.getByLabel("Token", { exact: true }).fill(`${viewer.slice(0, -8)}00000000`);
   await page.getByRole("button", { name: "Log in" }).click();
   await page.getByText("that is no valid token").waitFor();
-  await page.getByLabel("Token").fill(viewer);
+  await page.getByLabel("Token", { exact: true }).fill(viewer);
   await page.getByRole("button", { name: "Log in" }).click();
   await page.getByText("live").first().waitFor();
   expect(page.url()).toBe(`${cluster.url}/jobs`);
@@ -81,7 +81,7 @@ test("a stranger is asked for a token, and a role hides what it does not allow",
   await page.goto(`${cluster.url}/submit`);
   await page.getByText("You may look, and not submit").waitFor();
   await accessible(page, "/submit, viewer");
-  await page.goto(`${cluster.url}/workers`);
+  await page.goto(`${cluster.url}/workers/worker-1`);
   await page.getByText("This takes an administrator").first().waitFor();
   await page.goto(`${cluster.url}/admin`);
   await page.getByRole("link", { name: "Tokens" }).waitFor();
@@ -95,7 +95,7 @@ test("a stranger is asked for a token, and a role hides what it does not allow",
   expect((await page.context().cookies()).length).toBe(0);
 
   // An administrator sees who there is, and ends the session of another.
-  await page.getByLabel("Token").fill(admin);
+  await page.getByLabel("Token", { exact: true }).fill(admin);
   await page.keyboard.press("Enter");
   await page.getByText("live").first().waitFor();
   await page.goto(`${cluster.url}/admin/users`);
@@ -114,7 +114,7 @@ test("a session that is ended elsewhere asks for a token where it is", async () 
   const token = await user("bob", "viewer");
   const watched = await open(browser, `${cluster.url}/workers`, { extraHTTPHeaders: ELSEWHERE });
   const { page, problems } = watched;
-  await page.getByLabel("Token").fill(token);
+  await page.getByLabel("Token", { exact: true }).fill(token);
   await page.getByRole("button", { name: "Log in" }).click();
   await page.getByText("live").first().waitFor();
   await ask("RevokeToken", [[1, token.slice(4, 16)]]);

@@ -2,7 +2,7 @@
 
 use marquee_domain::users::{TOKEN_BYTES, TOKEN_PREFIX};
 use marquee_proto::v1;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::{Asks, NOT_LOGGED_IN, Person, ROLE_TOO_LOW, refused};
 use crate::support::{Cluster, SOON, channel};

@@ -112,7 +112,10 @@ fn a_token_lets_another_account_of_the_host_in_and_stands_in_no_log() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = crate::program::command(folder.path(), "127.0.0.1:0");
     // Everything of ours: all that dependencies say would fill the pipe before anybody reads it.
-    command.env("MARQUEE_LOG", "info,marquee_coordinator=debug,marquee_store=debug");
+    command.env(
+        "MARQUEE_LOG",
+        "info,marquee_coordinator=debug,marquee_store=debug",
+    );
     let coordinator = Coordinator::start_with(command);
     let address = format!("http://{}", coordinator.address);
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -99,3 +99,29 @@ fn parse_token(token: &str) -> Option<table::After> {
         job: job.parse().ok()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_token_goes_both_ways_and_anything_else_is_refused() {
+        let committed_at = chrono::DateTime::from_timestamp_micros(1_790_000_000_123_456).unwrap();
+        let after = table::After {
+            committed_at,
+            job: JobId(42),
+        };
+        assert_eq!(parse_token("1790000000123456-42"), Some(after));
+        for bad in [
+            "",
+            "x",
+            "1-",
+            "-1",
+            "1-2-3",
+            "99999999999999999999-1",
+            "9000000000000000000-1",
+        ] {
+            assert_eq!(parse_token(bad), None, "{bad:?}");
+        }
+    }
+}
