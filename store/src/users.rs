@@ -1,7 +1,7 @@
 //! Users, and the tokens and browsers by which they show who they are. What is stored of a secret is its SHA-256.
 //!
 //! The lines of the audit are the database's own (migration 0026): who asked must be said before anything is changed
-//! ([`audit::act_as`](crate::audit::act_as)).
+//! ([`Db::write_as`](crate::Db::write_as)).
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;

@@ -13,7 +13,7 @@ use marquee_domain::users::Role;
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines, retention};
+use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines, retention};
 
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
@@ -64,8 +64,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
 
     let now = app.clock.now();
     let caller = submission.caller.to_string();
-    let mut tx = app.db.write("submit").await?;
-    audit::act_as(&mut tx, &caller).await?;
+    let mut tx = app.db.write_as("submit", &caller).await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,

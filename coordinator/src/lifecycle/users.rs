@@ -9,7 +9,7 @@ use marquee_domain::users::{
     TOKEN_TTL_MAX, TOKENS_OF_USER_MAX, Token, TokenState, USERS_MAX, UserName,
 };
 use marquee_store::users::{Session, StoredToken, User};
-use marquee_store::{Tx, audit, projects, users};
+use marquee_store::{Tx, projects, users};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -44,8 +44,7 @@ fn bad(why: String) -> LifecycleError {
 
 /// Begins a change, with all others kept out.
 async fn begin(app: &App, operation: &'static str, caller: &Caller) -> Result<Tx> {
-    let mut tx = app.db.write(operation).await?;
-    audit::act_as(&mut tx, &caller.to_string()).await?;
+    let mut tx = app.db.write_as(operation, &caller.to_string()).await?;
     users::lock_users(&mut tx).await?;
     Ok(tx)
 }
