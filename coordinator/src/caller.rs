@@ -6,10 +6,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use marquee_domain::ids::WorkerId;
 use tonic::Request;
 
 use crate::access::Account;
-use crate::certificate;
+use crate::certificate::{self, Ours};
 
 /// Bytes of a name that are kept: a certificate's fields have no limit of their own.
 const NAME_MAX_BYTES: usize = 200;
@@ -41,6 +42,21 @@ impl Caller {
                 .map(|account| storable(&account.name)),
             address: request.remote_addr(),
         }
+    }
+
+    /// The worker that the certificate names, where our own authority gave it.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match certificate::ours(self.identity.as_deref()?)? {
+            Ours::Worker(worker) => Some(worker),
+            Ours::Unknown => None,
+        }
+    }
+
+    /// Where the request came from; None where the connection has no address.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// The name in the certificate; None without one.

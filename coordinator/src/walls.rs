@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::trust::authority::Files;
 
 pub use starts::{SAFE_MODE_FOR, STEADY, Starts};
 pub use trail::{Step, Trail};
@@ -39,6 +40,8 @@ pub struct Walls {
     pub safe_mode: Option<Arc<str>>,
     /// Who may ask; by default whoever can connect.
     pub access: Access,
+    /// The authority by which workers join; None: there is none.
+    pub authority: Option<Files>,
 }
 
 /// Work that panicked: a fault of this version.

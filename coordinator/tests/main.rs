@@ -32,5 +32,6 @@ mod sharing;
 mod standby;
 mod support;
 mod tls;
+mod trust;
 mod unreadable;
 mod web;

@@ -12,12 +12,13 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::inflow::{Inflow, Metered};
-use crate::access::remote;
+use super::members::Members;
+use crate::access::{Party, remote};
 use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
 /// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 17] = [
+const READS: [&str; 20] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
@@ -35,7 +36,23 @@ const READS: [&str; 17] = [
     "/marquee.v1.Audit/",
     "/marquee.v1.Cluster/",
     "/marquee.v1.Projects/ListProjects",
+    "/marquee.v1.Trust/ListJoinTokens",
+    "/marquee.v1.Trust/ListMembers",
+    "/marquee.v1.Trust/GetAuthority",
 ];
+/// All that a worker that joined may ask for. What it says there is checked against its certificate and against what it
+/// was given; it submits nothing, lists nothing and changes nothing else.
+const FOR_WORKERS: [&str; 7] = [
+    "/marquee.v1.WorkerSession/Connect",
+    "/marquee.v1.Artifacts/FindMissingBlobs",
+    "/marquee.v1.Artifacts/UploadBlob",
+    "/marquee.v1.Artifacts/DownloadBlob",
+    "/marquee.v1.Workers/Probe",
+    "/marquee.v1.Trust/Renew",
+    HEALTH,
+];
+/// A token says there who asks.
+const JOIN: &str = "/marquee.v1.Trust/Join";
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];
 /// Whether we are well: anybody who can connect may know.
@@ -47,6 +64,7 @@ pub struct GuardLayer {
     pub(super) walls: Walls,
     pub(super) role: Role,
     pub(super) inflow: Inflow,
+    pub(super) members: Members,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -67,14 +85,16 @@ pub struct Guarded<S> {
     guard: GuardLayer,
 }
 
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
 impl<S> Service<Request<Body>> for Guarded<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+    type Future = Answer<S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -82,12 +102,21 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        if let Err(refused) = self.guard.walls.access.admit(&mut request)
-            && !path.starts_with(HEALTH)
-        {
-            let status = ErrorCode::NotAllowed.status(refused.to_string());
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
+        let worker = match self.guard.walls.access.admit(&mut request) {
+            Ok(Party::Person) => None,
+            Ok(Party::Worker(worker)) if is_one_of(&FOR_WORKERS, &path) => Some(worker),
+            Ok(Party::Worker(_)) => {
+                let status = ErrorCode::NotForWorkers.status(format!(
+                    "a worker's certificate was shown, and workers may not ask for {path}; ask as yourself"
+                ));
+                return Box::pin(async move { Ok(status.into_http()) });
+            }
+            Err(_) if path.starts_with(HEALTH) || path == JOIN => None,
+            Err(refused) => {
+                let status = refused.code().status(refused.to_string());
+                return Box::pin(async move { Ok(status.into_http()) });
+            }
+        };
         if let Some(why) = &self.guard.walls.safe_mode
             && !is_read(&path)
         {
@@ -101,21 +130,41 @@ where
         }
         let room = self.guard.inflow.of(remote(&request));
         let request = request.map(|body| Body::new(Metered::new(body, room)));
-        let begins = AssertUnwindSafe(|| self.inner.call(request));
-        let answer = match catch_unwind(begins) {
-            Ok(answer) => answer,
-            Err(panic) => {
-                let answer = fault(&path, &Panicked::from_panic(panic.as_ref()));
-                return Box::pin(async move { Ok(answer) });
-            }
+        let Some(worker) = worker else {
+            return answer(&mut self.inner, request, path);
         };
+        // The one that said it is ready goes with the request; its copy gets ready for the next.
+        let copy = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, copy);
+        let members = self.guard.members.clone();
         Box::pin(async move {
-            match caught(answer).await {
-                Ok(answer) => answer,
-                Err(panicked) => Ok(fault(&path, &panicked)),
+            match members.check(worker).await {
+                Ok(()) => answer(&mut inner, request, path).await,
+                Err(status) => Ok(status.into_http()),
             }
         })
     }
+}
+
+fn answer<S>(inner: &mut S, request: Request<Body>, path: String) -> Answer<S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    let begins = AssertUnwindSafe(|| inner.call(request));
+    let answer = match catch_unwind(begins) {
+        Ok(answer) => answer,
+        Err(panic) => {
+            let answer = fault(&path, &Panicked::from_panic(panic.as_ref()));
+            return Box::pin(async move { Ok(answer) });
+        }
+    };
+    Box::pin(async move {
+        match caught(answer).await {
+            Ok(answer) => answer,
+            Err(panicked) => Ok(fault(&path, &panicked)),
+        }
+    })
 }
 
 fn is_read(path: &str) -> bool {
@@ -154,6 +203,7 @@ mod tests {
             walls,
             role,
             inflow,
+            members: Members::default(),
         }
         .layer(service);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();

@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
+use crate::access::Party;
 use crate::app::App;
 use crate::metrics;
 use gate::Refusal;
@@ -147,8 +148,13 @@ where
             }
             Asked::Read => {
                 // What goes on to the services is asked there.
-                if let Err(refused) = shared.app.walls.access.admit(&mut request) {
-                    let answer = text(StatusCode::FORBIDDEN, &refused.to_string());
+                let refused = match shared.app.walls.access.admit(&mut request) {
+                    Ok(Party::Person) => None,
+                    Ok(Party::Worker(_)) => Some("workers have no business here".to_owned()),
+                    Err(refused) => Some(refused.to_string()),
+                };
+                if let Some(refused) = refused {
+                    let answer = text(StatusCode::FORBIDDEN, &refused);
                     return Box::pin(async move { Ok(answer) });
                 }
                 // A body is of no interest, and must not be held over what follows.
