@@ -11,4 +11,5 @@ pub(crate) mod metrics;
 mod pages;
 pub(crate) mod projects;
 mod resume;
+pub(crate) mod trust;
 pub(crate) mod workers;
