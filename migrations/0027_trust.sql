@@ -40,3 +40,39 @@ CREATE TABLE members (
     revoked_reason   text
 );
 CREATE UNIQUE INDEX members_name ON members (name);
+
+-- Who let whom in, and out, as the audit has every change. Never a secret, nor its digest.
+CREATE FUNCTION audit_join_token() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO audit (kind, detail)
+        VALUES ('join_token_created', jsonb_build_object(
+            'token', NEW.id, 'name', NEW.name, 'uses', NEW.uses, 'expires_at', NEW.expires_at));
+    ELSE
+        INSERT INTO audit (kind, detail)
+        VALUES ('join_token_revoked', jsonb_build_object('token', NEW.id, 'used', NEW.used));
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit AFTER INSERT ON join_tokens FOR EACH ROW EXECUTE FUNCTION audit_join_token();
+CREATE TRIGGER audit_revoked AFTER UPDATE ON join_tokens FOR EACH ROW
+    WHEN (OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL) EXECUTE FUNCTION audit_join_token();
+
+CREATE FUNCTION audit_member() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        INSERT INTO audit (kind, worker_id, detail)
+        VALUES ('worker_forgotten', OLD.worker_id, jsonb_build_object('name', OLD.name));
+    ELSIF TG_OP = 'INSERT' OR OLD.joined_at IS DISTINCT FROM NEW.joined_at THEN
+        INSERT INTO audit (kind, worker_id, detail)
+        VALUES ('worker_joined', NEW.worker_id, jsonb_build_object('name', NEW.name, 'by', NEW.joined_by));
+    ELSIF OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL THEN
+        INSERT INTO audit (kind, worker_id, detail)
+        VALUES ('worker_revoked', NEW.worker_id, jsonb_build_object('name', NEW.name, 'reason', NEW.revoked_reason));
+    ELSIF OLD.name IS DISTINCT FROM NEW.name THEN
+        INSERT INTO audit (kind, worker_id, detail)
+        VALUES ('worker_renamed', NEW.worker_id, jsonb_build_object('before', OLD.name, 'after', NEW.name));
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON members FOR EACH ROW EXECUTE FUNCTION audit_member();

@@ -12,4 +12,5 @@ mod pages;
 pub(crate) mod projects;
 mod resume;
 pub(crate) mod trust;
+pub(crate) mod users;
 pub(crate) mod workers;

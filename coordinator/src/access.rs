@@ -63,6 +63,16 @@ impl fmt::Display for Account {
     }
 }
 
+/// Whose connection a request over loopback came by, as the kernel says. Put on it by [`Access::mark`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub account: Account,
+    /// The rule lets this account in.
+    pub is_let_in: bool,
+    /// It is the coordinator's own, or root.
+    pub is_owner: bool,
+}
+
 /// What is known of whoever connected.
 #[derive(Debug, Clone)]
 enum Who {
@@ -172,12 +182,9 @@ impl Access {
         *self.rule != Rule::Everybody && sees_own_accounts_alone()
     }
 
-    /// Looks up the other end of each connection before it is served.
+    /// Looks up the other end of each connection before it is served, where the kernel can know it.
     #[must_use]
     pub fn watch(&self, listener: Listener) -> Listener {
-        if *self.rule == Rule::Everybody {
-            return listener;
-        }
         let access = self.clone();
         let connections = listener
             .connections
@@ -202,6 +209,9 @@ impl Access {
         else {
             return connection;
         };
+        if *self.rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
+            return connection;
+        }
         let rule = Arc::clone(&self.rule);
         let who = tokio::task::spawn_blocking(move || rule.who(local, remote)).await;
         let who = who.unwrap_or(Who::Unknown);
@@ -209,6 +219,27 @@ impl Access {
         let access = self.clone();
         // Gone before the connection is closed: once it is, its addresses may be another's.
         connection.holding(Known { access, remote })
+    }
+
+    /// Notes on a request whose connection it came by, where that is known.
+    pub fn mark<T>(&self, request: &mut Request<T>) {
+        let Some(remote) = remote(request) else {
+            return;
+        };
+        let peer = match self.connections().get(&remote) {
+            Some(Who::In(account)) => Peer {
+                is_owner: is_owner(Uid::from_raw(account.uid)),
+                account: account.clone(),
+                is_let_in: true,
+            },
+            Some(Who::Out(account)) => Peer {
+                account: account.clone(),
+                is_let_in: false,
+                is_owner: false,
+            },
+            Some(Who::Hidden | Who::Unknown) | None => return,
+        };
+        request.extensions_mut().insert(peer);
     }
 
     /// Lets a request in, and notes whose it is.
@@ -296,11 +327,15 @@ impl Rule {
         let Self::Accounts { accounts, group } = self else {
             return true;
         };
-        uid == geteuid()
-            || uid.is_root()
+        is_owner(uid)
             || accounts.iter().any(|account| account == name)
             || group.as_ref().is_some_and(|group| is_member(uid, group.id))
     }
+}
+
+/// Whether an account may do everything here in any case: it could take the database.
+fn is_owner(uid: Uid) -> bool {
+    uid == geteuid() || uid.is_root()
 }
 
 /// Whether an account is in a group, as the host's files or directory have it now.

@@ -76,6 +76,8 @@ pub struct Config {
     pub settings: Settings,
     /// How long a leader's lease is.
     pub leader_lease: Duration,
+    /// All of these with the place where each was written, for administrators.
+    pub listing: Vec<Setting>,
 }
 
 /// PEM files.
@@ -165,7 +167,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads the settings. `environment` is this process's.
     pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
-        Self::of(&values(flags, &environment)?, &environment)
+        let values = values(flags, &environment)?;
+        let config = Self::of(&values, &environment)?;
+        let listing = config.listed(&values);
+        Ok(Self { listing, ..config })
     }
 
     /// The settings in force, with the place where each was written.
@@ -173,9 +178,11 @@ impl Config {
         flags: &Flags,
         environment: HashMap<String, String>,
     ) -> Result<Vec<Setting>, ConfigError> {
-        let values = values(flags, &environment)?;
-        let config = Self::of(&values, &environment)?;
-        Ok(values.listing(|key| config.in_force(key), &["database_url"]))
+        Ok(Self::load(flags, environment)?.listing)
+    }
+
+    fn listed(&self, values: &Values) -> Vec<Setting> {
+        values.listing(|key| self.in_force(key), &["database_url"])
     }
 
     /// What `init` has to know, of settings that need no certificates yet.
@@ -246,6 +253,7 @@ impl Config {
             data_dir,
             artifacts_dir,
             leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),
+            listing: Vec::new(),
             database_url: values
                 .text("database_url")
                 .map(|url| DatabaseUrl(url.to_owned())),

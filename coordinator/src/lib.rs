@@ -36,6 +36,7 @@ pub mod session;
 pub mod systemd;
 pub mod tls;
 pub mod trust;
+pub mod users;
 pub mod walls;
 mod web;
 
@@ -112,6 +113,7 @@ async fn run_within(
             Access::new(config.access.clone())
         },
         authority,
+        listing: config.listing.clone().into(),
         ..walls
     };
     if config.is_insecure() {

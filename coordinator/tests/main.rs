@@ -34,4 +34,5 @@ mod support;
 mod tls;
 mod trust;
 mod unreadable;
+mod users;
 mod web;

@@ -558,6 +558,19 @@ async fn a_worker_is_its_certificate_and_does_what_workers_do() {
         "not known here",
     );
     head.member("big-01").await;
+    // All of it stands in the audit, with who did it.
+    let url = database_url(&head.data());
+    for (kind, actor) in [
+        ("join_token_created", "% from 127.0.0.1:%"),
+        ("worker_joined", "token %"),
+        ("worker_renamed", "% from 127.0.0.1:%"),
+        ("worker_revoked", "% from 127.0.0.1:%"),
+        ("worker_forgotten", "% from 127.0.0.1:%"),
+    ] {
+        let lines =
+            format!("SELECT count(*) FROM audit WHERE kind = '{kind}' AND actor LIKE '{actor}'");
+        assert!(number(&url, &lines).await > 0, "{kind}");
+    }
     let named = head.token(&["--name", "gpu-02"]);
     let heir = head.join(&named, "gpu-02", &key()).await.unwrap();
     assert_eq!(heir.id, two.id);

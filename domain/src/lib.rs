@@ -33,6 +33,7 @@ pub mod standing;
 pub mod steady;
 pub mod step;
 pub mod transitions;
+pub mod users;
 pub mod zoo;
 
 pub use failure::FailureClass;

@@ -64,6 +64,14 @@ pub enum ErrorCode {
     WorkerRevoked,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
+    /// Nobody that is known asks: a token is missing, or not valid.
+    NotLoggedIn,
+    /// Who asks has a role that is not enough.
+    RoleTooLow,
+    UserNotFound,
+    TokenNotFound,
+    /// There is a user of this name already.
+    UserExists,
     /// Only a job that waits or is queued can be held and released.
     JobNotHoldable,
     /// Only what runs can be moved to another host.
@@ -90,7 +98,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -118,6 +126,11 @@ impl ErrorCode {
         Self::NoAuthority,
         Self::WorkerRevoked,
         Self::JobNotMovable,
+        Self::NotLoggedIn,
+        Self::RoleTooLow,
+        Self::UserNotFound,
+        Self::TokenNotFound,
+        Self::UserExists,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -154,6 +167,11 @@ impl ErrorCode {
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
             Self::JobNotMovable => "MQ0365",
+            Self::NotLoggedIn => "MQ0370",
+            Self::RoleTooLow => "MQ0371",
+            Self::UserNotFound => "MQ0372",
+            Self::TokenNotFound => "MQ0373",
+            Self::UserExists => "MQ0374",
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
@@ -171,12 +189,14 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused => Code::AlreadyExists,
+            Self::RequestIdReused | Self::UserExists => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
             | Self::ProjectNotFound
             | Self::WorkerNotFound
+            | Self::UserNotFound
+            | Self::TokenNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
@@ -189,12 +209,13 @@ impl ErrorCode {
             | Self::StillNeeded
             | Self::NoAuthority
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::NotIdentified => Code::Unauthenticated,
+            Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned
             | Self::NotAllowed
             | Self::NotForWorkers
             | Self::JoinRefused
-            | Self::WorkerRevoked => Code::PermissionDenied,
+            | Self::WorkerRevoked
+            | Self::RoleTooLow => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,

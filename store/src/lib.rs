@@ -49,6 +49,7 @@ pub mod testing;
 pub mod transitions;
 pub mod trust;
 pub mod usage;
+pub mod users;
 pub mod workers;
 
 pub use conn::{Conn, Tx};

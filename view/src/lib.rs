@@ -34,6 +34,7 @@ pub mod status;
 pub mod trained;
 pub mod trust;
 pub mod units;
+pub mod users;
 pub mod words;
 pub mod workers;
 

@@ -11,8 +11,12 @@ mod guard;
 mod inflow;
 mod jobs;
 mod members;
+mod methods;
 mod projects;
+mod scope;
 mod trust;
+mod until;
+mod users;
 mod workers;
 
 use std::time::Duration;
@@ -25,6 +29,7 @@ use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
 use marquee_proto::v1::trust_server::TrustServer;
+use marquee_proto::v1::users_server::UsersServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::server::{Router, Server};
@@ -81,6 +86,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
+    let users = UsersServer::new(users::UsersService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let cluster = ClusterServer::new(cluster::ClusterService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -114,6 +122,14 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
     reporter
         .set_serving::<TrustServer<trust::TrustService>>()
         .await;
+    reporter
+        .set_serving::<UsersServer<users::UsersService>>()
+        .await;
+    // So that the first requests need no look; where it cannot be read now, each of them tries.
+    let known = &app.walls.users;
+    if let Err(error) = known.ready(&app.db, &app.role, &*app.clock).await {
+        tracing::debug!(%error, "the users could not be read yet");
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -138,6 +154,8 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
             role: app.role.clone(),
             inflow: Inflow::default(),
             members: Members::new(app.db.clone()),
+            clock: app.clock.clone(),
+            db: Some(app.db.clone()),
         });
     Ok(server
         .add_service(jobs)
@@ -147,6 +165,7 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .add_service(cluster)
         .add_service(projects)
         .add_service(trust)
+        .add_service(users)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)

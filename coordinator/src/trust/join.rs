@@ -5,7 +5,7 @@ use marquee_domain::ids::WorkerId;
 use marquee_domain::join_token::JoinToken;
 use marquee_proto::error::ErrorCode;
 use marquee_store::trust::{self, Known, Member};
-use marquee_store::{StoreError, Tx};
+use marquee_store::{StoreError, Tx, audit};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -82,6 +82,7 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
     let now = app.clock.now();
     let key = ask.request.key_sha256();
     let mut tx = app.db.write("join").await?;
+    audit::act_as(&mut tx, &format!("token {} from {}", ask.token, ask.from)).await?;
     let token = trust::lock_join_token(&mut tx, ask.token).await?;
     let token = usable(token, &ask, now)?;
     // The answer to an earlier try may have been lost: the same key is the same worker.

@@ -1,6 +1,7 @@
 //! Workers that joined, as whoever runs the cluster wants them: out, under another name, or gone.
 
 use marquee_proto::error::ErrorCode;
+use marquee_store::audit;
 use marquee_store::trust::{self, Member, Revoked};
 use marquee_store::workers::{self, WorkerState};
 use marquee_store::{StoreError, Tx};
@@ -28,6 +29,7 @@ pub(crate) async fn revoke(
         reason,
     };
     let mut tx = app.db.write("revoke worker").await?;
+    audit::act_as(&mut tx, caller).await?;
     let member = locked(&mut tx, name).await?;
     trust::mark_member_revoked(&mut tx, member.worker, &revoked).await?;
     let was_here = workers::mark_worker_gone(&mut tx, member.worker, WorkerState::Lost).await?;
@@ -54,6 +56,7 @@ pub(crate) async fn rename(
     caller: &str,
 ) -> Result<Member, LifecycleError> {
     let mut tx = app.db.write("rename worker").await?;
+    audit::act_as(&mut tx, caller).await?;
     let member = locked(&mut tx, name).await?;
     let others = trust::list_known(&mut tx, None, &new_name).await?;
     if others
@@ -77,6 +80,7 @@ pub(crate) async fn rename(
 /// Removes a worker that is revoked or not here.
 pub(crate) async fn forget(app: &App, name: &str, caller: &str) -> Result<Member, LifecycleError> {
     let mut tx = app.db.write("forget worker").await?;
+    audit::act_as(&mut tx, caller).await?;
     let member = locked(&mut tx, name).await?;
     let online = workers::list_online_workers(&mut tx).await?;
     if online.iter().any(|(worker, _)| *worker == member.worker) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::join_token::{self, JoinToken, SECRET_BYTES};
 use marquee_proto::error::ErrorCode;
-use marquee_store::trust;
+use marquee_store::{audit, trust};
 use sha2::{Digest as _, Sha256};
 use tonic::Status;
 use uuid::Uuid;
@@ -59,6 +59,7 @@ pub(crate) async fn create_token(
     };
     let store = async {
         let mut tx = app.db.write("join token").await?;
+        audit::act_as(&mut tx, caller).await?;
         let is_stored =
             trust::insert_join_token(&mut tx, &stored, now - KEPT_FOR, TOKENS_MAX).await?;
         tx.commit().await?;
@@ -129,6 +130,7 @@ pub(crate) async fn revoke_token(
     let now = app.clock.now();
     let revoke = async {
         let mut tx = app.db.write("revoke token").await?;
+        audit::act_as(&mut tx, caller).await?;
         let all = trust::list_join_tokens(&mut tx).await?;
         let mut found = all
             .into_iter()

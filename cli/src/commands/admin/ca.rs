@@ -18,6 +18,8 @@ pub(in crate::commands) struct Args {}
 pub(in crate::commands) async fn run(_: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     let authority = trust::authority(&remote).await?;
-    session.output.show(&AuthorityOf(&authority), clock::now())?;
+    session
+        .output
+        .show(&AuthorityOf(&authority), clock::now())?;
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! `marquee admin worker`: which workers joined the cluster, and which of them are trusted still.
 
-use std::io::{BufRead as _, IsTerminal as _};
-
 use clap::Subcommand;
 use marquee_proto::v1;
 use marquee_view::trust::{JoinTokens, Members, NewJoinToken};
 
+use super::confirm;
 use crate::clock;
 use crate::commands::drain::{When, parse_when};
 use crate::error::{CliError, Result};
@@ -55,7 +54,12 @@ Examples:
   marquee admin worker join-token --uses 20 --ttl 15m > token")]
 struct JoinToken {
     /// The only worker that may use it; one of this name that is known already is replaced
-    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     name: String,
     /// How long it is good: 1m to 30d
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_ttl)]
@@ -154,7 +158,9 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
             let members = trust::members(&remote).await?;
             session.output.show(&Members(&members), clock::now())?;
             if members.is_empty() && session.output.is_for_people() {
-                say!("no worker has joined; \"marquee admin worker join-token\" makes a token for one");
+                say!(
+                    "no worker has joined; \"marquee admin worker join-token\" makes a token for one"
+                );
             }
         }
         Command::JoinToken(JoinToken { name, ttl, uses }) => {
@@ -196,42 +202,32 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
         Command::Revoke(revoke) => {
             if revoke.dry_run || !revoke.yes {
                 let member = find(trust::members(&remote).await?, &revoke.worker)?;
-                say!("worker {} would be shut out, and what it runs placed elsewhere", revoke.worker);
+                let text = format!(
+                    "worker {} is shut out, and what it runs is placed elsewhere",
+                    revoke.worker
+                );
                 if revoke.dry_run {
+                    say!("would be done: {text}");
                     return Ok(show(member)?);
                 }
-                agree()?;
+                confirm(&[text], "nothing was done")?;
             }
             show(trust::revoke(&remote, &revoke.worker, &revoke.reason).await?)?;
         }
         Command::Forget(forget) => {
             if forget.dry_run || !forget.yes {
                 let member = find(trust::members(&remote).await?, &forget.worker)?;
-                say!("worker {} would be removed, and its name free", forget.worker);
+                let text = format!("worker {} is removed, and its name is free", forget.worker);
                 if forget.dry_run {
+                    say!("would be done: {text}");
                     return Ok(show(member)?);
                 }
-                agree()?;
+                confirm(&[text], "nothing was done")?;
             }
             show(trust::forget(&remote, &forget.worker).await?)?;
         }
     }
     Ok(())
-}
-
-/// Asks whoever typed it.
-fn agree() -> Result<()> {
-    if !std::io::stdin().is_terminal() {
-        let text = "nothing was done: nobody can be asked here; --yes does it without asking";
-        return Err(CliError::Usage(text.to_owned()));
-    }
-    say!("do it? type yes");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if answer.trim() == "yes" {
-        return Ok(());
-    }
-    Err(CliError::Usage("nothing was done".to_owned()))
 }
 
 fn find(members: Vec<v1::Member>, name: &str) -> Result<v1::Member> {
