@@ -6,8 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::join::Place;
-use crate::member::{Folder, Joined, MemberError};
+use crate::member::{Folder, Joined, MemberError, Tls};
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
 use marquee_domain::resources::check_label;
@@ -168,25 +167,14 @@ pub struct Config {
     pub tls: Option<Tls>,
 }
 
-/// Contents of the PEM files of `[tls]`.
-#[derive(Clone)]
-pub struct Tls {
-    pub ca: String,
-    /// Certificate and key of this worker.
-    pub identity: Option<(String, String)>,
-    /// The name that the coordinator's certificate must have; None: that of its address.
-    pub server_name: Option<String>,
-    /// Where the files lie, if joining left them there: they are renewed.
-    pub member: Option<Folder>,
-}
-
-impl std::fmt::Debug for Tls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tls")
-            .field("identity", &self.identity.is_some())
-            .field("member", &self.member)
-            .finish_non_exhaustive()
-    }
+/// What `join` knows before anything is asked.
+#[derive(Debug)]
+pub struct Place {
+    pub data_dir: PathBuf,
+    /// How the worker is to be called.
+    pub name: String,
+    /// The coordinator that a settings file, the environment or a flag names: it goes before what is joined here.
+    pub set_coordinator: Option<String>,
 }
 
 /// Why the settings cannot be used.

@@ -6,7 +6,7 @@ use marquee_domain::backoff::Backoff;
 use marquee_domain::limits::FRAME_BYTES;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::config::Tls;
+use crate::member::Tls;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

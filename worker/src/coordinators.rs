@@ -12,9 +12,10 @@ use marquee_proto::certificate;
 use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::config::{Config, Tls};
+use crate::config::Config;
 use crate::connect;
 use crate::env::Net;
+use crate::member::Tls;
 
 /// The coordinators of this worker's cluster. A cheap handle.
 #[derive(Debug, Clone)]

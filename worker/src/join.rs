@@ -7,7 +7,7 @@ mod pinned;
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use marquee_proto::v1::trust_client::TrustClient;
 use tonic::Code;
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
+use crate::config::Place;
 use crate::connect;
 use crate::durable;
 use crate::env::Env;
@@ -32,16 +33,6 @@ const WITHIN: Duration = Duration::from_secs(20);
 const TOKEN_FILE_MAX_BYTES: u64 = 4 * 1024;
 /// Stands for stdin.
 const STDIN: &str = "-";
-
-/// What is known before anything is asked.
-#[derive(Debug)]
-pub struct Place {
-    pub data_dir: PathBuf,
-    /// How the worker is to be called.
-    pub name: String,
-    /// The coordinator that a settings file, the environment or a flag names: it goes before what is joined here.
-    pub set_coordinator: Option<String>,
-}
 
 /// Reads a token from a file, or from stdin for "-". Never from the command line, which everybody on the host can see.
 pub fn read_token(file: &Path) -> anyhow::Result<JoinToken> {

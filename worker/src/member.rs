@@ -16,8 +16,28 @@ use marquee_domain::join_token::COORDINATOR_NAME;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::{Deserialize, Serialize};
 
-use crate::config::Tls;
 use crate::{durable, files};
+
+/// Contents of PEM files by which TLS is spoken: those of `[tls]`, or those that joining left.
+#[derive(Clone)]
+pub struct Tls {
+    pub ca: String,
+    /// Certificate and key of this worker.
+    pub identity: Option<(String, String)>,
+    /// The name that the coordinator's certificate must have; None: that of its address.
+    pub server_name: Option<String>,
+    /// Where the files lie, if joining left them there: they are renewed.
+    pub member: Option<Folder>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("identity", &self.identity.is_some())
+            .field("member", &self.member)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The files.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -88,7 +88,12 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
     // The answer to an earlier try may have been lost: the same key is the same worker.
     let before = trust::find_join_use(&mut tx, token.id, &key).await?;
     let worker = match before {
-        Some(worker) => worker,
+        // One that was revoked since does not come back by what it was let in with.
+        Some(worker) => {
+            let member = trust::find_member(&mut tx, worker).await?;
+            verdict(member.as_ref()).map_err(Refusal::Status)?;
+            worker
+        }
         None if token.used >= token.uses => {
             let times = if token.uses == 1 {
                 "once"
