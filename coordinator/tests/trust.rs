@@ -571,6 +571,20 @@ async fn a_worker_is_its_certificate_and_does_what_workers_do() {
             format!("SELECT count(*) FROM audit WHERE kind = '{kind}' AND actor LIKE '{actor}'");
         assert!(number(&url, &lines).await > 0, "{kind}");
     }
+    // What let a worker in does not let it in again once it is out.
+    let (token, own) = (head.token(&[]), key());
+    head.join(&token, "gpu-05", &own).await.unwrap();
+    let name = "gpu-05".to_owned();
+    let revoke = v1::RevokeMemberRequest {
+        name,
+        ..Default::default()
+    };
+    admin.revoke_member(revoke).await.unwrap();
+    told(
+        head.join(&token, "gpu-05", &own).await,
+        ErrorCode::WorkerRevoked,
+        "was revoked",
+    );
     let named = head.token(&["--name", "gpu-02"]);
     let heir = head.join(&named, "gpu-02", &key()).await.unwrap();
     assert_eq!(heir.id, two.id);
