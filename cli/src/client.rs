@@ -4,6 +4,8 @@
 //! Invariant: a request that may change something is repeated only when it cannot have been
 //! carried out, or when it carries a `request_id` that makes the repetition the same request.
 
+mod badge;
+
 use std::error::Error as _;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,8 +23,6 @@ use marquee_proto::v1::trust_client::TrustClient;
 use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
@@ -30,7 +30,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::context::{Place, Tls};
 use crate::error::{CliError, Result};
 use crate::say::say;
-use crate::tokens::{Bearer, may_carry};
+use badge::{Badge, Wire};
 
 /// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
 const RETRY_FOR: Duration = Duration::from_secs(5);
@@ -62,38 +62,6 @@ pub(crate) enum Repeat {
     /// Sent twice it might act twice: it is sent again only when it cannot have arrived.
     Unsafe,
 }
-
-/// Shows the user's token with each request, where there is one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Badge(Option<MetadataValue<Ascii>>);
-
-impl Badge {
-    /// What is shown at `addr`: nothing where others on the way could read it.
-    fn of(token: Option<&Bearer>, addr: &str) -> Self {
-        let token = token.filter(|_| may_carry(addr));
-        let value = token.and_then(|token| {
-            let mut value: MetadataValue<Ascii> =
-                format!("Bearer {}", token.reveal()).parse().ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        Self(value)
-    }
-}
-
-impl Interceptor for Badge {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(value) = &self.0 {
-            request
-                .metadata_mut()
-                .insert("authorization", value.clone());
-        }
-        Ok(request)
-    }
-}
-
-/// What every client speaks through.
-pub(crate) type Wire = InterceptedService<Channel, Badge>;
 
 /// The coordinator, wherever it is: of several, the one that is asked now.
 #[derive(Debug, Clone)]

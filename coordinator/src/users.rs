@@ -22,7 +22,7 @@ use crate::role::Role as Leadership;
 
 pub(crate) use book::Known;
 pub(crate) use flow::{Flow, Open};
-pub(crate) use who::{Means, NotKnown, OwnPage, Who, cookie, is_tls, session_of};
+pub(crate) use who::{Means, NotKnown, OwnPage, Who, cookie, is_private, is_tls, session_of};
 
 use book::Book;
 
@@ -164,5 +164,42 @@ impl Users {
 
     fn kept(&self) -> RwLockReadGuard<'_, Kept> {
         self.0.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::role::Standby;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_holds_for_its_epoch_and_for_two_seconds_where_another_one_leads() {
+        let users = Users::default();
+        let role = Leadership::default();
+        assert!(!users.is_current(&role), "nothing was read yet");
+        let read = |epoch| {
+            let at = Instant::now();
+            users.0.kept.write().unwrap().read = Some(Read { at, epoch });
+        };
+        let lead = |epoch| role.leads(epoch, Instant::now(), Duration::from_secs(3), true);
+        lead(3);
+        read(Some(3));
+        tokio::time::sleep(Duration::from_secs(3_600)).await;
+        assert!(users.is_current(&role), "all changes are its own");
+        lead(4);
+        assert!(
+            !users.is_current(&role),
+            "others may have changed something between"
+        );
+        role.stands_by(Standby::default());
+        read(None);
+        assert!(users.is_current(&role));
+        tokio::time::sleep(STANDBY_READS_EVERY).await;
+        assert!(!users.is_current(&role));
+        // What was read while it stood by is nothing to lead by.
+        read(None);
+        lead(5);
+        assert!(!users.is_current(&role));
     }
 }

@@ -5,6 +5,8 @@
 
 #[path = "../../cli/tests/pty/mod.rs"]
 mod pty;
+#[path = "cli/users.rs"]
+mod users;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};

@@ -282,3 +282,94 @@ impl View for Settings<'_> {
         self.0.iter().map(|setting| setting.key.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::Block;
+
+    fn text(view: &impl View) -> String {
+        let mut text = String::new();
+        for block in Page::of(view, DateTime::UNIX_EPOCH).blocks() {
+            let line = match block {
+                Block::Heading(line) | Block::Line(line) => line.clone(),
+                Block::Fields(fields) => {
+                    let all = fields
+                        .iter()
+                        .map(|(name, cell)| format!("{name}={}", cell.text));
+                    all.collect::<Vec<_>>().join(" ")
+                }
+                Block::Table(table) => {
+                    let cells = table.rows.iter().flatten().map(|cell| cell.text.as_str());
+                    cells.collect::<Vec<_>>().join(" | ")
+                }
+                Block::Gap => String::new(),
+            };
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn grant(project: &str, role: &str) -> Grant {
+        Grant {
+            project: project.into(),
+            role: role.into(),
+        }
+    }
+
+    #[test]
+    fn who_asks_and_what_he_may_is_said_in_words() {
+        let open = Identity {
+            name: "root".into(),
+            means: "open".into(),
+            is_admin: true,
+            ..Identity::default()
+        };
+        assert!(text(&Who(&open)).contains("whoever may connect may do everything"));
+        let nobody = Identity {
+            has_users: true,
+            ..Identity::default()
+        };
+        assert!(text(&Who(&nobody)).contains("marquee login"));
+        let bob = Identity {
+            name: "bob".into(),
+            means: "token".into(),
+            has_users: true,
+            grants: vec![grant("", "viewer"), grant("vision", "submitter")],
+            token_id: "4f0c2a91b6d3".into(),
+            ..Identity::default()
+        };
+        assert_eq!(
+            text(&Who(&bob)),
+            "user=bob by=token 4f0c2a91b6d3 may=viewer everywhere, submitter in vision\n"
+        );
+        assert_eq!(
+            Who(&bob).json(DateTime::UNIX_EPOCH)["roles"][0]["project"],
+            Value::Null
+        );
+    }
+
+    #[test]
+    fn a_change_says_what_was_what_is_and_what_else_comes_of_it() {
+        let changed = UserChanged {
+            user: Some(User {
+                name: "bob".into(),
+                grants: vec![grant("", "admin")],
+                ..User::default()
+            }),
+            before: vec![grant("", "viewer")],
+            warnings: vec!["mind".into()],
+            tokens_ended: 2,
+        };
+        let view = Changed {
+            changed: &changed,
+            verb: "is now",
+            dry_run: false,
+        };
+        assert_eq!(
+            text(&view),
+            "bob is now: viewer everywhere -> admin everywhere\nends 2 tokens\nnote: mind\n"
+        );
+    }
+}

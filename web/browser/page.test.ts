@@ -49,6 +49,8 @@ test("an empty cluster says what to do next", async () => {
     "data",
     "admin",
     "admin/audit",
+    "admin/users",
+    "admin/tokens",
     "admin/projects/default",
     "submit",
     "about",

@@ -1,6 +1,7 @@
 //! Artifacts and their blobs.
 
 mod files;
+mod page;
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use marquee_domain::artifact::{Digest, Manifest};
-use marquee_domain::ids::{JobId, PipelineId};
+use marquee_domain::ids::JobId;
 use marquee_domain::limits::CHUNK_BYTES;
 use marquee_domain::users::Role;
-use marquee_proto::convert::{BadField, datetime, timestamp};
+use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::error::ErrorCode;
 use marquee_proto::v1::artifacts_server::Artifacts;
 use marquee_proto::v1::get_artifact_request::Which;
@@ -33,11 +34,10 @@ use crate::blobs::{BlobError, BlobStore};
 use crate::caller::Caller;
 use crate::lifecycle::{self, LifecycleError};
 use files::Files;
+use page::Page;
 
 /// Digits of a digest that name an artifact, at least: what listings show.
 const PREFIX_MIN_DIGITS: usize = 12;
-const PAGE_SIZE_DEFAULT: u32 = 100;
-const PAGE_SIZE_MAX: u32 = 1_000;
 /// Digests in one question for missing blobs; 10,000 take 0.7 MB.
 const DIGESTS_MAX: usize = 10_000;
 /// How long the next part of an upload may take: longer means that the sender is gone.
@@ -200,94 +200,6 @@ impl Artifacts for ArtifactsService {
         });
         Ok(Response::new(chunks.boxed()))
     }
-}
-
-/// A listing that was asked for.
-struct Page {
-    pipeline: Option<PipelineId>,
-    job: Option<JobId>,
-    after: Option<table::After>,
-    size: u32,
-}
-
-impl TryFrom<ListArtifactsRequest> for Page {
-    type Error = BadField;
-
-    fn try_from(request: ListArtifactsRequest) -> Result<Self, BadField> {
-        let size = match request.page_size {
-            0 => PAGE_SIZE_DEFAULT,
-            size @ 1..=PAGE_SIZE_MAX => size,
-            size => {
-                let problem = format!("{size} is more than {PAGE_SIZE_MAX}");
-                return Err(BadField::invalid("page_size", problem));
-            }
-        };
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(parse_token(token).ok_or_else(|| {
-                BadField::invalid("page_token", "take next_page_token of the previous page")
-            })?),
-        };
-        let pipeline = (request.pipeline_id != 0).then_some(PipelineId(request.pipeline_id));
-        let job = (request.job_id != 0).then_some(JobId(request.job_id));
-        Ok(Self {
-            pipeline,
-            job,
-            after,
-            size,
-        })
-    }
-}
-
-impl Page {
-    /// One row more than the page holds, where there is one.
-    async fn read(
-        &self,
-        conn: &mut Conn,
-        seen: Option<&[String]>,
-    ) -> Result<Vec<table::Artifact>, Status> {
-        table::list_artifacts(
-            conn,
-            seen,
-            self.pipeline,
-            self.job,
-            self.after,
-            self.size + 1,
-        )
-        .await
-        .map_err(|error| LifecycleError::from(error).into())
-    }
-
-    fn answer(&self, mut rows: Vec<table::Artifact>) -> ListArtifactsResponse {
-        let has_more = rows.len() > self.size as usize;
-        rows.truncate(self.size as usize);
-        let last = rows.last().filter(|_| has_more);
-        let next_page_token = last.map(token_after).unwrap_or_default();
-        ListArtifactsResponse {
-            artifacts: rows.into_iter().map(to_wire).collect(),
-            next_page_token,
-        }
-    }
-}
-
-/// Microseconds, which is how exactly Postgres keeps a time, and the job.
-fn token_after(artifact: &table::Artifact) -> String {
-    format!(
-        "{}-{}",
-        artifact.committed_at.timestamp_micros(),
-        artifact.job
-    )
-}
-
-fn parse_token(token: &str) -> Option<table::After> {
-    let (micros, job) = token.split_once('-')?;
-    let committed_at = chrono::DateTime::from_timestamp_micros(micros.parse().ok()?)?;
-    // A time that no column holds stands in no token of ours.
-    let committed_at = datetime(&timestamp(committed_at)).ok()?;
-    Some(table::After {
-        committed_at,
-        job: job.parse().ok()?,
-    })
 }
 
 async fn find(
@@ -500,27 +412,6 @@ fn blob_status(error: BlobError) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_page_token_goes_both_ways_and_anything_else_is_refused() {
-        let committed_at = chrono::DateTime::from_timestamp_micros(1_790_000_000_123_456).unwrap();
-        let after = table::After {
-            committed_at,
-            job: JobId(42),
-        };
-        assert_eq!(parse_token("1790000000123456-42"), Some(after));
-        for bad in [
-            "",
-            "x",
-            "1-",
-            "-1",
-            "1-2-3",
-            "99999999999999999999-1",
-            "9000000000000000000-1",
-        ] {
-            assert_eq!(parse_token(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_digest_is_named_by_12_digits_or_more() {

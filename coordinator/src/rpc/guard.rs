@@ -349,4 +349,66 @@ mod tests {
             assert_eq!(refused, Some(Code::FailedPrecondition), "{write}");
         }
     }
+
+    #[test]
+    fn each_right_is_for_those_whose_it_is() {
+        use marquee_domain::users::Grants;
+        use tokio_util::sync::CancellationToken;
+
+        use crate::users::{Known, Means};
+
+        let user = |grants: Grants, is_machine| Who::User {
+            user: Arc::new(Known::new("ada".parse().unwrap(), grants)),
+            means: Means::Token,
+            token: None,
+            is_machine,
+            over: CancellationToken::new(),
+            is_news: false,
+        };
+        let everywhere = |role| user(Grants::of([(None, role)]), false);
+        let vision = || Some("vision".parse().unwrap());
+        let in_vision = |role| user(Grants::of([(vision(), role)]), false);
+        use Right::{Act, Anybody, Govern, Look, LookOrWork, Work};
+        let all = [Anybody, Look, Act, Govern, Work, LookOrWork];
+        for (what, who, may) in [
+            ("no users", Who::Open, &all[..]),
+            ("own account", Who::Owner, &all),
+            ("nobody", Who::Nobody, &[Anybody]),
+            ("worker", Who::Machine, &[Anybody, Work, LookOrWork]),
+            ("no role", user(Grants::default(), false), &[Anybody]),
+            (
+                "viewer",
+                in_vision(Role::Viewer),
+                &[Anybody, Look, LookOrWork],
+            ),
+            (
+                "submitter",
+                in_vision(Role::Submitter),
+                &[Anybody, Look, Act, LookOrWork],
+            ),
+            (
+                "admin of one",
+                in_vision(Role::Admin),
+                &[Anybody, Look, Act, LookOrWork],
+            ),
+            (
+                "admin",
+                everywhere(Role::Admin),
+                &[Anybody, Look, Act, Govern, LookOrWork],
+            ),
+            (
+                "a worker's account that is a user too",
+                user(Grants::default(), true),
+                &[Anybody, Work, LookOrWork],
+            ),
+        ] {
+            for right in all {
+                assert_eq!(
+                    allow(right, &who).is_ok(),
+                    may.contains(&right),
+                    "{what}: {right:?}"
+                );
+            }
+        }
+    }
 }

@@ -15,12 +15,18 @@ use tonic::codegen::http::HeaderMap;
 
 use crate::users::Open;
 
+/// What an answer of one message has: it, and its trailers. Whoever ends his own token or session is told that it worked.
+const LAST_FRAMES: u8 = 2;
+
 /// A body that ends with an error once its user is nobody any more.
 pub(super) struct Until {
     inner: Body,
     over: Pin<Box<WaitForCancellationFutureOwned>>,
     expires: Option<Pin<Box<Sleep>>>,
+    is_over: bool,
     has_ended: bool,
+    /// Frames that may still come once it is over.
+    left: u8,
     /// It counts among its user's open requests for so long.
     _open: Open,
 }
@@ -37,15 +43,21 @@ impl Until {
             inner,
             over: Box::pin(over.cancelled_owned()),
             expires: left.map(|left| Box::pin(tokio::time::sleep(left))),
+            is_over: false,
             has_ended: false,
+            left: LAST_FRAMES,
             _open: open,
         }
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_revoked = self.over.as_mut().poll(cx).is_ready();
-        let expires = self.expires.as_mut();
-        is_revoked || expires.is_some_and(|expires| expires.as_mut().poll(cx).is_ready())
+        if !self.is_over {
+            let is_revoked = self.over.as_mut().poll(cx).is_ready();
+            let expires = self.expires.as_mut();
+            self.is_over =
+                is_revoked || expires.is_some_and(|expires| expires.as_mut().poll(cx).is_ready());
+        }
+        self.is_over
     }
 }
 
@@ -63,6 +75,12 @@ impl HttpBody for Until {
         // Before what comes next, which may always be there already.
         if !self.is_over(cx) {
             return Pin::new(&mut self.inner).poll_frame(cx);
+        }
+        if self.left > 0
+            && let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx)
+        {
+            self.left -= 1;
+            return Poll::Ready(frame);
         }
         self.has_ended = true;
         let status = ErrorCode::NotLoggedIn.status(

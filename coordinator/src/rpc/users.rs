@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::{self, Changed, LifecycleError, NewToken};
-use crate::users::{Known, Means, OwnPage, Who, cookie, is_tls, session_of};
+use crate::users::{Known, Means, NotKnown, OwnPage, Who, cookie, is_private, is_tls, session_of};
 
 /// Bytes of a name that an error repeats.
 const SHOWN_MAX_BYTES: usize = 100;
@@ -116,6 +116,10 @@ impl v1::users_server::Users for UsersService {
         }
         let caller = Caller::of(&request);
         let is_tls = is_tls(request.extensions());
+        if !is_private(request.extensions()) {
+            let why = NotKnown::InTheClear.to_string();
+            return Err(ErrorCode::NotLoggedIn.status(why));
+        }
         let now = self.app.clock.now();
         let token = request.into_inner().token;
         let found = self.app.walls.users.of_token(token.trim(), now);

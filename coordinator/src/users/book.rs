@@ -89,11 +89,7 @@ impl Book {
                     if let Some(other) = other {
                         other.over.cancel();
                     }
-                    Arc::new(Known {
-                        name: name.clone(),
-                        grants,
-                        over: CancellationToken::new(),
-                    })
+                    Arc::new(Known::new(name.clone(), grants))
                 }
             };
             book.users.insert(name.to_string(), known);
@@ -192,6 +188,14 @@ impl Book {
 }
 
 impl Known {
+    pub(crate) fn new(name: UserName, grants: Grants) -> Self {
+        Self {
+            name,
+            grants,
+            over: CancellationToken::new(),
+        }
+    }
+
     pub(super) fn over(&self) -> CancellationToken {
         self.over.clone()
     }

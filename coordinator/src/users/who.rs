@@ -14,7 +14,7 @@ use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 use super::Users;
 use super::book::{Found, Known, Refusal};
-use crate::access::{Peer, remote};
+use crate::access::Peer;
 use crate::certificate;
 
 /// The cookie of a browser's session. With the prefix no page of another port or subdomain can set one, which a
@@ -123,7 +123,7 @@ impl Users {
         let headers = request.headers();
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             // Also where there are no users yet: it is somebody's, somewhere.
-            if !is_private(request) {
+            if !is_private(request.extensions()) {
                 return Err(NotKnown::InTheClear);
             }
             if !kept.book.has_users() {
@@ -244,8 +244,9 @@ fn certificate_of<B>(request: &Request<B>) -> Option<String> {
 }
 
 /// Whether nobody on the way could read what was sent.
-fn is_private<B>(request: &Request<B>) -> bool {
-    is_tls(request.extensions()) || remote(request).is_some_and(is_loopback)
+pub(crate) fn is_private(extensions: &Extensions) -> bool {
+    let remote = || extensions.get::<TcpConnectInfo>()?.remote_addr();
+    is_tls(extensions) || remote().is_some_and(is_loopback)
 }
 
 /// Whether a request's connection is encrypted, by us.
@@ -324,5 +325,30 @@ mod tests {
             );
         }
         assert!(bearer(&[0xff; 90]).is_err());
+    }
+
+    #[test]
+    fn a_token_in_the_clear_from_another_host_is_refused_users_or_not() {
+        let asks = |from: &str| {
+            let mut request = Request::builder()
+                .header("authorization", "Bearer whatever")
+                .body(())
+                .unwrap();
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(from.parse().unwrap()),
+            });
+            Users::default().who(&request, DateTime::UNIX_EPOCH)
+        };
+        for open in ["10.0.0.7:1", "[fd00::7]:1", "[::ffff:10.0.0.7]:1"] {
+            assert_eq!(asks(open).unwrap_err(), NotKnown::InTheClear, "{open}");
+        }
+        for own in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(matches!(asks(own), Ok(Who::Open)), "{own}");
+        }
+        // Where nobody knows from where it came it is not taken for this host.
+        let request = Request::builder().header("authorization", "Bearer x");
+        let who = Users::default().who(&request.body(()).unwrap(), DateTime::UNIX_EPOCH);
+        assert_eq!(who.unwrap_err(), NotKnown::InTheClear);
     }
 }
