@@ -19,6 +19,7 @@ use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::trust_client::TrustClient;
 use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
@@ -137,6 +138,10 @@ impl Remote {
 
     pub(crate) fn projects(&self) -> ProjectsClient<Wire> {
         ProjectsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn trust(&self) -> TrustClient<Wire> {
+        TrustClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Wire> {

@@ -6,11 +6,12 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use marquee_domain::ids::WorkerId;
 use marquee_domain::users::Role;
 use tonic::Request;
 
 use crate::access::{Account, Peer};
-use crate::certificate;
+use crate::certificate::{self, Ours};
 use crate::users::{Means, Who};
 
 /// Bytes of a name that are kept: a certificate's fields have no limit of their own.
@@ -42,6 +43,21 @@ impl Caller {
             address: request.remote_addr(),
             who: request.extensions().get().cloned().unwrap_or_default(),
         }
+    }
+
+    /// The worker that the certificate names, where our own authority gave it.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match certificate::ours(self.identity.as_deref()?)? {
+            Ours::Worker(worker) => Some(worker),
+            Ours::Unknown => None,
+        }
+    }
+
+    /// Where the request came from; None where the connection has no address.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
     }
 
     /// The user's name; None: it is none that asks.

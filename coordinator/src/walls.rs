@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::trust::authority::Files;
 use crate::users::Users;
 
 pub use starts::{SAFE_MODE_FOR, STEADY, Starts};
@@ -41,6 +42,8 @@ pub struct Walls {
     pub safe_mode: Option<Arc<str>>,
     /// Who may ask; by default whoever can connect.
     pub access: Access,
+    /// The authority by which workers join; None: there is none.
+    pub authority: Option<Files>,
     /// Who the users are.
     pub users: Users,
     /// The settings in force, and where each was written; without what may hold a password.

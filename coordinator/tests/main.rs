@@ -32,6 +32,7 @@ mod sharing;
 mod standby;
 mod support;
 mod tls;
+mod trust;
 mod unreadable;
 mod users;
 mod web;

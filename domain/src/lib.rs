@@ -17,6 +17,7 @@ pub mod figures;
 pub mod flavour;
 pub mod ids;
 pub mod job;
+pub mod join_token;
 pub mod limits;
 pub mod nearest;
 pub mod pipeline;

@@ -52,6 +52,16 @@ pub enum ErrorCode {
     StillNeeded,
     /// The account that asks may not use this coordinator.
     NotAllowed,
+    /// Who asks has shown neither a certificate nor anything else.
+    NotIdentified,
+    /// A worker's certificate was shown for what workers may not do.
+    NotForWorkers,
+    /// A join token, or what was asked for with it, is not good.
+    JoinRefused,
+    /// The coordinator cannot sign certificates.
+    NoAuthority,
+    /// The worker was revoked or forgotten.
+    WorkerRevoked,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
     /// Nobody that is known asks: a token is missing, or not valid.
@@ -88,7 +98,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 38] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -110,6 +120,11 @@ impl ErrorCode {
         Self::OverQuota,
         Self::WorkerNotFound,
         Self::NotAllowed,
+        Self::NotIdentified,
+        Self::NotForWorkers,
+        Self::JoinRefused,
+        Self::NoAuthority,
+        Self::WorkerRevoked,
         Self::JobNotMovable,
         Self::NotLoggedIn,
         Self::RoleTooLow,
@@ -144,6 +159,11 @@ impl ErrorCode {
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
             Self::NotAllowed => "MQ0340",
+            Self::NotIdentified => "MQ0375",
+            Self::NotForWorkers => "MQ0376",
+            Self::JoinRefused => "MQ0377",
+            Self::NoAuthority => "MQ0378",
+            Self::WorkerRevoked => "MQ0379",
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
             Self::JobNotMovable => "MQ0365",
@@ -187,9 +207,15 @@ impl ErrorCode {
             | Self::CannotRescue
             | Self::WorkerIdInUse
             | Self::StillNeeded
+            | Self::NoAuthority
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::WorkerOwned | Self::NotAllowed | Self::RoleTooLow => Code::PermissionDenied,
-            Self::NotLoggedIn => Code::Unauthenticated,
+            Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
+            Self::WorkerOwned
+            | Self::NotAllowed
+            | Self::NotForWorkers
+            | Self::JoinRefused
+            | Self::WorkerRevoked
+            | Self::RoleTooLow => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,

@@ -1,8 +1,10 @@
 //! `marquee admin`: what whoever runs the cluster sets and looks at. One file a group, below `admin/`.
 
+mod ca;
 mod settings;
 mod token;
 mod user;
+mod worker;
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -13,12 +15,13 @@ use crate::error::{CliError, Result};
 use crate::say::say;
 use crate::session::Session;
 
-/// Run the cluster: users, tokens, the audit, settings, coordinators
+/// Run the cluster: users, tokens, workers, certificates, the audit, settings, coordinators
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   marquee admin user add ada --role admin
   marquee admin token create ada
+  marquee admin worker list
   marquee admin status
   marquee admin audit log --who ada --newest --limit 20
   marquee admin settings
@@ -33,6 +36,8 @@ pub(super) struct Args {
 enum Command {
     User(user::Args),
     Token(token::Args),
+    Worker(worker::Args),
+    Ca(ca::Args),
     Settings(settings::Args),
     Audit(audit::Args),
     Status(coordinators::Args),
@@ -42,6 +47,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     match args.command {
         Command::User(args) => user::run(args, session).await,
         Command::Token(args) => token::run(args, session).await,
+        Command::Worker(args) => worker::run(args, session).await,
+        Command::Ca(args) => ca::run(args, session).await,
         Command::Settings(args) => settings::run(args, session).await,
         Command::Audit(args) => audit::run(args, session).await,
         Command::Status(args) => coordinators::run(args, session).await,

@@ -72,6 +72,12 @@ pub enum LifecycleError {
     OverQuota(String),
     #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
     WorkerNotFound(String),
+    #[error("no worker {0:?} has joined; \"marquee admin worker list\" shows those that did")]
+    NoMember(String),
+    #[error(
+        "worker {0:?} is here; revoke it first (\"marquee admin worker revoke {0}\"), or stop it and wait until its lease ends"
+    )]
+    StillHere(String),
     #[error("{0}")]
     BadSetting(String),
     /// What came with others' could not be stored now; each of them tries again.
@@ -140,6 +146,8 @@ impl LifecycleError {
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
             | Self::WorkerNotFound(_)
+            | Self::NoMember(_)
+            | Self::StillHere(_)
             | Self::BadSetting(_)
             | Self::UserNotFound(_)
             | Self::UserExists(_)
@@ -181,7 +189,10 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
-            LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
+            LifecycleError::WorkerNotFound(_) | LifecycleError::NoMember(_) => {
+                ErrorCode::WorkerNotFound
+            }
+            LifecycleError::StillHere(_) => ErrorCode::StillNeeded,
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::UserNotFound(_) => ErrorCode::UserNotFound,
             LifecycleError::UserExists(_) => ErrorCode::UserExists,
@@ -230,6 +241,11 @@ impl From<LifecycleError> for Status {
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
             | ErrorCode::NotAllowed
+            | ErrorCode::NotIdentified
+            | ErrorCode::NotForWorkers
+            | ErrorCode::JoinRefused
+            | ErrorCode::NoAuthority
+            | ErrorCode::WorkerRevoked
             | ErrorCode::NotLoggedIn
             | ErrorCode::RoleTooLow
             | ErrorCode::UserNotFound

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use marquee_domain::ids::WorkerId;
 use marquee_domain::users::Role;
 use marquee_proto::error::ErrorCode;
 use marquee_store::{Db, users};
@@ -17,9 +18,10 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::inflow::{Inflow, Metered};
+use super::members::Members;
 use super::methods::{self, Right};
 use super::until::Until;
-use crate::access::remote;
+use crate::access::{Party, remote};
 use crate::env::Clock;
 use crate::lifecycle::LifecycleError;
 use crate::role::Role as Leadership;
@@ -35,6 +37,7 @@ pub struct GuardLayer {
     pub(super) clock: Arc<dyn Clock>,
     /// Where users are read from. None in tests that have none.
     pub(super) db: Option<Db>,
+    pub(super) members: Members,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -78,7 +81,10 @@ where
             // Apart from the request, whose body no two threads may look at.
             let ready = guard.know_users().await;
             let who = match guard.let_in(&mut request, &path, ready) {
-                Ok(who) => who,
+                Ok((who, worker)) => match guard.is_member(worker).await {
+                    Ok(()) => who,
+                    Err(status) => return Ok(status.into_http()),
+                },
                 Err(status) => return Ok(status.into_http()),
             };
             let open = match guard.wait_for_turn(&who).await {
@@ -117,25 +123,38 @@ impl GuardLayer {
         }
     }
 
-    /// Who asks, where he may. Where nobody knows the users, what everybody may ask is answered all the same.
+    /// Whether a worker that joined is one still.
+    async fn is_member(&self, worker: Option<WorkerId>) -> Result<(), Status> {
+        match worker {
+            Some(worker) => self.members.check(worker).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Who asks, where he may; and which worker, of one that joined. Where nobody knows the users, what everybody may ask is answered all the same.
     fn let_in(
         &self,
         request: &mut Request<Body>,
         path: &str,
         ready: Result<(), Status>,
-    ) -> Result<Who, Status> {
+    ) -> Result<(Who, Option<WorkerId>), Status> {
         let method = methods::of(path);
         let is_read = method.is_some_and(|method| method.is_read);
         let right = method.map_or(Right::Govern, |method| method.right);
         self.walls.access.mark(request);
-        let admitted = self.walls.access.admit(request);
-        // Where there are users, a token says more than the account behind a connection.
-        if !self.walls.users.are_there()
-            && let Err(refused) = admitted
-            && !methods::is_health(path)
-        {
-            return Err(ErrorCode::NotAllowed.status(refused.to_string()));
-        }
+        let worker = match self.walls.access.admit(request) {
+            Ok(Party::Person) => None,
+            // It submits nothing, lists nothing and changes nothing, whatever its account may.
+            Ok(Party::Worker(worker)) if right.is_a_workers() => Some(worker),
+            Ok(Party::Worker(_)) => {
+                return Err(ErrorCode::NotForWorkers.status(format!(
+                    "a worker's certificate was shown, and workers may not ask for {path}; ask as yourself"
+                )));
+            }
+            // Where there are users, a token says more than the account behind a connection.
+            Err(_) if self.walls.users.are_there() || methods::is_for_strangers(path) => None,
+            Err(refused) => return Err(refused.code().status(refused.to_string())),
+        };
         let who = match ready {
             Ok(()) => self.who(request)?,
             Err(_) if right == Right::Anybody => Who::Nobody,
@@ -152,7 +171,7 @@ impl GuardLayer {
         {
             return Err(status);
         }
-        Ok(who)
+        Ok((who, worker))
     }
 
     fn who(&self, request: &Request<Body>) -> Result<Who, Status> {
@@ -287,6 +306,7 @@ mod tests {
             inflow: Inflow::default(),
             clock: Arc::new(crate::env::SystemClock),
             db: None,
+            members: Members::default(),
         }
         .layer(service);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();

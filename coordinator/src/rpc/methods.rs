@@ -24,6 +24,16 @@ pub(super) enum Right {
     LookOrWork,
 }
 
+impl Right {
+    /// Whether a worker that joined may ask for it, by its certificate alone.
+    pub(super) fn is_a_workers(self) -> bool {
+        match self {
+            Self::Anybody | Self::Work | Self::LookOrWork => true,
+            Self::Look | Self::Act | Self::Govern => false,
+        }
+    }
+}
+
 /// A method's row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Method {
@@ -38,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 52] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 62] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
@@ -94,7 +104,20 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 52] = [
     ("Users", "ListTokens", Look, READS),
     ("Users", "CreateToken", Govern, WRITES),
     ("Users", "RevokeToken", Look, WRITES),
+    // The join token that it is given is what it takes.
+    ("Trust", "Join", Anybody, WRITES),
+    ("Trust", "Renew", Work, WRITES),
+    ("Trust", "CreateJoinToken", Govern, WRITES),
+    ("Trust", "ListJoinTokens", Govern, READS),
+    ("Trust", "RevokeJoinToken", Govern, WRITES),
+    ("Trust", "ListMembers", Govern, READS),
+    ("Trust", "RevokeMember", Govern, WRITES),
+    ("Trust", "RenameMember", Govern, WRITES),
+    ("Trust", "ForgetMember", Govern, WRITES),
+    ("Trust", "GetAuthority", Look, READS),
 ];
+/// A worker that joins has nothing to show but its token.
+const JOIN: &str = "/marquee.v1.Trust/Join";
 
 /// Services that say what there is, of whatever coordinator, with all their methods.
 const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];
@@ -125,8 +148,9 @@ pub(super) fn is_about(path: &str) -> bool {
     ABOUT.iter().any(|service| path.starts_with(service))
 }
 
-pub(super) fn is_health(path: &str) -> bool {
-    path.starts_with(HEALTH)
+/// Whether somebody may ask who has shown nothing, and comes from wherever.
+pub(super) fn is_for_strangers(path: &str) -> bool {
+    path.starts_with(HEALTH) || path == JOIN
 }
 
 #[cfg(test)]
@@ -168,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_changes_something_is_open_to_everybody_but_logging_in_and_out() {
+    fn nothing_that_changes_something_is_open_to_everybody_but_what_takes_a_token() {
         let open = METHODS.iter().filter(|(.., right, _)| *right == Anybody);
         let open: Vec<&str> = open.map(|(_, method, ..)| *method).collect();
-        assert_eq!(open, ["Probe", "WhoAmI", "LogIn", "LogOut"]);
+        assert_eq!(open, ["Probe", "WhoAmI", "LogIn", "LogOut", "Join"]);
     }
 }

@@ -24,7 +24,7 @@ use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
-use crate::access::remote;
+use crate::access::{Party, remote};
 use crate::app::App;
 use crate::metrics;
 use crate::users::{OwnPage, Who};
@@ -172,6 +172,10 @@ async fn who(app: &App, request: &mut Request<()>) -> Result<Who, (StatusCode, S
     let walls = &app.walls;
     walls.access.mark(request);
     let admitted = walls.access.admit(request);
+    if let Ok(Party::Worker(_)) = admitted {
+        let why = "a worker's certificate was shown, and workers have no business here";
+        return Err((StatusCode::FORBIDDEN, why.to_owned()));
+    }
     if !walls.users.is_current(&app.role) {
         let ready = walls.users.ready(&app.db, &app.role, &*app.clock).await;
         ready.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;

@@ -303,7 +303,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         connections,
     } = app.walls.access.watch(listener);
     let address = format!("http://{address}");
-    let router = rpc::server(&app, None).await.unwrap();
+    let router = rpc::server(&app, false).await.unwrap();
     let stop = app.shutdown.clone().cancelled_owned();
     let server = async move {
         router
