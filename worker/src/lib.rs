@@ -31,6 +31,7 @@ mod proc;
 pub mod process;
 pub mod rank;
 mod remove;
+pub mod runtime;
 pub mod session;
 pub mod supervisor;
 pub mod transfer;
