@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use marquee_xtask::setup::{self, Setup};
 use marquee_xtask::workspace::Workspace;
-use marquee_xtask::{process, report};
+use marquee_xtask::{nccl_shim, process, report};
 
 /// Built by cargo once, and kept in the user's cache folder.
 const CARGO_DEB: &str = "3.8.0";
@@ -63,6 +63,20 @@ pub(crate) struct Options {
     pub debug: bool,
     /// Make the archive alone.
     pub no_deb: bool,
+    /// Make the packages alone.
+    pub no_archive: bool,
+}
+
+impl Options {
+    /// Packages to try at once: of the development build, without an archive.
+    pub(crate) fn quick(to: &Path) -> Self {
+        Self {
+            to: Some(to.to_owned()),
+            debug: true,
+            no_deb: false,
+            no_archive: true,
+        }
+    }
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
@@ -99,9 +113,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
                 package(&cargo_deb, &stage, &results, options.debug)
             })?;
         }
-        lint(&results)?;
+        // Minutes of unpacking, for packages that nobody keeps.
+        if !options.debug {
+            lint(&results)?;
+        }
     }
-    report::step("dist: archive", || archive(&tree, &results))?;
+    if !options.no_archive {
+        report::step("dist: archive", || archive(&tree, &results))?;
+    }
     sums(&results)?;
     match &options.to {
         // A folder of the user's may hold other things.
@@ -176,7 +195,10 @@ fn lay_out(workspace: &Workspace, setup: &Setup, built: &Path, tree: &Path) -> R
         copy_tree(&workspace.root.join(folder), &tree.join(name))?;
     }
     pages(&bin, tree)?;
-    libraries(setup, &tree.join("lib/marquee"))
+    let lib = tree.join("lib/marquee");
+    // For hosts with GPUs, where install-runtime adds what it is loaded beside.
+    copy(&nccl_shim::build(workspace)?, &lib.join(nccl_shim::FILE))?;
+    libraries(setup, &lib)
 }
 
 /// Manual pages and completions, as the programs themselves write them.
@@ -290,7 +312,7 @@ fn package(cargo_deb: &Path, stage: &Path, results: &Path, quick: bool) -> Resul
         .arg("--manifest-path")
         .arg(stage.join("Cargo.toml"));
     if quick {
-        command.arg("--fast");
+        command.args(["--fast", "--compress-type", "gz"]);
     }
     process::read(&mut command).map(drop)
 }
@@ -322,11 +344,10 @@ fn lint(results: &Path) -> Result<()> {
 }
 
 /// Tags of lintian that are for packages of Debian itself: ours carries libtorch whole, and is filed nowhere.
-const TOLERATED: [&str; 4] = [
+const TOLERATED: [&str; 3] = [
     "embedded-library",
     "custom-library-search-path",
     "initial-upload-closes-no-bugs",
-    "bogus-mail-host-in-maintainer",
 ];
 
 fn archive(tree: &Path, results: &Path) -> Result<()> {
