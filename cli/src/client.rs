@@ -17,14 +17,20 @@ use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::trust_client::TrustClient;
+use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Response, Status};
 
 use crate::context::{Place, Tls};
 use crate::error::{CliError, Result};
 use crate::say::say;
+use crate::tokens::{Bearer, may_carry};
 
 /// How long an unreachable coordinator is tried: a restart takes it at most 3 s.
 const RETRY_FOR: Duration = Duration::from_secs(5);
@@ -56,6 +62,38 @@ pub(crate) enum Repeat {
     /// Sent twice it might act twice: it is sent again only when it cannot have arrived.
     Unsafe,
 }
+
+/// Shows the user's token with each request, where there is one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Badge(Option<MetadataValue<Ascii>>);
+
+impl Badge {
+    /// What is shown at `addr`: nothing where others on the way could read it.
+    fn of(token: Option<&Bearer>, addr: &str) -> Self {
+        let token = token.filter(|_| may_carry(addr));
+        let value = token.and_then(|token| {
+            let mut value: MetadataValue<Ascii> =
+                format!("Bearer {}", token.reveal()).parse().ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        Self(value)
+    }
+}
+
+impl Interceptor for Badge {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What every client speaks through.
+pub(crate) type Wire = InterceptedService<Channel, Badge>;
 
 /// The coordinator, wherever it is: of several, the one that is asked now.
 #[derive(Debug, Clone)]
@@ -114,33 +152,42 @@ impl Remote {
         known.all[known.at].0.clone()
     }
 
-    pub(crate) fn jobs(&self) -> JobsClient<Channel> {
-        JobsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn jobs(&self) -> JobsClient<Wire> {
+        JobsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    pub(crate) fn artifacts(&self) -> ArtifactsClient<Channel> {
-        ArtifactsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn artifacts(&self) -> ArtifactsClient<Wire> {
+        ArtifactsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    pub(crate) fn audit(&self) -> AuditClient<Channel> {
-        AuditClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn audit(&self) -> AuditClient<Wire> {
+        AuditClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn cluster(&self) -> ClusterClient<Wire> {
+        ClusterClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
-        ProjectsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn projects(&self) -> ProjectsClient<Wire> {
+        ProjectsClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    pub(crate) fn workers(&self) -> WorkersClient<Channel> {
-        WorkersClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    pub(crate) fn trust(&self) -> TrustClient<Wire> {
+        TrustClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
-    fn channel(&self) -> Channel {
+    pub(crate) fn workers(&self) -> WorkersClient<Wire> {
+        WorkersClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn users(&self) -> UsersClient<Wire> {
+        UsersClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    fn wire(&self) -> Wire {
         let known = self.known();
-        known.all[known.at].1.clone()
+        let (addr, channel) = known.all[known.at].clone();
+        InterceptedService::new(channel, Badge::of(self.place.token.as_ref(), &addr))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -393,6 +440,7 @@ mod tests {
             origin: "from MARQUEE_ADDR".into(),
             tls: None,
             stale: false,
+            token: None,
         };
         let retry_for = Duration::from_millis(400);
         let remote = Remote {
@@ -471,6 +519,7 @@ mod tests {
             origin: "x".into(),
             tls: None,
             stale: false,
+            token: None,
         };
         let error = Remote::new(place).unwrap_err();
         assert_eq!(error.exit_code(), 2);

@@ -1,5 +1,6 @@
 //! The commands, one file a family; here is what they share and the table of contents.
 
+mod admin;
 mod artifacts;
 mod audit;
 mod bench;
@@ -13,6 +14,7 @@ mod explain;
 mod gc;
 mod hold;
 mod jobs;
+mod login;
 mod logs;
 mod man;
 mod metrics;
@@ -122,6 +124,10 @@ enum Command {
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
     Audit(audit::Args),
+    Admin(admin::Args),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Whoami(login::WhoamiArgs),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
@@ -169,6 +175,10 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Audit(args) => audit::run(args, &session).await,
+        Command::Admin(args) => admin::run(args, &session).await,
+        Command::Login(args) => login::login(args, &session).await,
+        Command::Logout(args) => login::logout(args, &session),
+        Command::Whoami(args) => login::whoami(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, Result};
 use crate::say::say;
+use crate::tokens::Bearer;
 
 /// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";
@@ -79,6 +80,8 @@ pub(crate) struct Place {
     pub tls: Option<Tls>,
     /// The context file was written by a `marquee up` that is gone.
     pub stale: bool,
+    /// By which the user shows who he is.
+    pub token: Option<Bearer>,
 }
 
 impl Place {
@@ -90,6 +93,7 @@ impl Place {
             origin: "just started".into(),
             tls: None,
             stale: false,
+            token: None,
         }
     }
 }
@@ -113,6 +117,7 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
             origin,
             tls,
             stale: false,
+            token: None,
         });
     }
     let Some((file, path)) = file.zip(path) else {
@@ -129,6 +134,7 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
         origin,
         tls: file.tls,
         stale: file.up_pid.is_some_and(|pid| !is_alive(pid)),
+        token: None,
     })
 }
 
@@ -277,7 +283,7 @@ impl UpContext {
 }
 
 /// Writes a file whole and for this user alone.
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
     let aside = path.with_extension("toml.part");

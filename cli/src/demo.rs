@@ -198,7 +198,7 @@ async fn fetch_report(remote: &Remote, summary: &Summary, folder: &Folder) -> Re
     let artifact = requests::artifacts::find(remote, Which::JobId(job)).await?;
     let manifest = artifact.manifest.unwrap_or_default();
     let to = folder.report()?;
-    let written = download::files(remote, manifest, &to).await?;
+    let written = download::files(remote, job, manifest, &to).await?;
     let page = written
         .into_iter()
         .find(|path| path.ends_with("report.html"));

@@ -30,6 +30,7 @@ mod session;
 mod signals;
 mod source_paths;
 mod target;
+mod tokens;
 mod top;
 mod watch;
 

@@ -122,7 +122,7 @@ async fn eval_report(remote: &Remote, job_id: i64) -> Result<EvalReport> {
         .digest
         .parse()
         .context("the manifest has a wrong digest")?;
-    let bytes = download::contents(remote, &digest).await?;
+    let bytes = download::contents(remote, job_id, &digest).await?;
     let report = serde_json::from_slice(&bytes)
         .with_context(|| format!("{REPORT_FILE} of job {job_id} is not a report this CLI knows"))?;
     Ok(report)

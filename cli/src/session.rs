@@ -4,6 +4,7 @@ use crate::client::Remote;
 use crate::context::{self, Place};
 use crate::error::Result;
 use crate::output::Output;
+use crate::tokens::{self, Given};
 
 /// Where the coordinator is and where answers go.
 #[derive(Debug)]
@@ -14,14 +15,19 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Where the coordinator is.
+    /// Where the coordinator is, and the user's token for it.
     pub(crate) fn place(&self) -> Result<Place> {
+        let context = context::default_path();
+        let place = self.bare_place()?;
+        let token = tokens::find(&place, &Given::from_environment(), context.as_deref())?;
+        Ok(Place { token, ..place })
+    }
+
+    /// Where the coordinator is; without a token.
+    pub(crate) fn bare_place(&self) -> Result<Place> {
         let env = std::env::var("MARQUEE_ADDR").ok();
-        context::find(
-            self.addr.as_deref(),
-            env.as_deref(),
-            context::default_path().as_deref(),
-        )
+        let context = context::default_path();
+        context::find(self.addr.as_deref(), env.as_deref(), context.as_deref())
     }
 
     /// A handle on the coordinator.

@@ -3,7 +3,10 @@
 //! The kernel says which account made the socket at the other end (`sockets`), so there is nothing to find, to copy
 //! or to leak, and every client is served as it is: the command line, workers, older versions, `grpcurl`, a browser.
 //! In are this coordinator's own account, root (who could take the database anyhow), the accounts and the group of
-//! the settings, and nobody else. With `tls.client_ca` the certificate decides, and nothing here is asked.
+//! the settings, and nobody else. With certificates of somebody else's authority (`tls.client_ca` beside `tls.cert`)
+//! TLS lets nobody in without one, and nothing here is asked. With the coordinator's own authority TLS lets everybody
+//! in, since a worker that joins has no certificate yet: here a certificate decides where one was shown, and the
+//! account where none was.
 //! What a browser sends has passed `web::gate` before.
 
 mod sockets;
@@ -15,10 +18,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
+use marquee_domain::ids::WorkerId;
+use marquee_proto::error::ErrorCode;
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 use tonic::codegen::http::Request;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
+use crate::certificate::{self, Ours};
 use crate::env::{Connection, Listener};
 
 /// Connections whose other end is looked up at once.
@@ -57,6 +63,16 @@ impl fmt::Display for Account {
     }
 }
 
+/// Whose connection a request over loopback came by, as the kernel says. Put on it by [`Access::mark`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub account: Account,
+    /// The rule lets this account in.
+    pub is_let_in: bool,
+    /// It is the coordinator's own, or root.
+    pub is_owner: bool,
+}
+
 /// What is known of whoever connected.
 #[derive(Debug, Clone)]
 enum Who {
@@ -71,7 +87,18 @@ enum Who {
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     rule: Arc<Rule>,
+    /// Certificates are of the coordinator's own authority, and need not be shown.
+    is_own_authority: bool,
     connections: Arc<Mutex<HashMap<SocketAddr, Who>>>,
+}
+
+/// Who was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    /// Whoever may ask for anything.
+    Person,
+    /// A worker that joined: whether it still is one is to be looked up.
+    Worker(WorkerId),
 }
 
 /// A connection's place in the list of those whose other end is known.
@@ -102,6 +129,25 @@ pub enum Refused {
         "this coordinator cannot tell whose connection this is; connect again, or use a certificate ([tls] with client_ca)"
     )]
     Unknown,
+    #[error(
+        "this coordinator does not know who asks: show a certificate of its authority, or ask on its own host (docs/errors/MQ0375.md)"
+    )]
+    Unshown,
+    #[error(
+        "the certificate that was shown names nobody that this version knows; was it made by a later one?"
+    )]
+    UnknownName,
+}
+
+impl Refused {
+    /// The code of its answer.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Account { .. } | Self::Unknown => ErrorCode::NotAllowed,
+            Self::Unshown | Self::UnknownName => ErrorCode::NotIdentified,
+        }
+    }
 }
 
 impl Access {
@@ -109,8 +155,24 @@ impl Access {
     pub fn new(rule: Rule) -> Self {
         Self {
             rule: Arc::new(rule),
+            is_own_authority: false,
             connections: Arc::default(),
         }
+    }
+
+    /// With certificates of the coordinator's own authority.
+    #[must_use]
+    pub fn with_own_authority(self) -> Self {
+        Self {
+            is_own_authority: true,
+            ..self
+        }
+    }
+
+    /// Whether workers are known by certificates of the coordinator's own authority.
+    #[must_use]
+    pub fn is_own_authority(&self) -> bool {
+        self.is_own_authority
     }
 
     /// Whether accounts are to be told apart, and this process cannot: in a user namespace of its own, such as
@@ -120,12 +182,9 @@ impl Access {
         *self.rule != Rule::Everybody && sees_own_accounts_alone()
     }
 
-    /// Looks up the other end of each connection before it is served.
+    /// Looks up the other end of each connection before it is served, where the kernel can know it.
     #[must_use]
     pub fn watch(&self, listener: Listener) -> Listener {
-        if *self.rule == Rule::Everybody {
-            return listener;
-        }
         let access = self.clone();
         let connections = listener
             .connections
@@ -150,6 +209,9 @@ impl Access {
         else {
             return connection;
         };
+        if *self.rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
+            return connection;
+        }
         let rule = Arc::clone(&self.rule);
         let who = tokio::task::spawn_blocking(move || rule.who(local, remote)).await;
         let who = who.unwrap_or(Who::Unknown);
@@ -159,19 +221,57 @@ impl Access {
         connection.holding(Known { access, remote })
     }
 
-    /// Lets a request in, and notes whose it is.
-    pub fn admit<T>(&self, request: &mut Request<T>) -> Result<(), Refused> {
-        let Rule::Accounts { accounts, group } = &*self.rule else {
-            return Ok(());
+    /// Notes on a request whose connection it came by, where that is known.
+    pub fn mark<T>(&self, request: &mut Request<T>) {
+        let Some(remote) = remote(request) else {
+            return;
         };
+        let peer = match self.connections().get(&remote) {
+            Some(Who::In(account)) => Peer {
+                is_owner: is_owner(Uid::from_raw(account.uid)),
+                account: account.clone(),
+                is_let_in: true,
+            },
+            Some(Who::Out(account)) => Peer {
+                account: account.clone(),
+                is_let_in: false,
+                is_owner: false,
+            },
+            Some(Who::Hidden | Who::Unknown) | None => return,
+        };
+        request.extensions_mut().insert(peer);
+    }
+
+    /// Lets a request in, and notes whose it is.
+    pub fn admit<T>(&self, request: &mut Request<T>) -> Result<Party, Refused> {
+        if self.is_own_authority
+            && let Some(name) = shown(request)
+        {
+            return match certificate::ours(&name) {
+                Some(Ours::Worker(worker)) => Ok(Party::Worker(worker)),
+                Some(Ours::Unknown) => Err(Refused::UnknownName),
+                // Of an authority that the settings name beside our own.
+                None => Ok(Party::Person),
+            };
+        }
         let remote = remote(request);
+        let is_here = remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback());
+        let Rule::Accounts { accounts, group } = &*self.rule else {
+            // "open" is for this host alone, where TLS asks nobody else for a certificate.
+            return if self.is_own_authority && !is_here {
+                Err(Refused::Unshown)
+            } else {
+                Ok(Party::Person)
+            };
+        };
         let who = remote.and_then(|remote| self.connections().get(&remote).cloned());
         match who.unwrap_or(Who::Unknown) {
             Who::In(account) => {
                 request.extensions_mut().insert(account);
-                Ok(())
+                Ok(Party::Person)
             }
-            Who::Hidden => Ok(()),
+            Who::Hidden => Ok(Party::Person),
+            Who::Unknown if self.is_own_authority && !is_here => Err(Refused::Unshown),
             Who::Unknown => Err(Refused::Unknown),
             Who::Out(account) => {
                 let mut others: Vec<String> =
@@ -227,11 +327,15 @@ impl Rule {
         let Self::Accounts { accounts, group } = self else {
             return true;
         };
-        uid == geteuid()
-            || uid.is_root()
+        is_owner(uid)
             || accounts.iter().any(|account| account == name)
             || group.as_ref().is_some_and(|group| is_member(uid, group.id))
     }
+}
+
+/// Whether an account may do everything here in any case: it could take the database.
+fn is_owner(uid: Uid) -> bool {
+    uid == geteuid() || uid.is_root()
 }
 
 /// Whether an account is in a group, as the host's files or directory have it now.
@@ -256,6 +360,15 @@ fn sees_own_accounts_alone() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !whole(map))
 }
 
+/// The name in the certificate that came with a request.
+fn shown<T>(request: &Request<T>) -> Option<String> {
+    let tls = request
+        .extensions()
+        .get::<TlsConnectInfo<TcpConnectInfo>>()?;
+    let certificates = tls.peer_certs()?;
+    certificates.first().map(|own| certificate::name(own))
+}
+
 /// The address that a request comes from.
 pub fn remote<T>(request: &Request<T>) -> Option<SocketAddr> {
     let extensions = request.extensions();
@@ -269,6 +382,25 @@ pub fn remote<T>(request: &Request<T>) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn with_an_own_authority_open_means_open_to_this_host() {
+        let from = |address: &str| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(address.parse().unwrap()),
+            });
+            request
+        };
+        let open = Access::new(Rule::Everybody).with_own_authority();
+        for here in ["127.0.0.1:4", "[::1]:4", "[::ffff:127.0.0.1]:4"] {
+            assert_eq!(open.admit(&mut from(here)), Ok(Party::Person), "{here}");
+        }
+        let far = open.admit(&mut from("10.0.0.7:4"));
+        assert_eq!(far, Err(Refused::Unshown));
+        assert_eq!(Refused::Unshown.code(), ErrorCode::NotIdentified);
+    }
 
     #[test]
     fn the_own_account_root_and_the_named_ones_are_in() {

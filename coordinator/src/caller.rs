@@ -1,23 +1,26 @@
 //! Who asks: made once of each request, passed to what the request changes, and stored with its events.
 //!
-//! Until there are users, who asks is the name in the certificate that the client showed, or else the account of
-//! this host that made the connection. Where neither is asked for, it is `local`.
+//! Who asks is the user, where there are some (`users`). Otherwise it is the name in the certificate that the client
+//! showed, or else the account of this host that made the connection. Where neither is asked for, it is `local`.
 
 use std::fmt;
 use std::net::SocketAddr;
 
+use marquee_domain::ids::WorkerId;
+use marquee_domain::users::Role;
 use tonic::Request;
 
-use crate::access::Account;
-use crate::certificate;
+use crate::access::{Account, Peer};
+use crate::certificate::{self, Ours};
+use crate::users::{Means, Who};
 
 /// Bytes of a name that are kept: a certificate's fields have no limit of their own.
 const NAME_MAX_BYTES: usize = 200;
 /// Who asks where nobody has shown who he is.
 const LOCAL: &str = "local";
 
-/// Who asks, by what means, from where.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who asks, by what means, from where, and what he may do.
+#[derive(Debug, Clone)]
 pub struct Caller {
     /// The name in the certificate; None: no certificate was asked for.
     identity: Option<String>,
@@ -25,6 +28,7 @@ pub struct Caller {
     account: Option<String>,
     /// None where the connection has no address, as in a simulation.
     address: Option<SocketAddr>,
+    who: Who,
 }
 
 impl Caller {
@@ -35,12 +39,63 @@ impl Caller {
         let own = certificates.as_ref().and_then(|all| all.first());
         Self {
             identity: own.map(|own| storable(&certificate::name(own))),
-            account: request
-                .extensions()
-                .get::<Account>()
-                .map(|account| storable(&account.name)),
+            account: account_of(request).map(storable),
             address: request.remote_addr(),
+            who: request.extensions().get().cloned().unwrap_or_default(),
         }
+    }
+
+    /// The worker that the certificate names, where our own authority gave it.
+    #[must_use]
+    pub fn worker(&self) -> Option<WorkerId> {
+        match certificate::ours(self.identity.as_deref()?)? {
+            Ours::Worker(worker) => Some(worker),
+            Ours::Unknown => None,
+        }
+    }
+
+    /// Where the request came from; None where the connection has no address.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The user's name; None: it is none that asks.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match &self.who {
+            Who::User { user, .. } => Some(user.name.as_str()),
+            Who::Open | Who::Owner | Who::Machine | Who::Nobody => None,
+        }
+    }
+
+    /// Whether he may do everything.
+    #[must_use]
+    pub fn is_admin(&self) -> bool {
+        self.projects(Role::Admin).is_none()
+    }
+
+    /// The projects in which he has at least this role. None: in all.
+    #[must_use]
+    pub fn projects(&self, role: Role) -> Option<Vec<String>> {
+        self.who.projects(role)
+    }
+
+    /// Whether he has at least this role in a project.
+    #[must_use]
+    pub fn may(&self, role: Role, project: &str) -> bool {
+        self.who.may(role, project)
+    }
+
+    /// How he is known.
+    pub(crate) fn who(&self) -> &Who {
+        &self.who
+    }
+
+    /// The account of this host or the name in the certificate, where it is no user.
+    pub(crate) fn known_as(&self) -> &str {
+        let account = || self.account.as_deref();
+        self.identity.as_deref().or_else(account).unwrap_or(LOCAL)
     }
 
     /// The name in the certificate; None without one.
@@ -50,12 +105,42 @@ impl Caller {
     }
 }
 
-/// As it is stored: `gpu-01 via certificate from 10.0.0.7:40112`, `alice via rpc from 127.0.0.1:40112`.
+/// The account of this host that made the connection, where somebody asked for it.
+fn account_of<T>(request: &Request<T>) -> Option<&str> {
+    let extensions = request.extensions();
+    if let Some(account) = extensions.get::<Account>() {
+        return Some(&account.name);
+    }
+    match extensions.get::<Who>()? {
+        Who::Open => None,
+        Who::Owner | Who::Machine | Who::User { .. } | Who::Nobody => {
+            Some(&extensions.get::<Peer>()?.account.name)
+        }
+    }
+}
+
+/// As it is stored: `alice via token 4f0c2a91b6d3 from 10.0.0.7:40112`, `gpu-01 via certificate from 10.0.0.7:40112`,
+/// `alice via rpc from 127.0.0.1:40112`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.identity {
-            Some(name) => write!(f, "{name} via certificate")?,
-            None => write!(f, "{} via rpc", self.account.as_deref().unwrap_or(LOCAL))?,
+        match (&self.who, &self.identity) {
+            (
+                Who::User {
+                    user, means, token, ..
+                },
+                _,
+            ) => {
+                let means = match means {
+                    Means::Account => "rpc",
+                    Means::Token | Means::Browser | Means::Certificate => means.as_str(),
+                };
+                write!(f, "{} via {means}", user.name)?;
+                if let Some((id, _)) = token {
+                    write!(f, " {id}")?;
+                }
+            }
+            (_, Some(name)) => write!(f, "{name} via certificate")?,
+            (_, None) => write!(f, "{} via rpc", self.account.as_deref().unwrap_or(LOCAL))?,
         }
         match self.address {
             Some(address) => write!(f, " from {address}"),
@@ -95,6 +180,7 @@ mod tests {
             identity: identity.map(storable),
             account: None,
             address,
+            who: Who::Open,
         };
         assert_eq!(
             caller(None).to_string(),

@@ -14,6 +14,8 @@ use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
 use crate::access::{Group, Rule};
 use crate::app::Settings;
+use crate::trust::authority::Files;
+use crate::trust::init::Place;
 
 /// The file that is read when none is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/marquee/coordinator.toml";
@@ -33,7 +35,7 @@ const LEADER_LEASE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
 const ADDRESS_MAX_BYTES: usize = 260;
 
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "listen",
     "address",
     "data_dir",
@@ -46,6 +48,7 @@ const KEYS: [&str; 17] = [
     "access.loopback",
     "access.accounts",
     "access.group",
+    "access.insecure_network",
     "timing.lease_ms",
     "timing.heartbeat_every_ms",
     "timing.poll_every_ms",
@@ -73,6 +76,8 @@ pub struct Config {
     pub settings: Settings,
     /// How long a leader's lease is.
     pub leader_lease: Duration,
+    /// All of these with the place where each was written, for administrators.
+    pub listing: Vec<Setting>,
 }
 
 /// PEM files.
@@ -80,8 +85,30 @@ pub struct Config {
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// Clients must show a certificate of this authority.
-    pub client_ca: Option<PathBuf>,
+    /// Clients that show a certificate of one of these authorities are believed. Empty: none is asked for.
+    pub client_cas: Vec<PathBuf>,
+    /// The folder of the coordinator's own authority; None: the files were made elsewhere.
+    pub authority: Option<PathBuf>,
+}
+
+impl TlsFiles {
+    /// Whether the certificates are of the coordinator's own authority. Else clients without one are not let in.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.authority.is_some()
+    }
+
+    /// Those of the coordinator's own authority, with another one that the settings name beside it.
+    fn own(files: &Files, more: Option<PathBuf>) -> Self {
+        let mut client_cas = vec![files.ca()];
+        client_cas.extend(more);
+        Self {
+            cert: files.server(),
+            key: files.server_key(),
+            client_cas,
+            authority: Some(files.folder.clone()),
+        }
+    }
 }
 
 /// A URL that may hold a password: never shown.
@@ -122,7 +149,7 @@ pub enum ConfigError {
         beside: &'static str,
     },
     #[error(
-        "key \"listen\" is \"{listen}\", which other hosts can reach, and {missing}: anybody there could run programs on your workers; set tls.cert and tls.key, and tls.client_ca so that only clients with a certificate of your authority are let in (docs/deploy.md, \"Start, many hosts\"), or listen on 127.0.0.1"
+        "key \"listen\" is \"{listen}\", which other hosts can reach, and {missing}: anybody there could run programs on your workers; run \"marquee-coordinator init\", which makes certificates and needs nothing else, or set tls.cert and tls.key, and tls.client_ca so that only clients with a certificate of your authority are let in (docs/deploy.md, \"Start, many hosts\"), or listen on 127.0.0.1; access.insecure_network = true is for a network on which you trust everybody"
     )]
     Open {
         listen: SocketAddr,
@@ -140,7 +167,10 @@ pub enum ConfigError {
 impl Config {
     /// Reads the settings. `environment` is this process's.
     pub fn load(flags: &Flags, environment: HashMap<String, String>) -> Result<Self, ConfigError> {
-        Self::of(&values(flags, &environment)?, &environment)
+        let values = values(flags, &environment)?;
+        let config = Self::of(&values, &environment)?;
+        let listing = config.listed(&values);
+        Ok(Self { listing, ..config })
     }
 
     /// The settings in force, with the place where each was written.
@@ -148,9 +178,26 @@ impl Config {
         flags: &Flags,
         environment: HashMap<String, String>,
     ) -> Result<Vec<Setting>, ConfigError> {
+        Ok(Self::load(flags, environment)?.listing)
+    }
+
+    fn listed(&self, values: &Values) -> Vec<Setting> {
+        values.listing(|key| self.in_force(key), &["database_url"])
+    }
+
+    /// What `init` has to know, of settings that need no certificates yet.
+    pub fn place(
+        flags: &Flags,
+        environment: HashMap<String, String>,
+    ) -> Result<Place, ConfigError> {
         let values = values(flags, &environment)?;
-        let config = Self::of(&values, &environment)?;
-        Ok(values.listing(|key| config.in_force(key), &["database_url"]))
+        Ok(Place {
+            data_dir: data_dir(&values, &environment)?,
+            listen: listen(&values)?,
+            address: address(&values)?,
+            has_other_certificates: values.path("tls.cert").is_some()
+                || values.path("tls.key").is_some(),
+        })
     }
 
     /// What is in force for a key that nobody wrote. None: nothing.
@@ -167,33 +214,36 @@ impl Config {
         }
     }
 
+    /// Whether whoever reaches it over the network may ask, since the settings say so.
+    #[must_use]
+    pub fn is_insecure(&self) -> bool {
+        let is_closed = self
+            .tls
+            .as_ref()
+            .is_some_and(|tls| !tls.client_cas.is_empty());
+        !is_closed && !self.listen.ip().is_loopback()
+    }
+
     fn of(values: &Values, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
-        let tls = tls(values)?;
+        let data_dir = data_dir(values, environment)?;
+        let tls = tls(values, &Files::of(&data_dir))?;
         let listen = listen(values)?;
         let missing = match &tls {
             None => Some("there is no [tls]"),
             // It would be encrypted, and open to all.
-            Some(files) if files.client_ca.is_none() => {
+            Some(files) if files.client_cas.is_empty() => {
                 Some("key \"tls.client_ca\" is missing beside \"tls.cert\"")
             }
             Some(_) => None,
         };
-        if let Some(missing) = missing.filter(|_| !listen.ip().is_loopback()) {
+        let is_open = missing.is_some() && !listen.ip().is_loopback();
+        let may_be_open = values.word("access.insecure_network", &TRUTH)? == Some(true);
+        if let Some(missing) = missing.filter(|_| is_open && !may_be_open) {
             return Err(ConfigError::Open { listen, missing });
         }
-        let variable = |name: &str| environment.get(name).map(Into::into);
-        let data_dir = values
-            .path("data_dir")
-            .or_else(|| default_data_dir("coordinator", variable))
-            .ok_or(ConfigError::NoDataDir)?;
         let postgres_bin = environment.get("MARQUEE_POSTGRES_BIN").map(PathBuf::from);
-        let absolute = |key, path: &Path| {
-            std::path::absolute(path)
-                .map_err(|error| values.wrong(key, path.display(), error.to_string()))
-        };
-        let data_dir = absolute("data_dir", &data_dir)?;
         let artifacts_dir = match values.path("artifacts_dir") {
-            Some(folder) => absolute("artifacts_dir", &folder)?,
+            Some(folder) => absolute(values, "artifacts_dir", &folder)?,
             None => data_dir.join("blobs"),
         };
         let leader_lease = values.number("timing.leader_lease_ms", LEADER_LEASE_MS)?;
@@ -203,9 +253,14 @@ impl Config {
             data_dir,
             artifacts_dir,
             leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),
+            listing: Vec::new(),
             database_url: database_url(values)?,
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
-            access: access(values, tls.as_ref())?,
+            access: match access(values, tls.as_ref())? {
+                // There is no account to ask for on another host.
+                Rule::Accounts { .. } if is_open => Rule::Everybody,
+                rule @ (Rule::Accounts { .. } | Rule::Everybody) => rule,
+            },
             tls,
             settings: settings(values)?,
         })
@@ -220,6 +275,25 @@ fn values(flags: &Flags, environment: &HashMap<String, String>) -> Result<Values
         .argument("listen", flags.listen.as_ref())?
         .path_argument("data_dir", flags.data_dir.as_deref())?
         .argument("database_url", flags.database_url.as_ref())
+}
+
+/// The words of a switch.
+const TRUTH: [(&str, bool); 2] = [("true", true), ("false", false)];
+
+fn absolute(values: &Values, key: &'static str, path: &Path) -> Result<PathBuf, SettingsError> {
+    std::path::absolute(path).map_err(|error| values.wrong(key, path.display(), error.to_string()))
+}
+
+fn data_dir(
+    values: &Values,
+    environment: &HashMap<String, String>,
+) -> Result<PathBuf, ConfigError> {
+    let variable = |name: &str| environment.get(name).map(Into::into);
+    let folder = values
+        .path("data_dir")
+        .or_else(|| default_data_dir("coordinator", variable))
+        .ok_or(ConfigError::NoDataDir)?;
+    Ok(absolute(values, "data_dir", &folder)?)
 }
 
 fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {
@@ -244,17 +318,19 @@ fn address(values: &Values) -> Result<Option<String>, ConfigError> {
     Ok(values.parsed("address", must_be, address)?)
 }
 
-fn tls(values: &Values) -> Result<Option<TlsFiles>, ConfigError> {
+fn tls(values: &Values, own: &Files) -> Result<Option<TlsFiles>, ConfigError> {
     let missing = |key, beside| Err(ConfigError::Missing { key, beside });
     let client_ca = values.path("tls.client_ca");
     match (values.path("tls.cert"), values.path("tls.key")) {
         (Some(cert), Some(key)) => Ok(Some(TlsFiles {
             cert,
             key,
-            client_ca,
+            client_cas: client_ca.into_iter().collect(),
+            authority: None,
         })),
         (Some(_), None) => missing("tls.key", "tls.cert"),
         (None, Some(_)) => missing("tls.cert", "tls.key"),
+        (None, None) if own.are_there() => Ok(Some(TlsFiles::own(own, client_ca))),
         (None, None) if client_ca.is_some() => missing("tls.cert", "tls.client_ca"),
         (None, None) => Ok(None),
     }
@@ -301,7 +377,9 @@ fn access(values: &Values, tls: Option<&TlsFiles>) -> Result<Rule, ConfigError> 
         Some(name) => Some(group(name)?),
         None => None,
     };
-    let shows_certificates = tls.is_some_and(|files| files.client_ca.is_some());
+    // With an authority of our own nobody has to, and an account of this host need not.
+    let shows_certificates =
+        tls.is_some_and(|files| !files.is_own() && !files.client_cas.is_empty());
     Ok(match loopback {
         Some(Loopback::Open) => Rule::Everybody,
         Some(Loopback::Account) | None if shows_certificates => Rule::Everybody,
@@ -361,6 +439,7 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::{Clock as _, SystemClock};
 
     fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
@@ -459,6 +538,47 @@ mod tests {
             assert!(load(&listen, &[]).is_ok());
             assert!(load(&format!("{listen}{tls}"), &[]).is_ok());
         }
+    }
+
+    #[test]
+    fn an_authority_of_its_own_is_enough_and_so_is_to_say_that_it_is_insecure() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_str().unwrap();
+        let open = "listen = \"0.0.0.0:7700\"\n";
+        let state = [("STATE_DIRECTORY", data)];
+        let text = load(open, &state).unwrap_err().to_string();
+        assert!(text.contains("marquee-coordinator init"), "{text}");
+        let insecure = format!("{open}[access]\ninsecure_network = true");
+        let config = load(&insecure, &state).unwrap();
+        assert_eq!(config.access, Rule::Everybody);
+        assert!(config.is_insecure());
+        let text = load(&insecure.replace("true", "\"maybe\""), &state)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("access.insecure_network"), "{text}");
+
+        let place = Config::place(
+            &Flags::default(),
+            state.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        );
+        crate::trust::init::init(&place.unwrap(), &[], SystemClock.now()).unwrap();
+        let config = load(open, &state).unwrap();
+        assert!(!config.is_insecure());
+        let tls = config.tls.unwrap();
+        assert!(tls.is_own() && tls.client_cas.len() == 1);
+        assert!(
+            matches!(config.access, Rule::Accounts { .. }),
+            "of this host"
+        );
+        // Beside it another authority, whose certificates are made elsewhere.
+        let both = format!("{open}[tls]\nclient_ca = \"/old/ca.pem\"");
+        assert_eq!(
+            load(&both, &state).unwrap().tls.unwrap().client_cas.len(),
+            2
+        );
+        // What the settings name goes before.
+        let other = format!("{open}[tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/ca\"");
+        assert!(!load(&other, &state).unwrap().tls.unwrap().is_own());
     }
 
     #[test]

@@ -60,7 +60,7 @@ async fn look(config: &Config, checks: &mut Vec<Check>) {
         Some(files) => certificates(files, checks),
         None => checks.push(Check::skipped(
             "certificates",
-            "no [tls]: only this host can reach the coordinator",
+            "no [tls] and no authority (marquee-coordinator init): only this host can reach the coordinator",
         )),
     }
 }
@@ -147,17 +147,14 @@ fn disk(data_dir: &Path) -> Check {
 
 fn certificates(files: &TlsFiles, checks: &mut Vec<Check>) {
     let cure = "correct [tls] in coordinator.toml (docs/deploy.md, \"Start, many hosts\")";
-    if let Err(error) = crate::tls::server_config(files) {
+    if let Err(error) = crate::tls::Tls::open(files) {
         checks.push(Check::failed("certificates", format!("{error:#}"), cure));
         return;
     }
     let now = SystemClock.now();
-    let named = [
-        ("tls.cert", Some(&files.cert)),
-        ("tls.client_ca", files.client_ca.as_ref()),
-    ];
+    let mut named = vec![("tls.cert", &files.cert)];
+    named.extend(files.client_cas.iter().map(|file| ("tls.client_ca", file)));
     for (key, file) in named {
-        let Some(file) = file else { continue };
         checks.push(match std::fs::read_to_string(file) {
             Ok(pem) => certificate::check(key, &pem, now),
             Err(error) => Check::failed(key, format!("{}: {error}", file.display()), cure),

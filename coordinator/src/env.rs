@@ -23,7 +23,7 @@ use futures::stream::BoxStream;
 pub use marquee_domain::env::{Clock, Random};
 use marquee_domain::steady::Steady;
 use nix::time::{ClockId, clock_gettime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
 use uuid::Uuid;
 
@@ -147,11 +147,16 @@ impl Net for SystemNet {
     }
 }
 
+/// Bytes that tell TLS, HTTP/2 and everything else apart. The first message of each is longer.
+const PEEK_BYTES: usize = 3;
+
 /// A connection of any kind, with the addresses of its ends.
 pub struct Connection {
     /// Before the connection itself, so that it is dropped first.
     _held: Option<Box<dyn Send>>,
     io: Pin<Box<dyn Duplex>>,
+    /// What was looked at before it was read.
+    ahead: Vec<u8>,
     info: TcpConnectInfo,
 }
 
@@ -164,8 +169,22 @@ impl Connection {
         Self {
             _held: None,
             io: Box::pin(io),
+            ahead: Vec::new(),
             info,
         }
+    }
+
+    /// The first bytes that the client sent, which stay to be read. Empty: it has gone without a word.
+    pub(crate) async fn peek(&mut self) -> io::Result<Vec<u8>> {
+        while self.ahead.len() < PEEK_BYTES {
+            let mut more = [0; PEEK_BYTES];
+            let room = PEEK_BYTES - self.ahead.len();
+            match self.io.read(&mut more[..room]).await? {
+                0 => break,
+                count => self.ahead.extend(&more[..count]),
+            }
+        }
+        Ok(self.ahead.clone())
     }
 
     /// The address of this end.
@@ -212,6 +231,13 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(buffer.remaining());
+            let rest = self.ahead.split_off(count);
+            buffer.put_slice(&self.ahead);
+            self.ahead = rest;
+            return Poll::Ready(Ok(()));
+        }
         self.io.as_mut().poll_read(cx, buffer)
     }
 }

@@ -36,6 +36,8 @@ pub mod scheduler;
 pub mod session;
 pub mod systemd;
 pub mod tls;
+pub mod trust;
+pub mod users;
 pub mod walls;
 mod web;
 
@@ -50,7 +52,6 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::ServerTlsConfig;
 
 pub use app::{App, Settings};
 use marquee_store::Db;
@@ -58,11 +59,13 @@ use marquee_store::leader::Post;
 
 use crate::access::Access;
 use crate::blobs::BlobStore;
-use crate::config::Config;
+use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
 use crate::env::{Env, Listener};
 use crate::role::Role;
+use crate::tls::Tls;
+use crate::trust::authority::{self, Authority, Files};
 use crate::walls::{SAFE_MODE_FOR, STEADY, Starts, Walls};
 
 /// How long streams and requests may take to end when we are asked to stop. Clients go on with
@@ -96,7 +99,8 @@ async fn run_within(
     starts: &mut Starts,
     seat: String,
 ) -> anyhow::Result<()> {
-    let tls = config.tls.as_ref().map(tls::server_config).transpose()?;
+    let authority = own_authority(config)?;
+    let tls = config.tls.as_ref().map(Tls::open).transpose()?;
     let listener = env.net.listen(config.listen).await.with_context(|| {
         format!(
             "could not listen on {}; choose another address with --listen",
@@ -104,9 +108,21 @@ async fn run_within(
         )
     })?;
     let walls = Walls {
-        access: Access::new(config.access.clone()),
+        access: if authority.is_some() {
+            Access::new(config.access.clone()).with_own_authority()
+        } else {
+            Access::new(config.access.clone())
+        },
+        authority,
+        listing: config.listing.clone().into(),
         ..walls
     };
+    if config.is_insecure() {
+        tracing::warn!(
+            listen = %config.listen,
+            "insecure: whoever reaches this address may run programs on the workers (access.insecure_network = true); run \"marquee-coordinator init\" and leave that key out"
+        );
+    }
     if walls.access.is_blind() {
         tracing::warn!(
             "every account of this host may use this coordinator: in a user namespace of its own (PrivateUsers=yes) it cannot tell them apart; install the unit of this version"
@@ -131,6 +147,22 @@ async fn run_within(
     systemd::stopping();
     database.stop().await;
     result
+}
+
+/// The coordinator's own authority, where its certificates are of that, looked at before anything is started.
+fn own_authority(config: &Config) -> anyhow::Result<Option<Files>> {
+    let is_own = config.tls.as_ref().is_some_and(TlsFiles::is_own);
+    let Some(files) = is_own.then(|| Files::of(&config.data_dir)) else {
+        return Ok(None);
+    };
+    authority::check_modes(&files)?;
+    if let Err(error) = Authority::open(&files) {
+        tracing::error!(
+            error = format!("{error:#}"),
+            "workers cannot join or renew their certificates"
+        );
+    }
+    Ok(Some(files))
 }
 
 /// Where workers and clients reach this coordinator.
@@ -204,7 +236,7 @@ async fn serve(
     app: App,
     mut election: Election,
     listener: Listener,
-    tls: Option<ServerTlsConfig>,
+    tls: Option<Tls>,
     starts: &mut Starts,
 ) -> anyhow::Result<()> {
     let Listener {
@@ -223,12 +255,21 @@ async fn serve(
             return Ok(());
         }
     }
-    let server = rpc::server(&app, tls)
+    let server = rpc::server(&app, tls.is_some())
         .await
         .context("could not set up the server")?;
-    let server =
-        server.serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
-    let mut server = tokio::spawn(server);
+    let stop = shutdown.clone().cancelled_owned();
+    let mut server = match tls {
+        None => tokio::spawn(server.serve_with_incoming_shutdown(connections, stop)),
+        Some(tls) => {
+            let connections = tls.accept(connections);
+            tokio::spawn(tls.follow(shutdown.clone()));
+            tokio::spawn(server.serve_with_incoming_shutdown(connections, stop))
+        }
+    };
+    if let Some(files) = app.walls.authority.clone() {
+        tokio::spawn(trust::keep(files, app.clock.clone(), shutdown.clone()));
+    }
     announce(address, &election)?;
 
     let is_safe = app.walls.safe_mode.is_some();

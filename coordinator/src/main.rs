@@ -5,13 +5,17 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use marquee_coordinator::config::{Config, ConfigError, Flags};
 use marquee_coordinator::election::{self, TakenOver};
+use marquee_coordinator::env::{Clock as _, SystemClock};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
-use marquee_coordinator::{backup, doctor};
-use marquee_settings::{WRONG_SETTINGS, as_toml, variables};
+use marquee_coordinator::trust::authority::{Bundle, Files};
+use marquee_coordinator::{backup, doctor, trust};
+use marquee_proto::v1;
+use marquee_settings::{WRONG_SETTINGS, as_toml, become_owner_of, variables};
 
 /// Keeps the jobs of a Marquee cluster, schedules them, and speaks with its workers.
 #[derive(Debug, Parser)]
@@ -34,6 +38,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make an authority and a certificate for this coordinator, so that workers of other hosts can join; what is there
+    /// is kept
+    Init {
+        /// A further name or IP address by which workers and users reach this coordinator; may be given several times
+        #[arg(long, value_name = "NAME")]
+        name: Vec<String>,
+    },
+    /// Join tokens, by which workers get their certificates; ask on the coordinator's host while it runs
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print the authority's certificates (PEM), which clients on other hosts need and everybody may know
+    Ca,
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -61,6 +77,32 @@ enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make one and print it, this once
+    Create {
+        /// What it lets in
+        #[arg(long, default_value = "worker")]
+        role: String,
+        /// The only worker that may use it; one of this name that is known already is replaced
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// How long it is good: 1m to 30d
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
+        ttl: u32,
+        /// How many workers may join by it, 1 to 1000
+        #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        uses: u32,
+    },
+    /// Those of the last 30 days, and what became of them
+    List,
+    /// End one; workers that joined by it stay
+    Revoke {
+        /// Its id, or the first 8 characters of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Read the settings as a start would; exit code 1, with the key and the way out, if they cannot be used
     Check,
@@ -84,6 +126,9 @@ fn main() -> ExitCode {
         let args = Args::parse();
         match args.command {
             Some(Command::Doctor { json }) => look(&args.flags, json),
+            Some(Command::Init { name }) => init(&args.flags, &name),
+            Some(Command::Token(command)) => token(&args.flags, command),
+            Some(Command::Ca) => authority(&args.flags),
             Some(Command::Config(command)) => settings(&args.flags, &command),
             Some(Command::Backup { folder }) => back_up(&args.flags, &folder),
             Some(Command::Restore { folder, check }) => restore(&args.flags, &folder, check),
@@ -110,6 +155,69 @@ fn run(args: &Args) -> anyhow::Result<()> {
     log::start(args.log_format);
     let config = Config::load(&args.flags, variables())?;
     tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config))
+}
+
+fn init(flags: &Flags, names: &[String]) -> anyhow::Result<ExitCode> {
+    let place = Config::place(flags, variables())?;
+    become_owner_of(&place.data_dir)?;
+    print(&trust::init::init(&place, names, SystemClock.now())?)
+}
+
+/// Writes to stdout what somebody asked for.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn authority(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let place = Config::place(flags, variables())?;
+    let files = Files::of(&place.data_dir);
+    let bundle = Bundle::read(&files)
+        .context("there is no authority here, or you may not read it (\"marquee-coordinator init\" makes one; run this as root or the coordinator's account)")?;
+    print(&bundle.pem)
+}
+
+fn token(flags: &Flags, command: TokenCommand) -> anyhow::Result<ExitCode> {
+    let config = Config::load(flags, variables())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    match command {
+        TokenCommand::Create {
+            role,
+            name,
+            ttl,
+            uses,
+        } => {
+            let request = v1::CreateJoinTokenRequest {
+                role,
+                name: name.unwrap_or_default(),
+                ttl_s: ttl,
+                uses,
+            };
+            let (token, told) = runtime.block_on(trust::local::create_token(&config, request))?;
+            // stdout is the token alone, so that it can go into a file.
+            eprint!("{told}");
+            print(&format!("{token}\n"))
+        }
+        TokenCommand::List => print(&runtime.block_on(trust::local::list_tokens(&config))?),
+        TokenCommand::Revoke { id } => {
+            print(&runtime.block_on(trust::local::revoke_token(&config, id))?)
+        }
+    }
+}
+
+/// `90s`, `15m`, `1h`, `7d`.
+fn seconds(text: &str) -> Result<u32, String> {
+    let wrong = || format!("{text:?} is no time; write 90s, 15m, 1h or 7d");
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let count: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    count.checked_mul(factor).ok_or_else(wrong)
 }
 
 fn look(flags: &Flags, json: bool) -> anyhow::Result<ExitCode> {

@@ -53,6 +53,16 @@ impl Role {
         }
     }
 
+    /// The epoch by which it leads, 0 where it is alone. None: it stands by.
+    #[must_use]
+    pub fn leads_as(&self) -> Option<u64> {
+        match &*self.state() {
+            State::Alone => Some(0),
+            State::Leads { epoch, .. } => Some(u64::try_from(*epoch).unwrap_or(0)),
+            State::StandsBy(_) => None,
+        }
+    }
+
     /// Whether nobody else can lead by now. What no fence guards, such as shares of rates, is given out only then.
     #[must_use]
     pub fn is_sure(&self) -> bool {

@@ -15,10 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use marquee_settings::Setting;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::trust::authority::Files;
+use crate::users::Users;
 
 pub use starts::{SAFE_MODE_FOR, STEADY, Starts};
 pub use trail::{Step, Trail};
@@ -39,6 +42,12 @@ pub struct Walls {
     pub safe_mode: Option<Arc<str>>,
     /// Who may ask; by default whoever can connect.
     pub access: Access,
+    /// The authority by which workers join; None: there is none.
+    pub authority: Option<Files>,
+    /// Who the users are.
+    pub users: Users,
+    /// The settings in force, and where each was written; without what may hold a password.
+    pub listing: Arc<[Setting]>,
 }
 
 /// Work that panicked: a fault of this version.

@@ -62,6 +62,7 @@ async fn download(client: &mut Client, digest: &Digest, offset: u64) -> Result<V
         digest: digest.to_string(),
         offset,
         size_bytes: None,
+        job_id: 0,
     };
     let mut chunks = client.download_blob(request).await?.into_inner();
     let mut bytes = Vec::new();

@@ -86,6 +86,7 @@ async fn a_coordinator_lives_by_the_clock_chance_and_network_that_it_is_given() 
         tls: None,
         access: marquee_coordinator::access::Rule::default(),
         settings: Settings::default(),
+        listing: Vec::new(),
     };
     let (listens, mut address) = mpsc::unbounded_channel();
     let came = Arc::new(AtomicUsize::new(0));

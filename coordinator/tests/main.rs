@@ -33,5 +33,7 @@ mod sharing;
 mod standby;
 mod support;
 mod tls;
+mod trust;
 mod unreadable;
+mod users;
 mod web;

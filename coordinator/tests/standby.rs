@@ -318,6 +318,7 @@ async fn one_with_other_artifacts_serves_none_of_them_and_leads_only_when_somebo
         digest: marquee_domain::artifact::Digest::of(b"x").to_string(),
         offset: 0,
         size_bytes: None,
+        job_id: 0,
     };
     let refused = artifacts.download_blob(download.clone()).await.unwrap_err();
     assert!(refused.message().contains("artifacts_dir"), "{refused}");

@@ -17,6 +17,7 @@ pub mod figures;
 pub mod flavour;
 pub mod ids;
 pub mod job;
+pub mod join_token;
 pub mod limits;
 pub mod nearest;
 pub mod pipeline;
@@ -32,6 +33,7 @@ pub mod standing;
 pub mod steady;
 pub mod step;
 pub mod transitions;
+pub mod users;
 pub mod zoo;
 
 pub use failure::FailureClass;

@@ -7,6 +7,7 @@ use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use marquee_domain::doctor::Check;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use sha2::{Digest as _, Sha256};
 
 /// A certificate that ends sooner is worth a word.
 const EXPIRES_SOON: TimeDelta = TimeDelta::days(14);
@@ -75,6 +76,20 @@ fn expect(der: &[u8], wanted: u8) -> Option<(&[u8], &[u8])> {
 }
 
 fn certificate(der: &[u8]) -> Option<Certificate> {
+    let (validity, fields) = expect(from_validity(der)?, SEQUENCE)?;
+    let (subject, _) = expect(fields, SEQUENCE)?;
+    let (tag, from, rest) = value(validity)?;
+    let not_before = time(tag, from)?;
+    let (tag, until, _) = value(rest)?;
+    Some(Certificate {
+        subject: common_name(subject).unwrap_or_else(|| "a certificate without a name".into()),
+        not_before,
+        not_after: time(tag, until)?,
+    })
+}
+
+/// The fields of a certificate from its dates on.
+fn from_validity(der: &[u8]) -> Option<&[u8]> {
     let (signed, _) = expect(der, SEQUENCE)?;
     let (fields, _) = expect(signed, SEQUENCE)?;
     let fields = match value(fields)? {
@@ -84,15 +99,44 @@ fn certificate(der: &[u8]) -> Option<Certificate> {
     let (_, _, fields) = value(fields)?; // serial number
     let (_, fields) = expect(fields, SEQUENCE)?; // algorithm
     let (_, fields) = expect(fields, SEQUENCE)?; // issuer
-    let (validity, fields) = expect(fields, SEQUENCE)?;
-    let (subject, _) = expect(fields, SEQUENCE)?;
-    let (tag, from, rest) = value(validity)?;
-    let not_before = time(tag, from)?;
-    let (tag, until, _) = value(rest)?;
-    Some(Certificate {
-        subject: common_name(subject).unwrap_or_else(|| "a certificate without a name".into()),
-        not_before,
-        not_after: time(tag, until)?,
+    Some(fields)
+}
+
+/// SHA-256 of a certificate's public key (SubjectPublicKeyInfo), by which a join token knows an authority. None: it
+/// cannot be read.
+#[must_use]
+pub fn pin(der: &[u8]) -> Option<[u8; 32]> {
+    let (_, fields) = expect(from_validity(der)?, SEQUENCE)?;
+    let (_, key) = expect(fields, SEQUENCE)?; // subject
+    let (_, rest) = expect(key, SEQUENCE)?;
+    let key = &key[..key.len() - rest.len()];
+    Some(Sha256::digest(key).into())
+}
+
+/// Why this host's own certificate cannot be shown now, with the way out; None: it can. Asked before anything is
+/// dialled, since a server that refuses a certificate can hardly say why (in TLS 1.3 the client learns it late, as a
+/// connection that broke).
+#[must_use]
+pub fn unusable(pem: &str, now: DateTime<Utc>) -> Option<String> {
+    let own = match read(pem) {
+        // The first is the owner's; those after it lead to the authority.
+        Ok(mut found) => found.swap_remove(0),
+        Err(why) => return Some(format!("the file of this host's own certificate {why}")),
+    };
+    let subject = &own.subject;
+    let at = |time: DateTime<Utc>| time.format("%Y-%m-%d %H:%M:%S UTC");
+    if own.not_after <= now {
+        return Some(format!(
+            "this host's own certificate ({subject}) expired on {}",
+            at(own.not_after)
+        ));
+    }
+    (own.not_before > now).then(|| {
+        format!(
+            "this host's own certificate ({subject}) is good from {} on, and this host's clock says {}; set the clock (\"timedatectl set-ntp true\")",
+            at(own.not_before),
+            at(now)
+        )
     })
 }
 
@@ -164,6 +208,11 @@ mod tests {
         assert_eq!(verdict(ca.not_before + day), Verdict::Ok);
         assert_eq!(verdict(ca.not_after - day), Verdict::Warning);
         assert_eq!(verdict(ca.not_after), Verdict::Failed);
+        assert_eq!(unusable(CA, ca.not_after - day), None);
+        let expired = unusable(CA, ca.not_after).unwrap();
+        assert!(expired.contains("expired on 20"), "{expired}");
+        let early = unusable(CA, ca.not_before - day).unwrap();
+        assert!(early.contains("set the clock"), "{early}");
         let expired = check("tls.ca", CA, ca.not_after + day);
         assert!(
             expired.found.contains("Marquee CA expired on"),

@@ -52,8 +52,26 @@ pub enum ErrorCode {
     StillNeeded,
     /// The account that asks may not use this coordinator.
     NotAllowed,
+    /// Who asks has shown neither a certificate nor anything else.
+    NotIdentified,
+    /// A worker's certificate was shown for what workers may not do.
+    NotForWorkers,
+    /// A join token, or what was asked for with it, is not good.
+    JoinRefused,
+    /// The coordinator cannot sign certificates.
+    NoAuthority,
+    /// The worker was revoked or forgotten.
+    WorkerRevoked,
     /// Another coordinator leads, or none does just now; this one may change nothing.
     NotLeading,
+    /// Nobody that is known asks: a token is missing, or not valid.
+    NotLoggedIn,
+    /// Who asks has a role that is not enough.
+    RoleTooLow,
+    UserNotFound,
+    TokenNotFound,
+    /// There is a user of this name already.
+    UserExists,
     /// Only a job that waits or is queued can be held and released.
     JobNotHoldable,
     /// Only what runs can be moved to another host.
@@ -80,7 +98,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 38] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -102,7 +120,17 @@ impl ErrorCode {
         Self::OverQuota,
         Self::WorkerNotFound,
         Self::NotAllowed,
+        Self::NotIdentified,
+        Self::NotForWorkers,
+        Self::JoinRefused,
+        Self::NoAuthority,
+        Self::WorkerRevoked,
         Self::JobNotMovable,
+        Self::NotLoggedIn,
+        Self::RoleTooLow,
+        Self::UserNotFound,
+        Self::TokenNotFound,
+        Self::UserExists,
         Self::BlobMismatch,
         Self::BlobDamaged,
         Self::StorageUnavailable,
@@ -131,9 +159,19 @@ impl ErrorCode {
             Self::WorkerIdInUse => "MQ0307",
             Self::StillNeeded => "MQ0308",
             Self::NotAllowed => "MQ0340",
+            Self::NotIdentified => "MQ0375",
+            Self::NotForWorkers => "MQ0376",
+            Self::JoinRefused => "MQ0377",
+            Self::NoAuthority => "MQ0378",
+            Self::WorkerRevoked => "MQ0379",
             Self::NotLeading => "MQ0320",
             Self::JobNotHoldable => "MQ0330",
             Self::JobNotMovable => "MQ0365",
+            Self::NotLoggedIn => "MQ0370",
+            Self::RoleTooLow => "MQ0371",
+            Self::UserNotFound => "MQ0372",
+            Self::TokenNotFound => "MQ0373",
+            Self::UserExists => "MQ0374",
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
@@ -151,12 +189,14 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused => Code::AlreadyExists,
+            Self::RequestIdReused | Self::UserExists => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
             | Self::ProjectNotFound
             | Self::WorkerNotFound
+            | Self::UserNotFound
+            | Self::TokenNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable
@@ -167,8 +207,15 @@ impl ErrorCode {
             | Self::CannotRescue
             | Self::WorkerIdInUse
             | Self::StillNeeded
+            | Self::NoAuthority
             | Self::SafeMode => Code::FailedPrecondition,
-            Self::WorkerOwned | Self::NotAllowed => Code::PermissionDenied,
+            Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
+            Self::WorkerOwned
+            | Self::NotAllowed
+            | Self::NotForWorkers
+            | Self::JoinRefused
+            | Self::WorkerRevoked
+            | Self::RoleTooLow => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,
             Self::StorageUnavailable | Self::NotLeading => Code::Unavailable,
             Self::LimitReached | Self::OverQuota => Code::ResourceExhausted,

@@ -13,6 +13,7 @@ mod error;
 mod file;
 mod listing;
 mod origin;
+mod owner;
 mod values;
 
 pub use data_dir::default_data_dir;
@@ -20,6 +21,7 @@ pub use environment::variables;
 pub use error::SettingsError;
 pub use listing::{Setting, as_toml};
 pub use origin::Origin;
+pub use owner::become_owner_of;
 pub use values::Values;
 
 /// Exit status of a daemon whose settings are wrong (`EX_CONFIG` of sysexits.h). The units in `deploy/` do not start it

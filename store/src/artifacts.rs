@@ -13,6 +13,7 @@ pub struct Artifact {
     pub job: JobId,
     pub job_name: JobName,
     pub pipeline: PipelineId,
+    pub project: String,
     pub attempt: AttemptNumber,
     pub name: String,
     pub digest: Digest,
@@ -33,6 +34,7 @@ struct Row {
     job_id: i64,
     job_name: String,
     pipeline_id: i64,
+    project: String,
     attempt: i32,
     name: String,
     digest: String,
@@ -49,6 +51,7 @@ impl TryFrom<Row> for Artifact {
             job: JobId(row.job_id),
             job_name: convert::job_name(row.job_name)?,
             pipeline: PipelineId(row.pipeline_id),
+            project: row.project,
             attempt: AttemptNumber(convert::u32_of("artifacts.attempt", row.attempt)?),
             name: row.name,
             digest: convert::digest(row.digest)?,
@@ -63,7 +66,7 @@ impl TryFrom<Row> for Artifact {
 pub async fn find_artifact_of_job(conn: &mut Conn, job: JobId) -> Result<Option<Artifact>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, j.project, a.attempt, a.name, a.digest,
                 a.size_bytes, a.file_count, a.committed_at
          FROM artifacts a JOIN jobs j ON j.id = a.job_id
          WHERE a.job_id = $1",
@@ -75,19 +78,25 @@ pub async fn find_artifact_of_job(conn: &mut Conn, job: JobId) -> Result<Option<
 }
 
 /// The newest artifact of each digest that starts with `prefix` (lowercase hexadecimal), at most
-/// two: more than one means that the prefix is not unique.
-pub async fn list_artifacts_by_digest(conn: &mut Conn, prefix: &str) -> Result<Vec<Artifact>> {
+/// two: more than one means that the prefix is not unique. Of these projects alone, where some are named.
+pub async fn list_artifacts_by_digest(
+    conn: &mut Conn,
+    prefix: &str,
+    projects: Option<&[String]>,
+) -> Result<Vec<Artifact>> {
     // "g" follows every hexadecimal digit, so the index serves the range under any collation.
     let rows = sqlx::query_as!(
         Row,
         "SELECT DISTINCT ON (a.digest)
-                a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+                a.job_id, j.name AS job_name, j.pipeline_id, j.project, a.attempt, a.name, a.digest,
                 a.size_bytes, a.file_count, a.committed_at
          FROM artifacts a JOIN jobs j ON j.id = a.job_id
          WHERE a.digest >= $1 AND a.digest < $1 || 'g'
+           AND ($2::text[] IS NULL OR j.project = ANY ($2))
          ORDER BY a.digest, a.committed_at DESC, a.job_id DESC
          LIMIT 2",
         prefix,
+        projects,
     )
     .fetch_all(conn.sql())
     .await?;
@@ -160,9 +169,22 @@ pub async fn find_manifest_by_digest(conn: &mut Conn, digest: &Digest) -> Result
     manifest.map(convert::manifest).transpose()
 }
 
-/// Committed artifacts, newest first, at most `limit`.
+/// The projects whose jobs committed the artifact with this digest, each once.
+pub async fn list_artifact_projects(conn: &mut Conn, digest: &Digest) -> Result<Vec<String>> {
+    let projects = sqlx::query_scalar!(
+        "SELECT DISTINCT j.project FROM artifacts a JOIN jobs j ON j.id = a.job_id
+         WHERE a.digest = $1 ORDER BY j.project",
+        digest.as_str(),
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(projects)
+}
+
+/// Committed artifacts, newest first, at most `limit`; of these projects alone, where some are named.
 pub async fn list_artifacts(
     conn: &mut Conn,
+    projects: Option<&[String]>,
     pipeline: Option<PipelineId>,
     job: Option<JobId>,
     after: Option<After>,
@@ -170,12 +192,13 @@ pub async fn list_artifacts(
 ) -> Result<Vec<Artifact>> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, a.attempt, a.name, a.digest,
+        "SELECT a.job_id, j.name AS job_name, j.pipeline_id, j.project, a.attempt, a.name, a.digest,
                 a.size_bytes, a.file_count, a.committed_at
          FROM artifacts a JOIN jobs j ON j.id = a.job_id
          WHERE ($1::bigint IS NULL OR j.pipeline_id = $1)
            AND ($2::bigint IS NULL OR a.job_id = $2)
            AND ($3::timestamptz IS NULL OR (a.committed_at, a.job_id) < ($3, $4::bigint))
+           AND ($6::text[] IS NULL OR j.project = ANY ($6))
          ORDER BY a.committed_at DESC, a.job_id DESC
          LIMIT $5",
         pipeline.map(|id| id.0),
@@ -183,6 +206,7 @@ pub async fn list_artifacts(
         after.map(|after| after.committed_at),
         after.map(|after| after.job.0),
         i64::from(limit),
+        projects,
     )
     .fetch_all(conn.sql())
     .await?;

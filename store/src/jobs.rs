@@ -108,7 +108,8 @@ pub struct JobFilter {
     pub among: Option<Vec<JobId>>,
     pub states: Option<Vec<JobStateName>>,
     pub kinds: Option<Vec<JobKind>>,
-    pub project: Option<String>,
+    /// Of one of these projects.
+    pub projects: Option<Vec<String>>,
     /// Only jobs submitted before this one.
     pub before: Option<JobId>,
 }
@@ -383,7 +384,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
              AND ($3::text[] IS NULL OR s.state = ANY ($3))
              AND ($4::text[] IS NULL OR j.kind = ANY ($4))
              AND j.id BETWEEN $5 AND $10
-             AND ($9::text IS NULL OR j.project = $9)
+             AND ($9::text[] IS NULL OR j.project = ANY ($9))
              AND CASE WHEN $7::bigint IS NOT NULL THEN j.array_job_id = $7
                       ELSE $2::bigint[] IS NOT NULL OR j.array_job_id IS NULL END
            ORDER BY j.id DESC
@@ -396,7 +397,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
         i64::try_from(limit).unwrap_or(i64::MAX),
         filter.array.map(|id| id.0),
         PROGRESS_ELEMENTS_MAX,
-        filter.project,
+        filter.projects.as_deref(),
         last,
     )
     .fetch_all(conn.sql())
@@ -429,6 +430,29 @@ pub async fn list_job_names(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<(JobI
     names
         .map(|row| Ok((JobId(row.id), convert::job_name(row.name)?)))
         .collect()
+}
+
+/// The projects of jobs; those that are not there are left out.
+pub async fn list_job_projects(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<(JobId, String)>> {
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query!("SELECT id, project FROM jobs WHERE id = ANY ($1)", &ids)
+        .fetch_all(conn.sql())
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (JobId(row.id), row.project))
+        .collect())
+}
+
+/// The projects of a pipeline's jobs, each once. Empty: there is no such pipeline.
+pub async fn list_pipeline_projects(conn: &mut Conn, id: PipelineId) -> Result<Vec<String>> {
+    let projects = sqlx::query_scalar!(
+        "SELECT DISTINCT project FROM jobs WHERE pipeline_id = $1 ORDER BY project",
+        id.0
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(projects)
 }
 
 /// The element `index` of an array.

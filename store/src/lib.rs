@@ -48,7 +48,9 @@ pub mod steering;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod transitions;
+pub mod trust;
 pub mod usage;
+pub mod users;
 pub mod workers;
 
 pub use conn::{Conn, Tx};

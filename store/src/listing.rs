@@ -76,7 +76,7 @@ pub async fn list_job_ids(
                   WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND w.name = $6))
              AND ($7::bigint IS NULL OR j.id < $7)
              AND ($9::bigint[] IS NULL OR j.id = ANY ($9))
-             AND ($10::text IS NULL OR j.project = $10)
+             AND ($10::text[] IS NULL OR j.project = ANY ($10))
            ORDER BY j.id DESC
            LIMIT $8"#,
         filter.pipeline.map(|id| id.0),
@@ -88,7 +88,7 @@ pub async fn list_job_ids(
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
         among.as_deref(),
-        filter.project,
+        filter.projects.as_deref(),
     )
     .fetch_all(conn.sql())
     .await?;
@@ -133,15 +133,21 @@ pub async fn count_jobs(conn: &mut Conn, since: DateTime<Utc>) -> Result<Vec<(Jo
     counts.collect()
 }
 
-/// The jobs that ended last, of the newest 20,000, latest first; without elements of arrays.
-pub async fn list_ended_ids(conn: &mut Conn, limit: u32) -> Result<Vec<JobId>> {
+/// The jobs that ended last, of the newest 20,000, latest first; without elements of arrays. Of these projects alone,
+/// where some are named.
+pub async fn list_ended_ids(
+    conn: &mut Conn,
+    projects: Option<&[String]>,
+    limit: u32,
+) -> Result<Vec<JobId>> {
     let ids = sqlx::query_scalar!(
         "SELECT id FROM (
-             SELECT id, state, finished_at FROM jobs WHERE array_job_id IS NULL ORDER BY id DESC LIMIT $2) e
-         WHERE state <> 'open' AND finished_at IS NOT NULL
+             SELECT id, state, finished_at, project FROM jobs WHERE array_job_id IS NULL ORDER BY id DESC LIMIT $2) e
+         WHERE state <> 'open' AND finished_at IS NOT NULL AND ($3::text[] IS NULL OR project = ANY ($3))
          ORDER BY finished_at DESC LIMIT $1",
         i64::from(limit),
         ENDED_LOOKED_AT,
+        projects,
     )
     .fetch_all(conn.sql())
     .await?;

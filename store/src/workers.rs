@@ -132,7 +132,8 @@ pub async fn check_owner(conn: &mut Conn, hello: &WorkerHello) -> Result<()> {
     }
 }
 
-/// Stores a sign of life. One that comes after the lease ran out makes the worker online again.
+/// Stores a sign of life. One that comes after the lease ran out makes the worker online again; one of a worker that
+/// was revoked meanwhile does not.
 pub async fn mark_worker_seen(
     tx: &mut Tx,
     id: WorkerId,
@@ -141,7 +142,8 @@ pub async fn mark_worker_seen(
 ) -> Result<()> {
     let done = sqlx::query!(
         "UPDATE workers SET last_seen_at = $2, state = 'online'
-         WHERE id = $1 AND state IN ('online', 'lost')",
+         WHERE id = $1 AND state IN ('online', 'lost')
+           AND NOT EXISTS (SELECT 1 FROM members WHERE worker_id = $1 AND revoked_at IS NOT NULL)",
         id.0,
         now,
     )

@@ -148,19 +148,19 @@ async fn an_artifact_is_found_by_its_job_its_name_and_as_much_of_its_digest_as_i
 
     // Two jobs with one digest are one artifact, the newest; two digests are two, and no prefix tells them apart.
     let whole = one.digest();
-    let exact = artifacts::list_artifacts_by_digest(&mut tx, whole.as_str())
+    let exact = artifacts::list_artifacts_by_digest(&mut tx, whole.as_str(), None)
         .await
         .unwrap();
     assert_eq!(
         exact.iter().map(|found| found.job).collect::<Vec<_>>(),
         [again]
     );
-    let all = artifacts::list_artifacts_by_digest(&mut tx, "")
+    let all = artifacts::list_artifacts_by_digest(&mut tx, "", None)
         .await
         .unwrap();
     assert_eq!(all.len(), 2);
     for odd in ["g", "%", "'", &"f".repeat(65)] {
-        let found = artifacts::list_artifacts_by_digest(&mut tx, odd)
+        let found = artifacts::list_artifacts_by_digest(&mut tx, odd, None)
             .await
             .unwrap();
         assert_eq!(found, [], "{odd}");
@@ -170,7 +170,7 @@ async fn an_artifact_is_found_by_its_job_its_name_and_as_much_of_its_digest_as_i
     let mut after = None;
     let mut seen = Vec::new();
     loop {
-        let page = artifacts::list_artifacts(&mut tx, None, None, after, 1)
+        let page = artifacts::list_artifacts(&mut tx, None, None, None, after, 1)
             .await
             .unwrap();
         let Some(last) = page.last() else { break };
@@ -186,14 +186,14 @@ async fn an_artifact_is_found_by_its_job_its_name_and_as_much_of_its_digest_as_i
         again.0
     );
     tx.execute_raw(&damage).await.unwrap();
-    let left = artifacts::list_artifacts(&mut tx, None, None, None, 10)
+    let left = artifacts::list_artifacts(&mut tx, None, None, None, None, 10)
         .await
         .unwrap();
     assert_eq!(
         left.iter().map(|found| found.job).collect::<Vec<_>>(),
         [other, job]
     );
-    let of = artifacts::list_artifacts(&mut tx, Some(first), Some(job), None, 10)
+    let of = artifacts::list_artifacts(&mut tx, None, Some(first), Some(job), None, 10)
         .await
         .unwrap();
     assert_eq!(of.len(), 1);

@@ -107,7 +107,7 @@ async fn jobs_are_listed_and_counted_by_project_and_elements_are_their_arrays() 
         3
     );
     let filter = jobs::JobFilter {
-        project: Some("vision".into()),
+        projects: Some(vec!["vision".into()]),
         ..jobs::JobFilter::default()
     };
     let listed = jobs::list_jobs(tx, &filter, 9).await.unwrap();

@@ -32,7 +32,9 @@ pub mod report;
 pub mod samples;
 pub mod status;
 pub mod trained;
+pub mod trust;
 pub mod units;
+pub mod users;
 pub mod words;
 pub mod workers;
 

@@ -9,8 +9,10 @@ import { OverviewPage } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
 import { WorkersPage } from "./pages/workers";
 import { go, Link, usePlace, type Place } from "./router";
+import { LoginPage, Me } from "./pages/login";
 import { Dialog } from "./ui/dialog";
 import { Empty } from "./ui/parts";
+import { isStranger, useWho } from "./who";
 
 const SubmitPage = lazy(() => import("./pages/submit").then((part) => part.SubmitPage));
 const ComparePage = lazy(() => import("./pages/compare").then((part) => part.ComparePage));
@@ -40,6 +42,8 @@ export function App() {
   const path = place.parts.join("/");
   useTitle(place);
   useMoved(path, main);
+  const { identity } = useWho();
+  const stranger = isStranger(identity);
   return (
     <>
       <a class="skip" href="#main">
@@ -66,12 +70,13 @@ export function App() {
           Submit
         </Link>
       </header>
-      <Broken />
+      {stranger ? null : <Broken />}
       <main id="main" ref={main} tabIndex={-1}>
-        <Page place={place} />
+        {stranger ? <LoginPage /> : <Page place={place} />}
       </main>
       <footer class="foot">
         <Version />
+        <Me />
         <button type="button" class="plain" onClick={() => setHelp(true)}>
           Keys <kbd>?</kbd>
         </button>
@@ -136,8 +141,17 @@ function Sign() {
 }
 
 function Connection() {
-  const { health } = useOverview();
-  const words = health === "live" ? "live" : health === "starting" ? "connecting" : "not connected";
+  const { health: heard } = useOverview();
+  const { identity } = useWho();
+  // It answers, and asks who one is.
+  const health = isStranger(identity) ? "ended" : heard;
+  const words = isStranger(identity)
+    ? "not logged in"
+    : health === "live"
+      ? "live"
+      : health === "starting"
+        ? "connecting"
+        : "not connected";
   return (
     <span class={`connection connection-${health}`} role="status">
       <i aria-hidden="true" />
@@ -148,7 +162,8 @@ function Connection() {
 
 function Broken() {
   const { health, trouble, overview } = useOverview();
-  if (health === "broken")
+  // Whoever is not logged in any more is asked to do so.
+  if (health === "broken" && trouble?.code !== "MQ0370")
     return (
       <div class="banner banner-bad" role="alert">
         <strong>The coordinator does not answer.</strong> What you see is how it was; this page goes on by itself when

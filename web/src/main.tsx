@@ -6,14 +6,17 @@ import "./style/parts.css";
 import { render } from "preact";
 import { App } from "./app";
 import { OverviewKeeper } from "./overview";
+import { WhoKeeper } from "./who";
 
 const root = document.querySelector("#app");
 if (root) {
   root.replaceChildren();
   render(
-    <OverviewKeeper>
-      <App />
-    </OverviewKeeper>,
+    <WhoKeeper>
+      <OverviewKeeper>
+        <App />
+      </OverviewKeeper>
+    </WhoKeeper>,
     root,
   );
 }

@@ -6,6 +6,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::join::Place;
+use crate::member::{Folder, Joined, MemberError};
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
 use marquee_domain::resources::check_label;
@@ -172,12 +174,17 @@ pub struct Tls {
     pub ca: String,
     /// Certificate and key of this worker.
     pub identity: Option<(String, String)>,
+    /// The name that the coordinator's certificate must have; None: that of its address.
+    pub server_name: Option<String>,
+    /// Where the files lie, if joining left them there: they are renewed.
+    pub member: Option<Folder>,
 }
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls")
             .field("identity", &self.identity.is_some())
+            .field("member", &self.member)
             .finish_non_exhaustive()
     }
 }
@@ -189,6 +196,8 @@ pub enum ConfigError {
     Settings(#[from] SettingsError),
     #[error("{key} {problem}")]
     Value { key: &'static str, problem: String },
+    #[error(transparent)]
+    Member(#[from] MemberError),
 }
 
 /// Where settings come from besides the flags.
@@ -204,6 +213,20 @@ impl Config {
     /// Reads the settings. `flags` win over the environment, which wins over the file.
     pub fn load(sources: Sources<'_>, flags: Settings) -> Result<Self, ConfigError> {
         Self::of(&values(sources, flags)?)
+    }
+
+    /// What `join` has to know, of settings that may need the certificate that it is to bring.
+    pub fn place(sources: Sources<'_>, flags: Settings) -> Result<Place, ConfigError> {
+        let values = values(sources, flags)?;
+        let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
+        let data_dir = absolute("data_dir", data_dir)?;
+        // What an earlier join left may be what is to be mended.
+        let joined = Folder::of(&data_dir).read().ok().flatten();
+        Ok(Place {
+            data_dir,
+            name: named(&values, joined.map(|(joined, _)| joined.name))?,
+            set_coordinator: values.text("coordinator").map(str::to_owned),
+        })
     }
 
     /// The settings in force, with the place where each was written.
@@ -233,8 +256,14 @@ impl Config {
     }
 
     fn of(values: &Values) -> Result<Self, ConfigError> {
-        let coordinators = coordinators(values)?;
+        let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
+        let data_dir = absolute("data_dir", data_dir)?;
+        let joined = Folder::of(&data_dir).read()?;
+        let coordinators = coordinators(values, joined.as_ref().map(|(joined, _)| joined))?;
         let coordinator = coordinators[0].clone();
+        let joined_name = joined.as_ref().map(|(joined, _)| joined.name.clone());
+        let tls = tls(&coordinators, values, joined.map(|(_, tls)| tls))?;
+        let member = tls.as_ref().and_then(|tls| tls.member.as_ref());
         let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
         if threads_per_slot == Some(0) {
             return Err(value(
@@ -242,14 +271,15 @@ impl Config {
                 "must be 1 or more; leave it out to share all threads",
             ));
         }
-        let data_dir = values.path("data_dir").map_or_else(usual_data_dir, Ok)?;
         let bin_dir = values.path("bin_dir").map_or_else(own_folder, Ok)?;
         Ok(Self {
-            tls: tls(&coordinators, values)?,
+            tls_key: values
+                .path("tls.key")
+                .or_else(|| member.map(Folder::identity)),
             coordinator,
             coordinators,
-            name: name(values.text("name"))?,
-            data_dir: absolute("data_dir", data_dir)?,
+            name: named(values, joined_name)?,
+            data_dir,
             bin_dir: absolute("bin_dir", bin_dir)?,
             cpu_slots: values
                 .number("cpu_slots", 0..=HOST_DEVICES_MAX)?
@@ -274,7 +304,7 @@ impl Config {
             tasks_max: values
                 .number("tasks_max", TASKS_MAX_LEAST..=TASKS_MAX_MOST)?
                 .unwrap_or(DEFAULT_TASKS_MAX),
-            tls_key: values.path("tls.key"),
+            tls,
             command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
@@ -396,7 +426,10 @@ fn value(key: &'static str, problem: impl Into<String>) -> ConfigError {
 }
 
 /// At least one.
-fn coordinators(values: &Values) -> Result<Vec<String>, ConfigError> {
+fn coordinators(values: &Values, joined: Option<&Joined>) -> Result<Vec<String>, ConfigError> {
+    if let (None, Some(joined)) = (values.text("coordinator"), joined) {
+        return Ok(joined.coordinators.clone());
+    }
     let text = values.text("coordinator").unwrap_or(DEFAULT_COORDINATOR);
     let urls = text.split([',', ' ']).filter(|url| !url.is_empty());
     let urls: Vec<String> = urls.map(str::to_owned).collect();
@@ -409,7 +442,11 @@ fn coordinators(values: &Values) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-fn tls(coordinators: &[String], values: &Values) -> Result<Option<Tls>, ConfigError> {
+fn tls(
+    coordinators: &[String],
+    values: &Values,
+    joined: Option<Tls>,
+) -> Result<Option<Tls>, ConfigError> {
     let coordinator = &coordinators[0];
     let read = |key: &'static str, path: &Path| {
         fs::read_to_string(path).map_err(|e| value(key, format!("= {path:?} cannot be read: {e}")))
@@ -430,10 +467,13 @@ fn tls(coordinators: &[String], values: &Values) -> Result<Option<Tls>, ConfigEr
             "coordinator",
             format!("= {coordinator:?} has no TLS, but tls.ca is set; write https://"),
         )),
-        (Some("https"), None) => Err(value(
-            "tls.ca",
-            "is missing; name the PEM file of the coordinator's CA",
-        )),
+        (Some("https"), None) => match joined {
+            Some(joined) => Ok(Some(joined)),
+            None => Err(value(
+                "tls.ca",
+                "is missing, and this worker has not joined; run \"marquee-worker join\" with a token, or name the PEM file of the coordinator's CA",
+            )),
+        },
         (Some("https"), Some(ca)) => {
             let identity = match (values.path("tls.cert"), values.path("tls.key")) {
                 (Some(cert), Some(key)) => Some((read("tls.cert", &cert)?, read("tls.key", &key)?)),
@@ -444,6 +484,8 @@ fn tls(coordinators: &[String], values: &Values) -> Result<Option<Tls>, ConfigEr
             Ok(Some(Tls {
                 ca: read("tls.ca", &ca)?,
                 identity,
+                server_name: None,
+                member: None,
             }))
         }
         (Some(_) | None, _) => Err(value(
@@ -451,6 +493,11 @@ fn tls(coordinators: &[String], values: &Values) -> Result<Option<Tls>, ConfigEr
             format!("= {coordinator:?} is no URL; write it as {DEFAULT_COORDINATOR:?}"),
         )),
     }
+}
+
+/// The name of the settings, else the one that it joined by, else the host's.
+fn named(values: &Values, joined: Option<String>) -> Result<String, ConfigError> {
+    name(values.text("name").or(joined.as_deref()))
 }
 
 fn name(configured: Option<&str>) -> Result<String, ConfigError> {

@@ -42,6 +42,9 @@ pub(crate) fn endpoint_at(
         return Ok(endpoint);
     };
     let mut client = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.ca));
+    if let Some(name) = &tls.server_name {
+        client = client.domain_name(name);
+    }
     if let Some((certificate, key)) = &tls.identity {
         client = client.identity(Identity::from_pem(certificate, key));
     }
@@ -67,5 +70,40 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    match hint(&text) {
+        Some(hint) => format!("{text}; {hint}"),
+        None => text,
+    }
+}
+
+/// What TLS means by a few of its words, and the way out.
+fn hint(text: &str) -> Option<&'static str> {
+    const HINTS: [(&str, &str); 6] = [
+        (
+            "InvalidContentType",
+            "what answers there speaks no TLS: is it the coordinator's address, and should it begin with http://?",
+        ),
+        (
+            "UnknownIssuer",
+            "the coordinator's certificate is not of the authority that this host believes (tls.ca)",
+        ),
+        (
+            "alert: UnknownCA",
+            "the coordinator does not believe the authority of this host's certificate (its tls.client_ca)",
+        ),
+        (
+            "alert: CertificateExpired",
+            "by the coordinator's clock this host's certificate has expired",
+        ),
+        (
+            "alert: UnsupportedCertificate",
+            "this host's certificate is not for clients (extendedKeyUsage clientAuth)",
+        ),
+        (
+            "alert: CertificateRequired",
+            "the coordinator wants a certificate, and this host has none to show (tls.cert and tls.key)",
+        ),
+    ];
+    let found = HINTS.iter().find(|(word, _)| text.contains(word));
+    found.map(|(_, hint)| *hint)
 }

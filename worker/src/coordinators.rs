@@ -7,6 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use chrono::{DateTime, Utc};
+use marquee_proto::certificate;
+use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::{Config, Tls};
@@ -16,13 +19,17 @@ use crate::env::Net;
 /// The coordinators of this worker's cluster. A cheap handle.
 #[derive(Debug, Clone)]
 pub struct Coordinators {
-    tls: Option<Tls>,
+    /// Whether it was dialled with TLS from the start; certificates change, this does not.
+    has_tls: bool,
     net: Arc<dyn Net>,
+    /// The certificate is another one.
+    renewed: Arc<Notify>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
 struct State {
+    tls: Option<Tls>,
     known: Vec<String>,
     /// One that another has named as the one that leads, and that is not among the known.
     named: Option<String>,
@@ -43,9 +50,11 @@ impl Coordinators {
             })?;
         }
         Ok(Self {
-            tls: config.tls.clone(),
+            has_tls: config.tls.is_some(),
             net,
+            renewed: Arc::new(Notify::new()),
             state: Arc::new(Mutex::new(State {
+                tls: config.tls.clone(),
                 known: config.coordinators.clone(),
                 named: None,
                 at: config.coordinator.clone(),
@@ -62,7 +71,44 @@ impl Coordinators {
 
     /// How to speak to it.
     pub(crate) fn endpoint(&self, url: &str) -> Result<Endpoint, tonic::transport::Error> {
-        connect::endpoint_at(url, self.tls.as_ref())
+        connect::endpoint_at(url, self.state().tls.as_ref())
+    }
+
+    /// This worker's certificate, as PEM; None: it has none to show.
+    pub(crate) fn certificate(&self) -> Option<String> {
+        let state = self.state();
+        let (own, _) = state.tls.as_ref()?.identity.as_ref()?;
+        Some(own.clone())
+    }
+
+    /// Why this worker's certificate cannot be shown now, and the way out; None: it can, or it has none.
+    pub(crate) fn unusable(&self, now: DateTime<Utc>, name: &str) -> Option<String> {
+        let why = certificate::unusable(&self.certificate()?, now)?;
+        let state = self.state();
+        let has_joined = state.tls.as_ref().is_some_and(|tls| tls.member.is_some());
+        let cure = if has_joined {
+            let address = state.at.trim_start_matches("https://");
+            format!(
+                "join again: on the coordinator's host \"marquee-coordinator token create --name {name} > token\", and here, with the daemon stopped, \"marquee-worker join {address} --token-file token\""
+            )
+        } else {
+            "give this worker a new one (tls.cert and tls.key) and restart it".to_owned()
+        };
+        Some(format!("{why}; nothing was dialled; {cure}"))
+    }
+
+    /// Dials with these certificates from now on. Whoever waits for [`Self::certificate_changed`] hears of it.
+    pub(crate) fn renewed(&self, tls: Tls) {
+        let mut state = self.state();
+        state.tls = Some(tls);
+        state.channels.clear();
+        drop(state);
+        self.renewed.notify_one();
+    }
+
+    /// Comes back when the certificate is another one.
+    pub(crate) async fn certificate_changed(&self) {
+        self.renewed.notified().await;
     }
 
     /// A channel for files to the one to ask, apart from the session's, so that no heartbeat queues behind them. It
@@ -72,7 +118,8 @@ impl Coordinators {
         if let Some(channel) = state.channels.get(&state.at) {
             return Ok(channel.clone());
         }
-        let channel = self.net.connect_lazily(self.endpoint(&state.at)?);
+        let endpoint = connect::endpoint_at(&state.at, state.tls.as_ref())?;
+        let channel = self.net.connect_lazily(endpoint);
         let at = state.at.clone();
         // What is not asked any more need not be kept open.
         state.channels.clear();
@@ -94,11 +141,7 @@ impl Coordinators {
 
     /// An address that somebody else names is dialled as safely as those of the settings, or not at all.
     fn may_follow(&self, url: &str) -> bool {
-        let scheme = if self.tls.is_some() {
-            "https://"
-        } else {
-            "http://"
-        };
+        let scheme = if self.has_tls { "https://" } else { "http://" };
         url.starts_with(scheme) && self.endpoint(url).is_ok()
     }
 
@@ -152,6 +195,7 @@ mod tests {
 
     fn state(known: &[&str]) -> State {
         State {
+            tls: None,
             known: known.iter().map(|url| (*url).to_owned()).collect(),
             named: None,
             at: known[0].to_owned(),

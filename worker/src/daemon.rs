@@ -32,6 +32,7 @@ use crate::occupied::Occupied;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::rank::walls::Walls;
+use crate::renewal;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
 use crate::transfer::Transfers;
@@ -102,6 +103,9 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
             Arc::clone(&supervisor),
             gpus,
         ));
+    }
+    if let Some(folder) = host.config.tls.as_ref().and_then(|tls| tls.member.clone()) {
+        tokio::spawn(renewal::run(Arc::clone(&host), folder));
     }
     notifier.ready();
     info!(name = %host.config.name, worker = %identity.worker, coordinators = %host.config.coordinators.join(", "),

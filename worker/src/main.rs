@@ -1,13 +1,15 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use marquee_settings::{Setting, WRONG_SETTINGS, as_toml};
+use marquee_settings::{Setting, WRONG_SETTINGS, as_toml, become_owner_of};
 use marquee_worker::config::{Config, ConfigError, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
+use marquee_worker::env::Env;
+use marquee_worker::join;
 use marquee_worker::process::keeper::{self, Keep};
 use marquee_worker::runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -69,6 +71,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Join a cluster with a token of its coordinator; then start the daemon, which needs no other setting
+    Join {
+        /// Host and port of the coordinator, such as head-1:7700
+        address: String,
+        /// File with the token, or "-" for stdin; a command line can be seen by everybody on the host
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+        /// Name of this worker, unique in the cluster [default: that of the settings, else the host's name]
+        #[arg(long = "name", value_name = "NAME")]
+        as_name: Option<String>,
+    },
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -114,8 +127,16 @@ fn run() -> anyhow::Result<ExitCode> {
         keeper::keep(&Keep::read(words)?)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let arguments = Arguments::parse();
-    match arguments.command {
+    let mut arguments = Arguments::parse();
+    match arguments.command.take() {
+        Some(Command::Join {
+            address,
+            token_file,
+            as_name,
+        }) => {
+            arguments.name = as_name.or(arguments.name);
+            join_cluster(arguments, &address, &token_file)
+        }
         Some(Command::Doctor { json }) => look(arguments, json),
         Some(Command::Config(command)) => {
             let text = settings_text(&command, &arguments.listing()?)?;
@@ -137,6 +158,22 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn join_cluster(arguments: Arguments, address: &str, token: &Path) -> anyhow::Result<ExitCode> {
+    // First: the file may be root's.
+    let token = join::read_token(token)?;
+    let file = arguments.config.clone();
+    let sources = Sources {
+        file: file.as_deref(),
+        env: None,
+    };
+    let place = Config::place(sources, arguments.into_settings())?;
+    become_owner_of(&place.data_dir)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let told = runtime.block_on(join::join(&place, address, token, &Env::real()))?;
+    std::io::stdout().write_all(told.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn look(arguments: Arguments, json: bool) -> anyhow::Result<ExitCode> {

@@ -106,6 +106,11 @@ enum Broken {
         "a coordinator that leads as epoch {theirs} has ordered something, and this worker has followed epoch {ours}: another one has taken over from it; nothing of that is done (docs/errors/MQ0320.md)"
     )]
     Superseded { ours: u64, theirs: u64 },
+    /// Its own certificate cannot be shown.
+    #[error("{0}")]
+    Certificate(String),
+    #[error("this worker's certificate was renewed, and the new one is shown from now on")]
+    Renewed,
     #[error("{0}")]
     Local(#[from] io::Error),
 }
@@ -224,6 +229,11 @@ impl Session {
     }
 
     async fn connect(&self, coordinator: &str) -> Result<Connected, Broken> {
+        let now = self.host.env.clock.now();
+        let name = &self.host.config.name;
+        if let Some(why) = self.host.coordinators.unusable(now, name) {
+            return Err(Broken::Certificate(why));
+        }
         let endpoint = self.host.coordinators.endpoint(coordinator);
         let endpoint = endpoint.map_err(|e| Broken::Connection(connect::with_causes(&e)))?;
         let env = &self.host.env;
@@ -414,6 +424,7 @@ impl Session {
                     }
                     outbox = self.send_reports(outbox, sender).await?;
                 }
+                () = self.host.coordinators.certificate_changed() => return Err(Broken::Renewed),
                 () = gpus.changed() => self.send_gpus(sender).await?,
                 _ = gpu_pulse.tick(), if !gpus.is_empty() => self.send_gpus(sender).await?,
                 incoming = next_order(orders, &mut stream) => {

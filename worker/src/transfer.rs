@@ -244,6 +244,7 @@ impl Transfers {
                 digest: file.digest.to_string(),
                 offset,
                 size_bytes: Some(file.size_bytes),
+                job_id: 0,
             };
             let mut client = self.client().map_err(Failed::Away)?;
             let mut chunks = in_time(async move { client.download_blob(request).await })

@@ -120,7 +120,7 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
         ))
     });
     let chosen = chosen(&artifact, &args.paths)?;
-    let written = download::files(remote, chosen, &folder).await?;
+    let written = download::files(remote, artifact.job_id, chosen, &folder).await?;
     session.output.show(
         &Fetched {
             artifact: &artifact,

@@ -23,9 +23,10 @@ const TRIES_MAX: u32 = 10;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Writes what a manifest lists under `folder` and returns the files' paths, in the same order.
+/// Writes what the manifest of a job's artifact lists under `folder` and returns the files' paths, in the same order.
 pub(crate) async fn files(
     remote: &Remote,
+    job: i64,
     wire: v1::Manifest,
     folder: &Path,
 ) -> Result<Vec<PathBuf>> {
@@ -38,7 +39,7 @@ pub(crate) async fn files(
         fs::create_dir_all(parent)
             .with_context(|| format!("cannot make the folder {}", parent.display()))?;
         let executable = manifest.is_executable(&file.path);
-        one(remote, file, executable, &path).await?;
+        one(remote, job, file, executable, &path).await?;
         written.push(path);
     }
     for empty in &manifest.empty_folders {
@@ -50,9 +51,14 @@ pub(crate) async fn files(
 }
 
 /// One file's contents, in memory: for the small ones that the CLI reads itself.
-pub(crate) async fn contents(remote: &Remote, digest: &Digest) -> Result<Vec<u8>> {
+pub(crate) async fn contents(remote: &Remote, job: i64, digest: &Digest) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    receive(remote, digest, None, &mut |chunk| {
+    let file = Wanted {
+        job,
+        digest,
+        size: None,
+    };
+    receive(remote, file, &mut |chunk| {
         bytes.extend_from_slice(chunk);
         Ok(())
     })
@@ -60,7 +66,13 @@ pub(crate) async fn contents(remote: &Remote, digest: &Digest) -> Result<Vec<u8>
     Ok(bytes)
 }
 
-async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -> Result<()> {
+async fn one(
+    remote: &Remote,
+    job: i64,
+    file: &FileEntry,
+    executable: bool,
+    path: &Path,
+) -> Result<()> {
     let (digest, size) = (&file.digest, file.size_bytes);
     let folder = path.parent().unwrap_or(Path::new("."));
     let write = || format!("cannot write {}", path.display());
@@ -72,7 +84,12 @@ async fn one(remote: &Remote, file: &FileEntry, executable: bool, path: &Path) -
         .with_context(write)?;
     let mut hash = Sha256::new();
     let mut length = 0;
-    receive(remote, digest, Some(size), &mut |chunk| {
+    let wanted = Wanted {
+        job,
+        digest,
+        size: Some(size),
+    };
+    receive(remote, wanted, &mut |chunk| {
         hash.update(chunk);
         length += chunk.len() as u64;
         aside.write_all(chunk)
@@ -105,19 +122,27 @@ fn make_readable(file: &File, executable: bool) -> std::io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(all & !mask.bits()))
 }
 
-/// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte. `size` is what
-/// its manifest says, where one does.
+/// A file that is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    /// The job whose artifact it is of.
+    job: i64,
+    digest: &'a Digest,
+    /// What its manifest says, where one does.
+    size: Option<u64>,
+}
+
+/// Passes a blob to `take` chunk by chunk; after a broken connection it continues at the same byte.
 async fn receive(
     remote: &Remote,
-    digest: &Digest,
-    size: Option<u64>,
+    wanted: Wanted<'_>,
     take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<()> {
     let mut offset = 0;
     let mut tries = 0;
     loop {
         let before = offset;
-        let status = match stream(remote, digest, size, &mut offset, take).await? {
+        let status = match stream(remote, wanted, &mut offset, take).await? {
             Ok(()) => return Ok(()),
             Err(status) => status,
         };
@@ -132,15 +157,15 @@ async fn receive(
 
 async fn stream(
     remote: &Remote,
-    digest: &Digest,
-    size: Option<u64>,
+    wanted: Wanted<'_>,
     offset: &mut u64,
     take: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<Result<(), Status>> {
     let request = v1::DownloadBlobRequest {
-        digest: digest.to_string(),
+        digest: wanted.digest.to_string(),
         offset: *offset,
-        size_bytes: size,
+        size_bytes: wanted.size,
+        job_id: wanted.job,
     };
     let mut chunks = match remote.artifacts().download_blob(request).await {
         Ok(response) => response.into_inner(),

@@ -4,6 +4,7 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::pipeline::FieldError;
+use marquee_domain::users::UserName;
 use marquee_proto::error::{ErrorCode, invalid_document, not_leading};
 use marquee_store::StoreError;
 use tonic::Status;
@@ -71,6 +72,12 @@ pub enum LifecycleError {
     OverQuota(String),
     #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
     WorkerNotFound(String),
+    #[error("no worker {0:?} has joined; \"marquee admin worker list\" shows those that did")]
+    NoMember(String),
+    #[error(
+        "worker {0:?} is here; revoke it first (\"marquee admin worker revoke {0}\"), or stop it and wait until its lease ends"
+    )]
+    StillHere(String),
     #[error("{0}")]
     BadSetting(String),
     /// What came with others' could not be stored now; each of them tries again.
@@ -91,6 +98,17 @@ pub enum LifecycleError {
         "pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile"
     )]
     NotAged(PipelineId),
+    #[error("there is no user {:?}; \"marquee admin user list\" shows those there are", .0.as_str())]
+    UserNotFound(UserName),
+    #[error(
+        "there is a user {:?} already; \"marquee admin user role {}\" changes his roles", .0.as_str(), .0
+    )]
+    UserExists(UserName),
+    #[error("there is no token {0:?}; \"marquee admin token list\" shows those there are")]
+    TokenNotFound(String),
+    /// What the role of whoever asks does not allow, and which would.
+    #[error("{0}")]
+    RoleTooLow(String),
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -128,7 +146,13 @@ impl LifecycleError {
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
             | Self::WorkerNotFound(_)
+            | Self::NoMember(_)
+            | Self::StillHere(_)
             | Self::BadSetting(_)
+            | Self::UserNotFound(_)
+            | Self::UserExists(_)
+            | Self::TokenNotFound(_)
+            | Self::RoleTooLow(_)
             | Self::NeedHasNotSucceeded { .. } => false,
         }
     }
@@ -165,8 +189,15 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
-            LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
+            LifecycleError::WorkerNotFound(_) | LifecycleError::NoMember(_) => {
+                ErrorCode::WorkerNotFound
+            }
+            LifecycleError::StillHere(_) => ErrorCode::StillNeeded,
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
+            LifecycleError::UserNotFound(_) => ErrorCode::UserNotFound,
+            LifecycleError::UserExists(_) => ErrorCode::UserExists,
+            LifecycleError::TokenNotFound(_) => ErrorCode::TokenNotFound,
+            LifecycleError::RoleTooLow(_) => ErrorCode::RoleTooLow,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
             LifecycleError::Needed { .. }
@@ -210,6 +241,16 @@ impl From<LifecycleError> for Status {
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
             | ErrorCode::NotAllowed
+            | ErrorCode::NotIdentified
+            | ErrorCode::NotForWorkers
+            | ErrorCode::JoinRefused
+            | ErrorCode::NoAuthority
+            | ErrorCode::WorkerRevoked
+            | ErrorCode::NotLoggedIn
+            | ErrorCode::RoleTooLow
+            | ErrorCode::UserNotFound
+            | ErrorCode::UserExists
+            | ErrorCode::TokenNotFound
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

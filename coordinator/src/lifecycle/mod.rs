@@ -28,6 +28,7 @@ mod settle;
 mod standing;
 mod submit;
 mod unreadable;
+mod users;
 mod verdict;
 
 pub use cancel::{cancel_job, cancel_pipeline};
@@ -48,6 +49,10 @@ pub use settle::{Settled, advance, settle};
 pub use standing::set_standing;
 pub use submit::{Submission, Submitted, check, submit};
 pub use unreadable::fail_unreadable;
+pub(crate) use users::{
+    Changed, NewToken, add_user, create_token, log_in, log_out, remove_user, revoke_token,
+    set_roles,
+};
 pub use verdict::PREPARE_MAX;
 
 /// Does `work`, and the same once more where another transaction was in the way of its own and Postgres ended it: nothing

@@ -7,7 +7,7 @@ use marquee_domain::pipeline::FieldError;
 use marquee_domain::project::{self, PROJECTS_MAX, ProjectName, Quotas, Reset, Retention};
 use marquee_domain::spec::{JobSpec, PipelineSpec};
 use marquee_store::projects::{self, Project, ProjectChange};
-use marquee_store::{Conn, Tx};
+use marquee_store::{Conn, Tx, audit};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -34,6 +34,7 @@ pub async fn set_project(
 ) -> Result<()> {
     let now = app.clock.now();
     let mut tx = app.db.write("set project").await?;
+    audit::act_as(&mut tx, caller).await?;
     let before = if projects::lock_project(&mut tx, name).await? {
         let all = projects::list_projects(&mut tx).await?;
         all.into_iter().find(|project| project.name == *name)

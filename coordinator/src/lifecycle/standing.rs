@@ -2,7 +2,7 @@
 
 use marquee_domain::ids::WorkerId;
 use marquee_domain::standing::Standing;
-use marquee_store::{events, steering};
+use marquee_store::{audit, events, steering};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -18,6 +18,7 @@ pub async fn set_standing(
 ) -> Result<WorkerId> {
     let now = app.clock.now();
     let mut tx = app.db.write("standing").await?;
+    audit::act_as(&mut tx, caller).await?;
     let named = steering::list_workers_named(&mut tx, name).await?;
     let Some((worker, standing)) = named.into_iter().next() else {
         return Err(LifecycleError::WorkerNotFound(name.to_owned()));

@@ -9,6 +9,7 @@ use marquee_domain::pipeline::{
 };
 use marquee_domain::resources::DeviceKind;
 use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
+use marquee_domain::users::Role;
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
@@ -16,6 +17,7 @@ use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines, retenti
 
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
+use crate::caller::Caller;
 
 /// What a user sent.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +27,8 @@ pub struct Submission<'a> {
     pub job_name: Option<&'a str>,
     pub document: DocumentText<'a>,
     pub overrides: &'a [Override],
-    /// Who asks for it.
-    pub caller: &'a str,
+    /// Who asks for it, and what he may do.
+    pub caller: &'a Caller,
 }
 
 /// A pipeline that is stored, now or before.
@@ -53,15 +55,17 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         Ok(spec) => spec,
         Err(fields) => return before_or(app, submission, &digest, fields).await,
     };
+    check_role(&spec, submission.caller)?;
     let mut missing = projects::check_projects(app, &spec).await?;
-    missing.extend(missing_artifacts(app, &spec).await?);
+    missing.extend(missing_artifacts(app, &spec, submission.caller).await?);
     if !missing.is_empty() {
         return before_or(app, submission, &digest, missing).await;
     }
 
     let now = app.clock.now();
+    let caller = submission.caller.to_string();
     let mut tx = app.db.write("submit").await?;
-    audit::act_as(&mut tx, submission.caller).await?;
+    audit::act_as(&mut tx, &caller).await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,
@@ -91,7 +95,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         });
         positions.insert(&job.name, position);
     }
-    let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, submission.caller, now).await?;
+    let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, &caller, now).await?;
     let inputs: Vec<(JobId, Digest)> = ids
         .iter()
         .zip(&spec.jobs)
@@ -100,7 +104,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     if !retention::insert_inputs(&mut tx, &inputs).await?.is_empty() {
         // It was there a moment ago, and somebody removed it since: the look finds it missing, and says where.
         drop(tx);
-        let missing = missing_artifacts(app, &spec).await?;
+        let missing = missing_artifacts(app, &spec, submission.caller).await?;
         return Err(LifecycleError::InvalidDocument(missing));
     }
     tx.commit().await?;
@@ -120,12 +124,39 @@ pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpe
     let spec = parse(app, submission)
         .await?
         .map_err(LifecycleError::InvalidDocument)?;
-    let missing = missing_artifacts(app, &spec).await?;
+    check_role(&spec, submission.caller)?;
+    let missing = missing_artifacts(app, &spec, submission.caller).await?;
     if missing.is_empty() {
         Ok(spec)
     } else {
         Err(LifecycleError::InvalidDocument(missing))
     }
+}
+
+/// Refuses jobs of projects in which the caller is no submitter, and what puts them before those of others where he is no
+/// administrator.
+fn check_role(spec: &PipelineSpec, caller: &Caller) -> Result<()> {
+    for job in &spec.jobs {
+        let project = &job.sharing.project;
+        let has = |role| caller.may(role, project.as_str());
+        let who = caller.user().unwrap_or_default();
+        if !has(Role::Submitter) {
+            return Err(LifecycleError::RoleTooLow(format!(
+                "jobs.{}.project: user {who} is no submitter in project {project}; name another one (project = \"..\" or \
+                 --project), or ask an administrator (\"marquee admin user role {who} --role submitter --project \
+                 {project}\")",
+                job.name
+            )));
+        }
+        if job.priority > 0 && !has(Role::Admin) {
+            return Err(LifecycleError::RoleTooLow(format!(
+                "jobs.{}.priority: {} goes before the jobs of others, which takes an administrator; user {who} may give \
+                 0 or less",
+                job.name, job.priority
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A document that is refused may have been stored all the same, when the cluster was larger or an artifact
@@ -226,8 +257,12 @@ fn capacity(workers: &[Worker]) -> Option<Capacity> {
     })
 }
 
-/// An error for each input that names an artifact which nobody committed.
-async fn missing_artifacts(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldError>> {
+/// An error for each input that names an artifact which nobody committed, or nobody whose jobs the caller may look at.
+async fn missing_artifacts(
+    app: &App,
+    spec: &PipelineSpec,
+    caller: &Caller,
+) -> Result<Vec<FieldError>> {
     let named = spec
         .jobs
         .iter()
@@ -239,10 +274,8 @@ async fn missing_artifacts(app: &App, spec: &PipelineSpec) -> Result<Vec<FieldEr
     let mut missing = Vec::new();
     let mut conn = app.db.read().await?;
     for (job, name, digest) in named {
-        if artifacts::find_manifest_by_digest(&mut conn, digest)
-            .await?
-            .is_none()
-        {
+        let of = artifacts::list_artifact_projects(&mut conn, digest).await?;
+        if !of.iter().any(|of| caller.may(Role::Viewer, of)) {
             missing.push(FieldError {
                 field: format!("jobs.{job}.inputs.{name}"),
                 message: format!(

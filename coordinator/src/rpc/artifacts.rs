@@ -1,5 +1,7 @@
 //! Artifacts and their blobs.
 
+mod files;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use futures::stream::{self, BoxStream};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::limits::CHUNK_BYTES;
+use marquee_domain::users::Role;
 use marquee_proto::convert::{BadField, datetime, timestamp};
 use marquee_proto::error::ErrorCode;
 use marquee_proto::v1::artifacts_server::Artifacts;
@@ -24,10 +27,12 @@ use marquee_store::{artifacts as table, jobs};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::jobs::encode;
+use super::scope;
 use crate::app::App;
 use crate::blobs::{BlobError, BlobStore};
 use crate::caller::Caller;
 use crate::lifecycle::{self, LifecycleError};
+use files::Files;
 
 /// Digits of a digest that name an artifact, at least: what listings show.
 const PREFIX_MIN_DIGITS: usize = 12;
@@ -44,11 +49,13 @@ const SLOWEST_BYTES_PER_S: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct ArtifactsService {
     app: App,
+    files: Files,
 }
 
 impl ArtifactsService {
     pub(super) fn new(app: App) -> Self {
-        Self { app }
+        let files = Files::default();
+        Self { app, files }
     }
 
     async fn connection(&self) -> Result<Conn, Status> {
@@ -66,9 +73,10 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<ListArtifactsRequest>,
     ) -> Result<Response<ListArtifactsResponse>, Status> {
+        let seen = Caller::of(&request).projects(Role::Viewer);
         let page = Page::try_from(request.into_inner())?;
         let mut conn = self.connection().await?;
-        let rows = page.read(&mut conn).await?;
+        let rows = page.read(&mut conn, seen.as_deref()).await?;
         let mut answer = page.answer(rows);
         if self.app.blobs.has_damaged() {
             for artifact in &mut answer.artifacts {
@@ -83,11 +91,12 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<GetArtifactRequest>,
     ) -> Result<Response<Artifact>, Status> {
+        let caller = Caller::of(&request);
         let which = request
             .into_inner()
             .which
             .ok_or_else(|| BadField::missing("which"))?;
-        let (artifact, manifest) = find(&mut self.connection().await?, which).await?;
+        let (artifact, manifest) = find(&mut self.connection().await?, which, &caller).await?;
         let checked = self.app.blobs.check(&manifest).await;
         let wrong = checked.map_err(blob_status)?.wrong;
         let damaged = wrong.first().map(|first| {
@@ -107,15 +116,17 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<RemoveArtifactRequest>,
     ) -> Result<Response<Removed>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let RemoveArtifactRequest { which, dry_run } = request.into_inner();
         let which = match which.ok_or_else(|| BadField::missing("which"))? {
             remove_artifact_request::Which::Digest(digest) => Which::Digest(digest),
             remove_artifact_request::Which::JobId(id) => Which::JobId(id),
         };
         let mut conn = self.connection().await?;
-        let digest = find_row(&mut conn, which).await?.digest;
+        let digest = find_row(&mut conn, which, &caller).await?.digest;
+        scope::artifact(&mut conn, &caller, Role::Submitter, &digest).await?;
         drop(conn);
+        let caller = caller.to_string();
         let why = "its artifact was removed";
         let removed = lifecycle::remove_artifact(&self.app, &digest, dry_run, &caller, why).await?;
         Ok(Response::new(encode::removed(&removed)))
@@ -143,7 +154,9 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<RescueOutputRequest>,
     ) -> Result<Response<Artifact>, Status> {
+        let caller = Caller::of(&request);
         let job = JobId(request.into_inner().job_id);
+        scope::job(&self.app, &caller, Role::Submitter, job).await?;
         let mut conn = self.connection().await?;
         let store = |error| Status::from(LifecycleError::from(error));
         // A request that is repeated since its answer was lost finds what it asked for.
@@ -156,7 +169,7 @@ impl Artifacts for ArtifactsService {
             rescue(&self.app, job).await?;
             conn = self.connection().await?;
         }
-        let (artifact, manifest) = find(&mut conn, Which::JobId(job.0)).await?;
+        let (artifact, manifest) = find(&mut conn, Which::JobId(job.0), &caller).await?;
         Ok(Response::new(Artifact {
             manifest: Some((&manifest).into()),
             ..to_wire(artifact)
@@ -169,12 +182,17 @@ impl Artifacts for ArtifactsService {
         &self,
         request: Request<DownloadBlobRequest>,
     ) -> Result<Response<Self::DownloadBlobStream>, Status> {
+        let caller = Caller::of(&request);
         let DownloadBlobRequest {
             digest,
             offset,
             size_bytes,
+            job_id,
         } = request.into_inner();
         let digest = parse_digest(&digest)?;
+        self.files
+            .check(&self.app, &caller, JobId(job_id), &digest)
+            .await?;
         let reader = self.app.blobs.read(digest, offset, size_bytes).await;
         let chunks = stream::try_unfold(reader.map_err(blob_status)?, |mut reader| async move {
             let chunk = reader.next().await.map_err(blob_status)?;
@@ -223,10 +241,21 @@ impl TryFrom<ListArtifactsRequest> for Page {
 
 impl Page {
     /// One row more than the page holds, where there is one.
-    async fn read(&self, conn: &mut Conn) -> Result<Vec<table::Artifact>, Status> {
-        table::list_artifacts(conn, self.pipeline, self.job, self.after, self.size + 1)
-            .await
-            .map_err(|error| LifecycleError::from(error).into())
+    async fn read(
+        &self,
+        conn: &mut Conn,
+        seen: Option<&[String]>,
+    ) -> Result<Vec<table::Artifact>, Status> {
+        table::list_artifacts(
+            conn,
+            seen,
+            self.pipeline,
+            self.job,
+            self.after,
+            self.size + 1,
+        )
+        .await
+        .map_err(|error| LifecycleError::from(error).into())
     }
 
     fn answer(&self, mut rows: Vec<table::Artifact>) -> ListArtifactsResponse {
@@ -261,8 +290,12 @@ fn parse_token(token: &str) -> Option<table::After> {
     })
 }
 
-async fn find(conn: &mut Conn, which: Which) -> Result<(table::Artifact, Manifest), Status> {
-    let artifact = find_row(conn, which).await?;
+async fn find(
+    conn: &mut Conn,
+    which: Which,
+    caller: &Caller,
+) -> Result<(table::Artifact, Manifest), Status> {
+    let artifact = find_row(conn, which, caller).await?;
     let manifest = table::find_manifest_of_job(conn, artifact.job)
         .await
         .map_err(LifecycleError::from)?;
@@ -272,21 +305,29 @@ async fn find(conn: &mut Conn, which: Which) -> Result<(table::Artifact, Manifes
     Ok((artifact, manifest))
 }
 
-async fn find_row(conn: &mut Conn, which: Which) -> Result<table::Artifact, Status> {
+/// The artifact that is named, among those that the caller may look at.
+async fn find_row(
+    conn: &mut Conn,
+    which: Which,
+    caller: &Caller,
+) -> Result<table::Artifact, Status> {
     let store = |error| Status::from(LifecycleError::from(error));
     Ok(match which {
         Which::JobId(id) => {
             let found = table::find_artifact_of_job(&mut *conn, JobId(id))
                 .await
                 .map_err(store)?;
-            found.ok_or_else(|| {
+            let found = found.ok_or_else(|| {
                 let text = format!("job {id} has committed no artifact; run \"marquee show {id}\"");
                 ErrorCode::ArtifactNotFound.status(text)
-            })?
+            })?;
+            scope::project(caller, Role::Viewer, &found.project, &format!("job {id}"))?;
+            found
         }
         Which::Digest(prefix) => {
             check_prefix(&prefix)?;
-            let mut found = table::list_artifacts_by_digest(&mut *conn, &prefix)
+            let seen = caller.projects(Role::Viewer);
+            let mut found = table::list_artifacts_by_digest(&mut *conn, &prefix, seen.as_deref())
                 .await
                 .map_err(store)?;
             if found.len() > 1 {

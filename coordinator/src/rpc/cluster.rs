@@ -37,7 +37,7 @@ impl v1::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<v1::GetOverviewRequest>,
     ) -> Result<Response<v1::Overview>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         Ok(Response::new(overview::look(&self.app, &caller).await?))
     }
 
@@ -45,7 +45,7 @@ impl v1::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<v1::WatchOverviewRequest>,
     ) -> Result<Response<Self::WatchOverviewStream>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let news = News::new(&self.app);
         let first = overview::look(&self.app, &caller).await?;
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
@@ -57,8 +57,9 @@ impl v1::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<v1::GetUsageRequest>,
     ) -> Result<Response<v1::Usage>, Status> {
+        let caller = Caller::of(&request);
         Ok(Response::new(
-            usage::look(&self.app, request.into_inner()).await?,
+            usage::look(&self.app, request.into_inner(), &caller).await?,
         ))
     }
 
@@ -77,12 +78,25 @@ impl v1::cluster_server::Cluster for ClusterService {
             gpus: gpus.unwrap_or_default(),
         }))
     }
+
+    async fn list_settings(
+        &self,
+        _: Request<v1::ListSettingsRequest>,
+    ) -> Result<Response<v1::ListSettingsResponse>, Status> {
+        let encode = |setting: &marquee_settings::Setting| v1::Setting {
+            key: setting.key.to_owned(),
+            value: setting.value.clone().unwrap_or_default(),
+            origin: setting.origin.clone(),
+        };
+        let settings = self.app.walls.listing.iter().map(encode).collect();
+        Ok(Response::new(v1::ListSettingsResponse { settings }))
+    }
 }
 
 /// Sends what changed, at most once a second, until the reader goes away or the coordinator stops.
 async fn watch(
     app: App,
-    caller: String,
+    caller: Caller,
     mut news: News,
     first: v1::Overview,
     sender: mpsc::Sender<Result<v1::Overview, Status>>,

@@ -1,52 +1,43 @@
 //! What stands around every request: who may not ask is refused, a panic of its handler is its own error, a
 //! coordinator in safe mode or one that stands by refuses what writes, and a message that is still to come whole has a
-//! deadline and room that was kept for it.
+//! deadline and room that was kept for it. What each method takes stands in `methods`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use marquee_domain::ids::WorkerId;
+use marquee_domain::users::Role;
 use marquee_proto::error::ErrorCode;
+use marquee_store::{Db, users};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::inflow::{Inflow, Metered};
-use crate::access::remote;
-use crate::role::Role;
+use super::members::Members;
+use super::methods::{self, Right};
+use super::until::Until;
+use crate::access::{Party, remote};
+use crate::env::Clock;
+use crate::lifecycle::LifecycleError;
+use crate::role::Role as Leadership;
+use crate::users::Who;
 use crate::walls::{Panicked, Walls, caught};
-
-/// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 17] = [
-    "/marquee.v1.Jobs/GetJob",
-    "/marquee.v1.Jobs/GetPipeline",
-    "/marquee.v1.Jobs/ListJobs",
-    "/marquee.v1.Jobs/Watch",
-    "/marquee.v1.Jobs/Logs",
-    "/marquee.v1.Jobs/Metrics",
-    "/marquee.v1.Jobs/Series",
-    "/marquee.v1.Jobs/Explain",
-    "/marquee.v1.Artifacts/ListArtifacts",
-    "/marquee.v1.Artifacts/GetArtifact",
-    "/marquee.v1.Artifacts/DownloadBlob",
-    "/marquee.v1.Workers/ListWorkers",
-    "/marquee.v1.Workers/ListCoordinators",
-    "/marquee.v1.Workers/Probe",
-    "/marquee.v1.Audit/",
-    "/marquee.v1.Cluster/",
-    "/marquee.v1.Projects/ListProjects",
-];
-/// Services that say what there is, of whatever coordinator.
-const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];
-/// Whether we are well: anybody who can connect may know.
-const HEALTH: &str = "/grpc.health.";
 
 /// Puts the guard around a service.
 #[derive(Debug, Clone)]
 pub struct GuardLayer {
     pub(super) walls: Walls,
-    pub(super) role: Role,
+    pub(super) role: Leadership,
     pub(super) inflow: Inflow,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Where users are read from. None in tests that have none.
+    pub(super) db: Option<Db>,
+    pub(super) members: Members,
 }
 
 impl<S> Layer<S> for GuardLayer {
@@ -55,7 +46,7 @@ impl<S> Layer<S> for GuardLayer {
     fn layer(&self, inner: S) -> Self::Service {
         Guarded {
             inner,
-            guard: self.clone(),
+            guard: Arc::new(self.clone()),
         }
     }
 }
@@ -64,12 +55,12 @@ impl<S> Layer<S> for GuardLayer {
 #[derive(Debug, Clone)]
 pub struct Guarded<S> {
     inner: S,
-    guard: GuardLayer,
+    guard: Arc<GuardLayer>,
 }
 
 impl<S> Service<Request<Body>> for Guarded<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -81,54 +72,215 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let path = request.uri().path().to_owned();
-        if let Err(refused) = self.guard.walls.access.admit(&mut request)
-            && !path.starts_with(HEALTH)
-        {
-            let status = ErrorCode::NotAllowed.status(refused.to_string());
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
-        if let Some(why) = &self.guard.walls.safe_mode
-            && !is_read(&path)
-        {
-            let status = ErrorCode::SafeMode.status(why.as_ref());
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
-        if !is_about(&path)
-            && let Some(status) = self.guard.role.refusal(&path, is_read(&path))
-        {
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
-        let room = self.guard.inflow.of(remote(&request));
-        let request = request.map(|body| Body::new(Metered::new(body, room)));
-        let begins = AssertUnwindSafe(|| self.inner.call(request));
-        let answer = match catch_unwind(begins) {
-            Ok(answer) => answer,
-            Err(panic) => {
-                let answer = fault(&path, &Panicked::from_panic(panic.as_ref()));
-                return Box::pin(async move { Ok(answer) });
-            }
-        };
+        // The one that was asked whether it is ready; the copy is asked before the next request.
+        let copy = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, copy);
+        let guard = self.guard.clone();
         Box::pin(async move {
-            match caught(answer).await {
+            let path = request.uri().path().to_owned();
+            // Apart from the request, whose body no two threads may look at.
+            let ready = guard.know_users().await;
+            let who = match guard.let_in(&mut request, &path, ready) {
+                Ok((who, worker)) => match guard.is_member(worker).await {
+                    Ok(()) => who,
+                    Err(status) => return Ok(status.into_http()),
+                },
+                Err(status) => return Ok(status.into_http()),
+            };
+            let open = match guard.wait_for_turn(&who).await {
+                Ok(open) => open,
+                Err(status) => return Ok(status.into_http()),
+            };
+            request.extensions_mut().insert(who.clone());
+            let room = guard.inflow.of(remote(&request));
+            let request = request.map(|body| Body::new(Metered::new(body, room)));
+            let begins = AssertUnwindSafe(|| inner.call(request));
+            let answer = match catch_unwind(begins) {
                 Ok(answer) => answer,
+                Err(panic) => return Ok(fault(&path, &Panicked::from_panic(panic.as_ref()))),
+            };
+            match caught(answer).await {
+                Ok(answer) => Ok(match open {
+                    None => answer?,
+                    Some(open) => guard.until(answer?, &who, open),
+                }),
                 Err(panicked) => Ok(fault(&path, &panicked)),
             }
         })
     }
 }
 
-fn is_read(path: &str) -> bool {
-    is_about(path) || is_one_of(&READS, path)
+impl GuardLayer {
+    /// Sees to it that what is known of users is current.
+    async fn know_users(&self) -> Result<(), Status> {
+        let users = &self.walls.users;
+        match &self.db {
+            Some(db) if !users.is_current(&self.role) => {
+                let ready = users.ready(db, &self.role, &*self.clock).await;
+                ready.map_err(|error| LifecycleError::from(error).into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a worker that joined is one still.
+    async fn is_member(&self, worker: Option<WorkerId>) -> Result<(), Status> {
+        match worker {
+            Some(worker) => self.members.check(worker).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Who asks, where he may; and which worker, of one that joined. Where nobody knows the users, what everybody may ask is answered all the same.
+    fn let_in(
+        &self,
+        request: &mut Request<Body>,
+        path: &str,
+        ready: Result<(), Status>,
+    ) -> Result<(Who, Option<WorkerId>), Status> {
+        let method = methods::of(path);
+        let is_read = method.is_some_and(|method| method.is_read);
+        let right = method.map_or(Right::Govern, |method| method.right);
+        self.walls.access.mark(request);
+        let worker = match self.walls.access.admit(request) {
+            Ok(Party::Person) => None,
+            // It submits nothing, lists nothing and changes nothing, whatever its account may.
+            Ok(Party::Worker(worker)) if right.is_a_workers() => Some(worker),
+            Ok(Party::Worker(_)) => {
+                return Err(ErrorCode::NotForWorkers.status(format!(
+                    "a worker's certificate was shown, and workers may not ask for {path}; ask as yourself"
+                )));
+            }
+            // Where there are users, a token says more than the account behind a connection.
+            Err(_) if self.walls.users.are_there() || methods::is_for_strangers(path) => None,
+            Err(refused) => return Err(refused.code().status(refused.to_string())),
+        };
+        let who = match ready {
+            Ok(()) => self.who(request)?,
+            Err(_) if right == Right::Anybody => Who::Nobody,
+            Err(status) => return Err(status),
+        };
+        allow(right, &who)?;
+        if let Some(why) = &self.walls.safe_mode
+            && !is_read
+        {
+            return Err(ErrorCode::SafeMode.status(why.as_ref()));
+        }
+        if !methods::is_about(path)
+            && let Some(status) = self.role.refusal(path, is_read)
+        {
+            return Err(status);
+        }
+        Ok((who, worker))
+    }
+
+    fn who(&self, request: &Request<Body>) -> Result<Who, Status> {
+        let users = &self.walls.users;
+        match users.who(request, self.clock.now()) {
+            Ok(who) => {
+                self.note_use(&who);
+                Ok(who)
+            }
+            Err(why) => {
+                users.say_refused(remote(request), &why);
+                let text = format!("log in again (\"marquee login\"): {why}");
+                Err(ErrorCode::NotLoggedIn.status(text))
+            }
+        }
+    }
+
+    /// Writes down that a token is used, once an hour; whoever asks does not wait for that.
+    fn note_use(&self, who: &Who) {
+        let Who::User {
+            token: Some((id, _)),
+            is_news: true,
+            ..
+        } = who
+        else {
+            return;
+        };
+        let Some(db) = self.db.clone().filter(|_| self.role.leads_as().is_some()) else {
+            return;
+        };
+        let (id, now) = (id.clone(), self.clock.now());
+        tokio::spawn(async move {
+            let noted = async {
+                let mut tx = db.write("token used").await?;
+                users::mark_token_used(&mut tx, &id, now).await?;
+                tx.commit().await
+            };
+            if let Err(error) = noted.await {
+                tracing::debug!(token = id, %error, "that a token is used was not written down");
+            }
+        });
+    }
+
+    /// Waits where its user asks too much. None: it is no user's.
+    async fn wait_for_turn(&self, who: &Who) -> Result<Option<crate::users::Open>, Status> {
+        let Who::User { user, .. } = who else {
+            return Ok(None);
+        };
+        match self.walls.users.flow().take(user.name.as_str()) {
+            Ok((open, wait)) => {
+                if wait > Duration::ZERO {
+                    tokio::time::sleep(wait).await;
+                }
+                Ok(Some(open))
+            }
+            Err(much) => Err(ErrorCode::LimitReached.status(much.to_string())),
+        }
+    }
+
+    /// An answer that ends when whoever asked is nobody any more.
+    fn until(&self, answer: Response<Body>, who: &Who, open: crate::users::Open) -> Response<Body> {
+        let Who::User { over, token, .. } = who else {
+            return answer;
+        };
+        let left = token.as_ref().map(|(_, expires_at)| {
+            let left = *expires_at - self.clock.now();
+            left.to_std().unwrap_or_default()
+        });
+        answer.map(|body| Body::new(Until::new(body, over.clone(), left, open)))
+    }
 }
 
-fn is_about(path: &str) -> bool {
-    is_one_of(&ABOUT, path)
-}
-
-fn is_one_of(paths: &[&str], path: &str) -> bool {
-    let mut paths = paths.iter();
-    paths.any(|read| path == *read || read.ends_with(['/', '.']) && path.starts_with(read))
+/// Whether somebody may ask for something that takes this right.
+fn allow(right: Right, who: &Who) -> Result<(), Status> {
+    let (user, is_machine) = match who {
+        Who::Open | Who::Owner => return Ok(()),
+        Who::User {
+            user, is_machine, ..
+        } => (Some(user), *is_machine),
+        Who::Machine => (None, true),
+        Who::Nobody => (None, false),
+    };
+    let has = |role| user.is_some_and(|user| user.grants.anywhere() >= Some(role));
+    let governs = || user.is_some_and(|user| user.grants.everywhere() >= Some(Role::Admin));
+    let (is_fine, takes) = match right {
+        Right::Anybody => (true, ""),
+        Right::Look => (has(Role::Viewer), "a role in some project"),
+        Right::Act => (has(Role::Submitter), "a submitter"),
+        Right::Govern => (governs(), "an administrator of all projects"),
+        Right::Work => (is_machine, "a worker"),
+        Right::LookOrWork => (is_machine || has(Role::Viewer), "a role in some project"),
+    };
+    if is_fine {
+        return Ok(());
+    }
+    Err(match user {
+        Some(user) => ErrorCode::RoleTooLow.status(format!(
+            "it takes {takes}, and user {} is {}; ask an administrator for a role (\"marquee admin user role {0}\")",
+            user.name, user.grants
+        )),
+        None if is_machine => ErrorCode::NotLoggedIn.status(
+            "log in first: this certificate or account may bring a worker's work, and is no user's; \"marquee login\" \
+             takes a token",
+        ),
+        None => ErrorCode::NotLoggedIn.status(
+            "log in first: this cluster has users, and nobody that it knows asks; \"marquee login\" takes a token, which \
+             an administrator makes (\"marquee admin token create NAME\")",
+        ),
+    })
 }
 
 /// The answer to a request whose handler panicked.
@@ -139,7 +291,7 @@ fn fault(path: &str, panicked: &Panicked) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use tonic::{Code, Status};
+    use tonic::Code;
 
     use super::*;
 
@@ -148,12 +300,13 @@ mod tests {
             assert_ne!(request.uri().path(), "/marquee.v1.Jobs/GetJob", "a fault");
             Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
         });
-        let inflow = Inflow::default();
-        let role = Role::default();
         let mut service = GuardLayer {
             walls,
-            role,
-            inflow,
+            role: Leadership::default(),
+            inflow: Inflow::default(),
+            clock: Arc::new(crate::env::SystemClock),
+            db: None,
+            members: Members::default(),
         }
         .layer(service);
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();

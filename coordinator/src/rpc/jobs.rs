@@ -16,6 +16,7 @@ use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobState;
 use marquee_domain::limits::REQUEST_ID_MAX_BYTES;
 use marquee_domain::pipeline::{DocumentText, Override};
+use marquee_domain::users::Role;
 use marquee_proto::convert::{self, BadField, timestamp};
 use marquee_proto::v1;
 use marquee_proto::v1::document::Format;
@@ -26,6 +27,7 @@ use marquee_store::{attempts, events, pipelines, ranks, retention};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::scope;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::forecast;
@@ -59,7 +61,7 @@ impl JobsService {
         document: Option<v1::Document>,
         overrides: Vec<v1::Override>,
         dry_run: bool,
-        caller: &str,
+        caller: &Caller,
     ) -> Answer<v1::SubmitResponse> {
         if request_id.is_empty() || request_id.len() > REQUEST_ID_MAX_BYTES {
             let why = format!(
@@ -96,7 +98,7 @@ impl JobsService {
             }));
         }
         let submitted = once_more(|| lifecycle::submit(&self.app, &submission)).await?;
-        let jobs = self.pipeline_jobs(submitted.pipeline).await?;
+        let jobs = self.pipeline_jobs(submitted.pipeline, caller).await?;
         Ok(Response::new(v1::SubmitResponse {
             pipeline_id: submitted.pipeline.0,
             jobs,
@@ -111,7 +113,8 @@ impl JobsService {
         reasons::with_reason(&self.app, job).ok_or_else(|| StoreError::JobNotFound(id).into())
     }
 
-    async fn detail(&self, id: JobId) -> Result<v1::JobDetail, LifecycleError> {
+    async fn detail(&self, id: JobId, caller: &Caller) -> Result<v1::JobDetail, LifecycleError> {
+        scope::job(&self.app, caller, Role::Viewer, id).await?;
         let mut conn = self.connection().await?;
         let job = jobs::get_job(&mut conn, id).await?;
         let (spec, spec_unreadable) = match jobs::get_job_spec(&mut conn, id).await {
@@ -124,7 +127,8 @@ impl JobsService {
         let ranks = ranks::list_ranks(&mut conn, id, None).await?;
         let events = events::list_events(&mut conn, id, EVENTS_MAX).await?;
         let checkpoints = relatives::checkpoints(&mut conn, id).await?;
-        let (takes_from, taken_by) = relatives::both_sides(&mut conn, id, spec.as_ref()).await?;
+        let (takes_from, taken_by) =
+            relatives::both_sides(&mut conn, id, spec.as_ref(), caller).await?;
         let first_said = forecasts::find_forecast(&mut conn, id).await?;
         drop(conn);
         let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
@@ -178,18 +182,32 @@ impl JobsService {
     }
 
     /// The jobs that a job needs.
-    async fn needs(&self, detail: &v1::JobDetail) -> Result<Vec<v1::Job>, LifecycleError> {
+    async fn needs(
+        &self,
+        detail: &v1::JobDetail,
+        caller: &Caller,
+    ) -> Result<Vec<v1::Job>, LifecycleError> {
         let Some(job) = detail.job.as_ref().filter(|job| !job.needs.is_empty()) else {
             return Ok(Vec::new());
         };
-        let mut jobs = self.pipeline_jobs(PipelineId(job.pipeline_id)).await?;
+        let mut jobs = self
+            .pipeline_jobs(PipelineId(job.pipeline_id), caller)
+            .await?;
         jobs.retain(|other| job.needs.contains(&other.name));
         Ok(jobs)
     }
 
-    async fn pipeline(&self, id: PipelineId) -> Result<v1::Pipeline, LifecycleError> {
+    async fn pipeline(
+        &self,
+        id: PipelineId,
+        caller: &Caller,
+    ) -> Result<v1::Pipeline, LifecycleError> {
         let mut conn = self.connection().await?;
         let pipeline = pipelines::get_pipeline(&mut conn, id).await?;
+        let jobs = self.pipeline_jobs(id, caller).await?;
+        if jobs.is_empty() && caller.projects(Role::Viewer).is_some() {
+            scope::pipeline(&self.app, caller, Role::Viewer, id).await?;
+        }
         let kept = retention::find_keeper(&mut conn, id).await?;
         Ok(v1::Pipeline {
             kept_at: kept.as_ref().map(|(_, at)| timestamp(*at)),
@@ -197,13 +215,19 @@ impl JobsService {
             id: id.0,
             name: pipeline.name.to_string(),
             created_at: Some(timestamp(pipeline.created_at)),
-            jobs: self.pipeline_jobs(id).await?,
+            jobs,
         })
     }
 
-    async fn pipeline_jobs(&self, id: PipelineId) -> Result<Vec<v1::Job>, LifecycleError> {
+    /// The jobs of a pipeline that the caller may look at.
+    async fn pipeline_jobs(
+        &self,
+        id: PipelineId,
+        caller: &Caller,
+    ) -> Result<Vec<v1::Job>, LifecycleError> {
         let mut conn = self.connection().await?;
-        let jobs = jobs::list_pipeline_jobs(&mut conn, id).await?;
+        let mut jobs = jobs::list_pipeline_jobs(&mut conn, id).await?;
+        jobs.retain(|job| caller.may(Role::Viewer, &job.project));
         drop(conn);
         Ok(reasons::with_reasons(&self.app, jobs))
     }
@@ -219,7 +243,7 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitPipelineRequest>,
     ) -> Answer<v1::SubmitResponse> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         self.submit(
             &request.request_id,
@@ -236,7 +260,7 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::SubmitJobRequest>,
     ) -> Answer<v1::SubmitResponse> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let name = Some(request.name.as_str());
         self.submit(
@@ -251,29 +275,32 @@ impl v1::jobs_server::Jobs for JobsService {
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Answer<v1::JobDetail> {
-        Ok(Response::new(
-            self.detail(JobId(request.into_inner().id)).await?,
-        ))
+        let caller = Caller::of(&request);
+        let id = JobId(request.into_inner().id);
+        Ok(Response::new(self.detail(id, &caller).await?))
     }
 
     async fn get_pipeline(&self, request: Request<v1::GetPipelineRequest>) -> Answer<v1::Pipeline> {
-        Ok(Response::new(
-            self.pipeline(PipelineId(request.into_inner().id)).await?,
-        ))
+        let caller = Caller::of(&request);
+        let id = PipelineId(request.into_inner().id);
+        Ok(Response::new(self.pipeline(id, &caller).await?))
     }
 
     async fn list_jobs(
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Answer<v1::ListJobsResponse> {
+        let caller = Caller::of(&request);
         Ok(Response::new(
-            listing::page(&self.app, &request.into_inner()).await?,
+            listing::page(&self.app, &request.into_inner(), &caller).await?,
         ))
     }
 
     async fn cancel_job(&self, request: Request<v1::CancelJobRequest>) -> Answer<v1::Job> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
+        scope::job(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         once_more(|| lifecycle::cancel_job(&self.app, id, &caller)).await?;
         Ok(Response::new(self.job(id).await?))
     }
@@ -282,36 +309,46 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::CancelPipelineRequest>,
     ) -> Answer<v1::Pipeline> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = PipelineId(request.into_inner().id);
-        once_more(|| lifecycle::cancel_pipeline(&self.app, id, &caller)).await?;
-        Ok(Response::new(self.pipeline(id).await?))
+        scope::pipeline(&self.app, &caller, Role::Submitter, id).await?;
+        let by = caller.to_string();
+        once_more(|| lifecycle::cancel_pipeline(&self.app, id, &by)).await?;
+        Ok(Response::new(self.pipeline(id, &caller).await?))
     }
 
     async fn retry_job(&self, request: Request<v1::RetryJobRequest>) -> Answer<v1::Job> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
+        scope::job(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         once_more(|| lifecycle::retry_job(&self.app, id, &caller)).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
     async fn hold_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
+        scope::job(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         lifecycle::hold_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
     async fn release_job(&self, request: Request<v1::HoldJobRequest>) -> Answer<v1::Job> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
+        scope::job(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         lifecycle::release_job(&self.app, id, &caller).await?;
         Ok(Response::new(self.job(id).await?))
     }
 
     async fn move_job(&self, request: Request<v1::MoveJobRequest>) -> Answer<v1::Job> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let id = JobId(request.into_inner().id);
+        scope::job(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         once_more(|| lifecycle::move_job(&self.app, id, &caller)).await?;
         Ok(Response::new(self.job(id).await?))
     }
@@ -320,9 +357,11 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::RemovePipelineRequest>,
     ) -> Answer<v1::Removed> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::RemovePipelineRequest { id, dry_run } = request.into_inner();
         let id = PipelineId(id);
+        scope::pipeline(&self.app, &caller, Role::Submitter, id).await?;
+        let caller = caller.to_string();
         let remove = || lifecycle::remove_pipeline(&self.app, id, Because::Asked, dry_run, &caller);
         let removed = once_more(remove).await?;
         Ok(Response::new(encode::removed(&removed)))
@@ -350,37 +389,49 @@ impl v1::jobs_server::Jobs for JobsService {
         &self,
         request: Request<v1::KeepPipelineRequest>,
     ) -> Answer<v1::Pipeline> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::KeepPipelineRequest { id, lift } = request.into_inner();
         let id = PipelineId(id);
-        lifecycle::keep_pipeline(&self.app, id, !lift, &caller).await?;
-        Ok(Response::new(self.pipeline(id).await?))
+        scope::pipeline(&self.app, &caller, Role::Submitter, id).await?;
+        lifecycle::keep_pipeline(&self.app, id, !lift, &caller.to_string()).await?;
+        Ok(Response::new(self.pipeline(id, &caller).await?))
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let stream = watch::start(&self.app, request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let stream = watch::start(&self.app, request.into_inner(), &caller).await?;
         Ok(Response::new(stream))
     }
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
-        let stream = lines::start(&self.app, request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
+        let stream = lines::start(&self.app, request).await?;
         Ok(Response::new(stream))
     }
 
     async fn metrics(&self, request: Request<v1::MetricsRequest>) -> Answer<Self::MetricsStream> {
-        let stream = points::start(&self.app, request.into_inner()).await?;
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
+        let stream = points::start(&self.app, request).await?;
         Ok(Response::new(stream))
     }
 
     async fn series(&self, request: Request<v1::SeriesRequest>) -> Answer<v1::SeriesResponse> {
-        Ok(Response::new(
-            series::look(&self.app, request.into_inner()).await?,
-        ))
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
+        Ok(Response::new(series::look(&self.app, request).await?))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
-        let detail = self.detail(JobId(request.into_inner().job_id)).await?;
-        let needs = self.needs(&detail).await?;
+        let caller = Caller::of(&request);
+        let detail = self
+            .detail(JobId(request.into_inner().job_id), &caller)
+            .await?;
+        let needs = self.needs(&detail, &caller).await?;
         Ok(Response::new(encode::explanation(
             &detail,
             &needs,

@@ -10,7 +10,13 @@ mod deadline;
 mod guard;
 mod inflow;
 mod jobs;
+mod members;
+mod methods;
 mod projects;
+mod scope;
+mod trust;
+mod until;
+mod users;
 mod workers;
 
 use std::time::Duration;
@@ -22,9 +28,10 @@ use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
+use marquee_proto::v1::trust_server::TrustServer;
+use marquee_proto::v1::users_server::UsersServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
-use tonic::transport::ServerTlsConfig;
 use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
@@ -35,6 +42,7 @@ pub(crate) use cluster::devices;
 use deadline::DeadlineLayer;
 use guard::GuardLayer;
 use inflow::Inflow;
+use members::Members;
 
 /// How often a quiet connection is asked whether the other end lives, and how long it may take to
 /// answer. Together below the lease: a host that vanished must not keep a half-open connection
@@ -52,11 +60,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// Bytes of one message to services that are sent small ones alone: a chunk, 10,000 digests, a question.
 const SMALL_MESSAGE_MAX_BYTES: usize = 1024 * 1024;
 
+/// The same where strangers may ask: a signing request of a few hundred bytes, with room.
+const TRUST_MESSAGE_MAX_BYTES: usize = 64 * 1024;
+
 /// What stands around every request, the outermost last.
 pub type Layers = Stack<GuardLayer, Stack<DeadlineLayer, Stack<WebLayer, Identity>>>;
 
-/// The server with every service, ready to be given connections.
-pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<Router<Layers>> {
+/// The server with every service, ready to be given connections. `is_tls`: those are encrypted.
+pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
     let jobs = JobsServer::new(jobs::JobsService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -75,8 +86,15 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
+    let users = UsersServer::new(users::UsersService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let cluster = ClusterServer::new(cluster::ClusterService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+
+    let trust = TrustServer::new(trust::TrustService::new(app.clone()))
+        .max_decoding_message_size(TRUST_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
 
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -101,6 +119,17 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     reporter
         .set_serving::<ClusterServer<cluster::ClusterService>>()
         .await;
+    reporter
+        .set_serving::<TrustServer<trust::TrustService>>()
+        .await;
+    reporter
+        .set_serving::<UsersServer<users::UsersService>>()
+        .await;
+    // So that the first requests need no look; where it cannot be read now, each of them tries.
+    let known = &app.walls.users;
+    if let Err(error) = known.ready(&app.db, &app.role, &*app.clock).await {
+        tracing::debug!(%error, "the users could not be read yet");
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -116,7 +145,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         // For browsers: what they do not send as gRPC-Web ends in the layer of the page.
         .accept_http1(true)
-        .layer(WebLayer::new(app, tls.is_some()))
+        .layer(WebLayer::new(app, is_tls))
         .layer(DeadlineLayer {
             limit: deadline::ANSWER_WITHIN,
         })
@@ -124,10 +153,10 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
             walls: app.walls.clone(),
             role: app.role.clone(),
             inflow: Inflow::default(),
+            members: Members::new(app.db.clone()),
+            clock: app.clock.clone(),
+            db: Some(app.db.clone()),
         });
-    if let Some(tls) = tls {
-        server = server.tls_config(tls)?;
-    }
     Ok(server
         .add_service(jobs)
         .add_service(artifacts)
@@ -135,6 +164,8 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(audit)
         .add_service(cluster)
         .add_service(projects)
+        .add_service(trust)
+        .add_service(users)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)

@@ -2,11 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::project::{ProjectName, Reset};
+use marquee_domain::users::Role;
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::projects::{self, Project, ProjectChange};
 use tonic::{Request, Response, Status};
 
+use super::scope;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::index::{Account, Open};
@@ -55,13 +57,17 @@ impl v1::projects_server::Projects for ProjectsService {
         &self,
         request: Request<v1::ListProjectsRequest>,
     ) -> Result<Response<v1::ListProjectsResponse>, Status> {
+        let caller = Caller::of(&request);
         let name = request.into_inner().name;
         let name = if name.is_empty() {
             None
         } else {
-            Some(project_name(&name)?)
+            let name = project_name(&name)?;
+            scope::project(&caller, Role::Viewer, name.as_str(), &format!("\"{name}\""))?;
+            Some(name)
         };
-        let projects = self.list(name.as_ref()).await?;
+        let mut projects = self.list(name.as_ref()).await?;
+        projects.retain(|project| caller.may(Role::Viewer, &project.name));
         Ok(Response::new(v1::ListProjectsResponse { projects }))
     }
 
@@ -69,17 +75,42 @@ impl v1::projects_server::Projects for ProjectsService {
         &self,
         request: Request<v1::SetProjectRequest>,
     ) -> Result<Response<v1::Project>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let name = project_name(&request.name)?;
         let update = update(&request)?;
-        lifecycle::set_project(&self.app, &name, &update, &caller).await?;
+        may_set(&caller, &name, &update)?;
+        lifecycle::set_project(&self.app, &name, &update, &caller.to_string()).await?;
         let mut projects = self.list(Some(&name)).await?;
         let project = projects.pop();
         Ok(Response::new(project.ok_or(
             LifecycleError::ProjectNotFound(name.to_string()),
         )?))
     }
+}
+
+/// How long a project keeps things is for its own administrators to say. What it has beside others is not, nor whether there
+/// is such a project.
+fn may_set(
+    caller: &Caller,
+    name: &ProjectName,
+    update: &ProjectUpdate,
+) -> Result<(), LifecycleError> {
+    if caller.is_admin() {
+        return Ok(());
+    }
+    let keeps_alone = ProjectUpdate {
+        keep_days: update.keep_days,
+        keep_log_days: update.keep_log_days,
+        ..ProjectUpdate::default()
+    };
+    if *update == keeps_alone && caller.may(Role::Admin, name.as_str()) {
+        return Ok(());
+    }
+    Err(LifecycleError::RoleTooLow(format!(
+        "project {name}: weight, quotas and new projects take an administrator of all projects, --keep-days and \
+         --keep-log-days one of this project; \"marquee whoami\" says which roles you have"
+    )))
 }
 
 fn project_name(text: &str) -> Result<ProjectName, BadField> {

@@ -13,9 +13,13 @@ use marquee_store::open::{self, HeldRank, Which};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
 use tonic::{Request, Response, Status};
 
+use super::scope;
 use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::{self, LifecycleError};
+
+/// In place of the name of a job that whoever asks may not look at.
+const OF_OTHERS: &str = "(another project's)";
 
 /// The service.
 #[derive(Debug)]
@@ -28,20 +32,28 @@ impl WorkersService {
         Self { app }
     }
 
-    async fn list(&self) -> Result<Vec<v1::Worker>, LifecycleError> {
+    /// Every worker. Of what runs there, jobs that the caller may not look at have no name.
+    async fn list(&self, caller: &Caller) -> Result<Vec<v1::Worker>, LifecycleError> {
         let mut conn = self.app.db.read().await?;
         let workers = workers::list_workers(&mut conn, WhichWorkers::Ever).await?;
         let ranks = open::list_held_ranks(&mut conn, Which::All).await?;
         let jobs: BTreeSet<JobId> = ranks.iter().map(|rank| rank.key.job).collect();
         let jobs: Vec<JobId> = jobs.into_iter().collect();
+        let jobs = scope::visible(&mut conn, caller, &jobs).await?;
         let names: BTreeMap<JobId, JobName> = jobs::list_job_names(&mut conn, &jobs)
             .await?
             .into_iter()
             .collect();
         let mut held: BTreeMap<WorkerId, Vec<v1::RunningRank>> = BTreeMap::new();
         for rank in ranks {
-            let name = names.get(&rank.key.job).map(ToString::to_string);
-            let encoded = encode_rank(&rank, name.unwrap_or_default());
+            let encoded = match names.get(&rank.key.job) {
+                Some(name) => encode_rank(&rank, name.to_string()),
+                None if jobs.contains(&rank.key.job) => encode_rank(&rank, String::new()),
+                None => v1::RunningRank {
+                    job_id: 0,
+                    ..encode_rank(&rank, OF_OTHERS.to_owned())
+                },
+            };
             held.entry(rank.worker).or_default().push(encoded);
         }
         let with_ranks = |worker: Worker| {
@@ -56,10 +68,10 @@ impl WorkersService {
         Ok(workers.into_iter().map(with_ranks).collect())
     }
 
-    fn decision(&self, caller: &str, reason: String) -> Result<Decision, BadField> {
+    fn decision(&self, caller: &Caller, reason: String) -> Result<Decision, BadField> {
         let reason = convert::text("reason", reason, REASON_MAX_BYTES)?;
         Ok(Decision {
-            by: caller.to_owned(),
+            by: caller.to_string(),
             at: self.app.clock.now(),
             reason,
         })
@@ -69,12 +81,13 @@ impl WorkersService {
         &self,
         name: &str,
         text: &str,
-        caller: &str,
+        caller: &Caller,
         change: impl FnOnce(&mut Standing),
     ) -> Result<Response<v1::Worker>, Status> {
-        let id = lifecycle::set_standing(&self.app, name, text, caller, change).await?;
+        let by = caller.to_string();
+        let id = lifecycle::set_standing(&self.app, name, text, &by, change).await?;
         let id = id.to_string();
-        let workers = self.list().await?;
+        let workers = self.list(caller).await?;
         let worker = workers.into_iter().find(|worker| worker.id == id);
         let gone = || LifecycleError::WorkerNotFound(name.to_owned());
         Ok(Response::new(worker.ok_or_else(gone)?))
@@ -110,9 +123,9 @@ impl WorkersService {
 impl v1::workers_server::Workers for WorkersService {
     async fn list_workers(
         &self,
-        _: Request<v1::ListWorkersRequest>,
+        request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        let workers = self.list().await?;
+        let workers = self.list(&Caller::of(&request)).await?;
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
 
@@ -127,7 +140,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<v1::DrainWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::DrainWorkerRequest {
             name,
             deadline,
@@ -151,7 +164,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<v1::ResumeWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let name = request.into_inner().name;
         let change = |standing: &mut Standing| standing.drain = None;
         self.set_standing(&name, "is drained no more", &caller, change)
@@ -162,7 +175,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<v1::QuarantineWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::QuarantineWorkerRequest {
             name,
             gpu,

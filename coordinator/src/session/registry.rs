@@ -13,6 +13,7 @@ use marquee_proto::v1;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use uuid::Uuid;
 
 use super::hung::Hangs;
@@ -48,6 +49,8 @@ struct Entry {
     kept: Vec<KeptOutput>,
     rescues: Arc<Rescues>,
     replaced: CancellationToken,
+    /// What an expelled session is told as it ends.
+    expelled: Option<Status>,
     nudge: Arc<Notify>,
     placed: Arc<Placed>,
     /// Held by the session at work.
@@ -157,6 +160,7 @@ impl Sessions {
             kept: Vec::new(),
             rescues: Arc::default(),
             replaced: CancellationToken::new(),
+            expelled: None,
             nudge: Arc::new(Notify::new()),
             placed: Arc::default(),
             turn: Arc::new(tokio::sync::Mutex::new(())),
@@ -186,6 +190,7 @@ impl Sessions {
         }
         entry.daemon = daemon;
         entry.replaced.cancel();
+        entry.expelled = None;
         entry.replaced = CancellationToken::new();
         entry.number += 1;
         entry.away_until = None;
@@ -199,6 +204,22 @@ impl Sessions {
             rescues: entry.rescues.clone(),
             turn: entry.turn.clone(),
         })
+    }
+
+    /// Ends a worker's session, if it has one, with this word. Nothing is placed on the worker from now on.
+    pub(crate) fn expel(&self, worker: WorkerId, why: Status) {
+        if let Some(entry) = self.lock().get_mut(&worker) {
+            entry.expelled = Some(why);
+            entry.connected = false;
+            entry.replaced.cancel();
+        }
+    }
+
+    /// What a session that was expelled is told; None: a newer one has taken its seat.
+    pub(super) fn expelled(&self, seat: &Seat) -> Option<Status> {
+        let mut why = None;
+        self.update(seat, |entry| why.clone_from(&entry.expelled));
+        why
     }
 
     /// What a session has to tell its worker of a rival, once.

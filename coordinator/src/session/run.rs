@@ -88,7 +88,7 @@ enum End {
     Closed,
     #[error("the worker said goodbye")]
     Goodbye,
-    #[error("a newer session of this worker began")]
+    #[error("a newer session of this worker began, or it was sent away")]
     Replaced,
     #[error("the coordinator stops")]
     Shutdown,
@@ -169,7 +169,11 @@ impl Session {
             End::Nonsense(why) => marquee_proto::error::ErrorCode::InvalidRequest.status(why),
             End::Failed(error) => error.into(),
             End::Shutdown => Status::unavailable("the coordinator stops; connect again"),
-            End::Replaced => Status::aborted("a newer session of this worker began"),
+            End::Replaced => self
+                .app
+                .sessions
+                .expelled(&self.seat)
+                .unwrap_or_else(|| Status::aborted("a newer session of this worker began")),
             End::Closed | End::Goodbye | End::Stuck => return,
         };
         // The worker may be gone already.

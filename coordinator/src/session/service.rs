@@ -8,6 +8,7 @@ use marquee_proto::error::ErrorCode;
 use marquee_proto::v1;
 use marquee_proto::v1::worker_message::Body;
 use marquee_store::StoreError;
+use marquee_store::trust;
 use marquee_store::workers::{self, WorkerHello};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +20,7 @@ use super::{gpus, hello, kept};
 use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
+use crate::trust::verdict::verdict;
 
 /// How long a worker may take for its first message once its stream is open.
 const HELLO_MAX: Duration = Duration::from_secs(10);
@@ -43,6 +45,39 @@ impl SessionService {
         let mut tx = self.app.db.write("worker online").await?;
         workers::mark_worker_online(&mut tx, worker, now).await?;
         tx.commit().await
+    }
+
+    /// Where workers join this coordinator: the certificate says who it is. What Hello says of that must be the same,
+    /// and the name is the one that the coordinator knows it by.
+    async fn identify(&self, hello: &mut v1::Hello, caller: &Caller) -> Result<(), Status> {
+        if !self.app.walls.access.is_own_authority() {
+            return Ok(());
+        }
+        let Some(worker) = caller.worker() else {
+            // One with a certificate of another authority that the settings name is known by that, as ever.
+            return if caller.identity().is_some() {
+                Ok(())
+            } else {
+                Err(ErrorCode::NotIdentified.status(
+                    "a worker of this coordinator shows a certificate; get one with \"marquee-worker join\" (docs/deploy.md, \"Start, many hosts\")",
+                ))
+            };
+        };
+        if hello.worker_id.parse() != Ok(worker) {
+            tracing::warn!(certified = %worker, said = hello.worker_id, "a worker came with another one's id");
+            return Err(ErrorCode::WorkerOwned.status(format!(
+                "the certificate that was shown is worker {worker}'s, and the id that came with it is another one; was a part of a data directory copied? Join again with a new token"
+            )));
+        }
+        let mut conn = self.app.db.read().await.map_err(LifecycleError::from)?;
+        let member = trust::find_member(&mut conn, worker)
+            .await
+            .map_err(LifecycleError::from)?;
+        verdict(member.as_ref())?;
+        if let Some(member) = member {
+            hello.name = member.name;
+        }
+        Ok(())
     }
 
     async fn check_owner(&self, worker: &WorkerHello) -> Result<(), StoreError> {
@@ -71,6 +106,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         }
         let leaving = hello.leaving;
         let kept = kept::read(std::mem::take(&mut hello.kept));
+        self.identify(&mut hello, &caller).await?;
         let (worker, held) = hello::read(hello, &caller)?;
         // Before it takes the seat: that ends the session of the worker whose id it names.
         self.check_owner(&worker).await.map_err(refused)?;

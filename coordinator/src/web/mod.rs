@@ -24,8 +24,10 @@ use tonic::{Code, Status};
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, Service};
 
+use crate::access::{Party, remote};
 use crate::app::App;
 use crate::metrics;
+use crate::users::{OwnPage, Who};
 use gate::Refusal;
 
 /// Puts the page and gRPC-Web around the services.
@@ -135,6 +137,8 @@ where
         if let Err(refusal) = gate::check(&request, shared.is_tls) {
             return Box::pin(async move { Ok(refused(&refusal)) });
         }
+        // From here on the cookie of a session counts: whatever sent it is our own page, or no browser.
+        request.extensions_mut().insert(OwnPage);
         match asked {
             Asked::Grpc | Asked::GrpcWeb => {
                 let answer = GrpcWebLayer::new().layer(&mut self.inner).call(request);
@@ -146,30 +150,64 @@ where
                 })
             }
             Asked::Read => {
-                // What goes on to the services is asked there.
-                if let Err(refused) = shared.app.walls.access.admit(&mut request) {
-                    let answer = text(StatusCode::FORBIDDEN, &refused.to_string());
-                    return Box::pin(async move { Ok(answer) });
-                }
                 // A body is of no interest, and must not be held over what follows.
-                let (parts, _) = request.into_parts();
-                Box::pin(async move { Ok(read(&shared.app, &parts).await) })
+                let mut request = request.map(drop);
+                Box::pin(async move {
+                    let app = &shared.app;
+                    let who = match who(app, &mut request).await {
+                        Ok(who) => who,
+                        Err((status, why)) => return Ok(text(status, &why)),
+                    };
+                    let (parts, ()) = request.into_parts();
+                    Ok(read(app, &parts, &who).await)
+                })
             }
             Asked::Other(status, why) => Box::pin(async move { Ok(text(status, why)) }),
         }
     }
 }
 
-/// What a GET of this path gives. Paths that are none of ours are places within the page, which reads them itself.
-async fn read(app: &App, request: &Parts) -> Response<Body> {
+/// Who asks for the page or something of it. Where there are users, whose connection it is says no more than that.
+async fn who(app: &App, request: &mut Request<()>) -> Result<Who, (StatusCode, String)> {
+    let walls = &app.walls;
+    walls.access.mark(request);
+    let admitted = walls.access.admit(request);
+    if let Ok(Party::Worker(_)) = admitted {
+        let why = "a worker's certificate was shown, and workers have no business here";
+        return Err((StatusCode::FORBIDDEN, why.to_owned()));
+    }
+    if !walls.users.is_current(&app.role) {
+        let ready = walls.users.ready(&app.db, &app.role, &*app.clock).await;
+        ready.map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    }
+    if !walls.users.are_there() {
+        admitted.map_err(|refused| (StatusCode::FORBIDDEN, refused.to_string()))?;
+    }
+    // Who shows what stands for nobody is told so by what he asks for.
+    Ok(walls
+        .users
+        .who(request, app.clock.now())
+        .inspect_err(|why| walls.users.say_refused(remote(request), why))
+        .unwrap_or_default())
+}
+
+/// What a GET of this path gives. Paths that are none of ours are places within the page, which reads them itself. The
+/// page itself is for everybody: it asks who one is.
+async fn read(app: &App, request: &Parts, who: &Who) -> Response<Body> {
     let path = request.uri.path();
-    let mut answer = if path == "/metrics" {
-        figures(app)
-    } else if let Some(job) = path
+    let is_figures = path == "/metrics";
+    let report = path
         .strip_prefix("/reports/")
-        .and_then(|rest| rest.strip_suffix("/document"))
-    {
-        report::serve(app, job).await
+        .and_then(|rest| rest.strip_suffix("/document"));
+    let mut answer = if (is_figures || report.is_some()) && !who.may_look() {
+        text(
+            StatusCode::UNAUTHORIZED,
+            "log in first: on the page, or with a token in the header \"authorization\"",
+        )
+    } else if is_figures {
+        figures(app)
+    } else if let Some(job) = report {
+        report::serve(app, job, who).await
     } else {
         files::serve(path, &request.headers)
     };

@@ -4,12 +4,14 @@
 use bytes::{Bytes, BytesMut};
 use marquee_domain::artifact::FileEntry;
 use marquee_domain::ids::JobId;
-use marquee_store::artifacts;
+use marquee_domain::users::Role;
+use marquee_store::{artifacts, jobs};
 use tonic::body::Body;
 use tonic::codegen::http::{Response, StatusCode, header};
 
 use super::{headers, text, whole};
 use crate::app::App;
+use crate::users::Who;
 
 /// The file within the artifact: of an eval job, and of a preprocess job.
 const FILES: [&str; 2] = ["report.html", "quality.html"];
@@ -17,14 +19,14 @@ const FILES: [&str; 2] = ["report.html", "quality.html"];
 const SHOWN_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The report in the artifact that a job committed.
-pub(super) async fn serve(app: &App, job: &str) -> Response<Body> {
+pub(super) async fn serve(app: &App, job: &str, who: &Who) -> Response<Body> {
     let Ok(job) = job.parse::<i64>().map(JobId) else {
         return text(
             StatusCode::NOT_FOUND,
             "a report's address ends in the number of its job",
         );
     };
-    match find(app, job).await {
+    match find(app, job, who).await {
         Ok(Some(file)) if file.size_bytes > SHOWN_MAX_BYTES => text(
             StatusCode::PAYLOAD_TOO_LARGE,
             &format!(
@@ -47,9 +49,14 @@ pub(super) async fn serve(app: &App, job: &str) -> Response<Body> {
     }
 }
 
-async fn find(app: &App, job: JobId) -> Result<Option<FileEntry>, String> {
+/// None where there is none, or its project is none that may be looked at.
+async fn find(app: &App, job: JobId, who: &Who) -> Result<Option<FileEntry>, String> {
     let read = async {
         let mut conn = app.db.read().await?;
+        let of = jobs::list_job_projects(&mut conn, &[job]).await?;
+        if !of.iter().all(|(_, project)| who.may(Role::Viewer, project)) {
+            return Ok(None);
+        }
         artifacts::find_manifest_of_job(&mut conn, job).await
     };
     let manifest = read.await.map_err(|error| {

@@ -32,6 +32,7 @@ async fn download(
         digest: digest.to_string(),
         offset,
         size_bytes,
+        job_id: 0,
     };
     let mut chunks = client.download_blob(request).await?.into_inner();
     let mut bytes = 0;

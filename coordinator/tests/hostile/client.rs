@@ -251,6 +251,7 @@ async fn odd_text_and_numbers_in_every_field_are_refused_in_our_words() {
             digest: digest.to_owned(),
             offset: 0,
             size_bytes: None,
+            job_id: 0,
         };
         assert_refused(digest, artifacts.download_blob(download).await, "digest");
     }

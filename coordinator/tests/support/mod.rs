@@ -296,12 +296,14 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
         shutdown: CancellationToken::new(),
     };
     let at = "127.0.0.1:0".parse().unwrap();
+    let listener = env.net.listen(at).await.unwrap();
+    // As the program does: where there are users, its own account stays in.
     let Listener {
         address,
         connections,
-    } = env.net.listen(at).await.unwrap();
+    } = app.walls.access.watch(listener);
     let address = format!("http://{address}");
-    let router = rpc::server(&app, None).await.unwrap();
+    let router = rpc::server(&app, false).await.unwrap();
     let stop = app.shutdown.clone().cancelled_owned();
     let server = async move {
         router

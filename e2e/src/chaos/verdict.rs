@@ -302,6 +302,7 @@ async fn wrong_result(channel: Channel, job: &Job) -> Result<Option<String>> {
         digest: file.digest.clone(),
         offset: 0,
         size_bytes: Some(file.size_bytes),
+        job_id: 0,
     };
     let mut chunks = client.download_blob(request).await?.into_inner();
     let mut bytes = Vec::new();

@@ -78,6 +78,7 @@ impl Head {
                 lease: LEASE,
                 ..Settings::default()
             },
+            listing: Vec::new(),
         };
         let random = Arc::new(HostRandom::new(Draw::of(seed, name)));
         let env = coordinator_env(head.clock.clone(), random);

@@ -68,7 +68,7 @@ export function Contents({ artifact }: { artifact: Artifact }) {
                   </td>
                   <td class="right num">{bytes(file.sizeBytes)}</td>
                   <td class="right">
-                    <Download file={file} />
+                    <Download job={artifact.jobId} file={file} />
                   </td>
                 </tr>
               ))}

@@ -11,6 +11,7 @@ import { Link } from "../router";
 import { Act } from "../ui/dialog";
 import { Card, Command, Empty, Progress, Skeleton, State, Tabs, TroubleBox } from "../ui/parts";
 import { isOpen, jobName, kindWord } from "../words";
+import { denied, useWho } from "../who";
 import { Attempts } from "./attempts";
 import { Logs } from "./logs";
 import { Overview } from "./overview";
@@ -117,6 +118,8 @@ function OfElements({ job }: { job: Job }) {
 function Head({ job, again }: { job: Job; again: () => void }) {
   const name = jobName(job);
   const ended = job.state === JobState.FAILED || job.state === JobState.CANCELLED;
+  const { identity } = useWho();
+  const no = denied(identity, "submitter", job.project);
   return (
     <div class="head">
       <div class="head-title">
@@ -156,7 +159,8 @@ function Head({ job, again }: { job: Job; again: () => void }) {
             Elements
           </Link>
         ) : null}
-        {isOpen(job.state) && !job.cancelRequested ? (
+        {no ? <span class="quiet">{no}</span> : null}
+        {!no && isOpen(job.state) && !job.cancelRequested ? (
           <Act
             label="Cancel"
             question={`Cancel ${name}?`}
@@ -171,7 +175,7 @@ function Head({ job, again }: { job: Job; again: () => void }) {
             done={again}
           />
         ) : null}
-        {(job.state === JobState.WAITING || job.state === JobState.QUEUED) && !job.element ? (
+        {!no && (job.state === JobState.WAITING || job.state === JobState.QUEUED) && !job.element ? (
           job.heldBy === "" ? (
             <Act
               label="Hold"
@@ -192,7 +196,7 @@ function Head({ job, again }: { job: Job; again: () => void }) {
             />
           )
         ) : null}
-        {ended ? (
+        {!no && ended ? (
           <Act
             label="Retry"
             question={`Try ${name} again?`}

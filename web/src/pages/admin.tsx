@@ -9,10 +9,15 @@ import { useAnswer } from "../live";
 import { go, Link, withQuery } from "../router";
 import { Ago, Bar, Card, Command, Empty, Skeleton, Tabs, TroubleBox, useNow } from "../ui/parts";
 import { count, exact, ms, plural } from "../words";
+import { deniedToGovern, useWho } from "../who";
+import { TokensPart, UsersPart } from "./users";
 
+/** Parts with the right that they take. */
 const PARTS = [
-  { name: "Projects", to: "/admin" },
-  { name: "Audit", to: "/admin/audit" },
+  { name: "Projects", to: "/admin", governs: false },
+  { name: "Users", to: "/admin/users", governs: true },
+  { name: "Tokens", to: "/admin/tokens", governs: false },
+  { name: "Audit", to: "/admin/audit", governs: true },
 ];
 /** Milliseconds after which use is asked for again. */
 const AGAIN_EVERY = 10_000;
@@ -20,15 +25,40 @@ const AGAIN_EVERY = 10_000;
 const LINES = 100;
 
 export function AdminPage({ part, name, query }: { part: string; name: string; query: URLSearchParams }) {
+  const { identity } = useWho();
+  const no = deniedToGovern(identity);
+  const shown = PARTS.filter(({ governs }) => !governs || no === undefined);
+  const now = PARTS.find(({ to }) => to === `/admin/${part}`) ?? PARTS[0];
   return (
     <>
       <div class="head">
         <h1>Admin</h1>
       </div>
-      <Tabs of={PARTS} now={part === "audit" ? "Audit" : "Projects"} />
-      {part === "audit" ? <Audit query={query} /> : part === "projects" ? <One name={name} /> : <Projects />}
+      <Tabs of={shown} now={now?.name ?? ""} />
+      {no !== undefined && now?.governs ? (
+        <div class="card">
+          <Empty title={no} />
+        </div>
+      ) : (
+        <Part part={part} name={name} query={query} />
+      )}
     </>
   );
+}
+
+function Part({ part, name, query }: { part: string; name: string; query: URLSearchParams }) {
+  switch (part) {
+    case "audit":
+      return <Audit query={query} />;
+    case "users":
+      return <UsersPart />;
+    case "tokens":
+      return <TokensPart />;
+    case "projects":
+      return <One name={name} />;
+    default:
+      return <Projects />;
+  }
 }
 
 function Projects() {

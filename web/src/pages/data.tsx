@@ -89,7 +89,7 @@ async function read(id: bigint, signal: AbortSignal): Promise<Read> {
   const files = artifact.manifest?.files ?? [];
   const file = files.find(({ path }) => path === REPORT);
   const hasPictures = files.some(({ path }) => path === PICTURES);
-  const report = file && file.sizeBytes <= REPORT_MAX ? parse(await (await fetchFile(file)).text()) : null;
+  const report = file && file.sizeBytes <= REPORT_MAX ? parse(await (await fetchFile(id, file)).text()) : null;
   return { detail, report, hasPictures, size: artifact.sizeBytes };
 }
 

@@ -11,11 +11,13 @@ import { go, Link } from "../router";
 import { Act } from "../ui/dialog";
 import { Ago, Bar, Card, Doing, JobLink, RanFor, Skeleton, State, TroubleBox } from "../ui/parts";
 import { isOpen, jobName, kindWord, percent, plural } from "../words";
+import { denied, useWho } from "../who";
 
 export function PipelinePage({ id }: { id: bigint }) {
   const answer = useAnswer(`pipeline ${id}`, (signal) => service.getPipeline({ id }, { signal }));
   const [fresh, setFresh] = useState<Map<bigint, Job>>(new Map());
   const { returns } = useOverview();
+  const { identity } = useWho();
   useStream(
     answer.value ? `pipeline ${id}/${returns}` : null,
     (signal) => service.watch({ pipelineId: id, keepOpen: true }, { signal }),
@@ -33,6 +35,7 @@ export function PipelinePage({ id }: { id: bigint }) {
     );
   const jobs = pipeline.jobs.map((job) => fresh.get(job.id) ?? job);
   const open = jobs.filter((job) => isOpen(job.state));
+  const no = jobs.map((job) => denied(identity, "submitter", job.project)).find((why) => why !== undefined);
   const evaluations = jobs.filter((job) => kindWord(job.kind) === "eval" && job.state === JobState.SUCCEEDED);
   const trainings = jobs.filter((job) => kindWord(job.kind) === "train" && job.attempt > 0);
   return (
@@ -58,7 +61,9 @@ export function PipelinePage({ id }: { id: bigint }) {
               Compare trainings
             </Link>
           ) : null}
-          {open.length > 0 ? (
+          {no ? (
+            <span class="quiet">{no}</span>
+          ) : open.length > 0 ? (
             <Act
               label="Cancel all"
               question={`Cancel what is open of ${pipeline.name}?`}

@@ -5,8 +5,9 @@ import { jobs as service, trouble, type Trouble } from "../api";
 import type { Job } from "../gen/marquee/v1/jobs_pb";
 import { locate } from "../locate";
 import { go } from "../router";
-import { Card, Empty, TroubleBox } from "../ui/parts";
+import { Card, Command, Empty, TroubleBox } from "../ui/parts";
 import { plural } from "../words";
+import { denied, useWho } from "../who";
 import { Graph } from "./pipeline";
 
 const EXAMPLE = `name = "hello"
@@ -29,6 +30,19 @@ interface Checked {
 }
 
 export function SubmitPage() {
+  const { identity } = useWho();
+  if (denied(identity, "submitter"))
+    return (
+      <Empty title="You may look, and not submit">
+        <h1 class="sr">Submit a pipeline</h1>
+        <p>An administrator can make you a submitter in a project:</p>
+        <Command line={`marquee admin user role ${identity?.name ?? "YOU"} --role submitter --project PROJECT`} />
+      </Empty>
+    );
+  return <Writer />;
+}
+
+function Writer() {
   const [text, setText] = useState(() => sessionStorage.getItem(KEPT) ?? EXAMPLE);
   const [checked, setChecked] = useState<Checked>();
   const [busy, setBusy] = useState(false);

@@ -12,6 +12,7 @@ import { Act } from "../ui/dialog";
 import { Ago, Bar, Card, Command, Empty, Facts, Skeleton, TroubleBox } from "../ui/parts";
 import { Word } from "../job/attempts";
 import { bytes, plural, workerWord } from "../words";
+import { deniedToGovern, useWho } from "../who";
 
 export function WorkersPage({ name }: { name: string }) {
   const { overview, returns } = useOverview();
@@ -290,6 +291,9 @@ function Past({ of, gpu }: { of: GpuPast; gpu: GpuReading }) {
 /** Keeps new work away from a worker, or lets it come again. */
 function Drain({ worker }: { worker: Worker }) {
   const { name } = worker;
+  const { identity } = useWho();
+  const no = deniedToGovern(identity);
+  if (no) return <p class="quiet">{no}</p>;
   return (
     <div class="actions">
       {worker.closed === "" ? (

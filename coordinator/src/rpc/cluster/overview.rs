@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::resources::Device;
+use marquee_domain::users::Role;
 use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::jobs::{self, JobFilter};
@@ -15,6 +16,7 @@ use marquee_store::workers::WorkerState;
 
 use crate::app::App;
 use crate::background::hosts;
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 use crate::rpc::jobs::reasons;
 use crate::scheduler::{Explainer, Host, Line};
@@ -27,14 +29,16 @@ const REASONS_MAX: usize = 20;
 const JOBS_SHOWN: u32 = 20;
 
 /// Looks at rows for the jobs, and at the index for what is asked every second of a queue of any length.
-pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, LifecycleError> {
+pub(super) async fn look(app: &App, caller: &Caller) -> Result<v1::Overview, LifecycleError> {
     let now = app.clock.now();
+    let seen = caller.projects(Role::Viewer);
     let mut conn = app.db.read().await?;
     let counts = listing::count_jobs(&mut conn, now - ENDED_WITHIN).await?;
     let newest = listing::find_newest_id(&mut conn).await?;
-    let ended = listing::list_ended_ids(&mut conn, JOBS_SHOWN).await?;
+    let ended = listing::list_ended_ids(&mut conn, seen.as_deref(), JOBS_SHOWN).await?;
     let running = JobFilter {
         states: Some(vec![JobStateName::Running]),
+        projects: seen.clone(),
         ..JobFilter::default()
     };
     let running =
@@ -76,17 +80,18 @@ pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, Lifecy
         newest_job_id: newest.map_or(0, |id| id.0),
         running,
         ended,
-        caller: caller.to_owned(),
+        caller: caller.to_string(),
         stands_by: standby.is_some(),
         leader: standby
             .and_then(|standby| standby.leader)
             .unwrap_or_default(),
-        ..in_memory(app, now)
+        ..in_memory(app, now, seen.as_deref())
     })
 }
 
-/// The queue and the devices, as the scheduler sees them.
-fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
+/// The queue and the devices, as the scheduler sees them. Why jobs wait is told of these projects alone, where some are
+/// named; how many there are is no secret.
+fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Overview {
     let open = app.index.open();
     let hosts: Vec<Host> = hosts(&open, &app.sessions, now);
     let limits = open.limits(now);
@@ -94,7 +99,13 @@ fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
     let explainer = Explainer::new(&hosts, &limits, &open.reservations, shape_of, now);
     let mut lines: BTreeMap<Line, (u32, JobId)> = BTreeMap::new();
     let mut delayed: Option<(u32, JobId)> = None;
-    for pending in open.queue.iter() {
+    let is_seen = |project| {
+        seen.is_none_or(|seen| {
+            let account = open.accounts.of(project);
+            account.is_some_and(|account| seen.contains(&account.name))
+        })
+    };
+    for pending in open.queue.iter().filter(|pending| is_seen(pending.project)) {
         let backs_off = pending.not_before.is_some_and(|until| until > now);
         let (count, example) = if backs_off {
             delayed.get_or_insert((0, pending.job))

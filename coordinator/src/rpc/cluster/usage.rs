@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Datelike as _, NaiveTime, TimeDelta, Utc};
+use marquee_domain::users::Role;
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::usage::{self, Held};
 use tonic::Status;
 
 use crate::app::App;
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 
 const HOURS_DEFAULT: u32 = 24;
@@ -19,7 +21,12 @@ const BUCKETS_MAX: u32 = 500;
 const RANKS_MAX: u32 = 50_000;
 const PIPELINES_MAX: usize = 20;
 
-pub(super) async fn look(app: &App, request: v1::GetUsageRequest) -> Result<v1::Usage, Status> {
+/// Of the projects that the caller may look at.
+pub(super) async fn look(
+    app: &App,
+    request: v1::GetUsageRequest,
+    caller: &Caller,
+) -> Result<v1::Usage, Status> {
     let or = |field, value: u32, default, max: u32| match value {
         0 => Ok(default),
         value if value <= max => Ok(value),
@@ -32,8 +39,13 @@ pub(super) async fn look(app: &App, request: v1::GetUsageRequest) -> Result<v1::
     let buckets = or("buckets", request.buckets, BUCKETS_DEFAULT, BUCKETS_MAX)?;
     let now = app.clock.now();
     let from = now - TimeDelta::hours(i64::from(hours));
-    let held = read(app, from).await?;
-    Ok(sum(&held, from, now, buckets))
+    let mut held = read(app, from).await?;
+    let is_cut = held.len() >= RANKS_MAX as usize;
+    held.retain(|rank| caller.may(Role::Viewer, &rank.project));
+    Ok(v1::Usage {
+        is_cut,
+        ..sum(&held, from, now, buckets)
+    })
 }
 
 async fn read(app: &App, from: DateTime<Utc>) -> Result<Vec<Held>, LifecycleError> {
@@ -89,7 +101,7 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         cpus,
         gpus,
         pipelines,
-        is_cut: held.len() >= RANKS_MAX as usize,
+        is_cut: false,
         project_weeks,
     }
 }

@@ -4,6 +4,7 @@ use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::limits::{HOST_TEXT_MAX_BYTES, NAME_MAX_BYTES};
 use marquee_domain::spec::JobKind;
+use marquee_domain::users::Role;
 use marquee_proto::convert::{self, BadField};
 use marquee_proto::v1;
 use marquee_store::jobs::{self, Job, JobFilter};
@@ -12,6 +13,7 @@ use tonic::Status;
 
 use super::reasons;
 use crate::app::App;
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 
 const PAGE_SIZE_DEFAULT: u32 = 100;
@@ -25,8 +27,10 @@ const TEXT_MAX_BYTES: usize = 2 * NAME_MAX_BYTES + 2;
 pub(super) async fn page(
     app: &App,
     request: &v1::ListJobsRequest,
+    caller: &Caller,
 ) -> Result<v1::ListJobsResponse, Status> {
     let (mut filter, size) = filter(request)?;
+    narrow(&mut filter, caller);
     if let (Some(array), Some(index)) = (filter.array, request.array_index) {
         filter.among = Some(element(app, array, index).await?.into_iter().collect());
     }
@@ -41,6 +45,20 @@ pub(super) async fn page(
         total: u32::try_from(total).unwrap_or(u32::MAX),
         jobs: reasons::with_reasons(app, jobs),
     })
+}
+
+/// Leaves what the caller may look at.
+pub(super) fn narrow(filter: &mut JobFilter, caller: &Caller) {
+    let Some(seen) = caller.projects(Role::Viewer) else {
+        return;
+    };
+    filter.projects = Some(match filter.projects.take() {
+        None => seen,
+        Some(mut asked) => {
+            asked.retain(|project| seen.contains(project));
+            asked
+        }
+    });
 }
 
 async fn element(app: &App, array: JobId, index: u32) -> Result<Option<JobId>, LifecycleError> {
@@ -107,7 +125,7 @@ fn filter(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField>
         among: None,
         states: Some(states?).filter(|states| !states.is_empty()),
         kinds: Some(kinds?).filter(|kinds| !kinds.is_empty()),
-        project: Some(request.project.clone()).filter(|project| !project.is_empty()),
+        projects: Some(vec![request.project.clone()]).filter(|_| !request.project.is_empty()),
         before: before
             .map_err(|_| BadField::invalid("page_token", "it is from no earlier page"))?,
     };

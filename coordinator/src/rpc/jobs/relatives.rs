@@ -8,7 +8,9 @@ use marquee_store::Conn;
 use marquee_store::checkpoints::{self, CheckpointRow};
 use marquee_store::relatives::{self, Relative};
 
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
+use crate::rpc::scope;
 
 /// Checkpoints that come with a job, those with the most steps.
 const CHECKPOINTS_MAX: u32 = 100;
@@ -29,11 +31,13 @@ pub(super) async fn checkpoints(
     Ok(rows.into_iter().map(encode).collect())
 }
 
-/// Those it takes from, then those that take from it. A spec that cannot be read names nobody.
+/// Those it takes from, then those that take from it, as far as the caller may look at them. A spec that cannot be
+/// read names nobody.
 pub(super) async fn both_sides(
     conn: &mut Conn,
     job: JobId,
     spec: Option<&JobSpec>,
+    caller: &Caller,
 ) -> Result<(Vec<v1::Relative>, Vec<v1::Relative>), LifecycleError> {
     let inputs = spec.into_iter().flat_map(|spec| spec.inputs.values());
     let named: Vec<_> = inputs
@@ -44,7 +48,12 @@ pub(super) async fn both_sides(
         .collect();
     let sources = relatives::list_sources(conn, job, &named, RELATIVES_MAX).await?;
     let takers = relatives::list_takers(conn, job, RELATIVES_MAX).await?;
-    let encode = |all: Vec<Relative>| all.into_iter().map(relative).collect();
+    let all: Vec<JobId> = sources.iter().chain(&takers).map(|one| one.job).collect();
+    let seen = scope::visible(conn, caller, &all).await?;
+    let encode = |all: Vec<Relative>| {
+        let seen = all.into_iter().filter(|one| seen.contains(&one.job));
+        seen.map(relative).collect()
+    };
     Ok((encode(sources), encode(takers)))
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::limits::PIPELINE_MAX_JOBS;
+use marquee_domain::users::Role;
 use marquee_proto::convert::BadField;
 use marquee_proto::v1;
 use marquee_store::jobs::{self, Job, JobFilter};
@@ -12,16 +13,23 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::follow::{BUFFERED_MAX, News};
-use super::{Streamed, reasons};
+use super::{Streamed, listing, reasons};
 use crate::app::App;
+use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
+use crate::rpc::scope;
 
 /// Starts to watch. Jobs and pipelines that are not there are refused at once.
 pub(super) async fn start(
     app: &App,
     request: v1::WatchRequest,
+    caller: &Caller,
 ) -> Result<Streamed<v1::WatchResponse>, Status> {
-    let filter = filter(&request)?;
+    let mut filter = filter(&request)?;
+    match &filter.ids {
+        Some(ids) => scope::jobs_of(app, caller, Role::Viewer, ids).await?,
+        None => listing::narrow(&mut filter, caller),
+    }
     // Before the first look, so that nothing between the two is missed.
     let news = News::new(app);
     let first = look(app, &filter).await?;

@@ -1,0 +1,212 @@
+//! `marquee admin token`: what users show who they are by.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Subcommand;
+use marquee_proto::v1;
+use marquee_view::users::{Tokens, token_json};
+use marquee_view::{Page, View, units};
+use serde_json::Value;
+
+use super::confirm;
+use crate::commands::drain::{When, parse_when};
+use crate::error::Result;
+use crate::say::say;
+use crate::session::Session;
+use crate::tokens::{self, Bearer};
+use crate::{clock, requests};
+
+/// Make, list and revoke tokens
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee admin token create ada > token          the token alone on stdout, once
+  marquee admin token create ci --ttl 30d --note \"nightly runs\" --out ci.token
+  marquee admin token list
+  marquee admin token revoke 4f0c2a91b6d3")]
+pub(in crate::commands) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Create),
+    List(List),
+    Revoke(Revoke),
+}
+
+/// Make a token for a user; it is shown this once and kept nowhere
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee admin token create ada
+  marquee admin token create ci --ttl 30d --note \"nightly runs\" --out ci.token")]
+struct Create {
+    /// The user
+    #[arg(value_name = "USER")]
+    user: String,
+    /// How long it lives: a span (12h, 30d) or a time; at most 366d
+    #[arg(long, value_name = "SPAN|TIME", default_value = "90d", value_parser = parse_when)]
+    ttl: When,
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    note: String,
+    /// Write it into this new file, for you alone, in place of stdout
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// List tokens, without what is secret of them; without the rights of an administrator one's own
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee admin token list
+  marquee admin token list ada --output json")]
+struct List {
+    /// Only of this user
+    #[arg(value_name = "USER")]
+    user: Option<String>,
+}
+
+/// End a token, and the browsers that are logged in by it, at once
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee admin token revoke 4f0c2a91b6d3
+  marquee admin token revoke 4f0c2a91b6d3 --yes")]
+struct Revoke {
+    /// Its id: the twelve digits behind mqu_
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    id: String,
+    /// Only say what would end
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A whole token is refused here: the history of the shell has it by now.
+fn parse_id(text: &str) -> Result<String, String> {
+    let is_id = text.len() == 12 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_id.then(|| text.to_owned()).ok_or_else(|| {
+        "write the twelve digits behind mqu_ alone, and never a whole token".to_owned()
+    })
+}
+
+pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
+    match args.command {
+        Command::Create(args) => create(args, session).await,
+        Command::List(args) => {
+            let user = args.user.unwrap_or_default();
+            let tokens = requests::users::tokens(&session.remote()?, &user).await?;
+            session.output.show(&Tokens(&tokens), clock::now())?;
+            Ok(())
+        }
+        Command::Revoke(args) => revoke(args, session).await,
+    }
+}
+
+async fn create(args: Create, session: &Session) -> Result<()> {
+    let now = clock::now();
+    let ttl = args.ttl.from(now) - now;
+    let request = v1::CreateTokenRequest {
+        user: args.user,
+        // What is over, or no time at all, the coordinator refuses by name.
+        ttl_seconds: u64::try_from(ttl.max(TimeDelta::seconds(1)).num_seconds()).unwrap_or(1),
+        note: args.note,
+    };
+    let made = requests::users::create_token(&session.remote()?, &request).await?;
+    let token = made.token.unwrap_or_default();
+    let secret = Bearer::of(&made.secret, "that was made")?;
+    let ends = units::time(token.expires_at.as_ref()).map(units::rfc3339);
+    let ends = ends.unwrap_or_default();
+    let view = Made {
+        token: &token,
+        secret: args.out.is_none().then_some(&secret),
+    };
+    if let Some(out) = &args.out {
+        tokens::write_new(out, &secret)?;
+        say!(
+            "token {} of {} is in {}, until {ends}",
+            token.id,
+            token.user,
+            out.display()
+        );
+    } else {
+        say!(
+            "token {} of {}, until {ends}; it is shown this once: \"marquee login\" keeps it",
+            token.id,
+            token.user
+        );
+    }
+    session.output.show(&view, now)?;
+    Ok(())
+}
+
+/// A token that was made: its secret, where it went into no file.
+struct Made<'a> {
+    token: &'a v1::Token,
+    secret: Option<&'a Bearer>,
+}
+
+impl View for Made<'_> {
+    fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
+        if let Some(secret) = self.secret {
+            page.line(secret.reveal());
+        }
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        let mut json = token_json(self.token);
+        if let (Some(fields), Some(secret)) = (json.as_object_mut(), self.secret) {
+            fields.insert("secret".to_owned(), secret.reveal().into());
+        }
+        json
+    }
+
+    fn ids(&self) -> Vec<String> {
+        vec![self.token.id.clone()]
+    }
+}
+
+async fn revoke(args: Revoke, session: &Session) -> Result<()> {
+    let remote = session.remote()?;
+    let token = if args.dry_run || !args.yes {
+        let would = requests::users::revoke_token(&remote, &args.id, true).await?;
+        if args.dry_run {
+            would
+        } else {
+            let line = format!(
+                "token {} of {} would end{}",
+                would.id,
+                would.user,
+                match would.browsers {
+                    0 => String::new(),
+                    count => format!(", with {count} browser(s)"),
+                }
+            );
+            confirm(&[line], "nothing was revoked")?;
+            requests::users::revoke_token(&remote, &args.id, false).await?
+        }
+    } else {
+        requests::users::revoke_token(&remote, &args.id, false).await?
+    };
+    session.output.show(&Tokens(&[token]), clock::now())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_token_is_no_id_and_is_not_repeated() {
+        assert_eq!(parse_id("4f0c2a91b6d3").unwrap(), "4f0c2a91b6d3");
+        let whole = format!("mqu_4f0c2a91b6d3_{}", "ab".repeat(32));
+        let error = parse_id(&whole).unwrap_err();
+        assert!(!error.contains("abab"), "{error}");
+    }
+}

@@ -1,0 +1,170 @@
+//! What joining left in the data folder: this worker's certificate with its key, the authorities to believe, and where
+//! the coordinator is. With it the daemon needs no other setting to find its cluster.
+//!
+//! | file of `tls/` | holds |
+//! |---|---|
+//! | `identity.pem` | certificate and key in one, so that the two are replaced together |
+//! | `ca.pem` | the authorities to believe |
+//! | `joined.json` | the coordinators; written last, so that it is there only when all the rest is |
+//! | `joining.key` | the key of a join that is under way: asked again with it, a token is not used twice |
+
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use marquee_domain::join_token::COORDINATOR_NAME;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Tls;
+use crate::{durable, files};
+
+/// The files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder(PathBuf);
+
+/// Where a worker that joined finds its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// URLs.
+    pub coordinators: Vec<String>,
+    /// The name that it joined by. The coordinator may know it by another one since.
+    pub name: String,
+}
+
+/// Why what is there cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    #[error("{path:?} cannot be read: {source}; join again (\"marquee-worker join\")")]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "other accounts of this host can read {path:?}, which holds this worker's key (mode {mode:04o}); close it with \"chmod 600 {}\", and if somebody may have read it, revoke this worker and join again", path.display()
+    )]
+    Open { path: PathBuf, mode: u32 },
+}
+
+impl Folder {
+    #[must_use]
+    pub fn of(data_dir: &Path) -> Self {
+        Self(data_dir.join("tls"))
+    }
+
+    /// The file with the key.
+    #[must_use]
+    pub fn identity(&self) -> PathBuf {
+        self.0.join("identity.pem")
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.0.join("ca.pem")
+    }
+
+    fn joined(&self) -> PathBuf {
+        self.0.join("joined.json")
+    }
+
+    fn joining_key(&self) -> PathBuf {
+        self.0.join("joining.key")
+    }
+
+    /// What joining left; None: this worker has not joined.
+    pub fn read(&self) -> Result<Option<(Joined, Tls)>, MemberError> {
+        let unreadable = |path: PathBuf| |source| MemberError::Unreadable { path, source };
+        let path = self.joined();
+        let joined = files::read_json::<Joined>(&path);
+        let Some(joined) = joined.map_err(unreadable(path))? else {
+            return Ok(None);
+        };
+        if joined.coordinators.is_empty() {
+            let source = io::Error::other("it names no coordinator");
+            return Err(unreadable(self.joined())(source));
+        }
+        Ok(Some((joined, self.tls()?)))
+    }
+
+    /// Certificate, key and authorities as they are now.
+    pub fn tls(&self) -> Result<Tls, MemberError> {
+        let text = |path: PathBuf| {
+            let bytes = files::read(&path);
+            let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+            text.map_err(|source| MemberError::Unreadable { path, source })
+        };
+        let identity = self.identity();
+        // Metadata of what is opened below: a link would be refused there.
+        if let Ok(found) = std::fs::symlink_metadata(&identity)
+            && found.mode() & 0o077 != 0
+        {
+            let mode = found.mode() & 0o7777;
+            return Err(MemberError::Open {
+                path: identity,
+                mode,
+            });
+        }
+        let identity = text(identity)?;
+        Ok(Tls {
+            ca: text(self.ca())?,
+            identity: Some((identity.clone(), identity)),
+            server_name: Some(COORDINATOR_NAME.to_owned()),
+            member: Some(self.clone()),
+        })
+    }
+
+    /// The key to join with: that of an earlier try, or a new one, which is on the disk before anybody hears of it.
+    pub fn key_to_join(&self) -> anyhow::Result<KeyPair> {
+        files::make_folder(&self.0)?;
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(&self.0, closed)?;
+        let path = self.joining_key();
+        match files::read(&path) {
+            Ok(pem) => {
+                if let Ok(key) = KeyPair::from_pem(&String::from_utf8_lossy(&pem)) {
+                    return Ok(key);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        let key = new_key()?;
+        durable::write(&path, key.serialize_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// Stores what a join brought. Whatever happens half-way, the next try finds its key.
+    pub fn store(
+        &self,
+        joined: &Joined,
+        certificate: &str,
+        key: &KeyPair,
+        authority: &str,
+    ) -> io::Result<()> {
+        self.store_identity(certificate, key, authority)?;
+        durable::write_json(&self.joined(), joined)?;
+        durable::remove_or_leave(&self.joining_key());
+        Ok(())
+    }
+
+    /// Stores a renewed certificate.
+    pub fn store_identity(
+        &self,
+        certificate: &str,
+        key: &KeyPair,
+        authority: &str,
+    ) -> io::Result<()> {
+        // Those to believe first: the new certificate may be of an authority that joined them.
+        durable::write(&self.ca(), authority.as_bytes())?;
+        let identity = format!("{certificate}{}", key.serialize_pem());
+        durable::write(&self.identity(), identity.as_bytes())
+    }
+}
+
+/// A key for a certificate of this worker. It never leaves this host.
+pub(crate) fn new_key() -> Result<KeyPair, rcgen::Error> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+}
+
+/// Asks for a certificate for a key. It names nobody: who this is, the coordinator writes.
+pub(crate) fn request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::new([])?;
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(key)?.der().to_vec())
+}
