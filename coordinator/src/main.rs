@@ -63,7 +63,7 @@ enum Command {
     },
     /// Fill an empty database and an empty folder of artifacts from a backup, all of which is checked before
     ///
-    /// Run it as the coordinator's account, with its settings, while no coordinator runs. Then start the coordinator, and
+    /// Run it as root or as the coordinator's account, which must be able to read the backup, while no coordinator runs. Then start the coordinator, and
     /// let "marquee audit verify" judge the result.
     Restore {
         folder: PathBuf,
@@ -265,26 +265,18 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn restore(flags: &Flags, folder: &Path, check: bool) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Runtime::new()?;
-    let (manifest, next) = if check {
-        (
-            runtime.block_on(backup::check(folder))?,
-            "it can be restored",
-        )
-    } else {
-        let config = Config::load(flags, variables())?;
-        let manifest = runtime.block_on(backup::restore(&config, folder))?;
-        (
-            manifest,
-            "it is restored; start the coordinator, then: marquee audit verify",
-        )
-    };
-    let text = format!(
-        "backup of cluster {} from {}: {} files, all as the manifest says; {next}\n",
-        manifest.cluster_id, manifest.made_at, manifest.files.count
-    );
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
+    if check {
+        let manifest = tokio::runtime::Runtime::new()?.block_on(backup::check(folder))?;
+        return print(&format!("{}it can be restored\n", manifest.text()));
+    }
+    let config = Config::load(flags, variables())?;
+    // What is made is the coordinator's, also where root types this.
+    become_owner_of(&config.data_dir)?;
+    let manifest = tokio::runtime::Runtime::new()?.block_on(backup::restore(&config, folder))?;
+    print(&format!(
+        "{}it is restored; start the coordinator, then: marquee audit verify\n",
+        manifest.text()
+    ))
 }
 
 fn manual() -> anyhow::Result<ExitCode> {

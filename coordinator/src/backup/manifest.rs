@@ -88,6 +88,15 @@ impl Manifest {
         }
     }
 
+    /// What it is of, for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!(
+            "backup of cluster {} from {}: {} files, all as the manifest says; ",
+            self.cluster_id, self.made_at, self.files.count
+        )
+    }
+
     /// In place of an earlier one, in one step.
     pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         write_durably(folder, FILE, &serde_json::to_vec_pretty(self)?)

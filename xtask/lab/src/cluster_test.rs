@@ -12,7 +12,6 @@ mod network;
 mod packages;
 mod seen;
 mod site;
-mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,12 +28,11 @@ use crate::dist;
 /// Set for the process inside the namespaces.
 const INSIDE: &str = "MARQUEE_CLUSTER_TEST_INSIDE";
 /// What it takes, with the Debian package of each.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("systemd-nspawn", "systemd-container"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("unshare", "util-linux"),
-    ("openssl", "openssl"),
     ("dpkg-deb", "dpkg"),
 ];
 

@@ -88,7 +88,7 @@ Scenes, all of them where none is named:
 Options:
   --packages DIR  what \"cargo xtask dist\" made [made anew, of the development build]
 
-Needs root, systemd-container, iproute2, nftables, openssl, and debootstrap for the hosts' Debian (510 MB in the user's cache
+Needs root, systemd-container, iproute2, nftables, and debootstrap for the hosts' Debian (510 MB in the user's cache
 folder, made once); where they are missing it says \"skipped\" and ends well. Prints the times; exit code 1 if something
 fails or takes longer than was promised. Whatever ends it, hosts, networks and mounts are gone; logs stay in
 target/cluster-test/logs.

@@ -146,7 +146,7 @@ pub(super) fn a_link_loses_packets(site: &mut Site, seen: &mut Seen) -> Result<(
 
 /// Nothing new begins on a drained worker.
 pub(super) fn a_worker_is_drained(site: &mut Site, _seen: &mut Seen) -> Result<()> {
-    site.on("desk", "marquee drain worker-1")?;
+    site.at_desk("drain worker-1")?;
     for _ in 0..2 {
         let job = site.submit(&counting(1))?;
         let detail = site.until_succeeded(job)?;
@@ -156,7 +156,7 @@ pub(super) fn a_worker_is_drained(site: &mut Site, _seen: &mut Seen) -> Result<(
             "a drained worker was given job {job}: {place}"
         );
     }
-    site.on("desk", "marquee resume worker-1")?;
+    site.at_desk("resume worker-1")?;
     Ok(())
 }
 

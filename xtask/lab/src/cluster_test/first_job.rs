@@ -8,7 +8,6 @@ use marquee_xtask::{process, report};
 
 use super::seen::Seen;
 use super::site::{ARTIFACTS_AT, PACKAGES_AT, PICTURES_AT, Site, until};
-use super::trust;
 
 /// Two ranks, on hosts with one device each: the gradients cross the bridge.
 const JOB: &str = r#"
@@ -33,6 +32,9 @@ batch_size = 8
 optimizer = { name = "sgd", lr = 0.01 }
 seed = 1
 "#;
+
+/// Where a coordinator keeps its authority.
+const TLS: &str = "/var/lib/marquee/coordinator/tls";
 
 const PICTURES: &str = include_str!("pictures.py");
 
@@ -60,14 +62,20 @@ pub(super) fn run(site: &mut Site, seen: &mut Seen) -> Result<()> {
         &format!("apt-get install -q -y {PACKAGES_AT}/marquee_*.deb"),
     )?;
     seen.took("packages installed on five hosts", begun, None);
-    settle(site)?;
-    until("a leader", || Ok(site.leader().is_some()))?;
-    for worker in ["worker-1", "worker-2"] {
-        site.until_online(worker)?;
+    first_head(site)?;
+    for name in ["worker-1", "worker-2"] {
+        worker(site, name)?;
+    }
+    second_head(site)?;
+    for name in ["worker-1", "worker-2"] {
+        site.until_online(name)?;
     }
     seen.took("bare hosts to workers online", begun, None);
     site.host("desk")?.write("/root/first.toml", JOB)?;
-    let pipeline = site.type_on("desk", "marquee --output quiet submit /root/first.toml")?;
+    let pipeline = site.type_on(
+        "desk",
+        "MARQUEE_TOKEN_FILE=/root/token marquee --output quiet submit /root/first.toml",
+    )?;
     let pipeline = pipeline.trim();
     until("the first jobs to end", || {
         let jobs = site.marquee(&["show", pipeline])?;
@@ -102,7 +110,7 @@ pub(super) fn run(site: &mut Site, seen: &mut Seen) -> Result<()> {
     );
     seen.took(
         format!(
-            "bare hosts to first job finished, {} commands on 5 hosts",
+            "bare hosts to first job finished (commands: {})",
             site.typed()
         ),
         begun,
@@ -130,46 +138,99 @@ fn prepare(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Settings and certificates of every host.
-fn settle(site: &Site) -> Result<()> {
-    let authority = site.folder.join("hosts/authority");
-    trust::make(&authority)?;
-    let tls = "[tls]\ncert = \"/etc/marquee/tls/cert.pem\"\nkey = \"/etc/marquee/tls/key.pem\"\n";
-    for head in ["head-1", "head-2"] {
-        site.on(
-            head,
-            &format!("install -d -o marquee -g marquee -m 700 {ARTIFACTS_AT}/artifacts"),
-        )?;
-        trust::install(site, &authority, head, "marquee")?;
-        let settings = format!(
-            "listen = \"0.0.0.0:7700\"\naddress = \"{head}:7700\"\n\
-             database_url = \"postgres://marquee:only-a-test@head-1/marquee\"\n\
-             artifacts_dir = \"{ARTIFACTS_AT}/artifacts\"\n{tls}client_ca = \"/etc/marquee/tls/ca.pem\"\n"
-        );
-        site.host(head)?
-            .write("/etc/marquee/coordinator.toml", &settings)?;
-        site.type_on(
-            head,
-            "marquee-coordinator config check && systemctl restart marquee-coordinator",
-        )?;
-    }
+/// Settings and an authority on the first head, which then leads; a token for workers, and one for a person.
+fn first_head(site: &Site) -> Result<()> {
+    write_settings(site, "head-1")?;
+    site.type_on("head-1", "marquee-coordinator init")?;
+    start_again(site, "head-1")?;
+    let token = site.type_on("head-1", "marquee-coordinator token create --uses 2")?;
     for worker in ["worker-1", "worker-2"] {
-        trust::install(site, &authority, worker, "marquee-worker")?;
-        let settings = format!(
-            "coordinator = [\"https://head-1:7700\", \"https://head-2:7700\"]\non_stop = \"keep\"\n\
-             cpu_slots = 1\nthreads_per_slot = 1\n{tls}ca = \"/etc/marquee/tls/ca.pem\"\n"
-        );
-        site.host(worker)?
-            .write("/etc/marquee/worker.toml", &settings)?;
-        site.type_on(
-            worker,
-            "marquee-worker config check && systemctl restart marquee-worker",
-        )?;
+        site.host(worker)?.write("/root/join.token", &token)?;
     }
-    trust::install(site, &authority, "desk", "root")?;
-    let context = format!(
-        "addr = [\"https://head-1:7700\", \"https://head-2:7700\"]\n{tls}ca = \"/etc/marquee/tls/ca.pem\"\n"
+    // Over loopback the kernel says that it is root who asks; only the authority is to be known.
+    let ca = site.on("head-1", "marquee-coordinator ca")?;
+    context(site, "head-1", &["localhost"], &ca)?;
+    site.type_on("head-1", "marquee admin user add ada --role admin --yes")?;
+    let token = site.type_on("head-1", "marquee admin token create ada")?;
+    site.host("desk")?.write("/root/token", &token)?;
+    site.on("desk", "chmod 600 /root/token")?;
+    context(site, "desk", &["head-1", "head-2"], &ca)
+}
+
+/// The second head gets the authority of the first, and stands by.
+fn second_head(site: &Site) -> Result<()> {
+    write_settings(site, "head-2")?;
+    site.on(
+        "head-2",
+        &format!("install -d -o marquee -g marquee -m 700 {TLS}"),
+    )?;
+    for file in ["ca.pem", "ca.key"] {
+        let text = site.on("head-1", &format!("cat {TLS}/{file}"))?;
+        site.host("head-2")?
+            .write(&format!("{TLS}/{file}"), &text)?;
+    }
+    site.on(
+        "head-2",
+        &format!("chown marquee:marquee {TLS}/ca.*; chmod 600 {TLS}/ca.*"),
+    )?;
+    site.type_on("head-2", "marquee-coordinator init")?;
+    start_again(site, "head-2")
+}
+
+fn write_settings(site: &Site, head: &str) -> Result<()> {
+    site.on(
+        head,
+        &format!(
+            "install -d -o marquee -g marquee -m 700 {ARTIFACTS_AT}/artifacts; \
+             install -d -o marquee -g marquee -m 700 /etc/marquee/secrets"
+        ),
+    )?;
+    let url = "postgres://marquee:only-a-test@head-1/marquee\n";
+    site.host(head)?
+        .write("/etc/marquee/secrets/database-url", url)?;
+    site.on(head, "chmod 400 /etc/marquee/secrets/database-url")?;
+    // The account may not read it by itself: systemd hands it to the service.
+    let credential = "[Service]\nLoadCredential=database-url:/etc/marquee/secrets/database-url\n";
+    let drop_in = "/etc/systemd/system/marquee-coordinator.service.d/database.conf";
+    site.host(head)?.write(drop_in, credential)?;
+    let settings = format!(
+        "listen = \"0.0.0.0:7700\"\naddress = \"{head}:7700\"\n\
+         database_url = \"credential:database-url\"\nartifacts_dir = \"{ARTIFACTS_AT}/artifacts\"\n"
     );
-    site.host("desk")?
-        .write("/root/.config/marquee/context.toml", &context)
+    site.host(head)?
+        .write("/etc/marquee/coordinator.toml", &settings)
+}
+
+fn start_again(site: &Site, head: &str) -> Result<()> {
+    site.on(head, "systemctl daemon-reload")?;
+    site.type_on(head, "systemctl restart marquee-coordinator")?;
+    Ok(())
+}
+
+fn worker(site: &Site, worker: &str) -> Result<()> {
+    let settings = "on_stop = \"keep\"\ncpu_slots = 1\nthreads_per_slot = 1\n";
+    site.host(worker)?
+        .write("/etc/marquee/worker.toml", settings)?;
+    site.type_on(
+        worker,
+        "marquee-worker join head-1:7700 --token-file /root/join.token",
+    )?;
+    site.type_on(worker, "systemctl restart marquee-worker")?;
+    Ok(())
+}
+
+/// Where the command line finds the coordinators, and by which authority it knows them.
+fn context(site: &Site, host: &str, names: &[&str], ca: &str) -> Result<()> {
+    let addresses: Vec<String> = names
+        .iter()
+        .map(|name| format!("\"https://{name}:7700\""))
+        .collect();
+    let folder = "/root/.config/marquee";
+    site.host(host)?.write(&format!("{folder}/ca.pem"), ca)?;
+    let text = format!(
+        "addr = [{}]\n[tls]\nca = \"ca.pem\"\n",
+        addresses.join(", ")
+    );
+    site.host(host)?
+        .write(&format!("{folder}/context.toml"), &text)
 }

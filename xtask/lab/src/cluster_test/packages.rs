@@ -72,7 +72,7 @@ pub(super) fn a_worker_is_upgraded_under_a_job(site: &mut Site, seen: &mut Seen)
     ensure!(process(site)? != before, "the restart restarted nothing");
     let settings = site.on(&place, "cat /etc/marquee/worker.toml")?;
     ensure!(
-        settings.contains("https://head-1:7700"),
+        settings.contains("cpu_slots = 1"),
         "the upgrade lost the settings"
     );
     let detail = site.until_succeeded(job)?;
@@ -158,7 +158,7 @@ pub(super) fn removed_installed_purged(site: &mut Site, _seen: &mut Seen) -> Res
     let said = host.run("apt-get purge -q -y marquee-coordinator")?;
     ensure!(!there(settings)?, "purge left the settings");
     ensure!(
-        there(data)? && there("/etc/marquee/tls/key.pem")?,
+        there(data)? && there("/etc/marquee/secrets/database-url")?,
         "purge took data or keys"
     );
     ensure!(

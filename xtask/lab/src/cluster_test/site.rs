@@ -1,7 +1,8 @@
 //! The hosts of the test, and what people do on them: two heads with a coordinator each, of which the first also runs
 //! Postgres; two workers; and a desk, where somebody submits jobs. Two folders are a file server's.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ pub(super) struct Site {
     pub packages: PathBuf,
     pub pictures: PathBuf,
     /// Commands that a person typed.
-    typed: Cell<usize>,
+    typed: RefCell<BTreeMap<String, u32>>,
 }
 
 impl Site {
@@ -67,7 +68,7 @@ impl Site {
             folder: folder.to_owned(),
             packages: packages.to_owned(),
             pictures: pictures.folder.clone(),
-            typed: Cell::new(0),
+            typed: RefCell::default(),
         };
         let names: String = HOSTS
             .iter()
@@ -109,31 +110,38 @@ impl Site {
 
     /// Runs on a host what docs/deploy.md has people type, and counts it.
     pub(super) fn type_on(&self, host: &str, line: &str) -> Result<String> {
-        self.typed.set(self.typed.get() + 1);
+        *self.typed.borrow_mut().entry(host.to_owned()).or_default() += 1;
         self.on(host, line)
     }
 
-    pub(super) fn typed(&self) -> usize {
-        self.typed.get()
+    /// How many commands were typed on which host.
+    pub(super) fn typed(&self) -> String {
+        let typed = self.typed.borrow();
+        let each = typed
+            .iter()
+            .map(|(host, count)| format!("{count} on {host}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Runs the command line at the desk, as the person whose token lies there.
+    pub(super) fn at_desk(&self, words: &str) -> Result<String> {
+        self.on(
+            "desk",
+            &format!("MARQUEE_TOKEN_FILE=/root/token marquee {words}"),
+        )
     }
 
     /// Asks at the desk, and gives the answer.
     pub(super) fn marquee(&self, words: &[&str]) -> Result<Value> {
         let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-        let text = self.on(
-            "desk",
-            &format!("marquee --output json {}", quoted.join(" ")),
-        )?;
+        let text = self.at_desk(&format!("--output json {}", quoted.join(" ")))?;
         serde_json::from_str(&text).with_context(|| format!("marquee {}: {text}", words.join(" ")))
     }
 
     /// Submits a document and gives the number of its only job.
     pub(super) fn submit(&self, document: &str) -> Result<u64> {
         self.host("desk")?.write("/root/job.toml", document)?;
-        let pipeline = self.on(
-            "desk",
-            "marquee --output quiet submit --fresh /root/job.toml",
-        )?;
+        let pipeline = self.at_desk("--output quiet submit --fresh /root/job.toml")?;
         let jobs = self.marquee(&["show", pipeline.trim()])?;
         jobs["jobs"][0]["id"]
             .as_u64()
