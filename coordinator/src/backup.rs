@@ -85,7 +85,7 @@ impl Source {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         if let Some(url) = &config.database_url {
             return Ok(Self {
-                url: url.0.clone(),
+                url: url.get()?.to_owned(),
                 own: None,
             });
         }

@@ -115,6 +115,18 @@ impl TlsFiles {
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(pub String);
 
+impl DatabaseUrl {
+    /// The URL, where this process has it.
+    pub fn get(&self) -> anyhow::Result<&str> {
+        let Some(name) = self.0.strip_prefix("credential:") else {
+            return Ok(&self.0);
+        };
+        anyhow::bail!(
+            "database_url is the credential {name:?}, which only the service has; name the file that holds it with --database-url /PATH"
+        )
+    }
+}
+
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(not shown)")

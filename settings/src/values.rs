@@ -82,7 +82,11 @@ impl Values {
         Ok(self)
     }
 
+    /// Outside of the service there are none, and what was written stays: commands that need no such value work there.
     fn find_credentials(&mut self, folder: Option<&String>) -> Result<(), SettingsError> {
+        let Some(folder) = folder else {
+            return Ok(());
+        };
         for (key, (text, origin)) in &mut self.values {
             let Some(name) = text.strip_prefix(CREDENTIAL) else {
                 continue;
@@ -96,11 +100,6 @@ impl Values {
             if name.is_empty() || name.contains('/') {
                 return Err(wrong("a credential has a name without \"/\"".into()));
             }
-            let Some(folder) = folder else {
-                return Err(wrong(format!(
-                    "only the service has it: add LoadCredential={name}:FILE to its unit (systemctl edit), and start it by systemctl"
-                )));
-            };
             let path = Path::new(folder).join(name);
             // systemd leaves out what it was not told of, and would say so nowhere else.
             if !path.exists() {
@@ -375,20 +374,17 @@ mod tests {
         let service = [("CREDENTIALS_DIRECTORY", folder)];
         let values = read("[tls]\nca = \"credential:ca\"", &service).unwrap();
         assert_eq!(values.path("tls.ca"), Some(credentials.path().join("ca")));
-        for (name, variables, says) in [
-            (
-                "ca",
-                &[][..],
-                "only the service has it: add LoadCredential=ca:FILE",
-            ),
+        // For a command that a person types, and that may not need it.
+        let typed = read("[tls]\nca = \"credential:ca\"", &[]).unwrap();
+        assert_eq!(typed.text("tls.ca"), Some("credential:ca"));
+        for (name, says) in [
             (
                 "cb",
-                &service[..],
                 "the unit has no such credential: add LoadCredential=cb:FILE",
             ),
-            ("../ca", &service[..], "a name without \"/\""),
+            ("../ca", "a name without \"/\""),
         ] {
-            let text = error(&format!("[tls]\nca = \"credential:{name}\""), variables);
+            let text = error(&format!("[tls]\nca = \"credential:{name}\""), &service);
             assert!(text.contains("\"tls.ca\"") && text.contains(says), "{text}");
         }
     }

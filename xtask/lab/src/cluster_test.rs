@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod network;
 mod packages;
+mod restored;
 mod seen;
 mod site;
 
@@ -49,7 +50,7 @@ pub(crate) struct Options {
 type Scene = (&'static str, fn(&mut Site, &mut Seen) -> Result<()>);
 
 /// In the order in which they run.
-const SCENES: [Scene; 10] = [
+const SCENES: [Scene; 11] = [
     ("killed", faults::services_are_killed),
     ("power", faults::a_host_loses_its_power),
     ("cut", faults::a_link_is_cut),
@@ -57,6 +58,7 @@ const SCENES: [Scene; 10] = [
     ("loss", faults::a_link_loses_packets),
     ("drain", faults::a_worker_is_drained),
     ("upgrade", packages::a_worker_is_upgraded_under_a_job),
+    ("backup", restored::a_backup_is_restored_and_judged),
     ("fail-over", faults::the_leader_loses_its_power),
     ("settings", packages::wrong_settings_are_told_once),
     ("packages", packages::removed_installed_purged),

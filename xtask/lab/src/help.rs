@@ -81,6 +81,7 @@ Scenes, all of them where none is named:
   loss       a worker loses 30 % of its packets
   drain      a worker is drained
   upgrade    a worker is upgraded under a running job
+  backup     a backup under a running job, restored beside it and judged
   fail-over  the coordinator that leads stops, then loses its power
   settings   wrong settings are told once, and the daemon is not started again and again
   packages   upgrade, remove, install, purge of the coordinator
