@@ -211,11 +211,13 @@ fn worker(site: &Site, worker: &str) -> Result<()> {
     let settings = "on_stop = \"keep\"\ncpu_slots = 1\nthreads_per_slot = 1\n";
     site.host(worker)?
         .write("/etc/marquee/worker.toml", settings)?;
+    // The package has started it.
+    site.type_on(worker, "systemctl stop marquee-worker")?;
     site.type_on(
         worker,
         "marquee-worker join head-1:7700 --token-file /root/join.token",
     )?;
-    site.type_on(worker, "systemctl restart marquee-worker")?;
+    site.type_on(worker, "systemctl start marquee-worker")?;
     Ok(())
 }
 
