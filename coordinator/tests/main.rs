@@ -8,7 +8,6 @@ mod again;
 mod arrays;
 mod artifacts;
 mod audit;
-mod backup;
 mod daemon;
 mod elastic;
 mod env;
