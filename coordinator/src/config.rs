@@ -115,6 +115,18 @@ impl TlsFiles {
 #[derive(Clone, PartialEq, Eq)]
 pub struct DatabaseUrl(pub String);
 
+impl DatabaseUrl {
+    /// The URL, where this process has it.
+    pub fn get(&self) -> anyhow::Result<&str> {
+        let Some(name) = self.0.strip_prefix("credential:") else {
+            return Ok(&self.0);
+        };
+        anyhow::bail!(
+            "database_url is the credential {name:?}, which only the service has; name the file that holds it with --database-url /PATH"
+        )
+    }
+}
+
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(not shown)")
@@ -254,9 +266,7 @@ impl Config {
             artifacts_dir,
             leader_lease: leader_lease.map_or(LEADER_LEASE, Duration::from_millis),
             listing: Vec::new(),
-            database_url: values
-                .text("database_url")
-                .map(|url| DatabaseUrl(url.to_owned())),
+            database_url: database_url(values)?,
             postgres_bin: values.path("postgres_bin").or(postgres_bin),
             access: match access(values, tls.as_ref())? {
                 // There is no account to ask for on another host.
@@ -335,6 +345,30 @@ fn tls(values: &Values, own: &Files) -> Result<Option<TlsFiles>, ConfigError> {
         (None, None) if own.are_there() => Ok(Some(TlsFiles::own(own, client_ca))),
         (None, None) if client_ca.is_some() => missing("tls.cert", "tls.client_ca"),
         (None, None) => Ok(None),
+    }
+}
+
+/// The URL itself, or what the file of that path holds.
+fn database_url(values: &Values) -> Result<Option<DatabaseUrl>, ConfigError> {
+    let Some(text) = values.text("database_url") else {
+        return Ok(None);
+    };
+    if !text.starts_with('/') {
+        return Ok(Some(DatabaseUrl(text.to_owned())));
+    }
+    let held = std::fs::read_to_string(text).map_err(|error| {
+        values.wrong("database_url", text, format!("could not read it: {error}"))
+    })?;
+    match held.trim() {
+        url if url.starts_with("postgres") => Ok(Some(DatabaseUrl(url.to_owned()))),
+        // Not said what it holds instead: it may be a password.
+        _ => Err(values
+            .wrong(
+                "database_url",
+                text,
+                "that file holds no \"postgres://...\"",
+            )
+            .into()),
     }
 }
 
@@ -652,6 +686,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("/nowhere/c.toml"), "{text}");
+    }
+
+    #[test]
+    fn the_database_url_may_stand_in_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("url");
+        let settings = format!("database_url = {:?}", file.display().to_string());
+        let text = error_of(&settings, &[]);
+        assert!(text.contains("could not read it"), "{text}");
+        std::fs::write(&file, "secret\n").unwrap();
+        let text = error_of(&settings, &[]);
+        assert!(
+            text.contains("holds no") && !text.contains("secret"),
+            "{text}"
+        );
+        std::fs::write(&file, "postgres://u:secret@h/d\n").unwrap();
+        let url = load(&settings, &[]).unwrap().database_url;
+        assert_eq!(url.unwrap().0, "postgres://u:secret@h/d");
     }
 
     #[test]

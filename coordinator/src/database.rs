@@ -32,7 +32,7 @@ impl Database {
     pub async fn start(config: &Config) -> anyhow::Result<Self> {
         if let Some(url) = &config.database_url {
             return Ok(Self {
-                url: url.0.clone(),
+                url: url.get()?.to_owned(),
                 keeper: None,
             });
         }

@@ -86,8 +86,12 @@ fn access(rule: &Rule) -> Check {
 
 /// The Postgres that is configured. Its URL may hold a password and is not shown.
 async fn database(url: &DatabaseUrl) -> Check {
+    let url = match url.get() {
+        Ok(url) => url,
+        Err(error) => return Check::skipped("postgres", error.to_string()),
+    };
     let cure = "is database_url right, and does the server run? try \"psql\" with the same URL";
-    let connecting = marquee_store::Db::connect(&url.0, Uuid::nil());
+    let connecting = marquee_store::Db::connect(url, Uuid::nil());
     let connected = tokio::time::timeout(DATABASE_MAX, connecting).await;
     match connected {
         Ok(Ok(db)) => {

@@ -9,6 +9,7 @@ pub mod access;
 pub mod app;
 pub mod audit;
 pub mod background;
+pub mod backup;
 pub mod blobs;
 mod blocking;
 pub mod caller;

@@ -2,18 +2,18 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use marquee_coordinator::config::{Config, ConfigError, Flags};
-use marquee_coordinator::doctor;
 use marquee_coordinator::election::{self, TakenOver};
 use marquee_coordinator::env::{Clock as _, SystemClock};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
-use marquee_coordinator::trust;
 use marquee_coordinator::trust::authority::{Bundle, Files};
+use marquee_coordinator::{backup, doctor, trust};
 use marquee_proto::v1;
 use marquee_settings::{WRONG_SETTINGS, as_toml, become_owner_of, variables};
 
@@ -53,6 +53,24 @@ enum Command {
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Copy the database and the files that it names into a folder, as they are at one moment; the cluster may be at work
+    ///
+    /// A second backup into the same folder adds what is new, and replaces the first in one step. Settings, keys and
+    /// certificates are not in it. Run it as root, or as the coordinator's account.
+    Backup {
+        /// It is made where it is not there
+        folder: PathBuf,
+    },
+    /// Fill an empty database and an empty folder of artifacts from a backup, all of which is checked before
+    ///
+    /// Run it as root or as the coordinator's account, which must be able to read the backup, while no coordinator runs. Then start the coordinator, and
+    /// let "marquee audit verify" judge the result.
+    Restore {
+        folder: PathBuf,
+        /// Only read and check the backup
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
@@ -112,6 +130,8 @@ fn main() -> ExitCode {
             Some(Command::Token(command)) => token(&args.flags, command),
             Some(Command::Ca) => authority(&args.flags),
             Some(Command::Config(command)) => settings(&args.flags, &command),
+            Some(Command::Backup { folder }) => back_up(&args.flags, &folder),
+            Some(Command::Restore { folder, check }) => restore(&args.flags, &folder, check),
             Some(Command::Man) => manual(),
             None => run(&args).map(|()| ExitCode::SUCCESS),
         }
@@ -226,6 +246,37 @@ fn settings(flags: &Flags, command: &ConfigCommand) -> anyhow::Result<ExitCode> 
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(flags, variables())?;
+    let made = tokio::runtime::Runtime::new()?.block_on(backup::backup(&config, folder))?;
+    std::io::stdout().write_all(made.text(folder).as_bytes())?;
+    let absent = &made.manifest.absent;
+    if absent.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::bail!(
+        "the backup stands, but {} files that jobs name were missing or damaged in artifacts_dir, such as {} ({}); \"marquee audit verify\" names their jobs",
+        absent.len(),
+        absent[0].digest.short(),
+        absent[0].why
+    )
+}
+
+fn restore(flags: &Flags, folder: &Path, check: bool) -> anyhow::Result<ExitCode> {
+    if check {
+        let manifest = tokio::runtime::Runtime::new()?.block_on(backup::check(folder))?;
+        return print(&format!("{}it can be restored\n", manifest.text()));
+    }
+    let config = Config::load(flags, variables())?;
+    // What is made is the coordinator's, also where root types this.
+    become_owner_of(&config.data_dir)?;
+    let manifest = tokio::runtime::Runtime::new()?.block_on(backup::restore(&config, folder))?;
+    print(&format!(
+        "{}it is restored; start the coordinator, then: marquee audit verify\n",
+        manifest.text()
+    ))
 }
 
 fn manual() -> anyhow::Result<ExitCode> {

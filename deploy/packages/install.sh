@@ -40,6 +40,9 @@ daemon() {
     cp "$here/tmpfiles.d/marquee-$1.conf" /etc/tmpfiles.d/
     systemd-sysusers "marquee-$1.conf"
     systemd-tmpfiles --create "marquee-$1.conf"
+    mkdir -p "$prefix/share/man/man8" "$prefix/share/doc/marquee"
+    cp "$here/man/marquee-$1.8" "$prefix/share/man/man8/"
+    cp "$here"/docs/*.md "$prefix/share/doc/marquee/"
     [ -e "/etc/marquee/$1.toml" ] || cp "$here/$1.toml" "/etc/marquee/$1.toml"
     systemctl daemon-reload 2>/dev/null || true
     echo "marquee-$1: settings in /etc/marquee/$1.toml; start it with: systemctl enable --now marquee-$1"

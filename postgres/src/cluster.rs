@@ -73,12 +73,7 @@ impl Cluster {
     /// Where clients find the database. It holds the password: not for logs.
     #[must_use]
     pub fn url(&self) -> String {
-        let socket = percent_encode(self.socket_folder.as_os_str().as_encoded_bytes());
-        // The parser wants a host; the parameter replaces it.
-        format!(
-            "postgres://{ROLE}:{}@localhost/{DATABASE}?host={socket}",
-            self.password
-        )
+        url(&self.socket_folder, &self.password)
     }
 
     /// What had to be done to open it, for a log.
@@ -195,6 +190,13 @@ impl Cluster {
             &self.binaries.folder.join(program),
         )
     }
+}
+
+/// Where the private database is found through a socket in this folder.
+pub(crate) fn url(socket_folder: &Path, password: &str) -> String {
+    let socket = percent_encode(socket_folder.as_os_str().as_encoded_bytes());
+    // The parser wants a host; the parameter replaces it.
+    format!("postgres://{ROLE}:{password}@localhost/{DATABASE}?host={socket}")
 }
 
 /// The major version of the cluster in `data`, if there is one.

@@ -14,6 +14,7 @@ mod find;
 pub mod launch;
 mod leftover;
 mod rights;
+mod running;
 mod server;
 mod socket;
 mod throwaway;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub use cluster::Cluster;
 pub use error::PostgresError;
 pub use find::{BIN_VARIABLE, Binaries, by_environment, installed, look_into};
+pub use running::{is_made, running};
 pub use server::{STOP_WITHIN, Server};
 pub use throwaway::{Throwaway, fresh_folder};
 

@@ -12,6 +12,10 @@ use crate::{Origin, SettingsError, file};
 
 /// Between the parts of a variable's name: `MARQUEE_WORKER__TLS__CA` is the worker's `tls.ca`.
 const SEPARATOR: &str = "__";
+/// Before the name of a credential of the service manager's (`LoadCredential=`), in place of a path.
+const CREDENTIAL: &str = "credential:";
+/// Where the service manager puts them, for this service alone.
+const CREDENTIALS_FOLDER: &str = "CREDENTIALS_DIRECTORY";
 
 /// What was written, by key.
 pub struct Values {
@@ -55,7 +59,8 @@ impl Values {
         Ok(self)
     }
 
-    /// Takes the variables whose names begin with `prefix` and two underscores.
+    /// Takes the variables whose names begin with `prefix` and two underscores. A value `credential:NAME`, from here or
+    /// from the file, becomes the path of that credential.
     pub fn environment(
         mut self,
         prefix: &str,
@@ -73,7 +78,38 @@ impl Values {
             let key = name[prefix.len()..].to_lowercase().replace(SEPARATOR, ".");
             self.set(&key, text.clone(), Origin::Variable(name.clone()))?;
         }
+        self.find_credentials(variables.get(CREDENTIALS_FOLDER))?;
         Ok(self)
+    }
+
+    /// Outside of the service there are none, and what was written stays: commands that need no such value work there.
+    fn find_credentials(&mut self, folder: Option<&String>) -> Result<(), SettingsError> {
+        let Some(folder) = folder else {
+            return Ok(());
+        };
+        for (key, (text, origin)) in &mut self.values {
+            let Some(name) = text.strip_prefix(CREDENTIAL) else {
+                continue;
+            };
+            let wrong = |problem: String| SettingsError::Value {
+                key,
+                value: text.clone(),
+                origin: origin.clone(),
+                problem,
+            };
+            if name.is_empty() || name.contains('/') {
+                return Err(wrong("a credential has a name without \"/\"".into()));
+            }
+            let path = Path::new(folder).join(name);
+            // systemd leaves out what it was not told of, and would say so nowhere else.
+            if !path.exists() {
+                return Err(wrong(format!(
+                    "the unit has no such credential: add LoadCredential={name}:FILE to it (systemctl edit)"
+                )));
+            }
+            *text = path.to_string_lossy().into_owned();
+        }
+        Ok(())
     }
 
     /// Takes what the command line said of a key, if it did.
@@ -327,6 +363,29 @@ mod tests {
             ),
         ] {
             assert!(text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_a_path_for_the_service_alone() {
+        let credentials = tempfile::tempdir().unwrap();
+        std::fs::write(credentials.path().join("ca"), "").unwrap();
+        let folder = credentials.path().to_str().unwrap();
+        let service = [("CREDENTIALS_DIRECTORY", folder)];
+        let values = read("[tls]\nca = \"credential:ca\"", &service).unwrap();
+        assert_eq!(values.path("tls.ca"), Some(credentials.path().join("ca")));
+        // For a command that a person types, and that may not need it.
+        let typed = read("[tls]\nca = \"credential:ca\"", &[]).unwrap();
+        assert_eq!(typed.text("tls.ca"), Some("credential:ca"));
+        for (name, says) in [
+            (
+                "cb",
+                "the unit has no such credential: add LoadCredential=cb:FILE",
+            ),
+            ("../ca", "a name without \"/\""),
+        ] {
+            let text = error(&format!("[tls]\nca = \"credential:{name}\""), &service);
+            assert!(text.contains("\"tls.ca\"") && text.contains(says), "{text}");
         }
     }
 

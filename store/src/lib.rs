@@ -13,6 +13,7 @@ pub mod again;
 pub mod artifacts;
 pub mod attempts;
 pub mod audit;
+pub mod backup;
 pub mod checkpoints;
 pub mod cluster;
 mod conn;

@@ -287,7 +287,13 @@ async fn no_write_of_an_old_epoch_follows_one_of_a_new() {
                 })
             })
             .collect();
-        sleep(Duration::from_millis(30)).await;
+        // On a busy host the first of them takes longer than any pause that is set here.
+        let written = format!("SELECT count(*) FROM trail WHERE epoch = {epoch}");
+        let deadline = Instant::now() + SOON;
+        while database.number(&written).await == 0 {
+            assert!(Instant::now() < deadline, "nobody writes");
+            sleep(Duration::from_millis(10)).await;
+        }
         std::mem::swap(&mut one, &mut two);
         let taken = one.take(true).await.unwrap();
         let mut tx = one.db.write("trail").await.unwrap();

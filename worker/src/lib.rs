@@ -34,6 +34,7 @@ pub mod process;
 pub mod rank;
 mod remove;
 mod renewal;
+pub mod runtime;
 pub mod session;
 pub mod supervisor;
 pub mod transfer;

@@ -11,6 +11,7 @@ use marquee_worker::doctor;
 use marquee_worker::env::Env;
 use marquee_worker::join;
 use marquee_worker::process::keeper::{self, Keep};
+use marquee_worker::runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -84,6 +85,8 @@ enum Command {
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Install the libraries that the trainer loads: libtorch, and those of CUDA where the flavour has them
+    InstallRuntime(runtime::Args),
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
@@ -137,6 +140,11 @@ fn run() -> anyhow::Result<ExitCode> {
         Some(Command::Doctor { json }) => look(arguments, json),
         Some(Command::Config(command)) => {
             let text = settings_text(&command, &arguments.listing()?)?;
+            std::io::stdout().write_all(text.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::InstallRuntime(args)) => {
+            let text = runtime::run(&args, arguments.bin_dir.as_deref())?;
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }

@@ -11,7 +11,7 @@ use marquee_xtask::words::{none, path_option, split, unknown};
 use crate::help;
 
 /// Tasks of the crate `marquee-xtask-lab`.
-const LAB: [&str; 11] = [
+const LAB: [&str; 12] = [
     "trainer",
     "sample",
     "weights-check",
@@ -21,6 +21,7 @@ const LAB: [&str; 11] = [
     "gpu-check",
     "data-check",
     "dist",
+    "cluster-test",
     "fuzz",
     "bench",
 ];

@@ -24,6 +24,7 @@ Tasks:
   zoo-check     compare every model of the zoo with timm, in a virtual environment that it makes
   gpu-check     make an archive that measures the trainer on a machine with a GPU and PyTorch
   dist          make Debian packages, and an archive with an install script
+  cluster-test  install the packages on hosts booted with systemd-nspawn, train, and take hosts and links away
   nccl-shim     build libmarquee_nccl.so, which carries NCCL on GPU hosts, from pinned headers
   data-check    rehearse the data path at full size: 20,000 films through every fault, planted oddities
   fuzz          try a reader of strangers' bytes on inputs that are made to break it

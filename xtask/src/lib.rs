@@ -8,8 +8,8 @@
 //! nobody waits for it who does not use it.
 //!
 //! Architecture Invariant: xtask knows the other crates only as packages to build and binaries to
-//! run, so that it compiles in seconds; it depends on none of them but `marquee-postgres`, which is small
-//! and starts the private Postgres of a task. What a demo does is in the CLI (`marquee demo`).
+//! run, so that it compiles in seconds; it depends on none of them but two small ones: `marquee-postgres`, which
+//! starts the private Postgres of a task, and `marquee-wheels`, which fetches what is built with. What a demo does is in the CLI (`marquee demo`).
 
 pub mod chaos;
 pub mod check;
@@ -18,8 +18,6 @@ pub mod flavour;
 pub mod lab;
 pub mod nccl_shim;
 mod pg;
-pub mod process;
-pub mod report;
 pub mod setup;
 pub mod sim;
 pub mod sqlx;
@@ -27,3 +25,5 @@ pub mod test;
 pub mod web;
 pub mod words;
 pub mod workspace;
+
+pub use marquee_wheels::{process, report};

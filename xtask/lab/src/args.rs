@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use marquee_xtask::words::{none, path_option, split, unknown};
 
 use crate::help;
-use crate::{bench, data, dist, gpu_check, trainer, zoo_check};
+use crate::{bench, cluster_test, data, dist, gpu_check, trainer, zoo_check};
 
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +21,7 @@ pub(crate) enum Task {
     GpuCheck(gpu_check::Options),
     DataCheck,
     Dist(dist::Options),
+    ClusterTest(cluster_test::Options),
     Fuzz(data::FuzzOptions),
     Bench(bench::Options),
 }
@@ -38,6 +39,8 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
         "data-check" => none("data-check", &rest).map(|()| Task::DataCheck),
         "dist" if wants_help => help(help::DIST),
         "dist" => parse_dist(rest),
+        "cluster-test" if wants_help => help(help::CLUSTER_TEST),
+        "cluster-test" => parse_cluster_test(rest),
         "fuzz" if wants_help => help(help::FUZZ),
         "fuzz" => parse_fuzz(rest),
         "bench" if wants_help => help(help::BENCH),
@@ -84,6 +87,7 @@ fn parse_dist(words: Vec<String>) -> Result<Task> {
         match word.as_str() {
             "--debug" => options.debug = true,
             "--no-deb" => options.no_deb = true,
+            "--no-archive" => options.no_archive = true,
             "--to" => match words.next() {
                 Some(folder) => options.to = Some(folder.into()),
                 None => bail!(r#""--to" needs DIR"#),
@@ -92,6 +96,26 @@ fn parse_dist(words: Vec<String>) -> Result<Task> {
         }
     }
     Ok(Task::Dist(options))
+}
+
+fn parse_cluster_test(words: Vec<String>) -> Result<Task> {
+    let mut options = cluster_test::Options::default();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--packages" => match words.next() {
+                Some(folder) => options.packages = Some(folder.into()),
+                None => bail!(r#""--packages" needs DIR, as "cargo xtask dist" made it"#),
+            },
+            name if name.starts_with('-') => return Err(unknown("cluster-test", name)),
+            name if cluster_test::names().contains(&name) => options.scenes.push(word),
+            name => bail!(
+                r#"there is no scene "{name}"; the scenes are {}"#,
+                cluster_test::names().join(", ")
+            ),
+        }
+    }
+    Ok(Task::ClusterTest(options))
 }
 
 fn parse_fuzz(words: Vec<String>) -> Result<Task> {
@@ -276,6 +300,11 @@ mod tests {
             ("fuzz", "say what to try"),
             ("fuzz json --minutes soon", r#""--minutes soon""#),
             ("fuzz json image", r#""image""#),
+            (
+                "cluster-test powr",
+                r#"no scene "powr"; the scenes are killed, power"#,
+            ),
+            ("cluster-test --packages", "needs DIR"),
             ("transfer --to", "needs a path"),
             ("weights-check --from x", r#""--from""#),
             ("sample", "cargo xtask sample clipart"),
@@ -298,6 +327,8 @@ mod tests {
             "zoo-check",
             "gpu-check",
             "data-check",
+            "dist",
+            "cluster-test",
             "fuzz",
             "bench",
         ] {

@@ -15,13 +15,17 @@ use anyhow::{Context, Result, bail};
 
 use marquee_xtask::setup::{self, Setup};
 use marquee_xtask::workspace::Workspace;
-use marquee_xtask::{process, report};
+use marquee_xtask::{nccl_shim, process, report};
 
 /// Built by cargo once, and kept in the user's cache folder.
 const CARGO_DEB: &str = "3.8.0";
 /// Whom Debian names as responsible.
 const MAINTAINER: &str = "Marquee maintainers <marquee@localhost>";
 const LICENCE: &str = "Apache-2.0";
+/// What Debian wants to read in place of the licence itself.
+const COPYRIGHT: &str = "Copyright 2026 the Marquee maintainers\n\n\
+    Licensed under the Apache License, Version 2.0; on Debian systems its text is in\n\
+    /usr/share/common-licenses/Apache-2.0. What is linked, with its licences, stands in NOTICE beside this file.\n";
 /// Each package with its one line of description.
 const PACKAGES: [(&str, &str); 4] = [
     (
@@ -63,6 +67,20 @@ pub(crate) struct Options {
     pub debug: bool,
     /// Make the archive alone.
     pub no_deb: bool,
+    /// Make the packages alone.
+    pub no_archive: bool,
+}
+
+impl Options {
+    /// Packages to try at once: of the development build, without an archive.
+    pub(crate) fn quick(to: &Path) -> Self {
+        Self {
+            to: Some(to.to_owned()),
+            debug: true,
+            no_deb: false,
+            no_archive: true,
+        }
+    }
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
@@ -99,9 +117,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
                 package(&cargo_deb, &stage, &results, options.debug)
             })?;
         }
-        lint(&results)?;
+        // Minutes of unpacking, for packages that nobody keeps.
+        if !options.debug {
+            lint(&results)?;
+        }
     }
-    report::step("dist: archive", || archive(&tree, &results))?;
+    if !options.no_archive {
+        report::step("dist: archive", || archive(&tree, &results))?;
+    }
     sums(&results)?;
     match &options.to {
         // A folder of the user's may hold other things.
@@ -152,7 +175,7 @@ fn lay_out(workspace: &Workspace, setup: &Setup, built: &Path, tree: &Path) -> R
         let to = bin.join(program);
         copy(&built.join(program), &to)?;
         // Symbols help nobody who has no sources at hand, and are most of the file.
-        process::read(Command::new("strip").arg("--strip-debug").arg(&to))?;
+        process::read(Command::new("strip").arg("--strip-unneeded").arg(&to))?;
     }
     for daemon in DAEMONS {
         let unit = format!("marquee-{daemon}.service");
@@ -176,7 +199,10 @@ fn lay_out(workspace: &Workspace, setup: &Setup, built: &Path, tree: &Path) -> R
         copy_tree(&workspace.root.join(folder), &tree.join(name))?;
     }
     pages(&bin, tree)?;
-    libraries(setup, &tree.join("lib/marquee"))
+    let lib = tree.join("lib/marquee");
+    // For hosts with GPUs, where install-runtime adds what it is loaded beside.
+    copy(&nccl_shim::build(workspace)?, &lib.join(nccl_shim::FILE))?;
+    libraries(setup, &lib)
 }
 
 /// Manual pages and completions, as the programs themselves write them.
@@ -274,10 +300,17 @@ fn prepare_package(
     let manifest = format!(
         "[package]\nname = {name:?}\nversion = {version:?}\nedition = \"2024\"\nlicense = {LICENCE:?}\n\
          description = {description:?}\n\n[lib]\npath = \"lib.rs\"\n\n[workspace]\n\n{of_package}\n\
-         maintainer = {MAINTAINER:?}\nlicense-file = [\"LICENSE\", \"0\"]\nchangelog = \"CHANGELOG.md\"\n"
+         maintainer = {MAINTAINER:?}\nlicense-file = [\"copyright\", \"0\"]\nchangelog = \"changelog\"\n"
     );
     fs::write(stage.join("Cargo.toml"), manifest)?;
     fs::write(stage.join("lib.rs"), "")?;
+    fs::write(stage.join("copyright"), COPYRIGHT)?;
+    let now = process::read(Command::new("date").arg("--rfc-email"))?;
+    let changelog = format!(
+        "{name} ({version}-1) unstable; urgency=medium\n\n  * What is new stands in CHANGELOG.md.\n\n \
+         -- {MAINTAINER}  {now}"
+    );
+    fs::write(stage.join("changelog"), changelog)?;
     Ok(())
 }
 
@@ -290,7 +323,7 @@ fn package(cargo_deb: &Path, stage: &Path, results: &Path, quick: bool) -> Resul
         .arg("--manifest-path")
         .arg(stage.join("Cargo.toml"));
     if quick {
-        command.arg("--fast");
+        command.args(["--fast", "--compress-type", "gz"]);
     }
     process::read(&mut command).map(drop)
 }
@@ -323,10 +356,10 @@ fn lint(results: &Path) -> Result<()> {
 
 /// Tags of lintian that are for packages of Debian itself: ours carries libtorch whole, and is filed nowhere.
 const TOLERATED: [&str; 4] = [
+    "bogus-mail-host",
     "embedded-library",
     "custom-library-search-path",
     "initial-upload-closes-no-bugs",
-    "bogus-mail-host-in-maintainer",
 ];
 
 fn archive(tree: &Path, results: &Path) -> Result<()> {

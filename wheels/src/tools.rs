@@ -8,7 +8,7 @@ use crate::process;
 
 /// Something to install, by its name in the two package families we know.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PackageNames {
+pub struct PackageNames {
     pub debian: &'static str,
     pub fedora: &'static str,
 }
@@ -23,7 +23,7 @@ const CXX: PackageNames = PackageNames {
 };
 
 /// torch-sys compiles one C++ file.
-pub(super) fn require_cxx() -> Result<()> {
+pub fn require_cxx() -> Result<()> {
     let named = std::env::var("CXX").ok();
     let found = match &named {
         Some(compiler) => process::on_path(compiler).is_some() || compiler.contains(['/', ' ']),
@@ -40,7 +40,7 @@ pub(super) fn require_cxx() -> Result<()> {
     bail!("{missing}; install one: {}", install_line(CXX));
 }
 
-pub(super) fn require_pip() -> Result<()> {
+pub fn require_pip() -> Result<()> {
     if process::on_path("python3").is_none() {
         bail!(
             "python3 not found; install it with pip: {}",
@@ -59,7 +59,7 @@ pub(super) fn require_pip() -> Result<()> {
 }
 
 /// The exact line for this machine's package manager, or for both families if it is neither.
-pub(super) fn install_line(names: PackageNames) -> String {
+pub fn install_line(names: PackageNames) -> String {
     let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
     let sudo = if process::is_root() { "" } else { "sudo " };
     install_line_for(names, &os_release, sudo)

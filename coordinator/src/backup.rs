@@ -1,0 +1,340 @@
+//! `marquee-coordinator backup FOLDER` and `restore FOLDER`: the database and the files that it names, as one.
+//!
+//! The backup is of one moment: what the database was when the copy began, and every file that it named then. A cluster
+//! at work goes on meanwhile; a file that it removed in between is found missing, and a later moment is taken. Files are
+//! copied once: a second backup into the same folder adds what is new.
+//!
+//! Invariant: a folder with a manifest can be restored. The manifest is written last and replaced in one step; what an
+//! earlier one names goes after that.
+//! Not here: settings, keys and certificates (`/etc/marquee`), which are no part of the jobs.
+
+mod dump;
+mod manifest;
+mod restore;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use marquee_domain::artifact::Digest;
+use marquee_domain::env::{Clock as _, Random as _};
+use marquee_domain::ids::PipelineId;
+use marquee_store::{Db, backup as store};
+use sha2::{Digest as _, Sha256};
+
+use self::dump::Tools;
+use self::manifest::{Absent, Dump, Files, Manifest};
+pub use self::restore::{check, restore};
+use crate::config::Config;
+use crate::database::Database;
+use crate::env::{SystemClock, SystemRandom};
+use crate::lock;
+
+/// Pipelines whose files are listed at once.
+const PIPELINES_AT_ONCE: u32 = 100;
+/// Moments that are tried: each is missing what was removed while the one before was copied.
+const MOMENTS_MAX: u32 = 5;
+/// Folder of the files, by digest.
+const ARTIFACTS: &str = "artifacts";
+
+/// What a backup came to.
+#[derive(Debug)]
+pub struct Backup {
+    pub manifest: Manifest,
+    pub copied: usize,
+}
+
+impl Backup {
+    /// For people.
+    #[must_use]
+    pub fn text(&self, folder: &Path) -> String {
+        let Manifest { files, dump, .. } = &self.manifest;
+        format!(
+            "backed up to {}: a database of {} bytes and {} files of {} bytes, {} of which were copied now\n",
+            folder.display(),
+            dump.bytes,
+            files.count,
+            files.bytes,
+            self.copied
+        )
+    }
+}
+
+/// The database to be read, and what keeps it there.
+struct Source {
+    url: String,
+    /// A private Postgres that we started, with the lock of its folder.
+    own: Option<(Database, File)>,
+}
+
+/// Makes or renews the backup in `to`.
+pub async fn backup(config: &Config, to: &Path) -> anyhow::Result<Backup> {
+    let to = std::path::absolute(to)?;
+    private_folder(&to)?;
+    let _lock = take(&to)?;
+    let source = Source::open(config).await?;
+    let made = copy(config, &source.url, &to).await;
+    source.close().await;
+    made
+}
+
+impl Source {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        if let Some(url) = &config.database_url {
+            return Ok(Self {
+                url: url.get()?.to_owned(),
+                own: None,
+            });
+        }
+        let data_dir = &config.data_dir;
+        if !marquee_postgres::is_made(data_dir) {
+            bail!(
+                "there are no jobs in data_dir {data_dir:?} (or this account may not look there); name the settings of the coordinator with --config, or its folder with --data-dir"
+            );
+        }
+        let owner = fs::metadata(data_dir)?.uid();
+        let is_ours = nix::unistd::geteuid().as_raw() == owner;
+        // Without its lock a coordinator may begin any time; with it none does.
+        match is_ours.then(|| lock::data_folder(data_dir)) {
+            Some(Ok(lock)) => {
+                let database = Database::start(config).await?;
+                Ok(Self {
+                    url: database.url.clone(),
+                    own: Some((database, lock)),
+                })
+            }
+            Some(Err(_)) | None => match marquee_postgres::running(data_dir) {
+                Some(url) => Ok(Self { url, own: None }),
+                None => bail!(
+                    "no Postgres runs in data_dir {data_dir:?}; start the coordinator, or run this as the account that the folder belongs to (user id {owner})"
+                ),
+            },
+        }
+    }
+
+    async fn close(self) {
+        if let Some((database, lock)) = self.own {
+            database.stop().await;
+            drop(lock);
+        }
+    }
+}
+
+async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
+    let tools = Tools::find(config)?;
+    let db = Db::connect(url, SystemRandom.uuid())
+        .await
+        .context("could not connect to the database")?;
+    let storage = fs::read_to_string(config.artifacts_dir.join("storage-id"));
+    let storage = storage.ok().and_then(|text| text.trim().parse().ok());
+    let mut before = BTreeSet::new();
+    let mut moment = 0;
+    let mut copied = 0;
+    let (dump, named, absent) = loop {
+        moment += 1;
+        let name = format!("database-{}-{moment}.dump", stamp());
+        let (dump, named) = dump_and_list(&db, url, &tools, &to.join(name)).await?;
+        let (from, place) = (config.artifacts_dir.clone(), to.join(ARTIFACTS));
+        let files = named.clone();
+        let done = tokio::task::spawn_blocking(move || copy_files(&from, &place, &files)).await??;
+        copied += done.copied;
+        let gone: BTreeSet<Digest> = done.absent.iter().map(|one| one.digest.clone()).collect();
+        // What is missing twice was not removed in between: it is missing there, too.
+        if gone.is_subset(&before) || moment == MOMENTS_MAX {
+            break (dump, named, done.absent);
+        }
+        before = gone;
+        fs::remove_file(to.join(&dump.file))?;
+    };
+    let mut conn = db.read().await?;
+    let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
+    drop(conn);
+    db.close().await;
+    let absent_names: BTreeSet<&Digest> = absent.iter().map(|one| &one.digest).collect();
+    let kept = named.iter().filter(|digest| !absent_names.contains(digest));
+    let files = Files::write(to, &format!("files-{}.txt", stamp()), kept)?;
+    let manifest = Manifest::new(cluster, storage, SystemClock.now(), dump, files, absent);
+    manifest.write(to)?;
+    tidy(to, &manifest)?;
+    Ok(Backup { manifest, copied })
+}
+
+/// A dump and the files that it names, both of one moment.
+async fn dump_and_list(
+    db: &Db,
+    url: &str,
+    tools: &Tools,
+    file: &Path,
+) -> anyhow::Result<(Dump, Vec<Digest>)> {
+    let mut snapshot = db.snapshot().await?;
+    let name = store::export_snapshot(&mut snapshot).await?;
+    let mut dumping = tools.dump(url, &name, file)?;
+    let mut named = BTreeSet::new();
+    let mut after = PipelineId(0);
+    while let Some((last, files)) =
+        store::list_named_files(&mut snapshot, after, PIPELINES_AT_ONCE).await?
+    {
+        named.extend(files);
+        after = last;
+    }
+    // The dump has the moment for its own only once it has begun.
+    while !dumping.has_ended()? {
+        store::keep_snapshot(&mut snapshot).await?;
+        tokio::time::sleep(dump::LOOK_EVERY).await;
+    }
+    drop(snapshot);
+    dumping.finish()?;
+    Ok((Dump::of(file)?, named.into_iter().collect()))
+}
+
+/// What a copy of files came to.
+struct Copied {
+    copied: usize,
+    absent: Vec<Absent>,
+}
+
+/// Copies what is not there yet. A file that is missing or damaged is told, and ends nothing.
+fn copy_files(from: &Path, to: &Path, digests: &[Digest]) -> anyhow::Result<Copied> {
+    let mut done = Copied {
+        copied: 0,
+        absent: Vec::new(),
+    };
+    let mut folders = BTreeSet::new();
+    for digest in digests {
+        let place = path_of(to, digest);
+        if place.exists() {
+            continue;
+        }
+        let source = path_of(from, digest);
+        let folder = place.parent().context("a file lies in a folder")?;
+        private_folder(folder)?;
+        let aside = folder.join(".partial");
+        match copy_checked(&source, &aside) {
+            Ok(found) if found == *digest => {
+                fs::rename(&aside, &place).with_context(|| format!("could not write {place:?}"))?;
+                folders.insert(folder.to_owned());
+                done.copied += 1;
+            }
+            Ok(_) => {
+                fs::remove_file(&aside)?;
+                done.absent.push(Absent::new(digest, "damaged"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !source.exists() => {
+                done.absent.push(Absent::new(digest, "missing"));
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("could not copy {source:?} to {place:?}"));
+            }
+        }
+    }
+    for folder in folders {
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(done)
+}
+
+/// Copies a file durably, and gives the digest of what was written.
+fn copy_checked(from: &Path, to: &Path) -> io::Result<Digest> {
+    let mut from = File::open(from)?;
+    let mut hashed = Hashed {
+        to: File::create(to)?,
+        hash: Sha256::new(),
+    };
+    io::copy(&mut from, &mut hashed)?;
+    hashed.to.sync_all()?;
+    Ok(Digest::from_hash(&hashed.hash.finalize()))
+}
+
+/// Hashes what is written.
+struct Hashed<W> {
+    to: W,
+    hash: Sha256,
+}
+
+impl<W: io::Write> io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// The digest of a file, and its bytes.
+fn digest_of(file: &Path) -> io::Result<(Digest, u64)> {
+    let mut hashed = Hashed {
+        to: io::sink(),
+        hash: Sha256::new(),
+    };
+    let bytes = io::copy(&mut File::open(file)?, &mut hashed)?;
+    Ok((Digest::from_hash(&hashed.hash.finalize()), bytes))
+}
+
+/// Where a file lies below a folder, here as in a coordinator's own.
+fn path_of(root: &Path, digest: &Digest) -> PathBuf {
+    root.join(&digest.as_str()[..2]).join(digest.as_str())
+}
+
+/// Removes what this manifest does not name: of earlier backups, and of one that was killed.
+fn tidy(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = name.starts_with("database-") || name.starts_with("files-");
+        if is_ours && name != manifest.dump.file && name != manifest.files.file {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    let named: BTreeSet<String> = manifest
+        .files
+        .read(folder)?
+        .into_iter()
+        .map(|digest| digest.to_string())
+        .collect();
+    for part in fs::read_dir(folder.join(ARTIFACTS))? {
+        for entry in fs::read_dir(part?.path())? {
+            let entry = entry?;
+            if !named.contains(&*entry.file_name().to_string_lossy()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Results and jobs are for nobody but whoever makes the backup.
+fn private_folder(folder: &Path) -> anyhow::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("could not create {folder:?}"))
+}
+
+/// One backup at a time writes to a folder.
+fn take(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join("backup.lock");
+    let file = File::create(&path).with_context(|| format!("could not write {path:?}"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => {
+            bail!("another backup is being written to {folder:?}; wait for it")
+        }
+        Err(fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("could not lock {path:?}"))
+        }
+    }
+}
+
+/// The time as part of a file's name.
+fn stamp() -> String {
+    SystemClock.now().format("%Y%m%dT%H%M%SZ").to_string()
+}

@@ -1,0 +1,209 @@
+//! Postgres' own programs, which write and read the dump.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::config::Config;
+
+/// How often is looked whether a dump is done; shorter than a transaction may lie idle.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The folder of `pg_dump` and `pg_restore`.
+#[derive(Debug)]
+pub(super) struct Tools {
+    folder: PathBuf,
+}
+
+/// A `pg_dump` at work; killed when it is dropped.
+#[derive(Debug)]
+pub(super) struct Dumping {
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+impl Tools {
+    /// Those of the private cluster's version, else of the newest that is installed.
+    pub(super) fn find(config: &Config) -> anyhow::Result<Self> {
+        let found = marquee_postgres::programs(&config.data_dir, config.postgres_bin.as_deref());
+        let (folder, major) = match found {
+            Ok(found) => found,
+            // Of a Postgres elsewhere a host may have the clients' programs alone.
+            Err(error) => match on_path().filter(|_| config.database_url.is_some()) {
+                Some(folder) => return Ok(Self { folder }),
+                None => return Err(error.into()),
+            },
+        };
+        if !folder.join("pg_dump").is_file() || !folder.join("pg_restore").is_file() {
+            bail!(
+                "{folder:?} has no pg_dump and pg_restore of Postgres {major}; on Debian they are in the package postgresql-client-{major}"
+            );
+        }
+        Ok(Self { folder })
+    }
+
+    /// Begins to write what the snapshot of that name sees.
+    pub(super) fn dump(&self, url: &str, snapshot: &str, file: &Path) -> anyhow::Result<Dumping> {
+        let mut command = self.command("pg_dump", url);
+        command
+            .args(["--format=custom", "--no-owner", "--no-privileges"])
+            .arg(format!("--snapshot={snapshot}"))
+            .arg("--file")
+            .arg(file);
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("could not start pg_dump")?;
+        Ok(Dumping { child, ended: None })
+    }
+
+    /// Fills an empty database: all of it, or nothing.
+    pub(super) fn restore(&self, url: &str, file: &Path) -> anyhow::Result<()> {
+        let mut command = self.command("pg_restore", url);
+        command
+            .args(["--no-owner", "--no-privileges", "--exit-on-error"])
+            .arg("--single-transaction")
+            .arg(file);
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .context("could not start pg_restore")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("pg_restore failed ({}): {}", output.status, said.trim_end());
+        }
+        Ok(())
+    }
+
+    /// Other accounts see a command line: the password goes by the environment.
+    fn command(&self, program: &str, url: &str) -> Command {
+        let (url, password) = without_password(url);
+        let mut command = Command::new(self.folder.join(program));
+        command.arg("--no-password").arg("--dbname").arg(url);
+        if let Some(password) = password {
+            command.env("PGPASSWORD", password);
+        }
+        command
+    }
+}
+
+impl Dumping {
+    pub(super) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        self.ended = self.child.try_wait()?;
+        Ok(self.ended.is_some())
+    }
+
+    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+        let status = match self.ended {
+            Some(status) => status,
+            None => self.child.wait()?,
+        };
+        if !status.success() {
+            let mut said = String::new();
+            if let Some(stderr) = &mut self.child.stderr {
+                stderr.read_to_string(&mut said)?;
+            }
+            bail!("pg_dump failed ({status}): {}", said.trim_end());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Dumping {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The first folder of PATH with both programs.
+fn on_path() -> Option<PathBuf> {
+    let has_both = |folder: &PathBuf| {
+        ["pg_dump", "pg_restore"]
+            .iter()
+            .all(|program| folder.join(program).is_file())
+    };
+    std::env::split_paths(&std::env::var_os("PATH")?).find(has_both)
+}
+
+/// The URL without its password, and the password in plain.
+fn without_password(url: &str) -> (String, Option<String>) {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return (url.to_owned(), None);
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, after) = rest.split_at(end);
+    let Some((user, host)) = authority.rsplit_once('@') else {
+        return (url.to_owned(), None);
+    };
+    match user.split_once(':') {
+        Some((name, password)) => (
+            format!("{scheme}://{name}@{host}{after}"),
+            Some(percent_decoded(password)),
+        ),
+        None => (url.to_owned(), None),
+    }
+}
+
+/// What `%41` and the like stand for. What is no such thing stays as it is, as libpq has it.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let byte = hex.and_then(|two| u8::from_str_radix(two, 16).ok());
+        match (first, byte) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_taken_out_of_a_url_and_nothing_else_is() {
+        for (url, without, password) in [
+            (
+                "postgres://marquee:pw@localhost/postgres?host=%2Frun%2Fx",
+                "postgres://marquee@localhost/postgres?host=%2Frun%2Fx",
+                Some("pw"),
+            ),
+            (
+                "postgres://a:p%40%3Aw%@db/m",
+                "postgres://a@db/m",
+                Some("p@:w%"),
+            ),
+            (
+                "postgres://a@db/m?options=x:y@z",
+                "postgres://a@db/m?options=x:y@z",
+                None,
+            ),
+            ("postgres:///m?host=/work", "postgres:///m?host=/work", None),
+            (
+                "postgres://a:pw@db?sslmode=x",
+                "postgres://a@db?sslmode=x",
+                Some("pw"),
+            ),
+        ] {
+            let found = without_password(url);
+            assert_eq!(found, (without.to_owned(), password.map(str::to_owned)));
+        }
+    }
+}

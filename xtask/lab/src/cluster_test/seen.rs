@@ -1,0 +1,77 @@
+//! What was measured, beside what was promised.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use marquee_xtask::report;
+
+/// One measured time.
+#[derive(Debug)]
+struct Time {
+    what: String,
+    took: Duration,
+    goal: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    times: Vec<Time>,
+}
+
+impl Seen {
+    /// A time, and what it should be at most.
+    pub(super) fn took(&mut self, what: impl Into<String>, since: Instant, goal_s: Option<u64>) {
+        let time = Time {
+            what: what.into(),
+            took: since.elapsed(),
+            goal: goal_s.map(Duration::from_secs),
+        };
+        report::note(&line(&time));
+        self.times.push(time);
+    }
+
+    /// Whether all goals were met.
+    pub(super) fn is_good(&self) -> bool {
+        self.times
+            .iter()
+            .all(|time| time.goal.is_none_or(|goal| time.took <= goal))
+    }
+
+    pub(super) fn print(&self) -> Result<()> {
+        let mut out = std::io::stdout();
+        for time in &self.times {
+            writeln!(out, "{}", line(time))?;
+        }
+        Ok(())
+    }
+}
+
+fn line(time: &Time) -> String {
+    let took = report::duration(time.took);
+    match time.goal {
+        None => format!("{}: {took}", time.what),
+        Some(goal) => format!(
+            "{}: {took} (goal {}{})",
+            time.what,
+            report::duration(goal),
+            if time.took > goal { ", MISSED" } else { "" }
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_goal_that_was_missed_is_said_and_counts() {
+        let mut seen = Seen::default();
+        seen.took("quick", Instant::now(), Some(600));
+        assert!(seen.is_good());
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(20));
+        seen.took("slow", long_ago.unwrap(), Some(15));
+        assert!(!seen.is_good());
+        assert_eq!(line(&seen.times[1]), "slow: 20 s (goal 15 s, MISSED)");
+    }
+}
