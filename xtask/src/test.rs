@@ -13,6 +13,9 @@ use crate::setup::Setup;
 use crate::workspace::Workspace;
 use crate::{process, report, sim, web};
 
+/// Of nextest, in `.config/nextest.toml`.
+const PROFILE: &str = "xtask";
+
 pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
     web::build_if_possible(workspace);
@@ -38,6 +41,11 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
         let mut command = workspace.cargo("nextest");
         // All of them: who waited for a build wants every failure of it, not the first.
         command.args(["run", "--workspace", "--no-fail-fast"]);
+        // With a filter the options are the user's: whoever tries a few tests may want one at a time.
+        if filter.is_empty() {
+            command.args(["--profile", PROFILE, "--test-threads"]);
+            command.arg(tests_at_once(cores()).to_string());
+        }
         command
     } else {
         report::note("cargo-nextest is not installed; running cargo test");
@@ -71,6 +79,16 @@ pub fn build(workspace: &Workspace, setup: &Setup) -> Result<()> {
     let mut command = workspace.cargo("build");
     command.args(["--workspace", "--bins", "--tests"]);
     process::run(setup.apply(&mut command))
+}
+
+/// How many tests run at once: most of them wait for something, and those that compute count double
+/// (`.config/nextest.toml`).
+fn tests_at_once(cores: usize) -> usize {
+    cores * 2
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Runs the examples in the documentation, if there is one anywhere: to find out that there is none, rustdoc would
@@ -191,6 +209,21 @@ mod tests {
         ] {
             assert_eq!(examples(text), count, "{text}");
         }
+    }
+
+    #[test]
+    fn the_profile_of_the_runner_is_there_and_names_packages_that_are() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let config = fs::read_to_string(root.join(".config/nextest.toml")).unwrap();
+        assert!(config.contains(&format!("[profile.{PROFILE}]")), "{config}");
+        let named = config.split("package(").skip(1);
+        let named: Vec<&str> = named.filter_map(|rest| Some(rest.split_once(')')?.0)).collect();
+        assert!(named.len() > 3, "{named:?}");
+        for package in named {
+            let folder = package.strip_prefix("marquee-").unwrap();
+            assert!(root.join(folder).join("Cargo.toml").is_file(), "{package}");
+        }
+        assert_eq!(tests_at_once(2), 4);
     }
 
     #[test]
