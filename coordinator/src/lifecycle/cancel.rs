@@ -19,6 +19,7 @@ pub(super) const BY_USER: &str = "cancelled by a user";
 pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let mut tx = app.db.write("cancel").await?;
     audit::act_as(&mut tx, caller).await?;
+    // The lock comes before the state is read: what is read without it may have ended when the cancel is written.
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -113,6 +114,8 @@ async fn cancel(
             events::insert_event_by(tx, job, attempt.0, text, caller, now).await?;
             tracing::info!(%job, %attempt, "cancel requested");
         }
+        // Also where it was asked for before: the word to its worker may have been lost, and saying it twice does no
+        // harm.
         let ranks = ranks::list_ranks(tx, job, Some(attempt)).await?;
         workers.extend(ranks.iter().map(|rank| rank.worker));
         changed.push(job);
