@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::limits::PIPELINE_MAX_JOBS;
 use marquee_domain::spec::Ended;
+use marquee_store::jobs::JobFilter;
+use marquee_store::listing::{self, Wanted};
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{Tx, audit, events, jobs, pipelines, ranks};
+use marquee_store::{Tx, audit, events, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -41,11 +44,13 @@ pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> R
     let mut tx = app.db.write("cancel").await?;
     audit::act_as(&mut tx, caller).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
-    let ids: Vec<JobId> = jobs::list_pipeline_jobs(&mut tx, pipeline)
-        .await?
-        .iter()
-        .map(|job| job.id)
-        .collect();
+    // Their ids alone: a job whose row cannot be read is to be cancelled, too.
+    let of_pipeline = JobFilter {
+        pipeline: Some(pipeline),
+        ..JobFilter::default()
+    };
+    let ids =
+        listing::list_job_ids(&mut tx, &of_pipeline, &Wanted::default(), PIPELINE_MAX_JOBS).await?;
     let heads = transitions::list_job_heads(&mut tx, &ids).await?;
     let open = heads
         .into_iter()
