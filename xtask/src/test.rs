@@ -217,7 +217,9 @@ mod tests {
         let config = fs::read_to_string(root.join(".config/nextest.toml")).unwrap();
         assert!(config.contains(&format!("[profile.{PROFILE}]")), "{config}");
         let named = config.split("package(").skip(1);
-        let named: Vec<&str> = named.filter_map(|rest| Some(rest.split_once(')')?.0)).collect();
+        let named: Vec<&str> = named
+            .filter_map(|rest| Some(rest.split_once(')')?.0))
+            .collect();
         assert!(named.len() > 3, "{named:?}");
         for package in named {
             let folder = package.strip_prefix("marquee-").unwrap();
