@@ -17,6 +17,7 @@ mod readers;
 mod relatives;
 mod retention;
 mod series;
+mod shown;
 mod support;
 mod transitions;
 mod writes;
