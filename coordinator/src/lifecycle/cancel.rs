@@ -10,7 +10,7 @@ use marquee_domain::spec::Ended;
 use marquee_store::jobs::JobFilter;
 use marquee_store::listing::{self, Wanted};
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{Tx, audit, events, pipelines, ranks};
+use marquee_store::{Tx, events, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -20,8 +20,7 @@ pub(super) const BY_USER: &str = "cancelled by a user";
 
 /// Cancels one job, and with it the jobs that cannot run without it.
 pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
-    let mut tx = app.db.write("cancel").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("cancel", caller).await?;
     // The lock comes before the state is read: what is read without it may have ended when the cancel is written.
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
@@ -41,8 +40,7 @@ pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
 /// Cancels every job of a pipeline that has not ended.
 pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.write("cancel").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("cancel", caller).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     // Their ids alone: a job whose row cannot be read is to be cancelled, too.
     let of_pipeline = JobFilter {
