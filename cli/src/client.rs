@@ -245,7 +245,7 @@ impl Remote {
     /// Turns the status of the last try into the error that the user sees.
     pub(crate) fn error(&self, status: &Status, tries: u32, waited: Duration) -> CliError {
         if !is_transport(status) {
-            return CliError::Refused(PublicError::from(status));
+            return CliError::Refused(refusal(status, &self.addr()));
         }
         let times = if tries == 1 {
             "once".to_owned()
@@ -265,6 +265,21 @@ impl Remote {
             hints: hints(&self.place, status),
         }
     }
+}
+
+/// What the coordinator at `addr` refused, in words. One that does not know a request says nothing at all.
+fn refusal(status: &Status, addr: &str) -> PublicError {
+    let mut refused = PublicError::from(status);
+    if refused.code.is_none() && status.code() == Code::Unimplemented {
+        refused.message = format!(
+            "{addr} does not know this request: the coordinator there is older than this command line ({}), or \
+             something else listens there; update it, or use the marquee that came with it",
+            env!("CARGO_PKG_VERSION")
+        );
+    } else if refused.message.is_empty() {
+        refused.message = format!("{addr} refused and did not say why ({})", status.code());
+    }
+    refused
 }
 
 /// A request with the deadline of everything that is answered at once.
@@ -430,6 +445,19 @@ mod tests {
         assert!(text.contains("Connection refused"), "{text}");
         assert!(text.contains("marquee up"), "{text}");
         assert!(!text.contains("tried once"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_without_words_is_given_some() {
+        let older = refusal(&Status::unimplemented(""), "http://head:7700");
+        assert!(
+            older.message.contains("http://head:7700") && older.message.contains("older"),
+            "{older:?}"
+        );
+        let silent = refusal(&Status::internal(""), "http://head:7700");
+        assert!(silent.message.contains("did not say why"), "{silent:?}");
+        let said = ErrorCode::JobNotFound.status("there is no job 7");
+        assert_eq!(refusal(&said, "x").message, "there is no job 7");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod everyone;
 mod pty;
+mod strangers;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;

@@ -15,7 +15,7 @@ use crate::blocking::blocking;
 use crate::index::{Expected, Length, Open, Play};
 use crate::scheduler::{Host, Pending, forecast};
 
-/// Of a longer queue the time limits alone are looked at: looking up each job's earlier runs would hold the index.
+/// In a longer queue only time limits are looked at: looking up each job's earlier runs would hold up the index.
 const LOOKED_UP_MAX: usize = 20_000;
 
 /// A copy of what is to be played.

@@ -177,6 +177,8 @@ impl Index {
         }
         avoided.entry(job).or_default().extend(workers);
         // The oldest jobs have long ended, in whatever way.
+        // Bounded here, not when a job ends: ends are told from many places, and a wish that is forgotten costs
+        // nothing.
         if avoided.len() > AVOIDING_MAX {
             avoided.pop_first();
         }
@@ -242,6 +244,7 @@ impl Open {
         Some(if ends_at > now {
             ends_at
         } else {
+            // A time that has passed would tell the planner that its devices are free now, which they are not.
             now + limit / 4
         })
     }
@@ -383,6 +386,7 @@ impl Open {
             self.take_in(job);
         }
         let elements = &self.elements;
+        // After what was read is taken in: an array whose last known element was only replaced keeps its spec.
         self.specs.retain(|array, _| elements.contains_key(array));
         if freed.is_empty() {
             return Vec::new();
@@ -421,6 +425,8 @@ impl Open {
         }
         self.rules.leave(known.shape.rules.0);
         self.turns
+            // While something of it is left on a host its turn is not over: the next job of its key must not meet it
+            // there.
             .leave(known.group, job, self.held_by.contains_key(&job));
         if let Some((array, _)) = known.element
             && let Some(all) = self.elements.get_mut(&array)

@@ -30,13 +30,13 @@ use self::divide::{Asker, divide};
 const DEAL_EVERY: Duration = Duration::from_millis(500);
 /// A worker is told outside of its heartbeats at most this often.
 const NUDGE_EVERY: Duration = Duration::from_millis(250);
-/// Of its limit, a change of a rank's share that is worth telling at once.
+/// A change of a rank's share by this part of the limit is told at once.
 const WORTH_TELLING: f64 = 0.05;
 /// A share below this is none: it would be a request in minutes.
 const LEAST_PER_SECOND: f64 = 0.01;
 /// Bytes of a host's name with its port.
 const HOST_MAX_BYTES: usize = 300;
-/// Of what it used of late, what a rank that was not held up is expected to use next.
+/// A rank that was not held up is expected to use this many times what it used of late.
 const GROWTH: f64 = 1.5;
 
 /// What a rank says of its requests.

@@ -2,11 +2,19 @@
 //! changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{Cluster, LEASE, SOON};
-use marquee_coordinator::background;
+use crate::support::{Cluster, LEASE, SOON, channel};
+use chrono::{DateTime, Utc};
+use marquee_coordinator::background::{self, Loop};
+use marquee_coordinator::env::{Clock, Env};
+use marquee_proto::convert::timestamp;
+use marquee_proto::v1;
+use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_proto::v1::{AttemptState, FailureClass, JobState};
+use marquee_store::testing::TestDatabase;
 use tokio::time::timeout;
 
 const JOBS: usize = 6;
@@ -99,4 +107,112 @@ async fn a_worker_that_comes_back_while_it_is_judged_is_not_lost() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let lost = "SELECT count(*) FROM audit WHERE kind = 'worker_lost'";
     assert_eq!(database.number(lost).await, 0);
+}
+
+/// A time of day that stands still, so that nothing but a round changes anything.
+#[derive(Debug)]
+struct Stopped(DateTime<Utc>);
+
+impl Clock for Stopped {
+    fn now(&self) -> DateTime<Utc> {
+        self.0
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// All rows of all tables, as Postgres writes them.
+async fn rows(database: &TestDatabase) -> BTreeMap<String, Vec<String>> {
+    let tables = "SELECT table_name::text FROM information_schema.tables
+                  WHERE table_schema = 'public' AND table_type = 'BASE TABLE'";
+    let mut all = BTreeMap::new();
+    for table in database.words(tables).await {
+        let query = format!("SELECT t::text FROM {table} t ORDER BY 1");
+        all.insert(table, database.words(&query).await);
+    }
+    all
+}
+
+fn stopped_at(seconds: i64) -> Env {
+    let time = DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap();
+    Env {
+        clock: Arc::new(Stopped(time)),
+        ..Env::system()
+    }
+}
+
+/// A cluster in the midst of its work. An hour later only its tables are left, and what would put them right does
+/// nothing by itself.
+async fn an_hour_after_a_busy_day(cluster: &mut Cluster) {
+    let address = cluster.running.address.clone();
+    let mut projects = ProjectsClient::new(channel(&address).await);
+    let kept = v1::SetProjectRequest {
+        name: "default".into(),
+        keep_days: Some(30),
+        keep_log_days: Some(3),
+        ..v1::SetProjectRequest::default()
+    };
+    projects.set_project(kept).await.unwrap();
+    let job = |name: &str, keys: &str| {
+        format!("[jobs.{name}]\nkind = \"command\"\nargv = [\"true\"]\n{keys}\n")
+    };
+    let mut worker = cluster.worker("w1").await;
+    // Two pipelines that are over: one has had its time, of the other the logs have.
+    for (n, days) in [(0, 40), (1, 10)] {
+        let id = cluster.submit(&job("old", "")).await[0].id;
+        let contents: &'static [u8] = if n == 0 { b"first" } else { b"second" };
+        let output = cluster.output("out", contents).await;
+        let key = worker.take_and_start().await;
+        worker.log(key, &["a line"]).await;
+        worker.finish(key, Some(output)).await;
+        cluster.wait_for(id, JobState::Succeeded).await;
+        let older = format!(
+            "UPDATE jobs SET finished_at = finished_at - interval '{days} days' WHERE id = {id}"
+        );
+        cluster.database.execute(&older).await;
+    }
+    // One that runs, one that waits for it, an array of which one element runs, one that never fits.
+    let line = job("first", "") + &job("second", "needs = [\"first\"]");
+    cluster.submit(&line).await;
+    worker.take_and_start().await;
+    cluster.submit(&job("many", "array = 4")).await;
+    worker.take_and_start().await;
+    cluster.submit(&job("wide", "ranks = 2")).await;
+    // What runs on the host is to leave it within a minute.
+    let drain = v1::DrainWorkerRequest {
+        name: "w1".into(),
+        deadline: Some(timestamp(stopped_at(60).clock.now())),
+        ..v1::DrainWorkerRequest::default()
+    };
+    let mut workers = WorkersClient::new(channel(&address).await);
+    workers.drain_worker(drain).await.unwrap();
+    cluster.kill().await;
+    cluster.start_idle_in(stopped_at(3_600)).await;
+}
+
+#[tokio::test]
+async fn a_second_round_of_any_loop_changes_nothing() {
+    let mut cluster = Cluster::start_in(TestDatabase::create().await, stopped_at(0)).await;
+    an_hour_after_a_busy_day(&mut cluster).await;
+    let mut did = Vec::new();
+    // Twice through all of them: what one leaves behind is for the others.
+    for of in Loop::ALL.into_iter().chain(Loop::ALL) {
+        let before = rows(&cluster.database).await;
+        background::one_round(cluster.app(), of).await.unwrap();
+        let once = rows(&cluster.database).await;
+        background::one_round(cluster.app(), of).await.unwrap();
+        let twice = rows(&cluster.database).await;
+        for (table, rows) in &once {
+            assert_eq!(&twice[table], rows, "{of:?} changed {table} again");
+        }
+        if once != before {
+            did.push(of);
+        }
+    }
+    // None of it proves anything where there is nothing to do.
+    for of in [Loop::Drains, Loop::Leases, Loop::Retention] {
+        assert!(did.contains(&of), "{of:?} did nothing: {did:?}");
+    }
 }

@@ -20,6 +20,7 @@ mod loops;
 mod moving;
 mod needs;
 mod outage;
+mod overview;
 mod program;
 mod rates;
 mod refusals;

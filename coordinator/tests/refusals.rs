@@ -19,6 +19,9 @@ enum Ask {
     Remove,
     /// Only to be told what would go.
     TryRemove,
+    Hold,
+    Release,
+    Move,
 }
 
 async fn ask(cluster: &Cluster, job: &v1::Job, what: Ask) -> Result<(), Status> {
@@ -35,16 +38,48 @@ async fn ask(cluster: &Cluster, job: &v1::Job, what: Ask) -> Result<(), Status> 
             };
             drop(client.remove_pipeline(request).await?);
         }
+        Ask::Hold => drop(client.hold_job(v1::HoldJobRequest { id }).await?),
+        Ask::Release => drop(client.release_job(v1::HoldJobRequest { id }).await?),
+        Ask::Move => drop(client.move_job(v1::MoveJobRequest { id }).await?),
     }
     Ok(())
 }
 
 #[tokio::test]
 async fn every_state_refuses_what_it_must_and_is_as_it_was() {
-    const OPEN: &[(Ask, &str)] = &[
+    const UNPLACED: &[(Ask, &str)] = &[
         (Ask::Retry, "MQ0302"),
         (Ask::Remove, "MQ0308"),
         (Ask::TryRemove, "MQ0308"),
+        (Ask::Move, "MQ0365"),
+    ];
+    const RUNNING: &[(Ask, &str)] = &[
+        (Ask::Retry, "MQ0302"),
+        (Ask::Remove, "MQ0308"),
+        (Ask::TryRemove, "MQ0308"),
+        (Ask::Hold, "MQ0330"),
+        (Ask::Release, "MQ0330"),
+    ];
+    const STOPPING: &[(Ask, &str)] = &[
+        (Ask::Retry, "MQ0302"),
+        (Ask::Remove, "MQ0308"),
+        (Ask::TryRemove, "MQ0308"),
+        (Ask::Hold, "MQ0330"),
+        (Ask::Release, "MQ0330"),
+        (Ask::Move, "MQ0365"),
+    ];
+    const ENDED: &[(Ask, &str)] = &[
+        (Ask::Cancel, "MQ0301"),
+        (Ask::Hold, "MQ0330"),
+        (Ask::Release, "MQ0330"),
+        (Ask::Move, "MQ0365"),
+    ];
+    const SUCCEEDED: &[(Ask, &str)] = &[
+        (Ask::Cancel, "MQ0301"),
+        (Ask::Retry, "MQ0302"),
+        (Ask::Hold, "MQ0330"),
+        (Ask::Release, "MQ0330"),
+        (Ask::Move, "MQ0365"),
     ];
     let cluster = Cluster::start().await;
 
@@ -80,18 +115,14 @@ async fn every_state_refuses_what_it_must_and_is_as_it_was() {
 
     type Refused = &'static [(Ask, &'static str)];
     let table: [(i64, JobState, Refused); 7] = [
-        (waiting, JobState::Waiting, OPEN),
-        (queued, JobState::Queued, OPEN),
-        (running, JobState::Running, OPEN),
+        (waiting, JobState::Waiting, UNPLACED),
+        (queued, JobState::Queued, UNPLACED),
+        (running, JobState::Running, RUNNING),
         // Asked to stop is not stopped: what is left of it may still write.
-        (stopping, JobState::Running, OPEN),
-        (
-            succeeded,
-            JobState::Succeeded,
-            &[(Ask::Cancel, "MQ0301"), (Ask::Retry, "MQ0302")],
-        ),
-        (failed, JobState::Failed, &[(Ask::Cancel, "MQ0301")]),
-        (cancelled, JobState::Cancelled, &[(Ask::Cancel, "MQ0301")]),
+        (stopping, JobState::Running, STOPPING),
+        (succeeded, JobState::Succeeded, SUCCEEDED),
+        (failed, JobState::Failed, ENDED),
+        (cancelled, JobState::Cancelled, ENDED),
     ];
     for (id, state, refused) in table {
         let before = cluster.detail(id).await;
@@ -123,7 +154,15 @@ async fn every_state_refuses_what_it_must_and_is_as_it_was() {
             pipeline_id: id,
             ..v1::Job::default()
         };
-        for what in [Ask::Cancel, Ask::Retry, Ask::Remove, Ask::TryRemove] {
+        for what in [
+            Ask::Cancel,
+            Ask::Retry,
+            Ask::Remove,
+            Ask::TryRemove,
+            Ask::Hold,
+            Ask::Release,
+            Ask::Move,
+        ] {
             let status = ask(&cluster, &nothing, what).await.unwrap_err();
             assert!(
                 matches!(status.code(), Code::NotFound | Code::InvalidArgument),
@@ -131,4 +170,54 @@ async fn every_state_refuses_what_it_must_and_is_as_it_was() {
             );
         }
     }
+}
+
+/// What a submission is refused for, a try of it is refused for too, with the same fields; and neither stores anything.
+#[tokio::test]
+async fn a_try_is_refused_for_what_the_submission_is() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.worker("w1").await;
+    let job = |keys: &str| format!("[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n{keys}\n");
+    let absent = "0".repeat(64);
+    for (what, body) in [
+        ("a key that there is not", job("nice = 3")),
+        ("more ranks than devices", job("ranks = 9")),
+        ("no such project", job("project = \"visoin\"")),
+        (
+            "no such artifact",
+            job(&format!("inputs = {{ data = \"artifact:{absent}\" }}")),
+        ),
+        ("a need of nobody", job("needs = [\"two\"]")),
+        ("nothing to do", String::new()),
+    ] {
+        let ask = async |dry_run: bool| {
+            let request = v1::SubmitPipelineRequest {
+                dry_run,
+                ..crate::support::request(&format!("request {what}"), &body)
+            };
+            let refused = cluster.jobs().await.submit_pipeline(request).await;
+            PublicError::from(&refused.expect_err(what))
+        };
+        let (tried, refused) = (ask(true).await, ask(false).await);
+        assert_eq!(
+            (&tried.code, &tried.fields),
+            (&refused.code, &refused.fields),
+            "{what}"
+        );
+        assert!(!tried.fields.is_empty(), "{what}: {tried:?}");
+    }
+    let count = "SELECT count(*) FROM pipelines";
+    assert_eq!(cluster.database.number(count).await, 0);
+    let good = v1::SubmitPipelineRequest {
+        dry_run: true,
+        ..crate::support::request("good", &job(""))
+    };
+    let would = cluster.jobs().await.submit_pipeline(good).await.unwrap();
+    let would = would.into_inner();
+    assert_eq!((would.pipeline_id, would.jobs.len()), (0, 1));
+    assert_eq!(
+        cluster.database.number(count).await,
+        0,
+        "a try stores nothing"
+    );
 }

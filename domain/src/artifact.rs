@@ -324,7 +324,7 @@ impl Manifest {
     /// Bytes of all files together.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        // Of a stored manifest nobody may have checked the sum.
+        // Nobody may have checked the sum of a manifest that was stored.
         let sizes = self.files.iter().map(|file| file.size_bytes);
         sizes.fold(0, u64::saturating_add)
     }

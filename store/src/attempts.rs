@@ -177,7 +177,7 @@ pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Att
     row.map(Attempt::try_from).transpose()
 }
 
-/// Of the running jobs among `jobs` those whose live attempt may have to move: all ranks are prepared, one
+/// Those running jobs among `jobs` whose live attempt may have to move: all ranks are prepared, one
 /// has ended or lies on a worker that is not online, a cancel was asked for, the job's time is up, or it was
 /// assigned before `assigned_before` and is still being prepared. Ranks that it has gone on without count no
 /// more.

@@ -55,6 +55,12 @@ pub struct Filter {
     pub before: Option<i64>,
 }
 
+impl Filter {
+    fn names_jobs(&self) -> bool {
+        self.job.is_some() || self.pipeline.is_some()
+    }
+}
+
 /// Some lines, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -103,32 +109,8 @@ impl From<Row> for Line {
 /// goes through a part of the lines at a time.
 pub async fn list_lines(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<Page> {
     let limit = i64::from(limit);
-    let (job, pipeline) = (filter.job.map(|id| id.0), filter.pipeline.map(|id| id.0));
-    if job.is_some() || pipeline.is_some() {
-        // By an index: what one job did is few lines, wherever they stand.
-        let rows = sqlx::query_as!(
-            Row,
-            r#"SELECT a.id, a.at, a.kind, a.pipeline_id, a.job_id, a.attempt, a.rank, a.worker_id,
-                      w.name AS "worker_name?", a.epoch, a.actor, a.detail
-               FROM (SELECT id FROM audit WHERE job_id = $1
-                     UNION ALL SELECT id FROM audit WHERE pipeline_id = $2
-                     UNION ALL SELECT l.id FROM jobs j JOIN audit l ON l.job_id = j.id
-                               WHERE j.pipeline_id = $2) k
-               JOIN audit a ON a.id = k.id
-               LEFT JOIN workers w ON w.id = a.worker_id
-               WHERE a.id > $3 AND ($4::text IS NULL OR w.name = $4 OR w.id::text = $4)
-                 AND ($5::text IS NULL OR strpos(a.actor, $5) > 0)
-               ORDER BY a.id LIMIT $6"#,
-            job,
-            pipeline,
-            filter.after,
-            filter.worker,
-            filter.actor,
-            limit,
-        )
-        .fetch_all(conn.sql())
-        .await?;
-        return Ok(page(rows, limit, None));
+    if filter.names_jobs() {
+        return list_lines_of_jobs(conn, filter, i64::MAX, false, limit).await;
     }
     let until = filter.after.saturating_add(SCAN_LINES);
     let rows = sqlx::query_as!(
@@ -161,33 +143,9 @@ pub async fn list_lines(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<
 /// The same from the newest line backwards; `next` is then what `before` should be.
 pub async fn list_lines_back(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<Page> {
     let limit = i64::from(limit);
-    let (job, pipeline) = (filter.job.map(|id| id.0), filter.pipeline.map(|id| id.0));
     let before = filter.before.unwrap_or(i64::MAX);
-    if job.is_some() || pipeline.is_some() {
-        let rows = sqlx::query_as!(
-            Row,
-            r#"SELECT a.id, a.at, a.kind, a.pipeline_id, a.job_id, a.attempt, a.rank, a.worker_id,
-                      w.name AS "worker_name?", a.epoch, a.actor, a.detail
-               FROM (SELECT id FROM audit WHERE job_id = $1
-                     UNION ALL SELECT id FROM audit WHERE pipeline_id = $2
-                     UNION ALL SELECT l.id FROM jobs j JOIN audit l ON l.job_id = j.id
-                               WHERE j.pipeline_id = $2) k
-               JOIN audit a ON a.id = k.id
-               LEFT JOIN workers w ON w.id = a.worker_id
-               WHERE a.id > $3 AND a.id < $4 AND ($5::text IS NULL OR w.name = $5 OR w.id::text = $5)
-                 AND ($6::text IS NULL OR strpos(a.actor, $6) > 0)
-               ORDER BY a.id DESC LIMIT $7"#,
-            job,
-            pipeline,
-            filter.after,
-            before,
-            filter.worker,
-            filter.actor,
-            limit,
-        )
-        .fetch_all(conn.sql())
-        .await?;
-        return Ok(page(rows, limit, None));
+    if filter.names_jobs() {
+        return list_lines_of_jobs(conn, filter, before, true, limit).await;
     }
     let newest = sqlx::query_scalar!("SELECT max(id) FROM audit WHERE id < $1", before)
         .fetch_one(conn.sql())
@@ -214,6 +172,45 @@ pub async fn list_lines_back(conn: &mut Conn, filter: &Filter, limit: u32) -> Re
     .fetch_all(conn.sql())
     .await?;
     Ok(page(rows, limit, (from > filter.after).then_some(from + 1)))
+}
+
+/// The lines of a job, of a pipeline, or of a job where it is one of that pipeline. By an index: what one job did is
+/// few lines, wherever they stand.
+async fn list_lines_of_jobs(
+    conn: &mut Conn,
+    filter: &Filter,
+    before: i64,
+    newest_first: bool,
+    limit: i64,
+) -> Result<Page> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT a.id, a.at, a.kind, a.pipeline_id, a.job_id, a.attempt, a.rank, a.worker_id,
+                  w.name AS "worker_name?", a.epoch, a.actor, a.detail
+           FROM (SELECT id FROM audit
+                 WHERE job_id = $1 AND ($2::bigint IS NULL
+                       OR EXISTS (SELECT FROM jobs j WHERE j.id = $1 AND j.pipeline_id = $2))
+                 UNION ALL SELECT id FROM audit WHERE $1::bigint IS NULL AND pipeline_id = $2
+                 UNION ALL SELECT l.id FROM jobs j JOIN audit l ON l.job_id = j.id
+                           WHERE $1::bigint IS NULL AND j.pipeline_id = $2) k
+           JOIN audit a ON a.id = k.id
+           LEFT JOIN workers w ON w.id = a.worker_id
+           WHERE a.id > $3 AND a.id < $4 AND ($5::text IS NULL OR w.name = $5 OR w.id::text = $5)
+             AND ($6::text IS NULL OR strpos(a.actor, $6) > 0)
+           -- They are sorted either way, since they come from several places.
+           ORDER BY CASE WHEN $7::bool THEN -a.id ELSE a.id END LIMIT $8"#,
+        filter.job.map(|id| id.0),
+        filter.pipeline.map(|id| id.0),
+        filter.after,
+        before,
+        filter.worker,
+        filter.actor,
+        newest_first,
+        limit,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    Ok(page(rows, limit, None))
 }
 
 fn page(rows: Vec<Row>, limit: i64, beyond: Option<i64>) -> Page {
@@ -342,7 +339,7 @@ fn what(line: &Line) -> Option<What> {
 
 fn devices(detail: &Value) -> Vec<Device> {
     let devices = detail.get("devices").cloned().unwrap_or_default();
-    // Of a device of a later version nothing can be said.
+    // A later version may know other devices. Nothing is said of those.
     serde_json::from_value(devices).unwrap_or_default()
 }
 

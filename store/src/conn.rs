@@ -183,7 +183,7 @@ impl Tx {
     pub async fn commit(self) -> Result<()> {
         let Conn { on, mut meter } = self.conn;
         let On::Transaction(transaction) = on else {
-            // Of a test, whose statements are each committed already.
+            // Only a test has this; each of its statements is committed already.
             return Ok(());
         };
         #[cfg(feature = "testing")]

@@ -9,7 +9,7 @@ use marquee_domain::job::JobStateName;
 use crate::jobs::JobFilter;
 use crate::{Conn, Result, convert};
 
-/// Of the jobs that have ended, only so many of the newest are looked at for counts of the last day.
+/// How many of the newest jobs are looked at to count and list those that ended.
 const ENDED_LOOKED_AT: i64 = 20_000;
 
 /// What a person looks for, beside what a [`JobFilter`] says. Elements of arrays are found where their array is named.
@@ -112,7 +112,15 @@ async fn list_open_ids(conn: &mut Conn, array: Option<i64>) -> Result<Vec<i64>> 
 pub async fn count_jobs(conn: &mut Conn, since: DateTime<Utc>) -> Result<Vec<(JobStateName, u32)>> {
     let rows = sqlx::query!(
         r#"SELECT o.state AS "state!", count(*) AS "count!" FROM (
-               SELECT CASE WHEN o.state = 'waiting' AND n.succeeded > 0 THEN 'running' ELSE o.state END AS state
+               -- As `list_job_ids` has it: whoever follows a count finds as many jobs.
+               SELECT CASE WHEN o.state = 'waiting' AND (n.succeeded > 0
+                                OR EXISTS (
+                                    -- By the ranks, of which there are few: an array may have 100,000 elements.
+                                    SELECT FROM held_ranks h CROSS JOIN LATERAL (
+                                        SELECT r.array_job_id, r.state FROM open_jobs r
+                                        WHERE r.job_id = h.job_id OFFSET 0) e
+                                    WHERE e.array_job_id = n.job_id AND e.state = 'running'))
+                           THEN 'running' ELSE o.state END AS state
                FROM open_jobs o LEFT JOIN arrays n ON n.job_id = o.job_id
                WHERE o.array_job_id IS NULL) o
            GROUP BY o.state

@@ -17,7 +17,7 @@ pub struct Released {
     pub arrays: Vec<JobId>,
     /// Still waiting, for fewer than before.
     pub waiting: Vec<JobId>,
-    /// Of those that ended, the ones for whose other end somebody waits: what waits so can never run.
+    /// Those that ended in another way than somebody waits for: that job can never run.
     pub missed: Vec<JobId>,
 }
 

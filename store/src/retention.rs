@@ -40,7 +40,7 @@ pub enum Stays {
     TakenBy(JobId, PipelineId),
 }
 
-/// Of the next `limit` pipelines after `after`, by number, those whose time has come; and the last that was looked at,
+/// Looks at the next `limit` pipelines after `after`, by number. Returns those whose time has come, and the last one,
 /// None where there are no more.
 pub async fn list_aged(
     conn: &mut Conn,

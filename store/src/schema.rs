@@ -10,9 +10,9 @@ pub enum Schema {
     /// There are none, or they are of a version that knew no leader's row: coordinators of that version keep
     /// others out by a lock ([`crate::lock`]).
     BeforeLeaders,
-    /// Of a version before this one: whoever leads may bring them to this one.
+    /// They are older than this version: whoever leads may bring them to it.
     Older,
-    /// Of this version, or of a later one, which this one can read.
+    /// They are of this version, or of a later one that this one can read.
     Ours,
 }
 

@@ -64,7 +64,8 @@ pub async fn list_points(
                  AND ($5::bigint IS NULL OR step >= $5) AND ($6::bigint IS NULL OR step <= $6)
            ), ranges AS (
                SELECT name, attempt, rank, min(step) AS first,
-                      GREATEST((max(step) - min(step)) / $7::bigint + 1, 1) AS width
+                      -- From the first step that there can be to the last, one more would be too large a number.
+                      LEAST((max(step) - min(step)) / $7::bigint, 9223372036854775806) + 1 AS width
                FROM chosen GROUP BY name, attempt, rank
            )
            SELECT c.name, c.attempt, c.rank, min(c.step) AS "step!",
@@ -75,7 +76,7 @@ pub async fn list_points(
                   count(*) AS "values!",
                   count(*) FILTER (WHERE NOT c.is_usual) AS "not_finite!"
            FROM chosen c JOIN ranges r USING (name, attempt, rank)
-           GROUP BY c.name, c.attempt, c.rank, (c.step - r.first) / r.width
+           GROUP BY c.name, c.attempt, c.rank, LEAST((c.step - r.first) / r.width, $7::bigint - 1)
            ORDER BY c.name, c.attempt, c.rank, 4
            LIMIT $8"#,
         job.0,

@@ -1,8 +1,9 @@
-//! A real Postgres for tests: one server for each test process, one database for each test.
+//! A real Postgres for tests: one database for each test, on a server for all of them or for this process.
 //!
-//! The server starts from a data folder that was made and migrated once and is kept beside the
-//! build (`marquee-test-postgres-<key>`), so that a test has its database in about 0.3 s. It ends with
-//! this process, however that ends (`marquee_postgres::Throwaway`).
+//! Where [`SERVER_VARIABLE`] names a server, as in `cargo xtask test`, it is that one: its first test makes the
+//! migrated database that all others are copied from, in about 0.1 s. Else this process starts one, from a data folder
+//! that was made and migrated once and is kept beside the build (`marquee-test-postgres-<key>`); that takes about 0.3 s.
+//! It ends with this process, however that ends (`marquee_postgres::Throwaway`).
 //!
 //! Not here: anything for production; fsync is off.
 
@@ -20,6 +21,11 @@ use uuid::Uuid;
 
 use crate::fence::Fence;
 use crate::{Db, Result, Tx};
+
+/// Names a server for the databases of all tests, as `Throwaway::url` does with [`DATABASE_MARK`] for the database.
+pub const SERVER_VARIABLE: &str = "MARQUEE_TEST_POSTGRES";
+/// Stands for a database's name in the value of [`SERVER_VARIABLE`].
+pub const DATABASE_MARK: &str = "DATABASE";
 
 /// The role that owns everything.
 const USER: &str = "marquee";
@@ -44,9 +50,11 @@ impl TestDatabase {
     pub async fn create() -> Self {
         static SERVER: OnceCell<Server> = OnceCell::const_new();
         let server = SERVER.get_or_init(Server::start).await;
-        let name = format!("test_{}", Uuid::new_v4().simple());
+        // By the process that made it, so that another one can tell when nobody needs it any more.
+        let name = format!("test_{}_{}", std::process::id(), Uuid::new_v4().simple());
+        let template = &server.template;
         server
-            .execute(format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .execute(format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .await;
         Self::open(server.url(&name)).await
     }
@@ -173,16 +181,73 @@ impl Tx {
     }
 }
 
-/// A running server. It ends with this process.
+/// Where the databases of this process are.
 #[derive(Debug)]
-struct Server(Throwaway);
+struct Server {
+    place: Place,
+    /// The database that others are copied from.
+    template: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Started by this process; it ends with it.
+    Own(Throwaway),
+    /// The value of [`SERVER_VARIABLE`].
+    Shared(String),
+}
 
 impl Server {
     async fn start() -> Self {
         let bin = programs();
-        let template = template(&bin).await;
-        let server = Throwaway::copy(&bin, USER, &template, &SETTINGS);
-        Self(server.unwrap_or_else(|error| panic!("the test Postgres: {error}")))
+        match std::env::var(SERVER_VARIABLE) {
+            Ok(url) if !url.is_empty() => Self::share(&bin, url).await,
+            Ok(_) | Err(_) => Self::own(&bin).await,
+        }
+    }
+
+    async fn own(bin: &Path) -> Self {
+        let data = template_folder(bin).await;
+        let server = Throwaway::copy(bin, USER, &data, &SETTINGS);
+        let server = server.unwrap_or_else(|error| panic!("the test Postgres: {error}"));
+        Self {
+            place: Place::Own(server),
+            template: TEMPLATE.to_owned(),
+        }
+    }
+
+    async fn share(bin: &Path, url: String) -> Self {
+        let server = Self {
+            place: Place::Shared(url),
+            // Two checkouts may have their tests on one server.
+            template: format!("{TEMPLATE}_{}", template_key(bin)),
+        };
+        let all = server.url("postgres");
+        let databases = "SELECT datname::text FROM pg_database";
+        // Held while the template is made: whoever comes meanwhile waits for it, and half of one is never copied.
+        let lock = File::create(build_folder().join("marquee-test-postgres.lock"))
+            .expect("the build folder can be written");
+        lock.lock().expect("a file beside the build can be locked");
+        let known = words(&all, databases).await;
+        if !known.contains(&server.template) {
+            let making = format!("{}_making", server.template);
+            server
+                .execute(format!("DROP DATABASE IF EXISTS {making}"))
+                .await;
+            server.execute(format!("CREATE DATABASE {making}")).await;
+            let migrated = migrate_open(&server.url(&making)).await;
+            migrated.expect("the migrations apply to an empty database");
+            let template = &server.template;
+            server
+                .execute(format!("ALTER DATABASE {making} RENAME TO {template}"))
+                .await;
+        }
+        drop(lock);
+        for name in known.iter().filter(|name| is_left_behind(name)) {
+            // Another process may be about to do the same.
+            drop_database(&all, name).await;
+        }
+        server
     }
 
     async fn execute(&self, statement: String) {
@@ -190,12 +255,42 @@ impl Server {
     }
 
     fn url(&self, database: &str) -> String {
-        self.0.url(database)
+        match &self.place {
+            Place::Own(server) => server.url(database),
+            Place::Shared(url) => url.replace(DATABASE_MARK, database),
+        }
     }
 }
 
+/// Whether a database is of a test process that has ended: on a server for all tests they would fill the disk.
+fn is_left_behind(name: &str) -> bool {
+    let process = name
+        .strip_prefix("test_")
+        .and_then(|rest| rest.split_once('_'))
+        .and_then(|(process, _)| process.parse::<u32>().ok());
+    process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists())
+}
+
+async fn drop_database(url: &str, name: &str) {
+    let mut connection = connect(url).await;
+    let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    // Whoever was faster has done it.
+    let _ = sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut connection)
+        .await;
+    let _ = connection.close().await;
+}
+
+/// Migrates a database that nobody leads.
+async fn migrate_open(url: &str) -> Result<()> {
+    let database = TestDatabase::open(url.to_owned()).await;
+    let migrated = database.db.migrate().await;
+    database.db.close().await;
+    migrated
+}
+
 /// The data folder that every server starts from, made by the first process that needs it.
-async fn template(bin: &Path) -> PathBuf {
+async fn template_folder(bin: &Path) -> PathBuf {
     let build = build_folder();
     let place = build.join(format!("marquee-test-postgres-{}", template_key(bin)));
     let lock = File::create(build.join("marquee-test-postgres.lock"))
@@ -205,15 +300,14 @@ async fn template(bin: &Path) -> PathBuf {
         return place;
     }
     let server = Throwaway::make(bin, USER, &["--wal-segsize=1"], &SETTINGS);
-    let server = Server(server.unwrap_or_else(|error| panic!("the test Postgres: {error}")));
-    server.execute(format!("CREATE DATABASE {TEMPLATE}")).await;
-    let database = TestDatabase::open(server.url(TEMPLATE)).await;
-    let migrated = database.db.migrate().await;
+    let server = server.unwrap_or_else(|error| panic!("the test Postgres: {error}"));
+    let create = format!("CREATE DATABASE {TEMPLATE}");
+    execute(&server.url("postgres"), &create).await;
+    let migrated = migrate_open(&server.url(TEMPLATE)).await;
     migrated.expect("the migrations apply to an empty database");
-    database.db.close().await;
     // Copied aside and renamed: a process that is killed here leaves no half of a template.
     let aside = build.join(format!("marquee-test-postgres-{}", Uuid::new_v4().simple()));
-    let kept = server.0.stop_and_keep(&aside);
+    let kept = server.stop_and_keep(&aside);
     kept.unwrap_or_else(|error| panic!("the test Postgres: {error}"));
     fs::rename(&aside, &place).expect("a folder can be renamed beside the build");
     place
@@ -249,5 +343,28 @@ fn programs() -> PathBuf {
             "no Postgres for the tests ({} names the folder of its programs): {error}",
             marquee_postgres::BIN_VARIABLE
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_databases_of_processes_that_have_ended_are_left_behind() {
+        let mut ended = Command::new("true").spawn().expect("true starts");
+        ended.wait().expect("it ends");
+        assert!(is_left_behind(&format!("test_{}_abc", ended.id())));
+        let ours = format!("test_{}_abc", std::process::id());
+        for kept in [
+            ours.as_str(),
+            "postgres",
+            "template1",
+            "test_",
+            "test_x_y",
+            "marquee_template_1_2",
+        ] {
+            assert!(!is_left_behind(kept), "{kept}");
+        }
     }
 }

@@ -322,7 +322,7 @@ pub async fn mark_job_reused(tx: &mut Tx, id: JobId, source: JobId) -> Result<()
     }
 }
 
-/// From any of the `open` states -> failed, for good. Returns the array that it is an element of.
+/// From any of the `open` states -> failed, for good.
 ///
 /// # Errors
 /// [`StoreError::StaleAttempt`] where the job is in none of them, or at another attempt.

@@ -356,3 +356,118 @@ async fn a_snapshot_is_of_one_moment() {
     let jobs = audit::list_stored_jobs(&mut database.db.read().await.unwrap(), JobId(0), 10).await;
     assert_eq!(jobs.unwrap()[0].state, JobStateName::Succeeded);
 }
+
+/// Every line, page by page from one end.
+async fn paged(
+    database: &TestDatabase,
+    filter: &Filter,
+    newest_first: bool,
+    size: u32,
+) -> Vec<Line> {
+    let mut conn = database.db.read().await.unwrap();
+    let (mut filter, mut all) = (filter.clone(), Vec::new());
+    loop {
+        let page = match newest_first {
+            true => audit::list_lines_back(&mut conn, &filter, size)
+                .await
+                .unwrap(),
+            false => audit::list_lines(&mut conn, &filter, size).await.unwrap(),
+        };
+        assert!(page.lines.len() <= size as usize);
+        all.extend(page.lines);
+        match (page.next, newest_first) {
+            (None, _) => return all,
+            (Some(next), true) => filter.before = Some(next),
+            (Some(next), false) => filter.after = next,
+        }
+    }
+}
+
+#[tokio::test]
+async fn from_either_end_and_in_pages_of_any_size_the_lines_are_the_same() {
+    let database = TestDatabase::create().await;
+    let jobs = history(&database).await;
+    let everything = paged(&database, &Filter::default(), false, 1_000).await;
+    assert!(everything.len() > 10);
+    let pipelines: Vec<PipelineId> = everything.iter().filter_map(|line| line.pipeline).collect();
+    let worker = everything.iter().find_map(|line| line.worker).unwrap();
+    let mut counts = Vec::new();
+    for (what, filter) in [
+        ("all", Filter::default()),
+        (
+            "a job",
+            Filter {
+                job: Some(jobs[0]),
+                ..Filter::default()
+            },
+        ),
+        (
+            "a pipeline",
+            Filter {
+                pipeline: Some(pipelines[0]),
+                ..Filter::default()
+            },
+        ),
+        (
+            "a job of its pipeline",
+            Filter {
+                job: Some(jobs[0]),
+                pipeline: Some(pipelines[0]),
+                ..Filter::default()
+            },
+        ),
+        (
+            "a job of no pipeline of its own",
+            Filter {
+                job: Some(jobs[0]),
+                pipeline: Some(PipelineId(i64::MAX)),
+                ..Filter::default()
+            },
+        ),
+        (
+            "a worker by its id",
+            Filter {
+                worker: Some(worker.0.to_string()),
+                ..Filter::default()
+            },
+        ),
+        (
+            "a worker of a job",
+            Filter {
+                job: Some(jobs[0]),
+                worker: Some("gpu-1".into()),
+                ..Filter::default()
+            },
+        ),
+        (
+            "nobody",
+            Filter {
+                actor: Some("%".into()),
+                ..Filter::default()
+            },
+        ),
+        (
+            "the later half",
+            Filter {
+                after: everything[everything.len() / 2].number,
+                ..Filter::default()
+            },
+        ),
+    ] {
+        let all = paged(&database, &filter, false, 1_000).await;
+        assert!(all.is_sorted_by_key(|line| line.number), "{what}");
+        for size in [1, 3, 1_000] {
+            assert_eq!(paged(&database, &filter, false, size).await, all, "{what}");
+            let mut back = paged(&database, &filter, true, size).await;
+            back.reverse();
+            assert_eq!(back, all, "{what}, backwards in pages of {size}");
+        }
+        counts.push((what, all.len()));
+    }
+    let count = |what: &str| counts.iter().find(|(name, _)| *name == what).unwrap().1;
+    assert!(count("a job") > 0 && count("a worker of a job") > 0);
+    assert_eq!(count("a job of its pipeline"), count("a job"));
+    assert_eq!(count("a job of no pipeline of its own"), 0);
+    assert_eq!(count("nobody"), 0, "what a user typed is text");
+    assert!(count("a pipeline") > count("a job"));
+}

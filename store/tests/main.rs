@@ -2,16 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod again;
 mod arrays;
 mod artifacts;
 mod audit;
 mod jobs;
 mod leader;
+mod listing;
 mod lock;
 mod migrations;
 mod projects;
 mod ranks;
 mod readers;
+mod relatives;
+mod retention;
+mod series;
+mod shown;
 mod support;
 mod transitions;
 mod writes;

@@ -3,12 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use crate::support;
-use crate::support::{at, hello, pipeline, place, report, spec, success, try_place};
+use crate::support::bench::{Bench, Pair, failure, interrupted};
+use crate::support::{at, hello, report, success, try_place};
 use marquee_domain::artifact::Manifest;
 use marquee_domain::end::{AttemptEnd, Interruption};
-use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::{AttemptNumber, JobId};
+use marquee_domain::ids::AttemptNumber;
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
 use marquee_domain::spec::Ended;
 use marquee_store::again::mark_jobs_made_again;
@@ -20,148 +19,8 @@ use marquee_store::transitions::{
     mark_cancels_requested, mark_job_failed, mark_job_requeued, mark_job_reused,
     mark_job_running_here, mark_jobs_cancelled, mark_jobs_revived, mark_jobs_succeeded,
 };
-use marquee_store::workers::{self, WhichWorkers, WorkerHello, WorkerState};
-use marquee_store::{StoreError, Tx, jobs};
-
-fn failure() -> Failure {
-    Failure {
-        class: FailureClass::Crash,
-        message: "broke".into(),
-    }
-}
-
-/// A job, and the one that it needs.
-#[derive(Debug, Clone, Copy)]
-struct Pair {
-    needed: JobId,
-    job: JobId,
-}
-
-/// What the tests place jobs on.
-struct Bench {
-    worker: WorkerHello,
-    made: u32,
-}
-
-impl Bench {
-    async fn new(tx: &mut Tx) -> Self {
-        let worker = hello(1, "w1");
-        workers::mark_worker_online(tx, &worker, at(0))
-            .await
-            .unwrap();
-        Self { worker, made: 0 }
-    }
-
-    /// A job that waits for another one.
-    async fn waiting(&mut self, tx: &mut Tx) -> Pair {
-        self.made += 1;
-        let pipeline = pipeline(tx, &format!("request-{}", self.made)).await;
-        let specs = [spec("needed", 1), spec("job", 1)];
-        let pair = [(&specs[0], [].as_slice()), (&specs[1], &[0])];
-        let [needed, job] = support::jobs(tx, pipeline, pair).await;
-        Pair { needed, job }
-    }
-
-    async fn queued(&mut self, tx: &mut Tx) -> Pair {
-        let pair = self.waiting(tx).await;
-        let number = mark_job_running_here(tx, pair.needed, 0, at(1)).await;
-        succeed(tx, pair.needed, number.unwrap()).await;
-        let released = release(tx, &[(pair.needed, Ended::Succeeded)], at(1))
-            .await
-            .unwrap();
-        assert_eq!(released.queued, [pair.job]);
-        pair
-    }
-
-    async fn running(&mut self, tx: &mut Tx) -> (Pair, RankKey) {
-        let pair = self.queued(tx).await;
-        (pair, place(tx, pair.job, 0, self.worker.id).await)
-    }
-
-    /// A new job that has come to `state` as jobs do, and the number of its newest attempt.
-    async fn job_in(&mut self, tx: &mut Tx, state: JobStateName) -> (Pair, u32) {
-        match state {
-            JobStateName::Waiting => (self.waiting(tx).await, 0),
-            JobStateName::Queued => (self.queued(tx).await, 0),
-            JobStateName::Running => (self.running(tx).await.0, 1),
-            JobStateName::Succeeded => {
-                let (pair, key) = self.running(tx).await;
-                succeed(tx, pair.job, key.attempt).await;
-                (pair, 1)
-            }
-            JobStateName::Failed => {
-                let (pair, key) = self.running(tx).await;
-                let end = AttemptEnd::Failed(failure());
-                attempts::mark_attempt_ended(tx, pair.job, key.attempt, &end, at(2))
-                    .await
-                    .unwrap();
-                mark_job_failed(tx, pair.job, 1, &[state_running()], &failure(), at(2))
-                    .await
-                    .unwrap();
-                (pair, 1)
-            }
-            JobStateName::Cancelled => {
-                let pair = self.queued(tx).await;
-                let jobs = [(pair.job, 0)];
-                let done = mark_jobs_cancelled(tx, &jobs, "no", None, "test", at(2)).await;
-                assert_eq!(done.unwrap(), [pair.job]);
-                (pair, 0)
-            }
-        }
-    }
-
-    /// A new attempt that has come to `state`.
-    async fn attempt_in(&mut self, tx: &mut Tx, state: AttemptStateName) -> RankKey {
-        let (_, key) = self.running(tx).await;
-        let (job, number) = (key.job, key.attempt);
-        let end = match state {
-            AttemptStateName::Assigned => return key,
-            AttemptStateName::Running => {
-                attempts::mark_attempt_running(tx, job, number, at(2))
-                    .await
-                    .unwrap();
-                return key;
-            }
-            AttemptStateName::Succeeded => AttemptEnd::Succeeded,
-            AttemptStateName::Failed => AttemptEnd::Failed(failure()),
-            AttemptStateName::Cancelled => AttemptEnd::Cancelled,
-            AttemptStateName::Interrupted => interrupted(),
-        };
-        attempts::mark_attempt_ended(tx, job, number, &end, at(2))
-            .await
-            .unwrap();
-        key
-    }
-
-    /// A new rank that has come to `state`, with one report stored.
-    async fn rank_in(&mut self, tx: &mut Tx, state: RankState) -> RankKey {
-        let key = self.attempt_in(tx, AttemptStateName::Running).await;
-        let change = RankChange {
-            state: Some(state),
-            ..RankChange::default()
-        };
-        report(tx, key, 0, 1, &change).await.unwrap();
-        key
-    }
-}
-
-fn state_running() -> JobStateName {
-    JobStateName::Running
-}
-
-fn interrupted() -> AttemptEnd {
-    AttemptEnd::Interrupted {
-        cause: Interruption::Drained,
-        message: "the host is emptied".into(),
-    }
-}
-
-async fn succeed(tx: &mut Tx, job: JobId, attempt: AttemptNumber) {
-    let manifest = Manifest::default();
-    let successes = [success((job, attempt), &manifest)];
-    let (done, _) = mark_jobs_succeeded(tx, &successes, at(2)).await.unwrap();
-    assert_eq!(done, [job]);
-}
+use marquee_store::workers::{self, WhichWorkers, WorkerState};
+use marquee_store::{StoreError, Tx, jobs, steering};
 
 /// Each change of a job's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,10 +37,13 @@ enum Change {
     AskToCancel,
     Revive,
     MakeAgain,
+    Hold,
+    LetGo,
+    Interrupt,
 }
 
 impl Change {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 15] = [
         Self::Release,
         Self::Place,
         Self::RunHere,
@@ -194,6 +56,9 @@ impl Change {
         Self::AskToCancel,
         Self::Revive,
         Self::MakeAgain,
+        Self::Hold,
+        Self::LetGo,
+        Self::Interrupt,
     ];
 
     /// The states that it is meant for.
@@ -202,8 +67,12 @@ impl Change {
         match self {
             Self::Release => &[Waiting],
             Self::Place => &[Queued],
-            Self::RunHere | Self::FailOpen => &[Waiting, Queued],
-            Self::Succeed | Self::FailRunning | Self::Requeue | Self::AskToCancel => &[Running],
+            Self::RunHere | Self::FailOpen | Self::Hold | Self::LetGo => &[Waiting, Queued],
+            Self::Succeed
+            | Self::FailRunning
+            | Self::Requeue
+            | Self::AskToCancel
+            | Self::Interrupt => &[Running],
             Self::Reuse | Self::Cancel => &[Waiting, Queued, Running],
             Self::Revive => &[Failed, Cancelled],
             Self::MakeAgain => &[Succeeded],
@@ -213,7 +82,7 @@ impl Change {
     /// Whether it names the attempt that it expects.
     fn names_an_attempt(self) -> bool {
         match self {
-            Self::Release | Self::Reuse => false,
+            Self::Release | Self::Reuse | Self::Hold | Self::LetGo => false,
             Self::Place
             | Self::RunHere
             | Self::Succeed
@@ -223,7 +92,8 @@ impl Change {
             | Self::Cancel
             | Self::AskToCancel
             | Self::Revive
-            | Self::MakeAgain => true,
+            | Self::MakeAgain
+            | Self::Interrupt => true,
         }
     }
 
@@ -279,6 +149,27 @@ impl Change {
                     .await
                     .unwrap()
             }
+            Self::Hold => {
+                return steering::mark_held(tx, job, Some("ada"), at(9))
+                    .await
+                    .unwrap();
+            }
+            Self::LetGo => {
+                // What nobody holds is let go with nothing to see: it is held first, where it can be.
+                let held = steering::mark_held(tx, job, Some("ada"), at(8))
+                    .await
+                    .unwrap();
+                let gone = steering::mark_held(tx, job, None, at(9)).await.unwrap();
+                assert_eq!(held, gone);
+                return gone;
+            }
+            Self::Interrupt => {
+                let jobs = [(job, number)];
+                let cause = Interruption::Preempted;
+                steering::mark_interrupted(tx, &jobs, cause, "job 9 goes first", at(9))
+                    .await
+                    .unwrap()
+            }
         };
         assert!(changed.is_empty() || changed == [job], "{changed:?}");
         !changed.is_empty()
@@ -313,7 +204,7 @@ async fn a_job_changes_from_the_states_that_a_change_is_meant_for_alone() {
             let after = jobs::get_job(&mut tx, pair.job).await.unwrap();
             assert_eq!(
                 after != before,
-                done,
+                done && change != Change::LetGo,
                 "{change:?} from {state:?}: {after:?}"
             );
         }
@@ -501,5 +392,47 @@ async fn a_worker_that_left_comes_back_with_a_hello_alone() {
             .await
             .unwrap();
         assert_eq!(known[0].state, is_seen, "seen when {state:?}");
+    }
+}
+
+/// A word that comes twice, as when its answer was lost, changes nothing the second time.
+#[tokio::test]
+async fn a_change_that_is_tried_again_finds_nothing_to_change() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let mut bench = Bench::new(&mut tx).await;
+    for change in Change::ALL {
+        // These say the same again, and are meant to.
+        if matches!(change, Change::Reuse | Change::Hold | Change::LetGo) {
+            continue;
+        }
+        for state in change.from() {
+            let (pair, attempt) = bench.job_in(&mut tx, *state).await;
+            assert!(change.apply(&mut tx, &bench, pair, attempt).await);
+            let once = jobs::get_job(&mut tx, pair.job).await.unwrap();
+            let done = change.apply(&mut tx, &bench, pair, attempt).await;
+            assert!(!done, "{change:?} from {state:?} a second time");
+            let twice = jobs::get_job(&mut tx, pair.job).await.unwrap();
+            assert_eq!(twice, once, "{change:?} from {state:?}");
+        }
+    }
+}
+
+/// What a job holds goes with its end, whatever the end: the next one to have it must be able to run.
+#[tokio::test]
+async fn an_end_leaves_no_open_row_behind() {
+    let database = TestDatabase::create().await;
+    let mut tx = database.db.autocommit().await.unwrap();
+    let mut bench = Bench::new(&mut tx).await;
+    for change in Change::ALL {
+        for state in change.from() {
+            let (pair, attempt) = bench.job_in(&mut tx, *state).await;
+            assert!(change.apply(&mut tx, &bench, pair, attempt).await);
+            let job = jobs::get_job(&mut tx, pair.job).await.unwrap();
+            let open = format!("SELECT count(*) FROM open_jobs WHERE job_id = {}", pair.job);
+            let open = database.number(&open).await;
+            let is_open = !job.state.name().is_final();
+            assert_eq!(open, i64::from(is_open), "{change:?} from {state:?}");
+        }
     }
 }

@@ -87,6 +87,8 @@ impl RunIdentity {
     /// The first thing in which `self`, the run to do, differs from `saved`.
     fn difference(&self, saved: &Self) -> Option<String> {
         let differs = |what: &str, saved: &dyn std::fmt::Debug, wanted: &dyn std::fmt::Debug| {
+            // As text, which is what the message shows: two values that read alike are one to whoever has to find the
+            // difference.
             let (saved, wanted) = (format!("{saved:?}"), format!("{wanted:?}"));
             (saved != wanted).then(|| format!("{what} was {saved} and is now {wanted}"))
         };
@@ -259,6 +261,8 @@ impl Writer {
     /// Starts to write. The one before must have been collected.
     pub(crate) fn start(&mut self, snapshot: Snapshot) -> Result<(), RunError> {
         let parent = self.parent.clone();
+        // Beside the training, which owns neither the file nor the disk's pace: a slow disk costs steps only when the
+        // next checkpoint is due before this one is written.
         let running = thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || {

@@ -1,12 +1,8 @@
 //! Ranks as real processes: that they compute what one rank would, and what happens when one dies.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod common;
-
 use std::time::Instant;
 
-use common::{PATIENCE, Run, settings, trainer, weights_apart, write_shards};
+use crate::common::{PATIENCE, Run, settings, trainer, weights_apart, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
@@ -259,9 +255,9 @@ fn run_and_lose(shards: &std::path::Path, settings: TrainSettings, lost: u32) ->
         .arg("run")
         .arg(run.write_spec())
         .args(["--ranks", "3", "--min-ranks", "1"]);
-    let mut gang = common::RankProcess::spawn(command);
+    let mut gang = crate::common::RankProcess::spawn(command);
     gang.wait_for_checkpoint(10);
-    kill(common::rank_of(gang.pid(), lost), Signal::SIGKILL).unwrap();
+    kill(crate::common::rank_of(gang.pid(), lost), Signal::SIGKILL).unwrap();
     let (events, code) = gang.finish();
     assert_eq!(code, Some(0), "{events:#?}");
     assert!(run.output("model.safetensors").exists());
@@ -299,7 +295,11 @@ fn survivors_of_a_killed_rank_go_on_and_learn_as_well_as_the_undisturbed() {
         );
         assert_eq!((summary.epochs, summary.steps, summary.rank), (60, 360, 0));
         // Whoever writes in the place of rank 0 is heard in its place.
-        let last = events.iter().rev().find_map(common::checkpoint_in).unwrap();
+        let last = events
+            .iter()
+            .rev()
+            .find_map(crate::common::checkpoint_in)
+            .unwrap();
         assert_eq!(last.0, 360);
         let apart = (summary.final_loss - undisturbed).abs();
         println!(
@@ -325,9 +325,9 @@ fn with_too_few_survivors_the_run_fails_with_the_cause() {
         .arg("run")
         .arg(run.write_spec())
         .args(["--ranks", "2", "--min-ranks", "2"]);
-    let mut gang = common::RankProcess::spawn(command);
+    let mut gang = crate::common::RankProcess::spawn(command);
     gang.wait_for_checkpoint(10);
-    kill(common::rank_of(gang.pid(), 1), Signal::SIGKILL).unwrap();
+    kill(crate::common::rank_of(gang.pid(), 1), Signal::SIGKILL).unwrap();
     let (class, message) = gang.fail();
     assert_eq!(class, FailureClass::Crash, "{message}");
     assert!(message.contains("rank 1 died by signal 9"), "{message}");
@@ -445,7 +445,7 @@ fn a_rank_that_hangs_is_an_error_after_the_time_out() {
 fn ranks_of_different_attempts_never_meet() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
-    let store = common::StoreProcess::start();
+    let store = crate::common::StoreProcess::start();
     let mut ranks = Vec::new();
     let mut runs = Vec::new();
     for (rank, attempt) in [(0, 1), (1, 2)] {
@@ -459,7 +459,7 @@ fn ranks_of_different_attempts_never_meet() {
             .env("WORLD_SIZE", "2")
             .env("MASTER_ADDR", "127.0.0.1")
             .env("MASTER_PORT", store.port.to_string());
-        ranks.push(common::RankProcess::spawn(command));
+        ranks.push(crate::common::RankProcess::spawn(command));
         runs.push(run);
     }
     // Both wait for peers that never come; told to stop they leave at once and in order.
@@ -485,7 +485,7 @@ fn a_gang_by_hand_behaves_like_one_child() {
         .arg("run")
         .arg(run.write_spec())
         .args(["--ranks", "2"]);
-    let (events, code) = common::RankProcess::spawn(command).finish();
+    let (events, code) = crate::common::RankProcess::spawn(command).finish();
     assert_eq!(code, Some(0), "{events:#?}");
     let Some(ChildEvent::Finished { summary }) = events.last() else {
         panic!("{events:#?}")
@@ -507,7 +507,7 @@ fn a_gang_by_hand_behaves_like_one_child() {
         .arg("run")
         .arg(broken.write_spec())
         .args(["--ranks", "2"]);
-    let (class, message) = common::RankProcess::spawn(command).fail();
+    let (class, message) = crate::common::RankProcess::spawn(command).fail();
     assert_eq!(class, FailureClass::BadInput);
     assert!(
         message.starts_with("rank ") && message.contains("nowhere"),
@@ -517,7 +517,7 @@ fn a_gang_by_hand_behaves_like_one_child() {
 
 #[test]
 fn a_store_lives_until_it_is_told_to_end() {
-    let store = common::StoreProcess::start();
+    let store = crate::common::StoreProcess::start();
     let ended = Instant::now();
     assert!(store.end_stdin().success());
     assert!(ended.elapsed() < PATIENCE);

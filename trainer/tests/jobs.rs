@@ -1,8 +1,6 @@
 //! Whole jobs: training learns, evaluation scores what was trained, bad input is named.
 
-mod common;
-
-use common::{CLASSES, Run, settings, write_shards};
+use crate::common::{CLASSES, Run, settings, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::EvalReport;

@@ -4,14 +4,10 @@
 //! A few kills run with every test. Twenty and more, with the seed of your choice:
 //! `MARQUEE_KILLS=20 MARQUEE_SEED=7 cargo xtask test -- -p marquee-trainer --run-ignored only twenty_kills`.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Dice, Gang, PATIENCE, Run, checkpoint_in, settings, write_shards};
+use crate::common::{Dice, Gang, PATIENCE, Run, checkpoint_in, settings, write_shards};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::spec::{Optimizer, TrainSettings};
 use nix::sys::signal::{Signal, kill};

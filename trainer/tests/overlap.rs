@@ -1,12 +1,8 @@
 //! A model says what it learned from, and no eval takes that for a test.
 
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{HEIGHT, Run, WIDTH, settings, write_shards, write_shards_from};
+use crate::common::{HEIGHT, Run, WIDTH, settings, write_shards, write_shards_from};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::EvalReport;
@@ -175,7 +171,10 @@ fn a_run_that_goes_on_or_shares_its_work_leaves_the_same_record() {
     let whole = start(settings());
     let events = whole.succeed(1);
     let record = std::fs::read(whole.output(RECORD)).unwrap();
-    let (_, checkpoint) = events.iter().find_map(common::checkpoint_in).unwrap();
+    let (_, checkpoint) = events
+        .iter()
+        .find_map(crate::common::checkpoint_in)
+        .unwrap();
     let resumed = start(settings()).resuming(checkpoint);
     resumed.succeed(1);
     assert!(std::fs::read(resumed.output(RECORD)).unwrap() == record);

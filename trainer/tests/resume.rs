@@ -1,10 +1,6 @@
 //! That an interrupted run ends as if nothing had happened.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod common;
-
-use common::{Run, checkpoint_in, settings, write_shards};
+use crate::common::{Run, checkpoint_in, settings, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::child::ChildEvent;
 use marquee_domain::spec::{Colour, Crop, Learning, LrSchedule, Mix, Optimizer, TrainSettings};

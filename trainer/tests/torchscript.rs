@@ -1,13 +1,9 @@
 //! TorchScript modules that pip's PyTorch exported, under the same engine as networks of the zoo.
 //! `vectors/make_modules.py` made the files.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{CLASSES, Run, settings, weights_apart, write_shards};
+use crate::common::{CLASSES, Run, settings, weights_apart, write_shards};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::{EvalReport, TrainSummary};
 use marquee_domain::spec::{Precision, ScriptSettings, TrainSettings, Transfer};

@@ -1,12 +1,8 @@
 //! Whole jobs that start from given weights, freeze, thaw, and compute features once.
 
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
-
-mod common;
-
 use std::path::Path;
 
-use common::{Run, settings, weights_apart, write_shards};
+use crate::common::{Run, settings, weights_apart, write_shards};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
 use marquee_domain::spec::{

@@ -5,13 +5,10 @@
 //! holds for a number of the run's own steps, as long as those take on the machine as it is just then.
 
 #![allow(clippy::print_stdout, reason = "figures for whoever runs it")]
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
 #![allow(
     unsafe_code,
     reason = "stopping one thread of another process takes ptrace, which has no safe form here"
 )]
-
-mod common;
 
 use std::ptr::null_mut;
 use std::sync::Arc;
@@ -19,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::{Gang, Run, settings, write_shards, write_shards_of};
+use crate::common::{Gang, Run, settings, write_shards, write_shards_of};
 use marquee_domain::bottleneck::{Bottleneck, diagnose_steps};
 use marquee_domain::child::ChildEvent;
 use marquee_domain::report::TrainSummary;
@@ -214,7 +211,11 @@ fn a_slow_exchange_makes_a_run_communication_bound() {
     let folder = tempfile::tempdir().unwrap();
     write_shards(folder.path(), ROWS);
     let verdict = verdict(&Run::train(folder.path(), long()), 2, |gang, step| {
-        let pids: Vec<Pid> = gang.ranks.iter().map(common::RankProcess::pid).collect();
+        let pids: Vec<Pid> = gang
+            .ranks
+            .iter()
+            .map(crate::common::RankProcess::pid)
+            .collect();
         let threads: Vec<i32> = pids
             .iter()
             .flat_map(|pid| threads_of(*pid, "pt_gloo"))

@@ -1,14 +1,10 @@
 //! Networks of the zoo in whole runs: batch-norm over ranks, sizes, and `check-model`.
 
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 
-use common::{CLASSES, Run, settings, trainer, write_shards};
+use crate::common::{CLASSES, Run, settings, trainer, write_shards};
 use marquee_domain::FailureClass;
 use marquee_domain::spec::{LrSchedule, Optimizer, TrainSettings};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -49,7 +45,11 @@ fn batch_norm_over_two_ranks_goes_on_exactly_with_one_picture_and_with_none() {
         },
     );
     let events = first.succeed(2);
-    let (step, checkpoint) = events.iter().rev().find_map(common::checkpoint_in).unwrap();
+    let (step, checkpoint) = events
+        .iter()
+        .rev()
+        .find_map(crate::common::checkpoint_in)
+        .unwrap();
     assert_eq!(step, 4);
     let resumed = Run::train(folder.path(), lite()).resuming(checkpoint);
     resumed.succeed(2);

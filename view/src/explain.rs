@@ -372,7 +372,7 @@ fn to_blame(attempt: &Attempt) -> Option<&AttemptRank> {
     let precedence =
         |failure: &Failure| words::failure_class(failure).map_or(0, FailureClass::precedence);
     let failed = attempt.ranks.iter().filter(|rank| rank.failure.is_some());
-    // Of equals the lowest rank: `max_by_key` keeps the last.
+    // The lowest rank among equals; `max_by_key` keeps the last one.
     failed
         .rev()
         .max_by_key(|rank| rank.failure.as_ref().map(precedence))

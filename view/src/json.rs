@@ -122,7 +122,7 @@ fn rank(rank: &v1::AttemptRank) -> Value {
         "failure": failure(rank.failure.as_ref()),
         "lost_at": time(rank.lost_at.as_ref()),
     });
-    // Of one that does not get on: most do.
+    // Most ranks get on: the key is there only where one does not.
     if let (Some(stall), Some(fields)) = (&rank.stall, value.as_object_mut()) {
         let stall = json!({
             "idle_s": stall.idle_ms as f64 / 1_000.0,

@@ -32,7 +32,7 @@ fn said<T>(summary: Result<T, UnreadableSummary>, words: impl Fn(&T) -> String) 
         Err(newer @ UnreadableSummary::Newer(_)) => {
             Some(format!("its summary cannot be shown: {newer}"))
         }
-        // Of a job that left none, or a program that is not ours.
+        // The job left none, or it ran a program that is not ours.
         Err(UnreadableSummary::Other(_)) => None,
     }
 }

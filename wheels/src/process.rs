@@ -77,3 +77,61 @@ pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_what_it_said() {
+        let error = read(&mut shell("echo half; echo why >&2; exit 3")).unwrap_err();
+        let text = error.to_string();
+        for said in ["sh -c", "exit status: 3", "half", "why"] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        assert!(run(&mut shell("exit 1")).is_err());
+        // One that a signal ends has no exit code, and has failed all the same.
+        let killed = run(&mut shell("kill -9 $$")).unwrap_err().to_string();
+        assert!(killed.contains("signal: 9"), "{killed}");
+        let absent = read(&mut Command::new("/nowhere/program")).unwrap_err();
+        assert!(
+            format!("{absent:#}").contains("cannot start /nowhere/program"),
+            "{absent:#}"
+        );
+        let binary = read(&mut shell("printf '\\377'")).unwrap_err().to_string();
+        assert!(binary.contains("not text"), "{binary}");
+        assert_eq!(read(&mut shell("echo out; echo err >&2")).unwrap(), "out\n");
+    }
+
+    #[test]
+    fn a_command_is_a_line_to_read() {
+        let mut command = Command::new("cargo");
+        command.args(["run", "--", "two words", "-x"]);
+        assert_eq!(line(&command), r#"cargo run -- "two words" -x"#);
+    }
+
+    #[test]
+    fn the_first_program_on_the_path_that_may_run_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, mode) in [("one", 0o644), ("two", 0o755), ("three", 0o755)] {
+            std::fs::create_dir(at(name)).unwrap();
+            let file = at(name).join("tool");
+            std::fs::write(&file, "").unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::create_dir_all(at("four").join("tool")).unwrap();
+        let path =
+            |names: &[&str]| std::env::join_paths(names.iter().map(|name| at(name))).unwrap();
+        let found = find_in_path("tool", &path(&["none", "one", "two", "three"]));
+        assert_eq!(found, Some(at("two").join("tool")));
+        // A folder may be entered, and is no program.
+        assert_eq!(find_in_path("tool", &path(&["four", "one"])), None);
+    }
+}

@@ -66,7 +66,7 @@ pub(crate) fn make(path: &Path) -> io::Result<File> {
 
 fn open_as(path: &Path, how: OFlags) -> io::Result<File> {
     let file = openat(CWD, path, how | SAFE, OWN).map_err(|errno| match errno {
-        // Of a link, by O_NOFOLLOW; of a FIFO that nobody reads, by O_NONBLOCK.
+        // ELOOP: it is a link (O_NOFOLLOW). ENXIO: it is a FIFO that nobody reads (O_NONBLOCK).
         rustix::io::Errno::LOOP => odd(path, "a symbolic link"),
         rustix::io::Errno::NXIO => odd(path, "a FIFO or socket"),
         other => at(path, other.into()),

@@ -161,6 +161,8 @@ impl Session {
                         theirs: welcome.cluster_id,
                     }
                 }
+                // Before its Welcome counts for anything: a coordinator that was stopped for an hour still says
+                // Welcome as if it led.
                 Ok(connected) if self.is_superseded(connected.epoch) => Broken::Superseded {
                     ours: self.epoch,
                     theirs: connected.epoch,
@@ -178,6 +180,7 @@ impl Session {
                     match self.converse(stream, &sender, &welcome).await {
                         Ok(()) => return,
                         Err(broken) => {
+                            // One that breaks as soon as it is made must not be made anew at full speed.
                             if since.elapsed() >= STEADY {
                                 backoff.reset();
                             }
@@ -196,6 +199,7 @@ impl Session {
                 warn!(%coordinator, cause = %broken, %next, "not connected; ranks go on, and another coordinator is asked");
                 continue;
             }
+            // Spread, since all workers lose a coordinator in the same instant.
             let wait = backoff.next_spread(self.host.env.random.unit());
             warn!(%coordinator, cause = %broken, ?wait,
                 "not connected; ranks go on, and so do the tries");
@@ -249,6 +253,8 @@ impl Session {
         // Asked at each connect, since the program may have been replaced.
         let prep_code = env.machine.prep_code(&self.host.config.bin_dir).await;
         let hello = self.hello(prep_code);
+        // The lease runs from when Hello was sent, not from when it was answered: the coordinator counts from when it
+        // heard.
         let said = env.clock.monotonic();
         // There is room: the channel is new.
         let _sent = sender.try_send(message(ToCoordinator::Hello(hello)));
@@ -363,6 +369,7 @@ impl Session {
         sender: &mpsc::Sender<v1::WorkerMessage>,
         welcome: &v1::Welcome,
     ) -> Result<(), Broken> {
+        // Orders write to the disk, which may be slow; heartbeats must go out meanwhile.
         let orders = Orders::follow(Arc::clone(&self.supervisor));
         let end = self.turn(stream, sender, welcome, &orders).await;
         orders.finish().await;
@@ -383,6 +390,7 @@ impl Session {
             ms => Duration::from_millis(u64::from(ms)),
         };
         let mut heartbeat = interval(every);
+        // After a pause of this process one heartbeat says all that the missed ones would have.
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);

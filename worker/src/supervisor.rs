@@ -113,6 +113,8 @@ impl Supervisor {
                 occupied.take_over(rank.key, &rank.assignment.devices);
             }
         }
+        // Only now, when all devices that may be in use are known to be: the first task could otherwise start a child
+        // on one.
         for rank in ranks {
             supervisor.hold(rank);
         }
@@ -167,6 +169,8 @@ impl Supervisor {
             }
         }
         info!(rank = %key, world_size = assignment.world_size, "assigned");
+        // A rank that cannot be taken is held all the same, as failed: said nothing of, it would be given out again
+        // and again.
         let rank = HeldRank::accept(&self.host, assignment.clone()).or_else(|fault| {
             error!(rank = %key, %fault, "the rank cannot be taken; it is reported as failed");
             HeldRank::refuse(&self.host, assignment, &fault)
@@ -205,6 +209,7 @@ impl Supervisor {
         };
         let path = rank.dir.lost_ranks();
         let known = files::read_json::<Vec<u32>>(&path).ok().flatten();
+        // Told with each heartbeat: written each time, the child would read the same file anew every few seconds.
         if known.as_ref() == Some(&message.lost) {
             return Ok(());
         }
@@ -288,6 +293,7 @@ impl Supervisor {
         }
         let host = Arc::clone(&self.host);
         let runtime = self.runtime.clone();
+        // By itself: gigabytes may go up, and orders behind this one are not to wait for it.
         runtime.spawn(async move {
             let stored = match host.kept.find(key) {
                 Some(folder) => host.transfers.upload(&folder, NoRoom::Fail).await,

@@ -506,7 +506,7 @@ const fn room_backoff() -> Backoff {
     Backoff::new(ROOM_RETRY_FIRST, ROOM_RETRY_CEILING)
 }
 
-/// Of a file that many ranks share: nobody may write to it.
+/// Mode of a file that many ranks share: nobody may write to it.
 fn mode(executable: bool) -> fs::Permissions {
     fs::Permissions::from_mode(if executable { 0o555 } else { 0o444 })
 }

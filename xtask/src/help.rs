@@ -81,7 +81,7 @@ Exit code 1 if a world is wrong, or a planted bug is not found.
 ";
 
 pub(crate) const TEST: &str = "\
-Build the web page and the workspace's binaries, play 20 simulated worlds (\"cargo xtask sim\" plays more), and run all
+Build the web page and the workspace's binaries, play 40 simulated worlds (\"cargo xtask sim\" plays more), and run all
 tests, with cargo-nextest where it is installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]

@@ -39,6 +39,21 @@ impl PrivatePostgres {
         self.server.url(DATABASE)
     }
 
+    /// For the databases of all tests: the user that `marquee_store::testing` has, and room for their connections.
+    pub(crate) fn start_for_tests(bin: &Path) -> Result<Throwaway> {
+        let settings = [
+            "max_connections=400",
+            "autovacuum=off",
+            "max_wal_size=256MB",
+        ];
+        Ok(Throwaway::make(
+            bin,
+            "marquee",
+            &["--wal-segsize=1"],
+            &settings,
+        )?)
+    }
+
     /// Removed with everything in it when the server ends.
     pub(crate) fn folder(&self) -> &Path {
         self.server.folder()

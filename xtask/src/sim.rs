@@ -34,6 +34,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     Err(error).with_context(|| format!("cannot start {}", process::line(&command)))
 }
 
+/// What that step is called.
+pub fn title_of_test() -> String {
+    format!("test: {SEEDS_IN_TESTS} simulated worlds")
+}
+
 /// A few worlds as a step of the tests, with the program that they have built.
 pub fn test(workspace: &Workspace, setup: &Setup) -> Result<()> {
     let mut command = Command::new(workspace.bin_dir.join(SIM));

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -20,6 +20,9 @@ use crate::{process, report};
 
 /// The only package with checked queries.
 const PACKAGE: &str = "marquee-store";
+
+/// How cargo is asked what it compiled, for [`Live::compile`]: the compiler's own words still go to stderr.
+pub const MESSAGES: &str = "--message-format=json-render-diagnostics";
 
 /// File name to content.
 type Queries = BTreeMap<String, String>;
@@ -54,39 +57,79 @@ pub fn check(workspace: &Workspace) -> Result<ExitCode> {
 
 /// The body of `check`, for the task that has its set-up already.
 pub fn verify(workspace: &Workspace, setup: &Setup) -> Result<()> {
-    let fresh = compute(workspace, setup)?;
+    compare(workspace, &compute(workspace, setup)?)
+}
+
+/// Fails if `fresh` is not what is committed.
+fn compare(workspace: &Workspace, fresh: &Queries) -> Result<()> {
     let committed = read_queries(&workspace.root.join(".sqlx"))?;
-    if fresh != committed {
+    if *fresh != committed {
         bail!(
             ".sqlx is not what the migrations and queries give: {}; run \"cargo xtask sqlx-prepare\" and commit the folder",
-            summary(&committed, &fresh)
+            summary(&committed, fresh)
         );
     }
     Ok(())
 }
 
-fn compute(workspace: &Workspace, setup: &Setup) -> Result<Queries> {
-    let server = report::step("a private Postgres with all migrations", || {
-        let server = PrivatePostgres::start(&setup.postgres_bin)?;
-        for file in migrations(&workspace.root.join("migrations"))? {
-            server
-                .apply(&file)
-                .with_context(|| format!("cannot apply {}", file.display()))?;
+/// A database of this checkout's migrations, for a compilation that asks it about each query.
+#[derive(Debug)]
+pub struct Live {
+    server: PrivatePostgres,
+    /// Where the macros write what they were told; in the server's folder, which goes with the server.
+    folder: PathBuf,
+}
+
+impl Live {
+    pub fn start(workspace: &Workspace, setup: &Setup) -> Result<Self> {
+        report::step("a private Postgres with all migrations", || {
+            let server = PrivatePostgres::start(&setup.postgres_bin)?;
+            for file in migrations(&workspace.root.join("migrations"))? {
+                server
+                    .apply(&file)
+                    .with_context(|| format!("cannot apply {}", file.display()))?;
+            }
+            let folder = server.folder().join("queries");
+            fs::create_dir(&folder)?;
+            Ok(Self { server, folder })
+        })
+    }
+
+    /// Runs a command of cargo that compiles the store among others, with live queries: the macros write them as they
+    /// expand. Returns the files of the store that cargo found current, whose queries were therefore not asked about.
+    pub fn compile(&self, workspace: &Workspace, command: &mut Command) -> Result<Vec<PathBuf>> {
+        command
+            .env("SQLX_OFFLINE", "false")
+            .env("SQLX_OFFLINE_DIR", &self.folder)
+            .env("DATABASE_URL", self.server.url())
+            .stderr(Stdio::inherit());
+        let output = command.output()?;
+        if !output.status.success() {
+            bail!("{} failed with {}", process::line(command), output.status);
         }
-        Ok(server)
-    })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let messages = text.lines().map(serde_json::from_str::<Value>);
+        let messages: Vec<Value> = messages.collect::<Result<_, _>>()?;
+        Ok(fresh_artifacts(&messages, &workspace.root.join("store")))
+    }
+
+    /// Fails if `.sqlx` is not what a compilation of the whole store has written.
+    pub fn verify(&self, workspace: &Workspace) -> Result<()> {
+        compare(workspace, &read_queries(&self.folder)?)
+    }
+}
+
+fn compute(workspace: &Workspace, setup: &Setup) -> Result<Queries> {
+    let live = Live::start(workspace, setup)?;
     report::step(&format!("checking the queries of {PACKAGE}"), || {
-        // In the server's folder, which goes with the server.
-        let folder = server.folder().join("queries");
-        fs::create_dir(&folder)?;
-        compile_against(workspace, &server, &folder)?;
-        read_queries(&folder)
+        compile_store(workspace, &live)?;
+        read_queries(&live.folder)
     })
 }
 
-/// Compiles the store with live queries; the macros write into `folder` as they expand.
-fn compile_against(workspace: &Workspace, server: &PrivatePostgres, folder: &Path) -> Result<()> {
-    let stale = check_store(workspace, server, folder)?;
+/// Compiles the store with live queries, whether cargo finds an earlier result good or not.
+fn compile_store(workspace: &Workspace, live: &Live) -> Result<()> {
+    let stale = check_store(workspace, live)?;
     if stale.is_empty() {
         return Ok(());
     }
@@ -94,7 +137,7 @@ fn compile_against(workspace: &Workspace, server: &PrivatePostgres, folder: &Pat
     for file in &stale {
         fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
     }
-    let still = check_store(workspace, server, folder)?;
+    let still = check_store(workspace, live)?;
     if !still.is_empty() {
         bail!(
             "cargo does not compile {PACKAGE} again although {} is gone",
@@ -105,27 +148,12 @@ fn compile_against(workspace: &Workspace, server: &PrivatePostgres, folder: &Pat
 }
 
 /// `cargo check` of the store; returns the files of what cargo did not have to compile.
-fn check_store(
-    workspace: &Workspace,
-    server: &PrivatePostgres,
-    folder: &Path,
-) -> Result<Vec<PathBuf>> {
+fn check_store(workspace: &Workspace, live: &Live) -> Result<Vec<PathBuf>> {
     let mut command = workspace.cargo("check");
     command
         .args(["--package", PACKAGE, "--all-targets"])
-        .arg("--message-format=json-render-diagnostics")
-        .env("SQLX_OFFLINE", "false")
-        .env("SQLX_OFFLINE_DIR", folder)
-        .env("DATABASE_URL", server.url())
-        .stderr(Stdio::inherit());
-    let output = command.output()?;
-    if !output.status.success() {
-        bail!("{} failed with {}", process::line(&command), output.status);
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let messages = text.lines().map(serde_json::from_str::<Value>);
-    let messages: Vec<Value> = messages.collect::<Result<_, _>>()?;
-    Ok(fresh_artifacts(&messages, &workspace.root.join("store")))
+        .arg(MESSAGES);
+    live.compile(workspace, &mut command)
 }
 
 fn fresh_artifacts(messages: &[Value], package_root: &Path) -> Vec<PathBuf> {
@@ -231,5 +259,65 @@ mod tests {
             fresh_artifacts(&messages, Path::new("/w/store")),
             [PathBuf::from("/t/libstore.rmeta")]
         );
+    }
+
+    #[test]
+    fn migrations_come_by_their_number_and_ways_back_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [
+            "0010_b.sql",
+            "0002_a.up.sql",
+            "0002_a.down.sql",
+            "README.md",
+            "0011_c.sql",
+        ] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let files = migrations(folder.path()).unwrap();
+        let names: Vec<_> = files.iter().map(|file| file.file_name().unwrap()).collect();
+        assert_eq!(names, ["0002_a.up.sql", "0010_b.sql", "0011_c.sql"]);
+        let empty = tempfile::tempdir().unwrap();
+        assert!(
+            migrations(empty.path()).is_err(),
+            "no migration is no database"
+        );
+        assert!(migrations(&empty.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn only_files_of_queries_are_read_and_a_folder_that_is_not_there_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["query-1.json", "query-2.json.tmp", "notes.json"] {
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let queries = read_queries(folder.path()).unwrap();
+        assert_eq!(queries.keys().collect::<Vec<_>>(), ["query-1.json"]);
+        assert_eq!(
+            read_queries(&folder.path().join("none")).unwrap(),
+            Queries::new()
+        );
+    }
+
+    #[test]
+    fn queries_that_differ_from_what_is_committed_fail_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let workspace = Workspace {
+            root: folder.path().to_owned(),
+            bin_dir: folder.path().join("target/debug"),
+            packages: Vec::new(),
+        };
+        let fresh = Queries::from([("query-1.json".to_owned(), "{}".to_owned())]);
+        let error = compare(&workspace, &fresh).unwrap_err().to_string();
+        assert!(
+            error.contains("1 new") && error.contains("cargo xtask sqlx-prepare"),
+            "{error}"
+        );
+        let committed = folder.path().join(".sqlx");
+        fs::create_dir(&committed).unwrap();
+        fs::write(committed.join("query-1.json"), "{}").unwrap();
+        compare(&workspace, &fresh).unwrap();
+        fs::write(committed.join("query-2.json"), "{}").unwrap();
+        let error = compare(&workspace, &fresh).unwrap_err().to_string();
+        assert!(error.contains("1 no longer used"), "{error}");
     }
 }

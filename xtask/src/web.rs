@@ -165,3 +165,59 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_built_anew_when_a_source_changes_is_renamed_or_goes() {
+        let checkout = tempfile::tempdir().unwrap();
+        let root = checkout.path();
+        let write = |name: &str, text: &str| {
+            let file = root.join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        write("web/src/main.ts", "one");
+        write("web/src/deep/view.ts", "two");
+        write("web/index.html", "three");
+        let of = || digest(root, &["web/src", "web/index.html"]).unwrap();
+        let first = of();
+        assert_eq!(of(), first);
+        // What is generated follows from the rest, and what is not named counts for nothing.
+        write("web/src/gen/api.ts", "generated");
+        write("web/notes.md", "notes");
+        assert_eq!(of(), first);
+        let mut seen = vec![first.clone()];
+        let mut next = || {
+            let digest = of();
+            assert!(!seen.contains(&digest), "as it was before");
+            seen.push(digest);
+        };
+        write("web/src/deep/view.ts", "twO");
+        next();
+        fs::rename(root.join("web/src/main.ts"), root.join("web/src/start.ts")).unwrap();
+        next();
+        fs::remove_file(root.join("web/src/deep/view.ts")).unwrap();
+        next();
+        // The end of one file is not the beginning of the next.
+        write("web/src/a.ts", "xy");
+        write("web/src/b.ts", "z");
+        next();
+        write("web/src/a.ts", "x");
+        write("web/src/b.ts", "yz");
+        next();
+        fs::remove_file(root.join("web/index.html")).unwrap();
+        let error = digest(root, &["web/src", "web/index.html"]).unwrap_err();
+        assert!(error.to_string().contains("index.html"), "{error}");
+    }
+
+    #[test]
+    fn all_that_the_page_is_made_of_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for source in SOURCES {
+            assert!(root.join(source).exists(), "{source} has moved");
+        }
+    }
+}

@@ -29,6 +29,8 @@ pub struct Package {
     /// Direct dependencies of the tests alone.
     pub test_dependencies: Vec<String>,
     pub bins: Vec<String>,
+    /// First files of the libraries and programs that are built without their own tests (`test = false`).
+    pub untested: Vec<PathBuf>,
 }
 
 impl Workspace {
@@ -149,6 +151,10 @@ fn parse_package(package: &Value) -> Result<Package> {
         let kinds = target["kind"].as_array();
         kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"))
     };
+    let targets = package["targets"].as_array().into_iter().flatten();
+    let untested = targets
+        .filter(|target| target["test"] == false)
+        .filter_map(|target| target["src_path"].as_str().map(PathBuf::from));
     let manifest = package["manifest_path"].as_str();
     let manifest = Path::new(manifest.context("a package has no manifest")?);
     Ok(Package {
@@ -157,6 +163,7 @@ fn parse_package(package: &Value) -> Result<Package> {
         dependencies: names(&package["dependencies"], &|found| found["kind"] != "dev"),
         test_dependencies: names(&package["dependencies"], &|found| found["kind"] == "dev"),
         bins: names(&package["targets"], &is_bin),
+        untested: untested.collect(),
     })
 }
 
@@ -169,7 +176,8 @@ mod tests {
         let workspace = parse_metadata(
             r#"{"workspace_root": "/w", "target_directory": "/t", "packages": [{"name": "a",
                 "manifest_path": "/w/one/Cargo.toml", "dependencies": [{"name": "b", "kind": null}, {"name": "c", "kind": "dev"}],
-                "targets": [{"name": "a", "kind": ["lib"]}, {"name": "a-bin", "kind": ["bin"]}]}]}"#,
+                "targets": [{"name": "a", "kind": ["lib"], "test": true, "src_path": "/w/one/src/lib.rs"},
+                    {"name": "a-bin", "kind": ["bin"], "test": false, "src_path": "/w/one/src/main.rs"}]}]}"#,
         )
         .unwrap();
         assert_eq!(workspace.bin_dir, PathBuf::from("/t/debug"));
@@ -181,5 +189,58 @@ mod tests {
         assert_eq!(package.dependencies, ["b"]);
         assert_eq!(package.test_dependencies, ["c"]);
         assert_eq!(package.bins, ["a-bin"]);
+        assert_eq!(package.untested, [PathBuf::from("/w/one/src/main.rs")]);
+        for wrong in [
+            "",
+            "[]",
+            r#"{"workspace_root": "/w"}"#,
+            r#"{"workspace_root": "/w", "target_directory": "/t", "packages": [{}]}"#,
+        ] {
+            assert!(parse_metadata(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn requirements_tell_kinds_features_and_defaults_apart() {
+        let of = |dependency: &str| {
+            let text = format!(
+                r#"{{"packages": [{{"name": "other", "dependencies": []}},
+                    {{"name": "a", "dependencies": [{dependency}]}}]}}"#
+            );
+            parse_requirements(&text, "a").unwrap()
+        };
+        let nix = r#"{"name": "nix", "req": "^0.31", "kind": null, "features": ["fs", "poll"],
+                      "uses_default_features": true}"#;
+        let all = of(nix);
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["nix"]);
+        // The order in which features are written says nothing.
+        assert_eq!(all, of(&nix.replace(r#""fs", "poll""#, r#""poll", "fs""#)));
+        for (from, to) in [
+            ("^0.31", "^0.30"),
+            (r#", "poll""#, ""),
+            ("true", "false"),
+            ("null", r#""dev""#),
+        ] {
+            assert_ne!(all, of(&nix.replace(from, to)), "{from} -> {to}");
+        }
+        assert!(parse_requirements(r#"{"packages": []}"#, "a").is_err());
+    }
+
+    #[test]
+    fn a_cargo_of_ours_asks_no_database_of_the_user() {
+        let workspace = Workspace {
+            root: "/checkout".into(),
+            bin_dir: "/checkout/target/debug".into(),
+            packages: Vec::new(),
+        };
+        let command = workspace.cargo("build");
+        let set: BTreeMap<_, _> = command.get_envs().collect();
+        let value = |name: &str| set.get(std::ffi::OsStr::new(name)).copied();
+        assert_eq!(value("SQLX_OFFLINE"), Some(Some("true".as_ref())));
+        assert_eq!(value("DATABASE_URL"), Some(None), "removed");
+        // What `cargo run` sets for us would make build scripts run again each time.
+        assert_eq!(value("CARGO_PKG_NAME"), Some(None));
+        assert_eq!(command.get_current_dir(), Some(Path::new("/checkout")));
+        assert_eq!(workspace.cargo_here("run").get_current_dir(), None);
     }
 }

@@ -142,7 +142,7 @@ async fn rescue(args: RescueArgs, remote: &Remote, session: &Session) -> Result<
     Ok(())
 }
 
-/// What of an artifact was asked for: all of it, or the files that are named.
+/// The part of an artifact that was asked for: all of it, or the files that are named.
 fn chosen(artifact: &Artifact, paths: &[String]) -> Result<v1::Manifest> {
     let manifest = artifact.manifest.clone().unwrap_or_default();
     if paths.is_empty() {

@@ -13,7 +13,7 @@ pub(super) const CURVE_VALUES: u32 = 64;
 pub(super) const LOG_LINES: usize = 10_000;
 /// The newest lines, with which a log begins.
 pub(super) const LOG_FIRST: u32 = 1_000;
-/// Of a longer line the rest is left out: a screen has not so many columns.
+/// Characters kept of each line: no screen shows more.
 const LOG_LINE_CHARS: usize = 2_000;
 
 /// How the connection is.

@@ -123,7 +123,7 @@ async fn follow(
             Ok(()) => Status::new(Code::Unavailable, "the coordinator is stopping"),
             Err(status) => status,
         };
-        // Of several coordinators the next is asked.
+        // Where several coordinators are known, the next one is asked.
         remote.may_pass(&status);
         if sender.send(News::Lost(cause(&status))).await.is_err() {
             return;

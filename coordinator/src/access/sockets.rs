@@ -125,7 +125,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let other = std::thread::spawn(move || {
-            // Of this thread alone.
+            // This changes the account of this thread alone.
             setfsuid(Uid::from_raw(4_000_001));
             TcpStream::connect(at).unwrap()
         });

@@ -30,7 +30,7 @@ pub(super) async fn run(app: App) {
     }
 }
 
-async fn round(app: &App) -> Result<()> {
+pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let unsaved = {
         let mut open = app.index.open();

@@ -33,7 +33,7 @@ async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
     caught(lifecycle::advance(app, jobs)).await?
 }
 
-async fn round(app: &App) -> Result<()> {
+pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let prepare_max: Duration = lifecycle::PREPARE_MAX;
     let running: Vec<JobId> = app.index.open().running().collect();

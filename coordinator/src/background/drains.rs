@@ -22,7 +22,7 @@ pub(super) async fn run(app: App) {
     }
 }
 
-async fn round(app: &App) -> Result<()> {
+pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let due: Vec<(String, Vec<JobId>)> = {
         let open = app.index.open();

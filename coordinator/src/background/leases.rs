@@ -65,6 +65,14 @@ async fn round(app: &App, listening: &mut Listening) -> Result<()> {
     Ok(())
 }
 
+/// A round of somebody who has listened for two leases.
+pub(super) async fn round_of_a_listener(app: &App) -> Result<()> {
+    let (now, clock) = (Instant::now(), app.clock.monotonic());
+    let mut listening = Listening::from(now, clock, app.settings.lease);
+    listening.since = now.checked_sub(app.settings.lease * 2).unwrap_or(now);
+    round(app, &mut listening).await
+}
+
 /// Since when this process has listened without a break. What workers said during a break lies in its sockets
 /// still, so that the loop, if it judged at once, would judge them by what they said before it.
 #[derive(Debug)]

@@ -64,6 +64,44 @@ pub fn start(app: &App) -> JoinSet<()> {
     tasks
 }
 
+/// A loop that changes what is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loop {
+    Schedule,
+    Attempts,
+    Leases,
+    Drains,
+    Accounts,
+    Retention,
+    Sweep,
+}
+
+impl Loop {
+    pub const ALL: [Self; 7] = [
+        Self::Schedule,
+        Self::Attempts,
+        Self::Drains,
+        Self::Leases,
+        Self::Accounts,
+        Self::Retention,
+        Self::Sweep,
+    ];
+}
+
+/// One round of a loop, as it makes them once it has been at work for long: for whoever wants to see what a round
+/// changes, and that another one after it changes nothing.
+pub async fn one_round(app: &App, of: Loop) -> lifecycle::Result<()> {
+    match of {
+        Loop::Schedule => round::whole(app).await,
+        Loop::Attempts => attempts::round(app).await,
+        Loop::Leases => leases::round_of_a_listener(app).await,
+        Loop::Drains => drains::round(app).await,
+        Loop::Accounts => accounts::round(app).await,
+        Loop::Retention => retention::round(app).await.map(drop),
+        Loop::Sweep => sweep::round(app).await.map(drop),
+    }
+}
+
 /// No loop but one that tells the service manager that this process lives: in safe mode nothing changes.
 #[must_use = "dropping the set ends the loops"]
 pub fn alive_only(app: &App) -> JoinSet<()> {

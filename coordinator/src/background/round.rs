@@ -69,3 +69,9 @@ async fn one(app: &App) -> Result<Option<Duration>> {
     apply::apply(app, planned).await?;
     Ok(due)
 }
+
+/// A round that looks at everything first.
+pub(super) async fn whole(app: &App) -> Result<()> {
+    load::everything(app).await?;
+    one(app).await.map(drop)
+}

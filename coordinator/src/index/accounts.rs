@@ -180,6 +180,8 @@ impl Accounts {
             self.counted_to = self.counted_to.or(Some(now));
             return;
         };
+        // What was held before that is not known any more: to charge all of it to whoever holds devices now would be
+        // wrong.
         let from = from.max(now - CATCH_UP_MAX);
         #[allow(clippy::cast_precision_loss, reason = "at most a week of milliseconds")]
         let seconds = (now - from).num_milliseconds() as f64 / 1e3;
@@ -231,6 +233,7 @@ impl Accounts {
         let used: Vec<Used> = self
             .list
             .iter()
+            // Jobs may name a project that was never set: what it used is counted here, and has no row to go to.
             .filter(|account| account.is_stored)
             .filter_map(|account| {
                 let is_new = |(hour, seconds): &(i64, f64)| {
@@ -240,6 +243,7 @@ impl Accounts {
                         .is_none_or(|stored| stored != seconds)
                 };
                 let hours: Vec<(i64, f64)> = account.hours.iter().filter(is_new).collect();
+                // One that holds nothing and has no new hour only decays, which follows from what is stored.
                 let is_counted = account.gpus > 0 || account.cpu_slots > 0 || !hours.is_empty();
                 is_counted.then(|| Used {
                     name: account.name.clone(),

@@ -60,7 +60,7 @@ impl Play {
         if let (Some(at), Some(most)) = (self.half.get(&job), self.most.get(&job)) {
             return Ok(Expected {
                 at: *at,
-                // Of other lengths another order follows: what is likelier later is never told to be sooner.
+                // The two plays may order jobs differently: the later time is never told to be before the likely one.
                 by: *most.max(at),
                 basis: self.basis.clone(),
             });

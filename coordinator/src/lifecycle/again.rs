@@ -104,6 +104,7 @@ async fn seen_to(
         JobStateName::Waiting | JobStateName::Queued | JobStateName::Running => Ok(Ok(Some(
             format!("input {name:?} is being made again by job {job} ({maker:?})"),
         ))),
+        // Before it is asked whether the artifact is whole: the attempt read the one that was there when it began.
         JobStateName::Succeeded if made.committed_at.is_some_and(|at| at > began) => Ok(Ok(Some(
             format!("input {name:?} was made again by job {job} ({maker:?}) meanwhile"),
         ))),
@@ -163,6 +164,8 @@ pub(super) async fn make_again(
 ) -> Result<OrWhyNot<Vec<JobId>>> {
     let job = head.id;
     let is_by_itself = matches!(asked, Asked::By(_));
+    // Everything that could refuse is asked before the first row is changed: a refusal leaves no half of it behind,
+    // and the caller's transaction goes on.
     if let Err(refused) = head.life().make_again(false, now) {
         return Ok(Err(refused.to_string()));
     }
@@ -177,6 +180,7 @@ pub(super) async fn make_again(
             "it was rescued from an attempt of job {job} that had failed; \"marquee retry {job}\" does that work anew"
         )));
     }
+    // A job that cannot be read fails as soon as it is queued, and would take what waits for it along.
     match jobs::get_job_spec(tx, job).await {
         Ok(_) => {}
         Err(StoreError::Unreadable { .. }) => {
@@ -220,6 +224,7 @@ pub(super) async fn make_again(
             let why = format!("job {by} needs it; time {again} of at most {MADE_AGAIN_MAX}");
             (again, "", why)
         }
+        // A person has looked: what was counted before says nothing any more.
         Asked::ByUser(caller) => (0, caller, "a user asked for it".to_owned()),
     };
     let what = describe(wrong);
@@ -231,6 +236,7 @@ pub(super) async fn make_again(
             attempt: head.attempt,
         });
     }
+    // Only those that need it themselves: what waits for these waits already.
     let needing = again::list_needing(tx, job).await?;
     changed.extend(again::mark_waiting_again(tx, &needing, now).await?);
     tracing::warn!(%job, %what, %why, "a damaged artifact is made again");

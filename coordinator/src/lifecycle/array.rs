@@ -47,6 +47,7 @@ pub(super) async fn commit(
         }
     };
     let head = transitions::get_job_head(tx, array).await?;
+    // Artifacts hang on attempts; the array's own has no ranks, so nothing of it can be lost or report.
     let number = transitions::mark_job_running_here(tx, array, head.attempt, now).await?;
     let name = head.kind.output();
     let digest = manifest.digest();
@@ -75,6 +76,7 @@ pub(super) async fn element_failed(
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
     let head = transitions::get_job_head(tx, array).await?;
+    // The first failure decides: with thousands of elements the last one to fail would hide what began it.
     if head.life().fail_unplaced().is_err() {
         // Another element was first, or a user cancelled it.
         return Ok(false);

@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
+use marquee_domain::limits::PIPELINE_MAX_JOBS;
 use marquee_domain::spec::Ended;
+use marquee_store::jobs::JobFilter;
+use marquee_store::listing::{self, Wanted};
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{Tx, events, jobs, pipelines, ranks};
+use marquee_store::{Tx, events, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -18,6 +21,7 @@ pub(super) const BY_USER: &str = "cancelled by a user";
 /// Cancels one job, and with it the jobs that cannot run without it.
 pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let mut tx = app.db.write_as("cancel", caller).await?;
+    // The lock comes before the state is read: what is read without it may have ended when the cancel is written.
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -38,11 +42,13 @@ pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> R
     let now = app.clock.now();
     let mut tx = app.db.write_as("cancel", caller).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
-    let ids: Vec<JobId> = jobs::list_pipeline_jobs(&mut tx, pipeline)
-        .await?
-        .iter()
-        .map(|job| job.id)
-        .collect();
+    // Their ids alone: a job whose row cannot be read is to be cancelled, too.
+    let of_pipeline = JobFilter {
+        pipeline: Some(pipeline),
+        ..JobFilter::default()
+    };
+    let ids =
+        listing::list_job_ids(&mut tx, &of_pipeline, &Wanted::default(), PIPELINE_MAX_JOBS).await?;
     let heads = transitions::list_job_heads(&mut tx, &ids).await?;
     let open = heads
         .into_iter()
@@ -111,6 +117,8 @@ async fn cancel(
             events::insert_event_by(tx, job, attempt.0, text, caller, now).await?;
             tracing::info!(%job, %attempt, "cancel requested");
         }
+        // Also where it was asked for before: the word to its worker may have been lost, and saying it twice does no
+        // harm.
         let ranks = ranks::list_ranks(tx, job, Some(attempt)).await?;
         workers.extend(ranks.iter().map(|rank| rank.worker));
         changed.push(job);

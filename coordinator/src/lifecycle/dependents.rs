@@ -29,6 +29,7 @@ pub(super) async fn release(
     for count in counts {
         let mut is_whole = count.left == 0;
         if is_whole {
+            // Whatever becomes of it: its counts are shown, and whoever watches it waits for them.
             changed.push(count.array);
             // One that was cancelled, or has failed, while its last elements came to their end stays so, and what they
             // have committed is kept for a retry.
@@ -146,7 +147,9 @@ async fn cancel(
         let over = lost.into_iter().filter(|job| !at_work.contains(job));
         ended.extend(over.map(|job| (job, so)));
     }
-    // Of a success those that wait for it were told before.
+    // A success was told to those that wait for it before this is called.
+    // An array that failed while elements run is not over for those who clean up after it: they would pull away what
+    // these still use.
     if is_over && how != Ended::Succeeded {
         ended.push((job, how));
     }

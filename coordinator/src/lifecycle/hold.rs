@@ -32,6 +32,7 @@ async fn set(app: &App, job: JobId, by: Option<&str>, caller: &str) -> Result<()
     if !head.life().stage.may_be_held() {
         return Err(refused());
     }
+    // The domain's word is by what was read; the statement's guard is by what is there now, placement included.
     if !steering::mark_held(&mut tx, job, by, now).await? {
         return Err(refused());
     }

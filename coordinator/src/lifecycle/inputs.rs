@@ -28,6 +28,8 @@ pub(super) struct Input {
 pub(super) fn are_suspect(live: &Live) -> bool {
     live.ranks.iter().any(|rank| {
         let failure = rank.failure.as_ref();
+        // Only what a rank says makes it worth reading files: an attempt that ended in any other way costs nothing
+        // here.
         rank.state == RankState::Failed
             && failure.is_some_and(|failure| failure.class == FailureClass::BadInput)
     })
@@ -66,6 +68,7 @@ pub(super) async fn look(app: &App, job: JobId) -> Result<Vec<Input>> {
         };
         found.push((name, from, manifest));
     }
+    // Hashing files takes minutes, for which no connection of the pool must wait.
     drop(conn);
     let mut inputs = Vec::with_capacity(found.len());
     for (name, from, manifest) in found {

@@ -26,6 +26,8 @@ pub async fn move_away(app: &App, jobs: &[JobId], worker: &str) -> Result<()> {
 
 async fn interrupt(app: &App, jobs: &[JobId], cause: Interruption, message: &str) -> Result<()> {
     let (at, pipelines, workers) = {
+        // From memory: the loops ask for many jobs at once, and the statement below names the attempt, so that what is
+        // out of date here asks nobody.
         let open = app.index.open();
         let known = jobs.iter().filter_map(|job| Some((*job, open.job(*job)?)));
         let running: Vec<_> = known.filter(|(_, known)| known.is_running).collect();
@@ -93,6 +95,7 @@ async fn ask(
     let asked = steering::mark_interrupted(&mut tx, &at, cause, message, app.clock.now()).await?;
     tx.commit().await?;
     tracing::info!(jobs = asked.len(), first = ?asked.first(), cause = cause.as_str(), message, "asked to make room");
+    // Before their rows are read again: else the next plan would ask others to make room for the same job.
     app.index.open().asked_to_leave(&asked);
     app.jobs_changed(&asked);
     let workers: Vec<WorkerId> = workers.into_iter().collect();

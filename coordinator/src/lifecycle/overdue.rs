@@ -19,6 +19,7 @@ pub async fn fail_overdue(app: &App) -> Result<()> {
     for (job, deadline) in overdue {
         match fail(app, job, deadline).await {
             Ok(()) => {}
+            // Postgres is away: the others would meet the same, one time-out after the other.
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
                 tracing::error!(%job, %error, "a job past its deadline cannot be failed");

@@ -46,6 +46,7 @@ pub async fn remove_pipeline(
     let mut conn = app.db.read().await?;
     pipelines::get_pipeline(&mut conn, id).await?;
     let jobs = removal::list_all_jobs(&mut conn, id).await?;
+    // Asked first without a lock: a dry run, and a refusal, hold up nobody.
     let going = pipeline_is_free(&mut conn, id, because, now).await?;
     let files = removal::list_files(&mut conn, &jobs).await?;
     drop(conn);
@@ -157,6 +158,7 @@ async fn pipeline_is_free(
     )?;
     let going = removal::list_going(conn, Some(id), None).await?;
     let digests: Vec<Digest> = going.iter().map(|going| going.digest.clone()).collect();
+    // Those of its own go with it. Jobs that have ended do not count: they have had their inputs.
     let users = removal::list_users(conn, &digests, Some(id)).await?;
     unless_needed(
         what,

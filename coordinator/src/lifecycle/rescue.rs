@@ -25,6 +25,8 @@ pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> R
         );
         return Err(LifecycleError::Unstored(text));
     }
+    // The files were looked at before: reading them under the pipeline's lock would hold up all of its jobs. The vouch
+    // keeps them where they are until the commit.
     let now = app.clock.now();
     let mut tx = app.db.write_as("rescue", by).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;

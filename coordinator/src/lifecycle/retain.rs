@@ -71,6 +71,8 @@ pub async fn retire(app: &App, after: PipelineId, dry_run: bool, caller: &str) -
             removed: Removed::default(),
         };
         if retired.stays.is_none() {
+            // A dry run removes nothing, so what took from a pipeline is still there: asked by age, it would keep what
+            // goes with it.
             let because = if dry_run {
                 Because::Asked
             } else {
@@ -79,6 +81,8 @@ pub async fn retire(app: &App, after: PipelineId, dry_run: bool, caller: &str) -
             match remove_pipeline(app, one.id, because, dry_run, caller).await {
                 Ok(removed) => retired.removed = removed,
                 Err(error) if error.may_pass() => return Err(error),
+                // A fault of the store is the round's. What a person can undo (a retry, a keeper) is this pipeline's
+                // own.
                 Err(LifecycleError::Store(error)) => return Err(error.into()),
                 Err(error) => retired.stays = Some(error.to_string()),
             }
@@ -128,6 +132,7 @@ async fn thin_out_some(app: &App, aged: &[AgedLogs], now: DateTime<Utc>) -> Resu
     let aged = retention::list_aged_logs(&mut tx, LogsOf::Jobs(&jobs), now, u32::MAX).await?;
     let jobs: Vec<JobId> = aged.iter().map(|one| one.job).collect();
     removal::delete_some_rows(&mut tx, &jobs).await?;
+    // Long logs go over several transactions: the history says that they went when the last of them has.
     let left = retention::list_aged_logs(&mut tx, LogsOf::Jobs(&jobs), now, u32::MAX).await?;
     let mut done = 0;
     for one in aged {

@@ -22,6 +22,8 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let wrong = {
         let mut conn = app.db.read().await?;
         match transitions::get_job_head(&mut conn, job).await?.state {
+            // Hashing its files takes minutes, so it is done before the lock, and only of a job that could be made
+            // again.
             JobStateName::Succeeded => inputs::damage(&mut conn, app, job).await?,
             JobStateName::Waiting
             | JobStateName::Queued
@@ -80,6 +82,7 @@ pub(super) async fn bring_back(
     if let Some(need) = needs.iter().find(|need| need.is_missed()) {
         return Err(needs_another_end(job, need));
     }
+    // Others need the array, never one of its elements.
     let origin = head.array_job.unwrap_or(job);
     let dependents = neighbours::list_dependents(tx, origin).await?;
     // What cleans up after it must not do so while it runs again.
@@ -109,6 +112,7 @@ pub(super) async fn bring_back(
         }
         let needs = neighbours::list_needs(tx, head.id).await?;
         let stays = |need: &Needed| need.is_missed() && !back.contains(&need.id);
+        // One that lacks something else as well stays cancelled: it would wait for what never comes.
         if !needs.iter().any(stays) {
             back.insert(head.id);
             also.push(head);
@@ -173,7 +177,7 @@ async fn revive(
     }
     let mut changed = transitions::mark_jobs_revived(tx, &jobs, text, caller, now).await?;
     for array in arrays {
-        // Of an array that failed although its elements had succeeded, nothing is left but to commit it.
+        // Where all elements had succeeded and the array failed all the same, only the commit is left to do.
         if transitions::get_elements_left(tx, array).await? == 0 {
             let count = ArrayCount {
                 array,

@@ -79,6 +79,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
             .await?
             .ok_or_else(|| StoreError::Vanished("pipeline").into());
     };
+    // Behind the request id: a repeated request must not be refused for the jobs that it has stored itself.
     projects::check_queued(app, &mut tx, &spec).await?;
     let mut positions: BTreeMap<&JobName, u32> = BTreeMap::new();
     let mut jobs = Vec::with_capacity(spec.jobs.len());
@@ -94,6 +95,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
         });
         positions.insert(&job.name, position);
     }
+    // All jobs in one statement: a pipeline of a thousand is one round trip, and is there whole or not at all.
     let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, &caller, now).await?;
     let inputs: Vec<(JobId, Digest)> = ids
         .iter()
@@ -109,6 +111,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     tx.commit().await?;
 
     tracing::info!(%pipeline, name = %spec.name, jobs = ids.len(), "pipeline submitted");
+    // Only now: a word before the commit would make the index read rows that it cannot see yet.
     app.jobs_changed(&ids);
     Ok(Submitted {
         pipeline,
@@ -124,7 +127,8 @@ pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpe
         .await?
         .map_err(LifecycleError::InvalidDocument)?;
     check_role(&spec, submission.caller)?;
-    let missing = missing_artifacts(app, &spec, submission.caller).await?;
+    let mut missing = projects::check_projects(app, &spec).await?;
+    missing.extend(missing_artifacts(app, &spec, submission.caller).await?);
     if missing.is_empty() {
         Ok(spec)
     } else {
@@ -241,6 +245,7 @@ async fn parse(
 /// The devices of every worker that is here or may come back. None: nobody has come yet.
 fn capacity(workers: &[Worker]) -> Option<Capacity> {
     let inventories = workers.iter().filter_map(|worker| match worker.state {
+        // A lost host may be back in a minute; to refuse its jobs meanwhile would make users submit twice.
         WorkerState::Online | WorkerState::Lost => worker.inventory.as_ref().ok(),
         WorkerState::Left => None,
     });

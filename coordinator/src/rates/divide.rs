@@ -3,7 +3,7 @@
 //! Invariant: at no host do the shares of those who ask it add up to more than its limit; nobody
 //! gets more than its own settings allow, or less than a part of an equal share.
 
-/// Of an equal share, what who wants nothing keeps: enough to begin again and be seen wanting more.
+/// The part of an equal share that a rank keeps when it wants nothing: enough to begin again and to be seen to.
 const IDLE_PART: f64 = 0.1;
 
 /// A rank that asks hosts.

@@ -59,6 +59,7 @@ impl<'a> Pool<'a> {
                 }
             })
             .collect();
+        // By name, not as they came: the same cluster gives the same plan, and a person can foretell it.
         members.sort_by_key(|member| (&member.host.name, member.host.worker));
         let mut closed: Vec<&Host> = hosts.iter().filter(|host| host.closed.is_some()).collect();
         closed.sort_by_key(|host| (&host.name, host.worker));
@@ -188,6 +189,7 @@ impl<'a> Pool<'a> {
     ) -> Option<Vec<Share>> {
         let free = self.free_on_each(wanted);
         let bars = |held: &&HeldBack<'_>| held.wanted.kind == wanted.kind && held.bars(ends_at);
+        // Nearly always nothing is held back: then the counts are used as they are, without a copy for each job.
         let mut bars = self.held_back.iter().filter(bars).peekable();
         if bars.peek().is_none() {
             return fit(&free, ranks, per_rank);
@@ -196,6 +198,8 @@ impl<'a> Pool<'a> {
         for held in bars {
             for (index, (member, free)) in self.members.iter().zip(free.iter()).enumerate() {
                 let kept = free - held.leaves(index, member, wanted, *free);
+                // What several hold back on one host adds up, even where they could share: too little is given out,
+                // never too much.
                 left[index] = left[index].saturating_sub(kept);
             }
         }
@@ -324,6 +328,7 @@ impl<'a> Pool<'a> {
             ends_at,
         });
         for (counted, counts) in self.free.get_mut() {
+            // For this host alone: a round that places thousands must not count all hosts anew for each.
             Rc::make_mut(counts)[host] = counted.count(member.host, &member.free);
         }
         taken
@@ -394,6 +399,7 @@ fn fit(available: &[u32], ranks: u32, per_rank: u32) -> Option<Vec<Share>> {
     let whole = rooms
         .clone()
         .filter(|room| room.ranks >= ranks)
+        // The fullest host that takes the whole gang: large gaps are left for those who need them.
         .min_by_key(|room| (room.devices, room.host));
     if let Some(room) = whole {
         let host = room.host;

@@ -27,6 +27,7 @@ pub fn starts(
     now: DateTime<Utc>,
     length: impl Fn(JobId) -> Option<TimeDelta>,
 ) -> BTreeMap<JobId, DateTime<Utc>> {
+    // Whom a job would ask to make room is decided by what is saved and lost then, which nobody knows now.
     limits.preemptible.clear();
     let looks = (queue.lines() * hosts.len()).max(1);
     let rounds = (LOOKS_MAX / looks).clamp(*ROUNDS.start(), *ROUNDS.end());
@@ -37,6 +38,7 @@ pub fn starts(
         let placements = plan(&queue, &hosts, &limits, at).placements;
         for placement in placements {
             queue.remove(placement.job);
+            // What starts at once needs no forecast: the real round is about to place it.
             if at > now {
                 found.insert(placement.job, at);
             }
@@ -56,6 +58,7 @@ pub fn starts(
         }
         let ends = hosts.iter().flat_map(|host| &host.running);
         let ends = ends.filter_map(|held| held.ends_at).filter(|end| *end > at);
+        // Straight to the next end or wake-up: between two of them nothing comes free.
         let Some(next) = ends.chain(wakes).min() else {
             break;
         };

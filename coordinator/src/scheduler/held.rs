@@ -23,11 +23,12 @@ impl HeldBack<'_> {
     pub(super) fn bars(&self, ends_at: Option<DateTime<Utc>>) -> bool {
         match (self.until, ends_at) {
             (Some(until), Some(ends_at)) => self.is_claim || ends_at > until,
+            // Where either time is unknown it is kept off: to be late by a guess would break the promise to who waits.
             (None, _) | (_, None) => true,
         }
     }
 
-    /// Of a host's `free` devices those that may be taken. Where some are held back, as many as the
+    /// How many of a host's `free` devices may be taken. Where some are held back, as many as the
     /// gang needs stay free of those that it could use; the others are anybody's.
     pub(super) fn leaves(
         &self,

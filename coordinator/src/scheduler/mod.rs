@@ -216,6 +216,8 @@ impl Round<'_> {
             ..
         } = line;
         let devices = shape.devices();
+        // Quotas are asked for each kind by itself: a job that takes any device and whose project has no GPU left to
+        // take still runs on CPUs.
         let mut allowed = Kinds {
             gpu: false,
             cpu: false,
@@ -225,20 +227,24 @@ impl Round<'_> {
             match (self.purses.allows(project, *kind, devices), kind) {
                 (Ok(()), Kind::Gpu) => allowed.gpu = true,
                 (Ok(()), Kind::Cpu) => allowed.cpu = true,
-                // Of the better kind.
+                // The first one is kept: it is about the better kind.
                 (Err(quota), _) => hit = hit.or(Some(quota)),
             }
         }
         let left = |obstacle| Left { obstacle, allowed };
+        // Before what is closed: a turn is the group's own, and says nothing about others of the same shape.
         if !self.turns.allows(group) {
             return Err(left(Obstacle::Turn));
         }
+        // Tried in vain in this round, by whichever project and priority: since then devices were only taken. So a
+        // shape costs one search a round, however many lines wait with it.
         if let Some(obstacle) = self.closed.get(&(shape, allowed)) {
             return Err(left(*obstacle));
         }
         let ends_at = ends_at(shape, self.now);
         let per_rank = shape.devices_per_rank;
         let choices = choices(&self.pool, shape, allowed);
+        // The first choice that fits, not the one that fits best: GPUs before CPUs, whatever that leaves over.
         let found = choices.iter().find_map(|wanted| {
             let shares = self.pool.fit_now(*wanted, shape.ranks, per_rank, ends_at)?;
             Some((*wanted, shares))
@@ -258,6 +264,7 @@ impl Round<'_> {
             self.closed.insert((shape, allowed), obstacle);
             return Err(left(obstacle));
         };
+        // Charged at once, so that the next job of this round is judged with what this one takes.
         self.turns.take(group);
         self.purses.charge(project, wanted.kind, devices);
         Ok(self.pool.place(&shares, wanted, per_rank, (job, ends_at)))
@@ -286,6 +293,8 @@ impl Round<'_> {
             queue.get(**job).is_some_and(|other| other.line() == line)
         };
         let claims = &self.pool.limits().claims;
+        // A claim goes to the job that it was made for, even where others of its line came to stand before it: whoever
+        // made room did so for that one.
         if let Some((job, claim)) = claims.iter().find(of_line)
             && allowed.has(claim.kind)
             && preempt::hold_claim(&mut self.pool, *job, shape, claim)
@@ -300,6 +309,7 @@ impl Round<'_> {
             && waited(head.queued_at) >= PREEMPT_AFTER
             && let Some((victims, claim)) =
                 preempt::preempt(&self.pool, shape, allowed, line.priority, self.now)
+            // Held in this very round: a later job would otherwise start on what is free of it already.
             && preempt::hold_claim(&mut self.pool, head.job, shape, &claim)
         {
             self.plan.preemptions.push(Preemption {
@@ -369,6 +379,7 @@ fn reserve(
             let shares = pool.fit_if_empty(wanted, shape.ranks, per_rank)?;
             Some((wanted, shares))
         })?;
+    // Whoever ends before that may use what is held back: it costs the waiting job nothing.
     let until = pool.fits_at(wanted, &shares, per_rank, now);
     let devices = pool.by_host(&shares, per_rank);
     let held = HeldBack {
@@ -378,6 +389,7 @@ fn reserve(
         until,
         is_claim: false,
     };
+    // One a kind: with more, devices would stand idle for jobs that cannot start for long.
     pool.hold_back(held).then_some(Reservation {
         job,
         shape,

@@ -72,6 +72,7 @@ impl<'q> Order<'q> {
     /// The job to try next. It stays so until [`Self::placed`] or [`Self::leave`] is called.
     pub(super) fn head(&mut self, purses: &Purses) -> Option<(Line, JobId)> {
         loop {
+            // Priorities do not mix: whatever a project used, all jobs of a higher one are tried first.
             let projects = &self.priorities.first_key_value()?.1;
             if self.next.is_empty() {
                 let first = projects.iter().filter_map(|(project, heads)| {
@@ -100,6 +101,7 @@ impl<'q> Order<'q> {
     }
 
     fn advance(&mut self, purses: &Purses, goes_on: bool) {
+        // Taken out and put in again below: what a project used has changed, and its place in the set is by that.
         let Some((_, _, project)) = self.next.pop_first() else {
             return;
         };

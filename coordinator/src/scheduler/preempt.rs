@@ -57,6 +57,7 @@ pub(super) fn preempt(
             let mut victims = HashSet::new();
             let mut taken = Vec::new();
             for candidate in &candidates {
+                // Its end would free nothing for this gang: its work would be lost for nobody.
                 if !holds_any(pool, wanted, candidate.job) {
                     continue;
                 }
@@ -87,6 +88,7 @@ fn candidates(pool: &Pool<'_>, priority: i32, now: DateTime<Utc>) -> Vec<Preempt
     let may = |job: &&Preemptible| {
         job.priority < priority
             && job.times_today < TIMES_A_DAY_MAX
+            // Counted from its newest start, so that a job which was just stopped and placed again has its time, too.
             && now - job.started_at >= runs_at_least
             && !pool.limits().leaving.contains(&job.job)
     };
@@ -106,6 +108,7 @@ fn candidates(pool: &Pool<'_>, priority: i32, now: DateTime<Utc>) -> Vec<Preempt
             .saturating_mul(i64::from(devices))
     };
     candidates.sort_by_key(|job| (job.priority, loss(job), job.job));
+    // The dearest are left out, not the cheapest: who is not looked at keeps running, which is the safe side.
     candidates.truncate(LOOKED_AT_MAX);
     candidates
 }
@@ -157,6 +160,7 @@ pub(super) fn hold_claim(pool: &mut Pool<'_>, job: JobId, shape: Shape, claim: &
         };
         wanted.kind == claim.kind && flavour == claim.flavour.as_deref()
     };
+    // All kinds are looked at: the caller has asked whether the quota allows this one now.
     let Some(wanted) = choices(pool, shape, Kinds::ALL).into_iter().find(of_claim) else {
         return false;
     };

@@ -47,7 +47,7 @@ pub(super) struct Alike {
 }
 
 impl Alike {
-    /// Of `first` and the jobs behind it the one that has waited longest, and since when.
+    /// The job that has waited longest among `first` and those behind it, and since when.
     pub(super) fn longest_wait(&self, first: JobId) -> Option<(DateTime<Utc>, JobId)> {
         self.waits.iter().copied().find(|(_, job)| *job >= first)
     }
@@ -74,6 +74,7 @@ pub struct Queue {
 impl Queue {
     /// Puts a job in; one that is there already is replaced.
     pub fn insert(&mut self, job: Pending) {
+        // Its line may be another one now: it must not stand in both.
         self.remove(job.job);
         match job.not_before {
             Some(until) => {
@@ -101,6 +102,7 @@ impl Queue {
             alike.jobs.remove(&job.job);
             alike.waits.remove(&(job.queued_at, job.job));
             if alike.jobs.is_empty() {
+                // A line without jobs would be merged and looked at in every round to come.
                 self.alike.remove(&line);
             }
         }

@@ -82,7 +82,12 @@ impl Cluster {
 
     /// Starts another coordinator that answers, and does nothing by itself.
     pub async fn start_idle(&mut self) {
-        self.running = run(&self.database, &self.blobs, Env::system()).await;
+        self.start_idle_in(Env::system()).await;
+    }
+
+    /// The same in surroundings of the test's own.
+    pub async fn start_idle_in(&mut self, env: Env) {
+        self.running = run(&self.database, &self.blobs, env).await;
         self.running.loops.shutdown().await;
     }
 

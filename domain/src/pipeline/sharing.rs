@@ -17,7 +17,7 @@ pub(super) fn project(table: &mut Table<'_>) -> Option<ProjectName> {
     table.parsed("project", "text such as \"vision\"")
 }
 
-/// What of a job's table is about sharing; `of_pipeline` is the project where the job names none.
+/// Reads the keys of a job's table that are about sharing; `of_pipeline` is the project where the job names none.
 pub(super) fn sharing(
     table: &mut Table<'_>,
     array: Option<u32>,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use marquee_e2e::jobs::id_of;
 use marquee_proto::v1::AttemptState;
 
-use crate::{DEADLINE, Site};
+use super::{DEADLINE, Site};
 
 /// What the disk does to a file.
 type Damage = fn(&Path) -> std::io::Result<()>;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use marquee_proto::v1::JobState;
 
-use crate::{Site, command};
+use super::{Site, command};
 
 /// A program, how it ends, and what is said of it.
 const ATTACKS: [(&str, &str, JobState, &str); 9] = [

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use anyhow::Result;
 use marquee_proto::v1;
 
-use crate::Site;
+use super::Site;
 
 const GOOD: &str = "name = \"p\"\n[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::{DEADLINE, Site, command};
+use super::{DEADLINE, Site, command};
 
 /// A host that nobody is afraid of, with a slot that only our jobs want.
 fn hello() -> v1::Hello {

@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "what tests share reads as an API")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+pub mod bench;
+
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::ids::{AttemptNumber, BootId, JobId, PipelineId, Rank, WorkerId};

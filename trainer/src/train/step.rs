@@ -254,6 +254,7 @@ impl Stepper {
         }
         let wish = self.wish.f_grad()?.f_to_kind(Kind::Double)?;
         let found = self.update(input.lr)?;
+        // One copy off the device for all three: each would wait for the GPU by itself.
         let told = Tensor::f_stack(&[loss_sum, wish, found], 0)?;
         self.clock.end(Phase::Optimizer, phases)?;
         let told = self.clock.finish(&told, input.peers, phases)?;
@@ -320,6 +321,7 @@ impl Stepper {
             None => None,
         };
         if let Some(max_norm) = self.recipe.clip_norm {
+            // After the loss scale was taken off: before, the norm would be that of the scale.
             ffi::clip_gradients(&self.optimizer.moved(), max_norm)?;
         }
         self.optimizer.step(lr, found.as_ref())?;
@@ -349,11 +351,15 @@ impl Stepper {
         let targets = batch.labels.f_to_kind(self.kind)?;
         let sum = self.loss.sum(logits, &targets)?;
         let classes = *targets.size().last().unwrap_or(&1) as f64;
+        // The exchange averages over ranks. What counts is the mean over the pictures of all, however many each rank
+        // has.
         let weight = if batch.counted == 0 {
             0.0
         } else {
             f64::from(self.world_size) / (batch.global as f64 * classes)
         };
+        // Carried by the exchange of gradients: a stop costs none of its own, and all ranks hear of it after the same
+        // step.
         let wish = self.wish.f_mul_scalar(f64::from(u8::from(wants_stop)))?;
         let loss = sum.f_mul_scalar(weight)?.f_add(&wish)?;
         let reported = if batch.counted == 0 {
@@ -382,6 +388,7 @@ fn parts(batch: &Batch, wanted: u32) -> Result<Vec<Batch>, RunError> {
     let count = i64::from(wanted).clamp(1, rows.max(1));
     (0..count)
         .map(|part| {
+            // Multiplied first, so that the sizes differ by one picture at most and none is left over.
             let (from, to) = (rows * part / count, rows * (part + 1) / count);
             let rows = to - from;
             Ok(Batch {

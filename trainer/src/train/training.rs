@@ -112,6 +112,8 @@ impl Training<'_> {
         )?;
         loop {
             let done = self.position.step;
+            // Before a stop is followed: what follows a step (its report, its checkpoint) belongs to it, and whoever
+            // goes on from here would not do it again.
             if !self.is_settled {
                 self.settle()?;
                 self.is_settled = true;
@@ -123,6 +125,8 @@ impl Training<'_> {
             }
             if done == total {
                 self.finish_writing()?;
+                // The last checkpoint is on disk by now: should the rest fail, the next attempt has nothing to train
+                // any more.
                 let thresholds = self.thresholds()?;
                 self.write_model(thresholds.as_ref())?;
                 self.peers.meet()?;
@@ -180,6 +184,8 @@ impl Training<'_> {
 
     /// Takes one step.
     fn step(&mut self, batches: &Prefetch) -> Result<(), RunError> {
+        // Looked at with each step, without waiting: a disk that refuses a checkpoint ends the run now, not at the
+        // next one.
         if let Some(written) = self.checkpoints.poll()? {
             self.announce(written);
         }
@@ -201,6 +207,7 @@ impl Training<'_> {
         if global < 2 * u64::from(self.peers.world_size) {
             self.share_buffers()?;
         }
+        // From the step and the picture's place in it, never from what was drawn before: a resumed run draws the same.
         let chance = |first| Chance::new(self.settings.seed, step, first);
         let input = StepInput {
             peers: &self.peers,
@@ -221,6 +228,7 @@ impl Training<'_> {
         self.position.step += 1;
         ffi::stand_at_step(self.position.step);
         self.steps_here += 1;
+        // Only after the step counts: a step that failed half way is taken again as a whole.
         self.is_settled = false;
         let epoch = self.plan.epoch_of(step) + 1;
         let phase = format!("epoch {epoch}/{}", self.plan.epochs());

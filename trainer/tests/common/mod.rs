@@ -1,14 +1,6 @@
 //! What the tests of whole runs share: small shards, specs, and ranks as real processes.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test file is a crate of its own and uses its own part"
-)]
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper of tests fails the test that calls it"
-)]
+#![allow(unreachable_pub, reason = "helpers of the test program's own files")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -87,7 +87,7 @@ pub struct Launch<'a> {
     pub env: BTreeMap<OsString, OsString>,
     /// It gets a channel for events.
     pub events: bool,
-    /// What of the host is closed to it.
+    /// Which parts of the host are closed to it.
     pub fence: Option<Fence>,
     /// Processes and threads that it may have, with all that it starts.
     pub tasks_max: u32,

@@ -239,7 +239,7 @@ impl ChildPlan<'_> {
 
 /// Values of torchrun's own.
 mod torchrun {
-    /// Of workers whose role has no name.
+    /// The name of a role that nobody named.
     pub(super) const ROLE: &str = "default";
     /// A rank whose peer is gone ends instead of waiting for ever. A job may set it otherwise.
     pub(super) const NCCL_ERRORS: (&str, &str) = ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1");
@@ -456,7 +456,7 @@ mod tests {
         ] {
             assert_eq!(vars.get(name).map(String::as_str), Some(value), "{name}");
         }
-        // Of an older coordinator nothing is known but the rank itself.
+        // An older coordinator says nothing but the rank itself.
         let vars = variables_of(command(), zero.to_vec(), Group::default(), 0);
         let of = |name: &str| vars[name].clone();
         assert_eq!(

@@ -103,7 +103,7 @@ pub(super) fn check(event: &ChildEvent) -> Result<(), String> {
             }
             Ok(())
         }
-        // Of both, what is too long is cut or was refused with its line.
+        // Both are short here: what is too long was cut, or refused with its whole line.
         ChildEvent::Finished { summary: _ } | ChildEvent::Failed { .. } => Ok(()),
     }
 }

@@ -340,7 +340,7 @@ impl HeldRank {
             rank: self.key.rank.0,
             state: v1::RankState::from(spool.state()).into(),
             last_sequence: spool.last_sequence(),
-            // Of no other kind of job: what lies there is then nobody's word.
+            // Only a job that shares rates writes that file: elsewhere nobody vouches for what lies there.
             rate: (spool.state() == RankState::Running && self.assignment.shares_rates)
                 .then(|| rate::of(&self.dir.rate(), rate::now_ms(clock)))
                 .flatten(),

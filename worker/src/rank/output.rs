@@ -64,7 +64,7 @@ impl Output {
             bodies: Vec::new(),
             at_end: true,
         });
-        // Of a child with a channel nothing else is its word.
+        // A child that has a channel says everything there: nothing else counts as its word.
         let kind = if events.is_some() { Stdout::Log } else { kind };
         let logged = pump::step((&self.stdout, &self.stderr), cursor, kind, gone, show)?;
         said.bodies.extend(logged.bodies);

@@ -132,7 +132,7 @@ pub fn step_events(file: &File, cursor: &mut Cursor) -> io::Result<Pumped> {
     for line in read.lines {
         match events::read(&line) {
             Ok(Some(event)) => sink.event(event),
-            // Of a later version: told, and of no consequence.
+            // A later version knows such events; they are logged, and nothing follows from them.
             Ok(None) => sink.log(Stream::Stdout, line),
             Err(why) => sink.break_contract(why),
         }
@@ -232,7 +232,7 @@ impl Sink<'_> {
                     self.cursor.moves += 1;
                     self.cursor.reached = Some(reached);
                 }
-                // Of several in one step only the newest of a phase is of interest.
+                // Where several come in one step, only the newest of each phase matters.
                 if let Some(Body::Progress(last)) = self.bodies.last()
                     && last.phase == phase
                 {

@@ -249,6 +249,7 @@ impl Spool {
         let written = self
             .file
             .write_all_at(&bytes, self.end)
+            // Without the file's times, which nobody reads: a sync for each batch is most of what reports cost.
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // What is left behind `end` is written over or, after a restart, fails its checksum. Cutting it
@@ -292,9 +293,11 @@ impl Spool {
     ) -> Vec<v1::Report> {
         let mut found: Vec<v1::Report> = Vec::new();
         let mut size = 0;
+        // Frames stand in the order of their numbers: a spool of days is not gone through for each message.
         let passed = self.frames.partition_point(|frame| frame.last < from);
         for n in passed..self.frames.len() {
             let frame = self.frames[n];
+            // A batch that holds a cursor and no report.
             if frame.first > frame.last {
                 continue;
             }

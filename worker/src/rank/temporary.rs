@@ -63,7 +63,7 @@ fn short(dir: &RankDir) -> Option<PathBuf> {
         return None;
     }
     let (attempts, name) = (dir.path().parent()?, dir.path().file_name()?);
-    // Of which worker: several may be on this host.
+    // Named after the worker: several may be on this host.
     let worker = crc32c::crc32c(attempts.as_os_str().as_encoded_bytes());
     Some(std::env::temp_dir().join(format!("mq-{worker:08x}-{}", name.to_string_lossy())))
 }

@@ -38,7 +38,7 @@ const CACHES: [(&str, &str, &str); 3] = [
     (".triton", "TRITON_CACHE_DIR", "triton"),
     (".keras", "KERAS_HOME", "keras"),
 ];
-/// What of the cache is Marquee's: a build of it has its libtorch there, which trainers load outside of any walls.
+/// Marquee's own part of the cache: a build keeps its libtorch there, which trainers load outside of any walls.
 const OWN_CACHE: &str = "marquee";
 /// What programs open in /dev to write: the usual ones, terminals, shared memory, GPUs and fast networks. Not disks.
 const DEVICES: [&str; 15] = [

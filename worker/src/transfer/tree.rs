@@ -22,7 +22,7 @@ const PROBLEMS_NAMED_MAX: usize = 10;
 /// Any bit that lets somebody execute a file.
 const EXECUTE_BITS: u32 = 0o111;
 
-/// What of a folder cannot be stored.
+/// What in a folder cannot be stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     named: Vec<String>,

@@ -118,29 +118,53 @@ fn parse_cluster_test(words: Vec<String>) -> Result<Task> {
     Ok(Task::ClusterTest(options))
 }
 
+/// The readers that `marquee-catalogue fuzz` knows.
+const FUZZ_TARGETS: [&str; 13] = [
+    "json",
+    "image",
+    "shard",
+    "table",
+    "list",
+    "archive",
+    "weights",
+    "document",
+    "overrides",
+    "manifest",
+    "reports",
+    "event",
+    "spool",
+];
+
 fn parse_fuzz(words: Vec<String>) -> Result<Task> {
     let mut options = data::FuzzOptions::default();
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
-        let mut number = |what: &str| match words.next() {
-            Some(value) if value.parse::<f64>().is_ok_and(|value| value >= 0.0) => Ok(Some(value)),
+        let mut value = |what: &str, is_good: fn(&str) -> bool| match words.next() {
+            Some(value) if is_good(&value) => Ok(Some(value)),
             Some(value) => bail!(r#""{word} {value}" is not {what}"#),
             None => bail!(r#""{word}" needs {what}"#),
         };
         match word.as_str() {
-            "--minutes" => options.minutes = number("a number of minutes")?,
-            "--seed" => options.seed = number("a number")?,
-            "json" | "image" | "shard" | "table" | "list" | "archive" | "weights"
-                if options.target.is_empty() =>
-            {
-                options.target = word
+            "--minutes" => {
+                let is_good = |value: &str| {
+                    let minutes = value.parse::<f64>();
+                    minutes.is_ok_and(|minutes| minutes.is_finite() && minutes >= 0.0)
+                };
+                options.minutes = value("a number of minutes", is_good)?;
+            }
+            "--seed" => {
+                options.seed = value("a whole number", |value| value.parse::<u64>().is_ok())?;
+            }
+            name if FUZZ_TARGETS.contains(&name) && options.target.is_empty() => {
+                options.target = word;
             }
             _ => return Err(unknown("fuzz", &word)),
         }
     }
     if options.target.is_empty() {
         bail!(
-            r#"say what to try: "cargo xtask fuzz json", "image", "shard", "table", "list", "archive", "weights", "document", "overrides", "manifest", "reports", "event" or "spool""#
+            r#"say what to try, as in "cargo xtask fuzz json": {}"#,
+            FUZZ_TARGETS.join(", ")
         );
     }
     Ok(Task::Fuzz(options))
@@ -305,6 +329,14 @@ mod tests {
                 r#"no scene "powr"; the scenes are killed, power"#,
             ),
             ("cluster-test --packages", "needs DIR"),
+            ("fuzz picture", r#""picture""#),
+            ("fuzz json --minutes inf", r#""--minutes inf""#),
+            ("fuzz json --minutes -1", r#""--minutes -1""#),
+            ("fuzz json --seed 1.5", "a whole number"),
+            ("fuzz json --seed", r#""--seed" needs"#),
+            ("dist --to", r#""--to" needs DIR"#),
+            ("dist --release", r#""--release""#),
+            ("gpu-check --fast", r#""--fast""#),
             ("transfer --to", "needs a path"),
             ("weights-check --from x", r#""--from""#),
             ("sample", "cargo xtask sample clipart"),
@@ -314,6 +346,70 @@ mod tests {
             let message = words(line).unwrap_err().to_string();
             assert!(message.contains(named), "{line}: {message}");
         }
+    }
+
+    #[test]
+    fn every_reader_that_the_help_names_can_be_tried_and_no_other() {
+        let names = help::FUZZ.lines().skip_while(|line| *line != "Names:");
+        let names: Vec<&str> = names
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        assert_eq!(names, FUZZ_TARGETS);
+        for name in names {
+            let line = format!("fuzz --minutes 0.5 {name} --seed 7");
+            let expected = data::FuzzOptions {
+                target: name.to_owned(),
+                minutes: Some("0.5".into()),
+                seed: Some("7".into()),
+            };
+            assert_eq!(words(&line).unwrap(), Task::Fuzz(expected));
+        }
+    }
+
+    #[test]
+    fn options_of_the_smaller_tasks_are_read() {
+        for (line, task) in [
+            (
+                "sample clipart --to /x",
+                Task::SampleClipart {
+                    to: Some("/x".into()),
+                },
+            ),
+            (
+                "study posters folder",
+                Task::Study {
+                    names: vec!["posters".into(), "folder".into()],
+                },
+            ),
+            (
+                "weights-check --trained /m",
+                Task::WeightsCheck {
+                    trained: Some("/m".into()),
+                },
+            ),
+            ("transfer", Task::Transfer { to: None }),
+            ("data-check", Task::DataCheck),
+            (
+                "zoo-check vgg16 --json",
+                Task::ZooCheck(zoo_check::Options {
+                    json: true,
+                    names: vec!["vgg16".into()],
+                }),
+            ),
+            (
+                "gpu-check --run --debug --to /a.tgz",
+                Task::GpuCheck(gpu_check::Options {
+                    run: true,
+                    debug: true,
+                    to: Some("/a.tgz".into()),
+                }),
+            ),
+        ] {
+            assert_eq!(words(line).unwrap(), task, "{line}");
+        }
+        assert!(parse([]).is_err(), "no word is no task");
     }
 
     #[test]

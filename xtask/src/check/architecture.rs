@@ -212,6 +212,7 @@ mod tests {
             dependencies: dependencies.iter().map(|d| (*d).to_owned()).collect(),
             test_dependencies: Vec::new(),
             bins: Vec::new(),
+            untested: Vec::new(),
         }])
     }
 
@@ -225,6 +226,7 @@ mod tests {
                 dependencies: names(dependencies),
                 test_dependencies: names(test_dependencies),
                 bins: Vec::new(),
+                untested: Vec::new(),
             }])
         };
         let server = ["marquee-catalogue"];

@@ -284,4 +284,57 @@ mod tests {
             assert!(!is_allowed(refused), "{refused}");
         }
     }
+
+    /// A program of ours that links `linked`, is built with `builder` and tested with `tester`; `linked` has a macro.
+    fn metadata() -> Value {
+        let package = |name: &str, kind: &str, source: Option<&str>| {
+            serde_json::json!({"id": name, "name": name, "version": "1.0.0", "license": "MIT", "source": source,
+                "targets": [{"kind": [kind]}]})
+        };
+        let needs = |on: &str, kind: Option<&str>| serde_json::json!({"pkg": on, "dep_kinds": [{"kind": kind}]});
+        serde_json::json!({
+            "workspace_members": ["ours"],
+            "packages": [
+                package("ours", "bin", None), package("linked", "lib", Some(REGISTRY)),
+                package("deep", "lib", Some("git+https://example.org/deep")),
+                package("derive", "proc-macro", Some(REGISTRY)), package("quote", "lib", Some(REGISTRY)),
+                package("builder", "lib", Some(REGISTRY)), package("tester", "lib", Some(REGISTRY)),
+            ],
+            "resolve": {"nodes": [
+                {"id": "ours", "deps": [needs("linked", None), needs("builder", Some("build")), needs("tester", Some("dev"))]},
+                {"id": "linked", "deps": [needs("deep", None), needs("derive", None)]},
+                {"id": "derive", "deps": [needs("quote", None)]},
+                {"id": "deep", "deps": []}, {"id": "quote", "deps": []},
+                {"id": "builder", "deps": []}, {"id": "tester", "deps": []},
+            ]},
+        })
+    }
+
+    #[test]
+    fn what_runs_is_linked_and_what_builds_or_tests_is_not() {
+        let linked = read(&metadata()).unwrap();
+        let names: Vec<&str> = linked.iter().map(|part| part.name.as_str()).collect();
+        assert_eq!(names, ["deep", "linked"]);
+        assert_ne!(
+            linked[0].source, REGISTRY,
+            "one from elsewhere is told from the others"
+        );
+        let text = notice(&linked, &[("preact 10.0.0".to_owned(), "MIT".to_owned())]);
+        assert!(text.starts_with(HEAD));
+        for line in ["linked 1.0.0: MIT\n", "preact 10.0.0: MIT\n"] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("tester"), "{text}");
+    }
+
+    #[test]
+    fn a_crate_without_a_licence_is_under_none_that_is_allowed() {
+        let mut metadata = metadata();
+        metadata["packages"][1]["license"] = Value::Null;
+        let linked = read(&metadata).unwrap();
+        assert_eq!(linked[1].licence, "");
+        assert!(!is_allowed(&linked[1].licence));
+        metadata["resolve"] = Value::Null;
+        assert!(read(&metadata).is_none(), "half of an answer is none");
+    }
 }

@@ -13,7 +13,8 @@ mod nccl;
 mod sources;
 mod units;
 
-use std::process::ExitCode;
+use std::cell::Cell;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -55,6 +56,9 @@ pub const NAMES: [&str; 14] = [
 /// Runs the checks of these names; none: all.
 pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
     let setup = Setup::ensure()?;
+    let is_wanted = |name: &str| names.is_empty() || names.iter().any(|wanted| wanted == name);
+    // What clippy learned of the store's queries in passing.
+    let asked = Cell::new(Asked::Nothing);
     let checks: [&dyn Fn() -> Result<Outcome>; NAMES.len()] = [
         &|| fmt(workspace),
         &|| architecture::check(workspace),
@@ -62,13 +66,13 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
         &|| circles::check(workspace),
         &|| licences::check(workspace),
         &|| deny::check(workspace),
-        &|| clippy(workspace, &setup),
+        &|| match is_wanted("sqlx") {
+            true => clippy_and_queries(workspace, &setup, &asked),
+            false => clippy(workspace, &setup),
+        },
         &|| flavours::check(workspace),
         &|| doc(workspace, &setup),
-        &|| {
-            sqlx::verify(workspace, &setup)?;
-            Ok(Outcome::Passed)
-        },
+        &|| queries(workspace, &setup, asked.take()),
         &|| {
             test::build(workspace, &setup)?;
             linkage::check(workspace)
@@ -84,7 +88,7 @@ pub fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
     let wanted = NAMES
         .into_iter()
         .zip(checks)
-        .filter(|(name, _)| names.is_empty() || names.iter().any(|wanted| wanted == name));
+        .filter(|(name, _)| is_wanted(name));
     let lines: Vec<String> = wanted.map(|check| run_one(&check)).collect();
     let failed = lines
         .iter()
@@ -135,9 +139,53 @@ fn fmt(workspace: &Workspace) -> Result<Outcome> {
 }
 
 fn clippy(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
+    process::run(setup.apply(&mut clippy_command(workspace, None)))?;
+    Ok(Outcome::Passed)
+}
+
+fn clippy_command(workspace: &Workspace, messages: Option<&str>) -> Command {
     let mut command = workspace.cargo("clippy");
-    command.args(["--workspace", "--all-targets", "--", "--deny", "warnings"]);
-    process::run(setup.apply(&mut command))?;
+    command
+        .args(["--workspace", "--all-targets"])
+        .args(messages)
+        .args(["--", "--deny", "warnings"]);
+    command
+}
+
+/// What a compilation said about the store's queries.
+#[derive(Debug, Default)]
+enum Asked {
+    /// Nothing: none was made, it failed, or cargo found an earlier one good.
+    #[default]
+    Nothing,
+    /// Here is every query of the store.
+    All(sqlx::Live),
+}
+
+/// Clippy, with the queries checked against a live database while it reads the store. To compile the store for the
+/// check "sqlx" alone takes 123 crates once more, with the features that they have for the store alone.
+fn clippy_and_queries(
+    workspace: &Workspace,
+    setup: &Setup,
+    asked: &Cell<Asked>,
+) -> Result<Outcome> {
+    // Without a database clippy still has its say: what is wrong with the database, the check "sqlx" says.
+    let Ok(live) = sqlx::Live::start(workspace, setup) else {
+        return clippy(workspace, setup);
+    };
+    let mut command = clippy_command(workspace, Some(sqlx::MESSAGES));
+    let stale = live.compile(workspace, setup.apply(&mut command))?;
+    if stale.is_empty() {
+        asked.set(Asked::All(live));
+    }
+    Ok(Outcome::Passed)
+}
+
+fn queries(workspace: &Workspace, setup: &Setup, asked: Asked) -> Result<Outcome> {
+    match asked {
+        Asked::All(live) => live.verify(workspace)?,
+        Asked::Nothing => sqlx::verify(workspace, setup)?,
+    }
     Ok(Outcome::Passed)
 }
 

@@ -24,6 +24,11 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
         &file_stems(&root.join("docs/errors"))?,
     ));
     broken.extend(left_out_tests(root)?);
+    for package in &workspace.packages {
+        for main in &package.untested {
+            broken.extend(tests_without_a_program(main)?);
+        }
+    }
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }
@@ -133,6 +138,35 @@ fn left_out_tests(root: &Path) -> Result<Vec<String>> {
     Ok(broken)
 }
 
+/// Tests in a program or library that is built without them: they would never run, nor fail. Looks at its first file
+/// and at the modules that this one names.
+fn tests_without_a_program(main: &Path) -> Result<Vec<String>> {
+    let text =
+        fs::read_to_string(main).with_context(|| format!("cannot read {}", main.display()))?;
+    let folder = main.parent().unwrap_or(main);
+    let modules = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("mod ")?.strip_suffix(';'));
+    let modules = modules.flat_map(|name| {
+        [
+            folder.join(format!("{name}.rs")),
+            folder.join(name).join("mod.rs"),
+        ]
+    });
+    let files = std::iter::once(main.to_owned()).chain(modules);
+    let mut broken = Vec::new();
+    for file in files.filter(|file| file.is_file()) {
+        let text = fs::read_to_string(&file)?;
+        if code_lines(&text).any(|(_, line)| line.contains("test]") || line.contains("cfg(test)")) {
+            broken.push(format!(
+                "{} has tests, and its Cargo.toml says `test = false`",
+                file.display()
+            ));
+        }
+    }
+    Ok(broken)
+}
+
 /// Names of the files and modules in `folder` that `main` has no `mod` for.
 fn left_out(main: &str, folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
@@ -223,6 +257,68 @@ mod tests {
             left_out("mod jobs;\nmod support;\n", folder.path()).unwrap(),
             ["lost"]
         );
+    }
+
+    #[test]
+    fn tests_in_a_program_that_is_built_without_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let main = at("main.rs");
+        fs::write(&main, "mod run;\nmod absent;\nfn main() {} // #[test]\n").unwrap();
+        fs::write(at("run.rs"), "pub fn run() {}\n").unwrap();
+        // Another program's.
+        fs::write(at("lib.rs"), "#[cfg(test)]\nmod tests {}\n").unwrap();
+        assert_eq!(tests_without_a_program(&main).unwrap(), [""; 0]);
+        fs::write(at("run.rs"), "#[cfg(test)]\nmod tests {}\n").unwrap();
+        let broken = tests_without_a_program(&main).unwrap();
+        assert!(
+            broken.len() == 1 && broken[0].contains("run.rs"),
+            "{broken:?}"
+        );
+        fs::write(&main, "#[tokio::test]\nasync fn it_works() {}\n").unwrap();
+        assert_eq!(tests_without_a_program(&main).unwrap().len(), 1);
+    }
+
+    /// A checkout with one rule broken at a time.
+    #[test]
+    fn a_clock_in_the_scheduler_and_sql_outside_the_store_are_named_with_their_line() {
+        let checkout = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let file = checkout.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        write("coordinator/src/scheduler/place.rs", "fn place() {}\n");
+        write(
+            "coordinator/src/scheduler/deep/tests.rs",
+            "use rand::Rng;\n",
+        );
+        write("store/src/jobs.rs", "sqlx::query!(\"SELECT 1\")\n");
+        let scheduler = checkout.path().join("coordinator/src/scheduler");
+        assert_eq!(impure_scheduler(&scheduler).unwrap(), [""; 0]);
+        assert_eq!(sql_outside_the_store(checkout.path()).unwrap(), [""; 0]);
+        write(
+            "coordinator/src/scheduler/deep/clock.rs",
+            "\nfn now() { Utc::now() }\n",
+        );
+        write(
+            "worker/src/rank/spool.rs",
+            "//! sqlx::query is not for us\n\nsqlx::query(\"x\");\n",
+        );
+        let broken = impure_scheduler(&scheduler).unwrap();
+        assert!(
+            broken.len() == 1 && broken[0].contains("deep/clock.rs:2"),
+            "{broken:?}"
+        );
+        let broken = sql_outside_the_store(checkout.path()).unwrap();
+        assert!(
+            broken.len() == 1 && broken[0].contains("rank/spool.rs:3"),
+            "{broken:?}"
+        );
+        // A scheduler that has moved away is not taken for a pure one.
+        let moved = checkout.path().join("coordinator/src/planner");
+        fs::create_dir_all(&moved).unwrap();
+        assert!(impure_scheduler(&moved).is_err());
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn one_project_that_floods_the_queue_does_not_get_the_cluster() {
         4,
         "half of an empty cluster within the first round"
     );
-    // Of thrice the weight, three quarters.
+    // Three times the weight gets three quarters.
     let mut pending: Vec<Pending> = (1..=1_000).map(|id| job(id, GPU, 1).of(0)).collect();
     pending.extend((1_001..=2_000).map(|id| job(id, GPU, 1).of(1)));
     let limits = of_projects(vec![share(0.0, 1.0), share(0.0, 3.0)]);

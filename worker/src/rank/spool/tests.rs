@@ -187,7 +187,7 @@ fn batches_of_version_0_1_are_read_and_gone_on_from() {
     append(&mut spool, 1, 30);
     let mut spool = open(&dir);
     assert_eq!(numbers(&spool.read(1, 9, 1 << 20, NOW)), [1, 2, 3]);
-    // Of an old batch in front of new ones nothing tells where it ends, but theirs does.
+    // Nothing tells where the damaged batch ends; the beginning of the next one does.
     let mut bytes = fs::read(&path).unwrap();
     bytes[9] ^= 1;
     fs::write(&path, bytes).unwrap();

@@ -2,8 +2,6 @@
 //! the real programs beside a job that must not notice. Each row is one fault that once stopped a cluster, or its
 //! relative; the README beside it says where the same is tried part by part.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 mod artifact;
 mod child;
 mod client;

@@ -1,0 +1,16 @@
+//! Real programs, tried from the outside. One test program for all files: each would be linked by itself otherwise.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod bench;
+mod chaos;
+mod cli;
+mod commands;
+mod elastic;
+mod hangs;
+mod hostile;
+mod kills;
+mod pipeline;
+mod rates;
+mod slurm;
+mod torchrun;
