@@ -33,6 +33,7 @@ fn spec() -> JobSpec {
         timeout_s: None,
         reuse: true,
         array: None,
+        may_fail: 0,
         element: None,
         values: Default::default(),
         watch: Default::default(),

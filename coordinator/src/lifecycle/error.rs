@@ -56,6 +56,10 @@ pub enum LifecycleError {
     )]
     ElementsStop { job: JobId, elements: usize },
     #[error(
+        "job {job} is an element of job array {array}, which has succeeded without it: its artifact does not change any more; submit it again"
+    )]
+    ArrayIsCommitted { job: JobId, array: JobId },
+    #[error(
         "job {job} is {}; only a job that waits or is queued can be held and released", state.as_str()
     )]
     JobCannotBeHeld { job: JobId, state: JobStateName },
@@ -127,6 +131,7 @@ impl LifecycleError {
             | Self::JobCannotBeMoved { .. }
             | Self::ProjectNotFound(_)
             | Self::OverQuota(_)
+            | Self::ArrayIsCommitted { .. }
             | Self::WorkerNotFound(_)
             | Self::BadSetting(_)
             | Self::NeedHasNotSucceeded { .. } => false,
@@ -166,6 +171,7 @@ impl From<LifecycleError> for Status {
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
             LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
+            | LifecycleError::ArrayIsCommitted { .. }
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
