@@ -28,6 +28,7 @@ mod up;
 mod wait;
 mod weights;
 mod workers;
+mod window;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -118,6 +119,7 @@ enum Command {
     Quarantine(drain::QuarantineArgs),
     Project(project::Args),
     Quota(project::QuotaArgs),
+    Window(window::Args),
     Models(models::Args),
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
@@ -166,6 +168,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Project(args) => project::run(args, &session).await,
         Command::Quota(args) => project::quota(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
+        Command::Window(args) => window::run(args, &session).await,
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Audit(args) => audit::run(args, &session).await,
@@ -286,6 +289,11 @@ mod tests {
             (
                 "marquee jobs --output yaml",
                 ErrorKind::InvalidValue,
+            (
+                "marquee window add gpu-3 --from now --for 2h",
+                ErrorKind::ValueValidation,
+                "--from",
+            ),
                 "quiet",
             ),
         ] {

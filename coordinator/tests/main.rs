@@ -34,3 +34,4 @@ mod support;
 mod tls;
 mod unreadable;
 mod web;
+mod windows;

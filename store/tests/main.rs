@@ -5,6 +5,7 @@
 mod arrays;
 mod artifacts;
 mod audit;
+mod forecasts;
 mod jobs;
 mod leader;
 mod lock;

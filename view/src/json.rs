@@ -13,7 +13,7 @@ fn time(at: Option<&Timestamp>) -> Value {
 }
 
 /// Text that stands for nothing when empty.
-fn text(value: &str) -> Value {
+pub(crate) fn text(value: &str) -> Value {
     if value.is_empty() {
         Value::Null
     } else {
@@ -161,20 +161,15 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
-    let forecast = |forecast: &v1::Forecast| {
-        json!({
-            "said_at": time(forecast.said_at.as_ref()),
-            "expected_at": time(forecast.expected_at.as_ref()),
-            "likely_by": time(forecast.likely_by.as_ref()),
-            "basis": forecast.basis,
-        })
-    };
     // Where there is something to say: of most jobs there is not.
     if let Some(expected) = &detail.expected {
         value["expected"] = forecast(expected);
     }
     if let Some(first) = &detail.first_said {
         value["first_said"] = forecast(first);
+    }
+    if let Some(found) = &detail.forecast_accuracy {
+        value["forecast_accuracy"] = accuracy(found);
     }
     value
 }
@@ -199,6 +194,7 @@ pub fn overview(overview: &v1::Overview) -> Value {
     json!({
         "now": time(overview.now.as_ref()),
         "version": overview.version,
+        "forecasts": overview.forecasts.as_ref().map(accuracy),
         "cluster_id": overview.cluster_id,
         "safe_mode": text(&overview.safe_mode),
         "stands_by": overview.stands_by,
@@ -268,7 +264,40 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "reason": gpu.reason,
             "by": gpu.by,
         })).collect::<Vec<_>>(),
+        "windows": worker.windows.iter().map(window).collect::<Vec<_>>(),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
+    })
+}
+
+fn accuracy(accuracy: &v1::ForecastAccuracy) -> Value {
+    json!({
+        "jobs": accuracy.jobs,
+        "median_error_s": accuracy.median_error_s,
+        "held": accuracy.held,
+    })
+}
+
+/// When something is expected.
+#[must_use]
+pub fn forecast(forecast: &v1::Forecast) -> Value {
+    json!({
+        "said_at": time(forecast.said_at.as_ref()),
+        "expected_at": time(forecast.expected_at.as_ref()),
+        "likely_by": time(forecast.likely_by.as_ref()),
+        "basis": forecast.basis,
+    })
+}
+
+/// A maintenance window.
+#[must_use]
+pub fn window(window: &v1::MaintenanceWindow) -> Value {
+    json!({
+        "number": window.number,
+        "from": time(window.from.as_ref()),
+        "until": time(window.until.as_ref()),
+        "reason": text(&window.reason),
+        "by": window.by,
+        "set_at": time(window.at.as_ref()),
     })
 }
 

@@ -34,6 +34,7 @@ pub mod status;
 pub mod trained;
 pub mod units;
 pub mod words;
+pub mod what_if;
 pub mod workers;
 
 pub use harmless::{harmless, harmless_json, harmless_line};

@@ -7,6 +7,7 @@
 mod accounts;
 mod attempts;
 mod drains;
+mod foresight;
 mod leases;
 mod retention;
 mod round;
@@ -22,6 +23,7 @@ use crate::lifecycle;
 use crate::session;
 use crate::walls::guarded;
 
+pub use foresight::round as look_back;
 pub use retention::round as retire;
 pub use round::hosts;
 pub use sweep::round as sweep;
@@ -38,7 +40,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
-    let old = app.clone();
+    let (old, said) = (app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -57,6 +59,9 @@ pub fn start(app: &App) -> JoinSet<()> {
     }));
     tasks.spawn(guarded("drains", stop(), move || {
         drains::run(drained.clone())
+    }));
+    tasks.spawn(guarded("foresight", stop(), move || {
+        foresight::run(said.clone())
     }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())

@@ -17,7 +17,7 @@ use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
 /// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 17] = [
+const READS: [&str; 18] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
@@ -26,6 +26,7 @@ const READS: [&str; 17] = [
     "/marquee.v1.Jobs/Metrics",
     "/marquee.v1.Jobs/Series",
     "/marquee.v1.Jobs/Explain",
+    "/marquee.v1.Jobs/WhatIf",
     "/marquee.v1.Artifacts/ListArtifacts",
     "/marquee.v1.Artifacts/GetArtifact",
     "/marquee.v1.Artifacts/DownloadBlob",

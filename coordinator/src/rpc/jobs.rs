@@ -11,6 +11,7 @@ mod relatives;
 mod series;
 mod stored;
 mod watch;
+mod what_if;
 
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobState;
@@ -131,6 +132,10 @@ impl JobsService {
         Ok(v1::JobDetail {
             first_said: first_said.map(encode::forecast),
             expected: expected.map(encode::forecast),
+            forecast_accuracy: expected
+                .as_ref()
+                .and(self.app.index.plays.accuracy())
+                .map(encode::accuracy),
             no_forecast,
             job: reasons::with_reason(&self.app, job),
             spec_json: spec
@@ -379,6 +384,12 @@ impl v1::jobs_server::Jobs for JobsService {
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+    async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answer<v1::WhatIfResponse> {
+        Ok(Response::new(
+            what_if::look(&self.app, request.into_inner()).await?,
+        ))
+    }
+
         let detail = self.detail(JobId(request.into_inner().job_id)).await?;
         let needs = self.needs(&detail).await?;
         Ok(Response::new(encode::explanation(

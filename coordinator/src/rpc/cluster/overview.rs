@@ -16,7 +16,7 @@ use marquee_store::workers::WorkerState;
 use crate::app::App;
 use crate::background::hosts;
 use crate::lifecycle::LifecycleError;
-use crate::rpc::jobs::reasons;
+use crate::rpc::jobs::{encode, reasons};
 use crate::scheduler::{Explainer, Host, Line};
 
 /// An overview that has not changed is sent again after so long.
@@ -77,6 +77,7 @@ pub(super) async fn look(app: &App, caller: &str) -> Result<v1::Overview, Lifecy
         running,
         ended,
         caller: caller.to_owned(),
+        forecasts: app.index.plays.accuracy().map(encode::accuracy),
         stands_by: standby.is_some(),
         leader: standby
             .and_then(|standby| standby.leader)
@@ -141,7 +142,7 @@ fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
         let of = open.workers.iter().filter(|worker| worker.state == wanted);
         u32::try_from(of.count()).unwrap_or(u32::MAX)
     };
-    let (cpus, gpus) = devices(&hosts);
+    let (cpus, gpus) = devices(&hosts, now);
     v1::Overview {
         queue,
         queued: u32::try_from(open.queue.len()).unwrap_or(u32::MAX),
@@ -154,9 +155,10 @@ fn in_memory(app: &App, now: DateTime<Utc>) -> v1::Overview {
 }
 
 /// CPU devices and GPUs of all hosts.
-pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
+pub(crate) fn devices(hosts: &[Host], now: DateTime<Utc>) -> (v1::DeviceCount, v1::DeviceCount) {
     let (mut cpus, mut gpus) = (v1::DeviceCount::default(), v1::DeviceCount::default());
     for host in hosts {
+        let takes_work = host.accepting && !host.is_in_window(now);
         let held = |device: &Device| {
             host.running
                 .iter()
@@ -172,7 +174,7 @@ pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
             };
             count.all += 1;
             count.held += u32::from(held(device));
-            count.closed += u32::from(!host.accepting || !is_well);
+            count.closed += u32::from(!takes_work || !is_well);
         }
     }
     (cpus, gpus)
