@@ -17,6 +17,7 @@ use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::schedules_client::SchedulesClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use tokio::time::{Instant, sleep};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -132,6 +133,10 @@ impl Remote {
 
     pub(crate) fn projects(&self) -> ProjectsClient<Channel> {
         ProjectsClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn schedules(&self) -> SchedulesClient<Channel> {
+        SchedulesClient::new(self.channel()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Channel> {

@@ -27,6 +27,7 @@ mod removal;
 mod rescue;
 mod retention;
 mod reuse;
+mod schedules;
 mod sessions;
 mod sharing;
 mod standby;

@@ -62,6 +62,9 @@ pub enum ErrorCode {
     /// The project has as much as it may have.
     OverQuota,
     WorkerNotFound,
+    ScheduleNotFound,
+    /// Another schedule has the name.
+    ScheduleExists,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -80,7 +83,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -101,6 +104,8 @@ impl ErrorCode {
         Self::ProjectNotFound,
         Self::OverQuota,
         Self::WorkerNotFound,
+        Self::ScheduleNotFound,
+        Self::ScheduleExists,
         Self::NotAllowed,
         Self::JobNotMovable,
         Self::BlobMismatch,
@@ -137,6 +142,8 @@ impl ErrorCode {
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
+            Self::ScheduleNotFound => "MQ0380",
+            Self::ScheduleExists => "MQ0381",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -151,12 +158,13 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused => Code::AlreadyExists,
+            Self::RequestIdReused | Self::ScheduleExists => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
             | Self::ProjectNotFound
             | Self::WorkerNotFound
+            | Self::ScheduleNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable

@@ -288,6 +288,34 @@ pub fn forecast(forecast: &v1::Forecast) -> Value {
     })
 }
 
+/// A schedule, with its newest runs.
+#[must_use]
+pub fn schedule(schedule: &v1::Schedule) -> Value {
+    let run = |run: &v1::ScheduleRun| {
+        json!({
+            "due_at": time(run.due_at.as_ref()),
+            "outcome": run.outcome,
+            "pipeline_id": (run.pipeline_id != 0).then_some(run.pipeline_id),
+            "text": text(&run.text),
+            "at": time(run.at.as_ref()),
+        })
+    };
+    json!({
+        "name": schedule.name,
+        "cron": schedule.cron,
+        "time_zone": schedule.time_zone,
+        "overlap": schedule.overlap,
+        "missed": schedule.missed,
+        "next_due": time(schedule.next_due.as_ref()),
+        "waiting_due": time(schedule.waiting_due.as_ref()),
+        "paused_by": text(&schedule.paused_by),
+        "paused_at": time(schedule.paused_at.as_ref()),
+        "set_by": schedule.set_by,
+        "set_at": time(schedule.set_at.as_ref()),
+        "runs": schedule.runs.iter().map(run).collect::<Vec<_>>(),
+    })
+}
+
 /// A maintenance window.
 #[must_use]
 pub fn window(window: &v1::MaintenanceWindow) -> Value {

@@ -30,11 +30,12 @@ pub mod projects;
 pub mod report;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
+pub mod schedules;
 pub mod status;
 pub mod trained;
 pub mod units;
-pub mod words;
 pub mod what_if;
+pub mod words;
 pub mod workers;
 
 pub use harmless::{harmless, harmless_json, harmless_line};

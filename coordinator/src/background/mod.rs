@@ -11,6 +11,7 @@ mod foresight;
 mod leases;
 mod retention;
 mod round;
+mod schedules;
 mod sweep;
 
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
-    let (old, said) = (app.clone(), app.clone());
+    let (old, said, timed) = (app.clone(), app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -62,6 +63,9 @@ pub fn start(app: &App) -> JoinSet<()> {
     }));
     tasks.spawn(guarded("foresight", stop(), move || {
         foresight::run(said.clone())
+    }));
+    tasks.spawn(guarded("schedules", stop(), move || {
+        schedules::run(timed.clone())
     }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())

@@ -71,6 +71,12 @@ pub enum LifecycleError {
         "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
     )]
     ProjectNotFound(String),
+    #[error("there is no schedule {0:?}; \"marquee schedule list\" shows those there are")]
+    ScheduleNotFound(String),
+    #[error(
+        "there is a schedule {0:?} already; \"marquee schedule add --replace\" replaces it, or choose another name"
+    )]
+    ScheduleExists(String),
     #[error("{0}")]
     OverQuota(String),
     #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
@@ -125,13 +131,15 @@ impl LifecycleError {
             | Self::JobHasNotEnded { .. }
             | Self::CannotBeMadeAgain { .. }
             | Self::ElementsStop { .. }
+            | Self::ArrayIsCommitted { .. }
             | Self::NotNeeded { .. }
             | Self::FollowerAtWork { .. }
             | Self::JobCannotBeHeld { .. }
             | Self::JobCannotBeMoved { .. }
             | Self::ProjectNotFound(_)
+            | Self::ScheduleNotFound(_)
+            | Self::ScheduleExists(_)
             | Self::OverQuota(_)
-            | Self::ArrayIsCommitted { .. }
             | Self::WorkerNotFound(_)
             | Self::BadSetting(_)
             | Self::NeedHasNotSucceeded { .. } => false,
@@ -163,15 +171,17 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasNotEnded { .. }
             | LifecycleError::CannotBeMadeAgain { .. }
             | LifecycleError::ElementsStop { .. }
+            | LifecycleError::ArrayIsCommitted { .. }
             | LifecycleError::NotNeeded { .. }
             | LifecycleError::FollowerAtWork { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
             LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
+            LifecycleError::ScheduleNotFound(_) => ErrorCode::ScheduleNotFound,
+            LifecycleError::ScheduleExists(_) => ErrorCode::ScheduleExists,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
             LifecycleError::WorkerNotFound(_) => ErrorCode::WorkerNotFound,
-            | LifecycleError::ArrayIsCommitted { .. }
             LifecycleError::BadSetting(_) => ErrorCode::InvalidRequest,
             LifecycleError::Unstored(_) | LifecycleError::Stopping => ErrorCode::StorageUnavailable,
             LifecycleError::ArtifactNotFound(_) => ErrorCode::ArtifactNotFound,
@@ -212,6 +222,8 @@ impl From<LifecycleError> for Status {
             | ErrorCode::ProjectNotFound
             | ErrorCode::OverQuota
             | ErrorCode::WorkerNotFound
+            | ErrorCode::ScheduleNotFound
+            | ErrorCode::ScheduleExists
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached

@@ -17,7 +17,7 @@ use crate::role::Role;
 use crate::walls::{Panicked, Walls, caught};
 
 /// What may be asked of a coordinator in safe mode, or one that does not lead. Everything else changes something, or keeps a session that would.
-const READS: [&str; 18] = [
+const READS: [&str; 20] = [
     "/marquee.v1.Jobs/GetJob",
     "/marquee.v1.Jobs/GetPipeline",
     "/marquee.v1.Jobs/ListJobs",
@@ -36,6 +36,8 @@ const READS: [&str; 18] = [
     "/marquee.v1.Audit/",
     "/marquee.v1.Cluster/",
     "/marquee.v1.Projects/ListProjects",
+    "/marquee.v1.Schedules/ListSchedules",
+    "/marquee.v1.Schedules/GetSchedule",
 ];
 /// Services that say what there is, of whatever coordinator.
 const ABOUT: [&str; 2] = [HEALTH, "/grpc.reflection."];

@@ -88,6 +88,7 @@ impl JobsService {
             document,
             overrides: &overrides,
             caller,
+            due: None,
         };
         if dry_run {
             let spec = lifecycle::check(&self.app, &submission).await?;
@@ -131,11 +132,11 @@ impl JobsService {
         let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
         Ok(v1::JobDetail {
             first_said: first_said.map(encode::forecast),
-            expected: expected.map(encode::forecast),
             forecast_accuracy: expected
                 .as_ref()
                 .and(self.app.index.plays.accuracy())
                 .map(encode::accuracy),
+            expected: expected.map(encode::forecast),
             no_forecast,
             job: reasons::with_reason(&self.app, job),
             spec_json: spec
@@ -383,13 +384,13 @@ impl v1::jobs_server::Jobs for JobsService {
         ))
     }
 
-    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
     async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answer<v1::WhatIfResponse> {
         Ok(Response::new(
             what_if::look(&self.app, request.into_inner()).await?,
         ))
     }
 
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         let detail = self.detail(JobId(request.into_inner().job_id)).await?;
         let needs = self.needs(&detail).await?;
         Ok(Response::new(encode::explanation(

@@ -11,6 +11,7 @@ mod guard;
 mod inflow;
 mod jobs;
 mod projects;
+mod schedules;
 mod workers;
 
 use std::time::Duration;
@@ -22,6 +23,7 @@ use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
+use marquee_proto::v1::schedules_server::SchedulesServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
 use marquee_proto::v1::workers_server::WorkersServer;
 use tonic::transport::ServerTlsConfig;
@@ -71,6 +73,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
     let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let schedules = SchedulesServer::new(schedules::SchedulesService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -94,6 +99,9 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .await;
     reporter
         .set_serving::<ProjectsServer<projects::ProjectsService>>()
+        .await;
+    reporter
+        .set_serving::<SchedulesServer<schedules::SchedulesService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -135,6 +143,7 @@ pub async fn server(app: &App, tls: Option<ServerTlsConfig>) -> anyhow::Result<R
         .add_service(audit)
         .add_service(cluster)
         .add_service(projects)
+        .add_service(schedules)
         .add_service(session)
         .add_service(health)
         .add_service(reflection().build_v1()?)
