@@ -35,4 +35,5 @@ mod support;
 mod tls;
 mod unreadable;
 mod web;
+mod what_if;
 mod windows;

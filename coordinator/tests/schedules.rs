@@ -229,7 +229,7 @@ async fn what_cannot_be_meant_is_refused_and_a_pause_lets_times_pass() {
                 document: document("= broken"),
                 ..add("a")
             },
-            "wrong field",
+            "the document has 1 error",
         ),
         (
             v1::AddScheduleRequest {
@@ -238,7 +238,7 @@ async fn what_cannot_be_meant_is_refused_and_a_pause_lets_times_pass() {
                 ),
                 ..add("a")
             },
-            "wrong field",
+            "the document has 1 error",
         ),
     ] {
         let refused = client.add_schedule(request).await.unwrap_err();

@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_listing_says_what_was_missed_and_who_paused() {
-        let at = |seconds| DateTime::from_timestamp(1_800_000_000 + seconds, 0).map(timestamp);
+        let at = |seconds: i64| DateTime::from_timestamp(1_800_000_000 + seconds, 0).map(timestamp);
         let mut schedule = Schedule {
             name: "nightly".into(),
             next_due: at(3_600),

@@ -24,8 +24,7 @@ pub(super) async fn run(app: App) {
     }
 }
 
-/// Looks once.
-pub async fn round(app: &App) -> Result<()> {
+async fn round(app: &App) -> Result<()> {
     let mut conn = app.db.read().await?;
     let accuracy = forecasts::find_accuracy(&mut conn, FORECASTS_MAX, app.clock.now()).await?;
     drop(conn);

@@ -24,7 +24,6 @@ use crate::lifecycle;
 use crate::session;
 use crate::walls::guarded;
 
-pub use foresight::round as look_back;
 pub use retention::round as retire;
 pub use round::hosts;
 pub use sweep::round as sweep;

@@ -1,3 +1,4 @@
+use chrono::TimeDelta;
 use marquee_domain::ids::{AttemptNumber, Rank};
 use marquee_domain::resources::{Device, DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, Work};

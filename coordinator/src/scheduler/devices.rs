@@ -189,11 +189,11 @@ impl<'a> Pool<'a> {
         per_rank: u32,
         stay: Stay,
     ) -> Option<Vec<Share>> {
-        let free = self.free_until(wanted, stay.last);
+        let free = self.free_on_each(wanted);
         let bars = |held: &&HeldBack<'_>| held.wanted.kind == wanted.kind && held.bars(stay.end);
         let mut bars = self.held_back.iter().filter(bars).peekable();
         if bars.peek().is_none() {
-            return fit(&free, ranks, per_rank);
+            return fit(&self.unless_barred(free, stay.last), ranks, per_rank);
         }
         let mut left = free.to_vec();
         for held in bars {
@@ -202,10 +202,11 @@ impl<'a> Pool<'a> {
                 left[index] = left[index].saturating_sub(kept);
             }
         }
+        let left = self.unless_barred(Rc::new(left), stay.last);
         fit(&left, ranks, per_rank)
     }
 
-    /// Free devices of each host, held back or not, without hosts that are to be empty before `last`.
+    /// Free devices of each host, held back or not; none of hosts that are to be empty before `last`.
     fn free_until(&self, wanted: Wanted<'a>, last: DateTime<Utc>) -> Rc<Vec<u32>> {
         self.unless_barred(self.free_on_each(wanted), last)
     }

@@ -297,7 +297,7 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> String {
     let windows = obstacles::windows(pool, usable(pool, kind, shape), stay.last);
     if fits_but_for_windows(pool, kind, shape) {
         let text = format!(
-            "{needs}, which are free and not for as long as it may run{}",
+            "{needs}; enough are free, but not for as long as it may run{}",
             how_long(shape)
         );
         return with(text, &windows);

@@ -258,7 +258,8 @@ fn place_within(
                     Obstacle::NoWorker
                     | Obstacle::Impossible
                     | Obstacle::HeldBack { .. }
-                    | Obstacle::Busy { .. } => explainer.explain(pending.line()).unwrap(),
+                    | Obstacle::Busy { .. }
+                    | Obstacle::Window { .. } => explainer.explain(pending.line()).unwrap(),
                 }
             }
         },

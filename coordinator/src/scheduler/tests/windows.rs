@@ -17,8 +17,8 @@ fn a_host_that_is_to_be_empty_takes_what_ends_before_and_says_so_to_others() {
     assert_eq!(alone(job(1, GPU, 1).expected(3_600)), None);
     assert_eq!(
         alone(job(1, GPU, 1).limit(3_601)).unwrap(),
-        "needs 1 gpu device, which are free and not for as long as it may run (its timeout is 3601 s); a has \
-         maintenance window 1 from 09:00"
+        "needs 1 gpu device; enough are free, but not for as long as it may run (its timeout is 3601 s); a has \
+         maintenance window 1 from 15:13"
     );
     let unknown = alone(job(1, GPU, 1)).unwrap();
     assert!(
@@ -39,7 +39,7 @@ fn a_host_that_is_to_be_empty_takes_what_ends_before_and_says_so_to_others() {
 #[test]
 fn nothing_is_held_back_where_the_gang_would_run_into_a_window() {
     let busy = |name: &str, until| host(name).gpus(2).runs(9, &[gpu(0)]).until(until);
-    let gang = job(1, GPU, 2).limit(100).queued(-60);
+    let gang = job(1, GPU, 1).each(2).limit(100).queued(-60);
     let short = job(2, GPU, 1).limit(900);
     let reserved = |hosts: &[Host]| {
         let queue: Queue = [gang, short].into_iter().collect();
