@@ -222,7 +222,7 @@ mod tests {
             ..Schedule::default()
         };
         let text = lines(&schedule, 0);
-        assert!(text.contains("p12") && text.contains("in 60 m"), "{text}");
+        assert!(text.contains("p12") && text.contains("(in 1 h)"), "{text}");
         let missed = "nightly: 2027-01-15 07:50 UTC was missed: 3 due times: no coordinator led";
         assert!(text.contains(missed), "{text}");
         schedule.next_due = None;

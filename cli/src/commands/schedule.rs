@@ -24,8 +24,9 @@ Examples:
   marquee schedule pause nightly
   marquee schedule remove nightly
 
-The coordinator that leads submits the pipeline, as the file was when it was added. A time that a clock skips is due
-when it goes on; one that it shows twice is due once (\"*\" and \"*/n\" as hours go through both).")]
+The coordinator that leads submits the pipeline, as the file was when it was added. A time that a
+clock skips is due when it goes on; one that it shows twice is due once (\"*\" and \"*/n\" as hours
+go through both).")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -47,9 +48,9 @@ struct AddArgs {
     /// What to call it
     #[arg(value_name = "NAME", value_parser = parse_name)]
     name: String,
-    /// A TOML file, or JSON if it ends in .json; \"-\" reads TOML from stdin
+    /// A TOML file, or JSON if it ends in .json; "-" reads TOML from stdin
     file: PathBuf,
-    /// Minute, hour, day of the month, month, day of the week, such as \"30 6 * * MON-FRI\"
+    /// Minute, hour, day of the month, month, day of the week, such as "30 6 * * MON-FRI"
     #[arg(long, value_name = "PATTERN")]
     cron: String,
     /// The time zone of the pattern, such as Europe/Berlin

@@ -20,10 +20,10 @@ Examples:
   marquee window list
   marquee window remove gpu-3 1
 
-A job is placed on the host only if it ends before, by its timeout or by how long earlier runs of its step took;
-one of unknown length is kept off from 4 hours before. What runs there when the window begins gets TERM and time to
-write a checkpoint, and is queued again at its old place; no attempt is spent. \"marquee explain JOB\" says who waits
-for a window.")]
+A job is placed on the host only if it ends before, by its timeout or by how long earlier runs of
+its step took; one of unknown length is kept off from 4 hours before. What runs there when the
+window begins gets TERM and time to write a checkpoint, and is queued again at its old place; no
+attempt is spent. \"marquee explain JOB\" says who waits for a window.")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
