@@ -271,14 +271,14 @@ mod tests {
     fn submits(step: &Step) -> i64 {
         match &step.does {
             Does::Submit { due, .. } => (*due - at(0)).num_seconds(),
-            other => panic!("{other:?}"),
+            other @ (Does::Leave { .. } | Does::Wait) => panic!("{other:?}"),
         }
     }
 
     fn leaves(step: &Step) -> (i64, Outcome, &str) {
         match &step.does {
             Does::Leave { due, outcome, note } => ((*due - at(0)).num_seconds(), *outcome, note),
-            other => panic!("{other:?}"),
+            other @ (Does::Submit { .. } | Does::Wait) => panic!("{other:?}"),
         }
     }
 
