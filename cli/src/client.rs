@@ -19,6 +19,7 @@ use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
+use marquee_proto::v1::schedules_client::SchedulesClient;
 use marquee_proto::v1::trust_client::TrustClient;
 use marquee_proto::v1::users_client::UsersClient;
 use marquee_proto::v1::workers_client::WorkersClient;
@@ -142,6 +143,10 @@ impl Remote {
 
     pub(crate) fn trust(&self) -> TrustClient<Wire> {
         TrustClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn schedules(&self) -> SchedulesClient<Wire> {
+        SchedulesClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
     }
 
     pub(crate) fn workers(&self) -> WorkersClient<Wire> {

@@ -23,12 +23,14 @@ mod project;
 mod report;
 mod retry;
 mod rm;
+mod schedule;
 mod show;
 mod submit;
 mod top;
 mod up;
 mod wait;
 mod weights;
+mod window;
 mod workers;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -98,6 +100,7 @@ enum Command {
     Up(up::Args),
     Demo(demo::Args),
     Submit(submit::Args),
+    Schedule(schedule::Args),
     Jobs(jobs::Args),
     Show(show::Args),
     Explain(explain::Args),
@@ -118,6 +121,7 @@ enum Command {
     Drain(drain::DrainArgs),
     Resume(drain::ResumeArgs),
     Quarantine(drain::QuarantineArgs),
+    Window(window::Args),
     Project(project::Args),
     Quota(project::QuotaArgs),
     Models(models::Args),
@@ -149,6 +153,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Up(args) => up::run(args, &session).await,
         Command::Demo(args) => demo::run(args, &session).await,
         Command::Submit(args) => submit::run(args, &session).await,
+        Command::Schedule(args) => schedule::run(args, &session).await,
         Command::Jobs(args) => jobs::run(args, &session).await,
         Command::Show(args) => show::run(args, &session).await,
         Command::Explain(args) => explain::run(args, &session).await,
@@ -169,6 +174,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Drain(args) => drain::drain(args, &session).await,
         Command::Resume(args) => drain::resume(args, &session).await,
         Command::Quarantine(args) => drain::quarantine(args, &session).await,
+        Command::Window(args) => window::run(args, &session).await,
         Command::Project(args) => project::run(args, &session).await,
         Command::Quota(args) => project::quota(args, &session).await,
         Command::Models(args) => models::run(&args, &session),
@@ -292,6 +298,11 @@ mod tests {
                 "marquee drain gpu-3 --deadline soon",
                 ErrorKind::ValueValidation,
                 "--deadline",
+            ),
+            (
+                "marquee window add gpu-3 --from now --for 2h",
+                ErrorKind::ValueValidation,
+                "--from",
             ),
             (
                 "marquee jobs --output yaml",

@@ -106,6 +106,7 @@ fn job(id: i64, now: DateTime<Utc>) -> Pending {
             needs_trainer: id % 2 == 0,
             rules: RulesId::NONE,
             limit_s: None,
+            expected_s: None,
         },
         priority: 0,
         project: ProjectId(0),
@@ -128,6 +129,7 @@ fn hosts(busy: u32) -> Vec<Host> {
             job: JobId(1_000_000 + i64::from(index)),
             devices: (0..busy).map(|index| Device::Gpu { index }).collect(),
             ends_at: None,
+            is_measured: false,
         };
         Host {
             worker: WorkerId(Uuid::from_u128(u128::from(index) + 1)),
@@ -135,6 +137,7 @@ fn hosts(busy: u32) -> Vec<Host> {
             accepting: true,
             closed: None,
             labels: BTreeSet::new(),
+            window: None,
             devices: (0..GPUS_A_HOST)
                 .map(|index| Device::Gpu { index })
                 .collect::<BTreeSet<_>>(),

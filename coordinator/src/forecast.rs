@@ -4,6 +4,8 @@
 //! Invariant: dispatch does not wait for it. The index is held while it is copied; the play runs on the copy, for all
 //! jobs at once, and its answer stands for ten seconds.
 
+mod what_if;
+
 use std::collections::{BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,6 +16,7 @@ use crate::background::hosts;
 use crate::blocking::blocking;
 use crate::index::{Expected, Length, Open, Play};
 use crate::scheduler::{Host, Pending, forecast};
+pub use what_if::{Change, WhatIf, what_if};
 
 /// In a longer queue only time limits are looked at: looking up each job's earlier runs would hold up the index.
 const LOOKED_UP_MAX: usize = 20_000;

@@ -7,6 +7,7 @@
 
 mod accounts;
 mod compare;
+mod ends;
 mod holdings;
 mod lengths;
 mod names;
@@ -17,7 +18,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
 use marquee_domain::spec::{HostRules, JobSpec};
@@ -32,7 +33,7 @@ use crate::scheduler::{
 };
 pub use accounts::{Account, Accounts};
 use holdings::Holding;
-pub use lengths::{Length, Lengths, Step};
+pub use lengths::{Length, Lengths, Measured, Step};
 use names::Names;
 pub use plays::{Expected, Play, Plays};
 use told::Told;
@@ -124,6 +125,8 @@ pub struct Open {
     pub aside: Aside,
     /// What the newest round held back, and for whom.
     pub reservations: Vec<Reservation>,
+    /// When queued jobs for which devices are held back were first told that they start.
+    promised: BTreeMap<JobId, DateTime<Utc>>,
     /// What others left for jobs that have not started yet.
     pub claims: BTreeMap<JobId, Claim>,
     /// What projects use and may have.
@@ -234,62 +237,6 @@ impl Open {
         self.running.iter().copied()
     }
 
-    /// When a running job has ended at the latest, by its time limit from its placement on. Inputs that took long
-    /// to fetch move its end: one that is overdue gets a quarter of its limit more, again and again.
-    #[must_use]
-    pub fn ends_at(&self, job: JobId, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let known = self.jobs.get(&job).filter(|known| known.is_running)?;
-        let limit = TimeDelta::seconds(i64::from(known.spec.timeout_s?));
-        let ends_at = known.started_at? + limit;
-        Some(if ends_at > now {
-            ends_at
-        } else {
-            // A time that has passed would tell the planner that its devices are free now, which they are not.
-            now + limit / 4
-        })
-    }
-
-    /// How long an open job runs once it has started, as far as one can tell.
-    #[must_use]
-    pub fn length(&self, job: JobId) -> Option<Length> {
-        let known = self.jobs.get(&job)?;
-        let limit = known.spec.timeout_s;
-        let limit = limit.map(|limit| TimeDelta::seconds(i64::from(limit)));
-        Length::of(self.lengths.of(&Step::of(&known.spec)), limit)
-    }
-
-    /// When a running job ends, as likely earlier as later, and in nine cases of ten; and whether that follows from
-    /// earlier runs. One that runs longer than was expected gets half as much again as it has had.
-    #[must_use]
-    pub fn expected_end(
-        &self,
-        job: JobId,
-        now: DateTime<Utc>,
-    ) -> Option<(DateTime<Utc>, DateTime<Utc>, bool)> {
-        let known = self.jobs.get(&job).filter(|known| known.is_running)?;
-        let length = self.length(job)?;
-        let started_at = known.started_at?;
-        let end = |length: TimeDelta| {
-            let end = started_at + length;
-            if end > now {
-                end
-            } else {
-                now + ((now - started_at) / 2).max(TimeDelta::seconds(1))
-            }
-        };
-        Some((end(length.half), end(length.most), length.is_measured))
-    }
-
-    /// When devices of a project come back at the latest, as far as time limits of its jobs tell.
-    #[must_use]
-    pub fn frees_at(&self, project: &str, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let of_project = self.running.iter().filter(|job| {
-            let known = self.jobs.get(job);
-            known.is_some_and(|known| known.spec.sharing.project.as_str() == project)
-        });
-        of_project.filter_map(|job| self.ends_at(*job, now)).min()
-    }
-
     /// What bounds the next plan besides devices.
     #[must_use]
     pub fn limits(&self, now: DateTime<Utc>) -> Limits {
@@ -308,6 +255,7 @@ impl Open {
                 .copied()
                 .collect(),
             claims: self.claims.clone(),
+            promised: self.promised.clone(),
         }
     }
 
@@ -339,6 +287,18 @@ impl Open {
     #[must_use]
     pub fn may_give_way(&self, now: DateTime<Utc>) -> Vec<JobId> {
         self.preemptible(now).iter().map(|job| job.job).collect()
+    }
+
+    /// Takes down what a round held back, and what it promised by that.
+    pub fn held_back(&mut self, reservations: &[Reservation]) {
+        let queue = &self.queue;
+        self.promised.retain(|job, _| queue.get(*job).is_some());
+        for Reservation { job, until, .. } in reservations {
+            if let Some(until) = until {
+                self.promised.entry(*job).or_insert(*until);
+            }
+        }
+        self.reservations = reservations.to_vec();
     }
 
     /// At most `max` queued jobs whose deadline has passed.
@@ -478,7 +438,7 @@ impl Open {
         }
         let known = Known {
             pipeline: job.pipeline_id,
-            shape: Shape::of(&spec, rules),
+            shape: Shape::of(&spec, rules, self.expected_s(&spec)),
             group,
             started_at: job.started_at,
             held: job.held,

@@ -15,6 +15,7 @@ mod blocking;
 pub mod caller;
 mod certificate;
 pub mod config;
+mod cron;
 pub mod database;
 pub mod doctor;
 mod doorman;

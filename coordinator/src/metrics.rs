@@ -180,6 +180,22 @@ fn of_index(app: &App, text: &mut Text) {
         "How long the job that has been queued longest has waited.",
     );
     text.value(&[], longest.as_secs_f64());
+    if let Some(accuracy) = app.index.plays.accuracy() {
+        text.family(
+            "marquee_forecast_error_seconds",
+            Kind::Gauge,
+            "How far the starts of jobs were from when they were expected: the median of the newest 500.",
+        );
+        text.value(&[], accuracy.median_error_s);
+        text.family(
+            "marquee_forecasts",
+            Kind::Gauge,
+            "The newest 500 forecasts of starts, by whether the job started by the time said for nine cases of ten.",
+        );
+        text.value(&[("started", "in_time")], accuracy.held.into());
+        let late = accuracy.jobs.saturating_sub(accuracy.held);
+        text.value(&[("started", "late")], late.into());
+    }
     text.family(
         "marquee_running_jobs",
         Kind::Gauge,
@@ -201,7 +217,7 @@ fn of_index(app: &App, text: &mut Text) {
             f64::from(u32::try_from(workers).unwrap_or(u32::MAX)),
         );
     }
-    let (cpus, gpus) = devices(&hosts(&open, &app.sessions, now));
+    let (cpus, gpus) = devices(&hosts(&open, &app.sessions, now), now);
     let kinds = [("cpu", cpus), ("gpu", gpus)];
     text.family(
         "marquee_devices",

@@ -231,3 +231,139 @@ async fn an_array_that_was_cancelled_stays_so_when_its_last_element_has_finished
     cluster.jobs().await.retry_job(retry).await.unwrap();
     cluster.wait_for(fetch, JobState::Succeeded).await;
 }
+
+const SHARE: &str = "
+    [jobs.sweep]
+    kind = \"command\"
+    argv = [\"true\"]
+    array = { count = 4, may_fail = 2 }
+    max_attempts = 1
+    [jobs.best]
+    kind = \"command\"
+    argv = [\"true\"]
+    inputs = { runs = \"sweep.output\" }
+    [jobs.tell]
+    kind = \"command\"
+    argv = [\"true\"]
+    needs = [{ job = \"sweep\", on = \"failed\" }]
+";
+
+async fn cancel(cluster: &Cluster, id: i64) {
+    let cancel = v1::CancelJobRequest { id };
+    cluster.jobs().await.cancel_job(cancel).await.unwrap();
+}
+
+async fn retry(cluster: &Cluster, id: i64) -> Result<v1::Job, tonic::Status> {
+    let retried = v1::RetryJobRequest { id };
+    let retried = cluster.jobs().await.retry_job(retried).await?;
+    Ok(retried.into_inner())
+}
+
+/// It would wait for ever for an element that does not come any more, and what needs it with it.
+#[tokio::test]
+async fn a_cancelled_element_ends_its_array_and_a_retry_brings_both_back() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(ALONE).await;
+    let [fetch, train] = [jobs[0].id, jobs[1].id];
+    let all = elements(&cluster, fetch).await;
+    // One that waits for a place.
+    cancel(&cluster, all[1].id).await;
+    let array = cluster.wait_for(fetch, JobState::Cancelled).await;
+    let said = format!(
+        "its element fetch[1] (job {}) was cancelled; \"marquee retry {fetch}\" brings both back",
+        all[1].id
+    );
+    assert_eq!(array.reason, said);
+    cluster.wait_for(train, JobState::Cancelled).await;
+    retry(&cluster, all[1].id).await.unwrap();
+    assert_eq!(cluster.job(train).await.state(), JobState::Waiting);
+
+    // One that runs: the array ends when nothing of it is left.
+    let mut worker = cluster.worker("w1").await;
+    let (good, bad) = (worker.take_and_start().await, worker.take_and_start().await);
+    cancel(&cluster, bad.0).await;
+    worker.stop(bad).await;
+    cluster.wait_for(fetch, JobState::Cancelled).await;
+    cluster.wait_for(train, JobState::Cancelled).await;
+    // The other one goes on, and what it commits is kept.
+    worker.finish(good, None).await;
+    cluster.wait_for(good.0, JobState::Succeeded).await;
+    assert_eq!(counts(&cluster.job(fetch).await), [0, 0, 0, 1, 0, 1]);
+    retry(&cluster, fetch).await.unwrap();
+    let again = worker.take_and_start().await;
+    assert_eq!((again.0, again.1), (bad.0, 2));
+    worker.finish(again, None).await;
+    cluster.wait_for(fetch, JobState::Succeeded).await;
+    assert_eq!(worker.take_and_start().await.0, train);
+}
+
+#[tokio::test]
+async fn an_array_succeeds_without_the_share_that_may_fail() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(SHARE).await;
+    let [sweep, best, tell] = [jobs[0].id, jobs[1].id, jobs[2].id];
+    let all = elements(&cluster, sweep).await;
+    cancel(&cluster, all[1].id).await;
+    let mut worker = cluster.worker("w1").await;
+    let zero = worker.take_and_start().await;
+    worker.fail(zero, FailureClass::UserError, "nan").await;
+    cluster.wait_for(zero.0, JobState::Failed).await;
+    assert_eq!(cluster.job(best).await.state(), JobState::Waiting);
+    for contents in [b"two".as_slice(), b"three"] {
+        let key = worker.take_and_start().await;
+        let output = cluster.output("loss", contents).await;
+        worker.finish(key, Some(output)).await;
+    }
+    let array = cluster.wait_for(sweep, JobState::Succeeded).await;
+    assert_eq!(counts(&array), [0, 0, 0, 2, 1, 1]);
+    let events = cluster.detail(sweep).await.events;
+    let said = "2 of 4 elements have succeeded; 2 have not, and 2 may; committed output";
+    assert!(
+        events.iter().any(|event| event.text.starts_with(said)),
+        "{events:?}"
+    );
+    // What waits for its failure is not needed, and what needs it sees which elements there are.
+    assert!(cluster.wait_for(tell, JobState::Cancelled).await.not_needed);
+    let assign = worker.take().await;
+    assert_eq!(assign.job_id, best);
+    let files = &assign.inputs[0].manifest.as_ref().unwrap().files;
+    let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(paths, ["elements/0002/loss", "elements/0003/loss"]);
+    // That artifact does not change any more.
+    let refused = retry(&cluster, zero.0).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("has succeeded without it"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn one_element_more_than_may_fail_fails_its_array_at_once() {
+    let cluster = Cluster::start().await;
+    let jobs = cluster.submit(SHARE).await;
+    let [sweep, best, tell] = [jobs[0].id, jobs[1].id, jobs[2].id];
+    let all = elements(&cluster, sweep).await;
+    for element in &all[..2] {
+        cancel(&cluster, element.id).await;
+    }
+    let mut worker = cluster.worker("w1").await;
+    let two = worker.take_and_start().await;
+    worker.fail(two, FailureClass::UserError, "nan").await;
+    let array = cluster.wait_for(sweep, JobState::Failed).await;
+    let said = format!(
+        "3 of its 4 elements ended without success, and 2 may; its element sweep[2] (job {}) failed: nan",
+        two.0
+    );
+    assert_eq!(array.failure.unwrap().message, said);
+    cluster.wait_for(best, JobState::Cancelled).await;
+    // Its last element is at work still: whoever tells of the failure waits for that.
+    assert_eq!(cluster.job(tell).await.state(), JobState::Waiting);
+    let three = worker.take_and_start().await;
+    assert_eq!(three.0, all[3].id);
+    worker.finish(three, None).await;
+    assert_eq!(worker.take_and_start().await.0, tell);
+    // A retry brings all of it back, and then enough is enough.
+    let refused = retry(&cluster, sweep).await.unwrap_err();
+    assert!(refused.message().contains("at work"), "{refused}");
+}

@@ -230,6 +230,7 @@ impl Commits {
             max_attempts: 1,
             timeout_s: None,
             array: None,
+            may_fail: 0,
             reuse: true,
             element: None,
             values: Default::default(),

@@ -28,6 +28,7 @@ pub mod rank;
 pub mod rate;
 pub mod report;
 pub mod resources;
+pub mod schedule;
 pub mod spec;
 pub mod standing;
 pub mod steady;

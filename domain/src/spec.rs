@@ -221,6 +221,10 @@ pub struct JobSpec {
     /// job's. None: the job does its work itself.
     #[serde(default)]
     pub array: Option<u32>,
+    /// Of an array: how many of its elements may end without success; the artifacts of the others are its own then.
+    /// The store reads it in SQL.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub may_fail: u32,
     /// Set where this job is an element of an array.
     #[serde(default)]
     pub element: Option<ArrayElement>,
@@ -271,6 +275,7 @@ impl JobSpec {
         }
         Self {
             array: None,
+            may_fail: 0,
             element: Some(ArrayElement { index, size }),
             values: ArrayValues {
                 over: BTreeMap::new(),

@@ -80,6 +80,9 @@ pub enum ErrorCode {
     /// The project has as much as it may have.
     OverQuota,
     WorkerNotFound,
+    ScheduleNotFound,
+    /// Another schedule has the name.
+    ScheduleExists,
     /// Another daemon with the worker's id is connected.
     WorkerIdInUse,
     /// An upload's size or digest does not fit what was announced.
@@ -98,7 +101,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -126,6 +129,8 @@ impl ErrorCode {
         Self::NoAuthority,
         Self::WorkerRevoked,
         Self::JobNotMovable,
+        Self::ScheduleNotFound,
+        Self::ScheduleExists,
         Self::NotLoggedIn,
         Self::RoleTooLow,
         Self::UserNotFound,
@@ -175,6 +180,8 @@ impl ErrorCode {
             Self::ProjectNotFound => "MQ0331",
             Self::OverQuota => "MQ0332",
             Self::WorkerNotFound => "MQ0333",
+            Self::ScheduleNotFound => "MQ0380",
+            Self::ScheduleExists => "MQ0381",
             Self::BlobMismatch => "MQ0401",
             Self::BlobDamaged => "MQ0402",
             Self::StorageUnavailable => "MQ0501",
@@ -189,7 +196,7 @@ impl ErrorCode {
     pub fn grpc(self) -> Code {
         match self {
             Self::InvalidDocument | Self::InvalidRequest => Code::InvalidArgument,
-            Self::RequestIdReused | Self::UserExists => Code::AlreadyExists,
+            Self::RequestIdReused | Self::UserExists | Self::ScheduleExists => Code::AlreadyExists,
             Self::JobNotFound
             | Self::PipelineNotFound
             | Self::ArtifactNotFound
@@ -197,6 +204,7 @@ impl ErrorCode {
             | Self::WorkerNotFound
             | Self::UserNotFound
             | Self::TokenNotFound
+            | Self::ScheduleNotFound
             | Self::BlobNotFound => Code::NotFound,
             Self::JobHasEnded
             | Self::JobNotRetryable

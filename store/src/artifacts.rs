@@ -144,7 +144,8 @@ pub async fn list_element_manifests(
     let rows = sqlx::query!(
         r#"SELECT j.array_index AS "array_index!", a.manifest
            FROM artifacts a JOIN jobs j ON j.id = a.job_id
-           WHERE j.array_job_id = $1
+           -- One whose damaged artifact was to be made again, in vain, has the old one still.
+           WHERE j.array_job_id = $1 AND j.state = 'succeeded'
            ORDER BY j.array_index"#,
         array.0,
     )

@@ -47,6 +47,52 @@ pub async fn insert_forecast(tx: &mut Tx, job: JobId, forecast: &Forecast) -> Re
     Ok(())
 }
 
+/// How wrong forecasts of starts were.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Accuracy {
+    /// Jobs that have started since, or should have with nine chances of ten.
+    pub jobs: u32,
+    /// Half of them started no further from the expected time than this, in seconds.
+    pub median_error_s: f64,
+    /// Of those jobs the ones that started by the time that was said for nine cases of ten.
+    pub held: u32,
+}
+
+/// How wrong the newest `limit` forecasts were, at `now`. One whose later time has passed while its job still waits
+/// counts with the error that it has by now: leaving it out would hide the worst. None: there is none to judge.
+pub async fn find_accuracy(
+    conn: &mut Conn,
+    limit: u32,
+    now: DateTime<Utc>,
+) -> Result<Option<Accuracy>> {
+    let row = sqlx::query!(
+        r#"WITH said AS (
+               SELECT job_id, expected_at, likely_by FROM job_forecasts ORDER BY job_id DESC LIMIT $1
+           ), judged AS (
+               SELECT s.expected_at, s.likely_by, a.created_at AS began
+               FROM said s JOIN attempts a ON a.job_id = s.job_id AND a.number = 1
+               UNION ALL
+               SELECT s.expected_at, s.likely_by, $2
+               FROM said s JOIN open_jobs o ON o.job_id = s.job_id AND o.attempt = 0
+               WHERE s.likely_by < $2
+           )
+           SELECT count(*) AS "jobs!", count(*) FILTER (WHERE began <= likely_by) AS "held!",
+                  percentile_cont(0.5) WITHIN GROUP (
+                      ORDER BY abs(extract(epoch FROM began - expected_at))::float8) AS median
+           FROM judged"#,
+        i64::from(limit),
+        now,
+    )
+    .fetch_one(conn.sql())
+    .await?;
+    Ok(row.median.map(|median_error_s| Accuracy {
+        // At most `limit`.
+        jobs: u32::try_from(row.jobs).unwrap_or(u32::MAX),
+        median_error_s,
+        held: u32::try_from(row.held).unwrap_or(u32::MAX),
+    }))
+}
+
 /// How long a job that succeeded took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Took {

@@ -41,6 +41,7 @@ pub mod removal;
 pub mod reports;
 pub mod retention;
 pub mod reuse;
+pub mod schedules;
 mod schema;
 pub mod series;
 pub mod stats;

@@ -72,17 +72,18 @@ pub async fn mark_interrupted(
     Ok(rows.into_iter().map(JobId).collect())
 }
 
-/// Workers of this name that have not left, the one that is online first.
+/// Workers of this name that have not left, the one that is online first. Locked: of two who decide about one at once,
+/// the second sees what the first decided.
 pub async fn list_workers_named(
-    conn: &mut Conn,
+    tx: &mut Tx,
     name: &str,
 ) -> Result<Vec<(WorkerId, std::result::Result<Standing, String>)>> {
     let rows = sqlx::query!(
         "SELECT id, standing FROM workers WHERE name = $1 AND state <> 'left'
-         ORDER BY state <> 'online', last_seen_at DESC, id",
+         ORDER BY state <> 'online', last_seen_at DESC, id FOR UPDATE",
         name,
     )
-    .fetch_all(conn.sql())
+    .fetch_all(tx.sql())
     .await?;
     let workers = rows.into_iter().map(|row| {
         let standing = convert::json("workers.standing", row.standing).map_err(|e| e.to_string());

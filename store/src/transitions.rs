@@ -558,6 +558,81 @@ pub async fn get_elements_left(conn: &mut Conn, array: JobId) -> Result<u32> {
     convert::u32_of("arrays.size", left)
 }
 
+/// What the ends of an array's elements come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArrayEnds {
+    pub size: u32,
+    pub succeeded: u32,
+    /// Failed, or cancelled.
+    pub missed: u32,
+    /// How many may.
+    pub may_fail: u32,
+}
+
+impl ArrayEnds {
+    /// Elements that have not ended.
+    #[must_use]
+    pub fn open(self) -> u32 {
+        self.size
+            .saturating_sub(self.succeeded)
+            .saturating_sub(self.missed)
+    }
+
+    /// Whether the array can no longer succeed with what its elements are.
+    #[must_use]
+    pub fn is_lost(self) -> bool {
+        self.missed > self.may_fail
+    }
+}
+
+/// What the ends of an array's elements come to so far.
+pub async fn get_array_ends(conn: &mut Conn, array: JobId) -> Result<ArrayEnds> {
+    let row = sqlx::query!(
+        r#"SELECT a.size, a.succeeded, a.failed + a.cancelled AS "missed!",
+                  COALESCE(number_in(j.spec ->> 'may_fail'), 0) AS "may_fail!"
+           FROM arrays a JOIN jobs j ON j.id = a.job_id WHERE a.job_id = $1"#,
+        array.0
+    )
+    .fetch_optional(conn.sql())
+    .await?
+    .ok_or(StoreError::JobNotFound(array))?;
+    Ok(ArrayEnds {
+        size: convert::u32_of("arrays.size", row.size)?,
+        succeeded: convert::u32_of("arrays.succeeded", row.succeeded)?,
+        missed: convert::u32_of("arrays.failed", row.missed)?,
+        may_fail: u32::try_from(row.may_fail).unwrap_or(u32::MAX),
+    })
+}
+
+/// An element of an array that ended without success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    pub id: JobId,
+    pub index: u32,
+    /// None: it was cancelled.
+    pub failure: Option<Failure>,
+}
+
+/// The first element of an array that failed, or else was cancelled.
+pub async fn find_missed_element(conn: &mut Conn, array: JobId) -> Result<Option<Missed>> {
+    let row = sqlx::query!(
+        r#"SELECT id, array_index AS "index!", failure_class, failure_message
+           FROM jobs WHERE array_job_id = $1 AND state IN ('failed', 'cancelled')
+           ORDER BY state = 'failed' DESC, array_index LIMIT 1"#,
+        array.0,
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    let missed = row.map(|row| {
+        Ok(Missed {
+            id: JobId(row.id),
+            index: convert::u32_of("jobs.array_index", row.index)?,
+            failure: convert::failure(row.failure_class, row.failure_message)?,
+        })
+    });
+    missed.transpose()
+}
+
 fn numbers(jobs: &[JobId]) -> Vec<i64> {
     jobs.iter().map(|job| job.0).collect()
 }

@@ -6,6 +6,7 @@ mod again;
 mod arrays;
 mod artifacts;
 mod audit;
+mod forecasts;
 mod jobs;
 mod leader;
 mod listing;

@@ -75,6 +75,7 @@ impl Explanation<'_> {
                     or(&detail, "the scheduler has not looked at it yet")
                 )];
                 why.extend(forecast::expected(self.detail, now));
+                why.extend(forecast::accuracy(self.detail));
                 why
             }
             Some(JobStateName::Running) => {

@@ -13,7 +13,7 @@ fn time(at: Option<&Timestamp>) -> Value {
 }
 
 /// Text that stands for nothing when empty.
-fn text(value: &str) -> Value {
+pub(crate) fn text(value: &str) -> Value {
     if value.is_empty() {
         Value::Null
     } else {
@@ -161,20 +161,15 @@ pub fn job_detail(detail: &v1::JobDetail) -> Value {
     value["attempts"] = detail.attempts.iter().map(attempt).collect();
     let event = |event: &v1::JobEvent| json!({ "at": time(event.at.as_ref()), "attempt": event.attempt, "text": event.text, "caller": text(&event.caller) });
     value["events"] = detail.events.iter().map(event).collect();
-    let forecast = |forecast: &v1::Forecast| {
-        json!({
-            "said_at": time(forecast.said_at.as_ref()),
-            "expected_at": time(forecast.expected_at.as_ref()),
-            "likely_by": time(forecast.likely_by.as_ref()),
-            "basis": forecast.basis,
-        })
-    };
     // Where there is something to say: of most jobs there is not.
     if let Some(expected) = &detail.expected {
         value["expected"] = forecast(expected);
     }
     if let Some(first) = &detail.first_said {
         value["first_said"] = forecast(first);
+    }
+    if let Some(found) = &detail.forecast_accuracy {
+        value["forecast_accuracy"] = accuracy(found);
     }
     value
 }
@@ -199,6 +194,7 @@ pub fn overview(overview: &v1::Overview) -> Value {
     json!({
         "now": time(overview.now.as_ref()),
         "version": overview.version,
+        "forecasts": overview.forecasts.as_ref().map(accuracy),
         "cluster_id": overview.cluster_id,
         "safe_mode": text(&overview.safe_mode),
         "stands_by": overview.stands_by,
@@ -268,7 +264,68 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "reason": gpu.reason,
             "by": gpu.by,
         })).collect::<Vec<_>>(),
+        "windows": worker.windows.iter().map(window).collect::<Vec<_>>(),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
+    })
+}
+
+fn accuracy(accuracy: &v1::ForecastAccuracy) -> Value {
+    json!({
+        "jobs": accuracy.jobs,
+        "median_error_s": accuracy.median_error_s,
+        "held": accuracy.held,
+    })
+}
+
+/// When something is expected.
+#[must_use]
+pub fn forecast(forecast: &v1::Forecast) -> Value {
+    json!({
+        "said_at": time(forecast.said_at.as_ref()),
+        "expected_at": time(forecast.expected_at.as_ref()),
+        "likely_by": time(forecast.likely_by.as_ref()),
+        "basis": forecast.basis,
+    })
+}
+
+/// A schedule, with its newest runs.
+#[must_use]
+pub fn schedule(schedule: &v1::Schedule) -> Value {
+    let run = |run: &v1::ScheduleRun| {
+        json!({
+            "due_at": time(run.due_at.as_ref()),
+            "outcome": run.outcome,
+            "pipeline_id": (run.pipeline_id != 0).then_some(run.pipeline_id),
+            "text": text(&run.text),
+            "at": time(run.at.as_ref()),
+        })
+    };
+    json!({
+        "name": schedule.name,
+        "cron": schedule.cron,
+        "time_zone": schedule.time_zone,
+        "overlap": schedule.overlap,
+        "missed": schedule.missed,
+        "next_due": time(schedule.next_due.as_ref()),
+        "waiting_due": time(schedule.waiting_due.as_ref()),
+        "paused_by": text(&schedule.paused_by),
+        "paused_at": time(schedule.paused_at.as_ref()),
+        "set_by": schedule.set_by,
+        "set_at": time(schedule.set_at.as_ref()),
+        "runs": schedule.runs.iter().map(run).collect::<Vec<_>>(),
+    })
+}
+
+/// A maintenance window.
+#[must_use]
+pub fn window(window: &v1::MaintenanceWindow) -> Value {
+    json!({
+        "number": window.number,
+        "from": time(window.from.as_ref()),
+        "until": time(window.until.as_ref()),
+        "reason": text(&window.reason),
+        "by": window.by,
+        "set_at": time(window.at.as_ref()),
     })
 }
 

@@ -30,11 +30,13 @@ pub mod projects;
 pub mod report;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
+pub mod schedules;
 pub mod status;
 pub mod trained;
 pub mod trust;
 pub mod units;
 pub mod users;
+pub mod what_if;
 pub mod words;
 pub mod workers;
 

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use marquee_proto::v1::{self, Worker};
+use prost_types::Timestamp;
 use serde_json::Value;
 
 use crate::page::{Cell, Page, Tone, View, left, right, toned};
@@ -45,6 +46,9 @@ impl View for Workers<'_> {
                     gpu.index, worker.name, gpu.reason
                 ));
             }
+            for window in &worker.windows {
+                page.line(format!("{} {}", worker.name, window.words));
+            }
             let labels = worker.inventory.as_ref().map(|host| host.labels.join(", "));
             if let Some(labels) = labels.filter(|labels| !labels.is_empty()) {
                 page.line(format!("{} has the labels {labels}", worker.name));
@@ -58,6 +62,71 @@ impl View for Workers<'_> {
 
     fn ids(&self) -> Vec<String> {
         self.0.iter().map(|worker| worker.name.clone()).collect()
+    }
+}
+
+/// The maintenance windows of workers.
+#[derive(Debug)]
+pub struct Windows<'a>(pub &'a [Worker]);
+
+impl Windows<'_> {
+    fn all(&self) -> impl Iterator<Item = (&str, &v1::MaintenanceWindow)> {
+        self.0.iter().flat_map(|worker| {
+            let windows = worker.windows.iter();
+            windows.map(|window| (worker.name.as_str(), window))
+        })
+    }
+}
+
+impl View for Windows<'_> {
+    fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        let heads = [
+            left("WORKER"),
+            right("NUMBER"),
+            left("FROM"),
+            left("UNTIL"),
+            left("SET BY"),
+            left("REASON"),
+        ];
+        let clock = |at: Option<&Timestamp>| {
+            units::time(at)
+                .map(|at| at.format("%Y-%m-%d %H:%M UTC").to_string())
+                .unwrap_or_default()
+        };
+        let row = |(name, window): (&str, &v1::MaintenanceWindow)| {
+            let has_begun = units::time(window.from.as_ref()).is_some_and(|from| from <= now);
+            let tone = if has_begun { Tone::Strong } else { Tone::Plain };
+            vec![
+                toned(name, Tone::Strong),
+                window.number.to_string().into(),
+                toned(clock(window.from.as_ref()), tone),
+                clock(window.until.as_ref()).into(),
+                window.by.clone().into(),
+                window.reason.clone().into(),
+            ]
+        };
+        let rows: Vec<Vec<Cell>> = self.all().map(row).collect();
+        if rows.is_empty() {
+            page.line("No host has a maintenance window; \"marquee window add\" sets one.");
+        } else {
+            page.table(heads, rows);
+        }
+    }
+
+    fn json(&self, _now: DateTime<Utc>) -> Value {
+        let windows = self.all().map(|(name, window)| {
+            let mut value = json::window(window);
+            value["worker"] = name.into();
+            value
+        });
+        windows.collect()
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let windows = self.all();
+        windows
+            .map(|(name, window)| format!("{name} {}", window.number))
+            .collect()
     }
 }
 

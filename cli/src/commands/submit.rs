@@ -104,7 +104,10 @@ const PROJECT_ENV: &str = "MARQUEE_PROJECT";
 
 /// The project to put into the document: the one of the command line replaces what stands there, the one of the
 /// environment does not.
-fn project(given: Option<String>, document: &v1::Document) -> Result<Option<v1::Override>> {
+pub(super) fn project(
+    given: Option<String>,
+    document: &v1::Document,
+) -> Result<Option<v1::Override>> {
     let name = match given {
         Some(name) => Some(name),
         None if names_project(document) => None,
@@ -142,7 +145,7 @@ fn no_reuse() -> v1::Override {
     }
 }
 
-fn read_document(path: &Path) -> Result<v1::Document> {
+pub(super) fn read_document(path: &Path) -> Result<v1::Document> {
     let text = if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin()

@@ -1,8 +1,11 @@
-//! Moves away what still runs on hosts whose drain has a deadline, once that has passed.
+//! Moves away what still runs on hosts whose drain has a deadline, once that has passed, or whose maintenance window
+//! has begun.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
+use marquee_domain::standing::Standing;
 
 use super::Pace;
 use crate::app::App;
@@ -27,15 +30,29 @@ pub(super) async fn round(app: &App) -> Result<()> {
     let due: Vec<(String, Vec<JobId>)> = {
         let open = app.index.open();
         let due = open.workers.iter().filter_map(|worker| {
-            let drain = worker.standing.as_ref().ok()?.drain.as_ref()?;
-            drain.deadline.filter(|deadline| *deadline <= now)?;
+            let why = why_empty(worker.standing.as_ref().ok()?, &worker.name, now)?;
             let jobs = open.staying_on(worker.id);
-            (!jobs.is_empty()).then(|| (worker.name.clone(), jobs))
+            (!jobs.is_empty()).then_some((why, jobs))
         });
         due.collect()
     };
-    for (worker, jobs) in due {
-        lifecycle::move_away(app, &jobs, &worker).await?;
+    for (why, jobs) in due {
+        lifecycle::move_away(app, &jobs, &why).await?;
     }
     Ok(())
+}
+
+/// Why nothing may run on a host any more; None: it may.
+fn why_empty(standing: &Standing, name: &str, now: DateTime<Utc>) -> Option<String> {
+    let drain = standing.drain.as_ref();
+    let deadline = drain.and_then(|drain| drain.deadline);
+    if deadline.is_some_and(|deadline| deadline <= now) {
+        return Some(format!(
+            "worker {name} is drained and its deadline has passed"
+        ));
+    }
+    let window = standing.window(now)?;
+    window
+        .is_in_force(now)
+        .then(|| format!("worker {name} {}", window.words(now)))
 }

@@ -7,9 +7,11 @@
 mod accounts;
 mod attempts;
 mod drains;
+mod foresight;
 mod leases;
 mod retention;
 mod round;
+mod schedules;
 mod sweep;
 
 use std::time::Duration;
@@ -38,7 +40,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (schedule, reports) = (app.clone(), app.clone());
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
-    let old = app.clone();
+    let (old, said, timed) = (app.clone(), app.clone(), app.clone());
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -57,6 +59,12 @@ pub fn start(app: &App) -> JoinSet<()> {
     }));
     tasks.spawn(guarded("drains", stop(), move || {
         drains::run(drained.clone())
+    }));
+    tasks.spawn(guarded("foresight", stop(), move || {
+        foresight::run(said.clone())
+    }));
+    tasks.spawn(guarded("schedules", stop(), move || {
+        schedules::run(timed.clone())
     }));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())

@@ -2,7 +2,7 @@
 //!
 //! Kept in memory: read at the start from the newest jobs that succeeded, and learnt from each that does.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use chrono::TimeDelta;
 use marquee_domain::spec::{JobKind, JobSpec};
@@ -11,6 +11,10 @@ use marquee_domain::spec::{JobKind, JobSpec};
 const RUNS_MAX: usize = 50;
 /// Fewer say nothing.
 const RUNS_MIN: usize = 3;
+/// Fewer decide nothing: devices that are held back for a gang are given away by them.
+const RUNS_PLANNED_BY_MIN: usize = 5;
+/// A job whose like takes longer than this counts as one of which nobody knows: nothing waits for its end.
+const PLANNED_BY_MAX: TimeDelta = TimeDelta::days(30);
 /// Steps that are remembered: the first that nobody ran for longest is forgotten.
 const STEPS_MAX: usize = 5_000;
 
@@ -121,6 +125,39 @@ impl Lengths {
         })
     }
 
+    /// What is known of the same step with other numbers of ranks, and with its own.
+    #[must_use]
+    pub fn by_ranks(&self, step: &Step) -> BTreeMap<u32, Measured> {
+        let alike = self.by_step.keys().filter(|other| {
+            (&other.project, &other.name, other.kind) == (&step.project, &step.name, step.kind)
+        });
+        alike
+            .filter_map(|other| Some((other.ranks, self.of(other)?)))
+            .collect()
+    }
+
+    /// Seconds that nearly all runs of a step took (19 of 20, of a few all), where there were enough to plan by it.
+    ///
+    /// Rounded up to one of eight numbers between a power of two and the next: jobs whose steps took about as long
+    /// stand in one line of the queue, and a step whose runs vary a little does not change its line with each.
+    #[must_use]
+    pub fn expected_s(&self, step: &Step) -> Option<u32> {
+        let runs = self
+            .by_step
+            .get(step)
+            .filter(|runs| runs.len() >= RUNS_PLANNED_BY_MIN)?;
+        let mut sorted: Vec<i64> = runs.iter().copied().collect();
+        sorted.sort_unstable();
+        let longest = sorted[(sorted.len() * 19).div_ceil(20).max(1) - 1];
+        if longest > PLANNED_BY_MAX.num_milliseconds() {
+            return None;
+        }
+        // Below 2^32: a month has 2.6 million seconds.
+        let seconds = u32::try_from((longest + 999) / 1_000).ok()?.max(1);
+        let grain = 1 << seconds.ilog2().saturating_sub(3);
+        Some(seconds.div_ceil(grain) * grain)
+    }
+
     /// Whether nothing is known yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -164,6 +201,31 @@ mod tests {
         // A clock that was set back is no length.
         lengths.learn(step("a"), TimeDelta::seconds(-5));
         assert_eq!(lengths.of(&step("a")).unwrap().runs, RUNS_MAX);
+    }
+
+    #[test]
+    fn what_is_planned_by_is_what_nearly_all_runs_took_and_no_more_than_a_month() {
+        let expected = |lengths: &[i64]| {
+            let mut known = Lengths::default();
+            for seconds in lengths {
+                known.learn(step("a"), TimeDelta::seconds(*seconds));
+            }
+            known.expected_s(&step("a"))
+        };
+        assert_eq!(expected(&[9; 4]), None, "too few");
+        assert_eq!(expected(&[9; 5]), Some(9));
+        assert_eq!(expected(&[0; 5]), Some(1));
+        // Of a few the longest; of many one odd run is not what is waited for.
+        assert_eq!(expected(&[1, 1, 1, 1, 16]), Some(16));
+        let mut many = vec![12; 49];
+        many.push(10_000);
+        assert_eq!(expected(&many), Some(12));
+        // In eighths of a power of two, never below what was measured.
+        assert_eq!(expected(&[1_000; 5]), Some(1_024));
+        assert_eq!(expected(&[1_025; 5]), Some(1_152));
+        let month = 30 * 24 * 3_600;
+        assert!(expected(&[month; 5]).is_some_and(|s| i64::from(s) >= month));
+        assert_eq!(expected(&[month + 1; 5]), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::ids::JobId;
+use marquee_store::forecasts::Accuracy;
 
 use crate::scheduler::forecast::STARTS_MAX;
 
@@ -26,7 +27,10 @@ pub struct Expected {
 
 /// The newest play.
 #[derive(Debug, Default)]
-pub struct Plays(Mutex<Option<Play>>);
+pub struct Plays {
+    newest: Mutex<Option<Play>>,
+    accuracy: Mutex<Option<Accuracy>>,
+}
 
 /// The planner played forward twice: with lengths that half of the runs kept, and nine of ten.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub struct Play {
 impl Plays {
     /// Looks at the newest play, where it is new enough.
     pub fn look<T>(&self, now: DateTime<Utc>, look: impl FnOnce(&Play) -> T) -> Option<T> {
-        let play = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let play = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         // A clock that was set back makes it old too.
         let is_good = |play: &&Play| (now - play.made_at).abs() < GOOD_FOR;
         play.as_ref().filter(is_good).map(look)
@@ -50,7 +54,17 @@ impl Plays {
 
     /// Keeps a play for those who ask next.
     pub fn keep(&self, play: Play) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(play);
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(play);
+    }
+
+    /// How wrong earlier ones were, as somebody looked last; None: nobody did, or there was nothing to judge.
+    pub fn accuracy(&self) -> Option<Accuracy> {
+        *self.accuracy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps how wrong earlier ones were.
+    pub fn keep_accuracy(&self, accuracy: Option<Accuracy>) {
+        *self.accuracy.lock().unwrap_or_else(PoisonError::into_inner) = accuracy;
     }
 }
 

@@ -1,3 +1,4 @@
+use chrono::TimeDelta;
 use marquee_domain::ids::{AttemptNumber, Rank};
 use marquee_domain::resources::{Device, DeviceKind, Resources};
 use marquee_domain::spec::{CommandSettings, Work};
@@ -33,6 +34,7 @@ fn spec() -> JobSpec {
         timeout_s: None,
         reuse: true,
         array: None,
+        may_fail: 0,
         element: None,
         values: Default::default(),
         watch: Default::default(),
@@ -324,6 +326,45 @@ fn what_changed_while_everything_was_read_is_no_difference() {
     );
     assert_eq!(open.running().collect::<BTreeSet<_>>(), ids(&[1]));
     assert_eq!(pending(&open), ids(&[11]));
+}
+
+/// Jobs without a time limit are planned by what their like took, once enough of them have ended; those that wait
+/// already too.
+#[test]
+fn what_is_planned_by_follows_from_runs_that_ended() {
+    let mut open = Open::default();
+    let limited = OpenJob {
+        spec: Some(Ok(JobSpec {
+            timeout_s: Some(600),
+            ..spec()
+        })),
+        ..queued(3)
+    };
+    let began = |seconds| OpenJob {
+        started_at: Some(at(seconds)),
+        ..running(2, 1)
+    };
+    open.replace(&BTreeSet::new(), vec![queued(1), began(0), limited]);
+    assert_eq!(open.planned_end(JobId(2), at(10)), None);
+    for _ in 0..5 {
+        open.lengths
+            .learn(Step::of(&spec()), TimeDelta::seconds(100));
+    }
+    open.renew_lengths();
+    let shape = |open: &Open, job| open.queue.get(JobId(job)).unwrap().shape;
+    assert_eq!(shape(&open, 1).expected_s, Some(104));
+    // A time limit is what counts where there is one.
+    assert_eq!(
+        (shape(&open, 3).limit_s, shape(&open, 3).expected_s),
+        (Some(600), None)
+    );
+    // One that comes later is looked up when it comes.
+    open.replace(&ids(&[4]), vec![queued(4)]);
+    assert_eq!(shape(&open, 4), shape(&open, 1));
+    assert_eq!(open.planned_end(JobId(2), at(10)), Some((at(104), true)));
+    // It takes longer, and is given half as much again as it has had.
+    assert_eq!(open.planned_end(JobId(2), at(200)), Some((at(300), true)));
+    assert_eq!(open.planned_end(JobId(1), at(10)), None, "it does not run");
 }
 
 /// What Postgres would hold, in the smallest form.

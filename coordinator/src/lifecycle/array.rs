@@ -1,11 +1,12 @@
 //! Job arrays: a job whose work its elements do.
 //!
 //! An element is a job like any other: placed, tried again, cancelled and committed as such. The array
-//! counts its elements as they succeed; with the last one it is committed, in that very transaction
-//! (`release`). Its artifact has the files of element `i` below `elements/<i>/`: blobs are shared, so that
-//! nothing is copied.
+//! counts its elements as they end; with the last one it is committed, in that very transaction
+//! (`dependents`), if no more of them missed than may. With one more it has failed, or is cancelled, at once. Its
+//! artifact has the files of element `i` below `elements/<i>/`: blobs are shared, so that nothing is copied.
 //!
-//! Invariant: an array is never placed on a worker, and has an attempt only to hold its artifact.
+//! Invariant: an array is never placed on a worker, and has an attempt only to hold its artifact. It ends with its
+//! last element at the latest, however they end.
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::{InvalidManifest, Manifest};
@@ -13,16 +14,18 @@ use marquee_domain::child::ELEMENTS_FOLDER;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
-use marquee_store::transitions::{self, Success};
+use marquee_domain::spec::Ended;
+use marquee_store::transitions::{self, ArrayEnds, JobHead, Missed, Success};
 use marquee_store::{StoreError, Tx, artifacts, events};
 
-/// Commits an array, all of whose elements have succeeded: waiting -> succeeded.
+/// Commits an array, whose elements have all ended and enough of them with success: waiting -> succeeded.
 ///
 /// # Errors
 /// Inside: why their files do not fit into one artifact; then nothing was changed.
 pub(super) async fn commit(
     tx: &mut Tx,
     array: JobId,
+    ends: ArrayEnds,
     now: DateTime<Utc>,
 ) -> Result<Result<(), Failure>, StoreError> {
     let mut elements = Vec::new();
@@ -51,46 +54,68 @@ pub(super) async fn commit(
     let number = transitions::mark_job_running_here(tx, array, head.attempt, now).await?;
     let name = head.kind.output();
     let digest = manifest.digest();
+    let whole = match ends.missed {
+        0 => "every element has succeeded".to_owned(),
+        missed => format!(
+            "{} of {} elements have succeeded; {missed} have not, and {} may",
+            ends.succeeded, ends.size, ends.may_fail
+        ),
+    };
     let success = Success {
         at: (array, number),
         name,
         manifest: &manifest,
         code: "",
-        text: &format!(
-            "every element has succeeded; committed {name} {}",
-            digest.short()
-        ),
+        text: &format!("{whole}; committed {name} {}", digest.short()),
     };
     transitions::mark_jobs_succeeded(tx, &[success], now).await?;
-    tracing::info!(job = %array, artifact = digest.short(), "job array succeeded");
+    tracing::info!(job = %array, artifact = digest.short(), missed = ends.missed, "job array succeeded");
     Ok(Ok(()))
 }
 
-/// What the end of one element without success means for its array: waiting -> failed. Elements that
-/// still run go on; what they commit is kept for a retry. True if it changed the array.
-pub(super) async fn element_failed(
+/// Ends an array too many of whose elements ended without success: waiting -> failed where one of them failed, and
+/// else cancelled, for its sake. Elements that are open go on; what they commit is kept for a retry.
+pub(super) async fn give_up(
     tx: &mut Tx,
-    array: JobId,
-    element: JobId,
-    failure: &Failure,
+    head: &JobHead,
+    ends: ArrayEnds,
     now: DateTime<Utc>,
-) -> Result<bool, StoreError> {
-    let head = transitions::get_job_head(tx, array).await?;
-    // The first failure decides: with thousands of elements the last one to fail would hide what began it.
-    if head.life().fail_unplaced().is_err() {
-        // Another element was first, or a user cancelled it.
-        return Ok(false);
-    }
-    let name = transitions::get_job_head(tx, element).await?.display_name;
-    let failure = Failure {
-        class: failure.class,
-        message: format!(
-            "its element {name} (job {element}) failed: {}",
-            failure.message
+) -> Result<Ended, StoreError> {
+    let array = head.id;
+    let missed = transitions::find_missed_element(tx, array)
+        .await?
+        .ok_or(StoreError::Vanished("element"))?;
+    let how_many = match (ends.missed, ends.may_fail) {
+        (1, 0) => String::new(),
+        (missed, may_fail) => format!(
+            "{missed} of its {} elements ended without success, and {may_fail} may; ",
+            ends.size
         ),
     };
-    fail(tx, array, head.attempt, &failure, now).await?;
-    Ok(true)
+    let Missed { id, index, failure } = missed;
+    let name = format!("{}[{index}]", head.display_name);
+    match failure {
+        Some(failure) => {
+            let failure = Failure {
+                class: failure.class,
+                message: format!(
+                    "{how_many}its element {name} (job {id}) failed: {}",
+                    failure.message
+                ),
+            };
+            fail(tx, array, head.attempt, &failure, now).await?;
+            Ok(Ended::Failed)
+        }
+        None => {
+            let reason = format!(
+                "{how_many}its element {name} (job {id}) was cancelled; \"marquee retry {array}\" brings both back"
+            );
+            let at = [(array, head.attempt)];
+            transitions::mark_jobs_cancelled(tx, &at, &reason, Some(id), "", now).await?;
+            tracing::info!(job = %array, element = %id, "job array cancelled with its element");
+            Ok(Ended::Cancelled)
+        }
+    }
 }
 
 /// waiting -> failed.

@@ -104,7 +104,7 @@ async fn cancel(
         changed.extend(dependents::ended(tx, head.id, Ended::Cancelled, now).await?);
     }
     for array in arrays {
-        changed.extend(dependents::element_ended(tx, array, now).await?);
+        changed.extend(dependents::element_missed(tx, array, now).await?);
     }
 
     let at = |head: &JobHead| (head.id, AttemptNumber(head.attempt));

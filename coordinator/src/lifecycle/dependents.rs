@@ -3,12 +3,11 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use marquee_domain::failure::Failure;
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::{Ended, NeedOn};
 use marquee_domain::transitions::needs::{Need, lost};
-use marquee_store::transitions::{self, ArrayCount, JobHead};
+use marquee_store::transitions::{self, ArrayCount, ArrayEnds, JobHead};
 use marquee_store::{StoreError, Tx, needs, neighbours};
 
 use super::array;
@@ -26,24 +25,15 @@ pub(super) async fn release(
 ) -> Result<Changed, StoreError> {
     let mut done = done;
     let mut changed = Vec::new();
-    for count in counts {
-        let mut is_whole = count.left == 0;
-        if is_whole {
-            // Whatever becomes of it: its counts are shown, and whoever watches it waits for them.
-            changed.push(count.array);
-            // One that was cancelled, or has failed, while its last elements came to their end stays so, and what they
-            // have committed is kept for a retry.
-            let head = transitions::get_job_head(tx, count.array).await?;
-            is_whole = head.life().fail_unplaced().is_ok();
-        }
-        if is_whole {
-            match array::commit(tx, count.array, now).await? {
-                // An array is no element of another one, so this goes no deeper.
-                Ok(()) => done.push(count.array),
-                Err(failure) => changed.extend(fail_array(tx, count.array, &failure, now).await?),
+    for count in counts.iter().filter(|count| count.open == 0) {
+        let ends = transitions::get_array_ends(tx, count.array).await?;
+        match through(tx, count.array, ends, now).await? {
+            // An array is no element of another one, so this goes no deeper.
+            Through::Whole => {
+                changed.push(count.array);
+                done.push(count.array);
             }
-        } else if count.open == 0 {
-            changed.extend(element_ended(tx, count.array, now).await?);
+            Through::Lost(lost) => changed.extend(lost),
         }
     }
     if done.is_empty() {
@@ -54,6 +44,54 @@ pub(super) async fn release(
     for job in missed {
         changed.extend(cancel(tx, job, Ended::Succeeded, true, now).await?);
     }
+    Ok(changed)
+}
+
+/// What became of an array with the end of its last element.
+enum Through {
+    /// It is committed; those that need it are not told yet.
+    Whole,
+    /// It has ended in another way, now or before. What changed.
+    Lost(Changed),
+}
+
+/// Every element of an array has ended.
+async fn through(
+    tx: &mut Tx,
+    array: JobId,
+    ends: ArrayEnds,
+    now: DateTime<Utc>,
+) -> Result<Through, StoreError> {
+    let head = transitions::get_job_head(tx, array).await?;
+    if head.life().fail_unplaced().is_err() {
+        // One that was cancelled, or has failed, while its last elements came to their end stays so, and what they
+        // have committed is kept for a retry.
+        return Ok(Through::Lost(array_over(tx, array, now).await?));
+    }
+    if ends.is_lost() {
+        let lost = give_up(tx, &head, ends, now).await?;
+        return Ok(Through::Lost(lost));
+    }
+    match array::commit(tx, array, ends, now).await? {
+        Ok(()) => Ok(Through::Whole),
+        Err(failure) => {
+            array::fail(tx, array, head.attempt, &failure, now).await?;
+            let mut changed = ended(tx, array, Ended::Failed, now).await?;
+            changed.push(array);
+            Ok(Through::Lost(changed))
+        }
+    }
+}
+
+async fn give_up(
+    tx: &mut Tx,
+    array: &JobHead,
+    ends: ArrayEnds,
+    now: DateTime<Utc>,
+) -> Result<Changed, StoreError> {
+    let how = array::give_up(tx, array, ends, now).await?;
+    let mut changed = ended(tx, array.id, how, now).await?;
+    changed.push(array.id);
     Ok(changed)
 }
 
@@ -71,17 +109,6 @@ async fn count_down(
     Ok(released.missed)
 }
 
-async fn fail_array(
-    tx: &mut Tx,
-    array: JobId,
-    failure: &Failure,
-    now: DateTime<Utc>,
-) -> Result<Changed, StoreError> {
-    let head = transitions::get_job_head(tx, array).await?;
-    array::fail(tx, array, head.attempt, failure, now).await?;
-    ended(tx, array, Ended::Failed, now).await
-}
-
 /// A job that has ended without success: those that cannot run without it are cancelled, with the elements of those
 /// that are arrays, and those that waited for this end are counted down. Returns those that changed.
 pub(super) async fn ended(
@@ -96,13 +123,32 @@ pub(super) async fn ended(
     cancel(tx, job, how, is_over, now).await
 }
 
-/// An element has ended. Where it was the last one of an array that has ended without success, that array is over for
-/// those that waited for it.
-pub(super) async fn element_ended(
+/// An element has ended without success. Where that is one too many, its array ends with it; where it was the last
+/// one, its array is through.
+pub(super) async fn element_missed(
     tx: &mut Tx,
     array: JobId,
     now: DateTime<Utc>,
 ) -> Result<Changed, StoreError> {
+    let ends = transitions::get_array_ends(tx, array).await?;
+    if ends.open() == 0 {
+        let last = ArrayCount {
+            array,
+            left: ends.missed,
+            open: 0,
+        };
+        return release(tx, Vec::new(), &[last], now).await;
+    }
+    let head = transitions::get_job_head(tx, array).await?;
+    if ends.is_lost() && head.life().fail_unplaced().is_ok() {
+        return give_up(tx, &head, ends, now).await;
+    }
+    Ok(Vec::new())
+}
+
+/// The last element of an array has ended that had ended itself, without success: it is over for those that waited
+/// for that.
+async fn array_over(tx: &mut Tx, array: JobId, now: DateTime<Utc>) -> Result<Changed, StoreError> {
     match needs::find_array_end(tx, array).await? {
         Some(how @ (Ended::Failed | Ended::Cancelled)) => cancel(tx, array, how, true, now).await,
         Some(Ended::Succeeded) | None => Ok(Vec::new()),

@@ -57,6 +57,10 @@ pub enum LifecycleError {
     )]
     ElementsStop { job: JobId, elements: usize },
     #[error(
+        "job {job} is an element of job array {array}, which has succeeded without it: its artifact does not change any more; submit it again"
+    )]
+    ArrayIsCommitted { job: JobId, array: JobId },
+    #[error(
         "job {job} is {}; only a job that waits or is queued can be held and released", state.as_str()
     )]
     JobCannotBeHeld { job: JobId, state: JobStateName },
@@ -68,6 +72,12 @@ pub enum LifecycleError {
         "there is no project {0}; \"marquee project list\" shows those there are, and \"marquee project set {0}\" makes it"
     )]
     ProjectNotFound(String),
+    #[error("there is no schedule {0:?}; \"marquee schedule list\" shows those there are")]
+    ScheduleNotFound(String),
+    #[error(
+        "there is a schedule {0:?} already; \"marquee schedule add --replace\" replaces it, or choose another name"
+    )]
+    ScheduleExists(String),
     #[error("{0}")]
     OverQuota(String),
     #[error("there is no worker {0:?} that is here or may come back; run \"marquee workers\"")]
@@ -139,11 +149,14 @@ impl LifecycleError {
             | Self::JobHasNotEnded { .. }
             | Self::CannotBeMadeAgain { .. }
             | Self::ElementsStop { .. }
+            | Self::ArrayIsCommitted { .. }
             | Self::NotNeeded { .. }
             | Self::FollowerAtWork { .. }
             | Self::JobCannotBeHeld { .. }
             | Self::JobCannotBeMoved { .. }
             | Self::ProjectNotFound(_)
+            | Self::ScheduleNotFound(_)
+            | Self::ScheduleExists(_)
             | Self::OverQuota(_)
             | Self::WorkerNotFound(_)
             | Self::NoMember(_)
@@ -182,12 +195,15 @@ impl From<LifecycleError> for Status {
             LifecycleError::JobHasNotEnded { .. }
             | LifecycleError::CannotBeMadeAgain { .. }
             | LifecycleError::ElementsStop { .. }
+            | LifecycleError::ArrayIsCommitted { .. }
             | LifecycleError::NotNeeded { .. }
             | LifecycleError::FollowerAtWork { .. }
             | LifecycleError::NeedHasNotSucceeded { .. } => ErrorCode::JobNotRetryable,
             LifecycleError::JobCannotBeHeld { .. } => ErrorCode::JobNotHoldable,
             LifecycleError::JobCannotBeMoved { .. } => ErrorCode::JobNotMovable,
             LifecycleError::ProjectNotFound(_) => ErrorCode::ProjectNotFound,
+            LifecycleError::ScheduleNotFound(_) => ErrorCode::ScheduleNotFound,
+            LifecycleError::ScheduleExists(_) => ErrorCode::ScheduleExists,
             LifecycleError::OverQuota(_) => ErrorCode::OverQuota,
             LifecycleError::WorkerNotFound(_) | LifecycleError::NoMember(_) => {
                 ErrorCode::WorkerNotFound
@@ -237,6 +253,8 @@ impl From<LifecycleError> for Status {
             | ErrorCode::ProjectNotFound
             | ErrorCode::OverQuota
             | ErrorCode::WorkerNotFound
+            | ErrorCode::ScheduleNotFound
+            | ErrorCode::ScheduleExists
             | ErrorCode::BlobMismatch
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached

@@ -18,10 +18,9 @@ pub async fn preempt(app: &App, preemption: &Preemption) -> Result<()> {
     interrupt(app, victims, Interruption::Preempted, &message).await
 }
 
-/// Asks jobs to leave a host that an operator empties.
-pub async fn move_away(app: &App, jobs: &[JobId], worker: &str) -> Result<()> {
-    let message = format!("worker {worker} is drained and its deadline has passed");
-    interrupt(app, jobs, Interruption::Drained, &message).await
+/// Asks jobs to leave a host that an operator empties, for the reason given.
+pub async fn move_away(app: &App, jobs: &[JobId], why: &str) -> Result<()> {
+    interrupt(app, jobs, Interruption::Drained, why).await
 }
 
 async fn interrupt(app: &App, jobs: &[JobId], cause: Interruption, message: &str) -> Result<()> {

@@ -24,6 +24,7 @@ mod rescue;
 mod retain;
 mod retry;
 mod reuse;
+mod schedules;
 mod settle;
 mod standing;
 mod submit;
@@ -45,9 +46,10 @@ pub use rescue::rescue;
 pub use retain::{Retired, Step, collect_unnamed, keep_pipeline, retire};
 pub use retry::retry_job;
 pub use reuse::reuse;
+pub use schedules::{Wanted, add_schedule, pause_schedule, remove_schedule, run_due};
 pub use settle::{Settled, advance, settle};
 pub use standing::set_standing;
-pub use submit::{Submission, Submitted, check, submit};
+pub use submit::{Due, Submission, Submitted, check, submit};
 pub use unreadable::fail_unreadable;
 pub(crate) use users::{
     Changed, NewToken, add_user, create_token, log_in, log_out, remove_user, revoke_token,

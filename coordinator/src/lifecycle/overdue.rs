@@ -46,7 +46,7 @@ async fn fail(app: &App, job: JobId, deadline: DateTime<Utc>) -> Result<()> {
     transitions::mark_job_failed(&mut tx, job, head.attempt, &queued, &failure, now).await?;
     let text = format!("failed ({}): {}", failure.class.as_str(), failure.message);
     events::insert_event(&mut tx, job, head.attempt, &text, now).await?;
-    let mut changed = settle::after_failure(&mut tx, job, head.array_job, &failure, now).await?;
+    let mut changed = settle::after_failure(&mut tx, job, head.array_job, now).await?;
     tx.commit().await?;
     tracing::warn!(%job, %deadline, "a queued job has failed: its deadline has passed");
     changed.push(job);

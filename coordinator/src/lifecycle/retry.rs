@@ -67,6 +67,12 @@ pub(super) async fn bring_back(
             state: head.state,
         });
     }
+    if let Some(array) = head.array_job {
+        let state = transitions::get_job_head(tx, array).await?.state;
+        if state == JobStateName::Succeeded {
+            return Err(LifecycleError::ArrayIsCommitted { job, array });
+        }
+    }
     if head.is_array {
         // They will end cancelled, and the array would wait for ever for what it does not know to be brought back.
         let open = transitions::list_open_elements(tx, job).await?;

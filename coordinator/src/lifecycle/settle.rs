@@ -18,7 +18,7 @@ use marquee_store::{StoreError, Tx, attempts, events, pipelines};
 
 use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
-use super::{Result, again, array, dependents, inputs};
+use super::{Result, again, dependents, inputs};
 use crate::app::App;
 use crate::metrics;
 
@@ -107,7 +107,7 @@ impl Settled {
         self.hold_devices.extend(left.map(|(live, _)| live.job));
         self.succeeded.extend(done);
         for count in &arrays {
-            if count.left == 0 {
+            if count.open == 0 {
                 // It is committed, or has failed, with its last element.
                 self.ended.push(count.array);
             } else {
@@ -405,7 +405,7 @@ async fn end(
             let text = format!("failed ({cause}): {message}");
             events::insert_event(tx, job, number.0, &text, now).await?;
             tracing::warn!(%job, attempt = %number, cause, message, "job failed");
-            changed.extend(after_failure(tx, job, live.array, failure, now).await?);
+            changed.extend(after_failure(tx, job, live.array, now).await?);
         }
         (AfterEnd::Cancel | AfterEnd::Succeed | AfterEnd::GiveUp, _) => {
             let by_user = super::cancel::BY_USER;
@@ -414,7 +414,7 @@ async fn end(
             tracing::info!(%job, attempt = %number, "job cancelled; nothing of it is left");
             changed.extend(match live.array {
                 None => dependents::ended(tx, job, Ended::Cancelled, now).await?,
-                Some(array) => dependents::element_ended(tx, array, now).await?,
+                Some(array) => dependents::element_missed(tx, array, now).await?,
             });
         }
     }
@@ -426,16 +426,10 @@ pub(super) async fn after_failure(
     tx: &mut Tx,
     job: JobId,
     array: Option<JobId>,
-    failure: &Failure,
     now: DateTime<Utc>,
 ) -> std::result::Result<Vec<JobId>, StoreError> {
-    let Some(array) = array else {
-        return dependents::ended(tx, job, Ended::Failed, now).await;
-    };
-    if !array::element_failed(tx, array, job, failure, now).await? {
-        return dependents::element_ended(tx, array, now).await;
+    match array {
+        None => dependents::ended(tx, job, Ended::Failed, now).await,
+        Some(array) => dependents::element_missed(tx, array, now).await,
     }
-    let mut changed = dependents::ended(tx, array, Ended::Failed, now).await?;
-    changed.push(array);
-    Ok(changed)
 }

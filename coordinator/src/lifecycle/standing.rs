@@ -1,4 +1,4 @@
-//! What an operator decides about a host: a drain, its end, a quarantine.
+//! What an operator decides about a host: a drain, its end, a quarantine, a maintenance window.
 
 use marquee_domain::ids::WorkerId;
 use marquee_domain::standing::Standing;
@@ -14,7 +14,7 @@ pub async fn set_standing(
     name: &str,
     text: &str,
     caller: &str,
-    change: impl FnOnce(&mut Standing),
+    change: impl FnOnce(&mut Standing) -> std::result::Result<(), String>,
 ) -> Result<WorkerId> {
     let now = app.clock.now();
     let mut tx = app.db.write_as("standing", caller).await?;
@@ -23,7 +23,8 @@ pub async fn set_standing(
         return Err(LifecycleError::WorkerNotFound(name.to_owned()));
     };
     let mut standing = standing.unwrap_or_default();
-    change(&mut standing);
+    change(&mut standing)
+        .map_err(|why| LifecycleError::BadSetting(format!("worker {name}: {why}")))?;
     steering::mark_standing(&mut tx, worker, &standing).await?;
     let jobs = app.index.open().staying_on(worker);
     for job in jobs {

@@ -2,18 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, JobName, PipelineId};
 use marquee_domain::pipeline::{
     Capacity, DocumentText, FieldError, Override, check_size, parse_job, parse_pipeline,
 };
 use marquee_domain::resources::DeviceKind;
+use marquee_domain::schedule::{Outcome, Progress};
 use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_domain::users::Role;
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
+use marquee_store::schedules::{self, Run};
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines, retention};
+use marquee_store::{Conn, StoreError, Tx, artifacts, jobs, pipelines, retention};
 
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
@@ -29,6 +32,19 @@ pub struct Submission<'a> {
     pub overrides: &'a [Override],
     /// Who asks for it, and what he may do.
     pub caller: &'a Caller,
+    /// The due time of a schedule for which it is; None: somebody asks.
+    pub due: Option<&'a Due<'a>>,
+}
+
+/// A due time of a schedule, to be taken down in the transaction that stores its pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Due<'a> {
+    pub(super) schedule: i64,
+    pub(super) due_at: DateTime<Utc>,
+    pub(super) note: &'a str,
+    /// How far the schedule was as it was read, and how far it is then: its next due time, and one that waits.
+    pub(super) before: &'a Progress,
+    pub(super) then: (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
 }
 
 /// A pipeline that is stored, now or before.
@@ -94,6 +110,9 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
             needs: needs.collect(),
         });
         positions.insert(&job.name, position);
+    }
+    if let Some(due) = submission.due {
+        due.take_down(&mut tx, pipeline, now).await?;
     }
     // All jobs in one statement: a pipeline of a thousand is one round trip, and is there whole or not at all.
     let ids = jobs::insert_jobs(&mut tx, pipeline, &jobs, &caller, now).await?;
@@ -173,6 +192,28 @@ async fn before_or(
     let mut conn = app.db.read().await?;
     let before = find_before(&mut conn, submission.request_id, digest).await?;
     before.ok_or(LifecycleError::InvalidDocument(fields))
+}
+
+impl Due<'_> {
+    /// # Errors
+    /// [`StoreError::Vanished`] where this due time was dealt with before, or the schedule changed: then nothing is
+    /// submitted.
+    async fn take_down(
+        &self,
+        tx: &mut Tx,
+        pipeline: PipelineId,
+        now: DateTime<Utc>,
+    ) -> std::result::Result<(), StoreError> {
+        let run = Run {
+            due_at: self.due_at,
+            outcome: Outcome::Submitted,
+            pipeline: Some(pipeline),
+            text: self.note.to_owned(),
+            at: now,
+        };
+        schedules::mark_progress(tx, self.schedule, self.before, self.then).await?;
+        schedules::insert_run(tx, self.schedule, &run).await
+    }
 }
 
 impl Submission<'_> {

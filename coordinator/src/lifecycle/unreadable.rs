@@ -48,7 +48,7 @@ async fn fail(app: &App, job: JobId, why: &str) -> Result<()> {
     transitions::mark_job_failed(&mut tx, job, head.attempt, &open, &failure, now).await?;
     let text = format!("failed ({}): {}", failure.class.as_str(), failure.message);
     events::insert_event(&mut tx, job, head.attempt, &text, now).await?;
-    changed.extend(settle::after_failure(&mut tx, job, head.array_job, &failure, now).await?);
+    changed.extend(settle::after_failure(&mut tx, job, head.array_job, now).await?);
     tx.commit().await?;
     tracing::error!(%job, why, "a job cannot be read and has failed");
     app.jobs_changed(&changed);

@@ -11,6 +11,7 @@ mod relatives;
 mod series;
 mod stored;
 mod watch;
+mod what_if;
 
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_domain::job::JobState;
@@ -89,6 +90,7 @@ impl JobsService {
             document,
             overrides: &overrides,
             caller,
+            due: None,
         };
         if dry_run {
             let spec = lifecycle::check(&self.app, &submission).await?;
@@ -134,6 +136,10 @@ impl JobsService {
         let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
         Ok(v1::JobDetail {
             first_said: first_said.map(encode::forecast),
+            forecast_accuracy: expected
+                .as_ref()
+                .and(self.app.index.plays.accuracy())
+                .map(encode::accuracy),
             expected: expected.map(encode::forecast),
             no_forecast,
             job: reasons::with_reason(&self.app, job),
@@ -424,6 +430,12 @@ impl v1::jobs_server::Jobs for JobsService {
         let request = request.into_inner();
         scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
         Ok(Response::new(series::look(&self.app, request).await?))
+    }
+
+    async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answer<v1::WhatIfResponse> {
+        Ok(Response::new(
+            what_if::look(&self.app, request.into_inner()).await?,
+        ))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {

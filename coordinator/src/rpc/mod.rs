@@ -13,6 +13,7 @@ mod jobs;
 mod members;
 mod methods;
 mod projects;
+mod schedules;
 mod scope;
 mod trust;
 mod until;
@@ -28,6 +29,7 @@ use marquee_proto::v1::audit_server::AuditServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
+use marquee_proto::v1::schedules_server::SchedulesServer;
 use marquee_proto::v1::trust_server::TrustServer;
 use marquee_proto::v1::users_server::UsersServer;
 use marquee_proto::v1::worker_session_server::WorkerSessionServer;
@@ -82,6 +84,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
     let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let schedules = SchedulesServer::new(schedules::SchedulesService::new(app.clone()))
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let session = WorkerSessionServer::new(SessionService::new(app.clone()))
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -112,6 +117,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .await;
     reporter
         .set_serving::<ProjectsServer<projects::ProjectsService>>()
+        .await;
+    reporter
+        .set_serving::<SchedulesServer<schedules::SchedulesService>>()
         .await;
     reporter
         .set_serving::<WorkerSessionServer<SessionService>>()
@@ -164,6 +172,7 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .add_service(audit)
         .add_service(cluster)
         .add_service(projects)
+        .add_service(schedules)
         .add_service(trust)
         .add_service(users)
         .add_service(session)

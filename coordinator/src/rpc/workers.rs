@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::ids::{JobId, JobName, WorkerId};
 use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES};
 use marquee_domain::standing::{Decision, Drain, Standing};
@@ -20,6 +21,9 @@ use crate::lifecycle::{self, LifecycleError};
 
 /// In place of the name of a job that whoever asks may not look at.
 const OF_OTHERS: &str = "(another project's)";
+/// Longest maintenance window, and how far ahead one may begin: beyond, a slip of the hand is likelier than a wish.
+const WINDOW_MAX: TimeDelta = TimeDelta::days(30);
+const WINDOW_AHEAD_MAX: TimeDelta = TimeDelta::days(366);
 
 /// The service.
 #[derive(Debug)]
@@ -56,13 +60,14 @@ impl WorkersService {
             };
             held.entry(rank.worker).or_default().push(encoded);
         }
+        let now = self.app.clock.now();
         let with_ranks = |worker: Worker| {
             let ranks = held.remove(&worker.id).unwrap_or_default();
             let gpus = self.app.sessions.gpus(worker.id);
             let rival = self.app.sessions.rival(worker.id).unwrap_or_default();
             v1::Worker {
                 rival,
-                ..encode(worker, ranks, gpus)
+                ..encode(worker, ranks, gpus, now)
             }
         };
         Ok(workers.into_iter().map(with_ranks).collect())
@@ -82,7 +87,7 @@ impl WorkersService {
         name: &str,
         text: &str,
         caller: &Caller,
-        change: impl FnOnce(&mut Standing),
+        change: impl FnOnce(&mut Standing) -> Result<(), String>,
     ) -> Result<Response<v1::Worker>, Status> {
         let by = caller.to_string();
         let id = lifecycle::set_standing(&self.app, name, text, &by, change).await?;
@@ -156,7 +161,10 @@ impl v1::workers_server::Workers for WorkersService {
             ),
             None => "is drained: what runs finishes".to_owned(),
         };
-        let change = |standing: &mut Standing| standing.drain = Some(drain);
+        let change = |standing: &mut Standing| {
+            standing.drain = Some(drain);
+            Ok(())
+        };
         self.set_standing(&name, &text, &caller, change).await
     }
 
@@ -166,7 +174,10 @@ impl v1::workers_server::Workers for WorkersService {
     ) -> Result<Response<v1::Worker>, Status> {
         let caller = Caller::of(&request);
         let name = request.into_inner().name;
-        let change = |standing: &mut Standing| standing.drain = None;
+        let change = |standing: &mut Standing| {
+            standing.drain = None;
+            Ok(())
+        };
         self.set_standing(&name, "is drained no more", &caller, change)
             .await
     }
@@ -194,12 +205,65 @@ impl v1::workers_server::Workers for WorkersService {
             format!("had {what} put into quarantine")
         };
         let decision = (!lift).then_some(decision);
-        let change = |standing: &mut Standing| match (gpu, decision) {
-            (None, decision) => standing.quarantine = decision,
-            (Some(index), Some(decision)) => drop(standing.gpus.insert(index, decision)),
-            (Some(index), None) => drop(standing.gpus.remove(&index)),
+        let change = |standing: &mut Standing| {
+            match (gpu, decision) {
+                (None, decision) => standing.quarantine = decision,
+                (Some(index), Some(decision)) => drop(standing.gpus.insert(index, decision)),
+                (Some(index), None) => drop(standing.gpus.remove(&index)),
+            }
+            Ok(())
         };
         self.set_standing(&name, &text, &caller, change).await
+    }
+
+    async fn add_window(
+        &self,
+        request: Request<v1::AddWindowRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let v1::AddWindowRequest {
+            worker_name,
+            from,
+            until,
+            reason,
+        } = request.into_inner();
+        let decision = self.decision(&caller, reason)?;
+        let from = from.as_ref().map(convert::datetime).transpose()?;
+        let until = until.as_ref().map(convert::datetime).transpose()?;
+        let (from, until) = window_of(from, until, decision.at)?;
+        let clock = |at: DateTime<Utc>| at.format("%Y-%m-%d %H:%M").to_string();
+        let text = format!(
+            "is to be empty from {} to {} UTC: what runs there then is moved",
+            clock(from),
+            clock(until)
+        );
+        let change = |standing: &mut Standing| standing.add_window(decision, (from, until));
+        self.set_standing(&worker_name, &text, &caller, change)
+            .await
+    }
+
+    async fn remove_window(
+        &self,
+        request: Request<v1::RemoveWindowRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let caller = Caller::of(&request).to_string();
+        let v1::RemoveWindowRequest {
+            worker_name,
+            number,
+        } = request.into_inner();
+        let change = |standing: &mut Standing| {
+            let before = standing.windows.len();
+            standing.windows.retain(|window| window.number != number);
+            if standing.windows.len() == before {
+                return Err(format!(
+                    "it has no maintenance window {number}; \"marquee window list\" shows those there are"
+                ));
+            }
+            Ok(())
+        };
+        let text = format!("has maintenance window {number} no more");
+        self.set_standing(&worker_name, &text, &caller, change)
+            .await
     }
 
     async fn probe(
@@ -214,7 +278,44 @@ impl v1::workers_server::Workers for WorkersService {
     }
 }
 
-fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>) -> v1::Worker {
+/// The bounds of a maintenance window, as far as anybody can mean them.
+fn window_of(
+    from: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), BadField> {
+    let from = from.ok_or(BadField::missing("from"))?;
+    let until = until.ok_or(BadField::missing("until"))?;
+    let invalid = |field, why: String| Err(BadField::invalid(field, why));
+    if from < now - TimeDelta::minutes(1) {
+        return invalid(
+            "from",
+            format!("{from} has passed; give a time from now on"),
+        );
+    }
+    if from > now + WINDOW_AHEAD_MAX {
+        let days = WINDOW_AHEAD_MAX.num_days();
+        return invalid("from", format!("{from} is more than {days} days ahead"));
+    }
+    if until <= from {
+        return invalid("until", format!("{until} is not after {from}"));
+    }
+    if until > from + WINDOW_MAX {
+        let days = WINDOW_MAX.num_days();
+        return invalid(
+            "until",
+            format!("it is longer than {days} days; \"marquee drain\" has no end of its own"),
+        );
+    }
+    Ok((from, until))
+}
+
+fn encode(
+    worker: Worker,
+    ranks: Vec<v1::RunningRank>,
+    gpus: Vec<v1::GpuReading>,
+    now: DateTime<Utc>,
+) -> v1::Worker {
     let state = match worker.state {
         WorkerState::Online => v1::WorkerState::Online,
         WorkerState::Lost => v1::WorkerState::Lost,
@@ -242,7 +343,22 @@ fn encode(worker: Worker, ranks: Vec<v1::RunningRank>, gpus: Vec<v1::GpuReading>
             Vec::new(),
         ),
     };
+    let windows = worker
+        .standing
+        .iter()
+        .flat_map(|standing| &standing.windows);
+    let windows = windows.filter(|window| window.until > now);
+    let windows = windows.map(|window| v1::MaintenanceWindow {
+        number: window.number,
+        from: Some(timestamp(window.from)),
+        until: Some(timestamp(window.until)),
+        reason: window.decision.reason.clone(),
+        by: window.decision.by.clone(),
+        at: Some(timestamp(window.decision.at)),
+        words: window.words(now),
+    });
     v1::Worker {
+        windows: windows.collect(),
         closed: closed.unwrap_or_default(),
         drain_deadline: drain_deadline.map(timestamp),
         quarantined_gpus,

@@ -17,7 +17,7 @@ use super::held::HeldBack;
 use super::limits::Limits;
 use super::shape::RulesId;
 use super::wanted::{Kind, Member, Started, Wanted};
-use super::{Host, PlacedRank};
+use super::{End, Host, PlacedRank, Stay};
 
 /// How many ranks of a gang go to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(super) struct Pool<'a> {
     /// Hosts from which an operator keeps new work away, by name.
     closed: Vec<&'a Host>,
     limits: &'a Limits,
+    /// Whether any host is to be empty at some time: few clusters ask that of themselves.
+    has_windows: bool,
     held_back: Vec<HeldBack<'a>>,
     /// Free devices of each host that would do, for each thing that was wanted so far: counted once a
     /// round, and again for a host only when devices of it are taken.
@@ -64,6 +66,7 @@ impl<'a> Pool<'a> {
         let mut closed: Vec<&Host> = hosts.iter().filter(|host| host.closed.is_some()).collect();
         closed.sort_by_key(|host| (&host.name, host.worker));
         Self {
+            has_windows: members.iter().any(|member| member.host.window.is_some()),
             members,
             closed,
             limits,
@@ -178,21 +181,21 @@ impl<'a> Pool<'a> {
         self.held_back.iter().find(of_kind)
     }
 
-    /// Where a gang could start now, leaving alone what is held back for others. One that `ends_at` a known time
-    /// may use what is held back until later.
+    /// Where a gang could start now, leaving alone what is held back for others, and hosts that are to be empty before
+    /// it ends. One that ends at a known time may use what is held back until later.
     pub(super) fn fit_now(
         &self,
         wanted: Wanted<'a>,
         ranks: u32,
         per_rank: u32,
-        ends_at: Option<DateTime<Utc>>,
+        stay: Stay,
     ) -> Option<Vec<Share>> {
         let free = self.free_on_each(wanted);
-        let bars = |held: &&HeldBack<'_>| held.wanted.kind == wanted.kind && held.bars(ends_at);
+        let bars = |held: &&HeldBack<'_>| held.wanted.kind == wanted.kind && held.bars(stay.end);
         // Nearly always nothing is held back: then the counts are used as they are, without a copy for each job.
         let mut bars = self.held_back.iter().filter(bars).peekable();
         if bars.peek().is_none() {
-            return fit(&free, ranks, per_rank);
+            return fit(&self.unless_barred(free, stay.last), ranks, per_rank);
         }
         let mut left = free.to_vec();
         for held in bars {
@@ -203,16 +206,39 @@ impl<'a> Pool<'a> {
                 left[index] = left[index].saturating_sub(kept);
             }
         }
+        let left = self.unless_barred(Rc::new(left), stay.last);
         fit(&left, ranks, per_rank)
     }
 
-    /// Where a gang could start once these jobs have left, leaving alone what is held back for others.
+    /// Free devices of each host, held back or not; none of hosts that are to be empty before `last`.
+    fn free_until(&self, wanted: Wanted<'a>, last: DateTime<Utc>) -> Rc<Vec<u32>> {
+        self.unless_barred(self.free_on_each(wanted), last)
+    }
+
+    fn unless_barred(&self, mut devices: Rc<Vec<u32>>, last: DateTime<Utc>) -> Rc<Vec<u32>> {
+        if self.has_windows {
+            let each = Rc::make_mut(&mut devices).iter_mut().zip(&self.members);
+            for (devices, _) in each.filter(|(_, member)| member.host.is_barred(last)) {
+                *devices = 0;
+            }
+        }
+        devices
+    }
+
+    /// Whether one of the hosts is to be empty before `last`.
+    pub(super) fn are_barred(&self, shares: &[Share], last: DateTime<Utc>) -> bool {
+        let mut hosts = shares.iter().map(|share| self.host(share.host));
+        self.has_windows && hosts.any(|host| host.is_barred(last))
+    }
+
+    /// Where a gang that runs until `last` could start once these jobs have left, leaving alone what is held back for
+    /// others.
     pub(super) fn fit_without(
         &self,
         leaving: &HashSet<JobId>,
         wanted: Wanted<'a>,
-        ranks: u32,
-        per_rank: u32,
+        (ranks, per_rank): (u32, u32),
+        last: DateTime<Utc>,
     ) -> Option<Vec<Share>> {
         let held_back = self
             .held_back
@@ -231,55 +257,89 @@ impl<'a> Pool<'a> {
                 .map(|held| wanted.count(member.host, &held.devices));
             free.saturating_sub(kept.sum()) + given.sum::<u32>()
         });
-        let left: Vec<u32> = left.collect();
+        let left = self.unless_barred(Rc::new(left.collect()), last);
         fit(&left, ranks, per_rank)
     }
 
-    /// When a gang could start on `shares` if nobody else took anything there: by the time limits of what runs.
-    /// None: one that must end has no limit.
+    /// When a gang could start on `shares` if nobody else took anything there: by the ends of what runs. None: of one
+    /// that must end nobody knows when.
     pub(super) fn fits_at(
         &self,
         wanted: Wanted<'a>,
         shares: &[Share],
         per_rank: u32,
         now: DateTime<Utc>,
-    ) -> Option<DateTime<Utc>> {
+    ) -> Option<End> {
         let free = self.free_on_each(wanted);
         let mut latest = now;
+        let mut is_sure = true;
         for share in shares {
             let Member { host, started, .. } = &self.members[share.host];
             let mut missing = (share.ranks * per_rank).saturating_sub(free[share.host]);
             let running = host
                 .running
                 .iter()
-                .map(|held| (held.ends_at, wanted.count(host, &held.devices)));
+                .map(|held| (held.end(), wanted.count(host, &held.devices)));
             let started = started
                 .iter()
-                .map(|taken| (taken.ends_at, wanted.count(host, &taken.devices)));
-            let mut ends: Vec<(DateTime<Utc>, u32)> = running
-                .chain(started)
-                .filter_map(|(ends_at, devices)| Some((ends_at?, devices)))
+                .map(|taken| (taken.end, wanted.count(host, &taken.devices)));
+            let ends = running.chain(started).filter(|(_, devices)| *devices > 0);
+            let mut ends: Vec<(End, u32)> = ends
+                .filter_map(|(end, devices)| Some((end?, devices)))
                 .collect();
-            ends.sort_unstable();
-            for (ends_at, devices) in ends {
+            ends.sort_unstable_by_key(|(end, devices)| (end.at, !end.is_sure, *devices));
+            for (end, devices) in ends {
                 if missing == 0 {
                     break;
                 }
-                if devices > 0 {
-                    latest = latest.max(ends_at);
-                }
+                latest = latest.max(end.at);
+                is_sure &= end.is_sure;
                 missing = missing.saturating_sub(devices);
             }
             if missing > 0 {
                 return None;
             }
         }
-        Some(latest)
+        Some(End {
+            at: latest,
+            is_sure,
+        })
     }
 
     /// Whether a gang could start now if nothing were held back.
-    pub(super) fn fit_unreserved(&self, wanted: Wanted<'a>, ranks: u32, per_rank: u32) -> bool {
-        fit(&self.free_on_each(wanted), ranks, per_rank).is_some()
+    pub(super) fn fit_unreserved(
+        &self,
+        wanted: Wanted<'a>,
+        ranks: u32,
+        per_rank: u32,
+        last: DateTime<Utc>,
+    ) -> bool {
+        fit(&self.free_until(wanted, last), ranks, per_rank).is_some()
+    }
+
+    /// Whether a gang could start now if nothing were held back, and no host had to be empty later.
+    pub(super) fn fit_but_for_windows(
+        &self,
+        wanted: Wanted<'a>,
+        ranks: u32,
+        per_rank: u32,
+    ) -> bool {
+        self.has_windows && fit(&self.free_on_each(wanted), ranks, per_rank).is_some()
+    }
+
+    /// Where a gang would start if nothing ran, without hosts that are to be empty before `last`.
+    pub(super) fn fit_if_left_alone(
+        &self,
+        wanted: Wanted<'a>,
+        ranks: u32,
+        per_rank: u32,
+        last: DateTime<Utc>,
+    ) -> Option<Vec<Share>> {
+        fit(
+            &self.unless_barred(self.offered(wanted), last),
+            ranks,
+            per_rank,
+        )
     }
 
     /// Where a gang would start if nothing ran.
@@ -299,7 +359,7 @@ impl<'a> Pool<'a> {
         host: usize,
         wanted: Wanted<'_>,
         devices: u32,
-        (job, ends_at): (JobId, Option<DateTime<Utc>>),
+        (job, end): (JobId, Option<End>),
     ) -> Vec<Device> {
         let of_kind = |held: &&HeldBack<'a>| held.wanted.kind == wanted.kind;
         let held_back = self.held_back.iter().filter(of_kind);
@@ -325,7 +385,7 @@ impl<'a> Pool<'a> {
         member.started.push(Started {
             job,
             devices: taken.clone(),
-            ends_at,
+            end,
         });
         for (counted, counts) in self.free.get_mut() {
             // For this host alone: a round that places thousands must not count all hosts anew for each.
@@ -359,7 +419,7 @@ impl<'a> Pool<'a> {
         shares: &[Share],
         wanted: Wanted<'_>,
         per_rank: u32,
-        job: (JobId, Option<DateTime<Utc>>),
+        job: (JobId, Option<End>),
     ) -> Vec<PlacedRank> {
         let mut placed = Vec::new();
         let mut next_rank = 0..;

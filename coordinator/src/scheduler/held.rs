@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 
+use super::End;
 use super::wanted::{Member, Wanted};
 
 /// What is held back for one job.
@@ -12,18 +13,24 @@ pub(super) struct HeldBack<'a> {
     pub(super) job: JobId,
     /// Devices by host index; 0 where none are held back.
     pub(super) devices: Vec<u32>,
-    /// When the job can start at the latest, where time limits tell: who has ended by then may use them before.
+    /// When the job can start, where the ends of what runs tell: who has ended by then may use them before.
     pub(super) until: Option<DateTime<Utc>>,
+    /// It was to have started by now: something took longer than its like did before.
+    pub(super) is_late: bool,
     /// Others made room for the job: nobody else starts there, however short.
     pub(super) is_claim: bool,
 }
 
 impl HeldBack<'_> {
-    /// Whether it keeps off a job that ends at `ends_at`; None: nobody knows when.
-    pub(super) fn bars(&self, ends_at: Option<DateTime<Utc>>) -> bool {
-        match (self.until, ends_at) {
-            (Some(until), Some(ends_at)) => self.is_claim || ends_at > until,
-            // Where either time is unknown it is kept off: to be late by a guess would break the promise to who waits.
+    /// Whether it keeps off a job that ends so; None: nobody knows when.
+    ///
+    /// Once a promise is broken, only those are let in that are stopped in time: a stream of jobs that all take longer
+    /// than was expected would put the start off for ever.
+    pub(super) fn bars(&self, end: Option<End>) -> bool {
+        match (self.until, end) {
+            (Some(until), Some(end)) => {
+                self.is_claim || end.at > until || (self.is_late && !end.is_sure)
+            }
             (None, _) | (_, None) => true,
         }
     }

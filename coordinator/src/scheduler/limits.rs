@@ -29,6 +29,8 @@ pub struct Limits {
     pub leaving: HashSet<JobId>,
     /// What was taken from others for jobs that have not started yet.
     pub claims: BTreeMap<JobId, Claim>,
+    /// When jobs for which devices are held back were first told that they start.
+    pub promised: BTreeMap<JobId, DateTime<Utc>>,
 }
 
 /// What a project used and may have.

@@ -41,6 +41,10 @@ use wanted::{Kind, Trainer, Wanted};
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
 pub const RESERVE_AFTER: Duration = Duration::from_secs(30);
 
+/// A job of which nobody knows how long it takes is not placed on a host that is to be empty within this time: one that
+/// was placed earlier is moved when the window begins, and most jobs are shorter.
+pub const UNKNOWN_RUNS: TimeDelta = TimeDelta::hours(4);
+
 /// One worker's host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -57,8 +61,35 @@ pub struct Host {
     /// What its trainer is built on; empty: it has none.
     pub flavour: String,
     pub labels: BTreeSet<String>,
+    /// The maintenance window that is in force or comes next.
+    pub window: Option<Window>,
     /// Ranks that hold devices here. A device is free when none of them has it.
     pub running: Vec<Held>,
+}
+
+/// A time at which a host is to be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+    /// Which one it is, who set it and why, to be read after the host's name.
+    pub words: String,
+}
+
+impl Host {
+    /// Whether a job that runs until then would run into its maintenance window.
+    fn is_barred(&self, last: DateTime<Utc>) -> bool {
+        self.window
+            .as_ref()
+            .is_some_and(|window| window.from < last)
+    }
+
+    /// Whether it is to be empty now.
+    #[must_use]
+    pub fn is_in_window(&self, now: DateTime<Utc>) -> bool {
+        let window = self.window.as_ref();
+        window.is_some_and(|window| window.from <= now && now < window.until)
+    }
 }
 
 /// A GPU of a host.
@@ -75,8 +106,27 @@ pub struct Gpu {
 pub struct Held {
     pub job: JobId,
     pub devices: Vec<Device>,
-    /// When it has ended at the latest, by its time limit. None: nobody knows.
+    /// When it has ended, by its time limit or by how long its like took. None: nobody knows.
     pub ends_at: Option<DateTime<Utc>>,
+    /// The end follows from earlier runs of its step alone: it may come later.
+    pub is_measured: bool,
+}
+
+/// When a job ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    at: DateTime<Utc>,
+    /// By its time limit: it is stopped then.
+    is_sure: bool,
+}
+
+impl Held {
+    fn end(&self) -> Option<End> {
+        Some(End {
+            at: self.ends_at?,
+            is_sure: !self.is_measured,
+        })
+    }
 }
 
 /// What to do now.
@@ -116,8 +166,10 @@ pub struct PlacedRank {
 pub struct Reservation {
     pub job: JobId,
     pub shape: Shape,
-    /// When it can start at the latest, where the time limits of what runs tell.
+    /// When it can start, where the ends of what runs tell.
     pub until: Option<DateTime<Utc>>,
+    /// At the latest: all these ends are time limits.
+    pub is_sure: bool,
     /// What its project may take.
     kinds: Kinds,
 }
@@ -241,12 +293,12 @@ impl Round<'_> {
         if let Some(obstacle) = self.closed.get(&(shape, allowed)) {
             return Err(left(*obstacle));
         }
-        let ends_at = ends_at(shape, self.now);
+        let stay = Stay::of(shape, self.now);
         let per_rank = shape.devices_per_rank;
         let choices = choices(&self.pool, shape, allowed);
         // The first choice that fits, not the one that fits best: GPUs before CPUs, whatever that leaves over.
         let found = choices.iter().find_map(|wanted| {
-            let shares = self.pool.fit_now(*wanted, shape.ranks, per_rank, ends_at)?;
+            let shares = self.pool.fit_now(*wanted, shape.ranks, per_rank, stay)?;
             Some((*wanted, shares))
         });
         let Some((wanted, shares)) = found else {
@@ -260,14 +312,14 @@ impl Round<'_> {
                 // Only what its quota rules out would do. Another project may have it: nothing is closed.
                 return Err(left(Obstacle::Quota { quota }));
             }
-            let obstacle = reason::obstacle(&self.pool, shape, allowed);
+            let obstacle = reason::obstacle(&self.pool, shape, allowed, stay);
             self.closed.insert((shape, allowed), obstacle);
             return Err(left(obstacle));
         };
         // Charged at once, so that the next job of this round is judged with what this one takes.
         self.turns.take(group);
         self.purses.charge(project, wanted.kind, devices);
-        Ok(self.pool.place(&shares, wanted, per_rank, (job, ends_at)))
+        Ok(self.pool.place(&shares, wanted, per_rank, (job, stay.end)))
     }
 
     /// Sees to it that jobs which devices keep waiting get their turn: what others left for one stays its own,
@@ -285,7 +337,7 @@ impl Round<'_> {
             Obstacle::Turn | Obstacle::Quota { .. } | Obstacle::NoWorker | Obstacle::Impossible => {
                 return;
             }
-            Obstacle::HeldBack { .. } | Obstacle::Busy { .. } => {}
+            Obstacle::HeldBack { .. } | Obstacle::Busy { .. } | Obstacle::Window { .. } => {}
         }
         let line = head.line();
         let shape = line.shape;
@@ -297,7 +349,7 @@ impl Round<'_> {
         // made room did so for that one.
         if let Some((job, claim)) = claims.iter().find(of_line)
             && allowed.has(claim.kind)
-            && preempt::hold_claim(&mut self.pool, *job, shape, claim)
+            && preempt::hold_claim(&mut self.pool, *job, shape, claim, self.now)
         {
             self.plan.claims.insert(*job, claim.clone());
             return;
@@ -310,7 +362,7 @@ impl Round<'_> {
             && let Some((victims, claim)) =
                 preempt::preempt(&self.pool, shape, allowed, line.priority, self.now)
             // Held in this very round: a later job would otherwise start on what is free of it already.
-            && preempt::hold_claim(&mut self.pool, head.job, shape, &claim)
+            && preempt::hold_claim(&mut self.pool, head.job, shape, &claim, self.now)
         {
             self.plan.preemptions.push(Preemption {
                 for_job: head.job,
@@ -336,10 +388,26 @@ fn kinds(wanted: DeviceKind) -> &'static [Kind] {
     }
 }
 
-/// When a job that is placed now has ended, by its time limit.
-fn ends_at(shape: Shape, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let limit = TimeDelta::seconds(i64::from(shape.limit_s?));
-    now.checked_add_signed(limit)
+/// Until when a job runs that is placed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stay {
+    /// By its time limit, or else by how long its like took. None: nobody knows.
+    end: Option<End>,
+    /// The same with a guess where nobody knows: hosts that are to be empty before are left alone.
+    last: DateTime<Utc>,
+}
+
+impl Stay {
+    fn of(shape: Shape, now: DateTime<Utc>) -> Self {
+        let end = shape.limit_s.or(shape.expected_s).and_then(|seconds| {
+            Some(End {
+                at: now.checked_add_signed(TimeDelta::seconds(i64::from(seconds)))?,
+                is_sure: shape.limit_s.is_some(),
+            })
+        });
+        let last = end.map_or_else(|| now + UNKNOWN_RUNS, |end| end.at);
+        Self { end, last }
+    }
 }
 
 /// What would do for a gang, the better first: each is one kind of device and, where it needs a
@@ -374,26 +442,39 @@ fn reserve(
     now: DateTime<Utc>,
 ) -> Option<Reservation> {
     let per_rank = shape.devices_per_rank;
-    let (wanted, shares): (_, Vec<Share>) =
-        choices(pool, shape, kinds).into_iter().find_map(|wanted| {
-            let shares = pool.fit_if_empty(wanted, shape.ranks, per_rank)?;
-            Some((wanted, shares))
-        })?;
-    // Whoever ends before that may use what is held back: it costs the waiting job nothing.
-    let until = pool.fits_at(wanted, &shares, per_rank, now);
+    let stay = Stay::of(shape, now);
+    let mut last = stay.last;
+    let (wanted, shares, until) = loop {
+        let (wanted, shares): (_, Vec<Share>) =
+            choices(pool, shape, kinds).into_iter().find_map(|wanted| {
+                let shares = pool.fit_if_left_alone(wanted, shape.ranks, per_rank, last)?;
+                Some((wanted, shares))
+            })?;
+        // Whoever ends before that may use what is held back: it costs the waiting job nothing.
+        let until = pool.fits_at(wanted, &shares, per_rank, now);
+        // It starts later, and must not run into a window then either: those hosts are left out, one more each time.
+        let later = until.map_or(last, |until| stay.last + (until.at - now));
+        if !pool.are_barred(&shares, later) {
+            break (wanted, shares, until);
+        }
+        last = last.max(later);
+    };
     let devices = pool.by_host(&shares, per_rank);
+    let promised = pool.limits().promised.get(&job);
     let held = HeldBack {
         wanted,
         job,
         devices,
-        until,
+        until: until.map(|until| until.at),
+        is_late: promised.is_some_and(|promised| *promised < now),
         is_claim: false,
     };
     // One a kind: with more, devices would stand idle for jobs that cannot start for long.
     pool.hold_back(held).then_some(Reservation {
         job,
         shape,
-        until,
+        until: until.map(|until| until.at),
+        is_sure: until.is_some_and(|until| until.is_sure),
         kinds,
     })
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use marquee_domain::flavour;
 use marquee_domain::resources::Device;
 
@@ -49,6 +50,17 @@ pub(super) fn closed(pool: &Pool<'_>, wanted: Wanted<'_>) -> Vec<String> {
     let words = closed.map(|host| {
         let why = host.closed.as_deref().unwrap_or("takes no work");
         format!("{} {why}", host.name)
+    });
+    words.collect()
+}
+
+/// Hosts with such devices that are to be empty before `last`.
+pub(super) fn windows(pool: &Pool<'_>, wanted: Wanted<'_>, last: DateTime<Utc>) -> Vec<String> {
+    let has_any = |host: &&Host| host.devices.iter().any(|device| wanted.fits(host, device));
+    let barred = pool.hosts().filter(|host| host.is_barred(last));
+    let words = barred.filter(has_any).filter_map(|host| {
+        let window = host.window.as_ref()?;
+        Some(format!("{} {}", host.name, window.words))
     });
     words.collect()
 }

@@ -16,7 +16,7 @@ use super::held::HeldBack;
 use super::limits::{Claim, Preemptible};
 use super::shape::Shape;
 use super::wanted::{Trainer, Wanted};
-use super::{Host, Kinds, choices};
+use super::{Host, Kinds, Stay, choices};
 
 /// A job waits for this long before others make room for it: what ends by itself meanwhile loses nothing.
 pub const PREEMPT_AFTER: Duration = Duration::from_secs(10);
@@ -24,6 +24,8 @@ pub const PREEMPT_AFTER: Duration = Duration::from_secs(10);
 pub const RUNS_AT_LEAST: Duration = Duration::from_secs(300);
 /// How often a day a job makes room.
 pub const TIMES_A_DAY_MAX: u32 = 4;
+/// Whoever makes room has left by then: the job that starts after it must not run into a maintenance window.
+const LEAVE_WITHIN: TimeDelta = TimeDelta::minutes(15);
 /// Running jobs that are looked at for one that waits, the cheapest first.
 const LOOKED_AT_MAX: usize = 200;
 
@@ -45,6 +47,7 @@ pub(super) fn preempt(
     now: DateTime<Utc>,
 ) -> Option<(Vec<JobId>, Claim)> {
     let candidates = candidates(pool, priority, now);
+    let last = Stay::of(shape, now).last + LEAVE_WITHIN;
     if candidates.is_empty() {
         return None;
     }
@@ -52,7 +55,7 @@ pub(super) fn preempt(
         .into_iter()
         .find_map(|wanted| {
             let fit = |victims: &HashSet<JobId>| {
-                pool.fit_without(victims, wanted, shape.ranks, shape.devices_per_rank)
+                pool.fit_without(victims, wanted, (shape.ranks, shape.devices_per_rank), last)
             };
             let mut victims = HashSet::new();
             let mut taken = Vec::new();
@@ -152,7 +155,14 @@ fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape: Shape) ->
 
 /// Holds back what others left for a job. False where the hosts of the claim cannot give it any more: then it is
 /// void, and the job waits like any other.
-pub(super) fn hold_claim(pool: &mut Pool<'_>, job: JobId, shape: Shape, claim: &Claim) -> bool {
+pub(super) fn hold_claim(
+    pool: &mut Pool<'_>,
+    job: JobId,
+    shape: Shape,
+    claim: &Claim,
+    now: DateTime<Utc>,
+) -> bool {
+    let last = Stay::of(shape, now).last;
     let of_claim = |wanted: &Wanted<'_>| {
         let flavour = match wanted.trainer {
             Trainer::Of(flavour) => Some(flavour),
@@ -168,7 +178,9 @@ pub(super) fn hold_claim(pool: &mut Pool<'_>, job: JobId, shape: Shape, claim: &
     let mut devices = vec![0; offered.len()];
     for (worker, needed) in &claim.devices {
         match pool.index_of(*worker) {
-            Some(index) if offered[index] >= *needed => devices[index] = *needed,
+            Some(index) if offered[index] >= *needed && !pool.host(index).is_barred(last) => {
+                devices[index] = *needed;
+            }
             Some(_) | None => return false,
         }
     }
@@ -177,6 +189,7 @@ pub(super) fn hold_claim(pool: &mut Pool<'_>, job: JobId, shape: Shape, claim: &
         job,
         devices,
         until: None,
+        is_late: false,
         is_claim: true,
     })
 }

@@ -10,7 +10,8 @@ use super::devices::Pool;
 use super::limits::{Limits, Purses, QuotaHit};
 use super::wanted::{Kind, Trainer, Wanted};
 use super::{
-    Host, Kinds, Line, Reservation, Shape, choices, ends_at, kinds, obstacles, preempt, reserve,
+    Host, Kinds, Line, Reservation, Shape, Stay, UNKNOWN_RUNS, choices, kinds, obstacles, preempt,
+    reserve,
 };
 
 /// Jobs named in one reason; more make it unreadable.
@@ -30,6 +31,8 @@ pub enum Obstacle {
     HeldBack { needs: u32 },
     /// Too few devices are free, or not as the gang needs them together.
     Busy { needs: u32, free: u32, total: u32 },
+    /// Enough devices are free, on hosts that are to be empty before it ends.
+    Window { needs: u32 },
     /// As many of its array, or of its concurrency key, run as may run at a time.
     Turn,
     /// Its project has as much as it may have.
@@ -45,6 +48,7 @@ impl Obstacle {
             Self::Impossible => "impossible",
             Self::HeldBack { .. } => "held_back",
             Self::Busy { .. } => "busy",
+            Self::Window { .. } => "window",
             Self::Turn => "turn",
             Self::Quota { .. } => "quota",
         }
@@ -63,6 +67,9 @@ impl Obstacle {
             ),
             Self::Busy { needs, free, total } => format!(
                 "needs {needs} devices, {free} of {total} were free when it was last looked at"
+            ),
+            Self::Window { needs } => format!(
+                "needs {needs} devices, which were free on hosts that are to be empty before it ends"
             ),
             Self::Turn => "as many as may run at a time were running".into(),
             Self::Quota { quota } => format!("quota of its project: {}", quota.words()),
@@ -115,7 +122,7 @@ pub fn back_off(until: DateTime<Utc>) -> String {
 }
 
 /// What keeps `shape` from being placed now.
-pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape, allowed: Kinds) -> Obstacle {
+pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape, allowed: Kinds, stay: Stay) -> Obstacle {
     if pool.is_empty() {
         return Obstacle::NoWorker;
     }
@@ -123,8 +130,11 @@ pub(super) fn obstacle(pool: &Pool<'_>, shape: Shape, allowed: Kinds) -> Obstacl
     let Some(wanted) = possible(pool, shape, allowed) else {
         return Obstacle::Impossible;
     };
-    if fits_unreserved(pool, wanted.kind, shape) {
+    if fits_unreserved(pool, wanted.kind, shape, stay) {
         return Obstacle::HeldBack { needs };
+    }
+    if fits_but_for_windows(pool, wanted.kind, shape) {
+        return Obstacle::Window { needs };
     }
     let usable = usable(pool, wanted.kind, shape);
     Obstacle::Busy {
@@ -154,7 +164,7 @@ impl<'a> Explainer<'a> {
         let mut pool = Pool::new(hosts, limits);
         for (job, claim) in &limits.claims {
             if let Some(shape) = shape_of(*job) {
-                preempt::hold_claim(&mut pool, *job, shape, claim);
+                preempt::hold_claim(&mut pool, *job, shape, claim, now);
             }
         }
         for reservation in reservations {
@@ -213,8 +223,8 @@ impl<'a> Explainer<'a> {
                 format!("no worker takes new work: {}", obstacles::list(&closed))
             });
         }
-        let ends_at = ends_at(shape, self.now);
-        let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank, ends_at);
+        let stay = Stay::of(shape, self.now);
+        let fits = |wanted| pool.fit_now(wanted, shape.ranks, shape.devices_per_rank, stay);
         if choices(pool, shape, allowed)
             .into_iter()
             .any(|wanted| fits(wanted).is_some())
@@ -222,7 +232,7 @@ impl<'a> Explainer<'a> {
             return None;
         }
         Some(match possible(pool, shape, allowed) {
-            Some(wanted) => busy(pool, wanted.kind, shape),
+            Some(wanted) => busy(pool, wanted.kind, shape, stay),
             None => impossible(pool, shape),
         })
     }
@@ -237,13 +247,24 @@ fn possible<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Option<Wanted<
 }
 
 /// Whether the gang could start now if nothing were held back.
-fn fits_unreserved(pool: &Pool<'_>, kind: Kind, shape: Shape) -> bool {
-    let of_kind = choices(pool, shape, Kinds::ALL)
+fn fits_unreserved(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> bool {
+    of_kind(pool, kind, shape)
         .into_iter()
-        .filter(|wanted| wanted.kind == kind);
-    of_kind
+        .any(|wanted| pool.fit_unreserved(wanted, shape.ranks, shape.devices_per_rank, stay.last))
+}
+
+/// Whether the gang could start now if no host had to be empty before it ends.
+fn fits_but_for_windows(pool: &Pool<'_>, kind: Kind, shape: Shape) -> bool {
+    let (ranks, per_rank) = (shape.ranks, shape.devices_per_rank);
+    of_kind(pool, kind, shape)
         .into_iter()
-        .any(|wanted| pool.fit_unreserved(wanted, shape.ranks, shape.devices_per_rank))
+        .any(|wanted| pool.fit_but_for_windows(wanted, ranks, per_rank))
+}
+
+fn of_kind<'a>(pool: &Pool<'a>, kind: Kind, shape: Shape) -> Vec<Wanted<'a>> {
+    let mut choices = choices(pool, shape, Kinds::ALL);
+    choices.retain(|wanted| wanted.kind == kind);
+    choices
 }
 
 /// Devices that the hosts offer.
@@ -265,18 +286,26 @@ fn usable<'a>(pool: &Pool<'a>, kind: Kind, shape: Shape) -> Wanted<'a> {
     }
 }
 
-/// The gang would fit if nothing ran, so it waits for others.
-fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
+/// The gang would fit if nothing ran, so it waits for others, or for a host that is to be empty first.
+fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> String {
     let needs = needs(shape, kind);
-    if fits_unreserved(pool, kind, shape) {
+    if fits_unreserved(pool, kind, shape, stay) {
         let holder = pool.held_back_for(kind);
         let holder = holder.map_or_else(|| "another job".into(), |job| format!("job {job}"));
         return format!("{needs}, which are held back for {holder}: that one has waited longer");
     }
+    let windows = obstacles::windows(pool, usable(pool, kind, shape), stay.last);
+    if fits_but_for_windows(pool, kind, shape) {
+        let text = format!(
+            "{needs}; enough are free, but not for as long as it may run{}",
+            how_long(shape)
+        );
+        return with(text, &windows);
+    }
     let usable = usable(pool, kind, shape);
     let free = pool.free(usable);
     let mut text = format!("{needs}, {free} of {} are free", total(pool, usable));
-    if pool.fit_unreserved(usable, shape.ranks, shape.devices_per_rank) {
+    if pool.fit_unreserved(usable, shape.ranks, shape.devices_per_rank, stay.last) {
         text += " but not of one flavour of libtorch";
     } else if free >= shape.devices() {
         let per_rank = shape.devices_per_rank;
@@ -285,7 +314,20 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape) -> String {
     text += &waits_for(pool, usable);
     let mut others = obstacles::faults(pool, kind);
     others.extend(obstacles::closed(pool, usable));
+    others.extend(windows);
     with(text, &others)
+}
+
+/// How long a job is taken to run where a host is to be empty later.
+fn how_long(shape: Shape) -> String {
+    match (shape.limit_s, shape.expected_s) {
+        (Some(seconds), _) => format!(" (its timeout is {seconds} s)"),
+        (None, Some(seconds)) => format!(" (nearly all like it took up to {seconds} s)"),
+        (None, None) => format!(
+            " (nobody knows; {} h are kept free then, and a timeout would tell)",
+            UNKNOWN_RUNS.num_hours()
+        ),
+    }
 }
 
 /// A reason with what else stands in the way.

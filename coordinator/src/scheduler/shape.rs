@@ -43,12 +43,14 @@ pub struct Shape {
     pub rules: RulesId,
     /// Seconds after which it has ended, whatever becomes of it. None: nobody knows.
     pub limit_s: Option<u32>,
+    /// Of a job without such a limit: seconds that nearly all runs of its step took. Nothing stops it then.
+    pub expected_s: Option<u32>,
 }
 
 impl Shape {
-    /// The shape of a job.
+    /// The shape of a job whose like took so many seconds, as far as anybody knows.
     #[must_use]
-    pub fn of(spec: &JobSpec, rules: RulesId) -> Self {
+    pub fn of(spec: &JobSpec, rules: RulesId, expected_s: Option<u32>) -> Self {
         let Resources {
             ranks,
             min_ranks: _,
@@ -66,6 +68,7 @@ impl Shape {
             needs_trainer,
             rules,
             limit_s: spec.timeout_s,
+            expected_s: expected_s.filter(|_| spec.timeout_s.is_none()),
         }
     }
 

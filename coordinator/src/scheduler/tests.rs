@@ -13,6 +13,7 @@ mod contract;
 mod forecast;
 mod properties;
 mod sharing;
+mod windows;
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap()
@@ -33,6 +34,7 @@ fn host(name: &str) -> Host {
         gpus: BTreeMap::new(),
         flavour: "libtorch-2.11.0".into(),
         labels: BTreeSet::new(),
+        window: None,
         running: Vec::new(),
     }
 }
@@ -80,6 +82,7 @@ impl Host {
             job: JobId(job),
             devices: devices.to_vec(),
             ends_at: None,
+            is_measured: false,
         });
         self
     }
@@ -90,8 +93,22 @@ impl Host {
         self
     }
 
+    /// That is only what earlier runs took.
+    fn measured(mut self) -> Self {
+        self.running.last_mut().unwrap().is_measured = true;
+        self
+    }
+
     fn label(mut self, label: &str) -> Self {
         self.labels.insert(label.into());
+        self
+    }
+
+    /// It is to be empty between these seconds.
+    fn empty(mut self, from: i64, until: i64) -> Self {
+        let (from, until) = (at(from), at(until));
+        let words = format!("has maintenance window 1 from {}", from.format("%H:%M"));
+        self.window = Some(Window { from, until, words });
         self
     }
 
@@ -117,6 +134,7 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
             needs_trainer: false,
             rules: RulesId::NONE,
             limit_s: None,
+            expected_s: None,
         },
         priority: 0,
         project: ProjectId(0),
@@ -154,6 +172,11 @@ impl Pending {
 
     fn limit(mut self, seconds: u32) -> Self {
         self.shape.limit_s = Some(seconds);
+        self
+    }
+
+    fn expected(mut self, seconds: u32) -> Self {
+        self.shape.expected_s = Some(seconds);
         self
     }
 
@@ -209,6 +232,7 @@ fn place_within(
                 job: placement.job,
                 devices: rank.devices.clone(),
                 ends_at: None,
+                is_measured: false,
             });
         }
     }
@@ -234,7 +258,8 @@ fn place_within(
                     Obstacle::NoWorker
                     | Obstacle::Impossible
                     | Obstacle::HeldBack { .. }
-                    | Obstacle::Busy { .. } => explainer.explain(pending.line()).unwrap(),
+                    | Obstacle::Busy { .. }
+                    | Obstacle::Window { .. } => explainer.explain(pending.line()).unwrap(),
                 }
             }
         },

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
 use marquee_domain::flavour;
 use marquee_domain::ids::JobId;
 use marquee_domain::resources::Device;
 use marquee_domain::spec::HostRules;
 
-use super::Host;
+use super::{End, Host};
 
 /// A kind that a device has (a job may also ask for "any").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,7 +93,7 @@ impl Wanted<'_> {
 pub(super) struct Member<'a> {
     pub(super) host: &'a Host,
     pub(super) free: BTreeSet<Device>,
-    /// Jobs that were given devices here in this round, with the time at which they end at the latest.
+    /// Jobs that were given devices here in this round, with when they end.
     pub(super) started: Vec<Started>,
 }
 
@@ -103,5 +102,5 @@ pub(super) struct Member<'a> {
 pub(super) struct Started {
     pub(super) job: JobId,
     pub(super) devices: Vec<Device>,
-    pub(super) ends_at: Option<DateTime<Utc>>,
+    pub(super) end: Option<End>,
 }

@@ -1,4 +1,4 @@
-//! `array = 16`, or `array = { over = { lr = [0.1, 0.01], seed = [1, 2, 3] } }`.
+//! `array = 16`, or `array = { over = { lr = [0.1, 0.01], seed = [1, 2, 3] }, may_fail = "5 %" }`.
 
 use std::collections::BTreeMap;
 
@@ -8,31 +8,42 @@ use super::table::Table;
 use crate::limits;
 use crate::spec::{ArrayValues, JobKind};
 
-/// The elements of a job array, where the job's kind has a work that can be shared out, and their values.
-pub(super) fn array(table: &mut Table<'_>, kind: JobKind) -> Option<(u32, ArrayValues)> {
+/// A job array as a document asks for it.
+#[derive(Debug, Default)]
+pub(super) struct Array {
+    pub(super) size: u32,
+    /// How many of its elements may end without success.
+    pub(super) may_fail: u32,
+    pub(super) values: ArrayValues,
+}
+
+/// The elements of a job array, where the job's kind has a work that can be shared out.
+pub(super) fn array(table: &mut Table<'_>, kind: JobKind) -> Option<Array> {
     if !table.has("array") {
         return None;
     }
-    let is_over_values = table.is_table("array");
-    let array = if is_over_values {
-        let mut array = table.table("array")?;
-        let values = ArrayValues {
-            over: over(&mut array),
-            here: BTreeMap::new(),
-        };
-        let size = size(&array, &values);
-        array.finish();
-        (size, values)
+    let array = if table.is_table("array") {
+        in_full(table.table("array")?)
     } else {
-        let size = table.int("array", 1..=limits::ARRAY_MAX_ELEMENTS, None);
-        (size, ArrayValues::default())
+        Array {
+            size: table.int("array", 1..=limits::ARRAY_MAX_ELEMENTS, None),
+            ..Array::default()
+        }
     };
     match kind {
         JobKind::Command => Some(array),
-        JobKind::Fetch if is_over_values => {
+        JobKind::Fetch if !array.values.is_empty() => {
             table.add_error(
                 "array",
                 "the elements of a fetch job share out its ids; give their number. Only command jobs go over values",
+            );
+            None
+        }
+        JobKind::Fetch if array.may_fail > 0 => {
+            table.add_error(
+                "array.may_fail",
+                "the elements of a fetch job share out its ids: without one of them the data set is not whole. Only \
+                 command jobs may miss elements",
             );
             None
         }
@@ -47,6 +58,69 @@ pub(super) fn array(table: &mut Table<'_>, kind: JobKind) -> Option<(u32, ArrayV
             None
         }
     }
+}
+
+/// `{ count = 16, .. }` or `{ over = { .. }, .. }`.
+fn in_full(mut array: Table<'_>) -> Array {
+    let mut values = ArrayValues::default();
+    let size = match (array.has("count"), array.has("over")) {
+        (true, true) => {
+            array.add_error(
+                "count",
+                "the lists of \"over\" say how many elements there are; leave it out",
+            );
+            drop(over(&mut array));
+            array.int("count", 1..=limits::ARRAY_MAX_ELEMENTS, None)
+        }
+        (true, false) => array.int("count", 1..=limits::ARRAY_MAX_ELEMENTS, None),
+        (false, _) => {
+            values.over = over(&mut array);
+            size(&array, &values)
+        }
+    };
+    let may_fail = may_fail(&mut array, size);
+    array.finish();
+    Array {
+        size,
+        may_fail,
+        values,
+    }
+}
+
+/// `may_fail = 5` or `may_fail = "2 %"`, rounded down.
+fn may_fail(array: &mut Table<'_>, size: u32) -> u32 {
+    if !array.has("may_fail") {
+        return 0;
+    }
+    if !array.is_text("may_fail") {
+        let may_fail = array.int("may_fail", 0..=limits::ARRAY_MAX_ELEMENTS, None);
+        if may_fail >= size {
+            array.add_error(
+                "may_fail",
+                format!(
+                    "{may_fail} is not less than the number of its elements, {size}: one at least has to succeed"
+                ),
+            );
+        }
+        return may_fail;
+    }
+    let text = array.text("may_fail").unwrap_or_default();
+    let percent = text.trim().strip_suffix('%').map(str::trim_end);
+    let percent = percent.and_then(|number| number.parse::<f64>().ok());
+    let Some(percent) = percent.filter(|percent| (0.0..100.0).contains(percent)) else {
+        array.add_error(
+            "may_fail",
+            format!("{text:?} is no share below 100 %; write \"2 %\", or a number of elements"),
+        );
+        return 0;
+    };
+    // A share of a hundred thousand fits, and is below it: percent is below 100. The slack is for shares that are whole
+    // numbers of elements and no binary fractions.
+    let share = (f64::from(size) * percent / 100.0 + 1e-6).floor();
+    (0..size)
+        .rev()
+        .find(|may_fail| f64::from(*may_fail) <= share)
+        .unwrap_or(0)
 }
 
 fn size(array: &Table<'_>, values: &ArrayValues) -> u32 {
@@ -70,7 +144,7 @@ fn over(array: &mut Table<'_>) -> BTreeMap<String, Vec<Value>> {
     if !array.has("over") {
         array.add_error(
             "over",
-            "is missing; give lists by name, such as { lr = [0.1, 0.01] }",
+            "is missing; give lists by name, such as { lr = [0.1, 0.01] }, or a number of elements as \"count\"",
         );
     }
     let Some(lists) = array.table("over") else {
@@ -206,6 +280,69 @@ mod tests {
                 .get("values")
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_share_of_an_array_may_fail() {
+        let may_fail = |keys: &str| {
+            let spec = read(keys).unwrap();
+            (spec.array, spec.may_fail)
+        };
+        assert_eq!(
+            may_fail("array = { count = 16, may_fail = 5 }"),
+            (Some(16), 5)
+        );
+        assert_eq!(may_fail("array = { count = 16 }"), (Some(16), 0));
+        let over = "array = { over = { lr = [1, 2, 3] }, may_fail = \"34%\" }";
+        assert_eq!(may_fail(over), (Some(3), 1));
+        for (share, count, of) in [
+            ("2 %", 100_000, 2_000),
+            ("2 %", 49, 0),
+            ("2 %", 50, 1),
+            ("0.1 %", 3_000, 3),
+            ("99.9999 %", 10, 9),
+            ("0 %", 10, 0),
+        ] {
+            let keys = format!("array = {{ count = {count}, may_fail = \"{share}\" }}");
+            assert_eq!(may_fail(&keys), (Some(count), of), "{keys}");
+        }
+        // An element by itself either succeeds or does not, and old documents say nothing of it.
+        let array = read("array = { count = 4, may_fail = 1 }").unwrap();
+        assert_eq!(array.element_at(1).may_fail, 0);
+        let plain = serde_json::to_value(read("array = 4").unwrap()).unwrap();
+        assert!(plain.get("may_fail").is_none());
+
+        for (keys, said) in [
+            (
+                "array = { count = 3, may_fail = 3 }",
+                "jobs.sweep.array.may_fail: 3 is not less than the number of its elements, 3",
+            ),
+            (
+                "array = { count = 3, may_fail = \"100 %\" }",
+                "\"100 %\" is no share below 100 %",
+            ),
+            ("array = { count = 3, may_fail = \"nan %\" }", "is no share"),
+            ("array = { count = 3, may_fail = \"2\" }", "is no share"),
+            (
+                "array = { count = 3, may_fail = -1 }",
+                "array.may_fail: -1 is out of range",
+            ),
+            (
+                "array = { count = 3, over = { lr = [1] } }",
+                "jobs.sweep.array.count: the lists of \"over\" say",
+            ),
+            (
+                "array = { count = 0 }",
+                "jobs.sweep.array.count: 0 is out of range",
+            ),
+        ] {
+            let told = refused(keys);
+            assert!(told.contains(said), "{keys}: {told}");
+        }
+        let fetch = "kind = \"fetch\"\nsource = { type = \"tmdb\", api_url = \"http://h/3\" }\n\
+                     array = { count = 2, may_fail = 1 }";
+        let told = parse_job("f", DocumentText::Toml(fetch), &[], None).unwrap_err();
+        assert_eq!(told[0].field, "jobs.f.array.may_fail", "{told:?}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::array::Array;
 use super::sharing::sharing;
 use super::table::Table;
 use super::{Capacity, array, needs, settings};
@@ -9,7 +10,7 @@ use crate::ids::JobName;
 use crate::limits;
 use crate::project::ProjectName;
 use crate::resources::{DeviceKind, Resources};
-use crate::spec::{ArrayValues, InputRef, JobKind, JobSpec, NeedOn, Sharing, Source, Watch, Work};
+use crate::spec::{InputRef, JobKind, JobSpec, NeedOn, Sharing, Source, Watch, Work};
 
 /// Default of `max_attempts`: two faults of the world are borne, a third is a pattern.
 const MAX_ATTEMPTS: u32 = 3;
@@ -40,8 +41,7 @@ struct Rest {
     max_attempts: u32,
     timeout_s: Option<u32>,
     reuse: bool,
-    array: Option<u32>,
-    values: ArrayValues,
+    array: Option<Array>,
     watch: Watch,
     sharing: Sharing,
 }
@@ -57,7 +57,6 @@ impl Draft {
             timeout_s,
             reuse,
             array,
-            values,
             watch,
             sharing,
         } = self.rest?;
@@ -68,6 +67,10 @@ impl Draft {
             inputs,
             ..
         } = self;
+        let (size, array) = array.map(|array| (array.size, array)).unzip();
+        let Array {
+            may_fail, values, ..
+        } = array.unwrap_or_default();
         Some(JobSpec {
             name,
             work,
@@ -79,7 +82,8 @@ impl Draft {
             max_attempts,
             timeout_s,
             reuse,
-            array,
+            array: size,
+            may_fail,
             element: None,
             values,
             watch,
@@ -133,8 +137,9 @@ fn rest(
     let timeout_s = timeout(&mut table);
     let watch = super::watch::watch(&mut table, kind);
     let reuse = reuse(&mut table, kind);
-    let (array, values) = array::array(&mut table, kind).unzip();
-    let sharing = sharing(&mut table, array, project);
+    let array = array::array(&mut table, kind);
+    let size = array.as_ref().map(|array| array.size);
+    let sharing = sharing(&mut table, size, project);
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
         JobKind::Preprocess => Some(Work::Preprocess(settings::preprocess(&mut table))),
@@ -152,7 +157,7 @@ fn rest(
             format!("{batch} pictures cannot be spread over {ranks} ranks; give {ranks} or more"),
         );
     }
-    if let (Some(size), Some(Work::Fetch(fetch))) = (array, &work) {
+    if let (Some(size), Some(Work::Fetch(fetch))) = (size, &work) {
         check_fetch_array(&table, size, &fetch.source);
     }
     table.finish();
@@ -166,7 +171,6 @@ fn rest(
         timeout_s,
         reuse,
         array,
-        values: values.unwrap_or_default(),
         sharing,
     })
 }

@@ -67,6 +67,7 @@ pub fn spec(name: &str, ranks: u32) -> JobSpec {
         max_attempts: 3,
         timeout_s: None,
         array: None,
+        may_fail: 0,
         reuse: true,
         element: None,
         values: Default::default(),

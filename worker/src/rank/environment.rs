@@ -314,6 +314,7 @@ mod tests {
             max_attempts: 3,
             timeout_s: None,
             array: None,
+            may_fail: 0,
             reuse: true,
             element: None,
             values: Default::default(),

@@ -414,6 +414,7 @@ impl Assigned {
             max_attempts: 3,
             timeout_s: None,
             array: None,
+            may_fail: 0,
             reuse: true,
             element: None,
             values: Default::default(),

@@ -9,7 +9,7 @@ use marquee_proto::v1;
 use marquee_store::workers::{Worker, WorkerState};
 
 use crate::index::Open;
-use crate::scheduler::{Gpu, Held, Host};
+use crate::scheduler::{Gpu, Held, Host, Window};
 use crate::session::Sessions;
 
 /// The hosts that are here or may come back. One whose inventory cannot be read offers nothing.
@@ -32,10 +32,14 @@ fn host(
     inventory: &Inventory,
     now: DateTime<Utc>,
 ) -> Host {
-    let running = open.held_on(worker.id).map(|(key, devices)| Held {
-        job: key.job,
-        devices: devices.clone(),
-        ends_at: open.ends_at(key.job, now),
+    let running = open.held_on(worker.id).map(|(key, devices)| {
+        let end = open.planned_end(key.job, now);
+        Held {
+            job: key.job,
+            devices: devices.clone(),
+            ends_at: end.map(|(at, _)| at),
+            is_measured: end.is_some_and(|(_, is_measured)| is_measured),
+        }
     });
     let closed = match &worker.standing {
         Ok(standing) => standing.closed(),
@@ -54,6 +58,16 @@ fn host(
         gpus: gpus(inventory, worker, &sessions.gpus(worker.id)),
         flavour: inventory.flavour.clone(),
         labels: inventory.labels.clone(),
+        window: worker
+            .standing
+            .as_ref()
+            .ok()
+            .and_then(|standing| standing.window(now))
+            .map(|window| Window {
+                from: window.from,
+                until: window.until,
+                words: window.words(now),
+            }),
         running: running.collect(),
     }
 }

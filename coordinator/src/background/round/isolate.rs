@@ -150,6 +150,7 @@ mod tests {
                 needs_trainer: false,
                 rules: RulesId::NONE,
                 limit_s: None,
+                expected_s: None,
             },
             priority: 0,
             project: ProjectId::default(),
@@ -169,6 +170,7 @@ mod tests {
             gpus: BTreeMap::new(),
             flavour: String::new(),
             labels: BTreeSet::new(),
+            window: None,
             running: Vec::new(),
         }
     }

@@ -195,7 +195,9 @@ pub(super) async fn everything(app: &App) -> Result<()> {
     let differences = {
         let mut open = app.index.open();
         open.workers = workers;
-        open.reconcile(read.jobs, held, &unread)
+        let differences = open.reconcile(read.jobs, held, &unread);
+        open.renew_lengths();
+        differences
     };
     if !differences.is_empty() && !is_first {
         tracing::warn!(

@@ -74,7 +74,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
         });
         let planner = |queue: &Queue, hosts: &[Host]| planner(queue, hosts, &limits, now);
         elsewhere(&mut plan, &open.queue, &hosts, &index, planner);
-        open.reservations.clone_from(&plan.reservations);
+        open.held_back(&plan.reservations);
         open.claims.clone_from(&plan.claims);
         let next = [next, open.next_deadline()].into_iter().flatten().min();
         Planned {

@@ -18,7 +18,7 @@ use crate::app::App;
 use crate::background::hosts;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
-use crate::rpc::jobs::reasons;
+use crate::rpc::jobs::{encode, reasons};
 use crate::scheduler::{Explainer, Host, Line};
 
 /// An overview that has not changed is sent again after so long.
@@ -82,6 +82,7 @@ pub(super) async fn look(app: &App, caller: &Caller) -> Result<v1::Overview, Lif
         running,
         ended,
         caller: caller.to_string(),
+        forecasts: app.index.plays.accuracy().map(encode::accuracy),
         stands_by: standby.is_some(),
         leader: standby
             .and_then(|standby| standby.leader)
@@ -153,7 +154,7 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
         let of = open.workers.iter().filter(|worker| worker.state == wanted);
         u32::try_from(of.count()).unwrap_or(u32::MAX)
     };
-    let (cpus, gpus) = devices(&hosts);
+    let (cpus, gpus) = devices(&hosts, now);
     v1::Overview {
         queue,
         queued: u32::try_from(open.queue.len()).unwrap_or(u32::MAX),
@@ -166,9 +167,10 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
 }
 
 /// CPU devices and GPUs of all hosts.
-pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
+pub(crate) fn devices(hosts: &[Host], now: DateTime<Utc>) -> (v1::DeviceCount, v1::DeviceCount) {
     let (mut cpus, mut gpus) = (v1::DeviceCount::default(), v1::DeviceCount::default());
     for host in hosts {
+        let takes_work = host.accepting && !host.is_in_window(now);
         let held = |device: &Device| {
             host.running
                 .iter()
@@ -184,7 +186,7 @@ pub(crate) fn devices(hosts: &[Host]) -> (v1::DeviceCount, v1::DeviceCount) {
             };
             count.all += 1;
             count.held += u32::from(held(device));
-            count.closed += u32::from(!host.accepting || !is_well);
+            count.closed += u32::from(!takes_work || !is_well);
         }
     }
     (cpus, gpus)

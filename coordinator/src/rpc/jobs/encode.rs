@@ -10,7 +10,7 @@ use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::attempts::Attempt;
 use marquee_store::events::JobEvent;
-use marquee_store::forecasts::Forecast;
+use marquee_store::forecasts::{Accuracy, Forecast};
 use marquee_store::jobs::Job;
 use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
@@ -185,6 +185,14 @@ fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
         stall: hangs
             .stall(rank.worker, rank.key)
             .filter(|_| rank.state == RankState::Running),
+    }
+}
+
+pub(in crate::rpc) fn accuracy(accuracy: Accuracy) -> v1::ForecastAccuracy {
+    v1::ForecastAccuracy {
+        jobs: accuracy.jobs,
+        median_error_s: accuracy.median_error_s,
+        held: accuracy.held,
     }
 }
 

@@ -150,8 +150,12 @@ fn kept_for(open: &Open, job: JobId) -> Option<String> {
     }
     let reservation = open.reservations.iter().find(|other| other.job == job)?;
     Some(match reservation.until {
-        Some(at) => format!(
+        Some(at) if reservation.is_sure => format!(
             "devices are held back for it: it starts by {} UTC at the latest, by the time limits of what runs",
+            at.format("%Y-%m-%d %H:%M:%S")
+        ),
+        Some(at) => format!(
+            "devices are held back for it: it starts by {} UTC if what runs takes no longer than its like did before",
             at.format("%Y-%m-%d %H:%M:%S")
         ),
         None => "devices are held back for it as they come free".to_owned(),

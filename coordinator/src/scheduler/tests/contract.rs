@@ -55,6 +55,7 @@ impl Case {
                     job: placement.job,
                     devices: rank.devices.clone(),
                     ends_at: None,
+                    is_measured: false,
                 });
             }
         }
@@ -111,10 +112,18 @@ impl Draw {
         for (place, device) in (0..).zip(host.devices.clone()) {
             if self.below(2) == 0 {
                 host = host.runs(1_000 + i64::from(index) * 100 + place, &[device]);
-                if self.below(2) == 0 {
-                    host = host.until(1 + self.number(200));
+                match self.below(4) {
+                    0 => host = host.until(1 + self.number(200)),
+                    1 => host = host.until(1 + self.number(200)).measured(),
+                    _ => {}
                 }
             }
+        }
+        match self.below(8) {
+            0 => host = host.empty(self.number(300), 1_000),
+            1 => host = host.empty(-1, 1 + self.number(100)),
+            2 => host = host.empty(5 * 3_600, 6 * 3_600),
+            _ => {}
         }
         if self.below(8) == 0 {
             host.lost()
@@ -141,8 +150,9 @@ impl Draw {
         if self.below(4) == 0 {
             job = job.rules(1);
         }
-        match self.below(3) {
+        match self.below(4) {
             0 => job,
+            3 => job.expected(60 * (1 + self.below(3))),
             minutes => job.limit(minutes * 60),
         }
     }
@@ -505,6 +515,43 @@ fn m_quotas_hold_within_a_round() {
                 .iter()
                 .filter(|placement| case.pending(placement.job).group == *group);
             ensure!(placed.count() <= *left as usize, "{group:?}");
+        }
+        Ok(())
+    });
+}
+
+/// P: no job is placed where it would run into a maintenance window, by its time limit, by how long its like took, or
+/// within the time that is kept free of those of which nobody knows. What others are asked to leave is no such place.
+#[test]
+fn p_no_job_runs_into_a_maintenance_window() {
+    holds(|case| {
+        let plan = case.plan();
+        let last = |job: &Pending| {
+            let seconds = job.shape.limit_s.or(job.shape.expected_s);
+            at(0) + seconds.map_or(UNKNOWN_RUNS, |seconds| TimeDelta::seconds(seconds.into()))
+        };
+        let is_barred = |worker: WorkerId, job: JobId| {
+            let host = case
+                .hosts
+                .iter()
+                .find(|host| host.worker == worker)
+                .unwrap();
+            let window = host.window.as_ref();
+            window.is_some_and(|window| window.from < last(case.pending(job)))
+        };
+        for placement in &plan.placements {
+            for rank in &placement.ranks {
+                ensure!(
+                    !is_barred(rank.worker, placement.job),
+                    "job {}",
+                    placement.job
+                );
+            }
+        }
+        for (job, claim) in &plan.claims {
+            for worker in claim.devices.keys() {
+                ensure!(!is_barred(*worker, *job), "claimed for job {job}");
+            }
         }
         Ok(())
     });

@@ -60,3 +60,10 @@ fn a_long_queue_is_cut_and_costs_no_more() {
     let pending: Vec<Pending> = (1..=5_000).map(|id| job(id, GPU, 1)).collect();
     assert_eq!(play(&pending, &hosts, Some(1)).len(), STARTS_MAX);
 }
+
+#[test]
+fn who_waits_for_a_maintenance_window_is_expected_at_its_end() {
+    let hosts = [host("a").gpus(1).empty(60, 300)];
+    let pending = [job(1, GPU, 1).limit(60), job(2, GPU, 1).limit(100)];
+    assert_eq!(play(&pending, &hosts, Some(60)), [(2, 300)]);
+}

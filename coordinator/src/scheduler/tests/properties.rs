@@ -179,6 +179,7 @@ fn no_job_that_fits_is_left_while_nothing_is_held_back() {
                     job: placement.job,
                     devices: rank.devices.clone(),
                     ends_at: None,
+                    is_measured: false,
                 });
             }
         }
@@ -227,6 +228,7 @@ fn second_of_start(mut hosts: Vec<Host>, ranks: u32, seed: u64) -> Option<i64> {
                     job: placement.job,
                     devices: rank.devices,
                     ends_at: None,
+                    is_measured: false,
                 });
             }
         }
@@ -280,6 +282,7 @@ fn each_of_several_large_gangs_gets_its_turn() {
                     job: placement.job,
                     devices: rank.devices,
                     ends_at: None,
+                    is_measured: false,
                 });
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::*;
 
-fn placed(plan: &Outcome) -> Vec<i64> {
+pub(super) fn placed(plan: &Outcome) -> Vec<i64> {
     plan.placements
         .iter()
         .map(|placement| placement.job.0)
@@ -233,6 +233,77 @@ fn who_ends_before_the_reserved_gang_can_start_may_use_what_is_held_back() {
     assert_eq!(placed(&plan), [] as [i64; 0]);
 }
 
+/// The gang is promised second 50, by what runs before took; that takes four times as long. A stream of jobs that all
+/// take longer than theirs did fills the gap until the promise is broken, and does not put the start off for ever.
+#[test]
+fn jobs_that_take_longer_than_expected_do_not_starve_a_reserved_gang() {
+    let gang = job(1, GPU, 4).queued(-31);
+    let mut pending = vec![gang];
+    // What each job holds, when it began, how long its like took, and when it ends in truth.
+    let mut running = vec![(900, vec![gpu(0), gpu(1)], 0, 50, 200)];
+    let (mut filled, mut limits) = (Vec::new(), Limits::default());
+    for second in 0..400 {
+        running.retain(|(.., ends)| *ends > second);
+        let mut a = host("a").gpus(4);
+        for (id, devices, began, expected, _) in &running {
+            let end = if began + expected > second {
+                began + expected
+            } else {
+                second + ((second - began) / 2).max(1)
+            };
+            a = a.runs(*id, devices).until(end).measured();
+        }
+        pending.push(job(1_000 + second, GPU, 1).expected(10).queued(second));
+        let queue: Queue = pending.iter().copied().collect();
+        let plan = plan(&queue, &[a], &limits, at(second));
+        let held = plan.reservations.iter();
+        for held in held.filter(|held| held.job == gang.job) {
+            assert!(!held.is_sure);
+            limits
+                .promised
+                .entry(held.job)
+                .or_insert(held.until.unwrap());
+        }
+        for placement in plan.placements {
+            if placement.job == gang.job {
+                assert_eq!(limits.promised[&gang.job], at(50));
+                assert_eq!(second, 200, "with the end of what was before it");
+                assert!(
+                    filled.len() >= 2 && filled.iter().all(|s| *s <= 50),
+                    "{filled:?}"
+                );
+                return;
+            }
+            filled.push(second);
+            pending.retain(|job| job.job != placement.job);
+            for rank in placement.ranks {
+                running.push((placement.job.0, rank.devices, second, 10, second + 40));
+            }
+        }
+    }
+    panic!("the gang never started: {filled:?}");
+}
+
+/// Who is stopped in time is let in although a promise was broken, and who only may end in time is not.
+#[test]
+fn a_broken_promise_lets_in_only_those_that_have_a_time_limit() {
+    let hosts = [host("a").gpus(2).runs(9, &[gpu(0)]).until(100).measured()];
+    let gang = job(1, GPU, 2).queued(-60);
+    let within = |short: Pending, promised: i64| {
+        let limits = Limits {
+            promised: BTreeMap::from([(gang.job, at(promised))]),
+            ..Limits::default()
+        };
+        placed(&place_within(&[gang, short], &hosts, &limits, at(0)))
+    };
+    let (expected, limited) = (job(2, GPU, 1).expected(100), job(2, GPU, 1).limit(100));
+    assert_eq!(within(expected, 100), [2]);
+    assert_eq!(within(limited, 100), [2]);
+    assert_eq!(within(job(2, GPU, 1).expected(101), 100), [] as [i64; 0]);
+    assert_eq!(within(expected, -1), [] as [i64; 0]);
+    assert_eq!(within(limited, -1), [2]);
+}
+
 /// Played second by second: a stream of short jobs with limits uses what is held back, and the gang starts when it was
 /// promised.
 #[test]
@@ -268,6 +339,7 @@ fn a_promised_start_is_kept_while_short_jobs_fill_the_gap() {
                     job: placement.job,
                     devices: rank.devices,
                     ends_at: Some(at(second + 30)),
+                    is_measured: false,
                 });
             }
         }

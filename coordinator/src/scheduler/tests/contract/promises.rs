@@ -15,7 +15,8 @@ impl Case {
     /// Writes a plan down as the round after it would.
     fn take(&mut self, plan: &Plan, now: DateTime<Utc>) {
         for placement in &plan.placements {
-            let limit = self.pending(placement.job).shape.limit_s;
+            let shape = self.pending(placement.job).shape;
+            let limit = shape.limit_s.or(shape.expected_s);
             let ends_at = limit.map(|limit| now + TimeDelta::seconds(limit.into()));
             for rank in &placement.ranks {
                 let is_its = |host: &&mut Host| host.worker == rank.worker;
@@ -24,6 +25,7 @@ impl Case {
                     job: placement.job,
                     devices: rank.devices.clone(),
                     ends_at,
+                    is_measured: shape.limit_s.is_none(),
                 });
             }
             self.pending.retain(|job| job.job != placement.job);
@@ -117,6 +119,7 @@ fn i_a_further_device_takes_no_start_away() {
                 needs_trainer: false,
                 rules: RulesId::NONE,
                 limit_s: job.shape.limit_s,
+                expected_s: None,
             };
         }
         let started = |case: &Case| -> BTreeSet<JobId> {
