@@ -24,7 +24,7 @@ pub use cluster::Cluster;
 pub use error::PostgresError;
 pub use find::{BIN_VARIABLE, Binaries, by_environment, installed, look_into};
 pub use server::{STOP_WITHIN, Server};
-pub use throwaway::{Throwaway, fresh_folder};
+pub use throwaway::{Throwaway, fresh_folder, memory};
 
 /// The oldest major version that the tables and statements are tried on.
 pub const MAJOR_MIN: u32 = 14;

@@ -18,9 +18,10 @@ pub fn run(workspace: &Workspace, filter: &[String]) -> Result<ExitCode> {
     let mut failed = Vec::new();
     // A filter is for the tests of the crates.
     if filter.is_empty() {
-        if let Err(error) =
-            report::step("test: 20 simulated worlds", || sim::test(workspace, &setup))
-        {
+        if let Err(error) = report::step(
+            &format!("test: {} simulated worlds", sim::SEEDS_IN_TESTS),
+            || sim::test(workspace, &setup),
+        ) {
             report::note(&format!("{error:#}"));
             failed.push("the simulation");
         }
