@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 7] = [
     "marquee/v1/audit.proto",
     "marquee/v1/cluster.proto",
     "marquee/v1/projects.proto",
+    "marquee/v1/chaos.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

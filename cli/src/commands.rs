@@ -4,6 +4,7 @@ mod artifacts;
 mod audit;
 mod bench;
 mod cancel;
+mod chaos;
 mod completions;
 mod coordinators;
 mod demo;
@@ -53,7 +54,7 @@ Exit codes:
   1    a job failed, or the coordinator refused
   2    the command line is wrong
   3    no coordinator answers
-  4    the cluster's history breaks a rule (audit verify)
+  4    the cluster's history breaks a rule (audit verify, chaos)
   130  interrupted";
 
 /// Train models on your own hosts: submit, watch and steer jobs
@@ -122,6 +123,7 @@ enum Command {
     Doctor(doctor::Args),
     Artifacts(artifacts::Args),
     Audit(audit::Args),
+    Chaos(chaos::Args),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
@@ -169,6 +171,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Doctor(args) => doctor::run(args, &session).await,
         Command::Artifacts(args) => artifacts::run(args, &session).await,
         Command::Audit(args) => audit::run(args, &session).await,
+        Command::Chaos(args) => chaos::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),

@@ -76,11 +76,13 @@ pub enum ErrorCode {
     Internal,
     /// The coordinator died again and again of the same thing, and only reads are served.
     SafeMode,
+    /// A rehearsal would do harm that does not mend by itself, or finds nothing to break.
+    CannotRehearse,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -109,6 +111,7 @@ impl ErrorCode {
         Self::LimitReached,
         Self::Internal,
         Self::SafeMode,
+        Self::CannotRehearse,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.
@@ -143,6 +146,7 @@ impl ErrorCode {
             Self::LimitReached => "MQ0502",
             Self::Internal => "MQ0503",
             Self::SafeMode => "MQ0504",
+            Self::CannotRehearse => "MQ0385",
         }
     }
 
@@ -167,6 +171,7 @@ impl ErrorCode {
             | Self::CannotRescue
             | Self::WorkerIdInUse
             | Self::StillNeeded
+            | Self::CannotRehearse
             | Self::SafeMode => Code::FailedPrecondition,
             Self::WorkerOwned | Self::NotAllowed => Code::PermissionDenied,
             Self::BlobMismatch | Self::BlobDamaged => Code::DataLoss,

@@ -1,6 +1,6 @@
 //! The audit: what happened, line by line, as the database's own triggers wrote it down (migration 0015).
 //!
-//! Invariant: nothing here writes a line but [`forget_pipeline`], and nothing changes one. Lines that a later version
+//! Invariant: nothing here writes a line but [`forget_pipeline`] and [`insert_rehearsal`], and nothing changes one. Lines that a later version
 //! wrote, or that no rule speaks of, are shown and not judged.
 
 use chrono::{DateTime, Utc};
@@ -452,6 +452,44 @@ pub async fn act_as(tx: &mut Tx, caller: &str) -> Result<()> {
     sqlx::query_scalar!("SELECT set_config('marquee.actor', $1, true)", caller)
         .fetch_one(tx.sql())
         .await?;
+    Ok(())
+}
+
+/// What a rehearsal breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    Rank(RankKey, WorkerId),
+    Worker(WorkerId),
+    /// The coordinator that leads.
+    Leader,
+}
+
+/// Writes down a fault on purpose, before it is done: no table changes with it that a trigger could watch.
+pub async fn insert_rehearsal(
+    tx: &mut Tx,
+    broken: Broken,
+    caller: &str,
+    detail: &Value,
+) -> Result<()> {
+    act_as(tx, caller).await?;
+    let (key, worker) = match broken {
+        Broken::Rank(key, worker) => (Some(key), Some(worker)),
+        Broken::Worker(worker) => (None, Some(worker)),
+        Broken::Leader => (None, None),
+    };
+    let attempt = key.map(|key| convert::int("attempt", key.attempt.0));
+    let rank = key.map(|key| convert::int("rank", key.rank.0));
+    sqlx::query!(
+        "INSERT INTO audit (kind, job_id, attempt, rank, worker_id, detail)
+         VALUES ('rehearsed', $1, $2, $3, $4, $5)",
+        key.map(|key| key.job.0),
+        attempt.transpose()?,
+        rank.transpose()?,
+        worker.map(|worker| worker.0),
+        detail,
+    )
+    .execute(tx.sql())
+    .await?;
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub enum LifecycleError {
         "pipeline p{0} is to stay after all: something of it was retried, kept or taken meanwhile"
     )]
     NotAged(PipelineId),
+    #[error("{0}")]
+    CannotRehearse(String),
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -115,6 +117,7 @@ impl LifecycleError {
             | Self::Needed { .. }
             | Self::Kept { .. }
             | Self::NotAged(_)
+            | Self::CannotRehearse(_)
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
@@ -172,6 +175,7 @@ impl From<LifecycleError> for Status {
             LifecycleError::Needed { .. }
             | LifecycleError::Kept { .. }
             | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
+            LifecycleError::CannotRehearse(_) => ErrorCode::CannotRehearse,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
                 let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
@@ -210,6 +214,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::BlobDamaged
             | ErrorCode::LimitReached
             | ErrorCode::NotAllowed
+            | ErrorCode::CannotRehearse
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())
