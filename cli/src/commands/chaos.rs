@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use marquee_proto::v1;
 use marquee_proto::v1::rehearse_request::Fault;
 use marquee_proto::v1::{JobState, RankState, WorkerState};
 use marquee_view::audit::Verified;
 use marquee_view::chaos::Rehearsed;
+use marquee_view::units;
 
 use super::audit;
 use crate::client::Remote;
@@ -118,8 +120,12 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         }
         Fault::CutWorker(cut) => {
             let time = Duration::from_millis(cut.for_ms.into());
+            let before = heard(&remote, &cut.name).await?;
             tokio::time::sleep(time).await;
-            until(since, time + limit, async || is_back(&remote, cut).await).await?
+            until(since, time + limit, async || {
+                is_back(&remote, cut, before).await
+            })
+            .await?
         }
         Fault::StepDown(_) => {
             until(since, limit, async || has_heir(&remote, answer.epoch).await).await?
@@ -223,30 +229,31 @@ fn rank_is_over(
     ))
 }
 
+/// When a worker was last heard, by the coordinator's clock; None: it is not online.
+async fn heard(remote: &Remote, name: &str) -> Result<Option<DateTime<Utc>>> {
+    let workers = requests::workers::list(remote).await?;
+    let mut online = workers
+        .iter()
+        .filter(|worker| worker.name == name && worker.state() == WorkerState::Online);
+    let last = online
+        .next()
+        .and_then(|worker| worker.last_seen_at.as_ref());
+    Ok(units::time(last))
+}
+
+/// It counts as online until its lease has run out: what counts is that it was heard after the cut.
 async fn is_back(
     remote: &Remote,
     cut: &v1::CutWorker,
+    before: Option<DateTime<Utc>>,
 ) -> Result<std::result::Result<&'static str, String>> {
-    let workers = requests::workers::list(remote).await?;
-    let worker = workers
-        .iter()
-        .find(|worker| worker.name == cut.name && worker.state() == WorkerState::Online);
-    let Some(worker) = worker else {
-        return Ok(Err(format!("worker {} is not online", cut.name)));
-    };
-    // It may count as online for as long as its lease has not run out: what counts is that it was heard.
-    let heard = marquee_view::units::time(worker.last_seen_at.as_ref());
-    let is_fresh =
-        heard.is_some_and(|at| clock::now() - at < chrono::TimeDelta::seconds(HEARD_WITHIN_S));
-    Ok(if is_fresh {
-        Ok("the worker is back")
-    } else {
-        Err(format!("worker {} was not heard again", cut.name))
+    let heard = heard(remote, &cut.name).await?;
+    Ok(match (heard, before) {
+        (Some(heard), Some(before)) if heard > before => Ok("the worker is back"),
+        (Some(_), None) => Ok("the worker is back"),
+        (Some(_) | None, _) => Err(format!("worker {} was not heard again", cut.name)),
     })
 }
-
-/// Workers say something every two seconds; clocks of host and client may differ a little.
-const HEARD_WITHIN_S: i64 = 4;
 
 async fn has_heir(
     remote: &Remote,
