@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use crate::support::worker::FakeWorker;
 use crate::support::{Cluster, LEASE};
-use marquee_domain::ids::{AttemptNumber, JobId, Rank};
+use marquee_coordinator::session::PlacedRank;
+use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank};
 use marquee_domain::job::RankState;
 use marquee_proto::convert::timestamp;
 use marquee_proto::error::PublicError;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_proto::v1::{FailureClass, JobState, WorkerState};
-use marquee_store::ranks::{self, RankChange, RankKey, Reported};
+use marquee_store::jobs;
+use marquee_store::ranks::{self, Assignment, RankChange, RankKey, Reported};
 use tokio::time::Instant;
 
 const ONE: &str = "[jobs.one]\nkind = \"command\"\nargv = [\"true\"]\n";
@@ -293,18 +295,43 @@ async fn a_hello_that_comes_late_is_no_proof_that_a_rank_is_gone() {
 async fn a_rank_that_has_ended_before_its_worker_heard_of_it_is_not_given_out() {
     let cluster = Cluster::start().await;
     let mut worker = cluster.worker("w1").await;
+    let before = Instant::now();
     let id = cluster.submit(ONE).await[0].id;
     let key = worker.take_and_start().await;
     worker.finish(key, None).await;
     cluster.wait_for(id, JobState::Succeeded).await;
+    worker.forget(key);
+    // The session reads the rows of the worker's ranks with each of its heartbeats: then it no longer goes by the word.
+    let seen = "SELECT (extract(epoch FROM last_seen_at) * 1e6)::bigint FROM workers";
+    for _ in 0..2 {
+        let last = cluster.database.number(seen).await;
+        while cluster.database.number(seen).await == last {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     let stale = ranks::RankKey::new(key.0, key.1, key.2);
     let mut conn = cluster.app().db.read().await.unwrap();
     let given = ranks::list_assignments(&mut conn, &[stale]).await.unwrap();
     assert!(given.is_empty(), "{given:?}");
-    drop(conn);
     // The next session brings the word, as if it had waited, and gives nothing for it.
-    let sessions = &cluster.app().sessions;
-    sessions.placed(worker.id(), &[stale]);
+    let whole = Assignment {
+        key: stale,
+        pipeline: PipelineId(1),
+        spec: Ok(jobs::get_job_spec(&mut conn, JobId(id)).await.unwrap()),
+        world_size: 1,
+        local_rank: 0,
+        devices: Vec::new(),
+        resume: None,
+        standby_rank: None,
+    };
+    for assignment in [None, Some(whole)] {
+        let word = PlacedRank {
+            key: stale,
+            before,
+            assignment,
+        };
+        cluster.app().sessions.placed(worker.id(), vec![word]);
+    }
     let next = cluster.submit(ONE).await[0].id;
     assert_eq!(worker.next_assignment().await.job_id, next);
 }

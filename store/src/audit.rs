@@ -1,7 +1,7 @@
 //! The audit: what happened, line by line, as the database's own triggers wrote it down (migration 0015).
 //!
-//! Invariant: nothing here writes a line but [`forget_pipeline`] and [`insert_rehearsal`], and nothing changes one. Lines that a later version
-//! wrote, or that no rule speaks of, are shown and not judged.
+//! Invariant: nothing here writes a line but [`forget_pipeline`] and [`insert_rehearsal`], and nothing changes one. Lines
+//! that a later version wrote, or that no rule speaks of, are shown and not judged.
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
@@ -10,6 +10,7 @@ use marquee_domain::rank::RankKey;
 use marquee_domain::resources::Device;
 use marquee_history::{Event, StoredJob, StoredPipeline, StoredRank, What};
 use serde_json::Value;
+use sqlx::PgConnection;
 
 use crate::{Conn, Result, Tx, convert};
 
@@ -449,8 +450,13 @@ pub async fn list_jobs_with_artifact(
 
 /// What the audit writes from here on in this transaction was asked for by `caller`.
 pub async fn act_as(tx: &mut Tx, caller: &str) -> Result<()> {
+    act_on(tx.sql(), caller).await
+}
+
+/// The same on a bare connection.
+pub(crate) async fn act_on(connection: &mut PgConnection, caller: &str) -> Result<()> {
     sqlx::query_scalar!("SELECT set_config('marquee.actor', $1, true)", caller)
-        .fetch_one(tx.sql())
+        .fetch_one(connection)
         .await?;
     Ok(())
 }
@@ -464,14 +470,9 @@ pub enum Broken {
     Leader,
 }
 
-/// Writes down a fault on purpose, before it is done: no table changes with it that a trigger could watch.
-pub async fn insert_rehearsal(
-    tx: &mut Tx,
-    broken: Broken,
-    caller: &str,
-    detail: &Value,
-) -> Result<()> {
-    act_as(tx, caller).await?;
+/// Writes down a fault on purpose, before it is done, in a transaction of whoever asked for it: no table changes with it
+/// that a trigger could watch.
+pub async fn insert_rehearsal(tx: &mut Tx, broken: Broken, detail: &Value) -> Result<()> {
     let (key, worker) = match broken {
         Broken::Rank(key, worker) => (Some(key), Some(worker)),
         Broken::Worker(worker) => (None, Some(worker)),

@@ -15,7 +15,7 @@ use sqlx::{PgConnection, Postgres};
 use crate::Result;
 #[cfg(feature = "testing")]
 use crate::faults::{Faults, When};
-use crate::fence::Fence;
+use crate::fence::{Fence, Opening};
 use crate::stats::Meter;
 
 /// A connection to read on.
@@ -40,10 +40,14 @@ pub(crate) struct Transaction(Option<PoolConnection<Postgres>>);
 
 impl Transaction {
     /// Begins one that `fence` lets through.
-    pub(crate) async fn begin(connection: PoolConnection<Postgres>, fence: &Fence) -> Result<Self> {
+    pub(crate) async fn begin(
+        connection: PoolConnection<Postgres>,
+        fence: &Fence,
+        opening: Opening<'_>,
+    ) -> Result<Self> {
         // Before the first await, so that whatever becomes of it, it is rolled back.
         let mut begun = Self(Some(connection));
-        fence.begin(begun.connection()).await?;
+        fence.begin(begun.connection(), opening).await?;
         Ok(begun)
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::env::is_played;
+use marquee_domain::ids::PipelineId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use crate::Result;
 use crate::conn::{Conn, Transaction, Tx};
 #[cfg(feature = "testing")]
 use crate::faults::{Faults, When};
-use crate::fence::Fence;
+use crate::fence::{Fence, Opening};
 use crate::schema::{self, Schema};
 use crate::stats::{Counters, DbStats};
 
@@ -137,8 +138,31 @@ impl Db {
     /// and injected failures go by it. [`StoreError::NotLeading`](crate::StoreError::NotLeading) where another
     /// coordinator leads by now.
     pub async fn write(&self, operation: &'static str) -> Result<Tx> {
+        self.begin(operation, Opening::default()).await
+    }
+
+    /// The same, of what somebody asked for: what the audit writes of it names `caller`.
+    pub async fn write_as(&self, operation: &'static str, caller: &str) -> Result<Tx> {
+        let opening = Opening {
+            actor: Some(caller),
+            ..Opening::default()
+        };
+        self.begin(operation, opening).await
+    }
+
+    /// The same, with the locks of `pipelines` from its first statement on: what
+    /// [`lock_pipelines`](crate::pipelines::lock_pipelines) would take, without a statement of its own.
+    pub async fn write_on(&self, operation: &'static str, pipelines: &[PipelineId]) -> Result<Tx> {
+        let opening = Opening {
+            pipelines,
+            ..Opening::default()
+        };
+        self.begin(operation, opening).await
+    }
+
+    async fn begin(&self, operation: &'static str, opening: Opening<'_>) -> Result<Tx> {
         let connection = self.pool.acquire().await?;
-        let transaction = Transaction::begin(connection, &self.fence).await?;
+        let transaction = Transaction::begin(connection, &self.fence, opening).await?;
         Ok(Tx::new(
             transaction,
             self.counters.writing(operation),

@@ -1,11 +1,13 @@
 //! Which writes are let through: those of the coordinator that leads.
 //!
 //! A transaction begins with the shared advisory lock and then reads the leader's epoch, all in the one round trip
-//! that its BEGIN takes anyway. The lock comes first since each statement sees what is committed when it begins, and a
-//! successor raises the epoch under the exclusive lock: it waits for writes in flight, and none can follow.
+//! that its BEGIN takes anyway (`begin_write`, migration 0025). The lock comes first since each query there sees what is
+//! committed when it begins, and a successor raises the epoch under the exclusive lock: it waits for writes in flight,
+//! and none can follow.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use marquee_domain::ids::PipelineId;
 use sqlx::pool::PoolConnection;
 use sqlx::{AssertSqlSafe, Postgres, Row as _};
 
@@ -46,7 +48,11 @@ impl Fence {
     }
 
     /// Begins a transaction that may write.
-    pub(crate) async fn begin(&self, connection: &mut PoolConnection<Postgres>) -> Result<()> {
+    pub(crate) async fn begin(
+        &self,
+        connection: &mut PoolConnection<Postgres>,
+        opening: Opening<'_>,
+    ) -> Result<()> {
         let mine = self.0.load(Ordering::SeqCst);
         if mine == CLOSED {
             return Err(StoreError::NotLeading {
@@ -56,19 +62,16 @@ impl Fence {
         }
         #[cfg(feature = "testing")]
         if mine == OPEN {
-            sqlx::raw_sql("BEGIN").execute(&mut **connection).await?;
-            return Ok(());
+            return opening.begin_unfenced(connection).await;
         }
-        let begin = format!(
-            "BEGIN; SET LOCAL marquee.epoch = {mine}; SELECT pg_advisory_xact_lock_shared({LOCK_KEY}); \
-             SELECT epoch, address FROM leader"
-        );
-        let answers = sqlx::raw_sql(AssertSqlSafe(begin))
-            .fetch_all(&mut **connection)
+        let call = opening.call(mine);
+        let begin = format!("BEGIN; SELECT newest, leader_address FROM {call}");
+        // Not prepared: the two go in one round trip, and BEGIN has no parameters.
+        let leader = sqlx::raw_sql(AssertSqlSafe(begin))
+            .fetch_one(&mut **connection)
             .await?;
-        // The last one is the leader's; the lock's own says nothing.
-        let leader = answers.last().ok_or(StoreError::Vanished("leader"))?;
-        let newest: i64 = leader.try_get("epoch")?;
+        let newest: Option<i64> = leader.try_get("newest")?;
+        let newest = newest.ok_or(StoreError::Vanished("leader"))?;
         #[cfg(feature = "planted")]
         let newest = if marquee_domain::planted::is("epoch-unchecked") {
             mine
@@ -78,9 +81,52 @@ impl Fence {
         if newest != mine {
             return Err(StoreError::NotLeading {
                 mine: Some(mine),
-                leader: leader.try_get("address")?,
+                leader: leader.try_get("leader_address")?,
             });
         }
         Ok(())
     }
+}
+
+/// What a transaction begins with, besides the fence.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Opening<'a> {
+    /// Who asked for what it does, as the audit names them.
+    pub(crate) actor: Option<&'a str>,
+    /// Those whose locks it takes at once; see [`crate::pipelines::lock_pipelines`].
+    pub(crate) pipelines: &'a [PipelineId],
+}
+
+impl Opening<'_> {
+    /// The call of `begin_write` (migration 0025) as text.
+    fn call(&self, epoch: i64) -> String {
+        // A name is whatever its owner chose: as hexadecimal digits it cannot end the literal.
+        let actor = self.actor.map_or("NULL".to_owned(), |actor| {
+            format!("convert_from(decode('{}', 'hex'), 'UTF8')", hex(actor))
+        });
+        let pipelines = if self.pipelines.is_empty() {
+            "NULL".to_owned()
+        } else {
+            let ids: Vec<String> = self.pipelines.iter().map(|id| id.0.to_string()).collect();
+            format!("'{{{}}}'", ids.join(","))
+        };
+        format!("begin_write({LOCK_KEY}, {epoch}, {actor}, {pipelines})")
+    }
+
+    /// Where there is no election: nothing is asked of the leader's row, which may not even be there yet.
+    #[cfg(feature = "testing")]
+    async fn begin_unfenced(self, connection: &mut PoolConnection<Postgres>) -> Result<()> {
+        sqlx::raw_sql("BEGIN").execute(&mut **connection).await?;
+        if let Some(actor) = self.actor {
+            crate::audit::act_on(connection, actor).await?;
+        }
+        if !self.pipelines.is_empty() {
+            crate::pipelines::lock_on(connection, self.pipelines).await?;
+        }
+        Ok(())
+    }
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,7 +7,7 @@ use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, WorkerId};
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::Ended;
 use marquee_store::transitions::{self, JobHead};
-use marquee_store::{Tx, audit, events, jobs, pipelines, ranks};
+use marquee_store::{Tx, events, jobs, pipelines, ranks};
 
 use super::{LifecycleError, Result, dependents};
 use crate::app::App;
@@ -17,8 +17,7 @@ pub(super) const BY_USER: &str = "cancelled by a user";
 
 /// Cancels one job, and with it the jobs that cannot run without it.
 pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
-    let mut tx = app.db.write("cancel").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("cancel", caller).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;
@@ -37,8 +36,7 @@ pub async fn cancel_job(app: &App, job: JobId, caller: &str) -> Result<()> {
 /// Cancels every job of a pipeline that has not ended.
 pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> Result<()> {
     let now = app.clock.now();
-    let mut tx = app.db.write("cancel").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("cancel", caller).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let ids: Vec<JobId> = jobs::list_pipeline_jobs(&mut tx, pipeline)
         .await?

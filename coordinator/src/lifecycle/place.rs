@@ -8,15 +8,17 @@ use marquee_domain::spec::JobKind;
 use marquee_store::attempts::{self, NewAttempt, NewRank};
 use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::open::{self, HeldRank};
-use marquee_store::ranks::RankKey;
-use marquee_store::{StoreError, pipelines, reports};
+use marquee_store::ranks::{Assignment, RankKey};
+use marquee_store::{StoreError, reports};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Result;
 use crate::app::{App, Change};
 use crate::index::{Index, Known};
 use crate::metrics;
 use crate::scheduler::Placement;
+use crate::session::PlacedRank;
 
 /// Checkpoints looked at for one whose files are all here: more that are broken is a broken disk,
 /// and then a new start beats a search.
@@ -49,12 +51,12 @@ pub async fn place(
     let pipelines: BTreeSet<PipelineId> = known.values().map(|known| known.pipeline).collect();
     let pipelines: Vec<PipelineId> = pipelines.into_iter().collect();
 
+    let before = Instant::now();
     let stored = async {
-        let mut tx = app.db.write("place").await?;
+        // Whoever changes a job's state holds its pipeline's lock.
+        let mut tx = app.db.write_on("place", &pipelines).await?;
         let mut placed = BTreeSet::new();
         if !new.is_empty() {
-            // Whoever changes a job's state holds its pipeline's lock.
-            pipelines::lock_pipelines(&mut tx, &pipelines).await?;
             placed.extend(attempts::insert_attempts(&mut tx, &new, now).await?);
         }
         if !obstacles.is_empty() {
@@ -70,7 +72,7 @@ pub async fn place(
     let placed = stored.await?;
     unsure.answered();
 
-    let mut given: BTreeMap<WorkerId, Vec<RankKey>> = BTreeMap::new();
+    let mut given: BTreeMap<WorkerId, Vec<PlacedRank>> = BTreeMap::new();
     {
         let mut open = app.index.open();
         for placement in placements.iter().filter(|p| placed.contains(&p.job)) {
@@ -78,8 +80,13 @@ pub async fn place(
                 continue;
             };
             let held: Vec<HeldRank> = held(placement, known).collect();
+            let mut assignment = at_once(placement, known, resumes.contains_key(&placement.job));
             for rank in &held {
-                given.entry(rank.worker).or_default().push(rank.key);
+                given.entry(rank.worker).or_default().push(PlacedRank {
+                    key: rank.key,
+                    before,
+                    assignment: assignment.take(),
+                });
             }
             open.placed(placement.job, held, now);
         }
@@ -102,8 +109,8 @@ pub async fn place(
     if !placed.is_empty() {
         tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");
     }
-    for (worker, keys) in given {
-        app.sessions.placed(worker, &keys);
+    for (worker, ranks) in given {
+        app.sessions.placed(worker, ranks);
     }
     Ok(())
 }
@@ -175,6 +182,36 @@ fn held(placement: &Placement, known: &Known) -> impl Iterator<Item = HeldRank> 
         worker: rank.worker,
         devices: rank.devices.clone(),
         project: project.to_string(),
+    })
+}
+
+/// All that the worker of a placed job has to be told, where nothing of it has to be read: the job has one rank, takes no
+/// inputs and begins anew.
+fn at_once(placement: &Placement, known: &Known, resumes: bool) -> Option<Assignment> {
+    let [rank] = placement.ranks.as_slice() else {
+        return None;
+    };
+    if resumes || !known.spec.inputs.is_empty() {
+        return None;
+    }
+    // Elements stored by versions before 0.2 have a spec of their own.
+    let spec = match known.element {
+        Some((_, index)) if known.spec.element.is_none() => known.spec.element_at(index),
+        Some(_) | None => (*known.spec).clone(),
+    };
+    Some(Assignment {
+        key: RankKey {
+            job: placement.job,
+            attempt: AttemptNumber(known.attempt + 1),
+            rank: rank.rank,
+        },
+        pipeline: known.pipeline,
+        spec: Ok(spec),
+        world_size: 1,
+        local_rank: rank.local_rank,
+        devices: rank.devices.clone(),
+        resume: None,
+        standby_rank: None,
     })
 }
 

@@ -70,8 +70,8 @@ pub async fn rehearse(app: &App, fault: &Fault, is_dry: bool, caller: &str) -> R
     }
     let now = app.clock.now();
     let text = format!("on purpose (marquee chaos): {}", plan.said.done);
-    let mut tx = app.db.write("rehearsal").await?;
-    audit::insert_rehearsal(&mut tx, plan.broken, caller, &detail(fault)).await?;
+    let mut tx = app.db.write_as("rehearsal", caller).await?;
+    audit::insert_rehearsal(&mut tx, plan.broken, &detail(fault)).await?;
     for (job, attempt) in &plan.jobs {
         events::insert_event_by(&mut tx, *job, *attempt, &text, caller, now).await?;
     }

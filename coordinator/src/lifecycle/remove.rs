@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId};
 use marquee_store::removal::{self, Going};
-use marquee_store::{Conn, Tx, audit, events, pipelines, retention, transitions};
+use marquee_store::{Conn, Tx, events, pipelines, retention, transitions};
 
 use super::{LifecycleError, Result};
 use crate::app::App;
@@ -69,8 +69,7 @@ pub async fn remove_pipeline(
             break;
         }
     }
-    let mut tx = app.db.write("remove pipeline").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("remove pipeline", caller).await?;
     pipelines::lock_pipeline(&mut tx, id).await?;
     // Locked before they are asked for: a submission that names one of them is either seen, or finds it gone.
     retention::lock_artifacts(&mut tx, &jobs).await?;
@@ -106,8 +105,7 @@ pub async fn remove_artifact(
         return Ok(counted(files.len() as u64, sum(&going)));
     }
     let now = app.clock.now();
-    let mut tx = app.db.write("remove artifact").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("remove artifact", caller).await?;
     let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
     of.sort_unstable();
     of.dedup();

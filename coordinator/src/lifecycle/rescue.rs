@@ -3,7 +3,7 @@
 use marquee_domain::artifact::Manifest;
 use marquee_store::ranks::RankKey;
 use marquee_store::transitions::{self, Success};
-use marquee_store::{audit, jobs, pipelines};
+use marquee_store::{jobs, pipelines};
 
 use super::retry::bring_back;
 use super::{LifecycleError, Result, dependents};
@@ -26,8 +26,7 @@ pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> R
         return Err(LifecycleError::Unstored(text));
     }
     let now = app.clock.now();
-    let mut tx = app.db.write("rescue").await?;
-    audit::act_as(&mut tx, by).await?;
+    let mut tx = app.db.write_as("rescue", by).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;

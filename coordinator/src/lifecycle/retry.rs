@@ -9,7 +9,7 @@ use marquee_domain::spec::{Ended, NeedOn};
 use marquee_store::again::get_made;
 use marquee_store::neighbours::{self, Needed};
 use marquee_store::transitions::{self, ArrayCount, JobHead};
-use marquee_store::{Tx, audit, needs, pipelines};
+use marquee_store::{Tx, needs, pipelines};
 
 use super::again::Asked;
 use super::{LifecycleError, Result, again, dependents, inputs};
@@ -30,8 +30,7 @@ pub async fn retry_job(app: &App, job: JobId, caller: &str) -> Result<()> {
             | JobStateName::Cancelled => Vec::new(),
         }
     };
-    let mut tx = app.db.write("retry").await?;
-    audit::act_as(&mut tx, caller).await?;
+    let mut tx = app.db.write_as("retry", caller).await?;
     let pipeline = transitions::get_pipeline_of_job(&mut tx, job).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
     let head = transitions::get_job_head(&mut tx, job).await?;

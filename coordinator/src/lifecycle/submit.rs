@@ -12,7 +12,7 @@ use marquee_domain::spec::{InputRef, JobSpec, PipelineSpec};
 use marquee_store::jobs::NewJob;
 use marquee_store::pipelines::NewPipeline;
 use marquee_store::workers::{self, WhichWorkers, Worker, WorkerState};
-use marquee_store::{Conn, StoreError, artifacts, audit, jobs, pipelines, retention};
+use marquee_store::{Conn, StoreError, artifacts, jobs, pipelines, retention};
 
 use super::{LifecycleError, Result, projects};
 use crate::app::App;
@@ -60,8 +60,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     }
 
     let now = app.clock.now();
-    let mut tx = app.db.write("submit").await?;
-    audit::act_as(&mut tx, submission.caller).await?;
+    let mut tx = app.db.write_as("submit", submission.caller).await?;
     let new = NewPipeline {
         name: &spec.name,
         request_id: submission.request_id,

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::ids::{AttemptNumber, JobId, WorkerId};
-use marquee_domain::spec::InputRef;
+use marquee_domain::spec::{InputRef, JobSpec};
 use marquee_proto::v1;
 use marquee_store::ranks::{self, Assignment, RankKey, RankRow};
 use marquee_store::{Conn, StoreError, artifacts, checkpoints};
@@ -81,6 +81,42 @@ fn group(ranks: &[RankRow], key: RankKey) -> Option<Group> {
     })
 }
 
+/// The assignment of a rank of which nothing has to be read: alone, without inputs and without a checkpoint.
+pub(super) fn at_once(stored: &Assignment, starts_by_assignment: bool) -> Assigned {
+    let spec = readable(stored)?;
+    let read = Read::default();
+    Ok(message(
+        stored,
+        spec,
+        read,
+        starts_by_assignment,
+        alone(stored),
+    ))
+}
+
+/// What an assignment names besides its own row.
+#[derive(Debug, Default)]
+struct Read {
+    inputs: Vec<v1::AssignedInput>,
+    resume: Option<v1::AssignedCheckpoint>,
+}
+
+fn bad(message: String) -> Failure {
+    Failure {
+        class: FailureClass::BadInput,
+        message,
+    }
+}
+
+fn readable(stored: &Assignment) -> std::result::Result<&JobSpec, Failure> {
+    stored.spec.as_ref().map_err(|why| {
+        bad(format!(
+            "what is stored of this job cannot be read by version {}: {why}; submit it again",
+            env!("CARGO_PKG_VERSION")
+        ))
+    })
+}
+
 async fn assignment(
     conn: &mut Conn,
     stored: Assignment,
@@ -88,18 +124,9 @@ async fn assignment(
     group: Group,
 ) -> Result<Assigned> {
     let key = stored.key;
-    let bad = |message| Failure {
-        class: FailureClass::BadInput,
-        message,
-    };
-    let spec = match stored.spec {
+    let spec = match readable(&stored) {
         Ok(spec) => spec,
-        Err(why) => {
-            return Ok(Err(bad(format!(
-                "what is stored of this job cannot be read by version {}: {why}; submit it again",
-                env!("CARGO_PKG_VERSION")
-            ))));
-        }
+        Err(failure) => return Ok(Err(failure)),
     };
     let mut inputs = Vec::new();
     for (name, input) in &spec.inputs {
@@ -130,8 +157,6 @@ async fn assignment(
             manifest,
         });
     }
-    // A gang that may go on without rank 0 must not lose its only place to meet with it.
-    let is_standby = spec.resources.min_ranks.is_some() && stored.standby_rank == Some(key.rank);
     let resume = match stored.resume {
         None => None,
         Some(from) => {
@@ -142,17 +167,37 @@ async fn assignment(
             })
         }
     };
-    Ok(Ok(v1::Assign {
+    let read = Read { inputs, resume };
+    Ok(Ok(message(
+        &stored,
+        spec,
+        read,
+        starts_by_assignment,
+        group,
+    )))
+}
+
+fn message(
+    stored: &Assignment,
+    spec: &JobSpec,
+    read: Read,
+    starts_by_assignment: bool,
+    group: Group,
+) -> v1::Assign {
+    let key = stored.key;
+    // A gang that may go on without rank 0 must not lose its only place to meet with it.
+    let is_standby = spec.resources.min_ranks.is_some() && stored.standby_rank == Some(key.rank);
+    v1::Assign {
         job_id: key.job.0,
         attempt: key.attempt.0,
         rank: key.rank.0,
         world_size: stored.world_size,
         local_rank: stored.local_rank,
         spec_json: serde_json::json!(spec).to_string(),
-        inputs,
+        inputs: read.inputs,
         devices: stored.devices.iter().map(v1::Device::from).collect(),
         hosts_rendezvous: stored.world_size > 1 && (key.rank.0 == 0 || is_standby),
-        resume,
+        resume: read.resume,
         shares_rates: true,
         // A rank alone has nobody to wait for.
         start: starts_by_assignment && stored.world_size == 1,
@@ -160,5 +205,5 @@ async fn assignment(
         group_rank: group.rank,
         group_world_size: group.size,
         pipeline_id: stored.pipeline.0,
-    }))
+    }
 }

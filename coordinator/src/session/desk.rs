@@ -171,9 +171,7 @@ async fn store_with(
     refused: Option<&str>,
 ) -> Result<Vec<Outcome>> {
     let now = app.clock.now();
-    let mut tx = app.db.write("reports").await?;
-    // The locks of pipelines come before those of ranks.
-    lock(app, &mut tx, parcels).await?;
+    let mut tx = begin(app, parcels).await?;
     let keys: Vec<RankKey> = parcels.iter().map(|((key, _), _)| *key).collect();
     let locked = ranks::lock_ranks(&mut tx, &keys).await?;
     let locked: BTreeMap<RankKey, LockedRank> =
@@ -229,8 +227,9 @@ async fn store_with(
     Ok(outcomes)
 }
 
-/// Locks the pipelines of jobs whose attempts may move by what their ranks say.
-async fn lock(app: &App, tx: &mut Tx, parcels: &[Parcel<'_>]) -> Result<()> {
+/// Begins the transaction with the locks of the pipelines of jobs whose attempts may move by what their ranks say. They
+/// come before those of ranks.
+async fn begin(app: &App, parcels: &[Parcel<'_>]) -> Result<Tx> {
     let moves = |report: &&v1::Report| match &report.body {
         Some(
             Body::Prepared(_)
@@ -254,21 +253,21 @@ async fn lock(app: &App, tx: &mut Tx, parcels: &[Parcel<'_>]) -> Result<()> {
         .filter(|(_, sent)| sent.reports.iter().any(moves))
         .map(|((key, _), _)| key.job)
         .collect();
-    if jobs.is_empty() {
-        return Ok(());
-    }
     let jobs: Vec<JobId> = jobs.into_iter().collect();
     let known: Option<BTreeSet<PipelineId>> = {
         let open = app.index.open();
         let pipelines = jobs.iter().map(|job| Some(open.job(*job)?.pipeline));
         pipelines.collect()
     };
-    let pipelines = match known {
-        Some(known) => known.into_iter().collect(),
-        None => transitions::list_pipelines_of_jobs(tx, &jobs).await?,
-    };
-    pipelines::lock_pipelines(tx, &pipelines).await?;
-    Ok(())
+    // The index knows the pipeline of nearly every job that reports: a job never changes it.
+    if let Some(known) = known {
+        let pipelines: Vec<PipelineId> = known.into_iter().collect();
+        return Ok(app.db.write_on("reports", &pipelines).await?);
+    }
+    let mut tx = app.db.write("reports").await?;
+    let pipelines = transitions::list_pipelines_of_jobs(&mut tx, &jobs).await?;
+    pipelines::lock_pipelines(&mut tx, &pipelines).await?;
+    Ok(tx)
 }
 
 /// What to answer, and the reports that are to be stored.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use marquee_domain::RankKey;
 use marquee_domain::ids::{JobId, WorkerId};
 use marquee_proto::v1;
+use marquee_store::ranks::Assignment;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +54,7 @@ struct Entry {
     nudge: Arc<Notify>,
     placed: Arc<Placed>,
     /// Ranks that a rehearsal kills.
-    kills: Arc<Placed>,
+    kills: Arc<Kills>,
     /// Held by the session at work.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -89,20 +90,54 @@ const AWAY_MAX: Duration = Duration::from_secs(120);
 /// How long after its last try a rival is shown.
 const RIVAL_SHOWN_FOR: Duration = Duration::from_secs(60);
 
-/// Ranks that were just placed on a worker. A hint: what it should hold is read at each heartbeat.
+/// A rank that was just placed on a worker. A hint: what the worker should hold is read at each heartbeat.
+#[derive(Debug, Clone)]
+pub struct PlacedRank {
+    pub key: RankKey,
+    /// Before the transaction that placed it began. Who read the rows of the worker's ranks later than that may know more
+    /// of the rank than stands here.
+    pub before: Instant,
+    /// All that its worker has to be told, where it is in memory: of a rank alone, without inputs or a checkpoint.
+    pub assignment: Option<Assignment>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Placed {
-    keys: Mutex<Vec<RankKey>>,
+    ranks: Mutex<Vec<PlacedRank>>,
     news: Notify,
 }
 
 impl Placed {
-    fn add(&self, keys: &[RankKey]) {
-        self.lock().extend_from_slice(keys);
+    fn add(&self, ranks: Vec<PlacedRank>) {
+        self.lock().extend(ranks);
         self.news.notify_one();
     }
 
     /// Waits for placements, and gives them.
+    pub(super) async fn next(&self) -> Vec<PlacedRank> {
+        self.news.notified().await;
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<PlacedRank>> {
+        self.ranks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ranks of a worker that a rehearsal kills.
+#[derive(Debug, Default)]
+pub(super) struct Kills {
+    keys: Mutex<Vec<RankKey>>,
+    news: Notify,
+}
+
+impl Kills {
+    fn add(&self, key: RankKey) {
+        self.lock().push(key);
+        self.news.notify_one();
+    }
+
+    /// Waits for some, and gives them.
     pub(super) async fn next(&self) -> Vec<RankKey> {
         self.news.notified().await;
         std::mem::take(&mut *self.lock())
@@ -123,7 +158,7 @@ pub(super) struct Seat {
     /// Somebody changed what the worker should hold.
     pub(super) nudge: Arc<Notify>,
     pub(super) placed: Arc<Placed>,
-    pub(super) kills: Arc<Placed>,
+    pub(super) kills: Arc<Kills>,
     pub(super) rescues: Arc<Rescues>,
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -392,9 +427,9 @@ impl Sessions {
     }
 
     /// Lets the session of a worker give it these ranks at once.
-    pub fn placed(&self, worker: WorkerId, keys: &[RankKey]) {
+    pub fn placed(&self, worker: WorkerId, ranks: Vec<PlacedRank>) {
         if let Some(entry) = self.lock().get(&worker) {
-            entry.placed.add(keys);
+            entry.placed.add(ranks);
         }
     }
 
@@ -403,7 +438,7 @@ impl Sessions {
         let workers = self.lock();
         let entry = workers.get(&worker).filter(|entry| entry.connected);
         entry.is_some_and(|entry| {
-            entry.kills.add(&[key]);
+            entry.kills.add(key);
             true
         })
     }

@@ -19,13 +19,14 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use super::assign::{self, Assigned};
 use super::counter::Answer;
 use super::hello::{self, HeldRanks};
 use super::messages::{ASSIGN_MAX_BYTES, ack, kill, rescue, too_large};
 use super::reader::read;
 use super::reconcile::{Action, LOST, Occasion, decide};
-use super::registry::Seat;
-use super::{assign, gpus, hangs, kept};
+use super::registry::{PlacedRank, Seat};
+use super::{gpus, hangs, kept};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError};
 use crate::rates::Asks;
@@ -59,6 +60,8 @@ pub(super) struct Session {
     /// Number of the newest heartbeat, and when it came.
     heartbeat: u64,
     heard: Instant,
+    /// When the rows of the worker's ranks were read last.
+    read_at: Instant,
     /// Ranks given to the worker that it may not have taken yet.
     given: BTreeMap<RankKey, Given>,
     /// Assignments that were sent in this session.
@@ -125,6 +128,7 @@ impl Session {
             held,
             heartbeat: 0,
             heard: Instant::now(),
+            read_at: Instant::now(),
             given: BTreeMap::new(),
             assignments: 0,
             followed: None,
@@ -199,7 +203,7 @@ impl Session {
                         None => Err(End::Closed),
                     },
                     () = nudge.notified() => self.nudged().await,
-                    keys = placed.next() => self.persist(Work::Placed(keys)).await,
+                    ranks = placed.next() => self.persist(Work::Placed(ranks)).await,
                     keys = kills.next() => self.kill_on_purpose(&keys).await,
                     keys = rescues.next() => self.rescue(&keys).await,
                 };
@@ -398,7 +402,7 @@ impl Session {
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
                 Work::Nudge => self.reconcile(Occasion::Nudge).await,
-                Work::Placed(keys) => self.placed(keys).await,
+                Work::Placed(ranks) => self.placed(ranks).await,
                 Work::Heartbeat => self.heartbeat().await,
                 Work::Reports(reports) => self.reports(reports).await,
                 Work::Goodbye(left) => self.goodbye(left).await,
@@ -445,6 +449,7 @@ impl Session {
         let mut conn = self.app.db.read().await?;
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
+        self.read_at = Instant::now();
         let mut assigned = Vec::new();
         let (followed, heartbeat) = (self.followed, self.heartbeat);
         self.given.retain(|_, given| match followed {
@@ -471,10 +476,30 @@ impl Session {
 
     /// Gives the worker ranks that were just placed on it, unless it has them by now. The word of it may have waited:
     /// for Postgres, or for a session to begin after the one that had it ended.
-    async fn placed(&mut self, keys: &[RankKey]) -> Result<(), End> {
-        let is_new = |key: &&RankKey| !self.given.contains_key(key) && !self.held.contains_key(key);
-        let keys: Vec<RankKey> = keys.iter().filter(is_new).copied().collect();
-        self.assign(&keys).await
+    async fn placed(&mut self, placed: &[PlacedRank]) -> Result<(), End> {
+        let is_sure = self.app.role.is_sure();
+        let mut to_read = Vec::new();
+        for PlacedRank {
+            key,
+            before,
+            assignment,
+        } in placed
+        {
+            if self.given.contains_key(key) || self.held.contains_key(key) {
+                continue;
+            }
+            // Whatever ends a rank that its worker has not taken follows from a read of this session. Without one since the
+            // rank was placed, it is as it was placed; a coordinator that may have been taken over from reads all the same.
+            let is_new = is_sure && self.read_at < *before;
+            match assignment {
+                Some(assignment) if is_new && self.heartbeat > 0 => {
+                    let message = assign::at_once(assignment, self.starts_by_assignment);
+                    self.give(*key, message).await?;
+                }
+                Some(_) | None => to_read.push(*key),
+            }
+        }
+        self.assign(&to_read).await
     }
 
     /// Gives ranks to the worker.
@@ -489,23 +514,27 @@ impl Session {
         let assignments = assign::assignments(&mut conn, keys, self.starts_by_assignment).await?;
         drop(conn);
         for (key, assign) in assignments {
-            match assign {
-                Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
-                    self.gone(key, Some(&too_large(&assign))).await?;
-                }
-                Ok(assign) => {
-                    self.assignments += 1;
-                    let given = Given {
-                        assignment: self.assignments,
-                        heartbeat: self.heartbeat,
-                    };
-                    self.given.insert(key, given);
-                    self.send(Out::Assign(assign)).await?;
-                }
-                Err(failure) => self.gone(key, Some(&failure)).await?,
-            }
+            self.give(key, assign).await?;
         }
         Ok(())
+    }
+
+    async fn give(&mut self, key: RankKey, assign: Assigned) -> Result<(), End> {
+        match assign {
+            Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
+                self.gone(key, Some(&too_large(&assign))).await
+            }
+            Ok(assign) => {
+                self.assignments += 1;
+                let given = Given {
+                    assignment: self.assignments,
+                    heartbeat: self.heartbeat,
+                };
+                self.given.insert(key, given);
+                self.send(Out::Assign(assign)).await
+            }
+            Err(failure) => self.gone(key, Some(&failure)).await,
+        }
     }
 
     async fn act(&mut self, key: RankKey, action: Action) -> Result<(), End> {
@@ -675,7 +704,7 @@ enum Work {
     Welcome,
     Nudge,
     /// Ranks that were just placed on the worker.
-    Placed(Vec<RankKey>),
+    Placed(Vec<PlacedRank>),
     Heartbeat,
     Reports(Vec<v1::Report>),
     /// With the ranks of which something is left all the same.
