@@ -278,6 +278,7 @@ impl World<'_> {
                 };
                 self.heads[c].relay.slowness = slowness;
             }
+            Fault::PostgresStill(c) => self.heads[c].relay.is_still = is_begin,
             Fault::BackendEnded if is_begin => self.some_head().relay.terminate_one()?,
             Fault::CoordinatorStoodStill(c) if is_begin => {
                 let time = Duration::from_millis(self.draw.between(3_000, 25_000));
