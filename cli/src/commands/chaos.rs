@@ -52,11 +52,18 @@ pub(super) struct Args {
 enum Command {
     KillRank(KillRank),
     CutWorker(CutWorker),
+    /// Let the coordinator that leads hand over to one that stands by
+    #[command(after_help = "\
+Examples:
+  marquee chaos step-down --yes")]
     StepDown,
 }
 
 /// Kill one rank of a job that runs; it costs the job an attempt
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee chaos kill-rank train --rank 1 --yes")]
 struct KillRank {
     /// The job
     #[arg(value_name = "JOB")]
@@ -66,8 +73,11 @@ struct KillRank {
     rank: u32,
 }
 
-/// Cut a worker off from its coordinator for a while; longer than its lease, its ranks go elsewhere
+/// Cut a worker off for a while; longer than its lease, and its ranks go elsewhere
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  marquee chaos cut-worker gpu-2 --for 30 --yes")]
 struct CutWorker {
     /// The worker's name
     #[arg(value_name = "WORKER")]
