@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "marquee/v1/common.proto",
     "marquee/v1/jobs.proto",
     "marquee/v1/artifacts.proto",
@@ -13,6 +13,7 @@ const FILES: [&str; 10] = [
     "marquee/v1/audit.proto",
     "marquee/v1/cluster.proto",
     "marquee/v1/projects.proto",
+    "marquee/v1/chaos.proto",
     "marquee/v1/schedules.proto",
     "marquee/v1/trust.proto",
     "marquee/v1/users.proto",

@@ -16,6 +16,7 @@ use marquee_domain::limits;
 use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
 use marquee_proto::v1::audit_client::AuditClient;
+use marquee_proto::v1::chaos_client::ChaosClient;
 use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::projects_client::ProjectsClient;
@@ -131,6 +132,10 @@ impl Remote {
 
     pub(crate) fn audit(&self) -> AuditClient<Wire> {
         AuditClient::new(self.wire()).max_decoding_message_size(limits::MESSAGE_MAX_BYTES)
+    }
+
+    pub(crate) fn chaos(&self) -> ChaosClient<Wire> {
+        ChaosClient::new(self.wire())
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Wire> {

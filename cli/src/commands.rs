@@ -5,6 +5,7 @@ mod artifacts;
 mod audit;
 mod bench;
 mod cancel;
+mod chaos;
 mod completions;
 mod coordinators;
 mod demo;
@@ -57,7 +58,7 @@ Exit codes:
   1    a job failed, or the coordinator refused
   2    the command line is wrong
   3    no coordinator answers
-  4    the cluster's history breaks a rule (audit verify)
+  4    the cluster's history breaks a rule (audit verify, chaos)
   130  interrupted";
 
 /// Train models on your own hosts: submit, watch and steer jobs
@@ -132,6 +133,7 @@ enum Command {
     Login(login::LoginArgs),
     Logout(login::LogoutArgs),
     Whoami(login::WhoamiArgs),
+    Chaos(chaos::Args),
     Report(report::Args),
     Bench(bench::Args),
     Weights(weights::Args),
@@ -185,6 +187,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Login(args) => login::login(args, &session).await,
         Command::Logout(args) => login::logout(args, &session),
         Command::Whoami(args) => login::whoami(args, &session).await,
+        Command::Chaos(args) => chaos::run(args, &session).await,
         Command::Report(args) => report::run(args, &session).await,
         Command::Bench(args) => bench::run(args, &session).await,
         Command::Weights(args) => weights::run(args, &session),

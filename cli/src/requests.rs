@@ -4,6 +4,7 @@
 
 pub(crate) mod artifacts;
 pub(crate) mod audit;
+pub(crate) mod chaos;
 pub(crate) mod download;
 pub(crate) mod jobs;
 pub(crate) mod logs;

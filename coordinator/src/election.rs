@@ -49,6 +49,15 @@ pub struct TakenOver {
     leader: String,
 }
 
+/// Somebody asked the coordinator that leads to hand over.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "somebody asked this coordinator, which led as epoch {epoch}, to hand over: it ends, and started again it stands by"
+)]
+pub struct SteppedDown {
+    epoch: i64,
+}
+
 /// A coordinator among others.
 #[derive(Debug)]
 pub struct Election {
@@ -291,7 +300,11 @@ impl Election {
                     AGAIN_AFTER
                 }
             };
-            sleep(pause).await;
+            tokio::select! {
+                biased;
+                () = self.role.asked_to_step_down() => return SteppedDown { epoch }.into(),
+                () = sleep(pause) => {}
+            }
         }
     }
 

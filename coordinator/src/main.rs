@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use marquee_coordinator::config::{Config, ConfigError, Flags};
-use marquee_coordinator::election::{self, TakenOver};
+use marquee_coordinator::election::{self, SteppedDown, TakenOver};
 use marquee_coordinator::env::{Clock as _, SystemClock};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<TakenOver>() {
+            if error.is::<TakenOver>() || error.is::<SteppedDown>() {
                 return ExitCode::from(election::TAKEN_OVER);
             }
             if error.is::<ConfigError>() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use marquee_proto::error::not_leading;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -18,7 +19,11 @@ const OF_BLOBS: [&str; 2] = [
 
 /// What this process is. A cheap handle. By default it is alone: there is no election, as in tests of one coordinator.
 #[derive(Debug, Clone, Default)]
-pub struct Role(Arc<Mutex<State>>);
+pub struct Role {
+    state: Arc<Mutex<State>>,
+    /// Rung when it shall hand over.
+    step_down: Arc<Notify>,
+}
 
 #[derive(Debug, Clone, Default)]
 enum State {
@@ -86,6 +91,16 @@ impl Role {
         *self.state() = State::StandsBy(standby);
     }
 
+    /// Asks the election to hand over.
+    pub fn step_down(&self) {
+        self.step_down.notify_one();
+    }
+
+    /// Waits until it is asked to.
+    pub(crate) async fn asked_to_step_down(&self) {
+        self.step_down.notified().await;
+    }
+
     /// What it knows where it does not lead. None: it leads, or is alone.
     #[must_use]
     pub fn standby(&self) -> Option<Standby> {
@@ -126,7 +141,7 @@ impl Role {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

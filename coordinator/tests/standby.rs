@@ -12,6 +12,7 @@ use marquee_proto::error::leader_elsewhere;
 use marquee_proto::v1;
 use marquee_proto::v1::JobState;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::chaos_client::ChaosClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::workers_client::WorkersClient;
 use marquee_store::testing::TestDatabase;
@@ -246,6 +247,31 @@ async fn a_leader_that_leaves_hands_over_at_once() {
         standby = site.start(name);
     }
     print("taken over after an orderly stop", times);
+}
+
+/// As `marquee chaos step-down` asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_asked_to_hands_over_and_ends_to_be_started_again() {
+    let site = Site::new().await;
+    let mut leader = site.start("a");
+    let standby = site.start("b");
+    submit(&leader, "one").await.unwrap();
+    both_live(&leader).await;
+    let mut chaos = ChaosClient::new(leader.channel().await);
+    let request = v1::RehearseRequest {
+        fault: Some(v1::rehearse_request::Fault::StepDown(v1::StepDown {})),
+        dry_run: false,
+    };
+    let asked = Instant::now();
+    let said = chaos.rehearse(request).await.unwrap().into_inner();
+    assert_eq!(said.epoch, 1);
+    let took = leads(&standby, "after", asked).await;
+    assert_eq!(leader.wait(SOON).code(), Some(TAKEN_OVER));
+    assert_eq!(site.epochs().await, ["1", "2"]);
+    print(
+        "taken over from one that was asked to hand over",
+        vec![took],
+    );
 }
 
 /// A leader that was stopped and goes on: what it had begun fails, what it begins is refused, and it ends.

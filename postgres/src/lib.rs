@@ -26,7 +26,7 @@ pub use error::PostgresError;
 pub use find::{BIN_VARIABLE, Binaries, by_environment, installed, look_into};
 pub use running::{is_made, running};
 pub use server::{STOP_WITHIN, Server};
-pub use throwaway::{Throwaway, fresh_folder};
+pub use throwaway::{Throwaway, fresh_folder, memory};
 
 /// The oldest major version that the tables and statements are tried on.
 pub const MAJOR_MIN: u32 = 14;

@@ -1,4 +1,4 @@
-//! A server for one test or task: a folder of its own below /tmp, no fsync, gone when it is dropped.
+//! A server for one test or task: a folder of its own in memory or below /tmp, no fsync, gone when it is dropped.
 //!
 //! Invariant: when the process that started it ends, in whatever way, the server ends and its folder goes. A
 //! small shell stands between the two and waits on a pipe whose other end only we hold; the kernel closes
@@ -22,6 +22,9 @@ use crate::server::is_ready;
 /// How long a server on a busy machine may take to accept connections.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(10);
+/// The file system that lies in memory, and what must be free there. Containers often have 64 MiB of it.
+const MEMORY: &str = "/dev/shm";
+const MEMORY_BYTES_MIN: u64 = 2 << 30;
 
 /// Starts the command given as arguments, and when stdin closes sends it the signal named second. Then it
 /// removes the folder named first, unless a file in it asks for it to be kept.
@@ -61,7 +64,7 @@ impl Throwaway {
         initdb: &[&str],
         settings: &[&str],
     ) -> Result<Self, PostgresError> {
-        let folder = fresh_folder()?;
+        let folder = server_folder()?;
         let made = run(
             "initdb",
             unprivileged(&bin.join("initdb"))
@@ -84,7 +87,7 @@ impl Throwaway {
         settings: &[&str],
     ) -> Result<Self, PostgresError> {
         // Copied files spare each of dozens of tests an initdb of its own.
-        let folder = fresh_folder()?;
+        let folder = server_folder()?;
         let copied = run(
             "cp",
             Command::new("cp")
@@ -197,12 +200,29 @@ impl Drop for Throwaway {
     }
 }
 
+/// Where files lie in memory, if there is room for a server: a database is three hundred files, and making and removing
+/// them is most of what one costs that lives for a second.
+#[must_use]
+pub fn memory() -> Option<PathBuf> {
+    let room = nix::sys::statvfs::statvfs(MEMORY).ok()?;
+    let bytes = room.blocks_available() as u64 * room.fragment_size() as u64;
+    (bytes >= MEMORY_BYTES_MIN).then(|| PathBuf::from(MEMORY))
+}
+
 /// A new private folder directly below /tmp: a socket's path may not exceed 107 bytes.
 pub fn fresh_folder() -> Result<PathBuf, PostgresError> {
+    fresh_folder_in(Path::new("/tmp"))
+}
+
+fn server_folder() -> Result<PathBuf, PostgresError> {
+    fresh_folder_in(memory().as_deref().unwrap_or(Path::new("/tmp")))
+}
+
+fn fresh_folder_in(above: &Path) -> Result<PathBuf, PostgresError> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = PathBuf::from(format!("/tmp/marquee-pg-{}-{number}", std::process::id()));
+        let folder = above.join(format!("marquee-pg-{}-{number}", std::process::id()));
         match DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => return Ok(folder),
             // A process of that number was killed together with its guard.

@@ -97,11 +97,13 @@ pub enum ErrorCode {
     Internal,
     /// The coordinator died again and again of the same thing, and only reads are served.
     SafeMode,
+    /// A rehearsal would do harm that does not mend by itself, or finds nothing to break.
+    CannotRehearse,
 }
 
 impl ErrorCode {
     /// Every code, for the check that each has its page.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::InvalidDocument,
         Self::InvalidRequest,
         Self::RequestIdReused,
@@ -142,6 +144,7 @@ impl ErrorCode {
         Self::LimitReached,
         Self::Internal,
         Self::SafeMode,
+        Self::CannotRehearse,
     ];
 
     /// The code as users see it; its page is `docs/errors/<code>.md`.
@@ -188,6 +191,7 @@ impl ErrorCode {
             Self::LimitReached => "MQ0502",
             Self::Internal => "MQ0503",
             Self::SafeMode => "MQ0504",
+            Self::CannotRehearse => "MQ0385",
         }
     }
 
@@ -216,6 +220,7 @@ impl ErrorCode {
             | Self::WorkerIdInUse
             | Self::StillNeeded
             | Self::NoAuthority
+            | Self::CannotRehearse
             | Self::SafeMode => Code::FailedPrecondition,
             Self::NotIdentified | Self::NotLoggedIn => Code::Unauthenticated,
             Self::WorkerOwned

@@ -38,6 +38,8 @@ pub enum Fault {
     PostgresAway(usize),
     /// Postgres answers late, to this coordinator.
     PostgresSlow(usize),
+    /// Postgres stands still, for this coordinator: nothing is answered, nothing breaks, and then all goes on.
+    PostgresStill(usize),
     /// One process of Postgres is ended.
     BackendEnded,
     /// This coordinator's process is stopped for a while, and does not know it.
@@ -66,6 +68,7 @@ impl fmt::Display for Fault {
             Self::Commit(Cut::After) => write!(f, "the next COMMIT is not answered"),
             Self::PostgresAway(c) => write!(f, "Postgres is away for {}", head(c)),
             Self::PostgresSlow(c) => write!(f, "Postgres is slow for {}", head(c)),
+            Self::PostgresStill(c) => write!(f, "Postgres stands still for {}", head(c)),
             Self::BackendEnded => write!(f, "a process of Postgres is ended"),
             Self::CoordinatorStoodStill(c) => write!(f, "{} stands still", head(c)),
             Self::CoordinatorClock(c, ms) => write!(f, "the clock of {} jumps by {ms} ms", head(c)),
@@ -92,6 +95,7 @@ impl Fault {
             | Self::Commit(_)
             | Self::PostgresAway(_)
             | Self::PostgresSlow(_)
+            | Self::PostgresStill(_)
             | Self::BackendEnded
             | Self::CoordinatorStoodStill(_)
             | Self::CoordinatorClock(..)
@@ -136,7 +140,8 @@ fn one(draw: &mut Draw, coordinators: usize, workers: usize) -> Fault {
     let jump = |draw: &mut Draw| i64::try_from(draw.between(0, 30_000)).unwrap_or(0) - 15_000;
     // Weighted by what has found most.
     match draw.between(0, 99) {
-        0..=13 => Fault::Hold(worker),
+        0..=10 => Fault::Hold(worker),
+        11..=13 => Fault::PostgresStill(head),
         14..=20 => Fault::Deaf(worker),
         21..=27 => Fault::Mute(worker),
         28..=33 => Fault::Partition(worker),
@@ -184,6 +189,6 @@ mod tests {
             let words = plan.iter().map(|p| format!("{:?}", p.fault));
             seen.extend(words.map(|word| word.split('(').next().unwrap().to_owned()));
         }
-        assert_eq!(seen.len(), 17, "{seen:?}");
+        assert_eq!(seen.len(), 18, "{seen:?}");
     }
 }

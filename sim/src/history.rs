@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use marquee_domain::artifact::Digest;
 use marquee_domain::resources::Device;
-use marquee_store::testing;
+use marquee_store::testing::Asker;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -108,7 +108,8 @@ impl History {
         ledger: &Ledger,
     ) -> anyhow::Result<Self> {
         let url = place.url();
-        let rows = Rows { runtime, url: &url };
+        let asker = runtime.block_on(Asker::connect(&url));
+        let mut rows = Rows { runtime, asker };
         let jobs: Vec<Job> = rows.of(
             "SELECT id, pipeline_id, array_job_id, array_size, state, attempt FROM job_states ORDER BY id",
         )?;
@@ -156,13 +157,13 @@ impl History {
 
 struct Rows<'a> {
     runtime: &'a tokio::runtime::Runtime,
-    url: &'a str,
+    asker: Asker,
 }
 
 impl Rows<'_> {
-    fn of<T: DeserializeOwned>(&self, query: &str) -> anyhow::Result<Vec<T>> {
+    fn of<T: DeserializeOwned>(&mut self, query: &str) -> anyhow::Result<Vec<T>> {
         let query = format!("SELECT row_to_json(t)::text FROM ({query}) t");
-        let rows = self.runtime.block_on(testing::words(self.url, &query));
+        let rows = self.runtime.block_on(self.asker.words(&query));
         let rows = rows.iter().map(|row| serde_json::from_str(row));
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -50,6 +50,8 @@ pub struct Relay {
     pub cuts: VecDeque<Cut>,
     /// The server cannot be reached.
     pub is_away: bool,
+    /// The server stands still: requests and answers stay where they are.
+    pub is_still: bool,
     /// Answers are kept back by this many steps.
     pub slowness: u64,
     step: u64,
@@ -99,6 +101,7 @@ impl Relay {
             timeline,
             cuts: VecDeque::new(),
             is_away: false,
+            is_still: false,
             slowness: 0,
             step: 0,
             next: 0,
@@ -110,7 +113,7 @@ impl Relay {
     /// Moves everything that can move, until the next step.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         self.step += 1;
-        if self.is_quiet()? {
+        if self.is_still || self.is_quiet()? {
             return Ok(());
         }
         self.accept()?;
@@ -125,7 +128,7 @@ impl Relay {
 
     /// Whoever waits for a lock may have it now that others have moved.
     pub fn listen_again(&mut self) -> anyhow::Result<()> {
-        let mut has_moved = true;
+        let mut has_moved = !self.is_still;
         while has_moved {
             has_moved = false;
             for place in 0..self.links.len() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use marquee_domain::env::play;
-use marquee_store::testing;
+use marquee_store::testing::Asker;
 use turmoil::Sim;
 
 use self::hosts::{Head, WorkerHost};
@@ -68,6 +68,7 @@ struct World<'a> {
     draw: Draw,
     /// For the world's own look into the database.
     outside: tokio::runtime::Runtime,
+    asker: Option<Asker>,
 }
 
 /// Plays the world of a seed. Once in a process: what the libraries count goes on over a process.
@@ -135,6 +136,7 @@ impl World<'_> {
             outside: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
+            asker: None,
         })
     }
 
@@ -203,11 +205,20 @@ impl World<'_> {
     }
 
     /// No job is open, nobody holds a rank, and nothing runs.
-    fn is_at_rest(&self) -> anyhow::Result<bool> {
-        let url = self.place.url();
+    fn is_at_rest(&mut self) -> anyhow::Result<bool> {
         // A device may be free a heartbeat after its worker has forgotten the rank.
         let open = "SELECT (SELECT count(*) FROM open_jobs) + (SELECT count(*) FROM held_ranks)";
-        if self.outside.block_on(testing::number(&url, open)) > 0 {
+        let asker = &mut self.asker;
+        let asked = async {
+            if asker.is_none() {
+                *asker = Some(Asker::connect(&self.place.url()).await);
+            }
+            match asker {
+                Some(asker) => asker.number(open).await,
+                None => 0,
+            }
+        };
+        if self.outside.block_on(asked) > 0 {
             return Ok(false);
         }
         for index in 0..self.workers.len() {
@@ -267,6 +278,7 @@ impl World<'_> {
                 };
                 self.heads[c].relay.slowness = slowness;
             }
+            Fault::PostgresStill(c) => self.heads[c].relay.is_still = is_begin,
             Fault::BackendEnded if is_begin => self.some_head().relay.terminate_one()?,
             Fault::CoordinatorStoodStill(c) if is_begin => {
                 let time = Duration::from_millis(self.draw.between(3_000, 25_000));

@@ -1,7 +1,7 @@
 //! The audit: what happened, line by line, as the database's own triggers wrote it down (migration 0015).
 //!
-//! Invariant: nothing here writes a line but [`forget_pipeline`], and nothing changes one. Lines that a later version
-//! wrote, or that no rule speaks of, are shown and not judged.
+//! Invariant: nothing here writes a line but [`forget_pipeline`] and [`insert_rehearsal`], and nothing changes one. Lines
+//! that a later version wrote, or that no rule speaks of, are shown and not judged.
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{AttemptNumber, JobId, PipelineId, Rank, WorkerId};
@@ -455,6 +455,39 @@ pub(crate) async fn act_on(connection: &mut PgConnection, caller: &str) -> Resul
     sqlx::query_scalar!("SELECT set_config('marquee.actor', $1, true)", caller)
         .fetch_one(connection)
         .await?;
+    Ok(())
+}
+
+/// What a rehearsal breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    Rank(RankKey, WorkerId),
+    Worker(WorkerId),
+    /// The coordinator that leads.
+    Leader,
+}
+
+/// Writes down a fault on purpose, before it is done, in a transaction of whoever asked for it: no table changes with it
+/// that a trigger could watch.
+pub async fn insert_rehearsal(tx: &mut Tx, broken: Broken, detail: &Value) -> Result<()> {
+    let (key, worker) = match broken {
+        Broken::Rank(key, worker) => (Some(key), Some(worker)),
+        Broken::Worker(worker) => (None, Some(worker)),
+        Broken::Leader => (None, None),
+    };
+    let attempt = key.map(|key| convert::int("attempt", key.attempt.0));
+    let rank = key.map(|key| convert::int("rank", key.rank.0));
+    sqlx::query!(
+        "INSERT INTO audit (kind, job_id, attempt, rank, worker_id, detail)
+         VALUES ('rehearsed', $1, $2, $3, $4, $5)",
+        key.map(|key| key.job.0),
+        attempt.transpose()?,
+        rank.transpose()?,
+        worker.map(|worker| worker.0),
+        detail,
+    )
+    .execute(tx.sql())
+    .await?;
     Ok(())
 }
 

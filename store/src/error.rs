@@ -55,7 +55,7 @@ pub enum StoreError {
     Vanished(&'static str),
     #[error("the migrations could not be applied: {0}")]
     Migrate(MigrateError),
-    #[error("postgres: {0}")]
+    #[error("postgres: {}{}", .0, full(.0))]
     Postgres(PostgresError),
 }
 
@@ -134,8 +134,21 @@ const PASSING_CLASSES: [&str; 5] = ["08", "40", "53", "57", "58"];
 
 /// A transaction that lay idle for too long, since this host was starved or stood still: its connection was closed.
 const IDLE_TRANSACTION: &str = "25P03";
+/// Postgres has no room on its disk for what it was to write.
+const DISK_FULL: &str = "53100";
 /// Serialization failure, and deadlock.
 const CONFLICTS: [&str; 2] = ["40001", "40P01"];
+
+/// The way out, where there is one that Postgres does not name.
+fn full(error: &PostgresError) -> &'static str {
+    let code = error.0.as_database_error().and_then(|error| error.code());
+    match code.as_deref() {
+        Some(DISK_FULL) => {
+            "; the disk of Postgres is full: make room there, and all goes on by itself"
+        }
+        Some(_) | None => "",
+    }
+}
 
 #[allow(
     clippy::wildcard_enum_match_arm,

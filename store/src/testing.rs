@@ -117,30 +117,70 @@ impl TestDatabase {
     }
 }
 
+/// One connection to a database, past the store, for as many questions as there are: to connect costs Postgres more
+/// than most of them.
+#[derive(Debug)]
+pub struct Asker(PgConnection);
+
+impl Asker {
+    /// Connects to the database at `url`.
+    ///
+    /// # Panics
+    /// When Postgres does not answer.
+    pub async fn connect(url: &str) -> Self {
+        let options = PgConnectOptions::from_str(url).expect("the test knows its database");
+        let connected = PgConnection::connect_with(&options).await;
+        Self(connected.unwrap_or_else(|error| panic!("the database does not answer: {error}")))
+    }
+
+    /// The number that a query gives.
+    ///
+    /// # Panics
+    /// When it gives none.
+    pub async fn number(&mut self, query: &str) -> i64 {
+        let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_one(&mut self.0)
+            .await;
+        number.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// The words that a query gives, one a row.
+    ///
+    /// # Panics
+    /// When Postgres refuses it.
+    pub async fn words(&mut self, query: &str) -> Vec<String> {
+        let words = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_all(&mut self.0)
+            .await;
+        words.unwrap_or_else(|error| panic!("{query}: {error}"))
+    }
+
+    /// Runs statements.
+    ///
+    /// # Panics
+    /// When Postgres refuses one.
+    pub async fn execute(&mut self, statements: &str) {
+        let done = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))
+            .execute(&mut self.0)
+            .await;
+        done.unwrap_or_else(|error| panic!("{statements}: {error}"));
+    }
+
+    /// Says goodbye, so that the server's process is gone soon.
+    pub async fn close(self) {
+        let _ = self.0.close().await;
+    }
+}
+
 /// The number that a query gives on the database at `url`.
 ///
 /// # Panics
 /// When Postgres does not answer, or gives none.
 pub async fn number(url: &str, query: &str) -> i64 {
-    let mut connection = connect(url).await;
-    let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
-        .fetch_one(&mut connection)
-        .await;
-    let _ = connection.close().await;
-    number.unwrap_or_else(|error| panic!("{query}: {error}"))
-}
-
-/// The words that a query gives on the database at `url`, one a row.
-///
-/// # Panics
-/// When Postgres does not answer, or refuses it.
-pub async fn words(url: &str, query: &str) -> Vec<String> {
-    let mut connection = connect(url).await;
-    let words = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
-        .fetch_all(&mut connection)
-        .await;
-    let _ = connection.close().await;
-    words.unwrap_or_else(|error| panic!("{query}: {error}"))
+    let mut asker = Asker::connect(url).await;
+    let number = asker.number(query).await;
+    asker.close().await;
+    number
 }
 
 /// Runs statements on the database at `url`.
@@ -148,12 +188,9 @@ pub async fn words(url: &str, query: &str) -> Vec<String> {
 /// # Panics
 /// When Postgres does not answer, or refuses one.
 pub async fn execute(url: &str, statements: &str) {
-    let mut connection = connect(url).await;
-    let done = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()))
-        .execute(&mut connection)
-        .await;
-    let _ = connection.close().await;
-    done.unwrap_or_else(|error| panic!("{statements}: {error}"));
+    let mut asker = Asker::connect(url).await;
+    asker.execute(statements).await;
+    asker.close().await;
 }
 
 /// Brings the tables of the database at `url` to this version.
@@ -162,13 +199,6 @@ pub async fn migrate(url: &str) -> Result<()> {
     let migrated = db.migrate().await;
     db.close().await;
     migrated
-}
-
-async fn connect(url: &str) -> PgConnection {
-    let options = PgConnectOptions::from_str(url).expect("the test knows its database");
-    PgConnection::connect_with(&options)
-        .await
-        .unwrap_or_else(|error| panic!("the database does not answer: {error}"))
 }
 
 impl Tx {

@@ -10,6 +10,7 @@
 
 pub mod artifacts;
 pub mod audit;
+pub mod chaos;
 pub mod coordinators;
 pub mod doctor;
 pub mod explain;

@@ -70,7 +70,8 @@ faults drawn from a seed, and hold each history against what must be true
 Usage: cargo xtask sim [options]
 
 Options:
-  --seeds N       so many worlds, each in a process of its own [200]
+  --seeds N       so many worlds, each in a process of its own [200]; from 1,000 on they are played by a build that is
+                  optimised, which takes minutes to make once
   --first SEED    the first seed [1]
   --minutes M     begin no world after so many minutes
   --replay SEED   one world again, with a time line of what each part said and did
@@ -81,7 +82,7 @@ Exit code 1 if a world is wrong, or a planted bug is not found.
 ";
 
 pub(crate) const TEST: &str = "\
-Build the web page and the workspace's binaries, play 40 simulated worlds (\"cargo xtask sim\" plays more), and run all
+Build the web page and the workspace's binaries, play 50 simulated worlds (\"cargo xtask sim\" plays more), and run all
 tests, with cargo-nextest where it is installed; the page is tried in Chromium where that is installed
 
 Usage: cargo xtask test [-- <arguments for the test runner>]

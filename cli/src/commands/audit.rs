@@ -6,10 +6,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Subcommand;
 use marquee_proto::convert::timestamp;
-use marquee_proto::v1::{AuditProgress, ListAuditRequest, VerifyAuditRequest};
+use marquee_proto::v1::{
+    AuditFinding, AuditProgress, AuditSummary, ListAuditRequest, VerifyAuditRequest,
+};
 use marquee_view::audit::{Lines, Verified, line};
 use marquee_view::{harmless_json, units};
 
+use crate::client::Remote;
 use crate::error::{CliError, Result};
 use crate::output::Format;
 use crate::say::say;
@@ -142,6 +145,21 @@ async fn verify(args: &VerifyArgs, session: &Session) -> Result<()> {
         skip_files: args.no_files,
         expect_quiet: args.expect_quiet,
     };
+    let (findings, summary) = check(&remote, session, request).await?;
+    let verified = Verified {
+        findings: &findings,
+        summary: &summary,
+    };
+    session.output.show(&verified, clock::now())?;
+    must_be_clean(&summary)
+}
+
+/// Has the history checked; whoever waits at a terminal is told how far it is.
+pub(super) async fn check(
+    remote: &Remote,
+    session: &Session,
+    request: VerifyAuditRequest,
+) -> Result<(Vec<AuditFinding>, AuditSummary)> {
     let shows_steps = session.output.is_for_people() && std::io::stderr().is_terminal();
     let mut last = String::new();
     let step = |step: &AuditProgress| {
@@ -150,12 +168,11 @@ async fn verify(args: &VerifyArgs, session: &Session) -> Result<()> {
             last.clone_from(&step.phase);
         }
     };
-    let (findings, summary) = requests::audit::verify(&remote, request, step).await?;
-    let verified = Verified {
-        findings: &findings,
-        summary: &summary,
-    };
-    session.output.show(&verified, clock::now())?;
+    requests::audit::verify(remote, request, step).await
+}
+
+/// The error of a history that breaks rules.
+pub(super) fn must_be_clean(summary: &AuditSummary) -> Result<()> {
     if summary.findings == 0 {
         return Ok(());
     }

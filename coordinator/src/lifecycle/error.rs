@@ -119,6 +119,8 @@ pub enum LifecycleError {
     /// What the role of whoever asks does not allow, and which would.
     #[error("{0}")]
     RoleTooLow(String),
+    #[error("{0}")]
+    CannotRehearse(String),
     #[error("the coordinator stops")]
     Stopping,
     #[error(transparent)]
@@ -143,6 +145,7 @@ impl LifecycleError {
             | Self::Needed { .. }
             | Self::Kept { .. }
             | Self::NotAged(_)
+            | Self::CannotRehearse(_)
             | Self::InvalidDocument(_)
             | Self::RequestIdReused(_)
             | Self::JobHasEnded { .. }
@@ -219,6 +222,7 @@ impl From<LifecycleError> for Status {
             LifecycleError::Needed { .. }
             | LifecycleError::Kept { .. }
             | LifecycleError::NotAged(_) => ErrorCode::StillNeeded,
+            LifecycleError::CannotRehearse(_) => ErrorCode::CannotRehearse,
             LifecycleError::Panicked(_) => ErrorCode::Internal,
             LifecycleError::Store(StoreError::NotLeading { leader, .. }) => {
                 let leader = Some(leader.as_str()).filter(|leader| !leader.is_empty());
@@ -269,6 +273,7 @@ impl From<LifecycleError> for Status {
             | ErrorCode::UserNotFound
             | ErrorCode::UserExists
             | ErrorCode::TokenNotFound
+            | ErrorCode::CannotRehearse
             | ErrorCode::SafeMode => {}
         }
         code.status(error.to_string())

@@ -14,7 +14,7 @@ use marquee_store::checkpoints::{self, CheckpointKey};
 use marquee_store::live::{self, Live};
 use marquee_store::ranks::{self, RankKey, RankRow};
 use marquee_store::transitions::{self, Success};
-use marquee_store::{StoreError, Tx, attempts, events, pipelines};
+use marquee_store::{StoreError, Tx, attempts, events, pipelines, steering};
 
 use super::output::{Outputs, checked};
 use super::verdict::{Situation, Verdict, judge};
@@ -189,6 +189,7 @@ pub async fn settle(
             | Verdict::Start
             | Verdict::GoOn(_)
             | Verdict::Fail(_)
+            | Verdict::MakeRoom { .. }
             | Verdict::Interrupt { .. }
             | Verdict::Cancel) => other,
         };
@@ -212,6 +213,15 @@ pub async fn settle(
                 // Should this not be committed, it avoids a host for a while without need.
                 app.index.avoid(live.job, at_fault);
                 ended
+            }
+            Verdict::MakeRoom { cause, message } => {
+                let at = [(live.job, live.attempt.number)];
+                let asked = steering::mark_interrupted(tx, &at, cause, &message, now).await?;
+                settled.changed.extend(asked);
+                settled
+                    .workers
+                    .extend(live.ranks.iter().map(|rank| rank.worker));
+                continue;
             }
             Verdict::Interrupt { cause, message } => {
                 let interrupted = AttemptEnd::Interrupted { cause, message };

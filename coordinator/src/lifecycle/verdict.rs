@@ -50,6 +50,12 @@ pub(super) enum Verdict {
     /// These ranks are lost for the causes beside them, and the others go on.
     GoOn(Vec<(RankKey, Failure)>),
     Fail(Failure),
+    /// A worker stopped a rank of its own accord: the others are asked to leave too, with time for a checkpoint, and then
+    /// the attempt is interrupted.
+    MakeRoom {
+        cause: Interruption,
+        message: String,
+    },
     /// It was stopped for a reason that is none of the job's: it is queued again at no cost.
     Interrupt {
         cause: Interruption,
@@ -92,6 +98,13 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         return Verdict::Wait;
     }
     if let Some((failure, since)) = cause(ranks) {
+        if lost_ranks(situation).is_none()
+            && !members().all(is_gone)
+            && let Some((cause, message)) = shut_down(ranks)
+        {
+            // No peer knows better, and each second that they work on is lost.
+            return Verdict::MakeRoom { cause, message };
+        }
         let settled = match since {
             Some(since) => since + situation.settle <= now,
             None => true,

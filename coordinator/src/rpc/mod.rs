@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod audit;
+mod chaos;
 mod cluster;
 mod deadline;
 mod guard;
@@ -26,6 +27,7 @@ use marquee_domain::limits::{FRAME_BYTES, MESSAGE_MAX_BYTES};
 use marquee_proto::FILE_DESCRIPTOR_SET;
 use marquee_proto::v1::artifacts_server::ArtifactsServer;
 use marquee_proto::v1::audit_server::AuditServer;
+use marquee_proto::v1::chaos_server::ChaosServer;
 use marquee_proto::v1::cluster_server::ClusterServer;
 use marquee_proto::v1::jobs_server::JobsServer;
 use marquee_proto::v1::projects_server::ProjectsServer;
@@ -81,6 +83,8 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let audit = AuditServer::new(audit::AuditService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
+    let chaos = ChaosServer::new(chaos::ChaosService::new(app.clone()))
+        .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES);
     let projects = ProjectsServer::new(projects::ProjectsService::new(app.clone()))
         .max_decoding_message_size(SMALL_MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -114,6 +118,9 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .await;
     reporter
         .set_serving::<AuditServer<audit::AuditService>>()
+        .await;
+    reporter
+        .set_serving::<ChaosServer<chaos::ChaosService>>()
         .await;
     reporter
         .set_serving::<ProjectsServer<projects::ProjectsService>>()
@@ -170,6 +177,7 @@ pub async fn server(app: &App, is_tls: bool) -> anyhow::Result<Router<Layers>> {
         .add_service(artifacts)
         .add_service(workers)
         .add_service(audit)
+        .add_service(chaos)
         .add_service(cluster)
         .add_service(projects)
         .add_service(schedules)

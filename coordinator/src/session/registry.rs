@@ -47,6 +47,8 @@ struct Entry {
     leaving: bool,
     /// Its daemon is being replaced: until then silence is no loss.
     away_until: Option<Instant>,
+    /// A rehearsal keeps it away until then.
+    cut_until: Option<Instant>,
     kept: Vec<KeptOutput>,
     rescues: Arc<Rescues>,
     replaced: CancellationToken,
@@ -54,6 +56,8 @@ struct Entry {
     expelled: Option<Status>,
     nudge: Arc<Notify>,
     placed: Arc<Placed>,
+    /// Ranks that a rehearsal kills.
+    kills: Arc<Kills>,
     /// Held by the session at work.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -123,6 +127,30 @@ impl Placed {
     }
 }
 
+/// Ranks of a worker that a rehearsal kills.
+#[derive(Debug, Default)]
+pub(super) struct Kills {
+    keys: Mutex<Vec<RankKey>>,
+    news: Notify,
+}
+
+impl Kills {
+    fn add(&self, key: RankKey) {
+        self.lock().push(key);
+        self.news.notify_one();
+    }
+
+    /// Waits for some, and gives them.
+    pub(super) async fn next(&self) -> Vec<RankKey> {
+        self.news.notified().await;
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<RankKey>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A session's place in the registry.
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
@@ -133,6 +161,7 @@ pub(super) struct Seat {
     /// Somebody changed what the worker should hold.
     pub(super) nudge: Arc<Notify>,
     pub(super) placed: Arc<Placed>,
+    pub(super) kills: Arc<Kills>,
     pub(super) rescues: Arc<Rescues>,
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -168,12 +197,14 @@ impl Sessions {
             track: Track::default(),
             leaving: false,
             away_until: None,
+            cut_until: None,
             kept: Vec::new(),
             rescues: Arc::default(),
             replaced: CancellationToken::new(),
             expelled: None,
             nudge: Arc::new(Notify::new()),
             placed: Arc::default(),
+            kills: Arc::default(),
             turn: Arc::new(tokio::sync::Mutex::new(())),
         });
         let owner = &entry.daemon;
@@ -212,6 +243,7 @@ impl Sessions {
             replaced: entry.replaced.clone(),
             nudge: entry.nudge.clone(),
             placed: entry.placed.clone(),
+            kills: entry.kills.clone(),
             rescues: entry.rescues.clone(),
             turn: entry.turn.clone(),
         })
@@ -420,6 +452,35 @@ impl Sessions {
         if let Some(entry) = self.lock().get(&worker) {
             entry.placed.add(ranks);
         }
+    }
+
+    /// Lets the session of a connected worker kill a rank. Whether there is one.
+    pub(crate) fn kill(&self, worker: WorkerId, key: RankKey) -> bool {
+        let workers = self.lock();
+        let entry = workers.get(&worker).filter(|entry| entry.connected);
+        entry.is_some_and(|entry| {
+            entry.kills.add(key);
+            true
+        })
+    }
+
+    /// Ends the session of a connected worker, and lets none begin for so long. Whether there was one. Forgotten
+    /// with this process: a cut never outlives whoever made it.
+    pub(crate) fn cut_off(&self, worker: WorkerId, time: Duration) -> bool {
+        let mut workers = self.lock();
+        let Some(entry) = workers.get_mut(&worker).filter(|entry| entry.connected) else {
+            return false;
+        };
+        entry.cut_until = Some(Instant::now() + time);
+        entry.replaced.cancel();
+        true
+    }
+
+    /// For how long yet a worker is cut off on purpose; None: it is not.
+    pub(super) fn is_cut_off_for(&self, worker: WorkerId) -> Option<Duration> {
+        let until = self.lock().get(&worker)?.cut_until?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<WorkerId, Entry>> {

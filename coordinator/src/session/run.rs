@@ -93,6 +93,8 @@ enum End {
     Goodbye,
     #[error("a newer session of this worker began, or it was sent away")]
     Replaced,
+    #[error("the worker is cut off on purpose")]
+    CutOff,
     #[error("the coordinator stops")]
     Shutdown,
     #[error("the worker does not read what it is sent")]
@@ -165,7 +167,7 @@ impl Session {
             End::Nonsense(_) | End::Failed(_) | End::Stuck => {
                 tracing::warn!(%worker, name = self.name, error = %end, "session ended");
             }
-            End::Closed | End::Goodbye | End::Replaced | End::Shutdown => {
+            End::Closed | End::Goodbye | End::Replaced | End::CutOff | End::Shutdown => {
                 tracing::info!(%worker, name = self.name, reason = %end, "session ended");
             }
         }
@@ -178,6 +180,7 @@ impl Session {
                 .sessions
                 .expelled(&self.seat)
                 .unwrap_or_else(|| Status::aborted("a newer session of this worker began")),
+            End::CutOff => Status::unavailable("this worker is cut off on purpose (marquee chaos)"),
             End::Closed | End::Goodbye | End::Stuck => return,
         };
         // The worker may be gone already.
@@ -189,6 +192,7 @@ impl Session {
         let shutdown = self.app.shutdown.clone();
         let nudge = self.seat.nudge.clone();
         let placed = self.seat.placed.clone();
+        let kills = self.seat.kills.clone();
         let rescues = self.seat.rescues.clone();
         let work = async {
             if let Err(end) = self.welcome().await {
@@ -204,6 +208,7 @@ impl Session {
                     },
                     () = nudge.notified() => self.nudged().await,
                     ranks = placed.next() => self.persist(Work::Placed(ranks)).await,
+                    keys = kills.next() => self.kill_on_purpose(&keys).await,
                     keys = rescues.next() => self.rescue(&keys).await,
                 };
                 if let Err(end) = done {
@@ -214,7 +219,10 @@ impl Session {
         // A store that is dropped half-way is rolled back, and the worker sends it again.
         tokio::select! {
             end = work => end,
-            () = replaced.cancelled() => End::Replaced,
+            () = replaced.cancelled() => match self.app.sessions.is_cut_off_for(self.seat.worker) {
+                Some(_) => End::CutOff,
+                None => End::Replaced,
+            },
             () = shutdown.cancelled() => End::Shutdown,
         }
     }
@@ -293,6 +301,15 @@ impl Session {
             Some(In::Hello(_)) => Err(nonsense("a second Hello")),
             None => Err(nonsense("a message without a body")),
         }
+    }
+
+    /// A rehearsal: its worker ends these ranks and forgets them, and the next heartbeat finds them missing.
+    async fn kill_on_purpose(&self, keys: &[RankKey]) -> Result<(), End> {
+        for key in keys {
+            self.send(kill(*key, "killed on purpose (marquee chaos)"))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Somebody asked for outputs that the worker keeps.

@@ -108,6 +108,12 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let kept = kept::read(std::mem::take(&mut hello.kept));
         self.identify(&mut hello, &caller).await?;
         let (worker, held) = hello::read(hello, &caller)?;
+        if let Some(left) = self.app.sessions.is_cut_off_for(worker.id) {
+            return Err(Status::unavailable(format!(
+                "this worker is cut off on purpose for another {:.1} s (marquee chaos)",
+                left.as_secs_f64()
+            )));
+        }
         // Before it takes the seat: that ends the session of the worker whose id it names.
         self.check_owner(&worker).await.map_err(refused)?;
 

@@ -86,6 +86,12 @@ impl Coordinator {
         self.log.lock().unwrap().clone()
     }
 
+    /// A path as this process sees it, which may have mounts of its own.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        let inside = path.strip_prefix("/").unwrap();
+        PathBuf::from(format!("/proc/{}/root", self.child.id())).join(inside)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(
             Pid::from_raw(i32::try_from(self.child.id()).unwrap()),

@@ -101,6 +101,7 @@ fn class(verdict: Verdict) -> FailureClass {
         | Verdict::Start
         | Verdict::Commit
         | Verdict::GoOn(_)
+        | Verdict::MakeRoom { .. }
         | Verdict::Interrupt { .. }
         | Verdict::Cancel => {
             panic!("expected a failure, got {verdict:?}")
@@ -158,6 +159,7 @@ fn a_worker_that_shuts_down_interrupts_and_does_not_fail() {
         | Verdict::Commit
         | Verdict::GoOn(_)
         | Verdict::Fail(_)
+        | Verdict::MakeRoom { .. }
         | Verdict::Cancel => false,
     };
     assert!(drained(judge_at(
@@ -181,6 +183,30 @@ fn a_worker_that_shuts_down_interrupts_and_does_not_fail() {
     assert!(drained(judge_at(11, Running, &[of_old], false)));
     let lost = [failed(0, FailureClass::LostWorker)];
     assert!(!drained(judge_at(11, Running, &lost, false)));
+}
+
+/// Their checkpoint is the attempt's, for as long as it lives.
+#[test]
+fn when_a_worker_stops_its_rank_the_others_are_asked_to_leave_at_once() {
+    let gang = [rank(0, RankState::Running), rank(1, RankState::Stopped)];
+    let first = judge_at(0, Running, &gang, false);
+    assert!(
+        matches!(
+            first,
+            Verdict::MakeRoom { cause: Interruption::Drained, ref message } if message.contains("shut")
+        ),
+        "{first:?}"
+    );
+    let asked = (Interruption::Drained, "asked".to_owned());
+    let judge_asked = |ranks: &[RankRow]| {
+        judge(&Situation {
+            makes_room: Some(&asked),
+            ..quiet(&attempt(Running), ranks)
+        })
+    };
+    assert_eq!(judge_asked(&gang), Verdict::Wait);
+    let gone = [rank(0, RankState::Stopped), rank(1, RankState::Stopped)];
+    assert!(matches!(judge_asked(&gone), Verdict::Interrupt { .. }));
 }
 
 #[test]
@@ -230,6 +256,7 @@ fn what_a_worker_said_of_a_stop_is_told_and_costs_nothing() {
             | Verdict::Commit
             | Verdict::GoOn(_)
             | Verdict::Fail(_)
+            | Verdict::MakeRoom { .. }
             | Verdict::Cancel) => panic!("{cause:?}: {other:?}"),
         }
     }
@@ -275,6 +302,7 @@ fn who_hangs_is_named_where_its_peers_gave_it_up() {
         | Verdict::Commit
         | Verdict::GoOn(_)
         | Verdict::Interrupt { .. }
+        | Verdict::MakeRoom { .. }
         | Verdict::Cancel) => panic!("{other:?}"),
     }
     assert_eq!(class(judge_hung(&gang, None)), FailureClass::Collective);
@@ -336,6 +364,7 @@ fn a_gang_goes_on_without_a_rank_whose_loss_may_pass() {
             | Verdict::GoOn(_)
             | Verdict::Fail(_)
             | Verdict::Interrupt { .. }
+            | Verdict::MakeRoom { .. }
             | Verdict::Cancel) => panic!("{class:?}: {other:?}"),
         }
     }
@@ -372,6 +401,7 @@ fn fewer_than_the_least_are_the_end() {
         | Verdict::Commit
         | Verdict::GoOn(_)
         | Verdict::Interrupt { .. }
+        | Verdict::MakeRoom { .. }
         | Verdict::Cancel) => panic!("{other:?}"),
     }
 }
