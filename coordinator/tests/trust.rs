@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::program::{Coordinator, command, database_url, refused};
+use crate::program::{Coordinator, command, database_url, eventually, refused};
 use marquee_domain::join_token::{COORDINATOR_NAME, JoinToken};
 use marquee_proto::error::{ErrorCode, PublicError};
 use marquee_proto::v1;
@@ -742,7 +742,9 @@ async fn a_new_certificate_is_shown_while_streams_go_on_and_keys_are_looked_afte
     head.coordinator.signal(Signal::SIGTERM);
     head.coordinator.wait(SOON);
     head.coordinator = Coordinator::start(&head.data());
-    assert!(head.coordinator.log().contains("put it back from a backup"));
+    eventually("the log says what is missing", SOON, || {
+        head.coordinator.log().contains("put it back from a backup")
+    });
     let channel = head.channel(Some(one.identity.clone())).await;
     hello(channel, &one.id, "gpu-01").await.unwrap();
 
