@@ -28,10 +28,23 @@ pub struct Caller {
     account: Option<String>,
     /// None where the connection has no address, as in a simulation.
     address: Option<SocketAddr>,
+    /// The schedule whose due time it is that asks, and nobody else.
+    schedule: Option<String>,
     who: Who,
 }
 
 impl Caller {
+    /// A schedule, which submits by itself. Who set it is an administrator, and may do everything.
+    pub(crate) fn of_schedule(name: &str) -> Self {
+        Self {
+            identity: None,
+            account: None,
+            address: None,
+            schedule: Some(name.to_owned()),
+            who: Who::Owner,
+        }
+    }
+
     /// Who sent a request.
     pub fn of<T>(request: &Request<T>) -> Self {
         let certificates = request.peer_certs();
@@ -41,6 +54,7 @@ impl Caller {
             identity: own.map(|own| storable(&certificate::name(own))),
             account: account_of(request).map(storable),
             address: request.remote_addr(),
+            schedule: None,
             who: request.extensions().get().cloned().unwrap_or_default(),
         }
     }
@@ -120,9 +134,12 @@ fn account_of<T>(request: &Request<T>) -> Option<&str> {
 }
 
 /// As it is stored: `alice via token 4f0c2a91b6d3 from 10.0.0.7:40112`, `gpu-01 via certificate from 10.0.0.7:40112`,
-/// `alice via rpc from 127.0.0.1:40112`.
+/// `alice via rpc from 127.0.0.1:40112`, `schedule nightly`.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(schedule) = &self.schedule {
+            return write!(f, "schedule {schedule}");
+        }
         match (&self.who, &self.identity) {
             (
                 Who::User {
@@ -180,6 +197,7 @@ mod tests {
             identity: identity.map(storable),
             account: None,
             address,
+            schedule: None,
             who: Who::Open,
         };
         assert_eq!(

@@ -10,7 +10,6 @@ use marquee_domain::rank::RankKey;
 use marquee_domain::resources::Device;
 use marquee_history::{Event, StoredJob, StoredPipeline, StoredRank, What};
 use serde_json::Value;
-use sqlx::PgConnection;
 
 use crate::{Conn, Result, Tx, convert};
 
@@ -447,13 +446,8 @@ pub async fn list_jobs_with_artifact(
 
 /// What the audit writes from here on in this transaction was asked for by `caller`.
 pub async fn act_as(tx: &mut Tx, caller: &str) -> Result<()> {
-    act_on(tx.sql(), caller).await
-}
-
-/// The same on a bare connection.
-pub(crate) async fn act_on(connection: &mut PgConnection, caller: &str) -> Result<()> {
     sqlx::query_scalar!("SELECT set_config('marquee.actor', $1, true)", caller)
-        .fetch_one(connection)
+        .fetch_one(tx.sql())
         .await?;
     Ok(())
 }

@@ -64,7 +64,7 @@ impl Fence {
         if mine == OPEN {
             return opening.begin_unfenced(connection).await;
         }
-        let call = opening.call(mine);
+        let call = opening.call(Some(mine));
         let begin = format!("BEGIN; SELECT newest, leader_address FROM {call}");
         // Not prepared: the two go in one round trip, and BEGIN has no parameters.
         let leader = sqlx::raw_sql(AssertSqlSafe(begin))
@@ -99,7 +99,8 @@ pub(crate) struct Opening<'a> {
 
 impl Opening<'_> {
     /// The call of `begin_write` (migration 0025) as text.
-    fn call(&self, epoch: i64) -> String {
+    fn call(&self, epoch: Option<i64>) -> String {
+        let epoch = epoch.map_or("NULL".to_owned(), |epoch| epoch.to_string());
         // A name is whatever its owner chose: as hexadecimal digits it cannot end the literal.
         let actor = self.actor.map_or("NULL".to_owned(), |actor| {
             format!("convert_from(decode('{}', 'hex'), 'UTF8')", hex(actor))
@@ -113,16 +114,16 @@ impl Opening<'_> {
         format!("begin_write({LOCK_KEY}, {epoch}, {actor}, {pipelines})")
     }
 
-    /// Where there is no election: nothing is asked of the leader's row, which may not even be there yet.
+    /// Where there is no election. Nothing is asked of tables that may not be there yet, where nothing needs them.
     #[cfg(feature = "testing")]
     async fn begin_unfenced(self, connection: &mut PoolConnection<Postgres>) -> Result<()> {
-        sqlx::raw_sql("BEGIN").execute(&mut **connection).await?;
-        if let Some(actor) = self.actor {
-            crate::audit::act_on(connection, actor).await?;
+        let mut begin = "BEGIN".to_owned();
+        if self.actor.is_some() || !self.pipelines.is_empty() {
+            begin = format!("BEGIN; SELECT newest FROM {}", self.call(None));
         }
-        if !self.pipelines.is_empty() {
-            crate::pipelines::lock_on(connection, self.pipelines).await?;
-        }
+        sqlx::raw_sql(AssertSqlSafe(begin))
+            .execute(&mut **connection)
+            .await?;
         Ok(())
     }
 }

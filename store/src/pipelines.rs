@@ -3,7 +3,6 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobName, PipelineId};
-use sqlx::PgConnection;
 
 use crate::{Conn, Result, StoreError, Tx, convert};
 
@@ -83,17 +82,12 @@ pub async fn get_pipeline(conn: &mut Conn, id: PipelineId) -> Result<Pipeline> {
 /// locks: jobs of one pipeline change each other's states, and locks at the top, always taken in the same
 /// order, cannot deadlock. Those that are not there are left out.
 pub async fn lock_pipelines(tx: &mut Tx, ids: &[PipelineId]) -> Result<()> {
-    lock_on(tx.sql(), ids).await
-}
-
-/// The same on a bare connection.
-pub(crate) async fn lock_on(connection: &mut PgConnection, ids: &[PipelineId]) -> Result<()> {
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
     sqlx::query_scalar!(
         "SELECT id FROM pipelines WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
         &ids
     )
-    .fetch_all(connection)
+    .fetch_all(tx.sql())
     .await?;
     Ok(())
 }

@@ -92,6 +92,18 @@ pub async fn list_workers_named(
     Ok(workers.collect())
 }
 
+/// The worker of this name that is online, or was heard last of those that have not left.
+pub async fn find_worker_named(conn: &mut Conn, name: &str) -> Result<Option<WorkerId>> {
+    let id = sqlx::query_scalar!(
+        "SELECT id FROM workers WHERE name = $1 AND state <> 'left'
+         ORDER BY state <> 'online', last_seen_at DESC, id LIMIT 1",
+        name,
+    )
+    .fetch_optional(conn.sql())
+    .await?;
+    Ok(id.map(WorkerId))
+}
+
 /// Stores what an operator decided about a host.
 pub async fn mark_standing(tx: &mut Tx, worker: WorkerId, standing: &Standing) -> Result<()> {
     sqlx::query!(

@@ -258,7 +258,7 @@ impl Server {
         let lock = File::create(build_folder().join("marquee-test-postgres.lock"))
             .expect("the build folder can be written");
         lock.lock().expect("a file beside the build can be locked");
-        let known = words(&all, databases).await;
+        let known = Asker::connect(&all).await.words(databases).await;
         if !known.contains(&server.template) {
             let making = format!("{}_making", server.template);
             server
@@ -302,7 +302,7 @@ fn is_left_behind(name: &str) -> bool {
 }
 
 async fn drop_database(url: &str, name: &str) {
-    let mut connection = connect(url).await;
+    let Asker(mut connection) = Asker::connect(url).await;
     let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
     // Whoever was faster has done it.
     let _ = sqlx::raw_sql(AssertSqlSafe(statement))

@@ -172,10 +172,9 @@ async fn kill_rank(app: &App, conn: &mut Conn, job: JobId, rank: Rank) -> Result
 }
 
 async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> Result<Plan> {
-    let named = steering::list_workers_named(conn, name).await?;
-    let Some((worker, _)) = named.into_iter().next() else {
-        return Err(LifecycleError::WorkerNotFound(name.to_owned()));
-    };
+    let worker = steering::find_worker_named(conn, name)
+        .await?
+        .ok_or_else(|| LifecycleError::WorkerNotFound(name.to_owned()))?;
     must_be_connected(app, worker, name)?;
     let held = open::list_held_ranks(conn, Which::All).await?;
     let held: Vec<RankKey> = held

@@ -11,10 +11,10 @@ use marquee_domain::schedule::{self, Does, Missed, Outcome, Overlap, Progress, S
 use marquee_store::StoreError;
 use marquee_store::schedules::{self, Document, NewSchedule, Run, Schedule, Which};
 
-use super::projects::check_projects;
 use super::submit::{Due, Submission, Submitted, check, submit};
 use super::{LifecycleError, Result};
 use crate::app::App;
+use crate::caller::Caller;
 use crate::cron::Cron;
 
 /// Schedules of a cluster: each is looked at when it is due, and listed whole.
@@ -46,11 +46,12 @@ pub async fn add_schedule(app: &App, wanted: &Wanted<'_>) -> Result<()> {
         LifecycleError::BadSetting(format!("cron: {pattern:?} is not due within nine years"))
     })?;
     let overrides = overrides(wanted.document);
-    let submission = submission("schedule", wanted.document, &overrides, wanted.caller, None);
-    let missing = check_projects(app, &check(app, &submission).await?).await?;
-    if !missing.is_empty() {
-        return Err(LifecycleError::InvalidDocument(missing));
-    }
+    let caller = Caller::of_schedule(wanted.name.as_str());
+    check(
+        app,
+        &submission("schedule", wanted.document, &overrides, &caller, None),
+    )
+    .await?;
     let name = wanted.name.as_str();
     let new = NewSchedule {
         name,
@@ -255,7 +256,7 @@ async fn submit_due(
         before,
         then,
     };
-    let caller = format!("schedule {}", stored.name);
+    let caller = Caller::of_schedule(&stored.name);
     let submission = submission(&request_id, &document, &overrides, &caller, Some(&of_due));
     let submitted = submit(app, &submission).await?;
     tracing::info!(schedule = stored.name, %due, pipeline = %submitted.pipeline, note, "scheduled pipeline submitted");
@@ -273,7 +274,7 @@ fn submission<'a>(
     request_id: &'a str,
     document: &'a Document,
     overrides: &'a [Override],
-    caller: &'a str,
+    caller: &'a Caller,
     due: Option<&'a Due<'a>>,
 ) -> Submission<'a> {
     Submission {

@@ -433,9 +433,10 @@ impl v1::jobs_server::Jobs for JobsService {
     }
 
     async fn what_if(&self, request: Request<v1::WhatIfRequest>) -> Answer<v1::WhatIfResponse> {
-        Ok(Response::new(
-            what_if::look(&self.app, request.into_inner()).await?,
-        ))
+        let caller = Caller::of(&request);
+        let request = request.into_inner();
+        scope::job(&self.app, &caller, Role::Viewer, JobId(request.job_id)).await?;
+        Ok(Response::new(what_if::look(&self.app, request).await?))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {

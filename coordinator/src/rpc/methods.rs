@@ -48,7 +48,7 @@ const READS: bool = true;
 const WRITES: bool = false;
 
 /// Service and method, its right, and whether it only reads.
-pub(super) const METHODS: [(&str, &str, Right, bool); 62] = [
+pub(super) const METHODS: [(&str, &str, Right, bool); 71] = [
     ("Jobs", "SubmitPipeline", Act, WRITES),
     ("Jobs", "SubmitJob", Act, WRITES),
     ("Jobs", "GetJob", Look, READS),
@@ -68,6 +68,7 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 62] = [
     ("Jobs", "Metrics", Look, READS),
     ("Jobs", "Series", Look, READS),
     ("Jobs", "Explain", Look, READS),
+    ("Jobs", "WhatIf", Look, READS),
     ("Artifacts", "ListArtifacts", Look, READS),
     ("Artifacts", "GetArtifact", Look, READS),
     ("Artifacts", "RemoveArtifact", Act, WRITES),
@@ -79,6 +80,8 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 62] = [
     ("Workers", "DrainWorker", Govern, WRITES),
     ("Workers", "ResumeWorker", Govern, WRITES),
     ("Workers", "QuarantineWorker", Govern, WRITES),
+    ("Workers", "AddWindow", Govern, WRITES),
+    ("Workers", "RemoveWindow", Govern, WRITES),
     // A host that is set up is diagnosed before it is known: version, time and the cluster's id.
     ("Workers", "Probe", Anybody, READS),
     ("Workers", "ListCoordinators", Look, READS),
@@ -92,6 +95,13 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 62] = [
     ("Cluster", "ListSettings", Govern, READS),
     ("Projects", "ListProjects", Look, READS),
     ("Projects", "SetProject", Act, WRITES),
+    // A schedule submits by itself, whoever set it: what it may do is what an administrator may.
+    ("Schedules", "AddSchedule", Govern, WRITES),
+    ("Schedules", "ListSchedules", Govern, READS),
+    ("Schedules", "GetSchedule", Govern, READS),
+    ("Schedules", "PauseSchedule", Govern, WRITES),
+    ("Schedules", "RemoveSchedule", Govern, WRITES),
+    ("Chaos", "Rehearse", Govern, WRITES),
     ("Users", "WhoAmI", Anybody, READS),
     // The token that it is given is what it takes.
     ("Users", "LogIn", Anybody, WRITES),

@@ -220,7 +220,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<v1::AddWindowRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::AddWindowRequest {
             worker_name,
             from,
@@ -246,7 +246,7 @@ impl v1::workers_server::Workers for WorkersService {
         &self,
         request: Request<v1::RemoveWindowRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let caller = Caller::of(&request).to_string();
+        let caller = Caller::of(&request);
         let v1::RemoveWindowRequest {
             worker_name,
             number,
