@@ -232,7 +232,7 @@ async fn pages_go_through_all_jobs_once_and_leave_elements_to_their_array() {
     for (filter, ids) in [
         (
             JobFilter {
-                project: Some("vision".into()),
+                projects: Some(vec!["vision".into()]),
                 ..JobFilter::default()
             },
             vec![array],
@@ -318,13 +318,13 @@ async fn what_ended_is_listed_by_its_end_and_counted_within_the_time() {
             .await
             .unwrap();
     }
-    let ended = listing::list_ended_ids(&mut tx, 10).await.unwrap();
+    let ended = listing::list_ended_ids(&mut tx, None, 10).await.unwrap();
     assert_eq!(ended, jobs);
     assert_eq!(
-        listing::list_ended_ids(&mut tx, 1).await.unwrap(),
+        listing::list_ended_ids(&mut tx, None, 1).await.unwrap(),
         jobs[..1]
     );
-    assert_eq!(listing::list_ended_ids(&mut tx, 0).await.unwrap(), []);
+    assert_eq!(listing::list_ended_ids(&mut tx, None, 0).await.unwrap(), []);
     for (since, count) in [(0, Some(3)), (20, Some(2)), (30, Some(1)), (31, None)] {
         let counts = listing::count_jobs(&mut tx, at(since)).await.unwrap();
         let expected: Vec<_> = count
