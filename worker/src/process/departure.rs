@@ -51,6 +51,14 @@ impl Departure {
         }
     }
 
+    /// Whether it is a child of this process that has not ended, as only its parent can tell whoever hides it.
+    pub(super) fn is_still_ours(&mut self) -> bool {
+        match self {
+            Self::Own(child) => matches!(child.try_wait(), Ok(None)),
+            Self::Other(_) | Self::Past | Self::Untold => false,
+        }
+    }
+
     /// Whether the process is known to have left by itself and in order. False where it was killed, and
     /// where its status is not ours to know.
     pub(super) fn was_in_order(&mut self) -> bool {
@@ -112,6 +120,22 @@ mod tests {
         let gone = process(child.id());
         child.wait().unwrap();
         assert!(matches!(Departure::of(gone), Departure::Past));
+    }
+
+    #[tokio::test]
+    async fn a_child_is_ours_until_it_has_ended_and_nobody_elses_ever_is() {
+        let child = tokio::process::Command::new("sleep").arg("100").spawn();
+        let mut own = Departure::Own(Box::new(child.unwrap()));
+        assert!(own.is_still_ours());
+        let Departure::Own(child) = &mut own else {
+            unreachable!()
+        };
+        child.start_kill().unwrap();
+        own.wait().await;
+        assert!(!own.is_still_ours());
+        assert!(!own.was_in_order(), "it was killed");
+        let mut others = Departure::of(ProcessId::own().unwrap());
+        assert!(!others.is_still_ours());
     }
 
     #[tokio::test]

@@ -180,7 +180,12 @@ impl Child for Kept {
             (None, Some(pid)) => proc::stat(pid),
             (None, None) => None,
         };
-        let keeper_lives = stat.is_some_and(|stat| !stat.is_zombie);
+        let keeper_lives = match stat {
+            Some(stat) => !stat.is_zombie,
+            // For a moment of its start a keeper is as hidden as the daemon, whose memory nobody may look into: where the
+            // unit says ProtectProc=invisible the kernel then denies that there is such a process.
+            None => self.keeper.is_none() && self.departure.is_still_ours(),
+        };
         if stat.is_some_and(|stat| stat.is_stopped)
             && let Some(pid) = self.keeper_pid()
         {
