@@ -102,7 +102,7 @@ async fn a_full_disk_is_said_loses_nothing_and_needs_no_restart() {
     fill(&filler);
     let refused = upload(&coordinator, b"during").await.unwrap_err();
     let refused = PublicError::from(&refused);
-    assert_eq!(refused.code.as_deref(), Some("MQ0501"), "{refused:?}");
+    assert_eq!(refused.code.as_deref(), Some("MQ0502"), "{refused:?}");
     assert!(refused.message.contains("must stay free"), "{refused:?}");
     // Postgres goes on as long as its files have holes; then it says so, or dies of it and is started again and again.
     let since = Instant::now();

@@ -78,18 +78,26 @@ where
         let guard = self.guard.clone();
         Box::pin(async move {
             let path = request.uri().path().to_owned();
-            // Apart from the request, whose body no two threads may look at.
-            let ready = guard.know_users().await;
-            let who = match guard.let_in(&mut request, &path, ready) {
-                Ok((who, worker)) => match guard.is_member(worker).await {
-                    Ok(()) => who,
-                    Err(status) => return Ok(status.into_http()),
-                },
-                Err(status) => return Ok(status.into_http()),
+            // Apart from the request, whose body no two threads may look at. Each of these is behind a wall of its own, as
+            // the handler is: what panics here would end the client's connection, with all its other requests.
+            let ready = match caught(guard.know_users()).await {
+                Ok(ready) => ready,
+                Err(panicked) => return Ok(fault(&path, &panicked)),
             };
-            let open = match guard.wait_for_turn(&who).await {
-                Ok(open) => open,
-                Err(status) => return Ok(status.into_http()),
+            let admits = AssertUnwindSafe(|| guard.let_in(&mut request, &path, ready));
+            let (who, worker) = match catch_unwind(admits) {
+                Ok(Ok(admitted)) => admitted,
+                Ok(Err(status)) => return Ok(status.into_http()),
+                Err(panic) => return Ok(fault(&path, &Panicked::from_panic(panic.as_ref()))),
+            };
+            let waits = async {
+                guard.is_member(worker).await?;
+                guard.wait_for_turn(&who).await
+            };
+            let open = match caught(waits).await {
+                Ok(Ok(open)) => open,
+                Ok(Err(status)) => return Ok(status.into_http()),
+                Err(panicked) => return Ok(fault(&path, &panicked)),
             };
             request.extensions_mut().insert(who.clone());
             let room = guard.inflow.of(remote(&request));
