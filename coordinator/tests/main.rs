@@ -8,6 +8,7 @@ mod again;
 mod arrays;
 mod artifacts;
 mod audit;
+mod backup;
 mod daemon;
 mod elastic;
 mod env;
