@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::bearer::Bearer;
 use crate::error::{CliError, Result};
 use crate::say::say;
-use crate::tokens::Bearer;
 
 /// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";

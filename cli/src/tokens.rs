@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use marquee_domain::users::Token;
 
+use crate::bearer::Bearer;
 use crate::context::{Place, write_private};
 use crate::error::{CliError, Result};
 use crate::say::say;
@@ -22,28 +22,6 @@ use crate::say::say;
 const FILE: &str = "tokens.toml";
 /// Bytes of a file with a token that are read.
 const TOKEN_FILE_MAX_BYTES: u64 = 4_096;
-
-/// A token, shown by nothing but [`reveal`](Self::reveal).
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Bearer(Token);
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl Bearer {
-    /// The token of a text; `origin` says in words where that is from.
-    pub(crate) fn of(text: &str, origin: &str) -> Result<Self> {
-        let token = text.trim().parse().map(Self);
-        token.map_err(|why| CliError::Usage(format!("the token {origin} cannot be read: {why}")))
-    }
-
-    pub(crate) fn reveal(&self) -> String {
-        self.0.reveal()
-    }
-}
 
 /// Whether a token may be sent to an address: nobody on the way can read it.
 pub(crate) fn may_carry(addr: &str) -> bool {
@@ -234,10 +212,13 @@ impl Kept {
 mod tests {
     use marquee_domain::artifact::Digest;
 
+    use marquee_domain::users::Token;
+
     use super::*;
 
     fn token(n: u8) -> Bearer {
-        Bearer(Token::new(&Digest::of(&[n]), &Digest::of(&[n, n])))
+        let token = Token::new(&Digest::of(&[n]), &Digest::of(&[n, n]));
+        Bearer::of(&token.reveal(), "of a test").unwrap()
     }
 
     fn place(addr: &str) -> Place {

@@ -14,3 +14,4 @@ mod pipeline;
 mod rates;
 mod slurm;
 mod torchrun;
+mod trust;

@@ -1,7 +1,5 @@
 //! A worker joins by a token, as the documentation says, and is its certificate from then on: real daemons, real TLS.
 
-#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -6,7 +6,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::tokens::{Bearer, may_carry};
+use crate::bearer::Bearer;
+use crate::tokens::may_carry;
 
 /// Shows the user's token with each request, where there is one.
 #[derive(Debug, Clone, Default)]

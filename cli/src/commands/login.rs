@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use marquee_view::users::{Who, roles};
 
+use crate::bearer::Bearer;
 use crate::client::Remote;
 use crate::context::{self, Place};
 use crate::error::{CliError, Result};
 use crate::say::say;
 use crate::session::Session;
-use crate::tokens::{self, Bearer, Kept, may_carry};
+use crate::tokens::{self, Kept, may_carry};
 use crate::{clock, requests};
 
 /// Keep a token for this coordinator, so that every command shows it

@@ -10,11 +10,12 @@ use marquee_view::{Page, View, units};
 use serde_json::Value;
 
 use super::confirm;
+use crate::bearer::Bearer;
 use crate::commands::drain::{When, parse_when};
 use crate::error::Result;
 use crate::say::say;
 use crate::session::Session;
-use crate::tokens::{self, Bearer};
+use crate::tokens;
 use crate::{clock, requests};
 
 /// Make, list and revoke tokens
