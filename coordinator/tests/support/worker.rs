@@ -319,6 +319,7 @@ impl FakeWorker {
         let key = key_of(&assign);
         self.prepare(&assign).await;
         self.started(key).await;
+        self.stored(key).await;
         key
     }
 

@@ -78,9 +78,14 @@ impl FakeWorker {
 
     /// Waits until the last report of a rank is acknowledged, and lets go of it.
     pub async fn acknowledged(&mut self, key: Key) {
+        self.stored(key).await;
+        self.held.lock().unwrap().remove(&key);
+    }
+
+    /// Waits until what the rank reported is in Postgres, which the acknowledgement says.
+    pub async fn stored(&mut self, key: Key) {
         let last = self.held.lock().unwrap()[&key].last_sequence;
         while self.ack(key).await < last {}
-        self.held.lock().unwrap().remove(&key);
     }
 
     /// The next acknowledgement of a rank.
