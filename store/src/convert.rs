@@ -43,6 +43,7 @@ pub(crate) fn u64_of(column: &'static str, value: i64) -> Result<u64> {
 
 pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreError {
     let mut value = value.to_string();
+    // At a boundary: half a character would panic.
     if value.len() > SHOWN_MAX_BYTES {
         value.truncate(value.floor_char_boundary(SHOWN_MAX_BYTES));
         value.push_str(" [...]");
@@ -64,6 +65,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     column: &'static str,
     value: serde_json::Value,
 ) -> Result<T> {
+    // Before the value is read: a document of a later version may well parse, and mean something else.
     let version = value.get(VERSION_KEY).and_then(serde_json::Value::as_u64);
     if let Some(version) = version.filter(|version| *version > DOCUMENT_VERSION) {
         return Err(unreadable(
@@ -73,6 +75,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
             ),
         ));
     }
+    // By reference, so that the error can show what was there.
     T::deserialize(&value).map_err(|error| unreadable(column, format!("{error}, in {value}")))
 }
 
@@ -82,6 +85,7 @@ pub(crate) fn to_document<T: serde::Serialize>(
     value: &T,
 ) -> Result<serde_json::Value> {
     let mut document = to_json(what, value)?;
+    // A list or a bare number has no room for it. Without it it is version 1, as all of those are.
     if let Some(fields) = document.as_object_mut() {
         fields.insert(VERSION_KEY.to_owned(), DOCUMENT_VERSION.into());
     }
