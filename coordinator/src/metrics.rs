@@ -154,6 +154,8 @@ fn of_index(app: &App, text: &mut Text) {
         *waiting.entry(class).or_default() += 1;
         longest = longest.max((now - pending.queued_at).to_std().unwrap_or_default());
     }
+    // These are shown also while nobody waits for them: an alert on a series that comes and goes never fires
+    // in time.
     text.family(
         "marquee_queue_jobs",
         Kind::Gauge,

@@ -71,6 +71,7 @@ pub async fn what_if(app: &App, job: JobId, change: Change) -> Result<WhatIf, Li
         drop(open);
         if pending.shape.rules == OWN_RULES {
             let rules = asked.sharing.hosts.clone();
+            // The index may not be changed for a question, so these rules are known to the copy alone.
             board.limits.rules.insert(OWN_RULES, rules);
         }
         board.queue.insert(pending);

@@ -77,6 +77,8 @@ pub async fn rehearse(app: &App, fault: &Fault, is_dry: bool, caller: &str) -> R
     }
     tx.commit().await?;
     tracing::warn!(caller, "{text}");
+    // Written down first. A fault that is explained and was not done is better than one that was done and
+    // nobody can explain.
     strike(app, fault, plan.broken)?;
     Ok(plan.said)
 }

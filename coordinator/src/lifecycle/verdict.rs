@@ -73,6 +73,7 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         now,
         ..
     } = *situation;
+    // Ranks that the attempt has gone on without have no say any more.
     let members = || ranks.iter().filter(|rank| rank.lost_at.is_none());
     if members().all(|rank| rank.state == RankState::Finished) {
         return Verdict::Commit;

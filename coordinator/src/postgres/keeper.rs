@@ -132,6 +132,7 @@ fn watch(server: &mut Server, stopped: &Receiver<()>) -> End {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "postgres cannot be waited for"),
         }
+        // Asked and waited for in one: a server that is to stop is stopped within this time.
         if is_told_to_stop(stopped, WATCH_EVERY) {
             return End::ToldToStop;
         }

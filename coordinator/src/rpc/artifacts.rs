@@ -78,6 +78,8 @@ impl Artifacts for ArtifactsService {
         let mut conn = self.connection().await?;
         let rows = page.read(&mut conn, seen.as_deref()).await?;
         let mut answer = page.answer(rows);
+        // Asked only while anything is set aside: else each listing would read the list of files of every
+        // row.
         if self.app.blobs.has_damaged() {
             for artifact in &mut answer.artifacts {
                 let job = JobId(artifact.job_id);
@@ -97,6 +99,7 @@ impl Artifacts for ArtifactsService {
             .which
             .ok_or_else(|| BadField::missing("which"))?;
         let (artifact, manifest) = find(&mut self.connection().await?, which, &caller).await?;
+        // Of one artifact the files themselves are looked at, which a listing could not afford.
         let checked = self.app.blobs.check(&manifest).await;
         let wrong = checked.map_err(blob_status)?.wrong;
         let damaged = wrong.first().map(|first| {
@@ -344,6 +347,7 @@ async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> 
         .write(parse_digest(&digest)?, size_bytes)
         .await
         .map_err(blob_status)?;
+    // By its size: a large file over a slow line is no fault, and one that drips is.
     let longest = NEXT_PART_WITHIN + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S);
     let all = async {
         while let Some(part) = next_part(&mut parts).await? {

@@ -65,6 +65,7 @@ impl v1::audit_server::Audit for AuditService {
         let app = self.app.clone();
         tokio::spawn(async move {
             let _permit = permit;
+            // A reader that leaves ends the check: it would hold its connection for nobody.
             tokio::select! {
                 () = send.closed() => {}
                 () = app.shutdown.cancelled() => {}

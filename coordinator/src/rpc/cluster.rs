@@ -46,6 +46,7 @@ impl v1::cluster_server::Cluster for ClusterService {
         request: Request<v1::WatchOverviewRequest>,
     ) -> Result<Response<Self::WatchOverviewStream>, Status> {
         let caller = Caller::of(&request);
+        // Before the first look: what changes during it is news, and must not be missed.
         let news = News::new(&self.app);
         let first = overview::look(&self.app, &caller).await?;
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);

@@ -92,6 +92,7 @@ impl WorkersService {
         let by = caller.to_string();
         let id = lifecycle::set_standing(&self.app, name, text, &by, change).await?;
         let id = id.to_string();
+        // Read again, as everybody else will see it.
         let workers = self.list(caller).await?;
         let worker = workers.into_iter().find(|worker| worker.id == id);
         let gone = || LifecycleError::WorkerNotFound(name.to_owned());
@@ -193,6 +194,8 @@ impl v1::workers_server::Workers for WorkersService {
             reason,
             lift,
         } = request.into_inner();
+        // By the largest host there can be and not by this one's GPUs: one that has failed altogether is not
+        // listed any more.
         if let Some(index) = gpu.filter(|index| *index as usize >= HOST_GPUS_MAX) {
             let why = format!("{index} is out of range; hosts have at most {HOST_GPUS_MAX} GPUs");
             return Err(BadField::invalid("gpu", why).into());
@@ -287,6 +290,7 @@ fn window_of(
     let from = from.ok_or(BadField::missing("from"))?;
     let until = until.ok_or(BadField::missing("until"))?;
     let invalid = |field, why: String| Err(BadField::invalid(field, why));
+    // A minute is a slow hand, or another clock; more is a slip.
     if from < now - TimeDelta::minutes(1) {
         return invalid(
             "from",

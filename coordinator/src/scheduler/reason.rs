@@ -162,6 +162,7 @@ impl<'a> Explainer<'a> {
         now: DateTime<Utc>,
     ) -> Self {
         let mut pool = Pool::new(hosts, limits);
+        // As the round held them back: else what is kept for others would look free to whoever asks.
         for (job, claim) in &limits.claims {
             if let Some(shape) = shape_of(*job) {
                 preempt::hold_claim(&mut pool, *job, shape, claim, now);

@@ -54,10 +54,12 @@ pub(super) fn bounded(mut readings: Vec<v1::GpuReading>) -> Vec<v1::GpuReading> 
         reading.throttle_reasons.iter_mut().for_each(cut);
         reading.processes.truncate(PROCESSES_MAX);
         reading.processes.iter_mut().for_each(|p| cut(&mut p.name));
+        // The oldest go: the last error tells most of what is wrong.
         let too_many = reading.xids.len().saturating_sub(XIDS_MAX);
         reading.xids.drain(..too_many);
         believable(reading);
     }
+    // One entry a GPU, whatever was sent.
     readings.sort_by_key(|reading| reading.index);
     readings.dedup_by_key(|reading| reading.index);
     readings

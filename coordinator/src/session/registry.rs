@@ -212,6 +212,7 @@ impl Sessions {
         if lives && owner.instance != daemon.instance {
             // It calls from another port each time.
             let is_it = |rival: &Rival| rival.daemon.instance == daemon.instance;
+            // Its tries are counted as one: a daemon that calls every few seconds must not fill the log.
             let known = entry.rival.as_ref().is_some_and(is_it);
             if !known {
                 tracing::warn!(
@@ -231,6 +232,8 @@ impl Sessions {
             return Err(error);
         }
         entry.daemon = daemon;
+        // The older session of the same daemon leaves. This one waits for its turn until that has stored what
+        // it is at.
         entry.replaced.cancel();
         entry.expelled = None;
         entry.replaced = CancellationToken::new();
@@ -294,6 +297,8 @@ impl Sessions {
     pub(super) fn leave(&self, seat: &Seat) {
         self.update(seat, |entry| {
             entry.connected = false;
+            // Whoever asks for one of its outputs now is told that the worker is away, and does not wait for
+            // it.
             entry.kept.clear();
             entry.rescues.give_up();
         });
@@ -361,6 +366,8 @@ impl Sessions {
     pub(super) fn set_gpus(&self, seat: &Seat, gpus: Vec<v1::GpuReading>) -> bool {
         let mut is_news = false;
         self.update(seat, |entry| {
+            // Only whether a GPU is ill decides about placements. Its other readings change every few
+            // seconds.
             let faults = |gpus: &[v1::GpuReading]| -> Vec<(u32, bool)> {
                 gpus.iter()
                     .map(|gpu| (gpu.index, gpu.fault.is_empty()))

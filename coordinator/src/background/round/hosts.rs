@@ -41,6 +41,7 @@ fn host(
             is_measured: end.is_some_and(|(_, is_measured)| is_measured),
         }
     });
+    // Closed: what an operator decided was not for nothing, even if nobody can read it any more.
     let closed = match &worker.standing {
         Ok(standing) => standing.closed(),
         Err(why) => Some(format!(

@@ -81,6 +81,7 @@ async fn look(app: &App, filter: &JobFilter) -> Result<Vec<Job>, LifecycleError>
         pipelines::get_pipeline(&mut conn, pipeline).await?;
     }
     for id in filter.ids.iter().flatten() {
+        // Who watches jobs by their numbers is told when one is gone: waiting for it would not end.
         if !jobs.iter().any(|job| job.id == *id) {
             return Err(StoreError::JobNotFound(*id).into());
         }
