@@ -328,6 +328,7 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
 
 /// Names of environment variables, separated by spaces or commas.
 fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+    // Not the worker's own settings: one of them names the file of its key.
     let must_be = "it must be names of environment variables, separated by spaces";
     let is_name = |name: &str| {
         let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -441,6 +442,8 @@ fn tls(
     };
     let scheme_of = |url: &String| Some(url.split_once("://")?.0.to_owned());
     let scheme = scheme_of(coordinator);
+    // A coordinator that is named later is dialled as these are: with both, nobody could say whether in the
+    // clear.
     if let Some(other) = coordinators.iter().find(|url| scheme_of(url) != scheme) {
         return Err(value(
             "coordinator",

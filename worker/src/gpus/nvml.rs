@@ -114,6 +114,7 @@ pub(super) fn read(
         cuda_version: driver.cuda_words(),
         ..v1::GpuReading::default()
     };
+    // First: the load of the GPU is told by its processes where the driver has no figure of its own.
     asked.processes(nvml, &device, &mut reading);
     asked.load(gpu, &device, &mut reading);
     asked.clocks(&device, &mut reading);

@@ -108,6 +108,7 @@ impl Sampler {
         let mut all_answer = true;
         let mut readings = Vec::with_capacity(self.devices.len());
         for device in &mut self.devices {
+            // Noted before it is asked: if the driver never comes back, this is the GPU to name.
             self.asking.store(device.gpu.index, Ordering::Relaxed);
             let answer = nvml::read(nvml, &device.gpu, driver);
             let now = Instant::now();

@@ -228,6 +228,7 @@ impl Sink<'_> {
                     done,
                     bytes,
                 };
+                // A child that says the same again and again does not get on.
                 if self.cursor.reached.as_ref() != Some(&reached) {
                     self.cursor.moves += 1;
                     self.cursor.reached = Some(reached);
