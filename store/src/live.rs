@@ -224,7 +224,7 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
             state: convert::rank_state(&row.rank_state)?,
             // Only whether there is any matters here.
             progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
-            summary: row.summary,
+            summary: convert::summary(job, row.summary),
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,
             lost_at: row.lost_at,

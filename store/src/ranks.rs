@@ -88,7 +88,7 @@ pub async fn list_ranks(
             devices: convert::json("attempt_ranks.devices", row.devices)?,
             state: convert::rank_state(&row.state)?,
             progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
-            summary: row.summary,
+            summary: convert::summary(job, row.summary),
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,
             lost_at: row.lost_at,
@@ -378,8 +378,14 @@ pub async fn mark_ranks_reported(
                 .map(|p| convert::to_document("progress", p)),
         )
     });
-    let summaries: Vec<Option<serde_json::Value>> =
-        reported.iter().map(|r| r.change.summary.clone()).collect();
+    let summaries = reported.iter().map(|r| {
+        json(
+            r.change
+                .summary
+                .as_ref()
+                .map(|s| convert::to_document("summary", s)),
+        )
+    });
     let outputs = reported.iter().map(|r| {
         json(
             r.change
@@ -451,7 +457,7 @@ pub async fn mark_ranks_reported(
         &to.collect::<Result<Vec<_>>>()?,
         &states as &[Option<String>],
         &progress.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
-        &summaries as &[Option<serde_json::Value>],
+        &summaries.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
         &outputs.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
         &classes as &[Option<String>],
         &messages as &[Option<String>],
