@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::backoff::Backoff;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::limits::REPORTS_IN_MESSAGE_MAX;
 use marquee_domain::rate::SHARE_FOR;
@@ -44,8 +45,7 @@ const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause before storing a message is tried again while Postgres is away.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// A worker's session.
 #[derive(Debug)]
@@ -408,7 +408,7 @@ impl Session {
     async fn persist(&mut self, work: Work) -> Result<(), End> {
         // Without an end: what a worker has reported must be stored before anything else it says, however
         // long Postgres is away.
-        let mut pause = RETRY_FIRST;
+        let mut backoff = RETRY;
         loop {
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
@@ -421,11 +421,10 @@ impl Session {
             match done {
                 // Also where a row was not as it was read: the next try reads it anew.
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
-                    if pause == RETRY_FIRST && !error.is_stale() {
+                    if backoff.failures() == 0 && !error.is_stale() {
                         tracing::warn!(worker = %self.seat.worker, %error, "storing failed; trying again");
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    tokio::time::sleep(backoff.next_whole()).await;
                 }
                 done => return done,
             }

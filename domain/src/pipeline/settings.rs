@@ -362,6 +362,7 @@ fn splits(table: &mut Table<'_>) -> Splits {
         test: splits.float("test", 0.01..=0.98, None),
     };
     let sum = read.train + read.validation + read.test;
+    // One that is missing was told already: a sum without it would be a second error for the same.
     let all_there = ["train", "validation", "test"]
         .iter()
         .all(|key| splits.has(key));
