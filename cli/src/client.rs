@@ -220,6 +220,7 @@ impl Remote {
         repeat: Repeat,
         mut send: impl AsyncFnMut() -> Result<Response<T>, Status>,
     ) -> Result<T> {
+        // From the first try on: what is waited counts, however long each of them takes.
         let started = Instant::now();
         let mut backoff = PAUSE;
         let mut pause = backoff.next_whole();
