@@ -330,7 +330,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             inventory: Some(v1::Inventory::from(&self.host.inventory)),
             held: self.held(),
-            gpus: self.host.gpus.readings(),
+            gpus: self.gpus(),
             prep_code,
             features: vec![
                 v1::WorkerFeature::StartWithAssign.into(),
@@ -507,8 +507,13 @@ impl Session {
         std::mem::take(&mut *rescued)
     }
 
+    fn gpus(&self) -> Vec<v1::GpuReading> {
+        let readings = self.host.gpus.readings();
+        readings.into_iter().map(Into::into).collect()
+    }
+
     async fn send_gpus(&self, sender: &mpsc::Sender<v1::WorkerMessage>) -> Result<(), Broken> {
-        let gpus = self.host.gpus.readings();
+        let gpus = self.gpus();
         send(sender, ToCoordinator::Gpus(v1::GpuReadings { gpus })).await
     }
 

@@ -80,6 +80,7 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         .await?
         .into_iter()
         .collect();
+    // Files are read next, which takes as long as it takes: no connection is held meanwhile.
     drop(conn);
     for (live, key) in finished {
         let number = live.attempt.number;

@@ -226,6 +226,7 @@ async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> R
 
 async fn step_down(app: &App, conn: &mut Conn) -> Result<Plan> {
     let (leader, living) = leader::list_coordinators(conn, &app.clock).await?;
+    // One that has its artifacts elsewhere cannot take over.
     let heir = living
         .iter()
         .find(|one| one.process != app.process && Some(one.storage) == leader.storage);

@@ -80,6 +80,7 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     }
     let all_gone = ranks.iter().all(is_gone);
     if situation.cancel_requested {
+        // A rank that has not gone may still use its devices and write.
         return if all_gone {
             Verdict::Cancel
         } else {

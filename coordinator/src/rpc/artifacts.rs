@@ -128,6 +128,7 @@ impl Artifacts for ArtifactsService {
         let mut conn = self.connection().await?;
         let digest = find_row(&mut conn, which, &caller).await?.digest;
         scope::artifact(&mut conn, &caller, Role::Submitter, &digest).await?;
+        // Handed back: the removal takes one of its own, and with two a request the pool may run dry.
         drop(conn);
         let caller = caller.to_string();
         let why = "its artifact was removed";
@@ -167,6 +168,7 @@ impl Artifacts for ArtifactsService {
             .await
             .map_err(store)?;
         if committed.is_none() {
+            // Of a job that is not there that is said, and not that no worker keeps its output.
             jobs::get_job(&mut conn, job).await.map_err(store)?;
             drop(conn);
             rescue(&self.app, job).await?;

@@ -74,9 +74,14 @@ impl v1::cluster_server::Cluster for ClusterService {
             let mut named = open.workers.iter().filter(|worker| worker.name == name);
             named.next_back().map(|worker| worker.id)
         };
-        let gpus = worker.map(|id| self.app.sessions.gpu_past(id));
+        let past = worker.map(|id| self.app.sessions.gpu_past(id));
+        let gpus = past.unwrap_or_default().into_iter();
+        let gpus = gpus.map(|(index, samples)| v1::GpuPast {
+            index,
+            samples: samples.into_iter().map(Into::into).collect(),
+        });
         Ok(Response::new(v1::GpuHistory {
-            gpus: gpus.unwrap_or_default(),
+            gpus: gpus.collect(),
         }))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::ids::{JobId, JobName, WorkerId};
 use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES};
 use marquee_domain::standing::{Decision, Drain, Standing};
@@ -52,6 +53,7 @@ impl WorkersService {
         for rank in ranks {
             let encoded = match names.get(&rank.key.job) {
                 Some(name) => encode_rank(&rank, name.to_string()),
+                // Its job was removed between the two questions; the devices are held all the same.
                 None if jobs.contains(&rank.key.job) => encode_rank(&rank, String::new()),
                 None => v1::RunningRank {
                     job_id: 0,
@@ -107,6 +109,7 @@ impl WorkersService {
         let (leader, living) = leader::list_coordinators(&mut conn, &app.clock).await?;
         let leaderless = leader.process.is_none() || leader.has_expired;
         let encode = |living: Living| v1::Coordinator {
+            // One whose lease ran out is not the leader any more, whether it knows that or not.
             leads: !leaderless && Some(living.process) == leader.process,
             other_storage: leader
                 .storage
@@ -317,7 +320,7 @@ fn window_of(
 fn encode(
     worker: Worker,
     ranks: Vec<v1::RunningRank>,
-    gpus: Vec<v1::GpuReading>,
+    gpus: Vec<GpuReading>,
     now: DateTime<Utc>,
 ) -> v1::Worker {
     let state = match worker.state {
@@ -374,7 +377,7 @@ fn encode(
         version: worker.version,
         last_seen_at: Some(timestamp(worker.last_seen_at)),
         ranks,
-        gpus,
+        gpus: gpus.into_iter().map(Into::into).collect(),
         rival: String::new(),
     }
 }

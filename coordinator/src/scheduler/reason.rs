@@ -416,6 +416,7 @@ fn no_host_allowed(pool: &Pool<'_>, kind: Kind, shape: Shape) -> Option<String> 
         rules: super::RulesId::NONE,
         ..shape
     };
+    // With no device anywhere its rules are not what keeps it.
     if total(pool, usable(pool, kind, anywhere)) == 0 {
         return None;
     }

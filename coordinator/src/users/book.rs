@@ -105,6 +105,7 @@ impl Book {
                     entry.over
                 }
                 Some(entry) => {
+                    // It was revoked, or its user has other roles: what it may look at is another matter now.
                     entry.over.cancel();
                     user.over.child_token()
                 }

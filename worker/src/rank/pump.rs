@@ -192,6 +192,7 @@ pub fn own_line(text: &str) -> Body {
 }
 
 fn event(line: &Line) -> Option<ChildEvent> {
+    // What was cut is not what the child said, even where it happens to read as an event.
     if line.cut {
         None
     } else {
