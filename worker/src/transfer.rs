@@ -133,6 +133,7 @@ impl Transfers {
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
     pub async fn download(&self, manifest: &Manifest, folder: &Path) -> Result<(), TransferError> {
+        // By digest: what stands under several names is sent once.
         let mut by_digest: BTreeMap<&Digest, Vec<Wanted>> = BTreeMap::new();
         for file in &manifest.files {
             by_digest.entry(&file.digest).or_default().push(Wanted {
@@ -366,6 +367,7 @@ impl Transfers {
         folder: &Path,
         no_room: NoRoom<'_>,
     ) -> Result<(), TransferError> {
+        // Two of them: a coordinator that restarts is back sooner than people have emptied a disk.
         let (mut backoff, mut until_room) = (connect::backoff(), room_backoff());
         let path = folder.join(&file.path);
         loop {

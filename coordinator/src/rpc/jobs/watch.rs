@@ -78,6 +78,7 @@ async fn look(app: &App, filter: &JobFilter) -> Result<Vec<Job>, LifecycleError>
     let mut conn = app.db.read().await?;
     let mut jobs = jobs::list_jobs(&mut conn, filter, PIPELINE_MAX_JOBS).await?;
     if let Some(pipeline) = filter.pipeline.filter(|_| jobs.is_empty()) {
+        // To tell one that is not there from one without a job that he may see.
         pipelines::get_pipeline(&mut conn, pipeline).await?;
     }
     for id in filter.ids.iter().flatten() {
