@@ -15,7 +15,7 @@ const RUNS_MIN: usize = 3;
 const RUNS_PLANNED_BY_MIN: usize = 5;
 /// A job whose like takes longer than this counts as one of which nobody knows: nothing waits for its end.
 const PLANNED_BY_MAX: TimeDelta = TimeDelta::days(30);
-/// Steps that are remembered; of more the one that was learnt first is forgotten, whether it still runs or not.
+/// Steps that are remembered: the first that nobody ran for longest is forgotten.
 const STEPS_MAX: usize = 5_000;
 
 /// What jobs have in common whose lengths tell about each other.
