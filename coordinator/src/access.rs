@@ -209,6 +209,8 @@ impl Access {
         else {
             return connection;
         };
+        // Where everybody may ask, accounts are looked up over loopback alone: users may be known by theirs,
+        // and of another host the kernel knows none.
         if *self.rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
             return connection;
         }
@@ -237,6 +239,7 @@ impl Access {
                 is_let_in: false,
                 is_owner: false,
             },
+            // Nothing is noted of whom nobody knows, so that nobody passes for the owner.
             Some(Who::Hidden | Who::Unknown) | None => return,
         };
         request.extensions_mut().insert(peer);
@@ -244,6 +247,8 @@ impl Access {
 
     /// Lets a request in, and notes whose it is.
     pub fn admit<T>(&self, request: &mut Request<T>) -> Result<Party, Refused> {
+        // A certificate goes before the account: a worker on this host is that worker, whatever account it
+        // runs under.
         if self.is_own_authority
             && let Some(name) = shown(request)
         {
@@ -270,6 +275,8 @@ impl Access {
                 request.extensions_mut().insert(account);
                 Ok(Party::Person)
             }
+            // This process cannot tell accounts apart, as it said at its start: to refuse them would shut out
+            // everybody on its own host.
             Who::Hidden => Ok(Party::Person),
             Who::Unknown if self.is_own_authority && !is_here => Err(Refused::Unshown),
             Who::Unknown => Err(Refused::Unknown),
@@ -308,6 +315,7 @@ impl Rule {
                 return Who::Unknown;
             }
         };
+        // Our own account and root are shown as themselves even there.
         if uid != geteuid() && !uid.is_root() && sees_own_accounts_alone() {
             return Who::Hidden;
         }

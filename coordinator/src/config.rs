@@ -194,6 +194,7 @@ impl Config {
     }
 
     fn listed(&self, values: &Values) -> Vec<Setting> {
+        // It may hold a password, and who lists settings need not know that.
         values.listing(|key| self.in_force(key), &["database_url"])
     }
 

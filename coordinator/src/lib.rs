@@ -82,6 +82,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
 pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // The lock before anything is written or asked: what follows is done by one process of this folder at a
+    // time.
     let data_folder = lock::data_folder(&config.data_dir)?;
     let seat = lock::seat(&data_folder)?;
     let (mut starts, walls) = Starts::begin(&config.data_dir)
@@ -102,6 +104,8 @@ async fn run_within(
 ) -> anyhow::Result<()> {
     let authority = own_authority(config)?;
     let tls = config.tls.as_ref().map(Tls::open).transpose()?;
+    // Before all that takes time: an address that is in use is told at once, and who connects early waits
+    // instead of being refused.
     let listener = env.net.listen(config.listen).await.with_context(|| {
         format!(
             "could not listen on {}; choose another address with --listen",
@@ -139,6 +143,8 @@ async fn run_within(
     };
     let address = address_of(config, listener.address);
     let me = (seat, address);
+    // Cut short where it is asked to stop meanwhile: a coordinator that waits for its Postgres must be able
+    // to end.
     let assembled = assemble(config, env, &database, walls, me, shutdown.clone());
     let result = match unless(shutdown, assembled).await {
         Some(Ok((app, election))) => serve(app, election, listener, tls, starts).await,
@@ -146,6 +152,7 @@ async fn run_within(
         None => Ok(()),
     };
     systemd::stopping();
+    // Last of all: until here somebody may have something to store.
     database.stop().await;
     result
 }
@@ -157,6 +164,7 @@ fn own_authority(config: &Config) -> anyhow::Result<Option<Files>> {
         return Ok(None);
     };
     authority::check_modes(&files)?;
+    // Whoever has joined goes on without the authority: only new certificates need it.
     if let Err(error) = Authority::open(&files) {
         tracing::error!(
             error = format!("{error:#}"),
@@ -175,6 +183,7 @@ fn address_of(config: &Config, listening: SocketAddr) -> String {
     };
     let at = match &config.address {
         Some(address) => address.clone(),
+        // Others cannot connect to 0.0.0.0: they are told the host's name.
         None if listening.ip().is_unspecified() => match nix::unistd::gethostname() {
             Ok(name) => format!("{}:{}", name.to_string_lossy(), listening.port()),
             Err(_) => listening.to_string(),
@@ -205,6 +214,8 @@ async fn assemble(
         is_passive: walls.safe_mode.is_some(),
     };
     let post = Post::new(&database.url, me, config.leader_lease, &env.clock)?;
+    // Before the cluster's id is read: where the tables are older, only the one that leads may bring them up
+    // to date.
     let election = Election::begin(post, db.clone(), role.clone(), terms).await?;
     let mut conn = db.read().await?;
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
@@ -274,12 +285,15 @@ async fn serve(
     announce(address, &election)?;
 
     let is_safe = app.walls.safe_mode.is_some();
+    // A safe mode without an end would need a person to leave it: the cause may have gone by itself.
     let safe_mode_over = async {
         if !is_safe {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(SAFE_MODE_FOR).await;
     };
+    // Not at an orderly end alone: a start that has lasted this long is no crash, whatever ends the process
+    // later.
     let is_steady = async {
         tokio::time::sleep(STEADY).await;
         starts.is_well();
@@ -297,6 +311,7 @@ async fn serve(
     if let Err(error) = &result {
         tracing::error!(%error, "stopping");
     }
+    // First, so that everything that looks at it ends while there still is a database.
     shutdown.cancel();
     end_loops(loops).await;
     // Before the streams, whose readers may take their time: who stands by can begin.
@@ -329,6 +344,7 @@ async fn end_loops(mut loops: JoinSet<()>) {
     let all = async { while loops.join_next().await.is_some() {} };
     if timeout(LOOPS_END_WITHIN, all).await.is_err() {
         tracing::warn!(limit = ?LOOPS_END_WITHIN, "some loops did not end; dropping them");
+        // Each is in the middle of one transaction at most, which is rolled back.
         loops.abort_all();
     }
 }

@@ -143,6 +143,7 @@ fn main() -> ExitCode {
             if error.is::<TakenOver>() || error.is::<SteppedDown>() {
                 return ExitCode::from(election::TAKEN_OVER);
             }
+            // Started again it would fail in the same way: its unit knows this code (RestartPreventExitStatus).
             if error.is::<ConfigError>() {
                 return ExitCode::from(WRONG_SETTINGS);
             }
@@ -256,6 +257,7 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
     if absent.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
+    // For whoever looks at the exit code alone: there is something that jobs name and no backup holds.
     anyhow::bail!(
         "the backup stands, but {} files that jobs name were missing or damaged in artifacts_dir, such as {} ({}); \"marquee audit verify\" names their jobs",
         absent.len(),
@@ -266,6 +268,7 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
 
 fn restore(flags: &Flags, folder: &Path, check: bool) -> anyhow::Result<ExitCode> {
     if check {
+        // Without settings: a backup is checked on whatever host it lies.
         let manifest = tokio::runtime::Runtime::new()?.block_on(backup::check(folder))?;
         return print(&format!("{}it can be restored\n", manifest.text()));
     }

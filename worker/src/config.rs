@@ -253,6 +253,7 @@ impl Config {
         let tls = tls(&coordinators, values, joined.map(|(_, tls)| tls))?;
         let member = tls.as_ref().and_then(|tls| tls.member.as_ref());
         let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
+        // 0 is let through up to here, so that what is said about it tells what to write instead.
         if threads_per_slot == Some(0) {
             return Err(value(
                 "threads_per_slot",
@@ -328,6 +329,7 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
 
 /// Names of environment variables, separated by spaces or commas.
 fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
+    // Not the worker's own settings: one of them names the file of its key.
     let must_be = "it must be names of environment variables, separated by spaces";
     let is_name = |name: &str| {
         let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -441,6 +443,8 @@ fn tls(
     };
     let scheme_of = |url: &String| Some(url.split_once("://")?.0.to_owned());
     let scheme = scheme_of(coordinator);
+    // A coordinator that is named later is dialled as these are: with both, nobody could say whether in the
+    // clear.
     if let Some(other) = coordinators.iter().find(|url| scheme_of(url) != scheme) {
         return Err(value(
             "coordinator",
@@ -491,6 +495,7 @@ fn named(values: &Values, joined: Option<String>) -> Result<String, ConfigError>
 fn name(configured: Option<&str>) -> Result<String, ConfigError> {
     let name = match configured {
         Some(name) => name.to_owned(),
+        // Host names mean the same in any case, and names of workers do not.
         None => hostname::get()
             .map_err(|e| value("name", format!("is missing and the host has none: {e}")))?
             .to_string_lossy()
@@ -523,6 +528,7 @@ fn own_folder() -> Result<PathBuf, ConfigError> {
 }
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    // Not the canonical path: the folder need not be there yet.
     std::path::absolute(&path).map_err(|e| value(key, format!("= {path:?}: {e}")))
 }
 

@@ -44,6 +44,8 @@ struct State {
 impl Coordinators {
     /// Those of the settings, the first first.
     pub(crate) fn new(config: &Config, net: Arc<dyn Net>) -> Result<Self, Unusable> {
+        // All of them now, with the operator still there to read it, not on the night when the second one is
+        // needed.
         for url in &config.coordinators {
             connect::endpoint_at(url, config.tls.as_ref()).map_err(|error| Unusable {
                 url: url.clone(),
@@ -102,6 +104,7 @@ impl Coordinators {
     pub(crate) fn renewed(&self, tls: Tls) {
         let mut state = self.state();
         state.tls = Some(tls);
+        // An open connection goes on with the certificate that it was made with.
         state.channels.clear();
         drop(state);
         self.renewed.notify_one();
@@ -183,6 +186,7 @@ impl State {
         if let Some(next) = next {
             self.at = next.to_owned();
         }
+        // All were asked: after the pause that now comes, each of them may be asked again.
         if !is_another {
             self.tried.clear();
         }

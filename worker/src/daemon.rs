@@ -69,8 +69,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
 /// Runs the daemon in `env` until `stop` gives something; the second time, it hurries.
 pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
+    // Before anything is read: two daemons in one folder would both take over its ranks.
     let identity = Identity::claim(&config.data_dir, &env)?;
     let host = Arc::new(host(config, env, &identity).await?);
+    // Before the session: its Hello lists what is held, and what it leaves out counts as lost.
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
@@ -107,6 +109,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     if let Some(folder) = host.config.tls.as_ref().and_then(|tls| tls.member.clone()) {
         tokio::spawn(renewal::run(Arc::clone(&host), folder));
     }
+    // Only now: whoever started the daemon, such as a package's upgrade, may count on it holding again what
+    // it held.
     notifier.ready();
     info!(name = %host.config.name, worker = %identity.worker, coordinators = %host.config.coordinators.join(", "),
         cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
@@ -136,6 +140,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
                 () = stop_ranks(&host, &supervisor) => {}
                 () = told(&mut stop) => hurry(&supervisor).await,
             }
+            // With a limit: a store that does not die must not keep its host from a shutdown.
             if timeout(STOP_MAX, supervisor.finish()).await.is_err() {
                 warn!("some rendezvous stores have not ended");
             }
@@ -214,6 +219,7 @@ async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier) {
         "stopping; ranks that run may finish"
     );
     let reason = format!("worker {:?} is being stopped", host.config.name);
+    // First no more, then the wait: each new rank would make it longer.
     supervisor.begin_nothing_more(&reason);
     let ends = async {
         let mut pulse = tokio::time::interval(EXTEND_EVERY);

@@ -68,9 +68,13 @@ pub async fn join(
     env: &Env,
 ) -> anyhow::Result<String> {
     let url = url_of(address)?;
+    // Taken for the time of the joining: a daemon that runs would go on with the identity that this one
+    // replaces.
     let identity = Identity::claim(&place.data_dir, env)
         .context("this worker cannot join just now; if its daemon runs, stop it first (systemctl stop marquee-worker)")?;
     let folder = Folder::of(&place.data_dir);
+    // The key of an earlier try, if there was one: an answer that got lost has used up the token for that key
+    // alone.
     let key = folder
         .key_to_join()
         .with_context(|| format!("a key could not be made in {:?}", place.data_dir))?;
@@ -85,6 +89,8 @@ pub async fn join(
     let answer =
         answer.unwrap_or_else(|_| bail!("{url} did not answer within {} s", WITHIN.as_secs()))?;
 
+    // Before anything is stored: a folder with the identity of one cluster and the ranks of another is of no
+    // use to either.
     let mut membership = Membership::read(&place.data_dir)?;
     ensure!(
         membership.admits(&answer.cluster_id)?,

@@ -157,6 +157,8 @@ impl Folder {
         key: &KeyPair,
         authority: &str,
     ) -> io::Result<()> {
+        // In this order: `joined` says that the rest is there. The key of the try goes last, since until then
+        // it is needed again.
         self.store_identity(certificate, key, authority)?;
         durable::write_json(&self.joined(), joined)?;
         durable::remove_or_leave(&self.joining_key());

@@ -362,6 +362,7 @@ pub fn check_modes(files: &Files) -> anyhow::Result<()> {
     for key in [files.ca_key(), files.server_key()] {
         match read_secret(&key) {
             Ok(_) => {}
+            // The authority's key may be kept elsewhere: what is not here needs no guard.
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
@@ -390,7 +391,9 @@ fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Replaces a file for this account alone.
 fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
+    // Aside and renamed: who reads meanwhile finds the old text or the new one, never half of it.
     let aside = file.with_extension("new");
+    // A write that was cut short may have left one, and a new file must not be there yet.
     match fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("could not remove {aside:?}"));

@@ -110,6 +110,7 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
             worker
         }
     };
+    // Before the commit: a token is not used up for a certificate that could not be made.
     let signed = authority.certify_worker(&ask.request, app.cluster, worker, &ask.name, now);
     let (certificate, certified_until) = signed.map_err(unsigned)?;
     let member = Member {

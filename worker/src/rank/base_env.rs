@@ -103,6 +103,8 @@ impl BaseEnv {
     ) -> Result<BTreeMap<OsString, OsString>, Failure> {
         let mut env = match &spec.work {
             Work::Command(command) => {
+                // Nothing of ours: a program that anybody wrote is not to follow the settings of the daemon's
+                // log and memory.
                 let mut env = self.chosen(is_passed);
                 for name in &command.env_from_worker {
                     let value = self.secret(
@@ -131,6 +133,7 @@ impl BaseEnv {
             }
             Work::Preprocess(_) | Work::Train(_) | Work::Eval(_) => self.own(),
         };
+        // Last, over what the daemon itself was given: its TMPDIR and GPUs are not the rank's.
         env.extend(
             contract
                 .into_iter()
@@ -160,6 +163,8 @@ impl BaseEnv {
             class: FailureClass::UserError,
             message,
         };
+        // Before the look whether it is set: a job that may not have a variable does not learn that it is
+        // there.
         if !allowed.iter().any(|one| one == name) {
             return Err(refuse(format!(
                 "{key} names {name:?}, which this worker gives to no such job; its operator allows it with {setting} = {name:?} in the worker's settings"
