@@ -425,6 +425,13 @@ async fn a_worker_is_its_certificate_and_does_what_workers_do() {
     let mut session = hello(first.clone(), &one.id, "gpu-02").await.unwrap();
     assert_eq!(worker_names(&head).await[0].0, "gpu-01");
 
+    // It may know whom to ask when this one is gone.
+    let mut workers = WorkersClient::new(first.clone());
+    let known = workers
+        .list_coordinators(v1::ListCoordinatorsRequest {})
+        .await;
+    assert_eq!(known.unwrap().into_inner().coordinators.len(), 1);
+
     // A worker asks for nothing but its work.
     let mut jobs = JobsClient::new(first.clone());
     let submit = jobs
