@@ -1,9 +1,9 @@
 //! Settings that are read anew at SIGHUP. Who may ask is in force at once; what the rest of this process was built from
 //! is named, and waits for a restart. Certificates need no signal: `tls` looks at their files by itself.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use marquee_settings::{Reread, Setting};
+use marquee_settings::Reread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -11,31 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::blocking::blocking;
 use crate::config::{Config, ConfigError, LIVE};
+use crate::listing::Listing;
 
 /// Reads the settings as the start did.
 pub type Read = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
-
-/// The settings in force, for whoever looks. A cheap handle.
-#[derive(Debug, Clone, Default)]
-pub struct Listing(Arc<RwLock<Arc<[Setting]>>>);
-
-impl Listing {
-    #[must_use]
-    pub fn new(settings: Vec<Setting>) -> Self {
-        Self(Arc::new(RwLock::new(settings.into())))
-    }
-
-    /// As they are now.
-    #[must_use]
-    pub fn get(&self) -> Arc<[Setting]> {
-        let settings = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&settings)
-    }
-
-    fn set(&self, settings: Vec<Setting>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = settings.into();
-    }
-}
 
 /// Reads the settings at each SIGHUP until `shutdown`. What cannot be used is said, and those before stay in force.
 pub(crate) fn at_each_hangup(

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
-use crate::reload::Listing;
+use crate::listing::Listing;
 use crate::trust::authority::Files;
 use crate::users::Users;
 

@@ -266,6 +266,7 @@ pub(super) fn removed_installed_purged(site: &mut Site, _seen: &mut Seen) -> Res
 
 /// The other packages, on a worker that nothing runs on any more.
 fn worker_removed_and_purged(site: &Site) -> Result<()> {
+    let package = newer(site, "marquee-worker", 2)?;
     let host = site.host("worker-2")?;
     let there = |path: &str| -> Result<bool> { Ok(host.tries(&format!("test -e {path}"))?.0) };
     host.run("apt-get remove -q -y marquee-worker marquee-trainer")?;
@@ -280,7 +281,7 @@ fn worker_removed_and_purged(site: &Site) -> Result<()> {
         "remove left programs"
     );
     host.run(&format!(
-        "apt-get install -q -y {PACKAGES_AT}/{NEWER}/marquee-worker_1.deb {PACKAGES_AT}/marquee-trainer_*.deb"
+        "apt-get install -q -y {package} {PACKAGES_AT}/marquee-trainer_*.deb"
     ))?;
     // It is the worker that it was.
     site.until_online("worker-2")?;
