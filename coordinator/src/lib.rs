@@ -26,11 +26,13 @@ pub mod env;
 pub mod forecast;
 pub mod index;
 pub mod lifecycle;
+pub mod listing;
 pub mod lock;
 pub mod log;
 mod metrics;
 pub mod postgres;
 pub mod rates;
+pub mod reload;
 pub mod role;
 pub mod rpc;
 pub mod scheduler;
@@ -42,14 +44,14 @@ pub mod users;
 pub mod walls;
 mod web;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +66,7 @@ use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
 use crate::env::{Env, Listener};
+use crate::listing::Listing;
 use crate::role::Role;
 use crate::tls::Tls;
 use crate::trust::authority::{self, Authority, Files};
@@ -75,19 +78,43 @@ const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The same for the loops, each of which is in the middle of one short transaction at most.
 const LOOPS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs a coordinator on this machine until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    run_in(config, Env::system(), cancelled_by_signals()?).await
+/// Runs a coordinator on this machine until SIGTERM or SIGINT. At SIGHUP it reads its settings anew, by `read`.
+pub async fn run(config: Config, read: reload::Read) -> anyhow::Result<()> {
+    let shutdown = cancelled_by_signals()?;
+    // At a terminal it means that the terminal is closed, and ends the process, as it does others.
+    let readings = if std::io::stdin().is_terminal() {
+        mpsc::channel(1).1
+    } else {
+        reload::at_each_hangup(read, shutdown.clone())?
+    };
+    run_reading(config, Env::system(), shutdown, readings).await
 }
 
 /// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
 pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (_, readings) = mpsc::channel(1);
+    run_reading(config, env, shutdown, readings).await
+}
+
+async fn run_reading(
+    config: Config,
+    env: Env,
+    shutdown: CancellationToken,
+    readings: mpsc::Receiver<Config>,
+) -> anyhow::Result<()> {
     // The lock before anything is written or asked: what follows is done by one process of this folder at a
     // time.
     let data_folder = lock::data_folder(&config.data_dir)?;
     let seat = lock::seat(&data_folder)?;
     let (mut starts, walls) = Starts::begin(&config.data_dir)
         .with_context(|| format!("could not write in data_dir {:?}", config.data_dir))?;
+    let access = access_of(&config);
+    let walls = Walls {
+        access: access.clone(),
+        listing: Listing::new(config.listing.clone()),
+        ..walls
+    };
+    tokio::spawn(reload::follow(access, walls.listing.clone(), readings));
     let result = run_within(&config, &env, &shutdown, walls, &mut starts, seat).await;
     // In order, whatever came of it: what an error says needs no other mode.
     starts.is_well();
@@ -112,16 +139,7 @@ async fn run_within(
             config.listen
         )
     })?;
-    let walls = Walls {
-        access: if authority.is_some() {
-            Access::new(config.access.clone()).with_own_authority()
-        } else {
-            Access::new(config.access.clone())
-        },
-        authority,
-        listing: config.listing.clone().into(),
-        ..walls
-    };
+    let walls = Walls { authority, ..walls };
     if config.is_insecure() {
         tracing::warn!(
             listen = %config.listen,
@@ -155,6 +173,16 @@ async fn run_within(
     // Last of all: until here somebody may have something to store.
     database.stop().await;
     result
+}
+
+/// Who may ask, by the settings.
+fn access_of(config: &Config) -> Access {
+    let access = Access::new(config.access.clone());
+    if config.tls.as_ref().is_some_and(TlsFiles::is_own) {
+        access.with_own_authority()
+    } else {
+        access
+    }
 }
 
 /// The coordinator's own authority, where its certificates are of that, looked at before anything is started.
@@ -280,7 +308,13 @@ async fn serve(
         }
     };
     if let Some(files) = app.walls.authority.clone() {
-        tokio::spawn(trust::keep(files, app.clock.clone(), shutdown.clone()));
+        let life = app.settings.server_certificate;
+        tokio::spawn(trust::keep(
+            files,
+            life,
+            app.clock.clone(),
+            shutdown.clone(),
+        ));
     }
     announce(address, &election)?;
 
@@ -358,7 +392,7 @@ async fn end(mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Er
     let _ = timeout(LOOPS_END_WITHIN, db.close()).await;
 }
 
-/// A token that SIGTERM or SIGINT cancels.
+/// A token that SIGTERM or SIGINT cancels. SIGHUP is for `reload`.
 fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut term, mut int) = (

@@ -16,11 +16,11 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use marquee_domain::backoff::Backoff;
-use marquee_settings::Setting;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::listing::Listing;
 use crate::trust::authority::Files;
 use crate::users::Users;
 
@@ -48,7 +48,7 @@ pub struct Walls {
     /// Who the users are.
     pub users: Users,
     /// The settings in force, and where each was written; without what may hold a password.
-    pub listing: Arc<[Setting]>,
+    pub listing: Listing,
 }
 
 /// Work that panicked: a fault of this version.

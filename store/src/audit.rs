@@ -326,6 +326,10 @@ fn what(line: &Line) -> Option<What> {
         "worker_online" => What::WorkerOnline {
             worker: line.worker?,
         },
+        // A lease runs out by itself, and nobody is named for it; a person's doing is no verdict that could be hasty.
+        "worker_lost" if !line.actor.is_empty() => What::WorkerShutOut {
+            worker: line.worker?,
+        },
         "worker_lost" => What::WorkerLost {
             worker: line.worker?,
             heard_at: word("heard_at").and_then(|at| at.parse().ok()),

@@ -1,6 +1,7 @@
 //! The daemon's life: from its settings to its last word.
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,11 +28,13 @@ use crate::gpus::{Gpus, series};
 use crate::identity::{Identity, Membership};
 use crate::kept::Kept;
 use crate::lease::Lease;
+use crate::neighbours;
 use crate::notify::Notifier;
 use crate::occupied::Occupied;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::rank::walls::Walls;
+use crate::reload::{self, Ending, Readings};
 use crate::renewal;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
@@ -48,8 +51,9 @@ const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
 /// How long the session may take to say goodbye.
 const SESSION_END_MAX: Duration = Duration::from_secs(2);
 
-/// Runs the daemon on this machine until SIGTERM or SIGINT; a second one of either kills what is left.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the daemon on this machine until SIGTERM or SIGINT; a second one of either kills what is left. At SIGHUP it
+/// reads its settings anew, by `read`.
+pub async fn run(config: Config, read: reload::Read) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (told, stop) = mpsc::channel(1);
@@ -64,10 +68,26 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    serve(config, Env::real(), stop).await
+    // At a terminal it means that the terminal is closed, and ends the process, as it does others.
+    let readings = if std::io::stdin().is_terminal() {
+        Readings::none()
+    } else {
+        Readings::at_each_hangup(read)?
+    };
+    serve_reading(config, Env::real(), stop, readings).await
 }
 
 /// Runs the daemon in `env` until `stop` gives something; the second time, it hurries.
+pub async fn serve(config: Config, env: Env, stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
+    serve_reading(config, env, stop, Readings::none()).await
+}
+
+async fn serve_reading(
+    config: Config,
+    env: Env,
+    mut stop: mpsc::Receiver<()>,
+    readings: Readings,
+) -> anyhow::Result<()> {
 pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
     // Before anything is read: two daemons in one folder would both take over its ranks.
     let identity = Identity::claim(&config.data_dir, &env)?;
@@ -76,6 +96,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
+    let (ending, endings) = watch::channel(Ending::of(&host.config));
+    tokio::spawn(readings.follow(Arc::clone(&host), ending));
     tokio::spawn(sweep_kept(Arc::clone(&host)));
     if let Some(address) = host.config.metrics_listen {
         let figures = Figures::listen(address).await;
@@ -107,6 +129,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         ));
     }
     if let Some(folder) = host.config.tls.as_ref().and_then(|tls| tls.member.clone()) {
+        tokio::spawn(neighbours::run(Arc::clone(&host), folder.clone()));
         tokio::spawn(renewal::run(Arc::clone(&host), folder));
     }
     // Only now: whoever started the daemon, such as a package's upgrade, may count on it holding again what
@@ -120,7 +143,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     notifier.stopping();
     // Before anything is ended: a machine that goes down meanwhile was stopped all the same.
     note_end(&host);
-    match host.config.on_stop {
+    let ending = *endings.borrow();
+    match ending.on_stop {
         OnStop::Keep => {
             info!(
                 ranks = supervisor.ranks().len(),
@@ -129,9 +153,10 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
             end(session, &until, Until::Silence).await;
         }
         OnStop::Checkpoint | OnStop::Finish => {
-            if host.config.on_stop == OnStop::Finish {
+            if ending.on_stop == OnStop::Finish {
+                let within = Duration::from_secs(ending.finish_within_s.into());
                 tokio::select! {
-                    () = let_finish(&host, &supervisor, notifier) => {}
+                    () = let_finish(&host, &supervisor, notifier, within) => {}
                     // Told twice: they have had their time.
                     () = told(&mut stop) => {}
                 }
@@ -211,8 +236,7 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
 }
 
 /// Lets ranks that run come to their end by themselves, for a while. Nothing new is begun.
-async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier) {
-    let within = Duration::from_secs(host.config.finish_within_s.into());
+async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier, within: Duration) {
     info!(
         ranks = supervisor.ranks().len(),
         ?within,

@@ -94,7 +94,8 @@ impl v1::cluster_server::Cluster for ClusterService {
             value: setting.value.clone().unwrap_or_default(),
             origin: setting.origin.clone(),
         };
-        let settings = self.app.walls.listing.iter().map(encode).collect();
+        let listing = self.app.walls.listing.get();
+        let settings = listing.iter().map(encode).collect();
         Ok(Response::new(v1::ListSettingsResponse { settings }))
     }
 }
