@@ -16,6 +16,7 @@ use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
+use super::reasons;
 use crate::lifecycle::{Removed, Step};
 use crate::session::Hangs;
 
@@ -165,6 +166,7 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1:
         failure: attempt.failure.map(v1::Failure::from),
         ranks: own.map(|one| rank(one, hangs)).collect(),
         resumed_from_step: attempt.resumed_from.map(|from| from.step),
+        waited_for: reasons::words_of(attempt.waited_for).unwrap_or_default(),
     }
 }
 

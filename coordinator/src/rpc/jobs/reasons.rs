@@ -210,8 +210,11 @@ fn held_by(by: &str, at: DateTime<Utc>, job: JobId) -> String {
 
 /// What the stored class says of a job that no round has read yet.
 fn as_stored(job: &Job) -> String {
-    let stored = job.obstacle.clone();
-    let obstacle: Option<Obstacle> =
-        stored.and_then(|obstacle| serde_json::from_value(obstacle).ok());
-    obstacle.map(Obstacle::words).unwrap_or_default()
+    words_of(job.obstacle.clone()).unwrap_or_default()
+}
+
+/// What a stored obstacle says. None: there is none, or one that only another release can read.
+pub(super) fn words_of(obstacle: Option<serde_json::Value>) -> Option<String> {
+    let obstacle: Obstacle = serde_json::from_value(obstacle?).ok()?;
+    Some(obstacle.words())
 }
