@@ -16,8 +16,8 @@ use marquee_store::ranks::{Progress, RankRow};
 use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
-use super::reasons;
 use crate::lifecycle::{Removed, Step};
+use crate::scheduler::Obstacle;
 use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
@@ -157,6 +157,7 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1:
     let own = ranks
         .iter()
         .filter(|rank| rank.key.attempt == attempt.number);
+    let waited_for = attempt.waited_for.and_then(Obstacle::stored);
     v1::Attempt {
         number: attempt.number.0,
         state: v1::AttemptState::from(attempt.state).into(),
@@ -166,7 +167,7 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1:
         failure: attempt.failure.map(v1::Failure::from),
         ranks: own.map(|one| rank(one, hangs)).collect(),
         resumed_from_step: attempt.resumed_from.map(|from| from.step),
-        waited_for: reasons::words_of(attempt.waited_for).unwrap_or_default(),
+        waited_for: waited_for.map(Obstacle::words).unwrap_or_default(),
     }
 }
 

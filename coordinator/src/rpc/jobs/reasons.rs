@@ -210,11 +210,6 @@ fn held_by(by: &str, at: DateTime<Utc>, job: JobId) -> String {
 
 /// What the stored class says of a job that no round has read yet.
 fn as_stored(job: &Job) -> String {
-    words_of(job.obstacle.clone()).unwrap_or_default()
-}
-
-/// What a stored obstacle says. None: there is none, or one that only another release can read.
-pub(super) fn words_of(obstacle: Option<serde_json::Value>) -> Option<String> {
-    let obstacle: Obstacle = serde_json::from_value(obstacle?).ok()?;
-    Some(obstacle.words())
+    let stored = job.obstacle.clone().and_then(Obstacle::stored);
+    stored.map(Obstacle::words).unwrap_or_default()
 }
