@@ -24,9 +24,6 @@ const BOUNDS: [f64; 12] = [
     0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0,
 ];
 
-/// Jobs that were placed and have not started, of which it is remembered when: more than a cluster has devices.
-const PLACING_MAX: usize = 100_000;
-
 static COUNTS: LazyLock<Mutex<Counts>> = LazyLock::new(Mutex::default);
 
 #[derive(Debug, Default)]
@@ -79,6 +76,9 @@ pub(crate) fn rpc_answered(method: &str, code: tonic::Code) {
         .entry((method.to_owned(), name_of(code)))
         .or_default() += 1;
 }
+
+/// Jobs that were placed and have not started, of which it is remembered when: more than a cluster has devices.
+const PLACING_MAX: usize = 100_000;
 
 /// Jobs were placed, each after it had waited for so long.
 pub(crate) fn placed_after(waits: impl Iterator<Item = (JobId, Duration)>) {
