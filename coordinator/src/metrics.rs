@@ -12,7 +12,9 @@ use marquee_domain::failure::FailureClass;
 pub(crate) use marquee_domain::figures::CONTENT_TYPE;
 use marquee_domain::figures::{Kind, Text};
 use marquee_domain::gpu::GpuReading;
+use marquee_domain::ids::JobId;
 use marquee_store::workers::WorkerState;
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::background::hosts;
@@ -32,6 +34,9 @@ struct Counts {
     /// Attempts that ended without success, by class of what ended them.
     failures: BTreeMap<&'static str, u64>,
     placed: Histogram,
+    /// When jobs were placed that have not been heard to start.
+    placing: BTreeMap<JobId, Instant>,
+    dispatched: Histogram,
     workers_lost: u64,
 }
 
@@ -74,11 +79,27 @@ pub(crate) fn rpc_answered(method: &str, code: tonic::Code) {
         .or_default() += 1;
 }
 
+/// Jobs that were placed and have not started, of which it is remembered when: more than a cluster has devices.
+const PLACING_MAX: usize = 100_000;
+
 /// Jobs were placed, each after it had waited for so long.
-pub(crate) fn placed_after(waits: impl Iterator<Item = Duration>) {
+pub(crate) fn placed_after(waits: impl Iterator<Item = (JobId, Duration)>) {
     let mut counts = counts();
-    for wait in waits {
+    let now = Instant::now();
+    for (job, wait) in waits {
         counts.placed.add(wait.as_secs_f64());
+        counts.placing.insert(job, now);
+    }
+    while counts.placing.len() > PLACING_MAX {
+        counts.placing.pop_first();
+    }
+}
+
+/// An attempt's ranks run, or were told to.
+pub(crate) fn started(job: JobId) {
+    let mut counts = counts();
+    if let Some(placed) = counts.placing.remove(&job) {
+        counts.dispatched.add(placed.elapsed().as_secs_f64());
     }
 }
 
@@ -221,6 +242,18 @@ fn of_index(app: &App, text: &mut Text) {
             f64::from(u32::try_from(workers).unwrap_or(u32::MAX)),
         );
     }
+    text.family(
+        "marquee_worker_silence_seconds",
+        Kind::Gauge,
+        "For how long nothing was heard of a worker that is online: it is lost when that is a whole lease.",
+    );
+    let online = open.workers.iter();
+    for worker in online.filter(|worker| worker.state == WorkerState::Online) {
+        if let Some(seen) = app.sessions.last_seen(worker.id) {
+            let silence = seen.elapsed().as_secs_f64();
+            text.value(&[("worker", &worker.name)], silence);
+        }
+    }
     let (cpus, gpus) = devices(&hosts(&open, &app.sessions, now), now);
     let kinds = [("cpu", cpus), ("gpu", gpus)];
     text.family(
@@ -343,6 +376,20 @@ fn of_database(app: &App, text: &mut Text) {
     for (name, operation) in all() {
         text.value(&[("operation", name)], operation.held.as_secs_f64());
     }
+    let pool = app.db.connections();
+    text.family(
+        "marquee_database_connections",
+        Kind::Gauge,
+        "Connections to Postgres that are open, by whether somebody uses them.",
+    );
+    text.value(&[("state", "used")], pool.used.into());
+    text.value(&[("state", "idle")], pool.idle.into());
+    text.family(
+        "marquee_database_connections_max",
+        Kind::Gauge,
+        "As many connections to Postgres as this process opens.",
+    );
+    text.value(&[], pool.max.into());
 }
 
 #[allow(
@@ -383,14 +430,27 @@ fn of_counts(text: &mut Text) {
         Kind::Histogram,
         "How long jobs were queued before an attempt was placed.",
     );
-    let placed = counts.placed;
+    histogram(text, counts.placed);
+    text.family(
+        "marquee_dispatch_seconds",
+        Kind::Histogram,
+        "How long it took from an attempt's placement until its ranks ran.",
+    );
+    histogram(text, counts.dispatched);
+}
+
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "a counter beyond 2^53 has other troubles"
+)]
+fn histogram(text: &mut Text, of: Histogram) {
     // Prometheus wants in each bucket all that is below its bound.
     let mut below = 0;
-    for (bound, count) in BOUNDS.iter().zip(placed.buckets) {
+    for (bound, count) in BOUNDS.iter().zip(of.buckets) {
         below += count;
         text.part("_bucket", &[("le", &bound.to_string())], below as f64);
     }
-    text.part("_bucket", &[("le", "+Inf")], placed.count as f64);
-    text.part("_sum", &[], placed.sum);
-    text.part("_count", &[], placed.count as f64);
+    text.part("_bucket", &[("le", "+Inf")], of.count as f64);
+    text.part("_sum", &[], of.sum);
+    text.part("_count", &[], of.count as f64);
 }

@@ -126,6 +126,11 @@ async fn a_gang_starts_together_and_meets_where_rank_0_says() {
 
     let (one, two) = (first.take().await, second.take().await);
     assert_eq!([one.job_id, two.job_id], [gang, gang]);
+    // What it waited for stays with its attempt.
+    let waited = cluster.detail(gang).await.attempts.remove(0).waited_for;
+    assert!(waited.starts_with("needs 2 devices"), "{waited}");
+    let at_once = cluster.detail(busy[0].id).await.attempts.remove(0);
+    assert_eq!(at_once.waited_for, "");
     let (zero, other) = if one.rank == 0 {
         (one, two)
     } else {

@@ -470,6 +470,33 @@ async fn an_ill_gpu_gets_no_rank_until_it_is_well_again() {
 }
 
 #[tokio::test]
+async fn what_a_worker_keeps_of_inputs_is_told_as_it_said_last() {
+    let cluster = Cluster::start().await;
+    let mut worker = cluster.worker("w1").await;
+    // One of before 0.2 says nothing of it.
+    assert_eq!(cluster.workers().await[0].cache, None);
+    for bytes in [7, u64::MAX] {
+        let cache = v1::CacheUse {
+            bytes,
+            max_bytes: 9,
+            artifacts: 2,
+            pinned: 1,
+        };
+        let heartbeat = v1::Heartbeat {
+            sequence: 10_000 + bytes / 2,
+            cache: Some(cache),
+            ..v1::Heartbeat::default()
+        };
+        worker
+            .send(v1::worker_message::Body::Heartbeat(heartbeat))
+            .await;
+        while cluster.workers().await[0].cache != Some(cache) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn whoever_asks_hears_the_coordinators_version_and_time() {
     let cluster = Cluster::start().await;
     let channel = support::channel(&cluster.running.address).await;

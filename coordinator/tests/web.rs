@@ -450,11 +450,19 @@ async fn prometheus_finds_what_dashboard_and_alerts_ask_for() {
         "marquee_attempt_failures_total{class=\"crash\"}",
         "marquee_queue_jobs{reason=\"busy\"} 0",
         "marquee_time_to_place_seconds_bucket{le=\"+Inf\"}",
+        "marquee_database_connections{state=\"idle\"}",
+        "marquee_database_connections_max 20",
+        "marquee_worker_silence_seconds{worker=\"w\"}",
         "marquee_database_operations_total{operation=\"place\",outcome=\"done\"}",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+    let dispatched = text
+        .lines()
+        .find_map(|line| line.strip_prefix("marquee_dispatch_seconds_count "));
+    assert_ne!(dispatched.unwrap(), "0", "the rank ran");
     by_prometheus(&["check", "metrics"], &text);
+    forecasts_are_told_with_how_wrong_they_were(&cluster).await;
     // By Prometheus' rules: each family has help, counters end in _total, units are whole words.
     let exported = families(&text);
     for family in &exported {
@@ -491,6 +499,38 @@ async fn prometheus_finds_what_dashboard_and_alerts_ask_for() {
         "/../deploy/prometheus/alerts.yml"
     );
     by_prometheus(&["check", "rules", alerts], "");
+}
+
+/// In the figures and in the overview, once somebody has looked it up.
+async fn forecasts_are_told_with_how_wrong_they_were(cluster: &Cluster) {
+    let accuracy = marquee_store::forecasts::Accuracy {
+        jobs: 10,
+        median_error_s: 42.5,
+        held: 9,
+    };
+    let mut client = ClusterClient::new(channel(&cluster.running.address).await);
+    for tries in 0.. {
+        // The loop that looks it up has its first round when the coordinator starts, perhaps only now.
+        cluster.app().index.plays.keep_accuracy(Some(accuracy));
+        let (_, _, body) = ask(cluster, "GET /metrics HTTP/1.1\r\nhost: localhost", b"").await;
+        let text = String::from_utf8(body).unwrap();
+        let overview = client.get_overview(v1::GetOverviewRequest {}).await;
+        let told = overview.unwrap().into_inner().forecasts;
+        let lines = [
+            "marquee_forecast_error_seconds 42.5",
+            "marquee_forecasts{started=\"in_time\"} 9",
+            "marquee_forecasts{started=\"late\"} 1",
+        ];
+        let is_told = told.is_some_and(|told| {
+            (told.jobs, told.held) == (10, 9) && (told.median_error_s - 42.5).abs() < f64::EPSILON
+        });
+        if is_told && lines.iter().all(|line| text.contains(line)) {
+            by_prometheus(&["check", "metrics"], &text);
+            return;
+        }
+        assert!(tries < 100, "{told:?}\n{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 /// What Prometheus' own judge says, where it is installed.

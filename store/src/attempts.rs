@@ -51,6 +51,9 @@ pub struct Attempt {
     /// When every rank was told to start.
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// The obstacle that its job had last before it was placed; None: it had none, an earlier release placed it, or the
+    /// reader has no use for it.
+    pub waited_for: Option<serde_json::Value>,
 }
 
 /// queued -> running, each with its next attempt and the ranks of that. Returns the jobs that were queued at
@@ -108,9 +111,10 @@ pub async fn insert_attempts(
                RETURNING o.job_id, o.attempt, o.array_job_id
            ), attempted AS (
                INSERT INTO attempts (job_id, number, state, resumed_from_attempt, resumed_from_step,
-                                     created_at)
-               SELECT p.job_id, p.attempt, 'assigned', g.from_attempt, g.from_step, $1
-               FROM placed p JOIN given g ON g.job_id = p.job_id
+                                     created_at, waited_for)
+               -- Of before this statement: what it waited for is gone from the row that it leaves.
+               SELECT p.job_id, p.attempt, 'assigned', g.from_attempt, g.from_step, $1, w.obstacle
+               FROM placed p JOIN given g ON g.job_id = p.job_id JOIN open_jobs w ON w.job_id = p.job_id
            ), ranked AS (
                INSERT INTO attempt_ranks (job_id, attempt, rank, worker_id, local_rank, devices, state)
                SELECT p.job_id, p.attempt, r.rank, r.worker_id, r.local_rank, r.devices, 'assigned'
@@ -155,7 +159,7 @@ pub async fn list_attempts(conn: &mut Conn, job: JobId) -> Result<Vec<Attempt>> 
         RawAttempt,
         "SELECT number, state, rendezvous_host, rendezvous_port, standby_host, standby_port,
                 resumed_from_attempt, resumed_from_step, failure_class, failure_message,
-                created_at, started_at, finished_at
+                created_at, started_at, finished_at, waited_for
          FROM attempts WHERE job_id = $1 ORDER BY number",
         job.0,
     )
@@ -172,7 +176,7 @@ pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Att
         RawAttempt,
         "SELECT a.number, a.state, a.rendezvous_host, a.rendezvous_port, a.standby_host, a.standby_port,
                 a.resumed_from_attempt, a.resumed_from_step, a.failure_class, a.failure_message,
-                a.created_at, a.started_at, a.finished_at
+                a.created_at, a.started_at, a.finished_at, a.waited_for
          FROM open_jobs o JOIN attempts a ON a.job_id = o.job_id AND a.number = o.attempt
          WHERE o.job_id = $1 AND a.state IN ('assigned', 'running')",
         job.0,
@@ -352,6 +356,7 @@ pub(crate) struct RawAttempt {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) finished_at: Option<DateTime<Utc>>,
+    pub(crate) waited_for: Option<serde_json::Value>,
 }
 
 impl TryFrom<RawAttempt> for Attempt {
@@ -370,6 +375,7 @@ impl TryFrom<RawAttempt> for Attempt {
             created_at: raw.created_at,
             started_at: raw.started_at,
             finished_at: raw.finished_at,
+            waited_for: raw.waited_for,
         })
     }
 }

@@ -51,6 +51,17 @@ pub struct Db {
     faults: Arc<Faults>,
 }
 
+/// Connections to Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Open, and somebody's.
+    pub used: u32,
+    /// Open, and nobody's.
+    pub idle: u32,
+    /// As many as there may be.
+    pub max: u32,
+}
+
 impl Db {
     /// Opens connections to `url` (`postgres://...`) and makes sure that one works. Nothing can be written until
     /// [`lead`](Self::lead) says by which epoch. `process` names the connections: a successor ends those of the
@@ -179,6 +190,17 @@ impl Db {
     #[must_use]
     pub fn stats(&self) -> DbStats {
         self.counters.snapshot()
+    }
+
+    /// The connections of this process.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        Connections {
+            used: self.pool.size().saturating_sub(idle),
+            idle,
+            max: CONNECTIONS_MAX,
+        }
     }
 
     /// Says goodbye to Postgres, once every connection is given back.

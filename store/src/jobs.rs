@@ -1,5 +1,6 @@
 //! Jobs as they are: storing new ones and reading them. Changes of state are in `transitions`.
 
+mod near;
 mod row;
 
 use std::collections::BTreeMap;
@@ -270,11 +271,26 @@ pub async fn list_pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<J
 
 /// The newest `limit` jobs that `filter` lets through, newest first.
 pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Result<Vec<Job>> {
-    let ids = filter
-        .ids
-        .as_ref()
-        .or(filter.among.as_ref())
-        .map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>());
+    let Some(ids) = filter.ids.as_ref().or(filter.among.as_ref()) else {
+        return list_in_one(conn, filter, None, limit).await;
+    };
+    let mut jobs = Vec::new();
+    for group in near::groups(ids.iter().map(|id| id.0).collect()) {
+        if jobs.len() >= limit {
+            break;
+        }
+        jobs.extend(list_in_one(conn, filter, Some(group), limit - jobs.len()).await?);
+    }
+    Ok(jobs)
+}
+
+/// The same by one statement, for `ids` where some are named.
+async fn list_in_one(
+    conn: &mut Conn,
+    filter: &JobFilter,
+    ids: Option<Vec<i64>>,
+    limit: usize,
+) -> Result<Vec<Job>> {
     // Between which ids: an index serves these, whatever plan Postgres keeps, which it does not do for a list that
     // may be null. Without them a look at one job would go through all that are newer.
     let below = filter.before.map_or(i64::MAX, |id| id.0.saturating_sub(1));

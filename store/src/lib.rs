@@ -55,7 +55,7 @@ pub mod users;
 pub mod workers;
 
 pub use conn::{Conn, Tx};
-pub use db::Db;
+pub use db::{Connections, Db};
 pub use error::{MigrateError, PostgresError, StoreError};
 #[cfg(feature = "testing")]
 pub use faults::When;

@@ -5,6 +5,7 @@
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobStateName;
+use uuid::Uuid;
 
 use crate::jobs::JobFilter;
 use crate::{Conn, Result, convert};
@@ -31,10 +32,10 @@ pub async fn list_job_ids(
     let is_open = |states: &Vec<JobStateName>| !states.iter().any(|state| state.is_final());
     let only_open = filter.states.as_ref().is_some_and(is_open);
     // Few jobs are open: without this all that have ended would be gone through for them, again and again.
-    let among = if only_open {
-        Some(list_open_ids(conn, filter.array.map(|id| id.0)).await?)
-    } else {
-        None
+    let among = match &filter.among {
+        Some(ids) => Some(ids.iter().map(|id| id.0).collect()),
+        None if only_open => Some(list_open_ids(conn, filter.array.map(|id| id.0)).await?),
+        None => None,
     };
     let states = filter
         .states
@@ -53,6 +54,11 @@ pub async fn list_job_ids(
             .replace('_', r"\_");
         format!("%{escaped}%")
     });
+    // Once for the listing, not once for each job that is looked at.
+    let workers = match &wanted.worker_name {
+        Some(name) => Some(list_worker_ids(conn, name).await?),
+        None => None,
+    };
     let ids = sqlx::query_scalar!(
         r#"SELECT j.id
            FROM jobs j
@@ -71,9 +77,9 @@ pub async fn list_job_ids(
                        ELSE o.state END = ANY ($3))
              AND ($4::text[] IS NULL OR j.kind = ANY ($4))
              AND ($5::text IS NULL OR j.name ILIKE $5 OR p.name ILIKE $5)
-             AND ($6::text IS NULL OR EXISTS (
-                  SELECT FROM attempt_ranks r JOIN workers w ON w.id = r.worker_id
-                  WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND w.name = $6))
+             AND ($6::uuid[] IS NULL OR EXISTS (
+                  SELECT FROM attempt_ranks r
+                  WHERE r.job_id = j.id AND r.attempt = COALESCE(o.attempt, j.attempt) AND r.worker_id = ANY ($6)))
              AND ($7::bigint IS NULL OR j.id < $7)
              AND ($9::bigint[] IS NULL OR j.id = ANY ($9))
              AND ($10::text[] IS NULL OR j.project = ANY ($10))
@@ -84,15 +90,25 @@ pub async fn list_job_ids(
         states.as_deref(),
         kinds.as_deref(),
         pattern,
-        wanted.worker_name,
+        workers.as_deref(),
         filter.before.map(|id| id.0),
         i64::try_from(limit).unwrap_or(i64::MAX),
         among.as_deref(),
         filter.projects.as_deref(),
     )
+    // Planned for this filter, each time: a plan that Postgres keeps for all filters goes through every job.
+    .persistent(false)
     .fetch_all(conn.sql())
     .await?;
     Ok(ids.into_iter().map(JobId).collect())
+}
+
+/// The workers that have or had a name.
+async fn list_worker_ids(conn: &mut Conn, name: &str) -> Result<Vec<Uuid>> {
+    let ids = sqlx::query_scalar!("SELECT id FROM workers WHERE name = $1", name)
+        .fetch_all(conn.sql())
+        .await?;
+    Ok(ids)
 }
 
 /// Jobs that are open, without elements; or the open elements of an array.

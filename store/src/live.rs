@@ -180,6 +180,7 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
                 created_at: row.created_at,
                 started_at: row.started_at,
                 finished_at: None,
+                waited_for: None,
             };
             live = Some(Live {
                 job,

@@ -53,31 +53,41 @@ pub async fn list_points(
     let rank = which.rank.map(|rank| convert::int("rank", rank.0));
     // Steps beyond what a column holds are beyond every value that is stored.
     let step = |step: Option<u64>| step.map(|step| i64::try_from(step).unwrap_or(i64::MAX));
+    // Two passes over the values, and no sort of them. The inner query stands apart (OFFSET) and keeps every value (LEFT
+    // JOIN): of anything else Postgres expects few values and many groups, and sorts a million rows by their names.
     let rows = sqlx::query!(
-        r#"WITH chosen AS (
-               SELECT name, attempt, rank, step, value, at,
-                      -- Means of larger numbers could overflow, which Postgres makes an error of them all.
-                      abs(value) < 1e150 AS is_usual
+        r#"WITH curves AS MATERIALIZED (
+               SELECT name, attempt, rank, min(step) AS first,
+                      -- From the first step that there can be to the last, one more would be too large a number.
+                      LEAST((max(step) - min(step)) / $7::bigint, 9223372036854775806) + 1 AS width,
+                      row_number() OVER (ORDER BY name, attempt, rank) AS curve
                FROM metrics
                WHERE job_id = $1 AND attempt = ANY ($2) AND ($3::int IS NULL OR rank = $3)
                  AND ($4::text[] IS NULL OR name = ANY ($4))
                  AND ($5::bigint IS NULL OR step >= $5) AND ($6::bigint IS NULL OR step <= $6)
-           ), ranges AS (
-               SELECT name, attempt, rank, min(step) AS first,
-                      -- From the first step that there can be to the last, one more would be too large a number.
-                      LEAST((max(step) - min(step)) / $7::bigint, 9223372036854775806) + 1 AS width
-               FROM chosen GROUP BY name, attempt, rank
+               GROUP BY name, attempt, rank
+           ), points AS (
+               SELECT v.curve, v.range, min(v.step) AS step,
+                      avg(v.value) FILTER (WHERE v.is_usual) AS mean,
+                      min(v.value) FILTER (WHERE v.is_usual) AS minimum,
+                      max(v.value) FILTER (WHERE v.is_usual) AS maximum,
+                      min(v.at) AS at, count(*) AS "values", count(*) FILTER (WHERE NOT v.is_usual) AS not_finite
+               FROM (
+                   SELECT c.curve, LEAST((m.step - c.first) / c.width, $7::bigint - 1) AS range, m.step, m.value, m.at,
+                          -- Means of larger numbers could overflow, which Postgres makes an error of them all.
+                          abs(m.value) < 1e150 AS is_usual
+                   FROM metrics m LEFT JOIN curves c USING (name, attempt, rank)
+                   WHERE m.job_id = $1 AND m.attempt = ANY ($2) AND ($3::int IS NULL OR m.rank = $3)
+                     AND ($4::text[] IS NULL OR m.name = ANY ($4))
+                     AND ($5::bigint IS NULL OR m.step >= $5) AND ($6::bigint IS NULL OR m.step <= $6)
+                   OFFSET 0) v
+               GROUP BY v.curve, v.range
            )
-           SELECT c.name, c.attempt, c.rank, min(c.step) AS "step!",
-                  avg(c.value) FILTER (WHERE c.is_usual) AS mean,
-                  min(c.value) FILTER (WHERE c.is_usual) AS minimum,
-                  max(c.value) FILTER (WHERE c.is_usual) AS maximum,
-                  (extract(epoch FROM min(c.at)) * 1000)::bigint AS "at_ms!",
-                  count(*) AS "values!",
-                  count(*) FILTER (WHERE NOT c.is_usual) AS "not_finite!"
-           FROM chosen c JOIN ranges r USING (name, attempt, rank)
-           GROUP BY c.name, c.attempt, c.rank, LEAST((c.step - r.first) / r.width, $7::bigint - 1)
-           ORDER BY c.name, c.attempt, c.rank, 4
+           SELECT c.name AS "name!", c.attempt AS "attempt!", c.rank AS "rank!", p.step AS "step!", p.mean, p.minimum,
+                  p.maximum, (extract(epoch FROM p.at) * 1000)::bigint AS "at_ms!", p.values AS "values!",
+                  p.not_finite AS "not_finite!"
+           FROM points p JOIN curves c USING (curve)
+           ORDER BY p.curve, p.range
            LIMIT $8"#,
         job.0,
         &attempts?,

@@ -173,7 +173,8 @@ mod tests {
               ],
               "resumed_from_step": null,
               "started_at": "2027-01-15T07:56:40.000Z",
-              "state": "failed"
+              "state": "failed",
+              "waited_for": null
             },
             {
               "created_at": null,
@@ -214,7 +215,8 @@ mod tests {
               ],
               "resumed_from_step": 1200,
               "started_at": "2027-01-15T07:57:40.000Z",
-              "state": "failed"
+              "state": "failed",
+              "waited_for": null
             }
           ],
           "cancel_requested": false,

@@ -147,6 +147,7 @@ fn attempt(attempt: &v1::Attempt) -> Value {
         "failure": failure(attempt.failure.as_ref()),
         "ranks": attempt.ranks.iter().map(rank).collect::<Vec<_>>(),
         "resumed_from_step": attempt.resumed_from_step,
+        "waited_for": text(&attempt.waited_for),
     })
 }
 
@@ -266,6 +267,12 @@ pub fn worker(worker: &v1::Worker) -> Value {
             "by": gpu.by,
         })).collect::<Vec<_>>(),
         "windows": worker.windows.iter().map(window).collect::<Vec<_>>(),
+        "cache": worker.cache.map(|cache| json!({
+            "bytes": cache.bytes,
+            "max_bytes": cache.max_bytes,
+            "artifacts": cache.artifacts,
+            "pinned": cache.pinned,
+        })),
         "ranks": worker.ranks.iter().map(rank).collect::<Vec<_>>(),
     })
 }

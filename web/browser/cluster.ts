@@ -1,7 +1,7 @@
 /** A cluster of this machine for one test file: a coordinator with its own Postgres, and workers. */
 
-import { spawn, type ChildProcess } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, openSync, rmSync } from "node:fs";
+import { spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -26,38 +26,82 @@ export class Cluster {
   private readonly others: ChildProcess[] = [];
   private coordinator: ChildProcess | undefined;
   private port = 0;
+  private isTls = false;
 
   get url(): string {
-    return `http://127.0.0.1:${this.port}`;
+    return this.isTls ? `https://localhost:${this.port}` : `http://127.0.0.1:${this.port}`;
   }
 
-  static async start(workers = 2): Promise<Cluster> {
+  private get data(): string {
+    return join(this.folder, "coordinator");
+  }
+
+  /** The cluster's own authority, where it has one. */
+  get authority(): string {
+    return this.isTls ? readFileSync(join(this.data, "tls/ca.pem"), "utf8") : "";
+  }
+
+  static async start(workers = 2, isTls = false): Promise<Cluster> {
     const cluster = new Cluster();
     cluster.port = await freePort();
+    cluster.isTls = isTls;
+    if (isTls) cluster.init();
     await cluster.startCoordinator();
     for (let number = 1; number <= workers; number += 1) cluster.startWorker(`worker-${number}`);
     return cluster;
   }
 
+  /** As docs/deploy.md says: an authority, and a certificate for this coordinator. */
+  private init(): void {
+    const flags = ["--listen", `127.0.0.1:${this.port}`, "--data-dir", this.data];
+    const done = spawnSync(join(programs, "marquee-coordinator"), [...flags, "init"], { encoding: "utf8" });
+    if (done.status !== 0) throw new Error(`init: ${done.stderr}`);
+  }
+
   async startCoordinator(): Promise<void> {
-    const data = join(this.folder, "coordinator");
     const listen = `127.0.0.1:${this.port}`;
-    const { child } = await this.run("marquee-coordinator", ["--listen", listen, "--data-dir", data]);
+    const { child } = await this.run("marquee-coordinator", ["--listen", listen, "--data-dir", this.data]);
     this.coordinator = child;
   }
 
+  /** Where the coordinator's own Postgres is. */
+  database(name = "postgres"): string {
+    const password = readFileSync(join(this.data, "postgres.password"), "utf8").trim();
+    const socket = encodeURIComponent(join(this.data, "socket"));
+    return `postgres://marquee:${password}@localhost/${name}?host=${socket}`;
+  }
+
+  /**
+   * A coordinator of another cluster, on the Postgres of this one: several that are started so share that cluster, and
+   * one of them leads.
+   */
+  async startBeside(name: string, port: number): Promise<ChildProcess> {
+    const listen = `127.0.0.1:${port}`;
+    const { child } = await this.run(
+      "marquee-coordinator",
+      ["--listen", listen, "--data-dir", join(this.folder, name)],
+      {
+        // The other database that every server has.
+        MARQUEE_COORDINATOR__DATABASE_URL: this.database("template1"),
+        MARQUEE_COORDINATOR__ARTIFACTS_DIR: join(this.folder, "artifacts"),
+        MARQUEE_COORDINATOR__TIMING__LEADER_LEASE_MS: "1000",
+      },
+    );
+    this.others.push(child);
+    return child;
+  }
+
   /** As a crash would: nothing is said, nothing is put away. */
-  async kill(): Promise<void> {
-    const { coordinator } = this;
-    if (!coordinator) return;
-    const over = new Promise((done) => coordinator.once("exit", done));
-    coordinator.kill("SIGKILL");
+  async kill(child = this.coordinator): Promise<void> {
+    if (!child) return;
+    const over = new Promise((done) => child.once("exit", done));
+    child.kill("SIGKILL");
     await over;
   }
 
-  startWorker(name: string): void {
+  startWorker(name: string, coordinator = this.url): void {
     const settings = {
-      MARQUEE_WORKER__COORDINATOR: this.url,
+      MARQUEE_WORKER__COORDINATOR: coordinator,
       MARQUEE_WORKER__NAME: name,
       MARQUEE_WORKER__DATA_DIR: join(this.folder, name),
       MARQUEE_WORKER__CPU_SLOTS: "2",
@@ -82,20 +126,9 @@ export class Cluster {
   }
 
   async stop(): Promise<void> {
-    const all = [...this.workers, ...this.others, this.coordinator].filter((child) => child !== undefined);
-    const over = all.map((child) =>
-      child.exitCode !== null || child.signalCode !== null
-        ? Promise.resolve()
-        : new Promise<void>((done) => {
-            const late = setTimeout(() => child.kill("SIGKILL"), 30_000);
-            child.once("exit", () => {
-              clearTimeout(late);
-              done();
-            });
-          }),
-    );
-    for (const child of all) child.kill("SIGTERM");
-    await Promise.all(over);
+    await ended([...this.workers, ...this.others]);
+    // Whoever has its Postgres goes last.
+    if (this.coordinator) await ended([this.coordinator]);
     rmSync(this.folder, { recursive: true, force: true });
   }
 
@@ -111,9 +144,10 @@ export class Cluster {
   }
 
   /** Starts a program that prints a line of JSON when it listens. */
-  private run(program: string, args: string[]): Promise<Program> {
-    const child = this.begin(program, args);
+  private run(program: string, args: string[], settings: Record<string, string> = {}): Promise<Program> {
+    const child = this.begin(program, args, settings);
     return new Promise((done, fail) => {
+      child.once("error", fail);
       child.once("exit", (code) => {
         fail(new Error(`${program} ended with ${code ?? "a signal"}; see ${this.folder}/logs`));
       });
@@ -126,6 +160,22 @@ export class Cluster {
   }
 }
 
+async function ended(children: ChildProcess[]): Promise<void> {
+  const over = children.map((child) =>
+    child.exitCode !== null || child.signalCode !== null
+      ? Promise.resolve()
+      : new Promise<void>((done) => {
+          const late = setTimeout(() => child.kill("SIGKILL"), 30_000);
+          child.once("exit", () => {
+            clearTimeout(late);
+            done();
+          });
+        }),
+  );
+  for (const child of children) child.kill("SIGTERM");
+  await Promise.all(over);
+}
+
 function heard(line: string): Record<string, unknown> | undefined {
   try {
     return JSON.parse(line) as Record<string, unknown>;
@@ -134,7 +184,7 @@ function heard(line: string): Record<string, unknown> | undefined {
   }
 }
 
-function freePort(): Promise<number> {
+export function freePort(): Promise<number> {
   return new Promise((done, fail) => {
     const server = createServer();
     server.once("error", fail);

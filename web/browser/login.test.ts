@@ -4,12 +4,10 @@ import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Cluster } from "./cluster";
 import { accessible, fits, open, openBrowser } from "./page";
+import { ask, ELSEWHERE, post, user } from "./users";
 
 let cluster: Cluster;
 let browser: Browser;
-
-/** As a proxy on the host would ask for somebody else: the account of this test is the coordinator's own otherwise. */
-const ELSEWHERE = { "x-forwarded-for": "10.0.0.9" };
 
 beforeAll(async () => {
   [cluster, browser] = await Promise.all([Cluster.start(1), openBrowser()]);
@@ -20,40 +18,9 @@ afterAll(async () => {
   await cluster.stop();
 });
 
-/** A message of text fields, with its number each, as gRPC-Web frames it. */
-function framed(fields: [number, string | Uint8Array][]): Uint8Array<ArrayBuffer> {
-  const text = new TextEncoder();
-  const body = fields.flatMap(([number, value]) => {
-    const bytes = typeof value === "string" ? text.encode(value) : value;
-    return [(number << 3) | 2, bytes.length, ...bytes];
-  });
-  return new Uint8Array([0, 0, 0, 0, body.length, ...body]);
-}
-
-/** Asks as the coordinator's own account does, which may do everything. */
-async function ask(method: string, fields: [number, string | Uint8Array][]): Promise<string> {
-  const answer = await fetch(`${cluster.url}/marquee.v1.Users/${method}`, {
-    method: "POST",
-    headers: { "content-type": "application/grpc-web+proto", "x-grpc-web": "1" },
-    body: framed(fields),
-  });
-  const bytes = Buffer.from(await answer.arrayBuffer()).toString("latin1");
-  expect(bytes, `${method}: ${answer.headers.get("grpc-message") ?? ""}`).toContain("grpc-status:0");
-  return bytes;
-}
-
-async function user(name: string, role: string): Promise<string> {
-  await ask("AddUser", [
-    [1, name],
-    [2, framed([[2, role]]).slice(5)],
-  ]);
-  const made = await ask("CreateToken", [[1, name]]);
-  return /mqu_[0-9a-f]{12}_[0-9a-f]{64}/.exec(made)?.[0] ?? "";
-}
-
 test("a stranger is asked for a token, and a role hides what it does not allow", async () => {
-  const admin = await user("ada", "admin");
-  const viewer = await user("eve", "viewer");
+  const admin = await user(cluster, "ada", "admin");
+  const viewer = await user(cluster, "eve", "viewer");
   const watched = await open(browser, `${cluster.url}/jobs`, { extraHTTPHeaders: ELSEWHERE });
   const { page, problems } = watched;
   await page.getByRole("heading", { name: "Log in" }).waitFor();
@@ -111,13 +78,13 @@ test("a stranger is asked for a token, and a role hides what it does not allow",
 });
 
 test("a session that is ended elsewhere asks for a token where it is", async () => {
-  const token = await user("bob", "viewer");
+  const token = await user(cluster, "bob", "viewer");
   const watched = await open(browser, `${cluster.url}/workers`, { extraHTTPHeaders: ELSEWHERE });
   const { page, problems } = watched;
   await page.getByLabel("Token", { exact: true }).fill(token);
   await page.getByRole("button", { name: "Log in" }).click();
   await page.getByText("live").first().waitFor();
-  await ask("RevokeToken", [[1, token.slice(4, 16)]]);
+  await ask(cluster, "Users/RevokeToken", [[1, token.slice(4, 16)]]);
   await page.getByRole("heading", { name: "Log in" }).waitFor();
   expect(page.url()).toBe(`${cluster.url}/workers`);
   expect(problems).toEqual([]);
@@ -125,7 +92,6 @@ test("a session that is ended elsewhere asks for a token where it is", async () 
 });
 
 test("another site can use no session", async () => {
-  const body = framed([]);
   for (const headers of [
     { "content-type": "application/grpc-web+proto", origin: "http://evil.example" },
     { "content-type": "application/grpc-web+proto", "sec-fetch-site": "cross-site" },
@@ -133,10 +99,10 @@ test("another site can use no session", async () => {
     { "content-type": "application/x-www-form-urlencoded" },
     { "content-type": "application/json" },
   ]) {
-    for (const method of ["LogIn", "LogOut"]) {
-      const answer = await fetch(`${cluster.url}/marquee.v1.Users/${method}`, { method: "POST", headers, body });
+    for (const method of ["Users/LogIn", "Users/LogOut"]) {
+      const answer = await post(cluster, method, headers);
       expect([403, 415], `${method} ${JSON.stringify(headers)}`).toContain(answer.status);
-      expect(answer.headers.get("set-cookie")).toBeNull();
+      expect(answer.headers["set-cookie"]).toBeUndefined();
     }
   }
 });

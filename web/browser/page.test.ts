@@ -1,10 +1,10 @@
 /** The page on a cluster that runs commands: what a person does with it, and what may go wrong. */
 
-import { writeFileSync } from "node:fs";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Cluster } from "./cluster";
 import { accessible, fits, open, openBrowser, type Watched } from "./page";
+import { ask, framed } from "./users";
 
 let cluster: Cluster;
 let browser: Browser;
@@ -51,6 +51,8 @@ test("an empty cluster says what to do next", async () => {
     "admin/audit",
     "admin/users",
     "admin/tokens",
+    "admin/schedules",
+    "admin/schedules/none",
     "admin/projects/default",
     "submit",
     "about",
@@ -157,12 +159,38 @@ test("what a job wrote is text wherever it is shown", async () => {
     expect(await page.locator("main img, main script, main b, main u, main [onerror]").count(), place).toBe(0);
     await accessible(page, place);
   }
+  // A link to words of the log leads to them.
+  await page.goto(`${cluster.url}${job}/logs?find=and+PLAIN`);
+  await page.locator(".log-now", { hasText: "red and plain" }).waitFor();
   // Its report is shown, and runs nothing.
   await page.goto(`${cluster.url}/reports/${job.split("/")[2] ?? ""}/document`);
   await page.getByRole("heading", { name: "A report" }).waitFor();
   const blocked = watched.problems.filter((problem) => !problem.includes("Blocked script execution"));
   expect(blocked).toEqual([]);
   watched.problems.length = 0;
+  await closed(watched);
+});
+
+test("a schedule is shown, paused and resumed", async () => {
+  const document = 'name = "odd"\n[jobs.a]\nkind = "command"\nargv = ["<img src=x onerror=alert(14)>"]\n';
+  await ask(cluster, "Schedules/AddSchedule", [
+    [1, "new-year"],
+    [2, "0 0 1 1 *"],
+    [4, framed([[1, document]]).slice(5)],
+  ]);
+  const watched = await open(browser, `${cluster.url}/admin/schedules`);
+  const { page } = watched;
+  await page.getByText("never was due").waitFor();
+  await accessible(page, "/admin/schedules");
+  await page.getByRole("link", { name: "new-year" }).click();
+  await page.getByText("<img src=x onerror=alert(14)>").waitFor();
+  expect(await page.locator("main img, main [onerror]").count()).toBe(0);
+  await page.getByRole("button", { name: "Pause", exact: true }).click();
+  await page.getByRole("button", { name: "Pause it" }).click();
+  await page.getByRole("button", { name: "Resume", exact: true }).click();
+  await page.getByRole("button", { name: "Resume it" }).click();
+  await page.getByRole("button", { name: "Pause", exact: true }).waitFor();
+  await accessible(page, "/admin/schedules/new-year");
   await closed(watched);
 });
 
@@ -252,6 +280,16 @@ test("a listing is filtered by the server, and its address holds the filter", as
   await expect.poll(() => page.locator("table .job-link").count()).toBe(10);
   await page.goBack();
   await expect.poll(() => page.locator("table .job-link").count()).toBe(50);
+  // Projects and hosts are there to be chosen from.
+  for (const [label, name] of [
+    ["Project", "default"],
+    ["Host", "worker-1"],
+  ] as const) {
+    await page.getByLabel(label, { exact: true }).focus();
+    await page.getByLabel(label, { exact: true }).selectOption(name);
+  }
+  await page.waitForURL(/project=default&worker=worker-1/);
+  await page.locator(".skeleton").waitFor({ state: "detached" });
   await closed(watched);
 });
 
@@ -305,13 +343,15 @@ test("in the dark, on a phone, and without movement it is as good", async () => 
       "/data",
       "/admin",
       "/admin/audit",
+      "/admin/schedules",
       "/about",
     ];
     for (const place of places) {
       await page.goto(`${cluster.url}${place}`);
       await page.getByText("live").first().waitFor();
       await page.locator(".skeleton").waitFor({ state: "detached" });
-      await accessible(page, `${place} as ${JSON.stringify(look)}`);
+      // The last has the colours of the first and the room of the second, both of which axe has seen.
+      if (look !== looks.at(-1)) await accessible(page, `${place} as ${JSON.stringify(look)}`);
       await fits(page, `${place} as ${JSON.stringify(look)}`);
     }
     await closed(watched);
@@ -333,32 +373,4 @@ test("the files of the page are kept by the browser, and the page is small", asy
   const again = await fetch(programs[0]?.name ?? "");
   expect(again.headers.get("cache-control")).toContain("immutable");
   await closed(watched);
-});
-
-/** Pictures for docs/web.md, made on demand: MARQUEE_SHOTS names the folder. */
-const shots = process.env.MARQUEE_SHOTS;
-test.skipIf(!shots)("its pictures", async () => {
-  for (const [name, look] of [
-    ["light", {}],
-    ["dark", { colorScheme: "dark" as const }],
-    ["phone", { viewport: { width: 390, height: 844 } }],
-  ] as const) {
-    const { page } = await open(browser, cluster.url, look);
-    for (const place of [
-      "",
-      "jobs",
-      "workers",
-      "submit",
-      "jobs/1",
-      "jobs/1/logs",
-      "jobs/1/spec",
-      "admin",
-      "admin/audit",
-    ]) {
-      await page.goto(`${cluster.url}/${place}`);
-      await page.getByText("live").first().waitFor();
-      await page.locator(".skeleton").waitFor({ state: "detached" });
-      writeFileSync(`${shots ?? ""}/${place.replaceAll("/", "-") || "overview"}-${name}.png`, await page.screenshot());
-    }
-  }
 });

@@ -8,11 +8,11 @@ import { SOON } from "./cluster";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-export async function openBrowser(): Promise<Browser> {
+export async function openBrowser(more: string[] = []): Promise<Browser> {
   return chromium.launch({
     executablePath: process.env.MARQUEE_CHROMIUM ?? "/usr/bin/chromium",
     // Chromium has no sandbox of its own for root, and a small /dev/shm in containers.
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb"],
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--force-color-profile=srgb", ...more],
   });
 }
 

@@ -9,6 +9,7 @@ import { Audit } from "./gen/marquee/v1/audit_pb";
 import { Cluster } from "./gen/marquee/v1/cluster_pb";
 import { Jobs } from "./gen/marquee/v1/jobs_pb";
 import { Projects } from "./gen/marquee/v1/projects_pb";
+import { Schedules } from "./gen/marquee/v1/schedules_pb";
 import { Users } from "./gen/marquee/v1/users_pb";
 import { Workers } from "./gen/marquee/v1/workers_pb";
 
@@ -21,6 +22,7 @@ export const workers = client(Workers);
 export const cluster = client(Cluster);
 export const projects = client(Projects);
 export const audit = client(Audit);
+export const schedules = client(Schedules);
 export const users = client(Users);
 
 /** A field of a document that is wrong, and why. */

@@ -180,10 +180,19 @@ function Broken() {
     return (
       <div class="banner" role="alert">
         <strong>This coordinator stands by.</strong> Queue, devices and workers are known to the one that leads
-        {overview.leader === "" ? ", which is not known now" : `: ${overview.leader}`}; changes are made there.
+        {overview.leader === "" ? ", which is not known now" : ": "}
+        <Leader address={overview.leader} />; changes are made there.
       </div>
     );
   return null;
+}
+
+/** The same place at the coordinator that leads. */
+function Leader({ address }: { address: string }) {
+  const { parts, query } = usePlace();
+  if (!/^https?:\/\//.test(address)) return <>{address}</>;
+  const path = parts.map(encodeURIComponent).join("/");
+  return <a href={`${address.replace(/\/$/, "")}/${path}${query.size > 0 ? `?${query.toString()}` : ""}`}>{address}</a>;
 }
 
 function Version() {

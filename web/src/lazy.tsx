@@ -1,7 +1,8 @@
 /** Pages that are fetched when somebody goes there. */
 
 import type { ComponentType } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { useOverview } from "./overview";
 import { Skeleton, TroubleBox } from "./ui/parts";
 
 export function lazy<P extends object>(load: () => Promise<ComponentType<P>>): ComponentType<P> {
@@ -19,6 +20,14 @@ export function lazy<P extends object>(load: () => Promise<ComponentType<P>>): C
         () => setFailed(true),
       );
     }, [part, failed]);
+    // A browser asks for a program only once. When the coordinator is back, the same place is opened anew.
+    const { health } = useOverview();
+    const wasAway = useRef(false);
+    useEffect(() => {
+      if (!failed) return;
+      if (health !== "live") wasAway.current = true;
+      else if (wasAway.current) window.location.reload();
+    }, [failed, health]);
     if (part) {
       const Part = part;
       return <Part {...props} />;

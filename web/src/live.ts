@@ -165,15 +165,21 @@ export function useAnswer<T>(key: string | null, ask: (signal: AbortSignal) => P
   useEffect(() => {
     if (key === null) return;
     const stop = new AbortController();
+    let retry: ReturnType<typeof setTimeout> | undefined;
     latest.current(stop.signal).then(
       (value) => setAnswer({ key, value }),
       (cause: unknown) => {
         if (stop.signal.aborted || isAbort(cause)) return;
-        // What was shown stays while the coordinator is away.
-        setAnswer((old) => (old.key === key ? { ...old, trouble: trouble(cause) } : { key, trouble: trouble(cause) }));
+        const why = trouble(cause);
+        // What was shown stays while the coordinator is away, and nobody has to click when it is back.
+        setAnswer((old) => (old.key === key ? { ...old, trouble: why } : { key, trouble: why }));
+        if (why.passes) retry = setTimeout(() => setTurn((now) => now + 1), PAUSE_MAX);
       },
     );
-    return () => stop.abort();
+    return () => {
+      clearTimeout(retry);
+      stop.abort();
+    };
   }, [key, turn]);
   const again = () => setTurn((now) => now + 1);
   if (answer.key !== key) return { again };

@@ -9,14 +9,15 @@ import { layout } from "../src/graph";
 import { inOrder } from "../src/job/curves";
 import { rows } from "../src/job/phases";
 import { differences } from "../src/job/spec";
+import { readLook } from "../src/job/curves";
 import { segments } from "../src/job/timeline";
 import { at, flat, parse } from "../src/json";
 import { locate } from "../src/locate";
 import { readJobs } from "../src/pages/compare";
-import { readAuditFilter } from "../src/pages/admin";
+import { readAuditFilter, said } from "../src/pages/admin";
 import { readFilter } from "../src/pages/jobs";
 import { byProject } from "../src/pages/overview";
-import { slots } from "../src/pages/workers";
+import { kept, slots } from "../src/pages/workers";
 import { imbalance, quality } from "../src/quality";
 import { read } from "../src/router";
 import { scores } from "../src/scores";
@@ -141,6 +142,45 @@ describe("a wrong field", () => {
   });
 });
 
+describe("what a link says", () => {
+  test("of curves is what was looked at, and nothing odd", () => {
+    const look = (query: string) => readLook(new URLSearchParams(query));
+    expect(look("")).toEqual({ smooth: 0, log: false, by: "step", all: false, search: "" });
+    expect(look("smooth=0.9&log=1&time=1&all=1&metric=loss")).toEqual({
+      smooth: 0.9,
+      log: true,
+      by: "time",
+      all: true,
+      search: "loss",
+    });
+    for (const odd of ["-1", "1", "NaN", "x", "1e999"]) expect(look(`smooth=${odd}`).smooth, odd).toBe(0);
+  });
+});
+
+describe("a line of the audit", () => {
+  test("is said in words, whatever its details are", () => {
+    const digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    expect(said("digest", digest)).toBe("digest e3b0c44298fc…");
+    expect(
+      said("devices", [
+        { kind: "gpu", index: 1 },
+        { kind: "cpu", index: 0 },
+      ]),
+    ).toBe("gpu 1, cpu 0");
+    expect(said("devices", [{}])).toBe(" ?");
+    expect(said("devices", "none")).toBe("devices none");
+    expect(said("odd", { a: [1] })).toBe('odd {"a":[1]}');
+  });
+});
+
+describe("what a worker keeps", () => {
+  test("is said in a line", () => {
+    const cache = { artifacts: 3, bytes: 1n << 30n, maxBytes: 100n << 30n, pinned: 0 };
+    expect(kept(cache)).toBe("3 artifacts, 1.0 GiB of 100 GiB");
+    expect(kept({ ...cache, artifacts: 1, pinned: 1 })).toBe("1 artifact, 1.0 GiB of 100 GiB, 1 in use");
+  });
+});
+
 describe("a job's life", () => {
   test("is one bar without gaps", () => {
     const detail = create(JobDetailSchema, {
@@ -151,6 +191,7 @@ describe("a job's life", () => {
           createdAt: timestampFromMs(10_000),
           startedAt: timestampFromMs(12_000),
           finishedAt: timestampFromMs(20_000),
+          waitedFor: "needs 2 devices, 1 of 4 were free when it was last looked at",
         },
         {
           number: 2,
@@ -170,6 +211,10 @@ describe("a job's life", () => {
       ["prepare", 30, 31],
       ["run", 31, 40],
     ]);
+    expect(all[0]?.says).toBe("waited (needs 2 devices, 1 of 4 were free when it was last looked at): 10 s");
+    expect(all[3]?.says).toBe("waited for the next attempt: 10 s");
+    const needy = create(JobSchema, { ...job, needs: ["fetch", "prepare"] });
+    expect(segments(detail, needy, 40_000)[0]?.says).toMatch(/^waited for fetch, prepare \(needs 2 devices/);
     // Clocks of two hosts: an attempt that ended before it began takes no time, and breaks nothing.
     const odd = create(JobDetailSchema, {
       attempts: [{ number: 1, createdAt: timestampFromMs(5), finishedAt: timestampFromMs(1) }],

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use marquee_domain::artifact::{Digest, Manifest};
+use marquee_proto::v1;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
@@ -367,6 +368,19 @@ impl Cache {
             bytes: index.present.values().map(|present| present.bytes).sum(),
             max_bytes: self.max_bytes,
             disk_room,
+        }
+    }
+
+    /// The same for the coordinator, without a look at the disk.
+    #[must_use]
+    pub fn to_wire(&self) -> v1::CacheUse {
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        let index = self.index();
+        v1::CacheUse {
+            bytes: index.present.values().map(|present| present.bytes).sum(),
+            max_bytes: self.max_bytes,
+            artifacts: count(index.present.len()),
+            pinned: count(index.pins.len()),
         }
     }
 

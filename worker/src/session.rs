@@ -495,6 +495,7 @@ impl Session {
             leaving: self.supervisor.is_leaving(),
             kept: self.host.kept.to_wire(),
             away: Duration::ZERO,
+            cache: self.host.cache.to_wire(),
         }
     }
 

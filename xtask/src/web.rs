@@ -6,7 +6,7 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -128,6 +128,21 @@ pub fn test(workspace: &Workspace) -> Result<bool> {
         report::note(&format!("FAILED   {error:#}"));
     }
     Ok(functions.is_ok() && browser.is_ok())
+}
+
+/// The program that measures the page in a browser, on daemons in `bin_dir`. Err within: why it cannot run here.
+pub fn measuring(workspace: &Workspace, bin_dir: &Path) -> Result<Result<Command, String>> {
+    let node = packages(workspace)?;
+    let Some(browser) = browser() else {
+        let why = format!("none of {} is on PATH", BROWSERS.join(", "));
+        return Ok(Err(why));
+    };
+    let mut command = node.npm(&workspace.root.join("web"));
+    command
+        .args(["run", "--silent", "measure", "--"])
+        .env("MARQUEE_BIN_DIR", bin_dir)
+        .env("MARQUEE_CHROMIUM", browser);
+    Ok(Ok(command))
 }
 
 fn browser() -> Option<PathBuf> {

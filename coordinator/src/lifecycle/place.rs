@@ -110,7 +110,7 @@ pub async fn place(
     }
     metrics::placed_after(known.iter().filter_map(|(job, known)| {
         let waited = (now - known.queued_at).to_std().ok()?;
-        placed.contains(job).then_some(waited)
+        placed.contains(job).then_some((*job, waited))
     }));
     if !placed.is_empty() {
         tracing::info!(jobs = placed.len(), first = ?placed.first(), "placed");

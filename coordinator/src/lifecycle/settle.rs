@@ -315,6 +315,7 @@ async fn start(
 ) -> std::result::Result<Vec<JobId>, StoreError> {
     let (job, number) = (live.job, live.attempt.number);
     attempts::mark_attempt_running(tx, job, number, now).await?;
+    metrics::started(job);
     events::insert_event(tx, job, number.0, "every rank is prepared; started", now).await?;
     tracing::info!(%job, attempt = %number, ranks = live.ranks.len(), "attempt started");
     Ok(vec![job])

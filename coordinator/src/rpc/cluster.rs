@@ -21,11 +21,15 @@ use crate::caller::Caller;
 #[derive(Debug)]
 pub(super) struct ClusterService {
     app: App,
+    used: usage::Lately,
 }
 
 impl ClusterService {
     pub(super) fn new(app: App) -> Self {
-        Self { app }
+        Self {
+            app,
+            used: usage::Lately::default(),
+        }
     }
 }
 
@@ -60,7 +64,7 @@ impl v1::cluster_server::Cluster for ClusterService {
     ) -> Result<Response<v1::Usage>, Status> {
         let caller = Caller::of(&request);
         Ok(Response::new(
-            usage::look(&self.app, request.into_inner(), &caller).await?,
+            usage::look(&self.app, &self.used, request.into_inner(), &caller).await?,
         ))
     }
 

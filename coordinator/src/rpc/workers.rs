@@ -67,8 +67,10 @@ impl WorkersService {
             let ranks = held.remove(&worker.id).unwrap_or_default();
             let gpus = self.app.sessions.gpus(worker.id);
             let rival = self.app.sessions.rival(worker.id).unwrap_or_default();
+            let cache = self.app.sessions.cache(worker.id);
             v1::Worker {
                 rival,
+                cache,
                 ..encode(worker, ranks, gpus, now)
             }
         };
@@ -379,6 +381,7 @@ fn encode(
         ranks,
         gpus: gpus.into_iter().map(Into::into).collect(),
         rival: String::new(),
+        cache: None,
     }
 }
 

@@ -54,6 +54,12 @@ impl Obstacle {
         }
     }
 
+    /// One as it was stored. None: another release stored it.
+    #[must_use]
+    pub fn stored(value: serde_json::Value) -> Option<Self> {
+        serde_json::from_value(value).ok()
+    }
+
     /// What can be said without looking at the hosts.
     #[must_use]
     pub fn words(self) -> String {

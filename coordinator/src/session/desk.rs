@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
+use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
 use marquee_store::ranks::{self, LockedRank, RankKey, Reported};
@@ -18,6 +19,7 @@ use super::reports::{Taken, next_in_order, refusal};
 use super::{hello, regroup};
 use crate::app::App;
 use crate::lifecycle::{self, LifecycleError, Outputs, Result, Settled};
+use crate::metrics;
 use crate::walls::caught;
 
 /// Reports stored in one transaction: enough that the commit's cost vanishes, few enough that nobody waits
@@ -324,6 +326,11 @@ async fn write(
         .collect();
     if reported.is_empty() {
         return Ok(());
+    }
+    for rank in reported.iter().filter(|rank| rank.starts_attempt) {
+        if let Some(RankState::Running | RankState::Finished) = rank.change.state {
+            metrics::started(rank.key.job);
+        }
     }
     ranks::mark_ranks_reported(tx, &reported, now).await?;
     for (key, fold) in taken {

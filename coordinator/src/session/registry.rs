@@ -50,6 +50,8 @@ struct Entry {
     /// A rehearsal keeps it away until then.
     cut_until: Option<Instant>,
     kept: Vec<KeptOutput>,
+    /// What it keeps of inputs, as it said last.
+    cache: Option<v1::CacheUse>,
     rescues: Arc<Rescues>,
     replaced: CancellationToken,
     /// What an expelled session is told as it ends.
@@ -200,6 +202,7 @@ impl Sessions {
             away_until: None,
             cut_until: None,
             kept: Vec::new(),
+            cache: None,
             rescues: Arc::default(),
             replaced: CancellationToken::new(),
             expelled: None,
@@ -361,6 +364,17 @@ impl Sessions {
     /// A message came.
     pub(super) fn seen(&self, seat: &Seat) {
         self.update(seat, |entry| entry.last_seen = Instant::now());
+    }
+
+    /// What the worker keeps of inputs. An older one does not say.
+    pub(super) fn set_cache(&self, seat: &Seat, cache: Option<v1::CacheUse>) {
+        self.update(seat, |entry| entry.cache = cache);
+    }
+
+    /// What a worker keeps of inputs, as it said last.
+    #[must_use]
+    pub fn cache(&self, worker: WorkerId) -> Option<v1::CacheUse> {
+        self.lock().get(&worker)?.cache
     }
 
     /// Its GPUs spoke. Whether a fault came or went.

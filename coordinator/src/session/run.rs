@@ -260,6 +260,7 @@ impl Session {
                 self.app
                     .sessions
                     .set_kept(&self.seat, kept::read(heartbeat.kept));
+                self.app.sessions.set_cache(&self.seat, heartbeat.cache);
                 let away = Duration::from_millis(heartbeat.away_ms.into());
                 self.app.sessions.set_away(&self.seat, away);
                 let hang = self

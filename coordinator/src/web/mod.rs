@@ -98,11 +98,13 @@ fn asked(method: &Method, version: Version, headers: &HeaderMap) -> Asked {
         };
     }
     match version {
-        Version::HTTP_2 if content.starts_with("application/grpc") || !is_read => Asked::Grpc,
+        Version::HTTP_2 if content.starts_with("application/grpc") => Asked::Grpc,
         _ if is_read => Asked::Read,
+        // Any page may have a browser send text or a form here, over TLS with the certificate of whoever sits before it,
+        // and the services would read either as a message.
         _ => Asked::Other(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "over HTTP/1.1 only gRPC-Web and the page are served; gRPC needs HTTP/2",
+            "only gRPC over HTTP/2 (application/grpc), gRPC-Web (application/grpc-web) and the page are served",
         ),
     }
 }
@@ -308,6 +310,17 @@ mod tests {
             (Method::PUT, "application/grpc-web"),
         ] {
             let what = asks(method, one, content);
+            assert!(matches!(what, Asked::Other(..)), "{content}: {what:?}");
+        }
+        // Over TLS browsers speak HTTP/2, and send these types for any page.
+        for content in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "application/json",
+            "",
+        ] {
+            let what = asks(post(), two, content);
             assert!(matches!(what, Asked::Other(..)), "{content}: {what:?}");
         }
     }

@@ -5,6 +5,7 @@ import { jobs as service } from "../api";
 import { JobState } from "../gen/marquee/v1/common_pb";
 import type { Job, JobDetail, Series } from "../gen/marquee/v1/jobs_pb";
 import { useAnswer } from "../live";
+import { go, withQuery } from "../router";
 import { Chart, type Curve } from "../ui/chart";
 import { Card, Command, Empty, Skeleton, TroubleBox } from "../ui/parts";
 import { figure, isOpen } from "../words";
@@ -13,6 +14,8 @@ import { figure, isOpen } from "../words";
 const AGAIN_EVERY = 2;
 const ATTEMPTS_MAX = 20;
 const CHARTS_FIRST = 12;
+/** Of the slider. */
+const SMOOTH_MAX = 0.98;
 
 /** Loss and scores first, hardware last. */
 const ORDER = [/loss/, /f1|accuracy|auc|map/, /rate|images|per_s/, /^lr$|learning/];
@@ -36,12 +39,21 @@ export function toCurve(series: Series, name: string, colour: number, by: "step"
   };
 }
 
-export function Curves({ detail, job }: { detail: JobDetail; job: Job }) {
-  const [smooth, setSmooth] = useState(0);
-  const [log, setLog] = useState(false);
-  const [by, setBy] = useState<"step" | "time">("step");
-  const [all, setAll] = useState(false);
-  const [search, setSearch] = useState("");
+/** How the curves are drawn, as the address says. */
+export function readLook(query: URLSearchParams) {
+  const smooth = Number(query.get("smooth") ?? "0");
+  return {
+    smooth: smooth >= 0 && smooth <= SMOOTH_MAX ? smooth : 0,
+    log: query.has("log"),
+    by: query.has("time") ? ("time" as const) : ("step" as const),
+    all: query.has("all"),
+    search: query.get("metric") ?? "",
+  };
+}
+
+export function Curves({ detail, job, query }: { detail: JobDetail; job: Job; query: URLSearchParams }) {
+  const { smooth, log, by, all, search } = readLook(query);
+  const set = (changes: Record<string, string>) => go(withQuery(changes), "replace");
   const [shown, setShown] = useState(CHARTS_FIRST);
   const numbers = detail.attempts.map((attempt) => attempt.number).slice(-ATTEMPTS_MAX);
   const attempts = all ? numbers : [];
@@ -79,7 +91,7 @@ export function Curves({ detail, job }: { detail: JobDetail; job: Job }) {
             placeholder="Metric"
             aria-label="Search metrics"
             value={search}
-            onInput={(event) => setSearch(event.currentTarget.value)}
+            onInput={(event) => set({ metric: event.currentTarget.value })}
           />
         ) : null}
         <label class="legend">
@@ -88,28 +100,30 @@ export function Curves({ detail, job }: { detail: JobDetail; job: Job }) {
             <input
               type="range"
               min="0"
-              max="0.98"
+              max={SMOOTH_MAX}
               step="0.02"
               value={smooth}
-              onInput={(event) => setSmooth(Number(event.currentTarget.value))}
+              onInput={(event) =>
+                set({ smooth: Number(event.currentTarget.value) === 0 ? "" : event.currentTarget.value })
+              }
             />
             <span class="num">{smooth.toFixed(2)}</span>
           </span>
         </label>
         <span class="chips">
-          <button type="button" class="chip" aria-pressed={log} onClick={() => setLog(!log)}>
+          <button type="button" class="chip" aria-pressed={log} onClick={() => set({ log: log ? "" : "1" })}>
             log scale
           </button>
           <button
             type="button"
             class="chip"
             aria-pressed={by === "time"}
-            onClick={() => setBy(by === "time" ? "step" : "time")}
+            onClick={() => set({ time: by === "time" ? "" : "1" })}
           >
             by time
           </button>
           {numbers.length > 1 ? (
-            <button type="button" class="chip" aria-pressed={all} onClick={() => setAll(!all)}>
+            <button type="button" class="chip" aria-pressed={all} onClick={() => set({ all: all ? "" : "1" })}>
               all attempts
             </button>
           ) : null}

@@ -62,8 +62,9 @@ export function Logs({ detail, job, query }: { detail: JobDetail; job: Job; quer
       later();
     },
   );
-  const [search, setSearch] = useState("");
-  const [follow, setFollow] = useState(true);
+  const search = query.get("find") ?? "";
+  // Whoever was sent a link to some words is shown them, and not the end.
+  const [follow, setFollow] = useState(search === "");
   const ranks = detail.attempts.find((one) => one.number === (attempt ?? job.attempt))?.ranks ?? [];
   const set = (changes: Record<string, string>) => go(withQuery(changes), "replace");
 
@@ -88,6 +89,12 @@ export function Logs({ detail, job, query }: { detail: JobDetail; job: Job; quer
     jump(hits[next]);
   };
   const current = hits[hit];
+  const isSent = useRef(search !== "");
+  useEffect(() => {
+    if (!isSent.current || hits.length === 0) return;
+    isSent.current = false;
+    jump(hits[0]);
+  }, [hits]);
 
   return (
     <section class="card" aria-label="Log">
@@ -98,7 +105,7 @@ export function Logs({ detail, job, query }: { detail: JobDetail; job: Job; quer
           aria-label="Search the log"
           value={search}
           onInput={(event) => {
-            setSearch(event.currentTarget.value);
+            set({ find: event.currentTarget.value });
             setHit(0);
           }}
           onKeyDown={(event) => {

@@ -95,7 +95,7 @@ function Part({ part, detail, job, query }: PartProps) {
     case "logs":
       return job.elements ? <OfElements job={job} /> : <Logs detail={detail} job={job} query={query} />;
     case "curves":
-      return job.elements ? <OfElements job={job} /> : <Curves detail={detail} job={job} />;
+      return job.elements ? <OfElements job={job} /> : <Curves detail={detail} job={job} query={query} />;
     case "files":
       return <Files detail={detail} job={job} />;
     case "spec":

@@ -31,7 +31,9 @@ export function segments(detail: JobDetail, job: Job, now: number): Segment[] {
     const started = ms(attempt.startedAt);
     const ended = ms(attempt.finishedAt) ?? now;
     const name = `attempt ${attempt.number}`;
-    add("wait", begun, attempt.number === 1 ? "waited" : "waited for the next attempt");
+    const others = job.needs.length > 0 ? `waited for ${job.needs.join(", ")}` : "waited";
+    const waited = attempt.number === 1 ? others : "waited for the next attempt";
+    add("wait", begun, attempt.waitedFor === "" ? waited : `${waited} (${attempt.waitedFor})`);
     add("prepare", started ?? ended, `${name} was prepared`);
     if (started !== undefined) {
       const why = attempt.failure ? ` (${failureWord(attempt.failure.class)})` : "";

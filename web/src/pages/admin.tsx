@@ -4,12 +4,13 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { audit, projects as service } from "../api";
 import type { AuditLine } from "../gen/marquee/v1/audit_pb";
 import type { Project } from "../gen/marquee/v1/projects_pb";
-import { entries, parse } from "../json";
+import { at, entries, list, number, parse, text, type Json } from "../json";
 import { useAnswer } from "../live";
 import { go, Link, withQuery } from "../router";
 import { Ago, Bar, Card, Command, Empty, Skeleton, Tabs, TroubleBox, useNow } from "../ui/parts";
 import { count, exact, ms, plural } from "../words";
 import { deniedToGovern, useWho } from "../who";
+import { SchedulesPart } from "./schedules";
 import { TokensPart, UsersPart } from "./users";
 
 /** Parts with the right that they take. */
@@ -17,6 +18,7 @@ const PARTS = [
   { name: "Projects", to: "/admin", governs: false },
   { name: "Users", to: "/admin/users", governs: true },
   { name: "Tokens", to: "/admin/tokens", governs: false },
+  { name: "Schedules", to: "/admin/schedules", governs: true },
   { name: "Audit", to: "/admin/audit", governs: true },
 ];
 /** Milliseconds after which use is asked for again. */
@@ -54,6 +56,8 @@ function Part({ part, name, query }: { part: string; name: string; query: URLSea
       return <UsersPart />;
     case "tokens":
       return <TokensPart />;
+    case "schedules":
+      return <SchedulesPart key={name} name={name} />;
     case "projects":
       return <One name={name} />;
     default:
@@ -74,7 +78,7 @@ function Projects() {
     <div class="stack">
       <Card title="Projects" more={<span class="quiet">{plural(all.length, "project")}</span>}>
         <div class="wide" tabIndex={0} role="group" aria-label="Table of projects">
-          <table class="list list-cards">
+          <table class="list list-cards list-pairs">
             <thead>
               <tr>
                 <th scope="col">Project</th>
@@ -153,8 +157,8 @@ function Used({ name, used, of, label }: { name: string; used: number; of: numbe
   if (of === undefined)
     return (
       <>
-        <span class="num">{figure(used)}</span>
-        <span class="of">no quota of {label}</span>
+        <span class="num">{figure(used)}</span> {label}
+        <span class="of">no quota</span>
       </>
     );
   const isFull = used >= of;
@@ -366,10 +370,20 @@ function Lines({ of }: { of: AuditLine[] }) {
   );
 }
 
+/** Digits of a digest that tell it from others. */
+const DIGEST_SHOWN = 12;
+
+/** A value of a line's details, as a person reads it. */
+export function said(key: string, value: Json): string {
+  if (typeof value === "string")
+    return /^[0-9a-f]{64}$/.test(value) ? `${key} ${value.slice(0, DIGEST_SHOWN)}…` : `${key} ${value}`;
+  const devices =
+    key === "devices" ? list(value).map((one) => `${text(at(one, "kind"))} ${number(at(one, "index")) ?? "?"}`) : [];
+  return devices.length > 0 ? devices.join(", ") : `${key} ${JSON.stringify(value)}`;
+}
+
 function About({ line }: { line: AuditLine }) {
-  const more = entries(parse(line.detailJson)).map(
-    ([key, value]) => `${key} ${typeof value === "string" ? value : JSON.stringify(value)}`,
-  );
+  const more = entries(parse(line.detailJson)).map(([key, value]) => said(key, value));
   return (
     <>
       {line.pipelineId === 0n ? null : <Link to={`/pipelines/${line.pipelineId}`}>p{String(line.pipelineId)} </Link>}

@@ -1,7 +1,7 @@
 /** All jobs, filtered and paged by the server, kept up to date by one stream of those in view. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { jobs as service } from "../api";
+import { jobs as service, projects, workers } from "../api";
 import type { JobKind, JobState } from "../gen/marquee/v1/common_pb";
 import type { Job, ListJobsResponse } from "../gen/marquee/v1/jobs_pb";
 import { useAnswer, useStream } from "../live";
@@ -167,22 +167,66 @@ function Filters({ filter }: { filter: Filter }) {
           </option>
         ))}
       </select>
-      {filter.worker === "" ? null : (
-        <button type="button" class="chip" aria-pressed="true" onClick={() => set({ worker: "" })}>
-          on {filter.worker} ×
-        </button>
-      )}
-      {filter.project === "" ? null : (
-        <button type="button" class="chip" aria-pressed="true" onClick={() => set({ project: "" })}>
-          of {filter.project} ×
-        </button>
-      )}
+      <Choice
+        label="Project"
+        all="every project"
+        value={filter.project}
+        read={(signal) =>
+          projects.listProjects({}, { signal }).then((found) => found.projects.map((project) => project.name))
+        }
+        set={(project) => set({ project })}
+      />
+      <Choice
+        label="Host"
+        all="every host"
+        value={filter.worker}
+        read={(signal) =>
+          workers.listWorkers({}, { signal }).then((found) => found.workers.map((worker) => worker.name))
+        }
+        set={(worker) => set({ worker })}
+      />
       {filter.pipeline === 0n ? null : (
         <button type="button" class="chip" aria-pressed="true" onClick={() => set({ pipeline: "" })}>
           in p{String(filter.pipeline)} ×
         </button>
       )}
     </div>
+  );
+}
+
+/** One of many names, which are asked for when somebody is about to choose. */
+function Choice({
+  label,
+  all,
+  value,
+  read,
+  set,
+}: {
+  label: string;
+  all: string;
+  value: string;
+  read: (signal: AbortSignal) => Promise<string[]>;
+  set: (name: string) => void;
+}) {
+  const [wanted, setWanted] = useState(false);
+  const names = useAnswer(wanted ? label : null, read).value ?? [];
+  const want = () => setWanted(true);
+  const shown = [...new Set([...(value === "" ? [] : [value]), ...names])].toSorted();
+  return (
+    <select
+      aria-label={label}
+      value={value}
+      onFocus={want}
+      onPointerEnter={want}
+      onChange={(event) => set(event.currentTarget.value)}
+    >
+      <option value="">{all}</option>
+      {shown.map((name) => (
+        <option key={name} value={name}>
+          {name}
+        </option>
+      ))}
+    </select>
   );
 }
 

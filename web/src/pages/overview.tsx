@@ -1,6 +1,6 @@
 /** What the cluster does now, what waits and why, what ended, and who used it. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { cluster } from "../api";
 import { JobState } from "../gen/marquee/v1/common_pb";
 import type { DeviceCount, Overview, Usage } from "../gen/marquee/v1/cluster_pb";
@@ -14,6 +14,8 @@ import { exact, kindWord, ms, plural } from "../words";
 
 export function OverviewPage() {
   const { overview, trouble } = useOverview();
+  // The weeks are the longest look back there is: they come after what one looks at first.
+  const [hasUsed, setHasUsed] = useState(false);
   if (!overview)
     return (
       <>
@@ -47,8 +49,8 @@ export function OverviewPage() {
         </div>
         <div class="stack">
           <Devices of={overview} />
-          <Used />
-          <ByProject />
+          <Used known={() => setHasUsed(true)} />
+          <ByProject after={hasUsed} />
         </div>
       </div>
     </>
@@ -235,7 +237,7 @@ const SPANS = [
 /** Milliseconds after which it is counted again. */
 const USED_EVERY = 60_000;
 
-function Used() {
+function Used({ known }: { known: () => void }) {
   const [span, setSpan] = useState<(typeof SPANS)[number]>(SPANS[0]);
   const key = `${span.hours}:${Math.floor(useNow(USED_EVERY) / USED_EVERY)}`;
   const { value, trouble, again } = useAnswer(key, (signal) =>
@@ -244,6 +246,10 @@ function Used() {
   const [last, setLast] = useState<Usage>();
   if (value && value !== last) setLast(value);
   const usage = value ?? last;
+  const isKnown = usage !== undefined;
+  useEffect(() => {
+    if (isKnown) known();
+  }, [isKnown]);
   return (
     <Card
       title="Used"
@@ -337,9 +343,11 @@ export function byProject(
   return { weeks, rows: sorted.toSorted((a, b) => sum(b.hours) - sum(a.hours)) };
 }
 
-function ByProject() {
+function ByProject({ after }: { after: boolean }) {
   const key = `weeks:${Math.floor(useNow(USED_EVERY) / USED_EVERY)}`;
-  const { value } = useAnswer(key, (signal) => cluster.getUsage({ hours: WEEKS * 168, buckets: 1 }, { signal }));
+  const { value } = useAnswer(after ? key : null, (signal) =>
+    cluster.getUsage({ hours: WEEKS * 168, buckets: 1 }, { signal }),
+  );
   const [last, setLast] = useState<Usage>();
   if (value && value !== last) setLast(value);
   const usage = value ?? last;
@@ -379,6 +387,9 @@ function ByProject() {
           </tbody>
         </table>
       </div>
+      {usage.isCut ? (
+        <p class="inside quiet">There were more attempts than are looked at; the oldest are missing.</p>
+      ) : null}
     </Card>
   );
 }

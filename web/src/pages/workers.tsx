@@ -1,9 +1,10 @@
 /** Hosts: what each has, what runs on it, and what is wrong with it. */
 
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { useEffect, useRef } from "preact/hooks";
 import { cluster, workers as service } from "../api";
 import type { GpuPast } from "../gen/marquee/v1/cluster_pb";
-import { WorkerState, type GpuReading, type Worker } from "../gen/marquee/v1/workers_pb";
+import { WorkerState, type CacheUse, type GpuReading, type Worker } from "../gen/marquee/v1/workers_pb";
 import { useAnswer } from "../live";
 import { useOverview } from "../overview";
 import { Link } from "../router";
@@ -11,7 +12,7 @@ import { Area } from "../ui/area";
 import { Act } from "../ui/dialog";
 import { Ago, Bar, Card, Command, Empty, Facts, Skeleton, TroubleBox } from "../ui/parts";
 import { Word } from "../job/attempts";
-import { bytes, plural, workerWord } from "../words";
+import { bytes, exact, ms, plural, workerWord } from "../words";
 import { deniedToGovern, useWho } from "../who";
 
 export function WorkersPage({ name }: { name: string }) {
@@ -137,6 +138,21 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
             <strong>Closed:</strong> it {worker.closed}.
           </p>
         )}
+        {worker.drainDeadline ? (
+          <p>
+            What still runs there is moved <Ago at={worker.drainDeadline} />.
+          </p>
+        ) : null}
+        {worker.quarantinedGpus.map((gpu) => (
+          <p key={gpu.index}>
+            <strong>gpu {gpu.index}</strong> is {gpu.reason}.
+          </p>
+        ))}
+        {worker.windows.map((window) => (
+          <p key={window.number} title={`${at(window.from)} to ${at(window.until)}`}>
+            <strong>Maintenance:</strong> it {window.words}.
+          </p>
+        ))}
         {whole && worker.state === WorkerState.ONLINE ? <Drain worker={worker} /> : null}
         {worker.state === WorkerState.LOST ? (
           <p class="trouble-title">
@@ -180,6 +196,8 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
               ["CPU", `${inventory.cpuThreads} threads, ${plural(inventory.cpuSlots, "slot")}`],
               ["Memory", bytes(inventory.memoryBytes)],
               ["GPUs", inventory.gpus.length === 0 ? "" : summary(inventory.gpus.map((gpu) => gpu.name))],
+              ["Labels", inventory.labels.join(", ")],
+              ["Inputs kept", worker.cache ? kept(worker.cache) : ""],
               ["Trainer", inventory.flavour === "" ? "none" : inventory.flavour],
               ["Version", worker.version],
               ...(whole
@@ -194,6 +212,17 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
       </div>
     </section>
   );
+}
+
+const at = (time: Timestamp | undefined) => {
+  const when = ms(time);
+  return when === undefined ? "?" : exact(when);
+};
+
+/** `3 artifacts, 1.2 GiB of 100 GiB, 1 in use`. */
+export function kept(cache: Pick<CacheUse, "artifacts" | "bytes" | "maxBytes" | "pinned">): string {
+  const used = cache.pinned === 0 ? "" : `, ${cache.pinned} in use`;
+  return `${plural(cache.artifacts, "artifact")}, ${bytes(cache.bytes)} of ${bytes(cache.maxBytes)}${used}`;
 }
 
 /** `2 × Tesla K80`. */

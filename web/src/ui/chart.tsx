@@ -92,6 +92,9 @@ export function Chart({ title, curves, smooth, log, xName, height = 210, sync }:
   return <div class="chart" ref={box} role="img" aria-label={`${title}: ${says}`} />;
 }
 
+/** `0.5` for `0.5000`: ticks are round. */
+const round = (text: string) => (/^-?\d+\.\d+$/.test(text) ? text.replace(/\.?0+$/, "") : text);
+
 function options(
   element: HTMLElement,
   curves: Curve[],
@@ -142,7 +145,7 @@ function options(
       {
         ...axis,
         size: 56,
-        values: (_, ticks) => ticks.map((tick: number | null) => (tick === null ? "" : figure(tick))),
+        values: (_, ticks) => ticks.map((tick: number | null) => (tick === null ? "" : round(figure(tick)))),
       },
     ],
     series: [{ label: xName, value: (_, value: number | null) => (value === null ? "–" : figure(value)) }, ...series],

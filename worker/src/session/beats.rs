@@ -33,6 +33,7 @@ pub(super) struct More {
     pub(super) away: Duration,
     /// Assignments that had been followed before the list of held ranks was made.
     pub(super) assignments: u64,
+    pub(super) cache: v1::CacheUse,
 }
 
 /// What the coordinator should hear of a rank's requests at once, not with the next heartbeat.
@@ -67,6 +68,7 @@ impl Beats {
             kept: more.kept,
             away_ms: u32::try_from(more.away.as_millis()).unwrap_or(u32::MAX),
             assignments: Some(more.assignments),
+            cache: Some(more.cache),
         })
     }
 

@@ -155,13 +155,14 @@ Groups:
   input     what of a training step waits for pictures, reads the clock, writes checkpoints
   dispatch  jobs of the program true: how long one takes, how many a second with up to 100,000 queued, what each
             asks of Postgres, beside bare processes, commits and calls; and a round of the scheduler
+  page      the web page in Chromium with 100,000 jobs and 1,000,000 values stored, beside an empty cluster
 
 Options:
   PART           only these parts of the group; a wrong one lists them
-  --quick        fewer rounds, for a look (train, input, dispatch)
+  --quick        fewer rounds, for a look (train, input, dispatch, page)
   --json         one JSON object a line as soon as it is known: name, value, unit, reference, ratio, goal, ok, ran
   --prep FILE    measure this marquee-prep instead of one that is built in the release profile first (data)
-  --bin-dir DIR  measure the daemons of another build, to compare with; the planner is this checkout's (dispatch)
+  --bin-dir DIR  measure the daemons of another build, to compare with; the planner is this checkout's (dispatch, page)
 
 It ends with an error where a goal is missed. What cannot be installed here is named as skipped.
 ";

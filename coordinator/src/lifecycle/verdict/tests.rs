@@ -26,6 +26,7 @@ fn attempt(state: AttemptStateName) -> Attempt {
         created_at: at(0),
         started_at: running.then(|| at(0)),
         finished_at: None,
+        waited_for: None,
     }
 }
 

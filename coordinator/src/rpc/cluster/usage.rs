@@ -1,12 +1,16 @@
 //! Devices over time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike as _, NaiveTime, TimeDelta, Utc};
 use marquee_domain::users::Role;
 use marquee_proto::convert::{BadField, timestamp};
 use marquee_proto::v1;
 use marquee_store::usage::{self, Held};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::app::App;
@@ -20,10 +24,45 @@ const BUCKETS_MAX: u32 = 500;
 /// Ranks that are looked at: a month of a busy cluster, a few megabytes.
 const RANKS_MAX: u32 = 50_000;
 const PIPELINES_MAX: usize = 20;
+/// For so long, answers follow from what was read for an earlier one.
+const READ_EVERY: Duration = Duration::from_secs(10);
+/// Spans that are remembered: the page has three and its weeks. Each is some megabytes at most.
+const SPANS_KEPT: usize = 4;
+
+/// When ranks were read, by the hours that were asked for.
+type Spans = BTreeMap<u32, (Instant, Arc<Vec<Held>>)>;
+
+/// Ranks that were read lately. However many people look at the page, and ask again each minute, what they look at is read
+/// once.
+#[derive(Debug, Default)]
+pub(super) struct Lately(Mutex<Spans>);
+
+impl Lately {
+    /// Whoever comes while it is read waits for the same.
+    async fn read(
+        &self,
+        app: &App,
+        hours: u32,
+        from: DateTime<Utc>,
+    ) -> Result<Arc<Vec<Held>>, LifecycleError> {
+        let mut spans = self.0.lock().await;
+        spans.retain(|_, (read_at, _)| read_at.elapsed() < READ_EVERY);
+        if let Some((_, held)) = spans.get(&hours) {
+            return Ok(held.clone());
+        }
+        let held = Arc::new(read(app, from).await?);
+        while spans.len() >= SPANS_KEPT {
+            spans.pop_first();
+        }
+        spans.insert(hours, (Instant::now(), held.clone()));
+        Ok(held)
+    }
+}
 
 /// Of the projects that the caller may look at.
 pub(super) async fn look(
     app: &App,
+    lately: &Lately,
     request: v1::GetUsageRequest,
     caller: &Caller,
 ) -> Result<v1::Usage, Status> {
@@ -39,14 +78,18 @@ pub(super) async fn look(
     let buckets = or("buckets", request.buckets, BUCKETS_DEFAULT, BUCKETS_MAX)?;
     let now = app.clock.now();
     let from = now - TimeDelta::hours(i64::from(hours));
-    let mut held = read(app, from).await?;
+    let held = lately.read(app, hours, from).await?;
     // Before those are left out that the caller may not see: how far back it goes must not depend on who
     // asks.
     let is_cut = held.len() >= RANKS_MAX as usize;
-    held.retain(|rank| caller.may(Role::Viewer, &rank.project));
+    let seen = || {
+        held.iter()
+            .filter(|rank| caller.may(Role::Viewer, &rank.project))
+    };
     Ok(v1::Usage {
         is_cut,
-        ..sum(&held, from, now, buckets)
+        project_weeks: weeks(seen(), from, now),
+        ..sum(seen(), from, now, buckets)
     })
 }
 
@@ -56,7 +99,12 @@ async fn read(app: &App, from: DateTime<Utc>) -> Result<Vec<Held>, LifecycleErro
 }
 
 /// Device seconds of each part of the time, and of each pipeline's name.
-fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v1::Usage {
+fn sum<'h>(
+    held: impl Iterator<Item = &'h Held>,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    buckets: u32,
+) -> v1::Usage {
     let seconds = |time: DateTime<Utc>| (time - from).as_seconds_f64();
     let width = seconds(to) / f64::from(buckets);
     let mut cpus = vec![0.0; buckets as usize];
@@ -68,8 +116,19 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         if end <= begin {
             continue;
         }
-        for (part, (cpu, gpu)) in (0_u32..).zip(cpus.iter_mut().zip(&mut gpus)) {
+        // Of many parts a rank was there in few.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to the number of parts"
+        )]
+        let first = (begin / width) as u32;
+        let parts = cpus.iter_mut().zip(&mut gpus);
+        for (part, (cpu, gpu)) in (first..).zip(parts.skip(first as usize)) {
             let starts = f64::from(part) * width;
+            if starts >= end {
+                break;
+            }
             let share = (end.min(starts + width) - begin.max(starts)).max(0.0) / width;
             *cpu += share * f64::from(rank.cpus);
             *gpu += share * f64::from(rank.gpus);
@@ -96,7 +155,6 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1))
     });
     pipelines.truncate(PIPELINES_MAX);
-    let project_weeks = weeks(held, from, to);
     v1::Usage {
         from: Some(timestamp(from)),
         to: Some(timestamp(to)),
@@ -104,7 +162,7 @@ fn sum(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>, buckets: u32) -> v
         gpus,
         pipelines,
         is_cut: false,
-        project_weeks,
+        project_weeks: vec![],
     }
 }
 
@@ -118,7 +176,11 @@ fn monday(time: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 /// What each project held in each week, the newest first.
-fn weeks(held: &[Held], from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<v1::ProjectWeek> {
+fn weeks<'h>(
+    held: impl Iterator<Item = &'h Held>,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> Vec<v1::ProjectWeek> {
     let mut of: BTreeMap<(DateTime<Utc>, &str), v1::ProjectWeek> = BTreeMap::new();
     for rank in held {
         let end = rank.to.unwrap_or(to).min(to);
@@ -172,7 +234,7 @@ mod tests {
             held("c", -90, Some(-30), 9, 9, false),
             held("c", 20, Some(10), 9, 9, false),
         ];
-        let usage = sum(&ranks, at(0), at(40), 4);
+        let usage = sum(ranks.iter(), at(0), at(40), 4);
         assert_eq!(usage.gpus, [2.0, 1.0, 0.0, 0.0]);
         assert_eq!(usage.cpus, [0.0, 0.0, 0.0, 1.0]);
         let of: Vec<_> = usage
@@ -215,7 +277,7 @@ mod tests {
                 false,
             ),
         ];
-        let weeks = weeks(&ranks, at("2026-11-15T23:00:00Z"), now);
+        let weeks = weeks(ranks.iter(), at("2026-11-15T23:00:00Z"), now);
         let told: Vec<_> = weeks
             .iter()
             .map(|week| {

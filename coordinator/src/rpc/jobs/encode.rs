@@ -17,6 +17,7 @@ use marquee_view::explain::{Explanation, Hint};
 use marquee_view::outcome;
 
 use crate::lifecycle::{Removed, Step};
+use crate::scheduler::Obstacle;
 use crate::session::Hangs;
 
 pub(super) fn job(job: Job) -> v1::Job {
@@ -158,6 +159,7 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1:
     let own = ranks
         .iter()
         .filter(|rank| rank.key.attempt == attempt.number);
+    let waited_for = attempt.waited_for.and_then(Obstacle::stored);
     v1::Attempt {
         number: attempt.number.0,
         state: v1::AttemptState::from(attempt.state).into(),
@@ -167,6 +169,7 @@ pub(super) fn attempt(attempt: Attempt, ranks: &[RankRow], hangs: &Hangs) -> v1:
         failure: attempt.failure.map(v1::Failure::from),
         ranks: own.map(|one| rank(one, hangs)).collect(),
         resumed_from_step: attempt.resumed_from.map(|from| from.step),
+        waited_for: waited_for.map(Obstacle::words).unwrap_or_default(),
     }
 }
 

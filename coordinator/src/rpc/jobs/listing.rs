@@ -74,28 +74,26 @@ async fn read(
     with_total: bool,
 ) -> Result<(Vec<Job>, usize), LifecycleError> {
     let mut conn = app.db.read().await?;
-    // Without words to look for, one statement does. Else ids are found first, from narrow rows, and read
-    // afterwards.
-    let is_plain = wanted.text.is_none() && wanted.worker_name.is_none() && !with_total;
-    if is_plain {
-        return Ok((jobs::list_jobs(&mut conn, filter, limit).await?, 0));
-    }
-    // Counted from the beginning and not from this page on: the number must not change while somebody turns
-    // pages.
-    let total = if with_total {
-        let all = JobFilter {
-            before: None,
-            ..filter.clone()
-        };
-        listing::list_job_ids(&mut conn, &all, wanted, TOTAL_MAX)
-            .await?
-            .len()
-    } else {
-        0
+    // Ids are found first, from narrow rows, and read afterwards. They are counted from the beginning and not from this
+    // page on: the number must not change while somebody turns pages.
+    let all = JobFilter {
+        before: None,
+        ..filter.clone()
     };
-    let ids = listing::list_job_ids(&mut conn, filter, wanted, limit).await?;
+    let ids = if with_total {
+        listing::list_job_ids(&mut conn, &all, wanted, TOTAL_MAX).await?
+    } else {
+        vec![]
+    };
+    let total = ids.len();
+    // The first page is the beginning of what was counted.
+    let on_page = if with_total && filter.before.is_none() && limit <= TOTAL_MAX {
+        ids.into_iter().take(limit).collect()
+    } else {
+        listing::list_job_ids(&mut conn, filter, wanted, limit).await?
+    };
     let found = JobFilter {
-        among: Some(ids),
+        among: Some(on_page),
         ..JobFilter::default()
     };
     Ok((jobs::list_jobs(&mut conn, &found, limit).await?, total))

@@ -211,8 +211,6 @@ fn held_by(by: &str, at: DateTime<Utc>, job: JobId) -> String {
 
 /// What the stored class says of a job that no round has read yet.
 fn as_stored(job: &Job) -> String {
-    let stored = job.obstacle.clone();
-    let obstacle: Option<Obstacle> =
-        stored.and_then(|obstacle| serde_json::from_value(obstacle).ok());
-    obstacle.map(Obstacle::words).unwrap_or_default()
+    let stored = job.obstacle.clone().and_then(Obstacle::stored);
+    stored.map(Obstacle::words).unwrap_or_default()
 }

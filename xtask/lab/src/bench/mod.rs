@@ -10,6 +10,8 @@ mod data;
 mod dispatch;
 mod figure;
 mod input;
+mod page;
+mod program;
 mod train;
 
 use std::path::PathBuf;
@@ -26,14 +28,16 @@ pub(crate) enum Group {
     Train,
     Input,
     Dispatch,
+    Page,
 }
 
 impl Group {
-    pub(crate) const ALL: [(&'static str, Self); 4] = [
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
         ("data", Self::Data),
         ("train", Self::Train),
         ("input", Self::Input),
         ("dispatch", Self::Dispatch),
+        ("page", Self::Page),
     ];
 
     pub(crate) fn named(word: &str) -> Option<Self> {
@@ -47,6 +51,7 @@ impl Group {
             Self::Train => train::PARTS,
             Self::Input => input::PARTS,
             Self::Dispatch => dispatch::PARTS,
+            Self::Page => page::PARTS,
         }
     }
 }
@@ -89,6 +94,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         Group::Train => train::run(workspace, options, &mut sheet)?,
         Group::Input => input::run(workspace, options, &mut sheet)?,
         Group::Dispatch => dispatch::run(workspace, options, &mut sheet)?,
+        Group::Page => page::run(workspace, options, &mut sheet)?,
     }
     sheet.finish()
 }
