@@ -352,3 +352,6 @@ fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
