@@ -297,3 +297,6 @@ fn store_code(error: &StoreError) -> ErrorCode {
         | StoreError::Migrate(_) => ErrorCode::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests;
