@@ -215,3 +215,6 @@ fn as_stored(job: &Job) -> String {
         stored.and_then(|obstacle| serde_json::from_value(obstacle).ok());
     obstacle.map(Obstacle::words).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;
