@@ -199,6 +199,11 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    mod downloads;
+    mod lines;
+    mod requests;
+    mod strange;
+
     use clap::FromArgMatches as _;
     use clap::error::ErrorKind;
 

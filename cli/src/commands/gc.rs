@@ -6,7 +6,7 @@ use marquee_view::{Page, View, left, right, units};
 use serde_json::{Value, json};
 
 use crate::client::{Remote, Repeat, patient, quick};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::session::Session;
 use crate::target::Target;
 use crate::{clock, requests};
@@ -52,7 +52,15 @@ pub(super) async fn gc(args: GcArgs, session: &Session) -> Result<()> {
     let mut after = 0;
     loop {
         let step = step(&remote, args.dry_run, after).await?;
-        after = step.next_pipeline_id;
+        let next = step.next_pipeline_id;
+        if next != 0 && next <= after {
+            // It would be asked for the same for ever.
+            return Err(CliError::Other(anyhow::anyhow!(
+                "the coordinator says to go on after pipeline p{next}, where it was asked after p{after} already; what was \
+                 done until there is done: look at the coordinator's log, and run this again"
+            )));
+        }
+        after = next;
         steps.push(step);
         if after == 0 {
             break;
