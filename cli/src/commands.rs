@@ -200,7 +200,9 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
 #[cfg(test)]
 mod tests {
     mod downloads;
+    mod follow;
     mod lines;
+    mod names;
     mod requests;
     mod strange;
 

@@ -146,25 +146,34 @@ fn no_reuse() -> v1::Override {
 }
 
 pub(super) fn read_document(path: &Path) -> Result<v1::Document> {
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read stdin")?;
-        text
-    } else {
-        std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the pipeline {}", path.display()))?
+    let read = || -> std::io::Result<Vec<u8>> {
+        // One byte more than may be tells that there is more. All of it could be a disk, or never end.
+        let max = limits::DOCUMENT_MAX_BYTES as u64 + 1;
+        let mut bytes = Vec::new();
+        if path == Path::new("-") {
+            std::io::stdin().take(max).read_to_end(&mut bytes)?;
+        } else {
+            std::fs::File::open(path)?
+                .take(max)
+                .read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
     };
+    let bytes = read().with_context(|| format!("cannot read the pipeline {}", path.display()))?;
     // Told here too, so that a file which was mistaken for a pipeline is not sent over the network first.
-    if text.len() > limits::DOCUMENT_MAX_BYTES {
+    if bytes.len() > limits::DOCUMENT_MAX_BYTES {
         return Err(CliError::Usage(format!(
-            "{} has {}; a pipeline may have {}",
+            "{} has more than {}, and no pipeline has; is it another file?",
             path.display(),
-            units::bytes(text.len() as u64),
             units::bytes(limits::DOCUMENT_MAX_BYTES as u64)
         )));
     }
+    let text = String::from_utf8(bytes).map_err(|_| {
+        CliError::Usage(format!(
+            "{} is no text (UTF-8); is it another file?",
+            path.display()
+        ))
+    })?;
     let is_json = path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));

@@ -87,10 +87,12 @@ async fn a_command_ends_whatever_it_is_answered() {
         ])
     })
     .await;
-    for line in ASKED {
-        for output in ["table", "json", "quiet"] {
-            ask(&wire, line, output).await;
-        }
+    // Each command once, the formats by turns: how each view looks in all of them is tried beside the views.
+    for (line, output) in ASKED
+        .into_iter()
+        .zip(["table", "json", "quiet"].into_iter().cycle())
+    {
+        ask(&wire, line, output).await;
     }
 }
 
