@@ -77,10 +77,10 @@ pub(crate) fn messages<M: Message + Default>(name: &str, seed: u64) -> Vec<M> {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough for drawing test cases.
-struct Draw(u64);
+pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -88,7 +88,7 @@ impl Draw {
         z ^ (z >> 31)
     }
 
-    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         let index = self.next() % all.len() as u64;
         all[usize::try_from(index).unwrap()]
     }
