@@ -11,6 +11,7 @@ mod coordinators;
 mod demo;
 mod doctor;
 mod drain;
+mod each;
 mod explain;
 mod gc;
 mod hold;

@@ -101,21 +101,49 @@ pub(crate) fn read_file(path: &Path) -> Result<Bearer> {
     Bearer::of(&text, &format!("in {name}"))
 }
 
-/// Writes a token into a file of its own, which must be new, for this user alone.
-pub(crate) fn write_new(path: &Path, token: &Bearer) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let write = || {
+/// A new file for a token, for this user alone: there before the token is made, which is shown once. Dropped without
+/// one, it goes.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    path: PathBuf,
+    file: fs::File,
+    is_written: bool,
+}
+
+impl NewFile {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt as _;
         let mut options = fs::OpenOptions::new();
         // With the open, not after it: in between others could open it.
-        let mut file = options
+        let file = options
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)?;
-        writeln!(file, "{}", token.reveal())
-    };
-    Ok(write().with_context(|| format!("cannot make the file {}", path.display()))?)
+            .open(path)
+            .with_context(|| format!("cannot make the file {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            is_written: false,
+        })
+    }
+
+    /// Writes the token; gives the file's path.
+    pub(crate) fn write(mut self, token: &Bearer) -> anyhow::Result<PathBuf> {
+        use std::io::Write as _;
+        writeln!(self.file, "{}", token.reveal())
+            .with_context(|| format!("cannot write the file {}", self.path.display()))?;
+        self.is_written = true;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_written {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn warn_if_open(path: &Path) {
@@ -286,8 +314,11 @@ mod tests {
             .keep(&head, &token(1))
             .unwrap();
         let file = folder.path().join("token");
-        write_new(&file, &token(2)).unwrap();
-        assert!(write_new(&file, &token(2)).is_err(), "it is there already");
+        drop(NewFile::create(&file).unwrap());
+        assert!(!file.exists(), "without a token it goes");
+        NewFile::create(&file).unwrap().write(&token(2)).unwrap();
+        assert!(NewFile::create(&file).is_err(), "it is there already");
+        assert!(file.exists(), "and stays");
         let by_file = Given {
             file: Some(file),
             ..Given::default()

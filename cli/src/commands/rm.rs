@@ -42,7 +42,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         wanted.push((target.clone(), resolve(target, &remote).await?));
     }
     if args.dry_run || !args.yes {
-        let would = remove_all(&remote, &wanted, true).await?;
+        let mut would = Vec::new();
+        remove_all(&remote, &wanted, true, &mut would).await?;
         if args.dry_run {
             session.output.show(&Went(&would, true), clock::now())?;
             return Ok(());
@@ -50,9 +51,13 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         say!("{}", Went(&would, true).words());
         confirm()?;
     }
-    let gone = remove_all(&remote, &wanted, false).await?;
-    session.output.show(&Went(&gone, false), clock::now())?;
-    Ok(())
+    let mut gone = Vec::new();
+    let all = remove_all(&remote, &wanted, false, &mut gone).await;
+    // There is no way back: also where something stays, it is said what went.
+    if all.is_ok() || !gone.is_empty() {
+        session.output.show(&Went(&gone, false), clock::now())?;
+    }
+    all
 }
 
 #[derive(Debug, Clone)]
@@ -77,12 +82,12 @@ async fn remove_all(
     remote: &Remote,
     wanted: &[(String, Thing)],
     dry_run: bool,
-) -> Result<Removals> {
-    let mut removed = Vec::with_capacity(wanted.len());
+    removed: &mut Removals,
+) -> Result<()> {
     for (name, thing) in wanted {
         removed.push((name.clone(), remove(remote, thing, dry_run).await?));
     }
-    Ok(removed)
+    Ok(())
 }
 
 async fn remove(remote: &Remote, thing: &Thing, dry_run: bool) -> Result<v1::Removed> {

@@ -9,13 +9,13 @@ use marquee_view::users::{Tokens, token_json};
 use marquee_view::{Page, View, units};
 use serde_json::Value;
 
-use super::confirm;
+use super::{confirm, must_be_shown};
 use crate::bearer::Bearer;
 use crate::commands::drain::{When, parse_when};
 use crate::error::Result;
 use crate::say::say;
 use crate::session::Session;
-use crate::tokens;
+use crate::tokens::NewFile;
 use crate::{clock, requests};
 
 /// Make, list and revoke tokens
@@ -119,6 +119,13 @@ async fn create(args: Create, session: &Session) -> Result<()> {
         ttl_seconds: u64::try_from(ttl.max(TimeDelta::seconds(1)).num_seconds()).unwrap_or(1),
         note: args.note,
     };
+    let place = match &args.out {
+        Some(out) => Some(NewFile::create(out)?),
+        None => {
+            must_be_shown(session)?;
+            None
+        }
+    };
     let made = requests::users::create_token(&session.remote()?, &request).await?;
     let token = made.token.unwrap_or_default();
     let secret = Bearer::of(&made.secret, "that was made")?;
@@ -128,8 +135,13 @@ async fn create(args: Create, session: &Session) -> Result<()> {
         token: &token,
         secret: args.out.is_none().then_some(&secret),
     };
-    if let Some(out) = &args.out {
-        tokens::write_new(out, &secret)?;
+    if let Some(place) = place {
+        let out = place.write(&secret).map_err(|error| {
+            error.context(format!(
+                "token {} of {} was made, and is kept nowhere; \"marquee admin token revoke {}\" ends it",
+                token.id, token.user, token.id
+            ))
+        })?;
         say!(
             "token {} of {} is in {}, until {ends}",
             token.id,

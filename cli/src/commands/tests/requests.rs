@@ -1,6 +1,7 @@
 //! What each command asks for: the message that goes over the wire.
 
 use marquee_proto::convert::timestamp;
+use marquee_proto::error::ErrorCode;
 use marquee_proto::v1;
 use prost::Message;
 
@@ -393,4 +394,100 @@ async fn a_refusal_is_told_with_its_code_once_and_ends_the_command() {
             "{line}: what is refused is not asked again"
         );
     }
+}
+
+/// Somebody who knows jobs by number and pipelines, and refuses what concerns job 18 and pipeline 4.
+async fn choosy() -> Wire {
+    Wire::start(|path, bytes| {
+        let refused = ErrorCode::JobNotFound.status("not this one");
+        let id = match path {
+            "Jobs/RemovePipeline" => {
+                let asked = v1::RemovePipelineRequest::decode(bytes).unwrap();
+                if asked.id == 4 { 18 } else { asked.id }
+            }
+            "Jobs/FindJobs" | "Jobs/ListJobs" => return Err(refused),
+            _ => v1::CancelJobRequest::decode(bytes).map_or(0, |asked| asked.id),
+        };
+        if id == 18 {
+            return Err(refused);
+        }
+        Ok(vec![
+            v1::Job {
+                id,
+                ..v1::Job::default()
+            }
+            .encode_to_vec(),
+        ])
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_named_together_is_found_before_anything_is_done_and_ends_with_the_first_refusal() {
+    for (word, path) in [
+        ("cancel", "Jobs/CancelJob"),
+        ("retry", "Jobs/RetryJob"),
+        ("hold", "Jobs/HoldJob"),
+        ("release", "Jobs/ReleaseJob"),
+        ("move", "Jobs/MoveJob"),
+    ] {
+        let wire = choosy().await;
+        let error = say(&wire, &format!("{word} 17 18 19")).await.unwrap_err();
+        assert_eq!(error.exit_code(), 1, "{word}");
+        let asked: Vec<String> = wire.heard().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(asked, [path, path], "{word}");
+        // A name that is mistyped is found out before the first job is touched.
+        say(&wire, &format!("{word} 17 nobody")).await.unwrap_err();
+        let heard = wire.heard();
+        assert!(!heard.is_empty(), "{word}");
+        assert!(heard.iter().all(|(asked, _)| asked != path), "{word}");
+    }
+    let wire = choosy().await;
+    say(&wire, "rm p3 p4 p5 --yes").await.unwrap_err();
+    assert_eq!(wire.heard().len(), 2);
+    say(&wire, "rm p3 nobody --yes").await.unwrap_err();
+    let heard = wire.heard();
+    assert!(heard.iter().all(|(path, _)| path != "Jobs/RemovePipeline"));
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_would_see_is_not_made() {
+    let wire = nothing().await;
+    for line in [
+        "-o quiet admin token create ada",
+        "-o quiet admin worker join-token",
+    ] {
+        let error = say(&wire, line).await.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.render(false).contains("nothing was made"), "{line}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("there");
+    std::fs::write(&there, "somebody's").unwrap();
+    for out in [there.clone(), folder.path().join("no/such/folder")] {
+        let line = format!("admin token create ada --out {}", out.display());
+        let error = say(&wire, &line).await.unwrap_err();
+        assert!(error.render(false).contains("cannot make the file"));
+    }
+    assert_eq!(wire.heard(), [] as [Asked; 0]);
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "somebody's");
+    // Where the coordinator refuses, no empty file stays; the one that is written is whole.
+    let new = folder.path().join("new");
+    let line = format!("-o quiet admin token create ada --out {}", new.display());
+    say(&choosy().await, &line).await.unwrap_err();
+    assert!(!new.exists());
+    let secret = format!("mqu_4f0c2a91b6d3_{}", "ab".repeat(32));
+    let made = v1::CreateTokenResponse {
+        token: Some(v1::Token {
+            id: "4f0c2a91b6d3".into(),
+            ..v1::Token::default()
+        }),
+        secret: secret.clone(),
+    };
+    let wire = Wire::start(move |_, _| Ok(vec![made.encode_to_vec()])).await;
+    say(&wire, &line).await.unwrap();
+    assert_eq!(
+        std::fs::read_to_string(&new).unwrap(),
+        format!("{secret}\n")
+    );
 }
