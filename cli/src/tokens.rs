@@ -28,7 +28,11 @@ pub(crate) fn may_carry(addr: &str) -> bool {
     let Some(rest) = addr.strip_prefix("http://") else {
         return addr.starts_with("https://");
     };
-    let authority = rest.split('/').next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // What stands before it looks like a host and is none: "localhost:@elsewhere" is elsewhere.
+    if authority.contains('@') {
+        return false;
+    }
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => authority
@@ -274,6 +278,13 @@ mod tests {
             "http://127.0.0.1.evil.example:7700",
             "http://localhost.evil.example:7700",
             "http://localhost:x@evil.example:7700",
+            "http://localhost:@evil.example",
+            "http://[::1]@evil.example:7700",
+            "http://127.0.0.1:80@evil.example",
+            "http://evil.example:1?127.0.0.1:1",
+            "http://evil.example#@127.0.0.1:1",
+            "http://",
+            "http:///127.0.0.1",
             "ftp://127.0.0.1:1",
             "",
         ] {

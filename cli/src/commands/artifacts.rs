@@ -285,6 +285,45 @@ mod tests {
     }
 
     #[test]
+    fn what_was_fetched_and_what_was_rescued_is_told_in_every_format() {
+        let artifact = Artifact {
+            job_id: 17,
+            job_name: "train".into(),
+            name: "model".into(),
+            digest: "5a3cf0918d22".repeat(6),
+            file_count: 1,
+            ..Artifact::default()
+        };
+        let now = clock::now();
+        let text = |view: &dyn Fn(&mut Page)| {
+            let mut page = Page::default();
+            view(&mut page);
+            crate::output::terminal::draw(&page, false, None)
+        };
+        let rescued = Rescued(&artifact);
+        assert_eq!(
+            text(&|page| rescued.page(page, now)),
+            "job 17 train has succeeded: model 5a3cf0918d22, 1 file\n"
+        );
+        assert_eq!(rescued.ids(), std::slice::from_ref(&artifact.digest));
+        let fetched = Fetched {
+            artifact: &artifact,
+            folder: "out".into(),
+            written: vec!["out/a".into(), "out/b".into()],
+        };
+        assert_eq!(
+            text(&|page| fetched.page(page, now)),
+            "model 5a3cf0918d22 of job 17 train: 2 files in out\n"
+        );
+        // Ids for a pipe are what the next program opens.
+        assert_eq!(fetched.ids(), ["out/a", "out/b"]);
+        let json = fetched.json(now);
+        assert_eq!(json["folder"], "out");
+        assert_eq!(json["files"], json!(["out/a", "out/b"]));
+        assert_eq!(json["artifact"]["digest"], artifact.digest);
+    }
+
+    #[test]
     fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {
         let file = |path: &str| FileEntry {
             path: path.into(),

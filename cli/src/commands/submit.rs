@@ -272,6 +272,39 @@ mod tests {
     }
 
     #[test]
+    fn a_submission_that_was_made_before_says_so() {
+        let mut submitted = Submitted(v1::SubmitResponse {
+            pipeline_id: 3,
+            jobs: vec![v1::Job {
+                id: 17,
+                pipeline_name: "posters".into(),
+                ..v1::Job::default()
+            }],
+            repeated_request: true,
+        });
+        assert_eq!(
+            submitted.headline(),
+            "pipeline p3 posters: 1 job (submitted before: the same jobs)"
+        );
+        assert_eq!(submitted.ids(), ["p3"]);
+        let json = submitted.json(clock::now());
+        assert_eq!(json["repeated_request"], true);
+        assert_eq!(json["jobs"][0]["id"], 17);
+        submitted.0.repeated_request = false;
+        submitted.0.jobs.clear();
+        assert_eq!(submitted.headline(), "pipeline p3 : 0 jobs");
+    }
+
+    #[test]
+    fn a_request_id_has_an_end() {
+        let max = limits::REQUEST_ID_MAX_BYTES;
+        assert!(parse_request_id(&"x".repeat(max)).is_ok());
+        for wrong in [String::new(), "x".repeat(max + 1), "é".repeat(max)] {
+            assert!(parse_request_id(&wrong).is_err(), "{}", wrong.len());
+        }
+    }
+
+    #[test]
     fn a_file_that_is_not_there_is_named() {
         let error = read_document(Path::new("/nowhere/p.toml"))
             .unwrap_err()

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::jobs::follow::Over;
 use crate::app::App;
 use crate::audit::{Progress, Verified, WITHIN, Wanted, verify};
 use crate::lifecycle::LifecycleError;
@@ -67,7 +68,7 @@ impl v1::audit_server::Audit for AuditService {
             let _permit = permit;
             tokio::select! {
                 () = send.closed() => {}
-                () = app.shutdown.cancelled() => {}
+                () = app.shutdown.cancelled() => Over::Stopping.tell(&send).await,
                 () = tell(&app, wanted, &send) => {}
             }
         });
@@ -103,7 +104,7 @@ impl v1::audit_server::Audit for AuditService {
         tokio::spawn(async move {
             let listed = list(&app, filter, request.newest_first, request.limit, &send);
             tokio::select! {
-                () = app.shutdown.cancelled() => {}
+                () = app.shutdown.cancelled() => Over::Stopping.tell(&send).await,
                 listed = listed => if let Err(error) = listed {
                     let _ = send.send(Err(error.into())).await;
                 }

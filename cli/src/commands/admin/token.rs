@@ -222,4 +222,46 @@ mod tests {
         let error = parse_id(&whole).unwrap_err();
         assert!(!error.contains("abab"), "{error}");
     }
+
+    #[test]
+    fn a_secret_is_shown_once_and_where_it_went_into_a_file_nowhere() {
+        let secret = Bearer::of(&format!("mqu_4f0c2a91b6d3_{}", "ab".repeat(32)), "x").unwrap();
+        let token = v1::Token {
+            id: "4f0c2a91b6d3".into(),
+            user: "ada".into(),
+            ..v1::Token::default()
+        };
+        let now = clock::now();
+        let text =
+            |view: &Made<'_>| crate::output::terminal::draw(&Page::of(view, now), false, None);
+        let shown = Made {
+            token: &token,
+            secret: Some(&secret),
+        };
+        assert_eq!(text(&shown), format!("{}\n", secret.reveal()));
+        assert_eq!(shown.json(now)["secret"], secret.reveal());
+        let filed = Made {
+            token: &token,
+            secret: None,
+        };
+        assert_eq!(text(&filed), "");
+        for view in [&shown, &filed] {
+            assert_eq!(view.ids(), ["4f0c2a91b6d3"]);
+        }
+        assert!(!filed.json(now).to_string().contains("abab"));
+    }
+
+    #[test]
+    fn an_id_is_twelve_digits_and_no_more() {
+        for wrong in [
+            "",
+            "4f0c2a91b6d",
+            "4f0c2a91b6d34",
+            "4f0c2a91b6dg",
+            "mqu_4f0c2a91",
+            "４f0c2a91b",
+        ] {
+            assert!(parse_id(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -249,3 +249,57 @@ async fn a_log_is_asked_for_as_it_was_said_and_shown_to_its_end() {
     let asked = v1::LogsRequest::decode(bytes.as_slice()).unwrap();
     assert_eq!((asked.rank, asked.tail, asked.follow), (None, 0, true));
 }
+
+#[tokio::test]
+async fn a_job_that_was_not_heard_of_has_not_ended() {
+    use JobState::{Failed, Succeeded};
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let wire = Wire::start(move |_, _| {
+        let first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        let mut states = vec![told(17, "a", Succeeded)];
+        // The first time it hangs up before it has told everything.
+        if !first {
+            states.push(told(18, "b", Failed));
+        }
+        Ok(states)
+    })
+    .await;
+    let error = say(&wire, "wait 17 18").await.unwrap_err();
+    assert!(error.render(false).contains("b failed"), "{error}");
+    assert_eq!(wire.heard().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_followed_goes_on_where_the_coordinator_stopped() {
+    let at = |second: i64| {
+        Some(prost_types::Timestamp {
+            seconds: second,
+            nanos: 0,
+        })
+    };
+    let line = move |second: i64| {
+        v1::LogLine {
+            attempt: 1,
+            at: at(second),
+            text: format!("line {second}"),
+            ..v1::LogLine::default()
+        }
+        .encode_to_vec()
+    };
+    let asked = std::sync::atomic::AtomicU32::new(0);
+    let wire =
+        Wire::start(
+            move |_, _| match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0 => Err(tonic::Status::unavailable("the coordinator is stopping")),
+                _ => Ok(vec![line(1), line(2)]),
+            },
+        )
+        .await;
+    say(&wire, "logs -f 17 --tail 5").await.unwrap();
+    let tails: Vec<u32> = wire
+        .heard()
+        .iter()
+        .map(|(_, bytes)| v1::LogsRequest::decode(bytes.as_slice()).unwrap().tail)
+        .collect();
+    assert_eq!(tails, [5, 5], "nothing was shown before");
+}
