@@ -202,8 +202,10 @@ impl Remote {
             }
             // One that somebody else names is dialled as safely as those that the user named, or not at all.
             let is_secure = |addr: &str| addr.starts_with("https://");
-            let may_follow =
-                is_secure(&leader) == is_secure(&self.place.addr) && known.all.len() < KNOWN_MAX;
+            let is_address = is_secure(&leader) || leader.starts_with("http://");
+            let may_follow = is_address
+                && is_secure(&leader) == is_secure(&self.place.addr)
+                && known.all.len() < KNOWN_MAX;
             if may_follow && let Ok(endpoint) = endpoint(&self.place, &leader) {
                 known.all.push((leader, endpoint.connect_lazy()));
                 known.at = known.all.len() - 1;
@@ -517,6 +519,93 @@ mod tests {
             remote.may_pass(&leads(&format!("http://x:{}", number + 1)));
         }
         assert_eq!(remote.known().all.len(), KNOWN_MAX);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_leader_whose_address_is_none_is_not_dialled() {
+        let place = Place {
+            others: vec!["http://b:2".into()],
+            ..Place::local("a:1")
+        };
+        let remote = Remote::new(place).unwrap();
+        for odd in [
+            "",
+            "http://",
+            "c:3",
+            "http://c:3 d",
+            "\u{1b}[2J",
+            "http://\u{202e}c:3",
+        ] {
+            let before = remote.addr();
+            assert!(remote.may_pass(&not_leading("no", Some(odd))), "{odd:?}");
+            assert_ne!(remote.addr(), before, "the next one: {odd:?}");
+            assert_ne!(remote.addr(), odd);
+        }
+        assert_eq!(remote.known().all.len(), 2);
+        assert!(!remote.turn_to("http://a:1") || remote.addr() == "http://a:1");
+        assert!(!remote.turn_to(&remote.addr()), "it is the one already");
+    }
+
+    #[test]
+    fn each_end_of_a_try_is_one_of_a_kind() {
+        let ours = Status::from_error(Box::new(std::io::Error::other("reset")));
+        // What, about the connection?, again where that is safe?, again where it is not?
+        for (status, transport, safe, not_safe) in [
+            (ours, true, true, false),
+            (Status::unavailable("gone"), true, true, true),
+            (ErrorCode::StorageUnavailable.status("x"), false, true, true),
+            (not_leading("x", None), false, true, true),
+            (Status::deadline_exceeded("late"), false, false, false),
+            (Status::unknown("?"), false, false, false),
+            (Status::internal("?"), false, false, false),
+            (Status::aborted("?"), false, false, false),
+            (ErrorCode::LimitReached.status("x"), false, false, false),
+        ] {
+            let is = (
+                is_transport(&status),
+                may_repeat(&status, Repeat::Safe),
+                may_repeat(&status, Repeat::Unsafe),
+            );
+            assert_eq!(is, (transport, safe, not_safe), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn the_innermost_cause_is_told() {
+        assert_eq!(cause(&Status::unavailable("plain")), "plain");
+        let inner = std::io::Error::other("Connection refused");
+        let status = Status::from_error(Box::new(std::io::Error::other(inner)));
+        assert_eq!(cause(&status), "Connection refused");
+    }
+
+    #[test]
+    fn half_an_identity_and_files_that_are_none_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, "no certificate").unwrap();
+            path
+        };
+        let tls = Tls {
+            ca: file("ca.pem"),
+            cert: Some(file("cert.pem")),
+            key: None,
+            domain: None,
+        };
+        let place = |tls: &Tls| Place {
+            addr: "https://head:1".into(),
+            tls: Some(tls.clone()),
+            ..Place::local("head:1")
+        };
+        let error = Remote::new(place(&tls)).unwrap_err();
+        assert!(error.to_string().contains("give both"), "{error}");
+        let gone = Tls {
+            ca: folder.path().join("gone.pem"),
+            cert: None,
+            ..tls
+        };
+        let error = Remote::new(place(&gone)).unwrap_err().render(false);
+        assert!(error.contains("gone.pem"), "{error}");
     }
 
     #[test]

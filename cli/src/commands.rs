@@ -11,6 +11,7 @@ mod coordinators;
 mod demo;
 mod doctor;
 mod drain;
+mod each;
 mod explain;
 mod gc;
 mod hold;
@@ -200,6 +201,13 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    mod downloads;
+    mod follow;
+    mod lines;
+    mod names;
+    mod requests;
+    mod strange;
+
     use clap::FromArgMatches as _;
     use clap::error::ErrorKind;
 

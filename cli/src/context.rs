@@ -169,8 +169,9 @@ fn several(text: &str, tls: bool, origin: &str) -> Result<(String, Vec<String>)>
 }
 
 fn with_scheme(addr: &str, tls: bool) -> String {
-    if addr.contains("://") {
-        addr.to_owned()
+    if let Some((scheme, rest)) = addr.split_once("://") {
+        // Whether it is TLS is asked by its letters.
+        format!("{}://{rest}", scheme.to_ascii_lowercase())
     } else if tls {
         format!("https://{addr}")
     } else {
@@ -371,6 +372,81 @@ mod tests {
             assert_eq!(error.exit_code(), 2, "{error}");
             assert!(error.to_string().contains("--addr"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_scheme_is_one_in_any_letters_and_never_less_safe_than_it_was_written() {
+        let (_folder, path) = file("addr = \"head:7700\"\n[tls]\nca = \"ca.pem\"\n");
+        for (addr, as_asked, has_tls) in [
+            ("head:1", "http://head:1", false),
+            ("https://head:1", "https://head:1", true),
+            ("HTTPS://head:1", "https://head:1", true),
+            ("Http://head:1", "http://head:1", false),
+            ("[::1]:1", "http://[::1]:1", false),
+        ] {
+            let place = find(Some(addr), None, Some(path.as_path())).unwrap();
+            assert_eq!(place.addr, as_asked, "{addr}");
+            assert_eq!(place.tls.is_some(), has_tls, "{addr}");
+        }
+        assert!(find(Some("HTTPS://a:1,https://b:2"), None, None).is_ok());
+        assert!(find(Some("HTTPS://a:1,b:2"), None, None).is_err());
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_context_and_letters_that_are_none_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = find(None, None, Some(folder.path())).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&folder.path().display().to_string()),
+            "{error}"
+        );
+        let path = folder.path().join("context.toml");
+        fs::write(&path, b"addr = \"\xff\"\n").unwrap();
+        let error = find(None, None, Some(path.as_path())).unwrap_err();
+        assert!(error.to_string().contains("context.toml"), "{error}");
+        for wrong in [
+            "addr = 7700\n",
+            "addr = []\n",
+            "addr = \"\"\n",
+            "addr = \"a:1\"\n[tls]\n",
+            "addr = \"a:1\"\n[tls]\nca = 1\n",
+            "addr = \"a:1\"\ntoken = \"x\"\n",
+        ] {
+            fs::write(&path, wrong).unwrap();
+            let error = find(None, None, Some(path.as_path())).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_second_up_leaves_the_context_of_one_that_runs() {
+        let (_folder, path) = file("");
+        fs::remove_file(&path).unwrap();
+        let mine = std::process::id();
+        let first = UpContext::write(&path, "127.0.0.1:1", mine).unwrap();
+        let second = UpContext::write(&path, "127.0.0.1:2", mine).unwrap();
+        assert!(matches!(second, Written::KeptOther { ref addr, .. } if addr == "127.0.0.1:1"));
+        drop(second);
+        assert!(path.exists());
+        // What somebody wrote over it meanwhile is theirs.
+        fs::write(&path, "addr = \"head:7700\"\n").unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_beside_the_context_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deeper/context.toml");
+        let aside = path.with_extension("toml.part");
+        fs::create_dir_all(aside.parent().unwrap()).unwrap();
+        fs::write(&aside, "half").unwrap();
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o444)).unwrap();
+        write_private(&path, "whole").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "whole");
+        assert!(!aside.exists());
     }
 
     #[test]

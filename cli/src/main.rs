@@ -31,6 +31,8 @@ mod session;
 mod signals;
 mod source_paths;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tokens;
 mod top;
 mod watch;

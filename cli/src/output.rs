@@ -2,9 +2,9 @@
 //!
 //! Invariant: stdout carries data only. What is shown is a [`View`], which has all three.
 
-#[cfg(test)]
-mod pages;
 pub(crate) mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -132,6 +132,15 @@ impl Target {
         }
     }
 
+    /// The same for commands that take several: all of them are found before anything is done to one.
+    pub(crate) async fn resolve_jobs(targets: &[Self], remote: &Remote) -> Result<Vec<i64>> {
+        let mut ids = Vec::with_capacity(targets.len());
+        for target in targets {
+            ids.push(target.resolve_job(remote).await?);
+        }
+        Ok(ids)
+    }
+
     /// The same for commands that take a pipeline: that of a job, where one is named.
     pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
         match self {

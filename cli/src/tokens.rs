@@ -28,7 +28,11 @@ pub(crate) fn may_carry(addr: &str) -> bool {
     let Some(rest) = addr.strip_prefix("http://") else {
         return addr.starts_with("https://");
     };
-    let authority = rest.split('/').next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // What stands before it looks like a host and is none: "localhost:@elsewhere" is elsewhere.
+    if authority.contains('@') {
+        return false;
+    }
     let host = match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => authority
@@ -103,21 +107,49 @@ pub(crate) fn read_file(path: &Path) -> Result<Bearer> {
     Bearer::of(&text, &format!("in {name}"))
 }
 
-/// Writes a token into a file of its own, which must be new, for this user alone.
-pub(crate) fn write_new(path: &Path, token: &Bearer) -> Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let write = || {
+/// A new file for a token, for this user alone: there before the token is made, which is shown once. Dropped without
+/// one, it goes.
+#[derive(Debug)]
+pub(crate) struct NewFile {
+    path: PathBuf,
+    file: fs::File,
+    is_written: bool,
+}
+
+impl NewFile {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt as _;
         let mut options = fs::OpenOptions::new();
         // With the open, not after it: in between others could open it.
-        let mut file = options
+        let file = options
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(path)?;
-        writeln!(file, "{}", token.reveal())
-    };
-    Ok(write().with_context(|| format!("cannot make the file {}", path.display()))?)
+            .open(path)
+            .with_context(|| format!("cannot make the file {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            is_written: false,
+        })
+    }
+
+    /// Writes the token; gives the file's path.
+    pub(crate) fn write(mut self, token: &Bearer) -> anyhow::Result<PathBuf> {
+        use std::io::Write as _;
+        writeln!(self.file, "{}", token.reveal())
+            .with_context(|| format!("cannot write the file {}", self.path.display()))?;
+        self.is_written = true;
+        Ok(self.path.clone())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_written {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 fn warn_if_open(path: &Path) {
@@ -248,6 +280,13 @@ mod tests {
             "http://127.0.0.1.evil.example:7700",
             "http://localhost.evil.example:7700",
             "http://localhost:x@evil.example:7700",
+            "http://localhost:@evil.example",
+            "http://[::1]@evil.example:7700",
+            "http://127.0.0.1:80@evil.example",
+            "http://evil.example:1?127.0.0.1:1",
+            "http://evil.example#@127.0.0.1:1",
+            "http://",
+            "http:///127.0.0.1",
             "ftp://127.0.0.1:1",
             "",
         ] {
@@ -288,8 +327,11 @@ mod tests {
             .keep(&head, &token(1))
             .unwrap();
         let file = folder.path().join("token");
-        write_new(&file, &token(2)).unwrap();
-        assert!(write_new(&file, &token(2)).is_err(), "it is there already");
+        drop(NewFile::create(&file).unwrap());
+        assert!(!file.exists(), "without a token it goes");
+        NewFile::create(&file).unwrap().write(&token(2)).unwrap();
+        assert!(NewFile::create(&file).is_err(), "it is there already");
+        assert!(file.exists(), "and stays");
         let by_file = Given {
             file: Some(file),
             ..Given::default()

@@ -53,7 +53,7 @@ pub(crate) async fn until_ended(
     loop {
         let heard_before = jobs.len();
         let outcome = follow_once(remote, &request, reporter, &mut jobs, &mut lost_since).await;
-        if outcome.is_ok() && all_ended(&jobs) {
+        if outcome.is_ok() && all_ended(&request, &jobs) {
             reporter.finish(clock::now());
             return Ok(jobs.into_values().collect());
         }
@@ -89,8 +89,10 @@ pub(crate) async fn until_ended(
     }
 }
 
-fn all_ended(jobs: &BTreeMap<i64, Job>) -> bool {
-    !jobs.is_empty() && jobs.values().all(words::has_ended)
+/// Whether every job was heard of and has ended. One that was asked for and not heard of has not.
+fn all_ended(request: &WatchRequest, jobs: &BTreeMap<i64, Job>) -> bool {
+    let is_heard = |id| jobs.contains_key(id);
+    !jobs.is_empty() && jobs.values().all(words::has_ended) && request.job_ids.iter().all(is_heard)
 }
 
 async fn follow_once(

@@ -304,10 +304,21 @@ fn tidy(folder: &Path, manifest: &Manifest) -> anyhow::Result<()> {
         .into_iter()
         .map(|digest| digest.to_string())
         .collect();
-    for part in fs::read_dir(folder.join(ARTIFACTS))? {
-        for entry in fs::read_dir(part?.path())? {
+    let parts = match fs::read_dir(folder.join(ARTIFACTS)) {
+        // Nothing was ever copied: the cluster has no artifacts yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        parts => parts?,
+    };
+    for part in parts {
+        let part = part?;
+        // What else somebody put there is none of ours.
+        if !part.file_type()?.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(part.path())? {
             let entry = entry?;
-            if !named.contains(&*entry.file_name().to_string_lossy()) {
+            let is_named = named.contains(&*entry.file_name().to_string_lossy());
+            if !is_named && entry.file_type()?.is_file() {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -344,3 +355,6 @@ fn take(folder: &Path) -> anyhow::Result<File> {
 fn stamp() -> String {
     SystemClock.now().format("%Y%m%dT%H%M%SZ").to_string()
 }
+
+#[cfg(test)]
+mod tests;

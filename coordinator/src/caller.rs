@@ -169,8 +169,10 @@ impl fmt::Display for Caller {
 /// The name without what a terminal or a log would act on, and without blanks, so that what is stored is read
 /// back in one way; cut where it is too long.
 fn storable(name: &str) -> String {
+    // Marks that turn a line around, or are not seen, are no letters of a name either.
+    let is_mark = |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     let plain = |c: char| {
-        if c.is_control() || c.is_whitespace() {
+        if c.is_control() || c.is_whitespace() || is_mark(c) {
             '_'
         } else {
             c
@@ -220,5 +222,77 @@ mod tests {
         assert_eq!(storable("root via rpc\n\u{1b}[2J"), "root_via_rpc__[2J");
         let long = storable(&"\u{20ac}".repeat(NAME_MAX_BYTES));
         assert!(long.len() <= NAME_MAX_BYTES && long.len() > NAME_MAX_BYTES - 3);
+    }
+
+    #[test]
+    fn a_name_cannot_turn_the_line_around_or_hide_in_it() {
+        // Marks that reverse what stands behind them, or are not seen, would let one name look like another.
+        for mark in [
+            '\u{202e}', '\u{2066}', '\u{200e}', '\u{feff}', '\u{2028}', '\u{85}', '\u{7f}',
+        ] {
+            let name = storable(&format!("gpu{mark}-01"));
+            assert_eq!(name, "gpu_-01", "{mark:?}");
+        }
+        // Letters of any script are letters.
+        assert_eq!(storable("Jos\u{e9}\u{4e2d}"), "Jos\u{e9}\u{4e2d}");
+        assert_eq!(storable(""), "");
+    }
+
+    #[test]
+    fn a_schedule_asks_as_itself_and_may_do_everything() {
+        let schedule = Caller::of_schedule("nightly");
+        assert_eq!(schedule.to_string(), "schedule nightly");
+        assert!(schedule.is_admin() && schedule.may(Role::Admin, "vision"));
+        assert_eq!(
+            (schedule.user(), schedule.worker(), schedule.address()),
+            (None, None, None)
+        );
+        assert_eq!(schedule.known_as(), LOCAL);
+    }
+
+    #[test]
+    fn a_user_is_named_with_his_token_and_may_do_what_his_roles_allow() {
+        use std::sync::Arc;
+
+        use marquee_domain::users::Grants;
+        use tokio_util::sync::CancellationToken;
+
+        use crate::users::Known;
+
+        let vision = || Some("vision".parse().unwrap());
+        let grants = Grants::of([(vision(), Role::Submitter)]);
+        let known = Arc::new(Known::new("ada".parse().unwrap(), grants));
+        let token = ("4f0c2a91b6d3".to_owned(), chrono::DateTime::UNIX_EPOCH);
+        let user = |means, token| Caller {
+            identity: Some("gpu-01".into()),
+            account: Some("root".into()),
+            address: None,
+            schedule: None,
+            who: Who::User {
+                user: known.clone(),
+                means,
+                token,
+                is_machine: false,
+                over: CancellationToken::new(),
+                is_news: false,
+            },
+        };
+        let by_token = user(Means::Token, Some(token));
+        assert_eq!(by_token.to_string(), "ada via token 4f0c2a91b6d3");
+        // The account that made the connection is how, not who.
+        assert_eq!(user(Means::Account, None).to_string(), "ada via rpc");
+        assert_eq!(
+            user(Means::Certificate, None).to_string(),
+            "ada via certificate"
+        );
+        assert_eq!(by_token.user(), Some("ada"));
+        assert!(!by_token.is_admin());
+        assert!(by_token.may(Role::Submitter, "vision") && by_token.may(Role::Viewer, "vision"));
+        assert!(!by_token.may(Role::Admin, "vision") && !by_token.may(Role::Viewer, "speech"));
+        assert_eq!(
+            by_token.projects(Role::Viewer),
+            Some(vec!["vision".to_owned()])
+        );
+        assert_eq!(by_token.projects(Role::Admin), Some(vec![]));
     }
 }

@@ -33,6 +33,8 @@ const DEFAULT_ACCOUNTS: &str = "marquee-worker";
 /// the lead for nothing; longer, everybody waits after it died.
 const LEADER_LEASE: Duration = Duration::from_secs(3);
 const LEADER_LEASE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
+/// The other times. Beyond a day a slip of the hand is likelier than a wish, and a worker's end would never be noticed.
+const TIMES_MS: std::ops::RangeInclusive<u64> = 0..=86_400_000;
 
 /// Bytes of `address`: a name in the DNS has 253.
 const ADDRESS_MAX_BYTES: usize = 260;
@@ -239,6 +241,12 @@ impl Config {
             "timing.stop_grace_ms" => ms(self.settings.stop_grace),
             "timing.worker_certificate_s" => seconds(self.settings.worker_certificate),
             "timing.server_certificate_s" => seconds(self.settings.server_certificate),
+            "timing.leader_lease_ms" => ms(self.leader_lease),
+            "artifacts_dir" => Some(self.artifacts_dir.display().to_string()),
+            "access.accounts" => match &self.access {
+                Rule::Accounts { accounts, .. } => Some(accounts.join(", ")),
+                Rule::Everybody => None,
+            },
             _ => None,
         }
     }
@@ -344,7 +352,10 @@ fn address(values: &Values) -> Result<Option<String>, ConfigError> {
         "it must be a host's name or IP address and a port, such as \"head-1.example.org:7700\"";
     let address = |text: &str| {
         let (host, port) = text.rsplit_once(':')?;
+        // Without brackets nobody can tell the end of an IPv6 address from the port.
+        let is_bracketed = host.starts_with('[') && host.ends_with(']');
         let is_fine = !host.is_empty()
+            && (is_bracketed || !host.contains(':'))
             && text.len() <= ADDRESS_MAX_BYTES
             && !text.contains(|c: char| c.is_whitespace() || "/,@".contains(c))
             && port.parse::<u16>().is_ok_and(|port| port > 0);
@@ -436,7 +447,7 @@ fn group(name: &str) -> Result<Group, ConfigError> {
 /// the promises state.
 fn settings(values: &Values) -> Result<Settings, ConfigError> {
     let time = |key, default| -> Result<Duration, SettingsError> {
-        let ms = values.number(key, 0..=u64::MAX)?;
+        let ms = values.number(key, TIMES_MS)?;
         Ok(ms.map_or(default, Duration::from_millis))
     };
     let life = |key, default: TimeDelta| -> Result<TimeDelta, SettingsError> {

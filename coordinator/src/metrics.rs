@@ -25,6 +25,20 @@ const BOUNDS: [f64; 12] = [
     0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0, 60.0, 300.0, 1_800.0, 7_200.0,
 ];
 
+/// What keeps queued jobs waiting: the classes of obstacles, and what stands before any of them. Each has its line from
+/// the beginning.
+const WAITING_FOR: [&str; 9] = [
+    "no_worker",
+    "impossible",
+    "held_back",
+    "busy",
+    "window",
+    "turn",
+    "quota",
+    "back_off",
+    "next_round",
+];
+
 static COUNTS: LazyLock<Mutex<Counts>> = LazyLock::new(Mutex::default);
 
 #[derive(Debug, Default)]
@@ -184,14 +198,7 @@ fn of_index(app: &App, text: &mut Text) {
         Kind::Gauge,
         "Jobs and elements of arrays that are queued, by what keeps them waiting.",
     );
-    for class in [
-        "no_worker",
-        "impossible",
-        "held_back",
-        "busy",
-        "back_off",
-        "next_round",
-    ] {
+    for class in WAITING_FOR {
         let jobs = waiting.remove(class).unwrap_or_default();
         text.value(&[("reason", class)], f64::from(jobs));
     }
@@ -453,4 +460,96 @@ fn histogram(text: &mut Text, of: Histogram) {
     text.part("_bucket", &[("le", "+Inf")], of.count as f64);
     text.part("_sum", &[], of.sum);
     text.part("_count", &[], of.count as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Obstacle;
+
+    #[test]
+    fn a_value_counts_in_the_first_bucket_that_holds_it_and_in_the_sum() {
+        let mut placed = Histogram::default();
+        for seconds in [0.0, 0.005, 0.006, 7_200.0, 7_200.1, 1e9] {
+            placed.add(seconds);
+        }
+        assert_eq!(placed.count, 6);
+        assert_eq!(placed.buckets[0], 2, "a bound belongs to its bucket");
+        assert_eq!(placed.buckets[1], 1);
+        assert_eq!(placed.buckets[BOUNDS.len() - 1], 1);
+        let inside: u64 = placed.buckets.iter().sum();
+        assert_eq!(inside, 4, "what is longer is in the last line (+Inf) alone");
+        assert!(placed.sum > 1e9);
+    }
+
+    #[test]
+    fn bounds_ascend_and_are_written_as_prometheus_reads_them() {
+        assert!(BOUNDS.windows(2).all(|pair| pair[0] < pair[1]));
+        for bound in BOUNDS {
+            let text = bound.to_string();
+            assert!(
+                text.parse::<f64>()
+                    .is_ok_and(|read| (read - bound).abs() < 1e-12)
+            );
+            assert!(!text.contains('e'), "{text}");
+        }
+    }
+
+    #[test]
+    fn whoever_makes_methods_up_makes_one_label_of_them() {
+        for number in 0..1_000 {
+            let made_up = format!("/marquee.v1.Jobs/MadeUp{number}");
+            rpc_answered(&made_up, tonic::Code::Unimplemented);
+        }
+        rpc_answered("/marquee.v1.Test/Known", tonic::Code::NotFound);
+        let counts = counts();
+        assert!(
+            counts
+                .rpcs
+                .keys()
+                .all(|(method, _)| !method.contains("MadeUp"))
+        );
+        assert!(counts.rpcs[&("unknown".to_owned(), "unimplemented")] >= 1_000);
+        let known = ("/marquee.v1.Test/Known".to_owned(), "not_found");
+        assert!(counts.rpcs.contains_key(&known));
+    }
+
+    #[test]
+    fn each_code_has_a_name_of_its_own() {
+        let codes = (0..=16).map(tonic::Code::from_i32);
+        let names: std::collections::BTreeSet<&str> = codes.map(name_of).collect();
+        assert_eq!(names.len(), 17);
+        let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+        assert!(
+            names.iter().all(|name| name.chars().all(plain)),
+            "{names:?}"
+        );
+    }
+
+    #[test]
+    fn each_class_of_obstacle_has_its_line_before_anybody_waits_for_it() {
+        // An alert on a line that appears with the first trouble never saw it at nought.
+        let all = [
+            Obstacle::NoWorker,
+            Obstacle::Impossible,
+            Obstacle::HeldBack { needs: 1 },
+            Obstacle::Busy {
+                needs: 1,
+                free: 0,
+                total: 0,
+            },
+            Obstacle::Window { needs: 1 },
+            Obstacle::Turn,
+        ];
+        for obstacle in all {
+            assert!(
+                WAITING_FOR.contains(&obstacle.class()),
+                "{}",
+                obstacle.class()
+            );
+        }
+        assert!(WAITING_FOR.contains(&"quota"));
+        let once: std::collections::BTreeSet<&str> = WAITING_FOR.into();
+        assert_eq!(once.len(), WAITING_FOR.len());
+    }
 }

@@ -279,10 +279,11 @@ fn is_waited_for(job: &Job, need: &Job) -> bool {
         NeedOn::Succeeded => !succeeded(need),
         // An array has ended with its last element.
         NeedOn::Finished | NeedOn::Failed => {
-            let open = need
-                .elements
-                .as_ref()
-                .is_some_and(|counts| counts.waiting + counts.queued + counts.running > 0);
+            let open = need.elements.as_ref().is_some_and(|counts| {
+                [counts.waiting, counts.queued, counts.running]
+                    .iter()
+                    .any(|count| *count > 0)
+            });
             open || !words::has_ended(need)
         }
     }

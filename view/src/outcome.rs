@@ -10,7 +10,7 @@ use marquee_domain::report::{
 use marquee_domain::spec::JobKind;
 use marquee_proto::v1;
 
-use crate::units::{bytes, count, first_line};
+use crate::units::{bytes, count, first_line, total};
 use crate::words::failure_word;
 
 /// What a fetch, preprocess or eval job that succeeded came to; None for others.
@@ -126,7 +126,7 @@ fn add_warnings(text: &mut String, warnings: &[String]) {
 fn prepared(prepared: &PreprocessSummary) -> String {
     let mut text = format!(
         "{} pictures in splits, {}",
-        count(prepared.splits.values().sum()),
+        count(total(prepared.splits.values().copied())),
         by_class("skipped", &prepared.skipped)
     );
     add_warnings(&mut text, &prepared.warnings);
@@ -134,7 +134,7 @@ fn prepared(prepared: &PreprocessSummary) -> String {
 }
 
 fn by_class(what: &str, classes: &BTreeMap<String, u64>) -> String {
-    let all = count(classes.values().sum());
+    let all = count(total(classes.values().copied()));
     let classes: Vec<String> = classes
         .iter()
         .map(|(class, number)| format!("{class} {}", count(*number)))

@@ -36,7 +36,7 @@ pub fn percent(progress: &Progress) -> Option<u64> {
     let (this, all) = round(progress);
     // More than was announced is all of it: no share is above 100 %.
     let done = u128::from(this - 1) * total + u128::from(progress.done).min(total);
-    u64::try_from(done * 100 / (total * u128::from(all))).ok()
+    u64::try_from(done.checked_mul(100)? / (total * u128::from(all))).ok()
 }
 
 /// Units a second since the phase began; what an earlier attempt did is no part of it.
@@ -77,13 +77,13 @@ pub fn problems_text(progress: &Progress, most: usize) -> Option<String> {
         .map(|(class, count)| (class, *count))
         .filter(|(_, count)| *count > 0)
         .collect();
-    let all: u64 = classes.iter().map(|(_, count)| count).sum();
+    let all = units::total(classes.iter().map(|(_, count)| *count));
     classes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let named = classes.iter().take(most);
     let mut parts: Vec<String> = named
         .map(|(class, count)| format!("{} {class}", units::count(*count)))
         .collect();
-    let rest: u64 = classes.iter().skip(most).map(|(_, count)| count).sum();
+    let rest = units::total(classes.iter().skip(most).map(|(_, count)| *count));
     if rest > 0 {
         parts.push(format!("{} of other classes", units::count(rest)));
     }
@@ -241,5 +241,42 @@ mod tests {
         );
         assert_eq!(percent(&posters(5, Some(4), 1)), Some(100));
         assert_eq!(time_left(&posters(5, Some(4), 1), at(1)), None);
+    }
+
+    #[test]
+    fn figures_that_no_job_has_are_shown_and_stumbled_over_by_nobody() {
+        let most = u64::MAX;
+        let odd = Progress {
+            phase: format!("epoch {most}/{most}"),
+            problems: [("gone".to_owned(), most), ("rejected".to_owned(), most)].into(),
+            ..posters(most, Some(most), 1)
+        };
+        let _ = (
+            percent(&odd),
+            rate(&odd),
+            time_left(&odd, at(i64::from(u32::MAX))),
+        );
+        let text = problems_text(&odd, 1).unwrap();
+        assert!(
+            text.starts_with("18,446,744,073,709,551,615 not well"),
+            "{text}"
+        );
+        for phase in [
+            "epoch 0/5",
+            "epoch 6/5",
+            "epoch -1/5",
+            "epoch 1/",
+            "/",
+            "1/0",
+            "",
+        ] {
+            let odd = Progress {
+                phase: phase.into(),
+                ..posters(5, Some(10), 1)
+            };
+            assert_eq!(percent(&odd), Some(50), "{phase}");
+        }
+        assert_eq!(percent(&posters(5, Some(0), 1)), None);
+        assert_eq!(percent(&posters(50, Some(10), 1)), Some(100));
     }
 }

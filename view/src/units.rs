@@ -56,6 +56,13 @@ pub fn about(length: Duration) -> String {
     }
 }
 
+/// Numbers that were counted somewhere else, together. Where they are more than a number holds, as many as it does:
+/// whoever reads them must not fall over them.
+#[must_use]
+pub fn total(counts: impl IntoIterator<Item = u64>) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
+}
+
 /// `12,345`.
 #[must_use]
 pub fn count(number: u64) -> String {

@@ -100,8 +100,10 @@ pub fn element_count(counts: &v1::ElementCounts) -> u32 {
         succeeded,
         failed,
         cancelled,
-    } = counts;
-    waiting + queued + running + succeeded + failed + cancelled
+    } = *counts;
+    [waiting, queued, running, succeeded, failed, cancelled]
+        .into_iter()
+        .fold(0, u32::saturating_add)
 }
 
 /// `12 of 16 elements succeeded, 3 running, 1 queued`.

@@ -107,7 +107,8 @@ fn parse_demo(words: Vec<String>) -> Result<demo::Options> {
         let mut value = |what: &str| {
             inline
                 .clone()
-                .or_else(|| words.next())
+                // The next option is not the value that was forgotten.
+                .or_else(|| words.next().filter(|next| !next.starts_with("--")))
                 .ok_or_else(|| anyhow::anyhow!(r#""{name}" needs {what}, as in "{name} {what}""#))
         };
         match name.as_str() {
@@ -224,6 +225,24 @@ mod tests {
             ("demo --films", r#""--films" needs N"#),
             ("demo --films none", r#""--films none""#),
             ("demo --films 0", r#""--films 0""#),
+            ("demo --films -3", r#""--films -3""#),
+            ("demo --films 99999999999", r#""--films 99999999999""#),
+            ("demo --data-dir", r#""--data-dir" needs DIR"#),
+            ("demo --data-dir --keep", r#""--data-dir" needs DIR"#),
+            ("demo here", r#""here""#),
+            ("DEMO", r#""DEMO""#),
+            ("check fmt fmtt", r#"no check "fmtt""#),
+            ("notice all", r#""all""#),
+            ("web --watch", r#""--watch""#),
+            ("sim 3", r#""3""#),
+            ("sim --first -1", r#""--first -1""#),
+            ("sim --minutes 1.5", r#""--minutes 1.5""#),
+            (
+                "nccl-shim --to",
+                r#""cargo xtask nccl-shim --to" needs a path"#,
+            ),
+            ("nccl-shim --to a b", r#""b""#),
+            ("sqlx-prepare --check twice", r#""--check""#),
             ("test store", "cargo xtask test -- store"),
             ("check fast", r#"no check "fast"; the checks are fmt, "#),
             ("check --fast", r#""--fast""#),
@@ -320,5 +339,81 @@ mod tests {
         known.sort_unstable();
         listed.sort_unstable();
         assert_eq!(listed, known);
+    }
+
+    /// What stands in the documents in the form of a command line, and behind what it is typed.
+    fn documented() -> Vec<(String, Vec<String>)> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut files = vec![
+            root.join("README.md"),
+            root.join("ARCHITECTURE.md"),
+            root.join("migrations/README.md"),
+        ];
+        for entry in std::fs::read_dir(root.join("docs")).unwrap() {
+            let file = entry.unwrap().path();
+            if file.extension().is_some_and(|end| end == "md") {
+                files.push(file);
+            }
+        }
+        let mut found = Vec::new();
+        for file in files {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            for line in text.lines() {
+                for part in line.split("cargo xtask ").skip(1) {
+                    let part = part
+                        .split(['`', '"', '\'', ')', '<', '#', ';', ',', ':', '|'])
+                        .next()
+                        .unwrap_or_default();
+                    let words: Vec<String> = part.split_whitespace().map(str::to_owned).collect();
+                    if !words.is_empty() && !part.contains('[') {
+                        found.push((format!("{}: {line}", file.display()), words));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_task_that_a_document_names_is_there_and_takes_what_stands_behind_it() {
+        let documented = documented();
+        assert!(documented.len() > 25, "{}", documented.len());
+        for (place, words) in documented {
+            let parsed = parse(words.clone());
+            // A sentence may go on behind a task's name.
+            let alone = parse([words[0].clone()]);
+            let is_known =
+                parsed.is_ok() || (alone.is_ok() && words.len() > 1 && !words[1].starts_with('-'));
+            assert!(is_known, "{place}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn help_goes_before_whatever_else_is_wrong() {
+        for task in [
+            "demo",
+            "test",
+            "check",
+            "sim",
+            "notice",
+            "web",
+            "setup",
+            "nccl-shim",
+            "sqlx-prepare",
+            "chaos",
+        ] {
+            let line = format!("{task} --no-such-word -h");
+            let Ok(Task::Help(text)) = words(&line) else {
+                panic!("{line}: no help");
+            };
+            assert!(
+                text.contains(&format!("cargo xtask {task}")),
+                "{task}: {text}"
+            );
+            assert!(text.lines().all(|line| !line.ends_with(' ')), "{task}");
+        }
+        for line in ["help", "--help", "-h", ""] {
+            assert_eq!(words(line).unwrap(), Task::Help(help::HELP));
+        }
     }
 }

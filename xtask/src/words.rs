@@ -34,6 +34,10 @@ pub fn path_option(task: &str, flag: &str, words: &[String]) -> Result<Option<Pa
     match words {
         [] => Ok(None),
         [word] if word == flag => bail!(r#""cargo xtask {task} {flag}" needs a path"#),
+        // The next option is not the path that was forgotten.
+        [word, path, ..] if word == flag && path.starts_with("--") => {
+            bail!(r#""cargo xtask {task} {flag}" needs a path"#)
+        }
         [word, path] if word == flag => Ok(Some(path.into())),
         [word, _, more, ..] if word == flag => Err(unknown(task, more)),
         [other, ..] => Err(unknown(task, other)),
@@ -72,11 +76,37 @@ mod tests {
         assert_eq!(read("--to /x").unwrap(), Some(PathBuf::from("/x")));
         for (line, named) in [
             ("--to", "needs a path"),
+            ("--to --fast", "needs a path"),
+            ("--too /x", r#""--too""#),
             ("/x", r#""/x""#),
             ("--to /x --fast", r#""--fast""#),
         ] {
             let message = read(line).unwrap_err().to_string();
             assert!(message.contains(named), "{line}: {message}");
         }
+    }
+
+    #[test]
+    fn a_task_without_words_refuses_the_first_of_them() {
+        assert!(none("web", &[]).is_ok());
+        let message = none("web", &words("now then")).unwrap_err().to_string();
+        assert!(
+            message.contains(r#"does not know "now""#) && message.contains("web --help"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_words_place_and_number_do_not_matter_to_how_it_is_split() {
+        let (task, rest, wants_help) = split(words("bench data --json")).unwrap();
+        assert_eq!((task.as_str(), rest.len(), wants_help), ("bench", 2, false));
+        let (task, rest, _) = split(words("--help")).unwrap();
+        assert_eq!((task.as_str(), rest.len()), ("--help", 0));
+        let odd = vec![String::new(), "-".to_owned()];
+        let (task, rest, wants_help) = split(odd).unwrap();
+        assert_eq!(
+            (task.as_str(), rest.as_slice(), wants_help),
+            ("", &["-".to_owned()][..], false)
+        );
     }
 }

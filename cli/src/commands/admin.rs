@@ -12,6 +12,7 @@ use clap::Subcommand;
 
 use super::{audit, coordinators};
 use crate::error::{CliError, Result};
+use crate::output::Format;
 use crate::say::say;
 use crate::session::Session;
 
@@ -53,6 +54,18 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Command::Audit(args) => audit::run(args, session).await,
         Command::Status(args) => coordinators::run(args, session).await,
     }
+}
+
+/// What is shown this once is shown at all: of a new token, ids alone would be its id.
+fn must_be_shown(session: &Session) -> Result<()> {
+    if session.output.format != Format::Quiet {
+        return Ok(());
+    }
+    Err(CliError::Usage(
+        "--output quiet would show the new token's id and never the token: nothing was made; leave it out, or write \
+         --output json"
+            .to_owned(),
+    ))
 }
 
 /// Says what comes of it and asks at a terminal; elsewhere nobody can answer. `otherwise` is said where nobody agrees.

@@ -112,13 +112,10 @@ async fn ls(args: LsArgs, remote: &Remote, session: &Session) -> Result<()> {
 async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
     let which = requests::artifacts::which(&args.artifact, remote).await?;
     let artifact = requests::artifacts::find(remote, which).await?;
-    let folder = args.to.unwrap_or_else(|| {
-        PathBuf::from(format!(
-            "{}-{}",
-            artifact.name,
-            units::short_digest(&artifact.digest)
-        ))
-    });
+    let folder = match args.to {
+        Some(folder) => folder,
+        None => own_folder(&artifact)?,
+    };
     let chosen = chosen(&artifact, &args.paths)?;
     let written = download::files(remote, artifact.job_id, chosen, &folder).await?;
     session.output.show(
@@ -130,6 +127,22 @@ async fn get(args: GetArgs, remote: &Remote, session: &Session) -> Result<()> {
         clock::now(),
     )?;
     Ok(())
+}
+
+/// The folder for an artifact where none was named: here, and nowhere else, whatever its coordinator calls it.
+fn own_folder(artifact: &Artifact) -> Result<PathBuf> {
+    let name = format!(
+        "{}-{}",
+        artifact.name,
+        units::short_digest(&artifact.digest)
+    );
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err(CliError::Usage(format!(
+            "the artifact is called {name:?}, which is no name for a folder; name one with --to"
+        )));
+    }
+    Ok(name.into())
 }
 
 async fn rescue(args: RescueArgs, remote: &Remote, session: &Session) -> Result<()> {
@@ -243,6 +256,72 @@ mod tests {
     use marquee_proto::v1::FileEntry;
 
     use super::*;
+
+    #[test]
+    fn a_folder_of_its_own_lies_here_whatever_the_artifact_is_called() {
+        let named = |name: &str, digest: &str| Artifact {
+            name: name.into(),
+            digest: digest.into(),
+            ..Artifact::default()
+        };
+        let digest = "5a3cf0918d22".repeat(6);
+        let folder = own_folder(&named("model", &digest)).unwrap();
+        assert_eq!(folder, PathBuf::from("model-5a3cf0918d22"));
+        for odd in [
+            "../model",
+            "/etc/model",
+            "a/b",
+            "..",
+            ".hidden",
+            "a b",
+            "a\nb",
+            "\u{202e}a",
+            "~",
+        ] {
+            let error = own_folder(&named(odd, &digest)).unwrap_err();
+            assert!(error.to_string().contains("--to"), "{odd:?}: {error}");
+        }
+        assert!(own_folder(&named("model", "../../x")).is_err());
+    }
+
+    #[test]
+    fn what_was_fetched_and_what_was_rescued_is_told_in_every_format() {
+        let artifact = Artifact {
+            job_id: 17,
+            job_name: "train".into(),
+            name: "model".into(),
+            digest: "5a3cf0918d22".repeat(6),
+            file_count: 1,
+            ..Artifact::default()
+        };
+        let now = clock::now();
+        let text = |view: &dyn Fn(&mut Page)| {
+            let mut page = Page::default();
+            view(&mut page);
+            crate::output::terminal::draw(&page, false, None)
+        };
+        let rescued = Rescued(&artifact);
+        assert_eq!(
+            text(&|page| rescued.page(page, now)),
+            "job 17 train has succeeded: model 5a3cf0918d22, 1 file\n"
+        );
+        assert_eq!(rescued.ids(), std::slice::from_ref(&artifact.digest));
+        let fetched = Fetched {
+            artifact: &artifact,
+            folder: "out".into(),
+            written: vec!["out/a".into(), "out/b".into()],
+        };
+        assert_eq!(
+            text(&|page| fetched.page(page, now)),
+            "model 5a3cf0918d22 of job 17 train: 2 files in out\n"
+        );
+        // Ids for a pipe are what the next program opens.
+        assert_eq!(fetched.ids(), ["out/a", "out/b"]);
+        let json = fetched.json(now);
+        assert_eq!(json["folder"], "out");
+        assert_eq!(json["files"], json!(["out/a", "out/b"]));
+        assert_eq!(json["artifact"]["digest"], artifact.digest);
+    }
 
     #[test]
     fn a_file_that_is_not_in_it_is_refused_with_those_that_are() {

@@ -1,11 +1,10 @@
 //! `marquee cancel`.
 
 use marquee_proto::v1;
-use marquee_view::jobs::Jobs;
 use marquee_view::words;
 
+use super::each::each;
 use crate::client::{Repeat, quick};
-use crate::clock;
 use crate::error::Result;
 use crate::say::say;
 use crate::session::Session;
@@ -27,10 +26,13 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let mut jobs = Vec::new();
+    let mut found = Vec::with_capacity(args.targets.len());
     for target in &args.targets {
-        match target.resolve(&remote).await? {
-            Resolved::Job(id) => jobs.push(
+        found.push(target.resolve(&remote).await?);
+    }
+    let done = each(found, async |one| {
+        Ok(match one {
+            Resolved::Job(id) => vec![
                 remote
                     .call(Repeat::Unsafe, async || {
                         remote
@@ -39,9 +41,9 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
                             .await
                     })
                     .await?,
-            ),
+            ],
             // To cancel a pipeline twice does the same as once, so this may be repeated.
-            Resolved::Pipeline(id) => jobs.extend(
+            Resolved::Pipeline(id) => {
                 remote
                     .call(Repeat::Safe, async || {
                         remote
@@ -50,11 +52,11 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
                             .await
                     })
                     .await?
-                    .jobs,
-            ),
-        }
-    }
-    session.output.show(&Jobs(&jobs), clock::now())?;
+                    .jobs
+            }
+        })
+    });
+    let jobs = done.await.show(session)?;
     if session.output.is_for_people() && jobs.iter().any(|job| !words::has_ended(job)) {
         say!("\"marquee wait\" tells when they have stopped");
     }

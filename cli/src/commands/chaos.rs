@@ -230,7 +230,8 @@ fn rank_is_over(
     }
     let runs =
         |rank: &v1::AttemptRank| matches!(rank.state(), RankState::Running | RankState::Finished);
-    if newest.number > attempt && newest.ranks.iter().all(runs) {
+    // One without ranks is one of which nothing is known yet.
+    if newest.number > attempt && !newest.ranks.is_empty() && newest.ranks.iter().all(runs) {
         return Ok("all of its ranks run again");
     }
     Err(format!(
@@ -313,6 +314,7 @@ mod tests {
         detail.attempts[1].ranks[1] = rank(1, RankState::Running);
         assert!(rank_is_over(&detail, &kill, 2).unwrap().contains("again"));
         detail.attempts[1].ranks.clear();
+        assert!(rank_is_over(&detail, &kill, 2).is_err());
         detail.job.as_mut().unwrap().state = JobState::Succeeded.into();
         assert!(
             rank_is_over(&detail, &kill, 2)

@@ -6,7 +6,7 @@ use marquee_view::{Page, View, left, right, units};
 use serde_json::{Value, json};
 
 use crate::client::{Remote, Repeat, patient, quick};
-use crate::error::Result;
+use crate::error::{CliError, Result};
 use crate::session::Session;
 use crate::target::Target;
 use crate::{clock, requests};
@@ -52,7 +52,15 @@ pub(super) async fn gc(args: GcArgs, session: &Session) -> Result<()> {
     let mut after = 0;
     loop {
         let step = step(&remote, args.dry_run, after).await?;
-        after = step.next_pipeline_id;
+        let next = step.next_pipeline_id;
+        if next != 0 && next <= after {
+            // It would be asked for the same for ever.
+            return Err(CliError::Other(anyhow::anyhow!(
+                "the coordinator says to go on after pipeline p{next}, where it was asked after p{after} already; what was \
+                 done until there is done: look at the coordinator's log, and run this again"
+            )));
+        }
+        after = next;
         steps.push(step);
         if after == 0 {
             break;
@@ -201,5 +209,70 @@ impl View for Collected<'_> {
     fn ids(&self) -> Vec<String> {
         let going = self.pipelines().filter(|one| one.stays.is_empty());
         going.map(|one| format!("p{}", one.id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::terminal;
+
+    fn retired(id: i64, stays: &str) -> v1::RetiredPipeline {
+        v1::RetiredPipeline {
+            id,
+            name: format!("n{id}"),
+            stays: stays.into(),
+            removed: (id != 5).then_some(v1::Removed {
+                jobs: 2,
+                ..v1::Removed::default()
+            }),
+            ..v1::RetiredPipeline::default()
+        }
+    }
+
+    fn text(view: &Collected<'_>) -> String {
+        terminal::draw(&Page::of(view, clock::now()), false, None)
+    }
+
+    #[test]
+    fn what_stays_is_told_with_its_reason_and_is_not_among_what_goes() {
+        let steps = [
+            v1::CollectGarbageResponse {
+                pipelines: vec![retired(3, ""), retired(4, "p9 took its model")],
+                unnamed_files: 1,
+                ..v1::CollectGarbageResponse::default()
+            },
+            v1::CollectGarbageResponse {
+                pipelines: vec![retired(5, "")],
+                unnamed_files: 2,
+                unnamed_bytes: 1_024,
+                logs_of_jobs: 1,
+                ..v1::CollectGarbageResponse::default()
+            },
+        ];
+        let view = Collected(&steps, true);
+        assert_eq!(view.ids(), ["p3", "p5"]);
+        let text = text(&view);
+        assert!(text.contains("p4 n4: p9 took its model"), "{text}");
+        assert!(
+            text.contains(
+                "would remove 2 pipelines, the logs and metrics of 1 other job, and 3 files of 1.0 KiB that nothing names"
+            ),
+            "{text}"
+        );
+        let json = view.json(clock::now());
+        assert_eq!(json["pipelines"][0]["stays"], Value::Null);
+        assert_eq!(json["pipelines"][1]["stays"], "p9 took its model");
+        // One that says nothing of what went.
+        assert_eq!(json["pipelines"][2]["jobs"], 0);
+        assert_eq!(json["pipelines"][2]["ended_at"], Value::Null);
+    }
+
+    #[test]
+    fn nothing_is_one_line() {
+        let nothing = [v1::CollectGarbageResponse::default()];
+        let text = text(&Collected(&nothing, false));
+        assert_eq!(text.trim().lines().count(), 1, "{text}");
+        assert!(text.starts_with("removed 0 pipelines"), "{text}");
     }
 }

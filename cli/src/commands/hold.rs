@@ -1,10 +1,9 @@
 //! `marquee hold`, `marquee release` and `marquee move`.
 
 use marquee_proto::v1;
-use marquee_view::jobs::Jobs;
 
+use super::each::each;
 use crate::client::{Repeat, quick};
-use crate::clock;
 use crate::error::Result;
 use crate::session::Session;
 use crate::target::Target;
@@ -53,9 +52,8 @@ pub(super) struct MoveArgs {
 
 pub(super) async fn move_away(args: MoveArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let mut jobs = Vec::new();
-    for target in &args.jobs {
-        let id = target.resolve_job(&remote).await?;
+    let ids = Target::resolve_jobs(&args.jobs, &remote).await?;
+    let done = each(ids, async |id| {
         let request = v1::MoveJobRequest { id };
         // Sent twice it might move the job twice.
         let job = remote
@@ -63,9 +61,9 @@ pub(super) async fn move_away(args: MoveArgs, session: &Session) -> Result<()> {
                 remote.jobs().move_job(quick(request)).await
             })
             .await?;
-        jobs.push(job);
-    }
-    session.output.show(&Jobs(&jobs), clock::now())?;
+        Ok(vec![job])
+    });
+    done.await.show(session)?;
     Ok(())
 }
 
@@ -80,9 +78,8 @@ pub(super) async fn release(args: ReleaseArgs, session: &Session) -> Result<()> 
 /// Both do the same when they are sent twice.
 async fn set(targets: &[Target], hold: bool, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let mut jobs = Vec::new();
-    for target in targets {
-        let id = target.resolve_job(&remote).await?;
+    let ids = Target::resolve_jobs(targets, &remote).await?;
+    let done = each(ids, async |id| {
         let request = v1::HoldJobRequest { id };
         let job = remote
             .call(Repeat::Safe, async || {
@@ -94,8 +91,8 @@ async fn set(targets: &[Target], hold: bool, session: &Session) -> Result<()> {
                 }
             })
             .await?;
-        jobs.push(job);
-    }
-    session.output.show(&Jobs(&jobs), clock::now())?;
+        Ok(vec![job])
+    });
+    done.await.show(session)?;
     Ok(())
 }

@@ -1,12 +1,12 @@
 //! `marquee metrics`.
 
 use marquee_proto::v1::{self, MetricPoint};
-use marquee_view::json;
 use marquee_view::metrics::{Metrics, number};
+use marquee_view::{harmless_json, harmless_line, json};
 
 use crate::clock;
 use crate::error::Result;
-use crate::output::{Format, Output};
+use crate::output::Format;
 use crate::requests::metrics::each;
 use crate::say::say;
 use crate::session::Session;
@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let output = session.output;
     if args.follow || output.format == Format::Json {
         return each(&remote, request, |point| {
-            Ok(output.text(&line(&point, output))?)
+            Ok(output.text(&line(&point, output.format))?)
         })
         .await;
     }
@@ -65,8 +65,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn line(point: &MetricPoint, output: Output) -> String {
-    match output.format {
+fn line(point: &MetricPoint, format: Format) -> String {
+    match format {
         Format::Table => {
             let MetricPoint {
                 rank,
@@ -75,9 +75,58 @@ fn line(point: &MetricPoint, output: Output) -> String {
                 value,
                 ..
             } = point;
+            let name = harmless_line(name);
             format!("[{rank}] step {step:>6}  {name} {}\n", number(*value))
         }
-        Format::Json => format!("{}\n", json::metric(point)),
+        Format::Json => format!("{}\n", harmless_json(&json::metric(point).to_string())),
         Format::Quiet => format!("{}\n", point.value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(name: &str, value: f64) -> MetricPoint {
+        MetricPoint {
+            rank: 3,
+            name: name.into(),
+            step: 250,
+            value,
+            attempt: 1,
+            at: None,
+        }
+    }
+
+    #[test]
+    fn a_point_is_one_line_in_every_format() {
+        let plain = point("train/loss", 0.123_456);
+        assert_eq!(
+            line(&plain, Format::Table),
+            "[3] step    250  train/loss 0.1235\n"
+        );
+        assert_eq!(line(&plain, Format::Quiet), "0.123456\n");
+        let json: serde_json::Value = serde_json::from_str(&line(&plain, Format::Json)).unwrap();
+        assert_eq!(json["name"], "train/loss");
+        assert_eq!(json["at"], serde_json::Value::Null);
+        for value in [f64::NAN, f64::INFINITY, f64::MIN, -0.0] {
+            for format in [Format::Table, Format::Json, Format::Quiet] {
+                let text = line(&point("loss", value), format);
+                assert_eq!(text.matches('\n').count(), 1, "{value}: {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_program_chose_steers_no_terminal() {
+        let odd = point("\u{1b}[2Jloss\u{9b}1m\u{202e}", 1.0);
+        for format in [Format::Table, Format::Json, Format::Quiet] {
+            let text = line(&odd, format);
+            let obeyed = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+            assert!(!text.contains(obeyed), "{text:?}");
+        }
+        // A program reads the name as it was.
+        let json: serde_json::Value = serde_json::from_str(&line(&odd, Format::Json)).unwrap();
+        assert_eq!(json["name"], odd.name);
     }
 }

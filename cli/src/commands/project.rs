@@ -68,7 +68,7 @@ struct Set {
     #[arg(long, value_name = "NUMBER|none", value_parser = parse_quota::<u32>)]
     queued: Option<Quota<u32>>,
     /// GPU-hours in a week, or none for no quota
-    #[arg(long, value_name = "HOURS|none", value_parser = parse_quota::<f64>)]
+    #[arg(long, value_name = "HOURS|none", value_parser = parse_hours)]
     gpu_hours_week: Option<Quota<f64>>,
     /// When used GPU-hours are given back: rolling (each 168 hours later), or on a day at 00:00 UTC
     #[arg(long, value_name = "rolling|mon|...|sun", value_parser = parse_reset)]
@@ -116,6 +116,16 @@ fn parse_quota<T: std::str::FromStr>(text: &str) -> Result<Quota<T>, String> {
     }
     let number = text.parse().map(Quota::Of);
     number.map_err(|_| "write a number from 0, or none for no quota".to_owned())
+}
+
+/// Hours are a number that is one: what is compared with it must come to an answer.
+fn parse_hours(text: &str) -> Result<Quota<f64>, String> {
+    match parse_quota(text) {
+        Ok(Quota::Of(hours)) if !(f64::is_finite(hours) && hours >= 0.0) => {
+            Err("write hours from 0, or none for no quota".to_owned())
+        }
+        parsed => parsed,
+    }
 }
 
 pub(super) fn parse_name(text: &str) -> Result<String, String> {

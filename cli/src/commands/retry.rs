@@ -1,10 +1,9 @@
 //! `marquee retry`.
 
 use marquee_proto::v1;
-use marquee_view::jobs::Jobs;
 
+use super::each::each;
 use crate::client::{Repeat, quick};
-use crate::clock;
 use crate::error::Result;
 use crate::session::Session;
 use crate::target::Target;
@@ -26,9 +25,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
-    let mut jobs = Vec::with_capacity(args.jobs.len());
-    for target in &args.jobs {
-        let id = target.resolve_job(&remote).await?;
+    let ids = Target::resolve_jobs(&args.jobs, &remote).await?;
+    let done = each(ids, async |id| {
         let job = remote
             .call(Repeat::Unsafe, async || {
                 remote
@@ -37,8 +35,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
                     .await
             })
             .await?;
-        jobs.push(job);
-    }
-    session.output.show(&Jobs(&jobs), clock::now())?;
+        Ok(vec![job])
+    });
+    done.await.show(session)?;
     Ok(())
 }

@@ -43,7 +43,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         wanted.push((target.clone(), resolve(target, &remote).await?));
     }
     if args.dry_run || !args.yes {
-        let would = remove_all(&remote, &wanted, true).await?;
+        let mut would = Vec::new();
+        remove_all(&remote, &wanted, true, &mut would).await?;
         if args.dry_run {
             session.output.show(&Went(&would, true), clock::now())?;
             return Ok(());
@@ -51,9 +52,13 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         say!("{}", Went(&would, true).words());
         confirm()?;
     }
-    let gone = remove_all(&remote, &wanted, false).await?;
-    session.output.show(&Went(&gone, false), clock::now())?;
-    Ok(())
+    let mut gone = Vec::new();
+    let all = remove_all(&remote, &wanted, false, &mut gone).await;
+    // There is no way back: also where something stays, it is said what went.
+    if all.is_ok() || !gone.is_empty() {
+        session.output.show(&Went(&gone, false), clock::now())?;
+    }
+    all
 }
 
 #[derive(Debug, Clone)]
@@ -78,12 +83,12 @@ async fn remove_all(
     remote: &Remote,
     wanted: &[(String, Thing)],
     dry_run: bool,
-) -> Result<Removals> {
-    let mut removed = Vec::with_capacity(wanted.len());
+    removed: &mut Removals,
+) -> Result<()> {
     for (name, thing) in wanted {
         removed.push((name.clone(), remove(remote, thing, dry_run).await?));
     }
-    Ok(removed)
+    Ok(())
 }
 
 async fn remove(remote: &Remote, thing: &Thing, dry_run: bool) -> Result<v1::Removed> {
@@ -181,5 +186,57 @@ impl View for Went<'_> {
 
     fn ids(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_is_told_by_name_with_what_went_along() {
+        let went = vec![
+            (
+                "p3".to_owned(),
+                v1::Removed {
+                    jobs: 1,
+                    artifacts: 2,
+                    files: 0,
+                    bytes: 1_536,
+                },
+            ),
+            // An artifact takes no job along.
+            (
+                "5a3cf0918d22".to_owned(),
+                v1::Removed {
+                    jobs: 0,
+                    artifacts: 1,
+                    files: u64::MAX,
+                    bytes: u64::MAX,
+                },
+            ),
+        ];
+        let view = Went(&went, true);
+        let words = view.words();
+        let lines: Vec<&str> = words.lines().collect();
+        assert_eq!(
+            lines[0],
+            "p3: would remove 1 job, 2 artifacts, 0 files of 1.5 KiB"
+        );
+        assert!(lines[1].starts_with("5a3cf0918d22: would remove 1 artifact, "));
+        assert!(Went(&went, false).words().starts_with("p3: removed 1 job"));
+        assert_eq!(view.ids(), ["p3", "5a3cf0918d22"]);
+        let json = view.json(clock::now());
+        assert_eq!(json[0]["dry_run"], true);
+        assert_eq!(json[1]["bytes"], u64::MAX);
+        assert_eq!(Went(&Vec::new(), false).json(clock::now()), json!([]));
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_nothing_is_removed() {
+        // The test's stdin is no terminal.
+        let error = confirm().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("--yes"), "{error}");
     }
 }

@@ -146,25 +146,34 @@ fn no_reuse() -> v1::Override {
 }
 
 pub(super) fn read_document(path: &Path) -> Result<v1::Document> {
-    let text = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read stdin")?;
-        text
-    } else {
-        std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the pipeline {}", path.display()))?
+    let read = || -> std::io::Result<Vec<u8>> {
+        // One byte more than may be tells that there is more. All of it could be a disk, or never end.
+        let max = limits::DOCUMENT_MAX_BYTES as u64 + 1;
+        let mut bytes = Vec::new();
+        if path == Path::new("-") {
+            std::io::stdin().take(max).read_to_end(&mut bytes)?;
+        } else {
+            std::fs::File::open(path)?
+                .take(max)
+                .read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
     };
+    let bytes = read().with_context(|| format!("cannot read the pipeline {}", path.display()))?;
     // Told here too, so that a file which was mistaken for a pipeline is not sent over the network first.
-    if text.len() > limits::DOCUMENT_MAX_BYTES {
+    if bytes.len() > limits::DOCUMENT_MAX_BYTES {
         return Err(CliError::Usage(format!(
-            "{} has {}; a pipeline may have {}",
+            "{} has more than {}, and no pipeline has; is it another file?",
             path.display(),
-            units::bytes(text.len() as u64),
             units::bytes(limits::DOCUMENT_MAX_BYTES as u64)
         )));
     }
+    let text = String::from_utf8(bytes).map_err(|_| {
+        CliError::Usage(format!(
+            "{} is no text (UTF-8); is it another file?",
+            path.display()
+        ))
+    })?;
     let is_json = path
         .extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
@@ -260,6 +269,39 @@ mod tests {
         assert!(names_project(&toml("name = \"p\"\nproject = \"vision\"")));
         assert!(!names_project(&toml("name = \"p\"")));
         assert!(!names_project(&toml("= broken")));
+    }
+
+    #[test]
+    fn a_submission_that_was_made_before_says_so() {
+        let mut submitted = Submitted(v1::SubmitResponse {
+            pipeline_id: 3,
+            jobs: vec![v1::Job {
+                id: 17,
+                pipeline_name: "posters".into(),
+                ..v1::Job::default()
+            }],
+            repeated_request: true,
+        });
+        assert_eq!(
+            submitted.headline(),
+            "pipeline p3 posters: 1 job (submitted before: the same jobs)"
+        );
+        assert_eq!(submitted.ids(), ["p3"]);
+        let json = submitted.json(clock::now());
+        assert_eq!(json["repeated_request"], true);
+        assert_eq!(json["jobs"][0]["id"], 17);
+        submitted.0.repeated_request = false;
+        submitted.0.jobs.clear();
+        assert_eq!(submitted.headline(), "pipeline p3 : 0 jobs");
+    }
+
+    #[test]
+    fn a_request_id_has_an_end() {
+        let max = limits::REQUEST_ID_MAX_BYTES;
+        assert!(parse_request_id(&"x".repeat(max)).is_ok());
+        for wrong in [String::new(), "x".repeat(max + 1), "é".repeat(max)] {
+            assert!(parse_request_id(&wrong).is_err(), "{}", wrong.len());
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ use crate::error::Result;
 const TRIES_MAX: u32 = 10;
 /// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of a file that is read into memory: the figures of a report have some hundred kilobytes.
+const CONTENTS_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Writes what the manifest of a job's artifact lists under `folder` and returns the files' paths, in the same order.
 pub(crate) async fn files(
@@ -59,11 +61,21 @@ pub(crate) async fn contents(remote: &Remote, job: i64, digest: &Digest) -> Resu
         size: None,
     };
     receive(remote, file, &mut |chunk| {
+        within((bytes.len() + chunk.len()) as u64, CONTENTS_MAX_BYTES)?;
         bytes.extend_from_slice(chunk);
         Ok(())
     })
     .await?;
     Ok(bytes)
+}
+
+/// Whether so many bytes are no more than were announced.
+fn within(bytes: u64, max: u64) -> std::io::Result<()> {
+    if bytes <= max {
+        return Ok(());
+    }
+    let text = format!("more than its {max} bytes came; is that the coordinator?");
+    Err(std::io::Error::other(text))
 }
 
 async fn one(
@@ -90,8 +102,10 @@ async fn one(
         size: Some(size),
     };
     receive(remote, wanted, &mut |chunk| {
-        hash.update(chunk);
         length += chunk.len() as u64;
+        // At once, and not at an end that may never come: the disk is others' too.
+        within(length, size)?;
+        hash.update(chunk);
         aside.write_all(chunk)
     })
     .await?;
@@ -174,7 +188,7 @@ async fn stream(
     loop {
         match chunks.message().await {
             Ok(Some(part)) => {
-                take(&part.chunk).context("cannot write what arrived")?;
+                take(&part.chunk).context("cannot take what arrived")?;
                 *offset += part.chunk.len() as u64;
             }
             Ok(None) => return Ok(Ok(())),

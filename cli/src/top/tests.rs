@@ -1,5 +1,6 @@
 //! What the terminal shows, for one state of the cluster after the other.
 
+mod odd;
 mod picture;
 
 use chrono::{DateTime, TimeDelta, Utc};

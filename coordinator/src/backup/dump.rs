@@ -12,6 +12,9 @@ use crate::config::Config;
 /// How often is looked whether a dump is done; shorter than a transaction may lie idle.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// What begins the password where it stands among a URL's parameters.
+const PASSWORD_PARAMETER: &str = "password=";
+
 /// The folder of `pg_dump` and `pg_restore`.
 #[derive(Debug)]
 pub(super) struct Tools {
@@ -134,8 +137,28 @@ fn on_path() -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).find(has_both)
 }
 
-/// The URL without its password, and the password in plain.
+/// The URL without its password, and the password in plain, wherever it stands: behind the user's name, or among the
+/// parameters, which go before.
 fn without_password(url: &str) -> (String, Option<String>) {
+    let (url, password) = without_its_users_password(url);
+    let Some((before, query)) = url.split_once('?') else {
+        return (url, password);
+    };
+    let is_password = |parameter: &&str| parameter.starts_with(PASSWORD_PARAMETER);
+    let (secret, others): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_password);
+    let Some(last) = secret.last() else {
+        return (url, password);
+    };
+    let shown = if others.is_empty() {
+        before.to_owned()
+    } else {
+        format!("{before}?{}", others.join("&"))
+    };
+    let password = percent_decoded(&last[PASSWORD_PARAMETER.len()..]);
+    (shown, Some(password))
+}
+
+fn without_its_users_password(url: &str) -> (String, Option<String>) {
     let Some((scheme, rest)) = url.split_once("://") else {
         return (url.to_owned(), None);
     };
@@ -159,7 +182,11 @@ fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        // A sign, which a number in Rust may have, is no digit here.
+        let hex = after
+            .get(..2)
+            .filter(|two| two.iter().all(u8::is_ascii_hexdigit));
+        let hex = hex.and_then(|two| std::str::from_utf8(two).ok());
         let byte = hex.and_then(|two| u8::from_str_radix(two, 16).ok());
         match (first, byte) {
             (b'%', Some(byte)) => {
@@ -203,9 +230,54 @@ mod tests {
                 "postgres://a@db?sslmode=x",
                 Some("pw"),
             ),
+            // Other accounts see a command line: a parameter is no better place there.
+            (
+                "postgres://a@db/m?password=p%20w",
+                "postgres://a@db/m",
+                Some("p w"),
+            ),
+            (
+                "postgres://a@db/m?sslmode=x&password=pw&host=h",
+                "postgres://a@db/m?sslmode=x&host=h",
+                Some("pw"),
+            ),
+            (
+                "postgres://a:one@db/m?password=two&password=three",
+                "postgres://a@db/m",
+                Some("three"),
+            ),
+            ("postgres:///m?password=", "postgres:///m", Some("")),
+            (
+                "postgres://a@db/m?passwords=x",
+                "postgres://a@db/m?passwords=x",
+                None,
+            ),
+            ("no url at all", "no url at all", None),
+            ("postgres://:pw@db", "postgres://@db", Some("pw")),
+            ("postgres://a:@db", "postgres://a@db", Some("")),
         ] {
             let found = without_password(url);
             assert_eq!(found, (without.to_owned(), password.map(str::to_owned)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_escape_stays_as_it_is() {
+        let cases = [
+            ("", ""),
+            ("plain", "plain"),
+            ("%41%62", "Ab"),
+            ("%4", "%4"),
+            ("%", "%"),
+            ("%zz%41", "%zzA"),
+            ("%+1", "%+1"),
+            ("%-1", "%-1"),
+            ("% 1", "% 1"),
+            ("%C3%A9", "\u{e9}"),
+            ("100%\u{e9}", "100%\u{e9}"),
+        ];
+        for (text, plain) in cases {
+            assert_eq!(percent_decoded(text), plain, "{text:?}");
         }
     }
 }

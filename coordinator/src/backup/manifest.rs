@@ -17,6 +17,14 @@ const FILE: &str = "manifest.json";
 /// Of this layout. A newer one is refused; what this one does not know of it could be lost.
 const FORMAT: u32 = 1;
 
+/// What every layout says, read before anything else of it: a later one may have changed all the rest.
+#[derive(Debug, Deserialize)]
+struct Head {
+    format: u32,
+    #[serde(default)]
+    version: String,
+}
+
 /// A backup.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -107,13 +115,22 @@ impl Manifest {
         let text = fs::read_to_string(&path).with_context(|| {
             format!("{folder:?} holds no finished backup: could not read {path:?}")
         })?;
-        let manifest: Self = serde_json::from_str(&text)
-            .with_context(|| format!("{path:?} is no manifest of a backup"))?;
-        if manifest.format > FORMAT {
+        let is_none = || format!("{path:?} is no manifest of a backup");
+        let head: Head = serde_json::from_str(&text).with_context(is_none)?;
+        if head.format > FORMAT {
             bail!(
                 "{path:?} was written by marquee-coordinator {}, in a form that this one does not know; restore with that version or a newer one",
-                manifest.version
+                head.version
             );
+        }
+        let manifest: Self = serde_json::from_str(&text).with_context(is_none)?;
+        for file in [&manifest.dump.file, &manifest.files.file] {
+            // What lies elsewhere is no part of the backup, whoever wrote its name here.
+            if Path::new(file).file_name() != Some(file.as_ref()) {
+                bail!(
+                    "{path:?} names {file:?}, which is no file of this folder; use another backup"
+                );
+            }
         }
         Ok(manifest)
     }
@@ -209,3 +226,6 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> 
     };
     write().with_context(|| format!("could not write {path:?}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -279,3 +279,164 @@ fn the_database_url_is_never_shown() {
     let config = load("database_url = \"postgres://u:secret@h/d\"", &[]).unwrap();
     assert!(!format!("{config:?}").contains("secret"));
 }
+
+#[test]
+fn an_address_whose_port_nobody_can_tell_is_refused() {
+    let address = |text: &str| load(&format!("address = {text:?}"), &[]);
+    for fine in ["[::1]:1", "[fe80::1]:65535", "h:65535"] {
+        assert_eq!(address(fine).unwrap().address.as_deref(), Some(fine));
+    }
+    let long = format!("{}:7700", "h".repeat(ADDRESS_MAX_BYTES));
+    for wrong in [
+        "2001:db8::7:7700",
+        "::1:7700",
+        "[::1:7700",
+        "h:65536",
+        "h:-1",
+        "h:7700/",
+        "a b:7700",
+        "h:",
+        "",
+        long.as_str(),
+    ] {
+        let error = address(wrong).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("\"address\""), "{wrong:?}: {error}");
+    }
+}
+
+#[test]
+fn times_that_nobody_can_mean_are_refused_by_their_key() {
+    let most = i64::MAX;
+    for key in [
+        "lease_ms",
+        "heartbeat_every_ms",
+        "poll_every_ms",
+        "stop_grace_ms",
+    ] {
+        for wrong in [
+            most.to_string(),
+            "86400001".into(),
+            "-1".into(),
+            "1.5".into(),
+            "\"\"".into(),
+        ] {
+            let text = error_of(&format!("[timing]\n{key} = {wrong}"), &[]);
+            assert!(text.contains(key), "{key} = {wrong}: {text}");
+        }
+    }
+    for zero in ["heartbeat_every_ms", "poll_every_ms"] {
+        let text = error_of(&format!("[timing]\n{zero} = 0"), &[]);
+        assert!(text.contains("it must be 1 or more"), "{text}");
+    }
+    let day = load("[timing]\nlease_ms = 86400000\nstop_grace_ms = 0", &[]).unwrap();
+    assert_eq!(day.settings.lease, Duration::from_secs(86_400));
+    assert_eq!(day.settings.stop_grace, Duration::ZERO);
+    // Just twice is enough, one less is not.
+    assert!(load("[timing]\nlease_ms = 160\nheartbeat_every_ms = 80", &[]).is_ok());
+    assert!(load("[timing]\nlease_ms = 159\nheartbeat_every_ms = 80", &[]).is_err());
+}
+
+#[test]
+fn the_listing_has_each_key_once_with_what_is_in_force_and_where_it_was_written() {
+    let config = load(
+        "listen = \"127.0.0.1:9\"",
+        &[("MARQUEE_CO_OTHER", "no key of ours")],
+    )
+    .unwrap();
+    let of = |key: &str| {
+        let mut found = config.listing.iter().filter(|setting| setting.key == key);
+        let setting = found.next().unwrap();
+        assert!(found.next().is_none(), "{key} is there twice");
+        (setting.value.as_deref(), setting.origin.as_str())
+    };
+    assert_eq!(config.listing.len(), KEYS.len());
+    assert_eq!(of("listen").0, Some("127.0.0.1:9"));
+    assert!(
+        of("listen").1.contains("coordinator.toml"),
+        "{}",
+        of("listen").1
+    );
+    let in_force = [
+        ("data_dir", "/state"),
+        ("artifacts_dir", "/state/blobs"),
+        ("access.accounts", "marquee-worker"),
+        ("timing.leader_lease_ms", "3000"),
+    ];
+    for (key, value) in in_force {
+        assert_eq!(of(key), (Some(value), "default"));
+    }
+    for key in [
+        "timing.lease_ms",
+        "timing.heartbeat_every_ms",
+        "timing.poll_every_ms",
+        "timing.stop_grace_ms",
+    ] {
+        assert!(of(key).0.is_some(), "{key}");
+    }
+    for unset in [
+        "address",
+        "database_url",
+        "postgres_bin",
+        "tls.cert",
+        "access.group",
+    ] {
+        assert_eq!(of(unset).0, None, "{unset}");
+    }
+    // Where nobody is told apart, no account is in force.
+    let open = load("[access]\nloopback = \"open\"", &[]).unwrap();
+    let accounts = open
+        .listing
+        .iter()
+        .find(|setting| setting.key == "access.accounts");
+    assert_eq!(accounts.unwrap().value, None);
+}
+
+#[test]
+fn a_password_is_in_no_listing_and_no_error() {
+    let url = "database_url = \"postgres://u:secret@h/d\"";
+    let config = load(url, &[]).unwrap();
+    assert!(!format!("{:?}", config.listing).contains("secret"));
+    let wrong = error_of(&format!("{url}\nlisten = \"nowhere\""), &[]);
+    assert!(!wrong.contains("secret"), "{wrong}");
+    let credential = DatabaseUrl("credential:database-url".into());
+    let error = credential.get().unwrap_err().to_string();
+    assert!(error.contains("database-url"), "{error}");
+    let own = DatabaseUrl("postgres://u@h/d".into());
+    assert_eq!(own.get().unwrap(), "postgres://u@h/d");
+}
+
+#[test]
+fn tls_in_parts_names_the_part_that_is_missing() {
+    let cases = [
+        ("cert = \"/c\"", "tls.key"),
+        ("key = \"/k\"", "tls.cert"),
+        ("client_ca = \"/ca\"", "tls.cert"),
+        ("cert = \"/c\"\nclient_ca = \"/ca\"", "tls.key"),
+    ];
+    for (tls, missing) in cases {
+        let text = error_of(&format!("[tls]\n{tls}"), &[]);
+        assert!(
+            text.contains(&format!("key {missing:?} is missing")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_no_settings_is_named() {
+    let file = tempfile::tempdir().unwrap();
+    let path = file.path().join("c.toml");
+    for odd in ["listen = [", "listen = 7", "= 1", "\u{0}"] {
+        std::fs::write(&path, odd).unwrap();
+        let flags = Flags {
+            config: Some(path.clone()),
+            ..Flags::default()
+        };
+        let environment = HashMap::from([("HOME".to_owned(), "/home/a".to_owned())]);
+        let text = Config::load(&flags, environment)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("c.toml"), "{odd:?}: {text}");
+    }
+}

@@ -15,7 +15,8 @@ const RUNS_MIN: usize = 3;
 const RUNS_PLANNED_BY_MIN: usize = 5;
 /// A job whose like takes longer than this counts as one of which nobody knows: nothing waits for its end.
 const PLANNED_BY_MAX: TimeDelta = TimeDelta::days(30);
-/// Steps that are remembered: the first that nobody ran for longest is forgotten.
+/// Steps that are remembered. Beyond, one that ran once goes before one that runs again and again: names that somebody
+/// makes up for each run must not drive out what runs every night.
 const STEPS_MAX: usize = 5_000;
 
 /// What jobs have in common whose lengths tell about each other.
@@ -83,9 +84,17 @@ impl Length {
 /// Lengths by step.
 #[derive(Debug, Default)]
 pub struct Lengths {
-    by_step: HashMap<Step, VecDeque<i64>>,
-    /// Steps by when they were first learnt.
+    by_step: HashMap<Step, Runs>,
+    /// Steps by when they were first learnt, or were last spared.
     order: VecDeque<Step>,
+}
+
+#[derive(Debug, Default)]
+struct Runs {
+    /// Milliseconds of each, the newest last.
+    millis: VecDeque<i64>,
+    /// It has run again since its place in the order was given.
+    came_again: bool,
 }
 
 impl Lengths {
@@ -93,30 +102,48 @@ impl Lengths {
     pub fn learn(&mut self, step: Step, length: TimeDelta) {
         // With a clock that was put back meanwhile a run takes less than no time.
         let millis = length.num_milliseconds().max(0);
-        if !self.by_step.contains_key(&step) {
+        if let Some(runs) = self.by_step.get_mut(&step) {
+            runs.came_again = true;
+        } else {
+            // Before it stands in line itself: the newest is the one that nobody had the time to ask for again.
+            self.make_room();
             self.order.push_back(step.clone());
-            if self.order.len() > STEPS_MAX
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.by_step.remove(&oldest);
+        }
+        let millis_of = &mut self.by_step.entry(step).or_default().millis;
+        millis_of.push_back(millis);
+        if millis_of.len() > RUNS_MAX {
+            millis_of.pop_front();
+        }
+    }
+
+    /// Forgets one step where no more fit. One that came again is spared once for it, so that this ends.
+    fn make_room(&mut self) {
+        while self.order.len() >= STEPS_MAX {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            match self.by_step.get_mut(&oldest).filter(|runs| runs.came_again) {
+                Some(runs) => {
+                    runs.came_again = false;
+                    self.order.push_back(oldest);
+                }
+                None => drop(self.by_step.remove(&oldest)),
             }
         }
-        let runs = self.by_step.entry(step).or_default();
-        runs.push_back(millis);
-        if runs.len() > RUNS_MAX {
-            runs.pop_front();
-        }
+    }
+
+    /// The lengths of a step in milliseconds, the shortest first, where there are at least so many.
+    fn sorted(&self, step: &Step, min: usize) -> Option<Vec<i64>> {
+        let runs = &self.by_step.get(step)?.millis;
+        let mut sorted: Vec<i64> = runs.iter().copied().collect();
+        sorted.sort_unstable();
+        (sorted.len() >= min).then_some(sorted)
     }
 
     /// How long runs of a step took, where there were enough.
     #[must_use]
     pub fn of(&self, step: &Step) -> Option<Measured> {
-        let runs = self
-            .by_step
-            .get(step)
-            .filter(|runs| runs.len() >= RUNS_MIN)?;
-        let mut sorted: Vec<i64> = runs.iter().copied().collect();
-        sorted.sort_unstable();
+        let sorted = self.sorted(step, RUNS_MIN)?;
         // The nearest rank: a length that was measured.
         let at = |tenths: usize| sorted[(sorted.len() * tenths).div_ceil(10).max(1) - 1];
         Some(Measured {
@@ -143,12 +170,7 @@ impl Lengths {
     /// stand in one line of the queue, and a step whose runs vary a little does not change its line with each.
     #[must_use]
     pub fn expected_s(&self, step: &Step) -> Option<u32> {
-        let runs = self
-            .by_step
-            .get(step)
-            .filter(|runs| runs.len() >= RUNS_PLANNED_BY_MIN)?;
-        let mut sorted: Vec<i64> = runs.iter().copied().collect();
-        sorted.sort_unstable();
+        let sorted = self.sorted(step, RUNS_PLANNED_BY_MIN)?;
         let longest = sorted[(sorted.len() * 19).div_ceil(20).max(1) - 1];
         if longest > PLANNED_BY_MAX.num_milliseconds() {
             return None;
@@ -265,5 +287,59 @@ mod tests {
         assert_eq!(lengths.by_step.len(), STEPS_MAX);
         assert_eq!(lengths.of(&step("s0")), None);
         assert!(lengths.of(&step(&format!("s{}", STEPS_MAX + 9))).is_some());
+    }
+
+    #[test]
+    fn what_runs_every_night_is_not_driven_out_by_names_that_come_once() {
+        let mut lengths = Lengths::default();
+        for _ in 0..RUNS_MIN {
+            lengths.learn(step("nightly"), TimeDelta::seconds(60));
+        }
+        for night in 0..3 {
+            for number in 0..STEPS_MAX - 1 {
+                let once = format!("try-{night}-{number}");
+                lengths.learn(step(&once), TimeDelta::seconds(1));
+            }
+            lengths.learn(step("nightly"), TimeDelta::seconds(60));
+        }
+        assert!(lengths.of(&step("nightly")).is_some());
+        assert_eq!(
+            (lengths.by_step.len(), lengths.order.len()),
+            (STEPS_MAX, STEPS_MAX)
+        );
+        // Where all came again, one goes all the same: nothing is kept for ever, and nobody waits for it.
+        let all: Vec<Step> = lengths.order.iter().cloned().collect();
+        for known in all {
+            lengths.learn(known, TimeDelta::seconds(1));
+        }
+        lengths.learn(step("new"), TimeDelta::seconds(1));
+        assert_eq!(
+            (lengths.by_step.len(), lengths.order.len()),
+            (STEPS_MAX, STEPS_MAX)
+        );
+        assert!(lengths.by_step.contains_key(&step("new")));
+    }
+
+    #[test]
+    fn numbers_of_ranks_are_told_apart_and_projects_do_not_mix() {
+        let mut lengths = Lengths::default();
+        let of = |project: &str, ranks| Step {
+            project: project.into(),
+            ranks,
+            ..step("train")
+        };
+        for (project, ranks, seconds) in [("vision", 1, 100), ("vision", 4, 30), ("speech", 2, 7)] {
+            for _ in 0..RUNS_MIN {
+                lengths.learn(of(project, ranks), TimeDelta::seconds(seconds));
+            }
+        }
+        lengths.learn(of("vision", 8), TimeDelta::seconds(20));
+        let by_ranks = lengths.by_ranks(&of("vision", 2));
+        let halves: Vec<(u32, i64)> = by_ranks
+            .iter()
+            .map(|(ranks, measured)| (*ranks, measured.p50.num_seconds()))
+            .collect();
+        assert_eq!(halves, [(1, 100), (4, 30)], "one run says nothing yet");
+        assert!(lengths.by_ranks(&of("nobody", 1)).is_empty());
     }
 }

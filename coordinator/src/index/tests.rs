@@ -8,6 +8,9 @@ use uuid::Uuid;
 use super::*;
 use crate::draw::Draw;
 
+mod odd;
+mod times;
+
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
 }

@@ -300,3 +300,6 @@ fn store_code(error: &StoreError) -> ErrorCode {
         | StoreError::Migrate(_) => ErrorCode::Internal,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,3 +104,97 @@ fn readable(
         found => found,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use marquee_domain::ids::{AttemptNumber, Rank, WorkerId};
+    use marquee_domain::job::AttemptStateName;
+    use marquee_domain::spec::JobKind;
+    use marquee_store::attempts::Attempt;
+    use marquee_store::ranks::{RankKey, RankRow};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn live(ranks: &[(RankState, Option<FailureClass>)]) -> Live {
+        let row = |(rank, (state, class)): (u32, &(RankState, Option<FailureClass>))| RankRow {
+            key: RankKey {
+                job: JobId(1),
+                attempt: AttemptNumber(1),
+                rank: Rank(rank),
+            },
+            worker: WorkerId(Uuid::nil()),
+            worker_name: "w".into(),
+            worker_online: true,
+            devices: Vec::new(),
+            state: *state,
+            progress: None,
+            summary: None,
+            failure: class.map(failure),
+            ended_at: None,
+            lost_at: None,
+        };
+        Live {
+            job: JobId(1),
+            kind: JobKind::Train,
+            array: None,
+            cancel_requested: false,
+            makes_room: None,
+            deadline: None,
+            last_attempt: 3,
+            timeout_s: None,
+            min_ranks: None,
+            max_attempts: 3,
+            is_needed: false,
+            attempt: Attempt {
+                number: AttemptNumber(1),
+                state: AttemptStateName::Running,
+                rendezvous: None,
+                standby: None,
+                resumed_from: None,
+                failure: None,
+                created_at: DateTime::UNIX_EPOCH,
+                started_at: None,
+                finished_at: None,
+            },
+            ranks: (0..).zip(ranks).map(row).collect(),
+            with_output: Vec::new(),
+        }
+    }
+
+    fn failure(class: FailureClass) -> Failure {
+        Failure {
+            class,
+            message: "shard 3 is damaged".into(),
+        }
+    }
+
+    #[test]
+    fn files_are_read_only_where_a_rank_that_failed_says_that_its_input_was_bad() {
+        use FailureClass::{BadInput, Crash};
+        use RankState::{Failed, Finished, Running, Stopped};
+        type Ranks = &'static [(RankState, Option<FailureClass>)];
+        let cases: [(Ranks, bool); 7] = [
+            (&[(Failed, Some(BadInput))], true),
+            (&[(Finished, None), (Failed, Some(BadInput))], true),
+            (&[(Failed, Some(Crash))], false),
+            (&[(Failed, None)], false),
+            // A word of a rank that did not fail for it is none.
+            (&[(Running, Some(BadInput))], false),
+            (&[(Stopped, Some(BadInput))], false),
+            (&[], false),
+        ];
+        for (ranks, expected) in cases {
+            let live = live(ranks);
+            assert_eq!(are_suspect(&live), expected, "{ranks:?}");
+            assert_eq!(
+                are_to_blame(&live, &failure(BadInput)),
+                expected,
+                "{ranks:?}"
+            );
+            // The attempt ends for something else: its inputs are not asked.
+            assert!(!are_to_blame(&live, &failure(Crash)), "{ranks:?}");
+        }
+    }
+}

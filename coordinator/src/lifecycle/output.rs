@@ -172,3 +172,6 @@ fn committing_rank(live: &Live) -> Option<RankKey> {
 fn leaves_nothing(live: &Live, key: RankKey) -> bool {
     live.kind == JobKind::Command && !live.with_output.contains(&key.rank)
 }
+
+#[cfg(test)]
+mod tests;

@@ -332,4 +332,81 @@ mod tests {
                 .contains("gpus")
         );
     }
+
+    #[test]
+    fn quotas_are_taken_up_to_what_a_column_holds() {
+        let most = i32::MAX.unsigned_abs();
+        type Set = fn(&mut Quotas, u32);
+        let sets: [(&str, Set); 3] = [
+            ("gpus", |quotas, value| quotas.gpus = Some(value)),
+            ("cpu_slots", |quotas, value| quotas.cpu_slots = Some(value)),
+            ("queued", |quotas, value| quotas.queued = Some(value)),
+        ];
+        for (name, set) in sets {
+            for (value, is_fine) in [
+                (0, true),
+                (most, true),
+                (most + 1, false),
+                (u32::MAX, false),
+            ] {
+                let mut quotas = Quotas::default();
+                set(&mut quotas, value);
+                let checked = check_quotas(&quotas);
+                assert_eq!(checked.is_ok(), is_fine, "{name} {value}");
+                if let Err(error) = checked {
+                    let text = error.to_string();
+                    assert!(
+                        text.starts_with(name) && text.contains("or \"none\""),
+                        "{text}"
+                    );
+                }
+            }
+        }
+        for (hours, is_fine) in [
+            (0.0, true),
+            (-0.0, true),
+            (1e9, true),
+            (1e9 + 1.0, false),
+            (f64::MIN, false),
+        ] {
+            let quotas = Quotas {
+                gpu_hours_week: Some(hours),
+                ..Quotas::default()
+            };
+            assert_eq!(check_quotas(&quotas).is_ok(), is_fine, "{hours}");
+        }
+        assert!(check_quotas(&Quotas::default()).is_ok());
+    }
+
+    #[test]
+    fn a_quota_that_is_lifted_or_set_to_nothing_is_said_so() {
+        let before = Project {
+            name: ProjectName::default(),
+            weight: 2.5,
+            quotas: Quotas {
+                gpus: Some(8),
+                queued: Some(100),
+                ..Quotas::default()
+            },
+            retention: Retention {
+                keep_days: Some(30),
+                ..Retention::default()
+            },
+            usage: Usage::new(0.0, DateTime::UNIX_EPOCH),
+        };
+        let after = Quotas {
+            gpus: None,
+            queued: Some(0),
+            ..before.quotas
+        };
+        assert_eq!(
+            change_text(Some(&before), 2.5, &after, before.retention).unwrap(),
+            "gpus 8 -> none, queued 100 -> 0"
+        );
+        let forever = Retention::default();
+        assert_eq!(
+            change_text(Some(&before), 2.5, &before.quotas, forever).unwrap(),
+            "keep_days 30 -> none"
+        );
+    }
 }

@@ -195,3 +195,92 @@ async fn revive(
     }
     Ok(changed)
 }
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::ids::PipelineId;
+    use marquee_domain::spec::JobKind;
+
+    use super::*;
+
+    fn need(on: NeedOn, ended: Option<Ended>) -> Needed {
+        Needed {
+            id: JobId(4),
+            name: "train".parse().unwrap(),
+            on,
+            ended,
+        }
+    }
+
+    #[test]
+    fn a_need_that_ended_otherwise_says_whether_there_is_anything_left_to_do() {
+        let words = |on, ended| needs_another_end(JobId(5), &need(on, ended)).to_string();
+        // What is there for a failure that did not come has nothing to do; retrying the other would not help it.
+        assert!(
+            words(NeedOn::Failed, Some(Ended::Succeeded))
+                .ends_with("that did not come: it succeeded; there is nothing left for it to do")
+        );
+        assert!(words(NeedOn::Failed, Some(Ended::Cancelled)).contains("it was cancelled"));
+        let retried = [
+            (NeedOn::Succeeded, Some(Ended::Failed)),
+            (NeedOn::Succeeded, Some(Ended::Cancelled)),
+            (NeedOn::Succeeded, None),
+            (NeedOn::Finished, None),
+            (NeedOn::Failed, None),
+        ];
+        for (on, ended) in retried {
+            let words = words(on, ended);
+            assert!(
+                words.contains("retry that one: \"marquee retry 4\""),
+                "{on:?} {ended:?}: {words}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_an_end_that_came_otherwise_is_missed() {
+        for on in NeedOn::ALL {
+            assert!(!need(on, None).is_missed(), "{on:?}: it may still come");
+        }
+        let met = [
+            (NeedOn::Succeeded, Ended::Succeeded),
+            (NeedOn::Finished, Ended::Succeeded),
+            (NeedOn::Finished, Ended::Failed),
+            (NeedOn::Finished, Ended::Cancelled),
+            (NeedOn::Failed, Ended::Failed),
+        ];
+        for on in NeedOn::ALL {
+            for ended in [Ended::Succeeded, Ended::Failed, Ended::Cancelled] {
+                let is_met = met.contains(&(on, ended));
+                assert_eq!(
+                    need(on, Some(ended)).is_missed(),
+                    !is_met,
+                    "{on:?} {ended:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn jobs_come_back_in_the_order_of_their_pipeline() {
+        let head = |id: i64| JobHead {
+            id: JobId(id),
+            pipeline_id: PipelineId(1),
+            display_name: format!("j{id}"),
+            kind: JobKind::Command,
+            state: JobStateName::Cancelled,
+            attempt: 1,
+            last_attempt: 3,
+            max_attempts: 3,
+            cancel_requested: false,
+            is_array: false,
+            array_job: None,
+            cancelled_for: None,
+        };
+        let ids = [JobId(9), JobId(2), JobId(5)];
+        let read = vec![head(2), head(5), head(9)];
+        let ordered: Vec<i64> = in_order(&ids, read).iter().map(|head| head.id.0).collect();
+        assert_eq!(ordered, [9, 2, 5]);
+        assert!(in_order(&ids, Vec::new()).is_empty());
+    }
+}

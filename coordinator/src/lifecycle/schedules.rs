@@ -68,7 +68,9 @@ pub async fn add_schedule(app: &App, wanted: &Wanted<'_>) -> Result<()> {
     };
     let mut tx = app.db.write("schedule").await?;
     // Not under a lock: of two that are added at once one may be one too many, which harms nobody.
-    if schedules::count_schedules(&mut tx).await? >= SCHEDULES_MAX {
+    // One that takes another's place needs no room of its own.
+    let before = schedules::list_schedules(&mut tx, Which::Named(name)).await?;
+    if before.is_empty() && schedules::count_schedules(&mut tx).await? >= SCHEDULES_MAX {
         return Err(LifecycleError::BadSetting(format!(
             "there are {SCHEDULES_MAX} schedules, the most that fit; remove some first"
         )));
@@ -290,5 +292,70 @@ fn submission<'a>(
         overrides,
         caller,
         due,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::pipeline::FieldError;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    #[test]
+    fn a_refusal_is_kept_with_its_fields_and_within_bounds() {
+        let field = |name: String| FieldError {
+            field: name,
+            message: "is missing".into(),
+        };
+        let fields = vec![field("jobs.a.argv".into()), field("name".into())];
+        let run = refused(at(0), &LifecycleError::InvalidDocument(fields), at(5));
+        assert_eq!((run.due_at, run.at, run.pipeline), (at(0), at(5), None));
+        assert_eq!(run.outcome, Outcome::Refused);
+        assert!(
+            run.text.contains("jobs.a.argv") && run.text.contains("; name"),
+            "{}",
+            run.text
+        );
+        let many = (0..1_000)
+            .map(|number| field(format!("jobs.\u{e9}{number}.argv")))
+            .collect();
+        let run = refused(at(0), &LifecycleError::InvalidDocument(many), at(5));
+        assert!(run.text.len() <= REFUSAL_MAX_BYTES);
+        let run = refused(at(0), &LifecycleError::OverQuota("too many".into()), at(5));
+        assert_eq!(run.text, "too many");
+    }
+
+    #[test]
+    fn what_a_schedule_submits_is_its_document_in_its_name() {
+        let document = |is_json| Document {
+            is_json,
+            text: "{}".into(),
+            overrides: vec![("jobs.a.priority".into(), "3".into())],
+        };
+        let caller = Caller::of_schedule("nightly");
+        for is_json in [false, true] {
+            let document = document(is_json);
+            let overrides = overrides(&document);
+            assert_eq!(
+                (overrides[0].path.as_str(), overrides[0].value.as_str()),
+                ("jobs.a.priority", "3")
+            );
+            let sent = submission("schedule-1-5", &document, &overrides, &caller, None);
+            assert_eq!(matches!(sent.document, DocumentText::Json(_)), is_json);
+            assert_eq!((sent.request_id, sent.job_name), ("schedule-1-5", None));
+        }
+    }
+
+    #[test]
+    fn a_schedule_that_changed_meanwhile_is_told_from_one_that_cannot_go_on() {
+        assert!(is_vanished(&StoreError::Vanished("schedule").into()));
+        assert!(!is_vanished(&LifecycleError::Stopping));
+        assert!(!is_vanished(
+            &StoreError::JobNotFound(marquee_domain::ids::JobId(1)).into()
+        ));
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::jobs::follow::Over;
 use crate::app::App;
 use crate::audit::{Progress, Verified, WITHIN, Wanted, verify};
 use crate::lifecycle::LifecycleError;
@@ -69,7 +70,7 @@ impl v1::audit_server::Audit for AuditService {
             // A reader that leaves ends the check: it would hold its connection for nobody.
             tokio::select! {
                 () = send.closed() => {}
-                () = app.shutdown.cancelled() => {}
+                () = app.shutdown.cancelled() => Over::Stopping.tell(&send).await,
                 () = tell(&app, wanted, &send) => {}
             }
         });
@@ -105,7 +106,7 @@ impl v1::audit_server::Audit for AuditService {
         tokio::spawn(async move {
             let listed = list(&app, filter, request.newest_first, request.limit, &send);
             tokio::select! {
-                () = app.shutdown.cancelled() => {}
+                () = app.shutdown.cancelled() => Over::Stopping.tell(&send).await,
                 listed = listed => if let Err(error) = listed {
                     let _ = send.send(Err(error.into())).await;
                 }
@@ -251,5 +252,139 @@ fn encode_line(line: Line) -> v1::AuditLine {
         } else {
             line.detail.to_string()
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, Utc};
+    use marquee_domain::ids::{AttemptNumber, Rank, WorkerId};
+    use marquee_domain::resources::Device;
+    use marquee_history::{Report, Rule, Subject};
+    use serde_json::{Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
+    }
+
+    fn line(detail: Value) -> Line {
+        Line {
+            number: 7,
+            at: at(0),
+            kind: "granted".into(),
+            pipeline: None,
+            job: Some(JobId(3)),
+            attempt: Some(AttemptNumber(1)),
+            rank: Some(Rank(0)),
+            worker: Some(WorkerId(Uuid::from_u128(9))),
+            worker_name: None,
+            epoch: None,
+            actor: String::new(),
+            detail,
+        }
+    }
+
+    #[test]
+    fn a_line_tells_rank_0_from_no_rank_and_says_nothing_of_what_is_not_there() {
+        let encoded = encode_line(line(Value::Null));
+        assert_eq!(encoded.rank, Some(0));
+        assert_eq!(
+            (encoded.pipeline_id, encoded.job_id, encoded.attempt),
+            (0, 3, 1)
+        );
+        assert_eq!((encoded.worker_name.as_str(), encoded.epoch), ("", 0));
+        assert_eq!(encoded.detail_json, "", "nothing is not the word null");
+        assert_eq!(encoded.worker_id, Uuid::from_u128(9).to_string());
+        let without = Line {
+            rank: None,
+            worker: None,
+            epoch: Some(4),
+            ..line(json!({ "fault": "kill_rank" }))
+        };
+        let encoded = encode_line(without);
+        assert_eq!(
+            (encoded.rank, encoded.worker_id.as_str(), encoded.epoch),
+            (None, "", 4)
+        );
+        assert_eq!(encoded.detail_json, r#"{"fault":"kill_rank"}"#);
+    }
+
+    fn finding(rule: Rule) -> Finding {
+        Finding {
+            rule,
+            at: None,
+            event: None,
+            subject: Subject::default(),
+            text: "seen".into(),
+        }
+    }
+
+    #[test]
+    fn every_rule_has_a_code_and_a_sentence_of_its_own_on_the_wire() {
+        let encoded: Vec<v1::AuditFinding> = Rule::ALL
+            .iter()
+            .map(|rule| encode_finding(&finding(*rule)))
+            .collect();
+        let codes: std::collections::BTreeSet<&str> = encoded
+            .iter()
+            .map(|finding| finding.rule.as_str())
+            .collect();
+        assert_eq!(codes.len(), encoded.len());
+        for finding in &encoded {
+            assert!(!finding.sentence.is_empty() && !finding.rule.is_empty());
+            assert!(finding.rank.is_none() && finding.at.is_none() && finding.device.is_none());
+            assert_eq!((finding.line, finding.worker_id.as_str()), (0, ""));
+        }
+        let whole = Finding {
+            at: Some(at(1)),
+            event: Some(12),
+            subject: Subject {
+                pipeline: Some(PipelineId(2)),
+                job: Some(JobId(3)),
+                attempt: Some(AttemptNumber(4)),
+                rank: Some(Rank(0)),
+                worker: Some(WorkerId(Uuid::from_u128(9))),
+                device: Some(Device::Gpu { index: 0 }),
+            },
+            ..finding(Rule::ALL[0])
+        };
+        let encoded = encode_finding(&whole);
+        assert_eq!(
+            (encoded.pipeline_id, encoded.job_id, encoded.attempt),
+            (2, 3, 4)
+        );
+        assert_eq!((encoded.rank, encoded.line), (Some(0), 12));
+        assert!(encoded.device.is_some());
+    }
+
+    #[test]
+    fn the_summary_comes_last_and_counts_those_that_are_not_listed() {
+        let verified = Verified {
+            report: Report {
+                events: 5,
+                jobs: 4,
+                grants: 3,
+                commits: 2,
+                findings: vec![finding(Rule::ALL[0]), finding(Rule::ALL[1])],
+                more: 40,
+            },
+            artifacts: 1,
+            began_at: None,
+        };
+        let messages = encode(&verified, Instant::now());
+        assert_eq!(messages.len(), 3);
+        let bodies: Vec<Body> = messages
+            .into_iter()
+            .map(|message| message.unwrap().body.unwrap())
+            .collect();
+        let Some(Body::Summary(summary)) = bodies.last() else {
+            panic!("the summary is last: {bodies:?}");
+        };
+        assert_eq!(summary.findings, 42);
+        assert_eq!((summary.lines, summary.jobs, summary.grants), (5, 4, 3));
+        assert_eq!((summary.commits, summary.artifacts), (2, 1));
     }
 }

@@ -119,7 +119,11 @@ async fn watch(
     let mut sent_at = Instant::now();
     // None of the jobs in particular: it looks once a second by itself.
     let none = BTreeSet::new();
-    while news.next(&none, &sender).await.is_ok() {
+    loop {
+        if let Err(over) = news.next(&none, &sender).await {
+            over.tell(&sender).await;
+            return;
+        }
         let now = match news.seen(overview::look(&app, &caller).await) {
             Ok(Some(now)) => now,
             // Postgres is away.

@@ -208,4 +208,94 @@ mod tests {
         let open: Vec<&str> = open.map(|(_, method, ..)| *method).collect();
         assert_eq!(open, ["Probe", "WhoAmI", "LogIn", "LogOut", "Join"]);
     }
+
+    #[test]
+    fn a_path_is_a_methods_to_the_letter_or_nobodys() {
+        let cancel = of("/marquee.v1.Jobs/CancelJob").unwrap();
+        assert_eq!((cancel.right, cancel.is_read), (Act, false));
+        for odd in [
+            "",
+            "/",
+            "CancelJob",
+            "/Jobs/CancelJob",
+            "marquee.v1.Jobs/CancelJob",
+            "/marquee.v1.Jobs/cancelJob",
+            "/marquee.v1.Jobs/CancelJob/",
+            "/marquee.v1.Jobs/CancelJob?x=1",
+            "//marquee.v1.Jobs/CancelJob",
+            "/marquee.v1.Jobs/../Users/WhoAmI",
+            "/marquee.v2.Jobs/CancelJob",
+            "/marquee.v1.Jobs",
+            "/grpc.health",
+            "/grpc.reflectionx/",
+            "/x/grpc.health.v1.Health/Check",
+        ] {
+            assert!(of(odd).is_none(), "{odd:?}");
+            assert!(!is_for_strangers(odd), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn what_says_what_there_is_only_reads_and_strangers_get_no_more_than_health_and_joining() {
+        for about in [
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            let row = of(about).unwrap();
+            assert_eq!((row.right, row.is_read), (Anybody, true));
+            assert_eq!(
+                is_for_strangers(about),
+                about.starts_with(HEALTH),
+                "{about}"
+            );
+        }
+        let strangers = METHODS.iter().filter(|(service, method, ..)| {
+            is_for_strangers(&format!("/marquee.v1.{service}/{method}"))
+        });
+        let strangers: Vec<_> = strangers
+            .map(|(service, method, ..)| (*service, *method))
+            .collect();
+        assert_eq!(strangers, [("Trust", "Join")]);
+    }
+
+    #[test]
+    fn what_only_looks_needs_no_more_than_to_look_and_what_changes_needs_more() {
+        for (service, method, right, is_read) in METHODS {
+            let name = format!("{service}.{method}");
+            let says_look = [
+                "Get", "List", "Watch", "Explain", "WhatIf", "Series", "Metrics", "Logs",
+            ]
+            .iter()
+            .any(|word| method.starts_with(word));
+            if says_look {
+                assert!(is_read, "{name} changes nothing");
+            }
+            match right {
+                // One's own tokens are ended by whoever has one.
+                Look => assert!(is_read || name == "Users.RevokeToken", "{name}"),
+                Act => assert!(!is_read, "{name}"),
+                Anybody | Govern | Work | LookOrWork => {}
+            }
+        }
+        // A certificate of a worker is on each host: what it may ask for is work, and files.
+        let of_workers = METHODS.iter().filter(|(.., right, _)| right.is_a_workers());
+        let changing: Vec<&str> = of_workers
+            .filter(|(.., is_read)| !is_read)
+            .map(|(_, method, ..)| *method)
+            .collect();
+        assert_eq!(
+            changing,
+            [
+                "FindMissingBlobs",
+                "UploadBlob",
+                "Connect",
+                "LogIn",
+                "LogOut",
+                "Join",
+                "Renew"
+            ]
+        );
+    }
 }

@@ -222,3 +222,6 @@ fn encode_run(run: Run) -> v1::ScheduleRun {
         at: Some(timestamp(run.at)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -316,3 +316,6 @@ pub(crate) fn worker_name(field: &'static str, name: String) -> Result<String, B
 fn start_of(text: &str) -> &str {
     &text[..text.floor_char_boundary(100)]
 }
+
+#[cfg(test)]
+mod tests;

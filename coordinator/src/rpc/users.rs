@@ -349,3 +349,6 @@ fn user(user: User, tokens: &[StoredToken], now: DateTime<Utc>) -> v1::User {
         name: user.name.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

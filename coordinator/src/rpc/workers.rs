@@ -394,3 +394,6 @@ fn encode_rank(rank: &HeldRank, job_name: String) -> v1::RunningRank {
         devices: rank.devices.iter().map(v1::Device::from).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

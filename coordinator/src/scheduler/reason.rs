@@ -69,13 +69,16 @@ impl Obstacle {
                 "no worker that was online could take it when it was last looked at".into()
             }
             Self::HeldBack { needs } => format!(
-                "needs {needs} devices, which were held back for a job that has waited longer"
+                "needs {}, held back for a job that has waited longer when it was last looked at",
+                counted(needs, "device")
             ),
             Self::Busy { needs, free, total } => format!(
-                "needs {needs} devices, {free} of {total} were free when it was last looked at"
+                "needs {}, {free} of {total} were free when it was last looked at",
+                counted(needs, "device")
             ),
             Self::Window { needs } => format!(
-                "needs {needs} devices, which were free on hosts that are to be empty before it ends"
+                "needs {}, free only on hosts that are to be empty before it ends",
+                counted(needs, "device")
             ),
             Self::Turn => "as many as may run at a time were running".into(),
             Self::Quota { quota } => format!("quota of its project: {}", quota.words()),
@@ -299,7 +302,8 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> String {
     if fits_unreserved(pool, kind, shape, stay) {
         let holder = pool.held_back_for(kind);
         let holder = holder.map_or_else(|| "another job".into(), |job| format!("job {job}"));
-        return format!("{needs}, which are held back for {holder}: that one has waited longer");
+        let verb = if shape.devices() == 1 { "is" } else { "are" };
+        return format!("{needs}, which {verb} held back for {holder}: that one has waited longer");
     }
     let windows = obstacles::windows(pool, usable(pool, kind, shape), stay.last);
     if fits_but_for_windows(pool, kind, shape) {
@@ -460,7 +464,12 @@ fn none_at_all(kind: Kind, obstacles: &[String]) -> String {
 }
 
 fn needs(shape: Shape, kind: Kind) -> String {
-    let total = shape.devices();
-    let plural = if total == 1 { "" } else { "s" };
-    format!("needs {total} {} device{plural}", kind.as_str())
+    let what = format!("{} device", kind.as_str());
+    format!("needs {}", counted(shape.devices(), &what))
+}
+
+/// "1 device", "2 devices".
+fn counted(number: u32, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }

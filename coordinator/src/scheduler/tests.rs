@@ -10,9 +10,12 @@ use uuid::Uuid;
 use super::*;
 
 mod contract;
+mod edges;
 mod forecast;
 mod properties;
+mod quotas;
 mod sharing;
+mod waiting;
 mod windows;
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -414,7 +417,7 @@ fn devices_are_held_back_for_a_gang_that_has_waited_for_long() {
         lines(&plan, &hosts),
         [
             "1: needs 2 gpu devices, 1 of 2 are free: waits for job 9 on a",
-            "2: needs 1 gpu device, which are held back for job 1: that one has waited longer",
+            "2: needs 1 gpu device, which is held back for job 1: that one has waited longer",
         ]
     );
     // A job of higher priority comes earlier in the order.
@@ -613,7 +616,7 @@ fn a_reservation_holds_back_only_what_its_gang_can_use() {
             "2.0 -> a.0 gpu2",
             "3.0 -> a.0 gpu3",
             "1: needs 2 gpu devices, 1 of 2 are free: waits for job 9 on a",
-            "4: needs 1 gpu device, which are held back for job 1: that one has waited longer",
+            "4: needs 1 gpu device, which is held back for job 1: that one has waited longer",
         ]
     );
 }

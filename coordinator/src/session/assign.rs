@@ -208,3 +208,6 @@ fn message(
         pipeline_id: stored.pipeline.0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,3 +91,73 @@ impl Counter {
         self.waiting.clone().try_lock_owned().ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn worker() -> WorkerId {
+        WorkerId(Uuid::from_u128(1))
+    }
+
+    fn outcome() -> Outcome {
+        Outcome {
+            key: super::super::hello::key(1, 1, 0),
+            answer: Answer::Lost,
+            regrouped: false,
+            moved: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_loop_serves_the_counter_and_the_next_may_when_that_has_let_go() {
+        let counter = Counter::default();
+        let held = counter.take().unwrap();
+        assert!(counter.take().is_none(), "there is one already");
+        assert!(
+            counter.clone().take().is_none(),
+            "a handle is no second counter"
+        );
+        drop(held);
+        assert!(counter.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_brought_before_anybody_serves_is_not_lost() {
+        let counter = Counter::default();
+        let brought = {
+            let counter = counter.clone();
+            tokio::spawn(async move {
+                let reports = vec![v1::Report::default()];
+                counter.store(worker(), "w1".into(), reports).await
+            })
+        };
+        let mut waiting = counter.take().unwrap();
+        let batch = timeout(SOON, waiting.recv()).await.unwrap().unwrap();
+        assert_eq!((batch.worker, batch.reports.len()), (worker(), 1));
+        batch.answer.send(Ok(vec![outcome()])).unwrap();
+        let outcomes = timeout(SOON, brought).await.unwrap().unwrap().unwrap();
+        assert_eq!(outcomes, [outcome()]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_dropped_is_said_to_be_unstored() {
+        // The loop panicked, or the coordinator stops: the session must not wait for ever, nor take it for stored.
+        let counter = Counter::default();
+        let brought = {
+            let counter = counter.clone();
+            tokio::spawn(async move { counter.store(worker(), "w1".into(), Vec::new()).await })
+        };
+        let mut waiting = counter.take().unwrap();
+        drop(timeout(SOON, waiting.recv()).await.unwrap());
+        let refused = timeout(SOON, brought).await.unwrap().unwrap();
+        assert!(matches!(refused, Err(LifecycleError::Stopping)));
+    }
+}

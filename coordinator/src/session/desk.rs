@@ -365,3 +365,6 @@ fn tell(app: &App, outcomes: &[Outcome], moved: &[JobId], settled: Settled) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use crate::rates::Asks;
 
 /// Ranks that one worker may say it holds: what runs, and what waits for its acknowledgement.
 pub(super) const HELD_MAX: usize = 10_000;
+/// Bytes of a name that an error repeats.
+const SHOWN_MAX_BYTES: usize = 100;
 
 /// A rank that a worker holds, as it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +35,9 @@ pub(super) fn read(
     let name = hello.name;
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(plain) {
+        let start = &name[..name.floor_char_boundary(SHOWN_MAX_BYTES)];
         let why =
-            format!("{name:?} is not 1 to {NAME_MAX_BYTES} of a-z, 0-9, \"-\", \"_\" and \".\"");
+            format!("{start:?} is not 1 to {NAME_MAX_BYTES} of a-z, 0-9, \"-\", \"_\" and \".\"");
         return Err(BadField::invalid("name", why));
     }
     let inventory = hello
@@ -102,3 +105,6 @@ pub(super) fn key(job: i64, attempt: u32, rank: u32) -> RankKey {
         rank: Rank(rank),
     }
 }
+
+#[cfg(test)]
+mod tests;

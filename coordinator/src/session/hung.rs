@@ -35,7 +35,7 @@ pub(super) struct Told {
 
 impl Hangs {
     /// Takes what a worker's heartbeat says. Returns the attempts that are to be looked at for it.
-    pub(super) fn heard(
+    pub(crate) fn heard(
         &self,
         worker: WorkerId,
         held: &[v1::HeldRank],

@@ -94,3 +94,86 @@ impl Rescues {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use marquee_domain::failure::FailureClass;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn said(job_id: i64, attempt: u32) -> v1::KeptOutput {
+        v1::KeptOutput {
+            job_id,
+            attempt,
+            rank: 0,
+            path: format!("/var/lib/marquee/kept/{job_id}"),
+            until: Some(marquee_proto::convert::timestamp(
+                DateTime::from_timestamp(1_800_000_000, 0).unwrap(),
+            )),
+        }
+    }
+
+    #[test]
+    fn what_a_worker_says_that_it_keeps_is_bounded_and_odd_times_are_none() {
+        let many: Vec<v1::KeptOutput> = (0..10_000).map(|job| said(job, 1)).collect();
+        assert_eq!(read(many).len(), KEPT_MAX);
+        let far = v1::KeptOutput {
+            until: Some(marquee_proto::convert::timestamp(DateTime::<Utc>::MAX_UTC)),
+            ..said(1, 1)
+        };
+        let none = v1::KeptOutput {
+            until: None,
+            ..said(2, 1)
+        };
+        let kept = read(vec![far, none, said(3, 1)]);
+        let known: Vec<bool> = kept.iter().map(|kept| kept.until.is_some()).collect();
+        assert_eq!(known, [false, false, true]);
+    }
+
+    #[test]
+    fn of_several_outputs_of_a_job_the_newest_attempts_is_taken() {
+        let kept = read(vec![said(1, 2), said(1, 10), said(1, 9), said(2, 99)]);
+        assert_eq!(newest(&kept, JobId(1)).unwrap().key.attempt.0, 10);
+        assert_eq!(newest(&kept, JobId(3)), None);
+        assert_eq!(newest(&[], JobId(1)), None);
+    }
+
+    #[tokio::test]
+    async fn all_who_asked_for_one_output_hear_how_it_went_and_the_worker_is_asked_once_for_each() {
+        let rescues = Rescues::default();
+        let key = hello::key(1, 1, 0);
+        let (first, second) = (rescues.ask(key), rescues.ask(key));
+        let other = rescues.ask(hello::key(2, 1, 0));
+        let asked = timeout(Duration::from_secs(20), rescues.next())
+            .await
+            .unwrap();
+        assert_eq!(asked, [key, key, hello::key(2, 1, 0)]);
+        let failure = Failure {
+            class: FailureClass::DiskFull,
+            message: "the disk is full".into(),
+        };
+        rescues.answer(key, &Err(failure.clone()));
+        assert_eq!(first.await.unwrap(), Err(failure.clone()));
+        assert_eq!(second.await.unwrap(), Err(failure));
+        // A word that nobody waits for, or comes twice, is none's.
+        rescues.answer(key, &Ok(()));
+        rescues.answer(hello::key(9, 9, 9), &Ok(()));
+        // The worker goes: who still waits hears that nobody will answer, and does not wait for ever.
+        rescues.give_up();
+        assert!(other.await.is_err());
+        rescues.answer(hello::key(2, 1, 0), &Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_asked_and_went_away_keeps_nobody_from_an_answer() {
+        let rescues = Rescues::default();
+        let key = hello::key(1, 1, 0);
+        drop(rescues.ask(key));
+        let stays = rescues.ask(key);
+        rescues.answer(key, &Ok(()));
+        assert_eq!(stays.await.unwrap(), Ok(()));
+    }
+}

@@ -79,3 +79,72 @@ fn is_credible(
         .is_some_and(|min| report.ranks.len() >= usize::try_from(min).unwrap_or(usize::MAX));
     ascends && suffices && report.ranks.contains(&me.0) && report.ranks.iter().all(is_known)
 }
+
+#[cfg(test)]
+mod tests {
+    use marquee_domain::ids::WorkerId;
+    use marquee_domain::job::RankState;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn rows(count: u32) -> Vec<RankRow> {
+        let row = |rank| RankRow {
+            key: super::super::hello::key(1, 1, rank),
+            worker: WorkerId(Uuid::nil()),
+            worker_name: String::new(),
+            worker_online: true,
+            devices: Vec::new(),
+            state: RankState::Running,
+            progress: None,
+            summary: None,
+            failure: None,
+            ended_at: None,
+            lost_at: None,
+        };
+        (0..count).map(row).collect()
+    }
+
+    #[test]
+    fn a_gang_goes_on_only_with_ranks_that_are_its_own_and_enough_of_them() {
+        type Case<'a> = (&'a [u32], u32, Option<u32>, bool, &'a str);
+        let cases: &[Case<'_>] = &[
+            (&[0, 1, 3], 1, Some(2), true, "one was lost"),
+            (&[0, 1, 2, 3], 0, Some(4), true, "none was lost after all"),
+            (&[3], 3, Some(1), true, "one alone, where one will do"),
+            (&[0, 1], 0, Some(3), false, "too few"),
+            (&[0, 1, 3], 1, None, false, "the job needs all of its ranks"),
+            (
+                &[0, 1, 3],
+                2,
+                Some(1),
+                false,
+                "who says so is not among them",
+            ),
+            (&[], 0, Some(0), false, "nobody goes on"),
+            (&[0, 4], 0, Some(1), false, "there is no rank 4"),
+            (&[0, u32::MAX], 0, Some(1), false, "far from it"),
+            (&[1, 0], 0, Some(1), false, "not ascending"),
+            (
+                &[0, 0, 1],
+                0,
+                Some(3),
+                false,
+                "one counted twice makes no third",
+            ),
+        ];
+        for (ranks, me, min_ranks, expected, why) in cases {
+            let report = v1::RankRegrouped {
+                ranks: ranks.to_vec(),
+                ..v1::RankRegrouped::default()
+            };
+            let credible = is_credible(&report, Rank(*me), &rows(4), *min_ranks);
+            assert_eq!(credible, *expected, "{why}: {ranks:?}");
+        }
+        let nobody = v1::RankRegrouped {
+            ranks: vec![0],
+            ..v1::RankRegrouped::default()
+        };
+        assert!(!is_credible(&nobody, Rank(0), &[], Some(1)));
+    }
+}

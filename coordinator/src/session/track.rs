@@ -80,4 +80,42 @@ mod tests {
         track.add(&[reading(0, 10)]);
         assert_eq!(lengths(&track), [1], "one was put back, one is gone");
     }
+
+    #[test]
+    fn a_reading_without_a_time_is_not_kept_and_a_fault_is() {
+        let mut track = Track::default();
+        let timeless = v1::GpuReading {
+            at: None,
+            ..reading(0, 0)
+        };
+        track.add(&[timeless, reading(1, 0)]);
+        let ill = v1::GpuReading {
+            fault: "Xid 79".into(),
+            utilisation_percent: None,
+            ..reading(1, 10)
+        };
+        track.add(&[ill]);
+        let all = track.all();
+        assert_eq!(all.len(), 1, "what said no time has no past");
+        let well: Vec<bool> = all[0].samples.iter().map(|sample| sample.is_well).collect();
+        assert_eq!(well, [true, false]);
+        assert_eq!(
+            all[0].samples[1].utilisation_percent, None,
+            "unknown is not nothing"
+        );
+    }
+
+    #[test]
+    fn times_at_both_ends_of_the_calendar_are_kept_apart() {
+        let mut track = Track::default();
+        for seconds in [-62_135_596_800, 253_402_300_799] {
+            track.add(&[reading(0, seconds)]);
+        }
+        assert_eq!(track.all()[0].samples.len(), 2);
+        track.add(&[]);
+        assert!(
+            track.all().is_empty(),
+            "a host without GPUs has no past of them"
+        );
+    }
 }

@@ -268,3 +268,6 @@ async fn authority(app: &App) -> Result<Authority, Status> {
         Err(error) => Err(ErrorCode::Internal.status(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;

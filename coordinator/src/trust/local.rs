@@ -131,3 +131,42 @@ fn said(status: Status) -> anyhow::Error {
     }
     anyhow::anyhow!("{}", status.message())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_asked_on_this_host() {
+        let cases = [
+            ("0.0.0.0:7700", "127.0.0.1:7700"),
+            ("[::]:7700", "[::1]:7700"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("10.0.0.7:7700", "10.0.0.7:7700"),
+            ("[2001:db8::7]:7700", "[2001:db8::7]:7700"),
+        ];
+        for (listen, at) in cases {
+            assert_eq!(dialled(listen.parse().unwrap()).to_string(), at);
+        }
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_shown_as_unknown() {
+        let at = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        assert_eq!(time(None), "?");
+        assert_eq!(time(Some(&at(i64::MAX))), "?");
+        assert_eq!(time(Some(&at(1_800_000_000))), "2027-01-15 08:00:00 UTC");
+    }
+
+    #[test]
+    fn an_older_coordinator_is_named_as_the_cause_and_other_errors_are_said_as_they_are() {
+        let old = said(Status::unimplemented("unknown service marquee.v1.Trust"));
+        assert!(
+            old.to_string().contains("older version; start it again"),
+            "{old}"
+        );
+        let refused = said(Status::permission_denied("only an administrator may"));
+        assert_eq!(refused.to_string(), "only an administrator may");
+    }
+}

@@ -42,7 +42,7 @@ pub(super) fn memory(used: Option<u64>, total: Option<u64>) -> String {
 }
 
 pub(super) fn power(reading: &GpuReading) -> String {
-    let watts = |milliwatts: u32| (milliwatts + 500) / 1_000;
+    let watts = |milliwatts: u32| milliwatts.saturating_add(500) / 1_000;
     let text = of(
         reading.power_mw.map(watts),
         reading.power_limit_mw.map(watts),

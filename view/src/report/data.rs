@@ -76,7 +76,7 @@ fn prepared(prepared: &PreprocessSummary) -> String {
     });
     format!(
         "{} of {} pictures in {} classes: {}{}",
-        units::count(prepared.splits.values().sum()),
+        units::count(units::total(prepared.splits.values().copied())),
         units::count(prepared.pictures),
         prepared.classes.len(),
         splits.join(", "),
@@ -86,7 +86,7 @@ fn prepared(prepared: &PreprocessSummary) -> String {
 
 /// `; skipped 3 (truncated 1, undecodable 2)`, or nothing where there is none.
 fn by_class(word: &str, classes: &BTreeMap<String, u64>) -> String {
-    let all: u64 = classes.values().sum();
+    let all = units::total(classes.values().copied());
     if all == 0 {
         return String::new();
     }

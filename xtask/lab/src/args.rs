@@ -437,4 +437,50 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn every_task_that_a_document_names_takes_what_stands_behind_it() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let mut tried = 0;
+        for entry in std::fs::read_dir(root).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+            // What is typed stands alone on its line, with a comment behind it.
+            let typed = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("cargo xtask "));
+            for line in typed {
+                let line = line.split(" #").next().unwrap_or_default();
+                let task = line.split_whitespace().next().unwrap_or_default();
+                match words(line) {
+                    // A daily task, which is read elsewhere.
+                    Err(error) if error.to_string().contains("there is no task") => {}
+                    Err(error) => panic!("{task}: {line}: {error}"),
+                    Ok(_) => tried += 1,
+                }
+            }
+        }
+        assert!(tried > 3, "{tried}");
+    }
+
+    #[test]
+    fn names_of_scenes_and_groups_are_told_where_one_is_wrong() {
+        let message = words("cluster-test nothing").unwrap_err().to_string();
+        for name in cluster_test::names() {
+            assert!(message.contains(name), "{name}: {message}");
+            let line = format!("cluster-test {name}");
+            assert!(words(&line).is_ok(), "{line}");
+        }
+        let message = words("bench nothing").unwrap_err().to_string();
+        for (name, _) in bench::Group::ALL {
+            assert!(message.contains(name), "{name}: {message}");
+            assert!(words(&format!("bench {name}")).is_ok(), "{name}");
+        }
+        // The same scene may be played twice, and in any order.
+        let names = cluster_test::names();
+        let line = format!("cluster-test {} {} {0}", names[1], names[0]);
+        let Ok(Task::ClusterTest(options)) = words(&line) else {
+            panic!("{line}");
+        };
+        assert_eq!(options.scenes, [names[1], names[0], names[1]]);
+    }
 }

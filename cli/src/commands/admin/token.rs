@@ -9,13 +9,13 @@ use marquee_view::users::{Tokens, token_json};
 use marquee_view::{Page, View, units};
 use serde_json::Value;
 
-use super::confirm;
+use super::{confirm, must_be_shown};
 use crate::bearer::Bearer;
 use crate::commands::drain::{When, parse_when};
 use crate::error::Result;
 use crate::say::say;
 use crate::session::Session;
-use crate::tokens;
+use crate::tokens::NewFile;
 use crate::{clock, requests};
 
 /// Make, list and revoke tokens
@@ -119,6 +119,13 @@ async fn create(args: Create, session: &Session) -> Result<()> {
         ttl_seconds: u64::try_from(ttl.max(TimeDelta::seconds(1)).num_seconds()).unwrap_or(1),
         note: args.note,
     };
+    let place = match &args.out {
+        Some(out) => Some(NewFile::create(out)?),
+        None => {
+            must_be_shown(session)?;
+            None
+        }
+    };
     let made = requests::users::create_token(&session.remote()?, &request).await?;
     let token = made.token.unwrap_or_default();
     let secret = Bearer::of(&made.secret, "that was made")?;
@@ -128,8 +135,13 @@ async fn create(args: Create, session: &Session) -> Result<()> {
         token: &token,
         secret: args.out.is_none().then_some(&secret),
     };
-    if let Some(out) = &args.out {
-        tokens::write_new(out, &secret)?;
+    if let Some(place) = place {
+        let out = place.write(&secret).map_err(|error| {
+            error.context(format!(
+                "token {} of {} was made, and is kept nowhere; \"marquee admin token revoke {}\" ends it",
+                token.id, token.user, token.id
+            ))
+        })?;
         say!(
             "token {} of {} is in {}, until {ends}",
             token.id,
@@ -210,5 +222,47 @@ mod tests {
         let whole = format!("mqu_4f0c2a91b6d3_{}", "ab".repeat(32));
         let error = parse_id(&whole).unwrap_err();
         assert!(!error.contains("abab"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_is_shown_once_and_where_it_went_into_a_file_nowhere() {
+        let secret = Bearer::of(&format!("mqu_4f0c2a91b6d3_{}", "ab".repeat(32)), "x").unwrap();
+        let token = v1::Token {
+            id: "4f0c2a91b6d3".into(),
+            user: "ada".into(),
+            ..v1::Token::default()
+        };
+        let now = clock::now();
+        let text =
+            |view: &Made<'_>| crate::output::terminal::draw(&Page::of(view, now), false, None);
+        let shown = Made {
+            token: &token,
+            secret: Some(&secret),
+        };
+        assert_eq!(text(&shown), format!("{}\n", secret.reveal()));
+        assert_eq!(shown.json(now)["secret"], secret.reveal());
+        let filed = Made {
+            token: &token,
+            secret: None,
+        };
+        assert_eq!(text(&filed), "");
+        for view in [&shown, &filed] {
+            assert_eq!(view.ids(), ["4f0c2a91b6d3"]);
+        }
+        assert!(!filed.json(now).to_string().contains("abab"));
+    }
+
+    #[test]
+    fn an_id_is_twelve_digits_and_no_more() {
+        for wrong in [
+            "",
+            "4f0c2a91b6d",
+            "4f0c2a91b6d34",
+            "4f0c2a91b6dg",
+            "mqu_4f0c2a91",
+            "４f0c2a91b",
+        ] {
+            assert!(parse_id(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use marquee_proto::v1;
 use marquee_view::trust::{JoinTokens, Members, NewJoinToken};
 
-use super::confirm;
+use super::{confirm, must_be_shown};
 use crate::clock;
 use crate::commands::drain::{When, parse_when};
 use crate::error::{CliError, Result};
@@ -164,6 +164,7 @@ pub(in crate::commands) async fn run(args: Args, session: &Session) -> Result<()
             }
         }
         Command::JoinToken(JoinToken { name, ttl, uses }) => {
+            must_be_shown(session)?;
             let request = v1::CreateJoinTokenRequest {
                 role: "worker".into(),
                 name,

@@ -264,3 +264,6 @@ fn progress(progress: Progress) -> v1::Progress {
         phase_started_bytes: progress.phase_started_bytes,
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

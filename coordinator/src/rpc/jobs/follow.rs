@@ -35,9 +35,22 @@ pub(in crate::rpc) struct News {
     away_since: Option<Instant>,
 }
 
-/// The stream's end: its reader went away, or the coordinator stops.
-#[derive(Debug)]
-pub(in crate::rpc) struct Over;
+/// The stream's end before there was nothing more to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rpc) enum Over {
+    ReaderGone,
+    Stopping,
+}
+
+impl Over {
+    /// Says to a reader who is there that more was to come: without a word it would look like all there is.
+    pub(in crate::rpc) async fn tell<T>(self, reader: &mpsc::Sender<Result<T, Status>>) {
+        if self == Self::Stopping {
+            let status = Status::unavailable("the coordinator is stopping");
+            let _ = reader.send(Err(status)).await;
+        }
+    }
+}
 
 impl News {
     pub(in crate::rpc) fn new(app: &App) -> Self {
@@ -82,8 +95,8 @@ impl News {
         };
         tokio::select! {
             () = wait => {}
-            () = reader.closed() => return Err(Over),
-            () = shutdown.cancelled() => return Err(Over),
+            () = reader.closed() => return Err(Over::ReaderGone),
+            () = shutdown.cancelled() => return Err(Over::Stopping),
         }
         self.last_look = Instant::now();
         Ok(())

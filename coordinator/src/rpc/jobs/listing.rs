@@ -115,8 +115,18 @@ fn wanted(request: &v1::ListJobsRequest) -> Result<Wanted, BadField> {
 
 /// Reads which jobs a listing is about, and how many fit on its page.
 fn filter(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField> {
-    let states: Result<Vec<_>, _> = request.states().map(JobStateName::try_from).collect();
-    let kinds: Result<Vec<_>, _> = request.kinds().map(JobKind::try_from).collect();
+    // Word by word: one that a newer client knows, and this version does not, must not be passed over. Left out of the
+    // list it would mean any.
+    let state = |word: &i32| match v1::JobState::try_from(*word) {
+        Ok(state) => JobStateName::try_from(state),
+        Err(_) => Err(unknown("states", *word)),
+    };
+    let kind = |word: &i32| match v1::JobKind::try_from(*word) {
+        Ok(kind) => JobKind::try_from(kind),
+        Err(_) => Err(unknown("kinds", *word)),
+    };
+    let states: Result<Vec<_>, _> = request.states.iter().map(state).collect();
+    let kinds: Result<Vec<_>, _> = request.kinds.iter().map(kind).collect();
     let some = |id: i64| (id != 0).then_some(id);
     let token = request.page_token.as_str();
     let before = (!token.is_empty()).then(|| token.parse()).transpose();
@@ -140,4 +150,96 @@ fn filter(request: &v1::ListJobsRequest) -> Result<(JobFilter, usize), BadField>
         }
     };
     Ok((filter, size as usize))
+}
+
+fn unknown(field: &'static str, word: i32) -> BadField {
+    let why = format!("{word} is none that this version knows; is this \"marquee\" newer?");
+    BadField::invalid(field, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use marquee_proto::v1::{JobKind as Kind, JobState as State};
+
+    use super::*;
+
+    fn asked(change: impl FnOnce(&mut v1::ListJobsRequest)) -> v1::ListJobsRequest {
+        let mut request = v1::ListJobsRequest::default();
+        change(&mut request);
+        request
+    }
+
+    #[test]
+    fn a_request_that_says_nothing_lists_the_newest_of_everything() {
+        let (filter, size) = filter(&v1::ListJobsRequest::default()).unwrap();
+        assert_eq!(size, PAGE_SIZE_DEFAULT as usize);
+        assert!(filter.pipeline.is_none() && filter.array.is_none() && filter.before.is_none());
+        assert!(filter.states.is_none() && filter.kinds.is_none() && filter.projects.is_none());
+        let wanted = wanted(&v1::ListJobsRequest::default()).unwrap();
+        assert!(wanted.text.is_none() && wanted.worker_name.is_none());
+    }
+
+    #[test]
+    fn each_part_narrows_the_list() {
+        let request = asked(|request| {
+            request.pipeline_id = 3;
+            request.array_job_id = 4;
+            request.states = vec![State::Failed.into(), State::Cancelled.into()];
+            request.kinds = vec![Kind::Eval.into()];
+            request.project = "vision".into();
+            request.page_token = "77".into();
+            request.page_size = PAGE_SIZE_MAX;
+        });
+        let (filter, size) = filter(&request).unwrap();
+        assert_eq!(filter.pipeline, Some(PipelineId(3)));
+        assert_eq!(filter.array, Some(JobId(4)));
+        let states = vec![JobStateName::Failed, JobStateName::Cancelled];
+        assert_eq!(filter.states, Some(states));
+        assert_eq!(filter.kinds, Some(vec![JobKind::Eval]));
+        assert_eq!(filter.projects, Some(vec!["vision".to_owned()]));
+        assert_eq!(filter.before, Some(JobId(77)));
+        assert_eq!(size, PAGE_SIZE_MAX as usize);
+    }
+
+    #[test]
+    fn what_no_client_of_ours_sends_is_refused_by_its_name() {
+        type Change = fn(&mut v1::ListJobsRequest);
+        let cases: [(Change, &str); 10] = [
+            (|r| r.page_size = PAGE_SIZE_MAX + 1, "page_size"),
+            (|r| r.page_size = u32::MAX, "page_size"),
+            (|r| r.page_token = "next".into(), "page_token"),
+            (|r| r.page_token = " 7".into(), "page_token"),
+            (
+                |r| r.page_token = "99999999999999999999".into(),
+                "page_token",
+            ),
+            (|r| r.page_token = "7\0".into(), "page_token"),
+            // A state that this version does not know must not be read as "any".
+            (|r| r.states = vec![State::Unspecified.into()], "state"),
+            (|r| r.states = vec![State::Failed.into(), 99], "state"),
+            (|r| r.kinds = vec![Kind::Unspecified.into()], "kind"),
+            (|r| r.kinds = vec![-1], "kind"),
+        ];
+        for (change, field) in cases {
+            let request = asked(change);
+            let error = filter(&request).map(|_| ()).expect_err(field);
+            assert!(error.to_string().contains(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn words_that_are_looked_for_are_trimmed_bounded_and_plain() {
+        let with = |text: &str| wanted(&asked(|request| request.text = text.into()));
+        assert_eq!(
+            with("  train b4 ").unwrap().text.as_deref(),
+            Some("train b4")
+        );
+        assert_eq!(with(" \t ").unwrap().text, None);
+        assert!(with(&"x".repeat(TEXT_MAX_BYTES)).is_ok());
+        assert!(with(&"x".repeat(TEXT_MAX_BYTES + 1)).is_err());
+        assert!(with("a\0b").is_err(), "Postgres takes no NUL");
+        let on = |name: &str| wanted(&asked(|request| request.worker_name = name.into()));
+        assert_eq!(on("gpu-03").unwrap().worker_name.as_deref(), Some("gpu-03"));
+        assert!(on(&"x".repeat(HOST_TEXT_MAX_BYTES + 1)).is_err());
+    }
 }

@@ -214,3 +214,6 @@ fn as_stored(job: &Job) -> String {
     let stored = job.obstacle.clone().and_then(Obstacle::stored);
     stored.map(Obstacle::words).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,108 @@ fn curves(points: Vec<Point>) -> v1::SeriesResponse {
     }
     v1::SeriesResponse { series, is_cut }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(name: &str, attempt: u32, rank: u32, step: u64) -> Point {
+        Point {
+            name: name.into(),
+            attempt: AttemptNumber(attempt),
+            rank: Rank(rank),
+            step,
+            mean: Some(1.0),
+            minimum: Some(0.5),
+            maximum: Some(2.0),
+            at_ms: 1_000,
+            values: 3,
+            not_finite: 1,
+        }
+    }
+
+    #[test]
+    fn nothing_measured_is_no_curve() {
+        assert_eq!(curves(Vec::new()), v1::SeriesResponse::default());
+    }
+
+    #[test]
+    fn a_curve_is_of_one_name_attempt_and_rank() {
+        let points = vec![
+            point("loss", 1, 0, 1),
+            point("loss", 1, 0, 2),
+            point("loss", 1, 1, 1),
+            point("loss", 2, 1, 1),
+            point("lr", 2, 1, 1),
+        ];
+        let answer = curves(points);
+        let whose: Vec<(&str, u32, u32, usize)> = answer
+            .series
+            .iter()
+            .map(|curve| {
+                (
+                    curve.name.as_str(),
+                    curve.attempt,
+                    curve.rank,
+                    curve.steps.len(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            whose,
+            [
+                ("loss", 1, 0, 2),
+                ("loss", 1, 1, 1),
+                ("loss", 2, 1, 1),
+                ("lr", 2, 1, 1)
+            ]
+        );
+        assert!(!answer.is_cut);
+        let first = &answer.series[0];
+        assert_eq!(first.steps, [1, 2]);
+        assert_eq!((first.values, first.not_finite), (6, 2));
+        // Each point has all its parts, so that whoever draws may walk them together.
+        for parts in [
+            first.means.len(),
+            first.minima.len(),
+            first.maxima.len(),
+            first.at_ms.len(),
+        ] {
+            assert_eq!(parts, 2);
+        }
+    }
+
+    #[test]
+    fn a_point_without_one_finite_value_has_its_place_all_the_same() {
+        let diverged = Point {
+            mean: None,
+            minimum: None,
+            maximum: None,
+            values: 0,
+            not_finite: 9,
+            ..point("loss", 1, 0, 7)
+        };
+        let answer = curves(vec![point("loss", 1, 0, 6), diverged]);
+        let curve = &answer.series[0];
+        assert_eq!(curve.steps, [6, 7]);
+        assert!(curve.means[1].is_nan() && curve.minima[1].is_nan() && curve.maxima[1].is_nan());
+        assert_eq!(curve.not_finite, 10);
+    }
+
+    #[test]
+    fn more_than_an_answer_holds_is_cut_at_a_whole_curve_and_said() {
+        let many: Vec<Point> = (0..=SERIES_MAX)
+            .map(|number| point(&format!("m{number:05}"), 1, 0, 1))
+            .collect();
+        let answer = curves(many);
+        assert_eq!(answer.series.len(), SERIES_MAX);
+        assert!(answer.is_cut);
+        assert!(answer.series.iter().all(|curve| curve.steps.len() == 1));
+        let full: Vec<Point> = (0..ALL_POINTS_MAX as u64)
+            .map(|step| point("loss", 1, 0, step))
+            .collect();
+        let answer = curves(full);
+        assert!(answer.is_cut, "there may be more than were read");
+        assert_eq!(answer.series[0].steps.len(), ALL_POINTS_MAX);
+    }
+}

@@ -142,8 +142,9 @@ enum Next {
 
 impl<R: Rows> Stream<R> {
     async fn run(mut self) {
-        // The reader is gone, or the coordinator stops: nobody is left to tell.
-        let _: Result<(), Over> = self.work().await;
+        if let Err(over) = self.work().await {
+            over.tell(&self.sender).await;
+        }
     }
 
     async fn work(&mut self) -> Result<(), Over> {
@@ -169,7 +170,10 @@ impl<R: Rows> Stream<R> {
     }
 
     async fn send(&self, message: Result<R::Message, Status>) -> Result<(), Over> {
-        self.sender.send(message).await.map_err(|_| Over)
+        self.sender
+            .send(message)
+            .await
+            .map_err(|_| Over::ReaderGone)
     }
 
     async fn wait(&mut self) -> Result<(), Over> {

@@ -104,16 +104,18 @@ impl Watch {
     async fn run(mut self, mut news: News, first: Vec<Job>) {
         let mut seen = Some(first);
         loop {
-            if let Some(jobs) = seen {
+            let watched = if let Some(jobs) = seen {
                 let watched: BTreeSet<JobId> = jobs.iter().map(|job| job.id).collect();
                 let all_ended = jobs.iter().all(|job| job.state.name().is_final());
                 if self.send_changed(jobs).await.is_err() || (all_ended && !self.keep_open) {
                     return;
                 }
-                if news.next(&watched, &self.sender).await.is_err() {
-                    return;
-                }
-            } else if news.next(&BTreeSet::new(), &self.sender).await.is_err() {
+                watched
+            } else {
+                BTreeSet::new()
+            };
+            if let Err(over) = news.next(&watched, &self.sender).await {
+                over.tell(&self.sender).await;
                 return;
             }
             seen = match news.seen(look(&self.app, &self.filter).await) {

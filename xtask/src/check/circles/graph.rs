@@ -142,3 +142,99 @@ fn back(came_by: &BTreeMap<&str, &Step>, file: &str) -> Vec<Step> {
     steps.reverse();
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn graph(needs: &[(&str, &str)]) -> Graph {
+        let file = |name: &str| PathBuf::from("/root/one/src").join(format!("{name}.rs"));
+        let uses = (1..).zip(needs).map(|(line, (from, to))| Use {
+            from: file(from),
+            line,
+            path: format!("crate::{to}"),
+            to: file(to),
+        });
+        Graph::new(uses.collect(), Path::new("/root"))
+    }
+
+    fn sets(graph: &Graph) -> Vec<Vec<&str>> {
+        let circles = graph.circles();
+        let names = circles
+            .iter()
+            .map(|circle| circle.files.iter().map(|file| name_of(file)).collect());
+        names.collect()
+    }
+
+    /// One of the letters that the tests here use.
+    fn name_of(file: &str) -> &'static str {
+        let name = file.trim_start_matches("one/src/").trim_end_matches(".rs");
+        ["a", "b", "c", "d", "e"]
+            .into_iter()
+            .find(|known| *known == name)
+            .unwrap()
+    }
+
+    #[test]
+    fn what_only_leads_on_is_no_circle() {
+        assert!(graph(&[]).circles().is_empty());
+        assert!(
+            graph(&[("a", "b"), ("b", "c"), ("a", "c"), ("d", "c")])
+                .circles()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn those_that_lead_back_are_one_set_each_and_those_that_hang_on_are_in_none() {
+        let needs = [
+            ("a", "b"),
+            ("b", "a"),
+            ("b", "c"),
+            ("d", "e"),
+            ("e", "d"),
+            ("c", "d"),
+        ];
+        assert_eq!(sets(&graph(&needs)), [["a", "b"], ["d", "e"]]);
+        assert_eq!(
+            sets(&graph(&[("a", "a")])),
+            [["a"]],
+            "a file that needs itself by way of a name"
+        );
+    }
+
+    #[test]
+    fn the_shortest_way_round_is_told_line_by_line() {
+        let needs = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "b"), ("a", "b")];
+        let graph = graph(&needs);
+        let circles = graph.circles();
+        assert_eq!(circles.len(), 1);
+        assert_eq!(circles[0].steps.len(), 2);
+        let text = circles[0].to_string();
+        assert!(
+            text.starts_with("a circle of files: one/src/a.rs, one/src/b.rs, one/src/c.rs\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("one/src/b.rs:2 needs one/src/c.rs (\"crate::c\")"),
+            "{text}"
+        );
+        assert!(text.contains("one/src/c.rs:4 needs one/src/b.rs"), "{text}");
+    }
+
+    #[test]
+    fn of_several_places_the_first_is_named_and_a_file_elsewhere_keeps_its_whole_path() {
+        let graph = graph(&[("a", "b"), ("a", "b"), ("b", "a")]);
+        assert_eq!(graph.needs["one/src/a.rs"]["one/src/b.rs"].line, 1);
+        let uses = vec![Use {
+            from: PathBuf::from("/other/x.rs"),
+            line: 1,
+            path: "x".into(),
+            to: PathBuf::from("/other/y.rs"),
+        }];
+        let graph = Graph::new(uses, Path::new("/root"));
+        assert!(graph.needs.contains_key("/other/x.rs"));
+    }
+}

@@ -175,4 +175,77 @@ mod tests {
         let lines: Vec<usize> = tokens("a\n\"x\ny\"\nb").iter().map(|t| t.line).collect();
         assert_eq!(lines, [1, 2, 4]);
     }
+
+    #[test]
+    fn whatever_is_not_finished_ends_with_the_text() {
+        for text in [
+            "a \"never closed",
+            "a /* never /* closed */",
+            "a r#\"never closed\"",
+            "a '",
+            "a '\\",
+            "a '\\'",
+            "a b\"",
+            "a //",
+            "a br###",
+            "a r",
+            "a \u{1f600} '\u{1f600}' \"\u{1f600}",
+        ] {
+            let found = tokens(text);
+            assert_eq!(
+                found.first().map(|token| token.kind),
+                Some(Kind::Word("a")),
+                "{text}"
+            );
+        }
+        assert_eq!(tokens(""), []);
+    }
+
+    #[test]
+    fn any_text_is_read_to_its_end_and_no_line_is_counted_twice() {
+        // Pieces that open, close and hide one another, in every order that a simple sequence gives.
+        let pieces = [
+            "\"", "'", "r#\"", "\"#", "/*", "*/", "//", "\n", "\\", "a", "::", "{", "b'", "\u{e9}",
+            "#",
+        ];
+        let mut state = 1_u32;
+        for _ in 0..3_000 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                text.push_str(pieces[(state >> 16) as usize % pieces.len()]);
+            }
+            let lines = text.matches('\n').count() + 1;
+            let found = tokens(&text);
+            assert!(found.is_sorted_by_key(|token| token.line), "{text:?}");
+            assert!(
+                found.iter().all(|token| (1..=lines).contains(&token.line)),
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn signs_paths_and_texts_are_kept_as_they_are() {
+        let kinds: Vec<Kind<'_>> = tokens("use a::b; #[path = \"x.rs\"]")
+            .iter()
+            .map(|t| t.kind)
+            .collect();
+        assert_eq!(
+            kinds,
+            [
+                Kind::Word("use"),
+                Kind::Word("a"),
+                Kind::Colons,
+                Kind::Word("b"),
+                Kind::Sign(';'),
+                Kind::Sign('#'),
+                Kind::Sign('['),
+                Kind::Word("path"),
+                Kind::Sign('='),
+                Kind::Text("x.rs"),
+                Kind::Sign(']'),
+            ]
+        );
+    }
 }

@@ -18,7 +18,7 @@ use marquee_view::workers::Workers;
 use marquee_view::{Page, View, job, pipeline, samples};
 use serde_json::json;
 
-use super::terminal::draw;
+use crate::output::terminal::draw;
 
 fn drawn(view: &impl View, now: DateTime<Utc>, width: Option<u16>) -> String {
     draw(&Page::of(view, now), false, width)

@@ -1,0 +1,4 @@
+//! What tests share.
+
+pub(crate) mod odd;
+pub(crate) mod wire;
