@@ -92,7 +92,7 @@ enum_pair!(FailureClass, v1::FailureClass, "class", {
     UserError => UserError, OutOfMemory => OutOfMemory, BadInput => BadInput,
     DeviceFault => DeviceFault, LostWorker => LostWorker, Timeout => Timeout,
     Network => Network, Crash => Crash, DiskFull => DiskFull,
-    Hang => Hang, Collective => Collective,
+    Hang => Hang, Collective => Collective, Idle => Idle,
 });
 
 impl From<Failure> for v1::Failure {

@@ -146,6 +146,19 @@ impl<'a> Pool<'a> {
         Rc::clone(counts)
     }
 
+    /// Devices of a host that a job holds and that would do.
+    pub(super) fn held_by(&self, index: usize, wanted: Wanted<'_>, job: JobId) -> u32 {
+        let host = self.members[index].host;
+        let its = host.running.iter().filter(|held| held.job == job);
+        wanted.count(host, its.flat_map(|held| &held.devices))
+    }
+
+    /// Whether anything that would do is free on one of these hosts, held back or not.
+    pub(super) fn has_free(&self, hosts: &[usize], wanted: Wanted<'a>) -> bool {
+        let free = self.free_on_each(wanted);
+        hosts.iter().any(|index| free[*index] > 0)
+    }
+
     /// Devices that are free, held back or not.
     pub(super) fn free(&self, wanted: Wanted<'a>) -> u32 {
         self.free_on_each(wanted).iter().sum()

@@ -1,8 +1,5 @@
 //! Examples that read as sentences, and properties over generated clusters.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-
 use chrono::TimeDelta;
 use marquee_domain::flavour;
 use uuid::Uuid;
@@ -11,6 +8,7 @@ use super::*;
 
 mod contract;
 mod forecast;
+mod growth;
 mod properties;
 mod sharing;
 mod windows;

@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    fn of(device: &Device) -> Self {
+    pub(super) fn of(device: &Device) -> Self {
         match device {
             Device::Cpu { .. } => Self::Cpu,
             Device::Gpu { .. } => Self::Gpu,

@@ -25,6 +25,7 @@ pub(super) fn sharing(
 ) -> Sharing {
     let project = project(table).unwrap_or_else(|| of_pipeline.clone());
     let preemptible = table.flag("preemptible", false);
+    let idle_ok = table.flag("idle_ok", false);
     let start_after = table.instant("start_after");
     let deadline = table.instant("deadline");
     if let (Some(start), Some(end)) = (start_after, deadline)
@@ -46,6 +47,7 @@ pub(super) fn sharing(
     Sharing {
         project,
         preemptible,
+        idle_ok,
         start_after,
         deadline,
         concurrency_key,
@@ -198,6 +200,7 @@ mod tests {
             ),
             ("hosts = { label = [\"a\"] }", "hosts.label"),
             ("preemptible = \"yes\"", "preemptible"),
+            ("idle_ok = 1", "idle_ok"),
         ] {
             let told = refused(keys);
             assert!(

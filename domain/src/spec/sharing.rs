@@ -17,6 +17,9 @@ pub struct Sharing {
     /// Whether a job of a higher priority may take its devices.
     #[serde(skip_serializing_if = "is_false")]
     pub preemptible: bool,
+    /// Whether it may hold GPUs that do nothing.
+    #[serde(skip_serializing_if = "is_false")]
+    pub idle_ok: bool,
     /// Not to be placed before. Stored as seconds since 1970.
     #[serde(
         with = "chrono::serde::ts_seconds_option",
@@ -86,6 +89,7 @@ mod tests {
         let full = Sharing {
             project: "vision".parse().unwrap(),
             preemptible: true,
+            idle_ok: true,
             start_after: DateTime::from_timestamp(1_800_000_000, 0),
             deadline: DateTime::from_timestamp(1_800_000_001, 0),
             concurrency_key: Some("nightly".into()),
