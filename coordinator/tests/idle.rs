@@ -19,6 +19,7 @@ fn gpu(index: u32) -> v1::Gpu {
         memory_bytes: 1 << 36,
         compute_major: 9,
         compute_minor: 0,
+        part: None,
     }
 }
 

@@ -30,6 +30,7 @@ pub enum Interruption {
     Grown,
     /// Its GPUs did nothing for as long as its project lets them. The one cause that the job pays for: it is not queued
     /// again, but fails as [`FailureClass::Idle`].
+    #[serde(rename = "gpus_idle")]
     Idle,
 }
 

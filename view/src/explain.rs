@@ -448,6 +448,7 @@ mod tests {
         insta::assert_snapshot!(why[1..].join("\n"), @r"
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
+        It takes new ranks, at a checkpoint, once devices for all 2 are free for which nobody waits who goes before it or is its equal; at the earliest 5 minutes after a loss, and 10 minutes after its start.
         ");
     }
 

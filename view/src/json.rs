@@ -227,6 +227,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
                 "uuid": gpu.uuid,
                 "name": gpu.name,
                 "memory_bytes": gpu.memory_bytes,
+                "part_of": gpu.part.map(|part| part.of),
                 "compute_capability": format!("{}.{}", gpu.compute_major, gpu.compute_minor),
             })
         };

@@ -53,7 +53,11 @@ pub async fn grow(app: &App, job: JobId) -> Result<()> {
     let (all, held) = {
         let open = app.index.open();
         let all = open.job(job).map_or(0, |known| known.shape.ranks);
-        (all, open.workers_of(job).count())
+        let short = open.short.iter().find(|short| short.job == job);
+        // Where something may be left of those that it lost they count as held.
+        let is_left =
+            |worker: &WorkerId| short.is_none_or(|short| !short.unproven.contains(worker));
+        (all, open.workers_of(job).filter(is_left).count())
     };
     let message =
         format!("it goes on with {held} of {all} ranks, and devices for all {all} are free");

@@ -36,6 +36,8 @@ pub(super) struct Pool<'a> {
     limits: &'a Limits,
     /// Whether any host is to be empty at some time: few clusters ask that of themselves.
     has_windows: bool,
+    /// Whether any GPU is offered in parts.
+    has_parts: bool,
     held_back: Vec<HeldBack<'a>>,
     /// Free devices of each host that would do, for each thing that was wanted so far: counted once a
     /// round, and again for a host only when devices of it are taken.
@@ -66,6 +68,9 @@ impl<'a> Pool<'a> {
         let mut closed: Vec<&Host> = hosts.iter().filter(|host| host.closed.is_some()).collect();
         closed.sort_by_key(|host| (&host.name, host.worker));
         Self {
+            has_parts: members
+                .iter()
+                .any(|member| member.host.gpus.values().any(|gpu| gpu.part.is_some())),
             has_windows: members.iter().any(|member| member.host.window.is_some()),
             members,
             closed,
@@ -78,6 +83,10 @@ impl<'a> Pool<'a> {
 
     pub(super) fn host(&self, index: usize) -> &'a Host {
         self.members[index].host
+    }
+
+    pub(super) fn has_parts(&self) -> bool {
+        self.has_parts
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -5,17 +5,16 @@
 //! project's quotas, on devices for which nobody waits who goes before it or is its equal. All of that is kept for it
 //! until it starts ([`Claim`]), and it then starts before the others of its round: it gave up devices that it had.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use marquee_domain::ids::{JobId, WorkerId};
+use marquee_domain::ids::JobId;
 use marquee_domain::resources::DeviceKind;
 
 use super::devices::Pool;
-use super::limits::{Claim, Purses};
+use super::limits::{Claim, Purses, Short};
 use super::preempt::{LEAVE_WITHIN, claim};
 use super::queue::Line;
-use super::shape::{ProjectId, Shape};
 use super::wanted::{Kind, Wanted};
 use super::{Kinds, Obstacle, Plan, Stay, choices, kinds};
 
@@ -26,17 +25,6 @@ pub const GROWS_AFTER: TimeDelta = TimeDelta::minutes(10);
 pub const GROWS_AFTER_LOSS: TimeDelta = TimeDelta::minutes(5);
 /// One that ends sooner than this, by its time limit or as its like did, is left alone.
 pub const ENDS_SOON: TimeDelta = TimeDelta::minutes(10);
-
-/// A running gang that goes on with fewer ranks than its shape has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Short {
-    pub job: JobId,
-    pub shape: Shape,
-    pub priority: i32,
-    pub project: ProjectId,
-    /// Workers that have not proven yet that nothing is left of the ranks that it lost there.
-    pub unproven: BTreeSet<WorkerId>,
-}
 
 /// What is kept for a gang that is asked to grow; None: it is not.
 pub(super) fn grow(

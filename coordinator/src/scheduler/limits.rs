@@ -3,7 +3,7 @@
 //!
 //! Not here: where these figures come from (`index`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{JobId, WorkerId};
@@ -11,9 +11,8 @@ use marquee_domain::project::{CPU_SLOT_SHARE, FORESIGHT_S};
 use marquee_domain::spec::HostRules;
 use serde::{Deserialize, Serialize};
 
-use super::grow::Short;
 use super::shape::{Group, ProjectId, RulesId, Shape};
-use super::wanted::Kind;
+use super::wanted::{Kind, Portion};
 
 /// What bounds a plan besides devices. With none of it every job is of one project without quotas.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,12 +101,24 @@ pub struct Preemptible {
     pub times_today: u32,
 }
 
+/// A running gang that goes on with fewer ranks than its shape has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Short {
+    pub job: JobId,
+    pub shape: Shape,
+    pub priority: i32,
+    pub project: ProjectId,
+    /// Workers that have not proven yet that nothing is left of the ranks that it lost there.
+    pub unproven: BTreeSet<WorkerId>,
+}
+
 /// Devices that were taken from others for a job, or that it takes itself to grow: kept for it until it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub(super) kind: Kind,
     /// The flavour of libtorch that its hosts have; None: it needs none.
     pub(super) flavour: Option<String>,
+    pub(super) portion: Portion,
     /// Devices by host.
     pub(super) devices: BTreeMap<WorkerId, u32>,
     /// Nobody made room: it is a gang that grows.

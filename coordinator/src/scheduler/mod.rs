@@ -26,19 +26,19 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::flavour::Capability;
 use marquee_domain::ids::{JobId, Rank, WorkerId};
-use marquee_domain::resources::{Device, DeviceKind};
+use marquee_domain::resources::{Device, DeviceKind, PartKind};
 
 use devices::{Pool, Share};
-pub use grow::{ENDS_SOON, GROWS_AFTER, GROWS_AFTER_LOSS, Short};
+pub use grow::{ENDS_SOON, GROWS_AFTER, GROWS_AFTER_LOSS};
 use held::HeldBack;
-pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Spent};
+pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Short, Spent};
 use limits::{Purses, Turns};
 use order::Order;
 pub use preempt::{PREEMPT_AFTER, Preemption, RUNS_AT_LEAST, TIMES_A_DAY_MAX};
 pub use queue::{Line, Pending, Queue};
 pub use reason::{Explainer, Obstacle, back_off, not_before};
 pub use shape::{Group, ProjectId, RulesId, Shape};
-use wanted::{Kind, Trainer, Wanted};
+use wanted::{Kind, Portion, Trainer, Wanted};
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
@@ -100,6 +100,10 @@ impl Host {
 pub struct Gpu {
     pub name: String,
     pub capability: Capability,
+    /// Memory in MiB; 0: nobody knows.
+    pub memory_mib: u32,
+    /// Set where it is a part of a GPU.
+    pub part: Option<PartKind>,
     /// Why it takes no new ranks, with the cure.
     pub fault: Option<String>,
 }
@@ -480,11 +484,24 @@ fn choices<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Vec<Wanted<'a>>
         } else {
             vec![Trainer::NotNeeded]
         };
-        flavours.into_iter().map(move |trainer| Wanted {
-            kind,
-            trainer,
-            rules,
-        })
+        // Parts first: whole GPUs are left to who needs them.
+        let part = Portion::Part {
+            shares: shape.gpu_memory_mib.is_some(),
+        };
+        let portions = match kind {
+            Kind::Gpu if pool.has_parts() && shape.is_single() => vec![part, Portion::Whole],
+            Kind::Gpu | Kind::Cpu => vec![Portion::Whole],
+        };
+        let each = portions.into_iter().flat_map(move |portion| {
+            flavours.clone().into_iter().map(move |trainer| Wanted {
+                kind,
+                trainer,
+                portion,
+                memory_mib: shape.gpu_memory_mib.unwrap_or_default(),
+                rules,
+            })
+        });
+        each.collect::<Vec<_>>()
     };
     let kinds = kinds(shape.device).iter();
     let kinds = kinds.filter(|kind| allowed.has(**kind));

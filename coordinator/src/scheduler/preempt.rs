@@ -150,6 +150,7 @@ pub(super) fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape
             Trainer::Of(flavour) => Some(flavour.to_owned()),
             Trainer::NotNeeded | Trainer::Any => None,
         },
+        portion: wanted.portion,
         devices,
         is_growth: false,
     }
@@ -170,7 +171,9 @@ pub(super) fn hold_claim(
             Trainer::Of(flavour) => Some(flavour),
             Trainer::NotNeeded | Trainer::Any => None,
         };
-        wanted.kind == claim.kind && flavour == claim.flavour.as_deref()
+        wanted.kind == claim.kind
+            && wanted.portion == claim.portion
+            && flavour == claim.flavour.as_deref()
     };
     // All kinds are looked at: the caller has asked whether the quota allows this one now.
     let Some(wanted) = choices(pool, shape, Kinds::ALL).into_iter().find(of_claim) else {
