@@ -27,7 +27,7 @@ const EVERY: Duration = Duration::from_secs(10);
 const NAMED_MAX: usize = 4;
 
 pub(super) async fn run(app: App) {
-    let mut pace = Pace::new("idle", EVERY.min(app.settings.poll_every * 10));
+    let mut pace = Pace::new("idle", EVERY.min(app.settings.poll_every * 3));
     loop {
         let pause = pace.after(&round(&app).await);
         tokio::select! {

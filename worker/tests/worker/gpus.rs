@@ -290,6 +290,7 @@ devices 5
 1.capability 90
 1.memory_total 85899345920
 1.utilisation 30
+1.memory_utilisation 10
 2.uuid GPU-whole
 2.name NVIDIA H100
 2.capability 90

@@ -20,31 +20,31 @@ fn shared() -> Host {
 
 #[test]
 fn a_share_goes_to_who_says_what_it_uses_and_an_instance_to_anybody_small() {
-    let mig = host("m").part(PartKind::Mig, 10_000);
+    let mig = [host("m").part(PartKind::Mig, 10_000)];
     let small = of_memory(job(1, GPU, 1), 8_000);
     assert_eq!(
         lines(&place(&[small], &[shared()]), &[shared()]),
         ["1.0 -> a.0 gpu0"]
     );
-    assert_eq!(
-        lines(&place(&[small], &[mig.clone()]), &[mig.clone()]),
-        ["1.0 -> m.0 gpu0"]
-    );
+    assert_eq!(lines(&place(&[small], &mig), &mig), ["1.0 -> m.0 gpu0"]);
     // Who does not say gets an instance, and no share.
-    assert_eq!(place(&[job(1, GPU, 1)], &[mig.clone()]).placements.len(), 1);
+    assert_eq!(place(&[job(1, GPU, 1)], &mig).placements.len(), 1);
     assert!(place(&[job(1, GPU, 1)], &[shared()]).placements.is_empty());
     // It is too small, or of no use to more than one rank and device.
     assert!(
-        place(&[of_memory(small, 11_000)], &[mig.clone()])
+        place(&[of_memory(small, 11_000)], &mig)
             .placements
             .is_empty()
     );
     let two = of_memory(job(1, GPU, 2), 8_000);
     assert!(place(&[two], &[shared()]).placements.is_empty());
     assert!(
-        place(&[of_memory(job(1, GPU, 1).each(2), 1)], &[shared(), mig])
-            .placements
-            .is_empty()
+        place(
+            &[of_memory(job(1, GPU, 1).each(2), 1)],
+            &[shared(), mig[0].clone()]
+        )
+        .placements
+        .is_empty()
     );
 }
 
