@@ -104,6 +104,7 @@ fn job(id: i64, now: DateTime<Utc>) -> Pending {
             device,
             devices_per_rank: 1,
             needs_trainer: id % 2 == 0,
+            gpu_memory_mib: None,
             rules: RulesId::NONE,
             limit_s: None,
             expected_s: None,
@@ -123,6 +124,8 @@ fn hosts(busy: u32) -> Vec<Host> {
         let gpu = Gpu {
             name: "H100".into(),
             capability: (9, 0),
+            memory_mib: 81_920,
+            part: None,
             fault: None,
         };
         let held = Held {

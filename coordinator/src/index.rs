@@ -8,6 +8,7 @@
 mod accounts;
 mod compare;
 mod ends;
+mod growth;
 mod holdings;
 mod lengths;
 mod names;
@@ -23,7 +24,7 @@ use marquee_domain::artifact::Digest;
 use marquee_domain::ids::{JobId, PipelineId, WorkerId};
 use marquee_domain::spec::{HostRules, JobSpec};
 use marquee_store::open::{HeldRank, OpenJob};
-use marquee_store::ranks::RankKey;
+use marquee_store::ranks::{RankKey, ShortGang};
 use marquee_store::workers::{Worker, WorkerState};
 
 pub use aside::Aside;
@@ -92,6 +93,8 @@ pub struct Known {
     pub held: Option<(String, DateTime<Utc>)>,
     /// It runs and is to make room, or to be cancelled.
     pub is_leaving: bool,
+    /// Since when the GPUs of one that runs have done nothing, once that was said.
+    pub idle_since: Option<DateTime<Utc>>,
     /// How often it made room, and on which day it did so last.
     pub preempted: (u32, Option<NaiveDate>),
     /// What it asks of the hosts.
@@ -129,6 +132,10 @@ pub struct Open {
     promised: BTreeMap<JobId, DateTime<Utc>>,
     /// What others left for jobs that have not started yet.
     pub claims: BTreeMap<JobId, Claim>,
+    /// Running gangs that lost ranks, as somebody looked last.
+    pub short: Vec<ShortGang>,
+    /// When somebody last looked.
+    pub short_read_at: Option<DateTime<Utc>>,
     /// What projects use and may have.
     pub accounts: Accounts,
     rules: Names<HostRules>,
@@ -257,6 +264,8 @@ impl Open {
                 .collect(),
             claims: self.claims.clone(),
             promised: self.promised.clone(),
+            short: self.may_grow(now),
+            growing: self.growing(),
         }
     }
 
@@ -445,6 +454,7 @@ impl Open {
             started_at: job.started_at,
             held: job.held,
             is_leaving: job.is_leaving,
+            idle_since: job.idle_since.filter(|_| job.is_running),
             preempted: job.preempted,
             element: job.element,
             attempt: job.attempt,
@@ -594,6 +604,7 @@ impl Open {
             }
             known.started_at = Some(now);
             known.is_leaving = false;
+            known.idle_since = None;
             known.is_running = true;
             known.attempt += 1;
             known.not_before = None;

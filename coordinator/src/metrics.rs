@@ -237,6 +237,19 @@ fn of_index(app: &App, text: &mut Text) {
         &[],
         f64::from(u32::try_from(open.running().count()).unwrap_or(u32::MAX)),
     );
+    let (idle_jobs, idle_gpus) = open.idle();
+    text.family(
+        "marquee_idle_jobs",
+        Kind::Gauge,
+        "Running jobs whose GPUs do nothing, by their readings.",
+    );
+    text.value(&[], f64::from(idle_jobs));
+    text.family(
+        "marquee_idle_gpus",
+        Kind::Gauge,
+        "GPUs that these jobs hold.",
+    );
+    text.value(&[], f64::from(idle_gpus));
     text.family("marquee_workers", Kind::Gauge, "Workers, by state.");
     for state in WorkerState::ALL {
         let workers = open

@@ -2,6 +2,7 @@
 
 use crate::support::Cluster;
 use crate::support::worker::{FakeWorker, Key, key_of};
+use marquee_domain::ids::JobId;
 use marquee_domain::job::RankState;
 use marquee_proto::v1;
 use marquee_proto::v1::report::Body;
@@ -312,4 +313,97 @@ async fn an_output_that_was_lost_with_its_rank_is_named_as_the_cause() {
             .contains("rank 0 was lost before its output was stored"),
         "{failure:?}"
     );
+}
+
+/// Makes the gang older than it is, and its losses too: growing is a matter of minutes.
+async fn long_ago(gang: &Gang) {
+    let id = gang.id;
+    for (table, column) in [("open_jobs", "started_at"), ("attempt_ranks", "lost_at")] {
+        let older = format!(
+            "UPDATE {table} SET {column} = {column} - interval '11 minutes' WHERE job_id = {id}"
+        );
+        gang.cluster.database.execute(&older).await;
+    }
+    gang.cluster.app().index.touch([JobId(id)]);
+    gang.cluster.app().index.open().short_read_at = None;
+}
+
+#[tokio::test]
+async fn a_gang_that_went_on_with_fewer_takes_new_ranks_at_a_checkpoint_and_at_no_cost() {
+    let mut gang = Gang::start().await;
+    let key = gang.key(1);
+    gang.worker(1)
+        .fail(key, FailureClass::Crash, "killed by signal 9")
+        .await;
+    gang.until("going on", |detail| is_lost(detail, 1)).await;
+    gang.regrouped(0, &[0, 2]).await;
+    gang.regrouped(2, &[0, 2]).await;
+    // Somebody of its own priority waits for what is free: nothing is taken from him, however long ago it was.
+    let taken = gang
+        .cluster
+        .submit("[jobs.taken]\nkind = \"command\"\nargv = [\"true\"]\ndevices_per_rank = 2\n")
+        .await[0]
+        .id;
+    let other = gang.worker(1).take_and_start().await;
+    assert_eq!(other.0, taken);
+    let waits = gang
+        .cluster
+        .submit("[jobs.waits]\nkind = \"command\"\nargv = [\"true\"]\ndevices_per_rank = 2\n")
+        .await[0]
+        .id;
+    long_ago(&gang).await;
+    let model = gang.model().await;
+    gang.worker(1).finish(other, model.clone()).await;
+    let other = gang.worker(1).take_and_start().await;
+    assert_eq!(other.0, waits);
+    let detail = gang.cluster.detail(gang.id).await;
+    assert!(
+        !says(&detail, "stops at a checkpoint"),
+        "{:#?}",
+        detail.events
+    );
+
+    gang.worker(1).finish(other, model.clone()).await;
+    // Now it is free, and nobody waits. A newcomer does not come between.
+    let late = "[jobs.late]\nkind = \"command\"\nargv = [\"true\"]\npriority = -1\n";
+    let detail = gang
+        .until("asked to grow", |detail| {
+            says(detail, "stops at a checkpoint")
+        })
+        .await;
+    assert!(
+        says(
+            &detail,
+            "it goes on with 2 of 3 ranks, and devices for all 3 are free"
+        ),
+        "{:#?}",
+        detail.events
+    );
+    let late = gang.cluster.submit(late).await[0].id;
+    let key = gang.key(0);
+    let checkpoint = v1::CheckpointSaved {
+        step: 9,
+        manifest: model,
+    };
+    gang.worker(0)
+        .report(key, Body::Checkpoint(checkpoint))
+        .await;
+    for number in [0, 2] {
+        let key = gang.key(number);
+        let stop = gang.worker(number).stop(key).await;
+        assert!(!stop.forget, "{stop:?}");
+    }
+    for number in 0..3 {
+        let again = gang.worker(number).take().await;
+        assert_eq!((again.job_id, again.attempt), (gang.id, 2));
+        assert_eq!(again.world_size, 3);
+    }
+    let detail = gang.cluster.detail(gang.id).await;
+    assert!(
+        says(&detail, "was interrupted (grown) and is not counted"),
+        "{:#?}",
+        detail.events
+    );
+    let late = gang.cluster.job(late).await;
+    assert_eq!(late.state(), JobState::Queued, "{late:?}");
 }

@@ -16,6 +16,7 @@ mod freeze;
 mod full;
 mod hangs;
 mod hostile;
+mod idle;
 mod leaving;
 mod lifecycle;
 mod loops;

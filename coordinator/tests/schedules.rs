@@ -41,7 +41,8 @@ async fn due_ago(cluster: &Cluster, ago: TimeDelta) -> DateTime<Utc> {
     let mut tx = app.db.write("test").await.unwrap();
     let stored = list_schedules(&mut tx, Which::All).await.unwrap();
     let before: &Progress = &stored[0].progress;
-    mark_progress(&mut tx, stored[0].id, before, (Some(due), None))
+    let then = (Some(due), before.waiting_due);
+    mark_progress(&mut tx, stored[0].id, before, then)
         .await
         .unwrap();
     tx.commit().await.unwrap();
@@ -177,6 +178,66 @@ async fn what_was_missed_is_said_and_an_overlap_is_left_out() {
         .unwrap();
     let listed = listed.into_inner().schedules.remove(0);
     assert_eq!((listed.missed.as_str(), listed.runs.len()), ("one", 3));
+}
+
+/// The due time that waits.
+async fn waiting(cluster: &Cluster) -> Option<DateTime<Utc>> {
+    let mut conn = cluster.app().db.read().await.unwrap();
+    let stored = list_schedules(&mut conn, Which::All).await.unwrap();
+    stored[0].progress.waiting_due
+}
+
+#[tokio::test]
+async fn of_due_times_that_come_while_a_run_is_open_one_waits_also_over_a_crash() {
+    let mut cluster = Cluster::start().await;
+    let queued = v1::AddScheduleRequest {
+        // Once a year: every due time of this test is its own.
+        cron: "0 0 1 1 *".into(),
+        overlap: "queue".into(),
+        ..add("yearly")
+    };
+    let set = client(&cluster).await.add_schedule(queued).await;
+    assert_eq!(set.unwrap().into_inner().overlap, "queue");
+    due_ago(&cluster, TimeDelta::minutes(30)).await;
+    run_of(&cluster, |run| run.0 == Outcome::Submitted).await;
+
+    let waits = due_ago(&cluster, TimeDelta::minutes(20)).await;
+    let since = tokio::time::Instant::now();
+    while waiting(&cluster).await != Some(waits) {
+        assert!(since.elapsed() < SOON, "{:?}", runs(&cluster).await);
+        lifecycle::run_due(cluster.app()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.kill().await;
+    cluster.start_again().await;
+    // Another one comes, with another coordinator: it is left out, and the first one waits still.
+    due_ago(&cluster, TimeDelta::minutes(10)).await;
+    let said = run_of(&cluster, |run| run.0 == Outcome::Skipped).await;
+    assert_eq!(said, "one due time waits already for the run before it");
+    assert_eq!(waiting(&cluster).await, Some(waits));
+    assert_eq!(pipelines(&cluster).await, 1);
+
+    let mut jobs = cluster.jobs().await;
+    let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await;
+    let job_id = listed.unwrap().into_inner().jobs[0].id;
+    let cancel = v1::CancelJobRequest { id: job_id };
+    jobs.cancel_job(cancel).await.unwrap();
+    let after = "waited for the end of the run before it";
+    run_of(&cluster, |run| {
+        run.0 == Outcome::Submitted && run.2 == after
+    })
+    .await;
+    assert_eq!(waiting(&cluster).await, None);
+    let (a, b) = tokio::join!(
+        lifecycle::run_due(cluster.app()),
+        lifecycle::run_due(cluster.app())
+    );
+    a.unwrap();
+    b.unwrap();
+    assert_eq!(
+        (runs(&cluster).await.len(), pipelines(&cluster).await),
+        (3, 2)
+    );
 }
 
 #[tokio::test]

@@ -432,6 +432,7 @@ fn gpu(index: u32, name: &str, major: u32, minor: u32) -> v1::Gpu {
         memory_bytes: 1 << 34,
         compute_major: major,
         compute_minor: minor,
+        part: None,
     }
 }
 

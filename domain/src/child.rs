@@ -51,6 +51,8 @@ pub mod env {
     /// The rank's own GPUs among those that it sees, by their places there, joined by commas. A command sees those
     /// of all its gang's ranks on the host, in the order of local ranks; other kinds of job see their own.
     pub const GPUS: &str = "MARQUEE_GPUS";
+    /// How much memory of its GPU the rank promised to use, in MiB. Set where it has a share of one.
+    pub const GPU_MEMORY_MIB: &str = "MARQUEE_GPU_MEMORY_MIB";
     /// Index of this element of a job array, from 0. Set for elements alone.
     pub const ARRAY_INDEX: &str = "MARQUEE_ARRAY_INDEX";
     /// Elements of the array. Set for elements alone.

@@ -26,16 +26,24 @@ pub enum Interruption {
     Disconnected,
     /// What it was given was damaged, and is made again.
     InputDamaged,
+    /// It goes on with fewer ranks than it asked for, and devices for all of them are free.
+    Grown,
+    /// Its GPUs did nothing for as long as its project lets them. The one cause that the job pays for: it is not queued
+    /// again, but fails as [`FailureClass::Idle`].
+    #[serde(rename = "gpus_idle")]
+    Idle,
 }
 
 impl Interruption {
     /// Every cause, for documentation and conversion tables.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Preempted,
         Self::Drained,
         Self::HostUpgraded,
         Self::Disconnected,
         Self::InputDamaged,
+        Self::Grown,
+        Self::Idle,
     ];
 
     /// The word used in SQL, JSON and on screen.
@@ -47,6 +55,8 @@ impl Interruption {
             Self::HostUpgraded => "host_upgraded",
             Self::Disconnected => "disconnected",
             Self::InputDamaged => "input_damaged",
+            Self::Grown => "grown",
+            Self::Idle => "gpus_idle",
         }
     }
 

@@ -31,6 +31,8 @@ pub enum FailureClass {
     Hang,
     /// An exchange between ranks failed: a peer was lost, or did not answer in time.
     Collective,
+    /// Its GPUs did nothing for as long as its project lets them.
+    Idle,
 }
 
 /// What follows from a class of failure: one row of the table in `docs/failures.md`.
@@ -101,7 +103,7 @@ impl RetryRule {
 
 impl FailureClass {
     /// Every class, for documentation and conversion tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UserError,
         Self::OutOfMemory,
         Self::BadInput,
@@ -113,6 +115,7 @@ impl FailureClass {
         Self::DiskFull,
         Self::Hang,
         Self::Collective,
+        Self::Idle,
     ];
 
     /// The word used in SQL, JSON and on screen.
@@ -130,6 +133,7 @@ impl FailureClass {
             Self::DiskFull => "disk_full",
             Self::Hang => "hang",
             Self::Collective => "collective",
+            Self::Idle => "idle",
         }
     }
 
@@ -209,6 +213,10 @@ impl FailureClass {
                 "what Gloo or NCCL say of a peer: its connection broke, or `collective_timeout_s` passed",
             )
             .sparing_the_others(),
+            Self::Idle => RetryRule::never(
+                11,
+                "every reading of all its GPUs at most 1 % busy for the project's `idle_stop`",
+            ),
         }
     }
 

@@ -16,6 +16,7 @@ pub mod failure;
 pub mod figures;
 pub mod flavour;
 pub mod gpu;
+pub mod idle;
 pub mod ids;
 pub mod job;
 pub mod join_token;

@@ -42,6 +42,8 @@ pub const REQUEST_ID_MAX_BYTES: usize = 128;
 pub const RANKS_MAX: u32 = 4_096;
 /// Bytes of a concurrency key: room for a repository, a branch and an environment.
 pub const CONCURRENCY_KEY_MAX_BYTES: usize = 200;
+/// Memory that a job may ask of a GPU, in MiB: a TiB.
+pub const GPU_MEMORY_MAX_MIB: u32 = 1024 * 1024;
 /// Labels of a host, and labels or hosts that a job wants or avoids.
 pub const LABELS_MAX: usize = 32;
 /// Bytes of a label.

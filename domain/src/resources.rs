@@ -68,6 +68,28 @@ pub struct GpuInfo {
     pub memory_bytes: u64,
     /// CUDA compute capability, as major and minor.
     pub compute_capability: (u32, u32),
+    /// Set where the device is a part of a GPU; `memory_bytes` is the part's then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<GpuPart>,
+}
+
+/// Which part of a GPU a device is. Parts have indices of their own, beyond those of the host's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuPart {
+    /// The GPU, by its index in NVML's order. It is not offered as a whole.
+    pub of: u32,
+    pub kind: PartKind,
+}
+
+/// How a GPU is divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartKind {
+    /// A MIG instance: its memory and its multiprocessors are its own.
+    Mig,
+    /// A share that the host's owner allows: who has it promises to use no more than its memory, and computes beside the
+    /// others.
+    Share,
 }
 
 /// What a worker found on its host.
@@ -181,6 +203,9 @@ impl Inventory {
             }
             text("inventory.gpus.uuid", &gpu.uuid)?;
             text("inventory.gpus.name", &gpu.name)?;
+            if let Some(part) = gpu.part {
+                number("inventory.gpus.part.of", part.of.into(), highest)?;
+            }
             let memory = gpu.memory_bytes;
             number("inventory.gpus.memory_bytes", memory, HOST_MEMORY_MAX_BYTES)?;
             let (major, minor) = gpu.compute_capability;
@@ -240,6 +265,7 @@ mod tests {
                     name: "NVIDIA H200".into(),
                     memory_bytes: 141 << 30,
                     compute_capability: (9, 0),
+                    part: None,
                 })
                 .collect(),
             address: "10.0.0.7".into(),

@@ -7,7 +7,7 @@ use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
 use marquee_domain::limits::HOST_TEXT_MAX_BYTES;
 use marquee_domain::rank::Rendezvous;
-use marquee_domain::resources::{Device, GpuInfo, Inventory, OutOfBounds};
+use marquee_domain::resources::{Device, GpuInfo, GpuPart, Inventory, OutOfBounds, PartKind};
 use marquee_domain::spec::JobKind;
 
 use crate::v1;
@@ -92,7 +92,7 @@ enum_pair!(FailureClass, v1::FailureClass, "class", {
     UserError => UserError, OutOfMemory => OutOfMemory, BadInput => BadInput,
     DeviceFault => DeviceFault, LostWorker => LostWorker, Timeout => Timeout,
     Network => Network, Crash => Crash, DiskFull => DiskFull,
-    Hang => Hang, Collective => Collective,
+    Hang => Hang, Collective => Collective, Idle => Idle,
 });
 
 impl From<Failure> for v1::Failure {
@@ -187,6 +187,10 @@ impl From<&Inventory> for v1::Inventory {
             memory_bytes: gpu.memory_bytes,
             compute_major: gpu.compute_capability.0,
             compute_minor: gpu.compute_capability.1,
+            part: gpu.part.map(|part| v1::GpuPart {
+                of: part.of,
+                is_share: part.kind == PartKind::Share,
+            }),
         });
         Self {
             hostname: inventory.hostname.clone(),
@@ -211,6 +215,14 @@ impl TryFrom<v1::Inventory> for Inventory {
             name: gpu.name,
             memory_bytes: gpu.memory_bytes,
             compute_capability: (gpu.compute_major, gpu.compute_minor),
+            part: gpu.part.map(|part| GpuPart {
+                of: part.of,
+                kind: if part.is_share {
+                    PartKind::Share
+                } else {
+                    PartKind::Mig
+                },
+            }),
         });
         let inventory = Self {
             gpus: gpus.collect(),

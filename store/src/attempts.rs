@@ -102,7 +102,7 @@ pub async fn insert_attempts(
                UPDATE open_jobs o
                SET state = 'running', attempt = o.attempt + 1, not_before = NULL, obstacle = NULL,
                    started_at = $1, failure_class = NULL, failure_message = NULL,
-                   interruption = NULL, interruption_message = NULL
+                   interruption = NULL, interruption_message = NULL, idle_since = NULL
                FROM given g
                WHERE o.job_id = g.job_id AND o.attempt = g.attempt AND o.state = 'queued'
                  AND o.held_by IS NULL

@@ -49,6 +49,8 @@ pub struct OpenJob {
     pub held: Option<(String, DateTime<Utc>)>,
     /// Of a running job: it is to make room.
     pub is_leaving: bool,
+    /// Since when the GPUs of a running job have done nothing, once that was said.
+    pub idle_since: Option<DateTime<Utc>>,
     /// How often it made room, and on which day it did so last.
     pub preempted: (u32, Option<NaiveDate>),
     /// What it does, once somebody has looked.
@@ -72,7 +74,7 @@ pub async fn list_open_jobs(
                   j.priority, j.step_digest, j.spec, o.started_at,
                   COALESCE(o.held_by, y.held_by) AS held_by, COALESCE(o.held_at, y.held_at) AS held_at,
                   o.interruption IS NOT NULL OR o.cancel_requested AS "is_leaving!", o.preempted,
-                  o.preempted_on
+                  o.preempted_on, o.idle_since
            FROM open_jobs o JOIN jobs j ON j.id = o.job_id
            LEFT JOIN open_jobs y ON y.job_id = o.array_job_id
            WHERE o.state <> 'waiting'
@@ -102,6 +104,7 @@ pub async fn list_open_jobs(
                 started_at: row.started_at,
                 held: row.held_by.zip(row.held_at),
                 is_leaving: row.is_leaving,
+                idle_since: row.idle_since,
                 preempted: (
                     convert::u32_of("open_jobs.preempted", row.preempted)?,
                     row.preempted_on,

@@ -13,7 +13,18 @@ pub struct Project {
     pub weight: f64,
     pub quotas: Quotas,
     pub retention: Retention,
+    /// Minutes after which jobs whose GPUs do nothing are stopped. None: never.
+    pub idle_stop_min: Option<u32>,
     pub usage: Usage,
+}
+
+/// What is set of a project.
+#[derive(Debug, Clone, Copy)]
+pub struct Set<'a> {
+    pub weight: f64,
+    pub quotas: &'a Quotas,
+    pub retention: Retention,
+    pub idle_stop_min: Option<u32>,
 }
 
 /// A change of a project's weight or quotas.
@@ -29,7 +40,7 @@ pub struct ProjectChange {
 pub async fn list_projects(conn: &mut Conn) -> Result<Vec<Project>> {
     let rows = sqlx::query!(
         "SELECT name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage, usage_at, keep_days,
-                keep_log_days
+                keep_log_days, idle_stop_min
          FROM projects ORDER BY name"
     )
     .fetch_all(conn.sql())
@@ -58,6 +69,7 @@ pub async fn list_projects(conn: &mut Conn) -> Result<Vec<Project>> {
                     keep_days: number("projects.keep_days", row.keep_days)?,
                     keep_log_days: number("projects.keep_log_days", row.keep_log_days)?,
                 },
+                idle_stop_min: number("projects.idle_stop_min", row.idle_stop_min)?,
                 usage: Usage::new(row.usage, row.usage_at),
             })
         };
@@ -105,25 +117,29 @@ pub async fn get_counted_to(conn: &mut Conn) -> Result<Option<DateTime<Utc>>> {
     Ok(at)
 }
 
-/// Stores a project's weight, quotas and retention; a new one has used nothing.
+/// Stores what is set of a project; a new one has used nothing.
 pub async fn upsert_project(
     tx: &mut Tx,
     name: &ProjectName,
-    weight: f64,
-    quotas: &Quotas,
-    retention: Retention,
+    set: &Set<'_>,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    let Set {
+        weight,
+        quotas,
+        retention,
+        idle_stop_min,
+    } = *set;
     // What was used stays: another weight does not forgive it.
     sqlx::query!(
         "INSERT INTO projects (name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage_at, keep_days,
-                               keep_log_days)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                               keep_log_days, idle_stop_min)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
          ON CONFLICT (name) DO UPDATE
          SET weight = excluded.weight, gpus = excluded.gpus, cpu_slots = excluded.cpu_slots,
              queued = excluded.queued, gpu_hours_week = excluded.gpu_hours_week,
              reset = excluded.reset, keep_days = excluded.keep_days,
-             keep_log_days = excluded.keep_log_days",
+             keep_log_days = excluded.keep_log_days, idle_stop_min = excluded.idle_stop_min",
         name.as_str(),
         weight,
         convert::optional_int("gpus", quotas.gpus)?,
@@ -134,6 +150,7 @@ pub async fn upsert_project(
         now,
         convert::optional_int("keep_days", retention.keep_days)?,
         convert::optional_int("keep_log_days", retention.keep_log_days)?,
+        convert::optional_int("idle_stop_min", idle_stop_min)?,
     )
     .execute(tx.sql())
     .await?;

@@ -1,6 +1,6 @@
 //! Ranks: one process of an attempt, its place, and how far it is. A rank only moves forward.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use marquee_domain::artifact::Manifest;
@@ -203,6 +203,47 @@ pub struct Assignment {
     pub resume: Option<CheckpointKey>,
     /// The lowest rank on another host than rank 0's, where there is one.
     pub standby_rank: Option<Rank>,
+}
+
+/// A running gang that goes on with fewer ranks than it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShortGang {
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    /// When it lost the last of them.
+    pub lost_at: DateTime<Utc>,
+    /// Workers on which something may be left of those that it lost.
+    pub unproven: BTreeSet<WorkerId>,
+}
+
+/// Those of `jobs` whose live attempt lost ranks and goes on, all that are left of it running. Without those that are to
+/// leave.
+pub async fn list_short_gangs(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<ShortGang>> {
+    let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT o.job_id, o.attempt, max(r.lost_at) AS "lost_at!",
+                  array_agg(h.worker_id) FILTER (WHERE r.lost_at IS NOT NULL AND h.job_id IS NOT NULL) AS unproven
+           FROM open_jobs o
+           JOIN attempt_ranks r ON r.job_id = o.job_id AND r.attempt = o.attempt
+           LEFT JOIN held_ranks h ON h.job_id = r.job_id AND h.attempt = r.attempt AND h.rank = r.rank
+           WHERE o.job_id = ANY ($1) AND o.state = 'running' AND o.interruption IS NULL
+             AND NOT o.cancel_requested
+           GROUP BY o.job_id, o.attempt
+           HAVING bool_or(r.lost_at IS NOT NULL) AND bool_and(r.lost_at IS NOT NULL OR r.state = 'running')
+           ORDER BY o.job_id"#,
+        &ids,
+    )
+    .fetch_all(conn.sql())
+    .await?;
+    let short = rows.into_iter().map(|row| {
+        Ok(ShortGang {
+            job: JobId(row.job_id),
+            attempt: AttemptNumber(convert::u32_of("open_jobs.attempt", row.attempt)?),
+            lost_at: row.lost_at,
+            unproven: row.unproven.into_iter().flatten().map(WorkerId).collect(),
+        })
+    });
+    short.collect()
 }
 
 /// The assignments of ranks that their worker is to take. Whatever else is asked for is left out: a rank that is not

@@ -40,6 +40,18 @@ pub async fn mark_interrupted(
     message: &str,
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    let word = cause.as_str();
+    let text = match cause {
+        Interruption::Idle => format!("is stopped: {message}"),
+        Interruption::Grown => {
+            format!("stops at a checkpoint, to go on with all its ranks: {message}")
+        }
+        Interruption::Preempted
+        | Interruption::Drained
+        | Interruption::HostUpgraded
+        | Interruption::Disconnected
+        | Interruption::InputDamaged => format!("makes room ({word}): {message}"),
+    };
     let ids: Vec<i64> = jobs.iter().map(|(job, _)| job.0).collect();
     let attempts = jobs
         .iter()
@@ -62,18 +74,47 @@ pub async fn mark_interrupted(
              RETURNING o.job_id, o.attempt
          ), told AS (
              INSERT INTO job_events (job_id, attempt, text, at)
-             SELECT job_id, attempt, 'makes room (' || $3 || '): ' || $4, $5 FROM asked
+             SELECT job_id, attempt, $6, $5 FROM asked
          )
          SELECT job_id FROM asked ORDER BY job_id",
         &ids,
         &attempts.collect::<Result<Vec<_>>>()?,
-        cause.as_str(),
+        word,
         message,
         now,
+        text,
     )
     .fetch_all(tx.sql())
     .await?;
     Ok(rows.into_iter().map(JobId).collect())
+}
+
+/// Says of a job that runs at this attempt that its GPUs have done nothing since then. False where it does not, or that was
+/// said before.
+pub async fn mark_idle(tx: &mut Tx, (job, attempt): At, since: DateTime<Utc>) -> Result<bool> {
+    let done = sqlx::query!(
+        "UPDATE open_jobs SET idle_since = $3
+         WHERE job_id = $1 AND attempt = $2 AND state = 'running' AND idle_since IS NULL",
+        job.0,
+        convert::int("attempt", attempt.0)?,
+        since,
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Takes back that the GPUs of a job do nothing. False where that was not said of it at this attempt.
+pub async fn mark_busy(tx: &mut Tx, (job, attempt): At) -> Result<bool> {
+    let done = sqlx::query!(
+        "UPDATE open_jobs SET idle_since = NULL
+         WHERE job_id = $1 AND attempt = $2 AND state = 'running' AND idle_since IS NOT NULL",
+        job.0,
+        convert::int("attempt", attempt.0)?,
+    )
+    .execute(tx.sql())
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Workers of this name that have not left, the one that is online first. Locked: of two who decide about one at once,

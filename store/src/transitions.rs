@@ -391,7 +391,7 @@ pub async fn mark_job_requeued(
     let done = sqlx::query!(
         "UPDATE open_jobs
          SET state = 'queued', not_before = $3, failure_class = $4, failure_message = $5,
-             last_attempt = $6, interruption = NULL, interruption_message = NULL
+             last_attempt = $6, interruption = NULL, interruption_message = NULL, idle_since = NULL
          WHERE job_id = $1 AND state = 'running' AND attempt = $2",
         id.0,
         convert::int("attempt", attempt.0)?,

@@ -9,7 +9,7 @@ use marquee_domain::ids::{AttemptNumber, WorkerId};
 use marquee_domain::project::{ProjectName, Quotas, Reset, Retention};
 use marquee_domain::standing::{Decision, Standing};
 use marquee_store::open::{self, Which};
-use marquee_store::projects::{self, ProjectChange, Used};
+use marquee_store::projects::{self, ProjectChange, Set, Used};
 use marquee_store::testing::TestDatabase;
 use marquee_store::{jobs, steering, workers};
 use uuid::Uuid;
@@ -35,7 +35,13 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
     };
     let vision = name("vision");
     assert!(!projects::lock_project(tx, &vision).await.unwrap());
-    projects::upsert_project(tx, &vision, 2.0, &quotas, kept, at(0))
+    let set = Set {
+        weight: 2.0,
+        quotas: &quotas,
+        retention: kept,
+        idle_stop_min: Some(30),
+    };
+    projects::upsert_project(tx, &vision, &set, at(0))
         .await
         .unwrap();
     assert!(projects::lock_project(tx, &vision).await.unwrap());
@@ -71,7 +77,10 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
     assert_eq!(listed.len(), 2);
     assert_eq!(listed[0].name, ProjectName::default());
     assert_eq!((listed[1].weight, listed[1].quotas), (2.0, quotas));
-    assert_eq!(listed[1].retention, kept);
+    assert_eq!(
+        (listed[1].retention, listed[1].idle_stop_min),
+        (kept, Some(30))
+    );
     assert_eq!(listed[1].usage.at(at(120)), 100.0);
     let hours = projects::list_hours(tx, 0).await.unwrap();
     assert_eq!(hours.len(), 1);
@@ -87,16 +96,15 @@ async fn a_project_is_read_as_it_was_stored_with_who_changed_it() {
 async fn jobs_are_listed_and_counted_by_project_and_elements_are_their_arrays() {
     let database = TestDatabase::create().await;
     let tx = &mut database.db.write("test").await.unwrap();
-    projects::upsert_project(
-        tx,
-        &name("vision"),
-        1.0,
-        &Quotas::default(),
-        Retention::default(),
-        at(0),
-    )
-    .await
-    .unwrap();
+    let set = Set {
+        weight: 1.0,
+        quotas: &Quotas::default(),
+        retention: Retention::default(),
+        idle_stop_min: None,
+    };
+    projects::upsert_project(tx, &name("vision"), &set, at(0))
+        .await
+        .unwrap();
     let id = pipeline(tx, "r").await;
     let mut array = spec("array", 1);
     array.array = Some(3);

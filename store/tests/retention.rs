@@ -33,7 +33,13 @@ async fn project(tx: &mut Tx, name: &str, keep_days: Option<u32>, keep_log_days:
         keep_log_days,
     };
     let name = name.parse().unwrap();
-    projects::upsert_project(tx, &name, 1.0, &Quotas::default(), kept, at(0))
+    let set = projects::Set {
+        weight: 1.0,
+        quotas: &Quotas::default(),
+        retention: kept,
+        idle_stop_min: None,
+    };
+    projects::upsert_project(tx, &name, &set, at(0))
         .await
         .unwrap();
 }

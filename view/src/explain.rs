@@ -7,6 +7,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use marquee_domain::failure::FailureClass;
+use marquee_domain::idle::BUSY_PERCENT_MAX;
 use marquee_domain::job::JobStateName;
 use marquee_domain::spec::NeedOn;
 use marquee_proto::v1::{Attempt, AttemptRank, Failure, Job, JobDetail};
@@ -80,8 +81,10 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Running) => {
                 let mut why = vec![format!("It runs: {detail}.")];
+                why.extend(idles(job, now));
                 why.extend(forecast::looking_back(self.detail));
                 why.extend(outcome::losses(self.detail));
+                why.extend(grows(self.detail, job));
                 why.extend(outcome::hangs(self.detail));
                 why
             }
@@ -181,6 +184,12 @@ impl Explanation<'_> {
             }
             Some(JobStateName::Running) => {
                 let mut hints = Vec::new();
+                if job.idle_since.is_some() {
+                    hints.push(Hint::command(
+                        format!("marquee metrics {id}"),
+                        "shows what its GPUs did",
+                    ));
+                }
                 if let Some(rank) = outcome::hung_rank(self.detail) {
                     hints.push(Hint::command(
                         format!("marquee logs {id} --rank {rank}"),
@@ -238,6 +247,30 @@ impl Explanation<'_> {
     }
 }
 
+/// When a gang that lost ranks takes new ones.
+fn grows(detail: &JobDetail, job: &Job) -> Option<String> {
+    let attempt = detail.attempts.last()?;
+    let is_short = attempt.ranks.iter().any(|rank| rank.lost_at.is_some());
+    (is_short && job.makes_room.is_empty()).then(|| {
+        format!(
+            "It takes new ranks, at a checkpoint, once devices for all {} are free for which nobody waits who goes before \
+             it or is its equal; at the earliest 5 minutes after a loss, and 10 minutes after its start.",
+            attempt.ranks.len()
+        )
+    })
+}
+
+/// That its GPUs do nothing.
+fn idles(job: &Job, now: DateTime<Utc>) -> Option<String> {
+    let since = units::time(job.idle_since.as_ref())?;
+    let length = units::duration((now - since).to_std().unwrap_or_default());
+    Some(format!(
+        "It holds GPUs and uses none of them: in no reading of the last {length} was one more than {BUSY_PERCENT_MAX} % \
+         busy. Its project may have such jobs stopped (\"marquee quota {}\"); one with idle_ok = true goes on.",
+        job.project
+    ))
+}
+
 /// What usually helps, by class of failure.
 fn advice(class: FailureClass) -> &'static str {
     match class {
@@ -266,6 +299,9 @@ fn advice(class: FailureClass) -> &'static str {
         }
         FailureClass::Hang => {
             "What each thread of its ranks did is in their logs (lines that begin with [marquee]); \"hang_after\" and \"step_timeout\" say how long a step may take."
+        }
+        FailureClass::Idle => {
+            "Let it use its GPUs, ask for none (device = \"cpu\"), or say idle_ok = true in its document; \"marquee project set PROJECT --idle-stop 2h\" gives all of its project more time."
         }
         FailureClass::Collective => {
             "A peer was lost or did not answer: look at the other ranks' failures and logs, then at the network between their hosts; \"collective_timeout_s\" says how long a rank waits."
@@ -414,6 +450,7 @@ mod tests {
         insta::assert_snapshot!(why[1..].join("\n"), @r"
         It went on with 1 of 2 ranks: rank 1 on worker-2 was lost (out_of_memory: rank 1 was killed: the host's memory ran out; lower batch_size).
         It went on with 1 of 2 ranks from step 120 after 3.2 s; 1 step was lost.
+        It takes new ranks, at a checkpoint, once devices for all 2 are free for which nobody waits who goes before it or is its equal; at the earliest 5 minutes after a loss, and 10 minutes after its start.
         ");
     }
 

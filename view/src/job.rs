@@ -263,6 +263,7 @@ mod tests {
           "held_at": null,
           "held_by": null,
           "id": 17,
+          "idle_since": null,
           "kind": "train",
           "makes_room": null,
           "max_attempts": 2,

@@ -96,6 +96,7 @@ pub fn job(job: &v1::Job) -> Value {
         "held_by": text(&job.held_by),
         "held_at": time(job.held_at.as_ref()),
         "makes_room": text(&job.makes_room),
+        "idle_since": time(job.idle_since.as_ref()),
     })
 }
 
@@ -211,6 +212,8 @@ pub fn overview(overview: &v1::Overview) -> Value {
         "workers_online": overview.workers_online,
         "workers_lost": overview.workers_lost,
         "gpus": devices(overview.gpus),
+        "idle_jobs": overview.idle_jobs,
+        "idle_gpus": overview.idle_gpus,
         "cpus": devices(overview.cpus),
         "running": overview.running.iter().map(job).collect::<Value>(),
         "ended": overview.ended.iter().map(job).collect::<Value>(),
@@ -226,6 +229,7 @@ pub fn worker(worker: &v1::Worker) -> Value {
                 "uuid": gpu.uuid,
                 "name": gpu.name,
                 "memory_bytes": gpu.memory_bytes,
+                "part_of": gpu.part.map(|part| part.of),
                 "compute_capability": format!("{}.{}", gpu.compute_major, gpu.compute_minor),
             })
         };
@@ -428,6 +432,7 @@ pub fn project(project: &v1::Project) -> Value {
         "usage_gpu_seconds": project.usage_gpu_seconds,
         "keep_days": project.keep_days,
         "keep_log_days": project.keep_log_days,
+        "idle_stop_min": project.idle_stop_min,
         "changes": project.changes.iter().map(change).collect::<Vec<_>>(),
     })
 }

@@ -1,6 +1,6 @@
 //! Projects: what each may have, what it uses, and when what is used up frees.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use marquee_proto::v1::{Project, Quotas};
 use serde_json::Value;
 
@@ -81,6 +81,9 @@ impl View for QuotasOf<'_> {
         for line in self.0.iter().filter_map(keeps) {
             page.line(line);
         }
+        for line in self.0.iter().filter_map(stops_idle) {
+            page.line(line);
+        }
         for project in self.0.iter().filter(|project| !project.changes.is_empty()) {
             page.heading(format!("Changes of {} (UTC)", project.name));
             for change in &project.changes {
@@ -112,6 +115,16 @@ fn keeps(project: &Project) -> Option<String> {
     .flatten()
     .collect();
     (!said.is_empty()).then(|| format!("{} keeps {}", project.name, said.join(", ")))
+}
+
+/// What becomes of its jobs whose GPUs do nothing; None: they are said to idle, and go on.
+fn stops_idle(project: &Project) -> Option<String> {
+    let minutes = project.idle_stop_min?;
+    let (name, length) = (&project.name, TimeDelta::minutes(minutes.into()));
+    let length = units::duration(length.to_std().ok()?);
+    Some(format!(
+        "{name} stops train and command jobs whose GPUs do nothing for {length}"
+    ))
 }
 
 /// GPUs, CPU slots, queued jobs and GPU-hours of one project.
@@ -207,6 +220,7 @@ mod tests {
             devices_free_at: DateTime::from_timestamp(1_800_000_000, 0).map(timestamp),
             usage_gpu_seconds: 7_200.0,
             keep_days: Some(90),
+            idle_stop_min: Some(30),
             changes: vec![ProjectChange {
                 at: DateTime::from_timestamp(1_800_000_000, 0).map(timestamp),
                 text: "gpus none -> 8".into(),
@@ -245,6 +259,7 @@ mod tests {
              vision | jobs queued | 12 | no quota | \n\
              vision | GPU-hours a week | 40.2 | 41.0 | each hour 168 hours later\n\
              vision keeps pipelines 90 days\n\
+             vision stops train and command jobs whose GPUs do nothing for 30 m 00 s\n\
              Changes of vision (UTC)\n\
              2027-01-15 08:00:00  gpus none -> 8  by local"
         );

@@ -60,12 +60,20 @@ pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
         Some(JobStateName::Cancelled) => job.reason.clone(),
         None => String::new(),
     };
+    let idle = units::time(job.idle_since.as_ref())
+        .map(|since| units::about((now - since).to_std().unwrap_or_default()))
+        .map(|length| format!("GPUs idle for {length}"));
     let elements = job.elements.as_ref().map(words::element_states);
-    [elements.unwrap_or_default(), attempt, text]
-        .into_iter()
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join(", ")
+    [
+        elements.unwrap_or_default(),
+        attempt,
+        idle.unwrap_or_default(),
+        text,
+    ]
+    .into_iter()
+    .filter(|part| !part.is_empty())
+    .collect::<Vec<_>>()
+    .join(", ")
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The daemon's settings: a file, over it environment variables `MARQUEE_WORKER__<KEY>`, over
 //! these the flags. A key that does not exist is an error, wherever it stands.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "coordinator",
     "name",
     "data_dir",
@@ -74,11 +74,15 @@ const KEYS: [&str; 22] = [
     "writable_paths",
     "tasks_max",
     "labels",
+    "gpu_shares",
     "metrics_listen",
     "tls.ca",
     "tls.cert",
     "tls.key",
 ];
+
+/// In how many shares a GPU may be offered.
+const SHARES: std::ops::RangeInclusive<u32> = 2..=16;
 
 /// What happens to running children when the daemon is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -162,6 +166,8 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Words for the host that jobs ask for or avoid.
     pub labels: BTreeSet<String>,
+    /// GPUs that several jobs may use at a time, by index, and in how many shares each is offered.
+    pub gpu_shares: BTreeMap<u32, u32>,
     /// Where Prometheus may ask for figures. None: nowhere.
     pub metrics_listen: Option<SocketAddr>,
     pub tls: Option<Tls>,
@@ -298,6 +304,7 @@ impl Config {
             fetch_secrets: names(values, "fetch_secrets")?
                 .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
             labels: labels(values)?,
+            gpu_shares: gpu_shares(values)?,
             metrics_listen: values.parsed(
                 "metrics_listen",
                 "it must be an IP address and a port, such as 127.0.0.1:7702",
@@ -369,6 +376,24 @@ fn labels(values: &Values) -> Result<BTreeSet<String>, ConfigError> {
         .unwrap_or_default())
 }
 
+/// GPUs with their shares, separated by blanks or commas: "0:4 1:2".
+fn gpu_shares(values: &Values) -> Result<BTreeMap<u32, u32>, ConfigError> {
+    let must_be = "it must name GPUs with 2 to 16 shares each, such as \"0:4 1:2\"";
+    let shares = |text: &str| {
+        let mut shares = BTreeMap::new();
+        for one in text.split([' ', ',']).filter(|one| !one.is_empty()) {
+            let (gpu, count) = one.split_once(':')?;
+            let count = count.parse().ok().filter(|count| SHARES.contains(count))?;
+            let is_new = shares.insert(gpu.parse().ok()?, count).is_none();
+            is_new.then_some(())?;
+        }
+        Some(shares)
+    };
+    Ok(values
+        .parsed("gpu_shares", must_be, shares)?
+        .unwrap_or_default())
+}
+
 /// The word that stands for a meaning, as a file would have it.
 fn word_of<T: PartialEq>(words: &[(&'static str, T)], meaning: Option<T>) -> Option<&'static str> {
     let meaning = meaning?;
@@ -402,6 +427,7 @@ impl Config {
             tasks_max: DEFAULT_TASKS_MAX,
             tls_key: None,
             labels: BTreeSet::new(),
+            gpu_shares: BTreeMap::new(),
             metrics_listen: None,
             tls: None,
         }

@@ -17,6 +17,7 @@ use tracing::error;
 
 mod health;
 pub mod nvml;
+pub mod parts;
 mod sampler;
 pub mod series;
 pub mod visible;

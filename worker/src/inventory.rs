@@ -2,6 +2,7 @@
 //!
 //! Not here: judgement. What the host lacks is reported as absent, and the scheduler decides.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::Path;
@@ -12,6 +13,7 @@ use nvml_wrapper::Nvml;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
+use crate::gpus::parts::divided;
 use crate::gpus::visible::{VARIABLE, Visible, visible};
 use crate::gpus::{NVML_START_MAX, nvml};
 use crate::proc;
@@ -35,7 +37,7 @@ pub async fn take(config: &Config) -> Inventory {
         memory_bytes: memory_bytes(),
         cpu_slots: config.cpu_slots,
         threads_per_slot: config.threads_per_slot.unwrap_or(shared.max(1)),
-        gpus: gpus().await,
+        gpus: gpus(config.gpu_shares.clone()).await,
         address: address(config),
         flavour: flavour(&config.bin_dir.join("marquee-trainer")).await,
         labels: config.labels.clone(),
@@ -77,8 +79,9 @@ fn cgroup_limits(own: &[(Vec<String>, String)]) -> Vec<u64> {
 }
 
 /// The GPUs that answer. A driver that hangs must not keep the daemon, with its CPU slots, away.
-async fn gpus() -> Vec<GpuInfo> {
-    match tokio::time::timeout(NVML_START_MAX, tokio::task::spawn_blocking(ask_nvml)).await {
+async fn gpus(shares: BTreeMap<u32, u32>) -> Vec<GpuInfo> {
+    let asked = tokio::task::spawn_blocking(move || ask_nvml(&shares));
+    match tokio::time::timeout(NVML_START_MAX, asked).await {
         Ok(gpus) => gpus.unwrap_or_default(),
         Err(_) => {
             warn!("NVML does not answer: no GPUs are offered; see \"marquee-worker doctor\"");
@@ -87,7 +90,7 @@ async fn gpus() -> Vec<GpuInfo> {
     }
 }
 
-fn ask_nvml() -> Vec<GpuInfo> {
+fn ask_nvml(shares: &BTreeMap<u32, u32>) -> Vec<GpuInfo> {
     let nvml = match Nvml::init() {
         Ok(nvml) => nvml,
         Err(error) => {
@@ -105,7 +108,7 @@ fn ask_nvml() -> Vec<GpuInfo> {
     let found: Vec<GpuInfo> = gpus.collect();
     let of = found.len();
     let list = std::env::var(VARIABLE).ok();
-    let Visible { offered, unknown } = visible(found, list.as_deref());
+    let Visible { offered, unknown } = visible(found.clone(), list.as_deref());
     if let Some(list) = list {
         info!(
             offered = offered.len(),
@@ -118,7 +121,13 @@ fn ask_nvml() -> Vec<GpuInfo> {
             "{VARIABLE} names a GPU that this host does not have; it and what follows it are left out"
         );
     }
-    offered
+    // Numbered over all of the host's, so that another list gives no part another number.
+    let parts = divided(found, |gpu| nvml::instances(&nvml, gpu), shares);
+    let is_offered = |part: &GpuInfo| {
+        let of = part.part.map_or(part.index, |part| part.of);
+        offered.iter().any(|gpu| gpu.index == of)
+    };
+    parts.into_iter().filter(is_offered).collect()
 }
 
 /// Where ranks on other hosts reach this one: as configured, else the address from which this host

@@ -1,10 +1,12 @@
 //! `marquee project` and `marquee quota`: who shares the cluster, and how much each may have.
 
 use clap::Subcommand;
+use marquee_domain::idle::check_stop;
 use marquee_domain::project::{ProjectName, Reset, check_weight};
 use marquee_proto::v1;
 use marquee_view::projects::{Projects, QuotasOf};
 
+use super::drain::{When, parse_when};
 use crate::error::Result;
 use crate::session::Session;
 use crate::{clock, requests};
@@ -41,7 +43,8 @@ Examples:
   marquee project list --output json")]
 struct List {}
 
-/// Make a project, or change its weight, quotas and how long it keeps what ended; what is not given stays as it is
+/// Make a project, or change its weight, quotas, how long it keeps what ended and which idle jobs it stops; what is
+/// not given stays as it is
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,6 +52,7 @@ Examples:
   marquee project set vision --weight 2 --gpus 8 --queued 5000
   marquee project set vision --gpu-hours-week none
   marquee project set vision --keep-days 90 --keep-log-days 14
+  marquee project set vision --idle-stop 30m
 
 \"marquee gc --dry-run\" says what would go. It goes within the hour.")]
 struct Set {
@@ -79,6 +83,10 @@ struct Set {
     /// Days after their end after which logs and metrics of jobs go, or none to keep them with their pipeline
     #[arg(long, value_name = "DAYS|none", value_parser = parse_quota::<u32>)]
     keep_log_days: Option<Quota<u32>>,
+    /// After so long a train or command job whose GPUs do nothing is stopped, 5 minutes to 7 days (30m, 2h), or none for
+    /// never
+    #[arg(long, value_name = "SPAN|none", value_parser = parse_minutes)]
+    idle_stop: Option<Quota<u32>>,
 }
 
 /// Show what a project has used of its quotas, and when it frees
@@ -128,6 +136,23 @@ fn parse_hours(text: &str) -> Result<Quota<f64>, String> {
     }
 }
 
+fn parse_minutes(text: &str) -> Result<Quota<u32>, String> {
+    if text == "none" {
+        return Ok(Quota::None);
+    }
+    let span = match parse_when(text) {
+        Ok(When::In(span)) => span,
+        Ok(When::At(_)) | Err(_) => {
+            return Err("write a span such as 30m or 2h, or none".to_owned());
+        }
+    };
+    // Up: nobody is stopped earlier than he wanted.
+    let minutes = span.num_seconds().unsigned_abs().div_ceil(60);
+    let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
+    check_stop(minutes)?;
+    Ok(Quota::Of(minutes))
+}
+
 pub(super) fn parse_name(text: &str) -> Result<String, String> {
     let name: ProjectName = text
         .parse()
@@ -173,6 +198,7 @@ fn request(set: Set) -> v1::SetProjectRequest {
     lifts("gpu_hours_week", set.gpu_hours_week == Some(Quota::None));
     lifts("keep_days", set.keep_days == Some(Quota::None));
     lifts("keep_log_days", set.keep_log_days == Some(Quota::None));
+    lifts("idle_stop", set.idle_stop == Some(Quota::None));
     v1::SetProjectRequest {
         name: set.name,
         weight: set.weight,
@@ -186,6 +212,7 @@ fn request(set: Set) -> v1::SetProjectRequest {
         lift,
         keep_days: set.keep_days.and_then(Quota::value),
         keep_log_days: set.keep_log_days.and_then(Quota::value),
+        idle_stop_min: set.idle_stop.and_then(Quota::value),
     }
 }
 
@@ -213,6 +240,12 @@ mod tests {
         }
         assert!(parse_quota::<u32>("-1").is_err());
         assert_eq!(parse_quota::<u32>("none"), Ok(Quota::None));
+        assert_eq!(parse_minutes("2h"), Ok(Quota::Of(120)));
+        assert_eq!(parse_minutes("301s"), Ok(Quota::Of(6)));
+        assert_eq!(parse_minutes("none"), Ok(Quota::None));
+        for odd in ["", "30", "4m", "8d", "-5m", "2027-03-01T06:00:00Z", "m"] {
+            assert!(parse_minutes(odd).is_err(), "{odd:?}");
+        }
         assert_eq!(
             parse_reset("Mon").unwrap_err().split(',').next(),
             Some("write rolling")
@@ -231,6 +264,7 @@ mod tests {
             reset: None,
             keep_days: Some(Quota::Of(90)),
             keep_log_days: Some(Quota::None),
+            idle_stop: Some(Quota::Of(30)),
         };
         let request = request(set);
         let quotas = request.quotas.unwrap();
@@ -240,5 +274,6 @@ mod tests {
         );
         assert_eq!(request.lift, ["gpus", "keep_log_days"]);
         assert_eq!((request.keep_days, request.keep_log_days), (Some(90), None));
+        assert_eq!(request.idle_stop_min, Some(30));
     }
 }

@@ -132,6 +132,13 @@ fn figures(overview: &v1::Overview, ink: Ink) -> [Line<'static>; 2] {
             ink.tone(Tone::Bad),
         ));
     }
+    if overview.idle_gpus > 0 {
+        let gpus = units::plural(overview.idle_gpus as usize, "GPU");
+        devices.push(Span::styled(
+            format!(", {gpus} held idle"),
+            ink.tone(Tone::Warn),
+        ));
+    }
     let jobs = |state: v1::JobState| {
         let of = overview.jobs.iter().filter(|count| count.state() == state);
         of.map(|count| u64::from(count.jobs)).sum::<u64>()

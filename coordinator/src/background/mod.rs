@@ -8,6 +8,7 @@ mod accounts;
 mod attempts;
 mod drains;
 mod foresight;
+mod idle;
 mod leases;
 mod retention;
 mod round;
@@ -41,6 +42,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     let (attempts, leases) = (app.clone(), app.clone());
     let (files, used, drained) = (app.clone(), app.clone(), app.clone());
     let (old, said, timed) = (app.clone(), app.clone(), app.clone());
+    let quiet = app.clone();
     tasks.spawn(guarded("schedule", stop(), move || {
         round::run(schedule.clone())
     }));
@@ -66,6 +68,7 @@ pub fn start(app: &App) -> JoinSet<()> {
     tasks.spawn(guarded("schedules", stop(), move || {
         schedules::run(timed.clone())
     }));
+    tasks.spawn(guarded("idle", stop(), move || idle::run(quiet.clone())));
     tasks.spawn(guarded("leases", stop(), move || {
         leases::run(leases.clone())
     }));
@@ -79,16 +82,18 @@ pub enum Loop {
     Attempts,
     Leases,
     Drains,
+    Idle,
     Accounts,
     Retention,
     Sweep,
 }
 
 impl Loop {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Schedule,
         Self::Attempts,
         Self::Drains,
+        Self::Idle,
         Self::Leases,
         Self::Accounts,
         Self::Retention,
@@ -104,6 +109,7 @@ pub async fn one_round(app: &App, of: Loop) -> lifecycle::Result<()> {
         Loop::Attempts => attempts::round(app).await,
         Loop::Leases => leases::round_of_a_listener(app).await,
         Loop::Drains => drains::round(app).await,
+        Loop::Idle => idle::round(app).await,
         Loop::Accounts => accounts::round(app).await,
         Loop::Retention => retention::round(app).await.map(drop),
         Loop::Sweep => sweep::round(app).await.map(drop),

@@ -33,6 +33,8 @@ pub struct Account {
     pub name: String,
     pub weight: f64,
     pub quotas: Quotas,
+    /// Minutes after which its idle jobs are stopped. None: never.
+    pub idle_stop_min: Option<u32>,
     /// Devices that its ranks hold now.
     pub gpus: u32,
     pub cpu_slots: u32,
@@ -50,6 +52,7 @@ impl Account {
             name: name.to_owned(),
             weight: 1.0,
             quotas: Quotas::default(),
+            idle_stop_min: None,
             gpus: 0,
             cpu_slots: 0,
             is_stored: false,
@@ -115,6 +118,12 @@ impl Accounts {
         id
     }
 
+    /// The number of a project that was met before.
+    #[must_use]
+    pub fn known_id(&self, name: &str) -> Option<ProjectId> {
+        self.ids.get(name).copied()
+    }
+
     /// A project by its name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Account> {
@@ -154,6 +163,7 @@ impl Accounts {
             account.is_stored = true;
             account.weight = project.weight;
             account.quotas = project.quotas;
+            account.idle_stop_min = project.idle_stop_min;
             if is_newer {
                 account.usage = project.usage;
                 account.hours = Hours::default();
@@ -301,6 +311,7 @@ mod tests {
             weight: 2.0,
             quotas,
             retention: Default::default(),
+            idle_stop_min: None,
             usage: Usage::new(0.0, at(0)),
         }
     }

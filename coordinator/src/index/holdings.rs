@@ -42,6 +42,35 @@ impl Open {
         held.map(|(worker, _)| *worker)
     }
 
+    /// The GPUs that ranks of a job hold, by worker and index.
+    #[must_use]
+    pub fn gpus_of(&self, job: JobId) -> Vec<(WorkerId, u32)> {
+        let held = self.held_by.get(&job).into_iter().flatten();
+        let devices = held.filter_map(|(worker, key)| {
+            let holding = self.held.get(worker)?.get(key)?;
+            Some(holding.devices.iter().map(move |device| (*worker, device)))
+        });
+        let gpu = |(worker, device): (WorkerId, &Device)| match device {
+            Device::Gpu { index } => Some((worker, *index)),
+            Device::Cpu { .. } => None,
+        };
+        devices.flatten().filter_map(gpu).collect()
+    }
+
+    /// How many running jobs are said to idle, and how many GPUs they hold.
+    #[must_use]
+    pub fn idle(&self) -> (u32, u32) {
+        let idles = |job: &&JobId| {
+            let known = self.jobs.get(job);
+            known.is_some_and(|known| known.idle_since.is_some())
+        };
+        let jobs = self.running.iter().filter(idles);
+        jobs.fold((0, 0), |(jobs, gpus), job| {
+            let held = u32::try_from(self.gpus_of(*job).len()).unwrap_or(u32::MAX);
+            (jobs + 1, gpus + held)
+        })
+    }
+
     /// The jobs that run on a worker and were not asked to leave.
     #[must_use]
     pub fn staying_on(&self, worker: WorkerId) -> Vec<JobId> {

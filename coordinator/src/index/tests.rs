@@ -58,6 +58,7 @@ fn queued(id: i64) -> OpenJob {
         started_at: None,
         held: None,
         is_leaving: false,
+        idle_since: None,
         preempted: (0, None),
         step: None,
         obstacle: None,

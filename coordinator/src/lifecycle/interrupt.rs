@@ -48,6 +48,45 @@ async fn interrupt(app: &App, jobs: &[JobId], cause: Interruption, message: &str
     ask(app, at, pipelines, workers, cause, message).await
 }
 
+/// Asks a gang that lost ranks to stop at a checkpoint: it starts again with all of them.
+pub async fn grow(app: &App, job: JobId) -> Result<()> {
+    let (all, held) = {
+        let open = app.index.open();
+        let all = open.job(job).map_or(0, |known| known.shape.ranks);
+        let short = open.short.iter().find(|short| short.job == job);
+        // Where something may be left of those that it lost they count as held.
+        let is_left =
+            |worker: &WorkerId| short.is_none_or(|short| !short.unproven.contains(worker));
+        (all, open.workers_of(job).filter(is_left).count())
+    };
+    let message =
+        format!("it goes on with {held} of {all} ranks, and devices for all {all} are free");
+    interrupt(app, &[job], Interruption::Grown, &message).await
+}
+
+/// Stops a job whose GPUs do nothing, if it still runs at this attempt: its ranks may write a checkpoint, and then it
+/// fails with this message.
+pub async fn stop_idle(app: &App, at: (JobId, AttemptNumber), message: &str) -> Result<()> {
+    let (pipelines, workers) = {
+        let open = app.index.open();
+        let known = open.job(at.0).filter(|known| known.attempt == at.1.0);
+        let Some(known) = known else {
+            return Ok(());
+        };
+        let workers = open.workers_of(at.0).collect();
+        (BTreeSet::from([known.pipeline]), workers)
+    };
+    ask(
+        app,
+        vec![at],
+        pipelines,
+        workers,
+        Interruption::Idle,
+        message,
+    )
+    .await
+}
+
 /// Asks a job that runs to leave where it does, for another place where there is one. Asking twice is the same.
 pub async fn move_job(app: &App, job: JobId, caller: &str) -> Result<()> {
     let mut conn = app.db.read().await?;

@@ -37,7 +37,7 @@ pub use cancel::{cancel_job, cancel_pipeline};
 pub use dependents::waits_for;
 pub use error::LifecycleError;
 pub use hold::{hold_job, release_job};
-pub use interrupt::{move_away, move_job, preempt};
+pub use interrupt::{grow, move_away, move_job, preempt, stop_idle};
 pub use output::Outputs;
 pub use overdue::fail_overdue;
 pub use place::place;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use marquee_domain::idle;
 use marquee_domain::nearest::nearest;
 use marquee_domain::pipeline::FieldError;
 use marquee_domain::project::{self, PROJECTS_MAX, ProjectName, Quotas, Reset, Retention};
 use marquee_domain::spec::{JobSpec, PipelineSpec};
-use marquee_store::projects::{self, Project, ProjectChange};
+use marquee_store::projects::{self, Project, ProjectChange, Set};
 use marquee_store::{Conn, Tx};
 
 use super::{LifecycleError, Result};
@@ -23,6 +24,7 @@ pub struct ProjectUpdate {
     pub reset: Option<Reset>,
     pub keep_days: Option<Option<u32>>,
     pub keep_log_days: Option<Option<u32>>,
+    pub idle_stop_min: Option<Option<u32>>,
 }
 
 /// Makes a project, or changes what the update names, and notes who did so.
@@ -70,8 +72,20 @@ pub async fn set_project(
         keep_log_days: update.keep_log_days.unwrap_or(kept.keep_log_days),
     };
     retention.check().map_err(LifecycleError::BadSetting)?;
-    let text = change_text(before.as_ref(), weight, &quotas, retention);
-    projects::upsert_project(&mut tx, name, weight, &quotas, retention, now).await?;
+    let idle_stop_min = update
+        .idle_stop_min
+        .unwrap_or_else(|| before.as_ref()?.idle_stop_min);
+    if let Some(minutes) = idle_stop_min {
+        idle::check_stop(minutes).map_err(LifecycleError::BadSetting)?;
+    }
+    let set = Set {
+        weight,
+        quotas: &quotas,
+        retention,
+        idle_stop_min,
+    };
+    let text = change_text(before.as_ref(), &set);
+    projects::upsert_project(&mut tx, name, &set, now).await?;
     if let Some(text) = text {
         let change = ProjectChange {
             text,
@@ -109,13 +123,14 @@ fn check_quotas(quotas: &Quotas) -> Result<()> {
 }
 
 /// "weight 1 -> 2, gpus none -> 8"; None where nothing changes.
-fn change_text(
-    before: Option<&Project>,
-    weight: f64,
-    quotas: &Quotas,
-    retention: Retention,
-) -> Option<String> {
-    let words = |weight: f64, quotas: &Quotas, retention: Retention| {
+fn change_text(before: Option<&Project>, set: &Set<'_>) -> Option<String> {
+    let words = |set: &Set<'_>| {
+        let Set {
+            weight,
+            quotas,
+            retention,
+            idle_stop_min,
+        } = *set;
         let number = |value: Option<u32>| value.map_or_else(|| "none".into(), |v| v.to_string());
         let hours = quotas.gpu_hours_week;
         [
@@ -130,15 +145,24 @@ fn change_text(
             ("reset", quotas.reset.as_str().to_owned()),
             ("keep_days", number(retention.keep_days)),
             ("keep_log_days", number(retention.keep_log_days)),
+            (
+                "idle_stop",
+                idle_stop_min.map_or_else(|| "none".into(), |minutes| format!("{minutes} min")),
+            ),
         ]
     };
-    let new = words(weight, quotas, retention);
+    let new = words(set);
     let Some(before) = before else {
         let set = new.into_iter().filter(|(_, value)| value != "none");
         let set: Vec<String> = set.map(|(what, value)| format!("{what} {value}")).collect();
         return Some(format!("made with {}", set.join(", ")));
     };
-    let old = words(before.weight, &before.quotas, before.retention);
+    let old = words(&Set {
+        weight: before.weight,
+        quotas: &before.quotas,
+        retention: before.retention,
+        idle_stop_min: before.idle_stop_min,
+    });
     let changed: Vec<String> = old
         .into_iter()
         .zip(new)
@@ -281,6 +305,7 @@ mod tests {
             weight: 1.0,
             quotas: Quotas::default(),
             retention: Retention::default(),
+            idle_stop_min: Some(30),
             usage: Usage::new(0.0, DateTime::UNIX_EPOCH),
         };
         let quotas = Quotas {
@@ -288,25 +313,41 @@ mod tests {
             gpu_hours_week: Some(41.5),
             ..Quotas::default()
         };
+        let same = Set {
+            weight: 1.0,
+            quotas: &Quotas::default(),
+            retention: Retention::default(),
+            idle_stop_min: Some(30),
+        };
+        let set = Set {
+            weight: 2.0,
+            quotas: &quotas,
+            ..same
+        };
         assert_eq!(
-            change_text(Some(&before), 2.0, &quotas, Retention::default()).unwrap(),
+            change_text(Some(&before), &set).unwrap(),
             "weight 1 -> 2, gpus none -> 8, gpu_hours_week none -> 41.5"
         );
-        let month = Retention {
-            keep_days: Some(30),
-            ..Retention::default()
+        let month = Set {
+            retention: Retention {
+                keep_days: Some(30),
+                ..Retention::default()
+            },
+            idle_stop_min: None,
+            ..same
         };
-        let same = Quotas::default();
         assert_eq!(
-            change_text(Some(&before), 1.0, &same, month).unwrap(),
-            "keep_days none -> 30"
+            change_text(Some(&before), &month).unwrap(),
+            "keep_days none -> 30, idle_stop 30 min -> none"
         );
+        assert_eq!(change_text(Some(&before), &same), None);
+        let new = Set {
+            weight: 1.0,
+            idle_stop_min: None,
+            ..set
+        };
         assert_eq!(
-            change_text(Some(&before), 1.0, &same, before.retention),
-            None
-        );
-        assert_eq!(
-            change_text(None, 1.0, &quotas, Retention::default()).unwrap(),
+            change_text(None, &new).unwrap(),
             "made with weight 1, gpus 8, gpu_hours_week 41.5, reset rolling"
         );
     }

@@ -90,9 +90,21 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     if let Some((cause, message)) = situation.makes_room
         && all_gone
     {
-        return Verdict::Interrupt {
-            cause: *cause,
-            message: message.clone(),
+        let message = message.clone();
+        return match cause {
+            Interruption::Idle => Verdict::Fail(Failure {
+                class: FailureClass::Idle,
+                message,
+            }),
+            Interruption::Preempted
+            | Interruption::Drained
+            | Interruption::HostUpgraded
+            | Interruption::Disconnected
+            | Interruption::InputDamaged
+            | Interruption::Grown => Verdict::Interrupt {
+                cause: *cause,
+                message,
+            },
         };
     }
     if situation.makes_room.is_some() {

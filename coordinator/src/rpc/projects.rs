@@ -90,7 +90,7 @@ impl v1::projects_server::Projects for ProjectsService {
     }
 }
 
-/// How long a project keeps things is for its own administrators to say. What it has beside others is not, nor whether there
+/// How long a project keeps things, and whether its idle jobs are stopped, is for its own administrators to say. What it has beside others is not, nor whether there
 /// is such a project.
 fn may_set(
     caller: &Caller,
@@ -103,14 +103,15 @@ fn may_set(
     let keeps_alone = ProjectUpdate {
         keep_days: update.keep_days,
         keep_log_days: update.keep_log_days,
+        idle_stop_min: update.idle_stop_min,
         ..ProjectUpdate::default()
     };
     if *update == keeps_alone && caller.may(Role::Admin, name.as_str()) {
         return Ok(());
     }
     Err(LifecycleError::RoleTooLow(format!(
-        "project {name}: weight, quotas and new projects take an administrator of all projects, --keep-days and \
-         --keep-log-days one of this project; \"marquee whoami\" says which roles you have"
+        "project {name}: weight, quotas and new projects take an administrator of all projects, --keep-days, \
+         --keep-log-days and --idle-stop one of this project; \"marquee whoami\" says which roles you have"
     )))
 }
 
@@ -135,6 +136,7 @@ fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
         reset: None,
         keep_days: request.keep_days.map(Some),
         keep_log_days: request.keep_log_days.map(Some),
+        idle_stop_min: request.idle_stop_min.map(Some),
     };
     if !quotas.reset.is_empty() {
         let reset = Reset::from_word(&quotas.reset).ok_or_else(|| {
@@ -155,9 +157,11 @@ fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
             "gpu_hours_week" => update.gpu_hours_week = Some(None),
             "keep_days" => update.keep_days = Some(None),
             "keep_log_days" => update.keep_log_days = Some(None),
+            "idle_stop" => update.idle_stop_min = Some(None),
             other => {
                 let why = format!(
-                    "{:?} is no limit; give gpus, cpu_slots, queued, gpu_hours_week, keep_days or keep_log_days",
+                    "{:?} is no limit; give gpus, cpu_slots, queued, gpu_hours_week, keep_days, keep_log_days or \
+                     idle_stop",
                     start_of(other)
                 );
                 return Err(BadField::invalid("lift", why));
@@ -209,6 +213,7 @@ fn encode(
         changes: changes.into_iter().map(change).collect(),
         keep_days: project.retention.keep_days,
         keep_log_days: project.retention.keep_log_days,
+        idle_stop_min: project.idle_stop_min,
         name,
     }
 }

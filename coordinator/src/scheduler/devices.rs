@@ -36,6 +36,8 @@ pub(super) struct Pool<'a> {
     limits: &'a Limits,
     /// Whether any host is to be empty at some time: few clusters ask that of themselves.
     has_windows: bool,
+    /// Whether any GPU is offered in parts.
+    has_parts: bool,
     held_back: Vec<HeldBack<'a>>,
     /// Free devices of each host that would do, for each thing that was wanted so far: counted once a
     /// round, and again for a host only when devices of it are taken.
@@ -66,6 +68,9 @@ impl<'a> Pool<'a> {
         let mut closed: Vec<&Host> = hosts.iter().filter(|host| host.closed.is_some()).collect();
         closed.sort_by_key(|host| (&host.name, host.worker));
         Self {
+            has_parts: members
+                .iter()
+                .any(|member| member.host.gpus.values().any(|gpu| gpu.part.is_some())),
             has_windows: members.iter().any(|member| member.host.window.is_some()),
             members,
             closed,
@@ -78,6 +83,10 @@ impl<'a> Pool<'a> {
 
     pub(super) fn host(&self, index: usize) -> &'a Host {
         self.members[index].host
+    }
+
+    pub(super) fn has_parts(&self) -> bool {
+        self.has_parts
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -144,6 +153,19 @@ impl<'a> Pool<'a> {
             Rc::new(self.members.iter().map(count).collect())
         });
         Rc::clone(counts)
+    }
+
+    /// Devices of a host that a job holds and that would do.
+    pub(super) fn held_by(&self, index: usize, wanted: Wanted<'_>, job: JobId) -> u32 {
+        let host = self.members[index].host;
+        let its = host.running.iter().filter(|held| held.job == job);
+        wanted.count(host, its.flat_map(|held| &held.devices))
+    }
+
+    /// Whether anything that would do is free on one of these hosts, held back or not.
+    pub(super) fn has_free(&self, hosts: &[usize], wanted: Wanted<'a>) -> bool {
+        let free = self.free_on_each(wanted);
+        hosts.iter().any(|index| free[*index] > 0)
     }
 
     /// Devices that are free, held back or not.

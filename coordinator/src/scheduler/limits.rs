@@ -3,7 +3,7 @@
 //!
 //! Not here: where these figures come from (`index`).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::{JobId, WorkerId};
@@ -11,8 +11,8 @@ use marquee_domain::project::{CPU_SLOT_SHARE, FORESIGHT_S};
 use marquee_domain::spec::HostRules;
 use serde::{Deserialize, Serialize};
 
-use super::shape::{Group, ProjectId, RulesId};
-use super::wanted::Kind;
+use super::shape::{Group, ProjectId, RulesId, Shape};
+use super::wanted::{Kind, Portion};
 
 /// What bounds a plan besides devices. With none of it every job is of one project without quotas.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,10 +27,14 @@ pub struct Limits {
     pub preemptible: Vec<Preemptible>,
     /// Jobs that are leaving already, whoever asked.
     pub leaving: HashSet<JobId>,
-    /// What was taken from others for jobs that have not started yet.
+    /// What was taken from others for jobs that have not started yet, or is kept for gangs that grow.
     pub claims: BTreeMap<JobId, Claim>,
     /// When jobs for which devices are held back were first told that they start.
     pub promised: BTreeMap<JobId, DateTime<Utc>>,
+    /// Gangs that go on with fewer ranks than they asked for, and may be asked to take new ones now.
+    pub short: Vec<Short>,
+    /// Of those that have a claim, the ones that run still and are leaving to grow.
+    pub growing: BTreeMap<JobId, Shape>,
 }
 
 /// What a project used and may have.
@@ -97,14 +101,43 @@ pub struct Preemptible {
     pub times_today: u32,
 }
 
-/// Devices that were taken from others for a job: kept for it until it starts.
+/// A running gang that goes on with fewer ranks than its shape has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Short {
+    pub job: JobId,
+    pub shape: Shape,
+    pub priority: i32,
+    pub project: ProjectId,
+    /// Workers that have not proven yet that nothing is left of the ranks that it lost there.
+    pub unproven: BTreeSet<WorkerId>,
+}
+
+/// Devices that were taken from others for a job, or that it takes itself to grow: kept for it until it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub(super) kind: Kind,
     /// The flavour of libtorch that its hosts have; None: it needs none.
     pub(super) flavour: Option<String>,
+    pub(super) portion: Portion,
     /// Devices by host.
     pub(super) devices: BTreeMap<WorkerId, u32>,
+    /// Nobody made room: it is a gang that grows.
+    pub(super) is_growth: bool,
+}
+
+impl Claim {
+    pub(super) fn of_growth(self) -> Self {
+        Self {
+            is_growth: true,
+            ..self
+        }
+    }
+
+    /// Whether it is kept for a gang that grows.
+    #[must_use]
+    pub fn is_growth(&self) -> bool {
+        self.is_growth
+    }
 }
 
 /// What is left to the projects during one round.

@@ -6,6 +6,7 @@
 
 mod devices;
 pub mod forecast;
+mod grow;
 mod held;
 mod limits;
 mod obstacles;
@@ -18,24 +19,26 @@ mod shape;
 mod tests;
 mod wanted;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use marquee_domain::flavour::Capability;
 use marquee_domain::ids::{JobId, Rank, WorkerId};
-use marquee_domain::resources::{Device, DeviceKind};
+use marquee_domain::resources::{Device, DeviceKind, PartKind};
 
 use devices::{Pool, Share};
+pub use grow::{ENDS_SOON, GROWS_AFTER, GROWS_AFTER_LOSS};
 use held::HeldBack;
-pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Spent};
+pub use limits::{AtOnce, Claim, Limits, Preemptible, ProjectShare, QuotaHit, Short, Spent};
 use limits::{Purses, Turns};
 use order::Order;
 pub use preempt::{PREEMPT_AFTER, Preemption, RUNS_AT_LEAST, TIMES_A_DAY_MAX};
 pub use queue::{Line, Pending, Queue};
 pub use reason::{Explainer, Obstacle, back_off, not_before};
 pub use shape::{Group, ProjectId, RulesId, Shape};
-use wanted::{Kind, Trainer, Wanted};
+use wanted::{Kind, Portion, Trainer, Wanted};
 
 /// A job that has been queued for this long without fitting has devices held back for it. Most
 /// small jobs end in less; a person who watches a gang wait sees it move within a minute.
@@ -97,6 +100,10 @@ impl Host {
 pub struct Gpu {
     pub name: String,
     pub capability: Capability,
+    /// Memory in MiB; 0: nobody knows.
+    pub memory_mib: u32,
+    /// Set where it is a part of a GPU.
+    pub part: Option<PartKind>,
     /// Why it takes no new ranks, with the cure.
     pub fault: Option<String>,
 }
@@ -140,7 +147,9 @@ pub struct Plan {
     pub reservations: Vec<Reservation>,
     /// Running jobs that are to make room.
     pub preemptions: Vec<Preemption>,
-    /// What is kept for jobs for which others made room, those of this round included.
+    /// Running gangs that are to stop at a checkpoint, to start again with all their ranks.
+    pub growths: Vec<JobId>,
+    /// What is kept for jobs for which others made room, and for gangs that grow, those of this round included.
     pub claims: BTreeMap<JobId, Claim>,
 }
 
@@ -193,8 +202,14 @@ pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) 
         plan: Plan::default(),
         now,
     };
+    round.keep_for_growth(queue);
+    let grown: BTreeSet<JobId> = round.plan.placements.iter().map(|of| of.job).collect();
     let mut order = Order::new(queue);
     while let Some((line, job)) = order.head(&round.purses) {
+        if grown.contains(&job) {
+            order.placed(&round.purses);
+            continue;
+        }
         match round.start(line, job) {
             Ok(ranks) => {
                 round.plan.placements.push(Placement { job, ranks });
@@ -214,6 +229,7 @@ pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) 
             }
         }
     }
+    round.grow();
     round.plan
 }
 
@@ -322,6 +338,47 @@ impl Round<'_> {
         Ok(self.pool.place(&shares, wanted, per_rank, (job, stay.end)))
     }
 
+    /// Gangs that stopped to grow start before all others, and what those that are leaving take is kept for them.
+    fn keep_for_growth(&mut self, queue: &Queue) {
+        let limits = self.pool.limits();
+        let growing = limits.claims.iter().filter(|(_, claim)| claim.is_growth());
+        for (job, claim) in growing {
+            let shape = if let Some(pending) = queue.get(*job) {
+                if let Ok(ranks) = self.start(pending.line(), *job) {
+                    self.plan.placements.push(Placement { job: *job, ranks });
+                    continue;
+                }
+                pending.shape
+            } else if let Some(shape) = limits.growing.get(job) {
+                *shape
+            } else {
+                continue;
+            };
+            if preempt::hold_claim(&mut self.pool, *job, shape, claim, self.now) {
+                self.plan.claims.insert(*job, claim.clone());
+            }
+        }
+    }
+
+    /// Asks one gang that lost ranks to take new ones, where nothing else is kept for anybody: the next one is looked at
+    /// when it is known what this one took.
+    fn grow(&mut self) {
+        let limits = self.pool.limits();
+        if !limits.claims.is_empty() || !self.plan.claims.is_empty() {
+            return;
+        }
+        let mut short: Vec<&Short> = limits.short.iter().collect();
+        short.sort_by_key(|short| (Reverse(short.priority), short.job));
+        let found = short.into_iter().find_map(|short| {
+            let claim = grow::grow(&self.pool, &self.purses, &self.plan, short, self.now)?;
+            Some((short.job, claim))
+        });
+        if let Some((job, claim)) = found {
+            self.plan.growths.push(job);
+            self.plan.claims.insert(job, claim);
+        }
+    }
+
     /// Sees to it that jobs which devices keep waiting get their turn: what others left for one stays its own,
     /// others are asked to make room for the first of the line, or devices are held back for the one that has
     /// waited longest.
@@ -347,6 +404,12 @@ impl Round<'_> {
         let claims = &self.pool.limits().claims;
         // A claim goes to the job that it was made for, even where others of its line came to stand before it: whoever
         // made room did so for that one.
+        if claims
+            .iter()
+            .any(|claim| of_line(&claim) && self.plan.claims.contains_key(claim.0))
+        {
+            return;
+        }
         if let Some((job, claim)) = claims.iter().find(of_line)
             && allowed.has(claim.kind)
             && preempt::hold_claim(&mut self.pool, *job, shape, claim, self.now)
@@ -421,11 +484,24 @@ fn choices<'a>(pool: &Pool<'a>, shape: Shape, allowed: Kinds) -> Vec<Wanted<'a>>
         } else {
             vec![Trainer::NotNeeded]
         };
-        flavours.into_iter().map(move |trainer| Wanted {
-            kind,
-            trainer,
-            rules,
-        })
+        // Parts first: whole GPUs are left to who needs them.
+        let part = Portion::Part {
+            shares: shape.gpu_memory_mib.is_some(),
+        };
+        let portions = match kind {
+            Kind::Gpu if pool.has_parts() && shape.is_single() => vec![part, Portion::Whole],
+            Kind::Gpu | Kind::Cpu => vec![Portion::Whole],
+        };
+        let each = portions.into_iter().flat_map(move |portion| {
+            flavours.clone().into_iter().map(move |trainer| Wanted {
+                kind,
+                trainer,
+                portion,
+                memory_mib: shape.gpu_memory_mib.unwrap_or_default(),
+                rules,
+            })
+        });
+        each.collect::<Vec<_>>()
     };
     let kinds = kinds(shape.device).iter();
     let kinds = kinds.filter(|kind| allowed.has(**kind));

@@ -9,7 +9,7 @@ use marquee_domain::flavour;
 use marquee_domain::resources::Device;
 
 use super::devices::Pool;
-use super::wanted::{Kind, Trainer, Wanted};
+use super::wanted::{Kind, Portion, Trainer, Wanted};
 use super::{Gpu, Host};
 
 /// Obstacles named in one reason; a cluster with more has a common cause.
@@ -70,6 +70,8 @@ fn mismatch(host: &Host, kind: Kind) -> Option<String> {
     let any = Wanted {
         kind,
         trainer: Trainer::NotNeeded,
+        portion: Portion::Any { shares: true },
+        memory_mib: 0,
         rules: None,
     };
     let first = host.devices.iter().find(|device| any.fits(host, device))?;
@@ -98,6 +100,8 @@ pub(super) fn flavours(pool: &Pool<'_>, kind: Kind) -> String {
     let any = Wanted {
         kind,
         trainer: Trainer::Any,
+        portion: Portion::Any { shares: true },
+        memory_mib: 0,
         rules: None,
     };
     for (host, count) in pool.offers(any).filter(|(_, count)| *count > 0) {

@@ -25,7 +25,7 @@ pub const RUNS_AT_LEAST: Duration = Duration::from_secs(300);
 /// How often a day a job makes room.
 pub const TIMES_A_DAY_MAX: u32 = 4;
 /// Whoever makes room has left by then: the job that starts after it must not run into a maintenance window.
-const LEAVE_WITHIN: TimeDelta = TimeDelta::minutes(15);
+pub(super) const LEAVE_WITHIN: TimeDelta = TimeDelta::minutes(15);
 /// Running jobs that are looked at for one that waits, the cheapest first.
 const LOOKED_AT_MAX: usize = 200;
 
@@ -135,7 +135,8 @@ fn holds_any(pool: &Pool<'_>, wanted: Wanted<'_>, job: JobId) -> bool {
     pool.hosts().any(on)
 }
 
-fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape: Shape) -> Claim {
+/// What shares of a gang hold on their hosts.
+pub(super) fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape: Shape) -> Claim {
     let devices: BTreeMap<WorkerId, u32> = shares
         .iter()
         .map(|share| {
@@ -149,11 +150,13 @@ fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape: Shape) ->
             Trainer::Of(flavour) => Some(flavour.to_owned()),
             Trainer::NotNeeded | Trainer::Any => None,
         },
+        portion: wanted.portion,
         devices,
+        is_growth: false,
     }
 }
 
-/// Holds back what others left for a job. False where the hosts of the claim cannot give it any more: then it is
+/// Holds back what others left for a job, and what a gang that grows does not hold itself. False where the hosts of the claim cannot give it any more: then it is
 /// void, and the job waits like any other.
 pub(super) fn hold_claim(
     pool: &mut Pool<'_>,
@@ -168,7 +171,9 @@ pub(super) fn hold_claim(
             Trainer::Of(flavour) => Some(flavour),
             Trainer::NotNeeded | Trainer::Any => None,
         };
-        wanted.kind == claim.kind && flavour == claim.flavour.as_deref()
+        wanted.kind == claim.kind
+            && wanted.portion == claim.portion
+            && flavour == claim.flavour.as_deref()
     };
     // All kinds are looked at: the caller has asked whether the quota allows this one now.
     let Some(wanted) = choices(pool, shape, Kinds::ALL).into_iter().find(of_claim) else {
@@ -179,7 +184,8 @@ pub(super) fn hold_claim(
     for (worker, needed) in &claim.devices {
         match pool.index_of(*worker) {
             Some(index) if offered[index] >= *needed && !pool.host(index).is_barred(last) => {
-                devices[index] = *needed;
+                // What it has still nobody else can take.
+                devices[index] = needed.saturating_sub(pool.held_by(index, wanted, job));
             }
             Some(_) | None => return false,
         }

@@ -3,12 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
-use marquee_domain::resources::DeviceKind;
+use marquee_domain::resources::{Device, DeviceKind};
 use serde::{Deserialize, Serialize};
 
 use super::devices::Pool;
 use super::limits::{Limits, Purses, QuotaHit};
-use super::wanted::{Kind, Trainer, Wanted};
+use super::wanted::{Kind, Portion, Trainer, Wanted};
 use super::{
     Host, Kinds, Line, Reservation, Shape, Stay, UNKNOWN_RUNS, choices, kinds, obstacles, preempt,
     reserve,
@@ -289,9 +289,16 @@ fn usable<'a>(pool: &Pool<'a>, kind: Kind, shape: Shape) -> Wanted<'a> {
     } else {
         Trainer::NotNeeded
     };
+    let shares = shape.gpu_memory_mib.is_some();
     Wanted {
         kind,
         trainer,
+        portion: if shape.is_single() {
+            Portion::Any { shares }
+        } else {
+            Portion::Whole
+        },
+        memory_mib: shape.gpu_memory_mib.unwrap_or_default(),
         rules: pool.rules(shape.rules),
     }
 }
@@ -383,6 +390,9 @@ fn impossible(pool: &Pool<'_>, shape: Shape) -> String {
         if let Some(text) = no_host_allowed(pool, kind, shape) {
             return text;
         }
+        if let Some(text) = too_small(pool, kind, shape) {
+            return text;
+        }
         return none_at_all(kind, &obstacles);
     }
     let per_rank = shape.devices_per_rank;
@@ -446,6 +456,45 @@ fn no_host_allowed(pool: &Pool<'_>, kind: Kind, shape: Shape) -> Option<String> 
         wants.join(" and "),
         kind.as_str()
     ))
+}
+
+/// There are GPUs that would do, but for their memory or for being parts of one.
+fn too_small(pool: &Pool<'_>, kind: Kind, shape: Shape) -> Option<String> {
+    let of_any_size = Wanted {
+        portion: Portion::Any { shares: true },
+        memory_mib: 0,
+        ..usable(pool, kind, shape)
+    };
+    if kind == Kind::Cpu || total(pool, of_any_size) == 0 {
+        return None;
+    }
+    let gpus = pool.hosts().flat_map(|host| {
+        let gpus = host.gpus.iter();
+        let fits =
+            gpus.filter(move |(index, _)| of_any_size.fits(host, &Device::Gpu { index: **index }));
+        fits.map(move |(index, gpu)| (gpu.memory_mib, host, index, gpu))
+    });
+    // Ties go to the first host and index.
+    let largest = gpus.max_by_key(|(memory, host, index, _)| {
+        (
+            *memory,
+            std::cmp::Reverse(&host.name),
+            std::cmp::Reverse(**index),
+        )
+    });
+    let (memory, host, index, gpu) = largest?;
+    match shape.gpu_memory_mib.filter(|needed| *needed > memory) {
+        Some(needed) => Some(format!(
+            "needs GPUs of {needed} MiB (gpu_memory), and the largest that is online, gpu {index} of {} ({}), has {memory} \
+             MiB",
+            host.name, gpu.name
+        )),
+        None => Some(
+            "the GPUs that are online and large enough are offered in parts: one goes to a job of one rank and one \
+             device, a share only to one that says how much memory it uses (gpu_memory)"
+                .into(),
+        ),
+    }
 }
 
 fn none_at_all(kind: Kind, obstacles: &[String]) -> String {

@@ -39,6 +39,8 @@ pub struct Shape {
     /// Whether its ranks run `marquee-trainer`: then they need hosts that have one, all of one
     /// flavour, with kernels for their GPUs.
     pub needs_trainer: bool,
+    /// What each of its GPUs must have, in MiB. None: it does not say, and gets no share of one.
+    pub gpu_memory_mib: Option<u32>,
     /// On which hosts it may run.
     pub rules: RulesId,
     /// Seconds after which it has ended, whatever becomes of it. None: nobody knows.
@@ -66,10 +68,18 @@ impl Shape {
             device,
             devices_per_rank,
             needs_trainer,
+            gpu_memory_mib: spec.sharing.gpu_memory_mib,
             rules,
             limit_s: spec.timeout_s,
             expected_s: expected_s.filter(|_| spec.timeout_s.is_none()),
         }
+    }
+
+    /// Whether one device is all that it asks for. Only then a part of a GPU will do: parts of one GPU cannot
+    /// exchange gradients, and a program sees one MIG instance at most.
+    #[must_use]
+    pub fn is_single(self) -> bool {
+        self.devices() == 1
     }
 
     /// Devices of the whole gang.

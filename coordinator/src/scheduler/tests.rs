@@ -1,8 +1,5 @@
 //! Examples that read as sentences, and properties over generated clusters.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
-
 use chrono::TimeDelta;
 use marquee_domain::flavour;
 use uuid::Uuid;
@@ -12,6 +9,8 @@ use super::*;
 mod contract;
 mod edges;
 mod forecast;
+mod growth;
+mod parts;
 mod properties;
 mod quotas;
 mod sharing;
@@ -58,6 +57,8 @@ impl Host {
         let gpu = Gpu {
             name: name.into(),
             capability,
+            memory_mib: 81_920,
+            part: None,
             fault: None,
         };
         self.gpus.insert(index, gpu);
@@ -67,6 +68,14 @@ impl Host {
 
     fn k80(self) -> Self {
         self.gpu("Tesla K80", (3, 7)).gpu("Tesla K80", (3, 7))
+    }
+
+    /// Its newest GPU is a part of one, of so much memory.
+    fn part(mut self, kind: PartKind, memory_mib: u32) -> Self {
+        self = self.gpus(1);
+        let gpu = self.gpus.values_mut().last().unwrap();
+        (gpu.part, gpu.memory_mib) = (Some(kind), memory_mib);
+        self
     }
 
     fn ill(mut self, index: u32) -> Self {
@@ -135,6 +144,7 @@ fn job(id: i64, device: DeviceKind, ranks: u32) -> Pending {
             device,
             devices_per_rank: 1,
             needs_trainer: false,
+            gpu_memory_mib: None,
             rules: RulesId::NONE,
             limit_s: None,
             expected_s: None,

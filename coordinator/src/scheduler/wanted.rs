@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use marquee_domain::flavour;
 use marquee_domain::ids::JobId;
-use marquee_domain::resources::Device;
+use marquee_domain::resources::{Device, PartKind};
 use marquee_domain::spec::HostRules;
 
 use super::{End, Host};
@@ -24,7 +24,7 @@ impl Kind {
         }
     }
 
-    fn of(device: &Device) -> Self {
+    pub(super) fn of(device: &Device) -> Self {
         match device {
             Device::Cpu { .. } => Self::Cpu,
             Device::Gpu { .. } => Self::Gpu,
@@ -42,11 +42,36 @@ pub(super) enum Trainer<'a> {
     Of(&'a str),
 }
 
+/// Whether a GPU must be a whole one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Portion {
+    /// As CPU slots are.
+    Whole,
+    /// A part alone; a share only of who says how much of its memory he uses.
+    Part { shares: bool },
+    /// For counting: either.
+    Any { shares: bool },
+}
+
+impl Portion {
+    fn allows(self, part: Option<PartKind>) -> bool {
+        match (part, self) {
+            (None, Self::Whole | Self::Any { .. }) => true,
+            (None, Self::Part { .. }) | (Some(_), Self::Whole) => false,
+            (Some(PartKind::Mig), Self::Part { .. } | Self::Any { .. }) => true,
+            (Some(PartKind::Share), Self::Part { shares } | Self::Any { shares }) => shares,
+        }
+    }
+}
+
 /// What a rank asks of each of its devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Wanted<'a> {
     pub(super) kind: Kind,
     pub(super) trainer: Trainer<'a>,
+    pub(super) portion: Portion,
+    /// Memory of a GPU in MiB, at least.
+    pub(super) memory_mib: u32,
     /// None: any host will do.
     pub(super) rules: Option<&'a HostRules>,
 }
@@ -68,7 +93,10 @@ impl Wanted<'_> {
                 Device::Gpu { index } => host.gpus.get(index).is_none_or(|gpu| {
                     let has_kernels = self.trainer == Trainer::NotNeeded
                         || flavour::runs_on(&host.flavour, gpu.capability);
-                    gpu.fault.is_none() && has_kernels
+                    gpu.fault.is_none()
+                        && has_kernels
+                        && self.portion.allows(gpu.part)
+                        && gpu.memory_mib >= self.memory_mib
                 }),
             }
     }

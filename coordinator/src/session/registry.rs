@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::hung::Hangs;
 use super::kept::{self, KeptOutput, Outcome, Rescues};
+use super::quiet::{Activity, Quiet};
 use super::track::Track;
 
 /// The workers that are connected to this process.
@@ -43,6 +44,8 @@ struct Entry {
     gpus: Vec<GpuReading>,
     /// And before that.
     track: Track,
+    /// Since when they have done nothing.
+    quiet: Quiet,
     /// Its daemon is being stopped: it accepts nothing.
     leaving: bool,
     /// Its daemon is being replaced: until then silence is no loss.
@@ -198,6 +201,7 @@ impl Sessions {
             connected: false,
             gpus: Vec::new(),
             track: Track::default(),
+            quiet: Quiet::default(),
             leaving: false,
             away_until: None,
             cut_until: None,
@@ -390,6 +394,7 @@ impl Sessions {
             };
             is_news = faults(&entry.gpus) != faults(&gpus);
             entry.track.add(&gpus);
+            entry.quiet.add(&gpus, Instant::now());
             entry.gpus = gpus;
         });
         is_news
@@ -402,6 +407,14 @@ impl Sessions {
             .get(&worker)
             .map(|entry| entry.gpus.clone())
             .unwrap_or_default()
+    }
+
+    /// What a GPU of a worker does, as far as its readings tell.
+    #[must_use]
+    pub fn activity(&self, worker: WorkerId, gpu: u32) -> Activity {
+        self.lock().get(&worker).map_or(Activity::Unknown, |entry| {
+            entry.quiet.of(gpu, Instant::now())
+        })
     }
 
     /// What they said over the last hour, by index.

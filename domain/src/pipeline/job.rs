@@ -140,6 +140,12 @@ fn rest(
     let array = array::array(&mut table, kind);
     let size = array.as_ref().map(|array| array.size);
     let sharing = sharing(&mut table, size, project);
+    if sharing.gpu_memory_mib.is_some() && resources.device == DeviceKind::Cpu {
+        table.add_error(
+            "gpu_memory",
+            "is what each GPU of the job must have, and this job asks for none; give device = \"gpu\", or leave it out",
+        );
+    }
     let work = match kind {
         JobKind::Fetch => settings::fetch(&mut table).map(Work::Fetch),
         JobKind::Preprocess => Some(Work::Preprocess(settings::preprocess(&mut table))),

@@ -25,6 +25,7 @@ pub(super) fn sharing(
 ) -> Sharing {
     let project = project(table).unwrap_or_else(|| of_pipeline.clone());
     let preemptible = table.flag("preemptible", false);
+    let idle_ok = table.flag("idle_ok", false);
     let start_after = table.instant("start_after");
     let deadline = table.instant("deadline");
     if let (Some(start), Some(end)) = (start_after, deadline)
@@ -46,10 +47,12 @@ pub(super) fn sharing(
     Sharing {
         project,
         preemptible,
+        idle_ok,
         start_after,
         deadline,
         concurrency_key,
         at_once,
+        gpu_memory_mib: gpu_memory(table),
         hosts: hosts(table),
     }
 }
@@ -81,6 +84,29 @@ fn at_once(table: &mut Table<'_>, array: Option<u32>) -> Option<u32> {
         );
     }
     Some(at_once)
+}
+
+/// `gpu_memory = "10GiB"`, of which a MiB is the least.
+fn gpu_memory(table: &mut Table<'_>) -> Option<u32> {
+    let text = table.text("gpu_memory")?;
+    let max = limits::GPU_MEMORY_MAX_MIB;
+    let mebibytes = [("GiB", 1024), ("MiB", 1)]
+        .into_iter()
+        .find_map(|(unit, of)| {
+            let count: u32 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            count.checked_mul(of)
+        });
+    let found = mebibytes.filter(|mebibytes| (1..=max).contains(mebibytes));
+    if found.is_none() {
+        table.add_error(
+            "gpu_memory",
+            format!(
+                "{text:?} is no amount of memory; write \"10GiB\" or \"500MiB\", at most {}GiB",
+                max / 1024
+            ),
+        );
+    }
+    found
 }
 
 /// `hosts = { labels = ["switch=a"], avoid = ["gpu-3"] }`.
@@ -135,6 +161,14 @@ mod tests {
         let errors = read(keys).unwrap_err();
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         lines.join("\n")
+    }
+
+    #[test]
+    fn memory_of_a_gpu_has_its_unit() {
+        for (text, mebibytes) in [("10GiB", 10_240), ("500 MiB", 500), ("1MiB", 1)] {
+            let keys = format!("device = \"gpu\"\ngpu_memory = \"{text}\"");
+            assert_eq!(read(&keys).unwrap().gpu_memory_mib, Some(mebibytes));
+        }
     }
 
     #[test]
@@ -198,6 +232,16 @@ mod tests {
             ),
             ("hosts = { label = [\"a\"] }", "hosts.label"),
             ("preemptible = \"yes\"", "preemptible"),
+            ("idle_ok = 1", "idle_ok"),
+            ("device = \"gpu\"\ngpu_memory = \"10\"", "gpu_memory"),
+            ("device = \"gpu\"\ngpu_memory = \"0MiB\"", "gpu_memory"),
+            (
+                "device = \"gpu\"\ngpu_memory = \"9999999GiB\"",
+                "gpu_memory",
+            ),
+            ("device = \"gpu\"\ngpu_memory = \"1.5GiB\"", "gpu_memory"),
+            // It asks for no GPU.
+            ("gpu_memory = \"10GiB\"", "gpu_memory"),
         ] {
             let told = refused(keys);
             assert!(

@@ -17,6 +17,9 @@ pub struct Sharing {
     /// Whether a job of a higher priority may take its devices.
     #[serde(skip_serializing_if = "is_false")]
     pub preemptible: bool,
+    /// Whether it may hold GPUs that do nothing.
+    #[serde(skip_serializing_if = "is_false")]
+    pub idle_ok: bool,
     /// Not to be placed before. Stored as seconds since 1970.
     #[serde(
         with = "chrono::serde::ts_seconds_option",
@@ -35,6 +38,10 @@ pub struct Sharing {
     /// Of an array: elements that may run at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_once: Option<u32>,
+    /// What each of its GPUs must have, and all that it uses of one, in MiB: it may then have a share of a GPU. None: it
+    /// does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_mib: Option<u32>,
     #[serde(skip_serializing_if = "HostRules::is_empty")]
     pub hosts: HostRules,
 }
@@ -86,10 +93,12 @@ mod tests {
         let full = Sharing {
             project: "vision".parse().unwrap(),
             preemptible: true,
+            idle_ok: true,
             start_after: DateTime::from_timestamp(1_800_000_000, 0),
             deadline: DateTime::from_timestamp(1_800_000_001, 0),
             concurrency_key: Some("nightly".into()),
             at_once: Some(3),
+            gpu_memory_mib: Some(8_192),
             hosts: HostRules {
                 labels: BTreeSet::from(["switch=a".into()]),
                 avoid: BTreeSet::from(["gpu-3".into()]),

@@ -87,6 +87,13 @@ fn the_list_of_keys_is_the_list_of_fields() {
     let relative = load("sandbox_hide = \"secret\"", &[], Settings::default());
     assert!(relative.unwrap_err().to_string().contains("absolute paths"));
     assert!(config.labels.contains("switch=a") && config.labels.contains("fast-disk"));
+    let shared = load("gpu_shares = \"0:4 2:16\"", &[], Settings::default()).unwrap();
+    assert_eq!(shared.gpu_shares, [(0, 4), (2, 16)].into());
+    for bad in ["4", "0:1", "0:17", "0:4 0:2", "a:2", "-1:2", "0:"] {
+        let text = format!("gpu_shares = \"{bad}\"");
+        let error = load(&text, &[], Settings::default()).unwrap_err();
+        assert!(error.to_string().contains("gpu_shares"), "{bad}: {error}");
+    }
     let error = load("labels = \"a;b\"", &[], Settings::default()).unwrap_err();
     assert!(error.to_string().contains("labels"), "{error}");
     assert_eq!(

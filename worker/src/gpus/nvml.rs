@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use marquee_domain::gpu::{GpuProcess, GpuReading};
-use marquee_domain::resources::GpuInfo;
+use marquee_domain::resources::{GpuInfo, GpuPart, PartKind};
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, ComputeMode, EccCounter, MemoryError, TemperatureSensor, TemperatureThreshold,
@@ -47,8 +47,37 @@ fn info(nvml: &Nvml, index: u32) -> Result<GpuInfo, NvmlError> {
         name: device.name()?,
         memory_bytes,
         compute_capability: (part(capability.major), part(capability.minor)),
+        part: None,
         uuid,
     })
+}
+
+/// The MIG instances of a GPU, as devices without numbers of their own yet. None: MIG is off, or nothing that this GPU
+/// or its driver knows.
+#[must_use]
+pub fn instances(nvml: &Nvml, gpu: &GpuInfo) -> Option<Vec<GpuInfo>> {
+    let device = nvml.device_by_index(gpu.index).ok()?;
+    let mode = device.mig_mode().ok()?;
+    if mode.current == 0 {
+        return None;
+    }
+    let slots = device.mig_device_count().unwrap_or(0);
+    let instance = |slot| -> Result<GpuInfo, NvmlError> {
+        let instance = device.mig_device_by_index(slot)?;
+        Ok(GpuInfo {
+            index: gpu.index,
+            uuid: instance.uuid()?,
+            name: instance.name()?,
+            memory_bytes: instance.memory_info()?.total,
+            compute_capability: gpu.compute_capability,
+            part: Some(GpuPart {
+                of: gpu.index,
+                kind: PartKind::Mig,
+            }),
+        })
+    };
+    // A slot without an instance is not found.
+    Some((0..slots).filter_map(|slot| instance(slot).ok()).collect())
 }
 
 /// A device's memory as the driver's own program tells it.

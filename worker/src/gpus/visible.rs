@@ -18,7 +18,7 @@ pub struct Visible {
 /// Applies the daemon's `CUDA_VISIBLE_DEVICES` to the host's GPUs; `None`: it is not set.
 ///
 /// A word is a number, counted as NVML and `nvidia-smi` do, or the beginning of a UUID ("GPU-5c1f"). `-1`, an empty
-/// list and Slurm's `NoDevFiles` leave none. MIG instances are not offered yet, so their names are unknown words.
+/// list and Slurm's `NoDevFiles` leave none. MIG instances go with their GPU: their own names are unknown words.
 #[must_use]
 pub fn visible(gpus: Vec<GpuInfo>, list: Option<&str>) -> Visible {
     let Some(list) = list else {
@@ -62,6 +62,7 @@ mod tests {
             name: "Tesla K80".into(),
             memory_bytes: 12 << 30,
             compute_capability: (3, 7),
+            part: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use marquee_domain::Rendezvous;
 use marquee_domain::child::{ChildSpec, env};
-use marquee_domain::resources::{Device, Inventory};
+use marquee_domain::resources::{Device, Inventory, PartKind};
 use marquee_domain::spec::{JobKind, JobSpec, Work};
 
 use super::{Assignment, RankDir, temporary};
@@ -15,6 +15,9 @@ use super::{Assignment, RankDir, temporary};
 const TMPDIR: &str = "TMPDIR";
 /// Without it CUDA counts GPUs from the fastest, not in the order of their PCI addresses.
 const CUDA_DEVICE_ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
+
+/// Memory that a program may take of each GPU that it sees, where CUDA's MPS runs.
+const MPS_MEMORY: &str = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT";
 
 /// All that decides about a child's start.
 #[derive(Debug)]
@@ -127,6 +130,11 @@ impl ChildPlan<'_> {
         set(env::CUDA_VISIBLE_DEVICES, visible);
         set(env::GPUS, own);
         set(CUDA_DEVICE_ORDER.0, CUDA_DEVICE_ORDER.1.to_owned());
+        if let Some(mebibytes) = self.share_mib() {
+            set(env::GPU_MEMORY_MIB, mebibytes.to_string());
+            // Where the host's owner runs CUDA's MPS, the driver keeps the rank to it.
+            set(MPS_MEMORY, format!("0={mebibytes}M"));
+        }
         if let Some(element) = self.spec.element {
             set(env::ARRAY_INDEX, element.index.to_string());
             set(env::ARRAY_SIZE, element.size.to_string());
@@ -196,6 +204,18 @@ impl ChildPlan<'_> {
                     .to_string(),
             ),
         ]
+    }
+
+    /// How much memory the rank promised to use of a GPU of which it has a share.
+    fn share_mib(&self) -> Option<u32> {
+        let is_share = |device: &Device| match device {
+            Device::Cpu { .. } => false,
+            Device::Gpu { index } => self.inventory.gpus.iter().any(|gpu| {
+                gpu.index == *index && gpu.part.is_some_and(|part| part.kind == PartKind::Share)
+            }),
+        };
+        let has_share = self.assignment.devices.iter().any(is_share);
+        self.spec.sharing.gpu_memory_mib.filter(|_| has_share)
     }
 
     /// The GPUs that the rank sees, by UUID, which no renumbering can confuse, and which of them are its own, by
@@ -278,6 +298,7 @@ mod tests {
             name,
             memory_bytes: 1,
             compute_capability: (9, 0),
+            part: None,
         }
     }
 
@@ -298,6 +319,17 @@ mod tests {
         devices: Vec<Device>,
         group: Group,
         local_rank: u32,
+    ) -> BTreeMap<String, String> {
+        variables_with(work, devices, group, local_rank, (None, None))
+    }
+
+    /// The same with what the job says that it uses of its GPU, and with GPU 0 being a part.
+    fn variables_with(
+        work: Work,
+        devices: Vec<Device>,
+        group: Group,
+        local_rank: u32,
+        (gpu_memory_mib, part): (Option<u32>, Option<marquee_domain::resources::GpuPart>),
     ) -> BTreeMap<String, String> {
         let spec = JobSpec {
             name: "hello".parse().unwrap(),
@@ -320,7 +352,10 @@ mod tests {
             element: None,
             values: Default::default(),
             watch: Default::default(),
-            sharing: Default::default(),
+            sharing: marquee_domain::spec::Sharing {
+                gpu_memory_mib,
+                ..Default::default()
+            },
         };
         let inventory = Inventory {
             hostname: "h".into(),
@@ -328,7 +363,7 @@ mod tests {
             memory_bytes: 1,
             cpu_slots: 4,
             threads_per_slot: 8,
-            gpus: vec![gpu(0), gpu(1)],
+            gpus: vec![GpuInfo { part, ..gpu(0) }, gpu(1)],
             address: "10.0.0.1".into(),
             flavour: String::new(),
             labels: Default::default(),
@@ -399,6 +434,22 @@ mod tests {
         let vars = variables(vec![Device::Gpu { index: 1 }], &[]);
         assert_eq!(vars["CUDA_VISIBLE_DEVICES"], "GPU-1");
         assert_eq!(vars["OMP_NUM_THREADS"], "16");
+    }
+
+    #[test]
+    fn who_has_a_share_is_told_what_it_may_use_of_it() {
+        let of = |memory, part| {
+            let devices = vec![Device::Gpu { index: 0 }];
+            let vars = variables_with(command(), devices, Group::default(), 0, (memory, part));
+            let told = vars.get("MARQUEE_GPU_MEMORY_MIB").cloned();
+            (told, vars.get(MPS_MEMORY).cloned())
+        };
+        let part = |kind| Some(marquee_domain::resources::GpuPart { of: 3, kind });
+        let told = (Some("8192".into()), Some("0=8192M".into()));
+        assert_eq!(of(Some(8_192), part(PartKind::Share)), told);
+        assert_eq!(of(Some(8_192), part(PartKind::Mig)), (None, None));
+        assert_eq!(of(Some(8_192), None), (None, None));
+        assert_eq!(of(None, part(PartKind::Share)), (None, None));
     }
 
     #[test]

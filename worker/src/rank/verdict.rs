@@ -114,7 +114,8 @@ fn for_want_of_room(failure: Failure, ending: &Ending<'_>) -> Failure {
         | FailureClass::Network
         | FailureClass::DiskFull
         | FailureClass::Hang
-        | FailureClass::Collective => return failure,
+        | FailureClass::Collective
+        | FailureClass::Idle => return failure,
     }
     let says = |text: &str| FULL_WORDS.iter().any(|word| text.contains(word));
     let message = &failure.message;

@@ -103,7 +103,8 @@ Return nvmlDeviceGetHandleByIndex_v2(unsigned index, Handle *out) {
     return answer(*out, "handle");
 }
 Return nvmlDeviceGetHandleByUUID(const char *uuid, Handle *out) {
-    int count = (int)integer("count", 0);
+    /* MIG instances are found by their names, and not counted. */
+    int count = (int)integer("devices", integer("count", 0));
     for (int index = 0; index < count; index++) {
         const char *found = find(device_key(index, "uuid"));
         if (found && strcmp(found, uuid) == 0) {
@@ -227,6 +228,20 @@ Return nvmlDeviceGetMigMode(Handle d, unsigned *current, unsigned *pending) {
     Return code = value(d, "mig", current);
     *pending = *current;
     return code;
+}
+
+/* "0.mig.slots 7" and "0.mig.2 5": of device 0's slots number 2 has an instance, which is device 5. */
+Return nvmlDeviceGetMaxMigDeviceCount(Handle d, unsigned *out) {
+    *out = (unsigned)of(d, "mig.slots", 0);
+    return answer(d, "mig");
+}
+Return nvmlDeviceGetMigDeviceHandleByIndex(Handle d, unsigned slot, Handle *out) {
+    char name[64];
+    snprintf(name, sizeof name, "mig.%u", slot);
+    long long found = of(d, name, -1);
+    if (found < 0) return NOT_FOUND;
+    *out = handle((int)found);
+    return answer(d, "mig");
 }
 
 struct Process { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; };

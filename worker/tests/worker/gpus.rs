@@ -270,3 +270,70 @@ async fn a_host_without_nvml_offers_cpus_and_speaks_of_no_gpu() {
     assert_eq!(state.hellos[0].inventory.as_ref().unwrap().gpus, []);
     assert_eq!((state.hellos[0].gpus.len(), state.gpu_messages), (0, 0));
 }
+
+/// A GPU in two instances, one in three shares, and one as it is.
+const DIVIDED: &str = "\
+driver 580.95.05
+cuda 13000
+count 3
+devices 5
+0.uuid GPU-mig
+0.name NVIDIA H100
+0.capability 90
+0.memory_total 85899345920
+0.mig 1
+0.mig.slots 7
+0.mig.1 3
+0.mig.4 4
+1.uuid GPU-shared
+1.name NVIDIA H100
+1.capability 90
+1.memory_total 85899345920
+1.utilisation 30
+1.memory_utilisation 10
+2.uuid GPU-whole
+2.name NVIDIA H100
+2.capability 90
+2.memory_total 85899345920
+3.uuid MIG-a
+3.name NVIDIA H100 MIG 1g.10gb
+3.memory_total 10200547328
+4.uuid MIG-b
+4.name NVIDIA H100 MIG 2g.20gb
+4.memory_total 20937965568
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_and_shares_are_devices_of_their_own_and_their_gpu_is_none() {
+    let fake = Fake::start().await;
+    let nvml = FakeNvml::new(DIVIDED);
+    let shares = vec![("MARQUEE_WORKER__GPU_SHARES".to_owned(), "1:3".to_owned())];
+    let env = nvml.env().into_iter().chain(shares).collect();
+    let _daemon = Daemon::start_in(&fake, &[], env);
+    until_read(&fake).await;
+    let state = fake.state();
+    let gpus = &state.hellos[0].inventory.as_ref().unwrap().gpus;
+    let offered: Vec<_> = gpus
+        .iter()
+        .map(|gpu| {
+            let part = gpu.part.map(|part| (part.of, part.is_share));
+            (gpu.index, gpu.uuid.as_str(), gpu.memory_bytes, part)
+        })
+        .collect();
+    let third = 85_899_345_920 / 3;
+    assert_eq!(
+        offered,
+        [
+            (2, "GPU-whole", 85_899_345_920, None),
+            (3, "MIG-a", 10_200_547_328, Some((0, false))),
+            (4, "MIG-b", 20_937_965_568, Some((0, false))),
+            (5, "GPU-shared", third, Some((1, true))),
+            (6, "GPU-shared", third, Some((1, true))),
+            (7, "GPU-shared", third, Some((1, true))),
+        ]
+    );
+    // A share says what its GPU does; an instance does not tell.
+    assert_eq!(reading(&state, 6).utilisation_percent, Some(30));
+    assert_eq!(reading(&state, 3).utilisation_percent, None);
+    assert_eq!(reading(&state, 3).fault, "");
+}

@@ -22,6 +22,9 @@ pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
     for preemption in &plan.preemptions {
         lifecycle::preempt(app, preemption).await?;
     }
+    for job in &plan.growths {
+        lifecycle::grow(app, *job).await?;
+    }
     if plan.placements.is_empty() && changed.is_empty() {
         return Ok(());
     }

@@ -101,7 +101,10 @@ fn gpus(inventory: &Inventory, worker: &Worker, readings: &[GpuReading]) -> BTre
     let gpu = |gpu: &GpuInfo| Gpu {
         name: gpu.name.clone(),
         capability: gpu.compute_capability,
-        fault: fault(gpu.index),
+        memory_mib: u32::try_from(gpu.memory_bytes >> 20).unwrap_or(u32::MAX),
+        part: gpu.part.map(|part| part.kind),
+        // A part is closed with its GPU.
+        fault: fault(gpu.index).or_else(|| fault(gpu.part?.of)),
     };
     inventory.gpus.iter().map(|g| (g.index, gpu(g))).collect()
 }

@@ -148,6 +148,7 @@ mod tests {
                 device: DeviceKind::Cpu,
                 devices_per_rank,
                 needs_trainer: false,
+                gpu_memory_mib: None,
                 rules: RulesId::NONE,
                 limit_s: None,
                 expected_s: None,

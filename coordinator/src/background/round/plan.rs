@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use marquee_store::steering;
+use marquee_store::{ranks, steering};
 
 use super::hosts::hosts;
 use super::isolate;
@@ -15,6 +15,9 @@ use crate::scheduler::{Host, PlacedRank, Plan, Queue};
 
 /// Checkpoints come every few minutes at most: what one would save is known well enough for the choice of victims.
 const CHECKPOINTS_LOOKED_AT_EVERY: TimeDelta = TimeDelta::seconds(5);
+
+/// A gang grows minutes after its loss at the earliest.
+const GANGS_LOOKED_AT_EVERY: TimeDelta = TimeDelta::seconds(5);
 
 /// A plan with the time it was made for.
 #[derive(Debug)]
@@ -48,12 +51,39 @@ async fn look_at_checkpoints(app: &App, now: DateTime<Utc>) -> Result<()> {
     Ok(())
 }
 
-/// None where nothing is queued.
+/// Reads which running gangs lost ranks and go on with those that are left.
+async fn look_at_gangs(app: &App, now: DateTime<Utc>) -> Result<()> {
+    let jobs = {
+        let mut open = app.index.open();
+        let is_recent = open
+            .short_read_at
+            .is_some_and(|at| now - at < GANGS_LOOKED_AT_EVERY);
+        if is_recent {
+            return Ok(());
+        }
+        open.short_read_at = Some(now);
+        open.may_be_short()
+    };
+    let short = if jobs.is_empty() {
+        Vec::new()
+    } else {
+        let mut conn = app.db.read().await?;
+        ranks::list_short_gangs(&mut conn, &jobs).await?
+    };
+    app.index.open().short = short;
+    Ok(())
+}
+
+/// None where nothing is queued, and no gang wants to grow.
 pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
-    if app.index.open().queue.is_empty() {
-        return Ok(None);
-    }
     let now = app.clock.now();
+    look_at_gangs(app, now).await?;
+    {
+        let open = app.index.open();
+        if open.queue.is_empty() && open.may_grow(now).is_empty() {
+            return Ok(None);
+        }
+    }
     look_at_checkpoints(app, now).await?;
     // Planned in another thread: tens of milliseconds of computing would hold up every session of this one.
     let (index, sessions) = (app.index.clone(), app.sessions.clone());

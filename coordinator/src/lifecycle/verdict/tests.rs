@@ -211,6 +211,33 @@ fn when_a_worker_stops_its_rank_the_others_are_asked_to_leave_at_once() {
 }
 
 #[test]
+fn whoever_is_stopped_for_idling_fails_once_nothing_of_it_is_left() {
+    let idles = (Interruption::Idle, "its GPU did nothing".to_owned());
+    let judge_idle = |ranks: &[RankRow]| {
+        judge(&Situation {
+            makes_room: Some(&idles),
+            ..quiet(&attempt(Running), ranks)
+        })
+    };
+    let half = [rank(0, RankState::Stopped), rank(1, RankState::Running)];
+    assert_eq!(judge_idle(&half), Verdict::Wait);
+    // Whatever a rank made of it.
+    let gone = [
+        rank(0, RankState::Stopped),
+        failed(1, FailureClass::Collective),
+    ];
+    assert_eq!(
+        judge_idle(&gone),
+        Verdict::Fail(Failure {
+            class: FailureClass::Idle,
+            message: "its GPU did nothing".into()
+        })
+    );
+    let done = [rank(0, RankState::Finished), rank(1, RankState::Finished)];
+    assert_eq!(judge_idle(&done), Verdict::Commit);
+}
+
+#[test]
 fn what_fails_while_a_worker_leaves_is_judged_when_that_has_stopped_its_rank() {
     let judge_leaving = |ranks: &[RankRow], is_leaving| {
         judge(&Situation {

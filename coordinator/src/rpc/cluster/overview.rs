@@ -156,7 +156,10 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
         u32::try_from(of.count()).unwrap_or(u32::MAX)
     };
     let (cpus, gpus) = devices(&hosts, now);
+    let (idle_jobs, idle_gpus) = open.idle();
     v1::Overview {
+        idle_jobs,
+        idle_gpus,
         queue,
         queued: u32::try_from(open.queue.len()).unwrap_or(u32::MAX),
         workers_online: state(WorkerState::Online),

@@ -85,6 +85,8 @@ pub(super) fn job(job: Job) -> v1::Job {
         held_at: job.held.as_ref().map(|(_, at)| timestamp(*at)),
         held_by: job.held.map(|(by, _)| by).unwrap_or_default(),
         makes_room: job.makes_room.filter(|_| running).unwrap_or_default(),
+        // Known to the scheduler's index alone.
+        idle_since: None,
     }
 }
 

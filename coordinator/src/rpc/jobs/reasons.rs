@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use marquee_domain::ids::JobId;
 use marquee_domain::job::JobState;
+use marquee_proto::convert::timestamp;
 use marquee_proto::v1;
 use marquee_store::jobs::Job;
 
@@ -26,13 +27,27 @@ const NAMED_JOBS_MAX: usize = 3;
 pub(in crate::rpc) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
     let now = app.clock.now();
     let is_queued = |job: &Job| matches!(job.state, JobState::Queued { .. });
-    if !jobs.iter().any(is_queued) {
+    let is_running = |job: &Job| matches!(job.state, JobState::Running { .. });
+    if !jobs.iter().any(|job| is_queued(job) || is_running(job)) {
         return jobs
             .into_iter()
             .map(|job| encode_with(job, String::new()))
             .collect();
     }
     let open = app.index.open();
+    // What is known of one that runs beside its row.
+    let with_index = |mut job: v1::Job| {
+        let known = open.job(JobId(job.id));
+        let known = known.filter(|known| known.is_running && known.attempt == job.attempt);
+        job.idle_since = known.and_then(|known| known.idle_since).map(timestamp);
+        job
+    };
+    if !jobs.iter().any(is_queued) {
+        return jobs
+            .into_iter()
+            .map(|job| with_index(encode_with(job, String::new())))
+            .collect();
+    }
     let hosts: Vec<Host> = hosts(&open, &app.sessions, now);
     let limits: Limits = open.limits(now);
     let shape_of = |job| Some(open.job(job)?.shape);
@@ -45,7 +60,7 @@ pub(in crate::rpc) fn with_reasons(app: &App, jobs: Vec<Job>) -> Vec<v1::Job> {
         } else {
             String::new()
         };
-        encode_with(job, reason)
+        with_index(encode_with(job, reason))
     };
     jobs.into_iter().map(words).collect()
 }
@@ -146,7 +161,10 @@ fn queued(
 
 /// What is done for a job that waits for devices: it gets those that others leave, or that come free.
 fn kept_for(open: &Open, job: JobId) -> Option<String> {
-    if open.claims.contains_key(&job) {
+    if let Some(claim) = open.claims.get(&job) {
+        if claim.is_growth() {
+            return Some("it stopped to take new ranks, and devices are kept for it".to_owned());
+        }
         return Some("others make room for it, and what they leave is kept for it".to_owned());
     }
     let reservation = open.reservations.iter().find(|other| other.job == job)?;

@@ -22,14 +22,14 @@ const CASES: u64 = 800;
 
 /// What a case is made of: the plan's whole input.
 #[derive(Debug, Clone)]
-struct Case {
-    hosts: Vec<Host>,
-    pending: Vec<Pending>,
-    limits: Limits,
+pub(super) struct Case {
+    pub(super) hosts: Vec<Host>,
+    pub(super) pending: Vec<Pending>,
+    pub(super) limits: Limits,
 }
 
 impl Case {
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let mut queue: Queue = self.pending.iter().copied().collect();
         queue.wake(at(0));
         plan(&queue, &self.hosts, &self.limits, at(0))
@@ -43,7 +43,7 @@ impl Case {
     }
 
     /// The hosts with what a plan gave away.
-    fn after(&self, plan: &Plan) -> Vec<Host> {
+    pub(super) fn after(&self, plan: &Plan) -> Vec<Host> {
         let mut hosts = self.hosts.clone();
         for placement in &plan.placements {
             for rank in &placement.ranks {
@@ -85,7 +85,7 @@ impl Draw {
         i64::from(self.below(end))
     }
 
-    fn case(&mut self) -> Case {
+    pub(super) fn case(&mut self) -> Case {
         let hosts = (0..self.below(6))
             .map(|index| self.host_of_case(index))
             .collect();

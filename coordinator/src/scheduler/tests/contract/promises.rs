@@ -117,6 +117,7 @@ fn i_a_further_device_takes_no_start_away() {
                 devices_per_rank: 1,
                 device: DeviceKind::Gpu,
                 needs_trainer: false,
+                gpu_memory_mib: None,
                 rules: RulesId::NONE,
                 limit_s: job.shape.limit_s,
                 expected_s: None,
