@@ -34,6 +34,8 @@ const TASKS_MAX_MOST: u32 = 4_194_304;
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Coordinators that may be named: each further one makes finding the one that leads slower.
 const COORDINATORS_MAX: usize = 8;
+/// Where marquee-cage.socket listens.
+pub const DEFAULT_CAGE_SOCKET: &str = "/run/marquee/cage.sock";
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "MARQUEE_WORKER";
 
@@ -55,7 +57,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 24] = [
     "coordinator",
     "name",
     "data_dir",
@@ -72,6 +74,8 @@ const KEYS: [&str; 22] = [
     "sandbox",
     "sandbox_hide",
     "writable_paths",
+    "cage",
+    "cage_socket",
     "tasks_max",
     "labels",
     "metrics_listen",
@@ -100,6 +104,23 @@ pub enum Sandbox {
     On,
     Off,
 }
+
+/// Whether command jobs run under accounts of their own, one for each project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caging {
+    /// Where this host has what it takes.
+    Auto,
+    /// Without, the worker does not start.
+    On,
+    Off,
+}
+
+/// The words of [`Caging`].
+const CAGE: [(&str, Caging); 3] = [
+    ("auto", Caging::Auto),
+    ("on", Caging::On),
+    ("off", Caging::Off),
+];
 
 /// The words of [`Sandbox`].
 const SANDBOX: [(&str, Sandbox); 3] = [
@@ -156,6 +177,9 @@ pub struct Config {
     pub sandbox_hide: Vec<PathBuf>,
     /// What command jobs may change beside their own folders.
     pub writable_paths: Vec<PathBuf>,
+    pub cage: Caging,
+    /// Where the helper is asked that starts programs under jobs' accounts.
+    pub cage_socket: PathBuf,
     /// Processes and threads of one rank.
     pub tasks_max: u32,
     /// The file of the certificate's key.
@@ -236,6 +260,8 @@ impl Config {
             "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
             "tasks_max" => Some(self.tasks_max.to_string()),
             "sandbox" => word(word_of(&SANDBOX, Some(self.sandbox))),
+            "cage" => word(word_of(&CAGE, Some(self.cage))),
+            "cage_socket" => Some(self.cage_socket.display().to_string()),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
             "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
@@ -289,6 +315,13 @@ impl Config {
             sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
             sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
             writable_paths: paths(values, "writable_paths")?.unwrap_or_default(),
+            cage: values.word("cage", &CAGE)?.unwrap_or(Caging::Auto),
+            cage_socket: absolute(
+                "cage_socket",
+                values
+                    .path("cage_socket")
+                    .unwrap_or_else(|| DEFAULT_CAGE_SOCKET.into()),
+            )?,
             tasks_max: values
                 .number("tasks_max", TASKS_MAX_LEAST..=TASKS_MAX_MOST)?
                 .unwrap_or(DEFAULT_TASKS_MAX),
@@ -397,6 +430,8 @@ impl Config {
             sandbox: Sandbox::Auto,
             sandbox_hide: Vec::new(),
             writable_paths: Vec::new(),
+            cage: Caging::Auto,
+            cage_socket: DEFAULT_CAGE_SOCKET.into(),
             tasks_max: DEFAULT_TASKS_MAX,
             tls_key: None,
             labels: BTreeSet::new(),

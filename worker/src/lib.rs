@@ -8,6 +8,7 @@
 
 mod blocking;
 pub mod cache;
+pub mod cages;
 pub mod clock;
 pub mod config;
 mod connect;

@@ -10,6 +10,7 @@ use marquee_worker::config::{Config, ConfigError, LogFormat, OnStop, Settings, S
 use marquee_worker::doctor;
 use marquee_worker::env::Env;
 use marquee_worker::join;
+use marquee_worker::process::cage::{helper, warden};
 use marquee_worker::process::keeper::{self, Keep};
 use marquee_worker::runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -122,9 +123,18 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let mut words = std::env::args_os().skip(1);
+    let first = words.next().unwrap_or_default();
     // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
-    if words.next().is_some_and(|word| word == keeper::COMMAND) {
+    if first == keeper::COMMAND {
         keeper::keep(&Keep::read(words)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // The same under another account, and what runs as root to get there; started by systemd.
+    if first == helper::COMMAND {
+        match helper::serve()? {}
+    }
+    if first == warden::COMMAND {
+        warden::watch()?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut arguments = Arguments::parse();

@@ -34,6 +34,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::cage::warden::Born;
+use super::cage::{self, Cage};
 use super::fence::Fence;
 use super::launcher::{Exit, events_path};
 use super::{ProcessId, cgroup, signal};
@@ -128,16 +130,24 @@ impl Keep {
 pub(super) struct ChildOrder {
     env: Vec<(OsString, OsString)>,
     fence: Option<Fence>,
+    /// Under whose account it runs. None: under the keeper's.
+    #[serde(default)]
+    cage: Option<Cage>,
 }
 
 impl ChildOrder {
-    pub(super) fn new(env: &BTreeMap<OsString, OsString>, fence: Option<Fence>) -> Self {
+    pub(super) fn new(
+        env: &BTreeMap<OsString, OsString>,
+        fence: Option<Fence>,
+        cage: Option<Cage>,
+    ) -> Self {
         let pairs = env.iter();
         Self {
             env: pairs
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             fence,
+            cage,
         }
     }
 }
@@ -192,7 +202,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     setsid()?;
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
-    let child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
+    let mut child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
@@ -206,6 +216,23 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     }
     let mut claim_room = Room::keep(&claim_path(dir, launch));
     let mut exit_room = Room::keep(&exit_path(dir, launch));
+    if let Some(cage) = child.cage.take() {
+        let born = Born {
+            argv: order.argv.clone(),
+            own: child,
+            work_dir: std::env::current_dir()?,
+            cgroup: order.cgroup.clone().context("a cage needs a cgroup")?,
+        };
+        let exit = cage::keeping::keep(&cage, born, &ends, |child| {
+            let claim = Claim {
+                child: Some(child),
+                ..claim.clone()
+            };
+            surely(|| claim_room.fill_json(&claim), &ends);
+        });
+        surely(|| exit_room.fill_json(&exit), &ends);
+        return Ok(());
+    }
     let ooms_before = oom_kills();
     // The child is born where the keeper is: it goes there for the birth.
     let birth = order.cgroup.as_deref().map(Birth::in_cgroup);
@@ -277,8 +304,8 @@ fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
 
 /// Starts the child from a thread of its own, whose mask alone is lifted, and which alone is behind the fence: a child
 /// inherits both of the thread that starts it. With TERM blocked it could never be told to stop.
-fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
-    let ChildOrder { env, fence } = own;
+pub(super) fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
+    let ChildOrder { env, fence, .. } = own;
     let (program, arguments) = order
         .argv
         .split_first()
@@ -376,7 +403,11 @@ fn wait_for(child: i32, ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<W
     clippy::wildcard_enum_match_arm,
     reason = "waitpid was not asked for stops and continues"
 )]
-fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() -> bool) -> Exit {
+pub(super) fn exit_of(
+    status: WaitStatus,
+    own_kills: Option<u64>,
+    host_had_some: impl Fn() -> bool,
+) -> Exit {
     // Its own cgroup knows whom the killer struck. Without one, that it struck anybody on this host meanwhile is
     // all there is to know.
     let kills = own_kills.unwrap_or(0);
@@ -405,7 +436,7 @@ fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() 
 
 /// Kills what outlived the child, until nothing is left to wait for. Mostly nothing is, and then the
 /// first question to the kernel says so.
-fn bury_the_rest(ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<()> {
+pub(super) fn bury_the_rest(ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<()> {
     let mut look_at = Instant::now();
     loop {
         // All that have ended, before anything else is looked at: there may be thousands.
@@ -449,7 +480,7 @@ fn wait(ends: &SignalFd, most: PollTimeout) -> nix::Result<bool> {
 }
 
 /// Kills everything below this process, and whatever else is in the child's cgroup.
-fn kill_all(cgroup: Option<&Path>) {
+pub(super) fn kill_all(cgroup: Option<&Path>) {
     if let Some(folder) = cgroup {
         cgroup::kill(folder);
     }

@@ -60,14 +60,16 @@ impl Keepers {
     }
 
     fn cgroup(&self, dir: &Path, launch: u32, tasks_max: u32) -> Option<PathBuf> {
-        let find = || {
-            Cgroups::find(&format!(
-                "{:08x}",
-                crc32c::crc32c(home(dir).as_os_str().as_bytes())
-            ))
-        };
-        let cgroups = self.cgroups.get_or_init(find).as_ref()?;
+        let cgroups = self.cgroups(home(dir))?;
         cgroups.make(&cgroup_name(dir, launch), tasks_max)
+    }
+
+    fn cgroups(&self, home: &Path) -> Option<&Cgroups> {
+        let find = || {
+            let name = crc32c::crc32c(home.as_os_str().as_bytes());
+            Cgroups::find(&format!("{name:08x}"))
+        };
+        self.cgroups.get_or_init(find).as_ref()
     }
 }
 
@@ -92,7 +94,11 @@ impl Launcher for Keepers {
         let cgroup = self.cgroup(launch.dir, number, launch.tasks_max);
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
-        let own = serde_json::to_vec(&ChildOrder::new(&env, launch.fence.clone()))?;
+        let own = serde_json::to_vec(&ChildOrder::new(
+            &env,
+            launch.fence.clone(),
+            launch.cage.clone(),
+        ))?;
         let (env_out, mut env_in) = io::pipe()?;
         let mut command = tokio::process::Command::new(OWN_PROGRAM);
         let order = Keep {
@@ -134,6 +140,10 @@ impl Launcher for Keepers {
             watch,
             strays: Arc::clone(self.strays()),
         }))
+    }
+
+    fn can_cage(&self, attempts: &Path) -> bool {
+        self.cgroups(attempts).is_some_and(Cgroups::can_kill)
     }
 
     fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>> {
@@ -312,7 +322,12 @@ impl Child for Kept {
         // This process is below nobody of these, whatever they did.
         found.remove(&Pid::this().as_raw());
         let runs = |pid: &i32| proc::stat(*pid).is_some_and(|stat| !stat.is_zombie);
-        let left: Vec<i32> = found.into_iter().filter(runs).collect();
+        found.retain(runs);
+        if let Some(cgroup) = &self.cgroup {
+            // Of another account's processes the kernel may show nothing but this.
+            found.extend(cgroup::processes(cgroup).unwrap_or_default());
+        }
+        let left: Vec<i32> = found.into_iter().collect();
         if left.is_empty()
             && let Some(cgroup) = &self.cgroup
         {

@@ -7,6 +7,8 @@
 )]
 
 mod cache;
+mod cage;
+mod cage_host;
 mod crashes;
 mod daemon;
 mod doctor;
