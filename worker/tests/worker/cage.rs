@@ -482,7 +482,7 @@ fn the_helper_gives_the_worker_a_job_account_and_nothing_else_and_others_nothing
          here = [line[3:].strip() for line in open('/proc/self/cgroup') if line.startswith('0::')][0]\n\
          root = '/sys/fs/cgroup' if os.path.exists('/sys/fs/cgroup/cgroup.procs') else '/sys/fs/cgroup/unified'\n\
          above = root + os.path.dirname(here)\n\
-         os.mkdir(root + here + '/rank'); os.chmod(root + here + '/rank/cgroup.procs', 0o666)\n\
+         os.mkdir(root + here + '/rank', 0o711); os.chmod(root + here + '/rank', 0o711); os.chmod(root + here + '/rank/cgroup.procs', 0o666)\n\
          cgroup = os.open(root + here + '/rank', os.O_RDONLY)\n\
          own = os.open('{}', os.O_RDONLY)\n{}",
         host.socket().display(),

@@ -109,8 +109,11 @@ impl CageHost {
         let listener = UnixListener::bind(&path).unwrap();
         chown(&path, Some(0), Some(WORKER)).unwrap();
         open(&path, 0o660);
-        let mut program = self.command("mount -t tmpfs -o mode=1777 none /tmp; umask 077; cd /;");
+        let mut program = self.command("mount -t tmpfs -o mode=1777 none /tmp; cd /;");
+        // Root, but for the rights that the unit takes away.
         program
+            .args(["setpriv", "--no-new-privs", "--inh-caps=-all"])
+            .arg("--bounding-set=-all,+setuid,+setgid,+chown")
             .arg(self.at("marquee-worker"))
             .arg("cage")
             .env_clear();
@@ -152,7 +155,10 @@ impl CageHost {
 
     /// A command as the worker's account, in its cgroup.
     pub(crate) fn as_worker(&self) -> Command {
-        let join = format!("echo 0 > {}/cgroup.procs;", self.cgroup.display());
+        let join = format!(
+            "umask 077; echo 0 > {}/cgroup.procs;",
+            self.cgroup.display()
+        );
         let mut command = self.command(&join);
         command.arg("setpriv").args([
             &format!("--reuid={WORKER}"),

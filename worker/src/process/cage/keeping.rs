@@ -303,6 +303,8 @@ fn give(cage: &Cage, cgroup: &Path) -> io::Result<Vec<File>> {
         }
     }
     // The helper has no right but that of everybody to write there; who else tries has none in the cgroups above.
+    // By a descriptor it comes past the folders above, which are closed to all but the worker.
+    std::fs::set_permissions(cgroup, Permissions::from_mode(0o711)).map_err(|e| at(cgroup, e))?;
     let processes = cgroup.join("cgroup.procs");
     std::fs::set_permissions(&processes, Permissions::from_mode(0o666))
         .map_err(|e| at(&processes, e))?;
