@@ -41,7 +41,8 @@ impl Cages {
         if config.cage == Caging::Off {
             return Err("cage is \"off\"".to_owned());
         }
-        let users = is_possible(config)?;
+        let users = accounts(config)?;
+        may_ask(&config.cage_socket)?;
         let attempts = config.data_dir.join("attempts");
         if !launcher.can_cage(&attempts) {
             return Err(
@@ -141,8 +142,8 @@ impl Cages {
     }
 }
 
-/// Whether this process may ask for what it takes, as far as can be seen: how many accounts there are, or why not.
-pub fn is_possible(config: &Config) -> Result<u16, String> {
+/// How many accounts for jobs this host has, and the helper with them. The text says what is missing.
+pub fn accounts(config: &Config) -> Result<u16, String> {
     let is_socket =
         |path: &Path| fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let socket = &config.cage_socket;
@@ -151,13 +152,6 @@ pub fn is_possible(config: &Config) -> Result<u16, String> {
             "nobody listens at {}; start marquee-cage.socket",
             socket.display()
         ));
-    }
-    let worker = User::from_name(WORKER).ok().flatten();
-    if worker.is_none_or(|worker| worker.uid != geteuid()) {
-        return Err(format!("this worker does not run as {WORKER}"));
-    }
-    if access(socket.as_path(), AccessFlags::W_OK).is_err() {
-        return Err(format!("{} is closed to {WORKER}", socket.display()));
     }
     let there_is = |user: &u16| matches!(User::from_name(&job_user(*user)), Ok(Some(_)));
     let users = (0..JOB_USERS_MAX).take_while(there_is).count();
@@ -168,6 +162,18 @@ pub fn is_possible(config: &Config) -> Result<u16, String> {
             job_user(0)
         )),
     }
+}
+
+/// Whether the helper would listen to this process.
+fn may_ask(socket: &Path) -> Result<(), String> {
+    let worker = User::from_name(WORKER).ok().flatten();
+    if worker.is_none_or(|worker| worker.uid != geteuid()) {
+        return Err(format!("this worker does not run as {WORKER}"));
+    }
+    if access(socket, AccessFlags::W_OK).is_err() {
+        return Err(format!("{} is closed to {WORKER}", socket.display()));
+    }
+    Ok(())
 }
 
 fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

@@ -40,6 +40,7 @@ pub mod stalled;
 pub(crate) mod store;
 pub mod task;
 pub(crate) mod temporary;
+mod tidying;
 pub mod verdict;
 mod vigil;
 pub mod walls;
@@ -316,6 +317,18 @@ impl RankDir {
     #[must_use]
     pub fn inputs(&self) -> PathBuf {
         self.0.join("inputs")
+    }
+
+    /// Under which account its child runs, where that is not the worker's.
+    #[must_use]
+    pub fn cage(&self) -> PathBuf {
+        self.0.join("cage.json")
+    }
+
+    /// Where what a killed rank left to the worker is opened to it.
+    #[must_use]
+    pub fn tidying(&self) -> PathBuf {
+        self.0.join("tidying")
     }
 
     #[must_use]

@@ -451,6 +451,7 @@ impl Supervisor {
                 }
             }
             task.stop_store().await;
+            task.tidy_up().await;
             let folder = task.rank.dir.path().to_owned();
             let rank = Arc::clone(&task.rank);
             let removed = blocking(move || {

@@ -3,7 +3,7 @@
 //! What is true of a child stands in its folder (claim and exit file) and in the kernel. The daemon
 //! hears of changes from the keeper's end and from inotify; where the kernel does not tell, it looks.
 //!
-//! A child can kill or stop its keeper, since both run under one account. What is left of it is then found
+//! A child can kill or stop its keeper where both run under one account. What is left of it is then found
 //! by four signs: its cgroup, its session, the mark in its environment, and that it became a child of the
 //! daemon when its parents died. See `docs/limits.md` for what none of them catches.
 
@@ -92,6 +92,11 @@ impl Launcher for Keepers {
     fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>> {
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
         let cgroup = self.cgroup(launch.dir, number, launch.tasks_max);
+        if launch.cage.is_some() && cgroup.is_none() {
+            return Err(io::Error::other(
+                "there is no cgroup for it, without which what runs under another account could not be ended",
+            ));
+        }
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
         let own = serde_json::to_vec(&ChildOrder::new(
@@ -407,7 +412,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
     find(dir)
 }
 
-fn newest_claim(dir: &Path) -> io::Result<Option<(u32, Claim)>> {
+pub(crate) fn newest_claim(dir: &Path) -> io::Result<Option<(u32, Claim)>> {
     let mut newest = None;
     for launch in 1.. {
         match files::read_json(&keeper::claim_path(dir, launch))? {

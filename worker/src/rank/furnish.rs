@@ -24,6 +24,9 @@ use crate::process::launcher::{stderr_path, stdout_path};
 const FOLDER: u32 = 0o755;
 const FILE: u32 = 0o444;
 
+/// For a job that was refused a file.
+pub(super) const HINT: &str = "on this worker jobs run under accounts of their own (marquee-job-N, one for each project), to which what is open to marquee-worker alone is closed: open the path to that account or to everybody, or let the worker's operator set cage = \"off\"";
+
 /// A rank's cage, as it is told to its child.
 #[derive(Debug)]
 pub(super) struct Furnished {

@@ -101,12 +101,7 @@ impl RankTask {
         }
         let hint = match exit {
             Some(Exit::Code(0)) => None,
-            _ if fence::version().is_none() => None,
-            Some(_) | None => {
-                let env = self.host.base_env.own();
-                let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
-                Walls::of(&self.host.config, home).hint()
-            }
+            Some(_) | None => self.hint(spec.work.kind()),
         };
         let ending = Ending {
             kind: spec.work.kind(),
@@ -133,6 +128,17 @@ impl RankTask {
             None
         };
         Ok(Done { summary, output })
+    }
+
+    /// What a job should know whose program was refused a file.
+    fn hint(&self, kind: JobKind) -> Option<&'static str> {
+        let env = self.host.base_env.own();
+        let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
+        let of_walls = Walls::of(&self.host.config, home).hint();
+        let is_caged = kind == JobKind::Command && self.host.cages.is_some();
+        of_walls
+            .filter(|_| fence::version().is_some())
+            .or_else(|| is_caged.then_some(furnish::HINT))
     }
 
     /// The child that an earlier daemon started, if it did.
@@ -244,6 +250,7 @@ impl RankTask {
                 .map(|cages| furnish::furnish(cages, &project, &rank.dir))
                 .transpose()?;
             if let Some(caged) = &caged {
+                durable::replace_json(&rank.dir.cage(), &caged.cage)?;
                 furnish::link(&rank.dir, &rank.assignment.inputs, &cached)?;
                 caged.name(&host.base_env.own(), &mut env);
             }

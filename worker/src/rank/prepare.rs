@@ -217,7 +217,7 @@ impl RankTask {
 }
 
 /// Waits until it is time to look at a child again.
-async fn news_of(child: &mut dyn Child) {
+pub(super) async fn news_of(child: &mut dyn Child) {
     let look = child.look_every();
     let _either = tokio::time::timeout(look, child.news()).await;
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use marquee_proto::v1::FailureClass;
 use marquee_proto::v1::report::Body;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cage_host::{CageHost, JOBS, WORKER};
 use crate::daemon::{Assigned, Daemon, Place, is_alive, shell, stop, until};
@@ -383,6 +385,45 @@ async fn a_job_that_kills_its_warden_ends_with_it_and_is_tidied_up() {
     stop(&fake, VICTIM, 60_000, false).await;
     fake.until_ended(VICTIM).await;
     assert!(log_has(&fake.state(), VICTIM, "leaving"));
+    // Who meets a file that is the worker's alone is told why.
+    let refused = (75, 1, 0);
+    let job = Assigned::new(refused, shell("cat /etc/shadow"));
+    job.started().tell(&fake).await;
+    let Body::Failed(failed) = fake.until_ended(refused).await else {
+        panic!("not failed")
+    };
+    let message = failed.failure.unwrap().message;
+    assert!(message.contains("accounts of their own"), "{message}");
+}
+
+/// As after a power cut: nobody was left to open what the job closed, and it is not the worker's.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_rank_leaves_whose_keeper_was_killed_is_removed_all_the_same() {
+    let Some(host) = CageHost::make() else { return };
+    let fake = Fake::start().await;
+    let mut daemon = daemon(&fake, &host, &[]);
+    let script = "mkdir -p closed/deep; echo x > closed/deep/file; chmod 0 closed/deep closed; echo ready; sleep 1004";
+    begin(&fake, &daemon, Assigned::new(THIEF, shell(script))).await;
+    let (keeper, child) = processes(&daemon, THIEF);
+    daemon.kill_9();
+    let tell = |signal| kill(Pid::from_raw(keeper), signal).unwrap();
+    // So that it sees nothing of its warden's end.
+    tell(Signal::SIGSTOP);
+    for cgroup in host.cgroups() {
+        fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
+    }
+    until("its child to be dead", || !is_alive(child)).await;
+    tell(Signal::SIGKILL);
+    until("its keeper to be dead", || !is_alive(keeper)).await;
+    daemon.start_again();
+    let end = fake.until_ended(THIEF).await;
+    assert!(matches!(end, Body::Failed(_)), "{end:?}");
+    until("the rank's folder to go", || {
+        let mut left = fs::read_dir(daemon.data().join("attempts")).unwrap();
+        left.next().is_none()
+    })
+    .await;
+    assert_eq!(host.cgroups(), Vec::<std::path::PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

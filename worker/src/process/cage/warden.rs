@@ -26,7 +26,7 @@ use crate::process::keeper::{ChildOrder, Keep, bury_the_rest, kill_all, start};
 /// The first word of its command line.
 pub const COMMAND: &str = "warden";
 
-/// What a warden is there for.
+/// What a warden is there for. A keeper of an older version may ask one of a newer: fields are only added, with a default.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::process) struct Order {
     /// None: only to open what an earlier one left.
