@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::member::{Folder, Joined, MemberError, Tls};
+use crate::secrets::Grant;
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
 use marquee_domain::resources::check_label;
@@ -169,9 +170,9 @@ pub struct Config {
     pub finish_within_s: u32,
     pub log_format: LogFormat,
     /// Variables of the worker's environment that command jobs get where they name them.
-    pub command_secrets: Vec<String>,
+    pub command_secrets: Vec<Grant>,
     /// Variables that fetch jobs may name as their credential.
-    pub fetch_secrets: Vec<String>,
+    pub fetch_secrets: Vec<Grant>,
     pub sandbox: Sandbox,
     /// What is hidden from command jobs beside the data folder.
     pub sandbox_hide: Vec<PathBuf>,
@@ -264,7 +265,10 @@ impl Config {
             "cage_socket" => Some(self.cage_socket.display().to_string()),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
-            "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
+            "fetch_secrets" => {
+                let grants = self.fetch_secrets.iter().map(Grant::to_string);
+                Some(grants.collect::<Vec<_>>().join(" "))
+            }
             _ => None,
         }
     }
@@ -326,9 +330,8 @@ impl Config {
                 .number("tasks_max", TASKS_MAX_LEAST..=TASKS_MAX_MOST)?
                 .unwrap_or(DEFAULT_TASKS_MAX),
             tls,
-            command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
-            fetch_secrets: names(values, "fetch_secrets")?
-                .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
+            command_secrets: grants(values, "command_secrets")?.unwrap_or_default(),
+            fetch_secrets: grants(values, "fetch_secrets")?.unwrap_or_else(usual_fetch_secrets),
             labels: labels(values)?,
             metrics_listen: values.parsed(
                 "metrics_listen",
@@ -359,19 +362,23 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
         .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
 
-/// Names of environment variables, separated by spaces or commas.
-fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
-    let must_be = "it must be names of environment variables, separated by spaces";
-    let is_name = |name: &str| {
-        let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        name.bytes().all(is_fine) && !name.starts_with(ENV_PREFIX)
+/// Secrets and who may name them, separated by spaces or commas.
+fn grants(values: &Values, key: &'static str) -> Result<Option<Vec<Grant>>, ConfigError> {
+    let must_be = "it must be names of environment variables or credentials, separated by spaces: NAME for all jobs, NAME@project for those of a project, NAME@project/job for one of it";
+    let grants = |text: &str| {
+        let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+        let grants: Result<Vec<Grant>, _> = words.map(str::parse).collect();
+        let grants = grants.ok()?;
+        // The daemon's own settings are no job's.
+        let is_own = |grant: &Grant| grant.name().starts_with(ENV_PREFIX);
+        (!grants.iter().any(is_own)).then_some(grants)
     };
-    let names = |text: &str| {
-        let names = text.split([' ', ',']).filter(|name| !name.is_empty());
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        names.iter().all(|name| is_name(name)).then_some(names)
-    };
-    Ok(values.parsed(key, must_be, names)?)
+    Ok(values.parsed(key, must_be, grants)?)
+}
+
+fn usual_fetch_secrets() -> Vec<Grant> {
+    let usual = DEFAULT_FETCH_SECRETS.iter();
+    usual.filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Absolute paths, separated by colons as in PATH.
@@ -426,7 +433,7 @@ impl Config {
             finish_within_s: DEFAULT_FINISH_WITHIN_S,
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
-            fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            fetch_secrets: usual_fetch_secrets(),
             sandbox: Sandbox::Auto,
             sandbox_hide: Vec::new(),
             writable_paths: Vec::new(),

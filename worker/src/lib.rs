@@ -36,6 +36,7 @@ pub mod rank;
 mod remove;
 mod renewal;
 pub mod runtime;
+pub mod secrets;
 pub mod session;
 pub mod supervisor;
 pub mod transfer;

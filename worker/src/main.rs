@@ -10,7 +10,7 @@ use marquee_worker::config::{Config, ConfigError, LogFormat, OnStop, Settings, S
 use marquee_worker::doctor;
 use marquee_worker::env::Env;
 use marquee_worker::join;
-use marquee_worker::process::cage::{helper, warden};
+use marquee_worker::process::cage::{helper, keeping, warden};
 use marquee_worker::process::keeper::{self, Keep};
 use marquee_worker::runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -126,7 +126,7 @@ fn run() -> anyhow::Result<ExitCode> {
     let first = words.next().unwrap_or_default();
     // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
     if first == keeper::COMMAND {
-        keeper::keep(&Keep::read(words)?)?;
+        keeper::keep(&Keep::read(words)?, keeping::keep)?;
         return Ok(ExitCode::SUCCESS);
     }
     // The same under another account, and what runs as root to get there; started by systemd.

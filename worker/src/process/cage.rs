@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub mod helper;
-pub(super) mod keeping;
+pub mod keeping;
 mod tidy;
 pub mod warden;
 mod wire;

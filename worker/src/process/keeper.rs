@@ -34,8 +34,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access, setsid};
 use serde::{Deserialize, Serialize};
 
-use super::cage::warden::Born;
-use super::cage::{self, Cage};
+use super::cage::Cage;
 use super::fence::Fence;
 use super::launcher::{Exit, events_path};
 use super::{ProcessId, cgroup, signal};
@@ -152,6 +151,20 @@ impl ChildOrder {
     }
 }
 
+/// A child that is to run under another account, as its warden is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Born {
+    pub(super) argv: Vec<OsString>,
+    pub(super) own: ChildOrder,
+    pub(super) work_dir: PathBuf,
+    /// Where it and its warden are.
+    pub(super) cgroup: PathBuf,
+}
+
+/// Has such a child live its life, tells when it was started, and says how it ended when nothing of it is left:
+/// [`super::cage::keeping::keep`], which needs this file.
+pub type KeepCaged = fn(&Cage, Born, &SignalFd, &mut dyn FnMut(i32)) -> Exit;
+
 /// How long what outlived the child may stay, at least, until it is looked for again: one that was
 /// being forked while the list was read is not in it.
 const RESCAN_MIN: Duration = Duration::from_millis(20);
@@ -185,7 +198,7 @@ pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bo
 }
 
 /// The keeper's whole life. Returns when the child and all its descendants are gone.
-pub fn keep(order: &Keep) -> anyhow::Result<()> {
+pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
     let (dir, launch) = (order.dir.as_path(), order.launch);
     // Blocked, so that `wait_for` takes them one by one; `start` lifts the mask for the child.
     let mut signals = SigSet::empty();
@@ -223,7 +236,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
             work_dir: std::env::current_dir()?,
             cgroup: order.cgroup.clone().context("a cage needs a cgroup")?,
         };
-        let exit = cage::keeping::keep(&cage, born, &ends, |child| {
+        let exit = keep_caged(&cage, born, &ends, &mut |child| {
             let claim = Claim {
                 child: Some(child),
                 ..claim.clone()

@@ -26,6 +26,7 @@ mod outputs;
 mod progress;
 mod quick;
 mod sandbox;
+mod secrets;
 mod simulated;
 mod stopping;
 mod walls;

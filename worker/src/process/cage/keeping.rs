@@ -19,13 +19,13 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use super::warden::{Born, Order};
+use super::warden::Order;
 use super::wire::{self, Word};
 use super::{Cage, job_user};
 use crate::fault::at;
 use crate::proc::oom_kills;
 use crate::process::cgroup;
-use crate::process::keeper::{KILL_REQUEST, exit_of};
+use crate::process::keeper::{Born, KILL_REQUEST, exit_of};
 use crate::process::launcher::Exit;
 
 /// For systemd to start the helper on a host that is busy.
@@ -38,12 +38,7 @@ const TIDY_MAX: Duration = Duration::from_secs(120);
 const KILL_AGAIN: Duration = Duration::from_millis(20);
 
 /// Has a child live its life, and says how it ended, when nothing of it is left.
-pub(in crate::process) fn keep(
-    cage: &Cage,
-    born: Born,
-    ends: &SignalFd,
-    started: impl FnMut(i32),
-) -> Exit {
+pub fn keep(cage: &Cage, born: Born, ends: &SignalFd, started: &mut dyn FnMut(i32)) -> Exit {
     let folder = born.cgroup.clone();
     let ooms_before = oom_kills();
     let mut life = Life {
@@ -103,7 +98,7 @@ impl Life {
         cage: &Cage,
         born: Born,
         ends: &SignalFd,
-        mut started: impl FnMut(i32),
+        started: &mut dyn FnMut(i32),
     ) -> Result<(), Failed> {
         let folder = born.cgroup.clone();
         let mut talk = Talk::open(cage, &folder, ends)?;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tidy;
 use super::wire::{self, Word};
-use crate::process::keeper::{ChildOrder, Keep, bury_the_rest, kill_all, start};
+use crate::process::keeper::{Born, Keep, bury_the_rest, kill_all, start};
 
 /// The first word of its command line.
 pub const COMMAND: &str = "warden";
@@ -33,16 +33,6 @@ pub(in crate::process) struct Order {
     pub(in crate::process) child: Option<Born>,
     /// See [`tidy`].
     pub(in crate::process) left: Vec<PathBuf>,
-}
-
-/// The child to start.
-#[derive(Debug, Serialize, Deserialize)]
-pub(in crate::process) struct Born {
-    pub(in crate::process) argv: Vec<std::ffi::OsString>,
-    pub(in crate::process) own: ChildOrder,
-    pub(in crate::process) work_dir: PathBuf,
-    /// Where it and this process are.
-    pub(in crate::process) cgroup: PathBuf,
 }
 
 /// The warden's whole life. Single-threaded, as blocking its signals demands.
