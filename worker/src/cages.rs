@@ -2,7 +2,7 @@
 //! ([`crate::process::cage`]).
 //!
 //! A project keeps its account for as long as the data folder lives, so that what it left anywhere on the host is
-//! never another project's. Not here: how a child gets there, and what it is given ([`crate::rank::furnish`]).
+//! never another project's. Not here: how a child gets there, and what it is given (`rank::furnish`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};

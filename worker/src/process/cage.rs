@@ -5,7 +5,7 @@
 //! child does reaches it ([`keeping`]). It asks the **helper** ([`helper`]), which systemd starts as root for each
 //! connection: it looks at who asks and for what, joins the child's cgroup, becomes the job's user and turns into
 //! the **warden** ([`warden`]). That one starts the **child**, says how it ended, and opens what it left to the worker
-//! ([`tidy`]). What the worker may not do to another account, the cgroup does: its death is one write away.
+//! (`tidy`). What the worker may not do to another account, the cgroup does: its death is one write away.
 //!
 //! Invariant: as root there is no choice to be made and no path to be followed. A request is a number and open
 //! descriptors; the program is the one that runs, and its arguments are fixed.

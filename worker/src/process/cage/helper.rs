@@ -6,7 +6,7 @@
 //! most that a worker gains which somebody has taken over is to run programs as these accounts, which is what they are
 //! for.
 //!
-//! All of it is in this file, to be read in one go, but for the six bytes of the request ([`super::wire::asked`]).
+//! All of it is in this file, to be read in one go, but for the six bytes of the request (`wire::asked`).
 
 use std::convert::Infallible;
 use std::io;

@@ -2,7 +2,7 @@
 //! starts the child, and tells the keeper over the connection on its stdin how it goes.
 //!
 //! A job can kill or stop its warden, as both run under one account. Nothing depends on that: the keeper ends the
-//! cgroup, and asks for another warden to open what is left ([`super::tidy`]). One without a keeper ends its child.
+//! cgroup, and asks for another warden to open what is left (`tidy`). One without a keeper ends its child.
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
