@@ -25,12 +25,14 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 
+# program NAME [FOLDER]
 program() {
-    mkdir -p "$prefix/bin"
+    to=$prefix/${2:-bin}
+    mkdir -p "$to"
     # Aside and renamed: a program that runs keeps the file it was started from.
-    cp "$here/bin/$1" "$prefix/bin/.$1.new"
-    chmod 755 "$prefix/bin/.$1.new"
-    mv "$prefix/bin/.$1.new" "$prefix/bin/$1"
+    cp "$here/bin/$1" "$to/.$1.new"
+    chmod 755 "$to/.$1.new"
+    mv "$to/.$1.new" "$to/$1"
 }
 
 daemon() {
@@ -61,6 +63,7 @@ for what in "$@"; do
         ;;
     worker)
         program marquee-worker
+        program marquee-keeper libexec/marquee
         program marquee-prep
         program marquee-trainer
         mkdir -p "$prefix/lib/marquee"

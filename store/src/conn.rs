@@ -163,6 +163,15 @@ impl Tx {
         }
     }
 
+    /// Has each statement from now on planned for the values that it is asked with. For statements whose conditions may
+    /// be missing (`$1 IS NULL OR ..`): one plan for all of them would read whole tables.
+    pub async fn plan_anew(&mut self) -> Result<()> {
+        sqlx::query_scalar!("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)")
+            .fetch_one(self.sql())
+            .await?;
+        Ok(())
+    }
+
     /// Says who caused what happens to a job in this transaction: the worker whose report moved it. Lines that its
     /// history gets from now on name it, where they name nobody else.
     pub fn caused_by(&mut self, job: JobId, caller: &str) {

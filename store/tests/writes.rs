@@ -5,7 +5,7 @@
 use crate::support::pipeline;
 use marquee_store::pipelines::find_pipeline_by_request_id;
 use marquee_store::testing::TestDatabase;
-use marquee_store::{Db, StoreError, When};
+use marquee_store::{Db, StoreError, Tx, When};
 
 async fn submit(db: &Db, request_id: &str) -> Result<(), StoreError> {
     let mut tx = db.write("submit").await?;
@@ -81,4 +81,26 @@ async fn statements_and_transactions_are_counted_by_what_they_are_for() {
     assert_eq!((stats.reads.begun, stats.reads.statements), (1, 1));
     assert_eq!((stats.statements(), stats.transactions()), (4, 4));
     assert!(submits.held > std::time::Duration::ZERO);
+}
+
+/// What runs often is planned once; what is asked with conditions that may be missing is not, and neither is what is
+/// read outside of transactions.
+#[tokio::test]
+async fn a_transaction_keeps_its_plans_until_it_is_told_otherwise_and_leaves_nothing_behind() {
+    let database = TestDatabase::create().await;
+    for _ in 0..3 {
+        let mut tx = database.db.write("plans").await.unwrap();
+        plans_are(&mut tx, "force_generic_plan").await;
+        tx.plan_anew().await.unwrap();
+        plans_are(&mut tx, "force_custom_plan").await;
+        tx.commit().await.unwrap();
+        let mut outside = database.db.autocommit().await.unwrap();
+        plans_are(&mut outside, "auto").await;
+    }
+}
+
+/// A division by zero where the setting is another one.
+async fn plans_are(tx: &mut Tx, mode: &str) {
+    let statement = format!("SELECT 1 / (current_setting('plan_cache_mode') = '{mode}')::int");
+    tx.execute_raw(&statement).await.unwrap();
 }

@@ -22,6 +22,7 @@ pub mod inside;
 pub mod keeper;
 pub mod kept;
 pub mod launcher;
+mod program;
 mod strays;
 mod watch;
 

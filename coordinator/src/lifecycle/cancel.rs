@@ -42,6 +42,7 @@ pub async fn cancel_pipeline(app: &App, pipeline: PipelineId, caller: &str) -> R
     let now = app.clock.now();
     let mut tx = app.db.write_as("cancel", caller).await?;
     pipelines::lock_pipeline(&mut tx, pipeline).await?;
+    tx.plan_anew().await?;
     // Their ids alone: a job whose row cannot be read is to be cancelled, too.
     let of_pipeline = JobFilter {
         pipeline: Some(pipeline),

@@ -62,6 +62,7 @@ pub async fn remove_pipeline(
     // Logs can be many: they go in pieces, before the pipeline itself, which is still there if this is cut short.
     loop {
         let mut tx = app.db.write("remove rows").await?;
+        tx.plan_anew().await?;
         pipelines::lock_pipeline(&mut tx, id).await?;
         pipeline_is_free(&mut tx, id, because, now).await?;
         let some = removal::delete_some_rows(&mut tx, &jobs).await?;
@@ -71,6 +72,7 @@ pub async fn remove_pipeline(
         }
     }
     let mut tx = app.db.write_as("remove pipeline", caller).await?;
+    tx.plan_anew().await?;
     pipelines::lock_pipeline(&mut tx, id).await?;
     // Locked before they are asked for: a submission that names one of them is either seen, or finds it gone.
     retention::lock_artifacts(&mut tx, &jobs).await?;
@@ -107,6 +109,7 @@ pub async fn remove_artifact(
     }
     let now = app.clock.now();
     let mut tx = app.db.write_as("remove artifact", caller).await?;
+    tx.plan_anew().await?;
     let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
     of.sort_unstable();
     of.dedup();

@@ -127,6 +127,7 @@ async fn thin_out_some(app: &App, aged: &[AgedLogs], now: DateTime<Utc>) -> Resu
     of.dedup();
     let jobs: Vec<JobId> = aged.iter().map(|one| one.job).collect();
     let mut tx = app.db.write("thin out logs").await?;
+    tx.plan_anew().await?;
     pipelines::lock_pipelines(&mut tx, &of).await?;
     // One that was retried in between writes its log anew.
     let aged = retention::list_aged_logs(&mut tx, LogsOf::Jobs(&jobs), now, u32::MAX).await?;

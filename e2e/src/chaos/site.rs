@@ -207,7 +207,11 @@ impl Site {
         let processes = processes_with(&self.workers[index].data_dir);
         processes
             .into_iter()
-            .filter(|process| !process.command.contains("marquee-worker"))
+            .filter(|process| {
+                !["marquee-worker", "marquee-keeper"]
+                    .iter()
+                    .any(|ours| process.command.contains(ours))
+            })
             .filter(|process| says(process, "MARQUEE_ATTEMPT="))
             .collect()
     }

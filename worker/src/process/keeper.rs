@@ -1,4 +1,4 @@
-//! The keeper: a tiny process between the daemon and a child (`marquee-worker keep DIR N -- ARGV`).
+//! The keeper: a tiny process between the daemon and a child (`marquee-keeper DIR N -- ARGV`).
 //!
 //! It leads the child's session, outlives the daemon, and writes down how the child ended, so that
 //! a daemon that was killed and started again learns the child's exit status all the same. As the
@@ -26,7 +26,7 @@ use marquee_domain::child::env::EVENTS_FD;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_child_subreaper;
+use nix::sys::prctl::{set_child_subreaper, set_name};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -58,7 +58,7 @@ pub struct Claim {
     pub cgroup: Option<PathBuf>,
 }
 
-/// The first word of the keeper's command line.
+/// The first word of the command line where the daemon's own program is the keeper.
 pub const COMMAND: &str = "keep";
 
 /// What to keep: the rest of the keeper's command line.
@@ -109,8 +109,7 @@ impl Keep {
     /// The command line behind the program's name.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
-        let mut words = vec![COMMAND.into(), self.dir.clone().into()];
-        words.push(self.launch.to_string().into());
+        let mut words = vec![self.dir.clone().into(), self.launch.to_string().into()];
         if self.events {
             words.push("--events".into());
         }
@@ -213,6 +212,8 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
     }
     signals.thread_block()?;
     setsid()?;
+    // It was started by the number of an open file, which is no name to see in a list of processes.
+    set_name(c"marquee-keeper")?;
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
     let mut child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
@@ -524,9 +525,7 @@ mod orders {
             argv: ["--", "--cgroup", "", "keep"].map(OsString::from).into(),
         };
         for order in [plain, odd] {
-            let words = order.words();
-            assert_eq!(words[0], COMMAND);
-            assert_eq!(Keep::read(words.into_iter().skip(1)).unwrap(), order);
+            assert_eq!(Keep::read(order.words()).unwrap(), order);
         }
         let wrong = [
             "",

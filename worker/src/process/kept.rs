@@ -27,26 +27,37 @@ use super::keeper::{self, ChildOrder, Claim, KILL_REQUEST, Keep};
 use super::launcher::{
     Child, Launch, Launcher, News, Status, events_path, stderr_path, stdout_path,
 };
+use super::program::Program;
 use super::strays::{self, Strays};
 use super::watch::{FolderWatch, Watches};
 use super::{ProcessId, signal};
 use crate::{files, proc};
 
-/// The daemon's own program, even when its file was replaced by an upgrade.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 /// How often to look where the kernel tells of ends and output: only for what it may have missed.
 const LOOK_WHEN_TOLD: Duration = Duration::from_secs(1);
 /// How often to look where it does not: short enough for a live log.
 const LOOK_WHEN_NOT: Duration = Duration::from_millis(100);
 
 /// Starts each child behind a keeper, a process that outlives the daemon.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Keepers {
+    program: Program,
     /// Made with the first child; None where the kernel gives none.
     watches: OnceLock<Option<Arc<Watches>>>,
     /// The same; None where the daemon owns no part of the tree.
     cgroups: OnceLock<Option<Cgroups>>,
     strays: OnceLock<Arc<Strays>>,
+}
+
+impl Default for Keepers {
+    fn default() -> Self {
+        Self {
+            program: Program::find(),
+            watches: OnceLock::new(),
+            cgroups: OnceLock::new(),
+            strays: OnceLock::new(),
+        }
+    }
 }
 
 impl Keepers {
@@ -105,7 +116,7 @@ impl Launcher for Keepers {
             launch.cage.clone(),
         ))?;
         let (env_out, mut env_in) = io::pipe()?;
-        let mut command = tokio::process::Command::new(OWN_PROGRAM);
+        let mut command = self.program.command();
         let order = Keep {
             dir: launch.dir.to_owned(),
             launch: number,
@@ -114,7 +125,6 @@ impl Launcher for Keepers {
             argv: launch.argv.clone(),
         };
         command
-            .arg0("marquee-worker")
             .args(order.words())
             .current_dir(launch.work_dir)
             .env_clear()

@@ -54,9 +54,11 @@ impl CageHost {
         }
         host.write_accounts();
         open(host.root.path(), 0o711);
-        let program = host.at("marquee-worker");
-        fs::copy(BINARY, &program).unwrap();
-        open(&program, 0o755);
+        let keeper = env!("CARGO_BIN_EXE_marquee-keeper");
+        for (name, built) in [("marquee-worker", BINARY), ("marquee-keeper", keeper)] {
+            fs::copy(built, host.at(name)).unwrap();
+            open(&host.at(name), 0o755);
+        }
         if !host
             .command("")
             .arg("true")

@@ -46,10 +46,11 @@ const PACKAGES: [(&str, &str); 4] = [
     ),
 ];
 /// The programs that are installed.
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     "marquee",
     "marquee-coordinator",
     "marquee-worker",
+    "marquee-keeper",
     "marquee-prep",
     "marquee-trainer",
 ];
