@@ -38,6 +38,9 @@ program() {
 daemon() {
     mkdir -p /etc/systemd/system /etc/sysusers.d /etc/tmpfiles.d
     sed "s|/usr/local/|$prefix/|g" "$here/units/marquee-$1.service" >"/etc/systemd/system/marquee-$1.service"
+    [ "$1" != worker ] || for unit in marquee-cage.socket marquee-cage@.service; do
+        sed "s|/usr/local/|$prefix/|g" "$here/units/cage/$unit" >"/etc/systemd/system/$unit"
+    done
     cp "$here/sysusers.d/marquee-$1.conf" /etc/sysusers.d/
     cp "$here/tmpfiles.d/marquee-$1.conf" /etc/tmpfiles.d/
     systemd-sysusers "marquee-$1.conf"
@@ -47,7 +50,9 @@ daemon() {
     cp "$here"/docs/*.md "$prefix/share/doc/marquee/"
     [ -e "/etc/marquee/$1.toml" ] || cp "$here/$1.toml" "/etc/marquee/$1.toml"
     systemctl daemon-reload 2>/dev/null || true
-    echo "marquee-$1: settings in /etc/marquee/$1.toml; start it with: systemctl enable --now marquee-$1"
+    with=
+    [ "$1" != worker ] || with="marquee-cage.socket "
+    echo "marquee-$1: settings in /etc/marquee/$1.toml; start it with: systemctl enable --now ${with}marquee-$1"
 }
 
 for what in "$@"; do

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::member::{Folder, Joined, MemberError, Tls};
+use crate::secrets::Grant;
 use clap::ValueEnum;
 use marquee_domain::limits::{HOST_DEVICES_MAX, HOST_THREADS_MAX, LABELS_MAX, NAME_MAX_BYTES};
 use marquee_domain::resources::check_label;
@@ -34,6 +35,8 @@ const TASKS_MAX_MOST: u32 = 4_194_304;
 pub const DEFAULT_FETCH_SECRETS: [&str; 2] = ["TMDB_TOKEN", "TMDB_API_KEY"];
 /// Coordinators that may be named: each further one makes finding the one that leads slower.
 const COORDINATORS_MAX: usize = 8;
+/// Where marquee-cage.socket listens.
+pub const DEFAULT_CAGE_SOCKET: &str = "/run/marquee/cage.sock";
 /// Prefix of the environment variables.
 const ENV_PREFIX: &str = "MARQUEE_WORKER";
 
@@ -55,7 +58,7 @@ pub struct Settings {
 }
 
 /// Every key, sections joined by dots.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 25] = [
     "coordinator",
     "name",
     "data_dir",
@@ -72,6 +75,8 @@ const KEYS: [&str; 23] = [
     "sandbox",
     "sandbox_hide",
     "writable_paths",
+    "cage",
+    "cage_socket",
     "tasks_max",
     "labels",
     "gpu_shares",
@@ -104,6 +109,23 @@ pub enum Sandbox {
     On,
     Off,
 }
+
+/// Whether command jobs run under accounts of their own, one for each project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caging {
+    /// Where this host has what it takes.
+    Auto,
+    /// Without, the worker does not start.
+    On,
+    Off,
+}
+
+/// The words of [`Caging`].
+const CAGE: [(&str, Caging); 3] = [
+    ("auto", Caging::Auto),
+    ("on", Caging::On),
+    ("off", Caging::Off),
+];
 
 /// The words of [`Sandbox`].
 const SANDBOX: [(&str, Sandbox); 3] = [
@@ -152,14 +174,17 @@ pub struct Config {
     pub finish_within_s: u32,
     pub log_format: LogFormat,
     /// Variables of the worker's environment that command jobs get where they name them.
-    pub command_secrets: Vec<String>,
+    pub command_secrets: Vec<Grant>,
     /// Variables that fetch jobs may name as their credential.
-    pub fetch_secrets: Vec<String>,
+    pub fetch_secrets: Vec<Grant>,
     pub sandbox: Sandbox,
     /// What is hidden from command jobs beside the data folder.
     pub sandbox_hide: Vec<PathBuf>,
     /// What command jobs may change beside their own folders.
     pub writable_paths: Vec<PathBuf>,
+    pub cage: Caging,
+    /// Where the helper is asked that starts programs under jobs' accounts.
+    pub cage_socket: PathBuf,
     /// Processes and threads of one rank.
     pub tasks_max: u32,
     /// The file of the certificate's key.
@@ -242,9 +267,14 @@ impl Config {
             "cache_max_bytes" => Some(self.cache_max_bytes.to_string()),
             "tasks_max" => Some(self.tasks_max.to_string()),
             "sandbox" => word(word_of(&SANDBOX, Some(self.sandbox))),
+            "cage" => word(word_of(&CAGE, Some(self.cage))),
+            "cage_socket" => Some(self.cage_socket.display().to_string()),
             "on_stop" => word(word_of(&ON_STOP, Some(self.on_stop))),
             "log_format" => word(word_of(&LOG_FORMAT, Some(self.log_format))),
-            "fetch_secrets" => Some(self.fetch_secrets.join(" ")),
+            "fetch_secrets" => {
+                let grants = self.fetch_secrets.iter().map(Grant::to_string);
+                Some(grants.collect::<Vec<_>>().join(" "))
+            }
             _ => None,
         }
     }
@@ -296,13 +326,19 @@ impl Config {
             sandbox: values.word("sandbox", &SANDBOX)?.unwrap_or(Sandbox::Auto),
             sandbox_hide: paths(values, "sandbox_hide")?.unwrap_or_default(),
             writable_paths: paths(values, "writable_paths")?.unwrap_or_default(),
+            cage: values.word("cage", &CAGE)?.unwrap_or(Caging::Auto),
+            cage_socket: absolute(
+                "cage_socket",
+                values
+                    .path("cage_socket")
+                    .unwrap_or_else(|| DEFAULT_CAGE_SOCKET.into()),
+            )?,
             tasks_max: values
                 .number("tasks_max", TASKS_MAX_LEAST..=TASKS_MAX_MOST)?
                 .unwrap_or(DEFAULT_TASKS_MAX),
             tls,
-            command_secrets: names(values, "command_secrets")?.unwrap_or_default(),
-            fetch_secrets: names(values, "fetch_secrets")?
-                .unwrap_or_else(|| DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec()),
+            command_secrets: grants(values, "command_secrets")?.unwrap_or_default(),
+            fetch_secrets: grants(values, "fetch_secrets")?.unwrap_or_else(usual_fetch_secrets),
             labels: labels(values)?,
             gpu_shares: gpu_shares(values)?,
             metrics_listen: values.parsed(
@@ -334,20 +370,23 @@ fn values(sources: Sources<'_>, flags: Settings) -> Result<Values, SettingsError
         .argument("log_format", word_of(&LOG_FORMAT, flags.log_format))
 }
 
-/// Names of environment variables, separated by spaces or commas.
-fn names(values: &Values, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
-    // Not the worker's own settings: one of them names the file of its key.
-    let must_be = "it must be names of environment variables, separated by spaces";
-    let is_name = |name: &str| {
-        let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        name.bytes().all(is_fine) && !name.starts_with(ENV_PREFIX)
+/// Secrets and who may name them, separated by spaces or commas.
+fn grants(values: &Values, key: &'static str) -> Result<Option<Vec<Grant>>, ConfigError> {
+    let must_be = "it must be names of environment variables or credentials, separated by spaces: NAME for all jobs, NAME@project for those of a project, NAME@project/job for one of it";
+    let grants = |text: &str| {
+        let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+        let grants: Result<Vec<Grant>, _> = words.map(str::parse).collect();
+        let grants = grants.ok()?;
+        // The daemon's own settings are no job's.
+        let is_own = |grant: &Grant| grant.name().starts_with(ENV_PREFIX);
+        (!grants.iter().any(is_own)).then_some(grants)
     };
-    let names = |text: &str| {
-        let names = text.split([' ', ',']).filter(|name| !name.is_empty());
-        let names: Vec<String> = names.map(str::to_owned).collect();
-        names.iter().all(|name| is_name(name)).then_some(names)
-    };
-    Ok(values.parsed(key, must_be, names)?)
+    Ok(values.parsed(key, must_be, grants)?)
+}
+
+fn usual_fetch_secrets() -> Vec<Grant> {
+    let usual = DEFAULT_FETCH_SECRETS.iter();
+    usual.filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Absolute paths, separated by colons as in PATH.
@@ -420,10 +459,12 @@ impl Config {
             finish_within_s: DEFAULT_FINISH_WITHIN_S,
             log_format: LogFormat::Text,
             command_secrets: Vec::new(),
-            fetch_secrets: DEFAULT_FETCH_SECRETS.map(str::to_owned).to_vec(),
+            fetch_secrets: usual_fetch_secrets(),
             sandbox: Sandbox::Auto,
             sandbox_hide: Vec::new(),
             writable_paths: Vec::new(),
+            cage: Caging::Auto,
+            cage_socket: DEFAULT_CAGE_SOCKET.into(),
             tasks_max: DEFAULT_TASKS_MAX,
             tls_key: None,
             labels: BTreeSet::new(),

@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use crate::blocking::blocking;
 use crate::cache::Cache;
-use crate::config::{Config, OnStop};
+use crate::cages::Cages;
+use crate::config::{Caging, Config, OnStop};
 use crate::coordinators::Coordinators;
 use crate::durable;
 use crate::env::Env;
@@ -212,7 +213,9 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
     if let Walls::None(why) = Walls::of(&config, home.map(OsString::as_os_str)) {
         info!(why, "command jobs can read and change each other's files");
     }
+    let cages = cages(&config, &env)?;
     Ok(Host {
+        cages,
         lease: Lease::open(&config.data_dir, identity.boot),
         host_was_stopped: was_stopped_in_order(&config, identity.boot),
         boot: identity.boot,
@@ -233,6 +236,27 @@ async fn host(config: Config, env: Env, identity: &Identity) -> anyhow::Result<H
         news: Notify::new(),
         config,
     })
+}
+
+/// Under whose accounts command jobs run, which nobody should have to guess.
+fn cages(config: &Config, env: &Env) -> anyhow::Result<Option<Cages>> {
+    match Cages::find(config, env.launcher.as_ref()) {
+        Ok(cages) => {
+            let users = cages.users();
+            info!(
+                users,
+                "each project's command jobs run under an account of their own"
+            );
+            Ok(Some(cages))
+        }
+        Err(why) if config.cage == Caging::On => anyhow::bail!(
+            "command jobs cannot run under accounts of their own: {why}; or set cage = \"auto\" in the worker's settings"
+        ),
+        Err(why) => {
+            info!(%why, "command jobs are not caged: they run under this worker's account");
+            Ok(None)
+        }
+    }
 }
 
 /// Lets ranks that run come to their end by themselves, for a while. Nothing new is begun.

@@ -8,6 +8,7 @@
 
 mod blocking;
 pub mod cache;
+pub mod cages;
 pub mod clock;
 pub mod config;
 mod connect;
@@ -38,6 +39,7 @@ mod reload;
 mod remove;
 mod renewal;
 pub mod runtime;
+pub mod secrets;
 pub mod session;
 pub mod supervisor;
 pub mod transfer;

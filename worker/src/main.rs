@@ -12,6 +12,7 @@ use marquee_worker::doctor;
 use marquee_worker::enlist;
 use marquee_worker::env::Env;
 use marquee_worker::join::{self, Next, TokenSource};
+use marquee_worker::process::cage::{helper, keeping, warden};
 use marquee_worker::process::keeper::{self, Keep};
 use marquee_worker::runtime;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -136,9 +137,18 @@ fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let mut words = std::env::args_os().skip(1);
+    let first = words.next().unwrap_or_default();
     // Watches over one child; started by the daemon itself. Single-threaded, as blocking its signals demands.
-    if words.next().is_some_and(|word| word == keeper::COMMAND) {
-        keeper::keep(&Keep::read(words)?)?;
+    if first == keeper::COMMAND {
+        keeper::keep(&Keep::read(words)?, keeping::keep)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // The same under another account, and what runs as root to get there; started by systemd.
+    if first == helper::COMMAND {
+        match helper::serve()? {}
+    }
+    if first == warden::COMMAND {
+        warden::watch()?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut arguments = Arguments::parse();

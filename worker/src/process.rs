@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::proc;
 
+pub mod cage;
 mod cgroup;
 mod departure;
 pub mod fence;

@@ -3,7 +3,7 @@
 //! Everything a rank is lies in its folder, so that a daemon that was killed goes on where it was:
 //! `rank.json` (assignment and orders), `spool` (numbered reports, each batch with how far the
 //! child's output was read), `stdout`, `stderr` and `events` (the child writes them itself), `work/`,
-//! `output/`, `tmp/` (its `TMPDIR`), `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
+//! `output/`, `tmp/` (its `TMPDIR`), `inputs/` (of a rank under another account), `checkpoints/`, `rate/` (shares of hosts' rates, of a fetch job), and `store/` (the rendezvous store's own files, where it hosts one).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,6 +25,7 @@ mod ending;
 pub mod environment;
 mod events;
 mod follow;
+mod furnish;
 pub mod held;
 pub mod life;
 pub mod lines;
@@ -39,6 +40,7 @@ pub mod stalled;
 pub(crate) mod store;
 pub mod task;
 pub(crate) mod temporary;
+mod tidying;
 pub mod verdict;
 mod vigil;
 pub mod walls;
@@ -312,6 +314,24 @@ impl RankDir {
     #[must_use]
     pub fn tmp(&self) -> PathBuf {
         self.0.join("tmp")
+    }
+
+    /// The inputs of a rank under another account.
+    #[must_use]
+    pub fn inputs(&self) -> PathBuf {
+        self.0.join("inputs")
+    }
+
+    /// Under which account its child runs, where that is not the worker's.
+    #[must_use]
+    pub fn cage(&self) -> PathBuf {
+        self.0.join("cage.json")
+    }
+
+    /// Where what a killed rank left to the worker is opened to it.
+    #[must_use]
+    pub fn tidying(&self) -> PathBuf {
+        self.0.join("tidying")
     }
 
     #[must_use]

@@ -456,6 +456,7 @@ impl Supervisor {
                 }
             }
             task.stop_store().await;
+            task.tidy_up().await;
             let folder = task.rank.dir.path().to_owned();
             let rank = Arc::clone(&task.rank);
             let removed = blocking(move || {

@@ -67,7 +67,7 @@ fn the_list_of_keys_is_the_list_of_fields() {
     let all = "coordinator = \"http://h:1\"\nname = \"n\"\ndata_dir = \"/d\"\nbin_dir = \"/b\"\n\
         cpu_slots = 2\nthreads_per_slot = 4\ncache_max_bytes = 5\naddress = \"a\"\n\
         on_stop = \"keep\"\nlog_format = \"json\"\n\
-        command_secrets = \"WANDB_API_KEY, HF_TOKEN\"\nfetch_secrets = \"\"\n\
+        command_secrets = \"WANDB_API_KEY, HF_TOKEN@vision/train\"\nfetch_secrets = \"\"\n\
         labels = \"switch=a fast-disk\"\n\
         metrics_listen = \"127.0.0.1:7702\"\n\
         sandbox = \"on\"\nsandbox_hide = \"/srv/secret:/srv/more\"";
@@ -77,7 +77,10 @@ fn the_list_of_keys_is_the_list_of_fields() {
     assert_eq!(config.address.as_deref(), Some("a"));
     assert_eq!(config.on_stop, OnStop::Keep);
     assert_eq!(config.log_format, LogFormat::Json);
-    assert_eq!(config.command_secrets, ["WANDB_API_KEY", "HF_TOKEN"]);
+    assert_eq!(
+        written(&config.command_secrets),
+        ["WANDB_API_KEY", "HF_TOKEN@vision/train"]
+    );
     assert!(config.fetch_secrets.is_empty());
     assert_eq!(config.sandbox, Sandbox::On);
     assert_eq!(config.sandbox_hide.len(), 2);
@@ -104,7 +107,13 @@ fn the_list_of_keys_is_the_list_of_fields() {
 
 #[test]
 fn a_secret_is_named_and_never_written_into_the_settings() {
-    for wrong in ["WANDB_API_KEY=abc", "MARQUEE_WORKER__TLS__KEY", "A;B"] {
+    for wrong in [
+        "WANDB_API_KEY=abc",
+        "MARQUEE_WORKER__TLS__KEY",
+        "MARQUEE_WORKER__TLS__KEY@vision",
+        "A;B",
+        "A@",
+    ] {
         let text = format!("command_secrets = {wrong:?}");
         let error = load(&text, &[], Settings::default()).unwrap_err();
         assert!(
@@ -114,7 +123,11 @@ fn a_secret_is_named_and_never_written_into_the_settings() {
     }
     let usual = load("", &[], Settings::default()).unwrap();
     assert!(usual.command_secrets.is_empty());
-    assert_eq!(usual.fetch_secrets, DEFAULT_FETCH_SECRETS);
+    assert_eq!(written(&usual.fetch_secrets), DEFAULT_FETCH_SECRETS);
+}
+
+fn written(grants: &[Grant]) -> Vec<String> {
+    grants.iter().map(Grant::to_string).collect()
 }
 
 #[test]

@@ -7,7 +7,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 
 use super::{ask, bytes};
-use crate::config::Config;
+use crate::cages;
+use crate::config::{Caging, Config};
 use crate::process::fence;
 use crate::rank::walls::Walls;
 
@@ -34,6 +35,7 @@ pub(super) async fn look(config: &Config, has_gpus: bool, checks: &mut Vec<Check
     checks.push(cache_room(&cache, config.cache_max_bytes));
     checks.push(disk("temporary folder", &std::env::temp_dir()));
     checks.push(sandbox(config));
+    checks.push(cage(config));
     checks.push(clock().await);
 }
 
@@ -99,6 +101,24 @@ fn sandbox(config: &Config) -> Check {
         named(&around.hidden)
     );
     Check::ok(name, found)
+}
+
+/// Under whose account command jobs run. Asked by whoever looks, who need not be the worker's account.
+fn cage(config: &Config) -> Check {
+    let name = "cage";
+    let own = "command jobs run under this worker's account";
+    if config.cage == Caging::Off {
+        return Check::skipped(name, format!("{own}: cage is \"off\""));
+    }
+    let Err(why) = cages::accounts(config) else {
+        let found = "each project's command jobs run under an account of their own, where the worker runs as its unit says";
+        return Check::ok(name, found);
+    };
+    let cure = "the package or install.sh brings all that it takes; then \"systemctl enable --now marquee-cage.socket\" and restart marquee-worker";
+    match config.cage {
+        Caging::On => Check::failed(name, format!("the worker will not start: {why}"), cure),
+        Caging::Auto | Caging::Off => Check::skipped(name, format!("{own}: {why}")),
+    }
 }
 
 /// The limits are this process's own: those of a service stand in its unit.

@@ -22,6 +22,7 @@ use crate::proc;
 const DAEMON: &str = "daemon";
 /// Where the kernel is told how many processes and threads a cgroup may have.
 const TASKS_FILE: &str = "pids.max";
+const KILL_FILE: &str = "cgroup.kill";
 /// Where version 2 is mounted: alone, or beside version 1.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
@@ -67,6 +68,11 @@ impl Cgroups {
         }
         info!(?folder, "each rank gets a cgroup");
         Some(Self { folder })
+    }
+
+    /// Whether all in one of them can be killed at once (Linux 5.14).
+    pub(super) fn can_kill(&self) -> bool {
+        self.folder.join(KILL_FILE).exists()
     }
 
     /// Makes the cgroup of a child of at most so many processes and threads. None where it cannot be had: the child runs
@@ -145,7 +151,7 @@ pub(super) fn join(folder: &Path) -> io::Result<()> {
 
 /// Kills everything in a cgroup at once, whatever it is doing. Whether the kernel could.
 pub(super) fn kill(folder: &Path) -> bool {
-    fs::write(folder.join("cgroup.kill"), "1").is_ok()
+    fs::write(folder.join(KILL_FILE), "1").is_ok()
 }
 
 /// The processes in a cgroup. None where it is gone, and all that was in it.

@@ -34,6 +34,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{AccessFlags, Pid, access, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::cage::Cage;
 use super::fence::Fence;
 use super::launcher::{Exit, events_path};
 use super::{ProcessId, cgroup, signal};
@@ -127,19 +128,41 @@ impl Keep {
 pub(super) struct ChildOrder {
     env: Vec<(OsString, OsString)>,
     fence: Option<Fence>,
+    /// Under whose account it runs. None: under the keeper's.
+    #[serde(default)]
+    cage: Option<Cage>,
 }
 
 impl ChildOrder {
-    pub(super) fn new(env: &BTreeMap<OsString, OsString>, fence: Option<Fence>) -> Self {
+    pub(super) fn new(
+        env: &BTreeMap<OsString, OsString>,
+        fence: Option<Fence>,
+        cage: Option<Cage>,
+    ) -> Self {
         let pairs = env.iter();
         Self {
             env: pairs
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             fence,
+            cage,
         }
     }
 }
+
+/// A child that is to run under another account, as its warden is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Born {
+    pub(super) argv: Vec<OsString>,
+    pub(super) own: ChildOrder,
+    pub(super) work_dir: PathBuf,
+    /// Where it and its warden are.
+    pub(super) cgroup: PathBuf,
+}
+
+/// Has such a child live its life, tells when it was started, and says how it ended when nothing of it is left:
+/// [`super::cage::keeping::keep`], which needs this file.
+pub type KeepCaged = fn(&Cage, Born, &SignalFd, &mut dyn FnMut(i32)) -> Exit;
 
 /// How long what outlived the child may stay, at least, until it is looked for again: one that was
 /// being forked while the list was read is not in it.
@@ -174,7 +197,7 @@ pub(crate) fn try_claim(dir: &Path, launch: u32, claim: &Claim) -> io::Result<bo
 }
 
 /// The keeper's whole life. Returns when the child and all its descendants are gone.
-pub fn keep(order: &Keep) -> anyhow::Result<()> {
+pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
     let (dir, launch) = (order.dir.as_path(), order.launch);
     // Blocked, so that `wait_for` takes them one by one; `start` lifts the mask for the child.
     let mut signals = SigSet::empty();
@@ -195,7 +218,7 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     // What a child leaves behind comes to its keeper, and so is found whatever it does to its session.
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
-    let child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
+    let mut child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
     let ends = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
 
     let keeper = ProcessId::own();
@@ -212,6 +235,23 @@ pub fn keep(order: &Keep) -> anyhow::Result<()> {
     // While there is some: once the child has filled the disk, how it ended must still find room.
     let mut claim_room = Room::keep(&claim_path(dir, launch));
     let mut exit_room = Room::keep(&exit_path(dir, launch));
+    if let Some(cage) = child.cage.take() {
+        let born = Born {
+            argv: order.argv.clone(),
+            own: child,
+            work_dir: std::env::current_dir()?,
+            cgroup: order.cgroup.clone().context("a cage needs a cgroup")?,
+        };
+        let exit = keep_caged(&cage, born, &ends, &mut |child| {
+            let claim = Claim {
+                child: Some(child),
+                ..claim.clone()
+            };
+            surely(|| claim_room.fill_json(&claim), &ends);
+        });
+        surely(|| exit_room.fill_json(&exit), &ends);
+        return Ok(());
+    }
     let ooms_before = oom_kills();
     // The child is born where the keeper is: it goes there for the birth.
     let birth = order.cgroup.as_deref().map(Birth::in_cgroup);
@@ -286,8 +326,8 @@ fn surely(mut write: impl FnMut() -> io::Result<()>, ends: &SignalFd) {
 
 /// Starts the child from a thread of its own, whose mask alone is lifted, and which alone is behind the fence: a child
 /// inherits both of the thread that starts it. With TERM blocked it could never be told to stop.
-fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
-    let ChildOrder { env, fence } = own;
+pub(super) fn start(order: &Keep, own: ChildOrder, blocked: &SigSet) -> io::Result<i32> {
+    let ChildOrder { env, fence, .. } = own;
     let (program, arguments) = order
         .argv
         .split_first()
@@ -385,7 +425,11 @@ fn wait_for(child: i32, ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<W
     clippy::wildcard_enum_match_arm,
     reason = "waitpid was not asked for stops and continues"
 )]
-fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() -> bool) -> Exit {
+pub(super) fn exit_of(
+    status: WaitStatus,
+    own_kills: Option<u64>,
+    host_had_some: impl Fn() -> bool,
+) -> Exit {
     // Its own cgroup knows whom the killer struck. Without one, that it struck anybody on this host meanwhile is
     // all there is to know.
     let kills = own_kills.unwrap_or(0);
@@ -414,7 +458,7 @@ fn exit_of(status: WaitStatus, own_kills: Option<u64>, host_had_some: impl Fn() 
 
 /// Kills what outlived the child, until nothing is left to wait for. Mostly nothing is, and then the
 /// first question to the kernel says so.
-fn bury_the_rest(ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<()> {
+pub(super) fn bury_the_rest(ends: &SignalFd, cgroup: Option<&Path>) -> nix::Result<()> {
     let mut look_at = Instant::now();
     loop {
         // All that have ended, before anything else is looked at: there may be thousands.
@@ -458,7 +502,7 @@ fn wait(ends: &SignalFd, most: PollTimeout) -> nix::Result<bool> {
 }
 
 /// Kills everything below this process, and whatever else is in the child's cgroup.
-fn kill_all(cgroup: Option<&Path>) {
+pub(super) fn kill_all(cgroup: Option<&Path>) {
     if let Some(folder) = cgroup {
         cgroup::kill(folder);
     }

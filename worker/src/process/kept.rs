@@ -3,7 +3,7 @@
 //! What is true of a child stands in its folder (claim and exit file) and in the kernel. The daemon
 //! hears of changes from the keeper's end and from inotify; where the kernel does not tell, it looks.
 //!
-//! A child can kill or stop its keeper, since both run under one account. What is left of it is then found
+//! A child can kill or stop its keeper where both run under one account. What is left of it is then found
 //! by four signs: its cgroup, its session, the mark in its environment, and that it became a child of the
 //! daemon when its parents died. See `docs/limits.md` for what none of them catches.
 
@@ -71,14 +71,16 @@ impl Keepers {
     }
 
     fn cgroup(&self, dir: &Path, launch: u32, tasks_max: u32) -> Option<PathBuf> {
-        let find = || {
-            Cgroups::find(&format!(
-                "{:08x}",
-                crc32c::crc32c(home(dir).as_os_str().as_bytes())
-            ))
-        };
-        let cgroups = self.cgroups.get_or_init(find).as_ref()?;
+        let cgroups = self.cgroups(home(dir))?;
         cgroups.make(&cgroup_name(dir, launch), tasks_max)
+    }
+
+    fn cgroups(&self, home: &Path) -> Option<&Cgroups> {
+        let find = || {
+            let name = crc32c::crc32c(home.as_os_str().as_bytes());
+            Cgroups::find(&format!("{name:08x}"))
+        };
+        self.cgroups.get_or_init(find).as_ref()
     }
 }
 
@@ -102,9 +104,18 @@ impl Launcher for Keepers {
         // A number that was never used: a keeper that is late must not find its claim free.
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
         let cgroup = self.cgroup(launch.dir, number, launch.tasks_max);
+        if launch.cage.is_some() && cgroup.is_none() {
+            return Err(io::Error::other(
+                "there is no cgroup for it, without which what runs under another account could not be ended",
+            ));
+        }
         let mut env = launch.env.clone();
         env.insert(strays::MARK.into(), launch.dir.into());
-        let own = serde_json::to_vec(&ChildOrder::new(&env, launch.fence.clone()))?;
+        let own = serde_json::to_vec(&ChildOrder::new(
+            &env,
+            launch.fence.clone(),
+            launch.cage.clone(),
+        ))?;
         let (env_out, mut env_in) = io::pipe()?;
         let mut command = self.program.command();
         let order = Keep {
@@ -145,6 +156,10 @@ impl Launcher for Keepers {
             watch,
             strays: Arc::clone(self.strays()),
         }))
+    }
+
+    fn can_cage(&self, attempts: &Path) -> bool {
+        self.cgroups(attempts).is_some_and(Cgroups::can_kill)
     }
 
     fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>> {
@@ -323,7 +338,12 @@ impl Child for Kept {
         // This process is below nobody of these, whatever they did.
         found.remove(&Pid::this().as_raw());
         let runs = |pid: &i32| proc::stat(*pid).is_some_and(|stat| !stat.is_zombie);
-        let left: Vec<i32> = found.into_iter().filter(runs).collect();
+        found.retain(runs);
+        if let Some(cgroup) = &self.cgroup {
+            // Of another account's processes the kernel may show nothing but this.
+            found.extend(cgroup::processes(cgroup).unwrap_or_default());
+        }
+        let left: Vec<i32> = found.into_iter().collect();
         if left.is_empty()
             && let Some(cgroup) = &self.cgroup
         {
@@ -403,7 +423,7 @@ fn find(dir: &Path) -> io::Result<Option<Found>> {
     find(dir)
 }
 
-fn newest_claim(dir: &Path) -> io::Result<Option<(u32, Claim)>> {
+pub(crate) fn newest_claim(dir: &Path) -> io::Result<Option<(u32, Claim)>> {
     let mut newest = None;
     for launch in 1.. {
         match files::read_json(&keeper::claim_path(dir, launch))? {

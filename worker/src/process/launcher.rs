@@ -15,6 +15,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use super::cage::Cage;
 use super::fence::Fence;
 use super::inside::Inside;
 
@@ -28,6 +29,11 @@ pub trait Launcher: Debug + Send + Sync {
     /// The child that an earlier daemon of the same boot launched in `dir`, running or ended. If that
     /// daemon may have died while launching, the launch is fenced off and there is none. May block.
     fn adopt(&self, dir: &Path) -> io::Result<Option<Box<dyn Child>>>;
+
+    /// Whether what runs under another account can be ended, beyond doubt. `attempts` is the folder of all ranks.
+    fn can_cage(&self, _attempts: &Path) -> bool {
+        false
+    }
 }
 
 /// A child, launched by this daemon or taken over from an earlier one: no difference from then on.
@@ -89,6 +95,8 @@ pub struct Launch<'a> {
     pub events: bool,
     /// Which parts of the host are closed to it.
     pub fence: Option<Fence>,
+    /// The account that it runs under. None: the daemon's.
+    pub cage: Option<Cage>,
     /// Processes and threads that it may have, with all that it starts.
     pub tasks_max: u32,
 }
@@ -126,6 +134,8 @@ pub enum Exit {
     OutOfMemory { how: String, kills: u64 },
     /// It could not be started.
     NotStarted { error: String },
+    /// It could not be started under its account: a fault of the host.
+    NotCaged { error: String },
 }
 
 /// File that a child's stdout goes into.

@@ -6,11 +6,13 @@
 //! credential that it names.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use marquee_domain::FailureClass;
 use marquee_domain::failure::Failure;
 use marquee_domain::spec::{JobSpec, Source, Work};
+
+use crate::secrets::Grant;
 
 /// What every child gets of the worker's environment: where programs and libraries are, whose they run as,
 /// language and time. `docs/pipeline.md` lists them.
@@ -59,9 +61,9 @@ const PROXIES: [&str; 8] = [
 pub struct BaseEnv {
     all: BTreeMap<OsString, OsString>,
     /// Variables that command jobs may ask for.
-    for_commands: Vec<String>,
+    for_commands: Vec<Grant>,
     /// Variables that fetch jobs may name as their credential.
-    for_fetches: Vec<String>,
+    for_fetches: Vec<Grant>,
 }
 
 /// Names alone: values are secrets.
@@ -79,8 +81,8 @@ impl BaseEnv {
     #[must_use]
     pub fn new(
         all: BTreeMap<OsString, OsString>,
-        for_commands: Vec<String>,
-        for_fetches: Vec<String>,
+        for_commands: Vec<Grant>,
+        for_fetches: Vec<Grant>,
     ) -> Self {
         Self {
             all,
@@ -108,6 +110,7 @@ impl BaseEnv {
                 let mut env = self.chosen(is_passed);
                 for name in &command.env_from_worker {
                     let value = self.secret(
+                        spec,
                         name,
                         &self.for_commands,
                         "env_from_worker",
@@ -125,8 +128,13 @@ impl BaseEnv {
                     ..
                 } = &settings.source
                 {
-                    let value =
-                        self.secret(name, &self.for_fetches, "credential_env", "fetch_secrets")?;
+                    let value = self.secret(
+                        spec,
+                        name,
+                        &self.for_fetches,
+                        "credential_env",
+                        "fetch_secrets",
+                    )?;
                     env.insert(name.into(), value);
                 }
                 env
@@ -154,8 +162,9 @@ impl BaseEnv {
 
     fn secret(
         &self,
+        spec: &JobSpec,
         name: &str,
-        allowed: &[String],
+        allowed: &[Grant],
         key: &str,
         setting: &str,
     ) -> Result<OsString, Failure> {
@@ -165,16 +174,29 @@ impl BaseEnv {
         };
         // Before the look whether it is set: a job that may not have a variable does not learn that it is
         // there.
-        if !allowed.iter().any(|one| one == name) {
+        let of_name = |grant: &&Grant| grant.name() == name && grant.is_for(spec);
+        let mut granted: Vec<&Grant> = allowed.iter().filter(of_name).collect();
+        // A project's own goes first.
+        granted.sort_by_key(|grant| grant.is_for_all());
+        if granted.is_empty() {
+            let project = spec.sharing.project.as_str();
             return Err(refuse(format!(
-                "{key} names {name:?}, which this worker gives to no such job; its operator allows it with {setting} = {name:?} in the worker's settings"
+                "{key} names {name:?}, which this worker gives to no such job; its operator allows it with {setting} = {name:?} in the worker's settings, or {:?} for this project alone",
+                format!("{name}@{project}")
             )));
         }
-        self.all.get(OsStr::new(name)).cloned().ok_or_else(|| {
-            refuse(format!(
-                "{key} names {name:?}, which is not set in this worker's environment; set it there and restart the worker"
-            ))
-        })
+        for grant in granted {
+            let value = grant.value(&self.all).map_err(|error| Failure {
+                class: FailureClass::Crash,
+                message: format!("{key} names {name:?}, which this worker cannot read: {error}"),
+            })?;
+            if let Some(value) = value {
+                return Ok(value);
+            }
+        }
+        Err(refuse(format!(
+            "{key} names {name:?}, which is not set in this worker's environment, and is none of its credentials (LoadCredential=); set it there and restart the worker"
+        )))
     }
 }
 

@@ -25,6 +25,7 @@ use super::spool::Spool;
 use super::stalled::Stalled;
 use super::{Assignment, Orders, RankDir, RankFile, StartOrder, StopOrder};
 use crate::cache::{Cache, Pin};
+use crate::cages::Cages;
 use crate::config::Config;
 use crate::coordinators::Coordinators;
 use crate::durable;
@@ -54,6 +55,8 @@ pub struct Host {
     pub lease: Lease,
     /// Where children are.
     pub occupied: Occupied,
+    /// Under whose accounts command jobs run. None: this worker's own.
+    pub cages: Option<Cages>,
     /// The daemon before this one ended in order, in another boot: what it held ended with its host's.
     pub host_was_stopped: bool,
     /// Outputs that were asked for, as they are to be answered.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::environment::ChildPlan;
+use super::furnish;
 use super::prepare::Inputs;
 use super::pump::{Stdout, own_line};
 use super::stall::Watched;
@@ -101,12 +102,7 @@ impl RankTask {
         }
         let hint = match exit {
             Some(Exit::Code(0)) => None,
-            _ if fence::version().is_none() => None,
-            Some(_) | None => {
-                let env = self.host.base_env.own();
-                let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
-                Walls::of(&self.host.config, home).hint()
-            }
+            Some(_) | None => self.hint(spec.work.kind()),
         };
         let ending = Ending {
             kind: spec.work.kind(),
@@ -133,6 +129,17 @@ impl RankTask {
             None
         };
         Ok(Done { summary, output })
+    }
+
+    /// What a job should know whose program was refused a file.
+    fn hint(&self, kind: JobKind) -> Option<&'static str> {
+        let env = self.host.base_env.own();
+        let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
+        let of_walls = Walls::of(&self.host.config, home).hint();
+        let is_caged = kind == JobKind::Command && self.host.cages.is_some();
+        of_walls
+            .filter(|_| fence::version().is_some())
+            .or_else(|| is_caged.then_some(furnish::HINT))
     }
 
     /// The child that an earlier daemon started, if it did.
@@ -214,14 +221,21 @@ impl RankTask {
             Some(rendezvous) => rendezvous,
             None => self.alone().map_err(fault)?,
         };
-        let folders = inputs.folders.clone();
+        // Whose code it is: ours runs as ever.
+        let is_strangers = spec.work.kind() == JobKind::Command;
+        let cages = self.host.cages.as_ref().filter(|_| is_strangers);
+        let cached = inputs.folders;
+        let folders = match cages {
+            Some(_) => furnish::places(&self.rank.dir, &cached),
+            None => cached.clone(),
+        };
         let plan = ChildPlan {
             assignment: &self.rank.assignment,
             spec,
             inventory: &self.host.inventory,
             dir: &self.rank.dir,
             bin_dir: &self.host.config.bin_dir,
-            inputs: inputs.folders,
+            inputs: folders.clone(),
             resume: inputs.resume,
             rendezvous,
             standby: start.standby,
@@ -232,12 +246,28 @@ impl RankTask {
         let mut env = env.map_err(Interrupt::Failed)?;
         info!(rank = %self.rank.key, job = %spec.name, program = program(&spec.work), "starting the child");
         let (rank, host) = (Arc::clone(&self.rank), Arc::clone(&self.host));
-        let is_strangers = spec.work.kind() == JobKind::Command;
+        let project = spec.sharing.project.clone();
         let start = move || {
+            let cages = host.cages.as_ref().filter(|_| is_strangers);
+            let caged = cages
+                .map(|cages| furnish::furnish(cages, &project, &rank.dir))
+                .transpose()?;
+            if let Some(caged) = &caged {
+                durable::replace_json(&rank.dir.cage(), &caged.cage)?;
+                furnish::link(&rank.dir, &rank.assignment.inputs, &cached)?;
+                caged.name(&host.base_env.own(), &mut env);
+            }
             let fence = if is_strangers {
                 let home = env.get(OsStr::new("HOME")).map(OsString::as_os_str);
                 let walls = Walls::of(&host.config, home);
-                walls.fence(&host.config.data_dir, &rank.dir, &folders, &mut env)?
+                let own_home = caged.as_ref().map(|caged| caged.home.as_path());
+                walls.fence(
+                    &host.config.data_dir,
+                    &rank.dir,
+                    &folders,
+                    own_home,
+                    &mut env,
+                )?
             } else {
                 None
             };
@@ -251,6 +281,7 @@ impl RankTask {
                 env,
                 events: has_channel,
                 fence,
+                cage: caged.map(|caged| caged.cage),
                 tasks_max: host.config.tasks_max,
             })
         };

@@ -114,8 +114,14 @@ impl RankTask {
             files::make_new_folder(&folder)
                 .map_err(|e| disk_fault("a folder of the rank cannot be made", &e))?;
         }
-        temporary::make(dir)
-            .map_err(|e| disk_fault("the rank's temporary folder cannot be made", &e))?;
+        let is_caged = kind == JobKind::Command && self.host.cages.is_some();
+        // The other place for it is the worker's own /tmp, where no other account comes.
+        let made = if is_caged {
+            files::make_new_folder(&dir.tmp())
+        } else {
+            temporary::make(dir)
+        };
+        made.map_err(|e| disk_fault("the rank's temporary folder cannot be made", &e))?;
         Ok(())
     }
 
@@ -167,6 +173,7 @@ impl RankTask {
                     env: self.host.base_env.own(),
                     events: false,
                     fence: None,
+                    cage: None,
                     tasks_max: self.host.config.tasks_max,
                 })
                 .map_err(fault)?,
@@ -214,7 +221,7 @@ impl RankTask {
 }
 
 /// Waits until it is time to look at a child again.
-async fn news_of(child: &mut dyn Child) {
+pub(super) async fn news_of(child: &mut dyn Child) {
     let look = child.look_every();
     let _either = tokio::time::timeout(look, child.news()).await;
 }

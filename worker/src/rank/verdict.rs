@@ -149,6 +149,7 @@ fn judge_command(ending: &Ending<'_>) -> Result<Value, Failure> {
             );
             Err(fail(FailureClass::UserError, message))
         }
+        Some(Exit::NotCaged { error }) => Err(fail(FailureClass::Crash, error.clone())),
         Some(Exit::Signal { .. } | Exit::OutOfMemory { .. }) | None => Err(killed(ending)),
     }
 }
@@ -176,7 +177,7 @@ fn or_fenced(message: String, ending: &Ending<'_>) -> String {
 fn judge_own(ending: &Ending<'_>) -> Result<Value, Failure> {
     let code = match &ending.exit {
         Some(Exit::Code(code)) => ExitCode(*code),
-        Some(Exit::NotStarted { error }) => {
+        Some(Exit::NotStarted { error } | Exit::NotCaged { error }) => {
             let message = format!("{} could not be started: {error}", ending.program);
             return Err(fail(FailureClass::Crash, message));
         }
@@ -250,7 +251,7 @@ fn killed(ending: &Ending<'_>) -> Failure {
             };
             fail(FailureClass::Crash, message)
         }
-        Some(Exit::Code(_) | Exit::NotStarted { .. }) | None => fail(
+        Some(Exit::Code(_) | Exit::NotStarted { .. } | Exit::NotCaged { .. }) | None => fail(
             FailureClass::Crash,
             format!("{program} and the process that watched it were killed together"),
         ),

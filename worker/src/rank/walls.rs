@@ -121,12 +121,14 @@ impl Walls {
         }
     }
 
-    /// The fence for one job, with its home folder moved out of what is hidden. None: it gets none.
+    /// The fence for one job, with its home folder moved out of what is hidden, if it is not `home`, its own already.
+    /// None: it gets none.
     pub fn fence(
         &self,
         data_dir: &Path,
         dir: &RankDir,
         inputs: &BTreeMap<String, PathBuf>,
+        own_home: Option<&Path>,
         env: &mut BTreeMap<OsString, OsString>,
     ) -> io::Result<Option<Fence>> {
         let Self::Up(around) = self else {
@@ -143,7 +145,11 @@ impl Walls {
         ];
         let mut kept = around.kept.clone();
         let home = env.get(OsStr::new(HOME)).map(PathBuf::from);
-        if let Some(home) = home {
+        if let (Some(home), Some(own_home)) = (&home, own_home)
+            && home == own_home
+        {
+            own.push(own_home.to_owned());
+        } else if let Some(home) = home {
             let is_hidden = |hidden: &PathBuf| real(&home).starts_with(hidden);
             if around.hidden.iter().any(is_hidden) {
                 // The account of a service has its home where its data are. What jobs keep there, such as models that

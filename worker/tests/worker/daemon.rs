@@ -6,17 +6,19 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use marquee_domain::artifact::Manifest;
 use marquee_domain::resources::{DeviceKind, Resources};
-use marquee_domain::spec::{CommandSettings, EvalSettings, JobSpec, Watch, Work};
+use marquee_domain::spec::{CommandSettings, EvalSettings, JobSpec, Sharing, Watch, Work};
 use marquee_proto::v1;
 use marquee_proto::v1::coordinator_message::Body as ToWorker;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+use crate::cage_host::CageHost;
 use crate::fake::{Fake, Key, PATIENCE};
 
 /// What a daemon's host is like, where that matters.
@@ -28,6 +30,8 @@ pub(crate) struct Place {
     pub(crate) disk_bytes: Option<u64>,
     /// It is started in this cgroup.
     pub(crate) cgroup: Option<PathBuf>,
+    /// As the account of a packaged worker, on a host with accounts for jobs.
+    pub(crate) cage: Option<Arc<CageHost>>,
 }
 
 /// The account of an unprivileged daemon.
@@ -75,7 +79,10 @@ impl Daemon {
         env: Vec<(String, String)>,
         place: Place,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = match &place.cage {
+            Some(host) => host.folder(),
+            None => tempfile::tempdir().unwrap(),
+        };
         fs::create_dir(dir.path().join("bin")).unwrap();
         if place.unprivileged && is_root() {
             for path in [dir.path().to_owned(), dir.path().join("bin")] {
@@ -120,6 +127,9 @@ impl Daemon {
 
     /// The daemon's program, where it shall run.
     fn program(&self) -> Command {
+        if let Some(host) = &self.place.cage {
+            return host.worker();
+        }
         if let Some(bytes) = self.place.disk_bytes {
             fs::create_dir_all(self.data()).unwrap();
             let data = self.data().display().to_string();
@@ -352,6 +362,7 @@ pub(crate) struct Assigned {
     pub(crate) resume: Option<(u64, Manifest)>,
     pub(crate) start: bool,
     pub(crate) watch: Watch,
+    project: Option<&'static str>,
     slot: u32,
 }
 
@@ -368,7 +379,13 @@ impl Assigned {
             resume: None,
             start: false,
             watch: Watch::default(),
+            project: None,
         }
+    }
+
+    pub(crate) fn of_project(mut self, project: &'static str) -> Self {
+        self.project = Some(project);
+        self
     }
 
     pub(crate) fn on_slot(mut self, slot: u32) -> Self {
@@ -419,7 +436,12 @@ impl Assigned {
             element: None,
             values: Default::default(),
             watch: self.watch,
-            sharing: Default::default(),
+            sharing: Sharing {
+                project: self
+                    .project
+                    .map_or_else(Default::default, |name| name.parse().unwrap()),
+                ..Sharing::default()
+            },
         };
         let input = |(name, manifest): &(&str, Manifest)| v1::AssignedInput {
             name: (*name).to_owned(),

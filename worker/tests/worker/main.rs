@@ -7,6 +7,8 @@
 )]
 
 mod cache;
+mod cage;
+mod cage_host;
 mod crashes;
 mod daemon;
 mod doctor;
@@ -24,6 +26,7 @@ mod outputs;
 mod progress;
 mod quick;
 mod sandbox;
+mod secrets;
 mod simulated;
 mod stopping;
 mod walls;

@@ -66,6 +66,9 @@ const PARTS: [(&str, &str); 2] = [
         "trains and evaluates networks for Marquee's worker",
     ),
 ];
+/// The units of the worker's helper, in a folder of their own: cargo-deb looks for a package's units by half a name, and
+/// would take the worker's for these.
+const CAGE_UNITS: [&str; 2] = ["marquee-cage.socket", "marquee-cage@.service"];
 /// Where the units and documents of `deploy/` expect programs; a package puts them below `/usr`.
 const LOCAL: &str = "/usr/local/";
 const PACKAGED: &str = "/usr/";
@@ -199,6 +202,9 @@ fn lay_out(workspace: &Workspace, setup: &Setup, built: &Path, tree: &Path) -> R
         let settings = format!("{daemon}.toml");
         copy(&deploy.join(&settings), &tree.join(&settings))?;
     }
+    for unit in CAGE_UNITS {
+        copy(&deploy.join(unit), &tree.join("units/cage").join(unit))?;
+    }
     for file in ["LICENSE", "NOTICE", "CHANGELOG.md", "README.md"] {
         copy(&workspace.root.join(file), &tree.join(file))?;
     }
@@ -306,10 +312,10 @@ fn prepare_package(
     if scripts.is_dir() {
         copy_tree(&scripts, &stage.join("scripts").join(name))?;
     }
-    for daemon in DAEMONS {
-        let unit = stage
-            .join("units")
-            .join(format!("marquee-{daemon}.service"));
+    let of_daemons = DAEMONS.map(|daemon| format!("units/marquee-{daemon}.service"));
+    let of_cage = CAGE_UNITS.map(|unit| format!("units/cage/{unit}"));
+    for unit in of_daemons.iter().chain(&of_cage) {
+        let unit = stage.join(unit);
         let text = fs::read_to_string(&unit)?.replace(LOCAL, PACKAGED);
         // A file of its own: the archive's is a link to the same one.
         fs::remove_file(&unit)?;
