@@ -130,8 +130,14 @@ async fn what_a_statement_is_refused_for_is_no_conflict_and_does_not_pass() {
         ("INSERT INTO pipelines DEFAULT VALUES", false),
         ("SELECT 1 / 0", false),
         // As if the server were going down, or its disk full.
-        ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '57P01'; END $$", true),
-        ("DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '53100'; END $$", true),
+        (
+            "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '57P01'; END $$",
+            true,
+        ),
+        (
+            "DO $$ BEGIN RAISE EXCEPTION 'x' USING ERRCODE = '53100'; END $$",
+            true,
+        ),
     ] {
         let refused = tx.execute_raw(statement).await.unwrap_err();
         assert!(!refused.is_conflict(), "{statement}");
@@ -145,7 +151,9 @@ async fn what_a_statement_is_refused_for_is_no_conflict_and_does_not_pass() {
 #[tokio::test]
 async fn nothing_is_written_before_somebody_leads_and_everything_can_be_read() {
     let database = TestDatabase::create().await;
-    let db = Db::connect(&database.url, Uuid::from_u128(7)).await.unwrap();
+    let db = Db::connect(&database.url, Uuid::from_u128(7))
+        .await
+        .unwrap();
     for epoch in [None, Some(99)] {
         db.lead(epoch);
         let refused = db.write("submit").await.unwrap_err();
@@ -196,14 +204,23 @@ async fn tables_are_of_no_version_of_an_older_or_of_this_one() {
     let newest = "SELECT max(version) FROM _sqlx_migrations";
     let newest = database.number(newest).await;
     for (change, expected) in [
-        (format!("UPDATE _sqlx_migrations SET success = false WHERE version = {newest}"), Schema::Older),
-        (format!("DELETE FROM _sqlx_migrations WHERE version = {newest}"), Schema::Older),
+        (
+            format!("UPDATE _sqlx_migrations SET success = false WHERE version = {newest}"),
+            Schema::Older,
+        ),
+        (
+            format!("DELETE FROM _sqlx_migrations WHERE version = {newest}"),
+            Schema::Older,
+        ),
         (
             "INSERT INTO _sqlx_migrations SELECT 9999, 'later', now(), true, '', 0".to_owned(),
             Schema::Ours,
         ),
         ("DELETE FROM _sqlx_migrations".to_owned(), Schema::Older),
-        ("DROP TABLE _sqlx_migrations".to_owned(), Schema::BeforeLeaders),
+        (
+            "DROP TABLE _sqlx_migrations".to_owned(),
+            Schema::BeforeLeaders,
+        ),
     ] {
         database.execute(&change).await;
         assert_eq!(db.schema().await.unwrap(), expected, "{change}");

@@ -89,7 +89,6 @@ async fn serve_reading(
     mut stop: mpsc::Receiver<()>,
     readings: Readings,
 ) -> anyhow::Result<()> {
-pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
     // Before anything is read: two daemons in one folder would both take over its ranks.
     let identity = Identity::claim(&config.data_dir, &env)?;
     let host = Arc::new(host(config, env, &identity).await?);

@@ -157,6 +157,7 @@ mod tests {
                 created_at: DateTime::UNIX_EPOCH,
                 started_at: None,
                 finished_at: None,
+                waited_for: None,
             },
             ranks: (0..).zip(ranks).map(row).collect(),
             with_output: Vec::new(),

@@ -433,6 +433,7 @@ mod tests {
                 keep_days: Some(30),
                 ..Retention::default()
             },
+            idle_stop_min: Some(30),
             usage: Usage::new(0.0, DateTime::UNIX_EPOCH),
         };
         let after = Quotas {
@@ -440,14 +441,30 @@ mod tests {
             queued: Some(0),
             ..before.quotas
         };
+        let same = Set {
+            weight: before.weight,
+            quotas: &before.quotas,
+            retention: before.retention,
+            idle_stop_min: before.idle_stop_min,
+        };
+        let change = |set: &Set<'_>| change_text(Some(&before), set);
+        assert_eq!(change(&same), None);
+        let other_quotas = Set {
+            quotas: &after,
+            ..same
+        };
         assert_eq!(
-            change_text(Some(&before), 2.5, &after, before.retention).unwrap(),
+            change(&other_quotas).unwrap(),
             "gpus 8 -> none, queued 100 -> 0"
         );
-        let forever = Retention::default();
+        let for_ever = Set {
+            retention: Retention::default(),
+            idle_stop_min: None,
+            ..same
+        };
         assert_eq!(
-            change_text(Some(&before), 2.5, &before.quotas, forever).unwrap(),
-            "keep_days 30 -> none"
+            change(&for_ever).unwrap(),
+            "keep_days 30 -> none, idle_stop 30 min -> none"
         );
     }
 }

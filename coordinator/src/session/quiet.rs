@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::idle::{BUSY_PERCENT_MAX, READINGS_APART_MAX};
-use marquee_proto::convert::datetime;
-use marquee_proto::v1;
 use tokio::time::Instant;
 
 /// What a GPU does.
@@ -42,15 +41,14 @@ struct Run {
 
 impl Quiet {
     /// Takes in readings, which may be ones that were told before.
-    pub(super) fn add(&mut self, readings: &[v1::GpuReading], now: Instant) {
+    pub(super) fn add(&mut self, readings: &[GpuReading], now: Instant) {
         let told = |index: &u32| readings.iter().any(|reading| reading.index == *index);
         self.gpus.retain(|index, _| told(index));
         for reading in readings {
-            let at = reading.at.and_then(|at| datetime(&at).ok());
             let busy = reading
                 .utilisation_percent
                 .filter(|_| reading.fault.is_empty());
-            let (Some(at), Some(busy)) = (at, busy) else {
+            let (Some(at), Some(busy)) = (reading.at, busy) else {
                 self.gpus.remove(&reading.index);
                 continue;
             };
@@ -94,17 +92,17 @@ impl Quiet {
 mod tests {
     use super::*;
 
-    fn reading(seconds: i64, busy: Option<u32>) -> v1::GpuReading {
-        v1::GpuReading {
+    fn reading(seconds: i64, busy: Option<u32>) -> GpuReading {
+        GpuReading {
             index: 3,
             uuid: "GPU-a".into(),
-            at: DateTime::from_timestamp(seconds, 0).map(marquee_proto::convert::timestamp),
+            at: DateTime::from_timestamp(seconds, 0),
             utilisation_percent: busy,
-            ..v1::GpuReading::default()
+            ..GpuReading::default()
         }
     }
 
-    fn after(readings: impl IntoIterator<Item = v1::GpuReading>) -> Activity {
+    fn after(readings: impl IntoIterator<Item = GpuReading>) -> Activity {
         let (mut quiet, now) = (Quiet::default(), Instant::now());
         for reading in readings {
             quiet.add(&[reading], now);
@@ -116,7 +114,7 @@ mod tests {
         Activity::Quiet(Duration::from_secs(seconds))
     }
 
-    fn still(times: impl Iterator<Item = i64>) -> impl Iterator<Item = v1::GpuReading> {
+    fn still(times: impl Iterator<Item = i64>) -> impl Iterator<Item = GpuReading> {
         times.map(|second| reading(second, Some(0)))
     }
 
@@ -147,13 +145,13 @@ mod tests {
         assert_eq!(after(mute), Activity::Unknown);
         let mute = still(0..60).chain([reading(60, None)]).chain(still(61..66));
         assert_eq!(after(mute), quiet(4));
-        let ill = v1::GpuReading {
+        let ill = GpuReading {
             fault: "does not answer".into(),
             ..reading(60, Some(0))
         };
         assert_eq!(after(still(0..60).chain([ill])), Activity::Unknown);
         // Another GPU stands in its place.
-        let other = v1::GpuReading {
+        let other = GpuReading {
             uuid: "GPU-b".into(),
             ..reading(60, Some(0))
         };

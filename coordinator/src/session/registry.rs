@@ -10,6 +10,7 @@ use std::time::Duration;
 use marquee_domain::RankKey;
 use marquee_domain::gpu::{GpuReading, GpuSample};
 use marquee_domain::ids::{JobId, WorkerId};
+use marquee_proto::v1;
 use marquee_store::ranks::Assignment;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;

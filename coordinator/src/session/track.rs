@@ -84,12 +84,12 @@ mod tests {
     #[test]
     fn a_reading_without_a_time_is_not_kept_and_a_fault_is() {
         let mut track = Track::default();
-        let timeless = v1::GpuReading {
+        let timeless = GpuReading {
             at: None,
             ..reading(0, 0)
         };
         track.add(&[timeless, reading(1, 0)]);
-        let ill = v1::GpuReading {
+        let ill = GpuReading {
             fault: "Xid 79".into(),
             utilisation_percent: None,
             ..reading(1, 10)
@@ -97,10 +97,10 @@ mod tests {
         track.add(&[ill]);
         let all = track.all();
         assert_eq!(all.len(), 1, "what said no time has no past");
-        let well: Vec<bool> = all[0].samples.iter().map(|sample| sample.is_well).collect();
+        let well: Vec<bool> = all[&1].iter().map(|sample| sample.is_well).collect();
         assert_eq!(well, [true, false]);
         assert_eq!(
-            all[0].samples[1].utilisation_percent, None,
+            all[&1][1].utilisation_percent, None,
             "unknown is not nothing"
         );
     }
@@ -111,7 +111,7 @@ mod tests {
         for seconds in [-62_135_596_800, 253_402_300_799] {
             track.add(&[reading(0, seconds)]);
         }
-        assert_eq!(track.all()[0].samples.len(), 2);
+        assert_eq!(track.all()[&0].len(), 2);
         track.add(&[]);
         assert!(
             track.all().is_empty(),

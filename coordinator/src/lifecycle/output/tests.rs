@@ -66,6 +66,7 @@ fn live(kind: JobKind, ranks: Vec<RankRow>) -> Live {
             created_at: DateTime::UNIX_EPOCH,
             started_at: None,
             finished_at: None,
+            waited_for: None,
         },
         ranks,
         with_output: Vec::new(),

@@ -159,13 +159,13 @@ fn a_cut_worker_is_kept_off_for_its_time_and_not_for_ever() {
 fn faults_that_come_and_go_are_news_and_other_readings_are_not() {
     let sessions = Sessions::default();
     let (worker, seat) = connected(&sessions, 1);
-    let reading = |index, fault: &str| v1::GpuReading {
+    let reading = |index, fault: &str| GpuReading {
         index,
         fault: fault.into(),
-        ..v1::GpuReading::default()
+        ..GpuReading::default()
     };
     assert!(sessions.set_gpus(&seat, vec![reading(0, "")]), "a GPU came");
-    let busy = v1::GpuReading {
+    let busy = GpuReading {
         utilisation_percent: Some(99),
         ..reading(0, "")
     };

@@ -355,6 +355,7 @@ fn an_attempt_shows_its_own_ranks_and_a_stall_of_those_that_run_alone() {
         created_at: at(1),
         started_at: Some(at(2)),
         finished_at: None,
+        waited_for: None,
     };
     let rows = [rank_row(1, 0), rank_row(2, 0), ended, other_host];
     let encoded = attempt(stored, &rows, &hangs);

@@ -55,6 +55,7 @@ fn open_job(id: i64, sharing: Sharing) -> OpenJob {
         started_at: None,
         held: None,
         is_leaving: false,
+        idle_since: None,
         preempted: (0, None),
         step: None,
         obstacle: None,
