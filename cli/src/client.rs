@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use marquee_domain::backoff::Backoff;
 use marquee_domain::limits;
 use marquee_proto::error::{PublicError, leader_elsewhere};
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
@@ -40,9 +41,8 @@ const RETRY_FOR: Duration = Duration::from_secs(5);
 const TAKE_OVER_FOR: Duration = Duration::from_secs(12);
 /// Coordinators that are known at once, those that others name included.
 const KNOWN_MAX: usize = 16;
-/// First pause between two tries; doubled by each further one up to [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Pauses between two tries.
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
 /// After this long without an answer the user is told what we wait for.
 const SAY_WAITING_AFTER: Duration = Duration::from_secs(1);
 /// For one TCP and TLS handshake, which takes less than a second even across the world.
@@ -220,8 +220,10 @@ impl Remote {
         repeat: Repeat,
         mut send: impl AsyncFnMut() -> Result<Response<T>, Status>,
     ) -> Result<T> {
+        // From the first try on: what is waited counts, however long each of them takes.
         let started = Instant::now();
-        let mut pause = PAUSE_FIRST;
+        let mut backoff = PAUSE;
+        let mut pause = backoff.next_whole();
         let mut tries = 1;
         let mut said = false;
         loop {
@@ -247,7 +249,7 @@ impl Remote {
                 said = true;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = backoff.next_whole();
             tries += 1;
         }
     }

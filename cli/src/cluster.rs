@@ -154,7 +154,9 @@ impl LocalCluster {
             }
         }
         let pids = self.pids();
+        // Those of programs that crashed: they are children of this process by now.
         orphans::end(&pids).await;
+        // Last: whoever gets the folder next must find nothing of ours at work in it.
         self.layout.unlock();
     }
 

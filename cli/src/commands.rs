@@ -51,7 +51,8 @@ Jobs are named by number (17), by name (train: the newest of that name), or as a
 pipeline (p3/train); pipelines as p3.
 
 Where the coordinator is: --addr, else MARQUEE_ADDR, else the context file
-(~/.config/marquee/context.toml, or MARQUEE_CONTEXT), else 127.0.0.1:7700.
+(~/.config/marquee/context.toml, or MARQUEE_CONTEXT), else that of the host
+(/etc/marquee/context.toml), else 127.0.0.1:7700.
 
 Exit codes:
   0    all well

@@ -2,7 +2,8 @@
 //! file, else the default port of this machine.
 //!
 //! The context file (`~/.config/marquee/context.toml`, or what `MARQUEE_CONTEXT` names) is either
-//! the user's own or was written by a running `marquee up`; the latter never touches the former.
+//! the user's own or was written by a running `marquee up`; the latter never touches the former. Who has none gets that of
+//! the host (`/etc/marquee/context.toml`), which whoever runs it wrote for all, or `marquee-coordinator init`.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,6 +19,8 @@ use crate::say::say;
 
 /// Where `marquee up` listens, and where the CLI looks when nothing says otherwise.
 pub(crate) const DEFAULT_ADDR: &str = "127.0.0.1:7700";
+/// The context of a host's users that have none of their own.
+const OF_HOST: &str = "/etc/marquee/context.toml";
 /// Coordinators that may be named.
 const COORDINATORS_MAX: usize = 8;
 
@@ -175,7 +178,23 @@ fn with_scheme(addr: &str, tls: bool) -> String {
     }
 }
 
-/// The context file's path, where the environment allows one.
+/// The context file to read: the user's, or the host's where he has none. A file that `MARQUEE_CONTEXT` names stands for
+/// itself.
+pub(crate) fn path_to_read() -> Option<PathBuf> {
+    let own = default_path();
+    let is_named = std::env::var_os("MARQUEE_CONTEXT").is_some_and(|name| !name.is_empty());
+    own_or_hosts(own, is_named, Path::new(OF_HOST))
+}
+
+fn own_or_hosts(own: Option<PathBuf>, is_named: bool, of_host: &Path) -> Option<PathBuf> {
+    let has_own = own.as_ref().is_some_and(|own| is_named || own.exists());
+    if !has_own && of_host.exists() {
+        return Some(of_host.to_owned());
+    }
+    own
+}
+
+/// The user's context file, where the environment allows one.
 pub(crate) fn default_path() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(path) = set("MARQUEE_CONTEXT") {
@@ -360,6 +379,23 @@ mod tests {
         let place = find(None, None, Some(&path)).unwrap();
         assert_eq!(place.addr, "https://head:7700");
         assert_eq!(place.tls.unwrap().ca, folder.path().join("ca.pem"));
+    }
+
+    #[test]
+    fn who_has_no_context_gets_that_of_the_host() {
+        let (folder, of_host) = file("addr = \"head:7700\"\n[tls]\nca = \"ca.pem\"\n");
+        let own = folder.path().join("own.toml");
+        let found = |is_named, of_host: &Path| own_or_hosts(Some(own.clone()), is_named, of_host);
+        assert_eq!(found(false, &of_host), Some(of_host.clone()));
+        assert_eq!(own_or_hosts(None, false, &of_host), Some(of_host.clone()));
+        // Whoever names a file means that one, and is told when it is not there.
+        assert_eq!(found(true, &of_host), Some(own.clone()));
+        assert_eq!(
+            found(false, Path::new("/nowhere/c.toml")),
+            Some(own.clone())
+        );
+        fs::write(&own, "addr = \"a:1\"\n").unwrap();
+        assert_eq!(found(false, &of_host), Some(own.clone()));
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Session {
     /// Where the coordinator is; without a token.
     pub(crate) fn bare_place(&self) -> Result<Place> {
         let env = std::env::var("MARQUEE_ADDR").ok();
-        let context = context::default_path();
+        let context = context::path_to_read();
         context::find(self.addr.as_deref(), env.as_deref(), context.as_deref())
     }
 

@@ -21,6 +21,7 @@ pub(crate) fn absolute(
     mut set: Vec<v1::Override>,
     place: &Place,
 ) -> Result<Vec<v1::Override>> {
+    // All of them: whichever leads has to find the same files.
     let mut all = std::iter::once(&place.addr).chain(&place.others);
     if !all.all(|addr| is_this_machine(addr)) {
         return Ok(set);
@@ -36,6 +37,7 @@ pub(crate) fn absolute(
         Some(_) | None => here,
     };
     for (key, written) in written_paths(document) {
+        // Also one that sets a table around it: what was typed goes before what stands in the document.
         let is_given = |given: &v1::Override| {
             key == given.path || key.starts_with(&format!("{}.", given.path))
         };

@@ -35,6 +35,7 @@ pub(crate) fn may_carry(addr: &str) -> bool {
             .rsplit_once(':')
             .map_or(authority, |(host, _)| host),
     };
+    // Also in its other spelling, as ::ffff:127.0.0.1.
     let is_loopback = |ip: IpAddr| ip.to_canonical().is_loopback();
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_loopback)
 }
@@ -64,6 +65,7 @@ pub(crate) fn find(place: &Place, given: &Given, context: Option<&Path>) -> Resu
         (None, None) => None,
     };
     if let Some(token) = given {
+        // All of them: a turn to the next coordinator must not carry it in the clear.
         let all = std::iter::once(&place.addr).chain(&place.others);
         if let Some(open) = all.into_iter().find(|addr| !may_carry(addr)) {
             return Err(CliError::Usage(format!(

@@ -88,6 +88,7 @@ async fn shown(remote: &Remote) -> Result<()> {
             draw_at = Instant::now() + DRAW_EVERY;
         }
         let order = tokio::select! {
+            // Signals and keys first: a cluster in uproar must not keep its user from leaving.
             biased;
             () = signals.next() => return Err(CliError::Interrupted { hint: None }),
             event = keys.recv() => match event {

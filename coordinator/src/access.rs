@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use futures::StreamExt as _;
 use marquee_domain::ids::WorkerId;
@@ -86,7 +86,7 @@ enum Who {
 /// Keeps the rule, and who is at the other end of each connection. A cheap handle.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    rule: Arc<Rule>,
+    rule: Arc<RwLock<Arc<Rule>>>,
     /// Certificates are of the coordinator's own authority, and need not be shown.
     is_own_authority: bool,
     connections: Arc<Mutex<HashMap<SocketAddr, Who>>>,
@@ -154,7 +154,7 @@ impl Access {
     #[must_use]
     pub fn new(rule: Rule) -> Self {
         Self {
-            rule: Arc::new(rule),
+            rule: Arc::new(RwLock::new(Arc::new(rule))),
             is_own_authority: false,
             connections: Arc::default(),
         }
@@ -179,7 +179,24 @@ impl Access {
     /// systemd's `PrivateUsers=`, the kernel shows it every other account as one.
     #[must_use]
     pub fn is_blind(&self) -> bool {
-        *self.rule != Rule::Everybody && sees_own_accounts_alone()
+        *self.rule() != Rule::Everybody && sees_own_accounts_alone()
+    }
+
+    fn rule(&self) -> Arc<Rule> {
+        let rule = self.rule.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&rule)
+    }
+
+    /// Another rule from now on, for connections that stand too: who was taken out of it is out at his next request.
+    pub fn change(&self, rule: Rule) {
+        let rule = Arc::new(rule);
+        *self.rule.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rule);
+        for who in self.connections().values_mut() {
+            if let Who::In(account) | Who::Out(account) = who {
+                let account = account.clone();
+                *who = rule.judge(account);
+            }
+        }
     }
 
     /// Looks up the other end of each connection before it is served, where the kernel can know it.
@@ -209,12 +226,18 @@ impl Access {
         else {
             return connection;
         };
-        if *self.rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
+        // Where everybody may ask, accounts are looked up over loopback alone: users may be known by theirs,
+        // and of another host the kernel knows none.
+        let rule = self.rule();
+        if *rule == Rule::Everybody && !remote.ip().to_canonical().is_loopback() {
             return connection;
         }
-        let rule = Arc::clone(&self.rule);
         let who = tokio::task::spawn_blocking(move || rule.who(local, remote)).await;
-        let who = who.unwrap_or(Who::Unknown);
+        let who = match who.unwrap_or(Who::Unknown) {
+            // By the rule as it is now: it may have changed since.
+            Who::In(account) | Who::Out(account) => self.rule().judge(account),
+            who @ (Who::Hidden | Who::Unknown) => who,
+        };
         self.connections().insert(remote, who);
         let access = self.clone();
         // Gone before the connection is closed: once it is, its addresses may be another's.
@@ -237,6 +260,7 @@ impl Access {
                 is_let_in: false,
                 is_owner: false,
             },
+            // Nothing is noted of whom nobody knows, so that nobody passes for the owner.
             Some(Who::Hidden | Who::Unknown) | None => return,
         };
         request.extensions_mut().insert(peer);
@@ -244,6 +268,8 @@ impl Access {
 
     /// Lets a request in, and notes whose it is.
     pub fn admit<T>(&self, request: &mut Request<T>) -> Result<Party, Refused> {
+        // A certificate goes before the account: a worker on this host is that worker, whatever account it
+        // runs under.
         if self.is_own_authority
             && let Some(name) = shown(request)
         {
@@ -256,7 +282,8 @@ impl Access {
         }
         let remote = remote(request);
         let is_here = remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback());
-        let Rule::Accounts { accounts, group } = &*self.rule else {
+        let rule = self.rule();
+        let Rule::Accounts { accounts, group } = &*rule else {
             // "open" is for this host alone, where TLS asks nobody else for a certificate.
             return if self.is_own_authority && !is_here {
                 Err(Refused::Unshown)
@@ -270,6 +297,8 @@ impl Access {
                 request.extensions_mut().insert(account);
                 Ok(Party::Person)
             }
+            // This process cannot tell accounts apart, as it said at its start: to refuse them would shut out
+            // everybody on its own host.
             Who::Hidden => Ok(Party::Person),
             Who::Unknown if self.is_own_authority && !is_here => Err(Refused::Unshown),
             Who::Unknown => Err(Refused::Unknown),
@@ -308,6 +337,7 @@ impl Rule {
                 return Who::Unknown;
             }
         };
+        // Our own account and root are shown as themselves even there.
         if uid != geteuid() && !uid.is_root() && sees_own_accounts_alone() {
             return Who::Hidden;
         }
@@ -315,10 +345,17 @@ impl Rule {
             uid: uid.as_raw(),
             name: name_of(uid),
         };
-        if self.lets_in(uid, &account.name) {
+        let who = self.judge(account);
+        if let Who::Out(account) = &who {
+            tracing::warn!(%account, uid = account.uid, "a connection of an account that may not use this coordinator");
+        }
+        who
+    }
+
+    fn judge(&self, account: Account) -> Who {
+        if self.lets_in(Uid::from_raw(account.uid), &account.name) {
             Who::In(account)
         } else {
-            tracing::warn!(%account, uid = account.uid, "a connection of an account that may not use this coordinator");
             Who::Out(account)
         }
     }
@@ -400,6 +437,36 @@ mod tests {
         let far = open.admit(&mut from("10.0.0.7:4"));
         assert_eq!(far, Err(Refused::Unshown));
         assert_eq!(Refused::Unshown.code(), ErrorCode::NotIdentified);
+    }
+
+    #[test]
+    fn another_rule_counts_for_connections_that_stand() {
+        let named = |accounts: &[&str]| Rule::Accounts {
+            accounts: accounts.iter().map(|name| (*name).to_owned()).collect(),
+            group: None,
+        };
+        let access = Access::new(named(&["alice"]));
+        let at: SocketAddr = "127.0.0.1:4".parse().unwrap();
+        let alice = Account {
+            uid: 4_000_000,
+            name: "alice".into(),
+        };
+        access.connections().insert(at, access.rule().judge(alice));
+        let ask = || {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(TcpConnectInfo {
+                local_addr: None,
+                remote_addr: Some(at),
+            });
+            access.admit(&mut request)
+        };
+        assert_eq!(ask(), Ok(Party::Person));
+        access.change(named(&["bob"]));
+        assert!(matches!(ask(), Err(Refused::Account { .. })));
+        access.change(named(&["bob", "alice"]));
+        assert_eq!(ask(), Ok(Party::Person));
+        access.change(Rule::Everybody);
+        assert_eq!(ask(), Ok(Party::Person));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use marquee_domain::JobId;
 use marquee_domain::limits;
 use marquee_store::Db;
@@ -21,6 +22,7 @@ use crate::rates::Rates;
 use crate::role::Role;
 use crate::scheduler::Planner;
 use crate::session::{Counter, Sessions};
+use crate::trust::authority::{SERVER_LIFE, WORKER_LIFE};
 use crate::walls::Walls;
 
 /// Changes that a watcher may lag behind before it must read the jobs anew: a burst of a large
@@ -83,6 +85,9 @@ pub struct Settings {
     /// How long after a rank's failure its peers may still name a better cause: a lost connection
     /// is often reported sooner than the crash behind it.
     pub settle: Duration,
+    /// How long certificates of workers and of coordinators are good.
+    pub worker_certificate: TimeDelta,
+    pub server_certificate: TimeDelta,
 }
 
 impl Default for Settings {
@@ -93,6 +98,8 @@ impl Default for Settings {
             poll_every: Duration::from_secs(1),
             stop_grace: limits::STOP_GRACE,
             settle: Duration::from_secs(1),
+            worker_certificate: WORKER_LIFE,
+            server_certificate: SERVER_LIFE,
         }
     }
 }

@@ -61,9 +61,13 @@ pub async fn verify(
         lease: app.settings.lease,
         ..Limits::default()
     });
+    // Lines and rows of one moment: read one after the other from a cluster at work they would contradict
+    // each other.
     let mut conn = app.db.snapshot().await?;
     let began_at = read_lines(&mut conn, &mut checker, progress).await?;
     read_stored(&mut conn, &mut checker, progress).await?;
+    // Given back before the files are looked for, which takes longest: as long as it is held, Postgres keeps
+    // old rows for it.
     drop(conn);
     let artifacts = match wanted.skip_files {
         true => 0,

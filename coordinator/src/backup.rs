@@ -143,6 +143,8 @@ async fn copy(config: &Config, url: &str, to: &Path) -> anyhow::Result<Backup> {
         copied += done.copied;
         let gone: BTreeSet<Digest> = done.absent.iter().map(|one| one.digest.clone()).collect();
         // What is missing twice was not removed in between: it is missing there, too.
+        // After some tries the rest is named as absent: a cluster that removes without end must get a backup
+        // too.
         if gone.is_subset(&before) || moment == MOMENTS_MAX {
             break (dump, named, done.absent);
         }
@@ -174,6 +176,7 @@ async fn dump_and_list(
     let mut dumping = tools.dump(url, &name, file)?;
     let mut named = BTreeSet::new();
     let mut after = PipelineId(0);
+    // While pg_dump is at work, on the snapshot that it reads as well.
     while let Some((last, files)) =
         store::list_named_files(&mut snapshot, after, PIPELINES_AT_ONCE).await?
     {
@@ -205,6 +208,7 @@ fn copy_files(from: &Path, to: &Path, digests: &[Digest]) -> anyhow::Result<Copi
     let mut folders = BTreeSet::new();
     for digest in digests {
         let place = path_of(to, digest);
+        // It was checked when it was copied, and is read as a whole before a restore.
         if place.exists() {
             continue;
         }
@@ -222,6 +226,7 @@ fn copy_files(from: &Path, to: &Path, digests: &[Digest]) -> anyhow::Result<Copi
                 fs::remove_file(&aside)?;
                 done.absent.push(Absent::new(digest, "damaged"));
             }
+            // Asked of the source itself: what was not found may have been the place to write to.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !source.exists() => {
                 done.absent.push(Absent::new(digest, "missing"));
             }
@@ -231,6 +236,7 @@ fn copy_files(from: &Path, to: &Path, digests: &[Digest]) -> anyhow::Result<Copi
             }
         }
     }
+    // Once a folder, not once a file: a sync is what takes long here.
     for folder in folders {
         File::open(folder)?.sync_all()?;
     }

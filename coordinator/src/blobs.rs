@@ -202,6 +202,7 @@ impl BlobStore {
         }
         let store = self.clone();
         blocking(move || {
+            // Vouched for before the look: what is here then stays.
             let vouch = store.vouches.vouch(files.keys().cloned().collect());
             let mut wrong = Vec::new();
             for (digest, (path, size_bytes)) in files {
@@ -231,6 +232,7 @@ impl BlobStore {
 
     /// Bytes of a blob; None where it is not here.
     fn size(&self, digest: &Digest) -> Result<Option<u64>, BlobError> {
+        // One that is on its way out is put back and looked for once more: it is needed.
         let path = self.path(digest);
         loop {
             match fs::metadata(&path) {

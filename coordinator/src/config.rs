@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use marquee_settings::{Setting, SettingsError, Values, default_data_dir};
 
 use crate::access::{Group, Rule};
@@ -21,8 +22,10 @@ use crate::trust::init::Place;
 pub const DEFAULT_FILE: &str = "/etc/marquee/coordinator.toml";
 /// Variables `MARQUEE_COORDINATOR__LISTEN`, `MARQUEE_COORDINATOR__TLS__CERT` and so on.
 const ENV_PREFIX: &str = "MARQUEE_COORDINATOR";
-/// Where workers and users connect when nothing else is said.
+/// Where workers and users connect when nothing else is said: from this host alone, and from everywhere once `init` has
+/// made certificates, which it does for no other purpose.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
+const DEFAULT_LISTEN_WITH_TLS: &str = "0.0.0.0:7700";
 
 /// Accounts that may ask over loopback beside our own and root's: that of a worker on this host, as it is installed.
 const DEFAULT_ACCOUNTS: &str = "marquee-worker";
@@ -35,7 +38,7 @@ const LEADER_LEASE_MS: std::ops::RangeInclusive<u64> = 500..=60_000;
 const ADDRESS_MAX_BYTES: usize = 260;
 
 /// Every key that a file or the environment may hold.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "listen",
     "address",
     "data_dir",
@@ -54,7 +57,16 @@ const KEYS: [&str; 18] = [
     "timing.poll_every_ms",
     "timing.stop_grace_ms",
     "timing.leader_lease_ms",
+    "timing.worker_certificate_s",
+    "timing.server_certificate_s",
 ];
+
+/// Keys that are in force as soon as they are read anew.
+pub const LIVE: [&str; 3] = ["access.loopback", "access.accounts", "access.group"];
+
+/// How long certificates may be good, in seconds: until a worker that renews its own has had the time to, and as long as
+/// it is by default.
+const CERTIFICATE_LEAST_S: i64 = 20;
 
 /// A coordinator's settings, checked.
 #[derive(Debug, Clone)]
@@ -134,7 +146,7 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 /// What was said on the command line. None: not said.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
 pub struct Flags {
     /// Settings in TOML [default: /etc/marquee/coordinator.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
@@ -194,6 +206,7 @@ impl Config {
     }
 
     fn listed(&self, values: &Values) -> Vec<Setting> {
+        // It may hold a password, and who lists settings need not know that.
         values.listing(|key| self.in_force(key), &["database_url"])
     }
 
@@ -205,16 +218,18 @@ impl Config {
         let values = values(flags, &environment)?;
         Ok(Place {
             data_dir: data_dir(&values, &environment)?,
-            listen: listen(&values)?,
+            listen: listen(&values, DEFAULT_LISTEN_WITH_TLS)?,
             address: address(&values)?,
             has_other_certificates: values.path("tls.cert").is_some()
                 || values.path("tls.key").is_some(),
+            certificate_life: settings(&values)?.server_certificate,
         })
     }
 
     /// What is in force for a key that nobody wrote. None: nothing.
     fn in_force(&self, key: &str) -> Option<String> {
         let ms = |time: Duration| Some(time.as_millis().to_string());
+        let seconds = |time: TimeDelta| Some(time.num_seconds().to_string());
         match key {
             "listen" => Some(self.listen.to_string()),
             "data_dir" => Some(self.data_dir.display().to_string()),
@@ -222,6 +237,8 @@ impl Config {
             "timing.heartbeat_every_ms" => ms(self.settings.heartbeat_every),
             "timing.poll_every_ms" => ms(self.settings.poll_every),
             "timing.stop_grace_ms" => ms(self.settings.stop_grace),
+            "timing.worker_certificate_s" => seconds(self.settings.worker_certificate),
+            "timing.server_certificate_s" => seconds(self.settings.server_certificate),
             _ => None,
         }
     }
@@ -239,7 +256,13 @@ impl Config {
     fn of(values: &Values, environment: &HashMap<String, String>) -> Result<Self, ConfigError> {
         let data_dir = data_dir(values, environment)?;
         let tls = tls(values, &Files::of(&data_dir))?;
-        let listen = listen(values)?;
+        let is_own = tls.as_ref().is_some_and(TlsFiles::is_own);
+        let usual = if is_own {
+            DEFAULT_LISTEN_WITH_TLS
+        } else {
+            DEFAULT_LISTEN
+        };
+        let listen = listen(values, usual)?;
         let missing = match &tls {
             None => Some("there is no [tls]"),
             // It would be encrypted, and open to all.
@@ -308,8 +331,8 @@ fn data_dir(
     Ok(absolute(values, "data_dir", &folder)?)
 }
 
-fn listen(values: &Values) -> Result<SocketAddr, ConfigError> {
-    let text = values.text("listen").unwrap_or(DEFAULT_LISTEN);
+fn listen(values: &Values, usual: &str) -> Result<SocketAddr, ConfigError> {
+    let text = values.text("listen").unwrap_or(usual);
     let problem =
         "it must be an IP address and a port, such as \"127.0.0.1:7700\" or \"[::1]:7700\"";
     text.parse()
@@ -416,6 +439,12 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
         let ms = values.number(key, 0..=u64::MAX)?;
         Ok(ms.map_or(default, Duration::from_millis))
     };
+    let life = |key, default: TimeDelta| -> Result<TimeDelta, SettingsError> {
+        let bounds = CERTIFICATE_LEAST_S..=default.num_seconds();
+        Ok(values
+            .number(key, bounds)?
+            .map_or(default, TimeDelta::seconds))
+    };
     let default = Settings::default();
     let settings = Settings {
         lease: time("timing.lease_ms", default.lease)?,
@@ -423,6 +452,8 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
         poll_every: time("timing.poll_every_ms", default.poll_every)?,
         stop_grace: time("timing.stop_grace_ms", default.stop_grace)?,
         settle: default.settle,
+        worker_certificate: life("timing.worker_certificate_s", default.worker_certificate)?,
+        server_certificate: life("timing.server_certificate_s", default.server_certificate)?,
     };
     let bad = |key, value: Duration, problem: &str| {
         Err(values.wrong(key, value.as_millis(), problem).into())
@@ -449,266 +480,4 @@ fn settings(values: &Values) -> Result<Settings, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::env::{Clock as _, SystemClock};
-
-    fn load(file: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("coordinator.toml");
-        std::fs::write(&path, file).unwrap();
-        let mut environment: HashMap<String, String> = environment
-            .iter()
-            .map(|(k, v)| ((*k).into(), (*v).into()))
-            .collect();
-        environment
-            .entry("STATE_DIRECTORY".into())
-            .or_insert("/state".into());
-        Config::load(
-            &Flags {
-                config: Some(path),
-                ..Flags::default()
-            },
-            environment,
-        )
-    }
-
-    #[track_caller]
-    fn error_of(file: &str, environment: &[(&str, &str)]) -> String {
-        load(file, environment).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn an_empty_file_gives_the_defaults() {
-        let config = load("", &[]).unwrap();
-        assert_eq!(config.listen.to_string(), "127.0.0.1:7700");
-        assert_eq!(config.data_dir, Path::new("/state"));
-        assert_eq!(config.settings, Settings::default());
-        assert!(config.database_url.is_none() && config.tls.is_none());
-    }
-
-    #[test]
-    fn the_environment_goes_before_the_file_and_flags_before_both() {
-        let environment = [
-            ("MARQUEE_COORDINATOR__LISTEN", "127.0.0.1:2"),
-            ("MARQUEE_COORDINATOR__TIMING__LEASE_MS", "5000"),
-            ("MARQUEE_POSTGRES_BIN", "/pg/bin"),
-        ];
-        let config = load("listen = \"127.0.0.1:1\"", &environment).unwrap();
-        assert_eq!(config.listen.port(), 2);
-        assert_eq!(config.settings.lease, Duration::from_secs(5));
-        assert_eq!(config.postgres_bin.as_deref(), Some(Path::new("/pg/bin")));
-
-        let flags = Flags {
-            listen: Some("127.0.0.1:3".into()),
-            ..Flags::default()
-        };
-        let environment = environment.map(|(k, v)| (k.into(), v.into())).into();
-        let config = Config::load(&flags, environment).unwrap();
-        assert_eq!(config.listen.port(), 3);
-    }
-
-    #[test]
-    fn an_unknown_key_is_named_with_what_was_meant() {
-        let text = error_of("listne = \"127.0.0.1:1\"", &[]);
-        assert!(
-            text.contains("unknown key \"listne\"; did you mean \"listen\"?"),
-            "{text}"
-        );
-        assert!(text.contains("coordinator.toml"), "{text}");
-        let text = error_of("[tls]\ncert = \"a\"\nkey = \"b\"\nclient-ca = \"c\"", &[]);
-        assert!(
-            text.contains("\"tls.client-ca\"; did you mean \"tls.client_ca\"?"),
-            "{text}"
-        );
-        let text = error_of("", &[("MARQUEE_COORDINATOR__QUANTUM_FLUX", "1")]);
-        assert!(
-            text.contains("the environment: unknown key \"quantum_flux\"; the keys are"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn beyond_loopback_it_wants_tls_and_the_authority_of_its_clients() {
-        let tls = "\n[tls]\ncert = \"/c\"\nkey = \"/k\"\n";
-        for open in ["0.0.0.0", "[::]", "10.0.0.7", "[2001:db8::7]"] {
-            let listen = format!("listen = \"{open}:7700\"");
-            let text = error_of(&listen, &[]);
-            assert!(text.contains("there is no [tls]"), "{text}");
-            // Each message names all that is needed, so that nobody is led to an open door by the first.
-            let half = error_of(&format!("{listen}{tls}"), &[]);
-            assert!(half.contains("key \"tls.client_ca\" is missing"), "{half}");
-            for text in [text, half] {
-                let needed = ["key \"listen\"", "tls.cert", "tls.key", "tls.client_ca"];
-                assert!(needed.iter().all(|key| text.contains(key)), "{text}");
-            }
-            let whole = format!("{listen}{tls}client_ca = \"/ca\"");
-            assert!(load(&whole, &[]).is_ok());
-        }
-        for inside in ["127.0.0.1", "127.9.9.9", "[::1]"] {
-            let listen = format!("listen = \"{inside}:7700\"");
-            assert!(load(&listen, &[]).is_ok());
-            assert!(load(&format!("{listen}{tls}"), &[]).is_ok());
-        }
-    }
-
-    #[test]
-    fn an_authority_of_its_own_is_enough_and_so_is_to_say_that_it_is_insecure() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().to_str().unwrap();
-        let open = "listen = \"0.0.0.0:7700\"\n";
-        let state = [("STATE_DIRECTORY", data)];
-        let text = load(open, &state).unwrap_err().to_string();
-        assert!(text.contains("marquee-coordinator init"), "{text}");
-        let insecure = format!("{open}[access]\ninsecure_network = true");
-        let config = load(&insecure, &state).unwrap();
-        assert_eq!(config.access, Rule::Everybody);
-        assert!(config.is_insecure());
-        let text = load(&insecure.replace("true", "\"maybe\""), &state)
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("access.insecure_network"), "{text}");
-
-        let place = Config::place(
-            &Flags::default(),
-            state.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        );
-        crate::trust::init::init(&place.unwrap(), &[], SystemClock.now()).unwrap();
-        let config = load(open, &state).unwrap();
-        assert!(!config.is_insecure());
-        let tls = config.tls.unwrap();
-        assert!(tls.is_own() && tls.client_cas.len() == 1);
-        assert!(
-            matches!(config.access, Rule::Accounts { .. }),
-            "of this host"
-        );
-        // Beside it another authority, whose certificates are made elsewhere.
-        let both = format!("{open}[tls]\nclient_ca = \"/old/ca.pem\"");
-        assert_eq!(
-            load(&both, &state).unwrap().tls.unwrap().client_cas.len(),
-            2
-        );
-        // What the settings name goes before.
-        let other = format!("{open}[tls]\ncert = \"/c\"\nkey = \"/k\"\nclient_ca = \"/ca\"");
-        assert!(!load(&other, &state).unwrap().tls.unwrap().is_own());
-    }
-
-    #[test]
-    fn a_wrong_value_is_named_with_its_key() {
-        let text = error_of("listen = \"localhost\"", &[]);
-        assert!(text.contains("key \"listen\" is \"localhost\""), "{text}");
-        let text = error_of("[timing]\nlease_ms = \"soon\"", &[]);
-        assert!(text.contains("timing.lease_ms"), "{text}");
-        let text = error_of("[timing]\nlease_ms = 100\nheartbeat_every_ms = 80", &[]);
-        assert!(
-            text.contains("key \"timing.lease_ms\" is \"100\""),
-            "{text}"
-        );
-        let text = error_of("[tls]\ncert = \"/c\"", &[]);
-        assert!(text.contains("key"), "{text}");
-    }
-
-    #[test]
-    fn over_loopback_accounts_are_told_apart_unless_certificates_are_or_the_settings_say_otherwise()
-    {
-        let accounts = |rule| match rule {
-            Rule::Accounts { accounts, group } => (accounts, group.map(|group| group.id)),
-            Rule::Everybody => panic!("everybody may ask"),
-        };
-        let usual = load("", &[]).unwrap().access;
-        assert_eq!(accounts(usual), (vec!["marquee-worker".to_owned()], None));
-        let named = "[access]\naccounts = \"alice, bob\"\ngroup = \"root\"";
-        let named = load(named, &[]).unwrap().access;
-        let both = vec!["alice".to_owned(), "bob".to_owned()];
-        assert_eq!(accounts(named), (both, Some(0)));
-        let tls = "[tls]\ncert = \"/c\"\nkey = \"/k\"\n";
-        accounts(load(tls, &[]).unwrap().access);
-        let certificates = load(&format!("{tls}client_ca = \"/ca\""), &[]).unwrap();
-        assert_eq!(certificates.access, Rule::Everybody);
-        let open = load("[access]\nloopback = \"open\"", &[]).unwrap();
-        assert_eq!(open.access, Rule::Everybody);
-        let text = error_of("[access]\nloopback = \"closed\"", &[]);
-        assert!(text.contains("\"account\" or \"open\""), "{text}");
-        let text = error_of("[access]\ngroup = \"no such group\"", &[]);
-        assert!(
-            text.contains("access.group") && text.contains("groupadd"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn where_others_reach_it_is_a_host_and_a_port() {
-        let address = |text: &str| load(&format!("address = {text:?}"), &[]);
-        for fine in ["head-1:7700", "10.0.0.7:7700", "[2001:db8::7]:7700"] {
-            assert_eq!(address(fine).unwrap().address.as_deref(), Some(fine));
-        }
-        for wrong in [
-            "head-1",
-            ":7700",
-            "head:0",
-            "https://head:7700",
-            "a:1, b:2",
-            "u@h:1",
-        ] {
-            let error = address(wrong).unwrap_err().to_string();
-            assert!(
-                error.contains("\"address\"") && error.contains("a port"),
-                "{error}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_lease_of_a_leader_has_bounds_and_artifacts_lie_with_the_data_or_elsewhere() {
-        let config = load("", &[]).unwrap();
-        assert_eq!(config.leader_lease, LEADER_LEASE);
-        assert_eq!(config.artifacts_dir, Path::new("/state/blobs"));
-        let config = load(
-            "artifacts_dir = \"/shared/a\"\n[timing]\nleader_lease_ms = 900",
-            &[],
-        );
-        let config = config.unwrap();
-        assert_eq!(config.leader_lease, Duration::from_millis(900));
-        assert_eq!(config.artifacts_dir, Path::new("/shared/a"));
-        for wrong in [0, 100, 3_600_000] {
-            let text = error_of(&format!("[timing]\nleader_lease_ms = {wrong}"), &[]);
-            assert!(text.contains("timing.leader_lease_ms"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let flags = Flags {
-            config: Some("/nowhere/c.toml".into()),
-            ..Flags::default()
-        };
-        let text = Config::load(&flags, HashMap::new())
-            .unwrap_err()
-            .to_string();
-        assert!(text.contains("/nowhere/c.toml"), "{text}");
-    }
-
-    #[test]
-    fn the_database_url_may_stand_in_a_file_of_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("url");
-        let settings = format!("database_url = {:?}", file.display().to_string());
-        let text = error_of(&settings, &[]);
-        assert!(text.contains("could not read it"), "{text}");
-        std::fs::write(&file, "secret\n").unwrap();
-        let text = error_of(&settings, &[]);
-        assert!(
-            text.contains("holds no") && !text.contains("secret"),
-            "{text}"
-        );
-        std::fs::write(&file, "postgres://u:secret@h/d\n").unwrap();
-        let url = load(&settings, &[]).unwrap().database_url;
-        assert_eq!(url.unwrap().0, "postgres://u:secret@h/d");
-    }
-
-    #[test]
-    fn the_database_url_is_never_shown() {
-        let config = load("database_url = \"postgres://u:secret@h/d\"", &[]).unwrap();
-        assert!(!format!("{config:?}").contains("secret"));
-    }
-}
+mod tests;

@@ -53,6 +53,7 @@ impl Database {
     pub async fn open(&self, process: Uuid) -> anyhow::Result<(Db, Schema)> {
         let db = self.connect(process).await?;
         let mut schema = db.schema().await?;
+        // Two coordinators that start at once must not both make the tables.
         if schema == Schema::BeforeLeaders {
             let _lock = DatabaseLock::take(&self.url).await?;
             db.migrate().await?;

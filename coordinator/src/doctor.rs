@@ -91,6 +91,7 @@ async fn database(url: &DatabaseUrl) -> Check {
         Err(error) => return Check::skipped("postgres", error.to_string()),
     };
     let cure = "is database_url right, and does the server run? try \"psql\" with the same URL";
+    // Connects and no more: a look must not bring the tables up to date.
     let connecting = marquee_store::Db::connect(url, Uuid::nil());
     let connected = tokio::time::timeout(DATABASE_MAX, connecting).await;
     match connected {

@@ -122,11 +122,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Admitted<S> {
         let Some((until, sent)) = &mut self.silence else {
             return read;
         };
+        // Bytes and not messages: whether it is TLS is not known here.
         *sent += buffer.filled().len() - before;
         if *sent >= SPOKEN_BYTES {
             self.silence = None;
             return read;
         }
+        // After the read: what has arrived by now counts.
         if until.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

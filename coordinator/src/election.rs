@@ -122,8 +122,11 @@ impl Election {
                  lie there are missing here"
             );
         }
+        // The word of a moment ago is judged again there, under the lock that writers share.
         if let Some(epoch) = election.post.take(&leader, is_gone).await? {
             election.won(epoch, &leader);
+            // By the one that leads alone, which renews its lease meanwhile: a new index on a large table
+            // takes longer than that.
             if election.schema == Schema::Older {
                 let db = election.db.clone();
                 election.while_renewing(epoch, db.migrate()).await??;
@@ -186,6 +189,7 @@ impl Election {
     /// Hands over, so that whoever stands by need not wait for the lease's end. Nothing may be under way any more that
     /// is to be stored: from now on it is refused.
     pub async fn leave(&mut self) {
+        // First, so that nothing more of this process is stored once the row is nobody's.
         self.db.lead(None);
         let epoch = self.epoch.take();
         match timeout(LEAVE_WITHIN, self.post.leave(epoch)).await {
@@ -254,6 +258,7 @@ impl Election {
                 *over = None;
                 return Ok(None);
             }
+            // Two looks, with time between them: one may have come just before a renewal that was late.
             match *over {
                 Some((epoch, since)) if epoch == leader.epoch && since.elapsed() >= every => {}
                 Some((epoch, _)) if epoch == leader.epoch => return Ok(None),
@@ -285,6 +290,8 @@ impl Election {
     async fn hold(&mut self, epoch: i64) -> anyhow::Error {
         let mut away: Option<Away> = None;
         loop {
+            // Counted from before the question, not from the answer: so the lease runs out here before it
+            // does in Postgres, never after.
             let asked = Instant::now();
             let pause = match self.renew(epoch).await {
                 Ok(has_standby) => {
@@ -322,6 +329,7 @@ impl Election {
                 () = sleep(self.lease / RENEWALS_PER_LEASE) => {}
             }
             match self.renew(epoch).await {
+                // The work itself hears that Postgres is away, and knows better what to do about it.
                 Ok(_) | Err(Lost::Away(_)) => {}
                 Err(Lost::TakenOver(error)) => return Err(error.into()),
             }
@@ -333,6 +341,8 @@ impl Election {
         match self.post.renew(epoch).await.map_err(Lost::Away)? {
             Renewed::Yes { has_standby } => Ok(has_standby),
             Renewed::TakenOver(leader) => {
+                // At once: what is under way in this process is not the leader's any more, and is refused
+                // without a question to Postgres.
                 self.db.lead(None);
                 self.epoch = None;
                 self.show(&leader);
@@ -415,6 +425,7 @@ async fn begin(app: &App, db: Db, schema: Schema) -> anyhow::Result<()> {
     if schema == Schema::Older {
         db.migrate().await?;
     }
+    // Only now that it leads: what looks left over may be an upload to the one that leads.
     app.blobs.remove_leftovers().await?;
     loop {
         match load(app, &db).await {

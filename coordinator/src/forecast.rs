@@ -37,6 +37,7 @@ struct Board {
 pub async fn expected(app: &App, job: JobId) -> Option<Result<Expected, String>> {
     let now = app.clock.now();
     app.index.open().queue.get(job)?;
+    // One play answers for all jobs: a page that shows a thousand of them costs no more than one.
     if app.index.plays.look(now, |play| play.made_at).is_none() {
         let (index, sessions) = (app.index.clone(), app.sessions.clone());
         let played = blocking(move || {

@@ -165,6 +165,7 @@ impl Index {
     /// Says that these jobs have succeeded and hold no devices, of no attempt. Nothing is left to be read of them.
     pub fn touch_succeeded(&self, jobs: impl IntoIterator<Item = JobId>) {
         let jobs: Vec<JobId> = jobs.into_iter().collect();
+        // One lock after the other, never both at once.
         let mut avoided = lock(&self.avoided);
         jobs.iter().for_each(|job| drop(avoided.remove(job)));
         drop(avoided);
@@ -336,6 +337,7 @@ impl Open {
     pub fn replace(&mut self, jobs: &BTreeSet<JobId>, read: Vec<OpenJob>) -> Vec<JobId> {
         let mut elements = Vec::new();
         for job in jobs {
+            // Before anything is forgotten, since with its last element an array's list goes too.
             elements.extend(self.elements.get(job).into_iter().flatten().copied());
         }
         let mut freed = Vec::new();
@@ -474,6 +476,8 @@ impl Open {
             let first = *self.steps.entry(step).or_insert(id);
             known.twin = (first != id && !known.is_running).then_some(first);
         }
+        // Only what could start stands in the queue. One that is held, or waits for its twin, is known here
+        // all the same.
         if known.is_running || known.twin.is_some() || known.held.is_some() {
             return;
         }
@@ -543,6 +547,8 @@ impl Open {
         });
         let codes: BTreeSet<&str> = online.map(|worker| worker.prep_code.as_str()).collect();
         let mut codes = codes.into_iter();
+        // Where workers have two versions of the code, what one of them made may not be what the other would
+        // make.
         match (codes.next(), codes.next()) {
             (Some(code), None) if !code.is_empty() => Some(code),
             (_, _) => None,
@@ -573,6 +579,8 @@ impl Open {
         ranks: impl IntoIterator<Item = HeldRank>,
         now: DateTime<Utc>,
     ) {
+        // Not left to the next reading of rows: a plan that is made before that would give these devices away
+        // again.
         self.leave_queue(job);
         self.claims.remove(&job);
         if let Some(known) = self.jobs.get_mut(&job) {

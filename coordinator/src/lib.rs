@@ -26,11 +26,13 @@ pub mod env;
 pub mod forecast;
 pub mod index;
 pub mod lifecycle;
+pub mod listing;
 pub mod lock;
 pub mod log;
 mod metrics;
 pub mod postgres;
 pub mod rates;
+pub mod reload;
 pub mod role;
 pub mod rpc;
 pub mod scheduler;
@@ -42,14 +44,14 @@ pub mod users;
 pub mod walls;
 mod web;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +66,7 @@ use crate::config::{Config, TlsFiles};
 use crate::database::Database;
 use crate::election::{Election, Terms};
 use crate::env::{Env, Listener};
+use crate::listing::Listing;
 use crate::role::Role;
 use crate::tls::Tls;
 use crate::trust::authority::{self, Authority, Files};
@@ -75,17 +78,43 @@ const STREAMS_END_WITHIN: Duration = Duration::from_secs(5);
 /// The same for the loops, each of which is in the middle of one short transaction at most.
 const LOOPS_END_WITHIN: Duration = Duration::from_secs(2);
 
-/// Runs a coordinator on this machine until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> anyhow::Result<()> {
-    run_in(config, Env::system(), cancelled_by_signals()?).await
+/// Runs a coordinator on this machine until SIGTERM or SIGINT. At SIGHUP it reads its settings anew, by `read`.
+pub async fn run(config: Config, read: reload::Read) -> anyhow::Result<()> {
+    let shutdown = cancelled_by_signals()?;
+    // At a terminal it means that the terminal is closed, and ends the process, as it does others.
+    let readings = if std::io::stdin().is_terminal() {
+        mpsc::channel(1).1
+    } else {
+        reload::at_each_hangup(read, shutdown.clone())?
+    };
+    run_reading(config, Env::system(), shutdown, readings).await
 }
 
 /// Runs a coordinator in the surroundings that it is given until `shutdown` is cancelled.
 pub async fn run_in(config: Config, env: Env, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let (_, readings) = mpsc::channel(1);
+    run_reading(config, env, shutdown, readings).await
+}
+
+async fn run_reading(
+    config: Config,
+    env: Env,
+    shutdown: CancellationToken,
+    readings: mpsc::Receiver<Config>,
+) -> anyhow::Result<()> {
+    // The lock before anything is written or asked: what follows is done by one process of this folder at a
+    // time.
     let data_folder = lock::data_folder(&config.data_dir)?;
     let seat = lock::seat(&data_folder)?;
     let (mut starts, walls) = Starts::begin(&config.data_dir)
         .with_context(|| format!("could not write in data_dir {:?}", config.data_dir))?;
+    let access = access_of(&config);
+    let walls = Walls {
+        access: access.clone(),
+        listing: Listing::new(config.listing.clone()),
+        ..walls
+    };
+    tokio::spawn(reload::follow(access, walls.listing.clone(), readings));
     let result = run_within(&config, &env, &shutdown, walls, &mut starts, seat).await;
     // In order, whatever came of it: what an error says needs no other mode.
     starts.is_well();
@@ -102,22 +131,15 @@ async fn run_within(
 ) -> anyhow::Result<()> {
     let authority = own_authority(config)?;
     let tls = config.tls.as_ref().map(Tls::open).transpose()?;
+    // Before all that takes time: an address that is in use is told at once, and who connects early waits
+    // instead of being refused.
     let listener = env.net.listen(config.listen).await.with_context(|| {
         format!(
             "could not listen on {}; choose another address with --listen",
             config.listen
         )
     })?;
-    let walls = Walls {
-        access: if authority.is_some() {
-            Access::new(config.access.clone()).with_own_authority()
-        } else {
-            Access::new(config.access.clone())
-        },
-        authority,
-        listing: config.listing.clone().into(),
-        ..walls
-    };
+    let walls = Walls { authority, ..walls };
     if config.is_insecure() {
         tracing::warn!(
             listen = %config.listen,
@@ -139,6 +161,8 @@ async fn run_within(
     };
     let address = address_of(config, listener.address);
     let me = (seat, address);
+    // Cut short where it is asked to stop meanwhile: a coordinator that waits for its Postgres must be able
+    // to end.
     let assembled = assemble(config, env, &database, walls, me, shutdown.clone());
     let result = match unless(shutdown, assembled).await {
         Some(Ok((app, election))) => serve(app, election, listener, tls, starts).await,
@@ -146,8 +170,19 @@ async fn run_within(
         None => Ok(()),
     };
     systemd::stopping();
+    // Last of all: until here somebody may have something to store.
     database.stop().await;
     result
+}
+
+/// Who may ask, by the settings.
+fn access_of(config: &Config) -> Access {
+    let access = Access::new(config.access.clone());
+    if config.tls.as_ref().is_some_and(TlsFiles::is_own) {
+        access.with_own_authority()
+    } else {
+        access
+    }
 }
 
 /// The coordinator's own authority, where its certificates are of that, looked at before anything is started.
@@ -157,6 +192,7 @@ fn own_authority(config: &Config) -> anyhow::Result<Option<Files>> {
         return Ok(None);
     };
     authority::check_modes(&files)?;
+    // Whoever has joined goes on without the authority: only new certificates need it.
     if let Err(error) = Authority::open(&files) {
         tracing::error!(
             error = format!("{error:#}"),
@@ -175,6 +211,7 @@ fn address_of(config: &Config, listening: SocketAddr) -> String {
     };
     let at = match &config.address {
         Some(address) => address.clone(),
+        // Others cannot connect to 0.0.0.0: they are told the host's name.
         None if listening.ip().is_unspecified() => match nix::unistd::gethostname() {
             Ok(name) => format!("{}:{}", name.to_string_lossy(), listening.port()),
             Err(_) => listening.to_string(),
@@ -205,6 +242,8 @@ async fn assemble(
         is_passive: walls.safe_mode.is_some(),
     };
     let post = Post::new(&database.url, me, config.leader_lease, &env.clock)?;
+    // Before the cluster's id is read: where the tables are older, only the one that leads may bring them up
+    // to date.
     let election = Election::begin(post, db.clone(), role.clone(), terms).await?;
     let mut conn = db.read().await?;
     let cluster = marquee_store::cluster::get_cluster_id(&mut conn).await?;
@@ -269,17 +308,26 @@ async fn serve(
         }
     };
     if let Some(files) = app.walls.authority.clone() {
-        tokio::spawn(trust::keep(files, app.clock.clone(), shutdown.clone()));
+        let life = app.settings.server_certificate;
+        tokio::spawn(trust::keep(
+            files,
+            life,
+            app.clock.clone(),
+            shutdown.clone(),
+        ));
     }
     announce(address, &election)?;
 
     let is_safe = app.walls.safe_mode.is_some();
+    // A safe mode without an end would need a person to leave it: the cause may have gone by itself.
     let safe_mode_over = async {
         if !is_safe {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(SAFE_MODE_FOR).await;
     };
+    // Not at an orderly end alone: a start that has lasted this long is no crash, whatever ends the process
+    // later.
     let is_steady = async {
         tokio::time::sleep(STEADY).await;
         starts.is_well();
@@ -297,6 +345,7 @@ async fn serve(
     if let Err(error) = &result {
         tracing::error!(%error, "stopping");
     }
+    // First, so that everything that looks at it ends while there still is a database.
     shutdown.cancel();
     end_loops(loops).await;
     // Before the streams, whose readers may take their time: who stands by can begin.
@@ -329,6 +378,7 @@ async fn end_loops(mut loops: JoinSet<()>) {
     let all = async { while loops.join_next().await.is_some() {} };
     if timeout(LOOPS_END_WITHIN, all).await.is_err() {
         tracing::warn!(limit = ?LOOPS_END_WITHIN, "some loops did not end; dropping them");
+        // Each is in the middle of one transaction at most, which is rolled back.
         loops.abort_all();
     }
 }
@@ -342,7 +392,7 @@ async fn end(mut server: tokio::task::JoinHandle<Result<(), tonic::transport::Er
     let _ = timeout(LOOPS_END_WITHIN, db.close()).await;
 }
 
-/// A token that SIGTERM or SIGINT cancels.
+/// A token that SIGTERM or SIGINT cancels. SIGHUP is for `reload`.
 fn cancelled_by_signals() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut term, mut int) = (

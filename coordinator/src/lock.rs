@@ -20,6 +20,7 @@ pub fn data_folder(folder: &Path) -> anyhow::Result<File> {
         .create(folder)
         .with_context(|| format!("could not create data_dir {folder:?}; choose another folder"))?;
     let path = folder.join("coordinator.lock");
+    // Not emptied before it is locked: what stands there is the process that holds it, which a refusal names.
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -13,9 +14,10 @@ use marquee_coordinator::env::{Clock as _, SystemClock};
 use marquee_coordinator::log::{self, Format};
 use marquee_coordinator::postgres::launch;
 use marquee_coordinator::trust::authority::{Bundle, Files};
+use marquee_coordinator::trust::enable;
 use marquee_coordinator::{backup, doctor, trust};
 use marquee_proto::v1;
-use marquee_settings::{WRONG_SETTINGS, as_toml, become_owner_of, variables};
+use marquee_settings::{Service, WRONG_SETTINGS, as_toml, become_owner_of, variables};
 
 /// Keeps the jobs of a Marquee cluster, schedules them, and speaks with its workers.
 #[derive(Debug, Parser)]
@@ -40,11 +42,9 @@ enum Command {
     },
     /// Make an authority and a certificate for this coordinator, so that workers of other hosts can join; what is there
     /// is kept
-    Init {
-        /// A further name or IP address by which workers and users reach this coordinator; may be given several times
-        #[arg(long, value_name = "NAME")]
-        name: Vec<String>,
-    },
+    ///
+    /// Typed by root where the service is installed, it starts that too, and tells "marquee" on this host where it is.
+    Init(Init),
     /// Join tokens, by which workers get their certificates; ask on the coordinator's host while it runs
     #[command(subcommand)]
     Token(TokenCommand),
@@ -74,6 +74,22 @@ enum Command {
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
+}
+
+#[derive(Debug, clap::Args)]
+struct Init {
+    /// A further name or IP address by which workers and users reach this coordinator; may be given several times
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// Print a join token for so many workers, good for an hour; wants the service
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    workers: u32,
+    /// Leave the service as it is
+    #[arg(long)]
+    no_start: bool,
+    /// The one who typed it goes on by itself.
+    #[arg(long, hide = true)]
+    part: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -126,7 +142,7 @@ fn main() -> ExitCode {
         let args = Args::parse();
         match args.command {
             Some(Command::Doctor { json }) => look(&args.flags, json),
-            Some(Command::Init { name }) => init(&args.flags, &name),
+            Some(Command::Init(init)) => init_here(&args.flags, &init),
             Some(Command::Token(command)) => token(&args.flags, command),
             Some(Command::Ca) => authority(&args.flags),
             Some(Command::Config(command)) => settings(&args.flags, &command),
@@ -143,6 +159,7 @@ fn main() -> ExitCode {
             if error.is::<TakenOver>() || error.is::<SteppedDown>() {
                 return ExitCode::from(election::TAKEN_OVER);
             }
+            // Started again it would fail in the same way: its unit knows this code (RestartPreventExitStatus).
             if error.is::<ConfigError>() {
                 return ExitCode::from(WRONG_SETTINGS);
             }
@@ -154,13 +171,50 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> anyhow::Result<()> {
     log::start(args.log_format);
     let config = Config::load(&args.flags, variables())?;
-    tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config))
+    let flags = args.flags.clone();
+    let read = Arc::new(move || Config::load(&flags, variables()));
+    tokio::runtime::Runtime::new()?.block_on(marquee_coordinator::run(config, read))
 }
 
-fn init(flags: &Flags, names: &[String]) -> anyhow::Result<ExitCode> {
+fn init_here(flags: &Flags, init: &Init) -> anyhow::Result<ExitCode> {
+    // What the flags name is not the service's.
+    let is_services = !init.no_start && !init.part && *flags == Flags::default();
+    let service = is_services
+        .then(|| Service::installed(enable::UNIT))
+        .flatten();
+    if let Some(service) = service {
+        return init_and_start(service, flags, init);
+    }
+    anyhow::ensure!(
+        init.workers == 0,
+        "--workers wants the service, which root alone can start on a host where it is installed; start the coordinator yourself, then: marquee-coordinator token create --uses {}",
+        init.workers
+    );
     let place = Config::place(flags, variables())?;
     become_owner_of(&place.data_dir)?;
-    print(&trust::init::init(&place, names, SystemClock.now())?)
+    let mut told = trust::init::init(&place, &init.name, SystemClock.now())?;
+    if !init.part {
+        told.push_str(&trust::init::next_steps(&place));
+    }
+    print(&told)
+}
+
+fn init_and_start(service: Service, flags: &Flags, init: &Init) -> anyhow::Result<ExitCode> {
+    let place = Config::place(flags, variables())?;
+    let before = enable::certificate(&place);
+    // In a process of its own, which becomes the coordinator's account: systemd wants root, and the files must not be its.
+    let mut part = std::process::Command::new(std::env::current_exe()?);
+    part.args(["init", "--part"]);
+    for name in &init.name {
+        part.arg("--name").arg(name);
+    }
+    if !part.status()?.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let config = Config::load(flags, variables())?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let told = enable::enable(service, &place, &config, before, init.workers);
+    print(&runtime.block_on(told)?)
 }
 
 /// Writes to stdout what somebody asked for.
@@ -256,6 +310,7 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
     if absent.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
+    // For whoever looks at the exit code alone: there is something that jobs name and no backup holds.
     anyhow::bail!(
         "the backup stands, but {} files that jobs name were missing or damaged in artifacts_dir, such as {} ({}); \"marquee audit verify\" names their jobs",
         absent.len(),
@@ -266,6 +321,7 @@ fn back_up(flags: &Flags, folder: &Path) -> anyhow::Result<ExitCode> {
 
 fn restore(flags: &Flags, folder: &Path, check: bool) -> anyhow::Result<ExitCode> {
     if check {
+        // Without settings: a backup is checked on whatever host it lies.
         let manifest = tokio::runtime::Runtime::new()?.block_on(backup::check(folder))?;
         return print(&format!("{}it can be restored\n", manifest.text()));
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use marquee_domain::failure::FailureClass;
 pub(crate) use marquee_domain::figures::CONTENT_TYPE;
 use marquee_domain::figures::{Kind, Text};
+use marquee_domain::gpu::GpuReading;
 use marquee_store::workers::WorkerState;
 
 use crate::app::App;
@@ -44,6 +45,7 @@ struct Histogram {
 
 impl Histogram {
     fn add(&mut self, seconds: f64) {
+        // Above the last bound it counts in "+Inf" alone, which is the count of all.
         if let Some(bucket) = BOUNDS.iter().position(|bound| seconds <= *bound) {
             self.buckets[bucket] += 1;
         }
@@ -154,6 +156,8 @@ fn of_index(app: &App, text: &mut Text) {
         *waiting.entry(class).or_default() += 1;
         longest = longest.max((now - pending.queued_at).to_std().unwrap_or_default());
     }
+    // These are shown also while nobody waits for them: an alert on a series that comes and goes never fires
+    // in time.
     text.family(
         "marquee_queue_jobs",
         Kind::Gauge,
@@ -247,15 +251,16 @@ fn of_index(app: &App, text: &mut Text) {
 }
 
 fn of_gpus(app: &App, workers: &[marquee_store::workers::Worker], text: &mut Text) {
-    let readings: Vec<(String, marquee_proto::v1::GpuReading)> = workers
+    let readings: Vec<(String, GpuReading)> = workers
         .iter()
+        // What a worker said before it went says nothing of now.
         .filter(|worker| worker.state == WorkerState::Online)
         .flat_map(|worker| {
             let gpus = app.sessions.gpus(worker.id);
             gpus.into_iter().map(|gpu| (worker.name.clone(), gpu))
         })
         .collect();
-    type Read = fn(&marquee_proto::v1::GpuReading) -> Option<f64>;
+    type Read = fn(&GpuReading) -> Option<f64>;
     let families: [(&str, &str, Read); 5] = [
         (
             "marquee_gpu_healthy",
@@ -379,6 +384,7 @@ fn of_counts(text: &mut Text) {
         "How long jobs were queued before an attempt was placed.",
     );
     let placed = counts.placed;
+    // Prometheus wants in each bucket all that is below its bound.
     let mut below = 0;
     for (bound, count) in BOUNDS.iter().zip(placed.buckets) {
         below += count;

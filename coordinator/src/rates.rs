@@ -213,6 +213,7 @@ impl State {
         ranks: Vec<(RankKey, Asks)>,
         now: Instant,
     ) -> Vec<WorkerId> {
+        // Known from now on: nobody else is kept down for what its ranks might have.
         self.unheard.remove(&worker);
         let named: BTreeSet<RankKey> = ranks.iter().map(|(key, _)| *key).collect();
         let before = self.ranks.len();
@@ -279,6 +280,8 @@ impl State {
         }
         entry.given.retain(|given| given.until > now);
         entry.asks = asks;
+        // What it used is no news by itself: it is another number in each heartbeat, and is dealt by every
+        // half second.
         was_hungry != entry.asks.hungry || had_hosts != entry.asks.hosts.len()
     }
 
@@ -331,6 +334,8 @@ impl State {
     fn due_nudges(&mut self, but: WorkerId, now: Instant) -> Vec<WorkerId> {
         let changed = self.ranks.iter().filter(|(key, entry)| {
             let change = (self.goal_of(key) - entry.last_given()).abs();
+            // A nudge is a message outside of the heartbeats: a rank whose share wobbles must not make a
+            // flood of them.
             entry.worker != but && change > entry.asks.limit * WORTH_TELLING
         });
         let workers: BTreeSet<WorkerId> = changed.map(|(_, entry)| entry.worker).collect();
@@ -360,6 +365,7 @@ impl State {
 
     /// Gives a rank its share: what was dealt to it, as far as others have let go of it.
     fn give(&mut self, key: RankKey, until: Instant, now: Instant) -> Option<Share> {
+        // Rounded down to none: what is left over is given to those who can use it.
         let goal = self.goal_of(&key).min(self.free_for(&key, now));
         let per_second = if goal < LEAST_PER_SECOND { 0.0 } else { goal };
         self.number += 1;

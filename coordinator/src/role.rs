@@ -82,6 +82,7 @@ impl Role {
 
     /// The lease of `epoch` was renewed by a request that was sent at `asked`.
     pub fn leads(&self, epoch: i64, asked: Instant, lease: Duration, has_standby: bool) {
+        // From the question on, not from the answer: the database began to count somewhere between the two.
         let sure_until = has_standby.then(|| asked + lease);
         *self.state() = State::Leads { epoch, sure_until };
     }

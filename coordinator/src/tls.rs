@@ -104,6 +104,7 @@ impl Tls {
         if is_known {
             return Ok(false);
         }
+        // Made before the old one is given up: files that do not fit together never come into force.
         let config = server_config(&self.files, &read)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Current { config, read };
         Ok(true)

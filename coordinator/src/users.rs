@@ -118,6 +118,8 @@ impl Users {
             at: Instant::now(),
             epoch: leadership.leads_as(),
         };
+        // All three of one moment: a token without its user, or a session without its token, would stand for
+        // nobody.
         let mut conn = db.snapshot().await?;
         let all = users::list_users(&mut conn).await?;
         let (tokens, sessions) = if all.is_empty() {

@@ -15,11 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use marquee_settings::Setting;
+use marquee_domain::backoff::Backoff;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::listing::Listing;
 use crate::trust::authority::Files;
 use crate::users::Users;
 
@@ -47,7 +48,7 @@ pub struct Walls {
     /// Who the users are.
     pub users: Users,
     /// The settings in force, and where each was written; without what may hold a password.
-    pub listing: Arc<[Setting]>,
+    pub listing: Listing,
 }
 
 /// Work that panicked: a fault of this version.
@@ -93,7 +94,7 @@ async fn guarded_from<F: Future<Output = ()>>(
     shutdown: CancellationToken,
     mut run: impl FnMut() -> F,
 ) {
-    let mut pause = first;
+    let mut backoff = Backoff::new(first, RESTART_MAX);
     let mut said: Option<Panicked> = None;
     loop {
         let began = Instant::now();
@@ -102,8 +103,9 @@ async fn guarded_from<F: Future<Output = ()>>(
             return;
         }
         if began.elapsed() > RAN_WELL {
-            pause = first;
+            backoff.reset();
         }
+        let pause = backoff.next_whole();
         match ended {
             Err(panicked) if said.as_ref() == Some(&panicked) => {
                 tracing::debug!(task = name, %panicked, ?pause, "a loop failed again");
@@ -119,7 +121,6 @@ async fn guarded_from<F: Future<Output = ()>>(
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(RESTART_MAX);
     }
 }
 

@@ -8,6 +8,7 @@ use crate::program::{Coordinator, command, database_url, eventually, postgres_of
 use marquee_proto::v1;
 use marquee_proto::v1::ListArtifactsRequest;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::cluster_client::ClusterClient;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_store::testing::number;
 use nix::sys::signal::{Signal, kill};
@@ -121,6 +122,47 @@ async fn it_serves_and_leaves_nothing_behind_when_told_to_stop() {
     drop(watch);
     assert_eq!(postgres_of(folder.path()), []);
     assert!(!folder.path().join("postgres/postmaster.pid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_hangup_it_reads_its_settings_anew_and_wrong_ones_change_nothing() {
+    let folder = data_dir();
+    let file = folder.path().join("coordinator.toml");
+    std::fs::write(&file, "").unwrap();
+    let mut command = command(folder.path(), "127.0.0.1:0");
+    command.arg("--config").arg(&file);
+    let mut coordinator = Coordinator::start_with(command);
+    let settings = async |coordinator: &Coordinator| {
+        let mut cluster = ClusterClient::new(coordinator.channel().await);
+        let answer = cluster.list_settings(v1::ListSettingsRequest {}).await;
+        let settings = answer.unwrap().into_inner().settings.into_iter();
+        let values = settings.map(|setting| (setting.key, setting.value));
+        values.collect::<std::collections::HashMap<_, _>>()
+    };
+    let says = |coordinator: &Coordinator, words: &str| {
+        eventually(words, Duration::from_secs(20), || {
+            coordinator.log().contains(words)
+        });
+    };
+    let before = settings(&coordinator).await;
+
+    let changed = "[access]\naccounts = \"alice\"\n[timing]\nlease_ms = 20000\n";
+    std::fs::write(&file, changed).unwrap();
+    coordinator.signal(Signal::SIGHUP);
+    says(
+        &coordinator,
+        "in force now: access.accounts; these wait for a restart: timing.lease_ms",
+    );
+    let after = settings(&coordinator).await;
+    assert_eq!(after["access.accounts"], "alice");
+    // What is listed is what is in force.
+    assert_eq!(after["timing.lease_ms"], before["timing.lease_ms"]);
+
+    std::fs::write(&file, "[access]\nacounts = \"bob\"\n").unwrap();
+    coordinator.signal(Signal::SIGHUP);
+    says(&coordinator, "did you mean \\\"access.accounts\\\"?");
+    assert_eq!(settings(&coordinator).await["access.accounts"], "alice");
+    assert!(coordinator.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]

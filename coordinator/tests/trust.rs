@@ -11,9 +11,11 @@ use marquee_domain::join_token::{COORDINATOR_NAME, JoinToken};
 use marquee_proto::error::{ErrorCode, PublicError};
 use marquee_proto::v1;
 use marquee_proto::v1::artifacts_client::ArtifactsClient;
+use marquee_proto::v1::audit_client::AuditClient;
 use marquee_proto::v1::coordinator_message::Body as Answer;
 use marquee_proto::v1::jobs_client::JobsClient;
 use marquee_proto::v1::trust_client::TrustClient;
+use marquee_proto::v1::verify_audit_response::Body as Verdict;
 use marquee_proto::v1::worker_message::Body;
 use marquee_proto::v1::worker_session_client::WorkerSessionClient;
 use marquee_proto::v1::workers_client::WorkersClient;
@@ -425,6 +427,13 @@ async fn a_worker_is_its_certificate_and_does_what_workers_do() {
     let mut session = hello(first.clone(), &one.id, "gpu-02").await.unwrap();
     assert_eq!(worker_names(&head).await[0].0, "gpu-01");
 
+    // It may know whom to ask when this one is gone.
+    let mut workers = WorkersClient::new(first.clone());
+    let known = workers
+        .list_coordinators(v1::ListCoordinatorsRequest {})
+        .await;
+    assert_eq!(known.unwrap().into_inner().coordinators.len(), 1);
+
     // A worker asks for nothing but its work.
     let mut jobs = JobsClient::new(first.clone());
     let submit = jobs
@@ -544,6 +553,14 @@ async fn a_worker_is_its_certificate_and_does_what_workers_do() {
             .renew(renewal.clone())
             .await;
         told(renew, ErrorCode::WorkerRevoked, "stolen");
+    }
+    // It was heard a moment before. That is no hasty verdict of the cluster's: a person has shut it out.
+    let mut audit = AuditClient::new(head.channel(None).await);
+    let asked = audit.verify(v1::VerifyAuditRequest::default()).await;
+    let mut answers = asked.unwrap().into_inner();
+    while let Some(answer) = answers.message().await.unwrap() {
+        let is_finding = matches!(answer.body, Some(Verdict::Finding(_)));
+        assert!(!is_finding, "{answer:?}");
     }
     // The other one is not touched by any of it.
     let second = head.channel(Some(two.identity.clone())).await;

@@ -36,6 +36,7 @@ pub fn in_order<S, T: Send, E>(
         }
         drop(sender);
         let taken = take_in_order(&results, &gate, &mut sink);
+        // Also after an error: threads that wait for room would do so for ever.
         gate.close();
         taken
     })

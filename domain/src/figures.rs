@@ -69,6 +69,7 @@ impl Text {
 
 fn escaped(value: &str) -> String {
     value
+        // Backslashes first, or those that the other two bring would be doubled.
         .replace('\\', r"\\")
         .replace('"', "\\\"")
         .replace('\n', r"\n")

@@ -15,6 +15,7 @@ pub mod env;
 pub mod failure;
 pub mod figures;
 pub mod flavour;
+pub mod gpu;
 pub mod ids;
 pub mod job;
 pub mod join_token;

@@ -135,6 +135,7 @@ fn read(
         }
     };
     overrides::apply(&mut root, overrides, errors);
+    // After the overrides, which can bring in what no document may hold.
     bounds::check_values(&root, errors).then_some(root)
 }
 
@@ -184,6 +185,7 @@ fn pipeline(
             "is empty; write one table [jobs.<name>] for each job",
         );
     }
+    // Before their needs are held against each other, which takes longer with each job.
     if jobs.len() > limits::PIPELINE_MAX_JOBS {
         errors.add(
             "jobs",

@@ -265,6 +265,7 @@ impl Usage {
     /// With so many more GPU-seconds used by `now`.
     #[must_use]
     pub fn with(self, seconds: f64, now: DateTime<Utc>) -> Self {
+        // Not back, where a clock was set back: the hours between would make it decay a second time.
         Self::new(self.at(now) + seconds, now.max(self.at))
     }
 }
@@ -283,6 +284,7 @@ impl Hours {
 
     /// Adds `gpus` devices that were used from `from` to `to`, each hour its part.
     pub fn add(&mut self, gpus: u32, from: DateTime<Utc>, to: DateTime<Utc>) {
+        // What is older no quota looks at: a job of a year is not gone through hour by hour.
         let mut from = from.max(to - TimeDelta::hours(WEEK_HOURS));
         while from < to {
             let hour = hour_of(from);

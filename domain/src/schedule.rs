@@ -150,6 +150,7 @@ pub fn step(
         next_due,
         waiting_due,
     } = *progress;
+    // It was due before all others.
     if let Some(due) = waiting_due.filter(|_| !is_open) {
         let note = "waited for the end of the run before it".to_owned();
         return Some(Step {

@@ -101,6 +101,7 @@ impl Standing {
         decision: Decision,
         (from, until): (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<(), String> {
+        // Those that are over make room first, and hold up no new one.
         self.windows.retain(|window| window.until > decision.at);
         if self
             .windows
@@ -130,6 +131,7 @@ impl Standing {
     /// Why the host takes no new work, in words; None: it does.
     #[must_use]
     pub fn closed(&self) -> Option<String> {
+        // The stricter of the two is what is told: to end a drain would open nothing.
         if let Some(decision) = &self.quarantine {
             return Some(format!("is in quarantine{}", decision.words()));
         }

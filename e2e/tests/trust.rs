@@ -91,6 +91,29 @@ impl Head {
         std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
     }
 
+    /// Gives a worker that joined a certificate like its own, made three weeks ago.
+    fn age(&self, name: &str) {
+        let authority =
+            |file: &str| std::fs::read_to_string(self.path("head/tls").join(file)).unwrap();
+        let key = rcgen::KeyPair::from_pem(&authority("ca.key")).unwrap();
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&authority("ca.pem"), key).unwrap();
+        let id = std::fs::read_to_string(self.path(name).join("worker-id")).unwrap();
+        let cluster = std::fs::read_to_string(self.path("head/cluster-id")).unwrap();
+        let uri = format!("marquee://{}/worker/{}", cluster.trim(), id.trim());
+        let mut params = rcgen::CertificateParams::new([]).unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri.try_into().unwrap())];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let day = Duration::from_secs(86_400);
+        let now = std::time::SystemTime::now();
+        params.not_before = (now - 21 * day).into();
+        params.not_after = (now + 9 * day).into();
+        let own = rcgen::KeyPair::generate().unwrap();
+        let aged = params.signed_by(&own, &issuer).unwrap().pem();
+        let identity = self.path(name).join("tls/identity.pem");
+        // In its place, so that its mode stays.
+        std::fs::write(identity, format!("{aged}{}", own.serialize_pem())).unwrap();
+    }
+
     async fn channel(&self) -> Channel {
         let ca = std::fs::read(self.path("head/tls/ca.pem")).unwrap();
         let tls = ClientTlsConfig::new()
@@ -131,6 +154,14 @@ impl Head {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Days until the first certificate of a text ends.
+fn days_left(pem: &str) -> u64 {
+    let own = marquee_proto::certificate::read(pem).unwrap().remove(0);
+    let ends = std::time::SystemTime::from(own.not_after);
+    let left = ends.duration_since(std::time::SystemTime::now()).unwrap();
+    left.as_secs() / 86_400
 }
 
 fn said(command: &mut Command) -> String {
@@ -185,8 +216,15 @@ async fn a_worker_joins_by_a_token_and_is_out_when_it_is_revoked() {
     }
     assert!(!head.path("gpu-01/tls/joining.key").exists());
 
-    // It needs no other setting to find its cluster, and a second daemon or join is kept out meanwhile.
+    // It needs no other setting to find its cluster, and a second daemon or join is kept out meanwhile. Its certificate,
+    // of which two thirds are over, it has renewed at once, and is known by the new one.
+    head.age("gpu-01");
+    let aged = std::fs::read_to_string(head.path("gpu-01/tls/identity.pem")).unwrap();
     let worker = head.start_worker("gpu-01");
+    head.online_is(&["gpu-01"]).await;
+    head.log_says("gpu-01", "certificate was renewed").await;
+    let renewed = std::fs::read_to_string(head.path("gpu-01/tls/identity.pem")).unwrap();
+    assert!(days_left(&aged) < 10 && days_left(&renewed) >= 29);
     head.online_is(&["gpu-01"]).await;
     refused(
         &head.join("gpu-01", &head.address, &head.token(&[])),

@@ -170,7 +170,9 @@ impl Checker {
             What::WorkerHeard { worker } => {
                 state.workers.entry(*worker).or_default().heard_at = Some(event.at);
             }
-            What::WorkerLost { worker, .. } | What::WorkerLeft { worker } => {
+            What::WorkerLost { worker, .. }
+            | What::WorkerShutOut { worker }
+            | What::WorkerLeft { worker } => {
                 state.workers.entry(*worker).or_default().is_online = false;
             }
             What::Leader { epoch } => {

@@ -79,6 +79,8 @@ pub enum What {
         worker: WorkerId,
         heard_at: Option<DateTime<Utc>>,
     },
+    /// Somebody shut the worker out, whether it was heard or not.
+    WorkerShutOut { worker: WorkerId },
     /// The worker said goodbye.
     WorkerLeft { worker: WorkerId },
     /// A coordinator became the leader under this epoch.

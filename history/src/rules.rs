@@ -78,6 +78,7 @@ pub(crate) fn judge(line: &mut Line<'_>, event: &Event) {
         | What::Added { .. }
         | What::WorkerOnline { .. }
         | What::WorkerHeard { .. }
+        | What::WorkerShutOut { .. }
         | What::WorkerLeft { .. }
         | What::Leader { .. }
         | What::Removed { .. } => {}

@@ -160,6 +160,9 @@ fn good() -> History {
         (45, 2, committed(3, 2)),
         (46, 2, committed(4, 1)),
         (60, 2, What::WorkerLeft { worker: worker(2) }),
+        // Whoever is shut out may have been heard a moment ago.
+        (60, 2, online(3)),
+        (61, 2, What::WorkerShutOut { worker: worker(3) }),
     ];
     let stored = |id, attempt| StoredJob {
         id: JobId(id),

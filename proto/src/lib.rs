@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod convert;
 pub mod error;
+mod gpu;
 
 /// Messages, clients and servers of package `marquee.v1`.
 #[allow(

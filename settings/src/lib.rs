@@ -14,6 +14,8 @@ mod file;
 mod listing;
 mod origin;
 mod owner;
+mod reread;
+mod service;
 mod values;
 
 pub use data_dir::default_data_dir;
@@ -22,6 +24,8 @@ pub use error::SettingsError;
 pub use listing::{Setting, as_toml};
 pub use origin::Origin;
 pub use owner::become_owner_of;
+pub use reread::Reread;
+pub use service::Service;
 pub use values::Values;
 
 /// Exit status of a daemon whose settings are wrong (`EX_CONFIG` of sysexits.h). The units in `deploy/` do not start it

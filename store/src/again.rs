@@ -23,6 +23,8 @@ pub struct Made {
 
 /// What a job has made.
 pub async fn get_made(conn: &mut Conn, job: JobId) -> Result<Made> {
+    // A rescue commits an attempt without ranks (`lifecycle/rescue`), as arrays and reuse do. What is neither
+    // of those was rescued, and there is no work that could make it again.
     let row = sqlx::query!(
         r#"SELECT j.made_again, a.digest AS "digest?", a.committed_at AS "committed_at?",
                   j.reused_from IS NULL AND j.array_size IS NULL AND a.job_id IS NOT NULL
@@ -73,6 +75,7 @@ pub async fn list_made_elements(
     )
     .fetch_all(conn.sql())
     .await?;
+    // One damaged row must not keep the other elements from being made again.
     let elements = rows.into_iter().filter_map(|row| {
         let attempt = u32::try_from(row.attempt).ok()?;
         let manifest = convert::manifest(row.manifest).ok()?;
@@ -96,6 +99,9 @@ pub async fn mark_jobs_made_again(
     let attempts = jobs
         .iter()
         .map(|(_, attempt)| convert::int("attempt", *attempt));
+    // Attempt numbers go on where they were, since they are the fence; only the budget begins anew.
+    // Every part of a statement sees the rows as they were before it: a need that this very statement opens
+    // still reads as met, so those are named (`ANY ($1)`) and counted as open.
     let rows = sqlx::query_scalar!(
         r#"WITH back AS (
                UPDATE jobs j
@@ -156,6 +162,9 @@ pub async fn mark_waiting_again(
     jobs: &[JobId],
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    // Counted from the rows and not added to what is there: a queued job has counted all its needs off
+    // already. One that runs is not asked back: if the damage reaches it, its attempt fails with `bad_input`
+    // and is judged then.
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     let rows = sqlx::query_scalar!(
         r#"WITH known AS (

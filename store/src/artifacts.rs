@@ -161,6 +161,7 @@ pub async fn list_element_manifests(
 
 /// The files of the artifact with this digest.
 pub async fn find_manifest_by_digest(conn: &mut Conn, digest: &Digest) -> Result<Option<Manifest>> {
+    // Whose row it is does not matter: the digest is that of the manifest, so equal digests have equal files.
     let manifest = sqlx::query_scalar!(
         "SELECT manifest FROM artifacts WHERE digest = $1 LIMIT 1",
         digest.as_str(),
@@ -191,6 +192,8 @@ pub async fn list_artifacts(
     after: Option<After>,
     limit: u32,
 ) -> Result<Vec<Artifact>> {
+    // By time and number: what one transaction commits has one time, and a page that ends between two such
+    // rows would skip the second, if the time alone said where to go on.
     let rows = sqlx::query_as!(
         Row,
         "SELECT a.job_id, j.name AS job_name, j.pipeline_id, j.project, a.attempt, a.name, a.digest,

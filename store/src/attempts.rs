@@ -60,6 +60,8 @@ pub async fn insert_attempts(
     new: &[NewAttempt<'_>],
     now: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    // All placements of a round go into one statement, as columns: it costs the same few round trips for one
+    // job as for a thousand, and a job is never without its ranks, its held devices or its line of history.
     let jobs: Vec<i64> = new.iter().map(|attempt| attempt.job.0).collect();
     let before = new.iter().map(|a| convert::int("attempt", a.after));
     let from_attempt = new.iter().map(|a| {
@@ -88,6 +90,7 @@ pub async fn insert_attempts(
     let workers: Vec<Uuid> = ranks().map(|(_, _, of)| of.worker.0).collect();
     let local = ranks().map(|(_, _, of)| convert::int("local_rank", of.local_rank));
     let devices = ranks().map(|(_, _, of)| convert::to_json("devices", &of.devices));
+    // A hold is asked for once more: it may have come after the round was planned.
     let rows = sqlx::query_scalar!(
         r#"WITH given AS (
                SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::text[])
@@ -163,6 +166,8 @@ pub async fn list_attempts(conn: &mut Conn, job: JobId) -> Result<Vec<Attempt>> 
 
 /// The attempt of a job that has not ended; there is at most one.
 pub async fn find_live_attempt(conn: &mut Conn, job: JobId) -> Result<Option<Attempt>> {
+    // By the number that the open job has: an older attempt that was never ended properly is not taken for
+    // it.
     let row = sqlx::query_as!(
         RawAttempt,
         "SELECT a.number, a.state, a.rendezvous_host, a.rendezvous_port, a.standby_host, a.standby_port,
@@ -187,6 +192,10 @@ pub async fn list_jobs_to_advance(
     now: DateTime<Utc>,
     assigned_before: DateTime<Utc>,
 ) -> Result<Vec<JobId>> {
+    // `number_in` is null for what is no number: a spec of another version must not fail the statement for
+    // all jobs.
+    // Asked of the rows and not remembered from reports, so that a round that was missed, or a coordinator
+    // that has just taken over, comes to the same jobs.
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     let ids = sqlx::query_scalar!(
         r#"SELECT o.job_id
@@ -229,6 +238,8 @@ pub async fn mark_rendezvous(
     number: AttemptNumber,
     rendezvous: &Rendezvous,
 ) -> Result<()> {
+    // Only before the start: ranks that were told to start have the address already, and another one would
+    // part them.
     let done = sqlx::query!(
         "UPDATE attempts SET rendezvous_host = $3, rendezvous_port = $4
          WHERE job_id = $1 AND number = $2 AND state = 'assigned'",
@@ -249,6 +260,7 @@ pub async fn mark_standby(
     number: AttemptNumber,
     standby: &Rendezvous,
 ) -> Result<()> {
+    // The same holds here: ranks get both addresses with their order to start.
     let done = sqlx::query!(
         "UPDATE attempts SET standby_host = $3, standby_port = $4
          WHERE job_id = $1 AND number = $2 AND state = 'assigned'",
@@ -289,11 +301,13 @@ pub async fn mark_attempt_ended(
     end: &AttemptEnd,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    // An interruption has no class of failure: it costs the job nothing, and is told apart by its own column.
     let (class, interruption) = match end {
         AttemptEnd::Succeeded | AttemptEnd::Cancelled => (None, None),
         AttemptEnd::Failed(failure) => (Some(failure.class.as_str()), None),
         AttemptEnd::Interrupted { cause, .. } => (None, Some(cause.as_str())),
     };
+    // The first end that is written stays. Of two verdicts at once the second finds no row.
     let done = sqlx::query!(
         "UPDATE attempts
          SET state = $3, finished_at = $4, failure_class = $5, failure_message = $6,
@@ -313,6 +327,7 @@ pub async fn mark_attempt_ended(
 }
 
 fn one_row(done: &PgQueryResult, job: JobId, number: AttemptNumber) -> Result<()> {
+    // No row is never passed over in silence: whoever asked believes in a state that is not there any more.
     if done.rows_affected() == 1 {
         Ok(())
     } else {
@@ -364,6 +379,7 @@ pub(crate) fn rendezvous(host: Option<String>, port: Option<i32>) -> Result<Opti
     let (Some(host), Some(port)) = (host, port) else {
         return Ok(None);
     };
+    // A port that does not fit was written by hand, or by a version that keeps something else there.
     let port =
         u16::try_from(port).map_err(|_| convert::unreadable("attempts.rendezvous_port", port))?;
     Ok(Some(Rendezvous { host, port }))

@@ -108,6 +108,7 @@ impl From<Row> for Line {
 /// goes through a part of the lines at a time.
 pub async fn list_lines(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<Page> {
     let limit = i64::from(limit);
+    // Not by going through the audit: the few lines of one job may lie anywhere in it.
     if filter.names_jobs() {
         return list_lines_of_jobs(conn, filter, i64::MAX, false, limit).await;
     }
@@ -129,6 +130,7 @@ pub async fn list_lines(conn: &mut Conn, filter: &Filter, limit: u32) -> Result<
     )
     .fetch_all(conn.sql())
     .await?;
+    // The end is known by the newest line: a part without a match is not the last part.
     let newest = sqlx::query_scalar!("SELECT max(id) FROM audit")
         .fetch_one(conn.sql())
         .await?;
@@ -170,6 +172,7 @@ pub async fn list_lines_back(conn: &mut Conn, filter: &Filter, limit: u32) -> Re
     )
     .fetch_all(conn.sql())
     .await?;
+    // `from` itself was left out above, so the next part begins with it.
     Ok(page(rows, limit, (from > filter.after).then_some(from + 1)))
 }
 
@@ -213,6 +216,7 @@ async fn list_lines_of_jobs(
 }
 
 fn page(rows: Vec<Row>, limit: i64, beyond: Option<i64>) -> Page {
+    // A full page ends where its last line is, even if more of this part was looked at.
     let is_full = i64::try_from(rows.len()).is_ok_and(|rows| rows >= limit);
     let last = rows.last().map(|row| row.id);
     Page {
@@ -231,6 +235,7 @@ pub async fn find_line_before(conn: &mut Conn, time: DateTime<Utc>) -> Result<i6
         return Ok(0);
     };
     // Before the time up to `low`, after it from `high` + 1 on: halved some thirty times at most.
+    // By number, since only numbers have an index; one on times would cost every change that is written down.
     while low < high {
         let middle = low + (high - low) / 2;
         let next = sqlx::query!(
@@ -266,6 +271,8 @@ fn what(line: &Line) -> Option<What> {
             rank: line.rank?,
         })
     };
+    // A field that is missing or of another type makes the whole line unreadable (`?`): the checker must not
+    // judge by half of what happened.
     let word = |name: &str| line.detail.get(name).and_then(Value::as_str);
     let number = |name: &str| line.detail.get(name).and_then(Value::as_i64);
     Some(match line.kind.as_str() {
@@ -317,6 +324,10 @@ fn what(line: &Line) -> Option<What> {
         "revived" => What::Revived { job: line.job? },
         "made_again" => What::MadeAgain { job: line.job? },
         "worker_online" => What::WorkerOnline {
+            worker: line.worker?,
+        },
+        // A lease runs out by itself, and nobody is named for it; a person's doing is no verdict that could be hasty.
+        "worker_lost" if !line.actor.is_empty() => What::WorkerShutOut {
             worker: line.worker?,
         },
         "worker_lost" => What::WorkerLost {
@@ -446,6 +457,8 @@ pub async fn list_jobs_with_artifact(
 
 /// What the audit writes from here on in this transaction was asked for by `caller`.
 pub async fn act_as(tx: &mut Tx, caller: &str) -> Result<()> {
+    // For this transaction alone (`true`): the connection goes back to the pool, and its next user is
+    // somebody else.
     sqlx::query_scalar!("SELECT set_config('marquee.actor', $1, true)", caller)
         .fetch_one(tx.sql())
         .await?;
@@ -488,9 +501,11 @@ pub async fn insert_rehearsal(tx: &mut Tx, broken: Broken, detail: &Value) -> Re
 /// Deletes the lines of a pipeline that is about to be deleted, and leaves one that says so. Deleting its artifacts
 /// then writes no line of its own.
 pub async fn forget_pipeline(tx: &mut Tx, id: PipelineId) -> Result<()> {
+    // The triggers refuse every DELETE on the audit but in a transaction that says this.
     sqlx::query_scalar!("SELECT set_config('marquee.removal', 'on', true)")
         .fetch_one(tx.sql())
         .await?;
+    // Before the jobs go: the lines are found by them.
     sqlx::query!(
         "WITH of_jobs AS (
              DELETE FROM audit a USING jobs j WHERE j.pipeline_id = $1 AND a.job_id = j.id

@@ -37,6 +37,7 @@ pub async fn list_named_files(
     let Some(last) = ids.last().copied().map(PipelineId) else {
         return Ok(None);
     };
+    // One pipeline at a time: that of an array may have a hundred thousand jobs, each with files of its own.
     let mut files = Vec::new();
     for pipeline in ids {
         let jobs = removal::list_all_jobs(conn, PipelineId(pipeline)).await?;
@@ -48,6 +49,7 @@ pub async fn list_named_files(
 impl Db {
     /// Whether there are no tables at all, of whomever.
     pub async fn is_empty(&self) -> Result<bool> {
+        // Also tables of others count: a backup is put back into an empty database, or not at all.
         let mut conn = self.read().await?;
         has_no_tables(conn.sql()).await
     }

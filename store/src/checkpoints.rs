@@ -62,6 +62,8 @@ pub async fn list_checkpoints(
     job: JobId,
     limit: u32,
 ) -> Result<Vec<(CheckpointKey, Manifest)>> {
+    // By steps, not by age: an attempt that had to begin further back, since files were damaged, saves newer
+    // checkpoints that know less.
     let rows = sqlx::query!(
         "SELECT attempt, step, manifest FROM checkpoints
          WHERE job_id = $1 ORDER BY step DESC, attempt DESC LIMIT $2",
@@ -116,6 +118,7 @@ pub async fn list_checkpoint_rows(
     job: JobId,
     limit: u32,
 ) -> Result<Vec<CheckpointRow>> {
+    // Added up in Postgres: a manifest may name thousands of files, of which only the sum is shown here.
     let rows = sqlx::query!(
         r#"SELECT attempt, step, created_at,
                   COALESCE((SELECT sum(number_in(f.value ->> 'size_bytes')) FROM jsonb_array_elements(

@@ -62,6 +62,7 @@ impl Transaction {
     }
 
     async fn end(mut self, statement: &'static str) -> Result<()> {
+        // Not prepared: there is nothing to plan, and one round trip does it.
         sqlx::raw_sql(statement)
             .execute(&mut **self.connection())
             .await?;
@@ -76,10 +77,13 @@ impl Drop for Transaction {
         let Some(mut connection) = self.0.take() else {
             return;
         };
+        // Nobody could send the ROLLBACK. The end of the connection ends the transaction as well.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             connection.close_on_drop();
             return;
         };
+        // A destructor cannot wait for an answer. The connection is in the pool again when this is done, not
+        // before.
         runtime.spawn(async move {
             let rolled_back = sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await;
             if rolled_back.is_err() {
@@ -199,6 +203,8 @@ impl Tx {
         let fault = self.faults.take(meter.operation());
         #[cfg(feature = "testing")]
         if fault == Some(When::BeforeCommit) {
+            // Ended here and not by the destructor, which works in the background: a test that looks at once
+            // finds nothing left of it.
             transaction.end("ROLLBACK").await?;
             return Err(Faults::error());
         }

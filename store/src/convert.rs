@@ -3,7 +3,7 @@
 
 use marquee_domain::artifact::{Digest, Manifest};
 use marquee_domain::failure::{Failure, FailureClass};
-use marquee_domain::ids::JobName;
+use marquee_domain::ids::{JobId, JobName};
 use marquee_domain::job::{AttemptStateName, JobStateName, RankState};
 use marquee_domain::project::ProjectName;
 use marquee_domain::spec::{Ended, JobKind, NeedOn};
@@ -43,6 +43,7 @@ pub(crate) fn u64_of(column: &'static str, value: i64) -> Result<u64> {
 
 pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreError {
     let mut value = value.to_string();
+    // At a boundary: half a character would panic.
     if value.len() > SHOWN_MAX_BYTES {
         value.truncate(value.floor_char_boundary(SHOWN_MAX_BYTES));
         value.push_str(" [...]");
@@ -53,7 +54,7 @@ pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreErr
 /// Bytes of a value that an error shows: a document may have megabytes, and the error is stored with its job.
 const SHOWN_MAX_BYTES: usize = 500;
 
-/// Version of the documents in `jsonb` columns (specs, inventories, progress, manifests): raised when an older reader
+/// Version of the documents in `jsonb` columns (specs, inventories, progress, summaries, manifests): raised when an older reader
 /// would take one for something that it is not. Those of 0.1 say none, and are version 1.
 const DOCUMENT_VERSION: u64 = 1;
 /// The key that says it, beside those of the value.
@@ -64,6 +65,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
     column: &'static str,
     value: serde_json::Value,
 ) -> Result<T> {
+    // Before the value is read: a document of a later version may well parse, and mean something else.
     let version = value.get(VERSION_KEY).and_then(serde_json::Value::as_u64);
     if let Some(version) = version.filter(|version| *version > DOCUMENT_VERSION) {
         return Err(unreadable(
@@ -73,6 +75,7 @@ pub(crate) fn json<T: serde::de::DeserializeOwned>(
             ),
         ));
     }
+    // By reference, so that the error can show what was there.
     T::deserialize(&value).map_err(|error| unreadable(column, format!("{error}, in {value}")))
 }
 
@@ -82,10 +85,24 @@ pub(crate) fn to_document<T: serde::Serialize>(
     value: &T,
 ) -> Result<serde_json::Value> {
     let mut document = to_json(what, value)?;
+    // A list or a bare number has no room for it. Without it it is version 1, as all of those are.
     if let Some(fields) = document.as_object_mut() {
         fields.insert(VERSION_KEY.to_owned(), DOCUMENT_VERSION.into());
     }
     Ok(document)
+}
+
+/// A stored summary as the rank said it, without its version. One of a later version says nothing here.
+pub(crate) fn summary(job: JobId, value: Option<serde_json::Value>) -> Option<serde_json::Value> {
+    // It says how a rank ended, and never whether it did: a job is judged without it, and nothing of it is reused.
+    let read = json::<serde_json::Value>("attempt_ranks.summary", value?);
+    let mut summary = read
+        .inspect_err(|error| tracing::error!(%job, %error, "a rank's summary cannot be read"))
+        .ok()?;
+    if let Some(fields) = summary.as_object_mut() {
+        fields.remove(VERSION_KEY);
+    }
+    Some(summary)
 }
 
 /// A plain value of ours for a `jsonb` column.

@@ -58,6 +58,8 @@ impl Db {
     pub async fn connect(url: &str, process: Uuid) -> Result<Self> {
         let options = PgConnectOptions::from_str(url)?.application_name(&connection_name(process));
         let options = settings_of(options);
+        // sqlx would ask each connection before each use whether it works. That is done below, where it is
+        // worth a round trip.
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -130,6 +132,7 @@ impl Db {
     /// meanwhile are kept for it: for reads of minutes at most.
     pub async fn snapshot(&self) -> Result<Conn> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        // Read only: it cannot fail for what others write, and can write nothing past the fence.
         let transaction = self.pool.begin_with(BEGIN).await?;
         Ok(Conn::snapshot(transaction, self.counters.reading()))
     }
@@ -162,6 +165,7 @@ impl Db {
 
     async fn begin(&self, operation: &'static str, opening: Opening<'_>) -> Result<Tx> {
         let connection = self.pool.acquire().await?;
+        // Before it is counted: what the fence refuses was no transaction.
         let transaction = Transaction::begin(connection, &self.fence, opening).await?;
         Ok(Tx::new(
             transaction,

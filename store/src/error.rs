@@ -89,6 +89,7 @@ impl StoreError {
         let Self::Postgres(PostgresError(sqlx::Error::Database(error))) = self else {
             return false;
         };
+        // By code, not by message: Postgres speaks the language of its host.
         error
             .code()
             .is_some_and(|code| CONFLICTS.contains(&code.as_ref()))
@@ -98,6 +99,7 @@ impl StoreError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
+            // Every kind is named: whoever adds one decides here whether waiting helps.
             Self::Postgres(error) => postgres_may_pass(&error.0),
             Self::NotLeading { .. }
             | Self::StaleAttempt { .. }

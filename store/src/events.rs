@@ -54,6 +54,7 @@ pub async fn insert_event_by(
 
 /// The newest `limit` lines of a job's history, oldest first.
 pub async fn list_events(conn: &mut Conn, job: JobId, limit: u32) -> Result<Vec<JobEvent>> {
+    // By number: all lines of one transaction have one time.
     let rows = sqlx::query!(
         "SELECT attempt, text, caller, at FROM job_events WHERE job_id = $1 ORDER BY id DESC LIMIT $2",
         job.0,

@@ -40,6 +40,7 @@ impl Faults {
         sqlx::Error::Io(Error::from(ErrorKind::ConnectionReset)).into()
     }
 
+    // A test that panicked while it held the lock changes nothing about what is planned.
     fn planned(&self) -> MutexGuard<'_, Vec<(&'static str, When)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -58,6 +58,8 @@ impl Fence {
         connection: &mut PoolConnection<Postgres>,
         opening: Opening<'_>,
     ) -> Result<()> {
+        // Read once. If this process takes or loses the lead meanwhile, the comparison below refuses what is
+        // begun here.
         let mine = self.0.load(Ordering::SeqCst);
         if mine == CLOSED {
             return Err(StoreError::NotLeading {
@@ -76,6 +78,7 @@ impl Fence {
             .fetch_one(&mut **connection)
             .await?;
         let newest: Option<i64> = leader.try_get("newest")?;
+        // Null is a row that is gone: no coordinator deletes it, so nobody can be known to lead.
         let newest = newest.ok_or(StoreError::Vanished("leader"))?;
         #[cfg(feature = "planted")]
         let newest = if marquee_domain::planted::is("epoch-unchecked") {
@@ -83,6 +86,8 @@ impl Fence {
         } else {
             newest
         };
+        // Neither lower nor higher: a process of an old epoch must not write, and one that reads an epoch
+        // above its own has missed that it was taken over from.
         if newest != mine {
             return Err(StoreError::NotLeading {
                 mine: Some(mine),

@@ -32,6 +32,8 @@ pub async fn find_forecast(conn: &mut Conn, job: JobId) -> Result<Option<Forecas
 
 /// Keeps what is said of a job that has not started yet, where nothing was said before.
 pub async fn insert_forecast(tx: &mut Tx, job: JobId, forecast: &Forecast) -> Result<()> {
+    // The first word counts, and only one from before the start: a forecast that could still be mended would
+    // prove nothing about forecasts.
     sqlx::query!(
         "INSERT INTO job_forecasts (job_id, said_at, expected_at, likely_by, basis)
          SELECT job_id, $2, $3, $4, $5 FROM open_jobs WHERE job_id = $1 AND attempt = 0
@@ -65,6 +67,8 @@ pub async fn find_accuracy(
     limit: u32,
     now: DateTime<Utc>,
 ) -> Result<Option<Accuracy>> {
+    // Judged over what was said, not over what has started: jobs that still wait are the ones that forecasts
+    // get most wrong.
     let row = sqlx::query!(
         r#"WITH said AS (
                SELECT job_id, expected_at, likely_by FROM job_forecasts ORDER BY job_id DESC LIMIT $1

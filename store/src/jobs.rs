@@ -159,6 +159,8 @@ pub async fn insert_jobs(
         needs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
     let (dependents, needed): (Vec<i32>, Vec<i32>) = pairs.into_iter().unzip();
     let priorities: Vec<i32> = new.iter().map(|job| job.spec.priority).collect();
+    // One statement for a pipeline of any size: submit answers after a round trip, and jobs, needs, counters
+    // and history are there together or not at all.
     let rows = sqlx::query_scalar!(
         r#"WITH given AS (
                SELECT * FROM unnest($3::int[], $4::text[], $5::text[], $6::jsonb[], $7::int[],
@@ -211,6 +213,8 @@ pub async fn insert_jobs(
     )
     .fetch_all(tx.sql())
     .await?;
+    // After the arrays, from their stored rows: the spec of a hundred thousand elements is stored once, and
+    // none of it travels.
     if new.iter().any(|job| job.spec.array.is_some()) {
         insert_elements(tx, pipeline).await?;
     }
@@ -258,6 +262,7 @@ pub async fn list_pipeline_jobs(conn: &mut Conn, id: PipelineId) -> Result<Vec<J
         pipeline: Some(id),
         ..JobFilter::default()
     };
+    // As many as a document may have, so that nothing is cut off.
     let mut jobs = list_jobs(conn, &filter, marquee_domain::limits::PIPELINE_MAX_JOBS).await?;
     jobs.sort_by_key(|job| job.id);
     Ok(jobs)
@@ -405,6 +410,7 @@ pub async fn list_jobs(conn: &mut Conn, filter: &JobFilter, limit: usize) -> Res
     )
     .fetch_all(conn.sql())
     .await?;
+    // Whoever asks for one job by its number must hear what is wrong with it.
     let named = filter.ids.is_some();
     let mut jobs = Vec::with_capacity(rows.len());
     for row in rows {
@@ -460,6 +466,7 @@ pub async fn list_pipeline_projects(conn: &mut Conn, id: PipelineId) -> Result<V
 
 /// The element `index` of an array.
 pub async fn find_element(conn: &mut Conn, array: JobId, index: u32) -> Result<Option<JobId>> {
+    // Elements have no names of their own; their place is what people call them by.
     let id = sqlx::query_scalar!(
         "SELECT id FROM jobs WHERE array_job_id = $1 AND array_index = $2",
         array.0,

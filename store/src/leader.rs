@@ -135,7 +135,10 @@ impl Post {
             sqlx::query_scalar!("SELECT set_config('lock_timeout', $1, true)", LOCK_TIMEOUT)
                 .fetch_one(&mut *tx)
                 .await?;
+            // The lock before the row: a transaction that is open now began under the old epoch, and must
+            // have ended before another epoch is named.
             lock_out(&mut tx, seen.process).await?;
+            // Judged again under the lock: the leader may have renewed its lease since `seen` was read.
             let epoch = sqlx::query_scalar!(
                 "UPDATE leader
                  SET epoch = epoch + 1, process = $2, seat = $3, address = $4, version = $5, storage = $6,
@@ -159,6 +162,7 @@ impl Post {
                 tx.rollback().await?;
                 return Ok(None);
             };
+            // In the same transaction: the history has each epoch that led, and no other.
             sqlx::query!(
                 "INSERT INTO leaderships (epoch, process, address, began_at)
                  VALUES ($1, $2, $3, COALESCE($4, clock_timestamp()))",
@@ -183,6 +187,8 @@ impl Post {
     pub async fn renew(&mut self, epoch: i64) -> Result<Renewed> {
         let (now, lease) = (self.now(), self.lease.as_secs_f64());
         self.within(async |connection, me| {
+            // By epoch and process. A successor has changed both, and its lease is not lengthened by the one
+            // it took over from.
             let renewed = sqlx::query!(
                 "UPDATE leader SET expires_at = COALESCE($2, clock_timestamp()) + make_interval(secs => $3)
                  WHERE epoch = $1 AND process = $4",
@@ -193,6 +199,7 @@ impl Post {
             )
             .execute(&mut *connection)
             .await?;
+            // Who leads now is said with it, so that clients can be sent there.
             if renewed.rows_affected() == 0 {
                 return Ok(Renewed::TakenOver(look(connection, now).await?));
             }
@@ -207,6 +214,8 @@ impl Post {
     pub async fn leave(&mut self, epoch: Option<i64>) -> Result<()> {
         self.within(async |connection, me| {
             if let Some(epoch) = epoch {
+                // The epoch stays as it is: nothing more is written under it, and whoever takes over raises
+                // it.
                 sqlx::query!(
                     "UPDATE leader SET process = NULL, seat = '' WHERE epoch = $1 AND process = $2",
                     epoch,
@@ -302,6 +311,7 @@ async fn say_alive(
 /// Takes the lock that every writing transaction shares, for this one alone. What the process before has in flight
 /// ends by itself within moments, or is ended: that process may be stopped, and its transactions with it.
 async fn lock_out(connection: &mut PgConnection, before: Option<Uuid>) -> Result<()> {
+    // Tried without waiting at first: mostly nothing is in flight, and nobody's connection has to be ended.
     let is_free = sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock($1) AS "taken!""#,
         LOCK_KEY
@@ -344,6 +354,7 @@ pub async fn list_coordinators(
     )
     .fetch_all(conn.sql())
     .await?;
+    // The leader first; the others keep their order by age, since the sort is stable.
     living.sort_by_key(|living| Some(living.process) != leader.process);
     Ok((leader, living))
 }

@@ -164,6 +164,7 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
     let mut live = None;
     for row in rows {
         let number = AttemptNumber(convert::u32_of("attempts.number", row.number)?);
+        // What belongs to the job and its attempt is the same in all of its rows.
         if live.is_none() {
             let attempt = RawAttempt {
                 number: row.number,
@@ -185,6 +186,8 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
                 kind: convert::kind(&row.kind)?,
                 array: row.array_job_id.map(JobId),
                 cancel_requested: row.cancel_requested,
+                // A word of a later version counts as none: the job goes on as if nobody had asked, rather
+                // than being left without a verdict.
                 makes_room: row
                     .interruption
                     .as_deref()
@@ -216,16 +219,18 @@ fn read(job: JobId, rows: Vec<Row>) -> Result<Live> {
             worker: WorkerId(row.worker_id),
             worker_name: row.worker_name,
             worker_online: row.worker_online,
+            // A verdict does not ask which devices there are: they are freed by what ranks report.
             devices: Vec::new(),
             state: convert::rank_state(&row.rank_state)?,
             // Only whether there is any matters here.
             progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
-            summary: row.summary,
+            summary: convert::summary(job, row.summary),
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,
             lost_at: row.lost_at,
         });
     }
+    // Cannot be: a job has rows here only by its ranks.
     let live = live.ok_or_else(|| convert::unreadable("attempt_ranks", "no rank"))?;
     Ok(Live {
         ranks,

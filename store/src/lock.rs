@@ -71,6 +71,7 @@ impl DatabaseLock {
         let options = PgConnectOptions::from_str(url)
             .map_err(StoreError::from)?
             .application_name("marquee");
+        // The first try counts, however long it took: the time limits only how long a holder is waited for.
         let deadline = Instant::now() + TAKE_WITHIN;
         loop {
             match attempt(&options).await? {
@@ -96,6 +97,8 @@ async fn attempt(options: &PgConnectOptions) -> Result<Try> {
         Either::Left(guard) => Ok(Try::Taken(guard.leak())),
         Either::Right(mut connection) => {
             let holder = holder(&mut connection, &lock).await?;
+            // Said goodbye to: tries in quick succession would otherwise leave connections behind that
+            // Postgres still counts.
             let _ = connection.close().await;
             Ok(Try::Held(holder))
         }

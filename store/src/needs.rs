@@ -33,6 +33,8 @@ pub async fn release(
         .iter()
         .map(|(_, ended)| ended.as_str().to_owned())
         .collect();
+    // An array that has all it needs stays waiting, for its elements: these are queued in its place.
+    // Counted off and not counted anew: an end costs the same however many other needs there are.
     let rows = sqlx::query!(
         r#"WITH needed AS (
                SELECT n.job_id, n.needs_job_id, n.wanted IN ('finished', g.ended) AS met
@@ -70,6 +72,7 @@ pub async fn release(
     )
     .fetch_all(tx.sql())
     .await?;
+    // Rows of the second half have no count: they name what ended otherwise than somebody waits for.
     let mut released = Released::default();
     for row in rows {
         let list = match (row.needs_left, row.is_array) {
@@ -86,6 +89,7 @@ pub async fn release(
 /// Counts anew what jobs that wait need still, and their elements with them: something that had ended is open again.
 pub async fn recount_needs(tx: &mut Tx, jobs: &[JobId]) -> Result<()> {
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    // A count of 0 is left alone: that job has all it needs, and an array with none left is at work.
     sqlx::query!(
         "WITH needs AS (
              SELECT g.id, (SELECT count(*)::int FROM need_states n WHERE n.job_id = g.id AND NOT n.met) AS left_over
@@ -104,6 +108,8 @@ pub async fn recount_needs(tx: &mut Tx, jobs: &[JobId]) -> Result<()> {
 
 /// How an array ended, where it and the last of its elements have.
 pub async fn find_array_end(conn: &mut Conn, array: JobId) -> Result<Option<Ended>> {
+    // Cancelled for a job that failed is a failure to whoever waits, as `need_states` has it: a clean-up step
+    // for failures must run.
     let ended = sqlx::query_scalar!(
         r#"SELECT CASE
                WHEN j.state = 'succeeded' THEN 'succeeded'

@@ -73,6 +73,8 @@ pub struct Waiting {
 /// The jobs that wait for `job`, directly or through others, and what they need, each after what it needs. Elements
 /// of arrays are not among them: they go where their array goes.
 pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Waiting>, Vec<Need>)> {
+    // UNION and not UNION ALL: what is reached in two ways is followed once, so that a wide pipeline does not
+    // multiply.
     let rows = sqlx::query!(
         r#"WITH RECURSIVE dependents (id) AS (
                SELECT job_id FROM job_needs WHERE needs_job_id = $1
@@ -95,6 +97,7 @@ pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Wait
     let mut needs = Vec::with_capacity(rows.len());
     for row in rows {
         let id = JobId(row.job_id);
+        // The rows of a job come together, one for each of its needs.
         if waiting.last().is_none_or(|last| last.id != id) {
             waiting.push(Waiting {
                 id,
@@ -116,6 +119,7 @@ pub async fn list_waiting_needs(conn: &mut Conn, job: JobId) -> Result<(Vec<Wait
 ///
 /// Whoever is queued, runs or has succeeded has had all that it needs, also where that is made again meanwhile.
 pub async fn list_dependents(conn: &mut Conn, job: JobId) -> Result<Vec<Neighbour>> {
+    // As above; `follows` is part of the row, so a job may be in here twice, once for each way.
     let rows = sqlx::query!(
         r#"WITH RECURSIVE dependents (id, follows) AS (
                SELECT job_id, wanted <> 'succeeded' FROM job_needs WHERE needs_job_id = $1

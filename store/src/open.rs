@@ -66,6 +66,7 @@ pub async fn list_open_jobs(
 ) -> Result<Vec<std::result::Result<OpenJob, (JobId, String)>>> {
     let ids = which.ids();
     let rows = sqlx::query!(
+        // A hold of an array holds its elements: they have no other.
         r#"SELECT o.job_id, o.array_job_id, j.array_index, o.state, o.attempt, o.not_before,
                   COALESCE(o.queued_at, j.created_at) AS "queued_at!", o.obstacle, j.pipeline_id,
                   j.priority, j.step_digest, j.spec, o.started_at,
@@ -107,6 +108,8 @@ pub async fn list_open_jobs(
                 ),
                 step: row.step_digest.map(convert::digest).transpose()?,
                 obstacle: row.obstacle,
+                // Kept as an error beside the job: the scheduler ends that job with the reason, and goes on
+                // with the others.
                 spec: row
                     .spec
                     .map(|spec| convert::json("jobs.spec", spec).map_err(|e| e.to_string())),

@@ -83,6 +83,7 @@ pub async fn get_pipeline(conn: &mut Conn, id: PipelineId) -> Result<Pipeline> {
 /// order, cannot deadlock. Those that are not there are left out.
 pub async fn lock_pipelines(tx: &mut Tx, ids: &[PipelineId]) -> Result<()> {
     let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
+    // NO KEY: rows that only refer to a pipeline by a foreign key need not wait for this.
     sqlx::query_scalar!(
         "SELECT id FROM pipelines WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
         &ids
@@ -101,6 +102,8 @@ pub async fn lock_pipeline(tx: &mut Tx, id: PipelineId) -> Result<()> {
     .fetch_optional(tx.sql())
     .await?
     .map(|_| ())
+    // Which is missing is the caller's fault or a removal meanwhile: either way nothing may be changed under
+    // a lock that is not held.
     .ok_or(StoreError::PipelineNotFound(id))
 }
 

@@ -34,6 +34,7 @@ pub async fn list_projects(conn: &mut Conn) -> Result<Vec<Project>> {
     )
     .fetch_all(conn.sql())
     .await?;
+    // One damaged project must not take the weights and quotas of all others away.
     let projects = rows.into_iter().filter_map(|row| {
         let name = row.name.clone();
         let read = || -> Result<Project> {
@@ -113,6 +114,7 @@ pub async fn upsert_project(
     retention: Retention,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    // What was used stays: another weight does not forgive it.
     sqlx::query!(
         "INSERT INTO projects (name, weight, gpus, cpu_slots, queued, gpu_hours_week, reset, usage_at, keep_days,
                                keep_log_days)
@@ -176,6 +178,7 @@ pub async fn list_project_changes(
 /// Locks a project until the end of the transaction: whoever counts its queued jobs and adds to them holds it.
 /// False where there is none.
 pub async fn lock_project(tx: &mut Tx, name: &ProjectName) -> Result<bool> {
+    // NO KEY, as for pipelines: it is counting that must wait, nothing else.
     let found = sqlx::query_scalar!(
         "SELECT name FROM projects WHERE name = $1 FOR NO KEY UPDATE",
         name.as_str()
@@ -225,6 +228,8 @@ pub async fn mark_used(
     let hour_names: Vec<String> = hours().map(|(name, _)| name.clone()).collect();
     let hour_numbers: Vec<i64> = hours().map(|(_, (hour, _))| *hour).collect();
     let hour_seconds: Vec<f64> = hours().map(|(_, (_, seconds))| *seconds).collect();
+    // Usage and the time up to which it is counted change together: a part of it would be counted twice, or
+    // never, after a crash in between.
     sqlx::query!(
         "WITH clock AS (
              UPDATE project_clock SET counted_to = $1

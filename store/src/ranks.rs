@@ -88,7 +88,7 @@ pub async fn list_ranks(
             devices: convert::json("attempt_ranks.devices", row.devices)?,
             state: convert::rank_state(&row.state)?,
             progress: row.progress.and_then(|p| convert::json("progress", p).ok()),
-            summary: row.summary,
+            summary: convert::summary(job, row.summary),
             failure: convert::failure(row.failure_class, row.failure_message)?,
             ended_at: row.ended_at,
             lost_at: row.lost_at,
@@ -137,6 +137,7 @@ pub async fn list_worker_ranks(
     let jobs: Vec<i64> = known.iter().map(|key| key.0).collect();
     let attempts: Vec<i32> = known.iter().map(|key| key.1).collect();
     let ranks: Vec<i32> = known.iter().map(|key| key.2).collect();
+    // From both sides: what should be there, and what the worker says is. Each may lack what the other has.
     let rows = sqlx::query!(
         r#"WITH wanted AS (
                SELECT job_id, attempt, rank FROM held_ranks WHERE worker_id = $1
@@ -295,6 +296,7 @@ pub async fn lock_ranks(tx: &mut Tx, keys: &[RankKey]) -> Result<Vec<LockedRank>
         .copied()
         .filter(|key| i32::try_from(key.attempt.0).is_ok() && i32::try_from(key.rank.0).is_ok());
     let (jobs, attempts, ranks) = columns(known)?;
+    // In the order of the keys: two transactions that lock the same ranks never wait for each other.
     let rows = sqlx::query!(
         r#"SELECT r.job_id, r.attempt, r.rank, r.worker_id, r.state, r.last_sequence, r.progress,
                   a.state AS attempt_state, COALESCE(o.attempt, j.attempt) AS "newest_attempt!",
@@ -376,8 +378,14 @@ pub async fn mark_ranks_reported(
                 .map(|p| convert::to_document("progress", p)),
         )
     });
-    let summaries: Vec<Option<serde_json::Value>> =
-        reported.iter().map(|r| r.change.summary.clone()).collect();
+    let summaries = reported.iter().map(|r| {
+        json(
+            r.change
+                .summary
+                .as_ref()
+                .map(|s| convert::to_document("summary", s)),
+        )
+    });
     let outputs = reported.iter().map(|r| {
         json(
             r.change
@@ -405,6 +413,8 @@ pub async fn mark_ranks_reported(
         .collect();
     let ends: Vec<Option<DateTime<Utc>>> = reported.iter().map(|r| r.change.ended_at).collect();
     let starts: Vec<bool> = reported.iter().map(|r| r.starts_attempt).collect();
+    // The number is the guard: a batch that is stored already finds another number, and stores nothing twice.
+    // A rank's end frees its devices in the same statement, neither before nor after.
     let stored = sqlx::query_scalar!(
         r#"WITH given AS (
                SELECT * FROM unnest($2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::bigint[],
@@ -447,7 +457,7 @@ pub async fn mark_ranks_reported(
         &to.collect::<Result<Vec<_>>>()?,
         &states as &[Option<String>],
         &progress.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
-        &summaries as &[Option<serde_json::Value>],
+        &summaries.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
         &outputs.collect::<Result<Vec<_>>>()? as &[Option<serde_json::Value>],
         &classes as &[Option<String>],
         &messages as &[Option<String>],
@@ -457,6 +467,7 @@ pub async fn mark_ranks_reported(
     )
     .fetch_one(tx.sql())
     .await?;
+    // One that is missing fails all of them: the transaction is rolled back, and each rank is tried apart.
     if usize::try_from(stored).is_ok_and(|stored| stored == reported.len()) {
         return Ok(());
     }
@@ -478,6 +489,8 @@ pub async fn mark_rank_lost(
     failure: &Failure,
     now: DateTime<Utc>,
 ) -> Result<bool> {
+    // Of one that has finished nothing is lost: what it put forward is there. Only a running attempt goes on
+    // without ranks; one that is still being prepared is simply tried again.
     let done = sqlx::query!(
         "UPDATE attempt_ranks r
          SET lost_at = $6,
@@ -507,6 +520,7 @@ pub async fn mark_rank_gone(
     failure: Option<&Failure>,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    // A rank without a failure was told to stop, or its attempt ended: nothing went wrong with it.
     let state = if failure.is_some() {
         RankState::Failed
     } else {

@@ -59,6 +59,7 @@ pub async fn list_sources(
     let digests: Vec<String> = named.iter().map(ToString::to_string).collect();
     let rows = sqlx::query_as!(
         Row,
+        // Of several jobs with the same contents the first is where these came from.
         r#"WITH found AS (
                SELECT n.needs_job_id AS id, false AS is_reuse
                FROM jobs j JOIN job_needs n ON n.job_id = COALESCE(j.array_job_id, j.id) WHERE j.id = $1

@@ -47,6 +47,7 @@ pub async fn list_users(
 ) -> Result<Vec<JobId>> {
     let digests: Vec<String> = artifacts.iter().map(ToString::to_string).collect();
     let ids = sqlx::query_scalar!(
+        // An element is asked by its array's spec, which is its own.
         r#"SELECT DISTINCT o.job_id
            FROM open_jobs o
            JOIN jobs j ON j.id = COALESCE(o.array_job_id, o.job_id)
@@ -94,6 +95,7 @@ pub async fn list_going(
     pipeline: Option<PipelineId>,
     digest: Option<&Digest>,
 ) -> Result<Vec<Going>> {
+    // Neither one named is nothing, and must not be everything.
     let rows = sqlx::query!(
         "SELECT a.job_id, j.pipeline_id, a.digest, a.size_bytes
          FROM artifacts a JOIN jobs j ON j.id = a.job_id
@@ -122,6 +124,8 @@ pub async fn list_expired(
     today: chrono::NaiveDate,
     limit: u32,
 ) -> Result<Vec<(JobId, Digest)>> {
+    // As text, as in `reuse`: what is no date must not fail the statement. A job that took an artifact over
+    // has no rank to say so; the one that did the work has.
     let rows = sqlx::query!(
         "SELECT a.job_id, a.digest
          FROM artifacts a
@@ -145,6 +149,8 @@ pub async fn list_expired(
 /// Digests of the files that jobs' artifacts, checkpoints and outputs name.
 pub async fn list_files(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<Digest>> {
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    // What is no digest names no file of ours, and what is no list names none at all: manifests of other
+    // versions do not stop a removal.
     let digests = sqlx::query_scalar!(
         r#"SELECT DISTINCT f ->> 'digest' AS "digest!"
            FROM (SELECT manifest FROM artifacts WHERE job_id = ANY ($1)
@@ -163,6 +169,7 @@ pub async fn list_files(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<Digest>> 
 /// Which of `digests` no stored manifest names.
 pub async fn list_unnamed(conn: &mut Conn, digests: &[Digest]) -> Result<Vec<Digest>> {
     let all: Vec<String> = digests.iter().map(ToString::to_string).collect();
+    // Of every manifest there is: files are shared, and what one job lets go another one may need.
     let unnamed = sqlx::query_scalar!(
         r#"SELECT d AS "digest!" FROM unnest($1::text[]) d
            EXCEPT
@@ -194,6 +201,8 @@ pub async fn list_all_jobs(conn: &mut Conn, pipeline: PipelineId) -> Result<Vec<
 /// Deletes some of the logs and metrics of jobs. False: none are left.
 pub async fn delete_some_rows(tx: &mut Tx, jobs: &[JobId]) -> Result<bool> {
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
+    // By place (`ctid`), since DELETE has no LIMIT: all rows of a long training at once would take longer
+    // than a statement may.
     let logs = sqlx::query!(
         "DELETE FROM log_lines WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM log_lines WHERE job_id = ANY ($1) LIMIT $2))",
@@ -216,7 +225,10 @@ pub async fn delete_some_rows(tx: &mut Tx, jobs: &[JobId]) -> Result<bool> {
 /// Deletes a pipeline whose jobs have all ended, with all that is stored of them but logs and metrics, which go
 /// before. What another pipeline's job took from one of them is its own by now.
 pub async fn delete_pipeline(tx: &mut Tx, pipeline: PipelineId) -> Result<()> {
+    // Before anything else goes: its lines are found by its jobs.
     audit::forget_pipeline(tx, pipeline).await?;
+    // These jobs did not do the work themselves, but the artifact is theirs by now; only where it came from
+    // is forgotten.
     sqlx::query!(
         "UPDATE jobs SET reused_from = NULL
          WHERE pipeline_id <> $1 AND reused_from IN (SELECT id FROM jobs WHERE pipeline_id = $1)",

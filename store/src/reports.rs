@@ -44,6 +44,7 @@ pub struct LogLine {
 impl LogLine {
     /// Over all that is stored of it but for whose it is.
     fn checksum(&self) -> i32 {
+        // In microseconds: Postgres keeps no finer time, and what is read must give the same sum.
         let places = [self.sequence, self.line.into(), self.left.into()];
         let at = self.at.timestamp_micros().to_le_bytes();
         let places = places.iter().flat_map(|place| place.to_le_bytes());
@@ -91,6 +92,8 @@ pub async fn insert_log_lines(tx: &mut Tx, key: RankKey, lines: &[LogLine]) -> R
     let ats: Vec<DateTime<Utc>> = lines.iter().map(|l| l.at).collect();
     let checksums: Vec<i32> = lines.iter().map(LogLine::checksum).collect();
     let left = lines.iter().map(|l| convert::int("lines_left", l.left));
+    // No ON CONFLICT: a line that is there already means that the fence let a report through twice, which
+    // must not pass unseen.
     sqlx::query!(
         "INSERT INTO log_lines (job_id, attempt, rank, sequence, line, stream, text, at, checksum, lines_left)
          SELECT $1, $2, $3, l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
@@ -146,6 +149,7 @@ pub async fn find_last_step(
     job: JobId,
     attempt: AttemptNumber,
 ) -> Result<Option<u64>> {
+    // By report, not by step: an attempt that went back to a checkpoint has reported higher steps before.
     let step = sqlx::query_scalar!(
         "SELECT step FROM metrics WHERE job_id = $1 AND attempt = $2 AND rank = 0 ORDER BY sequence DESC LIMIT 1",
         job.0,
@@ -170,6 +174,7 @@ pub async fn list_log_lines(
         .iter()
         .map(|c| convert::int("line", c.last.line))
         .collect::<Result<Vec<_>>>()?;
+    // Each rank has a limit of its own: one that floods must not take the page from the others.
     let rows = sqlx::query_as!(
         RawLogLine,
         r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
@@ -204,6 +209,7 @@ pub async fn list_last_log_lines(
         .iter()
         .map(|r| convert::int("rank", r.0))
         .collect::<Result<Vec<_>>>()?;
+    // The last ones of each rank are found backwards by the key, however long the log is.
     let rows = sqlx::query_as!(
         RawLogLine,
         r#"SELECT c.rank AS "rank!", l.sequence, l.line, l.stream, l.text, l.at, l.checksum, l.lines_left
@@ -299,12 +305,15 @@ impl RawLogLine {
         let line = LogLine {
             sequence: convert::u64_of("log_lines.sequence", self.sequence)?,
             line: convert::u32_of("log_lines.line", self.line)?,
+            // Earlier versions did not count: what may be missing behind such a line is unknown, and nothing
+            // is claimed of it.
             left: convert::u32_of("log_lines.lines_left", self.lines_left.unwrap_or(0))?,
             stream,
             text: self.text,
             at: self.at,
             is_damaged: false,
         };
+        // Without a sum the line is of an earlier version, and is taken as it is.
         let is_damaged = self.checksum.is_some_and(|sum| sum != line.checksum());
         let line = LogLine { is_damaged, ..line };
         Ok((Rank(convert::u32_of("log_lines.rank", self.rank)?), line))

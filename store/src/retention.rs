@@ -11,6 +11,7 @@ use crate::{Conn, Result, Tx, convert};
 
 /// Whether any project lets something go.
 pub async fn is_wanted(conn: &mut Conn) -> Result<bool> {
+    // Asked first, so that a cluster which keeps everything is not gone through each hour.
     let wanted = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM projects WHERE keep_days IS NOT NULL OR keep_log_days IS NOT NULL)
            AS "wanted!""#
@@ -55,6 +56,7 @@ pub async fn list_aged(
     )
     .fetch_all(conn.sql())
     .await?;
+    // Also where none is old: the next look goes on behind them.
     let last = ids.last().copied().map(PipelineId);
     Ok((list_aged_among(conn, &ids, now).await?, last))
 }
@@ -70,6 +72,7 @@ pub async fn find_aged(
 }
 
 async fn list_aged_among(conn: &mut Conn, ids: &[i64], now: DateTime<Utc>) -> Result<Vec<Aged>> {
+    // A project that is not stored, or says nothing, keeps its jobs for ever: deleting takes somebody's word.
     let rows = sqlx::query!(
         r#"SELECT p.id, p.name, p.kept_by, e.ended_at AS "ended_at!", t.job_id AS "taker?",
                   t.pipeline_id AS "taker_pipeline?"
@@ -107,6 +110,7 @@ async fn list_aged_among(conn: &mut Conn, ids: &[i64], now: DateTime<Utc>) -> Re
     .fetch_all(conn.sql())
     .await?;
     let aged = rows.into_iter().map(|row| {
+        // One column without the other cannot be: both come from one row.
         let taken = row.taker.zip(row.taker_pipeline);
         Ok(Aged {
             id: PipelineId(row.id),
@@ -155,6 +159,7 @@ pub async fn list_aged_logs(
         LogsOf::Jobs(jobs) => (0, i64::MAX, Some(jobs)),
     };
     let jobs: Option<Vec<i64>> = jobs.map(|jobs| jobs.iter().map(|job| job.0).collect());
+    // What was kept by somebody keeps its logs: they are part of what that person wanted.
     let rows = sqlx::query!(
         r#"SELECT j.id, j.pipeline_id, j.attempt, r.keep_log_days AS "keep_log_days!"
            FROM pipelines p
@@ -231,12 +236,15 @@ pub async fn insert_inputs(tx: &mut Tx, inputs: &[(JobId, Digest)]) -> Result<Ve
         .iter()
         .map(|(_, digest)| digest.to_string())
         .collect();
+    // KEY SHARE: many who submit may name one artifact at once; only whoever takes it away waits for them,
+    // and they for that one. In order, so that no two wait for each other.
     let there = sqlx::query_scalar!(
         "SELECT digest FROM artifacts WHERE digest = ANY ($1) ORDER BY job_id FOR KEY SHARE",
         &digests,
     )
     .fetch_all(tx.sql())
     .await?;
+    // Those that are missing are stored too: the caller refuses the jobs, and all of it is rolled back.
     sqlx::query!(
         "INSERT INTO job_inputs (job_id, digest)
          SELECT DISTINCT job_id, digest FROM unnest($1::bigint[], $2::text[]) AS g (job_id, digest)",

@@ -16,6 +16,7 @@ pub struct Reusable {
 
 /// Stores what a job does, now that its inputs are there. Saying it twice is the same.
 pub async fn mark_step(tx: &mut Tx, id: JobId, step: &Digest) -> Result<()> {
+    // Only while it is open: what a job did that has ended is not said anew.
     sqlx::query!(
         "UPDATE jobs SET step_digest = $2 WHERE id = $1 AND state = 'open'",
         id.0,
@@ -35,6 +36,7 @@ pub async fn list_reusable(
     today: NaiveDate,
     limit: u32,
 ) -> Result<Vec<Reusable>> {
+    // By one code: another version of it may make something else of the same settings.
     let rows = sqlx::query!(
         "SELECT j.id, a.manifest
          FROM jobs j

@@ -82,6 +82,8 @@ pub async fn list_schedules(conn: &mut Conn, which: Which<'_>) -> Result<Vec<Sch
     .fetch_all(conn.sql())
     .await?;
     let schedules = rows.into_iter().filter_map(|row| {
+        // A word of a later version: better a schedule that rests and is named in the log than one that
+        // starts twice or never stops.
         let policies = Overlap::from_word(&row.overlap).zip(Missed::from_word(&row.missed));
         let Some((overlap, missed)) = policies else {
             tracing::error!(schedule = row.name, "a schedule cannot be read");
@@ -145,6 +147,8 @@ pub async fn upsert_schedule(
         next_due,
         waiting_due,
     } = new.progress;
+    // Whether it may replace another is decided by the statement itself, so that of two who add one name at
+    // once the second is told so.
     let done = sqlx::query!(
         "INSERT INTO schedules (name, cron, time_zone, format, document, overrides, overlap, missed, next_due,
                                 waiting_due, set_by, set_at)
@@ -182,6 +186,7 @@ pub async fn mark_paused(
     next_due: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
+    // A due time that waited is dropped: going on must not start what was due back then.
     let done = sqlx::query!(
         "UPDATE schedules
          SET paused_by = $2, paused_at = CASE WHEN $2::text IS NOT NULL THEN $4::timestamptz END,
@@ -217,6 +222,7 @@ pub async fn mark_progress(
     (next_due, waiting_due): (Option<DateTime<Utc>>, Option<DateTime<Utc>>),
 ) -> Result<()> {
     let done = sqlx::query!(
+        // Both may be null, which `=` would never find.
         "UPDATE schedules SET next_due = $4, waiting_due = $5
          WHERE id = $1 AND paused_at IS NULL
            AND next_due IS NOT DISTINCT FROM $2 AND waiting_due IS NOT DISTINCT FROM $3",
@@ -240,6 +246,8 @@ pub async fn mark_progress(
 /// # Errors
 /// [`StoreError::Vanished`] where that was done before: whatever else the transaction did is not to be.
 pub async fn insert_run(tx: &mut Tx, id: i64, run: &Run) -> Result<()> {
+    // The key is schedule and due time: this is what makes each due time run once, whoever looks and how
+    // often.
     let done = sqlx::query!(
         "INSERT INTO schedule_runs (schedule_id, due_at, outcome, pipeline_id, text, at)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
@@ -255,6 +263,7 @@ pub async fn insert_run(tx: &mut Tx, id: i64, run: &Run) -> Result<()> {
     if done.rows_affected() != 1 {
         return Err(StoreError::Vanished("due time of a schedule"));
     }
+    // One for one: the oldest goes when a new one comes, so that no pass over all schedules is needed.
     sqlx::query!(
         "DELETE FROM schedule_runs WHERE schedule_id = $1 AND due_at < (
              SELECT due_at FROM schedule_runs WHERE schedule_id = $1 ORDER BY due_at DESC OFFSET $2 LIMIT 1)",
@@ -303,6 +312,7 @@ pub async fn list_runs(conn: &mut Conn, id: i64, limit: u32) -> Result<Vec<Run>>
 
 /// Whether the newest pipeline that a schedule submitted has not ended.
 pub async fn is_open(conn: &mut Conn, id: i64) -> Result<bool> {
+    // The newest that submitted anything: times that were skipped in between do not close it.
     let is_open = sqlx::query_scalar!(
         r#"SELECT EXISTS (
                SELECT 1 FROM jobs j JOIN open_jobs o ON o.job_id = j.id

@@ -16,6 +16,8 @@ pub async fn mark_held(
     by: Option<&str>,
     now: DateTime<Utc>,
 ) -> Result<bool> {
+    // Asked of the state and not read before: of a hold and a placement at once one comes first, and the
+    // other finds it.
     let done = sqlx::query!(
         "UPDATE open_jobs
          SET held_by = $2, held_at = CASE WHEN $2::text IS NOT NULL THEN $3::timestamptz END
@@ -42,6 +44,8 @@ pub async fn mark_interrupted(
     let attempts = jobs
         .iter()
         .map(|(_, AttemptNumber(number))| convert::int("attempt", *number));
+    // Days are of UTC, whatever zone Postgres is set to: the number of times per day must not depend on the
+    // host.
     let rows = sqlx::query_scalar!(
         "WITH asked AS (
              UPDATE open_jobs o
@@ -94,6 +98,7 @@ pub async fn list_workers_named(
 
 /// The worker of this name that is online, or was heard last of those that have not left.
 pub async fn find_worker_named(conn: &mut Conn, name: &str) -> Result<Option<WorkerId>> {
+    // Ordered as `list_workers_named`, so that who is shown is who would be changed.
     let id = sqlx::query_scalar!(
         "SELECT id FROM workers WHERE name = $1 AND state <> 'left'
          ORDER BY state <> 'online', last_seen_at DESC, id LIMIT 1",
@@ -116,7 +121,7 @@ pub async fn mark_standing(tx: &mut Tx, worker: WorkerId, standing: &Standing) -
     Ok(())
 }
 
-/// When the newest checkpoint of each job's live attempt was stored; without those that have none.
+/// When the newest checkpoint of each job was stored, by whichever attempt; without those that have none.
 pub async fn list_saved_at(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<(JobId, DateTime<Utc>)>> {
     let ids: Vec<i64> = jobs.iter().map(|job| job.0).collect();
     let rows = sqlx::query!(

@@ -51,6 +51,7 @@ impl TestDatabase {
         static SERVER: OnceCell<Server> = OnceCell::const_new();
         let server = SERVER.get_or_init(Server::start).await;
         // By the process that made it, so that another one can tell when nobody needs it any more.
+        // Its own, so that tests can run side by side and leave nothing for each other.
         let name = format!("test_{}_{}", std::process::id(), Uuid::new_v4().simple());
         let template = &server.template;
         server
@@ -65,6 +66,7 @@ impl TestDatabase {
     /// As [`create`](Self::create).
     pub async fn create_empty() -> Self {
         let database = Self::create().await;
+        // Cheaper than a second kind of template, and the same server.
         database
             .execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
             .await;
@@ -255,11 +257,14 @@ impl Server {
         let all = server.url("postgres");
         let databases = "SELECT datname::text FROM pg_database";
         // Held while the template is made: whoever comes meanwhile waits for it, and half of one is never copied.
+        // A lock of the file system and not of Postgres: it ends with the process, also with one that is
+        // killed.
         let lock = File::create(build_folder().join("marquee-test-postgres.lock"))
             .expect("the build folder can be written");
         lock.lock().expect("a file beside the build can be locked");
         let known = Asker::connect(&all).await.words(databases).await;
         if !known.contains(&server.template) {
+            // Aside first and then renamed: a half of it is never found under the template's name.
             let making = format!("{}_making", server.template);
             server
                 .execute(format!("DROP DATABASE IF EXISTS {making}"))

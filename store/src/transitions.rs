@@ -77,6 +77,7 @@ pub type At = (JobId, AttemptNumber);
 /// left out.
 pub async fn list_pipelines_of_jobs(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<PipelineId>> {
     let ids = numbers(jobs);
+    // In order, as locks are taken.
     let rows = sqlx::query_scalar!(
         "SELECT DISTINCT pipeline_id FROM jobs WHERE id = ANY ($1) ORDER BY pipeline_id",
         &ids
@@ -97,6 +98,8 @@ pub async fn get_pipeline_of_job(conn: &mut Conn, id: JobId) -> Result<PipelineI
 
 /// Jobs' states as transitions need them, in order of number; those that are not there are left out.
 pub async fn list_job_heads(conn: &mut Conn, jobs: &[JobId]) -> Result<Vec<JobHead>> {
+    // From the view of open and ended jobs together: whoever decides must also see that a job has ended
+    // meanwhile.
     let ids = numbers(jobs);
     let rows = sqlx::query!(
         r#"SELECT id AS "id!", pipeline_id AS "pipeline_id!", name AS "name!", array_index,
@@ -179,6 +182,7 @@ pub async fn mark_jobs_succeeded(
     now: DateTime<Utc>,
 ) -> Result<(Vec<JobId>, Vec<ArrayCount>)> {
     let (ids, attempts) = columns(successes.iter().map(|success| success.at))?;
+    // Read before the statement, which borrows the transaction.
     let each =
         |text: fn(&Success<'_>) -> String| -> Vec<String> { successes.iter().map(text).collect() };
     let sizes = successes
@@ -195,6 +199,8 @@ pub async fn mark_jobs_succeeded(
         .iter()
         .map(|success| tx.caller_of(success.at.0))
         .collect();
+    // The row that is deleted from `open_jobs` is the fence: one attempt finds it, and all else of this
+    // statement follows from what was found. So an artifact, the job's end and its array's count cannot part.
     let rows = sqlx::query!(
         r#"WITH given AS (
                SELECT * FROM unnest($2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[],
@@ -268,6 +274,7 @@ pub async fn mark_jobs_succeeded(
             });
         }
     }
+    // Each element names its array with the same count, after all of them.
     arrays.sort_by_key(|count| count.array);
     arrays.dedup();
     Ok((done, arrays))
@@ -281,6 +288,8 @@ pub async fn mark_job_running_here(
     attempt: u32,
     now: DateTime<Utc>,
 ) -> Result<AttemptNumber> {
+    // Without ranks: the attempt is there to hold the artifact, under the same fence as every other.
+    // An array has begun with its first element, so that its time of start may be there already.
     let number = sqlx::query_scalar!(
         r#"WITH running AS (
                UPDATE open_jobs
@@ -310,6 +319,8 @@ pub async fn mark_job_reused(tx: &mut Tx, id: JobId, source: JobId) -> Result<()
         id.0,
         source.0,
     )
+    // No attempt at hand: the caller found the job open under the pipeline's lock, so this is a fault of
+    // ours.
     .execute(tx.sql())
     .await?;
     if done.rows_affected() == 1 {
@@ -335,6 +346,8 @@ pub async fn mark_job_failed(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let states: Vec<String> = open.iter().map(|state| state.as_str().to_owned()).collect();
+    // Which states those are is the rule's to say (`domain::transitions`); here they are only held against
+    // the row.
     let ended = sqlx::query_scalar!(
         "WITH ended AS (
              DELETE FROM open_jobs
@@ -373,6 +386,8 @@ pub async fn mark_job_requeued(
     failure: Option<&Failure>,
     not_before: Option<DateTime<Utc>>,
 ) -> Result<()> {
+    // `queued_at` is left alone: that is what keeps its place. An interruption is over with the attempt that
+    // it was meant for.
     let done = sqlx::query!(
         "UPDATE open_jobs
          SET state = 'queued', not_before = $3, failure_class = $4, failure_message = $5,
@@ -409,6 +424,7 @@ pub async fn mark_jobs_cancelled(
         jobs.iter()
             .map(|(job, attempt)| (*job, AttemptNumber(*attempt))),
     )?;
+    // Whatever open state: the attempt is what tells whether somebody was faster.
     let rows = sqlx::query_scalar!(
         r#"WITH ended AS (
                DELETE FROM open_jobs o
@@ -447,6 +463,7 @@ pub async fn mark_jobs_cancelled(
 /// Asks running jobs to stop, each at its attempt; asking twice is the same. Returns those that were asked
 /// for the first time.
 pub async fn mark_cancels_requested(tx: &mut Tx, jobs: &[At]) -> Result<Vec<JobId>> {
+    // Guarded, so that only the first one to ask is written into the history.
     let (ids, attempts) = columns(jobs.iter().copied())?;
     let rows = sqlx::query_scalar!(
         "UPDATE open_jobs o SET cancel_requested = true
@@ -479,6 +496,8 @@ pub async fn mark_jobs_revived(
         jobs.iter()
             .map(|(job, attempt)| (*job, AttemptNumber(*attempt))),
     )?;
+    // Numbers of attempts go on, since they are the fence; `last_attempt` gives the job as many again, and
+    // stays within its column.
     let rows = sqlx::query_scalar!(
         r#"WITH back AS (
                UPDATE jobs j
@@ -587,6 +606,7 @@ impl ArrayEnds {
 
 /// What the ends of an array's elements come to so far.
 pub async fn get_array_ends(conn: &mut Conn, array: JobId) -> Result<ArrayEnds> {
+    // By the counters: an end of one element costs the same at any size of the array.
     let row = sqlx::query!(
         r#"SELECT a.size, a.succeeded, a.failed + a.cancelled AS "missed!",
                   COALESCE(number_in(j.spec ->> 'may_fail'), 0) AS "may_fail!"
@@ -600,6 +620,7 @@ pub async fn get_array_ends(conn: &mut Conn, array: JobId) -> Result<ArrayEnds> 
         size: convert::u32_of("arrays.size", row.size)?,
         succeeded: convert::u32_of("arrays.succeeded", row.succeeded)?,
         missed: convert::u32_of("arrays.failed", row.missed)?,
+        // More than fits is more than any array has: all may fail.
         may_fail: u32::try_from(row.may_fail).unwrap_or(u32::MAX),
     })
 }
@@ -615,6 +636,7 @@ pub struct Missed {
 
 /// The first element of an array that failed, or else was cancelled.
 pub async fn find_missed_element(conn: &mut Conn, array: JobId) -> Result<Option<Missed>> {
+    // A failure says more than the cancels that followed from it, and `false` sorts first.
     let row = sqlx::query!(
         r#"SELECT id, array_index AS "index!", failure_class, failure_message
            FROM jobs WHERE array_job_id = $1 AND state IN ('failed', 'cancelled')

@@ -52,6 +52,7 @@ pub async fn insert_join_token(
     old: DateTime<Utc>,
     max: u32,
 ) -> Result<bool> {
+    // Old ones first, so that they do not count against those that may be used.
     sqlx::query!("DELETE FROM join_tokens WHERE expires_at < $1", old)
         .execute(tx.sql())
         .await?;
@@ -146,6 +147,7 @@ pub async fn revoke_join_token(tx: &mut Tx, id: Uuid, by: &str, now: DateTime<Ut
 /// Which worker this key made of a token.
 pub async fn find_join_use(tx: &mut Tx, token: Uuid, key: &[u8]) -> Result<Option<WorkerId>> {
     let id = sqlx::query_scalar!(
+        // By its key: a worker whose answer was lost asks again, and must become the same worker.
         "SELECT worker_id FROM join_uses WHERE token_id = $1 AND key_sha256 = $2",
         token,
         key,
@@ -163,6 +165,7 @@ pub async fn use_join_token(
     worker: WorkerId,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    // One more than may be is impossible: the caller holds the token's lock and has compared.
     sqlx::query!(
         "UPDATE join_tokens SET used = used + 1 WHERE id = $1",
         token
@@ -196,6 +199,8 @@ pub async fn list_known(
     worker: Option<WorkerId>,
     name: &str,
 ) -> Result<Vec<Known>> {
+    // Also workers that never joined: their names are taken too, as long as they are online or came with a
+    // certificate.
     let rows = sqlx::query!(
         r#"SELECT worker_id AS "worker_id!", name AS "name!", is_owned AS "is_owned!"
            FROM (SELECT worker_id, name, true AS is_owned, true AS joined, certified_until AS at FROM members
@@ -236,6 +241,7 @@ pub async fn upsert_member(tx: &mut Tx, member: &Member, identity: &str) -> Resu
     .execute(tx.sql())
     .await;
     name_taken(done, &member.name)?;
+    // Who had this name before loses it, but not while it is online: nobody's seat is taken from under it.
     sqlx::query!(
         "UPDATE workers SET identity = CASE WHEN id = $1 THEN $3 ELSE '' END
          WHERE id = $1 OR name = $2 AND state <> 'online'",
@@ -255,6 +261,8 @@ fn name_taken(
     match done {
         Ok(_) => Ok(()),
         Err(sqlx::Error::Database(error))
+            // By the name of the index: other conflicts are faults, and must not be told as a name that is
+            // taken.
             if error
                 .constraint()
                 .is_some_and(|index| NAME_INDICES.contains(&index)) =>
@@ -383,6 +391,7 @@ pub async fn delete_member(tx: &mut Tx, worker: WorkerId) -> Result<()> {
     sqlx::query!("DELETE FROM members WHERE worker_id = $1", worker.0)
         .execute(tx.sql())
         .await?;
+    // A worker that jobs name stays as a row: their history would point nowhere.
     sqlx::query!(
         "DELETE FROM workers WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM attempt_ranks WHERE worker_id = $1)",
         worker.0,

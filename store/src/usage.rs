@@ -23,6 +23,7 @@ pub struct Held {
 
 /// Ranks that held devices after `since`, newest jobs first, at most `limit`. Rows that cannot be read are left out.
 pub async fn list_held(conn: &mut Conn, since: DateTime<Utc>, limit: u32) -> Result<Vec<Held>> {
+    // A rank that never said its end, since its host was lost, counts up to its attempt's end.
     let rows = sqlx::query!(
         r#"SELECT p.name, j.project, a.created_at,
                   CASE WHEN r.state IN ('finished', 'failed', 'stopped')
@@ -46,6 +47,7 @@ pub async fn list_held(conn: &mut Conn, since: DateTime<Utc>, limit: u32) -> Res
     .fetch_all(conn.sql())
     .await?;
     let held = rows.into_iter().filter_map(|row| {
+        // A count that does not fit is a damaged row; it is left out of sums rather than made huge.
         let count = |n: i64| u32::try_from(n).unwrap_or_default();
         Some(Held {
             pipeline_name: convert::job_name(row.name).ok()?,

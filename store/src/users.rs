@@ -123,6 +123,7 @@ pub async fn list_sessions(conn: &mut Conn, now: DateTime<Utc>) -> Result<Vec<Se
 /// Locks all changes of users and tokens until the end of the transaction: of two that count what there is, each sees
 /// the other's.
 pub async fn lock_users(tx: &mut Tx) -> Result<()> {
+    // The table and not rows: what is counted may be rows that do not exist yet. Readers are not kept out.
     sqlx::query!("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
         .execute(tx.sql())
         .await?;
@@ -185,6 +186,7 @@ pub async fn insert_token(tx: &mut Tx, token: &StoredToken) -> Result<()> {
 /// Revokes a token, and ends its sessions; false: there is none, or it was revoked before.
 pub async fn mark_token_revoked(tx: &mut Tx, id: &str, now: DateTime<Utc>) -> Result<bool> {
     let done = sqlx::query!(
+        // In one statement: a browser that came in by the token is out in the same moment.
         "WITH ended AS (DELETE FROM user_sessions WHERE token_id = $1)
          UPDATE user_tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL",
         id,
@@ -206,6 +208,7 @@ pub async fn mark_token_used(tx: &mut Tx, id: &str, now: DateTime<Utc>) -> Resul
 /// Deletes tokens that ended before `before`, by themselves or revoked: what they did stands in the audit.
 pub async fn delete_ended_tokens(tx: &mut Tx, before: DateTime<Utc>) -> Result<()> {
     sqlx::query!(
+        // LEAST passes over nulls: a token that nobody revoked ended when it expired.
         "DELETE FROM user_tokens WHERE LEAST(expires_at, revoked_at) < $1",
         before
     )
@@ -217,6 +220,7 @@ pub async fn delete_ended_tokens(tx: &mut Tx, before: DateTime<Utc>) -> Result<(
 /// Stores that a browser is logged in. Of its token's sessions only the newest `keep` stay, and none that is over.
 pub async fn insert_session(tx: &mut Tx, session: &Session, keep: u32) -> Result<()> {
     sqlx::query!(
+        // Room is made before the new one comes, so that the newest is never the one to go.
         "DELETE FROM user_sessions WHERE secret_sha256 IN (
              SELECT secret_sha256 FROM user_sessions WHERE token_id = $1
              ORDER BY created_at DESC OFFSET $2) OR expires_at <= $3",

@@ -140,6 +140,8 @@ pub async fn mark_worker_seen(
     name: &str,
     now: DateTime<Utc>,
 ) -> Result<()> {
+    // One that has left says Hello before it counts again: a late heartbeat must not bring back who said
+    // goodbye.
     let done = sqlx::query!(
         "UPDATE workers SET last_seen_at = $2, state = 'online'
          WHERE id = $1 AND state IN ('online', 'lost')
@@ -158,6 +160,7 @@ fn name_taken(
 ) -> Result<()> {
     match done {
         Ok(_) => Ok(()),
+        // By the name of the index, as any other conflict is a fault.
         Err(sqlx::Error::Database(error)) if error.constraint() == Some(NAME_INDEX) => {
             Err(StoreError::WorkerNameTaken(name.to_owned()))
         }
@@ -168,6 +171,7 @@ fn name_taken(
 /// online -> lost or left. False when it was not online any more.
 pub async fn mark_worker_gone(tx: &mut Tx, id: WorkerId, state: WorkerState) -> Result<bool> {
     let done = sqlx::query!(
+        // Only from online: a goodbye and a lease that runs out at once are written down as one of the two.
         "UPDATE workers SET state = $2 WHERE id = $1 AND state = 'online'",
         id.0,
         state.as_str(),
@@ -189,6 +193,7 @@ pub enum WhichWorkers {
 /// Workers, by name. What cannot be read of one is said in its place.
 pub async fn list_workers(conn: &mut Conn, which: WhichWorkers) -> Result<Vec<Worker>> {
     let rows = sqlx::query!(
+        // Those that left are history, of which hot paths must not pay for every host there ever was.
         "SELECT id, name, state, version, inventory, prep_code, last_seen_at, standing
          FROM workers WHERE $1 OR state <> 'left' ORDER BY name, id",
         which == WhichWorkers::Ever,
@@ -238,6 +243,7 @@ pub async fn list_online_workers(conn: &mut Conn) -> Result<Vec<(WorkerId, Strin
 
 /// Jobs whose live attempt has a rank on this worker of which something may be left.
 pub async fn list_worker_jobs(conn: &mut Conn, id: WorkerId) -> Result<Vec<JobId>> {
+    // By the attempt that the job is at: what older attempts have left behind is not judged again.
     let ids = sqlx::query_scalar!(
         r#"SELECT DISTINCT h.job_id
            FROM held_ranks h JOIN open_jobs o ON o.job_id = h.job_id AND o.attempt = h.attempt

@@ -287,6 +287,7 @@ fn wait_for_all(
 
 /// Whether a rank has failed without which the others cannot go on.
 fn must_end(processes: &[RankProcess], size: Size) -> bool {
+    // Only once all that it said has been heard: its last word says whether the others can go on.
     let failed = |process: &&RankProcess| {
         process.has_ended() && process.status.is_some_and(|status| !status.success())
     };
@@ -332,6 +333,7 @@ fn outcome_of(process: RankProcess) -> Result<Outcome, RunError> {
     let words = std::mem::take(&mut *lock(&said));
     let status = status.ok_or_else(|| RunError::host(format!("rank {rank} was not waited for")))?;
     let code = status.code().map(ExitCode);
+    // Its word goes before its status: a rank that said why may still die on its way out.
     if let Some((class, message)) = words.failure {
         return Err(RunError::new(class, format!("rank {rank}: {message}")));
     }

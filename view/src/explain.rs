@@ -127,6 +127,7 @@ impl Explanation<'_> {
                 vec!["Its state is one that only a newer marquee knows; update this one.".into()]
             }
         };
+        // Of a job that had succeeded no state tells why it waits or runs once more.
         let mut events = self.detail.events.iter().rev();
         let again = events.find(|event| event.text.starts_with("made again,"));
         why.extend(again.map(|event| format!("It was {}.", event.text)));

@@ -32,6 +32,7 @@ pub(crate) fn when(found: &Forecast, now: DateTime<Utc>) -> Option<String> {
 #[must_use]
 pub(crate) fn accuracy(detail: &JobDetail) -> Option<String> {
     let accuracy = detail.forecast_accuracy.as_ref()?;
+    // A float from the wire may be negative, endless or no number: then nothing is said.
     let off = Duration::try_from_secs_f64(accuracy.median_error_s).ok()?;
     let (jobs, held) = (accuracy.jobs, accuracy.held);
     Some(format!(
@@ -47,6 +48,7 @@ pub(crate) fn looking_back(detail: &JobDetail) -> Option<String> {
     let said = detail.first_said.as_ref()?;
     let (expected_at, likely_by, _) = times(said)?;
     let said_at = units::time(said.said_at.as_ref())?;
+    // It was said of the first attempt; when a later one began follows from why the first ended.
     let first = detail.attempts.first()?;
     let began = units::time(first.created_at.as_ref())?;
     let late = (began - expected_at).num_seconds();

@@ -165,6 +165,7 @@ fn load(page: &mut Page, gpus: &[Gpu<'_>], now: DateTime<Utc>) {
 }
 
 fn details(page: &mut Page, gpus: &[Gpu<'_>]) {
+    // Before its first sample a worker sends what its inventory says, without a time: nothing was read yet.
     let read: Vec<(&Gpu<'_>, &GpuReading)> = gpus
         .iter()
         .filter_map(|gpu| Some((gpu, gpu.reading.filter(|reading| reading.at.is_some())?)))

@@ -181,6 +181,7 @@ pub fn overview(overview: &v1::Overview) -> Value {
         let count = count.unwrap_or_default();
         json!({ "held": count.held, "all": count.all, "closed": count.closed })
     };
+    // The same words as in a job's own "state", which scripts compare them with.
     let word = |state: v1::JobState| {
         words::job_state(&v1::Job {
             state: state.into(),

@@ -55,6 +55,7 @@ pub fn eval_warnings(detail: &v1::JobDetail) -> Vec<String> {
 fn summary_of(detail: &v1::JobDetail) -> Option<&str> {
     let ended = detail.attempts.iter().rev();
     ended
+        // Ranks of an attempt that failed may have finished and left summaries too: they are of no result.
         .filter(|attempt| attempt.state() == v1::AttemptState::Succeeded)
         .find_map(|attempt| Some(attempt.ranks.first()?.summary_json.as_str()))
 }
@@ -152,6 +153,7 @@ pub fn trained(detail: &v1::JobDetail) -> Option<Vec<TrainSummary>> {
         attempt
             .ranks
             .iter()
+            // A rank that was lost left none; with it in the list there would never be a verdict.
             .filter(|rank| rank.lost_at.is_none())
             // All or nothing: a verdict about ranks of which one is missing could name the wrong one as slow.
             .map(|rank| read_summary(&rank.summary_json).ok())
@@ -223,11 +225,13 @@ pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
 pub fn hung_rank(detail: &v1::JobDetail) -> Option<u32> {
     let ranks = stalled(detail);
     let hung = ranks.iter().find(|(_, stall)| !waits(stall));
+    // Where all of them wait, any of them shows the exchange that does not end.
     hung.or(ranks.first()).map(|(rank, _)| rank.rank)
 }
 
 /// Whether it waits for others in an exchange, rather than they for it.
 pub(crate) fn waits(stall: &v1::Stall) -> bool {
+    // A rank that was stopped within an exchange looks like one that waits, and is the one that the others wait for.
     stall.waits_for_peers && !stall.is_stopped
 }
 
@@ -275,6 +279,7 @@ pub fn losses(detail: &v1::JobDetail) -> Vec<String> {
         "It went on with {left} of {all} ranks: {}.",
         causes.join("; ")
     )];
+    // The ranks that are left went on together: the first of them tells it for all.
     let first = attempt.ranks.iter().find(|rank| rank.lost_at.is_none());
     let summary: Option<TrainSummary> =
         first.and_then(|rank| read_summary(&rank.summary_json).ok());

@@ -23,6 +23,7 @@ fn round(progress: &Progress) -> (u64, u64) {
         .next()
         .and_then(|last| last.split_once('/'));
     said.and_then(|(this, all)| Some((this.parse().ok()?, all.parse().ok()?)))
+        // A phase may end in any words, among them ones with a slash that count nothing.
         .filter(|(this, all)| (1..=*all).contains(this))
         .unwrap_or((1, 1))
 }
@@ -30,8 +31,10 @@ fn round(progress: &Progress) -> (u64, u64) {
 /// The share done of all rounds, in whole percent.
 #[must_use]
 pub fn percent(progress: &Progress) -> Option<u64> {
+    // In 128 bits: programs report any numbers, and these are multiplied.
     let total = u128::from(progress.total.filter(|total| *total > 0)?);
     let (this, all) = round(progress);
+    // More than was announced is all of it: no share is above 100 %.
     let done = u128::from(this - 1) * total + u128::from(progress.done).min(total);
     u64::try_from(done * 100 / (total * u128::from(all))).ok()
 }
@@ -93,7 +96,9 @@ pub fn time_left(progress: &Progress, now: DateTime<Utc>) -> Option<Duration> {
     let rate = rate(progress)?;
     let total = progress.total?;
     let (this, all) = round(progress);
+    // Nothing is said where more was done than was announced: a time that follows from a wrong total is wrong as well.
     let units = total.checked_sub(progress.done)? as f64 + (all - this) as f64 * total as f64;
+    // What has passed since the report is not left any more; the page of a rank that reports seldom counts down.
     let since = units::between(units::time(progress.at.as_ref())?, now).as_secs_f64();
     let left = Duration::try_from_secs_f64((units / rate - since).max(0.0)).ok()?;
     (left < LEFT_MAX).then_some(left)

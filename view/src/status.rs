@@ -11,12 +11,14 @@ use crate::{units, words};
 #[must_use]
 pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
     let reused = job.reused_from_job_id != 0;
+    // An array has no attempts of its own, and a job whose result was taken from another made none.
     let attempt = if job.attempt > 1 && job.elements.is_none() && !reused {
         format!("attempt {}", words::attempt_of(job))
     } else {
         String::new()
     };
     let text = match words::state_name(job) {
+        // Its reason alone would read as if it had not been tried yet.
         Some(JobStateName::Waiting | JobStateName::Queued) => match &job.failure {
             Some(failure) => format!(
                 "{} (the last attempt failed, {}: {})",
@@ -26,6 +28,7 @@ pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
             ),
             None => job.reason.clone(),
         },
+        // That it is about to stop says more than how far it got.
         Some(JobStateName::Running) if job.cancel_requested => "is being cancelled".to_owned(),
         Some(JobStateName::Running) if !job.makes_room.is_empty() => {
             format!("makes room: {}", job.makes_room)

@@ -60,6 +60,7 @@ fn row(member: &Member, now: DateTime<Utc>) -> Vec<Cell> {
             }
             toned(text, Tone::Bad)
         }
+        // Expired comes first: that worker is out already, one that was not renewed still works.
         None if until.is_some_and(|until| until <= now) => toned("certificate expired", Tone::Bad),
         None if until.is_some_and(|until| until - now < RENEWED_BEFORE) => {
             toned("not renewed", Tone::Warn)

@@ -47,6 +47,7 @@ pub fn is_well(job: &v1::Job) -> bool {
 #[must_use]
 pub fn needs_of(job: &v1::Job, name: &str) -> NeedOn {
     let told = job.needs_on.iter().find(|need| need.job_name == name);
+    // What is not told, or in a word of a newer coordinator, is the usual need: that it succeeded.
     told.and_then(|need| NeedOn::from_word(&need.on))
         .unwrap_or_default()
 }
@@ -69,6 +70,7 @@ pub fn values(job: &v1::Job) -> String {
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect();
+    // A map on the wire has no order, and an element must read the same in every listing.
     values.sort_unstable();
     values.join(" ")
 }
@@ -90,6 +92,7 @@ pub fn job_name(job: &v1::Job) -> String {
 /// How many elements an array has.
 #[must_use]
 pub fn element_count(counts: &v1::ElementCounts) -> u32 {
+    // By name, without a rest: a state that is added has to be counted here, or this does not compile.
     let v1::ElementCounts {
         waiting,
         queued,

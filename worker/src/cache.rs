@@ -122,6 +122,8 @@ impl Cache {
             files::make_folder(&root.join(folder))?;
         }
         let artifacts = root.join("artifacts");
+        // What an earlier removal could not finish goes first, so that nothing below is taken for an artifact
+        // by its name alone.
         durable::sweep(&artifacts)?;
         let mut present = BTreeMap::new();
         for entry in fs::read_dir(&artifacts).map_err(|e| at(&artifacts, e))? {
@@ -147,6 +149,7 @@ impl Cache {
                     );
                 }
                 Err(error) => {
+                    // Without its note nobody could tell later whether somebody changed it.
                     warn!(%digest, %error, "an artifact without its note leaves the cache");
                     durable::remove_or_leave(&entry.path());
                 }
@@ -196,13 +199,16 @@ impl Cache {
         let digest = manifest.digest();
         let gate = {
             let mut index = self.index();
+            // Only those that somebody waits at: there would be one for each artifact of the worker's life.
             index.gates.retain(|_, gate| Arc::strong_count(gate) > 1);
             Arc::clone(index.gates.entry(digest.clone()).or_default())
         };
         let _alone = gate.lock().await;
+        // Looked at behind the gate: whoever had it before may just have brought the artifact.
         if self.use_present(&digest, now)? {
             return Ok(self.artifact_path(&digest));
         }
+        // Before the first byte comes: two downloads that fit one by one could fill the disk together.
         let _reservation = self.reserve(&digest, manifest.size_bytes())?;
         info!(%digest, bytes = manifest.size_bytes(), files = manifest.files.len(), "fetching an artifact");
         let incoming = self.root.join("incoming").join(digest.as_str());
@@ -229,6 +235,7 @@ impl Cache {
             self.evict(digest);
             return Ok(false);
         }
+        // The note's own time says when the artifact was last used: an order of use that outlives the daemon.
         files::open(&self.note_path(digest))
             .and_then(|file| file.set_modified(now))
             .map_err(disk)?;
@@ -247,6 +254,8 @@ impl Cache {
             .files
             .iter()
             .zip(&note.modified_ns)
+            // By size and time, not by digest: reading tens of gigabytes at each use would cost more than the
+            // fetch that it saves.
             .all(|(file, modified)| {
                 fs::symlink_metadata(folder.join(&file.path)).is_ok_and(|found| {
                     found.is_file()
@@ -269,6 +278,7 @@ impl Cache {
             .iter()
             .map(|file| fs::metadata(incoming.join(&file.path)).map(|found| modified_ns(&found)));
         let modified_ns = modified.collect::<io::Result<_>>()?;
+        // The note first: an artifact that is in place without one is thrown away with the next start.
         durable::write_json(
             &self.note_path(digest),
             &Note {
@@ -285,6 +295,7 @@ impl Cache {
             bytes: manifest.size_bytes(),
             used: now,
         };
+        // Last, so that nobody finds an artifact in the index that a power cut could still take away.
         self.index().present.insert(digest.clone(), present);
         Ok(())
     }
@@ -295,6 +306,7 @@ impl Cache {
         // What an earlier try brought is on the disk already.
         let missing = needed.saturating_sub(self.begun_bytes(digest));
         loop {
+            // Outside of the lock: a disk that is slow to answer must not hold up ranks that only look.
             let room = self.disk_room();
             let victim = {
                 let mut index = self.index();
@@ -313,6 +325,8 @@ impl Cache {
                         digest: digest.clone(),
                     });
                 }
+                // What a rank uses stays, however full the disk is: its files would vanish under a program
+                // that reads them.
                 let unpinned = index
                     .present
                     .iter()

@@ -283,6 +283,7 @@ impl Config {
         let tls = tls(&coordinators, values, joined.map(|(_, tls)| tls))?;
         let member = tls.as_ref().and_then(|tls| tls.member.as_ref());
         let threads_per_slot = values.number("threads_per_slot", 0..=HOST_THREADS_MAX)?;
+        // 0 is let through up to here, so that what is said about it tells what to write instead.
         if threads_per_slot == Some(0) {
             return Err(value(
                 "threads_per_slot",
@@ -369,7 +370,7 @@ fn grants(values: &Values, key: &'static str) -> Result<Option<Vec<Grant>>, Conf
         let words = text.split([' ', ',']).filter(|word| !word.is_empty());
         let grants: Result<Vec<Grant>, _> = words.map(str::parse).collect();
         let grants = grants.ok()?;
-        // The daemon's own settings are no job's.
+        // Not the worker's own settings: one of them names the file of its key.
         let is_own = |grant: &Grant| grant.name().starts_with(ENV_PREFIX);
         (!grants.iter().any(is_own)).then_some(grants)
     };
@@ -483,6 +484,8 @@ fn tls(
     };
     let scheme_of = |url: &String| Some(url.split_once("://")?.0.to_owned());
     let scheme = scheme_of(coordinator);
+    // A coordinator that is named later is dialled as these are: with both, nobody could say whether in the
+    // clear.
     if let Some(other) = coordinators.iter().find(|url| scheme_of(url) != scheme) {
         return Err(value(
             "coordinator",
@@ -533,6 +536,7 @@ fn named(values: &Values, joined: Option<String>) -> Result<String, ConfigError>
 fn name(configured: Option<&str>) -> Result<String, ConfigError> {
     let name = match configured {
         Some(name) => name.to_owned(),
+        // Host names mean the same in any case, and names of workers do not.
         None => hostname::get()
             .map_err(|e| value("name", format!("is missing and the host has none: {e}")))?
             .to_string_lossy()
@@ -565,6 +569,7 @@ fn own_folder() -> Result<PathBuf, ConfigError> {
 }
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    // Not the canonical path: the folder need not be there yet.
     std::path::absolute(&path).map_err(|e| value(key, format!("= {path:?}: {e}")))
 }
 

@@ -35,6 +35,8 @@ pub(crate) fn endpoint_at(
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .max_frame_size(FRAME_BYTES)
+        // Also while nothing is sent: a coordinator whose host lost its power closes no connection, and its
+        // worker would wait.
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);

@@ -17,6 +17,9 @@ use crate::connect;
 use crate::env::Net;
 use crate::member::Tls;
 
+/// Coordinators that are remembered: each further one makes finding the one that leads slower.
+const KNOWN_MAX: usize = 16;
+
 /// The coordinators of this worker's cluster. A cheap handle.
 #[derive(Debug, Clone)]
 pub struct Coordinators {
@@ -44,6 +47,8 @@ struct State {
 impl Coordinators {
     /// Those of the settings, the first first.
     pub(crate) fn new(config: &Config, net: Arc<dyn Net>) -> Result<Self, Unusable> {
+        // All of them now, with the operator still there to read it, not on the night when the second one is
+        // needed.
         for url in &config.coordinators {
             connect::endpoint_at(url, config.tls.as_ref()).map_err(|error| Unusable {
                 url: url.clone(),
@@ -102,9 +107,31 @@ impl Coordinators {
     pub(crate) fn renewed(&self, tls: Tls) {
         let mut state = self.state();
         state.tls = Some(tls);
+        // An open connection goes on with the certificate that it was made with.
         state.channels.clear();
         drop(state);
         self.renewed.notify_one();
+    }
+
+    /// Dials with these certificates from now on, where they are others than before. Whether they are; never where this
+    /// worker began without TLS, or is to go on without.
+    pub(crate) fn take_certificates(&self, tls: Option<Tls>) -> bool {
+        let Some(tls) = tls.filter(|tls| self.state().tls.as_ref().is_some_and(|now| now != tls))
+        else {
+            return false;
+        };
+        self.renewed(tls);
+        true
+    }
+
+    /// Remembers coordinators that another one names, behind those that are known. All that are known then, where that
+    /// is news.
+    pub(crate) fn learn(&self, urls: impl IntoIterator<Item = String>) -> Option<Vec<String>> {
+        let new: Vec<String> = urls
+            .into_iter()
+            .filter(|url| self.may_follow(url))
+            .collect();
+        self.state().learn(new)
     }
 
     /// Comes back when the certificate is another one.
@@ -161,6 +188,16 @@ pub(crate) struct Unusable {
 }
 
 impl State {
+    fn learn(&mut self, urls: Vec<String>) -> Option<Vec<String>> {
+        let before = self.known.len();
+        for url in urls {
+            if self.known.len() < KNOWN_MAX && !self.known.contains(&url) {
+                self.known.push(url);
+            }
+        }
+        (self.known.len() > before).then(|| self.known.clone())
+    }
+
     fn turn(&mut self, url: &str, leader: Option<&str>) -> bool {
         self.tried.insert(url.to_owned());
         if let Some(leader) = leader
@@ -183,6 +220,7 @@ impl State {
         if let Some(next) = next {
             self.at = next.to_owned();
         }
+        // All were asked: after the pause that now comes, each of them may be asked again.
         if !is_another {
             self.tried.clear();
         }
@@ -215,6 +253,20 @@ mod tests {
         assert!(!state.turn("c", None));
         assert_eq!(state.at, "a");
         assert!(state.turn("a", None), "a new round");
+    }
+
+    #[test]
+    fn those_that_come_later_are_remembered_behind_the_others_and_not_without_end() {
+        let mut state = state(&["a", "b"]);
+        let named = |names: &[&str]| names.iter().map(|url| (*url).to_owned()).collect();
+        assert_eq!(state.learn(named(&["b", "a"])), None);
+        let known = state.learn(named(&["b", "c"])).unwrap();
+        assert_eq!(known, ["a", "b", "c"]);
+        // One that is away just now, and so is not named, is not forgotten.
+        assert_eq!(state.learn(named(&["a"])), None);
+        let many = (0..40).map(|number| format!("n{number}")).collect();
+        assert_eq!(state.learn(many).unwrap().len(), KNOWN_MAX);
+        assert_eq!(state.learn(named(&["z"])), None);
     }
 
     #[test]

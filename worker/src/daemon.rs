@@ -1,6 +1,7 @@
 //! The daemon's life: from its settings to its last word.
 
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,11 +29,13 @@ use crate::gpus::{Gpus, series};
 use crate::identity::{Identity, Membership};
 use crate::kept::Kept;
 use crate::lease::Lease;
+use crate::neighbours;
 use crate::notify::Notifier;
 use crate::occupied::Occupied;
 use crate::rank::base_env::BaseEnv;
 use crate::rank::held::Host;
 use crate::rank::walls::Walls;
+use crate::reload::{self, Ending, Readings};
 use crate::renewal;
 use crate::session::{Session, Until};
 use crate::supervisor::Supervisor;
@@ -49,8 +52,9 @@ const LAST_ACKS_MAX: Duration = Duration::from_secs(3);
 /// How long the session may take to say goodbye.
 const SESSION_END_MAX: Duration = Duration::from_secs(2);
 
-/// Runs the daemon on this machine until SIGTERM or SIGINT; a second one of either kills what is left.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the daemon on this machine until SIGTERM or SIGINT; a second one of either kills what is left. At SIGHUP it
+/// reads its settings anew, by `read`.
+pub async fn run(config: Config, read: reload::Read) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (told, stop) = mpsc::channel(1);
@@ -65,16 +69,35 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    serve(config, Env::real(), stop).await
+    // At a terminal it means that the terminal is closed, and ends the process, as it does others.
+    let readings = if std::io::stdin().is_terminal() {
+        Readings::none()
+    } else {
+        Readings::at_each_hangup(read)?
+    };
+    serve_reading(config, Env::real(), stop, readings).await
 }
 
 /// Runs the daemon in `env` until `stop` gives something; the second time, it hurries.
-pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
+pub async fn serve(config: Config, env: Env, stop: mpsc::Receiver<()>) -> anyhow::Result<()> {
+    serve_reading(config, env, stop, Readings::none()).await
+}
+
+async fn serve_reading(
+    config: Config,
+    env: Env,
+    mut stop: mpsc::Receiver<()>,
+    readings: Readings,
+) -> anyhow::Result<()> {
+    // Before anything is read: two daemons in one folder would both take over its ranks.
     let identity = Identity::claim(&config.data_dir, &env)?;
     let host = Arc::new(host(config, env, &identity).await?);
+    // Before the session: its Hello lists what is held, and what it leaves out counts as lost.
     let supervisor = Supervisor::recover(Arc::clone(&host))
         .context("ranks of an earlier daemon cannot be taken over")?;
 
+    let (ending, endings) = watch::channel(Ending::of(&host.config));
+    tokio::spawn(readings.follow(Arc::clone(&host), ending));
     tokio::spawn(sweep_kept(Arc::clone(&host)));
     if let Some(address) = host.config.metrics_listen {
         let figures = Figures::listen(address).await;
@@ -106,8 +129,11 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
         ));
     }
     if let Some(folder) = host.config.tls.as_ref().and_then(|tls| tls.member.clone()) {
+        tokio::spawn(neighbours::run(Arc::clone(&host), folder.clone()));
         tokio::spawn(renewal::run(Arc::clone(&host), folder));
     }
+    // Only now: whoever started the daemon, such as a package's upgrade, may count on it holding again what
+    // it held.
     notifier.ready();
     info!(name = %host.config.name, worker = %identity.worker, coordinators = %host.config.coordinators.join(", "),
         cpu_slots = host.inventory.cpu_slots, gpus = host.inventory.gpus.len(),
@@ -117,7 +143,8 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
     notifier.stopping();
     // Before anything is ended: a machine that goes down meanwhile was stopped all the same.
     note_end(&host);
-    match host.config.on_stop {
+    let ending = *endings.borrow();
+    match ending.on_stop {
         OnStop::Keep => {
             info!(
                 ranks = supervisor.ranks().len(),
@@ -126,9 +153,10 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
             end(session, &until, Until::Silence).await;
         }
         OnStop::Checkpoint | OnStop::Finish => {
-            if host.config.on_stop == OnStop::Finish {
+            if ending.on_stop == OnStop::Finish {
+                let within = Duration::from_secs(ending.finish_within_s.into());
                 tokio::select! {
-                    () = let_finish(&host, &supervisor, notifier) => {}
+                    () = let_finish(&host, &supervisor, notifier, within) => {}
                     // Told twice: they have had their time.
                     () = told(&mut stop) => {}
                 }
@@ -137,6 +165,7 @@ pub async fn serve(config: Config, env: Env, mut stop: mpsc::Receiver<()>) -> an
                 () = stop_ranks(&host, &supervisor) => {}
                 () = told(&mut stop) => hurry(&supervisor).await,
             }
+            // With a limit: a store that does not die must not keep its host from a shutdown.
             if timeout(STOP_MAX, supervisor.finish()).await.is_err() {
                 warn!("some rendezvous stores have not ended");
             }
@@ -230,14 +259,14 @@ fn cages(config: &Config, env: &Env) -> anyhow::Result<Option<Cages>> {
 }
 
 /// Lets ranks that run come to their end by themselves, for a while. Nothing new is begun.
-async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier) {
-    let within = Duration::from_secs(host.config.finish_within_s.into());
+async fn let_finish(host: &Host, supervisor: &Supervisor, notifier: Notifier, within: Duration) {
     info!(
         ranks = supervisor.ranks().len(),
         ?within,
         "stopping; ranks that run may finish"
     );
     let reason = format!("worker {:?} is being stopped", host.config.name);
+    // First no more, then the wait: each new rank would make it longer.
     supervisor.begin_nothing_more(&reason);
     let ends = async {
         let mut pulse = tokio::time::interval(EXTEND_EVERY);

@@ -66,6 +66,7 @@ async fn ask(program: &Path, arguments: &[&str]) -> Result<Output, String> {
     let asked = Command::new(program)
         .args(arguments)
         .kill_on_drop(true)
+        // A program that asks something would otherwise wait for a person until its time is up.
         .stdin(std::process::Stdio::null())
         .output();
     match tokio::time::timeout(PROGRAM_MAX, asked).await {

@@ -129,6 +129,7 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
 /// name that no reader looks for. A folder that is not there is no error. What cannot be removed stays
 /// under that name, and the error says which.
 pub(crate) fn remove_folder(path: &Path) -> io::Result<()> {
+    // The name may be taken by what an earlier removal could not finish.
     for n in 0..DOOMED_NAMES {
         let mut name = OsString::from(DOOMED_PREFIX);
         name.push(path.file_name().unwrap_or_default());

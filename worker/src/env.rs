@@ -143,6 +143,7 @@ impl Machine for ThisMachine {
             .to_socket_addrs()?
             .next()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
+        // It is let go at once: until the child listens there, another program may take it.
         Ok(TcpListener::bind(address)?.local_addr()?.port())
     }
 }

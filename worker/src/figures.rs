@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use marquee_domain::figures::{CONTENT_TYPE, Kind, Text};
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::job::RankState;
-use marquee_proto::v1::GpuReading;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -48,6 +48,7 @@ impl Figures {
     pub(crate) async fn serve(self, host: Arc<Host>, supervisor: Arc<Supervisor>) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
+            // Before a connection is taken: those that are too many wait in the kernel and not in our memory.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else {
                 return;
             };
@@ -108,6 +109,7 @@ async fn answer(
 async fn question(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     let mut part = [0; 1024];
+    // All of its head: a connection that is closed over unread bytes is reset, and the answer lost with it.
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         let count = stream.read(&mut part).await?;
         if count == 0 || head.len() + count > QUESTION_MAX_BYTES {

@@ -56,6 +56,7 @@ pub(crate) fn make(path: &Path) -> io::Result<File> {
     match openat(CWD, path, flags, OWN) {
         Ok(file) => Ok(File::from(file)),
         Err(rustix::io::Errno::EXIST) => {
+            // Whatever a job has put there goes, and is never written through: it may be a link, or a pipe.
             remove::all(path)?;
             let made = openat(CWD, path, flags, OWN).map_err(|e| at(path, e.into()))?;
             Ok(File::from(made))
@@ -72,6 +73,7 @@ fn open_as(path: &Path, how: OFlags) -> io::Result<File> {
         other => at(path, other.into()),
     })?;
     let file = File::from(file);
+    // Asked of the open file, not of its name: another file may have that name by now.
     let kind = file.metadata().map_err(|e| at(path, e))?.file_type();
     if kind.is_file() {
         return Ok(file);
@@ -90,6 +92,7 @@ fn open_as(path: &Path, how: OFlags) -> io::Result<File> {
 pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = open(path)?;
+    // One byte more than allowed, to tell a file of just that size from a longer one.
     file.take(READ_MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| at(path, e))?;

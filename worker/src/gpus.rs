@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::resources::GpuInfo;
-use marquee_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::error;
@@ -39,7 +39,7 @@ const NOT_AT_WORK: u32 = u32::MAX;
 /// The newest readings of all devices.
 #[derive(Debug, Clone, Default)]
 struct Sample {
-    readings: Vec<v1::GpuReading>,
+    readings: Vec<GpuReading>,
     /// None before the first.
     taken: Option<Instant>,
 }
@@ -57,12 +57,13 @@ impl Gpus {
     /// Starts to sample; without GPUs there is nothing to start.
     #[must_use]
     pub fn start(gpus: &[GpuInfo]) -> Self {
-        let readings = gpus.iter().map(|gpu| v1::GpuReading {
+        // Named before anything is asked: a GPU whose driver never answers is listed too.
+        let readings = gpus.iter().map(|gpu| GpuReading {
             index: gpu.index,
             uuid: gpu.uuid.clone(),
             name: gpu.name.clone(),
             memory_total_bytes: Some(gpu.memory_bytes),
-            ..v1::GpuReading::default()
+            ..GpuReading::default()
         });
         let first = Sample {
             readings: readings.collect(),
@@ -93,8 +94,9 @@ impl Gpus {
 
     /// The newest readings; if they are old, each says that NVML hangs.
     #[must_use]
-    pub fn readings(&self) -> Vec<v1::GpuReading> {
+    pub fn readings(&self) -> Vec<GpuReading> {
         let sample = self.newest.borrow().clone();
+        // A driver that hangs at the first question gives no sample at all: then the time runs from the start.
         let age = sample.taken.unwrap_or(self.started).elapsed();
         let mut readings = sample.readings;
         if age >= STALE_AFTER {
@@ -122,7 +124,7 @@ impl Gpus {
 
 /// One reading of each device, judged by itself. It may block for as long as the driver likes.
 #[must_use]
-pub fn look_once(nvml: &Nvml, gpus: &[GpuInfo]) -> Vec<v1::GpuReading> {
+pub fn look_once(nvml: &Nvml, gpus: &[GpuInfo]) -> Vec<GpuReading> {
     let driver = nvml::Driver::of(nvml);
     let look = |gpu: &GpuInfo| {
         let (mut history, now) = (History::default(), Instant::now());
@@ -132,10 +134,10 @@ pub fn look_once(nvml: &Nvml, gpus: &[GpuInfo]) -> Vec<v1::GpuReading> {
                 reading
             }
             Err(error) => {
-                let mut reading = v1::GpuReading {
+                let mut reading = GpuReading {
                     index: gpu.index,
                     uuid: gpu.uuid.clone(),
-                    ..v1::GpuReading::default()
+                    ..GpuReading::default()
                 };
                 history.judge_silent(&mut reading, &error, now);
                 reading
@@ -146,7 +148,7 @@ pub fn look_once(nvml: &Nvml, gpus: &[GpuInfo]) -> Vec<v1::GpuReading> {
 }
 
 /// One device that hangs in the driver hangs every program that counts devices, and all do.
-fn mark_stale(reading: &mut v1::GpuReading, asking: u32) {
+fn mark_stale(reading: &mut GpuReading, asking: u32) {
     let seconds = STALE_AFTER.as_secs();
     let culprit = match asking {
         NOT_AT_WORK => String::new(),
@@ -171,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_hangs_is_named_with_the_device_it_hangs_at() {
-        let mut reading = v1::GpuReading::default();
+        let mut reading = GpuReading::default();
         mark_stale(&mut reading, 3);
         assert_eq!(
             reading.fault,

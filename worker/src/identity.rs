@@ -53,7 +53,9 @@ impl Identity {
             source,
         };
         files::make_folder(data_dir).map_err(folder_error)?;
+        // Before anything is put there: keys and jobs' documents would be open to all for a moment.
         close_to_others(data_dir);
+        // A lock, not a file with a number in it: the kernel takes it back from a daemon that was killed.
         let lock = files::open_or_make(&data_dir.join("lock")).map_err(folder_error)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -114,6 +116,8 @@ impl Membership {
         match self.cluster {
             Some(ours) => Ok(ours == theirs),
             None => {
+                // On the disk before the coordinator counts as ours: a daemon that is started anew must not
+                // follow another one.
                 durable::write(&self.path, format!("{theirs}\n").as_bytes())?;
                 self.cluster = Some(theirs);
                 Ok(true)

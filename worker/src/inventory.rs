@@ -24,6 +24,7 @@ const FLAVOUR_PREFIX: &str = "libtorch-";
 /// Looks at the host.
 pub async fn take(config: &Config) -> Inventory {
     let cpu_threads = std::thread::available_parallelism().map_or(1, |n| clamp_u32(n.get()));
+    // A host may offer no CPU slot at all.
     let shared = cpu_threads / config.cpu_slots.max(1);
     Inventory {
         hostname: hostname::get().map_or_else(
@@ -68,6 +69,7 @@ fn cgroup_limits(own: &[(Vec<String>, String)]) -> Vec<u64> {
             .take_while(|folder| folder.starts_with(root))
         {
             let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+            // Where there is no limit, version 2 writes the word "max".
             limits.extend(text.trim().parse::<u64>().ok());
         }
     }

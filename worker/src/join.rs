@@ -6,8 +6,8 @@
 mod pinned;
 
 use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,33 +31,90 @@ use pinned::Pinned;
 const WITHIN: Duration = Duration::from_secs(20);
 /// Bytes of a file that are read for a token; a token has some 140.
 const TOKEN_FILE_MAX_BYTES: u64 = 4 * 1024;
+/// Holds a token where no file does: of a shell, an installer or cloud-init.
+pub const TOKEN_VARIABLE: &str = "MARQUEE_JOIN_TOKEN";
 /// Stands for stdin.
 const STDIN: &str = "-";
 
-/// Reads a token from a file, or from stdin for "-". Never from the command line, which everybody on the host can see.
-pub fn read_token(file: &Path) -> anyhow::Result<JoinToken> {
-    let mut bytes = Vec::new();
-    let read = |source: &mut dyn io::Read, bytes: &mut Vec<u8>| {
-        source.take(TOKEN_FILE_MAX_BYTES + 1).read_to_end(bytes)
-    };
-    let done = if file == Path::new(STDIN) {
-        read(&mut io::stdin(), &mut bytes)
-    } else {
-        File::open(file).and_then(|mut file| read(&mut file, &mut bytes))
-    };
-    done.with_context(|| format!("the token in {file:?} cannot be read"))?;
-    let is_long = u64::try_from(bytes.len()).unwrap_or(u64::MAX) > TOKEN_FILE_MAX_BYTES;
-    ensure!(
-        !is_long,
-        "{file:?} holds no join token: it has more than {TOKEN_FILE_MAX_BYTES} bytes"
-    );
-    let text = String::from_utf8_lossy(&bytes);
-    let token = text.parse::<JoinToken>();
-    token.map_err(|bad| {
-        anyhow::anyhow!(
-            "{file:?} holds no join token that can be used: {bad}; make one on the coordinator's host (\"marquee-coordinator token create > token\") and copy the file whole"
-        )
-    })
+/// Where a token stands. Never on the command line, which everybody on the host can see.
+#[derive(Debug, Clone)]
+pub enum TokenSource {
+    /// In a file, or for "-" on stdin.
+    File(PathBuf),
+    /// In the variable [`TOKEN_VARIABLE`].
+    Variable(String),
+    /// In the first line of stdin, which at a terminal is asked for.
+    Typed,
+}
+
+impl TokenSource {
+    /// The file that was named, else the variable, else whoever sits there.
+    #[must_use]
+    pub fn of(file: Option<PathBuf>) -> Self {
+        match (file, std::env::var(TOKEN_VARIABLE)) {
+            (Some(file), _) => Self::File(file),
+            (None, Ok(text)) if !text.is_empty() => Self::Variable(text),
+            (None, Ok(_) | Err(_)) => Self::Typed,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(file) => format!("{file:?}"),
+            Self::Variable(_) => TOKEN_VARIABLE.to_owned(),
+            Self::Typed => "what was typed".to_owned(),
+        }
+    }
+
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::File(file) if file == Path::new(STDIN) => {
+                let stdin = io::stdin();
+                stdin.take(TOKEN_FILE_MAX_BYTES + 1).read_to_end(&mut bytes)
+            }
+            Self::File(file) => File::open(file)
+                .and_then(|file| file.take(TOKEN_FILE_MAX_BYTES + 1).read_to_end(&mut bytes)),
+            Self::Variable(text) => return Ok(text.clone().into_bytes()),
+            Self::Typed => {
+                if io::stdin().is_terminal() {
+                    eprint!("token (\"marquee-coordinator token create\" makes one): ");
+                }
+                let mut stdin = io::stdin().lock().take(TOKEN_FILE_MAX_BYTES + 1);
+                stdin.read_until(b'\n', &mut bytes)
+            }
+        }?;
+        Ok(bytes)
+    }
+
+    /// Reads the token.
+    pub fn read(&self) -> anyhow::Result<JoinToken> {
+        let name = self.name();
+        let bytes = self
+            .bytes()
+            .with_context(|| format!("the token in {name} cannot be read"))?;
+        let is_long = u64::try_from(bytes.len()).unwrap_or(u64::MAX) > TOKEN_FILE_MAX_BYTES;
+        ensure!(
+            !is_long,
+            "{name} holds no join token: it has more than {TOKEN_FILE_MAX_BYTES} bytes"
+        );
+        let text = String::from_utf8_lossy(&bytes);
+        let token = text.parse::<JoinToken>();
+        token.map_err(|bad| {
+            anyhow::anyhow!(
+                "{name} holds no join token that can be used: {bad}; make one on the coordinator's host (\"marquee-coordinator token create > token\") and copy it whole"
+            )
+        })
+    }
+}
+
+/// What happens after a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The daemon is started by whoever joined.
+    Started,
+    /// It is for people to start it.
+    ToStart,
 }
 
 /// Joins the cluster of the coordinator at `address`. Returns what to tell whoever asked.
@@ -65,12 +122,17 @@ pub async fn join(
     place: &Place,
     address: &str,
     token: JoinToken,
+    next: Next,
     env: &Env,
 ) -> anyhow::Result<String> {
     let url = url_of(address)?;
+    // Taken for the time of the joining: a daemon that runs would go on with the identity that this one
+    // replaces.
     let identity = Identity::claim(&place.data_dir, env)
         .context("this worker cannot join just now; if its daemon runs, stop it first (systemctl stop marquee-worker)")?;
     let folder = Folder::of(&place.data_dir);
+    // The key of an earlier try, if there was one: an answer that got lost has used up the token for that key
+    // alone.
     let key = folder
         .key_to_join()
         .with_context(|| format!("a key could not be made in {:?}", place.data_dir))?;
@@ -85,6 +147,8 @@ pub async fn join(
     let answer =
         answer.unwrap_or_else(|_| bail!("{url} did not answer within {} s", WITHIN.as_secs()))?;
 
+    // Before anything is stored: a folder with the identity of one cluster and the ranks of another is of no
+    // use to either.
     let mut membership = Membership::read(&place.data_dir)?;
     ensure!(
         membership.admits(&answer.cluster_id)?,
@@ -110,10 +174,10 @@ pub async fn join(
     folder
         .store(&joined, &answer.certificate, &key, &answer.authority)
         .with_context(|| format!("what the coordinator gave could not be stored in {:?}; ask again with the same token", place.data_dir))?;
-    Ok(told(place, &url, &answer))
+    Ok(told(place, &url, &answer, next))
 }
 
-fn told(place: &Place, url: &str, answer: &v1::JoinResponse) -> String {
+fn told(place: &Place, url: &str, answer: &v1::JoinResponse, next: Next) -> String {
     let ends = marquee_proto::certificate::read(&answer.certificate)
         .ok()
         .and_then(|all| {
@@ -130,6 +194,7 @@ fn told(place: &Place, url: &str, answer: &v1::JoinResponse) -> String {
         Some(set) if set.trim_end_matches('/') != url => text.push_str(&format!(
             "\nbut the settings say coordinator = {set:?}, which goes before: take that line out of /etc/marquee/worker.toml, or write {url:?}\nthen: systemctl restart marquee-worker\n"
         )),
+        Some(_) | None if next == Next::Started => {}
         Some(_) | None => text.push_str("next: systemctl enable --now marquee-worker   (or run marquee-worker)\n"),
     }
     text
@@ -211,7 +276,7 @@ mod tests {
         let file = folder.path().join("token");
         let refused = |text: &str| {
             std::fs::write(&file, text).unwrap();
-            let error = format!("{:#}", read_token(&file).unwrap_err());
+            let error = format!("{:#}", TokenSource::File(file.clone()).read().unwrap_err());
             assert!(
                 !error.contains("mqj_0"),
                 "a secret is not repeated: {error}"
@@ -222,7 +287,14 @@ mod tests {
         assert!(refused("mqj_00ff").contains("cut off"));
         assert!(refused(&format!("mqj_{}", "0".repeat(1_000_000))).contains("more than 4096"));
         assert!(refused("-----BEGIN CERTIFICATE-----").contains("no join token"));
-        let missing = read_token(&folder.path().join("none")).unwrap_err();
+        let variable = TokenSource::Variable("mqj_00ff".into()).read().unwrap_err();
+        let variable = format!("{variable:#}");
+        assert!(
+            variable.contains(TOKEN_VARIABLE) && variable.contains("cut off"),
+            "{variable}"
+        );
+        let missing = TokenSource::File(folder.path().join("none"));
+        let missing = missing.read().unwrap_err();
         assert!(
             format!("{missing:#}").contains("No such file"),
             "{missing:#}"

@@ -63,6 +63,7 @@ impl Kept {
         let until = (now + KEPT_FOR).trunc_subsecs(0);
         let folder = self.folder(key);
         let place = folder.join("output");
+        // It may have been moved by a daemon that was killed before it could say so.
         if !place.is_dir() {
             files::make_folder(&folder)?;
             // A job may have taken that right from itself, and a folder that moves is written to.

@@ -61,6 +61,7 @@ impl Lease {
     /// A heartbeat that was sent at `sent` has come. `is_kept`: the next daemon is to know.
     pub fn renew(&self, sent: Duration, length: Duration, is_kept: bool) {
         let until = sent + length;
+        // Let go before the disk: whoever asks how long it still runs must not wait for a write.
         {
             let mut term = self.lock();
             // Answers may come in a bunch, an older one last.

@@ -1,15 +1,17 @@
 //! `marquee-worker`: the daemon, and the keeper that it starts each child behind.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
-use marquee_settings::{Setting, WRONG_SETTINGS, as_toml, become_owner_of};
+use marquee_settings::{Service, Setting, WRONG_SETTINGS, as_toml, become_owner_of};
 use marquee_worker::config::{Config, ConfigError, LogFormat, OnStop, Settings, Sources};
 use marquee_worker::doctor;
+use marquee_worker::enlist;
 use marquee_worker::env::Env;
-use marquee_worker::join;
+use marquee_worker::join::{self, Next, TokenSource};
 use marquee_worker::process::cage::{helper, keeping, warden};
 use marquee_worker::process::keeper::{self, Keep};
 use marquee_worker::runtime;
@@ -72,17 +74,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Join a cluster with a token of its coordinator; then start the daemon, which needs no other setting
-    Join {
-        /// Host and port of the coordinator, such as head-1:7700
-        address: String,
-        /// File with the token, or "-" for stdin; a command line can be seen by everybody on the host
-        #[arg(long, value_name = "FILE")]
-        token_file: PathBuf,
-        /// Name of this worker, unique in the cluster [default: that of the settings, else the host's name]
-        #[arg(long = "name", value_name = "NAME")]
-        as_name: Option<String>,
-    },
+    /// Join a cluster with a token of its coordinator; the daemon then needs no other setting
+    ///
+    /// Typed by root where the service is installed, it starts that too.
+    Join(Join),
     /// Look at the settings, without starting anything
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -91,6 +86,25 @@ enum Command {
     /// Print the manual page; for packages.
     #[command(hide = true)]
     Man,
+}
+
+#[derive(Debug, clap::Args)]
+struct Join {
+    /// Host and port of the coordinator, such as head-1:7700
+    address: String,
+    /// File with the token, or "-" for stdin [default: MARQUEE_JOIN_TOKEN of the environment, else it is asked for];
+    /// a command line can be seen by everybody on the host
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Name of this worker, unique in the cluster [default: that of the settings, else the host's name]
+    #[arg(long = "name", value_name = "NAME")]
+    as_name: Option<String>,
+    /// Leave the service as it is
+    #[arg(long)]
+    no_start: bool,
+    /// Whoever typed it goes on by himself.
+    #[arg(long, hide = true)]
+    part: bool,
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]
@@ -139,14 +153,7 @@ fn run() -> anyhow::Result<ExitCode> {
     }
     let mut arguments = Arguments::parse();
     match arguments.command.take() {
-        Some(Command::Join {
-            address,
-            token_file,
-            as_name,
-        }) => {
-            arguments.name = as_name.or(arguments.name);
-            join_cluster(arguments, &address, &token_file)
-        }
+        Some(Command::Join(join)) => join_cluster(arguments, join),
         Some(Command::Doctor { json }) => look(arguments, json),
         Some(Command::Config(command)) => {
             let text = settings_text(&command, &arguments.listing()?)?;
@@ -170,18 +177,35 @@ fn run() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn join_cluster(arguments: Arguments, address: &str, token: &Path) -> anyhow::Result<ExitCode> {
+fn join_cluster(mut arguments: Arguments, join: Join) -> anyhow::Result<ExitCode> {
     // First: the file may be root's.
-    let token = join::read_token(token)?;
+    let token = TokenSource::of(join.token_file).read()?;
+    // What the flags name is not the service's.
+    let names_another = arguments.config.is_some() || arguments.data_dir.is_some();
+    let is_services = !join.no_start && !join.part && !names_another;
+    let service = is_services
+        .then(|| Service::installed(enlist::UNIT))
+        .flatten();
+    arguments.name = join.as_name.or(arguments.name);
     let file = arguments.config.clone();
     let sources = Sources {
         file: file.as_deref(),
         env: None,
     };
     let place = Config::place(sources, arguments.into_settings())?;
+    let env = Env::real();
+    if let Some(service) = service {
+        let clock = env.clock.as_ref();
+        return enlist::join_and_start(service, &place, &join.address, &token, clock);
+    }
     become_owner_of(&place.data_dir)?;
+    let next = if join.part {
+        Next::Started
+    } else {
+        Next::ToStart
+    };
     let runtime = tokio::runtime::Runtime::new()?;
-    let told = runtime.block_on(join::join(&place, address, token, &Env::real()))?;
+    let told = runtime.block_on(join::join(&place, &join.address, token, next, &env))?;
     std::io::stdout().write_all(told.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -223,13 +247,22 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
         file: file.as_deref(),
         env: None,
     };
-    let config = Config::load(sources, arguments.into_settings())?;
+    let flags = arguments.into_settings();
+    let config = Config::load(sources, flags.clone())?;
+    let read = Arc::new(move || {
+        let sources = || Sources {
+            file: file.as_deref(),
+            env: None,
+        };
+        let listing = Config::listing(sources(), flags.clone())?;
+        Ok((Config::load(sources(), flags.clone())?, listing))
+    });
     start_log(config.log_format);
     marquee_worker::harden();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(marquee_worker::run(config));
+    let result = runtime.block_on(marquee_worker::run(config, read));
     // Whatever a rank's task is waiting for, nothing may keep the daemon.
     runtime.shutdown_background();
     result

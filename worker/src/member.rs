@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{durable, files};
 
 /// Contents of PEM files by which TLS is spoken: those of `[tls]`, or those that joining left.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tls {
     pub ca: String,
     /// Certificate and key of this worker.
@@ -157,10 +157,25 @@ impl Folder {
         key: &KeyPair,
         authority: &str,
     ) -> io::Result<()> {
+        // In this order: `joined` says that the rest is there. The key of the try goes last, since until then
+        // it is needed again.
         self.store_identity(certificate, key, authority)?;
         durable::write_json(&self.joined(), joined)?;
         durable::remove_or_leave(&self.joining_key());
         Ok(())
+    }
+
+    /// Stores where the coordinators are, so that the next daemon finds one of them, whichever is gone.
+    pub fn store_coordinators(&self, coordinators: Vec<String>) -> io::Result<()> {
+        let path = self.joined();
+        let Some(joined) = files::read_json::<Joined>(&path)? else {
+            return Ok(());
+        };
+        let joined = Joined {
+            coordinators,
+            ..joined
+        };
+        durable::write_json(&path, &joined)
     }
 
     /// Stores a renewed certificate.

@@ -26,6 +26,7 @@ impl Occupied {
     pub async fn enter(&self, key: RankKey, devices: &[Device]) {
         let mut has_waited = false;
         loop {
+            // Made before the look: a rank that leaves between the look and the wait is not missed.
             let freed = self.freed.notified();
             let Some((device, other)) = self.try_enter(key, devices) else {
                 if has_waited {

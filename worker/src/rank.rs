@@ -110,11 +110,13 @@ impl Assignment {
         let key = RankKey::new(wire.job_id, wire.attempt, wire.rank);
         let mut assignment = Self {
             key,
+            // A coordinator that says 0 says nothing: each rank is one of at least itself.
             world_size: wire.world_size.max(1),
             local_rank: wire.local_rank,
             spec_json: wire.spec_json,
             inputs: BTreeMap::new(),
             devices: Vec::new(),
+            // A rank that is alone has nobody to meet, and needs no port for it.
             hosts_rendezvous: wire.hosts_rendezvous && wire.world_size > 1,
             resume: None,
             problem: None,
@@ -126,6 +128,7 @@ impl Assignment {
                 rank: wire.group_rank,
                 world_size: wire.group_world_size,
             },
+            // 0 is how the wire leaves a number out.
             pipeline: Some(PipelineId(wire.pipeline_id)).filter(|id| id.0 > 0),
         };
         let filled = assignment

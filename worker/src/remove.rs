@@ -33,6 +33,7 @@ pub(crate) fn all(path: &Path) -> io::Result<()> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     match unlinkat(CWD, path, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        // Of a folder Linux says the first, and POSIX the second.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(at(path, error.into())),
     }

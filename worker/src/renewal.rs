@@ -24,6 +24,9 @@ const SPREAD: f64 = 0.05;
 const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// How long the coordinator may take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Least time between two certificates: where the clocks of this host and of the coordinator are far apart, each new one
+/// may look as if most of its time were over.
+const PAUSE: Duration = Duration::from_secs(10);
 /// First and longest wait after a try in vain: there are ten days left.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(15), Duration::from_secs(3_600));
 
@@ -52,6 +55,7 @@ pub(crate) async fn run(host: Arc<Host>, folder: Folder) {
             Ok(ends) => {
                 backoff.reset();
                 info!(good_until = %ends, "this worker's certificate was renewed");
+                sleep(PAUSE).await;
             }
             Err(error) => {
                 let wait = backoff.next_spread(host.env.random.unit());

@@ -121,6 +121,7 @@ impl From<Status> for Broken {
         reason = "every other code is a refusal, also those to come"
     )]
     fn from(status: Status) -> Self {
+        // First: whatever its code is, such an answer names the coordinator to ask next.
         match status.code() {
             _ if error::leader_elsewhere(&status).is_some() => Self::Refused(status),
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
@@ -215,6 +216,7 @@ impl Session {
     /// Before anything that this coordinator says is followed.
     fn admits(&mut self, cluster_id: &str) -> bool {
         self.cluster.admits(cluster_id).unwrap_or_else(|error| {
+            // A full disk must not keep a worker from its coordinator.
             warn!(%error, "which cluster this worker belongs to cannot be written down; tried again at the next connection");
             true
         })
@@ -283,6 +285,7 @@ impl Session {
             }
         };
         let (stream, welcome, epoch) = greeting.await?;
+        // An older one answers no heartbeat: a lease would run out while all is well.
         if welcome.keeps_leases {
             self.renew(said, &welcome);
         } else {
@@ -327,7 +330,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             inventory: Some(v1::Inventory::from(&self.host.inventory)),
             held: self.held(),
-            gpus: self.host.gpus.readings(),
+            gpus: self.gpus(),
             prep_code,
             features: vec![
                 v1::WorkerFeature::StartWithAssign.into(),
@@ -432,6 +435,7 @@ impl Session {
                     }
                     outbox = self.send_reports(outbox, sender).await?;
                 }
+                // An open connection goes on showing the old one.
                 () = self.host.coordinators.certificate_changed() => return Err(Broken::Renewed),
                 () = gpus.changed() => self.send_gpus(sender).await?,
                 _ = gpu_pulse.tick(), if !gpus.is_empty() => self.send_gpus(sender).await?,
@@ -443,6 +447,8 @@ impl Session {
                         continue;
                     };
                     if let FromCoordinator::Ack(ack) = &body {
+                        // Here too, though the spool hears of it later: it makes room for more reports to go
+                        // out.
                         let key = RankKey::new(ack.job_id, ack.attempt, ack.rank);
                         outbox.acked(key, ack.sequence, Instant::now());
                         self.host.news.notify_one();
@@ -501,8 +507,13 @@ impl Session {
         std::mem::take(&mut *rescued)
     }
 
+    fn gpus(&self) -> Vec<v1::GpuReading> {
+        let readings = self.host.gpus.readings();
+        readings.into_iter().map(Into::into).collect()
+    }
+
     async fn send_gpus(&self, sender: &mpsc::Sender<v1::WorkerMessage>) -> Result<(), Broken> {
-        let gpus = self.host.gpus.readings();
+        let gpus = self.gpus();
         send(sender, ToCoordinator::Gpus(v1::GpuReadings { gpus })).await
     }
 
@@ -535,6 +546,8 @@ async fn next_order<'a>(
     orders: &'a Orders,
     stream: &mut Streaming<v1::CoordinatorMessage>,
 ) -> Result<(mpsc::Permit<'a, Order>, v1::CoordinatorMessage), Broken> {
+    // Room first: a message that was taken from the stream and then finds none would be lost, when another
+    // branch of the loop is quicker.
     let room = orders.room().await.ok_or(Broken::Closed)?;
     let message = stream.message().await?.ok_or(Broken::Closed)?;
     Ok((room, message))

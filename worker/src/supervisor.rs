@@ -118,6 +118,7 @@ impl Supervisor {
         for rank in ranks {
             supervisor.hold(rank);
         }
+        // After the ranks, which have pinned their inputs by now.
         supervisor.host.cache.sweep();
         Ok(supervisor)
     }
@@ -361,6 +362,8 @@ impl Supervisor {
             reason: reason.to_owned(),
             cause: StopCause::Shutdown,
         };
+        // Before they are told: an assignment that comes meanwhile is refused, or stopped where it is
+        // accepted.
         self.state().leaving = Some(stop.clone());
         self.host.news.notify_one();
         for rank in self.ranks() {
@@ -371,6 +374,7 @@ impl Supervisor {
     /// Waits until every rank's work has ended.
     pub async fn all_closed(&self) {
         loop {
+            // Made before the look: an end in between is not missed.
             let closed = self.closed.notified();
             if self.state().ranks.values().all(|entry| entry.is_closed) {
                 return;
@@ -442,6 +446,7 @@ impl Supervisor {
             rank: entry.rank,
         };
         let no_linger = self.no_linger.clone();
+        // What is done is taken out: the set would grow with each rank of the daemon's life.
         while state.retiring.try_join_next().is_some() {}
         state.retiring.spawn(async move {
             if task.rank.dir.store().exists() {

@@ -133,6 +133,7 @@ impl Transfers {
 
     /// Brings the files of `manifest` into `folder`, going on with what is there already.
     pub async fn download(&self, manifest: &Manifest, folder: &Path) -> Result<(), TransferError> {
+        // By digest: what stands under several names is sent once.
         let mut by_digest: BTreeMap<&Digest, Vec<Wanted>> = BTreeMap::new();
         for file in &manifest.files {
             by_digest.entry(&file.digest).or_default().push(Wanted {
@@ -170,6 +171,7 @@ impl Transfers {
             let part = part_path(folder, &first.file.digest);
             make_parent(&part)?;
             self.download_blob(&first.file, &part).await?;
+            // Before it has its name: nobody can open it to write.
             fs::set_permissions(&part, mode(first.executable)).map_err(disk(&part))?;
             fs::rename(&part, &target).map_err(disk(&target))?;
         }
@@ -198,6 +200,7 @@ impl Transfers {
                 Err(Failed::Damaged) => {
                     damaged += 1;
                     warn!(blob = %file.digest, damaged, "a blob arrived damaged");
+                    // From the start: where the damage lies, a digest of the whole does not say.
                     fs::remove_file(part).map_err(disk(part))?;
                     if damaged == DAMAGED_MAX {
                         return Err(TransferError::Damaged {
@@ -218,6 +221,7 @@ impl Transfers {
         let io = |e| Failed::For(disk(part)(e));
         let out = Arc::new(files::open_to_go_on(part).map_err(io)?);
         let begun = Arc::clone(&out);
+        // Read again, not remembered: what counts is what is on the disk.
         let read = blocking::blocking(move || {
             let (mut hash, mut size) = (Sha256::new(), 0);
             let mut buffer = vec![0; CHUNK_BYTES];
@@ -269,6 +273,7 @@ impl Transfers {
                     .map_err(io)?;
             }
         }
+        // On the disk before it counts as whole: after a power cut its name could stand for zeros.
         let sync = blocking::blocking(move || out.sync_all());
         sync.await.map_err(io::Error::other).flatten().map_err(io)?;
         // A stream that broke is an error. One that ends in order before all has come was all there is: the blob is
@@ -288,6 +293,7 @@ impl Transfers {
     ) -> Result<Manifest, TransferError> {
         let root = folder.to_owned();
         let manifest = blocking(move || digest_tree(&root)).await?;
+        // Before the first byte goes up: after hours of it the coordinator would refuse the list.
         let bytes = v1::Manifest::from(&manifest).encoded_len();
         if bytes > MANIFEST_MAX_BYTES {
             return Err(TransferError::TooLong {
@@ -361,6 +367,7 @@ impl Transfers {
         folder: &Path,
         no_room: NoRoom<'_>,
     ) -> Result<(), TransferError> {
+        // Two of them: a coordinator that restarts is back sooner than people have emptied a disk.
         let (mut backoff, mut until_room) = (connect::backoff(), room_backoff());
         let path = folder.join(&file.path);
         loop {
@@ -396,6 +403,7 @@ impl Transfers {
         let mut client = self.client().map_err(Failed::Away)?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(chunks);
         let (read, answer) = tokio::join!(reader, client.upload_blob(stream));
+        // A file that cannot be read comes first: the refusal that followed is only its echo.
         read.map_err(|e| Failed::For(disk(path)(e)))?;
         answer.map_err(|status| failed(&format!("to store {path:?}"), status))?;
         Ok(())

@@ -70,6 +70,7 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     }
     report::step(&format!("build: {FILE}"), || {
         fs::create_dir_all(&folder)?;
+        // Two builds at once write two files, and the rename makes either of them the whole one.
         let partial = folder.join(format!("{FILE}.{}.partial", std::process::id()));
         let mut command = Command::new(&compiler);
         command
@@ -111,6 +112,7 @@ fn key(workspace: &Workspace, compiler: &str, libtorch: &Path) -> Result<u64> {
             .hash(&mut hasher);
     }
     (FLAGS, LIBRARIES).hash(&mut hasher);
+    // By its version, too: an upgraded compiler has the same name.
     process::read(Command::new(compiler).arg("--version"))?.hash(&mut hasher);
     fs::read(libtorch.join("include/torch/headeronly/version.h"))?.hash(&mut hasher);
     Ok(hasher.finish())

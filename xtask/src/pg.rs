@@ -63,6 +63,7 @@ impl PrivatePostgres {
     pub(crate) fn apply(&self, file: &Path) -> Result<()> {
         process::read(
             self.psql()
+                // Without these psql goes on after an error and ends well: half a migration would look applied.
                 .args(["--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"])
                 .arg("--file")
                 .arg(file),
@@ -73,6 +74,7 @@ impl PrivatePostgres {
     fn psql(&self) -> Command {
         let mut command = Command::new(&self.psql);
         command
+            // A user's ~/.psqlrc may print, prompt or change how SQL is read.
             .args(["--no-psqlrc", "--username", USER, "--dbname", DATABASE])
             .arg("--host")
             .arg(self.folder());

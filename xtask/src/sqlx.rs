@@ -99,6 +99,8 @@ impl Live {
     /// expand. Returns the files of the store that cargo found current, whose queries were therefore not asked about.
     pub fn compile(&self, workspace: &Workspace, command: &mut Command) -> Result<Vec<PathBuf>> {
         command
+            // A user's SQLX_OFFLINE=true would win over the URL, and the macros would read the very files that are
+            // to be checked.
             .env("SQLX_OFFLINE", "false")
             .env("SQLX_OFFLINE_DIR", &self.folder)
             .env("DATABASE_URL", self.server.url())
@@ -164,6 +166,7 @@ fn fresh_artifacts(messages: &[Value], package_root: &Path) -> Vec<PathBuf> {
             let manifest = message["manifest_path"].as_str();
             manifest.is_some_and(|path| Path::new(path).starts_with(package_root))
         })
+        // A build script expands no query: that it did not run again says nothing.
         .filter(|message| message["target"]["kind"] != serde_json::json!(["custom-build"]))
         .filter_map(|message| message["filenames"].as_array())
         .flatten()

@@ -35,6 +35,7 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// `cargo xtask web`: builds the page, whether it is built or not.
 pub fn run(workspace: &Workspace) -> Result<ExitCode> {
+    // Who asks for the page wants it built, also where only a tool changed that the stamp does not know of.
     let _ = fs::remove_file(workspace.root.join(STAMP));
     let built = report::step("web page", || build(workspace))?;
     report::note(&format!("built: {}", built.display()));
@@ -62,6 +63,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     }
     let npm = packages(workspace)?;
     process::run(npm.npm(&workspace.root.join("web")).args(["run", "build"]))?;
+    // Last: a build that was cut short left no stamp of these sources, and is made again.
     fs::write(&stamp, sources).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(page)
 }
@@ -102,6 +104,7 @@ pub fn test(workspace: &Workspace) -> Result<bool> {
         }
     };
     let folder = workspace.root.join("web");
+    // Whatever fails here, the browser is tried too: who waited for the build wants all that is wrong.
     let functions = process::run(node.npm(&folder).args(["run", "test"]));
     let browser = match browser() {
         Some(browser) => process::run(

@@ -54,6 +54,7 @@ pub(super) async fn workers(programs: &mut [Program], place: &Place) -> Result<(
     let remote = Remote::new(place.clone())?;
     let started = Instant::now();
     loop {
+        // A coordinator that has just come may refuse: that is looked at again, too.
         let online = list(&remote).await.unwrap_or_default();
         let is_online = |program: &Program| {
             let ours = |worker: &&Worker| worker.name == program.name();

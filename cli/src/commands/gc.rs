@@ -82,6 +82,7 @@ async fn step(
 
 pub(super) async fn keep(args: KeepArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    // All names first: a slip in the last one must not leave the others changed.
     let mut ids = Vec::with_capacity(args.targets.len());
     for target in &args.targets {
         ids.push(target.resolve_pipeline(&remote).await?);

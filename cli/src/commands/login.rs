@@ -67,6 +67,7 @@ pub(super) async fn login(args: LoginArgs, session: &Session) -> Result<()> {
         token: Some(token.clone()),
         ..place.clone()
     })?;
+    // Shown before it is kept: one that is refused is of no use later either.
     let who = requests::users::who_am_i(&remote).await?;
     if !who.has_users {
         return Err(CliError::Usage(format!(

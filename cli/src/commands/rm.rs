@@ -37,6 +37,7 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    // All names first: with a slip in one of them nothing is removed.
     let mut wanted = Vec::new();
     for target in &args.targets {
         wanted.push((target.clone(), resolve(target, &remote).await?));
@@ -90,6 +91,7 @@ async fn remove(remote: &Remote, thing: &Thing, dry_run: bool) -> Result<v1::Rem
         Thing::Pipeline(id) => {
             let request = v1::RemovePipelineRequest { id: *id, dry_run };
             remote
+                // Not sent twice: the second would find nothing, and call what went well a failure.
                 .call(Repeat::Unsafe, async || {
                     remote.jobs().remove_pipeline(patient(request)).await
                 })

@@ -324,6 +324,7 @@ async fn follow_log(
             // The screen is up for as long as the user wants: it begins anew when there is a coordinator again.
             Err(CliError::Unreachable { .. }) => {
                 sleep(RECONNECT_EVERY).await;
+                // It comes anew from its beginning, and would stand there twice.
                 *log.lock() = Log::default();
             }
             Err(error) => break error.to_string(),

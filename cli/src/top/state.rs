@@ -183,6 +183,7 @@ impl App {
         reason = "all other keys of a keyboard do nothing"
     )]
     pub(super) fn press(&mut self, key: KeyEvent) -> Option<Order> {
+        // Some terminals tell of both: each key would act twice.
         if key.kind == KeyEventKind::Release {
             return None;
         }
@@ -199,6 +200,7 @@ impl App {
             };
         }
         if let Some(question) = self.question.take() {
+            // Any other key is a no: nobody cancels a job by a slip of the hand.
             return matches!(key.code, KeyCode::Char('y' | 'Y'))
                 .then_some(Order::Cancel(question.job));
         }
@@ -400,6 +402,7 @@ impl App {
         let now = self.seat().until.unwrap_or(last);
         let by = i64::try_from(by).unwrap_or(i64::MAX);
         let then = now.saturating_add_signed(by).clamp(first, last.max(first));
+        // At the last line it follows again.
         self.seat_mut().until = (then < last).then_some(then);
     }
 

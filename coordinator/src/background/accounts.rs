@@ -32,6 +32,7 @@ pub(super) async fn run(app: App) {
 
 pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
+    // The index is let go before anything is written: rounds are planned under its lock.
     let unsaved = {
         let mut open = app.index.open();
         open.accounts.count_to(now);
@@ -43,6 +44,7 @@ pub(super) async fn round(app: &App) -> Result<()> {
     let mut tx = app.db.write("accounts").await?;
     projects::mark_used(&mut tx, &used, Accounts::keep_from(now), counted_to).await?;
     tx.commit().await?;
+    // After the commit: what could not be stored is written again next time.
     app.index.open().accounts.saved(&used);
     Ok(())
 }

@@ -36,6 +36,7 @@ async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
 pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let prepare_max: Duration = lifecycle::PREPARE_MAX;
+    // From the index, which may lag behind; the rows say what is to be done, so a job too many costs a look.
     let running: Vec<JobId> = app.index.open().running().collect();
     if running.is_empty() {
         return Ok(());
@@ -47,6 +48,7 @@ pub(super) async fn round(app: &App) -> Result<()> {
         return Ok(());
     }
     match advance(app, &jobs).await {
+        // Postgres is away: each of them apart would fail for the same reason.
         Err(error) if error.may_pass() => return Err(error),
         Ok(()) => return Ok(()),
         Err(_) => {}

@@ -29,6 +29,8 @@ pub(super) async fn round(app: &App) -> Result<()> {
     let now = app.clock.now();
     let due: Vec<(String, Vec<JobId>)> = {
         let open = app.index.open();
+        // What was decided about a host and cannot be read moves nobody away. It keeps new work off, which
+        // does no harm.
         let due = open.workers.iter().filter_map(|worker| {
             let why = why_empty(worker.standing.as_ref().ok()?, &worker.name, now)?;
             let jobs = open.staying_on(worker.id);

@@ -28,6 +28,8 @@ pub(super) async fn run(app: App) {
     loop {
         let round = round(&app, &mut listening).await;
         if round.is_err() {
+            // What workers said while Postgres was away may not have been heard either: the hold-off begins
+            // anew.
             listening.since = Instant::now();
         }
         let pause = pace.after(&round);
@@ -124,6 +126,7 @@ fn has_expired(
 
 async fn lose(app: &App, id: WorkerId, name: &str, is_over: impl Fn() -> bool) -> Result<()> {
     let mut tx = app.db.write("worker lost").await?;
+    // Somebody else has written it down already: there is nothing to do, and the transaction is dropped.
     if !workers::mark_worker_gone(&mut tx, id, WorkerState::Lost).await? {
         return Ok(());
     }
@@ -133,6 +136,7 @@ async fn lose(app: &App, id: WorkerId, name: &str, is_over: impl Fn() -> bool) -
         return Ok(());
     }
     let jobs = workers::list_worker_jobs(&mut tx, id).await?;
+    // Committed before the jobs are judged: the loss stands, also where one of them cannot be.
     tx.commit().await?;
     tracing::warn!(
         worker = %id, name, jobs = jobs.len(),

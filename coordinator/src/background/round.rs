@@ -28,9 +28,11 @@ const LOOK_SHARE: u32 = 50;
 
 pub(super) async fn run(app: App) {
     let mut pace = Pace::new("schedule", app.settings.poll_every);
+    // At once: a process that begins, or has just taken over, knows nothing yet.
     let mut look_at = Instant::now();
     loop {
         let began = Instant::now();
+        // Before the plan, so that what is found is planned in the same round.
         let round = if began >= look_at {
             let looked = load::everything(&app).await;
             if looked.is_ok() {
@@ -61,6 +63,7 @@ pub(super) async fn run(app: App) {
 /// One round. Returns how long until the earliest back-off ends, where a job is in one.
 async fn one(app: &App) -> Result<Option<Duration>> {
     load::changes(app).await?;
+    // What is too late fails before the plan, and takes no devices from others any more.
     lifecycle::fail_overdue(app).await?;
     let Some(planned) = plan::plan(app).await? else {
         return Ok(None);

@@ -49,6 +49,7 @@ impl Tools {
     pub(super) fn dump(&self, url: &str, snapshot: &str, file: &Path) -> anyhow::Result<Dumping> {
         let mut command = self.command("pg_dump", url);
         command
+            // A restored database is its new owner's, whatever that account is called.
             .args(["--format=custom", "--no-owner", "--no-privileges"])
             .arg(format!("--snapshot={snapshot}"))
             .arg("--file")
@@ -140,6 +141,7 @@ fn without_password(url: &str) -> (String, Option<String>) {
     };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, after) = rest.split_at(end);
+    // The last one: a password may hold an "@" that nobody escaped.
     let Some((user, host)) = authority.rsplit_once('@') else {
         return (url.to_owned(), None);
     };

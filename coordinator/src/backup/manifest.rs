@@ -133,6 +133,7 @@ impl Manifest {
                 );
             }
         }
+        // Each file is read: a backup that only looks whole is found out now and not when it is needed.
         let files = self.files.read(folder)?;
         for digest in &files {
             let path = path_of(&folder.join(ARTIFACTS), digest);

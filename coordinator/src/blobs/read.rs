@@ -54,6 +54,7 @@ impl BlobStore {
             };
             let size_bytes = file.metadata().map_err(io_error("look at", &path))?.len();
             if let Some(asked) = expected_bytes.filter(|asked| *asked != size_bytes) {
+                // Either the file is damaged or the list that names it is wrong. The bytes decide.
                 return Err(match store.verify(&digest)? {
                     Some(problem) => BlobError::Damaged { digest, problem },
                     None => BlobError::OtherSize {
@@ -78,6 +79,7 @@ impl BlobStore {
                 .map_err(io_error("seek in", &path))?;
             let open = Open {
                 file,
+                // Only from the beginning is there a digest to compare with.
                 hash: (offset == 0).then(Sha256::new),
                 position: offset,
             };

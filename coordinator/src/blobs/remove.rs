@@ -156,6 +156,7 @@ impl BlobStore {
                 Err(error) => return Err(io_error("put back", &place)(error)),
             }
         }
+        // Somebody else may have put it back since it was missed.
         Ok(place.exists())
     }
 

@@ -82,6 +82,7 @@ impl Vouches {
         }
         for digest in digests {
             shared.condemned.remove(digest);
+            // See `ANSWERS_MAX`: what is not remembered costs an attempt at worst, never a result.
             if shared.answers >= ANSWERS_MAX {
                 continue;
             }

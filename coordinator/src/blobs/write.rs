@@ -84,6 +84,7 @@ impl BlobWriter {
             return Err(self.wrong_size(open.got));
         }
         blocking(move || {
+            // Hashed as it came in, so that no second reading is needed.
             let got = Digest::from_hash(&open.hash.finalize());
             if got != self.digest {
                 return Err(BlobError::WrongDigest {
@@ -92,8 +93,11 @@ impl BlobWriter {
                 });
             }
             let place = self.store.path(&self.digest);
+            // Spared before it is in place: a removal that had condemned the name would otherwise take the
+            // new file.
             self.store.vouches.spare(&self.digest);
             put_in_place(open.file, &place)?;
+            // Only now: until here whoever asks must hear that it is missing.
             self.store.damaged.forget(&self.digest);
             Ok(())
         })

@@ -68,9 +68,11 @@ pub async fn what_if(app: &App, job: JobId, change: Change) -> Result<WhatIf, Li
         let pending = pending(&mut open, job, &asked, now);
         let lengths = open.lengths.by_ranks(&Step::of(&asked));
         let mut board = Board::copy(&open, &sessions, now);
+        // Let go before the planner begins: the rounds that place jobs wait for it.
         drop(open);
         if pending.shape.rules == OWN_RULES {
             let rules = asked.sharing.hosts.clone();
+            // The index may not be changed for a question, so these rules are known to the copy alone.
             board.limits.rules.insert(OWN_RULES, rules);
         }
         board.queue.insert(pending);
@@ -135,6 +137,7 @@ impl Board {
         match (at, by) {
             (Some(at), Some(by)) => Ok(Expected {
                 at,
+                // With other lengths jobs start in another order: the later time may come out as the earlier one.
                 by: by.max(at),
                 basis,
             }),

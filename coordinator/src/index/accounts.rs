@@ -142,6 +142,7 @@ impl Accounts {
         hours: Vec<(String, Hours)>,
         counted_to: Option<DateTime<Utc>>,
     ) {
+        // Figures that this process has counted itself are newer than what it has stored of them.
         let is_newer = !self.is_loaded || counted_to > self.counted_to;
         self.is_loaded = true;
         for account in &mut self.list {

@@ -79,6 +79,7 @@ impl Open {
             }
         }
         differences.sort_unstable();
+        // Only where something differs: to take everything in anew costs as much as a start.
         if !differences.is_empty() {
             let all: BTreeSet<JobId> = self.jobs.keys().chain(&self.running).copied().collect();
             self.replace(&all, read);

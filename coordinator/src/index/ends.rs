@@ -74,6 +74,8 @@ impl Open {
     pub fn renew_lengths(&mut self) {
         let mut known_of: HashMap<*const JobSpec, Option<u32>> = HashMap::new();
         let mut changed = Vec::new();
+        // By where the spec lies in memory: the elements of an array share one, which is looked up once for
+        // all of them.
         for (job, known) in &self.jobs {
             let expected = *known_of
                 .entry(Arc::as_ptr(&known.spec))

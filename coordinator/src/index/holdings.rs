@@ -69,6 +69,7 @@ impl Open {
             .entry(rank.worker)
             .or_default()
             .insert(rank.key, holding);
+        // The same rank read twice is charged once.
         if let Some(before) = before {
             self.accounts.let_go(before.project, &before.devices);
         }

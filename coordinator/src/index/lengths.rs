@@ -91,6 +91,7 @@ pub struct Lengths {
 impl Lengths {
     /// Takes down that a run of a step took so long.
     pub fn learn(&mut self, step: Step, length: TimeDelta) {
+        // With a clock that was put back meanwhile a run takes less than no time.
         let millis = length.num_milliseconds().max(0);
         if !self.by_step.contains_key(&step) {
             self.order.push_back(step.clone());

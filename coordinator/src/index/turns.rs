@@ -34,6 +34,7 @@ impl Turns {
     /// A job is open: gives its group. `array` is the one that it is an element of.
     pub(super) fn join(&mut self, spec: &JobSpec, array: Option<JobId>) -> Group {
         let sharing = &spec.sharing;
+        // A key goes first: whoever gives one wants it to hold for all jobs that have it, elements included.
         let (group, limit) = match (&sharing.concurrency_key, sharing.at_once, array) {
             (Some(key), _, _) => {
                 let key = self.keys.take(&(sharing.project.clone(), key.clone()));

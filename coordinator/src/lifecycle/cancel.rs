@@ -90,6 +90,7 @@ async fn cancel(
     for array in arrays {
         heads.extend(transitions::list_open_elements(tx, array).await?);
     }
+    // What runs is asked, and ends when its ranks have; what does not run ends here and now.
     let (running, waiting): (Vec<JobHead>, Vec<JobHead>) = heads
         .into_iter()
         .partition(|head| head.state == JobStateName::Running);

@@ -139,6 +139,7 @@ impl LifecycleError {
             Self::Store(error) => error.may_pass(),
             // A full or broken disk is mended by people, and then everything goes on.
             Self::Blobs(_) | Self::Unstored(_) => true,
+            // Each by name: whoever adds an error has to say whether it passes.
             Self::Stopping
             | Self::Panicked(_)
             | Self::ArtifactNotFound(_)
@@ -233,9 +234,11 @@ impl From<LifecycleError> for Status {
         };
         match code {
             ErrorCode::StorageUnavailable => {
+                // It concerns whoever runs the cluster, and is no fault of this program.
                 tracing::warn!(%error, "a request failed because storage is away");
             }
             ErrorCode::Internal => tracing::error!(%error, "a request failed"),
+            // What a caller did wrong is told to him and is no news for the log.
             ErrorCode::InvalidDocument
             | ErrorCode::InvalidRequest
             | ErrorCode::RequestIdReused

@@ -32,6 +32,7 @@ impl Outputs {
             return Some(Ok(Manifest::default()));
         }
         let (attempt, files) = self.looked_at.get(&live.job)?;
+        // What was looked at for another attempt says nothing of this one.
         (*attempt == live.attempt.number).then(|| files.clone())
     }
 
@@ -79,6 +80,7 @@ pub(super) async fn checked(app: &App, jobs: &[JobId]) -> Result<Outputs> {
         .await?
         .into_iter()
         .collect();
+    // Files are read next, which takes as long as it takes: no connection is held meanwhile.
     drop(conn);
     for (live, key) in finished {
         let number = live.attempt.number;

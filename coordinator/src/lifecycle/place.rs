@@ -33,6 +33,8 @@ pub async fn place(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let known = known(app, placements);
+    // Before the transaction, since it looks at files: nobody may wait for a disk with a pipeline's lock in
+    // hand.
     let mut resumes: BTreeMap<JobId, Resume> = BTreeMap::new();
     for (job, known) in &known {
         if let Some(from) = newest_checkpoint(app, *job, known).await? {
@@ -65,6 +67,8 @@ pub async fn place(
         tx.commit().await?;
         Ok::<_, StoreError>(placed)
     };
+    // Before the first statement is sent: from then on the placements may be committed, whatever is heard of
+    // it.
     let unsure = Unsure {
         index: &app.index,
         jobs: known.keys().copied().collect(),
@@ -79,6 +83,8 @@ pub async fn place(
             let Some(known) = known.get(&placement.job) else {
                 continue;
             };
+            // Made from what was planned and not read again: a round trip for each placement would cost more
+            // than the placement.
             let held: Vec<HeldRank> = held(placement, known).collect();
             let mut assignment = at_once(placement, known, resumes.contains_key(&placement.job));
             for rank in &held {
@@ -233,6 +239,7 @@ async fn newest_checkpoint(app: &App, job: JobId, known: &Known) -> Result<Optio
     let told = reports::find_last_step(&mut conn, job, AttemptNumber(known.attempt)).await?;
     drop(conn);
     for (key, manifest) in newest {
+        // No vouch is kept: the checkpoint's own row names its files, and that keeps them.
         let wrong = app.blobs.check(&manifest).await?.wrong;
         let Some(first) = wrong.first() else {
             let steps_lost = told.unwrap_or(0).saturating_sub(key.step);

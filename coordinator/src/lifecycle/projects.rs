@@ -232,6 +232,7 @@ pub(super) async fn check_queued(app: &App, tx: &mut Tx, spec: &PipelineSpec) ->
     for job in &spec.jobs {
         *new.entry(&job.sharing.project).or_default() += u64::from(job.array.unwrap_or(1));
     }
+    // A quota that is being changed at this moment counts from the next submission on.
     let limits: Vec<(&ProjectName, u64, u64)> = {
         let open = app.index.open();
         let limits = new.into_iter().filter_map(|(name, more)| {
@@ -240,6 +241,7 @@ pub(super) async fn check_queued(app: &App, tx: &mut Tx, spec: &PipelineSpec) ->
         });
         limits.collect()
     };
+    // In the order of names: two pipelines of the same projects never wait for each other.
     for (name, more, quota) in limits {
         projects::lock_project(tx, name).await?;
         let queued = projects::count_queued(tx, name).await?;

@@ -77,6 +77,8 @@ pub async fn rehearse(app: &App, fault: &Fault, is_dry: bool, caller: &str) -> R
     }
     tx.commit().await?;
     tracing::warn!(caller, "{text}");
+    // Written down first. A fault that is explained and was not done is better than one that was done and
+    // nobody can explain.
     strike(app, fault, plan.broken)?;
     Ok(plan.said)
 }
@@ -224,6 +226,7 @@ async fn cut_worker(app: &App, conn: &mut Conn, name: &str, time: Duration) -> R
 
 async fn step_down(app: &App, conn: &mut Conn) -> Result<Plan> {
     let (leader, living) = leader::list_coordinators(conn, &app.clock).await?;
+    // One that has its artifacts elsewhere cannot take over.
     let heir = living
         .iter()
         .find(|one| one.process != app.process && Some(one.storage) == leader.storage);

@@ -63,6 +63,7 @@ pub async fn remove_pipeline(
     loop {
         let mut tx = app.db.write("remove rows").await?;
         tx.plan_anew().await?;
+        // Under the lock each time, and asked anew: a retry between two pieces ends the removal there.
         pipelines::lock_pipeline(&mut tx, id).await?;
         pipeline_is_free(&mut tx, id, because, now).await?;
         let some = removal::delete_some_rows(&mut tx, &jobs).await?;
@@ -113,6 +114,7 @@ pub async fn remove_artifact(
     let mut of: Vec<PipelineId> = going.iter().map(|going| going.pipeline).collect();
     of.sort_unstable();
     of.dedup();
+    // In order, as whoever locks several does.
     pipelines::lock_pipelines(&mut tx, &of).await?;
     retention::lock_artifacts(&mut tx, &jobs).await?;
     artifact_is_free(&mut tx, digest).await?;

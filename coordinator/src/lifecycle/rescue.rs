@@ -36,6 +36,7 @@ pub async fn rescue(app: &App, key: RankKey, manifest: &Manifest, by: &str) -> R
         "a user asked to rescue the output of attempt {}",
         key.attempt
     );
+    // Brought back first, with all that was cancelled for its sake. What follows is a commit like any other.
     let mut changed = bring_back(&mut tx, &head, &asked, "", now).await?;
     let number = transitions::mark_job_running_here(&mut tx, job, head.attempt, now).await?;
     let name = jobs::get_job_spec(&mut tx, job).await?.work.kind().output();

@@ -75,6 +75,7 @@ async fn note_step(app: &App, id: JobId, job: &Known) -> Result<Option<Digest>> 
     };
     drop(conn);
     let step = step::digest(&job.spec.work, &inputs);
+    // In a transaction of its own: what the job does stays true, whatever becomes of the reuse.
     let mut tx = app.db.write("note step").await?;
     reuse::mark_step(&mut tx, id, &step).await?;
     tx.commit().await?;

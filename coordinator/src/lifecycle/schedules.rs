@@ -67,6 +67,7 @@ pub async fn add_schedule(app: &App, wanted: &Wanted<'_>) -> Result<()> {
         caller: wanted.caller,
     };
     let mut tx = app.db.write("schedule").await?;
+    // Not under a lock: of two that are added at once one may be one too many, which harms nobody.
     if schedules::count_schedules(&mut tx).await? >= SCHEDULES_MAX {
         return Err(LifecycleError::BadSetting(format!(
             "there are {SCHEDULES_MAX} schedules, the most that fit; remove some first"
@@ -150,6 +151,7 @@ async fn advance(app: &App, stored: &Schedule, now: DateTime<Utc>) -> Result<()>
             return Ok(());
         };
         take(app, stored, &progress, &step, now).await?;
+        // As the row is now, so that the next step is guarded by it.
         progress.next_due = step.next_due;
         progress.waiting_due = step.waiting_due;
     }

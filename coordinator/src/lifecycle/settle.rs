@@ -138,15 +138,19 @@ pub async fn advance(app: &App, jobs: &[JobId]) -> Result<()> {
     if jobs.is_empty() {
         return Ok(());
     }
+    // Files are looked at before the locks, which others wait for.
     let outputs = checked(app, jobs).await?;
     let mut tx = app.db.write("advance").await?;
     let pipelines = transitions::list_pipelines_of_jobs(&mut tx, jobs).await?;
     pipelines::lock_pipelines(&mut tx, &pipelines).await?;
     let settled = settle(app, &mut tx, jobs, &outputs).await?;
+    // Nothing has changed, and the transaction is dropped: attempts that go on as before cost no commit, and
+    // wake nobody.
     if settled.changed.is_empty() && settled.ended.is_empty() && settled.succeeded.is_empty() {
         return Ok(());
     }
     tx.commit().await?;
+    // After the commit: until then the vouches are all that keeps these files.
     outputs.are_named(&settled.succeeded);
     settled.tell(app);
     Ok(())
@@ -208,6 +212,7 @@ pub async fn settle(
             }
             Verdict::Fail(failure) => {
                 let jitter = app.random.unit();
+                // Looked up before the end is written: by then the ranks say who it was.
                 let at_fault = at_fault(app, &live, failure.class);
                 let ended = end(tx, &live, AttemptEnd::Failed(failure), jitter, now).await?;
                 // Should this not be committed, it avoids a host for a while without need.
@@ -235,6 +240,8 @@ pub async fn settle(
         let workers = live.ranks.iter().map(|rank| rank.worker);
         settled.workers.extend(workers);
     }
+    // After the others, and all at once: an attempt that finished is kept, whatever was decided about those
+    // beside it.
     settled.commit(tx, &commits, now).await?;
     settled.workers.sort_unstable();
     settled.workers.dedup();
@@ -375,6 +382,7 @@ async fn end(
         attempt: number.0,
     };
     let life = life.end_attempt(after, now).map_err(stale)?;
+    // The state first, from the domain, then the row: a rule that says no must leave nothing written.
     attempts::mark_attempt_ended(tx, job, number, &end, now).await?;
     if let AttemptEnd::Failed(failure) = &end {
         metrics::attempt_failed(failure.class);

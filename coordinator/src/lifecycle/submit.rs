@@ -61,6 +61,8 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
     // By its own id, under which a client sends it again after a crash.
     let _step = app
         .walls
+        // Written down first, since reading a document is what may go wrong: after a crash this says which
+        // one it was.
         .trail
         .step(|| format!("submission {:?}", submission.request_id));
     // Before anything else is done with it: its digest alone would take a while.
@@ -80,6 +82,7 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
 
     let now = app.clock.now();
     let caller = submission.caller.to_string();
+    // The audit has to know who asks before the first row is written.
     let mut tx = app.db.write_as("submit", &caller).await?;
     let new = NewPipeline {
         name: &spec.name,
@@ -140,6 +143,8 @@ pub async fn submit(app: &App, submission: &Submission<'_>) -> Result<Submitted>
 
 /// What would be stored: all that a submission is asked, and nothing done.
 pub async fn check(app: &App, submission: &Submission<'_>) -> Result<PipelineSpec> {
+    // The same checks in the same order as for a submission, so that a schedule is not stored which will be
+    // refused each night.
     check_size(submission.document, submission.overrides)
         .map_err(LifecycleError::InvalidDocument)?;
     let spec = parse(app, submission)
@@ -273,6 +278,8 @@ async fn parse(
     submission: &Submission<'_>,
 ) -> Result<std::result::Result<PipelineSpec, Vec<FieldError>>> {
     let known = capacity(&app.index.open().workers);
+    // Without a lookup where it is plain: nearly every submission is right, and the rows are read only to
+    // refuse fairly.
     if known.is_some()
         && let Ok(spec) = submission.parse(known)
     {

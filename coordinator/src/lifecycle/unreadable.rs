@@ -14,6 +14,7 @@ pub async fn fail_unreadable(app: &App, jobs: Vec<(JobId, String)>) -> Result<()
     for (job, why) in jobs {
         match fail(app, job, &why).await {
             Ok(()) => {}
+            // The database is away, and all is tried again. Any other error must not keep the jobs behind this one.
             Err(error) if error.may_pass() => return Err(error),
             Err(error) => {
                 tracing::error!(%job, %error, why, "a job cannot be read, and not be failed for it")

@@ -109,6 +109,7 @@ pub(crate) async fn add_user(
                 .to_owned(),
         );
     }
+    // A dry run does everything but the commit, so that what it says is what would be.
     if !dry_run {
         end(app, tx).await?;
         tracing::info!(user = %user.name, roles = %user.grants, %caller, "user added");
@@ -222,6 +223,7 @@ pub(crate) async fn create_token(
     }
     let now = app.clock.now();
     let mut tx = begin(app, "create token", caller).await?;
+    // Those that ended long ago make room before the limit is looked at.
     users::delete_ended_tokens(&mut tx, now - ENDED_KEPT).await?;
     let all = users::list_users(&mut tx).await?;
     if !all.iter().any(|known| known.name == user) {
@@ -303,6 +305,8 @@ pub(crate) async fn log_in(
         expires_at: expires_at.min(now + SESSION_TTL),
     };
     let mut tx = begin(app, "log in", caller).await?;
+    // The oldest browser of a token goes when one too many comes: whoever loses his cookies must be able to
+    // log in again.
     let keep = u32::try_from(SESSIONS_OF_TOKEN_MAX).unwrap_or(u32::MAX);
     users::insert_session(&mut tx, &session, keep).await?;
     end(app, tx).await?;

@@ -73,12 +73,14 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
         now,
         ..
     } = *situation;
+    // Ranks that the attempt has gone on without have no say any more.
     let members = || ranks.iter().filter(|rank| rank.lost_at.is_none());
     if members().all(|rank| rank.state == RankState::Finished) {
         return Verdict::Commit;
     }
     let all_gone = ranks.iter().all(is_gone);
     if situation.cancel_requested {
+        // A rank that has not gone may still use its devices and write.
         return if all_gone {
             Verdict::Cancel
         } else {

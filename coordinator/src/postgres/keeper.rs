@@ -9,14 +9,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use marquee_domain::backoff::Backoff;
 use marquee_postgres::{Cluster, PostgresError, STOP_WITHIN, Server};
 use tokio::sync::oneshot;
 
 /// How often is looked whether it still runs.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
-/// First wait before a server that died is started again; doubled by each further death.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(5);
+/// Waits before a server that died is started again: longer by each further death.
+const RESTART: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 /// A server that ran for this long has started well: the next wait is the first again.
 const RAN_WELL: Duration = Duration::from_secs(30);
 
@@ -99,7 +99,7 @@ fn keep(cluster: &Cluster, stopped: &Receiver<()>, ready: Ready) {
     // Nobody waits any more when the start was given up; the closed channel then ends `watch`.
     let _ = ready.send(Ok(()));
 
-    let mut wait = RESTART_FIRST;
+    let mut backoff = RESTART;
     loop {
         let since = Instant::now();
         match watch(&mut server, stopped) {
@@ -109,13 +109,12 @@ fn keep(cluster: &Cluster, stopped: &Receiver<()>, ready: Ready) {
             }
         }
         if since.elapsed() > RAN_WELL {
-            wait = RESTART_FIRST;
+            backoff.reset();
         }
         server = loop {
-            if is_told_to_stop(stopped, wait) {
+            if is_told_to_stop(stopped, backoff.next_whole()) {
                 return;
             }
-            wait = (wait * 2).min(RESTART_MAX);
             match start() {
                 Ok(server) => break server,
                 Err(error) => tracing::error!(%error, "postgres could not be started again"),
@@ -132,6 +131,7 @@ fn watch(server: &mut Server, stopped: &Receiver<()>) -> End {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "postgres cannot be waited for"),
         }
+        // Asked and waited for in one: a server that is to stop is stopped within this time.
         if is_told_to_stop(stopped, WATCH_EVERY) {
             return End::ToldToStop;
         }

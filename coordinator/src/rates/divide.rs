@@ -44,6 +44,7 @@ pub(super) fn divide(askers: &[Asker], limits: &[f64]) -> Vec<f64> {
 
 /// Raises all shares alike, each up to its goal or until one of its hosts is full.
 fn fill(askers: &[Asker], limits: &[f64], shares: &mut [f64], goals: &[f64]) {
+    // Sums of floats do not come out even: less than this is no room, and no wish.
     const ENOUGH: f64 = 1e-9;
     let mut open: Vec<usize> = (0..askers.len()).collect();
     loop {

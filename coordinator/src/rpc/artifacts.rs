@@ -78,6 +78,8 @@ impl Artifacts for ArtifactsService {
         let mut conn = self.connection().await?;
         let rows = page.read(&mut conn, seen.as_deref()).await?;
         let mut answer = page.answer(rows);
+        // Asked only while anything is set aside: else each listing would read the list of files of every
+        // row.
         if self.app.blobs.has_damaged() {
             for artifact in &mut answer.artifacts {
                 let job = JobId(artifact.job_id);
@@ -97,6 +99,7 @@ impl Artifacts for ArtifactsService {
             .which
             .ok_or_else(|| BadField::missing("which"))?;
         let (artifact, manifest) = find(&mut self.connection().await?, which, &caller).await?;
+        // Of one artifact the files themselves are looked at, which a listing could not afford.
         let checked = self.app.blobs.check(&manifest).await;
         let wrong = checked.map_err(blob_status)?.wrong;
         let damaged = wrong.first().map(|first| {
@@ -125,6 +128,7 @@ impl Artifacts for ArtifactsService {
         let mut conn = self.connection().await?;
         let digest = find_row(&mut conn, which, &caller).await?.digest;
         scope::artifact(&mut conn, &caller, Role::Submitter, &digest).await?;
+        // Handed back: the removal takes one of its own, and with two a request the pool may run dry.
         drop(conn);
         let caller = caller.to_string();
         let why = "its artifact was removed";
@@ -164,6 +168,7 @@ impl Artifacts for ArtifactsService {
             .await
             .map_err(store)?;
         if committed.is_none() {
+            // Of a job that is not there that is said, and not that no worker keeps its output.
             jobs::get_job(&mut conn, job).await.map_err(store)?;
             drop(conn);
             rescue(&self.app, job).await?;
@@ -344,6 +349,7 @@ async fn receive(blobs: &BlobStore, mut parts: Streaming<UploadBlobRequest>) -> 
         .write(parse_digest(&digest)?, size_bytes)
         .await
         .map_err(blob_status)?;
+    // By its size: a large file over a slow line is no fault, and one that drips is.
     let longest = NEXT_PART_WITHIN + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S);
     let all = async {
         while let Some(part) = next_part(&mut parts).await? {

@@ -57,6 +57,7 @@ impl v1::audit_server::Audit for AuditService {
             skip_files: request.skip_files,
             expect_quiet: request.expect_quiet,
         };
+        // Refused and not queued: one takes long, and who waits without a word asks again.
         let Ok(permit) = self.one.clone().try_acquire_owned() else {
             let text = "another check of the history is running; run this again when it is through";
             return Err(ErrorCode::LimitReached.status(text));
@@ -65,6 +66,7 @@ impl v1::audit_server::Audit for AuditService {
         let app = self.app.clone();
         tokio::spawn(async move {
             let _permit = permit;
+            // A reader that leaves ends the check: it would hold its connection for nobody.
             tokio::select! {
                 () = send.closed() => {}
                 () = app.shutdown.cancelled() => {}
@@ -132,6 +134,7 @@ async fn tell(
     };
     let check = async {
         let verified = tokio::time::timeout(WITHIN, verify(app, wanted, &progress)).await;
+        // Else the loop over its steps would wait for more for ever.
         drop(progress);
         verified
     };

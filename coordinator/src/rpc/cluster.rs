@@ -46,6 +46,7 @@ impl v1::cluster_server::Cluster for ClusterService {
         request: Request<v1::WatchOverviewRequest>,
     ) -> Result<Response<Self::WatchOverviewStream>, Status> {
         let caller = Caller::of(&request);
+        // Before the first look: what changes during it is news, and must not be missed.
         let news = News::new(&self.app);
         let first = overview::look(&self.app, &caller).await?;
         let (sender, receiver) = mpsc::channel(BUFFERED_MAX);
@@ -73,9 +74,14 @@ impl v1::cluster_server::Cluster for ClusterService {
             let mut named = open.workers.iter().filter(|worker| worker.name == name);
             named.next_back().map(|worker| worker.id)
         };
-        let gpus = worker.map(|id| self.app.sessions.gpu_past(id));
+        let past = worker.map(|id| self.app.sessions.gpu_past(id));
+        let gpus = past.unwrap_or_default().into_iter();
+        let gpus = gpus.map(|(index, samples)| v1::GpuPast {
+            index,
+            samples: samples.into_iter().map(Into::into).collect(),
+        });
         Ok(Response::new(v1::GpuHistory {
-            gpus: gpus.unwrap_or_default(),
+            gpus: gpus.collect(),
         }))
     }
 
@@ -88,7 +94,8 @@ impl v1::cluster_server::Cluster for ClusterService {
             value: setting.value.clone().unwrap_or_default(),
             origin: setting.origin.clone(),
         };
-        let settings = self.app.walls.listing.iter().map(encode).collect();
+        let listing = self.app.walls.listing.get();
+        let settings = listing.iter().map(encode).collect();
         Ok(Response::new(v1::ListSettingsResponse { settings }))
     }
 }

@@ -148,7 +148,10 @@ impl GuardLayer {
     ) -> Result<(Who, Option<WorkerId>), Status> {
         let method = methods::of(path);
         let is_read = method.is_some_and(|method| method.is_read);
+        // A method that no table names takes the most: what is forgotten there is open to nobody.
         let right = method.map_or(Right::Govern, |method| method.right);
+        // In this order: who is not let in learns neither who he would be nor what is wrong with this
+        // coordinator.
         self.walls.access.mark(request);
         let worker = match self.walls.access.admit(request) {
             Ok(Party::Person) => None,
@@ -207,6 +210,7 @@ impl GuardLayer {
         else {
             return;
         };
+        // One that stands by writes nothing; its users are seen when they ask the leader.
         let Some(db) = self.db.clone().filter(|_| self.role.leads_as().is_some()) else {
             return;
         };

@@ -100,6 +100,8 @@ impl JobsService {
             }));
         }
         let submitted = once_more(|| lifecycle::submit(&self.app, &submission)).await?;
+        // Read back and not made up: the answer is what is stored, whether it was stored now or by an earlier
+        // request.
         let jobs = self.pipeline_jobs(submitted.pipeline, caller).await?;
         Ok(Response::new(v1::SubmitResponse {
             pipeline_id: submitted.pipeline.0,
@@ -132,6 +134,7 @@ impl JobsService {
         let (takes_from, taken_by) =
             relatives::both_sides(&mut conn, id, spec.as_ref(), caller).await?;
         let first_said = forecasts::find_forecast(&mut conn, id).await?;
+        // The play takes a while, for which no connection of the pool must be held.
         drop(conn);
         let (expected, no_forecast) = self.expected(&job, first_said.is_none()).await;
         Ok(v1::JobDetail {
@@ -211,6 +214,7 @@ impl JobsService {
         let mut conn = self.connection().await?;
         let pipeline = pipelines::get_pipeline(&mut conn, id).await?;
         let jobs = self.pipeline_jobs(id, caller).await?;
+        // No jobs that he may see: whether that is one of others, or none at all, is told apart here.
         if jobs.is_empty() && caller.projects(Role::Viewer).is_some() {
             scope::pipeline(&self.app, caller, Role::Viewer, id).await?;
         }
@@ -385,6 +389,7 @@ impl v1::jobs_server::Jobs for JobsService {
         let after = PipelineId(after_pipeline_id);
         let step = once_more(|| lifecycle::retire(&self.app, after, dry_run, &caller)).await?;
         let (files, bytes) = match step.next {
+            // After the last part alone: the files of pipelines that are still to go have names until then.
             Some(_) => (0, 0),
             None => lifecycle::collect_unnamed(&self.app, dry_run).await?,
         };

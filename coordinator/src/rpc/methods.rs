@@ -20,7 +20,7 @@ pub(super) enum Right {
     Govern,
     /// To be a worker: a certificate or an account that was let in.
     Work,
-    /// Either: files, which workers bring and people fetch.
+    /// Either: files, which workers bring and people fetch; and whom to ask.
     LookOrWork,
 }
 
@@ -84,7 +84,8 @@ pub(super) const METHODS: [(&str, &str, Right, bool); 71] = [
     ("Workers", "RemoveWindow", Govern, WRITES),
     // A host that is set up is diagnosed before it is known: version, time and the cluster's id.
     ("Workers", "Probe", Anybody, READS),
-    ("Workers", "ListCoordinators", Look, READS),
+    // A worker has to find those that came after it.
+    ("Workers", "ListCoordinators", LookOrWork, READS),
     ("WorkerSession", "Connect", Work, WRITES),
     ("Audit", "Verify", Govern, READS),
     ("Audit", "List", Govern, READS),

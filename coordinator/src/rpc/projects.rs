@@ -63,6 +63,7 @@ impl v1::projects_server::Projects for ProjectsService {
             None
         } else {
             let name = project_name(&name)?;
+            // Before it is looked up: who may not see a project does not learn whether there is one.
             scope::project(&caller, Role::Viewer, name.as_str(), &format!("\"{name}\""))?;
             Some(name)
         };
@@ -145,6 +146,7 @@ fn update(request: &v1::SetProjectRequest) -> Result<ProjectUpdate, BadField> {
         })?;
         update.reset = Some(reset);
     }
+    // After what is set: a limit that is named in both is lifted.
     for lifted in &request.lift {
         match lifted.as_str() {
             "gpus" => update.gpus = Some(None),

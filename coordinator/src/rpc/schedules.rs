@@ -200,6 +200,7 @@ fn encode(schedule: Schedule, runs: Vec<Run>) -> v1::Schedule {
         time_zone: schedule.time_zone,
         overlap: progress.overlap.as_str().to_owned(),
         missed: progress.missed.as_str().to_owned(),
+        // While it is paused it is due at no time, though the next one stays noted.
         next_due: progress.next_due.filter(|_| !is_paused).map(timestamp),
         waiting_due: progress.waiting_due.map(timestamp),
         paused_by: paused_by.unwrap_or_default(),

@@ -51,6 +51,7 @@ impl v1::trust_server::Trust for TrustService {
     ) -> Result<Response<v1::JoinResponse>, Status> {
         let caller = Caller::of(&request);
         let from = caller.address().map(|address| address.ip().to_string());
+        // Read before it waits for a place: nonsense takes none from those that bring a token.
         let ask = read_ask(request.into_inner(), from.unwrap_or_default())?;
         let _place = self
             .joins
@@ -222,6 +223,7 @@ fn read_ask(request: v1::JoinRequest, from: String) -> Result<Ask, Status> {
         .token_id
         .parse()
         .map_err(|_| BadField::invalid("token_id", "it is no UUID"))?;
+    // It cannot be the right one: that is said without asking the database.
     if request.secret.len() != SECRET_BYTES {
         let why = format!("it has {} bytes, not {SECRET_BYTES}", request.secret.len());
         return Err(BadField::invalid("secret", why).into());
@@ -298,6 +300,7 @@ fn read_new_token(request: v1::CreateJoinTokenRequest) -> Result<NewToken, BadFi
 
 /// A name that a worker may have.
 pub(crate) fn worker_name(field: &'static str, name: String) -> Result<String, BadField> {
+    // Names stand in certificates, commands and labels of figures: nothing in one needs quoting.
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
     if name.is_empty() || name.len() > NAME_MAX_BYTES || !name.bytes().all(plain) {
         let why = format!(

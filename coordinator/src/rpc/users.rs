@@ -42,6 +42,7 @@ impl UsersService {
         match caller.who() {
             Who::Open => of(caller.known_as(), "open"),
             Who::Owner => of(caller.known_as(), "account"),
+            // A worker is no user, and of a stranger nothing is known.
             Who::Machine | Who::Nobody => of("", ""),
             Who::User {
                 user, means, token, ..
@@ -116,6 +117,7 @@ impl v1::users_server::Users for UsersService {
         }
         let caller = Caller::of(&request);
         let is_tls = is_tls(request.extensions());
+        // A session over a wire that others hear would be theirs, too.
         if !is_private(request.extensions()) {
             let why = NotKnown::InTheClear.to_string();
             return Err(ErrorCode::NotLoggedIn.status(why));
@@ -151,6 +153,7 @@ impl v1::users_server::Users for UsersService {
         let caller = Caller::of(&request);
         let is_tls = is_tls(request.extensions());
         let headers = request.metadata().clone().into_headers();
+        // From our own page alone: no other page may end a session in the name of who looks at it.
         if request.extensions().get::<OwnPage>().is_some()
             && let Some(session) = session_of(&headers)
         {
@@ -169,6 +172,7 @@ impl v1::users_server::Users for UsersService {
         let all = users::list_users(&mut conn)
             .await
             .map_err(LifecycleError::from)?;
+        // Handed back before the next is taken: else requests that hold one wait for each other.
         drop(conn);
         let tokens = self.tokens().await?;
         let now = self.app.clock.now();

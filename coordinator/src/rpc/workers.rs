@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::ids::{JobId, JobName, WorkerId};
 use marquee_domain::limits::{HOST_GPUS_MAX, REASON_MAX_BYTES};
 use marquee_domain::standing::{Decision, Drain, Standing};
@@ -52,6 +53,7 @@ impl WorkersService {
         for rank in ranks {
             let encoded = match names.get(&rank.key.job) {
                 Some(name) => encode_rank(&rank, name.to_string()),
+                // Its job was removed between the two questions; the devices are held all the same.
                 None if jobs.contains(&rank.key.job) => encode_rank(&rank, String::new()),
                 None => v1::RunningRank {
                     job_id: 0,
@@ -92,6 +94,7 @@ impl WorkersService {
         let by = caller.to_string();
         let id = lifecycle::set_standing(&self.app, name, text, &by, change).await?;
         let id = id.to_string();
+        // Read again, as everybody else will see it.
         let workers = self.list(caller).await?;
         let worker = workers.into_iter().find(|worker| worker.id == id);
         let gone = || LifecycleError::WorkerNotFound(name.to_owned());
@@ -106,6 +109,7 @@ impl WorkersService {
         let (leader, living) = leader::list_coordinators(&mut conn, &app.clock).await?;
         let leaderless = leader.process.is_none() || leader.has_expired;
         let encode = |living: Living| v1::Coordinator {
+            // One whose lease ran out is not the leader any more, whether it knows that or not.
             leads: !leaderless && Some(living.process) == leader.process,
             other_storage: leader
                 .storage
@@ -193,6 +197,8 @@ impl v1::workers_server::Workers for WorkersService {
             reason,
             lift,
         } = request.into_inner();
+        // By the largest host there can be and not by this one's GPUs: one that has failed altogether is not
+        // listed any more.
         if let Some(index) = gpu.filter(|index| *index as usize >= HOST_GPUS_MAX) {
             let why = format!("{index} is out of range; hosts have at most {HOST_GPUS_MAX} GPUs");
             return Err(BadField::invalid("gpu", why).into());
@@ -287,6 +293,7 @@ fn window_of(
     let from = from.ok_or(BadField::missing("from"))?;
     let until = until.ok_or(BadField::missing("until"))?;
     let invalid = |field, why: String| Err(BadField::invalid(field, why));
+    // A minute is a slow hand, or another clock; more is a slip.
     if from < now - TimeDelta::minutes(1) {
         return invalid(
             "from",
@@ -313,7 +320,7 @@ fn window_of(
 fn encode(
     worker: Worker,
     ranks: Vec<v1::RunningRank>,
-    gpus: Vec<v1::GpuReading>,
+    gpus: Vec<GpuReading>,
     now: DateTime<Utc>,
 ) -> v1::Worker {
     let state = match worker.state {
@@ -370,7 +377,7 @@ fn encode(
         version: worker.version,
         last_seen_at: Some(timestamp(worker.last_seen_at)),
         ranks,
-        gpus,
+        gpus: gpus.into_iter().map(Into::into).collect(),
         rival: String::new(),
     }
 }

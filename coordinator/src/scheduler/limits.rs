@@ -146,6 +146,7 @@ impl Purses {
             Kind::Cpu => over(share.cpu_slots).map(QuotaHit::CpuSlots),
             Kind::Gpu => over(share.gpus)
                 .map(QuotaHit::Gpus)
+                // Devices in use come back when a job ends, hours of the week as they age: what frees sooner is named.
                 .or(share.spent.map(QuotaHit::GpuHours)),
         };
         hit.map_or(Ok(()), Err)
@@ -165,6 +166,7 @@ impl Purses {
         if let Some(quota) = quota {
             quota.used = quota.used.saturating_add(devices);
         }
+        // Charged at once for what it is about to use: else one project would get every free device of a round.
         share.used += worth * FORESIGHT_S * f64::from(devices);
     }
 }

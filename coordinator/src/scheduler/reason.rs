@@ -162,6 +162,7 @@ impl<'a> Explainer<'a> {
         now: DateTime<Utc>,
     ) -> Self {
         let mut pool = Pool::new(hosts, limits);
+        // As the round held them back: else what is kept for others would look free to whoever asks.
         for (job, claim) in &limits.claims {
             if let Some(shape) = shape_of(*job) {
                 preempt::hold_claim(&mut pool, *job, shape, claim, now);
@@ -415,6 +416,7 @@ fn no_host_allowed(pool: &Pool<'_>, kind: Kind, shape: Shape) -> Option<String> 
         rules: super::RulesId::NONE,
         ..shape
     };
+    // With no device anywhere its rules are not what keeps it.
     if total(pool, usable(pool, kind, anywhere)) == 0 {
         return None;
     }

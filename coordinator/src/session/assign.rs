@@ -29,6 +29,7 @@ pub(super) async fn assignments(
             alone(&stored)
         } else {
             let gang = (key.job, key.attempt);
+            // Read once for a gang, however many of its ranks this worker has.
             if let Entry::Vacant(new) = gangs.entry(gang) {
                 new.insert(ranks::list_ranks(conn, key.job, Some(key.attempt)).await?);
             }

@@ -82,6 +82,8 @@ async fn serve(app: &App, batches: Vec<Batch>) {
                 outcomes.insert(*to, Ok(outcome));
             }
         }
+        // Nobody's fault: Postgres is away, or the one rank's row has changed. Each session tries again with
+        // what it has.
         Err(error) if error.may_pass() || parcels.len() == 1 && error.is_stale() => {
             let text = error.to_string();
             for batch in batches {
@@ -171,6 +173,8 @@ async fn store_with(
     refused: Option<&str>,
 ) -> Result<Vec<Outcome>> {
     let now = app.clock.now();
+    // Locks of pipelines before those of ranks, here as everywhere: the other way round two transactions
+    // could wait for each other.
     let mut tx = begin(app, parcels).await?;
     let keys: Vec<RankKey> = parcels.iter().map(|((key, _), _)| *key).collect();
     let locked = ranks::lock_ranks(&mut tx, &keys).await?;
@@ -180,6 +184,7 @@ async fn store_with(
     let mut outcomes = Vec::with_capacity(parcels.len());
     let mut taken: Vec<(RankKey, Taken)> = Vec::new();
     for ((key, worker), Sent { caller, reports }) in parcels {
+        // Of a rank that another worker has nothing is taken, whatever it is called.
         let rank = locked.get(key).filter(|rank| rank.worker == *worker);
         let (answer, next) = answer(rank, *key, reports);
         let mut outcome = Outcome {
@@ -217,6 +222,7 @@ async fn store_with(
         .map(|outcome| outcome.key.job)
         .collect();
     let moved: Vec<JobId> = moved.into_iter().collect();
+    // In the same transaction: that a rank has ended and what follows for its attempt cannot be stored apart.
     let settled = if moved.is_empty() {
         Settled::default()
     } else {

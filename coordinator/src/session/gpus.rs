@@ -4,8 +4,8 @@
 //! after a restart every worker's Hello brings them again. What outlives them are the metrics of the
 //! jobs that ran on a GPU.
 
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::limits::{HOST_GPUS_MAX, HOST_MEMORY_MAX_BYTES};
-use marquee_proto::convert::datetime;
 use marquee_proto::v1;
 
 /// GPUs of one host; more are cut off.
@@ -20,10 +20,11 @@ const PROCESSES_MAX: usize = 32;
 const XIDS_MAX: usize = 8;
 
 /// Readings as they may be kept: whatever a worker sends, its entry stays small.
-pub(super) fn bounded(mut readings: Vec<v1::GpuReading>) -> Vec<v1::GpuReading> {
-    readings.truncate(GPUS_MAX);
+pub(super) fn bounded(readings: Vec<v1::GpuReading>) -> Vec<GpuReading> {
+    let few = readings.into_iter().take(GPUS_MAX);
+    let mut readings: Vec<GpuReading> = few.map(GpuReading::from).collect();
     for reading in &mut readings {
-        let v1::GpuReading {
+        let GpuReading {
             uuid,
             name,
             fault,
@@ -54,17 +55,19 @@ pub(super) fn bounded(mut readings: Vec<v1::GpuReading>) -> Vec<v1::GpuReading> 
         reading.throttle_reasons.iter_mut().for_each(cut);
         reading.processes.truncate(PROCESSES_MAX);
         reading.processes.iter_mut().for_each(|p| cut(&mut p.name));
+        // The oldest go: the last error tells most of what is wrong.
         let too_many = reading.xids.len().saturating_sub(XIDS_MAX);
         reading.xids.drain(..too_many);
         believable(reading);
     }
+    // One entry a GPU, whatever was sent.
     readings.sort_by_key(|reading| reading.index);
     readings.dedup_by_key(|reading| reading.index);
     readings
 }
 
-/// Leaves out numbers and times that no GPU has: what shows them need not reckon with them.
-fn believable(reading: &mut v1::GpuReading) {
+/// Leaves out numbers that no GPU has, as the conversion did with times: what shows them need not reckon with them.
+fn believable(reading: &mut GpuReading) {
     let percent = |value: &mut Option<u32>| *value = value.filter(|value| *value <= PERCENT_MAX);
     percent(&mut reading.utilisation_percent);
     percent(&mut reading.memory_utilisation_percent);
@@ -76,11 +79,6 @@ fn believable(reading: &mut v1::GpuReading) {
     bytes(&mut reading.memory_total_bytes);
     for process in &mut reading.processes {
         bytes(&mut process.memory_bytes);
-    }
-    let time = |at: &mut Option<_>| *at = at.take().filter(|at| datetime(at).is_ok());
-    time(&mut reading.at);
-    for xid in &mut reading.xids {
-        time(&mut xid.at);
     }
 }
 

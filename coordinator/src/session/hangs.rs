@@ -26,6 +26,7 @@ pub(super) async fn look(app: &App, (job, attempt): (JobId, AttemptNumber)) -> R
     let is_it = |live: &attempts::Attempt| {
         live.number == attempt && live.state == AttemptStateName::Running
     };
+    // It ended, or another one took its place, before it could be said.
     if !live.as_ref().is_some_and(is_it) {
         app.sessions.hangs.forget((job, attempt));
         return Ok(());

@@ -51,6 +51,7 @@ impl Hangs {
             })
             .collect();
         let mut known = self.lock();
+        // Those of the heartbeat before, too: that a rank gets on again is news of its attempt.
         let before = known.ranks.get(&worker).into_iter().flatten();
         let keys = before.map(|(key, _)| *key).chain(now.keys().copied());
         let attempts: BTreeSet<_> = keys.map(|key| (key.job, key.attempt)).collect();
@@ -93,6 +94,7 @@ impl Hangs {
 fn bounded(mut stall: v1::Stall) -> v1::Stall {
     for word in [&mut stall.phase, &mut stall.process] {
         word.truncate(word.floor_char_boundary(WORD_MAX_BYTES));
+        // It is shown in terminals and told in histories.
         if word.contains(char::is_control) {
             *word = word.replace(char::is_control, "?");
         }

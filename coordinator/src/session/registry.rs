@@ -3,13 +3,13 @@
 //! Invariant: nothing here is the truth. A restart forgets it all, and the leases loop therefore
 //! waits for one lease before it judges.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use marquee_domain::RankKey;
+use marquee_domain::gpu::{GpuReading, GpuSample};
 use marquee_domain::ids::{JobId, WorkerId};
-use marquee_proto::v1;
 use marquee_store::ranks::Assignment;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -40,7 +40,7 @@ struct Entry {
     number: u64,
     connected: bool,
     /// What its GPUs said last.
-    gpus: Vec<v1::GpuReading>,
+    gpus: Vec<GpuReading>,
     /// And before that.
     track: Track,
     /// Its daemon is being stopped: it accepts nothing.
@@ -118,6 +118,7 @@ impl Placed {
 
     /// Waits for placements, and gives them.
     pub(super) async fn next(&self) -> Vec<PlacedRank> {
+        // What is placed before anybody waits leaves a permit here: none is missed.
         self.news.notified().await;
         std::mem::take(&mut *self.lock())
     }
@@ -212,6 +213,7 @@ impl Sessions {
         if lives && owner.instance != daemon.instance {
             // It calls from another port each time.
             let is_it = |rival: &Rival| rival.daemon.instance == daemon.instance;
+            // Its tries are counted as one: a daemon that calls every few seconds must not fill the log.
             let known = entry.rival.as_ref().is_some_and(is_it);
             if !known {
                 tracing::warn!(
@@ -231,6 +233,8 @@ impl Sessions {
             return Err(error);
         }
         entry.daemon = daemon;
+        // The older session of the same daemon leaves. This one waits for its turn until that has stored what
+        // it is at.
         entry.replaced.cancel();
         entry.expelled = None;
         entry.replaced = CancellationToken::new();
@@ -294,6 +298,8 @@ impl Sessions {
     pub(super) fn leave(&self, seat: &Seat) {
         self.update(seat, |entry| {
             entry.connected = false;
+            // Whoever asks for one of its outputs now is told that the worker is away, and does not wait for
+            // it.
             entry.kept.clear();
             entry.rescues.give_up();
         });
@@ -358,10 +364,12 @@ impl Sessions {
     }
 
     /// Its GPUs spoke. Whether a fault came or went.
-    pub(super) fn set_gpus(&self, seat: &Seat, gpus: Vec<v1::GpuReading>) -> bool {
+    pub(super) fn set_gpus(&self, seat: &Seat, gpus: Vec<GpuReading>) -> bool {
         let mut is_news = false;
         self.update(seat, |entry| {
-            let faults = |gpus: &[v1::GpuReading]| -> Vec<(u32, bool)> {
+            // Only whether a GPU is ill decides about placements. Its other readings change every few
+            // seconds.
+            let faults = |gpus: &[GpuReading]| -> Vec<(u32, bool)> {
                 gpus.iter()
                     .map(|gpu| (gpu.index, gpu.fault.is_empty()))
                     .collect()
@@ -375,7 +383,7 @@ impl Sessions {
 
     /// What the GPUs of a worker said last, by index; empty where it never spoke of any.
     #[must_use]
-    pub fn gpus(&self, worker: WorkerId) -> Vec<v1::GpuReading> {
+    pub fn gpus(&self, worker: WorkerId) -> Vec<GpuReading> {
         self.lock()
             .get(&worker)
             .map(|entry| entry.gpus.clone())
@@ -384,7 +392,7 @@ impl Sessions {
 
     /// What they said over the last hour, by index.
     #[must_use]
-    pub fn gpu_past(&self, worker: WorkerId) -> Vec<v1::GpuPast> {
+    pub fn gpu_past(&self, worker: WorkerId) -> BTreeMap<u32, Vec<GpuSample>> {
         self.lock()
             .get(&worker)
             .map(|entry| entry.track.all())

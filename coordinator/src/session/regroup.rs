@@ -26,6 +26,7 @@ pub(super) async fn settle(
 ) -> Result<bool> {
     let mut changed = false;
     for report in reports {
+        // Asked for each report: what is stored says how few will do, not the gang itself.
         let min_ranks = match jobs::get_job_spec(tx, key.job).await {
             Ok(spec) => spec.resources.min_ranks,
             // Nothing says that fewer ranks will do: the gang ends as one that needs them all.

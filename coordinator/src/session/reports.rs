@@ -73,6 +73,7 @@ impl Taken {
         let mut progress = rank.progress.clone();
         let mut state = rank.state;
         for report in reports {
+            // Nothing is taken of what a rank sends after its end.
             if state.has_ended() {
                 break;
             }
@@ -315,6 +316,7 @@ fn read_progress(
         let field = "progress.problems";
         Ok((word(field, class)?, count(field, *number)?))
     });
+    // Rate and time left are counted within a phase: the one before may have been faster by far.
     let same = old.filter(|old| old.phase == phase);
     Ok(Progress {
         phase_started_at: same.map_or(at, |old| old.phase_started_at),

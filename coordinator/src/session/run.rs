@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::backoff::Backoff;
 use marquee_domain::failure::{Failure, FailureClass};
 use marquee_domain::limits::REPORTS_IN_MESSAGE_MAX;
 use marquee_domain::rate::SHARE_FOR;
@@ -44,8 +45,7 @@ const HEARTBEATS_UNTIL_ABSENT: u64 = 2;
 /// How long a worker may take to read a message.
 const SEND_MAX: Duration = Duration::from_secs(10);
 /// First and longest pause before storing a message is tried again while Postgres is away.
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(5);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// A worker's session.
 #[derive(Debug)]
@@ -147,6 +147,7 @@ impl Session {
         let worker = self.seat.worker;
         tracing::info!(%worker, name = self.name, held = self.held.len(), "worker connected");
         let (inbox_in, inbox) = mpsc::channel(INBOX_MAX);
+        // Answered by the reader itself: a lease must not run out while a batch waits for Postgres.
         let answers = self.keeps_lease.then(|| self.outbox.clone());
         let reader = read(
             self.app.clone(),
@@ -156,12 +157,14 @@ impl Session {
             answers,
         );
         let reader = tokio::spawn(reader);
+        // A panic ends this session alone; its worker comes back, and sends again what was not acknowledged.
         let end = match caught(self.work(inbox)).await {
             Ok(end) => end,
             Err(panicked) => End::Failed(panicked.into()),
         };
         reader.abort();
         self.app.sessions.leave(&self.seat);
+        // For the planner: it must not count on this worker any more.
         self.app.wake.notify_one();
         match end {
             End::Nonsense(_) | End::Failed(_) | End::Stuck => {
@@ -264,9 +267,11 @@ impl Session {
                     .sessions
                     .hangs
                     .heard(self.seat.worker, &heartbeat.held);
+                // Before all that needs Postgres: shares run out, also while that is away.
                 self.share_rates(hello::rates(&heartbeat.held)).await?;
                 self.held = hello::held(heartbeat.held).map_err(nonsense)?;
                 self.persist(Work::Heartbeat).await?;
+                // After what matters for the ranks themselves.
                 for attempt in hang {
                     // Said anew with the next heartbeat.
                     if let Err(error) = hangs::look(&self.app, attempt).await {
@@ -401,7 +406,9 @@ impl Session {
 
     /// Does `work`, again and again while Postgres is away.
     async fn persist(&mut self, work: Work) -> Result<(), End> {
-        let mut pause = RETRY_FIRST;
+        // Without an end: what a worker has reported must be stored before anything else it says, however
+        // long Postgres is away.
+        let mut backoff = RETRY;
         loop {
             let done = match &work {
                 Work::Welcome => self.acknowledge_all().await,
@@ -412,12 +419,12 @@ impl Session {
                 Work::Goodbye(left) => self.goodbye(left).await,
             };
             match done {
+                // Also where a row was not as it was read: the next try reads it anew.
                 Err(End::Failed(error)) if error.may_pass() || error.is_stale() => {
-                    if pause == RETRY_FIRST && !error.is_stale() {
+                    if backoff.failures() == 0 && !error.is_stale() {
                         tracing::warn!(worker = %self.seat.worker, %error, "storing failed; trying again");
                     }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    tokio::time::sleep(backoff.next_whole()).await;
                 }
                 done => return done,
             }
@@ -453,6 +460,8 @@ impl Session {
         let mut conn = self.app.db.read().await?;
         let rows = ranks::list_worker_ranks(&mut conn, self.seat.worker, &keys).await?;
         drop(conn);
+        // Noted after the read: a placement that was committed during it may be missing in these rows, and is
+        // read again.
         self.read_at = Instant::now();
         let mut assigned = Vec::new();
         let (followed, heartbeat) = (self.followed, self.heartbeat);
@@ -525,10 +534,12 @@ impl Session {
 
     async fn give(&mut self, key: RankKey, assign: Assigned) -> Result<(), End> {
         match assign {
+            // Here and not by the other end, which would refuse the whole message and with it the session.
             Ok(assign) if assign.encoded_len() > ASSIGN_MAX_BYTES => {
                 self.gone(key, Some(&too_large(&assign))).await
             }
             Ok(assign) => {
+                // Noted before it is sent: a message that went out and was not noted could be given twice.
                 self.assignments += 1;
                 let given = Given {
                     assignment: self.assignments,
@@ -665,6 +676,7 @@ impl Session {
         let mut tx = self.app.db.write("goodbye").await?;
         let jobs = workers::list_worker_jobs(&mut tx, worker).await?;
         let rows = ranks::list_worker_ranks(&mut tx, worker, &[]).await?;
+        // In one transaction with its goodbye: a worker that has left holds what it said, and nothing else.
         for row in rows.iter().filter(|row| !left.contains_key(&row.key)) {
             // It was stopped with its worker: nobody's fault, and the job goes on elsewhere.
             ranks::mark_rank_gone(&mut tx, row.key, None, now).await?;

@@ -108,6 +108,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let kept = kept::read(std::mem::take(&mut hello.kept));
         self.identify(&mut hello, &caller).await?;
         let (worker, held) = hello::read(hello, &caller)?;
+        // Before it may take the seat: a worker that is cut off on purpose changes nothing.
         if let Some(left) = self.app.sessions.is_cut_off_for(worker.id) {
             return Err(Status::unavailable(format!(
                 "this worker is cut off on purpose for another {:.1} s (marquee chaos)",
@@ -134,6 +135,7 @@ impl v1::worker_session_server::WorkerSession for SessionService {
         let turn = tokio::time::timeout(TURN_MAX, seat.turn.clone().lock_owned())
             .await
             .map_err(|_| busy())?;
+        // In its turn and not before: the older session may still be storing what it has.
         self.store_online(&worker).await.map_err(refused)?;
         // Before the scheduler may use it: an ill GPU is to be known as one.
         self.app.sessions.set_gpus(&seat, gpus);

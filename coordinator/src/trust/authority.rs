@@ -17,7 +17,6 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
-use marquee_domain::ids::WorkerId;
 use marquee_domain::join_token::hex;
 use marquee_proto::certificate;
 use rcgen::{
@@ -28,21 +27,16 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
-
-use crate::certificate::name_of_worker;
 
 /// The name of every coordinator in its certificate: by it workers know one, under whatever address they dial.
 pub use marquee_domain::join_token::COORDINATOR_NAME;
 
 /// How long certificates are good: the authority's, a coordinator's and a worker's.
-const AUTHORITY_DAYS: i64 = 3_650;
-const SERVER_DAYS: i64 = 90;
-pub const WORKER_DAYS: i64 = 30;
+const AUTHORITY_LIFE: TimeDelta = TimeDelta::days(3_650);
+pub const SERVER_LIFE: TimeDelta = TimeDelta::days(90);
+pub const WORKER_LIFE: TimeDelta = TimeDelta::days(30);
 /// Clocks of two hosts may differ by so much: a certificate is good from before it was made.
 const SKEW: TimeDelta = TimeDelta::minutes(10);
-/// A coordinator makes itself a new certificate when less than this part of its time is left.
-const SERVER_RENEWED_BEFORE: TimeDelta = TimeDelta::days(SERVER_DAYS / 3);
 /// Bytes of a signing request: one of P-256 with a few names has some hundreds.
 const REQUEST_MAX_BYTES: usize = 8 * 1024;
 
@@ -159,7 +153,7 @@ impl Authority {
         // Named by its key: one that follows it has another name.
         let digest = hex(&sha256_of(&key));
         let name = format!("Marquee authority {}", &digest[..8]);
-        let mut params = params(&name, now, TimeDelta::days(AUTHORITY_DAYS))?;
+        let mut params = params(&name, now, AUTHORITY_LIFE)?;
         // It signs those who come and go, and no further authority.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -206,9 +200,10 @@ impl Authority {
         &self,
         names: &[String],
         now: DateTime<Utc>,
+        life: TimeDelta,
     ) -> anyhow::Result<(String, String)> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(COORDINATOR_NAME, now, TimeDelta::days(SERVER_DAYS))?;
+        let mut params = params(COORDINATOR_NAME, now, life)?;
         params.subject_alt_names = alternatives(names)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -217,19 +212,17 @@ impl Authority {
         Ok((format!("{}{authority}", own.pem()), key.serialize_pem()))
     }
 
-    /// A certificate for a worker's key. Whatever the request asks for beside, it gets the worker's name and the
-    /// right to show it to coordinators, and nothing else.
+    /// A certificate for a worker's key. Whatever the request asks for beside, it gets the worker's name (`uri`, and for
+    /// people the one that it is called by) and the right to show it to coordinators, and nothing else.
     pub fn certify_worker(
         &self,
         request: &Request,
-        cluster: Uuid,
-        worker: WorkerId,
+        uri: String,
         name: &str,
         now: DateTime<Utc>,
+        life: TimeDelta,
     ) -> anyhow::Result<(String, DateTime<Utc>)> {
-        let life = TimeDelta::days(WORKER_DAYS);
         let mut params = params(name, now, life)?;
-        let uri = name_of_worker(cluster, worker);
         params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -293,19 +286,34 @@ pub fn names_of(files: &Files) -> Vec<String> {
     read().unwrap_or_default()
 }
 
-/// Makes a coordinator a new certificate under the names of its old one, where that is due. Whether it was.
-pub fn renew_server(files: &Files, now: DateTime<Utc>) -> anyhow::Result<bool> {
-    let pem = fs::read_to_string(files.server())?;
-    let own =
-        certificate::read(&pem).map_err(|why| anyhow::anyhow!("{:?} {why}", files.server()))?;
-    let ends = own.first().map(|own| own.not_after);
-    if ends.is_some_and(|ends| ends - now > SERVER_RENEWED_BEFORE) {
-        return Ok(false);
+/// What a look at a coordinator's own certificate came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// It was due, and is another one now.
+    pub is_new: bool,
+    /// When the one that is there is to be made anew.
+    pub due: DateTime<Utc>,
+}
+
+/// Makes a coordinator a new certificate under the names of its old one, where a third of that one's time is left, or
+/// less.
+pub fn renew_server(files: &Files, now: DateTime<Utc>, life: TimeDelta) -> anyhow::Result<Look> {
+    let look = |is_new| -> anyhow::Result<Look> {
+        let pem = fs::read_to_string(files.server())?;
+        let own = certificate::read(&pem);
+        let own = own.map_err(|why| anyhow::anyhow!("{:?} {why}", files.server()))?;
+        let own = own.first().context("there is no certificate")?;
+        let due = own.not_after - (own.not_after - own.not_before) / 3;
+        Ok(Look { is_new, due })
+    };
+    let found = look(false)?;
+    if now < found.due {
+        return Ok(found);
     }
     let authority = Authority::open(files)?;
-    let (certificate, key) = authority.certify_server(&names_of(files), now)?;
+    let (certificate, key) = authority.certify_server(&names_of(files), now, life)?;
     write_server(files, &certificate, &key)?;
-    Ok(true)
+    look(true)
 }
 
 fn params(
@@ -316,7 +324,9 @@ fn params(
     let mut params = CertificateParams::new([])?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = SystemTime::from(now - SKEW).into();
+    // Of one that is good for minutes, in a test, most of its time would be over when it is made.
+    let skew = SKEW.min(life / 3);
+    params.not_before = SystemTime::from(now - skew).into();
     params.not_after = SystemTime::from(now + life).into();
     params.use_authority_key_identifier_extension = true;
     Ok(params)
@@ -362,6 +372,7 @@ pub fn check_modes(files: &Files) -> anyhow::Result<()> {
     for key in [files.ca_key(), files.server_key()] {
         match read_secret(&key) {
             Ok(_) => {}
+            // The authority's key may be kept elsewhere: what is not here needs no guard.
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
@@ -390,7 +401,9 @@ fn write_new(file: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Replaces a file for this account alone.
 fn write_secret(file: &Path, text: &str) -> anyhow::Result<()> {
+    // Aside and renamed: who reads meanwhile finds the old text or the new one, never half of it.
     let aside = file.with_extension("new");
+    // A write that was cut short may have left one, and a new file must not be there yet.
     match fs::remove_file(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("could not remove {aside:?}"));

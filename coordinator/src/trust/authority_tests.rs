@@ -1,10 +1,11 @@
 //! What the authority signs, and what it does not.
 
 use marquee_domain::ids::WorkerId;
+use uuid::Uuid;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::*;
-use crate::certificate::{Ours, name, ours};
+use crate::certificate::{Ours, name, name_of_worker, ours};
 use crate::env::{Clock as _, SystemClock};
 
 fn authority() -> (tempfile::TempDir, Files, Authority) {
@@ -34,10 +35,11 @@ fn a_worker_gets_its_own_name_whatever_it_asks_for() {
     let request = Request::read(csr.der()).unwrap();
     let (cluster, worker) = (Uuid::from_u128(1), WorkerId(Uuid::from_u128(2)));
     let now = SystemClock.now();
+    let uri = name_of_worker(cluster, worker);
     let (pem, until) = authority
-        .certify_worker(&request, cluster, worker, "gpu-01", now)
+        .certify_worker(&request, uri, "gpu-01", now, WORKER_LIFE)
         .unwrap();
-    assert_eq!(until, now + TimeDelta::days(WORKER_DAYS));
+    assert_eq!(until, now + TimeDelta::days(30));
     let der = der(&pem);
     assert_eq!(ours(&name(&der)), Some(Ours::Worker(worker)));
     let (_, certificate) = X509Certificate::from_der(&der).unwrap();
@@ -103,7 +105,7 @@ fn it_signs_no_further_authority_and_its_server_shows_it() {
     assert!(constraints.ca && constraints.path_len_constraint == Some(0));
     let names = ["head-1".to_owned(), "10.0.0.7".to_owned(), "::1".to_owned()];
     let now = SystemClock.now();
-    let (pem, key) = authority.certify_server(&names, now).unwrap();
+    let (pem, key) = authority.certify_server(&names, now, SERVER_LIFE).unwrap();
     let shown: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .map(Result::unwrap)
         .collect();
@@ -113,10 +115,18 @@ fn it_signs_no_further_authority_and_its_server_shows_it() {
     write_server(&files, &pem, &key).unwrap();
     assert_eq!(names_of(&files), names);
     // It is made anew when a third of its time is left, under the same names.
-    assert!(!renew_server(&files, now + TimeDelta::days(59)).unwrap());
-    assert!(renew_server(&files, now + TimeDelta::days(61)).unwrap());
+    let renew_at = |after, life| renew_server(&files, now + after, life).unwrap().is_new;
+    assert!(!renew_at(TimeDelta::days(59), SERVER_LIFE));
+    assert!(renew_at(TimeDelta::days(61), SERVER_LIFE));
     assert_eq!(names_of(&files), names);
     assert_ne!(fs::read_to_string(files.server()).unwrap(), pem);
+
+    // One that is good for a minute is due in time, too, and not as soon as it is made.
+    let minute = TimeDelta::minutes(1);
+    let (pem, key) = authority.certify_server(&names, now, minute).unwrap();
+    write_server(&files, &pem, &key).unwrap();
+    assert!(!renew_at(TimeDelta::seconds(20), minute));
+    assert!(renew_at(TimeDelta::seconds(40), minute));
 }
 
 #[test]

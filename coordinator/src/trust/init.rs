@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail, ensure};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::authority::{self, Authority, Bundle, COORDINATOR_NAME, Files};
 
@@ -23,6 +23,8 @@ pub struct Place {
     pub address: Option<String>,
     /// `[tls]` of the settings names certificates that were made elsewhere.
     pub has_other_certificates: bool,
+    /// How long a certificate of this coordinator is good.
+    pub certificate_life: TimeDelta,
 }
 
 /// Makes what is missing, and leaves what is there. Returns what to tell whoever asked.
@@ -69,10 +71,10 @@ pub fn init(place: &Place, more_names: &[String], now: DateTime<Utc>) -> anyhow:
             "{} names and addresses, at most {NAMES_MAX}",
             all.len()
         );
-        let (certificate, key) = authority.certify_server(&all, now)?;
+        let (certificate, key) = authority.certify_server(&all, now, place.certificate_life)?;
         authority::write_server(&files, &certificate, &key)?;
     }
-    Ok(told(place, &files, &authority.bundle, &all, made))
+    Ok(told(&files, &authority.bundle, &all, made))
 }
 
 fn make_folders(place: &Place, files: &Files) -> anyhow::Result<()> {
@@ -134,7 +136,7 @@ fn is_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-fn told(place: &Place, files: &Files, bundle: &Bundle, names: &[String], made: bool) -> String {
+fn told(files: &Files, bundle: &Bundle, names: &[String], made: bool) -> String {
     let mut text = String::new();
     let verb = if made { "made" } else { "already there, kept" };
     let until = bundle.not_after.format("%Y-%m-%d");
@@ -154,6 +156,13 @@ fn told(place: &Place, files: &Files, bundle: &Bundle, names: &[String], made: b
         "keep {} safe, in a backup: whoever has it can pass for a coordinator or a worker, and nobody joins without it",
         files.ca_key().display()
     );
+    text
+}
+
+/// What is to be done next, where nobody starts the coordinator for whoever typed this.
+#[must_use]
+pub fn next_steps(place: &Place) -> String {
+    let mut text = String::new();
     if place.listen.ip().is_loopback() {
         let _ = writeln!(
             text,
@@ -172,7 +181,8 @@ fn told(place: &Place, files: &Files, bundle: &Bundle, names: &[String], made: b
 }
 
 /// Where a worker on another host most likely reaches it.
-fn dialled(place: &Place) -> String {
+#[must_use]
+pub fn dialled(place: &Place) -> String {
     if let Some(address) = &place.address {
         return address.clone();
     }
@@ -198,6 +208,7 @@ mod tests {
             listen: "127.0.0.1:7700".parse().unwrap(),
             address: Some("head-1.example.org:7700".into()),
             has_other_certificates: false,
+            certificate_life: authority::SERVER_LIFE,
         }
     }
 

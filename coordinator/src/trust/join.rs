@@ -110,7 +110,10 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
             worker
         }
     };
-    let signed = authority.certify_worker(&ask.request, app.cluster, worker, &ask.name, now);
+    let identity = name_of_worker(app.cluster, worker);
+    let life = app.settings.worker_certificate;
+    // Before the commit: a token is not used up for a certificate that could not be made.
+    let signed = authority.certify_worker(&ask.request, identity.clone(), &ask.name, now, life);
     let (certificate, certified_until) = signed.map_err(unsigned)?;
     let member = Member {
         worker,
@@ -120,7 +123,6 @@ async fn admit(app: &App, authority: &Authority, ask: Ask) -> Result<Certified, 
         certified_until,
         revoked: None,
     };
-    let identity = name_of_worker(app.cluster, worker);
     trust::upsert_member(&mut tx, &member, &identity).await?;
     tx.commit().await?;
     Ok(Certified {
@@ -226,7 +228,9 @@ pub(crate) async fn renew(
         let member = trust::find_member(&mut tx, worker).await?;
         verdict(member.as_ref()).map_err(Refusal::Status)?;
         let name = member.map(|member| member.name).unwrap_or_default();
-        let signed = authority.certify_worker(request, app.cluster, worker, &name, now);
+        let identity = name_of_worker(app.cluster, worker);
+        let life = app.settings.worker_certificate;
+        let signed = authority.certify_worker(request, identity, &name, now, life);
         let (certificate, until) = signed.map_err(unsigned)?;
         if !trust::mark_member_certified(&mut tx, worker, until).await? {
             // Revoked between the two.

@@ -46,6 +46,7 @@ async fn connect(config: &Config) -> anyhow::Result<TrustClient<Channel>> {
 
 /// This host's side of an address to listen on.
 fn dialled(listen: SocketAddr) -> SocketAddr {
+    // An address that stands for all of them is one to listen on, and none to dial.
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -29,6 +29,7 @@ pub(crate) async fn revoke(
         reason,
     };
     let mut tx = app.db.write("revoke worker").await?;
+    // Said before anything is changed: the triggers write it beside each line.
     audit::act_as(&mut tx, caller).await?;
     let member = locked(&mut tx, name).await?;
     trust::mark_member_revoked(&mut tx, member.worker, &revoked).await?;
@@ -36,6 +37,7 @@ pub(crate) async fn revoke(
     let jobs = workers::list_worker_jobs(&mut tx, member.worker).await?;
     tx.commit().await?;
     let why = revocation(name, &revoked.reason);
+    // Out of the tables first and then out of its session: it cannot come back in between.
     app.sessions
         .expel(member.worker, ErrorCode::WorkerRevoked.status(why));
     tracing::warn!(worker = %member.worker, name, caller, was_here, jobs = jobs.len(), "a worker was revoked");
@@ -84,6 +86,8 @@ pub(crate) async fn forget(app: &App, name: &str, caller: &str) -> Result<Member
     let member = locked(&mut tx, name).await?;
     let online = workers::list_online_workers(&mut tx).await?;
     if online.iter().any(|(worker, _)| *worker == member.worker) {
+        // By the rows, not by the sessions of this process: a worker may be at another coordinator's until
+        // its lease is over.
         return Err(LifecycleError::StillHere(name.to_owned()));
     }
     let jobs = workers::list_worker_jobs(&mut tx, member.worker).await?;

@@ -84,6 +84,7 @@ impl Book {
         let mut book = Self::default();
         for User { name, grants, .. } in users {
             let known = match old.users.remove(name.as_str()) {
+                // The same roles: his streams go on.
                 Some(same) if same.grants == grants => same,
                 other => {
                     if let Some(other) = other {
@@ -104,6 +105,7 @@ impl Book {
                     entry.over
                 }
                 Some(entry) => {
+                    // It was revoked, or its user has other roles: what it may look at is another matter now.
                     entry.over.cancel();
                     user.over.child_token()
                 }

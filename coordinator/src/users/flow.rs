@@ -54,6 +54,8 @@ impl Flow {
             due: now,
             open: Arc::new(Semaphore::new(OPEN_MAX)),
         });
+        // Each request puts off the time at which all that he asked is due; a burst is how far that may lie
+        // ahead.
         let every = Duration::from_secs(1) / RATE;
         let due = count.due.max(now) + every;
         let wait = due.saturating_duration_since(now + every * BURST);
@@ -62,6 +64,7 @@ impl Flow {
         }
         let open = count.open.clone().try_acquire_owned();
         let open = open.map_err(|_| TooMuch::Open(user.to_owned()))?;
+        // Only what is let through counts: a refused request must not make the next one wait longer.
         count.due = due;
         Ok((Open(open), wait))
     }

@@ -121,6 +121,8 @@ impl Users {
     pub(crate) fn who<B>(&self, request: &Request<B>, now: DateTime<Utc>) -> Result<Who, NotKnown> {
         let kept = self.kept();
         let headers = request.headers();
+        // By what was shown on purpose: a token goes before a browser's session, that before a certificate,
+        // and the account of a connection, which nobody chose to show, comes last.
         if let Some(value) = headers.get(header::AUTHORIZATION) {
             // Also where there are no users yet: it is somebody's, somewhere.
             if !is_private(request.extensions()) {
@@ -154,6 +156,8 @@ impl Users {
             return Ok(Who::Nobody);
         }
         Ok(match kept.book.by_name(&peer.account.name) {
+            // Also where a user has this account's name: whoever could take the database needs no role, and
+            // must be able to mend what roles have shut.
             _ if peer.is_owner => Who::Owner,
             Some(known) => by_name(known, Means::Account, peer.is_let_in),
             None if peer.is_let_in => Who::Machine,

@@ -58,6 +58,7 @@ impl Starts {
             starts.record = Record::default();
         }
         starts.record.is_open = true;
+        // Before anything else is done, so that a crash of the very next line counts too.
         starts.write()?;
         let safe_mode = safe_mode.map(Arc::from);
         let walls = Walls {

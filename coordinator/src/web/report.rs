@@ -54,6 +54,7 @@ async fn find(app: &App, job: JobId, who: &Who) -> Result<Option<FileEntry>, Str
     let read = async {
         let mut conn = app.db.read().await?;
         let of = jobs::list_job_projects(&mut conn, &[job]).await?;
+        // None, and not forbidden: whether there is such a job is nobody's business whose project it is not.
         if !of.iter().all(|(_, project)| who.may(Role::Viewer, project)) {
             return Ok(None);
         }

@@ -295,6 +295,7 @@ async fn run(database: &TestDatabase, blobs: &tempfile::TempDir, env: Env) -> Ru
             poll_every: Duration::from_millis(100),
             stop_grace: Duration::from_millis(100),
             settle: Duration::from_millis(300),
+            ..Settings::default()
         },
         role: Role::default(),
         walls: Walls::default(),

@@ -140,6 +140,7 @@ fn has_our_columns(found: &Schema) -> bool {
             .map(|f| (f.name().clone(), f.data_type().clone()))
             .collect()
     };
+    // In order and by type, for cells are read by their column's place.
     types(found) == types(&SCHEMA)
 }
 

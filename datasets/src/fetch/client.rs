@@ -209,6 +209,7 @@ impl PoliteClient {
             Try::Again {
                 class, wait: None, ..
             } if is_trouble(class) => self.breakers.failed(host, turn),
+            // A refusal is an answer, too: the host is there.
             Try::Again { .. }
             | Try::Done(_)
             | Try::Over(_)

@@ -237,6 +237,7 @@ impl<'a> Engine<'a> {
         if settled == self.checkpointed.1 {
             return Ok(());
         }
+        // What is linked is never written on: the segment at hand is closed first.
         self.journal.close_segment()?;
         let path = self
             .place

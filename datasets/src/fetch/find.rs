@@ -117,6 +117,7 @@ impl<'a> Index<'a> {
     /// Files whose folded name without folders is `name`.
     fn named<'b>(&'b self, name: &'b str) -> impl Iterator<Item = usize> + 'b {
         let found = self.by_name.of(name);
+        // The hash may be another name's: the names themselves decide.
         found.filter(move |at| folded(parted(&self.names[*at]).1) == name)
     }
 
@@ -167,6 +168,7 @@ impl<'a> Index<'a> {
                 tiers[2].push(at);
             }
         }
+        // Of files whose whole path stands at the table's end the one that says the most.
         let most = |at: &usize| self.names[*at].matches('/').count();
         let longest = tiers[1].iter().map(most).max().unwrap_or(0);
         tiers[1].retain(|at| most(at) == longest);

@@ -203,6 +203,7 @@ fn picture_of(store: &mut Store, row: &PictureRow) -> Result<Result<Labelled, Mi
         }
         Err(miss @ (Miss::Rejected { .. } | Miss::Failed { .. })) => return Ok(Err(miss)),
     };
+    // By its bytes: an ending only says what a file is called.
     if format_of(&bytes).is_none() {
         let detail = crate::sniff::NO_PICTURE;
         return Ok(Err(Miss::rejected(MissClass::UnknownFormat, detail)));

@@ -70,6 +70,7 @@ pub(super) async fn run(
     let list = PathBuf::from(path);
     let jitter = Dice::keyed(&[seed]);
     let client = PoliteClient::new(manners, None, false, jitter, context.clock, place.shares)?;
+    // By the list's bytes: in a journal of another list other entries stand at the same places.
     let fingerprint = fingerprint(fetch, &list, rules)?;
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {

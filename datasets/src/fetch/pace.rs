@@ -115,6 +115,7 @@ impl Pace {
         let _first = self.queue.lock().await;
         let mut waited = false;
         loop {
+            // Made before the look: a share that comes in between is not missed.
             let changed = self.changed.notified();
             let wait = match self.reserve(host, Instant::now(), boot_ms(), waited) {
                 Ok(()) => return true,
@@ -141,6 +142,7 @@ impl Pace {
     pub(super) async fn until_open(&self, host: &str) {
         self.declare([host]);
         loop {
+            // Made before the look, as above.
             let changed = self.changed.notified();
             let wait = {
                 let state = self.state();

@@ -111,6 +111,7 @@ impl Attendant {
         if passed >= WINDOW {
             let turns = pace.turns();
             used = f64::from(turns.all) / passed.as_secs_f64();
+            // The most of its requests: a few that wait are there at any rate.
             let by_rate = turns.waited * 2 > turns.all || (turns.all == 0 && turns.waiting);
             hungry = by_rate || self.tight * 2 > self.looks;
             (self.since, self.looks, self.tight) = (Instant::now(), 0, 0);

@@ -175,6 +175,7 @@ impl Table {
             ));
         }
         let mut seen = HashSet::new();
+        // Columns without a name can be asked for by nobody, so that several do no harm.
         let mut names = self.header.iter().filter(|name| !name.is_empty());
         let twice = names.find(|name| !seen.insert(name.as_str()));
         match twice {

@@ -120,6 +120,7 @@ impl Catalogue<'_> {
             FilmList::Changes => self.plan_changes(&mut writer, dir, today).await?,
             FilmList::Discover => self.plan_discover(&mut writer, dir, today).await?,
         }
+        // No changes are an answer, and make a dataset of what was there.
         if writer.listed() == 0 && self.settings.films != FilmList::Changes {
             return Err(JobError::bad_input(format!(
                 "{api} lists no film; check limit, from and to"
@@ -219,6 +220,7 @@ impl Catalogue<'_> {
 
 fn images_of(configuration: &Configuration, api: &Base) -> Result<Base, JobError> {
     let images = &configuration.images;
+    // As the API is asked: one in the clear, as tests have it, serves no certificate for its pictures either.
     let url = if api.is_https() {
         &images.secure_base_url
     } else {

@@ -69,6 +69,7 @@ fn in_full(mut array: Table<'_>) -> Array {
                 "count",
                 "the lists of \"over\" say how many elements there are; leave it out",
             );
+            // Read all the same, so that what is wrong within it is told in the same answer.
             drop(over(&mut array));
             array.int("count", 1..=limits::ARRAY_MAX_ELEMENTS, None)
         }

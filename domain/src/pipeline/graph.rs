@@ -139,6 +139,7 @@ fn check_input<'a>(
             unknown(from.as_str(), &names)
         ));
     };
+    // Its kind could not be read, and that was told: nothing is known of its output.
     let Some(maker) = *maker else {
         return Ok(Some(from));
     };

@@ -297,6 +297,7 @@ fn resources(table: &mut Table<'_>, kind: JobKind, cluster: Option<Capacity>) ->
     let (ranks, min_ranks) = ranks(table, kind);
     let devices_per_rank = table.int("devices_per_rank", 1..=DEVICES_PER_RANK_MAX, Some(1));
     let kinds = DeviceKind::ALL.map(|kind| (kind.as_str(), kind));
+    // A network is trained on GPUs where there are any; the other kinds would hold one for nothing.
     let default = match kind {
         JobKind::Train | JobKind::Eval => DeviceKind::Any,
         JobKind::Fetch | JobKind::Preprocess | JobKind::Command => DeviceKind::Cpu,

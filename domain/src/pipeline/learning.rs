@@ -309,6 +309,7 @@ fn backbones(table: &mut Table<'_>, model: &str) -> BTreeMap<String, Backbone> {
         }
         let mut model = entry.required_text("model", "a model, such as \"legacy_xception\"");
         match zoo::find(&model) {
+            // By the zoo's own name: two spellings are one model to whoever compares runs.
             Some(known) => known.name.clone_into(&mut model),
             None if model.is_empty() => {}
             None => entry.add_error("model", unknown(&model, MODELS)),

@@ -26,6 +26,7 @@ const SPLIT_SUM_TOLERANCE: f64 = 1e-9;
 
 pub(super) fn fetch(table: &mut Table<'_>) -> Option<FetchSettings> {
     let Some(mut source) = table.table("source") else {
+        // One that is there and is no table was told of when it was read.
         if !table.has("source") {
             table.add_error(
                 "source",
@@ -186,6 +187,7 @@ fn tmdb(source: &mut Table<'_>) -> Source {
         rights.finish();
         read
     });
+    // A table of rights with errors in it has been told of already.
     if rights.is_none() && is_tmdb_itself(&api_url) && !source.has("rights") {
         source.add_error(
             "rights",
@@ -362,6 +364,7 @@ fn splits(table: &mut Table<'_>) -> Splits {
         test: splits.float("test", 0.01..=0.98, None),
     };
     let sum = read.train + read.validation + read.test;
+    // One that is missing was told already: a sum without it would be a second error for the same.
     let all_there = ["train", "validation", "test"]
         .iter()
         .all(|key| splits.has(key));
@@ -375,6 +378,7 @@ fn splits(table: &mut Table<'_>) -> Splits {
 pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
     let mut model = table.required_text("model", &format!("a model, such as {:?}", MODELS[0]));
     match zoo::find(&model) {
+        // Under its own name, whichever was written: jobs with the same network are the same job.
         Some(known) => known.name.clone_into(&mut model),
         None if model.is_empty()
             || model == learning::ENSEMBLE

@@ -53,6 +53,7 @@ impl Errors {
         match value {
             Some(value) if errors.is_empty() => Ok(value),
             _ => {
+                // Who reads a value twice notes the same twice.
                 errors.dedup();
                 Err(errors)
             }
@@ -163,6 +164,7 @@ impl<'a> Table<'a> {
         example: &str,
     ) -> Option<T> {
         if !self.has(key) {
+            // Known from now on, so that a slip of the hand in it is told with the right word.
             self.known.push(key);
             self.missing(key, example);
             return None;

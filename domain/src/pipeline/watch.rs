@@ -94,6 +94,7 @@ impl Draft {
             (hang, _) => hang.or(usual_hang),
         };
         let step_timeout_s = match (self.step_timeout, asked) {
+            // Twice the time to notice, or it would be ended before anybody is told why.
             (Limit::Usual, Some(hang)) => usual_step.map(|step| step.max(hang.saturating_mul(2))),
             (Limit::Usual, None) => None,
             (step, _) => step.or(None),

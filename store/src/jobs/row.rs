@@ -51,6 +51,8 @@ impl RawJob {
     /// The state with what is true in it; a column that it needs and lacks cannot be read.
     fn state(&self, failure: Option<&Failure>) -> Result<JobState> {
         let attempt = AttemptNumber(convert::u32_of("jobs.attempt", self.attempt)?);
+        // A time that is missing is an error and not the present: a made-up end would move each time somebody
+        // looks.
         let finished_at = || {
             self.finished_at
                 .ok_or_else(|| convert::unreadable("jobs.finished_at", "null"))

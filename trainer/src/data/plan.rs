@@ -115,6 +115,8 @@ impl StepPlan {
                 Some(sampler) => sampler.row(self.seed, epoch, position),
                 None => order.row(position),
             };
+            // By row and epoch alone: whichever rank shows it, and in whichever attempt, a picture looks the
+            // same.
             View {
                 row,
                 is_flipped: self.flip && is_flipped(self.seed, epoch, row),

@@ -49,6 +49,7 @@ impl Sampler {
                 rows.push(row as u64);
             }
         }
+        // A class without a picture cannot be drawn, and the others stay equally likely.
         rows_of_class.retain(|rows: &Vec<u64>| !rows.is_empty());
         if rows_of_class.is_empty() {
             return Err(RunError::input(
@@ -87,6 +88,7 @@ impl Sampler {
             Self::Weighted { sums } => {
                 let all = sums.last().copied().unwrap_or(0.0);
                 let at = sums.partition_point(|sum| *sum <= first * all);
+                // Rounding may bring the number up to the last sum, behind which there is no row.
                 at.min(sums.len().saturating_sub(1)) as u64
             }
         }

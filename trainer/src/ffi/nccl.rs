@@ -55,6 +55,7 @@ impl Nccl {
         compat::has_nccl()?;
         let path = find()?;
         let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        // NOW: a symbol that is missing is to show here, not in the middle of a training.
         // SAFETY: loading runs the object's own initialisers; the handle is kept for ever.
         let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if library.is_null() {
@@ -145,6 +146,7 @@ fn find() -> Result<PathBuf, String> {
 }
 
 fn find_in(named: Option<&OsStr>, folder: &Path) -> Result<PathBuf, String> {
+    // Whoever names one means that one: no other is taken in its place.
     if let Some(named) = named.filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         return if path.is_file() {

@@ -221,6 +221,7 @@ fn compute(
     let phase = format!("features of {}", split.name());
     let mut first = 0;
     while first < total {
+        // All ranks stop at the same batch: whoever went on would wait for the others in the sum below.
         let [stops] = peers.sum([f64::from(u8::from(stop.is_requested()))])?;
         if stops > 0.0 {
             return Ok(None);

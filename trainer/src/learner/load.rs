@@ -45,6 +45,7 @@ pub(crate) fn load(
             continue;
         };
         let tensors = tensors::read(&given.path)?;
+        // A classifier of other classes is no start for these, even where its shape fits.
         let keeps_head = given
             .classes
             .as_deref()
@@ -107,6 +108,7 @@ pub(super) fn fill(
             continue;
         };
         let is_head = learner.is_head(full);
+        // An ensemble has one classifier over all its networks: that of one of them does not fit.
         if is_head && !card.name.is_empty() {
             continue;
         }
@@ -182,6 +184,8 @@ pub(super) fn judge(report: &WeightsReport, partial: PartialWeights) -> Result<(
         missing,
         ..
     } = report;
+    // Also where a part is enough: with nothing loaded it is a training from scratch that calls itself
+    // another.
     if *loaded == 0 {
         return Err(RunError::input(format!(
             "{file} has none of the network's weights: its names are such as {}, the network's such as {}. It \

@@ -119,6 +119,7 @@ impl Joining {
     /// A group with NCCL that has exchanged something, if all ranks have one; else why not.
     fn nccl(&self, store: &Store, votes: &Group) -> Result<Result<Group, String>, RunError> {
         let nccl = Nccl::load();
+        // Before anybody connects: a rank that cannot load it would not come to the first exchange.
         if let Some(why) = self.vote(store, votes, "load", nccl.as_ref().err())? {
             return Ok(Err(why));
         }
@@ -148,6 +149,7 @@ impl Joining {
             .map_err(|error| error.to_string())?;
         thread::spawn(move || {
             let form = || -> Result<Group, RunError> {
+                // Names of its own in the store: this group meets beside the one that votes.
                 let group = this.gloo(&store)?;
                 group.carry_gpus_by_nccl(&nccl, &store, this.rank, this.size)?;
                 let one = Tensor::f_ones([1], (Kind::Float, this.device))?;
@@ -181,6 +183,7 @@ impl Joining {
         problem: Option<&String>,
     ) -> Result<Option<String>, RunError> {
         let key = |rank: u32| format!("nccl/{about}/{rank}");
+        // Before the sum: once all know that somebody has a problem, its words are there to be read.
         if let Some(problem) = problem {
             store.set(&key(self.rank), problem.as_bytes())?;
         }

@@ -79,6 +79,7 @@ impl Peers {
         if lost.is_empty() {
             return Ok(());
         }
+        // By way of the store, so that those hear of it who do not have the coordinator's word yet.
         if answers(&gathering.store) {
             for rank in &lost {
                 gathering.store.set(&given_up_key(*rank), b"1")?;
@@ -139,7 +140,9 @@ impl Peers {
         let (source, furthest) = standings
             .iter()
             .enumerate()
+            // One that was being overwritten with another's weights has no state of its own.
             .filter(|(_, standing)| !standing.is_torn)
+            // Of those that are as far the lowest, so that all choose the same.
             .max_by_key(|(place, standing)| (standing.progress, std::cmp::Reverse(*place)))
             .ok_or_else(|| {
                 RunError::new(

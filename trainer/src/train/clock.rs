@@ -285,6 +285,7 @@ impl InFlight {
     }
 
     fn finish(&mut self, told: &Tensor) -> Result<(), RunError> {
+        // Before the mark: once that is passed, the numbers are here.
         let told = ffi::download(told)?;
         self.end(Phase::Optimizer)?;
         let (begun, waited_s) = self

@@ -146,6 +146,7 @@ fn choose(trial: &Trial<'_>) -> Result<(Precision, String), RunError> {
         let name = precision.as_str();
         let ratio = match time_passes(trial, *numbers) {
             Ok(time) => plain / time.as_secs_f64().max(f64::MIN_POSITIVE),
+            // A format that the device refuses is no failure of the run.
             Err(error) => {
                 why.push(format!("{name} does not work here ({})", error.message));
                 continue;
@@ -175,6 +176,7 @@ fn time_passes(trial: &Trial<'_>, numbers: Numbers) -> Result<Duration, RunError
     let weights = trial.learner.parameters.tensors();
     let mut best = Duration::MAX;
     for pass in 0..TRIAL_PASSES {
+        // What was queued before would count as part of this pass.
         if let Some(index) = ffi::gpu_index(trial.device) {
             ffi::synchronize_gpu(index)?;
         }

@@ -115,6 +115,7 @@ impl<'a> Training<'a> {
             }
             None => Position::start(identity, peers.world_size),
         };
+        // Drawn or read by each rank for itself: all begin with the first one's, to the bit.
         peers.copy_from_first(&learner.parameters.tensors())?;
         peers.copy_from_first(&learner.parameters.buffer_tensors())?;
         rules.apply(&mut learner, plan.epoch_of(position.step))?;
@@ -137,6 +138,7 @@ impl<'a> Training<'a> {
             pictures: u64::from(settings.batch_size) / u64::from(peers.world_size),
         };
         let precision = precision::resolve(settings.precision, position.chosen, &peers, &trial)?;
+        // Kept with the position: an attempt on another kind of host goes on in the same format.
         position.chosen = Some(precision);
         let recipe = Recipe {
             numbers: Numbers::of(precision, device)?,

@@ -148,6 +148,7 @@ impl Stepper {
         peers: &Peers,
     ) -> Result<(), RunError> {
         if rules.apply(&mut self.learner, epoch)? {
+            // The reducer exchanges those weights that learnt when it was made.
             self.unhook()?;
             self.hook(peers)?;
         }
@@ -190,6 +191,8 @@ impl Stepper {
         };
         ema.swap()?;
         let result = work(self);
+        // Also after a failure: the run may go on with the ranks that are left, and with the weights that
+        // learn.
         ema.swap()?;
         result
     }

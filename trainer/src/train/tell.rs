@@ -111,6 +111,7 @@ impl Training<'_> {
                 "epoch done"
             );
         }
+        // An epoch that `max_steps` had cut, and that has gone on since, has a row already.
         self.position
             .history
             .retain(|earlier| earlier.epoch != row.epoch);

@@ -157,6 +157,8 @@ impl Training<'_> {
             self.end_epoch()
                 .map_err(|error| error.during(&format!("validation after step {done}")))?;
         }
+        // After the validation, so that it holds the epoch's row: whoever goes on from it need not validate
+        // again.
         if writes_checkpoint {
             self.write_checkpoint()?;
         }

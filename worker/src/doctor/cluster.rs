@@ -21,6 +21,7 @@ const OFFSET_MAX: TimeDelta = TimeDelta::seconds(1);
 /// Looks at all of it.
 pub(super) async fn look(config: &Config, checks: &mut Vec<Check>) {
     certificates(config, checks);
+    // Each of them: one that stands by today leads tomorrow.
     for url in &config.coordinators {
         match tokio::time::timeout(ANSWER_MAX, probe(config, url)).await {
             Ok(Ok(answer)) => {
@@ -87,6 +88,7 @@ async fn probe(config: &Config, url: &str) -> Result<Answer, String> {
                 heard,
             })
         }
+        // It answers, and is older than this question.
         Err(status) if status.code() == tonic::Code::Unimplemented => Ok(Answer {
             version: "older than 0.1.0".into(),
             now: None,

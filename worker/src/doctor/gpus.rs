@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use marquee_domain::doctor::Check;
 use marquee_domain::flavour;
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::resources::GpuInfo;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus};
@@ -25,6 +26,7 @@ const DRIVERS: [(u32, u32); 3] = [(11, 450), (12, 525), (13, 580)];
 /// Looks at all of it. Gives the number of GPUs that NVML lists.
 pub(super) async fn look(trainer: &Option<Trainer>, checks: &mut Vec<Check>) -> usize {
     let asked = tokio::task::spawn_blocking(ask_nvml);
+    // A driver that hangs holds its thread up for good; the rest of the host is looked at all the same.
     let found = match tokio::time::timeout(NVML_START_MAX, asked).await {
         Ok(found) => found.unwrap_or_else(|error| Err(error.to_string())),
         Err(_) => {
@@ -59,6 +61,7 @@ pub(super) async fn look(trainer: &Option<Trainer>, checks: &mut Vec<Check>) -> 
     }
     checks.push(nodes(&host.minors));
     checks.push(host.peers);
+    // Those that do not answer count too: it is a host for GPUs, and is held to what these need.
     host.gpus.len() + host.silent.len()
 }
 
@@ -86,6 +89,7 @@ fn ask_nvml() -> Result<Host, String> {
         }
     }
     let health = look_once(&nvml, &gpus).iter().map(health).collect();
+    // The nodes in /dev go by minor numbers, which need not be those that NVML counts by.
     let minor = |gpu: &GpuInfo| nvml.device_by_index(gpu.index).ok()?.minor_number().ok();
     let minors = gpus.iter().filter_map(minor).collect();
     Ok(Host {
@@ -121,6 +125,7 @@ fn offered(gpus: &[GpuInfo], list: Option<&str>) -> Option<Check> {
 
 fn no_driver(why: &str, devices: &[String]) -> Check {
     if devices.is_empty() {
+        // A host without a GPU offers its CPU slots, and nothing is wrong with it.
         return Check::skipped(
             "driver",
             "no NVIDIA GPU on this host's PCI bus: it offers CPUs",
@@ -199,13 +204,14 @@ fn kernels(gpu: &GpuInfo, trainer: Option<&Trainer>) -> Check {
         );
     }
     let refusal = flavour::refusal(&trainer.flavour, gpu.compute_capability);
+    // The scheduler refuses in the same sentence: what stands behind its colon is the cure.
     let (why, cure) = refusal
         .split_once(": ")
         .unwrap_or((&refusal, "see docs/deploy.md"));
     Check::failed(name, format!("{found}, but {why}"), cure)
 }
 
-fn health(reading: &marquee_proto::v1::GpuReading) -> Check {
+fn health(reading: &GpuReading) -> Check {
     let name = format!("gpu {} health", reading.index);
     if !reading.fault.is_empty() {
         return Check::failed(name, &reading.fault, &reading.cure);
@@ -325,6 +331,7 @@ fn peers(nvml: &Nvml, gpus: &[GpuInfo]) -> Check {
             }
         }
     }
+    // With one pair that nobody knows of, no sentence about all of them would be true.
     if let Some(why) = unknown {
         return Check::skipped("peer access", format!("NVML does not tell: {why}"));
     }

@@ -39,6 +39,7 @@ pub(super) async fn look(config: &Config, checks: &mut Vec<Check>) -> Option<Tra
     let folder = &config.bin_dir;
     checks.push(program(folder, "marquee-prep").await);
     let trainer = program(folder, "marquee-trainer").await;
+    // One of another build is not asked either: what it says of itself may mean something else here.
     let starts = trainer.cure.is_none();
     checks.push(trainer);
     if !starts {
@@ -79,6 +80,7 @@ async fn program(folder: &Path, name: &'static str) -> Check {
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let version = text.split_whitespace().nth(1).unwrap_or_default();
     let ours = env!("CARGO_PKG_VERSION");
+    // Equal, not "new enough": nobody has tried programs of two builds with each other.
     if version == ours {
         return Check::ok(name, text);
     }
@@ -123,6 +125,7 @@ pub(super) async fn nccl(
     };
     checks.push(match answer {
         Ok(answer) if answer.usable => Check::ok("nccl", or(answer.reason, "its self-test passed")),
+        // A warning: over Gloo the same jobs run, only slower.
         Ok(answer) => Check::warning(
             "nccl",
             or(answer.reason, "not usable"),

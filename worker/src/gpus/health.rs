@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use marquee_proto::convert::timestamp;
-use marquee_proto::v1;
+use marquee_domain::gpu::{GpuReading, XidError};
 use nvml_wrapper::error::NvmlError;
 use tokio::time::Instant;
 
@@ -20,7 +19,7 @@ const XID_HOLD: Duration = Duration::from_secs(60);
 /// What happened to a device.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    xids: VecDeque<v1::XidError>,
+    xids: VecDeque<XidError>,
     fatal: Option<Fatal>,
 }
 
@@ -37,10 +36,7 @@ impl History {
         if self.xids.len() == XIDS_MAX {
             self.xids.pop_front();
         }
-        self.xids.push_back(v1::XidError {
-            code,
-            at: Some(timestamp(at)),
-        });
+        self.xids.push_back(XidError { code, at: Some(at) });
         if let Some(meaning) = xid::fatal(code) {
             self.fatal = Some(Fatal {
                 code,
@@ -50,18 +46,19 @@ impl History {
         }
     }
 
-    pub(super) fn xids(&self) -> Vec<v1::XidError> {
+    pub(super) fn xids(&self) -> Vec<XidError> {
         self.xids.iter().copied().collect()
     }
 
     /// The verdict on a device that answered.
-    pub(super) fn judge(&mut self, reading: &mut v1::GpuReading, now: Instant) {
+    pub(super) fn judge(&mut self, reading: &mut GpuReading, now: Instant) {
         if self
             .fatal
             .is_some_and(|fatal| now.duration_since(fatal.at) >= XID_HOLD)
         {
             self.fatal = None;
         }
+        // First: it stays until a reset, while the hold after an Xid ends by itself.
         let uncorrected = reading.ecc_uncorrected_volatile.unwrap_or(0);
         if uncorrected > 0 {
             let plural = if uncorrected == 1 { "" } else { "s" };
@@ -78,7 +75,7 @@ impl History {
     /// The verdict on a device that did not.
     pub(super) fn judge_silent(
         &mut self,
-        reading: &mut v1::GpuReading,
+        reading: &mut GpuReading,
         error: &NvmlError,
         now: Instant,
     ) {
@@ -87,6 +84,7 @@ impl History {
             format!(" (Xid {}: {})", fatal.code, fatal.meaning)
         });
         reading.fault = format!("does not answer NVML: {error}{}", xid.unwrap_or_default());
+        // Then no device is to blame, and resetting one would mend nothing.
         let is_the_driver = matches!(
             error,
             NvmlError::DriverNotLoaded
@@ -101,7 +99,7 @@ impl History {
     }
 }
 
-fn reset(reading: &v1::GpuReading) -> String {
+fn reset(reading: &GpuReading) -> String {
     let id = if reading.uuid.is_empty() {
         reading.index.to_string()
     } else {
@@ -114,7 +112,7 @@ fn reset(reading: &v1::GpuReading) -> String {
 mod tests {
     use super::*;
 
-    fn judged(history: &mut History, mut reading: v1::GpuReading, now: Instant) -> String {
+    fn judged(history: &mut History, mut reading: GpuReading, now: Instant) -> String {
         history.judge(&mut reading, now);
         assert_eq!(reading.fault.is_empty(), reading.cure.is_empty());
         reading.fault
@@ -129,7 +127,7 @@ mod tests {
         let (mut history, start) = (History::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
         history.add_xid(79, at(), start);
-        let well = v1::GpuReading::default;
+        let well = GpuReading::default;
         assert_eq!(
             judged(&mut history, well(), after(59)),
             "Xid 79: the GPU has fallen off the bus"
@@ -146,10 +144,10 @@ mod tests {
     #[test]
     fn an_uncorrectable_error_counts_until_the_counter_is_reset() {
         let mut history = History::default();
-        let reading = |count| v1::GpuReading {
+        let reading = |count| GpuReading {
             ecc_uncorrected_volatile: Some(count),
             ecc_uncorrected_aggregate: Some(9),
-            ..v1::GpuReading::default()
+            ..GpuReading::default()
         };
         let now = Instant::now();
         assert!(judged(&mut history, reading(1), now).starts_with("1 uncorrectable ECC error "));
@@ -164,7 +162,7 @@ mod tests {
         }
         assert_eq!(history.xids().len(), XIDS_MAX);
         assert_eq!(
-            judged(&mut history, v1::GpuReading::default(), Instant::now()),
+            judged(&mut history, GpuReading::default(), Instant::now()),
             ""
         );
     }

@@ -7,8 +7,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use marquee_domain::gpu::{GpuProcess, GpuReading};
 use marquee_domain::resources::GpuInfo;
-use marquee_proto::v1;
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, ComputeMode, EccCounter, MemoryError, TemperatureSensor, TemperatureThreshold,
@@ -99,21 +99,18 @@ pub fn cuda_words(version: u32) -> String {
 }
 
 /// Reads one device. The error is the answer of a device that is not there any more.
-pub(super) fn read(
-    nvml: &Nvml,
-    gpu: &GpuInfo,
-    driver: &Driver,
-) -> Result<v1::GpuReading, NvmlError> {
+pub(super) fn read(nvml: &Nvml, gpu: &GpuInfo, driver: &Driver) -> Result<GpuReading, NvmlError> {
     let device = nvml.device_by_uuid(gpu.uuid.as_str())?;
     let mut asked = Asked::default();
-    let mut reading = v1::GpuReading {
+    let mut reading = GpuReading {
         index: gpu.index,
         uuid: gpu.uuid.clone(),
         name: gpu.name.clone(),
         driver_version: driver.version.clone(),
         cuda_version: driver.cuda_words(),
-        ..v1::GpuReading::default()
+        ..GpuReading::default()
     };
+    // First: the load of the GPU is told by its processes where the driver has no figure of its own.
     asked.processes(nvml, &device, &mut reading);
     asked.load(gpu, &device, &mut reading);
     asked.clocks(&device, &mut reading);
@@ -144,7 +141,7 @@ impl Asked {
         }
     }
 
-    fn load(&mut self, gpu: &GpuInfo, device: &Device<'_>, reading: &mut v1::GpuReading) {
+    fn load(&mut self, gpu: &GpuInfo, device: &Device<'_>, reading: &mut GpuReading) {
         if let Some(utilisation) = self.note(device.utilization_rates()) {
             reading.utilisation_percent = Some(utilisation.gpu);
             reading.memory_utilisation_percent = Some(utilisation.memory);
@@ -174,7 +171,7 @@ impl Asked {
         reading.fan_percent = self.note(device.fan_speed(0));
     }
 
-    fn clocks(&mut self, device: &Device<'_>, reading: &mut v1::GpuReading) {
+    fn clocks(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
         reading.sm_clock_mhz = self.note(device.clock_info(Clock::SM));
         reading.sm_clock_max_mhz = self.note(device.max_clock_info(Clock::SM));
         reading.memory_clock_mhz = self.note(device.clock_info(Clock::Memory));
@@ -190,7 +187,7 @@ impl Asked {
         }
     }
 
-    fn errors(&mut self, device: &Device<'_>, reading: &mut v1::GpuReading) {
+    fn errors(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
         let ecc = self.note(device.is_ecc_enabled());
         reading.ecc_enabled = ecc.map(|mode| mode.currently_enabled);
         if reading.ecc_enabled != Some(true) {
@@ -204,7 +201,7 @@ impl Asked {
         reading.ecc_uncorrected_aggregate = count(MemoryError::Uncorrected, Aggregate);
     }
 
-    fn place(&mut self, device: &Device<'_>, reading: &mut v1::GpuReading) {
+    fn place(&mut self, device: &Device<'_>, reading: &mut GpuReading) {
         reading.pcie_generation = self.note(device.current_pcie_link_gen());
         reading.pcie_generation_max = self.note(device.max_pcie_link_gen());
         reading.pcie_width = self.note(device.current_pcie_link_width());
@@ -220,7 +217,7 @@ impl Asked {
         reading.mig_enabled = self.note(device.mig_mode()).map(|mode| mode.current == 1);
     }
 
-    fn processes(&mut self, nvml: &Nvml, device: &Device<'_>, reading: &mut v1::GpuReading) {
+    fn processes(&mut self, nvml: &Nvml, device: &Device<'_>, reading: &mut GpuReading) {
         let found = match device.running_compute_processes() {
             // As with the memory: an older driver has the older call.
             Err(NvmlError::FailedToLoadSymbol(_)) => device.running_compute_processes_v2(),
@@ -248,11 +245,11 @@ fn means_gone(error: &NvmlError) -> bool {
     )
 }
 
-fn process(nvml: &Nvml, process: &ProcessInfo) -> v1::GpuProcess {
+fn process(nvml: &Nvml, process: &ProcessInfo) -> GpuProcess {
     let path = nvml.sys_process_name(process.pid, PROCESS_NAME_MAX);
     let path = path.unwrap_or_default();
     let name = Path::new(&path).file_name();
-    v1::GpuProcess {
+    GpuProcess {
         pid: process.pid,
         name: name.map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
         memory_bytes: match process.used_gpu_memory {

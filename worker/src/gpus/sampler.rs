@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use marquee_domain::env::Clock as _;
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::resources::GpuInfo;
-use marquee_proto::convert::timestamp;
-use marquee_proto::v1;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
@@ -104,10 +103,11 @@ impl Sampler {
         nvml: &Nvml,
         driver: &Driver,
         xid_source: &str,
-    ) -> (Vec<v1::GpuReading>, bool) {
+    ) -> (Vec<GpuReading>, bool) {
         let mut all_answer = true;
         let mut readings = Vec::with_capacity(self.devices.len());
         for device in &mut self.devices {
+            // Noted before it is asked: if the driver never comes back, this is the GPU to name.
             self.asking.store(device.gpu.index, Ordering::Relaxed);
             let answer = nvml::read(nvml, &device.gpu, driver);
             let now = Instant::now();
@@ -124,24 +124,24 @@ impl Sampler {
             };
             reading.xids = device.history.xids();
             reading.xid_source = xid_source.to_owned();
-            reading.at = Some(timestamp(SystemClock.now()));
+            reading.at = Some(SystemClock.now());
             readings.push(reading);
         }
         self.asking.store(NOT_AT_WORK, Ordering::Relaxed);
         (readings, all_answer)
     }
 
-    fn silent(&mut self, error: &NvmlError) -> Vec<v1::GpuReading> {
+    fn silent(&mut self, error: &NvmlError) -> Vec<GpuReading> {
         let now = Instant::now();
-        let at = Some(timestamp(SystemClock.now()));
-        let silent = |device: &mut Watched| v1::GpuReading {
+        let at = Some(SystemClock.now());
+        let silent = |device: &mut Watched| GpuReading {
             at,
             ..device.silent(error, now)
         };
         self.devices.iter_mut().map(silent).collect()
     }
 
-    fn publish(&mut self, readings: Vec<v1::GpuReading>) {
+    fn publish(&mut self, readings: Vec<GpuReading>) {
         for (device, reading) in self.devices.iter_mut().zip(&readings) {
             if device.fault == reading.fault {
                 continue;
@@ -163,14 +163,14 @@ impl Sampler {
 }
 
 impl Watched {
-    fn silent(&mut self, error: &NvmlError, now: Instant) -> v1::GpuReading {
-        let mut reading = v1::GpuReading {
+    fn silent(&mut self, error: &NvmlError, now: Instant) -> GpuReading {
+        let mut reading = GpuReading {
             index: self.gpu.index,
             uuid: self.gpu.uuid.clone(),
             name: self.gpu.name.clone(),
             pci_bus_id: self.bus.clone(),
             memory_total_bytes: Some(self.gpu.memory_bytes),
-            ..v1::GpuReading::default()
+            ..GpuReading::default()
         };
         self.history.judge_silent(&mut reading, error, now);
         reading

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::job::RankState;
 use marquee_domain::resources::Device;
-use marquee_proto::v1;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -75,7 +75,7 @@ impl Series {
             .retain(|key, _| running.iter().any(|rank| rank.key == *key));
     }
 
-    fn add(&mut self, key: RankKey, devices: &[Device], readings: &[v1::GpuReading]) {
+    fn add(&mut self, key: RankKey, devices: &[Device], readings: &[GpuReading]) {
         for device in devices {
             let Device::Gpu { index } = device else {
                 continue;
@@ -150,13 +150,13 @@ impl Value {
 mod tests {
     use super::*;
 
-    fn reading(index: u32, utilisation: u32, degrees: u32) -> v1::GpuReading {
-        v1::GpuReading {
+    fn reading(index: u32, utilisation: u32, degrees: u32) -> GpuReading {
+        GpuReading {
             index,
             utilisation_percent: Some(utilisation),
             temperature_c: Some(degrees),
             power_mw: Some(250_000),
-            ..v1::GpuReading::default()
+            ..GpuReading::default()
         }
     }
 

@@ -49,6 +49,7 @@ impl ServerCertVerifier for Pinned {
             WebPkiServerVerifier::builder_with_provider(roots.into(), self.provider.clone())
                 .build()
                 .map_err(|error| Error::General(error.to_string()))?;
+        // One name for all coordinators: addresses change, and a certificate for each would change with them.
         let name = ServerName::try_from(COORDINATOR_NAME)
             .map_err(|error| Error::General(error.to_string()))?;
         verifier.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)

@@ -40,6 +40,7 @@ impl Cgroups {
             .find(|(controllers, _)| controllers.is_empty())?;
         let own = own.trim_start_matches('/');
         // The root is everybody's.
+        // Nor is one above it ours to change.
         if own.is_empty() || own.split('/').any(|part| part == "..") {
             return None;
         }

@@ -211,9 +211,11 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
         signals.add(each);
     }
     signals.thread_block()?;
+    // A session of its own: what ends the daemon, from a terminal or by its group, does not reach it.
     setsid()?;
     // It was started by the number of an open file, which is no name to see in a list of processes.
     set_name(c"marquee-keeper")?;
+    // What a child leaves behind comes to its keeper, and so is found whatever it does to its session.
     set_child_subreaper(true)?;
     // Whole, or the daemon died over it and will start another one.
     let mut child: ChildOrder = serde_json::from_reader(io::stdin().lock())?;
@@ -225,9 +227,12 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
         child: None,
         cgroup: order.cgroup.clone(),
     };
+    // The claim before the child: a daemon that comes meanwhile either finds the claim, or fences this keeper
+    // off with one.
     if !try_claim(dir, launch, &claim)? {
         anyhow::bail!("launch {launch} in {dir:?} is fenced off");
     }
+    // While there is some: once the child has filled the disk, how it ended must still find room.
     let mut claim_room = Room::keep(&claim_path(dir, launch));
     let mut exit_room = Room::keep(&exit_path(dir, launch));
     if let Some(cage) = child.cage.take() {
@@ -258,6 +263,8 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
                 child: Some(child),
                 ..claim
             };
+            // With the child's number, so that a daemon that comes later finds the child even if its keeper
+            // was killed.
             surely(|| claim_room.fill_json(&claim), &ends);
             let status = wait_for(child, &ends, cgroup)?;
             let own = cgroup.and_then(cgroup::oom_kills);
@@ -268,6 +275,7 @@ pub fn keep(order: &Keep, keep_caged: KeepCaged) -> anyhow::Result<()> {
         },
     };
     bury_the_rest(&ends, cgroup)?;
+    // Before the exit's file, with which the daemon may take the folder for the next rank.
     if let Some(folder) = &order.cgroup {
         cgroup::remove(folder);
     }

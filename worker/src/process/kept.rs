@@ -101,6 +101,7 @@ fn cgroup_name(dir: &Path, launch: u32) -> String {
 
 impl Launcher for Keepers {
     fn start(&self, launch: &Launch<'_>) -> io::Result<Box<dyn Child>> {
+        // A number that was never used: a keeper that is late must not find its claim free.
         let number = newest_claim(launch.dir)?.map_or(1, |(newest, _)| newest + 1);
         let cgroup = self.cgroup(launch.dir, number, launch.tasks_max);
         if launch.cage.is_some() && cgroup.is_none() {

@@ -197,6 +197,7 @@ impl FolderWatch {
                 self.heard.output = now.output;
                 return News::Output;
             }
+            // With nobody left to ring, the looks that come without a cause have to do.
             if self.bell.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

@@ -105,6 +105,8 @@ impl BaseEnv {
     ) -> Result<BTreeMap<OsString, OsString>, Failure> {
         let mut env = match &spec.work {
             Work::Command(command) => {
+                // Nothing of ours: a program that anybody wrote is not to follow the settings of the daemon's
+                // log and memory.
                 let mut env = self.chosen(is_passed);
                 for name in &command.env_from_worker {
                     let value = self.secret(
@@ -139,6 +141,7 @@ impl BaseEnv {
             }
             Work::Preprocess(_) | Work::Train(_) | Work::Eval(_) => self.own(),
         };
+        // Last, over what the daemon itself was given: its TMPDIR and GPUs are not the rank's.
         env.extend(
             contract
                 .into_iter()
@@ -169,6 +172,8 @@ impl BaseEnv {
             class: FailureClass::UserError,
             message,
         };
+        // Before the look whether it is set: a job that may not have a variable does not learn that it is
+        // there.
         let of_name = |grant: &&Grant| grant.name() == name && grant.is_for(spec);
         let mut granted: Vec<&Grant> = allowed.iter().filter(of_name).collect();
         // A project's own goes first.

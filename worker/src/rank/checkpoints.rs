@@ -45,6 +45,7 @@ impl RankTask {
                 return None;
             }
         }
+        // The path is the child's word: nothing is stored or removed for it that lies elsewhere.
         let is_in_place = newest.path.parent() == Some(&self.rank.dir.checkpoints());
         if !is_first || !is_in_place {
             let why =

@@ -106,6 +106,8 @@ impl RankTask {
                 warned = true;
                 warn!(rank = %self.rank.key, pids = ?left, "processes of the rank do not die; its devices stay taken");
             }
+            // At least as long as the look took: going through all processes of a busy host must not keep one
+            // of its cores.
             tokio::time::sleep(BURY_EVERY.max(looked.elapsed())).await;
         }
     }

@@ -143,6 +143,7 @@ impl ChildPlan<'_> {
             );
         }
         match self.spec.work.kind() {
+            // Only our trainer keeps a pulse; of other programs nothing is known but what they write.
             JobKind::Train | JobKind::Eval => {
                 let standing = self.dir.standing();
                 set(env::PULSE, standing.to_string_lossy().into_owned());

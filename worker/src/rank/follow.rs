@@ -90,6 +90,7 @@ impl RankTask {
         loop {
             let mut is_known = true;
             let status = child.status().unwrap_or_else(|error| {
+                // What cannot be seen counts as running: no device is given away on a guess.
                 warn!(rank = %self.rank.key, %error, "the child's state cannot be read");
                 is_known = false;
                 Status::Running
@@ -101,6 +102,7 @@ impl RankTask {
             is_buried |= gone;
             self.end_with_lease(watched.watch());
             let ordered = orders.borrow_and_update().stop.clone();
+            // The coordinator's first: its reason is the one that people look for.
             let stop = ordered
                 .or_else(|| overdue.as_ref().map(end_of_patience))
                 .or_else(|| self.end_of_contract(unreadable.as_deref()));
@@ -154,6 +156,8 @@ impl RankTask {
                             (None, None) => Ok(exit),
                         };
                     }
+                    // Read on at once, but by way of the loop's head: a child that floods its log must not
+                    // put off an order.
                     (_, Read::Some) => continue,
                     (Status::Gone(_), Read::Nothing) => Pace::at(Instant::now() + DISK_RETRY),
                     (Status::Starting | Status::Running, Read::Nothing) => {
@@ -275,6 +279,7 @@ impl RankTask {
             let spool = rank.spool();
             let before = spool.cursor().clone();
             let is_new = spool.state() < RankState::Running;
+            // Not held while the files are read: each heartbeat asks the spool for the rank's state.
             drop(spool);
             let mut cursor = before.clone();
             let pumped = output.step(&mut cursor, kind, gone, show)?;

@@ -106,6 +106,7 @@ impl HeldRank {
         let dir = RankDir::new(&host.attempts(), assignment.key);
         files::make_folder(dir.path())?;
         let mut spool = Spool::open(&dir.spool(), assignment.key)?;
+        // Before it counts as held: it must be able to say how it ended, on a disk that may be full by then.
         spool.keep_room_for_the_end()?;
         let file = RankFile {
             boot: host.boot,
@@ -283,6 +284,7 @@ impl HeldRank {
         host: &Host,
         values: BTreeMap<String, f64>,
     ) -> io::Result<()> {
+        // Held from the look to the write: behind a last report nothing may come.
         let mut spool = self.spool();
         if spool.state() != RankState::Running {
             return Ok(());

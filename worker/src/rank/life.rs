@@ -78,6 +78,7 @@ impl RankTask {
         let watched = Watched::new(spec.watch, Some(spec.work.kind()));
         let followed = self.follow(child, stdout, watched, unsaid).await;
         self.rank.set_stalled(None);
+        // Now, as the child left it: room that comes from here on would hide what it failed for.
         let disk_room = self.disk_room();
         let exit = match followed {
             // An order that came meanwhile goes before what it died of.
@@ -143,6 +144,7 @@ impl RankTask {
 
     /// The child that an earlier daemon started, if it did.
     fn find_child(&self) -> Result<Option<Box<dyn Child>>, Interrupt> {
+        // Of another boot nothing can run any more, and who has its process's number now is somebody else.
         let is_of_this_boot = self.rank.boot == self.host.boot;
         #[cfg(feature = "planted")]
         let is_of_this_boot = is_of_this_boot || marquee_domain::planted::is("boot-not-compared");
@@ -167,6 +169,7 @@ impl RankTask {
                 message,
             }));
         }
+        // The order to start is on the disk before it is followed: without one nothing was launched.
         if self.rank.is_new || self.rank.orders().borrow().start.is_none() {
             return Ok(None);
         }
@@ -300,6 +303,8 @@ impl RankTask {
 
     /// The rank's last report, when nothing of it runs any more.
     async fn close(&self, end: Result<Done, Interrupt>, unsaid: Unsaid) -> Closed {
+        // Its peers would wait at this store for a rank that does not come. One that did its work leaves it
+        // to them for a while.
         if end.is_err() {
             self.stop_store().await;
         }

@@ -65,6 +65,8 @@ pub fn read(
     writer_is_gone: bool,
     cut: Cut,
 ) -> io::Result<Step> {
+    // One byte more than a line may have: else a line of just that length could not be told from a longer
+    // one.
     let mut buffer = vec![0; STEP_BYTES.max(line_max + 1)];
     let mut filled = 0;
     while filled < buffer.len() {

@@ -41,6 +41,7 @@ impl Output {
     /// Whether the child wrote nothing beyond `cursor`.
     pub(super) fn ends_at(&self, cursor: &Cursor) -> bool {
         let ends = |file: &File, read: &Position| {
+            // Its length stays when blocks are given back, so it can be compared.
             file.metadata()
                 .is_ok_and(|metadata| metadata.len() == read.offset)
         };

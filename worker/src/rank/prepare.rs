@@ -138,6 +138,8 @@ impl RankTask {
             // Rank 0's own program will listen, as under torchrun.
             JobKind::Command | JobKind::Fetch | JobKind::Preprocess => {
                 let host = self.host.inventory.address.clone();
+                // It is free now. Should somebody take it before the program listens, this attempt fails and
+                // the next one asks anew.
                 let port = self.host.env.machine.free_port(&host).map_err(|e| {
                     local_fault(&format!("no port for the rendezvous at {host}: {e}; check the worker's \"address\" setting"))
                 })?;
@@ -164,6 +166,7 @@ impl RankTask {
                         "store".into(),
                         "--host".into(),
                         self.host.inventory.address.clone().into(),
+                        // The system chooses: a port that was free a moment ago may be taken.
                         "--port".into(),
                         "0".into(),
                     ],
@@ -203,6 +206,7 @@ impl RankTask {
     /// Ends the store, where there is one.
     pub async fn stop_store(&self) {
         let dir = self.rank.dir.store();
+        // Its process is gone with its boot, and the number may be another's.
         if !dir.exists() || self.rank.boot != self.host.boot {
             return;
         }
@@ -239,6 +243,7 @@ pub(crate) async fn end(mut child: Box<dyn Child>) {
 }
 
 fn listening(stdout: &[u8]) -> Option<Rendezvous> {
+    // A line that is still being written may end in the middle of the port.
     let whole_lines = stdout
         .split_inclusive(|b| *b == b'\n')
         .filter(|line| line.ends_with(b"\n"));
@@ -260,6 +265,7 @@ fn input_failure(name: &str, error: &CacheError) -> Interrupt {
         CacheError::Transfer(transfer) if is_disk_full(transfer) => FailureClass::DiskFull,
         CacheError::Transfer(TransferError::Damaged { .. }) => FailureClass::BadInput,
         CacheError::Transfer(TransferError::Refused { status, .. }) => match status.code() {
+            // It is broken where it comes from: no other worker could have it either.
             tonic::Code::NotFound | tonic::Code::DataLoss => FailureClass::BadInput,
             _ => FailureClass::Network,
         },

@@ -192,6 +192,7 @@ pub fn own_line(text: &str) -> Body {
 }
 
 fn event(line: &Line) -> Option<ChildEvent> {
+    // What was cut is not what the child said, even where it happens to read as an event.
     if line.cut {
         None
     } else {
@@ -228,6 +229,7 @@ impl Sink<'_> {
                     done,
                     bytes,
                 };
+                // A child that says the same again and again does not get on.
                 if self.cursor.reached.as_ref() != Some(&reached) {
                     self.cursor.moves += 1;
                     self.cursor.reached = Some(reached);

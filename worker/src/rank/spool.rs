@@ -106,6 +106,7 @@ impl Spool {
             spool.take(next, batch);
         }
         let length = spool.file.metadata().map_err(|e| at(path, e))?.len();
+        // Cut off: left there, a later reading could take a piece of it for a batch.
         if length > spool.end {
             spool.was_torn = true;
             warn!(rank = %key, ?path, bytes = length - spool.end,
@@ -168,6 +169,7 @@ impl Spool {
         if until <= self.kept_to {
             return Ok(());
         }
+        // Without a change of its length: what is longer than its last batch counts as torn.
         match fallocate(
             &self.file,
             FallocateFlags::KEEP_SIZE,
@@ -312,6 +314,7 @@ impl Spool {
             };
             for report in reports.into_iter().filter(|report| report.sequence >= from) {
                 size += report.encoded_len();
+                // One at least, whatever its size, or the spool would never get past it.
                 if found.len() == count || (size > bytes && !found.is_empty()) {
                     return found;
                 }
@@ -327,6 +330,7 @@ impl Spool {
         }
         let read = decode(&self.file, frame.offset);
         let whole = read.as_ref().ok().and_then(Option::as_ref);
+        // A batch that is whole and not the one that was found at the opening is damage, too.
         if whole.is_none_or(|batch| batch.head.last_sequence != frame.last) {
             warn!(rank = %self.key, path = ?self.path, first = frame.first, last = frame.last, error = ?read.err(),
                 "the spool is damaged: these reports are lost");
@@ -349,12 +353,14 @@ impl Spool {
             frame.first, frame.last
         );
         let body = |sequence| {
+            // The coordinator waits for an end, and gets one, though nobody knows any more which it was.
             if sequence == frame.last && is_last && self.head.state.has_ended() {
                 return lost_end(&text);
             }
             if sequence == frame.first {
                 return own_line(&text);
             }
+            // Nothing but its number, so that there is no gap.
             Body::Log(v1::RankLog {
                 stream: v1::log_line::Stream::Stderr.into(),
                 lines: Vec::new(),
@@ -367,6 +373,7 @@ impl Spool {
 
     /// The coordinator has all reports up to `sequence`.
     pub fn ack(&mut self, sequence: u64) {
+        // Only where it was torn: of a spool that is whole such a number is a mistake, and not believed.
         if sequence > self.head.last_sequence && self.was_torn {
             warn!(rank = %self.key, had = sequence, have = self.head.last_sequence,
                 "the coordinator has reports that this spool has lost; numbers go on behind them, and some lines may be told twice");
@@ -410,6 +417,7 @@ impl Spool {
                 Err(error)
             }
         })?;
+        // Before it gets the name: after a power cut either of both files is there whole.
         file.sync_all()?;
         fs::rename(&aside, &self.path)?;
         self.frames.drain(..gone);
@@ -437,6 +445,7 @@ fn state_after(body: &Body) -> RankState {
     match body {
         Body::Prepared(_) => RankState::Prepared,
         Body::Started(_) => RankState::Running,
+        // These tell of no state: the lowest changes nothing.
         Body::Progress(_)
         | Body::Metrics(_)
         | Body::Log(_)

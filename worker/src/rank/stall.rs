@@ -96,6 +96,7 @@ impl RankTask {
         watched.looked = Some(now);
         let is_held_up = watched.is_held_up(child, now);
         let (mark, stalled) = self.standing(watched, is_held_up);
+        // One that a signal holds up is itself what others wait for.
         let waits = stalled.waits_for_peers && !is_held_up;
         match watched.vigil.look(mark, is_held_up, waits, now) {
             Finding::Fine => None,
@@ -131,6 +132,8 @@ impl RankTask {
     fn standing(&self, watched: &Watched, is_held_up: bool) -> (Mark, Stalled) {
         let spool = self.rank.spool();
         let cursor = spool.cursor();
+        // Our own programs tell of each step, and what they print besides is no progress. A command has
+        // nothing else to show.
         let is_silent = match watched.kind {
             Some(JobKind::Command) | None => true,
             Some(JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval) => false,
@@ -186,6 +189,7 @@ impl RankTask {
         watched.told += 1;
         let mut lines = vec![format!("hang: it {}", stalled.words())];
         lines.extend(inside.into_iter().flat_map(|inside| inside.lines));
+        // Only one that says so: the signal ends a program that does not expect it.
         if !stalled.is_stopped && self.own_word().is_some_and(|own| own.answers) {
             lines.push("its stacks:".to_owned());
             match self.stacks(child).await {
@@ -213,6 +217,7 @@ impl RankTask {
         let mut path = self.rank.dir.standing().into_os_string();
         path.push(STACKS_SUFFIX);
         let path = std::path::PathBuf::from(path);
+        // That of an earlier look would be taken for the answer.
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
@@ -236,6 +241,7 @@ impl RankTask {
     /// The failure of a rank whose `step_timeout` is over.
     fn too_late(&self, watched: &Watched, stalled: &Stalled) -> Failure {
         let limit = watched.watch.step_timeout_s.unwrap_or(0);
+        // Whoever holds up the others fails by itself; this one is a victim, and its host is not to blame.
         let class = if stalled.waits_for_peers && !stalled.is_stopped {
             FailureClass::Collective
         } else {

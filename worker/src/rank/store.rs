@@ -26,6 +26,7 @@ impl RankTask {
     pub(super) fn has_nothing_to_store(&self, kind: JobKind) -> bool {
         match kind {
             JobKind::Command => {
+                // One that cannot be read does not count as empty: storing it will say what is wrong.
                 fs::read_dir(self.output()).is_ok_and(|mut entries| entries.next().is_none())
             }
             JobKind::Fetch | JobKind::Preprocess | JobKind::Train | JobKind::Eval => false,
@@ -51,6 +52,7 @@ impl RankTask {
                     stored = &mut upload => break stored,
                     _ = waits.changed() => {
                         let message = waits.borrow_and_update().clone().unwrap_or_default();
+                        // Once: a wait of hours would fill the log with one line.
                         if !std::mem::replace(&mut is_told, true) {
                             self.say_that_it_waits(&message).await;
                         }
@@ -84,6 +86,7 @@ impl RankTask {
     pub(super) async fn keep_output(&self, interrupt: Interrupt) -> Interrupt {
         let (kept, key) = (self.host.kept.clone(), self.rank.key);
         let (output, now) = (self.rank.dir.output(), self.host.env.clock.now());
+        // Moved, not copied: the disk may be what is full, and the rank's folder goes with its last report.
         let moved = blocking(move || kept.keep(key, &output, now)).await;
         let text = match moved.map_err(std::io::Error::other).flatten() {
             Ok((place, until)) => {

@@ -178,6 +178,7 @@ impl RankTask {
         work: impl Future<Output = Result<T, Interrupt>>,
     ) -> Result<T, Interrupt> {
         tokio::select! {
+            // An order goes before work that is done in the same moment.
             biased;
             _ = self.stop_ordered() => Err(Interrupt::Stopped),
             result = work => result,

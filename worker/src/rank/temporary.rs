@@ -55,6 +55,8 @@ fn make_short(path: &Path) -> io::Result<()> {
     if is_own(path) {
         remove::all(path)?;
     }
+    // Fails where something is: in a folder that everybody may write to, nothing is used that others have
+    // made.
     fs::DirBuilder::new().mode(0o700).create(path)
 }
 
@@ -69,6 +71,7 @@ fn short(dir: &RankDir) -> Option<PathBuf> {
 }
 
 fn is_own(path: &Path) -> bool {
+    // Without following a link, which could lead to anything of this account's.
     fs::symlink_metadata(path)
         .is_ok_and(|found| found.is_dir() && found.uid() == geteuid().as_raw())
 }

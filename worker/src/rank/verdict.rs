@@ -52,6 +52,7 @@ pub fn judge(ending: &Ending<'_>) -> Result<Value, Failure> {
 /// What a program's last words prove that its exit status does not, by class: of CUDA, where memory is an error
 /// like any other, and of what carries exchanges between ranks. Words of the libraries, not of scripts.
 const LAST_WORDS: [(FailureClass, &[&str]); 3] = [
+    // The order counts: CUDA's words for a want of memory begin like those for any other error.
     (
         FailureClass::OutOfMemory,
         &[
@@ -88,6 +89,7 @@ const LAST_WORDS: [(FailureClass, &[&str]); 3] = [
 
 /// A program that failed is judged by its last words too, where these are a library's.
 fn by_last_words(failure: Failure, ending: &Ending<'_>) -> Failure {
+    // A class that something better than an exit status has proved stays.
     let died = matches!(failure.class, FailureClass::UserError | FailureClass::Crash);
     let is_said = |words: &&[&str]| words.iter().any(|word| ending.stderr_tail.contains(word));
     let found = LAST_WORDS.iter().find(|(_, words)| is_said(words));
@@ -182,6 +184,7 @@ fn judge_own(ending: &Ending<'_>) -> Result<Value, Failure> {
             // A child that said why it failed and then died on its way out did say why.
             return match &ending.word {
                 Some(LastWord::Failed(failure)) => Err(failure.clone()),
+                // Nobody knows whether all that it had finished was written.
                 Some(LastWord::Finished { .. }) | None => Err(killed(ending)),
             };
         }

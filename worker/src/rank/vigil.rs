@@ -122,6 +122,7 @@ impl Vigil {
             idle >= Duration::from_secs(limit.into()).max(self.patience().unwrap_or_default())
                 + later
         };
+        // Told first and ended at a later look, so that its log says what it was doing.
         if self.is_told && self.watch.step_timeout_s.is_some_and(is_over) {
             return Finding::Overdue;
         }
@@ -137,6 +138,7 @@ impl Vigil {
         self.mark = mark;
         self.since = now;
         self.held_up_since = None;
+        // A pause that counted as a hang is no measure of what is usual.
         if self.is_told {
             self.is_told = false;
             return Finding::GoesOn(pause);
@@ -183,6 +185,7 @@ impl Vigil {
         let hang_after = self.hang_after()?;
         let mut pauses: Vec<Duration> = self.pauses.iter().copied().collect();
         pauses.sort_unstable();
+        // The middle one: a checkpoint among the steps does not change it.
         let usual = pauses.get(pauses.len() / 2).copied().unwrap_or_default();
         Some(hang_after.max(usual * MORE_THAN_USUAL))
     }

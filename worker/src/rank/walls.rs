@@ -87,6 +87,7 @@ impl Walls {
         if config.sandbox == Sandbox::Off {
             return Self::None("sandbox is \"off\"".to_owned());
         }
+        // By their real names: what lies above a link is not what lies above the folder that it leads to.
         let mut hidden = vec![real(&config.data_dir)];
         hidden.extend(config.sandbox_hide.iter().map(|path| real(path)));
         let key = config.tls_key.as_deref().map(real);

@@ -95,6 +95,8 @@ async fn follow(
                 error!(error = %join, "following an order failed");
             }
         }
+        // When all of the turn are followed, not before: by this number the coordinator knows which
+        // assignments a list of held ranks accounts for.
         assignments.fetch_add(assigned, Ordering::SeqCst);
     }
 }

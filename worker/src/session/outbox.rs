@@ -136,6 +136,8 @@ impl Outbox {
                 break;
             }
             if sent.up_to == sent.acked {
+                // Counted from the first that waits for an answer, or a steady flow would put off the resend
+                // for ever.
                 sent.progress = now;
             }
             sent.up_to = last.sequence;

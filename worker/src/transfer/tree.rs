@@ -99,6 +99,7 @@ pub fn digest_tree(folder: &Path) -> Result<Manifest, TransferError> {
         inode: inode(&metadata),
         above: None,
     };
+    // A list, not a function that calls itself: a job may nest its folders deeper than a thread's stack goes.
     let mut walk = Walk {
         waiting: vec![(root.clone(), String::new(), Rc::new(way))],
         root,
@@ -151,6 +152,7 @@ impl Walk {
             let metadata = fs::symlink_metadata(&source).map_err(disk(&source))?;
             if metadata.is_dir() {
                 let inode = inode(&metadata);
+                // Only by a link does a way come back to a folder above.
                 if kind.is_symlink() && way.leads_through(inode) {
                     self.problems.add(format!(
                         "{path:?} is a link to a folder that it lies in; remove it"

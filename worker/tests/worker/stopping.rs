@@ -232,6 +232,40 @@ async fn a_daemon_that_keeps_children_hands_them_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn settings_that_are_read_anew_count_for_the_stop_and_wrong_ones_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("worker.toml");
+    fs::write(&file, "on_stop = \"checkpoint\"\n").unwrap();
+    let fake = Fake::start().await;
+    let mut daemon = Daemon::start(&fake, &[&format!("--config={}", file.display())]);
+    run(&fake, KEY, shell("while :; do sleep 0.05; done")).await;
+    let pid = i32::try_from(fake.until_running(KEY).await).unwrap();
+
+    fs::write(&file, "on_stop = \"keep\"\ntasks_max = 100\n").unwrap();
+    daemon.send(Signal::SIGHUP);
+    let says = |words: &'static str| {
+        let daemon = &daemon;
+        until(words, move || daemon.log_text().contains(words))
+    };
+    says("in force now: on_stop; these wait for a restart: tasks_max").await;
+    // Half-written, as by somebody who is not done yet.
+    fs::write(&file, "on_stop = \"che").unwrap();
+    daemon.send(Signal::SIGHUP);
+    says("the settings cannot be read anew; those before stay in force").await;
+
+    daemon.send(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(is_alive(pid), "it was to be kept");
+    fs::write(&file, "").unwrap();
+    daemon.start_again();
+    fake.until("the next session", |state| state.hellos.len() > 1)
+        .await;
+    stop(&fake, KEY, 0, true).await;
+    fake.until_nothing_is_held().await;
+    assert!(!is_alive(pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_is_kept_out_of_the_folder() {
     let fake = Fake::start().await;
     let daemon = Daemon::start(&fake, &[]);

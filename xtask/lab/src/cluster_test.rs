@@ -6,6 +6,7 @@
 
 mod faults;
 mod first_job;
+mod grown;
 mod host;
 mod image;
 mod network;
@@ -13,6 +14,7 @@ mod packages;
 mod restored;
 mod seen;
 mod site;
+mod trust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,14 +52,19 @@ pub(crate) struct Options {
 type Scene = (&'static str, fn(&mut Site, &mut Seen) -> Result<()>);
 
 /// In the order in which they run.
-const SCENES: [Scene; 11] = [
+const SCENES: [Scene; 16] = [
     ("killed", faults::services_are_killed),
     ("power", faults::a_host_loses_its_power),
     ("cut", faults::a_link_is_cut),
     ("one-way", faults::a_link_carries_one_way),
+    ("deaf", faults::a_link_carries_the_other_way),
     ("loss", faults::a_link_loses_packets),
+    ("slow", faults::a_link_is_slow),
     ("drain", faults::a_worker_is_drained),
-    ("upgrade", packages::a_worker_is_upgraded_under_a_job),
+    ("reload", packages::settings_are_read_anew),
+    ("upgrade", packages::all_is_upgraded_under_a_job),
+    ("certificates", trust::certificates_end_and_are_renewed),
+    ("members", trust::workers_are_shut_out_and_let_in),
     ("backup", restored::a_backup_is_restored_and_judged),
     ("fail-over", faults::the_leader_loses_its_power),
     ("settings", packages::wrong_settings_are_told_once),
@@ -178,6 +185,7 @@ fn play(site: &mut Site, options: &Options, seen: &mut Seen) -> Result<()> {
     report::step("first job: install, join, train", || {
         first_job::run(site, seen)
     })?;
+    report::step("a second coordinator", || grown::grow(site, seen))?;
     for (name, scene) in SCENES {
         if options.scenes.is_empty() || options.scenes.iter().any(|wanted| wanted == name) {
             report::step(name, || scene(site, seen)).with_context(|| format!("scene {name:?}"))?;

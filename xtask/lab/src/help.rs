@@ -68,23 +68,28 @@ Builds cargo-deb once, into the user's cache folder. Packages hold libtorch's CP
 
 pub(crate) const CLUSTER_TEST: &str = "\
 Boot five hosts with systemd-nspawn, each with a systemd of its own: two heads, two workers, a desk. Install the Debian
-packages on them as docs/deploy.md says, train on two ranks over their network, then take things away, and hold the
-history against the rules
+packages on them as docs/deploy.md says, train on two ranks over their network, let a second coordinator stand by, then take things
+away, and hold the history against the rules
 
 Usage: cargo xtask cluster-test [SCENE..] [--packages DIR]
 
 Scenes, all of them where none is named:
-  killed     kill -9 of a worker, of the coordinator that leads, and of Postgres, under a running job
-  power      a worker's host loses its power, and is switched on again
-  cut        a worker's link is cut both ways
-  one-way    a worker hears the others, and they do not hear it
-  loss       a worker loses 30 % of its packets
-  drain      a worker is drained
-  upgrade    a worker is upgraded under a running job
-  backup     a backup under a running job, restored beside it and judged
-  fail-over  the coordinator that leads stops, then loses its power
-  settings   wrong settings are told once, and the daemon is not started again and again
-  packages   upgrade, remove, install, purge of the coordinator
+  killed        kill -9 of a worker, of the coordinator that leads, and of Postgres, under a running job
+  power         a worker's host loses its power, and is switched on again
+  cut           a worker's link is cut both ways
+  one-way       a worker hears the others, and they do not hear it
+  deaf          the others hear a worker, and it hears nobody
+  loss          a worker loses 30 % of its packets
+  slow          an output takes longer than a lease to get over a slow link
+  drain         a worker is drained under a job
+  reload        settings are read anew (SIGHUP)
+  upgrade       all coordinators and workers are upgraded under a job of two ranks
+  certificates  those of a worker and of both coordinators end and are renewed under a job; one expires
+  members       a worker is revoked under a job, let in again, renamed, forgotten
+  backup        a backup under a running job, restored beside it and judged
+  fail-over     the coordinator that leads stops, then loses its power
+  settings      wrong settings are told once, and the daemon is not started again and again
+  packages      upgrade, remove, install, purge
 
 Options:
   --packages DIR  what \"cargo xtask dist\" made [made anew, of the development build]

@@ -141,6 +141,7 @@ fn of_page(workspace: &Workspace) -> Result<Vec<(String, String)>> {
 
 fn linked(workspace: &Workspace) -> Result<Vec<Linked>> {
     let mut command = workspace.cargo("metadata");
+    // The lockfile also names what other systems need; it is in nothing that is passed on.
     command.args(["--format-version", "1", "--locked", "--filter-platform"]);
     command.arg("x86_64-unknown-linux-gnu");
     let text = process::read(&mut command)?;
@@ -214,6 +215,7 @@ fn is_allowed(expression: &str) -> bool {
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut at = 0;
     let allowed = any(&words, &mut at);
+    // Words that are left mean that the expression was misread: then nothing follows from the part that was read.
     allowed && at == words.len()
 }
 
@@ -237,6 +239,7 @@ fn all(words: &[&str], at: &mut usize) -> bool {
 }
 
 fn one(words: &[&str], at: &mut usize) -> bool {
+    // A manifest that names no licence allows nothing.
     let Some(word) = words.get(*at) else {
         return false;
     };

@@ -175,6 +175,7 @@ impl View for Made<'_> {
 
 async fn revoke(args: Revoke, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    // Looked up first, also where it will be asked: the question names what would end.
     let token = if args.dry_run || !args.yes {
         let would = requests::users::revoke_token(&remote, &args.id, true).await?;
         if args.dry_run {

@@ -17,6 +17,7 @@ const OBSTACLES_MAX: usize = 500;
 
 pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
     let Planned { plan, now, .. } = planned;
+    // Looked up before anything is applied: placing takes jobs out of the lines that are compared.
     let changed = changed_obstacles(&app.index.open(), &plan);
     for preemption in &plan.preemptions {
         lifecycle::preempt(app, preemption).await?;
@@ -27,6 +28,7 @@ pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
     let obstacles: Vec<(JobId, Value)> = changed.iter().flat_map(Changed::rows).collect();
     match place(app, &plan.placements, &obstacles, now).await {
         Ok(()) => {}
+        // Postgres is away: each apart would fail for the same reason.
         Err(error) if error.may_pass() => return Err(error),
         Err(_) => place_apart(app, &plan.placements, &obstacles, now).await?,
     }
@@ -68,6 +70,7 @@ async fn place_apart(
             }
         }
     }
+    // Last and by themselves: a placement that fails must not keep the reasons of others from being stored.
     place(app, &[], obstacles, now).await
 }
 

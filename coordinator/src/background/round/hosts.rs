@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use marquee_domain::gpu::GpuReading;
 use marquee_domain::limits::HOST_DEVICES_MAX;
 use marquee_domain::resources::{Device, GpuInfo, Inventory};
-use marquee_proto::v1;
 use marquee_store::workers::{Worker, WorkerState};
 
 use crate::index::Open;
@@ -41,6 +41,7 @@ fn host(
             is_measured: end.is_some_and(|(_, is_measured)| is_measured),
         }
     });
+    // Closed: what an operator decided was not for nothing, even if nobody can read it any more.
     let closed = match &worker.standing {
         Ok(standing) => standing.closed(),
         Err(why) => Some(format!(
@@ -83,7 +84,7 @@ fn devices(inventory: &Inventory) -> BTreeSet<Device> {
 }
 
 /// The host's GPUs with what they said last.
-fn gpus(inventory: &Inventory, worker: &Worker, readings: &[v1::GpuReading]) -> BTreeMap<u32, Gpu> {
+fn gpus(inventory: &Inventory, worker: &Worker, readings: &[GpuReading]) -> BTreeMap<u32, Gpu> {
     let fault = |index: u32| {
         let standing = worker.standing.as_ref().ok();
         let decided = standing.and_then(|standing| standing.gpu(index));

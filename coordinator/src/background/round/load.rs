@@ -23,10 +23,13 @@ pub(super) async fn changes(app: &App) -> Result<()> {
     let now = app.clock.now();
     // What was held until now is counted before anything changes.
     app.index.open().accounts.count_to(now);
+    // Taken before the rows are read: what changes during the read is touched again, and read the next time.
     let touched = app.index.take_touched();
     let (unreadable, freed) = match read(app, &touched).await {
         Ok(read) => read,
         Err(error) => {
+            // All of it is given back, whatever was read already: reading a row twice is right, and not at
+            // all would be wrong.
             app.index.touch(touched.jobs);
             app.index.touch_unsure(touched.unsure);
             app.index.touch_succeeded(touched.succeeded);
@@ -63,6 +66,7 @@ async fn read(app: &App, touched: &Touched) -> Result<(Vec<(JobId, String)>, Vec
         projects(app, &mut conn).await?;
     }
     if touched.workers {
+        // All workers: they are few, and a name or a seat may have gone from one to another.
         let workers = workers::list_workers(&mut conn, WhichWorkers::Known).await?;
         app.index.open().workers = workers;
     }
@@ -169,6 +173,7 @@ async fn read_open(
 /// Reads everything, says what the index had not known, and takes it over: at start, on taking over from
 /// another coordinator, and now and then.
 pub(super) async fn everything(app: &App) -> Result<()> {
+    // An empty index lacks everything, which is no finding.
     let is_first = app.index.open().workers.is_empty();
     let mut conn = app.db.read().await?;
     projects(app, &mut conn).await?;

@@ -55,6 +55,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
     }
     let now = app.clock.now();
     look_at_checkpoints(app, now).await?;
+    // Planned in another thread: tens of milliseconds of computing would hold up every session of this one.
     let (index, sessions) = (app.index.clone(), app.sessions.clone());
     let (trail, planner) = (app.walls.trail.clone(), app.planner);
     let planned = blocking(move || {
@@ -74,6 +75,7 @@ pub(super) async fn plan(app: &App) -> Result<Option<Planned>> {
         });
         let planner = |queue: &Queue, hosts: &[Host]| planner(queue, hosts, &limits, now);
         elsewhere(&mut plan, &open.queue, &hosts, &index, planner);
+        // Still under the lock of the plan: what it promised is known before anybody makes another one.
         open.held_back(&plan.reservations);
         open.claims.clone_from(&plan.claims);
         let next = [next, open.next_deadline()].into_iter().flatten().min();
@@ -99,6 +101,7 @@ fn elsewhere(
     index: &Index,
     planner: impl Fn(&Queue, &[Host]) -> Plan,
 ) {
+    // One after the other, with all that the others take left out: two that move never take the same device.
     for at in 0..plan.placements.len() {
         let job = plan.placements[at].job;
         let avoided = index.avoided(job);

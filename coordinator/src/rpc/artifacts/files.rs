@@ -44,6 +44,8 @@ impl Files {
             Who::User { is_machine, .. } => *is_machine,
             Who::Open | Who::Owner | Who::Nobody => false,
         };
+        // Workers fetch by digest what their assignments name. People who may see everything need not say
+        // where from.
         if is_worker || caller.projects(Role::Viewer).is_none() {
             return Ok(());
         }
@@ -64,6 +66,7 @@ impl Files {
     }
 
     async fn of(&self, app: &App, job: JobId) -> Result<Digests, LifecycleError> {
+        // The newest first: it is the one that is being fetched.
         let known = self.kept().iter().find_map(|(of, _, digests)| {
             let is_it = *of == job;
             is_it.then(|| digests.clone())

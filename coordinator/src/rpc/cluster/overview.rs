@@ -108,6 +108,7 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
         })
     };
     for pending in open.queue.iter().filter(|pending| is_seen(pending.project)) {
+        // One that backs off waits for its time, whatever others of its line wait for.
         let backs_off = pending.not_before.is_some_and(|until| until > now);
         let (count, example) = if backs_off {
             delayed.get_or_insert((0, pending.job))

@@ -40,6 +40,8 @@ pub(super) async fn look(
     let now = app.clock.now();
     let from = now - TimeDelta::hours(i64::from(hours));
     let mut held = read(app, from).await?;
+    // Before those are left out that the caller may not see: how far back it goes must not depend on who
+    // asks.
     let is_cut = held.len() >= RANKS_MAX as usize;
     held.retain(|rank| caller.may(Role::Viewer, &rank.project));
     Ok(v1::Usage {

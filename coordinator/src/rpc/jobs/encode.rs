@@ -51,6 +51,7 @@ pub(super) fn job(job: Job) -> v1::Job {
         started_at: job.started_at.map(timestamp),
         finished_at: finished_at.map(timestamp),
         failure: job.failure.map(v1::Failure::from),
+        // What a job that has ended said last stays stored; shown, it would look as if it went on.
         progress: job.progress.filter(|_| running).map(progress),
         artifact_digest: job.artifact.map(String::from).unwrap_or_default(),
         needs_on: needs_on(job.needs.iter().map(|(name, on)| (name, *on))),
@@ -88,6 +89,7 @@ pub(super) fn job(job: Job) -> v1::Job {
 
 fn needs_on<'a>(needs: impl Iterator<Item = (&'a JobName, NeedOn)>) -> Vec<v1::NeedOn> {
     needs
+        // Success is what a need means where nothing is said, to older clients too.
         .filter(|(_, on)| *on != NeedOn::Succeeded)
         .map(|(name, on)| v1::NeedOn {
             job_name: name.to_string(),
@@ -184,6 +186,7 @@ fn rank(rank: &RankRow, hangs: &Hangs) -> v1::AttemptRank {
         lost_at: rank.lost_at.map(timestamp),
         stall: hangs
             .stall(rank.worker, rank.key)
+            // A look into a rank that has ended since says nothing of now.
             .filter(|_| rank.state == RankState::Running),
     }
 }

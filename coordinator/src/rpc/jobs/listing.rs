@@ -74,10 +74,14 @@ async fn read(
     with_total: bool,
 ) -> Result<(Vec<Job>, usize), LifecycleError> {
     let mut conn = app.db.read().await?;
+    // Without words to look for, one statement does. Else ids are found first, from narrow rows, and read
+    // afterwards.
     let is_plain = wanted.text.is_none() && wanted.worker_name.is_none() && !with_total;
     if is_plain {
         return Ok((jobs::list_jobs(&mut conn, filter, limit).await?, 0));
     }
+    // Counted from the beginning and not from this page on: the number must not change while somebody turns
+    // pages.
     let total = if with_total {
         let all = JobFilter {
             before: None,

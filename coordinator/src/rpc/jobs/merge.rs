@@ -56,6 +56,7 @@ impl<T> Merge<T> {
         }
         for rank in asked {
             if let Some(queue) = self.ranks.get_mut(rank) {
+                // Fewer than could have come: nothing more is stored of this rank.
                 queue.read_up = counts.get(rank).copied().unwrap_or(0) < limit;
             }
         }
@@ -75,6 +76,7 @@ impl<T> Merge<T> {
             .ranks
             .iter()
             .filter_map(|(rank, q)| q.rows.front().map(|(at, _)| (at, rank)));
+        // Of one instant the lower rank's row comes first: every reader gets the same order.
         let (_, rank) = heads.min()?;
         let rank = *rank;
         let (_, row) = self.ranks.get_mut(&rank)?.rows.pop_front()?;

@@ -74,6 +74,7 @@ impl Rows for Points {
         _: AttemptNumber,
         _: &[Rank],
     ) -> Result<Option<Vec<(Rank, Metric)>>, StoreError> {
+        // Only logs are read from their end; metrics have no such request.
         Ok(None)
     }
 

@@ -101,6 +101,7 @@ fn queued(
     job: &Job,
     now: DateTime<Utc>,
 ) -> String {
+    // The first that applies is told: what it waits for now, not all that it may meet later.
     let Some(known) = open.job(job.id).filter(|known| !known.is_running) else {
         return as_stored(job);
     };

@@ -89,6 +89,7 @@ async fn read(
 
 /// Points, which come curve by curve, as curves.
 fn curves(points: Vec<Point>) -> v1::SeriesResponse {
+    // As many as were asked for: there may be more.
     let mut is_cut = points.len() >= ALL_POINTS_MAX;
     let mut series: Vec<v1::Series> = Vec::new();
     for point in points {
@@ -111,6 +112,7 @@ fn curves(points: Vec<Point>) -> v1::SeriesResponse {
             break;
         };
         curve.steps.push(point.step);
+        // Of a point all values may be infinite or no numbers; the lists must keep one length.
         curve.means.push(point.mean.unwrap_or(f64::NAN));
         curve.minima.push(point.minimum.unwrap_or(f64::NAN));
         curve.maxima.push(point.maximum.unwrap_or(f64::NAN));

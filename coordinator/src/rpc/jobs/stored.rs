@@ -243,6 +243,7 @@ impl<R: Rows> Stream<R> {
             .all(|rank| rank.state.has_ended() || !rank.worker_online);
         Ok(if self.wanted.attempt == 0 && head.attempt > attempt.0 {
             Next::Onward
+        // Something may still come: the attempt lives, or a rank of it has not said its end.
         } else if lives || !silent {
             Next::Wait
         } else if head.state.is_final() || self.wanted.attempt != 0 {

@@ -78,9 +78,11 @@ async fn look(app: &App, filter: &JobFilter) -> Result<Vec<Job>, LifecycleError>
     let mut conn = app.db.read().await?;
     let mut jobs = jobs::list_jobs(&mut conn, filter, PIPELINE_MAX_JOBS).await?;
     if let Some(pipeline) = filter.pipeline.filter(|_| jobs.is_empty()) {
+        // To tell one that is not there from one without a job that he may see.
         pipelines::get_pipeline(&mut conn, pipeline).await?;
     }
     for id in filter.ids.iter().flatten() {
+        // Who watches jobs by their numbers is told when one is gone: waiting for it would not end.
         if !jobs.iter().any(|job| job.id == *id) {
             return Err(StoreError::JobNotFound(*id).into());
         }

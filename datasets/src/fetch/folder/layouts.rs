@@ -111,6 +111,7 @@ pub(super) fn rows_of_folders(files: &[String]) -> Described {
             others.push(path);
             continue;
         }
+        // The folder that it lies in: those above tell splits apart, or sets.
         let label = path
             .rsplit_once('/')
             .and_then(|(folder, _)| folder.rsplit('/').next());

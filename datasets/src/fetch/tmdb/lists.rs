@@ -32,6 +32,7 @@ impl Catalogue<'_> {
         let limit = self.settings.limit.unwrap_or(u64::MAX);
         let planned = tokio::task::block_in_place(|| {
             let mut seen = HashSet::new();
+            // Rejected and not left out: the books name each line of the export.
             export::lines(&file, limit, |line| {
                 let rejected =
                     |id: String, class, detail: String| PlanEntry::Rejected { id, class, detail };
@@ -148,6 +149,7 @@ impl Catalogue<'_> {
                 let half = start
                     .checked_add_days(Days::new(days.unsigned_abs() / 2))
                     .unwrap_or(start);
+                // The earlier half on top: it is asked for next, and the plan stays in the order of release.
                 if let Some(next) = half.succ_opt() {
                     open.push((next, end));
                 }

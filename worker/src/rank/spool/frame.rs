@@ -104,6 +104,7 @@ pub(super) fn decode(file: &File, offset: u64) -> io::Result<Option<Batch>> {
         (&head[..4], le_u32(&head[4..8]))
     };
     let bytes = head_bytes + u64::from(le_u32(length));
+    // Before memory is taken for it: damage may say that it has four gigabytes.
     if offset + bytes > end {
         return Ok(None);
     }

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::network::Fault;
 use super::seen::Seen;
 use super::site::{Site, until};
 
 /// A host's loss until its work runs elsewhere, in seconds.
-const PLACED_AGAIN_S: u64 = 15;
+pub(super) const PLACED_AGAIN_S: u64 = 15;
 /// The leader's loss until another one leads, in seconds.
 const FAIL_OVER_S: u64 = 5;
 
@@ -23,7 +24,7 @@ pub(super) fn counting(seconds: u32) -> String {
 }
 
 /// The other one of two.
-fn other(worker: &str) -> &'static str {
+pub(super) fn other(worker: &str) -> &'static str {
     match worker {
         "worker-1" => "worker-2",
         _ => "worker-1",
@@ -60,14 +61,7 @@ pub(super) fn services_are_killed(site: &mut Site, seen: &mut Seen) -> Result<()
         "kill -KILL $(head -1 /var/lib/postgresql/15/main/postmaster.pid); sleep 1; \
          systemctl restart postgresql@15-main",
     )?;
-    let detail = site.until_succeeded(job)?;
-    ensure!(
-        detail["attempts"]
-            .as_array()
-            .is_some_and(|all| all.len() == 1),
-        "the rank lived on, and yet another attempt was made: {detail:#}"
-    );
-    Ok(())
+    once(&site.until_succeeded(job)?, "kill -9 of each service")
 }
 
 /// A worker's host is gone at once; its job runs elsewhere; the host comes back by itself.
@@ -101,6 +95,11 @@ pub(super) fn a_link_is_cut(site: &mut Site, seen: &mut Seen) -> Result<()> {
 /// It hears, and is not heard.
 pub(super) fn a_link_carries_one_way(site: &mut Site, seen: &mut Seen) -> Result<()> {
     moves_away(site, seen, Fault::Unheard, "not heard")
+}
+
+/// It is heard, and hears nothing: no order, and no answer.
+pub(super) fn a_link_carries_the_other_way(site: &mut Site, seen: &mut Seen) -> Result<()> {
+    moves_away(site, seen, Fault::Deaf, "deaf")
 }
 
 fn moves_away(site: &mut Site, seen: &mut Seen, fault: Fault, words: &str) -> Result<()> {
@@ -144,19 +143,62 @@ pub(super) fn a_link_loses_packets(site: &mut Site, seen: &mut Seen) -> Result<(
     site.until_online(&place)
 }
 
-/// Nothing new begins on a drained worker.
+/// What a link carries in a quarter of a minute, in bytes, at [`SLOW_KILOBITS`].
+const SLOW_BYTES: u32 = 4_000_000;
+const SLOW_KILOBITS: u32 = 2_000;
+
+/// An output takes longer than a lease to get through, and heartbeats get through beside it.
+pub(super) fn a_link_is_slow(site: &mut Site, seen: &mut Seen) -> Result<()> {
+    let workers = ["worker-1", "worker-2"];
+    for worker in workers {
+        site.network.harm(worker, Fault::Slow(SLOW_KILOBITS))?;
+    }
+    let begun = Instant::now();
+    let document = format!(
+        "name = \"large\"\n[jobs.large]\nkind = \"command\"\nmax_attempts = 5\n\
+         argv = [\"sh\", \"-c\", \"head -c {SLOW_BYTES} /dev/urandom >$MARQUEE_OUTPUT/large\"]\n"
+    );
+    let ended = site
+        .submit(&document)
+        .and_then(|job| site.until_succeeded(job));
+    for worker in workers {
+        site.network.mend(worker)?;
+    }
+    once(&ended?, "a slow link")?;
+    seen.took(
+        format!("an output of {SLOW_BYTES} bytes over {SLOW_KILOBITS} kbit/s"),
+        begun,
+        None,
+    );
+    Ok(())
+}
+
+/// What runs on a drained worker goes on, and nothing new begins there.
 pub(super) fn a_worker_is_drained(site: &mut Site, _seen: &mut Seen) -> Result<()> {
-    site.at_desk("drain worker-1")?;
+    let running = site.submit(&counting(15))?;
+    let place = site.until_running(running)?;
+    site.at_desk(&format!("drain {place} --reason \"cluster test\""))?;
     for _ in 0..2 {
         let job = site.submit(&counting(1))?;
         let detail = site.until_succeeded(job)?;
-        let place = &detail["attempts"][0]["ranks"][0]["worker_name"];
         ensure!(
-            place == "worker-2",
-            "a drained worker was given job {job}: {place}"
+            detail["attempts"][0]["ranks"][0]["worker_name"] == other(&place),
+            "a drained worker was given job {job}: {detail:#}"
         );
     }
-    site.at_desk("resume worker-1")?;
+    once(&site.until_succeeded(running)?, "a drain")?;
+    site.at_desk(&format!("resume {place}"))?;
+    Ok(())
+}
+
+/// The job needed one attempt.
+pub(super) fn once(detail: &Value, what: &str) -> Result<()> {
+    ensure!(
+        detail["attempts"]
+            .as_array()
+            .is_some_and(|all| all.len() == 1),
+        "{what} cost an attempt: {detail:#}"
+    );
     Ok(())
 }
 
@@ -187,12 +229,6 @@ pub(super) fn the_leader_loses_its_power(site: &mut Site, seen: &mut Seen) -> Re
         begun,
         Some(FAIL_OVER_S),
     );
-    let detail = site.until_succeeded(job)?;
-    ensure!(
-        detail["attempts"]
-            .as_array()
-            .is_some_and(|all| all.len() == 1),
-        "a fail-over cost an attempt: {detail:#}"
-    );
+    once(&site.until_succeeded(job)?, "a fail-over")?;
     site.host_mut("head-2")?.boot()
 }

@@ -18,8 +18,12 @@ pub(super) enum Fault {
     Cut,
     /// It hears the others, and nobody hears it.
     Unheard,
+    /// The others hear it, and it hears nobody.
+    Deaf,
     /// So many of a hundred of its packets are lost.
     Loses(u8),
+    /// So many kilobits a second, each way.
+    Slow(u32),
 }
 
 #[derive(Debug)]
@@ -60,19 +64,26 @@ impl Network {
     }
 
     pub(super) fn harm(&mut self, host: &str, fault: Fault) -> Result<()> {
+        self.mend(host)?;
         self.faults.insert(host.to_owned(), fault);
+        if let Fault::Slow(kilobits) = fault {
+            let how = format!("tbf rate {kilobits}kbit burst 32kbit latency 400ms");
+            shape(host, "add", &how)?;
+        }
         self.apply(host)
     }
 
     pub(super) fn mend(&mut self, host: &str) -> Result<()> {
-        self.faults.remove(host);
+        if let Some(Fault::Slow(_)) = self.faults.remove(host) {
+            shape(host, "del", "")?;
+        }
         self.apply(host)
     }
 
     fn apply(&self, host: &str) -> Result<()> {
         let state = match self.faults.get(host) {
             Some(Fault::Cut) => "down",
-            Some(Fault::Unheard | Fault::Loses(_)) | None => "up",
+            Some(Fault::Unheard | Fault::Deaf | Fault::Loses(_) | Fault::Slow(_)) | None => "up",
         };
         ip(&format!("link set {} {state}", link(host)))?;
         let mut nft = Command::new("nft")
@@ -97,7 +108,8 @@ fn rules(faults: &BTreeMap<String, Fault>) -> String {
         .filter_map(|(host, fault)| {
             let link = link(host);
             match fault {
-                Fault::Cut => None,
+                Fault::Cut | Fault::Slow(_) => None,
+                Fault::Deaf => Some(format!("oifname \"{link}\" drop\n")),
                 Fault::Unheard => Some(format!("iifname \"{link}\" drop\n")),
                 Fault::Loses(percent) => Some(format!(
                     "iifname \"{link}\" numgen random mod 100 < {percent} drop\n"
@@ -116,6 +128,18 @@ fn link(host: &str) -> String {
     format!("to-{host}")
 }
 
+/// Shapes what leaves both ends of a host's link, the bridge's and the host's own.
+fn shape(host: &str, verb: &str, how: &str) -> Result<()> {
+    for (namespace, device) in [
+        (String::new(), link(host)),
+        (format!("-n {host}"), "host0".to_owned()),
+    ] {
+        let words = format!("{namespace} qdisc {verb} dev {device} root {how}");
+        process::read(Command::new("tc").args(words.split_whitespace()))?;
+    }
+    Ok(())
+}
+
 fn ip(words: &str) -> Result<()> {
     process::read(Command::new("ip").args(words.split(' '))).map(drop)
 }
@@ -130,6 +154,8 @@ mod tests {
             ("worker-1", Fault::Unheard),
             ("worker-2", Fault::Loses(30)),
             ("head-1", Fault::Cut),
+            ("head-2", Fault::Deaf),
+            ("desk", Fault::Slow(1_000)),
         ];
         let rules = rules(&faults.map(|(host, fault)| (host.to_owned(), fault)).into());
         assert!(rules.contains("iifname \"to-worker-1\" drop"), "{rules}");
@@ -137,6 +163,10 @@ mod tests {
             rules.contains("iifname \"to-worker-2\" numgen random mod 100 < 30 drop"),
             "{rules}"
         );
-        assert!(!rules.contains("head-1"), "{rules}");
+        assert!(rules.contains("oifname \"to-head-2\" drop"), "{rules}");
+        assert!(
+            !rules.contains("head-1") && !rules.contains("desk"),
+            "{rules}"
+        );
     }
 }

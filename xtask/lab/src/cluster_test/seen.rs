@@ -14,9 +14,18 @@ struct Time {
     goal: Option<Duration>,
 }
 
+/// How often something was, and how often it should be at most.
+#[derive(Debug)]
+struct Count {
+    what: String,
+    count: u32,
+    goal: u32,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     times: Vec<Time>,
+    counts: Vec<Count>,
 }
 
 impl Seen {
@@ -31,17 +40,30 @@ impl Seen {
         self.times.push(time);
     }
 
+    /// A number of things, and what it should be at most.
+    pub(super) fn counted(&mut self, what: impl Into<String>, count: u32, goal: u32) {
+        let count = Count {
+            what: what.into(),
+            count,
+            goal,
+        };
+        report::note(&counted(&count));
+        self.counts.push(count);
+    }
+
     /// Whether all goals were met.
     pub(super) fn is_good(&self) -> bool {
-        self.times
-            .iter()
-            .all(|time| time.goal.is_none_or(|goal| time.took <= goal))
+        let in_time = |time: &Time| time.goal.is_none_or(|goal| time.took <= goal);
+        self.times.iter().all(in_time) && self.counts.iter().all(|count| count.count <= count.goal)
     }
 
     pub(super) fn print(&self) -> Result<()> {
         let mut out = std::io::stdout();
         for time in &self.times {
             writeln!(out, "{}", line(time))?;
+        }
+        for count in &self.counts {
+            writeln!(out, "{}", counted(count))?;
         }
         Ok(())
     }
@@ -55,9 +77,18 @@ fn line(time: &Time) -> String {
             "{}: {took} (goal {}{})",
             time.what,
             report::duration(goal),
-            if time.took > goal { ", MISSED" } else { "" }
+            missed(time.took > goal)
         ),
     }
+}
+
+fn counted(count: &Count) -> String {
+    let Count { what, count, goal } = count;
+    format!("{what}: {count} (goal {goal}{})", missed(count > goal))
+}
+
+fn missed(is_missed: bool) -> &'static str {
+    if is_missed { ", MISSED" } else { "" }
 }
 
 #[cfg(test)]
@@ -73,5 +104,12 @@ mod tests {
         seen.took("slow", long_ago.unwrap(), Some(15));
         assert!(!seen.is_good());
         assert_eq!(line(&seen.times[1]), "slow: 20 s (goal 15 s, MISSED)");
+
+        let mut seen = Seen::default();
+        seen.counted("commands", 6, 6);
+        assert!(seen.is_good());
+        seen.counted("commands", 7, 6);
+        assert!(!seen.is_good());
+        assert_eq!(counted(&seen.counts[1]), "commands: 7 (goal 6, MISSED)");
     }
 }

@@ -1,7 +1,7 @@
 //! The hosts of the test, and what people do on them: two heads with a coordinator each, of which the first also runs
 //! Postgres; two workers; and a desk, where somebody submits jobs. Two folders are a file server's.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -43,6 +43,17 @@ pub(super) struct Site {
     pub pictures: PathBuf,
     /// Commands that a person typed.
     typed: RefCell<BTreeMap<String, u32>>,
+    /// Where the person sits who submits jobs.
+    seat: Cell<Seat>,
+}
+
+/// Where somebody asks the coordinator from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seat {
+    /// As root on the first head.
+    Head,
+    /// On a host of his own, with a token.
+    Desk,
 }
 
 impl Site {
@@ -69,6 +80,7 @@ impl Site {
             packages: packages.to_owned(),
             pictures: pictures.folder.clone(),
             typed: RefCell::default(),
+            seat: Cell::new(Seat::Head),
         };
         let names: String = HOSTS
             .iter()
@@ -114,21 +126,39 @@ impl Site {
         self.on(host, line)
     }
 
-    /// How many commands were typed on which host.
-    pub(super) fn typed(&self) -> String {
+    /// How many commands were typed, and on which host.
+    pub(super) fn typed(&self) -> (u32, String) {
         let typed = self.typed.borrow();
         let each = typed
             .iter()
             .map(|(host, count)| format!("{count} on {host}"));
-        each.collect::<Vec<_>>().join(", ")
+        let each = each.collect::<Vec<_>>().join(", ");
+        (typed.values().sum(), each)
     }
 
-    /// Runs the command line at the desk, as the person whose token lies there.
+    /// From now on jobs are submitted from there.
+    pub(super) fn sit_down_at(&self, seat: Seat) {
+        self.seat.set(seat);
+    }
+
+    /// Runs the command line where the person sits who submits jobs, as that person.
     pub(super) fn at_desk(&self, words: &str) -> Result<String> {
-        self.on(
-            "desk",
-            &format!("MARQUEE_TOKEN_FILE=/root/token marquee {words}"),
-        )
+        match self.seat.get() {
+            Seat::Head => self.on("head-1", &format!("marquee {words}")),
+            Seat::Desk => self.on(
+                "desk",
+                &format!("MARQUEE_TOKEN_FILE=/root/token marquee {words}"),
+            ),
+        }
+    }
+
+    /// Puts a file where that person sits.
+    pub(super) fn lay_on_desk(&self, path: &str, text: &str) -> Result<()> {
+        let host = match self.seat.get() {
+            Seat::Head => "head-1",
+            Seat::Desk => "desk",
+        };
+        self.host(host)?.write(path, text)
     }
 
     /// Asks at the desk, and gives the answer.
@@ -140,7 +170,7 @@ impl Site {
 
     /// Submits a document and gives the number of its only job.
     pub(super) fn submit(&self, document: &str) -> Result<u64> {
-        self.host("desk")?.write("/root/job.toml", document)?;
+        self.lay_on_desk("/root/job.toml", document)?;
         let pipeline = self.at_desk("--output quiet submit --fresh /root/job.toml")?;
         let jobs = self.marquee(&["show", pipeline.trim()])?;
         jobs["jobs"][0]["id"]

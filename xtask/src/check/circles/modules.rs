@@ -133,12 +133,14 @@ impl Crate {
                 continue;
             }
             let key = (here.clone(), word.clone());
+            // Modules may pass on each other's names in a circle: what was followed once is not followed again.
             if let Some(import) = self.imports.get(&key)
                 && seen.insert(key)
             {
                 let whole = [import.as_slice(), &rest[at + 1..]].concat();
                 return self.resolve(&here, &whole, seen);
             }
+            // What is left of the path are items of this module, or parts of these.
             break;
         }
         Some(here)
