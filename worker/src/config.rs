@@ -377,7 +377,7 @@ fn grants(values: &Values, key: &'static str) -> Result<Option<Vec<Grant>>, Conf
         let words = text.split([' ', ',']).filter(|word| !word.is_empty());
         let grants: Result<Vec<Grant>, _> = words.map(str::parse).collect();
         let grants = grants.ok()?;
-        // The daemon's own settings are no job's.
+        // Not the worker's own settings: one of them names the file of its key.
         let is_own = |grant: &Grant| grant.name().starts_with(ENV_PREFIX);
         (!grants.iter().any(is_own)).then_some(grants)
     };
