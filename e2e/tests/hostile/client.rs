@@ -25,7 +25,7 @@ async fn hostile_clients_are_refused_by_name_and_stop_nobody() -> Result<()> {
             "a document of 2 MiB",
             format!("{GOOD}# {}\n", "x".repeat(2 << 20)),
             "name=q".into(),
-            "a pipeline may have",
+            "has more than 1.0 MiB",
         ),
         (
             "lists within lists",
