@@ -197,6 +197,12 @@ function Devices({ of }: { of: Overview }) {
           </p>
         ) : null}
         <Bulbs kind="gpu" of={of.gpus} />
+        {of.idleGpus > 0 ? (
+          <p class="quiet">
+            {plural(of.idleGpus, "GPU")} of {plural(of.idleJobs, "running job")} {of.idleGpus === 1 ? "does" : "do"}{" "}
+            nothing
+          </p>
+        ) : null}
         <Bulbs kind="cpu" of={of.cpus} />
       </div>
     </Card>

@@ -3,6 +3,7 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { useEffect, useRef } from "preact/hooks";
 import { cluster, workers as service } from "../api";
+import type { Gpu as GpuDevice } from "../gen/marquee/v1/common_pb";
 import type { GpuPast } from "../gen/marquee/v1/cluster_pb";
 import { WorkerState, type CacheUse, type GpuReading, type Worker } from "../gen/marquee/v1/workers_pb";
 import { useAnswer } from "../live";
@@ -195,7 +196,7 @@ function Host({ worker, whole }: { worker: Worker; whole: boolean }) {
               ["Host", inventory.hostname],
               ["CPU", `${inventory.cpuThreads} threads, ${plural(inventory.cpuSlots, "slot")}`],
               ["Memory", bytes(inventory.memoryBytes)],
-              ["GPUs", inventory.gpus.length === 0 ? "" : summary(inventory.gpus.map((gpu) => gpu.name))],
+              ["GPUs", inventory.gpus.length === 0 ? "" : summary(inventory.gpus.map(deviceName))],
               ["Labels", inventory.labels.join(", ")],
               ["Inputs kept", worker.cache ? kept(worker.cache) : ""],
               ["Trainer", inventory.flavour === "" ? "none" : inventory.flavour],
@@ -226,6 +227,12 @@ export function kept(cache: Pick<CacheUse, "artifacts" | "bytes" | "maxBytes" | 
 }
 
 /** `2 × Tesla K80`. */
+/** A part of a GPU says of which one. */
+function deviceName({ name, part }: GpuDevice): string {
+  if (!part) return name;
+  return part.isShare ? `share of gpu ${part.of}` : `${name} (MIG instance of gpu ${part.of})`;
+}
+
 function summary(names: string[]): string {
   const counts = new Map<string, number>();
   for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);

@@ -111,6 +111,10 @@ export function Doing({ job }: { job: Job }) {
   if (job.state === JobState.RUNNING)
     return job.cancelRequested ? (
       <span>stops</span>
+    ) : job.idleSince ? (
+      <span class="trouble-title">
+        its GPUs do nothing; the last one worked <Ago at={job.idleSince} />
+      </span>
     ) : job.progress ? (
       <Progress of={job.progress} name={jobName(job)} />
     ) : (
