@@ -236,7 +236,11 @@ impl Relay {
         let link = &mut self.links[place];
         link.is_started = true;
         let bytes: Vec<u8> = link.asked.drain(..request.bytes).collect();
-        link.server.write_all(&bytes)?;
+        match link.server.write_all(&bytes) {
+            // A successor has ended the server's process behind it. What that said last is still to be read.
+            Err(error) if has_left(&error) => {}
+            written => written?,
+        }
         if request.is_goodbye {
             link.drain_server()?;
             link.is_over = true;
@@ -347,14 +351,7 @@ impl Link {
             match self.client.write(&self.to_give) {
                 Ok(count) => drop(self.to_give.drain(..count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    return Ok(false);
-                }
+                Err(error) if has_left(&error) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -373,6 +370,14 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether the other end of a connection is gone.
+fn has_left(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+    )
 }
 
 /// A connection of the relay's own, to ask about others.
