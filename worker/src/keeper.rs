@@ -1,5 +1,5 @@
-//! `marquee-keeper`: watches over one child of a worker. A program of its own, since one is started for every child:
-//! the kernel needs longer to load the daemon's than a keeper needs for all that it does.
+//! `marquee-keeper`: watches over one child of a worker. A program of its own, since one is started for every child, and
+//! loading the daemon's takes about a millisecond of a core more.
 
 use marquee_worker::process::cage::keeping;
 use marquee_worker::process::keeper::{self, Keep};
