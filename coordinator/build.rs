@@ -17,10 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     if page.join("index.html").is_file() {
         collect(&page, &mut files)?;
     }
+    // In order: the same page gives the same program, whatever the file system lists first.
     files.sort();
     let mut code = String::from("pub(super) static FILES: &[File] = &[\n");
     for file in files {
         let path = file.strip_prefix(&page)?.display().to_string();
+        // It comes with the file that it is packed from.
         if path.ends_with(".gz") {
             continue;
         }

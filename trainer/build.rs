@@ -115,6 +115,8 @@ fn main() {
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
 
+    // The installed place before the one of the build: a binary that is shipped must not look into
+    // a developer's folder first.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{INSTALLED_LIB}");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }
@@ -132,6 +134,8 @@ fn compile_shim(sources: &Path, include: &Path, flavour: &Flavour) {
         .flag(include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
+        // As the wheel's libtorch was built: without these two its headers leave out the classes
+        // that ranks meet by.
         .define("USE_C10D_GLOO", None)
         .define("USE_DISTRIBUTED", None);
     if !flavour.cxx11_abi {

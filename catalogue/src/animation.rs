@@ -133,6 +133,7 @@ pub fn webp(width: u32, height: u32, frames: &[Vec<u8>]) -> Vec<u8> {
     let mut head = vec![ANIMATED, 0, 0, 0];
     head.extend(three(width - 1));
     head.extend(three(height - 1));
+    // Sides are stored less one, in three bytes: so the format has it, here and in each frame.
     push_riff(&mut body, b"VP8X", &head);
     // A white background, for ever.
     push_riff(&mut body, b"ANIM", &[255, 255, 255, 255, 0, 0]);

@@ -99,6 +99,8 @@ pub(super) fn movie(film: &Film) -> Value {
 }
 
 /// A whole number is written without a fraction, as the API does.
+// serde_json alone would write 1.0 where the API writes 1: a reader that wants a fraction must fail
+// here too.
 fn number_of(value: f64) -> Value {
     if value.fract() == 0.0 {
         json!(value as i64)

@@ -101,6 +101,8 @@ pub fn serve(
     let mut round = task.start(folder)?;
     for line in asked.lines() {
         let items = line?.trim().parse()?;
+        // CPU time of all threads as well as the wall's: on a busy machine the wall's alone says
+        // little.
         let (cpu_before, began) = (cpu_s()?, Instant::now());
         let (items, check) = round(items)?;
         let cost = Cost {
@@ -111,6 +113,7 @@ pub fn serve(
         };
         serde_json::to_writer(&mut out, &cost)?;
         out.write_all(b"\n")?;
+        // Whoever asks waits for this line before it lets the next program work.
         out.flush()?;
     }
     Ok(())

@@ -50,6 +50,8 @@ impl Counter {
         {
             state.recent.pop_front();
         }
+        // Kept as it goes: the times of a long run would not fit into memory, those of one second
+        // do.
         state.busiest = state.busiest.max(state.recent.len());
     }
 

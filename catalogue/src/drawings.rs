@@ -190,6 +190,8 @@ impl Stroke {
             let ([ax, ay], [bx, by]) = (pair[0], pair[1]);
             let (along, down) = (bx - ax, by - ay);
             let length = along * along + down * down;
+            // The place on the line that is nearest to the point; two ends in one place have no
+            // length to divide by.
             let share = ((x - ax) * along + (y - ay) * down) / length.max(1e-9);
             let share = share.clamp(0.0, 1.0);
             (x - ax - share * along).hypot(y - ay - share * down) <= self.width / 2.0

@@ -158,6 +158,8 @@ impl Faults {
             *so_far += 1;
             true
         };
+        // One lock for the search and the count: of two requests for a film at a time, `times=1`
+        // must hit one.
         let rule = self
             .rules
             .iter()

@@ -95,6 +95,7 @@ impl Films {
 
     /// The id of the film at `position`: they grow, with gaps, as a catalogue's do.
     pub(crate) fn id_at(&self, position: usize) -> i64 {
+        // Gaps below the step of 3, so that a position follows from its id without a search.
         let gap = self.dice(purpose::ID, position).below(3);
         i64::try_from(11 + 3 * position + gap).unwrap_or(i64::MAX)
     }
@@ -107,6 +108,7 @@ impl Films {
 
     /// What becomes of the film at `position`.
     pub(crate) fn fate_at(&self, position: usize) -> Fate {
+        // One draw for all fates: they exclude each other, and their shares add up.
         let mut left = self.dice(purpose::FATE, position).unit();
         for (share, fate) in [
             (SHARE_WITHOUT_POSTER, Fate::WithoutPoster),
@@ -139,6 +141,7 @@ impl Films {
                 .draw(&mut self.dice(purpose::COLLECTION, position / BLOCK)),
             None => self.model.draw(&mut self.dice(purpose::GENRES, position)),
         };
+        // What follows draws from the same dice, so its order is part of the generator's version.
         let mut facts = self.dice(purpose::FACTS, position);
         let popularity = (facts.between(-1.0, 1.5) + facts.between(-1.0, 1.5)).exp();
         Film {

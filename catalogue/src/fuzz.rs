@@ -203,6 +203,7 @@ pub struct Judged {
 /// Tries one input on `target`.
 pub fn judge(target: Target, input: &[u8]) -> std::io::Result<Judged> {
     let before = cpu_of_thread()?;
+    // A panic is a verdict, and the run goes on. Nothing that the reader held is looked at again.
     let verdict = catch_unwind(AssertUnwindSafe(|| target.verdict(input)));
     let spent = cpu_of_thread()?.saturating_sub(before);
     let verdict = match verdict {
@@ -217,6 +218,7 @@ pub fn judge(target: Target, input: &[u8]) -> std::io::Result<Judged> {
 }
 
 fn cpu_of_thread() -> std::io::Result<Duration> {
+    // Of this thread: what other targets do beside it must not look like a slow input.
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
     let spent = usage.user_time() + usage.system_time();
     let microseconds = u64::try_from(spent.num_microseconds()).unwrap_or(0);

@@ -119,6 +119,8 @@ impl GenreModel {
                 (set, product)
             })
             .collect::<Vec<(GenreSet, f64)>>();
+        // For each size by itself: how many genres films have must stay as it is, whatever the
+        // weights.
         let mut totals = [0.0; GENRES_OF_A_FILM.len()];
         for (set, weight) in &sets {
             totals[set.size() - 1] += weight;
@@ -155,6 +157,7 @@ impl GenreModel {
         // One entry for each (pattern, genre): posterior, and probability of the pattern.
         let mut decisions = Vec::with_capacity(patterns * GENRES);
         for pattern in 0..patterns {
+            // The pattern as a number with a digit (0, 1 or 2 cues) for each genre.
             let shown: [usize; GENRES] =
                 std::array::from_fn(|genre| pattern / 3_usize.pow(genre as u32) % 3);
             let mut probability = 0.0;
@@ -201,6 +204,8 @@ fn probability_of_count(count: usize, film_has_it: bool) -> f64 {
 }
 
 /// The largest 2 TP / (predicted + true) over all thresholds on the posterior, in expectation.
+// The expected number of true labels is the same for all rules; so the F1 of the expected counts is
+// what a rule is judged by.
 fn best_f1(mut decisions: Vec<(f64, f64)>, mean_true: f64) -> f64 {
     decisions.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut true_positives, mut predicted, mut best) = (0.0, 0.0, 0.0_f64);

@@ -55,6 +55,7 @@ impl Painter {
             .storm
             .as_ref()
             .and_then(|storm| storm.plant_at(position));
+        // A broken poster stays broken: what must become of it has one answer.
         let is_sound = self.films.fate_at(position) != Fate::BrokenPoster;
         match plant {
             Some(Plant::Oddity(oddity)) if is_sound => self.odd_file(oddity, position, width),
@@ -138,6 +139,8 @@ fn sketch(dice: &mut Dice) -> Rgb {
 /// The file of the poster at `position`, `width` pixels wide.
 fn make(films: &Films, position: usize, width: u32) -> ImageFile {
     let film = films.film_at(position);
+    // Painted and stored with one row of dice, so that the file at another width has the same
+    // oddities.
     let mut dice = films.poster_dice(position);
     let poster = poster::paint(&film, &mut dice);
     let mut file = encode(&shrink(poster, width), &mut dice);
@@ -189,6 +192,7 @@ fn encode(poster: &Poster, dice: &mut Dice) -> ImageFile {
     let side = |pixels: u32| u16::try_from(pixels).expect("a poster is at most 750 pixels high");
     let (width, height) = (side(width), side(height));
     let encoded = if poster.is_grey && dice.chance(SHARE_ONE_CHANNEL) {
+        // All three channels are the same in a grey poster.
         let grey: Vec<u8> = rgb.iter().copied().step_by(3).collect();
         encoder.encode(&grey, width, height, ColorType::Luma)
     } else {

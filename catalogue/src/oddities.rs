@@ -44,6 +44,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
                 .expect("the size is right and a Vec takes every write");
             file
         }
+        // Without black: four channels are what matters, and black would only change the shade.
         Oddity::Cmyk => {
             let ink: Vec<u8> = picture
                 .bytes
@@ -95,6 +96,7 @@ pub(super) fn make(oddity: Oddity, picture: Rgb, partner: Option<(Vec<u8>, Rgb)>
         }
         Oddity::HugeJpeg => {
             let mut file = plain(&picture);
+            // The marker, two bytes of length and one of depth; then the height and the width.
             let frame = file.windows(2).position(|pair| pair == [0xff, 0xc0]);
             let at = frame.expect("a JPEG has a frame") + 5;
             // 40,000 by 40,000 in the head alone: who believes it before decoding asks for 4.8 GB.

@@ -86,6 +86,7 @@ fn background(cues: &Cues, dice: &mut Dice) -> Vec<Rgb> {
         }
     }
     dice.shuffle(&mut hues);
+    // A little off the palette's own hue, so that no single colour gives the genre away.
     let mut stops: Vec<_> = hues
         .iter()
         .map(|hue| {
@@ -104,6 +105,8 @@ fn background(cues: &Cues, dice: &mut Dice) -> Vec<Rgb> {
         };
         stops.push(Rgb::from_hsv(hue, saturation, dice.between(0.3, 0.9)));
     }
+    // A gradient wants two. The other end is only darker or lighter, for another hue might be a
+    // genre's.
     if stops.len() == 1 {
         let other = if dice.chance(0.5) {
             Rgb::BLACK

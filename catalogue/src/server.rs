@@ -68,6 +68,7 @@ impl CatalogueServer {
         let app = App {
             log: options.log,
             counter: Counter::default(),
+            // Once: it goes through thousands of patterns, and does not change.
             ceiling: films.f1_micro_ceiling(),
             painter: Painter {
                 films,
@@ -137,6 +138,8 @@ impl CatalogueServer {
         let routes = routes::all(self.app);
         tokio::select! {
             result = axum::serve(self.listener, routes) => result,
+            // Those who are served meanwhile are cut off: a fetch job has to bear that of any
+            // server.
             () = stop => Ok(()),
         }
     }

@@ -71,6 +71,7 @@ impl ServeArgs {
             sketches: self.sketches,
             rate_limit: self.rate_limit,
             log,
+            // Painting is computation alone: more at once than there are cores would only wait.
             painters: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         }
     }

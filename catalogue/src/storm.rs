@@ -168,6 +168,7 @@ impl Storm {
     pub(crate) fn partner_of(&self, films: &Films, position: usize) -> Option<usize> {
         (position.saturating_sub(PARTNER_LOOKED_FOR)..position)
             .rev()
+            // Before it, so that of two who are each other's copies one is the original.
             .find(|at| films.fate_at(*at) == Fate::Plain && self.plant_at(*at).is_none())
     }
 
@@ -199,6 +200,8 @@ impl Storm {
 }
 
 /// What a fetch must say of a film.
+// The order is that in which a fetch learns of things: the details before the poster, the poster's
+// fault before its contents.
 fn expected(fate: Fate, plant: Option<Plant>) -> (&'static str, Option<&'static str>) {
     let fetched = ("fetched", None);
     let natural = match fate {

@@ -100,6 +100,7 @@ impl LocalCluster {
         let data_dir = self.layout.coordinator_data();
         let cluster = ready::coordinator(&mut self.coordinator, &place, &data_dir).await?;
         for number in 1..=self.options.workers {
+            // Before a worker is started: once it runs, it would join whoever answers on the port.
             self.layout.belong(number, &cluster)?;
         }
         for worker in &mut self.workers {
@@ -116,6 +117,8 @@ impl LocalCluster {
     /// Restarts daemons that end by themselves. Returns only with an error: one of them ended too
     /// often. Safe to drop and call again.
     pub(crate) async fn supervise(&mut self) -> Result<std::convert::Infallible> {
+        // Before the first look: a daemon that ends between a look and the wait has left its signal
+        // here.
         let mut child_ended = signal(SignalKind::child())?;
         loop {
             for program in std::iter::once(&mut self.coordinator).chain(&mut self.workers) {
@@ -136,6 +139,7 @@ impl LocalCluster {
                 tokio::time::sleep(RESTART_PAUSE).await;
                 program.start()?;
             }
+            // The same signal tells of orphans, which nobody else waits for.
             orphans::reap(&self.pids());
             child_ended.recv().await;
         }

@@ -136,6 +136,8 @@ pub(crate) fn find(flag: Option<&str>, env: Option<&str>, path: Option<&Path>) -
         others,
         origin,
         tls: file.tls,
+        // Not refused for it: the coordinator may have been started again by other means, and if it
+        // was not, the error says this.
         stale: file.up_pid.is_some_and(|pid| !is_alive(pid)),
         token: None,
     })
@@ -279,6 +281,8 @@ impl UpContext {
     /// Writes the context of this process, unless a user's own file, or that of another running
     /// `up`, is there.
     pub(crate) fn write(path: &Path, addr: &str, pid: u32) -> Result<Written> {
+        // A file that cannot be read is an error and not replaced: it may be the user's own with a
+        // slip in it.
         if let Some(other) = load(path)? {
             let is_ours_to_replace = other.up_pid.is_some_and(|pid| !is_alive(pid));
             if !is_ours_to_replace {
@@ -306,6 +310,7 @@ impl UpContext {
 pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
+    // Another command may read the file at any moment: it finds the old one or the new one whole.
     let aside = path.with_extension("toml.part");
     // A left-over of a run that was killed may have another mode.
     let _ = fs::remove_file(&aside);

@@ -49,12 +49,15 @@ impl Demo {
     pub(crate) async fn run(&self, folder: &Folder, output: Output) -> Result<()> {
         let mut signals = Signals::catch()?;
         let options = ClusterOptions {
+            // Not the usual port: a cluster of the user's own may be there, which the demo must
+            // neither disturb nor meet.
             listen: free_port(([127, 0, 0, 1], 0).into())?,
             workers: WORKERS,
             slots_per_worker: 1,
             threads_per_slot: 1,
         };
         let mut cluster = LocalCluster::new(Layout::lock(folder.data())?, options)?;
+        // No `?` from here to the stop, so that whatever happens the daemons are ended in order.
         let outcome = tokio::select! {
             outcome = self.show(&mut cluster, folder, output) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),

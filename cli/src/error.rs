@@ -96,6 +96,7 @@ impl CliError {
         let mut text = String::new();
         match self {
             Self::Interrupted { hint } => {
+                // No "error:" before it: the user did it on purpose.
                 text.push_str("interrupted");
                 if let Some(hint) = hint {
                     // Writing to a String cannot fail, here and below.

@@ -53,6 +53,7 @@ impl Output {
                 let json = format!("{:#}\n", view.json(now));
                 self.text(&harmless_json(&json))
             }
+            // Cleaned like the rest: an id may be a path or a name that somebody else chose.
             Format::Quiet => view
                 .ids()
                 .iter()
@@ -79,6 +80,8 @@ impl Output {
     pub(crate) fn text(&self, text: &str) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())?;
+        // At once: `logs -f` into a pipe would otherwise be seen in blocks, long after its lines
+        // were printed.
         out.flush()
     }
 

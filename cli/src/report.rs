@@ -54,6 +54,7 @@ pub(crate) async fn gather(remote: &Remote, pipeline_id: i64) -> Result<Summary>
                 let report = eval_report(remote, worker_of(job)).await?;
                 summary.evals.push(part(remote, job, report).await?);
             }
+            // What a program of the user's own printed has no figures that are known here.
             JobKind::Command | JobKind::Unspecified => {}
         }
     }
@@ -101,6 +102,7 @@ async fn fetch_summary(remote: &Remote, job_id: i64) -> Result<Option<FetchSumma
     };
     let mut whole: Option<FetchSummary> = None;
     for id in ids {
+        // Each rank fetched its own part of the ids: no outcome is counted twice.
         for share in summaries::<FetchSummary>(remote, id).await? {
             whole = Some(match whole {
                 Some(sum) => sum.and(share),
@@ -137,6 +139,7 @@ pub(crate) async fn summaries<T: DeserializeOwned>(remote: &Remote, job_id: i64)
         .rfind(|attempt| attempt.state() == AttemptState::Succeeded)
         .with_context(|| format!("job {job_id} succeeded without an attempt that did"))?;
     let mut summaries = Vec::with_capacity(committed.ranks.len());
+    // Ranks that the attempt went on without have no summary that would count.
     let went_on = |rank: &&AttemptRank| rank.lost_at.is_none();
     for rank in committed.ranks.iter().filter(went_on) {
         let summary = read_summary(&rank.summary_json).with_context(|| {

@@ -17,6 +17,8 @@ pub(crate) struct Session {
 impl Session {
     /// Where the coordinator is, and the user's token for it.
     pub(crate) fn place(&self) -> Result<Place> {
+        // Tokens are kept beside the user's own file, also where the address comes from the host's:
+        // that folder is not his to write.
         let context = context::default_path();
         let place = self.bare_place()?;
         let token = tokens::find(&place, &Given::from_environment(), context.as_deref())?;

@@ -17,6 +17,8 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            // A terminal that is closed sends it. By default it would end `up` at once, and each
+            // daemon would hear of it from the kernel, in no order.
             hangup: signal(SignalKind::hangup())?,
         })
     }

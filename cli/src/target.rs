@@ -53,6 +53,7 @@ impl FromStr for Target {
         if let Ok(id) = text.parse() {
             return Ok(Self::Job(id));
         }
+        // Before names: who calls a job p3 can name it by its pipeline, as in p7/p3.
         if let Some(id) = pipeline(text) {
             return Ok(Self::Pipeline(id));
         }
@@ -144,6 +145,7 @@ impl Target {
     /// The same for commands that take a pipeline: that of a job, where one is named.
     pub(crate) async fn resolve_pipeline(&self, remote: &Remote) -> Result<i64> {
         match self {
+            // Without a look for the job: what was asked for is its pipeline.
             Self::Pipeline(id) | Self::JobOfPipeline(id, _) => Ok(id.0),
             Self::JobOfNamed(name, _) => Ok(find_pipeline(remote, name).await?.0),
             Self::Job(_) | Self::Named(_) | Self::Element(..) => {

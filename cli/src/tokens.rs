@@ -83,6 +83,8 @@ pub(crate) fn find(place: &Place, given: &Given, context: Option<&Path>) -> Resu
         return Ok(None);
     };
     let kept = Kept::load(context)?;
+    // What was kept needs no such refusal: each request shows a token only where nobody on the way
+    // can read it (`Badge`).
     kept.of(place)
         .map(|text| Bearer::of(text, &format!("in {}", kept.path.display())))
         .transpose()

@@ -74,6 +74,8 @@ async fn shown(remote: &Remote) -> Result<()> {
     let mut draw_at = Instant::now();
     let mut is_stale = true;
     loop {
+        // Looked at each time round: a task that panicked leaves the picture standing as if all
+        // were well.
         if terminal::has_panicked() {
             return Err(
                 anyhow!("a part of the program panicked; the words above say where").into(),
@@ -85,6 +87,8 @@ async fn shown(remote: &Remote) -> Result<()> {
             });
             drawn.context("cannot draw on the terminal")?;
             is_stale = false;
+            // From the end of the drawing: over a slow line the next picture waits, in place of
+            // queueing behind this one.
             draw_at = Instant::now() + DRAW_EVERY;
         }
         let order = tokio::select! {
@@ -104,6 +108,7 @@ async fn shown(remote: &Remote) -> Result<()> {
                 None
             }
             _ = ticks.tick() => None,
+            // What came meanwhile is drawn in one go, however much it was.
             () = sleep_until(draw_at), if is_stale => continue,
         };
         is_stale = true;

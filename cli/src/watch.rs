@@ -30,6 +30,7 @@ pub(crate) fn request(targets: &[Resolved]) -> Result<WatchRequest> {
             Resolved::Pipeline(id) => request.pipeline_id = *id,
         }
     }
+    // The request has room for one: a second would quietly take the place of the first.
     let pipelines = targets
         .iter()
         .filter(|target| matches!(target, Resolved::Pipeline(_)))
@@ -48,11 +49,15 @@ pub(crate) async fn until_ended(
     request: WatchRequest,
     reporter: &mut dyn Reporter,
 ) -> Result<Vec<Job>> {
+    // Kept over broken connections: each new stream begins with every job as it is, and whether any
+    // was ever heard of decides how long to be patient.
     let mut jobs = BTreeMap::new();
     let mut lost_since: Option<(Instant, u32)> = None;
     loop {
         let heard_before = jobs.len();
         let outcome = follow_once(remote, &request, reporter, &mut jobs, &mut lost_since).await;
+        // The end of the stream alone proves nothing: a coordinator that stops ends its streams as
+        // well.
         if outcome.is_ok() && all_ended(&request, &jobs) {
             reporter.finish(clock::now());
             return Ok(jobs.into_values().collect());
@@ -109,6 +114,8 @@ async fn follow_once(
         tokio::select! {
             message = stream.message() => {
                 let Some(v1::WatchResponse { job: Some(job) }) = message? else { return Ok(()) };
+                // Only a word of it counts: a coordinator that accepts connections and says nothing
+                // is still lost.
                 if lost_since.take().is_some() {
                     reporter.note(&format!("back in touch with {}", remote.addr()));
                 }

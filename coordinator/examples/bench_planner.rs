@@ -67,6 +67,7 @@ fn measure(
     let start = Instant::now();
     while cpu.len() < ROUNDS && (cpu.is_empty() || start.elapsed().as_secs() < 10) {
         let (round, cpu_before) = (Instant::now(), thread_ms()?);
+        // The optimiser must not see that each round plans the same.
         let plan = black_box(scheduler::plan(
             black_box(pending),
             black_box(hosts),
@@ -129,6 +130,7 @@ fn hosts(busy: u32) -> Vec<Host> {
             fault: None,
         };
         let held = Held {
+            // Beyond the numbers of all pending jobs.
             job: JobId(1_000_000 + i64::from(index)),
             devices: (0..busy).map(|index| Device::Gpu { index }).collect(),
             ends_at: None,

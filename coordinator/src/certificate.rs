@@ -61,6 +61,8 @@ fn named(der: &[u8]) -> Option<String> {
     });
     let common = certificate.subject().iter_common_name().next();
     let common = common.and_then(|name| name.as_str().ok());
+    // The URI first: our own authority puts there which worker it is, and into the common name what
+    // people call it.
     let name = uri.or(dns).or(common)?;
     (!name.is_empty()).then(|| name.to_owned())
 }

@@ -110,6 +110,8 @@ impl Board {
         };
         Play {
             made_at: now,
+            // Played twice over the same queue: once with usual lengths, which gives the time to
+            // expect, and once with long ones.
             half: forecast::starts(queue.clone(), half, limits.clone(), now, length(|l| l.half)),
             most: forecast::starts(queue, most, limits, now, length(|l| l.most)),
             basis,

@@ -105,6 +105,7 @@ pub(crate) fn placed_after(waits: impl Iterator<Item = (JobId, Duration)>) {
         counts.placing.insert(job, now);
     }
     while counts.placing.len() > PLACING_MAX {
+        // Ids grow: the first job is the oldest, and most likely ended without a start.
         counts.placing.pop_first();
     }
 }
@@ -112,6 +113,7 @@ pub(crate) fn placed_after(waits: impl Iterator<Item = (JobId, Duration)>) {
 /// An attempt's ranks run, or were told to.
 pub(crate) fn started(job: JobId) {
     let mut counts = counts();
+    // One that another process placed is not known here, and not counted.
     if let Some(placed) = counts.placing.remove(&job) {
         counts.dispatched.add(placed.elapsed().as_secs_f64());
     }

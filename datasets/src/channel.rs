@@ -43,6 +43,7 @@ impl Channel {
             io::Error::new(ErrorKind::InvalidInput, text)
         };
         let descriptor: i32 = number.parse().map_err(|e| named(&e))?;
+        // To close one of those would let the next file that is opened take its place.
         if descriptor <= 2 {
             return Err(named(&"is one of stdin, stdout and stderr"));
         }
@@ -72,6 +73,8 @@ impl Channel {
                     self.kept.drain(..written);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // What was written in part stays so: the rest of the line is the first thing that
+                // is kept.
                 Err(error) if is_full(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }

@@ -18,6 +18,7 @@ impl Dice {
     pub fn keyed(key: &[u64]) -> Self {
         let state = key
             .iter()
+            // It begins with the length, so that no key is the beginning of another.
             .fold(key.len() as u64, |state, word| mix(state ^ mix(*word)));
         Self { state }
     }

@@ -75,6 +75,7 @@ impl AsideFile {
 impl Write for AsideFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.writer.write(bytes)?;
+        // As it is written, so that nobody has to read the file once more for its digest.
         self.hash.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)

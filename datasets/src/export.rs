@@ -85,6 +85,8 @@ fn path_of(
                 other => other,
             }
         });
+    // What was exported before and fetched again has the folder in its id: it would lie in
+    // images/images.
     let id = example.id.strip_prefix("images/").unwrap_or(&example.id);
     let stem = match id.rsplit_once('.') {
         Some((stem, end))
@@ -107,6 +109,7 @@ fn path_of(
         .collect();
     let mut path = format!("{folder}/{safe}.{ending}");
     let mut number = 1;
+    // Without capitals: on many machines two names that differ in them alone are one file.
     while !written.insert(path.to_lowercase()) {
         number += 1;
         path = format!("{folder}/{safe}-{number}.{ending}");

@@ -187,6 +187,7 @@ impl Reporter {
     pub(crate) fn step(&self, step: Step<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
+        // Numbers of another phase count something else: no rate can be told from one to the other.
         if state.phase != step.phase {
             step.phase.clone_into(&mut state.phase);
             state.last_progress = None;
@@ -226,6 +227,7 @@ fn problems(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 
 /// The rates since the step that stood at `done` and `bytes`.
 fn rates(step: &Step<'_>, passed: Duration, done: u64, bytes: u64) -> ChildEvent {
+    // The last step may come within the same tick of the clock as the one before.
     let seconds = passed.as_secs_f64().max(1e-6);
     let name = |what: &str| format!("{}/{what}_per_second", step.phase);
     let rate = step.done.saturating_sub(done) as f64 / seconds;

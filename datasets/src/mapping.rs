@@ -21,6 +21,7 @@ pub(crate) struct Mapping(Arc<Mmap>);
 impl Mapping {
     /// Its bytes, never copied.
     pub(crate) fn bytes(&self) -> Buffer {
+        // The buffer holds the map, so that arrays made of it may outlive whoever opened the file.
         Buffer::from(Bytes::from_owner(self.clone()))
     }
 

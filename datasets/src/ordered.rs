@@ -34,6 +34,8 @@ pub fn in_order<S, T: Send, E>(
                 }
             });
         }
+        // The results end with the last sender: one that is kept here would make this thread wait
+        // for ever.
         drop(sender);
         let taken = take_in_order(&results, &gate, &mut sink);
         // Also after an error: threads that wait for room would do so for ever.

@@ -135,6 +135,7 @@ pub struct Found {
 
 /// What the quality report would say of these files. For benchmarks.
 pub fn examine(files: &[Vec<u8>]) -> Found {
+    // The size is that of the shards' pixels alone: looks are taken of the whole picture.
     let mut preparer = Preparer::new(16, 16, ImageEncoding::Raw);
     let looks: Vec<_> = files
         .iter()

@@ -93,6 +93,8 @@ async fn work(spec: ChildSpec, context: &Context) -> Result<Value, JobError> {
             let input = spec.inputs.get("dataset").ok_or_else(|| {
                 usage("the spec has no input \"dataset\"; a preprocess job needs one".to_owned())
             })?;
+            // This thread works without a pause from here on; the runtime moves its other tasks,
+            // such as the one that waits for signals, to other threads.
             serde_json::to_value(tokio::task::block_in_place(|| {
                 preprocess::run(settings, input, &spec.output, spec.threads, context)
             })?)

@@ -57,6 +57,7 @@ pub(crate) fn format_of(bytes: &[u8]) -> Option<Format> {
 /// Whether this is a page or a message for people or programs rather than any kind of picture.
 pub(crate) fn is_text_answer(bytes: &[u8]) -> bool {
     let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    // No picture begins with either byte: those of all formats above begin with 0xff, 0x89, R or G.
     matches!(first, Some(b'<' | b'{'))
 }
 

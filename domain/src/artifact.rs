@@ -32,6 +32,7 @@ impl Digest {
         use fmt::Write as _;
         let mut text = String::with_capacity(64);
         for byte in hash {
+            // Lowercase, as the check on the way in wants it: both sides compare digests as text.
             write!(text, "{byte:02x}").expect("writing to a String cannot fail");
         }
         Self(text)
@@ -173,6 +174,8 @@ impl Manifest {
         // read.
         files.sort();
         executables.sort_unstable();
+        // Said twice it is still one executable file; of files the same would be two contents under
+        // one name.
         executables.dedup();
         empty_folders.sort_unstable();
         let manifest = Self {
@@ -188,6 +191,7 @@ impl Manifest {
     pub fn union(parts: Vec<(String, Self)>) -> Result<Self, InvalidManifest> {
         let (mut files, mut executables, mut empty_folders) = (Vec::new(), Vec::new(), Vec::new());
         for (folder, part) in parts {
+            // Each in a folder of its own: elements of an array write files of the same names.
             let below = |path: String| format!("{folder}/{path}");
             files.extend(part.files.into_iter().map(|file| FileEntry {
                 path: below(file.path),
@@ -234,6 +238,7 @@ impl Manifest {
         }
         for file in &paths {
             // What would lie in it, sorted, begins here.
+            // Not the next path: "a-b" sorts between "a" and "a/b", since "-" comes before "/".
             let folder = format!("{file}/");
             let first = paths.partition_point(|path| *path < folder.as_str());
             if let Some(beside) = paths.get(first).filter(|path| path.starts_with(&folder)) {
@@ -243,6 +248,8 @@ impl Manifest {
                 });
             }
         }
+        // The rest is about names alone, and relies on the order that was just checked: it searches
+        // by halves.
         self.check_modes(&paths)
     }
 

@@ -29,6 +29,8 @@ impl Backoff {
     pub fn next_whole(&mut self) -> Duration {
         let whole = self
             .first
+            // A shift by more than 31 would panic, and failures count on for as long as the other
+            // side is away.
             .saturating_mul(1 << self.failures.min(DOUBLINGS_MAX))
             .min(self.ceiling);
         self.failures = self.failures.saturating_add(1);

@@ -90,6 +90,7 @@ impl Bottleneck {
     pub fn words(&self) -> String {
         let percent = |share: f64| format!("{:.0} %", 100.0 * share);
         // Were the wait gone, the same steps would take so much less.
+        // Never more than a hundred times: a job that only waited would else be promised infinity.
         let gain = |share: f64| format!("{:.1}x", 1.0 / (1.0 - share.min(0.99)));
         match *self {
             Self::Input {
@@ -218,6 +219,7 @@ pub fn diagnose_steps(ranks: &[TrainSummary]) -> Option<Bottleneck> {
     }
     let input = mean(times.iter().map(|times| times.input_s / times.step_s));
     let written = times.iter().map(|times| times.checkpoint_s);
+    // The most of any rank and not the mean: one rank alone writes, and all wait for it.
     let checkpoint_s = written.fold(0.0, f64::max);
     let step_s = mean(times.iter().map(|times| times.step_s));
     let checkpoint = checkpoint_s / step_s;
@@ -284,6 +286,8 @@ fn straggler(
     ranks: &[TrainSummary],
     wait_s: impl Fn(&PhaseTimes) -> f64,
 ) -> Option<(f64, Bottleneck)> {
+    // By its own work: the rank that waits least would name the right one only where nothing else
+    // makes ranks wait.
     let slowest = ranks
         .iter()
         .max_by(|a, b| work_s(&a.phases).total_cmp(&work_s(&b.phases)))?;

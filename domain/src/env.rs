@@ -19,6 +19,8 @@ thread_local! {
 /// not depend on how fast the machine is. From now on they do no work in threads of their own, and judge
 /// nothing by real time that their [`Clock`] and tokio's do not give them.
 pub fn play() {
+    // For this thread and not the process: tests of other threads of the same program go on in real
+    // time.
     IS_PLAYED.set(true);
 }
 

@@ -176,6 +176,7 @@ impl FailureClass {
             )
             .elsewhere()
             .sparing_the_others(),
+            // A second attempt would take as long again: its owner has to give it more time.
             Self::Timeout => RetryRule::never(2, "the attempt's age beyond the job's `timeout`"),
             Self::Network => RetryRule::after(
                 5,
@@ -207,6 +208,8 @@ impl FailureClass {
             )
             .elsewhere()
             .sparing_the_others(),
+            // Next to the lowest precedence: each peer of a rank that died says this, and only that
+            // rank knows of what.
             Self::Collective => RetryRule::after(
                 1,
                 1,

@@ -37,6 +37,8 @@ impl Text {
         // Writing to a String cannot fail.
         let _ = writeln!(
             self.text,
+            // Before the first value: scrapers take a family without a type for one of unknown
+            // kind.
             "# HELP {name} {help}\n# TYPE {name} {}",
             kind.word()
         );

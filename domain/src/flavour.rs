@@ -41,6 +41,7 @@ pub fn cuda(flavour: &str) -> Option<u32> {
 /// starts, what it cannot do.
 #[must_use]
 pub fn runs_on(flavour: &str, gpu: Capability) -> bool {
+    // A newer flavour than this program knows must not be kept from its GPUs by an old table.
     kernels(flavour).is_none_or(|kernels| covers(kernels, gpu))
 }
 
@@ -49,6 +50,7 @@ pub fn runs_on(flavour: &str, gpu: Capability) -> bool {
 pub fn covers(kernels: &[Capability], gpu: Capability) -> bool {
     kernels
         .iter()
+        // The major number must be the same: machine code for 8.x does not run on 9.0 at all.
         .any(|kernel| kernel.0 == gpu.0 && kernel.1 <= gpu.1)
 }
 

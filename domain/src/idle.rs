@@ -9,8 +9,8 @@ use std::time::Duration;
 pub const BUSY_PERCENT_MAX: u32 = 1;
 /// Longest pause between two readings that belong together; of what was between two further apart nobody knows.
 pub const READINGS_APART_MAX: Duration = Duration::from_secs(30);
-/// After so long a job whose GPUs do nothing is said to idle; where its project stops such jobs earlier than after twice that,
-/// after half of its time.
+/// After so long a job whose GPUs do nothing is said to idle; where its project stops such jobs earlier than after
+/// twice that, after half of its time.
 pub const SAID_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Least and greatest time, in minutes, after which a project may have idle jobs stopped: below, a job that reads its
 /// first data would be; a week.
@@ -35,6 +35,8 @@ pub fn check_stop(minutes: u32) -> Result<(), String> {
 #[must_use]
 pub fn said_after(stop_minutes: Option<u32>) -> Duration {
     match stop_minutes {
+        // Half of the time to the stop at most, so that nobody is stopped who could not have read
+        // it before.
         Some(minutes) => SAID_AFTER.min(Duration::from_secs(u64::from(minutes) * 60 / 2)),
         None => SAID_AFTER,
     }

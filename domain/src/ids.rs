@@ -107,6 +107,7 @@ impl JobName {
 impl TryFrom<String> for JobName {
     type Error = InvalidName;
     fn try_from(text: String) -> Result<Self, InvalidName> {
+        // A letter first: a name of digits could not be told from a number on the command line.
         let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase());
         let rest_is_fine = text
             .bytes()

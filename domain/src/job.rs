@@ -162,6 +162,7 @@ impl AttemptStateName {
 }
 
 /// The state of one rank of an attempt, as its worker holds it. A rank only moves forward.
+// Ordered by how far it is: workers ask whether a rank is running or beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RankState {

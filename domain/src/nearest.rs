@@ -11,6 +11,7 @@ pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
             let edits = strsim::damerau_levenshtein(&word, &name.to_lowercase());
             (edits, name)
         })
+        // Of several that are equally near the first, so that the same slip gets the same answer.
         .min_by_key(|(edits, _)| *edits)
         // One slip of the hand, and one more for each four letters.
         .filter(|(edits, name)| *edits <= 1 + name.len() / 4)

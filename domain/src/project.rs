@@ -239,7 +239,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What was stored. A number that is none, as only a damaged row has, counts as nothing used.
+    /// What was stored. NaN or infinity, which only a damaged row has, counts as nothing used.
     #[must_use]
     pub fn new(value: f64, at: DateTime<Utc>) -> Self {
         let value = if value.is_finite() {
@@ -325,6 +325,7 @@ impl Hours {
             if left < quota {
                 break;
             }
+            // The oldest hours go first, as they are given back.
             left -= seconds / 3600.0;
             if left < quota {
                 return Some(reset.frees(*hour, now));

@@ -16,7 +16,7 @@
 pub const FILE_BYTES: usize = 64;
 /// The first word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"MQPULSE1");
-/// What the path of the stacks has more than that of the file.
+/// The file of the stacks has the pulse file's path with this behind it.
 pub const STACKS_SUFFIX: &str = ".stacks";
 /// Last line of whole stacks.
 pub const STACKS_END: &str = "-- end --";
@@ -121,7 +121,7 @@ pub struct Pulse {
     pub answers: bool,
 }
 
-/// Reads the file's contents. None where they are no such file's.
+/// Reads a pulse file's contents. None: they are something else.
 #[must_use]
 pub fn read(bytes: &[u8]) -> Option<Pulse> {
     let mut words = [0; FILE_BYTES / 8];
@@ -130,9 +130,12 @@ pub fn read(bytes: &[u8]) -> Option<Pulse> {
         return None;
     }
     for (word, chunk) in words.iter_mut().zip(chunks) {
+        // The machine's own order: writer and reader share the memory, so they share the machine.
         *word = u64::from_ne_bytes(*chunk);
     }
     let [magic, beats, step, phase, since_ms, answers, ..] = words;
+    // A file that its rank has made and not begun to write holds zeros: that is no pulse, and no
+    // rank at step 0.
     (magic == MAGIC).then_some(Pulse {
         beats,
         step,

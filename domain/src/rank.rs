@@ -37,6 +37,7 @@ impl fmt::Display for RankKey {
 impl FromStr for RankKey {
     type Err = ParseIntError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A third dash stays in the last part, which then is no number: "17-2-1-4" is refused.
         let mut parts = text.splitn(3, '-');
         let mut part = || parts.next().unwrap_or("");
         let (job, attempt, rank) = (part().parse()?, part().parse()?, part().parse()?);

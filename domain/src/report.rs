@@ -90,6 +90,8 @@ impl Remarks {
         self.without_label += other.without_label;
         for (kind, count) in other.passed_over {
             let most = self.passed_over.entry(kind).or_default();
+            // The most and not the sum: each share went through the whole source, and saw all that
+            // was passed over.
             *most = count.max(*most);
         }
         for (own, others) in [
@@ -301,6 +303,8 @@ impl TrainSummary {
             step_s, features_s, ..
         } = self.phases;
         if step_s + features_s > 0.0 {
+            // The pictures of the steps over the time of both: passes over frozen networks are work
+            // that steps were spared.
             self.images_per_second * step_s / (step_s + features_s)
         } else {
             self.images_per_second

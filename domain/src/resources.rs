@@ -195,6 +195,8 @@ impl Inventory {
         for gpu in &self.gpus {
             let highest = HOST_GPUS_MAX as u64 - 1;
             number("inventory.gpus.index", gpu.index.into(), highest)?;
+            // Two GPUs of one index would be one device to the planner, which could then be given
+            // out twice.
             if !indices.insert(gpu.index) {
                 return Err(OutOfBounds {
                     field: "inventory.gpus.index",
@@ -227,6 +229,8 @@ impl Inventory {
         match kind {
             DeviceKind::Cpu => self.cpu_slots,
             DeviceKind::Gpu => gpus,
+            // A gang takes one kind for all its ranks: adding both up would promise what no plan
+            // can give.
             DeviceKind::Any => gpus.max(self.cpu_slots),
         }
     }

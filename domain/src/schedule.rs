@@ -172,6 +172,8 @@ pub fn step(
         }
         (last, count) = (next, count + 1);
     }
+    // From now on and not from the last one looked at: what lies between was counted as missed with
+    // the others.
     let next_due = after(last.max(now));
     let is_late = now - last > LATE;
     if is_late && missed == Missed::None {

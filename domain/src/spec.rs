@@ -185,12 +185,16 @@ impl ArrayElement {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
+        // Numbers in a row must not fall to elements in a pattern, as FNV alone would leave it in
+        // its low bits.
         mixed % u64::from(self.size.max(1)) == u64::from(self.index)
     }
 
     /// This element's share of a rate or limit that is the whole array's, at least 1.
     #[must_use]
     pub fn share_of(self, whole: u32) -> u32 {
+        // Down, so that all shares together stay within the whole; the document was refused where
+        // that gives 0.
         (whole / self.size.max(1)).max(1)
     }
 }
@@ -274,6 +278,8 @@ impl JobSpec {
             *command = command.with_values(&here);
         }
         Self {
+            // Nothing of the array stays in it: read again as an array it would have elements of
+            // its own.
             array: None,
             may_fail: 0,
             element: Some(ArrayElement { index, size }),

@@ -117,6 +117,8 @@ impl Standing {
         }
         let numbers = self.windows.iter().map(|window| window.number);
         let window = Window {
+            // Above all that are there: a number that was told to somebody must not come to mean
+            // another window meanwhile.
             number: numbers.max().unwrap_or_default().saturating_add(1),
             decision,
             from,
@@ -124,6 +126,7 @@ impl Standing {
         };
         self.windows.push(window);
         self.windows
+            // In order of time, which `window` relies on: the first that is not over is the next.
             .sort_by_key(|window| (window.from, window.number));
         Ok(())
     }

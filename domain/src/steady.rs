@@ -35,6 +35,8 @@ impl Steady {
 
     /// The time now, where the host's clocks say `wall` and `monotonic`. It never goes back.
     pub fn now(&mut self, wall: DateTime<Utc>, monotonic: Duration) -> DateTime<Utc> {
+        // Threads ask in any order: one that read its clock before another, and asks after it, adds
+        // nothing.
         let passed = monotonic.saturating_sub(self.monotonic);
         let passed = TimeDelta::from_std(passed).unwrap_or(TimeDelta::zero());
         let straight = self.shown + passed;
@@ -49,6 +51,7 @@ impl Steady {
         let off = wall - self.shown;
         let is_far = off.abs() > JUMP;
         let is_news = is_far && !self.is_told;
+        // Once it is near again the next jump is news.
         self.is_told = is_far;
         is_news.then_some(off)
     }

@@ -27,6 +27,7 @@ pub fn digest(work: &Work, inputs: &BTreeMap<String, Manifest>) -> Digest {
 
 /// The digest of an artifact without the notes of how it came about.
 fn contents(manifest: &Manifest) -> Digest {
+    // In any folder: an array's artifact has one note for each element, below `elements/`.
     let is_note = |path: &str| path.rsplit('/').next() == Some(RUN_NOTE_FILE);
     let mut rest = manifest.clone();
     rest.files.retain(|file| !is_note(&file.path));

@@ -91,6 +91,7 @@ impl Grants {
 
     /// Gives a role, in place of the one that was there; None takes it away.
     pub fn set(&mut self, project: Option<&ProjectName>, role: Option<Role>) {
+        // No project can be called "*", so that both fit into one map.
         let key = project.map_or(EVERYWHERE, ProjectName::as_str);
         match role {
             Some(role) => drop(self.0.insert(key.to_owned(), role)),
@@ -98,9 +99,11 @@ impl Grants {
         }
     }
 
-    /// The role in a project; None: it is none of his.
+    /// The role in a project; None: he may not even look at it.
     #[must_use]
     pub fn role_in(&self, project: &str) -> Option<Role> {
+        // The greater of the two: a role in one project never takes away what a role everywhere
+        // gives.
         self.everywhere().max(self.0.get(project).copied())
     }
 
@@ -230,6 +233,7 @@ pub struct Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The id alone, which logs need to tell tokens apart.
         f.debug_struct("Token")
             .field("id", &self.id)
             .finish_non_exhaustive()
@@ -266,6 +270,8 @@ impl Token {
     /// What is stored of the secret.
     #[must_use]
     pub fn hash(&self) -> Digest {
+        // A plain hash will do: 256 random bits cannot be guessed, and a slow one would have to be
+        // paid for at every request.
         Digest::of(self.secret.as_bytes())
     }
 
@@ -317,6 +323,8 @@ impl TokenState {
         now: DateTime<Utc>,
     ) -> Self {
         match revoked_at {
+            // Also of one that has expired since: that somebody ended it is what its owner wants to
+            // know.
             Some(_) => Self::Revoked,
             None if expires_at <= now => Self::Expired,
             None => Self::Valid,

@@ -316,6 +316,7 @@ pub const MODELS: &[&str] = &names();
 const fn names() -> [&'static str; ZOO.len()] {
     let mut names = [""; ZOO.len()];
     let mut index = 0;
+    // By hand: iterators do not work in a constant function.
     while index < names.len() {
         names[index] = ZOO[index].name;
         index += 1;
@@ -327,6 +328,7 @@ const fn names() -> [&'static str; ZOO.len()] {
 /// letters.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static ModelInfo> {
+    // timm writes `_`, papers write `-`, and both mean the same network.
     let plain = |name: &str| name.to_ascii_lowercase().replace('-', "_");
     let wanted = plain(name);
     ZOO.iter().find(|model| {

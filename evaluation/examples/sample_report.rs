@@ -25,8 +25,10 @@ const CLASSES: [(&str, f64); 11] = [
     ("Western", 0.12),
     ("Crime", 0.10),
     ("Documentary", 0.08),
+    // A name that has to be escaped.
     ("Music & <Dance>", 0.05),
     ("War", 0.02),
+    // Never true: a class without AUC and average precision.
     ("Silent", 0.0),
 ];
 const PICTURES: usize = 300;
@@ -66,6 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             comparable: true,
             trained_pictures: 1_400,
             tuned_pictures: 300,
+            // So that the line on weights without a record is on the page.
             unrecorded: vec!["resnet18.safetensors".to_owned()],
             ..Overlap::default()
         },
@@ -115,7 +118,9 @@ fn scores(random: &mut ChaCha8Rng, prefix: &str) -> SplitScores {
         split.ids.push(format!("{prefix}-{row:05}"));
         for (class, (_, chance)) in CLASSES.iter().enumerate() {
             let is_true = random.random_bool(*chance);
+            // A sum of six uniform draws: normal enough.
             let noise: f64 = (0..6).map(|_| random.random_range(-1.0..1.0)).sum();
+            // Rarer classes are told apart less well, as in real data.
             let clarity = 1.9 - 0.12 * class as f64;
             let logit = if is_true { clarity } else { -clarity } + noise - 0.5;
             split.truth.push(u8::from(is_true));

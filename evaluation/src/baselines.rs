@@ -64,6 +64,8 @@ fn of_chances(name: &str, chances: &[f64], positives: &[f64], pictures: f64) -> 
             2.0 * right / whole
         }
     };
+    // Micro F1 is of the sums over classes, weighted F1 a mean of the classes' own: hence both in
+    // one pass.
     let (mut right, mut predicted, mut support, mut weighted) = (0.0, 0.0, 0.0, 0.0);
     for (&chance, &positives) in chances.iter().zip(positives) {
         right += chance * positives;

@@ -37,6 +37,8 @@ pub(crate) fn intervals(rules: &[Decisions], resamples: u32, seed: u64) -> Optio
         // an interval from single labels would be too narrow.
         times_drawn.fill(0);
         for _ in 0..pictures {
+            // How often each was drawn, and no list of those drawn: a picture that came three times
+            // is looked at once.
             times_drawn[random.random_range(0..pictures)] += 1;
         }
         for (rule, (micro, weighted)) in rules.iter().zip(&mut figures) {

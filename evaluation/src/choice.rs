@@ -78,6 +78,7 @@ pub(crate) fn choose(validation: &SplitScores, classes: usize) -> Choice {
         Some(part) => LeftOut::draw(part, &Tuner::new(part, classes), classes, &mut random),
         None => LeftOut::draw(validation, &tuner, classes, &mut random),
     };
+    // Of one or two pictures a draw may well hold all, each time.
     if left_out.resamples == 0 {
         return unable("validation is too small to leave pictures out for a choice");
     }
@@ -117,6 +118,7 @@ fn part_of(
         return None;
     }
     let mut part = SplitScores::default();
+    // Each row once: the part stands for the split, and the resampling comes after.
     for row in rand::seq::index::sample(random, rows, wanted) {
         let cells = row * classes..(row + 1) * classes;
         part.truth.extend(&validation.truth[cells.clone()]);

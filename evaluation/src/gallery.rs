@@ -35,6 +35,8 @@ pub(crate) fn choose(
         .map(|row| Picture::new(test, decisions, row))
         .collect();
     let mut best_first: Vec<usize> = (0..pictures.len()).collect();
+    // A stable sort: of equals the earlier row comes first, so that the page of one evaluation is
+    // the same each time.
     best_first.sort_by(|&a, &b| pictures[a].best_first(&pictures[b]));
     let best: Vec<usize> = best_first.iter().copied().take(each).collect();
     let worst: Vec<usize> = best_first
@@ -113,6 +115,7 @@ impl Picture {
     /// By F1; among equals by how sure the model was of the right answer.
     fn best_first(&self, other: &Self) -> std::cmp::Ordering {
         (other.f1.total_cmp(&self.f1))
+            // Of two that are wholly right, one that has labels shows more.
             .then(self.is_empty.cmp(&other.is_empty))
             .then(self.log_loss.total_cmp(&other.log_loss))
     }

@@ -75,6 +75,7 @@ impl EvalInput<'_> {
         if self.classes.is_empty() {
             return Err(EvalError::NoClasses);
         }
+        // The shapes first: all that follows cuts rows by the number of classes.
         self.validation.check("validation", &self.classes)?;
         self.test.check("test", &self.classes)?;
         if self.test.ids.is_empty() {
@@ -82,6 +83,7 @@ impl EvalInput<'_> {
         }
         check_overlap(&self.overlap, self.allow_overlap)?;
         for (label, &value) in &self.thresholds {
+            // Passed over, a mistyped label would quietly keep its tuned threshold.
             if !self.classes.contains(label) {
                 let known = self.classes.join(", ");
                 return Err(EvalError::UnknownLabel {
@@ -150,6 +152,7 @@ impl SplitScores {
         let mut pictures = 0;
         let mut examples = Vec::new();
         for (id, row) in self.ids.iter().zip(self.scores.chunks_exact(classes.len())) {
+            // NaN lies in no range, so it is found here too.
             let Some(class) = row.iter().position(|score| !(0.0..=1.0).contains(score)) else {
                 continue;
             };

@@ -56,6 +56,8 @@ pub struct ChosenThresholds {
 /// has them. The ids of `validation` are not looked at.
 #[must_use]
 pub fn choose_thresholds(validation: &SplitScores, classes: usize) -> ChosenThresholds {
+    // The same function as in the report, so that a model goes out with the thresholds that its
+    // report is of.
     let choice = choice::choose(validation, classes);
     ChosenThresholds {
         rule: choice.rule.name(),

@@ -25,6 +25,7 @@ pub(crate) fn encode(input: &EvalInput<'_>) -> Result<Vec<u8>, EvalError> {
 }
 
 fn try_encode(input: &EvalInput<'_>) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+    // For its schema: a file without rows has its columns, too.
     let empty = batch("test", &input.classes, &[], &[], &[])?;
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
@@ -43,6 +44,7 @@ fn batches<'a>(
     classes: &'a [String],
     rows: &'a SplitScores,
 ) -> impl Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>> + 'a {
+    // Not 0, for which `chunks` panics: a model without classes was refused before.
     let cells = ROWS_A_BATCH * classes.len();
     rows.ids
         .chunks(ROWS_A_BATCH)

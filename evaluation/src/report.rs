@@ -65,6 +65,8 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
     let rankings: Vec<Ranking> = (0..classes)
         .map(|class| Ranking::of_class(&input.test, classes, class))
         .collect();
+    // The rule 0.5 stands first. Taken now, since the chosen rule is about to be moved out of the
+    // list.
     let at_half = decided[0].per_class();
     let chosen = thresholds
         .iter()
@@ -106,6 +108,7 @@ pub(crate) fn evaluate(input: &EvalInput<'_>) -> Evaluation {
         warnings: Vec::new(),
         overlap: Some(input.overlap.clone()),
     };
+    // At the end: most of them are about the report's own figures.
     report.warnings = warnings::find(input, &report);
     Evaluation {
         report,

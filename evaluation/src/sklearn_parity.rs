@@ -74,10 +74,13 @@ fn make_case(case: u64) -> Case {
     let shape = draw(case, 0, 4);
     let rows = 1 + small(shape[1] % [8, 60, 400, 2000][small(shape[0] % 4)]);
     let classes = 2 + small(shape[2] % [4, 39][small(shape[0] >> 8 & 1)]);
+    // Of 64; 64 itself is always and 0 never, so that some classes have no negative, and some no
+    // positive.
     let chance: Vec<u64> = draw(case, 1, classes)
         .into_iter()
         .map(|number| if number >> 58 == 1 { 64 } else { number >> 58 })
         .collect();
+    // One picture in eight has no label at all.
     let unlabelled = draw(case, 3, rows);
     let truth: Vec<u8> = draw(case, 2, rows * classes)
         .into_iter()
@@ -104,11 +107,16 @@ fn make_case(case: u64) -> Case {
     }
 }
 
+// Scores that tell, scores with many ties, numbers near the smallest there are, and zeros of both
+// signs: where sorting and comparing may go wrong.
 fn make_score(mode: u64, number: u64, is_true: u8) -> f32 {
     match mode {
         0 => small((number >> 41) + (u64::from(is_true) << 22)) as f32 / (1 << 24) as f32,
+        // Of nine values most are tied.
         1 => small(number % 9) as f32 / 8.0,
+        // Subnormal: equal to whatever takes such numbers for 0.
         2 => f32::from_bits(u32::try_from(number & 0x7F_FFFF).unwrap()),
+        // Zeros of either sign, which compare as equal and sort as different.
         _ => [0.0, -0.0, 0.5, 1e-45][small(number % 4)],
     }
 }
@@ -284,6 +292,7 @@ fn best_by_brute_force(split: &SplitScores, classes: usize, class: usize) -> f64
 fn tuned_threshold_is_the_highest_of_the_best_by_brute_force() {
     for number in 0..400 {
         let Case { split, classes, .. } = make_case(number);
+        // Brute force takes time with the square of the rows.
         if split.ids.len() > 120 {
             continue;
         }

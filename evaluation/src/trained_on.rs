@@ -183,6 +183,8 @@ impl TrainingRecord {
     #[must_use]
     pub fn new(train: &SplitKeys, validation: &SplitKeys) -> Self {
         let splits = [train, validation];
+        // An empty split has no pictures to be known by; its default must not make the record look
+        // like one of both kinds.
         let filled = splits.iter().filter(|split| !split.pictures.is_empty());
         Self {
             about: About {
@@ -230,6 +232,8 @@ impl TrainingRecord {
             comparable: [validation, test]
                 .iter()
                 .filter(|split| !split.pictures.is_empty())
+                // The same picture has two different keys, by its file and by its stored bytes:
+                // between the two kinds nothing can be found.
                 .all(|split| self.about.known_by.iter().all(|by| *by == split.known_by)),
             trained_pictures: self.trained.pictures.len() as u64,
             tuned_pictures: self.tuned.pictures.len() as u64,

@@ -61,6 +61,8 @@ struct Descending(Vec<Cell>);
 #[derive(Debug, Clone, Copy)]
 struct Cell {
     score: f32,
+    // Four bytes and not eight: there is one of these for each picture and class, and each is kept
+    // twice.
     row: u32,
     is_true: bool,
 }

@@ -78,6 +78,7 @@ fn learned_pictures(overlap: &Overlap) -> Vec<String> {
 
 /// A picture in both splits is a leak: its threshold was tuned on it.
 fn shared_pictures(input: &EvalInput<'_>) -> Option<String> {
+    // By their ids, for which no record of a training is needed: it is found of any model.
     let validation: HashSet<&String> = input.validation.ids.iter().collect();
     let shared: Vec<&str> = input
         .test
@@ -105,6 +106,7 @@ fn above_ceiling(report: &EvalReport) -> Option<String> {
     if best.f1_micro <= ceiling {
         return None;
     }
+    // Of all rules and not of the headline's alone: whatever beats the ceiling is a sign.
     let verdict = match best.f1_micro_interval {
         Some((low, _)) if low > ceiling => "its whole interval lies above: look for a leak",
         Some(_) => {
@@ -139,6 +141,7 @@ fn repeated_pictures(split: &str, ids: &[String]) -> Option<String> {
 fn always_true<'a>(input: &'a EvalInput<'_>) -> Vec<&'a str> {
     let of_all = |split: &SplitScores, class: usize| {
         let mut column = split.truth.iter().skip(class).step_by(input.classes.len());
+        // Of no pictures at all everything is true.
         !split.truth.is_empty() && column.all(|&is_true| is_true != 0)
     };
     let classes = input.classes.iter().enumerate();
@@ -171,6 +174,8 @@ fn no_better_than_all(input: &EvalInput<'_>, report: &EvalReport) -> Option<Stri
         .rules
         .iter()
         .max_by(|a, b| a.f1_micro.total_cmp(&b.f1_micro))?;
+    // The best of the rules is asked, in the model's favour: one bad threshold is no proof that it
+    // learned nothing.
     (best.f1_micro <= all.f1_micro).then(|| {
         format!(
             "the model has learned nothing useful: its best micro F1 {:.3} is no better than {:.3} for \

@@ -54,6 +54,7 @@ impl Checker {
             number: event.number,
             findings: &mut self.findings,
         };
+        // Before the line is taken in: the rules ask what was true until it came.
         rules::judge(&mut line, event);
         self.take_in(event);
     }
@@ -62,6 +63,8 @@ impl Checker {
     fn take_in(&mut self, event: &Event) {
         let state = &mut self.state;
         let report = &mut self.findings.report;
+        // The highest so far. A late line of an old leader is one finding, and must not lower the
+        // bar for its next one.
         state.epoch = state.epoch.max(event.epoch);
         match &event.what {
             What::Began { last_job } => state.last_old_job = Some(*last_job),
@@ -85,6 +88,8 @@ impl Checker {
                 let job = state.job(key.job);
                 job.newest = job.newest.max(key.attempt.0);
                 let live = state.live.entry(key.job).or_insert_with(|| Live::new(*key));
+                // The ranks of an attempt come one line each. Only a newer attempt takes the place
+                // of the one that is known.
                 if live.number < key.attempt {
                     *live = Live::new(*key);
                 }
@@ -118,10 +123,14 @@ impl Checker {
                 ..
             } => {
                 set_rank(state, *key, RankLife::Ended(*rank_state));
+                // Kept only while the rank holds devices: what is remembered must not grow with all
+                // that ever ran.
                 state.reported.remove(key);
                 if let Some(held) = state.held.remove(key) {
                     for device in held.devices {
                         let place = (held.worker, device);
+                        // A device that was granted twice is a finding by now; it belongs to the
+                        // later rank, and does not become free with the earlier one.
                         if state.devices.get(&place) == Some(key) {
                             state.devices.remove(&place);
                         }
@@ -135,6 +144,7 @@ impl Checker {
                 report.commits += 1;
                 end_attempt(state, *job, attempt.0, event.at);
                 let job = state.job(*job);
+                // An attempt without ranks (an array's, a reused step's) is first heard of here.
                 job.newest = job.newest.max(attempt.0);
                 job.end = Some(End::Committed);
             }
@@ -165,6 +175,8 @@ impl Checker {
             What::WorkerOnline { worker } => {
                 let worker = state.workers.entry(*worker).or_default();
                 worker.is_online = true;
+                // Only of the newest return: what it held before it was away counts from then on
+                // (rule 9a).
                 worker.online_since = Some(event.at);
             }
             What::WorkerHeard { worker } => {
@@ -215,6 +227,8 @@ impl Checker {
     /// Ends the history at `now`. `quiet`: faults have stopped, and everything had the time to come to rest.
     #[must_use]
     pub fn finish(mut self, now: DateTime<Utc>, quiet: bool) -> Report {
+        // Without one stored row nothing was given to compare with: then nothing is said to be
+        // missing.
         if self.stored_pipelines {
             rules::stored::no_pipeline_lost(&self.state, &self.pipelines_seen, &mut self.findings);
         }

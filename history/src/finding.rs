@@ -8,6 +8,7 @@ use marquee_domain::rank::RankKey;
 use marquee_domain::resources::Device;
 use serde::{Serialize, Serializer};
 
+// One list for all three, so that a rule without a number or a sentence does not compile.
 macro_rules! rules {
     ($($name:ident $code:literal $sentence:literal)*) => {
         /// A rule that every history keeps. Numbers are those of docs/reliability.md.
@@ -73,6 +74,7 @@ impl fmt::Display for Rule {
 
 impl Serialize for Rule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // By the number, which docs and scripts go by: a variant may be renamed.
         serializer.serialize_str(self.code())
     }
 }

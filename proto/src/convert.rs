@@ -65,6 +65,8 @@ macro_rules! enum_pair {
             fn try_from(value: $wire) -> Result<Self, BadField> {
                 match value {
                     $(<$wire>::$theirs => Ok(Self::$ours),)+
+                    // 0 is what arrives of a field that was not set, so it stands for no state of
+                    // ours.
                     <$wire>::Unspecified => Err(BadField::missing($field)),
                 }
             }
@@ -72,6 +74,8 @@ macro_rules! enum_pair {
     };
 }
 
+// None of the lists has a `_`: a state that is added on either side does not compile before it
+// stands here.
 enum_pair!(JobKind, v1::JobKind, "kind", {
     Fetch => Fetch, Preprocess => Preprocess, Train => Train, Eval => Eval, Command => Command,
 });
@@ -152,6 +156,8 @@ impl TryFrom<v1::Manifest> for Manifest {
                 })
             })
             .collect();
+        // Not only read but checked: paths that leave their folder are refused here, before
+        // anything stores them.
         Self::with_modes(files?, manifest.executables, manifest.empty_folders)
             .map_err(|e| BadField::invalid("files", e))
     }
@@ -173,6 +179,7 @@ impl TryFrom<v1::Device> for Device {
         match device.kind {
             Some(v1::device::Kind::Cpu(index)) => Ok(Self::Cpu { index }),
             Some(v1::device::Kind::Gpu(index)) => Ok(Self::Gpu { index }),
+            // Also what arrives of a kind that only a newer version knows.
             None => Err(BadField::missing("device.kind")),
         }
     }

@@ -48,6 +48,7 @@ fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> SettingsError {
     let before = text.get(..start).unwrap_or(text);
     SettingsError::Syntax {
         path: path.to_owned(),
+        // Counted here, since the parser's own message would repeat the line itself.
         line: before.matches('\n').count() + 1,
         problem: error.message().to_owned(),
     }

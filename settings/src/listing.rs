@@ -28,6 +28,8 @@ impl Values {
     ) -> Vec<Setting> {
         let setting = |key: &'static str| {
             let value = self.text(key).map(str::to_owned);
+            // Only the program knows what becomes of a key that nobody wrote: it may depend on its
+            // host.
             let value = value.or_else(|| in_force(key));
             Setting {
                 key,

@@ -22,11 +22,13 @@ pub fn become_owner_of(folder: &Path) -> io::Result<()> {
     if uid.is_root() {
         return Ok(());
     }
+    // The groups first and the user last: without root's rights no group can be changed any more.
     match User::from_uid(uid)? {
         Some(user) => {
             let name = std::ffi::CString::new(user.name).map_err(io::Error::other)?;
             initgroups(&name, gid)?;
         }
+        // An account without an entry must not keep root's other groups either.
         None => nix::unistd::setgroups(&[gid])?,
     }
     setgid(gid)?;

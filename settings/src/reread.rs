@@ -17,6 +17,7 @@ impl Reread {
     #[must_use]
     pub fn take(in_force: &mut [Setting], now: Vec<Setting>, live: &[&str]) -> Self {
         let mut changed = Self::default();
+        // Both listings have the program's keys in the program's order (`Values::listing`).
         for (before, now) in in_force.iter_mut().zip(now) {
             if live.contains(&before.key) {
                 if before.value != now.value {

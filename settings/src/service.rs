@@ -21,6 +21,8 @@ impl Service {
     #[must_use]
     pub fn installed(unit: &'static str) -> Option<Self> {
         let service = Self { unit };
+        // `cat` fails only where there is no such unit; the other questions fail for one that is
+        // merely off, too.
         let may_be = geteuid().is_root() && Path::new(BOOTED).is_dir();
         (may_be && service.quietly(&["cat"])).then_some(service)
     }

@@ -23,6 +23,7 @@ impl Draw {
 
     /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        // The remainder favours small numbers by next to nothing: ranges are tiny beside 2^64.
         low + self.0.next_u64() % (high - low + 1)
     }
 

@@ -78,6 +78,8 @@ impl Machine for HostMachine {
     }
 
     fn free_port(&self, _: &str) -> io::Result<u16> {
+        // Each one once: nobody really listens on them, so nothing could tell that one is free
+        // again.
         Ok(self.ports.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -113,6 +113,8 @@ impl Processes {
         for key in keys.iter().filter(|(on, _)| on == host) {
             table.end(key, Ended::PowerLost);
         }
+        // Out of the table as well: the daemon that comes up with the host must find no child to
+        // adopt.
         let mine = std::mem::take(&mut table.actors);
         for (key, actor) in mine {
             if key.0 == host {
@@ -132,6 +134,7 @@ impl Processes {
         }
         let actor = table.actors.get_mut(&alive[draw.index(alive.len())])?;
         actor.is_unkept = true;
+        // All that a daemon sees of it: an end, and no status of that end.
         actor.status.send_replace(Status::Gone(None));
         Some(actor.life.key)
     }
@@ -180,12 +183,15 @@ impl Table {
                 .zip(after_ms)
                 .is_some_and(|(since, after)| since + after * 1_000 <= now)
         };
+        // First of all: a child that is being killed does nothing more, whatever its script says.
         if actor.dies_us.is_some_and(|at| at <= now) {
             return Some(Ended::Killed(SIGKILL));
         }
         if due(actor.told_us, actor.script.leaves_ms) {
             return Some(Ended::Left(STATUS_TOLD));
         }
+        // Before it is asked whether all are there: a gang that has lost one will never be whole,
+        // and would wait for ever.
         if peer_died {
             actor.peer_died_us.get_or_insert(now);
             return due(actor.peer_died_us, actor.script.notices_ms)
@@ -196,13 +202,17 @@ impl Table {
         }
         let since = now - *actor.met_us.get_or_insert(now);
         let (work_us, lines) = (actor.script.work_ms * 1_000, actor.script.lines);
+        // Its first line says that it began; the script does not count that.
         let said = actor.life.said.len() as u64 - 1;
+        // Spread evenly over its work.
         if said < lines && since * (lines + 1) >= work_us * (said + 1) {
             let line = format!("line {said} of {}", actor.life.key);
             self.write(key, &line);
             return None;
         }
         let attempt = u64::from(actor.life.key.attempt.0);
+        // By the attempt's number: each attempt is a new process, which knows of no crash before
+        // it.
         if attempt <= actor.script.crashes && since >= work_us / 2 {
             return Some(Ended::Killed(SIGSEGV));
         }
@@ -213,6 +223,8 @@ impl Table {
             return Some(Ended::Left(STATUS_BAD));
         }
         let result = actor.output_dir.join("result");
+        // The first rank's alone, and with its name in it: `check::results` tells by it which
+        // attempt a stored result is of.
         let is_first = actor.life.key.rank.0 == 0;
         let text = format!("{}\n", actor.life.key);
         if is_first && std::fs::write(result, text).is_err() {
@@ -233,10 +245,13 @@ impl Table {
             life.key.job == me.life.key.job && life.key.attempt == me.life.key.attempt
         };
         let present = self.actors.values().map(|actor| &actor.life);
+        // With those of hosts that lost power, which are in no table any more: they are dead peers
+        // as well.
         let gang = present.chain(&self.past).filter(of_gang);
         let (mut count, mut has_died) = (0, false);
         for life in gang {
             count += 1;
+            // Whoever left in order was done: the others go on without it.
             has_died |= !matches!(life.ended, None | Some((_, Ended::Left(0))));
         }
         (count >= me.life.world_size, has_died)
@@ -256,6 +271,8 @@ impl Table {
             Err(_) => {
                 let what = format!("{}: its folder is gone while it runs", actor.life.key);
                 self.wrong.push(what);
+                // Counted as said all the same: else it would be tried again in every step, and the
+                // one fault told each time.
                 actor.life.said.push(line.to_owned());
             }
         }
@@ -275,6 +292,7 @@ impl Table {
         let exit = match how {
             Ended::Left(status) => Exit::Code(status),
             Ended::Killed(number) => Exit::Signal { number, oom: false },
+            // The daemon that would be told went down with it.
             Ended::PowerLost => return,
         };
         if !actor.is_unkept {
@@ -282,6 +300,7 @@ impl Table {
         }
     }
 
+    // A kill is the keeper's to do; a whole session can be killed without it.
     fn kill(&mut self, key: &(String, PathBuf), keeper_may_be_gone: bool) {
         let now = self.timeline.now_us();
         if let Some(actor) = self.actors.get_mut(key)
@@ -394,6 +413,7 @@ impl Handle {
     fn is_alive(&self) -> bool {
         let table = self.processes.table();
         let actor = table.actors.get(&self.place);
+        // A later child in the same folder has another number.
         actor.is_some_and(|actor| actor.pid == self.pid && actor.life.ended.is_none())
     }
 }
@@ -410,6 +430,7 @@ impl Child for Handle {
     fn news(&mut self) -> BoxFuture<'_, News> {
         async {
             tokio::select! {
+                // In this order, which must be the same in each run of a seed.
                 biased;
                 Ok(()) = self.status.changed() => News::State,
                 Ok(()) = self.output.changed() => News::Output,

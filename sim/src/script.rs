@@ -38,6 +38,8 @@ impl Script {
             draw.chance(percent).then(|| draw.between(low, high))
         };
         Self {
+            // Half are over within some steps; the other half live long enough to meet several
+            // faults.
             work_ms: if draw.chance(50) {
                 draw.between(5, 400)
             } else {
@@ -54,6 +56,7 @@ impl Script {
             } else {
                 0
             },
+            // The others stay until they are killed, which is a path of its own in the worker.
             leaves_ms: some(draw, 80, 1, 600),
             notices_ms: some(draw, 50, 10, 1_500),
         }

@@ -94,6 +94,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Ear {
             // turmoil opens one around each host's turn.
             return metadata.name() == "node";
         }
+        // Here "less" is more severe: tracing has errors first.
         metadata.target().starts_with("marquee") && *metadata.level() <= Level::INFO
     }
 

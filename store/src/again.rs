@@ -154,9 +154,9 @@ pub async fn list_needing(conn: &mut Conn, job: JobId) -> Result<Vec<JobId>> {
 }
 
 /// waiting or queued -> waiting, of those among `jobs`, and among the elements of those that are arrays, that need
-/// something which is open. A need that has ended otherwise than it was wanted, since the job was placed, is none: it
-/// would be waited for without end. Counts anew what they wait for: `release` counts it off. Returns those that wait, elements
-/// left out where their array is among `jobs`.
+/// something which is open. A need that ended otherwise than was wanted after the job had been placed does not count:
+/// it would be waited for without end. Counts anew what they wait for: `release` counts it off. Returns those that
+/// wait, elements left out where their array is among `jobs`.
 pub async fn mark_waiting_again(
     tx: &mut Tx,
     jobs: &[JobId],

@@ -47,7 +47,7 @@ pub async fn list_named_files(
 }
 
 impl Db {
-    /// Whether there are no tables at all, of whomever.
+    /// Whether there are no tables at all, whoever's they are.
     pub async fn is_empty(&self) -> Result<bool> {
         // Also tables of others count: a backup is put back into an empty database, or not at all.
         let mut conn = self.read().await?;

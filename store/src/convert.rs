@@ -54,8 +54,8 @@ pub(crate) fn unreadable(column: &'static str, value: impl ToString) -> StoreErr
 /// Bytes of a value that an error shows: a document may have megabytes, and the error is stored with its job.
 const SHOWN_MAX_BYTES: usize = 500;
 
-/// Version of the documents in `jsonb` columns (specs, inventories, progress, summaries, manifests): raised when an older reader
-/// would take one for something that it is not. Those of 0.1 say none, and are version 1.
+/// Version of the documents in `jsonb` columns (specs, inventories, progress, summaries, manifests): raised when an
+/// older reader would take one for something that it is not. Those of 0.1 say none, and are version 1.
 const DOCUMENT_VERSION: u64 = 1;
 /// The key that says it, beside those of the value.
 const VERSION_KEY: &str = "document_version";

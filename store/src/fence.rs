@@ -22,9 +22,10 @@ const CLOSED: i64 = 0;
 #[cfg(feature = "testing")]
 const OPEN: i64 = -1;
 
-/// One plan for a statement and connection, kept whatever it is asked with. Left to itself Postgres plans most statements
-/// of the hot path anew each time, because it takes arrays of one element for arrays of ten: about a sixth of the CPU time that a
-/// quick job costs. What is asked with conditions that may be missing needs [`Tx::plan_anew`](crate::Tx::plan_anew).
+/// One plan for a statement and connection, kept whatever it is asked with. Left to itself Postgres plans most
+/// statements of the hot path anew each time, because it takes arrays of one element for arrays of ten: about a sixth
+/// of the CPU time that a quick job costs. What is asked with conditions that may be missing needs
+/// [`Tx::plan_anew`](crate::Tx::plan_anew).
 const PLAN_ONCE: &str = "set_config('plan_cache_mode', 'force_generic_plan', true)";
 
 /// By which epoch a process writes.

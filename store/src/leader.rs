@@ -236,8 +236,8 @@ impl Post {
         self.clock.of_postgres()
     }
 
-    /// Asks on the connection, which is made anew after anything went wrong on it. An answer that does not come
-    /// within the lease is none: what it says would be too old.
+    /// Asks on the connection, which is made anew after anything went wrong on it. An answer that takes longer than the
+    /// lease is not taken: what it says would be too old.
     async fn within<T>(
         &mut self,
         ask: impl AsyncFnOnce(&mut PgConnection, &Candidate) -> Result<T>,

@@ -16,7 +16,8 @@ pub enum Schema {
     Ours,
 }
 
-/// Reads it; `ours` is the newest migration of this program. This asks what sqlx keeps, not tables of ours, so it is not checked against the migrations.
+/// Reads it; `ours` is the newest migration of this program. This asks what sqlx keeps, not tables of ours, so it is
+/// not checked against the migrations.
 pub(crate) async fn read(connection: &mut PgConnection, ours: Option<i64>) -> Result<Schema> {
     // Both tables: one alone could be of another program in the same database.
     let has_leader: bool = sqlx::query_scalar(

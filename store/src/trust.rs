@@ -398,7 +398,7 @@ pub async fn delete_member(tx: &mut Tx, worker: WorkerId) -> Result<()> {
     )
     .execute(tx.sql())
     .await?;
-    // Its name and id are nobody's.
+    // From now on neither its name nor its identity is anybody's.
     sqlx::query!(
         "UPDATE workers SET state = 'left', identity = '' WHERE id = $1",
         worker.0,

@@ -205,6 +205,8 @@ pub(crate) fn restore(
     }
     let weights = dir.join(WEIGHTS);
     parts
+        // Weights first, then the optimizer, then the mean: each checks its own names and shapes,
+        // and an error ends the run before its first step.
         .parameters
         .load(&tensors::read(&weights)?, &weights.display().to_string())?;
     let state = dir.join(OPTIMIZER);
@@ -279,6 +281,7 @@ impl Writer {
     /// What has been written since the last call, without waiting.
     pub(crate) fn poll(&mut self) -> Result<Option<Written>, RunError> {
         match &self.running {
+            // Only once it has ended: the training must never wait for the disk here.
             Some(running) if running.is_finished() => self.wait(),
             Some(_) | None => Ok(None),
         }
@@ -289,6 +292,7 @@ impl Writer {
         let Some(running) = self.running.take() else {
             return Ok(None);
         };
+        // It comes back also where the write failed: its memory is worth keeping either way.
         let (snapshot, written) = running
             .join()
             .map_err(|_| RunError::host("the checkpoint thread panicked"))?;

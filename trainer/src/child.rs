@@ -30,6 +30,8 @@ pub fn run_as_child(spec: &Path, size: Size, until_eof: bool) -> ExitCode {
             return ExitCode::USAGE;
         }
     };
+    // tch's plain calls panic on errors of libtorch, and so do bugs of ours: without this the
+    // worker would learn of a crash and not of its cause.
     let result = catch_unwind(AssertUnwindSafe(|| {
         run_or_launch(spec, size, until_eof, &events)
     }));

@@ -45,6 +45,7 @@ pub(crate) fn choose(spec: &ChildSpec) -> Result<Device, RunError> {
         Granted::Cpu { .. } => false,
     });
     if !wants_gpu {
+        // Also where the host has GPUs: what was not granted is somebody else's.
         return Ok(Device::Cpu);
     }
     first_gpu().map_err(|error| {

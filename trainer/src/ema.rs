@@ -80,6 +80,8 @@ impl Ema {
             .cloned()
             .zip(self.means.iter().map(Tensor::shallow_clone))
             .collect();
+        // With the counter: a restored mean that counted anew would be overwritten by the next
+        // step's weights.
         saved.insert(UPDATES.to_owned(), Tensor::from(self.updates));
         saved
     }

@@ -49,6 +49,7 @@ impl TorchError {
     /// Sorts an error of which only the text is known.
     pub(crate) fn from_text(text: String) -> Self {
         let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        // Memory first: "CUDA error: out of memory" names both, and is no fault of the device.
         if says(MEMORY_WORDS) {
             Self::OutOfMemory(text)
         } else if says(NETWORK_WORDS) {

@@ -142,6 +142,8 @@ impl State {
         }
         let written = writeln!(self.out, "{line}").and_then(|()| self.out.flush());
         if let Err(error) = written {
+            // Said once and never tried again: a pipe that nobody reads would otherwise cost an
+            // error for each step.
             self.broken = true;
             tracing::warn!(%error, "nobody reads our events any more; going on without");
         }

@@ -28,6 +28,7 @@ impl Facts {
             flavour: flavour.to_owned(),
             kernels: flavour::kernels(flavour).unwrap_or_default().to_vec(),
             cuda: flavour::cuda(flavour),
+            // Loaded and not only looked for: the usual fault is a library that it needs in turn.
             cuda_missing: ffi::load_cuda().err(),
         }
     }

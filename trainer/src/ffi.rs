@@ -67,6 +67,8 @@ fn check(code: c_int) -> Result<(), TorchError> {
     Err(match code {
         OUT_OF_MEMORY => TorchError::OutOfMemory(text),
         NETWORK => TorchError::Network(text),
+        // The shim tells memory and network by type. The rest has only its text, which libtorch has
+        // in many forms.
         _ => TorchError::from_text(text),
     })
 }

@@ -56,6 +56,7 @@ fn write_past_cache(file: &mut File, bytes: &[u8]) -> io::Result<usize> {
             Err(error) => return Err(error),
         }
     }
+    // The end of the file is shorter than a block, which direct writes refuse.
     fcntl(&*file, FcntlArg::F_SETFL(OFlag::empty()))?;
     Ok(written)
 }
@@ -101,6 +102,7 @@ pub(crate) fn write_folder(
 ) -> Result<PathBuf, RunError> {
     let aside = parent.join(format!(".{name}.partial"));
     let written = || -> io::Result<PathBuf> {
+        // A run that was killed while it wrote left this; what is in it is of no use to anybody.
         if aside.exists() {
             fs::remove_dir_all(&aside)?;
         }
@@ -109,6 +111,8 @@ pub(crate) fn write_folder(
             write_synced(&aside.join(file), bytes)?;
         }
         sync_folder(&aside)?;
+        // Never in place of one that is there: it may be the one that was reported, and that a
+        // resume would ask for.
         let target = free_name(parent, name);
         fs::rename(&aside, &target)?;
         sync_folder(parent)?;

@@ -146,6 +146,8 @@ fn start(
         .env(env::MASTER_ADDR, &store.host)
         .env(env::MASTER_PORT, store.port.to_string())
         .env(env::EVENTS_FD, events_in.as_raw_fd().to_string())
+        // Never written to: that it ends is how a rank learns that this process has died, whatever
+        // killed it.
         .stdin(Stdio::piped())
         .stdout(people.map_err(failed)?)
         // Ctrl-C reaches this process alone, which passes it on once.
@@ -265,6 +267,8 @@ fn wait_for_all(
         if kill_at.is_none() && must_end(processes, size) {
             kill_at = Some(Instant::now() + STOP_GRACE);
         }
+        // The lowest rank that lives speaks for all, as on a cluster: its events are those that go
+        // on.
         if let Some(first) = processes.iter().find(|process| !process.was_lost()) {
             speaker.store(first.rank, Ordering::Relaxed);
         }

@@ -229,6 +229,8 @@ impl Learner {
         let mut all = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
             if part.is_frozen {
+                // In eval mode also while the rest trains: dropout and batch statistics would
+                // change what is meant to stand still.
                 all.push(tch::no_grad(|| part.features(pixels, &Pass::eval()))?);
             } else {
                 all.push(part.features(pixels, pass)?);
@@ -269,6 +271,7 @@ impl Part {
         let pictures = if self.channels_last {
             pictures
         } else {
+            // A copy of every batch: whoever asks for this layout gets it with its cost.
             pictures.f_contiguous()?
         };
         self.backbone.features(&pictures, pass)

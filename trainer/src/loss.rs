@@ -145,6 +145,7 @@ fn asymmetric(
     gamma_neg: f64,
     clip: f64,
 ) -> Result<Tensor, TchError> {
+    // sigmoid(-x) and not 1 - sigmoid(x), which is 0 for large logits while the true value is not.
     let missing = x.f_neg()?.f_sigmoid()?;
     let positive = times(x.f_log_sigmoid()?, power(&missing, gamma_pos)?)?;
     let shifted = x.f_sigmoid()?.f_add_scalar(-clip)?.f_clamp_min(0.0)?;

@@ -71,6 +71,8 @@ enum Command {
 }
 
 fn main() {
+    // Before anything else, the parser included: variables may be set only while there is one
+    // thread.
     marquee_trainer::prepare_process();
     let cli = Cli::parse();
     let asked_for = std::env::var("MARQUEE_LOG").ok();

@@ -159,6 +159,8 @@ pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
     let card = read_card(dir)?;
     let mut parts = card.networks.clone();
     let script = (card.model == TORCHSCRIPT).then(|| dir.join(SCRIPT));
+    // A card from before ensembles: its one network has the size and normalisation of the card
+    // itself.
     if parts.is_empty() {
         let info = zoo::find(&card.model).ok_or_else(|| {
             RunError::input(format!("there is no model {:?} in the zoo", card.model))
@@ -180,6 +182,7 @@ pub(crate) fn read(dir: &Path, device: Device) -> Result<Trained, RunError> {
         &blueprint,
         card.classes.len(),
         Start::Zeros,
+        // In f32 whatever it was trained in: a model has the same scores wherever it is evaluated.
         Kind::Float,
         device,
     )?;

@@ -185,6 +185,7 @@ pub(crate) fn backbone(
         "tf_efficientnet_lite0" => Box::new(EfficientNet::build(at, TF_LITE0, rates)?),
         "convnext_tiny" => Box::new(ConvNext::build(at, rates)?),
         "vit_small_patch16_224" => Box::new(Vit::build(at, rates)?),
+        // The coordinator knows the same list: only programs of two releases come here.
         listed => {
             return Err(RunError::user(format!(
                 "model {listed:?} is in the list but this program cannot build it"

@@ -47,6 +47,8 @@ impl Optimizer {
             if rule.from_epoch.is_none() {
                 continue;
             }
+            // A search and no map: a rule holds an `f64`, which is no key. There are only as many
+            // rules as parts of the model.
             let at = groups.iter().position(|(known, ..)| known == rule);
             let at = at.unwrap_or_else(|| {
                 groups.push((*rule, Vec::new(), Vec::new()));

@@ -50,6 +50,8 @@ pub(crate) struct Parameters {
 impl Parameters {
     pub(crate) fn new(start: Start, kind: Kind, device: Device) -> Self {
         if let Start::Seed(seed) = start {
+            // All weights are drawn one after the other from here, so the order in which a network
+            // registers them is part of what a seed means.
             tch::manual_seed(seed.cast_signed());
         }
         Self {
@@ -154,6 +156,7 @@ impl Parameters {
                     tensor.size()
                 )));
             }
+            // Copied into the tensor that is there: the layers hold handles on it, not names.
             no_grad(|| tensor.shallow_clone().f_copy_(given))?;
         }
         // Also what is too much: a file with more weights is of another network, whatever fits by accident.

@@ -58,6 +58,7 @@ impl Scaler {
     /// Adds the state to what the optimizer saves.
     pub(crate) fn save(&self, into: &mut Tensors) {
         into.insert(SCALE.to_owned(), self.scale.shallow_clone());
+        // Files hold no whole numbers of 32 bits (`SAVED` in tensors.rs).
         into.insert(GOOD_STEPS.to_owned(), self.good_steps.to_kind(Kind::Int64));
     }
 

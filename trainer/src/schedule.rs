@@ -53,6 +53,7 @@ impl Schedule {
             return self.peak * (step + 1) as f64 / self.warmup_steps as f64;
         }
         let step = step - self.warmup_steps;
+        // At least 1, since a warm-up may be as long as the whole run.
         let total = self.total_steps.saturating_sub(self.warmup_steps).max(1);
         match self.shape {
             LrSchedule::Constant => self.peak,
@@ -69,6 +70,7 @@ impl Schedule {
                 let first = self.peak / start_divisor;
                 let last = first / end_divisor;
                 let step = step as f64;
+                // PyTorch's `OneCycleLR` ends the rise a step before its share of the run.
                 let top = rise * total as f64 - 1.0;
                 if step <= top {
                     return between(first, self.peak, step / top.max(f64::MIN_POSITIVE));

@@ -37,6 +37,7 @@ impl Stop {
 
     /// Asks to stop.
     pub(crate) fn request(&self) {
+        // Nothing else is handed over with the flag, so no order of memory is needed.
         self.0.store(true, Ordering::Relaxed);
     }
 
@@ -68,6 +69,7 @@ pub(crate) fn when_stdin_ends() -> Result<(), RunError> {
         let mut buffer = [0; 256];
         let mut stdin = std::io::stdin().lock();
         while stdin.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+        // By the signal that somebody waits for in any case: the store's process has no `Stop`.
         if let Err(error) = kill(Pid::this(), Signal::SIGTERM) {
             tracing::error!(%error, "cannot tell this process to stop");
         }

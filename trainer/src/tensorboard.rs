@@ -125,6 +125,7 @@ impl Board {
         let event = scalars(step, values);
         match &self.values {
             Some(sender) if sender.send(event).is_ok() => Ok(()),
+            // Nobody takes events any more, so the thread has ended, and closing returns why.
             Some(_) | None => self.close(),
         }
     }

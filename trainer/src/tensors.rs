@@ -141,6 +141,8 @@ fn header(
     let padded = text.len().next_multiple_of(LENGTH_BYTES);
     let mut bytes = (padded as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(&text);
+    // Spaces are what the format allows behind the header; they bring the first tensor to a
+    // multiple of 8 bytes.
     bytes.resize(LENGTH_BYTES + padded, b' ');
     Ok(bytes)
 }

@@ -60,6 +60,8 @@ impl Draft {
         {
             match read(folder)? {
                 Some(earlier) => draft.record.add(&earlier),
+                // A card without a record is a model of a version that kept none; without a card
+                // these are weights from elsewhere.
                 None if folder.join(model_folder::CARD).exists() => {
                     draft.record.add_unrecorded_model(&name_of(folder));
                 }

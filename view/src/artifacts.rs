@@ -40,6 +40,8 @@ impl View for Artifacts<'_> {
             ]
         });
         page.table(heads, rows.collect());
+        // Below the table and not in it: what is wrong with a file is a sentence, and few artifacts
+        // have one.
         for artifact in self
             .0
             .iter()

@@ -23,6 +23,8 @@ impl View for Verified<'_> {
             page.line(format!("   {}{}", place(finding), finding.text));
         }
         let summary = self.summary;
+        // The coordinator tells the first thousand and counts the rest: a history that is wrong
+        // throughout would otherwise fill the memory of whoever asked.
         let shown = self.findings.len() as u64;
         if summary.findings > shown {
             page.line(format!(
@@ -53,6 +55,7 @@ impl View for Verified<'_> {
             *by_rule.entry(&finding.rule).or_default() += 1;
         }
         json!({
+            // By the count and not by the list, which may hold a part of them.
             "clean": summary.findings == 0,
             "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
             "findings_count": summary.findings,
@@ -184,6 +187,7 @@ impl View for Lines<'_> {
 
 fn row(line: &AuditLine) -> Vec<Cell> {
     let number = |number: i64| set(number).map(|n| n.to_string()).unwrap_or_default();
+    // One column for both: a line is about a job or about a whole pipeline, never about two things.
     let job = match line.pipeline_id {
         0 => number(line.job_id),
         pipeline => format!("p{pipeline}"),
@@ -211,6 +215,8 @@ fn row(line: &AuditLine) -> Vec<Cell> {
 /// One line, for programs.
 #[must_use]
 pub fn line(line: &AuditLine) -> Value {
+    // What a newer version wrote there may be no JSON to this one. The line is still one, with its
+    // time and its actor.
     let detail: Value = serde_json::from_str(&line.detail_json).unwrap_or_default();
     json!({
         "line": line.number,

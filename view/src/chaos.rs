@@ -19,6 +19,7 @@ pub struct Rehearsed<'a> {
 
 impl View for Rehearsed<'_> {
     fn page(&self, page: &mut Page, now: DateTime<Utc>) {
+        // The tense is all that tells a rehearsal from a real fault in a log that somebody pastes.
         let done = if self.over.is_some() {
             "done"
         } else {
@@ -53,6 +54,7 @@ impl View for Rehearsed<'_> {
         })
     }
 
+    // Nothing that can be named came of it.
     fn ids(&self) -> Vec<String> {
         Vec::new()
     }

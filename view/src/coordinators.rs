@@ -54,6 +54,8 @@ impl View for Coordinators<'_> {
         };
         json!({
             "epoch": self.0.epoch,
+            // Null while nobody leads: the address of the last one would send a script to a
+            // coordinator that refuses it.
             "leader": (!self.0.leaderless).then_some(&self.0.leader),
             "coordinators": self.0.coordinators.iter().map(one).collect::<Vec<_>>(),
         })
@@ -69,6 +71,8 @@ impl Coordinators<'_> {
     fn row(&self, one: &v1::Coordinator, now: DateTime<Utc>) -> Vec<Cell> {
         let (role, tone) = match (one.leads, one.other_storage) {
             (true, _) => ("leads", Tone::Good),
+            // Worse than it looks from outside: it answers like any other, and will not be there
+            // when it is needed.
             (false, true) => ("only answers", Tone::Bad),
             (false, false) => ("stands by", Tone::Faint),
         };

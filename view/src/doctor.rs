@@ -42,6 +42,7 @@ impl View for Reports {
     /// What needs somebody.
     fn ids(&self) -> Vec<String> {
         let checks = self.0.iter().flat_map(|report| &report.checks);
+        // By the cure and not by the verdict: a warning needs somebody as well as a failure does.
         let wanting = checks.filter(|check| check.cure.is_some());
         wanting.map(|check| check.name.clone()).collect()
     }

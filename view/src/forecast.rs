@@ -51,12 +51,14 @@ pub(crate) fn looking_back(detail: &JobDetail) -> Option<String> {
     // It was said of the first attempt; when a later one began follows from why the first ended.
     let first = detail.attempts.first()?;
     let began = units::time(first.created_at.as_ref())?;
+    // Signed: a job that starts early is as wrong a forecast as one that is late.
     let late = (began - expected_at).num_seconds();
     let wrong = units::duration(units::between(
         expected_at.min(began),
         expected_at.max(began),
     ));
     let how = match late {
+        // Within a second of it nobody would call it late or early.
         -1..=1 => "as was expected".to_owned(),
         2.. => format!("{wrong} later than was expected"),
         _ => format!("{wrong} earlier than was expected"),

@@ -79,6 +79,7 @@ impl View for Gpus<'_> {
     }
 
     fn ids(&self) -> Vec<String> {
+        // As "marquee quarantine" takes it.
         let id = |gpu: &Gpu<'_>| format!("{}/{}", gpu.worker.name, gpu.index);
         self.all().iter().map(id).collect()
     }
@@ -199,6 +200,7 @@ fn details(page: &mut Page, gpus: &[Gpu<'_>]) {
     };
     page.table(heads, read.iter().map(row).collect());
 
+    // A table of its own: with the columns above in one, it would fit no terminal.
     page.heading("Errors, link and modes");
     let heads = [
         left("WORKER"),

@@ -25,6 +25,8 @@ pub fn attempts(page: &mut Page, attempts: &[Attempt], now: DateTime<Utc>) {
     for attempt in attempts {
         let mut own = own_columns(attempt, now);
         if attempt.ranks.is_empty() {
+            // An attempt without ranks took over an artifact that was there: it has a row, or its
+            // number would be missing.
             own.extend(std::iter::repeat_n(Cell::from(""), 4));
             own.push(failure(attempt.failure.as_ref()));
             rows.push(own);

@@ -52,6 +52,8 @@ fn attempts(detail: &v1::JobDetail, job: &v1::Job) -> String {
     let interrupted = |attempt: &&v1::Attempt| attempt.state() == v1::AttemptState::Interrupted;
     let (made, most) = (job.attempt, job.max_attempts);
     match detail.attempts.iter().filter(interrupted).count() {
+        // After a retry by hand numbers go on beyond the limit, since they are the fence: "5 of at
+        // most 3" would read as a fault.
         0 if made > most => made.to_string(),
         0 => format!("{made} of at most {most}"),
         free => format!(
@@ -84,6 +86,7 @@ fn facts(detail: &v1::JobDetail, job: &v1::Job, now: DateTime<Utc>) -> Vec<(&'st
             job.id
         )
     };
+    // The command in place of the rows: an array may have 100,000.
     let elements = if job.elements.is_some() {
         format!("marquee jobs --array {}", job.id)
     } else {

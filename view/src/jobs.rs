@@ -86,6 +86,8 @@ fn attempts(job: &Job) -> String {
 fn detail(job: &Job, now: DateTime<Utc>) -> String {
     // A column that repeats the one beside it takes room from those that say something.
     let only_time = match words::state_name(job) {
+        // "in 3 m" stands under RAN already; that a result was reused, or how many elements there
+        // were, does not.
         Some(JobStateName::Succeeded) => job.elements.is_none() && job.reused_from_job_id == 0,
         Some(JobStateName::Running) => {
             job.elements.is_none() && job.progress.is_none() && !job.cancel_requested

@@ -16,6 +16,7 @@ const POINTS_SHOWN: usize = 10;
 #[must_use]
 pub fn number(value: f64) -> String {
     let magnitude = value.abs();
+    // Outside of this range fixed digits would show noise, or nothing but zeros.
     if value == 0.0 || (1e-3..1e6).contains(&magnitude) {
         let text = format!("{value:.4}");
         if text.contains('.') {
@@ -37,6 +38,8 @@ impl Metrics<'_> {
         let mut series: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for point in self.0 {
             series
+                // Ranks apart: each has a loss and a rate of its own, and a slow one would vanish
+                // in their mean.
                 .entry((point.name.as_str(), point.rank))
                 .or_default()
                 .push(point);

@@ -60,6 +60,8 @@ fn object(model: &ModelInfo) -> Value {
         "paper": model.paper,
         "classes": zoo::CLASSES,
         "parameters": model.parameters,
+        // Both figures, since papers call either of them "FLOPs": with their names nobody has to
+        // guess which.
         "flops": model.flops(),
         "multiply_adds": model.multiply_adds,
         "width": model.side,

@@ -68,6 +68,8 @@ fn scored(report: &EvalReport) -> String {
             "no headline, on {pictures} test pictures of which the model had seen some"
         );
     };
+    // The interval stands beside the figure wherever that is shown: without it two runs look
+    // different that are not.
     let interval = scores
         .f1_micro_interval
         .map(|(low, high)| format!(" ({low:.3} to {high:.3})"))
@@ -170,6 +172,7 @@ pub fn warnings(ranks: &[TrainSummary]) -> Vec<String> {
         .flat_map(|rank| rank.warnings.clone())
         .collect();
     warnings.sort();
+    // Ranks of a gang run the same program over the same settings: what one warns of, all do.
     warnings.dedup();
     warnings
 }
@@ -195,6 +198,7 @@ pub fn bottleneck(detail: &v1::JobDetail) -> Option<String> {
 #[must_use]
 pub fn hangs(detail: &v1::JobDetail) -> Vec<String> {
     let mut ranks = stalled(detail);
+    // "false" sorts first: those that hang are the cause, those that wait are its effect.
     ranks.sort_by_key(|(rank, stall)| (waits(stall), rank.rank));
     let told = ranks.into_iter().map(|(rank, stall)| {
         let (number, worker) = (rank.rank, &rank.worker_name);

@@ -145,6 +145,8 @@ impl Page {
 
     /// Labels with their values; those without a value are left out.
     pub fn fields(&mut self, fields: Vec<(&'static str, Cell)>) {
+        // Here and not at each caller, so that every page shows the same field in the same place,
+        // or not at all.
         let said = fields.into_iter().filter(|(_, cell)| !cell.text.is_empty());
         self.blocks.push(Block::Fields(said.collect()));
     }

@@ -19,6 +19,8 @@ const LEFT_MAX: Duration = Duration::from_secs(99 * 24 * 3_600);
 fn round(progress: &Progress) -> (u64, u64) {
     let said = progress
         .phase
+        // The last word alone: "epoch 2/8" has its rounds at the end, and a path with a slash may
+        // stand before it.
         .rsplit(' ')
         .next()
         .and_then(|last| last.split_once('/'));
@@ -51,6 +53,7 @@ pub fn rate(progress: &Progress) -> Option<f64> {
 fn per_second(progress: &Progress, since_start: u64) -> Option<f64> {
     let started = units::time(progress.phase_started_at.as_ref())?;
     let measured = units::between(started, units::time(progress.at.as_ref())?);
+    // To the report and not to now: between two reports the rate would seem to fall.
     (measured >= RATE_AFTER && since_start > 0).then(|| since_start as f64 / measured.as_secs_f64())
 }
 
@@ -78,6 +81,8 @@ pub fn problems_text(progress: &Progress, most: usize) -> Option<String> {
         .filter(|(_, count)| *count > 0)
         .collect();
     let all = units::total(classes.iter().map(|(_, count)| *count));
+    // A stable sort: classes of one count stay in the order of their names, and the line does not
+    // flicker.
     classes.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let named = classes.iter().take(most);
     let mut parts: Vec<String> = named
@@ -136,6 +141,7 @@ pub fn progress_text(progress: &Progress, now: DateTime<Utc>) -> String {
     if let Some(problems) = problems_text(progress, PROBLEMS_SHOWN) {
         text.push_str(&format!("; {problems}"));
     }
+    // A program's own progress may have no phase.
     text.trim_start().to_owned()
 }
 

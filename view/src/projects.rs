@@ -114,6 +114,7 @@ fn keeps(project: &Project) -> Option<String> {
     .into_iter()
     .flatten()
     .collect();
+    // Most projects keep everything for ever, which is not said of each.
     (!said.is_empty()).then(|| format!("{} keeps {}", project.name, said.join(", ")))
 }
 
@@ -131,11 +132,13 @@ fn stops_idle(project: &Project) -> Option<String> {
 fn quota_rows(project: &Project) -> Vec<Vec<Cell>> {
     let quotas = project.quotas.clone().unwrap_or_default();
     let at = |at: &Option<_>, otherwise: &str| match units::time(at.as_ref()) {
+        // At the latest, by the time limits of what runs: it may end sooner.
         Some(at) => format!("by {} UTC", at.format("%Y-%m-%d %H:%M")),
         None => otherwise.to_owned(),
     };
     let devices = |used: u32, quota: Option<u32>| {
         let is_full = quota.is_some_and(|quota| used >= quota);
+        // Only once it is full: before, nothing has to come free for the next job to start.
         let when = is_full.then(|| at(&project.devices_free_at, "when a job of it ends"));
         (when.unwrap_or_default(), is_full)
     };
@@ -162,8 +165,10 @@ fn quota_rows(project: &Project) -> Vec<Vec<Cell>> {
     let hours_full = quotas
         .gpu_hours_week
         .is_some_and(|quota| project.gpu_hours_used >= quota);
+    // The coordinator's time comes first: it knows how long what was used stays in the week.
     let hours = match (hours_full, quotas.reset.as_str()) {
         (true, _) => at(&project.gpu_hours_free_at, "as they age"),
+        // A coordinator from before there was a choice sends no word; its quotas rolled.
         (false, "rolling" | "") => "each hour 168 hours later".to_owned(),
         (false, day) => format!("on {day}, 00:00 UTC"),
     };

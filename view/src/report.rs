@@ -66,6 +66,8 @@ impl Summary {
             .iter()
             .map(|job| units::time(job.finished_at.as_ref()))
             .collect();
+        // All or nothing: with one job still open it would be the time of an unfinished pipeline,
+        // shown as if it were whole.
         Some(units::between(first, ends?.into_iter().max()?).as_secs_f64())
     }
 }
@@ -113,6 +115,7 @@ impl View for Summary {
             .iter()
             .filter_map(|eval| eval.left.source.attribution.as_ref())
             .collect();
+        // The terms of a source ask that its words are shown, once.
         attributions.dedup();
         for attribution in attributions {
             page.gap();

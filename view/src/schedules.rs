@@ -46,6 +46,7 @@ impl View for Schedules<'_> {
                     clock(Some(due))
                 ));
             }
+            // The newest one that did not go as usual. All of them stand in `schedule show`.
             let notable = schedule
                 .runs
                 .iter()
@@ -75,10 +76,12 @@ fn row(schedule: &Schedule, now: DateTime<Utc>) -> Vec<Cell> {
             units::about(units::between(now, at))
         )
         .into(),
+        // Due and not submitted yet: rounds that look at schedules are a second apart.
         Some(_) => toned("now", Tone::Busy),
         None if !schedule.paused_by.is_empty() => toned("paused", Tone::Warn),
         None => toned("never", Tone::Faint),
     };
+    // The coordinator sends the newest first.
     let last = schedule.runs.first();
     let due = last.map(|run| clock(run.due_at.as_ref()));
     vec![
@@ -94,6 +97,7 @@ fn row(schedule: &Schedule, now: DateTime<Utc>) -> Vec<Cell> {
 /// `p12`, or how it passed without one.
 fn short(run: &ScheduleRun) -> Cell {
     match (run.outcome.as_str(), run.pipeline_id) {
+        // The due time was used up all the same: its pipeline was removed later.
         ("submitted", 0) => toned("removed since", Tone::Faint),
         ("submitted", id) => toned(format!("p{id}"), Tone::Good),
         ("refused", _) => toned("refused", Tone::Bad),
@@ -104,6 +108,7 @@ fn short(run: &ScheduleRun) -> Cell {
 /// To be read after the due time.
 fn became(run: &ScheduleRun) -> String {
     let what = match (run.outcome.as_str(), run.pipeline_id) {
+        // A pipeline that was removed takes its number along; that its due time was used stays.
         ("submitted", 0) => "was submitted, and its pipeline removed since".to_owned(),
         ("submitted", id) => format!("was submitted as p{id}"),
         (outcome, _) => format!("was {outcome}"),

@@ -60,6 +60,8 @@ pub fn detail(job: &Job, now: DateTime<Utc>) -> String {
         Some(JobStateName::Cancelled) => job.reason.clone(),
         None => String::new(),
     };
+    // Beside the progress and not in place of it: a job may report steps and still leave its GPUs
+    // alone.
     let idle = units::time(job.idle_since.as_ref())
         .map(|since| units::about((now - since).to_std().unwrap_or_default()))
         .map(|length| format!("GPUs idle for {length}"));

@@ -25,6 +25,8 @@ fn weights(report: &WeightsReport) -> String {
     if !report.network.is_empty() {
         line.push_str(&format!("{}: ", report.network));
     }
+    // The name alone: the folder is one of the worker's, and means nothing to who reads this
+    // elsewhere.
     let file = report.file.rsplit('/').next().unwrap_or(&report.file);
     let loaded = usize::try_from(report.loaded).unwrap_or(usize::MAX);
     line.push_str(&format!("{} of {file}", units::plural(loaded, "tensor")));

@@ -52,6 +52,7 @@ impl View for Members<'_> {
 
 fn row(member: &Member, now: DateTime<Utc>) -> Vec<Cell> {
     let until = units::time(member.certified_until.as_ref());
+    // Before its dates: a worker that is revoked is out, however long its certificate is good.
     let trusted = match units::time(member.revoked_at.as_ref()) {
         Some(at) => {
             let mut text = format!("revoked {}", at.format("%Y-%m-%d %H:%M"));

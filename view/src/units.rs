@@ -16,6 +16,7 @@ pub fn time(at: Option<&Timestamp>) -> Option<DateTime<Utc>> {
 /// RFC 3339 in UTC with milliseconds.
 #[must_use]
 pub fn rfc3339(at: DateTime<Utc>) -> String {
+    // Always three digits: times of one length sort as text in the order of time.
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
@@ -120,6 +121,7 @@ pub fn first_line(text: &str) -> Cow<'_, str> {
     let mut lines = text.lines();
     let first = lines.next().unwrap_or_default();
     match lines.next() {
+        // "cannot read the table:" alone would end where it gets interesting.
         Some(next) if first.ends_with(':') => Cow::Owned(format!("{first} {}", next.trim_start())),
         Some(_) | None => Cow::Borrowed(first),
     }

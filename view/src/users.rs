@@ -61,6 +61,8 @@ impl View for Who<'_> {
             (means, id) => format!("{means} {id}"),
         };
         let roles = match (who.is_admin, who.grants.is_empty()) {
+            // The account that runs the coordinator is no user and has no roles, and may do all the
+            // same.
             (true, true) => "everything".to_owned(),
             _ => roles(&who.grants),
         };
@@ -164,6 +166,7 @@ impl View for Changed<'_> {
     fn page(&self, page: &mut Page, _now: DateTime<Utc>) {
         let user = self.user();
         let (before, after) = (roles(&self.changed.before), roles(&user.grants));
+        // A user who is new has no roles before, and "none -> viewer" would read like a change.
         let change = if before == after || self.changed.before.is_empty() {
             after
         } else {
@@ -211,6 +214,8 @@ impl View for Tokens<'_> {
         ];
         let row = |token: &Token| -> Vec<Cell> {
             let tone = match token.state.as_str() {
+                // By its word, since what else may become of a token is for newer coordinators to
+                // say.
                 "valid" => Tone::Good,
                 _ => Tone::Plain,
             };

@@ -33,6 +33,8 @@ impl View for WhatIf<'_> {
         } = self.answer;
         page.line(sentence("start", start.as_ref(), no_start));
         page.line(sentence("end", end.as_ref(), no_end));
+        // Said each time: a forecast that left out whoever comes later must not be taken for a
+        // promise.
         page.line("Nothing was changed. Jobs that make room for others, and whoever is submitted later, are not in it.");
     }
 

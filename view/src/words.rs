@@ -28,6 +28,7 @@ pub fn state_name(job: &v1::Job) -> Option<JobStateName> {
 /// Whether the job will not change any more.
 #[must_use]
 pub fn has_ended(job: &v1::Job) -> bool {
+    // A state that is not known counts as open: to stop following is what cannot be made good.
     state_name(job).is_some_and(JobStateName::is_final)
 }
 
@@ -196,6 +197,8 @@ pub fn devices(devices: &[v1::Device]) -> String {
 /// How long a job's newest attempt ran, or has run until now. None before the first, and between two of them.
 #[must_use]
 pub fn ran_for(job: &v1::Job, now: DateTime<Utc>) -> Option<Duration> {
+    // Its start may be stored from an earlier attempt, and would count the time in the queue as
+    // work.
     if matches!(job.state(), v1::JobState::Waiting | v1::JobState::Queued) {
         return None;
     }

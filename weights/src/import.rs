@@ -73,12 +73,16 @@ pub struct Import {
 /// # Errors
 /// [`WeightsError`] when the file is no checkpoint of tensors alone, or nothing can be written.
 pub fn import(file: &Path, to: &Path, source: Source) -> Result<Import> {
+    // As a whole: views may point anywhere into the file, and what is made of it is bounded by its
+    // size.
     let bytes = fs::read(file).map_err(io_error(file))?;
     let (format, tensors, ignored) = read(&bytes)?;
     let (tensors, renamed) = to_timm(tensors)?;
     let encoded = encode(&tensors)?;
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let weights = to.join(format!("{stem}.safetensors"));
+    // As the file system knows them: a link, or the same path written differently, is the same
+    // file.
     if fs::canonicalize(&weights).ok() == fs::canonicalize(file).ok() {
         return Err(WeightsError::damaged(format!(
             "{} would be written over itself; give another folder",
@@ -109,6 +113,7 @@ pub fn import(file: &Path, to: &Path, source: Source) -> Result<Import> {
         ignored,
     };
     fs::create_dir_all(to).map_err(io_error(to))?;
+    // Before the note: a note must not name weights that are not there.
     write_whole(&weights, &encoded)?;
     let note_file = to.join(format!("{stem}.json"));
     let text = serde_json::to_vec_pretty(&note)
@@ -162,6 +167,7 @@ fn encode(tensors: &Tensors) -> Result<Vec<u8>> {
         })
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(broken)?;
+    // What loaders of the Python world look for.
     let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     safetensors::serialize(views, Some(about)).map_err(broken)
 }

@@ -1,9 +1,9 @@
 //! Weights that the world publishes, brought into safetensors files under timm's names.
 //!
-//! A PyTorch checkpoint is a pickle, and a pickle is a program. Invariant: here it is read as data.
-//! The reader knows the few things of which tensors are made. All else is inert: it is left out by name where
-//! it lies beside the weights, and refused by name among them. Nothing a file says is ever run, and no length that a file claims is believed before it is compared with
-//! what is there.
+//! A PyTorch checkpoint is a pickle, and a pickle is a program. Invariant: here it is read as data. The reader knows
+//! the few things of which tensors are made. All else is inert: it is left out by name where it lies beside the
+//! weights, and refused by name among them. Nothing a file says is ever run, and no length that a file claims is
+//! believed before it is compared with what is there.
 //!
 //! Not here: networks and libtorch. What fits which network is the trainer's to say.
 
@@ -70,6 +70,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> WeightsError {
 
 /// Writes `bytes` aside, syncs them and renames: a file under its own name is whole.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    // Named after the process, so that two imports into one folder do not write into one file.
     let aside = path.with_extension(format!("{}.part", std::process::id()));
     let write = || {
         let mut file = fs::File::create(&aside)?;

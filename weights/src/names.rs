@@ -47,6 +47,8 @@ struct Family {
     from: &'static str,
     /// A tensor that gives the family away.
     has: &'static str,
+    // One that only a relative of the family has, whose names are the same otherwise (the next
+    // larger size, say).
     and_not: Option<&'static str>,
     rename: Rename,
 }
@@ -138,6 +140,7 @@ pub fn to_timm(tensors: Tensors) -> Result<(Tensors, Renamed)> {
     report.model = family.and_then(|family| family.model);
     let mut renamed = Tensors::new();
     for (old, tensor) in tensors {
+        // Batch-norm of PyTorch counts its batches, and nothing here needs the number.
         let is_counter = old.ends_with(".num_batches_tracked");
         let new = match family {
             _ if is_counter => None,
@@ -197,6 +200,7 @@ fn without_wrappers(name: &str, taken: &mut BTreeSet<&'static str>) -> String {
 /// VGG's first hidden layers are convolutions in timm, ConvNeXt's layer scale is a vector.
 fn reshape(old: &str, new: &str, tensor: Tensor) -> Result<Tensor> {
     let shape: &[usize] = match (new, tensor.shape.as_slice()) {
+        // 49 places: the map of 7x7 that this layer looks at (`MAP_SIDE` in the trainer's vgg.rs).
         ("pre_logits.fc1.weight", &[to, from]) if from % 49 == 0 => &[to, from / 49, 7, 7],
         ("pre_logits.fc2.weight", &[to, from]) => &[to, from, 1, 1],
         (name, &[count, 1, 1]) if name.ends_with(".gamma") => &[count],

@@ -78,6 +78,7 @@ impl Dtype {
             Self::U8,
             Self::Bool,
         ];
+        // By way of the other direction, so that the two cannot disagree.
         all.into_iter().find(|ours| ours.safetensors() == dtype)
     }
 }

@@ -53,6 +53,7 @@ pub fn read_torch(bytes: &[u8]) -> Result<(Format, Tensors, Vec<String>)> {
         let (tensors, others) = read_zip(bytes)?;
         return Ok((Format::TorchZip, tensors, others));
     }
+    // The opcode that names the protocol: every pickle of protocol 2 or later begins with it.
     if bytes.first() != Some(&0x80) {
         return Err(WeightsError::damaged(
             "it is no PyTorch checkpoint: neither a ZIP archive nor a pickle",
@@ -179,10 +180,13 @@ fn read_legacy(bytes: &[u8]) -> Result<(Tensors, Vec<String>)> {
     let keys = next()?;
     let torn =
         || WeightsError::damaged("the file ends in the middle of its numbers; it is truncated");
+    // For its refusal alone: no two tensors disagree on a storage from here on.
     let claimed = storages_of(&pickle)?;
     let mut storages = Storages::new();
     for key in keys.items(keys.root).ok_or_else(torn)? {
         let key = keys.text(*key).ok_or_else(torn)?;
+        // A storage says how many numbers it has and not how long they are. Without a tensor that
+        // tells, nothing behind it can be found.
         let Some((dtype, _)) = claimed.get(key) else {
             return Err(WeightsError::damaged(format!(
                 "it holds numbers {key:?} that no tensor uses"
@@ -380,6 +384,7 @@ fn gather(
             .iter()
             .zip(strides)
             .try_fold(*offset, |at, (side, stride)| {
+                // No side is 0 here, or there would be no length.
                 at.checked_add((side - 1).checked_mul(*stride)?)
             });
         let end = reach.and_then(|last| (last + 1).checked_mul(width));

@@ -36,6 +36,8 @@ pub fn ensure(bundle: &Bundle) -> Result<PathBuf> {
     }
     let folder = cache_folder.join(bundle.folder);
     let partial = sibling(&folder, "partial");
+    // What is left is removed after a failure, too: half of such a download is hundreds of
+    // megabytes.
     let installed = install(bundle, &folder, &partial, &lock);
     remove(&partial)?;
     installed.with_context(|| format!("cannot put {} into {}", bundle.what, folder.display()))?;
@@ -85,6 +87,8 @@ pub(crate) fn unpack(
 pub(crate) fn swap_in(unpacked: &Path, folder: &Path) -> Result<()> {
     let old = sibling(folder, "old");
     remove(&old)?;
+    // A folder that holds something cannot be replaced by one rename. Between the two there is
+    // none, and whoever looks meanwhile waits for the lock.
     if folder.exists() {
         fs::rename(folder, &old)?;
     }
@@ -117,6 +121,7 @@ pub(crate) fn is_complete(bundle: &Bundle, folder: &Path) -> bool {
     let Some(files) = stamp.strip_prefix(&stamp_head(bundle)) else {
         return false;
     };
+    // A stamp that was cut off behind its head lists no file, and so would miss none.
     !files.is_empty() && files.lines().all(|line| file_is_whole(folder, line))
 }
 
@@ -128,6 +133,7 @@ fn file_is_whole(folder: &Path, line: &str) -> bool {
     else {
         return false;
     };
+    // The length alone: this is asked on each run, and to hash a gigabyte takes seconds.
     let on_disk = folder.join(path).metadata().map(|meta| meta.len());
     on_disk.is_ok_and(|len| bytes.parse() == Ok(len))
 }

@@ -18,6 +18,7 @@ pub fn folder() -> Result<PathBuf> {
     let absolute = |name: &str| {
         std::env::var_os(name)
             .map(PathBuf::from)
+            // A relative XDG_CACHE_HOME is to be ignored, says its specification.
             .filter(|path| path.is_absolute())
     };
     match (absolute("XDG_CACHE_HOME"), absolute("HOME")) {
@@ -53,6 +54,7 @@ pub fn lock(cache: &Path) -> Result<Lock> {
     let start = Instant::now();
     let mut announced = false;
     loop {
+        // Tried again and again, for a lock that is waited for has no time limit.
         match file.try_lock() {
             Ok(()) => return Ok(Lock { file }),
             Err(TryLockError::Error(error)) => {

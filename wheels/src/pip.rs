@@ -69,6 +69,7 @@ pub(crate) fn download(
         .arg(&requirements)
         // pip downloads into TMPDIR first: /tmp may be too small for it, and here it can be watched.
         .env("TMPDIR", &scratch)
+        // So the lock outlives this process, should it be killed while pip still writes.
         .stdin(lock.share()?)
         .stdout(log.try_clone()?)
         .stderr(log);

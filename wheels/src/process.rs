@@ -31,6 +31,8 @@ pub fn read(command: &mut Command) -> Result<String> {
             said(&output)
         );
     }
+    // Strictly, unlike `said`: a program reads on in it, and a replaced byte would be another
+    // value.
     String::from_utf8(output.stdout)
         .with_context(|| format!("{} printed something that is not text", line(command)))
 }
@@ -75,6 +77,7 @@ pub fn is_executable(file: &Path) -> bool {
 /// Whether this process runs as root, which Postgres refuses to.
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
+    // Without a crate for system calls, of which this would be the only one here.
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 

@@ -73,6 +73,8 @@ impl Progress {
         self.last_line = Some(Instant::now());
         let line = progress_line(
             &self.what,
+            // pip moves the file from one folder to the other, and for a moment it may count in
+            // both.
             bytes.min(self.total_bytes),
             self.total_bytes,
             self.start.elapsed(),

@@ -84,6 +84,7 @@ fn put(bundle: &Bundle, source: Source<'_>, to: &Path) -> Result<Installed> {
     let partial = to.join(".runtime.partial");
     let done = bundle::unpack(bundle, source, &partial, &lock).and_then(|unpacked| {
         let stamp = to.join(bundle::STAMP);
+        // From here on the folder is not whole, until the new stamp comes last.
         if stamp.exists() {
             fs::remove_file(&stamp)?;
         }
@@ -111,6 +112,8 @@ pub fn download(flavour: Flavour, to: &Path) -> Result<()> {
         fs::create_dir_all(&partial)?;
         let archive = pip::download(wheel, Source::Index, &partial, &lock)?;
         let name = archive.file_name().context("a file has a name")?;
+        // Under its own name only when pip has verified it: the folder is carried to hosts that
+        // cannot fetch it again.
         fs::rename(&archive, to.join(name))?;
         Ok(())
     });

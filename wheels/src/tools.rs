@@ -26,6 +26,8 @@ const CXX: PackageNames = PackageNames {
 pub fn require_cxx() -> Result<()> {
     let named = std::env::var("CXX").ok();
     let found = match &named {
+        // CXX may also be a path, or a command with options (`ccache g++`): then the build itself
+        // finds out.
         Some(compiler) => process::on_path(compiler).is_some() || compiler.contains(['/', ' ']),
         None => ["c++", "g++"]
             .iter()
@@ -70,6 +72,7 @@ fn install_line_for(names: PackageNames, os_release: &str, sudo: &str) -> String
     let dnf = format!("{sudo}dnf install -y {}", names.fedora);
     let families: Vec<&str> = os_release
         .lines()
+        // Derivatives have a name of their own in ID, and the family's in ID_LIKE.
         .filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")))
         .flat_map(|value| value.trim_matches('"').split(' '))
         .collect();

@@ -150,6 +150,7 @@ impl Machine for ThisMachine {
 
 async fn prep_code(bin_dir: &Path) -> String {
     let mut command = tokio::process::Command::new(bin_dir.join("marquee-prep"));
+    // After the time limit the command is dropped: a program that hangs must not stay behind.
     command.arg("code").kill_on_drop(true);
     match timeout(CODE_MAX, command.output()).await {
         Ok(Ok(said)) if said.status.success() => String::from_utf8(said.stdout)

@@ -203,6 +203,7 @@ fn of_ranks(supervisor: &Supervisor, text: &mut Text) {
         Kind::Gauge,
         "Ranks that this worker holds, by state.",
     );
+    // States without a rank, too: to Prometheus a series that is missing is not one that is 0.
     for state in RankState::ALL {
         let count = by_state.get(&state).copied().unwrap_or_default();
         text.value(&[("state", state.as_str())], f64::from(count));

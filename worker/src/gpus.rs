@@ -2,8 +2,8 @@
 //! for running jobs' metrics, and to keep new ranks off a GPU that is ill.
 //!
 //! Invariant: NVML is asked by one thread (`sampler`) that nobody waits for. A device is ill when
-//! it does not answer, has an uncorrectable ECC error or fell off the bus; it is well again when it
-//! answers again. Not here: judging whether a job may use a device (the coordinator's scheduler).
+//! it does not answer, has an uncorrectable ECC error, fell off the bus or is slowed down by its hardware for
+//! heat; it is well again when it answers again. Not here: judging whether a job may use a device (the coordinator's scheduler).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -101,6 +101,7 @@ impl Gpus {
         let age = sample.taken.unwrap_or(self.started).elapsed();
         let mut readings = sample.readings;
         if age >= STALE_AFTER {
+            // The number is for a message alone: nothing else is read on the strength of it.
             let asking = self.asking.load(Ordering::Relaxed);
             readings
                 .iter_mut()

@@ -51,6 +51,8 @@ fn clamp_u32(n: usize) -> u32 {
 /// The host's memory, or less where a cgroup allows less.
 fn memory_bytes() -> u64 {
     let limits = cgroup_limits(&proc::own_cgroups());
+    // Version 1 writes a number beyond any memory where there is no limit: the least of all is
+    // right there, too.
     limits.into_iter().fold(proc::memory_bytes(), u64::min)
 }
 

@@ -54,6 +54,8 @@ async fn ask(host: &Host) -> anyhow::Result<Vec<String>> {
         .await
         .context("no answer in time")?;
     let answer = answer.map_err(|status| anyhow::anyhow!(connect::why(&status)))?;
+    // Only what a cluster says of itself is learned here: none is forgotten, since one that is away
+    // may lead again.
     let living = answer.into_inner().coordinators.into_iter();
     Ok(living.map(|coordinator| coordinator.address).collect())
 }

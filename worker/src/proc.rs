@@ -60,6 +60,7 @@ pub(crate) fn below(tops: &[i32], all: &[(i32, Stat)]) -> Vec<i32> {
     }
     let mut family = tops.to_vec();
     let mut next = 0;
+    // A list and not a function that calls itself: how deep processes lie is for the job to say.
     while let Some(parent) = family.get(next) {
         family.extend(children.remove(parent).unwrap_or_default());
         next += 1;

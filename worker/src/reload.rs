@@ -85,6 +85,8 @@ impl Readings {
     pub(crate) async fn follow(mut self, host: Arc<Host>, ending: watch::Sender<Ending>) {
         while let Some((config, now)) = self.receiver.recv().await {
             let changed = Reread::take(&mut self.in_force, now, &LIVE);
+            // Nobody waits for it: the stop that comes one day looks at the value that is there
+            // then.
             ending.send_replace(Ending::of(&config));
             let certificates = if host.coordinators.take_certificates(config.tls) {
                 "; certificates are others from now on"

@@ -33,6 +33,8 @@ pub fn run(args: &Args, bin_dir: Option<&Path>) -> anyhow::Result<String> {
         bail!("the wheels are for Linux on x86-64");
     }
     let flavour = args.flavour;
+    // Before any folder of the runtime is made: the host that downloads is mostly not the one that
+    // will use it.
     if let Some(folder) = &args.download {
         runtime::download(flavour, folder)?;
         let size = megabytes(flavour.bundle().download_bytes());

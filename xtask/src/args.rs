@@ -87,6 +87,7 @@ pub(crate) fn parse(words: impl IntoIterator<Item = String>) -> Result<Task> {
             [flag] if flag == "--check" => Ok(Task::SqlxPrepare { check: true }),
             [other, ..] => Err(unknown("sqlx-prepare", other)),
         },
+        // With its words as they are: the lab reads them itself, and prints its own help.
         known if LAB.contains(&known) => Ok(Task::Lab([vec![task], rest].concat())),
         other => bail!(r#"there is no task "{other}"; "cargo xtask help" lists the tasks"#),
     }

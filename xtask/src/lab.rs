@@ -14,6 +14,7 @@ const PACKAGE: &str = "marquee-xtask-lab";
 /// Runs a task of the lab; `words` are the task and what follows it.
 pub fn run(workspace: &Workspace, words: &[String]) -> Result<ExitCode> {
     let mut command = command(workspace, words);
+    // Returns only if it could not be started.
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", process::line(&command)))
 }

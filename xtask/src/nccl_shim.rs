@@ -62,6 +62,7 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
     let libtorch = setup::libtorch()?;
     let headers = setup::nccl_headers()?;
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    // The name of the folder is all that tells whether the file in it fits.
     let key = key(workspace, &compiler, &libtorch)?;
     let folder = setup::cache_folder()?.join(format!("nccl-shim-{key:016x}"));
     let file = folder.join(FILE);

@@ -43,6 +43,7 @@ impl PrivatePostgres {
     pub(crate) fn start_for_tests(bin: &Path) -> Result<Throwaway> {
         let settings = [
             "max_connections=400",
+            // Databases of tests live for seconds; what is put off in them never has to be done.
             "autovacuum=off",
             "max_wal_size=256MB",
         ];

@@ -54,6 +54,7 @@ pub fn build_if_possible(workspace: &Workspace) {
 }
 
 fn build(workspace: &Workspace) -> Result<PathBuf> {
+    // Apart from the stamp beside it: all that lies in the folder goes into the coordinator.
     let page = workspace.root.join("web/dist/page");
     let stamp = workspace.root.join(STAMP);
     let sources = digest(&workspace.root, &SOURCES)?;
@@ -167,6 +168,7 @@ fn digest(root: &Path, paths: &[&str]) -> Result<String> {
         }
         let contents =
             fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        // The name below the checkout: in another folder the same sources make the same page.
         file.strip_prefix(root)?.hash(&mut hash);
         contents.hash(&mut hash);
     }

@@ -14,6 +14,7 @@ pub fn split(words: impl IntoIterator<Item = String>) -> Option<(String, Vec<Str
     let task = words.next()?;
     let rest: Vec<String> = words.collect();
     // What follows the dashes is for another program.
+    // Anywhere among the words: whoever asks for help has often typed half a command by then.
     let wants_help = rest
         .iter()
         .take_while(|word| *word != "--")

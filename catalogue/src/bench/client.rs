@@ -38,8 +38,11 @@ pub fn load(address: SocketAddr, paths: &[String], connections: usize) -> anyhow
 
 fn ask_in_turn(address: SocketAddr, paths: &[String], next: &AtomicUsize) -> anyhow::Result<u64> {
     let stream = TcpStream::connect(address)?;
+    // Each request is one small write that is waited for: held back to be sent with a next one, it
+    // would only be late.
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
+    // Larger than a poster, so that reading costs few calls, and the server is what is measured.
     let mut answers = BufReader::with_capacity(128 * 1024, stream.try_clone()?);
     let (mut requests, mut bytes, mut body) = (stream, 0, Vec::new());
     while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {

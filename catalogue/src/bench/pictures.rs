@@ -42,6 +42,8 @@ pub fn make_pictures(folder: &Path, count: usize) -> anyhow::Result<()> {
         |at, bytes| {
             let name = name_of(missing[at]);
             let aside = folder.join(format!(".{name}"));
+            // Under another name first: what has its own name is kept by the next run, so it must
+            // be whole.
             fs::write(&aside, bytes?)?;
             fs::rename(&aside, folder.join(name))?;
             Ok(())
@@ -75,6 +77,8 @@ pub(super) fn files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.retain(|file| file.extension().is_some_and(|ending| ending == "jpg"));
+    // As folders list files in any order, and each run is to decode the same ones in the same
+    // order.
     files.sort();
     anyhow::ensure!(!files.is_empty(), "{} has no pictures", folder.display());
     Ok(files)

@@ -52,6 +52,7 @@ pub fn make_shards(folder: &Path) -> anyhow::Result<()> {
     }
     writer.finish()?;
     out.flush()?;
+    // Last of all: the plain file under its name says that the shards beside it are whole, too.
     fs::rename(aside, plain)?;
     Ok(())
 }
@@ -63,6 +64,7 @@ fn order(rows: usize) -> impl Iterator<Item = usize> {
 }
 
 pub(super) fn raw(folder: &Path) -> anyhow::Result<Box<Round>> {
+    // Without the sums over all bytes, which would read each file once before anything is measured.
     let set = ShardSet::open_with(&folder.join(SHARDS_FOLDER), Check::Layout)?;
     let rows = set.split(SPLIT).map_or(0, |split| split.len());
     let mut order = order(rows);

@@ -153,6 +153,8 @@ fn row(
 ) -> Row {
     let count = originals.len();
     let copies = pictures.iter().enumerate().map(|(at, picture)| {
+        // By the picture and the change, so that one more picture or kind of change alters no other
+        // copy.
         let mut dice = Dice::keyed(&[at as u64, how as u64, 5]);
         file(&how.make(picture, &mut dice), COPY_QUALITY)
     });
@@ -178,6 +180,7 @@ fn row(
         for (nth, a) in set.iter().enumerate() {
             for b in &set[..nth] {
                 pairs += 1;
+                // A copy stands `count` places behind its original.
                 right += usize::from(family[a % count] == family[b % count]);
             }
         }
@@ -209,6 +212,7 @@ fn posters(count: usize) -> Vec<Rgb> {
         storm: None,
         style: Style::Full,
     };
+    // Twice as many films as are wanted, since not each has a sound poster.
     (0..count * 2)
         .filter(|at| films.fate_at(*at) == Fate::Plain)
         .take(count)
@@ -230,6 +234,8 @@ fn pictures_below(folder: &Path, count: usize) -> anyhow::Result<Vec<(String, Rg
         }
     }
     files.sort();
+    // Sorted and then shuffled by a fixed seed: a sample over all folders, and the same one each
+    // time.
     Dice::keyed(&[1]).shuffle(&mut files);
     let pictures = files.iter().filter_map(|file| {
         let picture = decoded(&fs::read(file).ok()?).ok()?;

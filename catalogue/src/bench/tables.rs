@@ -33,6 +33,8 @@ fn generated(count: usize) -> impl Iterator<Item = Example> {
             release_date: film.release_date,
             popularity: Some(film.popularity),
             language: Some("en".to_owned()),
+            // About what a poster of 500 pixels has. There are no pictures: the table alone is
+            // read.
             picture_bytes: 70_000,
             picture_etag: Some(format!("\"{position}-500\"")),
             picture_digest: digest,

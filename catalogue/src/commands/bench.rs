@@ -50,6 +50,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<ExitCode> {
             rows,
         } => {
             bench::make_pictures(folder, *pictures)?;
+            // After the pictures, of which they are made.
             bench::make_shards(folder)?;
             bench::make_table(folder, *rows)?;
         }

@@ -14,6 +14,7 @@ use crate::system_clock;
     reason = "the line that tells callers where the server listens, and the log that was asked for"
 )]
 pub(crate) async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    // Before anything listens: a signal that comes early must end the server in order, too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let address = args.address();

@@ -68,6 +68,8 @@ pub(super) fn overrides(input: &[u8]) -> String {
     let values: Vec<Override> = text
         .lines()
         .map(|line| {
+            // A line without "=" is tried as well: the command line would refuse it, another client
+            // may not.
             let (path, value) = line.split_once('=').unwrap_or((line, ""));
             Override {
                 path: path.to_owned(),
@@ -124,6 +126,7 @@ pub(super) fn manifest(input: &[u8]) -> String {
 fn listed(manifest: &Manifest) -> String {
     let again = Manifest::try_from(v1::Manifest::from(manifest)).expect("it was let in before");
     assert_eq!(manifest.digest(), again.digest());
+    // Whatever sizes a list names, their sum must not panic.
     let _no_overflow = manifest.size_bytes();
     for file in &manifest.files {
         let is_odd = |part: &str| matches!(part, "" | "." | "..");
@@ -140,6 +143,7 @@ pub(super) fn spool(input: &[u8]) -> String {
 
 /// The words of a message without what stands in quotes and its numbers.
 fn words(message: &str) -> String {
+    // What stands in quotes is the input's own, and would make each verdict a new one.
     let outside = message.split('"').step_by(2);
     let words = outside.flat_map(|part| part.split(|c: char| !c.is_ascii_alphabetic()));
     let words: Vec<&str> = words.filter(|word| word.len() > 3).take(6).collect();

@@ -169,6 +169,8 @@ impl Canvas {
             crossings.clear();
             for (at, from) in corners.iter().enumerate() {
                 let to = corners[(at + 1) % corners.len()];
+                // One end counts and the other does not, so that a corner on the line is crossed
+                // once.
                 if (from.1 <= line) != (to.1 <= line) {
                     crossings.push(from.0 + (line - from.1) / (to.1 - from.1) * (to.0 - from.0));
                 }
@@ -209,6 +211,8 @@ impl Canvas {
     pub(super) fn grain(&mut self, amplitude: u8, dice: &mut Dice) {
         let span = u64::from(amplitude) + 1;
         for pixels in self.rgb.chunks_mut(4 * 3) {
+            // One draw for four pixels: grain is on all of them, and most of a poster's time would
+            // go into dice.
             let mut bits = dice.bits();
             for pixel in pixels.chunks_exact_mut(3) {
                 let (a, b) = (bits & 0xff, (bits >> 8) & 0xff);

@@ -155,6 +155,7 @@ fn ringed_planet(canvas: &mut Canvas, dice: &mut Dice) {
     let (x, y) = place(canvas, (ring.0 * 0.8, radius), dice);
     let planet = Rgb::from_hsv(dice.unit(), dice.between(0.3, 0.7), dice.between(0.6, 0.95));
     let band = planet.towards(Rgb::WHITE, 0.6);
+    // The far half before the planet and the near half after it: so the ring goes around.
     canvas.ring((x, y), ring, 0.22, Part::Upper, band);
     canvas.ellipse((x, y), (radius, radius), planet, 1.0);
     let shade = planet.towards(Rgb::BLACK, 0.4);

@@ -80,6 +80,7 @@ impl App {
 
     /// The answer to a request without the right key or above the rate, if this is one.
     pub(super) fn refuse(&self, headers: &HeaderMap, params: &Params) -> Option<Response> {
+        // Before the key is looked at, so that guessing keys is held down, too.
         if let Some(refusal) = self.over_the_limit() {
             return Some(refusal);
         }

@@ -24,6 +24,7 @@ impl App {
         if answer.status != StatusCode::OK {
             return self.deliver(route, position, answer).await;
         }
+        // Before "not modified": a client that knows the film must meet its faults as well.
         if let Some(fault) = self.faults.meet(route, position) {
             return self.befall(&fault, answer, "").await;
         }

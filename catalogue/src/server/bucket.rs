@@ -19,6 +19,8 @@ impl Bucket {
 
     /// Whether one more is served in this second.
     pub(super) fn takes(&mut self, second: i64) -> bool {
+        // Whole seconds of the clock, not a sliding window: at their border twice the limit may
+        // pass, which does no harm here.
         if self.second != second {
             (self.second, self.count) = (second, 0);
         }

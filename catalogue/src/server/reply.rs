@@ -70,6 +70,7 @@ impl Reply {
 
     /// Announces the whole body, sends `bytes` of it, and lets the connection end.
     pub(super) fn into_part_of_a_response(self, bytes: usize) -> Response {
+        // The whole length is announced, or the client would take the half for all.
         let announced = self.body.len();
         let half = Bytes::copy_from_slice(&self.body[..bytes.min(announced)]);
         let mut response = Self {

@@ -185,6 +185,7 @@ async fn discover(State(app): State<Arc<App>>, headers: HeaderMap, params: Param
     let films = &app.painter.films;
     let mut found: Vec<(Option<NaiveDate>, usize)> = (0..films.count())
         .map(|position| (films.listed_at(position), position))
+        // As the real service, which leaves adult films out unless they are asked for.
         .filter(|(film, _)| film.fate != Fate::Adult && film.fate != Fate::Vanished)
         .map(|(film, position)| (film.release_date, position))
         .filter(|(date, _)| from.is_none_or(|from| date.is_some_and(|date| date >= from)))
@@ -200,6 +201,7 @@ async fn discover(State(app): State<Arc<App>>, headers: HeaderMap, params: Param
 /// Any day's export: the catalogue never changes. It is written while it is sent.
 async fn export(State(app): State<Arc<App>>, Path(file): Path<String>) -> Response {
     const CHUNKS_AHEAD: usize = 4;
+    // No key either: the daily files of the real service are open to all.
     let is_export = file.starts_with("movie_ids_") && file.ends_with(".json.gz");
     if !is_export {
         return Reply::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response();
@@ -265,6 +267,7 @@ async fn poster(
     let (Some(position), Some(width)) = (position, answers::poster_width(&size)) else {
         return Reply::problem(StatusCode::NOT_FOUND, 34, NOT_FOUND).into_response();
     };
+    // The rate alone: pictures ask for no key, as with the real service.
     if let Some(refusal) = app.over_the_limit() {
         return refusal;
     }

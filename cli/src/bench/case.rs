@@ -77,6 +77,8 @@ impl Case {
             match part.strip_prefix('r') {
                 Some(round) if round.parse::<u32>().is_ok() => {}
                 Some(_) | None if part == "tb" => tensorboard = true,
+                // Any other part makes it somebody else's job: read wrongly, it would stand in the
+                // table with a figure that it never measured.
                 Some(_) | None => return None,
             }
         }

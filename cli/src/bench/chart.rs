@@ -28,6 +28,7 @@ fn colour(input: Input) -> &'static str {
 
 /// The chart, or None where there is no figure to draw.
 pub(crate) fn svg(results: &Results) -> Option<String> {
+    // One scale for all groups: bars of different devices can be compared by their length.
     let most = results
         .rows
         .iter()
@@ -96,6 +97,7 @@ fn bars(results: &Results, scale: f64) -> (String, f64) {
 
 fn speed_up(results: &Results, row: &Row) -> String {
     match (results.base_of(&row.case), results.speed_up(row)) {
+        // Beside the base itself "1.00x" would look like a finding.
         (Some(base), Some(times)) if base != row => format!(" ({times:.2}x)"),
         (Some(_) | None, _) => String::new(),
     }

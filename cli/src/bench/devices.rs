@@ -64,11 +64,15 @@ pub(crate) fn available(workers: &[v1::Worker]) -> Vec<Devices> {
         .filter(|worker| worker.state() == v1::WorkerState::Online);
     let (mut cpus, mut gpus) = (0_u32, 0_u32);
     for inventory in online.filter_map(|worker| worker.inventory.as_ref()) {
+        // The numbers are what workers say of themselves: they may be anything, and a sum of them
+        // must not panic.
         cpus = cpus.saturating_add(inventory.cpu_slots);
         gpus = gpus.saturating_add(u32::try_from(inventory.gpus.len()).unwrap_or(u32::MAX));
     }
     let mut all = Vec::new();
     for (kind, count) in [(DeviceKind::Cpu, cpus), (DeviceKind::Gpu, gpus)] {
+        // Doubled and not counted: each case trains by itself, and a curve of scaling is seen from
+        // its doublings.
         let doubled = std::iter::successors(Some(1_u32), |ranks| ranks.checked_mul(2));
         let ranks = doubled
             .take_while(|ranks| *ranks < count)

@@ -41,6 +41,8 @@ pub(super) fn findings(results: &Results) -> Vec<Finding> {
 
 fn of_ranks(results: &Results, row: &Row) -> Option<Finding> {
     let base = results.base_of(&row.case)?;
+    // What TensorBoard costs has a comparison of its own: told with it on as well, this one would
+    // stand there twice.
     if base.case == row.case || row.case.tensorboard {
         return None;
     }
@@ -109,6 +111,8 @@ fn of_gpus(results: &Results) -> Option<Finding> {
             .rows
             .iter()
             .filter(|row| row.case.devices == devices)
+            // Each with the input that suits it best: CPUs that decode and train at once would make
+            // GPUs look better than they are.
             .max_by(|a, b| a.rate.median.total_cmp(&b.rate.median))
     };
     let (gpu, cpu) = (best(DeviceKind::Gpu)?, best(DeviceKind::Cpu)?);

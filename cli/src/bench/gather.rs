@@ -122,13 +122,18 @@ async fn measured(remote: &Remote, job_id: i64) -> Result<Measured> {
     let share = |read: fn(&TrainSummary) -> f64| {
         let shares = ranks
             .iter()
+            // A run that timed no step has a share of 0: NaN would be null in the JSON.
             .map(|rank| read(rank) / rank.phases.step_s.max(f64::MIN_POSITIVE));
         shares.sum::<f64>() / f64::from(first.world_size.max(1))
     };
     Ok(Measured {
+        // A run of less than two windows has only warmed up. The whole run's mean is then all that
+        // there is.
         images_per_second: steady(&windows).unwrap_or(first.images_per_second),
         input_share: share(|rank| rank.phases.input_s),
         exposed_share: share(|rank| rank.phases.all_reduce_s),
+        // The last epoch's checkpoint is written after the last step that was measured: it slows
+        // nothing down.
         checkpoints: ends.iter().filter(|step| **step < first.steps).count(),
         loss: first.final_loss,
         seconds: first.seconds,

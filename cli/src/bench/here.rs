@@ -40,6 +40,8 @@ impl Here {
             threads_per_slot: 1,
         };
         let mut cluster = LocalCluster::new(Layout::lock(self.folder.path())?, options)?;
+        // No `?` from here to the stop: what fails, and whoever presses Ctrl-C, must leave no
+        // daemon behind.
         let outcome = tokio::select! {
             outcome = self.measure(&mut cluster, plan, shown) => outcome,
             () = signals.next() => Err(CliError::Interrupted { hint: None }),

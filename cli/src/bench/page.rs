@@ -29,6 +29,8 @@ impl View for Results {
             page.table(heads, self.rows.iter().map(|row| self.row(row)).collect());
         }
         let checkpoints = self.rows.iter().map(|row| row.checkpoints).max();
+        // The most of any case and not their sum: the sentence is about what one measurement had to
+        // bear.
         if let Some(count @ 1..) = checkpoints {
             let were = if count == 1 {
                 "1 checkpoint was".to_owned()
@@ -52,6 +54,8 @@ impl View for Results {
         }
         if let Some((least, most)) = self.losses() {
             page.line(format!(
+                // The check of the whole table: cases that did the same work end at nearly the same
+                // loss, and one that lies apart was not fast but did something else.
                 "loss at the end: {least:.4} to {most:.4}, from equal weights over equal batches"
             ));
         }
@@ -70,6 +74,8 @@ impl Results {
     fn row(&self, row: &Row) -> Vec<Cell> {
         let percent = |share: f64| Cell::from(format!("{:.1} %", 100.0 * share));
         let is_base = self.base_of(&row.case).is_some_and(|base| base == row);
+        // Of one round the median, the least and the most are one number: three of them would look
+        // like a spread that was measured.
         let rate = if row.rounds > 1 {
             let rate = row.rate;
             format!("{:.1} ({:.1} to {:.1})", rate.median, rate.least, rate.most)
@@ -77,6 +83,7 @@ impl Results {
             format!("{:.1}", row.rate.median)
         };
         let against = |value: Option<f64>, text: fn(f64) -> String| match value {
+            // Against itself a row would say 1.00x and 100 %, which is no result.
             Some(value) if !is_base => text(value),
             Some(_) | None => String::new(),
         };
@@ -127,6 +134,8 @@ impl Results {
             })
         });
         let missing = self.missing.iter().map(|(case, why)| {
+            // With the keys that a case with a figure has: a program reads one form, and sees that
+            // a case is missing.
             json!({ "name": title(case), "value": null, "unit": "images/s", "reference": null,
                 "ratio": null, "what": ran, "missing": why })
         });

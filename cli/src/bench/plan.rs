@@ -87,6 +87,8 @@ impl BenchPlan {
             Source::Dataset(digest) => format!("artifact:{digest}"),
             Source::Api(api_url) => {
                 let source = json!({ "type": "tmdb", "api_url": api_url,
+                    // A server of this machine that nobody else asks: what is kept to out of
+                    // politeness elsewhere would only make the bench wait.
                     "requests_per_second": 1_000, "concurrency": 32 });
                 jobs.insert(
                     "fetch".to_owned(),
@@ -122,6 +124,8 @@ impl BenchPlan {
             for case in self.cases() {
                 let name = case.job_name(round);
                 jobs.insert(name.clone(), self.train_job(&case, &needs));
+                // The order is made by needs, since the scheduler would place cases side by side
+                // wherever devices are free.
                 needs = vec![name];
             }
         }

@@ -61,6 +61,7 @@ pub(crate) struct Spread {
 impl Spread {
     /// Of at least one value.
     fn of(mut values: Vec<f64>) -> Self {
+        // A median: one round that was disturbed by something else must not move the figure.
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
         let median = if values.len().is_multiple_of(2) {
@@ -109,6 +110,7 @@ impl Results {
                     Outcome::Missing(words) => why.clone_from(words),
                 }
             }
+            // A case that failed in one round alone has the figures of the others.
             if measured.is_empty() {
                 missing.push((run.case.clone(), why));
                 continue;

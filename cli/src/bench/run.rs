@@ -33,6 +33,7 @@ pub(crate) async fn start(remote: &Remote, plan: &BenchPlan, source: &Source) ->
     let document = v1::Document {
         format: Some(document::Format::Json(plan.document(source).to_string())),
     };
+    // One id for all tries: where an answer was lost, the second try is not a second bench.
     let request_id = Uuid::new_v4().to_string();
     let submitted = requests::jobs::submit(remote, document, plan.overrides(), request_id).await?;
     let id = submitted.pipeline_id;
@@ -52,6 +53,8 @@ pub(crate) async fn finish(remote: &Remote, id: i64, shown: &Shown) -> Result<()
     };
     let mut reporter = progress::to_stderr();
     let jobs = watch::until_ended(remote, request, reporter.as_mut()).await?;
+    // Figures before the verdict: one case that ran out of memory must not hide what the others
+    // measured.
     shown.show(&gather(remote, id).await?)?;
     watch::verdict(&jobs)
 }

@@ -20,6 +20,8 @@ impl Badge {
         let value = token.and_then(|token| {
             let mut value: MetadataValue<Ascii> =
                 format!("Bearer {}", token.reveal()).parse().ok()?;
+            // So it is shown by no Debug output, and HTTP/2 keeps it out of the table that both
+            // sides remember headers in.
             value.set_sensitive(true);
             Some(value)
         });

@@ -53,6 +53,7 @@ impl Layout {
                 return Err(anyhow::Error::new(error).context(cannot()).into());
             }
         }
+        // Only now: what stood here until the lock was ours named its holder to everybody else.
         lock.set_len(0).with_context(cannot)?;
         write!(lock, "{}", std::process::id()).with_context(cannot)?;
         Ok(Self {
@@ -165,6 +166,8 @@ impl Layout {
             let text = format!(
                 "# More settings for the {binary} of \"marquee up\"; deploy/ lists them.\n"
             );
+            // Written even though it says nothing: a file that is named and missing is an error of
+            // the daemon, and the user sees where settings belong.
             fs::write(&settings, text)
                 .with_context(|| format!("cannot write {}", settings.display()))?;
         }
@@ -205,6 +208,8 @@ fn in_use(folder: &Path, lock: &mut File) -> crate::error::CliError {
 /// since that must have the same one after a restart.
 pub(crate) fn free_port(mut addr: SocketAddr) -> Result<SocketAddr> {
     if addr.port() == 0 {
+        // Free from here until the coordinator takes it. Should another program be faster, that
+        // start fails, with the coordinator's own words.
         let probe = TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))?;
         addr.set_port(probe.local_addr()?.port());
     }

@@ -37,6 +37,8 @@ fn strangers(known: &[u32]) -> Vec<Pid> {
     let pids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // Never those that somebody waits for: reaped here, their exit status would be lost to
+    // `Program::ended`.
     pids.filter(|pid| !known.contains(pid))
         .filter(|pid| parent_of(*pid) == Some(own))
         .filter_map(|pid| i32::try_from(pid).ok().map(Pid::from_raw))

@@ -158,6 +158,7 @@ impl Program {
 
     /// The end of its log, for an error.
     pub(crate) fn last_words(&self) -> String {
+        // An error that quotes nothing is better than one that hides why the program ended.
         let words = read_end(&self.log).unwrap_or_default();
         let lines: Vec<&str> = words.lines().collect();
         let last = &lines[lines.len().saturating_sub(LAST_WORDS_LINES)..];

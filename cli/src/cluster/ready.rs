@@ -39,6 +39,8 @@ pub(super) async fn coordinator(
             // Any answer would do for a port alone; workers that join another cluster would run its jobs and die
             // with it.
             if !ours.trim().is_empty() && ours.trim() == answered.cluster_id {
+                // Once more: it may have answered and died since, and whoever answers next would be
+                // another one.
                 still_running(programs)?;
                 return Ok(answered.cluster_id);
             }

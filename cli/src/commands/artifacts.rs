@@ -136,6 +136,8 @@ fn own_folder(artifact: &Artifact) -> Result<PathBuf> {
         artifact.name,
         units::short_digest(&artifact.digest)
     );
+    // The name comes from outside: one with a slash or with dots in front would lead to another
+    // folder.
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.starts_with('.') || !name.chars().all(is_plain) {
         return Err(CliError::Usage(format!(
@@ -148,6 +150,7 @@ fn own_folder(artifact: &Artifact) -> Result<PathBuf> {
 async fn rescue(args: RescueArgs, remote: &Remote, session: &Session) -> Result<()> {
     let job_id = args.job.resolve_job(remote).await?;
     if session.output.is_for_people() {
+        // Before and not after: it may take as long as the upload of a large model.
         say!("job {job_id}: its worker stores the output that it kept");
     }
     let artifact = requests::artifacts::rescue(remote, job_id).await?;
@@ -171,6 +174,7 @@ fn chosen(artifact: &Artifact, paths: &[String]) -> Result<v1::Manifest> {
                 let has: Vec<&str> = files
                     .iter()
                     .map(|file| file.path.as_str())
+                    // Some: an artifact may have thousands.
                     .take(20)
                     .collect();
                 CliError::Usage(format!(
@@ -186,6 +190,7 @@ fn chosen(artifact: &Artifact, paths: &[String]) -> Result<v1::Manifest> {
     let executables = manifest.executables.into_iter().filter(is_chosen);
     Ok(v1::Manifest {
         executables: executables.collect(),
+        // Who names files wants those alone.
         empty_folders: Vec::new(),
         files,
     })

@@ -114,6 +114,7 @@ impl std::str::FromStr for Since {
             'd' => 86_400,
             _ => return Err(wrong()),
         };
+        // The last character is one of four letters by now, each of one byte.
         let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
         let ago = Duration::from_secs(u64::from(number) * seconds);
         TimeDelta::from_std(ago).map(Self::Ago).map_err(|_| wrong())
@@ -127,6 +128,7 @@ impl Since {
             Self::Ago(ago) => now
                 .checked_sub_signed(ago)
                 .unwrap_or(DateTime::UNIX_EPOCH)
+                // Nothing is older; and a time before the year 1 has no form on the wire.
                 .max(DateTime::UNIX_EPOCH),
         }
     }

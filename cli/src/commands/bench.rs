@@ -168,6 +168,7 @@ async fn dataset(named: Option<&str>, remote: &Remote) -> Result<Source> {
     }
     let request = v1::ListArtifactsRequest::default();
     let (listed, _) = artifacts::list(remote, request, SEARCHED).await?;
+    // Listings have the newest first.
     let newest = listed
         .into_iter()
         .find(|artifact| artifact.name == "dataset");

@@ -34,6 +34,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         Ok(match one {
             Resolved::Job(id) => vec![
                 remote
+                    // A job that has ended cannot be cancelled: sent twice, the second would call
+                    // the first a failure.
                     .call(Repeat::Unsafe, async || {
                         remote
                             .jobs()

@@ -130,8 +130,11 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         }
         Fault::CutWorker(cut) => {
             let time = Duration::from_millis(cut.for_ms.into());
+            // By the coordinator's clock, and compared with that alone: this machine's may be
+            // minutes off.
             let before = heard(&remote, &cut.name).await?;
             tokio::time::sleep(time).await;
+            // The cut itself is none of the time that the cluster has to get well.
             until(since, time + limit, async || {
                 is_back(&remote, cut, before).await
             })
@@ -142,6 +145,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         }
     };
     let seconds = since.elapsed().as_secs_f64();
+    // Well again is not enough: the history has to show that nothing was lost or done twice on the
+    // way.
     let (findings, summary) = audit::check(&remote, session, Default::default()).await?;
     let verified = Verified {
         findings: &findings,

@@ -52,6 +52,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         }
     }
     if reports.is_empty() {
+        // Neither is there. Its error says where they were looked for.
         beside_us(PROGRAMS[0])?;
     }
     let reports = Reports(reports);
@@ -73,6 +74,7 @@ async fn ask(program: &str, path: PathBuf, config: Option<PathBuf>) -> Result<Re
     let asked = command
         .args(["doctor", "--json"])
         .stdin(Stdio::null())
+        // Whoever waits sees what the doctor says meanwhile; the report on stdout is for us.
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
         .output();

@@ -97,6 +97,7 @@ pub(super) fn parse_when(text: &str) -> Result<When, String> {
     };
     let seconds = unit_s.and_then(|unit_s: i64| {
         let count: i64 = text[..text.len() - 1].parse().ok()?;
+        // A number with 18 digits in front of a "d" is a slip, and no overflow.
         count.checked_mul(unit_s)
     });
     let seconds = seconds.filter(|seconds| (0..=SPAN_MAX_S).contains(seconds));
@@ -137,6 +138,7 @@ fn parse_place(text: &str) -> Result<Place, String> {
 
 pub(super) async fn drain(args: DrainArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    // A moment and not a span: sent again it is the same deadline, and not a later one.
     let deadline = args.deadline.map(|when| timestamp(when.from(clock::now())));
     let request = v1::DrainWorkerRequest {
         name: args.worker,

@@ -73,6 +73,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let detail = requests::jobs::get(&remote, id).await?;
     let needs = match &detail.job {
         Some(job) if !job.needs.is_empty() => {
+            // The job's own answer names what it needs, and not how far that is.
             let pipeline = requests::jobs::get_pipeline(&remote, job.pipeline_id).await?;
             pipeline
                 .jobs

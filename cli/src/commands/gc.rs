@@ -82,6 +82,8 @@ async fn step(
         after_pipeline_id,
     };
     remote
+        // The second goes on with what is left. What the first one removed stood in its answer
+        // alone: it is missing from the sum then, and from nothing else.
         .call(Repeat::Safe, async || {
             remote.jobs().collect_garbage(patient(request)).await
         })

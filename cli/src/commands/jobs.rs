@@ -55,6 +55,8 @@ struct StateArg(JobStateName);
 impl ValueEnum for StateArg {
     fn value_variants<'a>() -> &'a [Self] {
         const ALL: [StateArg; 6] = {
+            // Taken apart by number: a state that comes to be does not compile before it stands
+            // here too.
             let [a, b, c, d, e, f] = JobStateName::ALL;
             [
                 StateArg(a),

@@ -57,6 +57,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let raw = args.raw;
     let (mut lost, mut damaged) = (0_u64, 0_u64);
     requests::logs::each(&remote, request, |line| {
+        // Counted on the way and said at the end: in JSON, or far up in a terminal, a gap is easily
+        // overlooked.
         lost += u64::from(line.lost_before) + u64::from(line.lost_after);
         damaged += u64::from(line.damaged);
         Ok(output.text(&render(&line, output.format, one_rank, raw))?)

@@ -46,6 +46,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         follow: args.follow,
     };
     let output = session.output;
+    // Each point as it comes: a table has to know them all before it can be drawn, and a job may
+    // run for days.
     if args.follow || output.format == Format::Json {
         return each(&remote, request, |point| {
             Ok(output.text(&line(&point, output.format))?)

@@ -28,6 +28,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let ids = Target::resolve_jobs(&args.jobs, &remote).await?;
     let done = each(ids, async |id| {
         let job = remote
+            // When a second request arrives the job may be queued again, and its retry is refused;
+            // or it may have failed again, and gets a retry that nobody asked for.
             .call(Repeat::Unsafe, async || {
                 remote
                     .jobs()

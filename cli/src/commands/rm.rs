@@ -68,6 +68,8 @@ enum Thing {
 }
 
 async fn resolve(text: &str, remote: &Remote) -> Result<Thing> {
+    // Pipelines by number alone: a name is a job's here, whose artifact is meant, and there is no
+    // way back from a guess.
     if let Ok(target @ Target::Pipeline(_)) = text.parse::<Target>()
         && let Resolved::Pipeline(id) = target.resolve(remote).await?
     {
@@ -113,6 +115,7 @@ async fn remove(remote: &Remote, thing: &Thing, dry_run: bool) -> Result<v1::Rem
                 dry_run,
             };
             remote
+                // As with a pipeline: a second one finds nothing.
                 .call(Repeat::Unsafe, async || {
                     remote
                         .artifacts()

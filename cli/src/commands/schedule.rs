@@ -144,6 +144,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 async fn add(args: AddArgs, session: &Session) -> Result<()> {
     let document = read_document(&args.file)?;
     let place = session.place()?;
+    // Made absolute now: the coordinator submits it at night, and knows nothing of the folder that
+    // this was typed in.
     let mut set = source_paths::absolute(&document, &args.file, args.set, &place)?;
     let remote = Remote::new(place)?;
     set.extend(project(args.project, &document)?);
@@ -231,6 +233,7 @@ async fn remove(name: String, session: &Session) -> Result<()> {
     let remote = session.remote()?;
     let request = v1::RemoveScheduleRequest { name: name.clone() };
     remote
+        // Not sent twice: the second would find nothing, and call what went well a failure.
         .call(Repeat::Unsafe, async || {
             remote
                 .schedules()

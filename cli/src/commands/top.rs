@@ -40,6 +40,7 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
         let text = "TERM says that this terminal has no full screen; \"marquee top --once\" prints one picture";
         return Err(CliError::Usage(text.to_owned()));
     }
+    // Quietly: whatever was said on stderr would be written over the picture.
     top::run(&remote.quietly()).await
 }
 

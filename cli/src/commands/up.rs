@@ -48,11 +48,15 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
     let folder = args.data_dir.map_or_else(default_data_dir, Ok)?;
     let threads = args
         .threads_per_worker
+        // Workers of one machine share its threads. Each by itself would count all of them as its
+        // own.
         .unwrap_or_else(|| machine_threads() / args.workers);
     let options = ClusterOptions {
         listen: free_port(args.listen)?,
         workers: args.workers,
         slots_per_worker: args.cpu_slots,
+        // More slots than threads are allowed, and share them: none at all would be a slot that can
+        // run nothing.
         threads_per_slot: (threads / args.cpu_slots).max(1),
     };
     let mut signals = Signals::catch()?;
@@ -73,6 +77,7 @@ async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
         say!("as root: every job of this cluster will run as root");
     }
     cluster.start().await?;
+    // Only now that it answers: another terminal that finds the file finds a cluster.
     let path = context::default_path();
     let context = match &path {
         Some(path) => Some(UpContext::write(path, &cluster.addr(), std::process::id())?),
@@ -87,6 +92,7 @@ async fn serve(cluster: &mut LocalCluster, session: &Session) -> Result<()> {
 
 fn announce(cluster: &LocalCluster, context: Option<&Written>, session: &Session) -> Result<()> {
     let addr = cluster.addr();
+    // Here, where everything answers: a program that reads this line may submit at once.
     match session.output.format {
         Format::Table => {}
         Format::Json => {

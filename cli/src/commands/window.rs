@@ -78,6 +78,8 @@ pub(super) async fn run(args: Args, session: &Session) -> Result<()> {
 
 async fn add(args: AddArgs, session: &Session) -> Result<()> {
     let remote = session.remote()?;
+    // Both ends as moments, made once: sent again it is the same window, which the coordinator then
+    // has once.
     let from = args.from.from(clock::now());
     let request = v1::AddWindowRequest {
         worker_name: args.worker,
@@ -106,6 +108,7 @@ async fn remove(args: RemoveArgs, session: &Session) -> Result<()> {
         number: args.number,
     };
     let worker = remote
+        // Not sent twice: the second would find no such window, and call what went well a failure.
         .call(Repeat::Unsafe, async || {
             remote.workers().remove_window(quick(request.clone())).await
         })

@@ -31,6 +31,8 @@ pub(crate) async fn start(layout: &Layout, films: u32) -> Result<(Program, Strin
         &films.to_string(),
         "--seed",
         SEED,
+        // A free one, which it tells: a second demo, or whatever else has a fixed port, is no
+        // obstacle.
         "--port",
         "0",
     ];

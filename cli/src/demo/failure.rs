@@ -15,6 +15,8 @@ const LOG_LINES: u32 = 20;
 /// Writes each failed job's explanation and last words to stderr.
 pub(super) async fn explain(remote: &Remote, jobs: &[Job]) {
     for job in jobs.iter().filter(|job| job.state() == JobState::Failed) {
+        // What cannot be asked is left out: the demo has failed already, and one more error would
+        // hide why.
         if let Ok(detail) = requests::jobs::get(remote, job.id).await {
             let explanation = Explanation {
                 detail: &detail,

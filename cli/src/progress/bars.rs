@@ -50,6 +50,7 @@ impl Bars {
         bar.set_position(percent.unwrap_or_default());
         bar.set_message(harmless(&status::detail(job, now)).into_owned());
         if words::has_ended(job) {
+            // Left as it stands: `finish` would fill the bar of a job that failed half way.
             bar.abandon();
         } else {
             bar.tick();

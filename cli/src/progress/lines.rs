@@ -38,6 +38,8 @@ impl Lines {
             && said.about == about
             && now - said.at < EVERY
         {
+            // Kept and not dropped: if nothing follows, the newest state is still told once its
+            // time has come.
             said.pending = Some(job.clone());
             return Vec::new();
         }

@@ -57,6 +57,8 @@ pub(crate) async fn rescue(remote: &Remote, job_id: i64) -> Result<Artifact> {
     let request = v1::RescueOutputRequest { job_id };
     remote
         .call(Repeat::Safe, async || {
+            // Without the deadline of quick questions. Sent again it finds what the first one
+            // committed.
             remote.artifacts().rescue_output(request).await
         })
         .await

@@ -41,6 +41,8 @@ pub(crate) async fn lines(
     request: &ListAuditRequest,
     mut take: impl FnMut(AuditLine) -> Result<()>,
 ) -> Result<()> {
+    // Only the beginning is tried again: a stream that breaks later is an error, since `take` would
+    // be given its first lines twice.
     let mut lines = remote
         .call(Repeat::Safe, async || {
             remote.audit().list(request.clone()).await

@@ -44,6 +44,8 @@ pub(crate) async fn files(
         one(remote, job, file, executable, &path).await?;
         written.push(path);
     }
+    // A program may look for a folder that it made and left empty: files alone would not bring it
+    // back.
     for empty in &manifest.empty_folders {
         let path = folder.join(empty);
         fs::create_dir_all(&path)
@@ -117,6 +119,7 @@ async fn one(
         )
         .into());
     }
+    // Renamed last: under its own name a file is whole, whenever this process was killed.
     let file: File = aside
         .persist(path)
         .map_err(|error| error.error)

@@ -56,6 +56,7 @@ pub(crate) async fn elements(remote: &Remote, array_job_id: i64) -> Result<Vec<J
         ..v1::ListJobsRequest::default()
     };
     let (mut elements, _) = list(remote, request, usize::MAX).await?;
+    // A listing is newest first, and elements were made in their order.
     elements.reverse();
     Ok(elements)
 }

@@ -72,6 +72,8 @@ pub(crate) async fn last_lines(
         tail: count,
         ..v1::LogsRequest::default()
     };
+    // Asked once: it only completes the words of a failure, and whoever reads those should not wait
+    // for them.
     let mut stream = remote.jobs().logs(request).await?.into_inner();
     let mut lines = Vec::new();
     while let Some(line) = stream.message().await? {

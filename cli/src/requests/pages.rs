@@ -16,6 +16,7 @@ pub(super) async fn first<T>(
     let mut rows = Vec::new();
     let mut token = String::new();
     loop {
+        // At least one, also with a limit of 0: whether there are more is only known by asking.
         let wanted = limit.saturating_sub(rows.len()).clamp(1, PAGE_SIZE);
         let (page, next) = ask(u32::try_from(wanted).unwrap_or(u32::MAX), token).await?;
         if page.is_empty() && !next.is_empty() {

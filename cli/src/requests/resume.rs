@@ -57,11 +57,15 @@ impl<K: Hash + Eq + Clone> Resume<K> {
             return false;
         }
         if at > *newest {
+            // A later time: those before it can only come again on another connection, and are told
+            // from it by their time.
             (*newest, *count, *passed) = (at, 1, 1);
             return true;
         }
         *passed += 1;
         let new = *passed > *count;
+        // Rows of one time are told apart by their place alone. The coordinator sends them in the
+        // same order each time.
         *count = (*count).max(*passed);
         new
     }

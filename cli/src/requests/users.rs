@@ -53,6 +53,7 @@ pub(crate) async fn remove(remote: &Remote, name: &str, dry_run: bool) -> Result
     };
     remote
         .call(Repeat::Unsafe, async || {
+            // A second one would find no such user, and call what went well a failure.
             remote.users().remove_user(quick(request.clone())).await
         })
         .await

@@ -1,5 +1,5 @@
-//! The other end of the wire, in the hands of a test: it takes down what a command asks for, and answers what no coordinator
-//! of today would.
+//! The other end of the wire, in the hands of a test: it takes down what a command asks for, and answers what no
+//! coordinator of today would.
 //!
 //! Not here: what a real coordinator answers (`e2e/tests/cli.rs`).
 

@@ -145,6 +145,7 @@ impl SharedLog {
     }
 
     pub(super) fn push(&self, mut line: v1::LogLine) {
+        // By characters: cut within one, `truncate` would panic.
         if let Some((end, _)) = line.text.char_indices().nth(LOG_LINE_CHARS) {
             line.text.truncate(end);
         }
@@ -207,6 +208,8 @@ impl Facts {
             }
             News::Lost(cause) => {
                 let since = match &self.link {
+                    // From the first loss on: each further try that fails must not make the outage
+                    // look young.
                     Link::Lost { since, .. } => *since,
                     Link::Connecting | Link::Live => now,
                 };
@@ -232,6 +235,7 @@ impl Facts {
         let ids: BTreeSet<i64> = running.iter().map(|job| job.id).collect();
         self.seen_rates.retain(|job, _| ids.contains(job));
         self.curves.retain(|job, _| {
+            // The job that is looked at keeps its curves when it has ended.
             ids.contains(job) || self.look.as_ref().is_some_and(|look| id(look) == *job)
         });
         for job in running {
@@ -240,6 +244,7 @@ impl Facts {
             };
             let seen = self.seen_rates.entry(job.id).or_default();
             let at = units::time(progress.at.as_ref());
+            // The same word of progress, told again with another overview, is no new value.
             if at == seen.at {
                 continue;
             }

@@ -57,6 +57,8 @@ impl Feed {
     pub(super) fn start(remote: &Remote) -> Self {
         let (sender, news) = mpsc::channel(NEWS_MAX);
         let (wanted, asked) = watch::channel(Wanted::default());
+        // A watch and not a queue: pages ask for what is shown now, and pictures of the cluster
+        // that were missed matter to nobody.
         let (latest, beats) = watch::channel(None);
         let stream = spawn_local(follow(remote.clone(), sender.clone(), latest));
         let pages = spawn_local(look(remote.clone(), sender.clone(), asked, beats));
@@ -171,6 +173,8 @@ async fn look(
         let now = wanted.borrow_and_update().clone();
         let overview = beats.borrow_and_update().clone();
         if let Some(overview) = overview {
+            // Curves are asked for at once on another page; on the same one they change too slowly
+            // to be worth it each time.
             let is_other = std::mem::replace(&mut before, now.place.clone()) != now.place;
             let curves_due = is_other || curves_at.is_none_or(|at| at.elapsed() >= CURVES_EVERY);
             if curves_due {
@@ -188,6 +192,8 @@ async fn look(
         let changed = async {
             tokio::select! {
                 beat = async {
+                    // The pause is for news of the cluster alone: another page is asked for at
+                    // once.
                     sleep(LOOK_EVERY).await;
                     beats.changed().await
                 } => beat,

@@ -76,12 +76,14 @@ impl Grid {
         let room = room.saturating_sub(GAP * self.cols.len().saturating_sub(1));
         while widths.iter().sum::<usize>() > room {
             let shrinks = widths.iter_mut().zip(&self.cols);
+            // Always the widest: names give way to each other before a short column loses anything.
             let widest = shrinks
                 .filter(|(width, col)| **width > col.min)
                 .map(|(width, _)| width)
                 .max();
             match widest {
                 Some(width) => *width -= 1,
+                // The last one is cut and not left out: a list without columns would say nothing.
                 None if self.cols.len() == 1 => return Some(vec![room]),
                 None => return None,
             }
@@ -111,6 +113,7 @@ fn join(row: Vec<Line<'static>>, cols: &[Col], widths: &[usize], ink: Ink) -> Li
         if place > 0 {
             spans.push(Span::raw(" ".repeat(GAP)));
         }
+        // The style of a line does not come along with its spans: it is laid under theirs.
         let style = cell.style;
         let cell = fill(cell, *width, col.right, ink);
         spans.extend(cell.spans.into_iter().map(|span| Span {

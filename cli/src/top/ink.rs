@@ -37,6 +37,7 @@ impl Ink {
         match tone {
             Tone::Plain => Style::new(),
             Tone::Good => coloured(Color::Green),
+            // Bold as well: it stands out without colours too.
             Tone::Bad => coloured(Color::Red).add_modifier(Modifier::BOLD),
             Tone::Busy => coloured(Color::Cyan),
             Tone::Warn => coloured(Color::Yellow),
@@ -57,6 +58,7 @@ fn has_unicode(env: impl Fn(&str) -> Option<OsString>) -> bool {
     if env("TERM").is_some_and(|term| term == "linux") {
         return false;
     }
+    // In the order in which the C library looks: the first that is set decides.
     let named = ["LC_ALL", "LC_CTYPE", "LANG"]
         .into_iter()
         .filter_map(env)

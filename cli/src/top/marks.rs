@@ -55,6 +55,7 @@ pub(super) fn spark(values: &[f64], room: usize, ink: Ink) -> String {
     let Some(range) = range(&values) else {
         return String::new();
     };
+    // Eight steps either way, so that a curve has the same course on every terminal.
     let levels = if ink.unicode { BLOCKS } else { PLAIN };
     values
         .iter()
@@ -64,6 +65,8 @@ pub(super) fn spark(values: &[f64], room: usize, ink: Ink) -> String {
 
 /// A curve in `height` lines, the topmost first, over nearly all of `room` columns.
 pub(super) fn chart(values: &[f64], room: usize, height: usize, ink: Ink) -> Vec<String> {
+    // A job that has just begun has few values: each is drawn wide, and the chart keeps its width
+    // while they grow.
     let wide = room.checked_div(values.len()).unwrap_or(1).max(1);
     let values: Vec<f64> = gathered(values, room)
         .into_iter()
@@ -103,6 +106,8 @@ pub(super) fn bar(done: u64, whole: u64, room: usize, ink: Ink) -> String {
 /// Bulbs: lit where a device is held, and crossed where nobody may have it.
 pub(super) fn bulbs(held: u32, closed: u32, all: u32, ink: Ink) -> String {
     let of = |count: u32, mark: &str| mark.repeat(count as usize);
+    // A device can be both, as one whose job goes on under a quarantine: it counts as held, and
+    // there are never more bulbs than devices.
     let held = held.min(all);
     let closed = closed.min(all - held);
     let (lit, dark, shut) = (ink.mark("●", "#"), ink.mark("○", "."), ink.mark("×", "x"));

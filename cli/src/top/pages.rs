@@ -74,6 +74,7 @@ fn marked(line: Line<'static>, is_chosen: bool, ink: Ink) -> Line<'static> {
         return indented(line);
     }
     let mut line = line;
+    // As wide as the margin, so that no line moves when another one is chosen.
     line.spans.insert(0, Span::raw(ink.mark("› ", "> ")));
     line.style = line.style.add_modifier(Modifier::REVERSED);
     line

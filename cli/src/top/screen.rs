@@ -151,10 +151,12 @@ fn figures(overview: &v1::Overview, ink: Ink) -> [Line<'static>; 2] {
         (v1::JobState::Succeeded, "succeeded", Tone::Good),
         (v1::JobState::Failed, "failed", Tone::Bad),
     ] {
+        // Of those that have ended the coordinator counts one day's.
         if state == v1::JobState::Succeeded {
             counts.push(Span::styled("last 24 h: ", ink.tone(Tone::Faint)));
         }
         let count = jobs(state);
+        // A red 0 would look like a failure.
         let tone = if count > 0 { tone } else { Tone::Faint };
         counts.push(Span::styled(units::count(count), ink.tone(tone)));
         counts.push(Span::raw(format!(" {word}   ")));
@@ -201,6 +203,7 @@ fn crumb(seat: &Seat) -> String {
 /// What everybody must know before he reads the rest.
 fn banner(app: &App, now: DateTime<Utc>, width: usize) -> Vec<Line<'static>> {
     let text = match (&app.facts.link, &app.facts.overview) {
+        // Before all else: whatever the overview says may be old.
         (Link::Lost { since, cause }, _) => {
             let lost_for = units::about(units::between(*since, now));
             let old = match app.facts.heard_at {
@@ -333,6 +336,7 @@ fn window(buf: &mut Buffer, area: Rect, ink: Ink, title: &str, text: &[String]) 
     ));
     for (row, text) in (y..area.bottom()).zip(rows) {
         for column in x..(x + narrow(width)).min(area.right()) {
+            // Emptied first: colours of what lies below would show through the blanks.
             buf[(column, row)].reset();
         }
         let line = clip(Line::raw(text), width, ink);

@@ -161,6 +161,8 @@ impl App {
 
     /// Opens a page above the one that is shown.
     fn open(&mut self, place: Place) {
+        // Laid above itself, a page would need two Esc to be left, and the first would seem to do
+        // nothing.
         if self.seat().place == place {
             return;
         }
@@ -169,6 +171,8 @@ impl App {
             self.facts.look = None;
         }
         if let Place::Log(_) = place {
+            // A new one, not the old one emptied: whatever still follows the old one writes into
+            // that.
             self.facts.log = super::facts::SharedLog::default();
         }
         self.trail.push(Seat::at(place));
@@ -204,6 +208,8 @@ impl App {
             return matches!(key.code, KeyCode::Char('y' | 'Y'))
                 .then_some(Order::Cancel(question.job));
         }
+        // Whatever is pressed closes the help and does nothing else: the user could not see what it
+        // would act on.
         if std::mem::take(&mut self.helps) {
             return None;
         }
@@ -232,6 +238,7 @@ impl App {
             KeyCode::Down | KeyCode::Char('j') => self.step(1),
             KeyCode::PageUp => self.step(-self.whole_page()),
             KeyCode::PageDown | KeyCode::Char(' ') => self.step(self.whole_page()),
+            // As far as there is: each kind of page cuts a step at its own ends.
             KeyCode::Home | KeyCode::Char('g') => self.step(isize::MIN),
             KeyCode::End | KeyCode::Char('G') => self.step(isize::MAX),
             KeyCode::Enter | KeyCode::Right => self.enter(),
@@ -270,6 +277,7 @@ impl App {
             KeyCode::Enter => {
                 self.types = false;
                 if matches!(self.seat().place, Place::Log(_)) {
+                    // Backwards: a log that follows stands at its end, and hits lie above.
                     self.find(-1);
                 }
             }
@@ -323,6 +331,7 @@ impl App {
     }
 
     fn next_filter(&mut self) {
+        // A part of the place itself, so that each letter asks the coordinator anew.
         if let Place::Jobs(query) = &mut self.seat_mut().place {
             query.filter = query.filter.next();
         }
@@ -347,6 +356,7 @@ impl App {
     }
 
     fn whole_page(&self) -> isize {
+        // Less than the page by two: these lines stay in sight, and the eye finds where it was.
         isize::try_from(self.height.saturating_sub(2).max(1)).unwrap_or(1)
     }
 
@@ -401,6 +411,7 @@ impl App {
         };
         let now = self.seat().until.unwrap_or(last);
         let by = i64::try_from(by).unwrap_or(i64::MAX);
+        // Of an empty log the last line would lie before the first, for which `clamp` panics.
         let then = now.saturating_add_signed(by).clamp(first, last.max(first));
         // At the last line it follows again.
         self.seat_mut().until = (then < last).then_some(then);
@@ -425,6 +436,7 @@ impl App {
             match self.seat().until {
                 Some(until) if by > 0 => hits.find(|hit| *hit > until),
                 Some(until) => hits.take_while(|hit| *hit < until).last(),
+                // It follows the end: nothing lies below.
                 None if by > 0 => None,
                 None => hits.next_back(),
             }
@@ -456,6 +468,7 @@ impl App {
 
     fn ask(&mut self) {
         let Some(id) = self.chosen_job() else { return };
+        // The question names the job: nobody should have to confirm a bare number.
         let Some(job) = self.facts.job(id) else {
             self.flash = Some((format!("job {id} is not known yet"), Tone::Warn));
             return;

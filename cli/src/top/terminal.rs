@@ -28,6 +28,8 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn take() -> io::Result<Self> {
+        // Set before the terminal is taken: there is no moment at which a panic prints into a raw
+        // one.
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             PANICKED.store(true, Ordering::SeqCst);
@@ -37,6 +39,7 @@ impl Screen {
         hold()?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stdout()));
         if terminal.is_err() {
+            // Before the panic's words: on the other screen they would go with it.
             give_back();
         }
         Ok(Self {
@@ -66,6 +69,7 @@ pub(super) fn has_panicked() -> bool {
 
 fn hold() -> io::Result<()> {
     enable_raw_mode()?;
+    // Before the second step: where that fails, the first is undone by whoever gives back.
     HELD.store(true, Ordering::SeqCst);
     execute!(io::stdout(), EnterAlternateScreen, Hide).inspect_err(|_| give_back())
 }

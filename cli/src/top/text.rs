@@ -28,6 +28,7 @@ pub(super) fn clip(line: Line<'static>, room: usize, ink: Ink) -> Line<'static> 
     if line.width() <= room {
         return line;
     }
+    // One column is the mark's.
     let mut left = room.saturating_sub(1);
     let mut spans = Vec::new();
     for span in line.spans {
@@ -89,6 +90,8 @@ pub(super) fn wrap(text: &str, room: usize) -> Vec<String> {
             }
             for c in word.chars() {
                 let wide = columns_of(c);
+                // A word longer than a line, such as a path or a digest, is cut wherever the line
+                // ends.
                 if used + wide > room && used > 0 {
                     lines.push(std::mem::take(&mut line));
                     used = 0;

@@ -21,7 +21,7 @@ use crate::index::Open;
 use crate::lifecycle::{self, Result};
 use crate::session::{Activity, Sessions};
 
-/// Readings come every five seconds; nobody's verdict is a matter of less.
+/// Workers send readings every five seconds, and a job is judged by minutes of them: looking more often finds nothing.
 const EVERY: Duration = Duration::from_secs(10);
 /// GPUs named in one line.
 const NAMED_MAX: usize = 4;
@@ -52,6 +52,7 @@ struct Seen {
 
 pub(super) async fn round(app: &App) -> Result<()> {
     let seen = look(&app.index.open(), &app.sessions);
+    // Not one of whose GPUs nothing is known: what was said of it stands until something is.
     let at_work = |seen: &&Seen| seen.is_said && seen.activity == Activity::Busy;
     for seen in seen.iter().filter(at_work) {
         works_again(app, seen).await?;
@@ -64,6 +65,7 @@ pub(super) async fn round(app: &App) -> Result<()> {
         return Ok(());
     }
     let jobs: Vec<JobId> = quiet.iter().map(|seen| seen.job).collect();
+    // Looked up for the quiet ones alone: most rounds find none, and then ask Postgres nothing.
     let mut conn = app.db.read().await?;
     let live = live::list_live(&mut conn, &jobs).await?;
     drop(conn);
@@ -189,6 +191,8 @@ async fn change(
     };
     let at = (seen.job, seen.attempt);
     let mut tx = app.db.write("idle").await?;
+    // The lock of all that changes a job: an end that comes at the same time is either seen by
+    // this, or comes after it.
     pipelines::lock_pipelines(&mut tx, &[pipeline]).await?;
     let is_news = match since {
         Some(since) => steering::mark_idle(&mut tx, at, since).await?,

@@ -177,7 +177,7 @@ fn without_its_users_password(url: &str) -> (String, Option<String>) {
     }
 }
 
-/// What `%41` and the like stand for. What is no such thing stays as it is, as libpq has it.
+/// Replaces `%41` and the like by what they stand for. A `%` without two digits behind it stays, as libpq has it.
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -216,6 +216,7 @@ impl Files {
 }
 
 fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    // In the same folder: only within one file system does a rename replace a file in one step.
     let (path, aside) = (folder.join(name), folder.join(format!(".{name}.new")));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&aside)?;

@@ -99,6 +99,8 @@ impl Vouches {
             let Some(holds) = shared.answered.get_mut(digest) else {
                 continue;
             };
+            // The oldest of them, whoever had it: an answer that is left over only keeps the file
+            // for longer.
             let had_one = holds.pop_front().is_some();
             if holds.is_empty() {
                 shared.answered.remove(digest);

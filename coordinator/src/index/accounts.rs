@@ -97,6 +97,8 @@ impl Account {
         };
         let held = f64::from(self.gpus) + CPU_SLOT_SHARE * f64::from(self.cpu_slots);
         ProjectShare {
+            // Charged in advance, as a round charges what it starts (`Purses::charge`): else the
+            // next round would forget it.
             used: self.used(now) + held * FORESIGHT_S,
             weight: self.weight,
             gpus: at_once(self.gpus, self.quotas.gpus),
@@ -187,6 +189,8 @@ impl Accounts {
         if !self.is_loaded {
             return;
         }
+        // Where the time went back nothing is counted until it is where it was: those seconds are
+        // charged already.
         let Some(from) = self.counted_to.filter(|from| *from < now) else {
             self.counted_to = self.counted_to.or(Some(now));
             return;

@@ -78,6 +78,7 @@ impl Open {
                 ));
             }
         }
+        // Maps give them in any order; sorted, the log of a seed is the same each time.
         differences.sort_unstable();
         // Only where something differs: to take everything in anew costs as much as a start.
         if !differences.is_empty() {

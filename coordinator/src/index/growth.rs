@@ -24,6 +24,7 @@ impl Open {
     pub fn may_grow(&self, now: DateTime<Utc>) -> Vec<Short> {
         let short = self.short.iter().filter_map(|short| {
             let known = self.jobs.get(&short.job)?;
+            // Which gangs are short was read a while ago: by now the job may be at another attempt.
             let is_it = known.is_running && !known.is_leaving && known.attempt == short.attempt.0;
             let has_run = now - known.started_at? >= GROWS_AFTER;
             let is_settled = now - short.lost_at >= GROWS_AFTER_LOSS;

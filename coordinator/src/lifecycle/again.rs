@@ -104,7 +104,7 @@ async fn seen_to(
         JobStateName::Waiting | JobStateName::Queued | JobStateName::Running => Ok(Ok(Some(
             format!("input {name:?} is being made again by job {job} ({maker:?})"),
         ))),
-        // Before it is asked whether the artifact is whole: the attempt read the one that was there when it began.
+        // Looked at before the artifact itself: it may be whole by now, but this attempt read the one before it.
         JobStateName::Succeeded if made.committed_at.is_some_and(|at| at > began) => Ok(Ok(Some(
             format!("input {name:?} was made again by job {job} ({maker:?}) meanwhile"),
         ))),

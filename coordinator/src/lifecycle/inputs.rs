@@ -181,7 +181,7 @@ mod tests {
             (&[(Finished, None), (Failed, Some(BadInput))], true),
             (&[(Failed, Some(Crash))], false),
             (&[(Failed, None)], false),
-            // A word of a rank that did not fail for it is none.
+            // Only a rank that has failed counts, whatever class it told before.
             (&[(Running, Some(BadInput))], false),
             (&[(Stopped, Some(BadInput))], false),
             (&[], false),

@@ -36,6 +36,8 @@ pub async fn set_project(
 ) -> Result<()> {
     let now = app.clock.now();
     let mut tx = app.db.write_as("set project", caller).await?;
+    // Locked before it is read: of two that change it at once, each would note what both found as
+    // what was there before its own.
     let before = if projects::lock_project(&mut tx, name).await? {
         let all = projects::list_projects(&mut tx).await?;
         all.into_iter().find(|project| project.name == *name)
@@ -96,6 +98,7 @@ pub async fn set_project(
         tracing::info!(project = %name, caller, change = change.text, "project set");
     }
     tx.commit().await?;
+    // Only now that it is stored: a round that looked before would keep to the old figures.
     app.index.touch_projects();
     app.wake.notify_one();
     Ok(())

@@ -105,6 +105,7 @@ pub(super) async fn bring_back(
             also.push(array);
         }
     }
+    // Those that are back count as needs that may still come, for all behind them.
     let mut back: BTreeSet<JobId> = BTreeSet::from([job, origin]);
     let mut waiting: Vec<JobId> = Vec::new();
     let ids: Vec<JobId> = dependents.iter().map(|dependent| dependent.id).collect();

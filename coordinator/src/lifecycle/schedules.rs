@@ -94,6 +94,7 @@ pub async fn pause_schedule(app: &App, name: &str, resume: bool, caller: &str) -
         // It is as it is wanted: whoever paused it first is who paused it.
         return Ok(());
     }
+    // From now on: what was due while it was paused is not made up for.
     let next_due = Cron::parse(&stored.cron, &stored.time_zone)
         .map_err(LifecycleError::BadSetting)?
         .after(now);

@@ -237,6 +237,7 @@ pub(crate) async fn create_token(
              {user}\")"
         )));
     }
+    // Two draws: the id is shown in listings and logs, and must tell nothing of the secret.
     let token = Token::new(&draw(app), &draw(app));
     let stored = StoredToken {
         id: token.id().to_owned(),

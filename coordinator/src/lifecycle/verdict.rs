@@ -78,6 +78,8 @@ pub(super) fn judge(situation: &Situation<'_>) -> Verdict {
     if members().all(|rank| rank.state == RankState::Finished) {
         return Verdict::Commit;
     }
+    // Of all ranks, also those that the attempt has gone on without: one of them may still hold its
+    // devices.
     let all_gone = ranks.iter().all(is_gone);
     if situation.cancel_requested {
         // A rank that has not gone may still use its devices and write.

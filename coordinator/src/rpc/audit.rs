@@ -130,6 +130,7 @@ async fn tell(
                 phase: step.phase.into(),
                 done: step.done,
             };
+            // Tried, not waited for: the check must not go at a slow reader's pace.
             let _ = send.try_send(Ok(answer(Body::Progress(step))));
         }
     };

@@ -69,6 +69,8 @@ impl Inflow {
                 let mut connections = connections.unwrap_or_else(PoisonError::into_inner);
                 let known = connections.get(&peer).and_then(Weak::upgrade);
                 known.unwrap_or_else(|| {
+                    // Here, since nobody says when a connection has ended: as many are remembered
+                    // as are open, and a few more.
                     connections.retain(|_, connection| connection.strong_count() > 0);
                     let connection = own();
                     connections.insert(peer, Arc::downgrade(&connection));

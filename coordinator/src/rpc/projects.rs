@@ -44,6 +44,7 @@ impl ProjectsService {
         for project in stored {
             let (queued, changes) =
                 lifecycle::queued_and_changes(&mut conn, &project.name, changes_max).await?;
+            // For each project anew: its lock must not be held while the database is waited for.
             let open = self.app.index.open();
             answer.push(encode(&open, project, queued, changes, now));
         }
@@ -90,8 +91,8 @@ impl v1::projects_server::Projects for ProjectsService {
     }
 }
 
-/// How long a project keeps things, and whether its idle jobs are stopped, is for its own administrators to say. What it has beside others is not, nor whether there
-/// is such a project.
+/// Administrators of a project say how long it keeps things and whether its idle jobs are stopped. What it may have
+/// compared with other projects, and whether it exists, only administrators of everything say.
 fn may_set(
     caller: &Caller,
     name: &ProjectName,

@@ -10,8 +10,8 @@ use crate::app::App;
 use crate::caller::Caller;
 use crate::lifecycle::LifecycleError;
 
-/// Refuses what takes a role in a project that the caller does not have. `what` names the thing; its project is not said
-/// to whom it is none of.
+/// Refuses a caller who does not have the role in the project. `what` names the thing that was asked for. A caller who
+/// may not even look at the project is not told its name.
 pub(in crate::rpc) fn project(
     caller: &Caller,
     role: Role,

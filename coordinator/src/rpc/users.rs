@@ -124,6 +124,7 @@ impl v1::users_server::Users for UsersService {
         }
         let now = self.app.clock.now();
         let token = request.into_inner().token;
+        // As it was pasted: what is copied from a terminal often has a blank behind it.
         let found = self.app.walls.users.of_token(token.trim(), now);
         let found = found.map_err(|why| {
             self.app.walls.users.say_refused(None, &why);

@@ -277,6 +277,7 @@ impl<'a> Pool<'a> {
             let given = running
                 .filter(|held| leaving.contains(&held.job))
                 .map(|held| wanted.count(member.host, &held.devices));
+            // What those that leave give is this gang's, whatever is held back of what is free.
             free.saturating_sub(kept.sum()) + given.sum::<u32>()
         });
         let left = self.unless_barred(Rc::new(left.collect()), last);
@@ -309,6 +310,8 @@ impl<'a> Pool<'a> {
             let mut ends: Vec<(End, u32)> = ends
                 .filter_map(|(end, devices)| Some((end?, devices)))
                 .collect();
+            // Of ends at one time the sure ones first: what they alone make room for is a sure
+            // promise.
             ends.sort_unstable_by_key(|(end, devices)| (end.at, !end.is_sure, *devices));
             for (end, devices) in ends {
                 if missing == 0 {

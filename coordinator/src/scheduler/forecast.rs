@@ -84,6 +84,8 @@ fn play(
                         job: placement.job,
                         devices: rank.devices,
                         ends_at,
+                        // In the play each job ends when it is said to: no promise that rests on
+                        // one is broken.
                         is_measured: false,
                     });
                 }

@@ -64,11 +64,14 @@ pub(super) fn grow(
         .into_iter()
         .find_map(|wanted| {
             purses
+                // For what it takes in addition: what it has is charged already.
                 .allows(short.project, wanted.kind, more(wanted.kind))
                 .ok()?;
             let gang = (shape.ranks, shape.devices_per_rank);
             let shares = pool.fit_without(&own, wanted, gang, last)?;
             let claim = claim(pool, wanted, &shares, shape).of_growth();
+            // Its restart costs work that was done: it is worth that only where nobody who waits
+            // could use what it takes.
             let is_free = plan
                 .waiting
                 .iter()

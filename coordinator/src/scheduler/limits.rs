@@ -149,6 +149,8 @@ pub(super) struct Purses {
 impl Purses {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
+            // A copy that this round charges: what the projects really use comes with the next
+            // one's limits.
             projects: limits.projects.clone(),
         }
     }
@@ -188,6 +190,8 @@ impl Purses {
     /// Takes down that devices were given to a job of the project.
     pub(super) fn charge(&mut self, project: ProjectId, kind: Kind, devices: u32) {
         let index = project.0 as usize;
+        // A project that was not named has used nothing so far (`Limits::projects`), and does so
+        // from now on.
         if self.projects.len() <= index {
             self.projects.resize(index + 1, ProjectShare::default());
         }

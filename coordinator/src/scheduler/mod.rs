@@ -229,6 +229,7 @@ pub fn plan(queue: &Queue, hosts: &[Host], limits: &Limits, now: DateTime<Utc>) 
             }
         }
     }
+    // After everybody else: a gang that could grow runs already, and takes only what is left.
     round.grow();
     round.plan
 }

@@ -103,6 +103,7 @@ fn candidates(pool: &Pool<'_>, priority: i32, now: DateTime<Utc>) -> Vec<Preempt
         .filter(may)
         .copied()
         .collect();
+    // In seconds of devices: ten GPUs lose in a minute what one loses in ten.
     let loss = |job: &Preemptible| {
         let devices = held.get(&job.job).copied().unwrap_or_default();
         (now - job.saved_at)
@@ -156,8 +157,9 @@ pub(super) fn claim(pool: &Pool<'_>, wanted: Wanted<'_>, shares: &[Share], shape
     }
 }
 
-/// Holds back what others left for a job, and what a gang that grows does not hold itself. False where the hosts of the claim cannot give it any more: then it is
-/// void, and the job waits like any other.
+/// Holds back the devices that other jobs left for this one; for a gang that grows, those that it does not hold yet.
+/// False where the hosts of the claim cannot give them any more: the claim is then void, and the job waits like any
+/// other.
 pub(super) fn hold_claim(
     pool: &mut Pool<'_>,
     job: JobId,

@@ -157,6 +157,7 @@ impl Queue {
     /// The highest priority of a job whose time has come.
     #[must_use]
     pub fn highest_priority(&self) -> Option<i32> {
+        // By the order of the fields of `Line`, of which the priority is the first.
         self.alike.last_key_value().map(|(line, _)| line.priority)
     }
 

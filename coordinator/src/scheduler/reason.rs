@@ -209,6 +209,8 @@ impl<'a> Explainer<'a> {
                     Kind::Gpu => allowed.gpu = true,
                     Kind::Cpu => allowed.cpu = true,
                 },
+                // The first of the kinds is the one that the job would rather have (`kinds`): its
+                // quota is the one to name.
                 Err(quota) => hit = hit.or(Some(quota)),
             }
         }
@@ -323,6 +325,7 @@ fn busy(pool: &Pool<'_>, kind: Kind, shape: Shape, stay: Stay) -> String {
     let usable = usable(pool, kind, shape);
     let free = pool.free(usable);
     let mut text = format!("{needs}, {free} of {} are free", total(pool, usable));
+    // `usable` takes devices of every flavour, and one gang cannot mix them.
     if pool.fit_unreserved(usable, shape.ranks, shape.devices_per_rank, stay.last) {
         text += " but not of one flavour of libtorch";
     } else if free >= shape.devices() {

@@ -55,6 +55,7 @@ impl Shape {
     pub fn of(spec: &JobSpec, rules: RulesId, expected_s: Option<u32>) -> Self {
         let Resources {
             ranks,
+            // With how many a gang goes on is another matter: it starts with all of its ranks.
             min_ranks: _,
             device,
             devices_per_rank,
@@ -71,6 +72,7 @@ impl Shape {
             gpu_memory_mib: spec.sharing.gpu_memory_mib,
             rules,
             limit_s: spec.timeout_s,
+            // Where there is a time limit nobody has to guess.
             expected_s: expected_s.filter(|_| spec.timeout_s.is_none()),
         }
     }

@@ -82,6 +82,8 @@ impl Counter {
         if self.batches.send(batch).await.is_err() {
             return Err(LifecycleError::Stopping);
         }
+        // A batch that is dropped unanswered was in the hands of a loop that ended: its worker
+        // keeps the reports, and sends them again.
         answered.await.unwrap_or(Err(LifecycleError::Stopping))
     }
 

@@ -158,7 +158,7 @@ mod tests {
         rescues.answer(key, &Err(failure.clone()));
         assert_eq!(first.await.unwrap(), Err(failure.clone()));
         assert_eq!(second.await.unwrap(), Err(failure));
-        // A word that nobody waits for, or comes twice, is none's.
+        // An answer that comes twice, or that nobody waits for, does nothing.
         rescues.answer(key, &Ok(()));
         rescues.answer(hello::key(9, 9, 9), &Ok(()));
         // The worker goes: who still waits hears that nobody will answer, and does not wait for ever.

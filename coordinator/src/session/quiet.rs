@@ -66,6 +66,8 @@ impl Quiet {
                 uuid: reading.uuid.clone(),
                 newest: at,
                 heard: now,
+                // After a gap the time begins anew: what the GPU did between the two nobody has
+                // seen.
                 quiet_since: (busy <= BUSY_PERCENT_MAX).then(|| since.unwrap_or(at)),
             };
             self.gpus.insert(reading.index, run);
@@ -78,6 +80,7 @@ impl Quiet {
             Some(run) if now.duration_since(run.heard) <= READINGS_APART_MAX => {
                 match run.quiet_since {
                     Some(since) => {
+                        // Up to the newest reading, not up to now: only what was read counts.
                         Activity::Quiet((run.newest - since).to_std().unwrap_or_default())
                     }
                     None => Activity::Busy,

@@ -113,6 +113,7 @@ fn for_held(row: &WorkerRank, held: Held) -> Option<Action> {
     if let Some((reason, forget)) = unwanted(row) {
         return Some(Action::Stop { reason, forget });
     }
+    // Some of its peers are not prepared yet: none of a gang starts before all can.
     if row.attempt_state != AttemptStateName::Running {
         return None;
     }

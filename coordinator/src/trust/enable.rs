@@ -43,6 +43,7 @@ pub async fn enable(
 ) -> anyhow::Result<String> {
     let mut text = String::new();
     let bundle = Bundle::read(&Files::of(&place.data_dir))?;
+    // Not for nothing: a restart ends every stream, and `init` may be run again and again.
     if !service.is_active() || certificate(place) != before {
         service.enable_and_restart()?;
     }
@@ -105,6 +106,7 @@ fn write_context(text: &str, authorities: &str) -> io::Result<bool> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(_) | Err(_) => {}
     }
+    // Before the context that names it: between the two a command line finds either both or none.
     write_for_all(Path::new(CONTEXT_CA), authorities)?;
     write_for_all(Path::new(CONTEXT), text)?;
     Ok(true)

@@ -142,6 +142,8 @@ pub(crate) async fn revoke_token(
         trust::revoke_join_token(&mut tx, first.id, caller, now).await?;
         tx.commit().await?;
         Ok::<_, LifecycleError>(Some(trust::JoinToken {
+            // One that was revoked before keeps its time, here as in the table
+            // (`revoke_join_token`).
             revoked_at: first.revoked_at.or(Some(now)),
             ..first
         }))

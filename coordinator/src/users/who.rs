@@ -152,6 +152,7 @@ impl Users {
         let Some(peer) = request.extensions().get::<Peer>() else {
             return Ok(Who::Nobody);
         };
+        // The account is then the proxy's, and whoever asked it would get the proxy's rights.
         if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
             return Ok(Who::Nobody);
         }
@@ -208,8 +209,8 @@ fn bearer(value: &[u8]) -> Result<Token, NotKnown> {
     Ok(text.trim().parse::<Token>()?)
 }
 
-/// The digest of the secret in a browser's cookie. Of several of one name the first counts, as browsers send the most
-/// specific first; more than one is nobody's honest request.
+/// The digest of the secret in a browser's cookie. None where there are several: our page sets one, and a second one
+/// was put there by somebody else.
 pub(crate) fn session_of(headers: &HeaderMap) -> Option<Digest> {
     let mut found = None;
     for value in headers.get_all(header::COOKIE) {

@@ -54,6 +54,7 @@ pub(super) fn serve(path: &str, asked: &HeaderMap) -> Response<Body> {
         "no-cache"
     };
     headers::set(headers, header::CACHE_CONTROL, kept);
+    // A cache on the way must not give the packed file to somebody who cannot unpack it.
     headers::set(headers, header::VARY, "Accept-Encoding");
     if packed.is_some() {
         headers::set(headers, header::CONTENT_ENCODING, "gzip");

@@ -1,5 +1,5 @@
-//! The report of an eval job, or of a preprocess job on its pictures, shown within the page. It is a file that a job wrote, so it comes with walls of its own
-//! ([`headers::of_report`]).
+//! The report of an eval job, or of a preprocess job on its pictures, shown within the page. It is a file that a job
+//! wrote, so it comes with walls of its own ([`headers::of_report`]).
 
 use bytes::{Bytes, BytesMut};
 use marquee_domain::artifact::FileEntry;

@@ -99,6 +99,7 @@ pub fn write(dir: &Path, rows: impl Iterator<Item = Example>) -> Result<(), Data
     const ROWS_AT_ONCE: usize = 8_192;
     let file = dir.join(super::EXAMPLES_FILE);
     let mut out = table::create(&file, &SCHEMA)?;
+    // The columns go through the rows several times, so they have to be there.
     let rows: Vec<Example> = rows.collect();
     for part in rows.chunks(ROWS_AT_ONCE) {
         table::write(&file, &mut out, SCHEMA.clone(), columns(part.iter()))?;

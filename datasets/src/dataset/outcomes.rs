@@ -110,6 +110,7 @@ pub fn outcomes(dir: &Path) -> Result<Vec<(String, String, String)>, DatasetErro
     let mut rows = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
+        // Cells are read by the place of their column.
         if batch.schema().fields() != SCHEMA.fields() {
             return Err(damaged("its columns are others".to_owned()));
         }

@@ -163,6 +163,7 @@ impl Pictures {
 
     /// Takes the pictures of another dataset in.
     pub(super) fn extend(&mut self, other: Self) {
+        // The other's batches come behind ours, so their numbers are moved by as many.
         let before = self.batches.len();
         let places = other.places.into_iter();
         self.places
@@ -193,6 +194,8 @@ fn check_schema(found: &Schema) -> Result<(), String> {
             .fields()
             .iter()
             .zip(SCHEMA.fields())
+            // Nothing else of a column counts: what else a writer notes of it is no reason to
+            // refuse its pictures.
             .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
     if is_ours {
         Ok(())

@@ -60,6 +60,7 @@ impl Dataset {
         let mut whole = whole.ok_or_else(|| DatasetError::Incomplete {
             folder: dir.to_owned(),
         })?;
+        // Each part has as many as may be listed; together they are to have no more.
         whole.books.problems.truncate(PROBLEMS_MAX);
         // Numbers as numbers, so that 9 comes before 10.
         whole.examples.sort_by_cached_key(|example| {
@@ -185,6 +186,8 @@ fn read_books(dir: &Path) -> Result<FetchBooks, DatasetError> {
     let note = dir.join(RUN_NOTE_FILE);
     if note.exists() {
         let run: Map<String, Value> = read_json(&note)?;
+        // The note comes last and wins: in the books there may be a 0 that is for earlier versions
+        // alone.
         fields.extend(run);
     }
     serde_json::from_value(Value::Object(fields)).map_err(|error| DatasetError::Damaged {

@@ -51,6 +51,8 @@ impl DatasetWriter {
 
     /// Appends an example with its picture's file.
     pub fn push(&mut self, example: Example, picture: Vec<u8>) -> Result<(), DatasetError> {
+        // The picture before its row: a row whose picture is missing would make the whole folder
+        // unreadable.
         self.pictures.push(&example.id, picture)?;
         self.rows.push(example);
         if self.rows.len() >= ROWS_PENDING_MAX {

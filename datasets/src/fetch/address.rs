@@ -101,6 +101,7 @@ impl std::fmt::Display for Base {
 }
 
 fn without_userinfo(text: &str) -> &str {
+    // From the last "@": a password may hold one, and no part of it is to be shown.
     text.rsplit_once('@').map_or(text, |(_, host)| host)
 }
 

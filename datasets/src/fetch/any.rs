@@ -10,6 +10,7 @@ use crate::job::JobError;
 
 /// Gives `read` the path of a file that holds `bytes` and is in memory alone.
 pub(super) fn in_memory(bytes: &[u8], read: impl Fn(&Path) -> Result<String, JobError>) -> String {
+    // Not on a disk, which millions of inputs would keep busy.
     let Ok(file) = memfd_create("input", MFdFlags::empty()) else {
         return "no memory".to_owned();
     };

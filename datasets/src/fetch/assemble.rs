@@ -57,6 +57,8 @@ impl Assembly<'_> {
                         REPLACED_TEXT,
                         "characters that could not be read are now \u{fffd}",
                     ));
+                    // It counts as fetched all the same; the list of problems names it, so that
+                    // somebody can look at its text.
                     books.replaced(&id, replaced);
                     writer.settled(&id, FETCHED, replaced)?;
                     let row = self.row_of(id, example, &body, &mut labels);
@@ -70,6 +72,7 @@ impl Assembly<'_> {
                 }
             }
         }
+        // Of this attempt alone: nobody wrote down how long those before it took.
         let seconds = self.place.started.elapsed().as_secs_f64();
         let books = books.close(seconds, self.plan.note.clone(), &self.plan.listed_on)?;
         writer.finish(&labels.names, &books)?;

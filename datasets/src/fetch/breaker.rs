@@ -85,6 +85,8 @@ impl Breakers {
             return Ok(Ok(Turn::Usual));
         };
         let after = now.duration_since(down.since);
+        // Looked at first, also while it is being tried: whoever waits is not to wait for that try
+        // as well.
         if after >= self.patience {
             return Ok(Err(GivenUp { after }));
         }
@@ -121,6 +123,8 @@ impl Breakers {
         let host = hosts.entry(name.to_owned()).or_default();
         host.failures = host.failures.saturating_add(1);
         match (&mut host.down, turn) {
+            // Only the one that tried decides. What had been sent before the host counted as down
+            // says nothing new.
             (Some(down), Turn::Trial) => {
                 down.is_being_tried = false;
                 down.wait = (down.wait * 2).min(TRY_MAX);

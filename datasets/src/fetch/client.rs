@@ -163,6 +163,8 @@ impl PoliteClient {
                 self.back_off(attempt)
             };
             tokio::time::sleep(wait).await;
+            // A redirect may have led to the server that failed: the next try asks where it was
+            // told to.
             (place, redirects) = (url.clone(), 0);
         }
     }
@@ -240,6 +242,7 @@ fn limits_of(manners: Manners, shares: Option<&Path>) -> (Arc<Pace>, Arc<InFligh
         let pace = Pace::new(manners.requests_per_second);
         return (Arc::new(pace), Arc::new(InFlight::new(manners.concurrency)));
     };
+    // Nothing goes before the first share is there; one in flight is the least that there can be.
     let (pace, in_flight) = (Arc::new(Pace::shared()), Arc::new(InFlight::new(1)));
     shares::attend(folder.to_owned(), manners, &pace, &in_flight);
     (pace, in_flight)

@@ -114,6 +114,7 @@ impl Credential {
 
 fn bearer(secret: &str) -> Result<HeaderValue, InvalidHeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {secret}"))?;
+    // So it is shown by no debug output of the HTTP library.
     value.set_sensitive(true);
     Ok(value)
 }

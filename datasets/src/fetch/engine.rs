@@ -88,8 +88,8 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Settles every entry with `ask`, which is also told what is known of the entry, at most `concurrency` requests at once, and makes the
-    /// dataset. Told to stop, it leaves a checkpoint.
+    /// Settles every entry with `ask`, which is also told what is known of the entry, at most `concurrency` requests at
+    /// once, and makes the dataset. Told to stop, it leaves a checkpoint.
     pub(super) async fn run<F: Future<Output = Settled>>(
         mut self,
         concurrency: u32,
@@ -98,6 +98,8 @@ impl<'a> Engine<'a> {
         let stop = self.context.stop.clone();
         let settled = tokio::select! {
             settled = self.settle_all(concurrency, ask) => settled,
+            // Requests in flight are dropped: none of their answers is in the journal, so they are
+            // asked for again.
             () = stop.told() => Err(JobError::Stopped),
         };
         if let Err(error) = settled {
@@ -185,6 +187,8 @@ impl<'a> Engine<'a> {
 
     /// Writes down what became of an entry, and leaves a checkpoint now and then.
     fn settle(&mut self, at: u64, outcome: Outcome, body: Body) -> Result<(), JobError> {
+        // Before it is written: what a service says may be of any length, and the journal keeps it
+        // all.
         let outcome = outcome.bounded();
         self.check_luck(&outcome)?;
         self.journal

@@ -35,6 +35,7 @@ pub(super) fn note_of_links(count: u64, link: &str, target: &Path, whose: &str) 
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
+        // Or opening a pipe would wait for a writer, before anybody can see that it is a pipe.
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)
         .map_err(|error| match error.raw_os_error() {

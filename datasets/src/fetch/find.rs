@@ -1,5 +1,5 @@
 //! Which file a table means. Names are compared under NFC, since macOS takes accents apart and others do
-//! not; capitals count only where they decide. What fits two files is nobody's guess.
+//! not; capitals count only where they decide. A name that fits two files is refused and never guessed at.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -172,6 +172,8 @@ impl<'a> Index<'a> {
         let most = |at: &usize| self.names[*at].matches('/').count();
         let longest = tiers[1].iter().map(most).max().unwrap_or(0);
         tiers[1].retain(|at| most(at) == longest);
+        // One tier alone: a file that fits the whole path is not made doubtful by one that fits its
+        // name.
         let first = tiers.into_iter().find(|tier| !tier.is_empty());
         self.decide(&path, first.unwrap_or_default())
     }
@@ -208,6 +210,8 @@ impl<'a> Index<'a> {
         let names: Vec<String> = self
             .names
             .iter()
+            // Each is compared letter by letter, for a hint in a message: beyond this it would take
+            // longer than the fetch.
             .take(COMPARED_MAX)
             .map(|own| folded(parted(own).1))
             .collect();

@@ -69,12 +69,15 @@ pub(super) fn run(
     let mut labels = Labels::new(&known);
     let name = name_of(path);
     for (done, row) in described.rows.into_iter().enumerate() {
+        // Without a checkpoint: the next attempt reads the files again, which is cheap.
         if context.stop.is_told() {
             return Err(JobError::Stopped);
         }
         match picture_of(&mut store, &row)? {
             Ok((picture, said)) => {
                 for label in &said {
+                    // Labels that the table does not list by itself come in the order in which
+                    // pictures have them.
                     labels.name_of(&(None, label.clone()));
                 }
                 books.fetched(picture.len(), false);

@@ -34,6 +34,8 @@ impl InFlight {
             self.permits.add_permits(wanted - *there);
             *there = wanted;
         } else {
+            // Only those that are free can be taken away now; the rest goes when this is called
+            // again.
             *there -= self.permits.forget_permits(*there - wanted);
         }
     }

@@ -281,6 +281,8 @@ impl Journal {
         if self.writing.is_none() {
             let number = self.next_segment;
             let file = OpenOptions::new()
+                // A segment that is there already would be one of another process: two must never
+                // write to one journal.
                 .create_new(true)
                 .append(true)
                 .open(path_of(&self.dir, number))?;
@@ -331,6 +333,8 @@ impl Journal {
                 class: 0,
                 offset,
             };
+            // Each frame is taken in when the next one is there, so that the last can be checked
+            // with its body first.
             if let Some((at, standing, slot)) = last.replace((read.at, judge(&read.outcome), slot))
             {
                 self.take_in(at, standing, slot);
@@ -391,7 +395,7 @@ impl Classes {
         };
         if let Some(count) = self.counts.get_mut(class) {
             *count -= 1;
-            // A class of nothing is none.
+            // A class without a picture is not among the classes.
             if *count == 0 {
                 self.counts.remove(class);
             }

@@ -57,6 +57,7 @@ pub(in crate::fetch) fn judge(status: u16, body: &[u8]) -> Judged {
     let code = problem
         .as_ref()
         .and_then(|problem| problem.status_code)
+        // 1 is the service's word for success.
         .filter(|code| *code != 1);
     let message = problem
         .as_ref()
@@ -123,6 +124,7 @@ pub(in crate::fetch) fn retry_after(
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if !whole.is_empty() && is_number(whole) && is_number(fraction) {
         let seconds = whole.parse::<u64>().unwrap_or(u64::MAX);
+        // Rounded up: a second too early would be another refusal.
         let begun = fraction.bytes().any(|digit| digit != b'0');
         return Some(Duration::from_secs(
             seconds.saturating_add(u64::from(begun)),

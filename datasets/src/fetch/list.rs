@@ -73,6 +73,7 @@ pub(super) async fn run(
     // By the list's bytes: in a journal of another list other entries stand at the same places.
     let fingerprint = fingerprint(fetch, &list, rules)?;
     let dir = place.journal_dir(&fingerprint)?;
+    // A plan that is there is gone on with: the journal beside it counts by its entries.
     let plan = match plan::read(&dir) {
         Some(plan) => plan,
         None => tokio::task::block_in_place(|| {
@@ -91,6 +92,7 @@ pub(super) async fn run(
         place,
     };
     let asker = &asker;
+    // Only where the rate is shared does anybody have to know the hosts beforehand.
     if place.shares.is_some() {
         let urls = urls_of(&dir).map_err(|error| on_disk(&dir, &error))?;
         asker.client.declare(urls);
@@ -299,6 +301,8 @@ impl Asker<'_> {
                     (Some(value), validators, digest)
                 }
                 Conditional::Unchanged => {
+                    // The earlier row's: what did not change was not sent, so there are no bytes to
+                    // compute it from.
                     let digest = row.map(|row| row.picture_digest.clone());
                     (None, known, digest.unwrap_or_else(|| Digest::of(b"")))
                 }

@@ -190,6 +190,8 @@ impl Details {
 
 /// What the journal says of an entry.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+// Told apart by the words of `outcome`: none of an outcome's is "known", so that the order of the
+// two decides nothing.
 #[serde(untagged)]
 pub(super) enum Noted {
     Settled(Outcome),
@@ -206,6 +208,8 @@ impl Fetched {
         let ids = row.label_ids.iter().map(|id| Some(*id));
         Self {
             labels: ids
+                // Sources such as lists have labels without ids: with the ids alone, `zip` would
+                // drop all of these labels.
                 .chain(std::iter::repeat(None))
                 .zip(row.labels.iter().cloned())
                 .collect(),

@@ -112,6 +112,8 @@ impl Pace {
 
     /// Queues for a slot. False if `host` asked to be left alone meanwhile.
     async fn take_slot(&self, host: &str) -> bool {
+        // Tokio's mutex lets its waiters in by the order of asking, which that of std does not
+        // promise.
         let _first = self.queue.lock().await;
         let mut waited = false;
         loop {
@@ -278,6 +280,8 @@ impl State {
 
 /// Milliseconds since the machine's boot: the clock that shares run out by.
 pub(super) fn boot_ms() -> u64 {
+    // This clock goes on while the machine sleeps, as `Instant` does not: a share that ran out
+    // meanwhile is over when it wakes up.
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
     // A clock that cannot be read ends every share.
     now.map_or(u64::MAX, |now| {

@@ -48,6 +48,8 @@ impl Workplace<'_> {
 
     /// The journal's folder: with what an earlier attempt left, if it was at the same work.
     pub(super) fn journal_dir(&self, fingerprint: &Digest) -> Result<PathBuf, JobError> {
+        // Hidden, and gone before the output is (`Engine::run`): it must never be stored as a part
+        // of the dataset.
         let dir = self.scratch.unwrap_or(self.output).join(JOURNAL_DIR);
         self.make_journal_dir(&dir, fingerprint)
             .map_err(|error| on_disk(&dir, &error))?;

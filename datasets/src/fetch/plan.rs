@@ -133,6 +133,8 @@ impl PlanWriter {
 /// The plan in `dir`, if there is a complete one.
 pub(super) fn read(dir: &Path) -> Option<FetchPlan> {
     let text = fs::read(dir.join(PLAN_FILE)).ok()?;
+    // A plan that cannot be read, since it is torn or of another version, counts as missing: the
+    // lists are asked for again, and the journal goes with it (`Workplace::journal_dir`).
     serde_json::from_slice(&text).ok()
 }
 

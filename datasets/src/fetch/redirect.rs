@@ -25,6 +25,7 @@ pub(super) fn target(
     from: &Url,
     scope: Scope,
 ) -> Option<Result<Url, String>> {
+    // Not 300, which leaves the choice to people, nor 304, which is an answer to our condition.
     if !matches!(status, 301 | 302 | 303 | 307 | 308) {
         return None;
     }

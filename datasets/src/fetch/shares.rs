@@ -41,6 +41,8 @@ pub(super) fn attend(
     };
     tokio::spawn(async move {
         let mut ticks = interval(LOOK_EVERY);
+        // After a pause one look is enough: both files say how things stand now, not what happened
+        // meanwhile.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -106,6 +108,8 @@ impl Attendant {
     /// How the job stands: whom it asks and what it took at once, how fast it went once a window.
     fn use_now(&mut self, pace: &Pace) -> RateUse {
         let before = self.said.as_ref();
+        // Until the first window is over it counts as hungry: the coordinator then plans with its
+        // whole limit, and not with a use of nothing.
         let (mut used, mut hungry) = before.map_or((0.0, true), |said| (said.used, said.hungry));
         let passed = self.since.elapsed();
         if passed >= WINDOW {

@@ -197,6 +197,7 @@ impl Table {
 
     /// The place of the column `name`, capitals or not; that of the exact name first.
     pub(super) fn find(&self, name: &str) -> Option<usize> {
+        // A table may have both `Labels` and `labels`, since its names are told apart by capitals.
         let exact = self.header.iter().position(|column| column == name);
         exact.or_else(|| {
             let mut columns = self.header.iter();

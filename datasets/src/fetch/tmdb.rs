@@ -50,6 +50,7 @@ pub(super) async fn run(
         .into_iter()
         .chain(&settings.images)
         .collect();
+    // Before the first request: a service whose terms nobody has agreed to is not asked at all.
     check_rights(&bases, settings.rights.as_ref())?;
     let client = PoliteClient::new(
         settings.manners,
@@ -69,6 +70,8 @@ pub(super) async fn run(
     let dir = place.journal_dir(&fingerprint)?;
     let plan = match plan::read(&dir) {
         Some(plan) => plan,
+        // Stopped half way, a plan leaves nothing behind that counts: without its last file there
+        // is none, and the next attempt asks for the lists anew.
         None => tokio::select! {
             plan = catalogue.plan(fetch, &dir, fingerprint, context) => plan?,
             () = context.stop.told() => return Err(JobError::Stopped),

@@ -48,6 +48,7 @@ fn mended(bytes: &[u8]) -> Option<String> {
         rest = &escape[taken..];
     }
     mended.push_str(rest);
+    // Unchanged text would fail in the same way again: then the first error is the one to tell.
     (mended.as_bytes() != bytes).then_some(mended)
 }
 

@@ -403,6 +403,8 @@ impl Transport {
             if length > limit {
                 return Err(Unread::TooLarge);
             }
+            // Only now, and not by the length that was announced: nearly all files are small and
+            // never wait, and some servers announce nothing.
             if length > LARGE_FROM_BYTES && body.large.is_none() {
                 // The semaphore is never closed.
                 body.large = self.large.clone().acquire_owned().await.ok();

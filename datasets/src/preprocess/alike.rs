@@ -244,6 +244,8 @@ fn shows_window(whole: &Sketch, x: Span, y: Span, part: &Sketch) -> bool {
     };
     let mut best = [x.start, y.start, x.start + x.length, y.start + y.length];
     let mut found = fit(best);
+    // The closer look costs up to 32 windows more: most candidates that the loose hashes bring end
+    // here.
     if found < CROP_FIRST_MIN {
         return false;
     }

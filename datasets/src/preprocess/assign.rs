@@ -105,12 +105,15 @@ fn with_exact_test(
 ) -> Result<Vec<usize>, String> {
     let clean: Vec<usize> = (0..units.len()).filter(|unit| is_clean[*unit]).collect();
     let rows: u32 = clean.iter().map(|unit| units[*unit].rows).sum();
+    // As many are too few as well: training would have no clean picture left.
     if rows <= wanted {
         return Err(format!(
             "test_rows asks for {wanted} pictures without a quality flag, and there are {rows}; lower it"
         ));
     }
     let of_clean: Vec<Unit> = clean.iter().map(|unit| units[*unit].clone()).collect();
+    // Dealt as if there were two splits only, so that the test split too has its share of every
+    // class.
     let share = f64::from(wanted) / f64::from(rows);
     let mut is_test: Vec<bool> = stratify(&of_clean, &[1.0 - share, share], dice)
         .iter()

@@ -168,6 +168,7 @@ fn check_known(labels: &[String], asked: &[String]) -> Result<(), JobError> {
 
 /// The label that was probably meant, or all there are.
 fn hint(word: &str, labels: &[String]) -> String {
+    // Capitals alone are no typing error: "drama" is as near to "Drama" as a word can be.
     let lower = word.to_lowercase();
     let closest = labels
         .iter()

@@ -33,6 +33,7 @@ impl Packing<'_> {
         self.check_classes()?;
         self.write_tables()?;
         self.write_report()?;
+        // Only after the report, whose small pictures are drawn from it.
         fs::remove_file(&self.spool)
             .map_err(|error| JobError::crash(format!("{}: {error}", self.spool.display())))?;
         for flag in self.flags.iter().flatten() {

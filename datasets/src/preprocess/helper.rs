@@ -91,6 +91,7 @@ impl Helper {
     }
 
     fn start(&self) -> io::Result<(Child, UnixStream)> {
+        // A pair of sockets instead of two pipes: pipes have no time limit for reads.
         let (ours, theirs) = UnixStream::pair()?;
         // A decoder in an endless loop never answers. A limit on the socket needs no thread that watches.
         ours.set_read_timeout(Some(PICTURE_MAX))?;
@@ -116,6 +117,8 @@ impl Drop for Helper {
 }
 
 fn ask(stream: &mut UnixStream, file: &[u8]) -> io::Result<Prepared> {
+    // Neither side can wait for the other to make room: the helper reads all of a file before it
+    // answers (`serve`), and here all of an answer is read before the next file goes.
     let length = u32::try_from(file.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_le_bytes())?;
     stream.write_all(file)?;

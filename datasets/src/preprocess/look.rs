@@ -78,6 +78,8 @@ pub(super) struct Look {
 impl Look {
     /// Looks at a decoded picture.
     pub(super) fn at(resizer: &mut Resizer, picture: &Rgb, format: Format) -> Result<Self, String> {
+        // Everything but the size is measured on copies: it costs the same for a picture of any
+        // size, and one that is stored at two sizes looks the same.
         let copy = shrunk(resizer, picture, COPY_SIDE)?;
         let (brightest, darkest) = brightness(&copy);
         let grey = grey_of(&copy);

@@ -59,6 +59,8 @@ impl Index {
             for value in 0..Self::VALUES {
                 starts[value + 1] += starts[value];
             }
+            // A counting sort: four tables of fixed size instead of a map with a list for each of
+            // 65,536 values.
             let mut next = starts.clone();
             let mut places = vec![0; hashes.len()];
             for (at, hash) in (0_u32..).zip(&hashes) {

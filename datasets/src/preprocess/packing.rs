@@ -179,6 +179,8 @@ impl<'a> Packing<'a> {
             || Worker::new(settings, context.helper.as_deref()),
             |worker, at| {
                 let example = &dataset.examples()[usable[at]];
+                // A picture that is not there reads as no bytes, whose digest is another one: the
+                // worker then refuses the dataset and names the picture.
                 let file = dataset.picture(&example.id).unwrap_or_default();
                 (file.len() as u64, worker.prepare(example, file))
             },
@@ -297,6 +299,7 @@ impl<'a> Packing<'a> {
             self.fates[row.example] = Fate::Split(row.split);
             *self.summary.splits.entry(split.to_owned()).or_default() += 1;
             self.summary.bytes += u64::from(length);
+            // Put back as it is written: the tables take their order from it (`finish`).
             self.rows.push(row);
         }
         Ok(())

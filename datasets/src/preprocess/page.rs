@@ -230,6 +230,7 @@ fn years(page: &mut String, report: &Report) {
         "<h2>Years of release</h2><p class=\"quiet\">{first} to {last}; {} without a date</p><div class=\"years\">",
         grouped(unknown)
     );
+    // Every year from the first to the last: a gap of the data must be a gap of the chart.
     for year in *first..=*last {
         let count = of_year.get(&year).copied().unwrap_or(0);
         let height = count as f64 * 100.0 / most as f64;

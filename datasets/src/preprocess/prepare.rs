@@ -40,6 +40,8 @@ impl Preparer {
         let prepared = catch_unwind(AssertUnwindSafe(|| {
             let (pixels, look) = self.shrinker.shrink(file, Look::at)?;
             let image = match self.encoding {
+                // Taken and not copied: raw pixels are the whole answer, and the next picture gets
+                // new memory.
                 ImageEncoding::Raw => std::mem::take(pixels),
                 ImageEncoding::Jpeg => jpeg_of(pixels, width, height, JPEG_QUALITY),
                 ImageEncoding::Original => file.to_vec(),

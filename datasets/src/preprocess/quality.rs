@@ -156,6 +156,8 @@ fn odd_sizes(looks: &[Option<Look>]) -> impl Fn(&Look) -> bool {
         let at = (sizes.len().saturating_sub(1)) as f64 * share;
         sizes.get(at.round() as usize).copied().unwrap_or(0.0)
     };
+    // Quartiles instead of mean and deviation: a few huge scans must not widen what counts as
+    // usual.
     let (low, middle, high) = (quantile(0.25), quantile(0.5), quantile(0.75));
     let spread = IQR_FACTOR * (high - low).max(middle * IQR_MIN_SHARE);
     move |look| {
@@ -308,6 +310,7 @@ impl Report {
     /// Every other example of a cluster is set beside the first.
     fn compare_labels(&mut self, examples: &[Example], cluster: &[usize]) {
         let set = |example: usize| examples[example].labels.iter().collect::<BTreeSet<_>>();
+        // With the first alone: of a set of a thousand, all pairs would be half a million.
         let first = cluster[0];
         let others = cluster[1..]
             .iter()

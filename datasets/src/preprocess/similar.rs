@@ -1,9 +1,9 @@
 //! Pictures that look the same, found without comparing all with all.
 //!
-//! Those that are one picture are found here by two hashes; those that show the same in spite of more than
-//! another size or quality by `alike`. A hash of 64 bits is cut into four parts of 16. Two hashes that differ in four bits at most have a
-//! part in which they differ in one at most, so it is enough to compare a hash with those that have the
-//! same part, or one of the 16 parts that are a bit away from it.
+//! Those that are one picture are found here by two hashes; those that show the same in spite of more than another size
+//! or quality by `alike`. A hash of 64 bits is cut into four parts of 16. Two hashes that differ in four bits at most
+//! have a part in which they differ in one at most, so it is enough to compare a hash with those that have the same
+//! part, or one of the 16 parts that are a bit away from it.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -92,6 +92,8 @@ impl From<Sketch> for String {
             bytes.extend(&one.light);
             bytes.extend(&one.edges);
         }
+        // As text: JSON takes up to four bytes for each number of a list, base64 four for each
+        // three.
         STANDARD.encode(bytes)
     }
 }
@@ -136,6 +138,7 @@ fn without_border(picture: &Rgb) -> Option<Rgb> {
         .flat_map(|x| [pixel(x, 0), pixel(x, height - 1)])
         .chain((0..height).flat_map(|y| [pixel(0, y), pixel(width - 1, y)]))
         .collect();
+    // The median: a mean would be moved by the tenth of the frame that may have another colour.
     let middle: [u8; 3] = std::array::from_fn(|channel| {
         let mut values: Vec<u8> = frame.iter().map(|pixel| pixel[channel]).collect();
         values.sort_unstable();

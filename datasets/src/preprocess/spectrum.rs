@@ -187,6 +187,7 @@ pub(super) fn correlation(a: &[f32], b: &[f32]) -> f32 {
         of_b += b * b;
     }
     let spread = (of_a * of_b).sqrt();
+    // Of flat maps rounding alone would be compared, and divided by next to nothing.
     if spread < f32::EPSILON * count {
         0.0
     } else {

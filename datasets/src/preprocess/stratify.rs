@@ -93,6 +93,8 @@ impl Wanted {
             (of_class, self.rows[split])
         };
         let mut best: Vec<usize> = Vec::new();
+        // A split without a share lacks nothing, and so would be chosen as soon as all others had
+        // more than they wanted.
         for split in (0..shares.len()).filter(|split| shares[*split] > 0.0) {
             let ordering = best.first().map(|first| {
                 let (a, b) = (lack(split), lack(*first));

@@ -111,6 +111,8 @@ pub(super) fn flags_of(dir: &Path) -> Result<Vec<(String, Vec<String>)>, Dataset
     let mut examples = Vec::new();
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.to_string()))?;
+        // Checked first: below, columns are taken as lists and texts by methods that panic on other
+        // types.
         if batch.schema().fields() != schema().fields() {
             return Err(damaged("its columns are others".to_owned()));
         }

@@ -26,6 +26,7 @@ impl Worker {
     }
 
     pub(super) fn prepare(&mut self, example: &Example, file: &[u8]) -> Result<Prepared, JobError> {
+        // Here and not when the dataset is opened: each byte is read anyway, and on all threads.
         if Digest::of(file) != example.picture_digest {
             return Err(JobError::bad_input(format!(
                 "the picture {} is not the one that was fetched: its digest differs from \

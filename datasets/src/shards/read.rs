@@ -236,6 +236,8 @@ impl Split {
                 Ok(())
             }
             ImageEncoding::Jpeg => self.decode_into(row.image, out),
+            // By the very code that prepared the others: the pixels are those that the raw encoding
+            // would have.
             ImageEncoding::Original => Shrinker::new(self.width, self.height)
                 .pixels(row.image)
                 .map(|pixels| {
@@ -409,6 +411,8 @@ fn check_schema(schema: &Schema, index: &ShardIndex, split: &str) -> Result<(), 
         (key::CLASSES, classes),
         (key::SPLIT, split.to_owned()),
     ];
+    // More notes may stand there, such as the seed: only what decides how a file is read has to
+    // agree.
     for (name, value) in wanted {
         if schema.metadata.get(name) != Some(&value) {
             let found = schema.metadata.get(name);

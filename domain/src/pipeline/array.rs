@@ -106,6 +106,8 @@ fn may_fail(array: &mut Table<'_>, size: u32) -> u32 {
         return may_fail;
     }
     let text = array.text("may_fail").unwrap_or_default();
+    // A bare "5" could mean five or five per cent: as a number it is elements, as text it needs its
+    // sign.
     let percent = text.trim().strip_suffix('%').map(str::trim_end);
     let percent = percent.and_then(|number| number.parse::<f64>().ok());
     let Some(percent) = percent.filter(|percent| (0.0..100.0).contains(percent)) else {
@@ -127,6 +129,8 @@ fn may_fail(array: &mut Table<'_>, size: u32) -> u32 {
 fn size(array: &Table<'_>, values: &ArrayValues) -> u32 {
     let max = limits::ARRAY_MAX_ELEMENTS;
     match values.combinations().filter(|count| *count <= max) {
+        // An error has been noted for an empty list. The stand-in keeps later checks from telling a
+        // second one for the same.
         Some(count) => count.max(1),
         None => {
             let lists = values.over.values();
@@ -181,6 +185,7 @@ fn over(array: &mut Table<'_>) -> BTreeMap<String, Vec<Value>> {
         );
         return BTreeMap::new();
     }
+    // As it will be stored and sent: the document's own spacing counts for nothing.
     let bytes = serde_json::to_string(&over).map_or(usize::MAX, |text| text.len());
     let max = limits::ARRAY_VALUES_MAX_BYTES;
     if bytes > max {

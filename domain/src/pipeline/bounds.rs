@@ -21,6 +21,8 @@ pub fn check_size(
     document: DocumentText<'_>,
     overrides: &[Override],
 ) -> Result<(), Vec<FieldError>> {
+    // By its length alone: a reader of TOML builds its tree before anybody could say that it is too
+    // large.
     let (DocumentText::Toml(text) | DocumentText::Json(text)) = document;
     let mut errors = Vec::new();
     let mut refuse = |field: &str, message: String| {

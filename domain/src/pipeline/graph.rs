@@ -25,6 +25,8 @@ pub(super) fn check_and_sort(mut jobs: Vec<Draft>, errors: &Errors) -> Vec<JobSp
         check_needs(job, &kinds, errors);
         check_inputs(job, &kinds, errors);
     }
+    // Sorted first and thinned out then: a job whose own keys are wrong still takes part in what
+    // others need.
     sort(jobs, errors)
         .into_iter()
         .filter_map(Draft::into_spec)
@@ -99,6 +101,8 @@ fn check_inputs(job: &mut Draft, kinds: &Kinds, errors: &Errors) {
                 );
                 errors.add(format!("jobs.{}.inputs.{name}", job.name), message);
             }
+            // An input is a need by itself: written down in two places, one of them would be
+            // forgotten.
             Ok(Some(maker)) if !job.needs.contains(maker) => job.needs.push(maker.clone()),
             Ok(_) => {}
         }

@@ -53,6 +53,7 @@ pub(super) fn check(jobs: &[JobSpec], errors: &Errors) {
                 let Some(known) = classes(job, jobs) else {
                     continue;
                 };
+                // A set, since a document may name as many thresholds as fit into a MiB.
                 let sorted: BTreeSet<&str> = known.iter().copied().collect();
                 for label in settings.thresholds.keys() {
                     if errors.is_full() {

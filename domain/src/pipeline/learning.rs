@@ -135,6 +135,8 @@ fn loss(table: &mut Table<'_>) -> Loss {
         },
         Some("asl") => Loss::Asl {
             gamma_pos: gamma(&mut loss, "gamma_pos", 1.0),
+            // As is usual for this loss: easy negatives, of which sets with many labels are full,
+            // count little.
             gamma_neg: gamma(&mut loss, "gamma_neg", 4.0),
             clip: loss.float("clip", 0.0..=0.5, Some(0.05)),
         },
@@ -311,6 +313,7 @@ fn backbones(table: &mut Table<'_>, model: &str) -> BTreeMap<String, Backbone> {
         match zoo::find(&model) {
             // By the zoo's own name: two spellings are one model to whoever compares runs.
             Some(known) => known.name.clone_into(&mut model),
+            // That it is missing was told by `required_text`.
             None if model.is_empty() => {}
             None => entry.add_error("model", unknown(&model, MODELS)),
         }

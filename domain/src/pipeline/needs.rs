@@ -43,6 +43,7 @@ pub(super) fn needs(table: &mut Table<'_>) -> (Vec<JobName>, BTreeMap<JobName, N
             return (Vec::new(), BTreeMap::new());
         }
     }
+    // The usual need is stored as nothing, so that specs look as they did before there were others.
     seen.retain(|_, on| *on != NeedOn::Succeeded);
     (needs, seen)
 }

@@ -57,6 +57,8 @@ fn put(root: &mut Map<String, Value>, keys: &[&str], value: Value) -> Result<(),
     for (depth, key) in tables.iter().enumerate() {
         let inner = table
             .entry(*key)
+            // Made where it is missing: `--set jobs.train.loss.name=focal` needs no table `loss` in
+            // the document.
             .or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(inner) = inner else {
             return Err(tables[..=depth].join("."));

@@ -44,6 +44,7 @@ pub(super) fn lr_schedule(table: &mut Table<'_>) -> Option<LrSchedule> {
         "cosine" => Some(LrSchedule::Cosine),
         _ => Some(LrSchedule::Constant),
     };
+    // A key of another schedule is an error here, and not passed over.
     inner.finish();
     finished(table, read?)
 }
@@ -103,6 +104,7 @@ fn span(table: &mut Table<'_>, steps: &'static str, epochs: &'static str) -> Opt
     let by_epochs = table
         .has(epochs)
         .then(|| Span::Epochs(table.float(epochs, EPOCHS_MIN..=EPOCHS_MAX, None)));
+    // Which of the two counted would depend on the order in which somebody wrote this function.
     if by_steps.is_some() && by_epochs.is_some() {
         table.add_error(steps, format!("stands beside {epochs}; give one of them"));
     }

@@ -136,6 +136,8 @@ fn day(table: &mut Table<'_>, key: &'static str) -> Option<String> {
 }
 
 fn is_day(text: &str) -> bool {
+    // By hand, since chrono takes "2026-1-5" too: a day in two spellings would make two steps of
+    // one.
     let number = |part: &str, digits: usize| {
         (part.len() == digits && part.bytes().all(|byte| byte.is_ascii_digit()))
             .then(|| part.parse::<u32>().ok())
@@ -273,6 +275,8 @@ fn is_tmdb_itself(url: &str) -> bool {
         .and_then(|rest| rest.split(['/', ':']).next())
         .unwrap_or_default();
     let host = host.to_ascii_lowercase();
+    // Hosts below these too: API, images and exports are served by three of them, under the same
+    // terms.
     ["themoviedb.org", "tmdb.org"]
         .iter()
         .any(|own| host == *own || host.ends_with(&format!(".{own}")))
@@ -400,6 +404,7 @@ pub(super) fn train(table: &mut Table<'_>) -> Option<TrainSettings> {
         ema_decay: table
             .has("ema_decay")
             .then(|| table.float("ema_decay", 0.0..=0.999_999, None)),
+        // A wrong word ends the reading of this job: what follows from it could only be guessed at.
         precision: recipe::precision(table)?,
         channels_last: table.flag("channels_last", true),
         deterministic: table.flag("deterministic", false),
@@ -433,6 +438,7 @@ fn optimizer(table: &mut Table<'_>) -> Option<Optimizer> {
     let name = optimizer.choice("name", &[("sgd", "sgd"), ("adamw", "adamw")], None)?;
     let lr = optimizer.float("lr", 1e-12..=1e3, None);
     let read = if name == "sgd" {
+        // PyTorch's own default is 0, with which hardly anybody trains networks for pictures.
         let momentum = optimizer.float("momentum", 0.0..=1.0, Some(0.9));
         let nesterov = optimizer.flag("nesterov", false);
         if nesterov && momentum == 0.0 {

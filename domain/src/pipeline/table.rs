@@ -197,12 +197,15 @@ impl<'a> Table<'a> {
                     &format!("a whole number from {low} to {}", range.end()),
                 );
             }
+            // Something in range, so that the checks that follow do not tell of the stand-in.
             return default.unwrap_or(low);
         };
         let Value::Number(number) = value else {
             self.wrong_type(key, "a whole number", value);
             return low;
         };
+        // By way of i128, which holds both signs of 64 bits: one check of the range serves every
+        // type.
         let whole = number
             .as_i64()
             .map(i128::from)
@@ -470,6 +473,8 @@ impl<'a> Table<'a> {
 
     /// Notes every key that nobody asked for. The last call on each table.
     pub(super) fn finish(self) {
+        // A key that is misspelt would silently have its default: for a learning rate nobody would
+        // notice for days.
         for key in self.map.keys() {
             if self.errors.is_full() {
                 return;

@@ -74,6 +74,8 @@ impl Draft {
         let usual_hang = match work {
             Work::Train(train) if ranks > 1 => {
                 let (part, of) = PART_OF_COLLECTIVE;
+                // Time-outs go from the inner to the outer: whoever hangs is named before its peers
+                // give up over it, or the wrong rank would be blamed.
                 Some((train.collective_timeout_s / of * part).clamp(1, HANG_AFTER_S))
             }
             Work::Train(_) | Work::Eval(_) => Some(HANG_AFTER_S),

@@ -154,6 +154,8 @@ impl EvalReport {
         self.rules
             .iter()
             .find(|scores| scores.rule == rule)
+            // A headline that does not stand has no figures at all: shown with a warning, they
+            // would be quoted without it.
             .filter(|_| stands)
     }
 }

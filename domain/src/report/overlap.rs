@@ -50,6 +50,7 @@ impl Overlap {
     /// Pictures of the test split that are no test of the model.
     #[must_use]
     pub fn in_test(&self) -> u64 {
+        // No picture is in two of them: each was counted at the first that held.
         self.test_trained + self.test_trained_group + self.test_tuned + self.test_tuned_group
     }
 
@@ -59,7 +60,7 @@ impl Overlap {
         self.validation_trained + self.validation_trained_group
     }
 
-    /// Whether the evaluation is none, in part at least.
+    /// Whether the model has learned from pictures that are scored: at least a part of the evaluation is then no test.
     #[must_use]
     pub fn is_leak(&self) -> bool {
         self.in_test() + self.in_validation() > 0

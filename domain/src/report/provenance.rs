@@ -77,6 +77,7 @@ pub fn iso_utc(unix_seconds: u64) -> String {
     let days = unix_seconds / DAY_S + TO_1970_DAYS;
     let (era, of_era) = (days / ERA_DAYS, days % ERA_DAYS);
     let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    // Howard Hinnant's `civil_from_days`, from which the numbers are.
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * march + 2) / 5 + 1;

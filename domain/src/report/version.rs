@@ -39,6 +39,8 @@ pub fn summary(value: &impl Serialize) -> Value {
 pub fn read_summary<T: DeserializeOwned>(json: &str) -> Result<T, UnreadableSummary> {
     let other = |error: serde_json::Error| UnreadableSummary::Other(error.to_string());
     let value: Value = serde_json::from_str(json).map_err(other)?;
+    // Looked at before the fields: a newer form may fail to read for a reason that would only
+    // mislead.
     let version = value.get(VERSION_KEY).and_then(Value::as_u64);
     if let Some(version) = version.filter(|version| *version > SUMMARY_VERSION) {
         return Err(UnreadableSummary::Newer(version));

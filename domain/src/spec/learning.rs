@@ -182,6 +182,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
+            // The last piece is looked for at the end: the first hit of it may lie before.
             return rest.ends_with(part);
         }
         match rest.find(part) {

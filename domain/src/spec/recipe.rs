@@ -25,6 +25,7 @@ impl Span {
     pub fn steps(self, steps_per_epoch: u64) -> u64 {
         match self {
             Self::Steps(steps) => steps,
+            // Rounded: 0.1 epochs of 30 steps are 3, although the product is a hair above or below.
             Self::Epochs(epochs) => (epochs * steps_per_epoch as f64).round() as u64,
         }
     }

@@ -36,6 +36,7 @@ pub enum FilmList {
 /// Seconds a host may be down before a fetch job gives up, where the settings do not say.
 pub const OUTAGE_S_DEFAULT: u32 = 120;
 
+// Also what specs mean that were stored before the setting existed.
 fn outage_s_default() -> u32 {
     OUTAGE_S_DEFAULT
 }
@@ -348,6 +349,7 @@ pub struct TrainSettings {
     pub collective_timeout_s: u32,
 }
 
+// What a stored spec meant from before there was the setting; so with `yes`.
 fn one() -> u32 {
     1
 }

@@ -42,6 +42,8 @@ impl ArrayValues {
     pub fn at(&self, index: u32) -> BTreeMap<String, Value> {
         let mut left = index as usize;
         let mut values = BTreeMap::new();
+        // From the last name on: it is the lowest digit of the index, as people count through
+        // combinations.
         for (name, list) in self.over.iter().rev() {
             let count = list.len().max(1);
             if let Some(value) = list.get(left % count) {
@@ -115,6 +117,7 @@ fn fill_in(text: &str, values: &BTreeMap<&str, String>) -> String {
             }
             None => {
                 filled.push('{');
+                // One character on and not past the brace's end: "{{lr}" has a value inside.
                 rest = &from[1..];
             }
         }

@@ -326,6 +326,8 @@ impl JobLife {
             JobStage::Waiting | JobStage::Queued { .. } => {
                 Ok(self.at(JobStage::Cancelled { for_job: None }))
             }
+            // It stays running, since its ranks still hold devices: only the end of its attempt may
+            // give them to others.
             JobStage::Running { queued_at, .. } => Ok(self.at(JobStage::Running {
                 queued_at,
                 cancel_requested: true,
@@ -422,6 +424,7 @@ impl JobLife {
     }
 
     fn back(self, waits: bool, now: DateTime<Utc>) -> Self {
+        // An array has nothing to place: its elements are queued, and it waits for them.
         let stage = if waits || self.is_array {
             JobStage::Waiting
         } else {

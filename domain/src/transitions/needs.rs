@@ -28,6 +28,8 @@ pub fn lost(root: JobId, ended: Ended, needs: &[Need]) -> Vec<JobId> {
         };
         if !need.on.is_met_by(*end) && !ends.contains_key(&need.job) {
             lost.push(need.job);
+            // Seen as it will be stored: the next in the chain asks how this one ended, not how the
+            // root did.
             ends.insert(need.job, ended.of_what_is_lost_by_it());
         }
     }
@@ -71,7 +73,7 @@ mod tests {
         // Nobody is told of a failure that was none.
         assert_eq!(lost_of(Ended::Cancelled, &pipeline), [1, 2, 4]);
         assert_eq!(lost_of(Ended::Succeeded, &pipeline), Vec::<i64>::new());
-        // A success is what those that wait for a failure cannot use, nor those that wait for them.
+        // Jobs that wait for a failure are lost by a success, and with them the jobs that wait for those.
         let only = [(1, Failed, 0), (2, Succeeded, 1), (3, Finished, 1)];
         assert_eq!(lost_of(Ended::Succeeded, &only), [1, 2]);
         assert_eq!(lost_of(Ended::Failed, &only), Vec::<i64>::new());

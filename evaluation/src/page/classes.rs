@@ -10,6 +10,7 @@ pub(super) fn section(report: &EvalReport) -> Markup {
         section aria-labelledby="classes" {
             h2 #classes { "Class by class" }
             p.lede { "Frequent classes first. The bar is F1 at the threshold of the rule " b { (rule(report.chosen_rule())) } "; the tick in it is F1 at 0.5." }
+            // What scrolls sideways has to be reachable by keyboard, hence the tabindex.
             div.scroll tabindex="0" role="region" aria-labelledby="classes" {
                 table.figures {
                     thead { tr {

@@ -67,6 +67,8 @@ fn figure_of(what: &str, lines: &[Line]) -> Markup {
 
 /// What the chart shows, for whoever cannot see it.
 fn in_words(what: &str, lines: &[Line]) -> String {
+    // Only the ends are said: the figures of each epoch stand in the table below, which is read out
+    // as well.
     let ends = lines.iter().filter_map(|line| {
         let (first, last) = (line.points.first()?, line.points.last()?);
         Some(format!(

@@ -6,6 +6,7 @@ use maud::{Markup, html};
 use super::format::{count, duration};
 use crate::input::EvalInput;
 
+// Links for a reader to follow: the page itself loads nothing from there.
 const SCIKIT_LEARN: &str = "https://scikit-learn.org/stable/modules/model_evaluation.html";
 const LIPTON: &str = "https://arxiv.org/abs/1402.1892";
 

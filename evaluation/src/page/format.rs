@@ -59,6 +59,7 @@ pub(super) fn duration(seconds: f64) -> String {
     }
     format!(
         "{:.0} min {:.0} s",
+        // Floored: rounded, 119.7 s would read as 1 min 60 s.
         (seconds / 60.0).floor(),
         (seconds % 60.0).floor()
     )

@@ -119,6 +119,8 @@ fn chip_of(outcome: Outcome, label: &str, score: Option<f32>) -> Markup {
     html! {
         span.chip.(style) {
             span.sign-mark aria-hidden="true" { (sign) }
+            // On a picture only the sign and the colour say it, which nobody hears; in the key the
+            // word stands beside the chip.
             @if score.is_some() { span.visually-hidden { (word) } }
             span.label { (label) }
             @if let Some(score) = score { span.score { (format!("{score:.2}")) } }
@@ -148,6 +150,8 @@ fn in_words(id: &str, chips: &[Chip<'_>]) -> String {
 
 /// The picture inside the page. `None` for what no browser shows, or is too large.
 fn data_uri(bytes: &[u8]) -> Option<String> {
+    // By its first bytes: the caller hands over no type, and a wrong one would show as a broken
+    // picture.
     let kind = match bytes {
         [0xFF, 0xD8, 0xFF, ..] => "jpeg",
         [0x89, b'P', b'N', b'G', ..] => "png",

@@ -88,6 +88,7 @@ pub(super) fn polyline(
         .join(" ")
 }
 
+// Values that are all the same lie in the middle.
 fn share(value: f64, (low, high): (f64, f64)) -> f64 {
     if high > low {
         (value - low) / (high - low)
@@ -119,9 +120,11 @@ fn ticks((low, high): (f64, f64)) -> Vec<f64> {
     let step = [1.0, 2.0, 5.0]
         .map(|s| s * power)
         .into_iter()
+        // A little less than `raw`, so that a rounding error does not choose the next larger step.
         .find(|s| *s >= raw * 0.999);
     let step = step.unwrap_or(10.0 * power);
     let first = (low / step).floor();
+    // Two ticks at least: the axis takes its range and its decimals from them.
     let last = (high / step).ceil().max(first + 1.0);
     std::iter::successors(Some(first), |tick| Some(tick + 1.0))
         .take_while(|tick| *tick <= last)
@@ -129,6 +132,7 @@ fn ticks((low, high): (f64, f64)) -> Vec<f64> {
         .collect()
 }
 
+// The axis counts epochs, of which there are no halves.
 fn is_whole_within(tick: f64, (low, high): (f64, f64)) -> bool {
     tick.fract() == 0.0 && (low..=high).contains(&tick)
 }

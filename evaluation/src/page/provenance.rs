@@ -10,6 +10,8 @@ use super::format::count;
 pub(super) fn title(report: &EvalReport) -> String {
     let job = report.provenance.as_ref().and_then(|run| run.job.as_ref());
     match job {
+        // What differs between reports stands first: of many tabs a browser shows the beginnings
+        // alone.
         Some(job) => format!("{} · {} · Marquee evaluation", report.model, job.words()),
         None => format!("{} · Marquee evaluation", report.model),
     }
@@ -81,6 +83,7 @@ fn digest(digest: &Digest) -> Markup {
 fn day_and_time(at: &str) -> String {
     match at.split_once('T') {
         Some((day, time)) => {
+            // The text is the caller's and was not looked at: what is no time is shown as it is.
             let minute = time.get(..5).unwrap_or(time);
             format!("{day} {minute} UTC")
         }

@@ -20,6 +20,7 @@ const SIDE: f64 = 100.0;
 const FINEST_MOVE: f64 = 0.01;
 
 pub(super) fn section(report: &EvalReport, rankings: &[Ranking]) -> Markup {
+    // By name: the page goes by frequency, the rankings by the order of the classes.
     let curves: HashMap<&str, &Ranking> = report
         .classes
         .iter()
@@ -70,6 +71,7 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
         let moved = kept
             .last()
             .is_none_or(|last| point.0 - last.0 + point.1 - last.1 >= FINEST_MOVE);
+        // The last point is (1, 1), where each curve has to end.
         if moved || index + 1 == points.len() {
             kept.push(point);
         }

@@ -107,6 +107,7 @@ fn way_to_ceiling(report: &EvalReport, headline: &RuleScores) -> Option<String> 
         .iter()
         .find(|baseline| baseline.name == "all")?
         .f1_micro;
+    // Where predicting everything is the best there is, the way to the ceiling has no length.
     (ceiling > all).then(|| {
         let share = (headline.f1_micro - all) / (ceiling - all);
         format!(
@@ -175,6 +176,7 @@ fn ruler(report: &EvalReport) -> Markup {
                     @for mark in marks(report) {
                         tr class=(mark.kind) {
                             th scope="row" { (mark.name) }
+                            // Its figures stand beside it as text: a screen reader misses nothing.
                             td.track aria-hidden="true" { div { (track(&mark)) } }
                             td.num {
                                 b { (figure(mark.value)) }

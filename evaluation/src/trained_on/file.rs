@@ -91,12 +91,15 @@ impl TrainingRecord {
         let expected = keys
             .and_then(|keys| keys.checked_mul(KEY_BYTES))
             .and_then(|bytes| bytes.checked_add(SUM_BYTES));
+        // The counts are the file's word, and `list` below cuts by them without looking again.
         if expected != Some(rest.len()) {
             return Err(format!(
                 "its header counts {lengths:?} keys, which {} bytes are not",
                 rest.len()
             ));
         }
+        // After the counts: of a file that was cut short or is of another kind, what is found
+        // before says more than a wrong sum.
         let body = bytes.len() - SUM_BYTES;
         if Sha256::digest(&bytes[..body])[..] != bytes[body..] {
             return Err("its bytes were altered".to_owned());
@@ -109,6 +112,7 @@ impl TrainingRecord {
                 .chunks_exact(KEY_BYTES)
                 .map(|key| Key(std::array::from_fn(|at| key[at])))
                 .collect();
+            // Keys are found by halving, which would miss them in any other order.
             if keys.is_sorted_by(|a, b| a < b) {
                 Ok(keys)
             } else {
@@ -125,6 +129,8 @@ impl TrainingRecord {
         };
         Ok(Self {
             about: About {
+                // They were for reading the lists. Kept, they would be wrong after the first `add`;
+                // `encode` counts anew.
                 counts: Counts::default(),
                 ..about
             },

@@ -31,6 +31,7 @@ pub(crate) fn no_gap(line: &mut Line<'_>, key: RankKey) {
         .live
         .get(&key.job)
         .is_some_and(|live| live.number == key.attempt);
+    // Each rank of an attempt is granted in a line of its own, so its number comes again.
     if same || follows(known, key.attempt.0, is_old(line, key.job)) {
         return;
     }
@@ -118,6 +119,7 @@ pub(crate) fn whole_commit(line: &mut Line<'_>, job: JobId, attempt: AttemptNumb
     let Some(live) = line.state.live.get(&job) else {
         return;
     };
+    // Of an attempt that is not the live one `newest_commits` tells.
     if live.number != attempt {
         return;
     }

@@ -23,6 +23,7 @@ pub(crate) fn granted_whole(line: &mut Line<'_>, job: JobId, attempt: AttemptNum
     };
     let missing = (0..)
         .zip(live.ranks.keys())
+        // Numbered from 0 on without gap, each rank stands at the place of its number.
         .find(|(place, rank)| place != *rank);
     if let Some((rank, _)) = missing {
         let text = format!("its rank {rank} was not granted, and later ones were");

@@ -11,6 +11,8 @@ use crate::state::End;
 
 /// A request id as 16 bytes. Two of a million share them once in 10^26 histories.
 pub(crate) fn hash(request_id: &str) -> u128 {
+    // `DefaultHasher::new` has fixed keys, so a history gives the same findings each time; two
+    // salts make 128 bits of its 64.
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         (salt, request_id).hash(&mut hasher);

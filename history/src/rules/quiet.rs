@@ -14,12 +14,15 @@ pub(crate) fn nothing_stuck(
     findings: &mut Findings,
 ) {
     let let_go = TimeDelta::from_std(limits.let_go).unwrap_or(TimeDelta::MAX);
+    // Sorted, since a hash map has no order of its own: the same history must give the same report.
     let mut held: Vec<_> = state.held.iter().collect();
     held.sort_unstable_by_key(|(key, _)| **key);
     for (key, held) in held {
         let Some(ended) = held.attempt_ended_at else {
             continue;
         };
+        // From its return on, if the worker was away when the attempt ended: it could not let go
+        // before.
         let back = since_online(state, held).map(|since| since.max(ended));
         if back.is_some_and(|since| now - since > let_go) {
             let text = format!(

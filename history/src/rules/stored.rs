@@ -36,6 +36,7 @@ pub(crate) fn no_pipeline_lost(state: &State, seen: &HashSet<PipelineId>, findin
 
 /// 1d, of jobs with a history and without a row.
 pub(crate) fn no_job_lost(state: &State, findings: &mut Findings) {
+    // `Checker::job` has taken out those that have a row.
     let mut lost: Vec<JobId> = state.jobs.keys().copied().collect();
     lost.sort_unstable();
     for job in lost {
@@ -67,6 +68,7 @@ pub(crate) fn as_it_happened(state: &State, stored: &StoredJob, findings: &mut F
             JobStateName::Succeeded | JobStateName::Failed | JobStateName::Cancelled => is_old,
         },
     };
+    // Of an old job without a new attempt the history knows no number.
     let same_attempt = job.newest == stored.attempt || (is_old && job.newest == 0);
     if !fits || !same_attempt {
         let happened = job.end.map_or("open", |end| end.state().as_str());

@@ -10,6 +10,7 @@ use crate::line::Line;
 /// 3d.
 pub(crate) fn epochs_grow(line: &mut Line<'_>, event: &Event) {
     let newest = line.state.epoch;
+    // A coordinator without an election writes no epoch, and None is less than any.
     if event.epoch.is_some() && event.epoch < newest {
         let text = format!(
             "epoch {} wrote after epoch {}",
@@ -37,6 +38,8 @@ pub(crate) fn not_lost_while_heard(
     heard_at: Option<DateTime<Utc>>,
 ) {
     let known = line.state.workers.get(&worker);
+    // The newest of what the history says and of what the loss itself says: a stored history has no
+    // lines of signs of life.
     let signs = [
         heard_at,
         known.and_then(|w| w.heard_at),
@@ -46,6 +49,8 @@ pub(crate) fn not_lost_while_heard(
         return;
     };
     let silent = (line.at - heard).to_std().unwrap_or_default();
+    // A line has the database's time, a sign of life a coordinator's: they may be apart by the
+    // slack.
     if silent + line.limits.slack < line.limits.lease {
         let text = format!(
             "it was lost {:.1} s after it was heard",
@@ -57,6 +62,7 @@ pub(crate) fn not_lost_while_heard(
 
 /// 8b.
 pub(crate) fn no_haste_after_take_over(line: &mut Line<'_>, worker: WorkerId) {
+    // Without an election nobody takes over.
     let Some(since) = line.state.led_since else {
         return;
     };

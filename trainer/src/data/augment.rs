@@ -38,6 +38,7 @@ impl Augment {
     ) {
         if let Some(crop) = self.crop {
             scratch.clear();
+            // A copy, since the part is read while the whole is written.
             scratch.extend_from_slice(pixels);
             let part = Part::draw(crop, width, height, dice);
             part.enlarge(scratch, pixels, width, height);
@@ -162,6 +163,7 @@ fn recolour(pixels: &mut [u8], colour: Colour, dice: u64) {
             / 256.0
     };
     let sum: f64 = pixels.chunks_exact(3).map(|p| f64::from(grey_of(p))).sum();
+    // Summed in f64: the sum of a large picture's pixels has more digits than an f32 holds.
     let mean = (sum / (pixels.len() / 3).max(1) as f64) as f32 * brightness;
     for pixel in pixels.chunks_exact_mut(3) {
         let grey = (grey_of(pixel) * brightness - mean) * contrast + mean;

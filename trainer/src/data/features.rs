@@ -31,6 +31,7 @@ impl FeatureTable {
             let behind = if view.is_flipped { self.rows } else { 0 };
             (view.row + behind).cast_signed()
         };
+        // Outside of the lock: threads that prepare other batches need not wait for this.
         let places: Vec<i64> = pictures.iter().map(place).collect();
         let features = self.features.lock().unwrap_or_else(PoisonError::into_inner);
         features.f_index_select(0, &Tensor::f_from_slice(&places)?)

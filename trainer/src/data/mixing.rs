@@ -87,6 +87,7 @@ impl Mixing {
     }
 
     fn way(&self, size: (usize, usize), dice: u64) -> Option<Way> {
+        // One roll decides for both, so that their shares add up and no picture is mixed twice.
         let which = roll(dice, WHICH);
         if let Some(mixup) = self.mixup.filter(|mixup| which < mixup.share) {
             return Some(Way::Blend(parts_of_one(beta(mixup.alpha, dice))));

@@ -27,6 +27,8 @@ impl Normaliser {
                 .f_to_device(device)?
                 .f_view([3, 1, 1])
         };
+        // Division by 255, mean and spread in one multiplication and one addition, computed in f64
+        // before it is rounded to the kind of the run.
         let scale: [f64; 3] = std::array::from_fn(|channel| 1.0 / (255.0 * std[channel]));
         let offset: [f64; 3] = std::array::from_fn(|channel| -mean[channel] / std[channel]);
         Ok(Self {
@@ -45,6 +47,8 @@ impl Normaliser {
             .f_to_device_(self.device, Kind::Uint8, true, false)?
             .f_permute([0, 3, 1, 2])?
             .f_to_kind(self.kind)?;
+        // In place: the batch was just made here, and a second one of its size would be the largest
+        // tensor of a small network.
         pixels.f_mul_(&self.scale)?.f_add_(&self.offset)
     }
 }

@@ -23,6 +23,7 @@ impl Permutation {
         let bits = u64::BITS - count.saturating_sub(1).leading_zeros();
         Self {
             count,
+            // Both halves equally long, so that a round can swap them.
             half_bits: bits.div_ceil(2).max(1),
             keys: std::array::from_fn(|round| key(round as u64)),
         }

@@ -103,6 +103,8 @@ impl StepPlan {
     /// What this rank sees in `step`, counted from 0 over the whole run.
     pub(crate) fn request(&self, step: u64) -> Request {
         let epoch = self.epoch_of(step);
+        // Made anew for each step: it is a few numbers, and a step then depends on no step before
+        // it.
         let order = EpochOrder::new(self.shuffle, self.seed, epoch, self.rows);
         let first = step % self.steps_per_epoch() * self.batch_size;
         let global = self.batch_size.min(self.rows - first);
@@ -172,6 +174,7 @@ impl StepPlan {
             .filter(|position| self.is_mine(*position))
             .map(|position| shards.row(position))
             .collect();
+        // As they lie on the disk: a hint to read ahead is worth most in one direction.
         rows.sort_unstable();
         rows
     }

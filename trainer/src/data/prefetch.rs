@@ -32,6 +32,7 @@ impl Prefetch {
         requests: impl Iterator<Item = Request> + Clone + Send + 'static,
     ) -> Result<Self, RunError> {
         let count = threads.max(1);
+        // Shared out among the threads, or memory for batches would grow with their number.
         let ahead = (BATCHES_AHEAD / count).max(BATCHES_AHEAD_OF_THREAD);
         let mut threads = Vec::with_capacity(count);
         for place in 0..count {

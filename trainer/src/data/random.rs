@@ -40,6 +40,7 @@ pub(crate) fn is_flipped(seed: u64, epoch: u32, row: u64) -> bool {
 /// Two numbers from 0 to below 1 for the draw at `position` of this epoch.
 pub(crate) fn draw(seed: u64, epoch: u32, position: u64) -> [f64; 2] {
     let drawn = bits(seed, epoch, Purpose::Draw, position);
+    // 53 bits: as many as an f64 holds, so that the number stays below 1.
     [1, 2].map(|index| (mix(drawn ^ index) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
@@ -60,6 +61,7 @@ pub(crate) fn roll(dice: u64, index: u64) -> f64 {
 
 /// The same as a whole number from 0 to below `end`.
 pub(crate) fn roll_below(dice: u64, index: u64, end: u64) -> u64 {
+    // The upper half of a product, and not a remainder, which would favour small numbers.
     let product = u128::from(mix(dice ^ mix(index))) * u128::from(end);
     u64::try_from(product >> u64::BITS).expect("the upper half of a product has 64 bits")
 }

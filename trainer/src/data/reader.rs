@@ -186,6 +186,7 @@ impl SplitReader {
         let picture_bytes = index.picture_bytes();
         let (mut scratch, mut other) = (Vec::new(), Vec::new());
         let mut kept = vec![1.0; pictures.len()];
+        // One buffer for the whole batch: it becomes the tensor in one copy.
         let mut pixels = vec![0; pictures.len() * picture_bytes];
         let outs = pixels.chunks_exact_mut(picture_bytes);
         for ((picture, out), kept) in pictures.iter().zip(outs).zip(&mut kept) {

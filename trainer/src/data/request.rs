@@ -80,6 +80,8 @@ pub(crate) fn scoring_requests(
         let first = mine.start + batch * batch_size;
         let rows = first..(first + batch_size).min(mine.end);
         let global = rows.end - rows.start;
+        // Neither mirrored nor changed: scores of one model over one split must be the same
+        // whenever they are computed.
         let pictures = rows.map(|row| Picture::plain(row, false)).collect();
         Request {
             pictures,

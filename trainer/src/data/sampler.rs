@@ -71,6 +71,8 @@ impl Sampler {
         for labels in labels {
             let pairs = counts.iter().zip(labels?).filter(|(_, label)| **label == 1);
             let rarest = pairs.map(|(count, _)| *count).min().unwrap_or(most);
+            // The root, since by the rarity itself a class of ten pictures would fill every batch
+            // with the same ten.
             sum += (most as f64 / rarest.max(1) as f64).sqrt();
             sums.push(sum);
         }

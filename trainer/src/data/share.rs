@@ -8,6 +8,8 @@ pub(crate) fn share(
 ) -> std::ops::Range<u64> {
     let (rank, world_size) = (rank.into(), world_size.into());
     let bound = |rank: u64| {
+        // By bounds and not by a size: neighbours share theirs, so no row is left out or taken
+        // twice, whatever the remainder.
         let product = u128::from(rows) * u128::from(rank) / u128::from(world_size);
         u64::try_from(product).expect("a share is no larger than the whole")
     };

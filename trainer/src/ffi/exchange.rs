@@ -100,6 +100,8 @@ impl Store {
         // SAFETY: the socket's ownership goes to the store; the host outlives the call.
         check(unsafe {
             marquee_store_serve(
+                // The listening socket itself and not its port: between closing one and opening the
+                // other somebody else could take it.
                 listener.into_raw_fd(),
                 host.as_ptr(),
                 address.port(),

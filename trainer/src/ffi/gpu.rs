@@ -55,6 +55,7 @@ pub(crate) fn upload(tensor: &Tensor, device: Device) -> Result<Tensor, TorchErr
             // SAFETY: the tensor is live for the call; pinned memory is kept until it is copied.
             given(|out| unsafe { marquee_upload(pointer(tensor), number(index), out) })
         }
+        // It is where it should be already, or this rank has no GPU.
         Some(_) | None => Ok(tensor.shallow_clone()),
     }
 }

@@ -32,6 +32,8 @@ pub(crate) fn keep_memory() {
         // SAFETY: plain settings of the allocator, and no other thread is there yet. What it does not
         // know it refuses, and nothing changes.
         unsafe {
+            // From the heap and never by mmap: a block of its own goes back to the kernel with each
+            // free.
             libc::mallopt(libc::M_MMAP_THRESHOLD, c_int::MAX);
             // Never give memory back.
             libc::mallopt(libc::M_TRIM_THRESHOLD, -1);

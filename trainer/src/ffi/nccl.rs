@@ -158,6 +158,7 @@ fn find_in(named: Option<&OsStr>, folder: &Path) -> Result<PathBuf, String> {
             ))
         };
     }
+    // Beside the binary first: that is where a build leaves it.
     let places = [folder.join(FILE), folder.join(INSTALLED).join(FILE)];
     places
         .iter()

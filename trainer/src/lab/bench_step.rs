@@ -276,6 +276,8 @@ impl StepBench {
                 self.stepper
                     .step(&self.batch, &chance, input, &mut phases)?,
             );
+            // Without the wait a GPU would have been asked for steps that it has not done, and look
+            // faster than it is.
             if taken == steps {
                 told.extend(self.stepper.drain(&self.peers, &mut phases)?);
             }
@@ -293,6 +295,7 @@ impl StepBench {
         Ok(StepTimes {
             about: self.about.clone(),
             steps: wall_s.len(),
+            // Median and least: on a machine with other work the mean tells of that work.
             wall_median_s: median(&wall_s),
             wall_min_s: least(&wall_s),
             cpu_median_s: median(&cpu_s),
@@ -338,6 +341,8 @@ fn share_of(batch: &Batch, peers: &Peers) -> Result<Batch, RunError> {
             "a batch of {rows} is too small for {ranks} ranks"
         )));
     }
+    // No share is more than one row larger than another: in each step all wait for the slowest
+    // rank.
     let (from, to) = (rows * rank / ranks, rows * (rank + 1) / ranks);
     Ok(Batch {
         pixels: batch.pixels.f_narrow(0, from, to - from)?,

@@ -122,6 +122,8 @@ fn compare_with_files(check: &ModelCheck) -> Result<ModelCheckReport, RunError> 
         Kind::Float
     };
     let classes = classes_of(&check.model, &weights, &weights_name)?;
+    // Zeros, since every number comes from the file: weights drawn at random would only take their
+    // time.
     let network = Network::build(
         &check.model,
         usize::try_from(classes).unwrap_or(0),

@@ -42,6 +42,7 @@ pub(super) fn make_shards(dir: &Path, rows: u32, side: u32) -> Result<(), RunErr
     let mut picture = vec![0; side as usize * side as usize * 3];
     let mut labels = [0; CLASSES];
     for row in 0..rows {
+        // Noise and not one colour: neither a disk nor a file system must be able to compress it.
         picture.fill_with(|| noise.byte());
         labels.fill_with(|| u8::from(noise.byte() < 77));
         writer

@@ -121,6 +121,8 @@ fn nccl_check(limit: Duration) -> NcclReport {
 
 /// Waits for the last word, or makes one up from how the process ended.
 fn follow(mut child: Child, limit: Duration) -> NcclReport {
+    // Read beside the verdict: a pipe that nobody empties would block the trial in the middle of
+    // NCCL's own messages.
     let said = child.stderr.take().map(|mut stderr| {
         thread::spawn(move || {
             let mut text = Vec::new();

@@ -31,7 +31,6 @@ pub(crate) struct PartCard {
     pub(crate) model: String,
     /// Pixels that it is shown; None: pictures as they come.
     pub(crate) size: Option<(u32, u32)>,
-    // Weights that begin to learn later, and pictures that chance changes, have other features each time.
     pub(crate) mean: [f64; 3],
     pub(crate) std: [f64; 3],
 }

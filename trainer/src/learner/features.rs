@@ -48,6 +48,7 @@ fn pays(settings: &TrainSettings, learner: &Learner, rules: &Rules, rows: u64) -
     let learning = &settings.learning;
     let mixes_pictures = learning.mixup.is_some() || learning.cutmix.is_some();
     let changes_pictures = settings.crop.is_some() || settings.colour.is_some() || mixes_pictures;
+    // Weights that begin to learn later, and pictures that chance changes, have other features each time.
     if !learner.has_frozen_features() || rules.change_with_time() || changes_pictures {
         return false;
     }
@@ -60,6 +61,8 @@ fn pays(settings: &TrainSettings, learner: &Learner, rules: &Rules, rows: u64) -
         );
         return false;
     }
+    // With mirrored pictures there are two passes: one or two epochs would run the networks no more
+    // often without any of this.
     settings.epochs > variants || settings.transfer.feature_cache.is_some()
 }
 
@@ -149,6 +152,8 @@ fn file_in(
         .parameters
         .state()
         .filter(|(name, _)| !learner.is_head(name));
+    // Of the weights themselves and not of where they came from: two files of one network are one,
+    // and a file that changed is another.
     let weights = Digest::of(tensors::encode(backbone)?.as_ref());
     let mut text = format!("{FORMAT} {:?} {weights}\n", learner.parameters.kind());
     text.push_str(&String::from_utf8_lossy(&files::json(&learner.cards())?));
@@ -253,5 +258,6 @@ fn compute(
 
 /// How many times faster a picture is without the networks, at `step_s` seconds a picture.
 pub(crate) fn speedup(report: &FeaturesReport, step_s: f64) -> f64 {
+    // What a step would take with the networks in it, over what it takes now.
     (report.seconds_per_picture + step_s) / step_s.max(f64::MIN_POSITIVE)
 }

@@ -51,6 +51,8 @@ impl Rules {
             .keys()
             .map(|pattern| ("lr_scale", pattern));
         for (key, pattern) in freeze.chain(unfreeze).chain(scales) {
+            // A pattern that fits nothing is a slip: the run would train what its owner believed
+            // frozen.
             if !names.iter().any(|name| fits(pattern, name)) {
                 let example = names.first().copied().unwrap_or_default();
                 return Err(RunError::user(format!(

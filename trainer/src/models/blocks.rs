@@ -78,6 +78,8 @@ pub(super) fn in_turn(blocks: &[ConvNorm], x: &Tensor, pass: &Pass) -> Result<Te
 
 /// The mean of each channel over the whole picture: `[N, C, H, W]` to `[N, C]`, whatever H and W.
 pub(super) fn global_mean(x: &Tensor) -> Result<Tensor, TchError> {
+    // Adaptive, so that pictures need not have the size that the published weights were trained
+    // for.
     x.f_adaptive_avg_pool2d([1, 1])?.f_flatten(1, -1)
 }
 
@@ -104,5 +106,7 @@ pub(super) fn mean_3x3(x: &Tensor, counts_padding: bool) -> Result<Tensor, TchEr
 
 /// The mean of each 2 x 2 window: half the size.
 pub(super) fn mean_2x2(x: &Tensor) -> Result<Tensor, TchError> {
+    // With a divisor of its own choosing (None): tch's `avg_pool2d_default` passes 1, which makes
+    // it a sum and published DenseNet weights useless.
     x.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>)
 }

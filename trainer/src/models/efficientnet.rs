@@ -150,6 +150,7 @@ impl Block {
             depthwise,
             squeeze,
             narrow: ConvNorm::new(conv, norm, Activation::Identity),
+            // A sum needs both sides of one shape.
             has_shortcut: stride == 1 && from == to,
             drop_path,
         })

@@ -231,6 +231,8 @@ impl Block {
             Self::Mixed(branches) => joined(branches, x, pass),
             Self::Residual(block) => {
                 let y = block.join.forward(&joined(&block.branches, x, pass)?)?;
+                // Scaled down as in the paper (section 3.3): with as many channels, training became
+                // unstable without.
                 let y = y.f_mul_scalar(block.scale)?.f_add(x)?;
                 block.activation.apply(y)
             }

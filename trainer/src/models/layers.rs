@@ -97,6 +97,7 @@ impl ConvShape {
 
     fn weight_init(&self) -> Init {
         let area = self.kernel[0] * self.kernel[1];
+        // Of one group alone: an output takes from no other.
         let fan_in = (self.from / self.groups * area) as f64;
         let fan_out = (self.to / self.groups * area) as f64;
         match self.init {
@@ -193,6 +194,7 @@ impl Conv {
         if rows == 0 && columns == 0 {
             return Ok(x.shallow_clone());
         }
+        // libtorch pads from the last dimension on: columns before rows.
         let sides = [
             columns / 2,
             columns - columns / 2,

@@ -67,6 +67,8 @@ impl Group {
                 State::AdamW(state),
             ) => {
                 if let Some(counter) = state.steps.first() {
+                    // With loss scaling the device alone knows how many updates counted. So it
+                    // counts on, and below takes one back if this step was skipped.
                     let mut counter = counter.shallow_clone();
                     let _ = match found {
                         Some(_) => counter.f_add_scalar_(1)?,

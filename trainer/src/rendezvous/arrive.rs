@@ -52,12 +52,15 @@ pub(super) fn wait_for_all(
     deadline: Instant,
     stop: &Stop,
 ) -> Result<bool, TorchError> {
+    // A key for each rank and no common counter, so that an error can name those that are missing.
     let key = |rank: u32| format!("arrived/{rank}");
     store.set(&key(rank), b"1")?;
     let mut missing: Vec<u32> = (0..world_size).filter(|peer| *peer != rank).collect();
     loop {
         let mut still_missing = Vec::new();
         for peer in missing {
+            // Asked again and again: the store can wait for a key by itself, but such a wait hears
+            // of no stop.
             if !store.has(&key(peer))? {
                 still_missing.push(peer);
             }

@@ -71,6 +71,7 @@ pub(super) fn find_store(gathering: &mut Gathering) -> Result<(), RunError> {
             ),
         )
     };
+    // Taken out, for it serves once: there is no third store to go to when this one is lost too.
     let Some((host, port)) = gathering.standby.take() else {
         return Err(lost(", and there is no other"));
     };
@@ -120,6 +121,7 @@ pub(super) fn gather(
     mine: &Standing,
     window: Duration,
 ) -> Result<Vec<u32>, RunError> {
+    // In the attempt's part of the store, not in this generation's: who is given up stays so.
     if gathering.store.has(&given_up_key(gathering.me))? {
         return Err(RunError::new(
             FailureClass::LostWorker,
@@ -161,7 +163,10 @@ pub(super) fn agree(
     gathering: &Gathering,
     here: Vec<u32>,
 ) -> Result<Vec<u32>, RunError> {
+    // A job that names no least number never comes here (`may_regroup`); this is the safe side.
     let least = gathering.min_ranks.unwrap_or(u32::MAX);
+    // A list that is fixed already holds however few this rank has seen: `gather` stops looking
+    // once there is one.
     if here.len() < usize::try_from(least).unwrap_or(usize::MAX) && !store.has(MEMBERS)? {
         return Err(RunError::new(
             FailureClass::LostWorker,

@@ -69,6 +69,7 @@ impl Peers {
         };
         let prefix = format!("job/{}/attempt/{}", spec.job, spec.attempt);
         let store = store.prefixed(&prefix)?;
+        // Before the group is formed, for Gloo's own waiting for its peers hears of no stop.
         if !wait_for_all(&store, rank, world_size, deadline, stop)? {
             return Ok(None);
         }

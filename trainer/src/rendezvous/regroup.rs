@@ -112,6 +112,8 @@ impl Peers {
             .gathering
             .as_mut()
             .ok_or_else(|| RunError::host("a rank without peers has nobody to regroup with"))?;
+        // Counted before anything can fail: `REGROUPS_MAX` has to end a run whose every try fails,
+        // too.
         gathering.tries += 1;
         find_store(gathering)?;
         // The number is raised only once the list of members is known. A rank that tries again meets

@@ -160,6 +160,8 @@ impl PhaseClock {
             Self::Gpu(in_flight) => {
                 in_flight.finish(told)?;
                 let mut known = Vec::new();
+                // By number, and not by which are done by now: that differs between ranks, which
+                // have to take a stop in after the same step.
                 while in_flight.open.len() > AHEAD {
                     known.extend(in_flight.settle(peers, phases)?);
                 }

@@ -111,12 +111,14 @@ pub(super) fn resolve(
     let [sum] = peers.sum([mine])?;
     [Precision::Fp32, Precision::Bf16, Precision::Fp16]
         .into_iter()
+        // Exact, since all but one of the numbers that were summed are 0.
         .find(|precision| code(*precision).to_bits() == sum.to_bits())
         .ok_or_else(|| RunError::host("ranks disagree on the precision"))
 }
 
 fn code(precision: Precision) -> f64 {
     match precision {
+        // Ranks that tried nothing add this to the sum, so no format may have the same number.
         Precision::Auto => 0.0,
         Precision::Fp32 => 1.0,
         Precision::Bf16 => 2.0,

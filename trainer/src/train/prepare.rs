@@ -214,6 +214,7 @@ fn resume(
     let position = checkpoint::restore(dir, identity, parts)?;
     let mine = position.step as f64;
     let [sum] = peers.sum([mine])?;
+    // Each compares with its own step: the sum fits on all ranks only if all steps are the same.
     if sum.to_bits() != (mine * f64::from(peers.world_size)).to_bits() {
         return Err(RunError::host(format!(
             "ranks were given different checkpoints: this one's is of step {}",

@@ -91,11 +91,15 @@ impl Training<'_> {
 
     /// Overwrites all that learning has changed with what rank `source` has.
     fn copy_state_from(&mut self, source: u32) -> Result<(), RunError> {
+        // Before the first tensor is touched. If the source is lost meanwhile, this rank must not
+        // be chosen as the next one.
         self.is_torn = true;
         let state = self.stepper.optimizer_state();
         let parameters = &self.stepper.learner().parameters;
         let mut tensors = parameters.tensors();
         tensors.extend(parameters.buffer_tensors());
+        // The optimizer's own tensors, no copies, so the exchange overwrites its state in place.
+        // Only its counters have to be taken over afterwards.
         tensors.extend(state.values().map(tch::Tensor::shallow_clone));
         let ema = self.stepper.ema().map(crate::ema::Ema::save);
         if let Some(ema) = &ema {

@@ -82,6 +82,8 @@ impl Training<'_> {
         &mut self,
         thresholds: Option<&ChosenThresholds>,
     ) -> Result<(), RunError> {
+        // The event file lies in the output, which has to be whole when the job says that it is
+        // done.
         if let Some(board) = &mut self.board {
             board.close()?;
         }

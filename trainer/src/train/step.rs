@@ -236,6 +236,8 @@ impl Stepper {
         let batch = batch.on(self.device)?;
         let parts = parts(&batch, self.recipe.parts)?;
         let last = parts.len() - 1;
+        // On the device, so that no part makes the host wait; in f64, so that many parts add up as
+        // one would.
         let mut loss_sum = Tensor::f_zeros([1; 0], (Kind::Double, self.device))?;
         for (place, part) in parts.iter().enumerate() {
             // Gradients of all parts but the last stay here and add up.

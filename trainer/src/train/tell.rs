@@ -21,6 +21,8 @@ impl Training<'_> {
     pub(super) fn open_board(&mut self) -> Result<(), RunError> {
         if self.peers.is_first() && self.settings.tensorboard && self.board.is_none() {
             let mut board = Board::create(&self.spec.output.join(model_folder::TENSORBOARD))?;
+            // Each attempt has a file of its own, and so has a rank that became the first by a
+            // loss: with the epochs before, its curves are whole.
             for row in &self.position.history {
                 board.scalars(row.step, &epoch_values(row))?;
             }
@@ -47,6 +49,7 @@ impl Training<'_> {
 
         let step = self.position.step;
         let mean_loss = loss / window.pictures as f64;
+        // Of the sum over all ranks: so all of them end here, and none waits for the others.
         if !mean_loss.is_finite() {
             return Err(RunError::user(format!(
                 "the loss is no longer a number by step {step}; lower optimizer.lr"

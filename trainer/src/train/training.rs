@@ -105,6 +105,7 @@ impl Training<'_> {
         let threads = self
             .train
             .threads(self.settings.input_threads, self.spec.threads);
+        // Anew after each regrouping, when this rank's share of every batch has become another.
         let batches = Prefetch::start(
             &self.train,
             threads,

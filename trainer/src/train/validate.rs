@@ -68,6 +68,8 @@ pub(super) fn score(
             place = end;
         }
         found += counts(&truth, &scores, THRESHOLD);
+        // No step ends during a validation: without this, whoever watches would see a rank that
+        // stands still.
         ffi::beat();
     }
     if let (Some(all), Some(group)) = (gathered, peers.group()) {

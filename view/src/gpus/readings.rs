@@ -42,6 +42,7 @@ pub(super) fn memory(used: Option<u64>, total: Option<u64>) -> String {
 }
 
 pub(super) fn power(reading: &GpuReading) -> String {
+    // Rounded: 149.9 W at a limit of 150 W would otherwise look as if there were a watt left.
     let watts = |milliwatts: u32| milliwatts.saturating_add(500) / 1_000;
     let text = of(
         reading.power_mw.map(watts),
@@ -61,6 +62,7 @@ pub(super) fn temperature(reading: &GpuReading) -> Cell {
     };
     let is_hot = reading
         .slowdown_temperature_c
+        // At the device's own limit: which temperature is hot differs from one kind to the next.
         .is_some_and(|slow| degrees >= slow);
     if is_hot {
         toned(format!("{degrees} C hot"), Tone::Bad)
@@ -107,6 +109,7 @@ pub(super) fn ecc(reading: &GpuReading) -> (Cell, Cell) {
 pub(super) fn xids(reading: &GpuReading) -> Cell {
     if reading.xids.is_empty() {
         let word = if reading.xid_source.is_empty() {
+            // A driver whose errors cannot be read has not said that there are none.
             "not readable"
         } else {
             "none"

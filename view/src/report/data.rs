@@ -41,6 +41,7 @@ fn warned<T>(part: &Part<T>, warning: &str) -> String {
 }
 
 fn named<T>(part: &Part<T>, of: usize, line: String) -> String {
+    // A pipeline has one job of the kind as a rule, and its name would only repeat itself.
     if of > 1 {
         format!("{}: {line}", part.name)
     } else {

@@ -51,6 +51,7 @@ pub(super) fn json(summary: &Summary) -> Value {
         "verdict": of_training["verdict"],
         "weights": of_training["weights"],
         "features": of_training["features"],
+        // A list also where nothing was trained: whoever goes through it need not ask first.
         "phases": last.map_or_else(|| json!([]), |_| of_training["phases"].clone()),
         "evals": summary.evals.iter().map(eval).collect::<Vec<_>>(),
         "trainings": summary.trainings.iter().map(training).collect::<Vec<_>>(),
@@ -97,6 +98,8 @@ fn training(part: &Part<Vec<TrainSummary>>) -> Value {
         "model": first.map(|rank| &rank.model),
         "shards_of": part.input("shards"),
         "images_per_second": first.map(TrainSummary::whole_images_per_second),
+        // Beside the rate of the whole: steps over features read no pictures, and their rate is the
+        // one that impresses.
         "step_images_per_second": first.map(|rank| rank.images_per_second),
         "world_size": first.map(|rank| rank.world_size),
         "parts": JobParts::of(ranks).map(|parts| json!({

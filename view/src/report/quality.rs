@@ -65,6 +65,8 @@ pub(super) fn side_by_side(page: &mut Page, evals: &[Part<EvalReport>]) {
             units::count(test_pictures(report)).into(),
             match scores {
                 Some(scores) => toned(format!("{:.3}", scores.f1_micro), Tone::Strong),
+                // No figure at all where the model had seen the pictures: in a table it would be
+                // compared whatever stood beside it.
                 None => toned("no test", Tone::Warn),
             },
             interval
@@ -81,6 +83,8 @@ pub(super) fn side_by_side(page: &mut Page, evals: &[Part<EvalReport>]) {
     let mut tests: Vec<&str> = evals
         .iter()
         .map(|eval| eval.left.test_from.as_str())
+        // A report of an earlier version has no digest: of its pictures nothing can be said either
+        // way.
         .filter(|digest| !digest.is_empty())
         .collect();
     tests.sort_unstable();

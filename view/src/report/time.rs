@@ -79,6 +79,7 @@ fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
         let cells = shown.iter().map(|rank| cell(&rank.phases).into());
         std::iter::once(Cell::from(name)).chain(cells).collect()
     };
+    // As a share of the steps and not of the job: parts of different jobs are compared by it.
     let part =
         |read: fn(&PhaseTimes) -> f64| move |times: &PhaseTimes| share(read(times), times.step_s);
     let mut rows: Vec<Vec<Cell>> = PHASES
@@ -94,6 +95,7 @@ fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
         ("features, once", |times| times.features_s),
     ];
     for (name, read) in whole {
+        // Most jobs compute no features: a row of zeros would only raise the question.
         if name == "validation" || shown.iter().any(|rank| read(&rank.phases) > 0.0) {
             rows.push(row(name, &|times| format!("{:.1} s      ", read(times))));
         }
@@ -122,6 +124,7 @@ fn table(page: &mut Page, ranks: &[TrainSummary], first: &TrainSummary) {
 /// Time of the steps that belongs to no phase: the cost of the training loop itself.
 fn other_s(times: &PhaseTimes) -> f64 {
     let known: f64 = PHASES.iter().map(|(_, read)| read(times)).sum();
+    // Phases are measured by clocks of their own, and may come out a hair above the whole.
     (times.step_s - known).max(0.0)
 }
 

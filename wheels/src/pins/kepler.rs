@@ -21,6 +21,8 @@ pub const LIBTORCH_KEPLER: Bundle = Bundle {
                 "torch/include/*",
                 "torch/version.py",
                 "torch/lib/libc10.so",
+                // The name that libtorch_cpu.so asks for: the tool that made the wheel has put a
+                // hash into it.
                 "torch/lib/libgomp-a34b3233.so.1",
                 "torch/lib/libtorch.so",
                 "torch/lib/libtorch_cpu.so",

@@ -169,6 +169,7 @@ fn driver(driver: &Driver, trainer: Option<&Trainer>) -> Check {
     let (Some(wanted), Some(served)) = (trainer.and_then(|t| t.cuda), driver.cuda) else {
         return Check::ok("driver", found);
     };
+    // The major number alone: see `DRIVERS`.
     if served / 1000 >= wanted / 1000 {
         return Check::ok("driver", found);
     }
@@ -262,6 +263,8 @@ fn nodes(minors: &[u32]) -> Check {
 }
 
 fn judge_nodes(paths: &[String]) -> Check {
+    // Opened in earnest: the unit closes devices by a cgroup (`DevicePolicy=closed`), which
+    // `access` knows nothing of.
     let open = |path: &str| -> std::io::Result<File> {
         OpenOptions::new()
             .read(true)

@@ -54,6 +54,8 @@ pub fn divided(
         offered.extend(
             parts
                 .into_iter()
+                // In this order: `zip` asks its left side first, so that no number is lost when the
+                // parts are at their end.
                 .zip(&mut next)
                 .map(|(part, index)| GpuInfo { index, ..part }),
         );

@@ -204,6 +204,8 @@ impl<'nvml> Xids<'nvml> {
                 .supported_event_types()
                 .unwrap_or(EventTypes::empty());
             if supported.contains(EventTypes::CRITICAL_XID_ERROR) {
+                // A device that refuses takes the set with it, and Xids of all devices come from
+                // the kernel's log.
                 set = device
                     .register_events(EventTypes::CRITICAL_XID_ERROR, set)
                     .ok()?;

@@ -34,6 +34,8 @@ pub async fn report(host: Arc<Host>, supervisor: Arc<Supervisor>, mut gpus: Gpus
             .into_iter()
             .filter(|rank| rank.state() == RankState::Running)
             .collect();
+        // What an ended rank has left is dropped, or it would be kept for as long as the daemon
+        // lives.
         series.keep_only(&running);
         for rank in &running {
             series.add(rank.key, &rank.assignment.devices, &readings);

@@ -53,6 +53,7 @@ impl Program {
     pub(super) fn command(&self) -> Command {
         match self {
             Self::Keeper(file) => {
+                // By the open file: a path would start whatever an upgrade has put there since.
                 let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
                 command.arg0(NAME);
                 command

@@ -38,6 +38,7 @@ impl ChildPlan<'_> {
     #[must_use]
     pub fn threads(&self) -> u32 {
         let gpus = u32::try_from(self.inventory.gpus.len()).unwrap_or(1).max(1);
+        // Parts of a GPU count as GPUs here: each of them may have a rank of its own.
         let of_gpu = self.inventory.cpu_threads / gpus;
         let threads = self.assignment.devices.iter().map(|device| match device {
             Device::Cpu { .. } => self.inventory.threads_per_slot,

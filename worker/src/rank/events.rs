@@ -32,6 +32,8 @@ pub(super) fn read(line: &Line) -> Result<Option<ChildEvent>, String> {
     }
     match serde_json::from_slice::<ChildEvent>(&line.bytes) {
         Ok(event) => check(&event).map(|()| Some(event)),
+        // A second look at the kind alone: an event of a later version is passed over, and a known
+        // one with wrong fields is a fault.
         Err(error) => match serde_json::from_slice::<Tag>(&line.bytes) {
             Ok(tag) if !is_known(&tag.event) => Ok(None),
             Ok(_) | Err(_) => Err(format!("it sent no event but {:?}: {error}", shown(line))),

@@ -119,6 +119,7 @@ fn parse_cluster_test(words: Vec<String>) -> Result<Task> {
 }
 
 /// The readers that `marquee-catalogue fuzz` knows.
+// Written here once more, so that a wrong word is told before anything is built.
 const FUZZ_TARGETS: [&str; 13] = [
     "json",
     "image",
@@ -251,6 +252,7 @@ fn parse_trainer(words: Vec<String>) -> Result<Task> {
                 Some(folder) => options.to = Some(folder.into()),
                 None => bail!(r#""--to" needs a folder, as in "--to ./kepler""#),
             },
+            // What follows is the test runner's, whatever it looks like.
             "--" if options.test => {
                 options.filter = words.collect();
                 break;

@@ -40,6 +40,7 @@ impl Cluster {
                 "--output",
                 "json",
                 "--listen",
+                // Any free port: the user may have a cluster of his own on the usual one.
                 "127.0.0.1:0",
                 "--cpu-slots",
                 &cpu_slots.to_string(),
@@ -55,6 +56,7 @@ impl Cluster {
             .spawn()
             .with_context(|| format!("cannot start {}", marquee.display()))?;
         let stdout = child.stdout.take().context("its stdout is ours")?;
+        // Made before it is ready, so that it is stopped in order if it says something else.
         let mut cluster = Self {
             marquee,
             child,
@@ -90,6 +92,7 @@ impl Cluster {
                     .and_then(|stat| Process::of(&stat)),
             );
         }
+        // Down the tree of processes, children of children too; the list grows while it is walked.
         let mut ours = vec![self.child.id()];
         let (mut ticks, mut at) = (0, 0);
         while let Some(&parent) = ours.get(at) {
@@ -141,6 +144,8 @@ impl Process {
 impl Drop for Cluster {
     /// SIGTERM, so that it stops everything in order.
     fn drop(&mut self) {
+        // "kill" and not `Child::kill`, which sends SIGKILL: Postgres and jobs would be left
+        // behind.
         let _ = Command::new("kill")
             .arg(self.child.id().to_string())
             .status();

@@ -80,6 +80,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     if let Some(folder) = std::env::var_os(INSIDE) {
         return inside(Path::new(&folder), options);
     }
+    // Skipped, not failed: most machines cannot boot hosts, and whoever runs all tasks is to go on.
     if let Some(why) = cannot_run() {
         report::note(&format!("skipped: cluster-test: {why}"));
         return Ok(ExitCode::SUCCESS);
@@ -97,9 +98,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             to
         }
     };
+    // Logs of the run before, and disks of one whose machine lost power.
     for leftover in ["hosts", "logs"] {
         remove(&folder.join(leftover))?;
     }
+    // Before there is anything to clean up.
     let tidy = Tidy::start(&folder.join("hosts"), &cgroups())?;
     let mut command = Command::new("setpriv");
     // The kernel ends unshare with us, and the namespaces' first process, with all in them, with unshare.
@@ -112,6 +115,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         .env("MARQUEE_CLUSTER_TEST_BASE", &base)
         .env("MARQUEE_CLUSTER_TEST_PACKAGES", &packages);
     let status = command.status();
+    // Here, and not at the end of the function: it waits until all is removed, also where the run
+    // failed.
     drop(tidy);
     let code = status
         .with_context(|| format!("cannot start {}", process::line(&command)))?
@@ -168,6 +173,8 @@ fn inside(folder: &Path, options: &Options) -> Result<ExitCode> {
     })?;
     let result = play(&mut site, options, &mut seen);
     let logs = folder.join("logs");
+    // Whatever the outcome, and before it is judged: of a failure the logs are what is left to look
+    // at.
     if let Err(error) = site.keep_logs(&logs) {
         report::note(&format!("some logs could not be kept: {error:#}"));
     }

@@ -56,6 +56,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<ExitCode> {
         "integration",
         "--",
     ]);
+    // They print what they compared, which at this size is the proof.
     command.args(["--nocapture", "fetch_complete::", "quality::", "sources::"]);
     command
         .env("MARQUEE_STORM_FILMS", STORM_FILMS)

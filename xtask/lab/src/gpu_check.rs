@@ -58,6 +58,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         fill(workspace, &interpreter, &trainer, &folder)
     })?;
     report::step("bundle: its script on this machine's CPU, small", || {
+        // It runs on a machine that we may not see: a mistake in the script could only be mended by
+        // sending all of it again.
         try_out(&interpreter, &folder, &["--device", "cpu", "--tiny"])
     })?;
     if options.run {
@@ -127,6 +129,7 @@ fn try_out(interpreter: &Path, folder: &Path, args: &[&str]) -> Result<()> {
     command
         .arg(folder.join("gpu_check.py"))
         .args(args)
+        // The script has to find libtorch in Python's torch, as it must on the other machine.
         .env_remove("LD_LIBRARY_PATH")
         .stdin(Stdio::null());
     process::run(&mut command)

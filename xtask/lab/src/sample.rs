@@ -102,6 +102,7 @@ fn source() -> Result<PathBuf> {
     }
     let cache = cache_folder()?.join(PACKAGE);
     let unpacked = cache.join(INSIDE);
+    // Written last: without it a package that was unpacked in part would be taken for all.
     let stamp = cache.join("complete");
     if stamp.is_file() {
         return Ok(unpacked);
@@ -152,9 +153,12 @@ fn choose(source: &Path) -> Result<Vec<Picture>> {
         walk(source, &folder, &mut files)
             .with_context(|| format!("cannot read {}", folder.display()))?;
         files.sort();
+        // Spread over the sorted names, for neighbours are variants of one drawing.
         for file in evenly(&files, CLASS_MAX) {
             let bytes = fs::read(file)?;
             let alike = by_content.entry(key(&bytes)).or_default();
+            // Of the same hash and then of the same bytes: a drawing in two folders is one picture
+            // with two labels.
             let twin = alike
                 .iter()
                 .copied()

@@ -111,6 +111,7 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<ExitCode> {
     let folder = workspace.bin_dir.join("../samples/study");
     fs::create_dir_all(&folder)?;
     let folder = fs::canonicalize(folder)?;
+    // Only where one wants them: they take a Python with PyTorch.
     let weights = if examples.iter().any(|example| !example.weights.is_empty()) {
         report::step("weights: random ones, imported", || {
             import(workspace, &folder)
@@ -184,6 +185,7 @@ fn import(workspace: &Workspace, folder: &Path) -> Result<BTreeMap<String, PathB
             .as_str()
             .context("no file was written")?;
         files.insert(model.to_owned(), fs::canonicalize(file)?);
+        // Hundreds of megabytes that nobody asks for again, once they are imported.
         fs::remove_file(checkpoint).ok();
     }
     Ok(files)
@@ -226,6 +228,7 @@ fn train(
         cluster
             .command()
             .args(["wait", &format!("p{pipeline}")])
+            // Our stdout is for the results, which `print` writes at the end.
             .stdout(Stdio::null()),
     )?;
     let told = process::read(cluster.command().args([
@@ -254,6 +257,7 @@ fn check(example: &Example, told: &Value) -> Result<()> {
             .is_some_and(|rate| rate > 0.0),
         "it says no pictures a second"
     );
+    // Weights that were named but did not fit would train from nothing without a word.
     let given = told["weights"].as_array().map_or(0, Vec::len);
     ensure!(
         given == example.weights.len(),
@@ -319,11 +323,13 @@ impl Catalogue {
             .spawn()
             .context("cannot start marquee-catalogue")?;
         let stdout = child.stdout.take().context("its stdout is ours")?;
+        // Made before its address is known, so that whatever fails from here on ends the child.
         let mut catalogue = Self {
             child,
             api_url: String::new(),
         };
         for line in BufReader::new(stdout).lines() {
+            // Lines that are no JSON are somebody's log and are passed over.
             let told: Value = serde_json::from_str(&line?).unwrap_or_default();
             if let Some(url) = told["api_url"].as_str() {
                 catalogue.api_url = url.to_owned();

@@ -95,6 +95,8 @@ impl Flavour<'_> {
         let mut command = self.workspace.cargo(subcommand);
         command
             .args(rest)
+            // Locked: a lockfile that no longer fits is an error, and no reason to choose versions
+            // anew.
             .args(["--locked", "--manifest-path", MANIFEST])
             .env("CARGO_TARGET_DIR", self.target_dir())
             .env("LIBTORCH", &self.libtorch)
@@ -123,6 +125,7 @@ impl Flavour<'_> {
 /// the flavours differ in tch and what it pulls in alone.
 fn lock(workspace: &Workspace) -> Result<ExitCode> {
     let lockfile = workspace.root.join(MANIFEST).with_file_name("Cargo.lock");
+    // The workspace's as a start: cargo keeps what both need and adds only what is missing.
     std::fs::copy(workspace.root.join("Cargo.lock"), &lockfile)
         .with_context(|| format!("cannot write {}", lockfile.display()))?;
     process::run(

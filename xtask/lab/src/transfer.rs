@@ -53,6 +53,7 @@ pub(crate) fn run(workspace: &Workspace, to: Option<&Path>) -> Result<ExitCode> 
         .iter()
         .map(|run| results(&cluster, run, &folder))
         .collect::<Result<Vec<Value>>>()?;
+    // Before the verdict: nothing more is asked of it, and its Postgres takes a while to stop.
     drop(cluster);
     let [scratch, tuned] = reports.as_slice() else {
         bail!("there are two runs");
@@ -173,6 +174,7 @@ fn print(runs: &[&Value]) -> Result<bool> {
     let mut ends = Vec::new();
     for run in runs {
         let chosen = headline(run)?;
+        // Both, so that a reader sees how much of the difference is the threshold's.
         for rule in [PLAIN_RULE, chosen] {
             let (f1, low, high) = figures(run, rule)?;
             report::note(&format!(
@@ -199,6 +201,7 @@ fn print(runs: &[&Value]) -> Result<bool> {
     let [(_, scratch_high), (tuned_low, _)] = ends[..] else {
         bail!("there are two runs");
     };
+    // Intervals that touch prove nothing, so that counts as "no".
     Ok(tuned_low > scratch_high)
 }
 

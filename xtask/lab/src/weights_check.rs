@@ -28,6 +28,7 @@ pub(crate) fn run(workspace: &Workspace, trained: Option<&Path>) -> Result<ExitC
         process::run(setup.apply(command.args(["--workspace", "--bins"])))
     })?;
     let folder = workspace.bin_dir.join("../weights-check");
+    // Made first, for only a folder that is there has a canonical path, and Python runs elsewhere.
     fs::create_dir_all(&folder)?;
     let folder = fs::canonicalize(folder)?;
     let script = workspace.root.join("xtask/python/weights_check.py");

@@ -50,6 +50,7 @@ impl Verdict {
     /// Not "nothing is larger": what is not a number must not pass.
     fn passes(&self) -> bool {
         let eval = self.results.iter().all(|(_, apart, most)| apart <= most);
+        // A step that moved nothing would agree with any other that moved nothing.
         eval && self.step <= STEP_TOLERANCE && self.moved > STEP_TOLERANCE
     }
 }
@@ -69,6 +70,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     for name in &names {
         let verdict = report::step(&format!("zoo-check: {name}"), || {
             let folder = scratch.join(name);
+            // Not with "?" yet: the folder is removed in any case.
             let verdict = check(workspace, &interpreter, &trainer, name, &folder);
             // The weights of VGG-16 alone are half a gigabyte.
             fs::remove_dir_all(&folder).ok();
@@ -136,6 +138,7 @@ fn check(
 }
 
 fn parse(text: &str) -> Result<Value> {
+    // The last line: libraries print warnings before it.
     let last = text.lines().last().unwrap_or_default();
     serde_json::from_str(last).with_context(|| format!("this is no JSON object: {last:?}"))
 }

@@ -36,6 +36,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
 fn of_packages<'f>(root: &Path, folders: impl Iterator<Item = &'f PathBuf>) -> Result<Vec<Circle>> {
     let mut circles = Vec::new();
     for folder in folders {
+        // Each by itself: a program names its library as a foreign crate, which leads back to no
+        // file of its own.
         for main in ["lib.rs", "main.rs"] {
             let main = folder.join("src").join(main);
             if main.is_file() {

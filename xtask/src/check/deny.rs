@@ -18,6 +18,8 @@ pub(super) fn check(workspace: &Workspace) -> Result<Outcome> {
     let path = workspace.root.join(FILE);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path:?}"))?;
     let allowed = allowed(&text);
+    // Two lists of the same licences, for two programs: they are held against each other before
+    // either is used.
     if allowed != licences::ALLOWED {
         bail!(
             "{FILE} allows {allowed:?}, and xtask/src/check/licences.rs {:?}: make them the same",

@@ -71,6 +71,8 @@ fn differing_versions(current: &str, other: &str) -> Vec<String> {
         .filter(|(name, _)| !DIFFER.contains(name))
         .filter_map(|(name, versions)| {
             let known = current.get(name)?;
+            // None in common, and not "not the same": either may hold a second version for a crate
+            // that the other has not.
             known.is_disjoint(versions).then(|| {
                 format!(
                     "the lockfiles hold {name} {} and {}; \"cargo xtask trainer --flavour kepler --lock\" \

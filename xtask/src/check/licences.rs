@@ -210,6 +210,7 @@ fn is_macro(package: &Value) -> bool {
 fn is_allowed(expression: &str) -> bool {
     let spaced = expression
         .replace('/', " OR ")
+        // Parentheses become words of their own, so that the expression is read word by word.
         .replace('(', " ( ")
         .replace(')', " ) ");
     let words: Vec<&str> = spaced.split_whitespace().collect();

@@ -44,6 +44,8 @@ fn violations(bin: &str, needed: &[&str]) -> Vec<String> {
         let gpu = needed.iter().filter(|library| {
             !library.starts_with("libtorch_cpu") && !library.starts_with("libc10.so")
         });
+        // The trainer is one binary for hosts with and without GPUs: it finds libtorch's CUDA half
+        // as it runs.
         let mut broken: Vec<String> = gpu
             .filter(|library| is_reserved(library))
             .map(|library| {

@@ -46,6 +46,7 @@ pub(super) fn check(workspace: &Workspace, setup: &Setup) -> Result<Outcome> {
     if !needed.contains(&"libtorch_cpu.so") || needed.iter().any(|name| name.contains("cuda")) {
         bail!("{} needs {needed:?}", shim.display());
     }
+    // The file is carried to other hosts, where such a path leads nowhere, or to another libtorch.
     if dynamic.contains("(RUNPATH)") || dynamic.contains("(RPATH)") {
         bail!("{} says where libtorch is on this machine", shim.display());
     }

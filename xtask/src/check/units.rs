@@ -115,6 +115,7 @@ fn too_open(name: &str, most_exposure: u32, unit: &Path) -> Result<Option<String
         return Ok(None);
     }
     let said = process::said(&output);
+    // The last line is the score in all; those before it rate one setting each.
     let verdict = said.lines().last().unwrap_or_default();
     Ok(Some(format!(
         "{name} is more exposed than {}.{}: {verdict}",

@@ -58,6 +58,7 @@ impl Release {
         let folder = bundle::ensure(self.bundle)
             .with_context(|| format!("no libtorch; mend what follows, or set {variable} to a libtorch {wanted} that you have"))?
             .join("torch");
+        // Also of what we fetched ourselves: a pin may have been changed, and this place forgotten.
         self.check(&folder)?;
         Ok(folder)
     }
@@ -81,6 +82,7 @@ impl Release {
     }
 
     fn check(&self, folder: &Path) -> Result<()> {
+        // Build scripts run in other folders than the user's, and would look for it there.
         if !folder.is_absolute() {
             bail!("{} is not an absolute path", folder.display());
         }

@@ -77,6 +77,7 @@ pub(super) fn plan() -> String {
 
 fn on_path() -> Option<Node> {
     let program = process::on_path("node")?;
+    // Debian has Node.js without npm; then ours is fetched, which has both.
     process::on_path("npm")?;
     let says = process::read(Command::new(&program).arg("--version")).ok()?;
     is_new_enough(&says).then_some(Node { program, npm: None })

@@ -22,6 +22,8 @@ const PACKAGES: PackageNames = PackageNames {
 pub(super) fn ensure() -> Result<PathBuf> {
     if let Some(folder) = std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
         let folder = PathBuf::from(folder);
+        // A folder that somebody named and that does not do is an error: another Postgres than he
+        // believes would be used.
         usable(&folder).with_context(|| {
             format!(
                 "{VARIABLE} is set to {} but cannot be used; point it to the folder with initdb and postgres, or unset it",

@@ -25,6 +25,7 @@ pub fn ensure(name: &str, requirements: &str) -> Result<PathBuf> {
     if is_complete(&folder, requirements) {
         return Ok(interpreter(&folder));
     }
+    // One lock for all environments: two tasks at a time may want the same one.
     let _lock = cache::lock(&cache::folder()?)?;
     // The one we may have waited for has done the work.
     if !is_complete(&folder, requirements) {

@@ -129,6 +129,8 @@ fn parse_role(text: &str) -> Result<RoleWord, String> {
 
 impl GivenRole {
     fn grants(&self) -> Vec<v1::Grant> {
+        // On the wire an empty role takes away the one that there was, and an empty project means
+        // everywhere.
         let role = self.role.0.map_or("", Role::as_str);
         let grant = |project: &str| v1::Grant {
             project: project.to_owned(),
@@ -180,6 +182,8 @@ async fn add(args: Add, session: &Session) -> Result<()> {
         dry_run: true,
     };
     let verbs = ["would be added", "added"];
+    // Asked without doing it first: only the coordinator knows what comes of it, as when the first
+    // user shuts out whoever has no token.
     let would = requests::users::add(&remote, &request).await?;
     if args.dry_run {
         return show(session, &would, verbs, true);

@@ -24,6 +24,7 @@ const CURVE_WIDE: usize = 36;
 const CURVE_GAP: usize = 3;
 
 pub(super) fn draw(app: &mut App, buf: &mut Buffer, area: Rect, now: DateTime<Utc>, id: i64) {
+    // What was asked about the job before this one may come in late.
     let Some(look) = app.facts.look.clone().filter(|look| is_of(look, id)) else {
         pending(app, buf, area);
         return;
@@ -44,6 +45,7 @@ fn is_of(look: &Look, id: i64) -> bool {
 fn why(said: &v1::ExplainResponse, room: usize, ink: Ink) -> Vec<Line<'static>> {
     let mut text = Vec::new();
     for sentence in &said.why {
+        // Names and messages in it were chosen by others: a terminal must obey nothing in them.
         let parts = wrap(&harmless(sentence), room);
         text.extend(
             parts
@@ -85,6 +87,7 @@ fn curves(facts: &Facts, id: i64, room: usize, ink: Ink) -> Vec<Line<'static>> {
         ("rate, a second", rate.as_slice(), Tone::Good),
     ]
     .into_iter()
+    // A single value is no course.
     .filter(|(_, values, _)| values.len() > 1)
     .collect();
     let side_by_side = room >= 2 * CURVE_WIDE + CURVE_GAP;

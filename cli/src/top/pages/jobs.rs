@@ -19,6 +19,8 @@ const COUNTED_MAX: u32 = 10_000;
 
 pub(super) fn draw(app: &mut App, buf: &mut Buffer, area: Rect, now: DateTime<Utc>, query: &Query) {
     let listing = app.facts.listing.clone();
+    // The newest answer may be one to the question before, as while somebody types: its jobs below
+    // the new words would be wrong.
     let Some(listing) = listing.filter(|listing| listing.query == *query) else {
         pending(app, buf, area);
         return;
@@ -56,6 +58,7 @@ fn about(app: &App, query: &Query, shown: usize, total: usize) -> Line<'static> 
             ink.tone(Tone::Busy),
         ));
     }
+    // Exactly at the limit it is not known whether there are more.
     let count = if total >= COUNTED_MAX as usize {
         format!("{} or more", units::count(COUNTED_MAX.into()))
     } else {

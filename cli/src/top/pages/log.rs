@@ -36,6 +36,7 @@ pub(super) fn draw(app: &mut App, buf: &mut Buffer, area: Rect, id: i64) {
             .saturating_add(1)
             .clamp(1, kept.max(1))
     });
+    // Never fewer lines than fit: at the beginning of a log the page would else be half empty.
     let until = until.max(room.min(kept));
     let shown = log
         .lines

@@ -62,6 +62,7 @@ pub(super) fn draw(app: &mut App, buf: &mut Buffer, area: Rect, now: DateTime<Ut
         ended(&overview.ended, room, app.ink, now),
     ];
     sections.retain(|section| !section.rows.is_empty());
+    // Not by the lists: they are empty too where all jobs ended long ago.
     if overview.newest_job_id == 0 {
         let rest = [
             "A pipeline is a file of jobs. This one needs no data:",
@@ -82,6 +83,7 @@ pub(super) fn draw(app: &mut App, buf: &mut Buffer, area: Rect, now: DateTime<Ut
 }
 
 fn paint(app: &mut App, buf: &mut Buffer, area: Rect, sections: Vec<Section>) {
+    // One choice over all sections: up and down go through them as through one list.
     let keys = sections.iter().flat_map(|section| section.keys.clone());
     let mut chosen = app.offer(keys.collect());
     if app.is_still {
@@ -248,6 +250,7 @@ fn done(job: &Job, bar: usize, ink: Ink, now: DateTime<Utc>) -> Line<'static> {
     let Some(progress) = job
         .progress
         .as_ref()
+        // Of a job that is to stop it matters why, and no longer how far it is.
         .filter(|_| !job.cancel_requested && job.makes_room.is_empty())
     else {
         return Line::raw(said(&status::detail(job, now)));
@@ -275,6 +278,7 @@ fn done(job: &Job, bar: usize, ink: Ink, now: DateTime<Utc>) -> Line<'static> {
 
 pub(super) fn rate(facts: &Facts, job: &Job, room: usize, ink: Ink) -> Line<'static> {
     let curve = facts.rate(job.id);
+    // Newer than the last point of the curve, which is asked for more seldom.
     let now = job.progress.as_ref().and_then(progress::rate);
     match now
         .or(curve.last().copied())

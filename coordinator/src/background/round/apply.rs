@@ -35,6 +35,7 @@ pub(super) async fn apply(app: &App, planned: Planned) -> Result<()> {
         Err(error) if error.may_pass() => return Err(error),
         Err(_) => place_apart(app, &plan.placements, &obstacles, now).await?,
     }
+    // Only what is stored counts as told: a round that failed before this says it again.
     let mut open = app.index.open();
     for Changed {
         line,

@@ -88,6 +88,8 @@ fn gpus(inventory: &Inventory, worker: &Worker, readings: &[GpuReading]) -> BTre
     let fault = |index: u32| {
         let standing = worker.standing.as_ref().ok();
         let decided = standing.and_then(|standing| standing.gpu(index));
+        // Before what the GPU itself says: it may call itself well, and stays closed until somebody
+        // lifts that.
         if let Some(decided) = decided {
             let name = &worker.name;
             return Some(format!(

@@ -113,6 +113,7 @@ fn in_memory(app: &App, now: DateTime<Utc>, seen: Option<&[String]>) -> v1::Over
         let (count, example) = if backs_off {
             delayed.get_or_insert((0, pending.job))
         } else {
+            // Explained once for each line: its jobs wait for the same, however many they are.
             lines.entry(pending.line()).or_insert((0, pending.job))
         };
         *count += 1;
@@ -189,6 +190,8 @@ pub(crate) fn devices(hosts: &[Host], now: DateTime<Utc>) -> (v1::DeviceCount, v
                 }
             };
             count.all += 1;
+            // A device may be counted in both: a rank that was there before holds it, and nobody
+            // else may have it.
             count.held += u32::from(held(device));
             count.closed += u32::from(!takes_work || !is_well);
         }

@@ -52,6 +52,7 @@ impl Lately {
         }
         let held = Arc::new(read(app, from).await?);
         while spans.len() >= SPANS_KEPT {
+            // The shortest span: it costs the least to read again.
             spans.pop_first();
         }
         spans.insert(hours, (Instant::now(), held.clone()));

@@ -174,6 +174,8 @@ fn last_of_all(lines: Vec<(Rank, LogLine)>, count: usize) -> Vec<(Rank, LogLine)
         lines.iter().map(|(rank, line)| (line.at, *rank)).collect();
     by_time.sort_unstable();
     let mut surplus: BTreeMap<Rank, usize> = BTreeMap::new();
+    // Counted by time, taken away by rank: which lines of a rank go is decided by its own order,
+    // whatever its clock says.
     for (_, rank) in by_time.iter().take(lines.len().saturating_sub(count)) {
         *surplus.entry(*rank).or_default() += 1;
     }

@@ -43,6 +43,7 @@ pub(super) async fn both_sides(
     let named: Vec<_> = inputs
         .filter_map(|input| match input {
             InputRef::Artifact(digest) => Some(digest.clone()),
+            // Jobs that it needs are found by the table of needs (`list_sources`).
             InputRef::Job { .. } => None,
         })
         .collect();

@@ -75,6 +75,7 @@ pub(super) async fn start<R: Rows>(
     rows: R,
     wanted: Wanted,
 ) -> Result<Streamed<R::Message>, Status> {
+    // Before the first look: what is stored between the two is news then, and not missed.
     let news = News::new(app);
     let mut conn = app.db.read().await.map_err(LifecycleError::from)?;
     let job = jobs::get_job(&mut conn, wanted.job)
@@ -262,6 +263,8 @@ impl<R: Rows> Stream<R> {
         if !open.begun {
             let all: Vec<Rank> = open.cursors.keys().copied().collect();
             if let Some(rows) = self.rows.read_tail(conn, job, open.number, &all).await? {
+                // Behind the newest rows nothing is stored: with this limit every rank counts as
+                // read up.
                 open.add(&all, rows, usize::MAX);
                 open.begun = true;
                 return Ok(());

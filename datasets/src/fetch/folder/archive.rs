@@ -94,11 +94,15 @@ impl Archive {
         }
         let mut places: Vec<(u64, u64, usize)> = Vec::with_capacity(self.zip.len());
         for number in 0..self.zip.len() {
+            // An entry that cannot be read is passed over here; a row that names it will say that
+            // there is no such file.
             let Ok(entry) = self.zip.by_index_data(number) else {
                 continue;
             };
             let start = entry.header_start();
             let end = start
+                // The least that a header takes: names and extra fields may make it longer, and
+                // then its neighbours lie further apart.
                 .saturating_add(HEADER_BYTES)
                 .saturating_add(entry.compressed_size());
             places.push((start, end, number));

@@ -76,6 +76,7 @@ impl<'a> Collector<'a> {
             let problem = "holds a line break; a quote before it is probably not closed";
             return self.faults.add(fault(problem.to_owned()));
         }
+        // A picture that is not there stays a row, so that the books name it as gone.
         let (path, is_there) = match found {
             Found::One(path) => (path, true),
             Found::None => (written.replace('\\', "/"), false),
@@ -109,6 +110,8 @@ impl<'a> Collector<'a> {
         let mut nearest = None;
         if !is_there {
             self.missing_count += 1;
+            // To look for the nearest takes a look at each file; a few are enough to show what is
+            // wrong.
             if self.missing.len() < NEAREST_MAX {
                 nearest = self.index.nearest(&path).map(str::to_owned);
                 self.missing

@@ -63,6 +63,7 @@ pub(super) fn rows(
         };
         let written = row.cells[0].text();
         let cell = &row.cells[1];
+        // With a separator of the user's own a bar is an ordinary character.
         if rules.separator.is_none() {
             faults_of(cell).for_each(|problem| {
                 rows.faults

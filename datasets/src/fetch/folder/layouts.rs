@@ -43,6 +43,7 @@ pub(super) fn table_of(files: &[String]) -> Option<&str> {
         .find(|name| name.eq_ignore_ascii_case("train.csv"));
     match (train, tables.as_slice()) {
         (Some(train), _) => Some(train),
+        // Of several tables none is taken by chance: that would be a guess about the labels.
         (None, [only]) => Some(only),
         (None, _) => None,
     }

@@ -78,6 +78,7 @@ pub(super) struct PassedOver(BTreeMap<Kind, (u64, String)>);
 
 impl PassedOver {
     pub(super) fn add(&mut self, kind: Kind, path: &str) {
+        // The first of each kind is shown as an example: enough to find the others.
         let (count, _) = self.0.entry(kind).or_insert_with(|| (0, path.to_owned()));
         *count += 1;
     }

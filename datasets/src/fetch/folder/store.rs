@@ -95,6 +95,7 @@ fn inside_of(names: &[String]) -> String {
     match labels.as_slice() {
         [only] => return (*only).to_owned(),
         [] => {}
+        // A table at the top is about all that is below it, whatever lies in the folders.
         several if several.contains(&"") => return String::new(),
         _ => {}
     }

@@ -114,6 +114,7 @@ impl Walk<'_> {
         let entries: io::Result<Vec<fs::DirEntry>> =
             fs::read_dir(folder).and_then(Iterator::collect);
         let mut entries = entries.map_err(|error| unreadable(folder, &error))?;
+        // The same order on every file system: rows, splits and shards follow from it.
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let file_name = entry.file_name();
@@ -161,6 +162,7 @@ impl Walk<'_> {
             Ok(found) => found,
             Err(error) => return self.without_target(path, &name, &error),
         };
+        // What lies behind a link that leads out is out as well, and is not counted once more.
         let leads_out = !is_out && self.leads_out(path, &name);
         if found.is_file() {
             return self.file(path, file_name, name);
@@ -169,6 +171,7 @@ impl Walk<'_> {
             let folder = identity(&found);
             if self.way.contains(&folder) {
                 self.tree.passed.add(Kind::LinkCircle, &name);
+            // Each level is a call within a call, so depth needs a bound of its own.
             } else if self.way.len() > DEPTH_MAX {
                 self.tree.passed.add(Kind::TooDeep, &name);
             } else {

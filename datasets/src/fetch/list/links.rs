@@ -59,6 +59,8 @@ impl LinksOut {
                 Some(known) => *known,
                 None => {
                     let leads_out = self.leads_out(&path);
+                    // Only folders are remembered: each file stands in one row, each folder in
+                    // many.
                     if is_folder {
                         self.folders.insert(path.clone(), leads_out);
                     }

@@ -93,6 +93,8 @@ impl ListFolder {
 
     fn open(&self, location: &str) -> Result<File, Miss> {
         match open_plain(&self.root.join(location)) {
+            // Only where the path is not there as it is written: a look into folders costs far
+            // more.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let path = self.alike(location)?;
                 open_plain(&path).map_err(|error| miss_of_io(&error))

@@ -125,6 +125,8 @@ impl LabelColumns {
     fn of_flags(table: &Table, question: &Question<'_>, others: &[usize]) -> Result<Self, String> {
         let rules = question.rules;
         let mut tallies = vec![Tally::default(); others.len()];
+        // Rows at fault are passed over here: whoever reads the rows afterwards tells all of them,
+        // with their lines.
         for row in table.rows(others)?.flatten() {
             for (tally, cell) in tallies.iter_mut().zip(&row.cells) {
                 tally.add(row.number, cell);

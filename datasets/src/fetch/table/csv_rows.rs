@@ -31,6 +31,8 @@ impl CsvRows {
         let start = text
             .peek()
             .map_err(|error| format!("cannot be read: {error}"))?;
+        // Asked first: read as text, such a file has a fault in every line, and none of them says
+        // what is wrong.
         if let Some(kind) = other_kind(start) {
             return Err(format!(
                 "is no CSV but {kind}; save it as CSV (in a spreadsheet: \"CSV UTF-8\")"
@@ -68,6 +70,8 @@ impl CsvRows {
             let is_named = !name.starts_with("Unnamed: ");
             header.push(if is_named { name } else { "" }.to_owned());
         }
+        // Columns of blanks at the right edge, which spreadsheets leave. Rows may be as wide, as
+        // long as nothing stands there (`row`).
         while header.last().is_some_and(String::is_empty) {
             header.pop();
         }
@@ -86,6 +90,8 @@ impl CsvRows {
             if !has_more {
                 return Ok(None);
             }
+            // Asked for after the record was read: only then have all lines up to it gone through
+            // the text.
             let line = self.reader.get_mut().line_at(byte);
             let is_blank = |field: &[u8]| field.iter().all(u8::is_ascii_whitespace);
             if !self.record.iter().all(is_blank) {

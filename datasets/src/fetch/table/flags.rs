@@ -27,6 +27,7 @@ pub(super) fn flag_in(cell: &Cell) -> Option<Flag> {
         "true" => Some(Flag::One),
         "false" => Some(Flag::Zero),
         "nan" | "na" | "n/a" | "<na>" | "null" | "none" => Some(Flag::Blank),
+        // As floats: pandas writes 1.0 and 0.0 as soon as one cell of a column is missing.
         number => match number.parse::<f64>() {
             Ok(1.0) => Some(Flag::One),
             Ok(0.0) => Some(Flag::Zero),

@@ -17,6 +17,7 @@ impl LabelCounts {
     pub(in crate::fetch) fn add(&mut self, label: &str) {
         if let Some(count) = self.0.get_mut(label) {
             *count += 1;
+        // One more than the most is kept: by that `warning` knows that there were too many.
         } else if self.0.len() <= LABELS_MAX {
             self.0.insert(label.to_owned(), 1);
         }

@@ -12,6 +12,7 @@ use super::Cell;
 
 /// The cell of `column` in `row`. `names` are those of a column of class numbers, if it is one.
 pub(super) fn cell_at(column: &dyn Array, row: usize, names: &[String]) -> Cell {
+    // An array of type Null has no bitmap, and so says of none of its rows that it is null.
     if column.is_null(row) || column.data_type() == &DataType::Null {
         return Cell::Empty;
     }

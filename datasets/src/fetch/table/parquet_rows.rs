@@ -70,6 +70,7 @@ impl ParquetTable {
                 }
             })
             .collect();
+        // By roots: a column of lists is one of our columns and several of the file's.
         let mask = ProjectionMask::roots(builder.parquet_schema(), read);
         let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
         let reader = guarded(|| builder.build().map_err(|error| error.to_string()))?;

@@ -32,6 +32,7 @@ impl Repeats {
     pub(in crate::fetch) fn see(&mut self, number: u64, picture: &str, said: &str) -> Repeat {
         let said = short(said);
         let (earlier, before) = *self.seen.entry(short(picture)).or_insert((number, said));
+        // Numbers of rows differ, so an equal one is what this very row has just put there.
         if earlier == number {
             return Repeat::No;
         }

@@ -61,7 +61,7 @@ impl<R: Read> Text<R> {
         while self.ready.is_empty() {
             let read = self.inner.read(&mut chunk)?;
             self.rest.extend_from_slice(&chunk[..read]);
-            // A byte order mark, or its absence, takes three bytes to tell.
+            // A byte order mark takes three bytes to tell, UTF-16 without one takes four.
             if self.encoding.is_none() && (self.rest.len() >= 4 || read == 0) {
                 self.encoding = Some(self.take_mark());
             }

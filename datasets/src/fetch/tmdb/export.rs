@@ -98,6 +98,8 @@ fn lines_of(
             break;
         }
         number += 1;
+        // A line that was cut at the limit would else be read as two, and the second half as
+        // another film.
         if line.len() as u64 == LINE_MAX_BYTES && !line.ends_with(b"\n") {
             return Err(format!(
                 "line {number} is longer than {LINE_MAX_BYTES} bytes"

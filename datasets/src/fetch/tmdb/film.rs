@@ -166,6 +166,8 @@ fn unasked_for() -> Miss {
 
 /// The path of the film's poster, if the film is one to learn from.
 fn usable_poster(movie: &Movie, id: i64) -> Result<&str, Miss> {
+    // Before all else: what the details of another film say is no reason to reject this one. A
+    // failure and not a rejection, since the service may answer rightly the next time.
     if movie.id != id {
         let detail = format!("film {} came instead", movie.id);
         return Err(Miss::failed(MissClass::WrongFilm, detail));

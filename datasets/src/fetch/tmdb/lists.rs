@@ -92,6 +92,8 @@ impl Catalogue<'_> {
                 ("end_date", end.to_string()),
             ];
             let first = self.page("movie/changes", &question, 1).await?;
+            // The number of pages is that of the first answer: films that change while pages are
+            // read come with the next increment, which asks from the day of this listing on.
             let mut pages = vec![first];
             for number in 2..=pages[0].total_pages {
                 pages.push(self.page("movie/changes", &question, number).await?);
@@ -109,6 +111,8 @@ impl Catalogue<'_> {
         let mut push = |entry| writer.push(&entry).map_err(|error| on_disk(dir, &error));
         for row in previous.iter().flat_map(|dataset| dataset.examples()) {
             let id = row.id.parse().ok();
+            // Taken out of the set: what is left in it afterwards are films that the earlier
+            // dataset has not.
             match id.filter(|id| changed.remove(id)) {
                 Some(id) => push(PlanEntry::Film(id))?,
                 None => push(PlanEntry::Kept(row.id.clone()))?,

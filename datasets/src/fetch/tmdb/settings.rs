@@ -112,6 +112,7 @@ pub(super) fn fingerprint(fetch: &FetchSettings, place: &Workplace<'_>) -> Diges
         (*requests_per_second, *concurrency) = (0, 0);
         (*request_timeout_s, *request_attempts, *outage_s) = (0, 0, 0);
     }
+    // The earlier dataset decides too: a plan names rows of it, which another one may not have.
     let earlier = place.previous.as_ref().map(|dataset| dataset.books());
     Digest::of(&serde_json::to_vec(&(asked, earlier)).unwrap_or_default())
 }

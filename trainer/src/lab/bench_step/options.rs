@@ -111,6 +111,7 @@ impl StepBenchOptions {
                 "a step is timed in one precision: give fp32, bf16, fp16 or fp64",
             ));
         }
+        // By way of JSON, so that every setting that a later version adds has its default here too.
         let settings = json!({
             "model": self.model,
             "epochs": 1,

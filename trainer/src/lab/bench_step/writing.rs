@@ -69,6 +69,7 @@ impl Writing {
         let Some(written) = self.checkpoints.wait()? else {
             return Ok(());
         };
+        // Hundreds of checkpoints would otherwise fill the disk of the host that is measured.
         fs::remove_dir_all(&written.path).map_err(|error| {
             RunError::host(format!("cannot remove {}: {error}", written.path.display()))
         })

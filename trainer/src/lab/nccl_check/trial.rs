@@ -146,6 +146,7 @@ fn exchange(
             })
         })
         .collect();
+    // The ranks hold the others: the loop below ends when the last of them has.
     drop(sender);
     let mut last = "init";
     while let Ok(next) = stages.recv() {

@@ -63,6 +63,8 @@ fn admit(socket: &UnixStream) -> anyhow::Result<Infallible> {
         is_of(one, &worker)?;
     }
     for one in given {
+        // The group alone. As the owner the job could change the mode, and close its folder to the
+        // worker.
         fchown(
             one,
             None,
@@ -70,6 +72,7 @@ fn admit(socket: &UnixStream) -> anyhow::Result<Infallible> {
         )?;
     }
     socket.set_read_timeout(None)?;
+    // While it is still root: a job's account may not move itself into a cgroup of the worker's.
     join(cgroup)?;
     turn_into(&user)?;
     // The program that runs, whatever its file was replaced by; it keeps stdin, and with it the connection.
@@ -142,6 +145,7 @@ fn turn_into(user: &User) -> anyhow::Result<()> {
         groups.extend(Group::from_name(name)?.map(|group| group.gid));
     }
     groups.retain(|group| group.as_raw() != 0);
+    // In this order: who has become another user may not change groups any more.
     setgroups(&groups)?;
     setresgid(user.gid, user.gid, user.gid)?;
     setresuid(user.uid, user.uid, user.uid)?;

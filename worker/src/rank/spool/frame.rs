@@ -23,8 +23,8 @@ const HEAD_BYTES: u64 = 12;
 const OLD_HEAD_BYTES: u64 = 8;
 /// The highest number of a report. Ten a second for a million years.
 const SEQUENCE_MAX: u64 = 1 << 50;
-/// What looks like the beginning of a batch and is none, in one search: in a damaged file hardly one. Each costs a look
-/// at all that it says to hold.
+/// How many places that only look like the beginning of a batch one search tries. A damaged file hardly has one by
+/// chance; each costs reading as much as it claims to hold.
 const CANDIDATES_MAX: usize = 64;
 /// Bytes looked through at once for the next batch behind damage.
 const SEARCH_BYTES: usize = 256 * 1024;

@@ -36,6 +36,8 @@ impl Agent {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
+        // Held as an Option, so that it can be closed while the child lives: the end of its stdin
+        // is what ends it.
         let asked = child.stdin.take();
         let answers = child.stdout.take().context("it has no stdout")?;
         Ok(Self {
@@ -68,6 +70,7 @@ impl Agent {
         self.ask(&items.to_string())?;
         let answer = self.answer()?;
         let number = |key: &str| answer[key].as_f64().with_context(|| format!("no {key}"));
+        // By the items that it says it did: the last round of a loader may have fewer.
         let each_ms = 1_000.0 / number("items")?;
         Ok(Cost {
             cpu_ms: number("cpu_s")? * each_ms,
@@ -92,6 +95,7 @@ pub(super) struct Turn<'a> {
 /// Lets all take so many turns; the median cost of each.
 pub(super) fn take_turns(turns: &mut [Turn<'_>], rounds: usize) -> Result<Vec<Cost>> {
     let mut costs: Vec<Vec<Cost>> = vec![Vec::new(); turns.len()];
+    // One round more than count: the first warms up caches and the processor's clock.
     for round in 0..=rounds {
         for (turn, costs) in turns.iter_mut().zip(&mut costs) {
             let cost = turn.agent.round(turn.items)?;
@@ -107,6 +111,8 @@ fn median(costs: &[Cost]) -> Cost {
     let middle = |pick: fn(&Cost) -> f64| {
         let mut values: Vec<f64> = costs.iter().map(pick).collect();
         values.sort_by(f64::total_cmp);
+        // The median and not the mean: one round beside something else on the machine must not move
+        // the figure.
         values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
     };
     Cost {

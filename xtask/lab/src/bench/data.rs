@@ -59,6 +59,8 @@ pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -
         workspace,
         prep: match &options.prep {
             Some(prep) => prep.clone(),
+            // The release profile, unlike training's benchmark: here it is our own code that is
+            // measured.
             None => build(workspace, &target.join("release/marquee-prep"))?,
         },
         folder: target.join("bench-data"),
@@ -136,6 +138,7 @@ impl Bench<'_> {
     fn program(&self, program: &Path) -> Command {
         match self.core {
             Some(core) => {
+                // By taskset, so that helpers which the program starts stay on the core, too.
                 let mut command = Command::new("taskset");
                 command.args(["-c", &core.to_string()]).arg(program);
                 command
@@ -176,6 +179,7 @@ impl Bench<'_> {
                 Ok((agent, versions)) => ready.push((peer, agent, versions)),
                 Err(error) => {
                     let why = format!("{error:#}");
+                    // One line of it: where a package cannot be had, pip's whole output follows.
                     let first = why.lines().next().unwrap_or_default();
                     sheet.skip(&format!("{what} beside {}", peer.name), first);
                 }
@@ -298,6 +302,7 @@ fn loader(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
 fn shards(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     const ROUNDS: usize = 15;
     const READ: usize = 500;
+    // Fewer, so that a round takes about as long as one of the others.
     const DECODED: usize = 40;
     let (mut raw, mut mapped, mut decode) = (
         bench.ours("raw")?,

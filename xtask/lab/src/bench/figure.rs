@@ -47,6 +47,7 @@ impl Figure {
     /// None where nothing is asked. Not "is not worse": what is not a number must not pass.
     pub(super) fn is_met(&self) -> Option<bool> {
         Some(match self.goal? {
+            // A goal beside a reference that could not be measured is not met.
             Goal::Ratio(least) => self.ratio().is_some_and(|ratio| ratio >= least),
             Goal::AtLeast(least) => self.value >= least,
             Goal::AtMost(most) => self.value <= most,
@@ -128,6 +129,8 @@ impl Sheet {
         if figure.is_met() == Some(false) {
             self.missed.push(figure.name.clone());
         }
+        // At once: a run takes hours, and what it has found must not be lost if a later piece
+        // fails.
         self.print_json(&figure.as_json());
         self.rows.push((figure.cells(), figure.ran));
     }

@@ -66,6 +66,7 @@ fn stall(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     for (model, side) in MODELS {
         for encoding in ["raw", "jpeg"] {
             let shards = shards(bench, side, encoding)?;
+            // bf16, where steps are shorter, and waiting for pictures weighs more.
             let work = train_work(model, "bf16", 32, 6);
             let mut shares = Vec::new();
             let mut step_ms = Vec::new();
@@ -81,6 +82,8 @@ fn stall(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
                 unit: "% of the step".into(),
                 is_less_better: true,
                 reference: None,
+                // jpeg shards cost the decoding of each picture; they are for disks that are too
+                // small for raw ones.
                 goal: (encoding == "raw").then_some(Goal::AtMost(STALL)),
                 ran: format!(
                     "bf16, batch 32, 6 epochs of 512 pictures, 2 threads; step {:.1} ms; median of {} runs, the \
@@ -102,9 +105,11 @@ fn clock(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let mut command = bench.step("simple-cnn");
     command.args(["--batch", "8", "--width", "48", "--height", "72"]);
     let mut trainee = Trainee::start("ours", [command])?;
+    // Thrown away: it warms up, with the clock on and off alike.
     trainee.cpu_s_of(2 * STEPS)?;
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for round in 0..rounds {
+        // In changing order, so that what drifts within a round befalls both alike.
         let first = if round % 2 == 0 { "on" } else { "off" };
         let second = if round % 2 == 0 { "off" } else { "on" };
         for phases in [first, second] {
@@ -154,6 +159,8 @@ fn checkpoints(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
                 } else {
                     "quiet".to_owned()
                 })?;
+                // Each pair is compared within itself: over minutes the machine's speed drifts by
+                // more than is looked for.
                 sums[usize::from(is_on)] = trainee.times_of(steps)?;
             }
             let [(wall_off, cpu_off), (wall_on, cpu_on)] = sums;

@@ -82,6 +82,7 @@ impl Options {
 /// Runs a group. It fails where a goal is missed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let known = options.group.parts();
+    // Before anything is built: a word that is wrong must not be told after minutes.
     if let Some(unknown) = options.parts.iter().find(|p| !known.contains(&p.as_str())) {
         anyhow::bail!(
             r#"there is no part "{unknown}"; the parts are {}"#,

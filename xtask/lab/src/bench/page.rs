@@ -15,6 +15,7 @@ pub(super) const PARTS: &[&str] = &["first"];
 
 pub(super) fn run(workspace: &Workspace, options: &Options, sheet: &mut Sheet) -> Result<()> {
     let setup = Setup::ensure()?;
+    // Before the coordinator is built, which takes the page's files into itself.
     web::build_if_possible(workspace);
     report::step("build: the coordinator", || {
         let mut command = workspace.cargo("build");

@@ -35,6 +35,7 @@ pub(super) fn measure(command: &mut Command, options: &Options, sheet: &mut Shee
             }
         }
     }
+    // Looked at last: the figures that came before a failure are shown all the same.
     let status = child.wait()?;
     if !status.success() {
         bail!("{} failed with {status}", process::line(command));

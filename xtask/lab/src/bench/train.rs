@@ -62,6 +62,8 @@ impl<'a> Bench<'a> {
             let mut command = workspace.cargo("build");
             process::run(setup.apply(command.args(["--workspace", "--bins"])))
         })?;
+        // Kept below the target folder: batches and weights take long to make, and "cargo clean"
+        // takes them away.
         let target = workspace.bin_dir.parent().context("a target folder")?;
         let folder = target.join("bench-train");
         fs::create_dir_all(&folder)?;

@@ -41,6 +41,7 @@ pub(super) fn services_are_killed(site: &mut Site, seen: &mut Seen) -> Result<()
         (&leader, "marquee-coordinator"),
     ] {
         let process = |site: &Site| site.on(host, &format!("systemctl show -P MainPID {service}"));
+        // By the number of the main process: "active" alone would be true of the old one, too.
         let before = process(site)?;
         let begun = Instant::now();
         site.on(
@@ -132,6 +133,8 @@ pub(super) fn a_link_loses_packets(site: &mut Site, seen: &mut Seen) -> Result<(
     let place = site.until_running(job)?;
     let begun = Instant::now();
     site.network.harm(&place, Fault::Loses(30))?;
+    // The link is mended before the outcome is looked at, or one failure would spoil the scenes
+    // that follow.
     let ended = site.until_succeeded(job);
     site.network.mend(&place)?;
     ended?;
@@ -178,6 +181,7 @@ pub(super) fn a_worker_is_drained(site: &mut Site, _seen: &mut Seen) -> Result<(
     let running = site.submit(&counting(15))?;
     let place = site.until_running(running)?;
     site.at_desk(&format!("drain {place} --reason \"cluster test\""))?;
+    // Two, for one alone might have gone to the other worker by chance.
     for _ in 0..2 {
         let job = site.submit(&counting(1))?;
         let detail = site.until_succeeded(job)?;
@@ -204,6 +208,7 @@ pub(super) fn once(detail: &Value, what: &str) -> Result<()> {
 
 /// The coordinator that leads goes down with its host, and another one leads. It must not be on Postgres' host.
 pub(super) fn the_leader_loses_its_power(site: &mut Site, seen: &mut Seen) -> Result<()> {
+    // head-1 has Postgres as well, so its power would take more than the leader.
     if site.leader().as_deref() != Some("head-2") {
         let begun = Instant::now();
         site.on("head-1", "systemctl stop marquee-coordinator")?;

@@ -46,8 +46,10 @@ pub(super) fn run(site: &mut Site, seen: &mut Seen) -> Result<()> {
             .arg(&site.pictures),
     )?;
     report::note(&format!("pictures at {PICTURES_AT}"));
+    // From here on only what a person types, and what those commands take.
     let begun = Instant::now();
     let token = head(site)?;
+    // One worker by each of the two ways that docs/deploy.md shows.
     for (name, way) in [("worker-1", Way::AtOnce), ("worker-2", Way::InTwo)] {
         worker(site, name, way, &token)?;
     }
@@ -142,6 +144,7 @@ fn succeeds(site: &Site, pipeline: &str) -> Result<()> {
         .filter_map(|rank| rank["worker_name"].as_str())
         .collect();
     ensure!(
+        // Two ranks on one host would never cross the network that is to be shown.
         places.len() == 2 && places[0] != places[1],
         "two ranks on two hosts, not on {places:?}"
     );

@@ -96,6 +96,8 @@ fn second_head(site: &Site) -> Result<()> {
         ),
     )?;
     write_settings(site, "head-2")?;
+    // Both have to sign with one authority: workers believe certificates of the one that they
+    // joined by.
     for file in ["ca.pem", "ca.key"] {
         let text = site.on("head-1", &format!("cat {TLS}/{file}"))?;
         site.host("head-2")?
@@ -157,6 +159,7 @@ fn desk(site: &Site) -> Result<()> {
         "addr = [\"https://head-1:7700\", \"https://head-2:7700\"]\n[tls]\nca = \"ca.pem\"\n",
     )?;
     desk.run("chmod 600 /root/token")?;
+    // With users in the cluster, whoever asks shows a token from now on.
     site.sit_down_at(Seat::Desk);
     Ok(())
 }

@@ -73,8 +73,10 @@ impl Host {
             running: None,
         };
         host.write("/etc/hostname", &format!("{name}\n"))?;
+        // Empty: systemd makes an id at the first boot, or all hosts would have one and the same.
         host.write("/etc/machine-id", "")?;
         let default = host.disk("/etc/systemd/system/default.target");
+        // Not graphical.target, which is Debian's own default.
         std::os::unix::fs::symlink("/lib/systemd/system/multi-user.target", default)?;
         Ok(host)
     }
@@ -100,6 +102,8 @@ impl Host {
             .open(self.folder.join("console.log"))?;
         let mut start = String::new();
         for tree in super::cgroups() {
+            // Each host in a cgroup of its own, whose root systemd inside takes for the root of
+            // all.
             let cgroup = tree.join(&self.name);
             fs::create_dir_all(&cgroup)
                 .with_context(|| format!("cannot make {}", cgroup.display()))?;
@@ -142,6 +146,7 @@ impl Host {
             if let Some(status) = running.nspawn.try_wait()? {
                 bail!("{} did not boot: {status}\n{}", self.name, self.console());
             }
+            // Asked each time: nspawn starts the host's first process some time after itself.
             running.init = first_child(running.nspawn.id()).unwrap_or(0);
             let state = match running.init {
                 0 => String::new(),
@@ -153,6 +158,7 @@ impl Host {
             };
             match state.trim() {
                 "running" => return Ok(()),
+                // A unit that failed at the start would make later failures hard to read.
                 "degraded" => {
                     let failed = self.run("systemctl --failed --no-legend --plain")?;
                     bail!("{}: units failed at its start: {failed}", self.name);
@@ -199,6 +205,7 @@ impl Host {
                 "NO_COLOR=1",
             ])
             .arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            // Ended inside, where the command runs: to end nsenter would leave it behind.
             .args(["DEBIAN_FRONTEND=noninteractive", "timeout"])
             .args([&COMMAND_MAX_S.to_string(), "sh", "-ec", script])
             .stdin(Stdio::null());
@@ -209,6 +216,7 @@ impl Host {
     /// be by a real power cut: one kernel runs all hosts.
     pub(super) fn cut_power(&mut self) -> Result<()> {
         let mut running = self.running.take().context("it is off")?;
+        // Process 1 of the host takes all of its processes with it.
         process::read(Command::new("kill").args(["-KILL", &running.init.to_string()]))?;
         running.nspawn.wait()?;
         Ok(())

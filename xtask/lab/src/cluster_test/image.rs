@@ -43,6 +43,7 @@ pub(super) fn ensure() -> Result<PathBuf> {
 
 fn make(cache: &Path, image: &Path) -> Result<()> {
     fs::create_dir_all(cache)?;
+    // With the process in its name, so that two runs at a time do not fill one folder.
     let partial = cache.join(format!(".{FOLDER}.{}.partial", std::process::id()));
     let made = bootstrap(&partial).and_then(|()| {
         fs::rename(&partial, image).with_context(|| format!("cannot make {}", image.display()))

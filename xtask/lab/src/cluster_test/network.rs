@@ -64,6 +64,7 @@ impl Network {
     }
 
     pub(super) fn harm(&mut self, host: &str, fault: Fault) -> Result<()> {
+        // A link has one fault at a time: the one before is taken away first.
         self.mend(host)?;
         self.faults.insert(host.to_owned(), fault);
         if let Fault::Slow(kilobits) = fault {
@@ -86,6 +87,7 @@ impl Network {
             Some(Fault::Unheard | Fault::Deaf | Fault::Loses(_) | Fault::Slow(_)) | None => "up",
         };
         ip(&format!("link set {} {state}", link(host)))?;
+        // All rules anew in one transaction: nothing passes between the old ones and the new.
         let mut nft = Command::new("nft")
             .args(["-f", "-"])
             .stdin(Stdio::piped())

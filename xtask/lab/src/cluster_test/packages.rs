@@ -16,6 +16,8 @@ const NEWER: &str = "newer";
 
 /// The same program in a package that says to be newer, the later the higher its number.
 fn newer(site: &Site, name: &str, number: u32) -> Result<String> {
+    // The package that was made, with another version: to build a newer one would take the test's
+    // time.
     let mut packages = fs::read_dir(&site.packages)?.flatten();
     let package = packages
         .find(|entry| {
@@ -46,6 +48,7 @@ fn newer(site: &Site, name: &str, number: u32) -> Result<String> {
     let file = format!("{NEWER}/{name}_{number}.deb");
     process::read(
         Command::new("dpkg-deb")
+            // Compressed little, for each is installed once and thrown away.
             .args(["-Zgzip", "-z1", "--root-owner-group", "-b"])
             .arg(&folder)
             .arg(site.packages.join(&file)),
@@ -71,6 +74,7 @@ pub(super) fn all_is_upgraded_under_a_job(site: &mut Site, seen: &mut Seen) -> R
     } else {
         "head-1"
     };
+    // The one that stands by comes first, so that leadership moves once and not twice.
     for head in [standby, &leader] {
         let before = main_pid(site, head, "marquee-coordinator")?;
         install(site, head, &coordinator)?;
@@ -146,6 +150,7 @@ pub(super) fn settings_are_read_anew(site: &mut Site, _seen: &mut Seen) -> Resul
         "marquee-worker",
         "in force now: on_stop; these wait for a restart: cpu_slots",
     )?;
+    // A key that is misspelt: a reload with it must fail and change nothing.
     worker.write(file, &format!("cpu_slot = 1\n{good}"))?;
     let (fine, _) = worker.tries("systemctl reload marquee-worker")?;
     ensure!(!fine, "wrong settings were reloaded");
@@ -193,6 +198,7 @@ pub(super) fn wrong_settings_are_told_once(site: &mut Site, _seen: &mut Seen) ->
         !fine && said.contains("did you mean \"cpu_slots\"?"),
         "config check: {said}"
     );
+    // It fails, of course; what matters is what systemd does afterwards.
     let (_, _) = host.tries("systemctl restart marquee-worker")?;
     until("the unit to have failed", || {
         Ok(host

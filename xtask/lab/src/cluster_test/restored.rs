@@ -32,6 +32,7 @@ pub(super) fn a_backup_is_restored_and_judged(site: &mut Site, seen: &mut Seen) 
     let restored = "marquee-coordinator --config /etc/marquee/restored.toml";
     host.run(&format!("{restored} restore {BACKUP}"))?;
     seen.took("restored into an empty place", begun, None);
+    // A restore over something would mix two histories.
     let (again, said) = host.tries(&format!("{restored} restore {BACKUP}"))?;
     ensure!(
         !again && said.contains("has tables already"),

@@ -36,6 +36,7 @@ impl Seen {
             took: since.elapsed(),
             goal: goal_s.map(Duration::from_secs),
         };
+        // Told as it is measured, and again at the end: scenes take minutes, and some fail.
         report::note(&line(&time));
         self.times.push(time);
     }
@@ -54,6 +55,7 @@ impl Seen {
     /// Whether all goals were met.
     pub(super) fn is_good(&self) -> bool {
         let in_time = |time: &Time| time.goal.is_none_or(|goal| time.took <= goal);
+        // A time without a goal is told and judges nothing.
         self.times.iter().all(in_time) && self.counts.iter().all(|count| count.count <= count.goal)
     }
 

@@ -67,6 +67,7 @@ impl Site {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode))?;
             Ok(Shared { folder, at })
         };
+        // For everybody: the account that writes there may have another number on each host.
         let artifacts = share("artifacts", ARTIFACTS_AT, 0o777)?;
         let pictures = share("pictures", PICTURES_AT, 0o755)?;
         let from_dist = Shared {
@@ -99,6 +100,7 @@ impl Site {
         for host in &mut site.hosts {
             host.power_on()?;
         }
+        // All are switched on before any is waited for: they boot side by side.
         for host in &mut site.hosts {
             host.until_up()?;
         }
@@ -171,6 +173,7 @@ impl Site {
     /// Submits a document and gives the number of its only job.
     pub(super) fn submit(&self, document: &str) -> Result<u64> {
         self.lay_on_desk("/root/job.toml", document)?;
+        // --fresh: scenes submit the same document again and again, and its step would be reused.
         let pipeline = self.at_desk("--output quiet submit --fresh /root/job.toml")?;
         let jobs = self.marquee(&["show", pipeline.trim()])?;
         jobs["jobs"][0]["id"]

@@ -37,6 +37,7 @@ pub(super) fn certificates_end_and_are_renewed(site: &mut Site, seen: &mut Seen)
         .map(|head| ((*head).to_owned(), format!("{TLS}/server.pem")))
         .chain([(place.clone(), IDENTITY.to_owned())])
         .collect();
+    // By serial number: a renewed certificate has another one, whatever else is the same in it.
     let mut serials: Vec<BTreeSet<String>> = vec![BTreeSet::new(); watched.len()];
     until("all certificates to be renewed twice", || {
         for ((host, file), serials) in watched.iter().zip(&mut serials) {
@@ -76,6 +77,7 @@ pub(super) fn certificates_end_and_are_renewed(site: &mut Site, seen: &mut Seen)
 
 fn expires(site: &mut Site, place: &str) -> Result<()> {
     site.network.harm(place, Fault::Cut)?;
+    // The link is mended before the outcome is looked at: the scenes that follow need it.
     let ended = until(&format!("the certificate of {place} to expire"), || {
         let ask = format!("openssl x509 -noout -checkend 0 -in {IDENTITY}");
         Ok(!site.host(place)?.tries(&ask)?.0)
@@ -157,6 +159,7 @@ pub(super) fn workers_are_shut_out_and_let_in(site: &mut Site, seen: &mut Seen) 
     let token = site.at_desk("admin worker join-token")?;
     join(site, &place, &token)?;
     site.until_online(&place)?;
+    // The one of `init`, and one for each time that a worker joined again.
     let tokens = site.marquee(&["admin", "worker", "join-tokens"])?;
     ensure!(
         tokens.as_array().is_some_and(|tokens| tokens.len() >= 3),

@@ -35,6 +35,7 @@ pub(super) fn run(workspace: &Workspace, other: &Path) -> Result<bool> {
     let mut largest = 0.0_f64;
     let mut failed = Vec::new();
     for model in models.lines() {
+        // For each model again, since it was removed after the one before.
         fs::create_dir_all(&scratch)?;
         let found = compare(model, &current, other, &scratch);
         // The weights of VGG-16 alone are half a gigabyte.

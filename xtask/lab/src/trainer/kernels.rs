@@ -83,6 +83,7 @@ fn fatbin_sections(file: &mut (impl Read + Seek)) -> Result<Vec<(u64, u64)>> {
         file.seek(SeekFrom::Start(strings + u64::from(u32_at(&header, 0))))?;
         // A name near the end of the table may be shorter than this.
         let length = file.read(&mut name)?;
+        // With the zero at its end: other sections have names that begin alike.
         if name[..length].starts_with(b".nv_fatbin\0") {
             found.push((u64_at(&header, 0x18), u64_at(&header, 0x20)));
         }

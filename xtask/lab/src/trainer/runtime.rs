@@ -89,6 +89,7 @@ fn libraries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// A second name for the same file where the file system allows it, else a copy: these are gigabytes.
 fn share(file: &Path, place: &Path) -> std::io::Result<()> {
+    // Removed and not written into: the place may be a second name of a file in the cache.
     if place.exists() {
         fs::remove_file(place)?;
     }

@@ -61,6 +61,7 @@ impl Graph {
                 to: to.clone(),
             };
             let needs = graph.needs.entry(from).or_default();
+            // The first place is enough: one is shown for each step of a circle.
             needs.entry(to).or_insert(step);
         }
         graph

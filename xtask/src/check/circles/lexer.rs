@@ -50,6 +50,7 @@ fn next(rest: &str, first: char) -> (Option<Kind<'_>>, usize) {
     if let Some((text, length)) = string(rest) {
         return (Some(Kind::Text(text)), length);
     }
+    // Before words: a lifetime's name would be taken for a path.
     if first == '\'' {
         return (None, quoted_char(rest));
     }

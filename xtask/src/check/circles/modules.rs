@@ -127,6 +127,7 @@ impl Crate {
             }
         }
         for (at, word) in rest.iter().enumerate() {
+            // A module before an import of the same name: the module's file is what is meant.
             let child = [here.as_slice(), std::slice::from_ref(word)].concat();
             if self.files.contains_key(&child) {
                 here = child;

@@ -94,6 +94,7 @@ fn beside_a_plain_client(
     };
     let catalogue = Catalogue::start(&host, &arguments)?;
     let folder = bench.folder.join("fetch");
+    // The job comes first: the plain client then asks for exactly the paths that the job asked for.
     let spent = run_job(&bench, &fetch_of(&catalogue, &json!({})), &folder, 2)?;
     fs::remove_dir_all(folder)?;
     let asked = catalogue.paths()?;
@@ -103,6 +104,7 @@ fn beside_a_plain_client(
         .filter(|path| !path.starts_with("/p/exports"))
         .cloned()
         .collect();
+    // A server of its own, that has answered nothing yet.
     let catalogue = Catalogue::start(&host, &arguments)?;
     let load = plain_load(&bench, &catalogue, &paths)?;
     let seconds = load["seconds"].as_f64().context("no seconds")?;
@@ -151,6 +153,7 @@ fn a_million(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let mut peak = f64::NAN;
     for line in lines {
         let event: Value = serde_json::from_str(&line?)?;
+        // Only once the total is that of the list: before, its reading is what the job counts.
         let has_list = event["total"]
             .as_u64()
             .is_some_and(|total| total >= MILLION);
@@ -163,6 +166,7 @@ fn a_million(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         }
     }
     let seconds = began.elapsed().as_secs_f64();
+    // Not asked to stop, for its memory is known, and a stop in order would take its time.
     child.kill()?;
     child.wait()?;
     fs::remove_dir_all(folder)?;

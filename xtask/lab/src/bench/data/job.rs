@@ -44,6 +44,7 @@ impl Catalogue {
             .trim_start_matches("http://")
             .trim_end_matches("/3")
             .to_owned();
+        // Read all the time: a full pipe would stop the server in the middle of the measurement.
         let paths = thread::spawn(move || lines.lines().map_while(Result::ok).collect());
         Ok(Self {
             child,
@@ -83,6 +84,7 @@ pub(super) fn fetch_of(catalogue: &Catalogue, more: &Value) -> Value {
 /// Starts the job `work` with its folders below `folder`, where `output` must not be.
 pub(super) fn start(bench: &Bench<'_>, work: &Value, folder: &Path, threads: u32) -> Result<Child> {
     let output = folder.join("output");
+    // Of an earlier round: a job begins with an empty output.
     if output.exists() {
         fs::remove_dir_all(&output)?;
     }
@@ -123,6 +125,7 @@ pub(super) fn run(bench: &Bench<'_>, work: &Value, folder: &Path, threads: u32) 
 
 /// CPU time, user and system, of all processes that ended below this one so far.
 fn children_cpu_s() -> Result<f64> {
+    // `USER_HZ`, the unit of /proc on every architecture that is built for here.
     const TICKS_PER_S: f64 = 100.0;
     let stat = fs::read_to_string("/proc/self/stat")?;
     // The name in brackets may hold anything; what follows it is numbers.

@@ -46,6 +46,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
 /// The posters of the other parts, each [`COPIES`] times, as a folder of one's own pictures.
 fn ensure_dataset(bench: &Bench<'_>) -> Result<()> {
     let folder = bench.folder.join("dataset");
+    // The fetch job writes this file at its end.
     if folder.join("output/fetch.json").exists() {
         return Ok(());
     }
@@ -63,6 +64,8 @@ fn ensure_dataset(bench: &Bench<'_>) -> Result<()> {
             let copy = format!("{copy:02}-{name}");
             let link = pictures.join(&copy);
             if !link.exists() {
+                // Links, so that 20,000 files take the space of 1,000, and the disk is not what is
+                // measured.
                 fs::hard_link(file.path(), link)?;
             }
             labels.push_str(&format!("{copy},label {label}\n"));

@@ -43,6 +43,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
             sheet.add(figure(name, &row["precision"], goal, None));
         } else if row["low_information"].is_number() {
             let name = format!("{pictures} flagged low_information");
+            // Drawings alone: posters have hundreds of grey values, so nothing is shown by them.
             let goal = (pictures == "drawings").then_some(Goal::AtMost(LOW_INFORMATION_MAX));
             let few = row["few_greys"].as_f64().unwrap_or(f64::NAN);
             let reference = Some(("few grey values alone".to_owned(), few));

@@ -44,6 +44,7 @@ pub(in crate::bench) fn make_shards(bench: &Bench<'_>, shape: Shards) -> Result<
     let folder = bench
         .folder
         .join(format!("shards-{}-{}", shape.side, shape.encoding));
+    // Anew each time, since how long it takes to make them is part of the figure.
     let _ = fs::remove_dir_all(&folder);
     let started = Instant::now();
     let fetch = json!({
@@ -118,6 +119,7 @@ pub(in crate::bench) fn run_child(
         .map(serde_json::from_str)
         .collect::<Result<Vec<Value>, _>>()
         .context("it said something that is no event")?;
+    // The last word of a child is its summary, if it went well.
     let last = events.last().context("it said nothing")?;
     let summary = last["summary"].clone();
     if summary.is_null() {

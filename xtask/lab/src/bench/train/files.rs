@@ -80,6 +80,8 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
         let (workers, best) = WORKERS
             .into_iter()
             .zip(medians)
+            // Their best number of workers is what ours is held against: a team would have tried,
+            // too.
             .max_by(|a, b| a.1.total_cmp(&b.1))
             .context("no workers were tried")?;
         let rates: Vec<f64> = ours.iter().map(|run| run.pictures_per_s).collect();
@@ -116,6 +118,7 @@ struct Run {
 }
 
 fn train_ours(bench: &Bench<'_>, shards: &Path, case: &Case) -> Result<Run> {
+    // One epoch more, for the first warms up and is left out.
     let work = train_work(case.model, case.precision, BATCH, EPOCHS + 1);
     let folder = bench.folder.join("train");
     let _ = fs::remove_dir_all(&folder);
@@ -139,6 +142,7 @@ fn train_ours(bench: &Bench<'_>, shards: &Path, case: &Case) -> Result<Run> {
     let phases = &done.summary["phases"];
     let number = |key: &str| phases[key].as_f64().with_context(|| format!("no {key}"));
     Ok(Run {
+        // The rate over all of the time: a plain mean of rates would favour the quick epochs.
         pictures_per_s: counted.len() as f64 / counted.iter().map(|rate| 1.0 / rate).sum::<f64>(),
         stall: number("input_s")? / number("step_s")?,
     })
@@ -149,6 +153,8 @@ fn train_theirs(bench: &Bench<'_>, pictures: &Path, case: &Case, workers: u32) -
     command
         .arg(pictures)
         .args(["--model", case.model, "--precision", case.precision])
+        // Set by whoever runs this, it would overrule the number of threads that the script is
+        // told.
         .env_remove("OMP_NUM_THREADS");
     for (name, value) in [
         ("size", case.side),
@@ -160,6 +166,7 @@ fn train_theirs(bench: &Bench<'_>, pictures: &Path, case: &Case, workers: u32) -
         command.args([format!("--{name}"), value.to_string()]);
     }
     let text = process::read(&mut command)?;
+    // The script leaves its first epoch out by itself.
     let (mut pictures, mut seconds) = (0.0, 0.0);
     for line in text.lines() {
         let epoch: Value =

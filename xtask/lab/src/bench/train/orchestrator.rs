@@ -44,7 +44,10 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let folder = fs::canonicalize(folder)?;
     let cluster = Cluster::start(bench.workspace, &bench.setup, &folder, 1)?;
+    // Once, by a pipeline of its own: what is measured is training, not the making of shards.
     submit(cluster.command(), &folder, &prepare(&pictures))?;
+    // Both sides train on these same shards: the cluster's job by the digest, the other by the
+    // files.
     let digest = artifact_of(cluster.command(), "preprocess")?;
     let shards = folder.join("shards");
     let _ = fs::remove_dir_all(&shards);
@@ -91,6 +94,7 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     // Warms up both: files into memory, the artifact into the worker's cache.
     under()?;
     let job = show(cluster.command(), "train")?;
+    // What the cluster made of the document is what is run by hand, so that no default can differ.
     let work = &job["spec"]["work"];
     by_hand(work)?;
     let (mut ours, mut hands) = (Vec::new(), Vec::new());

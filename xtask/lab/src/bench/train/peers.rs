@@ -50,6 +50,8 @@ impl Trainee {
         for rank in &mut self.ranks {
             rank.ask(&format!("go {steps}"))?;
         }
+        // After all were told to go: a rank waits for its peers, and would not answer before they
+        // have begun.
         let mut answers = Vec::new();
         for rank in &mut self.ranks {
             answers.push(rank.answer()?);
@@ -67,6 +69,7 @@ impl Trainee {
             self.losses
                 .push(at(&losses).iter().sum::<f64>() / losses.len() as f64);
             if counts {
+                // A step is over when its slowest rank is; CPU time is what all of them took.
                 self.wall_s.push(at(&wall).into_iter().fold(0.0, f64::max));
                 self.cpu_s.push(at(&cpu).iter().sum());
             }
@@ -195,6 +198,7 @@ pub(in crate::bench) fn median(values: &[f64]) -> f64 {
 pub(in crate::bench) fn quartile(values: &[f64], quarters: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
+    // No interpolation: with few values a value that was really measured says more.
     let place = sorted.len() * quarters / 4;
     sorted.get(place).copied().unwrap_or(f64::NAN)
 }

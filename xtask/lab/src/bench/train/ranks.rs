@@ -30,6 +30,7 @@ const TOLERANCE: f64 = 2e-2;
 
 pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     let folder = ensure_batch(bench, MODEL, BATCH, SIDE)?;
+    // For the two that exchange nothing: each has the share that a rank of two has.
     let half = ensure_batch(bench, MODEL, BATCH / 2, SIDE)?;
     let store = StoreProcess::start(&bench.trainer)?;
     let by_itself = |folder: &Path| {
@@ -63,6 +64,8 @@ pub(super) fn run(bench: &Bench<'_>, sheet: &mut Sheet) -> Result<()> {
     };
     take_turns(&mut trainees, turns)?;
     let [one, two, apart, torch_one, torch_two] = &trainees;
+    // One with one and two with two: between one rank and two, batch-norm alone makes losses
+    // differ.
     require_same_losses(one, torch_one, TOLERANCE)?;
     require_same_losses(two, torch_two, TOLERANCE)?;
     let figure = |name: &str, ours: &Trainee, peer: &Trainee, goal: Option<f64>| Figure {
@@ -121,6 +124,7 @@ fn ranks(port: Option<u16>, command: impl Fn() -> Command) -> Vec<Command> {
 }
 
 fn free_port() -> Result<u16> {
+    // Free now, and most likely still when torchrun's store takes it: it cannot be handed a socket.
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     Ok(listener.local_addr()?.port())
 }

@@ -97,6 +97,7 @@ pub(super) fn run(bench: &Bench<'_>, case: Case, sheet: &mut Sheet) -> Result<()
             Trainee::start("ours", [ours(bench, &folder, case.model, mode)])?,
             Trainee::start("torch eager", [theirs(bench, &folder, mode, false)])?,
         ];
+        // One for each peer, in the peers' order.
         let mut asked = vec![(mode.eager, EAGER_TOLERANCE)];
         if bench.with_compiled {
             trainees.push(Trainee::start(
@@ -113,6 +114,7 @@ pub(super) fn run(bench: &Bench<'_>, case: Case, sheet: &mut Sheet) -> Result<()
         take_turns(&mut trainees, turns)?;
         let (ours, peers) = trainees.split_first().context("ours takes part")?;
         for (peer, (goal, tolerance)) in peers.iter().zip(asked) {
+            // Before any figure is shown: times of two trainings that differ cannot be compared.
             let apart = require_same_losses(ours, peer, tolerance)?;
             sheet.add(figure(case, mode, (ours, peer), goal, (turns, apart)));
         }
@@ -204,6 +206,7 @@ fn theirs(bench: &Bench<'_>, folder: &Path, mode: Mode, compiled: bool) -> Comma
     command
         .arg(folder)
         .args(["--precision", mode.precision, "--layout", mode.layout])
+        // It is read as PyTorch is loaded: set from within the script it would come too late.
         .env("OMP_NUM_THREADS", "1");
     if compiled {
         command.arg("--compile");
